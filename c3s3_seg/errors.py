@@ -1,0 +1,55 @@
+"""One error family: what is wrong, where, and what to do about it.
+
+Exit codes of the command line: 0 all went well; 1 some cases failed, or a check said no; 2 the
+input or the command is at fault; 3 a package or a device that was asked for is not there.
+"""
+
+from pathlib import Path
+
+
+class C3S3Error(Exception):
+    """What a user can cause and mend. The command line prints it as one line, without a traceback.
+
+    Parameters
+    ----------
+    what
+        What was found and what was wanted, as a sentence without its full stop.
+    where
+        The file, the folder or the configuration key that it is about.
+    todo
+        What to do, as a sentence without its full stop.
+    """
+
+    exit_code = 2
+
+    def __init__(self, what: str, *, where: str | Path | None = None, todo: str | None = None) -> None:
+        self.what, self.where, self.todo = what, where, todo
+        super().__init__(str(self))
+
+    def __str__(self) -> str:
+        place = f"{self.where}: " if self.where is not None else ""
+        return f"{place}{self.what}." + (f" {self.todo}." if self.todo else "")
+
+
+class InputError(C3S3Error):
+    """A file or an argument that cannot be used as it is."""
+
+
+class GeometryError(InputError):
+    """Two grids that should be the same and are not, or a grid that cannot be."""
+
+
+class ConfigError(InputError):
+    """A configuration key with a value that is not allowed."""
+
+
+class RefusedError(C3S3Error):
+    """A check that said no: the work was done, and its result is not good enough to be written."""
+
+    exit_code = 1
+
+
+class MissingError(C3S3Error):
+    """A package or a device that was asked for and is not there."""
+
+    exit_code = 3

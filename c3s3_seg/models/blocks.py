@@ -1,0 +1,133 @@
+"""The pieces that both backbones are made of.
+
+All tensors are (N, C, X, Y, Z) float. Convolutions are followed by batch norm and ReLU.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+def conv_norm_relu(channels_in: int, channels_out: int, *, stride: int = 1) -> nn.Sequential:
+    """A convolution, batch norm and ReLU: 3x3x3 at stride 1, 2x2x2 at stride 2 (which halves each side)."""
+    size, padding = (3, 1) if stride == 1 else (2, 0)
+    convolution = nn.Conv3d(channels_in, channels_out, size, stride=stride, padding=padding)
+    return nn.Sequential(convolution, nn.BatchNorm3d(channels_out), nn.ReLU(inplace=True))
+
+
+def stage(count: int, channels_in: int, channels_out: int) -> nn.Sequential:
+    """`count` 3x3x3 convolutions, the first of which changes the number of channels."""
+    widths = [channels_in] + [channels_out] * count
+    return nn.Sequential(*(conv_norm_relu(a, b) for a, b in zip(widths, widths[1:], strict=False)))
+
+
+def upsample(channels_in: int, channels_out: int) -> nn.Sequential:
+    """A transposed 2x2x2 convolution that doubles each side."""
+    convolution = nn.ConvTranspose3d(channels_in, channels_out, 2, stride=2)
+    return nn.Sequential(convolution, nn.BatchNorm3d(channels_out), nn.ReLU(inplace=True))
+
+
+class BasicBlock(nn.Module):
+    """The residual block of ResNet-18/34 (He et al. 2016, fig. 2) with 3x3x3 convolutions.
+
+    Where the stride or the width changes, the shortcut is a 1x1x1 convolution.
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, stride: int = 1) -> None:
+        super().__init__()
+        self.first = nn.Conv3d(channels_in, channels_out, 3, stride=stride, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm3d(channels_out)
+        self.second = nn.Conv3d(channels_out, channels_out, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm3d(channels_out)
+        self.relu = nn.ReLU(inplace=True)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or channels_in != channels_out:
+            projection = nn.Conv3d(channels_in, channels_out, 1, stride=stride, bias=False)
+            self.shortcut = nn.Sequential(projection, nn.BatchNorm3d(channels_out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, X, Y, Z) -> (N, channels_out, X/stride, Y/stride, Z/stride)."""
+        y = self.relu(self.norm1(self.first(x)))
+        y = self.norm2(self.second(y))
+        return self.relu(y + self.shortcut(x))  # type: ignore[no-any-return]
+
+
+class Decoder(nn.Module):
+    """The V-Net decoder: four upsamplings, each *adding* the encoder's map of the same size.
+
+    Takes the five maps of an encoder, finest first, with `filters * (1, 2, 4, 8, 16)` channels,
+    and gives the last feature map: (N, filters, X, Y, Z).
+    """
+
+    CONVOLUTIONS = (1, 2, 3, 3)  # per stage, finest first
+
+    def __init__(self, filters: int) -> None:
+        super().__init__()
+        widths = [filters * 2**level for level in range(5)]
+        self.ups = nn.ModuleList(upsample(widths[i + 1], widths[i]) for i in range(4))
+        self.stages = nn.ModuleList(
+            stage(count, widths[i], widths[i]) for i, count in enumerate(self.CONVOLUTIONS)
+        )
+        self.dropout = nn.Dropout3d(0.5)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Five maps, finest first -> (N, filters, X, Y, Z)."""
+        x = maps[4]
+        for level in (3, 2, 1, 0):
+            x = self.stages[level](self.ups[level](x) + maps[level])
+        return self.dropout(x)  # type: ignore[no-any-return]
+
+
+def initialise(module: nn.Module) -> None:
+    """Kaiming (fan-in) normal weights for convolutions, ones and zeros for batch norms."""
+    for child in module.modules():
+        if isinstance(child, nn.Conv3d | nn.ConvTranspose3d):
+            nn.init.kaiming_normal_(child.weight)
+        elif isinstance(child, nn.BatchNorm3d):
+            nn.init.ones_(child.weight)
+            nn.init.zeros_(child.bias)
+
+
+class Backbone(nn.Module):
+    """An encoder, the decoder and a 1x1x1 output convolution.
+
+    Sub-classes set `encode`. Every side of the input must be a multiple of `MULTIPLE`.
+    """
+
+    MULTIPLE = 16
+
+    def __init__(self, filters: int, classes: int) -> None:
+        super().__init__()
+        self.decoder = Decoder(filters)
+        self.output = nn.Conv3d(filters, classes, 1)
+
+    def encode(self, x: Tensor) -> list[Tensor]:
+        """(N, C, X, Y, Z) -> five maps, finest first."""
+        raise TypeError(f"{type(self).__name__} has no encoder: use VNet or ResVNet")
+
+    def features(self, x: Tensor) -> Tensor:
+        """The decoder's last features: (N, C, X, Y, Z) -> (N, filters, X, Y, Z)."""
+        return self.decoder(self.encode(x))  # type: ignore[no-any-return]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, X, Y, Z) -> logits (N, classes, X, Y, Z)."""
+        return self.output(self.features(x))  # type: ignore[no-any-return]
+
+
+def parameter_count(net: nn.Module) -> int:
+    """How many trainable numbers a network has."""
+    return sum(p.numel() for p in net.parameters() if p.requires_grad)
+
+
+__all__ = [
+    "Backbone",
+    "BasicBlock",
+    "Decoder",
+    "conv_norm_relu",
+    "initialise",
+    "parameter_count",
+    "stage",
+    "torch",
+    "upsample",
+]

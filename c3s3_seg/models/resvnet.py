@@ -1,0 +1,45 @@
+"""ResVNet: a 3D ResNet-34 encoder (He et al. 2016) under V-Net's decoder."""
+
+from torch import Tensor, nn
+
+from c3s3_seg.models.blocks import Backbone, BasicBlock, initialise
+
+
+class ResVNet(Backbone):
+    """Backbone B: 17,930,354 parameters at 16 filters, 1 channel, 2 classes.
+
+    Parameters
+    ----------
+    channels
+        Input channels.
+    classes
+        Output classes, background included.
+    filters
+        Feature maps at full resolution; the stem has stride 1, so no detail is lost before it.
+    """
+
+    BLOCKS = (3, 4, 6, 3)
+
+    def __init__(self, channels: int = 1, classes: int = 2, filters: int = 16) -> None:
+        super().__init__(filters, classes)
+        self.stem = nn.Sequential(
+            nn.Conv3d(channels, filters, 7, padding=3, bias=False),
+            nn.BatchNorm3d(filters),
+            nn.ReLU(inplace=True),
+        )
+        widths = [filters * 2**level for level in range(5)]
+        self.stages = nn.ModuleList(
+            nn.Sequential(
+                BasicBlock(widths[i], widths[i + 1], stride=2),
+                *(BasicBlock(widths[i + 1], widths[i + 1]) for _ in range(count - 1)),
+            )
+            for i, count in enumerate(self.BLOCKS)
+        )
+        initialise(self)
+
+    def encode(self, x: Tensor) -> list[Tensor]:
+        """(N, C, X, Y, Z) -> five maps, finest first."""
+        maps = [self.stem(x)]
+        for level in self.stages:
+            maps.append(level(maps[-1]))
+        return maps

@@ -1,0 +1,40 @@
+"""VNet: the V-Net of Milletari et al. (2016) as the semi-supervised LA benchmarks use it."""
+
+from torch import Tensor, nn
+
+from c3s3_seg.models.blocks import Backbone, conv_norm_relu, initialise, stage
+
+
+class VNet(Backbone):
+    """Backbone A: 9,448,866 parameters at 16 filters, 1 channel, 2 classes.
+
+    Parameters
+    ----------
+    channels
+        Input channels.
+    classes
+        Output classes, background included.
+    filters
+        Feature maps at full resolution; doubled at each of four downsamplings.
+    """
+
+    CONVOLUTIONS = (1, 2, 3, 3, 3)  # per encoder stage, finest first
+
+    def __init__(self, channels: int = 1, classes: int = 2, filters: int = 16) -> None:
+        super().__init__(filters, classes)
+        widths = [filters * 2**level for level in range(5)]
+        ins = [channels, *widths[1:]]
+        self.stages = nn.ModuleList(
+            stage(count, ins[i], widths[i]) for i, count in enumerate(self.CONVOLUTIONS)
+        )
+        self.downs = nn.ModuleList(conv_norm_relu(widths[i], widths[i + 1], stride=2) for i in range(4))
+        self.dropout = nn.Dropout3d(0.5)
+        initialise(self)
+
+    def encode(self, x: Tensor) -> list[Tensor]:
+        """(N, C, X, Y, Z) -> five maps, finest first; dropout on the coarsest."""
+        maps = [self.stages[0](x)]
+        for down, level in zip(self.downs, list(self.stages)[1:], strict=True):
+            maps.append(level(down(maps[-1])))
+        maps[-1] = self.dropout(maps[-1])
+        return maps

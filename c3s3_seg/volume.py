@@ -1,0 +1,177 @@
+"""Where voxels are in the patient: `Geometry` and `Volume`.
+
+Axes are i, j, k = x, y, z everywhere. Positions are millimetres in LPS (x to the patient's left,
+y to the back, z to the head), as in DICOM (PS3.3, C.7.6.2.1.1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from c3s3_seg.errors import GeometryError
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Geometry:
+    """The grid of a scan.
+
+    Parameters
+    ----------
+    shape
+        Number of voxels along i, j, k.
+    affine
+        (4, 4) float64: voxel index (i, j, k, 1) -> patient position (x, y, z, 1) in mm, LPS.
+        Index 0 is the centre of the first voxel.
+    frame_uid
+        DICOM frame of reference UID, where there is one.
+
+    Raises
+    ------
+    GeometryError
+        If a size is not positive, or the affine is not finite, not affine or singular.
+    """
+
+    shape: tuple[int, int, int]
+    affine: NDArray[np.float64]
+    frame_uid: str | None = None
+
+    def __post_init__(self) -> None:
+        shape = tuple(int(n) for n in self.shape)
+        affine = np.array(self.affine, dtype=np.float64)
+        if len(shape) != 3 or min(shape) < 1:
+            raise GeometryError(f"found a grid of {shape} voxels, wanted three positive sizes")
+        if affine.shape != (4, 4) or not np.isfinite(affine).all():
+            raise GeometryError("the affine is not a finite 4 x 4 matrix")
+        if not np.array_equal(affine[3], [0, 0, 0, 1]):
+            raise GeometryError("the last row of the affine is not 0 0 0 1")
+        spacing = np.linalg.norm(affine[:3, :3], axis=0)
+        if spacing.min() <= 0 or abs(np.linalg.det(affine[:3, :3] / spacing)) < 1e-3:
+            raise GeometryError(f"the affine is singular: spacing {spacing.tolist()} mm")
+        affine.setflags(write=False)
+        object.__setattr__(self, "shape", shape)
+        object.__setattr__(self, "affine", affine)
+
+    @classmethod
+    def build(
+        cls,
+        shape: Sequence[int],
+        spacing_mm: ArrayLike = (1.0, 1.0, 1.0),
+        origin_mm: ArrayLike = (0.0, 0.0, 0.0),
+        direction: ArrayLike | None = None,
+        frame_uid: str | None = None,
+    ) -> Geometry:
+        """From spacing, origin (both in mm) and a (3, 3) direction whose columns are the axes i, j, k."""
+        affine = np.eye(4)
+        affine[:3, :3] = (np.eye(3) if direction is None else np.asarray(direction)) * np.asarray(spacing_mm)
+        affine[:3, 3] = np.asarray(origin_mm)
+        i, j, k = shape
+        return cls((i, j, k), affine, frame_uid)
+
+    @property
+    def spacing_mm(self) -> NDArray[np.float64]:
+        """Distance of neighbouring voxel centres along i, j, k, in mm."""
+        return np.asarray(np.linalg.norm(self.affine[:3, :3], axis=0), dtype=np.float64)
+
+    @property
+    def origin_mm(self) -> NDArray[np.float64]:
+        """Position of the centre of voxel (0, 0, 0), mm, LPS."""
+        return self.affine[:3, 3]
+
+    @property
+    def direction(self) -> NDArray[np.float64]:
+        """(3, 3): column n is the unit vector along which index n grows, LPS."""
+        return np.asarray(self.affine[:3, :3] / self.spacing_mm, dtype=np.float64)
+
+    @property
+    def voxel_ml(self) -> float:
+        """Volume of one voxel in millilitres."""
+        return float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000.0
+
+    @property
+    def is_orthogonal(self) -> bool:
+        """Whether the three axes are perpendicular to each other (to 1e-4): no shear, no gantry tilt."""
+        direction = self.direction
+        return bool(np.abs(direction.T @ direction - np.eye(3)).max() < 1e-4)
+
+    def to_mm(self, index: ArrayLike) -> NDArray[np.float64]:
+        """Voxel indices (..., 3), fractions allowed -> positions (..., 3) in mm, LPS."""
+        points = np.asarray(index, dtype=np.float64)
+        return np.asarray(points @ self.affine[:3, :3].T + self.affine[:3, 3], dtype=np.float64)
+
+    def to_index(self, position_mm: ArrayLike) -> NDArray[np.float64]:
+        """Positions (..., 3) in mm, LPS -> voxel indices (..., 3) with fractions."""
+        offsets = np.asarray(position_mm, dtype=np.float64) - self.affine[:3, 3]
+        return np.asarray(offsets @ np.linalg.inv(self.affine[:3, :3]).T, dtype=np.float64)
+
+    def matches(self, other: Geometry, tol_mm: float = 1e-2) -> bool:
+        """Whether both grids have the same shape and every corner voxel within `tol_mm` of its twin.
+
+        The frame of reference is not compared: a NIfTI mask of a DICOM scan has none.
+        """
+        if self.shape != other.shape:
+            return False
+        corners = [
+            [c * (n - 1) for c, n in zip(corner, self.shape, strict=True)]
+            for corner in product((0, 1), repeat=3)
+        ]
+        return bool(np.linalg.norm(self.to_mm(corners) - other.to_mm(corners), axis=1).max() <= tol_mm)
+
+    def volume(self, array: Array, source: Source | None = None) -> Volume:
+        """Put an array of this grid's shape into it: the only way to make a mask."""
+        return Volume(array, self, source or Source())
+
+    def __str__(self) -> str:
+        size = " x ".join(str(n) for n in self.shape)
+        spacing = " x ".join(f"{s:.4g}" for s in self.spacing_mm)
+        origin = ", ".join(f"{o:.2f}" for o in self.origin_mm)
+        axes = "; ".join(" ".join(f"{v:.3g}" for v in axis) for axis in self.direction.T)
+        return f"{size} voxels of {spacing} mm, origin ({origin}) mm, axes ({axes})"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a volume came from. Never a patient's name, id or date."""
+
+    path: Path | None = None
+    modality: str | None = None
+    series_uid: str | None = None
+    notes: tuple[str, ...] = field(default=())
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """An array in its grid.
+
+    Parameters
+    ----------
+    array
+        (i, j, k) = (x, y, z), any real dtype.
+    geometry
+        Its grid.
+    source
+        Where it came from.
+
+    Raises
+    ------
+    GeometryError
+        If the array's shape is not the grid's.
+    """
+
+    array: Array
+    geometry: Geometry
+    source: Source = field(default_factory=Source)
+
+    def __post_init__(self) -> None:
+        if self.array.shape != self.geometry.shape:
+            raise GeometryError(
+                f"found an array of {self.array.shape} for a grid of {self.geometry.shape} voxels"
+            )
