@@ -1,0 +1,57 @@
+"""c3s3-seg: 3D medical image segmentation with sharp boundaries.
+
+    import c3s3_seg
+    bundle = c3s3_seg.ModelBundle.find("left-atrium")
+    predictor = c3s3_seg.open_predictor(bundle)
+    prediction = predictor(c3s3_seg.load("scan.nii.gz"))
+    c3s3_seg.save(prediction.mask, "mask.nii.gz")
+
+The names below are loaded when they are first used: `import c3s3_seg` costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from c3s3_seg.bundle import ModelBundle
+    from c3s3_seg.inference import open_predictor
+    from c3s3_seg.inference.predictor import Prediction, Predictor, Settings
+    from c3s3_seg.io import load, load_mask, save
+    from c3s3_seg.metrics import score
+    from c3s3_seg.volume import Geometry, Volume
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Geometry": "volume",
+    "ModelBundle": "bundle",
+    "Prediction": "inference.predictor",
+    "Predictor": "inference.predictor",
+    "Settings": "inference.predictor",
+    "Volume": "volume",
+    "load": "io",
+    "load_mask": "io",
+    "open_predictor": "inference",
+    "save": "io",
+    "score": "metrics",
+}
+
+__all__ = [
+    "Geometry",
+    "ModelBundle",
+    "Prediction",
+    "Predictor",
+    "Settings",
+    "Volume",
+    "load",
+    "load_mask",
+    "open_predictor",
+    "save",
+    "score",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'c3s3_seg' has no attribute '{name}'")
+    return getattr(import_module(f"c3s3_seg.{_HOMES[name]}"), name)

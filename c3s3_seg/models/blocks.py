@@ -4,8 +4,8 @@ All tensors are (N, C, X, Y, Z) float. Convolutions are followed by batch norm a
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
-import torch
 from torch import Tensor, nn
 
 
@@ -19,7 +19,7 @@ def conv_norm_relu(channels_in: int, channels_out: int, *, stride: int = 1) -> n
 def stage(count: int, channels_in: int, channels_out: int) -> nn.Sequential:
     """`count` 3x3x3 convolutions, the first of which changes the number of channels."""
     widths = [channels_in] + [channels_out] * count
-    return nn.Sequential(*(conv_norm_relu(a, b) for a, b in zip(widths, widths[1:], strict=False)))
+    return nn.Sequential(*(conv_norm_relu(a, b) for a, b in pairwise(widths)))
 
 
 def upsample(channels_in: int, channels_out: int) -> nn.Sequential:
@@ -118,16 +118,3 @@ class Backbone(nn.Module):
 def parameter_count(net: nn.Module) -> int:
     """How many trainable numbers a network has."""
     return sum(p.numel() for p in net.parameters() if p.requires_grad)
-
-
-__all__ = [
-    "Backbone",
-    "BasicBlock",
-    "Decoder",
-    "conv_norm_relu",
-    "initialise",
-    "parameter_count",
-    "stage",
-    "torch",
-    "upsample",
-]

@@ -1,0 +1,236 @@
+"""ModelBundle: what training promises inference. A folder of plain files, each with its sha256.
+
+    manifest.json       this module's `Manifest`
+    model.safetensors   weights of the winner; convolutions in half precision, the rest in single
+    model.onnx          its graph; reads the weights from model.safetensors
+    partner.*           the same for the other network, where it ships
+    README.md           the model card
+
+Nothing in it is a pickle, and nothing is trusted whose hash is not the manifest's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from c3s3_seg.errors import InputError
+from c3s3_seg.recipe import Recipe
+from c3s3_seg.schema import closed, dump, parse
+
+MANIFEST = "manifest.json"
+CARD = "README.md"
+WEIGHTS = Path(__file__).parent / "weights"
+
+
+@closed
+@dataclass(frozen=True)
+class Code:
+    """A coded concept, as DICOM SEG wants it (PS3.3, 8.8): `scheme` SCT is SNOMED CT."""
+
+    value: str
+    meaning: str
+    scheme: str = "SCT"
+
+
+@closed
+@dataclass(frozen=True)
+class Label:
+    """One foreground class: its name, its value in masks and its code."""
+
+    name: str
+    value: int
+    code: Code | None = None
+
+
+@closed
+@dataclass(frozen=True)
+class Task:
+    """What a model does: to which scans, on which grid, with which answer.
+
+    Parameters
+    ----------
+    name
+        Of the bundle.
+    modality
+        DICOM modality of the scans it was trained on (MR, CT).
+    labels
+        Foreground classes in the order of the network's outputs 1, 2, ...; output 0 is background.
+    recipe
+        Scan grid <-> model grid.
+    patch
+        Voxels (x, y, z) of the training crops, and of the tiles in tiled inference.
+    keep_largest
+        Whether only the largest connected component of each label is kept (6-neighbours).
+    """
+
+    name: str
+    modality: str
+    labels: tuple[Label, ...]
+    recipe: Recipe
+    patch: tuple[int, int, int]
+    keep_largest: bool = True
+
+    @property
+    def classes(self) -> int:
+        """Outputs of the network, background included."""
+        return len(self.labels) + 1
+
+    @property
+    def label_values(self) -> dict[str, int]:
+        """Name -> value in masks."""
+        return {label.name: label.value for label in self.labels}
+
+
+@closed
+@dataclass(frozen=True)
+class Network:
+    """One backbone in the bundle. `stem` names its files: stem.safetensors, stem.onnx."""
+
+    stem: Literal["model", "partner"]
+    architecture: Literal["vnet", "resvnet"]
+    filters: int
+    channels: int = 1
+
+    @property
+    def weights(self) -> str:
+        """File name of the weights."""
+        return f"{self.stem}.safetensors"
+
+    @property
+    def graph(self) -> str:
+        """File name of the ONNX graph."""
+        return f"{self.stem}.onnx"
+
+
+@closed
+@dataclass(frozen=True)
+class Manifest:
+    """Everything about a bundle but the numbers. `training` holds facts for the reader, not for programs."""
+
+    task: Task
+    networks: Annotated[tuple[Network, ...], "winner first"]
+    files: dict[str, str]
+    training: dict[str, Any] = field(default_factory=dict)
+    format: Literal[1] = 1
+
+
+@dataclass(frozen=True)
+class ModelBundle:
+    """A verified bundle folder."""
+
+    folder: Path
+    manifest: Manifest
+
+    @classmethod
+    def load(cls, folder: Path) -> ModelBundle:
+        """Read a bundle and check the sha256 of every file it names.
+
+        Raises
+        ------
+        InputError
+            If there is no manifest, or a file is missing or is not the one that was released.
+        """
+        path = folder / MANIFEST
+        if not path.is_file():
+            raise InputError(f"there is no {MANIFEST} here", where=folder, todo=_known_bundles())
+        manifest = parse(Manifest, _read_json(path), path)
+        for name, expected in manifest.files.items():
+            _verify(folder, name, expected)
+        return cls(folder, manifest)
+
+    @classmethod
+    def find(cls, name: str) -> ModelBundle:
+        """A shipped bundle by its name, or any bundle by its folder."""
+        shipped = WEIGHTS / name
+        return cls.load(shipped if (shipped / MANIFEST).is_file() else Path(name))
+
+    @classmethod
+    def create(
+        cls,
+        folder: Path,
+        task: Task,
+        files: Mapping[str, bytes],
+        networks: tuple[Network, ...],
+        training: dict[str, Any],
+    ) -> ModelBundle:
+        """Write a new bundle; the manifest comes last, so that half a bundle is none."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / MANIFEST).unlink(missing_ok=True)
+        empty = cls(folder, Manifest(task=task, networks=networks, files={}, training=training))
+        return empty.add(files)
+
+    def add(self, files: Mapping[str, bytes]) -> ModelBundle:
+        """Write more files into the bundle, then the manifest with their hashes."""
+        hashes = dict(self.manifest.files)
+        for name, content in files.items():
+            write_whole(self.folder / name, content)
+            hashes[name] = hashlib.sha256(content).hexdigest()
+        manifest = replace(self.manifest, files=dict(sorted(hashes.items())))
+        write_whole(self.folder / MANIFEST, json.dumps(dump(manifest), indent=1).encode())
+        return ModelBundle(self.folder, manifest)
+
+    @property
+    def task(self) -> Task:
+        """What the model does."""
+        return self.manifest.task
+
+    @property
+    def networks(self) -> tuple[Network, ...]:
+        """The backbones, winner first."""
+        return self.manifest.networks
+
+    def has(self, name: str) -> bool:
+        """Whether the manifest names this file."""
+        return name in self.manifest.files
+
+
+def shipped_bundles() -> list[str]:
+    """Names of the bundles that come with the package."""
+    return sorted(path.parent.name for path in WEIGHTS.glob(f"*/{MANIFEST}"))
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write aside, sync, rename: `path` holds all of `content`, or what it held before."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with aside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except OSError as error:
+        raise InputError(f"cannot be written ({error.strerror})", where=path) from error
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _known_bundles() -> str:
+    return f"Give a folder with a {MANIFEST}, or the name of a shipped bundle: {', '.join(shipped_bundles())}"
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise InputError(f"cannot be read as JSON ({error})", where=path) from error
+
+
+def _verify(folder: Path, name: str, expected: str) -> None:
+    path = folder / name
+    if Path(name).name != name or path.is_symlink():
+        raise InputError(f"the manifest names '{name}', wanted a plain file inside the bundle", where=folder)
+    if not path.is_file():
+        raise InputError("the manifest names this file, but it is not there", where=path)
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != expected:
+        todo = "Get the bundle again; do not use this one"
+        raise InputError(
+            f"sha256 is {found[:12]}..., the manifest says {expected[:12]}...", where=path, todo=todo
+        )

@@ -1,0 +1,1 @@
+"""From torch to graphs that run without it, each with proof that it says the same."""

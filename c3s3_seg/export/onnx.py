@@ -1,0 +1,157 @@
+"""A backbone as an ONNX graph that reads its weights from the bundle's safetensors file.
+
+ONNX lets a tensor live in another file at an offset, and safetensors is plain bytes behind a
+header. So each number is stored once, in half precision, and the graph widens it when it is loaded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import struct
+import warnings
+from pathlib import Path
+from typing import Any
+
+from c3s3_seg.bundle import ModelBundle, Network
+from c3s3_seg.errors import InputError, RefusedError
+from c3s3_seg.inference.backends import load_torch
+from c3s3_seg.schema import dump
+
+INPUT, OUTPUT = "scan", "logits"
+SIDES = 16  # every side of the input must be a multiple: four downsamplings
+# torch.export finds out by itself which sizes may vary; these bounds keep its search short.
+LARGEST_BATCH, LARGEST_SIDE = 64, 64 * SIDES
+
+
+def onnx_graph(bundle: ModelBundle, network: Network) -> bytes:
+    """The graph of one network, (N, 1, X, Y, Z) -> logits (N, C, X, Y, Z), batch and sides free.
+
+    Raises
+    ------
+    InputError
+        If the weights in the bundle are not those of the network it names.
+    """
+    import onnx
+
+    model = _traced(load_torch(bundle, network), network.channels)
+    _use_stored_weights(model, bundle.folder / network.weights)
+    facts = {
+        "c3s3.task": json.dumps(dump(bundle.task)),
+        "c3s3.network": json.dumps(dump(network)),
+        "c3s3.output": "logits; probabilities are their softmax over axis 1",
+    }
+    onnx.helper.set_model_props(model, facts)
+    model.producer_name = "c3s3-seg"
+    return model.SerializeToString()  # type: ignore[no-any-return]
+
+
+def _traced(net: Any, channels: int) -> Any:
+    """torch -> ONNX, unfused: every parameter keeps its name, so that it can be pointed elsewhere."""
+    import torch
+    from onnxscript import optimizer
+
+    side = torch.export.Dim
+    spatial = {
+        axis: SIDES * side(name, min=1, max=LARGEST_SIDE // SIDES)
+        for axis, name in ((2, "x"), (3, "y"), (4, "z"))
+    }
+    shapes = {"x": {0: side("batch", min=1, max=LARGEST_BATCH), **spatial}}
+    example = torch.zeros(2, channels, 2 * SIDES, 3 * SIDES, 4 * SIDES)
+    with _quiet():
+        program = torch.onnx.export(
+            net, (example,), dynamo=True, optimize=False, external_data=False, verbose=False,
+            input_names=[INPUT], output_names=[OUTPUT], dynamic_shapes=shapes,
+        )  # fmt: skip
+        if program is None:
+            raise RefusedError("torch.onnx.export gave no program")
+        optimizer.fold_constants(program.model)
+    model = program.model_proto
+    _drop_invented_biases(model, set(net.state_dict()))
+    _drop_traces(model)
+    return model
+
+
+def _drop_invented_biases(model: Any, ours: set[str]) -> None:
+    """Convolutions without bias come out of the exporter with one of zeros in a shape that ONNX forbids."""
+    invented = {tensor.name for tensor in model.graph.initializer} - ours
+    for node in model.graph.node:
+        if node.op_type == "Conv" and len(node.input) == 3 and node.input[2] in invented:
+            del node.input[2]
+    kept = [tensor for tensor in model.graph.initializer if tensor.name in ours]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
+
+
+def _drop_traces(model: Any) -> None:
+    """Stack traces and dead constants: most of the file, and the traces name paths of the exporter."""
+    read = {name for node in model.graph.node for name in node.input}
+    alive = [node for node in model.graph.node if read & set(node.output) or node.op_type != "Constant"]
+    del model.graph.node[:]
+    model.graph.node.extend(alive)
+    for item in (*model.graph.node, *model.graph.input, *model.graph.output, model.graph):
+        item.ClearField("metadata_props")
+        item.ClearField("doc_string")
+
+
+@contextlib.contextmanager
+def _quiet() -> Any:
+    """The exporter reports its steps and absent packages; none of that is for our users."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _use_stored_weights(model: Any, weights: Path) -> None:
+    """Point every initializer that the safetensors file holds at its bytes there, widened to float32."""
+    from onnx import TensorProto, helper
+
+    stored = _layout(weights)
+    kinds = {"F16": TensorProto.FLOAT16, "F32": TensorProto.FLOAT}
+    widen = []
+    for tensor in model.graph.initializer:
+        if tensor.name not in stored:
+            continue
+        kind, shape, offset, length = stored[tensor.name]
+        if list(tensor.dims) != shape:
+            raise InputError(f"'{tensor.name}' is {shape}, wanted {list(tensor.dims)}", where=weights)
+        if kind == "F16":
+            widen.append(
+                helper.make_node("Cast", [f"{tensor.name}.half"], [tensor.name], to=TensorProto.FLOAT)
+            )
+            tensor.name += ".half"
+        _make_external(tensor, kinds[kind], {"location": weights.name, "offset": offset, "length": length})
+    nodes = [*widen, *model.graph.node]
+    del model.graph.node[:], model.graph.value_info[:]
+    model.graph.node.extend(nodes)
+
+
+def _make_external(tensor: Any, kind: int, place: dict[str, Any]) -> None:
+    from onnx import TensorProto
+
+    tensor.ClearField("raw_data")
+    tensor.ClearField("float_data")
+    tensor.data_type, tensor.data_location = kind, TensorProto.EXTERNAL
+    for key, value in place.items():
+        tensor.external_data.add(key=key, value=str(value))
+
+
+def _layout(path: Path) -> dict[str, tuple[str, list[int], int, int]]:
+    """Name -> (dtype, shape, offset in the file, bytes) of each tensor in a safetensors file."""
+    with path.open("rb") as file:
+        (size,) = struct.unpack("<Q", file.read(8))
+        header = json.loads(file.read(size))
+    header.pop("__metadata__", None)
+    return {
+        name: (entry["dtype"], entry["shape"], 8 + size + entry["data_offsets"][0],
+               entry["data_offsets"][1] - entry["data_offsets"][0])
+        for name, entry in header.items()
+    }  # fmt: skip

@@ -1,0 +1,61 @@
+"""The door between files and volumes. Every axis and sign convention of a file format lives in this room.
+
+`load` reads a scan, `load_mask` a mask, `save` writes either; `find_cases` and `match_truth` say
+which scans there are and which truth belongs to them. The rule is: the right volume, or a refusal
+that names the file or the position; never a silently changed one.
+
+Inside, array axes are (i, j, k) = (x, y, z) and positions are mm in LPS, see `c3s3_seg.volume`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from c3s3_seg.errors import InputError
+from c3s3_seg.io.cases import Case, find_cases, match_truth
+from c3s3_seg.io.image import IMAGE_SUFFIXES, image_suffix, load_image, load_mask, save
+from c3s3_seg.io.sniff import is_dicom
+from c3s3_seg.volume import Volume
+
+__all__ = ["Case", "find_cases", "load", "load_mask", "match_truth", "save"]
+
+
+def load(path: str | Path, *, series: int | str | None = None) -> Volume:
+    """Read a scan: an image file, a folder with a DICOM series, or one file of such a series.
+
+    Parameters
+    ----------
+    path
+        `.nii`, `.nii.gz`, `.nrrd`, `.nhdr`, `.mha`, `.mhd`, a DICOM file, or a folder that holds
+        DICOM files, in its sub-folders too.
+    series
+        Which series of the folder: its number in the list of the refusal (from 1), or its UID.
+
+    Returns
+    -------
+    Volume
+        The array (i, j, k), in the file's own type (DICOM: float32), in its grid in mm, LPS.
+
+    Raises
+    ------
+    InputError
+        If there is nothing at `path`, or it is not a scan, or is damaged, or has several series.
+    GeometryError
+        If the grid is not one of right angles and even spacing.
+    """
+    path = Path(path)
+    if path.is_dir() or is_dicom(path):
+        from c3s3_seg.io.dicom import load_series
+
+        return load_series(path, series=series)
+    if not path.exists():
+        raise InputError("there is no such file or folder", where=path)
+    if image_suffix(path) is None:
+        raise InputError(
+            f"this is not a scan that can be read; wanted {', '.join(IMAGE_SUFFIXES)}, a DICOM file"
+            " or a folder with a DICOM series",
+            where=path,
+        )
+    if series is not None:
+        raise InputError("an image file has no series to choose from", where=path, todo="Leave series out")
+    return load_image(path)

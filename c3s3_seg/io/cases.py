@@ -1,0 +1,210 @@
+"""Which scans are in these folders, and which truth belongs to which of them."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from c3s3_seg.errors import InputError
+from c3s3_seg.io.image import IMAGE_SUFFIXES, image_stem, image_suffix
+from c3s3_seg.io.sniff import is_dicom
+
+TRUTH_ENDINGS = ("", "_gt", "_label", "_seg", "_mask")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One scan: a name that no other case of the run has, without suffix, and where it is."""
+
+    name: str
+    path: Path
+
+
+def find_cases(paths: Sequence[str | Path]) -> list[Case]:
+    """The scans at these paths.
+
+    Parameters
+    ----------
+    paths
+        Each an image file, a DICOM file, a folder with DICOM files, or a folder of cases: image files and
+        sub-folders that each hold a DICOM series. Hidden files are passed over, and a scan that is
+        given twice is taken once.
+
+    Returns
+    -------
+    list of Case
+        In the order of `paths`, and by name within a folder. Names differ in more than upper and
+        lower case, so that their outputs can lie in one folder on any file system.
+
+    Raises
+    ------
+    InputError
+        If a path is missing or holds no scan, or a folder mixes DICOM slices and image files.
+    """
+    found: dict[Path, Path] = {}
+    for given in paths:
+        for path in _scans(Path(given)):
+            found.setdefault(_resolved(path), path)
+    scans = list(found.values())
+    return [Case(name, path) for name, path in zip(_names(scans), scans, strict=True)]
+
+
+def match_truth(cases: Sequence[Case], truth: str | Path) -> dict[str, Path]:
+    """Which truth belongs to which case.
+
+    Parameters
+    ----------
+    cases
+        What `find_cases` found.
+    truth
+        An image file, for a single case; or a folder of image files that are named like the cases,
+        or like them with `_gt`, `_label`, `_seg` or `_mask` at the end.
+
+    Returns
+    -------
+    dict
+        Case name -> file. Cases without a truth are not in it.
+
+    Raises
+    ------
+    InputError
+        If `truth` is missing, no case has a truth, one has several, or one file is given for several cases.
+    """
+    truth = Path(truth)
+    if truth.is_file():
+        if len(cases) != 1:
+            raise InputError(
+                f"one truth file was given for {len(cases)} cases",
+                where=truth,
+                todo="Give a folder of truths",
+            )
+        return {cases[0].name: truth}
+    by_stem: dict[str, list[Path]] = {}
+    for path in _visible(truth):
+        if image_suffix(path) and path.is_file():
+            by_stem.setdefault(image_stem(path), []).append(path)
+    stems = Counter(_stem(case.path) for case in cases)
+    pairs = {}
+    for case in cases:
+        # A case that was renamed, because another one had its name, must not take the other one's truth.
+        names = {case.name} | ({_stem(case.path)} if stems[_stem(case.path)] == 1 else set())
+        own = _resolved(case.path)
+        hits = [p for n in sorted(names) for e in TRUTH_ENDINGS for p in by_stem.get(n + e, ())]
+        hits = [p for p in hits if _resolved(p) != own]
+        if len(hits) > 1:
+            several = ", ".join(p.name for p in hits)
+            raise InputError(f"case '{case.name}' has several truths: {several}; wanted one", where=truth)
+        if hits:
+            pairs[case.name] = hits[0]
+    if not pairs:
+        endings = ", ".join(f"<case>{e}" for e in TRUTH_ENDINGS)
+        raise InputError(
+            f"found no truth for any of {len(cases)} cases; looked for files named {endings}"
+            f" with {', '.join(IMAGE_SUFFIXES)}",
+            where=truth,
+        )
+    return pairs
+
+
+def _scans(path: Path) -> list[Path]:
+    if path.is_file():
+        if image_suffix(path) is None and not is_dicom(path):
+            raise InputError(f"this is not a scan; wanted {', '.join(IMAGE_SUFFIXES)} or DICOM", where=path)
+        return [path]
+    entries = _visible(path)
+    images = [p for p in entries if image_suffix(p) and not p.is_dir()]
+    if any(is_dicom(p) for p in entries):
+        if images:
+            raise InputError(
+                f"the folder holds DICOM slices and image files ({images[0].name}): which is the scan",
+                where=path,
+                todo="Name the image files one by one, or put the slices into a folder of their own",
+            )
+        return [path]
+    scans = [p for p in entries if p in images or (p.is_dir() and _holds_dicom(p))]
+    if not scans:
+        raise InputError(
+            f"found no scan here; looked for {', '.join(IMAGE_SUFFIXES)} files, DICOM slices and"
+            " sub-folders with DICOM slices",
+            where=path,
+        )
+    return scans
+
+
+def _visible(folder: Path) -> list[Path]:
+    try:
+        entries = sorted(folder.iterdir(), key=lambda p: p.name)
+    except OSError as error:
+        raise InputError(f"the folder cannot be read: {error.strerror or error}", where=folder) from error
+    return [p for p in entries if not p.name.startswith(".") and not _leads_up(p)]
+
+
+def _leads_up(path: Path) -> bool:
+    """Whether it is a link to a folder that it lies in itself, or in the end to itself: a loop."""
+    if not path.is_symlink():
+        return False
+    try:
+        target = path.resolve(strict=True)
+    except FileNotFoundError:
+        return False  # a scan that is not there is a case that fails, not one that is forgotten
+    except (OSError, RuntimeError):
+        return True
+    return target in path.parent.resolve().parents or target == path.parent.resolve()
+
+
+def walk_files(folder: Path) -> Iterator[Path]:
+    """All files below a folder, sorted, hidden ones left out; links to folders are not followed."""
+
+    def refuse(error: OSError) -> None:
+        # os.walk would pass over a folder that it may not read, and the slices in it with it.
+        raise InputError(f"the folder cannot be read: {error.strerror}", where=error.filename) from error
+
+    for root, folders, files in os.walk(folder, onerror=refuse):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(root) / name for name in sorted(files) if not name.startswith("."))
+
+
+def _holds_dicom(folder: Path) -> bool:
+    return any(is_dicom(path) for path in walk_files(folder))
+
+
+def _resolved(path: Path) -> Path:
+    # A link to a scan is the same scan; realpath, unlike resolve, never raises on a loop.
+    return Path(os.path.realpath(path))
+
+
+def _stem(path: Path) -> str:
+    name = image_stem(path) if image_suffix(path) else path.name
+    if not image_suffix(path) and path.is_file():
+        name = path.stem or path.name
+    return name if name not in ("", "..") else _resolved(path).name
+
+
+def _fold(name: str) -> str:
+    """What a file system that knows neither case nor Unicode forms would take the name for."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _names(scans: Sequence[Path]) -> list[str]:
+    """A name for each scan; where two are alike, with the folder in front, and a counter behind if needed."""
+    stems = [_stem(path) for path in scans]
+    alike = Counter(_fold(stem) for stem in stems)
+    wanted = [
+        stem if alike[_fold(stem)] == 1 else f"{_resolved(path.parent).name}_{stem}"
+        for stem, path in zip(stems, scans, strict=True)
+    ]
+    # Names that need no counter keep theirs, whatever the order: they are taken before any counter.
+    counts = Counter(_fold(name) for name in wanted)
+    taken = {name for name, count in counts.items() if count == 1}
+    names = []
+    for name in wanted:
+        if counts[_fold(name)] > 1:
+            numbered = (f"{name}_{n}" for n in range(1, len(scans) + 2))
+            name = next(candidate for candidate in numbered if _fold(candidate) not in taken)
+            taken.add(_fold(name))
+        names.append(name)
+    return names

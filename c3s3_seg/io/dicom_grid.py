@@ -1,0 +1,155 @@
+"""The grid of a DICOM series from the positions of its slices: complete, even, upright, or refused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from c3s3_seg.errors import GeometryError, InputError
+from c3s3_seg.io.dicom_series import Slice, listed
+
+Floats = NDArray[np.float64]
+
+# Positions come as decimal strings, often with 2 digits after the point.
+SAME_MM = 0.005
+EVEN_MM, EVEN_PART = 0.011, 0.02
+# An offset across the slices that is no tilt: it is within rounding, or a tenth of a pixel.
+UPRIGHT_MM, UPRIGHT_PART = 0.05, 0.1
+COSINE_TOL = 1e-4
+
+
+@dataclass(frozen=True)
+class Stack:
+    """The slices in their order along the normal, those at one place together, and how they lie."""
+
+    places: tuple[tuple[Slice, ...], ...]
+    affine: Floats
+    notes: tuple[str, ...]
+
+
+def numbers(item: Slice, keyword: str, count: int, root: Path) -> Floats:
+    """An attribute of `count` finite numbers."""
+    try:
+        values = np.array([float(v) for v in item.data[keyword].value], dtype=np.float64)
+    except (KeyError, TypeError, ValueError):
+        values = np.empty(0)
+    if values.shape != (count,) or not np.isfinite(values).all():
+        raise InputError(
+            f"'{item.name}' has no valid {keyword}, so where its voxels are is not known", where=root
+        )
+    return values
+
+
+def stack(slices: tuple[Slice, ...], root: Path) -> Stack:
+    """Order the slices and find their grid.
+
+    Raises
+    ------
+    InputError
+        If the slices are fewer than two, differ in orientation or pixel spacing, or one is missing.
+    GeometryError
+        If they are unevenly spaced, or not one straight above the other (gantry tilt).
+    """
+    cosines = _same(slices, "ImageOrientationPatient", 6, COSINE_TOL, root)
+    spacing = _same(slices, "PixelSpacing", 2, 1e-4, root)
+    if spacing.min() <= 0:
+        raise InputError(
+            f"found a pixel spacing of {spacing.tolist()} mm; wanted positive numbers", where=root
+        )
+    turn = _turn(cosines, root)
+    points = np.array([numbers(s, "ImagePositionPatient", 3, root) for s in slices])
+    heights = points @ turn[:, 2]
+    order = np.lexsort((np.arange(len(slices)), heights))
+    slices = tuple(slices[n] for n in order)
+    points, heights = points[order], heights[order]
+    _check_upright(slices, points, turn, UPRIGHT_PART * spacing.min(), root)
+    starts = np.flatnonzero(np.diff(heights, prepend=-np.inf) > SAME_MM)
+    places = tuple(slices[a:b] for a, b in zip(starts, [*starts[1:].tolist(), len(slices)], strict=True))
+    if len(places) < 2:
+        raise InputError(f"found slices at {len(places)} position; a volume needs two or more", where=root)
+    _check_even(places, np.diff(heights[starts]), root)
+    step = (heights[starts[-1]] - heights[0]) / (len(places) - 1)
+    affine = np.eye(4)
+    # PS3.3, C.7.6.2.1.1: the row direction goes with the column index, and PixelSpacing is rows first.
+    affine[:3, :3] = turn * np.array([spacing[1], spacing[0], step])
+    affine[:3, 3] = points[0]
+    ideal = points[0] + np.arange(len(places))[:, None] * affine[:3, 2]
+    off_mm = float(np.linalg.norm(points[starts] - ideal, axis=1).max())
+    notes = (f"slices lie up to {off_mm:.3f} mm beside the even grid",) if off_mm > EVEN_MM else ()
+    return Stack(places, affine, notes)
+
+
+def _same(slices: tuple[Slice, ...], keyword: str, count: int, tol: float, root: Path) -> Floats:
+    first = numbers(slices[0], keyword, count, root)
+    for item in slices[1:]:
+        if np.abs(numbers(item, keyword, count, root) - first).max() > tol:
+            raise InputError(
+                f"the slices of the series differ in {keyword}: '{slices[0].name}' and '{item.name}'",
+                where=root,
+                todo="Put the slices of each volume into a folder of their own",
+            )
+    return first
+
+
+def _turn(cosines: Floats, root: Path) -> Floats:
+    """(3, 3): the directions of i, j and the normal as columns."""
+    i, j = cosines[:3], cosines[3:]
+    lengths = np.linalg.norm(i), np.linalg.norm(j)
+    if max(abs(length - 1) for length in lengths) > 1e-3:
+        raise GeometryError(
+            f"the axes of ImageOrientationPatient have lengths {lengths}; wanted 1", where=root
+        )
+    i, j = i / lengths[0], j / lengths[1]
+    if abs(i @ j) > COSINE_TOL:
+        raise GeometryError("the axes of ImageOrientationPatient are not perpendicular", where=root)
+    normal = np.cross(i, j)
+    return np.column_stack([i, j, normal / np.linalg.norm(normal)])
+
+
+def _check_upright(slices: tuple[Slice, ...], points: Floats, turn: Floats, limit: float, root: Path) -> None:
+    """Refuse a gantry tilt, which is found from the positions: the tag for it is often 0 or absent."""
+    offsets = (points - points[0]) @ turn
+    across = np.linalg.norm(offsets[:, :2], axis=1)
+    if across.max() <= max(UPRIGHT_MM, limit):
+        return
+    tilts = offsets[1:, :2] / np.maximum(offsets[1:, 2:], SAME_MM)
+    if np.linalg.norm(tilts - np.median(tilts, axis=0), axis=1).max() < 0.01:
+        degrees = float(np.degrees(np.arctan(np.linalg.norm(np.median(tilts, axis=0)))))
+        raise GeometryError(
+            f"the gantry was tilted by {degrees:.3g} degrees: the slices shift sideways from one to the next",
+            where=root,
+            todo="Correct the tilt first, for instance with dcm2niix, or use a reconstruction without tilt",
+        )
+    worst = slices[int(across.argmax())].name
+    raise GeometryError(
+        f"the slices do not lie one above the other: '{worst}' is {across.max():.3g} mm"
+        f" beside '{slices[0].name}'",
+        where=root,
+    )
+
+
+def _check_even(places: tuple[tuple[Slice, ...], ...], gaps: Floats, root: Path) -> None:
+    usual = float(np.median(gaps))
+    odd = np.flatnonzero(np.abs(gaps - usual) > max(EVEN_MM, EVEN_PART * usual))
+    if not odd.size:
+        return
+    whole = np.round(gaps[odd] / usual)
+    if (whole >= 2).all() and np.abs(gaps[odd] / usual - whole).max() < 0.1:
+        where = listed(
+            f"{gaps[n]:.4g} mm from '{places[n][0].name}' to '{places[n + 1][0].name}'" for n in odd
+        )
+        raise InputError(
+            f"slices are missing ({int(whole.sum() - len(odd))}): {where},"
+            f" where the usual step is {usual:.4g} mm",
+            where=root,
+            todo="Export the whole series again",
+        )
+    raise GeometryError(
+        f"the slices are unevenly spaced: the steps are {gaps.min():.4g} to {gaps.max():.4g} mm,"
+        f" the widest at '{places[int(gaps.argmax())][0].name}'",
+        where=root,
+        todo="Give an evenly spaced reconstruction",
+    )

@@ -1,0 +1,220 @@
+"""NIfTI, NRRD and MHA files <-> `Volume`, verified on the way in and on the way out."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from c3s3_seg.errors import GeometryError, InputError
+from c3s3_seg.io.nifti import Parts, read_nifti
+from c3s3_seg.io.nrrd_mha import read_nrrd_or_meta
+from c3s3_seg.volume import Array, Geometry, Source, Volume
+
+IMAGE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
+SAVE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha")
+# Outside this range a header has its units wrong; the finest CT voxel is about 0.01 mm.
+SPACING_RANGE_MM = (1e-3, 1e3)
+# A NIfTI affine is float32: 6e-5 mm at 1000 mm from the origin.
+WRITTEN_TOL_MM = 1e-3
+
+
+def image_suffix(path: Path) -> str | None:
+    """The suffix by which a name is an image file, in lower case; None if it is not one."""
+    name = path.name.lower()
+    return next((s for s in sorted(IMAGE_SUFFIXES, key=len, reverse=True) if name.endswith(s)), None)
+
+
+def image_stem(path: Path) -> str:
+    """The name of an image file without its suffix, `.nii.gz` being one suffix."""
+    suffix = image_suffix(path)
+    return path.name[: -len(suffix)] if suffix else path.name
+
+
+def load_image(path: str | Path) -> Volume:
+    """Read an image file.
+
+    Parameters
+    ----------
+    path
+        `.nii`, `.nii.gz` (NIfTI-1 or NIfTI-2, either byte order), `.nrrd`, `.nhdr`, `.mha`, `.mhd`.
+
+    Returns
+    -------
+    Volume
+        The array (i, j, k) in the file's type (float32 where the header scales it), its grid in mm, LPS.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, truncated or damaged, holds NaN or infinite values, is not one real
+        3D volume, or has a header that cannot be true.
+    GeometryError
+        If the axes are not perpendicular.
+    """
+    path = Path(path)
+    suffix = image_suffix(path)
+    if suffix is None:
+        raise InputError(f"this is not an image file; wanted {', '.join(IMAGE_SUFFIXES)}", where=path)
+    try:
+        parts = read_nifti(path) if suffix.startswith(".nii") else read_nrrd_or_meta(path)
+    except OSError as error:
+        raise InputError(f"the file cannot be read: {error.strerror or error}", where=path) from error
+    return _checked(parts, path)
+
+
+def load_mask(path: str | Path, *, grid: Geometry | None = None) -> Volume:
+    """Read a mask: whole numbers from 0.
+
+    Parameters
+    ----------
+    path
+        An image file, see `load_image`.
+    grid
+        The grid of the scan that the mask belongs to.
+
+    Returns
+    -------
+    Volume
+        Labels (i, j, k), uint8 if they fit, else uint16 or int32; in `grid` itself where it is given.
+
+    Raises
+    ------
+    InputError
+        If a value is not a whole number from 0, or for any reason of `load_image`.
+    GeometryError
+        If the mask is not on `grid`.
+    """
+    volume = load_image(path)
+    array, where = volume.array, volume.source.path
+    # The bound comes first: a huge float must not overflow the type that it is compared in.
+    top = float(array.max())
+    if float(array.min()) < 0 or top > np.iinfo(np.int32).max or not np.array_equal(array, np.floor(array)):
+        raise InputError("a mask must hold whole numbers from 0, and this file holds others", where=where)
+    dtype = next(t for t in (np.uint8, np.uint16, np.int32) if top <= np.iinfo(t).max)
+    if grid is not None and not volume.geometry.matches(grid):
+        raise GeometryError(
+            f"the mask is not on the grid of the scan: found {volume.geometry}; wanted {grid}",
+            where=where,
+            todo="Resample the mask to the scan, or give the scan that it was drawn on",
+        )
+    return Volume(array.astype(dtype), grid or volume.geometry, volume.source)
+
+
+def save(volume: Volume, path: str | Path) -> None:
+    """Write an image file: aside, synced, read back and compared, and only then put in its place.
+
+    Parameters
+    ----------
+    volume
+        Any real type of 8 to 64 bits, which is kept; bool becomes uint8. The grid must have right angles.
+    path
+        `.nii`, `.nii.gz`, `.nrrd` or `.mha` in a folder that exists. A file of this name is replaced.
+
+    Raises
+    ------
+    InputError
+        If it cannot be written in full (disk full, folder denied); then `path` is as it was before.
+    GeometryError
+        If the grid has no right angles.
+    """
+    path = Path(path)
+    suffix = image_suffix(path)
+    if suffix not in SAVE_SUFFIXES:
+        raise InputError(f"cannot write '{path.name}'; wanted {', '.join(SAVE_SUFFIXES)}", where=path)
+    if not path.parent.is_dir():
+        raise InputError("the folder to write to does not exist", where=path.parent, todo="Create it first")
+    if not volume.geometry.is_orthogonal:
+        raise GeometryError("the axes are not perpendicular, which an image file cannot keep", where=path)
+    array = _writable(volume.array, path)
+    # Short and hidden: a name of 255 bytes has no room for more, and a search for cases skips it.
+    aside = path.parent / f".{secrets.token_hex(6)}{suffix}"
+    try:
+        _write(array, volume.geometry, aside)
+        _sync(aside)
+        _compare(array, volume.geometry, aside)
+        os.replace(aside, path)
+        _sync(path.parent)
+    except InputError as error:
+        raise _unwritten(path, error.what) from error
+    except (OSError, RuntimeError) as error:
+        raise _unwritten(path, getattr(error, "strerror", None) or "the file was refused") from error
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _checked(parts: Parts, path: Path) -> Volume:
+    try:
+        geometry = Geometry(parts.array.shape, parts.affine)
+    except GeometryError as error:
+        raise GeometryError(error.what, where=path) from error
+    low, high = SPACING_RANGE_MM
+    spacing = geometry.spacing_mm
+    if spacing.min() < low or spacing.max() > high:
+        raise InputError(f"found a spacing of {spacing.tolist()} mm; wanted {low} to {high:g}", where=path)
+    if not geometry.is_orthogonal:
+        cosine = np.abs(geometry.direction.T @ geometry.direction - np.eye(3)).max()
+        raise GeometryError(
+            f"the axes are not perpendicular: sheared by {np.degrees(np.arcsin(cosine)):.3g} degrees",
+            where=path,
+            todo="Resample the scan to a grid of right angles",
+        )
+    if parts.array.dtype.kind == "f":
+        _check_finite(parts.array, path)
+    return Volume(parts.array, geometry, Source(path=path, notes=parts.notes))
+
+
+def _check_finite(array: Array, path: Path) -> None:
+    if np.isfinite(array).all():
+        return
+    raise InputError(
+        f"found {int(np.isnan(array).sum())} NaN and {int(np.isinf(array).sum())} infinite values"
+        f" among {array.size} voxels; wanted numbers",
+        where=path,
+    )
+
+
+def _writable(array: Array, path: Path) -> Array:
+    array = array.astype(np.uint8) if array.dtype == bool else array
+    if array.dtype.kind not in "iuf" or array.dtype.itemsize not in (1, 2, 4, 8) or array.dtype == np.float16:
+        raise InputError(f"cannot write voxels of type {array.dtype}", where=path)
+    if array.dtype.kind == "f":
+        _check_finite(array, path)
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def _write(array: Array, geometry: Geometry, path: Path) -> None:
+    import SimpleITK
+
+    image: Any = SimpleITK.GetImageFromArray(array.transpose(2, 1, 0))
+    image.SetSpacing(geometry.spacing_mm.tolist())
+    image.SetOrigin(geometry.origin_mm.tolist())
+    image.SetDirection(geometry.direction.ravel().tolist())
+    SimpleITK.WriteImage(image, str(path), useCompression=path.suffix != ".nii")
+
+
+def _compare(array: Array, geometry: Geometry, path: Path) -> None:
+    back = load_image(path)
+    if back.array.dtype != array.dtype or not np.array_equal(back.array, array):
+        raise InputError("the voxels that were read back differ")
+    if not back.geometry.matches(geometry, WRITTEN_TOL_MM) or back.source.notes:
+        raise InputError("the grid that was read back differs")
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _unwritten(path: Path, reason: str) -> InputError:
+    return InputError(
+        f"the file could not be written in full: {reason}",
+        where=path,
+        todo="Check that the disk has room and that the folder may be written to",
+    )

@@ -1,0 +1,420 @@
+"""Overlap and boundary metrics: one definition for each number, in mm or in voxels.
+
+Surface of a mask: the mask minus its erosion by the 6-neighbour cross, where everything outside of
+the image is background. Distances run between voxel centres. `d_pt` are the distances from the
+prediction's surface to the truth's, `d_tp` the other way. Percentiles interpolate linearly.
+
+Empty masks: both empty gives Dice and Jaccard 1 and distances nan (there is nothing to measure); one
+empty gives Dice and Jaccard 0, distances inf and NSD 0. A miss is never a distance of 0, except in
+`paper_score`, which says so in its field `flattered`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from c3s3_seg.errors import GeometryError, InputError
+from c3s3_seg.volume import Geometry, Volume
+
+Mask = NDArray[np.bool_]
+Floats = NDArray[np.float64]
+
+# A spacing that went through float32 in a file header is off by 6e-8 of itself; a distance that
+# equals the tolerance must still count as within it.
+NSD_SLACK = 1e-6
+
+
+@dataclass(frozen=True)
+class Score:
+    """One label of one case, protocol `clinical`.
+
+    Parameters
+    ----------
+    dice, jaccard
+        Overlap of the masks, 0 to 1. Both empty: 1. One empty: 0.
+    hd95_mm
+        95th percentile of `d_pt` and `d_tp` pooled.
+    hd95_max_mm
+        Larger of the two directed 95th percentiles.
+    hd_mm
+        Largest of all distances.
+    asd_mm
+        Mean of `d_pt`: one direction, prediction to truth.
+    assd_mm
+        Mean of `d_pt` and `d_tp` pooled.
+    masd_mm
+        Mean of the two directed means.
+    nsd
+        Pairs (tolerance in mm, share of both surfaces' voxels within it), rising tolerances.
+    volume_ml, truth_ml
+        Volumes of prediction and truth.
+    volume_error_ml
+        Prediction minus truth.
+
+    Distances are nan where both masks are empty and inf where one is.
+    """
+
+    dice: float
+    jaccard: float
+    hd95_mm: float
+    hd95_max_mm: float
+    hd_mm: float
+    asd_mm: float
+    assd_mm: float
+    masd_mm: float
+    nsd: tuple[tuple[float, float], ...]
+    volume_ml: float
+    truth_ml: float
+    volume_error_ml: float
+
+    def flat(self) -> dict[str, float]:
+        """One number per column, in the order of the fields; `nsd` becomes `nsd_1mm`, `nsd_2mm`, ..."""
+        row: dict[str, float] = {}
+        for field in fields(self):
+            if field.name == "nsd":
+                row.update({f"nsd_{tolerance:g}mm": share for tolerance, share in self.nsd})
+            else:
+                row[field.name] = getattr(self, field.name)
+        return row
+
+
+@dataclass(frozen=True)
+class PaperScore:
+    """One label of one case, protocol `paper`: voxel units, as the published evaluations count.
+
+    Parameters
+    ----------
+    dice, jaccard
+        Overlap, 0 to 1.
+    hd95_vox
+        95th percentile of `d_pt` and `d_tp` pooled, in voxels whatever the spacing.
+    asd_vox
+        Mean of `d_pt`, in voxels.
+    flattered
+        Whether the prediction was empty and all four numbers are therefore 0: the worst
+        overlap, but a perfect distance.
+    """
+
+    dice: float
+    jaccard: float
+    hd95_vox: float
+    asd_vox: float
+    flattered: bool
+
+    def flat(self) -> dict[str, float]:
+        """One number per column, in the order of the fields; `flattered` becomes 0 or 1."""
+        return {field.name: getattr(self, field.name) + 0 for field in fields(self)}
+
+
+@dataclass(frozen=True, eq=False)
+class Surfaces:
+    """The distances between two surfaces, measured once; every boundary metric is asked of them.
+
+    Parameters
+    ----------
+    d_pt
+        (n,) float64: from each surface voxel of the first mask to the second's surface.
+    d_tp
+        (m,) float64: from each surface voxel of the second mask to the first's surface.
+
+    Both in the unit of the spacing. Where one mask is empty its own distances are an empty array and
+    the other's are all inf. Every metric is nan where both are empty and inf where one is.
+    """
+
+    d_pt: Floats
+    d_tp: Floats
+
+    def hd95(self) -> float:
+        """95th percentile of both directions pooled (equals medpy `hd95`)."""
+        return self._measure(lambda: np.percentile(self._pooled(), 95))
+
+    def hd95_max(self) -> float:
+        """Larger of the two directed 95th percentiles (equals MONAI and MetricsReloaded)."""
+        return self._measure(lambda: max(np.percentile(self.d_pt, 95), np.percentile(self.d_tp, 95)))
+
+    def hd(self) -> float:
+        """Largest distance of both directions: the Hausdorff distance."""
+        return self._measure(lambda: max(self.d_pt.max(), self.d_tp.max()))
+
+    def asd(self) -> float:
+        """Mean of `d_pt`, one direction (equals medpy `asd`)."""
+        return self._measure(lambda: self.d_pt.mean())
+
+    def assd(self) -> float:
+        """Mean of both directions pooled (equals medpy `assd`)."""
+        return self._measure(lambda: self._pooled().mean())
+
+    def masd(self) -> float:
+        """Mean of the two directed means."""
+        return self._measure(lambda: (self.d_pt.mean() + self.d_tp.mean()) / 2)
+
+    def nsd(self, tolerance: float) -> float:
+        """Share of both surfaces' voxels within `tolerance` (to 1e-6); one mask empty: 0, both: nan."""
+        total = self.d_pt.size + self.d_tp.size
+        if total == 0:
+            return math.nan
+        reach = tolerance + NSD_SLACK
+        return float(np.count_nonzero(self.d_pt <= reach) + np.count_nonzero(self.d_tp <= reach)) / total
+
+    def _pooled(self) -> Floats:
+        return np.concatenate((self.d_pt, self.d_tp))
+
+    def _measure(self, metric: Callable[[], float]) -> float:
+        if self.d_pt.size and self.d_tp.size:
+            return float(metric())
+        return math.inf if self.d_pt.size or self.d_tp.size else math.nan
+
+
+def score(
+    prediction: Volume, truth: Volume, label: int = 1, *, tolerances_mm: tuple[float, ...] = (1.0, 2.0)
+) -> Score:
+    """Every number of the `clinical` protocol for one label.
+
+    Parameters
+    ----------
+    prediction, truth
+        Masks (i, j, k) of labels on the same grid; bool, integers, or floats that are exactly integral.
+    label
+        The value to be measured. 0 is the background and no label.
+    tolerances_mm
+        For the normalised surface distance, not negative.
+
+    Returns
+    -------
+    Score
+        Distances in mm, volumes in ml. Both empty: Dice 1, distances nan. One empty: Dice 0,
+        distances inf, NSD 0. On a sheared grid (gantry tilt) distances follow the true axes.
+
+    Raises
+    ------
+    GeometryError
+        If the two grids differ.
+    InputError
+        If a mask holds nan or fractions, if the label is 0, or if the two masks have no label in
+        common (a 0/255 mask against a 0/1 mask).
+    """
+    if any(not (math.isfinite(t) and t >= 0) for t in tolerances_mm):
+        raise InputError(f"found the tolerances {tolerances_mm} mm, wanted finite ones that are not negative")
+    p, t = _pair(prediction, truth, label)
+    geometry = truth.geometry
+    # The plain spacing keeps distances along an axis exact; only a sheared grid needs its axes.
+    step = geometry.spacing_mm if geometry.is_orthogonal else geometry.affine[:3, :3]
+    surfaces = surface_distances(p, t, step)
+    dice, jaccard = _overlap(p, t)
+    volume_ml, truth_ml = (int(np.count_nonzero(mask)) * geometry.voxel_ml for mask in (p, t))
+    return Score(
+        dice=dice,
+        jaccard=jaccard,
+        hd95_mm=surfaces.hd95(),
+        hd95_max_mm=surfaces.hd95_max(),
+        hd_mm=surfaces.hd(),
+        asd_mm=surfaces.asd(),
+        assd_mm=surfaces.assd(),
+        masd_mm=surfaces.masd(),
+        nsd=tuple((float(mm), surfaces.nsd(mm)) for mm in sorted(set(tolerances_mm))),
+        volume_ml=volume_ml,
+        truth_ml=truth_ml,
+        volume_error_ml=volume_ml - truth_ml,
+    )
+
+
+def paper_score(prediction: Volume, truth: Volume, label: int = 1) -> PaperScore:
+    """The four numbers that papers on this benchmark print, with their treatment of a miss.
+
+    Parameters
+    ----------
+    prediction, truth, label
+        As in `score`.
+
+    Returns
+    -------
+    PaperScore
+        In voxels. An empty prediction scores (0, 0, 0, 0) and is `flattered`, whatever the truth is.
+        An empty truth with a prediction, where the published scripts stop, scores 0 with distances inf.
+
+    Raises
+    ------
+    GeometryError, InputError
+        As `score` does.
+    """
+    p, t = _pair(prediction, truth, label)
+    if not p.any():
+        return PaperScore(0.0, 0.0, 0.0, 0.0, flattered=True)
+    surfaces = surface_distances(p, t, (1.0, 1.0, 1.0))
+    return PaperScore(*_overlap(p, t), surfaces.hd95(), surfaces.asd(), flattered=False)
+
+
+def surface_distances(a: Mask, b: Mask, spacing: ArrayLike) -> Surfaces:
+    """Distances between the surfaces of two masks, both ways.
+
+    Parameters
+    ----------
+    a, b
+        (i, j, k) bool, the same shape.
+    spacing
+        (3,): distance of neighbouring voxels along i, j, k; or (3, 3): its columns are the steps
+        along i, j, k as vectors, for a grid whose axes are not perpendicular. Its unit becomes
+        the unit of the distances.
+
+    Returns
+    -------
+    Surfaces
+        `d_pt` from a to b, `d_tp` from b to a, surface voxels in C order. Empty masks: see there.
+
+    Raises
+    ------
+    InputError
+        If the shapes differ (even if they would broadcast), are not 3D or not bool, or the spacing is
+        not positive and finite.
+    """
+    if a.shape != b.shape or a.ndim != 3:
+        raise InputError(f"found masks of shape {a.shape} and {b.shape}, wanted two 3D masks of one shape")
+    if a.dtype != np.bool_ or b.dtype != np.bool_:
+        raise InputError(f"found masks of {a.dtype} and {b.dtype}, wanted bool")
+    step = _step(spacing)
+    box = _union_box(a, b)
+    surface_a, surface_b = _surface(a[box]), _surface(b[box])
+    return Surfaces(_directed(surface_a, surface_b, step), _directed(surface_b, surface_a, step))
+
+
+def labels_in(mask: Volume) -> tuple[int, ...]:
+    """The labels of a mask, rising, without the background 0; of an empty mask none.
+
+    Raises
+    ------
+    InputError
+        If the mask holds nan, infinity or fractions.
+    """
+    _check_integral(mask)
+    return tuple(sorted({int(value) for value in np.unique(mask.array)} - {0}))
+
+
+def diagonal_mm(geometry: Geometry) -> float:
+    """Length in mm between the centres of the first and the last voxel: the worst distance in the image."""
+    return float(np.linalg.norm(geometry.to_mm(np.array(geometry.shape) - 1) - geometry.origin_mm))
+
+
+def _pair(prediction: Volume, truth: Volume, label: int) -> tuple[Mask, Mask]:
+    """Both masks of one label, (i, j, k) bool, cropped to the box around them."""
+    if not prediction.geometry.matches(truth.geometry):
+        raise GeometryError(
+            f"the prediction's grid is {prediction.geometry}, the truth's is {truth.geometry}",
+            where=prediction.source.path,
+            todo="Resample one of them onto the other's grid first",
+        )
+    if label == 0:
+        raise InputError("label 0 is the background, wanted a label", where=prediction.source.path)
+    for mask in (prediction, truth):
+        _check_integral(mask)
+    p, t = prediction.array == label, truth.array == label
+    if not (p.any() and t.any()):
+        _check_labels(prediction, truth, label)
+    box = _union_box(p, t)
+    return np.ascontiguousarray(p[box]), np.ascontiguousarray(t[box])
+
+
+def _check_integral(mask: Volume) -> None:
+    array, where = mask.array, mask.source.path
+    if array.dtype.kind in "bui":
+        return
+    if array.dtype.kind != "f":
+        raise InputError(f"found a mask of {array.dtype}, wanted labels as whole numbers", where=where)
+    # Plane by plane: a large mask must not need a second float array of its size.
+    for plane in array:
+        if not np.isfinite(plane).all():
+            raise InputError("the mask holds nan or infinity, wanted whole numbers", where=where)
+        if not np.array_equal(plane, np.rint(plane)):
+            found = float(plane[plane != np.rint(plane)][0])
+            raise InputError(
+                f"the mask holds fractions such as {found:.4g}, wanted whole numbers",
+                where=where,
+                todo="Threshold a probability map before it is measured",
+            )
+
+
+def _check_labels(prediction: Volume, truth: Volume, label: int) -> None:
+    """Refuse a missing label that is more likely a mistake than a miss.
+
+    Called only when the label is absent from a mask: finding all labels costs more than measuring one.
+    """
+    found_p, found_t = labels_in(prediction), labels_in(truth)
+    disjoint = found_p and found_t and not set(found_p) & set(found_t)
+    if disjoint or (label != 255 and (255,) in (found_p, found_t)):
+        raise InputError(
+            f"asked for label {label}, found the labels {list(found_p)} in the prediction"
+            f" and {list(found_t)} in the truth",
+            where=prediction.source.path,
+            todo="Give both masks the same labels (a 0/255 mask is not a 0/1 mask), or name the label",
+        )
+
+
+def _overlap(p: Mask, t: Mask) -> tuple[float, float]:
+    """Dice and Jaccard; both masks empty: 1 and 1."""
+    both, total = int(np.count_nonzero(p & t)), int(np.count_nonzero(p)) + int(np.count_nonzero(t))
+    return (2 * both / total, both / (total - both)) if total else (1.0, 1.0)
+
+
+def _step(spacing: ArrayLike) -> Floats:
+    step = np.asarray(spacing, dtype=np.float64)
+    lengths = np.linalg.norm(step, axis=0) if step.ndim == 2 else step
+    if step.shape not in ((3,), (3, 3)) or not np.isfinite(step).all() or lengths.min() <= 0:
+        raise InputError(f"found the spacing {step.tolist()}, wanted three positive numbers")
+    return step
+
+
+def _union_box(a: Mask, b: Mask) -> tuple[slice, ...]:
+    """The smallest box around both masks; of two empty masks a box of no voxels.
+
+    No margin is needed: outside of the box is background, which is what `_surface` takes it for.
+    """
+    box = []
+    for axis in range(3):
+        others = tuple(n for n in range(3) if n != axis)
+        used = np.flatnonzero(a.any(axis=others) | b.any(axis=others))
+        box.append(slice(int(used[0]), int(used[-1]) + 1) if used.size else slice(0, 0))
+    return tuple(box)
+
+
+def _surface(mask: Mask) -> Mask:
+    """(i, j, k) bool: the mask without the voxels whose six neighbours are all in it."""
+    inner = mask.copy()
+    for axis in range(3):
+        m, n = np.moveaxis(mask, axis, 0), np.moveaxis(inner, axis, 0)
+        n[1:] &= m[:-1]
+        n[:-1] &= m[1:]
+        n[:1] = False
+        n[-1:] = False
+    return np.asarray(mask & ~inner, dtype=np.bool_)
+
+
+def _directed(start: Mask, goal: Mask, step: Floats) -> Floats:
+    """(n,) float64: from each voxel of `start`, in C order, to the nearest voxel of `goal`.
+
+    On a real atrium (16,900 surface voxels) the KD-tree takes 5 to 12 ms and the exact distance
+    transform of the cropped grid 60 to 120. The tree loses only where the surface fills the volume, as
+    in noise (2.1 million voxels: 15 s against 0.5), so there the transform takes over.
+    """
+    distances = np.zeros(np.count_nonzero(start))
+    if not goal.any() or not distances.size:
+        return distances + math.inf
+    apart = ~goal[start]  # surface voxels in common are at distance 0, no need to ask
+    if step.ndim == 1 and np.count_nonzero(apart) > start.size // 10:
+        from scipy.ndimage import distance_transform_edt
+
+        return np.asarray(distance_transform_edt(~goal, sampling=step)[start], dtype=np.float64)
+    from scipy.spatial import cKDTree
+
+    tree = cKDTree(_points(goal, step), leafsize=32, compact_nodes=False, balanced_tree=False)
+    distances[apart] = tree.query(_points(start & ~goal, step))[0]
+    return distances
+
+
+def _points(mask: Mask, step: Floats) -> Floats:
+    """(n, 3) float64: positions of the voxels of a mask, in C order."""
+    index = np.argwhere(mask)
+    return np.asarray(index * step if step.ndim == 1 else index @ step.T, dtype=np.float64)

@@ -1,0 +1,246 @@
+"""A simulated late-enhancement MRI of the heart with a known answer, as NIfTI or as a DICOM series.
+
+The truth is the continuous shape sampled at voxel centres; the scan is the same shape seen through
+partial volume, a coil's brightness field and Rician noise. A seed alone decides every byte.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from c3s3_seg.errors import InputError
+from c3s3_seg.phantom_anatomy import Canvas, Field, Floats, Variation, build_anatomy, smooth_field
+from c3s3_seg.volume import Array, Geometry, Source, Volume
+
+FileFormat = Literal["dicom", "nii.gz"]
+
+# Brightness as a fraction of the blood in the atrium: (lowest, highest) over all scans. Myocardium
+# is nulled by the inversion pulse and fat is suppressed; every blood pool is as bright as the atrium.
+BRIGHTNESS: dict[str, tuple[float, float]] = {
+    "fat": (0.16, 0.32),
+    "muscle": (0.22, 0.38),
+    "subcutaneous": (0.20, 0.50),
+    "lung": (0.03, 0.08),
+    "lung_vessel": (0.45, 0.80),
+    "liver": (0.45, 0.80),
+    "cortex": (0.30, 0.60),
+    "marrow": (0.08, 0.20),
+    "disc": (0.20, 0.40),
+    "canal": (0.15, 0.45),
+    "wall": (0.25, 0.42),
+    "myocardium": (0.28, 0.45),
+    "right_atrium": (0.88, 1.08),
+    "right_ventricle": (0.88, 1.08),
+    "pulmonary_artery": (0.90, 1.10),
+    "aorta": (0.92, 1.10),
+    "vein": (0.95, 1.05),
+    "left_ventricle": (0.92, 1.06),
+    "left_atrium": (1.00, 1.00),
+    "leaflet": (0.50, 0.68),
+    "scar": (1.05, 1.35),
+}
+
+
+@dataclass(frozen=True)
+class Simulator:
+    """What one scan may differ in from the next, and by how much."""
+
+    shape: tuple[int, int, int] = (112, 104, 56)  # the heart region in a grid that trains on a CPU
+    spacing_mm: tuple[float, float, float] = (1.25, 1.25, 1.8)  # as acquired in the public benchmark
+    spacing_spread: float = 0.04  # each axis for itself: a swapped axis must show
+    tilt_rad: float = 0.2  # largest turn of the grid (11.5 degrees): identity directions must show
+    origin_mm: float = 120.0  # largest distance of the grid's middle from the scanner's, per axis
+    pose_rad: float = 0.12  # largest turn of the heart within the chest
+    offset_mm: float = 5.0  # largest shift of the heart within the grid, per axis
+    scale: float = 0.12  # sizes of hearts: plus or minus
+    warp_mm: float = 2.2  # SD of the elastic warp; its shortest half wave is 28 mm, so nothing folds
+    warp_order: int = 4
+    blood: tuple[float, float] = (350.0, 1400.0)  # grey level of atrial blood
+    blend_mm: float = 1.4  # width over which one tissue gives way to the next: one voxel
+    psf_vox: tuple[float, float, float] = (0.4, 0.4, 0.55)  # SD of the point spread; slices are blurrier
+    bias: float = 0.3  # largest deviation of the coil's brightness from 1
+    texture: float = 0.08  # strands and twigs in what is not blood, as a fraction of blood
+    noise: tuple[float, float] = (0.06, 0.13)  # SD of either noise channel, as a fraction of blood
+    variation: Variation = field(default_factory=Variation)
+
+
+@dataclass(frozen=True)
+class Phantom:
+    """A scan, (i, j, k) uint16 grey levels, and its left atrium, (i, j, k) uint8, 1 inside."""
+
+    scan: Volume
+    truth: Volume
+
+
+def simulate(seed: int, simulator: Simulator | None = None) -> Phantom:
+    """One heart region from a seed (an integer from 0 on): the same seed gives the same bytes.
+
+    Raises
+    ------
+    InputError
+        If the seed is negative.
+    """
+    if seed < 0:
+        raise InputError(f"found a seed of {seed}, wanted an integer from 0 on")
+    setup = simulator or Simulator()
+    rng = np.random.default_rng(seed)
+    geometry = _random_geometry(rng, setup)
+    anatomy = build_anatomy(Canvas(_anatomy_points(rng, setup, geometry)), rng, setup.variation)
+    image = _paint(rng, setup, [(layer.tissue, layer.field) for layer in anatomy.layers])
+    source = Source(modality="MR", notes=(f"simulated, seed {seed}",))
+    scan = geometry.volume(_acquire(rng, setup, image), source)
+    truth = geometry.volume((anatomy.cavity > 0).astype(np.uint8), source)
+    return Phantom(scan, truth)
+
+
+def rotation(vector_rad: Floats) -> Floats:
+    """The (3, 3) rotation about a vector by its length in radians (Rodrigues' formula)."""
+    angle = float(np.linalg.norm(vector_rad))
+    x, y, z = vector_rad / max(angle, 1e-12)
+    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+    return np.asarray(np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * (cross @ cross))
+
+
+def _turn(rng: np.random.Generator, largest_rad: float) -> Floats:
+    """A random rotation: any axis, at least a third of the largest angle."""
+    vector = rng.standard_normal(3)
+    return rotation(vector / np.linalg.norm(vector) * rng.uniform(largest_rad / 3, largest_rad))
+
+
+def _random_geometry(rng: np.random.Generator, setup: Simulator) -> Geometry:
+    spacing = np.array(setup.spacing_mm) * rng.uniform(1 - setup.spacing_spread, 1 + setup.spacing_spread, 3)
+    direction = _turn(rng, setup.tilt_rad)
+    middle = rng.uniform(-setup.origin_mm, setup.origin_mm, 3)
+    half = direction @ (spacing * (np.array(setup.shape) - 1) / 2)
+    # Whole micrometres: the text fields of a DICOM header carry them without loss.
+    return Geometry.build(setup.shape, spacing.round(3), (middle - half).round(3), direction)
+
+
+def _anatomy_points(rng: np.random.Generator, setup: Simulator, geometry: Geometry) -> Field:
+    """Where each voxel is in the anatomy: (3, i, j, k) float32, mm from the middle of the atrium."""
+    scale = rng.uniform(1 - setup.scale, 1 + setup.scale)
+    back = _turn(rng, setup.pose_rad).T / scale
+    middle = geometry.to_mm((np.array(geometry.shape) - 1) / 2)
+    middle = middle + rng.uniform(-setup.offset_mm, setup.offset_mm, 3)
+    linear = back @ geometry.affine[:3, :3]
+    shift = back @ (geometry.origin_mm - middle)
+    i, j, k = (np.arange(n, dtype=np.float64) for n in geometry.shape)
+    points = np.empty((3, *geometry.shape), np.float32)
+    for axis in range(3):
+        row = linear[axis]
+        points[axis] = (i * row[0])[:, None, None] + (j * row[1])[:, None] + k * row[2] + shift[axis]
+        points[axis] += setup.warp_mm * smooth_field(rng, geometry.shape, setup.warp_order)
+    return points
+
+
+def _paint(rng: np.random.Generator, setup: Simulator, layers: list[tuple[str, Field]]) -> Field:
+    """Paint the tissues over each other, a voxel on a surface in proportion: (i, j, k), 1 = blood."""
+    brightness = {tissue: rng.uniform(low, high) for tissue, (low, high) in BRIGHTNESS.items()}
+    image = np.full(layers[0][1].shape, brightness["fat"], np.float32)
+    for tissue, distance in layers:
+        share = np.clip(distance / setup.blend_mm + 0.5, 0, 1)
+        image += share * (np.float32(brightness[tissue]) - image)
+    return image
+
+
+def _acquire(rng: np.random.Generator, setup: Simulator, image: Field) -> Array:
+    """Texture, point spread, coil and noise: (i, j, k) uint16 grey levels."""
+    from scipy import ndimage
+
+    grain = ndimage.gaussian_filter(rng.standard_normal(image.shape, dtype=np.float32), 0.8)
+    grain /= grain.std()
+    # Squared: few bright strands on a dark ground, as in lung and in fat; blood stays even.
+    strands = setup.texture * grain**2 * np.clip(1.1 - image, 0, 1)
+    signal = ndimage.gaussian_filter(image + strands, setup.psf_vox)
+    coil = smooth_field(rng, image.shape, 2)
+    signal *= 1 + setup.bias * coil / np.abs(coil).max()
+    sigma = np.float32(rng.uniform(*setup.noise))
+    real, imaginary = sigma * rng.standard_normal((2, *image.shape), dtype=np.float32)
+    magnitude = np.hypot(signal + real, imaginary)
+    return np.asarray(np.rint(magnitude * rng.uniform(*setup.blood)), dtype=np.uint16)
+
+
+def save(phantom: Phantom, folder: Path, *, seed: int, file_format: FileFormat) -> tuple[Path, Path]:
+    """Write a phantom below a folder; gives the paths of the scan and of the truth.
+
+    The scan is `phantom-<seed>/` (a DICOM series) or `phantom-<seed>.nii.gz`; the truth is always
+    `truth/phantom-<seed>.nii.gz`.
+
+    Raises
+    ------
+    InputError
+        If a file is there already, or the format is neither of the two.
+    """
+    from c3s3_seg.io import save as save_image
+
+    if file_format not in ("dicom", "nii.gz"):
+        raise InputError(f"found the format {file_format!r}, wanted 'dicom' or 'nii.gz'")
+    name = f"phantom-{seed}"
+    scan = folder / (name if file_format == "dicom" else f"{name}.nii.gz")
+    truth = folder / "truth" / f"{name}.nii.gz"
+    for path in (scan, truth):
+        _refuse_existing(path)
+    truth.parent.mkdir(parents=True, exist_ok=True)
+    if file_format == "dicom":
+        from c3s3_seg.io.dicom_write import save_series
+
+        save_series(phantom.scan, scan, description=f"Simulated heart, seed {seed}", seed_uid=name)
+    else:
+        save_image(phantom.scan, scan)
+    save_image(phantom.truth, truth)
+    return scan, truth
+
+
+def write_cohort(folder: Path, *, labelled: int, unlabelled: int, validation: int, seed: int) -> Path:
+    """Write a training set of phantoms with seeds `seed`, `seed + 1`, ...; gives its `dataset.json`.
+
+    Scans go to `imagesTr`, the truth of labelled and validation cases to `labelsTr`; what is
+    unlabelled has no truth on disk, so that nothing can learn from it by mistake.
+
+    Raises
+    ------
+    InputError
+        If a number of cases is negative, or the folder holds a data set already.
+    """
+    from c3s3_seg.io import save as save_image
+
+    counts = {"labelled": labelled, "unlabelled": unlabelled, "validation": validation}
+    if min(counts.values()) < 0:
+        raise InputError(f"found {counts}, wanted numbers of cases from 0 on")
+    for name in ("dataset.json", "imagesTr", "labelsTr"):
+        _refuse_existing(folder / name)
+    splits: dict[str, list[str]] = {}
+    for name in ("imagesTr", "labelsTr"):
+        (folder / name).mkdir(parents=True)
+    for split, count in counts.items():
+        splits[split] = [f"phantom-{seed + n}" for n in range(count)]
+        for name in splits[split]:
+            phantom = simulate(seed)
+            save_image(phantom.scan, folder / "imagesTr" / f"{name}.nii.gz")
+            if split != "unlabelled":
+                save_image(phantom.truth, folder / "labelsTr" / f"{name}.nii.gz")
+            seed += 1
+    return _write_index(folder, splits)
+
+
+def _refuse_existing(path: Path) -> None:
+    if path.exists():
+        raise InputError("is there already", where=path, todo="Choose another folder, or move it away")
+
+
+def _write_index(folder: Path, splits: dict[str, list[str]]) -> Path:
+    index = {
+        "name": "Left atrium, simulated late-enhancement MRI",
+        "source": "c3s3_seg.phantom: simulated, nobody's data",
+        "modality": "MR",
+        "labels": {"background": 0, "left_atrium": 1},
+        **splits,
+    }
+    path = folder / "dataset.json"
+    path.write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
+    return path

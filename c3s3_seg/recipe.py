@@ -1,0 +1,160 @@
+"""From the scan's grid to the model's grid and back.
+
+The recipe is stored in the bundle and used by training and by inference, so that a network always
+sees what it was trained on. Only permutations, flips and changes of spacing happen here, so every
+step is separable along the axes and its way back is exact in mm.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from c3s3_seg.schema import closed
+from c3s3_seg.volume import Geometry, Volume
+
+FloatArray = NDArray[np.float32]
+
+
+@closed
+@dataclass(frozen=True)
+class Intensity:
+    """How grey values become network input.
+
+    Parameters
+    ----------
+    rule
+        `zscore`: zero mean and unit variance over the whole volume (the published LA setting).
+        `window`: clip to [low, high] and scale to [0, 1] (CT, in Hounsfield units).
+    low, high
+        The window's ends; only for `window`.
+    """
+
+    rule: Literal["zscore", "window"] = "zscore"
+    low: float = 0.0
+    high: float = 1.0
+
+    def __call__(self, array: FloatArray) -> FloatArray:
+        """(i, j, k) grey values -> (i, j, k) network input. A flat volume becomes zeros."""
+        if self.rule == "window":
+            span = np.float32(self.high - self.low)
+            return np.asarray(
+                (array.clip(self.low, self.high) - np.float32(self.low)) / span, dtype=np.float32
+            )
+        spread = float(array.std(dtype=np.float64))
+        if spread < 1e-8:
+            return np.zeros_like(array)
+        return np.asarray(
+            (array - np.float32(array.mean(dtype=np.float64))) / np.float32(spread), dtype=np.float32
+        )
+
+
+@closed
+@dataclass(frozen=True)
+class Recipe:
+    """What is done to a scan before the network and undone after it.
+
+    Parameters
+    ----------
+    spacing_mm
+        Voxel spacing of the model's grid along x, y, z.
+    intensity
+        The grey value rule.
+    orientation
+        The model's axes point to the patient's left, posterior and superior side.
+    """
+
+    spacing_mm: tuple[float, float, float]
+    intensity: Intensity = Intensity()
+    orientation: Literal["LPS"] = "LPS"
+
+    def grid(self, scan: Geometry) -> Geometry:
+        """The model's grid for a scan: same field of view, axes nearest to LPS, this spacing."""
+        oriented = _oriented(scan)
+        factors = np.asarray(self.spacing_mm) / oriented.spacing_mm
+        shape = [max(1, round(n / f)) for n, f in zip(oriented.shape, factors, strict=True)]
+        # The field of view is kept to the edge, so the spacing moves by less than half a voxel in all.
+        exact = np.asarray(oriented.shape) / np.asarray(shape)
+        affine = oriented.affine.copy()
+        affine[:3, :3] *= exact
+        affine[:3, 3] = oriented.to_mm((exact - 1) / 2)
+        return Geometry((shape[0], shape[1], shape[2]), affine, scan.frame_uid)
+
+    def to_model(self, scan: Volume) -> Volume:
+        """Orient, resample and scale a scan: float32 on the model's grid."""
+        grid = self.grid(scan.geometry)
+        array = _resample(_orient(scan.array, scan.geometry).astype(np.float32), grid.shape)
+        return grid.volume(self.intensity(array), scan.source)
+
+    def occupancy(self, mask: Volume, values: tuple[int, ...]) -> FloatArray:
+        """How much of each model voxel a label fills: (len(values), i, j, k) in [0, 1].
+
+        Soft targets for training; the mask is averaged, never sampled, so no boundary is lost.
+        """
+        grid = self.grid(mask.geometry)
+        oriented = _orient(mask.array, mask.geometry)
+        return np.stack([_resample((oriented == v).astype(np.float32), grid.shape) for v in values])
+
+    def to_scan(self, probability: NDArray[Any], scan: Geometry) -> FloatArray:
+        """(i, j, k) numbers on the model's grid -> (i, j, k) float32 on the scan's grid, linear.
+
+        Probabilities, not masks, go back: at 1.25 mm a mask loses the boundary, a probability keeps it.
+        """
+        permutation, flips = _axes(scan)
+        oriented_shape = [scan.shape[axis] for axis in permutation]
+        array = _resample(np.asarray(probability, dtype=np.float32), tuple(oriented_shape))
+        array = np.flip(array, tuple(axis for axis in range(3) if flips[axis]))
+        return np.ascontiguousarray(array.transpose(np.argsort(permutation)))
+
+
+def _axes(geometry: Geometry) -> tuple[tuple[int, ...], tuple[bool, ...]]:
+    """For each patient axis the scan axis nearest to it, and whether that runs against it."""
+    from scipy.optimize import linear_sum_assignment
+
+    # The assignment is the best over all axes at once: two scan axes never claim one patient axis.
+    _, permutation = linear_sum_assignment(-np.abs(geometry.direction))
+    flips = [bool(geometry.direction[row, axis] < 0) for row, axis in enumerate(permutation)]
+    return tuple(int(axis) for axis in permutation), tuple(flips)
+
+
+def _orient(array: NDArray[Any], geometry: Geometry) -> NDArray[Any]:
+    permutation, flips = _axes(geometry)
+    turned: NDArray[Any] = array.transpose(permutation)
+    return np.flip(turned, tuple(axis for axis in range(3) if flips[axis]))
+
+
+def _oriented(geometry: Geometry) -> Geometry:
+    """The grid of `_orient(array, geometry)`."""
+    permutation, flips = _axes(geometry)
+    first = np.zeros(3)
+    affine = np.eye(4)
+    for row, (axis, flip) in enumerate(zip(permutation, flips, strict=True)):
+        affine[:3, row] = geometry.affine[:3, axis] * (-1 if flip else 1)
+        first[axis] = geometry.shape[axis] - 1 if flip else 0
+    affine[:3, 3] = geometry.to_mm(first)
+    i, j, k = (geometry.shape[axis] for axis in permutation)
+    return Geometry((i, j, k), affine, geometry.frame_uid)
+
+
+def _resample(array: FloatArray, shape: tuple[int, ...]) -> FloatArray:
+    """Same field of view, another number of voxels: averages going down, linear going up."""
+    for axis, size in enumerate(shape):
+        if size != array.shape[axis]:
+            weights = _weights(array.shape[axis], size)
+            array = np.moveaxis(np.tensordot(weights, array, axes=(1, axis)), 0, axis)
+    return np.ascontiguousarray(array, dtype=np.float32)
+
+
+def _weights(n_in: int, n_out: int) -> FloatArray:
+    """(n_out, n_in) rows that sum to 1: box averages where voxels grow, linear where they shrink."""
+    factor = n_in / n_out
+    if factor > 1:
+        edges = np.arange(n_out + 1) * factor
+        low = np.maximum(edges[:-1, None], np.arange(n_in))
+        high = np.minimum(edges[1:, None], np.arange(n_in) + 1)
+        return np.asarray((high - low).clip(0) / factor, dtype=np.float32)
+    centres = ((np.arange(n_out) + 0.5) * factor - 0.5).clip(0, n_in - 1)
+    return np.asarray((1 - np.abs(centres[:, None] - np.arange(n_in))).clip(0), dtype=np.float32)

@@ -1,0 +1,63 @@
+"""The rows of a report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from c3s3_seg.metrics import PaperScore, Score
+
+Protocol = Literal["clinical", "paper"]
+
+
+@dataclass(frozen=True)
+class CaseScore:
+    """One label of one case that was measured.
+
+    Parameters
+    ----------
+    case
+        Its name.
+    label
+        The name of the label.
+    score
+        What was measured, by the protocol `clinical` or `paper`.
+    diagonal_mm
+        The diagonal of the image: the worst distance that there can be, which stands in for an
+        infinite one in `Statistics.mean_penalised`. None: nothing stands in.
+    """
+
+    case: str
+    label: str
+    score: Score | PaperScore
+    diagonal_mm: float | None = None
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A case that could not be measured or predicted, and why."""
+
+    case: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class PredictionRow:
+    """One case that was predicted.
+
+    Parameters
+    ----------
+    case
+        Its name.
+    volumes_ml
+        Pairs (name of the label, volume in ml).
+    seconds_s
+        From the file to the written mask.
+    scores
+        One for each label where a truth was given, else empty.
+    """
+
+    case: str
+    volumes_ml: tuple[tuple[str, float], ...]
+    seconds_s: float
+    scores: tuple[CaseScore, ...] = ()

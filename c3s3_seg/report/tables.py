@@ -1,0 +1,159 @@
+"""`cases.csv` and `report.json`: written aside, synced and only then put in their place."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+import secrets
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from c3s3_seg.errors import InputError
+from c3s3_seg.report.cohort import Cohort, cohorts
+from c3s3_seg.report.rows import CaseScore, Failure, Protocol
+
+PROTOCOLS = {
+    "clinical": "Distances in mm; a missed label costs an infinite distance, which is counted and never dropped.",
+    "paper": "Voxel units as in the published evaluations; an empty prediction counts as 0 in every column.",
+}
+
+DEFINITIONS = {
+    "surface": "A mask minus its erosion by the 6-neighbour cross, outside of the image being background; "
+    "distances run between voxel centres.",
+    "dice": "Twice the common volume divided by the sum of both volumes; 1 where both masks are empty.",
+    "jaccard": "The common volume divided by the volume of the union; 1 where both masks are empty.",
+    "hd95_mm": "95th percentile (linear interpolation) of the surface distances of both directions pooled, in mm.",
+    "hd95_max_mm": "Larger of the 95th percentiles of the two directions, in mm.",
+    "hd_mm": "Largest surface distance of both directions (Hausdorff distance), in mm.",
+    "asd_mm": "Mean distance from the prediction's surface to the truth's, one direction, in mm.",
+    "assd_mm": "Mean surface distance of both directions pooled, in mm.",
+    "masd_mm": "Mean of the mean surface distances of the two directions, in mm.",
+    "nsd": "Share of the surface voxels of both masks within the tolerance of the other surface; "
+    "nsd_1mm is for 1 mm.",
+    "volume_ml": "Volume of the prediction in ml.",
+    "truth_ml": "Volume of the truth in ml.",
+    "volume_error_ml": "Volume of the prediction minus that of the truth, in ml.",
+    "hd95_vox": "95th percentile of the surface distances of both directions pooled, in voxels.",
+    "asd_vox": "Mean distance from the prediction's surface to the truth's, one direction, in voxels.",
+    "flattered": "1 where the prediction was empty and its distances were therefore counted as 0.",
+}
+
+CONVENTIONS = {
+    "inf": 'An infinite number (one of two masks is empty) is the string "inf".',
+    "nan": "A number that is not defined (both masks empty, too few cases) is null; in cases.csv it is nan.",
+    "statistics": "mean, sd, median, q1 and q3 are of the finite values; n counts all cases, infinite and "
+    "undefined those left out; mean_penalised counts the image diagonal for each infinite distance.",
+    "interval": "low and high are the 95% interval of the mean: percentile bootstrap, 2,000 resamples, fixed seed.",
+}
+
+
+def write_cases_csv(path: Path, rows: Sequence[CaseScore]) -> None:
+    """One line for each case and label: `case`, `label`, then the columns of its score.
+
+    Parameters
+    ----------
+    path
+        The file; it is replaced if it is there. UTF-8, comma, point, infinite `inf`, undefined `nan`.
+    rows
+        All of one protocol. None: a file with the first two column names alone.
+
+    Raises
+    ------
+    InputError
+        If it cannot be written.
+    """
+    columns = list(dict.fromkeys(name for row in rows for name in row.score.flat()))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["case", "label", *columns])
+    for row in rows:
+        values = row.score.flat()
+        writer.writerow([row.case, row.label, *(values.get(name, math.nan) for name in columns)])
+    write_aside(path, text.getvalue().encode())
+
+
+def write_report_json(
+    path: Path, rows: Sequence[CaseScore], failures: Sequence[Failure], *, protocol: Protocol
+) -> None:
+    """The whole evaluation with the definition of each number, for a program or a later reader.
+
+    Parameters
+    ----------
+    path
+        The file; it is replaced if it is there. The same rows give the same bytes.
+    rows, failures
+        What was measured, and what could not be; either may be empty and is then an empty list.
+    protocol
+        By which the rows were measured.
+
+    Raises
+    ------
+    InputError
+        If it cannot be written.
+    """
+    used = dict.fromkeys(_definition(name) for row in rows for name in row.score.flat())
+    report = {
+        "software": {"name": "c3s3-seg", "version": _version()},
+        "protocol": {"name": protocol, "meaning": PROTOCOLS[protocol]},
+        "definitions": {name: DEFINITIONS[name] for name in ("surface", *used)},
+        "conventions": CONVENTIONS,
+        "cohorts": [_cohort_entry(cohort) for cohort in cohorts(rows)],
+        "cases": [{"case": row.case, "label": row.label, **row.score.flat()} for row in rows],
+        "failures": [asdict(failure) for failure in failures],
+    }
+    text = json.dumps(_plain(report), indent=2, ensure_ascii=False, allow_nan=False)
+    write_aside(path, (text + "\n").encode())
+
+
+def write_aside(path: Path, data: bytes) -> None:
+    """Write a file under a hidden name beside it, sync, and put it in its place: whole or not at all.
+
+    Raises
+    ------
+    InputError
+        If it cannot be written; then `path` is as it was before.
+    """
+    aside = path.parent / f".{secrets.token_hex(6)}.part"
+    try:
+        with aside.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except OSError as error:
+        raise InputError(f"the file cannot be written: {error.strerror or error}", where=path) from error
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _cohort_entry(cohort: Cohort) -> dict[str, Any]:
+    entry = asdict(cohort)
+    return entry | {"metrics": {name: asdict(numbers) for name, numbers in cohort.metrics}}
+
+
+def _definition(column: str) -> str:
+    return "nsd" if column.startswith("nsd_") else column
+
+
+def _plain(value: Any) -> Any:
+    """Numbers that JSON does not know replaced, see `CONVENTIONS`."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    return value
+
+
+def _version() -> str:
+    try:
+        return version("c3s3-seg")
+    except PackageNotFoundError:
+        return "unknown"

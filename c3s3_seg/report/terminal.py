@@ -1,0 +1,138 @@
+"""Tables for the terminal. They are returned, not printed: the command line owns the console."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from c3s3_seg.report.cohort import Statistics, cohorts
+from c3s3_seg.report.rows import CaseScore, Failure, PredictionRow
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+# Column of the score -> header and decimals, in the order in which they are shown.
+COLUMNS = {
+    "dice": ("Dice", 4),
+    "jaccard": ("Jaccard", 4),
+    "hd95_mm": ("95HD (mm)", 2),
+    "hd95_vox": ("95HD (voxels)", 2),
+    "asd_mm": ("ASD (mm)", 2),
+    "asd_vox": ("ASD (voxels)", 2),
+    "assd_mm": ("ASSD (mm)", 2),
+    "volume_ml": ("Volume (ml)", 1),
+    "volume_error_ml": ("Error (ml)", 1),
+}
+BRIEF = ("dice", "jaccard", "hd95_mm", "hd95_vox", "asd_mm", "asd_vox")
+
+
+def prediction_table(rows: Sequence[PredictionRow], failures: Sequence[Failure] = ()) -> Table:
+    """One line for each case and label: volume, seconds and, where there was a truth, its scores.
+
+    Parameters
+    ----------
+    rows
+        What was predicted; may be empty.
+    failures
+        Cases that failed; each is a line with its reason.
+
+    Returns
+    -------
+    rich.table.Table
+        With a line of means below where there are scores of more than one case.
+    """
+    scores = [score for row in rows for score in row.scores]
+    columns = [name for name in BRIEF if any(name in score.score.flat() for score in scores)]
+    with_label = len({label for row in rows for label, _ in row.volumes_ml}) > 1
+    table = _table(with_label, ["Volume (ml)", "Time (s)", *(COLUMNS[name][0] for name in columns)])
+    for row in rows:
+        measured = {score.label: score.score.flat() for score in row.scores}
+        for number, (label, volume_ml) in enumerate(row.volumes_ml):
+            first = number == 0
+            values = measured.get(label, {})
+            cells = [f"{volume_ml:.1f}", f"{row.seconds_s:.1f}" if first else ""]
+            cells += [_number(values[name], COLUMNS[name][1]) if name in values else "" for name in columns]
+            table.add_row(*_head(row.case if first else "", label, with_label), *cells)
+    _add_means(table, scores, columns, with_label, blank=2)
+    _add_failures(table, failures, with_label)
+    return table
+
+
+def evaluation_table(rows: Sequence[CaseScore], failures: Sequence[Failure] = ()) -> Table:
+    """One line for each case and label with units in the headers, a line of means, the failures.
+
+    Parameters
+    ----------
+    rows
+        What was measured, all of one protocol; may be empty.
+    failures
+        Cases that failed; each is a line with its reason.
+
+    Returns
+    -------
+    rich.table.Table
+        Means are of the finite values; how many were infinite or undefined stands beside them.
+    """
+    columns = [name for name in COLUMNS if any(name in row.score.flat() for row in rows)]
+    with_label = len({row.label for row in rows}) > 1
+    table = _table(with_label, [COLUMNS[name][0] for name in columns])
+    for row in rows:
+        values = row.score.flat()
+        cells = [_number(values[name], COLUMNS[name][1]) for name in columns]
+        table.add_row(*_head(row.case, row.label, with_label), *cells)
+    _add_means(table, rows, columns, with_label, blank=0)
+    _add_failures(table, failures, with_label)
+    return table
+
+
+def _table(with_label: bool, headers: Sequence[str]) -> Table:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("Case", overflow="fold")
+    if with_label:
+        table.add_column("Label", overflow="fold")
+    for header in headers:
+        table.add_column(header, justify="right")
+    return table
+
+
+def _add_means(
+    table: Table, rows: Sequence[CaseScore], columns: Sequence[str], with_label: bool, *, blank: int
+) -> None:
+    if len({row.case for row in rows}) < 2:
+        return
+    table.add_section()
+    for cohort in cohorts(rows):
+        name = f"mean of {cohort.cases}"
+        if cohort.flattered:
+            name += f" ({cohort.flattered} empty, counted as 0)"
+        cells = [_mean(cohort.of(column), COLUMNS[column][1]) for column in columns]
+        table.add_row(*_head(name, cohort.label, with_label), *[""] * blank, *cells, style="bold")
+
+
+def _add_failures(table: Table, failures: Sequence[Failure], with_label: bool) -> None:
+    if failures:
+        table.add_section()
+    for failure in failures:
+        table.add_row(*_head(f"{failure.case}: {failure.reason}", "", with_label), style="red")
+
+
+def _head(case: str, label: str, with_label: bool) -> list[str]:
+    from rich.markup import escape
+
+    # A file may be called "[red]": names are text, never markup.
+    return [escape(case), escape(label)] if with_label else [escape(case)]
+
+
+def _number(value: float, decimals: int) -> str:
+    return f"{value:.{decimals}f}" if math.isfinite(value) else str(value)
+
+
+def _mean(numbers: Statistics, decimals: int) -> str:
+    text = _number(numbers.mean, decimals)
+    counts = ((numbers.infinite, "inf"), (numbers.undefined, "nan"))
+    notes = [f"{count} {name}" for count, name in counts if count]
+    return f"{text} ({', '.join(notes)})" if notes else text

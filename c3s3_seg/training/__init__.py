@@ -1,0 +1,1 @@
+"""From labelled and unlabelled scans to a bundle."""

@@ -1,0 +1,72 @@
+"""Random geometry and intensity for one crop. Everything is drawn from the generator that is given."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from c3s3_seg.training.config import AugmentConfig
+
+LATTICE = 4  # control points of smooth random fields along each axis of a crop
+
+
+def draw_geometry(
+    patch: tuple[int, int, int], spacing_mm: Tensor, config: AugmentConfig, random: Generator
+) -> Tensor:
+    """Where the voxels of a crop are read from: (X, Y, Z, 3) voxel offsets from the crop's centre.
+
+    Rotation, magnification and displacement act in mm, so they mean the same at every spacing.
+    """
+    axes = [(torch.arange(n) - (n - 1) / 2) * s for n, s in zip(patch, spacing_mm, strict=True)]
+    points = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
+    angles = _uniform(-config.rotation_rad, config.rotation_rad, random, 3)
+    matrix = _rotation(angles) / _log_uniform(config.scale, random)
+    for axis in config.flip_axes:
+        if float(torch.rand((), generator=random)) < 0.5:
+            matrix[:, axis] *= -1
+    points = points @ matrix.T
+    if config.elastic_mm > 0:
+        field = torch.randn(1, 3, *[LATTICE] * 3, generator=random) * config.elastic_mm
+        points = points + _smooth(field, patch)[0].movedim(0, -1)
+    return points / spacing_mm
+
+
+def change_intensity(image: Tensor, config: AugmentConfig, random: Generator) -> Tensor:
+    """(1, X, Y, Z) -> the same crop as another scanner or another day might have given it."""
+    low, high = image.min(), image.max()
+    exponent = _log_uniform(config.gamma, random)
+    span = (high - low).clamp_min(1e-6)
+    image = ((image - low) / span) ** exponent * span + low
+    if config.bias > 0:
+        field = torch.randn(1, 1, *[LATTICE] * 3, generator=random) * config.bias
+        image = image * _smooth(field, tuple(image.shape[1:]))[0].exp()
+    gain, offset = torch.randn(2, generator=random)
+    level = torch.rand((), generator=random) * config.noise
+    noise = torch.randn(image.shape, generator=random)
+    changed: Tensor = image * (1 + config.gain * gain) + config.offset * offset + level * noise
+    return changed
+
+
+def _smooth(field: Tensor, shape: tuple[int, ...]) -> Tensor:
+    smooth: Tensor = F.interpolate(field, size=shape, mode="trilinear", align_corners=True)
+    return smooth
+
+
+def _uniform(low: float, high: float, random: Generator, count: int) -> Tensor:
+    return low + (high - low) * torch.rand(count, generator=random)
+
+
+def _log_uniform(ends: tuple[float, float], random: Generator) -> Tensor:
+    low, high = torch.tensor(ends).log()
+    drawn: Tensor = (low + (high - low) * torch.rand((), generator=random)).exp()
+    return drawn
+
+
+def _rotation(angles: Tensor) -> Tensor:
+    """(3,) radians about x, y, z -> (3, 3)."""
+    (cx, cy, cz), (sx, sy, sz) = angles.cos().tolist(), angles.sin().tolist()
+    about_x = torch.tensor([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
+    about_y = torch.tensor([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
+    about_z = torch.tensor([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
+    return about_z @ about_y @ about_x

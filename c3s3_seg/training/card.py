@@ -1,0 +1,55 @@
+"""The model card: what a bundle was trained on, how it scored, what it must not be used for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from c3s3_seg.bundle import Network
+from c3s3_seg.training.config import TrainConfig
+
+
+def model_card(config: TrainConfig, networks: Sequence[Network], facts: dict[str, Any]) -> str:
+    """The card as Markdown."""
+    task, run = config.task, config.run
+    counts = ", ".join(f"{count} {kind}" for kind, count in facts["cases"].items())
+    labels = ", ".join(f"{label.value} = {label.name}" for label in task.labels)
+    spacing = " x ".join(f"{s:g}" for s in task.recipe.spacing_mm)
+    nets = "; ".join(f"{n.stem}: {n.architecture}, {n.filters} filters" for n in networks)
+    return f"""# {task.name}
+
+Research use only. Not a medical device.
+
+- **Task**: {task.modality}; labels {labels}.
+- **Networks**: {nets}. Convolution kernels are stored in half precision and run in single precision.
+- **Grid**: {spacing} mm, axes LPS; training crops of {" x ".join(map(str, task.patch))} voxels.
+- **Method**: {config.method}, {facts["iterations"]} iterations, seed {run.seed}, {run.precision}.
+- **Data**: `{config.data.folder}`: {counts} cases.
+{config.data.note}
+## Validation
+
+Last weights (moving average), full resolution, paper protocol: voxel units, mean over cases and labels.
+An empty prediction counts as (0, 0, 0, 0) there.
+
+{_table(facts["validation_last"])}
+Best during the run: {_best(facts["validation_best"])}.
+
+The exact configuration and the figures of each case are in `manifest.json`.
+"""
+
+
+def _table(records: list[dict[str, Any]]) -> str:
+    if not records:
+        return "No validation cases.\n"
+    head = "| net | Dice | Jaccard | 95HD (voxel) | ASD (voxel) |\n|---|---|---|---|---|\n"
+    return head + "".join(
+        f"| {r['candidate']} | {r['dice']:.3f} | {r['jaccard']:.3f}"
+        f" | {r['hd95_vox']:.2f} | {r['asd_vox']:.2f} |\n"
+        for r in records
+    )
+
+
+def _best(record: dict[str, Any] | None) -> str:
+    if record is None:
+        return "not measured"
+    return f"Dice {record['dice']:.3f} ({record['candidate']}, iteration {record['iteration']})"

@@ -1,0 +1,244 @@
+"""What a training run is made of: TOML -> `TrainConfig`, checked before anything is loaded."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Gt, Le
+
+from c3s3_seg.bundle import Task
+from c3s3_seg.errors import ConfigError, InputError
+from c3s3_seg.schema import closed, parse
+
+CONFIGS = Path(__file__).parent / "configs"
+
+Count = Annotated[int, Gt(0)]
+Share = Annotated[float, Ge(0), Le(1)]
+Positive = Annotated[float, Gt(0)]
+NotNegative = Annotated[float, Ge(0)]
+
+
+@closed
+@dataclass(frozen=True)
+class DataConfig:
+    """Which scans. `folder` holds dataset.json, imagesTr and labelsTr.
+
+    Parameters
+    ----------
+    folder
+        Relative to the working directory.
+    validation_from_unlabelled
+        The last so many of the unlabelled list serve for validation, where dataset.json names none.
+    fully_supervised
+        Use the labels of the unlabelled cases too. Only for runs that are named so.
+    foreground_crops
+        The share of labelled crops that are centred on a foreground voxel.
+    note
+        What a reader of the model card must know of these scans.
+    """
+
+    folder: str
+    validation_from_unlabelled: Annotated[int, Ge(0)] = 0
+    fully_supervised: bool = False
+    foreground_crops: Share = 0.5
+    note: str = ""
+
+
+@closed
+@dataclass(frozen=True)
+class AugmentConfig:
+    """Random changes, drawn once a crop (geometry) or once a view (intensity).
+
+    Parameters
+    ----------
+    rotation_rad
+        Rotations about each axis lie within plus and minus this.
+    scale
+        Smallest and largest magnification.
+    elastic_mm
+        Standard deviation of a smooth displacement, defined on a coarse lattice; 0 turns it off.
+    flip_axes
+        Axes (0, 1, 2) that are mirrored half of the time. Not natural for organs in patient axes.
+    gain, offset, noise
+        Intensities become gain * x + offset + noise; standard deviations in units of the scan's own.
+    gamma
+        Smallest and largest exponent on intensities scaled to [0, 1].
+    bias
+        Standard deviation of the logarithm of a smooth multiplicative field (coil sensitivity).
+    """
+
+    rotation_rad: NotNegative = 0.25
+    scale: tuple[Positive, Positive] = (0.85, 1.18)
+    elastic_mm: NotNegative = 0.0
+    flip_axes: tuple[Literal[0, 1, 2], ...] = ()
+    gain: NotNegative = 0.1
+    offset: NotNegative = 0.1
+    noise: NotNegative = 0.1
+    gamma: tuple[Positive, Positive] = (0.7, 1.5)
+    bias: NotNegative = 0.0
+
+
+@closed
+@dataclass(frozen=True)
+class NetworksConfig:
+    """Widths of backbone A (VNet) and B (ResVNet), and which one a supervised run trains."""
+
+    vnet_filters: Count = 16
+    resvnet_filters: Count = 16
+    supervised: Literal["vnet", "resvnet"] = "vnet"
+
+
+@closed
+@dataclass(frozen=True)
+class C3S3Config:
+    """The method's own numbers; equations and rows refer to the paper and its difference table.
+
+    Parameters
+    ----------
+    alpha
+        Eq. 4: weight of the cross entropy in the competition.
+    sharpening
+        Eq. 5: the temperature T.
+    cp_weight
+        Peak weight of L_cp, reached by the ramp exp(-5 (1 - progress)^2).
+    cosine_weight
+        Weight of L_cos, eq. 6.
+    contrast_weight
+        Peak of lambda, eq. 3, reached by the same ramp.
+    temperature
+        tau of the contrast, eq. 7-9.
+    anchors, negatives
+        How many voxels are drawn for each contrast term.
+    warm_start
+        Iterations at the beginning in which both nets only learn from labels.
+    """
+
+    alpha: Share = 0.8
+    sharpening: Positive = 0.1
+    cp_weight: NotNegative = 0.1
+    cosine_weight: NotNegative = 1.0
+    contrast_weight: NotNegative = 0.1
+    temperature: Positive = 0.1
+    anchors: Count = 4096
+    negatives: Count = 256
+    warm_start: Annotated[int, Ge(0)] = 0
+
+
+@closed
+@dataclass(frozen=True)
+class OptimiserConfig:
+    """SGD with momentum; the learning rate falls to 0 by `schedule`."""
+
+    lr: Positive = 0.01
+    momentum: Share = 0.9
+    nesterov: bool = True
+    weight_decay: NotNegative = 1e-4
+    schedule: Literal["poly", "cosine"] = "poly"
+    ema: Annotated[float, Ge(0), Le(0.99999)] = 0.995
+
+
+@closed
+@dataclass(frozen=True)
+class RunConfig:
+    """How long, how often, on what.
+
+    Parameters
+    ----------
+    iterations
+        Optimiser steps, warm start included.
+    labelled_batch, unlabelled_batch
+        Crops of each kind in a step. A supervised step takes `labelled_batch` only.
+    warm_batch
+        Labelled crops in a step of the warm start.
+    precision
+        `bfloat16`: convolutions in bfloat16 (fast on CPUs with AMX and on GPUs), the rest in float32.
+    """
+
+    iterations: Count
+    labelled_batch: Count = 2
+    unlabelled_batch: Count = 1
+    warm_batch: Count = 2
+    seed: int = 1
+    precision: Literal["float32", "bfloat16"] = "float32"
+    device: Literal["cpu", "cuda"] = "cpu"
+    threads: Count | None = None
+    validate_every: Count = 500
+    checkpoint_every: Count = 200
+
+
+@closed
+@dataclass(frozen=True)
+class TrainConfig:
+    """A whole run."""
+
+    method: Literal["supervised", "c3s3"]
+    task: Task
+    data: DataConfig
+    run: RunConfig
+    networks: NetworksConfig = field(default_factory=NetworksConfig)
+    c3s3: C3S3Config = field(default_factory=C3S3Config)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
+    """Read a TOML file, or a shipped one by its name, and apply `key.key=value` overrides.
+
+    Raises
+    ------
+    InputError
+        If there is no such file, or it is not TOML.
+    ConfigError
+        Naming the key, the value and the allowed ones.
+    """
+    file = path if path.is_file() else CONFIGS / f"{path.name.removesuffix('.toml')}.toml"
+    if not file.is_file():
+        names = ", ".join(sorted(p.stem for p in CONFIGS.glob("*.toml")))
+        raise InputError(
+            "there is no such configuration", where=path, todo=f"Give a TOML file or one of: {names}"
+        )
+    try:
+        data = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"not valid TOML: {error}", where=file) from error
+    for override in overrides:
+        _apply(data, override)
+    config = parse(TrainConfig, data, file.name)
+    _check(config, file.name)
+    return config
+
+
+def _apply(data: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise ConfigError(
+            f"found --set {override!r}, wanted key=value", todo="For example: --set run.iterations=100"
+        )
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text  # a bare word is a string
+    *parents, last = key.strip().split(".")
+    for parent in parents:
+        data = data.setdefault(parent, {})
+        if not isinstance(data, dict):
+            raise ConfigError(f"--set {key}: '{parent}' is a value, not a table")
+    data[last] = value
+
+
+def _check(config: TrainConfig, where: str) -> None:
+    if any(side < 16 or side % 16 for side in config.task.patch):
+        raise ConfigError(f"task.patch = {config.task.patch}: wanted multiples of 16", where=where)
+    if config.method == "c3s3" and config.c3s3.warm_start >= config.run.iterations:
+        limit = config.run.iterations
+        what = f"c3s3.warm_start = {config.c3s3.warm_start}: wanted less than run.iterations = {limit}"
+        raise ConfigError(what, where=where)
+    low, high = config.augment.scale
+    if low > high:
+        raise ConfigError(
+            f"augment.scale = {config.augment.scale}: wanted the smaller number first", where=where
+        )

@@ -1,0 +1,208 @@
+"""Cases in memory on the model's grid, and batches drawn from them.
+
+Every batch is a function of (seed, iteration) alone: a resumed run draws what an unbroken one
+would have drawn, and several loaders could share the work.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from c3s3_seg.bundle import Task
+from c3s3_seg.errors import InputError
+from c3s3_seg.io import load, load_mask
+from c3s3_seg.training.augment import change_intensity, draw_geometry
+from c3s3_seg.training.config import AugmentConfig, DataConfig
+from c3s3_seg.volume import Volume
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Names of the cases of each kind."""
+
+    labelled: tuple[str, ...]
+    unlabelled: tuple[str, ...]
+    validation: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One scan on the model's grid.
+
+    Parameters
+    ----------
+    stack
+        (1 + C, X, Y, Z) float32: network input, then the soft target of each class, background
+        first. Without labels: (1, X, Y, Z).
+    foreground
+        (n, 3) indices of foreground voxels; empty without labels.
+    spacing_mm
+        (3,) of this case.
+    """
+
+    stack: Tensor
+    foreground: Tensor
+    spacing_mm: Tensor
+
+
+@dataclass(frozen=True)
+class ValidationCase:
+    """A scan and its truth as they are on disk."""
+
+    name: str
+    scan: Volume
+    truth: Volume
+
+
+@dataclass(frozen=True)
+class Views:
+    """What a method wants in a batch: crops of each kind, and independent intensity changes of each."""
+
+    labelled: int
+    unlabelled: int = 0
+    count: int = 1
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Labelled crops first, then unlabelled.
+
+    Parameters
+    ----------
+    views
+        Each (L + U, 1, X, Y, Z) float32: the same crops under different intensities.
+    target
+        (L, C, X, Y, Z) float32 in [0, 1], sums to 1 over C.
+    """
+
+    views: tuple[Tensor, ...]
+    target: Tensor
+
+    @property
+    def labelled(self) -> int:
+        """L."""
+        return len(self.target)
+
+
+def read_splits(config: DataConfig) -> Splits:
+    """The splits of dataset.json.
+
+    Raises
+    ------
+    InputError
+        If there is no dataset.json, or no labelled case.
+    """
+    path = Path(config.folder) / "dataset.json"
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"cannot be read ({error})", where=path, todo="Set data.folder to a data set"
+        ) from error
+    labelled, unlabelled = list(data.get("labelled", [])), list(data.get("unlabelled", []))
+    validation = list(data.get("validation", []))
+    if not validation and config.validation_from_unlabelled:
+        cut = len(unlabelled) - config.validation_from_unlabelled
+        unlabelled, validation = unlabelled[:cut], unlabelled[cut:]
+    if config.fully_supervised:
+        labelled, unlabelled = labelled + unlabelled, []
+    if not labelled:
+        raise InputError("names no labelled case", where=path)
+    return Splits(tuple(labelled), tuple(unlabelled), tuple(validation))
+
+
+def read_case(folder: Path, name: str, task: Task, *, labelled: bool) -> Case:
+    """Read a scan, and its mask if it is a labelled one, onto the model's grid."""
+    scan = load(folder / "imagesTr" / f"{name}.nii.gz")
+    on_grid = task.recipe.to_model(scan)
+    layers = [torch.from_numpy(on_grid.array)[None]]
+    foreground = torch.zeros(0, 3, dtype=torch.long)
+    if labelled:
+        mask = load_mask(folder / "labelsTr" / f"{name}.nii.gz", grid=scan.geometry)
+        target = torch.from_numpy(task.recipe.occupancy(mask, tuple(x.value for x in task.labels)))
+        layers += [1 - target.sum(dim=0, keepdim=True), target]
+        foreground = (target.sum(dim=0) > 0.5).nonzero()
+    spacing = torch.tensor(on_grid.geometry.spacing_mm, dtype=torch.float32)
+    return Case(torch.cat(layers), foreground, spacing)
+
+
+def read_validation(folder: Path, names: tuple[str, ...]) -> list[ValidationCase]:
+    """Scans and truths on their own grids, for the predictor."""
+    cases = []
+    for name in names:
+        scan = load(folder / "imagesTr" / f"{name}.nii.gz")
+        truth = load_mask(folder / "labelsTr" / f"{name}.nii.gz", grid=scan.geometry)
+        cases.append(ValidationCase(name, scan, truth))
+    return cases
+
+
+class Sampler:
+    """Draws batches.
+
+    Parameters
+    ----------
+    labelled, unlabelled
+        The cases.
+    task, data, augment
+        Patch, crops and changes.
+    seed
+        With the iteration it decides every batch.
+    """
+
+    def __init__(
+        self,
+        labelled: list[Case],
+        unlabelled: list[Case],
+        *,
+        task: Task,
+        data: DataConfig,
+        augment: AugmentConfig,
+        seed: int,
+    ) -> None:
+        self.labelled, self.unlabelled = labelled, unlabelled
+        self.task, self.data, self.augment, self.seed = task, data, augment, seed
+
+    def batch(self, iteration: int, views: Views) -> Batch:
+        """The batch of one iteration."""
+        random = Generator().manual_seed(self.seed * 1_000_003 + iteration)
+        labelled = [self._crop(self._draw(self.labelled, random), random) for _ in range(views.labelled)]
+        unlabelled = [
+            self._crop(self._draw(self.unlabelled, random), random) for _ in range(views.unlabelled)
+        ]
+        images = [crop[:1] for crop in labelled + unlabelled]
+        changed = [[change_intensity(x, self.augment, random) for x in images] for _ in range(views.count)]
+        return Batch(
+            tuple(torch.stack(view) for view in changed), torch.stack([crop[1:] for crop in labelled])
+        )
+
+    def _draw(self, cases: list[Case], random: Generator) -> Case:
+        return cases[int(torch.randint(len(cases), (), generator=random))]
+
+    def _crop(self, case: Case, random: Generator) -> Tensor:
+        """(layers, *patch): one sampling of the volume through a random affine and elastic map."""
+        size = torch.tensor(case.stack.shape[1:])
+        points = draw_geometry(self.task.patch, case.spacing_mm, self.augment, random)
+        points = points + self._centre(case, size, random)
+        # grid_sample wants (z, y, x) order and -1 .. 1 from edge to edge
+        grid = ((2 * points + 1) / size - 1).flip(-1)
+        crop = F.grid_sample(case.stack[None], grid[None], padding_mode="zeros", align_corners=False)[0]
+        if len(crop) > 1:  # outside of the scan is background
+            crop[1] = 1 - crop[2:].sum(dim=0)
+        return crop
+
+    def _centre(self, case: Case, size: Tensor, random: Generator) -> Tensor:
+        patch = torch.tensor(self.task.patch)
+        if len(case.foreground) and float(torch.rand((), generator=random)) < self.data.foreground_crops:
+            wanted = case.foreground[torch.randint(len(case.foreground), (), generator=random)].float()
+        else:
+            wanted = torch.rand(3, generator=random) * (size - 1)
+        # The crop stays inside the scan where the scan is larger, and holds all of it where it is smaller.
+        half = patch / 2
+        low, high = torch.minimum(half, size - half), torch.maximum(half, size - half)
+        return wanted.clamp(low - 0.5, high - 0.5)

@@ -1,0 +1,42 @@
+"""What the loop knows of a method. Methods never see files, devices or loggers."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+from c3s3_seg.bundle import Network
+from c3s3_seg.models import Backbone
+from c3s3_seg.training.data import Batch, Views
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One backward pass: a loss, the optimisers that step on it, and named numbers for the log."""
+
+    loss: Tensor
+    optimisers: tuple[str, ...]
+    terms: dict[str, float] = field(default_factory=dict)
+
+
+class Method(nn.Module, ABC):
+    """Heads, teachers and memories are sub-modules, so `state_dict()` is the checkpoint."""
+
+    @abstractmethod
+    def views(self, iteration: int) -> Views:
+        """What the batch of this iteration must hold."""
+
+    @abstractmethod
+    def step(self, batch: Batch, iteration: int) -> Iterator[Phase]:
+        """The phases of one iteration, in order."""
+
+    @abstractmethod
+    def candidates(self) -> dict[str, tuple[Backbone, Network]]:
+        """The nets among which validation chooses the one to export."""
+
+    def optimised(self) -> dict[str, list[nn.Parameter]]:
+        """Parameters by the name of their optimiser."""
+        return {"main": list(self.parameters())}

@@ -1,0 +1,72 @@
+"""A finished run -> its bundle: weights, facts, card."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from c3s3_seg.bundle import CARD, ModelBundle, Network
+from c3s3_seg.schema import dump
+from c3s3_seg.training.card import model_card
+from c3s3_seg.training.data import Splits
+from c3s3_seg.training.validation import Validation
+
+if TYPE_CHECKING:
+    from c3s3_seg.training.train import Run
+
+
+def write_bundle(run: Run, splits: Splits, results: list[Validation], seconds: float) -> ModelBundle:
+    """Choose the candidate with the best mean Dice on validation and write `folder/bundle`.
+
+    Without validation cases the first candidate is the winner. The other one ships as the partner.
+    """
+    scores = {result.candidate: result.dice for result in results}
+    candidates = run.method.candidates()
+    order = sorted(candidates, key=lambda name: -scores.get(name, 0.0))
+    networks: list[Network] = []
+    files: dict[str, bytes] = {}
+    for stem, name in zip(("model", "partner"), order, strict=False):
+        network = replace(candidates[name][1], stem=stem)  # type: ignore[arg-type]
+        networks.append(network)
+        files[network.weights] = weights_bytes(run.emas[name].net)
+    facts = _facts(run, splits, results, seconds)
+    files[CARD] = model_card(run.config, networks, facts).encode()
+    return ModelBundle.create(run.folder / "bundle", run.config.task, files, tuple(networks), facts)
+
+
+def weights_bytes(net: nn.Module) -> bytes:
+    """safetensors: convolution kernels in half precision, all else (biases, batch norm) in single.
+
+    Running variances would overflow half precision; kernels lose 3 digits that masks do not need.
+    """
+    from safetensors.torch import save
+
+    state = net.state_dict()
+    small = {k: v.half() if v.is_floating_point() and v.dim() > 1 else v for k, v in state.items()}
+    return save({k: v.contiguous() for k, v in small.items()})
+
+
+def _facts(run: Run, splits: Splits, results: list[Validation], seconds: float) -> dict[str, Any]:
+    best = max(run.history, key=lambda record: record["dice"], default=None)
+    return {
+        "method": run.config.method,
+        "config": dump(run.config),
+        "cases": {
+            "labelled": len(splits.labelled),
+            "unlabelled": _used(run, splits),
+            "validation": len(splits.validation),
+        },
+        "iterations": run.iteration,
+        "seconds_of_last_process": round(seconds),
+        "torch": str(torch.__version__),
+        "validation_last": [result.record(run.iteration) for result in results],
+        "validation_best": best,
+        "validation_cases": {result.candidate: result.per_case for result in results},
+    }
+
+
+def _used(run: Run, splits: Splits) -> int:
+    return 0 if run.config.method == "supervised" else len(splits.unlabelled)

@@ -1,0 +1,554 @@
+"""NIfTI, NRRD and MHA: the right volume at the right place, or a refusal that says why."""
+
+import gzip
+import os
+import subprocess
+import sys
+from itertools import permutations, product
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK
+
+from c3s3_seg.errors import GeometryError, InputError
+from c3s3_seg.io import load, load_mask, save
+from c3s3_seg.io import image as image_module
+from c3s3_seg.volume import Geometry, Volume
+
+DOORS = [".nii", ".nii.gz", ".nrrd", ".mha"]
+FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+def nifti(
+    path: Path, array: np.ndarray, *, qcode: int = 1, scode: int = 1, kind: type = nib.Nifti1Image
+) -> Path:
+    """A NIfTI file by nibabel, 1 mm, RAS axes, origin (10, 20, 30) RAS."""
+    affine = np.eye(4)
+    affine[:3, 3] = 10, 20, 30
+    image = kind(array, affine)
+    image.set_qform(affine, qcode)
+    image.set_sform(affine, scode)
+    nib.save(image, path)
+    return path
+
+
+def patch(path: Path, offset: int, values: bytes) -> Path:
+    """Overwrite bytes of an uncompressed file."""
+    raw = bytearray(path.read_bytes())
+    raw[offset : offset + len(values)] = values
+    path.write_bytes(raw)
+    return path
+
+
+def ramp(dtype: str = "<i2") -> np.ndarray:
+    return np.arange(4 * 5 * 6).reshape(4, 5, 6).astype(dtype)
+
+
+def sitk_position(path: Path, index: tuple[int, int, int]) -> np.ndarray:
+    return np.array(
+        SimpleITK.ReadImage(str(path)).TransformContinuousIndexToPhysicalPoint([float(n) for n in index])
+    )
+
+
+@pytest.mark.parametrize("suffix", DOORS)
+def test_every_door_keeps_voxels_and_places(oblique: Volume, tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"scan{suffix}"
+    save(oblique, path)
+    back = load(path)
+    assert back.array.dtype == oblique.array.dtype
+    assert np.array_equal(back.array, oblique.array)
+    assert back.geometry.matches(oblique.geometry, 1e-3)
+    assert back.source.notes == ()
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("suffix", DOORS)
+def test_simpleitk_sees_a_written_file_where_we_do(oblique: Volume, tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"scan{suffix}"
+    save(oblique, path)
+    for index in [(0, 0, 0), (19, 0, 0), (0, 15, 0), (0, 0, 11), (3, 7, 2)]:
+        assert np.allclose(sitk_position(path, index), oblique.geometry.to_mm(index), atol=1e-3)
+    seen = SimpleITK.ReadImage(str(path))
+    assert seen.GetPixel(3, 7, 2) == oblique.array[3, 7, 2]
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_nibabel_sees_both_forms_where_we_do(oblique: Volume, tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"scan{suffix}"
+    save(oblique, path)
+    seen = nib.load(path)
+    assert int(seen.header["sform_code"]) > 0
+    assert int(seen.header["qform_code"]) > 0
+    assert np.allclose(FLIP @ seen.get_sform(), oblique.geometry.affine, atol=1e-4)
+    assert np.allclose(FLIP @ seen.get_qform(), oblique.geometry.affine, atol=1e-3)
+    assert np.array_equal(np.asarray(seen.dataobj), oblique.array)
+
+
+@pytest.mark.parametrize("order", list(permutations(range(3))))
+def test_all_48_orientations(tmp_path: Path, order: tuple[int, ...]) -> None:
+    array = ramp()
+    for signs in product((1, -1), repeat=3):
+        direction = np.eye(3)[:, order] * signs
+        grid = Geometry.build(array.shape, (0.5, 1.0, 2.0), (5, -6, 7), direction)
+        path = tmp_path / "turned.nii"
+        save(grid.volume(array), path)
+        back = load(path)
+        assert np.array_equal(back.array, array)
+        assert back.geometry.matches(grid, 1e-4)
+        assert np.allclose(FLIP @ nib.load(path).affine, grid.affine, atol=1e-4)
+        assert np.allclose(sitk_position(path, (3, 1, 2)), grid.to_mm((3, 1, 2)), atol=1e-4)
+
+
+def test_reading_nibabel_files_agrees_with_nibabel(oblique: Volume, tmp_path: Path) -> None:
+    for kind, name in [
+        (nib.Nifti1Image, "one.nii.gz"),
+        (nib.Nifti2Image, "two.nii"),
+        (nib.Nifti2Image, "two.nii.gz"),
+    ]:
+        for scode, qcode in [(1, 0), (0, 1), (2, 1)]:
+            image = kind(oblique.array, FLIP @ oblique.geometry.affine)
+            image.set_qform(FLIP @ oblique.geometry.affine, qcode)
+            image.set_sform(FLIP @ oblique.geometry.affine, scode)
+            nib.save(image, tmp_path / name)
+            back = load(tmp_path / name)
+            assert np.array_equal(back.array, oblique.array)
+            assert back.geometry.matches(oblique.geometry, 1e-3)
+            assert back.source.notes == ()
+
+
+def test_big_endian(tmp_path: Path) -> None:
+    header = nib.Nifti1Header(endianness=">")
+    path = tmp_path / "big.nii"
+    image = nib.Nifti1Image(ramp(">i2"), np.diag([2, 3, 4, 1]), header)
+    nib.save(image, path)
+    assert path.read_bytes()[:4] == b"\0\0\1\x5c"
+    back = load(path)
+    assert np.array_equal(back.array, ramp())
+    assert back.array.dtype == np.int16
+    assert back.array.dtype.isnative
+    assert np.allclose(back.geometry.spacing_mm, [2, 3, 4])
+
+
+def test_slope_and_intercept_are_applied(tmp_path: Path) -> None:
+    image = nib.Nifti1Image(ramp(), np.eye(4))
+    image.header.set_slope_inter(0.5, -3)
+    nib.save(image, tmp_path / "scaled.nii")
+    raw = patch(tmp_path / "scaled.nii", 112, np.array([0.5, -3], "<f4").tobytes())
+    back = load(raw)
+    assert back.array.dtype == np.float32
+    assert np.array_equal(back.array, nib.load(raw).get_fdata(dtype=np.float32))
+    assert not np.array_equal(back.array, ramp())
+
+
+def test_gzip_content_named_nii(tmp_path: Path) -> None:
+    path = nifti(tmp_path / "a.nii.gz", ramp()).rename(tmp_path / "a.nii")
+    assert np.array_equal(load(path).array, ramp())
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+@pytest.mark.parametrize("part", [0.2, 0.6, 0.99])
+def test_truncated_nifti_is_refused(oblique: Volume, tmp_path: Path, name: str, part: float) -> None:
+    path = tmp_path / name
+    save(oblique, path)
+    raw = path.read_bytes()
+    path.write_bytes(raw[: int(len(raw) * part)])
+    with pytest.raises(InputError, match=r"damaged|truncated|ends within"):
+        load(path)
+
+
+@pytest.mark.parametrize("at", [0.3, 0.6, 0.9])
+def test_one_flipped_byte_in_a_gzip_is_refused(tmp_path: Path, at: float) -> None:
+    # Stored blocks, so that a flip changes a voxel and nothing else: only the checksum can tell.
+    plain = nifti(tmp_path / "a.nii", ramp("<f4")).read_bytes()
+    raw = bytearray(gzip.compress(plain, compresslevel=0))
+    raw[int(len(raw) * at)] ^= 1
+    path = tmp_path / "a.nii.gz"
+    path.write_bytes(raw)
+    with pytest.raises(InputError, match="checksum"):
+        load(path)
+    path.write_bytes(gzip.compress(plain, compresslevel=0))
+    assert np.array_equal(load(path).array, ramp("<f4"))
+
+
+def test_empty_and_foreign_files_are_refused(tmp_path: Path) -> None:
+    for name, content in [
+        ("a.nii", b""),
+        ("b.nii", b"x" * 600),
+        ("c.nii.gz", b"\x1f\x8b"),
+        ("d.nrrd", b""),
+        ("e.mha", b""),
+    ]:
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(InputError, match=name):
+            load(tmp_path / name)
+
+
+def test_what_is_no_scan_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("text")
+    with pytest.raises(InputError, match=r"a\.txt.*\.nii\.gz"):
+        load(tmp_path / "a.txt")
+    with pytest.raises(InputError, match="no such file"):
+        load(tmp_path / "b.nii.gz")
+    with pytest.raises(InputError, match="no such file"):
+        load(tmp_path / "folder")
+    with pytest.raises(InputError, match="no series"):
+        load(nifti(tmp_path / "c.nii", ramp()), series=1)
+
+
+def test_shear_is_refused(tmp_path: Path) -> None:
+    affine = np.eye(4)
+    affine[0, 1] = 0.002
+    nib.save(nib.Nifti1Image(ramp(), affine), tmp_path / "a.nii")
+    with pytest.raises(GeometryError, match=r"a\.nii.*not perpendicular"):
+        load(tmp_path / "a.nii")
+
+
+def test_sheared_nrrd_is_refused(tmp_path: Path) -> None:
+    save(Geometry.build((4, 5, 6)).volume(ramp()), tmp_path / "a.nrrd")
+    raw = (tmp_path / "a.nrrd").read_bytes()
+    assert b"space directions: (1,0,0) (0,1,0) (0,0,1)" in raw
+    (tmp_path / "a.nrrd").write_bytes(raw.replace(b"(1,0,0) (0,1,0)", b"(1,0,0) (0.1,1,0)"))
+    with pytest.raises(GeometryError, match="not perpendicular"):
+        load(tmp_path / "a.nrrd")
+
+
+def test_forms_that_disagree_are_noted(tmp_path: Path) -> None:
+    image = nib.Nifti1Image(ramp(), np.eye(4))
+    moved = np.eye(4)
+    moved[0, 3] = 7
+    image.set_qform(moved, 1)
+    image.set_sform(np.eye(4), 1)
+    nib.save(image, tmp_path / "a.nii")
+    back = load(tmp_path / "a.nii")
+    assert "disagree by up to 7 mm: the sform is used" in back.source.notes[0]
+    assert np.allclose(back.geometry.affine, FLIP)
+
+
+def test_no_form_is_noted(tmp_path: Path) -> None:
+    back = load(nifti(tmp_path / "a.nii", ramp(), qcode=0, scode=0))
+    assert "not known" in back.source.notes[0]
+    assert np.allclose(sitk_position(tmp_path / "a.nii", (3, 1, 2)), back.geometry.to_mm((3, 1, 2)))
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nrrd", "a.mha"])
+def test_nan_and_infinity_are_counted(tmp_path: Path, name: str) -> None:
+    array = ramp("<f4")
+    array[0, 0, 0] = np.nan
+    array[1, 1, 1:3] = np.inf
+    image = SimpleITK.GetImageFromArray(array)
+    SimpleITK.WriteImage(image, str(tmp_path / name))
+    with pytest.raises(InputError, match="1 NaN and 2 infinite values among 120"):
+        load(tmp_path / name)
+    with pytest.raises(InputError, match="1 NaN and 2 infinite"):
+        save(Geometry.build((4, 5, 6)).volume(array), tmp_path / "out.nii")
+
+
+@pytest.mark.parametrize("shape", [(4, 5), (4, 5, 6, 2), (4, 5, 6, 1, 3)])
+def test_other_than_one_volume_is_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    path = nifti(tmp_path / "a.nii", np.zeros(shape, np.int16))
+    with pytest.raises(InputError, match=r"shape \(4, 5.*one 3D volume"):
+        load(path)
+
+
+def test_4d_with_one_volume_works(tmp_path: Path) -> None:
+    path = nifti(tmp_path / "a.nii.gz", ramp()[..., None])
+    assert np.array_equal(load(path).array, ramp())
+    for name in ("a.nrrd", "a.mha"):
+        SimpleITK.WriteImage(SimpleITK.ReadImage(str(path)), str(tmp_path / name))
+        back = load(tmp_path / name)
+        assert np.array_equal(back.array, ramp())
+        assert back.geometry.matches(load(path).geometry)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "word"), [("c8", "complex"), ([("R", "u1"), ("G", "u1"), ("B", "u1")], "RGB")]
+)
+def test_no_real_numbers_are_refused(tmp_path: Path, dtype: object, word: str) -> None:
+    path = nifti(tmp_path / "a.nii", np.zeros((4, 5, 6), dtype))
+    with pytest.raises(InputError, match=word):
+        load(path)
+
+
+@pytest.mark.parametrize("name", ["a.nrrd", "a.mha"])
+def test_colour_nrrd_and_mha_are_refused(tmp_path: Path, name: str) -> None:
+    image = SimpleITK.GetImageFromArray(np.zeros((4, 5, 6, 3), np.uint8), isVector=True)
+    SimpleITK.WriteImage(image, str(tmp_path / name))
+    with pytest.raises(InputError, match=r"one 3D volume|type"):
+        load(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["a.nrrd", "a.mha"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_truncated_nrrd_and_mha_are_refused(oblique: Volume, tmp_path: Path, name: str, packed: bool) -> None:
+    path = tmp_path / name
+    image = SimpleITK.GetImageFromArray(oblique.array)
+    SimpleITK.WriteImage(image, str(path), useCompression=packed)
+    raw = path.read_bytes()
+    load(path)
+    path.write_bytes(raw[:-40])
+    with pytest.raises(InputError, match=r"truncated|damaged"):
+        load(path)
+
+
+@pytest.mark.parametrize("name", ["a.nrrd", "a.mha"])
+def test_flipped_byte_in_compressed_nrrd_and_mha_is_refused(
+    oblique: Volume, tmp_path: Path, name: str
+) -> None:
+    path = tmp_path / name
+    save(oblique, path)
+    raw = bytearray(path.read_bytes())
+    raw[-300] ^= 8
+    path.write_bytes(raw)
+    with pytest.raises(InputError, match=r"damaged|truncated"):
+        load(path)
+
+
+@pytest.mark.parametrize("name", ["a.mhd", "a.nhdr"])
+def test_detached_headers_are_read_and_kept_in_their_folder(
+    oblique: Volume, tmp_path: Path, name: str
+) -> None:
+    image = SimpleITK.GetImageFromArray(oblique.array.transpose(2, 1, 0))
+    SimpleITK.WriteImage(image, str(tmp_path / name))
+    assert np.array_equal(load(tmp_path / name).array, oblique.array)
+    data = next(p for p in tmp_path.iterdir() if p.name != name)
+    whole = data.read_bytes()
+    data.write_bytes(whole[:-1])
+    with pytest.raises(InputError, match="truncated"):
+        load(tmp_path / name)
+    text = (tmp_path / name).read_text().replace(data.name, f"../{tmp_path.name}/{data.name}")
+    (tmp_path / name).write_text(text)
+    data.write_bytes(whole)
+    with pytest.raises(InputError, match="not one file beside it"):
+        load(tmp_path / name)
+
+
+def test_nrrd_spaces(tmp_path: Path) -> None:
+    save(Geometry.build((4, 5, 6), origin_mm=(1, 2, 3)).volume(ramp()), tmp_path / "a.nrrd")
+    raw = (tmp_path / "a.nrrd").read_bytes()
+    path = tmp_path / "b.nrrd"
+    path.write_bytes(raw.replace(b"left-posterior-superior", b"right-anterior-superior"))
+    assert np.allclose(load(path).geometry.origin_mm, [-1, -2, 3])
+    path.write_bytes(raw.replace(b"left-posterior-superior", b"scanner-xyz"))
+    with pytest.raises(InputError, match="its space is 'scanner-xyz'"):
+        load(path)
+    lines = [line for line in raw.split(b"\n") if not line.startswith(b"space")]
+    path.write_bytes(b"\n".join(lines))
+    assert any("not known" in note for note in load(path).source.notes)
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+def test_sizes_that_cannot_be_true_are_refused(tmp_path: Path, name: str) -> None:
+    path = patch(nifti(tmp_path / "a.nii", ramp()), 42, np.array([30000] * 3, "<i2").tobytes())
+    if name.endswith(".gz"):
+        raw = path.read_bytes()
+        path = tmp_path / name
+        path.write_bytes(gzip.compress(raw))
+    with pytest.raises(InputError, match="30000 x 30000 x 30000 voxels need 54"):
+        load(path)
+
+
+def test_60000_cubed_is_refused_in_every_format(tmp_path: Path) -> None:
+    nii = nifti(tmp_path / "a.nii", ramp(), kind=nib.Nifti2Image)
+    patch(nii, 24, np.array([60000] * 3, "<i8").tobytes())
+    save(Geometry.build((4, 5, 6)).volume(ramp()), tmp_path / "a.nrrd")
+    save(Geometry.build((4, 5, 6)).volume(ramp()), tmp_path / "a.mha")
+    for path in (nii, tmp_path / "a.nrrd", tmp_path / "a.mha"):
+        path.write_bytes(path.read_bytes().replace(b" 4 5 6\n", b" 60000 60000 60000\n"))
+        with pytest.raises(InputError, match="60000 x 60000 x 60000 voxels need"):
+            load(path)
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, np.nan, np.inf])
+def test_spacing_that_cannot_be_is_refused(tmp_path: Path, value: float) -> None:
+    path = patch(nifti(tmp_path / "a.nii", ramp()), 84, np.float32(value).tobytes())
+    with pytest.raises(InputError, match="spacing of .*positive"):
+        load(path)
+
+
+@pytest.mark.parametrize("value", [b"0", b"-1", b"nan"])
+def test_spacing_that_cannot_be_is_refused_in_mha(tmp_path: Path, value: bytes) -> None:
+    save(Geometry.build((4, 5, 6)).volume(ramp()), tmp_path / "a.mha")
+    raw = (tmp_path / "a.mha").read_bytes()
+    assert b"ElementSpacing = 1 1 1" in raw
+    (tmp_path / "a.mha").write_bytes(
+        raw.replace(b"ElementSpacing = 1 1 1", b"ElementSpacing = 1 " + value + b" 1")
+    )
+    with pytest.raises(InputError, match="spacing of .*positive"):
+        load(tmp_path / "a.mha")
+
+
+@pytest.mark.parametrize("value", [b"0", b"nan"])
+def test_direction_that_cannot_be_is_refused_in_nrrd(tmp_path: Path, value: bytes) -> None:
+    save(Geometry.build((4, 5, 6)).volume(ramp()), tmp_path / "a.nrrd")
+    raw = (tmp_path / "a.nrrd").read_bytes()
+    (tmp_path / "a.nrrd").write_bytes(raw.replace(b"(0,0,1)\n", b"(0,0," + value + b")\n"))
+    with pytest.raises(InputError, match=r"a\.nrrd"):
+        load(tmp_path / "a.nrrd")
+
+
+def test_tiny_spacing_units_and_broken_affines_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.nii"
+    nib.save(nib.Nifti1Image(ramp(), np.diag([1, 1, 1e-6, 1])), path)
+    with pytest.raises(InputError, match="spacing"):
+        load(path)
+    patch(nifti(path, ramp()), 123, bytes([1]))
+    with pytest.raises(InputError, match="metres"):
+        load(path)
+    patch(nifti(path, ramp()), 280, np.float32(np.nan).tobytes())
+    with pytest.raises(GeometryError, match=r"a\.nii.*finite"):
+        load(path)
+    patch(nifti(path, ramp()), 280, bytes(16))
+    with pytest.raises(GeometryError, match="singular"):
+        load(path)
+    patch(nifti(path, ramp()), 108, np.float32(np.nan).tobytes())
+    with pytest.raises(InputError, match="cannot start at byte"):
+        load(path)
+    patch(nifti(path, ramp()), 344, b"ni1\0")
+    with pytest.raises(InputError, match="two files"):
+        load(path)
+    patch(nifti(path, ramp()), 44, np.int16(-5).tobytes())
+    with pytest.raises(InputError, match="positive sizes"):
+        load(path)
+
+
+def test_one_voxel_and_anisotropy(tmp_path: Path) -> None:
+    for shape, spacing in [((1, 1, 1), (1, 1, 1)), ((3, 4, 2), (0.5, 0.5, 10))]:
+        volume = Geometry.build(shape, spacing).volume(np.full(shape, 7, np.int16))
+        save(volume, tmp_path / "a.nii.gz")
+        assert load(tmp_path / "a.nii.gz").geometry.matches(volume.geometry)
+
+
+@pytest.mark.parametrize(("top", "dtype"), [(255, np.uint8), (256, np.uint16), (65536, np.int32)])
+def test_mask_type_holds_its_labels(tmp_path: Path, top: int, dtype: type) -> None:
+    array = np.zeros((4, 5, 6), np.float32)
+    array[1, 2, 3] = top
+    mask = load_mask(nifti(tmp_path / "m.nii.gz", array))
+    assert mask.array.dtype == dtype
+    assert mask.array[1, 2, 3] == top
+
+
+@pytest.mark.parametrize("value", [0.5, -1.0, 1e-7, 1.0000001, 1e20])
+def test_mask_with_other_values_is_refused(tmp_path: Path, value: float) -> None:
+    array = np.zeros((4, 5, 6), np.float64)
+    array[1, 2, 3] = value
+    with pytest.raises(InputError, match="whole numbers"):
+        load_mask(nifti(tmp_path / "m.nii.gz", array))
+
+
+def test_mask_with_nan_is_refused(tmp_path: Path) -> None:
+    array = np.zeros((4, 5, 6), np.float32)
+    array[0, 0, 0] = np.nan
+    with pytest.raises(InputError, match="1 NaN"):
+        load_mask(nifti(tmp_path / "m.nii.gz", array))
+
+
+def test_mask_grid(oblique: Volume, tmp_path: Path) -> None:
+    grid = oblique.geometry
+    mask = (oblique.array == 9000).astype(np.uint8)
+    save(grid.volume(mask), tmp_path / "m.nii.gz")
+    back = load_mask(tmp_path / "m.nii.gz", grid=grid)
+    assert np.array_equal(back.array, mask)
+    assert back.geometry is grid
+    moved = grid.affine.copy()
+    moved[2, 3] += 0.1
+    other = Geometry(grid.shape, moved)
+    with pytest.raises(GeometryError, match=r"not on the grid.*found 20 x 16 x 12.*wanted 20 x 16 x 12"):
+        load_mask(tmp_path / "m.nii.gz", grid=other)
+    with pytest.raises(InputError, match="not an image file"):
+        load_mask(tmp_path / "m.txt")
+
+
+@pytest.mark.parametrize("dtype", ["bool", "u1", "i1", "u2", "i2", "u4", "i4", "i8", "u8", "f4", "f8", ">i2"])
+def test_types_are_kept(tmp_path: Path, dtype: str) -> None:
+    array = (ramp() % 2 if dtype == "bool" else ramp() % 100).astype(dtype)
+    for suffix in DOORS:
+        save(Geometry.build((4, 5, 6)).volume(array), tmp_path / f"a{suffix}")
+        back = load(tmp_path / f"a{suffix}").array
+        assert back.dtype == (np.uint8 if dtype == "bool" else np.dtype(dtype).newbyteorder("="))
+        assert np.array_equal(back, array)
+
+
+def test_what_cannot_be_written_is_refused(oblique: Volume, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="wanted .nii"):
+        save(oblique, tmp_path / "a.png")
+    with pytest.raises(InputError, match="does not exist"):
+        save(oblique, tmp_path / "none" / "a.nii.gz")
+    with pytest.raises(InputError, match="float16"):
+        save(oblique.geometry.volume(oblique.array.astype(np.float16)), tmp_path / "a.nii")
+    tilted = oblique.geometry.affine.copy()
+    tilted[:3, 2] += [0.1, 0, 0]
+    with pytest.raises(GeometryError, match="perpendicular"):
+        save(Geometry(oblique.geometry.shape, tilted).volume(oblique.array), tmp_path / "a.nii")
+    (tmp_path / "folder.nii").mkdir()
+    with pytest.raises(InputError, match="could not be written"):
+        save(oblique, tmp_path / "folder.nii")
+    assert [p.name for p in tmp_path.iterdir()] == ["folder.nii"]
+
+
+@pytest.mark.parametrize("fault", ["voxel", "place", "short"])
+def test_a_bad_write_never_reaches_its_name(
+    oblique: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    path = tmp_path / "a.nii"
+    path.write_text("what was here before")
+    write = image_module._write
+
+    def bad(array: np.ndarray, geometry: Geometry, aside: Path) -> None:
+        if fault == "voxel":
+            array = array.copy()
+            array[0, 0, 0] += 1
+        if fault == "place":
+            geometry = Geometry.build(geometry.shape, geometry.spacing_mm, geometry.origin_mm, np.eye(3))
+        write(array, geometry, aside)
+        if fault == "short":
+            os.truncate(aside, 1000)
+
+    monkeypatch.setattr(image_module, "_write", bad)
+    with pytest.raises(InputError, match=r"could not be written in full"):
+        save(oblique, path)
+    assert path.read_text() == "what was here before"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_full_disk_leaves_no_half_file(tmp_path: Path) -> None:
+    code = """
+import resource, sys
+import numpy as np
+from c3s3_seg.errors import InputError
+from c3s3_seg.io import save
+from c3s3_seg.volume import Geometry
+noise = np.random.default_rng(0).integers(0, 30000, (40, 40, 40)).astype(np.int16)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
+for suffix in (".nii", ".nii.gz", ".nrrd", ".mha"):
+    try:
+        save(Geometry.build(noise.shape).volume(noise), sys.argv[1] + "/a" + suffix)
+    except InputError as error:
+        if "could not be written in full" in str(error):
+            continue
+    sys.exit("written all the same: " + suffix)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_names_that_are_hard(oblique: Volume, tmp_path: Path) -> None:
+    for name in ["sp ace.nii.gz", "ümläut 脑.nrrd", "new\nline.mha", "x" * 248 + ".nii.gz", "UPPER.NII.GZ"]:
+        save(oblique, tmp_path / name)
+        assert np.array_equal(load(tmp_path / name).array, oblique.array)
+
+
+def test_reading_nifti_imports_no_dicom(oblique: Volume, tmp_path: Path) -> None:
+    save(oblique, tmp_path / "a.nii.gz")
+    code = (
+        "import sys; from c3s3_seg.io import load; load(sys.argv[1]);"
+        "print([m for m in ('pydicom', 'nibabel', 'SimpleITK', 'torch', 'scipy') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "a.nii.gz")], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
