@@ -56,7 +56,10 @@ class Simulator:
     tilt_rad: float = 0.2  # largest turn of the grid (11.5 degrees): identity directions must show
     origin_mm: float = 120.0  # largest distance of the grid's middle from the scanner's, per axis
     pose_rad: float = 0.12  # largest turn of the heart within the chest
-    offset_mm: float = 5.0  # largest shift of the heart within the grid, per axis
+    offset_mm: float = 4.0  # largest shift of the heart within the grid, per axis
+    below_mm: float = (
+        5.0  # the atrium sits below the grid's middle: its veins rise higher than its floor sinks
+    )
     scale: float = 0.12  # sizes of hearts: plus or minus
     warp_mm: float = 2.2  # SD of the elastic warp; its shortest half wave is 28 mm, so nothing folds
     warp_order: int = 4
@@ -126,7 +129,7 @@ def _anatomy_points(rng: np.random.Generator, setup: Simulator, geometry: Geomet
     scale = rng.uniform(1 - setup.scale, 1 + setup.scale)
     back = _turn(rng, setup.pose_rad).T / scale
     middle = geometry.to_mm((np.array(geometry.shape) - 1) / 2)
-    middle = middle + rng.uniform(-setup.offset_mm, setup.offset_mm, 3)
+    middle = middle + rng.uniform(-setup.offset_mm, setup.offset_mm, 3) - (0, 0, setup.below_mm)
     linear = back @ geometry.affine[:3, :3]
     shift = back @ (geometry.origin_mm - middle)
     i, j, k = (np.arange(n, dtype=np.float64) for n in geometry.shape)

@@ -45,7 +45,7 @@ class Intensity:
                 (array.clip(self.low, self.high) - np.float32(self.low)) / span, dtype=np.float32
             )
         spread = float(array.std(dtype=np.float64))
-        if spread < 1e-8:
+        if spread <= 1e-6 * float(np.abs(array).max()):  # resampling leaves rounding in a flat volume
             return np.zeros_like(array)
         return np.asarray(
             (array - np.float32(array.mean(dtype=np.float64))) / np.float32(spread), dtype=np.float32

@@ -1,5 +1,6 @@
 """Shared fixtures: small volumes with known content, and the real scans where they are at hand."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -42,3 +43,58 @@ def oblique() -> Volume:
     array = (i + 20 * j + 320 * k).astype(np.int16)
     array[2:6, 3:9, 1:4] = 9000
     return geometry.volume(array)
+
+
+@pytest.fixture(scope="session")
+def toy_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set of bright balls in noise: 2 labelled, 2 unlabelled and 1 validation case, 40 x 36 x 34."""
+    from c3s3_seg.io import save
+
+    folder = tmp_path_factory.mktemp("toy")
+    (folder / "imagesTr").mkdir()
+    (folder / "labelsTr").mkdir()
+    names = [f"ball-{n}" for n in range(5)]
+    random = np.random.default_rng(7)
+    for name in names:
+        geometry = Geometry.build((40, 36, 34), (1.0, 1.1, 1.2), (5.0, -20.0, 30.0))
+        centre = np.array(geometry.shape) / 2 + random.uniform(-4, 4, 3)
+        distance = np.linalg.norm(np.moveaxis(np.indices(geometry.shape), 0, -1) - centre, axis=-1)
+        mask = (distance < random.uniform(7, 11)).astype(np.uint8)
+        image = (100 * mask + random.normal(100, 15, geometry.shape)).astype(np.float32)
+        save(geometry.volume(image), folder / "imagesTr" / f"{name}.nii.gz")
+        save(geometry.volume(mask), folder / "labelsTr" / f"{name}.nii.gz")
+    splits = {"labelled": names[:2], "unlabelled": names[2:4], "validation": names[4:]}
+    (folder / "dataset.json").write_text(json.dumps(splits))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def toy_config(toy_data: Path) -> Path:
+    """A configuration that trains both nets, tiny, on the toy data: 8 iterations, seconds."""
+    path = toy_data / "toy.toml"
+    path.write_text(
+        f"""
+        method = "c3s3"
+        [task]
+        name = "toy"
+        modality = "MR"
+        patch = [32, 32, 32]
+        labels = [{{ name = "ball", value = 1 }}]
+        recipe = {{ spacing_mm = [1.5, 1.5, 1.5] }}
+        [data]
+        folder = "{toy_data}"
+        [networks]
+        vnet_filters = 2
+        resvnet_filters = 2
+        [c3s3]
+        warm_start = 3
+        [augment]
+        elastic_mm = 1.0
+        bias = 0.1
+        [run]
+        iterations = 8
+        validate_every = 4
+        checkpoint_every = 2
+        """
+    )
+    return path

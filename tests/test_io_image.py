@@ -13,8 +13,8 @@ import pytest
 import SimpleITK
 
 from c3s3_seg.errors import GeometryError, InputError
-from c3s3_seg.io import load, load_mask, save
 from c3s3_seg.io import image as image_module
+from c3s3_seg.io import load, load_mask, save
 from c3s3_seg.volume import Geometry, Volume
 
 DOORS = [".nii", ".nii.gz", ".nrrd", ".mha"]
@@ -120,6 +120,7 @@ def test_reading_nibabel_files_agrees_with_nibabel(oblique: Volume, tmp_path: Pa
 
 def test_big_endian(tmp_path: Path) -> None:
     header = nib.Nifti1Header(endianness=">")
+    header.set_data_dtype(">i2")
     path = tmp_path / "big.nii"
     image = nib.Nifti1Image(ramp(">i2"), np.diag([2, 3, 4, 1]), header)
     nib.save(image, path)
@@ -363,7 +364,7 @@ def test_60000_cubed_is_refused_in_every_format(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", [0.0, -1.0, np.nan, np.inf])
 def test_spacing_that_cannot_be_is_refused(tmp_path: Path, value: float) -> None:
     path = patch(nifti(tmp_path / "a.nii", ramp()), 84, np.float32(value).tobytes())
-    with pytest.raises(InputError, match="spacing of .*positive"):
+    with pytest.raises(InputError, match=r"spacing of .*positive"):
         load(path)
 
 
@@ -375,7 +376,7 @@ def test_spacing_that_cannot_be_is_refused_in_mha(tmp_path: Path, value: bytes) 
     (tmp_path / "a.mha").write_bytes(
         raw.replace(b"ElementSpacing = 1 1 1", b"ElementSpacing = 1 " + value + b" 1")
     )
-    with pytest.raises(InputError, match="spacing of .*positive"):
+    with pytest.raises(InputError, match=r"spacing of .*positive"):
         load(tmp_path / "a.mha")
 
 
@@ -411,6 +412,72 @@ def test_tiny_spacing_units_and_broken_affines_are_refused(tmp_path: Path) -> No
     patch(nifti(path, ramp()), 44, np.int16(-5).tobytes())
     with pytest.raises(InputError, match="positive sizes"):
         load(path)
+
+
+def test_other_headers_that_cannot_be_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.nii"
+    patch(nifti(path, ramp()), 112, np.array([2, np.nan], "<f4").tobytes())
+    with pytest.raises(InputError, match="intercept"):
+        load(path)
+    patch(nifti(path, ramp()), 40, np.int16(0).tobytes())
+    with pytest.raises(InputError, match="claims 0 dimensions"):
+        load(path)
+    patch(nifti(path, ramp()), 70, np.int16(999).tobytes())
+    with pytest.raises(InputError, match="type 999"):
+        load(path)
+    patch(nifti(path, ramp()), 344, b"abc")
+    with pytest.raises(InputError, match="magic"):
+        load(path)
+
+
+def test_bytes_after_the_last_voxel_are_noted(tmp_path: Path) -> None:
+    path = nifti(tmp_path / "a.nii", ramp())
+    path.write_bytes(path.read_bytes() + b"tail")
+    assert load(path).source.notes == ("4 bytes after the last voxel were not used",)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (b"encoding: gzip", b"encoding: ascii", "encoding 'ascii'"),
+        (b"type: short", b"type: block", "type 'block'"),
+        (b"encoding: gzip", b"encoding: gzip\nbyte skip: 4", "skips bytes"),
+        (b"encoding: gzip", b'encoding: gzip\nspace units: "cm" "cm" "cm"', "wanted mm"),
+        (b"sizes: 4 5 6", b"sizes: 4 5 0", "positive sizes"),
+        (b"sizes: 4 5 6", b"sizes: 4 5 x", "wanted numbers"),
+        (b"sizes: 4 5 6", b"sizes: 4 30", "one 3D volume"),
+        (b"NRRD", b"DRRN", "magic"),
+    ],
+)
+def test_nrrd_headers_that_cannot_be_are_refused(
+    tmp_path: Path, old: bytes, new: bytes, message: str
+) -> None:
+    save(Geometry.build((4, 5, 6)).volume(ramp()), tmp_path / "a.nrrd")
+    raw = (tmp_path / "a.nrrd").read_bytes()
+    assert old in raw
+    (tmp_path / "a.nrrd").write_bytes(raw.replace(old, new))
+    with pytest.raises(InputError, match=message):
+        load(tmp_path / "a.nrrd")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (b"BinaryData = True", b"BinaryData = False", "plain binary"),
+        (b"MET_SHORT", b"MET_STRING", "plain binary"),
+        (b"ElementDataFile = LOCAL", b"ElementDataFile = slice%03d.raw 1 6 1", "not one file"),
+        (b"ElementDataFile = LOCAL", b"ElementDataFile = LIST", "not one file"),
+        (b"ElementDataFile", b"Element", "ends within its header"),
+        (b"DimSize = 4 5 6", b"DimSize = 4 5 -6", "positive sizes"),
+    ],
+)
+def test_mha_headers_that_cannot_be_are_refused(tmp_path: Path, old: bytes, new: bytes, message: str) -> None:
+    save(Geometry.build((4, 5, 6)).volume(ramp()), tmp_path / "a.mha")
+    raw = (tmp_path / "a.mha").read_bytes()
+    assert old in raw
+    (tmp_path / "a.mha").write_bytes(raw.replace(old, new))
+    with pytest.raises(InputError, match=message):
+        load(tmp_path / "a.mha")
 
 
 def test_one_voxel_and_anisotropy(tmp_path: Path) -> None:
@@ -471,7 +538,7 @@ def test_types_are_kept(tmp_path: Path, dtype: str) -> None:
 
 
 def test_what_cannot_be_written_is_refused(oblique: Volume, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="wanted .nii"):
+    with pytest.raises(InputError, match=r"wanted \.nii"):
         save(oblique, tmp_path / "a.png")
     with pytest.raises(InputError, match="does not exist"):
         save(oblique, tmp_path / "none" / "a.nii.gz")

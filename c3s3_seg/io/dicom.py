@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pydicom
 from pydicom.pixels.decoders.base import get_decoder
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from c3s3_seg.errors import InputError
 from c3s3_seg.io.dicom_grid import stack
@@ -163,8 +164,9 @@ def _decode(item: Slice, root: Path) -> Array:
     """The rescaled pixels (row, column) of one file, float32."""
     shape = item.number("Rows", 0), item.number("Columns", 0)
     try:
-        data = pydicom.dcmread(item.path, force=True)
+        data = _read(item.path)
         _check_decoder(data, item, root)
+        _check_end(data, item.path)
         stored = _stored_bits(data.pixel_array, data)
         scale = _Scale.of(data)
     except (InputError, MemoryError):
@@ -185,9 +187,18 @@ def _decode(item: Slice, root: Path) -> Array:
     return values
 
 
+def _read(path: Path) -> Any:
+    data = pydicom.dcmread(path, force=True)
+    if "TransferSyntaxUID" not in data.file_meta:
+        # A file without preamble has no meta information either; how it was parsed is what it is.
+        implicit, _ = data.original_encoding
+        data.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
+    return data
+
+
 def _check_decoder(data: Any, item: Slice, root: Path) -> None:
-    syntax = data.file_meta.get("TransferSyntaxUID") if hasattr(data, "file_meta") else None
-    if syntax is None or not syntax.is_compressed:
+    syntax = data.file_meta.TransferSyntaxUID
+    if not syntax.is_compressed:
         return
     try:
         decoder = get_decoder(syntax)
@@ -200,6 +211,17 @@ def _check_decoder(data: Any, item: Slice, root: Path) -> None:
             where=root,
             todo=f"Install one of its decoders ({needs})" if needs else "Export it uncompressed",
         )
+
+
+def _check_end(data: Any, path: Path) -> None:
+    """Compressed pixels have no length but a delimiter behind them (PS3.5, A.4): without it a file is cut."""
+    pixels = data["PixelData"]
+    if not pixels.is_undefined_length:
+        return
+    with path.open("rb") as file:
+        file.seek(pixels.file_tell + len(pixels.value))
+        if file.read(8) != b"\xfe\xff\xdd\xe0" + bytes(4):
+            raise EOFError("no sequence delimiter after the pixels")
 
 
 def _stored_bits(pixels: Array, data: Any) -> Array:

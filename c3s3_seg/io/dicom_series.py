@@ -133,7 +133,7 @@ def look_through(root: Path, files: Iterable[Path] | None = None) -> Found:
         else:
             ignored.append(name)
     series = sorted((_split(slices) for slices in groups.values()), key=_rank)
-    return Found(root, tuple(series), tuple(broken), tuple(ignored))
+    return Found(root, tuple(series), tuple(broken), tuple(sorted(ignored)))
 
 
 def choose(found: Found, series: int | str | None) -> tuple[Series, tuple[str, ...]]:
@@ -158,7 +158,7 @@ def choose(found: Found, series: int | str | None) -> tuple[Series, tuple[str, .
                 todo="Choose one by its number or its UID (series)" if volumes else None,
             )
         chosen = volumes[0]
-    _refuse_broken([b for b in found.broken if b.series_uid in (None, chosen.uid)], found.root)
+    _refuse_broken([b for b in found.broken if chosen.uid.startswith(b.series_uid or "")], found.root)
     return chosen, _notes(found, chosen)
 
 
@@ -170,7 +170,7 @@ def _look_at(path: Path, name: str) -> Slice | Broken | bool:
     except OSError as error:
         return Broken(name, f"it cannot be read: {error.strerror or error}")
     if not begins_as_dicom(head):
-        if len(head) < PREFIX_END and not head.strip(b"\0"):
+        if len(head) < PREFIX_END and not head[:128].strip(b"\0") and b"DICM".startswith(head[128:]):
             return True
         named = path.suffix.lower() in DICOM_SUFFIXES
         return Broken(name, "it is named like a DICOM file and is none") if named else False
@@ -183,7 +183,8 @@ def _look_at(path: Path, name: str) -> Slice | Broken | bool:
         return False
     if "Rows" in data and "Columns" in data and kind:
         return Slice(path, name, data)
-    if kind is None or kind in SLICE_CLASSES | FRAME_CLASSES:
+    # A header that is cut may end within this very UID, or within that of the series.
+    if kind is None or any(c.startswith(kind) for c in SLICE_CLASSES | FRAME_CLASSES):
         uid = str(data.get("SeriesInstanceUID", "") or "") or None
         return Broken(name, "its header ends too early", uid)
     return False

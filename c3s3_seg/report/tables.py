@@ -19,7 +19,7 @@ from c3s3_seg.report.cohort import Cohort, cohorts
 from c3s3_seg.report.rows import CaseScore, Failure, Protocol
 
 PROTOCOLS = {
-    "clinical": "Distances in mm; a missed label costs an infinite distance, which is counted and never dropped.",
+    "clinical": "Distances in mm; a missed label costs an infinite distance, never dropped uncounted.",
     "paper": "Voxel units as in the published evaluations; an empty prediction counts as 0 in every column.",
 }
 
@@ -28,7 +28,7 @@ DEFINITIONS = {
     "distances run between voxel centres.",
     "dice": "Twice the common volume divided by the sum of both volumes; 1 where both masks are empty.",
     "jaccard": "The common volume divided by the volume of the union; 1 where both masks are empty.",
-    "hd95_mm": "95th percentile (linear interpolation) of the surface distances of both directions pooled, in mm.",
+    "hd95_mm": "95th percentile (linear interpolation) of the surface distances both ways pooled, in mm.",
     "hd95_max_mm": "Larger of the 95th percentiles of the two directions, in mm.",
     "hd_mm": "Largest surface distance of both directions (Hausdorff distance), in mm.",
     "asd_mm": "Mean distance from the prediction's surface to the truth's, one direction, in mm.",
@@ -49,7 +49,7 @@ CONVENTIONS = {
     "nan": "A number that is not defined (both masks empty, too few cases) is null; in cases.csv it is nan.",
     "statistics": "mean, sd, median, q1 and q3 are of the finite values; n counts all cases, infinite and "
     "undefined those left out; mean_penalised counts the image diagonal for each infinite distance.",
-    "interval": "low and high are the 95% interval of the mean: percentile bootstrap, 2,000 resamples, fixed seed.",
+    "interval": "low and high are the 95% interval of the mean: bootstrap, 2,000 resamples, fixed seed.",
 }
 
 

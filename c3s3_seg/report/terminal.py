@@ -35,7 +35,7 @@ def prediction_table(rows: Sequence[PredictionRow], failures: Sequence[Failure] 
     rows
         What was predicted; may be empty.
     failures
-        Cases that failed; each is a line with its reason.
+        Cases that failed; each is a line with its reason below the table.
 
     Returns
     -------
@@ -55,7 +55,7 @@ def prediction_table(rows: Sequence[PredictionRow], failures: Sequence[Failure] 
             cells += [_number(values[name], COLUMNS[name][1]) if name in values else "" for name in columns]
             table.add_row(*_head(row.case if first else "", label, with_label), *cells)
     _add_means(table, scores, columns, with_label, blank=2)
-    _add_failures(table, failures, with_label)
+    _add_failures(table, failures)
     return table
 
 
@@ -67,7 +67,7 @@ def evaluation_table(rows: Sequence[CaseScore], failures: Sequence[Failure] = ()
     rows
         What was measured, all of one protocol; may be empty.
     failures
-        Cases that failed; each is a line with its reason.
+        Cases that failed; each is a line with its reason below the table.
 
     Returns
     -------
@@ -82,7 +82,7 @@ def evaluation_table(rows: Sequence[CaseScore], failures: Sequence[Failure] = ()
         cells = [_number(values[name], COLUMNS[name][1]) for name in columns]
         table.add_row(*_head(row.case, row.label, with_label), *cells)
     _add_means(table, rows, columns, with_label, blank=0)
-    _add_failures(table, failures, with_label)
+    _add_failures(table, failures)
     return table
 
 
@@ -113,11 +113,13 @@ def _add_means(
         table.add_row(*_head(name, cohort.label, with_label), *[""] * blank, *cells, style="bold")
 
 
-def _add_failures(table: Table, failures: Sequence[Failure], with_label: bool) -> None:
+def _add_failures(table: Table, failures: Sequence[Failure]) -> None:
+    from rich.text import Text
+
     if failures:
-        table.add_section()
-    for failure in failures:
-        table.add_row(*_head(f"{failure.case}: {failure.reason}", "", with_label), style="red")
+        lines = [f"{len(failures)} failed", *(f"{failure.case}: {failure.reason}" for failure in failures)]
+        table.caption = Text("\n".join(lines), style="red")
+        table.caption_justify = "left"
 
 
 def _head(case: str, label: str, with_label: bool) -> list[str]:

@@ -50,7 +50,8 @@ def weights_bytes(net: nn.Module) -> bytes:
 
 
 def _facts(run: Run, splits: Splits, results: list[Validation], seconds: float) -> dict[str, Any]:
-    best = max(run.history, key=lambda record: record["dice"], default=None)
+    scored = [record for record in run.history if "dice" in record]
+    best = max(scored, key=lambda record: float(record["dice"]), default=None)
     return {
         "method": run.config.method,
         "config": dump(run.config),
@@ -64,6 +65,7 @@ def _facts(run: Run, splits: Splits, results: list[Validation], seconds: float) 
         "torch": str(torch.__version__),
         "validation_last": [result.record(run.iteration) for result in results],
         "validation_best": best,
+        "changed_on_resume": [record for record in run.history if "changed" in record],
         "validation_cases": {result.candidate: result.per_case for result in results},
     }
 

@@ -1,0 +1,164 @@
+"""Measure a folder of predictions against a folder of truths."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from c3s3_seg.errors import C3S3Error, InputError
+from c3s3_seg.metrics import diagonal_mm, labels_in, paper_score, score
+from c3s3_seg.report.cohort import Cohort, cohorts
+from c3s3_seg.report.rows import CaseScore, Failure, Protocol
+from c3s3_seg.report.tables import write_cases_csv, write_report_json
+
+if TYPE_CHECKING:
+    from c3s3_seg.io import Case
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """What `evaluate` measured and wrote.
+
+    Parameters
+    ----------
+    rows
+        One for each case and label that could be measured, in the order of the cases.
+    failures
+        Every case that could not, with its reason.
+    cohorts
+        Statistics for each label.
+    labels
+        Pairs (name, value) that were measured.
+    csv_path, json_path
+        The files that were written.
+    """
+
+    rows: tuple[CaseScore, ...]
+    failures: tuple[Failure, ...]
+    cohorts: tuple[Cohort, ...]
+    labels: tuple[tuple[str, int], ...]
+    csv_path: Path
+    json_path: Path
+
+
+def evaluate(
+    predictions: Path,
+    truth: Path,
+    out: Path,
+    *,
+    protocol: Protocol = "clinical",
+    labels: Mapping[str, int] | None = None,
+    progress: Progress | None = None,
+) -> EvaluationResult:
+    """Measure every prediction that has a truth and write `cases.csv` and `report.json`.
+
+    Parameters
+    ----------
+    predictions
+        A mask, or a folder of masks; files that are no images are passed over.
+    truth
+        A mask, or a folder of masks named like the predictions.
+    out
+        The folder for the two files; it is made if it is missing.
+    protocol
+        `clinical`: mm, see `metrics.score`. `paper`: voxels, see `metrics.paper_score`.
+    labels
+        Name -> value. None: every label of any truth, as `label_1`, `label_2`, ...; `label_1` alone
+        where all truths are empty.
+    progress
+        Called with a line for each case before it is measured.
+
+    Returns
+    -------
+    EvaluationResult
+        A prediction without truth, a truth without prediction and a case that cannot be read or
+        measured are failures with their reasons; the other cases go on.
+
+    Raises
+    ------
+    InputError
+        If no prediction has a truth, a value is given for the background, or `out` cannot be written.
+    """
+    from c3s3_seg.io import find_cases, match_truth
+
+    if labels is not None and (not labels or 0 in labels.values()):
+        raise InputError(f"found the labels {dict(labels)}, wanted at least one and none with value 0")
+    _make_folder(out)
+    cases = find_cases([predictions])
+    pairs = match_truth(cases, truth)
+    failures = _unpaired(cases, truth, pairs)
+    cases = [case for case in cases if case.name in pairs]
+    if labels is None:
+        labels = _labels_of(pairs.values())
+    rows: list[CaseScore] = []
+    for number, case in enumerate(cases, 1):
+        if progress:
+            progress(f"{number}/{len(cases)} {case.name}")
+        try:
+            rows += _measure(case, pairs[case.name], labels, protocol)
+        except Exception as error:  # one bad case must not stop the others, whatever is wrong with it
+            failures.append(Failure(case.name, _reason(error)))
+    csv_path, json_path = out / "cases.csv", out / "report.json"
+    write_cases_csv(csv_path, rows)
+    write_report_json(json_path, rows, failures, protocol=protocol)
+    return EvaluationResult(
+        tuple(rows), tuple(failures), cohorts(rows), tuple(labels.items()), csv_path, json_path
+    )
+
+
+def _make_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"the folder cannot be made: {error.strerror or error}", where=out) from error
+
+
+def _unpaired(cases: Sequence[Case], truth: Path, pairs: Mapping[str, Path]) -> list[Failure]:
+    """Predictions without truth and truths without prediction."""
+    from c3s3_seg.io import find_cases
+
+    failures = [
+        Failure(case.name, f"no truth for this prediction in {truth}")
+        for case in cases
+        if case.name not in pairs
+    ]
+    used = {path.resolve() for path in pairs.values()}
+    # Predictions and truths may lie in one folder, as case and case_gt.
+    used |= {case.path.resolve() for case in cases}
+    return failures + [
+        Failure(case.name, f"no prediction for this truth, {case.path}")
+        for case in find_cases([truth])
+        if case.path.resolve() not in used
+    ]
+
+
+def _labels_of(truths: Iterable[Path]) -> dict[str, int]:
+    from c3s3_seg.io import load_mask
+
+    found: set[int] = set()
+    for path in truths:
+        try:
+            found.update(labels_in(load_mask(path)))
+        except Exception:  # the case is read again when it is measured, and fails there with its reason
+            continue
+    return {f"label_{value}": value for value in sorted(found or {1})}
+
+
+def _measure(case: Case, truth: Path, labels: Mapping[str, int], protocol: Protocol) -> list[CaseScore]:
+    from c3s3_seg.io import load_mask
+
+    prediction, wanted = load_mask(case.path), load_mask(truth)
+    measure = score if protocol == "clinical" else paper_score
+    diagonal = diagonal_mm(wanted.geometry)
+    return [
+        CaseScore(case.name, name, measure(prediction, wanted, value), diagonal)
+        for name, value in labels.items()
+    ]
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, C3S3Error) else f"{type(error).__name__}: {error}"

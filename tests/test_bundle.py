@@ -1,0 +1,93 @@
+from pathlib import Path
+
+import pytest
+
+from c3s3_seg.bundle import Code, Label, Manifest, ModelBundle, Network, Task, shipped_bundles, write_whole
+from c3s3_seg.errors import ConfigError, InputError
+from c3s3_seg.recipe import Intensity, Recipe
+from c3s3_seg.schema import dump, parse
+
+TASK = Task(
+    name="two",
+    modality="CT",
+    labels=(Label("liver", 1, Code("10200004", "Liver")), Label("spleen", 3)),
+    recipe=Recipe((1.0, 1.5, 2.0), Intensity("window", -125, 275)),
+    patch=(32, 48, 64),
+)
+NETWORK = Network("model", "vnet", 4)
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> ModelBundle:
+    files = {NETWORK.weights: b"weights", "README.md": b"card"}
+    return ModelBundle.create(tmp_path / "b", TASK, files, (NETWORK,), {"iterations": 3})
+
+
+def test_a_bundle_comes_back_as_it_was(bundle: ModelBundle) -> None:
+    again = ModelBundle.load(bundle.folder)
+    assert again.manifest == bundle.manifest
+    assert again.task == TASK
+    assert again.task.classes == 3
+    assert again.task.label_values == {"liver": 1, "spleen": 3}
+    assert again.has("README.md")
+    assert not again.has("model.onnx")
+
+
+def test_one_flipped_bit_is_refused(bundle: ModelBundle) -> None:
+    path = bundle.folder / NETWORK.weights
+    content = bytearray(path.read_bytes())
+    content[3] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"model.safetensors: sha256 is .* the manifest says"):
+        ModelBundle.load(bundle.folder)
+
+
+def test_a_missing_file_and_a_missing_manifest_are_refused(bundle: ModelBundle) -> None:
+    (bundle.folder / NETWORK.weights).unlink()
+    with pytest.raises(InputError, match="it is not there"):
+        ModelBundle.load(bundle.folder)
+    with pytest.raises(InputError, match="name of a shipped bundle: .*phantom"):
+        ModelBundle.load(bundle.folder / "nowhere")
+
+
+def test_a_manifest_cannot_point_out_of_its_folder(bundle: ModelBundle) -> None:
+    text = (bundle.folder / "manifest.json").read_text()
+    (bundle.folder / "manifest.json").write_text(text.replace('"README.md"', '"../README.md"'))
+    with pytest.raises(InputError, match="a plain file inside the bundle"):
+        ModelBundle.load(bundle.folder)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"vnet"', '"unet"', "networks.0.architecture = 'unet': wanted 'vnet' or 'resvnet'"),
+        ('"format": 1', '"format": 2', "format = 2: wanted 1"),
+        ('"modality"', '"mode"', "task"),
+        ("{", "[", "cannot be read as JSON"),
+    ],
+)
+def test_a_damaged_manifest_is_named(bundle: ModelBundle, old: str, new: str, message: str) -> None:
+    path = bundle.folder / "manifest.json"
+    path.write_text(path.read_text().replace(old, new, 1))
+    with pytest.raises((ConfigError, InputError), match=message):
+        ModelBundle.load(bundle.folder)
+
+
+def test_dump_and_parse_are_inverse(bundle: ModelBundle) -> None:
+    assert parse(Manifest, dump(bundle.manifest), "here") == bundle.manifest
+
+
+def test_shipped_bundles_are_whole() -> None:
+    assert shipped_bundles() == ["left-atrium", "phantom"]
+    for name in shipped_bundles():
+        bundle = ModelBundle.find(name)
+        assert bundle.task.name == name
+        assert bundle.has(bundle.networks[0].graph)
+
+
+def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
+    target = tmp_path / "folder"
+    target.mkdir()
+    with pytest.raises(InputError, match="cannot be written"):
+        write_whole(target, b"a folder is in the way")
+    assert [p.name for p in tmp_path.iterdir()] == ["folder"]

@@ -1,0 +1,174 @@
+"""A folder against a folder: pairs, failures that stay visible, both protocols."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from c3s3_seg.errors import InputError
+from c3s3_seg.evaluate import evaluate
+from c3s3_seg.io import save
+from c3s3_seg.metrics import PaperScore, Score, score
+from c3s3_seg.report.rows import Failure
+from c3s3_seg.volume import Geometry, Volume
+
+GEOMETRY = Geometry.build((12, 10, 8), (0.5, 1.0, 2.0), (3.0, -4.0, 5.0))
+
+
+def cube(start: int, stop: int, value: int = 1) -> Volume:
+    array = np.zeros(GEOMETRY.shape, dtype=np.uint8)
+    array[start:stop, 2:6, 2:5] = value
+    return GEOMETRY.volume(array)
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path, Path]:
+    """Two good pairs; predictions lie beside the JSON and CSV that predicting writes."""
+    predictions, truth = tmp_path / "predictions", tmp_path / "truth"
+    for folder in (predictions, truth):
+        folder.mkdir()
+    for name, stop in (("a", 7), ("b", 9)):
+        save(cube(2, stop), predictions / f"{name}.nii.gz")
+        save(cube(2, 7), truth / f"{name}.nii.gz")
+    for name in ("a.json", "summary.csv", "a.png"):
+        (predictions / name).write_text("{}")
+    return predictions, truth, tmp_path / "out" / "deep"
+
+
+def report_of(out: Path) -> dict[str, Any]:
+    report: dict[str, Any] = json.loads((out / "report.json").read_text())
+    return report
+
+
+def test_two_good_pairs(folders: tuple[Path, Path, Path]) -> None:
+    predictions, truth, out = folders
+    lines: list[str] = []
+    result = evaluate(predictions, truth, out, protocol="clinical", labels=None, progress=lines.append)
+    assert [row.case for row in result.rows] == ["a", "b"]
+    assert result.labels == (("label_1", 1),)
+    assert result.failures == ()
+    assert result.rows[0].score == score(cube(2, 7), cube(2, 7))
+    assert result.rows[1].score == score(cube(2, 9), cube(2, 7))
+    assert result.rows[0].diagonal_mm == pytest.approx(np.linalg.norm([5.5, 9, 14]))
+    assert lines == ["1/2 a", "2/2 b"]
+    with result.csv_path.open(newline="") as file:
+        assert [row["case"] for row in csv.DictReader(file)] == ["a", "b"]
+    report = report_of(out)
+    assert report["failures"] == []
+    assert report["cohorts"][0]["cases"] == 2
+
+
+def test_bad_cases_fail_by_name_and_the_others_go_on(folders: tuple[Path, Path, Path]) -> None:
+    predictions, truth, out = folders
+    whole = (predictions / "a.nii.gz").read_bytes()
+    (predictions / "cut.nii.gz").write_bytes(whole[: len(whole) // 2])
+    save(cube(2, 7), truth / "cut.nii.gz")
+    save(Geometry.build((12, 10, 8)).volume(cube(2, 7).array), predictions / "grid.nii.gz")
+    save(cube(2, 7), truth / "grid.nii.gz")
+    save(cube(2, 7, 255), predictions / "white.nii.gz")
+    save(cube(2, 7), truth / "white.nii.gz")
+    save(cube(2, 7), predictions / "alone.nii.gz")
+    save(cube(2, 7), truth / "missed.nii.gz")
+    result = evaluate(predictions, truth, out, protocol="clinical", labels=None)
+    assert [row.case for row in result.rows] == ["a", "b"]
+    reasons = {failure.case: failure.reason for failure in result.failures}
+    assert set(reasons) == {"cut", "grid", "white", "alone", "missed"}
+    assert "no truth" in reasons["alone"]
+    assert "no prediction" in reasons["missed"]
+    assert "255" in reasons["white"]
+    assert "grid" in reasons["grid"]
+    assert "cut.nii.gz" in reasons["cut"]
+    assert {f["case"] for f in report_of(out)["failures"]} == set(reasons)
+
+
+def test_an_error_nobody_thought_of_is_a_failure_too(
+    folders: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import c3s3_seg.evaluate as module
+
+    def broken(prediction: Volume, truth: Volume, label: int) -> Score:
+        if prediction.array.sum() != cube(2, 7).array.sum():
+            raise MemoryError("out of memory")
+        return score(prediction, truth, label)
+
+    monkeypatch.setattr(module, "score", broken)
+    result = evaluate(*folders, protocol="clinical", labels=None)
+    assert [row.case for row in result.rows] == ["a"]
+    assert result.failures == (Failure("b", "MemoryError: out of memory"),)
+
+
+def test_all_labels_of_any_truth_are_measured_in_every_case(folders: tuple[Path, Path, Path]) -> None:
+    predictions, truth, out = folders
+    both = GEOMETRY.volume(cube(2, 5).array + cube(8, 10, 3).array)
+    save(both, predictions / "b.nii.gz")
+    save(both, truth / "b.nii.gz")
+    result = evaluate(predictions, truth, out, protocol="clinical", labels=None)
+    found = {(row.case, row.label): row.score.dice for row in result.rows}
+    assert found == {("a", "label_1"): 1, ("a", "label_3"): 1, ("b", "label_1"): 1, ("b", "label_3"): 1}
+    assert [(c.label, c.of("hd95_mm").undefined) for c in result.cohorts] == [("label_1", 0), ("label_3", 1)]
+
+
+def test_labels_by_name(folders: tuple[Path, Path, Path]) -> None:
+    result = evaluate(*folders, protocol="clinical", labels={"atrium": 1})
+    assert {row.label for row in result.rows} == {"atrium"}
+
+
+def test_paper_protocol_flatters_a_miss_and_counts_it(folders: tuple[Path, Path, Path]) -> None:
+    predictions, truth, out = folders
+    save(cube(0, 0), predictions / "b.nii.gz")
+    result = evaluate(predictions, truth, out, protocol="paper", labels=None)
+    assert result.rows[1].score == PaperScore(0.0, 0.0, 0.0, 0.0, flattered=True)
+    assert result.cohorts[0].flattered == 1
+    assert result.cohorts[0].of("hd95_vox").mean == 0
+    clinical = evaluate(predictions, truth, out, protocol="clinical", labels=None)
+    assert clinical.cohorts[0].of("hd95_mm").infinite == 1
+    assert report_of(out)["protocol"]["name"] == "clinical"
+
+
+def test_all_truths_empty_measures_label_1(folders: tuple[Path, Path, Path]) -> None:
+    predictions, truth, out = folders
+    for name in "ab":
+        save(cube(0, 0), truth / f"{name}.nii.gz")
+    result = evaluate(predictions, truth, out, protocol="clinical", labels=None)
+    assert result.labels == (("label_1", 1),)
+    assert result.cohorts[0].of("hd95_mm").infinite == 2
+
+
+def test_two_files(folders: tuple[Path, Path, Path]) -> None:
+    predictions, truth, out = folders
+    result = evaluate(predictions / "a.nii.gz", truth / "b.nii.gz", out, protocol="clinical", labels=None)
+    assert [row.score.dice for row in result.rows] == [1.0]
+    assert result.failures == ()
+
+
+def test_the_report_may_go_beside_the_predictions_and_twice(folders: tuple[Path, Path, Path]) -> None:
+    predictions, truth, _ = folders
+    for _ in range(2):
+        result = evaluate(predictions, truth, predictions, protocol="clinical", labels=None)
+        assert len(result.rows) == 2
+        assert result.failures == ()
+
+
+@pytest.mark.parametrize("labels", [{}, {"background": 0}])
+def test_labels_that_make_no_sense_are_refused(
+    folders: tuple[Path, Path, Path], labels: dict[str, int]
+) -> None:
+    with pytest.raises(InputError, match="labels"):
+        evaluate(*folders, protocol="clinical", labels=labels)
+
+
+def test_an_output_folder_that_cannot_be_made_is_refused(folders: tuple[Path, Path, Path]) -> None:
+    predictions, truth, _ = folders
+    with pytest.raises(InputError, match="cannot be made"):
+        evaluate(predictions, truth, predictions / "a.json", protocol="clinical", labels=None)
+
+
+def test_nothing_in_common_is_refused(folders: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    predictions, _, out = folders
+    (tmp_path / "other").mkdir()
+    save(cube(2, 7), tmp_path / "other" / "z.nii.gz")
+    with pytest.raises(InputError, match="found no truth"):
+        evaluate(predictions, tmp_path / "other", out, protocol="clinical", labels=None)

@@ -1,0 +1,86 @@
+from itertools import permutations, product
+
+import numpy as np
+import pytest
+from conftest import rotation
+
+from c3s3_seg.recipe import Intensity, Recipe
+from c3s3_seg.volume import Geometry, Volume
+
+
+def ramp(geometry: Geometry) -> np.ndarray:
+    """x + 2 y + 3 z of every voxel, in mm: linear, so that interpolation is exact inside."""
+    return (geometry.to_mm(np.moveaxis(np.indices(geometry.shape), 0, -1)) @ [1.0, 2.0, 3.0]).astype(
+        np.float32
+    )
+
+
+INNER = (slice(2, -2),) * 3
+
+
+def orientations() -> list[np.ndarray]:
+    """The 48 ways in which three axes can lie along the patient's."""
+    return [
+        np.eye(3)[:, list(order)] * np.array(signs)
+        for order in permutations(range(3))
+        for signs in product((1, -1), repeat=3)
+    ]
+
+
+@pytest.mark.parametrize("direction", orientations())
+def test_every_orientation_ends_on_the_same_axes(direction: np.ndarray) -> None:
+    geometry = Geometry.build((24, 20, 16), (0.8, 1.0, 1.3), (3, -4, 5), direction)
+    grid = Recipe((1.0, 1.0, 1.0)).grid(geometry)
+    np.testing.assert_allclose(grid.direction, np.eye(3), atol=1e-12)
+
+
+@pytest.mark.parametrize("spacing", [(2.0, 2.0, 2.0), (0.5, 0.6, 0.7), (1.1, 0.4, 3.0)])
+def test_positions_survive_the_way_there_and_back(spacing: tuple[float, float, float]) -> None:
+    geometry = Geometry.build((30, 26, 22), (0.8, 1.0, 1.3), (3, -4, 5), rotation(100, 20, -35))
+    recipe = Recipe(spacing, Intensity("window", 0.0, 1.0))
+    grid = recipe.grid(geometry)
+    # Intensities are not wanted here: look at the resampling through soft targets of one number.
+    there = ramp(grid)
+    back = recipe.to_scan(there, geometry)
+    np.testing.assert_allclose(back[INNER], ramp(geometry)[INNER], atol=2 * max(spacing))
+    fine = recipe.to_scan(there, grid) if spacing == (2.0, 2.0, 2.0) else there
+    np.testing.assert_allclose(fine, there, atol=1e-4)
+
+
+def test_linear_fields_come_back_exactly() -> None:
+    geometry = Geometry.build((40, 36, 32), (0.625, 0.625, 0.625), (3, -4, 5), rotation(0, 90, 5))
+    recipe = Recipe((1.25, 1.25, 1.25))
+    back = recipe.to_scan(ramp(recipe.grid(geometry)), geometry)
+    np.testing.assert_allclose(back[INNER], ramp(geometry)[INNER], atol=2e-4)
+
+
+def test_soft_targets_keep_the_volume() -> None:
+    geometry = Geometry.build((40, 36, 32), (0.625, 0.625, 0.625))
+    mask = np.zeros(geometry.shape, dtype=np.uint8)
+    mask[5:20, 7:22, 9:18] = 3
+    target = Recipe((1.25, 1.25, 1.25)).occupancy(geometry.volume(mask), (3,))
+    assert target.shape == (1, 20, 18, 16)
+    np.testing.assert_allclose(target.sum() * 8, mask.astype(bool).sum())
+
+
+def test_network_input_is_normal(oblique: Volume) -> None:
+    array = Recipe((1.0, 1.0, 1.0)).to_model(oblique).array
+    assert array.dtype == np.float32
+    np.testing.assert_allclose([array.mean(), array.std()], [0, 1], atol=1e-4)
+
+
+def test_a_flat_scan_becomes_zeros(oblique: Volume) -> None:
+    flat = oblique.geometry.volume(np.full(oblique.geometry.shape, 77))
+    assert not Recipe((1.0, 1.0, 1.0)).to_model(flat).array.any()
+
+
+def test_window() -> None:
+    values = np.array([-500, -125, 75, 275, 900], dtype=np.float32).reshape(5, 1, 1)
+    np.testing.assert_allclose(Intensity("window", -125, 275)(values).ravel(), [0, 0, 0.5, 1, 1])
+
+
+def test_one_voxel() -> None:
+    geometry = Geometry.build((1, 1, 1), (30.0, 30.0, 30.0))
+    recipe = Recipe((1.0, 1.0, 1.0))
+    assert recipe.to_model(geometry.volume(np.ones((1, 1, 1)))).array.shape == (30, 30, 30)
+    assert recipe.to_scan(np.ones((30, 30, 30)), geometry).shape == (1, 1, 1)

@@ -1,0 +1,209 @@
+"""Configuration, batches, checkpoints, and a run that is killed and goes on as if it had not been."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from c3s3_seg.bundle import ModelBundle
+from c3s3_seg.errors import ConfigError, InputError
+from c3s3_seg.training import checkpoint
+from c3s3_seg.training.config import CONFIGS, AugmentConfig, load_config
+from c3s3_seg.training.data import Sampler, Views, read_case, read_splits
+from c3s3_seg.training.step import Outputs, c3s3_loss
+from c3s3_seg.training.train import Run, schedule
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.toml")), ids=lambda p: p.stem)
+def test_shipped_configurations_are_valid(path: Path) -> None:
+    assert load_config(path).task.name == path.stem
+    assert load_config(Path(path.stem)) == load_config(path)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("method=mcf2", "method = 'mcf2': wanted 'supervised' or 'c3s3'"),
+        ("run.iterations=0", "run.iterations = 0: wanted greater than 0"),
+        ("run.iteration=5", "no key 'run.iteration'.*Allowed here: iterations, labelled_batch"),
+        ("c3s3.alpha=1.5", "c3s3.alpha = 1.5"),
+        ("task.patch=[30, 32, 32]", "multiples of 16"),
+        ("c3s3.warm_start=8", "less than run.iterations = 8"),
+        ("augment.scale=[1.2, 0.8]", "smaller number first"),
+        ("iterations", "wanted key=value"),
+        ("method.name=c3s3", "'method' is a value, not a table"),
+    ],
+)
+def test_a_wrong_key_or_value_is_named(toy_config: Path, override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(toy_config, [override])
+
+
+def test_a_missing_configuration_names_the_shipped_ones(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="hippocampus, left-atrium"):
+        load_config(tmp_path / "nothing.toml")
+    broken = tmp_path / "broken.toml"
+    broken.write_text("method = ")
+    with pytest.raises(InputError, match="not valid TOML"):
+        load_config(broken)
+
+
+def sampler(config_path: Path, **changes: object) -> Sampler:
+    config = load_config(config_path)
+    splits = read_splits(config.data)
+    folder = Path(config.data.folder)
+    labelled = [read_case(folder, name, config.task, labelled=True) for name in splits.labelled]
+    unlabelled = [read_case(folder, name, config.task, labelled=False) for name in splits.unlabelled]
+    augment = AugmentConfig(**changes) if changes else config.augment  # type: ignore[arg-type]
+    return Sampler(labelled, unlabelled, task=config.task, data=config.data, augment=augment, seed=3)
+
+
+def test_batches_depend_on_the_iteration_alone(toy_config: Path) -> None:
+    draw = sampler(toy_config)
+    first, again, other = (draw.batch(n, Views(2, 1, 2)) for n in (5, 5, 6))
+    assert torch.equal(first.views[1], again.views[1])
+    assert not torch.equal(first.views[0], other.views[0])
+
+
+def test_views_share_the_geometry_and_not_the_intensity(toy_config: Path) -> None:
+    batch = sampler(toy_config).batch(0, Views(2, 2, 2))
+    one, two = batch.views
+    assert one.shape == (4, 1, 32, 32, 32)
+    assert batch.target.shape == (2, 2, 32, 32, 32)
+    assert not torch.equal(one, two)
+    correlation = np.corrcoef(one.ravel(), two.ravel())[0, 1]
+    assert correlation > 0.6
+    torch.testing.assert_close(batch.target.sum(1), torch.ones(2, 32, 32, 32))
+
+
+def test_targets_lie_where_the_image_says(toy_config: Path) -> None:
+    """Balls are bright: image and target go through one sampling, rotations and flips included."""
+    batch = sampler(toy_config, rotation_rad=1.5, flip_axes=(0, 1, 2), elastic_mm=2.0).batch(1, Views(4))
+    inside = batch.target[:, 1] > 0.99
+    assert batch.views[0][:, 0][inside].mean() > batch.views[0][:, 0][~inside].mean() + 1
+
+
+def test_without_changes_a_crop_is_the_scan(toy_config: Path) -> None:
+    still = {
+        "rotation_rad": 0.0,
+        "scale": (1.0, 1.0),
+        "gain": 0.0,
+        "offset": 0.0,
+        "noise": 0.0,
+        "gamma": (1.0, 1.0),
+    }
+    draw = sampler(toy_config, **still)
+    draw.task = load_config(toy_config, ["task.patch=[16, 16, 16]"]).task
+    crop = draw._crop(draw.labelled[0], torch.Generator().manual_seed(0))
+    stack = draw.labelled[0].stack
+    assert crop.shape == (3, 16, 16, 16)
+    # Centres fall between voxels, so a crop is a mean of neighbours: within their range.
+    assert stack[0].min() <= crop[0].min() <= crop[0].max() <= stack[0].max()
+    assert crop[0].std() > 0.3
+
+
+def test_schedules_end_at_zero() -> None:
+    config = load_config(Path("left-atrium")).optimiser
+    assert schedule(config, 0) == 1
+    assert schedule(config, 0.5) == pytest.approx(0.5**0.9)
+    assert schedule(config, 1) == 0
+
+
+def outputs(config_path: Path) -> tuple[Run, Outputs, Outputs, object]:
+    config = load_config(config_path)
+    run = Run(config, Path("unused"))
+    batch = sampler(config_path).batch(4, Views(1, 1, 2))
+    run.method.train()
+    torch.manual_seed(0)
+    a, b = (Outputs.of(net, head, batch) for net, head in _nets(run))
+    return run, a, b, batch
+
+
+def _nets(run: Run) -> list[tuple[torch.nn.Module, torch.nn.Module]]:
+    method = run.method
+    return [(method.a, method.project_a), (method.b, method.project_b)]  # type: ignore[list-item]
+
+
+def test_the_total_is_the_sum_of_its_terms(toy_config: Path) -> None:
+    run, a, b, batch = outputs(toy_config)
+    total, terms = c3s3_loss(a, b, batch, run.config.c3s3, 0.5)  # type: ignore[arg-type]
+    weight = terms["ramp"]
+    expected = terms["seg_a"] + terms["seg_b"] + terms["cos"] + 0.1 * weight * (terms["cp"] + terms["iuc"])
+    assert total.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_every_net_and_head_gets_a_finite_gradient(toy_config: Path) -> None:
+    run, a, b, batch = outputs(toy_config)
+    total, _ = c3s3_loss(a, b, batch, run.config.c3s3, 1.0)  # type: ignore[arg-type]
+    total.backward()
+    for name, parameter in run.method.named_parameters():
+        assert parameter.grad is not None, name
+        assert torch.isfinite(parameter.grad).all(), name
+
+
+def test_a_checkpoint_of_another_run_is_refused(toy_config: Path, tmp_path: Path) -> None:
+    Run(load_config(toy_config), tmp_path).save()
+    other = Run(load_config(toy_config, ["optimiser.lr=0.02"]), tmp_path)
+    with pytest.raises(InputError, match=r"other settings \(optimiser.lr\)"):
+        other.restore()
+    (tmp_path / checkpoint.FILE).write_bytes(b"nonsense")
+    with pytest.raises(InputError, match="not a checkpoint of ours"):
+        other.restore()
+
+
+def test_disk_full_leaves_the_checkpoint_before(toy_config: Path, tmp_path: Path) -> None:
+    """RLIMIT_FSIZE below the checkpoint's size: a real failing write, in a process of its own."""
+    run = Run(load_config(toy_config), tmp_path)
+    run.save()
+    before = (tmp_path / checkpoint.FILE).read_bytes()
+    code = f"""
+import resource, signal
+from pathlib import Path
+from c3s3_seg.errors import InputError
+from c3s3_seg.bundle import write_whole
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+try:
+    write_whole(Path({str(tmp_path / checkpoint.FILE)!r}), bytes(5000))
+except InputError as error:
+    print(error)
+"""
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "cannot be written (File too large)" in answer.stdout
+    assert (tmp_path / checkpoint.FILE).read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == [checkpoint.FILE]
+
+
+def start(config: Path, out: Path, *more: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "c3s3_seg", "train", str(config), "-o", str(out), *more]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def test_killed_and_resumed_is_bit_for_bit_unbroken(toy_config: Path, tmp_path: Path) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    unbroken = start(toy_config, whole)
+    killed = start(toy_config, broken)
+    while not (broken / checkpoint.FILE).exists():
+        assert killed.poll() is None, killed.communicate()[0]
+        time.sleep(0.01)
+    os.kill(killed.pid, signal.SIGKILL)
+    assert killed.wait() == -signal.SIGKILL
+    assert checkpoint.read(broken).iteration < 8
+    refused = start(toy_config, broken)
+    assert "already holds a run" in refused.communicate()[0]
+    assert refused.returncode == 2
+    resumed = start(toy_config, broken, "--resume")
+    for process in (unbroken, resumed):
+        text = process.communicate()[0]
+        assert process.returncode == 0, text
+    one, two = (ModelBundle.load(folder / "bundle") for folder in (whole, broken))
+    assert one.manifest.files["model.safetensors"] == two.manifest.files["model.safetensors"]
+    assert one.manifest.files["partner.safetensors"] == two.manifest.files["partner.safetensors"]
+    assert checkpoint.read(whole).history == checkpoint.read(broken).history
+    assert list((broken / "events").glob("events.out.tfevents.*"))

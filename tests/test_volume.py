@@ -1,0 +1,61 @@
+import numpy as np
+import pytest
+
+from c3s3_seg.errors import GeometryError
+from c3s3_seg.volume import Geometry, Volume
+
+
+def test_index_and_position_are_inverse(oblique: Volume) -> None:
+    points = np.array([[0, 0, 0], [19, 15, 11], [2.5, 3.25, 4.0]])
+    there = oblique.geometry.to_mm(points)
+    np.testing.assert_allclose(oblique.geometry.to_index(there), points, atol=1e-9)
+    np.testing.assert_allclose(there[0], [-31.5, 12.25, 80.0])
+
+
+def test_properties(oblique: Volume) -> None:
+    geometry = oblique.geometry
+    np.testing.assert_allclose(geometry.spacing_mm, [0.7, 0.9, 2.5])
+    np.testing.assert_allclose(geometry.voxel_ml, 0.7 * 0.9 * 2.5 / 1000)
+    np.testing.assert_allclose(geometry.direction.T @ geometry.direction, np.eye(3), atol=1e-12)
+    assert geometry.is_orthogonal
+
+
+def test_shear_is_seen() -> None:
+    affine = np.eye(4)
+    affine[0, 2] = 0.1
+    assert not Geometry((4, 4, 4), affine).is_orthogonal
+
+
+@pytest.mark.parametrize(
+    ("shape", "affine", "message"),
+    [
+        ((0, 4, 4), np.eye(4), "three positive sizes"),
+        ((4, 4, 4), np.full((4, 4), np.nan), "finite"),
+        ((4, 4, 4), np.diag([1.0, 1.0, 0.0, 1.0]), "singular"),
+        ((4, 4, 4), np.ones((4, 4)), "last row"),
+    ],
+)
+def test_nonsense_is_refused(shape: tuple[int, int, int], affine: np.ndarray, message: str) -> None:
+    with pytest.raises(GeometryError, match=message):
+        Geometry(shape, affine)
+
+
+def test_an_array_of_another_shape_is_refused(oblique: Volume) -> None:
+    with pytest.raises(GeometryError, match=r"\(1, 16, 12\)"):
+        oblique.geometry.volume(np.zeros((1, 16, 12)))  # would broadcast
+
+
+def test_matches_says_no(oblique: Volume) -> None:
+    geometry = oblique.geometry
+    assert geometry.matches(Geometry(geometry.shape, geometry.affine + np.eye(4, k=3) * 1e-3))
+    shifted, flipped = geometry.affine.copy(), geometry.affine.copy()
+    shifted[0, 3] += 0.05
+    flipped[:3, 0] *= -1
+    assert not geometry.matches(Geometry(geometry.shape, shifted))
+    assert not geometry.matches(Geometry(geometry.shape, flipped))
+    assert not geometry.matches(Geometry((20, 16, 11), geometry.affine))
+
+
+def test_a_geometry_cannot_be_changed(oblique: Volume) -> None:
+    with pytest.raises(ValueError, match="read-only"):
+        oblique.geometry.affine[0, 3] = 1
