@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from c3s3_seg import __version__
-from c3s3_seg.bundle import ModelBundle, write_whole
+from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import C3S3Error, GeometryError, InputError
+from c3s3_seg.files import write_whole
 from c3s3_seg.inference.predictor import Prediction, Predictor
 from c3s3_seg.io import Case, find_cases, load, load_mask, match_truth, save
-from c3s3_seg.metrics import score
+from c3s3_seg.metrics import diagonal_mm, score
 from c3s3_seg.report.rows import CaseScore, Failure, PredictionRow
 from c3s3_seg.volume import Volume
 
@@ -168,7 +169,8 @@ def _truth(path: Path, scan: Volume) -> Volume:
 def _score(case: str, mask: Volume, truth: Volume | None, labels: dict[str, int]) -> tuple[CaseScore, ...]:
     if truth is None:
         return ()
-    return tuple(CaseScore(case, name, score(mask, truth, value)) for name, value in labels.items())
+    worst = diagonal_mm(mask.geometry)
+    return tuple(CaseScore(case, name, score(mask, truth, value), worst) for name, value in labels.items())
 
 
 def _draw(case: Case, scan: Volume, mask: Volume, truth: Volume | None, out: Path) -> None:

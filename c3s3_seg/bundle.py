@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from c3s3_seg.errors import InputError
+from c3s3_seg.files import write_whole
 from c3s3_seg.recipe import Recipe
 from c3s3_seg.schema import closed, dump, parse
 
@@ -193,21 +193,6 @@ class ModelBundle:
 def shipped_bundles() -> list[str]:
     """Names of the bundles that come with the package."""
     return sorted(path.parent.name for path in WEIGHTS.glob(f"*/{MANIFEST}"))
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write aside, sync, rename: `path` holds all of `content`, or what it held before."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with aside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    except OSError as error:
-        raise InputError(f"cannot be written ({error.strerror})", where=path) from error
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def _known_bundles() -> str:

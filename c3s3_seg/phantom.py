@@ -231,6 +231,23 @@ def write_cohort(folder: Path, *, labelled: int, unlabelled: int, validation: in
     return _write_index(folder, splits)
 
 
+def parse_cohort(text: str) -> tuple[int, int, int]:
+    """`4,16,4` -> numbers of labelled, unlabelled and validation cases.
+
+    Raises
+    ------
+    InputError
+        If it is not three whole numbers from 0 on.
+    """
+    parts = text.split(",")
+    if len(parts) != 3 or not all(part.strip().isdigit() for part in parts):
+        raise InputError(
+            f"found the cohort {text!r}, wanted LABELLED,UNLABELLED,VALIDATION", todo="For example: 4,16,4"
+        )
+    labelled, unlabelled, validation = (int(part) for part in parts)
+    return labelled, unlabelled, validation
+
+
 def _refuse_existing(path: Path) -> None:
     if path.exists():
         raise InputError("is there already", where=path, todo="Choose another folder, or move it away")

@@ -2,8 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from c3s3_seg.bundle import Code, Label, Manifest, ModelBundle, Network, Task, shipped_bundles, write_whole
+from c3s3_seg.bundle import Code, Label, Manifest, ModelBundle, Network, Task, shipped_bundles
 from c3s3_seg.errors import ConfigError, InputError
+from c3s3_seg.files import write_whole
 from c3s3_seg.recipe import Intensity, Recipe
 from c3s3_seg.schema import dump, parse
 
@@ -46,7 +47,7 @@ def test_a_missing_file_and_a_missing_manifest_are_refused(bundle: ModelBundle) 
     (bundle.folder / NETWORK.weights).unlink()
     with pytest.raises(InputError, match="it is not there"):
         ModelBundle.load(bundle.folder)
-    with pytest.raises(InputError, match="name of a shipped bundle: .*phantom"):
+    with pytest.raises(InputError, match=r"name of a shipped bundle: .*phantom"):
         ModelBundle.load(bundle.folder / "nowhere")
 
 

@@ -166,7 +166,7 @@ def test_disk_full_leaves_the_checkpoint_before(toy_config: Path, tmp_path: Path
 import resource, signal
 from pathlib import Path
 from c3s3_seg.errors import InputError
-from c3s3_seg.bundle import write_whole
+from c3s3_seg.files import write_whole
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 try:
@@ -207,3 +207,20 @@ def test_killed_and_resumed_is_bit_for_bit_unbroken(toy_config: Path, tmp_path: 
     assert one.manifest.files["partner.safetensors"] == two.manifest.files["partner.safetensors"]
     assert checkpoint.read(whole).history == checkpoint.read(broken).history
     assert list((broken / "events").glob("events.out.tfevents.*"))
+
+
+def test_heads_that_join_after_the_warm_start_learn(toy_config: Path, tmp_path: Path) -> None:
+    """They have no momentum when the others do: once, that stopped a run in the middle."""
+    run = Run(load_config(toy_config), tmp_path)
+    draw = sampler(toy_config)
+    before = run.method.project_a[0].weight.clone()  # type: ignore[index,union-attr]
+    for iteration in range(5):
+        run.step(draw.batch(iteration, run.method.views(iteration)))
+    assert not torch.equal(before, run.method.project_a[0].weight)  # type: ignore[index,union-attr]
+
+
+def test_a_run_may_be_lengthened_and_says_so(toy_config: Path, tmp_path: Path) -> None:
+    Run(load_config(toy_config), tmp_path).save()
+    longer = Run(load_config(toy_config, ["run.iterations=9"]), tmp_path)
+    longer.restore()
+    assert longer.history == [{"iteration": 0, "changed": {"run.iterations": [8, 9]}}]

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from c3s3_seg.errors import GeometryError, InputError
-from c3s3_seg.report.tables import write_aside
+from c3s3_seg.files import write_whole
 from c3s3_seg.volume import Array, Geometry, Volume
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def overlay_png(scan: Volume, masks: Mapping[str, Volume], path: Path, *, title:
     image = _compose(panels, list(masks), title)
     data = io.BytesIO()
     image.save(data, format="PNG")
-    write_aside(path, data.getvalue())
+    write_whole(path, data.getvalue())
 
 
 def _patient_axes(geometry: Geometry) -> tuple[tuple[int, int, int], tuple[bool, ...]]:

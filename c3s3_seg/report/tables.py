@@ -6,15 +6,13 @@ import csv
 import io
 import json
 import math
-import os
-import secrets
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from c3s3_seg.errors import InputError
+from c3s3_seg.files import write_whole
 from c3s3_seg.report.cohort import Cohort, cohorts
 from c3s3_seg.report.rows import CaseScore, Failure, Protocol
 
@@ -75,7 +73,7 @@ def write_cases_csv(path: Path, rows: Sequence[CaseScore]) -> None:
     for row in rows:
         values = row.score.flat()
         writer.writerow([row.case, row.label, *(values.get(name, math.nan) for name in columns)])
-    write_aside(path, text.getvalue().encode())
+    write_whole(path, text.getvalue().encode())
 
 
 def write_report_json(
@@ -108,28 +106,7 @@ def write_report_json(
         "failures": [asdict(failure) for failure in failures],
     }
     text = json.dumps(_plain(report), indent=2, ensure_ascii=False, allow_nan=False)
-    write_aside(path, (text + "\n").encode())
-
-
-def write_aside(path: Path, data: bytes) -> None:
-    """Write a file under a hidden name beside it, sync, and put it in its place: whole or not at all.
-
-    Raises
-    ------
-    InputError
-        If it cannot be written; then `path` is as it was before.
-    """
-    aside = path.parent / f".{secrets.token_hex(6)}.part"
-    try:
-        with aside.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    except OSError as error:
-        raise InputError(f"the file cannot be written: {error.strerror or error}", where=path) from error
-    finally:
-        aside.unlink(missing_ok=True)
+    write_whole(path, (text + "\n").encode())
 
 
 def _cohort_entry(cohort: Cohort) -> dict[str, Any]:

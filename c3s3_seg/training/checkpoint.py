@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from c3s3_seg.bundle import write_whole
 from c3s3_seg.errors import InputError
+from c3s3_seg.files import write_whole
 
 Tensors = dict[str, Tensor]
 FILE = "checkpoint.safetensors"

@@ -32,7 +32,6 @@ from c3s3_seg.training.methods import Method, build_method
 from c3s3_seg.training.result import write_bundle
 from c3s3_seg.training.validation import Validation, validate
 
-
 # What a resumed run may do otherwise than it began: its length and its reports. Noted in the history.
 MAY_CHANGE = {
     "run.iterations",
@@ -249,7 +248,6 @@ def _sgd(parameters: list[torch.nn.Parameter], config: OptimiserConfig) -> torch
         config.momentum,
         weight_decay=config.weight_decay,
         nesterov=config.nesterov,
-        fused=True,
     )
 
 

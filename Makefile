@@ -1,0 +1,51 @@
+# `make demo` and `make test` each work as the first command in a fresh clone: Python >= 3.11, pip and
+# make are all they need. Everything goes into .venv.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test lint clean
+
+# An unseen phantom as a DICOM series: segmented, scored, drawn. No shipped bundle has seen this seed.
+SEED := 20261
+demo: $(VENV)/base
+	@rm -rf demo
+	$(BIN)/c3s3-seg phantom -o demo --seed $(SEED)
+	$(BIN)/c3s3-seg predict demo/phantom-$(SEED) -o demo/out --model phantom \
+	  --truth demo/truth/phantom-$(SEED).nii.gz --picture
+	@echo
+	@echo "The picture is demo/out/phantom-$(SEED).png: prediction and truth in three planes."
+	@echo "The scan is simulated, and so is all that this small bundle knows. For your own scan"
+	@echo "(late-gadolinium MRI, cropped around the heart; a file or a DICOM folder):"
+	@echo
+	@echo "  $(BIN)/c3s3-seg predict SCAN -o OUT --model left-atrium --picture"
+	@echo
+	@echo "Research use only."
+
+test: $(VENV)/dev
+	$(MAKE) --no-print-directory lint
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+$(VENV)/python:
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/base: $(VENV)/python pyproject.toml constraints.txt
+	$(PIP) -e .
+	touch $@
+
+# torch first, and pinned: a bare `torch` may bring gigabytes of CUDA.
+$(VENV)/dev: $(VENV)/base
+	$(PIP) torch==2.13.0
+	$(PIP) -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) demo build dist .pytest_cache .mypy_cache .ruff_cache

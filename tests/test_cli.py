@@ -1,0 +1,212 @@
+"""The command line as a user meets it: real processes, exit codes, one clear line for what went wrong."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from c3s3_seg.io import load_mask, save
+from c3s3_seg.phantom import save as save_phantom
+from c3s3_seg.phantom import simulate
+from c3s3_seg.volume import Geometry
+
+
+def run(*words: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "c3s3_seg", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def predict(*words: object) -> subprocess.CompletedProcess[str]:
+    return run("predict", *words, "--model", "phantom")
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two phantoms, one as DICOM and one as NIfTI, and a file that is no scan."""
+    folder = tmp_path_factory.mktemp("cohort")
+    for seed, file_format in ((30_001, "dicom"), (30_002, "nii.gz")):
+        save_phantom(simulate(seed), folder / "scans", seed=seed, file_format=file_format)  # type: ignore[arg-type]
+    (folder / "scans" / "truth").rename(folder / "truth")
+    return folder
+
+
+def refused(answer: subprocess.CompletedProcess[str], *parts: str) -> None:
+    """Exit code 2, one line on stderr with these parts, no traceback."""
+    assert answer.returncode == 2, answer.stderr
+    lines = answer.stderr.strip().splitlines()
+    assert len(lines) == 1, answer.stderr
+    assert lines[0].startswith("error: ")
+    for part in parts:
+        assert part in lines[0]
+
+
+def test_a_folder_of_cases(cohort: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    answer = predict(cohort / "scans", "-o", out, "--truth", cohort / "truth", "--picture")
+    assert answer.returncode == 0, answer.stderr
+    for word in ("phantom-30001", "phantom-30002", "Dice", "95HD (mm)", "ASD (mm)", "mean of 2"):
+        assert word in answer.stdout
+    for seed in (30_001, 30_002):
+        name = f"phantom-{seed}"
+        truth = load_mask(cohort / "truth" / f"{name}.nii.gz")
+        assert load_mask(out / f"{name}.nii.gz").geometry.matches(truth.geometry)
+        facts = json.loads((out / f"{name}.json").read_text())
+        assert facts["scores"]["left_atrium"]["dice"] >= 0.94
+        assert facts["made_with"]["bundle"] == "phantom"
+        assert len(facts["made_with"]["weights_sha256"]["model.safetensors"]) == 64
+        assert (out / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    with (out / "summary.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["case"] for row in rows] == ["phantom-30001", "phantom-30002"]
+    assert all(float(row["hd95_mm"]) < 6 and row["error"] == "" for row in rows)
+
+    report = tmp_path / "report"
+    answer = run("evaluate", out, cohort / "truth", "-o", report, "--protocol", "paper")
+    assert answer.returncode == 0, answer.stderr
+    with (report / "cases.csv").open() as file:
+        reader = csv.DictReader(file)
+        scores = list(reader)
+        assert reader.fieldnames is not None
+        assert reader.fieldnames[0] == "case"
+    assert [row["case"] for row in scores] == ["phantom-30001", "phantom-30002"]
+    assert json.loads((report / "report.json").read_text())["protocol"] == "paper"
+    again = predict(cohort / "scans", "-o", out)
+    assert again.returncode == 0  # our own files may be written anew
+
+
+def test_one_failing_case_is_a_row_and_the_others_go_on(cohort: Path, tmp_path: Path) -> None:
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    (scans / "a-broken.nii.gz").write_bytes((cohort / "scans" / "phantom-30002.nii.gz").read_bytes()[:5000])
+    (scans / "b-whole.nii.gz").write_bytes((cohort / "scans" / "phantom-30002.nii.gz").read_bytes())
+    answer = predict(scans, "-o", tmp_path / "out", "--format", "mha")
+    assert answer.returncode == 1
+    assert "a-broken" in answer.stdout
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "b-whole.json",
+        "b-whole.mha",
+        "summary.csv",
+    ]
+    with (tmp_path / "out" / "summary.csv").open() as file:
+        rows = {row["case"]: row for row in csv.DictReader(file)}
+    assert "truncated" in rows["a-broken"]["error"] or "ends" in rows["a-broken"]["error"]
+    assert float(rows["b-whole"]["volume_ml"]) > 20
+
+
+def test_bad_input_is_one_clear_line(cohort: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    scan = cohort / "scans" / "phantom-30002.nii.gz"
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    text = tmp_path / "notes.txt"
+    text.write_text("hello")
+    refused(predict(tmp_path / "nothing.nii.gz", "-o", out), "nothing.nii.gz")
+    refused(predict(empty, "-o", out), "empty")
+    refused(predict(text, "-o", out), "notes.txt", ".nii.gz")
+    refused(run("predict", scan, "-o", out, "--model", tmp_path / "no-bundle"), "no manifest.json", "phantom")
+    refused(predict(scan, "-o", out, "--truth", tmp_path / "no-truth"), "no-truth")
+    shifted = tmp_path / "shifted.nii.gz"
+    truth = load_mask(cohort / "truth" / "phantom-30002.nii.gz")
+    affine = truth.geometry.affine.copy()
+    affine[0, 3] += 5
+    save(Geometry(truth.geometry.shape, affine).volume(truth.array), shifted)
+    refused(predict(scan, "-o", out, "--truth", shifted), "shifted.nii.gz", "another grid", "origin")
+    assert not out.exists() or not list(out.iterdir())
+
+
+def test_nothing_of_somebody_else_is_overwritten(cohort: Path, tmp_path: Path) -> None:
+    scan = tmp_path / "scan.nii.gz"
+    scan.write_bytes((cohort / "scans" / "phantom-30002.nii.gz").read_bytes())
+    before = scan.read_bytes()
+    refused(predict(scan, "-o", tmp_path), "written over its scan")
+    assert scan.read_bytes() == before
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "scan.nii.gz").write_bytes(b"a mask drawn by hand")
+    refused(predict(scan, "-o", out), "an earlier prediction did not write")
+    assert (out / "scan.nii.gz").read_bytes() == b"a mask drawn by hand"
+
+
+@pytest.mark.parametrize("suffix", ["nii.gz", "nrrd", "mha"])
+def test_formats_and_probabilities(cohort: Path, tmp_path: Path, suffix: str) -> None:
+    from c3s3_seg.io import load
+
+    scan = cohort / "scans" / "phantom-30001"
+    answer = predict(
+        scan, "-o", tmp_path, "--format", suffix, "--probabilities", "--ensemble", "--overlap", 0.25
+    )
+    assert answer.returncode == 0, answer.stderr
+    mask = load_mask(tmp_path / f"phantom-30001.{suffix}")
+    probability = load(tmp_path / f"phantom-30001.left_atrium.probability.{suffix}")
+    assert mask.geometry.matches(load(scan).geometry)
+    assert (np.asarray(probability.array)[mask.array > 0] > 0.5).all()
+
+
+def test_a_missing_runtime_is_exit_code_3() -> None:
+    code = """
+import sys
+from c3s3_seg.inference import backends
+backends.PACKAGES["torch"] = ("torch_is_not_here", "pip install 'c3s3-seg[train]'")
+sys.argv = ["c3s3-seg", "predict", "x.nii.gz", "-o", "out", "--model", "phantom", "--backend", "torch"]
+from c3s3_seg.cli import main
+main()
+"""
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert answer.returncode == 3
+    assert "pip install 'c3s3-seg[train]'" in answer.stderr
+
+
+def test_usage_errors_and_help() -> None:
+    assert run("predict").returncode == 2
+    assert run("--version").stdout.startswith("c3s3-seg ")
+    for verb in ("predict", "evaluate", "train", "export", "phantom"):
+        assert "Options" in run(verb, "--help").stdout
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = """
+import sys
+sys.argv = ["c3s3-seg", "--help"]
+from c3s3_seg.cli import main
+try:
+    main()
+except SystemExit:
+    pass
+heavy = ("numpy", "scipy", "torch", "SimpleITK", "pydicom", "openvino", "pydantic", "onnxruntime")
+print([name for name in heavy if name in sys.modules])
+"""
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip().endswith("[]")
+
+
+def test_train_and_export_make_a_bundle_that_predicts(
+    toy_config: Path, toy_data: Path, tmp_path: Path
+) -> None:
+    answer = run("train", toy_config, "-o", tmp_path / "run", "--set", "run.iterations=4")
+    assert answer.returncode == 0, answer.stderr
+    assert "Dice" in answer.stdout
+    bundle = tmp_path / "run" / "bundle"
+    scan = toy_data / "imagesTr" / "ball-4.nii.gz"
+    refused(
+        run("predict", scan, "-o", tmp_path / "o", "--model", bundle, "--backend", "onnx"),
+        "no model.onnx",
+        "export",
+    )
+    answer = run("export", bundle, "--to", "onnx")
+    assert answer.returncode == 0, answer.stderr
+    assert "agrees with torch on validation case ball-4" in answer.stdout
+    answer = run("predict", scan, "-o", tmp_path / "out", "--model", bundle)
+    assert answer.returncode == 0, answer.stderr
+    assert json.loads((tmp_path / "out" / "ball-4.json").read_text())["made_with"]["backend"] == "openvino"
+    card = (bundle / "README.md").read_text()
+    assert "2 labelled, 2 unlabelled, 1 validation" in card
+
+
+def test_a_configuration_error_names_key_value_and_choices(toy_config: Path, tmp_path: Path) -> None:
+    answer = run("train", toy_config, "-o", tmp_path / "run", "--set", "run.precision=half")
+    refused(answer, "run.precision = 'half'", "'float32' or 'bfloat16'")
+    assert not (tmp_path / "run").exists()
