@@ -227,6 +227,10 @@ def _show(table: object) -> None:
 
 def main() -> None:
     """Run the command line; what a user can mend is one line on stderr, never a traceback."""
+    import warnings
+
+    # pydicom warns of what a damaged file holds before we refuse it in our own words.
+    warnings.filterwarnings("ignore", module="pydicom")
     try:
         app()
     except C3S3Error as error:

@@ -15,13 +15,12 @@ from c3s3_seg.errors import GeometryError, InputError
 from c3s3_seg.metrics import (
     PaperScore,
     Score,
-    Surfaces,
     diagonal_mm,
     labels_in,
     paper_score,
     score,
-    surface_distances,
 )
+from c3s3_seg.surfaces import Surfaces, surface_distances
 from c3s3_seg.volume import Geometry, Volume
 
 SHAPE = (9, 8, 7)

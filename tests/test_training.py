@@ -16,8 +16,8 @@ from c3s3_seg.errors import ConfigError, InputError
 from c3s3_seg.training import checkpoint
 from c3s3_seg.training.config import CONFIGS, AugmentConfig, load_config
 from c3s3_seg.training.data import Sampler, Views, read_case, read_splits
+from c3s3_seg.training.run import Run, schedule
 from c3s3_seg.training.step import Outputs, c3s3_loss
-from c3s3_seg.training.train import Run, schedule
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.toml")), ids=lambda p: p.stem)

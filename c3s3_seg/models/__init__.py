@@ -10,7 +10,7 @@ from c3s3_seg.models.vnet import VNet
 Architecture = Literal["vnet", "resvnet"]
 
 
-def build(architecture: str, *, channels: int, classes: int, filters: int) -> Backbone:
+def build(architecture: str, *, channels: int, classes: int, filters: int, dropout: float = 0.5) -> Backbone:
     """A freshly initialised backbone.
 
     Raises
@@ -19,9 +19,9 @@ def build(architecture: str, *, channels: int, classes: int, filters: int) -> Ba
         If there is no such architecture.
     """
     if architecture == "vnet":
-        return VNet(channels, classes, filters)
+        return VNet(channels, classes, filters, dropout)
     if architecture == "resvnet":
-        return ResVNet(channels, classes, filters)
+        return ResVNet(channels, classes, filters, dropout)
     raise ConfigError(
         f"found architecture '{architecture}', wanted one of {', '.join(get_args(Architecture))}"
     )

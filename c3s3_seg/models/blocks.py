@@ -62,14 +62,14 @@ class Decoder(nn.Module):
 
     CONVOLUTIONS = (1, 2, 3, 3)  # per stage, finest first
 
-    def __init__(self, filters: int) -> None:
+    def __init__(self, filters: int, dropout: float = 0.5) -> None:
         super().__init__()
         widths = [filters * 2**level for level in range(5)]
         self.ups = nn.ModuleList(upsample(widths[i + 1], widths[i]) for i in range(4))
         self.stages = nn.ModuleList(
             stage(count, widths[i], widths[i]) for i, count in enumerate(self.CONVOLUTIONS)
         )
-        self.dropout = nn.Dropout3d(0.5)
+        self.dropout = nn.Dropout3d(dropout)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Five maps, finest first -> (N, filters, X, Y, Z)."""
@@ -97,9 +97,9 @@ class Backbone(nn.Module):
 
     MULTIPLE = 16
 
-    def __init__(self, filters: int, classes: int) -> None:
+    def __init__(self, filters: int, classes: int, dropout: float) -> None:
         super().__init__()
-        self.decoder = Decoder(filters)
+        self.decoder = Decoder(filters, dropout)
         self.output = nn.Conv3d(filters, classes, 1)
 
     def encode(self, x: Tensor) -> list[Tensor]:

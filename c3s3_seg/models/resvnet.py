@@ -16,12 +16,14 @@ class ResVNet(Backbone):
         Output classes, background included.
     filters
         Feature maps at full resolution; the stem has stride 1, so no detail is lost before it.
+    dropout
+        Share of the channels that are dropped before the output, in training.
     """
 
     BLOCKS = (3, 4, 6, 3)
 
-    def __init__(self, channels: int = 1, classes: int = 2, filters: int = 16) -> None:
-        super().__init__(filters, classes)
+    def __init__(self, channels: int = 1, classes: int = 2, filters: int = 16, dropout: float = 0.5) -> None:
+        super().__init__(filters, classes, dropout)
         self.stem = nn.Sequential(
             nn.Conv3d(channels, filters, 7, padding=3, bias=False),
             nn.BatchNorm3d(filters),

@@ -16,19 +16,21 @@ class VNet(Backbone):
         Output classes, background included.
     filters
         Feature maps at full resolution; doubled at each of four downsamplings.
+    dropout
+        Share of the channels that are dropped at the bottleneck and before the output, in training.
     """
 
     CONVOLUTIONS = (1, 2, 3, 3, 3)  # per encoder stage, finest first
 
-    def __init__(self, channels: int = 1, classes: int = 2, filters: int = 16) -> None:
-        super().__init__(filters, classes)
+    def __init__(self, channels: int = 1, classes: int = 2, filters: int = 16, dropout: float = 0.5) -> None:
+        super().__init__(filters, classes, dropout)
         widths = [filters * 2**level for level in range(5)]
         ins = [channels, *widths[1:]]
         self.stages = nn.ModuleList(
             stage(count, ins[i], widths[i]) for i, count in enumerate(self.CONVOLUTIONS)
         )
         self.downs = nn.ModuleList(conv_norm_relu(widths[i], widths[i + 1], stride=2) for i in range(4))
-        self.dropout = nn.Dropout3d(0.5)
+        self.dropout = nn.Dropout3d(dropout)
         initialise(self)
 
     def encode(self, x: Tensor) -> list[Tensor]:

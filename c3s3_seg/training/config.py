@@ -85,11 +85,25 @@ class AugmentConfig:
 @closed
 @dataclass(frozen=True)
 class NetworksConfig:
-    """Widths of backbone A (VNet) and B (ResVNet), and which one a supervised run trains."""
+    """Widths of backbone A (VNet) and B (ResVNet), and which one a supervised run trains.
+
+    Parameters
+    ----------
+    vnet_filters, resvnet_filters
+        Feature maps at full resolution.
+    supervised
+        The backbone of a supervised run.
+    dropout
+        Share of the channels that are dropped in training. With a few filters 0 is better.
+    ship
+        The nets that go into the bundle; none named: all.
+    """
 
     vnet_filters: Count = 16
     resvnet_filters: Count = 16
     supervised: Literal["vnet", "resvnet"] = "vnet"
+    dropout: Share = 0.5
+    ship: tuple[Literal["vnet", "resvnet"], ...] = ()
 
 
 @closed

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,20 +13,20 @@ from c3s3_seg.bundle import CARD, ModelBundle, Network
 from c3s3_seg.schema import dump
 from c3s3_seg.training.card import model_card
 from c3s3_seg.training.data import Splits
+from c3s3_seg.training.run import Run
 from c3s3_seg.training.validation import Validation
-
-if TYPE_CHECKING:
-    from c3s3_seg.training.train import Run
 
 
 def write_bundle(run: Run, splits: Splits, results: list[Validation], seconds: float) -> ModelBundle:
     """Choose the candidate with the best mean Dice on validation and write `folder/bundle`.
 
-    Without validation cases the first candidate is the winner. The other one ships as the partner.
+    Without validation cases the first candidate is the winner. The other one ships as the partner,
+    unless the configuration names only one.
     """
     scores = {result.candidate: result.dice for result in results}
     candidates = run.method.candidates()
-    order = sorted(candidates, key=lambda name: -scores.get(name, 0.0))
+    wanted: Collection[str] = run.config.networks.ship or candidates
+    order = sorted((name for name in candidates if name in wanted), key=lambda name: -scores.get(name, 0.0))
     networks: list[Network] = []
     files: dict[str, bytes] = {}
     for stem, name in zip(("model", "partner"), order, strict=False):

@@ -26,8 +26,9 @@ class C3S3(Method):
         super().__init__()
         self.config = config
         widths, classes = config.networks, config.task.classes
-        self.a = build("vnet", channels=1, classes=classes, filters=widths.vnet_filters)
-        self.b = build("resvnet", channels=1, classes=classes, filters=widths.resvnet_filters)
+        shape = {"channels": 1, "classes": classes}
+        self.a = build("vnet", **shape, filters=widths.vnet_filters, dropout=widths.dropout)
+        self.b = build("resvnet", **shape, filters=widths.resvnet_filters, dropout=widths.dropout)
         self.project_a, self.project_b = projector(widths.vnet_filters), projector(widths.resvnet_filters)
 
     def views(self, iteration: int) -> Views:

@@ -19,7 +19,8 @@ class Supervised(Method):
         kind = config.networks.supervised
         filters = config.networks.vnet_filters if kind == "vnet" else config.networks.resvnet_filters
         self.info = Network("model", kind, filters)
-        self.net = build(kind, channels=1, classes=config.task.classes, filters=filters)
+        dropout = config.networks.dropout
+        self.net = build(kind, channels=1, classes=config.task.classes, filters=filters, dropout=dropout)
 
     def views(self, iteration: int) -> Views:
         """Labelled crops, one view."""

@@ -1,0 +1,170 @@
+"""The state of a run: nets, averages, optimisers, history; one step of it; its checkpoint."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from c3s3_seg.errors import InputError, MissingError
+from c3s3_seg.schema import dump, parse
+from c3s3_seg.training import checkpoint
+from c3s3_seg.training.config import OptimiserConfig, TrainConfig
+from c3s3_seg.training.data import Batch, ValidationCase
+from c3s3_seg.training.ema import Ema
+from c3s3_seg.training.methods import Method, build_method
+from c3s3_seg.training.validation import Validation, validate
+
+# What a resumed run may do otherwise than it began: its length and its reports. Noted in the history.
+MAY_CHANGE = {
+    "run.iterations",
+    "c3s3.warm_start",
+    "run.validate_every",
+    "run.checkpoint_every",
+    "run.threads",
+    "networks.ship",
+    "data.note",
+}
+
+
+class Run:
+    """Everything that changes while training, and its checkpoint."""
+
+    def __init__(self, config: TrainConfig, folder: Path) -> None:
+        torch.manual_seed(config.run.seed)
+        self.config, self.folder = config, folder
+        self.device = _device(config)
+        self.method: Method = build_method(config).to(self.device)
+        self.method.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        self.optimisers = {name: _sgd(p, config.optimiser) for name, p in self.method.optimised().items()}
+        self.emas = {
+            name: Ema(net, config.optimiser.ema) for name, (net, _) in self.method.candidates().items()
+        }
+        self.iteration = 0
+        self.history: list[dict[str, Any]] = []
+
+    def step(self, batch: Batch) -> dict[str, float]:
+        """One iteration; the numbers for the log."""
+        progress = self.iteration / self.config.run.iterations
+        lr = self.config.optimiser.lr * schedule(self.config.optimiser, progress)
+        terms: dict[str, float] = {"lr": lr}
+        self.method.train()
+        # Dropout draws from the global generator: with this, an iteration depends on its number alone.
+        torch.manual_seed(self.config.run.seed * 1_000_003 + self.iteration)
+        with torch.autocast(
+            self.device.type, torch.bfloat16, enabled=self.config.run.precision == "bfloat16"
+        ):
+            phases = self.method.step(_to(batch, self.device), self.iteration)
+            for phase in phases:
+                self._descend(phase.loss, phase.optimisers, lr)
+                terms |= {"loss": float(phase.loss.detach()), **phase.terms}
+        for name, (net, _) in self.method.candidates().items():
+            self.emas[name].update(net, self.iteration)
+        self.iteration += 1
+        return terms
+
+    def _descend(self, loss: Tensor, names: tuple[str, ...], lr: float) -> None:
+        if not math.isfinite(float(loss.detach())):
+            raise InputError(
+                f"the loss is {float(loss.detach())} at iteration {self.iteration}",
+                where=self.folder,
+                todo="Lower optimiser.lr, or use run.precision = 'float32'",
+            )
+        for name in names:
+            self.optimisers[name].zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        for name in names:
+            for group in self.optimisers[name].param_groups:
+                group["lr"] = lr
+            self.optimisers[name].step()
+
+    def save(self) -> None:
+        """Write the checkpoint."""
+        tensors = {f"method.{k}": v for k, v in self.method.state_dict().items()}
+        tensors["rng.cpu"] = torch.get_rng_state()
+        for name, ema in self.emas.items():
+            tensors |= {f"ema.{name}.{k}": v for k, v in ema.net.state_dict().items()}
+        for name, optimiser in self.optimisers.items():
+            tensors |= {f"optim.{name}.{k}": v for k, v in checkpoint.optimiser_tensors(optimiser).items()}
+        state = checkpoint.State(self.iteration, dump(self.config), tensors, self.history)
+        checkpoint.write(self.folder, state)
+
+    def restore(self) -> None:
+        """Go back to the newest checkpoint.
+
+        Raises
+        ------
+        InputError
+            If it belongs to another configuration.
+        """
+        state = checkpoint.read(self.folder)
+        before = parse(TrainConfig, state.config, self.folder)  # gives keys that are newer their defaults
+        changed = _differences(dump(before), dump(self.config))
+        if changed.keys() - MAY_CHANGE:
+            keys = ", ".join(sorted(changed.keys() - MAY_CHANGE))
+            what = f"the checkpoint was made with other settings ({keys})"
+            todo = "Resume with the configuration the run was started with, or start another run"
+            raise InputError(what, where=self.folder, todo=todo)
+        self.method.load_state_dict(checkpoint.under("method", state.tensors))
+        for name, ema in self.emas.items():
+            ema.net.load_state_dict(checkpoint.under(f"ema.{name}", state.tensors))
+        for name, optimiser in self.optimisers.items():
+            checkpoint.restore_optimiser(optimiser, checkpoint.under(f"optim.{name}", state.tensors))
+        torch.set_rng_state(state.tensors["rng.cpu"])
+        self.iteration, self.history = state.iteration, state.history
+        if changed:
+            self.history.append({"iteration": self.iteration, "changed": changed})
+
+    def validate(self, cases: list[ValidationCase]) -> list[Validation]:
+        """Score the average of every candidate and note it in the history."""
+        results = [validate(name, ema.net, self.config.task, cases) for name, ema in self.emas.items()]
+        self.history += [result.record(self.iteration) for result in results]
+        return results
+
+
+def schedule(config: OptimiserConfig, progress: float) -> float:
+    """The learning rate's share of its first value: 1 at progress 0, 0 at progress 1."""
+    if config.schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * progress))
+    return float((1 - progress) ** 0.9)
+
+
+def _sgd(parameters: list[torch.nn.Parameter], config: OptimiserConfig) -> torch.optim.Optimizer:
+    return torch.optim.SGD(
+        parameters,
+        config.lr,
+        config.momentum,
+        weight_decay=config.weight_decay,
+        nesterov=config.nesterov,
+    )
+
+
+def _device(config: TrainConfig) -> torch.device:
+    if config.run.device == "cuda" and not torch.cuda.is_available():
+        raise MissingError(
+            "run.device = 'cuda', but torch finds no CUDA device", todo="Set run.device = 'cpu'"
+        )
+    # cuBLAS is deterministic only with a workspace of fixed size, which it reads from here.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    return torch.device(config.run.device)
+
+
+def _to(batch: Batch, device: torch.device) -> Batch:
+    views = tuple(v.to(device, memory_format=torch.channels_last_3d) for v in batch.views)
+    return Batch(views, batch.target.to(device))
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> dict[str, list[Any]]:
+    """Dotted key -> [old value, new value]."""
+    found: dict[str, list[Any]] = {}
+    for key in sorted(old.keys() | new.keys()):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found |= _differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            found[f"{prefix}{key}"] = [a, b]
+    return found

@@ -1,0 +1,66 @@
+"""What ships, on real scans; and a short real training with two classes."""
+
+import json
+from pathlib import Path
+from statistics import fmean
+
+import pytest
+
+from c3s3_seg import ModelBundle, load, load_mask, open_predictor
+from c3s3_seg.bundle import shipped_bundles
+from c3s3_seg.metrics import paper_score
+from c3s3_seg.training.config import load_config
+from c3s3_seg.training.data import read_splits
+from c3s3_seg.training.listeners import open_listener
+from c3s3_seg.training.train import train
+
+
+@pytest.mark.data
+def test_left_atrium_reaches_what_the_card_says(shared_data: Path) -> None:
+    bundle = ModelBundle.find("left-atrium")
+    predictor = open_predictor(bundle, backend="openvino")
+    folder = shared_data / "la"
+    scores = []
+    for name in json.loads((folder / "dataset.json").read_text())["unlabelled"][-8:]:
+        scan = load(folder / "imagesTr" / f"{name}.nii.gz")
+        truth = load_mask(folder / "labelsTr" / f"{name}.nii.gz", grid=scan.geometry)
+        scores.append(paper_score(predictor(scan).mask, truth))
+    stated = bundle.manifest.training["validation_last"][0]
+    assert fmean(s.dice for s in scores) >= 0.865
+    assert fmean(s.dice for s in scores) == pytest.approx(stated["dice"], abs=0.002)
+    assert fmean(s.hd95_vox for s in scores) == pytest.approx(stated["hd95_vox"], abs=0.3)
+
+
+@pytest.mark.data
+def test_the_splits_are_those_of_the_benchmark(shared_data: Path) -> None:
+    here = f"data.folder={shared_data / 'la'}"
+    splits = read_splits(load_config(Path("left-atrium"), [here]).data)
+    assert (len(splits.labelled), len(splits.unlabelled), len(splits.validation)) == (16, 56, 8)
+    assert not set(splits.validation) & {*splits.labelled, *splits.unlabelled}
+    everything = read_splits(load_config(Path("left-atrium"), [here, "data.fully_supervised=true"]).data)
+    assert (len(everything.labelled), len(everything.unlabelled)) == (72, 0)
+
+
+@pytest.mark.data
+@pytest.mark.slow
+def test_two_classes_train_and_predict(shared_data: Path, tmp_path: Path) -> None:
+    changes = [f"data.folder={shared_data / 'hippocampus'}", "run.iterations=6", "c3s3.warm_start=3"]
+    changes += ["networks.vnet_filters=2", "networks.resvnet_filters=2", "run.precision=float32"]
+    config = load_config(Path("hippocampus"), changes)
+    with open_listener(tmp_path) as listener:
+        bundle = train(config, tmp_path, listener)
+    assert bundle.task.label_values == {"anterior": 1, "posterior": 2}
+    per_case = bundle.manifest.training["validation_cases"]["vnet"]
+    assert len(per_case) == 19
+    assert set(next(iter(per_case.values()))) == {"anterior", "posterior"}
+    scan = load(shared_data / "hippocampus" / "imagesTr" / "hippocampus_023.nii.gz")
+    prediction = open_predictor(bundle, backend="torch")(scan)
+    assert set(prediction.volume_ml) == {"anterior", "posterior"}
+    assert prediction.mask.geometry.matches(scan.geometry)
+
+
+@pytest.mark.parametrize("name", ["left-atrium", "phantom"])
+def test_shipped_bundles_keep_to_their_size(name: str) -> None:
+    assert name in shipped_bundles()
+    size = sum(path.stat().st_size for path in ModelBundle.find(name).folder.iterdir())
+    assert size <= {"left-atrium": 20e6, "phantom": 1.5e6}[name]
