@@ -221,8 +221,8 @@ class _status:  # noqa: N801
 def _show(table: object) -> None:
     from rich.console import Console
 
-    console = Console(soft_wrap=not sys.stdout.isatty())
-    console.print(table)
+    # In a pipe or a log file there is no width to keep to.
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
 def main() -> None:

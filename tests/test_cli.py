@@ -55,7 +55,7 @@ def test_a_folder_of_cases(cohort: Path, tmp_path: Path) -> None:
         truth = load_mask(cohort / "truth" / f"{name}.nii.gz")
         assert load_mask(out / f"{name}.nii.gz").geometry.matches(truth.geometry)
         facts = json.loads((out / f"{name}.json").read_text())
-        assert facts["scores"]["left_atrium"]["dice"] >= 0.94
+        assert facts["scores"]["left_atrium"]["dice"] >= 0.93
         assert facts["made_with"]["bundle"] == "phantom"
         assert len(facts["made_with"]["weights_sha256"]["model.safetensors"]) == 64
         assert (out / f"{name}.png").read_bytes().startswith(b"\x89PNG")

@@ -45,7 +45,11 @@ def prediction_table(rows: Sequence[PredictionRow], failures: Sequence[Failure] 
     scores = [score for row in rows for score in row.scores]
     columns = [name for name in BRIEF if any(name in score.score.flat() for score in scores)]
     with_label = len({label for row in rows for label, _ in row.volumes_ml}) > 1
-    table = _table(with_label, ["Volume (ml)", "Time (s)", *(COLUMNS[name][0] for name in columns)])
+    table = _table(
+        [row.case for row in rows],
+        with_label,
+        ["Volume (ml)", "Time (s)", *(COLUMNS[name][0] for name in columns)],
+    )
     for row in rows:
         measured = {score.label: score.score.flat() for score in row.scores}
         for number, (label, volume_ml) in enumerate(row.volumes_ml):
@@ -76,7 +80,7 @@ def evaluation_table(rows: Sequence[CaseScore], failures: Sequence[Failure] = ()
     """
     columns = [name for name in COLUMNS if any(name in row.score.flat() for row in rows)]
     with_label = len({row.label for row in rows}) > 1
-    table = _table(with_label, [COLUMNS[name][0] for name in columns])
+    table = _table([row.case for row in rows], with_label, [COLUMNS[name][0] for name in columns])
     for row in rows:
         values = row.score.flat()
         cells = [_number(values[name], COLUMNS[name][1]) for name in columns]
@@ -86,12 +90,16 @@ def evaluation_table(rows: Sequence[CaseScore], failures: Sequence[Failure] = ()
     return table
 
 
-def _table(with_label: bool, headers: Sequence[str]) -> Table:
+LONGEST_NAME = 24  # columns of a terminal that a case's name may claim before it is folded
+
+
+def _table(names: Sequence[str], with_label: bool, headers: Sequence[str]) -> Table:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("Case", overflow="fold")
+    width = min(LONGEST_NAME, max(map(len, names), default=0))
+    table.add_column("Case", overflow="fold", min_width=width)
     if with_label:
         table.add_column("Label", overflow="fold")
     for header in headers:
