@@ -22,6 +22,7 @@ from c3s3_seg.report.rows import CaseScore, Failure, PredictionRow
 from c3s3_seg.volume import Volume
 
 Suffix = Literal["nii.gz", "nrrd", "mha"]
+PROBABILITIES = "probabilities"
 MARK = "c3s3_seg"  # the key by which a JSON of ours is known
 
 
@@ -125,7 +126,9 @@ def predict_case(case: Case, predictor: Predictor, job: Job, truth_path: Path | 
     scores = _score(case.name, prediction.mask, truth, predictor.task.label_values)
     save(prediction.mask, mask_path)
     for name, probability in prediction.probabilities.items():
-        save(probability, job.out / f"{case.name}.{name}.probability.{job.suffix}")
+        folder = job.out / PROBABILITIES  # apart, so that `evaluate` does not take them for masks
+        _prepare(folder)
+        save(probability, folder / f"{case.name}.{name}.{job.suffix}")
     if job.picture:
         _draw(case, scan, prediction.mask, truth, job.out)
     row = PredictionRow(case.name, tuple(prediction.volume_ml.items()), time.perf_counter() - started, scores)

@@ -67,7 +67,8 @@ def predict(
     ] = None,
     format: Annotated[ImageFormat, typer.Option(help="File format of the masks.")] = "nii.gz",
     probabilities: Annotated[
-        bool, typer.Option("--probabilities", help="Write each label's probability too.")
+        bool,
+        typer.Option("--probabilities", help="Write each label's probability too, to OUT/probabilities."),
     ] = False,
     ensemble: Annotated[
         bool, typer.Option("--ensemble", help="Average both networks of the bundle.")

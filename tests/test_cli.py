@@ -73,7 +73,7 @@ def test_a_folder_of_cases(cohort: Path, tmp_path: Path) -> None:
         assert reader.fieldnames is not None
         assert reader.fieldnames[0] == "case"
     assert [row["case"] for row in scores] == ["phantom-30001", "phantom-30002"]
-    assert json.loads((report / "report.json").read_text())["protocol"] == "paper"
+    assert json.loads((report / "report.json").read_text())["protocol"]["name"] == "paper"
     again = predict(cohort / "scans", "-o", out)
     assert again.returncode == 0  # our own files may be written anew
 
@@ -141,7 +141,7 @@ def test_formats_and_probabilities(cohort: Path, tmp_path: Path, suffix: str) ->
     )
     assert answer.returncode == 0, answer.stderr
     mask = load_mask(tmp_path / f"phantom-30001.{suffix}")
-    probability = load(tmp_path / f"phantom-30001.left_atrium.probability.{suffix}")
+    probability = load(tmp_path / "probabilities" / f"phantom-30001.left_atrium.{suffix}")
     assert mask.geometry.matches(load(scan).geometry)
     assert (np.asarray(probability.array)[mask.array > 0] > 0.5).all()
 
