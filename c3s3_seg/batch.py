@@ -66,7 +66,7 @@ def origin(bundle: ModelBundle, predictor: Predictor) -> dict[str, Any]:
         "bundle": bundle.task.name,
         "weights_sha256": {n.weights: bundle.manifest.files[n.weights] for n in networks},
         "backend": predictor.backends[0].name,
-        "overlap": predictor.settings.overlap,
+        "overlap": predictor.overlap,
         "keep_largest": bundle.task.keep_largest,
     }
 

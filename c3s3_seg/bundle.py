@@ -67,6 +67,9 @@ class Task:
         Voxels (x, y, z) of the training crops, and of the tiles in tiled inference.
     keep_largest
         Whether only the largest connected component of each label is kept (6-neighbours).
+    overlap
+        How inference runs unless told otherwise. None: the whole volume at once, while it is small
+        enough. A number: tiles of `patch` that share this part of their side.
     """
 
     name: str
@@ -75,6 +78,7 @@ class Task:
     recipe: Recipe
     patch: tuple[int, int, int]
     keep_largest: bool = True
+    overlap: float | None = None
 
     @property
     def classes(self) -> int:

@@ -59,7 +59,7 @@ def predict(
         typer.Option(
             min=0.0,
             max=0.95,
-            help="Tiles of the training size that share this part of a side. Default: the whole volume.",
+            help="Tiles of the training size that share this part of a side. Default: as the bundle says.",
         ),
     ] = None,
     truth: Annotated[

@@ -18,7 +18,7 @@ FloatArray = NDArray[np.float32]
 Progress = Callable[[int, int], None]
 
 MULTIPLE = 16  # four downsamplings
-WHOLE_LIMIT = 4_000_000  # voxels of a single tile: about 3 GB in single precision at 16 filters
+WHOLE_LIMIT = 1_500_000  # voxels of a single tile: about 1 GB in single precision at 16 filters
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,7 @@ class Settings:
     Parameters
     ----------
     overlap
-        None: the whole volume at once while it is small enough. A number from 0 to below 1: tiles of
-        the training patch that share this part of their side.
+        As in `Task.overlap`, from 0 to below 1; None leaves it to the task.
     probabilities
         Whether the prediction keeps the probability of each label on the scan's grid.
     """
@@ -80,6 +79,11 @@ class Predictor:
         self.task, self.backends = task, tuple(backends)
         self.settings = settings or Settings()
 
+    @property
+    def overlap(self) -> float | None:
+        """What the settings ask for, else what the task does by default."""
+        return self.task.overlap if self.settings.overlap is None else self.settings.overlap
+
     def __call__(self, scan: Volume, progress: Progress | None = None) -> Prediction:
         """Segment one scan.
 
@@ -110,9 +114,9 @@ class Predictor:
     def _tiling(self, shape: tuple[int, ...]) -> Tiling:
         x, y, z = shape
         whole = Tiling.whole((x, y, z), MULTIPLE)
-        if self.settings.overlap is None and np.prod(whole.shape, dtype=np.int64) <= WHOLE_LIMIT:
+        if self.overlap is None and np.prod(whole.shape, dtype=np.int64) <= WHOLE_LIMIT:
             return whole
-        return Tiling.overlapping((x, y, z), self.task.patch, self.settings.overlap or 0.5)
+        return Tiling.overlapping((x, y, z), self.task.patch, 0.5 if self.overlap is None else self.overlap)
 
     def _network(self, patches: FloatArray) -> FloatArray:
         answers = [softmax(backend(patches)) for backend in self.backends]

@@ -31,19 +31,22 @@ class State:
         Everything else, by name.
     history
         The validation records so far.
+    seconds
+        Wall clock spent in training, over all its processes.
     """
 
     iteration: int
     config: dict[str, Any]
     tensors: Tensors
     history: list[dict[str, Any]] = field(default_factory=list)
+    seconds: float = 0.0
 
 
 def write(run: Path, state: State) -> None:
     """Replace the checkpoint; on a full disk the one before stays as it was."""
     from safetensors.torch import save
 
-    facts = {"iteration": state.iteration, "config": state.config, "history": state.history}
+    facts = {name: getattr(state, name) for name in ("iteration", "config", "history", "seconds")}
     tensors = {name: tensor.detach().contiguous() for name, tensor in state.tensors.items()}
     write_whole(run / FILE, save(tensors, metadata={"state": json.dumps(facts)}))
 
@@ -69,7 +72,7 @@ def read(run: Path) -> State:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"not a checkpoint of ours ({error})", where=path) from error
-    return State(facts["iteration"], facts["config"], tensors, facts["history"])
+    return State(facts["iteration"], facts["config"], tensors, facts["history"], facts.get("seconds", 0.0))
 
 
 def under(prefix: str, tensors: Tensors) -> Tensors:

@@ -17,7 +17,7 @@ from c3s3_seg.training.run import Run
 from c3s3_seg.training.validation import Validation
 
 
-def write_bundle(run: Run, splits: Splits, results: list[Validation], seconds: float) -> ModelBundle:
+def write_bundle(run: Run, splits: Splits, results: list[Validation]) -> ModelBundle:
     """Choose the candidate with the best mean Dice on validation and write `folder/bundle`.
 
     Without validation cases the first candidate is the winner. The other one ships as the partner,
@@ -33,7 +33,7 @@ def write_bundle(run: Run, splits: Splits, results: list[Validation], seconds: f
         network = replace(candidates[name][1], stem=stem)  # type: ignore[arg-type]
         networks.append(network)
         files[network.weights] = weights_bytes(run.emas[name].net)
-    facts = _facts(run, splits, results, seconds)
+    facts = _facts(run, splits, results)
     files[CARD] = model_card(run.config, networks, facts).encode()
     return ModelBundle.create(run.folder / "bundle", run.config.task, files, tuple(networks), facts)
 
@@ -50,7 +50,7 @@ def weights_bytes(net: nn.Module) -> bytes:
     return save({k: v.contiguous() for k, v in small.items()})
 
 
-def _facts(run: Run, splits: Splits, results: list[Validation], seconds: float) -> dict[str, Any]:
+def _facts(run: Run, splits: Splits, results: list[Validation]) -> dict[str, Any]:
     scored = [record for record in run.history if "dice" in record]
     best = max(scored, key=lambda record: float(record["dice"]), default=None)
     return {
@@ -62,7 +62,7 @@ def _facts(run: Run, splits: Splits, results: list[Validation], seconds: float) 
             "validation": len(splits.validation),
         },
         "iterations": run.iteration,
-        "seconds_of_last_process": round(seconds),
+        "seconds": round(run.seconds),
         "torch": str(torch.__version__),
         "validation_last": [result.record(run.iteration) for result in results],
         "validation_best": best,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from c3s3_seg.training.ema import Ema
 from c3s3_seg.training.methods import Method, build_method
 from c3s3_seg.training.validation import Validation, validate
 
-# What a resumed run may do otherwise than it began: its length and its reports. Noted in the history.
+# What a resumed run may do otherwise than it began: its length, its reports, and what only inference
+# reads. Noted in the history.
 MAY_CHANGE = {
     "run.iterations",
     "c3s3.warm_start",
@@ -27,6 +29,8 @@ MAY_CHANGE = {
     "run.checkpoint_every",
     "run.threads",
     "networks.ship",
+    "task.overlap",
+    "task.keep_largest",
     "data.note",
 }
 
@@ -46,6 +50,12 @@ class Run:
         }
         self.iteration = 0
         self.history: list[dict[str, Any]] = []
+        self._earlier_s, self._started_s = 0.0, time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Wall clock spent so far, over all processes of this run."""
+        return self._earlier_s + time.monotonic() - self._started_s
 
     def step(self, batch: Batch) -> dict[str, float]:
         """One iteration; the numbers for the log."""
@@ -90,7 +100,7 @@ class Run:
             tensors |= {f"ema.{name}.{k}": v for k, v in ema.net.state_dict().items()}
         for name, optimiser in self.optimisers.items():
             tensors |= {f"optim.{name}.{k}": v for k, v in checkpoint.optimiser_tensors(optimiser).items()}
-        state = checkpoint.State(self.iteration, dump(self.config), tensors, self.history)
+        state = checkpoint.State(self.iteration, dump(self.config), tensors, self.history, self.seconds)
         checkpoint.write(self.folder, state)
 
     def restore(self) -> None:
@@ -116,6 +126,7 @@ class Run:
             checkpoint.restore_optimiser(optimiser, checkpoint.under(f"optim.{name}", state.tensors))
         torch.set_rng_state(state.tensors["rng.cpu"])
         self.iteration, self.history = state.iteration, state.history
+        self._earlier_s = state.seconds
         if changed:
             self.history.append({"iteration": self.iteration, "changed": changed})
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -60,7 +59,6 @@ def train(config: TrainConfig, folder: Path, listener: Listener, *, resume: bool
     InputError
         If the folder already holds a run and `resume` is off, or the data cannot be read.
     """
-    started = time.monotonic()
     keep_pages()
     if config.run.threads is not None:
         torch.set_num_threads(config.run.threads)
@@ -88,7 +86,7 @@ def train(config: TrainConfig, folder: Path, listener: Listener, *, resume: bool
             run.save()
     if not results and cases:  # resumed after the last iteration
         results = run.validate(cases)
-    return write_bundle(run, splits, results, time.monotonic() - started)
+    return write_bundle(run, splits, results)
 
 
 def _batches(sampler: Sampler, run: Run) -> Iterator[Batch]:
