@@ -189,7 +189,7 @@ class RunConfig:
 class TrainConfig:
     """A whole run."""
 
-    method: Literal["supervised", "c3s3"]
+    method: Literal["supervised", "c3s3", "mcf", "uamt", "dtc"]
     task: Task
     data: DataConfig
     run: RunConfig

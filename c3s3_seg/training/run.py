@@ -72,6 +72,7 @@ class Run:
             for phase in phases:
                 self._descend(phase.loss, phase.optimisers, lr)
                 terms |= {"loss": float(phase.loss.detach()), **phase.terms}
+        self.method.after_step(self.iteration)
         for name, (net, _) in self.method.candidates().items():
             self.emas[name].update(net, self.iteration)
         self.iteration += 1

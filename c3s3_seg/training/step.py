@@ -74,7 +74,7 @@ def c3s3_loss(
     a: Outputs, b: Outputs, batch: Batch, config: C3S3Config, progress: float
 ) -> tuple[Tensor, Terms]:
     """Eq. 2-10 in their order; `progress` (0 to 1) drives the ramps."""
-    n = batch.labelled
+    n, zero = batch.labelled, batch.target.new_zeros(())  # a term whose weight is 0 is not computed
 
     # supervised
     seg_a, seg_b = (seg_terms([x[:n] for x in net.logits], batch.target) for net in (a, b))
@@ -90,14 +90,10 @@ def c3s3_loss(
 
     # agreement
     (a1, a2), (b1, b2) = a.probability, b.probability
-    l_cos = cosine_distance(a1, b2) + cosine_distance(b1, a2)
+    l_cos = cosine_distance(a1, b2) + cosine_distance(b1, a2) if config.cosine_weight else zero
 
     # contrast
-    random = Generator().manual_seed(int(torch.randint(2**31, ())))
-    pairs = [(0, 0), (0, 1), (1, 0), (1, 1)]
-    l_iuc = torch.stack(
-        [intersection_union(a.seen(i, n), b.seen(j, n), config, random) for i, j in pairs]
-    ).mean()
+    l_iuc = _contrast(a, b, n, config) if config.contrast_weight else zero
 
     # total
     weight = ramp(progress)
@@ -109,3 +105,11 @@ def c3s3_loss(
         "a_wins": float(a_wins),
         "ramp": weight,
     }
+
+
+def _contrast(a: Outputs, b: Outputs, labelled: int, config: C3S3Config) -> Tensor:
+    """Eq. 10: the mean over the four pairs of views, on the unlabelled crops."""
+    random = Generator().manual_seed(int(torch.randint(2**31, ())))
+    pairs = [(0, 0), (0, 1), (1, 0), (1, 1)]
+    terms = [intersection_union(a.seen(i, labelled), b.seen(j, labelled), config, random) for i, j in pairs]
+    return torch.stack(terms).mean()

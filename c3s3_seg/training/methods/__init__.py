@@ -3,12 +3,23 @@
 from c3s3_seg.training.config import TrainConfig
 from c3s3_seg.training.methods.base import Method, Phase
 from c3s3_seg.training.methods.c3s3 import C3S3
+from c3s3_seg.training.methods.dtc import DualTaskConsistency
+from c3s3_seg.training.methods.mcf import MutualCorrection
 from c3s3_seg.training.methods.supervised import Supervised
+from c3s3_seg.training.methods.uamt import UncertaintyAwareMeanTeacher
+
+METHODS: dict[str, type[Method]] = {
+    "supervised": Supervised,
+    "c3s3": C3S3,
+    "mcf": MutualCorrection,
+    "uamt": UncertaintyAwareMeanTeacher,
+    "dtc": DualTaskConsistency,
+}
 
 
 def build_method(config: TrainConfig) -> Method:
     """The method that the configuration names, freshly initialised."""
-    return {"supervised": Supervised, "c3s3": C3S3}[config.method](config)
+    return METHODS[config.method](config)
 
 
-__all__ = ["C3S3", "Method", "Phase", "Supervised", "build_method"]
+__all__ = ["C3S3", "METHODS", "Method", "Phase", "build_method"]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from c3s3_seg.bundle import Network
 from c3s3_seg.models import Backbone
+from c3s3_seg.training.config import TrainConfig
 from c3s3_seg.training.data import Batch, Views
 
 
@@ -23,7 +24,14 @@ class Phase:
 
 
 class Method(nn.Module, ABC):
-    """Heads, teachers and memories are sub-modules, so `state_dict()` is the checkpoint."""
+    """Built from the run's configuration.
+
+    Heads, teachers and memories are sub-modules, so `state_dict()` is the checkpoint.
+    """
+
+    def __init__(self, config: TrainConfig) -> None:
+        super().__init__()
+        self.config = config
 
     @abstractmethod
     def views(self, iteration: int) -> Views:
@@ -36,6 +44,9 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def candidates(self) -> dict[str, tuple[Backbone, Network]]:
         """The nets among which validation chooses the one to export."""
+
+    def after_step(self, iteration: int) -> None:
+        """What follows the optimisers' step; for most methods nothing."""
 
     def optimised(self) -> dict[str, list[nn.Parameter]]:
         """Parameters by the name of their optimiser."""

@@ -23,8 +23,7 @@ class C3S3(Method):
     """Backbone A is a VNet, backbone B a ResVNet; each has a projector that is never exported."""
 
     def __init__(self, config: TrainConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         widths, classes = config.networks, config.task.classes
         shape = {"channels": 1, "classes": classes}
         self.a = build("vnet", **shape, filters=widths.vnet_filters, dropout=widths.dropout)

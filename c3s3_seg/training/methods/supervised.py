@@ -14,8 +14,7 @@ class Supervised(Method):
     """L_seg (eq. 2) of one backbone."""
 
     def __init__(self, config: TrainConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         kind = config.networks.supervised
         filters = config.networks.vnet_filters if kind == "vnet" else config.networks.resvnet_filters
         self.info = Network("model", kind, filters)

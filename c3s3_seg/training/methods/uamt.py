@@ -1,0 +1,80 @@
+"""UA-MT (Yu et al., MICCAI 2019): a slow teacher whose certain voxels teach the student."""
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from c3s3_seg.bundle import Network
+from c3s3_seg.models import Backbone, build
+from c3s3_seg.training.config import TrainConfig
+from c3s3_seg.training.data import Batch, Views
+from c3s3_seg.training.ema import Ema
+from c3s3_seg.training.losses import ramp, seg_terms
+from c3s3_seg.training.methods.base import Method, Phase
+
+# The published numbers.
+NOISE, NOISE_LIMIT = 0.1, 0.2  # in standard deviations of the scan
+PASSES = 8
+TEACHER_DECAY = 0.99
+WEIGHT = 0.1  # of the consistency, reached by the ramp
+
+
+class UncertaintyAwareMeanTeacher(Method):
+    """The student is a VNet; the teacher its moving average, run with dropout and noise."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        super().__init__(config)
+        filters, dropout = config.networks.vnet_filters, config.networks.dropout
+        self.info = Network("model", "vnet", filters)
+        self.student = build(
+            "vnet", channels=1, classes=config.task.classes, filters=filters, dropout=dropout
+        )
+        self._average = Ema(self.student, TEACHER_DECAY)
+        self.teacher = self._average.net  # a sub-module, so that the checkpoint holds it
+
+    def views(self, iteration: int) -> Views:
+        """Both kinds of crops, one view."""
+        return Views(self.config.run.labelled_batch, self.config.run.unlabelled_batch)
+
+    def step(self, batch: Batch, iteration: int) -> Iterator[Phase]:
+        """One phase: L_seg and the consistency where the teacher is certain."""
+        n, progress = batch.labelled, iteration / self.config.run.iterations
+        (images,) = batch.views
+        logits = self.student(images)
+        seg = seg_terms([logits[:n]], batch.target)
+        wanted, certain = self._teach(images[n:], progress)
+        difference = (logits[n:].float().softmax(dim=1) - wanted).square().mean(dim=1)
+        consistency = (difference * certain).sum() / certain.sum().clamp_min(1)
+        weight = WEIGHT * ramp(progress)
+        terms = {"seg": seg.loss, "consistency": consistency, "certain": certain.mean()}
+        loss = seg.loss + weight * consistency
+        yield Phase(loss, ("main",), {name: float(value.detach()) for name, value in terms.items()})
+
+    @torch.no_grad()
+    def _teach(self, images: Tensor, progress: float) -> tuple[Tensor, Tensor]:
+        """The teacher's answer (N, C, X, Y, Z), and 1 where the entropy of its mean over passes is low."""
+        self.teacher.train()  # dropout is part of the uncertainty
+        answers = [self._noisy(images) for _ in range(PASSES)]
+        mean = torch.stack(answers).mean(dim=0)
+        entropy = -(mean * mean.clamp_min(1e-6).log()).sum(dim=1)
+        limit = (0.75 + 0.25 * ramp(progress)) * math.log(mean.shape[1])
+        return answers[0], (entropy < limit).float()
+
+    def _noisy(self, images: Tensor) -> Tensor:
+        noise = (torch.randn_like(images) * NOISE).clamp(-NOISE_LIMIT, NOISE_LIMIT)
+        probability: Tensor = self.teacher(images + noise).float().softmax(dim=1)
+        return probability
+
+    def after_step(self, iteration: int) -> None:
+        """The teacher follows."""
+        self._average.update(self.student, iteration)
+
+    def optimised(self) -> dict[str, list[torch.nn.Parameter]]:
+        """The student's parameters only."""
+        return {"main": list(self.student.parameters())}
+
+    def candidates(self) -> dict[str, tuple[Backbone, Network]]:
+        """The student."""
+        return {"vnet": (self.student, self.info)}
