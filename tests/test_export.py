@@ -14,8 +14,8 @@ from c3s3_seg.export import parity
 from c3s3_seg.export.onnx import onnx_graph
 from c3s3_seg.export.parity import check_scans, compare, export_onnx
 from c3s3_seg.models import build
+from c3s3_seg.models.storage import LARGE, SCALE, from_file, to_bytes
 from c3s3_seg.recipe import Recipe
-from c3s3_seg.training.result import weights_bytes
 from c3s3_seg.volume import Geometry, Volume
 
 TASK = Task("toy", "MR", (Label("a", 1), Label("b", 2)), Recipe((1.0, 1.0, 1.0)), (32, 32, 32))
@@ -29,7 +29,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> ModelBundle:
     for n in NETWORKS:
         net = build(n.architecture, channels=1, classes=3, filters=n.filters)
         net(torch.randn(2, 1, 32, 32, 32))  # gives batch norms statistics of their own
-        files[n.weights] = weights_bytes(net)
+        files[n.weights] = to_bytes(net)
     return ModelBundle.create(tmp_path_factory.mktemp("export") / "b", TASK, files, NETWORKS, {})
 
 
@@ -45,8 +45,8 @@ def fresh(bundle: ModelBundle, tmp_path: Path) -> ModelBundle:
     return ModelBundle.load(tmp_path / "b")
 
 
-def test_both_networks_are_exported_and_agree(bundle: ModelBundle, scan: Volume) -> None:
-    exported, proofs = export_onnx(bundle, [scan])
+def test_both_networks_are_exported_and_agree(fresh: ModelBundle, scan: Volume) -> None:
+    exported, proofs = export_onnx(fresh, [scan])
     assert set(proofs) == {"model.onnx", "partner.onnx"}
     for proof in proofs.values():
         assert proof.patches == 8
@@ -103,3 +103,45 @@ def test_a_phantom_serves_where_no_scan_is_at_hand(bundle: ModelBundle) -> None:
     scans, what = check_scans(bundle, [])
     assert what == "a simulated scan"
     assert len(scans) == 1
+
+
+@pytest.mark.parametrize("architecture", ["vnet", "resvnet"])
+def test_eight_bits_are_exported_and_agree(architecture: str, scan: Volume, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = Network("model", architecture, 4)  # type: ignore[arg-type]
+    net = build(architecture, channels=1, classes=3, filters=4)
+    net(torch.randn(2, 1, 32, 32, 32))
+    files = {network.weights: to_bytes(net, "int8")}
+    bundle = ModelBundle.create(tmp_path / "b", TASK, files, (network,), {})
+    exported, proofs = export_onnx(bundle, [scan])
+    assert proofs["model.onnx"].difference < 1e-3
+    onnx.checker.check_model(str(exported.folder / "model.onnx"), full_check=True)
+
+
+def test_eight_bits_are_half_the_size_and_close(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = build("vnet", channels=1, classes=2, filters=8)
+    half, small = to_bytes(net, "half"), to_bytes(net, "int8")
+    assert len(small) < 0.54 * len(half)
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(small)
+    state = from_file(path)
+    assert state.keys() == net.state_dict().keys()
+    for name, tensor in net.state_dict().items():
+        if tensor.dim() > 1:
+            limit = tensor.abs().max() / (127 if tensor.numel() >= LARGE else 1000)
+            assert (state[name] - tensor).abs().max() <= limit, name
+        else:
+            assert torch.equal(state[name], tensor), name
+
+
+def test_damaged_weights_are_refused(tmp_path: Path) -> None:
+    from safetensors.torch import save
+
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(b"not safetensors")
+    with pytest.raises(InputError, match="not a safetensors file"):
+        from_file(path)
+    path.write_bytes(save({"kernel": torch.zeros(4, 4, dtype=torch.int8), "other" + SCALE: torch.ones(4)}))
+    with pytest.raises(InputError, match="'kernel' is in 8 bits and has no scales"):
+        from_file(path)

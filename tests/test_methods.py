@@ -1,4 +1,4 @@
-"""Every method behind the one interface: it steps, learns, is restored exactly, and exports what it should."""
+"""Every method behind the one interface: it steps, learns, and is restored exactly."""
 
 from pathlib import Path
 

@@ -1,7 +1,8 @@
 """A backbone as an ONNX graph that reads its weights from the bundle's safetensors file.
 
 ONNX lets a tensor live in another file at an offset, and safetensors is plain bytes behind a
-header. So each number is stored once, in half precision, and the graph widens it when it is loaded.
+header. So each number is stored once, in half precision or 8 bits, and the graph widens it when it
+is loaded.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ import json
 import logging
 import struct
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from c3s3_seg.bundle import ModelBundle, Network
 from c3s3_seg.errors import InputError, RefusedError
 from c3s3_seg.inference.backends import load_torch
+from c3s3_seg.models.storage import SCALE
 from c3s3_seg.schema import dump
 
 INPUT, OUTPUT = "scan", "logits"
@@ -111,47 +114,60 @@ def _quiet() -> Any:
 
 
 def _use_stored_weights(model: Any, weights: Path) -> None:
-    """Point every initializer that the safetensors file holds at its bytes there, widened to float32."""
+    """Point every initializer at its bytes in the safetensors file, widened to float32 as it is loaded."""
     from onnx import TensorProto, helper
 
     stored = _layout(weights)
-    kinds = {"F16": TensorProto.FLOAT16, "F32": TensorProto.FLOAT}
-    widen = []
+    widen, scales = [], []
     for tensor in model.graph.initializer:
-        if tensor.name not in stored:
-            continue
-        kind, shape, offset, length = stored[tensor.name]
-        if list(tensor.dims) != shape:
-            raise InputError(f"'{tensor.name}' is {shape}, wanted {list(tensor.dims)}", where=weights)
-        if kind == "F16":
-            widen.append(
-                helper.make_node("Cast", [f"{tensor.name}.half"], [tensor.name], to=TensorProto.FLOAT)
-            )
-            tensor.name += ".half"
-        _make_external(tensor, kinds[kind], {"location": weights.name, "offset": offset, "length": length})
+        entry, name = stored[tensor.name], tensor.name
+        if list(tensor.dims) != entry.shape:
+            raise InputError(f"'{name}' is {entry.shape}, wanted {list(tensor.dims)}", where=weights)
+        if entry.kind == "F16":
+            tensor.name = f"{name}.half"
+            widen.append(helper.make_node("Cast", [tensor.name], [name], to=TensorProto.FLOAT))
+        elif entry.kind == "I8":
+            tensor.name, scale = f"{name}.int8", TensorProto(name=name + SCALE, dims=[entry.shape[0]])
+            widen.append(helper.make_node("DequantizeLinear", [tensor.name, scale.name], [name], axis=0))
+            _make_external(scale, stored[scale.name], weights.name)
+            scales.append(scale)
+        _make_external(tensor, entry, weights.name)
     nodes = [*widen, *model.graph.node]
     del model.graph.node[:], model.graph.value_info[:]
     model.graph.node.extend(nodes)
+    model.graph.initializer.extend(scales)
 
 
-def _make_external(tensor: Any, kind: int, place: dict[str, Any]) -> None:
+def _make_external(tensor: Any, entry: _Entry, location: str) -> None:
     from onnx import TensorProto
 
+    kinds = {"F16": TensorProto.FLOAT16, "F32": TensorProto.FLOAT, "I8": TensorProto.INT8}
     tensor.ClearField("raw_data")
     tensor.ClearField("float_data")
-    tensor.data_type, tensor.data_location = kind, TensorProto.EXTERNAL
+    tensor.data_type, tensor.data_location = kinds[entry.kind], TensorProto.EXTERNAL
+    place = {"location": location, "offset": entry.offset, "length": entry.length}
     for key, value in place.items():
         tensor.external_data.add(key=key, value=str(value))
 
 
-def _layout(path: Path) -> dict[str, tuple[str, list[int], int, int]]:
-    """Name -> (dtype, shape, offset in the file, bytes) of each tensor in a safetensors file."""
+@dataclass(frozen=True)
+class _Entry:
+    """Where a tensor lies in a safetensors file: its dtype, shape, offset and length in bytes."""
+
+    kind: str
+    shape: list[int]
+    offset: int
+    length: int
+
+
+def _layout(path: Path) -> dict[str, _Entry]:
+    """Name -> place of each tensor in a safetensors file."""
     with path.open("rb") as file:
         (size,) = struct.unpack("<Q", file.read(8))
         header = json.loads(file.read(size))
     header.pop("__metadata__", None)
-    return {
-        name: (entry["dtype"], entry["shape"], 8 + size + entry["data_offsets"][0],
-               entry["data_offsets"][1] - entry["data_offsets"][0])
-        for name, entry in header.items()
-    }  # fmt: skip
+    entries = {}
+    for name, entry in header.items():
+        begin, end = entry["data_offsets"]
+        entries[name] = _Entry(entry["dtype"], entry["shape"], 8 + size + begin, end - begin)
+    return entries

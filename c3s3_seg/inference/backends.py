@@ -117,16 +117,14 @@ class TorchBackend:
 def load_torch(bundle: ModelBundle, network: Network) -> nn.Module:
     """Build a backbone in torch and fill in the bundle's weights, in single precision."""
     import torch
-    from safetensors.torch import load_file
 
     from c3s3_seg.models import build
+    from c3s3_seg.models.storage import from_file
 
-    net = build(
-        network.architecture, channels=network.channels, classes=bundle.task.classes, filters=network.filters
-    )
-    tensors = load_file(bundle.folder / network.weights)
+    classes = bundle.task.classes
+    net = build(network.architecture, channels=network.channels, classes=classes, filters=network.filters)
     try:
-        net.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in tensors.items()})
+        net.load_state_dict(from_file(bundle.folder / network.weights))
     except RuntimeError as error:
         what = f"these are not the weights of a {network.architecture} with {network.filters} filters"
         raise InputError(what, where=bundle.folder / network.weights) from error

@@ -15,13 +15,14 @@ def model_card(config: TrainConfig, networks: Sequence[Network], facts: dict[str
     counts = ", ".join(f"{count} {kind}" for kind, count in facts["cases"].items())
     labels = ", ".join(f"{label.value} = {label.name}" for label in task.labels)
     spacing = " x ".join(f"{s:g}" for s in task.recipe.spacing_mm)
+    storage = {"half": "half precision", "int8": "8 bits"}[config.networks.storage]
     nets = "; ".join(f"{n.stem}: {n.architecture}, {n.filters} filters" for n in networks)
     return f"""# {task.name}
 
 Research use only. Not a medical device.
 
 - **Task**: {task.modality}; labels {labels}.
-- **Networks**: {nets}. Convolution kernels are stored in half precision and run in single precision.
+- **Networks**: {nets}. Kernels are stored in {storage} and run in single precision.
 - **Grid**: {spacing} mm, axes LPS; training crops of {" x ".join(map(str, task.patch))} voxels.
 - **Method**: {config.method}, {facts["iterations"]} iterations, seed {run.seed}, {run.precision}.
 - **Data**: `{config.data.folder}`: {counts} cases.

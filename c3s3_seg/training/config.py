@@ -97,6 +97,8 @@ class NetworksConfig:
         Share of the channels that are dropped in training. With a few filters 0 is better.
     ship
         The nets that go into the bundle; none named: all.
+    storage
+        How the bundle holds large kernels: in half precision, or in 8 bits (half as large again).
     """
 
     vnet_filters: Count = 16
@@ -104,6 +106,7 @@ class NetworksConfig:
     supervised: Literal["vnet", "resvnet"] = "vnet"
     dropout: Share = 0.5
     ship: tuple[Literal["vnet", "resvnet"], ...] = ()
+    storage: Literal["half", "int8"] = "half"
 
 
 @closed

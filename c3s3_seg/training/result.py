@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
 
 from c3s3_seg.bundle import CARD, ModelBundle, Network
+from c3s3_seg.models.storage import to_bytes
 from c3s3_seg.schema import dump
 from c3s3_seg.training.card import model_card
 from c3s3_seg.training.data import Splits
@@ -32,22 +32,10 @@ def write_bundle(run: Run, splits: Splits, results: list[Validation]) -> ModelBu
     for stem, name in zip(("model", "partner"), order, strict=False):
         network = replace(candidates[name][1], stem=stem)  # type: ignore[arg-type]
         networks.append(network)
-        files[network.weights] = weights_bytes(run.emas[name].net)
+        files[network.weights] = to_bytes(run.emas[name].net, run.config.networks.storage)
     facts = _facts(run, splits, results)
     files[CARD] = model_card(run.config, networks, facts).encode()
     return ModelBundle.create(run.folder / "bundle", run.config.task, files, tuple(networks), facts)
-
-
-def weights_bytes(net: nn.Module) -> bytes:
-    """safetensors: convolution kernels in half precision, all else (biases, batch norm) in single.
-
-    Running variances would overflow half precision; kernels lose 3 digits that masks do not need.
-    """
-    from safetensors.torch import save
-
-    state = net.state_dict()
-    small = {k: v.half() if v.is_floating_point() and v.dim() > 1 else v for k, v in state.items()}
-    return save({k: v.contiguous() for k, v in small.items()})
 
 
 def _facts(run: Run, splits: Splits, results: list[Validation]) -> dict[str, Any]:

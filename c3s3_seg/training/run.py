@@ -29,6 +29,7 @@ MAY_CHANGE = {
     "run.checkpoint_every",
     "run.threads",
     "networks.ship",
+    "networks.storage",
     "task.overlap",
     "task.keep_largest",
     "data.note",

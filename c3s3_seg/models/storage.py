@@ -1,0 +1,72 @@
+"""How weights lie in a bundle: small on disk, single precision when they run.
+
+`half`: convolution kernels in half precision. `int8`: large kernels in 8 bits with one scale for each
+slice of their first axis, the others in half precision. Biases and batch norms stay in single
+precision: running variances would overflow half precision. No pickles: safetensors.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from c3s3_seg.errors import InputError
+
+Storage = Literal["half", "int8"]
+
+SCALE = ".scale"  # name of a kernel's scales: the kernel's own and this
+LARGE = 2**14  # numbers in a kernel from which 8 bits pay: stems and output layers stay exact
+LEVELS = 127
+
+
+def to_bytes(net: nn.Module, storage: Storage = "half") -> bytes:
+    """The content of a safetensors file with a network's weights."""
+    from safetensors.torch import save
+
+    stored: dict[str, Tensor] = {}
+    for name, tensor in net.state_dict().items():
+        if not tensor.is_floating_point() or tensor.dim() < 2:
+            stored[name] = tensor
+        elif storage == "int8" and tensor.numel() >= LARGE:
+            stored[name], stored[name + SCALE] = _quantise(tensor)
+        else:
+            stored[name] = tensor.half()
+    return save({name: tensor.contiguous() for name, tensor in stored.items()})
+
+
+def from_file(path: Path) -> dict[str, Tensor]:
+    """The state dict in single precision.
+
+    Raises
+    ------
+    InputError
+        If the file is not safetensors, or a kernel in 8 bits lacks its scales.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        stored = load_file(path)
+    except SafetensorError as error:
+        raise InputError(f"not a safetensors file ({error})", where=path) from error
+    state: dict[str, Tensor] = {}
+    for name, tensor in stored.items():
+        if name.endswith(SCALE):
+            continue
+        if tensor.dtype == torch.int8:
+            if name + SCALE not in stored:
+                raise InputError(f"'{name}' is in 8 bits and has no scales", where=path)
+            tensor = tensor.float() * _spread(stored[name + SCALE], tensor)
+        state[name] = tensor.float() if tensor.is_floating_point() else tensor
+    return state
+
+
+def _quantise(kernel: Tensor) -> tuple[Tensor, Tensor]:
+    """Symmetric: the largest weight of a slice becomes 127."""
+    scale = kernel.abs().flatten(1).amax(dim=1).clamp_min(1e-12) / LEVELS
+    return (kernel / _spread(scale, kernel)).round().to(torch.int8), scale
+
+
+def _spread(scale: Tensor, kernel: Tensor) -> Tensor:
+    return scale.reshape(-1, *[1] * (kernel.dim() - 1))
