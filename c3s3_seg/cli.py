@@ -222,6 +222,8 @@ class _status:  # noqa: N801
 def _show(table: object) -> None:
     from rich.console import Console
 
+    if sys.stdout is None:  # closed by whoever started us: the files are what counts
+        return
     # In a pipe or a log file there is no width to keep to.
     Console(width=None if sys.stdout.isatty() else 160).print(table)
 

@@ -160,6 +160,14 @@ main()
     assert "pip install 'c3s3-seg[train]'" in answer.stderr
 
 
+def test_a_closed_stdout_costs_nothing(cohort: Path, tmp_path: Path) -> None:
+    scan = cohort / "scans" / "phantom-30002.nii.gz"
+    command = f"'{sys.executable}' -m c3s3_seg predict '{scan}' -o '{tmp_path}' --model phantom >&-"
+    answer = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert (answer.returncode, answer.stderr) == (0, "")
+    assert (tmp_path / "phantom-30002.nii.gz").is_file()
+
+
 def test_usage_errors_and_help() -> None:
     assert run("predict").returncode == 2
     assert run("--version").stdout.startswith("c3s3-seg ")
