@@ -106,14 +106,19 @@ def evaluate(
     protocol: Annotated[
         ProtocolName, typer.Option(help="clinical: mm. paper: voxels, as published evaluations count.")
     ] = "clinical",
+    against: Annotated[
+        Path | None, typer.Option(help="Other masks of the same cases, compared case by case.")
+    ] = None,
 ) -> None:
     """Score masks against the truth: Dice, Jaccard, 95HD, ASD and more."""
     from c3s3_seg.evaluate import evaluate as run
-    from c3s3_seg.report.terminal import evaluation_table
+    from c3s3_seg.report.terminal import comparison_table, evaluation_table
 
     with _status() as tell:
-        result = run(predictions, truth, out, protocol=protocol, labels=None, progress=tell)
+        result = run(predictions, truth, out, protocol=protocol, against=against, progress=tell)
     _show(evaluation_table(result.rows, result.failures))
+    if result.comparison:
+        _show(comparison_table(result.comparison))
     typer.echo(f"report.json and cases.csv are in {out}.")
     if result.failures:
         raise typer.Exit(1)

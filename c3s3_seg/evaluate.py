@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from c3s3_seg.errors import C3S3Error, InputError
 from c3s3_seg.metrics import diagonal_mm, labels_in, paper_score, score
 from c3s3_seg.report.cohort import Cohort, cohorts
+from c3s3_seg.report.compare import Paired, compare
 from c3s3_seg.report.rows import CaseScore, Failure, Protocol
 from c3s3_seg.report.tables import write_cases_csv, write_report_json
 
@@ -35,6 +36,8 @@ class EvaluationResult:
         Pairs (name, value) that were measured.
     csv_path, json_path
         The files that were written.
+    comparison
+        With the other set of predictions; empty where there is none.
     """
 
     rows: tuple[CaseScore, ...]
@@ -43,6 +46,7 @@ class EvaluationResult:
     labels: tuple[tuple[str, int], ...]
     csv_path: Path
     json_path: Path
+    comparison: tuple[Paired, ...] = ()
 
 
 def evaluate(
@@ -52,6 +56,7 @@ def evaluate(
     *,
     protocol: Protocol = "clinical",
     labels: Mapping[str, int] | None = None,
+    against: Path | None = None,
     progress: Progress | None = None,
 ) -> EvaluationResult:
     """Measure every prediction that has a truth and write `cases.csv` and `report.json`.
@@ -69,6 +74,8 @@ def evaluate(
     labels
         Name -> value. None: every label of any truth, as `label_1`, `label_2`, ...; `label_1` alone
         where all truths are empty.
+    against
+        Another set of predictions of the same cases, measured too and compared case by case.
     progress
         Called with a line for each case before it is measured.
 
@@ -82,18 +89,51 @@ def evaluate(
     ------
     InputError
         If no prediction has a truth, a value is given for the background, or `out` cannot be written.
+    C3S3Error
+        What is wrong with a case, where there is only one.
     """
-    from c3s3_seg.io import find_cases, match_truth
+    from c3s3_seg.io import find_cases
 
     if labels is not None and (not labels or 0 in labels.values()):
         raise InputError(f"found the labels {dict(labels)}, wanted at least one and none with value 0")
     _make_folder(out)
-    cases = find_cases([predictions])
+    mine = _measure_all(find_cases([predictions]), truth, labels, protocol, progress)
+    comparison: tuple[Paired, ...] = ()
+    failures = mine.failures
+    if against is not None:
+        other = _measure_all(find_cases([against]), truth, dict(mine.labels), protocol, progress)
+        failures += tuple(Failure(f"{f.case} (against)", f.reason) for f in other.failures)
+        comparison = compare(mine.rows, other.rows)
+    csv_path, json_path = out / "cases.csv", out / "report.json"
+    write_cases_csv(csv_path, mine.rows)
+    write_report_json(json_path, mine.rows, failures, protocol=protocol, comparison=comparison)
+    groups = cohorts(mine.rows)
+    return EvaluationResult(mine.rows, failures, groups, mine.labels, csv_path, json_path, comparison)
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """One set of predictions."""
+
+    rows: tuple[CaseScore, ...]
+    failures: tuple[Failure, ...]
+    labels: tuple[tuple[str, int], ...]
+
+
+def _measure_all(
+    cases: Sequence[Case],
+    truth: Path,
+    labels: Mapping[str, int] | None,
+    protocol: Protocol,
+    progress: Progress | None,
+) -> _Measured:
+    """Every case that has a truth; the others, and those that cannot be measured, are failures."""
+    from c3s3_seg.io import match_truth
+
     pairs = match_truth(cases, truth)
     failures = _unpaired(cases, truth, pairs)
     cases = [case for case in cases if case.name in pairs]
-    if labels is None:
-        labels = _labels_of(pairs.values())
+    labels = labels or _labels_of(pairs.values())
     rows: list[CaseScore] = []
     for number, case in enumerate(cases, 1):
         if progress:
@@ -101,13 +141,10 @@ def evaluate(
         try:
             rows += _measure(case, pairs[case.name], labels, protocol)
         except Exception as error:  # one bad case must not stop the others, whatever is wrong with it
+            if len(cases) == 1 and isinstance(error, C3S3Error):
+                raise
             failures.append(Failure(case.name, _reason(error)))
-    csv_path, json_path = out / "cases.csv", out / "report.json"
-    write_cases_csv(csv_path, rows)
-    write_report_json(json_path, rows, failures, protocol=protocol)
-    return EvaluationResult(
-        tuple(rows), tuple(failures), cohorts(rows), tuple(labels.items()), csv_path, json_path
-    )
+    return _Measured(tuple(rows), tuple(failures), tuple(labels.items()))
 
 
 def _make_folder(out: Path) -> None:

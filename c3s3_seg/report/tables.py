@@ -14,6 +14,7 @@ from typing import Any
 
 from c3s3_seg.files import write_whole
 from c3s3_seg.report.cohort import Cohort, cohorts
+from c3s3_seg.report.compare import Paired
 from c3s3_seg.report.rows import CaseScore, Failure, Protocol
 
 PROTOCOLS = {
@@ -47,6 +48,8 @@ CONVENTIONS = {
     "nan": "A number that is not defined (both masks empty, too few cases) is null; in cases.csv it is nan.",
     "statistics": "mean, sd, median, q1 and q3 are of the finite values; n counts all cases, infinite and "
     "undefined those left out; mean_penalised counts the image diagonal for each infinite distance.",
+    "comparison": "paired by case: difference is this set minus the other, with its bootstrap interval; p "
+    "is of the Wilcoxon signed-rank test, two-sided; cases without a finite value in both are left out.",
     "interval": "low and high are the 95% interval of the mean: bootstrap, 2,000 resamples, fixed seed.",
 }
 
@@ -77,7 +80,12 @@ def write_cases_csv(path: Path, rows: Sequence[CaseScore]) -> None:
 
 
 def write_report_json(
-    path: Path, rows: Sequence[CaseScore], failures: Sequence[Failure], *, protocol: Protocol
+    path: Path,
+    rows: Sequence[CaseScore],
+    failures: Sequence[Failure],
+    *,
+    protocol: Protocol,
+    comparison: Sequence[Paired] = (),
 ) -> None:
     """The whole evaluation with the definition of each number, for a program or a later reader.
 
@@ -89,6 +97,8 @@ def write_report_json(
         What was measured, and what could not be; either may be empty and is then an empty list.
     protocol
         By which the rows were measured.
+    comparison
+        With another set of predictions, where there is one.
 
     Raises
     ------
@@ -103,6 +113,7 @@ def write_report_json(
         "conventions": CONVENTIONS,
         "cohorts": [_cohort_entry(cohort) for cohort in cohorts(rows)],
         "cases": [{"case": row.case, "label": row.label, **row.score.flat()} for row in rows],
+        "comparison": [asdict(paired) for paired in comparison],
         "failures": [asdict(failure) for failure in failures],
     }
     text = json.dumps(_plain(report), indent=2, ensure_ascii=False, allow_nan=False)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from c3s3_seg.report.cohort import Statistics, cohorts
+from c3s3_seg.report.compare import Paired
 from c3s3_seg.report.rows import CaseScore, Failure, PredictionRow
 
 if TYPE_CHECKING:
@@ -87,6 +88,22 @@ def evaluation_table(rows: Sequence[CaseScore], failures: Sequence[Failure] = ()
         table.add_row(*_head(row.case, row.label, with_label), *cells)
     _add_means(table, rows, columns, with_label, blank=0)
     _add_failures(table, failures)
+    return table
+
+
+def comparison_table(pairs: Sequence[Paired]) -> Table:
+    """Both means, their difference with its interval, and the p value, of the metrics that are shown."""
+    with_label = len({pair.label for pair in pairs}) > 1
+    headers = ["This", "Against", "Difference", "95% interval", "Wilcoxon p", "Cases"]
+    table = _table([COLUMNS[pair.metric][0] for pair in pairs if pair.metric in COLUMNS], with_label, headers)
+    table.columns[0].header = "Metric"
+    for pair in (pair for pair in pairs if pair.metric in COLUMNS):
+        name, decimals = COLUMNS[pair.metric]
+        means = [_number(value, decimals) for value in (pair.mean, pair.against, pair.difference)]
+        interval = f"{_number(pair.low, decimals)} to {_number(pair.high, decimals)}"
+        left_out = f" ({pair.left_out} left out)" if pair.left_out else ""
+        cells = [*means, interval, _number(pair.p, 3), f"{pair.n}{left_out}"]
+        table.add_row(*_head(name, pair.label, with_label), *cells)
     return table
 
 

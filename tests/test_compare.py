@@ -1,0 +1,89 @@
+"""Two sets of predictions, compared case by case."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.stats import wilcoxon
+
+from c3s3_seg.io import save
+from c3s3_seg.metrics import PaperScore
+from c3s3_seg.report import CaseScore, compare
+from c3s3_seg.volume import Geometry
+
+
+def rows(dice: list[float], asd: list[float]) -> list[CaseScore]:
+    return [
+        CaseScore(f"case-{n}", "organ", PaperScore(d, d / (2 - d), 1.0, a, flattered=False))
+        for n, (d, a) in enumerate(zip(dice, asd, strict=True))
+    ]
+
+
+A = [0.90, 0.92, 0.85, 0.88, 0.95, 0.91]
+B = [0.88, 0.91, 0.86, 0.80, 0.90, 0.90]
+
+
+def test_differences_by_hand() -> None:
+    results = {pair.metric: pair for pair in compare(rows(A, B), rows(B, A))}
+    dice = results["dice"]
+    assert dice.n == 6
+    assert dice.difference == pytest.approx(np.mean(np.subtract(A, B)))
+    assert dice.low < dice.difference < dice.high
+    assert dice.p == pytest.approx(wilcoxon(np.subtract(A, B)).pvalue)
+    assert results["hd95_vox"].p == 1  # equal in every case
+
+
+def test_a_miss_is_left_out_and_counted() -> None:
+    asd = {
+        p.metric: p for p in compare(rows(A, [1, 1, math.inf, 1, 1, 1]), rows(B, [2, 2, 2, 2, 2, math.nan]))
+    }["asd_vox"]
+    assert (asd.n, asd.left_out, asd.difference) == (4, 2, -1)
+
+
+def test_cases_are_paired_by_name() -> None:
+    one, two = rows(A, A), list(reversed(rows(A, A)))[:4]
+    (dice, *_) = compare(one, two)
+    assert (dice.n, dice.difference) == (4, 0)
+    assert compare(one, []) == ()
+
+
+def test_one_case_gives_no_p_value() -> None:
+    assert math.isnan(compare(rows([0.9], [1]), rows([0.8], [1]))[0].p)
+
+
+def test_the_command_compares(tmp_path: Path) -> None:
+    geometry = Geometry.build((12, 12, 12))
+    for folder in ("a", "b", "truth"):
+        (tmp_path / folder).mkdir()
+    for n in range(3):
+        mask = np.zeros(geometry.shape, np.uint8)
+        mask[2:8, 2:8, 2 : 6 + n] = 1
+        save(geometry.volume(mask), tmp_path / "truth" / f"{n}.nii.gz")
+        save(geometry.volume(mask), tmp_path / "a" / f"{n}.nii.gz")
+        save(geometry.volume(np.roll(mask, 1, axis=0)), tmp_path / "b" / f"{n}.nii.gz")
+    command = [sys.executable, "-m", "c3s3_seg", "evaluate", tmp_path / "a", tmp_path / "truth"]
+    command += ["-o", tmp_path / "report", "--against", tmp_path / "b"]
+    answer = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr
+    assert "Wilcoxon p" in answer.stdout
+    report = json.loads((tmp_path / "report" / "report.json").read_text())
+    dice = next(pair for pair in report["comparison"] if pair["metric"] == "dice")
+    assert dice["mean"] == 1
+    assert dice["against"] == pytest.approx(5 / 6)
+
+
+def test_a_single_case_that_cannot_be_measured_is_an_error(tmp_path: Path) -> None:
+    save(Geometry.build((4, 4, 4)).volume(np.ones((4, 4, 4), np.uint8)), tmp_path / "a.nii.gz")
+    save(Geometry.build((4, 4, 4), (2, 2, 2)).volume(np.ones((4, 4, 4), np.uint8)), tmp_path / "t.nii.gz")
+    words = ["evaluate", tmp_path / "a.nii.gz", tmp_path / "t.nii.gz", "-o", tmp_path / "r"]
+    answer = subprocess.run(
+        [sys.executable, "-m", "c3s3_seg", *map(str, words)], capture_output=True, text=True, check=False
+    )
+    assert answer.returncode == 2
+    assert answer.stderr.startswith("error: ")
+    assert "grid" in answer.stderr
+    assert list((tmp_path / "r").iterdir()) == []
