@@ -26,17 +26,27 @@ Research use only. Not a medical device.
 - **Grid**: {spacing} mm, axes LPS; training crops of {" x ".join(map(str, task.patch))} voxels.
 - **Method**: {config.method}, {facts["iterations"]} iterations, seed {run.seed}, {run.precision}.
 - **Data**: `{config.data.folder}`: {counts} cases.
-{config.data.note}
+{_changes(facts["changed_on_resume"])}{config.data.note}
 ## Validation
 
-Last weights (moving average), full resolution, paper protocol: voxel units, mean over cases and labels.
-An empty prediction counts as (0, 0, 0, 0) there.
+Every net of the run, last weights (moving average), before they were rounded for storage. The scans' own
+grids, paper protocol: voxel units, mean over cases and labels; an empty prediction counts as (0, 0, 0, 0).
 
 {_table(facts["validation_last"])}
 Best during the run: {_best(facts["validation_best"])}.
 
 The exact configuration and the figures of each case are in `manifest.json`.
 """
+
+
+def _changes(records: list[dict[str, Any]]) -> str:
+    """What was set otherwise while the run was under way: nothing of it may go unsaid."""
+    lines = [
+        f"  - iteration {record['iteration']}: `{key}` from {old} to {new}"
+        for record in records
+        for key, (old, new) in record["changed"].items()
+    ]
+    return "\n".join(["- **Changed while it ran**:", *lines, ""]) if lines else ""
 
 
 def _table(records: list[dict[str, Any]]) -> str:
