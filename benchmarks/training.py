@@ -1,0 +1,170 @@
+"""One training step, side by side: ours, a plain transcription of the equations, supervised, MCF.
+
+    python benchmarks/training.py [--size 64 64 48] [--steps 5] [--only NAME]
+
+Every contender runs in a process of its own, one after the other: seconds are medians over the steps after
+the first, memory is the largest resident size of that process. Random crops: the arithmetic is the same.
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+CONTENDERS = {
+    "plain transcription, float32": ("plain", "float32"),
+    "C3S3, float32": ("c3s3", "float32"),
+    "C3S3, bfloat16": ("c3s3", "bfloat16"),
+    "MCF, float32": ("mcf", "float32"),
+    "UA-MT, float32": ("uamt", "float32"),
+    "supervised VNet, float32": ("supervised", "float32"),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--size", nargs=3, type=int, default=[64, 64, 48])
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--only", choices=list(CONTENDERS))
+    parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        print(json.dumps(measure(*options.one, tuple(options.size), options.steps)))
+        return
+    print(f"crops of {options.size}, 1 labelled + 1 unlabelled (supervised: 2 labelled), 16 filters\n")
+    print("| step | s | peak MB | times faster | memory |\n|---|---|---|---|---|")
+    first: dict[str, float] | None = None
+    for name, (method, precision) in CONTENDERS.items():
+        if options.only not in (None, name):
+            continue
+        size = [str(n) for n in options.size]
+        command = [
+            sys.executable,
+            __file__,
+            "--size",
+            *size,
+            "--steps",
+            str(options.steps),
+            "--one",
+            method,
+            precision,
+        ]
+        answer = subprocess.run(command, capture_output=True, text=True, check=False)
+        if answer.returncode:
+            print(f"| {name} | failed ({answer.returncode}) | | | |")
+            continue
+        found = json.loads(answer.stdout.splitlines()[-1])
+        first = first or found
+        ratio, share = first["seconds"] / found["seconds"], found["mb"] / first["mb"]
+        print(
+            f"| {name} | {found['seconds']:.2f} | {found['mb']:.0f} | {ratio:.2f} | {share:.2f} |", flush=True
+        )
+
+
+def measure(method: str, precision: str, size: tuple[int, int, int], steps: int) -> dict[str, float]:
+    import torch
+
+    from c3s3_seg.training.config import load_config
+    from c3s3_seg.training.data import Batch
+    from c3s3_seg.training.memory import keep_pages
+    from c3s3_seg.training.run import Run
+
+    changes = [f"task.patch=[{size[0]}, {size[1]}, {size[2]}]", "c3s3.warm_start=0", "data.folder=none"]
+    changes += [f"run.precision={precision}", f"method={'c3s3' if method == 'plain' else method}"]
+    if method != "plain":
+        keep_pages()
+    run = Run(load_config(Path("left-atrium"), changes), Path("none"))
+    if method == "plain":
+        run.method.to(memory_format=torch.contiguous_format)
+    step = Plain(run).step if method == "plain" else run.step
+    seconds = []
+    for number in range(steps + 1):
+        views = run.method.views(number)
+        shape = (views.labelled + views.unlabelled, 1, *size)
+        images = tuple(torch.randn(shape) for _ in range(views.count))
+        inside = (torch.rand(views.labelled, 1, *size) < 0.2).float()
+        batch = Batch(images, torch.cat([1 - inside, inside], dim=1))
+        started = time.perf_counter()
+        step(batch)
+        seconds.append(time.perf_counter() - started)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"seconds": statistics.median(seconds[1:]), "mb": peak}
+
+
+class Plain:
+    """The equations as they stand: four forwards, 64-channel maps at full size, a backward for each net."""
+
+    def __init__(self, run) -> None:  # type: ignore[no-untyped-def]
+        self.run, self.method, self.config = run, run.method, run.config.c3s3
+        self.method.train()
+
+    def step(self, batch) -> None:  # type: ignore[no-untyped-def]
+        import torch
+
+        from c3s3_seg.training.losses import cosine_distance, cross_pseudo, ramp, seg_terms
+
+        n, config = batch.labelled, self.config
+        a, b = ([self._forward(net, head, x) for x in batch.views] for net, head in self._nets())
+        seg_a, seg_b = (seg_terms([out[0][:n] for out in outs], batch.target) for outs in (a, b))
+        a_wins = seg_a.competition(config.alpha) <= seg_b.competition(config.alpha)
+        winner, loser = (a, b) if a_wins else (b, a)
+        l_cp = cross_pseudo([o[1][n:] for o in loser], [o[1][n:] for o in winner], config.sharpening)
+        l_cos = cosine_distance(a[0][1], b[1][1]) + cosine_distance(b[0][1], a[1][1])
+        l_iuc = torch.stack([self._iuc(x, y, n) for x in a for y in b]).mean()
+        shared = l_cos + 0.1 * ramp(0.5) * l_iuc
+        loss_a, loss_b = seg_a.loss + shared, seg_b.loss + shared
+        if a_wins:
+            loss_b = loss_b + 0.1 * ramp(0.5) * l_cp
+        else:
+            loss_a = loss_a + 0.1 * ramp(0.5) * l_cp
+        (optimiser,) = self.run.optimisers.values()
+        optimiser.zero_grad(set_to_none=True)
+        loss_a.backward(retain_graph=True)
+        loss_b.backward()
+        optimiser.step()
+
+    def _nets(self):  # type: ignore[no-untyped-def]
+        return (self.method.a, self.method.project_a), (self.method.b, self.method.project_b)
+
+    def _forward(self, net, head, x):  # type: ignore[no-untyped-def]
+        import torch.nn.functional as F
+
+        features = net.features(x)
+        logits = net.output(features)
+        z = F.normalize(head(features.movedim(1, -1)), dim=-1, eps=1e-6)
+        return logits, logits.softmax(dim=1), z
+
+    def _iuc(self, x, y, n):  # type: ignore[no-untyped-def]
+        """Both contrasts of one pair, from maps of 64 channels at full size."""
+        import torch
+
+        (logits_x, _, z_x), (logits_y, _, z_y) = x, y
+        in_x, in_y = (o[n:].argmax(dim=1).flatten() == 1 for o in (logits_x, logits_y))
+        z_x, z_y = (z[n:].flatten(0, 3) for z in (z_x, z_y))
+        both, either = in_x & in_y, in_x | in_y
+        total = z_x.new_zeros(())
+        for anchors, negatives in ((both, ~both), (~either, either)):
+            i, j = (
+                self._some(m, k)
+                for m, k in ((anchors, self.config.anchors), (negatives, self.config.negatives))
+            )
+            if len(i) and len(j):
+                positive = (z_x * z_y).sum(dim=1)[i, None]
+                t = torch.cat([positive, z_x[i] @ z_y[j].T], dim=1) / self.config.temperature
+                total = total + (t.logsumexp(dim=1) - t[:, 0]).mean()
+        return total
+
+    @staticmethod
+    def _some(mask, count):  # type: ignore[no-untyped-def]
+        import torch
+
+        places = mask.nonzero()[:, 0]
+        return places if len(places) <= count else places[torch.randperm(len(places))[:count]]
+
+
+if __name__ == "__main__":
+    main()
