@@ -14,7 +14,8 @@ from typing import Literal
 import numpy as np
 
 from c3s3_seg.errors import InputError
-from c3s3_seg.phantom_anatomy import Canvas, Field, Floats, Variation, build_anatomy, smooth_field
+from c3s3_seg.phantom_anatomy import Variation, build_anatomy
+from c3s3_seg.phantom_solids import Canvas, Field, Floats, smooth_field
 from c3s3_seg.volume import Array, Geometry, Source, Volume
 
 FileFormat = Literal["dicom", "nii.gz"]

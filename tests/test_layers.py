@@ -19,6 +19,7 @@ FLOORS = {
     "report": 4,
     "phantom": 4,
     "phantom_anatomy": 3,
+    "phantom_solids": 2,
     "io": 3,
     "recipe": 3,
     "metrics": 3,
