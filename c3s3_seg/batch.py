@@ -14,7 +14,7 @@ from typing import Any, Literal
 from c3s3_seg import __version__
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import C3S3Error, GeometryError, InputError
-from c3s3_seg.files import write_whole
+from c3s3_seg.files import make_folder, write_whole
 from c3s3_seg.inference.predictor import Prediction, Predictor
 from c3s3_seg.io import Case, find_cases, load, load_mask, match_truth, save
 from c3s3_seg.metrics import diagonal_mm, score
@@ -98,7 +98,7 @@ def predict_cases(
     """
     cases = find_cases(inputs)
     truths = match_truth(cases, job.truth) if job.truth is not None else {}
-    _prepare(job.out)
+    make_folder(job.out)
     rows: list[PredictionRow] = []
     failures: list[Failure] = []
     for number, case in enumerate(cases, start=1):
@@ -127,7 +127,7 @@ def predict_case(case: Case, predictor: Predictor, job: Job, truth_path: Path | 
     save(prediction.mask, mask_path)
     for name, probability in prediction.probabilities.items():
         folder = job.out / PROBABILITIES  # apart, so that `evaluate` does not take them for masks
-        _prepare(folder)
+        make_folder(folder)
         save(probability, folder / f"{case.name}.{name}.{job.suffix}")
     if job.picture:
         _draw(case, scan, prediction.mask, truth, job.out)
@@ -135,13 +135,6 @@ def predict_case(case: Case, predictor: Predictor, job: Job, truth_path: Path | 
     facts = _facts(case, scan, prediction, row, job)
     write_whole(job.out / f"{case.name}.json", json.dumps(facts, indent=1).encode())
     return row
-
-
-def _prepare(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot be made a folder ({error.strerror})", where=out) from error
 
 
 def _guard(scan: Path, mask: Path, facts: Path) -> None:

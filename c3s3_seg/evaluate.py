@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from c3s3_seg.errors import C3S3Error, InputError
+from c3s3_seg.files import make_folder
 from c3s3_seg.metrics import diagonal_mm, labels_in, paper_score, score
 from c3s3_seg.report.cohort import Cohort, cohorts
 from c3s3_seg.report.compare import Paired, compare
@@ -96,7 +97,7 @@ def evaluate(
 
     if labels is not None and (not labels or 0 in labels.values()):
         raise InputError(f"found the labels {dict(labels)}, wanted at least one and none with value 0")
-    _make_folder(out)
+    make_folder(out)
     mine = _measure_all(find_cases([predictions]), truth, labels, protocol, progress)
     comparison: tuple[Paired, ...] = ()
     failures = mine.failures
@@ -145,13 +146,6 @@ def _measure_all(
                 raise
             failures.append(Failure(case.name, _reason(error)))
     return _Measured(tuple(rows), tuple(failures), tuple(labels.items()))
-
-
-def _make_folder(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"the folder cannot be made: {error.strerror or error}", where=out) from error
 
 
 def _unpaired(cases: Sequence[Case], truth: Path, pairs: Mapping[str, Path]) -> list[Failure]:

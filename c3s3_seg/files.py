@@ -27,3 +27,17 @@ def write_whole(path: Path, content: bytes) -> None:
         raise InputError(f"cannot be written ({error.strerror or error})", where=path) from error
     finally:
         aside.unlink(missing_ok=True)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it; one that is there already is as good.
+
+    Raises
+    ------
+    InputError
+        If it cannot be made, or a file stands in its place.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"the folder cannot be made ({error.strerror or error})", where=path) from error

@@ -104,6 +104,7 @@ def test_a_left_handed_grid_keeps_its_places(oblique: Volume, tmp_path: Path) ->
 def test_highdicom_sees_the_series_where_we_do(oblique: Volume, files: list[Path]) -> None:
     array, affine = highdicom_affine(files)
     seen = Geometry(array.shape, affine).volume(array)
+    assert seen.array.shape == oblique.array.shape
     check_same_places(seen, oblique)
 
 
