@@ -26,7 +26,7 @@ Research use only. Not a medical device.
 - **Grid**: {spacing} mm, axes LPS; training crops of {" x ".join(map(str, task.patch))} voxels.
 - **Method**: {config.method}, {facts["iterations"]} iterations, seed {run.seed}, {run.precision}.
 - **Data**: `{config.data.folder}`: {counts} cases.
-{_changes(facts["changed_on_resume"])}{config.data.note}
+{_beginning(facts["begun_from"])}{_changes(facts["changed_on_resume"])}{config.data.note}
 ## Validation
 
 Every net of the run, last weights (moving average), before they were rounded for storage. The scans' own
@@ -37,6 +37,16 @@ Best during the run: {_best(facts["validation_best"])}.
 
 The exact configuration and the figures of each case are in `manifest.json`.
 """
+
+
+def _beginning(origin: dict[str, Any] | None) -> str:
+    if origin is None:
+        return ""
+    nets, before = " and ".join(origin["networks"]), origin["iterations"]
+    return (
+        f"- **Begun from** the {nets} of an earlier bundle `{origin['bundle']}`,"
+        f" {before} iterations and {origin['seconds'] / 3600:.1f} hours old.\n"
+    )
 
 
 def _changes(records: list[dict[str, Any]]) -> str:

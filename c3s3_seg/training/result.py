@@ -54,6 +54,7 @@ def _facts(run: Run, splits: Splits, results: list[Validation]) -> dict[str, Any
         "torch": str(torch.__version__),
         "validation_last": [result.record(run.iteration) for result in results],
         "validation_best": best,
+        "begun_from": next((r["begun_from"] for r in run.history if "begun_from" in r), None),
         "changed_on_resume": [record for record in run.history if "changed" in record],
         "validation_cases": {result.candidate: result.per_case for result in results},
     }

@@ -24,6 +24,7 @@ from c3s3_seg.training.data import (
 from c3s3_seg.training.memory import keep_pages
 from c3s3_seg.training.result import write_bundle
 from c3s3_seg.training.run import Run
+from c3s3_seg.training.start import begin_from
 from c3s3_seg.training.validation import Validation
 
 
@@ -40,7 +41,14 @@ class Listener(Protocol):
         """After each validation."""
 
 
-def train(config: TrainConfig, folder: Path, listener: Listener, *, resume: bool = False) -> ModelBundle:
+def train(
+    config: TrainConfig,
+    folder: Path,
+    listener: Listener,
+    *,
+    resume: bool = False,
+    start: ModelBundle | None = None,
+) -> ModelBundle:
     """Train as configured and write `folder/bundle`.
 
     Parameters
@@ -53,11 +61,14 @@ def train(config: TrainConfig, folder: Path, listener: Listener, *, resume: bool
         Is told of every iteration and validation.
     resume
         Go on from the newest checkpoint in `folder`.
+    start
+        A bundle whose networks the run begins from; its optimiser and schedule begin anew.
 
     Raises
     ------
     InputError
-        If the folder already holds a run and `resume` is off, or the data cannot be read.
+        If the folder already holds a run and `resume` is off, the data cannot be read, or `start`
+        does not fit the configuration.
     """
     keep_pages()
     if config.run.threads is not None:
@@ -73,6 +84,8 @@ def train(config: TrainConfig, folder: Path, listener: Listener, *, resume: bool
     run = Run(config, folder)
     if resume:
         run.restore()
+    elif start is not None:
+        begin_from(run, start)
     cases = read_validation(Path(config.data.folder), splits.validation)
     results: list[Validation] = []
     listener.began(run.iteration, config.run.iterations)

@@ -1,0 +1,59 @@
+"""A run that begins from a bundle's networks."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from c3s3_seg.bundle import ModelBundle
+from c3s3_seg.errors import InputError
+from c3s3_seg.training.config import load_config
+from c3s3_seg.training.listeners import open_listener
+from c3s3_seg.training.run import Run
+from c3s3_seg.training.start import begin_from
+from c3s3_seg.training.train import train
+
+
+@pytest.fixture(scope="module")
+def bundle(toy_config: Path, tmp_path_factory: pytest.TempPathFactory) -> ModelBundle:
+    folder = tmp_path_factory.mktemp("start") / "first"
+    with open_listener(folder) as listener:
+        return train(load_config(toy_config), folder, listener)
+
+
+def test_nets_and_averages_are_the_bundles(toy_config: Path, bundle: ModelBundle, tmp_path: Path) -> None:
+    run = Run(load_config(toy_config, ["run.seed=9"]), tmp_path)
+    fresh = {k: v.clone() for k, v in run.method.state_dict().items()}
+    begin_from(run, bundle)
+    for name, (net, _) in run.method.candidates().items():
+        average = run.emas[name].net.state_dict()
+        assert all(torch.equal(v, average[k]) for k, v in net.state_dict().items())
+    after = run.method.state_dict()
+    assert not torch.equal(fresh["a.output.weight"], after["a.output.weight"])
+    assert torch.equal(fresh["project_a.0.weight"], after["project_a.0.weight"])  # heads never ship
+
+
+def test_the_card_says_where_it_came_from(toy_config: Path, bundle: ModelBundle, tmp_path: Path) -> None:
+    with open_listener(tmp_path) as listener:
+        second = train(load_config(toy_config), tmp_path, listener, start=bundle)
+    origin = second.manifest.training["begun_from"]
+    before = bundle.manifest.training
+    assert (origin["iterations"], origin["seconds"]) == (before["iterations"], before["seconds"])
+    assert origin["weights_sha256"]["model.safetensors"] == bundle.manifest.files["model.safetensors"]
+    assert "**Begun from** the" in (second.folder / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("networks.vnet_filters=3", "Set networks.vnet_filters = "),
+        ("task.recipe.spacing_mm=[9.0, 9.0, 9.0]", "task.recipe: the bundle has"),
+        ('task.labels=[{name="other", value=1}]', "task.labels: the bundle has"),
+    ],
+)
+def test_a_bundle_that_does_not_fit(
+    toy_config: Path, bundle: ModelBundle, tmp_path: Path, override: str, message: str
+) -> None:
+    run = Run(load_config(toy_config, [override]), tmp_path)
+    with pytest.raises(InputError, match=message):
+        begin_from(run, bundle)
