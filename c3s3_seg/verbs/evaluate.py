@@ -1,0 +1,37 @@
+"""`c3s3-seg evaluate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from c3s3_seg.verbs.terminal import Status, show
+
+ProtocolName = Literal["clinical", "paper"]
+
+
+def evaluate(
+    predictions: Annotated[Path, typer.Argument(help="A mask, or a folder of masks.")],
+    truth: Annotated[Path, typer.Argument(help="The truth: a mask, or a folder of masks of the same names.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for report.json and cases.csv.")],
+    protocol: Annotated[
+        ProtocolName, typer.Option(help="clinical: mm. paper: voxels, as published evaluations count.")
+    ] = "clinical",
+    against: Annotated[
+        Path | None, typer.Option(help="Other masks of the same cases, compared case by case.")
+    ] = None,
+) -> None:
+    """Score masks against the truth: Dice, Jaccard, 95HD, ASD and more."""
+    from c3s3_seg.evaluate import evaluate as run
+    from c3s3_seg.report.terminal import comparison_table, evaluation_table
+
+    with Status() as tell:
+        result = run(predictions, truth, out, protocol=protocol, against=against, progress=tell)
+    show(evaluation_table(result.rows, result.failures))
+    if result.comparison:
+        show(comparison_table(result.comparison))
+    typer.echo(f"report.json and cases.csv are in {out}.")
+    if result.failures:
+        raise typer.Exit(1)

@@ -1,0 +1,31 @@
+"""`c3s3-seg phantom`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+PhantomFormat = Literal["dicom", "nii.gz"]
+
+
+def phantom(
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder to write to.")],
+    format: Annotated[PhantomFormat, typer.Option(help="File format of the scan.")] = "dicom",
+    seed: Annotated[int, typer.Option(min=0, help="Another number is another patient.")] = 0,
+    cohort: Annotated[
+        str | None,
+        typer.Option(help="Write a training set instead: LABELLED,UNLABELLED,VALIDATION cases."),
+    ] = None,
+) -> None:
+    """Simulate a late-gadolinium MRI of the heart with a known left atrium."""
+    from c3s3_seg.phantom import parse_cohort, save, simulate, write_cohort
+
+    if cohort is not None:
+        labelled, unlabelled, validation = parse_cohort(cohort)
+        index = write_cohort(out, labelled=labelled, unlabelled=unlabelled, validation=validation, seed=seed)
+        typer.echo(f"data set: {index}")
+        return
+    scan, truth = save(simulate(seed), out, seed=seed, file_format=format)
+    typer.echo(f"scan: {scan}\ntruth: {truth}")

@@ -1,0 +1,36 @@
+"""`c3s3-seg train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from c3s3_seg.verbs.terminal import need
+
+
+def train(
+    config: Annotated[Path, typer.Argument(help="A TOML file, or the name of a shipped configuration.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the run: checkpoint, scalars, bundle.")],
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Override a key: --set run.iterations=100", metavar="KEY=VALUE"),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint.")] = False,
+    start: Annotated[
+        str | None, typer.Option("--from", help="A bundle whose networks the run begins from.")
+    ] = None,
+) -> None:
+    """Train as a configuration says; the result is a bundle in OUT/bundle."""
+    need("torch", "safetensors", "tensorboard")
+    from c3s3_seg.bundle import ModelBundle
+    from c3s3_seg.training.config import load_config
+    from c3s3_seg.training.listeners import open_listener
+    from c3s3_seg.training.train import train as run
+
+    settings = load_config(config, set_ or [])
+    begin = ModelBundle.find(start) if start is not None else None
+    with open_listener(out) as listener:
+        bundle = run(settings, out, listener, resume=resume, start=begin)
+    typer.echo(f"The bundle is {bundle.folder}. Next: c3s3-seg export {bundle.folder} --to onnx")
