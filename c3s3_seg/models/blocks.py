@@ -92,13 +92,15 @@ def initialise(module: nn.Module) -> None:
 class Backbone(nn.Module):
     """An encoder, the decoder and a 1x1x1 output convolution.
 
-    Sub-classes set `encode`. Every side of the input must be a multiple of `MULTIPLE`.
+    Sub-classes set `encode`, and `bottleneck` where the coarsest map passes something on its
+    way. Every side of the input must be a multiple of `MULTIPLE`.
     """
 
     MULTIPLE = 16
 
     def __init__(self, filters: int, classes: int, dropout: float) -> None:
         super().__init__()
+        self.bottleneck: nn.Module = nn.Identity()
         self.decoder = Decoder(filters, dropout)
         self.output = nn.Conv3d(filters, classes, 1)
 
@@ -106,9 +108,16 @@ class Backbone(nn.Module):
         """(N, C, X, Y, Z) -> five maps, finest first."""
         raise TypeError(f"{type(self).__name__} has no encoder: use VNet or ResVNet")
 
-    def features(self, x: Tensor) -> Tensor:
-        """The decoder's last features: (N, C, X, Y, Z) -> (N, filters, X, Y, Z)."""
-        return self.decoder(self.encode(x))  # type: ignore[no-any-return]
+    def features(self, x: Tensor, passes: int = 1) -> Tensor:
+        """The decoder's last features: (N, C, X, Y, Z) -> (passes * N, filters, X, Y, Z).
+
+        Several passes share the encoder; each drops other channels.
+        """
+        maps = self.encode(x)
+        if passes > 1:
+            maps = [level.repeat(passes, 1, 1, 1, 1) for level in maps]
+        maps[-1] = self.bottleneck(maps[-1])
+        return self.decoder(maps)  # type: ignore[no-any-return]
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, X, Y, Z) -> logits (N, classes, X, Y, Z)."""
