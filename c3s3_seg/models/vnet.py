@@ -35,7 +35,7 @@ class VNet(Backbone):
 
     def encode(self, x: Tensor) -> list[Tensor]:
         """(N, C, X, Y, Z) -> five maps, finest first."""
-        maps = [self.stages[0](x)]
+        maps = [self.part(self.stages[0], x)]
         for down, level in zip(self.downs, list(self.stages)[1:], strict=True):
             maps.append(level(down(maps[-1])))
         return maps

@@ -199,6 +199,9 @@ class RunConfig:
     precision
         `bfloat16`: convolutions in bfloat16 (fast on CPUs with AMX and on GPUs since Ampere), the rest
         in float32. `float16`: for older GPUs; the loss is scaled so that small gradients survive.
+    recompute
+        Compute the largest maps again in the backward pass instead of keeping them: less memory, more
+        time, the same numbers.
     """
 
     iterations: Count
@@ -208,6 +211,7 @@ class RunConfig:
     seed: int = 1
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     device: Literal["cpu", "cuda"] = "cpu"
+    recompute: bool = False
     threads: Count | None = None
     validate_every: Count = 500
     checkpoint_every: Count = 200

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from c3s3_seg.errors import InputError, MissingError
+from c3s3_seg.models import set_recompute
 from c3s3_seg.schema import dump, parse
 from c3s3_seg.training import checkpoint
 from c3s3_seg.training.config import OptimiserConfig, TrainConfig
@@ -30,6 +31,7 @@ MAY_CHANGE = {
     "run.validate_every",
     "run.checkpoint_every",
     "run.threads",
+    "run.recompute",
     "networks.ship",
     "networks.storage",
     "task.overlap",
@@ -48,6 +50,7 @@ class Run:
         self.method: Method = build_method(config).to(self.device)
         self.method.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         synchronise(self.method, self.device)
+        set_recompute(self.method, config.run.recompute)
         self.stepper = _stepper(self.method, world)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.run.precision == "float16")
         self.optimisers = {name: _sgd(p, config.optimiser) for name, p in self.method.optimised().items()}
@@ -88,13 +91,12 @@ class Run:
                 where=self.folder,
                 todo="Lower optimiser.lr, or use run.precision = 'float32'",
             )
-        for name in names:
-            self.optimisers[name].zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         for name in names:
             for group in self.optimisers[name].param_groups:
                 group["lr"] = lr
             self.scaler.step(self.optimisers[name])
+            self.optimisers[name].zero_grad(set_to_none=True)  # not to lie about in the next forward
         self.scaler.update()
 
     def save(self) -> None:

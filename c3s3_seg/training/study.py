@@ -197,6 +197,6 @@ def _settings(config: TrainConfig) -> dict[str, Any]:
     settings: dict[str, Any] = dump(config)
     settings["data"].pop("folder")
     settings["data"].pop("note")
-    for key in ("threads", "checkpoint_every"):
+    for key in ("threads", "recompute", "checkpoint_every"):
         settings["run"].pop(key)
     return settings
