@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +114,8 @@ def test_schedules_end_at_zero() -> None:
     assert schedule(config, 0) == 1
     assert schedule(config, 0.5) == pytest.approx(0.5**0.9)
     assert schedule(config, 1) == 0
+    assert schedule(replace(config, schedule="cosine"), 1) == pytest.approx(0)
+    assert schedule(replace(config, schedule="constant"), 1) == 1
 
 
 def outputs(config_path: Path) -> tuple[Run, Outputs, Outputs, object]:

@@ -173,13 +173,13 @@ class C3S3Config:
 @closed
 @dataclass(frozen=True)
 class OptimiserConfig:
-    """SGD with momentum; the learning rate falls to 0 by `schedule`."""
+    """SGD with momentum; the learning rate falls to 0 by `schedule`, or stays `constant`."""
 
     lr: Positive = 0.01
     momentum: Share = 0.9
     nesterov: bool = True
     weight_decay: NotNegative = 1e-4
-    schedule: Literal["poly", "cosine"] = "poly"
+    schedule: Literal["poly", "cosine", "constant"] = "poly"
     ema: Annotated[float, Ge(0), Le(0.99999)] = 0.995
 
 

@@ -149,7 +149,9 @@ class Run:
 
 
 def schedule(config: OptimiserConfig, progress: float) -> float:
-    """The learning rate's share of its first value: 1 at progress 0, 0 at progress 1."""
+    """The learning rate's share of its first value: from 1 at progress 0 to 0 at progress 1, or always 1."""
+    if config.schedule == "constant":
+        return 1.0
     if config.schedule == "cosine":
         return 0.5 * (1 + math.cos(math.pi * progress))
     return float((1 - progress) ** 0.9)
