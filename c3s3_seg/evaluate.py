@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from c3s3_seg.errors import C3S3Error, InputError
 from c3s3_seg.files import make_folder
-from c3s3_seg.metrics import diagonal_mm, labels_in, paper_score, score
+from c3s3_seg.metrics import diagonal_mm, labels_in, paper_scores, scores
 from c3s3_seg.report.cohort import Cohort, cohorts
 from c3s3_seg.report.compare import Paired, compare
 from c3s3_seg.report.rows import CaseScore, Failure, Protocol
@@ -183,12 +183,10 @@ def _measure(case: Case, truth: Path, labels: Mapping[str, int], protocol: Proto
     from c3s3_seg.io import load_mask
 
     prediction, wanted = load_mask(case.path), load_mask(truth)
-    measure = score if protocol == "clinical" else paper_score
+    measure = scores if protocol == "clinical" else paper_scores
     diagonal = diagonal_mm(wanted.geometry)
-    return [
-        CaseScore(case.name, name, measure(prediction, wanted, value), diagonal)
-        for name, value in labels.items()
-    ]
+    found = measure(prediction, wanted, list(labels.values()))
+    return [CaseScore(case.name, name, found[value], diagonal) for name, value in labels.items()]
 
 
 def _reason(error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from c3s3_seg.errors import InputError
 from c3s3_seg.evaluate import evaluate
 from c3s3_seg.io import save
-from c3s3_seg.metrics import PaperScore, Score, score
+from c3s3_seg.metrics import PaperScore, Score, score, scores
 from c3s3_seg.report.rows import Failure
 from c3s3_seg.volume import Geometry, Volume
 
@@ -89,12 +90,12 @@ def test_an_error_nobody_thought_of_is_a_failure_too(
 ) -> None:
     import c3s3_seg.evaluate as module
 
-    def broken(prediction: Volume, truth: Volume, label: int) -> Score:
+    def broken(prediction: Volume, truth: Volume, labels: Sequence[int]) -> dict[int, Score]:
         if prediction.array.sum() != cube(2, 7).array.sum():
             raise MemoryError("out of memory")
-        return score(prediction, truth, label)
+        return scores(prediction, truth, labels)
 
-    monkeypatch.setattr(module, "score", broken)
+    monkeypatch.setattr(module, "scores", broken)
     result = evaluate(*folders, protocol="clinical", labels=None)
     assert [row.case for row in result.rows] == ["a"]
     assert result.failures == (Failure("b", "MemoryError: out of memory"),)
