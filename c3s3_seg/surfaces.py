@@ -7,7 +7,7 @@ the image is background. Distances run between voxel centres.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,8 @@ Labels = NDArray[Any]
 # A spacing that went through float32 in a file header is off by 6e-8 of itself; a distance that
 # equals the tolerance must still count as within it.
 NSD_SLACK = 1e-6
+
+SLAB = 1 << 18  # voxels
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,12 +173,13 @@ def surface_voxels(mask: Labels) -> tuple[Points, Labels]:
     """
     found = [np.empty((3, 0), dtype=np.intp)]
     labels = [np.empty(0, dtype=mask.dtype)]
-    for n, plane in enumerate(mask):
-        at = np.flatnonzero(_edge(mask, n))  # much faster than np.nonzero where hits are few
-        if at.size:
-            rows, columns = np.divmod(at, mask.shape[2])
-            found.append(np.stack((np.full(at.size, n), rows, columns)))
-            labels.append(plane[rows, columns])
+    for start, stop in _slabs(mask.shape):
+        edge = _edge(mask, start, stop)
+        at = np.flatnonzero(edge)  # much faster than np.nonzero where hits are few
+        voxels = np.stack(np.unravel_index(at, edge.shape))
+        labels.append(mask[start:stop][tuple(voxels)])
+        voxels[0] += start
+        found.append(voxels)
     return np.concatenate(found, axis=1), np.concatenate(labels)
 
 
@@ -199,23 +202,33 @@ def _occupied(mask: Labels) -> tuple[Mask, Mask, Mask]:
     return np.asarray(mask.any(axis=(1, 2))), np.asarray(flat.any(axis=1)), np.asarray(flat.any(axis=0))
 
 
-def _edge(mask: Labels, n: int) -> Mask:
-    """(rows, columns) bool: where plane n of the mask differs from a neighbour; never on the background."""
-    plane = mask[n]
-    edge = np.zeros(plane.shape, dtype=np.bool_)
-    if not plane.any():
+def _slabs(shape: tuple[int, ...]) -> Iterator[tuple[int, int]]:
+    """Ranges of planes that together fit the processor's cache, so that no copy of a volume is made."""
+    thick = max(1, SLAB // max(1, shape[1] * shape[2]))
+    for start in range(0, shape[0], thick):
+        yield start, min(start + thick, shape[0])
+
+
+def _edge(mask: Labels, start: int, stop: int) -> Mask:
+    """(stop - start, j, k) bool: which voxels of these planes differ from a neighbour; never background."""
+    slab = mask[start:stop]
+    edge = np.zeros(slab.shape, dtype=np.bool_)
+    if not slab.any():
         return edge
-    for other in (n - 1, n + 1):
-        if 0 <= other < len(mask):
-            edge |= plane != mask[other]
-        else:
-            edge[:] = True
-    for lines, out in ((plane, edge), (plane.T, edge.T)):
-        step = lines[1:] != lines[:-1]
-        out[1:] |= step
-        out[:-1] |= step
+    low, high = max(start - 1, 0), min(stop + 1, len(mask))
+    above = start - low  # whether there is a plane before the first
+    steps = mask[low + 1 : high] != mask[low : high - 1]
+    edge[1 - above :] = steps[: len(slab) - 1 + above]
+    edge[: len(steps) - above] |= steps[above : above + len(slab)]
+    edge[0] |= start == 0
+    edge[-1] |= stop == len(mask)
+    for axis in (1, 2):
+        line, out = np.moveaxis(slab, axis, 0), np.moveaxis(edge, axis, 0)
+        steps = line[1:] != line[:-1]
+        out[1:] |= steps
+        out[:-1] |= steps
         out[0] = out[-1] = True
-    edge &= plane != 0
+    edge &= slab != 0
     return edge
 
 
@@ -239,8 +252,9 @@ def _measure(
     first = second = common = 0
     if both.size:
         box = tuple(slice(*ends) for ends in zip(both.min(axis=1), both.max(axis=1) + 1, strict=True))
-        for plane_a, plane_b in zip(a[box], b[box], strict=True):
-            in_a, in_b = plane_a == label, plane_b == label
+        a, b = a[box], b[box]
+        for start, stop in _slabs(a.shape):
+            in_a, in_b = a[start:stop] == label, b[start:stop] == label
             first += int(np.count_nonzero(in_a))
             second += int(np.count_nonzero(in_b))
             common += int(np.count_nonzero(in_a & in_b))
