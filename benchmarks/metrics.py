@@ -29,7 +29,7 @@ import numpy as np
 
 CASES = 8
 SHAPE, SPACING = (512, 512, 300), (0.7, 0.7, 1.25)
-RUNS, ENOUGH_S = 5, 20.0
+RUNS, ENOUGH_S = 5, 8.0
 # label -> [95HD, average surface distance]; which average, says AVERAGE
 Found = dict[int, list[float]]
 

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
 from c3s3_seg.errors import GeometryError, InputError
 from c3s3_seg.nearest import Floats
-from c3s3_seg.surfaces import LabelPair, label_pairs, surface_voxels
+from c3s3_seg.surfaces import LabelPair, label_pairs, surface_voxels, union_box
 from c3s3_seg.volume import Geometry, Volume
 
 
@@ -48,6 +48,8 @@ class Score:
         Volumes of prediction and truth.
     volume_error_ml
         Prediction minus truth.
+    nsd_area
+        As `nsd`, but the share of both surfaces' area, see `c3s3_seg.surfels`. Empty unless asked for.
 
     Distances are nan where both masks are empty and inf where one is.
     """
@@ -64,13 +66,18 @@ class Score:
     volume_ml: float
     truth_ml: float
     volume_error_ml: float
+    nsd_area: tuple[tuple[float, float], ...] = ()
 
     def flat(self) -> dict[str, float]:
-        """One number per column, in the order of the fields; `nsd` becomes `nsd_1mm`, `nsd_2mm`, ..."""
+        """One number per column, in the order of the fields; `nsd` becomes `nsd_1mm`, `nsd_2mm`, ...
+
+        `nsd_area` becomes `nsd_area_1mm` and so on.
+        """
         row: dict[str, float] = {}
         for field in fields(self):
-            if field.name == "nsd":
-                row.update({f"nsd_{tolerance:g}mm": share for tolerance, share in self.nsd})
+            if field.name in ("nsd", "nsd_area"):
+                shares = getattr(self, field.name)
+                row.update({f"{field.name}_{tolerance:g}mm": share for tolerance, share in shares})
             else:
                 row[field.name] = getattr(self, field.name)
         return row
@@ -105,7 +112,12 @@ class PaperScore:
 
 
 def score(
-    prediction: Volume, truth: Volume, label: int = 1, *, tolerances_mm: tuple[float, ...] = (1.0, 2.0)
+    prediction: Volume,
+    truth: Volume,
+    label: int = 1,
+    *,
+    tolerances_mm: tuple[float, ...] = (1.0, 2.0),
+    area_nsd: bool = False,
 ) -> Score:
     """Every number of the `clinical` protocol for one label.
 
@@ -117,6 +129,8 @@ def score(
         The value to be measured. 0 is the background and no label.
     tolerances_mm
         For the normalised surface distance, not negative.
+    area_nsd
+        Whether to measure the normalised surface distance by area too.
 
     Returns
     -------
@@ -130,9 +144,9 @@ def score(
         If the two grids differ.
     InputError
         If a mask holds nan or fractions, if the label is 0, or if the two masks have no label in
-        common (a 0/255 mask against a 0/1 mask).
+        common (a 0/255 mask against a 0/1 mask); if the area is asked for on a sheared grid.
     """
-    return scores(prediction, truth, (label,), tolerances_mm=tolerances_mm)[label]
+    return scores(prediction, truth, (label,), tolerances_mm=tolerances_mm, area_nsd=area_nsd)[label]
 
 
 def scores(
@@ -141,12 +155,13 @@ def scores(
     labels: Sequence[int],
     *,
     tolerances_mm: tuple[float, ...] = (1.0, 2.0),
+    area_nsd: bool = False,
 ) -> dict[int, Score]:
     """As `score`, for several labels, in one pass over the masks.
 
     Parameters
     ----------
-    prediction, truth, tolerances_mm
+    prediction, truth, tolerances_mm, area_nsd
         As for `score`.
     labels
         The values to be measured.
@@ -163,9 +178,17 @@ def scores(
     """
     if any(not (math.isfinite(t) and t >= 0) for t in tolerances_mm):
         raise InputError(f"found the tolerances {tolerances_mm} mm, wanted finite ones that are not negative")
-    pairs = _pairs(prediction, truth, labels, _step_mm(truth.geometry))
-    voxel_ml = truth.geometry.voxel_ml
-    return {label: _score(pair, voxel_ml, sorted(set(tolerances_mm))) for label, pair in pairs.items()}
+    step, tolerances = _step_mm(truth.geometry), tuple(float(mm) for mm in sorted(set(tolerances_mm)))
+    found = {
+        label: _score(pair, truth.geometry.voxel_ml, tolerances)
+        for label, pair in _pairs(prediction, truth, labels, step).items()
+    }
+    if not area_nsd:
+        return found
+    return {
+        label: replace(score, nsd_area=_by_area(prediction, truth, label, tolerances))
+        for label, score in found.items()
+    }
 
 
 def _score(pair: LabelPair, voxel_ml: float, tolerances_mm: Sequence[float]) -> Score:
@@ -180,11 +203,22 @@ def _score(pair: LabelPair, voxel_ml: float, tolerances_mm: Sequence[float]) -> 
         asd_mm=surfaces.asd(),
         assd_mm=surfaces.assd(),
         masd_mm=surfaces.masd(),
-        nsd=tuple((float(mm), surfaces.nsd(mm)) for mm in tolerances_mm),
+        nsd=tuple((mm, surfaces.nsd(mm)) for mm in tolerances_mm),
         volume_ml=pair.first * voxel_ml,
         truth_ml=pair.second * voxel_ml,
         volume_error_ml=(pair.first - pair.second) * voxel_ml,
     )
+
+
+def _by_area(
+    prediction: Volume, truth: Volume, label: int, tolerances_mm: tuple[float, ...]
+) -> tuple[tuple[float, float], ...]:
+    from c3s3_seg.surfels import area_within
+
+    p, t = prediction.array == label, truth.array == label
+    box = union_box(p, t)
+    shares = area_within(p[box], t[box], _step_mm(truth.geometry), tolerances_mm)
+    return tuple(zip(tolerances_mm, shares, strict=True))
 
 
 def paper_score(prediction: Volume, truth: Volume, label: int = 1) -> PaperScore:

@@ -26,6 +26,7 @@ FLOORS = {
     "metrics": 3,
     "volume": 2,
     "surfaces": 2,
+    "surfels": 2,
     "nearest": 1,
     "schema": 1,
     "files": 1,

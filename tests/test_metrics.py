@@ -334,6 +334,19 @@ def test_a_real_atrium_equals_medpy(shared_data: Path) -> None:
     assert_equals_medpy(moved, truth, geometry)
 
 
+def test_nsd_by_area_stands_beside_nsd_by_voxels() -> None:
+    import surface_distance
+
+    p, t = blobs(1)
+    spacing = (0.7, 1.1, 2.5)
+    found = score(volume(p, spacing), volume(t, spacing), tolerances_mm=(1.0, 2.5), area_nsd=True)
+    distances = surface_distance.compute_surface_distances(t, p, spacing)
+    wanted = [surface_distance.compute_surface_dice_at_tolerance(distances, mm) for mm in (1.0, 2.5)]
+    assert [share for _, share in found.nsd_area] == pytest.approx(wanted, abs=1e-9)
+    assert list(found.flat())[-2:] == ["nsd_area_1mm", "nsd_area_2.5mm"]
+    assert "nsd_area_1mm" not in score(volume(p), volume(t)).flat()
+
+
 # --- several labels in one pass
 
 

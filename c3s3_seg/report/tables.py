@@ -35,6 +35,8 @@ DEFINITIONS = {
     "masd_mm": "Mean of the mean surface distances of the two directions, in mm.",
     "nsd": "Share of the surface voxels of both masks within the tolerance of the other surface; "
     "nsd_1mm is for 1 mm.",
+    "nsd_area": "As nsd, but the share of the surfaces' area (elements at the corners of voxels, as Nikolov et "
+    "al. 2021 and the package surface-distance have it).",
     "volume_ml": "Volume of the prediction in ml.",
     "truth_ml": "Volume of the truth in ml.",
     "volume_error_ml": "Volume of the prediction minus that of the truth, in ml.",
@@ -126,6 +128,8 @@ def _cohort_entry(cohort: Cohort) -> dict[str, Any]:
 
 
 def _definition(column: str) -> str:
+    if column.startswith("nsd_area_"):
+        return "nsd_area"
     return "nsd" if column.startswith("nsd_") else column
 
 
