@@ -35,8 +35,8 @@ DEFINITIONS = {
     "masd_mm": "Mean of the mean surface distances of the two directions, in mm.",
     "nsd": "Share of the surface voxels of both masks within the tolerance of the other surface; "
     "nsd_1mm is for 1 mm.",
-    "nsd_area": "As nsd, but the share of the surfaces' area (elements at the corners of voxels, as Nikolov et "
-    "al. 2021 and the package surface-distance have it).",
+    "nsd_area": "As nsd, but the share of the area of both surfaces (elements at the voxels' corners, as Nikolov "
+    "et al. 2021 and the package surface-distance have it).",
     "volume_ml": "Volume of the prediction in ml.",
     "truth_ml": "Volume of the truth in ml.",
     "volume_error_ml": "Volume of the prediction minus that of the truth, in ml.",
