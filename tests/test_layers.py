@@ -28,6 +28,8 @@ FLOORS = {
     "surfaces": 2,
     "surfels": 2,
     "nearest": 1,
+    "resample": 3,
+    "workers": 1,
     "schema": 1,
     "files": 1,
     "models": 1,

@@ -25,12 +25,15 @@ class CaseScore:
     diagonal_mm
         The diagonal of the image: the worst distance that there can be, which stands in for an
         infinite one in `Statistics.mean_penalised`. None: nothing stands in.
+    notes
+        What was done to the masks before, on request; a sentence each.
     """
 
     case: str
     label: str
     score: Score | PaperScore
     diagonal_mm: float | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

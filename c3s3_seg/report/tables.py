@@ -35,8 +35,8 @@ DEFINITIONS = {
     "masd_mm": "Mean of the mean surface distances of the two directions, in mm.",
     "nsd": "Share of the surface voxels of both masks within the tolerance of the other surface; "
     "nsd_1mm is for 1 mm.",
-    "nsd_area": "As nsd, but the share of the area of both surfaces (elements at the voxels' corners, as Nikolov "
-    "et al. 2021 and the package surface-distance have it).",
+    "nsd_area": "As nsd, but the share of the area of both surfaces, with elements at the corners of voxels "
+    "(Nikolov et al. 2021, the package surface-distance).",
     "volume_ml": "Volume of the prediction in ml.",
     "truth_ml": "Volume of the truth in ml.",
     "volume_error_ml": "Volume of the prediction minus that of the truth, in ml.",
@@ -52,6 +52,7 @@ CONVENTIONS = {
     "undefined those left out; mean_penalised counts the image diagonal for each infinite distance.",
     "comparison": "paired by case: difference is this set minus the other, with its bootstrap interval; p "
     "is of the Wilcoxon signed-rank test, two-sided; cases without a finite value in both are left out.",
+    "notes": "what was done to a case before it was measured, on request: resampling to the truth's grid.",
     "interval": "low and high are the 95% interval of the mean: bootstrap, 2,000 resamples, fixed seed.",
 }
 
@@ -116,10 +117,16 @@ def write_report_json(
         "cohorts": [_cohort_entry(cohort) for cohort in cohorts(rows)],
         "cases": [{"case": row.case, "label": row.label, **row.score.flat()} for row in rows],
         "comparison": [asdict(paired) for paired in comparison],
+        "notes": [{"case": case, "note": note} for case, note in notes_of(rows)],
         "failures": [asdict(failure) for failure in failures],
     }
     text = json.dumps(_plain(report), indent=2, ensure_ascii=False, allow_nan=False)
     write_whole(path, (text + "\n").encode())
+
+
+def notes_of(rows: Sequence[CaseScore]) -> list[tuple[str, str]]:
+    """Pairs (case, what was done to it before it was measured), once a case."""
+    return list(dict.fromkeys((row.case, note) for row in rows for note in row.notes))
 
 
 def _cohort_entry(cohort: Cohort) -> dict[str, Any]:

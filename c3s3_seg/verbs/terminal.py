@@ -39,6 +39,30 @@ class Status:
         self._status.stop()
 
 
+class Bar:
+    """A progress bar on stderr with the time that is left; silent where stderr is no terminal."""
+
+    def __enter__(self) -> Bar:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        console = Console(stderr=True)
+        columns = (MofNCompleteColumn(), BarColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+        self._bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._task = self._bar.add_task("starting", total=None)
+        self._bar.start()
+        return self
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """Say what has just been done."""
+        from rich.markup import escape
+
+        self._bar.update(self._task, description=escape(what), completed=done, total=total)
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+
 def show(table: object) -> None:
     """Print a table on stdout, as wide as the terminal is."""
     from rich.console import Console
