@@ -12,7 +12,7 @@ from c3s3_seg.files import make_folder
 from c3s3_seg.metrics import PaperScore, Score, diagonal_mm, labels_in, paper_scores, scores
 from c3s3_seg.report.cohort import Cohort, cohorts
 from c3s3_seg.report.compare import Paired, compare
-from c3s3_seg.report.rows import CaseScore, Failure, Protocol
+from c3s3_seg.report.rows import CaseFiles, CaseScore, Failure, Protocol
 from c3s3_seg.report.tables import write_cases_csv, write_report_json
 from c3s3_seg.workers import Died, each
 
@@ -42,6 +42,10 @@ class Settings:
         Whether a prediction on another grid is put on the truth's, which is recorded, or refused.
     workers
         How many processes measure.
+    html
+        Whether to write `report.html` too; needs plotly.
+    images
+        A scan, or a folder of scans named like the predictions, for the pictures of the page.
     """
 
     protocol: Protocol = "clinical"
@@ -50,6 +54,8 @@ class Settings:
     area_nsd: bool = False
     resample: bool = False
     workers: int = 1
+    html: bool = False
+    images: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -70,6 +76,8 @@ class EvaluationResult:
         The files that were written.
     comparison
         With the other set of predictions; empty where there is none.
+    html_path
+        The page, where one was asked for.
     """
 
     rows: tuple[CaseScore, ...]
@@ -79,6 +87,7 @@ class EvaluationResult:
     csv_path: Path
     json_path: Path
     comparison: tuple[Paired, ...] = ()
+    html_path: Path | None = None
 
 
 def evaluate(
@@ -138,8 +147,25 @@ def evaluate(
     csv_path, json_path = out / "cases.csv", out / "report.json"
     write_cases_csv(csv_path, mine.rows)
     write_report_json(json_path, mine.rows, failures, protocol=settings.protocol, comparison=comparison)
-    groups = cohorts(mine.rows)
-    return EvaluationResult(mine.rows, failures, groups, mine.labels, csv_path, json_path, comparison)
+    result = EvaluationResult(
+        mine.rows, failures, cohorts(mine.rows), mine.labels, csv_path, json_path, comparison
+    )
+    if settings.html:
+        _write_page(out / "report.html", result, mine.files, settings)
+        return replace(result, html_path=out / "report.html")
+    return result
+
+
+def _write_page(path: Path, result: EvaluationResult, files: Sequence[CaseFiles], settings: Settings) -> None:
+    from c3s3_seg.report.html import Report, worst_first, write_report_page
+    from c3s3_seg.report.views import views
+
+    rows = worst_first(result.rows)
+    drawn = views(rows, {f.case: f for f in files}, dict(result.labels), resample=settings.resample)
+    report = Report(
+        "Masks against the truth", settings.protocol, result.rows, result.failures, result.comparison
+    )
+    write_report_page(path, report, drawn)
 
 
 @dataclass(frozen=True)
@@ -149,6 +175,7 @@ class _Measured:
     rows: tuple[CaseScore, ...]
     failures: tuple[Failure, ...]
     labels: tuple[tuple[str, int], ...]
+    files: tuple[CaseFiles, ...]
 
 
 @dataclass(frozen=True)
@@ -170,6 +197,7 @@ def _measure_all(
     pairs = match_truth(cases, truth)
     failures = _unpaired(cases, truth, pairs)
     cases = [case for case in cases if case.name in pairs]
+    scans = _scans(cases, settings.images)
     labels = tuple((settings.labels or _labels_of(list(pairs.values()), settings.workers)).items())
     work = [_Work(case, pairs[case.name], labels, settings) for case in cases]
     answers: dict[int, list[CaseScore] | Exception | Died] = {}
@@ -186,7 +214,20 @@ def _measure_all(
         if len(cases) == 1 and isinstance(answer, C3S3Error):
             raise answer
         failures.append(Failure(case.name, _reason(answer)))
-    return _Measured(tuple(rows), tuple(failures), labels)
+    files = tuple(CaseFiles(c.name, c.path, pairs[c.name], scans.get(c.name)) for c in cases)
+    return _Measured(tuple(rows), tuple(failures), labels, files)
+
+
+def _scans(cases: Sequence[Case], images: Path | None) -> dict[str, Path]:
+    """Case -> its scan, by name; of a single case the single scan that was given."""
+    from c3s3_seg.io import find_cases
+
+    if images is None:
+        return {}
+    found = find_cases([images])
+    if len(found) == len(cases) == 1:
+        return {cases[0].name: found[0].path}
+    return {scan.name: scan.path for scan in found}
 
 
 def _try(work: _Work) -> list[CaseScore] | Exception:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from c3s3_seg.metrics import PaperScore, Score
@@ -64,3 +65,13 @@ class PredictionRow:
     volumes_ml: tuple[tuple[str, float], ...]
     seconds_s: float
     scores: tuple[CaseScore, ...] = ()
+
+
+@dataclass(frozen=True)
+class CaseFiles:
+    """Where the masks and, if it is known, the scan of a case lie."""
+
+    case: str
+    prediction: Path
+    truth: Path
+    scan: Path | None = None

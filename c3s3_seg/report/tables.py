@@ -108,11 +108,10 @@ def write_report_json(
     InputError
         If it cannot be written.
     """
-    used = dict.fromkeys(_definition(name) for row in rows for name in row.score.flat())
     report = {
-        "software": {"name": "c3s3-seg", "version": _version()},
+        "software": {"name": "c3s3-seg", "version": software_version()},
         "protocol": {"name": protocol, "meaning": PROTOCOLS[protocol]},
-        "definitions": {name: DEFINITIONS[name] for name in ("surface", *used)},
+        "definitions": definitions_of(rows),
         "conventions": CONVENTIONS,
         "cohorts": [_cohort_entry(cohort) for cohort in cohorts(rows)],
         "cases": [{"case": row.case, "label": row.label, **row.score.flat()} for row in rows],
@@ -122,6 +121,12 @@ def write_report_json(
     }
     text = json.dumps(_plain(report), indent=2, ensure_ascii=False, allow_nan=False)
     write_whole(path, (text + "\n").encode())
+
+
+def definitions_of(rows: Sequence[CaseScore]) -> dict[str, str]:
+    """Column -> its definition, for the columns of these rows, and that of a surface."""
+    used = dict.fromkeys(_definition(name) for row in rows for name in row.score.flat())
+    return {name: DEFINITIONS[name] for name in ("surface", *used)}
 
 
 def notes_of(rows: Sequence[CaseScore]) -> list[tuple[str, str]]:
@@ -151,7 +156,8 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _version() -> str:
+def software_version() -> str:
+    """Of this package, as installed."""
     try:
         return version("c3s3-seg")
     except PackageNotFoundError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 
-def need(*packages: str) -> None:
+def need(*packages: str, extra: str = "train") -> None:
     """Say what to install before anything is imported that would not be found."""
     import importlib.util
 
@@ -13,7 +13,7 @@ def need(*packages: str) -> None:
 
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
-        todo = "pip install 'c3s3-seg[train]'"
+        todo = f"pip install 'c3s3-seg[{extra}]'"
         raise MissingError(
             f"this needs {', '.join(missing)}, which the base installation leaves out", todo=todo
         )
