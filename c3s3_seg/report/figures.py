@@ -9,8 +9,8 @@ from html import escape
 
 import numpy as np
 
-WIDTH, HEIGHT = 380, 240
-LEFT, RIGHT, TOP, BOTTOM = 52, 14, 12, 40
+WIDTH, HEIGHT = 280, 210
+LEFT, RIGHT, TOP, BOTTOM = 42, 10, 12, 38
 
 
 @dataclass(frozen=True)
@@ -44,20 +44,20 @@ def spread(dots: Sequence[Dot], title: str) -> str:
     """
     finite = sorted((dot for dot in dots if math.isfinite(dot.y)), key=lambda dot: dot.y)
     if not finite:
-        return _frame(title, "", "", '<text x="190" y="120" class="middle">nothing to show</text>')
+        return _frame(title, "", "", '<text x="140" y="105" class="middle">nothing to show</text>')
     values = [dot.y for dot in finite]
     axis = _Axis(*_range(values), HEIGHT - BOTTOM, TOP)
     middle = (LEFT + WIDTH - RIGHT) / 2
     low, median, high = (axis.at(float(q)) for q in np.percentile(values, (25, 50, 75)))
-    left, right = middle - 70, middle + 70
+    left, right = middle - 60, middle + 60
     box = (
-        f'<rect class="box" x="{left:.1f}" y="{high:.1f}" width="140" height="{low - high:.1f}"/>'
+        f'<rect class="box" x="{left:.1f}" y="{high:.1f}" width="120" height="{low - high:.1f}"/>'
         f'<line class="median" x1="{left:.1f}" x2="{right:.1f}" y1="{median:.1f}" y2="{median:.1f}"/>'
     )
     marks = []
     for n, dot in enumerate(finite):
         # The golden ratio spreads neighbours in value over the width, the same way every time.
-        x = middle + ((n * 0.618034) % 1 - 0.5) * 120
+        x = middle + ((n * 0.618034) % 1 - 0.5) * 110
         marks.append(_dot(x, axis.at(dot.y), dot, f"{dot.y:.4g}"))
     return _frame(title, axis.ticks(), "", box + "".join(marks))
 
@@ -72,9 +72,9 @@ def agreement(dots: Sequence[Dot], unit: str) -> str:
     unit
         Of both.
     """
-    title = f"Volume: prediction minus truth ({unit})"
+    title = f"Volume, prediction \u2212 truth ({unit})"
     if not dots:
-        return _frame(title, "", "", '<text x="190" y="120" class="middle">nothing to show</text>')
+        return _frame(title, "", "", '<text x="140" y="105" class="middle">nothing to show</text>')
     lines = limits([dot.y for dot in dots])
     across = _Axis(*_range([dot.x for dot in dots]), LEFT, WIDTH - RIGHT)
     up = _Axis(*_range([0.0, *(dot.y for dot in dots), *(line.y for line in lines)]), HEIGHT - BOTTOM, TOP)
@@ -88,7 +88,8 @@ def agreement(dots: Sequence[Dot], unit: str) -> str:
             f"{escape(line.word)} {line.y:+.1f}</text>"
         )
     marks = [_dot(across.at(d.x), up.at(d.y), d, f"{d.y:+.3g} {unit} at {d.x:.3g} {unit}") for d in dots]
-    below = f'<text x="{(LEFT + WIDTH) / 2}" y="{HEIGHT - 6}" class="middle">mean of both ({unit})</text>'
+    words = f"mean of both ({unit}); Bland-Altman"
+    below = f'<text x="{(LEFT + WIDTH) / 2}" y="{HEIGHT - 6}" class="middle">{escape(words)}</text>'
     return _frame(title, up.ticks(), across.ticks(below=True) + below, "".join(drawn + marks))
 
 
@@ -146,7 +147,7 @@ def _dot(x: float, y: float, dot: Dot, value: str) -> str:
     words = escape(f"{dot.name}: {value}", quote=True)
     return (
         f'<a href="#{escape(dot.link, quote=True)}" aria-label="{words}">'
-        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5"><title>{words}</title></circle></a>'
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4.5"><title>{words}</title></circle></a>'
     )
 
 

@@ -172,14 +172,15 @@ def _comparison(pairs: Sequence[Paired]) -> str:
 def _all_cases(rows: Sequence[CaseScore], links: dict[tuple[str, str], str]) -> str:
     if not rows:
         return ""
-    columns = _columns(rows)
+    columns = [name for name in _columns(rows) if name != "jaccard"]  # it says what Dice says
+    several = len({row.label for row in rows}) > 1
     body = []
     for row in rows:
         flat, link = row.score.flat(), links.get((row.case, row.label))
         name = f'<a href="#{link}">{escape(row.case)}</a>' if link else escape(row.case)
         cells = [_cell(flat.get(column, math.nan), _column(column)[1]) for column in columns]
-        body.append([name, *_text(row.label), *cells])
-    headers = ["Case", "Label", *(_column(column)[0] for column in columns)]
+        body.append([name, *(_text(row.label) if several else []), *cells])
+    headers = ["Case", *(["Label"] if several else []), *(_column(column)[0] for column in columns)]
     return '<h2 id="cases">Every case</h2>' + table(headers, body, sortable=True)
 
 

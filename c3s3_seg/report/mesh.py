@@ -81,8 +81,11 @@ def mesh_webp(mesh: Mesh, colours: NDArray[np.uint8]) -> bytes:
     normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
     seen = np.flatnonzero(normals[:, 1] < 0)
     order = seen[np.argsort(-corners[seen, :, 1].mean(axis=1))]  # the back first
-    light = 0.45 + 0.55 * np.clip(normals @ (-0.3, -0.85, 0.43), 0, 1)
-    shades = (colours[mesh.triangles].mean(axis=1) * light[:, None]).astype(np.uint8)
+    smooth = np.zeros_like(mesh.vertices_mm)
+    np.add.at(smooth, mesh.triangles.ravel(), np.repeat(normals, 3, axis=0))
+    smooth /= np.maximum(np.linalg.norm(smooth, axis=1, keepdims=True), 1e-12)
+    light = 0.45 + 0.55 * np.clip(smooth @ (-0.3, -0.85, 0.43), 0, 1)
+    shades = (colours * light[:, None])[mesh.triangles].mean(axis=1).astype(np.uint8)
     image = Image.new("RGBA", (2 * SIZE, 2 * SIZE))
     draw = ImageDraw.Draw(image)
     for n in order.tolist():

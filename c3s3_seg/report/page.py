@@ -61,10 +61,13 @@ class Scale:
         return np.asarray(np.stack(each, axis=1).round(), dtype=np.uint8)
 
     def bar(self) -> str:
-        """As a strip of colours with its numbers and words."""
+        """As a strip of colours with its numbers and words; of a plain colour nothing."""
+        if len(set(self.colours)) == 1:
+            return ""
         stops = ", ".join(f"rgb{colour}" for colour in self.colours)
         middle = (self.low + self.high) / 2
-        ends = (f"{self.low:+g}", f"{middle:g}", f"{self.high:+g} {self.unit}")
+        sign = "+" if self.low < 0 else ""
+        ends = (f"{self.low:g}", f"{middle:g}", f"{sign}{self.high:g} {self.unit}")
         words = "".join(f"<span>{escape(word)}</span>" for word in (self.low_word, "", self.high_word))
         numbers = "".join(f"<span>{end}</span>" for end in ends)
         strip = f'<div class="strip" style="background: linear-gradient(to right, {stops})"></div>'
@@ -117,13 +120,13 @@ def solid_html(solid: Solid, name: str) -> str:
         "cmin": solid.scale.low,
         "cmax": solid.scale.high,
         "colorscale": [[s, f"rgb{c}"] for s, c in zip(stops, solid.scale.colours, strict=True)],
-        "unit": solid.scale.unit,
+        "unit": solid.scale.unit if solid.scale.bar() else None,
     }
     return (
         f'<figure class="solid"><div class="stage" tabindex="0" role="application" '
         f'aria-label="Surface of {escape(name, quote=True)}: drag or use the arrow keys to turn it">'
         f"{image(picture, f'Surface of {name} from the front')}"
-        '<div class="plot"></div><p class="hint">Click or press Enter to turn</p>'
+        '<div class="plot"></div><p class="hint">Drag to turn, scroll to zoom</p>'
         f'<script type="application/json" class="mesh">{json.dumps(numbers)}</script></div>'
         f"{solid.scale.bar()}<figcaption>{escape(solid.words)}</figcaption></figure>"
     )

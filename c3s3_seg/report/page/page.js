@@ -91,7 +91,7 @@ async function turn(stage) {
     type: "mesh3d", ...mesh, showscale: false, flatshading: false,
     lighting: { ambient: 0.55, diffuse: 0.75, specular: 0.12, roughness: 0.7, fresnel: 0.05 },
     lightposition: { x: -2000, y: -8000, z: 6000 },
-    hovertemplate: `%{intensity:.1f} ${unit}<extra></extra>`,
+    ...(unit === null ? { hoverinfo: "skip" } : { hovertemplate: `%{intensity:.2g} ${unit}<extra></extra>` }),
   };
   const hidden = { visible: false };
   const layout = {
