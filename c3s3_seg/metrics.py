@@ -284,7 +284,7 @@ def _pairs(prediction: Volume, truth: Volume, labels: Sequence[int], step: Float
         raise GeometryError(
             f"the prediction's grid is {prediction.geometry}, the truth's is {truth.geometry}",
             where=prediction.source.path,
-            todo="Resample one of them onto the other's grid first",
+            todo="Resample one of them onto the other's grid first; `evaluate --resample` does",
         )
     if 0 in labels:
         raise InputError("label 0 is the background, wanted a label", where=prediction.source.path)

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from c3s3_seg.io import save
 from c3s3_seg.metrics import PaperScore, Score, score, scores
 from c3s3_seg.report.rows import Failure
 from c3s3_seg.volume import Geometry, Volume
+from c3s3_seg.workers import Died
 
 GEOMETRY = Geometry.build((12, 10, 8), (0.5, 1.0, 2.0), (3.0, -4.0, 5.0))
 
@@ -220,3 +223,33 @@ def test_two_processes_answer_as_one_does(folders: tuple[Path, Path, Path]) -> N
     assert together.rows == alone.rows
     assert together.failures == alone.failures
     assert told == [1, 2, 3]
+
+
+def test_a_process_that_dies_is_a_failure_with_its_reason(
+    folders: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import c3s3_seg.evaluate as module
+
+    def deadly(task: Any, items: Any, workers: int) -> Any:
+        for number, item in enumerate(items):
+            last = number == len(items) - 1 and task is module._try
+            yield number, Died("the process was ended by SIGKILL") if last else task(item)
+
+    monkeypatch.setattr(module, "each", deadly)
+    result = evaluate(*folders, Settings(workers=2))
+    assert [row.case for row in result.rows] == ["a"]
+    assert result.failures == (Failure("b", "the process was ended by SIGKILL"),)
+
+
+def test_the_command_with_every_option(folders: tuple[Path, Path, Path]) -> None:
+    predictions, truth, out = folders
+    shifted_grid(folders)
+    words = ["evaluate", predictions, truth, "-o", out, "--workers", "2", "--resample", "--area-nsd"]
+    words += ["--tolerance", "0.5", "--tolerance", "3", "--html"]
+    command = [sys.executable, "-m", "c3s3_seg", *map(str, words)]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr
+    assert "report.html" in answer.stdout
+    text = (out / "report.html").read_text(encoding="utf-8")
+    assert "NSD by area, 0.5 mm" in text
+    assert "was resampled" in text
