@@ -117,6 +117,7 @@ def test_misses_are_said_and_come_first(report: Path) -> None:
     assert 'data-v="nan">–' in text
     assert "<b>2</b><span>one mask empty: infinite</span>" in text
     assert "mean of 3 finite" in text
+    assert "with the image diagonal for a miss" in text
 
 
 def test_a_scan_on_another_grid_is_not_shown_and_said(report: Path) -> None:

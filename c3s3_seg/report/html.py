@@ -131,6 +131,8 @@ def _tile(name: str, found: Statistics) -> str:
     finite = found.n - found.infinite - found.undefined
     of = f" of {finite} finite" if finite < found.n else ""
     mean = f"<b>{_number(found.mean, decimals)}</b><span>{title}, mean{of}</span>"
+    if found.infinite and math.isfinite(found.mean_penalised):
+        interval += f"<span>{found.mean_penalised:.{decimals}f} with the image diagonal for a miss</span>"
     return f'<div class="tile">{mean}{interval}</div>'
 
 

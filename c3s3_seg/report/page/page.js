@@ -82,6 +82,7 @@ function unpack({ dtype, bdata }) {
 async function turn(stage) {
   if (stage.classList.contains("live") || stage.classList.contains("waiting")) return;
   stage.classList.add("waiting");
+  stage.querySelector(".hint").textContent = "One moment";
   const Plotly = await loadPlotly();
   const numbers = JSON.parse(stage.querySelector("script.mesh").textContent);
   for (const key of ["x", "y", "z", "i", "j", "k", "intensity"]) numbers[key] = unpack(numbers[key]);
@@ -115,6 +116,7 @@ function rest(stage, Plotly) {
   live.splice(live.indexOf(stage), 1);
   Plotly.purge(stage.querySelector(".plot"));
   stage.classList.remove("live");
+  stage.querySelector(".hint").textContent = "Drag to turn, scroll to zoom";
 }
 
 function turnBy(stage, across, up) {
