@@ -42,6 +42,8 @@ class Job:
         Whether to draw each case as `<case>.png`.
     origin
         What produced the masks, for the JSON: bundle, hashes, backend, settings.
+    html
+        Whether to write a page of each case as `<case>.html`.
     """
 
     out: Path
@@ -49,6 +51,7 @@ class Job:
     truth: Path | None = None
     picture: bool = False
     origin: dict[str, Any] | None = None
+    html: bool = False
 
 
 @dataclass(frozen=True)
@@ -133,6 +136,12 @@ def predict_case(case: Case, predictor: Predictor, job: Job, truth_path: Path | 
         _draw(case, scan, prediction.mask, truth, job.out)
     row = PredictionRow(case.name, tuple(prediction.volume_ml.items()), time.perf_counter() - started, scores)
     facts = _facts(case, scan, prediction, row, job)
+    if job.html:
+        from c3s3_seg.report.prediction_page import PredictedCase, write_prediction_page
+
+        labels, volumes = predictor.task.label_values, prediction.volume_ml
+        view = PredictedCase(case.name, scan, prediction.mask, labels, volumes, facts=facts)
+        write_prediction_page(job.out / f"{case.name}.html", view)
     write_whole(job.out / f"{case.name}.json", json.dumps(facts, indent=1).encode())
     return row
 
