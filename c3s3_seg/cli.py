@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from typing import Annotated
 
@@ -13,7 +14,9 @@ from c3s3_seg.verbs.evaluate import evaluate
 from c3s3_seg.verbs.export import export
 from c3s3_seg.verbs.phantom import phantom
 from c3s3_seg.verbs.predict import predict
+from c3s3_seg.verbs.terminal import printable
 from c3s3_seg.verbs.train import train
+from c3s3_seg.verbs.verify import verify
 
 app = typer.Typer(
     name="c3s3-seg",
@@ -23,8 +26,20 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for verb in (predict, evaluate, train, export, phantom):
+for verb in (predict, evaluate, train, export, phantom, verify):
     app.command()(verb)
+
+
+STOPPED = "{}; what was finished is kept, and the same command goes on from there"
+
+
+class _Terminated(BaseException):
+    """SIGTERM, as schedulers send it before they kill: an orderly end, like Ctrl-C."""
+
+
+def _terminated(number: int, frame: object) -> None:
+    del number, frame
+    raise _Terminated
 
 
 def _version(wanted: bool) -> None:
@@ -39,7 +54,10 @@ def _root(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
-    """Exit codes: 0 all went well; 1 some cases failed or a check said no; 2 bad input; 3 not installed."""
+    """Exit codes: 0 all went well; 1 some cases failed or a check said no; 2 bad input; 3 not installed;
+
+    4 a defect of the program; 130, 143 interrupted.
+    """
 
 
 def main() -> None:
@@ -48,14 +66,18 @@ def main() -> None:
 
     # pydicom warns of what a damaged file holds before we refuse it in our own words.
     warnings.filterwarnings("ignore", module="pydicom")
+    signal.signal(signal.SIGTERM, _terminated)
     try:
         app()
     except C3S3Error as error:
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(f"error: {printable(str(error))}", err=True)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        typer.echo("interrupted; what was finished is kept", err=True)
+        typer.echo(STOPPED.format("interrupted"), err=True)
         sys.exit(130)
+    except _Terminated:
+        typer.echo(STOPPED.format("stopped by SIGTERM"), err=True)
+        sys.exit(143)
 
 
 if __name__ == "__main__":
