@@ -27,6 +27,7 @@ from c3s3_seg.schema import dump, parse
 
 AHEAD = 3  # cases that a worker has at a time: one is read, one is in the network, one is written
 TRIES = 2
+LOOK_S = 1.0  # how often it is looked whether a worker that says nothing is alive
 STILLBORN = 3  # workers that die one after the other before they can do anything
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 HINTS = {
@@ -72,6 +73,20 @@ class _Worker:
     tasks: deque[Task] = field(default_factory=deque)
     rest: bytes = b""
     ready: bool = False
+
+    def lines(self) -> list[bytes]:
+        """What it has said since."""
+        stream = self.process.stdout
+        while stream is not None:
+            try:
+                block = os.read(stream.fileno(), 1 << 16)
+            except BlockingIOError:
+                break
+            if not block:
+                break
+            self.rest += block
+        *lines, self.rest = self.rest.split(b"\n")
+        return lines
 
     def send(self, what: Any) -> None:
         """One line; a worker that is gone is noticed by its end of file."""
@@ -152,6 +167,7 @@ class Pool:
             pass_fds=self._held,
             env={**os.environ, **dict.fromkeys(THREAD_VARIABLES, threads)},
         )
+        os.set_blocking(process.stdout.fileno(), False)  # type: ignore[union-attr]
         worker = _Worker(process, errors)
         worker.send({"model": dump(self._model), "job": dump(self._job)})
         self._workers.append(worker)
@@ -178,13 +194,13 @@ class Pool:
         """Wait for answers; what died is replaced, and its cases are given back with the reason."""
         outcomes: list[Outcome] = []
         orphans: list[tuple[Task, Refusal]] = []
-        for key, _ in self._selector.select():
-            worker: _Worker = key.data
-            block = os.read(key.fd, 1 << 16)
-            *lines, worker.rest = (worker.rest + block).split(b"\n")
-            for line in lines:
+        self._selector.select(LOOK_S)
+        for worker in list(self._workers):
+            # Dead first, then its last answers: a process of its own may keep the pipe open for longer.
+            dead = worker.process.poll() is not None
+            for line in worker.lines():
                 outcomes += self._answer(worker, json.loads(line))
-            if not block:
+            if dead:
                 orphans += self._bury(worker)
         return outcomes, orphans
 
@@ -202,7 +218,8 @@ class Pool:
         self._selector.unregister(worker.process.stdout)  # type: ignore[arg-type]
         self._workers.remove(worker)
         reason = reason_of_death(worker.process.wait(), _tail(worker.errors))
-        worker.process.stdin.close()  # type: ignore[union-attr]
+        with suppress(BrokenPipeError):
+            worker.process.stdin.close()  # type: ignore[union-attr]
         worker.process.stdout.close()  # type: ignore[union-attr]
         worker.errors.close()
         self._stillborn += not worker.ready
