@@ -10,11 +10,11 @@ import typer
 
 from c3s3_seg import __version__
 from c3s3_seg.errors import C3S3Error
+from c3s3_seg.files import printable
 from c3s3_seg.verbs.evaluate import evaluate
 from c3s3_seg.verbs.export import export
 from c3s3_seg.verbs.phantom import phantom
 from c3s3_seg.verbs.predict import predict
-from c3s3_seg.verbs.terminal import printable
 from c3s3_seg.verbs.train import train
 from c3s3_seg.verbs.verify import verify
 
@@ -30,16 +30,18 @@ for verb in (predict, evaluate, train, export, phantom, verify):
     app.command()(verb)
 
 
-STOPPED = "{}; what was finished is kept, and the same command goes on from there"
+class _Stopped(BaseException):
+    """Ctrl-C, or SIGTERM as schedulers send it before they kill: an orderly end."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        super().__init__(f"stopped by {signal.Signals(number).name}")
 
 
-class _Terminated(BaseException):
-    """SIGTERM, as schedulers send it before they kill: an orderly end, like Ctrl-C."""
-
-
-def _terminated(number: int, frame: object) -> None:
-    del number, frame
-    raise _Terminated
+def _stop(number: int, frame: object) -> None:
+    del frame
+    signal.signal(number, signal.SIG_DFL)  # whoever says it twice means it
+    raise _Stopped(number)
 
 
 def _version(wanted: bool) -> None:
@@ -66,18 +68,17 @@ def main() -> None:
 
     # pydicom warns of what a damaged file holds before we refuse it in our own words.
     warnings.filterwarnings("ignore", module="pydicom")
-    signal.signal(signal.SIGTERM, _terminated)
+    # typer would turn a KeyboardInterrupt into silence.
+    signal.signal(signal.SIGINT, _stop)
+    signal.signal(signal.SIGTERM, _stop)
     try:
         app()
     except C3S3Error as error:
         typer.echo(f"error: {printable(str(error))}", err=True)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        typer.echo(STOPPED.format("interrupted"), err=True)
-        sys.exit(130)
-    except _Terminated:
-        typer.echo(STOPPED.format("stopped by SIGTERM"), err=True)
-        sys.exit(143)
+    except _Stopped as stopped:
+        typer.echo(f"{stopped}: what was finished is kept, and the same command goes on from there", err=True)
+        sys.exit(128 + stopped.number)
 
 
 if __name__ == "__main__":

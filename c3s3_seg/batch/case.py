@@ -21,7 +21,7 @@ from c3s3_seg.batch.job import Job, Task
 from c3s3_seg.batch.outcome import Outcome, Refusal, unforeseen
 from c3s3_seg.bundle import Task as ModelTask
 from c3s3_seg.errors import C3S3Error, GeometryError, InputError
-from c3s3_seg.files import make_folder, write_whole
+from c3s3_seg.files import make_folder, printable, write_whole
 from c3s3_seg.inference.predictor import Prediction, Predictor
 from c3s3_seg.io import Case, load, load_mask, save
 from c3s3_seg.metrics import diagonal_mm, score
@@ -229,7 +229,7 @@ def _draw(case: Case, scan: Volume, mask: Volume, truth: Volume | None, out: Pat
     from c3s3_seg.report.picture import overlay_png
 
     masks = {"prediction": mask} | ({"truth": truth} if truth is not None else {})
-    overlay_png(scan, masks, out / f"{case.name}.png", title=case.name)
+    overlay_png(scan, masks, out / f"{case.name}.png", title=printable(case.name))
     return out / f"{case.name}.png"
 
 

@@ -16,7 +16,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +24,7 @@ from c3s3_seg.batch.lock import now
 from c3s3_seg.batch.outcome import Outcome
 from c3s3_seg.batch.shard import Shard
 from c3s3_seg.errors import InputError
-from c3s3_seg.schema import dump, parse
+from c3s3_seg.schema import parse
 
 STEM = "journal"
 State = Literal["begun", "done", "failed"]
@@ -152,7 +152,7 @@ class Journal:
         for run in self.runs():
             yield json.dumps(run)
         for record in self.records():
-            facts = plain(dump(record.outcome))
+            facts = plain(asdict(record.outcome))
             yield json.dumps({"state": record.state, "run": record.run, "changed": record.changed, **facts})
 
     def close(self) -> None:
@@ -160,7 +160,7 @@ class Journal:
         self._db.close()
 
     def _put(self, state: State, setting: str, outcome: Outcome, when: tuple[int, str] | None = None) -> None:
-        body = json.dumps(dump(outcome))
+        body = json.dumps(asdict(outcome))
         run, changed = when or (self.run, now())
         values = (_text(outcome.case), run, state, changed, setting, body)
         with self._guarded():
@@ -227,7 +227,7 @@ def plain(value: Any) -> Any:
     """JSON that every reader takes: infinity becomes "inf", nan null."""
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
         return None if value != value else str(value)

@@ -7,7 +7,7 @@ import os
 import platform
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from c3s3_seg.batch.journal import STEM, Journal, Record, plain
 from c3s3_seg.batch.shard import Shard
 from c3s3_seg.errors import C3S3Error, InputError
 from c3s3_seg.files import write_whole
-from c3s3_seg.schema import dump
 
 NAME = "provenance"
 # No case may be called so: its JSON would take the place of ours.
@@ -136,7 +135,7 @@ def _case(record: Record, times: bool) -> dict[str, Any]:
     if outcome.verdict:
         facts["verdict"] = outcome.verdict
     if outcome.refusal is not None:
-        facts["refusal"] = {k: v for k, v in dump(outcome.refusal).items() if k != "detail"}
+        facts["refusal"] = {k: v for k, v in asdict(outcome.refusal).items() if k != "detail"}
     if times:
         facts |= {"run": record.run, "changed": record.changed, "seconds": outcome.seconds}
     return facts

@@ -13,14 +13,14 @@ import signal
 import sys
 import warnings
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import IO, Any
 
 from c3s3_seg.batch.job import Job, Model, Task
 from c3s3_seg.batch.outcome import Refusal, unforeseen
 from c3s3_seg.batch.run import in_this_process
 from c3s3_seg.errors import C3S3Error
-from c3s3_seg.schema import dump, parse
+from c3s3_seg.schema import parse
 
 WHERE = "the line from the program that started this worker"
 
@@ -36,14 +36,14 @@ def main() -> None:
     try:
         predictor, origin = parse(Model, setup["model"], WHERE).open()
     except C3S3Error as error:
-        _say(answers, refused=dump(Refusal.of(error, "open")))
+        _say(answers, refused=asdict(Refusal.of(error, "open")))
         return
     except (RuntimeError, MemoryError) as error:
-        _say(answers, refused=dump(Refusal.of(unforeseen(error), "open")))
+        _say(answers, refused=asdict(Refusal.of(unforeseen(error), "open")))
         return
     _say(answers, origin=origin)
     for outcome in in_this_process(predictor, replace(job, origin=origin))(_tasks()):
-        _say(answers, outcome=dump(outcome))
+        _say(answers, outcome=asdict(outcome))
 
 
 def _tasks() -> Iterator[Task]:

@@ -6,6 +6,8 @@ import os
 import sys
 from typing import IO, TextIO, cast
 
+from c3s3_seg.files import printable
+
 
 def need(*packages: str) -> None:
     """Say what to install before anything is imported that would not be found."""
@@ -63,14 +65,6 @@ def say(line: str) -> None:
     """One line on stdout; nobody there to read it is no error."""
     if sys.stdout is not None:
         _Tolerant(sys.stdout).write(printable(line) + "\n")
-
-
-def printable(text: str) -> str:
-    """Fit for one line of a terminal: a file name need not be Unicode, and may hold line breaks."""
-    clean = "".join(
-        c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text
-    )
-    return clean.encode("utf-8", "backslashreplace").decode()
 
 
 class _Tolerant:
