@@ -11,6 +11,7 @@ import typer
 from c3s3_seg import __version__
 from c3s3_seg.errors import C3S3Error
 from c3s3_seg.files import printable
+from c3s3_seg.verbs.doctor import doctor
 from c3s3_seg.verbs.evaluate import evaluate
 from c3s3_seg.verbs.export import export
 from c3s3_seg.verbs.phantom import phantom
@@ -26,7 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for verb in (predict, evaluate, train, export, phantom, verify):
+for verb in (predict, evaluate, train, export, phantom, verify, doctor):
     app.command()(verb)
 
 

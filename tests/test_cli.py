@@ -176,7 +176,7 @@ def test_a_closed_stdout_costs_nothing(cohort: Path, tmp_path: Path) -> None:
 def test_usage_errors_and_help() -> None:
     assert run("predict").returncode == 2
     assert run("--version").stdout.startswith("c3s3-seg ")
-    for verb in ("predict", "evaluate", "train", "export", "phantom", "verify"):
+    for verb in ("predict", "evaluate", "train", "export", "phantom", "verify", "doctor"):
         assert "Options" in run(verb, "--help").stdout
 
 

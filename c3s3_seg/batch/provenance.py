@@ -65,7 +65,7 @@ class Verdict:
 def surroundings() -> dict[str, Any]:
     """Versions and machine. No user's name."""
     return {
-        "versions": {"c3s3_seg": __version__, "python": platform.python_version(), **_versions()},
+        "versions": {"c3s3_seg": __version__, "python": platform.python_version(), **versions()},
         "machine": {
             "name": platform.node(),
             "system": platform.platform(),
@@ -75,7 +75,8 @@ def surroundings() -> dict[str, Any]:
     }
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of the packages that a mask depends on, as installed."""
     found = {}
     for name in PACKAGES:
         try:
