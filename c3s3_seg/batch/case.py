@@ -1,4 +1,4 @@
-"""One case, from its file to its mask, in named steps: load, check, predict, write.
+"""One case, from its file to its mask, in named steps: load, check, prepare, predict, write.
 
 Each step is a function of its own, so that a batch can let the steps of neighbouring cases overlap.
 What comes after them, the record in the journal, is the business of whoever runs the batch.
@@ -11,7 +11,7 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,7 +22,7 @@ from c3s3_seg.batch.outcome import Outcome, Refusal, unforeseen
 from c3s3_seg.bundle import Task as ModelTask
 from c3s3_seg.errors import C3S3Error, GeometryError, InputError
 from c3s3_seg.files import make_folder, printable, write_whole
-from c3s3_seg.inference.predictor import Prediction, Predictor
+from c3s3_seg.inference.predictor import Prediction, Predictor, Prepared
 from c3s3_seg.io import Case, load, load_mask, save
 from c3s3_seg.metrics import diagonal_mm, score
 from c3s3_seg.report.rows import CaseScore, PredictionRow
@@ -43,6 +43,7 @@ class Loaded:
     inputs: dict[str, str]
     seconds: dict[str, float]
     verdict: str = ""
+    prepared: Prepared | None = None
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,11 @@ class Steps:
 
     def run(self, task: Task) -> Outcome:
         """Everything for one case, one step after the other."""
-        return self.write(self.predict(self.check(self.load(task))))
+        return self.write(self.predict(self.read(task)))
+
+    def read(self, task: Task) -> Loaded | Outcome:
+        """What can be done while the network is at another case: load, check, prepare."""
+        return self.prepare(self.check(self.load(task)))
 
     def load(self, task: Task) -> Loaded | Outcome:
         """Read the scan and its truth; take their hashes."""
@@ -83,8 +88,14 @@ class Steps:
             return loaded
         return _attempt("check", loaded.task, lambda: _check(loaded), loaded)
 
+    def prepare(self, loaded: Loaded | Outcome) -> Loaded | Outcome:
+        """Bring the scan to the model's grid."""
+        if isinstance(loaded, Outcome):
+            return loaded
+        return _attempt("prepare", loaded.task, lambda: _prepare(loaded, self.predictor), loaded)
+
     def predict(self, loaded: Loaded | Outcome) -> Predicted | Outcome:
-        """Run the network."""
+        """Run the network; take its answer back to the scan's grid."""
         if isinstance(loaded, Outcome):
             return loaded
         return _attempt("predict", loaded.task, lambda: _predict(loaded, self.predictor), loaded)
@@ -180,8 +191,13 @@ def _check(loaded: Loaded) -> Loaded:
     return loaded
 
 
+def _prepare(loaded: Loaded, predictor: Predictor) -> Loaded:
+    return replace(loaded, prepared=predictor.prepare(loaded.scan))
+
+
 def _predict(loaded: Loaded, predictor: Predictor) -> Predicted:
-    prediction = predictor(loaded.scan)
+    prepared = loaded.prepared or predictor.prepare(loaded.scan)
+    prediction = predictor.restore(prepared, predictor.network(prepared))
     return Predicted(loaded, prediction, {**loaded.seconds, **prediction.seconds})
 
 

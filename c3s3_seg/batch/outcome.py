@@ -9,7 +9,8 @@ from c3s3_seg.errors import C3S3Error, DefectError, InputError
 from c3s3_seg.report.rows import Failure, PredictionRow
 
 # A failure in one of these steps is the scan's own: it would fail again. The others are the machine's.
-OF_THE_SCAN = ("load", "check")
+NO_MEMORY = "the memory did not suffice"
+OF_THE_SCAN = ("load", "check", "prepare")
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Refusal:
     @property
     def final(self) -> bool:
         """Whether it would come again with the same scan."""
-        return self.step in OF_THE_SCAN
+        return self.step in OF_THE_SCAN and not self.what.startswith(NO_MEMORY)
 
     def error(self) -> C3S3Error:
         """The error, to be raised."""
@@ -97,7 +98,7 @@ def unforeseen(error: Exception) -> C3S3Error:
     first = f": {said[0]}" if said else ""
     if isinstance(error, MemoryError) or "bad_alloc" in str(error):
         return InputError(
-            f"the memory did not suffice{first}",
+            f"{NO_MEMORY}{first}",
             todo="Give more memory, or fewer workers, or smaller tiles with --overlap 0.25",
         )
     todo = "This is a defect of the program: please report it; the journal holds the traceback"

@@ -165,11 +165,7 @@ def _engine(model: Predictor | Model, job: Job, plan: Plan, held: tuple[int, ...
 def in_this_process(predictor: Predictor, job: Job) -> Runner:
     """Load, network and writing of neighbouring cases at the same time, in threads."""
     steps = Steps(predictor, job)
-
-    def read(task: Task) -> Any:
-        return steps.check(steps.load(task))
-
-    return lambda tasks: overlapped(tasks, read, steps.predict, steps.write)
+    return lambda tasks: overlapped(tasks, steps.read, steps.predict, steps.write)
 
 
 class _Run:
