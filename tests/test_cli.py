@@ -89,6 +89,9 @@ def test_one_failing_case_is_a_row_and_the_others_go_on(cohort: Path, tmp_path: 
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
         "b-whole.json",
         "b-whole.mha",
+        "journal.jsonl",
+        "journal.sqlite",
+        "provenance.json",
         "summary.csv",
     ]
     with (tmp_path / "out" / "summary.csv").open() as file:
@@ -146,12 +149,14 @@ def test_formats_and_probabilities(cohort: Path, tmp_path: Path, suffix: str) ->
     assert (np.asarray(probability.array)[mask.array > 0] > 0.5).all()
 
 
-def test_a_missing_runtime_is_exit_code_3() -> None:
-    code = """
+def test_a_missing_runtime_is_exit_code_3(cohort: Path, tmp_path: Path) -> None:
+    scan = cohort / "scans" / "phantom-30002.nii.gz"
+    code = f"""
 import sys
 from c3s3_seg.inference import backends
 backends.PACKAGES["torch"] = ("torch_is_not_here", "pip install 'c3s3-seg[train]'")
-sys.argv = ["c3s3-seg", "predict", "x.nii.gz", "-o", "out", "--model", "phantom", "--backend", "torch"]
+words = ["predict", "{scan}", "-o", "{tmp_path}", "--model", "phantom", "--backend", "torch"]
+sys.argv = ["c3s3-seg", *words]
 from c3s3_seg.cli import main
 main()
 """
@@ -171,7 +176,7 @@ def test_a_closed_stdout_costs_nothing(cohort: Path, tmp_path: Path) -> None:
 def test_usage_errors_and_help() -> None:
     assert run("predict").returncode == 2
     assert run("--version").stdout.startswith("c3s3-seg ")
-    for verb in ("predict", "evaluate", "train", "export", "phantom"):
+    for verb in ("predict", "evaluate", "train", "export", "phantom", "verify", "doctor"):
         assert "Options" in run(verb, "--help").stdout
 
 
