@@ -12,8 +12,6 @@ from c3s3_seg.verbs.progress import Teller, duration
 
 ROW = PredictionRow("a\nb", (("organ", 2.5),), 1.0)
 DONE = Outcome("a\nb", "/scans/a", ROW, None, {}, {"a.nii.gz": "00"})
-    "a\nb", "/scans/a", PredictionRow("a\nb", (("organ", 2.5),), 1.0), None, {}, {"a.nii.gz": "00"}
-)
 FAILED = Outcome("c", "/scans/c", refusal=Refusal("it is broken", "c", None, "InputError", "load"))
 
 
