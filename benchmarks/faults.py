@@ -1,6 +1,6 @@
 """What a batch survives: each fault is really done to a real `c3s3-seg predict`, which is then run again.
 
-    python benchmarks/faults.py [--kills 50] [--files 10000]
+    python benchmarks/faults.py [--kills 50] [--files 10000] [--seed 0] [--only WORDS]
 
 Prints the table of docs/operations.md. A row is right if the exit code and the message are the ones
 that are promised, no half file is left, nothing that was there is lost, and the same command again
@@ -42,6 +42,7 @@ class Ground:
     folder: Path
     kills: int = 2
     files: int = 1000
+    seed: int = 0
     hashes: dict[str, str] = field(default_factory=dict)
     seconds_s: float = 0.0
 
@@ -80,8 +81,8 @@ def scan(seed: int, shape: tuple[int, int, int] = (24, 20, 16)) -> object:
     return Geometry.build(shape, (2.0, 2.0, 2.0)).volume(noise.astype(np.float32))
 
 
-def prepare(folder: Path, kills: int, files: int) -> Ground:
-    ground = Ground(folder, kills, files)
+def prepare(folder: Path, kills: int, files: int, seed: int = 0) -> Ground:
+    ground = Ground(folder, kills, files, seed)
     ground.scans.mkdir(parents=True)
     for n in range(CASES):
         save(scan(n), ground.scans / f"case-{n:02}.nii.gz")  # type: ignore[arg-type]
@@ -153,7 +154,7 @@ def killed_worker(ground: Ground) -> str:
 
 
 def kill_often(ground: Ground, name: str, words: list[str], kill: Callable[..., None]) -> str:
-    draw = random.Random(7)
+    draw = random.Random(ground.seed)
     caught = 0
     for _ in range(ground.kills):
         out = ground.fresh(name)
@@ -481,12 +482,13 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--files", type=int, default=10_000)
-    parser.add_argument("--only", default="")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments at which is killed")
+    parser.add_argument("--only", default="", help="rows with this in their name")
     options = parser.parse_args()
     print("| fault | exit code and message | same command again |\n|---|---|---|")
     bad = 0
     with tempfile.TemporaryDirectory() as folder:
-        ground = prepare(Path(folder) / "ground", options.kills, options.files)
+        ground = prepare(Path(folder) / "ground", options.kills, options.files, options.seed)
         for name, fault in FAULTS.items():
             if options.only not in name:
                 continue

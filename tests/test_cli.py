@@ -74,8 +74,16 @@ def test_a_folder_of_cases(cohort: Path, tmp_path: Path) -> None:
         assert reader.fieldnames[0] == "case"
     assert [row["case"] for row in scores] == ["phantom-30001", "phantom-30002"]
     assert json.loads((report / "report.json").read_text())["protocol"]["name"] == "paper"
+    assert run("verify", out).returncode == 0
     again = predict(cohort / "scans", "-o", out)
     assert again.returncode == 0  # our own files may be written anew
+    assert "2 finished cases are done again: weights or settings have changed" in again.stderr
+    third = predict(cohort / "scans", "-o", out, "--json", "--workers", 2)
+    assert json.loads(third.stdout)["note"] == "2 cases were finished before; their hashes hold"
+    (out / "phantom-30001.nii.gz").write_bytes(b"")
+    verdict = run("verify", out)
+    assert verdict.returncode == 1
+    assert "phantom-30001.nii.gz: sha256 is not" in verdict.stdout
 
 
 def test_one_failing_case_is_a_row_and_the_others_go_on(cohort: Path, tmp_path: Path) -> None:

@@ -135,6 +135,8 @@ class Plan:
         At most this many cases that are not finished yet.
     retry_failed
         Whether cases that failed before are tried again although neither scan nor settings changed.
+    cluster
+        `local`, or the address of a Dask scheduler: the cases are done there.
     command
         The command line, for the provenance.
     """
@@ -143,6 +145,7 @@ class Plan:
     shard: Shard | None = None
     limit: int | None = None
     retry_failed: bool = False
+    cluster: str | None = None
     command: tuple[str, ...] = ()
 
 

@@ -149,6 +149,10 @@ def _silent(progress: Progress) -> None:
 
 
 def _engine(model: Predictor | Model, job: Job, plan: Plan, held: tuple[int, ...]) -> Engine:
+    if isinstance(model, Model) and plan.cluster is not None:
+        from c3s3_seg.batch.cluster import cluster_engine
+
+        return cluster_engine(model, job, plan.cluster, plan.workers)
     if isinstance(model, Model) and plan.workers > 0:
         from c3s3_seg.batch.workers import worker_engine
 

@@ -54,6 +54,9 @@ def predict(
     workers: Annotated[
         int, typer.Option(min=0, help="Processes with a model each. 0: no process but this one.")
     ] = 0,
+    cluster: Annotated[
+        str | None, typer.Option(help="Do the cases on a Dask cluster: local, or tcp://HOST:PORT.")
+    ] = None,
     shard: Annotated[
         str | None,
         typer.Option(help="Only this share: 2/8; auto in a SLURM array; auto/8 in a Kubernetes job."),
@@ -93,7 +96,7 @@ def predict(
     how = Model(folder, backend, settings, ensemble, threads, deterministic)
     job = Job(out, format, truth, picture, html=html, deterministic=deterministic)
     share = parse_shard(shard, os.environ) if shard is not None else None
-    plan = Plan(workers, share, limit, retry_failed, tuple(sys.argv))
+    plan = Plan(workers, share, limit, retry_failed, cluster, tuple(sys.argv))
     with Teller(as_json=as_json, quiet=quiet) as tell:
         result = predict_cases(inputs, how, job, tell, plan)
     if not (as_json or quiet):
