@@ -41,10 +41,13 @@ NEVER = {
 }
 HEAVY = {
     "torch": {"models", "training", "export", "inference"},
-    "openvino": {"inference"},
+    "openvino": {"inference", "export"},
     "onnxruntime": {"inference"},
     "onnx": {"export"},
     "onnxscript": {"export"},
+    "onnxconverter_common": {"export"},
+    "tensorrt": {"inference"},
+    "cuda": {"inference"},
     "SimpleITK": {"io"},
     "pydicom": {"io"},
     "nibabel": {"io"},
