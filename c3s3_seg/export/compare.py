@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from c3s3_seg.bundle import ModelBundle, Task
 from c3s3_seg.export.parity import Parity, ScanParity
 from c3s3_seg.inference.backends import Backend
-from c3s3_seg.inference.predictor import Prediction, Predictor, Settings
+from c3s3_seg.inference.predictor import Predictor, Settings
 from c3s3_seg.inference.window import Tiling, softmax
 from c3s3_seg.io import load
 from c3s3_seg.phantom import simulate
@@ -64,16 +64,16 @@ def _compare_scan(
     settings = Settings(probabilities=True)
     a, b = (Predictor(task, backends, settings)(scan) for backends in (expected, found))
     differences = [_largest(p.array, b.probabilities[n].array) for n, p in a.probabilities.items()]
-    return masks_apart(task, a, b, max(differences))
+    return masks_apart(task, a.mask, b.mask, max(differences))
 
 
-def masks_apart(task: Task, a: Prediction, b: Prediction, difference: float) -> ScanParity:
-    """Two predictions of one scan, `a` the reference; `difference` of their probabilities."""
-    spacing_mm = a.mask.geometry.spacing_mm
+def masks_apart(task: Task, a: Volume, b: Volume, difference: float) -> ScanParity:
+    """Two masks on one grid, `a` the reference; `difference` of their probabilities is passed on."""
+    spacing_mm = a.geometry.spacing_mm
     half_mm = float(spacing_mm.min()) / 2
     dice, hd95, asd, nsd = [1.0], [0.0], [0.0], [1.0]
     for label in task.labels:
-        x, y = a.mask.array == label.value, b.mask.array == label.value
+        x, y = a.array == label.value, b.array == label.value
         if not (x.any() or y.any()):
             continue
         surfaces = surface_distances(y, x, spacing_mm)
@@ -83,9 +83,9 @@ def masks_apart(task: Task, a: Prediction, b: Prediction, difference: float) -> 
         nsd.append(surfaces.nsd(half_mm))
     return ScanParity(
         difference=difference,
-        flipped=int(np.count_nonzero(a.mask.array != b.mask.array)),
-        voxels=a.mask.array.size,
-        labelled=int(np.count_nonzero(a.mask.array)),
+        flipped=int(np.count_nonzero(a.array != b.array)),
+        voxels=a.array.size,
+        labelled=int(np.count_nonzero(a.array)),
         dice=float(min(dice)),
         hd95_mm=max(hd95),
         asd_mm=max(asd),

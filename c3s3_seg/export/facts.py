@@ -34,7 +34,8 @@ def input_facts(task: Task) -> str:
         f"'scan', float32 (batch, 1, x, y, z). {task.modality}. Turn the axes so that x, y, z run to the"
         f" patient's left, back and head (DICOM LPS); resample to {spacing} mm over the same field of view,"
         " by averages where voxels grow and linearly where they shrink; then"
-        f" {_intensity(task.recipe.intensity)}. Sides are multiples of {SIDES}: pad with 0 on both ends. {_tiles(task)}"
+        f" {_intensity(task.recipe.intensity)}. Sides are multiples of {SIDES}: pad with 0 on both ends."
+        f" {_tiles(task)}"
     )
 
 

@@ -105,6 +105,10 @@ def export_folder(
 
 def build(bundle: ModelBundle, target: Target, form: Form) -> Built:
     """The files of one format, in memory."""
+    if target == "monai-bundle":
+        from c3s3_seg.export.monai import monai_bundle
+
+        return monai_bundle(bundle, form)
     if target == "openvino":
         # The whole graph in single precision: OpenVINO rounds the weights itself.
         graph = standalone_graph(bundle, Form("fp32", form.batch, form.ensemble))
