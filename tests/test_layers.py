@@ -43,7 +43,7 @@ HEAVY = {
     "torch": {"models", "training", "export", "inference"},
     "openvino": {"inference", "export"},
     "onnxruntime": {"inference"},
-    "onnx": {"export"},
+    "onnx": {"export", "inference"},
     "onnxscript": {"export"},
     "onnxconverter_common": {"export"},
     "tensorrt": {"inference"},

@@ -11,7 +11,7 @@ from c3s3_seg.bundle import CARD, ModelBundle, Network
 from c3s3_seg.errors import InputError
 from c3s3_seg.inference.backends import Backend
 
-Target = Literal["onnx", "openvino", "monai-bundle"]
+Target = Literal["onnx", "openvino", "tensorrt", "monai-bundle"]
 Precision = Literal["fp32", "fp16"]
 
 

@@ -109,6 +109,10 @@ def build(bundle: ModelBundle, target: Target, form: Form) -> Built:
         from c3s3_seg.export.monai import monai_bundle
 
         return monai_bundle(bundle, form)
+    if target == "tensorrt":
+        from c3s3_seg.export.tensorrt import tensorrt_engine
+
+        return tensorrt_engine(bundle, form)
     if target == "openvino":
         # The whole graph in single precision: OpenVINO rounds the weights itself.
         graph = standalone_graph(bundle, Form("fp32", form.batch, form.ensemble))

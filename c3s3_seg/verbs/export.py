@@ -9,7 +9,7 @@ import typer
 
 from c3s3_seg.verbs.terminal import need
 
-ExportTarget = Literal["onnx", "openvino", "monai-bundle"]
+ExportTarget = Literal["onnx", "openvino", "tensorrt", "monai-bundle"]
 ExportPrecision = Literal["fp32", "fp16"]
 
 

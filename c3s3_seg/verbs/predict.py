@@ -9,7 +9,7 @@ import typer
 
 from c3s3_seg.verbs.terminal import Status, show
 
-BackendName = Literal["auto", "openvino", "onnx", "torch"]
+BackendName = Literal["auto", "openvino", "onnx", "torch", "tensorrt"]
 ImageFormat = Literal["nii.gz", "nrrd", "mha"]
 
 
