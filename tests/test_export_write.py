@@ -55,6 +55,9 @@ def test_one_file_gives_probabilities_for_any_batch_and_sides(two_nets: ModelBun
     onnx.checker.check_model(model, full_check=True)
     assert not any(t.external_data for t in model.graph.initializer)
     assert not any(n.op_type == "BatchNormalization" for n in model.graph.node)
+    # ONNX Runtime 1.23 reads up to opset 23 and IR version 11.
+    assert model.opset_import[0].version <= 20
+    assert model.ir_version <= 10
 
 
 def test_the_facts_travel_in_the_file(graph: bytes) -> None:
@@ -183,6 +186,14 @@ def test_a_refused_export_leaves_the_earlier_one(
     with pytest.raises(RefusedError):
         export_folder(two_nets, "onnx", Form(), tmp_path, [noise])
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_where_onnx_runtime_is_not_installed_openvino_checks(
+    two_nets: ModelBundle, noise: Volume, tmp_path: Path, quick: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(write.importlib.util, "find_spec", lambda _: None)
+    _, proof = export_folder(two_nets, "onnx", Form(), tmp_path / "out", [noise])
+    assert proof.runtime == "openvino"
 
 
 def test_what_cannot_be_had_is_refused(two_nets: ModelBundle, noise: Volume, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from c3s3_seg.errors import InputError, MissingError, RefusedError
 from c3s3_seg.export.form import Form
 from c3s3_seg.export.write import export_folder
 from c3s3_seg.inference import cuda
-from c3s3_seg.inference.backends import OnnxBackend, open_backend
+from c3s3_seg.inference.backends import OnnxBackend
 from c3s3_seg.inference.engines import Profile, Stamp, Vault, build
 from c3s3_seg.inference.tensorrt import TensorRtBackend, widened
 from c3s3_seg.volume import Geometry
@@ -101,7 +101,7 @@ def test_no_gpu_and_no_cuda_are_said(machine: Machine, monkeypatch: pytest.Monke
 
 
 def test_a_bundle_gives_what_onnx_runtime_gives(machine: Machine, phantom: ModelBundle) -> None:
-    backend = open_backend(phantom, phantom.networks[0], "tensorrt")
+    backend = TensorRtBackend.of_bundle(phantom, phantom.networks[0])
     assert backend.name == "tensorrt"
     wanted = OnnxBackend(phantom.folder / phantom.networks[0].graph)
     for shape in ((1, 1, 32, 48, 16), (1, 1, 64, 48, 64), (1, 1, 16, 16, 16)):  # buffers grow and stay

@@ -42,7 +42,7 @@ NEVER = {
 HEAVY = {
     "torch": {"models", "training", "export", "inference"},
     "openvino": {"inference", "export"},
-    "onnxruntime": {"inference"},
+    "onnxruntime": {"inference", "export"},
     "onnx": {"export", "inference"},
     "onnxscript": {"export"},
     "onnxconverter_common": {"export"},

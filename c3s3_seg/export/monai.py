@@ -24,7 +24,8 @@ from c3s3_seg.export.facts import input_facts, output_facts, postprocess
 from c3s3_seg.export.form import Built, Form
 from c3s3_seg.export.standalone import averaged
 from c3s3_seg.export.trace import SIDES
-from c3s3_seg.inference.backends import Backend, FloatArray
+from c3s3_seg.inference.backends import Backend
+from c3s3_seg.inference.window import FloatArray
 from c3s3_seg.recipe import Intensity
 
 MONAI = "1.4.0"  # the oldest that knows every argument below

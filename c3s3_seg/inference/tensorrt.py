@@ -12,9 +12,9 @@ import numpy as np
 
 from c3s3_seg.bundle import ModelBundle, Network
 from c3s3_seg.errors import InputError, MissingError, RefusedError
-from c3s3_seg.inference.backends import FloatArray
 from c3s3_seg.inference.cuda import INSTALL, Stream
 from c3s3_seg.inference.engines import INPUT, Profile, Vault, library
+from c3s3_seg.inference.window import FloatArray
 
 
 class TensorRtBackend:

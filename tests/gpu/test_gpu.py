@@ -20,10 +20,10 @@ from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import InputError, MissingError
 from c3s3_seg.export.form import Form, Precision
 from c3s3_seg.export.write import export_folder
-from c3s3_seg.inference.backends import OnnxBackend, open_backend
+from c3s3_seg.inference.backends import OnnxBackend
 from c3s3_seg.inference.cuda import gpu
 from c3s3_seg.inference.engines import Profile, Stamp, Vault
-from c3s3_seg.inference.tensorrt import widened
+from c3s3_seg.inference.tensorrt import TensorRtBackend, widened
 from c3s3_seg.phantom import simulate
 
 
@@ -59,7 +59,7 @@ def vault(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFact
 
 
 def test_an_engine_gives_the_logits_of_onnx_runtime(bundle: ModelBundle) -> None:
-    backend = open_backend(bundle, bundle.networks[0], "tensorrt")
+    backend = TensorRtBackend.of_bundle(bundle, bundle.networks[0])
     wanted = OnnxBackend(bundle.folder / bundle.networks[0].graph)
     for shape in (bundle.task.patch, (96, 80, 48), (16, 16, 16), (192, 160, 96)):
         patch = np.random.default_rng(0).normal(size=(1, 1, *shape)).astype(np.float32)
