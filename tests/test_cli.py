@@ -227,6 +227,11 @@ def test_train_and_export_make_a_bundle_that_predicts(
     assert "2 labelled, 2 unlabelled, 1 validation" in card
 
 
+def test_an_export_that_stands_alone_needs_a_folder() -> None:
+    for words in (["--to", "openvino"], ["--precision", "fp16"], ["--ensemble"], ["--batch", "2"]):
+        refused(run("export", "phantom", *words), "this export stands alone and needs a folder", "-o")
+
+
 def test_a_configuration_error_names_key_value_and_choices(toy_config: Path, tmp_path: Path) -> None:
     answer = run("train", toy_config, "-o", tmp_path / "run", "--set", "run.precision=half")
     refused(answer, "run.precision = 'half'", "'float32' or 'bfloat16'")

@@ -46,10 +46,13 @@ NEVER = {
 }
 HEAVY = {
     "torch": {"models", "training", "export", "inference"},
-    "openvino": {"inference"},
-    "onnxruntime": {"inference"},
-    "onnx": {"export"},
+    "openvino": {"inference", "export"},
+    "onnxruntime": {"inference", "export"},
+    "onnx": {"export", "inference"},
     "onnxscript": {"export"},
+    "onnxconverter_common": {"export"},
+    "tensorrt": {"inference"},
+    "cuda": {"inference"},
     "SimpleITK": {"io"},
     "pydicom": {"io"},
     "nibabel": {"io"},

@@ -10,7 +10,7 @@ import typer
 from c3s3_seg.verbs.progress import Teller
 from c3s3_seg.verbs.terminal import need, say, show
 
-BackendName = Literal["auto", "openvino", "onnx", "torch"]
+BackendName = Literal["auto", "openvino", "onnx", "torch", "tensorrt"]
 ImageFormat = Literal["nii.gz", "nrrd", "mha"]
 LONGEST_TABLE = 200  # cases that a terminal shows one by one; summary.csv has them all
 
