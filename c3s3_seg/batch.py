@@ -7,7 +7,7 @@ import io as text_io
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import C3S3Error, GeometryError, InputError
 from c3s3_seg.files import make_folder, write_whole
 from c3s3_seg.inference.predictor import Prediction, Predictor
-from c3s3_seg.io import Case, find_cases, load, load_mask, match_truth, save
+from c3s3_seg.io import Case, Reading, find_cases, load, load_mask, match_truth, save
 from c3s3_seg.metrics import diagonal_mm, score
 from c3s3_seg.report.rows import CaseScore, Failure, PredictionRow
 from c3s3_seg.volume import Volume
@@ -42,6 +42,8 @@ class Job:
         Whether to draw each case as `<case>.png`.
     origin
         What produced the masks, for the JSON: bundle, hashes, backend, settings.
+    reading
+        Which series of a folder, and what may be repaired.
     """
 
     out: Path
@@ -49,6 +51,7 @@ class Job:
     truth: Path | None = None
     picture: bool = False
     origin: dict[str, Any] | None = None
+    reading: Reading = field(default_factory=Reading)
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,7 @@ def predict_case(case: Case, predictor: Predictor, job: Job, truth_path: Path | 
     started = time.perf_counter()
     mask_path = job.out / f"{case.name}.{job.suffix}"
     _guard(case.path, mask_path, job.out / f"{case.name}.json")
-    scan = load(case.path)
+    scan = load(case.path, series=job.reading.series, fix=job.reading.fix, rule=job.reading.rule)
     truth = _truth(truth_path, scan) if truth_path is not None else None
     prediction = predictor(scan)
     scores = _score(case.name, prediction.mask, truth, predictor.task.label_values)

@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal
 
 from c3s3_seg.errors import InputError
 from c3s3_seg.files import write_whole
+from c3s3_seg.io.choice import SeriesRule
 from c3s3_seg.recipe import Recipe
 from c3s3_seg.schema import closed, dump, parse
 
@@ -70,6 +71,8 @@ class Task:
     overlap
         How inference runs unless told otherwise. None: the whole volume at once, while it is small
         enough. A number: tiles of `patch` that share this part of their side.
+    series
+        Which series of a study it wants, where a folder holds several volumes. None: the user says.
     """
 
     name: str
@@ -79,6 +82,7 @@ class Task:
     patch: tuple[int, int, int]
     keep_largest: bool = True
     overlap: float | None = None
+    series: SeriesRule | None = None
 
     @property
     def classes(self) -> int:

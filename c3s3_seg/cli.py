@@ -11,6 +11,7 @@ from c3s3_seg import __version__
 from c3s3_seg.errors import C3S3Error
 from c3s3_seg.verbs.evaluate import evaluate
 from c3s3_seg.verbs.export import export
+from c3s3_seg.verbs.inspect import inspect
 from c3s3_seg.verbs.phantom import phantom
 from c3s3_seg.verbs.predict import predict
 from c3s3_seg.verbs.train import train
@@ -23,7 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for verb in (predict, evaluate, train, export, phantom):
+for verb in (predict, evaluate, inspect, train, export, phantom):
     app.command()(verb)
 
 

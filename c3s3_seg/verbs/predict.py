@@ -45,18 +45,28 @@ def predict(
     picture: Annotated[
         bool, typer.Option("--picture", help="Draw each case with its contour as PNG.")
     ] = False,
+    series: Annotated[
+        str | None,
+        typer.Option(help="Which DICOM series of a folder: its number in `c3s3-seg inspect`, or its UID."),
+    ] = None,
+    fix: Annotated[
+        list[str] | None,
+        typer.Option(help="Repair what is refused otherwise: gaps, tilt, orthonormal. May be repeated."),
+    ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of the runtime.")] = None,
 ) -> None:
     """Segment scans: each becomes a mask in its own geometry, and a line in the table."""
     from c3s3_seg.batch import Job, origin, predict_cases
     from c3s3_seg.bundle import ModelBundle
     from c3s3_seg.inference import Settings, open_predictor
+    from c3s3_seg.io.choice import Reading, fixes
     from c3s3_seg.report.terminal import prediction_table
 
     bundle = ModelBundle.find(model)
     settings = Settings(overlap, probabilities)
     predictor = open_predictor(bundle, backend=backend, settings=settings, ensemble=ensemble, threads=threads)
-    job = Job(out, format, truth, picture, origin(bundle, predictor))
+    reading = Reading(series, fixes(fix or []), bundle.task.series)
+    job = Job(out, format, truth, picture, origin(bundle, predictor), reading)
     with Status() as tell:
         result = predict_cases(
             inputs, predictor, job, lambda case, n, total: tell(f"{case} ({n} of {total})")
