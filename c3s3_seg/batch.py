@@ -9,19 +9,20 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from c3s3_seg import __version__
-from c3s3_seg.bundle import ModelBundle
+from c3s3_seg.bundle import ModelBundle, Task
 from c3s3_seg.errors import C3S3Error, GeometryError, InputError
 from c3s3_seg.files import make_folder, write_whole
 from c3s3_seg.inference.predictor import Prediction, Predictor
 from c3s3_seg.io import Case, Reading, find_cases, load, load_mask, match_truth, save
+from c3s3_seg.io.dicom_names import Maker, Segment
+from c3s3_seg.io.formats import Format, check_format, image_suffix_of, mask_path, save_repaired, write_mask
 from c3s3_seg.metrics import diagonal_mm, score
 from c3s3_seg.report.rows import CaseScore, Failure, PredictionRow
 from c3s3_seg.volume import Volume
 
-Suffix = Literal["nii.gz", "nrrd", "mha"]
 PROBABILITIES = "probabilities"
 MARK = "c3s3_seg"  # the key by which a JSON of ours is known
 
@@ -35,7 +36,7 @@ class Job:
     out
         Folder for masks, JSON files and summary.csv.
     suffix
-        File format of masks and probabilities.
+        File format of masks; probabilities go to NIfTI where it is a DICOM object.
     truth
         A file or a folder of masks to score against.
     picture
@@ -47,11 +48,26 @@ class Job:
     """
 
     out: Path
-    suffix: Suffix = "nii.gz"
+    suffix: Format = "nii.gz"
     truth: Path | None = None
     picture: bool = False
     origin: dict[str, Any] | None = None
     reading: Reading = field(default_factory=Reading)
+
+    @property
+    def maker(self) -> Maker:
+        """What makes the masks, as DICOM objects say it."""
+        facts = self.origin or {}
+        hashes = sorted(facts.get("weights_sha256", {}).values())
+        return Maker(str(facts.get("bundle", "c3s3-seg")), hashes[0][:16] if hashes else "0")
+
+
+def segments(task: Task) -> tuple[Segment, ...]:
+    """The labels of a task as DICOM names them."""
+    return tuple(
+        Segment(x.name, x.value, (x.code.value, x.code.scheme, x.code.meaning) if x.code else None)
+        for x in task.labels
+    )
 
 
 @dataclass(frozen=True)
@@ -121,17 +137,19 @@ def predict_cases(
 def predict_case(case: Case, predictor: Predictor, job: Job, truth_path: Path | None) -> PredictionRow:
     """One case, from its file to its mask. Everything is checked before anything is written."""
     started = time.perf_counter()
-    mask_path = job.out / f"{case.name}.{job.suffix}"
-    _guard(case.path, mask_path, job.out / f"{case.name}.json")
+    mask_file = mask_path(job.out, case.name, job.suffix)
+    _guard(case.path, mask_file, job.out / f"{case.name}.json")
     scan = load(case.path, series=job.reading.series, fix=job.reading.fix, rule=job.reading.rule)
+    check_format(scan, job.suffix)
     truth = _truth(truth_path, scan) if truth_path is not None else None
     prediction = predictor(scan)
     scores = _score(case.name, prediction.mask, truth, predictor.task.label_values)
-    save(prediction.mask, mask_path)
+    write_mask(prediction.mask, mask_file, job.suffix, segments(predictor.task), job.maker)
+    save_repaired(scan, job.out, case.name)
     for name, probability in prediction.probabilities.items():
         folder = job.out / PROBABILITIES  # apart, so that `evaluate` does not take them for masks
         make_folder(folder)
-        save(probability, folder / f"{case.name}.{name}.{job.suffix}")
+        save(probability, folder / f"{case.name}.{name}.{image_suffix_of(job.suffix)}")
     if job.picture:
         _draw(case, scan, prediction.mask, truth, job.out)
     row = PredictionRow(case.name, tuple(prediction.volume_ml.items()), time.perf_counter() - started, scores)

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from c3s3_seg.errors import GeometryError, InputError
 from c3s3_seg.io.dicom_grid import Stack
+from c3s3_seg.io.formats import REPAIRED
 from c3s3_seg.volume import Array
 
 Floats = NDArray[np.float64]
-MARK = "repaired on request"
 # Above this a nearest rotation moves the far corner of a scan by centimetres.
 MOST_SHEAR_DEGREES = 5.0
 # A stack whose usual step is a small part of its gaps would be all interpolation.
@@ -83,7 +83,7 @@ def nearest_rotation(affine: Floats, shape: tuple[int, ...], path: Path) -> tupl
     turned[:3, 3] += (affine[:3, :3] - turned[:3, :3]) @ middle
     moved = (affine[:3, :3] - turned[:3, :3]) @ (corners - middle[:, None])
     worst = float(np.linalg.norm(moved, axis=0).max())
-    return turned, f"{MARK} (orthonormal): the nearest rotation moves voxels by up to {worst:.3g} mm"
+    return turned, f"{REPAIRED} (orthonormal): the nearest rotation moves voxels by up to {worst:.3g} mm"
 
 
 def _straighten(array: Array, found: Stack) -> tuple[Array, Floats, str]:
@@ -101,7 +101,7 @@ def _straighten(array: Array, found: Stack) -> tuple[Array, Floats, str]:
         wide[:, :, k] = _moved(plane.T, along_j, wide.shape[1], wide[0, 0, 0]).T
     tilt = float(np.linalg.norm(found.offsets_mm[-1, :2]) / found.offsets_mm[-1, 2])
     degrees = float(np.degrees(np.arctan(tilt)))
-    note = f"{MARK} (tilt): each slice was moved back, the gantry having been tilted by {degrees:.3g} degrees"
+    note = f"{REPAIRED} (tilt): each slice was moved back, the tilt being {degrees:.3g} degrees"
     return wide, low * found.spacing_mm, note
 
 
@@ -132,7 +132,7 @@ def _even(array: Array, heights_mm: Floats, root: Path) -> tuple[Array, float, s
     filled = array[:, :, upper - 1] * (1 - part) + array[:, :, upper] * part
     made = int(np.sum((part > 0.02) & (part < 0.98)))
     note = (
-        f"{MARK} (gaps): resampled to steps of {step:.4g} mm, {made} of {count + 1} slices between"
+        f"{REPAIRED} (gaps): resampled to steps of {step:.4g} mm, {made} of {count + 1} slices between"
         f" acquired ones; the widest gap was {gaps.max():.4g} mm"
     )
     return np.asarray(filled, dtype=np.float32), step, note

@@ -10,7 +10,7 @@ import typer
 from c3s3_seg.verbs.terminal import Status, show
 
 BackendName = Literal["auto", "openvino", "onnx", "torch"]
-ImageFormat = Literal["nii.gz", "nrrd", "mha"]
+ImageFormat = Literal["nii.gz", "nrrd", "mha", "dicom-seg", "dicom-labelmap", "rtstruct"]
 
 
 def predict(
@@ -34,7 +34,9 @@ def predict(
     truth: Annotated[
         Path | None, typer.Option(help="A mask, or a folder of masks, to score against.")
     ] = None,
-    format: Annotated[ImageFormat, typer.Option(help="File format of the masks.")] = "nii.gz",
+    format: Annotated[
+        ImageFormat, typer.Option(help="File format of the masks. The last three need DICOM input.")
+    ] = "nii.gz",
     probabilities: Annotated[
         bool,
         typer.Option("--probabilities", help="Write each label's probability too, to OUT/probabilities."),
