@@ -15,6 +15,7 @@ from c3s3_seg import __version__
 from c3s3_seg.bundle import ModelBundle, Task
 from c3s3_seg.errors import C3S3Error, GeometryError, InputError
 from c3s3_seg.files import make_folder, write_whole
+from c3s3_seg.inference.careful import Care, judge, segment
 from c3s3_seg.inference.predictor import Prediction, Predictor
 from c3s3_seg.io import Case, Reading, find_cases, load, load_mask, match_truth, save
 from c3s3_seg.io.dicom_names import Maker, Segment
@@ -45,6 +46,8 @@ class Job:
         What produced the masks, for the JSON: bundle, hashes, backend, settings.
     reading
         Which series of a folder, and what may be repaired.
+    care
+        Whether to judge what would be refused, and where to look.
     """
 
     out: Path
@@ -53,6 +56,7 @@ class Job:
     picture: bool = False
     origin: dict[str, Any] | None = None
     reading: Reading = field(default_factory=Reading)
+    care: Care = field(default_factory=Care)
 
     @property
     def maker(self) -> Maker:
@@ -142,7 +146,8 @@ def predict_case(case: Case, predictor: Predictor, job: Job, truth_path: Path | 
     scan = load(case.path, series=job.reading.series, fix=job.reading.fix, rule=job.reading.rule)
     check_format(scan, job.suffix)
     truth = _truth(truth_path, scan) if truth_path is not None else None
-    prediction = predictor(scan)
+    judged = judge(scan, predictor, job.care)
+    prediction = segment(judged, predictor)
     scores = _score(case.name, prediction.mask, truth, predictor.task.label_values)
     write_mask(prediction.mask, mask_file, job.suffix, segments(predictor.task), job.maker)
     save_repaired(scan, job.out, case.name)
@@ -153,7 +158,7 @@ def predict_case(case: Case, predictor: Predictor, job: Job, truth_path: Path | 
     if job.picture:
         _draw(case, scan, prediction.mask, truth, job.out)
     row = PredictionRow(case.name, tuple(prediction.volume_ml.items()), time.perf_counter() - started, scores)
-    facts = _facts(case, scan, prediction, row, job)
+    facts = _facts(case, scan, prediction, row, job) | {"gate": judged.facts}
     write_whole(job.out / f"{case.name}.json", json.dumps(facts, indent=1).encode())
     return row
 

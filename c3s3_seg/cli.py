@@ -9,6 +9,7 @@ import typer
 
 from c3s3_seg import __version__
 from c3s3_seg.errors import C3S3Error
+from c3s3_seg.verbs.domain import domain
 from c3s3_seg.verbs.evaluate import evaluate
 from c3s3_seg.verbs.export import export
 from c3s3_seg.verbs.inspect import inspect
@@ -24,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for verb in (predict, evaluate, inspect, train, export, phantom):
+for verb in (predict, evaluate, inspect, train, export, domain, phantom):
     app.command()(verb)
 
 

@@ -55,12 +55,20 @@ def predict(
         list[str] | None,
         typer.Option(help="Repair what is refused otherwise: gaps, tilt, orthonormal. May be repeated."),
     ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Segment scans unlike those in training, too; it is recorded.")
+    ] = False,
+    roi: Annotated[
+        str | None,
+        typer.Option(help="Where to look: x0:x1,y0:y1,z0:z1 in voxels, or in mm (LPS) with mm behind."),
+    ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of the runtime.")] = None,
 ) -> None:
     """Segment scans: each becomes a mask in its own geometry, and a line in the table."""
     from c3s3_seg.batch import Job, origin, predict_cases
     from c3s3_seg.bundle import ModelBundle
     from c3s3_seg.inference import Settings, open_predictor
+    from c3s3_seg.inference.careful import Care
     from c3s3_seg.io.choice import Reading, fixes
     from c3s3_seg.report.terminal import prediction_table
 
@@ -68,7 +76,7 @@ def predict(
     settings = Settings(overlap, probabilities)
     predictor = open_predictor(bundle, backend=backend, settings=settings, ensemble=ensemble, threads=threads)
     reading = Reading(series, fixes(fix or []), bundle.task.series)
-    job = Job(out, format, truth, picture, origin(bundle, predictor), reading)
+    job = Job(out, format, truth, picture, origin(bundle, predictor), reading, Care(force, roi))
     with Status() as tell:
         result = predict_cases(
             inputs, predictor, job, lambda case, n, total: tell(f"{case} ({n} of {total})")
