@@ -6,7 +6,7 @@ from typing import Any
 
 from pydicom import Dataset
 
-from c3s3_seg.io.dicom_header import FRAME_CLASSES, TAGS, Broken, Slice
+from c3s3_seg.io.dicom_header import FRAME_CLASSES, NAMES, Broken, Slice
 
 # Functional group -> its attributes, and what a classic slice calls them where that differs.
 GROUPS = {
@@ -29,7 +29,7 @@ GROUPS = {
     "CTImageFrameTypeSequence": {"FrameType": "ImageType"},
     "PETFrameTypeSequence": {"FrameType": "ImageType"},
 }
-_TOP = [t for t in TAGS if isinstance(t, str) and not t.endswith("FunctionalGroupsSequence")]
+_TOP = [t for t in NAMES if isinstance(t, str) and not t.endswith("FunctionalGroupsSequence")]
 
 
 def is_enhanced(item: Slice) -> bool:

@@ -73,11 +73,8 @@ class Stack:
 
 def numbers(item: Slice, keyword: str, count: int, root: Path) -> Floats:
     """An attribute of `count` finite numbers."""
-    try:
-        values = np.array([float(v) for v in item.data[keyword].value], dtype=np.float64)
-    except (KeyError, TypeError, ValueError):
-        values = np.empty(0)
-    if values.shape != (count,) or not np.isfinite(values).all():
+    values = item.numbers(keyword, count)
+    if values is None:
         raise InputError(
             f"'{item.name}' has no valid {keyword}, so where its voxels are is not known", where=root
         )

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import pydicom
+from numpy.typing import NDArray
+from pydicom.tag import Tag
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from c3s3_seg.io.sniff import DICOM_SUFFIXES, PREFIX_END, begins_as_dicom
@@ -24,7 +27,7 @@ MAX_INFLATED = 1 << 30
 
 # Only these are read from a header: a private header can be a hundred times as long. The numbers are
 # the b-values of Siemens, Philips and GE, which older scanners write nowhere else.
-TAGS: list[Any] = [
+NAMES: list[Any] = [
     "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "Modality",
     "ImageType", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation",
     "PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient", "FrameOfReferenceUID", "PatientID",
@@ -35,6 +38,7 @@ TAGS: list[Any] = [
     "PixelPaddingRangeLimit", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
     0x0019100C, 0x20011003, 0x00431039,
 ]  # fmt: skip
+TAGS = [Tag(name) for name in NAMES]  # pydicom would turn the names into numbers for each file anew
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ class Slice:
     path, name
         The file, and how messages call it.
     data
-        The attributes of `TAGS`; of a frame of an enhanced file, those of the frame.
+        The attributes of `NAMES`; of a frame of an enhanced file, those of the frame.
     frame
         Its number from 0 within a file of several frames.
     offset
@@ -58,15 +62,32 @@ class Slice:
     data: pydicom.Dataset
     frame: int | None = None
     offset: int | None = None
+    _texts: dict[str | int, str] = field(default_factory=dict, compare=False, repr=False)
+    _lists: dict[str, NDArray[np.float64]] = field(default_factory=dict, compare=False, repr=False)
 
     def text(self, keyword: str | int) -> str:
         """An attribute as text, empty if it is not there or cannot be read."""
+        if keyword not in self._texts:
+            self._texts[keyword] = self._read(keyword)
+        return self._texts[keyword]
+
+    def _read(self, keyword: str | int) -> str:
         try:
             value = self.data.get(keyword)
             value = value.value if isinstance(value, pydicom.DataElement) else value
             return "" if value is None or value == [] else str(value).strip()
         except Exception:  # pydicom converts a value when it is first asked for, and raises what it likes
             return ""
+
+    def numbers(self, keyword: str, count: int) -> NDArray[np.float64] | None:
+        """An attribute of `count` finite numbers; None if it is not that."""
+        if keyword not in self._lists:
+            try:
+                self._lists[keyword] = np.array([float(v) for v in self.data[keyword].value])
+            except Exception:  # pydicom converts a value when it is first asked for
+                self._lists[keyword] = np.empty(0)
+        values = self._lists[keyword]
+        return values if values.shape == (count,) and np.isfinite(values).all() else None
 
     def number(self, keyword: str, default: int) -> int:
         """An attribute as a whole number; `default` if it is not there or not a number."""

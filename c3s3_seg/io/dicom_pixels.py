@@ -44,8 +44,8 @@ class Pixels:
         if self._decoder is not None:
             self._decoder.close()
 
-    def read(self, item: Slice) -> Plane:
-        """The pixels of one slice.
+    def read(self, item: Slice, out: Array | None = None) -> Plane:
+        """The pixels of one slice, into `out` (row, column) float32 where it is given.
 
         Raises
         ------
@@ -55,13 +55,13 @@ class Pixels:
         try:
             stored = self._stored(item)
             bits = _Bits.of(item)
-            values = bits.scale(bits.clean(stored))
+            values = bits.scale(bits.clean(stored), out)
             padding = bits.padding(stored)
         except (C3S3Error, MemoryError):
             raise
         except Exception as error:  # a damaged header can hold anything
             raise self._damaged(item, type(error).__name__) from error
-        if not np.isfinite(values).all():
+        if not ((stored.dtype.kind != "f" and bits.whole) or np.isfinite(values).all()):
             raise InputError(f"the file '{item.name}' has NaN or infinite pixel values", where=self.root)
         return Plane(values, padding)
 
@@ -137,15 +137,24 @@ class _Bits:
         # Shifting up and down again drops the spare bits, and extends the sign where there is one.
         return np.asarray((pixels << spare) >> spare) if spare else pixels
 
-    def scale(self, pixels: Array) -> Array:
-        """Slope and intercept, in float64 first: one rounding, at the end."""
-        if (self.slope, self.intercept) == (1.0, 0.0):
-            return pixels.astype(np.float32)
-        whole = self.slope.is_integer() and self.intercept.is_integer()
-        if whole and pixels.dtype.itemsize <= 2 and abs(self.slope) * 65536 + abs(self.intercept) < 1 << 24:
-            # Whole numbers of 16 bits: float32 is exact up to 2^24, and four times as fast.
-            return np.asarray(pixels * np.float32(self.slope) + np.float32(self.intercept))
-        return np.asarray(pixels * np.float64(self.slope) + np.float64(self.intercept)).astype(np.float32)
+    @property
+    def whole(self) -> bool:
+        """Whether all values are whole numbers that float32 holds exactly: up to 2^24."""
+        numbers = self.slope.is_integer() and self.intercept.is_integer()
+        return numbers and self.stored <= 16 and abs(self.slope) * 65536 + abs(self.intercept) < 1 << 24
+
+    def scale(self, pixels: Array, out: Array | None) -> Array:
+        """Slope and intercept; unless they are whole, in float64 first: one rounding, at the end."""
+        values = np.empty(pixels.shape, np.float32) if out is None else out
+        if pixels.dtype.kind == "f" or not self.whole:
+            values[...] = pixels * np.float64(self.slope) + np.float64(self.intercept)
+            return values
+        values[...] = pixels
+        if self.slope != 1:
+            values *= np.float32(self.slope)
+        if self.intercept != 0:
+            values += np.float32(self.intercept)
+        return values
 
     def padding(self, pixels: Array) -> NDArray[np.bool_] | None:
         """Which pixels are none, but fill the image up to a rectangle (PS3.3, C.7.5.1.1.2)."""
@@ -170,13 +179,11 @@ def stack_planes(slices: list[Slice], pixels: Pixels) -> tuple[Array, tuple[str,
 
     Padding becomes the smallest value of the scan that is none.
     """
-    first = pixels.read(slices[0])
-    rows, columns = first.values.shape
+    rows, columns = pixels.read(slices[0]).values.shape  # before any memory is taken for all of them
     array = np.empty((len(slices), rows, columns), dtype=np.float32)
     padding: dict[int, NDArray[np.bool_]] = {}
     for n, item in enumerate(slices):
-        plane = first if n == 0 else pixels.read(item)
-        array[n] = plane.values
+        plane = pixels.read(item, array[n])
         if plane.padding is not None:
             padding[n] = plane.padding
     note = _fill(array, padding)

@@ -53,6 +53,8 @@ def split(slices: Sequence[Slice]) -> list[Part]:
 
 def _planes(slices: Sequence[Slice]) -> list[tuple[Slice, ...]]:
     """Slices of one direction together; those without a valid one go with the first."""
+    if len({item.text("ImageOrientationPatient") for item in slices}) == 1:
+        return [tuple(slices)]  # the usual case, and the fast way
     found: list[tuple[NDArray[np.float64], list[Slice]]] = []
     for item in slices:
         normal = _normal(item)
@@ -118,7 +120,7 @@ def _collide(placed: Iterable[tuple[int, Slice]]) -> bool:
 def _places(slices: Sequence[Slice]) -> list[int] | None:
     """The number of each slice's place along the normal; None where positions are missing."""
     normal = _normal(slices[0])
-    points = [_numbers(item, "ImagePositionPatient", 3) for item in slices]
+    points = [item.numbers("ImagePositionPatient", 3) for item in slices]
     if normal is None or any(point is None for point in points):
         return None
     heights = np.array([point @ normal for point in points if point is not None])
@@ -130,20 +132,12 @@ def _places(slices: Sequence[Slice]) -> list[int] | None:
 
 
 def _normal(item: Slice) -> NDArray[np.float64] | None:
-    cosines = _numbers(item, "ImageOrientationPatient", 6)
+    cosines = item.numbers("ImageOrientationPatient", 6)
     if cosines is None:
         return None
     normal = np.cross(cosines[:3], cosines[3:])
     length = float(np.linalg.norm(normal))
     return normal / length if length > 0.5 else None
-
-
-def _numbers(item: Slice, keyword: str, count: int) -> NDArray[np.float64] | None:
-    try:
-        values = np.array([float(v) for v in item.data[keyword].value], dtype=np.float64)
-    except Exception:  # pydicom converts a value when it is first asked for
-        return None
-    return values if values.shape == (count,) and np.isfinite(values).all() else None
 
 
 def _number(text: str) -> float:
