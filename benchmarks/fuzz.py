@@ -4,14 +4,16 @@
 
 Every mutant is read in this one process, so that a crash would end the run. "Wrong" is a volume of other
 shape or place than the original, or with other voxels where the file has a checksum to tell. Pixels of
-DICOM and of uncompressed NIfTI have none: a flipped pixel there is another picture that nobody can tell
-from the true one, and is counted apart. So is a change that is recorded in the notes of the volume.
+DICOM and of uncompressed NIfTI have none, nor have the headers of `.nii`, `.nrrd` and `.mha`: a flipped
+pixel or digit there is another scan that nobody can tell from the true one, and is counted apart. (In
+DICOM the slices bear witness to each other's place.) So is a change that is in the notes of the volume.
+Time is that of the processor, children included, so that a busy machine does not look like a hang.
 """
 
 import argparse
+import os
 import shutil
 import tempfile
-import time
 import warnings
 from collections import Counter
 from collections.abc import Callable
@@ -130,7 +132,13 @@ def judge(path: Path, scan: Volume, kind: str) -> str:
         return "other pixels (no checksum)"
     if placed:
         return "WRONG voxels"
-    return "other place (no checksum)" if kind == ".nii" else "WRONG place"
+    return "other place (no checksum)" if kind in (".nii", ".nrrd", ".mha") else "WRONG place"
+
+
+def processor_s() -> float:
+    """Time that the processor has given to this process and to its children that have ended."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
 
 
 def mutate(path: Path, work: Path, random: np.random.Generator) -> Path:
@@ -166,9 +174,9 @@ def fuzz(count: int, seed: int) -> tuple[dict[str, Counter[str]], float, list[st
         for n in range(count):
             kind, path = kinds[n % len(kinds)]
             mutant = mutate(path, folder / "work", random)
-            started = time.perf_counter()
+            started = processor_s()
             outcome = judge(mutant, scan, kind)
-            took = time.perf_counter() - started
+            took = processor_s() - started
             slowest = max(slowest, took)
             outcomes.setdefault(kind, Counter())[outcome.split(":")[0]] += 1
             if outcome.startswith(("CRASH", "WRONG")) or took > LIMIT_S:
@@ -188,7 +196,8 @@ def main() -> None:
     print("| file | " + " | ".join(columns) + " |\n|---|" + "---|" * len(columns))
     for kind, counter in outcomes.items():
         print(f"| {kind} | " + " | ".join(str(counter[c]) for c in columns) + " |")
-    print(f"\n{words.count} mutants, the slowest took {slowest:.1f} s; {len(bad)} that must not be.")
+    print(f"\n{words.count} mutants, the slowest took {slowest:.1f} s of the processor.")
+    print(f"{len(bad)} that must not be.")
     for line in bad:
         print(line)
     raise SystemExit(bool(bad))

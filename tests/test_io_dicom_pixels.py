@@ -120,7 +120,7 @@ def compressed(files: list[Path]) -> Path:
     return files[5]
 
 
-@pytest.mark.parametrize("fault", ["crash", "hang", "memory"])
+@pytest.mark.parametrize("fault", ["crash", "hang", "loop", "memory"])
 def test_a_decoder_that_fails_takes_nothing_down(
     files: list[Path], fault: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -129,6 +129,7 @@ def test_a_decoder_that_fails_takes_nothing_down(
     act = {
         "crash": "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)",
         "hang": "import time; time.sleep(100)",
+        "loop": "while True: pass",
         "memory": "bytearray(8 << 30)",
     }[fault]
     (tmp_path / "sitecustomize.py").write_text(
@@ -141,7 +142,14 @@ def test_a_decoder_that_fails_takes_nothing_down(
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setattr(decoder_module, "FRAME_S", 1.0)
-    words = {"crash": "the decoder crashed", "hang": "took too long", "memory": "MemoryError"}
+    if fault == "hang":
+        monkeypatch.setattr(decoder_module, "LONGEST_S", 1.0)
+    words = {
+        "crash": "the decoder crashed",
+        "hang": "took too long",
+        "loop": "took too long",
+        "memory": "MemoryError",
+    }
     with pytest.raises(InputError, match=rf"IM_0001.dcm' is damaged.*{words[fault]}"):
         load(path.parent)
 

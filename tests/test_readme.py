@@ -20,7 +20,7 @@ def shell_blocks() -> list[str]:
 @pytest.mark.slow
 def test_the_readme_runs(tmp_path: Path) -> None:
     blocks = shell_blocks()
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     home = tmp_path / "home"
     home.mkdir()
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
@@ -34,6 +34,7 @@ def test_the_readme_runs(tmp_path: Path) -> None:
     assert answer.returncode == 0, answer.stdout + answer.stderr
     for name in ("out/phantom-1.nii.gz", "out/phantom-2.png", "report/report.json", "report-paper/cases.csv"):
         assert (work / name).is_file(), name
+    assert (work / "seg/phantom-1.seg.dcm").is_file()
     assert (work / "run/bundle/model.onnx").is_file()
     assert (work / "out-mine/summary.csv").is_file()
 

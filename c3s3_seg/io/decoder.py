@@ -22,8 +22,9 @@ import numpy as np
 
 from c3s3_seg.volume import Array
 
-# A frame of 512 x 512 takes 0.05 s at most. Starting the child takes 0.5 s on an idle machine.
-START_S, FRAME_S = 20.0, 8.0
+# A frame of 512 x 512 takes 0.05 s at most, and starting the child 0.5 s, on an idle machine. On a busy
+# one the child waits for its turn: after FRAME_S what counts is what it has worked, up to LONGEST_S.
+START_S, FRAME_S, LONGEST_S = 30.0, 8.0, 60.0
 MEMORY = 1 << 31  # bytes, above what the child has when it is ready
 MAX_FRAME = 1 << 29  # bytes of one decoded frame
 
@@ -87,7 +88,7 @@ class Decoder:
             bufsize=0,
         )
         try:
-            _line(child.stdout, START_S)
+            _line(child, START_S)
         except (TimeoutError, EOFError, OSError):
             self._child = child
             self.close()
@@ -98,36 +99,51 @@ class Decoder:
         if child.stdin is None:
             raise EOFError
         child.stdin.write(question)
-        answer = json.loads(_line(child.stdout, FRAME_S))
+        answer = json.loads(_line(child, FRAME_S))
         if "error" in answer:
             raise Refused(answer["error"], answer.get("todo", ""))
         dtype, shape = np.dtype(answer["dtype"]), tuple(answer["shape"])
         size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
         if size > MAX_FRAME:
             raise Refused("it unpacks to more than its header says")
-        return np.frombuffer(_exactly(child.stdout, size, FRAME_S), dtype).reshape(shape)
+        return np.frombuffer(_exactly(child, size, FRAME_S), dtype).reshape(shape)
 
 
-def _wait(pipe: IO[bytes], until: float) -> None:
-    if sys.platform != "win32" and not select.select([pipe], [], [], max(0.0, until - time.monotonic()))[0]:
-        raise TimeoutError
+def _wait(child: subprocess.Popen[bytes], pipe: IO[bytes], started: float, limit_s: float) -> None:
+    """Wait for something to read; raise TimeoutError when the child has worked for too long, or hangs."""
+    worked = None  # is asked for only when there is something to wait for
+    while sys.platform != "win32" and not select.select([pipe], [], [], 0.25)[0]:
+        now, waited = _worked_s(child.pid), time.monotonic() - started
+        worked = now if worked is None else worked
+        if waited > max(limit_s, LONGEST_S) or (waited > limit_s and not now - worked < 0.5 * limit_s):
+            raise TimeoutError
 
 
-def _line(pipe: IO[bytes] | None, limit_s: float) -> bytes:
+def _worked_s(pid: int) -> float:
+    """Processor time of a process so far; infinite where it cannot be known."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError):
+        return float("inf")
+
+
+def _line(child: subprocess.Popen[bytes], limit_s: float) -> bytes:
     line = b""
     while not line.endswith(b"\n"):
-        line += _exactly(pipe, 1, limit_s)
+        line += _exactly(child, 1, limit_s)
     return line
 
 
-def _exactly(pipe: IO[bytes] | None, size: int, limit_s: float) -> bytearray:
+def _exactly(child: subprocess.Popen[bytes], size: int, limit_s: float) -> bytearray:
+    pipe = child.stdout
     if pipe is None:
         raise EOFError
-    until = time.monotonic() + limit_s
+    started = time.monotonic()
     content = bytearray(size)
     view, got = memoryview(content), 0
     while got < size:
-        _wait(pipe, until)
+        _wait(child, pipe, started, limit_s)
         count = pipe.readinto(view[got:])  # type: ignore[attr-defined]
         if not count:
             raise EOFError
