@@ -13,6 +13,7 @@ from c3s3_seg.verbs.domain import domain
 from c3s3_seg.verbs.evaluate import evaluate
 from c3s3_seg.verbs.export import export
 from c3s3_seg.verbs.inspect import inspect
+from c3s3_seg.verbs.pacs import fetch, send
 from c3s3_seg.verbs.phantom import phantom
 from c3s3_seg.verbs.predict import predict
 from c3s3_seg.verbs.train import train
@@ -25,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for verb in (predict, evaluate, inspect, train, export, domain, phantom):
+for verb in (predict, evaluate, inspect, train, export, domain, fetch, send, phantom):
     app.command()(verb)
 
 

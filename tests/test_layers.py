@@ -50,6 +50,7 @@ HEAVY = {
     "onnxscript": {"export"},
     "SimpleITK": {"io"},
     "pydicom": {"io"},
+    "pynetdicom": {"io"},
     "nibabel": {"io"},
     "typer": {"cli", "verbs"},
     "medpy": set(),
