@@ -159,7 +159,7 @@ def _association(
     entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = entity.connection_timeout = LIMIT_S
     for kind, syntaxes in contexts:
         entity.add_requested_context(kind, syntaxes or SYNTAXES[:2])
-    roles = (
+    roles: Any = (
         [pynetdicom.build_role(kind, scp_role=True) for kind, _ in contexts if kind in STORED]
         if store
         else []
