@@ -48,6 +48,8 @@ class Job:
         Which series of a folder, and what may be repaired.
     care
         Whether to judge what would be refused, and where to look.
+    html
+        Whether to write a page of each case as `<case>.html`.
     """
 
     out: Path
@@ -57,6 +59,7 @@ class Job:
     origin: dict[str, Any] | None = None
     reading: Reading = field(default_factory=Reading)
     care: Care = field(default_factory=Care)
+    html: bool = False
 
     @property
     def maker(self) -> Maker:
@@ -159,6 +162,12 @@ def predict_case(case: Case, predictor: Predictor, job: Job, truth_path: Path | 
         _draw(case, scan, prediction.mask, truth, job.out)
     row = PredictionRow(case.name, tuple(prediction.volume_ml.items()), time.perf_counter() - started, scores)
     facts = _facts(case, scan, prediction, row, job) | {"gate": judged.facts}
+    if job.html:
+        from c3s3_seg.report.prediction_page import PredictedCase, write_prediction_page
+
+        labels, volumes = predictor.task.label_values, prediction.volume_ml
+        view = PredictedCase(case.name, scan, prediction.mask, labels, volumes, facts=facts)
+        write_prediction_page(job.out / f"{case.name}.html", view)
     write_whole(job.out / f"{case.name}.json", json.dumps(facts, indent=1).encode())
     return row
 

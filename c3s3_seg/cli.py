@@ -16,6 +16,7 @@ from c3s3_seg.verbs.inspect import inspect
 from c3s3_seg.verbs.pacs import fetch, send
 from c3s3_seg.verbs.phantom import phantom
 from c3s3_seg.verbs.predict import predict
+from c3s3_seg.verbs.study import study
 from c3s3_seg.verbs.train import train
 
 app = typer.Typer(
@@ -26,7 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for verb in (predict, evaluate, inspect, train, export, domain, fetch, send, phantom):
+for verb in (predict, evaluate, inspect, train, study, export, domain, fetch, send, phantom):
     app.command()(verb)
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from c3s3_seg.verbs.terminal import Status, show
+from c3s3_seg.verbs.terminal import Status, need, show
 
 BackendName = Literal["auto", "openvino", "onnx", "torch"]
 ImageFormat = Literal["nii.gz", "nrrd", "mha", "dicom-seg", "dicom-labelmap", "rtstruct"]
@@ -62,9 +62,14 @@ def predict(
         str | None,
         typer.Option(help="Where to look: x0:x1,y0:y1,z0:z1 in voxels, or in mm (LPS) with mm behind."),
     ] = None,
+    html: Annotated[
+        bool, typer.Option("--html", help="Write each case as a page too: one file, a surface that turns.")
+    ] = False,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of the runtime.")] = None,
 ) -> None:
     """Segment scans: each becomes a mask in its own geometry, and a line in the table."""
+    if html:
+        need("plotly", extra="report")
     from c3s3_seg.batch import Job, origin, predict_cases
     from c3s3_seg.bundle import ModelBundle
     from c3s3_seg.inference import Settings, open_predictor
@@ -76,7 +81,7 @@ def predict(
     settings = Settings(overlap, probabilities)
     predictor = open_predictor(bundle, backend=backend, settings=settings, ensemble=ensemble, threads=threads)
     reading = Reading(series, fixes(fix or []), bundle.task.series)
-    job = Job(out, format, truth, picture, origin(bundle, predictor), reading, Care(force, roi))
+    job = Job(out, format, truth, picture, origin(bundle, predictor), reading, Care(force, roi), html)
     with Status() as tell:
         result = predict_cases(
             inputs, predictor, job, lambda case, n, total: tell(f"{case} ({n} of {total})")
