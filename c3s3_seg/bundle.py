@@ -18,8 +18,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from c3s3_seg.domain import Domain
 from c3s3_seg.errors import InputError
 from c3s3_seg.files import write_whole
+from c3s3_seg.io.choice import SeriesRule
 from c3s3_seg.recipe import Recipe
 from c3s3_seg.schema import closed, dump, parse
 
@@ -70,6 +72,10 @@ class Task:
     overlap
         How inference runs unless told otherwise. None: the whole volume at once, while it is small
         enough. A number: tiles of `patch` that share this part of their side.
+    series
+        Which series of a study it wants, where a folder holds several volumes. None: the user says.
+    domain
+        What the scans were like that it was trained on. None: no scan is compared with them.
     """
 
     name: str
@@ -79,6 +85,8 @@ class Task:
     patch: tuple[int, int, int]
     keep_largest: bool = True
     overlap: float | None = None
+    series: SeriesRule | None = None
+    domain: Domain | None = None
 
     @property
     def classes(self) -> int:
@@ -183,6 +191,11 @@ class ModelBundle:
         manifest = replace(self.manifest, files=dict(sorted(hashes.items())), parity=proofs)
         write_whole(self.folder / MANIFEST, json.dumps(dump(manifest), indent=1).encode())
         return ModelBundle(self.folder, manifest)
+
+    def with_domain(self, domain: Domain) -> ModelBundle:
+        """The bundle with what its training scans were like, written to its manifest."""
+        task = replace(self.manifest.task, domain=domain)
+        return ModelBundle(self.folder, replace(self.manifest, task=task)).add({})
 
     @property
     def task(self) -> Task:

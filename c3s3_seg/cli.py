@@ -12,8 +12,11 @@ from c3s3_seg import __version__
 from c3s3_seg.errors import C3S3Error
 from c3s3_seg.files import printable
 from c3s3_seg.verbs.doctor import doctor
+from c3s3_seg.verbs.domain import domain
 from c3s3_seg.verbs.evaluate import evaluate
 from c3s3_seg.verbs.export import export
+from c3s3_seg.verbs.inspect import inspect
+from c3s3_seg.verbs.pacs import fetch, send
 from c3s3_seg.verbs.phantom import phantom
 from c3s3_seg.verbs.predict import predict
 from c3s3_seg.verbs.study import study
@@ -28,7 +31,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for verb in (predict, evaluate, train, study, export, phantom, verify, doctor):
+VERBS = (
+    predict, evaluate, inspect, train, study, export, domain, fetch, send, phantom, verify, doctor,
+)  # fmt: skip
+for verb in VERBS:
     app.command()(verb)
 
 

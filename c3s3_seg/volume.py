@@ -139,12 +139,16 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Source:
-    """Where a volume came from. Never a patient's name, id or date."""
+    """Where a volume came from. Never a patient's name, id or date.
+
+    `series` is what chooses the series again among those at `path`: its UID, or that and its part.
+    """
 
     path: Path | None = None
     modality: str | None = None
     series_uid: str | None = None
     notes: tuple[str, ...] = field(default=())
+    series: str | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,13 +8,16 @@ from test_batch_run import MODEL
 from c3s3_seg.batch import Job, Plan, Shard, predict_cases, verify
 from c3s3_seg.batch.hashes import sha256
 from c3s3_seg.errors import InputError
+from c3s3_seg.inference.careful import Care
 from c3s3_seg.io import load_image, save
+
+FORCED = Care(force=True)  # blobs are no hearts
 
 
 @pytest.fixture
 def out(small_scans: Path, tmp_path: Path) -> Path:
     folder = tmp_path / "out"
-    predict_cases([small_scans], MODEL, Job(folder), None, Plan(command=("c3s3-seg", "predict")))
+    predict_cases([small_scans], MODEL, Job(folder, care=FORCED), None, Plan(command=("c3s3-seg", "predict")))
     return folder
 
 
@@ -64,7 +67,7 @@ def test_verify_wants_a_provenance(tmp_path: Path) -> None:
 def test_shards_are_verified_together(small_scans: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     for n in (1, 2):
-        predict_cases([small_scans], MODEL, Job(out), None, Plan(shard=Shard(n, 2)))
+        predict_cases([small_scans], MODEL, Job(out, care=FORCED), None, Plan(shard=Shard(n, 2)))
     assert verify(out).checked == 5 * 3 + 1
     (out / "case-4.nii.gz").write_bytes(b"")
     assert len(verify(out).wrong) == 1
@@ -75,7 +78,7 @@ def test_deterministic_gives_the_same_bytes_twice(small_scans: Path, tmp_path: P
     model = replace(MODEL, deterministic=True, threads=None)
     for workers in (0, 0, 2):
         out = tmp_path / "out"
-        job = Job(out, picture=True, deterministic=True)
+        job = Job(out, picture=True, deterministic=True, care=FORCED)
         predict_cases([small_scans], model, job, None, Plan(workers=workers))
         files = [p for p in sorted(out.iterdir()) if not p.name.startswith("journal")]
         contents.append({p.name: p.read_bytes() for p in files})

@@ -10,6 +10,9 @@ from c3s3_seg.batch.hashes import sha256
 from c3s3_seg.bundle import WEIGHTS
 from c3s3_seg.errors import InputError
 from c3s3_seg.inference import Settings
+from c3s3_seg.inference.careful import Care
+
+FORCED = Care(force=True)  # blobs are no hearts
 
 MODEL = Model(WEIGHTS / "phantom", threads=1)
 
@@ -34,7 +37,7 @@ class Told:
 
 def run(scans: Path, out: Path, **plan: object) -> tuple[Told, object]:
     told = Told()
-    result = predict_cases([scans], MODEL, Job(out), told, Plan(**plan))  # type: ignore[arg-type]
+    result = predict_cases([scans], MODEL, Job(out, care=FORCED), told, Plan(**plan))  # type: ignore[arg-type]
     return told, result
 
 
@@ -70,10 +73,10 @@ def test_changed_scans_and_settings_are_noticed(small_scans: Path, tmp_path: Pat
     assert "1 finished cases are done again: their scans have changed" in told.note
     told = Told()
     model = replace(MODEL, settings=Settings(overlap=0.25))
-    predict_cases([small_scans], model, Job(out), told)
+    predict_cases([small_scans], model, Job(out, care=FORCED), told)
     assert "5 finished cases are done again: weights or settings have changed" in told.note
     told = Told()
-    predict_cases([small_scans], model, Job(out, picture=True), told)
+    predict_cases([small_scans], model, Job(out, picture=True, care=FORCED), told)
     assert len(told.done) == 5
 
 
@@ -148,10 +151,10 @@ def test_a_defect_in_one_case_costs_one_case(
 ) -> None:
     from c3s3_seg.batch import case
 
-    def load(path: Path) -> object:
+    def load(path: Path, **how: object) -> object:
         if path.name == "case-1.nii.gz":
             raise ZeroDivisionError("nobody foresaw this")
-        return real(path)
+        return real(path, **how)  # type: ignore[arg-type]
 
     real = case.load
     monkeypatch.setattr(case, "load", load)
@@ -167,5 +170,5 @@ def test_a_single_case_that_fails_leaves_nothing(tmp_path: Path) -> None:
     scan = tmp_path / "scan.nii.gz"
     scan.write_bytes(b"no scan")
     with pytest.raises(InputError, match=r"scan\.nii\.gz"):
-        predict_cases([scan], MODEL, Job(tmp_path / "out"))
+        predict_cases([scan], MODEL, Job(tmp_path / "out", care=FORCED))
     assert not list((tmp_path / "out").iterdir())

@@ -234,5 +234,5 @@ def test_an_export_that_stands_alone_needs_a_folder() -> None:
 
 def test_a_configuration_error_names_key_value_and_choices(toy_config: Path, tmp_path: Path) -> None:
     answer = run("train", toy_config, "-o", tmp_path / "run", "--set", "run.precision=half")
-    refused(answer, "run.precision = 'half'", "'float32' or 'bfloat16'")
+    refused(answer, "run.precision = 'half'", "'float32', 'bfloat16' or 'float16'")
     assert not (tmp_path / "run").exists()

@@ -34,6 +34,7 @@ def test_the_readme_runs(tmp_path: Path) -> None:
     assert answer.returncode == 0, answer.stdout + answer.stderr
     for name in ("out/phantom-1.nii.gz", "out/phantom-2.png", "report/report.html", "report-paper/cases.csv"):
         assert (work / name).is_file(), name
+    assert (work / "seg/phantom-1.seg.dcm").is_file()
     assert (work / "run/bundle/model.onnx").is_file()
     assert (work / "out-mine/summary.csv").is_file()
 

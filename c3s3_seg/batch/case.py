@@ -22,8 +22,11 @@ from c3s3_seg.batch.outcome import Outcome, Refusal, unforeseen
 from c3s3_seg.bundle import Task as ModelTask
 from c3s3_seg.errors import C3S3Error, GeometryError, InputError
 from c3s3_seg.files import make_folder, printable, write_whole
+from c3s3_seg.inference.careful import Care, Judged, judge, searches, segment
 from c3s3_seg.inference.predictor import Prediction, Predictor, Prepared
 from c3s3_seg.io import Case, load, load_mask, save
+from c3s3_seg.io.dicom_names import Segment
+from c3s3_seg.io.formats import check_format, image_suffix_of, save_repaired, write_mask
 from c3s3_seg.metrics import diagonal_mm, score
 from c3s3_seg.report.rows import CaseScore, PredictionRow
 from c3s3_seg.volume import Volume
@@ -42,7 +45,7 @@ class Loaded:
     truth: Volume | None
     inputs: dict[str, str]
     seconds: dict[str, float]
-    verdict: str = ""
+    judged: Judged | None = None
     prepared: Prepared | None = None
 
 
@@ -80,13 +83,13 @@ class Steps:
 
     def load(self, task: Task) -> Loaded | Outcome:
         """Read the scan and its truth; take their hashes."""
-        return _attempt("load", task, lambda: _load(task))
+        return _attempt("load", task, lambda: _load(task, self.job))
 
     def check(self, loaded: Loaded | Outcome) -> Loaded | Outcome:
         """Whether this scan is one to predict."""
         if isinstance(loaded, Outcome):
             return loaded
-        return _attempt("check", loaded.task, lambda: _check(loaded), loaded)
+        return _attempt("check", loaded.task, lambda: _check(loaded, self.predictor, self.job.care), loaded)
 
     def prepare(self, loaded: Loaded | Outcome) -> Loaded | Outcome:
         """Bring the scan to the model's grid."""
@@ -98,7 +101,9 @@ class Steps:
         """Run the network; take its answer back to the scan's grid."""
         if isinstance(loaded, Outcome):
             return loaded
-        return _attempt("predict", loaded.task, lambda: _predict(loaded, self.predictor), loaded)
+        return _attempt(
+            "predict", loaded.task, lambda: _predict(loaded, self.predictor, self.job.care), loaded
+        )
 
     def write(self, predicted: Predicted | Outcome) -> Outcome:
         """Score; write the mask and all that goes with it; take the hashes of what was written."""
@@ -117,7 +122,7 @@ def predict_case(case: Case, predictor: Predictor, job: Job, truth_path: Path | 
     C3S3Error
         If it fails.
     """
-    guard(case.path, job.out / f"{case.name}.{job.suffix}", job.out / f"{case.name}.json")
+    guard(case.path, job.mask_of(case.name), job.out / f"{case.name}.json")
     outcome = Steps(predictor, job).run(Task(case, truth_path))
     if outcome.row is None:
         raise outcome.refusal.error() if outcome.refusal else InputError("the case failed", where=case.path)
@@ -163,11 +168,13 @@ def _attempt(step: str, task: Task, work: Callable[[], T], loaded: Loaded | None
     return Outcome(task.case.name, task.place, refusal=refusal, inputs=inputs)
 
 
-def _load(task: Task) -> Loaded:
+def _load(task: Task, job: Job) -> Loaded:
     started = time.perf_counter()
     inputs = _hashes(task)
     hashed = time.perf_counter()
-    scan = load(task.case.path)
+    how = job.reading
+    scan = load(task.case.path, series=how.series, fix=how.fix, rule=how.rule)
+    check_format(scan, job.suffix)
     truth = _truth(task.truth, scan) if task.truth is not None else None
     seconds = {"hash": hashed - started, "load": time.perf_counter() - hashed}
     return Loaded(task, scan, truth, inputs, seconds)
@@ -186,19 +193,27 @@ def _truth(path: Path, scan: Volume) -> Volume:
     return truth
 
 
-def _check(loaded: Loaded) -> Loaded:
-    """The place for whatever judges a scan before a network does."""
-    return loaded
+def _check(loaded: Loaded, predictor: Predictor, care: Care) -> Loaded:
+    """Judge the scan, unless that takes the network: where the organ is looked for, `_predict` does it."""
+    if searches(loaded.scan, predictor, care):
+        return loaded
+    return replace(loaded, judged=judge(loaded.scan, predictor, care))
 
 
 def _prepare(loaded: Loaded, predictor: Predictor) -> Loaded:
+    if loaded.judged is None or loaded.judged.box is not None:  # only a part of it will be prepared
+        return loaded
     return replace(loaded, prepared=predictor.prepare(loaded.scan))
 
 
-def _predict(loaded: Loaded, predictor: Predictor) -> Predicted:
-    prepared = loaded.prepared or predictor.prepare(loaded.scan)
-    prediction = predictor.restore(prepared, predictor.network(prepared))
-    return Predicted(loaded, prediction, {**loaded.seconds, **prediction.seconds})
+def _predict(loaded: Loaded, predictor: Predictor, care: Care) -> Predicted:
+    judged = loaded.judged or judge(loaded.scan, predictor, care)
+    if loaded.prepared is None:
+        prediction = segment(judged, predictor)
+    else:
+        prediction = predictor.restore(loaded.prepared, predictor.network(loaded.prepared))
+    seconds = {**loaded.seconds, **prediction.seconds}
+    return Predicted(replace(loaded, judged=judged), prediction, seconds)
 
 
 def _write(predicted: Predicted, job: Job, model: ModelTask) -> Outcome:
@@ -206,9 +221,10 @@ def _write(predicted: Predicted, job: Job, model: ModelTask) -> Outcome:
     loaded, prediction = predicted.loaded, predicted.prediction
     case, scan = loaded.task.case, loaded.scan
     scores = _score(case.name, prediction.mask, loaded.truth, model.label_values)
-    mask = job.out / f"{case.name}.{job.suffix}"
-    written = [mask]
-    save(prediction.mask, mask)
+    written = [job.mask_of(case.name)]
+    write_mask(prediction.mask, written[0], job.suffix, segments(model), job.maker)
+    repaired = save_repaired(scan, job.out, case.name)
+    written += [repaired] if repaired is not None else []
     written += _save_probabilities(case, prediction, job)
     if job.picture:
         written.append(_draw(case, scan, prediction.mask, loaded.truth, job.out))
@@ -223,7 +239,19 @@ def _write(predicted: Predicted, job: Job, model: ModelTask) -> Outcome:
     hashing = time.perf_counter()
     outputs = {str(path.relative_to(job.out)): sha256(path) for path in written}
     spent["hash"] = spent.get("hash", 0.0) + time.perf_counter() - hashing
-    return Outcome(case.name, loaded.task.place, row, None, loaded.inputs, outputs, spent, loaded.verdict)
+    return Outcome(case.name, loaded.task.place, row, None, loaded.inputs, outputs, spent, _verdict(loaded))
+
+
+def _verdict(loaded: Loaded) -> str:
+    return loaded.judged.verdict.level if loaded.judged else ""
+
+
+def segments(task: ModelTask) -> tuple[Segment, ...]:
+    """The labels of a task as DICOM names them."""
+    return tuple(
+        Segment(x.name, x.value, (x.code.value, x.code.scheme, x.code.meaning) if x.code else None)
+        for x in task.labels
+    )
 
 
 def _save_probabilities(case: Case, prediction: Prediction, job: Job) -> list[Path]:
@@ -231,7 +259,7 @@ def _save_probabilities(case: Case, prediction: Prediction, job: Job) -> list[Pa
     written = []
     for name, probability in prediction.probabilities.items():
         make_folder(folder)
-        written.append(folder / f"{case.name}.{name}.{job.suffix}")
+        written.append(folder / f"{case.name}.{name}.{image_suffix_of(job.suffix)}")
         save(probability, written[-1])
     return written
 
@@ -281,6 +309,7 @@ def _facts(predicted: Predicted, row: PredictionRow, spent: dict[str, float], jo
         "scores": {s.label: {k: _number(v) for k, v in s.score.flat().items()} for s in row.scores},
         "seconds": {} if job.deterministic else {**spent, "total": row.seconds_s},
         "tiles": prediction.tiles,
+        "gate": loaded.judged.facts if loaded.judged else None,
         "made_with": job.origin or {},
     }
 

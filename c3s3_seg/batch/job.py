@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from c3s3_seg.batch.shard import Shard
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.inference import Predictor, Settings, open_predictor
 from c3s3_seg.inference.backends import Choice
-from c3s3_seg.io import Case
+from c3s3_seg.inference.careful import Care
+from c3s3_seg.io import Case, Reading
+from c3s3_seg.io.dicom_names import Maker
+from c3s3_seg.io.formats import Format, mask_path
 from c3s3_seg.schema import dump
 
-Suffix = Literal["nii.gz", "nrrd", "mha"]
+Suffix = Format
 NOT_IN_THE_OUTPUT = ("out", "origin")
 
 
@@ -27,7 +30,7 @@ class Job:
     out
         Folder for masks, JSON files and summary.csv.
     suffix
-        File format of masks and probabilities.
+        File format of masks; probabilities go to NIfTI where it is a DICOM object.
     truth
         A file or a folder of masks to score against.
     picture
@@ -38,6 +41,10 @@ class Job:
         Whether to write a page of each case as `<case>.html`.
     deterministic
         Whether times are left out of the files, so that a second run writes the same bytes.
+    reading
+        Which series of a folder, and what may be repaired.
+    care
+        Whether to judge what would be refused, and where to look.
     """
 
     out: Path
@@ -47,11 +54,25 @@ class Job:
     origin: dict[str, Any] | None = None
     html: bool = False
     deterministic: bool = False
+    reading: Reading = field(default_factory=Reading)
+    care: Care = field(default_factory=Care)
+
+    @property
+    def maker(self) -> Maker:
+        """What makes the masks, as DICOM objects say it."""
+        facts = self.origin or {}
+        hashes = sorted(facts.get("weights_sha256", {}).values())
+        return Maker(str(facts.get("bundle", "c3s3-seg")), hashes[0][:16] if hashes else "0")
+
+    def mask_of(self, case: str) -> Path:
+        """Where the mask of a case goes."""
+        return mask_path(self.out, case, self.suffix)
 
     def request(self) -> dict[str, Any]:
         """What was asked for, as JSON: a case that was finished under another request is not finished."""
         asked: dict[str, Any] = dump(self)
         asked["truth"] = self.truth is not None  # which truth it was is known by its hash
+        asked["reading"]["fix"].sort()  # a set has no order of its own
         return {f.name: asked[f.name] for f in fields(self) if f.name not in NOT_IN_THE_OUTPUT}
 
 

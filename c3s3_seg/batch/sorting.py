@@ -80,7 +80,7 @@ def sort_out(tasks: Sequence[Task], journal: Journal, setting: str, job: Job, pl
 
 def _reason(task: Task, record: Record | None, setting: str, job: Job, plan: Plan) -> str | None:
     """Why the case is to be done; None if it need not be. Raises if it must not be."""
-    mask = job.out / f"{task.case.name}.{job.suffix}"
+    mask = job.mask_of(task.case.name)
     if RESERVED.fullmatch(task.case.name):
         what = f"a case called '{task.case.name}' would take the place of the folder's own provenance.json"
         raise InputError(what, where=task.case.path, todo="Rename the scan")

@@ -9,27 +9,41 @@ Inside, array axes are (i, j, k) = (x, y, z) and positions are mm in LPS, see `c
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 
-from c3s3_seg.errors import InputError
+from c3s3_seg.errors import C3S3Error, InputError
 from c3s3_seg.io.cases import Case, find_cases, match_truth
+from c3s3_seg.io.choice import Fix, Reading, SeriesRule
 from c3s3_seg.io.image import IMAGE_SUFFIXES, image_suffix, load_image, load_mask, save
-from c3s3_seg.io.sniff import is_dicom
+from c3s3_seg.io.sniff import is_dicom, is_zip
 from c3s3_seg.volume import Volume
 
-__all__ = ["Case", "find_cases", "load", "load_mask", "match_truth", "save"]
+__all__ = ["Case", "Fix", "Reading", "SeriesRule", "find_cases", "load", "load_mask", "match_truth", "save"]
 
 
-def load(path: str | Path, *, series: int | str | None = None) -> Volume:
+def load(
+    path: str | Path,
+    *,
+    series: int | str | None = None,
+    fix: Collection[Fix] = (),
+    rule: SeriesRule | None = None,
+) -> Volume:
     """Read a scan: an image file, a folder with a DICOM series, or one file of such a series.
 
     Parameters
     ----------
     path
-        `.nii`, `.nii.gz`, `.nrrd`, `.nhdr`, `.mha`, `.mhd`, a DICOM file, or a folder that holds
-        DICOM files, in its sub-folders too.
+        `.nii`, `.nii.gz`, `.nrrd`, `.nhdr`, `.mha`, `.mhd`, a DICOM file, a DICOMDIR, a zip file with
+        DICOM files, or a folder that holds DICOM files, in its sub-folders too.
     series
         Which series of the folder: its number in the list of the refusal (from 1), or its UID.
+    fix
+        Which faults may be repaired, see `Reading`: "gaps", "tilt", "orthonormal". Each repair is
+        in the notes of the volume.
+    rule
+        Which of several series is meant, where `series` does not say.
 
     Returns
     -------
@@ -44,10 +58,13 @@ def load(path: str | Path, *, series: int | str | None = None) -> Volume:
         If the grid is not one of right angles and even spacing.
     """
     path = Path(path)
+    reading = Reading(series, frozenset(fix), rule)
+    if is_zip(path):
+        return _load_zip(path, reading)
     if path.is_dir() or is_dicom(path):
         from c3s3_seg.io.dicom import load_series
 
-        return load_series(path, series=series)
+        return load_series(path, reading)
     if not path.exists():
         raise InputError("there is no such file or folder", where=path)
     if image_suffix(path) is None:
@@ -58,4 +75,19 @@ def load(path: str | Path, *, series: int | str | None = None) -> Volume:
         )
     if series is not None:
         raise InputError("an image file has no series to choose from", where=path, todo="Leave series out")
-    return load_image(path)
+    return load_image(path, orthonormal="orthonormal" in reading.fix)
+
+
+def _load_zip(path: Path, reading: Reading) -> Volume:
+    from c3s3_seg.io.archive import unpacked
+    from c3s3_seg.io.dicom import load_series
+
+    with unpacked(path) as folder:
+        try:
+            volume = load_series(folder, reading)
+        except C3S3Error as error:
+            if error.where is None or not Path(error.where).is_relative_to(folder):
+                raise
+            # The temporary folder means nothing to the user.
+            raise type(error)(error.what, where=path, todo=error.todo) from error
+    return replace(volume, source=replace(volume.source, path=path))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from c3s3_seg.errors import InputError
 from c3s3_seg.io.image import IMAGE_SUFFIXES, image_stem, image_suffix
-from c3s3_seg.io.sniff import is_dicom
+from c3s3_seg.io.sniff import is_dicom, is_zip
 
 TRUTH_ENDINGS = ("", "_gt", "_label", "_seg", "_mask")
 
@@ -30,9 +30,9 @@ def find_cases(paths: Sequence[str | Path]) -> list[Case]:
     Parameters
     ----------
     paths
-        Each an image file, a DICOM file, a folder with DICOM files, or a folder of cases: image files and
-        sub-folders that each hold a DICOM series. Hidden files are passed over, and a scan that is
-        given twice is taken once.
+        Each an image file, a DICOM file, a zip file with DICOM files, a folder with DICOM files, or a
+        folder of cases: image files, zip files and sub-folders that each hold a DICOM series. Hidden
+        files are passed over, and a scan that is given twice is taken once.
 
     Returns
     -------
@@ -112,7 +112,7 @@ def match_truth(cases: Sequence[Case], truth: str | Path) -> dict[str, Path]:
 
 def _scans(path: Path) -> list[Path]:
     if path.is_file():
-        if image_suffix(path) is None and not is_dicom(path):
+        if image_suffix(path) is None and not is_dicom(path) and not is_zip(path):
             raise InputError(f"this is not a scan; wanted {', '.join(IMAGE_SUFFIXES)} or DICOM", where=path)
         return [path]
     entries = _visible(path)
@@ -125,7 +125,7 @@ def _scans(path: Path) -> list[Path]:
                 todo="Name the image files one by one, or put the slices into a folder of their own",
             )
         return [path]
-    scans = [p for p in entries if p in images or (p.is_dir() and _holds_dicom(p))]
+    scans = [p for p in entries if p in images or is_zip(p) or (p.is_dir() and _holds_dicom(p))]
     if not scans:
         raise InputError(
             f"found no scan here; looked for {', '.join(IMAGE_SUFFIXES)} files, DICOM slices and"

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from c3s3_seg.errors import GeometryError, InputError
-from c3s3_seg.io.dicom_series import Slice, listed
+from c3s3_seg.io.dicom_header import Slice
+from c3s3_seg.io.dicom_series import listed
 
 Floats = NDArray[np.float64]
 
@@ -23,28 +25,73 @@ COSINE_TOL = 1e-4
 
 @dataclass(frozen=True)
 class Stack:
-    """The slices in their order along the normal, those at one place together, and how they lie."""
+    """The slices in their order along the normal, those at one place together, and how they lie.
+
+    Parameters
+    ----------
+    places
+        The slices at each place.
+    points_mm
+        (places, 3): centre of the first pixel of each place, LPS.
+    turn
+        (3, 3): directions of i, j and the normal as columns.
+    spacing_mm
+        Of the pixels along i, j.
+    even, upright
+        Whether the steps are the same, and the slices one above the other. A stack that is not both
+        has no grid until it is repaired.
+    notes
+        What has to be said.
+    """
 
     places: tuple[tuple[Slice, ...], ...]
-    affine: Floats
+    points_mm: Floats
+    turn: Floats
+    spacing_mm: Floats
+    even: bool
+    upright: bool
     notes: tuple[str, ...]
+
+    @property
+    def offsets_mm(self) -> Floats:
+        """(places, 3): from the first place, along i, j and the normal."""
+        return np.asarray((self.points_mm - self.points_mm[0]) @ self.turn)
+
+    @property
+    def step_mm(self) -> float:
+        """The mean step along the normal."""
+        return float(self.offsets_mm[-1, 2]) / (len(self.places) - 1)
+
+    @property
+    def affine(self) -> Floats:
+        """Voxel -> mm, LPS, of a stack that is even and upright."""
+        affine = np.eye(4)
+        affine[:3, :3] = self.turn * np.array([*self.spacing_mm, self.step_mm])
+        affine[:3, 3] = self.points_mm[0]
+        return affine
 
 
 def numbers(item: Slice, keyword: str, count: int, root: Path) -> Floats:
     """An attribute of `count` finite numbers."""
-    try:
-        values = np.array([float(v) for v in item.data[keyword].value], dtype=np.float64)
-    except (KeyError, TypeError, ValueError):
-        values = np.empty(0)
-    if values.shape != (count,) or not np.isfinite(values).all():
+    values = item.numbers(keyword, count)
+    if values is None:
         raise InputError(
             f"'{item.name}' has no valid {keyword}, so where its voxels are is not known", where=root
         )
     return values
 
 
-def stack(slices: tuple[Slice, ...], root: Path) -> Stack:
+def stack(slices: tuple[Slice, ...], root: Path, fix: Collection[str] = ()) -> Stack:
     """Order the slices and find their grid.
+
+    Parameters
+    ----------
+    slices
+        Of one series.
+    root
+        The folder that messages name.
+    fix
+        `gaps` and `tilt` let through what can be repaired.
 
     Raises
     ------
@@ -65,21 +112,20 @@ def stack(slices: tuple[Slice, ...], root: Path) -> Stack:
     order = np.lexsort((np.arange(len(slices)), heights))
     slices = tuple(slices[n] for n in order)
     points, heights = points[order], heights[order]
-    _check_upright(slices, points, turn, UPRIGHT_PART * spacing.min(), root)
+    upright = _is_upright(slices, points, turn, UPRIGHT_PART * spacing.min(), "tilt" in fix, root)
     starts = np.flatnonzero(np.diff(heights, prepend=-np.inf) > SAME_MM)
     places = tuple(slices[a:b] for a, b in zip(starts, [*starts[1:].tolist(), len(slices)], strict=True))
     if len(places) < 2:
         raise InputError(f"found slices at {len(places)} position; a volume needs two or more", where=root)
-    _check_even(places, np.diff(heights[starts]), root)
-    step = (heights[starts[-1]] - heights[0]) / (len(places) - 1)
-    affine = np.eye(4)
+    even = _is_even(places, np.diff(heights[starts]), "gaps" in fix, root)
     # PS3.3, C.7.6.2.1.1: the row direction goes with the column index, and PixelSpacing is rows first.
-    affine[:3, :3] = turn * np.array([spacing[1], spacing[0], step])
-    affine[:3, 3] = points[0]
-    ideal = points[0] + np.arange(len(places))[:, None] * affine[:3, 2]
+    found = Stack(places, points[starts], turn, spacing[::-1], even, upright, ())
+    if not (even and upright):
+        return found
+    ideal = points[0] + np.arange(len(places))[:, None] * found.affine[:3, 2]
     off_mm = float(np.linalg.norm(points[starts] - ideal, axis=1).max())
     notes = (f"slices lie up to {off_mm:.3f} mm beside the even grid",) if off_mm > EVEN_MM else ()
-    return Stack(places, affine, notes)
+    return replace(found, notes=notes)
 
 
 def _same(slices: tuple[Slice, ...], keyword: str, count: int, tol: float, root: Path) -> Floats:
@@ -109,19 +155,23 @@ def _turn(cosines: Floats, root: Path) -> Floats:
     return np.column_stack([i, j, normal / np.linalg.norm(normal)])
 
 
-def _check_upright(slices: tuple[Slice, ...], points: Floats, turn: Floats, limit: float, root: Path) -> None:
-    """Refuse a gantry tilt, which is found from the positions: the tag for it is often 0 or absent."""
+def _is_upright(
+    slices: tuple[Slice, ...], points: Floats, turn: Floats, limit: float, mend: bool, root: Path
+) -> bool:
+    """Whether there is no gantry tilt, by the positions: the tag for it is often 0 or absent."""
     offsets = (points - points[0]) @ turn
     across = np.linalg.norm(offsets[:, :2], axis=1)
     if across.max() <= max(UPRIGHT_MM, limit):
-        return
+        return True
     tilts = offsets[1:, :2] / np.maximum(offsets[1:, 2:], SAME_MM)
     if np.linalg.norm(tilts - np.median(tilts, axis=0), axis=1).max() < 0.01:
+        if mend:
+            return False
         degrees = float(np.degrees(np.arctan(np.linalg.norm(np.median(tilts, axis=0)))))
         raise GeometryError(
             f"the gantry was tilted by {degrees:.3g} degrees: the slices shift sideways from one to the next",
             where=root,
-            todo="Correct the tilt first, for instance with dcm2niix, or use a reconstruction without tilt",
+            todo="Let it be corrected with --fix tilt, or use a reconstruction without tilt",
         )
     worst = slices[int(across.argmax())].name
     raise GeometryError(
@@ -131,11 +181,11 @@ def _check_upright(slices: tuple[Slice, ...], points: Floats, turn: Floats, limi
     )
 
 
-def _check_even(places: tuple[tuple[Slice, ...], ...], gaps: Floats, root: Path) -> None:
+def _is_even(places: tuple[tuple[Slice, ...], ...], gaps: Floats, mend: bool, root: Path) -> bool:
     usual = float(np.median(gaps))
     odd = np.flatnonzero(np.abs(gaps - usual) > max(EVEN_MM, EVEN_PART * usual))
-    if not odd.size:
-        return
+    if not odd.size or mend:
+        return not odd.size
     whole = np.round(gaps[odd] / usual)
     if (whole >= 2).all() and np.abs(gaps[odd] / usual - whole).max() < 0.1:
         where = listed(
@@ -145,11 +195,11 @@ def _check_even(places: tuple[tuple[Slice, ...], ...], gaps: Floats, root: Path)
             f"slices are missing ({int(whole.sum() - len(odd))}): {where},"
             f" where the usual step is {usual:.4g} mm",
             where=root,
-            todo="Export the whole series again",
+            todo="Export the whole series again, or let the gaps be interpolated with --fix gaps",
         )
     raise GeometryError(
         f"the slices are unevenly spaced: the steps are {gaps.min():.4g} to {gaps.max():.4g} mm,"
         f" the widest at '{places[int(gaps.argmax())][0].name}'",
         where=root,
-        todo="Give an evenly spaced reconstruction",
+        todo="Give an evenly spaced reconstruction, or let it be resampled with --fix gaps",
     )

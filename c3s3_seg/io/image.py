@@ -34,13 +34,15 @@ def image_stem(path: Path) -> str:
     return path.name[: -len(suffix)] if suffix else path.name
 
 
-def load_image(path: str | Path) -> Volume:
+def load_image(path: str | Path, *, orthonormal: bool = False) -> Volume:
     """Read an image file.
 
     Parameters
     ----------
     path
         `.nii`, `.nii.gz` (NIfTI-1 or NIfTI-2, either byte order), `.nrrd`, `.nhdr`, `.mha`, `.mhd`.
+    orthonormal
+        Take the nearest rotation where the axes are not quite perpendicular, and note it.
 
     Returns
     -------
@@ -63,7 +65,7 @@ def load_image(path: str | Path) -> Volume:
         parts = read_nifti(path) if suffix.startswith(".nii") else read_nrrd_or_meta(path)
     except OSError as error:
         raise InputError(f"the file cannot be read: {error.strerror or error}", where=path) from error
-    return _checked(parts, path)
+    return _checked(parts, path, orthonormal)
 
 
 def load_mask(path: str | Path, *, grid: Geometry | None = None) -> Volume:
@@ -146,7 +148,8 @@ def save(volume: Volume, path: str | Path) -> None:
         aside.unlink(missing_ok=True)
 
 
-def _checked(parts: Parts, path: Path) -> Volume:
+def _checked(parts: Parts, path: Path, orthonormal: bool) -> Volume:
+    notes = parts.notes
     try:
         geometry = Geometry(parts.array.shape, parts.affine)
     except GeometryError as error:
@@ -155,16 +158,21 @@ def _checked(parts: Parts, path: Path) -> Volume:
     spacing = geometry.spacing_mm
     if spacing.min() < low or spacing.max() > high:
         raise InputError(f"found a spacing of {spacing.tolist()} mm; wanted {low} to {high:g}", where=path)
+    if not geometry.is_orthogonal and orthonormal:
+        from c3s3_seg.io.repair import nearest_rotation
+
+        affine, note = nearest_rotation(geometry.affine, geometry.shape, path)
+        geometry, notes = Geometry(geometry.shape, affine), (*notes, note)
     if not geometry.is_orthogonal:
         cosine = np.abs(geometry.direction.T @ geometry.direction - np.eye(3)).max()
         raise GeometryError(
             f"the axes are not perpendicular: sheared by {np.degrees(np.arcsin(cosine)):.3g} degrees",
             where=path,
-            todo="Resample the scan to a grid of right angles",
+            todo="Resample the scan, or let the nearest rotation be taken with --fix orthonormal",
         )
     if parts.array.dtype.kind == "f":
         _check_finite(parts.array, path)
-    return Volume(parts.array, geometry, Source(path=path, notes=parts.notes))
+    return Volume(parts.array, geometry, Source(path=path, notes=notes))
 
 
 def _check_finite(array: Array, path: Path) -> None:

@@ -36,3 +36,8 @@ def begins_as_dicom(head: bytes) -> bool:
 def is_dicom(path: Path) -> bool:
     """Whether a file begins as DICOM does, or says by its name that it is DICOM."""
     return path.is_file() and (path.suffix.lower() in DICOM_SUFFIXES or begins_as_dicom(first_bytes(path)))
+
+
+def is_zip(path: Path) -> bool:
+    """Whether a file is named like a zip archive and begins as one."""
+    return path.suffix.lower() == ".zip" and path.is_file() and first_bytes(path, 2) == b"PK"

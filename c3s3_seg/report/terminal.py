@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from c3s3_seg.io.inspect import Row
 from c3s3_seg.report.cohort import Statistics, cohorts
 from c3s3_seg.report.compare import Paired
 from c3s3_seg.report.rows import CaseScore, Failure, PredictionRow
@@ -106,6 +107,26 @@ def comparison_table(pairs: Sequence[Paired]) -> Table:
         cells = [*means, interval, _number(pair.p, 3), f"{pair.n}{left_out}"]
         table.add_row(*_head(name, pair.label, with_label), *cells)
     return table
+
+
+def series_table(rows: Sequence[Row]) -> Table:
+    """One line for each series that lies at a path; the number is what `--series` takes."""
+    from rich.box import SIMPLE_HEAD
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for header in ("No.", "Modality", "Description", "Slices", "Size", "Spacing (mm)", "Axes", "Verdict"):
+        table.add_column(header, overflow="fold", justify="right" if header in ("No.", "Slices") else "left")
+    for row in rows:
+        texts = (row.modality, row.description, str(row.slices), row.size, row.spacing_mm, row.orientation)
+        table.add_row(str(row.number), *(escape(_plain(t)) for t in (*texts, row.verdict)))
+    return table
+
+
+def _plain(text: str) -> str:
+    """Free text of a file without what a terminal would obey."""
+    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def study_table(rows: Sequence[StudyRow], reference: str) -> Table:

@@ -11,7 +11,7 @@ from c3s3_seg.verbs.progress import Teller
 from c3s3_seg.verbs.terminal import need, say, show
 
 BackendName = Literal["auto", "openvino", "onnx", "torch", "tensorrt"]
-ImageFormat = Literal["nii.gz", "nrrd", "mha"]
+ImageFormat = Literal["nii.gz", "nrrd", "mha", "dicom-seg", "dicom-labelmap", "rtstruct"]
 LONGEST_TABLE = 200  # cases that a terminal shows one by one; summary.csv has them all
 
 
@@ -36,7 +36,9 @@ def predict(
     truth: Annotated[
         Path | None, typer.Option(help="A mask, or a folder of masks, to score against.")
     ] = None,
-    format: Annotated[ImageFormat, typer.Option(help="File format of the masks.")] = "nii.gz",
+    format: Annotated[
+        ImageFormat, typer.Option(help="File format of the masks. The last three need DICOM input.")
+    ] = "nii.gz",
     probabilities: Annotated[
         bool,
         typer.Option("--probabilities", help="Write each label's probability too, to OUT/probabilities."),
@@ -47,6 +49,21 @@ def predict(
     picture: Annotated[
         bool, typer.Option("--picture", help="Draw each case with its contour as PNG.")
     ] = False,
+    series: Annotated[
+        str | None,
+        typer.Option(help="Which DICOM series of a folder: its number in `c3s3-seg inspect`, or its UID."),
+    ] = None,
+    fix: Annotated[
+        list[str] | None,
+        typer.Option(help="Repair what is refused otherwise: gaps, tilt, orthonormal. May be repeated."),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Segment scans unlike those in training, too; it is recorded.")
+    ] = False,
+    roi: Annotated[
+        str | None,
+        typer.Option(help="Where to look: x0:x1,y0:y1,z0:z1 in voxels, or in mm (LPS) with mm behind."),
+    ] = None,
     html: Annotated[
         bool, typer.Option("--html", help="Write each case as a page too: one file, a surface that turns.")
     ] = False,
@@ -89,12 +106,23 @@ def predict(
     from c3s3_seg.batch import Job, Model, Plan, parse_shard, predict_cases
     from c3s3_seg.bundle import ModelBundle
     from c3s3_seg.inference import Settings
+    from c3s3_seg.inference.careful import Care
+    from c3s3_seg.io.choice import Reading, fixes
     from c3s3_seg.report.terminal import prediction_table
 
-    folder = ModelBundle.find(model).folder.resolve()
+    bundle = ModelBundle.find(model)
     settings = Settings(overlap, probabilities)
-    how = Model(folder, backend, settings, ensemble, threads, deterministic)
-    job = Job(out, format, truth, picture, html=html, deterministic=deterministic)
+    how = Model(bundle.folder.resolve(), backend, settings, ensemble, threads, deterministic)
+    job = Job(
+        out,
+        format,
+        truth,
+        picture,
+        html=html,
+        deterministic=deterministic,
+        reading=Reading(series, fixes(fix or []), bundle.task.series),
+        care=Care(force, roi),
+    )
     share = parse_shard(shard, os.environ) if shard is not None else None
     plan = Plan(workers, share, limit, retry_failed, cluster, tuple(sys.argv))
     with Teller(as_json=as_json, quiet=quiet) as tell:

@@ -1,0 +1,230 @@
+"""Scans larger than those in training: the organ is found first, and only its surroundings are judged.
+
+A network that was trained on crops has never seen the rest of the body, and a whole scan is normalised
+unlike a crop. So windows of the size of a training scan are pushed over it at low resolution, each
+normalised for itself; where they agree on a component of a plausible size, the fine pass looks.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+
+from c3s3_seg.domain import Domain, nearest_axes
+from c3s3_seg.errors import InputError
+from c3s3_seg.inference.predictor import Prediction, Predictor, Progress
+from c3s3_seg.volume import Array, Geometry, Volume
+
+# Networks are trained on scans that are scaled by up to about this much.
+COARSE = 1.2
+# From window to window: half a window, so that the organ lies well within one of them.
+STEP = 0.5
+# A component may be this much smaller or larger than any in training: the coarse pass is coarse.
+PLAUSIBLE = (0.4, 2.0)
+# Above this share of the best candidate's weight the second one could as well be meant.
+RIVAL = 0.7
+MARGIN_MM = 15.0
+
+
+@dataclass(frozen=True)
+class Box:
+    """A part of a scan: first voxel and the one after the last, along i, j, k."""
+
+    low: tuple[int, int, int]
+    high: tuple[int, int, int]
+
+    def crop(self, scan: Volume) -> Volume:
+        """The part, in its place in mm."""
+        affine = scan.geometry.affine.copy()
+        affine[:3, 3] = scan.geometry.to_mm(self.low)
+        shape = tuple(b - a for a, b in zip(self.low, self.high, strict=True))
+        grid = Geometry((shape[0], shape[1], shape[2]), affine, scan.geometry.frame_uid)
+        return Volume(np.ascontiguousarray(scan.array[self._slices]), grid, scan.source)
+
+    def paste(self, part: Volume, scan: Geometry) -> Volume:
+        """The whole grid with the part in its place, 0 around it."""
+        whole: Array = np.zeros(scan.shape, dtype=part.array.dtype)
+        whole[self._slices] = part.array
+        return scan.volume(whole, part.source)
+
+    @property
+    def _slices(self) -> tuple[slice, ...]:
+        return tuple(slice(a, b) for a, b in zip(self.low, self.high, strict=True))
+
+    def __str__(self) -> str:
+        return ",".join(f"{axis}{a}:{b}" for axis, a, b in zip("xyz", self.low, self.high, strict=True))
+
+
+def parse_box(text: str, scan: Geometry) -> Box:
+    """`x0:x1,y0:y1,z0:z1`: voxels from 0, the last one not included; with `mm` behind, positions in mm, LPS.
+
+    Raises
+    ------
+    InputError
+        If it is not that, or no part of the scan.
+    """
+    number = r"\s*(-?\d+(?:\.\d+)?)\s*"
+    match = re.fullmatch(rf"{number}:{number},{number}:{number},{number}:{number}(mm)?\s*", text)
+    if match is None:
+        what = f"found the region '{text}', wanted x0:x1,y0:y1,z0:z1 in voxels, or the same with mm behind"
+        raise InputError(what)
+    values = np.array([float(v) for v in match.groups()[:6]]).reshape(3, 2)
+    if match.group(7):
+        corners = scan.to_index(list(product(*values)))
+        values = np.stack([corners.min(axis=0), corners.max(axis=0) + 1], axis=1)
+    low = np.clip(np.floor(values[:, 0]), 0, scan.shape).astype(int)
+    high = np.clip(np.ceil(values[:, 1]), 0, scan.shape).astype(int)
+    if (high - low).min() < 1:
+        raise InputError(f"the region '{text}' holds no voxel of a scan of {scan.shape} voxels")
+    return _box(low, high)
+
+
+def find_region(
+    scan: Volume, predictor: Predictor, domain: Domain, progress: Progress | None = None
+) -> tuple[Box, tuple[str, ...]]:
+    """The surroundings of the organ in a scan that is larger than those in training, and what to note.
+
+    Raises
+    ------
+    InputError
+        If nothing of a plausible size is found.
+    """
+    coarse, block = _shrunk(scan, predictor)
+    probability, windows = _coarse_pass(coarse, predictor, domain, progress)
+    found = _candidates(probability, coarse.geometry.voxel_ml, domain)
+    if not found:
+        raise InputError(
+            "the scan is larger than those in training, and nothing like the organ was found in it",
+            where=scan.source.path,
+            todo="Say where it is with --roi",
+        )
+    low, high = _around(found[0].low, found[0].high, coarse.geometry, domain)
+    box = _box(low * block, np.minimum(high * block, scan.geometry.shape))
+    notes = [
+        f"region of interest: {box} of {scan.geometry.shape} voxels, found by {windows} coarse windows"
+        f" ({found[0].volume_ml:.0f} ml)"
+    ]
+    if len(found) > 1 and found[1].weight > RIVAL * found[0].weight:
+        place = ", ".join(f"{p:.0f}" for p in coarse.geometry.to_mm((found[1].low + found[1].high) / 2))
+        notes.append(f"something else was nearly as likely, of {found[1].volume_ml:.0f} ml at ({place}) mm")
+    return box, tuple(notes)
+
+
+def predict_within(
+    scan: Volume, box: Box | None, predictor: Predictor, progress: Progress | None = None
+) -> Prediction:
+    """Segment a part of a scan; the mask is that of the whole scan."""
+    if box is None:
+        return predictor(scan, progress)
+    found = predictor(box.crop(scan), progress)
+    whole = {name: box.paste(volume, scan.geometry) for name, volume in found.probabilities.items()}
+    return replace(found, mask=box.paste(found.mask, scan.geometry), probabilities=whole)
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    low: NDArray[np.int_]
+    high: NDArray[np.int_]
+    volume_ml: float
+    weight: float
+
+
+def _box(low: NDArray[np.int_], high: NDArray[np.int_]) -> Box:
+    (a, b, c), (d, e, f) = (tuple(int(n) for n in corner) for corner in (low, high))
+    return Box((a, b, c), (d, e, f))
+
+
+def _shrunk(scan: Volume, predictor: Predictor) -> tuple[Volume, NDArray[np.int_]]:
+    """The scan in blocks of whole voxels, no coarser than the model's own grid."""
+    wanted = np.empty(3)
+    wanted[nearest_axes(scan.geometry)] = predictor.task.recipe.spacing_mm
+    block = np.maximum(1, np.floor(wanted * COARSE / scan.geometry.spacing_mm)).astype(int)
+    block = np.minimum(block, scan.geometry.shape)
+    shape = np.array(scan.geometry.shape) // block
+    cut = scan.array[tuple(slice(0, int(n)) for n in shape * block)].astype(np.float32)
+    for axis, (count, size) in enumerate(zip(shape, block, strict=True)):
+        folded = (*cut.shape[:axis], int(count), int(size), *cut.shape[axis + 1 :])
+        cut = cut.reshape(folded).mean(axis=axis + 1, dtype=np.float32)
+    affine = scan.geometry.affine.copy()
+    affine[:3, :3] *= block
+    affine[:3, 3] = scan.geometry.to_mm((block - 1) / 2)
+    grid = Geometry((int(shape[0]), int(shape[1]), int(shape[2])), affine)
+    return Volume(cut, grid, scan.source), block
+
+
+def _coarse_pass(
+    scan: Volume, predictor: Predictor, domain: Domain, progress: Progress | None
+) -> tuple[NDArray[np.float32], int]:
+    """The probability of any label, averaged over windows of the size of a training scan."""
+    task = predictor.task
+    x, y, z = task.recipe.spacing_mm
+    recipe = replace(task.recipe, spacing_mm=(x * COARSE, y * COARSE, z * COARSE))
+    settings = replace(predictor.settings, probabilities=True, overlap=None)
+    coarse = Predictor(
+        replace(task, recipe=recipe, overlap=None, keep_largest=False), predictor.backends, settings
+    )
+    shape = np.array(scan.geometry.shape)
+    size = np.minimum(np.ceil(_usual_mm(domain, scan.geometry) / scan.geometry.spacing_mm).astype(int), shape)
+    starts = [_starts(int(n), int(s)) for n, s in zip(shape, size, strict=True)]
+    weight = _bump(size)
+    total, weights = np.zeros(shape, np.float32), np.full(shape, 1e-6, np.float32)
+    places = list(product(*starts))
+    for number, place in enumerate(places, 1):
+        box = _box(np.array(place), np.array(place) + size)
+        kept = coarse(box.crop(scan)).probabilities.values()
+        total[box._slices] += weight * np.sum([p.array for p in kept], axis=0)
+        weights[box._slices] += weight
+        if progress is not None:
+            progress(number, len(places))
+    return np.asarray(total / weights), len(places)
+
+
+def _usual_mm(domain: Domain, grid: Geometry) -> NDArray[np.float64]:
+    """The field of view of a usual training scan along i, j, k."""
+    usual = np.empty(3)
+    usual[nearest_axes(grid)] = np.mean(domain.fov_mm, axis=1)
+    return usual
+
+
+def _starts(length: int, size: int) -> list[int]:
+    count = 1 + int(np.ceil((length - size) / (STEP * size)))
+    return sorted({round(v) for v in np.linspace(0, length - size, count)})
+
+
+def _bump(size: NDArray[np.int_]) -> NDArray[np.float32]:
+    """High in the middle of a window, nearly nothing at its edge, where an organ is cut off."""
+    x, y, z = (np.hanning(n + 2)[1:-1] + 1e-3 for n in size)
+    return np.asarray(x[:, None, None] * y[None, :, None] * z[None, None, :], dtype=np.float32)
+
+
+def _candidates(probability: NDArray[np.float32], voxel_ml: float, domain: Domain) -> list[_Candidate]:
+    """Components of a plausible size, the likeliest first."""
+    from scipy import ndimage
+
+    labels, count = ndimage.label(probability > 0.5)
+    sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:] * voxel_ml
+    sums = np.bincount(labels.ravel(), weights=probability.ravel(), minlength=count + 1)[1:] * voxel_ml
+    ranges = (domain.volume_ml or {}).values()
+    low = PLAUSIBLE[0] * sum(r[0] for r in ranges) if ranges else 0.0
+    high = PLAUSIBLE[1] * sum(r[1] for r in ranges) if ranges else np.inf
+    found = []
+    for n, box in enumerate(ndimage.find_objects(labels)):
+        if low <= sizes[n] <= high:
+            corners = np.array([[s.start, s.stop] for s in box]).T
+            found.append(_Candidate(corners[0], corners[1], float(sizes[n]), float(sums[n] ** 2 / sizes[n])))
+    return sorted(found, key=lambda c: -c.weight)
+
+
+def _around(
+    low: NDArray[np.int_], high: NDArray[np.int_], grid: Geometry, domain: Domain
+) -> tuple[NDArray[np.int_], NDArray[np.int_]]:
+    """A margin around a component, at least as large as a usual training scan, within the scan."""
+    shape = np.array(grid.shape)
+    size = np.maximum((high - low) * grid.spacing_mm + 2 * MARGIN_MM, _usual_mm(domain, grid))
+    voxels = np.minimum(np.ceil(size / grid.spacing_mm).astype(int), shape)
+    first = np.clip(np.rint((low + high - voxels) / 2).astype(int), 0, shape - voxels)
+    return first, first + voxels

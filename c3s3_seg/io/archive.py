@@ -1,0 +1,89 @@
+"""A zip file with a DICOM study -> a folder for as long as it is read, if nothing in it is a trap."""
+
+from __future__ import annotations
+
+import shutil
+import stat
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+from c3s3_seg.errors import InputError
+
+MOST_FILES = 200_000
+# Blank slices compress 1000 : 1, a whole study does not; below the floor nothing can be blown up.
+MOST_RATIO, FLOOR = 200, 1 << 28
+BLOCK = 1 << 20
+
+
+@contextmanager
+def unpacked(path: Path) -> Iterator[Path]:
+    """A temporary folder, readable by this user only, with what the archive holds; removed at the end.
+
+    Raises
+    ------
+    InputError
+        If the archive is damaged or encrypted, has absolute names, `..` or links in it, unpacks to
+        far more than its size or more than fits, or cannot be unpacked. Nothing is unpacked then.
+    """
+    with tempfile.TemporaryDirectory(prefix="c3s3-seg-") as name:
+        folder = Path(name)
+        try:
+            with zipfile.ZipFile(path) as archive:
+                entries = [e for e in archive.infolist() if not e.is_dir()]
+                _check(entries, path, shutil.disk_usage(folder).free)
+                for entry in entries:
+                    _extract(archive, entry, folder, path)
+        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+            what = f"the archive is damaged, or not one that can be unpacked ({type(error).__name__})"
+            raise InputError(what, where=path, todo="Copy or export it again") from error
+        except OSError as error:
+            what = f"the archive cannot be unpacked: {error.strerror or error}"
+            raise InputError(what, where=path) from error
+        yield folder
+
+
+def _check(entries: list[zipfile.ZipInfo], path: Path, free: int) -> None:
+    total = sum(entry.file_size for entry in entries)
+    if len(entries) > MOST_FILES:
+        raise InputError(f"the archive holds {len(entries)} files; up to {MOST_FILES} are taken", where=path)
+    if total > max(FLOOR, MOST_RATIO * path.stat().st_size):
+        todo = "Unpack it yourself, if you know where it is from"
+        raise InputError(
+            f"the archive unpacks to {total} bytes, far more than a study", where=path, todo=todo
+        )
+    if total > free // 2:
+        todo = "Unpack it where there is room, and give the folder"
+        raise InputError(
+            f"the archive unpacks to {total} bytes, for which there is no room", where=path, todo=todo
+        )
+    for entry in entries:
+        if entry.flag_bits & 1:
+            raise InputError("the archive is encrypted", where=path, todo="Unpack it, and give the folder")
+        if stat.S_ISLNK(entry.external_attr >> 16):
+            raise InputError(
+                f"the archive holds a link ('{entry.filename}'), which is not followed", where=path
+            )
+        name = PurePosixPath(entry.filename)
+        if name.is_absolute() or ".." in name.parts or set("\\:") & set(entry.filename) or not name.parts:
+            raise InputError(
+                f"the archive holds a name that leads out of its folder ('{entry.filename}')", where=path
+            )
+
+
+def _extract(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, folder: Path, path: Path) -> None:
+    target = folder.joinpath(*PurePosixPath(entry.filename).parts)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.exists():
+        raise InputError(f"the archive holds '{entry.filename}' twice", where=path)
+    left = entry.file_size
+    # Reading to the end checks the CRC; what an entry says of its size is not taken for granted.
+    with archive.open(entry) as source, target.open("xb") as file:
+        while block := source.read(BLOCK):
+            left -= len(block)
+            if left < 0:
+                raise InputError(f"'{entry.filename}' unpacks to more than the archive says", where=path)
+            file.write(block)

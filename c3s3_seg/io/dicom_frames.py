@@ -1,0 +1,67 @@
+"""The frames of an enhanced CT, MR or PET file as slices of their own (PS3.3, C.7.6.16)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydicom import Dataset
+
+from c3s3_seg.io.dicom_header import FRAME_CLASSES, NAMES, Broken, Slice
+
+# Functional group -> its attributes, and what a classic slice calls them where that differs.
+GROUPS = {
+    "PixelMeasuresSequence": {"PixelSpacing": "PixelSpacing"},
+    "PlanePositionSequence": {"ImagePositionPatient": "ImagePositionPatient"},
+    "PlaneOrientationSequence": {"ImageOrientationPatient": "ImageOrientationPatient"},
+    "PixelValueTransformationSequence": {
+        "RescaleSlope": "RescaleSlope",
+        "RescaleIntercept": "RescaleIntercept",
+    },
+    "FrameContentSequence": {
+        "TemporalPositionIndex": "TemporalPositionIdentifier",
+        "FrameAcquisitionNumber": "AcquisitionNumber",
+    },
+    "MREchoSequence": {"EffectiveEchoTime": "EchoTime"},
+    "MRTimingAndRelatedParametersSequence": {"FlipAngle": "FlipAngle"},
+    "MRDiffusionSequence": {"DiffusionBValue": "DiffusionBValue"},
+    "CardiacSynchronizationSequence": {"NominalCardiacTriggerDelayTime": "TriggerTime"},
+    "MRImageFrameTypeSequence": {"FrameType": "ImageType"},
+    "CTImageFrameTypeSequence": {"FrameType": "ImageType"},
+    "PETFrameTypeSequence": {"FrameType": "ImageType"},
+}
+_TOP = [t for t in NAMES if isinstance(t, str) and not t.endswith("FunctionalGroupsSequence")]
+
+
+def is_enhanced(item: Slice) -> bool:
+    """Whether it is a whole enhanced file."""
+    return item.frame is None and item.text("SOPClassUID") in FRAME_CLASSES
+
+
+def frames(item: Slice) -> tuple[Slice, ...] | Broken:
+    """The frames of an enhanced file, in its order; broken, if it does not describe each of its frames."""
+    count = item.number("NumberOfFrames", 1)
+    uid = item.text("SeriesInstanceUID") or None
+    try:
+        shared = item.data.get("SharedFunctionalGroupsSequence") or [Dataset()]
+        each = item.data.get("PerFrameFunctionalGroupsSequence") or []
+        if count < 1 or len(each) != count:
+            return Broken(item.name, f"it has {count} frames and describes {len(each)} of them", uid)
+        base = Dataset()
+        for keyword in _TOP:
+            if keyword in item.data:
+                setattr(base, keyword, item.data[keyword].value)
+        base.NumberOfFrames = 1
+        return tuple(_frame(item, base, shared[0], each[n], n) for n in range(count))
+    except Exception as error:  # pydicom converts sequences when they are first asked for
+        return Broken(item.name, f"its frames cannot be read ({type(error).__name__})", uid)
+
+
+def _frame(item: Slice, base: Dataset, shared: Any, own: Any, number: int) -> Slice:
+    data = Dataset(dict(base))
+    for group, keywords in GROUPS.items():
+        values = (own.get(group) or shared.get(group) or [None])[0]
+        for theirs, ours in keywords.items():
+            value = values.get(theirs) if values is not None else None
+            if value is not None:
+                setattr(data, ours, value)
+    return Slice(item.path, f"{item.name}, frame {number + 1}", data, number)

@@ -1,0 +1,192 @@
+"""The header of one DICOM file: where its pixels are and what it says of them; broken and foreign files."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+from pydicom.tag import Tag
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+from c3s3_seg.io.sniff import DICOM_SUFFIXES, PREFIX_END, begins_as_dicom
+
+_STORAGE = "1.2.840.10008.5.1.4.1.1."
+SLICE_CLASSES = {_STORAGE + end for end in ("2", "4", "128")}  # CT, MR, PET: one slice a file
+FRAME_CLASSES = {
+    _STORAGE + end for end in ("2.1", "2.2", "4.1", "4.4", "128.1", "130")
+}  # enhanced CT, MR, PET
+MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
+# A deflated file is unpacked in one go before anything can be checked. No single slice is larger.
+MAX_INFLATED = 1 << 30
+
+# Only these are read from a header: a private header can be a hundred times as long. The numbers are
+# the b-values of Siemens, Philips and GE, which older scanners write nowhere else.
+NAMES: list[Any] = [
+    "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "Modality",
+    "ImageType", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation",
+    "PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient", "FrameOfReferenceUID", "PatientID",
+    "PatientName", "ModalityLUTSequence", "EchoTime", "EchoNumbers", "InversionTime", "FlipAngle",
+    "TemporalPositionIdentifier", "DiffusionBValue", "DiffusionGradientOrientation", "AcquisitionNumber",
+    "TriggerTime", "AcquisitionTime", "InstanceNumber", "BitsAllocated", "BitsStored", "HighBit",
+    "PixelRepresentation", "RescaleSlope", "RescaleIntercept", "PixelPaddingValue",
+    "PixelPaddingRangeLimit", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
+    0x0019100C, 0x20011003, 0x00431039,
+]  # fmt: skip
+TAGS = [Tag(name) for name in NAMES]  # pydicom would turn the names into numbers for each file anew
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One slice: its file, its name below the folder that was given, its attributes.
+
+    Parameters
+    ----------
+    path, name
+        The file, and how messages call it.
+    data
+        The attributes of `NAMES`; of a frame of an enhanced file, those of the frame.
+    frame
+        Its number from 0 within a file of several frames.
+    offset
+        Where the pixels begin in the file, if they stand there as plain little-endian numbers.
+    """
+
+    path: Path
+    name: str
+    data: pydicom.Dataset
+    frame: int | None = None
+    offset: int | None = None
+    _texts: dict[str | int, str] = field(default_factory=dict, compare=False, repr=False)
+    _lists: dict[str, NDArray[np.float64]] = field(default_factory=dict, compare=False, repr=False)
+
+    def text(self, keyword: str | int) -> str:
+        """An attribute as text, empty if it is not there or cannot be read."""
+        if keyword not in self._texts:
+            self._texts[keyword] = self._read(keyword)
+        return self._texts[keyword]
+
+    def _read(self, keyword: str | int) -> str:
+        try:
+            value = self.data.get(keyword)
+            value = value.value if isinstance(value, pydicom.DataElement) else value
+            return "" if value is None or value == [] else str(value).strip()
+        except Exception:  # pydicom converts a value when it is first asked for, and raises what it likes
+            return ""
+
+    def numbers(self, keyword: str, count: int) -> NDArray[np.float64] | None:
+        """An attribute of `count` finite numbers; None if it is not that."""
+        if keyword not in self._lists:
+            try:
+                self._lists[keyword] = np.array([float(v) for v in self.data[keyword].value])
+            except Exception:  # pydicom converts a value when it is first asked for
+                self._lists[keyword] = np.empty(0)
+        values = self._lists[keyword]
+        return values if values.shape == (count,) and np.isfinite(values).all() else None
+
+    def number(self, keyword: str, default: int) -> int:
+        """An attribute as a whole number; `default` if it is not there or not a number."""
+        try:
+            return int(self.text(keyword) or default)
+        except ValueError:
+            return default
+
+    @property
+    def is_localizer(self) -> bool:
+        """Whether the third value of ImageType (PS3.3, C.8.2.1.1.1) says that it is a scout view."""
+        return "LOCALIZER" in self.text("ImageType").upper()
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A file that should be a slice and is none, and the series it says it is of, if it says that much."""
+
+    name: str
+    reason: str
+    series_uid: str | None = None
+
+
+def look_at(path: Path, name: str) -> Slice | Broken | bool:
+    """A slice, a broken one, True for a file that may have been one, False for any other file."""
+    try:
+        with path.open("rb") as file:
+            return _look_into(file, path, name)
+    except OSError as error:
+        return Broken(name, f"it cannot be read: {error.strerror or error}")
+
+
+def read_whole(path: Path) -> Any:
+    """A file with all its attributes; one without meta information is as it could be parsed."""
+    data = pydicom.dcmread(path, force=True)
+    if "TransferSyntaxUID" not in data.file_meta:
+        implicit, _ = data.original_encoding
+        data.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
+    return data
+
+
+def _look_into(file: BinaryIO, path: Path, name: str) -> Slice | Broken | bool:
+    head = file.read(PREFIX_END)
+    if not begins_as_dicom(head):
+        if len(head) < PREFIX_END and not head[:128].strip(b"\0") and b"DICM".startswith(head[128:]):
+            return True
+        named = path.suffix.lower() in DICOM_SUFFIXES
+        return Broken(name, "it is named like a DICOM file and is none") if named else False
+    try:
+        _check_inflated(head, file)
+        file.seek(0)
+        data = pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=TAGS)
+        offset = _plain_pixels(data, file)
+        kind = _storage_class(data)
+        uid = str(data.get("SeriesInstanceUID", "") or "") or None
+    except Exception as error:  # pydicom raises whatever its parser trips over
+        return Broken(name, f"its header cannot be read ({type(error).__name__})")
+    if kind == MEDIA_DIRECTORY:
+        return False
+    if "Rows" in data and "Columns" in data and kind:
+        return Slice(path, name, data, None, offset)
+    # A header that is cut may end within this very UID, or within that of the series.
+    if kind is None or any(c.startswith(kind) for c in SLICE_CLASSES | FRAME_CLASSES):
+        return Broken(name, "its header ends too early", uid)
+    return False
+
+
+def _storage_class(data: Any) -> str | None:
+    meta = getattr(data, "file_meta", None) or {}
+    return str(data.get("SOPClassUID", "") or meta.get("MediaStorageSOPClassUID", "") or "") or None
+
+
+def _check_inflated(head: bytes, file: BinaryIO) -> None:
+    """Refuse a deflated file that unpacks to more than any slice has, before all of it is unpacked."""
+    start = file.read(1024)
+    if str(DeflatedExplicitVRLittleEndian).encode() not in start:
+        return
+    if head[128:] != b"DICM" or start[:8] != b"\x02\x00\x00\x00UL\x04\x00":
+        raise ValueError("deflated, and the length of its meta information is not given")
+    file.seek(PREFIX_END + 12 + int.from_bytes(start[8:12], "little"))
+    stream = zlib.decompressobj(-zlib.MAX_WBITS)
+    total = 0
+    while (block := stream.unconsumed_tail or file.read(1 << 16)) and not stream.eof:
+        total += len(stream.decompress(block, 1 << 20))
+        if total > MAX_INFLATED:
+            raise ValueError("deflated to a small part of what it unpacks to")
+
+
+def _plain_pixels(data: Any, file: BinaryIO) -> int | None:
+    """Where plain little-endian pixels begin, if all of them are there; None leaves the file to pydicom."""
+    syntax = data.file_meta.get("TransferSyntaxUID")
+    if syntax not in (ImplicitVRLittleEndian, ExplicitVRLittleEndian):
+        return None
+    # pydicom stopped in front of the pixel data: tag, then type and length (PS3.5, 7.1.2).
+    implicit = syntax == ImplicitVRLittleEndian
+    start = file.tell()
+    head = file.read(8 if implicit else 12)
+    if head[:4] != b"\xe0\x7f\x10\x00" or (not implicit and head[4:6] not in (b"OW", b"OB")):
+        return None
+    length = int.from_bytes(head[-4:], "little")
+    end = start + len(head) + length
+    return start + len(head) if length != 0xFFFFFFFF and end <= os.fstat(file.fileno()).st_size else None

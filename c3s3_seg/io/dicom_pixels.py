@@ -1,0 +1,209 @@
+"""The pixels of one slice: decoded, without what is no pixel value, rescaled in float32."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from c3s3_seg.errors import C3S3Error, InputError
+from c3s3_seg.io.decoder import Decoder, Refused
+from c3s3_seg.io.dicom_header import Slice
+from c3s3_seg.volume import Array
+
+
+@dataclass(frozen=True)
+class Plane:
+    """The rescaled pixels (row, column) of a slice, float32, and which of them are padding, if any may be."""
+
+    values: Array
+    padding: NDArray[np.bool_] | None
+
+
+class Pixels:
+    """Reads the pixels of slices. Use it in a `with`: what is compressed is decoded in a process of its own.
+
+    Parameters
+    ----------
+    root
+        The folder that messages name.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._decoder: Decoder | None = None
+
+    def __enter__(self) -> Pixels:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+        if self._decoder is not None:
+            self._decoder.close()
+
+    def read(self, item: Slice, out: Array | None = None) -> Plane:
+        """The pixels of one slice, into `out` (row, column) float32 where it is given.
+
+        Raises
+        ------
+        InputError
+            If they cannot be decoded, are not as many as the header says, or are not finite.
+        """
+        try:
+            stored = self._stored(item)
+            bits = _Bits.of(item)
+            values = bits.scale(bits.clean(stored), out)
+            padding = bits.padding(stored)
+        except (C3S3Error, MemoryError):
+            raise
+        except Exception as error:  # a damaged header can hold anything
+            raise self._damaged(item, type(error).__name__) from error
+        if not ((stored.dtype.kind != "f" and bits.whole) or np.isfinite(values).all()):
+            raise InputError(f"the file '{item.name}' has NaN or infinite pixel values", where=self.root)
+        return Plane(values, padding)
+
+    def _stored(self, item: Slice) -> Array:
+        shape = item.number("Rows", 0), item.number("Columns", 0)
+        pixels = _plain(item, shape)
+        if pixels is not None:
+            return pixels
+        if self._decoder is None:
+            self._decoder = Decoder()
+        try:
+            pixels = self._decoder.pixels(item.path, item.frame, shape)
+        except Refused as refused:
+            if refused.todo:
+                raise InputError(f"'{item.name}' {refused}", where=self.root, todo=refused.todo) from None
+            raise self._damaged(item, str(refused)) from None
+        if pixels.shape != shape:
+            what = f"'{item.name}' holds {pixels.shape} pixels where its header says {shape}"
+            raise InputError(what, where=self.root)
+        return pixels
+
+    def _damaged(self, item: Slice, why: str) -> InputError:
+        return InputError(
+            f"the file '{item.name}' is damaged: its pixels cannot be decoded ({why})",
+            where=self.root,
+            todo="Copy or export the series again",
+        )
+
+
+def _plain(item: Slice, shape: tuple[int, int]) -> Array | None:
+    """Pixels that stand in the file as they are; None leaves them to pydicom."""
+    size = item.number("BitsAllocated", 0)
+    if item.offset is None or item.frame is not None or size not in (8, 16, 32) or min(shape) < 1:
+        return None
+    kind = "i" if item.number("PixelRepresentation", 0) else "u"
+    count = shape[0] * shape[1]
+    with item.path.open("rb") as file:
+        file.seek(item.offset)
+        content = file.read(min(count * size // 8, 1 << 31))
+    if len(content) < count * size // 8:
+        raise EOFError
+    return np.frombuffer(content, np.dtype(f"<{kind}{size // 8}")).reshape(shape)
+
+
+@dataclass(frozen=True)
+class _Bits:
+    """What the stored numbers mean."""
+
+    stored: int
+    slope: float
+    intercept: float
+    pad: tuple[int, int] | None
+
+    @classmethod
+    def of(cls, item: Slice) -> _Bits:
+        data = item.data
+        stored, high = item.number("BitsStored", 0), item.number("HighBit", -1)
+        if stored < 1 or high != stored - 1:
+            raise ValueError("HighBit is not BitsStored - 1")
+        slope = 1.0 if data.get("RescaleSlope") is None else float(data.RescaleSlope)
+        intercept = 0.0 if data.get("RescaleIntercept") is None else float(data.RescaleIntercept)
+        if slope == 0:
+            raise ValueError("RescaleSlope is 0")
+        return cls(stored, slope, intercept, _pad(item))
+
+    def clean(self, pixels: Array) -> Array:
+        """Without what lies in the bits above BitsStored, where old files keep overlays (PS3.5, 8.1.1)."""
+        if pixels.dtype.kind == "f":
+            return pixels
+        spare = pixels.dtype.itemsize * 8 - self.stored
+        if spare < 0:
+            raise ValueError("BitsStored is above BitsAllocated")
+        # Shifting up and down again drops the spare bits, and extends the sign where there is one.
+        return np.asarray((pixels << spare) >> spare) if spare else pixels
+
+    @property
+    def whole(self) -> bool:
+        """Whether all values are whole numbers that float32 holds exactly: up to 2^24."""
+        numbers = self.slope.is_integer() and self.intercept.is_integer()
+        return numbers and self.stored <= 16 and abs(self.slope) * 65536 + abs(self.intercept) < 1 << 24
+
+    def scale(self, pixels: Array, out: Array | None) -> Array:
+        """Slope and intercept; unless they are whole, in float64 first: one rounding, at the end."""
+        values = np.empty(pixels.shape, np.float32) if out is None else out
+        if pixels.dtype.kind == "f" or not self.whole:
+            values[...] = pixels * np.float64(self.slope) + np.float64(self.intercept)
+            return values
+        values[...] = pixels
+        if self.slope != 1:
+            values *= np.float32(self.slope)
+        if self.intercept != 0:
+            values += np.float32(self.intercept)
+        return values
+
+    def padding(self, pixels: Array) -> NDArray[np.bool_] | None:
+        """Which pixels are none, but fill the image up to a rectangle (PS3.3, C.7.5.1.1.2)."""
+        if self.pad is None or pixels.dtype.kind == "f":
+            return None
+        # Whether a negative padding value is written signed or unsigned differs from file to file.
+        low, high = (np.array([n & 0xFFFFFFFF], np.uint32).astype(pixels.dtype)[0] for n in self.pad)
+        found = (pixels >= min(low, high)) & (pixels <= max(low, high))
+        return found if found.any() else None
+
+
+def _pad(item: Slice) -> tuple[int, int] | None:
+    text, limit = item.text("PixelPaddingValue"), item.text("PixelPaddingRangeLimit")
+    try:
+        return (int(text), int(limit or text)) if text else None
+    except ValueError:
+        return None
+
+
+def stack_planes(slices: list[Slice], pixels: Pixels) -> tuple[Array, tuple[str, ...]]:
+    """All slices as one float32 array (i, j, k) = (column, row, slice), and what has to be noted.
+
+    Padding becomes the smallest value of the scan that is none.
+    """
+    rows, columns = pixels.read(slices[0]).values.shape  # before any memory is taken for all of them
+    array = np.empty((len(slices), rows, columns), dtype=np.float32)
+    padding: dict[int, NDArray[np.bool_]] = {}
+    for n, item in enumerate(slices):
+        plane = pixels.read(item, array[n])
+        if plane.padding is not None:
+            padding[n] = plane.padding
+    note = _fill(array, padding)
+    return array.transpose(2, 1, 0), (note,) if note else ()
+
+
+def _fill(array: Array, padding: dict[int, NDArray[np.bool_]]) -> str:
+    if not padding:
+        return ""
+    lows = [float(np.min(a, where=~padding[n], initial=np.inf)) if n in padding else float(a.min())
+            for n, a in enumerate(array)]  # fmt: skip
+    low = min(lows)
+    if not np.isfinite(low):
+        return "every pixel is the padding value: it was left as it is"
+    for n, mask in padding.items():
+        array[n][mask] = low
+    return f"padding: {sum(int(m.sum()) for m in padding.values())} pixels were set to {low:g}"
+
+
+def same_pixels(one: Slice, other: Slice, pixels: Pixels) -> bool:
+    """Whether two slices hold the same values."""
+    first: Any = pixels.read(one).values
+    return bool(np.array_equal(first, pixels.read(other).values))

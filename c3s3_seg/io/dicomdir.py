@@ -1,0 +1,49 @@
+"""DICOMDIR: the files that the index of a medium names, never one outside its folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from c3s3_seg.errors import InputError
+
+
+def listed_files(index: Path) -> list[Path]:
+    """The image files that a DICOMDIR names.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read, names a file that is not there or lies outside of its folder, or names none.
+    """
+    import pydicom
+
+    root = index.parent
+    try:
+        records = pydicom.dcmread(index).DirectoryRecordSequence
+        named = [record.ReferencedFileID for record in records if "ReferencedFileID" in record]
+        names = [[n] if isinstance(n, str) else [str(part) for part in n] for n in named]
+    except Exception as error:  # pydicom raises whatever its parser trips over
+        what = f"the index is damaged: it cannot be read ({type(error).__name__})"
+        raise InputError(what, where=index, todo="Give the folder instead of its DICOMDIR") from error
+    files = [_inside(root, parts, index) for parts in names]
+    if not files:
+        raise InputError("the index names no files", where=index, todo="Give the folder instead")
+    return list(dict.fromkeys(files))
+
+
+def _inside(root: Path, parts: list[str], index: Path) -> Path:
+    path = root.joinpath(*parts)
+    # PS3.10, 8.2: a file ID is a list of names below the index. Some media were copied in lower case.
+    plain = all(part not in ("", ".", "..") and not set("/\\:") & set(part) for part in parts)
+    if not plain or not path.resolve().is_relative_to(root.resolve()):
+        raise InputError(f"the index names a file outside of its folder ('{'/'.join(parts)}')", where=index)
+    if path.is_file():
+        return path
+    lower = root.joinpath(*(part.lower() for part in parts))
+    if lower.is_file():
+        return lower
+    raise InputError(
+        f"the index names '{'/'.join(parts)}', and it is not there",
+        where=index,
+        todo="Copy the medium again, or give the folder instead of its DICOMDIR",
+    )

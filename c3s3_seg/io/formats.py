@@ -1,0 +1,80 @@
+"""The formats that a mask can be written in, by their names on the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, get_args
+
+from c3s3_seg.files import make_folder
+from c3s3_seg.io.dicom_names import Maker, Segment
+from c3s3_seg.io.image import save
+from c3s3_seg.volume import Volume
+
+Format = Literal["nii.gz", "nrrd", "mha", "dicom-seg", "dicom-labelmap", "rtstruct"]
+REPAIRED = "repaired on request"  # how each note of a repair begins
+FORMATS: tuple[str, ...] = get_args(Format)
+_ENDINGS = {"dicom-seg": "seg.dcm", "dicom-labelmap": "seg.dcm", "rtstruct": "rtstruct.dcm"}
+
+
+def mask_path(folder: Path, case: str, wanted: Format) -> Path:
+    """Where the mask of a case goes."""
+    return folder / f"{case}.{_ENDINGS.get(wanted, wanted)}"
+
+
+def image_suffix_of(wanted: Format) -> str:
+    """The image format for what DICOM SEG and RTSTRUCT cannot hold: probabilities."""
+    return "nii.gz" if wanted in _ENDINGS else wanted
+
+
+def check_format(scan: Volume, wanted: Format) -> None:
+    """Refuse before anything is computed what could not be written afterwards.
+
+    Raises
+    ------
+    InputError
+        If a DICOM object is wanted and the scan is no DICOM series, or its slices have no UIDs.
+    """
+    if wanted in _ENDINGS:
+        from c3s3_seg.io.dicom_source import origin
+
+        with origin(scan.source):
+            pass
+
+
+def write_mask(
+    mask: Volume, path: Path, wanted: Format, segments: tuple[Segment, ...], maker: Maker | None = None
+) -> None:
+    """Write a mask in one of the formats.
+
+    Raises
+    ------
+    InputError
+        As `save`, `write_seg` and `write_rtstruct` do.
+    """
+    if wanted == "rtstruct":
+        from c3s3_seg.io.rtstruct import write_rtstruct
+
+        write_rtstruct(mask, path, segments, maker)
+    elif wanted in _ENDINGS:
+        from c3s3_seg.io.dicom_seg import write_seg
+
+        write_seg(mask, path, segments, maker, labelmap=wanted == "dicom-labelmap")
+    else:
+        save(mask, path)
+
+
+def save_repaired(scan: Volume, out: Path, case: str) -> Path | None:
+    """The scan as it was repaired, to `out/repaired`: its mask lies on this grid. None if it was not.
+
+    Raises
+    ------
+    InputError
+        If it cannot be written.
+    """
+    if not any(note.startswith(REPAIRED) for note in scan.source.notes):
+        return None
+    folder = out / "repaired"
+    make_folder(folder)
+    path = folder / f"{case}.nii.gz"
+    save(scan, path)
+    return path

@@ -1,0 +1,152 @@
+"""Is this scan one that the model may judge: compared with what it was trained on, with reasons."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from c3s3_seg.domain import Domain, nearest_axes
+from c3s3_seg.errors import C3S3Error
+from c3s3_seg.volume import Volume
+
+AXES = ("left-right", "front-back", "foot-head")
+# Factors by which a scan may lie outside of the training range before a word is said; before it is refused.
+SPACING_WARN, SPACING_REFUSE = 1.25, 3.0
+SMALL_WARN, SMALL_REFUSE = 0.75, 0.4
+LARGE = 1.25
+FEW_WARN, FEW_REFUSE = 0.5, 0.2
+# In units of the training set's own spread, which 5 % of its scans exceed.
+GREYS_WARN, GREYS_REFUSE = 2.0, 4.0
+
+
+class DomainError(C3S3Error):
+    """A scan that is not one the model was made for."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What speaks against a scan.
+
+    Parameters
+    ----------
+    refusals
+        Why it must not be judged.
+    warnings
+        What the reader of the result must know.
+    larger
+        Whether its field of view is larger than any in training, so that the organ has to be found first.
+    """
+
+    refusals: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    larger: bool = False
+
+    def __add__(self, other: Verdict) -> Verdict:
+        refusals, warnings = self.refusals + other.refusals, self.warnings + other.warnings
+        return Verdict(refusals, warnings, self.larger or other.larger)
+
+    @property
+    def level(self) -> str:
+        """`pass`, `warn` or `refuse`."""
+        return "refuse" if self.refusals else "warn" if self.warnings else "pass"
+
+    def settle(self, scan: Volume, *, force: bool) -> None:
+        """Refuse what is to be refused, unless it is forced.
+
+        Raises
+        ------
+        DomainError
+            With all reasons.
+        """
+        if self.refusals and not force:
+            raise DomainError(
+                f"this is not a scan that the model was trained for: {'; '.join(self.refusals)}",
+                where=scan.source.path,
+                todo="Choose another model, or take the result on your own responsibility with --force",
+            )
+
+
+def judge_frame(
+    scan: Volume, domain: Domain | None, modality: str, grid_mm: tuple[float, float, float]
+) -> Verdict:
+    """Modality, spacing, field of view and number of slices.
+
+    Parameters
+    ----------
+    scan
+        On its own grid.
+    domain
+        What the model was trained on; None: nothing is known but the modality.
+    modality
+        Of the scans that it was trained on.
+    grid_mm
+        Spacing of the model's own grid along left, posterior, superior. No scan is too coarse that is
+        no coarser than this.
+    """
+    found = scan.source.modality
+    verdict = Verdict()
+    if found is not None and found.upper() != modality.upper():
+        verdict += Verdict((f"its modality is {found}, wanted {modality}",))
+    if domain is None:
+        return verdict
+    axes = nearest_axes(scan.geometry)
+    spacing = scan.geometry.spacing_mm[axes]
+    shape = np.array(scan.geometry.shape)[axes]
+    for n, name in enumerate(AXES):
+        known = domain.spacing_mm[n][0], max(domain.spacing_mm[n][1], grid_mm[n])
+        verdict += _spacing(name, float(spacing[n]), known)
+        verdict += _field(name, float(spacing[n] * shape[n]), domain.fov_mm[n])
+        verdict += _count(name, int(shape[n]), domain.shape[n])
+    if any("not known" in note for note in scan.source.notes):
+        verdict += Verdict((), ("left and right may be swapped: the file does not say which is which",))
+    return verdict
+
+
+def judge_greys(scan: Volume, domain: Domain | None) -> Verdict:
+    """The grey values, of a scan whose field of view is that of the training scans.
+
+    Raises
+    ------
+    InputError
+        If all voxels have the same value.
+    """
+    if domain is None:
+        return Verdict()
+    distance = domain.distance(scan)
+    reason = (
+        f"its grey values are distributed unlike those of the training scans (distance {distance:.1f},"
+        f" where 95% of them are within 1)"
+    )
+    if distance > GREYS_REFUSE:
+        return Verdict((reason,))
+    return Verdict((), (reason,)) if distance > GREYS_WARN else Verdict()
+
+
+def _spacing(axis: str, found: float, known: tuple[float, float]) -> Verdict:
+    factor = max(found / known[1], known[0] / found)
+    reason = f"its spacing is {found:.3g} mm {axis}; the model was made for {_range(known)} mm"
+    if factor > SPACING_REFUSE:
+        return Verdict((reason,))
+    return Verdict((), (reason,)) if factor > SPACING_WARN else Verdict()
+
+
+def _field(axis: str, found: float, known: tuple[float, float]) -> Verdict:
+    reason = f"its field of view is {found:.0f} mm {axis}; trained on {known[0]:.0f} to {known[1]:.0f} mm"
+    if found < SMALL_REFUSE * known[0]:
+        return Verdict((reason,))
+    if found > LARGE * known[1]:
+        return Verdict((), (reason,), larger=True)
+    return Verdict((), (reason,)) if found < SMALL_WARN * known[0] else Verdict()
+
+
+def _count(axis: str, found: int, known: tuple[int, int]) -> Verdict:
+    reason = f"it has {found} slices {axis}; trained on {known[0]} to {known[1]}"
+    if found < FEW_REFUSE * known[0]:
+        return Verdict((reason,))
+    return Verdict((), (reason,)) if found < FEW_WARN * known[0] else Verdict()
+
+
+def _range(known: tuple[float, float]) -> str:
+    low, high = (f"{value:.3g}" for value in known)
+    return low if low == high else f"{low} to {high}"

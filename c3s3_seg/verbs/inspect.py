@@ -1,0 +1,37 @@
+"""`c3s3-seg inspect`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from c3s3_seg.verbs.terminal import show
+
+
+def inspect(
+    path: Annotated[Path, typer.Argument(help="An image file, a DICOM file or folder, a DICOMDIR or a zip.")],
+    fix: Annotated[
+        list[str] | None, typer.Option(help="As for predict: gaps, tilt, orthonormal. May be repeated.")
+    ] = None,
+    headers: Annotated[
+        bool, typer.Option("--headers", help="Look at headers alone: fast, but blind to damaged pixels.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, with the series UIDs.")] = False,
+) -> None:
+    """Show the series at a path, and which of them can be read. The last column says why not."""
+    from c3s3_seg.io.choice import Reading, fixes
+    from c3s3_seg.io.inspect import inspect as look
+    from c3s3_seg.report.terminal import series_table
+
+    rows = look(path, Reading(fix=fixes(fix or [])), pixels=not headers)
+    if as_json:
+        from dataclasses import asdict
+        from json import dumps
+
+        typer.echo(dumps([asdict(row) for row in rows], indent=1))
+    else:
+        show(series_table(rows))
+    if not any(row.readable for row in rows):
+        raise typer.Exit(1)

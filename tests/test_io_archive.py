@@ -1,0 +1,153 @@
+"""Zip files and DICOMDIR: read like folders, unless they hold a trap."""
+
+import shutil
+import stat
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from dicom_files import edit, values
+from pydicom.fileset import FileSet
+
+from c3s3_seg.errors import InputError
+from c3s3_seg.io import archive as archive_module
+from c3s3_seg.io import find_cases, load
+from c3s3_seg.io.archive import unpacked
+from c3s3_seg.io.dicom_write import save_series
+from c3s3_seg.volume import Volume
+
+
+@pytest.fixture
+def files(oblique: Volume, tmp_path: Path) -> list[Path]:
+    return save_series(oblique, tmp_path / "series", description="phantom", seed_uid="a")
+
+
+def zipped(files: list[Path], target: Path) -> Path:
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+        for n, path in enumerate(files):
+            archive.write(path, f"stu dy/ü {n % 2}/{path.name}")
+        archive.writestr("readme.txt", "junk")
+    return target
+
+
+def test_a_zip_is_read_like_its_folder(oblique: Volume, files: list[Path], tmp_path: Path) -> None:
+    path = zipped(files, tmp_path / "study.zip")
+    back = load(path)
+    assert np.array_equal(back.array, oblique.array)
+    assert back.source.path == path
+    assert [case.name for case in find_cases([path])] == ["study"]
+    shutil.rmtree(tmp_path / "series")
+    assert [case.path for case in find_cases([tmp_path])] == [path]
+
+
+def test_a_refusal_names_the_zip_and_not_the_temporary_folder(files: list[Path], tmp_path: Path) -> None:
+    files[3].write_bytes(files[3].read_bytes()[:500])
+    path = zipped(files, tmp_path / "study.zip")
+    with pytest.raises(InputError, match="IM_0004") as error:
+        load(path)
+    assert error.value.where == path
+    assert "c3s3-seg-" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["../evil.dcm", "a/../../evil.dcm", "/evil.dcm", "C:\\evil.dcm", "..\\evil"])
+def test_names_that_lead_out_are_refused(files: list[Path], tmp_path: Path, name: str) -> None:
+    path = zipped(files, tmp_path / "study.zip")
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(zipfile.ZipInfo(name), b"x")
+    with pytest.raises(InputError, match="leads out of its folder"):
+        load(path)
+    assert not (tmp_path / "evil.dcm").exists()
+
+
+def test_links_are_refused(files: list[Path], tmp_path: Path) -> None:
+    path = zipped(files, tmp_path / "study.zip")
+    link = zipfile.ZipInfo("link.dcm")
+    link.external_attr = (stat.S_IFLNK | 0o777) << 16
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(link, "/etc/passwd")
+    with pytest.raises(InputError, match="holds a link"):
+        load(path)
+
+
+def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "bomb.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("zeros.dcm", bytes(30_000_000))
+    monkeypatch.setattr(archive_module, "FLOOR", 1 << 20)
+    monkeypatch.setattr(archive_module, "_extract", lambda *_: pytest.fail("unpacked"))
+    with pytest.raises(InputError, match="unpacks to 30000000 bytes, far more"):
+        load(path)
+
+
+def test_a_size_that_lies_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "lie.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.dcm", bytes(100_000))
+    raw = path.read_bytes()
+    path.write_bytes(raw.replace((100_000).to_bytes(4, "little"), (100).to_bytes(4, "little")))
+    with pytest.raises(InputError, match=r"damaged|more than the archive says"):
+        load(path)
+
+
+def test_a_damaged_a_twofold_and_an_encrypted_archive_are_refused(files: list[Path], tmp_path: Path) -> None:
+    path = zipped(files, tmp_path / "study.zip")
+    whole = path.read_bytes()
+    for content in (whole[:-60], whole[:2000] + bytes([whole[2000] ^ 1]) + whole[2001:], b"PK"):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=r"study\.zip"):
+            load(path)
+    path.write_bytes(whole)
+    with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
+        archive.writestr("readme.txt", "again")
+    with pytest.raises(InputError, match="twice"):
+        load(path)
+    path.write_bytes(whole.replace(b"PK\x01\x02\x14\x03\x14\x00\x00", b"PK\x01\x02\x14\x03\x14\x00\x01"))
+    with pytest.raises(InputError, match="encrypted"):
+        load(path)
+
+
+def test_what_was_unpacked_is_removed(files: list[Path], tmp_path: Path) -> None:
+    with unpacked(zipped(files, tmp_path / "study.zip")) as folder:
+        assert folder.is_dir()
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert not folder.exists()
+
+
+def medium(files: list[Path], folder: Path) -> Path:
+    for path in files:
+        edit(path, values(StudyDate="20200101", StudyTime="1", StudyID="1", AccessionNumber="1"))
+    index = FileSet()
+    for path in files:
+        index.add(path)
+    index.write(folder)
+    return folder / "DICOMDIR"
+
+
+def test_a_medium_is_read_by_its_index_and_by_its_folder(
+    oblique: Volume, files: list[Path], tmp_path: Path
+) -> None:
+    index = medium(files, tmp_path / "cd")
+    assert np.array_equal(load(index).array, oblique.array)
+    assert np.array_equal(load(index.parent).array, oblique.array)
+    assert [case.path for case in find_cases([index.parent])] == [index.parent]
+    gone = next(p for p in index.parent.rglob("*") if p.is_file() and p.name != "DICOMDIR")
+    gone.unlink()
+    with pytest.raises(InputError, match=f"{gone.name}', and it is not there"):
+        load(index)
+
+
+def test_an_index_that_leads_out_is_refused(files: list[Path], tmp_path: Path) -> None:
+    index = medium(files, tmp_path / "cd")
+
+    def lead_out(data: object) -> None:
+        for record in data.DirectoryRecordSequence:  # type: ignore[attr-defined]
+            if "ReferencedFileID" in record:
+                record.ReferencedFileID = ["..", "series", "IM_0001.dcm"]
+
+    edit(index, lead_out)
+    with pytest.raises(InputError, match="outside of its folder"):
+        load(index)
+    index.write_bytes(index.read_bytes()[:700])
+    with pytest.raises(InputError, match=r"damaged|names no files"):
+        load(index)

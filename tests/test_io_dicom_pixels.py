@@ -1,0 +1,199 @@
+"""Pixels of every transfer syntax are the same numbers; padding is no value; a bad decoder harms nobody."""
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from conftest import rotation
+from dicom_files import edit, values
+from pydicom.encaps import encapsulate
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLSLossless,
+    RLELossless,
+)
+
+from c3s3_seg.errors import InputError
+from c3s3_seg.io import decoder as decoder_module
+from c3s3_seg.io import load
+from c3s3_seg.io.decoder import Decoder, Refused
+from c3s3_seg.io.dicom_write import save_series
+from c3s3_seg.volume import Geometry, Volume
+
+
+@pytest.fixture
+def oblique() -> Volume:
+    """Larger than the shared one: JPEG 2000 wants 32 pixels a side."""
+    i, j, k = np.indices((40, 36, 12))
+    grid = Geometry.build(i.shape, (0.7, 0.9, 2.5), (-31.5, 12.25, 80.0), rotation(12, -20, 30))
+    return grid.volume((i + 40 * j + 1440 * (k % 4)).astype(np.int16))
+
+
+@pytest.fixture
+def files(oblique: Volume, tmp_path: Path) -> list[Path]:
+    return save_series(oblique, tmp_path / "series", description="phantom", seed_uid="a")
+
+
+@pytest.mark.parametrize("syntax", [JPEG2000Lossless, JPEGLSLossless, RLELossless], ids=lambda u: u.name)
+@pytest.mark.parametrize("signed", [False, True])
+def test_compressed_is_the_same(oblique: Volume, files: list[Path], syntax: str, signed: bool) -> None:
+    for path in files:
+        data = pydicom.dcmread(path)
+        if signed:
+            data.PixelRepresentation = 1
+            data.PixelData = (data.pixel_array.astype(np.int16) - 3000).tobytes()
+        data.compress(syntax, generate_instance_uid=False)
+        data.save_as(path)
+    assert np.array_equal(load(files[0].parent).array, oblique.array - (3000 if signed else 0))
+
+
+@pytest.mark.parametrize("option", ["-e1", "-e14"], ids=["JPEG lossless SV1", "JPEG lossless"])
+def test_jpeg_lossless_by_dcmtk_is_the_same(oblique: Volume, files: list[Path], option: str) -> None:
+    import shutil
+
+    if shutil.which("dcmcjpeg") is None:
+        pytest.skip("dcmtk is not installed")
+    words = ["+e1"] if option == "-e1" else ["+el"]
+    for path in files:
+        subprocess.run(["dcmcjpeg", *words, str(path), str(path)], check=True, capture_output=True)
+    assert pydicom.dcmread(files[0]).file_meta.TransferSyntaxUID.is_compressed
+    assert np.array_equal(load(files[0].parent).array, oblique.array)
+
+
+@pytest.mark.parametrize(
+    "syntax", [DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian]
+)
+def test_uncompressed_is_the_same(oblique: Volume, files: list[Path], syntax: str) -> None:
+    big = syntax == ExplicitVRBigEndian
+    for path in files:
+        data = pydicom.dcmread(path)
+        if big:
+            data.PixelData = data.pixel_array.astype(">u2").tobytes()
+        data.file_meta.TransferSyntaxUID = syntax
+        pydicom.dcmwrite(path, data, implicit_vr=syntax == ImplicitVRLittleEndian, little_endian=not big)
+    assert np.array_equal(load(files[0].parent).array, oblique.array)
+
+
+def test_padding_becomes_the_smallest_value(oblique: Volume, files: list[Path]) -> None:
+    low = int(oblique.array[:, 3:].min())
+    for n, path in enumerate(files):
+        stored = np.maximum(oblique.array[:, :, n].T.astype(np.int16), low) - 1024
+        stored[:3] = -2000
+        edit(path, values(PixelRepresentation=1, PixelData=stored.tobytes(), RescaleIntercept="-24"))
+    for padding in (-2000, 63536):  # 63536 is -2000 in a tag written as unsigned
+        for path in files:
+            data = pydicom.dcmread(path)
+            data.add_new("PixelPaddingValue", "US" if padding > 0 else "SS", padding)
+            data.save_as(path)
+        back = load(files[0].parent)
+        assert (back.array[:, :3] == low - 1048).all()
+        assert np.array_equal(back.array[:, 3:], np.maximum(oblique.array[:, 3:], low) - 1048)
+        assert back.source.notes == (f"padding: {12 * 3 * 40} pixels were set to {low - 1048}",)
+    for path in files:
+        edit(path, values(PixelData=np.full((36, 40), -2000, np.int16).tobytes()))
+    assert "every pixel is the padding value" in load(files[0].parent).source.notes[0]
+
+
+def test_a_range_of_padding(oblique: Volume, files: list[Path]) -> None:
+    for path in files:
+        data = pydicom.dcmread(path)
+        data.add_new("PixelPaddingValue", "US", 0)
+        data.add_new("PixelPaddingRangeLimit", "US", 9)
+        data.save_as(path)
+    back = load(files[0].parent)
+    assert back.array.min() == 10
+    assert np.array_equal(back.array, np.maximum(oblique.array, 10))
+
+
+def compressed(files: list[Path]) -> Path:
+    for path in files:
+        data = pydicom.dcmread(path)
+        data.compress(JPEG2000Lossless, generate_instance_uid=False)
+        data.save_as(path)
+    return files[5]
+
+
+@pytest.mark.parametrize("fault", ["crash", "hang", "loop", "memory"])
+def test_a_decoder_that_fails_takes_nothing_down(
+    files: list[Path], fault: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The child really crashes, hangs or runs out of memory: its decoder is replaced by one that does."""
+    path = compressed(files)
+    act = {
+        "crash": "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)",
+        "hang": "import time; time.sleep(100)",
+        "loop": "while True: pass",
+        "memory": "bytearray(8 << 30)",
+    }[fault]
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\n"
+        "if '-m' in sys.orig_argv and 'c3s3_seg.io.decoder' in sys.orig_argv:\n"
+        "    import pydicom.dataset\n"
+        "    def bad(self):\n"
+        f"        {act}\n"
+        "    pydicom.dataset.Dataset.pixel_array = property(bad)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(decoder_module, "FRAME_S", 1.0)
+    if fault == "hang":
+        monkeypatch.setattr(decoder_module, "LONGEST_S", 1.0)
+    words = {
+        "crash": "the decoder crashed",
+        "hang": "took too long",
+        "loop": "took too long",
+        "memory": "MemoryError",
+    }
+    with pytest.raises(InputError, match=rf"IM_0001.dcm' is damaged.*{words[fault]}"):
+        load(path.parent)
+
+
+def test_a_child_that_died_is_started_anew(files: list[Path], oblique: Volume) -> None:
+    compressed(files)
+    decoder = Decoder()
+    try:
+        first = decoder.pixels(files[0], None, (36, 40))
+        assert np.array_equal(first, oblique.array[:, :, 0].T)
+        assert decoder._child is not None
+        os.kill(decoder._child.pid, signal.SIGKILL)
+        with pytest.raises(Refused, match="crashed"):
+            decoder.pixels(files[1], None, (36, 40))
+        assert np.array_equal(decoder.pixels(files[1], None, (36, 40)), oblique.array[:, :, 1].T)
+    finally:
+        decoder.close()
+
+
+def test_sizes_that_lie_are_refused(files: list[Path]) -> None:
+    path = compressed(files)
+    for other in files:
+        edit(other, values(Rows=60000, Columns=60000))
+    with pytest.raises(InputError, match="60000 x 60000 pixels in one frame"):
+        load(path.parent)
+
+
+def test_garbage_in_a_compressed_frame_is_refused(files: list[Path]) -> None:
+    path = compressed(files)
+    for content in (b"", b"\xff\x4f\xff\x51garbage!", os.urandom(500)):
+        edit(
+            path, lambda data, content=content: setattr(data, "PixelData", encapsulate([content or b"\0\0"]))
+        )
+        with pytest.raises(InputError, match=r"IM_0006\.dcm"):
+            load(path.parent)
+
+
+def test_a_deflated_bomb_is_refused(files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    from c3s3_seg.io import dicom_header
+
+    for path in files:
+        edit(path, lambda d: setattr(d.file_meta, "TransferSyntaxUID", DeflatedExplicitVRLittleEndian))
+    load(files[0].parent)
+    edit(files[2], values(ImageComments="x" * 500_000))
+    monkeypatch.setattr(dicom_header, "MAX_INFLATED", 400_000)
+    with pytest.raises(InputError, match=r"IM_0003.dcm' is damaged"):
+        load(files[0].parent)

@@ -1,0 +1,128 @@
+"""Several volumes in one series: told apart, listed, chosen; and what is no volume of the stack left out."""
+
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from dicom_files import edit, values
+from pydicom.uid import generate_uid
+
+from c3s3_seg.errors import InputError
+from c3s3_seg.io import SeriesRule, load
+from c3s3_seg.io.dicom_write import save_series
+from c3s3_seg.volume import Geometry, Volume
+
+Change = dict[str, object]
+
+
+def phases(volume: Volume, folder: Path, changes: list[Change]) -> list[Volume]:
+    """One series with a volume for each of the changes, shifted by 1 in value from the last."""
+    volumes = []
+    for n, change in enumerate(changes):
+        shifted = volume.geometry.volume(volume.array.astype(np.uint16) + n)
+        volumes.append(shifted)
+        for path in save_series(shifted, folder / str(n), description="", seed_uid="same"):
+            edit(path, values(**change, SOPInstanceUID=generate_uid()))
+    return volumes
+
+
+CASES: list[tuple[list[Change], list[str]]] = [
+    ([{"EchoNumbers": 1, "EchoTime": "2.5"}, {"EchoNumbers": 2, "EchoTime": "5"}], ["echo 1", "echo 2"]),
+    ([{"EchoTime": "2.46"}, {"EchoTime": "10"}, {"EchoTime": "4.92"}], ["TE 2.46", "TE 4.92", "TE 10"]),
+    ([{"DiffusionBValue": 1000.0}, {"DiffusionBValue": 0.0}], ["b 0.0", "b 1000.0"]),
+    (
+        [{"TemporalPositionIdentifier": "1"}, {"TemporalPositionIdentifier": "2"}],
+        ["time point 1", "time point 2"],
+    ),
+    (
+        [{"ImageType": ["ORIGINAL", "PRIMARY", "M"]}, {"ImageType": ["ORIGINAL", "PRIMARY", "P"]}],
+        ["type M", "type P"],
+    ),
+    ([{"AcquisitionTime": "101010"}, {"AcquisitionTime": "101020"}], ["time 1", "time 2"]),
+    (
+        [
+            {"EchoTime": "1", "TemporalPositionIdentifier": "1"},
+            {"EchoTime": "2", "TemporalPositionIdentifier": "1"},
+            {"EchoTime": "1", "TemporalPositionIdentifier": "2"},
+            {"EchoTime": "2", "TemporalPositionIdentifier": "2"},
+        ],
+        ["TE 1, time point 1", "TE 1, time point 2", "TE 2, time point 1", "TE 2, time point 2"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("changes", "labels"), CASES, ids=lambda c: str(len(c)))
+def test_phases_are_split_listed_and_chosen(
+    oblique: Volume, tmp_path: Path, changes: list[Change], labels: list[str]
+) -> None:
+    volumes = phases(oblique, tmp_path / "s", changes)
+    with pytest.raises(InputError, match=f"found {len(labels)} series") as error:
+        load(tmp_path / "s")
+    lines = str(error.value).splitlines()[1:]
+    assert [line.split("20 x 16, ")[1].split(". Choose")[0] for line in lines] == labels
+    seen = []
+    for number in range(1, len(labels) + 1):
+        back = load(tmp_path / "s", series=number)
+        seen.append(int(back.array[0, 0, 0]))
+        again = load(tmp_path / "s", series=back.source.series)
+        assert np.array_equal(again.array, back.array)
+        assert any(np.array_equal(back.array, volume.array) for volume in volumes)
+    assert sorted(seen) == list(range(len(labels)))
+    with pytest.raises(InputError, match="holds several volumes"):
+        load(tmp_path / "s", series=back.source.series_uid)
+
+
+def test_triggers_that_differ_from_place_to_place_go_by_their_order(oblique: Volume, tmp_path: Path) -> None:
+    phases(oblique, tmp_path / "s", [{}, {}, {}])
+    for path in sorted((tmp_path / "s").rglob("*.dcm")):
+        place = int(pydicom.dcmread(path).InstanceNumber)
+        edit(path, values(TriggerTime=str(100 * int(path.parent.name) + 3 * place)))
+    for number in (1, 2, 3):
+        assert np.array_equal(load(tmp_path / "s", series=number).array, oblique.array + (number - 1))
+
+
+def test_a_rest_is_not_a_phase(oblique: Volume, tmp_path: Path) -> None:
+    files = save_series(oblique, tmp_path / "s", description="", seed_uid="a")
+    extra = files[4].with_name("extra.dcm")
+    extra.write_bytes(files[4].read_bytes())
+    edit(extra, values(EchoTime="20", SOPInstanceUID=generate_uid(), PixelData=bytes(20 * 16 * 2)))
+    with pytest.raises(InputError, match="two different slices lie at the same position"):
+        load(tmp_path / "s")
+
+
+def test_a_view_of_another_plane_is_left_out_by_its_orientation(oblique: Volume, tmp_path: Path) -> None:
+    save_series(oblique, tmp_path / "s", description="", seed_uid="a")
+    turned = oblique.geometry.direction[:, [2, 0, 1]]
+    side = Geometry.build((9, 8, 1), (3, 3, 3), (0, 0, 0), turned)
+    (scout,) = save_series(
+        side.volume(np.ones((9, 8, 1), np.uint16)), tmp_path / "s/x", description="", seed_uid="a"
+    )
+    edit(scout, values(SOPInstanceUID=generate_uid()))
+    back = load(tmp_path / "s")
+    assert np.array_equal(back.array, oblique.array)
+    assert back.source.notes == ("series 1 of 2 was taken: MR, 12 slices, 20 x 16, plane 1",)
+
+
+def test_a_rule_takes_the_series_that_is_meant(oblique: Volume, tmp_path: Path) -> None:
+    for n, name in enumerate(("T1 tse", "LGE 3D", "LGE 3D MIP")):
+        other = oblique.geometry.volume(oblique.array + n)
+        for path in save_series(other, tmp_path / str(n), description=name, seed_uid=name):
+            edit(path, values(SeriesNumber=str(n)))
+    rule = SeriesRule("mr", r"lge|late", "mip")
+    back = load(tmp_path, rule=rule)
+    assert np.array_equal(back.array, oblique.array + 1)
+    assert back.source.notes == ("series 2 of 3 was taken: MR, 12 slices, 20 x 16",)
+    for unclear in (SeriesRule("MR", "lge"), SeriesRule("CT"), SeriesRule(None, "nothing")):
+        with pytest.raises(InputError, match=r"found [23] series"):
+            load(tmp_path, rule=unclear)
+    assert np.array_equal(load(tmp_path, series=3, rule=rule).array, oblique.array + 2)
+    with pytest.raises(ValueError, match="regular expression"):
+        SeriesRule(None, "(")
+
+
+def test_a_mosaic_is_refused(oblique: Volume, tmp_path: Path) -> None:
+    for path in save_series(oblique, tmp_path / "s", description="", seed_uid="a"):
+        edit(path, values(ImageType=["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"]))
+    with pytest.raises(InputError, match=r"is a mosaic.*dcm2niix"):
+        load(tmp_path / "s")

@@ -1,0 +1,59 @@
+"""One scan stored in all 48 orders and directions of its axes: `predict` gives the same mask in mm."""
+
+import subprocess
+import sys
+from itertools import permutations, product
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from c3s3_seg.io import load_mask, save
+from c3s3_seg.phantom import Simulator, simulate
+from c3s3_seg.volume import Geometry, Volume
+
+
+def turned(scan: Volume, order: tuple[int, ...], signs: tuple[int, ...]) -> Volume:
+    """The same voxels at the same places, with other axes."""
+    array = scan.array.transpose(order)
+    affine = scan.geometry.affine.copy()
+    affine[:3, :3] = affine[:3, list(order)]
+    for axis, sign in enumerate(signs):
+        if sign < 0:
+            array = np.flip(array, axis)
+            affine[:3, 3] += affine[:3, axis] * (array.shape[axis] - 1)
+            affine[:3, axis] *= -1
+    return Geometry(array.shape, affine).volume(np.ascontiguousarray(array))
+
+
+@pytest.mark.slow
+def test_all_48_orientations_give_the_same_mask_in_mm(tmp_path: Path) -> None:
+    scan = simulate(31_048, Simulator(shape=(72, 68, 36))).scan
+    (tmp_path / "scans").mkdir()
+    cases = {}
+    for order in permutations(range(3)):
+        for signs in product((1, -1), repeat=3):
+            name = "".join("xyz"[axis] + "-+"[sign > 0] for axis, sign in zip(order, signs, strict=True))
+            cases[name] = (order, signs)
+            save(turned(scan, order, signs), tmp_path / "scans" / f"{name}.nii.gz")
+    assert len(cases) == 48
+    command = [
+        sys.executable,
+        "-m",
+        "c3s3_seg",
+        "predict",
+        str(tmp_path / "scans"),
+        "-o",
+        str(tmp_path / "out"),
+    ]
+    answer = subprocess.run([*command, "--model", "phantom"], capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr
+    first = load_mask(tmp_path / "out" / "x+y+z+.nii.gz")
+    assert first.array.any()
+    for name, (order, signs) in cases.items():
+        mask = load_mask(tmp_path / "out" / f"{name}.nii.gz")
+        wanted = turned(first, order, signs)
+        assert mask.geometry.matches(wanted.geometry, 1e-2), name
+        assert np.array_equal(mask.array, wanted.array), name
+    # The comparison would notice a flip.
+    assert not np.array_equal(first.array, first.array[::-1])

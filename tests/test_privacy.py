@@ -1,0 +1,117 @@
+"""No name, id or date of a patient in anything that we write or say, but for SEG and RTSTRUCT by design."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pydicom
+import pytest
+from dicom_files import edit, values
+from pydicom.datadict import DicomDictionary
+from pydicom.uid import generate_uid
+
+from c3s3_seg.phantom import save, simulate
+
+# Every attribute of the patient, the visit and the people around it, and every date and time.
+WORDS = (
+    "Patient", "Physician", "Operator", "Institution", "Accession", "StudyID", "Birth", "Visit", "Insurance",
+)  # fmt: skip
+SKIPPED = (
+    "ImagePositionPatient", "ImageOrientationPatient", "PatientPosition", "PatientOrientation",
+    "PatientFrameOfReferenceSource",
+)  # fmt: skip
+MARKER = "ZQXMARK"
+DATE, TIME = "18991231", "235958.123"
+
+
+def planted(data: pydicom.Dataset) -> None:
+    """Markers in every such tag, of the kind that the tag takes."""
+    count = 0
+    for vr, _, _, _, keyword in DicomDictionary.values():
+        wanted = any(word in keyword for word in WORDS) or vr in ("DA", "DT", "TM")
+        if not wanted or keyword in SKIPPED or "Code" in keyword:
+            continue
+        value = {
+            "PN": f"{MARKER}^{keyword[:20]}", "LO": f"{MARKER}{keyword[:40]}", "SH": f"{MARKER}{keyword[:8]}",
+            "LT": MARKER, "ST": MARKER, "UT": MARKER, "UC": MARKER, "DA": DATE, "DT": DATE + "235958",
+            "TM": TIME, "CS": MARKER, "AS": "119Y",
+        }.get(vr)  # fmt: skip
+        if value is not None:
+            setattr(data, keyword, value)
+            count += 1
+    data.PatientName, data.PatientID = f"{MARKER}^NAME", f"{MARKER}ID"
+    data.SeriesDescription = f"{MARKER} in free text"
+    data.ImageComments = f"{MARKER} in free text"
+    assert count > 150
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A phantom with markers; one with a gap, one cut off, one of two patients, two series in one folder."""
+    folder = tmp_path_factory.mktemp("scans")
+    for seed, name in enumerate(("good", "gap", "cut", "mixed", "two"), 31_000):
+        path, _ = save(simulate(seed), folder, seed=seed, file_format="dicom")
+        for file in path.iterdir():
+            edit(file, planted)
+        path.rename(folder / name)
+    import shutil
+
+    shutil.rmtree(folder / "truth")
+    files = {name: sorted((folder / name).iterdir()) for name in ("gap", "cut", "mixed", "two")}
+    files["gap"][9].unlink()
+    files["cut"][9].write_bytes(files["cut"][9].read_bytes()[:-99])
+    edit(files["mixed"][9], values(PatientName=f"{MARKER}^OTHER", PatientID=f"{MARKER}2"))
+    for n, file in enumerate(files["two"]):
+        edit(file, values(SeriesInstanceUID=f"1.2.3.{n % 2}", SOPInstanceUID=generate_uid()))
+    return folder
+
+
+def run(*words: object) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [sys.executable, "-m", "c3s3_seg", *map(str, words)], capture_output=True, check=False
+    )
+
+
+def found(*contents: bytes) -> list[bytes]:
+    marks = (MARKER.encode(), DATE.encode(), TIME.encode())
+    return [mark for mark in marks for content in contents if mark in content]
+
+
+def test_nothing_we_write_or_say_names_a_patient(scans: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    answer = run(
+        "predict", scans, "-o", out, "--model", "phantom", "--picture", "--fix", "gaps", "--probabilities"
+    )
+    assert answer.returncode == 1  # three of the five are refused, and their reasons are in the output
+    assert b"of two patients" in answer.stdout
+    assert found(answer.stdout, answer.stderr) == []
+    files = [path for path in out.rglob("*") if path.is_file()]
+    assert {path.suffix for path in files} == {".gz", ".json", ".csv", ".png", ".sqlite", ".jsonl"}
+    for path in files:
+        content = path.read_bytes()
+        if path.suffix == ".gz":
+            import gzip
+
+            content = gzip.decompress(content)
+        assert found(content, str(path.relative_to(out)).encode()) == [], path
+    for name in ("cut", "mixed", "two"):
+        alone = run("predict", scans / name, "-o", tmp_path / "o", "--model", "phantom")
+        assert alone.returncode == 2
+        assert found(alone.stderr, alone.stdout) == []
+
+
+def test_the_markers_would_be_found(scans: Path, tmp_path: Path) -> None:
+    """DICOM SEG carries the patient module by design, and so shows that the search can find something."""
+    answer = run("predict", scans / "good", "-o", tmp_path, "--model", "phantom", "--format", "dicom-seg")
+    assert answer.returncode == 0, answer.stderr
+    assert MARKER.encode() in found((tmp_path / "good.seg.dcm").read_bytes())
+    others = [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".dcm"]
+    assert found(*(path.read_bytes() for path in others), answer.stdout, answer.stderr) == []
+
+
+def test_inspect_shows_the_description_and_nothing_else(scans: Path) -> None:
+    answer = run("inspect", scans / "good", "--json")
+    text = answer.stdout.decode()
+    assert text.count(MARKER) == 1
+    assert f"{MARKER} in free text" in text
+    assert found(text.replace(MARKER, "").encode(), answer.stderr) == []

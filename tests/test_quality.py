@@ -1,0 +1,138 @@
+"""The gate: scans like those in training pass; what is unlike them is named, refused or warned of."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from c3s3_seg import ModelBundle, open_predictor
+from c3s3_seg.bundle import shipped_bundles
+from c3s3_seg.domain import Domain, measure
+from c3s3_seg.errors import InputError
+from c3s3_seg.inference.careful import Care, judge
+from c3s3_seg.io import load
+from c3s3_seg.measure_domain import measure_data
+from c3s3_seg.quality import DomainError, Verdict, judge_frame, judge_greys
+from c3s3_seg.volume import Geometry, Source, Volume
+
+GRID = (1.5, 1.5, 1.5)
+
+
+def scan(
+    seed: int = 0, shape: tuple[int, int, int] = (60, 50, 40), spacing: float = 1.0, **source: object
+) -> Volume:
+    random = np.random.default_rng(seed)
+    array = random.gamma(2.0 + 0.1 * seed, 100.0, shape).astype(np.float32)
+    return Geometry.build(shape, (spacing,) * 3).volume(array, Source(**source))  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def domain() -> Domain:
+    return measure([scan(seed) for seed in range(5)], "scaled")
+
+
+def reasons(found: Volume, domain: Domain) -> tuple[str, str]:
+    verdict = judge_frame(found, domain, "MR", GRID) + judge_greys(found, domain)
+    return verdict.level, "; ".join((*verdict.refusals, *verdict.warnings))
+
+
+def test_a_scan_like_the_others_passes(domain: Domain) -> None:
+    assert reasons(scan(2), domain) == ("pass", "")
+    assert reasons(scan(2, modality="MR"), domain) == ("pass", "")
+    assert reasons(scan(2, shape=(40, 34, 27), spacing=1.5), domain)[0] == "pass"  # the model's own grid
+
+
+@pytest.mark.parametrize(
+    ("found", "level", "words"),
+    [
+        (scan(2, modality="CT"), "refuse", "its modality is CT, wanted MR"),
+        (scan(2, spacing=2.0, shape=(30, 25, 20)), "warn", "its spacing is 2 mm left-right"),
+        (scan(2, spacing=5.0, shape=(12, 10, 8)), "refuse", "its spacing is 5 mm left-right"),
+        (scan(2, shape=(40, 50, 40)), "warn", "its field of view is 40 mm left-right; trained on 60 to 60"),
+        (scan(2, shape=(20, 50, 40)), "refuse", "its field of view is 20 mm left-right"),
+        (scan(2, shape=(60, 50, 60)), "warn", "its field of view is 60 mm foot-head"),
+        (scan(2, notes=("left and right are not known",)), "warn", "may be swapped"),
+    ],
+)
+def test_what_is_unlike_them_is_named(domain: Domain, found: Volume, level: str, words: str) -> None:
+    verdict = reasons(found, domain)
+    assert verdict[0] == level
+    assert words in verdict[1]
+
+
+def test_few_slices_are_warned_of(domain: Domain) -> None:
+    thick = Geometry.build((60, 50, 13), (1, 1, 3)).volume(scan(2, shape=(60, 50, 13)).array)
+    assert "it has 13 slices foot-head; trained on 40 to 40" in reasons(thick, domain)[1]
+
+
+def test_grey_values_of_another_kind(domain: Domain) -> None:
+    flat = np.random.default_rng(0).uniform(0, 1000, (60, 50, 40)).astype(np.float32)
+    two = np.where(flat > 500, 1000, 0).astype(np.float32)
+    assert judge_greys(scan(2).geometry.volume(two), domain).level == "refuse"
+    assert judge_greys(scan(2).geometry.volume(scan(2).array * 7 + 300), domain).level == "pass"  # no unit
+    absolute = measure([scan(seed) for seed in range(5)], "absolute")
+    assert judge_greys(scan(2).geometry.volume(scan(2).array * 7 + 300), absolute).level == "refuse"
+    with pytest.raises(InputError, match="the same value"):
+        judge_greys(scan(2).geometry.volume(np.ones((60, 50, 40))), domain)
+
+
+def test_the_axes_are_the_patients(domain: Domain) -> None:
+    turned = scan(2, shape=(40, 60, 50))
+    axes = np.eye(3)[:, [2, 0, 1]] * [1, -1, 1]
+    grid = Geometry.build(turned.geometry.shape, (1, 1, 1), (0, 0, 0), axes)
+    assert judge_frame(grid.volume(turned.array), domain, "MR", GRID).level == "pass"
+
+
+def test_nothing_known_is_nothing_said() -> None:
+    assert judge_frame(scan(2, spacing=9.0), None, "MR", GRID).level == "pass"
+    assert judge_greys(scan(2), None).level == "pass"
+    assert judge_frame(scan(2, modality="CT"), None, "MR", GRID).level == "refuse"
+
+
+def test_a_refusal_can_be_forced_and_says_all_reasons() -> None:
+    verdict = Verdict(("a",)) + Verdict(("b",), ("c",), True)
+    assert verdict == Verdict(("a", "b"), ("c",), True)
+    with pytest.raises(DomainError, match=r"trained for: a; b\. .*--force"):
+        verdict.settle(scan(), force=False)
+    verdict.settle(scan(), force=True)
+
+
+def test_one_scan_is_no_training_set() -> None:
+    with pytest.raises(InputError, match="wanted at least 2"):
+        measure([scan()], "scaled")
+
+
+def test_a_data_set_is_measured_without_its_validation_cases(toy_data: Path, tmp_path: Path) -> None:
+    bundle = ModelBundle.find("phantom")
+    ball = replace(bundle.task, labels=(replace(bundle.task.labels[0], name="ball"),))
+    bundle = replace(bundle, manifest=replace(bundle.manifest, task=ball))
+    found = measure_data(bundle, toy_data)
+    assert (found.scans, found.greys) == (4, "scaled")
+    assert found.volume_ml is not None
+    assert 1 < found.volume_ml["ball"][0] < found.volume_ml["ball"][1] < 10
+    assert found.shape == ((40, 40), (36, 36), (34, 34))
+    (tmp_path / "dataset.json").write_text(json.dumps({"labelled": []}))
+    with pytest.raises(InputError, match="no labelled case"):
+        measure_data(bundle, tmp_path)
+
+
+def test_shipped_bundles_know_their_training_scans() -> None:
+    for name in shipped_bundles():
+        known = ModelBundle.find(name).task.domain
+        assert known is not None
+        assert known.volume_ml is not None
+        assert known.scans >= 20
+
+
+@pytest.mark.data
+def test_left_atrium_takes_its_validation_scans_and_no_head(shared_data: Path) -> None:
+    predictor = open_predictor(ModelBundle.find("left-atrium"))
+    names = json.loads((shared_data / "la" / "dataset.json").read_text())["unlabelled"][-8:]
+    for name in names:
+        judged = judge(load(shared_data / "la" / "imagesTr" / f"{name}.nii.gz"), predictor, Care())
+        assert judged.verdict == Verdict()
+    for name in ("philips-ct/S2010", "brain-study/12-T1post-05670", "brain-study/13_HCropVolume"):
+        with pytest.raises(DomainError):
+            judge(load(shared_data / "dicom" / name), predictor, Care())

@@ -1,0 +1,80 @@
+"""A scan larger than those in training: the organ is found, and the mask is the whole scan's."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from c3s3_seg import ModelBundle, open_predictor
+from c3s3_seg.errors import InputError
+from c3s3_seg.inference.careful import Care, judge, segment
+from c3s3_seg.inference.predictor import Predictor
+from c3s3_seg.inference.region import Box, parse_box
+from c3s3_seg.phantom import Simulator, simulate
+from c3s3_seg.volume import Geometry, Volume
+
+
+@pytest.fixture(scope="module")
+def predictor() -> Predictor:
+    return open_predictor(ModelBundle.find("phantom"))
+
+
+def dice(one: Volume, other: Volume) -> float:
+    a, b = one.array > 0, other.array > 0
+    return float(2 * (a & b).sum() / (a.sum() + b.sum()))
+
+
+def test_the_organ_is_found_in_a_larger_scan(predictor: Predictor) -> None:
+    phantom = simulate(31_050, Simulator(shape=(170, 150, 76)))
+    judged = judge(phantom.scan, predictor, Care())
+    assert judged.verdict.larger
+    assert judged.box is not None
+    assert "found by" in judged.facts["notes"][0]
+    found = segment(judged, predictor)
+    assert found.mask.geometry is phantom.scan.geometry
+    assert dice(found.mask, phantom.truth) > 0.9
+    assert dice(found.mask, phantom.truth) > dice(predictor(phantom.scan).mask, phantom.truth)
+
+
+def test_nothing_to_find_is_refused_unless_forced(predictor: Predictor) -> None:
+    noise = np.random.default_rng(0).gamma(2, 50, (160, 150, 80)).astype(np.float32)
+    scan = Geometry.build(noise.shape, (1.25, 1.25, 1.8)).volume(noise)
+    with pytest.raises(InputError, match=r"nothing like the organ was found.*--roi"):
+        judge(scan, predictor, Care())
+    forced = judge(scan, predictor, Care(force=True))
+    assert forced.forced
+    assert forced.box is None
+    assert forced.facts["verdict"] == "refuse"
+
+
+def test_a_region_that_is_given_is_taken(predictor: Predictor) -> None:
+    phantom = simulate(31_051)
+    judged = judge(phantom.scan, predictor, Care(roi="4:108,2:102,1:55"))
+    assert judged.facts["region"] == "x4:108,y2:102,z1:55"
+    found = segment(replace(judged), predictor)
+    assert dice(found.mask, phantom.truth) > 0.9
+    assert not found.mask.array[:4].any()
+
+
+def test_boxes() -> None:
+    grid = Geometry.build((10, 20, 30), (1, 2, 3), (5, 5, 5))
+    assert parse_box("1:4, 0:20,3:9", grid) == Box((1, 0, 3), (4, 20, 9))
+    assert parse_box("-5:99,0:99,0:99", grid) == Box((0, 0, 0), (10, 20, 30))
+    assert parse_box("6:8,5:9,5:11mm", grid) == Box((1, 0, 0), (4, 3, 3))
+    for text in ("1:2", "1:2,3:4", "a:b,c:d,e:f", "1:2,3:4,5:6cm"):
+        with pytest.raises(InputError, match="wanted x0:x1"):
+            parse_box(text, grid)
+    for text in ("5:5,0:9,0:9", "20:30,0:9,0:9"):
+        with pytest.raises(InputError, match="holds no voxel"):
+            parse_box(text, grid)
+
+
+def test_crop_and_paste_are_inverse() -> None:
+    grid = Geometry.build((10, 20, 30), (1, 2, 3), (5, 5, 5))
+    scan = grid.volume(np.arange(6000).reshape(grid.shape))
+    box = Box((1, 2, 3), (5, 9, 20))
+    part = box.crop(scan)
+    assert np.allclose(part.geometry.to_mm((0, 0, 0)), grid.to_mm((1, 2, 3)))
+    whole = box.paste(part, grid)
+    assert np.array_equal(whole.array[1:5, 2:9, 3:20], scan.array[1:5, 2:9, 3:20])
+    assert whole.array.sum() == part.array.sum()
