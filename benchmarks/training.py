@@ -18,7 +18,9 @@ from pathlib import Path
 CONTENDERS = {
     "plain transcription, float32": ("plain", "float32"),
     "C3S3, float32": ("c3s3", "float32"),
+    "C3S3, float32, recompute": ("c3s3", "float32+recompute"),
     "C3S3, bfloat16": ("c3s3", "bfloat16"),
+    "C3S3, bfloat16, recompute": ("c3s3", "bfloat16+recompute"),
     "MCF, float32": ("mcf", "float32"),
     "UA-MT, float32": ("uamt", "float32"),
     "supervised VNet, float32": ("supervised", "float32"),
@@ -74,6 +76,8 @@ def measure(method: str, precision: str, size: tuple[int, int, int], steps: int)
     from c3s3_seg.training.run import Run
 
     changes = [f"task.patch=[{size[0]}, {size[1]}, {size[2]}]", "c3s3.warm_start=0", "data.folder=none"]
+    precision, _, recompute = precision.partition("+")
+    changes += [f"run.recompute={'true' if recompute else 'false'}"]
     changes += [f"run.precision={precision}", f"method={'c3s3' if method == 'plain' else method}"]
     if method != "plain":
         keep_pages()

@@ -16,6 +16,7 @@ from c3s3_seg.verbs.evaluate import evaluate
 from c3s3_seg.verbs.export import export
 from c3s3_seg.verbs.phantom import phantom
 from c3s3_seg.verbs.predict import predict
+from c3s3_seg.verbs.study import study
 from c3s3_seg.verbs.train import train
 from c3s3_seg.verbs.verify import verify
 
@@ -27,7 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for verb in (predict, evaluate, train, export, phantom, verify, doctor):
+for verb in (predict, evaluate, train, study, export, phantom, verify, doctor):
     app.command()(verb)
 
 

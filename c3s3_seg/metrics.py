@@ -11,12 +11,14 @@ empty gives Dice and Jaccard 0, distances inf and NSD 0. A miss is never a dista
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
 from c3s3_seg.errors import GeometryError, InputError
-from c3s3_seg.surfaces import Mask, surface_distances, union_box
+from c3s3_seg.nearest import Floats
+from c3s3_seg.surfaces import LabelPair, label_pairs, surface_voxels, union_box
 from c3s3_seg.volume import Geometry, Volume
 
 
@@ -46,6 +48,8 @@ class Score:
         Volumes of prediction and truth.
     volume_error_ml
         Prediction minus truth.
+    nsd_area
+        As `nsd`, but the share of both surfaces' area, see `c3s3_seg.surfels`. Empty unless asked for.
 
     Distances are nan where both masks are empty and inf where one is.
     """
@@ -62,13 +66,18 @@ class Score:
     volume_ml: float
     truth_ml: float
     volume_error_ml: float
+    nsd_area: tuple[tuple[float, float], ...] = ()
 
     def flat(self) -> dict[str, float]:
-        """One number per column, in the order of the fields; `nsd` becomes `nsd_1mm`, `nsd_2mm`, ..."""
+        """One number per column, in the order of the fields; `nsd` becomes `nsd_1mm`, `nsd_2mm`, ...
+
+        `nsd_area` becomes `nsd_area_1mm` and so on.
+        """
         row: dict[str, float] = {}
         for field in fields(self):
-            if field.name == "nsd":
-                row.update({f"nsd_{tolerance:g}mm": share for tolerance, share in self.nsd})
+            if field.name in ("nsd", "nsd_area"):
+                shares = getattr(self, field.name)
+                row.update({f"{field.name}_{tolerance:g}mm": share for tolerance, share in shares})
             else:
                 row[field.name] = getattr(self, field.name)
         return row
@@ -103,7 +112,12 @@ class PaperScore:
 
 
 def score(
-    prediction: Volume, truth: Volume, label: int = 1, *, tolerances_mm: tuple[float, ...] = (1.0, 2.0)
+    prediction: Volume,
+    truth: Volume,
+    label: int = 1,
+    *,
+    tolerances_mm: tuple[float, ...] = (1.0, 2.0),
+    area_nsd: bool = False,
 ) -> Score:
     """Every number of the `clinical` protocol for one label.
 
@@ -115,6 +129,8 @@ def score(
         The value to be measured. 0 is the background and no label.
     tolerances_mm
         For the normalised surface distance, not negative.
+    area_nsd
+        Whether to measure the normalised surface distance by area too.
 
     Returns
     -------
@@ -128,17 +144,56 @@ def score(
         If the two grids differ.
     InputError
         If a mask holds nan or fractions, if the label is 0, or if the two masks have no label in
-        common (a 0/255 mask against a 0/1 mask).
+        common (a 0/255 mask against a 0/1 mask); if the area is asked for on a sheared grid.
+    """
+    return scores(prediction, truth, (label,), tolerances_mm=tolerances_mm, area_nsd=area_nsd)[label]
+
+
+def scores(
+    prediction: Volume,
+    truth: Volume,
+    labels: Sequence[int],
+    *,
+    tolerances_mm: tuple[float, ...] = (1.0, 2.0),
+    area_nsd: bool = False,
+) -> dict[int, Score]:
+    """As `score`, for several labels, in one pass over the masks.
+
+    Parameters
+    ----------
+    prediction, truth, tolerances_mm, area_nsd
+        As for `score`.
+    labels
+        The values to be measured.
+
+    Returns
+    -------
+    dict
+        Label -> score, in the order of `labels`.
+
+    Raises
+    ------
+    GeometryError, InputError
+        As `score` does, for the first label at fault.
     """
     if any(not (math.isfinite(t) and t >= 0) for t in tolerances_mm):
         raise InputError(f"found the tolerances {tolerances_mm} mm, wanted finite ones that are not negative")
-    p, t = _pair(prediction, truth, label)
-    geometry = truth.geometry
-    # The plain spacing keeps distances along an axis exact; only a sheared grid needs its axes.
-    step = geometry.spacing_mm if geometry.is_orthogonal else geometry.affine[:3, :3]
-    surfaces = surface_distances(p, t, step)
-    dice, jaccard = _overlap(p, t)
-    volume_ml, truth_ml = (int(np.count_nonzero(mask)) * geometry.voxel_ml for mask in (p, t))
+    step, tolerances = _step_mm(truth.geometry), tuple(float(mm) for mm in sorted(set(tolerances_mm)))
+    found = {
+        label: _score(pair, truth.geometry.voxel_ml, tolerances)
+        for label, pair in _pairs(prediction, truth, labels, step).items()
+    }
+    if not area_nsd:
+        return found
+    return {
+        label: replace(score, nsd_area=_by_area(prediction, truth, label, tolerances))
+        for label, score in found.items()
+    }
+
+
+def _score(pair: LabelPair, voxel_ml: float, tolerances_mm: Sequence[float]) -> Score:
+    surfaces = pair.surfaces
+    dice, jaccard = _overlap(pair)
     return Score(
         dice=dice,
         jaccard=jaccard,
@@ -148,11 +203,22 @@ def score(
         asd_mm=surfaces.asd(),
         assd_mm=surfaces.assd(),
         masd_mm=surfaces.masd(),
-        nsd=tuple((float(mm), surfaces.nsd(mm)) for mm in sorted(set(tolerances_mm))),
-        volume_ml=volume_ml,
-        truth_ml=truth_ml,
-        volume_error_ml=volume_ml - truth_ml,
+        nsd=tuple((mm, surfaces.nsd(mm)) for mm in tolerances_mm),
+        volume_ml=pair.first * voxel_ml,
+        truth_ml=pair.second * voxel_ml,
+        volume_error_ml=(pair.first - pair.second) * voxel_ml,
     )
+
+
+def _by_area(
+    prediction: Volume, truth: Volume, label: int, tolerances_mm: tuple[float, ...]
+) -> tuple[tuple[float, float], ...]:
+    from c3s3_seg.surfels import area_within
+
+    p, t = prediction.array == label, truth.array == label
+    box = union_box(p, t)
+    shares = area_within(p[box], t[box], _step_mm(truth.geometry), tolerances_mm)
+    return tuple(zip(tolerances_mm, shares, strict=True))
 
 
 def paper_score(prediction: Volume, truth: Volume, label: int = 1) -> PaperScore:
@@ -174,11 +240,19 @@ def paper_score(prediction: Volume, truth: Volume, label: int = 1) -> PaperScore
     GeometryError, InputError
         As `score` does.
     """
-    p, t = _pair(prediction, truth, label)
-    if not p.any():
+    return paper_scores(prediction, truth, (label,))[label]
+
+
+def paper_scores(prediction: Volume, truth: Volume, labels: Sequence[int]) -> dict[int, PaperScore]:
+    """As `paper_score`, for several labels, in one pass over the masks."""
+    pairs = _pairs(prediction, truth, labels, np.ones(3))
+    return {label: _paper_score(pair) for label, pair in pairs.items()}
+
+
+def _paper_score(pair: LabelPair) -> PaperScore:
+    if not pair.first:
         return PaperScore(0.0, 0.0, 0.0, 0.0, flattered=True)
-    surfaces = surface_distances(p, t, (1.0, 1.0, 1.0))
-    return PaperScore(*_overlap(p, t), surfaces.hd95(), surfaces.asd(), flattered=False)
+    return PaperScore(*_overlap(pair), pair.surfaces.hd95(), pair.surfaces.asd(), flattered=False)
 
 
 def labels_in(mask: Volume) -> tuple[int, ...]:
@@ -190,7 +264,8 @@ def labels_in(mask: Volume) -> tuple[int, ...]:
         If the mask holds nan, infinity or fractions.
     """
     _check_integral(mask)
-    return tuple(sorted({int(value) for value in np.unique(mask.array)} - {0}))
+    # Every label has a surface: its voxels alone are searched, which are a hundredth of the volume.
+    return tuple(int(value) for value in np.unique(surface_voxels(mask.array)[1]))
 
 
 def diagonal_mm(geometry: Geometry) -> float:
@@ -198,23 +273,28 @@ def diagonal_mm(geometry: Geometry) -> float:
     return float(np.linalg.norm(geometry.to_mm(np.array(geometry.shape) - 1) - geometry.origin_mm))
 
 
-def _pair(prediction: Volume, truth: Volume, label: int) -> tuple[Mask, Mask]:
-    """Both masks of one label, (i, j, k) bool, cropped to the box around them."""
+def _step_mm(geometry: Geometry) -> Floats:
+    """The plain spacing keeps distances along an axis exact; only a sheared grid needs its axes."""
+    return geometry.spacing_mm if geometry.is_orthogonal else geometry.affine[:3, :3]
+
+
+def _pairs(prediction: Volume, truth: Volume, labels: Sequence[int], step: Floats) -> dict[int, LabelPair]:
+    """Both masks of every label, measured, once everything about them has been checked."""
     if not prediction.geometry.matches(truth.geometry):
         raise GeometryError(
             f"the prediction's grid is {prediction.geometry}, the truth's is {truth.geometry}",
             where=prediction.source.path,
-            todo="Resample one of them onto the other's grid first",
+            todo="Resample one of them onto the other's grid first; `evaluate --resample` does",
         )
-    if label == 0:
+    if 0 in labels:
         raise InputError("label 0 is the background, wanted a label", where=prediction.source.path)
     for mask in (prediction, truth):
         _check_integral(mask)
-    p, t = prediction.array == label, truth.array == label
-    if not (p.any() and t.any()):
-        _check_labels(prediction, truth, label)
-    box = union_box(p, t)
-    return np.ascontiguousarray(p[box]), np.ascontiguousarray(t[box])
+    pairs = label_pairs(prediction.array, truth.array, labels, step)
+    for label, pair in pairs.items():
+        if not (pair.first and pair.second):
+            _check_labels(prediction, truth, label)
+    return pairs
 
 
 def _check_integral(mask: Volume) -> None:
@@ -252,7 +332,7 @@ def _check_labels(prediction: Volume, truth: Volume, label: int) -> None:
         )
 
 
-def _overlap(p: Mask, t: Mask) -> tuple[float, float]:
+def _overlap(pair: LabelPair) -> tuple[float, float]:
     """Dice and Jaccard; both masks empty: 1 and 1."""
-    both, total = int(np.count_nonzero(p & t)), int(np.count_nonzero(p)) + int(np.count_nonzero(t))
+    both, total = pair.both, pair.first + pair.second
     return (2 * both / total, both / (total - both)) if total else (1.0, 1.0)

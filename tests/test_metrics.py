@@ -18,7 +18,9 @@ from c3s3_seg.metrics import (
     diagonal_mm,
     labels_in,
     paper_score,
+    paper_scores,
     score,
+    scores,
 )
 from c3s3_seg.surfaces import Surfaces, surface_distances
 from c3s3_seg.volume import Geometry, Volume
@@ -306,7 +308,7 @@ def test_blobs_equal_medpy(seed: int, spacing: tuple[float, float, float]) -> No
     assert_equals_medpy(p, t, geometry)
 
 
-def test_noise_takes_the_distance_transform_and_equals_medpy() -> None:
+def test_noise_equals_medpy() -> None:
     rng = np.random.default_rng(0)
     p, t = (rng.random((20, 20, 20)) < 0.5 for _ in range(2))
     assert_equals_medpy(p, t, Geometry.build(p.shape, (0.7, 1.1, 3.0)))
@@ -330,6 +332,59 @@ def test_a_real_atrium_equals_medpy(shared_data: Path) -> None:
     truth, geometry = mask.array > 0, mask.geometry
     moved = np.roll(binary_erosion(truth, iterations=2), (3, 1, 2), (0, 1, 2))
     assert_equals_medpy(moved, truth, geometry)
+
+
+def test_nsd_by_area_stands_beside_nsd_by_voxels() -> None:
+    import surface_distance
+
+    p, t = blobs(1)
+    spacing = (0.7, 1.1, 2.5)
+    found = score(volume(p, spacing), volume(t, spacing), tolerances_mm=(1.0, 2.5), area_nsd=True)
+    distances = surface_distance.compute_surface_distances(t, p, spacing)
+    wanted = [surface_distance.compute_surface_dice_at_tolerance(distances, mm) for mm in (1.0, 2.5)]
+    assert [share for _, share in found.nsd_area] == pytest.approx(wanted, abs=1e-9)
+    assert list(found.flat())[-2:] == ["nsd_area_1mm", "nsd_area_2.5mm"]
+    assert "nsd_area_1mm" not in score(volume(p), volume(t)).flat()
+
+
+# --- several labels in one pass
+
+
+def many_labels(dtype: type = np.uint8) -> tuple[np.ndarray, np.ndarray]:
+    """Labels 1 to 4 side by side, touching; the prediction misses 4 and has another border between them."""
+    truth, prediction = (np.zeros((24, 20, 16), dtype=dtype) for _ in range(2))
+    for n, (start, stop) in enumerate([(1, 7), (7, 12), (12, 18), (20, 24)], start=1):
+        truth[start:stop, 3:15, 2:12] = n
+        prediction[start + 1 : stop + 1, 4:15, 3:14] = n if n < 4 else 0
+    return prediction, truth
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float32])
+def test_labels_in_one_pass_are_as_each_alone(order: str, dtype: type) -> None:
+    p, t = (volume(np.asarray(m, order=order), (0.7, 1.1, 2.5)) for m in many_labels(dtype))  # type: ignore[call-overload]
+    together = scores(p, t, (1, 2, 3, 4, 9))
+    for label in (1, 2, 3, 4, 9):
+        alone = score(volume(p.array == label, (0.7, 1.1, 2.5)), volume(t.array == label, (0.7, 1.1, 2.5)))
+        assert together[label].flat() == pytest.approx(alone.flat(), nan_ok=True, abs=1e-12)
+        paper = paper_scores(p, t, (1, 2, 3, 4, 9))[label]
+        assert paper == paper_score(volume(p.array == label), volume(t.array == label))
+    assert together[4].hd_mm == math.inf
+    assert together[9].dice == 1
+
+
+@pytest.mark.parametrize("label", [1, 2, 3])
+def test_each_of_many_labels_equals_medpy(label: int) -> None:
+    p, t = many_labels()
+    spacing = (0.7, 1.1, 2.5)
+    found = scores(volume(p, spacing), volume(t, spacing), (1, 2, 3))[label]
+    wanted = [measure(p == label, t == label, spacing) for measure in (medpy.hd95, medpy.asd, medpy.assd)]
+    assert [found.hd95_mm, found.asd_mm, found.assd_mm] == pytest.approx(wanted, abs=1e-6, rel=0)
+
+
+def test_the_background_is_refused_among_labels_too() -> None:
+    with pytest.raises(InputError, match="background"):
+        scores(volume(POINT_A), volume(POINT_A), (1, 0))
 
 
 # --- properties

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from c3s3_seg.errors import ConfigError
-from c3s3_seg.models import ResVNet, VNet, build, parameter_count
+from c3s3_seg.models import ResVNet, VNet, build, parameter_count, set_recompute
 from c3s3_seg.training.config import load_config
 from c3s3_seg.training.methods import build_method
 
@@ -39,3 +39,32 @@ def test_the_projection_head_is_not_part_of_the_nets(toy_config) -> None:
 def test_an_unknown_architecture_is_refused() -> None:
     with pytest.raises(ConfigError, match="'unet', wanted one of vnet, resvnet"):
         build("unet", channels=1, classes=2, filters=2)
+
+
+@pytest.mark.parametrize("architecture", ["vnet", "resvnet"])
+def test_recomputing_changes_nothing_but_memory(architecture: str) -> None:
+    """Loss, gradients and running statistics; and fewer bytes are kept for the backward pass."""
+    x = torch.randn(2, 1, 32, 32, 32, generator=torch.Generator().manual_seed(0))
+    seen = []
+    for recompute in (False, True):
+        torch.manual_seed(0)
+        net = build(architecture, channels=1, classes=2, filters=4, dropout=0.0)
+        set_recompute(net, recompute)
+        kept: dict[int, int] = {}
+
+        def pack(tensor: torch.Tensor, kept: dict[int, int] = kept) -> torch.Tensor:
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            loss = net(x).square().mean()
+        loss.backward()
+        gradients = [p.grad for p in net.parameters()]
+        seen.append((loss, gradients, net.state_dict(), sum(kept.values())))
+    (loss, gradients, state, kept_bytes), (loss2, gradients2, state2, fewer_bytes) = seen
+    assert torch.equal(loss, loss2)
+    for first, second in zip(gradients, gradients2, strict=True):
+        torch.testing.assert_close(first, second, atol=1e-6, rtol=1e-5)
+    for name, value in state.items():
+        assert torch.equal(value, state2[name]), name
+    assert fewer_bytes < 0.75 * kept_bytes

@@ -32,7 +32,7 @@ def test_the_readme_runs(tmp_path: Path) -> None:
         ["bash", "-c", script], cwd=work, env=environment, capture_output=True, text=True, check=False
     )
     assert answer.returncode == 0, answer.stdout + answer.stderr
-    for name in ("out/phantom-1.nii.gz", "out/phantom-2.png", "report/report.json", "report-paper/cases.csv"):
+    for name in ("out/phantom-1.nii.gz", "out/phantom-2.png", "report/report.html", "report-paper/cases.csv"):
         assert (work / name).is_file(), name
     assert (work / "run/bundle/model.onnx").is_file()
     assert (work / "out-mine/summary.csv").is_file()

@@ -27,7 +27,8 @@ from c3s3_seg.report import (
     write_cases_csv,
     write_report_json,
 )
-from c3s3_seg.report.picture import PLANES, _cut, _layout, _patient_axes
+from c3s3_seg.report.picture import _layout
+from c3s3_seg.report.planes import PLANES, _patient_axes, cut
 from c3s3_seg.volume import Geometry, Volume
 
 
@@ -264,7 +265,7 @@ GRIDS = [
 def test_left_front_and_head_are_where_a_radiologist_looks_for_them(direction: np.ndarray) -> None:
     geometry = Geometry.build((60, 62, 64), (1.0, 1.0, 1.0), direction=direction)
     scan, mask = scan_with_marks(geometry)
-    panels = {panel.plane.name: panel.grey.astype(int) for panel in _cut(scan, [mask.array != 0])}
+    panels = {panel.plane.name: panel.grey.astype(int) for panel in cut(scan, [mask.array != 0])}
     # Axial shows the left and the front mark, coronal left and head, sagittal front and head.
     for name, to_the_right in {"Axial": True, "Coronal": True, "Sagittal": False}.items():
         rows, columns = np.nonzero(panels[name] > 200)
@@ -298,7 +299,7 @@ def test_the_plane_is_that_of_the_first_masks_largest_area() -> None:
     mask[5:9, 5:9, 3:12] = True
     mask[2:16, 4:14, 7] = True
     scan = geometry.volume(np.broadcast_to(np.arange(20.0), geometry.shape).copy())
-    axial = _cut(scan, [mask, ~mask])[0]
+    axial = cut(scan, [mask, ~mask])[0]
     assert axial.masks[0].sum() == 140
     assert np.ptp(axial.grey) == 0
 

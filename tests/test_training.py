@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +114,8 @@ def test_schedules_end_at_zero() -> None:
     assert schedule(config, 0) == 1
     assert schedule(config, 0.5) == pytest.approx(0.5**0.9)
     assert schedule(config, 1) == 0
+    assert schedule(replace(config, schedule="cosine"), 1) == pytest.approx(0)
+    assert schedule(replace(config, schedule="constant"), 1) == 1
 
 
 def outputs(config_path: Path) -> tuple[Run, Outputs, Outputs, object]:
@@ -132,15 +135,16 @@ def _nets(run: Run) -> list[tuple[torch.nn.Module, torch.nn.Module]]:
 
 def test_the_total_is_the_sum_of_its_terms(toy_config: Path) -> None:
     run, a, b, batch = outputs(toy_config)
-    total, terms = c3s3_loss(a, b, batch, run.config.c3s3, 0.5)  # type: ignore[arg-type]
-    weight = terms["ramp"]
-    expected = terms["seg_a"] + terms["seg_b"] + terms["cos"] + 0.1 * weight * (terms["cp"] + terms["iuc"])
+    total, terms = c3s3_loss(a, b, batch, run.method.competition, run.config.c3s3, 0.5)  # type: ignore[arg-type]
+    assert terms["cp_weight"] == terms["iuc_weight"] == pytest.approx(0.1 * np.exp(-1.25))
+    expected = terms["seg_a"] + terms["seg_b"] + terms["cos"]
+    expected += terms["cp_weight"] * terms["cp"] + terms["iuc_weight"] * terms["iuc"]
     assert total.item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_every_net_and_head_gets_a_finite_gradient(toy_config: Path) -> None:
     run, a, b, batch = outputs(toy_config)
-    total, _ = c3s3_loss(a, b, batch, run.config.c3s3, 1.0)  # type: ignore[arg-type]
+    total, _ = c3s3_loss(a, b, batch, run.method.competition, run.config.c3s3, 1.0)  # type: ignore[arg-type]
     total.backward()
     for name, parameter in run.method.named_parameters():
         assert parameter.grad is not None, name

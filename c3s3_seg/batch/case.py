@@ -215,9 +215,11 @@ def _write(predicted: Predicted, job: Job, model: ModelTask) -> Outcome:
     spent = {**predicted.seconds, "write": time.perf_counter() - started}
     volumes = tuple(prediction.volume_ml.items())
     row = PredictionRow(case.name, volumes, sum(spent.values()), scores)
-    facts = job.out / f"{case.name}.json"
-    write_whole(facts, json.dumps(_facts(predicted, row, spent, job), indent=1).encode())
-    written.append(facts)
+    facts = _facts(predicted, row, spent, job)
+    if job.html:
+        written.append(_page(predicted, model, facts, job.out))
+    written.append(job.out / f"{case.name}.json")
+    write_whole(written[-1], json.dumps(facts, indent=1).encode())
     hashing = time.perf_counter()
     outputs = {str(path.relative_to(job.out)): sha256(path) for path in written}
     spent["hash"] = spent.get("hash", 0.0) + time.perf_counter() - hashing
@@ -247,6 +249,16 @@ def _draw(case: Case, scan: Volume, mask: Volume, truth: Volume | None, out: Pat
     masks = {"prediction": mask} | ({"truth": truth} if truth is not None else {})
     overlay_png(scan, masks, out / f"{case.name}.png", title=printable(case.name))
     return out / f"{case.name}.png"
+
+
+def _page(predicted: Predicted, model: ModelTask, facts: dict[str, Any], out: Path) -> Path:
+    from c3s3_seg.report.prediction_page import PredictedCase, write_prediction_page
+
+    name, prediction = predicted.loaded.task.case.name, predicted.prediction
+    labels, volumes = model.label_values, prediction.volume_ml
+    view = PredictedCase(name, predicted.loaded.scan, prediction.mask, labels, volumes, facts=facts)
+    write_prediction_page(out / f"{name}.html", view)
+    return out / f"{name}.html"
 
 
 def _facts(predicted: Predicted, row: PredictionRow, spent: dict[str, float], job: Job) -> dict[str, Any]:

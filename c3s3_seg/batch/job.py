@@ -34,6 +34,8 @@ class Job:
         Whether to draw each case as `<case>.png`.
     origin
         What produced the masks, for the JSON: bundle, hashes, backend, settings.
+    html
+        Whether to write a page of each case as `<case>.html`.
     deterministic
         Whether times are left out of the files, so that a second run writes the same bytes.
     """
@@ -43,6 +45,7 @@ class Job:
     truth: Path | None = None
     picture: bool = False
     origin: dict[str, Any] | None = None
+    html: bool = False
     deterministic: bool = False
 
     def request(self) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from typing import Literal, get_args
 
 from c3s3_seg.errors import ConfigError
 from c3s3_seg.models.blocks import Backbone, parameter_count
+from c3s3_seg.models.recompute import set_recompute
 from c3s3_seg.models.resvnet import ResVNet
 from c3s3_seg.models.vnet import VNet
 
@@ -27,4 +28,4 @@ def build(architecture: str, *, channels: int, classes: int, filters: int, dropo
     )
 
 
-__all__ = ["Architecture", "Backbone", "ResVNet", "VNet", "build", "parameter_count"]
+__all__ = ["Architecture", "Backbone", "ResVNet", "VNet", "build", "parameter_count", "set_recompute"]

@@ -4,9 +4,12 @@ All tensors are (N, C, X, Y, Z) float. Convolutions are followed by batch norm a
 """
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 
 from torch import Tensor, nn
+
+from c3s3_seg.models.recompute import Recomputing
 
 
 def conv_norm_relu(channels_in: int, channels_out: int, *, stride: int = 1) -> nn.Sequential:
@@ -53,7 +56,7 @@ class BasicBlock(nn.Module):
         return self.relu(y + self.shortcut(x))  # type: ignore[no-any-return]
 
 
-class Decoder(nn.Module):
+class Decoder(Recomputing):
     """The V-Net decoder: four upsamplings, each *adding* the encoder's map of the same size.
 
     Takes the five maps of an encoder, finest first, with `filters * (1, 2, 4, 8, 16)` channels,
@@ -61,6 +64,7 @@ class Decoder(nn.Module):
     """
 
     CONVOLUTIONS = (1, 2, 3, 3)  # per stage, finest first
+    LARGE = 2  # levels whose maps are worth computing again
 
     def __init__(self, filters: int, dropout: float = 0.5) -> None:
         super().__init__()
@@ -75,8 +79,12 @@ class Decoder(nn.Module):
         """Five maps, finest first -> (N, filters, X, Y, Z)."""
         x = maps[4]
         for level in (3, 2, 1, 0):
-            x = self.stages[level](self.ups[level](x) + maps[level])
+            step = partial(self._level, level)
+            x = self.part(step, x, maps[level]) if level < self.LARGE else step(x, maps[level])
         return self.dropout(x)  # type: ignore[no-any-return]
+
+    def _level(self, level: int, x: Tensor, skip: Tensor) -> Tensor:
+        return self.stages[level](self.ups[level](x) + skip)  # type: ignore[no-any-return]
 
 
 def initialise(module: nn.Module) -> None:
@@ -89,16 +97,18 @@ def initialise(module: nn.Module) -> None:
             nn.init.zeros_(child.bias)
 
 
-class Backbone(nn.Module):
+class Backbone(Recomputing):
     """An encoder, the decoder and a 1x1x1 output convolution.
 
-    Sub-classes set `encode`. Every side of the input must be a multiple of `MULTIPLE`.
+    Sub-classes set `encode`, and `bottleneck` where the coarsest map passes something on its
+    way. Every side of the input must be a multiple of `MULTIPLE`.
     """
 
     MULTIPLE = 16
 
     def __init__(self, filters: int, classes: int, dropout: float) -> None:
         super().__init__()
+        self.bottleneck: nn.Module = nn.Identity()
         self.decoder = Decoder(filters, dropout)
         self.output = nn.Conv3d(filters, classes, 1)
 
@@ -106,9 +116,16 @@ class Backbone(nn.Module):
         """(N, C, X, Y, Z) -> five maps, finest first."""
         raise TypeError(f"{type(self).__name__} has no encoder: use VNet or ResVNet")
 
-    def features(self, x: Tensor) -> Tensor:
-        """The decoder's last features: (N, C, X, Y, Z) -> (N, filters, X, Y, Z)."""
-        return self.decoder(self.encode(x))  # type: ignore[no-any-return]
+    def features(self, x: Tensor, passes: int = 1) -> Tensor:
+        """The decoder's last features: (N, C, X, Y, Z) -> (passes * N, filters, X, Y, Z).
+
+        Several passes share the encoder; each drops other channels.
+        """
+        maps = self.encode(x)
+        if passes > 1:
+            maps = [level.repeat(passes, 1, 1, 1, 1) for level in maps]
+        maps[-1] = self.bottleneck(maps[-1])
+        return self.decoder(maps)  # type: ignore[no-any-return]
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, X, Y, Z) -> logits (N, classes, X, Y, Z)."""

@@ -41,7 +41,7 @@ class ResVNet(Backbone):
 
     def encode(self, x: Tensor) -> list[Tensor]:
         """(N, C, X, Y, Z) -> five maps, finest first."""
-        maps = [self.stem(x)]
+        maps = [self.part(self.stem, x)]
         for level in self.stages:
             maps.append(level(maps[-1]))
         return maps

@@ -30,13 +30,12 @@ class VNet(Backbone):
             stage(count, ins[i], widths[i]) for i, count in enumerate(self.CONVOLUTIONS)
         )
         self.downs = nn.ModuleList(conv_norm_relu(widths[i], widths[i + 1], stride=2) for i in range(4))
-        self.dropout = nn.Dropout3d(dropout)
+        self.bottleneck = nn.Dropout3d(dropout)
         initialise(self)
 
     def encode(self, x: Tensor) -> list[Tensor]:
-        """(N, C, X, Y, Z) -> five maps, finest first; dropout on the coarsest."""
-        maps = [self.stages[0](x)]
+        """(N, C, X, Y, Z) -> five maps, finest first."""
+        maps = [self.part(self.stages[0], x)]
         for down, level in zip(self.downs, list(self.stages)[1:], strict=True):
             maps.append(level(down(maps[-1])))
-        maps[-1] = self.dropout(maps[-1])
         return maps

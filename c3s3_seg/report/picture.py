@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass
-from itertools import permutations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +12,8 @@ from numpy.typing import NDArray
 
 from c3s3_seg.errors import GeometryError, InputError
 from c3s3_seg.files import write_whole
-from c3s3_seg.volume import Array, Geometry, Volume
+from c3s3_seg.report.planes import Panel, cut
+from c3s3_seg.volume import Volume
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -23,49 +22,10 @@ if TYPE_CHECKING:
 WIDTH, HEIGHT = 1200, 900  # of the picture, and of the planes at most
 MARGIN, GAP, HEADER, FOOTER = 24, 16, 56, 48
 SMOOTH = 4  # contours are drawn so many times larger and scaled down: Pillow draws without antialiasing
-FIELD_MARGIN_MM = 30.0
 BACKGROUND, TEXT, FAINT = (14, 16, 20), (236, 238, 242), (150, 156, 166)
 
 # Okabe and Ito, colours that are told apart with any colour vision; those that stand out from grey first.
 COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (204, 121, 167), (213, 94, 0))
-
-
-@dataclass(frozen=True)
-class Plane:
-    """One of the three planes: its name, the axis it is cut across, what runs right and what runs down.
-
-    Axes 0, 1, 2 are x to the left, y to the back, z to the head; the letters stand at the left, right,
-    top and bottom edge.
-    """
-
-    name: str
-    across: int
-    right: int
-    down: int
-    letters: str
-
-
-PLANES = (
-    Plane("Axial", 2, 0, 1, "RLAP"),
-    Plane("Coronal", 1, 0, 2, "RLHF"),
-    Plane("Sagittal", 0, 1, 2, "APHF"),
-)
-
-
-@dataclass(frozen=True, eq=False)
-class Panel:
-    """One plane cut out: grey values (rows, columns) uint8, masks alike bool, and a voxel's size in mm."""
-
-    plane: Plane
-    grey: NDArray[np.uint8]
-    masks: tuple[NDArray[np.bool_], ...]
-    row_mm: float
-    column_mm: float
-
-    @property
-    def size_mm(self) -> tuple[float, float]:
-        """Width and height."""
-        return self.grey.shape[1] * self.column_mm, self.grey.shape[0] * self.row_mm
 
 
 def overlay_png(scan: Volume, masks: Mapping[str, Volume], path: Path, *, title: str) -> None:
@@ -101,81 +61,11 @@ def overlay_png(scan: Volume, masks: Mapping[str, Volume], path: Path, *, title:
             raise GeometryError(
                 f"the grid of the mask '{name}' is {mask.geometry}, the scan's {scan.geometry}"
             )
-    panels = _cut(scan, [mask.array != 0 for mask in masks.values()])
+    panels = cut(scan, [mask.array != 0 for mask in masks.values()])
     image = _compose(panels, list(masks), title)
     data = io.BytesIO()
     image.save(data, format="PNG")
     write_whole(path, data.getvalue())
-
-
-def _patient_axes(geometry: Geometry) -> tuple[tuple[int, int, int], tuple[bool, ...]]:
-    """Which voxel axis runs along x, y and z most, and whether it runs backwards."""
-    direction = geometry.direction
-    # All six pairings are compared: the nearest axis of each alone could name one axis twice.
-    axes = max(permutations(range(3)), key=lambda p: sum(abs(direction[n, p[n]]) for n in range(3)))
-    return (axes[0], axes[1], axes[2]), tuple(bool(direction[n, axes[n]] < 0) for n in range(3))
-
-
-def _cut(scan: Volume, masks: list[NDArray[np.bool_]]) -> list[Panel]:
-    axes, backwards = _patient_axes(scan.geometry)
-    turn = tuple(slice(None, None, -1) if flip else slice(None) for flip in backwards)
-    array, *turned = (item.transpose(axes)[turn] for item in (scan.array, *masks))
-    spacing = scan.geometry.spacing_mm[list(axes)]
-    field = _field(turned, spacing)
-    low, high = _window(scan.array)
-    panels = []
-    for plane in PLANES:
-        where: list[slice | int] = list(field)
-        where[plane.across] = _largest(turned[0], plane.across)
-        index = tuple(where)
-        grey = np.clip((_upright(array[index], plane).astype(np.float64) - low) / (high - low), 0, 1)
-        panels.append(
-            Panel(
-                plane=plane,
-                grey=np.nan_to_num(grey * 255).round().astype(np.uint8),
-                masks=tuple(_upright(mask[index], plane) for mask in turned),
-                row_mm=float(spacing[plane.down]),
-                column_mm=float(spacing[plane.right]),
-            )
-        )
-    return panels
-
-
-def _upright(section: Array, plane: Plane) -> Array:
-    """A section with its axes in rising order -> (rows, columns), the head up."""
-    picture = section.T  # the axis that runs right comes first in all three planes
-    return picture[::-1] if plane.down == 2 else picture
-
-
-def _largest(mask: NDArray[np.bool_], axis: int) -> int:
-    others = tuple(n for n in range(3) if n != axis)
-    areas = np.count_nonzero(mask, axis=others)
-    return int(areas.argmax()) if areas.any() else mask.shape[axis] // 2
-
-
-def _field(masks: list[NDArray[np.bool_]], spacing: NDArray[np.float64]) -> list[slice]:
-    """What is shown: the box around all masks with a margin; where all are empty, everything."""
-    field = []
-    for axis in range(3):
-        others = tuple(n for n in range(3) if n != axis)
-        used = np.flatnonzero(np.any([mask.any(axis=others) for mask in masks], axis=0))
-        if not used.size:
-            return [slice(None)] * 3
-        extent = int(used[-1] - used[0]) + 1
-        margin = int(np.ceil(max(FIELD_MARGIN_MM / spacing[axis], extent / 2)))
-        field.append(slice(max(0, int(used[0]) - margin), int(used[-1]) + 1 + margin))
-    return field
-
-
-def _window(array: Array) -> tuple[float, float]:
-    """1st and 99.5th percentile of the finite values, from at most some two million voxels."""
-    step = max(1, round((array.size / 2e6) ** (1 / 3)))
-    sample = array[::step, ::step, ::step].astype(np.float64)
-    sample = sample[np.isfinite(sample)]
-    if not sample.size:
-        return 0.0, 1.0
-    low, high = np.percentile(sample, (1, 99.5))
-    return float(low), float(high if high > low else low + 1)
 
 
 def _layout(sizes_mm: list[tuple[float, float]]) -> tuple[float, list[tuple[int, int]], int]:
@@ -216,17 +106,39 @@ def _layout(sizes_mm: list[tuple[float, float]]) -> tuple[float, list[tuple[int,
     return scale, corners, total
 
 
-def _compose(panels: list[Panel], names: list[str], title: str) -> Image:
+def planes_webp(
+    scan: Volume, masks: list[NDArray[np.bool_]], through: tuple[int, int, int] | None = None
+) -> bytes:
+    """The three planes alone, without title and legend, as a small WebP file of 1200 px width at most.
+
+    Parameters
+    ----------
+    scan, masks, through
+        As for `planes.cut`; `through` is marked by a ring.
+    """
+    image, _, height = _paint(cut(scan, masks, through))
+    data = io.BytesIO()
+    image.crop((0, HEADER - GAP, WIDTH, HEADER + height + GAP)).save(data, format="WEBP", quality=82)
+    return data.getvalue()
+
+
+def _paint(panels: list[Panel]) -> tuple[Image, ImageDraw, int]:
+    """The picture with its planes and room for title and legend, and the height of the planes."""
     from PIL import Image, ImageDraw
 
     scale, corners, height = _layout([panel.size_mm for panel in panels])
     image = Image.new("RGB", (WIDTH, HEADER + height + FOOTER), BACKGROUND)
     draw = ImageDraw.Draw(image)
+    for panel, corner in zip(panels, corners, strict=True):
+        _draw_panel(image, draw, panel, corner, scale)
+    return image, draw, height
+
+
+def _compose(panels: list[Panel], names: list[str], title: str) -> Image:
+    image, draw, height = _paint(panels)
     draw.text(
         (MARGIN, HEADER / 2), _fitted(draw, title, WIDTH - 2 * MARGIN), fill=TEXT, font=_font(22), anchor="lm"
     )
-    for panel, corner in zip(panels, corners, strict=True):
-        _draw_panel(image, draw, panel, corner, scale)
     _draw_legend(draw, names, HEADER + height + FOOTER / 2)
     return image
 
@@ -261,6 +173,11 @@ def _draw_panel(image: Image, draw: ImageDraw, panel: Panel, corner: tuple[int, 
     style: dict[str, Any] = {"stroke_width": 2, "stroke_fill": BACKGROUND}
     for letter, (x, y, anchor) in zip(panel.plane.letters, spots, strict=True):
         draw.text((x, y), letter, fill=TEXT, font=_font(20), anchor=anchor, **style)
+    if panel.mark:
+        x, y = left + panel.mark[0] * pixels[0], top + panel.mark[1] * pixels[1]
+        for radius, colour, width in ((15, BACKGROUND, 5), (14, TEXT, 2)):
+            box = (x - radius, y - radius, x + radius, y + radius)
+            draw.ellipse(box, outline=colour, width=width)
     draw.text((left + 8, top + 6), panel.plane.name, fill=TEXT, font=_font(16), anchor="lt", **style)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from c3s3_seg.metrics import PaperScore, Score
@@ -25,12 +26,15 @@ class CaseScore:
     diagonal_mm
         The diagonal of the image: the worst distance that there can be, which stands in for an
         infinite one in `Statistics.mean_penalised`. None: nothing stands in.
+    notes
+        What was done to the masks before, on request; a sentence each.
     """
 
     case: str
     label: str
     score: Score | PaperScore
     diagonal_mm: float | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -61,3 +65,13 @@ class PredictionRow:
     volumes_ml: tuple[tuple[str, float], ...]
     seconds_s: float
     scores: tuple[CaseScore, ...] = ()
+
+
+@dataclass(frozen=True)
+class CaseFiles:
+    """Where the masks and, if it is known, the scan of a case lie."""
+
+    case: str
+    prediction: Path
+    truth: Path
+    scan: Path | None = None

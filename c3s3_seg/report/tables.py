@@ -35,6 +35,8 @@ DEFINITIONS = {
     "masd_mm": "Mean of the mean surface distances of the two directions, in mm.",
     "nsd": "Share of the surface voxels of both masks within the tolerance of the other surface; "
     "nsd_1mm is for 1 mm.",
+    "nsd_area": "As nsd, but the share of the area of both surfaces, with elements at the corners of voxels "
+    "(Nikolov et al. 2021, the package surface-distance).",
     "volume_ml": "Volume of the prediction in ml.",
     "truth_ml": "Volume of the truth in ml.",
     "volume_error_ml": "Volume of the prediction minus that of the truth, in ml.",
@@ -50,6 +52,7 @@ CONVENTIONS = {
     "undefined those left out; mean_penalised counts the image diagonal for each infinite distance.",
     "comparison": "paired by case: difference is this set minus the other, with its bootstrap interval; p "
     "is of the Wilcoxon signed-rank test, two-sided; cases without a finite value in both are left out.",
+    "notes": "what was done to a case before it was measured, on request: resampling to the truth's grid.",
     "interval": "low and high are the 95% interval of the mean: bootstrap, 2,000 resamples, fixed seed.",
 }
 
@@ -105,19 +108,30 @@ def write_report_json(
     InputError
         If it cannot be written.
     """
-    used = dict.fromkeys(_definition(name) for row in rows for name in row.score.flat())
     report = {
-        "software": {"name": "c3s3-seg", "version": _version()},
+        "software": {"name": "c3s3-seg", "version": software_version()},
         "protocol": {"name": protocol, "meaning": PROTOCOLS[protocol]},
-        "definitions": {name: DEFINITIONS[name] for name in ("surface", *used)},
+        "definitions": definitions_of(rows),
         "conventions": CONVENTIONS,
         "cohorts": [_cohort_entry(cohort) for cohort in cohorts(rows)],
         "cases": [{"case": row.case, "label": row.label, **row.score.flat()} for row in rows],
         "comparison": [asdict(paired) for paired in comparison],
+        "notes": [{"case": case, "note": note} for case, note in notes_of(rows)],
         "failures": [asdict(failure) for failure in failures],
     }
     text = json.dumps(_plain(report), indent=2, ensure_ascii=False, allow_nan=False)
     write_whole(path, (text + "\n").encode())
+
+
+def definitions_of(rows: Sequence[CaseScore]) -> dict[str, str]:
+    """Column -> its definition, for the columns of these rows, and that of a surface."""
+    used = dict.fromkeys(_definition(name) for row in rows for name in row.score.flat())
+    return {name: DEFINITIONS[name] for name in ("surface", *used)}
+
+
+def notes_of(rows: Sequence[CaseScore]) -> list[tuple[str, str]]:
+    """Pairs (case, what was done to it before it was measured), once a case."""
+    return list(dict.fromkeys((row.case, note) for row in rows for note in row.notes))
 
 
 def _cohort_entry(cohort: Cohort) -> dict[str, Any]:
@@ -126,6 +140,8 @@ def _cohort_entry(cohort: Cohort) -> dict[str, Any]:
 
 
 def _definition(column: str) -> str:
+    if column.startswith("nsd_area_"):
+        return "nsd_area"
     return "nsd" if column.startswith("nsd_") else column
 
 
@@ -140,7 +156,8 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _version() -> str:
+def software_version() -> str:
+    """Of this package, as installed."""
     try:
         return version("c3s3-seg")
     except PackageNotFoundError:

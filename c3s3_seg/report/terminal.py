@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from c3s3_seg.report.cohort import Statistics, cohorts
 from c3s3_seg.report.compare import Paired
 from c3s3_seg.report.rows import CaseScore, Failure, PredictionRow
+from c3s3_seg.report.study import StudyRow
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -105,6 +106,27 @@ def comparison_table(pairs: Sequence[Paired]) -> Table:
         cells = [*means, interval, _number(pair.p, 3), f"{pair.n}{left_out}"]
         table.add_row(*_head(name, pair.label, with_label), *cells)
     return table
+
+
+def study_table(rows: Sequence[StudyRow], reference: str) -> Table:
+    """Mean and spread over seeds, and the paired difference in Dice from the reference."""
+    headers = ["Net", "Seeds", "Minutes", "Dice", "95HD (voxel)", "ASD (voxel)", f"Dice - {reference}", "p"]
+    table = _table([row.entry for row in rows], False, headers)
+    table.columns[0].header = "Method"
+    for row in rows:
+        pair = row.against.get("dice")
+        cells = [row.net, str(row.seeds), f"{row.seconds / 60:.0f}"]
+        cells += [_spread(row, metric, decimals) for metric, decimals in STUDY_COLUMNS]
+        cells += [f"{pair.difference:+.3f}", f"{pair.p:.3f}"] if pair else ["", ""]
+        table.add_row(*_head(row.entry, "", False), *cells)
+    return table
+
+
+STUDY_COLUMNS = (("dice", 3), ("hd95_vox", 2), ("asd_vox", 2))
+
+
+def _spread(row: StudyRow, metric: str, decimals: int) -> str:
+    return f"{row.mean[metric]:.{decimals}f} ± {row.spread[metric]:.{decimals}f}"
 
 
 LONGEST_NAME = 24  # columns of a terminal that a case's name may claim before it is folded

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, Lt
 
 from c3s3_seg.bundle import Task
 from c3s3_seg.errors import ConfigError, InputError
@@ -118,14 +118,31 @@ class C3S3Config:
     ----------
     alpha
         Eq. 4: weight of the cross entropy in the competition.
+    competition_memory
+        Row 7: share of the past in the values that compete; 0: this step alone, as in the paper.
     sharpening
         Eq. 5: the temperature T.
-    cp_weight
-        Peak weight of L_cp, reached by the ramp exp(-5 (1 - progress)^2).
+    cp_weight, cp_schedule
+        Row 6: peak weight of L_cp, reached by the ramp exp(-5 (1 - progress)^2). The paper: 1, `constant`.
     cosine_weight
-        Weight of L_cos, eq. 6.
-    contrast_weight
-        Peak of lambda, eq. 3, reached by the same ramp.
+        Weight of L_cos, eq. 6; 0 leaves it out.
+    cosine
+        Row 4. `cross`: eq. 6, across networks and views, on probabilities. `published`: within a
+        network, on logits, along the last axis.
+    contrast_weight, contrast_schedule
+        Row 3: peak of lambda, eq. 3, reached by the same ramp; 0 leaves the contrast out. The published
+        code has no lambda: 1, `constant`.
+    contrast
+        Row 1. `intersection-union`: eq. 7-10, masks choose anchors and negatives. `published`: one
+        cosine a voxel, masked voxels count as e^0; its optimum is orthogonal where the nets agree.
+    contrast_crops
+        Row 2: on `unlabelled` crops, or on `all` as published.
+    contrast_backwards
+        Row 8: how often the contrast's gradient counts. Two losses with a backward each, as
+        published, count it twice; one backward of the sum, with 2 here, is the same.
+    views
+        Row 5. `independent`: two intensity changes of each crop. `identical`: one, seen twice, so that
+        only dropout differs; the encoder runs once.
     temperature
         tau of the contrast, eq. 7-9.
     anchors, negatives
@@ -135,10 +152,18 @@ class C3S3Config:
     """
 
     alpha: Share = 0.8
+    competition_memory: Annotated[float, Ge(0), Lt(1)] = 0.0
     sharpening: Positive = 0.1
     cp_weight: NotNegative = 0.1
+    cp_schedule: Literal["ramp", "constant"] = "ramp"
     cosine_weight: NotNegative = 1.0
+    cosine: Literal["cross", "published"] = "cross"
     contrast_weight: NotNegative = 0.1
+    contrast_schedule: Literal["ramp", "constant"] = "ramp"
+    contrast: Literal["intersection-union", "published"] = "intersection-union"
+    contrast_crops: Literal["unlabelled", "all"] = "unlabelled"
+    contrast_backwards: Literal[1, 2] = 1
+    views: Literal["independent", "identical"] = "independent"
     temperature: Positive = 0.1
     anchors: Count = 4096
     negatives: Count = 256
@@ -148,13 +173,13 @@ class C3S3Config:
 @closed
 @dataclass(frozen=True)
 class OptimiserConfig:
-    """SGD with momentum; the learning rate falls to 0 by `schedule`."""
+    """SGD with momentum; the learning rate falls to 0 by `schedule`, or stays `constant`."""
 
     lr: Positive = 0.01
     momentum: Share = 0.9
     nesterov: bool = True
     weight_decay: NotNegative = 1e-4
-    schedule: Literal["poly", "cosine"] = "poly"
+    schedule: Literal["poly", "cosine", "constant"] = "poly"
     ema: Annotated[float, Ge(0), Le(0.99999)] = 0.995
 
 
@@ -172,7 +197,11 @@ class RunConfig:
     warm_batch
         Labelled crops in a step of the warm start.
     precision
-        `bfloat16`: convolutions in bfloat16 (fast on CPUs with AMX and on GPUs), the rest in float32.
+        `bfloat16`: convolutions in bfloat16 (fast on CPUs with AMX and on GPUs since Ampere), the rest
+        in float32. `float16`: for older GPUs; the loss is scaled so that small gradients survive.
+    recompute
+        Compute the largest maps again in the backward pass instead of keeping them: less memory, more
+        time, the same numbers.
     """
 
     iterations: Count
@@ -180,8 +209,9 @@ class RunConfig:
     unlabelled_batch: Count = 1
     warm_batch: Count = 2
     seed: int = 1
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
     device: Literal["cpu", "cuda"] = "cpu"
+    recompute: bool = False
     threads: Count | None = None
     validate_every: Count = 500
     checkpoint_every: Count = 200

@@ -19,7 +19,10 @@ from c3s3_seg.errors import InputError
 from c3s3_seg.io import load, load_mask
 from c3s3_seg.training.augment import change_intensity, draw_geometry
 from c3s3_seg.training.config import AugmentConfig, DataConfig
+from c3s3_seg.training.world import World
 from c3s3_seg.volume import Volume
+
+ALONE = World()
 
 
 @dataclass(frozen=True)
@@ -152,7 +155,9 @@ class Sampler:
     task, data, augment
         Patch, crops and changes.
     seed
-        With the iteration it decides every batch.
+        With the iteration and a crop's number it decides every crop.
+    world
+        Which share of each batch is drawn here.
     """
 
     def __init__(
@@ -164,25 +169,34 @@ class Sampler:
         data: DataConfig,
         augment: AugmentConfig,
         seed: int,
+        world: World = ALONE,
     ) -> None:
         self.labelled, self.unlabelled = labelled, unlabelled
-        self.task, self.data, self.augment, self.seed = task, data, augment, seed
+        self.task, self.data, self.augment = task, data, augment
+        self.seed, self.world = seed, world
 
     def batch(self, iteration: int, views: Views) -> Batch:
-        """The batch of one iteration."""
-        random = Generator().manual_seed(self.seed * 1_000_003 + iteration)
-        labelled = [self._crop(self._draw(self.labelled, random), random) for _ in range(views.labelled)]
-        unlabelled = [
-            self._crop(self._draw(self.unlabelled, random), random) for _ in range(views.unlabelled)
+        """The batch of one iteration, or this process's share of it."""
+        drawn = [
+            self._draw(cases, first + number, iteration, views.count)
+            for cases, first, count in (
+                (self.labelled, 0, views.labelled),
+                (self.unlabelled, views.labelled, views.unlabelled),
+            )
+            for number in self.world.share(count)
         ]
-        images = [crop[:1] for crop in labelled + unlabelled]
-        changed = [[change_intensity(x, self.augment, random) for x in images] for _ in range(views.count)]
-        return Batch(
-            tuple(torch.stack(view) for view in changed), torch.stack([crop[1:] for crop in labelled])
-        )
+        labelled = len(self.world.share(views.labelled))
+        images = tuple(torch.stack(view) for view in zip(*(images for images, _ in drawn), strict=True))
+        return Batch(images, torch.stack([target for _, target in drawn[:labelled]]))
 
-    def _draw(self, cases: list[Case], random: Generator) -> Case:
-        return cases[int(torch.randint(len(cases), (), generator=random))]
+    def _draw(
+        self, cases: list[Case], number: int, iteration: int, views: int
+    ) -> tuple[list[Tensor], Tensor]:
+        """Crop `number` of a batch: its views, each (1, *patch), and its target (C or 0, *patch)."""
+        random = Generator().manual_seed((self.seed * 1_000_003 + iteration) * 1_009 + number)
+        case = cases[int(torch.randint(len(cases), (), generator=random))]
+        crop = self._crop(case, random)
+        return [change_intensity(crop[:1], self.augment, random) for _ in range(views)], crop[1:]
 
     def _crop(self, case: Case, random: Generator) -> Tensor:
         """(layers, *patch): one sampling of the volume through a random affine and elastic map."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from c3s3_seg.training.train import Listener
 from c3s3_seg.training.validation import Validation
+from c3s3_seg.training.world import World
 
 PLAIN_EVERY_S = 30.0  # how often a run without a terminal writes a line
 
@@ -112,9 +113,25 @@ class Both:
             listener.validated(iteration, results)
 
 
+class Silent:
+    """Hears everything and says nothing: what every process but the first has."""
+
+    def began(self, iteration: int, total: int) -> None:
+        """Nothing."""
+
+    def stepped(self, iteration: int, terms: dict[str, float]) -> None:
+        """Nothing."""
+
+    def validated(self, iteration: int, results: list[Validation]) -> None:
+        """Nothing."""
+
+
 @contextmanager
 def open_listener(folder: Path) -> Iterator[Listener]:
-    """The terminal and TensorBoard (event files in `folder/events`)."""
+    """The terminal and TensorBoard (event files in `folder/events`); among several processes, the first's."""
+    if not World.of_environment().leads:
+        yield Silent()
+        return
     terminal = Terminal()
     with terminal.progress:
         yield Both(terminal, TensorBoard(folder / "events"))

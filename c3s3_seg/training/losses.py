@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from c3s3_seg.training.config import C3S3Config
+from c3s3_seg.training.world import total
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,15 @@ def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def dice_loss(probability: Tensor, target: Tensor, smooth: float = 1e-5) -> Tensor:
-    """1 - Dice with squared denominators, pooled over the batch, mean over the foreground classes."""
+    """1 - Dice with squared denominators, mean over the foreground classes.
+
+    Pooled over the batch, over all processes if several train as one.
+    """
     p, y = probability[:, 1:].float(), target[:, 1:]
-    dims = (0, 2, 3, 4)
-    overlap = (p * y).sum(dims)
-    dice = (2 * overlap + smooth) / (p.square().sum(dims) + y.square().sum(dims) + smooth)
-    return (1 - dice).mean()
+    sums = [x.sum((0, 2, 3, 4)) for x in (p * y, p.square(), y.square())]
+    overlap, predicted, wanted = total(torch.stack(sums))
+    loss: Tensor = (1 - (2 * overlap + smooth) / (predicted + wanted + smooth)).mean()
+    return loss
 
 
 def seg_terms(logits: list[Tensor], target: Tensor) -> SegTerms:

@@ -9,16 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from c3s3_seg.errors import InputError, MissingError
+from c3s3_seg.models import set_recompute
 from c3s3_seg.schema import dump, parse
 from c3s3_seg.training import checkpoint
 from c3s3_seg.training.config import OptimiserConfig, TrainConfig
-from c3s3_seg.training.data import Batch, ValidationCase
+from c3s3_seg.training.data import ALONE, Batch, ValidationCase
 from c3s3_seg.training.ema import Ema
-from c3s3_seg.training.methods import Method, build_method
+from c3s3_seg.training.methods import Method, Stepper, build_method
 from c3s3_seg.training.validation import Validation, validate
+from c3s3_seg.training.world import World, mean, synchronise
 
 # What a resumed run may do otherwise than it began: its length, its reports, and what only inference
 # reads. Noted in the history.
@@ -28,6 +31,7 @@ MAY_CHANGE = {
     "run.validate_every",
     "run.checkpoint_every",
     "run.threads",
+    "run.recompute",
     "networks.ship",
     "networks.storage",
     "task.overlap",
@@ -39,12 +43,16 @@ MAY_CHANGE = {
 class Run:
     """Everything that changes while training, and its checkpoint."""
 
-    def __init__(self, config: TrainConfig, folder: Path) -> None:
+    def __init__(self, config: TrainConfig, folder: Path, world: World = ALONE) -> None:
         torch.manual_seed(config.run.seed)
-        self.config, self.folder = config, folder
-        self.device = _device(config)
+        self.config, self.folder, self.world = config, folder, world
+        self.device = _device(config, world)
         self.method: Method = build_method(config).to(self.device)
         self.method.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        synchronise(self.method, self.device)
+        set_recompute(self.method, config.run.recompute)
+        self.stepper = _stepper(self.method, world)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.run.precision == "float16")
         self.optimisers = {name: _sgd(p, config.optimiser) for name, p in self.method.optimised().items()}
         self.emas = {
             name: Ema(net, config.optimiser.ema) for name, (net, _) in self.method.candidates().items()
@@ -65,19 +73,16 @@ class Run:
         terms: dict[str, float] = {"lr": lr}
         self.method.train()
         # Dropout draws from the global generator: with this, an iteration depends on its number alone.
-        torch.manual_seed(self.config.run.seed * 1_000_003 + self.iteration)
-        with torch.autocast(
-            self.device.type, torch.bfloat16, enabled=self.config.run.precision == "bfloat16"
-        ):
-            phases = self.method.step(_to(batch, self.device), self.iteration)
-            for phase in phases:
+        torch.manual_seed((self.config.run.seed * 1_000_003 + self.iteration) * 1_009 + self.world.rank)
+        with _autocast(self.device, self.config.run.precision):
+            for phase in self.stepper(_to(batch, self.device), self.iteration):
                 self._descend(phase.loss, phase.optimisers, lr)
                 terms |= {"loss": float(phase.loss.detach()), **phase.terms}
         self.method.after_step(self.iteration)
         for name, (net, _) in self.method.candidates().items():
             self.emas[name].update(net, self.iteration)
         self.iteration += 1
-        return terms
+        return dict(zip(terms, mean(list(terms.values())), strict=True))
 
     def _descend(self, loss: Tensor, names: tuple[str, ...], lr: float) -> None:
         if not math.isfinite(float(loss.detach())):
@@ -86,18 +91,19 @@ class Run:
                 where=self.folder,
                 todo="Lower optimiser.lr, or use run.precision = 'float32'",
             )
-        for name in names:
-            self.optimisers[name].zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         for name in names:
             for group in self.optimisers[name].param_groups:
                 group["lr"] = lr
-            self.optimisers[name].step()
+            self.scaler.step(self.optimisers[name])
+            self.optimisers[name].zero_grad(set_to_none=True)  # not to lie about in the next forward
+        self.scaler.update()
 
     def save(self) -> None:
         """Write the checkpoint."""
         tensors = {f"method.{k}": v for k, v in self.method.state_dict().items()}
         tensors["rng.cpu"] = torch.get_rng_state()
+        tensors |= {f"scaler.{k}": torch.tensor(v) for k, v in self.scaler.state_dict().items()}
         for name, ema in self.emas.items():
             tensors |= {f"ema.{name}.{k}": v for k, v in ema.net.state_dict().items()}
         for name, optimiser in self.optimisers.items():
@@ -127,6 +133,9 @@ class Run:
         for name, optimiser in self.optimisers.items():
             checkpoint.restore_optimiser(optimiser, checkpoint.under(f"optim.{name}", state.tensors))
         torch.set_rng_state(state.tensors["rng.cpu"])
+        scaler = checkpoint.under("scaler", state.tensors)
+        if scaler:
+            self.scaler.load_state_dict({name: value.item() for name, value in scaler.items()})
         self.iteration, self.history = state.iteration, state.history
         self._earlier_s = state.seconds
         if changed:
@@ -140,7 +149,9 @@ class Run:
 
 
 def schedule(config: OptimiserConfig, progress: float) -> float:
-    """The learning rate's share of its first value: 1 at progress 0, 0 at progress 1."""
+    """The learning rate's share of its first value: from 1 at progress 0 to 0 at progress 1, or always 1."""
+    if config.schedule == "constant":
+        return 1.0
     if config.schedule == "cosine":
         return 0.5 * (1 + math.cos(math.pi * progress))
     return float((1 - progress) ** 0.9)
@@ -156,13 +167,29 @@ def _sgd(parameters: list[torch.nn.Parameter], config: OptimiserConfig) -> torch
     )
 
 
-def _device(config: TrainConfig) -> torch.device:
+def _stepper(method: Method, world: World) -> nn.Module:
+    """The method's step as a module; with several processes its gradients are the mean of all of them."""
+    stepper = Stepper(method)
+    if world.size == 1:
+        return stepper
+    # In the warm start the projectors have no gradient.
+    return DistributedDataParallel(stepper, find_unused_parameters=True, broadcast_buffers=False)
+
+
+def _autocast(device: torch.device, precision: str) -> torch.autocast:
+    half = torch.float16 if precision == "float16" else torch.bfloat16
+    return torch.autocast(device.type, half, enabled=precision != "float32")
+
+
+def _device(config: TrainConfig, world: World) -> torch.device:
     if config.run.device == "cuda" and not torch.cuda.is_available():
         raise MissingError(
             "run.device = 'cuda', but torch finds no CUDA device", todo="Set run.device = 'cpu'"
         )
     # cuBLAS is deterministic only with a workspace of fixed size, which it reads from here.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    if config.run.device == "cuda":
+        return torch.device("cuda", world.local_rank)
     return torch.device(config.run.device)
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from c3s3_seg.models import Backbone
+from c3s3_seg.training.competition import Competition
 from c3s3_seg.training.config import C3S3Config
 from c3s3_seg.training.data import Batch
 from c3s3_seg.training.losses import (
@@ -27,6 +28,7 @@ from c3s3_seg.training.losses import (
     ramp,
     seg_terms,
 )
+from c3s3_seg.training.published import depth_cosine, masked_intersection_union
 
 Terms = dict[str, float]
 
@@ -51,17 +53,19 @@ class Outputs:
     projector: nn.Module
 
     @classmethod
-    def of(cls, net: Backbone, projector: nn.Module, batch: Batch) -> Outputs:
-        """All views in one pass."""
-        features = net.features(torch.cat(batch.views))
+    def of(cls, net: Backbone, projector: nn.Module, batch: Batch, passes: int = 1) -> Outputs:
+        """All views in one forward; with 2 passes, one view that is decoded twice."""
+        features = net.features(torch.cat(batch.views), passes)
         logits = net.output(features).float()
-        views = len(batch.views)
+        views = len(batch.views) * passes
         return cls(features.chunk(views), logits.chunk(views), logits.softmax(dim=1).chunk(views), projector)
 
-    def seen(self, view: int, labelled: int) -> Seen:
-        """The unlabelled part of one view, for the contrast."""
-        rows = Rows(self.features[view][labelled:], self.projector)
-        return Seen(rows, self.logits[view][labelled:].detach().argmax(dim=1), self.logits[view].shape[1])
+    def seen(self, view: int, crop: int) -> Seen:
+        """One crop of one view, for the contrast."""
+        here = slice(crop, crop + 1)
+        rows = Rows(self.features[view][here], self.projector)
+        logits = self.logits[view][here]
+        return Seen(rows, logits.detach().argmax(dim=1), logits.shape[1])
 
 
 def warm_loss(a: Outputs, b: Outputs, batch: Batch) -> tuple[Tensor, Terms]:
@@ -71,7 +75,7 @@ def warm_loss(a: Outputs, b: Outputs, batch: Batch) -> tuple[Tensor, Terms]:
 
 
 def c3s3_loss(
-    a: Outputs, b: Outputs, batch: Batch, config: C3S3Config, progress: float
+    a: Outputs, b: Outputs, batch: Batch, competition: Competition, config: C3S3Config, progress: float
 ) -> tuple[Tensor, Terms]:
     """Eq. 2-10 in their order; `progress` (0 to 1) drives the ramps."""
     n, zero = batch.labelled, batch.target.new_zeros(())  # a term whose weight is 0 is not computed
@@ -79,8 +83,8 @@ def c3s3_loss(
     # supervised
     seg_a, seg_b = (seg_terms([x[:n] for x in net.logits], batch.target) for net in (a, b))
 
-    # who wins; a tie goes to A
-    a_wins = seg_a.competition(config.alpha) <= seg_b.competition(config.alpha)
+    # who wins
+    a_wins = competition.a_wins(seg_a, seg_b)
 
     # who learns
     winner, loser = (a, b) if a_wins else (b, a)
@@ -89,27 +93,48 @@ def c3s3_loss(
     )
 
     # agreement
-    (a1, a2), (b1, b2) = a.probability, b.probability
-    l_cos = cosine_distance(a1, b2) + cosine_distance(b1, a2) if config.cosine_weight else zero
+    l_cos = _agreement(a, b, config) if config.cosine_weight else zero
 
     # contrast
-    l_iuc = _contrast(a, b, n, config) if config.contrast_weight else zero
+    first = 0 if config.contrast_crops == "all" else n
+    l_iuc = _contrast(a, b, first, config) if config.contrast_weight else zero
 
     # total
-    weight = ramp(progress)
-    l_unsup = config.cp_weight * weight * l_cp + config.contrast_weight * weight * l_iuc
+    cp_weight = config.cp_weight * (ramp(progress) if config.cp_schedule == "ramp" else 1)
+    iuc_weight = config.contrast_weight * (ramp(progress) if config.contrast_schedule == "ramp" else 1)
+    l_unsup = cp_weight * l_cp + config.contrast_backwards * iuc_weight * l_iuc
     total = seg_a.loss + seg_b.loss + config.cosine_weight * l_cos + l_unsup
     terms = {"seg_a": seg_a.loss, "seg_b": seg_b.loss, "cp": l_cp, "cos": l_cos, "iuc": l_iuc}
     return total, {
         **{k: float(v.detach()) for k, v in terms.items()},
         "a_wins": float(a_wins),
-        "ramp": weight,
+        "cp_weight": cp_weight,
+        "iuc_weight": iuc_weight,
     }
 
 
-def _contrast(a: Outputs, b: Outputs, labelled: int, config: C3S3Config) -> Tensor:
-    """Eq. 10: the mean over the four pairs of views, on the unlabelled crops."""
+def _agreement(a: Outputs, b: Outputs, config: C3S3Config) -> Tensor:
+    """Eq. 6."""
+    if config.cosine == "published":
+        (a1, a2), (b1, b2) = a.logits, b.logits
+        return depth_cosine(a1, a2) + depth_cosine(b1, b2)
+    (a1, a2), (b1, b2) = a.probability, b.probability
+    return cosine_distance(a1, b2) + cosine_distance(b1, a2)
+
+
+def _contrast(a: Outputs, b: Outputs, first: int, config: C3S3Config) -> Tensor:
+    """Eq. 10: the mean over the four pairs of views and the crops from `first` on.
+
+    Negatives come from the anchor's own crop: the same whether crops share a process or not.
+    """
     random = Generator().manual_seed(int(torch.randint(2**31, ())))
     pairs = [(0, 0), (0, 1), (1, 0), (1, 1)]
-    terms = [intersection_union(a.seen(i, labelled), b.seen(j, labelled), config, random) for i, j in pairs]
+    terms = []
+    for crop in range(first, len(a.logits[0])):
+        for i, j in pairs:
+            seen_a, seen_b = a.seen(i, crop), b.seen(j, crop)
+            if config.contrast == "published":
+                terms.append(masked_intersection_union(seen_a, seen_b, config.temperature))
+            else:
+                terms.append(intersection_union(seen_a, seen_b, config, random))
     return torch.stack(terms).mean()

@@ -26,6 +26,7 @@ from c3s3_seg.training.result import write_bundle
 from c3s3_seg.training.run import Run
 from c3s3_seg.training.start import begin_from
 from c3s3_seg.training.validation import Validation
+from c3s3_seg.training.world import join, wait
 
 
 class Listener(Protocol):
@@ -49,7 +50,7 @@ def train(
     resume: bool = False,
     start: ModelBundle | None = None,
 ) -> ModelBundle:
-    """Train as configured and write `folder/bundle`.
+    """Train as configured and write `folder/bundle`; under torchrun, together with the other processes.
 
     Parameters
     ----------
@@ -81,25 +82,36 @@ def train(
     if not resume and (folder / checkpoint.FILE).exists():
         todo = "Go on with --resume, or give another folder"
         raise InputError("this folder already holds a run", where=folder, todo=todo)
-    run = Run(config, folder)
-    if resume:
-        run.restore()
-    elif start is not None:
-        begin_from(run, start)
-    cases = read_validation(Path(config.data.folder), splits.validation)
+    with join(config) as world:
+        run = Run(config, folder, world)
+        if resume:
+            run.restore()
+        elif start is not None:
+            begin_from(run, start)
+        results = _learn(run, splits, listener)
+        if world.leads:
+            write_bundle(run, splits, results)
+        wait()
+    return ModelBundle.load(folder / "bundle")
+
+
+def _learn(run: Run, splits: Splits, listener: Listener) -> list[Validation]:
+    """From the run's iteration to its last; the last validation. One process alone validates and writes."""
+    config, leads = run.config, run.world.leads
+    cases = read_validation(Path(config.data.folder), splits.validation) if leads else []
     results: list[Validation] = []
     listener.began(run.iteration, config.run.iterations)
-    for batch in _batches(_sampler(config, splits), run):
+    for batch in _batches(_sampler(run, splits), run):
         listener.stepped(run.iteration + 1, run.step(batch))
         last = run.iteration == config.run.iterations
         if cases and (last or run.iteration % config.run.validate_every == 0):
             results = run.validate(cases)
             listener.validated(run.iteration, results)
-        if last or run.iteration % config.run.checkpoint_every == 0:
+        if leads and (last or run.iteration % config.run.checkpoint_every == 0):
             run.save()
     if not results and cases:  # resumed after the last iteration
         results = run.validate(cases)
-    return write_bundle(run, splits, results)
+    return results
 
 
 def _batches(sampler: Sampler, run: Run) -> Iterator[Batch]:
@@ -122,7 +134,8 @@ def _batches(sampler: Sampler, run: Run) -> Iterator[Batch]:
             yield batch
 
 
-def _sampler(config: TrainConfig, splits: Splits) -> Sampler:
+def _sampler(run: Run, splits: Splits) -> Sampler:
+    config = run.config
     folder = Path(config.data.folder)
     labelled = [read_case(folder, name, config.task, labelled=True) for name in splits.labelled]
     names = splits.unlabelled if config.method != "supervised" else ()
@@ -132,5 +145,11 @@ def _sampler(config: TrainConfig, splits: Splits) -> Sampler:
             "names no unlabelled case", where=folder / "dataset.json", todo="Set method = 'supervised'"
         )
     return Sampler(
-        labelled, unlabelled, task=config.task, data=config.data, augment=config.augment, seed=config.run.seed
+        labelled,
+        unlabelled,
+        task=config.task,
+        data=config.data,
+        augment=config.augment,
+        seed=config.run.seed,
+        world=run.world,
     )

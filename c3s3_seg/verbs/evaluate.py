@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from c3s3_seg.verbs.terminal import Status, show
+from c3s3_seg.verbs.terminal import Bar, need, show
 
 ProtocolName = Literal["clinical", "paper"]
 
@@ -22,16 +22,42 @@ def evaluate(
     against: Annotated[
         Path | None, typer.Option(help="Other masks of the same cases, compared case by case.")
     ] = None,
+    tolerance: Annotated[
+        list[float] | None,
+        typer.Option(
+            metavar="MM", help="Of the normalised surface distance; may be repeated. Default: 1, 2."
+        ),
+    ] = None,
+    area_nsd: Annotated[
+        bool, typer.Option("--area-nsd", help="Measure it by surface area too, as surface-distance does.")
+    ] = False,
+    resample: Annotated[
+        bool,
+        typer.Option("--resample", help="Put masks on another grid onto the truth's; the report says so."),
+    ] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that measure.")] = 1,
+    html: Annotated[
+        bool, typer.Option("--html", help="Write report.html too: one file, no network, surfaces that turn.")
+    ] = False,
+    images: Annotated[
+        Path | None, typer.Option(help="The scans, for the pictures of the HTML report: a file or a folder.")
+    ] = None,
 ) -> None:
     """Score masks against the truth: Dice, Jaccard, 95HD, ASD and more."""
+    if html:
+        need("plotly", extra="report")
+    from c3s3_seg.evaluate import Settings
     from c3s3_seg.evaluate import evaluate as run
     from c3s3_seg.report.terminal import comparison_table, evaluation_table
 
-    with Status() as tell:
-        result = run(predictions, truth, out, protocol=protocol, against=against, progress=tell)
+    tolerances_mm = tuple(tolerance or (1.0, 2.0))
+    settings = Settings(protocol, None, tolerances_mm, area_nsd, resample, workers, html, images)
+    with Bar() as bar:
+        result = run(predictions, truth, out, settings, against=against, progress=bar)
     show(evaluation_table(result.rows, result.failures))
     if result.comparison:
         show(comparison_table(result.comparison))
-    typer.echo(f"report.json and cases.csv are in {out}.")
+    written = "report.json, cases.csv and report.html" if html else "report.json and cases.csv"
+    typer.echo(f"{written} are in {out}.")
     if result.failures:
         raise typer.Exit(1)

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from c3s3_seg.verbs.progress import Teller
-from c3s3_seg.verbs.terminal import say, show
+from c3s3_seg.verbs.terminal import need, say, show
 
 BackendName = Literal["auto", "openvino", "onnx", "torch"]
 ImageFormat = Literal["nii.gz", "nrrd", "mha"]
@@ -47,6 +47,9 @@ def predict(
     picture: Annotated[
         bool, typer.Option("--picture", help="Draw each case with its contour as PNG.")
     ] = False,
+    html: Annotated[
+        bool, typer.Option("--html", help="Write each case as a page too: one file, a surface that turns.")
+    ] = False,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of the runtime, per worker.")] = None,
     workers: Annotated[
         int, typer.Option(min=0, help="Processes with a model each. 0: no process but this one.")
@@ -77,6 +80,8 @@ def predict(
 
     The same command again goes on where the first one ended.
     """
+    if html:
+        need("plotly", extra="report")
     import os
     import sys
 
@@ -88,7 +93,7 @@ def predict(
     folder = ModelBundle.find(model).folder.resolve()
     settings = Settings(overlap, probabilities)
     how = Model(folder, backend, settings, ensemble, threads, deterministic)
-    job = Job(out, format, truth, picture, deterministic=deterministic)
+    job = Job(out, format, truth, picture, html=html, deterministic=deterministic)
     share = parse_shard(shard, os.environ) if shard is not None else None
     plan = Plan(workers, share, limit, retry_failed, cluster, tuple(sys.argv))
     with Teller(as_json=as_json, quiet=quiet) as tell:

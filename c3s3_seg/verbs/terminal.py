@@ -9,7 +9,7 @@ from typing import IO, TextIO, cast
 from c3s3_seg.files import printable
 
 
-def need(*packages: str) -> None:
+def need(*packages: str, extra: str = "train") -> None:
     """Say what to install before anything is imported that would not be found."""
     import importlib.util
 
@@ -17,7 +17,7 @@ def need(*packages: str) -> None:
 
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
-        todo = "pip install 'c3s3-seg[train]'"
+        todo = f"pip install 'c3s3-seg[{extra}]'"
         raise MissingError(
             f"this needs {', '.join(missing)}, which the base installation leaves out", todo=todo
         )
@@ -48,6 +48,30 @@ class Status:
 
     def __exit__(self, *_: object) -> None:
         self._status.stop()
+
+
+class Bar:
+    """A progress bar on stderr with the time that is left; silent where stderr is no terminal."""
+
+    def __enter__(self) -> Bar:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        console = Console(stderr=True)
+        columns = (MofNCompleteColumn(), BarColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+        self._bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._task = self._bar.add_task("starting", total=None)
+        self._bar.start()
+        return self
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """Say what has just been done."""
+        from rich.markup import escape
+
+        self._bar.update(self._task, description=escape(what), completed=done, total=total)
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
 
 
 def show(table: object) -> None:

@@ -28,9 +28,11 @@ def train(
     from c3s3_seg.training.config import load_config
     from c3s3_seg.training.listeners import open_listener
     from c3s3_seg.training.train import train as run
+    from c3s3_seg.training.world import World
 
     settings = load_config(config, set_ or [])
     begin = ModelBundle.find(start) if start is not None else None
     with open_listener(out) as listener:
         bundle = run(settings, out, listener, resume=resume, start=begin)
-    typer.echo(f"The bundle is {bundle.folder}. Next: c3s3-seg export {bundle.folder} --to onnx")
+    if World.of_environment().leads:
+        typer.echo(f"The bundle is {bundle.folder}. Next: c3s3-seg export {bundle.folder} --to onnx")

@@ -1,7 +1,7 @@
 """Every method behind one interface."""
 
 from c3s3_seg.training.config import TrainConfig
-from c3s3_seg.training.methods.base import Method, Phase
+from c3s3_seg.training.methods.base import Method, Phase, Stepper
 from c3s3_seg.training.methods.c3s3 import C3S3
 from c3s3_seg.training.methods.dtc import DualTaskConsistency
 from c3s3_seg.training.methods.mcf import MutualCorrection
@@ -22,4 +22,4 @@ def build_method(config: TrainConfig) -> Method:
     return METHODS[config.method](config)
 
 
-__all__ = ["C3S3", "METHODS", "Method", "Phase", "build_method"]
+__all__ = ["C3S3", "METHODS", "Method", "Phase", "Stepper", "build_method"]

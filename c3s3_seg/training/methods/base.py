@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from c3s3_seg.bundle import Network
@@ -51,3 +52,20 @@ class Method(nn.Module, ABC):
     def optimised(self) -> dict[str, list[nn.Parameter]]:
         """Parameters by the name of their optimiser."""
         return {"main": list(self.parameters())}
+
+
+class Stepper(nn.Module):
+    """A method's step as `forward`, for what wraps modules.
+
+    One process takes the phases as they come, so that a later one may see what an earlier one changed.
+    """
+
+    def __init__(self, method: Method) -> None:
+        super().__init__()
+        self.method = method
+
+    def forward(self, batch: Batch, iteration: int) -> Iterable[Phase]:
+        """The phases of one iteration."""
+        if dist.is_initialized():  # the wrapper must see every loss before the first backward
+            return list(self.method.step(batch, iteration))
+        return self.method.step(batch, iteration)

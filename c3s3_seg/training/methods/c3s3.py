@@ -6,6 +6,7 @@ from torch import nn
 
 from c3s3_seg.bundle import Network
 from c3s3_seg.models import Backbone, build
+from c3s3_seg.training.competition import Competition
 from c3s3_seg.training.config import TrainConfig
 from c3s3_seg.training.data import Batch, Views
 from c3s3_seg.training.methods.base import Method, Phase
@@ -16,7 +17,7 @@ CHANNELS = 64  # of the projected features
 
 def projector(filters: int) -> nn.Sequential:
     """1x1 convolution, PReLU, 1x1 convolution, on rows of voxels."""
-    return nn.Sequential(nn.Linear(filters, CHANNELS), nn.PReLU(), nn.Linear(CHANNELS, CHANNELS))
+    return nn.Sequential(nn.Linear(filters, filters), nn.PReLU(), nn.Linear(filters, CHANNELS))
 
 
 class C3S3(Method):
@@ -29,23 +30,30 @@ class C3S3(Method):
         self.a = build("vnet", **shape, filters=widths.vnet_filters, dropout=widths.dropout)
         self.b = build("resvnet", **shape, filters=widths.resvnet_filters, dropout=widths.dropout)
         self.project_a, self.project_b = projector(widths.vnet_filters), projector(widths.resvnet_filters)
+        self.competition = Competition(config.c3s3.alpha, config.c3s3.competition_memory)
 
     def views(self, iteration: int) -> Views:
-        """Warm start: labelled crops, one view. Then both kinds, two views."""
-        run = self.config.run
-        if iteration < self.config.c3s3.warm_start:
+        """Warm start: labelled crops, one view. Then both kinds, two views, or one that is seen twice."""
+        run, c3s3 = self.config.run, self.config.c3s3
+        if iteration < c3s3.warm_start:
             return Views(labelled=run.warm_batch)
-        return Views(labelled=run.labelled_batch, unlabelled=run.unlabelled_batch, count=2)
+        count = 2 if c3s3.views == "independent" else 1
+        return Views(labelled=run.labelled_batch, unlabelled=run.unlabelled_batch, count=count)
 
     def step(self, batch: Batch, iteration: int) -> Iterator[Phase]:
         """One phase: one backward of the sum of all terms."""
-        a, b = Outputs.of(self.a, self.project_a, batch), Outputs.of(self.b, self.project_b, batch)
-        warm = self.config.c3s3.warm_start
-        if iteration < warm:
+        config = self.config.c3s3
+        warm = iteration < config.warm_start
+        passes = 2 if config.views == "identical" and not warm else 1
+        a = Outputs.of(self.a, self.project_a, batch, passes)
+        b = Outputs.of(self.b, self.project_b, batch, passes)
+        if warm:
             loss, terms = warm_loss(a, b, batch)
         else:
-            progress = (iteration - warm) / max(1, self.config.run.iterations - warm)
-            loss, terms = c3s3_loss(a, b, batch, self.config.c3s3, progress)
+            progress = (iteration - config.warm_start) / max(
+                1, self.config.run.iterations - config.warm_start
+            )
+            loss, terms = c3s3_loss(a, b, batch, self.competition, config, progress)
         yield Phase(loss, ("main",), terms)
 
     def candidates(self) -> dict[str, tuple[Backbone, Network]]:

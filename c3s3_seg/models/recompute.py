@@ -1,0 +1,56 @@
+"""Memory for time: large maps that are computed again in the backward pass instead of being kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+
+import torch
+from torch import Tensor, nn
+
+
+class Recomputing(nn.Module):
+    """A module that calls its costly parts through `part`.
+
+    Attributes
+    ----------
+    recompute
+        Keep only inputs and output of each part in training, and compute the rest again.
+    """
+
+    recompute = False
+
+    def part(self, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+        """`function(*inputs)`, a part of this module.
+
+        Value, gradients and the running statistics of batch norms are the same with and without
+        `recompute`.
+        """
+        if not (self.recompute and self.training and torch.is_grad_enabled()):
+            return function(*inputs)
+        from torch.utils.checkpoint import checkpoint
+
+        return checkpoint(  # type: ignore[no-any-return]
+            function, *inputs, use_reentrant=False, context_fn=lambda: (nullcontext(), _settled(self))
+        )
+
+
+def set_recompute(module: nn.Module, wanted: bool) -> None:
+    """For all parts of a module that can."""
+    for child in module.modules():
+        if isinstance(child, Recomputing):
+            child.recompute = wanted
+
+
+@contextmanager
+def _settled(module: nn.Module) -> Iterator[None]:
+    """Batch norms that do not remember what they see: they have seen it once already."""
+    norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm3d | nn.SyncBatchNorm)]
+    kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum, norm.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for norm, (momentum, count) in zip(norms, kept, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, count

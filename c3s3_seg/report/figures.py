@@ -1,0 +1,158 @@
+"""Small diagrams as SVG inside a page: their colours are the page's, in the dark and in print too."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+import numpy as np
+
+WIDTH, HEIGHT = 280, 210
+LEFT, RIGHT, TOP, BOTTOM = 42, 10, 12, 38
+
+
+@dataclass(frozen=True)
+class Dot:
+    """One case in a diagram: its values, what is said of it, and the part of the page that it leads to."""
+
+    x: float
+    y: float
+    name: str
+    link: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """A horizontal line with a word at its end."""
+
+    y: float
+    word: str
+    dashed: bool = False
+
+
+def spread(dots: Sequence[Dot], title: str) -> str:
+    """Every case as a dot at its height, beside a box from quartile to quartile with the median.
+
+    Parameters
+    ----------
+    dots
+        Their `y` is shown; `x` is not looked at. Values that are not finite are left out.
+    title
+        Of the diagram, with the unit.
+    """
+    finite = sorted((dot for dot in dots if math.isfinite(dot.y)), key=lambda dot: dot.y)
+    if not finite:
+        return _frame(title, "", "", '<text x="140" y="105" class="middle">nothing to show</text>')
+    values = [dot.y for dot in finite]
+    axis = _Axis(*_range(values), HEIGHT - BOTTOM, TOP)
+    middle = (LEFT + WIDTH - RIGHT) / 2
+    low, median, high = (axis.at(float(q)) for q in np.percentile(values, (25, 50, 75)))
+    left, right = middle - 60, middle + 60
+    box = (
+        f'<rect class="box" x="{left:.1f}" y="{high:.1f}" width="120" height="{low - high:.1f}"/>'
+        f'<line class="median" x1="{left:.1f}" x2="{right:.1f}" y1="{median:.1f}" y2="{median:.1f}"/>'
+    )
+    marks = []
+    for n, dot in enumerate(finite):
+        # The golden ratio spreads neighbours in value over the width, the same way every time.
+        x = middle + ((n * 0.618034) % 1 - 0.5) * 110
+        marks.append(_dot(x, axis.at(dot.y), dot, f"{dot.y:.4g}"))
+    return _frame(title, axis.ticks(), "", box + "".join(marks))
+
+
+def agreement(dots: Sequence[Dot], unit: str) -> str:
+    """Bland-Altman: the difference of two measurements over their mean, its mean and its limits.
+
+    Parameters
+    ----------
+    dots
+        `x`: mean of prediction and truth; `y`: prediction minus truth.
+    unit
+        Of both.
+    """
+    title = f"Volume, prediction \u2212 truth ({unit})"
+    if not dots:
+        return _frame(title, "", "", '<text x="140" y="105" class="middle">nothing to show</text>')
+    lines = limits([dot.y for dot in dots])
+    across = _Axis(*_range([dot.x for dot in dots]), LEFT, WIDTH - RIGHT)
+    up = _Axis(*_range([0.0, *(dot.y for dot in dots), *(line.y for line in lines)]), HEIGHT - BOTTOM, TOP)
+    drawn = [f'<line class="zero" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{up.at(0):.1f}" y2="{up.at(0):.1f}"/>']
+    for line in lines:
+        y = up.at(line.y)
+        dash = ' stroke-dasharray="5 4"' if line.dashed else ""
+        drawn.append(
+            f'<line class="median" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"{dash}/>'
+            f'<text class="word" x="{LEFT + 5}" y="{y - 4:.1f}">'
+            f"{escape(line.word)} {line.y:+.1f}</text>"
+        )
+    marks = [_dot(across.at(d.x), up.at(d.y), d, f"{d.y:+.3g} {unit} at {d.x:.3g} {unit}") for d in dots]
+    words = f"mean of both ({unit}); Bland-Altman"
+    below = f'<text x="{(LEFT + WIDTH) / 2}" y="{HEIGHT - 6}" class="middle">{escape(words)}</text>'
+    return _frame(title, up.ticks(), across.ticks(below=True) + below, "".join(drawn + marks))
+
+
+def limits(differences: Sequence[float]) -> tuple[Line, ...]:
+    """The mean difference and the 95 % limits of agreement, 1.96 standard deviations from it."""
+    mean = float(np.mean(differences))
+    if len(differences) < 2:
+        return (Line(mean, "mean"),)
+    reach = 1.96 * float(np.std(differences, ddof=1))
+    return Line(mean, "mean"), Line(mean + reach, "+1.96 SD", True), Line(mean - reach, "-1.96 SD", True)
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """Values from `low` to `high` at the pixels from `start` to `end`."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+
+    def at(self, value: float) -> float:
+        return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
+
+    def ticks(self, *, below: bool = False) -> str:
+        """Up to six round numbers with a thin line each."""
+        step = _round_step((self.high - self.low) / 5)
+        first, decimals = math.ceil(self.low / step - 1e-9), max(0, -math.floor(math.log10(step) + 1e-9))
+        out = []
+        for n in range(first, math.floor(self.high / step + 1e-9) + 1):
+            place, word = self.at(n * step), f"{n * step:.{decimals}f}"
+            if below:
+                out.append(f'<text x="{place:.1f}" y="{HEIGHT - BOTTOM + 15}" class="middle">{word}</text>')
+            else:
+                out.append(
+                    f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{place:.1f}" y2="{place:.1f}"/>'
+                    f'<text x="{LEFT - 6}" y="{place + 4:.1f}" text-anchor="end">{word}</text>'
+                )
+        return "".join(out)
+
+
+def _range(values: Sequence[float]) -> tuple[float, float]:
+    """From the smallest to the largest value with a little room; of one value something around it."""
+    low, high = min(values), max(values)
+    room = 0.06 * (high - low) or max(abs(high) * 0.1, 0.5)
+    return low - room, high + room
+
+
+def _round_step(step: float) -> float:
+    power: float = 10.0 ** math.floor(math.log10(step))
+    return next(power * n for n in (1, 2, 5, 10) if power * n >= step * 0.999)
+
+
+def _dot(x: float, y: float, dot: Dot, value: str) -> str:
+    words = escape(f"{dot.name}: {value}", quote=True)
+    return (
+        f'<a href="#{escape(dot.link, quote=True)}" aria-label="{words}">'
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4.5"><title>{words}</title></circle></a>'
+    )
+
+
+def _frame(title: str, ticks: str, across: str, inner: str) -> str:
+    return (
+        f'<figure><figcaption>{escape(title)}</figcaption><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="group" '
+        f'aria-label="{escape(title, quote=True)}">{ticks}{across}{inner}</svg></figure>'
+    )

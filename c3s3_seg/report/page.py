@@ -1,0 +1,168 @@
+"""An HTML page that needs nothing else: style, script, pictures and surfaces all in one file."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from c3s3_seg.errors import MissingError
+from c3s3_seg.report.mesh import Floats, Mesh, mesh_webp
+
+ASSETS = Path(__file__).parent / "page"
+
+# The browser itself refuses every request that anything in the page might make. WebGL code is compiled at
+# run time (unsafe-eval); pictures are inside the page.
+POLICY = (
+    "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; "
+    "script-src 'unsafe-inline' 'unsafe-eval'"
+)
+
+# Blue is too small, orange too large: told apart with any colour vision.
+SIGNED = ((33, 76, 158), (112, 164, 222), (236, 236, 232), (240, 163, 68), (166, 60, 6))
+RISING = ((236, 236, 232), (244, 190, 96), (214, 96, 24), (120, 20, 50))
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How values become colours.
+
+    Parameters
+    ----------
+    low, high
+        What the first and the last colour stand for; values beyond them get these colours too.
+    colours
+        (r, g, b), 0 to 255, at even distances from `low` to `high`.
+    low_word, high_word
+        What the ends mean.
+    unit
+        Of the values.
+    """
+
+    low: float
+    high: float
+    colours: tuple[tuple[int, int, int], ...]
+    low_word: str
+    high_word: str
+    unit: str = "mm"
+
+    def colour(self, values: Floats) -> NDArray[np.uint8]:
+        """(n,) values -> (n, 3) colours."""
+        place = np.clip((values - self.low) / (self.high - self.low), 0, 1) * (len(self.colours) - 1)
+        table = np.array(self.colours, dtype=np.float64)
+        each = [np.interp(place, np.arange(len(table)), table[:, n]) for n in range(3)]
+        return np.asarray(np.stack(each, axis=1).round(), dtype=np.uint8)
+
+    def bar(self) -> str:
+        """As a strip of colours with its numbers and words; of a plain colour nothing."""
+        if len(set(self.colours)) == 1:
+            return ""
+        stops = ", ".join(f"rgb{colour}" for colour in self.colours)
+        middle = (self.low + self.high) / 2
+        sign = "+" if self.low < 0 else ""
+        ends = (f"{self.low:g}", f"{middle:g}", f"{sign}{self.high:g} {self.unit}")
+        words = "".join(f"<span>{escape(word)}</span>" for word in (self.low_word, "", self.high_word))
+        numbers = "".join(f"<span>{end}</span>" for end in ends)
+        strip = f'<div class="strip" style="background: linear-gradient(to right, {stops})"></div>'
+        return f'<div class="scale">{strip}<div>{numbers}</div><div>{words}</div></div>'
+
+
+@dataclass(frozen=True, eq=False)
+class Solid:
+    """A surface to be turned: its mesh, a value at each vertex, and what the colours mean."""
+
+    mesh: Mesh
+    values: Floats
+    scale: Scale
+    words: str
+
+
+def page(title: str, body: str) -> bytes:
+    """The whole page around its body.
+
+    Raises
+    ------
+    MissingError
+        If plotly, whose script turns the surfaces, is not installed.
+    """
+    style, script = ((ASSETS / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    # Unpacked and started when the first surface is turned: the page opens without waiting for it.
+    plotly = f'<script type="text/plain" id="plotly">{_plotly()}</script>'
+    head = (
+        f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<meta name="color-scheme" content="light dark"><title>{escape(title)}</title><style>{style}</style>'
+    )
+    foot = f"{plotly}<script>{script}</script>"
+    return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head><body>{body}{foot}</body></html>\n'.encode()
+
+
+def solid_html(solid: Solid, name: str) -> str:
+    """A surface with its still picture, its scale and the numbers that the script turns."""
+    picture = mesh_webp(solid.mesh, solid.scale.colour(solid.values))
+    x, y, z = solid.mesh.vertices_mm.T
+    i, j, k = solid.mesh.triangles.T
+    corners = np.uint16 if len(x) < 65536 else np.uint32
+    numbers: dict[str, object] = {
+        key: _packed(v, np.float32) for key, v in zip("xyz", (x, y, z), strict=True)
+    }
+    numbers |= {key: _packed(v, corners) for key, v in zip("ijk", (i, j, k), strict=True)}
+    stops = np.linspace(0, 1, len(solid.scale.colours)).tolist()
+    numbers |= {
+        "intensity": _packed(solid.values, np.float32),
+        "cmin": solid.scale.low,
+        "cmax": solid.scale.high,
+        "colorscale": [[s, f"rgb{c}"] for s, c in zip(stops, solid.scale.colours, strict=True)],
+        "unit": solid.scale.unit if solid.scale.bar() else None,
+    }
+    return (
+        f'<figure class="solid"><div class="stage" tabindex="0" role="application" '
+        f'aria-label="Surface of {escape(name, quote=True)}: drag or use the arrow keys to turn it">'
+        f"{image(picture, f'Surface of {name} from the front')}"
+        '<div class="plot"></div><p class="hint">Drag to turn, scroll to zoom</p>'
+        f'<script type="application/json" class="mesh">{json.dumps(numbers)}</script></div>'
+        f"{solid.scale.bar()}<figcaption>{escape(solid.words)}</figcaption></figure>"
+    )
+
+
+def image(webp: bytes, words: str) -> str:
+    """A picture inside the page."""
+    data = base64.b64encode(webp).decode()
+    return f'<img src="data:image/webp;base64,{data}" alt="{escape(words, quote=True)}">'
+
+
+def table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, sortable: bool = False) -> str:
+    """A table of cells that are HTML already; the first column is a row's name."""
+    button = '<button type="button">{}</button>' if sortable else "{}"
+    head = "".join(f'<th scope="col">{button.format(escape(header))}</th>' for header in headers)
+    lines = "".join("<tr>" + f'<th scope="row">{row[0]}</th>' + "".join(row[1:]) + "</tr>" for row in rows)
+    name = ' class="sortable"' if sortable else ""
+    return (
+        f'<div class="wide"><table{name}><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>'
+    )
+
+
+def _packed(values: NDArray[np.generic], dtype: type) -> dict[str, str]:
+    """A typed array as plotly reads it."""
+    names: dict[type, str] = {np.float32: "f4", np.uint16: "u2", np.uint32: "u4"}
+    data = np.asarray(values, dtype=np.dtype(dtype).newbyteorder("<"))
+    return {"dtype": names[dtype], "bdata": base64.b64encode(data.tobytes()).decode()}
+
+
+def _plotly() -> str:
+    """plotly's own offline script, packed: 4.8 MB become 1.9."""
+    try:
+        from plotly.offline import get_plotlyjs
+    except ImportError as error:
+        todo = "pip install 'c3s3-seg[report]'"
+        raise MissingError(
+            "an HTML page needs plotly, which the base installation leaves out", todo=todo
+        ) from error
+    return base64.b64encode(gzip.compress(get_plotlyjs().encode(), mtime=0)).decode()

@@ -1,0 +1,153 @@
+"""Axial, coronal and sagittal planes cut out of a scan and its masks, ready to be drawn."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import permutations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from c3s3_seg.volume import Array, Geometry, Volume
+
+FIELD_MARGIN_MM = 30.0
+
+
+@dataclass(frozen=True)
+class Plane:
+    """One of the three planes: its name, the axis it is cut across, what runs right and what runs down.
+
+    Axes 0, 1, 2 are x to the left, y to the back, z to the head; the letters stand at the left, right,
+    top and bottom edge.
+    """
+
+    name: str
+    across: int
+    right: int
+    down: int
+    letters: str
+
+
+PLANES = (
+    Plane("Axial", 2, 0, 1, "RLAP"),
+    Plane("Coronal", 1, 0, 2, "RLHF"),
+    Plane("Sagittal", 0, 1, 2, "APHF"),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Panel:
+    """One plane cut out: grey values (rows, columns) uint8, masks alike bool, and a voxel's size in mm.
+
+    `mark` is the column and the row of a point to be marked, in voxels from the top left corner.
+    """
+
+    plane: Plane
+    grey: NDArray[np.uint8]
+    masks: tuple[NDArray[np.bool_], ...]
+    row_mm: float
+    column_mm: float
+    mark: tuple[float, float] | None = None
+
+    @property
+    def size_mm(self) -> tuple[float, float]:
+        """Width and height."""
+        return self.grey.shape[1] * self.column_mm, self.grey.shape[0] * self.row_mm
+
+
+def _patient_axes(geometry: Geometry) -> tuple[tuple[int, int, int], tuple[bool, ...]]:
+    """Which voxel axis runs along x, y and z most, and whether it runs backwards."""
+    direction = geometry.direction
+    # All six pairings are compared: the nearest axis of each alone could name one axis twice.
+    axes = max(permutations(range(3)), key=lambda p: sum(abs(direction[n, p[n]]) for n in range(3)))
+    return (axes[0], axes[1], axes[2]), tuple(bool(direction[n, axes[n]] < 0) for n in range(3))
+
+
+def cut(
+    scan: Volume, masks: list[NDArray[np.bool_]], through: tuple[int, int, int] | None = None
+) -> list[Panel]:
+    """The three planes in millimetres, as radiologists look.
+
+    Parameters
+    ----------
+    scan
+        Grey values (i, j, k). Oblique axes are taken as the nearest patient axes.
+    masks
+        (i, j, k) bool each; the field is the box around them with 30 mm, or half of the box, around it.
+    through
+        The voxel of the scan in which the planes meet. None: where the first mask has its largest area.
+    """
+    axes, backwards = _patient_axes(scan.geometry)
+    turn = tuple(slice(None, None, -1) if flip else slice(None) for flip in backwards)
+    array, *turned = (item.transpose(axes)[turn] for item in (scan.array, *masks))
+    spacing = scan.geometry.spacing_mm[list(axes)]
+    meet = None
+    if through is not None:
+        there = [(through[a], scan.array.shape[a] - 1 - through[a]) for a in axes]
+        meet = [flipped if flip else plain for (plain, flipped), flip in zip(there, backwards, strict=True)]
+    field = _field(turned, spacing)
+    low, high = _window(scan.array)
+    panels = []
+    for plane in PLANES:
+        where: list[slice | int] = list(field)
+        where[plane.across] = meet[plane.across] if meet else _largest(turned[0], plane.across)
+        index = tuple(where)
+        grey = np.clip((_upright(array[index], plane).astype(np.float64) - low) / (high - low), 0, 1)
+        panels.append(
+            Panel(
+                plane=plane,
+                grey=np.nan_to_num(grey * 255).round().astype(np.uint8),
+                masks=tuple(_upright(mask[index], plane) for mask in turned),
+                row_mm=float(spacing[plane.down]),
+                column_mm=float(spacing[plane.right]),
+                mark=_mark(meet, field, plane, turned[0].shape) if meet else None,
+            )
+        )
+    return panels
+
+
+def _mark(meet: list[int], field: list[slice], plane: Plane, shape: tuple[int, ...]) -> tuple[float, float]:
+    """Column and row of the voxel in which the planes meet, its centre, in the picture."""
+    ends = [part.indices(size)[:2] for part, size in zip(field, shape, strict=True)]
+    column = meet[plane.right] - ends[plane.right][0]
+    row = meet[plane.down] - ends[plane.down][0]
+    if plane.down == 2:
+        row = ends[2][1] - ends[2][0] - 1 - row
+    return column + 0.5, row + 0.5
+
+
+def _upright(section: Array, plane: Plane) -> Array:
+    """A section with its axes in rising order -> (rows, columns), the head up."""
+    picture = section.T  # the axis that runs right comes first in all three planes
+    return picture[::-1] if plane.down == 2 else picture
+
+
+def _largest(mask: NDArray[np.bool_], axis: int) -> int:
+    others = tuple(n for n in range(3) if n != axis)
+    areas = np.count_nonzero(mask, axis=others)
+    return int(areas.argmax()) if areas.any() else mask.shape[axis] // 2
+
+
+def _field(masks: list[NDArray[np.bool_]], spacing: NDArray[np.float64]) -> list[slice]:
+    """What is shown: the box around all masks with a margin; where all are empty, everything."""
+    field = []
+    for axis in range(3):
+        others = tuple(n for n in range(3) if n != axis)
+        used = np.flatnonzero(np.any([mask.any(axis=others) for mask in masks], axis=0))
+        if not used.size:
+            return [slice(None)] * 3
+        extent = int(used[-1] - used[0]) + 1
+        margin = int(np.ceil(max(FIELD_MARGIN_MM / spacing[axis], extent / 2)))
+        field.append(slice(max(0, int(used[0]) - margin), int(used[-1]) + 1 + margin))
+    return field
+
+
+def _window(array: Array) -> tuple[float, float]:
+    """1st and 99.5th percentile of the finite values, from at most some two million voxels."""
+    step = max(1, round((array.size / 2e6) ** (1 / 3)))
+    sample = array[::step, ::step, ::step].astype(np.float64)
+    sample = sample[np.isfinite(sample)]
+    if not sample.size:
+        return 0.0, 1.0
+    low, high = np.percentile(sample, (1, 99.5))
+    return float(low), float(high if high > low else low + 1)

@@ -1,0 +1,86 @@
+"""Forms that the published code takes where it leaves the paper. Options; none is a default.
+
+Written from the difference table (rows 1 and 4), not from that code.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from c3s3_seg.training.losses import Rows, Seen
+
+
+def depth_cosine(first: Tensor, second: Tensor) -> Tensor:
+    """Row 4: 1 - cosine between two outputs of the *same* network, logits, along the last axis.
+
+    Parameters
+    ----------
+    first, second
+        Logits (N, C, X, Y, Z) of the two views.
+    """
+    return 1 - F.cosine_similarity(first.float(), second.float(), dim=-1, eps=1e-6).mean()
+
+
+def masked_contrast(cosine: Tensor, mask: Tensor, temperature: float) -> Tensor:
+    """Row 1: one cosine for each voxel at the same position; a masked voxel counts as e^0.
+
+    With t = cosine / temperature: mean over voxels of log(e^(t m) + sum_n e^(t_n (1 - m_n))) - t m, in
+    log-sum-exp form, which gives the same values and does not overflow.
+
+    Parameters
+    ----------
+    cosine
+        (n,) between the two nets' features of each voxel.
+    mask
+        (n,) bool: I, or the complement of U.
+
+    Returns
+    -------
+    Scalar; 0 for no voxels.
+    """
+    if len(cosine) == 0:
+        return cosine.new_zeros(())
+    t = cosine / temperature
+    positive, negative = t * mask, t * ~mask
+    return (torch.logaddexp(positive, negative.logsumexp(dim=0)) - positive).mean()
+
+
+def masked_intersection_union(a: Seen, b: Seen, temperature: float) -> Tensor:
+    """Row 1 for one pair of outputs: the loss of I plus that of the complement of U, mean over classes."""
+    cosine = dense_cosine(a.rows, b.rows)
+    terms = []
+    for label in range(1, a.classes):
+        in_a, in_b = (a.predicted == label).flatten(), (b.predicted == label).flatten()
+        terms.append(masked_contrast(cosine, in_a & in_b, temperature))
+        terms.append(masked_contrast(cosine, ~(in_a | in_b), temperature))
+    return torch.stack(terms).sum() / (a.classes - 1)
+
+
+def dense_cosine(a: Rows, b: Rows) -> Tensor:
+    """The cosine of every voxel's two projections, without maps of 64 channels.
+
+    The projector's last layer is linear, z = W h + v. So products of projections are quadratic forms
+    in [h; 1], which has F + 1 numbers.
+
+    Returns
+    -------
+    (n,) float32 for n voxels in (N, X, Y, Z) order.
+    """
+    (h_a, m_a), (h_b, m_b) = _before_last(a), _before_last(b)
+    norm_a, norm_b = (((h @ (m.T @ m)) * h).sum(dim=1).clamp_min(1e-12) for h, m in ((h_a, m_a), (h_b, m_b)))
+    dot: Tensor = ((h_a @ (m_a.T @ m_b)) * h_b).sum(dim=1)
+    return dot * norm_a.rsqrt() * norm_b.rsqrt()
+
+
+def _before_last(rows: Rows) -> tuple[Tensor, Tensor]:
+    """[h; 1] of all voxels (n, F + 1), and the last layer's [W v] (64, F + 1)."""
+    head = cast(nn.Sequential, rows.projector)
+    last = cast(nn.Linear, head[-1])
+    features = rows.features.movedim(1, -1).flatten(0, 3).float()
+    with torch.autocast(features.device.type, enabled=False):
+        hidden = head[:-1](features)
+        return F.pad(hidden, (0, 1), value=1.0), torch.cat([last.weight, last.bias[:, None]], dim=1)

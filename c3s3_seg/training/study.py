@@ -1,0 +1,202 @@
+"""Several methods and seeds under one recipe: each trained, scored and recorded, in an order that resumes."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from annotated_types import MinLen
+
+from c3s3_seg.errors import ConfigError, InputError
+from c3s3_seg.files import make_folder, write_whole
+from c3s3_seg.report.study import Trained
+from c3s3_seg.schema import closed, dump, parse
+from c3s3_seg.training import checkpoint
+from c3s3_seg.training.config import TrainConfig, load_config
+from c3s3_seg.training.listeners import open_listener
+from c3s3_seg.training.train import train
+
+
+@closed
+@dataclass(frozen=True)
+class Entry:
+    """One method of a study: a name for the table, and `key=value` overrides of the base."""
+
+    name: str
+    set: tuple[str, ...] = ()
+
+
+@closed
+@dataclass(frozen=True)
+class Study:
+    """What a study's TOML file says.
+
+    Parameters
+    ----------
+    base
+        A configuration: a TOML file, or the name of a shipped one.
+    seeds
+        Every entry is trained once with each.
+    reference
+        The entry that the others are compared with.
+    entries
+        The methods.
+    set
+        Overrides for all of them.
+    """
+
+    base: str
+    seeds: Annotated[tuple[int, ...], MinLen(1)]
+    reference: str
+    entries: Annotated[tuple[Entry, ...], MinLen(1)]
+    set: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One run that a study asks for."""
+
+    entry: str
+    seed: int
+    config: TrainConfig
+
+    @property
+    def name(self) -> str:
+        """Of its folder and its record."""
+        return f"{re.sub('[^a-z0-9]+', '-', self.entry.lower()).strip('-')}-{self.seed}"
+
+
+def load_study(path: Path, overrides: Sequence[str] = ()) -> tuple[Study, list[Plan]]:
+    """Read a study and every configuration in it: nothing is trained before all of them are valid.
+
+    Returns
+    -------
+    The study, and its runs: all entries with the first seed, then all with the second, and so on, so
+    that a study that was stopped half-way compares all methods.
+
+    Raises
+    ------
+    InputError, ConfigError
+        If the file or a configuration is not valid, or two runs would share a name.
+    """
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot be read ({error.strerror})", where=path) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"not valid TOML: {error}", where=path) from error
+    study = parse(Study, data, path)
+    names = [entry.name for entry in study.entries]
+    if study.reference not in names:
+        what = f"reference = {study.reference!r}: wanted one of {', '.join(names)}"
+        raise ConfigError(what, where=path)
+    plans = list(_plans(study, overrides))
+    if len({plan.name for plan in plans}) < len(plans):
+        raise ConfigError("two entries have the same name, or a seed appears twice", where=path)
+    return study, plans
+
+
+def _plans(study: Study, overrides: Sequence[str]) -> Iterator[Plan]:
+    for seed in study.seeds:
+        for entry in study.entries:
+            changes = [*study.set, *entry.set, *overrides, f"run.seed={seed}", "networks.ship=[]"]
+            yield Plan(entry.name, seed, load_config(Path(study.base), changes))
+
+
+def share(plans: list[Plan], text: str) -> list[Plan]:
+    """The runs of share "I/N".
+
+    Raises
+    ------
+    ConfigError
+        If it is not of that form, or I is not within 1 to N.
+    """
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    number, count = (int(part) for part in match.groups()) if match else (0, 0)
+    if not 1 <= number <= count:
+        raise ConfigError(f"found --shard {text!r}, wanted I/N with I from 1 to N", todo="For example 1/2")
+    return plans[number - 1 :: count]
+
+
+def run_study(plans: list[Plan], out: Path, tell: Callable[[str], None]) -> None:
+    """Train what has no record yet.
+
+    Parameters
+    ----------
+    plans
+        The runs, or a share of them.
+    out
+        Holds `records/NAME.json`, which are small and enough to resume, and `runs/NAME`.
+    tell
+        Called with a line before each run.
+
+    Raises
+    ------
+    InputError
+        If a record was made with other settings, or the data has no validation cases.
+    """
+    make_folder(out / "records")
+    for number, plan in enumerate(plans, start=1):
+        record = out / "records" / f"{plan.name}.json"
+        if not record.exists():
+            tell(f"{plan.name} ({number} of {len(plans)})")
+            write_whole(record, json.dumps(_train(plan, out / "runs" / plan.name), indent=1).encode())
+        read_record(record, plan)
+
+
+def finished(plans: list[Plan], out: Path) -> list[Trained]:
+    """The records of the runs that have one."""
+    records = [(out / "records" / f"{plan.name}.json", plan) for plan in plans]
+    return [read_record(path, plan) for path, plan in records if path.exists()]
+
+
+def _train(plan: Plan, folder: Path) -> dict[str, Any]:
+    resume = (folder / checkpoint.FILE).exists()
+    with open_listener(folder) as listener:
+        bundle = train(plan.config, folder, listener, resume=resume)
+    facts = bundle.manifest.training
+    if not facts["validation_cases"]:
+        raise InputError("a study needs validation cases, and there are none", where=plan.config.data.folder)
+    return {
+        "entry": plan.entry,
+        "seed": plan.seed,
+        "iterations": facts["iterations"],
+        "seconds": facts["seconds"],
+        "nets": facts["validation_cases"],
+        "config": _settings(plan.config),
+    }
+
+
+def read_record(path: Path, plan: Plan) -> Trained:
+    """A finished run.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read, or was made with other settings.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        trained = Trained(**{k: data[k] for k in ("entry", "seed", "iterations", "seconds", "nets")})
+        settings = data["config"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"not a record of a study ({error})", where=path) from error
+    if settings != _settings(plan.config):
+        todo = "Give another folder with -o, or remove this record to train again"
+        raise InputError("this record was made with other settings", where=path, todo=todo)
+    return trained
+
+
+def _settings(config: TrainConfig) -> dict[str, Any]:
+    """What decides the result; where the data lies and how many threads there are does not."""
+    settings: dict[str, Any] = dump(config)
+    settings["data"].pop("folder")
+    settings["data"].pop("note")
+    for key in ("threads", "recompute", "checkpoint_every"):
+        settings["run"].pop(key)
+    return settings

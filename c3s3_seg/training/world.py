@@ -1,0 +1,163 @@
+"""Several processes that train as one, started by torchrun. In a single process everything here is a no-op.
+
+Each process draws its share of every batch. Sums that a loss pools over the batch, the batch norms'
+statistics and the competition's values go over all processes, so N processes step as one would.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from c3s3_seg.errors import ConfigError
+from c3s3_seg.training.config import TrainConfig
+
+# The others wait for rank 0 while it validates and writes.
+PATIENCE = timedelta(hours=2)
+
+
+@dataclass(frozen=True)
+class World:
+    """Which of how many processes this one is.
+
+    Parameters
+    ----------
+    rank
+        0 to size - 1; rank 0 validates, writes and talks.
+    size
+        How many processes.
+    local_rank
+        The number of this process on its machine, and of its GPU.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+
+    @classmethod
+    def of_environment(cls) -> World:
+        """As torchrun says; one process where it does not."""
+        rank, size, local = (int(os.environ.get(k, d)) for k, d in _VARIABLES)
+        return cls(rank, size, local)
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process validates, writes and talks."""
+        return self.rank == 0
+
+    def share(self, count: int) -> range:
+        """The numbers of this process's crops among `count`."""
+        each = count // self.size
+        return range(self.rank * each, (self.rank + 1) * each)
+
+
+_VARIABLES = (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
+
+
+@contextmanager
+def join(config: TrainConfig) -> Iterator[World]:
+    """Meet the other processes, if there are any, and part from them at the end.
+
+    Raises
+    ------
+    ConfigError
+        If a batch cannot be shared out evenly.
+    """
+    world = World.of_environment()
+    if world.size == 1:
+        yield world
+        return
+    _check(config, world)
+    if config.run.device == "cuda":
+        torch.cuda.set_device(world.local_rank)
+    dist.init_process_group("nccl" if config.run.device == "cuda" else "gloo", timeout=PATIENCE)
+    try:
+        yield world
+    finally:
+        dist.destroy_process_group()
+
+
+def _check(config: TrainConfig, world: World) -> None:
+    for key in ("labelled_batch", "unlabelled_batch", "warm_batch"):
+        count = getattr(config.run, key)
+        if count % world.size:
+            raise ConfigError(f"run.{key} = {count}: wanted a multiple of the {world.size} processes")
+
+
+def total(local: Tensor) -> Tensor:
+    """The sum over all processes; gradients flow back to each one's share."""
+    if not dist.is_initialized():
+        return local
+    from torch.distributed.nn.functional import all_reduce
+
+    summed: Tensor = all_reduce(local)  # type: ignore[no-untyped-call]
+    return summed
+
+
+def mean(values: list[float]) -> list[float]:
+    """The mean over all processes, number by number."""
+    if not dist.is_initialized():
+        return values
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    summed = torch.tensor(values, dtype=torch.float64, device=device)
+    dist.all_reduce(summed)
+    averaged: list[float] = (summed / dist.get_world_size()).tolist()
+    return averaged
+
+
+def wait() -> None:
+    """Until all processes are here."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def synchronise(method: nn.Module, device: torch.device) -> None:
+    """Let batch norms take their statistics over all processes; names in the state dict stay."""
+    if not dist.is_initialized():
+        return
+    for parent in list(method.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.BatchNorm3d):
+                setattr(parent, name, _synchronised(child, device))
+
+
+def _synchronised(norm: nn.BatchNorm3d, device: torch.device) -> nn.Module:
+    if device.type == "cuda":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(norm)  # type: ignore[no-any-return, no-untyped-call]
+    synced = SharedBatchNorm(norm.num_features, norm.eps, norm.momentum)
+    synced.load_state_dict(norm.state_dict())
+    return synced
+
+
+class SharedBatchNorm(nn.BatchNorm3d):
+    """Batch norm over all processes on a CPU, which torch's own SyncBatchNorm does not serve."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, X, Y, Z) -> the same shape; in training the statistics are those of all processes."""
+        if not self.training:
+            return super().forward(x)
+        axes = (0, 2, 3, 4)
+        count = x.numel() // x.shape[1] * dist.get_world_size()
+        x32 = x.float()
+        sums = total(torch.stack([x32.sum(axes), x32.square().sum(axes)]))
+        average = sums[0] / count
+        variance = (sums[1] / count - average.square()).clamp_min(0)
+        self._remember(average.detach(), variance.detach() * count / (count - 1))
+        scale = self.weight * (variance + self.eps).rsqrt()
+        shift = self.bias - average * scale
+        return (x32 * scale.view(1, -1, 1, 1, 1) + shift.view(1, -1, 1, 1, 1)).to(x.dtype)
+
+    @torch.no_grad()
+    def _remember(self, average: Tensor, unbiased: Tensor) -> None:
+        for running, new in ((self.running_mean, average), (self.running_var, unbiased)):
+            if running is not None:
+                running.lerp_(new, self.momentum or 0.0)
+        if self.num_batches_tracked is not None:
+            self.num_batches_tracked += 1

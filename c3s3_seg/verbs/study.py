@@ -1,0 +1,41 @@
+"""`c3s3-seg study`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from c3s3_seg.verbs.terminal import need, show
+
+
+def study(
+    config: Annotated[Path, typer.Argument(help="A TOML file: base, seeds, reference, entries.")],
+    out: Annotated[
+        Path, typer.Option("-o", "--out", help="Folder for the runs, their records and study.md.")
+    ],
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", help="Override a key in every run: --set data.folder=mine", metavar="KEY=VALUE"
+        ),
+    ] = None,
+    shard: Annotated[
+        str, typer.Option(help="Train only the I-th of N shares of the runs; shares may run side by side.")
+    ] = "1/1",
+) -> None:
+    """Train and score several methods and seeds; the same command again resumes."""
+    need("torch", "safetensors", "tensorboard")
+    from c3s3_seg.files import write_whole
+    from c3s3_seg.report.study import study_markdown, study_rows
+    from c3s3_seg.report.terminal import study_table
+    from c3s3_seg.training.study import finished, load_study, run_study, share
+
+    what, plans = load_study(config, set_ or [])
+    run_study(share(plans, shard), out, lambda line: typer.echo(f"training {line}", err=True))
+    done = finished(plans, out)
+    rows = study_rows(done, what.reference)
+    write_whole(out / "study.md", study_markdown(rows, what.reference).encode())
+    show(study_table(rows, what.reference))
+    typer.echo(f"{len(done)} of {len(plans)} runs are finished; the table is also in {out / 'study.md'}.")

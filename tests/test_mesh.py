@@ -1,0 +1,67 @@
+"""Meshes of solids whose area, volume and place are known."""
+
+import io
+
+import numpy as np
+import pytest
+from conftest import rotation
+from PIL import Image
+
+from c3s3_seg.report.mesh import QUADS, Mesh, mesh_webp, surface_mesh
+from c3s3_seg.volume import Geometry
+
+
+def ball(geometry: Geometry, radius_mm: float) -> np.ndarray:
+    points = geometry.to_mm(np.moveaxis(np.indices(geometry.shape), 0, -1))
+    middle = geometry.to_mm((np.array(geometry.shape) - 1) / 2)
+    return np.asarray(np.linalg.norm(points - middle, axis=-1) < radius_mm)
+
+
+def volume_ml(mesh: Mesh) -> float:
+    """Signed: negative where the triangles look inwards."""
+    a, b, c = np.moveaxis(mesh.vertices_mm[mesh.triangles] - mesh.vertices_mm.mean(axis=0), 1, 0)
+    return float(np.einsum("ij,ij->i", a, np.cross(b, c)).sum() / 6000)
+
+
+GRIDS = [
+    Geometry.build((80, 80, 80), (1, 1, 1)),
+    Geometry.build((100, 96, 40), (0.8, 0.8, 2.0), (-7, 30, 5), rotation(10, -20, 30)),
+    Geometry.build((80, 80, 80), (1, 1, 1), direction=np.diag([-1.0, 1, 1])),
+]
+
+
+@pytest.mark.parametrize("geometry", GRIDS, ids=str)
+@pytest.mark.parametrize("radius_mm", [6.0, 30.0])
+def test_a_ball_keeps_its_place_and_volume(geometry: Geometry, radius_mm: float) -> None:
+    mask = ball(geometry, radius_mm)
+    mesh = surface_mesh(mask, geometry)
+    middle = geometry.to_mm((np.array(geometry.shape) - 1) / 2)
+    distances = np.linalg.norm(mesh.vertices_mm - middle, axis=1)
+    assert distances == pytest.approx(radius_mm, abs=1.5)
+    assert volume_ml(mesh) == pytest.approx(np.count_nonzero(mask) * geometry.voxel_ml, rel=0.08)
+    assert len(mesh.triangles) < 4.5 * QUADS  # a block is a whole number of voxels
+
+
+def test_the_mesh_is_closed() -> None:
+    mesh = surface_mesh(ball(GRIDS[1], 20), GRIDS[1])
+    sides = np.concatenate([mesh.triangles[:, [a, b]] for a, b in ((0, 1), (1, 2), (2, 0))])
+    assert {tuple(side) for side in sides.tolist()} == {tuple(side[::-1]) for side in sides.tolist()}
+
+
+def test_one_voxel_and_a_full_volume_have_surfaces() -> None:
+    geometry = Geometry.build((6, 7, 8), (1, 2, 3))
+    one = np.zeros(geometry.shape, bool)
+    one[2, 3, 4] = True
+    mesh = surface_mesh(one, geometry)
+    assert mesh.vertices_mm.mean(axis=0) == pytest.approx([2, 6, 12])
+    assert volume_ml(surface_mesh(np.ones(geometry.shape, bool), geometry)) > 0
+
+
+def test_the_picture_shows_the_colours_and_nothing_around() -> None:
+    mesh = surface_mesh(ball(GRIDS[0], 30), GRIDS[0])
+    colours = np.tile(np.array([[200, 30, 30]], dtype=np.uint8), (len(mesh.vertices_mm), 1))
+    with Image.open(io.BytesIO(mesh_webp(mesh, colours))) as image:
+        pixels = np.asarray(image.convert("RGBA"))
+    assert pixels[0, 0, 3] == 0
+    assert pixels[280, 280, 3] == 255
+    assert pixels[280, 280, 0] > 2 * pixels[280, 280, 1]

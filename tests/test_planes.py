@@ -1,0 +1,40 @@
+"""Planes through a voxel: the mark stands on it, whatever way the grid is turned."""
+
+from itertools import permutations, product
+
+import numpy as np
+import pytest
+
+from c3s3_seg.report.picture import planes_webp
+from c3s3_seg.report.planes import PLANES, cut
+from c3s3_seg.volume import Geometry
+
+TURNS = [
+    np.eye(3)[list(order)] * signs
+    for order in permutations(range(3))
+    for signs in list(product((-1, 1), repeat=3))[::3]
+]
+
+
+@pytest.mark.parametrize("direction", TURNS, ids=str)
+def test_the_mark_stands_on_the_voxel(direction: np.ndarray) -> None:
+    geometry = Geometry.build((80, 70, 60), (1, 1.2, 2), direction=direction)
+    organ, voxel = np.zeros(geometry.shape, bool), np.zeros(geometry.shape, bool)
+    organ[40:50, 20:30, 30:35] = True
+    voxel[47, 22, 33] = True
+    scan = geometry.volume(organ.astype(np.float32))
+    panels = cut(scan, [organ, voxel], through=(47, 22, 33))
+    assert [panel.plane for panel in panels] == list(PLANES)
+    for panel in panels:
+        assert panel.mark is not None
+        column, row = panel.mark
+        assert np.argwhere(panel.masks[1]).tolist() == [[int(row), int(column)]]
+
+
+def test_without_a_voxel_there_is_no_mark() -> None:
+    geometry = Geometry.build((20, 20, 20))
+    mask = np.zeros(geometry.shape, bool)
+    mask[5:9, 5:9, 5:9] = True
+    volume = geometry.volume(mask.astype(np.float32))
+    assert all(panel.mark is None for panel in cut(volume, [mask]))
+    assert planes_webp(volume, [mask]) != planes_webp(volume, [mask], (5, 5, 5))

@@ -1,0 +1,125 @@
+"""A study: planned, trained, stopped, resumed, compared."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from c3s3_seg.errors import ConfigError, InputError
+from c3s3_seg.report.study import Trained, study_markdown, study_rows
+from c3s3_seg.training.study import load_study, read_record, share
+
+STUDY = """
+base = "{config}"
+seeds = [1, 2]
+reference = "C3S3"
+set = ["run.iterations=2", "c3s3.warm_start=1"]
+[[entries]]
+name = "supervised VNet"
+set = ["method=supervised"]
+[[entries]]
+name = "C3S3"
+"""
+
+
+@pytest.fixture
+def study(toy_config: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "study.toml"
+    path.write_text(STUDY.format(config=toy_config))
+    return path
+
+
+def run(study: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "c3s3_seg", "study", str(study), "-o", str(study.parent / "out"), *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_shares_stop_and_resume(study: Path) -> None:
+    first = run(study, "--shard", "1/2")
+    assert first.returncode == 0, first.stderr
+    assert "2 of 4 runs are finished" in first.stdout
+    records = study.parent / "out" / "records"
+    before = {path.name: path.read_bytes() for path in records.iterdir()}
+    assert sorted(before) == ["supervised-vnet-1.json", "supervised-vnet-2.json"]
+    rest = run(study)
+    assert rest.returncode == 0, rest.stderr
+    assert "supervised-vnet-1" not in rest.stderr  # finished: not trained again
+    assert {name: (records / name).read_bytes() for name in before} == before
+    table = (study.parent / "out" / "study.md").read_text().splitlines()
+    assert len(table) == 2 + 3  # one net, and both nets of C3S3
+    assert {line.split(" | ")[1] for line in table[2:]} == {"vnet", "resvnet"}
+    study.write_text(study.read_text().replace("run.iterations=2", "run.iterations=3"))
+    refused = run(study)
+    assert refused.returncode == 2
+    assert "made with other settings" in refused.stderr
+
+
+def test_all_entries_come_before_the_next_seed(study: Path) -> None:
+    _, plans = load_study(study)
+    assert [plan.name for plan in plans] == [
+        "supervised-vnet-1",
+        "c3s3-1",
+        "supervised-vnet-2",
+        "c3s3-2",
+    ]
+    assert [plan.config.run.seed for plan in plans] == [1, 1, 2, 2]
+    assert share(plans, "2/2") == plans[1::2]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('reference = "C3S3"', 'reference = "C4S4"', "wanted one of supervised VNet, C3S3"),
+        ("seeds = [1, 2]", "seeds = []", "seeds"),
+        ("seeds = [1, 2]", "seeds = [1, 1]", "a seed appears twice"),
+        ("method=supervised", "method=nothing", "method = 'nothing'"),
+        ("run.iterations=2", "run.iteration=2", "no key 'run.iteration'"),
+        ("seeds =", "seed =", "no key 'seed'|'seeds' is missing"),
+    ],
+)
+def test_a_study_that_is_not_valid(study: Path, old: str, new: str, message: str) -> None:
+    study.write_text(study.read_text().replace(old, new))
+    with pytest.raises(ConfigError, match=message):
+        load_study(study)
+
+
+def test_a_share_and_a_record_that_are_not_valid(study: Path) -> None:
+    _, plans = load_study(study)
+    for text in ("0/2", "3/2", "1", "a/b"):
+        with pytest.raises(ConfigError, match="wanted I/N"):
+            share(plans, text)
+    record = study.parent / "record.json"
+    record.write_text(json.dumps({"entry": "C3S3"}))
+    with pytest.raises(InputError, match="not a record of a study"):
+        read_record(record, plans[0])
+
+
+def trained(entry: str, seed: int, dice: tuple[float, float], hd: float = 2.0) -> Trained:
+    cases = {
+        f"case-{n}": {"ball": {"dice": d, "jaccard": d, "hd95_vox": hd if d else 0.0, "asd_vox": 1.0}}
+        for n, d in enumerate(dice)
+    }
+    return Trained(entry, seed, 100, 60.0 * seed, {"vnet": cases})
+
+
+def test_mean_spread_and_difference_by_hand() -> None:
+    runs = [
+        trained("base", 1, (0.6, 0.8)),
+        trained("base", 2, (0.8, 1.0)),
+        trained("other", 1, (0.5, 0.7)),
+        trained("other", 2, (0.5, 0.0)),
+    ]
+    base, other = study_rows(runs, "base")
+    assert base.mean["dice"] == pytest.approx(0.8)
+    assert base.spread["dice"] == pytest.approx(0.2 / 2**0.5)  # of 0.7 and 0.9
+    assert base.against == {}
+    assert base.seconds == 90
+    assert other.missed == 1
+    # per case: 0.5 against 0.7, 0.35 against 0.9
+    assert other.against["dice"].difference == pytest.approx(-0.375)
+    assert other.against["dice"].n == 2
+    text = study_markdown([base, other], "base")
+    assert "| base | vnet | 2 | 100 | 2 | 0.800 ± 0.141 |" in text
+    assert "1 predictions were empty" in text

@@ -1,0 +1,35 @@
+"""What a case shows: one scale for all, values where they belong."""
+
+import math
+
+import numpy as np
+import pytest
+
+from c3s3_seg.metrics import PaperScore
+from c3s3_seg.report.mesh import Mesh
+from c3s3_seg.report.rows import CaseScore
+from c3s3_seg.report.views import at_vertices, error_scale
+
+
+def rows(*hd95: float) -> list[CaseScore]:
+    return [
+        CaseScore(str(n), "x", PaperScore(0.9, 0.8, value, 1.0, flattered=False))
+        for n, value in enumerate(hd95)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("hd95", "limit"),
+    [((3.0, 4.0, 5.0), 6), ((0.1,), 1), ((math.inf, math.nan, 2.0), 3), ((math.inf,), 5), ((500.0,), 100)],
+)
+def test_the_scale_is_round_symmetric_and_reaches_beyond_a_usual_95hd(
+    hd95: tuple[float, ...], limit: float
+) -> None:
+    scale = error_scale(rows(*hd95))
+    assert (scale.low, scale.high) == (-limit, limit)
+
+
+def test_a_vertex_has_the_value_of_the_nearest_point() -> None:
+    mesh = Mesh(np.array([[0.0, 0, 0], [9, 0, 0], [4.9, 0, 0]]), np.array([[0, 1, 2]]))
+    found = at_vertices(mesh, np.array([[1.0, 0, 0], [9, 1, 0]]), np.array([-2.0, 5.0]))
+    assert found.tolist() == [-2, 5, -2]

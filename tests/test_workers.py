@@ -1,0 +1,54 @@
+"""Items over processes: order, deaths, and no process left behind."""
+
+import multiprocessing
+import os
+import signal
+
+import pytest
+
+from c3s3_seg.workers import Died, each
+
+
+def double(item: int) -> tuple[int, int]:
+    return 2 * item, os.getpid()
+
+
+def fragile(item: int) -> int:
+    if item == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if item == 5:
+        os._exit(7)
+    return item
+
+
+def test_one_worker_works_here_and_in_order() -> None:
+    assert list(each(double, range(3))) == [(n, (2 * n, os.getpid())) for n in range(3)]
+    assert list(each(double, [], 4)) == []
+
+
+def test_two_workers_answer_every_item_once() -> None:
+    answers = dict(each(double, range(20), 2))
+    assert {n: value for n, (value, _) in answers.items()} == {n: 2 * n for n in range(20)}
+    assert os.getpid() not in {process for _, process in answers.values()}
+    assert multiprocessing.active_children() == []
+
+
+def test_a_process_that_dies_costs_its_item_and_says_why() -> None:
+    answers = dict(each(fragile, range(9), 2))
+    assert {n: a for n, a in answers.items() if n not in (3, 5)} == {n: n for n in (0, 1, 2, 4, 6, 7, 8)}
+    assert isinstance(answers[3], Died)
+    assert "SIGKILL" in answers[3].reason
+    assert "memory" in answers[3].reason
+    assert "exit code 7" in answers[5].reason
+
+
+def test_whoever_stops_early_leaves_no_process() -> None:
+    answers = each(double, range(50), 2)
+    next(answers)
+    answers.close()  # type: ignore[attr-defined]
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.parametrize("workers", [0, -1])
+def test_fewer_than_one_worker_is_one(workers: int) -> None:
+    assert [n for n, _ in each(double, range(2), workers)] == [0, 1]

@@ -1,0 +1,82 @@
+"""Two processes that train as one."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from c3s3_seg.errors import ConfigError
+from c3s3_seg.training import checkpoint
+from c3s3_seg.training.config import load_config
+from c3s3_seg.training.world import World, join
+
+STEPS = 4
+# Every voxel is an anchor and a negative, and nothing is dropped: no chance is left but the crops'.
+CHANGES = [
+    f"run.iterations={STEPS}",
+    "run.labelled_batch=2",
+    "run.unlabelled_batch=2",
+    "run.warm_batch=4",
+    "run.threads=1",
+    "optimiser.lr=0.001",  # rounding grows with every step, and the faster the larger it is
+    "c3s3.warm_start=1",
+    "c3s3.anchors=4096",
+    "c3s3.negatives=4096",
+    "c3s3.contrast_weight=1.0",
+    "c3s3.cp_weight=1.0",
+    "networks.dropout=0.0",
+    "task.patch=[16, 16, 16]",
+]
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
+def train(config: Path, out: Path, *launcher: str) -> str:
+    words = [sys.executable, *launcher, "-m", "c3s3_seg", "train", str(config), "-o", str(out)]
+    words += [word for change in CHANGES for word in ("--set", change)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    answer = subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
+    assert answer.returncode == 0, answer.stderr
+    return answer.stdout
+
+
+def scalars(run: Path) -> dict[str, list[float]]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run / "events")).Reload()
+    tags = [tag for tag in events.Tags()["scalars"] if tag.startswith("train/")]
+    return {tag: [event.value for event in events.Scalars(tag)] for tag in tags}
+
+
+def test_two_processes_have_the_losses_of_one(toy_config: Path, tmp_path: Path) -> None:
+    train(toy_config, tmp_path / "one")
+    said = train(toy_config, tmp_path / "two", *TORCHRUN)
+    one, two = scalars(tmp_path / "one"), scalars(tmp_path / "two")
+    assert len(one["train/loss"]) == STEPS
+    assert one.keys() == two.keys() >= {"train/cp", "train/cos", "train/iuc", "train/a_wins"}
+    for tag, values in one.items():
+        assert two[tag][:1] == pytest.approx(values[:1], rel=1e-5, abs=1e-6), tag
+        assert two[tag] == pytest.approx(values, rel=2e-3, abs=1e-6), tag
+    assert said.count("The bundle is") == 1  # only the first process talks
+    assert checkpoint.read(tmp_path / "two").iteration == STEPS
+    assert (
+        checkpoint.read(tmp_path / "one").tensors.keys() == checkpoint.read(tmp_path / "two").tensors.keys()
+    )
+    names = [{p.name for p in (tmp_path / x / "bundle").iterdir()} for x in ("one", "two")]
+    assert names[0] == names[1]
+
+
+def test_every_crop_is_drawn_once() -> None:
+    shares = [list(World(rank, 3).share(6)) for rank in range(3)]
+    assert [number for share in shares for number in share] == list(range(6))
+    assert list(World().share(5)) == list(range(5))
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(toy_config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with (
+        pytest.raises(ConfigError, match="unlabelled_batch = 1: wanted a multiple of the 2 processes"),
+        join(load_config(toy_config)),
+    ):
+        pass
