@@ -9,6 +9,7 @@ at the same time. Ours is `c3s3-seg predict`. Memory is that of all processes to
 
 import argparse
 import json
+import resource
 import statistics
 import subprocess
 import sys
@@ -73,9 +74,9 @@ def pss_mb(pid: int) -> float:
     return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
 
 
-def timed(command: list[str]) -> tuple[float, list[float]]:
-    """Wall seconds, and memory over time."""
-    started = time.perf_counter()
+def timed(command: list[str]) -> tuple[float, float, list[float]]:
+    """Wall seconds, processor seconds, and memory over time."""
+    started, before_s = time.perf_counter(), processor_s()
     process = subprocess.Popen(command)
     meter = Meter(process.pid)
     meter.start()
@@ -83,7 +84,13 @@ def timed(command: list[str]) -> tuple[float, list[float]]:
     meter.done = True
     if code:
         sys.exit(f"{command} ended with {code}")
-    return time.perf_counter() - started, meter.seen
+    return time.perf_counter() - started, processor_s() - before_s, meter.seen
+
+
+def processor_s() -> float:
+    """Of all children that have ended, and of theirs."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def fill(folder: Path, cases: int, distinct: int) -> Path:
@@ -108,18 +115,19 @@ def network_s(out: Path) -> float:
 
 
 def compare(folder: Path, scans: Path, cases: int) -> None:
-    print("| contender | cases per hour | against the plain loop | s a case | network, s a case | peak MB |")
-    print("|---|---|---|---|---|---|")
+    print("| contender | cases per hour | ratio | s a case | processor s | network s | peak MB |")
+    print("|---|---|---|---|---|---|---|")
     plain = 0.0
     for name, words in CONTENDERS.items():
         out = folder / name.replace(" ", "-")
         command = [*OURS, str(scans), "-o", str(out), *(words or [])]
         if words is None:
             command = [sys.executable, "-c", PLAIN, str(scans), str(out)]
-        wall_s, memory = timed(command)
+        wall_s, used_s, memory = timed(command)
         plain = plain or wall_s
         net = "" if words is None else f"{network_s(out):.3f}"
-        row = f"{3600 * cases / wall_s:.0f} | {plain / wall_s:.2f} | {wall_s / cases:.3f} | {net}"
+        row = f"{3600 * cases / wall_s:.0f} | {plain / wall_s:.2f} | {wall_s / cases:.3f}"
+        row += f" | {used_s / cases:.3f} | {net}"
         print(f"| {name} | {row} | {max(memory):.0f} |", flush=True)
 
 
@@ -171,7 +179,7 @@ def flat(folder: Path, cases: int) -> None:
         save(geometry.volume(noise), scans / f"small-{n:05}.nii.gz")
     for words in ([], ["--workers", "2"]):
         out = folder / f"small-out-{len(words)}"
-        wall_s, memory = timed([*OURS, str(scans), "-o", str(out), *words])
+        wall_s, _, memory = timed([*OURS, str(scans), "-o", str(out), *words])
         at = [memory[int(len(memory) * part)] for part in (0.1, 0.5, 0.95)]
         name = " ".join(words) or "no workers"
         print(
