@@ -15,7 +15,8 @@ from c3s3_seg import __version__
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import C3S3Error, GeometryError, InputError
 from c3s3_seg.files import make_folder, write_whole
-from c3s3_seg.inference.predictor import Prediction, Predictor
+from c3s3_seg.inference.predictor import Predictor
+from c3s3_seg.inference.settings import Prediction
 from c3s3_seg.io import Case, find_cases, load, load_mask, match_truth, save
 from c3s3_seg.metrics import diagonal_mm, score
 from c3s3_seg.report.rows import CaseScore, Failure, PredictionRow

@@ -7,59 +7,8 @@ import pytest
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import InputError, MissingError
 from c3s3_seg.inference import Settings, backends, open_predictor
-from c3s3_seg.inference.predictor import _keep_largest
-from c3s3_seg.inference.window import Tiling, softmax, stitch
 from c3s3_seg.phantom import simulate
 from c3s3_seg.volume import Geometry
-
-
-def copy(patches: np.ndarray) -> np.ndarray:
-    """A network that says what it sees: two channels, the input and its negative."""
-    return np.concatenate([patches, -patches], axis=1)
-
-
-@pytest.mark.parametrize("shape", [(50, 33, 20), (16, 16, 16), (1, 1, 1), (5, 100, 17)])
-@pytest.mark.parametrize("overlap", [0.0, 0.25, 0.5, 0.9])
-def test_stitching_gives_back_every_voxel(shape: tuple[int, int, int], overlap: float) -> None:
-    volume = np.random.default_rng(0).normal(size=shape).astype(np.float32)
-    answer = stitch(volume, Tiling.overlapping(shape, (16, 16, 16), overlap), copy)
-    np.testing.assert_allclose(answer, [volume, -volume], atol=2e-4)  # sums of up to 700 tiles
-
-
-def test_the_whole_volume_is_one_tile() -> None:
-    tiling = Tiling.whole((50, 33, 16), 16)
-    assert tiling.shape == (64, 48, 16)
-    assert len(tiling) == 1
-    volume = np.ones((50, 33, 16), np.float32)
-    np.testing.assert_array_equal(stitch(volume, tiling, copy)[0], volume)
-
-
-def test_tiles_overlap_at_least_as_asked() -> None:
-    tiling = Tiling.overlapping((100, 64, 48), (64, 64, 48), 0.5)
-    assert tiling.starts == ((0, 32, 36), (0,), (0,))
-
-
-def test_progress_counts_tiles() -> None:
-    told: list[tuple[int, int]] = []
-    tiling = Tiling.overlapping((40, 16, 16), (16, 16, 16), 0.5)
-    stitch(np.zeros((40, 16, 16), np.float32), tiling, copy, lambda n, total: told.append((n, total)))
-    assert told == [(n, 4) for n in (1, 2, 3, 4)]
-
-
-def test_softmax_does_not_overflow() -> None:
-    np.testing.assert_allclose(softmax(np.array([[1000.0, 0.0]], np.float32)), [[1, 0]])
-
-
-def test_the_largest_component_stays() -> None:
-    mask = np.zeros((9, 9, 9), np.uint8)
-    mask[1:4, 1:4, 1:4] = 2
-    mask[4, 4, 4] = 2  # touches at a corner only: another component
-    mask[6:8, 6:8, 6:8] = 1
-    _keep_largest(mask, 2)
-    assert (mask == 2).sum() == 27
-    assert (mask == 1).sum() == 8
-    _keep_largest(mask, 5)  # absent: nothing happens
-    assert (mask == 2).sum() == 27
 
 
 @pytest.fixture(scope="module")

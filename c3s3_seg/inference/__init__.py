@@ -5,7 +5,8 @@ from __future__ import annotations
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import InputError
 from c3s3_seg.inference.backends import Choice, open_backend
-from c3s3_seg.inference.predictor import Prediction, Predictor, Settings
+from c3s3_seg.inference.predictor import Predictor
+from c3s3_seg.inference.settings import Prediction, Settings
 
 
 def open_predictor(

@@ -1,65 +1,79 @@
-"""Scan in, mask out: recipe, tiles, runtime, stitching, and the way back to the scan's grid."""
+"""Scan in, mask out: recipe, tiles, runtime, stitching, and the way back to the scan's grid.
+
+The three steps can be run apart, and each by a thread of its own: `prepare` scan n + 1 and `restore`
+scan n - 1 while the `network` works on scan n. Nothing in a `Predictor` changes while it is used.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, combinations
 
 import numpy as np
 from numpy.typing import NDArray
 
 from c3s3_seg.bundle import Task
 from c3s3_seg.inference.backends import Backend
-from c3s3_seg.inference.window import Tiling, softmax, stitch
-from c3s3_seg.volume import Geometry, Volume
-
-FloatArray = NDArray[np.float32]
-Progress = Callable[[int, int], None]
+from c3s3_seg.inference.postprocess import tidy
+from c3s3_seg.inference.restore import Block, Restorer
+from c3s3_seg.inference.settings import Prediction, Settings
+from c3s3_seg.inference.stream import Progress, Slab, softmax, stream
+from c3s3_seg.inference.window import FloatArray, Shape, Tiling
+from c3s3_seg.recipe import orient
+from c3s3_seg.volume import Geometry, Source, Volume
 
 MULTIPLE = 16  # four downsamplings
 WHOLE_LIMIT = 1_500_000  # voxels of a single tile: about 1 GB in single precision at 16 filters
 
 
 @dataclass(frozen=True)
-class Settings:
-    """How to run.
+class Prepared:
+    """A scan as the network wants it; the scan itself is no longer needed.
 
     Parameters
     ----------
-    overlap
-        As in `Task.overlap`, from 0 to below 1; None leaves it to the task.
-    probabilities
-        Whether the prediction keeps the probability of each label on the scan's grid.
-    """
-
-    overlap: float | None = None
-    probabilities: bool = False
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What was found in one scan.
-
-    Parameters
-    ----------
-    mask
-        Label values in the scan's own geometry, uint8.
-    volume_ml
-        Label name -> volume in millilitres.
+    array
+        (x, y, z) float32 on the model's grid.
+    geometry, source
+        Of the scan.
     seconds
-        Of wall clock, per step: prepare, network, restore.
-    tiles
-        How many tiles the network saw.
-    probabilities
-        Label name -> float32 volume in the scan's geometry; empty unless asked for.
+        What it took.
     """
 
-    mask: Volume
-    volume_ml: dict[str, float]
-    seconds: dict[str, float]
-    tiles: int
-    probabilities: dict[str, Volume]
+    array: FloatArray
+    geometry: Geometry
+    source: Source
+    seconds: float
+
+    @property
+    def shape(self) -> Shape:
+        """Voxels of the model's grid."""
+        x, y, z = self.array.shape
+        return x, y, z
+
+
+@dataclass
+class Answer:
+    """What the networks say about a scan, to be taken once and in order.
+
+    Parameters
+    ----------
+    slabs
+        Probabilities of all classes; each slab holds until the next is asked for.
+    tiling
+        The tiles.
+    seconds
+        Spent in the networks so far.
+    notes
+        As in `Prediction`.
+    """
+
+    slabs: Iterator[Slab]
+    tiling: Tiling
+    seconds: float = 0.0
+    notes: list[str] = field(default_factory=list)
 
 
 class Predictor:
@@ -77,12 +91,12 @@ class Predictor:
 
     def __init__(self, task: Task, backends: Sequence[Backend], settings: Settings | None = None) -> None:
         self.task, self.backends = task, tuple(backends)
-        self.settings = settings or Settings()
+        self.settings = (settings or Settings()).for_task(task)
 
     @property
     def overlap(self) -> float | None:
         """What the settings ask for, else what the task does by default."""
-        return self.task.overlap if self.settings.overlap is None else self.settings.overlap
+        return self.settings.overlap
 
     def __call__(self, scan: Volume, progress: Progress | None = None) -> Prediction:
         """Segment one scan.
@@ -94,63 +108,120 @@ class Predictor:
         progress
             Called with (tiles done, all tiles).
         """
+        prepared = self.prepare(scan)
+        return self.restore(prepared, self.network(prepared, progress))
+
+    def prepare(self, scan: Volume) -> Prepared:
+        """First step: orient, resample and scale."""
         started = time.perf_counter()
-        model_input = self.task.recipe.to_model(scan).array
-        tiling = self._tiling(model_input.shape)
-        prepared = time.perf_counter()
-        probability = stitch(model_input, tiling, self._network, progress)
-        ran = time.perf_counter()
-        mask, kept = self._to_scan(probability, scan.geometry)
-        restored = time.perf_counter()
-        counts = np.bincount(mask.ravel(), minlength=256)
+        array = self.task.recipe.to_model(scan).array
+        return Prepared(array, scan.geometry, scan.source, time.perf_counter() - started)
+
+    def network(self, prepared: Prepared, progress: Progress | None = None) -> Answer:
+        """Second step, which runs as its slabs are taken: the networks, tile by tile."""
+        tiling = self._tiling(prepared.shape)
+        answer = Answer(iter(()), tiling)
+        answer.slabs = self._slabs(prepared.array, answer, progress)
+        return answer
+
+    def restore(self, prepared: Prepared, answer: Answer) -> Prediction:
+        """Third step: takes the slabs, and makes of them a mask on the scan's grid."""
+        started = time.perf_counter()
+        grid = prepared.geometry
+        mask = np.zeros(grid.shape, dtype=np.uint8)
+        kept = self._fill(mask, prepared, answer)
+        tidied = self._tidy(mask, grid)
+        seconds = time.perf_counter() - started - answer.seconds
+        counts = _counts(mask)
         return Prediction(
-            mask=scan.geometry.volume(mask, scan.source),
-            volume_ml={x.name: float(counts[x.value] * scan.geometry.voxel_ml) for x in self.task.labels},
-            seconds={"prepare": prepared - started, "network": ran - prepared, "restore": restored - ran},
-            tiles=len(tiling),
-            probabilities={name: scan.geometry.volume(p, scan.source) for name, p in kept.items()},
+            mask=grid.volume(mask, prepared.source),
+            volume_ml={x.name: float(counts[x.value] * grid.voxel_ml) for x in self.task.labels},
+            seconds={"prepare": prepared.seconds, "network": answer.seconds, "restore": seconds},
+            tiles=len(answer.tiling),
+            probabilities={name: grid.volume(p, prepared.source) for name, p in kept.items()},
+            tile=answer.tiling.tile,
+            tidied=tidied,
+            notes=tuple(answer.notes),
         )
 
-    def _tiling(self, shape: tuple[int, ...]) -> Tiling:
-        x, y, z = shape
-        whole = Tiling.whole((x, y, z), MULTIPLE)
-        if self.overlap is None and np.prod(whole.shape, dtype=np.int64) <= WHOLE_LIMIT:
+    def _tiling(self, shape: Shape) -> Tiling:
+        settings, patch = self.settings, self.task.patch
+        if settings.stride is not None:
+            return Tiling.stepping(shape, patch, settings.stride)
+        whole = Tiling.whole(shape, MULTIPLE)
+        if settings.overlap is None and np.prod(whole.shape, dtype=np.int64) <= WHOLE_LIMIT:
             return whole
-        return Tiling.overlapping((x, y, z), self.task.patch, 0.5 if self.overlap is None else self.overlap)
+        return Tiling.overlapping(shape, patch, 0.5 if settings.overlap is None else settings.overlap)
+
+    def _slabs(self, array: FloatArray, answer: Answer, progress: Progress | None) -> Iterator[Slab]:
+        """The stitched slabs; counts the seconds that it takes to make them."""
+        slabs = stream(
+            array, answer.tiling, self._network, weighting=self.settings.weighting, progress=progress
+        )
+        while True:
+            started = time.perf_counter()
+            slab = next(slabs, None)
+            answer.seconds += time.perf_counter() - started
+            if slab is None:
+                return
+            yield slab
 
     def _network(self, patches: FloatArray) -> FloatArray:
-        answers = [softmax(backend(patches)) for backend in self.backends]
-        return answers[0] if len(answers) == 1 else np.mean(answers, axis=0, dtype=np.float32)
+        """(1, 1, x, y, z) -> mean probabilities (1, C, x, y, z) over the networks and the flips."""
+        answers = (self._flipped(backend, patches) for backend in self.backends)
+        return _mean(answers, len(self.backends))
 
-    def _to_scan(
-        self, probability: FloatArray, grid: Geometry
-    ) -> tuple[NDArray[np.uint8], dict[str, FloatArray]]:
-        """The most probable label of each voxel; one class at a time, so never all at full size."""
-        best = self.task.recipe.to_scan(probability[0], grid)
-        mask = np.zeros(grid.shape, dtype=np.uint8)
-        kept: dict[str, FloatArray] = {}
-        for label, channel in zip(self.task.labels, probability[1:], strict=True):
-            restored = self.task.recipe.to_scan(channel, grid)
-            wins = restored > best
-            mask[wins] = label.value
-            np.maximum(best, restored, out=best)
-            if self.settings.probabilities:
-                kept[label.name] = restored
-        if self.task.keep_largest:
-            for label in self.task.labels:
-                _keep_largest(mask, label.value)
-        return mask, kept
+    def _flipped(self, backend: Backend, patches: FloatArray) -> FloatArray:
+        """Probabilities of one network, averaged over the mirrored views."""
+        flips = self.settings.flips
+        views = list(chain.from_iterable(combinations(flips, n) for n in range(len(flips) + 1)))
+
+        def one(view: tuple[int, ...]) -> FloatArray:
+            axes = tuple(axis + 2 for axis in view)
+            return np.flip(softmax(backend(np.ascontiguousarray(np.flip(patches, axes)))), axes)
+
+        return _mean((one(view) for view in views), len(views))
+
+    def _fill(self, mask: NDArray[np.uint8], prepared: Prepared, answer: Answer) -> dict[str, FloatArray]:
+        """Write the most probable label of each voxel; give the probabilities that are to be kept."""
+        keep = self.settings.probabilities
+        kept = {x.name: np.zeros(mask.shape, np.float32) for x in self.task.labels} if keep else {}
+        goal = orient(mask, prepared.geometry)
+        wanted = [orient(array, prepared.geometry) for array in kept.values()]
+        x, y, z = goal.shape
+        restorer = Restorer(prepared.shape, (x, y, z), self.task.classes, all_of_it=keep)
+        for block in restorer(answer.slabs):
+            self._decide(block, goal[block.where], [array[block.where] for array in wanted])
+        return kept
+
+    def _decide(self, block: Block, mask: NDArray[np.uint8], kept: list[FloatArray]) -> None:
+        """The most probable class of each voxel of a block; of equal ones the first, as argmax has it."""
+        best = block.channel(0).copy()
+        for number, label in enumerate(self.task.labels, start=1):
+            found = block.channel(number)
+            mask[found > best] = label.value
+            np.maximum(best, found, out=best)
+            if kept:
+                kept[number - 1][...] = found
+
+    def _tidy(self, mask: NDArray[np.uint8], grid: Geometry) -> dict[str, dict[str, float]]:
+        wanted = self.settings.tidying(self.task)
+        done = {x.name: tidy(mask, x.value, wanted, grid.voxel_ml) for x in self.task.labels}
+        return {name: facts for name, facts in done.items() if facts}
 
 
-def _keep_largest(mask: NDArray[np.uint8], value: int) -> None:
-    """Set all but the largest 6-connected component of `value` to background, in place."""
-    from scipy import ndimage
+def _mean(arrays: Iterator[FloatArray], count: int) -> FloatArray:
+    """The mean of arrays that need not exist at once."""
+    total = next(arrays)
+    if count == 1:
+        return total
+    total = total.copy() if not total.flags.writeable else total
+    for array in arrays:
+        total += array
+    total /= np.float32(count)
+    return total
 
-    here = mask == value
-    boxes = ndimage.find_objects(here.view(np.uint8))
-    if not boxes:
-        return
-    components, count = ndimage.label(here[boxes[0]])
-    if count > 1:
-        sizes = np.bincount(components.ravel())[1:]
-        mask[boxes[0]][(components > 0) & (components != sizes.argmax() + 1)] = 0
+
+def _counts(mask: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Voxels of each value; plane by plane, because bincount makes 8 bytes of each voxel."""
+    return np.asarray(sum(np.bincount(plane.ravel(), minlength=256) for plane in mask))
