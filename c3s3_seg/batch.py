@@ -15,8 +15,7 @@ from c3s3_seg import __version__
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import C3S3Error, GeometryError, InputError
 from c3s3_seg.files import make_folder, write_whole
-from c3s3_seg.inference.predictor import Predictor
-from c3s3_seg.inference.settings import Prediction
+from c3s3_seg.inference.predictor import Prediction, Predictor
 from c3s3_seg.io import Case, find_cases, load, load_mask, match_truth, save
 from c3s3_seg.metrics import diagonal_mm, score
 from c3s3_seg.report.rows import CaseScore, Failure, PredictionRow
@@ -66,9 +65,7 @@ def origin(bundle: ModelBundle, predictor: Predictor) -> dict[str, Any]:
     return {
         "bundle": bundle.task.name,
         "weights_sha256": {n.weights: bundle.manifest.files[n.weights] for n in networks},
-        "backend": predictor.backends[0].name,
-        "overlap": predictor.overlap,
-        "keep_largest": bundle.task.keep_largest,
+        **predictor.record(),
     }
 
 
@@ -194,6 +191,9 @@ def _facts(case: Case, scan: Volume, prediction: Prediction, row: PredictionRow,
         "scores": {s.label: {k: _number(v) for k, v in s.score.flat().items()} for s in row.scores},
         "seconds": {**prediction.seconds, "total": row.seconds_s},
         "tiles": prediction.tiles,
+        "tile": list(prediction.tile),
+        "tidied": prediction.tidied,
+        "notes": list(prediction.notes),
         "made_with": job.origin or {},
     }
 

@@ -149,8 +149,8 @@ def test_formats_and_probabilities(cohort: Path, tmp_path: Path, suffix: str) ->
 def test_a_missing_runtime_is_exit_code_3() -> None:
     code = """
 import sys
-from c3s3_seg.inference import backends
-backends.PACKAGES["torch"] = ("torch_is_not_here", "pip install 'c3s3-seg[train]'")
+from c3s3_seg.inference import choice
+choice.PACKAGES["torch"] = ("torch_is_not_here", "pip install 'c3s3-seg[train]'")
 sys.argv = ["c3s3-seg", "predict", "x.nii.gz", "-o", "out", "--model", "phantom", "--backend", "torch"]
 from c3s3_seg.cli import main
 main()

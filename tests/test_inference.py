@@ -6,7 +6,7 @@ import pytest
 
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import InputError, MissingError
-from c3s3_seg.inference import Settings, backends, open_predictor
+from c3s3_seg.inference import Settings, choice, open_predictor
 from c3s3_seg.phantom import simulate
 from c3s3_seg.volume import Geometry
 
@@ -79,9 +79,7 @@ def test_turning_the_voxels_does_not_move_the_mask(bundle, phantom) -> None:
 
 
 def test_what_cannot_be_had_is_an_error(bundle, monkeypatch) -> None:
-    monkeypatch.setattr(
-        backends, "PACKAGES", {**backends.PACKAGES, "onnx": ("no_such_package", "pip install x")}
-    )
+    monkeypatch.setattr(choice, "PACKAGES", {**choice.PACKAGES, "onnx": ("no_such_package", "pip install x")})
     with pytest.raises(
         MissingError, match=r"backend 'onnx' needs no_such_package, which is not installed\. pip install x"
     ):

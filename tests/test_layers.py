@@ -26,6 +26,7 @@ FLOORS = {
     "metrics": 3,
     "volume": 2,
     "surfaces": 2,
+    "allocator": 1,
     "schema": 1,
     "files": 1,
     "models": 1,

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from c3s3_seg.inference.restore import BLOCK, Restorer
-from c3s3_seg.inference.stream import Slab, softmax
+from c3s3_seg.inference.stream import Slab
+from c3s3_seg.inference.window import softmax
 from c3s3_seg.recipe import Recipe
 from c3s3_seg.volume import Geometry
 

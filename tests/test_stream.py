@@ -3,7 +3,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from c3s3_seg.inference.stream import Slab, softmax, stitch, stream
+from c3s3_seg.inference.stream import Slab, stitch, stream
 from c3s3_seg.inference.window import Tiling, Weighting
 
 Shape = tuple[int, int, int]
@@ -95,14 +95,3 @@ def test_labels_are_those_of_monai(shape: Shape, overlap: float, weighting: Weig
         np.testing.assert_allclose(ours, theirs, atol=1e-6)
         if axis == 0 and weighting == "constant":
             np.testing.assert_array_equal(ours, theirs)
-
-
-def test_softmax_does_not_overflow() -> None:
-    np.testing.assert_allclose(softmax(np.array([[1000.0, 0.0]], np.float32)), [[1, 0]])
-
-
-def test_softmax_leaves_what_may_not_be_written() -> None:
-    logits = np.array([[1.0, 0.0]], np.float32)
-    logits.setflags(write=False)
-    np.testing.assert_allclose(softmax(logits).sum(), 1)
-    np.testing.assert_array_equal(logits, [[1, 0]])

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from c3s3_seg.inference.window import LEAST_WEIGHT, Tiling, importance
+from c3s3_seg.inference.window import LEAST_WEIGHT, Tiling, importance, softmax
 
 
 def test_the_whole_volume_is_one_tile() -> None:
@@ -45,3 +45,14 @@ def test_gaussian_weights_are_those_of_monai(tile: tuple[int, int, int]) -> None
     np.testing.assert_allclose(ours, compute_importance_map(tile, "gaussian").numpy(), rtol=1e-5)
     assert ours.min() >= LEAST_WEIGHT
     assert importance(tile, "constant") is None
+
+
+def test_softmax_does_not_overflow() -> None:
+    np.testing.assert_allclose(softmax(np.array([[1000.0, 0.0]], np.float32)), [[1, 0]])
+
+
+def test_softmax_leaves_what_may_not_be_written() -> None:
+    logits = np.array([[1.0, 0.0]], np.float32)
+    logits.setflags(write=False)
+    np.testing.assert_allclose(softmax(logits).sum(), 1)
+    np.testing.assert_array_equal(logits, [[1, 0]])

@@ -13,8 +13,7 @@ from c3s3_seg.bundle import ModelBundle, Network
 from c3s3_seg.errors import RefusedError
 from c3s3_seg.export.onnx import onnx_graph
 from c3s3_seg.inference.backends import OpenVinoBackend, TorchBackend, load_torch
-from c3s3_seg.inference.stream import softmax
-from c3s3_seg.inference.window import Tiling
+from c3s3_seg.inference.window import Tiling, softmax
 from c3s3_seg.io import load
 from c3s3_seg.phantom import simulate
 from c3s3_seg.volume import Volume

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import InputError
-from c3s3_seg.inference.backends import Choice, open_backend
+from c3s3_seg.inference.backends import Choice
+from c3s3_seg.inference.budget import costs_of
+from c3s3_seg.inference.choice import Wish, open_backend
 from c3s3_seg.inference.predictor import Predictor
 from c3s3_seg.inference.settings import Prediction, Settings
 
@@ -35,15 +37,18 @@ def open_predictor(
     Raises
     ------
     MissingError
-        If the runtime is not installed.
+        If the runtime, the device or the precision that was asked for cannot be had.
     InputError
         If the bundle lacks the file it needs, or holds one network and an ensemble is asked for.
     """
     if ensemble and len(bundle.networks) < 2:
         raise InputError("an ensemble was asked for, but this bundle holds one network", where=bundle.folder)
     networks = bundle.networks if ensemble else bundle.networks[:1]
-    backends = [open_backend(bundle, network, backend, threads) for network in networks]
-    return Predictor(bundle.task, backends, settings)
+    settings = settings or Settings()
+    wish = Wish(backend, settings.device, settings.precision, threads)
+    backends = [open_backend(bundle, network, wish) for network in networks]
+    costs = costs_of(backends[0].name, [network.filters for network in networks])
+    return Predictor(bundle.task, backends, settings, costs)
 
 
 __all__ = ["Prediction", "Predictor", "Settings", "open_predictor"]

@@ -10,22 +10,28 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, combinations
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from c3s3_seg.bundle import Task
+from c3s3_seg.errors import MemoryLimitError
 from c3s3_seg.inference.backends import Backend
+from c3s3_seg.inference.budget import MEASURED_FILTERS, MULTIPLE, Budget, Costs, costs_of, smaller
+from c3s3_seg.inference.choice import facts, notes
+from c3s3_seg.inference.hardware import is_memory_error
 from c3s3_seg.inference.postprocess import tidy
 from c3s3_seg.inference.restore import Block, Restorer
 from c3s3_seg.inference.settings import Prediction, Settings
-from c3s3_seg.inference.stream import Progress, Slab, softmax, stream
-from c3s3_seg.inference.window import FloatArray, Shape, Tiling
+from c3s3_seg.inference.stream import Progress, Slab, stream
+from c3s3_seg.inference.window import FloatArray, Shape, Tiling, softmax
 from c3s3_seg.recipe import orient
 from c3s3_seg.volume import Geometry, Source, Volume
 
-MULTIPLE = 16  # four downsamplings
-WHOLE_LIMIT = 1_500_000  # voxels of a single tile: about 1 GB in single precision at 16 filters
+__all__ = ["Answer", "Prediction", "Predictor", "Prepared", "Settings"]
+
+WHOLE_LIMIT = 1_500_000  # voxels of a single tile: 0.35 GB in OpenVINO, 0.8 GB in ONNX Runtime
 
 
 @dataclass(frozen=True)
@@ -87,16 +93,29 @@ class Predictor:
         One network, or several whose probabilities are averaged.
     settings
         How to run.
+    costs
+        What the networks take; None takes what was measured with 16 filters.
     """
 
-    def __init__(self, task: Task, backends: Sequence[Backend], settings: Settings | None = None) -> None:
+    def __init__(
+        self,
+        task: Task,
+        backends: Sequence[Backend],
+        settings: Settings | None = None,
+        costs: Costs | None = None,
+    ) -> None:
         self.task, self.backends = task, tuple(backends)
         self.settings = (settings or Settings()).for_task(task)
+        self.costs = costs or costs_of(self.backends[0].name, [MEASURED_FILTERS] * len(self.backends))
 
     @property
     def overlap(self) -> float | None:
         """What the settings ask for, else what the task does by default."""
         return self.settings.overlap
+
+    def record(self) -> dict[str, Any]:
+        """What decides the masks, for the JSON of each case: runtime, device, precision, settings."""
+        return {**facts(self.backends[0]), "networks": len(self.backends), **self.settings.record()}
 
     def __call__(self, scan: Volume, progress: Progress | None = None) -> Prediction:
         """Segment one scan.
@@ -119,8 +138,8 @@ class Predictor:
 
     def network(self, prepared: Prepared, progress: Progress | None = None) -> Answer:
         """Second step, which runs as its slabs are taken: the networks, tile by tile."""
-        tiling = self._tiling(prepared.shape)
-        answer = Answer(iter(()), tiling)
+        answer = Answer(iter(()), self._tiling(prepared))
+        answer.notes += chain.from_iterable(notes(backend) for backend in self.backends)
         answer.slabs = self._slabs(prepared.array, answer, progress)
         return answer
 
@@ -144,23 +163,52 @@ class Predictor:
             notes=tuple(answer.notes),
         )
 
-    def _tiling(self, shape: Shape) -> Tiling:
-        settings, patch = self.settings, self.task.patch
+    def _tiling(self, prepared: Prepared) -> Tiling:
+        settings, patch, shape = self.settings, self.task.patch, prepared.shape
         if settings.stride is not None:
             return Tiling.stepping(shape, patch, settings.stride)
+        overlap = 0.5 if settings.overlap is None else settings.overlap
         whole = Tiling.whole(shape, MULTIPLE)
-        if settings.overlap is None and np.prod(whole.shape, dtype=np.int64) <= WHOLE_LIMIT:
-            return whole
-        return Tiling.overlapping(shape, patch, 0.5 if settings.overlap is None else settings.overlap)
+        fits = np.prod(whole.shape, dtype=np.int64) <= WHOLE_LIMIT
+        if settings.memory_bytes is not None:
+            budget = self._budget(prepared, settings.memory_bytes)
+            # Tiles of the training size that were asked for stay that size: they are checked, not grown.
+            most = patch if settings.overlap is not None else whole.shape
+            return budget.largest(shape, most, patch, overlap)
+        return whole if settings.overlap is None and fits else Tiling.overlapping(shape, patch, overlap)
+
+    def _budget(self, prepared: Prepared, limit: int) -> Budget:
+        voxels = int(np.prod(prepared.geometry.shape, dtype=np.int64))
+        return Budget(limit, self.costs, self.task.classes, voxels, prepared.array.size)
 
     def _slabs(self, array: FloatArray, answer: Answer, progress: Progress | None) -> Iterator[Slab]:
-        """The stitched slabs; counts the seconds that it takes to make them."""
+        """The stitched slabs. Out of memory before the first of them: smaller tiles, once."""
+        given = 0
+        try:
+            for slab in self._timed(array, answer, progress):
+                given += 1
+                yield slab
+            return
+        except MemoryLimitError as error:
+            x, y, z = array.shape
+            tiling = smaller(answer.tiling, self.task.patch, (x, y, z))
+            if given or tiling is None:
+                raise
+            answer.notes.append(f"{error.what}; went on with tiles of {_times(tiling.tile)}")
+            answer.tiling = tiling
+        yield from self._timed(array, answer, progress)
+
+    def _timed(self, array: FloatArray, answer: Answer, progress: Progress | None) -> Iterator[Slab]:
+        """Count the seconds that it takes to make the slabs."""
         slabs = stream(
             array, answer.tiling, self._network, weighting=self.settings.weighting, progress=progress
         )
         while True:
             started = time.perf_counter()
-            slab = next(slabs, None)
+            try:
+                slab = next(slabs, None)
+            except MemoryError as error:
+                raise MemoryLimitError("memory was full while tiles were stitched") from error
             answer.seconds += time.perf_counter() - started
             if slab is None:
                 return
@@ -178,7 +226,7 @@ class Predictor:
 
         def one(view: tuple[int, ...]) -> FloatArray:
             axes = tuple(axis + 2 for axis in view)
-            return np.flip(softmax(backend(np.ascontiguousarray(np.flip(patches, axes)))), axes)
+            return np.flip(softmax(_run(backend, np.ascontiguousarray(np.flip(patches, axes)))), axes)
 
         return _mean((one(view) for view in views), len(views))
 
@@ -208,6 +256,23 @@ class Predictor:
         wanted = self.settings.tidying(self.task)
         done = {x.name: tidy(mask, x.value, wanted, grid.voxel_ml) for x in self.task.labels}
         return {name: facts for name, facts in done.items() if facts}
+
+
+def _run(backend: Backend, patches: FloatArray) -> FloatArray:
+    """Logits of a tile; full memory is told in one way, whatever the runtime calls it."""
+    try:
+        return backend(patches)
+    except Exception as error:
+        if not is_memory_error(error):
+            raise
+        what = f"memory was full with tiles of {_times(patches.shape[2:])} in {backend.name}"
+        raise MemoryLimitError(
+            what, todo="Give --memory, so that tiles fit, or a smaller --overlap"
+        ) from error
+
+
+def _times(sides: Sequence[int]) -> str:
+    return " x ".join(str(side) for side in sides)
 
 
 def _mean(arrays: Iterator[FloatArray], count: int) -> FloatArray:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from c3s3_seg.bundle import Task
 from c3s3_seg.errors import InputError
+from c3s3_seg.inference.hardware import Device, Precision
 from c3s3_seg.inference.postprocess import Tidying
 from c3s3_seg.inference.window import Shape, Weighting
 from c3s3_seg.volume import Volume
@@ -37,6 +39,10 @@ class Settings:
         Whether to compare the bundle's two networks.
     keep_largest, min_volume_ml, fill_holes
         As in `Tidying`.
+    device, precision
+        As in `Wish`.
+    profile
+        A file that `c3s3-seg benchmark` wrote on this machine: it decides what is left open.
 
     Raises
     ------
@@ -54,6 +60,9 @@ class Settings:
     keep_largest: bool | None = None
     min_volume_ml: float = 0.0
     fill_holes: bool = False
+    device: Device = "auto"
+    precision: Precision = "auto"
+    profile: Path | None = None
 
     def __post_init__(self) -> None:
         if self.overlap is not None and not 0 <= self.overlap < 1:
@@ -75,7 +84,16 @@ class Settings:
         return Tidying(largest, self.min_volume_ml, self.fill_holes)
 
     def for_task(self, task: Task) -> Settings:
-        """With the task's own overlap and component rule where nothing else was asked for."""
+        """With the task's own overlap and component rule where nothing else was asked for.
+
+        Raises
+        ------
+        InputError
+            If the stride leaves gaps between the task's tiles.
+        """
+        if self.stride is not None and any(s > p for s, p in zip(self.stride, task.patch, strict=True)):
+            what = f"found a stride of {self.stride} for tiles of {task.patch}: there would be gaps"
+            raise InputError(what, todo="Give a smaller stride")
         overlap = task.overlap if self.overlap is None and self.stride is None else self.overlap
         return replace(self, overlap=overlap, keep_largest=self.tidying(task).keep_largest)
 
@@ -90,6 +108,43 @@ class Settings:
             "min_volume_ml": self.min_volume_ml,
             "fill_holes": self.fill_holes,
         }
+
+
+def published(settings: Settings) -> Settings:
+    """With the tiles of the published evaluations: stride 18 x 18 x 4 and a flat average.
+
+    They averaged both networks, which is for the caller to open. The stride is in voxels of the model's
+    grid, as theirs was.
+    """
+    return replace(settings, overlap=None, stride=PUBLISHED_STRIDE, weighting="constant", flips=())
+
+
+def parse_stride(text: str) -> Shape:
+    """`18,18,4` -> (18, 18, 4).
+
+    Raises
+    ------
+    InputError
+        If it is not three whole numbers.
+    """
+    parts = text.split(",")
+    if len(parts) != 3 or not all(part.strip().isdigit() for part in parts):
+        raise InputError(f"found the stride {text!r}, wanted X,Y,Z", todo="For example: 18,18,4")
+    x, y, z = (int(part) for part in parts)
+    return x, y, z
+
+
+def parse_flips(text: str) -> tuple[int, ...]:
+    """`xz` -> (0, 2).
+
+    Raises
+    ------
+    InputError
+        If another letter is among them.
+    """
+    if not set(text) <= set("xyz"):
+        raise InputError(f"found the axes {text!r} to flip, wanted letters among xyz")
+    return tuple("xyz".index(letter) for letter in text)
 
 
 @dataclass(frozen=True)

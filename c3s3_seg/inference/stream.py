@@ -118,15 +118,6 @@ def stitch(
     return total
 
 
-def softmax(logits: FloatArray) -> FloatArray:
-    """(N, K, X, Y, Z) logits -> probabilities over K, in the logits' own memory where it may be written."""
-    out = logits if logits.flags.writeable and logits.dtype == np.float32 else logits.astype(np.float32)
-    out -= out.max(axis=1, keepdims=True)
-    np.exp(out, out=out)
-    out /= out.sum(axis=1, keepdims=True)
-    return out
-
-
 def _pad(volume: FloatArray, tiling: Tiling) -> tuple[list[int], FloatArray]:
     """Voxels put before each axis, and the volume with them; half of the padding goes before."""
     before = [(n - m) // 2 for n, m in zip(tiling.shape, volume.shape, strict=True)]

@@ -1,4 +1,4 @@
-"""Tiles over a volume, and how much each of their voxels counts where they overlap. numpy only."""
+"""Tiles over a volume, how much their voxels count where they overlap, and logits as probabilities."""
 
 from __future__ import annotations
 
@@ -100,6 +100,15 @@ def importance(tile: Shape, weighting: Weighting) -> FloatArray | None:
         return None
     x, y, z = (_gaussian(side) for side in tile)
     return np.asarray(np.maximum(x[:, None, None] * y[:, None] * z, LEAST_WEIGHT), dtype=np.float32)
+
+
+def softmax(logits: FloatArray) -> FloatArray:
+    """(N, K, X, Y, Z) logits -> probabilities over K, in the logits' own memory where it may be written."""
+    out = logits if logits.flags.writeable and logits.dtype == np.float32 else logits.astype(np.float32)
+    out -= out.max(axis=1, keepdims=True)
+    np.exp(out, out=out)
+    out /= out.sum(axis=1, keepdims=True)
+    return out
 
 
 def _gaussian(side: int) -> FloatArray:

@@ -10,6 +10,10 @@ import typer
 from c3s3_seg.verbs.terminal import Status, show
 
 BackendName = Literal["auto", "openvino", "onnx", "torch"]
+DeviceName = Literal["auto", "cpu", "cuda"]
+PrecisionName = Literal["auto", "float32", "float16", "bfloat16"]
+Blend = Literal["constant", "gaussian"]
+Published = Literal["paper"]
 ImageFormat = Literal["nii.gz", "nrrd", "mha"]
 
 
@@ -46,15 +50,58 @@ def predict(
         bool, typer.Option("--picture", help="Draw each case with its contour as PNG.")
     ] = False,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of the runtime.")] = None,
+    device: Annotated[DeviceName, typer.Option(help="Where the network runs.")] = "auto",
+    precision: Annotated[
+        PrecisionName, typer.Option(help="Of the network; auto: float32 on a CPU, float16 in torch on CUDA.")
+    ] = "auto",
+    memory: Annotated[
+        str | None,
+        typer.Option(help="What the process may take, such as 2GB: the tiles are the largest that fit."),
+    ] = None,
+    stride: Annotated[
+        str | None, typer.Option(help="X,Y,Z voxels from tile to tile, in place of an overlap.")
+    ] = None,
+    blend: Annotated[Blend, typer.Option(help="How overlapping tiles are averaged.")] = "constant",
+    flips: Annotated[
+        str, typer.Option(help="Average over mirrored views along these axes, such as xy.")
+    ] = "",
+    protocol: Annotated[
+        Published | None,
+        typer.Option(help="paper: the published evaluation's tiles (stride 18,18,4) and both networks."),
+    ] = None,
+    keep_largest: Annotated[
+        bool | None,
+        typer.Option("--keep-largest/--keep-all", help="Components. Default: as the bundle says."),
+    ] = None,
+    fill_holes: Annotated[bool, typer.Option("--fill-holes", help="Fill what a label encloses.")] = False,
+    min_volume: Annotated[
+        float, typer.Option(min=0.0, help="Drop components below this volume in ml.")
+    ] = 0.0,
 ) -> None:
     """Segment scans: each becomes a mask in its own geometry, and a line in the table."""
     from c3s3_seg.batch import Job, origin, predict_cases
     from c3s3_seg.bundle import ModelBundle
     from c3s3_seg.inference import Settings, open_predictor
+    from c3s3_seg.inference.hardware import parse_memory
+    from c3s3_seg.inference.settings import parse_flips, parse_stride, published
     from c3s3_seg.report.terminal import prediction_table
 
     bundle = ModelBundle.find(model)
-    settings = Settings(overlap, probabilities)
+    settings = Settings(
+        overlap,
+        probabilities,
+        stride=None if stride is None else parse_stride(stride),
+        weighting=blend,
+        flips=parse_flips(flips),
+        memory_bytes=None if memory is None else parse_memory(memory),
+        keep_largest=keep_largest,
+        fill_holes=fill_holes,
+        min_volume_ml=min_volume,
+        device=device,
+        precision=precision,
+    )
+    if protocol == "paper":
+        settings, ensemble = published(settings), True
     predictor = open_predictor(bundle, backend=backend, settings=settings, ensemble=ensemble, threads=threads)
     job = Job(out, format, truth, picture, origin(bundle, predictor))
     with Status() as tell:
