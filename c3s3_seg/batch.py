@@ -23,6 +23,7 @@ from c3s3_seg.volume import Volume
 
 Suffix = Literal["nii.gz", "nrrd", "mha"]
 PROBABILITIES = "probabilities"
+UNCERTAINTY = "uncertainty"
 MARK = "c3s3_seg"  # the key by which a JSON of ours is known
 
 
@@ -127,9 +128,13 @@ def predict_case(case: Case, predictor: Predictor, job: Job, truth_path: Path | 
         folder = job.out / PROBABILITIES  # apart, so that `evaluate` does not take them for masks
         make_folder(folder)
         save(probability, folder / f"{case.name}.{name}.{job.suffix}")
+    if prediction.doubt is not None:
+        make_folder(job.out / UNCERTAINTY)
+        save(prediction.doubt.map, job.out / UNCERTAINTY / f"{case.name}.{job.suffix}")
     if job.picture:
         _draw(case, scan, prediction.mask, truth, job.out)
-    row = PredictionRow(case.name, tuple(prediction.volume_ml.items()), time.perf_counter() - started, scores)
+    seconds, volumes = time.perf_counter() - started, tuple(prediction.volume_ml.items())
+    row = PredictionRow(case.name, volumes, seconds, scores, prediction.notes)
     facts = _facts(case, scan, prediction, row, job)
     write_whole(job.out / f"{case.name}.json", json.dumps(facts, indent=1).encode())
     return row
@@ -194,8 +199,17 @@ def _facts(case: Case, scan: Volume, prediction: Prediction, row: PredictionRow,
         "tile": list(prediction.tile),
         "tidied": prediction.tidied,
         "notes": list(prediction.notes),
+        "doubt": _doubt(prediction),
         "made_with": job.origin or {},
     }
+
+
+def _doubt(prediction: Prediction) -> dict[str, Any] | None:
+    doubt = prediction.doubt
+    if doubt is None:
+        return None
+    between = {name: _number(mm) for name, mm in doubt.hd95_mm.items()}
+    return {"hd95_mm": between, "threshold_mm": doubt.threshold_mm, "flagged": doubt.flagged}
 
 
 def _number(value: float) -> float | str | None:

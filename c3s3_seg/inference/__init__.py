@@ -7,6 +7,7 @@ from c3s3_seg.errors import InputError
 from c3s3_seg.inference.backends import Choice
 from c3s3_seg.inference.budget import costs_of
 from c3s3_seg.inference.choice import Wish, open_backend
+from c3s3_seg.inference.doubt import Doubting
 from c3s3_seg.inference.predictor import Predictor
 from c3s3_seg.inference.settings import Prediction, Settings
 
@@ -39,16 +40,23 @@ def open_predictor(
     MissingError
         If the runtime, the device or the precision that was asked for cannot be had.
     InputError
-        If the bundle lacks the file it needs, or holds one network and an ensemble is asked for.
+        If the bundle lacks the file it needs, or holds one network and an ensemble or a measure of
+        doubt is asked for.
     """
-    if ensemble and len(bundle.networks) < 2:
-        raise InputError("an ensemble was asked for, but this bundle holds one network", where=bundle.folder)
-    networks = bundle.networks if ensemble else bundle.networks[:1]
     settings = settings or Settings()
+    if len(bundle.networks) < 2 and (ensemble or settings.uncertainty):
+        what = "an ensemble was asked for" if ensemble else "a measure of doubt needs two networks"
+        raise InputError(f"{what}, but this bundle holds one network", where=bundle.folder)
+    networks = bundle.networks if ensemble or settings.uncertainty else bundle.networks[:1]
     wish = Wish(backend, settings.device, settings.precision, threads)
     backends = [open_backend(bundle, network, wish) for network in networks]
     costs = costs_of(backends[0].name, [network.filters for network in networks])
-    return Predictor(bundle.task, backends, settings, costs)
+    calibration = bundle.manifest.doubt
+    doubting = Doubting(
+        leading=len(networks) if ensemble else 1,
+        threshold_mm=calibration.threshold_mm if calibration else None,
+    )
+    return Predictor(bundle.task, backends, settings, costs, doubting)
 
 
 __all__ = ["Prediction", "Predictor", "Settings", "open_predictor"]

@@ -16,10 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from c3s3_seg.bundle import Task
-from c3s3_seg.errors import MemoryLimitError
+from c3s3_seg.errors import InputError, MemoryLimitError
 from c3s3_seg.inference.backends import Backend
 from c3s3_seg.inference.budget import MEASURED_FILTERS, MULTIPLE, Budget, Costs, costs_of, smaller
 from c3s3_seg.inference.choice import facts, notes
+from c3s3_seg.inference.doubt import Doubt, Doubting, DoubtMap, Labels
 from c3s3_seg.inference.hardware import is_memory_error
 from c3s3_seg.inference.postprocess import tidy
 from c3s3_seg.inference.restore import Block, Restorer
@@ -95,6 +96,13 @@ class Predictor:
         How to run.
     costs
         What the networks take; None takes what was measured with 16 filters.
+    doubting
+        How to compare the networks, where the settings ask for it; None: all of them make the mask.
+
+    Raises
+    ------
+    InputError
+        If a comparison is asked for and there is one network.
     """
 
     def __init__(
@@ -103,10 +111,14 @@ class Predictor:
         backends: Sequence[Backend],
         settings: Settings | None = None,
         costs: Costs | None = None,
+        doubting: Doubting | None = None,
     ) -> None:
         self.task, self.backends = task, tuple(backends)
         self.settings = (settings or Settings()).for_task(task)
         self.costs = costs or costs_of(self.backends[0].name, [MEASURED_FILTERS] * len(self.backends))
+        self.doubting = doubting or Doubting(leading=len(self.backends))
+        if self.settings.uncertainty and len(self.backends) < 2:
+            raise InputError("doubt is the difference of two networks, and there is one")
 
     @property
     def overlap(self) -> float | None:
@@ -115,7 +127,7 @@ class Predictor:
 
     def record(self) -> dict[str, Any]:
         """What decides the masks, for the JSON of each case: runtime, device, precision, settings."""
-        return {**facts(self.backends[0]), "networks": len(self.backends), **self.settings.record()}
+        return {**facts(self.backends[0]), "networks": self.doubting.leading, **self.settings.record()}
 
     def __call__(self, scan: Volume, progress: Progress | None = None) -> Prediction:
         """Segment one scan.
@@ -148,8 +160,10 @@ class Predictor:
         started = time.perf_counter()
         grid = prepared.geometry
         mask = np.zeros(grid.shape, dtype=np.uint8)
-        kept = self._fill(mask, prepared, answer)
+        compared = DoubtMap(self.task, grid.shape) if self.settings.uncertainty else None
+        kept = self._fill(mask, prepared, answer, compared)
         tidied = self._tidy(mask, grid)
+        doubt = None if compared is None else self._doubt(compared, grid)
         seconds = time.perf_counter() - started - answer.seconds
         counts = _counts(mask)
         return Prediction(
@@ -160,7 +174,8 @@ class Predictor:
             probabilities={name: grid.volume(p, prepared.source) for name, p in kept.items()},
             tile=answer.tiling.tile,
             tidied=tidied,
-            notes=tuple(answer.notes),
+            notes=tuple(answer.notes + [note for note in (doubt and doubt.note(),) if note]),
+            doubt=doubt,
         )
 
     def _tiling(self, prepared: Prepared) -> Tiling:
@@ -179,7 +194,8 @@ class Predictor:
 
     def _budget(self, prepared: Prepared, limit: int) -> Budget:
         voxels = int(np.prod(prepared.geometry.shape, dtype=np.int64))
-        return Budget(limit, self.costs, self.task.classes, voxels, prepared.array.size)
+        channels = self.task.classes * (len(self.backends) if self.settings.uncertainty else 1)
+        return Budget(limit, self.costs, channels, voxels, prepared.array.size)
 
     def _slabs(self, array: FloatArray, answer: Answer, progress: Progress | None) -> Iterator[Slab]:
         """The stitched slabs. Out of memory before the first of them: smaller tiles, once."""
@@ -215,8 +231,13 @@ class Predictor:
             yield slab
 
     def _network(self, patches: FloatArray) -> FloatArray:
-        """(1, 1, x, y, z) -> mean probabilities (1, C, x, y, z) over the networks and the flips."""
+        """(1, 1, x, y, z) -> mean probabilities (1, C, x, y, z) over the networks and the flips.
+
+        Where doubt is wanted, the networks stay apart: (1, networks x C, x, y, z).
+        """
         answers = (self._flipped(backend, patches) for backend in self.backends)
+        if self.settings.uncertainty:
+            return np.concatenate(list(answers), axis=1)
         return _mean(answers, len(self.backends))
 
     def _flipped(self, backend: Backend, patches: FloatArray) -> FloatArray:
@@ -230,29 +251,46 @@ class Predictor:
 
         return _mean((one(view) for view in views), len(views))
 
-    def _fill(self, mask: NDArray[np.uint8], prepared: Prepared, answer: Answer) -> dict[str, FloatArray]:
+    def _fill(
+        self, mask: Labels, prepared: Prepared, answer: Answer, compared: DoubtMap | None
+    ) -> dict[str, FloatArray]:
         """Write the most probable label of each voxel; give the probabilities that are to be kept."""
         keep = self.settings.probabilities
         kept = {x.name: np.zeros(mask.shape, np.float32) for x in self.task.labels} if keep else {}
         goal = orient(mask, prepared.geometry)
         wanted = [orient(array, prepared.geometry) for array in kept.values()]
         x, y, z = goal.shape
-        restorer = Restorer(prepared.shape, (x, y, z), self.task.classes, all_of_it=keep)
+        everything = keep or compared is not None
+        restorer = Restorer(prepared.shape, (x, y, z), self.task.classes, all_of_it=everything)
         for block in restorer(answer.slabs):
             self._decide(block, goal[block.where], [array[block.where] for array in wanted])
+            if compared is not None:
+                compared.add(block, prepared.geometry)
         return kept
 
-    def _decide(self, block: Block, mask: NDArray[np.uint8], kept: list[FloatArray]) -> None:
+    def _decide(self, block: Block, mask: Labels, kept: list[FloatArray]) -> None:
         """The most probable class of each voxel of a block; of equal ones the first, as argmax has it."""
-        best = block.channel(0).copy()
+        best = self._class(block, 0).copy()
         for number, label in enumerate(self.task.labels, start=1):
-            found = block.channel(number)
+            found = self._class(block, number)
             mask[found > best] = label.value
             np.maximum(best, found, out=best)
             if kept:
                 kept[number - 1][...] = found
 
-    def _tidy(self, mask: NDArray[np.uint8], grid: Geometry) -> dict[str, dict[str, float]]:
+    def _class(self, block: Block, number: int) -> FloatArray:
+        """The probability of a class: of the networks that make the mask, where they were kept apart."""
+        if not self.settings.uncertainty or self.doubting.leading == 1:
+            return block.channel(number)
+        classes, count = self.task.classes, self.doubting.leading
+        return _mean((block.channel(n * classes + number) for n in range(count)), count)
+
+    def _doubt(self, compared: DoubtMap, grid: Geometry) -> Doubt:
+        for mask in compared.masks:
+            self._tidy(mask, grid)
+        return compared.finish(grid, self.doubting)
+
+    def _tidy(self, mask: Labels, grid: Geometry) -> dict[str, dict[str, float]]:
         wanted = self.settings.tidying(self.task)
         done = {x.name: tidy(mask, x.value, wanted, grid.voxel_ml) for x in self.task.labels}
         return {name: facts for name, facts in done.items() if facts}
@@ -280,13 +318,13 @@ def _mean(arrays: Iterator[FloatArray], count: int) -> FloatArray:
     total = next(arrays)
     if count == 1:
         return total
-    total = total.copy() if not total.flags.writeable else total
+    total = total.copy()
     for array in arrays:
         total += array
     total /= np.float32(count)
     return total
 
 
-def _counts(mask: NDArray[np.uint8]) -> NDArray[np.int64]:
+def _counts(mask: Labels) -> NDArray[np.int64]:
     """Voxels of each value; plane by plane, because bincount makes 8 bytes of each voxel."""
     return np.asarray(sum(np.bincount(plane.ravel(), minlength=256) for plane in mask))

@@ -8,6 +8,7 @@ from typing import Any
 
 from c3s3_seg.bundle import Task
 from c3s3_seg.errors import InputError
+from c3s3_seg.inference.doubt import Doubt
 from c3s3_seg.inference.hardware import Device, Precision
 from c3s3_seg.inference.postprocess import Tidying
 from c3s3_seg.inference.window import Shape, Weighting
@@ -169,6 +170,8 @@ class Prediction:
         Label name -> what was done to its mask, in ml; without the labels that stayed as they were.
     notes
         What the reader of the result should know, as sentences.
+    doubt
+        How far the bundle's two networks differ; None unless asked for.
     """
 
     mask: Volume
@@ -179,3 +182,4 @@ class Prediction:
     tile: Shape = (0, 0, 0)
     tidied: dict[str, dict[str, float]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    doubt: Doubt | None = None

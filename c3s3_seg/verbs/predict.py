@@ -46,6 +46,12 @@ def predict(
     ensemble: Annotated[
         bool, typer.Option("--ensemble", help="Average both networks of the bundle.")
     ] = False,
+    uncertainty: Annotated[
+        bool,
+        typer.Option(
+            "--uncertainty", help="Compare both networks: maps in OUT/uncertainty, doubtful cases flagged."
+        ),
+    ] = False,
     picture: Annotated[
         bool, typer.Option("--picture", help="Draw each case with its contour as PNG.")
     ] = False,
@@ -90,6 +96,7 @@ def predict(
     settings = Settings(
         overlap,
         probabilities,
+        uncertainty=uncertainty,
         stride=None if stride is None else parse_stride(stride),
         weighting=blend,
         flips=parse_flips(flips),
@@ -109,6 +116,9 @@ def predict(
             inputs, predictor, job, lambda case, n, total: tell(f"{case} ({n} of {total})")
         )
     show(prediction_table(result.rows, result.failures))
+    for row in result.rows:
+        for note in row.notes:
+            typer.echo(f"{row.case}: {note}.")
     typer.echo(f"Masks, JSON and summary.csv are in {out}. Research use only.")
     if result.failures:
         raise typer.Exit(1)
