@@ -9,6 +9,7 @@ import typer
 
 from c3s3_seg import __version__
 from c3s3_seg.errors import C3S3Error
+from c3s3_seg.verbs.benchmark import benchmark
 from c3s3_seg.verbs.evaluate import evaluate
 from c3s3_seg.verbs.export import export
 from c3s3_seg.verbs.phantom import phantom
@@ -23,7 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for verb in (predict, evaluate, train, export, phantom):
+for verb in (predict, evaluate, train, export, phantom, benchmark):
     app.command()(verb)
 
 

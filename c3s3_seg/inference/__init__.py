@@ -9,6 +9,7 @@ from c3s3_seg.inference.budget import costs_of
 from c3s3_seg.inference.choice import Wish, open_backend
 from c3s3_seg.inference.doubt import Doubting
 from c3s3_seg.inference.predictor import Predictor
+from c3s3_seg.inference.profile import with_profile
 from c3s3_seg.inference.settings import Prediction, Settings
 
 
@@ -49,14 +50,17 @@ def open_predictor(
         raise InputError(f"{what}, but this bundle holds one network", where=bundle.folder)
     networks = bundle.networks if ensemble or settings.uncertainty else bundle.networks[:1]
     wish = Wish(backend, settings.device, settings.precision, threads)
+    wish, best, remarks = with_profile(wish, settings.profile, networks[0])
     backends = [open_backend(bundle, network, wish) for network in networks]
     costs = costs_of(backends[0].name, [network.filters for network in networks])
+    if best is not None and len(networks) == 1:
+        costs = best.costs
     calibration = bundle.manifest.doubt
     doubting = Doubting(
         leading=len(networks) if ensemble else 1,
         threshold_mm=calibration.threshold_mm if calibration else None,
     )
-    return Predictor(bundle.task, backends, settings, costs, doubting)
+    return Predictor(bundle.task, backends, settings, costs, doubting, remarks)
 
 
 __all__ = ["Prediction", "Predictor", "Settings", "open_predictor"]

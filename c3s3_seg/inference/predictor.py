@@ -7,7 +7,7 @@ scan n - 1 while the `network` works on scan n. Nothing in a `Predictor` changes
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, combinations
 from typing import Any
@@ -98,6 +98,8 @@ class Predictor:
         What the networks take; None takes what was measured with 16 filters.
     doubting
         How to compare the networks, where the settings ask for it; None: all of them make the mask.
+    remarks
+        What else belongs in the JSON of each case.
 
     Raises
     ------
@@ -112,10 +114,12 @@ class Predictor:
         settings: Settings | None = None,
         costs: Costs | None = None,
         doubting: Doubting | None = None,
+        remarks: Mapping[str, Any] | None = None,
     ) -> None:
         self.task, self.backends = task, tuple(backends)
         self.settings = (settings or Settings()).for_task(task)
         self.costs = costs or costs_of(self.backends[0].name, [MEASURED_FILTERS] * len(self.backends))
+        self.remarks = dict(remarks or {})
         self.doubting = doubting or Doubting(leading=len(self.backends))
         if self.settings.uncertainty and len(self.backends) < 2:
             raise InputError("doubt is the difference of two networks, and there is one")
@@ -127,7 +131,8 @@ class Predictor:
 
     def record(self) -> dict[str, Any]:
         """What decides the masks, for the JSON of each case: runtime, device, precision, settings."""
-        return {**facts(self.backends[0]), "networks": self.doubting.leading, **self.settings.record()}
+        where = {**facts(self.backends[0]), "networks": self.doubting.leading}
+        return {**where, **self.settings.record(), **self.remarks}
 
     def __call__(self, scan: Volume, progress: Progress | None = None) -> Prediction:
         """Segment one scan.

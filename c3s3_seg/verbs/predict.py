@@ -85,10 +85,13 @@ def predict(
     ] = 0.0,
 ) -> None:
     """Segment scans: each becomes a mask in its own geometry, and a line in the table."""
+    import os
+
     from c3s3_seg.batch import Job, origin, predict_cases
     from c3s3_seg.bundle import ModelBundle
     from c3s3_seg.inference import Settings, open_predictor
     from c3s3_seg.inference.hardware import parse_memory
+    from c3s3_seg.inference.profile import existing_profile
     from c3s3_seg.inference.settings import parse_flips, parse_stride, published
     from c3s3_seg.report.terminal import prediction_table
 
@@ -106,6 +109,7 @@ def predict(
         min_volume_ml=min_volume,
         device=device,
         precision=precision,
+        profile=existing_profile(os.environ),
     )
     if protocol == "paper":
         settings, ensemble = published(settings), True
