@@ -82,7 +82,10 @@ def test_a_precision_that_the_cpu_lacks_is_refused(bundle: ModelBundle, patch: n
 
 def test_openvino_keeps_only_the_last_shapes(bundle: ModelBundle) -> None:
     backend = OpenVinoBackend(bundle.folder / "model.onnx")
-    for side in (16, 32, 48, 16):
+    for side in (16, 32, 48, 16, 64):  # 16 is used again, so 32 is the one to go
         assert backend(np.zeros((1, 1, side, 16, 16), np.float32)).shape == (1, 2, side, 16, 16)
-    assert [shape[2] for shape in backend._compiled] == [48, 16]
+    assert [shape[2] for shape in backend._compiled] == [48, 16, 64]
     assert len(backend._compiled) == COMPILED
+    backend.keep = 1
+    backend(np.zeros((1, 1, 32, 16, 16), np.float32))
+    assert [shape[2] for shape in backend._compiled] == [32]

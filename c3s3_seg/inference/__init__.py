@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import InputError
-from c3s3_seg.inference.backends import Choice
+from c3s3_seg.inference.backends import Choice, OpenVinoBackend
 from c3s3_seg.inference.budget import costs_of
 from c3s3_seg.inference.choice import Wish, open_backend
 from c3s3_seg.inference.doubt import Doubting
@@ -52,6 +52,9 @@ def open_predictor(
     wish = Wish(backend, settings.device, settings.precision, threads)
     wish, best, remarks = with_profile(wish, settings.profile, networks[0])
     backends = [open_backend(bundle, network, wish) for network in networks]
+    for opened in backends:
+        if settings.memory_bytes is not None and isinstance(opened, OpenVinoBackend):
+            opened.keep = 1  # what the next scan needs must fit as well
     costs = costs_of(backends[0].name, [network.filters for network in networks])
     if best is not None and len(networks) == 1:
         costs = best.costs
