@@ -70,9 +70,9 @@ def main() -> None:
 def measure(method: str, precision: str, size: tuple[int, int, int], steps: int) -> dict[str, float]:
     import torch
 
+    from c3s3_seg.allocator import keep_pages
     from c3s3_seg.training.config import load_config
     from c3s3_seg.training.data import Batch
-    from c3s3_seg.training.memory import keep_pages
     from c3s3_seg.training.run import Run
 
     changes = [f"task.patch=[{size[0]}, {size[1]}, {size[2]}]", "c3s3.warm_start=0", "data.folder=none"]

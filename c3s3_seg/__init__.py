@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from c3s3_seg.bundle import ModelBundle
     from c3s3_seg.inference import open_predictor
-    from c3s3_seg.inference.predictor import Prediction, Predictor, Settings
+    from c3s3_seg.inference.predictor import Predictor
+    from c3s3_seg.inference.settings import Prediction, Settings
     from c3s3_seg.io import load, load_mask, save
     from c3s3_seg.metrics import score
     from c3s3_seg.volume import Geometry, Volume
@@ -25,9 +26,9 @@ __version__ = "0.1.0"
 _HOMES = {
     "Geometry": "volume",
     "ModelBundle": "bundle",
-    "Prediction": "inference.predictor",
+    "Prediction": "inference.settings",
     "Predictor": "inference.predictor",
-    "Settings": "inference.predictor",
+    "Settings": "inference.settings",
     "Volume": "volume",
     "load": "io",
     "load_mask": "io",

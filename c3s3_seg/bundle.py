@@ -122,6 +122,35 @@ class Network:
 
 @closed
 @dataclass(frozen=True)
+class Calibration:
+    """When the two networks differ so much that a person should look.
+
+    Parameters
+    ----------
+    threshold_mm
+        A 95HD between the two masks above this flags a case.
+    bad_mm
+        What it warns of: a true 95HD above this.
+    spearman
+        Rank correlation of the 95HD between the networks with the true one.
+    auroc
+        How well it tells bad cases from others: 1 perfectly, 0.5 by chance.
+    cases
+        Scans it was found on, worsened copies included.
+    found_on
+        Which scans, in words.
+    """
+
+    threshold_mm: float
+    bad_mm: float
+    spearman: float
+    auroc: float
+    cases: int
+    found_on: str
+
+
+@closed
+@dataclass(frozen=True)
 class Manifest:
     """Everything about a bundle but the numbers.
 
@@ -134,6 +163,7 @@ class Manifest:
     training: dict[str, Any] = field(default_factory=dict)
     parity: dict[str, Any] = field(default_factory=dict)
     format: Literal[1] = 1
+    doubt: Calibration | None = None
 
 
 @dataclass(frozen=True)
@@ -196,6 +226,10 @@ class ModelBundle:
         """The bundle with what its training scans were like, written to its manifest."""
         task = replace(self.manifest.task, domain=domain)
         return ModelBundle(self.folder, replace(self.manifest, task=task)).add({})
+
+    def calibrated(self, doubt: Calibration) -> ModelBundle:
+        """Write into the manifest when a case is in doubt."""
+        return ModelBundle(self.folder, replace(self.manifest, doubt=doubt)).add({})
 
     @property
     def task(self) -> Task:

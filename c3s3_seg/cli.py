@@ -11,6 +11,7 @@ import typer
 from c3s3_seg import __version__
 from c3s3_seg.errors import C3S3Error
 from c3s3_seg.files import printable
+from c3s3_seg.verbs.benchmark import benchmark
 from c3s3_seg.verbs.doctor import doctor
 from c3s3_seg.verbs.domain import domain
 from c3s3_seg.verbs.evaluate import evaluate
@@ -33,6 +34,7 @@ app = typer.Typer(
 )
 VERBS = (
     predict, evaluate, inspect, train, study, export, domain, fetch, send, phantom, verify, doctor,
+    benchmark,
 )  # fmt: skip
 for verb in VERBS:
     app.command()(verb)

@@ -50,6 +50,10 @@ class RefusedError(C3S3Error):
     exit_code = 1
 
 
+class MemoryLimitError(C3S3Error):
+    """More memory would be needed than there is, or than was allowed."""
+
+
 class MissingError(C3S3Error):
     """A package or a device that was asked for and is not there."""
 

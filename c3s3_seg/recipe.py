@@ -8,6 +8,7 @@ step is separable along the axes and its way back is exact in mm.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import permutations
 from typing import Any, Literal
 
 import numpy as np
@@ -44,12 +45,16 @@ class Intensity:
             return np.asarray(
                 (array.clip(self.low, self.high) - np.float32(self.low)) / span, dtype=np.float32
             )
-        spread = float(array.std(dtype=np.float64))
-        if spread <= 1e-6 * float(np.abs(array).max()):  # resampling leaves rounding in a flat volume
+        mean = float(array.mean(dtype=np.float64))
+        # Plane by plane: numpy's own std makes a volume in double precision on the way.
+        squares = sum(float(np.square(np.subtract(plane, mean, dtype=np.float64)).sum()) for plane in array)
+        spread = (squares / array.size) ** 0.5
+        largest = max(abs(float(array.min())), abs(float(array.max())))
+        if spread <= 1e-6 * largest:  # resampling leaves rounding in a flat volume
             return np.zeros_like(array)
-        return np.asarray(
-            (array - np.float32(array.mean(dtype=np.float64))) / np.float32(spread), dtype=np.float32
-        )
+        scaled = array - np.float32(mean)
+        scaled /= np.float32(spread)
+        return np.asarray(scaled, dtype=np.float32)
 
 
 @closed
@@ -86,7 +91,7 @@ class Recipe:
     def to_model(self, scan: Volume) -> Volume:
         """Orient, resample and scale a scan: float32 on the model's grid."""
         grid = self.grid(scan.geometry)
-        array = _resample(_orient(scan.array, scan.geometry).astype(np.float32), grid.shape)
+        array = _resample(orient(scan.array, scan.geometry).astype(np.float32), grid.shape)
         return grid.volume(self.intensity(array), scan.source)
 
     def occupancy(self, mask: Volume, values: tuple[int, ...]) -> FloatArray:
@@ -95,7 +100,7 @@ class Recipe:
         Soft targets for training; the mask is averaged, never sampled, so no boundary is lost.
         """
         grid = self.grid(mask.geometry)
-        oriented = _orient(mask.array, mask.geometry)
+        oriented = orient(mask.array, mask.geometry)
         return np.stack([_resample((oriented == v).astype(np.float32), grid.shape) for v in values])
 
     def to_scan(self, probability: NDArray[Any], scan: Geometry) -> FloatArray:
@@ -112,22 +117,22 @@ class Recipe:
 
 def _axes(geometry: Geometry) -> tuple[tuple[int, ...], tuple[bool, ...]]:
     """For each patient axis the scan axis nearest to it, and whether that runs against it."""
-    from scipy.optimize import linear_sum_assignment
-
-    # The assignment is the best over all axes at once: two scan axes never claim one patient axis.
-    _, permutation = linear_sum_assignment(-np.abs(geometry.direction))
+    # The best over all axes at once: two scan axes never claim one patient axis.
+    along = np.abs(geometry.direction)
+    permutation = max(permutations(range(3)), key=lambda order: float(along[range(3), order].sum()))
     flips = [bool(geometry.direction[row, axis] < 0) for row, axis in enumerate(permutation)]
-    return tuple(int(axis) for axis in permutation), tuple(flips)
+    return permutation, tuple(flips)
 
 
-def _orient(array: NDArray[Any], geometry: Geometry) -> NDArray[Any]:
+def orient(array: NDArray[Any], geometry: Geometry) -> NDArray[Any]:
+    """An array (i, j, k) on a scan's grid, seen along the patient's axes (x, y, z): a view."""
     permutation, flips = _axes(geometry)
     turned: NDArray[Any] = array.transpose(permutation)
     return np.flip(turned, tuple(axis for axis in range(3) if flips[axis]))
 
 
 def _oriented(geometry: Geometry) -> Geometry:
-    """The grid of `_orient(array, geometry)`."""
+    """The grid of `orient(array, geometry)`."""
     permutation, flips = _axes(geometry)
     first = np.zeros(3)
     affine = np.eye(4)
@@ -143,13 +148,13 @@ def _resample(array: FloatArray, shape: tuple[int, ...]) -> FloatArray:
     """Same field of view, another number of voxels: averages going down, linear going up."""
     for axis, size in enumerate(shape):
         if size != array.shape[axis]:
-            weights = _weights(array.shape[axis], size)
-            array = np.moveaxis(np.tensordot(weights, array, axes=(1, axis)), 0, axis)
+            rows = weights(array.shape[axis], size)
+            array = np.moveaxis(np.tensordot(rows, array, axes=(1, axis)), 0, axis)
     return np.ascontiguousarray(array, dtype=np.float32)
 
 
-def _weights(n_in: int, n_out: int) -> FloatArray:
-    """(n_out, n_in) rows that sum to 1: box averages where voxels grow, linear where they shrink."""
+def weights(n_in: int, n_out: int) -> FloatArray:
+    """Rows (n_out, n_in) that sum to 1: box averages where voxels grow, linear where they shrink."""
     factor = n_in / n_out
     if factor > 1:
         edges = np.arange(n_out + 1) * factor

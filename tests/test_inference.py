@@ -1,65 +1,15 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import InputError, MissingError
-from c3s3_seg.inference import Settings, backends, open_predictor
-from c3s3_seg.inference.predictor import _keep_largest
-from c3s3_seg.inference.window import Tiling, softmax, stitch
+from c3s3_seg.inference import Predictor, Settings, choice, open_predictor
 from c3s3_seg.phantom import simulate
 from c3s3_seg.volume import Geometry
-
-
-def copy(patches: np.ndarray) -> np.ndarray:
-    """A network that says what it sees: two channels, the input and its negative."""
-    return np.concatenate([patches, -patches], axis=1)
-
-
-@pytest.mark.parametrize("shape", [(50, 33, 20), (16, 16, 16), (1, 1, 1), (5, 100, 17)])
-@pytest.mark.parametrize("overlap", [0.0, 0.25, 0.5, 0.9])
-def test_stitching_gives_back_every_voxel(shape: tuple[int, int, int], overlap: float) -> None:
-    volume = np.random.default_rng(0).normal(size=shape).astype(np.float32)
-    answer = stitch(volume, Tiling.overlapping(shape, (16, 16, 16), overlap), copy)
-    np.testing.assert_allclose(answer, [volume, -volume], atol=2e-4)  # sums of up to 700 tiles
-
-
-def test_the_whole_volume_is_one_tile() -> None:
-    tiling = Tiling.whole((50, 33, 16), 16)
-    assert tiling.shape == (64, 48, 16)
-    assert len(tiling) == 1
-    volume = np.ones((50, 33, 16), np.float32)
-    np.testing.assert_array_equal(stitch(volume, tiling, copy)[0], volume)
-
-
-def test_tiles_overlap_at_least_as_asked() -> None:
-    tiling = Tiling.overlapping((100, 64, 48), (64, 64, 48), 0.5)
-    assert tiling.starts == ((0, 32, 36), (0,), (0,))
-
-
-def test_progress_counts_tiles() -> None:
-    told: list[tuple[int, int]] = []
-    tiling = Tiling.overlapping((40, 16, 16), (16, 16, 16), 0.5)
-    stitch(np.zeros((40, 16, 16), np.float32), tiling, copy, lambda n, total: told.append((n, total)))
-    assert told == [(n, 4) for n in (1, 2, 3, 4)]
-
-
-def test_softmax_does_not_overflow() -> None:
-    np.testing.assert_allclose(softmax(np.array([[1000.0, 0.0]], np.float32)), [[1, 0]])
-
-
-def test_the_largest_component_stays() -> None:
-    mask = np.zeros((9, 9, 9), np.uint8)
-    mask[1:4, 1:4, 1:4] = 2
-    mask[4, 4, 4] = 2  # touches at a corner only: another component
-    mask[6:8, 6:8, 6:8] = 1
-    _keep_largest(mask, 2)
-    assert (mask == 2).sum() == 27
-    assert (mask == 1).sum() == 8
-    _keep_largest(mask, 5)  # absent: nothing happens
-    assert (mask == 2).sum() == 27
 
 
 @pytest.fixture(scope="module")
@@ -105,15 +55,102 @@ def test_tiles_ensemble_and_probabilities(bundle, phantom) -> None:
     assert dice(inside, phantom.truth.array > 0) >= 0.93
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 1), (200, 180, 1), (3, 40, 40)])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (200, 180, 1), (3, 40, 40), (60, 70, 4), (4, 60, 70)])
 def test_odd_shapes_work(bundle, shape: tuple[int, int, int]) -> None:
     scan = Geometry.build(shape, (1.5, 1.5, 1.5)).volume(np.random.default_rng(0).normal(size=shape))
-    assert open_predictor(bundle)(scan).mask.array.shape == shape
+    for settings in (Settings(), Settings(overlap=0.5, weighting="gaussian", fill_holes=True)):
+        assert open_predictor(bundle, settings=settings)(scan).mask.array.shape == shape
 
 
 def test_a_flat_scan_works(bundle) -> None:
     scan = Geometry.build((40, 40, 40), (1.5, 1.5, 1.5)).volume(np.zeros((40, 40, 40), np.int16))
     assert open_predictor(bundle)(scan).mask.array.dtype == np.uint8
+
+
+class Threshold:
+    """A backend that costs nothing: foreground is what is brighter than a limit."""
+
+    name = "threshold"
+
+    def __init__(self, limit: float) -> None:
+        self.limit = limit
+
+    def __call__(self, patches: np.ndarray) -> np.ndarray:
+        return np.concatenate([np.zeros_like(patches), (patches - self.limit) * 20], axis=1)
+
+
+def ball(shape: tuple[int, int, int], radius: float) -> np.ndarray:
+    """Bright inside of a ball in the middle: (i, j, k) uint8."""
+    x, y, z = (np.square(np.arange(n, dtype=np.float32) - (n - 1) / 2) for n in shape)
+    return np.asarray(x[:, None, None] + y[:, None] + z < radius**2, dtype=np.uint8)
+
+
+@pytest.mark.parametrize(("limit", "share"), [(1e9, 0.0), (-1e9, 1.0)])
+@pytest.mark.parametrize("overlap", [None, 0.5])
+def test_all_background_and_all_foreground(bundle, limit: float, share: float, overlap: float | None) -> None:
+    scan = Geometry.build((70, 60, 50), (1.5, 1.2, 2.0)).volume(ball((70, 60, 50), 20))
+    settings = Settings(overlap=overlap, fill_holes=True)
+    prediction = Predictor(bundle.task, [Threshold(limit)], settings)(scan)
+    assert (prediction.mask.array == 1).mean() == share
+    assert prediction.tidied == {}
+
+
+LARGE = """
+import resource, sys
+import numpy as np
+sys.path.insert(0, "tests")
+from test_inference import Threshold, ball
+from c3s3_seg import Geometry, ModelBundle, Predictor, Settings
+shape = (600, 600, 1000)
+task = ModelBundle.find("phantom").task
+scan = Geometry.build(shape, (1.8,) * 3).volume(ball(shape, 250))
+settings = Settings(overlap=0.0, fill_holes=True)
+prediction = Predictor(task, [Threshold(0.5)], settings)(scan)
+same = (prediction.mask.array == scan.array).all()
+print(bool(same), prediction.tiles, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+@pytest.mark.slow
+def test_a_very_large_scan_fits() -> None:
+    """360 million voxels: the scan, the network's input and the mask take 3.3 GB, all the rest a little."""
+    answer = subprocess.run(
+        [sys.executable, "-c", LARGE],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[1],
+    )
+    same, tiles, peak_mb = answer.stdout.split()
+    assert (same, int(tiles)) == ("True", 13 * 13 * 21)
+    assert int(peak_mb) < 4500
+
+
+def test_the_steps_can_be_run_apart_and_by_threads(bundle, phantom) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    predictor = open_predictor(bundle)
+    expected = predictor(phantom.scan).mask.array
+    with ThreadPoolExecutor(3) as pool:
+        prepared = list(pool.map(predictor.prepare, [phantom.scan] * 3))
+        found = list(pool.map(lambda p: predictor.restore(p, predictor.network(p)), prepared[:1]))
+        found += [pool.submit(predictor.restore, p, predictor.network(p)).result() for p in prepared[1:]]
+    for prediction in found:
+        assert (prediction.mask.array != expected).sum() <= 2
+        assert set(prediction.seconds) == {"prepare", "network", "restore"}
+
+
+def test_flips_average_over_mirrored_views(bundle, phantom) -> None:
+    """Eight views of a scan and of its mirror image are the same eight: so are the masks."""
+    settings = Settings(flips=(0, 1, 2), keep_largest=False, overlap=0.0)
+    predictor = open_predictor(bundle, settings=settings)
+    shape = (48, 48, 48)
+    middle = phantom.scan.array[20:68, 20:68, 4:52]
+    grid = Geometry.build(shape, (1.8, 1.8, 1.8))
+    here = predictor(grid.volume(np.ascontiguousarray(middle))).mask.array
+    there = predictor(grid.volume(np.ascontiguousarray(middle[::-1]))).mask.array
+    assert here.any()
+    assert (here[::-1] != there).sum() <= 2
 
 
 def test_turning_the_voxels_does_not_move_the_mask(bundle, phantom) -> None:
@@ -130,9 +167,7 @@ def test_turning_the_voxels_does_not_move_the_mask(bundle, phantom) -> None:
 
 
 def test_what_cannot_be_had_is_an_error(bundle, monkeypatch) -> None:
-    monkeypatch.setattr(
-        backends, "PACKAGES", {**backends.PACKAGES, "onnx": ("no_such_package", "pip install x")}
-    )
+    monkeypatch.setattr(choice, "PACKAGES", {**choice.PACKAGES, "onnx": ("no_such_package", "pip install x")})
     with pytest.raises(
         MissingError, match=r"backend 'onnx' needs no_such_package, which is not installed\. pip install x"
     ):
@@ -150,15 +185,63 @@ def single(bundle: ModelBundle) -> ModelBundle:
     return replace(bundle, manifest=replace(bundle.manifest, networks=bundle.networks[:1]))
 
 
-def test_prediction_through_openvino_never_imports_torch() -> None:
-    code = """
+def modules_of(code: str) -> set[str]:
+    """Top-level modules, of this package also the inner ones, that a process has loaded after this code."""
+    answer = subprocess.run(
+        [sys.executable, "-c", code + "\nimport sys\nprint(*sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    names = answer.stdout.splitlines()[-1].split()
+    return {name if name.startswith("c3s3_seg") else name.split(".")[0] for name in names}
+
+
+PREDICT = """
 import sys
+from c3s3_seg.cli import app
+sys.argv = ["c3s3-seg", "predict", "{scan}", "-o", "{out}", "--model", "phantom"]
+try:
+    app()
+except SystemExit as end:
+    if end.code:
+        raise
+"""
+UNUSED = {
+    "torch", "onnx", "onnxruntime", "onnxscript", "pydicom", "safetensors", "tensorboard", "PIL", "contourpy",
+    "matplotlib", "pandas", "monai", "c3s3_seg.training", "c3s3_seg.export", "c3s3_seg.models",
+    "c3s3_seg.phantom",
+}  # fmt: skip
+
+
+def test_predict_imports_nothing_that_it_does_not_use(phantom, tmp_path: Path) -> None:
+    from c3s3_seg import save
+
+    save(phantom.scan, tmp_path / "scan.nii.gz")
+    loaded = modules_of(PREDICT.format(scan=tmp_path / "scan.nii.gz", out=tmp_path / "out"))
+    assert loaded & UNUSED == set()
+    assert {"openvino", "numpy"} <= loaded
+
+
+def test_help_imports_next_to_nothing() -> None:
+    code = "from c3s3_seg.cli import app\ntry:\n    app(['--help'])\nexcept SystemExit:\n    pass"
+    loaded = modules_of(code)
+    assert loaded & (UNUSED | {"numpy", "scipy", "openvino", "SimpleITK", "pydantic"}) == set()
+    plain = (
+        modules_of("import typer.main, typer.rich_utils") if "rich" in loaded else modules_of("import typer")
+    )
+    ours = {name for name in loaded - plain if not name.startswith("c3s3_seg")}
+    assert len(ours) <= 25, sorted(ours)
+    assert len({name for name in loaded if name.startswith("c3s3_seg")}) <= 24
+
+
+def test_prediction_in_python_imports_only_what_it_needs() -> None:
+    code = """
 import numpy as np
 from c3s3_seg import Geometry, ModelBundle, open_predictor
 scan = Geometry.build((48, 48, 48), (2, 2, 2)).volume(np.zeros((48, 48, 48)))
 open_predictor(ModelBundle.find("phantom"), backend="openvino")(scan)
-unwanted = ("torch", "onnx", "onnxruntime", "pydicom", "SimpleITK")
-print([name for name in unwanted if name in sys.modules])
 """
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert answer.stdout.strip() == "[]"
+    loaded = modules_of(code)
+    assert loaded & (UNUSED | {"SimpleITK", "typer", "rich"}) == set()
+    assert "scipy" not in loaded  # an empty mask has no components

@@ -32,6 +32,7 @@ from c3s3_seg.report.rows import CaseScore, PredictionRow
 from c3s3_seg.volume import Volume
 
 PROBABILITIES = "probabilities"
+UNCERTAINTY = "uncertainty"
 MARK = "c3s3_seg"  # the key by which a JSON of ours is known
 T = TypeVar("T")
 
@@ -226,11 +227,12 @@ def _write(predicted: Predicted, job: Job, model: ModelTask) -> Outcome:
     repaired = save_repaired(scan, job.out, case.name)
     written += [repaired] if repaired is not None else []
     written += _save_probabilities(case, prediction, job)
+    written += _save_doubt(case, prediction, job)
     if job.picture:
         written.append(_draw(case, scan, prediction.mask, loaded.truth, job.out))
     spent = {**predicted.seconds, "write": time.perf_counter() - started}
     volumes = tuple(prediction.volume_ml.items())
-    row = PredictionRow(case.name, volumes, sum(spent.values()), scores)
+    row = PredictionRow(case.name, volumes, sum(spent.values()), scores, prediction.notes)
     facts = _facts(predicted, row, spent, job)
     if job.html:
         written.append(_write_page(predicted, facts, model, job.out))
@@ -262,6 +264,15 @@ def _save_probabilities(case: Case, prediction: Prediction, job: Job) -> list[Pa
         written.append(folder / f"{case.name}.{name}.{image_suffix_of(job.suffix)}")
         save(probability, written[-1])
     return written
+
+
+def _save_doubt(case: Case, prediction: Prediction, job: Job) -> list[Path]:
+    if prediction.doubt is None:
+        return []
+    make_folder(job.out / UNCERTAINTY)
+    path = job.out / UNCERTAINTY / f"{case.name}.{image_suffix_of(job.suffix)}"
+    save(prediction.doubt.map, path)
+    return [path]
 
 
 def _score(case: str, mask: Volume, truth: Volume | None, labels: dict[str, int]) -> tuple[CaseScore, ...]:
@@ -309,9 +320,21 @@ def _facts(predicted: Predicted, row: PredictionRow, spent: dict[str, float], jo
         "scores": {s.label: {k: _number(v) for k, v in s.score.flat().items()} for s in row.scores},
         "seconds": {} if job.deterministic else {**spent, "total": row.seconds_s},
         "tiles": prediction.tiles,
+        "tile": list(prediction.tile),
+        "tidied": prediction.tidied,
+        "notes": list(prediction.notes),
+        "doubt": _doubt(prediction),
         "gate": loaded.judged.facts if loaded.judged else None,
         "made_with": job.origin or {},
     }
+
+
+def _doubt(prediction: Prediction) -> dict[str, Any] | None:
+    doubt = prediction.doubt
+    if doubt is None:
+        return None
+    between = {name: _number(mm) for name, mm in doubt.hd95_mm.items()}
+    return {"hd95_mm": between, "threshold_mm": doubt.threshold_mm, "flagged": doubt.flagged}
 
 
 def _number(value: float) -> float | str | None:

@@ -176,7 +176,5 @@ def origin(bundle: ModelBundle, predictor: Predictor) -> dict[str, Any]:
     return {
         "bundle": bundle.task.name,
         "weights_sha256": {n.weights: bundle.manifest.files[n.weights] for n in networks},
-        "backend": predictor.backends[0].name,
-        "overlap": predictor.overlap,
-        "keep_largest": bundle.task.keep_largest,
+        **predictor.record(),
     }

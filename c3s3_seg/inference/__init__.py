@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import InputError
-from c3s3_seg.inference.backends import Choice, open_backend
-from c3s3_seg.inference.predictor import Prediction, Predictor, Settings
+from c3s3_seg.inference.backends import Choice, OpenVinoBackend
+from c3s3_seg.inference.budget import costs_of
+from c3s3_seg.inference.choice import Wish, open_backend
+from c3s3_seg.inference.doubt import Doubting
+from c3s3_seg.inference.predictor import Predictor
+from c3s3_seg.inference.profile import with_profile
+from c3s3_seg.inference.settings import Prediction, Settings
 from c3s3_seg.inference.telemetry import forbid
 
 forbid()  # before any of the above imports OpenVINO, which they do when they first need it
@@ -37,15 +42,31 @@ def open_predictor(
     Raises
     ------
     MissingError
-        If the runtime is not installed.
+        If the runtime, the device or the precision that was asked for cannot be had.
     InputError
-        If the bundle lacks the file it needs, or holds one network and an ensemble is asked for.
+        If the bundle lacks the file it needs, or holds one network and an ensemble or a measure of
+        doubt is asked for.
     """
-    if ensemble and len(bundle.networks) < 2:
-        raise InputError("an ensemble was asked for, but this bundle holds one network", where=bundle.folder)
-    networks = bundle.networks if ensemble else bundle.networks[:1]
-    backends = [open_backend(bundle, network, backend, threads) for network in networks]
-    return Predictor(bundle.task, backends, settings)
+    settings = settings or Settings()
+    if len(bundle.networks) < 2 and (ensemble or settings.uncertainty):
+        what = "an ensemble was asked for" if ensemble else "a measure of doubt needs two networks"
+        raise InputError(f"{what}, but this bundle holds one network", where=bundle.folder)
+    networks = bundle.networks if ensemble or settings.uncertainty else bundle.networks[:1]
+    wish = Wish(backend, settings.device, settings.precision, threads)
+    wish, best, remarks = with_profile(wish, settings.profile, networks[0])
+    backends = [open_backend(bundle, network, wish) for network in networks]
+    for opened in backends:
+        if settings.memory_bytes is not None and isinstance(opened, OpenVinoBackend):
+            opened.keep = 1  # what the next scan needs must fit as well
+    costs = costs_of(backends[0].name, [network.filters for network in networks])
+    if best is not None and len(networks) == 1:
+        costs = best.costs
+    calibration = bundle.manifest.doubt
+    doubting = Doubting(
+        leading=len(networks) if ensemble else 1,
+        threshold_mm=calibration.threshold_mm if calibration else None,
+    )
+    return Predictor(bundle.task, backends, settings, costs, doubting, remarks)
 
 
 __all__ = ["Prediction", "Predictor", "Settings", "open_predictor"]

@@ -1,36 +1,36 @@
 """Runtimes. Each takes patches and gives logits; none imports another's library.
 
 Only one runtime is loaded in a process: torch and OpenVINO slow each other two- to threefold.
+What was asked for and cannot be had is an error that says why; only `auto` may choose.
 """
 
 from __future__ import annotations
 
-import importlib.util
+import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from c3s3_seg.bundle import ModelBundle, Network
 from c3s3_seg.errors import InputError, MissingError
+from c3s3_seg.inference.hardware import NO_GPU, Device, Precision, check_onnx_wheels, cuda_devices
+from c3s3_seg.inference.window import FloatArray
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
-FloatArray = NDArray[np.float32]
-Runtime = Literal["openvino", "onnx", "torch"]
+Runtime = Literal["openvino", "onnx", "torch"]  # fastest on a CPU first, as measured
 Choice = Literal["auto", "openvino", "onnx", "torch", "tensorrt"]
 
-PACKAGES: dict[str, tuple[str, str]] = {
-    "openvino": ("openvino", "pip install c3s3-seg"),
-    "onnx": ("onnxruntime", "pip install 'c3s3-seg[onnx]' (CPU) or 'c3s3-seg[gpu]' (CUDA)"),
-    "torch": ("torch", "pip install 'c3s3-seg[train]'"),
-}
+# Shapes that OpenVINO keeps compiled. Each holds its weights and maps (some 0.15 GB for a whole atrium) and
+# saves 0.3 s. The last 20 unlabelled atria have 4 shapes, and each is compiled once.
+COMPILED = 3
+CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 
 
 class Backend(Protocol):
-    """A network that is ready to run."""
+    """A network that is ready to run. May say where and how it runs: `device`, `precision`, `notes`."""
 
     name: str
 
@@ -40,64 +40,152 @@ class Backend(Protocol):
 
 
 class OpenVinoBackend:
-    """OpenVINO on the CPU: the fastest runtime measured there."""
+    """OpenVINO on the CPU: the fastest runtime measured there.
+
+    Raises
+    ------
+    MissingError
+        If the device is CUDA, or the CPU does not compute in the precision asked for.
+    """
 
     name = "openvino"
 
-    def __init__(self, graph: Path, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        graph: Path,
+        threads: int | None = None,
+        device: Device = "auto",
+        precision: Precision = "auto",
+    ) -> None:
         import openvino
 
-        config: dict[str, Any] = {
-            "PERFORMANCE_HINT": "LATENCY",
-            # On CPUs with bfloat16 units OpenVINO would compute in bfloat16 unless told.
-            "INFERENCE_PRECISION_HINT": "f32",
-        }
-        if threads is not None:
-            config["INFERENCE_NUM_THREADS"] = threads
+        if device == "cuda":
+            todo = "Take --backend onnx or torch for CUDA, or --device cpu"
+            raise MissingError("OpenVINO does not run on CUDA", todo=todo)
         self._core = openvino.Core()
+        self.device, self.precision = "cpu", "float32" if precision == "auto" else precision
+        hint = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}[self.precision]
+        _check_openvino_precision(self._core, self.precision)
+        # On CPUs with bfloat16 units OpenVINO would compute in bfloat16 unless told.
+        self._config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint}
+        if threads is not None:
+            self._config["INFERENCE_NUM_THREADS"] = threads
         self._model = self._core.read_model(graph)
-        self._config = config
+        self.keep = COMPILED
         self._compiled: dict[tuple[int, ...], Any] = {}
+        self._alone = threading.Lock()  # a compiled model answers one caller at a time
 
     def __call__(self, patches: FloatArray) -> FloatArray:
         """See `Backend`."""
-        if patches.shape not in self._compiled:
-            # A fixed shape runs faster than a dynamic one; the last few are kept.
-            self._compiled = dict(list(self._compiled.items())[-3:])
-            self._model.reshape(list(patches.shape))
-            self._compiled[patches.shape] = self._core.compile_model(self._model, "CPU", self._config)
-        return np.asarray(self._compiled[patches.shape](patches)[0])
+        with self._alone:
+            return np.asarray(self._for(patches.shape)(patches)[0])
+
+    def _for(self, shape: tuple[int, ...]) -> Any:
+        """The network for one shape: that runs faster than a dynamic one. The last few are kept."""
+        compiled = self._compiled.pop(shape, None)
+        if compiled is None:
+            for oldest in list(self._compiled)[: max(0, len(self._compiled) + 1 - self.keep)]:
+                del self._compiled[oldest]
+            self._model.reshape(list(shape))
+            compiled = self._core.compile_model(self._model, "CPU", self._config)
+        self._compiled[shape] = compiled
+        return compiled
+
+
+def _check_openvino_precision(core: Any, precision: str) -> None:
+    wanted = {"float16": "FP16", "bfloat16": "BF16"}.get(precision)
+    able = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if wanted is not None and wanted not in able:
+        what = f"this CPU does not compute in {precision} (OpenVINO lists {', '.join(able)})"
+        raise MissingError(what, todo="Leave --precision out, or take float32")
 
 
 class OnnxBackend:
-    """ONNX Runtime: CUDA where its GPU build finds a GPU, otherwise the CPU."""
+    """ONNX Runtime: CUDA where its GPU build finds a GPU, otherwise the CPU.
+
+    On CUDA, input and output are bound to memory on the GPU that is used again for every tile of the
+    same shape. Written and type-checked, never run: no GPU was at hand.
+
+    Raises
+    ------
+    MissingError
+        If CUDA was asked for and the session does not run there, or the graph's precision is another.
+    """
 
     name = "onnx"
 
-    def __init__(self, graph: Path, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        graph: Path,
+        threads: int | None = None,
+        device: Device = "auto",
+        precision: Precision = "auto",
+    ) -> None:
+        wheels = check_onnx_wheels(device)
+        self.notes = (wheels,) if wheels else ()
+        if precision not in ("auto", "float32"):
+            what = f"the ONNX graph computes in float32, and {precision} was asked for"
+            raise MissingError(what, todo="Leave --precision out, or take --backend torch")
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         if threads is not None:
             options.intra_op_num_threads = threads
-        wanted = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+        wanted = [CPU] if device == "cpu" else [CUDA, CPU]
         providers = [p for p in wanted if p in onnxruntime.get_available_providers()]
         self._session = onnxruntime.InferenceSession(str(graph), options, providers=providers)
         # What is available and what runs differ: only the session knows.
         self.provider = self._session.get_providers()[0]
+        if device == "cuda" and self.provider != CUDA:
+            raise MissingError(f"ONNX Runtime does not run on CUDA here: {_why_no_cuda(onnxruntime)}")
+        self.device, self.precision = "cuda" if self.provider == CUDA else "cpu", "float32"
+        self._value = onnxruntime.OrtValue
+        self._outputs: dict[tuple[int, ...], Any] = {}
 
     def __call__(self, patches: FloatArray) -> FloatArray:
         """See `Backend`."""
+        if self.device == "cuda":
+            return self._on_gpu(patches)
         return np.asarray(self._session.run(None, {"scan": patches})[0])
+
+    def _on_gpu(self, patches: FloatArray) -> FloatArray:
+        binding = self._session.io_binding()
+        binding.bind_ortvalue_input("scan", self._value.ortvalue_from_numpy(patches, "cuda", 0))
+        held = self._outputs.get(patches.shape)
+        if held is None:
+            binding.bind_output("logits", "cuda")
+        else:
+            binding.bind_ortvalue_output("logits", held)
+        self._session.run_with_iobinding(binding)
+        self._outputs = {patches.shape: binding.get_outputs()[0]}
+        return np.asarray(self._outputs[patches.shape].numpy())
+
+
+def _why_no_cuda(onnxruntime: Any) -> str:
+    if CUDA not in onnxruntime.get_available_providers():
+        return "its CPU build is installed (pip uninstall onnxruntime, pip install 'c3s3-seg[gpu]')"
+    if not cuda_devices():
+        return NO_GPU
+    return "its GPU build did not start; it needs the CUDA and cuDNN libraries of its release"
 
 
 class TorchBackend:
-    """torch: what training validates with, and the reference of every export."""
+    """torch: what training validates with, and the reference of every export.
+
+    Parameters
+    ----------
+    net
+        On the device that it is to run on.
+    threads
+        On the CPU.
+    precision
+        `float32`, or one of the two half precisions, in which convolutions are then computed.
+    """
 
     name = "torch"
 
-    def __init__(self, net: nn.Module, threads: int | None = None) -> None:
+    def __init__(self, net: nn.Module, threads: int | None = None, precision: Precision = "auto") -> None:
         import torch
 
         if threads is not None:
@@ -105,13 +193,18 @@ class TorchBackend:
         self._torch = torch
         self._net = net.eval()
         self._device = next(net.parameters()).device
+        self.device = self._device.type
+        self.precision = "float32" if precision == "auto" else precision
 
     def __call__(self, patches: FloatArray) -> FloatArray:
         """See `Backend`."""
         torch = self._torch
-        with torch.inference_mode():
+        half = self.precision != "float32"
+        kind = getattr(torch, self.precision) if half else torch.bfloat16
+        with torch.inference_mode(), torch.autocast(self.device, dtype=kind, enabled=half):
             x = torch.from_numpy(patches).to(self._device, memory_format=torch.channels_last_3d)
-            return np.ascontiguousarray(self._net(x).float().cpu().numpy())
+            logits: Tensor = self._net(x)
+            return np.ascontiguousarray(logits.float().cpu().numpy())
 
 
 def load_torch(bundle: ModelBundle, network: Network) -> nn.Module:
@@ -132,40 +225,53 @@ def load_torch(bundle: ModelBundle, network: Network) -> nn.Module:
     return net.eval()
 
 
-def open_backend(
-    bundle: ModelBundle, network: Network, choice: Choice = "auto", threads: int | None = None
-) -> Backend:
-    """The runtime that was asked for, loaded with one network; `auto` takes the first that can be had.
+def open_torch(
+    bundle: ModelBundle,
+    network: Network,
+    threads: int | None = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+) -> TorchBackend:
+    """A bundle's network in torch, made fast: pages kept, batch norm folded, on CUDA in half precision.
 
     Raises
     ------
     MissingError
-        If the runtime is not installed. There is no silent fall to another one.
-    InputError
-        If the bundle holds no graph for it.
+        If CUDA was asked for and torch does not have it.
     """
-    if choice == "tensorrt":  # never chosen by `auto`: its first run builds an engine for minutes
-        from c3s3_seg.inference.tensorrt import TensorRtBackend
+    import torch
 
-        return TensorRtBackend.of_bundle(bundle, network)
-    runtime = choose(bundle, network) if choice == "auto" else choice
-    package, install = PACKAGES[runtime]
-    if importlib.util.find_spec(package) is None:
-        raise MissingError(f"the backend '{runtime}' needs {package}, which is not installed", todo=install)
-    if runtime == "torch":
-        return TorchBackend(load_torch(bundle, network), threads)
-    if not bundle.has(network.graph):
-        todo = f"Make it with: c3s3-seg export {bundle.folder} --to onnx"
-        raise InputError(f"the bundle has no {network.graph}", where=bundle.folder, todo=todo)
-    kind = OpenVinoBackend if runtime == "openvino" else OnnxBackend
-    return kind(bundle.folder / network.graph, threads)
+    from c3s3_seg.allocator import keep_pages
+
+    has_cuda = torch.cuda.is_available()
+    if device == "cuda" and not has_cuda:
+        why = NO_GPU if torch.version.cuda else "this build of torch is for the CPU only"
+        raise MissingError(f"torch does not run on CUDA here: {why}", todo="Take --device cpu")
+    place = "cuda" if has_cuda and device != "cpu" else "cpu"
+    if precision == "auto":
+        precision = "float16" if place == "cuda" else "float32"
+    if place == "cpu":
+        keep_pages()
+    net = fold_batch_norm(load_torch(bundle, network)).to(place)
+    return TorchBackend(net, threads, precision)
 
 
-def choose(bundle: ModelBundle, network: Network) -> Runtime:
-    """The first runtime, fastest first, that is installed and finds its file in the bundle."""
-    for runtime in get_args(Runtime):
-        fits = runtime == "torch" or bundle.has(network.graph)
-        if fits and importlib.util.find_spec(PACKAGES[runtime][0]) is not None:
-            return runtime  # type: ignore[no-any-return]
-    todo = f"Install one, or: c3s3-seg export {bundle.folder} --to onnx"
-    raise MissingError("no installed runtime can run this bundle", where=bundle.folder, todo=todo)
+def fold_batch_norm(net: nn.Module) -> nn.Module:
+    """Put every batch norm into the convolution before it, in place: in inference it is a constant scale.
+
+    The backbones register each batch norm right after its convolution, so the order of registration tells.
+    """
+    from torch import nn
+    from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+    before: tuple[str, nn.Module] | None = None
+    for name, child in list(net.named_children()):
+        if isinstance(child, nn.BatchNorm3d) and before is not None:
+            transposed = isinstance(before[1], nn.ConvTranspose3d)
+            fused: Any = fuse_conv_bn_eval(before[1], child, transpose=transposed)  # type: ignore[type-var]
+            setattr(net, before[0], fused)
+            setattr(net, name, nn.Identity())
+        else:
+            fold_batch_norm(child)
+        before = (name, child) if isinstance(child, nn.Conv3d | nn.ConvTranspose3d) else None
+    return net

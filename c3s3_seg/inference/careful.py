@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from c3s3_seg.errors import InputError
-from c3s3_seg.inference.predictor import Prediction, Predictor, Progress
+from c3s3_seg.inference.predictor import Prediction, Predictor
 from c3s3_seg.inference.region import Box, find_region, parse_box, predict_within
+from c3s3_seg.inference.stream import Progress
 from c3s3_seg.quality import Verdict, judge_frame, judge_greys
 from c3s3_seg.volume import Volume
 

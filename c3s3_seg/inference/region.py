@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from c3s3_seg.domain import Domain, nearest_axes
 from c3s3_seg.errors import InputError
-from c3s3_seg.inference.predictor import Prediction, Predictor, Progress
+from c3s3_seg.inference.predictor import Prediction, Predictor
+from c3s3_seg.inference.stream import Progress
 from c3s3_seg.volume import Array, Geometry, Volume
 
 # Networks are trained on scans that are scaled by up to about this much.
@@ -122,7 +123,8 @@ def predict_within(
         return predictor(scan, progress)
     found = predictor(box.crop(scan), progress)
     whole = {name: box.paste(volume, scan.geometry) for name, volume in found.probabilities.items()}
-    return replace(found, mask=box.paste(found.mask, scan.geometry), probabilities=whole)
+    doubt = found.doubt and replace(found.doubt, map=box.paste(found.doubt.map, scan.geometry))
+    return replace(found, mask=box.paste(found.mask, scan.geometry), probabilities=whole, doubt=doubt)
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,21 @@
-"""Tiles over a volume, and the stitching of what the network says about each. numpy only."""
+"""Tiles over a volume, how much their voxels count where they overlap, and logits as probabilities."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float32]
 Shape = tuple[int, int, int]
+Weighting = Literal["constant", "gaussian"]
+
+SIGMA = 0.125  # of the Gaussian, as a share of a tile's side: MONAI's and nnU-Net's value
+LEAST_WEIGHT = 1e-3  # MONAI's: no voxel of a tile counts for nothing
 
 
 @dataclass(frozen=True)
@@ -24,7 +29,7 @@ class Tiling:
     tile
         Voxels of a tile.
     starts
-        Per axis, the first index of each tile.
+        Per axis, the first index of each tile, rising.
     """
 
     shape: Shape
@@ -40,20 +45,44 @@ class Tiling:
     @classmethod
     def overlapping(cls, shape: Shape, tile: Shape, overlap: float) -> Tiling:
         """Tiles that share at least `overlap` (0 to below 1) of a side with the next; the last is flush."""
+        x, y, z = (max(1, int(t * (1 - overlap))) for t in tile)
+        return cls.stepping(shape, tile, (x, y, z))
+
+    @classmethod
+    def stepping(cls, shape: Shape, tile: Shape, stride: Shape) -> Tiling:
+        """Tiles every `stride` voxels; the last is flush with the volume's end."""
         x, y, z = (max(n, t) for n, t in zip(shape, tile, strict=True))
-        a, b, c = (
-            _starts(n, t, max(1, int(t * (1 - overlap)))) for n, t in zip((x, y, z), tile, strict=True)
-        )
+        a, b, c = (_starts(n, t, s) for n, t, s in zip((x, y, z), tile, stride, strict=True))
         return cls((x, y, z), tile, (a, b, c))
 
     def __len__(self) -> int:
         return len(self.starts[0]) * len(self.starts[1]) * len(self.starts[2])
 
-    def slices(self) -> Iterator[tuple[slice, slice, slice]]:
-        """The tiles, z fastest."""
-        for corner in product(*self.starts):
+    @property
+    def axis(self) -> int:
+        """Along which the answer is streamed: the first, unless another one halves what waits.
+
+        Along the first axis every sum is formed in the order in which MONAI forms it.
+        """
+        waiting = [t / n for t, n in zip(self.tile, self.shape, strict=True)]
+        return waiting.index(min(waiting)) if min(waiting) <= waiting[0] / 2 else 0
+
+    @property
+    def waiting(self) -> int:
+        """Voxels of one class that are kept at a time while streaming along `axis`."""
+        return int(np.prod(self.shape)) // self.shape[self.axis] * self.tile[self.axis]
+
+    def layer(self, start: int, axis: int) -> Iterator[tuple[slice, slice, slice]]:
+        """The tiles that begin at `start` along `axis`; the other axes in their order, the last fastest."""
+        starts = [(start,) if n == axis else places for n, places in enumerate(self.starts)]
+        for corner in product(*starts):
             x, y, z = (slice(c, c + t) for c, t in zip(corner, self.tile, strict=True))
             yield x, y, z
+
+    def slices(self) -> Iterator[tuple[slice, slice, slice]]:
+        """The tiles, z fastest."""
+        for start in self.starts[0]:
+            yield from self.layer(start, 0)
 
 
 def _starts(size: int, tile: int, step: int) -> tuple[int, ...]:
@@ -61,52 +90,27 @@ def _starts(size: int, tile: int, step: int) -> tuple[int, ...]:
     return (*range(0, last, step), last)
 
 
-def stitch(
-    volume: FloatArray,
-    tiling: Tiling,
-    network: Callable[[FloatArray], FloatArray],
-    progress: Callable[[int, int], None] | None = None,
-) -> FloatArray:
-    """Run the network tile by tile and average the probabilities where tiles overlap.
+def importance(tile: Shape, weighting: Weighting) -> FloatArray | None:
+    """How much each voxel of a tile counts: (x, y, z) float32, or None where all count the same.
 
-    Parameters
-    ----------
-    volume
-        (X, Y, Z) float32 network input; padded with zeros, the mean grey value, to the tiling's shape.
-    tiling
-        The tiles.
-    network
-        (1, 1, x, y, z) -> probabilities (1, C, x, y, z).
-    progress
-        Called with (done, all) after each tile.
-
-    Returns
-    -------
-    (C, X, Y, Z) float32 probabilities of the volume without its padding.
+    `gaussian` is MONAI's map: the product of three Gaussians, never below a thousandth. As with MONAI
+    itself, that bound keeps it from being separable.
     """
-    before = [(n - m) // 2 for n, m in zip(tiling.shape, volume.shape, strict=True)]
-    pads = [(b, n - m - b) for b, n, m in zip(before, tiling.shape, volume.shape, strict=True)]
-    padded = np.pad(volume, pads)
-    inner = tuple(slice(b, b + m) for b, m in zip(before, volume.shape, strict=True))
-    total: FloatArray | None = None
-    count = np.zeros(tiling.shape, dtype=np.float32)
-    for done, tile in enumerate(tiling.slices(), start=1):
-        answer = network(np.ascontiguousarray(padded[tile])[None, None])[0]
-        if progress is not None:
-            progress(done, len(tiling))
-        if len(tiling) == 1:
-            return np.asarray(answer[:, *inner])
-        if total is None:
-            total = np.zeros((len(answer), *tiling.shape), dtype=np.float32)
-        total[:, *tile] += answer
-        count[tile] += 1
-    if total is None:  # a tiling has at least one tile
-        raise ValueError("no tiles")
-    np.divide(total, count, out=total)
-    return np.asarray(total[:, *inner])
+    if weighting == "constant":
+        return None
+    x, y, z = (_gaussian(side) for side in tile)
+    return np.asarray(np.maximum(x[:, None, None] * y[:, None] * z, LEAST_WEIGHT), dtype=np.float32)
 
 
 def softmax(logits: FloatArray) -> FloatArray:
-    """(N, C, X, Y, Z) logits -> probabilities over C."""
-    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return np.asarray(shifted / shifted.sum(axis=1, keepdims=True), dtype=np.float32)
+    """(N, K, X, Y, Z) logits -> probabilities over K, in the logits' own memory where it may be written."""
+    out = logits if logits.flags.writeable and logits.dtype == np.float32 else logits.astype(np.float32)
+    out -= out.max(axis=1, keepdims=True)
+    np.exp(out, out=out)
+    out /= out.sum(axis=1, keepdims=True)
+    return out
+
+
+def _gaussian(side: int) -> FloatArray:
+    distance = np.arange(side, dtype=np.float32) - np.float32((side - 1) / 2)
+    return np.asarray(np.exp(distance**2 / np.float32(-2 * (side * SIGMA) ** 2)), dtype=np.float32)

@@ -59,12 +59,15 @@ class PredictionRow:
         From the file to the written mask.
     scores
         One for each label where a truth was given, else empty.
+    notes
+        What the reader should know of this case, as sentences.
     """
 
     case: str
     volumes_ml: tuple[tuple[str, float], ...]
     seconds_s: float
     scores: tuple[CaseScore, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Protocol
 
 import torch
 
+from c3s3_seg.allocator import keep_pages
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import InputError
 from c3s3_seg.training import checkpoint
@@ -21,7 +22,6 @@ from c3s3_seg.training.data import (
     read_splits,
     read_validation,
 )
-from c3s3_seg.training.memory import keep_pages
 from c3s3_seg.training.result import write_bundle
 from c3s3_seg.training.run import Run
 from c3s3_seg.training.start import begin_from

@@ -11,6 +11,10 @@ from c3s3_seg.verbs.progress import Teller
 from c3s3_seg.verbs.terminal import need, say, show
 
 BackendName = Literal["auto", "openvino", "onnx", "torch", "tensorrt"]
+DeviceName = Literal["auto", "cpu", "cuda"]
+PrecisionName = Literal["auto", "float32", "float16", "bfloat16"]
+Blend = Literal["constant", "gaussian"]
+Published = Literal["paper"]
 ImageFormat = Literal["nii.gz", "nrrd", "mha", "dicom-seg", "dicom-labelmap", "rtstruct"]
 LONGEST_TABLE = 200  # cases that a terminal shows one by one; summary.csv has them all
 
@@ -46,6 +50,12 @@ def predict(
     ensemble: Annotated[
         bool, typer.Option("--ensemble", help="Average both networks of the bundle.")
     ] = False,
+    uncertainty: Annotated[
+        bool,
+        typer.Option(
+            "--uncertainty", help="Compare both networks: maps in OUT/uncertainty, doubtful cases flagged."
+        ),
+    ] = False,
     picture: Annotated[
         bool, typer.Option("--picture", help="Draw each case with its contour as PNG.")
     ] = False,
@@ -68,6 +78,33 @@ def predict(
         bool, typer.Option("--html", help="Write each case as a page too: one file, a surface that turns.")
     ] = False,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of the runtime, per worker.")] = None,
+    device: Annotated[DeviceName, typer.Option(help="Where the network runs.")] = "auto",
+    precision: Annotated[
+        PrecisionName, typer.Option(help="Of the network; auto: float32 on a CPU, float16 in torch on CUDA.")
+    ] = "auto",
+    memory: Annotated[
+        str | None,
+        typer.Option(help="What the process may take, such as 2GB: the tiles are the largest that fit."),
+    ] = None,
+    stride: Annotated[
+        str | None, typer.Option(help="X,Y,Z voxels from tile to tile, in place of an overlap.")
+    ] = None,
+    blend: Annotated[Blend, typer.Option(help="How overlapping tiles are averaged.")] = "constant",
+    flips: Annotated[
+        str, typer.Option(help="Average over mirrored views along these axes, such as xy.")
+    ] = "",
+    protocol: Annotated[
+        Published | None,
+        typer.Option(help="paper: the published evaluation's tiles (stride 18,18,4) and both networks."),
+    ] = None,
+    keep_largest: Annotated[
+        bool | None,
+        typer.Option("--keep-largest/--keep-all", help="Components. Default: as the bundle says."),
+    ] = None,
+    fill_holes: Annotated[bool, typer.Option("--fill-holes", help="Fill what a label encloses.")] = False,
+    min_volume: Annotated[
+        float, typer.Option(min=0.0, help="Drop components below this volume in ml.")
+    ] = 0.0,
     workers: Annotated[
         int, typer.Option(min=0, help="Processes with a model each. 0: no process but this one.")
     ] = 0,
@@ -107,11 +144,30 @@ def predict(
     from c3s3_seg.bundle import ModelBundle
     from c3s3_seg.inference import Settings
     from c3s3_seg.inference.careful import Care
+    from c3s3_seg.inference.hardware import parse_memory
+    from c3s3_seg.inference.profile import existing_profile
+    from c3s3_seg.inference.settings import parse_flips, parse_stride, published
     from c3s3_seg.io.choice import Reading, fixes
     from c3s3_seg.report.terminal import prediction_table
 
     bundle = ModelBundle.find(model)
-    settings = Settings(overlap, probabilities)
+    settings = Settings(
+        overlap,
+        probabilities,
+        uncertainty=uncertainty,
+        stride=None if stride is None else parse_stride(stride),
+        weighting=blend,
+        flips=parse_flips(flips),
+        memory_bytes=None if memory is None else parse_memory(memory),
+        keep_largest=keep_largest,
+        fill_holes=fill_holes,
+        min_volume_ml=min_volume,
+        device=device,
+        precision=precision,
+        profile=existing_profile(os.environ),
+    )
+    if protocol == "paper":
+        settings, ensemble = published(settings), True
     how = Model(bundle.folder.resolve(), backend, settings, ensemble, threads, deterministic)
     job = Job(
         out,
@@ -130,6 +186,9 @@ def predict(
     if not (as_json or quiet):
         rows = result.rows if len(result.rows) <= LONGEST_TABLE else ()
         show(prediction_table(rows, result.failures))
+        for row in rows:
+            for note in row.notes:
+                say(f"{row.case}: {note}.")
         done = f"{len(result.rows)} masks" if not rows and result.rows else "Masks"
         say(f"{done}, JSON and summary.csv are in {out}. Research use only.")
     if result.failures:

@@ -1,0 +1,72 @@
+"""Ways to run one network over one volume, each in a process of its own. Used by inference.py and memory.py.
+
+A child prints one line of JSON and writes its labels; the parent compares them.
+"""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+Labels = np.ndarray
+
+
+@dataclass(frozen=True)
+class Result:
+    """Of one process: seconds and peak memory while it worked, above what it held before."""
+
+    name: str
+    wall_s: float
+    cpu_s: float
+    peak_mb: float
+    above_mb: float
+    labels: Labels
+
+
+def apart(script: str, name: str, words: list[str]) -> Result | str:
+    """Run `script --one NAME WORDS` in a process; gives what it measured, or its last line if it failed."""
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "labels.npy"
+        command = [sys.executable, script, "--one", name, str(target), *words]
+        answer = subprocess.run(command, capture_output=True, text=True, check=False)
+        if answer.returncode:
+            return (answer.stderr.strip().splitlines() or [f"exit code {answer.returncode}"])[-1]
+        found = json.loads(answer.stdout.splitlines()[-1])
+        return Result(name, labels=np.load(target), **found)
+
+
+def watched(work: Callable[[], Labels], target: Path) -> None:
+    """In the child: time the work and watch its memory, then write the labels and a line of JSON."""
+    before = resident_mb()
+    reset_peak()
+    wall, cpu = time.perf_counter(), time.process_time()
+    labels = work()
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    peak = peak_mb()
+    np.save(target, labels.astype(np.uint8))
+    facts = {"wall_s": wall, "cpu_s": cpu, "peak_mb": peak, "above_mb": peak - before}
+    print(json.dumps(facts))
+
+
+def resident_mb() -> float:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") / 1e6
+
+
+def reset_peak() -> None:
+    """So that the peak is that of the work, not of what was loaded for it."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_mb() -> float:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM"):
+            return int(line.split()[1]) * 1024 / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6

@@ -1,0 +1,104 @@
+"""What this machine has: GPUs, wheels that fight each other, memory. Asked without loading a runtime."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.metadata
+import re
+import sys
+from pathlib import Path
+from typing import Literal
+
+from c3s3_seg.errors import InputError, MissingError
+
+Device = Literal["auto", "cpu", "cuda"]
+Precision = Literal["auto", "float32", "float16", "bfloat16"]
+
+NO_GPU = "no NVIDIA GPU was found: the driver's library is not there or lists none"
+BOTH_WHEELS = (
+    "onnxruntime and onnxruntime-gpu are both installed; each overwrites the other's files, so which of"
+    " them runs is chance"
+)
+MEND_WHEELS = "pip uninstall -y onnxruntime onnxruntime-gpu, then pip install 'c3s3-seg[gpu]' (or '[onnx]')"
+# How runtimes say that memory is full: OpenVINO, ONNX Runtime, torch, CUDA.
+FULL = re.compile(
+    r"bad_alloc|bad alloc|out of memory|failed to allocate|can't allocate|cannot allocate|not enough memory"
+    r"|could not create a memory|MemoryAllocation|OUT_OF_MEMORY",
+    re.IGNORECASE,
+)
+UNITS = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+
+
+def cuda_devices() -> int:
+    """How many NVIDIA GPUs the driver lists; 0 without a driver."""
+    names = ("nvcuda.dll",) if sys.platform == "win32" else ("libcuda.so.1", "libcuda.so")
+    for name in names:
+        try:
+            driver = ctypes.CDLL(name)
+        except OSError:
+            continue
+        count = ctypes.c_int(0)
+        if driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0:
+            return int(count.value)
+    return 0
+
+
+def installed(*distributions: str) -> list[str]:
+    """Which of these distributions are installed. Their modules may bear another name."""
+    found = []
+    for name in distributions:
+        try:
+            importlib.metadata.distribution(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        found.append(name)
+    return found
+
+
+def check_onnx_wheels(device: Device) -> str | None:
+    """A sentence for the report if both builds of ONNX Runtime are installed; None if not.
+
+    Raises
+    ------
+    MissingError
+        If CUDA was asked for: with both wheels nobody knows which of them would run.
+    """
+    if len(installed("onnxruntime", "onnxruntime-gpu")) < 2:
+        return None
+    if device == "cuda":
+        raise MissingError(BOTH_WHEELS, todo=MEND_WHEELS)
+    return f"{BOTH_WHEELS}. {MEND_WHEELS}."
+
+
+def is_memory_error(error: Exception) -> bool:
+    """Whether an error says, in the words of any runtime, that memory is full."""
+    return isinstance(error, MemoryError) or bool(FULL.search(str(error)))
+
+
+def parse_memory(text: str) -> int:
+    """`4GB`, `512 MiB`, `2e9` -> bytes. GB is 10^9, GiB is 2^30.
+
+    Raises
+    ------
+    InputError
+        If it is not a positive size.
+    """
+    match = re.fullmatch(r"\s*([0-9.]+(?:e[0-9]+)?)\s*([kmgt]i?|)b?\s*", text.lower())
+    try:
+        size = float(match[1]) * UNITS[match[2]] if match else 0.0
+    except ValueError:
+        size = 0.0
+    if size < 1:
+        raise InputError(f"found the memory {text!r}, wanted a size such as 4GB or 900MB")
+    return int(size)
+
+
+def resident_bytes() -> int:
+    """What this process holds in memory now; 0 where the system does not say."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0
+    import resource
+
+    return pages * resource.getpagesize()

@@ -1,0 +1,163 @@
+"""What is done to a finished mask: largest component, least volume, holes. Each only where it is asked for.
+
+Components are labelled a few planes at a time and joined where the planes meet, so that a mask as
+large as the scan never needs a second array of 4 bytes a voxel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Mask = NDArray[np.bool_]
+Labels = NDArray[np.uint8]
+
+PART = 8_000_000  # voxels that are labelled at a time: 32 MB
+
+
+@dataclass(frozen=True)
+class Tidying:
+    """What to do to each label of a mask, in this order. Neighbours share a face.
+
+    Parameters
+    ----------
+    keep_largest
+        Only the largest connected component stays.
+    min_volume_ml
+        Components below this volume go, even the last one.
+    fill_holes
+        Background that a label encloses becomes that label.
+    """
+
+    keep_largest: bool = False
+    min_volume_ml: float = 0.0
+    fill_holes: bool = False
+
+
+def tidy(mask: Labels, value: int, wanted: Tidying, voxel_ml: float) -> dict[str, float]:
+    """Tidy one label of a mask (i, j, k), in place.
+
+    Returns
+    -------
+    dict
+        What was done, in ml: `removed_ml` and `filled_ml`. Empty if nothing changed.
+    """
+    box = _box_of(mask, value)
+    if box is None:
+        return {}
+    inside = mask[box]
+    removed = filled = 0
+    if wanted.keep_largest or wanted.min_volume_ml > 0:
+        removed = _remove(inside, value, wanted, voxel_ml)
+    if wanted.fill_holes:
+        filled = _fill(inside, value)
+    done = {"removed_ml": removed * voxel_ml, "filled_ml": filled * voxel_ml}
+    return {name: ml for name, ml in done.items() if ml}
+
+
+def _remove(inside: Labels, value: int, wanted: Tidying, voxel_ml: float) -> int:
+    found = _Components(inside, lambda part: part == value)
+    kept = found.sizes * voxel_ml >= wanted.min_volume_ml
+    if wanted.keep_largest:
+        kept &= np.arange(len(kept)) == found.sizes.argmax()
+    return 0 if kept.all() else found.write(~kept, 0)
+
+
+def _fill(inside: Labels, value: int) -> int:
+    outside = _Components(inside, lambda part: part != value)
+    if outside.at_edge.all():
+        return 0
+    return outside.write(~outside.at_edge, value, only=0)
+
+
+class _Components:
+    """6-connected components of part of an array: their sizes, and which touch its faces.
+
+    Parameters
+    ----------
+    array
+        (i, j, k).
+    choose
+        A part of the array -> where it belongs to what is to be labelled.
+    """
+
+    def __init__(self, array: Labels, choose: Callable[[Labels], Mask]) -> None:
+        self._array, self._choose = array, choose
+        sizes, edges, links = [np.zeros(0, np.int64)], [np.zeros(0, np.bool_)], []
+        count = before = 0
+        above: NDArray[np.int32] | None = None
+        for _, labels, found in self._parts():
+            sizes.append(np.bincount(labels.ravel(), minlength=found + 1)[1:])
+            edges.append(_touching(labels, found, first=above is None))
+            if above is not None:
+                pairs = np.stack([above.ravel(), labels[0].ravel()])
+                met = np.unique(pairs[:, (pairs > 0).all(axis=0)], axis=1) - 1
+                links.append(np.stack([met[0] + count - before, met[1] + count]))
+            before, above = found, labels[-1].copy()
+            count += found
+        if above is not None:
+            edges[-1] |= np.isin(np.arange(1, before + 1), above)
+        self._join(count, links)
+        total, edge = np.concatenate(sizes), np.concatenate(edges)
+        self.sizes = np.bincount(self._group, total, minlength=self._group.max(initial=-1) + 1)
+        self.at_edge = np.bincount(self._group, edge, minlength=len(self.sizes)) > 0
+
+    def write(self, chosen: NDArray[np.bool_], value: int, only: int | None = None) -> int:
+        """Put a value where the chosen components are (and the array holds `only`); how many voxels."""
+        changed = count = 0
+        for part, labels, found in self._parts():
+            chosen_here = np.concatenate([[False], chosen[self._group[count : count + found]]])
+            here = chosen_here[labels]
+            if only is not None:
+                here &= self._array[part] == only
+            self._array[part][here] = value
+            changed += int(np.count_nonzero(here))
+            count += found
+        return changed
+
+    def _parts(self) -> Iterator[tuple[slice, NDArray[np.int32], int]]:
+        from scipy import ndimage
+
+        step = max(1, PART // max(1, self._array[0].size))
+        for start in range(0, len(self._array), step):
+            part = slice(start, start + step)
+            labels, found = ndimage.label(self._choose(self._array[part]))
+            yield part, labels, int(found)
+
+    def _join(self, count: int, links: list[NDArray[np.int64]]) -> None:
+        """Number the components of the whole: `_group` has one number for each component of a part."""
+        from scipy.sparse import coo_array
+        from scipy.sparse.csgraph import connected_components
+
+        if not links:
+            self._group = np.arange(count)
+            return
+        first, second = np.concatenate(links, axis=1)
+        graph = coo_array((np.ones(len(first), np.bool_), (first, second)), shape=(count, count))
+        _, self._group = connected_components(graph, directed=False)
+
+
+def _touching(labels: NDArray[np.int32], found: int, *, first: bool) -> NDArray[np.bool_]:
+    """Which labels touch the faces; of the planes along axis 0 only the first, and that only if asked."""
+    faces = [labels[:, 0], labels[:, -1], labels[:, :, 0], labels[:, :, -1], *([labels[0]] if first else [])]
+    touched = np.zeros(found + 1, dtype=np.bool_)
+    for face in faces:
+        touched[face.ravel()] = True
+    return touched[1:]
+
+
+def _box_of(mask: Labels, value: int) -> tuple[slice, ...] | None:
+    """The smallest box around a label; None where there is none."""
+    planes = [np.zeros(n, dtype=np.bool_) for n in mask.shape]
+    for index, plane in enumerate(mask):
+        here = plane == value
+        rows = here.any(axis=1)
+        if rows.any():
+            planes[0][index] = True
+            planes[1] |= rows
+            planes[2] |= here.any(axis=0)
+    ends = [np.flatnonzero(found)[[0, -1]] for found in planes if found.any()]
+    return tuple(slice(int(a), int(b) + 1) for a, b in ends) if ends else None

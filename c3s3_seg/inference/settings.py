@@ -1,0 +1,185 @@
+"""How to run a network over a scan, and what comes out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from c3s3_seg.bundle import Task
+from c3s3_seg.errors import InputError
+from c3s3_seg.inference.doubt import Doubt
+from c3s3_seg.inference.hardware import Device, Precision
+from c3s3_seg.inference.postprocess import Tidying
+from c3s3_seg.inference.window import Shape, Weighting
+from c3s3_seg.volume import Volume
+
+PUBLISHED_STRIDE = (18, 18, 4)  # of the published evaluations on the left atrium
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to run. None leaves a choice to the task.
+
+    Parameters
+    ----------
+    overlap
+        As in `Task.overlap`, from 0 to below 1: tiles of the training size that share this part of a side.
+    probabilities
+        Whether the prediction keeps the probability of each label on the scan's grid.
+    stride
+        Voxels of the model's grid from tile to tile, in place of an overlap.
+    weighting
+        How overlapping tiles are averaged.
+    flips
+        Axes (0, 1, 2: the patient's left, back, head) along which the scan is also shown mirrored; the
+        answers to all combinations are averaged.
+    memory_bytes
+        What the process may take in all. The tiles are the largest that fit.
+    uncertainty
+        Whether to compare the bundle's two networks.
+    keep_largest, min_volume_ml, fill_holes
+        As in `Tidying`.
+    device, precision
+        As in `Wish`.
+    profile
+        A file that `c3s3-seg benchmark` wrote on this machine: it decides what is left open.
+
+    Raises
+    ------
+    InputError
+        If a value is out of range, or two of them say how to tile.
+    """
+
+    overlap: float | None = None
+    probabilities: bool = False
+    stride: Shape | None = None
+    weighting: Weighting = "constant"
+    flips: tuple[int, ...] = ()
+    memory_bytes: int | None = None
+    uncertainty: bool = False
+    keep_largest: bool | None = None
+    min_volume_ml: float = 0.0
+    fill_holes: bool = False
+    device: Device = "auto"
+    precision: Precision = "auto"
+    profile: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.overlap is not None and not 0 <= self.overlap < 1:
+            raise InputError(f"found an overlap of {self.overlap}, wanted 0 to below 1")
+        if self.stride is not None and min(self.stride) < 1:
+            raise InputError(f"found a stride of {self.stride}, wanted whole numbers from 1 on")
+        if self.stride is not None and self.overlap is not None:
+            raise InputError("found both a stride and an overlap, wanted one of them")
+        if len(set(self.flips)) != len(self.flips) or not set(self.flips) <= {0, 1, 2}:
+            raise InputError(f"found the axes {self.flips} to flip, wanted each of 0, 1, 2 at most once")
+        if self.memory_bytes is not None and self.memory_bytes < 1:
+            raise InputError(f"found a memory of {self.memory_bytes} bytes, wanted a positive number")
+        if not self.min_volume_ml >= 0:
+            raise InputError(f"found a least volume of {self.min_volume_ml} ml, wanted 0 or more")
+
+    def tidying(self, task: Task) -> Tidying:
+        """What to do to the finished mask."""
+        largest = task.keep_largest if self.keep_largest is None else self.keep_largest
+        return Tidying(largest, self.min_volume_ml, self.fill_holes)
+
+    def for_task(self, task: Task) -> Settings:
+        """With the task's own overlap and component rule where nothing else was asked for.
+
+        Raises
+        ------
+        InputError
+            If the stride leaves gaps between the task's tiles.
+        """
+        if self.stride is not None and any(s > p for s, p in zip(self.stride, task.patch, strict=True)):
+            what = f"found a stride of {self.stride} for tiles of {task.patch}: there would be gaps"
+            raise InputError(what, todo="Give a smaller stride")
+        overlap = task.overlap if self.overlap is None and self.stride is None else self.overlap
+        return replace(self, overlap=overlap, keep_largest=self.tidying(task).keep_largest)
+
+    def record(self) -> dict[str, Any]:
+        """For the JSON of a case: everything that decides what the mask looks like."""
+        return {
+            "overlap": self.overlap,
+            "stride": self.stride,
+            "weighting": self.weighting,
+            "flips": list(self.flips),
+            "keep_largest": self.keep_largest,
+            "min_volume_ml": self.min_volume_ml,
+            "fill_holes": self.fill_holes,
+        }
+
+
+def published(settings: Settings) -> Settings:
+    """With the tiles of the published evaluations: stride 18 x 18 x 4 and a flat average.
+
+    They averaged both networks, which is for the caller to open. The stride is in voxels of the model's
+    grid, as theirs was.
+    """
+    return replace(settings, overlap=None, stride=PUBLISHED_STRIDE, weighting="constant", flips=())
+
+
+def parse_stride(text: str) -> Shape:
+    """`18,18,4` -> (18, 18, 4).
+
+    Raises
+    ------
+    InputError
+        If it is not three whole numbers.
+    """
+    parts = text.split(",")
+    if len(parts) != 3 or not all(part.strip().isdigit() for part in parts):
+        raise InputError(f"found the stride {text!r}, wanted X,Y,Z", todo="For example: 18,18,4")
+    x, y, z = (int(part) for part in parts)
+    return x, y, z
+
+
+def parse_flips(text: str) -> tuple[int, ...]:
+    """`xz` -> (0, 2).
+
+    Raises
+    ------
+    InputError
+        If another letter is among them.
+    """
+    if not set(text) <= set("xyz"):
+        raise InputError(f"found the axes {text!r} to flip, wanted letters among xyz")
+    return tuple("xyz".index(letter) for letter in text)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What was found in one scan.
+
+    Parameters
+    ----------
+    mask
+        Label values in the scan's own geometry, uint8.
+    volume_ml
+        Label name -> volume in millilitres.
+    seconds
+        Of wall clock, per step: prepare, network, restore.
+    tiles
+        How many tiles the network saw.
+    probabilities
+        Label name -> float32 volume in the scan's geometry; empty unless asked for.
+    tile
+        Voxels (x, y, z) of a tile.
+    tidied
+        Label name -> what was done to its mask, in ml; without the labels that stayed as they were.
+    notes
+        What the reader of the result should know, as sentences.
+    doubt
+        How far the bundle's two networks differ; None unless asked for.
+    """
+
+    mask: Volume
+    volume_ml: dict[str, float]
+    seconds: dict[str, float]
+    tiles: int
+    probabilities: dict[str, Volume]
+    tile: Shape = (0, 0, 0)
+    tidied: dict[str, dict[str, float]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    doubt: Doubt | None = None

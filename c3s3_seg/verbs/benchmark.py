@@ -1,0 +1,63 @@
+"""`c3s3-seg benchmark`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+from c3s3_seg.verbs.terminal import Status, show
+
+RuntimeName = Literal["openvino", "onnx", "torch"]
+
+
+def benchmark(
+    bundle: Annotated[
+        str, typer.Argument(help="A shipped bundle's name, or a bundle's folder.")
+    ] = "left-atrium",
+    runtime: Annotated[
+        RuntimeName | None, typer.Option(help="Only this runtime. Default: all that are installed.")
+    ] = None,
+    write_profile: Annotated[
+        bool, typer.Option("--write-profile", help="Keep the result; `predict` then uses it.")
+    ] = False,
+) -> None:
+    """Measure runtimes, threads and tile sizes on this machine."""
+    import os
+
+    from rich.table import Table
+
+    from c3s3_seg.bundle import ModelBundle
+    from c3s3_seg.errors import InputError
+    from c3s3_seg.inference import profile
+    from c3s3_seg.inference.survey import RUNTIMES, survey
+
+    found = ModelBundle.find(bundle)
+    path = profile.profile_path(os.environ)
+    if write_profile and path is None:
+        what = f"there is no home to keep a profile in, and {profile.VARIABLE} is not set"
+        raise InputError(what, todo=f"Set {profile.VARIABLE} to a file")
+    with Status() as tell:
+        result = survey(found, tell, RUNTIMES if runtime is None else (runtime,))
+    table = Table(
+        "Runtime", "Threads", "Tile", "s", "s / Mvoxel", "GFLOP/s", "of a matrix product", "Peak (MB)"
+    )
+    for row in result.found:
+        table.add_row(
+            row.runtime,
+            str(row.threads or "all"),
+            " x ".join(map(str, row.tile)),
+            f"{row.seconds:.2f}",
+            f"{row.seconds / row.voxels * 1e6:.2f}",
+            f"{row.gflop_s:.0f}",
+            f"{row.gflop_s / row.matrix_gflop_s:.2f}",
+            f"{row.peak_bytes / 1e6:.0f}",
+        )
+    show(table)
+    for name, why in result.failed:
+        typer.echo(f"{name}: {why}")
+    best = result.best()
+    typer.echo(f"Fastest: {best.runtime} with {best.threads} threads.")
+    if write_profile and path is not None:
+        profile.write_profile(path, found.networks[0], best)
+        typer.echo(f"Written to {path}; predict uses it from now on, unless it is told otherwise.")

@@ -1,0 +1,91 @@
+import numpy as np
+import pytest
+import torch
+
+from c3s3_seg.bundle import ModelBundle
+from c3s3_seg.errors import MissingError
+from c3s3_seg.inference.backends import (
+    COMPILED,
+    OnnxBackend,
+    OpenVinoBackend,
+    TorchBackend,
+    fold_batch_norm,
+    load_torch,
+    open_torch,
+)
+from c3s3_seg.models import build
+
+
+@pytest.fixture(scope="module")
+def bundle() -> ModelBundle:
+    return ModelBundle.find("phantom")
+
+
+@pytest.fixture(scope="module")
+def patch() -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(1, 1, 32, 48, 16)).astype(np.float32)
+
+
+@pytest.mark.parametrize("architecture", ["vnet", "resvnet"])
+def test_folding_the_batch_norm_changes_nothing_but_speed(architecture: str) -> None:
+    torch.manual_seed(0)
+    net = build(architecture, channels=1, classes=3, filters=2).eval()
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm3d):
+            for tensor, low, high in (
+                (module.running_mean, -1, 1), (module.running_var, 0.5, 2), (module.weight, 0.5, 2)
+            ):  # fmt: skip
+                torch.nn.init.uniform_(tensor, low, high)
+    x = torch.randn(1, 1, 32, 16, 16)
+    with torch.inference_mode():
+        before = net(x)
+        folded = fold_batch_norm(net)
+        after = folded(x)
+    assert not [m for m in folded.modules() if isinstance(m, torch.nn.BatchNorm3d)]
+    torch.testing.assert_close(before, after, rtol=1e-4, atol=1e-4 * float(before.abs().max()))
+
+
+def test_the_fast_torch_says_what_the_plain_one_says(bundle: ModelBundle, patch: np.ndarray) -> None:
+    for network in bundle.networks:
+        plain = TorchBackend(load_torch(bundle, network))(patch)
+        np.testing.assert_allclose(open_torch(bundle, network)(patch), plain, atol=2e-4)
+
+
+def test_what_a_runtime_cannot_do_is_an_error_that_says_why(bundle: ModelBundle) -> None:
+    graph = bundle.folder / "model.onnx"
+    with pytest.raises(MissingError, match="OpenVINO does not run on CUDA"):
+        OpenVinoBackend(graph, device="cuda")
+    with pytest.raises(MissingError, match="the ONNX graph computes in float32, and float16 was asked for"):
+        OnnxBackend(graph, precision="float16")
+    if not torch.cuda.is_available():
+        with pytest.raises(MissingError, match=r"torch does not run on CUDA here: (this build|no NVIDIA)"):
+            open_torch(bundle, bundle.networks[0], device="cuda")
+        with pytest.raises(MissingError, match="ONNX Runtime does not run on CUDA here: "):
+            OnnxBackend(graph, device="cuda")
+
+
+def test_a_precision_that_the_cpu_lacks_is_refused(bundle: ModelBundle, patch: np.ndarray) -> None:
+    import openvino
+
+    able = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    graph = bundle.folder / "model.onnx"
+    expected = OpenVinoBackend(graph)(patch)
+    for precision, word in (("float16", "FP16"), ("bfloat16", "BF16")):
+        if word in able:
+            backend = OpenVinoBackend(graph, precision=precision)  # type: ignore[arg-type]
+            assert backend.precision == precision
+            assert np.abs(backend(patch) - expected).max() < 0.05 * np.abs(expected).max()
+        else:
+            with pytest.raises(MissingError, match=f"this CPU does not compute in {precision}"):
+                OpenVinoBackend(graph, precision=precision)  # type: ignore[arg-type]
+
+
+def test_openvino_keeps_only_the_last_shapes(bundle: ModelBundle) -> None:
+    backend = OpenVinoBackend(bundle.folder / "model.onnx")
+    for side in (16, 32, 48, 16, 64):  # 16 is used again, so 32 is the one to go
+        assert backend(np.zeros((1, 1, side, 16, 16), np.float32)).shape == (1, 2, side, 16, 16)
+    assert [shape[2] for shape in backend._compiled] == [48, 16, 64]
+    assert len(backend._compiled) == COMPILED
+    backend.keep = 1
+    backend(np.zeros((1, 1, 32, 16, 16), np.float32))
+    assert [shape[2] for shape in backend._compiled] == [32]

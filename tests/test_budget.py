@@ -1,0 +1,102 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from c3s3_seg.errors import MemoryLimitError
+from c3s3_seg.inference.budget import MEASURED, Budget, costs_of, smaller
+from c3s3_seg.inference.window import Shape, Tiling
+
+SHAPE: Shape = (300, 280, 150)
+PATCH: Shape = (64, 64, 48)
+
+
+def budget(limit: float) -> Budget:
+    voxels = int(np.prod(SHAPE))
+    return Budget(int(limit), MEASURED["openvino"], 2, 8 * voxels, voxels)
+
+
+def test_more_memory_gives_larger_tiles_and_then_the_whole() -> None:
+    sizes = []
+    for limit in (1.2e9, 1.6e9, 2.5e9, 1e10):
+        tiling = budget(limit).largest(SHAPE, Tiling.whole(SHAPE, 16).shape, PATCH, 0.5)
+        assert budget(limit).needed(tiling) <= limit
+        assert all(t % 16 == 0 and t >= p for t, p in zip(tiling.tile, PATCH, strict=True))
+        sizes.append(int(np.prod(tiling.tile)))
+    assert sizes == sorted(set(sizes))
+    assert len(tiling) == 1
+
+
+def test_tiles_of_the_training_size_are_checked_and_not_grown() -> None:
+    assert budget(1e10).largest(SHAPE, PATCH, PATCH, 0.5).tile == PATCH
+
+
+def test_a_thin_scan_keeps_its_thin_tiles() -> None:
+    thin = Budget(10**10, MEASURED["openvino"], 2, 10**6, 10**6)
+    assert thin.largest((200, 200, 4), (208, 208, 16), PATCH, 0.5).tile == (208, 208, 16)
+
+
+def test_too_little_is_refused_with_what_it_would_take() -> None:
+    with pytest.raises(MemoryLimitError, match=r"0\.40 GB was allowed, and this scan needs \d\.\d\d GB"):
+        budget(4e8).largest(SHAPE, SHAPE, PATCH, 0.5)
+
+
+def test_costs_grow_with_the_filters_and_the_networks() -> None:
+    one, both = costs_of("openvino", [16]), costs_of("openvino", [16, 16])
+    assert both.per_voxel == 2 * one.per_voxel == 4 * costs_of("openvino", [8]).per_voxel
+    assert costs_of("something new", [16]).per_voxel == max(c.per_voxel for c in MEASURED.values())
+
+
+def test_what_to_try_when_memory_was_full() -> None:
+    found = smaller(Tiling.whole(SHAPE, 16), PATCH, SHAPE)
+    assert found is not None
+    assert found.tile == PATCH
+    again = smaller(found, PATCH, SHAPE)
+    assert again is not None
+    assert again.tile == (32, 64, 48)
+    assert smaller(Tiling.whole((16, 16, 16), 16), PATCH, (16, 16, 16)) is None
+
+
+MEMORY_IS_FULL = """
+import resource, sys
+import numpy as np
+from c3s3_seg import Geometry, ModelBundle, Settings, open_predictor
+def noise(*shape):
+    return Geometry.build(shape, (1.25,) * 3).volume(np.random.default_rng(0).normal(size=shape))
+predictor = open_predictor(ModelBundle.find("left-atrium"), backend="openvino", threads=2)
+predictor(noise(64, 64, 48))
+with open("/proc/self/statm") as file:
+    used = int(file.read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 100_000_000,) * 2)
+prediction = predictor(noise(96, 80, 64))
+print(prediction.tile, prediction.notes, prediction.mask.array.shape)
+"""
+
+ALLOWED = """
+import resource
+import numpy as np
+from c3s3_seg import Geometry, ModelBundle, Settings, open_predictor
+noise = np.random.default_rng(0).normal(size=(192, 160, 96))
+scan = Geometry.build(noise.shape, (1.8,) * 3).volume(noise)
+settings = Settings(memory_bytes=520_000_000)
+predictor = open_predictor(ModelBundle.find("phantom"), backend="openvino", settings=settings)
+print(predictor(scan).tile, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits of the address space are Linux's")
+def test_out_of_memory_means_smaller_tiles_once_and_the_report_says_so() -> None:
+    """The real runtime, and a process that may not grow."""
+    answer = subprocess.run(
+        [sys.executable, "-c", MEMORY_IS_FULL], capture_output=True, text=True, check=True
+    )
+    assert answer.stdout.startswith("(64, 64, 48)")
+    assert "memory was full with tiles of 96 x 80 x 64 in openvino; went on with" in answer.stdout
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peak memory in the units of Linux")
+def test_the_process_keeps_to_what_it_was_allowed() -> None:
+    answer = subprocess.run([sys.executable, "-c", ALLOWED], capture_output=True, text=True, check=True)
+    tile, peak = answer.stdout.rsplit(" ", 1)
+    assert int(peak) <= 520_000_000, tile

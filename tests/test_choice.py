@@ -1,0 +1,57 @@
+from dataclasses import replace
+
+import pytest
+
+from c3s3_seg.bundle import ModelBundle
+from c3s3_seg.errors import InputError, MissingError
+from c3s3_seg.inference import choice
+from c3s3_seg.inference.choice import Wish, candidates, facts, notes, open_backend
+
+
+@pytest.fixture(scope="module")
+def bundle() -> ModelBundle:
+    return ModelBundle.find("phantom")
+
+
+def without_graphs(bundle: ModelBundle) -> ModelBundle:
+    files = {name: sha for name, sha in bundle.manifest.files.items() if not name.endswith(".onnx")}
+    return replace(bundle, manifest=replace(bundle.manifest, files=files))
+
+
+def test_auto_takes_the_fastest_that_fits(bundle: ModelBundle) -> None:
+    network = bundle.networks[0]
+    found = open_backend(bundle, network)
+    assert facts(found) == {"backend": "openvino", "device": "cpu", "precision": "float32"}
+    assert notes(found) == ()
+    assert list(candidates(without_graphs(bundle), network, "cpu")) == [("torch", "cpu")]
+
+
+def test_a_gpu_comes_first_where_there_is_one(bundle: ModelBundle, monkeypatch) -> None:
+    monkeypatch.setattr(choice, "cuda_devices", lambda: 1)
+    monkeypatch.setattr(choice, "installed", lambda *names: list(names))
+    order = list(candidates(bundle, bundle.networks[0], "auto"))
+    assert order[:3] == [("onnx", "cuda"), ("torch", "cuda"), ("openvino", "cpu")]
+    assert list(candidates(bundle, bundle.networks[0], "cuda")) == order[:2]
+    assert list(candidates(bundle, bundle.networks[0], "cpu")) == order[2:]
+
+
+def test_a_gpu_that_no_runtime_can_use_is_told_in_the_report(bundle: ModelBundle, monkeypatch) -> None:
+    torch = pytest.importorskip("torch")
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    monkeypatch.setattr(choice, "cuda_devices", lambda: 1)
+    found = open_backend(bundle, bundle.networks[0])
+    assert found.name == "openvino"
+    assert any("not used: torch on cuda" in note for note in notes(found))
+
+
+def test_what_was_asked_for_is_taken_or_refused(bundle: ModelBundle, monkeypatch) -> None:
+    network = bundle.networks[0]
+    with pytest.raises(InputError, match=r"has no model\.onnx.*c3s3-seg export"):
+        open_backend(without_graphs(bundle), network, Wish("openvino"))
+    if not choice.cuda_devices():
+        with pytest.raises(MissingError, match=r"as asked .*no NVIDIA GPU was found"):
+            open_backend(bundle, network, Wish(device="cuda"))
+    monkeypatch.setattr(choice, "PACKAGES", dict.fromkeys(choice.PACKAGES, ("not_here", "")))
+    with pytest.raises(MissingError, match="no installed runtime can run this bundle"):
+        open_backend(bundle, network)

@@ -1,0 +1,115 @@
+import math
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from c3s3_seg.bundle import Calibration, ModelBundle
+from c3s3_seg.errors import ConfigError, InputError
+from c3s3_seg.inference import Settings, open_predictor
+from c3s3_seg.inference.doubt import Doubt, near_boundary
+from c3s3_seg.metrics import score
+from c3s3_seg.phantom import simulate
+from c3s3_seg.volume import Geometry
+
+
+@pytest.fixture(scope="module")
+def bundle() -> ModelBundle:
+    return ModelBundle.find("phantom")
+
+
+@pytest.fixture(scope="module")
+def scan():
+    return simulate(20_261).scan
+
+
+def single(bundle: ModelBundle, place: int) -> ModelBundle:
+    return replace(bundle, manifest=replace(bundle.manifest, networks=bundle.networks[place : place + 1]))
+
+
+def test_it_is_what_the_two_networks_say_apart(bundle, scan) -> None:
+    keep = Settings(probabilities=True)
+    a, b = (open_predictor(single(bundle, n), settings=keep)(scan) for n in (0, 1))
+    found = open_predictor(bundle, settings=Settings(uncertainty=True))(scan)
+    assert found.doubt is not None
+    np.testing.assert_array_equal(found.mask.array, a.mask.array)  # the winner's mask, as without it
+    expected = score(a.mask, b.mask).hd95_mm
+    assert found.doubt.hd95_mm == {"left_atrium": pytest.approx(expected)}
+    assert 0 < expected < 10
+    p, q = (x.probabilities["left_atrium"].array for x in (a, b))
+    inside = found.doubt.map.array > 0
+    np.testing.assert_allclose(found.doubt.map.array[inside], np.abs(p - q)[inside], atol=1e-5)
+    differ = (p > 0.5) != (q > 0.5)
+    assert differ.sum() > 100
+    assert inside[differ].all()
+    assert inside.mean() < 0.3  # a band, not the whole scan
+
+
+def test_an_ensemble_may_make_the_mask(bundle, scan) -> None:
+    mean = open_predictor(bundle, ensemble=True)(scan)
+    found = open_predictor(bundle, ensemble=True, settings=Settings(uncertainty=True, probabilities=True))(
+        scan
+    )
+    assert (found.mask.array != mean.mask.array).sum() <= 2
+    assert found.probabilities["left_atrium"].array.max() <= 1.0001
+
+
+def test_one_network_cannot_doubt(bundle) -> None:
+    with pytest.raises(InputError, match="a measure of doubt needs two networks"):
+        open_predictor(single(bundle, 0), settings=Settings(uncertainty=True))
+
+
+@pytest.mark.parametrize(
+    ("between", "threshold", "flagged", "words"),
+    [
+        ({"a": 3.0, "b": 9.0}, 8.0, True, r"differ by 9\.0 mm \(95HD\); the limit is 8\.0 mm"),
+        ({"a": 3.0}, 8.0, False, None),
+        ({"a": math.inf}, 8.0, True, "do not both find every label"),
+        ({"a": math.nan}, 8.0, True, "do not both find every label"),
+        ({"a": 99.0}, None, None, None),
+    ],
+)
+def test_what_is_flagged(between, threshold, flagged, words) -> None:
+    doubt = Doubt(Geometry.build((1, 1, 1)).volume(np.zeros((1, 1, 1))), between, threshold)
+    assert doubt.flagged is flagged
+    note = doubt.note()
+    if words is None:
+        assert note is None
+    else:
+        assert note is not None
+
+        assert re.search(words, note)
+
+
+def test_the_band_follows_millimetres() -> None:
+    mask = np.zeros((20, 20, 20), np.uint8)
+    mask[:10] = 1
+    near = near_boundary(mask, mask, Geometry.build((20, 20, 20), (1, 2, 3)), 2.5)
+    assert np.flatnonzero(near[:, 0, 0]).tolist() == list(range(7, 13))
+    assert near[9].all()
+    empty = np.zeros_like(mask)
+    assert not near_boundary(empty, empty, Geometry.build((20, 20, 20)), 2.5).any()
+
+
+def test_the_threshold_lives_in_the_bundle(bundle, scan, tmp_path: Path) -> None:
+
+    shutil.copytree(bundle.folder, tmp_path / "copy")
+    copy = ModelBundle.load(tmp_path / "copy")
+    assert copy.manifest.doubt is None
+    found = open_predictor(copy, settings=Settings(uncertainty=True))(scan)
+    assert found.doubt is not None
+    assert found.doubt.flagged is None
+    copy.calibrated(Calibration(0.5, 2.0, 0.8, 0.9, 40, "phantoms"))
+    again = ModelBundle.load(tmp_path / "copy")
+    assert again.manifest.doubt == Calibration(0.5, 2.0, 0.8, 0.9, 40, "phantoms")
+    found = open_predictor(again, settings=Settings(uncertainty=True))(scan)
+    assert found.doubt is not None
+    assert found.doubt.flagged is True
+    assert any("in doubt" in note for note in found.notes)
+    manifest = tmp_path / "copy" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"threshold_mm": 0.5', '"threshold_mm": "high"'))
+    with pytest.raises(ConfigError, match="threshold_mm"):
+        ModelBundle.load(tmp_path / "copy")

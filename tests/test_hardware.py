@@ -1,0 +1,61 @@
+import pytest
+
+from c3s3_seg.errors import InputError, MissingError
+from c3s3_seg.inference import hardware
+from c3s3_seg.inference.hardware import (
+    check_onnx_wheels,
+    cuda_devices,
+    installed,
+    is_memory_error,
+    parse_memory,
+    resident_bytes,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("4GB", 4 * 10**9), ("512 MiB", 2**29), ("2e9", 2 * 10**9), ("1.5g", 15 * 10**8), ("64k", 64_000)],
+)
+def test_sizes(text: str, size: int) -> None:
+    assert parse_memory(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "4 bananas", "-1GB", "0", "1.2.3GB", "GB", "nan"])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match="wanted a size such as 4GB"):
+        parse_memory(text)
+
+
+def test_distributions_are_known_by_their_own_names() -> None:
+    assert installed("numpy", "no-such-distribution") == ["numpy"]
+
+
+def test_two_builds_of_onnx_runtime_are_noticed(monkeypatch) -> None:
+    monkeypatch.setattr(hardware, "installed", lambda *names: list(names))
+    note = check_onnx_wheels("cpu")
+    assert note is not None
+    assert "pip uninstall -y onnxruntime onnxruntime-gpu" in note
+    with pytest.raises(MissingError, match="each overwrites the other's files"):
+        check_onnx_wheels("cuda")
+    monkeypatch.setattr(hardware, "installed", lambda *names: ["onnxruntime"])
+    assert check_onnx_wheels("cuda") is None
+
+
+@pytest.mark.parametrize(
+    ("error", "full"),
+    [
+        (MemoryError(), True),
+        (RuntimeError("Exception from src/inference: std::bad_alloc"), True),
+        (RuntimeError("bfc_arena.cc: Failed to allocate memory for requested buffer of size 83886080"), True),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), True),
+        (RuntimeError("shapes do not match"), False),
+    ],
+)
+def test_full_memory_is_known_in_the_words_of_every_runtime(error: Exception, full: bool) -> None:
+    assert is_memory_error(error) is full
+
+
+def test_this_machine() -> None:
+    assert cuda_devices() >= 0
+    assert resident_bytes() > 10_000_000

@@ -1,0 +1,97 @@
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from c3s3_seg.bundle import ModelBundle
+from c3s3_seg.errors import ConfigError, InputError
+from c3s3_seg.inference import Settings, open_predictor, profile
+from c3s3_seg.inference.choice import Wish
+from c3s3_seg.inference.profile import (
+    Best,
+    Machine,
+    existing_profile,
+    profile_path,
+    read_profile,
+    with_profile,
+    write_profile,
+)
+
+BEST = Best("onnx", 1, 0.9, 50.0, 100.0, 2 * 10**8, 500.0)
+
+
+@pytest.fixture(scope="module")
+def bundle() -> ModelBundle:
+    return ModelBundle.find("phantom")
+
+
+def test_where_it_is(tmp_path: Path) -> None:
+    named = {"C3S3_SEG_PROFILE": str(tmp_path / "p.json"), "HOME": "/h", "XDG_CONFIG_HOME": "/x"}
+    assert profile_path(named) == tmp_path / "p.json"
+    assert profile_path({"HOME": "/h", "XDG_CONFIG_HOME": "/x"}) == Path("/x/c3s3-seg/profile.json")
+    assert profile_path({"HOME": "/h"}) == Path("/h/.config/c3s3-seg/profile.json")
+    assert profile_path({}) is None
+    assert existing_profile({}) is None
+    assert existing_profile({"HOME": str(tmp_path)}) is None
+    with pytest.raises(InputError, match="names a profile that is not there"):
+        existing_profile(named)
+    (tmp_path / "p.json").touch()
+    assert existing_profile(named) == tmp_path / "p.json"
+
+
+def test_it_decides_what_was_left_open_and_the_record_says_so(bundle: ModelBundle, tmp_path: Path) -> None:
+    path = tmp_path / "below" / "profile.json"
+    write_profile(path, bundle.networks[0], BEST)
+    predictor = open_predictor(bundle, settings=Settings(profile=path))
+    assert predictor.backends[0].name == "onnx"
+    assert predictor.costs == BEST.costs
+    record = predictor.record()["profile"]
+    assert (record["used"], record["runtime"], record["threads"]) == (True, "onnx", 1)
+    asked = open_predictor(bundle, backend="openvino", settings=Settings(profile=path))
+    assert asked.backends[0].name == "openvino"
+    assert asked.record()["profile"]["why"] == "another runtime or device was asked for"
+    wish, _, _ = with_profile(Wish(threads=2), path, bundle.networks[0])
+    assert wish.threads == 2
+    assert "profile" not in open_predictor(bundle).record()
+
+
+def test_it_holds_for_its_machine_and_its_networks_only(
+    bundle: ModelBundle, tmp_path: Path, monkeypatch
+) -> None:
+    path = tmp_path / "profile.json"
+    write_profile(path, bundle.networks[0], BEST)
+    write_profile(path, bundle.networks[1], replace(BEST, runtime="torch"))
+    assert set(read_profile(path).networks) == {"vnet-3", "resvnet-2"}
+    wish, best, remarks = with_profile(Wish(), path, replace(bundle.networks[0], filters=32))
+    assert (wish, best) == (Wish(), None)
+    assert remarks["profile"]["why"] == "it has no entry for this kind of network"
+    monkeypatch.setattr(profile, "PACKAGES", {"onnx": ("not_here", "")})
+    _, _, remarks = with_profile(Wish(), path, bundle.networks[0])
+    assert remarks["profile"]["why"] == "onnx is not installed any more"
+    monkeypatch.setattr(Machine, "here", classmethod(lambda cls: Machine("another", 64)))
+    _, _, remarks = with_profile(Wish(), path, bundle.networks[0])
+    assert remarks["profile"]["why"] == "it was made on another machine"
+    write_profile(path, bundle.networks[0], BEST)  # begun anew: the old entries were another machine's
+    assert set(read_profile(path).networks) == {"vnet-3"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"runtime": "rocket"}, {"threads": 0}, {"threads": "many"}, {"surprise": 1}, {"base_bytes": -1}],
+)
+def test_what_is_no_profile_is_refused(change: dict[str, object], tmp_path: Path) -> None:
+    path = tmp_path / "profile.json"
+    data = {
+        "machine": asdict(Machine.here()),
+        "networks": {"vnet-3": {**asdict(BEST), **change}},
+        "format": 1,
+    }
+    path.write_text(json.dumps(data))
+    with pytest.raises(ConfigError, match=r"profile\.json: this is no profile: .*--write-profile; or delete"):
+        read_profile(path)
+    path.write_text("{")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_profile(path)
+    write_profile(path, ModelBundle.find("phantom").networks[0], BEST)  # a broken one is begun anew
+    assert read_profile(path).networks["vnet-3"] == BEST

@@ -1,0 +1,101 @@
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from c3s3_seg.inference.restore import BLOCK, Restorer
+from c3s3_seg.inference.stream import Slab
+from c3s3_seg.inference.window import softmax
+from c3s3_seg.recipe import Recipe
+from c3s3_seg.volume import Geometry
+
+Shape = tuple[int, int, int]
+
+
+def probabilities(classes: int, shape: Shape) -> np.ndarray:
+    """Smooth regions, one for each class, and background around them: (classes, x, y, z)."""
+    from scipy import ndimage
+
+    logits = np.random.default_rng(3).normal(size=(classes, *shape))
+    logits = np.stack([ndimage.gaussian_filter(x, 2) for x in logits]) * 60
+    middle = sum(np.linspace(-1, 1, n).reshape([-1 if a == i else 1 for a in range(3)]) ** 2
+                 for i, n in enumerate(shape))  # fmt: skip
+    logits[0] += 6 * middle - 4
+    return softmax(logits[None].astype(np.float32))[0]
+
+
+def cut(values: np.ndarray, axis: int, thickness: int) -> list[Slab]:
+    stops = range(0, values.shape[1 + axis], thickness)
+    parts = (np.take(values, range(n, min(n + thickness, values.shape[1 + axis])), 1 + axis) for n in stops)
+    return [Slab(axis, n, part) for n, part in zip(stops, parts, strict=True)]
+
+
+def whole(values: np.ndarray, goal: Shape) -> np.ndarray:
+    """The plain way: every class at full size, then argmax."""
+    recipe, grid = Recipe((1.0, 1.0, 1.0)), Geometry.build(goal)
+    return np.stack([recipe.to_scan(channel, grid) for channel in values])
+
+
+def streamed(values: np.ndarray, goal: Shape, axis: int, thickness: int) -> np.ndarray:
+    labels = np.zeros(goal, np.uint8)
+    shape = values.shape[1:]
+    for block in Restorer(shape, goal, len(values))(cut(values, axis, thickness)):
+        labels[block.where] = np.stack([block.channel(n) for n in range(len(values))]).argmax(0)
+    return labels
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("thickness", [1, 3, 100])
+@pytest.mark.parametrize("goal", [(40, 37, 31), (23, 20, 19), (11, 45, 19), (24, 8, 50)])
+def test_labels_are_those_of_the_plain_way(classes: int, axis: int, thickness: int, goal: Shape) -> None:
+    values = probabilities(classes, (23, 20, 19))
+    expected = whole(values, goal)
+    found = streamed(values, goal, axis, thickness)
+    best = np.sort(expected, axis=0)
+    clear = best[-1] - best[-2] > 1e-5  # elsewhere rounding decides
+    assert clear.mean() > 0.999
+    np.testing.assert_array_equal(found[clear], expected.argmax(0)[clear])
+    assert 0.02 < (found > 0).mean() < 0.98
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_blocks_cover_the_scan_where_all_of_it_is_wanted(axis: int, monkeypatch) -> None:
+    monkeypatch.setattr("c3s3_seg.inference.restore.BLOCK", 500)
+    values, goal = probabilities(3, (10, 9, 8)), (21, 17, 12)
+    found, times = np.zeros((3, *goal), np.float32), np.zeros(goal, int)
+    for block in Restorer((10, 9, 8), goal, 3, all_of_it=True)(cut(values, axis, 4)):
+        times[block.where] += 1
+        for number in range(3):
+            found[number][block.where] = block.channel(number)
+    assert (times == 1).all()
+    np.testing.assert_allclose(found, whole(values, goal), atol=1e-6)
+
+
+def test_where_no_foreground_can_win_nothing_is_interpolated() -> None:
+    values = np.zeros((2, 30, 30, 30), np.float32)
+    values[0] = 1
+    assert list(Restorer((30, 30, 30), (60, 60, 60), 2)(cut(values, 0, 5))) == []
+    values[:, 12:15, 20:22, 4:6] = [[[[0]]], [[[1]]]]
+    blocks = list(Restorer((30, 30, 30), (60, 60, 60), 2)(cut(values, 0, 5)))
+    assert blocks
+    assert sum(block.channel(0).size for block in blocks) < 60**3 / 50
+
+
+@pytest.mark.parametrize(
+    ("shape", "goal"), [((1, 1, 1), (1, 1, 1)), ((1, 3, 1), (4, 3, 2)), ((5, 1, 2), (2, 1, 1))]
+)
+def test_single_voxels(shape: Shape, goal: Shape) -> None:
+    values = probabilities(2, shape)
+    np.testing.assert_array_equal(streamed(values, goal, 0, 1), whole(values, goal).argmax(0))
+
+
+def test_no_class_exists_at_full_size() -> None:
+    values = probabilities(4, (32, 32, 32))
+    goal = (256, 256, 256)
+    tracemalloc.start()
+    for block in Restorer((32, 32, 32), goal, 4)(cut(values, 0, 8)):
+        block.channel(1)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 4 * 4 * BLOCK < 4 * np.prod(goal)

@@ -1,0 +1,55 @@
+from typing import Any
+
+import pytest
+
+from c3s3_seg.bundle import ModelBundle
+from c3s3_seg.errors import InputError
+from c3s3_seg.inference.settings import Settings, parse_flips, parse_stride, published
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"overlap": 1.0}, "overlap of 1.0"),
+        ({"overlap": -0.1}, "overlap of -0.1"),
+        ({"stride": (0, 1, 1)}, "stride of"),
+        ({"stride": (8, 8, 8), "overlap": 0.5}, "both a stride and an overlap"),
+        ({"flips": (0, 0)}, "to flip"),
+        ({"flips": (3,)}, "to flip"),
+        ({"memory_bytes": 0}, "memory of 0"),
+        ({"min_volume_ml": -1.0}, "least volume"),
+        ({"min_volume_ml": float("nan")}, "least volume"),
+    ],
+)
+def test_what_cannot_be_is_refused(wrong: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        Settings(**wrong)
+
+
+def test_the_task_decides_what_is_left_open() -> None:
+    task = ModelBundle.find("phantom").task
+    assert Settings().for_task(task).overlap == task.overlap == 0.5
+    assert Settings(overlap=0.25).for_task(task).overlap == 0.25
+    assert Settings(stride=(8, 8, 8)).for_task(task).overlap is None
+    assert Settings().for_task(task).keep_largest is True
+    assert Settings(keep_largest=False).for_task(task).keep_largest is False
+    with pytest.raises(InputError, match="there would be gaps"):
+        Settings(stride=(8, 8, 49)).for_task(task)
+
+
+def test_the_published_tiles() -> None:
+    settings = published(Settings(overlap=0.5, weighting="gaussian", flips=(0,), fill_holes=True))
+    assert (settings.stride, settings.overlap, settings.weighting) == ((18, 18, 4), None, "constant")
+    assert settings.fill_holes
+    assert settings.record()["stride"] == (18, 18, 4)
+
+
+def test_words_of_the_command_line() -> None:
+    assert parse_stride("18,18,4") == (18, 18, 4)
+    assert parse_flips("xz") == (0, 2)
+    assert parse_flips("") == ()
+    for text in ("18,18", "a,b,c", "1,2,-3"):
+        with pytest.raises(InputError, match="stride"):
+            parse_stride(text)
+    with pytest.raises(InputError, match="flip"):
+        parse_flips("xw")
