@@ -291,11 +291,20 @@ def _draw(case: Case, scan: Volume, mask: Volume, truth: Volume | None, out: Pat
 
 
 def _write_page(predicted: Predicted, facts: dict[str, Any], model: ModelTask, out: Path) -> Path:
-    from c3s3_seg.report.prediction_page import PredictedCase, write_prediction_page
+    from c3s3_seg.report.prediction_page import PredictedCase, Uncertainty, write_prediction_page
 
-    scan, prediction, name = predicted.loaded.scan, predicted.prediction, predicted.loaded.task.case.name
+    loaded, prediction, doubt = predicted.loaded, predicted.prediction, predicted.prediction.doubt
+    name, judged = loaded.task.case.name, loaded.judged
+    words = "Where the bundle's two networks differ: half the sum of the differences of their probabilities"
     shown = PredictedCase(
-        printable(name), scan, prediction.mask, model.label_values, prediction.volume_ml, facts=facts
+        printable(name),
+        loaded.scan,
+        prediction.mask,
+        model.label_values,
+        prediction.volume_ml,
+        flags=(*(judged.remarks if judged else ()), *prediction.notes),
+        uncertainty=Uncertainty(doubt.map, words) if doubt else None,
+        facts=facts,
     )
     write_prediction_page(out / f"{name}.html", shown)
     return out / f"{name}.html"

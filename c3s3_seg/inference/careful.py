@@ -41,6 +41,11 @@ class Judged:
     forced: bool
 
     @property
+    def remarks(self) -> tuple[str, ...]:
+        """What a reader of the result should know, a sentence each."""
+        return (*self.verdict.refusals, *self.verdict.warnings, *self.notes)
+
+    @property
     def facts(self) -> dict[str, Any]:
         """For the JSON of the case."""
         return {
