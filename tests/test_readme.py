@@ -20,7 +20,7 @@ def shell_blocks() -> list[str]:
 @pytest.mark.slow
 def test_the_readme_runs(tmp_path: Path) -> None:
     blocks = shell_blocks()
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     home = tmp_path / "home"
     home.mkdir()
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
