@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint sbom clean
 
 # An unseen phantom as a DICOM series: segmented, scored, drawn. No shipped bundle has seen this seed.
 SEED := 20261
@@ -33,6 +33,15 @@ lint: $(VENV)/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Every package that an installation holds, with its version, licence and hash: CycloneDX, of the base
+# installation in an environment of its own, so that no tool of the developers is in the list.
+sbom: $(VENV)/dev
+	rm -rf build/sbom-env && $(PYTHON) -m venv build/sbom-env
+	build/sbom-env/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt .
+	build/sbom-env/bin/python -m pip uninstall --quiet --yes pip setuptools
+	$(BIN)/cyclonedx-py environment build/sbom-env --pyproject pyproject.toml --output-reproducible -o sbom.json
+	@echo "The list of parts is sbom.json."
+
 $(VENV)/python:
 	$(PYTHON) -m venv $(VENV)
 	touch $@
@@ -48,4 +57,4 @@ $(VENV)/dev: $(VENV)/base
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) demo build dist sbom.json .pytest_cache .mypy_cache .ruff_cache

@@ -123,12 +123,16 @@ class Network:
 @closed
 @dataclass(frozen=True)
 class Manifest:
-    """Everything about a bundle but the numbers. `training` holds facts for the reader, not for programs."""
+    """Everything about a bundle but the numbers.
+
+    `training` and `parity` (of each exported graph, by its file name) are for the reader, not for programs.
+    """
 
     task: Task
     networks: Annotated[tuple[Network, ...], "winner first"]
     files: dict[str, str]
     training: dict[str, Any] = field(default_factory=dict)
+    parity: dict[str, Any] = field(default_factory=dict)
     format: Literal[1] = 1
 
 
@@ -177,13 +181,14 @@ class ModelBundle:
         empty = cls(folder, Manifest(task=task, networks=networks, files={}, training=training))
         return empty.add(files)
 
-    def add(self, files: Mapping[str, bytes]) -> ModelBundle:
-        """Write more files into the bundle, then the manifest with their hashes."""
+    def add(self, files: Mapping[str, bytes], parity: Mapping[str, Any] | None = None) -> ModelBundle:
+        """Write more files into the bundle, then the manifest with their hashes and their parity."""
         hashes = dict(self.manifest.files)
         for name, content in files.items():
             write_whole(self.folder / name, content)
             hashes[name] = hashlib.sha256(content).hexdigest()
-        manifest = replace(self.manifest, files=dict(sorted(hashes.items())))
+        proofs = {**self.manifest.parity, **(parity or {})}
+        manifest = replace(self.manifest, files=dict(sorted(hashes.items())), parity=proofs)
         write_whole(self.folder / MANIFEST, json.dumps(dump(manifest), indent=1).encode())
         return ModelBundle(self.folder, manifest)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from typing import Annotated
 
@@ -9,6 +10,8 @@ import typer
 
 from c3s3_seg import __version__
 from c3s3_seg.errors import C3S3Error
+from c3s3_seg.files import printable
+from c3s3_seg.verbs.doctor import doctor
 from c3s3_seg.verbs.domain import domain
 from c3s3_seg.verbs.evaluate import evaluate
 from c3s3_seg.verbs.export import export
@@ -18,6 +21,7 @@ from c3s3_seg.verbs.phantom import phantom
 from c3s3_seg.verbs.predict import predict
 from c3s3_seg.verbs.study import study
 from c3s3_seg.verbs.train import train
+from c3s3_seg.verbs.verify import verify
 
 app = typer.Typer(
     name="c3s3-seg",
@@ -27,8 +31,25 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for verb in (predict, evaluate, inspect, train, study, export, domain, fetch, send, phantom):
+VERBS = (
+    predict, evaluate, inspect, train, study, export, domain, fetch, send, phantom, verify, doctor,
+)  # fmt: skip
+for verb in VERBS:
     app.command()(verb)
+
+
+class _Stopped(BaseException):
+    """Ctrl-C, or SIGTERM as schedulers send it before they kill: an orderly end."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+
+
+def _stop(number: int, frame: object) -> None:
+    del frame
+    signal.signal(number, signal.SIG_DFL)  # whoever says it twice means it
+    raise _Stopped(number)
 
 
 def _version(wanted: bool) -> None:
@@ -43,7 +64,10 @@ def _root(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
-    """Exit codes: 0 all went well; 1 some cases failed or a check said no; 2 bad input; 3 not installed."""
+    """Exit codes: 0 all went well; 1 some cases failed or a check said no; 2 bad input; 3 not installed;
+
+    4 a defect of the program; 130, 143 interrupted.
+    """
 
 
 def main() -> None:
@@ -52,14 +76,17 @@ def main() -> None:
 
     # pydicom warns of what a damaged file holds before we refuse it in our own words.
     warnings.filterwarnings("ignore", module="pydicom")
+    # typer would turn a KeyboardInterrupt into silence.
+    signal.signal(signal.SIGINT, _stop)
+    signal.signal(signal.SIGTERM, _stop)
     try:
         app()
     except C3S3Error as error:
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(f"error: {printable(str(error))}", err=True)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        typer.echo("interrupted; what was finished is kept", err=True)
-        sys.exit(130)
+    except _Stopped as stopped:
+        typer.echo(f"{stopped}: what was finished is kept, and the same command goes on from there", err=True)
+        sys.exit(128 + stopped.number)
 
 
 if __name__ == "__main__":

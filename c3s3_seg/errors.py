@@ -1,7 +1,8 @@
 """One error family: what is wrong, where, and what to do about it.
 
 Exit codes of the command line: 0 all went well; 1 some cases failed, or a check said no; 2 the
-input or the command is at fault; 3 a package or a device that was asked for is not there.
+input or the command is at fault; 3 a package or a device that was asked for is not there; 4 a
+defect of this program. 130 and 143: it was interrupted (SIGINT, SIGTERM); what was finished is kept.
 """
 
 from pathlib import Path
@@ -53,3 +54,9 @@ class MissingError(C3S3Error):
     """A package or a device that was asked for and is not there."""
 
     exit_code = 3
+
+
+class DefectError(C3S3Error):
+    """What no check foresaw: a defect of this program, which a batch survives."""
+
+    exit_code = 4

@@ -41,3 +41,11 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"the folder cannot be made ({error.strerror or error})", where=path) from error
+
+
+def printable(text: str) -> str:
+    """Fit for one line: a file name need not be Unicode, and may hold line breaks."""
+    clean = "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text
+    )
+    return clean.encode("utf-8", "backslashreplace").decode()

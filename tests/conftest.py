@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from c3s3_seg.bundle import Label, ModelBundle, Network, Task
+from c3s3_seg.recipe import Recipe
 from c3s3_seg.volume import Geometry, Volume
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -68,6 +70,25 @@ def toy_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture
+def small_scans(tmp_path: Path) -> Path:
+    """Five scans of 24 x 20 x 16 voxels with a blob each, which the phantom bundle does in no time."""
+    from c3s3_seg.io import save
+
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    for n in range(5):
+        save(small_scan(n), folder / f"case-{n}.nii.gz")
+    return folder
+
+
+def small_scan(seed: int) -> Volume:
+    random = np.random.default_rng(seed)
+    geometry = Geometry.build((24, 20, 16), (2.0, 2.0, 2.0), (10.0 * seed, 0.0, 0.0))
+    distance = np.linalg.norm(np.moveaxis(np.indices(geometry.shape), 0, -1) - (12, 10, 8), axis=-1)
+    return geometry.volume((random.normal(100, 10, geometry.shape) + 200 * (distance < 5)).astype(np.float32))
+
+
 @pytest.fixture(scope="session")
 def toy_config(toy_data: Path) -> Path:
     """A configuration that trains both nets, tiny, on the toy data: 8 iterations, seconds."""
@@ -98,3 +119,29 @@ def toy_config(toy_data: Path) -> Path:
         """
     )
     return path
+
+
+@pytest.fixture(scope="session")
+def two_nets(tmp_path_factory: pytest.TempPathFactory) -> ModelBundle:
+    """A bundle of a VNet and a ResVNet with random weights: 3 classes, 2 filters, 1 mm, patches of 32."""
+    import torch
+
+    from c3s3_seg.models import build
+    from c3s3_seg.models.storage import to_bytes
+
+    networks = (Network("model", "vnet", 2), Network("partner", "resvnet", 2))
+    task = Task("toy", "MR", (Label("a", 1), Label("b", 2)), Recipe((1.0, 1.0, 1.0)), (32, 32, 32))
+    torch.manual_seed(0)
+    files = {"README.md": b"# toy\n"}
+    for n in networks:
+        net = build(n.architecture, channels=1, classes=3, filters=n.filters)
+        net(torch.randn(2, 1, 32, 32, 32))  # gives batch norms statistics of their own
+        files[n.weights] = to_bytes(net)
+    return ModelBundle.create(tmp_path_factory.mktemp("toy-bundle") / "b", task, files, networks, {})
+
+
+@pytest.fixture(scope="session")
+def noise() -> Volume:
+    """A scan of 40 x 36 x 34 voxels of 1 mm: normal noise."""
+    array = np.random.default_rng(0).normal(size=(40, 36, 34)).astype(np.float32)
+    return Geometry.build(array.shape).volume(array)

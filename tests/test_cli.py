@@ -74,8 +74,16 @@ def test_a_folder_of_cases(cohort: Path, tmp_path: Path) -> None:
         assert reader.fieldnames[0] == "case"
     assert [row["case"] for row in scores] == ["phantom-30001", "phantom-30002"]
     assert json.loads((report / "report.json").read_text())["protocol"]["name"] == "paper"
+    assert run("verify", out).returncode == 0
     again = predict(cohort / "scans", "-o", out)
     assert again.returncode == 0  # our own files may be written anew
+    assert "2 finished cases are done again: weights or settings have changed" in again.stderr
+    third = predict(cohort / "scans", "-o", out, "--json", "--workers", 2)
+    assert json.loads(third.stdout)["note"] == "2 cases were finished before; their hashes hold"
+    (out / "phantom-30001.nii.gz").write_bytes(b"")
+    verdict = run("verify", out)
+    assert verdict.returncode == 1
+    assert "phantom-30001.nii.gz: sha256 is not" in verdict.stdout
 
 
 def test_one_failing_case_is_a_row_and_the_others_go_on(cohort: Path, tmp_path: Path) -> None:
@@ -89,6 +97,9 @@ def test_one_failing_case_is_a_row_and_the_others_go_on(cohort: Path, tmp_path: 
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
         "b-whole.json",
         "b-whole.mha",
+        "journal.jsonl",
+        "journal.sqlite",
+        "provenance.json",
         "summary.csv",
     ]
     with (tmp_path / "out" / "summary.csv").open() as file:
@@ -146,12 +157,14 @@ def test_formats_and_probabilities(cohort: Path, tmp_path: Path, suffix: str) ->
     assert (np.asarray(probability.array)[mask.array > 0] > 0.5).all()
 
 
-def test_a_missing_runtime_is_exit_code_3() -> None:
-    code = """
+def test_a_missing_runtime_is_exit_code_3(cohort: Path, tmp_path: Path) -> None:
+    scan = cohort / "scans" / "phantom-30002.nii.gz"
+    code = f"""
 import sys
 from c3s3_seg.inference import backends
 backends.PACKAGES["torch"] = ("torch_is_not_here", "pip install 'c3s3-seg[train]'")
-sys.argv = ["c3s3-seg", "predict", "x.nii.gz", "-o", "out", "--model", "phantom", "--backend", "torch"]
+words = ["predict", "{scan}", "-o", "{tmp_path}", "--model", "phantom", "--backend", "torch"]
+sys.argv = ["c3s3-seg", *words]
 from c3s3_seg.cli import main
 main()
 """
@@ -171,7 +184,7 @@ def test_a_closed_stdout_costs_nothing(cohort: Path, tmp_path: Path) -> None:
 def test_usage_errors_and_help() -> None:
     assert run("predict").returncode == 2
     assert run("--version").stdout.startswith("c3s3-seg ")
-    for verb in ("predict", "evaluate", "train", "export", "phantom"):
+    for verb in ("predict", "evaluate", "train", "export", "phantom", "verify", "doctor"):
         assert "Options" in run(verb, "--help").stdout
 
 
@@ -214,7 +227,12 @@ def test_train_and_export_make_a_bundle_that_predicts(
     assert "2 labelled, 2 unlabelled, 1 validation" in card
 
 
+def test_an_export_that_stands_alone_needs_a_folder() -> None:
+    for words in (["--to", "openvino"], ["--precision", "fp16"], ["--ensemble"], ["--batch", "2"]):
+        refused(run("export", "phantom", *words), "this export stands alone and needs a folder", "-o")
+
+
 def test_a_configuration_error_names_key_value_and_choices(toy_config: Path, tmp_path: Path) -> None:
     answer = run("train", toy_config, "-o", tmp_path / "run", "--set", "run.precision=half")
-    refused(answer, "run.precision = 'half'", "'float32' or 'bfloat16'")
+    refused(answer, "run.precision = 'half'", "'float32', 'bfloat16' or 'float16'")
     assert not (tmp_path / "run").exists()

@@ -8,11 +8,12 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "c3s3_seg"
 
 FLOORS = {
-    "__main__": 9,
-    "cli": 8,
-    "verbs": 7,
+    "__main__": 10,
+    "cli": 9,
+    "verbs": 8,
     "training": 6,
     "export": 6,
+    "doctor": 7,
     "batch": 6,
     "evaluate": 6,
     "inference": 5,
@@ -48,10 +49,13 @@ NEVER = {
 }
 HEAVY = {
     "torch": {"models", "training", "export", "inference"},
-    "openvino": {"inference"},
-    "onnxruntime": {"inference"},
-    "onnx": {"export"},
+    "openvino": {"inference", "export"},
+    "onnxruntime": {"inference", "export"},
+    "onnx": {"export", "inference"},
     "onnxscript": {"export"},
+    "onnxconverter_common": {"export"},
+    "tensorrt": {"inference"},
+    "cuda": {"inference"},
     "SimpleITK": {"io"},
     "pydicom": {"io"},
     "pynetdicom": {"io"},

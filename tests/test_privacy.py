@@ -96,7 +96,8 @@ def test_nothing_we_write_or_say_names_a_patient(scans: Path, tmp_path: Path) ->
     assert b"of two patients" in answer.stdout
     assert found(answer.stdout, answer.stderr) == []
     files = [path for path in out.rglob("*") if path.is_file()]
-    assert {path.suffix for path in files} == {".gz", ".json", ".csv", ".png", ".html"}
+    suffixes = {".gz", ".json", ".csv", ".png", ".html", ".sqlite", ".jsonl"}
+    assert {path.suffix for path in files} == suffixes
     for path in files:
         content = path.read_bytes()
         if path.suffix == ".gz":

@@ -7,26 +7,20 @@ is loaded.
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
-import logging
 import struct
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from c3s3_seg.bundle import ModelBundle, Network
-from c3s3_seg.errors import InputError, RefusedError
+from c3s3_seg.errors import InputError
+from c3s3_seg.export.trace import trace
 from c3s3_seg.inference.backends import load_torch
 from c3s3_seg.models.storage import SCALE
 from c3s3_seg.schema import dump
 
-INPUT, OUTPUT = "scan", "logits"
-SIDES = 16  # every side of the input must be a multiple: four downsamplings
-# torch.export finds out by itself which sizes may vary; these bounds keep its search short.
-LARGEST_BATCH, LARGEST_SIDE = 64, 64 * SIDES
+OUTPUT = "logits"
 
 
 def onnx_graph(bundle: ModelBundle, network: Network) -> bytes:
@@ -39,7 +33,9 @@ def onnx_graph(bundle: ModelBundle, network: Network) -> bytes:
     """
     import onnx
 
-    model = _traced(load_torch(bundle, network), network.channels)
+    net = load_torch(bundle, network)
+    model = trace(net, network.channels, OUTPUT, fold=False)
+    _drop_invented_biases(model, set(net.state_dict()))
     _use_stored_weights(model, bundle.folder / network.weights)
     facts = {
         "c3s3.task": json.dumps(dump(bundle.task)),
@@ -47,34 +43,7 @@ def onnx_graph(bundle: ModelBundle, network: Network) -> bytes:
         "c3s3.output": "logits; probabilities are their softmax over axis 1",
     }
     onnx.helper.set_model_props(model, facts)
-    model.producer_name = "c3s3-seg"
     return model.SerializeToString()  # type: ignore[no-any-return]
-
-
-def _traced(net: Any, channels: int) -> Any:
-    """torch -> ONNX, unfused: every parameter keeps its name, so that it can be pointed elsewhere."""
-    import torch
-    from onnxscript import optimizer
-
-    side = torch.export.Dim
-    spatial = {
-        axis: SIDES * side(name, min=1, max=LARGEST_SIDE // SIDES)
-        for axis, name in ((2, "x"), (3, "y"), (4, "z"))
-    }
-    shapes = {"x": {0: side("batch", min=1, max=LARGEST_BATCH), **spatial}}
-    example = torch.zeros(2, channels, 2 * SIDES, 3 * SIDES, 4 * SIDES)
-    with _quiet():
-        program = torch.onnx.export(
-            net, (example,), dynamo=True, optimize=False, external_data=False, verbose=False,
-            input_names=[INPUT], output_names=[OUTPUT], dynamic_shapes=shapes,
-        )  # fmt: skip
-        if program is None:
-            raise RefusedError("torch.onnx.export gave no program")
-        optimizer.fold_constants(program.model)
-    model = program.model_proto
-    _drop_invented_biases(model, set(net.state_dict()))
-    _drop_traces(model)
-    return model
 
 
 def _drop_invented_biases(model: Any, ours: set[str]) -> None:
@@ -86,31 +55,6 @@ def _drop_invented_biases(model: Any, ours: set[str]) -> None:
     kept = [tensor for tensor in model.graph.initializer if tensor.name in ours]
     del model.graph.initializer[:]
     model.graph.initializer.extend(kept)
-
-
-def _drop_traces(model: Any) -> None:
-    """Stack traces and dead constants: most of the file, and the traces name paths of the exporter."""
-    read = {name for node in model.graph.node for name in node.input}
-    alive = [node for node in model.graph.node if read & set(node.output) or node.op_type != "Constant"]
-    del model.graph.node[:]
-    model.graph.node.extend(alive)
-    for item in (*model.graph.node, *model.graph.input, *model.graph.output, model.graph):
-        item.ClearField("metadata_props")
-        item.ClearField("doc_string")
-
-
-@contextlib.contextmanager
-def _quiet() -> Any:
-    """The exporter reports its steps and absent packages; none of that is for our users."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
 
 
 def _use_stored_weights(model: Any, weights: Path) -> None:

@@ -6,6 +6,9 @@ from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import InputError
 from c3s3_seg.inference.backends import Choice, open_backend
 from c3s3_seg.inference.predictor import Prediction, Predictor, Settings
+from c3s3_seg.inference.telemetry import forbid
+
+forbid()  # before any of the above imports OpenVINO, which they do when they first need it
 
 
 def open_predictor(

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 FloatArray = NDArray[np.float32]
 Runtime = Literal["openvino", "onnx", "torch"]
-Choice = Literal["auto", "openvino", "onnx", "torch"]
+Choice = Literal["auto", "openvino", "onnx", "torch", "tensorrt"]
 
 PACKAGES: dict[str, tuple[str, str]] = {
     "openvino": ("openvino", "pip install c3s3-seg"),
@@ -144,6 +144,10 @@ def open_backend(
     InputError
         If the bundle holds no graph for it.
     """
+    if choice == "tensorrt":  # never chosen by `auto`: its first run builds an engine for minutes
+        from c3s3_seg.inference.tensorrt import TensorRtBackend
+
+        return TensorRtBackend.of_bundle(bundle, network)
     runtime = choose(bundle, network) if choice == "auto" else choice
     package, install = PACKAGES[runtime]
     if importlib.util.find_spec(package) is None:

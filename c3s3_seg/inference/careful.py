@@ -81,6 +81,14 @@ def judge(scan: Volume, predictor: Predictor, care: Care, progress: Progress | N
     return Judged(scan, verdict, box, notes, bool(verdict.refusals) and care.force)
 
 
+def searches(scan: Volume, predictor: Predictor, care: Care) -> bool:
+    """Whether `judge` will run the network, to find where the organ is."""
+    task = predictor.task
+    if care.roi is not None or task.domain is None:
+        return False
+    return judge_frame(scan, task.domain, task.modality, task.recipe.spacing_mm).larger
+
+
 def segment(judged: Judged, predictor: Predictor, progress: Progress | None = None) -> Prediction:
     """Segment a scan that was judged."""
     return predict_within(judged.scan, judged.box, predictor, progress)

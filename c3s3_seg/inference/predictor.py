@@ -1,4 +1,8 @@
-"""Scan in, mask out: recipe, tiles, runtime, stitching, and the way back to the scan's grid."""
+"""Scan in, mask out: recipe, tiles, runtime, stitching, and the way back to the scan's grid.
+
+The three steps can be run apart, and each by a thread of its own: `prepare` scan n + 1 and `restore`
+scan n - 1 while the `network` works on scan n. Nothing in a `Predictor` changes while it is used.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ from numpy.typing import NDArray
 from c3s3_seg.bundle import Task
 from c3s3_seg.inference.backends import Backend
 from c3s3_seg.inference.window import Tiling, softmax, stitch
-from c3s3_seg.volume import Geometry, Volume
+from c3s3_seg.volume import Geometry, Source, Volume
 
 FloatArray = NDArray[np.float32]
 Progress = Callable[[int, int], None]
@@ -62,6 +66,35 @@ class Prediction:
     probabilities: dict[str, Volume]
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """A scan as the network wants it.
+
+    Parameters
+    ----------
+    array
+        (x, y, z) float32 on the model's grid.
+    geometry, source
+        Of the scan.
+    seconds
+        What it took.
+    """
+
+    array: FloatArray
+    geometry: Geometry
+    source: Source
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the networks say about a scan: (C, x, y, z) float32 probabilities, their tiles and seconds."""
+
+    probability: FloatArray
+    tiles: int
+    seconds: float
+
+
 class Predictor:
     """A task, the networks that do it, and the settings; call it with scans.
 
@@ -94,21 +127,35 @@ class Predictor:
         progress
             Called with (tiles done, all tiles).
         """
+        prepared = self.prepare(scan)
+        return self.restore(prepared, self.network(prepared, progress))
+
+    def prepare(self, scan: Volume) -> Prepared:
+        """First step: orient, resample and scale."""
         started = time.perf_counter()
-        model_input = self.task.recipe.to_model(scan).array
-        tiling = self._tiling(model_input.shape)
-        prepared = time.perf_counter()
-        probability = stitch(model_input, tiling, self._network, progress)
-        ran = time.perf_counter()
-        mask, kept = self._to_scan(probability, scan.geometry)
-        restored = time.perf_counter()
+        array = self.task.recipe.to_model(scan).array
+        return Prepared(array, scan.geometry, scan.source, time.perf_counter() - started)
+
+    def network(self, prepared: Prepared, progress: Progress | None = None) -> Answer:
+        """Second step: the networks, tile by tile."""
+        started = time.perf_counter()
+        tiling = self._tiling(prepared.array.shape)
+        probability = stitch(prepared.array, tiling, self._network, progress)
+        return Answer(probability, len(tiling), time.perf_counter() - started)
+
+    def restore(self, prepared: Prepared, answer: Answer) -> Prediction:
+        """Third step: a mask on the scan's grid."""
+        started = time.perf_counter()
+        grid, source = prepared.geometry, prepared.source
+        mask, kept = self._to_scan(answer.probability, grid)
         counts = np.bincount(mask.ravel(), minlength=256)
+        seconds = time.perf_counter() - started
         return Prediction(
-            mask=scan.geometry.volume(mask, scan.source),
-            volume_ml={x.name: float(counts[x.value] * scan.geometry.voxel_ml) for x in self.task.labels},
-            seconds={"prepare": prepared - started, "network": ran - prepared, "restore": restored - ran},
-            tiles=len(tiling),
-            probabilities={name: scan.geometry.volume(p, scan.source) for name, p in kept.items()},
+            mask=grid.volume(mask, source),
+            volume_ml={x.name: float(counts[x.value] * grid.voxel_ml) for x in self.task.labels},
+            seconds={"prepare": prepared.seconds, "network": answer.seconds, "restore": seconds},
+            tiles=answer.tiles,
+            probabilities={name: grid.volume(p, source) for name, p in kept.items()},
         )
 
     def _tiling(self, shape: tuple[int, ...]) -> Tiling:

@@ -7,10 +7,12 @@ from typing import Annotated, Literal
 
 import typer
 
-from c3s3_seg.verbs.terminal import Status, need, show
+from c3s3_seg.verbs.progress import Teller
+from c3s3_seg.verbs.terminal import need, say, show
 
-BackendName = Literal["auto", "openvino", "onnx", "torch"]
+BackendName = Literal["auto", "openvino", "onnx", "torch", "tensorrt"]
 ImageFormat = Literal["nii.gz", "nrrd", "mha", "dicom-seg", "dicom-labelmap", "rtstruct"]
+LONGEST_TABLE = 200  # cases that a terminal shows one by one; summary.csv has them all
 
 
 def predict(
@@ -65,28 +67,70 @@ def predict(
     html: Annotated[
         bool, typer.Option("--html", help="Write each case as a page too: one file, a surface that turns.")
     ] = False,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads of the runtime.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of the runtime, per worker.")] = None,
+    workers: Annotated[
+        int, typer.Option(min=0, help="Processes with a model each. 0: no process but this one.")
+    ] = 0,
+    cluster: Annotated[
+        str | None, typer.Option(help="Do the cases on a Dask cluster: local, or tcp://HOST:PORT.")
+    ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(help="Only this share: 2/8; auto in a SLURM array; auto/8 in a Kubernetes job."),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many unfinished cases.")] = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Try cases again that failed before.")
+    ] = False,
+    deterministic: Annotated[
+        bool,
+        typer.Option(
+            "--deterministic", help="The same bytes in a second run: one thread, no times in files."
+        ),
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="A JSON line on stdout for each case, no table.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")] = False,
 ) -> None:
-    """Segment scans: each becomes a mask in its own geometry, and a line in the table."""
+    """Segment scans: each becomes a mask in its own geometry, and a line in the table.
+
+    The same command again goes on where the first one ended.
+    """
+    import os
+    import sys
+
     if html:
         need("plotly", extra="report")
-    from c3s3_seg.batch import Job, origin, predict_cases
+
+    from c3s3_seg.batch import Job, Model, Plan, parse_shard, predict_cases
     from c3s3_seg.bundle import ModelBundle
-    from c3s3_seg.inference import Settings, open_predictor
+    from c3s3_seg.inference import Settings
     from c3s3_seg.inference.careful import Care
     from c3s3_seg.io.choice import Reading, fixes
     from c3s3_seg.report.terminal import prediction_table
 
     bundle = ModelBundle.find(model)
     settings = Settings(overlap, probabilities)
-    predictor = open_predictor(bundle, backend=backend, settings=settings, ensemble=ensemble, threads=threads)
-    reading = Reading(series, fixes(fix or []), bundle.task.series)
-    job = Job(out, format, truth, picture, origin(bundle, predictor), reading, Care(force, roi), html)
-    with Status() as tell:
-        result = predict_cases(
-            inputs, predictor, job, lambda case, n, total: tell(f"{case} ({n} of {total})")
-        )
-    show(prediction_table(result.rows, result.failures))
-    typer.echo(f"Masks, JSON and summary.csv are in {out}. Research use only.")
+    how = Model(bundle.folder.resolve(), backend, settings, ensemble, threads, deterministic)
+    job = Job(
+        out,
+        format,
+        truth,
+        picture,
+        html=html,
+        deterministic=deterministic,
+        reading=Reading(series, fixes(fix or []), bundle.task.series),
+        care=Care(force, roi),
+    )
+    share = parse_shard(shard, os.environ) if shard is not None else None
+    plan = Plan(workers, share, limit, retry_failed, cluster, tuple(sys.argv))
+    with Teller(as_json=as_json, quiet=quiet) as tell:
+        result = predict_cases(inputs, how, job, tell, plan)
+    if not (as_json or quiet):
+        rows = result.rows if len(result.rows) <= LONGEST_TABLE else ()
+        show(prediction_table(rows, result.failures))
+        done = f"{len(result.rows)} masks" if not rows and result.rows else "Masks"
+        say(f"{done}, JSON and summary.csv are in {out}. Research use only.")
     if result.failures:
         raise typer.Exit(1)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from typing import IO, TextIO, cast
+
+from c3s3_seg.files import printable
 
 
 def need(*packages: str, extra: str = "train") -> None:
@@ -20,12 +24,14 @@ def need(*packages: str, extra: str = "train") -> None:
 
 
 class Status:
-    """A line on stderr that says which case is at work; silent where stderr is no terminal."""
+    """A line on stderr that says what is at work; silent where stderr is no terminal."""
 
     def __enter__(self) -> Status:
         from rich.console import Console
 
-        self._status = Console(stderr=True).status("starting")
+        self._console = Console(stderr=True)
+        self.live = self._console.is_terminal
+        self._status = self._console.status("starting")
         self._status.start()
         return self
 
@@ -33,7 +39,12 @@ class Status:
         """Say what is at work now."""
         from rich.markup import escape
 
-        self._status.update(escape(what))
+        self._status.update(escape(printable(what)))
+
+    def note(self, what: str) -> None:
+        """Say something that stays, in a log file too."""
+        if sys.stderr is not None:
+            self._console.print(printable(what), markup=False, highlight=False, soft_wrap=True)
 
     def __exit__(self, *_: object) -> None:
         self._status.stop()
@@ -70,4 +81,41 @@ def show(table: object) -> None:
     if sys.stdout is None:  # closed by whoever started us: the files are what counts
         return
     # In a pipe or a log file there is no width to keep to.
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    console = Console(width=None if sys.stdout.isatty() else 160, file=cast("IO[str]", _Tolerant(sys.stdout)))
+    console.print(table)
+
+
+def say(line: str) -> None:
+    """One line on stdout; nobody there to read it is no error."""
+    if sys.stdout is not None:
+        _Tolerant(sys.stdout).write(printable(line) + "\n")
+
+
+class _Tolerant:
+    """A stream that outlives its reader: `c3s3-seg ... | head` costs no case."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self.encoding = stream.encoding
+
+    def write(self, text: str) -> int:
+        """Write and flush, so that a closed pipe is found here and not at exit."""
+        try:
+            encoding = self.encoding or "utf-8"
+            self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+            self._stream.flush()
+        except BrokenPipeError:
+            # Python would complain once more at exit, when it flushes.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+        return len(text)
+
+    def flush(self) -> None:
+        """Done by `write`."""
+
+    def isatty(self) -> bool:
+        """As the stream says."""
+        return self._stream.isatty()
+
+    def fileno(self) -> int:
+        """As the stream says."""
+        return self._stream.fileno()

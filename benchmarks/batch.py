@@ -1,0 +1,209 @@
+"""Many phantom cases: cases per hour with every proof on, against a plain loop with none.
+
+    python benchmarks/batch.py [--cases 200] [--distinct 20] [--flat 1000]
+
+Same files, same bundle, a process or set of workers per contender, one after the other, start-up included.
+The plain loop reads, predicts and writes with SimpleITK: no hash, no journal, no read-back, nothing
+at the same time. Ours is `c3s3-seg predict`. Memory is that of all processes together (PSS, sampled).
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+PLAIN = """
+import sys
+from pathlib import Path
+import SimpleITK
+from c3s3_seg import ModelBundle, load, open_predictor
+scans, out = Path(sys.argv[1]), Path(sys.argv[2])
+out.mkdir()
+predictor = open_predictor(ModelBundle.find("phantom"))
+for path in sorted(scans.iterdir()):
+    scan = load(path)
+    mask = predictor(scan).mask
+    image = SimpleITK.GetImageFromArray(mask.array.transpose(2, 1, 0))
+    image.SetSpacing(mask.geometry.spacing_mm.tolist())
+    image.SetOrigin(mask.geometry.origin_mm.tolist())
+    image.SetDirection(mask.geometry.direction.ravel().tolist())
+    SimpleITK.WriteImage(image, str(out / path.name), useCompression=True)
+"""
+OURS = [sys.executable, "-m", "c3s3_seg", "predict", "--model", "phantom", "--quiet"]
+CONTENDERS = {
+    "plain loop, no proofs": None,
+    "ours, no workers": [],
+    "ours, 1 worker": ["--workers", "1"],
+    "ours, 2 workers": ["--workers", "2"],
+}
+
+
+class Meter(threading.Thread):
+    """Memory of a process and its children, looked at every 0.3 s."""
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(daemon=True)
+        self.pid, self.seen = pid, [0.0]
+        self.done = False
+
+    def run(self) -> None:
+        while not self.done:
+            self.seen.append(sum(map(pss_mb, family(self.pid))))
+            time.sleep(0.3)
+
+
+def family(pid: int) -> list[int]:
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return []
+    return [pid, *(p for child in children for p in family(int(child)))]
+
+
+def pss_mb(pid: int) -> float:
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0.0
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
+
+
+def timed(command: list[str]) -> tuple[float, float, list[float]]:
+    """Wall seconds, processor seconds, and memory over time."""
+    started, before_s = time.perf_counter(), processor_s()
+    process = subprocess.Popen(command)
+    meter = Meter(process.pid)
+    meter.start()
+    code = process.wait()
+    meter.done = True
+    if code:
+        sys.exit(f"{command} ended with {code}")
+    return time.perf_counter() - started, processor_s() - before_s, meter.seen
+
+
+def processor_s() -> float:
+    """Of all children that have ended, and of theirs."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def fill(folder: Path, cases: int, distinct: int) -> Path:
+    from c3s3_seg.io import save
+    from c3s3_seg.phantom import simulate
+
+    scans = folder / "scans"
+    scans.mkdir()
+    for seed in range(min(cases, distinct)):
+        save(simulate(40_000 + seed).scan, scans / f"phantom-{seed:04}.nii.gz")
+    for n in range(distinct, cases):
+        (scans / f"phantom-{n:04}.nii.gz").write_bytes(
+            (scans / f"phantom-{n % distinct:04}.nii.gz").read_bytes()
+        )
+    return scans
+
+
+def network_s(out: Path) -> float:
+    """Mean seconds of network, as the JSON of each case has it."""
+    facts = [json.loads(line) for line in (out / "journal.jsonl").read_text().splitlines()]
+    return statistics.fmean(fact["seconds"]["network"] for fact in facts if "seconds" in fact)
+
+
+def compare(folder: Path, scans: Path, cases: int) -> None:
+    print("| contender | cases per hour | ratio | s a case | processor s | network s | peak MB |")
+    print("|---|---|---|---|---|---|---|")
+    plain = 0.0
+    for name, words in CONTENDERS.items():
+        out = folder / name.replace(" ", "-")
+        command = [*OURS, str(scans), "-o", str(out), *(words or [])]
+        if words is None:
+            command = [sys.executable, "-c", PLAIN, str(scans), str(out)]
+        wall_s, used_s, memory = timed(command)
+        plain = plain or wall_s
+        net = "" if words is None else f"{network_s(out):.3f}"
+        row = f"{3600 * cases / wall_s:.0f} | {plain / wall_s:.2f} | {wall_s / cases:.3f}"
+        row += f" | {used_s / cases:.3f} | {net}"
+        print(f"| {name} | {row} | {max(memory):.0f} |", flush=True)
+
+
+def share_of_the_proofs(out: Path, scans: Path) -> None:
+    """What hashes, read-back and journal cost a case, each measured alone on the files that are there."""
+    from c3s3_seg.batch.hashes import sha256
+    from c3s3_seg.batch.journal import Journal
+    from c3s3_seg.io.image import _compare, load_image
+
+    journal = Journal(out / "journal.sqlite")
+    records = list(journal.records())[:40]
+    copy = Journal(out / "again.sqlite")
+    spent: dict[str, list[float]] = {"hashes": [], "read-back": [], "journal": []}
+    total = statistics.median(sum(r.outcome.seconds.values()) for r in records)
+    for record in records:
+        outcome = record.outcome
+        started = time.perf_counter()
+        sha256(Path(outcome.scan))
+        for name in outcome.outputs:
+            sha256(out / name)
+        spent["hashes"].append(time.perf_counter() - started)
+        mask = out / f"{outcome.case}.nii.gz"
+        volume = load_image(mask)
+        started = time.perf_counter()
+        _compare(volume.array, volume.geometry, mask)
+        spent["read-back"].append(time.perf_counter() - started)
+        started = time.perf_counter()
+        copy.begin(outcome.case, outcome.scan, record.setting)
+        copy.record(outcome, record.setting)
+        spent["journal"].append(time.perf_counter() - started)
+    medians = {name: statistics.median(values) for name, values in spent.items()}
+    parts = ", ".join(f"{name} {1000 * value:.1f} ms" for name, value in medians.items())
+    share = sum(medians.values()) / total
+    print(f"\nProofs: {parts}; together {100 * share:.1f} % of a case of {total:.3f} s (medians).")
+
+
+def flat(folder: Path, cases: int) -> None:
+    """Memory over many small cases."""
+    import numpy as np
+
+    from c3s3_seg.io import save
+    from c3s3_seg.volume import Geometry
+
+    scans = folder / "small"
+    scans.mkdir()
+    geometry = Geometry.build((24, 20, 16), (2.0, 2.0, 2.0))
+    for n in range(cases):
+        noise = np.random.default_rng(n).normal(100, 10, geometry.shape).astype(np.float32)
+        save(geometry.volume(noise), scans / f"small-{n:05}.nii.gz")
+    for words in ([], ["--workers", "2"]):
+        out = folder / f"small-out-{len(words)}"
+        wall_s, _, memory = timed([*OURS, str(scans), "-o", str(out), *words])
+        at = [memory[int(len(memory) * part)] for part in (0.1, 0.5, 0.95)]
+        name = " ".join(words) or "no workers"
+        print(
+            f"{cases} small cases, {name}: {wall_s:.0f} s;",
+            f"MB after 10, 50, 95 %: {', '.join(f'{m:.0f}' for m in at)}",
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--cases", type=int, default=200)
+    parser.add_argument("--distinct", type=int, default=20)
+    parser.add_argument("--flat", type=int, default=0, help="instead: memory over so many small cases")
+    parser.add_argument("--scans", type=Path, help="a folder that an earlier run filled with --cases")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if options.flat:
+            flat(folder, options.flat)
+            return
+        scans = options.scans or fill(folder, options.cases, options.distinct)
+        compare(folder, scans, len(list(scans.iterdir())))
+        share_of_the_proofs(folder / "ours,-no-workers", scans)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,504 @@
+"""What a batch survives: each fault is really done to a real `c3s3-seg predict`, which is then run again.
+
+    python benchmarks/faults.py [--kills 50] [--files 10000] [--seed 0] [--only WORDS]
+
+Prints the table of docs/operations.md. A row is right if the exit code and the message are the ones
+that are promised, no half file is left, nothing that was there is lost, and the same command again
+ends with the hashes of a run that nothing happened to. tests/test_batch_faults.py runs the same rows.
+"""
+
+import argparse
+import ctypes
+import hashlib
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from c3s3_seg.batch import verify
+from c3s3_seg.io import load_mask, save
+from c3s3_seg.volume import Geometry
+
+CASES = 12
+COMMAND = [sys.executable, "-m", "c3s3_seg", "predict"]
+Answer = subprocess.CompletedProcess[str]
+
+
+@dataclass
+class Ground:
+    """A folder to break things in, its scans, and the hashes of a run that nothing happened to."""
+
+    folder: Path
+    kills: int = 2
+    files: int = 1000
+    seed: int = 0
+    hashes: dict[str, str] = field(default_factory=dict)
+    seconds_s: float = 0.0
+
+    @property
+    def scans(self) -> Path:
+        return self.folder / "scans"
+
+    def fresh(self, name: str) -> Path:
+        path = self.folder / name
+        shutil.rmtree(path, ignore_errors=True)
+        return path
+
+    def predict(self, out: Path, *words: object, scans: Path | None = None, **more: object) -> Answer:
+        return run([*self.words(out, scans), *words], **more)
+
+    def words(self, out: Path, scans: Path | None = None) -> list[str]:
+        return [*COMMAND, str(scans or self.scans), "-o", str(out), "--model", "phantom", "--threads", "1"]
+
+    def whole(self, out: Path, *words: object) -> None:
+        """The same command again ends as if nothing had happened; nothing is left over."""
+        answer = self.predict(out, *words)
+        assert answer.returncode == 0, answer.stderr
+        assert masks(out) == self.hashes, "other hashes"
+        assert not leftovers(out), leftovers(out)
+        assert verify(out).holds
+
+
+def run(words: list[object], **more: object) -> Answer:
+    command = [str(word) for word in words]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, **more)  # type: ignore[call-overload, no-any-return]
+
+
+def scan(seed: int, shape: tuple[int, int, int] = (24, 20, 16)) -> object:
+    noise = np.random.default_rng(seed).normal(100, 10, shape)
+    noise[8:16, 6:14, 4:12] += 200
+    return Geometry.build(shape, (2.0, 2.0, 2.0)).volume(noise.astype(np.float32))
+
+
+def prepare(folder: Path, kills: int, files: int, seed: int = 0) -> Ground:
+    ground = Ground(folder, kills, files, seed)
+    ground.scans.mkdir(parents=True)
+    for n in range(CASES):
+        save(scan(n), ground.scans / f"case-{n:02}.nii.gz")  # type: ignore[arg-type]
+    started = time.perf_counter()
+    answer = ground.predict(folder / "unbroken")
+    ground.seconds_s = time.perf_counter() - started
+    assert answer.returncode == 0, answer.stderr
+    ground.hashes = masks(folder / "unbroken")
+    return ground
+
+
+def masks(out: Path) -> dict[str, str]:
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in visible(out)}
+
+
+def visible(out: Path) -> list[Path]:
+    return sorted(p for p in out.glob("*.nii.gz") if not p.name.startswith("."))
+
+
+def leftovers(out: Path) -> list[str]:
+    return [p.name for p in out.iterdir() if p.name.startswith(".")]
+
+
+def said(answer: Answer, code: int, *parts: str) -> str:
+    """The exit code and the message, or an AssertionError."""
+    text = answer.stdout + answer.stderr
+    assert answer.returncode == code, (answer.returncode, text[-2000:])
+    assert "Traceback" not in text, text[-2000:]
+    flat = " ".join(text.split())
+    for part in parts:
+        assert part in flat, (part, flat[-2000:])
+    return f"{code}: {parts[0]}" if parts else str(code)
+
+
+def whole_so_far(ground: Ground, out: Path) -> None:
+    """Each mask that can be seen is a whole one, and the right one."""
+    for path in visible(out) if out.exists() else []:
+        load_mask(path)
+        assert masks(out)[path.name] == ground.hashes[path.name]
+
+
+# -- the faults ------------------------------------------------------------------------------------------
+
+
+def killed_program(ground: Ground) -> str:
+    return kill_often(ground, "kill-program", [], lambda process: os.kill(process.pid, signal.SIGKILL))
+
+
+def killed_program_with_workers(ground: Ground) -> str:
+    return kill_often(
+        ground, "kill-pool", ["--workers", "2"], lambda process: os.kill(process.pid, signal.SIGKILL)
+    )
+
+
+def killed_worker(ground: Ground) -> str:
+    """A worker dies; the run goes on by itself."""
+    out = ground.fresh("kill-worker")
+    process = subprocess.Popen(
+        [*ground.words(out), "--workers", "2"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    while not visible(out) if out.exists() else True:
+        assert process.poll() is None
+        time.sleep(0.005)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(random.choice(children)), signal.SIGKILL)
+    assert process.wait(timeout=120) == 0
+    assert masks(out) == ground.hashes
+    return "0: replaced, its cases done again, the same hashes"
+
+
+def kill_often(ground: Ground, name: str, words: list[str], kill: Callable[..., None]) -> str:
+    draw = random.Random(ground.seed)
+    caught = 0
+    for _ in range(ground.kills):
+        out = ground.fresh(name)
+        command = [
+            *COMMAND,
+            str(ground.scans),
+            "-o",
+            str(out),
+            "--model",
+            "phantom",
+            "--threads",
+            "1",
+            *words,
+        ]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        stop = draw.randrange(CASES)  # a random number of masks, then a random moment within a case
+        while process.poll() is None and len(visible(out) if out.exists() else []) < stop:
+            time.sleep(0.002)
+        time.sleep(draw.uniform(0, 0.06))
+        caught += process.poll() is None
+        kill(process)
+        process.wait()
+        whole_so_far(ground, out)
+        ground.whole(out, *words)
+    return f"-9: {ground.kills} of {ground.kills} resumed to the same hashes ({caught} were still at work)"
+
+
+def signalled(ground: Ground, number: int, code: int) -> str:
+    out = ground.fresh("signal")
+    words = ground.words(out)
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not (out.exists() and visible(out)):
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.send_signal(number)
+    stdout, stderr = process.communicate(timeout=60)
+    if process.returncode == 0:  # it was done before the signal came
+        return said(Answer(words, code, stdout, stderr), code)
+    text = said(Answer(words, process.returncode, stdout, stderr), code, "what was finished is kept")
+    whole_so_far(ground, out)
+    ground.whole(out)
+    return text
+
+
+def interrupted(ground: Ground) -> str:
+    return signalled(ground, signal.SIGINT, 130)
+
+
+def terminated(ground: Ground) -> str:
+    return signalled(ground, signal.SIGTERM, 143)
+
+
+def disk_full_for_a_mask(ground: Ground) -> str:
+    """A limit on the size of files takes the place of a full disk: the write fails half way."""
+    scans, out = ground.fresh("big"), ground.fresh("full")
+    shutil.copytree(ground.scans, scans)
+    save(scan(1, (90, 90, 90)), scans / "large.nii.gz")  # type: ignore[arg-type]
+
+    def limited() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, resource.RLIM_INFINITY))
+
+    words = ["--probabilities", "--format", "mha"]
+    answer = ground.predict(out, *words, scans=scans, preexec_fn=limited)
+    text = said(answer, 1, "could not be written in full")
+    assert not leftovers(out), leftovers(out)
+    assert not (out / "large.json").exists()
+    answer = ground.predict(out, *words, scans=scans)
+    said(answer, 0)
+    return text
+
+
+def disk_full_for_the_journal(ground: Ground) -> str:
+    out = ground.fresh("full-journal")
+
+    def limited() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, resource.RLIM_INFINITY))
+
+    text = said(ground.predict(out, preexec_fn=limited), 2, "the journal cannot be written")
+    whole_so_far(ground, out)
+    ground.whole(out)
+    return text
+
+
+def out_of_memory(ground: Ground) -> str:
+    scans, out = ground.fresh("huge"), ground.fresh("memory")
+    shutil.copytree(ground.scans, scans)
+    (scans / "case-05.nii.gz").unlink()
+    save(scan(1), scans / "case-05.nii")  # type: ignore[arg-type]
+    with (scans / "case-05.nii").open("r+b") as file:  # the header now claims 1.2 GB, and they are there
+        file.seek(42)
+        file.write(np.array([1000, 1000, 300], "<i2").tobytes())
+        file.truncate(352 + 1_200_000_000)
+
+    def limited() -> None:
+        resource.setrlimit(resource.RLIMIT_AS, (1_500_000_000, resource.RLIM_INFINITY))
+
+    answer = ground.predict(out, scans=scans, preexec_fn=limited)
+    text = said(answer, 1, "the memory did not suffice", "case-05")
+    assert len(visible(out)) == CASES - 1
+    assert not leftovers(out), leftovers(out)
+    return text
+
+
+def read_only(ground: Ground) -> str:
+    out = ground.fresh("denied")
+    out.mkdir(mode=0o555)
+
+    def no_override() -> None:
+        """Root may write anywhere unless CAP_DAC_OVERRIDE (1) is dropped (PR_CAPBSET_DROP = 24)."""
+        ctypes.CDLL(None).prctl(24, 1, 0, 0, 0)
+
+    answer = ground.predict(out, preexec_fn=no_override)
+    text = said(answer, 2, "the folder cannot be written to (Permission denied)")
+    assert not list(out.iterdir())
+    out.chmod(0o755)
+    ground.whole(out)
+    return text
+
+
+def vanished(ground: Ground) -> str:
+    scans, out = ground.fresh("vanishing"), ground.fresh("vanished")
+    shutil.copytree(ground.scans, scans)
+    words = [*ground.words(out, scans), "--json"]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert json.loads(process.stdout.readline())["total"] == CASES
+    last = scans / f"case-{CASES - 1:02}.nii.gz"
+    last.unlink()
+    stdout, stderr = process.communicate(timeout=60)
+    text = said(Answer(words, process.returncode, stdout, stderr), 1, "No such file or directory")
+    shutil.copy(ground.scans / last.name, last)
+    answer = ground.predict(out, scans=scans)
+    said(answer, 0)
+    assert masks(out) == ground.hashes
+    return text
+
+
+def flipped(path: Path, at: float = 0.6) -> None:
+    content = bytearray(path.read_bytes())
+    content[int(len(content) * at)] ^= 16
+    path.write_bytes(bytes(content))
+
+
+def bit_in_an_image(ground: Ground) -> str:
+    scans, out = ground.fresh("bit"), ground.fresh("bit-out")
+    shutil.copytree(ground.scans, scans)
+    flipped(scans / "case-03.nii.gz")
+    text = said(ground.predict(out, scans=scans), 1, "the compressed file is damaged", "case-03")
+    shutil.copy(ground.scans / "case-03.nii.gz", scans / "case-03.nii.gz")
+    said(ground.predict(out, scans=scans), 0)
+    assert masks(out) == ground.hashes
+    return text
+
+
+def bit_in_the_weights(ground: Ground) -> str:
+    from c3s3_seg.bundle import WEIGHTS
+
+    texts = []
+    for name in ("model.safetensors", "model.onnx"):
+        bundle = ground.fresh("bundle")
+        shutil.copytree(WEIGHTS / "phantom", bundle)
+        flipped(bundle / name)
+        out = ground.fresh("weights")
+        answer = run([*COMMAND, ground.scans, "-o", out, "--model", bundle])
+        texts.append(said(answer, 2, "the manifest says", name, "Get the bundle again"))
+        assert not out.exists()
+    return texts[0]
+
+
+def bit_in_the_journal(ground: Ground) -> str:
+    """Wherever the bit is: refused, or without consequence."""
+    out = ground.fresh("journal")
+    said(ground.predict(out), 0)
+    path = out / "journal.sqlite"
+    whole = path.read_bytes()
+    at = whole.rindex(b'"case-07"')
+    path.write_bytes(whole[:at] + b'"case-17"' + whole[at + 9 :])
+    text = said(ground.predict(out), 2, "the journal is damaged", "Move it away")
+    assert masks(out) == ground.hashes
+    path.unlink()
+    ground.whole(out)
+    return text
+
+
+def bit_in_a_mask(ground: Ground) -> str:
+    out = ground.fresh("mask-bit")
+    said(ground.predict(out), 0)
+    flipped(out / "case-04.nii.gz")
+    checked = subprocess.run(
+        [sys.executable, "-m", "c3s3_seg", "verify", str(out)], capture_output=True, text=True, check=False
+    )
+    said(checked, 1, "case-04.nii.gz: sha256 is not", "1 not as recorded")
+    text = said(ground.predict(out), 1, "edited or is damaged")
+    (out / "case-04.nii.gz").unlink()
+    ground.whole(out)
+    return text
+
+
+def two_runs(ground: Ground) -> str:
+    out = ground.fresh("two")
+    words = [*ground.words(out), "--json"]
+    first = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+    assert first.stdout is not None
+    first.stdout.readline()
+    os.kill(first.pid, signal.SIGSTOP)
+    try:
+        text = said(ground.predict(out), 2, "another run writes into this folder", f"process {first.pid} on")
+    finally:
+        os.kill(first.pid, signal.SIGCONT)
+    first.communicate(timeout=60)
+    assert first.returncode == 0
+    ground.whole(out)
+    return text
+
+
+def odd_names(ground: Ground) -> str:
+    scans, out = ground.fresh("names"), ground.fresh("names-out")
+    scans.mkdir()
+    content = (ground.scans / "case-00.nii.gz").read_bytes()
+    names = [
+        "ünïcode 心房.nii.gz",
+        "two\nlines.nii.gz",
+        "a b; rm -rf '$x'.nii.gz",
+        "[red].nii.gz",
+        "-o.nii.gz",
+    ]
+    names += ["x" * (255 - 7) + ".nii.gz", os.fsdecode(b"caf\xe9.nii.gz"), "..nii.gz.nii.gz", "%s{}.nii.gz"]
+    for name in names:
+        (scans / name).write_bytes(content)
+    bare = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    for words, environment in ((["--picture"], {}), (["--workers", "1"], bare)):
+        target = out / str(len(environment))
+        answer = ground.predict(target, *words, scans=scans, env={**os.environ, **environment})
+        said(answer, 0)
+        expected = {n for n in names if not n.startswith(".")}
+        assert {p.name for p in target.glob("*.nii.gz")} == expected, answer.stdout
+        assert verify(target).holds, verify(target)
+    return "0"
+
+
+def same_names(ground: Ground) -> str:
+    scans, out = ground.fresh("alike"), ground.fresh("alike-out")
+    for folder, name in (("a", "scan"), ("b", "scan"), ("c", "SCAN"), ("d", "Scan")):
+        (scans / folder).mkdir(parents=True)
+        shutil.copy(ground.scans / "case-00.nii.gz", scans / folder / f"{name}.nii.gz")
+    answer = run([*COMMAND, *sorted(scans.glob("*/*")), "-o", out, "--model", "phantom"])
+    said(answer, 0)
+    assert [p.name for p in visible(out)] == [f"{x}.nii.gz" for x in ("a_scan", "b_scan", "c_SCAN", "d_Scan")]
+    return "0: named after their folders"
+
+
+def loops(ground: Ground) -> str:
+    scans, out = ground.fresh("loops"), ground.fresh("loops-out")
+    shutil.copytree(ground.scans, scans)
+    (scans / "up").symlink_to("..", target_is_directory=True)
+    (scans / "self.nii.gz").symlink_to("self.nii.gz")
+    (scans / "here").symlink_to(".", target_is_directory=True)
+    said(ground.predict(out, scans=scans), 0)
+    assert masks(out) == ground.hashes
+    return "0: passed over"
+
+
+def many_files(ground: Ground) -> str:
+    scans, out = ground.fresh("many"), ground.fresh("many-out")
+    scans.mkdir()
+    for n in range(ground.files):
+        os.link(ground.scans / "case-00.nii.gz", scans / f"scan-{n:05}.nii.gz")
+    answer = ground.predict(out, "--limit", 3, scans=scans)
+    said(answer, 0, f"{ground.files - 3} cases are left for another run")
+    assert len(visible(out)) == 3
+    return f"0: {ground.files} files"
+
+
+def bare_environment(ground: Ground) -> str:
+    out = ground.fresh("bare")
+    environment = {"PATH": "/usr/bin:/bin", "LC_ALL": "C"}
+    if "PYTHONPATH" in os.environ:
+        environment["PYTHONPATH"] = os.environ["PYTHONPATH"]
+    answer = ground.predict(out, env=environment)
+    said(answer, 0)
+    assert masks(out) == ground.hashes
+    return "0"
+
+
+def closed_stdout(ground: Ground) -> str:
+    out = ground.fresh("closed")
+    words = " ".join(
+        f"'{w}'" for w in [*COMMAND, ground.scans, "-o", out, "--model", "phantom", "--threads", 1]
+    )
+    for tail in (">&-", "--json | head -n 1"):
+        command = f"set -o pipefail; {words} {tail}"
+        answer = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+        assert (answer.returncode, answer.stderr) == (0, ""), answer
+        assert masks(out) == ground.hashes
+        shutil.rmtree(out)
+    return "0: nobody reads, the files are whole"
+
+
+FAULTS: dict[str, Callable[[Ground], str]] = {
+    "kill -9 of the program at a random moment": killed_program,
+    "kill -9 of the program, workers at work": killed_program_with_workers,
+    "kill -9 of a worker": killed_worker,
+    "SIGINT": interrupted,
+    "SIGTERM": terminated,
+    "disk full while a mask is written (RLIMIT_FSIZE)": disk_full_for_a_mask,
+    "disk full while the journal is written (RLIMIT_FSIZE)": disk_full_for_the_journal,
+    "memory runs out in one case (RLIMIT_AS)": out_of_memory,
+    "output folder that may not be written to": read_only,
+    "input that vanishes in mid-run": vanished,
+    "one bit in an image": bit_in_an_image,
+    "one bit in the weights, in the ONNX graph": bit_in_the_weights,
+    "one bit in the journal": bit_in_the_journal,
+    "one bit in a mask": bit_in_a_mask,
+    "two runs into one folder": two_runs,
+    "names: unicode, line break, 255 bytes, not Unicode, shell; locale C": odd_names,
+    "the same name twice, and in other case": same_names,
+    "symlink loops": loops,
+    "thousands of files": many_files,
+    "no HOME, empty environment, locale C": bare_environment,
+    "closed stdout, reader that goes away": closed_stdout,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--files", type=int, default=10_000)
+    parser.add_argument("--seed", type=int, default=0, help="of the moments at which is killed")
+    parser.add_argument("--only", default="", help="rows with this in their name")
+    options = parser.parse_args()
+    print("| fault | exit code and message | same command again |\n|---|---|---|")
+    bad = 0
+    with tempfile.TemporaryDirectory() as folder:
+        ground = prepare(Path(folder) / "ground", options.kills, options.files, options.seed)
+        for name, fault in FAULTS.items():
+            if options.only not in name:
+                continue
+            try:
+                print(f"| {name} | {fault(ground)} | as if nothing had happened |", flush=True)
+            except AssertionError as error:
+                bad += 1
+                print(f"| {name} | **wrong**: {' '.join(str(error).split())} | |", flush=True)
+    sys.exit(bool(bad))
+
+
+if __name__ == "__main__":
+    main()

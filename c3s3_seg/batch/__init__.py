@@ -1,0 +1,27 @@
+"""Many scans: journal, resume, workers, provenance.
+
+`predict_cases` does them; `case.Steps` is one case, from its file to its mask; `verify` re-checks a folder.
+"""
+
+from c3s3_seg.batch.case import MARK, PROBABILITIES, predict_case
+from c3s3_seg.batch.job import Job, Model, Plan, Suffix, origin
+from c3s3_seg.batch.provenance import verify
+from c3s3_seg.batch.run import BatchResult, Progress, predict_cases
+from c3s3_seg.batch.shard import Shard, parse_shard
+
+__all__ = [
+    "MARK",
+    "PROBABILITIES",
+    "BatchResult",
+    "Job",
+    "Model",
+    "Plan",
+    "Progress",
+    "Shard",
+    "Suffix",
+    "origin",
+    "parse_shard",
+    "predict_case",
+    "predict_cases",
+    "verify",
+]

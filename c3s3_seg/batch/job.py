@@ -1,0 +1,182 @@
+"""What a batch is told: which model, what to write, how to go about it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from c3s3_seg.batch.shard import Shard
+from c3s3_seg.bundle import ModelBundle
+from c3s3_seg.inference import Predictor, Settings, open_predictor
+from c3s3_seg.inference.backends import Choice
+from c3s3_seg.inference.careful import Care
+from c3s3_seg.io import Case, Reading
+from c3s3_seg.io.dicom_names import Maker
+from c3s3_seg.io.formats import Format, mask_path
+from c3s3_seg.schema import dump
+
+Suffix = Format
+NOT_IN_THE_OUTPUT = ("out", "origin")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to do with each case.
+
+    Parameters
+    ----------
+    out
+        Folder for masks, JSON files and summary.csv.
+    suffix
+        File format of masks; probabilities go to NIfTI where it is a DICOM object.
+    truth
+        A file or a folder of masks to score against.
+    picture
+        Whether to draw each case as `<case>.png`.
+    origin
+        What produced the masks, for the JSON: bundle, hashes, backend, settings.
+    html
+        Whether to write a page of each case as `<case>.html`.
+    deterministic
+        Whether times are left out of the files, so that a second run writes the same bytes.
+    reading
+        Which series of a folder, and what may be repaired.
+    care
+        Whether to judge what would be refused, and where to look.
+    """
+
+    out: Path
+    suffix: Suffix = "nii.gz"
+    truth: Path | None = None
+    picture: bool = False
+    origin: dict[str, Any] | None = None
+    html: bool = False
+    deterministic: bool = False
+    reading: Reading = field(default_factory=Reading)
+    care: Care = field(default_factory=Care)
+
+    @property
+    def maker(self) -> Maker:
+        """What makes the masks, as DICOM objects say it."""
+        facts = self.origin or {}
+        hashes = sorted(facts.get("weights_sha256", {}).values())
+        return Maker(str(facts.get("bundle", "c3s3-seg")), hashes[0][:16] if hashes else "0")
+
+    def mask_of(self, case: str) -> Path:
+        """Where the mask of a case goes."""
+        return mask_path(self.out, case, self.suffix)
+
+    def request(self) -> dict[str, Any]:
+        """What was asked for, as JSON: a case that was finished under another request is not finished."""
+        asked: dict[str, Any] = dump(self)
+        asked["truth"] = self.truth is not None  # which truth it was is known by its hash
+        asked["reading"]["fix"].sort()  # a set has no order of its own
+        return {f.name: asked[f.name] for f in fields(self) if f.name not in NOT_IN_THE_OUTPUT}
+
+
+@dataclass(frozen=True)
+class Task:
+    """One case that is to be done.
+
+    Parameters
+    ----------
+    case
+        Its name and where its scan is.
+    truth
+        The mask to score against.
+    attempt
+        How often it was begun before; a case that has seen its process die is done alone.
+    """
+
+    case: Case
+    truth: Path | None = None
+    attempt: int = 0
+
+    @property
+    def place(self) -> str:
+        """Where the scan is, whatever the current folder."""
+        return os.path.abspath(self.case.path)
+
+
+@dataclass(frozen=True)
+class Model:
+    """How to open the predictor, in this process or in another one.
+
+    Parameters
+    ----------
+    bundle
+        Folder of the bundle.
+    backend, settings, ensemble, threads
+        As `c3s3_seg.open_predictor` takes them. Threads None: the runtime's own choice in one
+        process, a fair share of the processors in each of several workers.
+    deterministic
+        One thread unless told otherwise, and only algorithms that give the same bits twice.
+    """
+
+    bundle: Path
+    backend: Choice = "auto"
+    settings: Settings = field(default_factory=Settings)
+    ensemble: bool = False
+    threads: int | None = None
+    deterministic: bool = False
+
+    def open(self) -> tuple[Predictor, dict[str, Any]]:
+        """The loaded predictor, and what the masks will have been made with.
+
+        Raises
+        ------
+        C3S3Error
+            If the bundle is not whole, or the runtime cannot be had.
+        """
+        bundle = ModelBundle.load(self.bundle)
+        threads = 1 if self.deterministic and self.threads is None else self.threads
+        predictor = open_predictor(
+            bundle, backend=self.backend, settings=self.settings, ensemble=self.ensemble, threads=threads
+        )
+        if self.deterministic:
+            from c3s3_seg.inference.determinism import only_repeatable
+
+            only_repeatable(predictor.backends[0].name)
+        return predictor, origin(bundle, predictor)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to go about many cases.
+
+    Parameters
+    ----------
+    workers
+        Processes that each load the model once. 0: this process does the work, and starts no other.
+    shard
+        Only each n-th case, so that several machines can share a folder.
+    limit
+        At most this many cases that are not finished yet.
+    retry_failed
+        Whether cases that failed before are tried again although neither scan nor settings changed.
+    cluster
+        `local`, or the address of a Dask scheduler: the cases are done there.
+    command
+        The command line, for the provenance.
+    """
+
+    workers: int = 0
+    shard: Shard | None = None
+    limit: int | None = None
+    retry_failed: bool = False
+    cluster: str | None = None
+    command: tuple[str, ...] = ()
+
+
+def origin(bundle: ModelBundle, predictor: Predictor) -> dict[str, Any]:
+    """What will have produced the masks: for the JSON of each case."""
+    networks = bundle.networks[: len(predictor.backends)]
+    return {
+        "bundle": bundle.task.name,
+        "weights_sha256": {n.weights: bundle.manifest.files[n.weights] for n in networks},
+        "backend": predictor.backends[0].name,
+        "overlap": predictor.overlap,
+        "keep_largest": bundle.task.keep_largest,
+    }

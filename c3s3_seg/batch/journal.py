@@ -1,0 +1,243 @@
+"""The journal of an output folder: an SQLite file that says what became of each case.
+
+    runs    one row for each start of the program: when, with what (JSON)
+    cases   one row for each case: state begun, done or failed; with which setting; the outcome (JSON)
+
+Every change is on the disk before the next step (write-ahead log, synchronous = FULL), so neither a
+kill nor a power cut loses what was recorded. SQLite has no checksum for its rows: each carries a
+sha256 of its own, and a journal in which a bit has turned is refused, not believed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from c3s3_seg.batch.lock import now
+from c3s3_seg.batch.outcome import Outcome
+from c3s3_seg.batch.shard import Shard
+from c3s3_seg.errors import InputError
+from c3s3_seg.schema import parse
+
+STEM = "journal"
+State = Literal["begun", "done", "failed"]
+TABLES = """
+CREATE TABLE IF NOT EXISTS runs (id INTEGER PRIMARY KEY, started TEXT, ended TEXT, facts TEXT);
+CREATE TABLE IF NOT EXISTS cases (name TEXT PRIMARY KEY, run INTEGER, state TEXT, changed TEXT,
+                                  setting TEXT, outcome TEXT, seal TEXT);
+"""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What the journal knows of a case.
+
+    Parameters
+    ----------
+    state
+        `begun`: its files may be there, in whole, but it was not finished.
+    setting
+        Hash of weights and settings that it was done with.
+    outcome
+        What became of it; of one that was begun only name and scan are known.
+    run
+        Number of the run that did it.
+    changed
+        When, UTC.
+    """
+
+    state: State
+    setting: str
+    outcome: Outcome
+    run: int
+    changed: str
+
+
+class Journal:
+    """An open journal. One process writes it: whoever holds the folder's lock.
+
+    Parameters
+    ----------
+    path
+        The SQLite file; made if it is not there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.run = 0
+        # Cases are begun by the thread that reads them and recorded by the one that waits for them.
+        self._turn = threading.RLock()
+        with self._guarded():
+            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        with self._guarded():
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = FULL")
+            if self._db.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
+                raise sqlite3.DatabaseError("its structure is broken")
+            self._db.executescript(TABLES)
+
+    def start(self, facts: dict[str, Any]) -> None:
+        """Begin a run; what is recorded from now on is of this run."""
+        with self._guarded():
+            cursor = self._db.execute(
+                "INSERT INTO runs (started, facts) VALUES (?, ?)", (now(), json.dumps(facts))
+            )
+            self.run = int(cursor.lastrowid or 0)
+
+    def end(self) -> None:
+        """Say that the run came to its end."""
+        with self._guarded():
+            self._db.execute("UPDATE runs SET ended = ? WHERE id = ?", (now(), self.run))
+
+    def begin(self, case: str, scan: str, setting: str) -> None:
+        """Say that files of this case may appear from now on."""
+        self._put("begun", setting, Outcome(case, scan))
+
+    def record(self, outcome: Outcome, setting: str) -> None:
+        """Say what became of a case."""
+        self._put("done" if outcome.row is not None else "failed", setting, outcome)
+
+    def adopt(self, record: Record) -> None:
+        """Put in a record as it is, with its time and the number of its run."""
+        self._put(record.state, record.setting, record.outcome, (record.run, record.changed))
+
+    def adopt_run(self, facts: dict[str, Any]) -> int:
+        """Put in a run of another journal; gives its number here."""
+        rest = {k: v for k, v in facts.items() if k not in ("run", "started", "ended")}
+        values = (facts["started"], facts["ended"], json.dumps(rest))
+        with self._guarded():
+            same = "SELECT id FROM runs WHERE started = ? AND ended IS ? AND facts = ?"
+            known = self._db.execute(same, values).fetchone()
+            if known is not None:
+                return int(known[0])
+            cursor = self._db.execute("INSERT INTO runs (started, ended, facts) VALUES (?, ?, ?)", values)
+            return int(cursor.lastrowid or 0)
+
+    def get(self, case: str) -> Record | None:
+        """What is known of a case.
+
+        Raises
+        ------
+        InputError
+            If its row is not the one that was written.
+        """
+        with self._guarded():
+            row = self._db.execute("SELECT * FROM cases WHERE name = ?", (_text(case),)).fetchone()
+        return None if row is None else self._record(row)
+
+    def records(self) -> Iterator[Record]:
+        """All cases by name."""
+        with self._guarded():
+            rows = self._db.execute("SELECT * FROM cases ORDER BY name").fetchall()
+        for row in rows:
+            yield self._record(row)
+
+    def runs(self) -> Iterator[dict[str, Any]]:
+        """All runs in their order: id, started, ended and the facts."""
+        with self._guarded():
+            rows = self._db.execute("SELECT * FROM runs ORDER BY id").fetchall()
+        for number, started, ended, facts in rows:
+            with self._guarded():
+                yield {"run": number, "started": started, "ended": ended, **json.loads(facts)}
+
+    def lines(self) -> Iterator[str]:
+        """The journal as JSON lines: first the runs, then the cases."""
+        for run in self.runs():
+            yield json.dumps(run)
+        for record in self.records():
+            facts = plain(asdict(record.outcome))
+            yield json.dumps({"state": record.state, "run": record.run, "changed": record.changed, **facts})
+
+    def close(self) -> None:
+        """Close it; the write-ahead log goes into the file."""
+        self._db.close()
+
+    def _put(self, state: State, setting: str, outcome: Outcome, when: tuple[int, str] | None = None) -> None:
+        body = json.dumps(asdict(outcome))
+        run, changed = when or (self.run, now())
+        values = (_text(outcome.case), run, state, changed, setting, body)
+        with self._guarded():
+            self._db.execute(
+                "INSERT OR REPLACE INTO cases VALUES (?, ?, ?, ?, ?, ?, ?)", (*values, _seal(values))
+            )
+
+    def _record(self, row: tuple[Any, ...]) -> Record:
+        *values, seal = row
+        name, run, state, changed, setting, body = values
+        if _seal(tuple(values)) != seal:
+            raise self._damaged(f"the row of case '{name}' is not the one that was written")
+        outcome = parse(Outcome, json.loads(body), self.path)
+        return Record(state, setting, outcome, run, changed)
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        try:
+            with self._turn:
+                yield
+        except sqlite3.OperationalError as error:
+            todo = "Check that the disk has room and that the folder may be written to"
+            raise InputError(
+                f"the journal cannot be written or read ({error})", where=self.path, todo=todo
+            ) from error
+        except (sqlite3.Error, UnicodeDecodeError, ValueError) as error:
+            raise self._damaged(str(error)) from error
+
+    def _damaged(self, why: str) -> InputError:
+        todo = "Move it away and run again: masks that are there stay until they are made anew"
+        return InputError(f"the journal is damaged: {why}", where=self.path, todo=todo)
+
+
+def journal_path(folder: Path, shard: Shard | None = None) -> Path:
+    """Where the journal of a folder, or of one shard in it, is."""
+    return folder / (f"{STEM}.sqlite" if shard is None else f"{STEM}.{shard}.sqlite")
+
+
+def gather(journal: Journal, folder: Path) -> int:
+    """Take over what shards have recorded since; gives the number of cases that were new.
+
+    Raises
+    ------
+    InputError
+        If a shard's journal is damaged.
+    """
+    taken = 0
+    for path in sorted(folder.glob(f"{STEM}.*-of-*.sqlite")):
+        other = Journal(path)
+        try:
+            runs = {run["run"]: run for run in other.runs()}
+            for record in other.records():
+                known = journal.get(record.outcome.case)
+                if known is None or known.changed < record.changed:
+                    run = journal.adopt_run(runs[record.run]) if record.run in runs else record.run
+                    journal.adopt(replace(record, run=run))
+                    taken += 1
+        finally:
+            other.close()
+    return taken
+
+
+def plain(value: Any) -> Any:
+    """JSON that every reader takes: infinity becomes "inf", nan null."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return None if value != value else str(value)
+    return value
+
+
+def _text(name: str) -> str:
+    """A file name need not be Unicode; a column of SQLite must be."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+def _seal(values: tuple[Any, ...]) -> str:
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()

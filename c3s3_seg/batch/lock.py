@@ -1,0 +1,96 @@
+"""One run in a folder at a time: a lock that ends with the process that holds it, however that ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from c3s3_seg.batch.shard import Shard
+from c3s3_seg.errors import InputError
+
+NAME = ".c3s3-seg.lock"
+
+
+@contextmanager
+def hold(folder: Path, shard: Shard | None = None) -> Iterator[tuple[int, ...]]:
+    """Hold a folder for writing; gives the file descriptors, which workers may inherit.
+
+    The kernel frees the lock when the last process that has the descriptor is gone: a crash leaves
+    none behind, and as long as an orphaned worker could still write, nobody else can. Shards of
+    one run hold the folder together, and each of them its own share alone.
+
+    Raises
+    ------
+    InputError
+        If somebody else holds it, with the process and the machine, or if no lock can be made there.
+    """
+    with ExitStack() as stack:
+        held = [stack.enter_context(_locked(folder / NAME, shared=shard is not None))]
+        if shard is not None:
+            held.append(stack.enter_context(_locked(folder / f"{NAME}.{shard}", shared=False)))
+        yield tuple(held)
+
+
+@contextmanager
+def _locked(path: Path, *, shared: bool) -> Iterator[int]:
+    handle = _acquire(path, shared)
+    try:
+        _sign(handle)
+        yield handle
+    finally:
+        if not shared:  # while it is still held: nobody else can have this file locked
+            path.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _acquire(path: Path, shared: bool) -> int:
+    import fcntl
+
+    while True:
+        try:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise InputError(
+                f"the folder cannot be written to ({error.strerror})", where=path.parent
+            ) from error
+        try:
+            fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            if os.path.exists(path) and os.path.samestat(os.fstat(handle), os.stat(path)):
+                return handle
+        except BlockingIOError:
+            holder = _holder(handle)
+            os.close(handle)
+            todo = "Wait for it to end, or give another folder with -o"
+            raise InputError(
+                f"another run writes into this folder{holder}", where=path.parent, todo=todo
+            ) from None
+        except OSError as error:
+            os.close(handle)
+            what = f"the folder cannot be locked ({error.strerror}), so a second run could not be kept out"
+            raise InputError(what, where=path.parent) from error
+        os.close(handle)  # its last holder has just removed it: again, with the one that is there now
+
+
+def _sign(handle: int) -> None:
+    """Say who holds it, for the message that somebody else gets. No user's name."""
+    who = {"process": os.getpid(), "machine": socket.gethostname(), "since": now()}
+    os.ftruncate(handle, 0)
+    os.pwrite(handle, json.dumps(who).encode(), 0)
+
+
+def _holder(handle: int) -> str:
+    try:
+        who = json.loads(os.pread(handle, 1000, 0))
+        return f": process {who['process']} on {who['machine']}, since {who['since']}"
+    except (ValueError, KeyError, TypeError):
+        return ""
+
+
+def now() -> str:
+    """The time in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

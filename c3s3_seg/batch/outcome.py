@@ -1,0 +1,105 @@
+"""What became of one case: the record that travels from a worker to the journal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from c3s3_seg import errors
+from c3s3_seg.errors import C3S3Error, DefectError, InputError
+from c3s3_seg.report.rows import Failure, PredictionRow
+
+# A failure in one of these steps is the scan's own: it would fail again. The others are the machine's.
+NO_MEMORY = "the memory did not suffice"
+OF_THE_SCAN = ("load", "check", "prepare")
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """An error that can be written down and raised again somewhere else.
+
+    Parameters
+    ----------
+    what, where, todo
+        As in `C3S3Error`.
+    kind
+        The name of its class.
+    step
+        The step of the case in which it was raised.
+    detail
+        The traceback, for an error that nobody foresaw; goes to the journal, never to the terminal.
+    """
+
+    what: str
+    where: str | None
+    todo: str | None
+    kind: str
+    step: str
+    detail: str | None = None
+
+    @classmethod
+    def of(cls, error: C3S3Error, step: str, detail: str | None = None) -> Refusal:
+        """From an error of ours."""
+        where = None if error.where is None else str(error.where)
+        return cls(error.what, where, error.todo, type(error).__name__, step, detail)
+
+    @property
+    def final(self) -> bool:
+        """Whether it would come again with the same scan."""
+        return self.step in OF_THE_SCAN and not self.what.startswith(NO_MEMORY)
+
+    def error(self) -> C3S3Error:
+        """The error, to be raised."""
+        kind: type[C3S3Error] = getattr(errors, self.kind, InputError)
+        return kind(self.what, where=self.where, todo=self.todo)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One case that was finished, or not.
+
+    Parameters
+    ----------
+    case
+        Its name.
+    scan
+        Where the scan was.
+    row
+        What was predicted; None if it failed.
+    refusal
+        Why it failed; None if it did not.
+    inputs
+        `scan`, and `truth` where there was one -> sha256.
+    outputs
+        File name in the output folder -> sha256.
+    seconds
+        Step -> wall seconds.
+    verdict
+        What a check said of the scan or the mask; "" where nothing was asked or found.
+    """
+
+    case: str
+    scan: str
+    row: PredictionRow | None = None
+    refusal: Refusal | None = None
+    inputs: dict[str, str] = field(default_factory=dict)
+    outputs: dict[str, str] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    verdict: str = ""
+
+    @property
+    def failure(self) -> Failure | None:
+        """Its row in the table, where it failed."""
+        return None if self.refusal is None else Failure(self.case, str(self.refusal.error()))
+
+
+def unforeseen(error: Exception) -> C3S3Error:
+    """What no check foresaw, as an error of ours: a batch goes on, and the reason is kept."""
+    said = str(error).strip().splitlines()
+    first = f": {said[0]}" if said else ""
+    if isinstance(error, MemoryError) or "bad_alloc" in str(error):
+        return InputError(
+            f"{NO_MEMORY}{first}",
+            todo="Give more memory, or fewer workers, or smaller tiles with --overlap 0.25",
+        )
+    todo = "This is a defect of the program: please report it; the journal holds the traceback"
+    return DefectError(f"{type(error).__name__}{first}", todo=todo)

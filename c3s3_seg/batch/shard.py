@@ -1,0 +1,74 @@
+"""One share of many cases, for one of several machines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from c3s3_seg.errors import InputError
+
+T = TypeVar("T")
+TODO = (
+    "Give --shard 1/4 to --shard 4/4, or --shard auto inside a SLURM array, or --shard auto/4 in Kubernetes"
+)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Share `index` (from 1) of `count`."""
+
+    index: int
+    count: int
+
+    def of(self, cases: Sequence[T]) -> list[T]:
+        """Each `count`-th case, beginning with case `index`: together the shards are all of them, once."""
+        return list(cases[self.index - 1 :: self.count])
+
+    def __str__(self) -> str:
+        return f"{self.index}-of-{self.count}"
+
+
+def parse_shard(text: str, environment: Mapping[str, str]) -> Shard:
+    """`2/8`, or `auto` or `auto/8` from the index that a scheduler gave.
+
+    Parameters
+    ----------
+    text
+        INDEX/COUNT with an index from 1. `auto`: SLURM_ARRAY_TASK_ID, _MIN, _STEP and _COUNT.
+        `auto/COUNT`: JOB_COMPLETION_INDEX, which Kubernetes counts from 0, without telling the count.
+    environment
+        `os.environ`.
+
+    Raises
+    ------
+    InputError
+        If it is neither, if the index is outside, or if the scheduler's variables are missing.
+    """
+    head, _, tail = text.partition("/")
+    if head == "auto":
+        return _scheduled(tail, environment)
+    if not (head.isdecimal() and tail.isdecimal()):
+        raise InputError(f"found the shard '{text}', wanted INDEX/COUNT", todo=TODO)
+    return _checked(int(head), int(tail), text)
+
+
+def _scheduled(count: str, environment: Mapping[str, str]) -> Shard:
+    try:
+        if "SLURM_ARRAY_TASK_ID" in environment:
+            step = int(environment.get("SLURM_ARRAY_TASK_STEP", "1"))
+            first = int(environment.get("SLURM_ARRAY_TASK_MIN", "0" if count else "missing"))
+            index = (int(environment["SLURM_ARRAY_TASK_ID"]) - first) // step + 1
+            return _checked(index, int(count or environment["SLURM_ARRAY_TASK_COUNT"]), "auto")
+        return _checked(int(environment["JOB_COMPLETION_INDEX"]) + 1, int(count), "auto")
+    except (KeyError, ValueError, ZeroDivisionError) as error:
+        what = "found no usable SLURM_ARRAY_TASK_ID, _MIN and _COUNT, nor a JOB_COMPLETION_INDEX with a count"
+        raise InputError(what, todo=TODO) from error
+
+
+def _checked(index: int, count: int, text: str) -> Shard:
+    if not 1 <= index <= count:
+        raise InputError(
+            f"found the shard '{text}' = {index}/{count}, wanted an index of 1 to {count}", todo=TODO
+        )
+    return Shard(index, count)

@@ -1,0 +1,151 @@
+"""What of a batch is still to be done: finished cases are known by their hashes, not by their names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from c3s3_seg.batch.case import guard
+from c3s3_seg.batch.hashes import scan_sha256, sha256
+from c3s3_seg.batch.job import Job, Plan, Task
+from c3s3_seg.batch.journal import Journal, Record
+from c3s3_seg.batch.outcome import Outcome, Refusal
+from c3s3_seg.batch.provenance import RESERVED
+from c3s3_seg.errors import C3S3Error, InputError
+
+
+@dataclass
+class Sorted:
+    """The cases of a run, sorted.
+
+    Parameters
+    ----------
+    todo
+        Cases to be done, in their order.
+    kept
+        Outcomes of earlier runs that still hold, failures included.
+    refused
+        Cases that must not be touched.
+    redone
+        Reason -> number of finished cases that are done again for it.
+    left
+        Number of cases that the limit leaves for another run.
+    """
+
+    todo: list[Task] = field(default_factory=list)
+    kept: list[Outcome] = field(default_factory=list)
+    refused: list[Outcome] = field(default_factory=list)
+    redone: dict[str, int] = field(default_factory=dict)
+    left: int = 0
+
+
+def sort_out(tasks: Sequence[Task], journal: Journal, setting: str, job: Job, plan: Plan) -> Sorted:
+    """Compare each case with the journal and with the files that are there.
+
+    Parameters
+    ----------
+    tasks
+        All cases of the run.
+    journal
+        What earlier runs recorded.
+    setting
+        Hash of the weights and settings of this run.
+    job, plan
+        Where to, and how.
+    """
+    result = Sorted()
+    for task in tasks:
+        record = journal.get(task.case.name)
+        try:
+            reason = _reason(task, record, setting, job, plan)
+        except C3S3Error as error:
+            result.refused.append(Outcome(task.case.name, task.place, refusal=Refusal.of(error, "begin")))
+            continue
+        if reason is None and record is not None:
+            if record.outcome.scan != task.place:  # it has moved; it is the same scan
+                record = replace(record, outcome=replace(record.outcome, scan=task.place))
+                journal.adopt(record)
+            result.kept.append(record.outcome)
+            continue
+        if reason and record is not None and record.state == "done":
+            result.redone[reason] = result.redone.get(reason, 0) + 1
+        result.todo.append(task)
+    if plan.limit is not None:
+        result.left = max(0, len(result.todo) - plan.limit)
+        del result.todo[plan.limit :]
+    return result
+
+
+def _reason(task: Task, record: Record | None, setting: str, job: Job, plan: Plan) -> str | None:
+    """Why the case is to be done; None if it need not be. Raises if it must not be."""
+    mask = job.mask_of(task.case.name)
+    if RESERVED.fullmatch(task.case.name):
+        what = f"a case called '{task.case.name}' would take the place of the folder's own provenance.json"
+        raise InputError(what, where=task.case.path, todo="Rename the scan")
+    if record is None or mask.resolve() == task.case.path.resolve():
+        guard(task.case.path, mask, job.out / f"{task.case.name}.json")
+        return "it is new"
+    if record.state == "begun":
+        return "it was not finished"
+    if record.state == "failed":
+        return _failed_before(task, record, setting, plan)
+    return _done_before(task, record, setting, job)
+
+
+def _failed_before(task: Task, record: Record, setting: str, plan: Plan) -> str | None:
+    refusal = record.outcome.refusal
+    if plan.retry_failed or refusal is None or not refusal.final or record.setting != setting:
+        return "it is tried again"
+    with suppress(C3S3Error):
+        if record.outcome.inputs and inputs_of(task) == record.outcome.inputs:
+            return None
+    return "its scan has changed"
+
+
+def _done_before(task: Task, record: Record, setting: str, job: Job) -> str | None:
+    missing = _check_outputs(record.outcome, job.out)
+    inputs = inputs_of(task)
+    known = record.outcome.inputs
+    if inputs["scan"] != known.get("scan"):
+        if task.place != record.outcome.scan:
+            raise InputError(
+                f"its place is taken by the mask of another scan of this name, {record.outcome.scan}",
+                where=task.case.path,
+                todo="Give another folder with -o",
+            )
+        return "their scans have changed"
+    if inputs.get("truth", known.get("truth")) != known.get("truth"):
+        return "their truths have changed"
+    if record.setting != setting:
+        return "weights or settings have changed"
+    return "files of theirs are missing" if missing else None
+
+
+def inputs_of(task: Task) -> dict[str, str]:
+    """Hashes of a case's scan and truth, as they are now.
+
+    Raises
+    ------
+    InputError
+        If one of them cannot be read.
+    """
+    hashes = {"scan": scan_sha256(task.case.path)}
+    return hashes if task.truth is None else {**hashes, "truth": sha256(task.truth)}
+
+
+def _check_outputs(outcome: Outcome, out: Path) -> bool:
+    """Whether a file is missing; one that is there and is another one belongs to somebody."""
+    missing = False
+    for name, known in outcome.outputs.items():
+        path = out / name
+        if not path.is_file():
+            missing = True
+        elif sha256(path) != known:
+            raise InputError(
+                "the file is not the one that was written: it was edited or is damaged",
+                where=path,
+                todo="Move it away to have it made again",
+            )
+    return missing

@@ -1,0 +1,80 @@
+"""A worker process: opens the model once, takes cases as JSON lines on stdin, answers on stdout.
+
+    python -m c3s3_seg.batch.worker
+
+Nothing is pickled, and whatever a library prints goes to stderr, never between the answers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from typing import IO, Any
+
+from c3s3_seg.batch.job import Job, Model, Task
+from c3s3_seg.batch.outcome import Refusal, unforeseen
+from c3s3_seg.batch.run import in_this_process
+from c3s3_seg.errors import C3S3Error
+from c3s3_seg.schema import parse
+
+WHERE = "the line from the program that started this worker"
+
+
+def main() -> None:
+    """Serve until stdin ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all: the parent decides
+    _die_with_the_parent()
+    warnings.filterwarnings("ignore", module="pydicom")
+    answers = _take_stdout()
+    setup = json.loads(sys.stdin.readline())
+    job = parse(Job, setup["job"], WHERE)
+    try:
+        predictor, origin = parse(Model, setup["model"], WHERE).open()
+    except C3S3Error as error:
+        _say(answers, refused=asdict(Refusal.of(error, "open")))
+        return
+    except (RuntimeError, MemoryError) as error:
+        _say(answers, refused=asdict(Refusal.of(unforeseen(error), "open")))
+        return
+    _say(answers, origin=origin)
+    for outcome in in_this_process(predictor, replace(job, origin=origin))(_tasks()):
+        _say(answers, outcome=asdict(outcome))
+
+
+def _tasks() -> Iterator[Task]:
+    for line in sys.stdin:
+        yield parse(Task, json.loads(line), WHERE)
+
+
+def _take_stdout() -> IO[str]:
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    return answers
+
+
+def _say(answers: IO[str], **what: Any) -> None:
+    try:
+        answers.write(json.dumps(what) + "\n")
+        answers.flush()
+    except BrokenPipeError:  # nobody listens any more
+        os._exit(1)
+
+
+def _die_with_the_parent() -> None:
+    """On Linux: a parent that is killed takes its workers along (prctl, PR_SET_PDEATHSIG = 1)."""
+    if sys.platform == "linux":
+        import ctypes
+
+        parent = os.getppid()
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+        if os.getppid() != parent:  # it died in between
+            os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""Cards: what an export is, how to feed it, how far it is from torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from c3s3_seg.bundle import Network, Task
+from c3s3_seg.export.facts import input_facts, output_facts, postprocess
+from c3s3_seg.export.form import Form
+from c3s3_seg.export.parity import Parity
+
+HEADING = "## Parity with torch"
+
+
+def in_bundle_card(card: str, proofs: Mapping[str, Parity]) -> str:
+    """A bundle's card with the parity of its graphs as the last section, in place of an earlier one."""
+    before = card.split(f"\n{HEADING}", 1)[0].rstrip()
+    return f"{before}\n\n{_section(proofs)}"
+
+
+def stand_alone_card(task: Task, networks: Sequence[Network], form: Form, file: str, proof: Parity) -> str:
+    """The card of an export that needs nothing of ours."""
+    nets = " and ".join(f"{n.architecture}, {n.filters} filters" for n in networks)
+    batch = "any number of patches" if form.batch is None else f"exactly {form.batch} patch(es)"
+    return f"""# {task.name}
+
+Research use only. Not a medical device.
+
+`{file}`: {nets}; {form.precision}; {batch} in one call.
+
+- **Input**: {input_facts(task)}
+- **Output**: {output_facts(task, len(networks))}
+- **Afterwards**: {postprocess(task)}
+
+{_section({file: proof})}"""
+
+
+def _section(proofs: Mapping[str, Parity]) -> str:
+    """A table, one row for each file."""
+    rows = "".join(_row(name, proof) for name, proof in proofs.items())
+    return f"""{HEADING}
+
+The two masks of each whole scan, on its own grid; the worst scan and label count. NSD at half a voxel.
+
+| file | run by | patches | largest difference | scans | flipped voxels | Dice | 95HD (mm) | ASD (mm) | NSD |
+|---|---|---|---|---|---|---|---|---|---|
+{rows}"""
+
+
+def _row(name: str, proof: Parity) -> str:
+    worst = proof.worst
+    return (
+        f"| {name} | {proof.runtime} | {proof.patches} | {proof.difference:.1e} | {len(proof.scans)}"
+        f" | {worst.flipped} of {worst.voxels} | {worst.dice:.5f} | {worst.hd95_mm:.3f}"
+        f" | {worst.asd_mm:.5f} | {worst.nsd:.5f} |\n"
+    )

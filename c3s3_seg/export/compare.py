@@ -1,0 +1,155 @@
+"""Does an exported network say what torch says? Asked of patches and of whole scans, before it is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from c3s3_seg.bundle import ModelBundle, Task
+from c3s3_seg.export.parity import Parity, ScanParity
+from c3s3_seg.inference.backends import Backend
+from c3s3_seg.inference.predictor import Predictor, Settings
+from c3s3_seg.inference.window import Tiling, softmax
+from c3s3_seg.io import load
+from c3s3_seg.phantom import simulate
+from c3s3_seg.surfaces import surface_distances
+from c3s3_seg.volume import Volume
+
+FloatArray = NDArray[np.float32]
+
+
+def compare(
+    task: Task,
+    expected: Sequence[Backend],
+    found: Sequence[Backend],
+    scans: Sequence[Volume],
+    precision: str = "fp32",
+) -> Parity:
+    """Run both on patches of the training size that cover the middle of each scan, and on each scan.
+
+    Parameters
+    ----------
+    task
+        The recipe, the tiles and the labels.
+    expected, found
+        torch and the export: one backend, or several whose probabilities are averaged.
+    scans
+        At least one.
+    precision
+        Whose limits count.
+    """
+    patches = [patch for scan in scans for patch in _patches(task, scan)]
+    differences, flipped = [], 0
+    for patch in patches:
+        a, b = _probabilities(expected, patch), _probabilities(found, patch)
+        differences.append(_largest(a, b))
+        flipped += int((a.argmax(1) != b.argmax(1)).sum())
+    return Parity(
+        precision=precision,
+        runtime=found[0].name,
+        patches=len(patches),
+        voxels=sum(patch.size for patch in patches),
+        difference=max(differences),
+        flipped=flipped,
+        scans=tuple(_compare_scan(task, expected, found, scan) for scan in scans),
+    )
+
+
+def _compare_scan(
+    task: Task, expected: Sequence[Backend], found: Sequence[Backend], scan: Volume
+) -> ScanParity:
+    settings = Settings(probabilities=True)
+    a, b = (Predictor(task, backends, settings)(scan) for backends in (expected, found))
+    differences = [_largest(p.array, b.probabilities[n].array) for n, p in a.probabilities.items()]
+    return masks_apart(task, a.mask, b.mask, max(differences))
+
+
+def masks_apart(task: Task, a: Volume, b: Volume, difference: float) -> ScanParity:
+    """Two masks on one grid, `a` the reference; `difference` of their probabilities is passed on."""
+    spacing_mm = a.geometry.spacing_mm
+    half_mm = float(spacing_mm.min()) / 2
+    dice, hd95, asd, nsd = [1.0], [0.0], [0.0], [1.0]
+    for label in task.labels:
+        x, y = a.array == label.value, b.array == label.value
+        if not (x.any() or y.any()):
+            continue
+        surfaces = surface_distances(y, x, spacing_mm)
+        dice.append(2 * np.count_nonzero(x & y) / (np.count_nonzero(x) + np.count_nonzero(y)))
+        hd95.append(surfaces.hd95())
+        asd.append(surfaces.asd())
+        nsd.append(surfaces.nsd(half_mm))
+    return ScanParity(
+        difference=difference,
+        flipped=int(np.count_nonzero(a.array != b.array)),
+        voxels=a.array.size,
+        labelled=int(np.count_nonzero(a.array)),
+        dice=float(min(dice)),
+        hd95_mm=max(hd95),
+        asd_mm=max(asd),
+        nsd=min(nsd),
+        voxel_mm=2 * half_mm,
+    )
+
+
+def _largest(a: FloatArray, b: FloatArray) -> float:
+    """Largest |difference|; infinite where the export gives no number."""
+    difference = float(np.abs(a - b).max())
+    return difference if np.isfinite(difference) else np.inf
+
+
+def _probabilities(backends: Sequence[Backend], patch: FloatArray) -> FloatArray:
+    return np.mean([softmax(backend(patch)) for backend in backends], axis=0, dtype=np.float32)  # type: ignore[no-any-return]
+
+
+def _patches(task: Task, scan: Volume) -> list[FloatArray]:
+    volume = task.recipe.to_model(scan).array
+    tiling = Tiling.overlapping(volume.shape, task.patch, 0.25)
+    padded = np.pad(volume, [(0, n - m) for n, m in zip(tiling.shape, volume.shape, strict=True)])
+    return [np.ascontiguousarray(padded[tile])[None, None] for tile in tiling.slices()]
+
+
+class Probabilities:
+    """A file that gives probabilities, as a backend, which gives logits: softmax(log p) = p.
+
+    Parameters
+    ----------
+    run
+        (N, 1, X, Y, Z) -> probabilities (N, C, X, Y, Z).
+    name
+        Of the runtime.
+    batch
+        What N must be, where the file fixes it: a single patch is repeated.
+    """
+
+    def __init__(self, run: Callable[[FloatArray], FloatArray], name: str, batch: int | None = None) -> None:
+        self._run, self.name, self._batch = run, name, batch
+
+    def __call__(self, patches: FloatArray) -> FloatArray:
+        """See `Backend`."""
+        if self._batch is None or self._batch == len(patches):
+            answer = self._run(patches)
+        else:
+            one_by_one = [self._run(np.repeat(patch[None], self._batch, axis=0))[-1] for patch in patches]
+            answer = np.stack(one_by_one)
+        return np.asarray(np.log(np.maximum(answer, 1e-30)), dtype=np.float32)
+
+
+def check_scans(bundle: ModelBundle, given: Sequence[Path]) -> tuple[list[Volume], str]:
+    """What to compare on, and its name for the report.
+
+    The scans that are given; else a validation case of the data the bundle was trained on, where
+    that folder is at hand; else a phantom.
+    """
+    if given:
+        return [load(path) for path in given], f"{len(given)} given scan(s)"
+    facts = bundle.manifest.training
+    cases: dict[str, object] = next(iter(facts.get("validation_cases", {}).values()), {})
+    folder = Path(facts.get("config", {}).get("data", {}).get("folder", ""))
+    for name in cases:
+        path = folder / "imagesTr" / f"{name}.nii.gz"
+        if path.is_file():
+            return [load(path)], f"validation case {name}"
+    return [simulate(0).scan], "a simulated scan"

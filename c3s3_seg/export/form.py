@@ -1,0 +1,76 @@
+"""What is asked of an export, and what an export is before it is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from c3s3_seg.bundle import CARD, ModelBundle, Network
+from c3s3_seg.errors import InputError
+from c3s3_seg.inference.backends import Backend
+
+Target = Literal["onnx", "openvino", "tensorrt", "monai-bundle"]
+Precision = Literal["fp32", "fp16"]
+
+
+@dataclass(frozen=True)
+class Form:
+    """What an exported file is to be.
+
+    Parameters
+    ----------
+    precision
+        Of weights and arithmetic. Input and output are float32 in both.
+    batch
+        Patches in one call; None leaves it free.
+    ensemble
+        Whether the file gives the mean of both networks' probabilities.
+    """
+
+    precision: Precision = "fp32"
+    batch: int | None = None
+    ensemble: bool = False
+
+    def networks(self, bundle: ModelBundle) -> tuple[Network, ...]:
+        """Those that go into the file.
+
+        Raises
+        ------
+        InputError
+            If an ensemble is asked for and there is one network.
+        """
+        if self.ensemble and len(bundle.networks) < 2:
+            what = "an ensemble was asked for, but this bundle holds one network"
+            raise InputError(what, where=bundle.folder)
+        return bundle.networks if self.ensemble else bundle.networks[:1]
+
+    def stem(self, bundle: ModelBundle) -> str:
+        """File name without its ending: the task's name and what is not the default."""
+        parts = [bundle.task.name, "ensemble" * self.ensemble, "fp16" * (self.precision == "fp16")]
+        return "-".join(part for part in parts if part)
+
+
+@dataclass(frozen=True)
+class Built:
+    """An export that is not written yet.
+
+    Parameters
+    ----------
+    files
+        Path inside the folder, with `/` -> content. The first is the network.
+    open
+        Path of the written network -> a backend that runs it.
+    card
+        Path of the file for people.
+    """
+
+    files: dict[str, bytes]
+    open: Callable[[Path], Backend]
+    card: str = CARD
+
+    @property
+    def network(self) -> str:
+        """Path of the network inside the folder."""
+        return next(iter(self.files))

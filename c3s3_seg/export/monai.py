@@ -1,0 +1,246 @@
+"""A MONAI bundle: TorchScript weights and the configuration with which MONAI's own tools run them.
+
+MONAI bundle specification: `configs/metadata.json`, `configs/inference.json`, `models/`, `docs/`. The
+network is TorchScript, so nothing of ours is needed to load it. Pre- and post-processing are MONAI's
+transforms, so that MONAI Label and Slicer understand them. They are ours but for one step: MONAI samples
+linearly where we average, which is the same only when voxels double.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from c3s3_seg import __version__
+from c3s3_seg.bundle import CARD, ModelBundle, Task
+from c3s3_seg.errors import InputError
+from c3s3_seg.export.compare import Probabilities
+from c3s3_seg.export.facts import input_facts, output_facts, postprocess
+from c3s3_seg.export.form import Built, Form
+from c3s3_seg.export.standalone import averaged
+from c3s3_seg.export.trace import SIDES
+from c3s3_seg.inference.backends import Backend
+from c3s3_seg.inference.window import FloatArray
+from c3s3_seg.recipe import Intensity
+
+MONAI = "1.4.0"  # the oldest that knows every argument below
+SCHEMA = (
+    "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
+)
+NETWORK = "models/model.ts"
+IMAGE, PRED = "image", "pred"
+
+
+def monai_bundle(bundle: ModelBundle, form: Form) -> Built:
+    """The files of a MONAI bundle.
+
+    Raises
+    ------
+    InputError
+        If half precision or a fixed batch is asked for: MONAI's runner chooses both itself.
+    """
+    if form.precision != "fp32" or form.batch is not None:
+        what = "a MONAI bundle is exported in fp32 with the batch free"
+        raise InputError(what, todo="Leave --precision and --batch out; MONAI's --evaluator#amp rounds")
+    files = {
+        NETWORK: _torchscript(bundle, form),
+        "configs/metadata.json": _json(metadata(bundle, form)),
+        "configs/inference.json": _json(inference(bundle.task)),
+    }
+    return Built(files, _open, f"docs/{CARD}")
+
+
+def _json(content: dict[str, Any]) -> bytes:
+    return json.dumps(content, indent=4).encode()
+
+
+def _torchscript(bundle: ModelBundle, form: Form) -> bytes:
+    """(N, 1, X, Y, Z) -> probabilities, traced: there is no branch in the networks."""
+    import torch
+
+    networks = form.networks(bundle)
+    example = torch.zeros(1, networks[0].channels, 2 * SIDES, 2 * SIDES, 2 * SIDES)
+    stream = io.BytesIO()
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # TorchScript is deprecated in torch, but what MONAI reads
+        traced = torch.jit.trace(averaged(bundle, networks), example)  # type: ignore[no-untyped-call]
+        torch.jit.save(traced, stream)
+    return stream.getvalue()
+
+
+def _open(path: Path) -> Backend:
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        net = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
+
+    def run(patches: FloatArray) -> FloatArray:
+        with torch.inference_mode():
+            return np.asarray(net(torch.from_numpy(patches)).numpy())
+
+    return Probabilities(run, "torchscript")
+
+
+def metadata(bundle: ModelBundle, form: Form) -> dict[str, Any]:
+    """`configs/metadata.json`, as the specification wants it."""
+    import torch
+
+    task, networks = bundle.task, form.networks(bundle)
+    names = ["background", *(label.name for label in task.labels)]
+    return {
+        "schema": SCHEMA,
+        "version": __version__,
+        "changelog": {__version__: "exported by c3s3-seg after comparison with torch, see docs/README.md"},
+        "monai_version": MONAI,
+        "pytorch_version": str(torch.__version__).split("+")[0],
+        "numpy_version": str(np.__version__),
+        "required_packages_version": {
+            "pytorch-ignite": "0.4.11",
+            "nibabel": "5.2.0",
+            "scikit-image": "0.22.0",
+        },
+        "supported_apps": {},
+        "name": task.name,
+        "task": f"{task.modality}: segmentation of {', '.join(names[1:])}",
+        "description": f"{input_facts(task)} {output_facts(task, len(networks))} {postprocess(task)}",
+        "authors": "trained and exported with c3s3-seg",
+        "copyright": "that of whoever trained the bundle, see docs/README.md",
+        "intended_use": "Research use only. Not a medical device.",
+        "network_data_format": {
+            "inputs": {IMAGE: _tensor(task, {"0": IMAGE})},
+            "outputs": {PRED: _tensor(task, {str(n): name for n, name in enumerate(names)}, "segmentation")},
+        },
+    }
+
+
+def _tensor(task: Task, channels: dict[str, str], kind: str = "") -> dict[str, Any]:
+    """A tensor of the network, in the words of the specification."""
+    window = task.recipe.intensity.rule == "window"
+    return {
+        "type": "image",
+        "format": kind or ("hounsfield" if task.modality == "CT" else "magnitude"),
+        "modality": task.modality,
+        "num_channels": len(channels),
+        "spatial_shape": [f"{SIDES}*n"] * 3,
+        "dtype": "float32",
+        "value_range": [0, 1] if kind or window else [],
+        "is_patch_data": True,
+        "channel_def": channels,
+    }
+
+
+def inference(task: Task) -> dict[str, Any]:
+    """`configs/inference.json`: every NIfTI file in `dataset_dir` becomes a mask in `output_dir`."""
+    return {
+        "imports": ["$import glob", "$import os", "$import torch"],
+        "bundle_root": ".",
+        "dataset_dir": "$@bundle_root + '/scans'",
+        "output_dir": "$@bundle_root + '/masks'",
+        "datalist": "$sorted(glob.glob(os.path.join(@dataset_dir, '*.nii*')))",
+        "device": "$torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')",
+        "network_def": {
+            "_target_": "torch.jit.load",
+            "f": f"$@bundle_root + '/{NETWORK}'",
+            "map_location": "@device",
+        },
+        "network": "$@network_def.to(@device).eval()",
+        "preprocessing": _compose(_preprocessing(task)),
+        "dataset": {
+            "_target_": "Dataset",
+            "data": f"$[{{'{IMAGE}': i}} for i in @datalist]",
+            "transform": "@preprocessing",
+        },
+        "dataloader": {
+            "_target_": "DataLoader",
+            "dataset": "@dataset",
+            "batch_size": 1,
+            "shuffle": False,
+            "num_workers": 0,
+        },
+        "inferer": _inferer(task),
+        "postprocessing": _compose(_postprocessing(task)),
+        "handlers": [{"_target_": "StatsHandler", "iteration_log": False}],
+        "evaluator": {
+            "_target_": "SupervisedEvaluator",
+            "device": "@device",
+            "val_data_loader": "@dataloader",
+            "network": "@network",
+            "inferer": "@inferer",
+            "postprocessing": "@postprocessing",
+            "val_handlers": "@handlers",
+            "amp": False,
+        },
+        "run": ["$@evaluator.run()"],
+    }
+
+
+def _compose(transforms: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"_target_": "Compose", "transforms": transforms}
+
+
+def _step(name: str, key: str, **arguments: Any) -> dict[str, Any]:
+    return {"_target_": name, "keys": key, **arguments}
+
+
+def _preprocessing(task: Task) -> list[dict[str, Any]]:
+    """Our recipe. `scale_extent` keeps the field of view to the edge of the voxels, as we do."""
+    steps = [
+        _step("LoadImaged", IMAGE),
+        _step("EnsureChannelFirstd", IMAGE),
+        _step("Orientationd", IMAGE, axcodes=task.recipe.orientation),
+        _step("Spacingd", IMAGE, pixdim=list(task.recipe.spacing_mm), mode="bilinear", scale_extent=True),
+        _intensity(task.recipe.intensity),
+        _step("EnsureTyped", IMAGE, dtype="$torch.float32"),
+    ]
+    if task.overlap is None:
+        steps.append(_step("DivisiblePadd", IMAGE, k=SIDES, mode="constant", value=0))
+    return steps
+
+
+def _intensity(rule: Intensity) -> dict[str, Any]:
+    if rule.rule == "window":
+        ends = {"a_min": rule.low, "a_max": rule.high, "b_min": 0.0, "b_max": 1.0, "clip": True}
+        return _step("ScaleIntensityRanged", IMAGE, **ends)
+    return _step("NormalizeIntensityd", IMAGE)
+
+
+def _inferer(task: Task) -> dict[str, Any]:
+    if task.overlap is None:
+        return {"_target_": "SimpleInferer"}
+    return {
+        "_target_": "SlidingWindowInferer",
+        "roi_size": list(task.patch),
+        "sw_batch_size": 1,
+        "overlap": task.overlap,
+        "mode": "constant",
+        "padding_mode": "constant",
+        "cval": 0.0,
+    }
+
+
+def _postprocessing(task: Task) -> list[dict[str, Any]]:
+    """Probabilities go back to the scan's grid, and only there do they become labels."""
+    values = [label.value for label in task.labels]
+    steps = [
+        _step("Invertd", PRED, transform="@preprocessing", orig_keys=IMAGE, nearest_interp=False),
+        _step("AsDiscreted", PRED, argmax=True),
+    ]
+    if values != list(range(1, task.classes)):
+        steps.append(
+            _step("MapLabelValued", PRED, orig_labels=list(range(task.classes)), target_labels=[0, *values])
+        )
+    if task.keep_largest:
+        steps.append(_step("KeepLargestConnectedComponentd", PRED, applied_labels=values, connectivity=1))
+    save: dict[str, Any] = {
+        "output_dir": "@output_dir",
+        "output_ext": ".nii.gz",
+        "output_dtype": "$torch.uint8",
+    }
+    save |= {"output_postfix": "mask", "separate_folder": False, "resample": False}
+    return [*steps, _step("SaveImaged", PRED, **save)]

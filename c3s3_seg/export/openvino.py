@@ -1,0 +1,27 @@
+"""OpenVINO's own format: an XML graph with its weights in a file beside it."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from c3s3_seg.bundle import ModelBundle
+from c3s3_seg.export.facts import facts
+from c3s3_seg.export.form import Form
+
+
+def openvino_files(bundle: ModelBundle, graph: bytes, form: Form) -> dict[str, bytes]:
+    """NAME.xml and NAME.bin of a stand-alone ONNX graph in single precision.
+
+    `fp16` halves the file: OpenVINO widens the weights where the device computes in single
+    precision, as a CPU does. The facts are in the XML's `rt_info`.
+    """
+    import openvino
+
+    model = openvino.Core().read_model(graph)
+    for key, text in facts(bundle.task, form.networks(bundle), form.precision).items():
+        model.set_rt_info(text, key.split("."))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"{form.stem(bundle)}.xml"
+        openvino.save_model(model, path, compress_to_fp16=form.precision == "fp16")
+        return {file.name: file.read_bytes() for file in (path, path.with_suffix(".bin"))}

@@ -1,0 +1,84 @@
+"""One ONNX file that needs nothing beside it: weights, softmax and the facts to use it."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+from c3s3_seg.bundle import ModelBundle, Network
+from c3s3_seg.errors import MissingError
+from c3s3_seg.export.facts import facts
+from c3s3_seg.export.form import Form
+from c3s3_seg.export.trace import trace
+from c3s3_seg.inference.backends import load_torch
+
+OUTPUT = "probabilities"
+# In half precision a probability has three digits; what comes after the last convolution stays in single.
+SINGLE = ("Softmax", "Unsqueeze", "Concat", "ReduceMean")
+
+
+def standalone_graph(bundle: ModelBundle, form: Form) -> bytes:
+    """(N, 1, X, Y, Z) float32 -> probabilities (N, C, X, Y, Z) float32, sides free multiples of 16.
+
+    Raises
+    ------
+    InputError
+        If the weights are not those of the network that the bundle names, or there is one network
+        and an ensemble is asked for.
+    MissingError
+        If half precision is asked for and its converter is not installed.
+    """
+    import onnx
+
+    networks = form.networks(bundle)
+    module = averaged(bundle, networks)
+    model = trace(module, networks[0].channels, OUTPUT, batch=form.batch)
+    if form.precision == "fp16":
+        model = _to_half(model)
+    onnx.helper.set_model_props(model, facts(bundle.task, networks, form.precision))
+    onnx.checker.check_model(model, full_check=True)
+    return model.SerializeToString()  # type: ignore[no-any-return]
+
+
+def averaged(bundle: ModelBundle, networks: tuple[Network, ...]) -> Any:
+    """A torch module: scan -> the mean of the networks' probabilities."""
+    import torch
+    from torch import Tensor, nn
+
+    class Averaged(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.networks = nn.ModuleList(load_torch(bundle, network) for network in networks)
+
+        def forward(self, scan: Tensor) -> Tensor:
+            answers = [torch.softmax(network(scan), dim=1) for network in self.networks]
+            return answers[0] if len(answers) == 1 else torch.stack(answers).mean(dim=0)
+
+    return Averaged().eval()
+
+
+def _to_half(model: Any) -> Any:
+    try:
+        from onnxconverter_common import float16
+    except ImportError:
+        what = "half precision needs onnxconverter-common, which is not installed"
+        raise MissingError(what, todo="pip install 'c3s3-seg[train]'") from None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it tells of each weight that is too small for half precision
+        single = [*float16.DEFAULT_OP_BLOCK_LIST, *SINGLE]
+        half = float16.convert_float_to_float16(model, keep_io_types=True, op_block_list=single)
+    _answer_in_single(half)
+    return half
+
+
+def _answer_in_single(model: Any) -> None:
+    """Drop the last cast: the converter narrows what a node in single precision gives, outputs too."""
+    from onnx import TensorProto
+
+    (output,) = model.graph.output
+    (last,) = (node for node in model.graph.node if output.name in node.output)
+    if last.op_type == "Cast":
+        (before,) = (node for node in model.graph.node if last.input[0] in node.output)
+        before.output[0] = output.name
+        model.graph.node.remove(last)
+    output.type.tensor_type.elem_type = TensorProto.FLOAT

@@ -1,0 +1,87 @@
+"""torch -> an ONNX model with batch and sides free, and without what the exporter adds for itself."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+from c3s3_seg.errors import RefusedError
+
+INPUT = "scan"
+SIDES = 16  # every side of the input must be a multiple: four downsamplings
+# torch.export finds out by itself which sizes may vary; these bounds keep its search short.
+LARGEST_BATCH, LARGEST_SIDE = 64, 64 * SIDES
+
+
+def trace(net: Any, channels: int, output: str, *, batch: int | None = None, fold: bool = True) -> Any:
+    """An ONNX model of a network in evaluation mode: `scan` (N, C, X, Y, Z) -> `output`.
+
+    Parameters
+    ----------
+    net
+        The torch module.
+    channels
+        Of its input.
+    output
+        What its answer is to be called.
+    batch
+        N, or None to leave it free. The sides are free multiples of 16.
+    fold
+        Whether batch norms are folded into convolutions. Without it every parameter keeps its name.
+    """
+    import torch
+    from onnxscript import optimizer
+
+    example = torch.zeros(batch or 2, channels, 2 * SIDES, 3 * SIDES, 4 * SIDES)
+    with _quiet():
+        program = torch.onnx.export(
+            net, (example,), dynamo=True, optimize=fold, external_data=False, verbose=False,
+            input_names=[INPUT], output_names=[output], dynamic_shapes=(_free(batch),),
+        )  # fmt: skip
+        if program is None:
+            raise RefusedError("torch.onnx.export gave no program")
+        if not fold:
+            optimizer.fold_constants(program.model)
+    model = program.model_proto
+    model.producer_name = "c3s3-seg"
+    _drop_traces(model)
+    return model
+
+
+def _free(batch: int | None) -> dict[int, Any]:
+    import torch
+
+    side = torch.export.Dim
+    sides = ((2, "x"), (3, "y"), (4, "z"))
+    free = {axis: SIDES * side(name, min=1, max=LARGEST_SIDE // SIDES) for axis, name in sides}
+    return free if batch else {0: side("batch", min=1, max=LARGEST_BATCH), **free}
+
+
+def _drop_traces(model: Any) -> None:
+    """Stack traces and dead constants: most of a graph, and the traces name paths of the exporter."""
+    read = {name for node in model.graph.node for name in node.input}
+    alive = [node for node in model.graph.node if read & set(node.output) or node.op_type != "Constant"]
+    del model.graph.node[:]
+    model.graph.node.extend(alive)
+    graph = model.graph
+    for item in (*graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer, graph):
+        item.ClearField("metadata_props")
+        item.ClearField("doc_string")
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter reports its steps and absent packages; none of that is for our users."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

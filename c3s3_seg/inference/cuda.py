@@ -1,0 +1,117 @@
+"""The little of CUDA that TensorRT needs: a device, buffers on it, copies. No torch.
+
+Not run on a GPU so far: written against cuda-bindings 13, whose answers without a driver are tested.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+
+from c3s3_seg.errors import MissingError
+
+INSTALL = (
+    "Install TensorRT 11 (tensorrt-cu13) from NVIDIA's own package index and cuda-bindings,"
+    " on a machine with an NVIDIA GPU and its driver"
+)
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """The GPU in use: its name and its compute capability (major.minor)."""
+
+    name: str
+    capability: str
+
+
+def cudart() -> Any:
+    """The CUDA runtime.
+
+    Raises
+    ------
+    MissingError
+        If its Python package is not installed.
+    """
+    try:
+        from cuda.bindings import runtime
+    except ImportError as error:
+        raise MissingError(f"TensorRT needs cuda-bindings ({error})", todo=INSTALL) from None
+    return runtime
+
+
+def ask(answer: tuple[Any, ...]) -> Any:
+    """The value of a CUDA call, which answers (error, value) or (error,).
+
+    Raises
+    ------
+    MissingError
+        If the error is one, in CUDA's words: no GPU, no driver, no memory left.
+    """
+    error, *values = answer
+    if int(error) != 0:
+        _, text = cudart().cudaGetErrorString(error)
+        raise MissingError(f"CUDA says: {text.decode()}", todo=INSTALL)
+    return values[0] if values else None
+
+
+def gpu() -> Gpu:
+    """The GPU that CUDA has chosen (the first visible one, unless the process chose another).
+
+    Raises
+    ------
+    MissingError
+        If there is none, or its driver is too old.
+    """
+    runtime = cudart()
+    if ask(runtime.cudaGetDeviceCount()) == 0:
+        raise MissingError("there is no NVIDIA GPU here", todo=INSTALL)
+    properties = ask(runtime.cudaGetDeviceProperties(ask(runtime.cudaGetDevice())))
+    name = properties.name.decode().rstrip("\0")
+    return Gpu(name, f"{properties.major}.{properties.minor}")
+
+
+class Stream:
+    """A CUDA stream with named buffers that grow as needed and are kept between calls."""
+
+    def __init__(self) -> None:
+        self._runtime = cudart()
+        self.handle = int(ask(self._runtime.cudaStreamCreate()))
+        self._buffers: dict[str, tuple[int, int]] = {}  # name -> (address, bytes)
+
+    def buffer(self, name: str, size: int) -> int:
+        """Address of a buffer on the GPU of at least `size` bytes."""
+        address, held = self._buffers.get(name, (0, 0))
+        if held < size:
+            if held:
+                del self._buffers[name]
+                ask(self._runtime.cudaFree(address))
+            address = int(ask(self._runtime.cudaMalloc(size)))
+            self._buffers[name] = (address, size)
+        return address
+
+    def upload(self, name: str, array: NDArray[Any]) -> int:
+        """Copy a contiguous array to the GPU; its address there. `array` must live until `wait`."""
+        address = self.buffer(name, array.nbytes)
+        self._copy(address, array.ctypes.data, array.nbytes, "cudaMemcpyHostToDevice")
+        return address
+
+    def download(self, name: str, array: NDArray[Any]) -> None:
+        """Copy a buffer into a contiguous array, which holds it after `wait`."""
+        self._copy(array.ctypes.data, self._buffers[name][0], array.nbytes, "cudaMemcpyDeviceToHost")
+
+    def wait(self) -> None:
+        """Until all that was asked of the stream is done."""
+        ask(self._runtime.cudaStreamSynchronize(self.handle))
+
+    def close(self) -> None:
+        """Give the memory back."""
+        for address, _ in self._buffers.values():
+            ask(self._runtime.cudaFree(address))
+        self._buffers.clear()
+        ask(self._runtime.cudaStreamDestroy(self.handle))
+
+    def _copy(self, to: int, source: int, size: int, kind: str) -> None:
+        direction = getattr(self._runtime.cudaMemcpyKind, kind)
+        ask(self._runtime.cudaMemcpyAsync(to, source, size, direction, self.handle))

@@ -1,0 +1,29 @@
+"""`c3s3-seg verify`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from c3s3_seg.verbs.terminal import say
+
+
+def verify(
+    out: Annotated[Path, typer.Argument(help="A folder that `predict -o` wrote to.")],
+) -> None:
+    """Compare masks, scans and weights with the sha256 that were recorded when the masks were made."""
+    from c3s3_seg.batch import verify as run
+
+    verdict = run(out)
+    for finding in verdict.wrong:
+        say(f"wrong: {finding.where}: {finding.what}")
+    for place in verdict.unreachable:
+        say(f"not compared, it is no longer there: {place}")
+    for name in verdict.strangers:
+        say(f"not written by c3s3-seg: {name}")
+    word = "all as recorded" if verdict.holds else f"{len(verdict.wrong)} not as recorded"
+    say(f"{verdict.checked} files compared: {word}.")
+    if not verdict.holds:
+        raise typer.Exit(1)

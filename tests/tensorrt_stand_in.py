@@ -1,0 +1,219 @@
+"""A stand-in for TensorRT and the CUDA runtime: host memory for the GPU's, ONNX Runtime for the engine.
+
+It has the calls that `c3s3_seg.inference` makes, with the names and arguments of the real bindings (which
+`test_tensorrt_types` checks), and does for real what they promise: addresses are addresses, copies copy, an
+answer appears only after the run. It shows that our side is whole; of TensorRT it shows nothing.
+"""
+
+import ctypes
+import types
+from importlib.machinery import ModuleSpec
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+
+
+class Dims:
+    """Can be indexed and has a length, and no more."""
+
+    def __init__(self, shape: Any) -> None:
+        self._shape = [int(n) for n in shape]
+
+    def __getitem__(self, index: int) -> int:
+        return self._shape[index]
+
+    def __len__(self) -> int:
+        return len(self._shape)
+
+
+class Cuda(types.ModuleType):
+    """`cuda.bindings.runtime`: error 0 is success, memory is the host's."""
+
+    cudaMemcpyKind = types.SimpleNamespace(cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2)  # noqa: N815
+
+    def __init__(self, name: str = "Stand-in GPU") -> None:
+        super().__init__("runtime")
+        self.gpu = name
+        self.memory: dict[int, Any] = {}
+
+    def cudaGetErrorString(self, error: int) -> tuple[int, bytes]:  # noqa: N802
+        return 0, f"error {error}".encode()
+
+    def cudaGetDeviceCount(self) -> tuple[int, int]:  # noqa: N802
+        return 0, 1 if self.gpu else 0
+
+    def cudaGetDevice(self) -> tuple[int, int]:  # noqa: N802
+        return 0, 0
+
+    def cudaGetDeviceProperties(self, _: int) -> tuple[int, Any]:  # noqa: N802
+        return 0, types.SimpleNamespace(name=self.gpu.encode() + b"\0\0", major=9, minor=0)
+
+    def cudaStreamCreate(self) -> tuple[int, int]:  # noqa: N802
+        return 0, 77
+
+    def cudaStreamDestroy(self, stream: int) -> tuple[int]:  # noqa: N802
+        return (0 if stream == 77 else 1,)
+
+    def cudaStreamSynchronize(self, stream: int) -> tuple[int]:  # noqa: N802
+        return self.cudaStreamDestroy(stream)
+
+    def cudaMalloc(self, size: int) -> tuple[int, int]:  # noqa: N802
+        block = ctypes.create_string_buffer(size)
+        self.memory[ctypes.addressof(block)] = block
+        return 0, ctypes.addressof(block)
+
+    def cudaFree(self, address: int) -> tuple[int]:  # noqa: N802
+        return (0 if self.memory.pop(address, None) else 1,)
+
+    def cudaMemcpyAsync(self, to: int, source: int, size: int, kind: int, stream: int) -> tuple[int]:  # noqa: N802
+        device = to if kind == 1 else source
+        if stream != 77 or device not in self.memory or size > len(self.memory[device]):
+            return (1,)
+        ctypes.memmove(to, source, size)
+        return (0,)
+
+
+class Network:
+    graph = b""
+
+
+class Parser:
+    num_errors = 1
+
+    def __init__(self, network: Network, logger: Any) -> None:
+        self.network = network
+
+    def parse(self, model: bytes) -> bool:
+        self.network.graph = model
+        try:
+            onnx.checker.check_model(model)
+        except Exception:
+            return False
+        return True
+
+    def get_error(self, index: int) -> Any:
+        return types.SimpleNamespace(desc=lambda: f"reason {index}")
+
+
+class Config:
+    def __init__(self) -> None:
+        self.cleared: list[Any] = []
+        self.cache = b""
+        self.profiles: list[Any] = []
+
+    def clear_flag(self, flag: Any) -> None:
+        self.cleared.append(flag)
+
+    def add_optimization_profile(self, profile: Any) -> int:
+        self.profiles.append(profile)
+        return len(self.profiles) - 1
+
+    def create_timing_cache(self, serialized_timing_cache: bytes) -> bytes:
+        return serialized_timing_cache
+
+    def set_timing_cache(self, cache: bytes, ignore_mismatch: bool) -> bool:
+        self.cache = cache
+        return cache in (b"", b"times")
+
+    def get_timing_cache(self) -> Any:
+        return types.SimpleNamespace(serialize=lambda: b"times")
+
+
+class Shapes:
+    def set_shape(self, input: str, min: Dims, opt: Dims, max: Dims) -> None:
+        self.range = (list(min), list(opt), list(max)) if input == "scan" else None
+
+
+class Builder:
+    built = 0
+
+    def __init__(self, logger: Any) -> None: ...
+
+    def create_network(self, flags: int = 0) -> Network:
+        if flags != 1 << 1:
+            raise ValueError("weakly typed")
+        return Network()
+
+    def create_builder_config(self) -> Config:
+        return Config()
+
+    def create_optimization_profile(self) -> Shapes:
+        return Shapes()
+
+    def build_serialized_network(self, network: Network, config: Config) -> bytes | None:
+        if config.cleared != ["TF32"] or not config.profiles[0].range:
+            return None
+        Builder.built += 1
+        limit = ",".join(map(str, config.profiles[0].range[2])).encode()
+        return limit + b"|" + network.graph
+
+
+class Context:
+    def __init__(self, engine: "Engine") -> None:
+        self.engine, self.addresses = engine, {}
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        fits = all(a <= b for a, b in zip(shape, self.engine.most, strict=True))
+        self.shape = shape if fits else None
+        return name == "scan" and fits
+
+    def get_tensor_shape(self, name: str) -> Dims:
+        return Dims((self.shape[0], self.engine.classes, *self.shape[2:]))
+
+    def set_tensor_address(self, name: str, memory: int) -> bool:
+        self.addresses[name] = memory
+        return True
+
+    def execute_async_v3(self, stream_handle: int) -> bool:
+        given = np.empty(self.shape, np.float32)
+        ctypes.memmove(given.ctypes.data, self.addresses["scan"], given.nbytes)
+        answer = np.ascontiguousarray(self.engine.session.run(None, {"scan": given})[0])
+        ctypes.memmove(self.addresses[self.engine.output], answer.ctypes.data, answer.nbytes)
+        return stream_handle == 77
+
+
+class Engine:
+    num_io_tensors = 2
+
+    def __init__(self, content: bytes) -> None:
+        limit, _, graph = content.partition(b"|")
+        self.most = [int(n) for n in limit.split(b",")]
+        self.session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+        (output,) = self.session.get_outputs()
+        self.output, self.classes = output.name, output.shape[1]
+
+    def create_execution_context(self) -> Context:
+        return Context(self)
+
+    def get_tensor_name(self, index: int) -> str:
+        return ("scan", self.output)[index]
+
+    def get_tensor_profile_shape(self, name: str, profile_index: int) -> list[Dims]:
+        return [Dims((1, 1, 16, 16, 16)), Dims(self.most), Dims(self.most)]
+
+
+class Runtime:
+    def __init__(self, logger: Any) -> None: ...
+
+    def deserialize_cuda_engine(self, serialized_engine: bytes) -> Engine | None:
+        return Engine(serialized_engine) if b"|" in serialized_engine else None
+
+
+class Logger:
+    WARNING = 2
+
+    def __init__(self, min_severity: int) -> None: ...
+
+
+def tensorrt(version: str) -> types.ModuleType:
+    """A module `tensorrt`."""
+    module = types.ModuleType("tensorrt")
+    module.__spec__ = ModuleSpec("tensorrt", None)  # torch looks whether it is there
+    names = {"Builder": Builder, "OnnxParser": Parser, "Runtime": Runtime, "Logger": Logger, "Dims": Dims}
+    flags = types.SimpleNamespace(STRONGLY_TYPED=1)
+    names |= {"NetworkDefinitionCreationFlag": flags, "BuilderFlag": types.SimpleNamespace(TF32="TF32")}
+    for name, value in {**names, "__version__": version}.items():
+        setattr(module, name, value)
+    return module

@@ -1,0 +1,105 @@
+"""The types of NVIDIA's own TensorRT bindings, where TensorRT itself cannot be installed.
+
+The wheel `tensorrt-cu13-bindings` holds a compiled module without stubs, and loads only beside TensorRT's
+libraries. Empty libraries with the few symbols that it looks up let it load, and then mypy's `stubgen`
+reads every signature out of it. Nothing of TensorRT can run that way; its types can be checked.
+"""
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+SYMBOLS = [
+    "createInferBuilder_INTERNAL",
+    "createInferRefitter_INTERNAL",
+    "createInferRuntime_INTERNAL",
+    "createNvOnnxParserRefitter_INTERNAL",
+    "createNvOnnxParser_INTERNAL",
+    "getBuilderPluginRegistry",
+    "getNvOnnxParserVersion",
+    "getPluginRegistry",
+    "initLibNvInferPlugins",
+]
+LIBRARIES = ("nvinfer", "nvinfer_plugin", "nvonnxparser")
+CLASSES = [
+    "Builder",
+    "BuilderFlag",
+    "Dims",
+    "IBuilderConfig",
+    "ICudaEngine",
+    "IExecutionContext",
+    "IHostMemory",
+    "ILogger",
+    "INetworkDefinition",
+    "IOptimizationProfile",
+    "ITimingCache",
+    "Logger",
+    "NetworkDefinitionCreationFlag",
+    "OnnxParser",
+    "ParserError",
+    "Runtime",
+]
+KNOWN = ("Any", "ClassVar", "Callable", "Incomplete", "None", "True", "False")
+
+
+def available() -> bool:
+    return importlib.util.find_spec("tensorrt_bindings") is not None and shutil.which("gcc") is not None
+
+
+def write_stub(folder: Path) -> Path:
+    """Folder for MYPYPATH that types `tensorrt` as the installed bindings do."""
+    libraries = _placeholders(folder / "lib")
+    environment = {**os.environ, "LD_LIBRARY_PATH": str(libraries)}
+    words = ["-q", "--inspect-mode", "-m", "tensorrt_bindings.tensorrt", "-o", str(folder / "raw")]
+    code = f"from mypy.stubgen import main; main({words})"
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True)
+    text = (folder / "raw" / "tensorrt_bindings" / "tensorrt.pyi").read_text()
+    stub = folder / "typed" / "tensorrt" / "__init__.pyi"
+    stub.parent.mkdir(parents=True)
+    stub.write_text(_narrow(text.replace("tensorrt_bindings.tensorrt.", "")))
+    return stub.parents[1]
+
+
+def _placeholders(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    source = folder / "empty.c"
+    source.write_text("".join(f"void *{name}(void) {{ return 0; }}\n" for name in SYMBOLS))
+    major = re.match(r"\d+", _version())
+    assert major is not None
+    for name in LIBRARIES:
+        file = f"lib{name}.so.{major[0]}"
+        words = ["gcc", "-shared", "-fPIC", f"-Wl,-soname,{file}", "-o", folder / file, source]
+        subprocess.run(words, check=True)
+    return folder
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("tensorrt-cu13-bindings")
+
+
+def _narrow(text: str) -> str:
+    """The classes that we use; types that they name besides are Any."""
+    blocks = {m[1]: m[0] for m in re.finditer(r"^class (\w+).*?(?=^\S|\Z)", text, re.MULTILINE | re.DOTALL)}
+    kept = "\n".join(blocks[name] for name in CLASSES)
+    # pybind11 gives the host memory a buffer; Python before 3.12 has no name for that.
+    kept = kept.replace(
+        "class IHostMemory:\n", "class IHostMemory:\n    def __buffer__(self, f: int, /) -> memoryview: ...\n"
+    )
+    # Methods that add layers are not ours to call, and some come out with defaults in the wrong order.
+    kept = re.sub(r"^    def add_(?!optimization_profile).*\n", "", kept, flags=re.MULTILINE)
+    others = set(re.findall(r"\b[A-Z]\w+\b", kept)) - set(CLASSES) - {*KNOWN}
+    # The bindings name a C++ type here.
+    kept = re.sub(r"def get_error\(.*", "def get_error(self, index: int) -> ParserError: ...", kept)
+    head = [
+        "# mypy: ignore-errors",
+        "import collections.abc, typing, typing_extensions",
+        "from collections.abc import Callable",
+    ]
+    head += ["from typing import Any, ClassVar, overload", "Incomplete = Any", "__version__: str"]
+    return "\n".join([*head, *(f"{name} = Any" for name in sorted(others)), kept])

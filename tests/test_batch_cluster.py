@@ -1,0 +1,66 @@
+"""A Dask cluster on this machine: two worker processes, one of which is killed while it has a case."""
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from test_batch_run import MODEL, masks
+
+from c3s3_seg.batch import Job, Model, Plan, predict_cases, verify
+from c3s3_seg.batch.cluster import cluster_engine
+from c3s3_seg.errors import InputError, MissingError
+from c3s3_seg.inference.careful import Care
+
+FORCED = Care(force=True)  # blobs are no hearts
+
+
+@pytest.mark.slow
+def test_two_workers_one_is_killed(small_scans: Path, tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    predict_cases([small_scans], MODEL, Job(here, care=FORCED))
+    killed: list[int] = []
+
+    def kill() -> None:
+        """The first worker process that has written a mask's neighbour: it is at work."""
+        while not list(there.glob("*.nii.gz")):
+            time.sleep(0.005)
+        killed.append(worker_processes()[0])
+        os.kill(killed[0], signal.SIGKILL)
+
+    thread = threading.Thread(target=kill, daemon=True)
+    thread.start()
+    result = predict_cases(
+        [small_scans], MODEL, Job(there, care=FORCED), None, Plan(workers=2, cluster="local")
+    )
+    thread.join(timeout=10)
+    assert killed
+    assert not result.failures
+    assert masks(there) == masks(here)
+    assert verify(there).holds
+
+
+def worker_processes() -> list[int]:
+    """Processes of this test that Dask started as workers."""
+    from multiprocessing import active_children
+
+    return [child.pid for child in active_children() if child.pid and "Worker" in child.name]
+
+
+@pytest.mark.slow
+def test_what_goes_wrong_there_is_said_here(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no manifest\.json"):
+        cluster_engine(Model(tmp_path), Job(tmp_path, care=FORCED), "local", 1)
+
+
+def test_no_scheduler_and_no_dask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from c3s3_seg.batch import cluster
+
+    monkeypatch.setattr(cluster, "CONNECT_S", 0.3)
+    with pytest.raises(InputError, match=r"tcp://127\.0\.0\.1:9: the Dask scheduler does not answer"):
+        cluster_engine(MODEL, Job(tmp_path, care=FORCED), "tcp://127.0.0.1:9", 0)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MissingError, match=r"c3s3-seg\[cluster\]"):
+        cluster_engine(MODEL, Job(tmp_path, care=FORCED), "local", 0)

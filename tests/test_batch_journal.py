@@ -1,0 +1,96 @@
+import json
+import os
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from c3s3_seg.batch.journal import Journal, gather, journal_path
+from c3s3_seg.batch.outcome import Outcome, Refusal
+from c3s3_seg.batch.shard import Shard
+from c3s3_seg.errors import GeometryError, InputError
+from c3s3_seg.metrics import Score
+from c3s3_seg.report.rows import CaseScore, PredictionRow
+
+SCORE = Score(0.0, 0.0, *[float("inf")] * 6, ((1.0, 0.0),), 0.0, float("nan"), 0.0)
+ROW = PredictionRow("a", (("organ", 1.5),), 0.25, (CaseScore("a", "organ", SCORE, 3.0),))
+DONE = Outcome("a", "/scans/a.nii", ROW, None, {"scan": "00"}, {"a.nii.gz": "11"}, {"load": 0.1})
+
+
+def test_what_goes_in_comes_out(tmp_path: Path) -> None:
+    path = journal_path(tmp_path)
+    journal = Journal(path)
+    journal.start({"command": ["x"]})
+    journal.begin("b", "/scans/b.nii", "setting")
+    journal.begin("a", "/scans/a.nii", "setting")
+    journal.record(DONE, "setting")
+    journal.close()
+    again = Journal(path)
+    record = again.get("a")
+    assert record is not None
+    assert (record.state, record.setting, record.run) == ("done", "setting", 1)
+    assert repr(record.outcome) == repr(DONE)  # nan is not itself; its text is
+    assert [r.state for r in again.records()] == ["done", "begun"]
+    assert again.get("c") is None
+    lines = [json.loads(line, parse_constant=pytest.fail) for line in again.lines()]
+    assert lines[0]["command"] == ["x"]
+    assert lines[1]["row"]["scores"][0]["score"]["hd95_mm"] == "inf"
+    again.close()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["journal.sqlite"]
+
+
+def test_an_error_is_raised_again_as_it_was(tmp_path: Path) -> None:
+    refusal = Refusal.of(GeometryError("a tilt", where="x", todo="Mend it"), "load")
+    journal = Journal(journal_path(tmp_path))
+    journal.record(Outcome("a", "x", refusal=refusal), "s")
+    record = journal.get("a")
+    assert record is not None
+    assert record.outcome.refusal is not None
+    error = record.outcome.refusal.error()
+    assert type(error) is GeometryError
+    assert str(error) == "x: a tilt. Mend it."
+    assert record.outcome.refusal.final
+
+
+def test_a_name_that_is_not_unicode(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9\n")
+    journal = Journal(journal_path(tmp_path))
+    journal.record(Outcome(name, name, refusal=Refusal("w", None, None, "InputError", "load")), "s")
+    record = journal.get(name)
+    assert record is not None
+    assert record.outcome.case == name
+    assert list(journal.lines())
+
+
+@pytest.mark.parametrize(
+    "change", ["state = 'done'", "setting = 'other'", "outcome = replace(outcome, 'b', 'c')"]
+)
+def test_a_row_that_was_changed_is_refused(tmp_path: Path, change: str) -> None:
+    journal = Journal(journal_path(tmp_path))
+    journal.begin("b", "/b", "s")
+    assert journal.get("b") is not None
+    db = sqlite3.connect(journal.path, isolation_level=None)
+    db.execute(f"UPDATE cases SET {change}")
+    db.close()
+    with pytest.raises(InputError, match=r"journal\.sqlite: the journal is damaged.*'b'.*Move it away"):
+        journal.get("b")
+
+
+def test_what_is_no_journal(tmp_path: Path) -> None:
+    path = journal_path(tmp_path)
+    path.write_bytes(b"not SQLite, but long enough to be read as a header" * 100)
+    with pytest.raises(InputError, match="the journal is damaged: file is not a database"):
+        Journal(path)
+    with pytest.raises(InputError, match="cannot be written or read"):
+        Journal(tmp_path / "none" / "journal.sqlite")
+
+
+def test_shards_are_gathered_the_newest_wins(tmp_path: Path) -> None:
+    for n, name in ((1, "a"), (2, "b")):
+        shard = Journal(journal_path(tmp_path, Shard(n, 2)))
+        shard.record(Outcome(name, f"/{name}", ROW), "s")
+        shard.close()
+    whole = Journal(journal_path(tmp_path))
+    assert gather(whole, tmp_path) == 2
+    assert gather(whole, tmp_path) == 0
+    assert [r.outcome.case for r in whole.records()] == ["a", "b"]

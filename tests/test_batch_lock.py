@@ -1,0 +1,56 @@
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from c3s3_seg.batch.lock import NAME, hold
+from c3s3_seg.batch.shard import Shard
+from c3s3_seg.errors import InputError
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from c3s3_seg.batch.lock import hold
+with hold(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def holder(folder: Path) -> "subprocess.Popen[str]":
+    process = subprocess.Popen([sys.executable, "-c", HOLDER, folder], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def test_a_second_process_is_refused_and_told_who_holds_it(tmp_path: Path) -> None:
+    process = holder(tmp_path)
+    try:
+        with pytest.raises(InputError, match=rf"another run.*process {process.pid} on ") as error:
+            hold(tmp_path).__enter__()
+        assert "since 20" in str(error.value)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert (tmp_path / NAME).exists()  # killed: the file stays behind, the lock does not
+    with hold(tmp_path):
+        pass
+    assert not (tmp_path / NAME).exists()
+
+
+def test_shards_share_the_folder_but_not_a_share(tmp_path: Path) -> None:
+    with hold(tmp_path, Shard(1, 2)), hold(tmp_path, Shard(2, 2)):
+        with pytest.raises(InputError, match="another run"):
+            hold(tmp_path, Shard(1, 2)).__enter__()
+        with pytest.raises(InputError, match="another run"):
+            hold(tmp_path).__enter__()
+    with hold(tmp_path), pytest.raises(InputError, match="another run"):
+        hold(tmp_path, Shard(1, 2)).__enter__()
+
+
+def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be written to"):
+        hold(tmp_path / "none").__enter__()

@@ -1,0 +1,63 @@
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from c3s3_seg.batch.overlap import overlapped
+
+
+def test_results_in_order_and_stages_at_the_same_time() -> None:
+    def slow(item: int) -> int:
+        time.sleep(0.05)
+        return item
+
+    started = time.perf_counter()
+    assert list(overlapped(range(10), slow, slow, slow)) == list(range(10))
+    assert time.perf_counter() - started < 1.2  # 1.5 s one after the other; 0.6 s overlapped
+
+
+def test_no_more_under_way_than_stages() -> None:
+    under_way, most = 0, 0
+    lock = threading.Lock()
+
+    def items() -> Iterator[int]:
+        nonlocal under_way, most
+        for n in range(20):
+            with lock:
+                under_way += 1
+                most = max(most, under_way)
+            yield n
+
+    for _ in overlapped(items(), lambda n: n, lambda n: n, lambda n: n):
+        time.sleep(0.002)
+        with lock:
+            under_way -= 1
+    assert under_way == 0
+    assert most <= 3
+
+
+def test_an_error_ends_the_line() -> None:
+    def third(item: int) -> int:
+        if item == 3:
+            raise ValueError("no 3")
+        return item
+
+    got = []
+    with pytest.raises(ValueError, match="no 3"):
+        got.extend(n for n in overlapped(range(100), third, lambda n: n))
+    before = threading.active_count()
+    line = overlapped(range(100), lambda n: n)
+    assert next(line) == 0
+    line.close()  # somebody had enough
+    assert threading.active_count() <= before + 1
+
+
+def test_an_error_of_the_source_is_told() -> None:
+    def items() -> Iterator[int]:
+        yield 1
+        raise RuntimeError("the source broke")
+
+    with pytest.raises(RuntimeError, match="the source broke"):
+        list(overlapped(items(), lambda n: n))
+    assert list(overlapped([], lambda n: n)) == []

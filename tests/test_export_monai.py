@@ -1,0 +1,151 @@
+"""A MONAI bundle runs in MONAI's own tools, without a line of ours, and gives our masks."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from c3s3_seg import load_mask, open_predictor, save
+from c3s3_seg.bundle import Label, ModelBundle, Task
+from c3s3_seg.errors import InputError
+from c3s3_seg.export.compare import masks_apart
+from c3s3_seg.export.form import Form
+from c3s3_seg.export.monai import inference, metadata, monai_bundle
+from c3s3_seg.export.write import export_folder
+from c3s3_seg.phantom import simulate
+from c3s3_seg.recipe import Intensity, Recipe
+from c3s3_seg.volume import Geometry, Volume
+
+pytest.importorskip("monai", reason="the peer that reads these bundles")
+
+
+@pytest.fixture(scope="module")
+def scan() -> Volume:
+    """The middle of a phantom: one tile is enough here."""
+    whole = simulate(20_261)
+    box = [np.flatnonzero(whole.truth.array.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
+    cut = tuple(slice(max(0, int(b[0]) - 6), int(b[-1]) + 7) for b in box)
+    array = whole.scan.array[cut]
+    affine = whole.scan.geometry.affine.copy()
+    affine[:3, 3] = whole.scan.geometry.to_mm([part.start for part in cut])
+    return Geometry(array.shape, affine).volume(array)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory, scan: Volume) -> Path:
+    folder = tmp_path_factory.mktemp("monai") / "phantom"
+    path, proof = export_folder(ModelBundle.find("phantom"), "monai-bundle", Form(), folder, [scan])
+    assert path == folder / "models" / "model.ts"
+    assert proof.difference < 1e-5
+    return folder
+
+
+def monai(folder: Path, *words: str) -> str:
+    """`python -m monai.bundle ...` where nothing of ours can be imported."""
+    empty = folder / "empty"
+    empty.mkdir(exist_ok=True)
+    code = "import runpy, sys; sys.modules['c3s3_seg'] = None; "
+    code += "runpy.run_module('monai.bundle', None, '__main__')"
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"HOME": str(empty)}
+    configs = ["--meta_file", "configs/metadata.json", "--config_file", "configs/inference.json"]
+    answer = subprocess.run(
+        [sys.executable, "-c", code, *words, *configs],
+        cwd=folder, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    return answer.stdout + answer.stderr
+
+
+def test_monai_runs_the_bundle_and_finds_our_mask(exported: Path, scan: Volume, tmp_path: Path) -> None:
+    bundle = ModelBundle.find("phantom")
+    (tmp_path / "scans").mkdir()
+    save(scan, tmp_path / "scans" / "one.nii.gz")
+    told = monai(
+        exported, "run", "--bundle_root", ".",
+        "--dataset_dir", str(tmp_path / "scans"), "--output_dir", str(tmp_path / "masks"),
+    )  # fmt: skip
+    assert "deprecated name" not in told
+    theirs = load_mask(tmp_path / "masks" / "one_mask.nii.gz", grid=scan.geometry)
+    ours = open_predictor(bundle, backend="torch")(scan).mask
+    apart = masks_apart(bundle.task, ours, theirs, 0.0)
+    # MONAI samples linearly where we average; 1.25 mm to 1.8 mm is where that shows.
+    assert apart.dice > 0.985
+    assert apart.asd_mm < 0.25
+    assert theirs.array.dtype == np.uint8
+
+
+def test_monai_accepts_the_network_and_the_properties(exported: Path) -> None:
+    told = monai(exported, "verify_net_in_out", "--net_id", "network_def", "--n", "2", "--device", "cpu")
+    assert "data shape of network is verified with no error" in told
+    from monai.bundle import ConfigWorkflow
+
+    workflow = ConfigWorkflow(
+        config_file=str(exported / "configs" / "inference.json"),
+        meta_file=str(exported / "configs" / "metadata.json"),
+        workflow_type="infer",
+        logging_file=False,
+        bundle_root=str(exported),
+    )
+    workflow.initialize()
+    assert not workflow.check_properties()
+
+
+def test_the_metadata_hold_what_the_specification_wants(exported: Path, tmp_path: Path) -> None:
+    """`verify_metadata` against a schema of the keys that the specification calls mandatory.
+
+    The official schema is on the web; MONAI does not fetch it where the file is there already.
+    """
+    tensor = ["type", "format", "modality", "num_channels", "spatial_shape", "dtype", "value_range"]
+    tensor += ["is_patch_data", "channel_def"]
+    each = {"type": "object", "additionalProperties": {"type": "object", "required": tensor}}
+    keys = ["version", "monai_version", "pytorch_version", "numpy_version", "required_packages_version"]
+    keys += ["task", "description", "authors", "copyright", "network_data_format"]
+    schema = {
+        "type": "object",
+        "required": keys,
+        "properties": {
+            "network_data_format": {
+                "type": "object",
+                "required": ["inputs", "outputs"],
+                "properties": {"inputs": each, "outputs": each},
+            }
+        },
+    }
+    path = tmp_path / "schema.json"
+    path.write_text(json.dumps(schema))
+    from monai.bundle import verify_metadata
+
+    verify_metadata(meta_file=str(exported / "configs" / "metadata.json"), filepath=str(path))
+    broken = json.loads((exported / "configs" / "metadata.json").read_text())
+    del broken["network_data_format"]["outputs"]["pred"]["channel_def"]
+    (tmp_path / "broken.json").write_text(json.dumps(broken))
+    with pytest.raises(ValueError, match="channel_def"):
+        verify_metadata(meta_file=str(tmp_path / "broken.json"), filepath=str(path))
+
+
+def test_a_ct_task_without_tiles_and_with_values_of_its_own() -> None:
+    recipe = Recipe((1.0, 1.5, 2.0), Intensity("window", -125, 275))
+    task = Task("two", "CT", (Label("liver", 1), Label("spleen", 3)), recipe, (32, 48, 64), overlap=None)
+    config = inference(task)
+    assert config["inferer"] == {"_target_": "SimpleInferer"}
+    steps = {step["_target_"]: step for step in config["preprocessing"]["transforms"]}
+    assert (steps["ScaleIntensityRanged"]["a_min"], steps["ScaleIntensityRanged"]["a_max"]) == (-125, 275)
+    assert steps["DivisiblePadd"]["k"] == 16
+    after = {step["_target_"]: step for step in config["postprocessing"]["transforms"]}
+    assert after["MapLabelValued"]["target_labels"] == [0, 1, 3]
+    assert after["KeepLargestConnectedComponentd"]["applied_labels"] == [1, 3]
+
+
+def test_the_metadata_name_the_channels(two_nets: ModelBundle) -> None:
+    (pred,) = metadata(two_nets, Form())["network_data_format"]["outputs"].values()
+    assert pred["channel_def"] == {"0": "background", "1": "a", "2": "b"}
+
+
+@pytest.mark.parametrize("form", [Form("fp16"), Form(batch=2)])
+def test_what_monai_decides_itself_is_refused(two_nets: ModelBundle, form: Form) -> None:
+    with pytest.raises(InputError, match="exported in fp32 with the batch free"):
+        monai_bundle(two_nets, form)

@@ -1,0 +1,135 @@
+"""The parity gate: each limit says no, and planted faults are found."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from c3s3_seg.bundle import ModelBundle
+from c3s3_seg.export.compare import Probabilities, check_scans, compare
+from c3s3_seg.export.parity import Parity, ScanParity
+from c3s3_seg.inference.backends import TorchBackend, load_torch
+from c3s3_seg.volume import Geometry, Volume
+
+SAME = ScanParity(0.0, 0, 1_000_000, 5000, 1.0, 0.0, 0.0, 1.0, voxel_mm=0.625)
+GOOD = Parity("fp32", "onnx", 8, 1_000_000, 1e-5, 0, (SAME,))
+
+
+def test_what_is_the_same_holds() -> None:
+    assert GOOD.holds
+    assert GOOD.faults == ()
+    assert "Dice 1.00000, 95HD 0.000 mm" in str(GOOD)
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"difference": 2e-3}, "on patches a probability differs by 2.0e-03 (limit 1e-03)"),
+        ({"difference": math.inf}, "a probability differs by inf"),
+        ({"flipped": 11}, "on patches 11 of 1000000 voxels have another label (limit 10)"),
+    ],
+)
+def test_every_limit_on_patches_says_no(change: dict[str, float], fault: str) -> None:
+    (found,) = replace(GOOD, **change).faults  # type: ignore[arg-type]
+    assert fault in found
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"difference": 2e-3}, "on scan 1 a probability differs"),
+        ({"flipped": 11}, "on scan 1 11 of 1000000 voxels have another label"),
+        ({"flipped": 2, "dice": 0.9998}, "Dice between the masks is 0.99980"),
+        ({"flipped": 2, "nsd": 0.9998}, "NSD at half a voxel is 0.99980"),
+        ({"flipped": 2, "hd95_mm": 0.625}, "95HD between the masks is 0.6250 mm (limit 0.0000)"),
+        ({"flipped": 2, "asd_mm": 0.001}, "ASD between the masks is 0.0010 mm (limit 0.0006)"),
+        ({"flipped": 9, "hd95_mm": math.inf, "dice": 0.0}, "95HD between the masks is inf mm"),
+    ],
+)
+def test_every_limit_on_scans_says_no(change: dict[str, float], fault: str) -> None:
+    faults = replace(GOOD, scans=(replace(SAME, **change),)).faults  # type: ignore[arg-type]
+    assert any(fault in found for found in faults), faults
+
+
+def test_one_flipped_voxel_in_a_small_mask_may_be() -> None:
+    tiny = replace(SAME, flipped=1, dice=0.99, nsd=0.98, asd_mm=0.01)
+    assert replace(GOOD, scans=(tiny,)).holds
+    assert not replace(GOOD, scans=(replace(tiny, flipped=2),)).holds
+
+
+def test_half_precision_has_limits_of_its_own() -> None:
+    rounded = replace(GOOD, difference=2e-2, flipped=100)
+    assert not rounded.holds
+    assert replace(rounded, precision="fp16").holds
+    assert not replace(rounded, precision="fp16", difference=6e-2).holds
+
+
+def test_a_scan_in_which_nothing_was_found_is_mentioned() -> None:
+    empty = replace(GOOD, scans=(replace(SAME, labelled=0),))
+    assert empty.holds
+    assert "torch found nothing there" in str(empty)
+
+
+@pytest.fixture
+def small(noise: Volume) -> Volume:
+    """One patch is enough here."""
+    return Geometry.build((30, 28, 26)).volume(noise.array[:30, :28, :26])
+
+
+def test_torch_agrees_with_itself_and_not_with_its_partner(two_nets: ModelBundle, small: Volume) -> None:
+    model, partner = (TorchBackend(load_torch(two_nets, n)) for n in two_nets.networks)
+    same = compare(two_nets.task, [model], [model], [small])
+    assert same.holds
+    assert (same.patches, same.difference, same.flipped) == (1, 0.0, 0)
+    (scan,) = same.scans
+    assert (scan.dice, scan.hd95_mm, scan.asd_mm, scan.nsd) == (1.0, 0.0, 0.0, 1.0)
+    assert scan.labelled > 0
+    other = compare(two_nets.task, [model], [partner], [small])
+    assert other.scans[0].dice < 0.99
+    assert len(other.faults) >= 5
+
+
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_a_network_that_gives_no_number_is_refused(
+    two_nets: ModelBundle, small: Volume, number: float
+) -> None:
+    def broken(patches: np.ndarray) -> np.ndarray:
+        answer = good(patches)
+        answer[0, 0, 3, 3, 3] = number
+        return answer
+
+    good = TorchBackend(load_torch(two_nets, two_nets.networks[0]))
+    broken.name = "broken"  # type: ignore[attr-defined]
+    found = compare(two_nets.task, [good], [broken], [small])  # type: ignore[list-item]
+    assert not found.holds
+    assert found.difference == math.inf
+
+
+def test_probabilities_pass_as_logits_whatever_the_batch() -> None:
+    given = np.random.default_rng(0).dirichlet((1, 1, 1), size=(3, 2, 2, 2)).astype(np.float32)
+    given = np.moveaxis(given, -1, 1)
+    seen: list[int] = []
+
+    def run(patches: np.ndarray) -> np.ndarray:
+        seen.append(len(patches))
+        return given[patches[:, 0, 0, 0, 0].astype(int)]
+
+    patches = np.arange(3, dtype=np.float32).reshape(3, 1, 1, 1, 1)
+    np.testing.assert_allclose(np.exp(Probabilities(run, "x")(patches)), given, rtol=1e-6)
+    np.testing.assert_allclose(np.exp(Probabilities(run, "x", batch=2)(patches)), given, rtol=1e-6)
+    assert seen == [3, 2, 2, 2]
+
+
+def test_a_phantom_serves_where_no_scan_is_at_hand(two_nets: ModelBundle) -> None:
+    scans, what = check_scans(two_nets, [])
+    assert what == "a simulated scan"
+    assert len(scans) == 1
+
+
+def test_a_scan_that_is_given_is_taken(two_nets: ModelBundle, toy_data: Path) -> None:
+    scans, what = check_scans(two_nets, [toy_data / "imagesTr" / "ball-0.nii.gz"])
+    assert what == "1 given scan(s)"
+    assert scans[0].array.shape == (40, 36, 34)

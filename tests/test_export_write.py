@@ -1,0 +1,217 @@
+"""Exports that stand alone: what is in the file, what runs it, and what is refused."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import openvino
+import pytest
+
+from c3s3_seg.bundle import ModelBundle
+from c3s3_seg.errors import InputError, RefusedError
+from c3s3_seg.export import write
+from c3s3_seg.export.form import Form
+from c3s3_seg.export.openvino import openvino_files
+from c3s3_seg.export.standalone import standalone_graph
+from c3s3_seg.export.write import export_folder
+from c3s3_seg.inference.backends import TorchBackend, load_torch
+from c3s3_seg.inference.window import softmax
+from c3s3_seg.volume import Volume
+
+
+@pytest.fixture(scope="module")
+def graph(two_nets: ModelBundle) -> bytes:
+    return standalone_graph(two_nets, Form())
+
+
+@pytest.fixture(scope="module")
+def ensemble(two_nets: ModelBundle) -> bytes:
+    return standalone_graph(two_nets, Form(batch=2, ensemble=True))
+
+
+def run(graph: bytes, patches: np.ndarray) -> np.ndarray:
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    return np.asarray(session.run(["probabilities"], {"scan": patches})[0])
+
+
+def torch_says(bundle: ModelBundle, patches: np.ndarray) -> list[np.ndarray]:
+    return [softmax(TorchBackend(load_torch(bundle, n))(patches)) for n in bundle.networks]
+
+
+def noise_patches(*shape: int) -> np.ndarray:
+    return np.random.default_rng(1).normal(size=shape).astype(np.float32)
+
+
+def test_one_file_gives_probabilities_for_any_batch_and_sides(two_nets: ModelBundle, graph: bytes) -> None:
+    patches = noise_patches(3, 1, 16, 32, 48)
+    found = run(graph, patches)
+    np.testing.assert_allclose(found, torch_says(two_nets, patches)[0], atol=1e-4)
+    model = onnx.load_from_string(graph)
+    onnx.checker.check_model(model, full_check=True)
+    assert not any(t.external_data for t in model.graph.initializer)
+    assert not any(n.op_type == "BatchNormalization" for n in model.graph.node)
+    # ONNX Runtime 1.23 reads up to opset 23 and IR version 11.
+    assert model.opset_import[0].version <= 20
+    assert model.ir_version <= 10
+
+
+def test_the_facts_travel_in_the_file(graph: bytes) -> None:
+    facts = {p.key: p.value for p in onnx.load_from_string(graph).metadata_props}
+    assert json.loads(facts["c3s3.task"])["recipe"]["spacing_mm"] == [1.0, 1.0, 1.0]
+    assert "subtract the mean of the whole volume" in facts["c3s3.input"]
+    assert "background, a, b. Softmax is applied." in facts["c3s3.output"]
+    assert "a = 1, b = 2" in facts["c3s3.postprocess"]
+    assert facts["c3s3.precision"] == "fp32"
+
+
+def test_nothing_of_the_exporter_is_left(graph: bytes) -> None:
+    text = graph.decode("latin-1")
+    for trace in ("site-packages", "pkg.torch", ".py"):
+        assert trace not in text
+
+
+def test_an_ensemble_is_one_graph_with_a_fixed_batch(two_nets: ModelBundle, ensemble: bytes) -> None:
+    patches = noise_patches(2, 1, 32, 32, 32)
+    wanted = np.mean(torch_says(two_nets, patches), axis=0)
+    np.testing.assert_allclose(run(ensemble, patches), wanted, atol=1e-4)
+    (given,) = onnx.load_from_string(ensemble).graph.input
+    assert given.type.tensor_type.shape.dim[0].dim_value == 2
+    with pytest.raises(Exception, match="Got: 3 Expected: 2"):
+        run(ensemble, noise_patches(3, 1, 32, 32, 32))
+
+
+def test_half_precision_is_half_the_size_and_close(
+    two_nets: ModelBundle, graph: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from c3s3_seg.export import standalone
+
+    monkeypatch.setattr(standalone, "trace", lambda *_, **__: onnx.load_from_string(graph))
+    half = standalone_graph(two_nets, Form("fp16"))
+    assert len(half) < 0.75 * len(graph)  # tiny nets: much of the file is names
+    patches = noise_patches(1, 1, 32, 32, 32)
+    found = run(half, patches)
+    assert found.dtype == np.float32
+    assert 1e-6 < np.abs(found - run(graph, patches)).max() < 5e-2
+
+
+def test_openvino_carries_the_facts(two_nets: ModelBundle, graph: bytes, tmp_path: Path) -> None:
+    for form in (Form(), Form("fp16")):
+        for name, content in openvino_files(two_nets, graph, form).items():
+            (tmp_path / name).write_bytes(content)
+    assert (tmp_path / "toy-fp16.bin").stat().st_size < 0.55 * (tmp_path / "toy.bin").stat().st_size
+    model = openvino.Core().read_model(tmp_path / "toy-fp16.xml")
+    assert "a = 1, b = 2" in model.get_rt_info(["c3s3", "postprocess"]).value
+    patches = noise_patches(2, 1, 32, 32, 32)
+    # Unless told, OpenVINO computes in bfloat16 where the CPU can.
+    compiled = openvino.Core().compile_model(tmp_path / "toy.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    np.testing.assert_allclose(compiled(patches)[0], run(graph, patches), atol=1e-4)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch, graph: bytes) -> Callable[[bytes], None]:
+    """Spare the tests the tracing: `write` gets this graph."""
+
+    def give(content: bytes) -> None:
+        monkeypatch.setattr(write, "standalone_graph", lambda *_: content)
+
+    give(graph)
+    return give
+
+
+def test_a_folder_holds_the_file_its_card_and_its_proof(
+    two_nets: ModelBundle, noise: Volume, tmp_path: Path, quick: object
+) -> None:
+    path, proof = export_folder(two_nets, "onnx", Form(), tmp_path / "out", [noise])
+    assert path == tmp_path / "out" / "toy.onnx"
+    record = json.loads((tmp_path / "out" / "export.json").read_text())
+    assert record["parity"]["difference"] == proof.difference < 1e-3
+    assert record["parity"]["scans"][0]["hd95_mm"] == 0.0
+    assert record["weights"] == {"model.safetensors": two_nets.manifest.files["model.safetensors"]}
+    assert set(record["files"]) == {"toy.onnx", "README.md"}
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "| toy.onnx | onnx | 8 |" in card
+    assert "Research use only" in card
+
+
+def change_a_weight(model: onnx.ModelProto) -> None:
+    """The middle weight of a 3x3x3 kernel in the middle of the network becomes 1 larger."""
+    kernels = [t for t in model.graph.initializer if list(t.dims)[2:] == [3, 3, 3]]
+    kernel = kernels[len(kernels) // 2]
+    numbers = onnx.numpy_helper.to_array(kernel).copy()
+    numbers.flat[numbers.size // 2] += 1.0
+    kernel.CopyFrom(onnx.numpy_helper.from_array(numbers, kernel.name))
+
+
+def shift_a_padding(model: onnx.ModelProto) -> None:
+    """A 3x3x3 convolution pads 0 before and 2 after along x: the answer moves by a voxel, its shape stays."""
+    convolution = [n for n in model.graph.node if n.op_type == "Conv"][3]
+    (pads,) = [a for a in convolution.attribute if a.name == "pads"]
+    assert list(pads.ints) == [1] * 6
+    pads.ints[:] = [0, 1, 1, 2, 1, 1]
+
+
+@pytest.mark.parametrize("fault", [change_a_weight, shift_a_padding])
+@pytest.mark.parametrize("target", ["onnx", "openvino"])
+def test_planted_faults_are_refused_and_nothing_is_written(
+    two_nets: ModelBundle,
+    noise: Volume,
+    tmp_path: Path,
+    graph: bytes,
+    quick: Callable[[bytes], None],
+    fault: Callable[[onnx.ModelProto], None],
+    target: write.Target,
+) -> None:
+    model = onnx.load_from_string(graph)
+    fault(model)
+    onnx.checker.check_model(model, full_check=True)  # formally it is as good as the other
+    quick(model.SerializeToString())
+    with pytest.raises(RefusedError, match="differs from torch: on patches a probability differs by"):
+        export_folder(two_nets, target, Form(), tmp_path / "out", [noise])
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_refused_export_leaves_the_earlier_one(
+    two_nets: ModelBundle, noise: Volume, tmp_path: Path, graph: bytes, quick: Callable[[bytes], None]
+) -> None:
+    export_folder(two_nets, "onnx", Form(), tmp_path, [noise])
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    model = onnx.load_from_string(graph)
+    shift_a_padding(model)
+    quick(model.SerializeToString())
+    with pytest.raises(RefusedError):
+        export_folder(two_nets, "onnx", Form(), tmp_path, [noise])
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_where_onnx_runtime_is_not_installed_openvino_checks(
+    two_nets: ModelBundle, noise: Volume, tmp_path: Path, quick: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(write.importlib.util, "find_spec", lambda _: None)
+    _, proof = export_folder(two_nets, "onnx", Form(), tmp_path / "out", [noise])
+    assert proof.runtime == "openvino"
+
+
+def test_what_cannot_be_had_is_refused(two_nets: ModelBundle, noise: Volume, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="there is no scan to compare on"):
+        export_folder(two_nets, "onnx", Form(), tmp_path, [])
+    with pytest.raises(InputError, match="holds one network"):
+        export_folder(ModelBundle.find("left-atrium"), "onnx", Form(ensemble=True), tmp_path, [noise])
+
+
+def test_nvidia_tools_accept_the_file(graph: bytes, tmp_path: Path) -> None:
+    """`polygraphy inspect model` and `polygraphy surgeon sanitize`, as a user would run them."""
+    path, clean = tmp_path / "toy.onnx", tmp_path / "clean.onnx"
+    path.write_bytes(graph)
+    for words in (["inspect", "model", path], ["surgeon", "sanitize", "--fold-constants", path, "-o", clean]):
+        polygraphy = Path(sys.executable).parent / "polygraphy"
+        answer = subprocess.run([polygraphy, *words], capture_output=True, text=True, check=False)
+        assert answer.returncode == 0, answer.stdout + answer.stderr
+        assert "probabilities [dtype=float32, shape=('batch', 3, '16*x', '16*y', '16*z')]" in answer.stdout
+        assert "[E]" not in answer.stdout + answer.stderr
+    patches = noise_patches(1, 1, 32, 32, 32)
+    np.testing.assert_allclose(run(clean.read_bytes(), patches), run(graph, patches), atol=1e-6)

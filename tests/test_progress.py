@@ -1,0 +1,58 @@
+import io
+import json
+import sys
+
+import pytest
+
+from c3s3_seg.batch import Progress
+from c3s3_seg.batch.outcome import Outcome, Refusal
+from c3s3_seg.report.rows import PredictionRow
+from c3s3_seg.verbs import progress
+from c3s3_seg.verbs.progress import Teller, duration
+
+ROW = PredictionRow("a\nb", (("organ", 2.5),), 1.0)
+DONE = Outcome("a\nb", "/scans/a", ROW, None, {}, {"a.nii.gz": "00"})
+FAILED = Outcome("c", "/scans/c", refusal=Refusal("it is broken", "c", None, "InputError", "load"))
+
+
+def tell(capsys: pytest.CaptureFixture[str], *, as_json: bool, quiet: bool) -> tuple[list[str], str]:
+    with Teller(as_json=as_json, quiet=quiet) as teller:
+        teller(Progress(0, 2, note="3 cases were finished before"))
+        teller(Progress(1, 2, 7.25, DONE))
+        teller(Progress(2, 2, 0.0, FAILED))
+    said = capsys.readouterr()
+    return said.out.splitlines(), said.err
+
+
+def test_machines_read_a_line_for_each_event(capsys: pytest.CaptureFixture[str]) -> None:
+    out, err = tell(capsys, as_json=True, quiet=True)
+    start, first, second = map(json.loads, out)
+    assert start == {"event": "start", "total": 2, "note": "3 cases were finished before"}
+    assert (first["case"], first["state"], first["left_s"]) == ("a\nb", "done", 7.2)
+    assert first["volume_ml"] == {"organ": 2.5}
+    assert (second["state"], second["reason"]) == ("failed", "c: it is broken.")
+    assert err == ""
+
+
+def test_people_read_what_stays_on_stderr(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, err = tell(capsys, as_json=False, quiet=False)
+    assert out == []
+    assert err == "3 cases were finished before\n"  # no terminal, and less than 30 s
+    monkeypatch.setattr(progress, "EVERY_S", 0.0)
+    _, err = tell(capsys, as_json=False, quiet=False)
+    assert "1 of 2 done, about 7 s left: a\\nb\n" in err
+
+
+def test_durations() -> None:
+    assert [duration(s) for s in (4.4, 150, 9000, 400_000)] == ["4 s", "2 min", "2.5 h", "4.6 days"]
+
+
+def test_a_stream_that_knows_few_letters(monkeypatch: pytest.MonkeyPatch) -> None:
+    from c3s3_seg.verbs.terminal import say
+
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
+    say("心房")
+    assert raw.getvalue() == b"\\u5fc3\\u623f\n"
