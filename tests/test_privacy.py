@@ -80,13 +80,24 @@ def found(*contents: bytes) -> list[bytes]:
 def test_nothing_we_write_or_say_names_a_patient(scans: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     answer = run(
-        "predict", scans, "-o", out, "--model", "phantom", "--picture", "--fix", "gaps", "--probabilities"
+        "predict",
+        scans,
+        "-o",
+        out,
+        "--model",
+        "phantom",
+        "--picture",
+        "--fix",
+        "gaps",
+        "--probabilities",
+        "--html",
     )
     assert answer.returncode == 1  # three of the five are refused, and their reasons are in the output
     assert b"of two patients" in answer.stdout
     assert found(answer.stdout, answer.stderr) == []
     files = [path for path in out.rglob("*") if path.is_file()]
-    assert {path.suffix for path in files} == {".gz", ".json", ".csv", ".png", ".sqlite", ".jsonl"}
+    suffixes = {".gz", ".json", ".csv", ".png", ".html", ".sqlite", ".jsonl"}
+    assert {path.suffix for path in files} == suffixes
     for path in files:
         content = path.read_bytes()
         if path.suffix == ".gz":

@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import zlib
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
-from pydicom.tag import Tag
+from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import RawDataElement
+from pydicom.multival import MultiValue
+from pydicom.tag import BaseTag, Tag
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from c3s3_seg.io.sniff import DICOM_SUFFIXES, PREFIX_END, begins_as_dicom
@@ -38,6 +42,7 @@ NAMES: list[Any] = [
     "PixelPaddingRangeLimit", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
     0x0019100C, 0x20011003, 0x00431039,
 ]  # fmt: skip
+_NUMBERS = {"US": "u2", "SS": "i2", "US or SS": "u2", "UL": "u4", "SL": "i4", "FD": "f8", "FL": "f4"}
 TAGS = [Tag(name) for name in NAMES]  # pydicom would turn the names into numbers for each file anew
 
 
@@ -73,9 +78,13 @@ class Slice:
 
     def _read(self, keyword: str | int) -> str:
         try:
-            value = self.data.get(keyword)
-            value = value.value if isinstance(value, pydicom.DataElement) else value
-            return "" if value is None or value == [] else str(value).strip()
+            item = self.data.get_item(_tag(keyword))
+            if isinstance(item, RawDataElement):
+                return _raw_text(item.tag, item.VR, item.value or b"", item.is_little_endian)
+            value = None if item is None else item.value
+            if isinstance(value, MultiValue):
+                return "\\".join(str(v) for v in value)
+            return "" if value is None else str(value).strip()
         except Exception:  # pydicom converts a value when it is first asked for, and raises what it likes
             return ""
 
@@ -83,8 +92,8 @@ class Slice:
         """An attribute of `count` finite numbers; None if it is not that."""
         if keyword not in self._lists:
             try:
-                self._lists[keyword] = np.array([float(v) for v in self.data[keyword].value])
-            except Exception:  # pydicom converts a value when it is first asked for
+                self._lists[keyword] = np.array([float(v) for v in self.text(keyword).split("\\")])
+            except ValueError:
                 self._lists[keyword] = np.empty(0)
         values = self._lists[keyword]
         return values if values.shape == (count,) and np.isfinite(values).all() else None
@@ -100,6 +109,23 @@ class Slice:
     def is_localizer(self) -> bool:
         """Whether the third value of ImageType (PS3.3, C.8.2.1.1.1) says that it is a scout view."""
         return "LOCALIZER" in self.text("ImageType").upper()
+
+
+@lru_cache(256)
+def _tag(keyword: str | int) -> BaseTag:
+    return Tag(keyword)
+
+
+@lru_cache(4096)
+def _raw_text(tag: BaseTag, vr: str | None, raw: bytes, little: bool) -> str:
+    """Values as text, with `\\` between them. Most are the same in all slices, so they are kept."""
+    vr = vr or dictionary_VR(tag)
+    if vr in _NUMBERS:
+        kind = np.dtype(("<" if little else ">") + _NUMBERS[vr])
+        return "\\".join(str(v) for v in np.frombuffer(raw, kind).tolist())
+    if vr in ("SQ", "UN", "OB", "OW"):
+        return raw.hex()
+    return "\\".join(v.strip(" \0") for v in raw.decode("latin-1").split("\\"))
 
 
 @dataclass(frozen=True)
@@ -141,14 +167,15 @@ def _look_into(file: BinaryIO, path: Path, name: str) -> Slice | Broken | bool:
         file.seek(0)
         data = pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=TAGS)
         offset = _plain_pixels(data, file)
-        kind = _storage_class(data)
-        uid = str(data.get("SeriesInstanceUID", "") or "") or None
+        item = Slice(path, name, data, None, offset)
+        uid = item.text("SeriesInstanceUID") or None
     except Exception as error:  # pydicom raises whatever its parser trips over
         return Broken(name, f"its header cannot be read ({type(error).__name__})")
+    kind = item.text("SOPClassUID") or _storage_class(data)
     if kind == MEDIA_DIRECTORY:
         return False
-    if "Rows" in data and "Columns" in data and kind:
-        return Slice(path, name, data, None, offset)
+    if kind and item.text("Rows") and item.text("Columns"):
+        return item
     # A header that is cut may end within this very UID, or within that of the series.
     if kind is None or any(c.startswith(kind) for c in SLICE_CLASSES | FRAME_CLASSES):
         return Broken(name, "its header ends too early", uid)
@@ -157,7 +184,7 @@ def _look_into(file: BinaryIO, path: Path, name: str) -> Slice | Broken | bool:
 
 def _storage_class(data: Any) -> str | None:
     meta = getattr(data, "file_meta", None) or {}
-    return str(data.get("SOPClassUID", "") or meta.get("MediaStorageSOPClassUID", "") or "") or None
+    return str(meta.get("MediaStorageSOPClassUID", "") or "") or None
 
 
 def _check_inflated(head: bytes, file: BinaryIO) -> None:

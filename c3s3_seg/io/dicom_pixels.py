@@ -117,12 +117,11 @@ class _Bits:
 
     @classmethod
     def of(cls, item: Slice) -> _Bits:
-        data = item.data
         stored, high = item.number("BitsStored", 0), item.number("HighBit", -1)
         if stored < 1 or high != stored - 1:
             raise ValueError("HighBit is not BitsStored - 1")
-        slope = 1.0 if data.get("RescaleSlope") is None else float(data.RescaleSlope)
-        intercept = 0.0 if data.get("RescaleIntercept") is None else float(data.RescaleIntercept)
+        slope = float(item.text("RescaleSlope") or 1)
+        intercept = float(item.text("RescaleIntercept") or 0)
         if slope == 0:
             raise ValueError("RescaleSlope is 0")
         return cls(stored, slope, intercept, _pad(item))

@@ -47,7 +47,10 @@ class Series:
     @property
     def description(self) -> str:
         """SeriesDescription: free text, for the user who asks for it; never for logs."""
-        return self.slices[0].text("SeriesDescription")
+        try:  # by pydicom, which knows the character set
+            return str(self.slices[0].data.get("SeriesDescription") or "").strip()
+        except Exception:  # it raises what it likes
+            return ""
 
     @property
     def is_volume(self) -> bool:

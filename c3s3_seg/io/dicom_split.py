@@ -157,6 +157,6 @@ def _label(keys: Sequence[str | int], values: Sequence[str], number: int) -> str
 
 
 def _short(value: str) -> str:
-    """`['ORIGINAL', 'PRIMARY', 'M', 'FFE']` -> `M FFE`; numbers as they are."""
-    words = [w.strip(" '\"") for w in value.strip("[]").split(",")]
+    """`ORIGINAL\\PRIMARY\\M\\FFE` -> `M FFE`; numbers as they are."""
+    words = value.split("\\")
     return " ".join(words[2:] if len(words) > 2 and not _number(words[0]) < float("inf") else words) or "-"
