@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from c3s3_seg.batch.case import Steps
-from c3s3_seg.batch.job import Job, Model, Task
+from c3s3_seg.batch.job import Job, Model, Task, plain
 from c3s3_seg.batch.outcome import Outcome, Refusal
 from c3s3_seg.batch.run import Engine
 from c3s3_seg.batch.workers import available_processors
 from c3s3_seg.errors import C3S3Error, InputError, MissingError
-from c3s3_seg.schema import dump, parse
+from c3s3_seg.schema import parse
 
 TRIES = 2  # how many workers a case may take down before it is the case's fault
 QUEUED = 3  # cases per worker that wait on the cluster; the others wait here
@@ -106,7 +106,7 @@ def _absolute(job: Job) -> Job:
 
 
 def _setup(model: Model, job: Job) -> str:
-    return json.dumps({"model": dump(model), "job": dump(job)})
+    return json.dumps({"model": asdict(model), "job": asdict(job)}, default=plain)
 
 
 def _resources(client: Any) -> dict[str, int] | None:

@@ -142,6 +142,11 @@ class Model:
         return predictor, origin(bundle, predictor)
 
 
+def plain(value: Any) -> Any:
+    """For `json.dumps(default=...)`: paths as they are, even such as are no Unicode; sets in a fixed order."""
+    return sorted(value) if isinstance(value, frozenset) else os.fspath(value)
+
+
 @dataclass(frozen=True)
 class Plan:
     """How to go about many cases.

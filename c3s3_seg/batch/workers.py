@@ -19,11 +19,11 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from c3s3_seg.batch.job import Job, Model, Task
+from c3s3_seg.batch.job import Job, Model, Task, plain
 from c3s3_seg.batch.outcome import Outcome, Refusal
 from c3s3_seg.batch.run import Engine
 from c3s3_seg.errors import C3S3Error, InputError
-from c3s3_seg.schema import dump, parse
+from c3s3_seg.schema import parse
 
 AHEAD = 3  # cases that a worker has at a time: one is read, one is in the network, one is written
 TRIES = 2
@@ -92,7 +92,7 @@ class _Worker:
         """One line; a worker that is gone is noticed by its end of file."""
         if self.process.stdin is not None:
             with suppress(BrokenPipeError):
-                self.process.stdin.write(json.dumps(what, default=os.fspath).encode() + b"\n")
+                self.process.stdin.write(json.dumps(what, default=plain).encode() + b"\n")
                 self.process.stdin.flush()
 
 
@@ -169,7 +169,7 @@ class Pool:
         )
         os.set_blocking(process.stdout.fileno(), False)  # type: ignore[union-attr]
         worker = _Worker(process, errors)
-        worker.send({"model": dump(self._model), "job": dump(self._job)})
+        worker.send({"model": asdict(self._model), "job": asdict(self._job)})
         self._workers.append(worker)
         self._selector.register(process.stdout, selectors.EVENT_READ, worker)  # type: ignore[arg-type]
 
