@@ -143,7 +143,7 @@ class Model:
 
 
 def plain(value: Any) -> Any:
-    """For `json.dumps(default=...)`: paths as they are, even such as are no Unicode; sets in a fixed order."""
+    """For `json.dumps(default=...)`: paths as they are, be they Unicode or not; sets in a fixed order."""
     return sorted(value) if isinstance(value, frozenset) else os.fspath(value)
 
 
