@@ -155,6 +155,7 @@ class Manifest:
     """Everything about a bundle but the numbers.
 
     `training` and `parity` (of each exported graph, by its file name) are for the reader, not for programs.
+    `companion` is the folder beside this one with more networks for the same task, see `members`.
     """
 
     task: Task
@@ -164,6 +165,7 @@ class Manifest:
     parity: dict[str, Any] = field(default_factory=dict)
     format: Literal[1] = 1
     doubt: Calibration | None = None
+    companion: str | None = None
 
 
 @dataclass(frozen=True)
@@ -235,6 +237,28 @@ class ModelBundle:
     def task(self) -> Task:
         """What the model does."""
         return self.manifest.task
+
+    def members(self) -> list[tuple[ModelBundle, Network]]:
+        """All networks for this task, winner first, each with the bundle that holds it.
+
+        A bundle may name a companion, a folder beside it: another bundle of the same task, which brings
+        the networks that would have made this one too large.
+
+        Raises
+        ------
+        InputError
+            If the companion is not there, is damaged, or does another task.
+        """
+        own = [(self, network) for network in self.networks]
+        name = self.manifest.companion
+        if name is None:
+            return own
+        if Path(name).name != name:
+            raise InputError(f"the companion '{name}' is not a folder beside this one", where=self.folder)
+        other = ModelBundle.load(self.folder.parent / name)
+        if (other.task.label_values, other.task.recipe) != (self.task.label_values, self.task.recipe):
+            raise InputError("its labels or its recipe are not those of its companion", where=other.folder)
+        return own + [(other, network) for network in other.networks]
 
     @property
     def networks(self) -> tuple[Network, ...]:

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -79,7 +80,7 @@ def test_dump_and_parse_are_inverse(bundle: ModelBundle) -> None:
 
 
 def test_shipped_bundles_are_whole() -> None:
-    assert shipped_bundles() == ["left-atrium", "phantom"]
+    assert shipped_bundles() == ["left-atrium", "left-atrium-vnet", "phantom"]
     for name in shipped_bundles():
         bundle = ModelBundle.find(name)
         assert bundle.task.name == name
@@ -92,3 +93,29 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be written"):
         write_whole(target, b"a folder is in the way")
     assert [p.name for p in tmp_path.iterdir()] == ["folder"]
+
+
+def with_companion(bundle: ModelBundle, name: str) -> ModelBundle:
+    return ModelBundle(bundle.folder, replace(bundle.manifest, companion=name)).add({})
+
+
+def test_a_companion_brings_its_networks(bundle: ModelBundle) -> None:
+    assert bundle.members() == [(bundle, NETWORK)]
+    files = {NETWORK.weights: b"other"}
+    other = ModelBundle.create(bundle.folder.parent / "c", TASK, files, (NETWORK,), {})
+    (_, first), (home, second) = with_companion(bundle, "c").members()
+    assert home.folder == other.folder
+    assert first == second == NETWORK
+
+
+@pytest.mark.parametrize(("name", "message"), [("../c", "not a folder beside"), ("gone", "no manifest")])
+def test_a_companion_that_is_not_beside_it(bundle: ModelBundle, name: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        with_companion(bundle, name).members()
+
+
+def test_a_companion_for_another_task_is_refused(bundle: ModelBundle) -> None:
+    task = replace(TASK, labels=TASK.labels[:1])
+    ModelBundle.create(bundle.folder.parent / "c", task, {NETWORK.weights: b"x"}, (NETWORK,), {})
+    with pytest.raises(InputError, match="not those of its companion"):
+        with_companion(bundle, "c").members()

@@ -60,14 +60,16 @@ def phantom() -> ModelBundle:
 def test_without_tensorrt_one_line_says_what_to_install(verb: str, tmp_path: Path) -> None:
     if importlib.util.find_spec("tensorrt"):
         pytest.skip("TensorRT is installed here")
-    given = {"predict": [tmp_path, "--model", "phantom", "--backend"], "export": ["phantom", "--to"]}[verb]
+    scan = tmp_path / "scan.nii.gz"
+    scan.touch()
+    given = {"predict": [scan, "--model", "phantom", "--backend"], "export": ["phantom", "--to"]}[verb]
     words = [sys.executable, "-m", "c3s3_seg", verb, *given, "tensorrt", "-o", tmp_path / "out"]
     answer = subprocess.run(words, capture_output=True, text=True, check=False)
     assert answer.returncode == 3
     assert answer.stderr.count("\n") == 1
     assert "No module named 'tensorrt'" in answer.stderr
     assert "from NVIDIA's own package index" in answer.stderr
-    assert not (tmp_path / "out").exists()
+    assert not [*(tmp_path / "out").rglob("*")]
 
 
 def test_libraries_that_do_not_load_are_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -39,7 +39,10 @@ def test_the_card_says_where_it_came_from(toy_config: Path, bundle: ModelBundle,
     origin = second.manifest.training["begun_from"]
     before = bundle.manifest.training
     assert (origin["iterations"], origin["seconds"]) == (before["iterations"], before["seconds"])
-    assert origin["weights_sha256"]["model.safetensors"] == bundle.manifest.files["model.safetensors"]
+    assert (
+        origin["weights_sha256"][bundle.networks[0].architecture]
+        == bundle.manifest.files["model.safetensors"]
+    )
     assert "**Begun from** the" in (second.folder / "README.md").read_text()
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from c3s3_seg.batch.shard import Shard
-from c3s3_seg.bundle import ModelBundle
+from c3s3_seg.bundle import ModelBundle, Network
 from c3s3_seg.inference import Predictor, Settings, open_predictor
 from c3s3_seg.inference.backends import Choice
 from c3s3_seg.inference.careful import Care
@@ -175,11 +175,17 @@ class Plan:
     command: tuple[str, ...] = ()
 
 
+def _hashes(bundle: ModelBundle, members: list[tuple[ModelBundle, Network]]) -> dict[str, str]:
+    """File -> sha256; a companion's file by its folder's name too."""
+    names = {home.folder: "" if home is bundle else f"../{home.folder.name}/" for home, _ in members}
+    return {names[home.folder] + n.weights: home.manifest.files[n.weights] for home, n in members}
+
+
 def origin(bundle: ModelBundle, predictor: Predictor) -> dict[str, Any]:
     """What will have produced the masks: for the JSON of each case."""
-    networks = bundle.networks[: len(predictor.backends)]
+    members = bundle.members() if len(predictor.backends) > 1 else [(bundle, bundle.networks[0])]
     return {
         "bundle": bundle.task.name,
-        "weights_sha256": {n.weights: bundle.manifest.files[n.weights] for n in networks},
+        "weights_sha256": _hashes(bundle, members),
         **predictor.record(),
     }

@@ -48,13 +48,15 @@ def open_predictor(
         doubt is asked for.
     """
     settings = settings or Settings()
-    if len(bundle.networks) < 2 and (ensemble or settings.uncertainty):
+    several = ensemble or settings.uncertainty
+    members = bundle.members() if several else [(bundle, bundle.networks[0])]
+    if several and len(members) < 2:
         what = "an ensemble was asked for" if ensemble else "a measure of doubt needs two networks"
         raise InputError(f"{what}, but this bundle holds one network", where=bundle.folder)
-    networks = bundle.networks if ensemble or settings.uncertainty else bundle.networks[:1]
+    networks = [network for _, network in members]
     wish = Wish(backend, settings.device, settings.precision, threads)
     wish, best, remarks = with_profile(wish, settings.profile, networks[0])
-    backends = [open_backend(bundle, network, wish) for network in networks]
+    backends = [open_backend(home, network, wish) for home, network in members]
     for opened in backends:
         if settings.memory_bytes is not None and isinstance(opened, OpenVinoBackend):
             opened.keep = 1  # what the next scan needs must fit as well

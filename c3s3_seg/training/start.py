@@ -23,28 +23,29 @@ def begin_from(run: Run, bundle: ModelBundle) -> None:
     """
     _same_task(run, bundle)
     candidates = run.method.candidates()
-    taken = [network for network in bundle.networks if network.architecture in candidates]
+    members = bundle.members()
+    taken = [(home, network) for home, network in members if network.architecture in candidates]
     if not taken:
-        found = ", ".join(network.architecture for network in bundle.networks)
+        found = ", ".join(network.architecture for _, network in members)
         what = f"it holds {found}; method '{run.config.method}' trains {', '.join(candidates)}"
         raise InputError(what, where=bundle.folder, todo="Choose another method, or set networks.supervised")
-    for network in taken:
+    for home, network in taken:
         net, wanted = candidates[network.architecture]
         _same_width(network, wanted, bundle)
-        weights = load_torch(bundle, network).state_dict()
+        weights = load_torch(home, network).state_dict()
         net.load_state_dict(weights)
         run.emas[network.architecture].net.load_state_dict(weights)
     run.history.append({"iteration": 0, "begun_from": _origin(bundle, taken)})
 
 
-def _origin(bundle: ModelBundle, taken: list[Network]) -> dict[str, Any]:
+def _origin(bundle: ModelBundle, taken: list[tuple[ModelBundle, Network]]) -> dict[str, Any]:
     """What the card says of the bundle; `seconds` counts its own forebears too."""
     facts = bundle.manifest.training
     earlier = facts.get("begun_from") or {}
     return {
         "bundle": bundle.task.name,
-        "networks": [network.architecture for network in taken],
-        "weights_sha256": {n.weights: bundle.manifest.files[n.weights] for n in taken},
+        "networks": [network.architecture for _, network in taken],
+        "weights_sha256": {n.architecture: home.manifest.files[n.weights] for home, n in taken},
         "iterations": facts.get("iterations", 0) + earlier.get("iterations", 0),
         "seconds": facts.get("seconds", 0) + earlier.get("seconds", 0),
     }
