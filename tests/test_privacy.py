@@ -93,7 +93,7 @@ def test_nothing_we_write_or_say_names_a_patient(scans: Path, tmp_path: Path) ->
         "--html",
     )
     assert answer.returncode == 1  # three of the five are refused, and their reasons are in the output
-    assert b"of two patients" in answer.stdout
+    assert b"of two patients" in b" ".join(answer.stdout.split())  # lines break where the path is long
     assert found(answer.stdout, answer.stderr) == []
     files = [path for path in out.rglob("*") if path.is_file()]
     suffixes = {".gz", ".json", ".csv", ".png", ".html", ".sqlite", ".jsonl"}
