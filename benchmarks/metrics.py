@@ -234,7 +234,8 @@ def compare(name: str, data: Path) -> None:
                 continue
             rows[contender] = json.loads(answer.stdout.splitlines()[-1])
     print(
-        f"\n| {name} | s | times ours | peak MB | largest difference to medpy (mm) |\n|---|---|---|---|---|"
+        f"\n| {name} | s | times ours | CPU s | times ours | peak MB | largest difference to medpy (mm) |\n"
+        "|---|---|---|---|---|---|---|"
     )
     for contender, row in rows.items():
         _, average, package = CONTENDERS[contender]
