@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -10,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from c3s3_seg.batch import Job, Model, predict_cases, verify
-from c3s3_seg.batch.provenance import surroundings, versions
+from c3s3_seg.batch.provenance import surroundings
 from c3s3_seg.bundle import WEIGHTS, ModelBundle, shipped_bundles
 from c3s3_seg.errors import C3S3Error
-from c3s3_seg.inference.devices import cuda_devices, openvino_devices
+from c3s3_seg.inference.hardware import check_onnx_wheels, cuda_devices, installed, openvino_devices
 from c3s3_seg.phantom import save, simulate
 
 SEED = 20_261  # no shipped bundle has seen it
@@ -71,12 +70,10 @@ def _openvino() -> str:
 
 
 def _onnxruntime() -> str:
-    both = {"onnxruntime", "onnxruntime-gpu"} & set(versions())
-    if len(both) == 2:
-        raise RuntimeError(
-            "the CPU and the GPU build are both installed and overwrite each other; remove one"
-        )
-    return ", ".join(both) or ("found" if importlib.util.find_spec("onnxruntime") else "not installed")
+    clash = check_onnx_wheels("auto")
+    if clash is not None:
+        raise RuntimeError(clash)
+    return ", ".join(installed("onnxruntime", "onnxruntime-gpu")) or "not installed"
 
 
 def _bundle(name: str) -> str:

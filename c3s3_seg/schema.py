@@ -1,5 +1,6 @@
 """Dicts from the outside (JSON, TOML) -> frozen dataclasses, or an error that names the key."""
 
+import math
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,6 +36,17 @@ def dump(instance: Any) -> Any:
     from pydantic import TypeAdapter
 
     return TypeAdapter(type(instance)).dump_python(instance, mode="json")
+
+
+def plain(value: Any) -> Any:
+    """JSON that every reader takes: infinity becomes "inf" or "-inf", nan null; tuples become lists."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    return value
 
 
 def _config_error(errors: list[Any], cls: type, where: str | Path) -> ConfigError:

@@ -12,7 +12,8 @@ from scipy.stats import wilcoxon
 
 from c3s3_seg.io import save
 from c3s3_seg.metrics import PaperScore
-from c3s3_seg.report import CaseScore, compare
+from c3s3_seg.report.compare import compare
+from c3s3_seg.report.rows import CaseScore
 from c3s3_seg.volume import Geometry
 
 

@@ -13,8 +13,8 @@ from c3s3_seg.errors import MissingError
 from c3s3_seg.evaluate import Settings, evaluate
 from c3s3_seg.io import save
 from c3s3_seg.metrics import PaperScore
-from c3s3_seg.report import CaseScore, Failure
 from c3s3_seg.report.html import DETAILED, Report, worst_first, write_report_page
+from c3s3_seg.report.rows import CaseScore, Failure
 from c3s3_seg.volume import Geometry
 
 GRID = Geometry.build((40, 36, 24), (1, 1, 1.5))

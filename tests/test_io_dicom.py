@@ -3,12 +3,12 @@
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pydicom
 import pytest
+from dicom_files import Edit, edit, values
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
     CTImageStorage,
@@ -26,22 +26,6 @@ from c3s3_seg.errors import GeometryError, InputError
 from c3s3_seg.io import load
 from c3s3_seg.io.dicom_write import save_series
 from c3s3_seg.volume import Geometry, Volume
-
-Edit = Callable[[pydicom.Dataset], None]
-
-
-def edit(path: Path, change: Edit) -> None:
-    data = pydicom.dcmread(path)
-    change(data)
-    data.save_as(path)
-
-
-def values(**attributes: object) -> Edit:
-    def change(data: pydicom.Dataset) -> None:
-        for keyword, value in attributes.items():
-            setattr(data, keyword, value)
-
-    return change
 
 
 def add(data: np.ndarray | float) -> Edit:

@@ -15,20 +15,12 @@ from rich.table import Table
 from c3s3_seg import files
 from c3s3_seg.errors import GeometryError, InputError
 from c3s3_seg.metrics import PaperScore, Score, score
-from c3s3_seg.report import (
-    CaseScore,
-    Failure,
-    PredictionRow,
-    cohorts,
-    evaluation_table,
-    overlay_png,
-    prediction_table,
-    statistics,
-    write_cases_csv,
-    write_report_json,
-)
-from c3s3_seg.report.picture import _layout
+from c3s3_seg.report.cohort import cohorts, statistics
+from c3s3_seg.report.picture import _layout, overlay_png
 from c3s3_seg.report.planes import PLANES, _patient_axes, cut
+from c3s3_seg.report.rows import CaseScore, Failure, PredictionRow
+from c3s3_seg.report.tables import write_cases_csv, write_report_json
+from c3s3_seg.report.terminal import evaluation_table, prediction_table
 from c3s3_seg.volume import Geometry, Volume
 
 

@@ -3,8 +3,9 @@
 `predict_cases` does them; `case.Steps` is one case, from its file to its mask; `verify` re-checks a folder.
 """
 
-from c3s3_seg.batch.case import MARK, PROBABILITIES, predict_case
+from c3s3_seg.batch.case import predict_case
 from c3s3_seg.batch.job import Job, Model, Plan, Suffix, origin
+from c3s3_seg.batch.output import MARK, PROBABILITIES
 from c3s3_seg.batch.provenance import verify
 from c3s3_seg.batch.run import BatchResult, Progress, predict_cases
 from c3s3_seg.batch.shard import Shard, parse_shard

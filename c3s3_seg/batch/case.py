@@ -13,50 +13,22 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from c3s3_seg import __version__
-from c3s3_seg.batch.hashes import scan_sha256, sha256
+from c3s3_seg.batch.hashes import input_sha256
 from c3s3_seg.batch.job import Job, Task
 from c3s3_seg.batch.outcome import Outcome, Refusal, unforeseen
-from c3s3_seg.bundle import Task as ModelTask
+from c3s3_seg.batch.output import MARK, write_case
+from c3s3_seg.batch.stages import Loaded, Predicted
 from c3s3_seg.errors import C3S3Error, GeometryError, InputError
-from c3s3_seg.files import make_folder, printable, write_whole
-from c3s3_seg.inference.careful import Care, Judged, judge, searches, segment
-from c3s3_seg.inference.predictor import Prediction, Predictor, Prepared
-from c3s3_seg.io import Case, load, load_mask, save
-from c3s3_seg.io.dicom_names import Segment
-from c3s3_seg.io.formats import check_format, image_suffix_of, save_repaired, write_mask
-from c3s3_seg.metrics import diagonal_mm, score
-from c3s3_seg.report.rows import CaseScore, PredictionRow
+from c3s3_seg.inference.careful import Care, judge, searches, segment
+from c3s3_seg.inference.predictor import Predictor
+from c3s3_seg.io import Case, load, load_mask
+from c3s3_seg.io.formats import check_format
+from c3s3_seg.report.rows import PredictionRow
 from c3s3_seg.volume import Volume
 
-PROBABILITIES = "probabilities"
-UNCERTAINTY = "uncertainty"
-MARK = "c3s3_seg"  # the key by which a JSON of ours is known
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A scan that was read and found fit, with its truth and the hashes of both."""
-
-    task: Task
-    scan: Volume
-    truth: Volume | None
-    inputs: dict[str, str]
-    seconds: dict[str, float]
-    judged: Judged | None = None
-    prepared: Prepared | None = None
-
-
-@dataclass(frozen=True)
-class Predicted:
-    """A scan with its mask."""
-
-    loaded: Loaded
-    prediction: Prediction
-    seconds: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -112,7 +84,7 @@ class Steps:
             return predicted
         task = self.predictor.task
         loaded = predicted.loaded
-        return _attempt("write", loaded.task, lambda: _write(predicted, self.job, task), loaded)
+        return _attempt("write", loaded.task, lambda: write_case(predicted, self.job, task), loaded)
 
 
 def predict_case(case: Case, predictor: Predictor, job: Job, truth_path: Path | None) -> PredictionRow:
@@ -165,13 +137,13 @@ def _attempt(step: str, task: Task, work: Callable[[], T], loaded: Loaded | None
     inputs = loaded.inputs if loaded else {}
     if loaded is None:
         with suppress(C3S3Error, OSError):  # so that a scan that is mended is tried again
-            inputs = _hashes(task)
+            inputs = input_sha256(task.case.path, task.truth)
     return Outcome(task.case.name, task.place, refusal=refusal, inputs=inputs)
 
 
 def _load(task: Task, job: Job) -> Loaded:
     started = time.perf_counter()
-    inputs = _hashes(task)
+    inputs = input_sha256(task.case.path, task.truth)
     hashed = time.perf_counter()
     how = job.reading
     scan = load(task.case.path, series=how.series, fix=how.fix, rule=how.rule)
@@ -179,11 +151,6 @@ def _load(task: Task, job: Job) -> Loaded:
     truth = _truth(task.truth, scan) if task.truth is not None else None
     seconds = {"hash": hashed - started, "load": time.perf_counter() - hashed}
     return Loaded(task, scan, truth, inputs, seconds)
-
-
-def _hashes(task: Task) -> dict[str, str]:
-    hashes = {"scan": scan_sha256(task.case.path)}
-    return hashes if task.truth is None else {**hashes, "truth": sha256(task.truth)}
 
 
 def _truth(path: Path, scan: Volume) -> Volume:
@@ -215,139 +182,3 @@ def _predict(loaded: Loaded, predictor: Predictor, care: Care) -> Predicted:
         prediction = predictor.restore(loaded.prepared, predictor.network(loaded.prepared))
     seconds = {**loaded.seconds, **prediction.seconds}
     return Predicted(replace(loaded, judged=judged), prediction, seconds)
-
-
-def _write(predicted: Predicted, job: Job, model: ModelTask) -> Outcome:
-    started = time.perf_counter()
-    loaded, prediction = predicted.loaded, predicted.prediction
-    case, scan = loaded.task.case, loaded.scan
-    scores = _score(case.name, prediction.mask, loaded.truth, model.label_values)
-    written = [job.mask_of(case.name)]
-    write_mask(prediction.mask, written[0], job.suffix, segments(model), job.maker)
-    repaired = save_repaired(scan, job.out, case.name)
-    written += [repaired] if repaired is not None else []
-    written += _save_probabilities(case, prediction, job)
-    written += _save_doubt(case, prediction, job)
-    if job.picture:
-        written.append(_draw(case, scan, prediction.mask, loaded.truth, job.out))
-    spent = {**predicted.seconds, "write": time.perf_counter() - started}
-    volumes = tuple(prediction.volume_ml.items())
-    row = PredictionRow(case.name, volumes, sum(spent.values()), scores, prediction.notes)
-    facts = _facts(predicted, row, spent, job)
-    if job.html:
-        written.append(_write_page(predicted, facts, model, job.out))
-    written.append(job.out / f"{case.name}.json")
-    write_whole(written[-1], json.dumps(facts, indent=1).encode())
-    hashing = time.perf_counter()
-    outputs = {str(path.relative_to(job.out)): sha256(path) for path in written}
-    spent["hash"] = spent.get("hash", 0.0) + time.perf_counter() - hashing
-    return Outcome(case.name, loaded.task.place, row, None, loaded.inputs, outputs, spent, _verdict(loaded))
-
-
-def _verdict(loaded: Loaded) -> str:
-    return loaded.judged.verdict.level if loaded.judged else ""
-
-
-def segments(task: ModelTask) -> tuple[Segment, ...]:
-    """The labels of a task as DICOM names them."""
-    return tuple(
-        Segment(x.name, x.value, (x.code.value, x.code.scheme, x.code.meaning) if x.code else None)
-        for x in task.labels
-    )
-
-
-def _save_probabilities(case: Case, prediction: Prediction, job: Job) -> list[Path]:
-    folder = job.out / PROBABILITIES  # apart, so that `evaluate` does not take them for masks
-    written = []
-    for name, probability in prediction.probabilities.items():
-        make_folder(folder)
-        written.append(folder / f"{case.name}.{name}.{image_suffix_of(job.suffix)}")
-        save(probability, written[-1])
-    return written
-
-
-def _save_doubt(case: Case, prediction: Prediction, job: Job) -> list[Path]:
-    if prediction.doubt is None:
-        return []
-    make_folder(job.out / UNCERTAINTY)
-    path = job.out / UNCERTAINTY / f"{case.name}.{image_suffix_of(job.suffix)}"
-    save(prediction.doubt.map, path)
-    return [path]
-
-
-def _score(case: str, mask: Volume, truth: Volume | None, labels: dict[str, int]) -> tuple[CaseScore, ...]:
-    if truth is None:
-        return ()
-    worst = diagonal_mm(mask.geometry)
-    return tuple(CaseScore(case, name, score(mask, truth, value), worst) for name, value in labels.items())
-
-
-def _draw(case: Case, scan: Volume, mask: Volume, truth: Volume | None, out: Path) -> Path:
-    from c3s3_seg.report.picture import overlay_png
-
-    masks = {"prediction": mask} | ({"truth": truth} if truth is not None else {})
-    overlay_png(scan, masks, out / f"{case.name}.png", title=printable(case.name))
-    return out / f"{case.name}.png"
-
-
-def _write_page(predicted: Predicted, facts: dict[str, Any], model: ModelTask, out: Path) -> Path:
-    from c3s3_seg.report.prediction_page import PredictedCase, Uncertainty, write_prediction_page
-
-    loaded, prediction, doubt = predicted.loaded, predicted.prediction, predicted.prediction.doubt
-    name, judged = loaded.task.case.name, loaded.judged
-    words = "Where the bundle's two networks differ: half the sum of the differences of their probabilities"
-    shown = PredictedCase(
-        printable(name),
-        loaded.scan,
-        prediction.mask,
-        model.label_values,
-        prediction.volume_ml,
-        flags=(*(judged.remarks if judged else ()), *prediction.notes),
-        uncertainty=Uncertainty(doubt.map, words) if doubt else None,
-        facts=facts,
-    )
-    write_prediction_page(out / f"{name}.html", shown)
-    return out / f"{name}.html"
-
-
-def _facts(predicted: Predicted, row: PredictionRow, spent: dict[str, float], job: Job) -> dict[str, Any]:
-    loaded, prediction = predicted.loaded, predicted.prediction
-    scan, grid = loaded.scan, loaded.scan.geometry
-    return {
-        MARK: __version__,
-        "case": row.case,
-        "scan": {
-            "path": str(loaded.task.case.path),
-            "sha256": loaded.inputs["scan"],
-            "modality": scan.source.modality,
-            "series_uid": scan.source.series_uid,
-            "shape": list(grid.shape),
-            "spacing_mm": grid.spacing_mm.tolist(),
-            "notes": list(scan.source.notes),
-        },
-        "volume_ml": prediction.volume_ml,
-        "scores": {s.label: {k: _number(v) for k, v in s.score.flat().items()} for s in row.scores},
-        "seconds": {} if job.deterministic else {**spent, "total": row.seconds_s},
-        "tiles": prediction.tiles,
-        "tile": list(prediction.tile),
-        "tidied": prediction.tidied,
-        "notes": list(prediction.notes),
-        "doubt": _doubt(prediction),
-        "gate": loaded.judged.facts if loaded.judged else None,
-        "made_with": job.origin or {},
-    }
-
-
-def _doubt(prediction: Prediction) -> dict[str, Any] | None:
-    doubt = prediction.doubt
-    if doubt is None:
-        return None
-    between = {name: _number(mm) for name, mm in doubt.hd95_mm.items()}
-    return {"hd95_mm": between, "threshold_mm": doubt.threshold_mm, "flagged": doubt.flagged}
-
-
-def _number(value: float) -> float | str | None:
-    """JSON knows no infinity and no nan: "inf" and null, as in report.json."""
-    if value != value:
-        return None
-    return "inf" if value == float("inf") else value

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from c3s3_seg.batch.case import Steps
-from c3s3_seg.batch.job import Job, Model, Task, plain
+from c3s3_seg.batch.job import Job, Model, Task, sendable
 from c3s3_seg.batch.outcome import Outcome, Refusal
 from c3s3_seg.batch.run import Engine
 from c3s3_seg.batch.workers import available_processors
@@ -106,7 +106,7 @@ def _absolute(job: Job) -> Job:
 
 
 def _setup(model: Model, job: Job) -> str:
-    return json.dumps({"model": asdict(model), "job": asdict(job)}, default=plain)
+    return json.dumps({"model": asdict(model), "job": asdict(job)}, default=sendable)
 
 
 def _resources(client: Any) -> dict[str, int] | None:

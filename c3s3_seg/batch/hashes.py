@@ -47,6 +47,18 @@ def scan_sha256(path: Path) -> str:
     return hashlib.sha256(b"".join(lines)).hexdigest()
 
 
+def input_sha256(scan: Path, truth: Path | None) -> dict[str, str]:
+    """Of what a case is made from: its scan and, where it has one, its truth.
+
+    Raises
+    ------
+    InputError
+        If one of them cannot be read.
+    """
+    hashes = {"scan": scan_sha256(scan)}
+    return hashes if truth is None else {**hashes, "truth": sha256(truth)}
+
+
 def scan_files(path: Path) -> list[Path]:
     """The files that a scan is read from, or may be: more rather than fewer, sorted."""
     if path.is_dir():

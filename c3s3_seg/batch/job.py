@@ -142,7 +142,7 @@ class Model:
         return predictor, origin(bundle, predictor)
 
 
-def plain(value: Any) -> Any:
+def sendable(value: Any) -> Any:
     """For `json.dumps(default=...)`: paths as they are, be they Unicode or not; sets in a fixed order."""
     return sorted(value) if isinstance(value, frozenset) else os.fspath(value)
 

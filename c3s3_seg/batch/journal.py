@@ -24,7 +24,7 @@ from c3s3_seg.batch.lock import now
 from c3s3_seg.batch.outcome import Outcome
 from c3s3_seg.batch.shard import Shard
 from c3s3_seg.errors import InputError
-from c3s3_seg.schema import parse
+from c3s3_seg.schema import parse, plain
 
 STEM = "journal"
 State = Literal["begun", "done", "failed"]
@@ -221,17 +221,6 @@ def gather(journal: Journal, folder: Path) -> int:
         finally:
             other.close()
     return taken
-
-
-def plain(value: Any) -> Any:
-    """JSON that every reader takes: infinity becomes "inf", nan null."""
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
-        return None if value != value else str(value)
-    return value
 
 
 def _text(name: str) -> str:

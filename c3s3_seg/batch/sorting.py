@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from c3s3_seg.batch.case import guard
-from c3s3_seg.batch.hashes import scan_sha256, sha256
+from c3s3_seg.batch.hashes import input_sha256, sha256
 from c3s3_seg.batch.job import Job, Plan, Task
 from c3s3_seg.batch.journal import Journal, Record
 from c3s3_seg.batch.outcome import Outcome, Refusal
@@ -99,14 +99,14 @@ def _failed_before(task: Task, record: Record, setting: str, plan: Plan) -> str 
     if plan.retry_failed or refusal is None or not refusal.final or record.setting != setting:
         return "it is tried again"
     with suppress(C3S3Error):
-        if record.outcome.inputs and inputs_of(task) == record.outcome.inputs:
+        if record.outcome.inputs and input_sha256(task.case.path, task.truth) == record.outcome.inputs:
             return None
     return "its scan has changed"
 
 
 def _done_before(task: Task, record: Record, setting: str, job: Job) -> str | None:
     missing = _check_outputs(record.outcome, job.out)
-    inputs = inputs_of(task)
+    inputs = input_sha256(task.case.path, task.truth)
     known = record.outcome.inputs
     if inputs["scan"] != known.get("scan"):
         if task.place != record.outcome.scan:
@@ -121,18 +121,6 @@ def _done_before(task: Task, record: Record, setting: str, job: Job) -> str | No
     if record.setting != setting:
         return "weights or settings have changed"
     return "files of theirs are missing" if missing else None
-
-
-def inputs_of(task: Task) -> dict[str, str]:
-    """Hashes of a case's scan and truth, as they are now.
-
-    Raises
-    ------
-    InputError
-        If one of them cannot be read.
-    """
-    hashes = {"scan": scan_sha256(task.case.path)}
-    return hashes if task.truth is None else {**hashes, "truth": sha256(task.truth)}
 
 
 def _check_outputs(outcome: Outcome, out: Path) -> bool:

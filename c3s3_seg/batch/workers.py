@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from c3s3_seg.batch.job import Job, Model, Task, plain
+from c3s3_seg.batch.job import Job, Model, Task, sendable
 from c3s3_seg.batch.outcome import Outcome, Refusal
 from c3s3_seg.batch.run import Engine
 from c3s3_seg.errors import C3S3Error, InputError
@@ -92,7 +92,7 @@ class _Worker:
         """One line; a worker that is gone is noticed by its end of file."""
         if self.process.stdin is not None:
             with suppress(BrokenPipeError):
-                self.process.stdin.write(json.dumps(what, default=plain).encode() + b"\n")
+                self.process.stdin.write(json.dumps(what, default=sendable).encode() + b"\n")
                 self.process.stdin.flush()
 
 

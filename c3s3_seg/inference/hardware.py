@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import importlib.metadata
+import importlib.util
 import re
 import sys
-from pathlib import Path
 from typing import Literal
 
 from c3s3_seg.errors import InputError, MissingError
@@ -41,6 +41,16 @@ def cuda_devices() -> int:
         if driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0:
             return int(count.value)
     return 0
+
+
+def openvino_devices() -> list[str]:
+    """Names as OpenVINO gives them: CPU, GPU.0, NPU; empty where it is not installed."""
+    if importlib.util.find_spec("openvino") is None:
+        return []
+    import openvino
+
+    core = openvino.Core()
+    return [f"{name} ({core.get_property(name, 'FULL_DEVICE_NAME')})" for name in core.available_devices]
 
 
 def installed(*distributions: str) -> list[str]:
@@ -91,14 +101,3 @@ def parse_memory(text: str) -> int:
     if size < 1:
         raise InputError(f"found the memory {text!r}, wanted a size such as 4GB or 900MB")
     return int(size)
-
-
-def resident_bytes() -> int:
-    """What this process holds in memory now; 0 where the system does not say."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-    except (OSError, ValueError, IndexError):
-        return 0
-    import resource
-
-    return pages * resource.getpagesize()

@@ -52,9 +52,8 @@ class StudyRow:
     missed
         Predictions over all runs that were empty and count as (0, 0, 0, 0) in this protocol.
     against
-        Metric -> the same net of the reference minus this one is what `Paired` holds the other way
-        round: this row minus the reference, case by case, each case's values averaged over labels and
-        seeds. Empty for the reference itself, and where it has no such net.
+        Metric -> this row minus the same net of the reference, case by case; each case's values are
+        averaged over labels and seeds. Empty for the reference itself, and where it has no such net.
     """
 
     entry: str

@@ -16,6 +16,7 @@ from c3s3_seg.files import write_whole
 from c3s3_seg.report.cohort import Cohort, cohorts
 from c3s3_seg.report.compare import Paired
 from c3s3_seg.report.rows import CaseScore, Failure, Protocol
+from c3s3_seg.schema import plain
 
 PROTOCOLS = {
     "clinical": "Distances in mm; a missed label costs an infinite distance, never dropped uncounted.",
@@ -119,7 +120,7 @@ def write_report_json(
         "notes": [{"case": case, "note": note} for case, note in notes_of(rows)],
         "failures": [asdict(failure) for failure in failures],
     }
-    text = json.dumps(_plain(report), indent=2, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(plain(report), indent=2, ensure_ascii=False, allow_nan=False)
     write_whole(path, (text + "\n").encode())
 
 
@@ -143,17 +144,6 @@ def _definition(column: str) -> str:
     if column.startswith("nsd_area_"):
         return "nsd_area"
     return "nsd" if column.startswith("nsd_") else column
-
-
-def _plain(value: Any) -> Any:
-    """Numbers that JSON does not know replaced, see `CONVENTIONS`."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None if math.isnan(value) else str(value)
-    return value
 
 
 def software_version() -> str:

@@ -42,15 +42,16 @@ class Validation:
 
 def validate(name: str, net: nn.Module, task: Task, cases: Sequence[ValidationCase]) -> Validation:
     """Predict and score every case with one net."""
-    from c3s3_seg.metrics import paper_score
+    from c3s3_seg.metrics import paper_scores
 
     predictor = Predictor(task, [TorchBackend(net)])
     per_case: dict[str, dict[str, dict[str, float]]] = {}
     for case in cases:
         mask = predictor(case.scan).mask
         per_case[case.name] = {}
+        found = paper_scores(mask, case.truth, list(task.label_values.values()))
         for label in task.labels:
-            score = paper_score(mask, case.truth, label.value)
+            score = found[label.value]
             per_case[case.name][label.name] = {
                 "dice": score.dice,
                 "jaccard": score.jaccard,

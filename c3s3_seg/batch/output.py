@@ -1,0 +1,165 @@
+"""What is written for a case: its mask, its JSON, and on request pictures, pages and maps."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from c3s3_seg import __version__
+from c3s3_seg.batch.hashes import sha256
+from c3s3_seg.batch.job import Job
+from c3s3_seg.batch.outcome import Outcome
+from c3s3_seg.batch.stages import Loaded, Predicted
+from c3s3_seg.bundle import Task as ModelTask
+from c3s3_seg.files import make_folder, printable, write_whole
+from c3s3_seg.inference.predictor import Prediction
+from c3s3_seg.io import Case, save
+from c3s3_seg.io.dicom_names import Segment
+from c3s3_seg.io.formats import image_suffix_of, save_repaired, write_mask
+from c3s3_seg.metrics import diagonal_mm
+from c3s3_seg.metrics import scores as measure
+from c3s3_seg.report.rows import CaseScore, PredictionRow
+from c3s3_seg.schema import plain
+from c3s3_seg.volume import Volume
+
+PROBABILITIES = "probabilities"
+UNCERTAINTY = "uncertainty"
+MARK = "c3s3_seg"  # the key by which a JSON of ours is known
+
+
+def write_case(predicted: Predicted, job: Job, model: ModelTask) -> Outcome:
+    """Score a mask; write it and all that goes with it; take the hashes of what was written.
+
+    Raises
+    ------
+    C3S3Error
+        If a file cannot be written.
+    """
+    started = time.perf_counter()
+    loaded, prediction = predicted.loaded, predicted.prediction
+    case, scan = loaded.task.case, loaded.scan
+    scores = _score(case.name, prediction.mask, loaded.truth, model.label_values)
+    written = [job.mask_of(case.name)]
+    write_mask(prediction.mask, written[0], job.suffix, segments(model), job.maker)
+    repaired = save_repaired(scan, job.out, case.name)
+    written += [repaired] if repaired is not None else []
+    written += _save_probabilities(case, prediction, job)
+    written += _save_doubt(case, prediction, job)
+    if job.picture:
+        written.append(_draw(case, scan, prediction.mask, loaded.truth, job.out))
+    spent = {**predicted.seconds, "write": time.perf_counter() - started}
+    volumes = tuple(prediction.volume_ml.items())
+    row = PredictionRow(case.name, volumes, sum(spent.values()), scores, prediction.notes)
+    facts = _facts(predicted, row, spent, job)
+    if job.html:
+        written.append(_write_page(predicted, facts, model, job.out))
+    written.append(job.out / f"{case.name}.json")
+    write_whole(written[-1], json.dumps(facts, indent=1).encode())
+    hashing = time.perf_counter()
+    outputs = {str(path.relative_to(job.out)): sha256(path) for path in written}
+    spent["hash"] = spent.get("hash", 0.0) + time.perf_counter() - hashing
+    return Outcome(case.name, loaded.task.place, row, None, loaded.inputs, outputs, spent, _verdict(loaded))
+
+
+def _verdict(loaded: Loaded) -> str:
+    return loaded.judged.verdict.level if loaded.judged else ""
+
+
+def segments(task: ModelTask) -> tuple[Segment, ...]:
+    """The labels of a task as DICOM names them."""
+    return tuple(
+        Segment(x.name, x.value, (x.code.value, x.code.scheme, x.code.meaning) if x.code else None)
+        for x in task.labels
+    )
+
+
+def _save_probabilities(case: Case, prediction: Prediction, job: Job) -> list[Path]:
+    folder = job.out / PROBABILITIES  # apart, so that `evaluate` does not take them for masks
+    written = []
+    for name, probability in prediction.probabilities.items():
+        make_folder(folder)
+        written.append(folder / f"{case.name}.{name}.{image_suffix_of(job.suffix)}")
+        save(probability, written[-1])
+    return written
+
+
+def _save_doubt(case: Case, prediction: Prediction, job: Job) -> list[Path]:
+    if prediction.doubt is None:
+        return []
+    make_folder(job.out / UNCERTAINTY)
+    path = job.out / UNCERTAINTY / f"{case.name}.{image_suffix_of(job.suffix)}"
+    save(prediction.doubt.map, path)
+    return [path]
+
+
+def _score(case: str, mask: Volume, truth: Volume | None, labels: dict[str, int]) -> tuple[CaseScore, ...]:
+    if truth is None:
+        return ()
+    worst = diagonal_mm(mask.geometry)
+    found = measure(mask, truth, list(labels.values()))
+    return tuple(CaseScore(case, name, found[value], worst) for name, value in labels.items())
+
+
+def _draw(case: Case, scan: Volume, mask: Volume, truth: Volume | None, out: Path) -> Path:
+    from c3s3_seg.report.picture import overlay_png
+
+    masks = {"prediction": mask} | ({"truth": truth} if truth is not None else {})
+    overlay_png(scan, masks, out / f"{case.name}.png", title=printable(case.name))
+    return out / f"{case.name}.png"
+
+
+def _write_page(predicted: Predicted, facts: dict[str, Any], model: ModelTask, out: Path) -> Path:
+    from c3s3_seg.report.prediction_page import PredictedCase, Uncertainty, write_prediction_page
+
+    loaded, prediction, doubt = predicted.loaded, predicted.prediction, predicted.prediction.doubt
+    name, judged = loaded.task.case.name, loaded.judged
+    words = "Where the bundle's two networks differ: half the sum of the differences of their probabilities"
+    shown = PredictedCase(
+        printable(name),
+        loaded.scan,
+        prediction.mask,
+        model.label_values,
+        prediction.volume_ml,
+        flags=(*(judged.remarks if judged else ()), *prediction.notes),
+        uncertainty=Uncertainty(doubt.map, words) if doubt else None,
+        facts=facts,
+    )
+    write_prediction_page(out / f"{name}.html", shown)
+    return out / f"{name}.html"
+
+
+def _facts(predicted: Predicted, row: PredictionRow, spent: dict[str, float], job: Job) -> dict[str, Any]:
+    loaded, prediction = predicted.loaded, predicted.prediction
+    scan, grid = loaded.scan, loaded.scan.geometry
+    return {
+        MARK: __version__,
+        "case": row.case,
+        "scan": {
+            "path": str(loaded.task.case.path),
+            "sha256": loaded.inputs["scan"],
+            "modality": scan.source.modality,
+            "series_uid": scan.source.series_uid,
+            "shape": list(grid.shape),
+            "spacing_mm": grid.spacing_mm.tolist(),
+            "notes": list(scan.source.notes),
+        },
+        "volume_ml": prediction.volume_ml,
+        "scores": {s.label: plain(s.score.flat()) for s in row.scores},
+        "seconds": {} if job.deterministic else {**spent, "total": row.seconds_s},
+        "tiles": prediction.tiles,
+        "tile": list(prediction.tile),
+        "tidied": prediction.tidied,
+        "notes": list(prediction.notes),
+        "doubt": _doubt(prediction),
+        "gate": loaded.judged.facts if loaded.judged else None,
+        "made_with": job.origin or {},
+    }
+
+
+def _doubt(prediction: Prediction) -> dict[str, Any] | None:
+    doubt = prediction.doubt
+    if doubt is None:
+        return None
+    return {"hd95_mm": plain(doubt.hd95_mm), "threshold_mm": doubt.threshold_mm, "flagged": doubt.flagged}

@@ -1,0 +1,32 @@
+"""A case on its way: what each step hands to the next."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from c3s3_seg.batch.job import Task
+from c3s3_seg.inference.careful import Judged
+from c3s3_seg.inference.predictor import Prediction, Prepared
+from c3s3_seg.volume import Volume
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A scan that was read and found fit, with its truth and the hashes of both."""
+
+    task: Task
+    scan: Volume
+    truth: Volume | None
+    inputs: dict[str, str]
+    seconds: dict[str, float]
+    judged: Judged | None = None
+    prepared: Prepared | None = None
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """A scan with its mask."""
+
+    loaded: Loaded
+    prediction: Prediction
+    seconds: dict[str, float]
