@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from c3s3_seg.bundle import ModelBundle
+from c3s3_seg.dataset import INDEX, DataSet
 from c3s3_seg.domain import Domain, measure
 from c3s3_seg.errors import InputError
 from c3s3_seg.io import load, load_mask
@@ -34,27 +34,21 @@ def measure_data(bundle: ModelBundle, data: Path, tell: Callable[[str], None] | 
     InputError
         If there is no data set, or a case cannot be read.
     """
-    path = data / "dataset.json"
-    try:
-        index = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot be read ({error})", where=path) from error
-    labelled, unlabelled = list(index.get("labelled", [])), list(index.get("unlabelled", []))
+    index = DataSet.load(data)
     aside = bundle.manifest.training.get("config", {}).get("data", {}).get("validation_from_unlabelled", 0)
-    if not index.get("validation") and aside:
-        unlabelled = unlabelled[:-aside]
-    if not labelled:
-        raise InputError("names no labelled case", where=path)
+    splits = index.splits.put_aside(aside)
+    if not splits.labelled:
+        raise InputError("names no labelled case", where=data / INDEX)
     volumes: dict[str, list[float]] = {name: [] for name in bundle.task.label_values}
 
     def scans() -> Iterator[Volume]:
-        for name in [*labelled, *unlabelled]:
+        for name in splits.labelled + splits.unlabelled:
             if tell is not None:
                 tell(name)
-            scan = load(_file(data / "imagesTr", name))
+            scan = load(index.scan(name))
             yield scan
-            if name in labelled:
-                mask = load_mask(_file(data / "labelsTr", name), grid=scan.geometry)
+            if name in splits.labelled:
+                mask = load_mask(index.mask(name), grid=scan.geometry)
                 counts = np.bincount(mask.array.ravel(), minlength=256)
                 for label, value in bundle.task.label_values.items():
                     volumes[label].append(float(counts[value]) * scan.geometry.voxel_ml)
@@ -63,10 +57,3 @@ def measure_data(bundle: ModelBundle, data: Path, tell: Callable[[str], None] | 
     found = measure(scans(), "absolute" if rule == "window" else "scaled")
     ranges = {name: (round(min(v), 3), round(max(v), 3)) for name, v in volumes.items()}
     return replace(found, volume_ml=ranges)
-
-
-def _file(folder: Path, name: str) -> Path:
-    found = sorted(folder.glob(f"{name}.*"))
-    if len(found) != 1:
-        raise InputError(f"found {len(found)} files named '{name}', wanted one", where=folder)
-    return found[0]

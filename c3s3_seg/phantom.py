@@ -6,7 +6,6 @@ partial volume, a coil's brightness field and Rician noise. A seed alone decides
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -211,12 +210,13 @@ def write_cohort(folder: Path, *, labelled: int, unlabelled: int, validation: in
     InputError
         If a number of cases is negative, or the folder holds a data set already.
     """
+    from c3s3_seg.dataset import INDEX, DataSet, Splits
     from c3s3_seg.io import save as save_image
 
     counts = {"labelled": labelled, "unlabelled": unlabelled, "validation": validation}
     if min(counts.values()) < 0:
         raise InputError(f"found {counts}, wanted numbers of cases from 0 on")
-    for name in ("dataset.json", "imagesTr", "labelsTr"):
+    for name in (INDEX, "imagesTr", "labelsTr"):
         _refuse_existing(folder / name)
     splits: dict[str, list[str]] = {}
     for name in ("imagesTr", "labelsTr"):
@@ -229,7 +229,9 @@ def write_cohort(folder: Path, *, labelled: int, unlabelled: int, validation: in
             if split != "unlabelled":
                 save_image(phantom.truth, folder / "labelsTr" / f"{name}.nii.gz")
             seed += 1
-    return _write_index(folder, splits)
+    known = Splits(**{split: tuple(names) for split, names in splits.items()})
+    data = DataSet(folder, "Left atrium, simulated late-enhancement MRI", "MR", {"left_atrium": 1}, known)
+    return data.save(source="c3s3_seg.phantom: simulated, nobody's data")
 
 
 def parse_cohort(text: str) -> tuple[int, int, int]:
@@ -252,16 +254,3 @@ def parse_cohort(text: str) -> tuple[int, int, int]:
 def _refuse_existing(path: Path) -> None:
     if path.exists():
         raise InputError("is there already", where=path, todo="Choose another folder, or move it away")
-
-
-def _write_index(folder: Path, splits: dict[str, list[str]]) -> Path:
-    index = {
-        "name": "Left atrium, simulated late-enhancement MRI",
-        "source": "c3s3_seg.phantom: simulated, nobody's data",
-        "modality": "MR",
-        "labels": {"background": 0, "left_atrium": 1},
-        **splits,
-    }
-    path = folder / "dataset.json"
-    path.write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
-    return path

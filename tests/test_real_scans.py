@@ -35,10 +35,10 @@ def test_left_atrium_reaches_what_the_card_says(shared_data: Path) -> None:
 @pytest.mark.data
 def test_the_splits_are_those_of_the_benchmark(shared_data: Path) -> None:
     here = f"data.folder={shared_data / 'la'}"
-    splits = read_splits(load_config(Path("left-atrium"), [here]).data)
+    _, splits = read_splits(load_config(Path("left-atrium"), [here]).data)
     assert (len(splits.labelled), len(splits.unlabelled), len(splits.validation)) == (16, 56, 8)
     assert not set(splits.validation) & {*splits.labelled, *splits.unlabelled}
-    everything = read_splits(load_config(Path("left-atrium"), [here, "data.fully_supervised=true"]).data)
+    _, everything = read_splits(load_config(Path("left-atrium"), [here, "data.fully_supervised=true"]).data)
     assert (len(everything.labelled), len(everything.unlabelled)) == (72, 0)
 
 

@@ -57,10 +57,9 @@ def test_a_missing_configuration_names_the_shipped_ones(tmp_path: Path) -> None:
 
 def sampler(config_path: Path, **changes: object) -> Sampler:
     config = load_config(config_path)
-    splits = read_splits(config.data)
-    folder = Path(config.data.folder)
-    labelled = [read_case(folder, name, config.task, labelled=True) for name in splits.labelled]
-    unlabelled = [read_case(folder, name, config.task, labelled=False) for name in splits.unlabelled]
+    data, splits = read_splits(config.data)
+    labelled = [read_case(data, name, config.task, labelled=True) for name in splits.labelled]
+    unlabelled = [read_case(data, name, config.task, labelled=False) for name in splits.unlabelled]
     augment = AugmentConfig(**changes) if changes else config.augment  # type: ignore[arg-type]
     return Sampler(labelled, unlabelled, task=config.task, data=config.data, augment=augment, seed=3)
 

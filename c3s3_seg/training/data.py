@@ -6,8 +6,7 @@ would have drawn, and several loaders could share the work.
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -15,6 +14,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from c3s3_seg.bundle import Task
+from c3s3_seg.dataset import INDEX, DataSet, Splits
 from c3s3_seg.errors import InputError
 from c3s3_seg.io import load, load_mask
 from c3s3_seg.training.augment import change_intensity, draw_geometry
@@ -23,15 +23,6 @@ from c3s3_seg.training.world import World
 from c3s3_seg.volume import Volume
 
 ALONE = World()
-
-
-@dataclass(frozen=True)
-class Splits:
-    """Names of the cases of each kind."""
-
-    labelled: tuple[str, ...]
-    unlabelled: tuple[str, ...]
-    validation: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -93,41 +84,31 @@ class Batch:
         return len(self.target)
 
 
-def read_splits(config: DataConfig) -> Splits:
-    """The splits of dataset.json.
+def read_splits(config: DataConfig) -> tuple[DataSet, Splits]:
+    """The data set, and which of its cases this run takes for what.
 
     Raises
     ------
     InputError
-        If there is no dataset.json, or no labelled case.
+        If there is no data set, or no labelled case.
     """
-    path = Path(config.folder) / "dataset.json"
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"cannot be read ({error})", where=path, todo="Set data.folder to a data set"
-        ) from error
-    labelled, unlabelled = list(data.get("labelled", [])), list(data.get("unlabelled", []))
-    validation = list(data.get("validation", []))
-    if not validation and config.validation_from_unlabelled:
-        cut = len(unlabelled) - config.validation_from_unlabelled
-        unlabelled, validation = unlabelled[:cut], unlabelled[cut:]
+    data = DataSet.load(Path(config.folder))
+    splits = data.splits.put_aside(config.validation_from_unlabelled)
     if config.fully_supervised:
-        labelled, unlabelled = labelled + unlabelled, []
-    if not labelled:
-        raise InputError("names no labelled case", where=path)
-    return Splits(tuple(labelled), tuple(unlabelled), tuple(validation))
+        splits = replace(splits, labelled=splits.labelled + splits.unlabelled, unlabelled=())
+    if not splits.labelled:
+        raise InputError("names no labelled case", where=data.folder / INDEX)
+    return data, splits
 
 
-def read_case(folder: Path, name: str, task: Task, *, labelled: bool) -> Case:
+def read_case(data: DataSet, name: str, task: Task, *, labelled: bool) -> Case:
     """Read a scan, and its mask if it is a labelled one, onto the model's grid."""
-    scan = load(folder / "imagesTr" / f"{name}.nii.gz")
+    scan = load(data.scan(name))
     on_grid = task.recipe.to_model(scan)
     layers = [torch.from_numpy(on_grid.array)[None]]
     foreground = torch.zeros(0, 3, dtype=torch.long)
     if labelled:
-        mask = load_mask(folder / "labelsTr" / f"{name}.nii.gz", grid=scan.geometry)
+        mask = load_mask(data.mask(name), grid=scan.geometry)
         target = torch.from_numpy(task.recipe.occupancy(mask, tuple(x.value for x in task.labels)))
         layers += [1 - target.sum(dim=0, keepdim=True), target]
         foreground = (target.sum(dim=0) > 0.5).nonzero()
@@ -135,12 +116,12 @@ def read_case(folder: Path, name: str, task: Task, *, labelled: bool) -> Case:
     return Case(torch.cat(layers), foreground, spacing)
 
 
-def read_validation(folder: Path, names: tuple[str, ...]) -> list[ValidationCase]:
+def read_validation(data: DataSet, names: tuple[str, ...]) -> list[ValidationCase]:
     """Scans and truths on their own grids, for the predictor."""
     cases = []
     for name in names:
-        scan = load(folder / "imagesTr" / f"{name}.nii.gz")
-        truth = load_mask(folder / "labelsTr" / f"{name}.nii.gz", grid=scan.geometry)
+        scan = load(data.scan(name))
+        truth = load_mask(data.mask(name), grid=scan.geometry)
         cases.append(ValidationCase(name, scan, truth))
     return cases
 

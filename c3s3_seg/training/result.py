@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from c3s3_seg.bundle import CARD, ModelBundle, Network
+from c3s3_seg.dataset import Splits
 from c3s3_seg.models.storage import to_bytes
 from c3s3_seg.schema import dump
 from c3s3_seg.training.card import model_card
-from c3s3_seg.training.data import Splits
 from c3s3_seg.training.run import Run
 from c3s3_seg.training.validation import Validation
 

@@ -11,13 +11,13 @@ import torch
 
 from c3s3_seg.allocator import keep_pages
 from c3s3_seg.bundle import ModelBundle
+from c3s3_seg.dataset import INDEX, DataSet, Splits
 from c3s3_seg.errors import InputError
 from c3s3_seg.training import checkpoint
 from c3s3_seg.training.config import TrainConfig
 from c3s3_seg.training.data import (
     Batch,
     Sampler,
-    Splits,
     read_case,
     read_splits,
     read_validation,
@@ -77,7 +77,7 @@ def train(
     torch.use_deterministic_algorithms(True)
     # Filling fresh tensors guards against reading them unwritten; nothing here does, and it costs 7 %.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    splits = read_splits(config.data)
+    data, splits = read_splits(config.data)
     folder.mkdir(parents=True, exist_ok=True)
     if not resume and (folder / checkpoint.FILE).exists():
         todo = "Go on with --resume, or give another folder"
@@ -88,20 +88,20 @@ def train(
             run.restore()
         elif start is not None:
             begin_from(run, start)
-        results = _learn(run, splits, listener)
+        results = _learn(run, data, splits, listener)
         if world.leads:
             write_bundle(run, splits, results)
         wait()
     return ModelBundle.load(folder / "bundle")
 
 
-def _learn(run: Run, splits: Splits, listener: Listener) -> list[Validation]:
+def _learn(run: Run, data: DataSet, splits: Splits, listener: Listener) -> list[Validation]:
     """From the run's iteration to its last; the last validation. One process alone validates and writes."""
     config, leads = run.config, run.world.leads
-    cases = read_validation(Path(config.data.folder), splits.validation) if leads else []
+    cases = read_validation(data, splits.validation) if leads else []
     results: list[Validation] = []
     listener.began(run.iteration, config.run.iterations)
-    for batch in _batches(_sampler(run, splits), run):
+    for batch in _batches(_sampler(run, data, splits), run):
         listener.stepped(run.iteration + 1, run.step(batch))
         last = run.iteration == config.run.iterations
         if cases and (last or run.iteration % config.run.validate_every == 0):
@@ -134,15 +134,14 @@ def _batches(sampler: Sampler, run: Run) -> Iterator[Batch]:
             yield batch
 
 
-def _sampler(run: Run, splits: Splits) -> Sampler:
+def _sampler(run: Run, data: DataSet, splits: Splits) -> Sampler:
     config = run.config
-    folder = Path(config.data.folder)
-    labelled = [read_case(folder, name, config.task, labelled=True) for name in splits.labelled]
+    labelled = [read_case(data, name, config.task, labelled=True) for name in splits.labelled]
     names = splits.unlabelled if config.method != "supervised" else ()
-    unlabelled = [read_case(folder, name, config.task, labelled=False) for name in names]
+    unlabelled = [read_case(data, name, config.task, labelled=False) for name in names]
     if config.method != "supervised" and not unlabelled:
         raise InputError(
-            "names no unlabelled case", where=folder / "dataset.json", todo="Set method = 'supervised'"
+            "names no unlabelled case", where=data.folder / INDEX, todo="Set method = 'supervised'"
         )
     return Sampler(
         labelled,

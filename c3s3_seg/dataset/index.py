@@ -1,0 +1,195 @@
+"""dataset.json: which cases there are, what each is for, and of whom it is.
+
+    dataset.json    this module's `DataSet`; other keys (name, source, ...) are for the reader
+    imagesTr/       one image file a case: CASE.nii.gz
+    labelsTr/       masks of the labelled and of the validation cases, named alike
+
+Data sets of the Medical Segmentation Decathlon and of nnU-Net lie in the same folders; `c3s3-seg prepare`
+gives them such an index.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from c3s3_seg.errors import InputError
+from c3s3_seg.files import write_whole
+from c3s3_seg.io.image import IMAGE_SUFFIXES
+from c3s3_seg.schema import closed, dump, parse
+
+INDEX = "dataset.json"
+IMAGES, MASKS = "imagesTr", "labelsTr"
+
+
+@closed
+@dataclass(frozen=True)
+class Splits:
+    """Names of the cases of each kind; no case is of two kinds.
+
+    Parameters
+    ----------
+    labelled, unlabelled
+        To learn from.
+    validation
+        To choose by. None of them is learnt from.
+    """
+
+    labelled: tuple[str, ...] = ()
+    unlabelled: tuple[str, ...] = ()
+    validation: tuple[str, ...] = ()
+
+    @property
+    def cases(self) -> tuple[str, ...]:
+        """All names: labelled, unlabelled, validation."""
+        return self.labelled + self.unlabelled + self.validation
+
+    def put_aside(self, count: int) -> Splits:
+        """The last `count` unlabelled cases serve for validation, where no case does yet."""
+        if self.validation or not count:
+            return self
+        cut = len(self.unlabelled) - count
+        return replace(self, unlabelled=self.unlabelled[:cut], validation=self.unlabelled[cut:])
+
+
+@closed
+@dataclass(frozen=True)
+class Record:
+    """Where a case comes from; written by `prepare`.
+
+    Parameters
+    ----------
+    patient
+        The same for all scans of one person: a pseudonym, never a name or an id.
+    sha256
+        `image`, and `label` where there is one: of the files in this folder.
+    source
+        `image`, and `label`: where they were found, relative to the folder that was searched.
+    source_sha256
+        The same keys: of what was found there.
+    notes
+        What was done or left out.
+    """
+
+    patient: str
+    sha256: dict[str, str]
+    source: dict[str, str]
+    source_sha256: dict[str, str]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A folder with its index.
+
+    Parameters
+    ----------
+    folder
+        Holds the index, `imagesTr` and `labelsTr`.
+    name, modality
+        Of the data set; the modality as DICOM has it (MR, CT), empty where it is not known.
+    labels
+        Foreground labels: name -> value in the masks.
+    splits
+        Which case is for what.
+    records
+        Case -> where it comes from; only of cases that `prepare` brought in.
+    """
+
+    folder: Path
+    name: str = ""
+    modality: str = ""
+    labels: Mapping[str, int] = field(default_factory=dict)
+    splits: Splits = Splits()
+    records: Mapping[str, Record] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, folder: Path) -> DataSet:
+        """Read the index; the scans are not looked at.
+
+        Raises
+        ------
+        InputError
+            If there is no index, it is not JSON, or a case is named twice.
+        ConfigError
+            If a key has a value that it cannot have.
+        """
+        path = folder / INDEX
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            todo = "Give a data set; c3s3-seg prepare makes one of a folder of scans"
+            raise InputError(f"cannot be read ({error})", where=path, todo=todo) from error
+        if not isinstance(data, dict):
+            raise InputError("holds no table of keys", where=path)
+        splits = parse(Splits, {k: data.get(k, []) for k in ("labelled", "unlabelled", "validation")}, path)
+        _refuse_twice(splits, path)
+        records = parse(dict[str, Record], data.get("cases", {}), path)
+        head = {key: str(data.get(key, "")) for key in ("name", "modality")}
+        return cls(
+            folder, **head, labels=_labels(data.get("labels", {}), path), splits=splits, records=records
+        )
+
+    def save(self, **more: Any) -> Path:
+        """Write the index, with further keys for the reader; gives its path."""
+        head = {"name": self.name, "modality": self.modality, "labels": {"background": 0, **self.labels}}
+        records = {name: dump(record) for name, record in self.records.items()}
+        content = {**head, **more, **dump(self.splits), **({"cases": records} if records else {})}
+        path = self.folder / INDEX
+        write_whole(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+        return path
+
+    def scan(self, case: str) -> Path:
+        """The scan's file.
+
+        Raises
+        ------
+        InputError
+            If there is none, or more than one.
+        """
+        return self._file(IMAGES, case)
+
+    def mask(self, case: str) -> Path:
+        """The mask's file.
+
+        Raises
+        ------
+        InputError
+            If there is none, or more than one.
+        """
+        return self._file(MASKS, case)
+
+    def has_mask(self, case: str) -> bool:
+        """Whether there is a mask, whatever the case is for."""
+        return bool(self._candidates(MASKS, case))
+
+    def _file(self, kind: str, case: str) -> Path:
+        found = self._candidates(kind, case)
+        if len(found) != 1:
+            what = f"found {len(found)} image files named '{case}', wanted one"
+            raise InputError(what, where=self.folder / kind)
+        return found[0]
+
+    def _candidates(self, kind: str, case: str) -> list[Path]:
+        paths = (self.folder / kind / f"{case}{suffix}" for suffix in IMAGE_SUFFIXES)
+        return [path for path in paths if path.is_file()]
+
+
+def _refuse_twice(splits: Splits, path: Path) -> None:
+    twice = [name for name, count in Counter(splits.cases).items() if count > 1]
+    if twice:
+        more = f" and {len(twice) - 1} more" if len(twice) > 1 else ""
+        what = f"names the case '{twice[0]}'{more} twice; no case may be learnt from and judged by"
+        raise InputError(what, where=path)
+
+
+def _labels(found: Any, path: Path) -> dict[str, int]:
+    """`{"background": 0, "atrium": 1}`, or the Decathlon's `{"0": "background", "1": "atrium"}`."""
+    if isinstance(found, dict) and found and all(str(key).isdigit() for key in found):
+        found = {str(name): int(value) for value, name in found.items()}
+    labels = parse(dict[str, int], found, path)
+    return {name: value for name, value in labels.items() if value != 0}

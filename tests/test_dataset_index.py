@@ -1,0 +1,71 @@
+"""The index of a data set: read, written, refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from c3s3_seg.dataset import INDEX, DataSet, Record, Splits
+from c3s3_seg.errors import ConfigError, InputError
+
+
+def write(folder: Path, content: object) -> Path:
+    (folder / INDEX).write_text(json.dumps(content))
+    return folder
+
+
+def test_what_is_saved_is_read_again(tmp_path: Path) -> None:
+    record = Record("p-1", {"image": "ab"}, {"image": "x/1"}, {"image": "cd"}, ("cropped",))
+    splits = Splits(("a",), ("b", "c"), ("d",))
+    data = DataSet(tmp_path, "livers", "CT", {"liver": 1, "tumour": 3}, splits, {"a": record})
+    data.save(source="nobody's")
+    assert DataSet.load(tmp_path) == data
+    assert json.loads((tmp_path / INDEX).read_text())["source"] == "nobody's"
+
+
+def test_labels_of_the_decathlon_and_of_others(tmp_path: Path) -> None:
+    decathlon = {"labels": {"0": "background", "1": "anterior", "2": "posterior"}}
+    assert DataSet.load(write(tmp_path, decathlon)).labels == {"anterior": 1, "posterior": 2}
+    assert DataSet.load(write(tmp_path, {"labels": {"background": 0, "liver": 1}})).labels == {"liver": 1}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"labelled": ["a"], "validation": ["a"]}, "the case 'a' twice"),
+        ({"labelled": "a"}, "labelled = 'a'"),
+        ({"labels": {"liver": "one"}}, "liver = 'one'"),
+        ({"cases": {"a": {"patient": "p"}}}, r"'a\.sha256' is missing"),
+        (["a"], "no table of keys"),
+    ],
+)
+def test_a_broken_index_is_refused(tmp_path: Path, content: object, message: str) -> None:
+    with pytest.raises((ConfigError, InputError), match=message):
+        DataSet.load(write(tmp_path, content))
+
+
+def test_no_index(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="c3s3-seg prepare makes one"):
+        DataSet.load(tmp_path)
+
+
+def test_files_are_found_with_any_suffix_and_once(tmp_path: Path) -> None:
+    data = DataSet(tmp_path)
+    for kind in ("imagesTr", "labelsTr"):
+        (tmp_path / kind).mkdir()
+    (tmp_path / "imagesTr" / "a.b.nrrd").touch()
+    assert data.scan("a.b").name == "a.b.nrrd"
+    assert not data.has_mask("a.b")
+    with pytest.raises(InputError, match="found 0 image files named 'a'"):
+        data.scan("a")
+    (tmp_path / "imagesTr" / "a.b.nii.gz").touch()
+    with pytest.raises(InputError, match="found 2 image files"):
+        data.scan("a.b")
+
+
+def test_validation_cases_are_put_aside_once() -> None:
+    splits = Splits(("a",), ("b", "c", "d"))
+    aside = splits.put_aside(2)
+    assert (aside.unlabelled, aside.validation) == (("b",), ("c", "d"))
+    assert aside.put_aside(1) == aside
+    assert splits.put_aside(0) == splits
