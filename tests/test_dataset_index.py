@@ -69,3 +69,8 @@ def test_validation_cases_are_put_aside_once() -> None:
     assert (aside.unlabelled, aside.validation) == (("b",), ("c", "d"))
     assert aside.put_aside(1) == aside
     assert splits.put_aside(0) == splits
+
+
+def test_masks_can_be_spared() -> None:
+    fewer = Splits(("a", "b", "c"), ("d",), ("e",)).label_only(1)
+    assert fewer == Splits(("a",), ("d", "b", "c"), ("e",))

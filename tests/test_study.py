@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -50,6 +51,9 @@ def test_shares_stop_and_resume(study: Path) -> None:
     table = (study.parent / "out" / "study.md").read_text().splitlines()
     assert len(table) == 2 + 3  # one net, and both nets of C3S3
     assert {line.split(" | ")[1] for line in table[2:]} == {"vnet", "resvnet"}
+    older = records / "supervised-vnet-1.json"  # of a time when there was no such key
+    older.write_text(json.dumps(_without(json.loads(older.read_text()), "data", "labelled")))
+    assert run(study).returncode == 0
     study.write_text(study.read_text().replace("run.iterations=2", "run.iterations=3"))
     refused = run(study)
     assert refused.returncode == 2
@@ -123,3 +127,8 @@ def test_mean_spread_and_difference_by_hand() -> None:
     text = study_markdown([base, other], "base")
     assert "| base | vnet | 2 | 100 | 2 | 0.800 ± 0.141 |" in text
     assert "1 predictions were empty" in text
+
+
+def _without(record: dict[str, Any], table: str, key: str) -> dict[str, Any]:
+    del record["config"][table][key]
+    return record

@@ -108,6 +108,13 @@ def test_without_changes_a_crop_is_the_scan(toy_config: Path) -> None:
     assert crop[0].std() > 0.3
 
 
+def test_fewer_labels_than_there_are(toy_config: Path) -> None:
+    _, splits = read_splits(load_config(toy_config, ["data.labelled=1"]).data)
+    assert (splits.labelled, splits.unlabelled[-1]) == (("ball-0",), "ball-1")
+    with pytest.raises(InputError, match="data.labelled = 3, but 2 cases are labelled"):
+        read_splits(load_config(toy_config, ["data.labelled=3"]).data)
+
+
 def test_schedules_end_at_zero() -> None:
     config = load_config(Path("left-atrium")).optimiser
     assert schedule(config, 0) == 1

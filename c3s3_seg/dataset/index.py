@@ -55,6 +55,11 @@ class Splits:
         cut = len(self.unlabelled) - count
         return replace(self, unlabelled=self.unlabelled[:cut], validation=self.unlabelled[cut:])
 
+    def label_only(self, count: int) -> Splits:
+        """The first `count` labelled cases stay labelled; the masks of the others are not used."""
+        spared = self.labelled[count:]
+        return replace(self, labelled=self.labelled[:count], unlabelled=self.unlabelled + spared)
+
 
 @closed
 @dataclass(frozen=True)

@@ -33,6 +33,8 @@ class DataConfig:
         Relative to the working directory.
     validation_from_unlabelled
         The last so many of the unlabelled list serve for validation, where dataset.json names none.
+    labelled
+        Take only the first so many labelled cases; the others are learnt from without their masks.
     fully_supervised
         Use the labels of the unlabelled cases too. Only for runs that are named so.
     foreground_crops
@@ -43,6 +45,7 @@ class DataConfig:
 
     folder: str
     validation_from_unlabelled: Annotated[int, Ge(0)] = 0
+    labelled: Count | None = None
     fully_supervised: bool = False
     foreground_crops: Share = 0.5
     note: str = ""

@@ -90,7 +90,7 @@ def read_splits(config: DataConfig) -> tuple[DataSet, Splits]:
     Raises
     ------
     InputError
-        If there is no data set, or no labelled case.
+        If there is no data set, no labelled case, or fewer of them than are wanted.
     """
     data = DataSet.load(Path(config.folder))
     splits = data.splits.put_aside(config.validation_from_unlabelled)
@@ -98,6 +98,11 @@ def read_splits(config: DataConfig) -> tuple[DataSet, Splits]:
         splits = replace(splits, labelled=splits.labelled + splits.unlabelled, unlabelled=())
     if not splits.labelled:
         raise InputError("names no labelled case", where=data.folder / INDEX)
+    if config.labelled is not None:
+        if config.labelled > len(splits.labelled):
+            what = f"data.labelled = {config.labelled}, but {len(splits.labelled)} cases are labelled"
+            raise InputError(what, where=data.folder / INDEX)
+        splits = splits.label_only(config.labelled)
     return data, splits
 
 

@@ -183,13 +183,19 @@ def read_record(path: Path, plan: Plan) -> Trained:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         trained = Trained(**{k: data[k] for k in ("entry", "seed", "iterations", "seconds", "nets")})
-        settings = data["config"]
+        settings = _with_defaults(data["config"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"not a record of a study ({error})", where=path) from error
     if settings != _settings(plan.config):
         todo = "Give another folder with -o, or remove this record to train again"
         raise InputError("this record was made with other settings", where=path, todo=todo)
     return trained
+
+
+def _with_defaults(settings: dict[str, Any]) -> dict[str, Any]:
+    """A record's settings as today's configuration has them: keys that are newer get their defaults."""
+    folder = {**settings["data"], "folder": ""}
+    return _settings(parse(TrainConfig, {**settings, "data": folder}, "record"))
 
 
 def _settings(config: TrainConfig) -> dict[str, Any]:
