@@ -166,9 +166,11 @@ def _engine(model: Predictor | Model, job: Job, plan: Plan, held: tuple[int, ...
     return Engine(in_this_process(predictor, replace(job, origin=origin)), origin, bundle)
 
 
-def in_this_process(predictor: Predictor, job: Job) -> Runner:
-    """Load, network and writing of neighbouring cases at the same time, in threads."""
+def in_this_process(predictor: Predictor, job: Job, *, overlap: bool = True) -> Runner:
+    """Load, network and writing of neighbouring cases at the same time, in threads; or each in its turn."""
     steps = Steps(predictor, job)
+    if not overlap:
+        return lambda tasks: map(steps.run, tasks)
     return lambda tasks: overlapped(tasks, steps.read, steps.predict, steps.write)
 
 

@@ -68,6 +68,8 @@ class OpenVinoBackend:
         _check_openvino_precision(self._core, self.precision)
         # On CPUs with bfloat16 units OpenVINO would compute in bfloat16 unless told.
         self._config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint}
+        # Pinned, the only thread of every process would sit on the same processor.
+        self._config["ENABLE_CPU_PINNING"] = False
         if threads is not None:
             self._config["INFERENCE_NUM_THREADS"] = threads
         self._model = self._core.read_model(graph)
