@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from c3s3_seg.batch.hashes import scan_files, scan_sha256, sha256
 from c3s3_seg.errors import InputError
+from c3s3_seg.io.hashes import scan_files, scan_sha256, sha256
 
 
 def dicom(path: Path, content: bytes) -> None:
