@@ -62,6 +62,7 @@ HEAVY = {
     "SimpleITK": {"io"},
     "pydicom": {"io"},
     "pynetdicom": {"io"},
+    "h5py": {"io"},
     "nibabel": {"io"},
     "typer": {"cli", "verbs"},
     "medpy": set(),
