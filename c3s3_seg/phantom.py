@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from c3s3_seg.phantom_solids import Canvas, Field, Floats, smooth_field
 from c3s3_seg.volume import Array, Geometry, Source, Volume
 
 FileFormat = Literal["dicom", "nii.gz"]
+TruthFormat = Literal["nii.gz", "dicom-seg", "rtstruct", "none"]
 
 # Brightness as a fraction of the blood in the atrium: (lowest, highest) over all scans. Myocardium
 # is nulled by the inversion pulse and fat is suppressed; every blood pool is as bright as the atrium.
@@ -168,35 +169,75 @@ def _acquire(rng: np.random.Generator, setup: Simulator, image: Field) -> Array:
     return np.asarray(np.rint(magnitude * rng.uniform(*setup.blood)), dtype=np.uint16)
 
 
-def save(phantom: Phantom, folder: Path, *, seed: int, file_format: FileFormat) -> tuple[Path, Path]:
+def save(
+    phantom: Phantom, folder: Path, *, seed: int, file_format: FileFormat, truth: TruthFormat = "nii.gz"
+) -> tuple[Path, Path | None]:
     """Write a phantom below a folder; gives the paths of the scan and of the truth.
 
-    The scan is `phantom-<seed>/` (a DICOM series) or `phantom-<seed>.nii.gz`; the truth is always
-    `truth/phantom-<seed>.nii.gz`.
+    The scan is `phantom-<seed>/` (a DICOM series, of a patient and a study of its own) or
+    `phantom-<seed>.nii.gz`; the truth is `truth/phantom-<seed>.nii.gz`, or a DICOM SEG or RTSTRUCT among
+    the slices of the scan, or left out.
 
     Raises
     ------
     InputError
-        If a file is there already, or the format is neither of the two.
+        If a file is there already, a format is none of those, or the truth alone is to be DICOM.
     """
     from c3s3_seg.io import save as save_image
 
-    if file_format not in ("dicom", "nii.gz"):
-        raise InputError(f"found the format {file_format!r}, wanted 'dicom' or 'nii.gz'")
+    _check_formats(file_format, truth)
     name = f"phantom-{seed}"
     scan = folder / (name if file_format == "dicom" else f"{name}.nii.gz")
-    truth = folder / "truth" / f"{name}.nii.gz"
-    for path in (scan, truth):
-        _refuse_existing(path)
-    truth.parent.mkdir(parents=True, exist_ok=True)
+    answer = _truth_path(folder, name, truth)
+    for path in (scan, answer):
+        if path is not None:
+            _refuse_existing(path)
+    folder.mkdir(parents=True, exist_ok=True)
     if file_format == "dicom":
         from c3s3_seg.io.dicom_write import save_series
 
-        save_series(phantom.scan, scan, description=f"Simulated heart, seed {seed}", seed_uid=name)
+        patient = f"PHANTOM-{seed}"
+        save_series(
+            phantom.scan, scan, description=f"Simulated heart, seed {seed}", seed_uid=name, patient=patient
+        )
     else:
         save_image(phantom.scan, scan)
-    save_image(phantom.truth, truth)
-    return scan, truth
+    if answer is not None:
+        answer.parent.mkdir(exist_ok=True)
+        _save_truth(phantom.truth, answer, scan, truth)
+    return scan, answer
+
+
+def _check_formats(file_format: str, truth: str) -> None:
+    if file_format not in ("dicom", "nii.gz"):
+        raise InputError(f"found the format {file_format!r}, wanted 'dicom' or 'nii.gz'")
+    if truth not in get_args(TruthFormat):
+        raise InputError(f"found the truth {truth!r}, wanted one of {', '.join(get_args(TruthFormat))}")
+    if truth in ("dicom-seg", "rtstruct") and file_format != "dicom":
+        raise InputError(
+            f"a truth as {truth} refers to DICOM slices, and the scan has none", todo="Write both as DICOM"
+        )
+
+
+def _truth_path(folder: Path, name: str, truth: TruthFormat) -> Path | None:
+    from c3s3_seg.io.formats import mask_path
+
+    if truth == "none":
+        return None
+    return mask_path(folder / ("truth" if truth == "nii.gz" else name), name, truth)
+
+
+def _save_truth(truth: Volume, path: Path, series: Path, wanted: TruthFormat) -> None:
+    from c3s3_seg.io import load
+    from c3s3_seg.io.dicom_names import Segment
+    from c3s3_seg.io.formats import write_mask
+
+    if wanted == "none":
+        return
+    if wanted != "nii.gz":  # it refers to the slices as they are read
+        scan = load(series)
+        truth = scan.geometry.volume(truth.array, scan.source)
+    write_mask(truth, path, wanted, (Segment("left_atrium", 1, ("82471001", "SCT", "Left atrium")),))
 
 
 def write_cohort(folder: Path, *, labelled: int, unlabelled: int, validation: int, seed: int) -> Path:

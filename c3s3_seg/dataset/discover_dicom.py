@@ -1,0 +1,147 @@
+"""DICOM series and what is drawn on them, from the headers of all files of a folder."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import Path, PurePath
+
+from c3s3_seg.dataset.items import Mask, Part, Refused, Scan
+from c3s3_seg.dataset.pairing import trail
+from c3s3_seg.errors import C3S3Error, InputError
+from c3s3_seg.io.choice import Fix, Reading, SeriesRule
+from c3s3_seg.io.dicom import check
+from c3s3_seg.io.dicom_header import Broken
+from c3s3_seg.io.dicom_series import Found, Series
+from c3s3_seg.io.drawing import SEG_CLASSES, look_at_drawing
+from c3s3_seg.io.sniff import is_dicom
+from c3s3_seg.volume import Geometry
+
+
+def find_scans(
+    found: Found, rule: SeriesRule | None, fix: frozenset[Fix]
+) -> tuple[list[Scan], list[Refused], Counter[str]]:
+    """The series that are volumes, by their headers alone.
+
+    Parameters
+    ----------
+    found
+        What `look_through` read.
+    rule
+        Which of them are wanted; None takes all.
+    fix
+        Repairs that are allowed.
+
+    Returns
+    -------
+    tuple
+        Scans; what is refused, with damaged files that belong to no series; and what was passed over.
+    """
+    files = _files_of(found)
+    damaged, refused = _damage(found)
+    scans: list[Scan] = []
+    passed: Counter[str] = Counter()
+    for number, series in enumerate(found.series):
+        place = f"{_folder(series, found.root)}: {series}"
+        if series.slices[0].text("SOPClassUID") in SEG_CLASSES:
+            continue
+        if not series.is_volume:
+            passed["DICOM series that are no volumes (localizers, single images)"] += 1
+        elif rule is not None and not rule.takes(series.modality, series.description):
+            passed["DICOM series that are not wanted"] += 1
+        elif number in damaged:
+            refused.append(Refused(place, damaged[number]))
+        else:
+            try:
+                scans.append(_scan(series, place, files[_group(series)], found.root, fix))
+            except C3S3Error as error:
+                refused.append(Refused(place, f"{error.what}." + (f" {error.todo}" if error.todo else "")))
+    return scans, refused, passed
+
+
+def find_drawings(found: Found) -> tuple[list[Mask], list[Refused], Counter[str]]:
+    """The SEG and RTSTRUCT files among what was read; a DICOM file that is neither is passed over."""
+    masks: list[Mask] = []
+    refused: list[Refused] = []
+    passed: Counter[str] = Counter()
+    segs = [s.path for series in found.series for s in series.slices if s.text("SOPClassUID") in SEG_CLASSES]
+    others = [path for name in found.ignored if is_dicom(path := found.root / name)]
+    for path in (*segs, *others):
+        place = os.fspath(path.relative_to(found.root))
+        try:
+            drawing = look_at_drawing(path)
+        except InputError as error:
+            refused.append(Refused(place, f"{error.what}. {error.todo}"))
+            continue
+        if drawing is None:
+            passed["other DICOM objects"] += 1
+        else:
+            masks.append(Mask(Part("drawing", place, (path,), drawing=drawing)))
+    return masks, refused, passed
+
+
+def _scan(series: Series, place: str, files: Sequence[Path], root: Path, fix: frozenset[Fix]) -> Scan:
+    placed = check(series, root, Reading(series.key, fix))
+    first = series.slices[0]
+    grid = None
+    if placed.even and placed.upright:  # else it has none before it is repaired
+        shape = first.number("Columns", 0), first.number("Rows", 0), len(placed.places)
+        grid = Geometry(shape, placed.affine, first.text("FrameOfReferenceUID") or None)
+    return Scan(
+        Part("dicom", place, tuple(files), series.key),
+        patient=_patient(series),
+        grid=grid,
+        modality=series.modality.replace("-", ""),
+        series=series.uid,
+        slices=frozenset(filter(None, (item.text("SOPInstanceUID") for item in series.slices))),
+        trail=trail(PurePath(_folder(series, root))),
+    )
+
+
+def _patient(series: Series) -> str:
+    """The id; where there is none the name, and without that the study: one study is of one patient."""
+    for keyword in ("PatientID", "PatientName", "StudyInstanceUID"):
+        value = series.slices[0].text(keyword)
+        if value:
+            return f"{keyword} {value}"
+    return ""
+
+
+def _group(series: Series) -> str:
+    """What the parts of one series have in common."""
+    return series.uid or os.fspath(series.slices[0].path.parent)
+
+
+def _files_of(found: Found) -> dict[str, list[Path]]:
+    """All files of each series, those of its other parts and its localizers too: reading needs them all."""
+    files: dict[str, set[Path]] = defaultdict(set)
+    for series in found.series:
+        files[_group(series)] |= {item.path for item in (*series.slices, *series.localizers)}
+    return {key: sorted(paths) for key, paths in files.items()}
+
+
+def _folder(series: Series, root: Path) -> str:
+    """The folder that all slices lie in, relative to the source."""
+    return os.path.relpath(os.path.commonpath([item.path.parent for item in series.slices]), root)
+
+
+def _damage(found: Found) -> tuple[dict[int, str], list[Refused]]:
+    """Number of a series -> its damage; and damaged files that belong to none of them."""
+    damaged: dict[int, str] = {}
+    strays = []
+    for item in found.broken:
+        reason = f"the file '{item.name}' is damaged: {item.reason}. Copy or export it again"
+        hits = _victims(item, found)
+        damaged |= dict.fromkeys(hits, reason)
+        if not hits:
+            strays.append(Refused(item.name, f"it is damaged: {item.reason}. Copy or export it again"))
+    return damaged, strays
+
+
+def _victims(item: Broken, found: Found) -> list[int]:
+    """The series that a damaged file is of: the one it names, else those in its folder."""
+    if item.series_uid:
+        return [n for n, series in enumerate(found.series) if series.uid.startswith(item.series_uid)]
+    folder = (found.root / item.name).parent
+    return [n for n, s in enumerate(found.series) if s.is_volume and s.slices[0].path.parent == folder]
