@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from c3s3_seg.dataset.index import Record
-from c3s3_seg.dataset.items import Part
+from c3s3_seg.dataset.items import Part, reason_of
 from c3s3_seg.dataset.labels import Labels
 from c3s3_seg.errors import C3S3Error, InputError
 from c3s3_seg.files import make_folder, write_whole
@@ -86,19 +86,10 @@ def convert(work: Work) -> Made | str:
         if work.known is not None and _is_whole(work, work.known, sources):
             return Made(replace(work.known, patient=work.patient), kept=True)
         return _make(work, sources)
-    except (C3S3Error, OSError) as error:
-        return reason(error)
     except MemoryError:
         return "it does not fit into memory"
     except Exception as error:  # one bad case must not stop the others
-        return f"{type(error).__name__}: {error}"
-
-
-def reason(error: Exception) -> str:
-    """An error as a table says it: the place is in another column."""
-    if not isinstance(error, C3S3Error):
-        return f"{type(error).__name__}: {error}"
-    return f"{error.what}." + (f" {error.todo}." if error.todo else "")
+        return reason_of(error)
 
 
 def source_hashes(scan: Part, mask: Part | None) -> dict[str, str]:
@@ -162,7 +153,7 @@ def _mask(work: Work, scan: Volume) -> tuple[Volume | None, str]:
         if unknown:
             raise InputError(f"it holds the value {unknown[0]}, which no label has")
     except C3S3Error as error:
-        return None, reason(error)
+        return None, reason_of(error)
     return replace(mask, array=mask.array.astype(np.min_scalar_type(int(mask.array.max())))), ""
 
 

@@ -7,17 +7,17 @@ An image file is a mask if it holds whole numbers of few values, and its name or
 from __future__ import annotations
 
 import os
-from collections import Counter
+import re
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path, PurePath
 
 import numpy as np
 
-from c3s3_seg.dataset.items import Inventory, Mask, Part, Refused, Scan
+from c3s3_seg.dataset.items import Haul, Inventory, Mask, Part, Refused, Scan, reason_of
 from c3s3_seg.dataset.pairing import pair, says, trail
-from c3s3_seg.errors import C3S3Error
+from c3s3_seg.errors import InputError
 from c3s3_seg.io.cases import walk_files
 from c3s3_seg.io.choice import Fix, SeriesRule
 from c3s3_seg.io.hashes import scan_files
@@ -57,16 +57,6 @@ class Search:
     fix: frozenset[Fix] = frozenset()
     leave_out: tuple[str, ...] = ()
     workers: int = 1
-
-
-@dataclass
-class _Found:
-    """What has been found so far."""
-
-    scans: list[Scan] = field(default_factory=list)
-    masks: list[Mask] = field(default_factory=list)
-    refused: list[Refused] = field(default_factory=list)
-    passed: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True)
@@ -111,7 +101,7 @@ def discover(root: Path, search: Search, progress: Progress = silent) -> Invento
     InputError
         If a folder cannot be read.
     """
-    found = _Found()
+    found = Haul()
     dicoms, images = [], []
     for path in wanted_files(root, search.leave_out):
         if image_suffix(path):
@@ -130,24 +120,19 @@ def discover(root: Path, search: Search, progress: Progress = silent) -> Invento
     return Inventory(tuple(pairs), (*found.refused, *refused), found.passed)
 
 
-def _sort_dicom(root: Path, files: Sequence[Path], search: Search, found: _Found) -> None:
+def _sort_dicom(root: Path, files: Sequence[Path], search: Search, found: Haul) -> None:
     from c3s3_seg.dataset.discover_dicom import find_drawings, find_scans
     from c3s3_seg.io.dicom_series import look_through
 
     seen = look_through(root, files)
-    scans, refused, passed = find_scans(seen, search.rule, search.fix)
-    found.scans += scans
-    found.refused += refused
-    found.passed.update(passed)
-    drawings, refused, passed = find_drawings(seen)
-    found.masks += drawings
-    found.refused += refused
-    found.passed.update(passed)
+    for add in (find_scans(seen, search.rule, search.fix), find_drawings(seen, search.rule)):
+        found.scans += add.scans
+        found.masks += add.masks
+        found.refused += add.refused
+        found.passed.update(add.passed)
 
 
-def _sort_images(
-    root: Path, images: Sequence[Path], search: Search, found: _Found, progress: Progress
-) -> None:
+def _sort_images(root: Path, images: Sequence[Path], search: Search, found: Haul, progress: Progress) -> None:
     """Scans first, as some masks are known by lying on the grid of one."""
     unsure: list[tuple[Path, Probe]] = []
     for path, probe in probes(images, search, progress):
@@ -189,10 +174,8 @@ def _probe(work: tuple[Path, bool]) -> Probe | str:
     try:
         volume = load_image(path, orthonormal=mend)
         return Probe(volume.geometry, few_values(volume.array))
-    except C3S3Error as error:
-        return f"{error.what}." + (f" {error.todo}" if error.todo else "")
     except Exception as error:  # one bad file must not stop the others
-        return f"it cannot be read ({type(error).__name__}: {error})"
+        return reason_of(error)
 
 
 def few_values(array: Array) -> tuple[int, ...] | None:
@@ -240,10 +223,6 @@ def by_name(scans: Sequence[Scan], pattern: str) -> tuple[list[Scan], list[Refus
     InputError
         If it is no regular expression.
     """
-    import re
-
-    from c3s3_seg.errors import InputError
-
     try:
         compiled = re.compile(pattern)
     except re.error as error:

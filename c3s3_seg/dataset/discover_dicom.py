@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 
-from c3s3_seg.dataset.items import Mask, Part, Refused, Scan
+from c3s3_seg.dataset.items import Haul, Mask, Part, Refused, Scan, reason_of
 from c3s3_seg.dataset.pairing import trail
 from c3s3_seg.errors import C3S3Error, InputError
 from c3s3_seg.io.choice import Fix, Reading, SeriesRule
@@ -19,10 +19,8 @@ from c3s3_seg.io.sniff import is_dicom
 from c3s3_seg.volume import Geometry
 
 
-def find_scans(
-    found: Found, rule: SeriesRule | None, fix: frozenset[Fix]
-) -> tuple[list[Scan], list[Refused], Counter[str]]:
-    """The series that are volumes, by their headers alone.
+def find_scans(found: Found, rule: SeriesRule | None, fix: frozenset[Fix]) -> Haul:
+    """The series that are volumes, by their headers alone; damaged files that belong to none are refused too.
 
     Parameters
     ----------
@@ -32,53 +30,56 @@ def find_scans(
         Which of them are wanted; None takes all.
     fix
         Repairs that are allowed.
-
-    Returns
-    -------
-    tuple
-        Scans; what is refused, with damaged files that belong to no series; and what was passed over.
     """
     files = _files_of(found)
-    damaged, refused = _damage(found)
-    scans: list[Scan] = []
-    passed: Counter[str] = Counter()
+    damaged, strays = _damage(found)
+    haul = Haul(refused=strays)
     for number, series in enumerate(found.series):
         place = f"{_folder(series, found.root)}: {series}"
-        if series.slices[0].text("SOPClassUID") in SEG_CLASSES:
+        if _is_seg(series):
             continue
         if not series.is_volume:
-            passed["DICOM series that are no volumes (localizers, single images)"] += 1
-        elif rule is not None and not rule.takes(series.modality, series.description):
-            passed["DICOM series that are not wanted"] += 1
+            haul.passed["DICOM series that are no volumes (localizers, single images)"] += 1
+        elif not _is_wanted(series, rule):
+            haul.passed["DICOM series that are not wanted"] += 1
         elif number in damaged:
-            refused.append(Refused(place, damaged[number]))
+            haul.refused.append(Refused(place, damaged[number]))
         else:
             try:
-                scans.append(_scan(series, place, files[_group(series)], found.root, fix))
+                haul.scans.append(_scan(series, place, files[_group(series)], found.root, fix))
             except C3S3Error as error:
-                refused.append(Refused(place, f"{error.what}." + (f" {error.todo}" if error.todo else "")))
-    return scans, refused, passed
+                haul.refused.append(Refused(place, reason_of(error)))
+    return haul
 
 
-def find_drawings(found: Found) -> tuple[list[Mask], list[Refused], Counter[str]]:
-    """The SEG and RTSTRUCT files among what was read; a DICOM file that is neither is passed over."""
-    masks: list[Mask] = []
-    refused: list[Refused] = []
-    passed: Counter[str] = Counter()
-    segs = [s.path for series in found.series for s in series.slices if s.text("SOPClassUID") in SEG_CLASSES]
+def find_drawings(found: Found, rule: SeriesRule | None) -> Haul:
+    """The SEG and RTSTRUCT files among what was read; those of series that are not wanted are passed over."""
+    haul = Haul()
+    unwanted = {series.uid for series in found.series if not _is_wanted(series, rule)}
+    segs = [item.path for series in found.series if _is_seg(series) for item in series.slices]
     others = [path for name in found.ignored if is_dicom(path := found.root / name)]
     for path in (*segs, *others):
         place = os.fspath(path.relative_to(found.root))
         try:
             drawing = look_at_drawing(path)
         except InputError as error:
-            refused.append(Refused(place, f"{error.what}. {error.todo}"))
+            haul.refused.append(Refused(place, reason_of(error)))
             continue
         if drawing is None:
-            passed["other DICOM objects"] += 1
+            haul.passed["DICOM objects of other kinds"] += 1
+        elif drawing.series and drawing.series <= unwanted:
+            haul.passed["masks of DICOM series that are not wanted"] += 1
         else:
-            masks.append(Mask(Part("drawing", place, (path,), drawing=drawing)))
-    return masks, refused, passed
+            haul.masks.append(Mask(Part("drawing", place, (path,), drawing=drawing)))
+    return haul
+
+
+def _is_seg(series: Series) -> bool:
+    return series.slices[0].text("SOPClassUID") in SEG_CLASSES
+
+
+def _is_wanted(series: Series, rule: SeriesRule | None) -> bool:
+    return rule is None or rule.takes(series.modality, series.description)
 
 
 def _scan(series: Series, place: str, files: Sequence[Path], root: Path, fix: frozenset[Fix]) -> Scan:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from c3s3_seg.errors import C3S3Error
 from c3s3_seg.io import load, load_mask
 from c3s3_seg.io.choice import Fix, Reading
 from c3s3_seg.io.drawing import Drawing, load_drawing
@@ -154,6 +156,13 @@ class Refused:
     reason: str
 
 
+def reason_of(error: Exception) -> str:
+    """An error as a table says it: its place is in another column."""
+    if not isinstance(error, C3S3Error):
+        return f"{type(error).__name__}: {error}"
+    return f"{error.what}." + (f" {error.todo}." if error.todo else "")
+
+
 @dataclass(frozen=True)
 class Pair:
     """A scan, and its mask where it has one; `note` says how they were matched, where that has to be said."""
@@ -161,6 +170,16 @@ class Pair:
     scan: Scan
     mask: Mask | None = None
     note: str = ""
+
+
+@dataclass
+class Haul:
+    """What has been found so far, before masks are given to scans."""
+
+    scans: list[Scan] = field(default_factory=list)
+    masks: list[Mask] = field(default_factory=list)
+    refused: list[Refused] = field(default_factory=list)
+    passed: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True)

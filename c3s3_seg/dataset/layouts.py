@@ -27,7 +27,7 @@ from c3s3_seg.dataset.discover import (
     wanted_files,
 )
 from c3s3_seg.dataset.index import IMAGES, INDEX, MASKS, DataSet, parse_labels
-from c3s3_seg.dataset.items import Inventory, Mask, Pair, Part, Refused, Scan, Split
+from c3s3_seg.dataset.items import Inventory, Mask, Pair, Part, Refused, Scan, Split, reason_of
 from c3s3_seg.dataset.pairing import KEPT
 from c3s3_seg.errors import C3S3Error, InputError
 from c3s3_seg.io.cases import walk_files
@@ -96,7 +96,7 @@ def _inventory(
         if isinstance(values, tuple):
             pairs.append(Pair(scan, Mask(part, None, values)))
         else:
-            refused.append(Refused(part.place, (values or "it holds values that no mask has") + KEPT))
+            refused.append(Refused(part.place, (values or "it holds values that no mask has.") + KEPT))
             pairs.append(Pair(scan))
     return Inventory(tuple(pairs), tuple(refused), dict(passed), labels)
 
@@ -109,7 +109,7 @@ def _values(part: Part, seen: Mapping[Path, Probe | str]) -> tuple[int, ...] | s
     try:
         return few_values(part.scan(Path(), frozenset()).array)
     except C3S3Error as error:
-        return error.what
+        return reason_of(error)
 
 
 def _index(root: Path) -> dict[str, Any] | None:

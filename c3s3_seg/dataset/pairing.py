@@ -21,7 +21,7 @@ SCAN_WORDS = {
     "data",
 }  # fmt: skip
 _ROLES = MASK_WORDS | SCAN_WORDS
-KEPT = "; the scan is taken without a mask"
+KEPT = " The scan is taken without a mask"
 
 
 def words(name: str) -> list[str]:
@@ -101,8 +101,9 @@ def _by_reference(mask: Mask, scans: Sequence[Scan]) -> tuple[list[int], str]:
     drawing = mask.part.drawing
     if drawing is None or not (drawing.series or drawing.slices):
         return [], "it names no series that it was drawn on"
-    hits = [n for n, scan in enumerate(scans) if scan.slices & drawing.slices]
-    hits = hits or [n for n, scan in enumerate(scans) if scan.series and scan.series in drawing.series]
+    of_series = [n for n, scan in enumerate(scans) if scan.series and scan.series in drawing.series]
+    hits = [n for n in of_series or range(len(scans)) if not scans[n].slices.isdisjoint(drawing.slices)]
+    hits = hits or of_series
     return hits, "" if hits else "it was drawn on a series that is not among the scans that are taken"
 
 
@@ -152,4 +153,4 @@ def _why_not(hits: Sequence[int], scans: Sequence[Scan], why: str) -> str:
 
 
 def _several(places: Sequence[str]) -> str:
-    return f"{len(places)} masks fit this scan: {', '.join(places)}. Keep one with --leave-out PATTERN{KEPT}"
+    return f"{len(places)} masks fit this scan: {', '.join(places)}. Keep one with --leave-out PATTERN.{KEPT}"
