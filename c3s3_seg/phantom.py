@@ -214,9 +214,8 @@ def _check_formats(file_format: str, truth: str) -> None:
     if truth not in get_args(TruthFormat):
         raise InputError(f"found the truth {truth!r}, wanted one of {', '.join(get_args(TruthFormat))}")
     if truth in ("dicom-seg", "rtstruct") and file_format != "dicom":
-        raise InputError(
-            f"a truth as {truth} refers to DICOM slices, and the scan has none", todo="Write both as DICOM"
-        )
+        what = f"a truth as {truth} refers to the slices of a DICOM series, and the scan is none"
+        raise InputError(what, todo="Give --format dicom, or --truth nii.gz")
 
 
 def _truth_path(folder: Path, name: str, truth: TruthFormat) -> Path | None:
