@@ -280,6 +280,38 @@ def test_a_value_that_no_label_has(tmp_path: Path) -> None:
     assert "holds the value 2, which no label has" in result.refused[0].reason
 
 
+def test_other_labels_are_asked_of_masks_that_are_there_already(tmp_path: Path) -> None:
+    for n in range(2):
+        image_case(tmp_path / "source", n, f"images/{n}", f"masks/{n}")
+    prepare(tmp_path / "source", tmp_path / "data", Settings(labels=Labels.parse("liver=1,tumour=2")))
+    renamed_only = Settings(labels=Labels.parse("Leber=1,Tumor=2"))
+    assert prepare(tmp_path / "source", tmp_path / "data", renamed_only).kept == 2
+    result = prepare(tmp_path / "source", tmp_path / "data", Settings(labels=Labels.parse("liver=1")))
+    assert len(result.refused) == 2
+
+
+def test_a_mask_drawn_on_a_converted_series_goes_back_to_its_slices(tmp_path: Path) -> None:
+    """As converters do it: rows from the bottom up, and the first axis to the left."""
+    from c3s3_seg.io import save
+    from c3s3_seg.volume import Geometry
+
+    mask = study(tmp_path / "source" / "p" / "ct", 0)
+    mask[3:5, 2:4, 1] = 2
+    grid = load(tmp_path / "source" / "p" / "ct").geometry
+    affine = grid.affine @ np.diag([-1, -1, 1, 1])
+    affine[:3, 3] = grid.to_mm([grid.shape[0] - 1, grid.shape[1] - 1, 0])
+    other = Geometry(grid.shape, affine)
+    save(
+        other.volume(np.ascontiguousarray(mask[::-1, ::-1])), tmp_path / "source" / "p" / "drawn_mask.nii.gz"
+    )
+    result = prepare(tmp_path / "source", tmp_path / "data", Settings())
+    assert (result.refused, result.masks) == ((), 1)
+    data = DataSet.load(tmp_path / "data")
+    back = load_mask(data.mask("case-0001"), grid=load(data.scan("case-0001")).geometry)
+    assert np.array_equal(back.array, mask)
+    assert any("axes of the mask were turned" in note for note in data.records["case-0001"].notes)
+
+
 def test_two_modalities_are_refused(archive: Path, tmp_path: Path) -> None:
     renamed(archive / "BAKER", Modality="PT")
     with pytest.raises(InputError, match=r"found 6 of MR, 1 of PT.*--modality"):

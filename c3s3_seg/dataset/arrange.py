@@ -143,9 +143,8 @@ def arrange(inventory: Inventory, out: Path, labels: Labels, settings: Settings,
     """
     earlier = read_earlier(out)
     pairs = inventory.pairs
-    hashes = (
-        _hash_all(pairs, settings, progress) if earlier.records else ()
-    )  # else whoever reads a scan does it
+    # Of a first run, whoever reads a scan takes its hash.
+    hashes = _hash_all(pairs, settings, progress) if earlier.records else ()
     cases = name_cases(pairs, hashes, earlier)
     patients = name_patients([pair.scan for pair in pairs], cases, earlier)
     members = [

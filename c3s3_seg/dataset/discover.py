@@ -23,6 +23,7 @@ from c3s3_seg.io.choice import Fix, SeriesRule
 from c3s3_seg.io.hashes import scan_files
 from c3s3_seg.io.image import image_stem, image_suffix, load_image
 from c3s3_seg.io.sniff import is_dicom, is_zip
+from c3s3_seg.io.turn import turn_between
 from c3s3_seg.volume import Array, Geometry
 from c3s3_seg.workers import Died, each
 
@@ -149,7 +150,7 @@ def _sort_images(root: Path, images: Sequence[Path], search: Search, found: Haul
         else:
             unsure.append((path, probe))
     for path, probe in unsure:
-        if any(scan.grid is not None and scan.grid.matches(probe.grid) for scan in found.scans):
+        if any(scan.grid is not None and turn_between(probe.grid, scan.grid) for scan in found.scans):
             found.masks.append(_mask(path, root, probe))
         else:
             reason = (

@@ -12,6 +12,7 @@ from c3s3_seg.errors import C3S3Error
 from c3s3_seg.io import load, load_mask
 from c3s3_seg.io.choice import Fix, Reading
 from c3s3_seg.io.drawing import Drawing, load_drawing
+from c3s3_seg.io.turn import turned_onto
 from c3s3_seg.volume import Geometry, Volume
 
 Kind = Literal["image", "dicom", "hdf5", "drawing"]
@@ -88,7 +89,8 @@ class Part:
             return load_drawing(self.drawing, grid, values)
         if self.kind == "hdf5":
             return grid.volume(self.scan(Path(), frozenset()).array)
-        return load_mask(self.files[0], grid=grid)
+        mask = turned_onto(load_mask(self.files[0]), grid)
+        return mask if mask.geometry is grid else load_mask(self.files[0], grid=grid)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from pathlib import PurePath
 import numpy as np
 
 from c3s3_seg.dataset.items import Mask, Pair, Refused, Scan
+from c3s3_seg.io.turn import turn_between
 from c3s3_seg.volume import Geometry
 
 MASK_WORDS = {
@@ -74,7 +75,7 @@ def pair(scans: Sequence[Scan], masks: Sequence[Mask]) -> tuple[list[Pair], list
         if mask.grid is None:
             hits, why = _by_reference(mask, scans)
         else:
-            hits, why = _by_grid(mask, mask.grid, scans, shapes.get(mask.grid.shape, []))
+            hits, why = _by_grid(mask, mask.grid, scans, shapes[tuple(sorted(mask.grid.shape))])
         if len(hits) == 1:
             given[hits[0]].append((mask, why))
         else:
@@ -88,11 +89,11 @@ def pair(scans: Sequence[Scan], masks: Sequence[Mask]) -> tuple[list[Pair], list
     return pairs, refused
 
 
-def _by_shape(scans: Sequence[Scan]) -> dict[tuple[int, int, int], list[int]]:
+def _by_shape(scans: Sequence[Scan]) -> defaultdict[tuple[int, ...], list[int]]:
     found = defaultdict(list)
     for number, scan in enumerate(scans):
         if scan.grid is not None:
-            found[scan.grid.shape].append(number)
+            found[tuple(sorted(scan.grid.shape))].append(number)
     return found
 
 
@@ -111,7 +112,7 @@ def _by_grid(
     mask: Mask, grid: Geometry, scans: Sequence[Scan], candidates: Iterable[int]
 ) -> tuple[list[int], str]:
     """The scans on a mask's grid; of several, the one that is called like it."""
-    same = [n for n in candidates if (own := scans[n].grid) is not None and own.matches(grid)]
+    same = [n for n in candidates if (own := scans[n].grid) is not None and turn_between(grid, own)]
     named = _akin(mask, scans, same)
     if named:
         return named, ""

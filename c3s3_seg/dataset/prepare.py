@@ -19,7 +19,8 @@ from c3s3_seg.dataset.arrange import Plan, Settings, arrange, find, labels_of, m
 from c3s3_seg.dataset.convert import STATE, SUFFIX, Made, Work, convert
 from c3s3_seg.dataset.discover import Progress, silent
 from c3s3_seg.dataset.index import IMAGES, INDEX, MASKS, TEST_FOLDERS, DataSet
-from c3s3_seg.dataset.items import Refused
+from c3s3_seg.dataset.items import Part, Refused
+from c3s3_seg.dataset.labels import Labels
 from c3s3_seg.dataset.pairing import KEPT
 from c3s3_seg.dataset.splits import Member, assign
 from c3s3_seg.errors import InputError
@@ -47,6 +48,8 @@ class Prepared:
         What was not taken, with its reason. For the terminal alone: places may name patients.
     passed
         Reason -> how many were passed over.
+    masks
+        How many of the cases have one.
     kept
         Cases that were there already, made from the same.
     again
@@ -60,6 +63,7 @@ class Prepared:
     patients: Mapping[str, str] = field(default_factory=dict)
     refused: tuple[Refused, ...] = ()
     passed: Mapping[str, int] = field(default_factory=dict)
+    masks: int = 0
     kept: int = 0
     again: tuple[str, ...] = ()
     gone: tuple[str, ...] = ()
@@ -121,7 +125,9 @@ def _check_folders(source: Path, out: Path) -> None:
 def _foreseen(plan: Plan, before: Prepared) -> Prepared:
     passed = _passed(before, len(plan.cases) - len(plan.wanted))
     patients = {plan.cases[n]: plan.patients[n] for n in plan.wanted}
-    return replace(before, data=replace(before.data, splits=plan.splits), patients=patients, passed=passed)
+    masks = sum(plan.pairs[n].mask is not None for n in plan.wanted)
+    data = replace(before.data, splits=plan.splits)
+    return replace(before, data=data, patients=patients, passed=passed, masks=masks)
 
 
 def _passed(before: Prepared, idle: int) -> dict[str, int]:
@@ -158,8 +164,7 @@ def _refusal(work: Work, answer: Made | str | Died) -> Refused | None:
 def _work(plan: Plan, number: int, source: Path, data: DataSet, settings: Settings) -> Work:
     pair, case = plan.pairs[number], plan.cases[number]
     mask = pair.mask.part if pair.mask is not None else None
-    drawn = plan.labels.values if mask is not None and mask.drawing is not None else {}
-    known = [FORMAT, sorted(settings.search.fix), sorted(drawn.items())]
+    known = [FORMAT, sorted(settings.search.fix), _meaning(plan.labels, mask)]
     return Work(
         case=case,
         patient=plan.patients[number],
@@ -176,6 +181,13 @@ def _work(plan: Plan, number: int, source: Path, data: DataSet, settings: Settin
         known=plan.earlier.records.get(case),
         fix=settings.search.fix,
     )
+
+
+def _meaning(labels: Labels, mask: Part | None) -> list[Any]:
+    """What of the labels a mask's file depends on: names and values of a drawing; the values of an image."""
+    if mask is None:
+        return []
+    return sorted(labels.values.items()) if mask.drawing is not None else sorted(set(labels.values.values()))
 
 
 def _set_aside(out: Path) -> None:
@@ -215,8 +227,9 @@ def _finish(
         data=replace(before.data, splits=splits, records=records),
         patients={case: record.patient for case, record in records.items()},
         passed=_passed(before, idle),
+        masks=sum("label" in record.sha256 for record in records.values()),
         kept=sum(made[case].kept for case in taken),
-        again=tuple(case for case in taken if case in plan.earlier.records and not made[case].kept),
+        again=tuple(case for case in sorted(taken) if case in plan.earlier.records and not made[case].kept),
         gone=tuple(sorted(set(plan.earlier.records) - set(plan.cases))),
     )
     if taken:

@@ -114,10 +114,9 @@ def _tables(result: Prepared) -> list[Table]:
 def _remarks(result: Prepared, dry: bool) -> list[str]:
     """What the table does not say."""
     data = result.data
-    with_masks = len(data.splits.labelled) + len(data.splits.validation) + len(data.splits.test)
     labels = ", ".join(f"{name} = {value}" for name, value in data.labels.items()) or "none"
     lines = [
-        f"{result.found} scans found; {len(result.patients)} taken, {with_masks} of them with masks, of"
+        f"{result.found} scans found; {len(result.patients)} taken, {result.masks} of them with masks, of"
         f" {len(set(result.patients.values()))} patients. Labels: {labels}."
     ]
     if result.kept or result.again:
@@ -133,7 +132,7 @@ def _remarks(result: Prepared, dry: bool) -> list[str]:
     elif not data.splits.labelled:
         lines.append("No case has a mask to learn from.")
     elif not data.splits.validation:
-        lines.append("No patient is left for validation: masks of two patients or more are needed.")
+        lines.append("No case is for validation. --validation N draws N patients with masks for it.")
     if dry:
         lines.append("Nothing was written.")
     elif result.patients:
@@ -148,6 +147,7 @@ def _facts(result: Prepared) -> dict[str, Any]:
     for split in SPLITS:
         cases = getattr(data.splits, split)
         facts[split] = {"cases": len(cases), "patients": len({result.patients[case] for case in cases})}
+    facts["with_masks"] = result.masks
     facts["refused"] = [{"place": item.place, "reason": item.reason} for item in result.refused]
     facts["passed_over"] = dict(result.passed)
     return {**facts, "kept": result.kept, "again": sorted(result.again), "gone": list(result.gone)}
