@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 
 from c3s3_seg.errors import InputError
 from c3s3_seg.phantom_anatomy import Variation, build_anatomy
 from c3s3_seg.phantom_solids import Canvas, Field, Floats, smooth_field
+from c3s3_seg.phantom_truth import TruthFormat, check_truth, save_truth, truth_path
 from c3s3_seg.volume import Array, Geometry, Source, Volume
 
 FileFormat = Literal["dicom", "nii.gz"]
-TruthFormat = Literal["nii.gz", "dicom-seg", "rtstruct", "none"]
 
 # Brightness as a fraction of the blood in the atrium: (lowest, highest) over all scans. Myocardium
 # is nulled by the inversion pulse and fat is suppressed; every blood pool is as bright as the atrium.
@@ -185,10 +185,12 @@ def save(
     """
     from c3s3_seg.io import save as save_image
 
-    _check_formats(file_format, truth)
+    if file_format not in ("dicom", "nii.gz"):
+        raise InputError(f"found the format {file_format!r}, wanted 'dicom' or 'nii.gz'")
+    check_truth(truth, is_dicom=file_format == "dicom")
     name = f"phantom-{seed}"
     scan = folder / (name if file_format == "dicom" else f"{name}.nii.gz")
-    answer = _truth_path(folder, name, truth)
+    answer = truth_path(folder, name, truth)
     for path in (scan, answer):
         if path is not None:
             _refuse_existing(path)
@@ -203,40 +205,8 @@ def save(
     else:
         save_image(phantom.scan, scan)
     if answer is not None:
-        answer.parent.mkdir(exist_ok=True)
-        _save_truth(phantom.truth, answer, scan, truth)
+        save_truth(phantom.truth, answer, scan, truth)
     return scan, answer
-
-
-def _check_formats(file_format: str, truth: str) -> None:
-    if file_format not in ("dicom", "nii.gz"):
-        raise InputError(f"found the format {file_format!r}, wanted 'dicom' or 'nii.gz'")
-    if truth not in get_args(TruthFormat):
-        raise InputError(f"found the truth {truth!r}, wanted one of {', '.join(get_args(TruthFormat))}")
-    if truth in ("dicom-seg", "rtstruct") and file_format != "dicom":
-        what = f"a truth as {truth} refers to the slices of a DICOM series, and the scan is none"
-        raise InputError(what, todo="Give --format dicom, or --truth nii.gz")
-
-
-def _truth_path(folder: Path, name: str, truth: TruthFormat) -> Path | None:
-    from c3s3_seg.io.formats import mask_path
-
-    if truth == "none":
-        return None
-    return mask_path(folder / ("truth" if truth == "nii.gz" else name), name, truth)
-
-
-def _save_truth(truth: Volume, path: Path, series: Path, wanted: TruthFormat) -> None:
-    from c3s3_seg.io import load
-    from c3s3_seg.io.dicom_names import Segment
-    from c3s3_seg.io.formats import write_mask
-
-    if wanted == "none":
-        return
-    if wanted != "nii.gz":  # it refers to the slices as they are read
-        scan = load(series)
-        truth = scan.geometry.volume(truth.array, scan.source)
-    write_mask(truth, path, wanted, (Segment("left_atrium", 1, ("82471001", "SCT", "Left atrium")),))
 
 
 def write_cohort(folder: Path, *, labelled: int, unlabelled: int, validation: int, seed: int) -> Path:

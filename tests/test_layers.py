@@ -24,6 +24,7 @@ FLOORS = {
     "report": 4,
     "phantom": 4.7,
     "phantom_anatomy": 3,
+    "phantom_truth": 4,
     "phantom_solids": 2,
     "io": 3,
     "domain": 2.5,
