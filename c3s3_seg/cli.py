@@ -20,6 +20,7 @@ from c3s3_seg.verbs.inspect import inspect
 from c3s3_seg.verbs.pacs import fetch, send
 from c3s3_seg.verbs.phantom import phantom
 from c3s3_seg.verbs.predict import predict
+from c3s3_seg.verbs.prepare import prepare
 from c3s3_seg.verbs.study import study
 from c3s3_seg.verbs.train import train
 from c3s3_seg.verbs.verify import verify
@@ -33,7 +34,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 VERBS = (
-    predict, evaluate, inspect, train, study, export, domain, fetch, send, phantom, verify, doctor,
+    predict, evaluate, inspect, prepare, train, study, export, domain, fetch, send, phantom, verify, doctor,
     benchmark,
 )  # fmt: skip
 for verb in VERBS:

@@ -15,6 +15,7 @@ import numpy as np
 from c3s3_seg.errors import InputError
 from c3s3_seg.phantom_anatomy import Variation, build_anatomy
 from c3s3_seg.phantom_solids import Canvas, Field, Floats, smooth_field
+from c3s3_seg.phantom_truth import TruthFormat, check_truth, save_truth, truth_path
 from c3s3_seg.volume import Array, Geometry, Source, Volume
 
 FileFormat = Literal["dicom", "nii.gz"]
@@ -168,35 +169,44 @@ def _acquire(rng: np.random.Generator, setup: Simulator, image: Field) -> Array:
     return np.asarray(np.rint(magnitude * rng.uniform(*setup.blood)), dtype=np.uint16)
 
 
-def save(phantom: Phantom, folder: Path, *, seed: int, file_format: FileFormat) -> tuple[Path, Path]:
+def save(
+    phantom: Phantom, folder: Path, *, seed: int, file_format: FileFormat, truth: TruthFormat = "nii.gz"
+) -> tuple[Path, Path | None]:
     """Write a phantom below a folder; gives the paths of the scan and of the truth.
 
-    The scan is `phantom-<seed>/` (a DICOM series) or `phantom-<seed>.nii.gz`; the truth is always
-    `truth/phantom-<seed>.nii.gz`.
+    The scan is `phantom-<seed>/` (a DICOM series, of a patient and a study of its own) or
+    `phantom-<seed>.nii.gz`; the truth is `truth/phantom-<seed>.nii.gz`, or a DICOM SEG or RTSTRUCT among
+    the slices of the scan, or left out.
 
     Raises
     ------
     InputError
-        If a file is there already, or the format is neither of the two.
+        If a file is there already, a format is none of those, or the truth alone is to be DICOM.
     """
     from c3s3_seg.io import save as save_image
 
     if file_format not in ("dicom", "nii.gz"):
         raise InputError(f"found the format {file_format!r}, wanted 'dicom' or 'nii.gz'")
+    check_truth(truth, is_dicom=file_format == "dicom")
     name = f"phantom-{seed}"
     scan = folder / (name if file_format == "dicom" else f"{name}.nii.gz")
-    truth = folder / "truth" / f"{name}.nii.gz"
-    for path in (scan, truth):
-        _refuse_existing(path)
-    truth.parent.mkdir(parents=True, exist_ok=True)
+    answer = truth_path(folder, name, truth)
+    for path in (scan, answer):
+        if path is not None:
+            _refuse_existing(path)
+    folder.mkdir(parents=True, exist_ok=True)
     if file_format == "dicom":
         from c3s3_seg.io.dicom_write import save_series
 
-        save_series(phantom.scan, scan, description=f"Simulated heart, seed {seed}", seed_uid=name)
+        patient = f"PHANTOM-{seed}"
+        save_series(
+            phantom.scan, scan, description=f"Simulated heart, seed {seed}", seed_uid=name, patient=patient
+        )
     else:
         save_image(phantom.scan, scan)
-    save_image(phantom.truth, truth)
-    return scan, truth
+    if answer is not None:
+        save_truth(phantom.truth, answer, scan, truth)
+    return scan, answer
 
 
 def write_cohort(folder: Path, *, labelled: int, unlabelled: int, validation: int, seed: int) -> Path:
