@@ -3,8 +3,9 @@
     python benchmarks/parity.py [DATA] [BUNDLE]      DATA: the folder `la`, default ../shared/data/la
 
 The 8 validation cases, whole scans on their own grid and the patches that cover them. Every format is
-written by `export_folder`, so each row has also passed the gate. The last row is MONAI's own runner on the
-exported folder: its pre- and post-processing instead of ours.
+written by `export_folder`, so each row has also passed the gate. An ensemble is the bundle's networks and
+its companion's in one graph, against torch running each of them. The last row is MONAI's own runner on
+the exported folder: its pre- and post-processing instead of ours.
 """
 
 import json
@@ -16,19 +17,23 @@ from pathlib import Path
 from c3s3_seg import ModelBundle, load, load_mask
 from c3s3_seg.bundle import Task
 from c3s3_seg.export.compare import masks_apart
-from c3s3_seg.export.form import Form, Precision, Target
+from c3s3_seg.export.form import Form, Target
 from c3s3_seg.export.parity import Parity, ScanParity
 from c3s3_seg.export.write import export_folder, export_in_bundle
 from c3s3_seg.inference import open_predictor
 from c3s3_seg.volume import Volume
 
 CASES = 8  # the last of the unlabelled list: the validation cases of the shipped configuration
-FORMATS: tuple[tuple[Target, Precision], ...] = (
-    ("onnx", "fp32"),
-    ("onnx", "fp16"),
-    ("openvino", "fp32"),
-    ("openvino", "fp16"),
-    ("monai-bundle", "fp32"),
+FORMATS: tuple[tuple[str, Target, Form], ...] = (
+    ("onnx fp32", "onnx", Form()),
+    ("onnx fp16", "onnx", Form("fp16")),
+    ("openvino fp32", "openvino", Form()),
+    ("openvino fp16", "openvino", Form("fp16")),
+    ("onnx fp32, ensemble", "onnx", Form(ensemble=True)),
+    ("onnx fp16, ensemble", "onnx", Form("fp16", ensemble=True)),
+    ("openvino fp32, ensemble", "openvino", Form(ensemble=True)),
+    ("monai-bundle, ensemble", "monai-bundle", Form(ensemble=True)),
+    ("monai-bundle, network", "monai-bundle", Form()),
 )
 
 
@@ -81,15 +86,14 @@ def main(data: Path, name: str) -> None:
         graph = bundle.networks[0].graph
         size = (exported.folder / graph).stat().st_size
         print(row("bundle's own graph, OpenVINO", size / 1e6, proofs[graph]), flush=True)
-        for target, precision in FORMATS:
-            out = folder / f"{target}-{precision}"
-            _, proof = export_folder(bundle, target, Form(precision), out, scans)
+        for label, target, form in FORMATS:
+            out = folder / label
+            _, proof = export_folder(bundle, target, form, out, scans)
             size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
-            label = "monai-bundle, network" if target == "monai-bundle" else f"{target} {precision}"
             print(row(label, size / 1e6, proof), flush=True)
         predictor = open_predictor(bundle, backend="torch")
         references = [predictor(scan).mask for scan in scans]
-        theirs = monai_runs(folder / "monai-bundle-fp32", paths, bundle.task, references)
+        theirs = monai_runs(out, paths, bundle.task, references)
         print(row("monai-bundle, MONAI's runner", size / 1e6, theirs, patches=False))
     voxels, patches = sum(scan.array.size for scan in scans), proof.patches
     print(
