@@ -43,6 +43,11 @@ def torch_says(bundle: ModelBundle, patches: np.ndarray) -> list[np.ndarray]:
     return [softmax(TorchBackend(load_torch(bundle, n))(patches)) for n in bundle.networks]
 
 
+@pytest.fixture(scope="module")
+def companion_graph(companions: ModelBundle) -> bytes:
+    return standalone_graph(companions, Form(ensemble=True))
+
+
 def noise_patches(*shape: int) -> np.ndarray:
     return np.random.default_rng(1).normal(size=shape).astype(np.float32)
 
@@ -83,6 +88,28 @@ def test_an_ensemble_is_one_graph_with_a_fixed_batch(two_nets: ModelBundle, ense
     assert given.type.tensor_type.shape.dim[0].dim_value == 2
     with pytest.raises(Exception, match="Got: 3 Expected: 2"):
         run(ensemble, noise_patches(3, 1, 32, 32, 32))
+
+
+def test_an_ensemble_holds_the_networks_of_the_companion(
+    companions: ModelBundle,
+    noise: Volume,
+    tmp_path: Path,
+    companion_graph: bytes,
+    quick: Callable[[bytes], None],
+) -> None:
+    quick(companion_graph)
+    path, proof = export_folder(companions, "onnx", Form(ensemble=True), tmp_path, [noise])
+    assert path.name == "first-ensemble.onnx"
+    assert proof.difference < 1e-4
+    patches = noise_patches(1, 1, 32, 32, 32)
+    members = [softmax(TorchBackend(load_torch(*member))(patches)) for member in companions.members()]
+    np.testing.assert_allclose(run(path.read_bytes(), patches), np.mean(members, axis=0), atol=1e-4)
+    assert np.abs(members[0] - members[1]).max() > 0.1  # or the mean would prove nothing
+    record = json.loads((tmp_path / "export.json").read_text())
+    assert set(record["weights"]) == {"model.safetensors", "second/model.safetensors"}
+    assert len(set(record["weights"].values())) == 2
+    assert json.loads(record["facts"]["c3s3.weights"]) == record["weights"]
+    assert "the mean of 2 networks" in (tmp_path / "README.md").read_text()
 
 
 def test_half_precision_is_half_the_size_and_close(
@@ -175,6 +202,55 @@ def test_planted_faults_are_refused_and_nothing_is_written(
     assert not (tmp_path / "out").exists()
 
 
+def leave_a_member_out(companions: ModelBundle, _: bytes) -> bytes:
+    return standalone_graph(companions, Form())
+
+
+def take_a_member_twice(companions: ModelBundle, graph: bytes) -> bytes:
+    """The companion's kernels are replaced by those of the winner: each of the right name and shape."""
+    model = onnx.load_from_string(graph)
+    tensors = {t.name: t for t in model.graph.initializer}
+    pairs = [(name, name.replace("networks.1.", "networks.0.")) for name in tensors if "networks.1." in name]
+    assert len(pairs) > 20
+    for second, first in pairs:
+        tensors[second].CopyFrom(
+            onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensors[first]), second)
+        )
+    return model.SerializeToString()  # type: ignore[no-any-return]
+
+
+def change_a_weight_of_the_companion(_: ModelBundle, graph: bytes) -> bytes:
+    model = onnx.load_from_string(graph)
+    theirs = onnx.ModelProto()
+    theirs.CopyFrom(model)
+    own = [t for t in theirs.graph.initializer if "networks.1." not in t.name]
+    for tensor in own:
+        theirs.graph.initializer.remove(tensor)
+    change_a_weight(theirs)
+    del model.graph.initializer[:]
+    model.graph.initializer.extend([*own, *theirs.graph.initializer])
+    return model.SerializeToString()  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("fault", [leave_a_member_out, take_a_member_twice, change_a_weight_of_the_companion])
+def test_planted_faults_of_an_ensemble_are_refused(
+    companions: ModelBundle,
+    noise: Volume,
+    tmp_path: Path,
+    companion_graph: bytes,
+    quick: Callable[[bytes], None],
+    fault: Callable[[ModelBundle, bytes], bytes],
+) -> None:
+    wrong = fault(companions, companion_graph)
+    onnx.checker.check_model(onnx.load_from_string(wrong), full_check=True)
+    quick(wrong)
+    with pytest.raises(
+        RefusedError, match=r"first-ensemble.onnx differs from torch: on patches a probability"
+    ):
+        export_folder(companions, "onnx", Form(ensemble=True), tmp_path / "out", [noise])
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_refused_export_leaves_the_earlier_one(
     two_nets: ModelBundle, noise: Volume, tmp_path: Path, graph: bytes, quick: Callable[[bytes], None]
 ) -> None:
@@ -200,18 +276,22 @@ def test_what_cannot_be_had_is_refused(two_nets: ModelBundle, noise: Volume, tmp
     with pytest.raises(InputError, match="there is no scan to compare on"):
         export_folder(two_nets, "onnx", Form(), tmp_path, [])
     with pytest.raises(InputError, match="holds one network"):
-        export_folder(ModelBundle.find("left-atrium"), "onnx", Form(ensemble=True), tmp_path, [noise])
+        export_folder(ModelBundle.find("left-atrium-vnet"), "onnx", Form(ensemble=True), tmp_path, [noise])
 
 
-def test_nvidia_tools_accept_the_file(graph: bytes, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "form", [Form(), Form("fp16"), Form(ensemble=True)], ids=["fp32", "fp16", "ensemble"]
+)
+def test_nvidia_tools_accept_the_file(companions: ModelBundle, form: Form, tmp_path: Path) -> None:
     """`polygraphy inspect model` and `polygraphy surgeon sanitize`, as a user would run them."""
-    path, clean = tmp_path / "toy.onnx", tmp_path / "clean.onnx"
+    path, clean = tmp_path / "it.onnx", tmp_path / "clean.onnx"
+    graph = standalone_graph(companions, form)
     path.write_bytes(graph)
     for words in (["inspect", "model", path], ["surgeon", "sanitize", "--fold-constants", path, "-o", clean]):
         polygraphy = Path(sys.executable).parent / "polygraphy"
         answer = subprocess.run([polygraphy, *words], capture_output=True, text=True, check=False)
         assert answer.returncode == 0, answer.stdout + answer.stderr
-        assert "probabilities [dtype=float32, shape=('batch', 3, '16*x', '16*y', '16*z')]" in answer.stdout
+        assert "probabilities [dtype=float32, shape=('batch', 2, '16*x', '16*y', '16*z')]" in answer.stdout
         assert "[E]" not in answer.stdout + answer.stderr
     patches = noise_patches(1, 1, 32, 32, 32)
     np.testing.assert_allclose(run(clean.read_bytes(), patches), run(graph, patches), atol=1e-6)

@@ -151,7 +151,7 @@ def build(graph: bytes, profile: Profile, timing: bytes = b"") -> tuple[bytes, b
     if config.add_optimization_profile(shapes) < 0:
         raise RefusedError(f"TensorRT does not take the input sizes {profile.shapes()}")
     cache = config.create_timing_cache(timing)
-    if not config.set_timing_cache(cache, ignore_mismatch=False):
+    if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
         config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
     engine = builder.build_serialized_network(network, config)
     if engine is None:

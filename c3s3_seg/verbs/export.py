@@ -33,7 +33,7 @@ def export(
     ] = None,
     ensemble: Annotated[
         bool,
-        typer.Option("--ensemble", help="All networks in one file, the companion bundle's too; averaged."),
+        typer.Option("--ensemble", help="All networks in one file, averaged; a companion's too."),
     ] = False,
     check: Annotated[
         list[Path] | None,
