@@ -192,6 +192,20 @@ def test_an_engine_that_was_not_made_here_is_never_loaded(
     assert "was not made here, or is damaged" in caplog.text
 
 
+def test_an_engine_of_another_release_is_built_anew(
+    machine: Machine, phantom: ModelBundle, caplog: pytest.LogCaptureFixture
+) -> None:
+    graph, vault = widened(phantom.folder / "model.onnx"), Vault.default()
+    vault.engine(graph, PROFILE)
+    (path,) = vault.folder.glob("*.engine")
+    for head in (b'{"graph": "ab"}', b"no JSON"):
+        vault._seal(path, head + b"\nengine")
+        vault.engine(graph, PROFILE)
+        assert "another release of this program made it" in caplog.text
+        caplog.clear()
+    assert stand_in.Builder.built == 3
+
+
 def test_the_timing_cache_is_kept_unless_it_does_not_fit(machine: Machine, phantom: ModelBundle) -> None:
     graph = widened(phantom.folder / "model.onnx")
     engine, times = build(graph, PROFILE)

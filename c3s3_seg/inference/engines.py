@@ -215,7 +215,10 @@ class Vault:
         if content is None:
             return None, why
         head, _, engine = content.partition(b"\n")
-        misfit = Stamp(**json.loads(head)).misfit(here)
+        try:
+            misfit = Stamp(**json.loads(head)).misfit(here)
+        except (TypeError, ValueError):
+            misfit = "another release of this program made it"
         return (None, misfit) if misfit else (engine, "")
 
     def _unseal(self, path: Path) -> tuple[bytes | None, str]:
