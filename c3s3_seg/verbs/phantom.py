@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 PhantomFormat = Literal["dicom", "nii.gz"]
+PhantomModality = Literal["MR", "CT"]
 
 
 def phantom(
@@ -18,14 +19,25 @@ def phantom(
         str | None,
         typer.Option(help="Write a training set instead: LABELLED,UNLABELLED,VALIDATION cases."),
     ] = None,
+    modality: Annotated[
+        PhantomModality,
+        typer.Option(help="Late-gadolinium MRI, or contrast-enhanced CT in Hounsfield units (no DICOM)."),
+    ] = "MR",
 ) -> None:
-    """Simulate a late-gadolinium MRI of the heart with a known left atrium."""
+    """Simulate a scan of the heart with a known left atrium."""
     from c3s3_seg.phantom import parse_cohort, save, simulate, write_cohort
 
     if cohort is not None:
         labelled, unlabelled, validation = parse_cohort(cohort)
-        index = write_cohort(out, labelled=labelled, unlabelled=unlabelled, validation=validation, seed=seed)
+        index = write_cohort(
+            out,
+            labelled=labelled,
+            unlabelled=unlabelled,
+            validation=validation,
+            seed=seed,
+            modality=modality,
+        )
         typer.echo(f"data set: {index}")
         return
-    scan, truth = save(simulate(seed), out, seed=seed, file_format=format)
+    scan, truth = save(simulate(seed, modality=modality), out, seed=seed, file_format=format)
     typer.echo(f"scan: {scan}\ntruth: {truth}")
