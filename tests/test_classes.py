@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -55,12 +56,15 @@ def test_export_prediction_and_report_have_all_of_them(
     answer = run("export", bundle.folder, "--check", scan)
     assert answer.returncode == 0, answer.stderr
     out = tmp_path / "out"
-    words = ["--model", bundle.folder, "--force", "--truth", layers_data / "labelsTr", "--ensemble"]
+    truth = tmp_path / "truth"
+    truth.mkdir()
+    shutil.copy(layers_data / "labelsTr" / "layers-4.nii.gz", truth)
+    words = ["--model", bundle.folder, "--force", "--truth", truth, "--ensemble"]
     answer = run("predict", scan, "-o", out, "--uncertainty", *words)
     assert answer.returncode == 0, answer.stderr
     facts = json.loads((out / "layers-4.json").read_text())
     assert set(facts["scores"]) == {"core", "middle", "shell"}
-    answer = run("evaluate", out, layers_data / "labelsTr", "-o", tmp_path / "report")
+    answer = run("evaluate", out, truth, "-o", tmp_path / "report")
     assert answer.returncode == 0, answer.stderr
     with (tmp_path / "report" / "cases.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 3

@@ -56,7 +56,7 @@ def test_fewer_patients_than_folds_and_what_is_no_fold(toy_config: Path) -> None
     data = data_set(a="1", b="1", c="2")
     with pytest.raises(InputError, match="3 folds of 2 patients"):
         divide(data, tuple("abc"), 3, seed=0)
-    for text in ("0/2", "3/2", "1", "a/b"):
+    for text in ("0/2", "3/2", "a/b", "1/2/3"):
         with pytest.raises(ConfigError, match=r"found data\.fold .* wanted I/N"):
             load_config(toy_config, [f"data.fold={text}"])
     with pytest.raises(ConfigError, match="wanted 2 folds or more"):

@@ -35,7 +35,8 @@ ATRIUM = Facts(
 
 
 def test_a_crop_holds_the_organ_as_far_as_a_step_bears() -> None:
-    assert crop((1.25, 1.25, 1.25), ATRIUM) == (80, 64, 32)  # 96 x 64 x 32 would be just too large
+    assert crop((1.25, 1.25, 1.25), ATRIUM) == (96, 64, 32)
+    assert crop((1.0, 1.0, 1.0), ATRIUM) == (64, 64, 48)  # 112 x 80 x 48 would be too large
     small = replace(ATRIUM, fov_mm=(35, 51, 36), organ_mm=(26, 41, 29))
     assert crop((1.0, 1.0, 1.0), small) == (32, 48, 32)
     assert crop((5.0, 5.0, 5.0), small) == (32, 32, 32)
@@ -72,7 +73,7 @@ def planned(folder: Path, *overrides: str, hours: float = 1.0, **wishes: object)
 
 def test_ct_without_unlabelled_cases(layers_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     counted(monkeypatch, 1.0)
-    config = planned(layers_data)
+    config = planned(layers_data, hours=0.25)
     assert (config.method, config.task.modality, config.task.name) == ("supervised", "CT", "three-layers")
     assert [label.value for label in config.task.labels] == [1, 2, 5]
     assert config.task.recipe.intensity.rule == "window"
@@ -81,7 +82,7 @@ def test_ct_without_unlabelled_cases(layers_data: Path, monkeypatch: pytest.Monk
     assert config.task.patch == (32, 32, 32)
     assert (config.networks.vnet_filters, config.networks.dropout) == (8, 0.0)
     assert config.run.precision == "bfloat16"
-    assert config.run.iterations == int((0.92 * 3600 - 5 - 0.05 - 8 * 0.1) / 0.25)
+    assert config.run.iterations == int((0.92 * 900 - 5 - 0.05 - 8 * 0.1) / 0.25)
     assert config.c3s3.warm_start == 0
 
 
@@ -109,10 +110,10 @@ def test_a_short_budget_takes_narrow_networks_and_then_a_coarser_grid(
     monkeypatch.setattr(fit, "SMALL", 0)  # as if these crops were large
     monkeypatch.setattr("c3s3_seg.training.plan.FINEST", 5)
     counted(monkeypatch, 1.0)
-    roomy, short = planned(toy_data, hours=10), planned(toy_data, hours=0.3)
+    roomy, short = planned(toy_data, hours=10), planned(toy_data, hours=0.15)
     assert (roomy.networks.vnet_filters, short.networks.vnet_filters) == (16, 8)
     seen = counted(monkeypatch, 10.0)
-    shorter = planned(toy_data, hours=0.3)
+    shorter = planned(toy_data, hours=0.15)
     assert shorter.task.recipe.spacing_mm[0] > short.task.recipe.spacing_mm[0]
     assert len(seen) == 5  # two precisions, then three more levels
     assert 10 <= shorter.run.iterations < 1000

@@ -22,6 +22,8 @@ def test_iterations_follow_from_the_budget() -> None:
     assert length(TIMING, 1000, (20, 0), share=1.0).iterations == (920 - 5 - 10)
     assert length(TIMING, 1000, (20, 0), share=1.0).validations == 0
     assert length(TIMING, 1e6, (20, 5), share=0.5).iterations == MOST
+    begun = length(TIMING, 1000, (20, 5), share=0.5, begun=True)
+    assert begun.iterations == found.iterations - 5  # another validation of 10 s
 
 
 def test_validation_takes_a_fifth_at_most() -> None:

@@ -12,7 +12,7 @@ from c3s3_seg.dataset import Splits
 from c3s3_seg.errors import InputError
 from c3s3_seg.training.config import TrainConfig
 from c3s3_seg.training.draft import Draft
-from c3s3_seg.training.timing import MOST, VALIDATIONS, Length, Timing, length, time_steps
+from c3s3_seg.training.timing import MOST, STEPS, Length, Timing, length, time_steps
 
 ENOUGH = 1000  # iterations; where fewer fit, smaller networks or a coarser grid are tried
 SMALL = 100_000  # voxels of a crop up to which narrow networks learn better
@@ -50,6 +50,8 @@ def fit(draft: Draft, splits: Splits, wishes: Wishes, tell: Tell, regrid: Regrid
     _device(draft)
     timing, found = _search(draft, splits, wishes, tell, regrid)
     _run(draft, splits, wishes, timing, found)
+    if wishes.start is not None and splits.validation:
+        draft.put("run.keep", "best", "on validation never worse than what it begins from")
 
 
 def _search(
@@ -59,7 +61,7 @@ def _search(
     levels: tuple[tuple[int, float], ...] = LEVELS[1:] if prod(draft["task.patch"]) <= SMALL else LEVELS
     if regrid is None:
         levels = LEVELS[-1:]  # what a level is made of, the bundle decides
-    trials = _Trials(draft, wishes.start, tell)
+    trials = _Trials(draft, wishes, tell)
     for level in levels:
         if regrid is not None:
             _networks(draft, level[0])
@@ -80,8 +82,8 @@ def _search(
 class _Trials:
     """Times a draft; the first time in both precisions, and never the same configuration twice."""
 
-    def __init__(self, draft: Draft, start: ModelBundle | None, tell: Tell) -> None:
-        self._draft, self._start, self._tell = draft, start, tell
+    def __init__(self, draft: Draft, wishes: Wishes, tell: Tell) -> None:
+        self._draft, self._wishes, self._tell = draft, wishes, tell
         self._done: list[tuple[TrainConfig, Timing]] = []
 
     def __call__(self) -> Timing:
@@ -90,14 +92,14 @@ class _Trials:
         found = {"float32": self._time("float32")}
         with suppress(InputError):  # a loss that is not finite: nothing for this machine
             found["bfloat16"] = self._time("bfloat16")
-        best = min(found, key=lambda name: found[name].mean_s(WARM))
-        words = ", ".join(f"{name} {timing.mean_s(WARM):.2f} s" for name, timing in found.items())
+        seconds = {name: timing.mean_s(_share(self._draft, self._wishes)) for name, timing in found.items()}
+        best = min(seconds, key=lambda name: seconds[name])
+        words = ", ".join(f"{name} {mean:.2f} s" for name, mean in seconds.items())
         self._draft.put("run.precision", best, f"a step takes: {words}")
         return found[best]
 
     def _time(self, precision: str) -> Timing:
-        supervised = self._draft["method"] == "supervised"
-        warm = {} if supervised else {"c3s3__warm_start": VALIDATIONS}
+        warm = {"c3s3__warm_start": STEPS + 1} if _share(self._draft, self._wishes) else {}
         config = self._draft.config(run__iterations=MOST, run__precision=precision, **warm)
         known = next((timing for before, timing in self._done if before == config), None)
         if known is not None:
@@ -105,7 +107,7 @@ class _Trials:
         crop = " x ".join(map(str, config.task.patch))
         spacing = " x ".join(f"{s:g}" for s in config.task.recipe.spacing_mm)
         self._tell(f"timing steps in {precision}: crops of {crop} at {spacing} mm")
-        timing = time_steps(config, self._start)
+        timing = time_steps(config, self._wishes.start)
         self._done.append((config, timing))
         return timing
 
@@ -154,18 +156,19 @@ def _length(draft: Draft, splits: Splits, wishes: Wishes, timing: Timing) -> Len
         what = f"this run needs {need / 1e9:.1f} GB, and {wishes.memory_bytes / 1e9:.1f} GB are allowed"
         todo = "Give more --memory, or --set run.recompute=true, a smaller task.patch or fewer filters"
         raise InputError(what, todo=todo)
-    return length(timing, wishes.budget_s, (learnt, len(splits.validation)), _share(draft))
+    cases, begun = (learnt, len(splits.validation)), wishes.start is not None
+    return length(timing, wishes.budget_s, cases, _share(draft, wishes), begun=begun)
 
 
-def _share(draft: Draft) -> float:
-    """Of the iterations that are the warm start's."""
-    if draft["method"] == "supervised":
-        return 0.0
-    return WARM
+def _share(draft: Draft, wishes: Wishes) -> float:
+    """Of the iterations that are the warm start's: none where both networks can teach from the beginning."""
+    both = {"vnet", "resvnet"}
+    able = wishes.start is not None and both <= {n.architecture for _, n in wishes.start.members()}
+    return 0.0 if able or draft["method"] == "supervised" else WARM
 
 
 def _run(draft: Draft, splits: Splits, wishes: Wishes, timing: Timing, found: Length) -> None:
-    share = _share(draft)
+    share = _share(draft, wishes)
     steps = f"{timing.full_s:.2f} s a step"
     if share:
         steps = f"{timing.warm_s:.2f} s a step of the warm start, {timing.full_s:.2f} s then"
@@ -178,6 +181,7 @@ def _run(draft: Draft, splits: Splits, wishes: Wishes, timing: Timing, found: Le
     iterations = draft.put("run.iterations", found.iterations, why)
     if draft["method"] != "supervised":
         warm = int(share * iterations)
-        draft.put("c3s3.warm_start", warm, f"{share:.0%} of the iterations learn from labels alone")
+        why = f"{share:.0%} of the iterations learn from labels alone"
+        draft.put("c3s3.warm_start", warm, why if share else "the bundle's networks can teach at once")
     draft.put("run.validate_every", max(1, found.every), f"{max(1, found.validations)} times in all")
     draft.put("run.checkpoint_every", max(10, iterations // 20), "what a kill costs at most, 5 % of the run")

@@ -88,7 +88,9 @@ def time_steps(config: TrainConfig, start: ModelBundle | None = None) -> Timing:
             return Timing(inf, inf, inf, 0.0, 0, inf)
 
 
-def length(timing: Timing, budget_s: float, cases: tuple[int, int], share: float) -> Length:
+def length(
+    timing: Timing, budget_s: float, cases: tuple[int, int], share: float, *, begun: bool = False
+) -> Length:
     """The iterations that fit into a budget, with reading, validating and writing counted.
 
     Parameters
@@ -101,6 +103,8 @@ def length(timing: Timing, budget_s: float, cases: tuple[int, int], share: float
         To learn from, and for validation.
     share
         Of the iterations that are the warm start's.
+    begun
+        Whether it begins from a bundle, and so validates once before its first iteration.
 
     Raises
     ------
@@ -111,6 +115,7 @@ def length(timing: Timing, budget_s: float, cases: tuple[int, int], share: float
     rest = SPARE * budget_s - STARTING_S - timing.load_s * (learnt + judged)
     once = timing.validate_s * judged
     validations = 0 if not judged else max(1, min(VALIDATIONS, int(VALIDATING * budget_s / max(once, 1e-9))))
+    rest -= once * begun
     iterations = int((rest - validations * once) / timing.mean_s(share))
     if iterations < LEAST:
         least = (LEAST * timing.mean_s(share) + once + budget_s - rest) / 60
