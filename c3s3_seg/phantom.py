@@ -1,7 +1,8 @@
 """A simulated late-enhancement MRI of the heart with a known answer, as NIfTI or as a DICOM series.
 
 The truth is the continuous shape sampled at voxel centres; the scan is the same shape seen through
-partial volume, a coil's brightness field and Rician noise. A seed alone decides every byte.
+partial volume, a coil's brightness field and Rician noise. A seed alone decides every byte. The same
+anatomy as a CT has Hounsfield units in place of brightness, an even field and Gaussian noise.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from c3s3_seg.phantom_truth import TruthFormat, check_truth, save_truth, truth_p
 from c3s3_seg.volume import Array, Geometry, Source, Volume
 
 FileFormat = Literal["dicom", "nii.gz"]
+Modality = Literal["MR", "CT"]
 
 # Brightness as a fraction of the blood in the atrium: (lowest, highest) over all scans. Myocardium
 # is nulled by the inversion pulse and fat is suppressed; every blood pool is as bright as the atrium.
@@ -46,6 +48,31 @@ BRIGHTNESS: dict[str, tuple[float, float]] = {
     "scar": (1.05, 1.35),
 }
 
+# Hounsfield units in an early venous phase, (lowest, highest) over all scans; the blood pools are alike.
+HOUNSFIELD: dict[str, tuple[float, float]] = {
+    "fat": (-115, -85),
+    "muscle": (45, 70),
+    "subcutaneous": (-110, -80),
+    "lung": (-880, -780),
+    "lung_vessel": (100, 160),
+    "liver": (90, 125),
+    "cortex": (450, 800),
+    "marrow": (120, 260),
+    "disc": (60, 100),
+    "canal": (15, 40),
+    "wall": (40, 70),
+    "myocardium": (80, 110),
+    "right_atrium": (130, 190),
+    "right_ventricle": (130, 190),
+    "pulmonary_artery": (130, 190),
+    "aorta": (150, 190),
+    "vein": (150, 190),
+    "left_ventricle": (150, 190),
+    "left_atrium": (150, 190),
+    "leaflet": (60, 100),
+    "scar": (60, 110),
+}
+
 
 @dataclass(frozen=True)
 class Simulator:
@@ -70,19 +97,22 @@ class Simulator:
     bias: float = 0.3  # largest deviation of the coil's brightness from 1
     texture: float = 0.08  # strands and twigs in what is not blood, as a fraction of blood
     noise: tuple[float, float] = (0.06, 0.13)  # SD of either noise channel, as a fraction of blood
+    noise_hu: tuple[float, float] = (10.0, 25.0)  # SD of a CT's noise
     variation: Variation = field(default_factory=Variation)
 
 
 @dataclass(frozen=True)
 class Phantom:
-    """A scan, (i, j, k) uint16 grey levels, and its left atrium, (i, j, k) uint8, 1 inside."""
+    """A scan, (i, j, k) uint16 grey levels or int16 HU, and its left atrium, (i, j, k) uint8, 1 inside."""
 
     scan: Volume
     truth: Volume
 
 
-def simulate(seed: int, simulator: Simulator | None = None) -> Phantom:
+def simulate(seed: int, simulator: Simulator | None = None, modality: Modality = "MR") -> Phantom:
     """One heart region from a seed (an integer from 0 on): the same seed gives the same bytes.
+
+    As MR and as CT a seed is the same patient in the same place.
 
     Raises
     ------
@@ -95,9 +125,11 @@ def simulate(seed: int, simulator: Simulator | None = None) -> Phantom:
     rng = np.random.default_rng(seed)
     geometry = _random_geometry(rng, setup)
     anatomy = build_anatomy(Canvas(_anatomy_points(rng, setup, geometry)), rng, setup.variation)
-    image = _paint(rng, setup, [(layer.tissue, layer.field) for layer in anatomy.layers])
-    source = Source(modality="MR", notes=(f"simulated, seed {seed}",))
-    scan = geometry.volume(_acquire(rng, setup, image), source)
+    layers = [(layer.tissue, layer.field) for layer in anatomy.layers]
+    image = _paint(rng, setup, layers, BRIGHTNESS if modality == "MR" else HOUNSFIELD)
+    source = Source(modality=modality, notes=(f"simulated, seed {seed}",))
+    acquire = _acquire if modality == "MR" else _acquire_ct
+    scan = geometry.volume(acquire(rng, setup, image), source)
     truth = geometry.volume((anatomy.cavity > 0).astype(np.uint8), source)
     return Phantom(scan, truth)
 
@@ -142,9 +174,14 @@ def _anatomy_points(rng: np.random.Generator, setup: Simulator, geometry: Geomet
     return points
 
 
-def _paint(rng: np.random.Generator, setup: Simulator, layers: list[tuple[str, Field]]) -> Field:
-    """Paint the tissues over each other, a voxel on a surface in proportion: (i, j, k), 1 = blood."""
-    brightness = {tissue: rng.uniform(low, high) for tissue, (low, high) in BRIGHTNESS.items()}
+def _paint(
+    rng: np.random.Generator,
+    setup: Simulator,
+    layers: list[tuple[str, Field]],
+    table: dict[str, tuple[float, float]],
+) -> Field:
+    """Paint the tissues over each other, a voxel on a surface in proportion: (i, j, k), the table's unit."""
+    brightness = {tissue: rng.uniform(low, high) for tissue, (low, high) in table.items()}
     image = np.full(layers[0][1].shape, brightness["fat"], np.float32)
     for tissue, distance in layers:
         share = np.clip(distance / setup.blend_mm + 0.5, 0, 1)
@@ -169,6 +206,16 @@ def _acquire(rng: np.random.Generator, setup: Simulator, image: Field) -> Array:
     return np.asarray(np.rint(magnitude * rng.uniform(*setup.blood)), dtype=np.uint16)
 
 
+def _acquire_ct(rng: np.random.Generator, setup: Simulator, image: Field) -> Array:
+    """Point spread and noise as smooth as a soft kernel leaves it: (i, j, k) int16 Hounsfield units."""
+    from scipy import ndimage
+
+    grain = ndimage.gaussian_filter(rng.standard_normal(image.shape, dtype=np.float32), 0.6)
+    noise = np.float32(rng.uniform(*setup.noise_hu)) * grain / grain.std()
+    signal = ndimage.gaussian_filter(image, setup.psf_vox) + noise
+    return np.asarray(np.rint(signal).clip(-1024, 3071), dtype=np.int16)
+
+
 def save(
     phantom: Phantom, folder: Path, *, seed: int, file_format: FileFormat, truth: TruthFormat = "nii.gz"
 ) -> tuple[Path, Path | None]:
@@ -181,13 +228,17 @@ def save(
     Raises
     ------
     InputError
-        If a file is there already, a format is none of those, or the truth alone is to be DICOM.
+        If a file is there already, a format is none of those, the truth alone is to be DICOM, or a CT is
+        to be a DICOM series.
     """
     from c3s3_seg.io import save as save_image
 
     if file_format not in ("dicom", "nii.gz"):
         raise InputError(f"found the format {file_format!r}, wanted 'dicom' or 'nii.gz'")
     check_truth(truth, is_dicom=file_format == "dicom")
+    if file_format == "dicom" and phantom.scan.source.modality == "CT":
+        todo = "Take --format nii.gz"
+        raise InputError("simulated series are MR; a CT can be written as NIfTI only", todo=todo)
     name = f"phantom-{seed}"
     scan = folder / (name if file_format == "dicom" else f"{name}.nii.gz")
     answer = truth_path(folder, name, truth)
@@ -209,7 +260,15 @@ def save(
     return scan, answer
 
 
-def write_cohort(folder: Path, *, labelled: int, unlabelled: int, validation: int, seed: int) -> Path:
+def write_cohort(
+    folder: Path,
+    *,
+    labelled: int,
+    unlabelled: int,
+    validation: int,
+    seed: int,
+    modality: Modality = "MR",
+) -> Path:
     """Write a training set of phantoms with seeds `seed`, `seed + 1`, ...; gives its `dataset.json`.
 
     Scans go to `imagesTr`, the truth of labelled and validation cases to `labelsTr`; what is
@@ -234,13 +293,14 @@ def write_cohort(folder: Path, *, labelled: int, unlabelled: int, validation: in
     for split, count in counts.items():
         splits[split] = [f"phantom-{seed + n}" for n in range(count)]
         for name in splits[split]:
-            phantom = simulate(seed)
+            phantom = simulate(seed, modality=modality)
             save_image(phantom.scan, folder / "imagesTr" / f"{name}.nii.gz")
             if split != "unlabelled":
                 save_image(phantom.truth, folder / "labelsTr" / f"{name}.nii.gz")
             seed += 1
     known = Splits(**{split: tuple(names) for split, names in splits.items()})
-    data = DataSet(folder, "Left atrium, simulated late-enhancement MRI", "MR", {"left_atrium": 1}, known)
+    what = "late-enhancement MRI" if modality == "MR" else "contrast-enhanced CT"
+    data = DataSet(folder, f"Left atrium, simulated {what}", modality, {"left_atrium": 1}, known)
     return data.save(source="c3s3_seg.phantom: simulated, nobody's data")
 
 

@@ -123,6 +123,34 @@ def toy_config(toy_data: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def layers_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CT-like data set, a ball in three layers of values 1, 2 and 5: 4 labelled cases, 1 for validation.
+
+    Soft tissue of 40, the layers of 60, 120 and 180 Hounsfield units, air around; 40 x 36 x 34 voxels.
+    """
+    from c3s3_seg.dataset import DataSet, Splits
+    from c3s3_seg.io import save
+
+    folder = tmp_path_factory.mktemp("layers")
+    (folder / "imagesTr").mkdir()
+    (folder / "labelsTr").mkdir()
+    names = tuple(f"layers-{n}" for n in range(5))
+    random = np.random.default_rng(3)
+    for name in names:
+        geometry = Geometry.build((40, 36, 34), (1.0, 1.1, 1.2), (5.0, -20.0, 30.0))
+        centre = np.array(geometry.shape) / 2 + random.uniform(-2, 2, 3)
+        distance = np.linalg.norm(np.moveaxis(np.indices(geometry.shape), 0, -1) - centre, axis=-1)
+        mask = np.select([distance < 5, distance < 8, distance < 11], [1, 2, 5], 0).astype(np.uint8)
+        levels = np.select([mask == 1, mask == 2, mask == 5, distance < 16], [180, 120, 60, 40], -1000)
+        image = (levels + random.normal(0, 10, geometry.shape)).round().astype(np.int16)
+        save(geometry.volume(image), folder / "imagesTr" / f"{name}.nii.gz")
+        save(geometry.volume(mask), folder / "labelsTr" / f"{name}.nii.gz")
+    labels = {"core": 1, "middle": 2, "shell": 5}
+    DataSet(folder, "Three Layers", "CT", labels, Splits(names[:4], (), names[4:])).save()
+    return folder
+
+
+@pytest.fixture(scope="session")
 def two_nets(tmp_path_factory: pytest.TempPathFactory) -> ModelBundle:
     """A bundle of a VNet and a ResVNet with random weights: 3 classes, 2 filters, 1 mm, patches of 32."""
     import torch

@@ -247,3 +247,24 @@ def test_truths_that_cannot_be_written(tmp_path: Path) -> None:
         save(phantom(0), tmp_path, seed=0, file_format="nii.gz", truth="rtstruct")
     with pytest.raises(InputError, match="found the truth 'stl'"):
         save(phantom(0), tmp_path, seed=0, file_format="dicom", truth="stl")  # type: ignore[arg-type]
+
+
+def test_as_a_ct_it_is_the_same_heart_in_hounsfield_units() -> None:
+    ct, mr = simulate(3, modality="CT"), phantom(3)
+    assert ct.scan.source.modality == "CT"
+    assert ct.scan.array.dtype == np.int16
+    np.testing.assert_array_equal(ct.truth.array, mr.truth.array)
+    assert ct.scan.geometry.matches(mr.scan.geometry)
+    blood = ct.scan.array[ndimage.binary_erosion(ct.truth.array, iterations=2)]
+    assert 145 < np.median(blood) < 195
+    assert np.quantile(ct.scan.array, 0.001) < -600  # lung
+    assert np.quantile(ct.scan.array, 0.9999) > 300  # bone
+    again = simulate(3, modality="CT")
+    assert again.scan.array.tobytes() == ct.scan.array.tobytes()
+    assert best_threshold_dice(ct.scan.array, ct.truth.array) < 0.8
+
+
+def test_a_ct_is_no_series(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="simulated series are MR"):
+        save(simulate(3, modality="CT"), tmp_path, seed=3, file_format="dicom")
+    assert not list(tmp_path.iterdir())

@@ -9,6 +9,7 @@ import typer
 
 PhantomFormat = Literal["dicom", "nii.gz"]
 TruthFormat = Literal["nii.gz", "dicom-seg", "rtstruct", "none"]
+PhantomModality = Literal["MR", "CT"]
 
 
 def phantom(
@@ -23,15 +24,27 @@ def phantom(
         str | None,
         typer.Option(help="Write a training set instead: LABELLED,UNLABELLED,VALIDATION cases."),
     ] = None,
+    modality: Annotated[
+        PhantomModality,
+        typer.Option(help="Late-gadolinium MRI, or contrast-enhanced CT in Hounsfield units (no DICOM)."),
+    ] = "MR",
 ) -> None:
-    """Simulate a late-gadolinium MRI of the heart with a known left atrium."""
+    """Simulate a scan of the heart with a known left atrium."""
     from c3s3_seg.phantom import parse_cohort, save, simulate, write_cohort
 
     if cohort is not None:
         labelled, unlabelled, validation = parse_cohort(cohort)
-        index = write_cohort(out, labelled=labelled, unlabelled=unlabelled, validation=validation, seed=seed)
+        index = write_cohort(
+            out,
+            labelled=labelled,
+            unlabelled=unlabelled,
+            validation=validation,
+            seed=seed,
+            modality=modality,
+        )
         typer.echo(f"data set: {index}")
         return
     for number in range(seed, seed + count):
-        scan, answer = save(simulate(number), out, seed=number, file_format=format, truth=truth)
+        simulated = simulate(number, modality=modality)
+        scan, answer = save(simulated, out, seed=number, file_format=format, truth=truth)
         typer.echo(f"scan: {scan}" + (f"\ntruth: {answer}" if answer is not None else ""))

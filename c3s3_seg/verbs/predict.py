@@ -47,13 +47,11 @@ def predict(
         bool,
         typer.Option("--probabilities", help="Write each label's probability too, to OUT/probabilities."),
     ] = False,
-    ensemble: Annotated[
-        bool, typer.Option("--ensemble", help="Average both networks of the bundle.")
-    ] = False,
+    ensemble: Annotated[bool, typer.Option("--ensemble", help="Average all networks of the bundle.")] = False,
     uncertainty: Annotated[
         bool,
         typer.Option(
-            "--uncertainty", help="Compare both networks: maps in OUT/uncertainty, doubtful cases flagged."
+            "--uncertainty", help="Compare the networks: maps in OUT/uncertainty, doubtful cases flagged."
         ),
     ] = False,
     picture: Annotated[
