@@ -12,8 +12,8 @@ from scipy import ndimage
 from c3s3_seg import io
 from c3s3_seg.errors import InputError
 from c3s3_seg.phantom import Phantom, Simulator, rotation, save, simulate, write_cohort
-from c3s3_seg.phantom_anatomy import build_anatomy
-from c3s3_seg.phantom_solids import Canvas, smooth_field, smooth_union
+from c3s3_seg.phantom.anatomy import build_anatomy
+from c3s3_seg.phantom.solids import Canvas, smooth_field, smooth_union
 
 SEEDS = (0, 1, 2, 6, 50, 115)  # of 200: 50 comes nearest to the border, 115 has a speck of a second piece
 
