@@ -11,6 +11,7 @@ from c3s3_seg.schema import dump
 from c3s3_seg.training.draft import Draft
 
 SLOWER = 0.4  # of the learning rate that the bundle began with
+BLEND = 0.5  # of what is learnt; alone it fits the few new labels too closely (benchmarks/training-log.md)
 COPIED = "as in the bundle"
 # What a bundle's own configuration says that its manifest does not.
 SETTINGS = ("networks.dropout", "networks.storage", "c3s3.alpha")
@@ -34,6 +35,9 @@ def from_bundle(draft: Draft, data: DataSet, splits: Splits, bundle: ModelBundle
             draft.put(key, before[table][name], COPIED)
     for name, value in before.get("augment", {}).items():
         draft.put(f"augment.{name}", value, COPIED)
+    draft.put(
+        "run.blend", BLEND, "the rest is what it began from: few new labels are soon fitted too closely"
+    )
     rate = before.get("optimiser", {}).get("lr", 0.01)
     draft.put(
         "optimiser.lr", round(SLOWER * rate, 4), f"{SLOWER:g} of the {rate:g} that the bundle began with"
