@@ -59,12 +59,20 @@ def _task(draft: Draft, bundle: ModelBundle) -> None:
     task = bundle.task
     draft.put("task.name", f"{task.name}-tuned", "the bundle's name, and what it is")
     for key in ("modality", "labels", "patch", "keep_largest", "overlap", "series"):
-        value = dump(task)[key]
+        value = _known(dump(task)[key])
         if value is not None:
             draft.put(f"task.{key}", value, COPIED)
     draft.put("task.recipe.spacing_mm", list(task.recipe.spacing_mm), COPIED)
     for key, value in dump(task.recipe.intensity).items():
-        draft.put(f"task.recipe.intensity.{key}", value, COPIED)
+        if key == "rule" or task.recipe.intensity.rule == "window":
+            draft.put(f"task.recipe.intensity.{key}", value, COPIED)
+
+
+def _known(value: Any) -> Any:
+    """Without what is None, which TOML cannot say."""
+    if isinstance(value, dict):
+        return {key: _known(item) for key, item in value.items() if item is not None}
+    return [_known(item) for item in value] if isinstance(value, list) else value
 
 
 def _networks(draft: Draft, splits: Splits, bundle: ModelBundle) -> None:
