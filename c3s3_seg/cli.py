@@ -22,6 +22,7 @@ from c3s3_seg.verbs.pacs import fetch, send
 from c3s3_seg.verbs.phantom import phantom
 from c3s3_seg.verbs.plan import plan
 from c3s3_seg.verbs.predict import predict
+from c3s3_seg.verbs.prepare import prepare
 from c3s3_seg.verbs.study import study
 from c3s3_seg.verbs.train import train
 from c3s3_seg.verbs.verify import verify
@@ -35,8 +36,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 VERBS = (
-    predict, evaluate, inspect, plan, train, ensemble, study, export, domain, fetch, send, phantom, verify,
-    doctor, benchmark,
+    predict, evaluate, inspect, prepare, plan, train, ensemble, study, export, domain, fetch, send, phantom,
+    verify, doctor, benchmark,
 )  # fmt: skip
 for verb in VERBS:
     app.command()(verb)

@@ -1,6 +1,7 @@
 """Shared fixtures: small volumes with known content, and the real scans where they are at hand."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -166,6 +167,27 @@ def two_nets(tmp_path_factory: pytest.TempPathFactory) -> ModelBundle:
         net(torch.randn(2, 1, 32, 32, 32))  # gives batch norms statistics of their own
         files[n.weights] = to_bytes(net)
     return ModelBundle.create(tmp_path_factory.mktemp("toy-bundle") / "b", task, files, networks, {})
+
+
+@pytest.fixture(scope="session")
+def companions(tmp_path_factory: pytest.TempPathFactory) -> ModelBundle:
+    """A bundle of one VNet with random weights that names another such bundle as its companion."""
+    import torch
+
+    from c3s3_seg.models import build
+    from c3s3_seg.models.storage import to_bytes
+
+    folder = tmp_path_factory.mktemp("companions")
+    network = Network("model", "vnet", 2)
+    task = Task("first", "MR", (Label("a", 1),), Recipe((1.0, 1.0, 1.0)), (32, 32, 32))
+    torch.manual_seed(1)
+    for name in ("second", "first"):
+        net = build("vnet", channels=1, classes=2, filters=2)
+        net(torch.randn(2, 1, 32, 32, 32))
+        made = ModelBundle.create(
+            folder / name, replace(task, name=name), {network.weights: to_bytes(net)}, (network,), {}
+        )
+    return ModelBundle(made.folder, replace(made.manifest, companion="second")).add({})
 
 
 @pytest.fixture(scope="session")

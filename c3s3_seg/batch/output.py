@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from c3s3_seg import __version__
-from c3s3_seg.batch.hashes import sha256
 from c3s3_seg.batch.job import Job
 from c3s3_seg.batch.outcome import Outcome
 from c3s3_seg.batch.stages import Loaded, Predicted
@@ -18,6 +17,7 @@ from c3s3_seg.inference.predictor import Prediction
 from c3s3_seg.io import Case, save
 from c3s3_seg.io.dicom_names import Segment
 from c3s3_seg.io.formats import image_suffix_of, save_repaired, write_mask
+from c3s3_seg.io.hashes import sha256
 from c3s3_seg.metrics import diagonal_mm
 from c3s3_seg.metrics import scores as measure
 from c3s3_seg.report.rows import CaseScore, PredictionRow

@@ -8,17 +8,15 @@ anatomy as a CT has Hounsfield units in place of brightness, an even field and G
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from c3s3_seg.errors import InputError
-from c3s3_seg.phantom_anatomy import Variation, build_anatomy
-from c3s3_seg.phantom_solids import Canvas, Field, Floats, smooth_field
+from c3s3_seg.phantom.anatomy import Variation, build_anatomy
+from c3s3_seg.phantom.solids import Canvas, Field, Floats, smooth_field
 from c3s3_seg.volume import Array, Geometry, Source, Volume
 
-FileFormat = Literal["dicom", "nii.gz"]
 Modality = Literal["MR", "CT"]
 
 # Brightness as a fraction of the blood in the atrium: (lowest, highest) over all scans. Myocardium
@@ -213,103 +211,3 @@ def _acquire_ct(rng: np.random.Generator, setup: Simulator, image: Field) -> Arr
     noise = np.float32(rng.uniform(*setup.noise_hu)) * grain / grain.std()
     signal = ndimage.gaussian_filter(image, setup.psf_vox) + noise
     return np.asarray(np.rint(signal).clip(-1024, 3071), dtype=np.int16)
-
-
-def save(phantom: Phantom, folder: Path, *, seed: int, file_format: FileFormat) -> tuple[Path, Path]:
-    """Write a phantom below a folder; gives the paths of the scan and of the truth.
-
-    The scan is `phantom-<seed>/` (a DICOM series) or `phantom-<seed>.nii.gz`; the truth is always
-    `truth/phantom-<seed>.nii.gz`.
-
-    Raises
-    ------
-    InputError
-        If a file is there already, the format is neither of the two, or a CT is to be a DICOM series.
-    """
-    from c3s3_seg.io import save as save_image
-
-    if file_format not in ("dicom", "nii.gz"):
-        raise InputError(f"found the format {file_format!r}, wanted 'dicom' or 'nii.gz'")
-    if file_format == "dicom" and phantom.scan.source.modality == "CT":
-        todo = "Take --format nii.gz"
-        raise InputError("simulated series are MR; a CT can be written as NIfTI only", todo=todo)
-    name = f"phantom-{seed}"
-    scan = folder / (name if file_format == "dicom" else f"{name}.nii.gz")
-    truth = folder / "truth" / f"{name}.nii.gz"
-    for path in (scan, truth):
-        _refuse_existing(path)
-    truth.parent.mkdir(parents=True, exist_ok=True)
-    if file_format == "dicom":
-        from c3s3_seg.io.dicom_write import save_series
-
-        save_series(phantom.scan, scan, description=f"Simulated heart, seed {seed}", seed_uid=name)
-    else:
-        save_image(phantom.scan, scan)
-    save_image(phantom.truth, truth)
-    return scan, truth
-
-
-def write_cohort(
-    folder: Path,
-    *,
-    labelled: int,
-    unlabelled: int,
-    validation: int,
-    seed: int,
-    modality: Modality = "MR",
-) -> Path:
-    """Write a training set of phantoms with seeds `seed`, `seed + 1`, ...; gives its `dataset.json`.
-
-    Scans go to `imagesTr`, the truth of labelled and validation cases to `labelsTr`; what is
-    unlabelled has no truth on disk, so that nothing can learn from it by mistake.
-
-    Raises
-    ------
-    InputError
-        If a number of cases is negative, or the folder holds a data set already.
-    """
-    from c3s3_seg.dataset import INDEX, DataSet, Splits
-    from c3s3_seg.io import save as save_image
-
-    counts = {"labelled": labelled, "unlabelled": unlabelled, "validation": validation}
-    if min(counts.values()) < 0:
-        raise InputError(f"found {counts}, wanted numbers of cases from 0 on")
-    for name in (INDEX, "imagesTr", "labelsTr"):
-        _refuse_existing(folder / name)
-    splits: dict[str, list[str]] = {}
-    for name in ("imagesTr", "labelsTr"):
-        (folder / name).mkdir(parents=True)
-    for split, count in counts.items():
-        splits[split] = [f"phantom-{seed + n}" for n in range(count)]
-        for name in splits[split]:
-            phantom = simulate(seed, modality=modality)
-            save_image(phantom.scan, folder / "imagesTr" / f"{name}.nii.gz")
-            if split != "unlabelled":
-                save_image(phantom.truth, folder / "labelsTr" / f"{name}.nii.gz")
-            seed += 1
-    known = Splits(**{split: tuple(names) for split, names in splits.items()})
-    what = "late-enhancement MRI" if modality == "MR" else "contrast-enhanced CT"
-    data = DataSet(folder, f"Left atrium, simulated {what}", modality, {"left_atrium": 1}, known)
-    return data.save(source="c3s3_seg.phantom: simulated, nobody's data")
-
-
-def parse_cohort(text: str) -> tuple[int, int, int]:
-    """`4,16,4` -> numbers of labelled, unlabelled and validation cases.
-
-    Raises
-    ------
-    InputError
-        If it is not three whole numbers from 0 on.
-    """
-    parts = text.split(",")
-    if len(parts) != 3 or not all(part.strip().isdigit() for part in parts):
-        raise InputError(
-            f"found the cohort {text!r}, wanted LABELLED,UNLABELLED,VALIDATION", todo="For example: 4,16,4"
-        )
-    labelled, unlabelled, validation = (int(part) for part in parts)
-    return labelled, unlabelled, validation
-
-
-def _refuse_existing(path: Path) -> None:
-    if path.exists():
-        raise InputError("is there already", where=path, todo="Choose another folder, or move it away")
