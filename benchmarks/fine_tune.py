@@ -1,6 +1,6 @@
 """Does `train --from` improve a shipped bundle with five more labelled cases, in five minutes?
 
-    python benchmarks/fine_tune.py [DATA] [--seed 1] [--budget 5m] [--set KEY=VALUE]
+    python benchmarks/fine_tune.py [DATA] [--seed 1] [--budget 5m] [--set KEY=VALUE] [--out FOLDER]
 
 DATA is the hippocampus data set (default: ../shared/data/hippocampus). The seed draws, from its unlabelled
 list, five cases whose masks are used and forty that take no part in anything but the table; the other
@@ -34,24 +34,35 @@ def main() -> None:
     parser.add_argument("data", nargs="?", type=Path, default=Path("../shared/data/hippocampus"))
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--budget", default="5m")
+    parser.add_argument(
+        "--out", type=Path, help="Keep everything here; what is here already is not made again."
+    )
+    parser.add_argument("--until", choices=("plan", "train"), help="Stop after this step.")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        source = DataSet.load(options.data)
-        small, untouched = five_more(source, Path(folder) / "data", options.seed)
-        out = Path(folder) / "run"
+    with tempfile.TemporaryDirectory() as temporary:
+        work(options, (options.out or Path(temporary)).resolve())
+
+
+def work(options: argparse.Namespace, folder: Path) -> None:
+    source = DataSet.load(options.data)
+    small, untouched = five_more(source, folder / "data", options.seed)
+    plan, out = folder / "plan.toml", folder / "run"
+    if not plan.exists():
         changes = [f"run.seed={options.seed}", *options.set]
-        plan = Path(folder) / "plan.toml"
         run("plan", small, "-o", plan, "--budget", options.budget, "--from", NAME, *words(changes))
-        print(plan.read_text())
+    if options.until == "plan":
+        return
+    if not (out / "bundle").exists():
         started = time.perf_counter()
         run("train", plan, "-o", out, "--from", NAME)
-        seconds = time.perf_counter() - started
-        sets = {"validation": source.splits.validation, "untouched": untouched}
-        print(f"seed {options.seed}, training took {seconds:.0f} s\n")
-        print((out / "bundle" / "README.md").read_text())
-        before, after = ModelBundle.find(NAME), ModelBundle.load(out / "bundle")
-        table(source, sets, {"before": before, "after": after})
+        print(f"seed {options.seed}: training took {time.perf_counter() - started:.0f} s")
+    if options.until == "train":
+        return
+    print((out / "bundle" / "README.md").read_text())
+    sets = {"validation": source.splits.validation, "untouched": untouched}
+    before, after = ModelBundle.find(NAME), ModelBundle.load(out / "bundle")
+    table(source, sets, {"before": before, "after": after})
 
 
 def words(changes: list[str]) -> list[str]:
@@ -67,9 +78,10 @@ def five_more(source: DataSet, folder: Path, seed: int) -> tuple[Path, tuple[str
     pool = list(source.splits.unlabelled)
     random.Random(seed).shuffle(pool)
     labelled, untouched, rest = pool[:LABELLED], pool[LABELLED:][:UNTOUCHED], pool[LABELLED + UNTOUCHED :]
-    folder.mkdir()
+    folder.mkdir(parents=True, exist_ok=True)
     for name in ("imagesTr", "labelsTr"):
-        (folder / name).symlink_to((source.folder / name).resolve())
+        if not (folder / name).exists():
+            (folder / name).symlink_to((source.folder / name).resolve())
     splits = replace(source.splits, labelled=tuple(labelled), unlabelled=tuple(sorted(rest)))
     replace(source, folder=folder, splits=splits).save()
     return folder, tuple(untouched)

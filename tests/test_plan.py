@@ -156,8 +156,18 @@ def test_a_plan_from_a_bundle_fits_it(
     assert config.networks.vnet_filters == 2
     assert config.augment == load_config(toy_data / "toy.toml").augment
     assert config.optimiser.lr < load_config(toy_data / "toy.toml").optimiser.lr
+    assert (config.run.keep, config.c3s3.warm_start) == ("best", 0)
     assert len(seen) == 2
     begin_from(Run(config, tmp_path), toy_bundle)
+
+
+def test_a_network_from_chance_warms_up(
+    toy_data: Path, toy_bundle: ModelBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted(monkeypatch, 1.0)
+    single = replace(toy_bundle, manifest=replace(toy_bundle.manifest, networks=toy_bundle.networks[:1]))
+    config = planned(toy_data, start=single)
+    assert config.c3s3.warm_start == config.run.iterations // 2
 
 
 def test_a_bundle_for_something_else_is_refused(

@@ -26,7 +26,7 @@ Research use only. Not a medical device.
 - **Grid**: {spacing} mm, axes LPS; training crops of {" x ".join(map(str, task.patch))} voxels.
 - **Method**: {config.method}, {facts["iterations"]} iterations, seed {run.seed}, {run.precision}.
 - **Data**: `{config.data.folder}`: {counts} cases.
-{_fold(config)}{_beginning(facts["begun_from"])}{_changes(facts["changed_on_resume"])}{config.data.note}
+{_fold(config)}{_blend(config)}{_beginning(facts["begun_from"])}{_changes(facts["changed_on_resume"])}{config.data.note}
 ## Validation
 
 Every net of the run, last weights (moving average), before they were rounded for storage. The scans' own
@@ -46,6 +46,13 @@ def _fold(config: TrainConfig) -> str:
         f"- **Fold** {config.data.fold} of the labelled cases, by patient, seed {config.data.fold_seed}: it"
         " is what validates here. Validation cases that the data set names took no part.\n"
     )
+
+
+def _blend(config: TrainConfig) -> str:
+    share = config.run.blend
+    if share == 1:
+        return ""
+    return f"- **Blended**: {share:g} of each weight is what was learnt, {1 - share:g} what it began from.\n"
 
 
 def _kept(facts: dict[str, Any]) -> str:

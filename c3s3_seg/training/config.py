@@ -219,6 +219,9 @@ class RunConfig:
     keep
         Which weights of each net become the bundle: those after the last iteration, or the best on
         validation. The card gives the scores of both.
+    blend
+        Of a run that begins from a bundle: what is validated and shipped is this share of what was learnt,
+        the rest being the weights that it began from (Wortsman et al., CVPR 2022); 1: what was learnt alone.
     """
 
     iterations: Count
@@ -234,6 +237,7 @@ class RunConfig:
     checkpoint_every: Count = 200
     patience: Annotated[int, Ge(0)] = 0
     keep: Literal["last", "best"] = "last"
+    blend: Share = 1.0
 
 
 @closed

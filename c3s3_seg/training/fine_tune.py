@@ -11,6 +11,7 @@ from c3s3_seg.schema import dump
 from c3s3_seg.training.draft import Draft
 
 SLOWER = 0.4  # of the learning rate that the bundle began with
+BLEND = 0.5  # of what is learnt; alone it fits the few new labels too closely (benchmarks/training-log.md)
 COPIED = "as in the bundle"
 # What a bundle's own configuration says that its manifest does not.
 SETTINGS = ("networks.dropout", "networks.storage", "c3s3.alpha")
@@ -34,6 +35,9 @@ def from_bundle(draft: Draft, data: DataSet, splits: Splits, bundle: ModelBundle
             draft.put(key, before[table][name], COPIED)
     for name, value in before.get("augment", {}).items():
         draft.put(f"augment.{name}", value, COPIED)
+    draft.put(
+        "run.blend", BLEND, "the rest is what it began from: few new labels are soon fitted too closely"
+    )
     rate = before.get("optimiser", {}).get("lr", 0.01)
     draft.put(
         "optimiser.lr", round(SLOWER * rate, 4), f"{SLOWER:g} of the {rate:g} that the bundle began with"
@@ -55,12 +59,20 @@ def _task(draft: Draft, bundle: ModelBundle) -> None:
     task = bundle.task
     draft.put("task.name", f"{task.name}-tuned", "the bundle's name, and what it is")
     for key in ("modality", "labels", "patch", "keep_largest", "overlap", "series"):
-        value = dump(task)[key]
+        value = _known(dump(task)[key])
         if value is not None:
             draft.put(f"task.{key}", value, COPIED)
     draft.put("task.recipe.spacing_mm", list(task.recipe.spacing_mm), COPIED)
     for key, value in dump(task.recipe.intensity).items():
-        draft.put(f"task.recipe.intensity.{key}", value, COPIED)
+        if key == "rule" or task.recipe.intensity.rule == "window":
+            draft.put(f"task.recipe.intensity.{key}", value, COPIED)
+
+
+def _known(value: Any) -> Any:
+    """Without what is None, which TOML cannot say."""
+    if isinstance(value, dict):
+        return {key: _known(item) for key, item in value.items() if item is not None}
+    return [_known(item) for item in value] if isinstance(value, list) else value
 
 
 def _networks(draft: Draft, splits: Splits, bundle: ModelBundle) -> None:

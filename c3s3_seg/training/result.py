@@ -33,7 +33,7 @@ def write_bundle(run: Run, splits: Splits, results: list[Validation]) -> ModelBu
     for stem, name in zip(("model", "partner"), order, strict=False):
         network = replace(candidates[name][1], stem=stem)
         networks.append(network)
-        net = run.emas[name].net
+        net = run.answer(name)
         if name in run.best:
             net.load_state_dict(run.best[name])
         files[network.weights] = to_bytes(net, run.config.networks.storage)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import time
@@ -60,7 +61,10 @@ class Run:
         }
         self.iteration = 0
         self.history: list[dict[str, Any]] = []
-        self.best: dict[str, checkpoint.Tensors] = {}  # by net; only where they may be kept
+        # Weights by net: the best so far, only where they may be kept; and the first ones, where they are
+        # blended with what is learnt.
+        self.best: dict[str, checkpoint.Tensors] = {}
+        self.first: dict[str, checkpoint.Tensors] = {}
         self._earlier_s, self._started_s = 0.0, time.monotonic()
 
     @property
@@ -113,8 +117,9 @@ class Run:
         tensors |= {f"scaler.{k}": torch.tensor(v) for k, v in self.scaler.state_dict().items()}
         for name, ema in self.emas.items():
             tensors |= {f"ema.{name}.{k}": v for k, v in ema.net.state_dict().items()}
-        for name, weights in self.best.items():
-            tensors |= {f"best.{name}.{k}": v for k, v in weights.items()}
+        for kind, kept in (("best", self.best), ("first", self.first)):
+            for name, weights in kept.items():
+                tensors |= {f"{kind}.{name}.{k}": v for k, v in weights.items()}
         for name, optimiser in self.optimisers.items():
             tensors |= {f"optim.{name}.{k}": v for k, v in checkpoint.optimiser_tensors(optimiser).items()}
         state = checkpoint.State(self.iteration, dump(self.config), tensors, self.history, self.seconds)
@@ -139,9 +144,10 @@ class Run:
         self.method.load_state_dict(checkpoint.under("method", state.tensors))
         for name, ema in self.emas.items():
             ema.net.load_state_dict(checkpoint.under(f"ema.{name}", state.tensors))
-            best = checkpoint.under(f"best.{name}", state.tensors)
-            if best:
-                self.best[name] = best
+            for kind, kept in (("best", self.best), ("first", self.first)):
+                weights = checkpoint.under(f"{kind}.{name}", state.tensors)
+                if weights:
+                    kept[name] = weights
         for name, optimiser in self.optimisers.items():
             checkpoint.restore_optimiser(optimiser, checkpoint.under(f"optim.{name}", state.tensors))
         torch.set_rng_state(state.tensors["rng.cpu"])
@@ -155,14 +161,27 @@ class Run:
 
     def validate(self, cases: list[ValidationCase]) -> list[Validation]:
         """Score the average of every candidate, note it in the history, and keep what may ship."""
-        results = [validate(name, ema.net, self.config.task, cases) for name, ema in self.emas.items()]
+        results = [validate(name, self.answer(name), self.config.task, cases) for name in self.emas]
         for result in results:
             name, record = result.candidate, result.record(self.iteration)
             before = best_record(self.history, name)
             if self.config.run.keep == "best" and (before is None or record["dice"] > before["dice"]):
-                self.best[name] = {k: v.clone() for k, v in self.emas[name].net.state_dict().items()}
+                self.best[name] = {k: v.clone() for k, v in self.answer(name).state_dict().items()}
             self.history.append(record)
         return results
+
+    def answer(self, name: str) -> nn.Module:
+        """A net as it would ship now: its average, blended with what it began from."""
+        net = self.emas[name].net
+        if name not in self.first:
+            return net
+        share, blended = self.config.run.blend, copy.deepcopy(net)
+        first = {k: v.to(self.device) for k, v in self.first[name].items()}
+        learnt = net.state_dict()
+        blended.load_state_dict(
+            {k: first[k].lerp(v, share) if v.is_floating_point() else v for k, v in learnt.items()}
+        )
+        return blended
 
     def stalled(self) -> bool:
         """Whether the patience is at its end."""

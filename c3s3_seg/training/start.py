@@ -36,6 +36,8 @@ def begin_from(run: Run, bundle: ModelBundle) -> None:
         weights = load_torch(home, network).state_dict()
         net.load_state_dict(weights)
         run.emas[network.architecture].net.load_state_dict(weights)
+        if run.config.run.blend < 1:
+            run.first[network.architecture] = weights
     run.history.append({"iteration": 0, "begun_from": _origin(bundle, taken)})
 
 

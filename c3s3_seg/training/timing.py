@@ -172,6 +172,7 @@ def _measure(config: TrainConfig, start: ModelBundle | None) -> Timing:
             taken.append(time.perf_counter() - began)
         seconds.append(median(taken[1:]))
     cases = read_validation(data, judged)
+    run.validate(cases)  # the first also loads what it needs
     began = time.perf_counter()
     run.validate(cases)
     return Timing(

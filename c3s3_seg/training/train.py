@@ -12,7 +12,7 @@ import torch
 from c3s3_seg.allocator import keep_pages
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.dataset import DataSet, Splits
-from c3s3_seg.errors import InputError
+from c3s3_seg.errors import ConfigError, InputError
 from c3s3_seg.training import checkpoint
 from c3s3_seg.training.config import TrainConfig
 from c3s3_seg.training.data import Batch, Sampler, read_splits, read_validation
@@ -69,6 +69,9 @@ def train(
     deterministic(config)
     data, splits = read_splits(config.data)
     _check_validation(config, data, splits)
+    if config.run.blend < 1 and start is None and not resume:
+        what = f"run.blend = {config.run.blend:g} needs a bundle to begin from"
+        raise ConfigError(what, todo="Give one with --from, or set run.blend = 1")
     folder.mkdir(parents=True, exist_ok=True)
     if not resume and (folder / checkpoint.FILE).exists():
         todo = "Go on with --resume, or give another folder"
