@@ -172,6 +172,10 @@ class DataSet:
         """Whether there is a mask, whatever the case is for."""
         return bool(self._candidates(MASKS, case))
 
+    def candidates(self, case: str) -> tuple[list[Path], list[Path]]:
+        """The files that may be its scan and its mask; there should be one of each."""
+        return self._candidates(IMAGES, case), self._candidates(MASKS, case)
+
     def _file(self, kind: str, case: str) -> Path:
         found = self._candidates(kind, case)
         if len(found) != 1:
