@@ -87,6 +87,7 @@ def _sizes(known: list[tuple[str, Facts]]) -> list[Finding]:
 
 
 def _greys(known: list[tuple[str, Facts]], modality: str) -> list[Finding]:
+    known = [(name, facts) for name, facts in known if not facts.few_values]
     if len(known) < GREYS_LEAST:
         return []
     curves = np.array([facts.greys if modality == "CT" else facts.scaled_greys for _, facts in known])

@@ -93,13 +93,14 @@ def _together(cases: tuple[Examined, ...], data: DataSet) -> list[Finding]:
     """What only shows when cases are compared."""
     facts = {case.name: case.facts for case in cases if case.facts is not None}
     thumbs = {name: one.thumb for name, one in facts.items() if not one.few_values}
-    turned = turned_cases(likeness(thumbs))
-    spun = {finding.cases[0] for finding in turned}
+    strange = turned_cases(likeness(thumbs))
+    said = {finding.cases[0] for finding in strange}
     exact = same_voxels({name: one.voxels for name, one in facts.items()})
     pairs = [*exact, *same_scans(thumbs, exact)]
-    ill = ill_fitting(fits(thumbs), spun)
+    ill = ill_fitting(fits(thumbs), said)
+    odd = [f for f in odd_ones(cases, data.modality) if not (f.check == "greys" and f.cases[0] in said)]
     headers = _headers({name: one.axes for name, one in facts.items()})
-    return [*odd_ones(cases, data.modality), *turned, *ill, *headers, *duplicates(pairs, kinds(data.splits))]
+    return [*odd, *strange, *ill, *headers, *duplicates(pairs, kinds(data.splits))]
 
 
 def _headers(axes: dict[str, str]) -> list[Finding]:
