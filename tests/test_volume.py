@@ -59,3 +59,11 @@ def test_matches_says_no(oblique: Volume) -> None:
 def test_a_geometry_cannot_be_changed(oblique: Volume) -> None:
     with pytest.raises(ValueError, match="read-only"):
         oblique.geometry.affine[0, 3] = 1
+
+
+@pytest.mark.parametrize(
+    ("axes", "letters"),
+    [(np.eye(3), "LPS"), (-np.eye(3), "RAI"), (np.eye(3)[:, [1, 2, 0]], "PSL")],
+)
+def test_the_sides_of_the_axes(axes: np.ndarray, letters: str) -> None:
+    assert Geometry.build((4, 5, 6), (1, 2, 3), (0, 0, 0), axes).letters == letters

@@ -49,6 +49,8 @@ def write_case(predicted: Predicted, job: Job, model: ModelTask) -> Outcome:
     written += _save_doubt(case, prediction, job)
     if job.picture:
         written.append(_draw(case, scan, prediction.mask, loaded.truth, job.out))
+    if job.key_image:
+        written.append(_key_image(case, scan, prediction.mask, job))
     spent = {**predicted.seconds, "write": time.perf_counter() - started}
     volumes = tuple(prediction.volume_ml.items())
     row = PredictionRow(case.name, volumes, sum(spent.values()), scores, prediction.notes)
@@ -108,6 +110,18 @@ def _draw(case: Case, scan: Volume, mask: Volume, truth: Volume | None, out: Pat
     masks = {"prediction": mask} | ({"truth": truth} if truth is not None else {})
     overlay_png(scan, masks, out / f"{case.name}.png", title=printable(case.name))
     return out / f"{case.name}.png"
+
+
+def _key_image(case: Case, scan: Volume, mask: Volume, job: Job) -> Path:
+    from c3s3_seg.io.dicom_capture import write_capture
+    from c3s3_seg.report.picture import overlay_pixels
+
+    path = job.out / f"{case.name}.key.dcm"
+    # The model's name in place of the case's: a folder may be called by the patient's name.
+    title = f"c3s3-seg {job.maker.name}: research use only"
+    picture = overlay_pixels(scan, {"prediction": mask}, title=title)
+    write_capture(picture, scan.source, path, job.maker)
+    return path
 
 
 def _write_page(predicted: Predicted, facts: dict[str, Any], model: ModelTask, out: Path) -> Path:
