@@ -3,6 +3,8 @@
 import os
 import signal
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -195,6 +197,35 @@ def test_a_child_that_died_is_started_anew(files: list[Path], oblique: Volume) -
         assert np.array_equal(decoder.pixels(files[1], None, (36, 40)), oblique.array[:, :, 1].T)
     finally:
         decoder.close()
+
+
+def test_a_program_that_was_stopped_has_not_waited(files: list[Path]) -> None:
+    """Parent and child stand still for longer than any limit, as under a batch system or on a laptop."""
+    compressed(files)
+    code = (
+        "import os, sys, threading\n"
+        "from c3s3_seg.io import decoder, load\n"
+        "decoder.FRAME_S = decoder.LONGEST_S = 1.0\n"
+        "ask, asked = decoder.Decoder._ask, []\n"
+        "def stop(self, child, question):\n"
+        "    asked.append(child.pid)\n"
+        "    if len(asked) == 3:\n"
+        "        os.kill(child.pid, 19)\n"
+        "        threading.Timer(0.3, lambda: os.kill(os.getpid(), 19)).start()\n"
+        "        print(child.pid, flush=True)\n"
+        "    return ask(self, child, question)\n"
+        "decoder.Decoder._ask = stop\n"
+        "print(load(sys.argv[1]).array.shape)\n"
+    )
+    command = [sys.executable, "-c", code, str(files[0].parent)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        child = int(process.stdout.readline())
+        time.sleep(2.5)
+        process.send_signal(signal.SIGCONT)
+        time.sleep(0.2)
+        os.kill(child, signal.SIGCONT)
+        assert process.stdout.read() == "(40, 36, 12)\n"
 
 
 def test_sizes_that_lie_are_refused(files: list[Path]) -> None:

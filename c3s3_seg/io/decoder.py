@@ -13,7 +13,6 @@ import os
 import select
 import subprocess
 import sys
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -26,6 +25,7 @@ from c3s3_seg.volume import Array
 # A frame of 512 x 512 takes 0.05 s at most, and starting the child 0.5 s, on an idle machine. On a busy
 # one the child waits for its turn: after FRAME_S what counts is what it has worked, up to LONGEST_S.
 START_S, FRAME_S, LONGEST_S = 30.0, 8.0, 60.0
+STEP_S = 0.25
 MEMORY = 1 << 31  # bytes, above what the child has when it is ready
 MAX_FRAME = 1 << 29  # bytes of one decoded frame
 PIPE = 1 << 20  # bytes: a frame of 512 x 512 goes through at once, not in eight pieces
@@ -130,14 +130,20 @@ def _widen(pipe: IO[bytes] | None) -> None:
             fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE)
 
 
-def _wait(child: subprocess.Popen[bytes], pipe: IO[bytes], started: float, limit_s: float) -> None:
-    """Wait for something to read; raise TimeoutError when the child has worked for too long, or hangs."""
+def _wait(child: subprocess.Popen[bytes], pipe: IO[bytes], waited_s: float, limit_s: float) -> float:
+    """Wait for something to read; raise TimeoutError when the child has worked for too long, or hangs.
+
+    `waited_s` is the time that was waited before, the answer that and what was waited now. It is counted
+    and not taken from a clock: a program that was stopped, or slept with its machine, has not waited.
+    """
     worked = None  # is asked for only when there is something to wait for
-    while sys.platform != "win32" and not select.select([pipe], [], [], 0.25)[0]:
-        now, waited = _worked_s(child.pid), time.monotonic() - started
+    while sys.platform != "win32" and not select.select([pipe], [], [], STEP_S)[0]:
+        waited_s += STEP_S
+        now = _worked_s(child.pid)
         worked = now if worked is None else worked
-        if waited > max(limit_s, LONGEST_S) or (waited > limit_s and not now - worked < 0.5 * limit_s):
+        if waited_s > max(limit_s, LONGEST_S) or (waited_s > limit_s and not now - worked < 0.5 * limit_s):
             raise TimeoutError
+    return waited_s
 
 
 def _worked_s(pid: int) -> float:
@@ -162,9 +168,9 @@ def _fill(child: subprocess.Popen[bytes], view: memoryview, limit_s: float) -> N
     pipe = child.stdout
     if pipe is None:
         raise EOFError
-    started, got = time.monotonic(), 0
+    waited_s, got = 0.0, 0
     while got < len(view):
-        _wait(child, pipe, started, limit_s)
+        waited_s = _wait(child, pipe, waited_s, limit_s)
         count = pipe.readinto(view[got:])  # type: ignore[attr-defined]
         if not count:
             raise EOFError

@@ -46,7 +46,7 @@ def write_capture(picture: Array, source: Source, path: Path, maker: Maker | Non
         data.SourceImageSequence = [reference(found, item) for item in first_of_file.values()]
     for item in data.SourceImageSequence:
         item.pop("ReferencedFrameNumber", None)
-    data.Modality, data.SeriesNumber, data.ConversionType = "OT", "9002", "WSD"
+    data.Modality, data.SeriesNumber, data.Laterality, data.ConversionType = "OT", "9002", "", "WSD"
     data.ImageType = ["DERIVED", "SECONDARY", "OTHER"]
     data.ImageComments = "Research use only"
     data.PatientOrientation, data.BurnedInAnnotation, data.LossyImageCompression = "", "NO", "00"
