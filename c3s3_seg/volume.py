@@ -95,8 +95,8 @@ class Geometry:
     def letters(self) -> str:
         """The side that each index grows to: `LPS` is left, back, head."""
         sides = ("LR", "PA", "SI")
-        rows = np.abs(self.affine[:3, :3]).argmax(axis=0)
-        return "".join(sides[row][int(self.affine[row, n] < 0)] for n, row in enumerate(rows))
+        nearest = dict(zip(self.patient_axes[0], zip(sides, self.patient_axes[1], strict=True), strict=True))
+        return "".join(side[int(against)] for side, against in (nearest[n] for n in range(3)))
 
     @property
     def voxel_ml(self) -> float:
