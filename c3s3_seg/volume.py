@@ -92,6 +92,13 @@ class Geometry:
         return np.asarray(self.affine[:3, :3] / self.spacing_mm, dtype=np.float64)
 
     @property
+    def letters(self) -> str:
+        """The side that each index grows to: `LPS` is left, back, head."""
+        sides = ("LR", "PA", "SI")
+        rows = np.abs(self.affine[:3, :3]).argmax(axis=0)
+        return "".join(sides[row][int(self.affine[row, n] < 0)] for n, row in enumerate(rows))
+
+    @property
     def voxel_ml(self) -> float:
         """Volume of one voxel in millilitres."""
         return float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000.0

@@ -14,6 +14,7 @@ from c3s3_seg.evaluate import Settings, evaluate
 from c3s3_seg.io import save
 from c3s3_seg.metrics import PaperScore
 from c3s3_seg.report.html import DETAILED, Report, worst_first, write_report_page
+from c3s3_seg.report.page import SOLID, page
 from c3s3_seg.report.rows import CaseScore, Failure
 from c3s3_seg.volume import Geometry
 
@@ -172,8 +173,8 @@ def test_only_the_worst_cases_are_drawn() -> None:
     assert drawn[:2] == ["miss", str(2 * DETAILED - 1)]
 
 
-def test_without_plotly_the_page_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_plotly_a_page_with_surfaces_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "plotly.offline", None)
     with pytest.raises(MissingError, match=r"c3s3-seg\[report\]"):
-        write_report_page(tmp_path / "r.html", Report("x", "clinical", []), [])
-    assert list(tmp_path.iterdir()) == []
+        page("x", f"<main>{SOLID}</figure></main>")
+    assert b"plotly</script>" not in page("x", "<main>only words</main>")

@@ -67,3 +67,11 @@ def test_axes_of_an_oblique_grid_are_a_pairing() -> None:
     assert sorted(geometry.patient_axes[0]) == [0, 1, 2]
     turned = Geometry.build((5, 5, 5), direction=np.array([[0, 0, 1], [-1, 0, 0], [0, 1, 0]], dtype=float))
     assert turned.patient_axes == ((2, 0, 1), (False, True, False))
+
+
+@pytest.mark.parametrize(
+    ("axes", "letters"),
+    [(np.eye(3), "LPS"), (-np.eye(3), "RAI"), (np.eye(3)[:, [1, 2, 0]], "PSL")],
+)
+def test_the_sides_of_the_axes(axes: np.ndarray, letters: str) -> None:
+    assert Geometry.build((4, 5, 6), (1, 2, 3), (0, 0, 0), axes).letters == letters

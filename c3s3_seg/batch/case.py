@@ -147,7 +147,7 @@ def _load(task: Task, job: Job) -> Loaded:
     hashed = time.perf_counter()
     how = job.reading
     scan = load(task.case.path, series=how.series, fix=how.fix, rule=how.rule)
-    check_format(scan, job.suffix)
+    check_format(scan, job.suffix, key_image=job.key_image)
     truth = _truth(task.truth, scan) if task.truth is not None else None
     seconds = {"hash": hashed - started, "load": time.perf_counter() - hashed}
     return Loaded(task, scan, truth, inputs, seconds)

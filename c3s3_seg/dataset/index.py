@@ -189,6 +189,10 @@ class DataSet:
         """The folder for the scan (`imagesTr`) or the mask (`labelsTr`) of a case."""
         return self.folder / (TEST_FOLDERS[kind] if case in self.splits.test else kind)
 
+    def candidates(self, case: str) -> tuple[list[Path], list[Path]]:
+        """The files that may be its scan and its mask; there should be one of each."""
+        return self._candidates(IMAGES, case), self._candidates(MASKS, case)
+
     def _file(self, kind: str, case: str) -> Path:
         found = self._candidates(kind, case)
         if len(found) != 1:

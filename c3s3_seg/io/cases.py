@@ -158,7 +158,7 @@ def _leads_up(path: Path) -> bool:
 
 
 def walk_files(folder: Path) -> Iterator[Path]:
-    """All files below a folder, sorted, hidden ones left out; links to folders are not followed."""
+    """All files below a folder, sorted, without hidden ones and pipes; links to folders are not followed."""
 
     def refuse(error: OSError) -> None:
         # os.walk would pass over a folder that it may not read, and the slices in it with it.
@@ -166,7 +166,9 @@ def walk_files(folder: Path) -> Iterator[Path]:
 
     for root, folders, files in os.walk(folder, onerror=refuse):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(root) / name for name in sorted(files) if not name.startswith("."))
+        paths = (Path(root) / name for name in sorted(files) if not name.startswith("."))
+        # To open a pipe is to wait for ever. A link that leads nowhere stays: a slice may be missed there.
+        yield from (path for path in paths if path.is_file() or not path.exists())
 
 
 def _holds_dicom(folder: Path) -> bool:

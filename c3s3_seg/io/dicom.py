@@ -125,6 +125,8 @@ def build(series: Series, notes: tuple[str, ...], path: Path, reading: Reading) 
         notes = (*notes, f"dropped, the same slice twice: {listed(s.name for s in dropped)}")
     if any(s.text("PhotometricInterpretation") == "MONOCHROME1" for s in keep):
         notes = (*notes, "MONOCHROME1: low values are shown bright; the values are as stored, not inverted")
+    if any(s.text("LossyImageCompression") == "01" for s in keep):
+        notes = (*notes, "the slices were compressed with loss before they came here")
     first = keep[0]
     geometry = Geometry(array.shape, affine, first.text("FrameOfReferenceUID") or None)
     source = Source(

@@ -25,6 +25,8 @@ POLICY = (
     "script-src 'unsafe-inline' 'unsafe-eval'"
 )
 
+SOLID = '<figure class="solid">'  # how a surface begins: a page without one needs no script to turn it
+
 # Blue is too small, orange too large: told apart with any colour vision.
 SIGNED = ((33, 76, 158), (112, 164, 222), (236, 236, 232), (240, 163, 68), (166, 60, 6))
 RISING = ((236, 236, 232), (244, 190, 96), (214, 96, 24), (120, 20, 50))
@@ -90,11 +92,11 @@ def page(title: str, body: str) -> bytes:
     Raises
     ------
     MissingError
-        If plotly, whose script turns the surfaces, is not installed.
+        If there are surfaces, and plotly, whose script turns them, is not installed.
     """
     style, script = ((ASSETS / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     # Unpacked and started when the first surface is turned: the page opens without waiting for it.
-    plotly = f'<script type="text/plain" id="plotly">{_plotly()}</script>'
+    plotly = f'<script type="text/plain" id="plotly">{_plotly()}</script>' if SOLID in body else ""
     head = (
         f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -123,7 +125,7 @@ def solid_html(solid: Solid, name: str) -> str:
         "unit": solid.scale.unit if solid.scale.bar() else None,
     }
     return (
-        f'<figure class="solid"><div class="stage" tabindex="0" role="application" '
+        f'{SOLID}<div class="stage" tabindex="0" role="application" '
         f'aria-label="Surface of {escape(name, quote=True)}: drag or use the arrow keys to turn it">'
         f"{image(picture, f'Surface of {name} from the front')}"
         '<div class="plot"></div><p class="hint">Drag to turn, scroll to zoom</p>'

@@ -15,6 +15,7 @@ from torch import Generator, Tensor
 
 from c3s3_seg.bundle import Task
 from c3s3_seg.dataset import INDEX, DataSet, Splits
+from c3s3_seg.dataset.faults import refuse_faults
 from c3s3_seg.errors import InputError
 from c3s3_seg.io import load, load_mask
 from c3s3_seg.training.augment import change_intensity, draw_geometry
@@ -110,13 +111,20 @@ def read_splits(config: DataConfig) -> tuple[DataSet, Splits]:
 
 
 def read_case(data: DataSet, name: str, task: Task, *, labelled: bool) -> Case:
-    """Read a scan, and its mask if it is a labelled one, onto the model's grid."""
+    """Read a scan, and its mask if it is a labelled one, onto the model's grid.
+
+    Raises
+    ------
+    InputError
+        If a file cannot be read, or `c3s3-seg doctor` would call the case an error.
+    """
     scan = load(data.scan(name))
+    mask = load_mask(data.mask(name), grid=scan.geometry) if labelled else None
+    refuse_faults(scan, mask, data.labels)
     on_grid = task.recipe.to_model(scan)
     layers = [torch.from_numpy(on_grid.array)[None]]
     foreground = torch.zeros(0, 3, dtype=torch.long)
-    if labelled:
-        mask = load_mask(data.mask(name), grid=scan.geometry)
+    if mask is not None:
         target = torch.from_numpy(task.recipe.occupancy(mask, tuple(x.value for x in task.labels)))
         layers += [1 - target.sum(dim=0, keepdim=True), target]
         foreground = (target.sum(dim=0) > 0.5).nonzero()
@@ -130,6 +138,7 @@ def read_validation(data: DataSet, names: tuple[str, ...]) -> list[ValidationCas
     for name in names:
         scan = load(data.scan(name))
         truth = load_mask(data.mask(name), grid=scan.geometry)
+        refuse_faults(scan, truth, data.labels, required=False)
         cases.append(ValidationCase(name, scan, truth))
     return cases
 

@@ -57,6 +57,10 @@ def predict(
     picture: Annotated[
         bool, typer.Option("--picture", help="Draw each case with its contour as PNG.")
     ] = False,
+    key_image: Annotated[
+        bool,
+        typer.Option("--key-image", help="Write that picture as DICOM Secondary Capture. Needs DICOM input."),
+    ] = False,
     series: Annotated[
         str | None,
         typer.Option(help="Which DICOM series of a folder: its number in `c3s3-seg inspect`, or its UID."),
@@ -173,6 +177,7 @@ def predict(
         truth,
         picture,
         html=html,
+        key_image=key_image,
         deterministic=deterministic,
         reading=Reading(series, fixes(fix or []), bundle.task.series),
         care=Care(force, roi),

@@ -1,0 +1,102 @@
+"""What an examination of a data set found, as rows: for the terminal, for JSON and for the page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+Severity = Literal["error", "warning", "info"]
+SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
+STYLES = {"error": "bold red", "warning": "yellow", "info": "dim"}
+MANY = 5  # findings of one kind from which the terminal gives them one line
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is not as it should be.
+
+    Parameters
+    ----------
+    severity
+        `error`: nothing can be learnt from it as it is. `warning`: a person should look.
+        `info`: it is good to know.
+    check
+        Which check found it: a short name, see docs/data-doctor.md.
+    cases
+        Whom it concerns; none where it is the whole data set.
+    found, wanted, todo
+        What there is, what there should be, and what to do: each without its full stop.
+    shown
+        Cases whose picture helps.
+    at
+        The voxel (i, j, k) of the first shown case where to look; None: where its mask is largest.
+    """
+
+    severity: Severity
+    check: str
+    cases: tuple[str, ...]
+    found: str
+    wanted: str
+    todo: str
+    shown: tuple[str, ...] = ()
+    at: tuple[int, int, int] | None = None
+
+
+def by_severity(findings: Sequence[Finding]) -> list[Finding]:
+    """Errors first; within a severity by check, then by case."""
+    return sorted(findings, key=lambda f: (SEVERITIES.index(f.severity), f.check, f.cases))
+
+
+def counted(findings: Sequence[Finding]) -> str:
+    """`2 errors, 1 warning`; empty where there is none."""
+    numbers = [(sum(f.severity == severity for f in findings), severity) for severity in SEVERITIES]
+    plural = {"error": "errors", "warning": "warnings", "info": "notes"}
+    single = {"error": "error", "warning": "warning", "info": "note"}
+    return ", ".join(f"{n} {single[s] if n == 1 else plural[s]}" for n, s in numbers if n)
+
+
+def summary(cases: int, findings: Sequence[Finding]) -> str:
+    """The last line: `80 cases examined, nothing found`."""
+    serious = [f for f in findings if f.severity != "info"]
+    notes = counted([f for f in findings if f.severity == "info"])
+    said = counted(serious) or "nothing found"
+    return f"{cases} cases examined, {said}" + (f" ({notes})" if notes else "")
+
+
+def findings_table(findings: Sequence[Finding]) -> Table:
+    """Errors first; more than `MANY` of one kind in one line, all of them are in the files."""
+    from rich.box import SIMPLE_HEAD
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for header in ("", "Check", "Case", "Found", "Wanted", "What to do"):
+        table.add_column(header, overflow="fold", min_width=8 if header == "Case" else None)
+    for group in _grouped(by_severity(findings)):
+        first = group[0]
+        texts = (first.check, _names(group), first.found, first.wanted, first.todo)
+        cells = [escape(text) for text in texts]
+        table.add_row(first.severity, *cells, style=STYLES[first.severity])
+    return table
+
+
+def _grouped(findings: Sequence[Finding]) -> list[list[Finding]]:
+    """Neighbours of one kind together where there are many, else each for itself."""
+    kinds: dict[tuple[str, str], list[Finding]] = {}
+    for finding in findings:
+        kinds.setdefault((finding.severity, finding.check), []).append(finding)
+    groups: list[list[Finding]] = []
+    for kind in kinds.values():
+        groups += [kind] if len(kind) > MANY else [[finding] for finding in kind]
+    return groups
+
+
+def _names(group: Sequence[Finding]) -> str:
+    names = list(dict.fromkeys(name for finding in group for name in finding.cases))
+    if len(names) <= 3:
+        return ", ".join(names) or "-"
+    return f"{names[0]}, {names[1]} and {len(names) - 2} more"

@@ -1,0 +1,114 @@
+"""What makes a case unfit to learn from, and that training refuses it."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from c3s3_seg.bundle import Label, Task
+from c3s3_seg.dataset import DataSet, Splits
+from c3s3_seg.dataset.faults import mask_fault, refuse_faults, scan_fault, values_in
+from c3s3_seg.errors import C3S3Error, InputError
+from c3s3_seg.io import save
+from c3s3_seg.recipe import Recipe
+from c3s3_seg.volume import Array, Geometry, Volume
+
+GRID = Geometry.build((8, 7, 6))
+TASK = Task("balls", "MR", (Label("ball", 1),), Recipe((1.0, 1.0, 1.0)), (8, 8, 8))
+
+
+def mask(*values: int, dtype: type = np.uint8) -> Volume:
+    array = np.zeros(GRID.shape, dtype)
+    array.flat[: len(values)] = values
+    return GRID.volume(array)
+
+
+def noise() -> Array:
+    return np.random.default_rng(0).normal(size=GRID.shape).astype(np.float32)
+
+
+def test_a_good_case_has_no_fault() -> None:
+    assert scan_fault(GRID.volume(noise())) is None
+    assert mask_fault(mask(1, 3), {"a": 1, "b": 3}) is None
+    assert mask_fault(mask(5), {}) is None  # where no label is named, any may be there
+    assert mask_fault(mask(), {"a": 1}, required=False) is None
+
+
+@pytest.mark.parametrize(
+    ("found", "labels", "check", "words"),
+    [
+        (mask(), {"a": 1}, "mask-empty", "empty"),
+        (mask(), {}, "mask-empty", "empty"),
+        (mask(1, 4, 9), {"a": 1}, "mask-values", "values 4, 9"),
+        (mask(2), {"a": 1}, "mask-values", "the value 2"),
+        (mask(*range(2, 9)), {"a": 1}, "mask-values", "2, 3, 4, 5, 6 and 2 more"),
+        (mask(70_000, dtype=np.int32), {"a": 1}, "mask-values", "70000"),
+    ],
+)
+def test_a_bad_mask(found: Volume, labels: dict[str, int], check: str, words: str) -> None:
+    fault = mask_fault(found, labels)
+    assert fault is not None
+    assert fault.check == check
+    assert words in fault.found
+
+
+def test_a_mask_of_0_and_255_is_told_how_to_be_mended() -> None:
+    fault = mask_fault(mask(255), {"a": 1})
+    assert fault is not None
+    assert "write 1 for 255" in fault.todo
+
+
+def test_values() -> None:
+    for dtype in (np.uint8, np.uint16, np.int32):
+        assert values_in(mask(3, 1, 3, dtype=dtype).array) == [1, 3]
+    assert values_in(mask().array) == []
+
+
+def test_a_constant_scan_is_refused() -> None:
+    with pytest.raises(InputError, match="all voxels are 3"):
+        refuse_faults(GRID.volume(np.full(GRID.shape, 3, np.int16)), None, {})
+
+
+def cases(folder: Path, image: Array, truth: Array, grid: Geometry = GRID) -> DataSet:
+    for name in ("imagesTr", "labelsTr"):
+        (folder / name).mkdir()
+    save(GRID.volume(image), folder / "imagesTr" / "one.mha")
+    save(grid.volume(truth), folder / "labelsTr" / "one.mha")
+    return DataSet(folder, labels={"ball": 1}, splits=Splits(labelled=("one",)))
+
+
+@pytest.mark.parametrize(
+    ("image", "truth", "grid", "file", "words"),
+    [
+        (noise(), mask(2).array, GRID, "labelsTr/one.mha", "holds the value 2"),
+        (noise(), mask().array, GRID, "labelsTr/one.mha", "the mask is empty"),
+        (
+            noise(),
+            mask(1).array,
+            Geometry.build(GRID.shape, (2, 2, 2)),
+            "labelsTr/one.mha",
+            "not on the grid",
+        ),
+        (noise(), noise(), GRID, "labelsTr/one.mha", "whole numbers"),
+        (np.zeros_like(noise()), mask(1).array, GRID, "imagesTr/one.mha", "all voxels are 0"),
+    ],
+)
+def test_training_refuses_what_the_doctor_calls_an_error(
+    image: Array, truth: Array, grid: Geometry, file: str, words: str, tmp_path: Path
+) -> None:
+    from c3s3_seg.training.data import read_case
+
+    data = cases(tmp_path, image, truth, grid)
+    with pytest.raises(C3S3Error, match=words) as refused:
+        read_case(data, "one", TASK, labelled=True)
+    assert Path(str(refused.value.where)) == tmp_path / file
+
+
+def test_training_takes_a_validation_case_without_the_organ_but_no_unknown_value(tmp_path: Path) -> None:
+    from c3s3_seg.training.data import read_validation
+
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    assert len(read_validation(cases(tmp_path / "a", noise(), mask().array), ("one",))) == 1
+    with pytest.raises(InputError, match="holds the value 2"):
+        read_validation(cases(tmp_path / "b", noise(), mask(2).array), ("one",))
