@@ -100,13 +100,13 @@ def test_a_larger_scan_a_region_and_force_are_in_the_report(tmp_path: Path) -> N
     for name in ("found", "given"):
         inside, truth = load_mask(tmp_path / name / "large.nii.gz").array > 0, large.truth.array > 0
         assert 2 * (inside & truth).sum() / (inside.sum() + truth.sum()) > 0.85
-    noise = np.random.default_rng(0).gamma(2, 50, (110, 104, 18)).astype(np.float32)
-    save(Geometry.build(noise.shape, (1.25, 1.25, 5.6)).volume(noise), tmp_path / "noise.nii.gz")
-    answer = predict(tmp_path / "noise.nii.gz", "-o", tmp_path / "forced")
+    thick = part(simulate(31_061).scan, (slice(None), slice(None), slice(None, None, 5)))
+    save(thick, tmp_path / "thick.nii.gz")
+    answer = predict(tmp_path / "thick.nii.gz", "-o", tmp_path / "forced")
     assert answer.returncode == 2
     assert "--force" in answer.stderr
-    answer = predict(tmp_path / "noise.nii.gz", "-o", tmp_path / "forced", "--force")
+    answer = predict(tmp_path / "thick.nii.gz", "-o", tmp_path / "forced", "--force")
     assert answer.returncode == 0, answer.stderr
-    gate = facts(tmp_path / "forced" / "noise.json")["gate"]
+    gate = facts(tmp_path / "forced" / "thick.json")["gate"]
     assert (gate["forced"], gate["verdict"]) == (True, "refuse")
     assert gate["refusals"]

@@ -134,8 +134,8 @@ def test_key_images_carry_the_patient_by_design_and_never_in_the_picture(scans: 
     ]
     assert pictures[0].PatientName == f"{MARKER}^NAME"
     assert pictures[0].PixelData == pictures[1].PixelData
-    taken = {"PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "StudyDate", "StudyTime",
-             "StudyID", "AccessionNumber", "ReferringPhysicianName"}  # fmt: skip
+    taken = {"PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex", "StudyDate",
+             "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName"}  # fmt: skip
     marked = {e.keyword for e in pictures[0].iterall() if found(str(e.value).encode())}
     assert MARKER not in pictures[0].SeriesDescription
     assert marked <= taken

@@ -67,6 +67,9 @@ def write_seg(
                 numbered[n][plane == segment.value] = number
         try:
             data = _encode(source, numbered, segments, maker or Maker(), labelmap)
+            if labelmap:
+                # highdicom would take GDCM's encoder, which ends the program on frames of 35 x 51 pixels.
+                data.compress(RLELossless, encoding_plugin="pydicom", generate_instance_uid=False)
         except (InputError, MemoryError):
             raise
         except Exception as error:  # highdicom refuses values that the standard does not know; none is named
@@ -120,7 +123,7 @@ def _encode(
         content_label="SEGMENTATION",
         content_description="Research use only",
         series_description=f"c3s3-seg {maker.name}"[:64],
-        transfer_syntax_uid=RLELossless if labelmap else ExplicitVRLittleEndian,
+        transfer_syntax_uid=ExplicitVRLittleEndian,
         omit_empty_frames=bool(planes.any()),
     )
 
