@@ -95,7 +95,7 @@ def test_where_the_spacing_doubles_monai_makes_our_input(tmp_path: Path) -> None
 
     At an origin of zero its first sample lies a voxel further out, so that other voxels are paired.
     """
-    task = Task("x", "MR", (Label("a", 1),), Recipe((1.25, 1.25, 1.25)), (32, 32, 32))
+    task = Task("x", "MR", (Label("a", 1),), Recipe((1.25, 1.25, 1.25)), (32, 32, 32), overlap=0.5)
     array = np.random.default_rng(0).normal(size=(20, 18, 14)).astype(np.float32)
     differences = []
     for origin in ((40.0, -50.0, 60.0), (0.0, 0.0, 0.0)):

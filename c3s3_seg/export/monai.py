@@ -3,7 +3,7 @@
 MONAI bundle specification: `configs/metadata.json`, `configs/inference.json`, `models/`, `docs/`. The
 network is TorchScript, so nothing of ours is needed to load it. Pre- and post-processing are MONAI's
 transforms, so that MONAI Label and Slicer understand them. They are ours but for one step: MONAI samples
-linearly where we average, which is the same only when voxels double.
+linearly where we average, which is the same only when voxels double and no side is odd.
 """
 
 from __future__ import annotations

@@ -61,7 +61,8 @@ class OnnxBackend:
         self.precision = "float32"
         if device == "cuda" and self.device != "cuda":
             why = failure or _why_no_cuda(onnxruntime)
-            raise MissingError(f"ONNX Runtime does not run on CUDA here: {why}")
+            todo = "pip install 'onnxruntime-gpu[cuda,cudnn]' brings the libraries" if failure else None
+            raise MissingError(f"ONNX Runtime does not run on CUDA here: {why}", todo=todo)
         if failure:
             self.notes += (f"CUDA was not used: {failure}",)
         self._value = onnxruntime.OrtValue
@@ -117,7 +118,7 @@ def _open(onnxruntime: Any, graph: Path, threads: int | None, device: Device) ->
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    return " ".join(text.split()).rstrip(".")
 
 
 def _preload(onnxruntime: Any) -> str:
