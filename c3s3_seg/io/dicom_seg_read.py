@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from c3s3_seg.errors import C3S3Error, GeometryError, InputError
 from c3s3_seg.io.decoder import Decoder, Refused
-from c3s3_seg.io.drawing import segment_names
 from c3s3_seg.volume import Array, Geometry, Source, Volume
 
 OFF_VOXELS = 0.05  # places are written as decimals; a SEG of another grid is off by far more somewhere
@@ -188,3 +187,11 @@ def _put(array: Array, index: NDArray[np.intp], value: int, path: Path) -> None:
             todo="Leave one of them out with --labels, or mend them where they were drawn",
         )
     array[where] = value
+
+
+def segment_names(data: Any) -> dict[int, str]:
+    """Number of each segment -> SegmentLabel (PS3.3, C.8.20.4). In a label map 0 is the background."""
+    named = {
+        int(item.SegmentNumber): str(item.get("SegmentLabel", "") or "") for item in data.SegmentSequence
+    }
+    return {number: name.strip() or f"segment {number}" for number, name in named.items() if number}

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from c3s3_seg.errors import InputError
+from c3s3_seg.io.dicom_seg_read import read_seg, segment_names
 from c3s3_seg.io.dicom_series import listed
+from c3s3_seg.io.rtstruct_read import read_rtstruct, region_name
 from c3s3_seg.io.sniff import is_dicom
 from c3s3_seg.volume import Geometry, Volume
 
@@ -101,11 +103,7 @@ def load_drawing(drawing: Drawing, grid: Geometry, values: Mapping[str, int]) ->
         what = f"this {_word(drawing.kind)} holds none of {listed(values, MOST)}; it holds {held}"
         raise InputError(what, where=drawing.path, todo="Name its labels with --labels NAME=VALUE")
     if drawing.kind == "dicom-seg":
-        from c3s3_seg.io.dicom_seg_read import read_seg
-
         return read_seg(drawing.path, grid, wanted)
-    from c3s3_seg.io.rtstruct_read import read_rtstruct
-
     return read_rtstruct(drawing.path, grid, wanted)
 
 
@@ -114,19 +112,6 @@ def _names(data: Any, kind: str) -> Iterator[str]:
         yield from segment_names(data).values()
     else:
         yield from (region_name(item) for item in data.get("StructureSetROISequence") or ())
-
-
-def segment_names(data: Any) -> dict[int, str]:
-    """Number of each segment -> SegmentLabel (PS3.3, C.8.20.4). In a label map 0 is the background."""
-    named = {
-        int(item.SegmentNumber): str(item.get("SegmentLabel", "") or "") for item in data.SegmentSequence
-    }
-    return {number: name.strip() or f"segment {number}" for number, name in named.items() if number}
-
-
-def region_name(item: Any) -> str:
-    """ROIName (PS3.3, C.8.8.5), or its number."""
-    return str(item.get("ROIName", "") or "").strip() or f"region {item.ROINumber}"
 
 
 def _of_seg(data: Any) -> tuple[set[str], set[str]]:

@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from c3s3_seg.errors import C3S3Error, GeometryError, InputError
-from c3s3_seg.io.drawing import region_name
 from c3s3_seg.volume import Array, Geometry, Source, Volume
 
 CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
@@ -161,3 +160,8 @@ def _put(array: Array, region: NDArray[np.bool_], value: int, path: Path) -> Non
             todo="Leave one of them out with --labels, or mend them where they were drawn",
         )
     array[region] = value
+
+
+def region_name(item: Any) -> str:
+    """ROIName (PS3.3, C.8.8.5), or its number."""
+    return str(item.get("ROIName", "") or "").strip() or f"region {item.ROINumber}"
