@@ -4,6 +4,7 @@
 """
 
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -40,7 +41,10 @@ def free_port() -> int:
 
 
 def program(*names: str) -> str:
-    found = next(filter(None, map(shutil.which, names)), None)
+    # pynetdicom brings a storescp of its own, which knows no TLS, into the environment of the tests.
+    ours = Path(sys.executable).parent
+    path = os.pathsep.join(p for p in os.environ["PATH"].split(os.pathsep) if Path(p) != ours)
+    found = next(filter(None, (shutil.which(name, path=path) for name in names)), None)
     if found is None:
         pytest.skip(f"{names[0]} is not installed")
     return found
