@@ -19,7 +19,7 @@ ACROSS = 14  # of them across a usual field of view
 GAIN = 0.08
 # As it is, it is less like the mean than all but this share of the cases; turned back, nearly as much.
 USUAL, NEARLY = 0.1, 0.9
-# Grey values that run against the mean of the others: clean 0.33 (atria), 0.51, 0.75; inverted: -0.56 and less.
+# Grey values that run against the mean of the others: clean 0.33 (atria), 0.51, 0.75; inverted: -0.56.
 UNLIKE, CLEAR = 0.0, 0.3
 AXES = ("left-right", "front-back", "foot-head")
 
