@@ -133,8 +133,8 @@ def compare(folder: Path, scans: Path, cases: int) -> None:
 
 def share_of_the_proofs(out: Path, scans: Path) -> None:
     """What hashes, read-back and journal cost a case, each measured alone on the files that are there."""
-    from c3s3_seg.batch.hashes import sha256
     from c3s3_seg.batch.journal import Journal
+    from c3s3_seg.io.hashes import sha256
     from c3s3_seg.io.image import _compare, load_image
 
     journal = Journal(out / "journal.sqlite")

@@ -23,27 +23,19 @@ Network = Callable[[np.ndarray], np.ndarray]
 
 
 def torch_network(bundle: ModelBundle, half: bool) -> Network:
-    import torch
+    from c3s3_seg.inference.backends import open_torch
 
-    from c3s3_seg.inference.backends import load_torch
-
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cudnn.benchmark = True
-    net = load_torch(bundle, bundle.networks[0]).cuda()
-
-    def run(patches: np.ndarray) -> np.ndarray:
-        with torch.inference_mode(), torch.autocast("cuda", torch.float16, enabled=half):
-            return net(torch.from_numpy(patches).cuda()).float().cpu().numpy()
-
-    return run
+    return open_torch(bundle, bundle.networks[0], None, "cuda", "float16" if half else "float32")
 
 
 def onnx_network(path: Path) -> Network:
     import onnxruntime
 
-    provider = ("CUDAExecutionProvider", {"use_tf32": 0, "cudnn_conv_algo_search": "EXHAUSTIVE"})
-    session = onnxruntime.InferenceSession(str(path), providers=[provider])
-    if session.get_providers()[0] != "CUDAExecutionProvider":  # it falls back without a word
+    from c3s3_seg.inference.onnx import CUDA, CUDA_OPTIONS
+
+    getattr(onnxruntime, "preload_dlls", lambda: None)()
+    session = onnxruntime.InferenceSession(str(path), providers=[(CUDA, CUDA_OPTIONS)])
+    if session.get_providers()[0] != CUDA:  # it falls back without a word
         sys.exit("ONNX Runtime does not run on the GPU here")
 
     def run(patches: np.ndarray) -> np.ndarray:

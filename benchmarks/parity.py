@@ -3,58 +3,85 @@
     python benchmarks/parity.py [DATA] [BUNDLE]      DATA: the folder `la`, default ../shared/data/la
 
 The 8 validation cases, whole scans on their own grid and the patches that cover them. Every format is
-written by `export_folder`, so each row has also passed the gate. The last row is MONAI's own runner on the
-exported folder: its pre- and post-processing instead of ours.
+written by `export_folder`, so each row has also passed the gate. An ensemble is the bundle's networks and
+its companion's in one graph, against torch running each of them. The last rows are MONAI's own runner on
+the exported folder: its pre- and post-processing instead of ours. The scans have their origin at zero, where
+MONAI pairs other voxels than elsewhere, so it also gets them moved by 100 mm.
 """
 
 import json
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
-from c3s3_seg import ModelBundle, load, load_mask
+from c3s3_seg import ModelBundle, load, load_mask, save
 from c3s3_seg.bundle import Task
 from c3s3_seg.export.compare import masks_apart
-from c3s3_seg.export.form import Form, Precision, Target
+from c3s3_seg.export.form import Form, Target
 from c3s3_seg.export.parity import Parity, ScanParity
 from c3s3_seg.export.write import export_folder, export_in_bundle
 from c3s3_seg.inference import open_predictor
-from c3s3_seg.volume import Volume
+from c3s3_seg.volume import Geometry, Volume
 
 CASES = 8  # the last of the unlabelled list: the validation cases of the shipped configuration
-FORMATS: tuple[tuple[Target, Precision], ...] = (
-    ("onnx", "fp32"),
-    ("onnx", "fp16"),
-    ("openvino", "fp32"),
-    ("openvino", "fp16"),
-    ("monai-bundle", "fp32"),
+FORMATS: tuple[tuple[str, Target, Form], ...] = (
+    ("onnx fp32", "onnx", Form()),
+    ("onnx fp16", "onnx", Form("fp16")),
+    ("openvino fp32", "openvino", Form()),
+    ("openvino fp16", "openvino", Form("fp16")),
+    ("onnx fp32, ensemble", "onnx", Form(ensemble=True)),
+    ("onnx fp16, ensemble", "onnx", Form("fp16", ensemble=True)),
+    ("openvino fp32, ensemble", "openvino", Form(ensemble=True)),
+    ("monai-bundle, ensemble", "monai-bundle", Form(ensemble=True)),
+    ("monai-bundle, network", "monai-bundle", Form()),
 )
 
 
-def row(name: str, size: float, proof: Parity, patches: bool = True) -> str:
+def row(name: str, proof: Parity, size: float | None = None) -> str:
+    """A line of the table; without a size, of whole scans only."""
     worst = proof.worst
-    left = f"{proof.difference:.1e} | {proof.flipped}" if patches else "- | -"
+    left = "- | - | -" if size is None else f"{size / 1e6:.1f} | {proof.difference:.1e} | {proof.flipped}"
     return (
-        f"| {name} | {size:.1f} | {left} | {worst.flipped} | {worst.dice:.6f} | {worst.hd95_mm:.3f}"
+        f"| {name} | {left} | {worst.flipped} | {worst.dice:.6f} | {worst.hd95_mm:.3f}"
         f" | {worst.asd_mm:.5f} | {worst.nsd:.5f} |"
     )
 
 
-def monai_runs(folder: Path, scans: list[Path], task: Task, references: list[Volume]) -> Parity:
+def monai_rows(exported: Path, task: Task, scans: list[Volume], references: list[Volume]) -> None:
+    """MONAI's runner on the scans as they are, and moved by 100 mm; masks compared with ours."""
+    label = "monai-bundle, MONAI's runner"
+    print(row(label, monai_runs(exported, "as-they-are", task, scans, references)), flush=True)
+    pairs = [(moved(scan), moved(mask)) for scan, mask in zip(scans, references, strict=True)]
+    there = monai_runs(exported, "moved", task, *map(list, zip(*pairs, strict=True)))
+    print(row(f"{label}, scans moved", there))
+    even = [n for n, scan in enumerate(scans) if not any(side % 2 for side in scan.array.shape)]
+    if even:
+        some = replace(there, scans=tuple(there.scans[n] for n in even))
+        print(row(f"the same, {len(even)} scan(s) with even sides", some), flush=True)
+
+
+def moved(volume: Volume) -> Volume:
+    affine = volume.geometry.affine.copy()
+    affine[:3, 3] += 100
+    return Geometry(volume.geometry.shape, affine).volume(volume.array)
+
+
+def monai_runs(folder: Path, name: str, task: Task, scans: list[Volume], references: list[Volume]) -> Parity:
     """MONAI's bundle runner on the folder, in a process of its own; masks compared with ours."""
-    data, out = folder / "data", folder / "masks"
+    data, out = folder / name, folder / f"{name}-masks"
     data.mkdir()
-    for path in scans:
-        (data / path.name).symlink_to(path.resolve())
+    for number, scan in enumerate(scans):
+        save(scan, data / f"{number}.nii.gz")
     words = ["run", "--meta_file", "configs/metadata.json", "--config_file", "configs/inference.json"]
     words += ["--bundle_root", ".", "--dataset_dir", str(data), "--output_dir", str(out)]
     subprocess.run(
         [sys.executable, "-m", "monai.bundle", *words], cwd=folder, check=True, capture_output=True
     )
     proofs: list[ScanParity] = []
-    for path, mine in zip(scans, references, strict=True):
-        theirs = load_mask(out / path.name.replace(".nii.gz", "_mask.nii.gz"), grid=mine.geometry)
+    for number, mine in enumerate(references):
+        theirs = load_mask(out / f"{number}_mask.nii.gz", grid=mine.geometry)
         proofs.append(masks_apart(task, mine, theirs, 0.0))
     return Parity("fp32", "monai", 0, 0, 0.0, 0, tuple(proofs))
 
@@ -80,17 +107,15 @@ def main(data: Path, name: str) -> None:
         exported, proofs = export_in_bundle(copy, scans)
         graph = bundle.networks[0].graph
         size = (exported.folder / graph).stat().st_size
-        print(row("bundle's own graph, OpenVINO", size / 1e6, proofs[graph]), flush=True)
-        for target, precision in FORMATS:
-            out = folder / f"{target}-{precision}"
-            _, proof = export_folder(bundle, target, Form(precision), out, scans)
+        print(row("bundle's own graph, OpenVINO", proofs[graph], size), flush=True)
+        for label, target, form in FORMATS:
+            out = folder / label
+            _, proof = export_folder(bundle, target, form, out, scans)
             size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
-            label = "monai-bundle, network" if target == "monai-bundle" else f"{target} {precision}"
-            print(row(label, size / 1e6, proof), flush=True)
+            print(row(label, proof, size), flush=True)
         predictor = open_predictor(bundle, backend="torch")
         references = [predictor(scan).mask for scan in scans]
-        theirs = monai_runs(folder / "monai-bundle-fp32", paths, bundle.task, references)
-        print(row("monai-bundle, MONAI's runner", size / 1e6, theirs, patches=False))
+        monai_rows(out, bundle.task, scans, references)
     voxels, patches = sum(scan.array.size for scan in scans), proof.patches
     print(
         f"\n{len(scans)} scans, {voxels / 1e6:.0f} million voxels; {patches} patches of {bundle.task.patch}."

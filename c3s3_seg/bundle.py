@@ -3,7 +3,7 @@
     manifest.json       this module's `Manifest`
     model.safetensors   weights of the winner; convolutions in half precision, the rest in single
     model.onnx          its graph; reads the weights from model.safetensors
-    partner.*           the same for the other network, where it ships
+    partner.*           the same for the other network, where it ships; an ensemble has fold-2.*, fold-3.* ...
     README.md           the model card
 
 Nothing in it is a pickle, and nothing is trusted whose hash is not the manifest's.
@@ -102,9 +102,12 @@ class Task:
 @closed
 @dataclass(frozen=True)
 class Network:
-    """One backbone in the bundle. `stem` names its files: stem.safetensors, stem.onnx."""
+    """One backbone in the bundle. `stem` names its files: stem.safetensors, stem.onnx.
 
-    stem: Literal["model", "partner"]
+    A run has `model` and `partner`; an ensemble of folds `model`, which is the best of them, and others.
+    """
+
+    stem: str
     architecture: Literal["vnet", "resvnet"]
     filters: int
     channels: int = 1
@@ -182,7 +185,8 @@ class ModelBundle:
         Raises
         ------
         InputError
-            If there is no manifest, or a file is missing or is not the one that was released.
+            If there is no manifest, a file is missing or is not the one that was released, or a network's
+            weights are not among the files.
         """
         path = folder / MANIFEST
         if not path.is_file():
@@ -190,6 +194,7 @@ class ModelBundle:
         manifest = parse(Manifest, _read_json(path), path)
         for name, expected in manifest.files.items():
             _verify(folder, name, expected)
+        _check_networks(folder, manifest)
         return cls(folder, manifest)
 
     @classmethod
@@ -284,6 +289,16 @@ def _read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
         raise InputError(f"cannot be read as JSON ({error})", where=path) from error
+
+
+def _check_networks(folder: Path, manifest: Manifest) -> None:
+    """Each network has weights of its own, and they are among the files whose hashes were checked."""
+    weights = [network.weights for network in manifest.networks]
+    for name in weights:
+        if name not in manifest.files:
+            raise InputError(f"the manifest names a network in '{name}' and no hash of it", where=folder)
+    if len(set(weights)) < len(weights):
+        raise InputError("the manifest names two networks with the same stem", where=folder)
 
 
 def _verify(folder: Path, name: str, expected: str) -> None:

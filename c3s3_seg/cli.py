@@ -14,12 +14,15 @@ from c3s3_seg.files import printable
 from c3s3_seg.verbs.benchmark import benchmark
 from c3s3_seg.verbs.doctor import doctor
 from c3s3_seg.verbs.domain import domain
+from c3s3_seg.verbs.ensemble import ensemble
 from c3s3_seg.verbs.evaluate import evaluate
 from c3s3_seg.verbs.export import export
 from c3s3_seg.verbs.inspect import inspect
 from c3s3_seg.verbs.pacs import fetch, send
 from c3s3_seg.verbs.phantom import phantom
+from c3s3_seg.verbs.plan import plan
 from c3s3_seg.verbs.predict import predict
+from c3s3_seg.verbs.prepare import prepare
 from c3s3_seg.verbs.study import study
 from c3s3_seg.verbs.train import train
 from c3s3_seg.verbs.verify import verify
@@ -33,8 +36,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 VERBS = (
-    predict, evaluate, inspect, train, study, export, domain, fetch, send, phantom, verify, doctor,
-    benchmark,
+    predict, evaluate, inspect, prepare, plan, train, ensemble, study, export, domain, fetch, send, phantom,
+    verify, doctor, benchmark,
 )  # fmt: skip
 for verb in VERBS:
     app.command()(verb)

@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 
 from c3s3_seg.errors import InputError
 from c3s3_seg.schema import closed
-from c3s3_seg.volume import Geometry, Volume
+from c3s3_seg.volume import Volume
 
 Range = tuple[float, float]
 Floats = NDArray[np.float64]
 STEPS = np.linspace(0.05, 0.95, 19)
 # A quantile of a million voxels is known well enough from some of them.
-SAMPLE = 500_000
+SAMPLE = 100_000
 
 
 @closed
@@ -77,7 +77,7 @@ def measure(scans: Iterable[Volume], greys: Literal["scaled", "absolute"]) -> Do
     """
     rows, curves = [], []
     for scan in scans:
-        axes = nearest_axes(scan.geometry)
+        axes = list(scan.geometry.patient_axes[0])
         spacing = scan.geometry.spacing_mm[axes]
         shape = np.array(scan.geometry.shape)[axes]
         rows.append((spacing, spacing * shape, shape))
@@ -93,14 +93,6 @@ def measure(scans: Iterable[Volume], greys: Literal["scaled", "absolute"]) -> Do
     return Domain(len(rows), spacing_mm, fov_mm, whole, greys, quantiles, round(spread, 5))  # type: ignore[arg-type]
 
 
-def nearest_axes(geometry: Geometry) -> list[int]:
-    """For left, posterior and superior the scan's axis nearest to each."""
-    from scipy.optimize import linear_sum_assignment
-
-    _, axes = linear_sum_assignment(-np.abs(geometry.direction))
-    return [int(axis) for axis in axes]
-
-
 def grey_quantiles(scan: Volume, greys: Literal["scaled", "absolute"]) -> Floats:
     """The grey values at 5, 10, ... 95 percent of the voxels.
 
@@ -111,11 +103,11 @@ def grey_quantiles(scan: Volume, greys: Literal["scaled", "absolute"]) -> Floats
     """
     values = scan.array.ravel()
     values = values[:: max(1, values.size // SAMPLE)]
-    low, high = np.percentile(values, (1, 99))
+    low, *found, high = np.quantile(values, (0.01, *STEPS, 0.99))
     if high <= low:
         raise InputError("all voxels have the same value: there is nothing to see", where=scan.source.path)
-    found = np.quantile(values, STEPS)
-    return np.asarray(found if greys == "absolute" else (found - low) / (high - low), dtype=np.float64)
+    curve = np.array(found, dtype=np.float64)
+    return curve if greys == "absolute" else (curve - low) / (high - low)
 
 
 def _ranges(values: Floats) -> tuple[Range, Range, Range]:

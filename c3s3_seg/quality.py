@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from c3s3_seg.domain import Domain, nearest_axes
+from c3s3_seg.domain import Domain
 from c3s3_seg.errors import C3S3Error
 from c3s3_seg.volume import Volume
 
@@ -90,7 +90,7 @@ def judge_frame(
         verdict += Verdict((f"its modality is {found}, wanted {modality}",))
     if domain is None:
         return verdict
-    axes = nearest_axes(scan.geometry)
+    axes = list(scan.geometry.patient_axes[0])
     spacing = scan.geometry.spacing_mm[axes]
     shape = np.array(scan.geometry.shape)[axes]
     for n, name in enumerate(AXES):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import product
+from itertools import permutations, product
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +92,13 @@ class Geometry:
         return np.asarray(self.affine[:3, :3] / self.spacing_mm, dtype=np.float64)
 
     @property
+    def letters(self) -> str:
+        """The side that each index grows to: `LPS` is left, back, head."""
+        sides = ("LR", "PA", "SI")
+        nearest = dict(zip(self.patient_axes[0], zip(sides, self.patient_axes[1], strict=True), strict=True))
+        return "".join(side[int(against)] for side, against in (nearest[n] for n in range(3)))
+
+    @property
     def voxel_ml(self) -> float:
         """Volume of one voxel in millilitres."""
         return float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000.0
@@ -101,6 +108,17 @@ class Geometry:
         """Whether the three axes are perpendicular to each other (to 1e-4): no shear, no gantry tilt."""
         direction = self.direction
         return bool(np.abs(direction.T @ direction - np.eye(3)).max() < 1e-4)
+
+    @property
+    def patient_axes(self) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:
+        """For left, posterior and superior: the voxel axis nearest to each, and whether it runs against it.
+
+        The best over all three at once: nearest one by one, an oblique grid could name an axis twice.
+        """
+        along = np.abs(self.direction)
+        x, y, z = max(permutations(range(3)), key=lambda axes: float(along[range(3), axes].sum()))
+        against = self.direction[range(3), (x, y, z)] < 0
+        return (x, y, z), (bool(against[0]), bool(against[1]), bool(against[2]))
 
     def to_mm(self, index: ArrayLike) -> NDArray[np.float64]:
         """Voxel indices (..., 3), fractions allowed -> positions (..., 3) in mm, LPS."""

@@ -1,6 +1,7 @@
 """Shared fixtures: small volumes with known content, and the real scans where they are at hand."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -122,6 +123,34 @@ def toy_config(toy_data: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def layers_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CT-like data set, a ball in three layers of values 1, 2 and 5: 4 labelled cases, 1 for validation.
+
+    Soft tissue of 40, the layers of 60, 120 and 180 Hounsfield units, air around; 40 x 36 x 34 voxels.
+    """
+    from c3s3_seg.dataset import DataSet, Splits
+    from c3s3_seg.io import save
+
+    folder = tmp_path_factory.mktemp("layers")
+    (folder / "imagesTr").mkdir()
+    (folder / "labelsTr").mkdir()
+    names = tuple(f"layers-{n}" for n in range(5))
+    random = np.random.default_rng(3)
+    for name in names:
+        geometry = Geometry.build((40, 36, 34), (1.0, 1.1, 1.2), (5.0, -20.0, 30.0))
+        centre = np.array(geometry.shape) / 2 + random.uniform(-2, 2, 3)
+        distance = np.linalg.norm(np.moveaxis(np.indices(geometry.shape), 0, -1) - centre, axis=-1)
+        mask = np.select([distance < 5, distance < 8, distance < 11], [1, 2, 5], 0).astype(np.uint8)
+        levels = np.select([mask == 1, mask == 2, mask == 5, distance < 16], [180, 120, 60, 40], -1000)
+        image = (levels + random.normal(0, 10, geometry.shape)).round().astype(np.int16)
+        save(geometry.volume(image), folder / "imagesTr" / f"{name}.nii.gz")
+        save(geometry.volume(mask), folder / "labelsTr" / f"{name}.nii.gz")
+    labels = {"core": 1, "middle": 2, "shell": 5}
+    DataSet(folder, "Three Layers", "CT", labels, Splits(names[:4], (), names[4:])).save()
+    return folder
+
+
+@pytest.fixture(scope="session")
 def two_nets(tmp_path_factory: pytest.TempPathFactory) -> ModelBundle:
     """A bundle of a VNet and a ResVNet with random weights: 3 classes, 2 filters, 1 mm, patches of 32."""
     import torch
@@ -138,6 +167,27 @@ def two_nets(tmp_path_factory: pytest.TempPathFactory) -> ModelBundle:
         net(torch.randn(2, 1, 32, 32, 32))  # gives batch norms statistics of their own
         files[n.weights] = to_bytes(net)
     return ModelBundle.create(tmp_path_factory.mktemp("toy-bundle") / "b", task, files, networks, {})
+
+
+@pytest.fixture(scope="session")
+def companions(tmp_path_factory: pytest.TempPathFactory) -> ModelBundle:
+    """A bundle of one VNet with random weights that names another such bundle as its companion."""
+    import torch
+
+    from c3s3_seg.models import build
+    from c3s3_seg.models.storage import to_bytes
+
+    folder = tmp_path_factory.mktemp("companions")
+    network = Network("model", "vnet", 2)
+    task = Task("first", "MR", (Label("a", 1),), Recipe((1.0, 1.0, 1.0)), (32, 32, 32))
+    torch.manual_seed(1)
+    for name in ("second", "first"):
+        net = build("vnet", channels=1, classes=2, filters=2)
+        net(torch.randn(2, 1, 32, 32, 32))
+        made = ModelBundle.create(
+            folder / name, replace(task, name=name), {network.weights: to_bytes(net)}, (network,), {}
+        )
+    return ModelBundle(made.folder, replace(made.manifest, companion="second")).add({})
 
 
 @pytest.fixture(scope="session")

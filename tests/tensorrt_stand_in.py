@@ -110,8 +110,8 @@ class Config:
         self.profiles.append(profile)
         return len(self.profiles) - 1
 
-    def create_timing_cache(self, serialized_timing_cache: bytes) -> bytes:
-        return serialized_timing_cache
+    def create_timing_cache(self, serialized_timing_cache: bytes) -> bytes | None:
+        return None if serialized_timing_cache == b"damaged" else serialized_timing_cache
 
     def set_timing_cache(self, cache: bytes, ignore_mismatch: bool) -> bool:
         self.cache = cache

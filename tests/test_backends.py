@@ -6,13 +6,13 @@ from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import MissingError
 from c3s3_seg.inference.backends import (
     COMPILED,
-    OnnxBackend,
     OpenVinoBackend,
     TorchBackend,
     fold_batch_norm,
     load_torch,
     open_torch,
 )
+from c3s3_seg.inference.onnx import OnnxBackend
 from c3s3_seg.models import build
 
 

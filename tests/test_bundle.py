@@ -99,6 +99,29 @@ def with_companion(bundle: ModelBundle, name: str) -> ModelBundle:
     return ModelBundle(bundle.folder, replace(bundle.manifest, companion=name)).add({})
 
 
+@pytest.mark.parametrize(
+    ("stems", "message"),
+    [
+        (("model", "../other"), "names a network in '../other.safetensors' and no hash"),
+        (("model",) * 2, "the same stem"),
+    ],
+)
+def test_a_network_without_weights_of_its_own(
+    bundle: ModelBundle, stems: tuple[str, ...], message: str
+) -> None:
+    networks = tuple(replace(NETWORK, stem=stem) for stem in stems)
+    ModelBundle(bundle.folder, replace(bundle.manifest, networks=networks)).add({})
+    with pytest.raises(InputError, match=message):
+        ModelBundle.load(bundle.folder)
+
+
+def test_any_number_of_networks(bundle: ModelBundle) -> None:
+    networks = tuple(replace(NETWORK, stem=stem) for stem in ("model", "fold-2", "fold-3"))
+    files = {network.weights: b"w" for network in networks}
+    ModelBundle(bundle.folder, replace(bundle.manifest, networks=networks)).add(files)
+    assert [n.stem for _, n in ModelBundle.load(bundle.folder).members()] == ["model", "fold-2", "fold-3"]
+
+
 def test_a_companion_brings_its_networks(bundle: ModelBundle) -> None:
     assert bundle.members() == [(bundle, NETWORK)]
     files = {NETWORK.weights: b"other"}

@@ -74,3 +74,16 @@ def test_validation_cases_are_put_aside_once() -> None:
 def test_masks_can_be_spared() -> None:
     fewer = Splits(("a", "b", "c"), ("d",), ("e",)).label_only(1)
     assert fewer == Splits(("a",), ("d", "b", "c"), ("e",))
+
+
+def test_test_cases_lie_apart_and_are_not_trained_on(tmp_path: Path) -> None:
+    data = DataSet(tmp_path, splits=Splits(("a",), test=("t",)))
+    data.save()
+    (tmp_path / "imagesTs").mkdir()
+    (tmp_path / "imagesTs" / "t.nii.gz").touch()
+    data = DataSet.load(tmp_path)
+    assert data.splits.cases == ("a",)
+    assert data.scan("t").parent.name == "imagesTs"
+    assert not data.has_mask("t")
+    with pytest.raises(InputError, match="'a' twice"):
+        DataSet.load(write(tmp_path, {"labelled": ["a"], "test": ["a"]}))

@@ -78,6 +78,48 @@ def test_monai_runs_the_bundle_and_finds_our_mask(exported: Path, scan: Volume, 
     assert theirs.array.dtype == np.uint8
 
 
+def monai_prepares(task: Task, path: Path) -> np.ndarray:
+    """What MONAI's transforms of an exported bundle make of a file, (x, y, z)."""
+    from monai.bundle import ConfigParser
+
+    config = inference(task)
+    steps = [step for step in config["preprocessing"]["transforms"] if step["_target_"] != "EnsureTyped"]
+    parser = ConfigParser(
+        {"imports": config["imports"], "steps": {"_target_": "Compose", "transforms": steps}}
+    )
+    return np.asarray(parser.get_parsed_content("steps")({"image": str(path)})["image"])[0]
+
+
+def test_where_the_spacing_doubles_monai_makes_our_input(tmp_path: Path) -> None:
+    """Even sides and an origin away from zero: MONAI's samples lie between two voxels, so they are means.
+
+    At an origin of zero its first sample lies a voxel further out, so that other voxels are paired.
+    """
+    task = Task("x", "MR", (Label("a", 1),), Recipe((1.25, 1.25, 1.25)), (32, 32, 32), overlap=0.5)
+    array = np.random.default_rng(0).normal(size=(20, 18, 14)).astype(np.float32)
+    differences = []
+    for origin in ((40.0, -50.0, 60.0), (0.0, 0.0, 0.0)):
+        scan = Geometry.build(array.shape, (0.625, 0.625, 0.625), origin).volume(array)
+        save(scan, tmp_path / "scan.nii.gz")
+        ours = task.recipe.to_model(scan).array
+        differences.append(np.abs(monai_prepares(task, tmp_path / "scan.nii.gz") - ours).max())
+    assert differences[0] < 1e-5
+    assert differences[1] > 0.1  # or MONAI has changed, and docs/export.md should say so
+
+
+def test_an_ensemble_holds_the_networks_of_the_companion(companions: ModelBundle, tmp_path: Path) -> None:
+    scan = Geometry.build((30, 28, 26)).volume(
+        np.random.default_rng(0).normal(size=(30, 28, 26)).astype("f4")
+    )
+    _, proof = export_folder(companions, "monai-bundle", Form(ensemble=True), tmp_path, [scan])
+    assert proof.runtime == "torchscript"
+    assert proof.difference < 1e-5
+    assert (
+        "the mean of 2 networks"
+        in json.loads((tmp_path / "configs" / "metadata.json").read_text())["description"]
+    )
+
+
 def test_monai_accepts_the_network_and_the_properties(exported: Path) -> None:
     told = monai(exported, "verify_net_in_out", "--net_id", "network_def", "--n", "2", "--device", "cpu")
     assert "data shape of network is verified with no error" in told

@@ -14,7 +14,7 @@ import pytest
 
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import InputError, RefusedError
-from c3s3_seg.export import write
+from c3s3_seg.export import standalone, write
 from c3s3_seg.export.form import Form
 from c3s3_seg.export.openvino import openvino_files
 from c3s3_seg.export.standalone import standalone_graph
@@ -41,6 +41,19 @@ def run(graph: bytes, patches: np.ndarray) -> np.ndarray:
 
 def torch_says(bundle: ModelBundle, patches: np.ndarray) -> list[np.ndarray]:
     return [softmax(TorchBackend(load_torch(bundle, n))(patches)) for n in bundle.networks]
+
+
+@pytest.fixture(scope="module")
+def half(two_nets: ModelBundle, graph: bytes) -> bytes:
+    """The same network in half precision; traced once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(standalone, "trace", lambda *_, **__: onnx.load_from_string(graph))
+        return standalone_graph(two_nets, Form("fp16"))
+
+
+@pytest.fixture(scope="module")
+def companion_graph(companions: ModelBundle) -> bytes:
+    return standalone_graph(companions, Form(ensemble=True))
 
 
 def noise_patches(*shape: int) -> np.ndarray:
@@ -85,13 +98,29 @@ def test_an_ensemble_is_one_graph_with_a_fixed_batch(two_nets: ModelBundle, ense
         run(ensemble, noise_patches(3, 1, 32, 32, 32))
 
 
-def test_half_precision_is_half_the_size_and_close(
-    two_nets: ModelBundle, graph: bytes, monkeypatch: pytest.MonkeyPatch
+def test_an_ensemble_holds_the_networks_of_the_companion(
+    companions: ModelBundle,
+    noise: Volume,
+    tmp_path: Path,
+    companion_graph: bytes,
+    quick: Callable[[bytes], None],
 ) -> None:
-    from c3s3_seg.export import standalone
+    quick(companion_graph)
+    path, proof = export_folder(companions, "onnx", Form(ensemble=True), tmp_path, [noise])
+    assert path.name == "first-ensemble.onnx"
+    assert proof.difference < 1e-4
+    patches = noise_patches(1, 1, 32, 32, 32)
+    members = [softmax(TorchBackend(load_torch(*member))(patches)) for member in companions.members()]
+    np.testing.assert_allclose(run(path.read_bytes(), patches), np.mean(members, axis=0), atol=1e-4)
+    assert np.abs(members[0] - members[1]).max() > 0.1  # or the mean would prove nothing
+    record = json.loads((tmp_path / "export.json").read_text())
+    assert set(record["weights"]) == {"model.safetensors", "second/model.safetensors"}
+    assert len(set(record["weights"].values())) == 2
+    assert json.loads(record["facts"]["c3s3.weights"]) == record["weights"]
+    assert "the mean of 2 networks" in (tmp_path / "README.md").read_text()
 
-    monkeypatch.setattr(standalone, "trace", lambda *_, **__: onnx.load_from_string(graph))
-    half = standalone_graph(two_nets, Form("fp16"))
+
+def test_half_precision_is_half_the_size_and_close(graph: bytes, half: bytes) -> None:
     assert len(half) < 0.75 * len(graph)  # tiny nets: much of the file is names
     patches = noise_patches(1, 1, 32, 32, 32)
     found = run(half, patches)
@@ -175,6 +204,52 @@ def test_planted_faults_are_refused_and_nothing_is_written(
     assert not (tmp_path / "out").exists()
 
 
+def leave_a_member_out(model: onnx.ModelProto) -> None:
+    """The winner's probabilities take the companion's place in the mean."""
+    (mean,) = [n for n in model.graph.node if n.op_type == "ReduceMean"]
+    (stack,) = [n for n in model.graph.node if mean.input[0] in n.output]
+    assert (stack.op_type, len(stack.input)) == ("Concat", 2)
+    stack.input[1] = stack.input[0]
+
+
+def take_a_member_twice(model: onnx.ModelProto) -> None:
+    """The winner's kernels take the place of the companion's: the right names and shapes."""
+    tensors = {t.name: t for t in model.graph.initializer}
+    theirs = [name for name in tensors if "networks.1." in name]
+    assert len(theirs) > 20
+    for name in theirs:
+        tensors[name].raw_data = tensors[name.replace("networks.1.", "networks.0.")].raw_data
+
+
+def change_a_weight_of_the_companion(model: onnx.ModelProto) -> None:
+    """The middle weight of one of its kernels becomes 1 larger."""
+    theirs = [t for t in model.graph.initializer if "networks.1." in t.name and list(t.dims)[2:] == [3, 3, 3]]
+    kernel = theirs[len(theirs) // 2]
+    numbers = onnx.numpy_helper.to_array(kernel).copy()
+    numbers.flat[numbers.size // 2] += 1.0
+    kernel.raw_data = numbers.tobytes()
+
+
+@pytest.mark.parametrize("fault", [leave_a_member_out, take_a_member_twice, change_a_weight_of_the_companion])
+def test_planted_faults_of_an_ensemble_are_refused(
+    companions: ModelBundle,
+    noise: Volume,
+    tmp_path: Path,
+    companion_graph: bytes,
+    quick: Callable[[bytes], None],
+    fault: Callable[[onnx.ModelProto], None],
+) -> None:
+    model = onnx.load_from_string(companion_graph)
+    fault(model)
+    onnx.checker.check_model(model, full_check=True)
+    quick(model.SerializeToString())
+    with pytest.raises(
+        RefusedError, match=r"first-ensemble.onnx differs from torch: on patches a probability"
+    ):
+        export_folder(companions, "onnx", Form(ensemble=True), tmp_path / "out", [noise])
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_refused_export_leaves_the_earlier_one(
     two_nets: ModelBundle, noise: Volume, tmp_path: Path, graph: bytes, quick: Callable[[bytes], None]
 ) -> None:
@@ -200,18 +275,23 @@ def test_what_cannot_be_had_is_refused(two_nets: ModelBundle, noise: Volume, tmp
     with pytest.raises(InputError, match="there is no scan to compare on"):
         export_folder(two_nets, "onnx", Form(), tmp_path, [])
     with pytest.raises(InputError, match="holds one network"):
-        export_folder(ModelBundle.find("left-atrium"), "onnx", Form(ensemble=True), tmp_path, [noise])
+        export_folder(ModelBundle.find("left-atrium-vnet"), "onnx", Form(ensemble=True), tmp_path, [noise])
 
 
-def test_nvidia_tools_accept_the_file(graph: bytes, tmp_path: Path) -> None:
+@pytest.mark.parametrize("which", ["fp32", "fp16", "ensemble"])
+def test_nvidia_tools_accept_the_file(
+    half: bytes, graph: bytes, companion_graph: bytes, which: str, tmp_path: Path
+) -> None:
     """`polygraphy inspect model` and `polygraphy surgeon sanitize`, as a user would run them."""
-    path, clean = tmp_path / "toy.onnx", tmp_path / "clean.onnx"
-    path.write_bytes(graph)
+    content, classes = {"fp32": (graph, 3), "fp16": (half, 3), "ensemble": (companion_graph, 2)}[which]
+    path, clean = tmp_path / "it.onnx", tmp_path / "clean.onnx"
+    path.write_bytes(content)
+    shape = f"('batch', {classes}, '16*x', '16*y', '16*z')"
     for words in (["inspect", "model", path], ["surgeon", "sanitize", "--fold-constants", path, "-o", clean]):
         polygraphy = Path(sys.executable).parent / "polygraphy"
         answer = subprocess.run([polygraphy, *words], capture_output=True, text=True, check=False)
         assert answer.returncode == 0, answer.stdout + answer.stderr
-        assert "probabilities [dtype=float32, shape=('batch', 3, '16*x', '16*y', '16*z')]" in answer.stdout
+        assert f"probabilities [dtype=float32, shape={shape}]" in answer.stdout
         assert "[E]" not in answer.stdout + answer.stderr
     patches = noise_patches(1, 1, 32, 32, 32)
-    np.testing.assert_allclose(run(clean.read_bytes(), patches), run(graph, patches), atol=1e-6)
+    np.testing.assert_allclose(run(clean.read_bytes(), patches), run(content, patches), atol=1e-6)

@@ -21,8 +21,9 @@ from c3s3_seg.errors import InputError, MissingError, RefusedError
 from c3s3_seg.export.form import Form
 from c3s3_seg.export.write import export_folder
 from c3s3_seg.inference import cuda
-from c3s3_seg.inference.backends import OnnxBackend
+from c3s3_seg.inference.choice import Wish, facts, open_backend
 from c3s3_seg.inference.engines import Profile, Stamp, Vault, build
+from c3s3_seg.inference.onnx import OnnxBackend
 from c3s3_seg.inference.tensorrt import TensorRtBackend, widened
 from c3s3_seg.volume import Geometry
 
@@ -104,7 +105,7 @@ def test_no_gpu_and_no_cuda_are_said(machine: Machine, monkeypatch: pytest.Monke
 
 def test_a_bundle_gives_what_onnx_runtime_gives(machine: Machine, phantom: ModelBundle) -> None:
     backend = TensorRtBackend.of_bundle(phantom, phantom.networks[0])
-    assert backend.name == "tensorrt"
+    assert facts(backend) == {"backend": "tensorrt", "device": "cuda", "precision": "float32"}
     wanted = OnnxBackend(phantom.folder / phantom.networks[0].graph)
     for shape in ((1, 1, 32, 48, 16), (1, 1, 64, 48, 64), (1, 1, 16, 16, 16)):  # buffers grow and stay
         given = patches(*shape)
@@ -125,6 +126,11 @@ def test_memory_is_given_back(machine: Machine) -> None:
     np.testing.assert_array_equal(back, patches(4))
     assert len(runtime.memory) == 1
     stream.close()
+    assert not runtime.memory
+    other = cuda.Stream()
+    other.buffer("b", 8)
+    assert len(runtime.memory) == 1
+    del other  # nobody holds it any more
     assert not runtime.memory
 
 
@@ -186,12 +192,27 @@ def test_an_engine_that_was_not_made_here_is_never_loaded(
     assert "was not made here, or is damaged" in caplog.text
 
 
+def test_an_engine_of_another_release_is_built_anew(
+    machine: Machine, phantom: ModelBundle, caplog: pytest.LogCaptureFixture
+) -> None:
+    graph, vault = widened(phantom.folder / "model.onnx"), Vault.default()
+    vault.engine(graph, PROFILE)
+    (path,) = vault.folder.glob("*.engine")
+    for head in (b'{"graph": "ab"}', b"no JSON"):
+        vault._seal(path, head + b"\nengine")
+        vault.engine(graph, PROFILE)
+        assert "another release of this program made it" in caplog.text
+        caplog.clear()
+    assert stand_in.Builder.built == 3
+
+
 def test_the_timing_cache_is_kept_unless_it_does_not_fit(machine: Machine, phantom: ModelBundle) -> None:
     graph = widened(phantom.folder / "model.onnx")
     engine, times = build(graph, PROFILE)
     assert times == b"times"
     assert build(graph, PROFILE, times) == (engine, times)
     assert build(graph, PROFILE, b"of another GPU") == (engine, times)
+    assert build(graph, PROFILE, b"damaged") == (engine, times)
 
 
 def test_what_tensorrt_does_not_take_is_refused(machine: Machine) -> None:
@@ -199,6 +220,22 @@ def test_what_tensorrt_does_not_take_is_refused(machine: Machine) -> None:
         build(b"no graph", PROFILE)
     with pytest.raises(RefusedError, match="TensorRT does not take this engine"):
         TensorRtBackend(b"no engine")
+
+
+def test_an_engine_larger_than_the_gpu_is_refused(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stand_in.Engine, "create_execution_context", lambda _: None)
+    engine, _ = build(widened(ModelBundle.find("phantom").folder / "model.onnx"), PROFILE)
+    with pytest.raises(RefusedError, match="the engine does not fit into the GPU's memory"):
+        TensorRtBackend(engine)
+
+
+def test_what_an_engine_cannot_do_is_refused(machine: Machine, phantom: ModelBundle) -> None:
+    network = phantom.networks[0]
+    with pytest.raises(MissingError, match="computes in float32, and float16 was asked for"):
+        open_backend(phantom, network, Wish("tensorrt", precision="float16"))
+    with pytest.raises(MissingError, match="TensorRT runs on CUDA only"):
+        open_backend(phantom, network, Wish("tensorrt", device="cpu"))
+    assert open_backend(phantom, network, Wish("tensorrt", "cuda", "float32")).name == "tensorrt"
 
 
 def test_no_home_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,6 +287,15 @@ def test_an_exported_engine_passes_the_gate(machine: Machine, two_nets: ModelBun
     assert {p.name for p in path.parent.iterdir()} == {
         "toy.engine", "toy.onnx", "toy.json", "export.json", "README.md",
     }  # fmt: skip
+
+
+def test_an_exported_engine_holds_the_companion(
+    machine: Machine, companions: ModelBundle, tmp_path: Path
+) -> None:
+    scan = Geometry.build((30, 28, 26)).volume(patches(30, 28, 26))
+    path, proof = export_folder(companions, "tensorrt", Form(ensemble=True), tmp_path / "out", [scan])
+    assert path.name == "first-ensemble.engine"
+    assert proof.runtime == "tensorrt"
 
 
 def test_predict_through_the_engine(machine: Machine, phantom: ModelBundle) -> None:

@@ -1,5 +1,6 @@
 """A DICOM series in and out: its place in mm against other readers, and a refusal for every fault."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -250,6 +251,65 @@ def test_a_localizer_among_the_slices_is_left_out(oblique: Volume, files: list[P
     back = load(files[0].parent)
     assert np.array_equal(back.array, oblique.array)
     assert back.source.notes == ("left out as localizers: scout.dcm",)
+
+
+def test_a_capture_in_the_same_series_is_left_out(oblique: Volume, files: list[Path]) -> None:
+    shot = files[0].with_name("shot.dcm")
+    shutil.copy(files[0], shot)
+
+    def screen(data: pydicom.Dataset) -> None:
+        data.SOPClassUID, data.SOPInstanceUID = SecondaryCaptureImageStorage, generate_uid()
+        data.Rows, data.Columns, data.PixelData = 4, 4, bytes(32)
+        del data.ImagePositionPatient, data.ImageOrientationPatient
+
+    edit(shot, screen)
+    back = load(files[0].parent)
+    assert np.array_equal(back.array, oblique.array)
+    assert back.source.notes == ("left out as secondary captures: shot.dcm",)
+    # A slice whose class was changed lies among the others, so it is one of them, and no longer of a kind.
+    edit(files[5], values(SOPClassUID=SecondaryCaptureImageStorage))
+    with pytest.raises(InputError, match="0 series that are volumes"):
+        load(files[0].parent)
+
+
+def test_slices_that_were_compressed_with_loss_are_noted(files: list[Path]) -> None:
+    for path in files:
+        edit(path, values(LossyImageCompression="01"))
+    assert load(files[0].parent).source.notes == (
+        "the slices were compressed with loss before they came here",
+    )
+
+
+def test_a_pipe_among_the_files_is_passed_over_and_a_lost_link_is_not(
+    oblique: Volume, files: list[Path]
+) -> None:
+    os.mkfifo(files[0].parent / "pipe")
+    assert np.array_equal(load(files[0].parent).array, oblique.array)
+    (files[0].parent / "IM_0013.dcm").symlink_to("nowhere")
+    with pytest.raises(InputError, match=r"IM_0013\.dcm' is damaged: it cannot be read"):
+        load(files[0].parent)
+
+
+def test_meta_information_of_no_known_type_is_damage(files: list[Path]) -> None:
+    raw = files[4].read_bytes()
+    at = raw.index(b"\x02\x00\x02\x00UI")
+    files[4].write_bytes(raw[: at + 4] + b"U\0" + raw[at + 6 :])
+    edit_class = raw.index(b"\x08\x00\x16\x00UI")
+    broken = bytearray(files[4].read_bytes())
+    broken[edit_class + 2] = 0x17  # so that the class is looked for in the meta information
+    files[4].write_bytes(broken)
+    with pytest.raises(InputError, match=r"IM_0005\.dcm' is damaged"):
+        load(files[0].parent)
+
+
+def test_sequences_within_sequences_do_not_end_the_program(files: list[Path]) -> None:
+    raw = files[2].read_bytes()
+    at = raw.index(b"\x10\x00\x10\x00PN")
+    begin = b"\x09\x00\x01\x10SQ\0\0\xff\xff\xff\xff\xfe\xff\x00\xe0\xff\xff\xff\xff"
+    end = b"\xfe\xff\x0d\xe0\0\0\0\0\xfe\xff\xdd\xe0\0\0\0\0"
+    files[2].write_bytes(raw[:at] + begin * 20_000 + end * 20_000 + raw[at:])
+    with pytest.raises(InputError, match=r"IM_0003\.dcm' is damaged"):
+        load(files[0].parent)
 
 
 def test_a_missing_slice_is_refused_with_the_gap(files: list[Path]) -> None:

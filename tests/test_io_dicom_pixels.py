@@ -3,6 +3,8 @@
 import os
 import signal
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +14,11 @@ from conftest import rotation
 from dicom_files import edit, values
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
+    UID,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
+    HTJ2KLossless,
+    HTJ2KLosslessRPCL,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGLSLossless,
@@ -52,6 +57,31 @@ def test_compressed_is_the_same(oblique: Volume, files: list[Path], syntax: str,
         data.compress(syntax, generate_instance_uid=False)
         data.save_as(path)
     assert np.array_equal(load(files[0].parent).array, oblique.array - (3000 if signed else 0))
+
+
+@pytest.mark.parametrize("syntax", [HTJ2KLossless, HTJ2KLosslessRPCL], ids=lambda u: u.name)
+@pytest.mark.parametrize("signed", [False, True])
+def test_htj2k_by_openjph_is_the_same(oblique: Volume, files: list[Path], syntax: UID, signed: bool) -> None:
+    imagecodecs = pytest.importorskip("imagecodecs")
+
+    def change(data: pydicom.Dataset) -> None:
+        pixels = data.pixel_array
+        if signed:
+            data.PixelRepresentation = 1
+            pixels = pixels.astype(np.int16) - np.int16(3000)
+        # PS3.5, 10.18: RPCL order with a TLM marker for the second of the two.
+        coded = imagecodecs.htj2k_encode(pixels, reversible=True, tlm=syntax == HTJ2KLosslessRPCL)
+        assert b"OpenJPH" in coded[:200]
+        data.PixelData = encapsulate([coded])
+        data["PixelData"].VR = "OB"
+        data.file_meta.TransferSyntaxUID = syntax
+
+    for path in files:
+        edit(path, change)
+    assert np.array_equal(load(files[0].parent).array, oblique.array - (3000 if signed else 0))
+    files[5].write_bytes(files[5].read_bytes()[:-100])
+    with pytest.raises(InputError, match=files[5].name):
+        load(files[0].parent)
 
 
 @pytest.mark.parametrize("option", ["-e1", "-e14"], ids=["JPEG lossless SV1", "JPEG lossless"])
@@ -135,10 +165,10 @@ def test_a_decoder_that_fails_takes_nothing_down(
     (tmp_path / "sitecustomize.py").write_text(
         "import sys\n"
         "if '-m' in sys.orig_argv and 'c3s3_seg.io.decoder' in sys.orig_argv:\n"
-        "    import pydicom.dataset\n"
-        "    def bad(self):\n"
+        "    import pydicom.pixels.utils\n"
+        "    def bad(*words, **options):\n"
         f"        {act}\n"
-        "    pydicom.dataset.Dataset.pixel_array = property(bad)\n"
+        "    pydicom.pixels.utils.pixel_array = bad\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setattr(decoder_module, "FRAME_S", 1.0)
@@ -169,6 +199,35 @@ def test_a_child_that_died_is_started_anew(files: list[Path], oblique: Volume) -
         decoder.close()
 
 
+def test_a_program_that_was_stopped_has_not_waited(files: list[Path]) -> None:
+    """Parent and child stand still for longer than any limit, as under a batch system or on a laptop."""
+    compressed(files)
+    code = (
+        "import os, sys, threading\n"
+        "from c3s3_seg.io import decoder, load\n"
+        "decoder.FRAME_S = decoder.LONGEST_S = 1.0\n"
+        "ask, asked = decoder.Decoder._ask, []\n"
+        "def stop(self, child, question):\n"
+        "    asked.append(child.pid)\n"
+        "    if len(asked) == 3:\n"
+        "        os.kill(child.pid, 19)\n"
+        "        threading.Timer(0.3, lambda: os.kill(os.getpid(), 19)).start()\n"
+        "        print(child.pid, flush=True)\n"
+        "    return ask(self, child, question)\n"
+        "decoder.Decoder._ask = stop\n"
+        "print(load(sys.argv[1]).array.shape)\n"
+    )
+    command = [sys.executable, "-c", code, str(files[0].parent)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        child = int(process.stdout.readline())
+        time.sleep(2.5)
+        process.send_signal(signal.SIGCONT)
+        time.sleep(0.2)
+        os.kill(child, signal.SIGCONT)
+        assert process.stdout.read() == "(40, 36, 12)\n"
+
+
 def test_sizes_that_lie_are_refused(files: list[Path]) -> None:
     path = compressed(files)
     for other in files:
@@ -185,6 +244,31 @@ def test_garbage_in_a_compressed_frame_is_refused(files: list[Path]) -> None:
         )
         with pytest.raises(InputError, match=r"IM_0006\.dcm"):
             load(path.parent)
+
+
+def test_values_beyond_the_bits_of_the_header_are_refused(oblique: Volume, files: list[Path]) -> None:
+    """A JPEG 2000 stream of 16 bits, where the header says 12: a mask of 12 bits would wrap the values."""
+    for path in files:
+        edit(path, values(PixelData=np.full((36, 40), 4000, np.uint16).tobytes()))
+    path = compressed(files)
+    for other in files:
+        edit(other, values(BitsStored=12, HighBit=11))
+    assert load(path.parent).array.max() == 4000
+    edit(path, values(BitsStored=11, HighBit=10))
+    with pytest.raises(InputError, match=r"IM_0006.dcm' is damaged.*values that its header's 11 bits"):
+        load(path.parent)
+
+
+def test_a_decoder_that_does_not_start_is_no_fault_of_the_file(
+    files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = compressed(files)
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys\nif 'c3s3_seg.io.decoder' in sys.orig_argv:\n    os._exit(7)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(InputError, match=r"IM_0001.dcm' cannot be decoded: the decoder did not start.*sound"):
+        load(path.parent)
 
 
 def test_a_deflated_bomb_is_refused(files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:

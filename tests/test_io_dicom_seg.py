@@ -8,7 +8,7 @@ import numpy as np
 import pydicom
 import pytest
 from dicom_files import edit, values
-from pydicom.uid import JPEG2000Lossless, generate_uid
+from pydicom.uid import JPEG2000Lossless, RLELossless, generate_uid
 
 from c3s3_seg.errors import InputError
 from c3s3_seg.io import dicom_seg, load, load_mask, save
@@ -230,3 +230,13 @@ def test_the_real_oblique_mr_and_the_real_tilted_ct(shared_data: Path, tmp_path:
         # The age of the volunteer is not written as the standard wants it, in the source already.
         theirs = ("Patient's Age", "Dicom dataset contains invalid data values")
         assert [e for e in errors(tmp_path / "a.dcm") if not any(t in e for t in theirs)] == []
+
+
+def test_a_label_map_of_odd_frames_does_not_end_the_program(tmp_path: Path) -> None:
+    grid = Geometry.build((35, 51, 6))
+    scan = grid.volume(np.arange(35 * 51 * 6).reshape(grid.shape) % 4000)
+    save_series(scan, tmp_path / "s", description="", seed_uid="odd")
+    mask = drawn(load(tmp_path / "s"))
+    write_seg(mask, tmp_path / "a.dcm", SEGMENTS, MAKER, labelmap=True)
+    assert pydicom.dcmread(tmp_path / "a.dcm").file_meta.TransferSyntaxUID == RLELossless
+    assert errors(tmp_path / "a.dcm") == []

@@ -39,6 +39,9 @@ CASES: list[tuple[list[Change], list[str]]] = [
         [{"ImageType": ["ORIGINAL", "PRIMARY", "M"]}, {"ImageType": ["ORIGINAL", "PRIMARY", "P"]}],
         ["type M", "type P"],
     ),
+    ([{"InversionTime": "400"}, {"InversionTime": "150"}], ["TI 150", "TI 400"]),
+    ([{"FlipAngle": "5"}, {"FlipAngle": "26"}], ["flip 5", "flip 26"]),
+    ([{"AcquisitionNumber": "2"}, {"AcquisitionNumber": "1"}], ["acquisition 1", "acquisition 2"]),
     ([{"AcquisitionTime": "101010"}, {"AcquisitionTime": "101020"}], ["time 1", "time 2"]),
     (
         [
@@ -71,6 +74,43 @@ def test_phases_are_split_listed_and_chosen(
     assert sorted(seen) == list(range(len(labels)))
     with pytest.raises(InputError, match="holds several volumes"):
         load(tmp_path / "s", series=back.source.series_uid)
+
+
+@pytest.mark.parametrize(
+    ("tag", "vr", "owner", "numbers"),
+    [
+        (0x0019100C, "IS", "SIEMENS MR HEADER", ("0", "800")),
+        (0x20011003, "FL", "Philips Imaging DD 001", (0.0, 800.0)),
+        (0x00431039, "IS", "GEMS_PARM_01", ("0\\8\\0\\0", "800\\8\\0\\0")),
+    ],
+    ids=["Siemens", "Philips", "GE"],
+)
+def test_b_values_that_only_the_maker_writes(
+    oblique: Volume, tmp_path: Path, tag: int, vr: str, owner: str, numbers: tuple[object, object]
+) -> None:
+    phases(oblique, tmp_path / "s", [{}, {}])
+    for path in sorted((tmp_path / "s").rglob("*.dcm")):
+        data = pydicom.dcmread(path)
+        data.add_new((tag & 0xFFFF0000) + 0x10, "LO", owner)
+        data.add_new(tag, vr, numbers[int(path.parent.name)])
+        data.save_as(path)
+    with pytest.raises(InputError, match=r"(?s)found 2 series.*\bb \S*0.*\bb \S*800"):
+        load(tmp_path / "s")
+    for number in (1, 2):
+        assert np.array_equal(load(tmp_path / "s", series=number).array, oblique.array + (number - 1))
+
+
+def test_gradients_of_one_b_value(oblique: Volume, tmp_path: Path) -> None:
+    changes: list[Change] = [
+        {"DiffusionBValue": 0.0},
+        {"DiffusionBValue": 700.0, "DiffusionGradientOrientation": [1.0, 0.0, 0.0]},
+        {"DiffusionBValue": 700.0, "DiffusionGradientOrientation": [0.0, 1.0, 0.0]},
+    ]
+    phases(oblique, tmp_path / "s", changes)
+    with pytest.raises(InputError, match="found 3 series"):
+        load(tmp_path / "s")
+    seen = {int(load(tmp_path / "s", series=n).array[0, 0, 0]) for n in (1, 2, 3)}
+    assert seen == {0, 1, 2}
 
 
 def test_triggers_that_differ_from_place_to_place_go_by_their_order(oblique: Volume, tmp_path: Path) -> None:

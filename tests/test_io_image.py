@@ -480,6 +480,54 @@ def test_mha_headers_that_cannot_be_are_refused(tmp_path: Path, old: bytes, new:
         load(tmp_path / "a.mha")
 
 
+@pytest.mark.parametrize("name", ["a.nii.gz", "a.nrrd", "a.mha"])
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(InputError, match="a pipe, a device or a folder"):
+        load(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (b"NDims = 3", b"NDims = 3\nDistanceUnits = cm", "its distances are in cm; wanted mm"),
+        (b"NDims = 3", b"NDims = 3\nElementNumberOfChannels = x", "x values a voxel; wanted one 3D volume"),
+        (b"ElementSpacing = 1 1 1", b"ElementSpacing = 1 1 1e-6", "spacing"),
+        (b"ElementDataFile = LOCAL", b"ElementDataFile = ", "data file '' is not one file"),
+    ],
+)
+def test_more_mha_headers_that_cannot_be(tmp_path: Path, old: bytes, new: bytes, message: str) -> None:
+    save(Geometry.build((4, 5, 6)).volume(ramp()), tmp_path / "a.mha")
+    raw = (tmp_path / "a.mha").read_bytes()
+    assert old in raw
+    (tmp_path / "a.mha").write_bytes(raw.replace(old, new))
+    with pytest.raises(InputError, match=message):
+        load(tmp_path / "a.mha")
+
+
+def test_axes_that_are_named_otherwise_are_noted(oblique: Volume, tmp_path: Path) -> None:
+    path = tmp_path / "a.mha"
+    save(oblique, path)
+    assert oblique.geometry.letters == "LPS"
+    raw = path.read_bytes()
+    assert b"AnatomicalOrientation = RAI" in raw  # the sides that LPS axes come from
+    for said in (b"???", b"RAI", b""):
+        path.write_bytes(raw.replace(b"AnatomicalOrientation = RAI", b"AnatomicalOrientation = " + said))
+        assert load(path).source.notes == ()
+    path.write_bytes(raw.replace(b"AnatomicalOrientation = RAI", b"AnatomicalOrientation = LPI"))
+    (note,) = load(path).source.notes
+    assert note == "the axes are named RAS and have the directions LPS: the directions are used"
+
+
+def test_a_spacing_that_the_sform_does_not_have_is_noted(tmp_path: Path) -> None:
+    path = nifti(tmp_path / "a.nii", ramp(), qcode=0)
+    assert load(path).source.notes == ()
+    patch(path, 84, np.float32(1.5).tobytes())
+    back = load(path)
+    assert "pixdim is [1.0, 1.5, 1.0] mm, the spacing of the sform [1.0, 1.0, 1.0]" in back.source.notes[0]
+    assert np.allclose(back.geometry.spacing_mm, 1)
+
+
 def test_one_voxel_and_anisotropy(tmp_path: Path) -> None:
     for shape, spacing in [((1, 1, 1), (1, 1, 1)), ((3, 4, 2), (0.5, 0.5, 10))]:
         volume = Geometry.build(shape, spacing).volume(np.full(shape, 7, np.int16))

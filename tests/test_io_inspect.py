@@ -5,7 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 from dicom_files import edit, values
 
@@ -13,7 +12,7 @@ from c3s3_seg.errors import InputError
 from c3s3_seg.io import save
 from c3s3_seg.io.choice import Reading
 from c3s3_seg.io.dicom_write import save_series
-from c3s3_seg.io.inspect import inspect, orientation
+from c3s3_seg.io.inspect import inspect
 from c3s3_seg.volume import Volume
 
 
@@ -72,11 +71,3 @@ def test_the_verb_shows_the_table(study: Path) -> None:
     assert [row["readable"] for row in json.loads(answer.stdout)] == [True, False, False, False]
     none = subprocess.run([*command[:-1], str(study / "b")], capture_output=True, text=True, check=False)
     assert none.returncode == 1
-
-
-@pytest.mark.parametrize(
-    ("axes", "letters"),
-    [(np.eye(3), "LPS"), (-np.eye(3), "RAI"), (np.eye(3)[:, [1, 2, 0]], "PSL")],
-)
-def test_orientation_letters(axes: np.ndarray, letters: str) -> None:
-    assert orientation(axes) == letters

@@ -12,8 +12,8 @@ from scipy import ndimage
 from c3s3_seg import io
 from c3s3_seg.errors import InputError
 from c3s3_seg.phantom import Phantom, Simulator, rotation, save, simulate, write_cohort
-from c3s3_seg.phantom_anatomy import build_anatomy
-from c3s3_seg.phantom_solids import Canvas, smooth_field, smooth_union
+from c3s3_seg.phantom.anatomy import build_anatomy
+from c3s3_seg.phantom.solids import Canvas, smooth_field, smooth_union
 
 SEEDS = (0, 1, 2, 6, 50, 115)  # of 200: 50 comes nearest to the border, 115 has a speck of a second piece
 
@@ -212,3 +212,59 @@ def test_a_cohort_of_a_negative_size_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="wanted numbers of cases from 0 on"):
         write_cohort(tmp_path / "cohort", labelled=-1, unlabelled=0, validation=0, seed=0)
     assert not (tmp_path / "cohort").exists()
+
+
+@pytest.mark.parametrize("truth", ["dicom-seg", "rtstruct"])
+def test_a_truth_among_the_slices_is_the_truth(tmp_path: Path, truth: str) -> None:
+    from c3s3_seg.io.drawing import load_drawing, look_at_drawing
+
+    small = simulate(5, Simulator(shape=(56, 52, 28), spacing_mm=(2.5, 2.5, 3.6)))
+    scan, path = save(small, tmp_path, seed=5, file_format="dicom", truth=truth)  # type: ignore[arg-type]
+    assert path is not None
+    assert path.parent == scan
+    drawing = look_at_drawing(path)
+    assert drawing is not None
+    back = load_drawing(drawing, io.load(scan).geometry, {"left_atrium": 1})
+    assert int((back.array != small.truth.array).sum()) == 0
+
+
+def test_each_phantom_is_a_patient_and_a_study_of_its_own(tmp_path: Path) -> None:
+    import pydicom
+
+    known = set()
+    for seed in (1, 2):
+        small = simulate(seed, Simulator(shape=(24, 24, 12), spacing_mm=(5.0, 5.0, 8.0)))
+        scan, truth = save(small, tmp_path, seed=seed, file_format="dicom", truth="none")
+        assert truth is None
+        data = pydicom.dcmread(next(scan.iterdir()))
+        known |= {data.PatientID, data.StudyInstanceUID, data.SeriesInstanceUID, data.FrameOfReferenceUID}
+    assert len(known) == 8
+    assert {p.name for p in tmp_path.iterdir()} == {"phantom-1", "phantom-2"}
+
+
+def test_truths_that_cannot_be_written(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="refers to the slices of a DICOM series"):
+        save(phantom(0), tmp_path, seed=0, file_format="nii.gz", truth="rtstruct")
+    with pytest.raises(InputError, match="found the truth 'stl'"):
+        save(phantom(0), tmp_path, seed=0, file_format="dicom", truth="stl")  # type: ignore[arg-type]
+
+
+def test_as_a_ct_it_is_the_same_heart_in_hounsfield_units() -> None:
+    ct, mr = simulate(3, modality="CT"), phantom(3)
+    assert ct.scan.source.modality == "CT"
+    assert ct.scan.array.dtype == np.int16
+    np.testing.assert_array_equal(ct.truth.array, mr.truth.array)
+    assert ct.scan.geometry.matches(mr.scan.geometry)
+    blood = ct.scan.array[ndimage.binary_erosion(ct.truth.array, iterations=2)]
+    assert 145 < np.median(blood) < 195
+    assert np.quantile(ct.scan.array, 0.001) < -600  # lung
+    assert np.quantile(ct.scan.array, 0.9999) > 300  # bone
+    again = simulate(3, modality="CT")
+    assert again.scan.array.tobytes() == ct.scan.array.tobytes()
+    assert best_threshold_dice(ct.scan.array, ct.truth.array) < 0.8
+
+
+def test_a_ct_is_no_series(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="simulated series are MR"):
+        save(simulate(3, modality="CT"), tmp_path, seed=3, file_format="dicom")
+    assert not list(tmp_path.iterdir())

@@ -120,6 +120,52 @@ def test_the_markers_would_be_found(scans: Path, tmp_path: Path) -> None:
     assert found(*(path.read_bytes() for path in others), answer.stdout, answer.stderr) == []
 
 
+def test_key_images_carry_the_patient_by_design_and_never_in_the_picture(scans: Path, tmp_path: Path) -> None:
+    """The folder's name, which may be the patient's, is not burnt in; the header is the slices' own."""
+    named = tmp_path / f"{MARKER}-folder"
+    named.symlink_to(scans / "good")
+    other = tmp_path / "plain"
+    other.symlink_to(scans / "good")
+    for folder in (named, other):
+        answer = run("predict", folder, "-o", tmp_path / "out", "--model", "phantom", "--key-image")
+        assert answer.returncode == 0, answer.stderr
+    pictures = [
+        pydicom.dcmread(tmp_path / "out" / f"{name}.key.dcm") for name in (f"{MARKER}-folder", "plain")
+    ]
+    assert pictures[0].PatientName == f"{MARKER}^NAME"
+    assert pictures[0].PixelData == pictures[1].PixelData
+    taken = {"PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex", "StudyDate",
+             "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName"}  # fmt: skip
+    marked = {e.keyword for e in pictures[0].iterall() if found(str(e.value).encode())}
+    assert MARKER not in pictures[0].SeriesDescription
+    assert marked <= taken
+
+
+def test_fetch_and_send_name_nobody(scans: Path, tmp_path: Path) -> None:
+    pytest.importorskip("pynetdicom")
+    from pynetdicom import AE, evt
+    from pynetdicom.sop_class import MRImageStorage  # type: ignore[attr-defined]
+
+    server = AE("PACS")
+    server.add_supported_context(MRImageStorage)
+    answers = iter([0x0000, 0xA700, 0xA700])
+    handlers = [(evt.EVT_C_STORE, lambda _: next(answers))]
+    here = server.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
+    try:
+        node = f"PACS@127.0.0.1:{here.server_address[1]}"
+        files = sorted((scans / "good").iterdir())
+        sent = run("send", node, files[0])
+        assert sent.stdout == b"1 files were sent.\n"
+        refused = run("send", node, files[0])
+        assert b"refused" in refused.stderr
+        lost = run("fetch", node, "-o", tmp_path, "--accession", MARKER)
+        assert lost.returncode != 0
+    finally:
+        here.shutdown()
+    for answer in (sent, refused, lost):
+        assert found(answer.stdout, answer.stderr) == []
+
+
 def test_inspect_shows_the_description_and_nothing_else(scans: Path) -> None:
     answer = run("inspect", scans / "good", "--json")
     text = answer.stdout.decode()

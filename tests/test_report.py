@@ -17,7 +17,7 @@ from c3s3_seg.errors import GeometryError, InputError
 from c3s3_seg.metrics import PaperScore, Score, score
 from c3s3_seg.report.cohort import cohorts, statistics
 from c3s3_seg.report.picture import _layout, overlay_png
-from c3s3_seg.report.planes import PLANES, _patient_axes, cut
+from c3s3_seg.report.planes import PLANES, cut
 from c3s3_seg.report.rows import CaseScore, Failure, PredictionRow
 from c3s3_seg.report.tables import write_cases_csv, write_report_json
 from c3s3_seg.report.terminal import evaluation_table, prediction_table
@@ -276,13 +276,6 @@ def test_letters_agree_with_the_axes() -> None:
         # Rows run down: y as it is, z upside down.
         assert top + bottom == (ends[plane.down] if plane.down == 1 else ends[plane.down][::-1])
         assert {plane.across, plane.right, plane.down} == {0, 1, 2}
-
-
-def test_axes_of_an_oblique_grid_are_a_pairing() -> None:
-    geometry = Geometry.build((5, 5, 5), direction=rotation(44, 44, 44))
-    assert sorted(_patient_axes(geometry)[0]) == [0, 1, 2]
-    turned = Geometry.build((5, 5, 5), direction=np.array([[0, 0, 1], [-1, 0, 0], [0, 1, 0]], dtype=float))
-    assert _patient_axes(turned) == ((2, 0, 1), (False, True, False))
 
 
 def test_the_plane_is_that_of_the_first_masks_largest_area() -> None:

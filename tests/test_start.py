@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from c3s3_seg.bundle import ModelBundle
-from c3s3_seg.errors import InputError
+from c3s3_seg.errors import ConfigError, InputError
+from c3s3_seg.training import checkpoint
 from c3s3_seg.training.config import load_config
-from c3s3_seg.training.listeners import open_listener
+from c3s3_seg.training.listeners import Silent, open_listener
 from c3s3_seg.training.run import Run
 from c3s3_seg.training.start import begin_from
 from c3s3_seg.training.train import train
@@ -60,3 +61,40 @@ def test_a_bundle_that_does_not_fit(
     run = Run(load_config(toy_config, [override]), tmp_path)
     with pytest.raises(InputError, match=message):
         begin_from(run, bundle)
+
+
+def test_what_ships_may_be_blended_with_what_it_began_from(
+    toy_config: Path, bundle: ModelBundle, tmp_path: Path
+) -> None:
+    config = load_config(toy_config, ["run.blend=0.25"])
+    run = Run(config, tmp_path)
+    begin_from(run, bundle)
+    first = {k: v.clone() for k, v in run.emas["vnet"].net.state_dict().items()}
+    with torch.no_grad():
+        run.emas["vnet"].net.output.weight.add_(4.0)  # type: ignore[operator]
+    answer = run.answer("vnet").state_dict()
+    torch.testing.assert_close(answer["output.weight"], first["output.weight"] + 1.0)
+    torch.testing.assert_close(answer["output.bias"], first["output.bias"])
+    run.save()
+    again = Run(config, tmp_path)
+    again.restore()
+    assert torch.equal(again.answer("vnet").state_dict()["output.weight"], answer["output.weight"])
+
+
+def test_a_run_validates_what_it_begins_from(toy_config: Path, bundle: ModelBundle, tmp_path: Path) -> None:
+    """And with a learning rate of nearly nothing it ships the same: the blend of equals."""
+    changes = ["run.blend=0.5", "run.keep=best", "optimiser.lr=1e-9", "optimiser.ema=0.0"]
+    second = train(load_config(toy_config, changes), tmp_path, Silent(), start=bundle)
+    facts = second.manifest.training
+    before = {r["candidate"]: r["dice"] for r in bundle.manifest.training["validation_last"]}
+    history = checkpoint.read(tmp_path).history
+    first = {r["candidate"]: r["dice"] for r in history if r["iteration"] == 0 and "dice" in r}
+    assert first == pytest.approx(before, abs=0.01)  # half precision lies between
+    kept = {r["candidate"]: r["dice"] for r in facts["validation_kept"]}
+    assert all(kept[name] >= first[name] for name in first)
+    assert "**Blended**: 0.5 of each weight is what was learnt" in (second.folder / "README.md").read_text()
+
+
+def test_a_blend_needs_a_beginning(toy_config: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"run\.blend = 0\.5 needs a bundle to begin from"):
+        train(load_config(toy_config, ["run.blend=0.5"]), tmp_path, Silent())

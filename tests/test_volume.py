@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from conftest import rotation
 
 from c3s3_seg.errors import GeometryError
 from c3s3_seg.volume import Geometry, Volume
@@ -59,3 +60,18 @@ def test_matches_says_no(oblique: Volume) -> None:
 def test_a_geometry_cannot_be_changed(oblique: Volume) -> None:
     with pytest.raises(ValueError, match="read-only"):
         oblique.geometry.affine[0, 3] = 1
+
+
+def test_axes_of_an_oblique_grid_are_a_pairing() -> None:
+    geometry = Geometry.build((5, 5, 5), direction=rotation(44, 44, 44))
+    assert sorted(geometry.patient_axes[0]) == [0, 1, 2]
+    turned = Geometry.build((5, 5, 5), direction=np.array([[0, 0, 1], [-1, 0, 0], [0, 1, 0]], dtype=float))
+    assert turned.patient_axes == ((2, 0, 1), (False, True, False))
+
+
+@pytest.mark.parametrize(
+    ("axes", "letters"),
+    [(np.eye(3), "LPS"), (-np.eye(3), "RAI"), (np.eye(3)[:, [1, 2, 0]], "PSL")],
+)
+def test_the_sides_of_the_axes(axes: np.ndarray, letters: str) -> None:
+    assert Geometry.build((4, 5, 6), (1, 2, 3), (0, 0, 0), axes).letters == letters

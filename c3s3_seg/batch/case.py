@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from c3s3_seg.batch.hashes import input_sha256
 from c3s3_seg.batch.job import Job, Task
 from c3s3_seg.batch.outcome import Outcome, Refusal, unforeseen
 from c3s3_seg.batch.output import MARK, write_case
@@ -25,6 +24,7 @@ from c3s3_seg.inference.careful import Care, judge, searches, segment
 from c3s3_seg.inference.predictor import Predictor
 from c3s3_seg.io import Case, load, load_mask
 from c3s3_seg.io.formats import check_format
+from c3s3_seg.io.hashes import input_sha256
 from c3s3_seg.report.rows import PredictionRow
 from c3s3_seg.volume import Volume
 
@@ -147,7 +147,7 @@ def _load(task: Task, job: Job) -> Loaded:
     hashed = time.perf_counter()
     how = job.reading
     scan = load(task.case.path, series=how.series, fix=how.fix, rule=how.rule)
-    check_format(scan, job.suffix)
+    check_format(scan, job.suffix, key_image=job.key_image)
     truth = _truth(task.truth, scan) if task.truth is not None else None
     seconds = {"hash": hashed - started, "load": time.perf_counter() - hashed}
     return Loaded(task, scan, truth, inputs, seconds)

@@ -39,6 +39,8 @@ class Job:
         What produced the masks, for the JSON: bundle, hashes, backend, settings.
     html
         Whether to write a page of each case as `<case>.html`.
+    key_image
+        Whether to write the picture as a DICOM Secondary Capture, `<case>.key.dcm`.
     deterministic
         Whether times are left out of the files, so that a second run writes the same bytes.
     reading
@@ -53,6 +55,7 @@ class Job:
     picture: bool = False
     origin: dict[str, Any] | None = None
     html: bool = False
+    key_image: bool = False
     deterministic: bool = False
     reading: Reading = field(default_factory=Reading)
     care: Care = field(default_factory=Care)

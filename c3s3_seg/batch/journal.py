@@ -20,10 +20,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from c3s3_seg.batch.lock import now
 from c3s3_seg.batch.outcome import Outcome
 from c3s3_seg.batch.shard import Shard
 from c3s3_seg.errors import InputError
+from c3s3_seg.lock import now
 from c3s3_seg.schema import parse, plain
 
 STEM = "journal"

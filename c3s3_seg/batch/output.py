@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from c3s3_seg import __version__
-from c3s3_seg.batch.hashes import sha256
 from c3s3_seg.batch.job import Job
 from c3s3_seg.batch.outcome import Outcome
 from c3s3_seg.batch.stages import Loaded, Predicted
@@ -18,6 +17,7 @@ from c3s3_seg.inference.predictor import Prediction
 from c3s3_seg.io import Case, save
 from c3s3_seg.io.dicom_names import Segment
 from c3s3_seg.io.formats import image_suffix_of, save_repaired, write_mask
+from c3s3_seg.io.hashes import sha256
 from c3s3_seg.metrics import diagonal_mm
 from c3s3_seg.metrics import scores as measure
 from c3s3_seg.report.rows import CaseScore, PredictionRow
@@ -49,12 +49,15 @@ def write_case(predicted: Predicted, job: Job, model: ModelTask) -> Outcome:
     written += _save_doubt(case, prediction, job)
     if job.picture:
         written.append(_draw(case, scan, prediction.mask, loaded.truth, job.out))
+    if job.key_image:
+        written.append(_key_image(case, scan, prediction.mask, job))
     spent = {**predicted.seconds, "write": time.perf_counter() - started}
     volumes = tuple(prediction.volume_ml.items())
-    row = PredictionRow(case.name, volumes, sum(spent.values()), scores, prediction.notes)
+    remarks = loaded.judged.remarks if loaded.judged else ()
+    row = PredictionRow(case.name, volumes, sum(spent.values()), scores, (*remarks, *prediction.notes))
     facts = _facts(predicted, row, spent, job)
     if job.html:
-        written.append(_write_page(predicted, facts, model, job.out))
+        written.append(_write_page(predicted, row, facts, model, job.out))
     written.append(job.out / f"{case.name}.json")
     write_whole(written[-1], json.dumps(facts, indent=1).encode())
     hashing = time.perf_counter()
@@ -110,11 +113,25 @@ def _draw(case: Case, scan: Volume, mask: Volume, truth: Volume | None, out: Pat
     return out / f"{case.name}.png"
 
 
-def _write_page(predicted: Predicted, facts: dict[str, Any], model: ModelTask, out: Path) -> Path:
+def _key_image(case: Case, scan: Volume, mask: Volume, job: Job) -> Path:
+    from c3s3_seg.io.dicom_capture import write_capture
+    from c3s3_seg.report.picture import overlay_pixels
+
+    path = job.out / f"{case.name}.key.dcm"
+    # The model's name in place of the case's: a folder may be called by the patient's name.
+    title = f"c3s3-seg {job.maker.name}: research use only"
+    picture = overlay_pixels(scan, {"prediction": mask}, title=title)
+    write_capture(picture, scan.source, path, job.maker)
+    return path
+
+
+def _write_page(
+    predicted: Predicted, row: PredictionRow, facts: dict[str, Any], model: ModelTask, out: Path
+) -> Path:
     from c3s3_seg.report.prediction_page import PredictedCase, Uncertainty, write_prediction_page
 
     loaded, prediction, doubt = predicted.loaded, predicted.prediction, predicted.prediction.doubt
-    name, judged = loaded.task.case.name, loaded.judged
+    name = row.case
     words = "Where the bundle's two networks differ: half the sum of the differences of their probabilities"
     shown = PredictedCase(
         printable(name),
@@ -122,7 +139,7 @@ def _write_page(predicted: Predicted, facts: dict[str, Any], model: ModelTask, o
         prediction.mask,
         model.label_values,
         prediction.volume_ml,
-        flags=(*(judged.remarks if judged else ()), *prediction.notes),
+        flags=row.notes,
         uncertainty=Uncertainty(doubt.map, words) if doubt else None,
         facts=facts,
     )

@@ -15,7 +15,6 @@ from typing import Any
 from c3s3_seg.batch.case import Steps
 from c3s3_seg.batch.job import Job, Model, Plan, Task
 from c3s3_seg.batch.journal import Journal, gather, journal_path
-from c3s3_seg.batch.lock import hold
 from c3s3_seg.batch.outcome import Outcome
 from c3s3_seg.batch.overlap import overlapped
 from c3s3_seg.batch.provenance import surroundings, write_provenance
@@ -24,6 +23,7 @@ from c3s3_seg.batch.summary import summary
 from c3s3_seg.files import make_folder, write_whole
 from c3s3_seg.inference.predictor import Predictor
 from c3s3_seg.io import find_cases, match_truth
+from c3s3_seg.lock import hold
 from c3s3_seg.report.rows import Failure, PredictionRow
 
 Runner = Callable[[Iterable[Task]], Iterator[Outcome]]
@@ -137,7 +137,7 @@ def predict_cases(
         tasks = plan.shard.of(tasks)
     make_folder(job.out)
     with ExitStack() as stack:
-        held = stack.enter_context(hold(job.out, plan.shard))
+        held = stack.enter_context(hold(job.out, str(plan.shard) if plan.shard else None))
         engine = _engine(model, job, plan, held)
         stack.callback(engine.close)
         run = _Run(engine, replace(job, origin=engine.origin), plan, tell or _silent)
@@ -166,9 +166,11 @@ def _engine(model: Predictor | Model, job: Job, plan: Plan, held: tuple[int, ...
     return Engine(in_this_process(predictor, replace(job, origin=origin)), origin, bundle)
 
 
-def in_this_process(predictor: Predictor, job: Job) -> Runner:
-    """Load, network and writing of neighbouring cases at the same time, in threads."""
+def in_this_process(predictor: Predictor, job: Job, *, overlap: bool = True) -> Runner:
+    """Load, network and writing of neighbouring cases at the same time, in threads; or each in its turn."""
     steps = Steps(predictor, job)
+    if not overlap:
+        return lambda tasks: map(steps.run, tasks)
     return lambda tasks: overlapped(tasks, steps.read, steps.predict, steps.write)
 
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from c3s3_seg.batch.case import guard
-from c3s3_seg.batch.hashes import input_sha256, sha256
 from c3s3_seg.batch.job import Job, Plan, Task
 from c3s3_seg.batch.journal import Journal, Record
 from c3s3_seg.batch.outcome import Outcome, Refusal
 from c3s3_seg.batch.provenance import RESERVED
 from c3s3_seg.errors import C3S3Error, InputError
+from c3s3_seg.io.hashes import input_sha256, sha256
 
 
 @dataclass

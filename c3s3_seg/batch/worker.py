@@ -42,7 +42,8 @@ def main() -> None:
         _say(answers, refused=asdict(Refusal.of(unforeseen(error), "open")))
         return
     _say(answers, origin=origin)
-    for outcome in in_this_process(predictor, replace(job, origin=origin))(_tasks()):
+    run = in_this_process(predictor, replace(job, origin=origin), overlap=setup["overlap"])
+    for outcome in run(_tasks()):
         _say(answers, outcome=asdict(outcome))
 
 

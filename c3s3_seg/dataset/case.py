@@ -12,10 +12,9 @@ import numpy as np
 from c3s3_seg.dataset.faults import Fault, mask_fault, scan_fault
 from c3s3_seg.dataset.mask import MaskFacts, measure_mask
 from c3s3_seg.dataset.thumb import Thumb, make_thumb
-from c3s3_seg.domain import Floats, grey_quantiles, nearest_axes
+from c3s3_seg.domain import Floats, grey_quantiles
 from c3s3_seg.errors import C3S3Error
 from c3s3_seg.io import load, load_mask
-from c3s3_seg.io.inspect import orientation
 from c3s3_seg.recipe import orient
 from c3s3_seg.report.findings import Finding
 from c3s3_seg.volume import Volume
@@ -132,13 +131,13 @@ def _mask(work: Work, scan: Volume) -> tuple[Volume | None, list[Finding]]:
 
 
 def _facts(scan: Volume, mask: Volume | None, labels: Mapping[str, int]) -> Facts:
-    axes = nearest_axes(scan.geometry)
+    axes = list(scan.geometry.patient_axes[0])
     turned = np.ascontiguousarray(orient(scan.array, scan.geometry), dtype=np.float32)
     few = np.unique(scan.array.ravel()[:: max(1, scan.array.size // 50_000)])
     return Facts(
         spacing_mm=scan.geometry.spacing_mm[axes],
         shape=tuple(scan.geometry.shape[axis] for axis in axes),
-        axes=orientation(scan.geometry.direction),
+        axes=scan.geometry.letters,
         voxels=hashlib.sha256(repr(turned.shape).encode() + turned.tobytes()).hexdigest(),
         greys=_quantiles(scan, absolute=True),
         scaled_greys=_quantiles(scan, absolute=False),

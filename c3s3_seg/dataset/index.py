@@ -3,6 +3,7 @@
     dataset.json    this module's `DataSet`; other keys (name, source, ...) are for the reader
     imagesTr/       one image file a case: CASE.nii.gz
     labelsTr/       masks of the labelled and of the validation cases, named alike
+    imagesTs/, labelsTs/    the same of test cases, where there are any
 
 Data sets of the Medical Segmentation Decathlon and of nnU-Net lie in the same folders; `c3s3-seg prepare`
 gives them such an index.
@@ -24,6 +25,8 @@ from c3s3_seg.schema import closed, dump, parse
 
 INDEX = "dataset.json"
 IMAGES, MASKS = "imagesTr", "labelsTr"
+SPLITS = ("labelled", "unlabelled", "validation", "test")
+TEST_FOLDERS = {IMAGES: "imagesTs", MASKS: "labelsTs"}
 
 
 @closed
@@ -37,15 +40,19 @@ class Splits:
         To learn from.
     validation
         To choose by. None of them is learnt from.
+    test
+        To be measured once, at the end: neither learnt from nor chosen by. Their files lie in `imagesTs`
+        and `labelsTs`, and they are not among `cases`.
     """
 
     labelled: tuple[str, ...] = ()
     unlabelled: tuple[str, ...] = ()
     validation: tuple[str, ...] = ()
+    test: tuple[str, ...] = ()
 
     @property
     def cases(self) -> tuple[str, ...]:
-        """All names: labelled, unlabelled, validation."""
+        """All names for training: labelled, unlabelled, validation."""
         return self.labelled + self.unlabelled + self.validation
 
     def put_aside(self, count: int) -> Splits:
@@ -78,6 +85,10 @@ class Record:
         The same keys: of what was found there.
     notes
         What was done or left out.
+    values
+        Foreground values in the mask.
+    settings
+        sha256 of what else the files depend on.
     """
 
     patient: str
@@ -85,6 +96,8 @@ class Record:
     source: dict[str, str]
     source_sha256: dict[str, str]
     notes: tuple[str, ...] = ()
+    values: tuple[int, ...] = ()
+    settings: str = ""
 
 
 @dataclass(frozen=True)
@@ -131,12 +144,12 @@ class DataSet:
             raise InputError(f"cannot be read ({error})", where=path, todo=todo) from error
         if not isinstance(data, dict):
             raise InputError("holds no table of keys", where=path)
-        splits = parse(Splits, {k: data.get(k, []) for k in ("labelled", "unlabelled", "validation")}, path)
+        splits = parse(Splits, {k: data.get(k, []) for k in SPLITS}, path)
         _refuse_twice(splits, path)
         records = parse(dict[str, Record], data.get("cases", {}), path)
         head = {key: str(data.get(key, "")) for key in ("name", "modality")}
         return cls(
-            folder, **head, labels=_labels(data.get("labels", {}), path), splits=splits, records=records
+            folder, **head, labels=parse_labels(data.get("labels", {}), path), splits=splits, records=records
         )
 
     def save(self, **more: Any) -> Path:
@@ -172,6 +185,10 @@ class DataSet:
         """Whether there is a mask, whatever the case is for."""
         return bool(self._candidates(MASKS, case))
 
+    def place(self, kind: str, case: str) -> Path:
+        """The folder for the scan (`imagesTr`) or the mask (`labelsTr`) of a case."""
+        return self.folder / (TEST_FOLDERS[kind] if case in self.splits.test else kind)
+
     def candidates(self, case: str) -> tuple[list[Path], list[Path]]:
         """The files that may be its scan and its mask; there should be one of each."""
         return self._candidates(IMAGES, case), self._candidates(MASKS, case)
@@ -180,24 +197,30 @@ class DataSet:
         found = self._candidates(kind, case)
         if len(found) != 1:
             what = f"found {len(found)} image files named '{case}', wanted one"
-            raise InputError(what, where=self.folder / kind)
+            raise InputError(what, where=self.place(kind, case))
         return found[0]
 
     def _candidates(self, kind: str, case: str) -> list[Path]:
-        paths = (self.folder / kind / f"{case}{suffix}" for suffix in IMAGE_SUFFIXES)
+        paths = (self.place(kind, case) / f"{case}{suffix}" for suffix in IMAGE_SUFFIXES)
         return [path for path in paths if path.is_file()]
 
 
 def _refuse_twice(splits: Splits, path: Path) -> None:
-    twice = [name for name, count in Counter(splits.cases).items() if count > 1]
+    twice = [name for name, count in Counter(splits.cases + splits.test).items() if count > 1]
     if twice:
         more = f" and {len(twice) - 1} more" if len(twice) > 1 else ""
         what = f"names the case '{twice[0]}'{more} twice; no case may be learnt from and judged by"
         raise InputError(what, where=path)
 
 
-def _labels(found: Any, path: Path) -> dict[str, int]:
-    """`{"background": 0, "atrium": 1}`, or the Decathlon's `{"0": "background", "1": "atrium"}`."""
+def parse_labels(found: Any, path: Path) -> dict[str, int]:
+    """`{"background": 0, "atrium": 1}`, or the Decathlon's `{"0": "background", "1": "atrium"}`.
+
+    Raises
+    ------
+    ConfigError
+        If it is neither.
+    """
     if isinstance(found, dict) and found and all(str(key).isdigit() for key in found):
         found = {str(name): int(value) for value, name in found.items()}
     labels = parse(dict[str, int], found, path)

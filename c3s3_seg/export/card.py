@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-from c3s3_seg.bundle import Network, Task
+from c3s3_seg.bundle import Task
 from c3s3_seg.export.facts import input_facts, output_facts, postprocess
-from c3s3_seg.export.form import Form
+from c3s3_seg.export.form import Form, Members
 from c3s3_seg.export.parity import Parity
 
 HEADING = "## Parity with torch"
@@ -18,9 +18,9 @@ def in_bundle_card(card: str, proofs: Mapping[str, Parity]) -> str:
     return f"{before}\n\n{_section(proofs)}"
 
 
-def stand_alone_card(task: Task, networks: Sequence[Network], form: Form, file: str, proof: Parity) -> str:
+def stand_alone_card(task: Task, members: Members, form: Form, file: str, proof: Parity) -> str:
     """The card of an export that needs nothing of ours."""
-    nets = " and ".join(f"{n.architecture}, {n.filters} filters" for n in networks)
+    nets = " and ".join(f"{n.architecture} with {n.filters} filters" for _, n in members)
     batch = "any number of patches" if form.batch is None else f"exactly {form.batch} patch(es)"
     return f"""# {task.name}
 
@@ -29,7 +29,7 @@ Research use only. Not a medical device.
 `{file}`: {nets}; {form.precision}; {batch} in one call.
 
 - **Input**: {input_facts(task)}
-- **Output**: {output_facts(task, len(networks))}
+- **Output**: {output_facts(task, len(members))}
 - **Afterwards**: {postprocess(task)}
 
 {_section({file: proof})}"""

@@ -3,28 +3,39 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 
-from c3s3_seg.bundle import Network, Task
+from c3s3_seg.bundle import Task
+from c3s3_seg.export.form import Members
 from c3s3_seg.export.trace import SIDES
 from c3s3_seg.recipe import Intensity
 from c3s3_seg.schema import dump
 
 
-def facts(task: Task, networks: Sequence[Network], precision: str) -> dict[str, str]:
-    """Key -> text; `c3s3.task` and `c3s3.networks` are JSON, the others are for people.
+def facts(task: Task, members: Members, precision: str) -> dict[str, str]:
+    """Key -> text; `c3s3.task`, `c3s3.networks` and `c3s3.weights` are JSON, the others are for people.
 
     The keys are the same in ONNX metadata, in OpenVINO's `rt_info` and in `export.json`.
     """
     return {
         "c3s3.task": json.dumps(dump(task)),
-        "c3s3.networks": json.dumps([dump(network) for network in networks]),
+        "c3s3.networks": json.dumps([dump(network) for _, network in members]),
+        "c3s3.weights": json.dumps(weights(members)),
         "c3s3.precision": precision,
         "c3s3.input": input_facts(task),
-        "c3s3.output": output_facts(task, len(networks)),
+        "c3s3.output": output_facts(task, len(members)),
         "c3s3.postprocess": postprocess(task),
         "c3s3.use": "Research use only. Not a medical device.",
     }
+
+
+def weights(members: Members) -> dict[str, str]:
+    """The file of each network's weights -> its sha256; a companion's file with the companion's name."""
+    (own, _), *_ = members
+    found = {}
+    for home, network in members:
+        place = "" if home.folder == own.folder else f"{home.folder.name}/"
+        found[place + network.weights] = home.manifest.files[network.weights]
+    return found
 
 
 def input_facts(task: Task) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,6 +13,7 @@ from c3s3_seg.inference.backends import Backend
 
 Target = Literal["onnx", "openvino", "tensorrt", "monai-bundle"]
 Precision = Literal["fp32", "fp16"]
+Members = Sequence[tuple[ModelBundle, Network]]  # networks, each with the bundle that holds it
 
 
 @dataclass(frozen=True)
@@ -26,25 +27,28 @@ class Form:
     batch
         Patches in one call; None leaves it free.
     ensemble
-        Whether the file gives the mean of both networks' probabilities.
+        Whether the file gives the mean of all networks' probabilities, the companion's among them.
     """
 
     precision: Precision = "fp32"
     batch: int | None = None
     ensemble: bool = False
 
-    def networks(self, bundle: ModelBundle) -> tuple[Network, ...]:
-        """Those that go into the file.
+    def members(self, bundle: ModelBundle) -> Members:
+        """The networks that go into the file, the winner first.
 
         Raises
         ------
         InputError
-            If an ensemble is asked for and there is one network.
+            If an ensemble is asked for and there is one network, or the companion is not whole.
         """
-        if self.ensemble and len(bundle.networks) < 2:
+        if not self.ensemble:
+            return [(bundle, bundle.networks[0])]
+        members = bundle.members()
+        if len(members) < 2:
             what = "an ensemble was asked for, but this bundle holds one network"
             raise InputError(what, where=bundle.folder)
-        return bundle.networks if self.ensemble else bundle.networks[:1]
+        return members
 
     def stem(self, bundle: ModelBundle) -> str:
         """File name without its ending: the task's name and what is not the default."""

@@ -3,7 +3,7 @@
 MONAI bundle specification: `configs/metadata.json`, `configs/inference.json`, `models/`, `docs/`. The
 network is TorchScript, so nothing of ours is needed to load it. Pre- and post-processing are MONAI's
 transforms, so that MONAI Label and Slicer understand them. They are ours but for one step: MONAI samples
-linearly where we average, which is the same only when voxels double.
+linearly where we average, which is the same only when voxels double and no side is odd.
 """
 
 from __future__ import annotations
@@ -63,12 +63,12 @@ def _torchscript(bundle: ModelBundle, form: Form) -> bytes:
     """(N, 1, X, Y, Z) -> probabilities, traced: there is no branch in the networks."""
     import torch
 
-    networks = form.networks(bundle)
-    example = torch.zeros(1, networks[0].channels, 2 * SIDES, 2 * SIDES, 2 * SIDES)
+    members = form.members(bundle)
+    example = torch.zeros(1, members[0][1].channels, 2 * SIDES, 2 * SIDES, 2 * SIDES)
     stream = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # TorchScript is deprecated in torch, but what MONAI reads
-        traced = torch.jit.trace(averaged(bundle, networks), example)  # type: ignore[no-untyped-call]
+        traced = torch.jit.trace(averaged(members), example)  # type: ignore[no-untyped-call]
         torch.jit.save(traced, stream)
     return stream.getvalue()
 
@@ -91,7 +91,7 @@ def metadata(bundle: ModelBundle, form: Form) -> dict[str, Any]:
     """`configs/metadata.json`, as the specification wants it."""
     import torch
 
-    task, networks = bundle.task, form.networks(bundle)
+    task, members = bundle.task, form.members(bundle)
     names = ["background", *(label.name for label in task.labels)]
     return {
         "schema": SCHEMA,
@@ -108,7 +108,7 @@ def metadata(bundle: ModelBundle, form: Form) -> dict[str, Any]:
         "supported_apps": {},
         "name": task.name,
         "task": f"{task.modality}: segmentation of {', '.join(names[1:])}",
-        "description": f"{input_facts(task)} {output_facts(task, len(networks))} {postprocess(task)}",
+        "description": f"{input_facts(task)} {output_facts(task, len(members))} {postprocess(task)}",
         "authors": "trained and exported with c3s3-seg",
         "copyright": "that of whoever trained the bundle, see docs/README.md",
         "intended_use": "Research use only. Not a medical device.",

@@ -19,7 +19,7 @@ def openvino_files(bundle: ModelBundle, graph: bytes, form: Form) -> dict[str, b
     import openvino
 
     model = openvino.Core().read_model(graph)
-    for key, text in facts(bundle.task, form.networks(bundle), form.precision).items():
+    for key, text in facts(bundle.task, form.members(bundle), form.precision).items():
         model.set_rt_info(text, key.split("."))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"{form.stem(bundle)}.xml"

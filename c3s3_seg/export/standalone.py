@@ -5,10 +5,10 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
-from c3s3_seg.bundle import ModelBundle, Network
+from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import MissingError
 from c3s3_seg.export.facts import facts
-from c3s3_seg.export.form import Form
+from c3s3_seg.export.form import Form, Members
 from c3s3_seg.export.trace import trace
 from c3s3_seg.inference.backends import load_torch
 
@@ -30,17 +30,16 @@ def standalone_graph(bundle: ModelBundle, form: Form) -> bytes:
     """
     import onnx
 
-    networks = form.networks(bundle)
-    module = averaged(bundle, networks)
-    model = trace(module, networks[0].channels, OUTPUT, batch=form.batch)
+    members = form.members(bundle)
+    model = trace(averaged(members), members[0][1].channels, OUTPUT, batch=form.batch)
     if form.precision == "fp16":
         model = _to_half(model)
-    onnx.helper.set_model_props(model, facts(bundle.task, networks, form.precision))
+    onnx.helper.set_model_props(model, facts(bundle.task, members, form.precision))
     onnx.checker.check_model(model, full_check=True)
     return model.SerializeToString()  # type: ignore[no-any-return]
 
 
-def averaged(bundle: ModelBundle, networks: tuple[Network, ...]) -> Any:
+def averaged(members: Members) -> Any:
     """A torch module: scan -> the mean of the networks' probabilities."""
     import torch
     from torch import Tensor, nn
@@ -48,7 +47,7 @@ def averaged(bundle: ModelBundle, networks: tuple[Network, ...]) -> Any:
     class Averaged(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.networks = nn.ModuleList(load_torch(bundle, network) for network in networks)
+            self.networks = nn.ModuleList(load_torch(*member) for member in members)
 
         def forward(self, scan: Tensor) -> Tensor:
             answers = [torch.softmax(network(scan), dim=1) for network in self.networks]

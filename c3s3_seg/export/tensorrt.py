@@ -29,7 +29,7 @@ def tensorrt_engine(bundle: ModelBundle, form: Form) -> Built:
     """
     library()  # seconds of tracing are not spent where there is nothing to build with
     graph = standalone_graph(bundle, Form(form.precision, None, form.ensemble))
-    profile = Profile(bundle.task.patch, form.networks(bundle)[0].channels, form.batch or 1)
+    profile = Profile(bundle.task.patch, form.members(bundle)[0][1].channels, form.batch or 1)
     stamp = Stamp.here(graph, profile)
     name = form.stem(bundle)
     files = {

@@ -15,7 +15,7 @@ from c3s3_seg.bundle import CARD, ModelBundle, Network
 from c3s3_seg.errors import InputError, RefusedError
 from c3s3_seg.export.card import in_bundle_card, stand_alone_card
 from c3s3_seg.export.compare import Probabilities, compare
-from c3s3_seg.export.facts import facts
+from c3s3_seg.export.facts import facts, weights
 from c3s3_seg.export.form import Built, Form, Target
 from c3s3_seg.export.onnx import onnx_graph
 from c3s3_seg.export.openvino import openvino_files
@@ -77,26 +77,26 @@ def export_folder(
     RefusedError
         If it does not agree; the folder is left as it was.
     InputError
-        If there is no scan, or this form cannot be had.
+        If there is no scan, or this form cannot be had: an ensemble of one network, say.
     MissingError
         If what the format needs is not installed, or there is no GPU for an engine.
     """
     if not scans:
         raise InputError("there is no scan to compare on", todo="Give one with --check")
-    networks, built = form.networks(bundle), build(bundle, target, form)
+    members, built = form.members(bundle), build(bundle, target, form)
     with tempfile.TemporaryDirectory() as folder:
         _write(Path(folder), built.files)
-        reference = [TorchBackend(load_torch(bundle, network)) for network in networks]
+        reference = [TorchBackend(load_torch(*member)) for member in members]
         opened = built.open(Path(folder) / built.network)
         proof = _approved(
             compare(bundle.task, reference, [opened], scans, form.precision), built.network, out
         )
-    card = stand_alone_card(bundle.task, networks, form, built.network, proof).encode()
+    card = stand_alone_card(bundle.task, members, form, built.network, proof).encode()
     files = {**built.files, built.card: card}
     record = {
         "format": target,
-        "facts": facts(bundle.task, networks, form.precision),
-        "weights": {network.weights: bundle.manifest.files[network.weights] for network in networks},
+        "facts": facts(bundle.task, members, form.precision),
+        "weights": weights(members),
         "files": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
         "parity": dump(proof),
     }

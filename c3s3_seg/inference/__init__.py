@@ -35,7 +35,7 @@ def open_predictor(
     settings
         How to tile and what to keep.
     ensemble
-        Average the probabilities of both networks.
+        Average the probabilities of all networks: both of a run, or all members of an ensemble.
     threads
         How many; None leaves it to the runtime.
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from c3s3_seg.bundle import ModelBundle, Network
 from c3s3_seg.errors import InputError, MissingError
-from c3s3_seg.inference.hardware import NO_GPU, Device, Precision, check_onnx_wheels, cuda_devices
+from c3s3_seg.inference.hardware import NO_GPU, Device, Precision
 from c3s3_seg.inference.window import FloatArray
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ Choice = Literal["auto", "openvino", "onnx", "torch", "tensorrt"]
 # Shapes that OpenVINO keeps compiled. Each holds its weights and maps (some 0.15 GB for a whole atrium) and
 # saves 0.3 s. The last 20 unlabelled atria have 4 shapes, and each is compiled once.
 COMPILED = 3
-CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 
 
 class Backend(Protocol):
@@ -68,6 +67,8 @@ class OpenVinoBackend:
         _check_openvino_precision(self._core, self.precision)
         # On CPUs with bfloat16 units OpenVINO would compute in bfloat16 unless told.
         self._config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint}
+        # Pinned, the only thread of every process would sit on the same processor.
+        self._config["ENABLE_CPU_PINNING"] = False
         if threads is not None:
             self._config["INFERENCE_NUM_THREADS"] = threads
         self._model = self._core.read_model(graph)
@@ -98,76 +99,6 @@ def _check_openvino_precision(core: Any, precision: str) -> None:
     if wanted is not None and wanted not in able:
         what = f"this CPU does not compute in {precision} (OpenVINO lists {', '.join(able)})"
         raise MissingError(what, todo="Leave --precision out, or take float32")
-
-
-class OnnxBackend:
-    """ONNX Runtime: CUDA where its GPU build finds a GPU, otherwise the CPU.
-
-    On CUDA, input and output are bound to memory on the GPU that is used again for every tile of the
-    same shape. Written and type-checked, never run: no GPU was at hand.
-
-    Raises
-    ------
-    MissingError
-        If CUDA was asked for and the session does not run there, or the graph's precision is another.
-    """
-
-    name = "onnx"
-
-    def __init__(
-        self,
-        graph: Path,
-        threads: int | None = None,
-        device: Device = "auto",
-        precision: Precision = "auto",
-    ) -> None:
-        wheels = check_onnx_wheels(device)
-        self.notes = (wheels,) if wheels else ()
-        if precision not in ("auto", "float32"):
-            what = f"the ONNX graph computes in float32, and {precision} was asked for"
-            raise MissingError(what, todo="Leave --precision out, or take --backend torch")
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        if threads is not None:
-            options.intra_op_num_threads = threads
-        wanted = [CPU] if device == "cpu" else [CUDA, CPU]
-        providers = [p for p in wanted if p in onnxruntime.get_available_providers()]
-        self._session = onnxruntime.InferenceSession(str(graph), options, providers=providers)
-        # What is available and what runs differ: only the session knows.
-        self.provider = self._session.get_providers()[0]
-        if device == "cuda" and self.provider != CUDA:
-            raise MissingError(f"ONNX Runtime does not run on CUDA here: {_why_no_cuda(onnxruntime)}")
-        self.device, self.precision = "cuda" if self.provider == CUDA else "cpu", "float32"
-        self._value = onnxruntime.OrtValue
-        self._outputs: dict[tuple[int, ...], Any] = {}
-
-    def __call__(self, patches: FloatArray) -> FloatArray:
-        """See `Backend`."""
-        if self.device == "cuda":
-            return self._on_gpu(patches)
-        return np.asarray(self._session.run(None, {"scan": patches})[0])
-
-    def _on_gpu(self, patches: FloatArray) -> FloatArray:
-        binding = self._session.io_binding()
-        binding.bind_ortvalue_input("scan", self._value.ortvalue_from_numpy(patches, "cuda", 0))
-        held = self._outputs.get(patches.shape)
-        if held is None:
-            binding.bind_output("logits", "cuda")
-        else:
-            binding.bind_ortvalue_output("logits", held)
-        self._session.run_with_iobinding(binding)
-        self._outputs = {patches.shape: binding.get_outputs()[0]}
-        return np.asarray(self._outputs[patches.shape].numpy())
-
-
-def _why_no_cuda(onnxruntime: Any) -> str:
-    if CUDA not in onnxruntime.get_available_providers():
-        return "its CPU build is installed (pip uninstall onnxruntime, pip install 'c3s3-seg[gpu]')"
-    if not cuda_devices():
-        return NO_GPU
-    return "its GPU build did not start; it needs the CUDA and cuDNN libraries of its release"
 
 
 class TorchBackend:
@@ -252,6 +183,8 @@ def open_torch(
         precision = "float16" if place == "cuda" else "float32"
     if place == "cpu":
         keep_pages()
+    elif precision == "float32":  # cuDNN's convolutions would round to TF32
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     net = fold_batch_norm(load_torch(bundle, network)).to(place)
     return TorchBackend(net, threads, precision)
 

@@ -9,15 +9,9 @@ from typing import get_args
 
 from c3s3_seg.bundle import ModelBundle, Network
 from c3s3_seg.errors import InputError, MissingError
-from c3s3_seg.inference.backends import (
-    Backend,
-    Choice,
-    OnnxBackend,
-    OpenVinoBackend,
-    Runtime,
-    open_torch,
-)
+from c3s3_seg.inference.backends import Backend, Choice, OpenVinoBackend, Runtime, open_torch
 from c3s3_seg.inference.hardware import NO_GPU, Device, Precision, cuda_devices, installed
+from c3s3_seg.inference.onnx import OnnxBackend
 
 PACKAGES: dict[str, tuple[str, str]] = {
     "openvino": ("openvino", "pip install c3s3-seg"),
@@ -126,6 +120,9 @@ def _open(bundle: ModelBundle, network: Network, runtime: Runtime, wish: Wish) -
 def _open_tensorrt(bundle: ModelBundle, network: Network, wish: Wish) -> Backend:
     if wish.device == "cpu":
         raise MissingError("TensorRT runs on CUDA only", todo="Leave --device out, or take another --backend")
+    if wish.precision not in ("auto", "float32"):
+        what = f"the engine of a bundle computes in float32, and {wish.precision} was asked for"
+        raise MissingError(what, todo="Leave --precision out, or take --backend torch")
     from c3s3_seg.inference.tensorrt import TensorRtBackend
 
     return TensorRtBackend.of_bundle(bundle, network)

@@ -5,6 +5,7 @@ Not run on a GPU so far: written against cuda-bindings 13, whose answers without
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,12 +74,17 @@ def gpu() -> Gpu:
 
 
 class Stream:
-    """A CUDA stream with named buffers that grow as needed and are kept between calls."""
+    """A CUDA stream with named buffers that grow as needed and are kept between calls.
+
+    The memory is given back when nobody holds the stream any more.
+    """
 
     def __init__(self) -> None:
         self._runtime = cudart()
         self.handle = int(ask(self._runtime.cudaStreamCreate()))
         self._buffers: dict[str, tuple[int, int]] = {}  # name -> (address, bytes)
+        self.close = weakref.finalize(self, _free, self._runtime, self.handle, self._buffers)
+        self.close.atexit = False  # the driver frees all, and may be gone by then
 
     def buffer(self, name: str, size: int) -> int:
         """Address of a buffer on the GPU of at least `size` bytes."""
@@ -105,13 +111,13 @@ class Stream:
         """Until all that was asked of the stream is done."""
         ask(self._runtime.cudaStreamSynchronize(self.handle))
 
-    def close(self) -> None:
-        """Give the memory back."""
-        for address, _ in self._buffers.values():
-            ask(self._runtime.cudaFree(address))
-        self._buffers.clear()
-        ask(self._runtime.cudaStreamDestroy(self.handle))
-
     def _copy(self, to: int, source: int, size: int, kind: str) -> None:
         direction = getattr(self._runtime.cudaMemcpyKind, kind)
         ask(self._runtime.cudaMemcpyAsync(to, source, size, direction, self.handle))
+
+
+def _free(runtime: Any, stream: int, buffers: dict[str, tuple[int, int]]) -> None:
+    for address, _ in buffers.values():
+        ask(runtime.cudaFree(address))
+    buffers.clear()
+    ask(runtime.cudaStreamDestroy(stream))

@@ -1,6 +1,7 @@
-"""How far two networks disagree about one scan: as a map along the boundary, and as one number in mm.
+"""How far networks disagree about one scan: as a map along the boundary, and as one number in mm.
 
-Both were trained to compete on the same data, so where they differ the answer is not sure.
+Two were trained to compete on the same data, so where they differ the answer is not sure. Of more than two,
+as in an ensemble of folds, the first is compared with the mean of the others, which it took no part in.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from c3s3_seg.bundle import Task
 from c3s3_seg.inference.restore import Block
-from c3s3_seg.inference.window import FloatArray
+from c3s3_seg.inference.window import FloatArray, mean
 from c3s3_seg.recipe import orient
 from c3s3_seg.surfaces import surface_distances
 from c3s3_seg.volume import Geometry, Volume
@@ -30,9 +31,10 @@ class Doubting:
     Parameters
     ----------
     leading
-        How many of the networks, from the first, make the mask; the first two are compared.
+        How many of the networks, from the first, make the mask. The first is always compared with the mean
+        of the others.
     threshold_mm
-        Above this 95HD between the two a case is flagged; None where nobody has calibrated it.
+        Above this 95HD between the two masks a case is flagged; None where nobody has calibrated it.
     """
 
     leading: int = 1
@@ -41,17 +43,17 @@ class Doubting:
 
 @dataclass(frozen=True)
 class Doubt:
-    """What two networks disagree about.
+    """What the first network and the others disagree about.
 
     Parameters
     ----------
     map
         (i, j, k) float32 on the scan's grid, 0 to 1: the total variation distance between the two
-        networks' probabilities (half the sum of |differences| over all classes), near the boundary of
+        answers' probabilities (half the sum of |differences| over all classes), near the boundary of
         either mask and wherever their labels differ; 0 elsewhere.
     hd95_mm
         Label name -> 95HD between the two masks, each tidied as the final one is. inf where one
-        network found nothing, nan where neither did.
+        answer found nothing, nan where neither did.
     threshold_mm
         As in `Doubting`.
     """
@@ -73,11 +75,11 @@ class Doubt:
             return None
         worst = max(self.hd95_mm.values(), key=lambda mm: math.inf if math.isnan(mm) else mm)
         found = f"differ by {worst:.1f} mm (95HD)" if math.isfinite(worst) else "do not both find every label"
-        return f"in doubt: the two networks {found}; the limit is {self.threshold_mm:.1f} mm"
+        return f"in doubt: the networks {found}; the limit is {self.threshold_mm:.1f} mm"
 
 
 class DoubtMap:
-    """Gathers blocks of two networks: the mask of each, and where they differ.
+    """Gathers blocks: the mask of the first network, that of the mean of the others, and where they differ.
 
     Parameters
     ----------
@@ -85,26 +87,32 @@ class DoubtMap:
         Whose classes the blocks hold, once for each network.
     shape
         Voxels of the scan, along the scan's own axes.
+    networks
+        How many, at least 2.
     """
 
-    def __init__(self, task: Task, shape: tuple[int, int, int]) -> None:
-        self._task = task
+    def __init__(self, task: Task, shape: tuple[int, int, int], networks: int = 2) -> None:
+        self._task, self._networks = task, networks
         self.masks: tuple[Labels, Labels] = (np.zeros(shape, np.uint8), np.zeros(shape, np.uint8))
         self.distance: FloatArray = np.zeros(shape, np.float32)
 
     def add(self, block: Block, geometry: Geometry) -> None:
-        """Take what both networks say about a block of the scan of this geometry."""
+        """Take what the networks say about a block of the scan of this geometry."""
         masks = [orient(mask, geometry)[block.where] for mask in self.masks]
-        classes = self._task.classes
-        best = [block.channel(0), block.channel(classes)]
+        best = [block.channel(0), self._others(block, 0)]
         total = np.abs(best[0] - best[1])
         for number, label in enumerate(self._task.labels, start=1):
-            found = [block.channel(number), block.channel(classes + number)]
+            found = [block.channel(number), self._others(block, number)]
             total += np.abs(found[0] - found[1])
             for mask, new, old in zip(masks, found, best, strict=True):
                 mask[new > old] = label.value
             best = [np.maximum(new, old) for new, old in zip(found, best, strict=True)]
         orient(self.distance, geometry)[block.where] = total / 2
+
+    def _others(self, block: Block, number: int) -> FloatArray:
+        """The mean probability of a class over all networks but the first."""
+        classes, count = self._task.classes, self._networks - 1
+        return mean((block.channel((n + 1) * classes + number) for n in range(count)), count)
 
     def finish(self, geometry: Geometry, doubting: Doubting) -> Doubt:
         """After the masks were tidied: keep the map near their boundaries, and measure."""

@@ -151,7 +151,7 @@ def build(graph: bytes, profile: Profile, timing: bytes = b"") -> tuple[bytes, b
     if config.add_optimization_profile(shapes) < 0:
         raise RefusedError(f"TensorRT does not take the input sizes {profile.shapes()}")
     cache = config.create_timing_cache(timing)
-    if not config.set_timing_cache(cache, ignore_mismatch=False):
+    if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
         config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
     engine = builder.build_serialized_network(network, config)
     if engine is None:
@@ -215,7 +215,10 @@ class Vault:
         if content is None:
             return None, why
         head, _, engine = content.partition(b"\n")
-        misfit = Stamp(**json.loads(head)).misfit(here)
+        try:
+            misfit = Stamp(**json.loads(head)).misfit(here)
+        except (TypeError, ValueError):
+            misfit = "another release of this program made it"
         return (None, misfit) if misfit else (engine, "")
 
     def _unseal(self, path: Path) -> tuple[bytes | None, str]:

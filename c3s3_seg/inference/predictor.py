@@ -26,7 +26,7 @@ from c3s3_seg.inference.postprocess import tidy
 from c3s3_seg.inference.restore import Block, Restorer
 from c3s3_seg.inference.settings import Prediction, Settings
 from c3s3_seg.inference.stream import Progress, Slab, stream
-from c3s3_seg.inference.window import FloatArray, Shape, Tiling, softmax
+from c3s3_seg.inference.window import FloatArray, Shape, Tiling, mean, softmax
 from c3s3_seg.recipe import orient
 from c3s3_seg.volume import Geometry, Source, Volume
 
@@ -165,7 +165,7 @@ class Predictor:
         started = time.perf_counter()
         grid = prepared.geometry
         mask = np.zeros(grid.shape, dtype=np.uint8)
-        compared = DoubtMap(self.task, grid.shape) if self.settings.uncertainty else None
+        compared = DoubtMap(self.task, grid.shape, len(self.backends)) if self.settings.uncertainty else None
         kept = self._fill(mask, prepared, answer, compared)
         tidied = self._tidy(mask, grid)
         doubt = None if compared is None else self._doubt(compared, grid)
@@ -243,7 +243,7 @@ class Predictor:
         answers = (self._flipped(backend, patches) for backend in self.backends)
         if self.settings.uncertainty:
             return np.concatenate(list(answers), axis=1)
-        return _mean(answers, len(self.backends))
+        return mean(answers, len(self.backends))
 
     def _flipped(self, backend: Backend, patches: FloatArray) -> FloatArray:
         """Probabilities of one network, averaged over the mirrored views."""
@@ -254,7 +254,7 @@ class Predictor:
             axes = tuple(axis + 2 for axis in view)
             return np.flip(softmax(_run(backend, np.ascontiguousarray(np.flip(patches, axes)))), axes)
 
-        return _mean((one(view) for view in views), len(views))
+        return mean((one(view) for view in views), len(views))
 
     def _fill(
         self, mask: Labels, prepared: Prepared, answer: Answer, compared: DoubtMap | None
@@ -288,7 +288,7 @@ class Predictor:
         if not self.settings.uncertainty or self.doubting.leading == 1:
             return block.channel(number)
         classes, count = self.task.classes, self.doubting.leading
-        return _mean((block.channel(n * classes + number) for n in range(count)), count)
+        return mean((block.channel(n * classes + number) for n in range(count)), count)
 
     def _doubt(self, compared: DoubtMap, grid: Geometry) -> Doubt:
         for mask in compared.masks:
@@ -316,18 +316,6 @@ def _run(backend: Backend, patches: FloatArray) -> FloatArray:
 
 def _times(sides: Sequence[int]) -> str:
     return " x ".join(str(side) for side in sides)
-
-
-def _mean(arrays: Iterator[FloatArray], count: int) -> FloatArray:
-    """The mean of arrays that need not exist at once."""
-    total = next(arrays)
-    if count == 1:
-        return total
-    total = total.copy()
-    for array in arrays:
-        total += array
-    total /= np.float32(count)
-    return total
 
 
 def _counts(mask: Labels) -> NDArray[np.int64]:

@@ -14,7 +14,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from c3s3_seg.domain import Domain, nearest_axes
+from c3s3_seg.domain import Domain
 from c3s3_seg.errors import InputError
 from c3s3_seg.inference.predictor import Prediction, Predictor
 from c3s3_seg.inference.stream import Progress
@@ -143,7 +143,7 @@ def _box(low: NDArray[np.int_], high: NDArray[np.int_]) -> Box:
 def _shrunk(scan: Volume, predictor: Predictor) -> tuple[Volume, NDArray[np.int_]]:
     """The scan in blocks of whole voxels, no coarser than the model's own grid."""
     wanted = np.empty(3)
-    wanted[nearest_axes(scan.geometry)] = predictor.task.recipe.spacing_mm
+    wanted[list(scan.geometry.patient_axes[0])] = predictor.task.recipe.spacing_mm
     block = np.maximum(1, np.floor(wanted * COARSE / scan.geometry.spacing_mm)).astype(int)
     block = np.minimum(block, scan.geometry.shape)
     shape = np.array(scan.geometry.shape) // block
@@ -188,7 +188,7 @@ def _coarse_pass(
 def _usual_mm(domain: Domain, grid: Geometry) -> NDArray[np.float64]:
     """The field of view of a usual training scan along i, j, k."""
     usual = np.empty(3)
-    usual[nearest_axes(grid)] = np.mean(domain.fov_mm, axis=1)
+    usual[list(grid.patient_axes[0])] = np.mean(domain.fov_mm, axis=1)
     return usual
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from c3s3_seg.inference.stream import Slab
 from c3s3_seg.inference.window import FloatArray, Shape
-from c3s3_seg.recipe import weights
+from c3s3_seg.recipe import along, weights
 
 BLOCK = 2_000_000  # voxels on the scan's grid that are worked on at a time: 8 MB a class
 
@@ -43,10 +43,10 @@ class Block:
     def channel(self, number: int) -> FloatArray:
         """One class, interpolated: (x, y, z) float32. May be a view."""
         array: FloatArray = self.source[number]
-        for axis in sorted(range(3), key=lambda n: n == self.axis):
+        for axis in sorted(range(3), key=lambda n: (n == self.axis, -n)):
             rows = self.rows[axis]
             if rows is not None:
-                array = np.moveaxis(np.tensordot(rows, array, axes=(1, axis)), 0, axis)
+                array = along(rows, array, axis)
         return array
 
 

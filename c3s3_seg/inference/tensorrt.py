@@ -5,6 +5,7 @@ Not run on a GPU so far: see `tests/gpu`.
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ class TensorRtBackend:
         If TensorRT does not take the engine.
     """
 
-    name = "tensorrt"
+    name, device = "tensorrt", "cuda"
 
     def __init__(self, engine: bytes) -> None:
         library()
@@ -45,6 +46,10 @@ class TensorRtBackend:
         if self._engine is None:
             raise RefusedError("TensorRT does not take this engine; its reasons are above")
         self._context = self._engine.create_execution_context()
+        if self._context is None:
+            what = "the engine does not fit into the GPU's memory; TensorRT's reasons are above"
+            raise RefusedError(what, todo="Free memory there, or take another --backend")
+        self._alone = threading.Lock()  # a context and its buffers serve one caller at a time
         names = [self._engine.get_tensor_name(n) for n in range(self._engine.num_io_tensors)]
         (self._output,) = (name for name in names if name != INPUT)
 
@@ -72,7 +77,10 @@ class TensorRtBackend:
         InputError
             If the tiles are larger than the engine was made for.
         """
-        given = np.ascontiguousarray(patches, dtype=np.float32)
+        with self._alone:
+            return self._run(np.ascontiguousarray(patches, dtype=np.float32))
+
+    def _run(self, given: FloatArray) -> FloatArray:
         if not self._context.set_input_shape(INPUT, given.shape):
             least, _, most = self._engine.get_tensor_profile_shape(INPUT, 0)
             raise InputError(

@@ -111,6 +111,18 @@ def softmax(logits: FloatArray) -> FloatArray:
     return out
 
 
+def mean(arrays: Iterator[FloatArray], count: int) -> FloatArray:
+    """The mean of arrays that need not exist at once."""
+    total = next(arrays)
+    if count == 1:
+        return total
+    total = total.copy()
+    for array in arrays:
+        total += array
+    total /= np.float32(count)
+    return total
+
+
 def _gaussian(side: int) -> FloatArray:
     distance = np.arange(side, dtype=np.float32) - np.float32((side - 1) / 2)
     return np.asarray(np.exp(distance**2 / np.float32(-2 * (side * SIGMA) ** 2)), dtype=np.float32)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 from c3s3_seg.errors import InputError
@@ -157,7 +158,7 @@ def _leads_up(path: Path) -> bool:
 
 
 def walk_files(folder: Path) -> Iterator[Path]:
-    """All files below a folder, sorted, hidden ones left out; links to folders are not followed."""
+    """All files below a folder, sorted, without hidden ones and pipes; links to folders are not followed."""
 
     def refuse(error: OSError) -> None:
         # os.walk would pass over a folder that it may not read, and the slices in it with it.
@@ -165,7 +166,9 @@ def walk_files(folder: Path) -> Iterator[Path]:
 
     for root, folders, files in os.walk(folder, onerror=refuse):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(root) / name for name in sorted(files) if not name.startswith("."))
+        paths = (Path(root) / name for name in sorted(files) if not name.startswith("."))
+        # To open a pipe is to wait for ever. A link that leads nowhere stays: a slice may be missed there.
+        yield from (path for path in paths if path.is_file() or not path.exists())
 
 
 def _holds_dicom(folder: Path) -> bool:
@@ -190,21 +193,39 @@ def _fold(name: str) -> str:
 
 
 def _names(scans: Sequence[Path]) -> list[str]:
-    """A name for each scan; where two are alike, with the folder in front, and a counter behind if needed."""
-    stems = [_stem(path) for path in scans]
-    alike = Counter(_fold(stem) for stem in stems)
-    wanted = [
-        stem if alike[_fold(stem)] == 1 else f"{_resolved(path.parent).name}_{stem}"
-        for stem, path in zip(stems, scans, strict=True)
+    return unique_names([(_resolved(path.parent).name, _stem(path)) for path in scans])
+
+
+def unique_names(wanted: Sequence[tuple[str, str]], taken: Iterable[str] = ()) -> list[str]:
+    """A name for each scan: its stem; where two are alike, with the folder in front, and a counter if needed.
+
+    Parameters
+    ----------
+    wanted
+        Folder and stem of each.
+    taken
+        Names that others have already.
+
+    Returns
+    -------
+    list of str
+        They differ in more than upper and lower case.
+    """
+    used = {_fold(name) for name in taken}
+    alike = Counter(_fold(stem) for _, stem in wanted)
+    full = [
+        stem if alike[_fold(stem)] == 1 and _fold(stem) not in used else f"{folder}_{stem}"
+        for folder, stem in wanted
     ]
     # Names that need no counter keep theirs, whatever the order: they are taken before any counter.
-    counts = Counter(_fold(name) for name in wanted)
-    taken = {name for name, count in counts.items() if count == 1}
+    counts = Counter(_fold(name) for name in full)
+    free = {name for name, times in counts.items() if times == 1 and name not in used}
+    used |= free
     names = []
-    for name in wanted:
-        if counts[_fold(name)] > 1:
-            numbered = (f"{name}_{n}" for n in range(1, len(scans) + 2))
-            name = next(candidate for candidate in numbered if _fold(candidate) not in taken)
-            taken.add(_fold(name))
+    for name in full:
+        if _fold(name) not in free:
+            numbered = (f"{name}_{n}" for n in count(1))
+            name = next(candidate for candidate in numbered if _fold(candidate) not in used)
+            used.add(_fold(name))
         names.append(name)
     return names

@@ -7,6 +7,7 @@ takes one series out of several, all without a word.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from c3s3_seg.errors import InputError
@@ -53,6 +54,27 @@ def load_series(path: str | Path, reading: Reading | None = None) -> Volume:
     found, reading = find_series(path, reading)
     chosen, notes = choose(found, reading)
     return build(chosen, notes, path, reading)
+
+
+def load_listed(files: Sequence[Path], root: Path, reading: Reading) -> Volume:
+    """Read a series of which all files are known: no folder is searched.
+
+    Parameters
+    ----------
+    files
+        Of the series, with what else is of it (localizers, other phases).
+    root
+        A folder above them, which messages name.
+    reading
+        Which of several phases, and what may be repaired.
+
+    Raises
+    ------
+    InputError, GeometryError
+        For the reasons of `load_series`.
+    """
+    chosen, notes = choose(look_through(root, files), reading)
+    return build(chosen, notes, root, reading)
 
 
 def find_series(path: Path, reading: Reading) -> tuple[Found, Reading]:
@@ -103,6 +125,8 @@ def build(series: Series, notes: tuple[str, ...], path: Path, reading: Reading) 
         notes = (*notes, f"dropped, the same slice twice: {listed(s.name for s in dropped)}")
     if any(s.text("PhotometricInterpretation") == "MONOCHROME1" for s in keep):
         notes = (*notes, "MONOCHROME1: low values are shown bright; the values are as stored, not inverted")
+    if any(s.text("LossyImageCompression") == "01" for s in keep):
+        notes = (*notes, "the slices were compressed with loss before they came here")
     first = keep[0]
     geometry = Geometry(array.shape, affine, first.text("FrameOfReferenceUID") or None)
     source = Source(

@@ -25,6 +25,7 @@ SLICE_CLASSES = {_STORAGE + end for end in ("2", "4", "128")}  # CT, MR, PET: on
 FRAME_CLASSES = {
     _STORAGE + end for end in ("2.1", "2.2", "4.1", "4.4", "128.1", "130")
 }  # enhanced CT, MR, PET
+CAPTURE_CLASSES = {_STORAGE + end for end in ("7", "7.1", "7.2", "7.3", "7.4")}  # secondary captures
 MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
 # A deflated file is unpacked in one go before anything can be checked. No single slice is larger.
 MAX_INFLATED = 1 << 30
@@ -38,9 +39,9 @@ NAMES: list[Any] = [
     "PatientName", "ModalityLUTSequence", "EchoTime", "EchoNumbers", "InversionTime", "FlipAngle",
     "TemporalPositionIdentifier", "DiffusionBValue", "DiffusionGradientOrientation", "AcquisitionNumber",
     "TriggerTime", "AcquisitionTime", "InstanceNumber", "BitsAllocated", "BitsStored", "HighBit",
-    "PixelRepresentation", "RescaleSlope", "RescaleIntercept", "PixelPaddingValue",
+    "PixelRepresentation", "LossyImageCompression", "RescaleSlope", "RescaleIntercept", "PixelPaddingValue",
     "PixelPaddingRangeLimit", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
-    0x0019100C, 0x20011003, 0x00431039,
+    "StudyInstanceUID", 0x0019100C, 0x20011003, 0x00431039,
 ]  # fmt: skip
 _NUMBERS = {"US": "u2", "SS": "i2", "US or SS": "u2", "UL": "u4", "SL": "i4", "FD": "f8", "FL": "f4"}
 TAGS = [Tag(name) for name in NAMES]  # pydicom would turn the names into numbers for each file anew
@@ -110,6 +111,11 @@ class Slice:
         """Whether the third value of ImageType (PS3.3, C.8.2.1.1.1) says that it is a scout view."""
         return "LOCALIZER" in self.text("ImageType").upper()
 
+    @property
+    def is_capture(self) -> bool:
+        """Whether it is a secondary capture that lies nowhere in the patient."""
+        return self.text("SOPClassUID") in CAPTURE_CLASSES and not self.text("ImagePositionPatient")
+
 
 @lru_cache(256)
 def _tag(keyword: str | int) -> BaseTag:
@@ -169,9 +175,9 @@ def _look_into(file: BinaryIO, path: Path, name: str) -> Slice | Broken | bool:
         offset = _plain_pixels(data, file)
         item = Slice(path, name, data, None, offset)
         uid = item.text("SeriesInstanceUID") or None
+        kind = item.text("SOPClassUID") or _storage_class(data)
     except Exception as error:  # pydicom raises whatever its parser trips over
         return Broken(name, f"its header cannot be read ({type(error).__name__})")
-    kind = item.text("SOPClassUID") or _storage_class(data)
     if kind == MEDIA_DIRECTORY:
         return False
     if kind and item.text("Rows") and item.text("Columns"):

@@ -18,6 +18,7 @@ from pydicom.uid import ExplicitVRLittleEndian, RLELossless, generate_uid
 from c3s3_seg import __version__
 from c3s3_seg.errors import InputError
 from c3s3_seg.files import write_whole
+from c3s3_seg.io.dicom_derived import TYPE_2
 from c3s3_seg.io.dicom_names import Maker, Segment
 from c3s3_seg.io.dicom_source import Origin, origin
 from c3s3_seg.volume import Array, Volume
@@ -66,6 +67,9 @@ def write_seg(
                 numbered[n][plane == segment.value] = number
         try:
             data = _encode(source, numbered, segments, maker or Maker(), labelmap)
+            if labelmap:
+                # highdicom would take GDCM's encoder, which ends the program on frames of 35 x 51 pixels.
+                data.compress(RLELossless, encoding_plugin="pydicom", generate_instance_uid=False)
         except (InputError, MemoryError):
             raise
         except Exception as error:  # highdicom refuses values that the standard does not know; none is named
@@ -119,7 +123,7 @@ def _encode(
         content_label="SEGMENTATION",
         content_description="Research use only",
         series_description=f"c3s3-seg {maker.name}"[:64],
-        transfer_syntax_uid=RLELossless if labelmap else ExplicitVRLittleEndian,
+        transfer_syntax_uid=ExplicitVRLittleEndian,
         omit_empty_frames=bool(planes.any()),
     )
 
@@ -142,6 +146,9 @@ def _series_number(image: Any) -> int:
 def _images(source: Origin, planes: Array) -> tuple[list[Any], Array]:
     """What highdicom takes for source images, and the planes in their order."""
     for header in source.headers.values():
+        for keyword in TYPE_2:  # unknown is allowed; highdicom wants it said
+            if keyword not in header:
+                setattr(header, keyword, "")
         if header.get("PatientSex") not in ("M", "F", "O"):
             header.PatientSex = ""  # type 2: unknown is allowed, another word is not
     if source.slices[0].frame is None:

@@ -17,14 +17,14 @@ from c3s3_seg.io.sniff import DICOM_SUFFIXES
 
 @dataclass(frozen=True)
 class Series:
-    """The slices of one series, or of one phase of it, and the localizers that were found among them.
+    """The slices of one series, or of one phase of it, and what else was found among them.
 
     Parameters
     ----------
     uid
         SeriesInstanceUID; empty where the files have none.
-    slices, localizers
-        What it holds, and what was left aside.
+    slices, localizers, captures
+        What it holds, and what was left aside: scout views, and pictures of a screen.
     part
         Which phase, where a series holds several: `echo 2`. Else empty.
     """
@@ -32,6 +32,7 @@ class Series:
     uid: str
     slices: tuple[Slice, ...]
     localizers: tuple[Slice, ...] = ()
+    captures: tuple[Slice, ...] = ()
     part: str = ""
 
     @property
@@ -155,11 +156,12 @@ def _only_volume(found: Found, rule: SeriesRule | None) -> Series:
 
 def _parts(slices: list[Slice]) -> list[Series]:
     uid = slices[0].text("SeriesInstanceUID")
-    scouts = tuple(s for s in slices if s.is_localizer)
-    stack = [s for s in slices if not s.is_localizer]
+    captures = tuple(s for s in slices if s.is_capture)
+    scouts = tuple(s for s in slices if s.is_localizer and not s.is_capture)
+    stack = [s for s in slices if not (s.is_localizer or s.is_capture)]
     if not stack:
-        return [Series(uid, scouts)]
-    return [Series(uid, part, scouts, label) for label, part in split(stack)]
+        return [Series(uid, scouts or captures)]
+    return [Series(uid, part, scouts, captures, label) for label, part in split(stack)]
 
 
 def _rank(series: Series) -> tuple[int, str, str]:
@@ -197,6 +199,8 @@ def _notes(found: Found, chosen: Series) -> tuple[str, ...]:
         notes.append(f"series {found.series.index(chosen) + 1} of {len(found.series)} was taken: {chosen}")
     if chosen.localizers:
         notes.append(f"left out as localizers: {listed([s.name for s in chosen.localizers])}")
+    if chosen.captures:
+        notes.append(f"left out as secondary captures: {listed([s.name for s in chosen.captures])}")
     if found.ignored:
         notes.append(f"ignored, not DICOM images: {listed(found.ignored)}")
     if found.broken:

@@ -86,7 +86,7 @@ def origin(source: Source) -> Iterator[Origin]:
     """
     if not is_from_dicom(source) or source.path is None:
         raise InputError(
-            "a DICOM SEG or RTSTRUCT refers to the DICOM slices of its scan, and this scan has none",
+            "a DICOM SEG, RTSTRUCT or key image refers to slices in DICOM, and this scan has none",
             where=source.path,
             todo="Give the DICOM series as input, or choose another --format",
         )

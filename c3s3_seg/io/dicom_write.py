@@ -13,7 +13,9 @@ from c3s3_seg.errors import GeometryError, InputError
 from c3s3_seg.volume import Array, Geometry, Volume
 
 
-def save_series(volume: Volume, folder: str | Path, *, description: str, seed_uid: str) -> list[Path]:
+def save_series(
+    volume: Volume, folder: str | Path, *, description: str, seed_uid: str, patient: str = "PHANTOM"
+) -> list[Path]:
     """Write a volume as an MR Image Storage series, one file a slice, Explicit VR Little Endian.
 
     Parameters
@@ -24,6 +26,8 @@ def save_series(volume: Volume, folder: str | Path, *, description: str, seed_ui
         Is made if need be, and must be empty.
     description
         SeriesDescription, up to 64 characters.
+    patient
+        PatientID.
     seed_uid
         The UIDs follow from it: the same seed gives the same files, another one another series.
 
@@ -49,6 +53,7 @@ def save_series(volume: Volume, folder: str | Path, *, description: str, seed_ui
     if np.linalg.det(geometry.direction) < 0:
         order.reverse()
     shared = _shared(geometry, description[:64], seed_uid)
+    shared.PatientID = patient
     written: list[Path] = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -86,7 +91,7 @@ def _shared(geometry: Geometry, description: str, seed_uid: str) -> Dataset:
     """What all slices have: every type 1 and 2 attribute of the MR Image IOD (PS3.3, A.4)."""
     data = Dataset()
     data.SpecificCharacterSet = "ISO_IR 192"
-    data.PatientName, data.PatientID = "PHANTOM^SIMULATED", "PHANTOM"
+    data.PatientName = "PHANTOM^SIMULATED"
     data.PatientBirthDate, data.PatientSex = "", ""
     data.StudyInstanceUID, data.SeriesInstanceUID = _uid(seed_uid, "study"), _uid(seed_uid, "series")
     data.StudyDate, data.StudyTime, data.StudyID, data.AccessionNumber = "", "", "", ""

@@ -26,7 +26,7 @@ def image_suffix_of(wanted: Format) -> str:
     return "nii.gz" if wanted in _ENDINGS else wanted
 
 
-def check_format(scan: Volume, wanted: Format) -> None:
+def check_format(scan: Volume, wanted: Format, *, key_image: bool = False) -> None:
     """Refuse before anything is computed what could not be written afterwards.
 
     Raises
@@ -34,7 +34,7 @@ def check_format(scan: Volume, wanted: Format) -> None:
     InputError
         If a DICOM object is wanted and the scan is no DICOM series, or its slices have no UIDs.
     """
-    if wanted in _ENDINGS:
+    if wanted in _ENDINGS or key_image:
         from c3s3_seg.io.dicom_source import origin
 
         with origin(scan.source):

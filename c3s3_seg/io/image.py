@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ SAVE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha")
 SPACING_RANGE_MM = (1e-3, 1e3)
 # A NIfTI affine is float32: 6e-5 mm at 1000 mm from the origin.
 WRITTEN_TOL_MM = 1e-3
+# An axis further than this from all axes of the patient has a name that two programs may disagree on.
+PLAIN = 0.75
 
 
 def image_suffix(path: Path) -> str | None:
@@ -61,6 +64,8 @@ def load_image(path: str | Path, *, orthonormal: bool = False) -> Volume:
     suffix = image_suffix(path)
     if suffix is None:
         raise InputError(f"this is not an image file; wanted {', '.join(IMAGE_SUFFIXES)}", where=path)
+    if path.exists() and not path.is_file():
+        raise InputError("this is no file that can be read, but a pipe, a device or a folder", where=path)
     try:
         parts = read_nifti(path) if suffix.startswith(".nii") else read_nrrd_or_meta(path)
     except OSError as error:
@@ -172,7 +177,16 @@ def _checked(parts: Parts, path: Path, orthonormal: bool) -> Volume:
         )
     if parts.array.dtype.kind == "f":
         _check_finite(parts.array, path)
+    notes = (*notes, *_sides_note(parts.sides, geometry))
     return Volume(parts.array, geometry, Source(path=path, notes=notes))
+
+
+def _sides_note(said: str, geometry: Geometry) -> tuple[str, ...]:
+    """A note if the header names other sides than its directions have, where these are plain to see."""
+    plain = np.abs(geometry.direction).max(axis=0).min() > PLAIN
+    if not plain or not re.fullmatch("[LRPASI]{3}", said) or said == geometry.letters:
+        return ()
+    return (f"the axes are named {said} and have the directions {geometry.letters}: the directions are used",)
 
 
 def _check_finite(array: Array, path: Path) -> None:

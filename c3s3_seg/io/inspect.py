@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from c3s3_seg.errors import C3S3Error
 from c3s3_seg.io import load
@@ -28,7 +27,8 @@ class Row:
     slices, size
         How many there are, and the grid as text.
     spacing_mm, orientation
-        As text; empty where they are not known. `LPS`: the indices grow to the left, back and head.
+        As text; empty where they are not known. `LPS`: the indices grow to the left, back and head;
+        ` oblique`: off by a degree or more.
     readable
         Whether `predict` would take it.
     verdict
@@ -134,14 +134,7 @@ def _verdict(notes: tuple[str, ...]) -> str:
 
 
 def _grid(geometry: Geometry) -> tuple[str, str]:
-    return " x ".join(f"{s:.4g}" for s in geometry.spacing_mm), orientation(geometry.direction)
-
-
-def orientation(direction: NDArray[np.float64]) -> str:
-    """Three letters, one an axis, for the side it grows to: LPS, RAS; ` oblique` if it is off by 1 degree."""
-    letters, worst = "", 1.0
-    for axis in direction.T:
-        row = int(np.abs(axis).argmax())
-        letters += ("L", "P", "S")[row] if axis[row] > 0 else ("R", "A", "I")[row]
-        worst = min(worst, float(abs(axis[row])))
-    return letters + (" oblique" if worst < np.cos(np.radians(1)) else "")
+    # Off by a degree.
+    oblique = np.abs(geometry.direction).max(axis=0).min() < np.cos(np.radians(1))
+    spacing = " x ".join(f"{s:.4g}" for s in geometry.spacing_mm)
+    return spacing, geometry.letters + (" oblique" if oblique else "")

@@ -49,11 +49,16 @@ _LAYOUTS = {
 
 
 class Parts(NamedTuple):
-    """What a file holds: an array (i, j, k), its affine to mm in LPS, and notes."""
+    """What a file holds: an array (i, j, k), its affine to mm in LPS, notes, and the sides of its axes.
+
+    `sides` is `LPS` if the header says in words that the indices grow to the left, back and head; empty
+    if it does not say.
+    """
 
     array: Array
     affine: NDArray[np.float64]
     notes: tuple[str, ...]
+    sides: str = ""
 
 
 @dataclass(frozen=True)
@@ -202,15 +207,29 @@ def _place(header: Header) -> tuple[NDArray[np.float64], tuple[str, ...]]:
         affine = np.diag([*header.pixdim[1:4], 1.0])
         return affine, ("neither sform nor qform is set: left and right, front and back are not known",)
     if header.sform is None or header.qform is None:
-        only = header.qform if header.sform is None else header.sform
-        return ras_to_lps @ np.asarray(only), ()
+        only = np.asarray(header.qform if header.sform is None else header.sform)
+        return ras_to_lps @ only, _spacing_notes(header, only)
     corners = np.indices((2, 2, 2)).reshape(3, -1) * (np.array(header.shape[:3])[:, None] - 1)
     gap = (header.sform - header.qform) @ np.vstack([corners, np.ones(8)])
     off_mm = float(np.linalg.norm(gap, axis=0).max())
-    # A quaternion in float32 is good to about 6e-4 rad at its worst: 0.15 mm at 250 mm.
-    agree = off_mm <= max(0.2, 0.25 * header.pixdim[1:4].min())
+    agree = off_mm <= _slack_mm(header)
     notes = () if agree else (f"sform and qform disagree by up to {off_mm:.3g} mm: the sform is used",)
     return ras_to_lps @ header.sform, notes
+
+
+def _slack_mm(header: Header) -> float:
+    # A quaternion in float32 is good to about 6e-4 rad at its worst: 0.15 mm at 250 mm.
+    return max(0.2, 0.25 * float(header.pixdim[1:4].min()))
+
+
+def _spacing_notes(header: Header, affine: NDArray[np.float64]) -> tuple[str, ...]:
+    """A note if the header's spacing, which a lone sform repeats, is another one."""
+    found, said = np.linalg.norm(affine[:3, :3], axis=0), header.pixdim[1:4]
+    off_mm = np.abs(found - said) * (np.array(header.shape[:3]) - 1)
+    if not off_mm.max() > _slack_mm(header):
+        return ()
+    what = f"pixdim is {said.round(4).tolist()} mm, the spacing of the sform {found.round(4).tolist()} mm"
+    return (f"{what}: the sform is used",)
 
 
 def _qform(field: Any, pixdim: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -37,13 +37,14 @@ NRRD_SPACES = {
 
 @dataclass(frozen=True)
 class Stored:
-    """Where the voxels are in the files and how many bytes they must be."""
+    """Where the voxels are in the files and how many bytes they must be; the sides are those of `Parts`."""
 
     shape: tuple[int, ...]
     needed: int
     packed: bool
     data: bytes
     notes: tuple[str, ...] = ()
+    sides: str = ""
 
 
 def read_nrrd_or_meta(path: Path) -> Parts:
@@ -72,7 +73,7 @@ def read_nrrd_or_meta(path: Path) -> Parts:
     affine[:3, :3] = direction * np.array(image.GetSpacing()[:3])
     affine[:3, 3] = image.GetOrigin()[:3]
     array = SimpleITK.GetArrayFromImage(image)  # axes (..., k, j, i)
-    return Parts(array.reshape(array.shape[-3:]).transpose(2, 1, 0), affine, stored.notes)
+    return Parts(array.reshape(array.shape[-3:]).transpose(2, 1, 0), affine, stored.notes, stored.sides)
 
 
 def _prove(stored: Stored, path: Path) -> None:
@@ -152,21 +153,29 @@ def _nrrd_space(space: str | None, path: Path) -> tuple[str, ...]:
 
 def _meta(path: Path) -> Stored:
     raw = path.read_bytes()
-    last = re.search(rb"^\s*ElementDataFile\s*=\s*(.*?)\s*?\r?\n", raw + b"\n", flags=re.M)
+    last = re.search(rb"^\s*ElementDataFile\s*=[ \t]*(.*?)[ \t]*\r?\n", raw + b"\n", flags=re.M)
     if last is None:
         raise InputError("this is not a MetaImage file, or it ends within its header", where=path)
     text = raw[: last.start()].decode("latin-1")
-    key: dict[str, str] = dict(re.findall(r"^\s*(\w+)\s*=\s*(.*?)\s*$", text, flags=re.M))
+    key: dict[str, str] = dict(re.findall(r"^[ \t]*(\w+)[ \t]*=[ \t]*(.*?)\s*$", text, flags=re.M))
     shape = _sizes(key.get("DimSize", ""), path)
     kind = key.get("ElementType", "")
     plain = key.get("BinaryData", "True").lower() != "true"
+    if key.get("ElementNumberOfChannels", "1") != "1":
+        what = f"found an array of shape {shape} with {key['ElementNumberOfChannels']} values a voxel"
+        raise InputError(f"{what}; wanted one 3D volume", where=path)
     if kind not in META_BYTES or plain or key.get("HeaderSize", "0") != "0":
         raise InputError(f"found voxels of type '{kind}'; wanted plain binary numbers", where=path)
     _positive(key.get("ElementSpacing", key.get("ElementSize", "")), path)
+    if key.get("DistanceUnits", "mm").lower() not in ("mm", "?"):
+        raise InputError(f"its distances are in {key['DistanceUnits']}; wanted mm", where=path)
     name = last.group(1).decode("utf-8", "replace")
     data = raw[last.end() :] if name.upper() == "LOCAL" else _beside(name, path)
-    needed = math.prod(shape) * META_BYTES[kind] * int(key.get("ElementNumberOfChannels", "1"))
-    return Stored(shape, needed, key.get("CompressedData", "False").lower() == "true", data)
+    needed = math.prod(shape) * META_BYTES[kind]
+    packed = key.get("CompressedData", "False").lower() == "true"
+    # MetaImage names the sides that the axes come from.
+    sides = key.get("AnatomicalOrientation", "").upper().translate(str.maketrans("RLAPIS", "LRPASI"))
+    return Stored(shape, needed, packed, data, sides=sides)
 
 
 def _sizes(text: str, path: Path) -> tuple[int, ...]:
@@ -194,6 +203,6 @@ def _beside(name: str, path: Path) -> bytes:
     """The data file that a header names; one file, below the header's own folder."""
     target = path.parent / name
     inside = not Path(name).is_absolute() and ".." not in Path(name).parts
-    if not inside or "%" in name or name.split()[0].upper() == "LIST" or not target.is_file():
+    if not inside or "%" in name or name.upper().startswith("LIST") or not target.is_file():
         raise InputError(f"its data file '{name}' is not one file beside it", where=path)
     return target.read_bytes()

@@ -6,18 +6,17 @@ own, and a point is inside where an odd number of contours surrounds it, as radi
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage, generate_uid
+from pydicom.dataset import Dataset, FileDataset
+from pydicom.uid import RTStructureSetStorage
 
-from c3s3_seg import __version__
 from c3s3_seg.files import write_whole
+from c3s3_seg.io.dicom_derived import derived, item_of, reference
 from c3s3_seg.io.dicom_header import Slice
 from c3s3_seg.io.dicom_names import Maker, Segment
 from c3s3_seg.io.dicom_seg import hash_of
@@ -26,16 +25,6 @@ from c3s3_seg.volume import Array, Volume
 
 STUDY_COMPONENT = "1.2.840.10008.3.1.2.3.1"
 COLOURS = ((220, 40, 40), (40, 90, 220), (40, 170, 70), (240, 150, 30), (150, 60, 200))
-# Of patient and study, what an object made from its images repeats (PS3.3, C.7.1.1 and C.7.2.1).
-REPEATED = (
-    "PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex", "StudyInstanceUID",
-    "StudyDate", "StudyTime", "StudyID", "StudyDescription", "AccessionNumber", "ReferringPhysicianName",
-    "SpecificCharacterSet",
-)  # fmt: skip
-TYPE_2 = (
-    "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID",
-    "AccessionNumber", "ReferringPhysicianName",
-)  # fmt: skip
 
 Contours = list[tuple[Slice, NDArray[np.float64]]]
 
@@ -97,25 +86,9 @@ def _data_set(
     source: Origin, segments: tuple[Segment, ...], contours: list[Contours], maker: Maker, content: str
 ) -> FileDataset:
     first = source.header(source.slices[0])
-    seed = [str(first.SOPInstanceUID), maker.name, maker.serial, content]
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = RTStructureSetStorage
-    meta.MediaStorageSOPInstanceUID = generate_uid(entropy_srcs=[*seed, "rtstruct"])
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    data = FileDataset("", Dataset(), file_meta=meta, preamble=bytes(128))
-    for keyword in REPEATED:
-        if keyword in first or keyword in TYPE_2:
-            setattr(data, keyword, first.get(keyword, ""))
-    now = datetime.now(UTC)
-    data.SOPClassUID, data.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
-    data.InstanceCreationDate = data.StructureSetDate = now.strftime("%Y%m%d")
-    data.InstanceCreationTime = data.StructureSetTime = now.strftime("%H%M%S")
-    data.TimezoneOffsetFromUTC = "+0000"
-    data.Modality, data.SeriesNumber, data.InstanceNumber = "RTSTRUCT", "9001", "1"
-    data.SeriesInstanceUID = generate_uid(entropy_srcs=[*seed, "rtstruct series"])
-    data.SeriesDescription, data.OperatorsName = f"c3s3-seg {maker.name}"[:64], ""
-    data.Manufacturer, data.ManufacturerModelName = "c3s3-seg", maker.name[:64]
-    data.SoftwareVersions = __version__
+    data = derived(source, maker, RTStructureSetStorage, f"rtstruct {content}")
+    data.StructureSetDate, data.StructureSetTime = data.InstanceCreationDate, data.InstanceCreationTime
+    data.Modality, data.SeriesNumber, data.OperatorsName = "RTSTRUCT", "9001", ""
     data.StructureSetLabel, data.StructureSetDescription = "c3s3-seg", "Research use only"
     data.ApprovalStatus = "UNAPPROVED"
     frame = str(first.FrameOfReferenceUID)
@@ -127,34 +100,19 @@ def _data_set(
     return data
 
 
-def _item(**attributes: Any) -> Dataset:
-    item = Dataset()
-    for keyword, value in attributes.items():
-        setattr(item, keyword, value)
-    return item
-
-
-def _image(source: Origin, item: Slice) -> Dataset:
-    header = source.header(item)
-    image = _item(ReferencedSOPClassUID=header.SOPClassUID, ReferencedSOPInstanceUID=header.SOPInstanceUID)
-    if item.frame is not None:
-        image.ReferencedFrameNumber = item.frame + 1
-    return image
-
-
 def _referenced(source: Origin, first: Any, frame: str) -> Dataset:
-    images = [_image(source, item) for item in source.slices]
-    series = _item(SeriesInstanceUID=first.SeriesInstanceUID, ContourImageSequence=images)
-    study = _item(
+    images = [reference(source, item) for item in source.slices]
+    series = item_of(SeriesInstanceUID=first.SeriesInstanceUID, ContourImageSequence=images)
+    study = item_of(
         ReferencedSOPClassUID=STUDY_COMPONENT,
         ReferencedSOPInstanceUID=first.StudyInstanceUID,
         RTReferencedSeriesSequence=[series],
     )
-    return _item(FrameOfReferenceUID=frame, RTReferencedStudySequence=[study])
+    return item_of(FrameOfReferenceUID=frame, RTReferencedStudySequence=[study])
 
 
 def _roi(number: int, segment: Segment, frame: str) -> Dataset:
-    return _item(
+    return item_of(
         ROINumber=str(number),
         ReferencedFrameOfReferenceUID=frame,
         ROIName=segment.name[:64],
@@ -163,11 +121,13 @@ def _roi(number: int, segment: Segment, frame: str) -> Dataset:
 
 
 def _drawn(source: Origin, number: int, contours: Contours) -> Dataset:
-    drawn = _item(ROIDisplayColor=list(COLOURS[(number - 1) % len(COLOURS)]), ReferencedROINumber=str(number))
+    drawn = item_of(
+        ROIDisplayColor=list(COLOURS[(number - 1) % len(COLOURS)]), ReferencedROINumber=str(number)
+    )
     if contours:
         drawn.ContourSequence = [
-            _item(
-                ContourImageSequence=[_image(source, item)],
+            item_of(
+                ContourImageSequence=[reference(source, item)],
                 ContourGeometricType="CLOSED_PLANAR",
                 NumberOfContourPoints=str(len(points)),
                 ContourData=decimals(points.ravel()),
@@ -179,8 +139,8 @@ def _drawn(source: Origin, number: int, contours: Contours) -> Dataset:
 
 def _observed(number: int, segment: Segment) -> Dataset:
     value, scheme, meaning = segment.coded
-    code = _item(CodeValue=value, CodingSchemeDesignator=scheme, CodeMeaning=meaning)
-    return _item(
+    code = item_of(CodeValue=value, CodingSchemeDesignator=scheme, CodeMeaning=meaning)
+    return item_of(
         ObservationNumber=str(number),
         ReferencedROINumber=str(number),
         RTROIInterpretedType="ORGAN",

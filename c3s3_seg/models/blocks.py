@@ -7,15 +7,31 @@ from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
 
+import torch
 from torch import Tensor, nn
 
 from c3s3_seg.models.recompute import Recomputing
 
 
+class Convolution(nn.Conv3d):
+    """3x3x3; on a CPU under bfloat16, maps of 2 planes are convolved in single precision.
+
+    oneDNN's weight gradient of such a map reads memory that nobody wrote, on CPUs with AVX-512 bfloat16
+    (found with torch 2.13: half of the gradients were not finite). It is the coarsest level of crops of 32.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, X, Y, Z) -> (N, channels_out, X/stride, Y/stride, Z/stride)."""
+        if torch.is_autocast_enabled("cpu") and x.device.type == "cpu" and min(x.shape[2:]) < 3:
+            with torch.autocast("cpu", enabled=False):
+                return super().forward(x.float())
+        return super().forward(x)
+
+
 def conv_norm_relu(channels_in: int, channels_out: int, *, stride: int = 1) -> nn.Sequential:
     """A convolution, batch norm and ReLU: 3x3x3 at stride 1, 2x2x2 at stride 2 (which halves each side)."""
     size, padding = (3, 1) if stride == 1 else (2, 0)
-    convolution = nn.Conv3d(channels_in, channels_out, size, stride=stride, padding=padding)
+    convolution = Convolution(channels_in, channels_out, size, stride=stride, padding=padding)
     return nn.Sequential(convolution, nn.BatchNorm3d(channels_out), nn.ReLU(inplace=True))
 
 
@@ -39,9 +55,9 @@ class BasicBlock(nn.Module):
 
     def __init__(self, channels_in: int, channels_out: int, stride: int = 1) -> None:
         super().__init__()
-        self.first = nn.Conv3d(channels_in, channels_out, 3, stride=stride, padding=1, bias=False)
+        self.first = Convolution(channels_in, channels_out, 3, stride=stride, padding=1, bias=False)
         self.norm1 = nn.BatchNorm3d(channels_out)
-        self.second = nn.Conv3d(channels_out, channels_out, 3, padding=1, bias=False)
+        self.second = Convolution(channels_out, channels_out, 3, padding=1, bias=False)
         self.norm2 = nn.BatchNorm3d(channels_out)
         self.relu = nn.ReLU(inplace=True)
         self.shortcut: nn.Module = nn.Identity()

@@ -54,18 +54,32 @@ def overlay_png(scan: Volume, masks: Mapping[str, Volume], path: Path, *, title:
     InputError
         If no mask was given, or the file cannot be written.
     """
+    data = io.BytesIO()
+    _overlay(scan, masks, title).save(data, format="PNG")
+    write_whole(path, data.getvalue())
+
+
+def overlay_pixels(scan: Volume, masks: Mapping[str, Volume], *, title: str) -> NDArray[np.uint8]:
+    """The picture of `overlay_png` as (row, column, 3) uint8.
+
+    Raises
+    ------
+    GeometryError, InputError
+        As `overlay_png`.
+    """
+    return np.asarray(_overlay(scan, masks, title), dtype=np.uint8)
+
+
+def _overlay(scan: Volume, masks: Mapping[str, Volume], title: str) -> Image:
     if not masks:
-        raise InputError("found no mask to draw, wanted at least one", where=path)
+        raise InputError("found no mask to draw, wanted at least one")
     for name, mask in masks.items():
         if not mask.geometry.matches(scan.geometry):
             raise GeometryError(
                 f"the grid of the mask '{name}' is {mask.geometry}, the scan's {scan.geometry}"
             )
     panels = cut(scan, [mask.array != 0 for mask in masks.values()])
-    image = _compose(panels, list(masks), title)
-    data = io.BytesIO()
-    image.save(data, format="PNG")
-    write_whole(path, data.getvalue())
+    return _compose(panels, list(masks), title)
 
 
 def _layout(sizes_mm: list[tuple[float, float]]) -> tuple[float, list[tuple[int, int]], int]:

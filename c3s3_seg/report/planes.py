@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import permutations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from c3s3_seg.volume import Array, Geometry, Volume
+from c3s3_seg.volume import Array, Volume
 
 FIELD_MARGIN_MM = 30.0
 
@@ -55,14 +54,6 @@ class Panel:
         return self.grey.shape[1] * self.column_mm, self.grey.shape[0] * self.row_mm
 
 
-def _patient_axes(geometry: Geometry) -> tuple[tuple[int, int, int], tuple[bool, ...]]:
-    """Which voxel axis runs along x, y and z most, and whether it runs backwards."""
-    direction = geometry.direction
-    # All six pairings are compared: the nearest axis of each alone could name one axis twice.
-    axes = max(permutations(range(3)), key=lambda p: sum(abs(direction[n, p[n]]) for n in range(3)))
-    return (axes[0], axes[1], axes[2]), tuple(bool(direction[n, axes[n]] < 0) for n in range(3))
-
-
 def cut(
     scan: Volume, masks: list[NDArray[np.bool_]], through: tuple[int, int, int] | None = None
 ) -> list[Panel]:
@@ -77,7 +68,7 @@ def cut(
     through
         The voxel of the scan in which the planes meet. None: where the first mask has its largest area.
     """
-    axes, backwards = _patient_axes(scan.geometry)
+    axes, backwards = scan.geometry.patient_axes
     turn = tuple(slice(None, None, -1) if flip else slice(None) for flip in backwards)
     array, *turned = (item.transpose(axes)[turn] for item in (scan.array, *masks))
     spacing = scan.geometry.spacing_mm[list(axes)]

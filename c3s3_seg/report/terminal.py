@@ -146,6 +146,20 @@ def study_table(rows: Sequence[StudyRow], reference: str) -> Table:
 STUDY_COLUMNS = (("dice", 3), ("hd95_vox", 2), ("asd_vox", 2))
 
 
+def plan_table(rows: Sequence[tuple[str, object, str]]) -> Table:
+    """One line for each chosen key of a configuration: its value and the reason."""
+    from rich.box import SIMPLE_HEAD
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for header in ("Key", "Value", "Why"):
+        table.add_column(header, overflow="fold")
+    for key, value, reason in rows:
+        table.add_row(escape(key), escape(str(value)), escape(reason))
+    return table
+
+
 def _spread(row: StudyRow, metric: str, decimals: int) -> str:
     return f"{row.mean[metric]:.{decimals}f} ± {row.spread[metric]:.{decimals}f}"
 

@@ -26,7 +26,7 @@ Research use only. Not a medical device.
 - **Grid**: {spacing} mm, axes LPS; training crops of {" x ".join(map(str, task.patch))} voxels.
 - **Method**: {config.method}, {facts["iterations"]} iterations, seed {run.seed}, {run.precision}.
 - **Data**: `{config.data.folder}`: {counts} cases.
-{_beginning(facts["begun_from"])}{_changes(facts["changed_on_resume"])}{config.data.note}
+{_fold(config)}{_blend(config)}{_beginning(facts["begun_from"])}{_changes(facts["changed_on_resume"])}{config.data.note}
 ## Validation
 
 Every net of the run, last weights (moving average), before they were rounded for storage. The scans' own
@@ -34,9 +34,36 @@ grids, paper protocol: voxel units, mean over cases and labels; an empty predict
 
 {_table(facts["validation_last"])}
 Best during the run: {_best(facts["validation_best"])}.
-
+{_kept(facts)}
 The exact configuration and the figures of each case are in `manifest.json`.
 """
+
+
+def _fold(config: TrainConfig) -> str:
+    if config.data.fold is None:
+        return ""
+    return (
+        f"- **Fold** {config.data.fold} of the labelled cases, by patient, seed {config.data.fold_seed}: it"
+        " is what validates here. Validation cases that the data set names took no part.\n"
+    )
+
+
+def _blend(config: TrainConfig) -> str:
+    share = config.run.blend
+    if share == 1:
+        return ""
+    return f"- **Blended**: {share:g} of each weight is what was learnt, {1 - share:g} what it began from.\n"
+
+
+def _kept(facts: dict[str, Any]) -> str:
+    """The weights that ship, where they are not the last ones."""
+    if facts["kept"] == "last":
+        return ""
+    return f"""
+The weights in this bundle are those of each net's best validation, chosen by these scores, which therefore
+flatter them:
+
+{_table(facts["validation_kept"], "iteration")}"""
 
 
 def _beginning(origin: dict[str, Any] | None) -> str:
@@ -59,15 +86,15 @@ def _changes(records: list[dict[str, Any]]) -> str:
     return "\n".join(["- **Changed while it ran**:", *lines, ""]) if lines else ""
 
 
-def _table(records: list[dict[str, Any]]) -> str:
+def _table(records: list[dict[str, Any]], *more: str) -> str:
     if not records:
         return "No validation cases.\n"
-    head = "| net | Dice | Jaccard | 95HD (voxel) | ASD (voxel) |\n|---|---|---|---|---|\n"
-    return head + "".join(
-        f"| {r['candidate']} | {r['dice']:.3f} | {r['jaccard']:.3f}"
-        f" | {r['hd95_vox']:.2f} | {r['asd_vox']:.2f} |\n"
-        for r in records
-    )
+    heads = ["net", *more, "Dice", "Jaccard", "95HD (voxel)", "ASD (voxel)"]
+    rows = [heads, ["---"] * len(heads)]
+    for r in records:
+        scores = [f"{r['dice']:.3f}", f"{r['jaccard']:.3f}", f"{r['hd95_vox']:.2f}", f"{r['asd_vox']:.2f}"]
+        rows.append([r["candidate"], *(str(r[key]) for key in more), *scores])
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
 def _best(record: dict[str, Any] | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -37,6 +38,11 @@ class DataConfig:
         Take only the first so many labelled cases; the others are learnt from without their masks.
     fully_supervised
         Use the labels of the unlabelled cases too. Only for runs that are named so.
+    fold
+        "i/k": part i of k of the labelled cases, by patient, serves for validation, and the index's own
+        validation cases stay out of the run. `labelled` then counts among the others.
+    fold_seed
+        Which patients share a part; all folds of one cross-validation have the same.
     foreground_crops
         The share of labelled crops that are centred on a foreground voxel.
     note
@@ -47,6 +53,8 @@ class DataConfig:
     validation_from_unlabelled: Annotated[int, Ge(0)] = 0
     labelled: Count | None = None
     fully_supervised: bool = False
+    fold: str | None = None
+    fold_seed: int = 1
     foreground_crops: Share = 0.5
     note: str = ""
 
@@ -205,6 +213,15 @@ class RunConfig:
     recompute
         Compute the largest maps again in the backward pass instead of keeping them: less memory, more
         time, the same numbers.
+    patience
+        The run ends after so many validations in a row, the warm start's not counted, in which no net has
+        a better mean Dice than before; 0: never.
+    keep
+        Which weights of each net become the bundle: those after the last iteration, or the best on
+        validation. The card gives the scores of both.
+    blend
+        Of a run that begins from a bundle: what is validated and shipped is this share of what was learnt,
+        the rest being the weights that it began from (Wortsman et al., CVPR 2022); 1: what was learnt alone.
     """
 
     iterations: Count
@@ -218,6 +235,9 @@ class RunConfig:
     threads: Count | None = None
     validate_every: Count = 500
     checkpoint_every: Count = 200
+    patience: Annotated[int, Ge(0)] = 0
+    keep: Literal["last", "best"] = "last"
+    blend: Share = 1.0
 
 
 @closed
@@ -255,11 +275,51 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
         data = tomllib.loads(file.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"not valid TOML: {error}", where=file) from error
+    return build_config(data, overrides, file.name)
+
+
+def build_config(data: dict[str, Any], overrides: Sequence[str], where: str) -> TrainConfig:
+    """A configuration from what a TOML file holds; the overrides are written into `data`.
+
+    Raises
+    ------
+    ConfigError
+        Naming the key, the value and the allowed ones.
+    """
     for override in overrides:
         _apply(data, override)
-    config = parse(TrainConfig, data, file.name)
-    _check(config, file.name)
+    config = parse(TrainConfig, data, where)
+    _check(config, where)
     return config
+
+
+def nested(overrides: Sequence[str]) -> dict[str, Any]:
+    """`key.key=value` texts as the tables that they are about.
+
+    Raises
+    ------
+    ConfigError
+        If one is not of that form.
+    """
+    data: dict[str, Any] = {}
+    for override in overrides:
+        _apply(data, override)
+    return data
+
+
+def parse_share(text: str, key: str) -> tuple[int, int]:
+    """ "i/k" -> (i, k), with i from 1 to k.
+
+    Raises
+    ------
+    ConfigError
+        If it is not of that form, naming `key`.
+    """
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    number, count = (int(part) for part in match.groups()) if match else (0, 0)
+    if not 1 <= number <= count:
+        raise ConfigError(f"found {key} {text!r}, wanted I/N with I from 1 to N", todo="For example 1/2")
+    return number, count
 
 
 def _apply(data: dict[str, Any], override: str) -> None:
@@ -287,6 +347,8 @@ def _check(config: TrainConfig, where: str) -> None:
         limit = config.run.iterations
         what = f"c3s3.warm_start = {config.c3s3.warm_start}: wanted less than run.iterations = {limit}"
         raise ConfigError(what, where=where)
+    if config.data.fold is not None and parse_share(config.data.fold, "data.fold")[1] < 2:
+        raise ConfigError(f"data.fold = {config.data.fold!r}: wanted 2 folds or more", where=where)
     low, high = config.augment.scale
     if low > high:
         raise ConfigError(

@@ -20,7 +20,8 @@ from c3s3_seg.dataset.listing import refuse_leaks
 from c3s3_seg.errors import InputError
 from c3s3_seg.io import load, load_mask
 from c3s3_seg.training.augment import change_intensity, draw_geometry
-from c3s3_seg.training.config import AugmentConfig, DataConfig
+from c3s3_seg.training.config import AugmentConfig, DataConfig, TrainConfig
+from c3s3_seg.training.folds import take_fold
 from c3s3_seg.training.world import World
 from c3s3_seg.volume import Volume
 
@@ -101,6 +102,8 @@ def read_splits(config: DataConfig) -> tuple[DataSet, Splits]:
         splits = replace(splits, labelled=splits.labelled + splits.unlabelled, unlabelled=())
     if not splits.labelled:
         raise InputError("names no labelled case", where=data.folder / INDEX)
+    if config.fold is not None:
+        splits = take_fold(data, splits, config.fold, config.fold_seed)
     if config.labelled is not None:
         if config.labelled > len(splits.labelled):
             what = f"data.labelled = {config.labelled}, but {len(splits.labelled)} cases are labelled"
@@ -172,6 +175,31 @@ class Sampler:
         self.labelled, self.unlabelled = labelled, unlabelled
         self.task, self.data, self.augment = task, data, augment
         self.seed, self.world = seed, world
+
+    @classmethod
+    def of(cls, config: TrainConfig, data: DataSet, splits: Splits, world: World = ALONE) -> Sampler:
+        """Read the cases that a run learns from.
+
+        Raises
+        ------
+        InputError
+            If a case cannot be read, or the method wants unlabelled cases and there are none.
+        """
+        labelled = [read_case(data, name, config.task, labelled=True) for name in splits.labelled]
+        names = splits.unlabelled if config.method != "supervised" else ()
+        unlabelled = [read_case(data, name, config.task, labelled=False) for name in names]
+        if config.method != "supervised" and not unlabelled:
+            todo = "Set method = 'supervised'"
+            raise InputError("names no unlabelled case", where=data.folder / INDEX, todo=todo)
+        return cls(
+            labelled,
+            unlabelled,
+            task=config.task,
+            data=config.data,
+            augment=config.augment,
+            seed=config.run.seed,
+            world=world,
+        )
 
     def batch(self, iteration: int, views: Views) -> Batch:
         """The batch of one iteration, or this process's share of it."""

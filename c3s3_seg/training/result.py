@@ -13,7 +13,7 @@ from c3s3_seg.dataset import Splits
 from c3s3_seg.models.storage import to_bytes
 from c3s3_seg.schema import dump
 from c3s3_seg.training.card import model_card
-from c3s3_seg.training.run import Run
+from c3s3_seg.training.run import Run, best_record
 from c3s3_seg.training.validation import Validation
 
 
@@ -21,21 +21,32 @@ def write_bundle(run: Run, splits: Splits, results: list[Validation]) -> ModelBu
     """Choose the candidate with the best mean Dice on validation and write `folder/bundle`.
 
     Without validation cases the first candidate is the winner. The other one ships as the partner,
-    unless the configuration names only one.
+    unless the configuration names only one. With `run.keep` = best each net ships as it was when it was best.
     """
-    scores = {result.candidate: result.dice for result in results}
+    kept = _kept(run, results)
+    scores = {record["candidate"]: record["dice"] for record in kept}
     candidates = run.method.candidates()
     wanted: Collection[str] = run.config.networks.ship or candidates
     order = sorted((name for name in candidates if name in wanted), key=lambda name: -scores.get(name, 0.0))
     networks: list[Network] = []
     files: dict[str, bytes] = {}
     for stem, name in zip(("model", "partner"), order, strict=False):
-        network = replace(candidates[name][1], stem=stem)  # type: ignore[arg-type]
+        network = replace(candidates[name][1], stem=stem)
         networks.append(network)
-        files[network.weights] = to_bytes(run.emas[name].net, run.config.networks.storage)
-    facts = _facts(run, splits, results)
+        net = run.answer(name)
+        if name in run.best:
+            net.load_state_dict(run.best[name])
+        files[network.weights] = to_bytes(net, run.config.networks.storage)
+    facts = _facts(run, splits, results) | {"kept": run.config.run.keep, "validation_kept": kept}
     files[CARD] = model_card(run.config, networks, facts).encode()
     return ModelBundle.create(run.folder / "bundle", run.config.task, files, tuple(networks), facts)
+
+
+def _kept(run: Run, results: list[Validation]) -> list[dict[str, Any]]:
+    """The validation record of the weights that ship, net by net; as rounded as the history is."""
+    if run.config.run.keep == "best":
+        return [r for name in run.emas if (r := best_record(run.history, name)) is not None]
+    return [result.record(run.iteration) for result in results]
 
 
 def _facts(run: Run, splits: Splits, results: list[Validation]) -> dict[str, Any]:
@@ -49,6 +60,7 @@ def _facts(run: Run, splits: Splits, results: list[Validation]) -> dict[str, Any
             "unlabelled": _used(run, splits),
             "validation": len(splits.validation),
         },
+        "fold": run.config.data.fold,
         "iterations": run.iteration,
         "seconds": round(run.seconds),
         "torch": str(torch.__version__),

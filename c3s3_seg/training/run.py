@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import time
@@ -30,6 +31,7 @@ MAY_CHANGE = {
     "c3s3.warm_start",
     "run.validate_every",
     "run.checkpoint_every",
+    "run.patience",
     "run.threads",
     "run.recompute",
     "networks.ship",
@@ -59,12 +61,21 @@ class Run:
         }
         self.iteration = 0
         self.history: list[dict[str, Any]] = []
+        # Weights by net: the best so far, only where they may be kept; and the first ones, where they are
+        # blended with what is learnt.
+        self.best: dict[str, checkpoint.Tensors] = {}
+        self.first: dict[str, checkpoint.Tensors] = {}
         self._earlier_s, self._started_s = 0.0, time.monotonic()
 
     @property
     def seconds(self) -> float:
         """Wall clock spent so far, over all processes of this run."""
         return self._earlier_s + time.monotonic() - self._started_s
+
+    @property
+    def begun(self) -> bool:
+        """Whether it began from a bundle's networks."""
+        return any("begun_from" in record for record in self.history)
 
     def step(self, batch: Batch) -> dict[str, float]:
         """One iteration; the numbers for the log."""
@@ -106,6 +117,9 @@ class Run:
         tensors |= {f"scaler.{k}": torch.tensor(v) for k, v in self.scaler.state_dict().items()}
         for name, ema in self.emas.items():
             tensors |= {f"ema.{name}.{k}": v for k, v in ema.net.state_dict().items()}
+        for kind, kept in (("best", self.best), ("first", self.first)):
+            for name, weights in kept.items():
+                tensors |= {f"{kind}.{name}.{k}": v for k, v in weights.items()}
         for name, optimiser in self.optimisers.items():
             tensors |= {f"optim.{name}.{k}": v for k, v in checkpoint.optimiser_tensors(optimiser).items()}
         state = checkpoint.State(self.iteration, dump(self.config), tensors, self.history, self.seconds)
@@ -130,6 +144,10 @@ class Run:
         self.method.load_state_dict(checkpoint.under("method", state.tensors))
         for name, ema in self.emas.items():
             ema.net.load_state_dict(checkpoint.under(f"ema.{name}", state.tensors))
+            for kind, kept in (("best", self.best), ("first", self.first)):
+                weights = checkpoint.under(f"{kind}.{name}", state.tensors)
+                if weights:
+                    kept[name] = weights
         for name, optimiser in self.optimisers.items():
             checkpoint.restore_optimiser(optimiser, checkpoint.under(f"optim.{name}", state.tensors))
         torch.set_rng_state(state.tensors["rng.cpu"])
@@ -142,10 +160,58 @@ class Run:
             self.history.append({"iteration": self.iteration, "changed": changed})
 
     def validate(self, cases: list[ValidationCase]) -> list[Validation]:
-        """Score the average of every candidate and note it in the history."""
-        results = [validate(name, ema.net, self.config.task, cases) for name, ema in self.emas.items()]
-        self.history += [result.record(self.iteration) for result in results]
+        """Score the average of every candidate, note it in the history, and keep what may ship."""
+        results = [validate(name, self.answer(name), self.config.task, cases) for name in self.emas]
+        for result in results:
+            name, record = result.candidate, result.record(self.iteration)
+            before = best_record(self.history, name)
+            if self.config.run.keep == "best" and (before is None or record["dice"] > before["dice"]):
+                self.best[name] = {k: v.clone() for k, v in self.answer(name).state_dict().items()}
+            self.history.append(record)
         return results
+
+    def answer(self, name: str) -> nn.Module:
+        """A net as it would ship now: its average, blended with what it began from."""
+        net = self.emas[name].net
+        if name not in self.first:
+            return net
+        share, blended = self.config.run.blend, copy.deepcopy(net)
+        first = {k: v.to(self.device) for k, v in self.first[name].items()}
+        learnt = net.state_dict()
+        blended.load_state_dict(
+            {k: first[k].lerp(v, share) if v.is_floating_point() else v for k, v in learnt.items()}
+        )
+        return blended
+
+    def stalled(self) -> bool:
+        """Whether the patience is at its end."""
+        dice: dict[int, dict[str, float]] = {}
+        for record in self.history:
+            if "dice" in record:
+                dice.setdefault(record["iteration"], {})[record["candidate"]] = record["dice"]
+        counted = sum(iteration > warm_start(self.config) for iteration in dice)
+        patience = self.config.run.patience
+        return 0 < patience <= min(counted, since_gain([tuple(d.values()) for d in dice.values()]))
+
+
+def best_record(history: list[dict[str, Any]], candidate: str) -> dict[str, Any] | None:
+    """The first of a net's validation records with the highest mean Dice; None where it has none."""
+    records = [r for r in history if r.get("candidate") == candidate]
+    return max(records, key=lambda r: float(r["dice"]), default=None)
+
+
+def since_gain(validations: list[tuple[float, ...]]) -> int:
+    """How many validations ago some net last was better than at any time before; each is one Dice a net."""
+    for back, now in enumerate(reversed(validations)):
+        before = validations[: len(validations) - 1 - back]
+        if not before or any(d > max(past) for d, past in zip(now, zip(*before, strict=True), strict=True)):
+            return back
+    return 0
+
+
+def warm_start(config: TrainConfig) -> int:
+    """Iterations of a run in which its method does not teach yet."""
+    return config.c3s3.warm_start if config.method in ("c3s3", "mcf") else 0
 
 
 def schedule(config: OptimiserConfig, progress: float) -> float:

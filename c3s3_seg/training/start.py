@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from c3s3_seg.bundle import ModelBundle, Network
@@ -13,8 +14,8 @@ from c3s3_seg.training.run import Run
 def begin_from(run: Run, bundle: ModelBundle) -> None:
     """Fill the nets of a fresh run, and their averages, with a bundle's weights.
 
-    A net that the bundle does not hold begins from chance. What was taken goes into the history, and
-    from there into the new bundle's card.
+    A net that the bundle does not hold begins from chance; of several of one kind, as in an ensemble, the
+    first is taken. What was taken goes into the history, and from there into the new bundle's card.
 
     Raises
     ------
@@ -24,7 +25,7 @@ def begin_from(run: Run, bundle: ModelBundle) -> None:
     _same_task(run, bundle)
     candidates = run.method.candidates()
     members = bundle.members()
-    taken = [(home, network) for home, network in members if network.architecture in candidates]
+    taken = _first_of_each(members, candidates)
     if not taken:
         found = ", ".join(network.architecture for _, network in members)
         what = f"it holds {found}; method '{run.config.method}' trains {', '.join(candidates)}"
@@ -35,7 +36,19 @@ def begin_from(run: Run, bundle: ModelBundle) -> None:
         weights = load_torch(home, network).state_dict()
         net.load_state_dict(weights)
         run.emas[network.architecture].net.load_state_dict(weights)
+        if run.config.run.blend < 1:
+            run.first[network.architecture] = weights
     run.history.append({"iteration": 0, "begun_from": _origin(bundle, taken)})
+
+
+def _first_of_each(
+    members: list[tuple[ModelBundle, Network]], kinds: Collection[str]
+) -> list[tuple[ModelBundle, Network]]:
+    first: dict[str, tuple[ModelBundle, Network]] = {}
+    for home, network in members:
+        if network.architecture in kinds:
+            first.setdefault(network.architecture, (home, network))
+    return list(first.values())
 
 
 def _origin(bundle: ModelBundle, taken: list[tuple[ModelBundle, Network]]) -> dict[str, Any]:

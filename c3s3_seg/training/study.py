@@ -17,7 +17,7 @@ from c3s3_seg.files import make_folder, write_whole
 from c3s3_seg.report.study import Trained
 from c3s3_seg.schema import closed, dump, parse
 from c3s3_seg.training import checkpoint
-from c3s3_seg.training.config import TrainConfig, load_config
+from c3s3_seg.training.config import TrainConfig, load_config, parse_share
 from c3s3_seg.training.listeners import open_listener
 from c3s3_seg.training.train import train
 
@@ -116,10 +116,7 @@ def share(plans: list[Plan], text: str) -> list[Plan]:
     ConfigError
         If it is not of that form, or I is not within 1 to N.
     """
-    match = re.fullmatch(r"(\d+)/(\d+)", text)
-    number, count = (int(part) for part in match.groups()) if match else (0, 0)
-    if not 1 <= number <= count:
-        raise ConfigError(f"found --shard {text!r}, wanted I/N with I from 1 to N", todo="For example 1/2")
+    number, count = parse_share(text, "--shard")
     return plans[number - 1 :: count]
 
 

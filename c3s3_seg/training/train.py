@@ -11,22 +11,16 @@ import torch
 
 from c3s3_seg.allocator import keep_pages
 from c3s3_seg.bundle import ModelBundle
-from c3s3_seg.dataset import INDEX, DataSet, Splits
-from c3s3_seg.errors import InputError
+from c3s3_seg.dataset import DataSet, Splits
+from c3s3_seg.errors import ConfigError, InputError
 from c3s3_seg.training import checkpoint
 from c3s3_seg.training.config import TrainConfig
-from c3s3_seg.training.data import (
-    Batch,
-    Sampler,
-    read_case,
-    read_splits,
-    read_validation,
-)
+from c3s3_seg.training.data import Batch, Sampler, read_splits, read_validation
 from c3s3_seg.training.result import write_bundle
 from c3s3_seg.training.run import Run
 from c3s3_seg.training.start import begin_from
 from c3s3_seg.training.validation import Validation
-from c3s3_seg.training.world import join, wait
+from c3s3_seg.training.world import join, led, wait
 
 
 class Listener(Protocol):
@@ -72,12 +66,12 @@ def train(
         does not fit the configuration.
     """
     keep_pages()
-    if config.run.threads is not None:
-        torch.set_num_threads(config.run.threads)
-    torch.use_deterministic_algorithms(True)
-    # Filling fresh tensors guards against reading them unwritten; nothing here does, and it costs 7 %.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    deterministic(config)
     data, splits = read_splits(config.data)
+    _check_validation(config, data, splits)
+    if config.run.blend < 1 and start is None and not resume:
+        what = f"run.blend = {config.run.blend:g} needs a bundle to begin from"
+        raise ConfigError(what, todo="Give one with --from, or set run.blend = 1")
     folder.mkdir(parents=True, exist_ok=True)
     if not resume and (folder / checkpoint.FILE).exists():
         todo = "Go on with --resume, or give another folder"
@@ -95,20 +89,42 @@ def train(
     return ModelBundle.load(folder / "bundle")
 
 
+def deterministic(config: TrainConfig) -> None:
+    """The same numbers in a second run, on as many threads as the configuration says."""
+    if config.run.threads is not None:
+        torch.set_num_threads(config.run.threads)
+    torch.use_deterministic_algorithms(True)
+    # Filling fresh tensors guards against reading them unwritten; nothing here does, and it costs 7 %.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+def _check_validation(config: TrainConfig, data: DataSet, splits: Splits) -> None:
+    wants = {"run.keep = 'best'": config.run.keep == "best", "run.patience": config.run.patience > 0}
+    for key in (key for key, wanted in wants.items() if wanted and not splits.validation):
+        todo = "Name validation cases in the index, or set data.fold or data.validation_from_unlabelled"
+        raise InputError(f"{key} needs validation cases, and there are none", where=data.folder, todo=todo)
+
+
 def _learn(run: Run, data: DataSet, splits: Splits, listener: Listener) -> list[Validation]:
     """From the run's iteration to its last; the last validation. One process alone validates and writes."""
     config, leads = run.config, run.world.leads
     cases = read_validation(data, splits.validation) if leads else []
     results: list[Validation] = []
     listener.began(run.iteration, config.run.iterations)
-    for batch in _batches(_sampler(run, data, splits), run):
+    if cases and run.iteration == 0 and run.begun:  # what is to be improved
+        listener.validated(0, run.validate(cases))
+    for batch in () if run.stalled() else _batches(Sampler.of(config, data, splits, run.world), run):
         listener.stepped(run.iteration + 1, run.step(batch))
-        last = run.iteration == config.run.iterations
-        if cases and (last or run.iteration % config.run.validate_every == 0):
-            results = run.validate(cases)
-            listener.validated(run.iteration, results)
-        if leads and (last or run.iteration % config.run.checkpoint_every == 0):
+        ends = run.iteration == config.run.iterations
+        if ends or run.iteration % config.run.validate_every == 0:
+            if cases:
+                results = run.validate(cases)
+                listener.validated(run.iteration, results)
+            ends = ends or led(leads and run.stalled())
+        if leads and (ends or run.iteration % config.run.checkpoint_every == 0):
             run.save()
+        if ends:
+            break
     if not results and cases:  # resumed after the last iteration
         results = run.validate(cases)
     return results
@@ -132,23 +148,3 @@ def _batches(sampler: Sampler, run: Run) -> Iterator[Batch]:
             batch = ahead.result()
             ahead = pool.submit(sampler.batch, iteration + 1, views(iteration + 1))
             yield batch
-
-
-def _sampler(run: Run, data: DataSet, splits: Splits) -> Sampler:
-    config = run.config
-    labelled = [read_case(data, name, config.task, labelled=True) for name in splits.labelled]
-    names = splits.unlabelled if config.method != "supervised" else ()
-    unlabelled = [read_case(data, name, config.task, labelled=False) for name in names]
-    if config.method != "supervised" and not unlabelled:
-        raise InputError(
-            "names no unlabelled case", where=data.folder / INDEX, todo="Set method = 'supervised'"
-        )
-    return Sampler(
-        labelled,
-        unlabelled,
-        task=config.task,
-        data=config.data,
-        augment=config.augment,
-        seed=config.run.seed,
-        world=run.world,
-    )

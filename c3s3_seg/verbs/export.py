@@ -32,7 +32,8 @@ def export(
         typer.Option(min=1, max=64, help="Patches in one call: fixed, for TensorRT the most. Default: free."),
     ] = None,
     ensemble: Annotated[
-        bool, typer.Option("--ensemble", help="Both networks in one file, their probabilities averaged.")
+        bool,
+        typer.Option("--ensemble", help="All networks in one file, averaged; a companion's too."),
     ] = False,
     check: Annotated[
         list[Path] | None,

@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+if TYPE_CHECKING:
+    from c3s3_seg.io.pacs_link import Caller
+
 ServerText = Annotated[str, typer.Argument(help="The server: TITLE@host:port.", metavar="SERVER")]
+Title = Annotated[str, typer.Option(help="Our own AE title, as the server knows it.")]
+Timeout = Annotated[float, typer.Option(min=1.0, help="Seconds that an answer may take.")]
+Encrypted = Annotated[bool, typer.Option("--tls", help="Encrypt, and check the server's certificate.")]
+Trusted = Annotated[
+    Path | None, typer.Option("--trust", help="PEM file of who may vouch for the server. Implies --tls.")
+]
+Shown = Annotated[
+    Path | None, typer.Option("--certificate", help="PEM file with our certificate and key. Implies --tls.")
+]
 
 
 def fetch(
@@ -18,28 +30,63 @@ def fetch(
         str | None, typer.Option(help="Accession number, in place of the study UID.")
     ] = None,
     series: Annotated[str | None, typer.Option(help="Only the series of this UID.")] = None,
+    move: Annotated[
+        str | None, typer.Option(help="Let the server send to this AE title of ours (C-MOVE): we listen.")
+    ] = None,
+    listen: Annotated[
+        str | None, typer.Option(help="host:port to listen on for --move. Default: 127.0.0.1:11112.")
+    ] = None,
+    title: Title = "C3S3SEG",
+    timeout: Timeout = 30.0,
+    tls: Encrypted = False,
+    trust: Trusted = None,
+    certificate: Shown = None,
 ) -> None:
-    """Fetch a study from a PACS (C-FIND, C-GET). Nothing listens on this machine."""
+    """Fetch a study from a PACS (C-FIND, C-GET). Nothing listens on this machine, but for --move."""
     from c3s3_seg.errors import InputError
-    from c3s3_seg.io.pacs import Node, find_studies
     from c3s3_seg.io.pacs import fetch as get
+    from c3s3_seg.io.pacs import find_studies
+    from c3s3_seg.io.pacs_link import Listener, Node
 
-    node = Node.parse(server)
+    node, caller = Node.parse(server), _caller(title, timeout, tls, trust, certificate)
     if (study is None) == (accession is None):
         raise InputError("wanted either --study or --accession")
-    studies = [study] if study is not None else find_studies(node, accession or "")
+    if move is None and listen is not None:
+        raise InputError(
+            "--listen is for --move", todo="Give our AE title with --move, or leave --listen out"
+        )
+    listener = None if move is None else Listener.parse(move, listen)
+    if listener is not None and not listener.is_local:
+        typer.echo(f"listening on {listener.host}:{listener.port}, which other machines can reach", err=True)
+    studies = [study] if study is not None else find_studies(node, accession or "", caller)
     if not studies:
         raise InputError(f"{node} has no study of this accession number")
-    files = [path for uid in studies for path in get(node, out, study=uid, series=series)]
-    typer.echo(f"{len(files)} files are in {out}.")
+    fetched = [get(node, out, study=uid, series=series, caller=caller, listener=listener) for uid in studies]
+    typer.echo(f"{sum(map(len, fetched))} files are in {out}.")
 
 
 def send(
     server: ServerText,
     files: Annotated[list[Path], typer.Argument(help="DICOM files, as `predict --format dicom-seg` writes.")],
+    title: Title = "C3S3SEG",
+    timeout: Timeout = 30.0,
+    tls: Encrypted = False,
+    trust: Trusted = None,
+    certificate: Shown = None,
 ) -> None:
     """Send DICOM files to a PACS (C-STORE)."""
-    from c3s3_seg.io.pacs import Node
     from c3s3_seg.io.pacs import send as store
+    from c3s3_seg.io.pacs_link import Node
 
-    typer.echo(f"{store(Node.parse(server), files)} files were sent.")
+    caller = _caller(title, timeout, tls, trust, certificate)
+    typer.echo(f"{store(Node.parse(server), files, caller)} files were sent.")
+
+
+def _caller(title: str, timeout: float, tls: bool, trust: Path | None, certificate: Path | None) -> Caller:
+    from c3s3_seg.errors import InputError
+    from c3s3_seg.io.pacs_link import Caller, Tls
+
+    if not 1 <= len(title) <= 16 or "\\" in title:
+        raise InputError(f"found the AE title '{title}', wanted 1 to 16 characters")
+    encrypted = tls or trust is not None or certificate is not None
+    return Caller(title, timeout, Tls(trust, certificate) if encrypted else None)

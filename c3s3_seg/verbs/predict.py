@@ -47,17 +47,19 @@ def predict(
         bool,
         typer.Option("--probabilities", help="Write each label's probability too, to OUT/probabilities."),
     ] = False,
-    ensemble: Annotated[
-        bool, typer.Option("--ensemble", help="Average both networks of the bundle.")
-    ] = False,
+    ensemble: Annotated[bool, typer.Option("--ensemble", help="Average all networks of the bundle.")] = False,
     uncertainty: Annotated[
         bool,
         typer.Option(
-            "--uncertainty", help="Compare both networks: maps in OUT/uncertainty, doubtful cases flagged."
+            "--uncertainty", help="Compare the networks: maps in OUT/uncertainty, doubtful cases flagged."
         ),
     ] = False,
     picture: Annotated[
         bool, typer.Option("--picture", help="Draw each case with its contour as PNG.")
+    ] = False,
+    key_image: Annotated[
+        bool,
+        typer.Option("--key-image", help="Write that picture as DICOM Secondary Capture. Needs DICOM input."),
     ] = False,
     series: Annotated[
         str | None,
@@ -175,6 +177,7 @@ def predict(
         truth,
         picture,
         html=html,
+        key_image=key_image,
         deterministic=deterministic,
         reading=Reading(series, fixes(fix or []), bundle.task.series),
         care=Care(force, roi),

@@ -17,6 +17,10 @@ def train(
         list[str] | None,
         typer.Option("--set", help="Override a key: --set run.iterations=100", metavar="KEY=VALUE"),
     ] = None,
+    fold: Annotated[
+        str | None,
+        typer.Option(help="I/K: part I of K of the labelled cases validates. Short for --set data.fold."),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint.")] = False,
     start: Annotated[
         str | None, typer.Option("--from", help="A bundle whose networks the run begins from.")
@@ -30,7 +34,8 @@ def train(
     from c3s3_seg.training.train import train as run
     from c3s3_seg.training.world import World
 
-    settings = load_config(config, set_ or [])
+    changes = [*(set_ or []), *([] if fold is None else [f"data.fold={fold}"])]
+    settings = load_config(config, changes)
     begin = ModelBundle.find(start) if start is not None else None
     with open_listener(out) as listener:
         bundle = run(settings, out, listener, resume=resume, start=begin)

@@ -18,11 +18,11 @@ import pytest
 from c3s3_seg import open_predictor
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import InputError, MissingError
-from c3s3_seg.export.form import Form, Precision
+from c3s3_seg.export.form import Form
 from c3s3_seg.export.write import export_folder
-from c3s3_seg.inference.backends import OnnxBackend
 from c3s3_seg.inference.cuda import gpu
 from c3s3_seg.inference.engines import Profile, Stamp, Vault
+from c3s3_seg.inference.onnx import OnnxBackend
 from c3s3_seg.inference.tensorrt import TensorRtBackend, widened
 from c3s3_seg.phantom import simulate
 
@@ -60,7 +60,7 @@ def vault(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFact
 
 def test_an_engine_gives_the_logits_of_onnx_runtime(bundle: ModelBundle) -> None:
     backend = TensorRtBackend.of_bundle(bundle, bundle.networks[0])
-    wanted = OnnxBackend(bundle.folder / bundle.networks[0].graph)
+    wanted = OnnxBackend(bundle.folder / bundle.networks[0].graph, device="cpu")
     for shape in (bundle.task.patch, (96, 80, 48), (16, 16, 16), (192, 160, 96)):
         patch = np.random.default_rng(0).normal(size=(1, 1, *shape)).astype(np.float32)
         a, b = backend(patch), wanted(patch)
@@ -73,13 +73,15 @@ def test_an_engine_gives_the_logits_of_onnx_runtime(bundle: ModelBundle) -> None
 def test_masks_are_those_of_the_cpu(bundle: ModelBundle) -> None:
     scan = simulate(20_261).scan
     a = open_predictor(bundle, backend="tensorrt")(scan).mask.array
-    b = open_predictor(bundle, backend="onnx")(scan).mask.array
+    b = open_predictor(bundle, backend="openvino")(scan).mask.array
     assert (a != b).sum() <= 1e-5 * a.size
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_an_export_passes_the_gate(bundle: ModelBundle, precision: Precision, tmp_path: Path) -> None:
-    path, proof = export_folder(bundle, "tensorrt", Form(precision), tmp_path, [simulate(0).scan])
+@pytest.mark.parametrize(
+    "form", [Form(), Form("fp16"), Form(ensemble=True)], ids=["fp32", "fp16", "ensemble"]
+)
+def test_an_export_passes_the_gate(bundle: ModelBundle, form: Form, tmp_path: Path) -> None:
+    path, proof = export_folder(bundle, "tensorrt", form, tmp_path, [simulate(0).scan])
     assert path.suffix == ".engine"
     assert proof.holds
 

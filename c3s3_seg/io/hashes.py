@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from c3s3_seg.errors import InputError
@@ -45,6 +46,27 @@ def scan_sha256(path: Path) -> str:
     root = path if path.is_dir() else path.parent
     lines = [os.fsencode(file.relative_to(root)) + b"\0" + sha256(file).encode() + b"\n" for file in files]
     return hashlib.sha256(b"".join(lines)).hexdigest()
+
+
+def content_sha256(files: Sequence[Path], part: str = "") -> str:
+    """Of files whatever they are called and in whatever order: a copy elsewhere is the same.
+
+    Parameters
+    ----------
+    files
+        At least one; of a single one it is the file's own.
+    part
+        What tells apart two scans in the same files.
+
+    Raises
+    ------
+    InputError
+        If one cannot be read.
+    """
+    each = sorted(sha256(file) for file in files)
+    if len(each) == 1 and not part:
+        return each[0]
+    return hashlib.sha256("\n".join([*each, part]).encode()).hexdigest()
 
 
 def input_sha256(scan: Path, truth: Path | None) -> dict[str, str]:

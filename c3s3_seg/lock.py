@@ -10,19 +10,18 @@ from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from c3s3_seg.batch.shard import Shard
 from c3s3_seg.errors import InputError
 
 NAME = ".c3s3-seg.lock"
 
 
 @contextmanager
-def hold(folder: Path, shard: Shard | None = None) -> Iterator[tuple[int, ...]]:
+def hold(folder: Path, share: str | None = None) -> Iterator[tuple[int, ...]]:
     """Hold a folder for writing; gives the file descriptors, which workers may inherit.
 
     The kernel frees the lock when the last process that has the descriptor is gone: a crash leaves
-    none behind, and as long as an orphaned worker could still write, nobody else can. Shards of
-    one run hold the folder together, and each of them its own share alone.
+    none behind, and as long as an orphaned worker could still write, nobody else can. Whoever names a
+    share of one run holds the folder together with the other shares, and this one alone.
 
     Raises
     ------
@@ -30,9 +29,9 @@ def hold(folder: Path, shard: Shard | None = None) -> Iterator[tuple[int, ...]]:
         If somebody else holds it, with the process and the machine, or if no lock can be made there.
     """
     with ExitStack() as stack:
-        held = [stack.enter_context(_locked(folder / NAME, shared=shard is not None))]
-        if shard is not None:
-            held.append(stack.enter_context(_locked(folder / f"{NAME}.{shard}", shared=False)))
+        held = [stack.enter_context(_locked(folder / NAME, shared=share is not None))]
+        if share is not None:
+            held.append(stack.enter_context(_locked(folder / f"{NAME}.{share}", shared=False)))
         yield tuple(held)
 
 

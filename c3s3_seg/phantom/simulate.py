@@ -1,23 +1,23 @@
 """A simulated late-enhancement MRI of the heart with a known answer, as NIfTI or as a DICOM series.
 
 The truth is the continuous shape sampled at voxel centres; the scan is the same shape seen through
-partial volume, a coil's brightness field and Rician noise. A seed alone decides every byte.
+partial volume, a coil's brightness field and Rician noise. A seed alone decides every byte. The same
+anatomy as a CT has Hounsfield units in place of brightness, an even field and Gaussian noise.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from c3s3_seg.errors import InputError
-from c3s3_seg.phantom_anatomy import Variation, build_anatomy
-from c3s3_seg.phantom_solids import Canvas, Field, Floats, smooth_field
+from c3s3_seg.phantom.anatomy import Variation, build_anatomy
+from c3s3_seg.phantom.solids import Canvas, Field, Floats, smooth_field
 from c3s3_seg.volume import Array, Geometry, Source, Volume
 
-FileFormat = Literal["dicom", "nii.gz"]
+Modality = Literal["MR", "CT"]
 
 # Brightness as a fraction of the blood in the atrium: (lowest, highest) over all scans. Myocardium
 # is nulled by the inversion pulse and fat is suppressed; every blood pool is as bright as the atrium.
@@ -45,6 +45,31 @@ BRIGHTNESS: dict[str, tuple[float, float]] = {
     "scar": (1.05, 1.35),
 }
 
+# Hounsfield units in an early venous phase, (lowest, highest) over all scans; the blood pools are alike.
+HOUNSFIELD: dict[str, tuple[float, float]] = {
+    "fat": (-115, -85),
+    "muscle": (45, 70),
+    "subcutaneous": (-110, -80),
+    "lung": (-880, -780),
+    "lung_vessel": (100, 160),
+    "liver": (90, 125),
+    "cortex": (450, 800),
+    "marrow": (120, 260),
+    "disc": (60, 100),
+    "canal": (15, 40),
+    "wall": (40, 70),
+    "myocardium": (80, 110),
+    "right_atrium": (130, 190),
+    "right_ventricle": (130, 190),
+    "pulmonary_artery": (130, 190),
+    "aorta": (150, 190),
+    "vein": (150, 190),
+    "left_ventricle": (150, 190),
+    "left_atrium": (150, 190),
+    "leaflet": (60, 100),
+    "scar": (60, 110),
+}
+
 
 @dataclass(frozen=True)
 class Simulator:
@@ -69,19 +94,22 @@ class Simulator:
     bias: float = 0.3  # largest deviation of the coil's brightness from 1
     texture: float = 0.08  # strands and twigs in what is not blood, as a fraction of blood
     noise: tuple[float, float] = (0.06, 0.13)  # SD of either noise channel, as a fraction of blood
+    noise_hu: tuple[float, float] = (10.0, 25.0)  # SD of a CT's noise
     variation: Variation = field(default_factory=Variation)
 
 
 @dataclass(frozen=True)
 class Phantom:
-    """A scan, (i, j, k) uint16 grey levels, and its left atrium, (i, j, k) uint8, 1 inside."""
+    """A scan, (i, j, k) uint16 grey levels or int16 HU, and its left atrium, (i, j, k) uint8, 1 inside."""
 
     scan: Volume
     truth: Volume
 
 
-def simulate(seed: int, simulator: Simulator | None = None) -> Phantom:
+def simulate(seed: int, simulator: Simulator | None = None, modality: Modality = "MR") -> Phantom:
     """One heart region from a seed (an integer from 0 on): the same seed gives the same bytes.
+
+    As MR and as CT a seed is the same patient in the same place.
 
     Raises
     ------
@@ -94,9 +122,11 @@ def simulate(seed: int, simulator: Simulator | None = None) -> Phantom:
     rng = np.random.default_rng(seed)
     geometry = _random_geometry(rng, setup)
     anatomy = build_anatomy(Canvas(_anatomy_points(rng, setup, geometry)), rng, setup.variation)
-    image = _paint(rng, setup, [(layer.tissue, layer.field) for layer in anatomy.layers])
-    source = Source(modality="MR", notes=(f"simulated, seed {seed}",))
-    scan = geometry.volume(_acquire(rng, setup, image), source)
+    layers = [(layer.tissue, layer.field) for layer in anatomy.layers]
+    image = _paint(rng, setup, layers, BRIGHTNESS if modality == "MR" else HOUNSFIELD)
+    source = Source(modality=modality, notes=(f"simulated, seed {seed}",))
+    acquire = _acquire if modality == "MR" else _acquire_ct
+    scan = geometry.volume(acquire(rng, setup, image), source)
     truth = geometry.volume((anatomy.cavity > 0).astype(np.uint8), source)
     return Phantom(scan, truth)
 
@@ -141,9 +171,14 @@ def _anatomy_points(rng: np.random.Generator, setup: Simulator, geometry: Geomet
     return points
 
 
-def _paint(rng: np.random.Generator, setup: Simulator, layers: list[tuple[str, Field]]) -> Field:
-    """Paint the tissues over each other, a voxel on a surface in proportion: (i, j, k), 1 = blood."""
-    brightness = {tissue: rng.uniform(low, high) for tissue, (low, high) in BRIGHTNESS.items()}
+def _paint(
+    rng: np.random.Generator,
+    setup: Simulator,
+    layers: list[tuple[str, Field]],
+    table: dict[str, tuple[float, float]],
+) -> Field:
+    """Paint the tissues over each other, a voxel on a surface in proportion: (i, j, k), the table's unit."""
+    brightness = {tissue: rng.uniform(low, high) for tissue, (low, high) in table.items()}
     image = np.full(layers[0][1].shape, brightness["fat"], np.float32)
     for tissue, distance in layers:
         share = np.clip(distance / setup.blend_mm + 0.5, 0, 1)
@@ -168,89 +203,11 @@ def _acquire(rng: np.random.Generator, setup: Simulator, image: Field) -> Array:
     return np.asarray(np.rint(magnitude * rng.uniform(*setup.blood)), dtype=np.uint16)
 
 
-def save(phantom: Phantom, folder: Path, *, seed: int, file_format: FileFormat) -> tuple[Path, Path]:
-    """Write a phantom below a folder; gives the paths of the scan and of the truth.
+def _acquire_ct(rng: np.random.Generator, setup: Simulator, image: Field) -> Array:
+    """Point spread and noise as smooth as a soft kernel leaves it: (i, j, k) int16 Hounsfield units."""
+    from scipy import ndimage
 
-    The scan is `phantom-<seed>/` (a DICOM series) or `phantom-<seed>.nii.gz`; the truth is always
-    `truth/phantom-<seed>.nii.gz`.
-
-    Raises
-    ------
-    InputError
-        If a file is there already, or the format is neither of the two.
-    """
-    from c3s3_seg.io import save as save_image
-
-    if file_format not in ("dicom", "nii.gz"):
-        raise InputError(f"found the format {file_format!r}, wanted 'dicom' or 'nii.gz'")
-    name = f"phantom-{seed}"
-    scan = folder / (name if file_format == "dicom" else f"{name}.nii.gz")
-    truth = folder / "truth" / f"{name}.nii.gz"
-    for path in (scan, truth):
-        _refuse_existing(path)
-    truth.parent.mkdir(parents=True, exist_ok=True)
-    if file_format == "dicom":
-        from c3s3_seg.io.dicom_write import save_series
-
-        save_series(phantom.scan, scan, description=f"Simulated heart, seed {seed}", seed_uid=name)
-    else:
-        save_image(phantom.scan, scan)
-    save_image(phantom.truth, truth)
-    return scan, truth
-
-
-def write_cohort(folder: Path, *, labelled: int, unlabelled: int, validation: int, seed: int) -> Path:
-    """Write a training set of phantoms with seeds `seed`, `seed + 1`, ...; gives its `dataset.json`.
-
-    Scans go to `imagesTr`, the truth of labelled and validation cases to `labelsTr`; what is
-    unlabelled has no truth on disk, so that nothing can learn from it by mistake.
-
-    Raises
-    ------
-    InputError
-        If a number of cases is negative, or the folder holds a data set already.
-    """
-    from c3s3_seg.dataset import INDEX, DataSet, Splits
-    from c3s3_seg.io import save as save_image
-
-    counts = {"labelled": labelled, "unlabelled": unlabelled, "validation": validation}
-    if min(counts.values()) < 0:
-        raise InputError(f"found {counts}, wanted numbers of cases from 0 on")
-    for name in (INDEX, "imagesTr", "labelsTr"):
-        _refuse_existing(folder / name)
-    splits: dict[str, list[str]] = {}
-    for name in ("imagesTr", "labelsTr"):
-        (folder / name).mkdir(parents=True)
-    for split, count in counts.items():
-        splits[split] = [f"phantom-{seed + n}" for n in range(count)]
-        for name in splits[split]:
-            phantom = simulate(seed)
-            save_image(phantom.scan, folder / "imagesTr" / f"{name}.nii.gz")
-            if split != "unlabelled":
-                save_image(phantom.truth, folder / "labelsTr" / f"{name}.nii.gz")
-            seed += 1
-    known = Splits(**{split: tuple(names) for split, names in splits.items()})
-    data = DataSet(folder, "Left atrium, simulated late-enhancement MRI", "MR", {"left_atrium": 1}, known)
-    return data.save(source="c3s3_seg.phantom: simulated, nobody's data")
-
-
-def parse_cohort(text: str) -> tuple[int, int, int]:
-    """`4,16,4` -> numbers of labelled, unlabelled and validation cases.
-
-    Raises
-    ------
-    InputError
-        If it is not three whole numbers from 0 on.
-    """
-    parts = text.split(",")
-    if len(parts) != 3 or not all(part.strip().isdigit() for part in parts):
-        raise InputError(
-            f"found the cohort {text!r}, wanted LABELLED,UNLABELLED,VALIDATION", todo="For example: 4,16,4"
-        )
-    labelled, unlabelled, validation = (int(part) for part in parts)
-    return labelled, unlabelled, validation
-
-
-def _refuse_existing(path: Path) -> None:
-    if path.exists():
-        raise InputError("is there already", where=path, todo="Choose another folder, or move it away")
+    grain = ndimage.gaussian_filter(rng.standard_normal(image.shape, dtype=np.float32), 0.6)
+    noise = np.float32(rng.uniform(*setup.noise_hu)) * grain / grain.std()
+    signal = ndimage.gaussian_filter(image, setup.psf_vox) + noise
+    return np.asarray(np.rint(signal).clip(-1024, 3071), dtype=np.int16)

@@ -5,14 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from c3s3_seg.batch.lock import NAME, hold
-from c3s3_seg.batch.shard import Shard
 from c3s3_seg.errors import InputError
+from c3s3_seg.lock import NAME, hold
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from c3s3_seg.batch.lock import hold
+from c3s3_seg.lock import hold
 with hold(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
@@ -42,13 +41,13 @@ def test_a_second_process_is_refused_and_told_who_holds_it(tmp_path: Path) -> No
 
 
 def test_shards_share_the_folder_but_not_a_share(tmp_path: Path) -> None:
-    with hold(tmp_path, Shard(1, 2)), hold(tmp_path, Shard(2, 2)):
+    with hold(tmp_path, "1-of-2"), hold(tmp_path, "2-of-2"):
         with pytest.raises(InputError, match="another run"):
-            hold(tmp_path, Shard(1, 2)).__enter__()
+            hold(tmp_path, "1-of-2").__enter__()
         with pytest.raises(InputError, match="another run"):
             hold(tmp_path).__enter__()
     with hold(tmp_path), pytest.raises(InputError, match="another run"):
-        hold(tmp_path, Shard(1, 2)).__enter__()
+        hold(tmp_path, "1-of-2").__enter__()
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:

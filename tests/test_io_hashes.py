@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from c3s3_seg.batch.hashes import scan_files, scan_sha256, sha256
 from c3s3_seg.errors import InputError
+from c3s3_seg.io.hashes import content_sha256, scan_files, scan_sha256, sha256
 
 
 def dicom(path: Path, content: bytes) -> None:
@@ -46,3 +46,16 @@ def test_one_file_of_a_series_and_a_detached_header(tmp_path: Path) -> None:
     before = scan_sha256(tmp_path / "x.mhd")
     (tmp_path / "x.raw").write_bytes(b"other voxels")
     assert scan_sha256(tmp_path / "x.mhd") != before
+
+
+def test_content_is_the_same_under_other_names(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / name).write_text(name)
+    a, b = tmp_path / "a", tmp_path / "b"
+    whole = content_sha256([a, b])
+    assert content_sha256([a]) == sha256(a)
+    assert content_sha256([a], "echo 1") != sha256(a)
+    a, b = a.rename(tmp_path / "z"), b.rename(tmp_path / "y")
+    assert content_sha256([b, a]) == whole != content_sha256([b, a], "echo 1")
+    a.write_text("other")
+    assert content_sha256([b, a]) != whole

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from c3s3_seg.phantom_solids import Canvas, Field, Floats, smooth_field, smooth_union
+from c3s3_seg.phantom.solids import Canvas, Field, Floats, smooth_field, smooth_union
 
 Knots = tuple[tuple[float, float, float, float], ...]
 

@@ -1,0 +1,173 @@
+"""What is to be made of a folder: its scans by name, patient and split, before anything is written."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from c3s3_seg.dataset.convert import source_hashes
+from c3s3_seg.dataset.discover import Progress, Search, by_name, discover, silent
+from c3s3_seg.dataset.index import Splits
+from c3s3_seg.dataset.items import Inventory, Mask, Pair, Part
+from c3s3_seg.dataset.labels import Labels, agreed
+from c3s3_seg.dataset.layouts import read_layout
+from c3s3_seg.dataset.naming import Earlier, name_cases, name_patients, read_earlier
+from c3s3_seg.dataset.splits import Member, assign
+from c3s3_seg.errors import C3S3Error, InputError
+from c3s3_seg.workers import each
+
+UNREAD = {"image": ""}  # known as nothing: reading it will say why
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is wanted.
+
+    Parameters
+    ----------
+    search
+        How to look.
+    labels
+        Names and values; None: as the masks or the layout have them.
+    patient
+        A regular expression for the patient in the path of a scan; None: from DICOM, or each scan its own.
+    validation, seed
+        Patients for validation, and what draws them; None: about 1 in 10, or as the layout has it.
+    name, modality
+        Of the data set; empty: the folder's name, and what the headers say.
+    """
+
+    search: Search = field(default_factory=Search)
+    labels: Labels | None = None
+    patient: str | None = None
+    validation: int | None = None
+    seed: int = 0
+    name: str = ""
+    modality: str = ""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be made: pairs with their names and patients, and who is for what."""
+
+    pairs: tuple[Pair, ...]
+    cases: tuple[str, ...]
+    patients: tuple[str, ...]
+    hashes: tuple[Mapping[str, str], ...]
+    splits: Splits
+    labels: Labels
+    earlier: Earlier
+
+    @property
+    def wanted(self) -> list[int]:
+        """Numbers of the cases that are for something."""
+        named = {*self.splits.cases, *self.splits.test}
+        return [number for number, case in enumerate(self.cases) if case in named]
+
+
+def find(source: Path, settings: Settings, progress: Progress = silent) -> Inventory:
+    """What a folder holds, whatever its layout, with the patients as they are wanted.
+
+    Raises
+    ------
+    InputError
+        As `discover` and `read_layout` do.
+    """
+    found = read_layout(source, settings.search, progress)
+    if found is None:
+        found = discover(source, settings.search, progress)
+    if settings.validation is not None:
+        found = replace(found, pairs=tuple(_unsplit(pair) for pair in found.pairs))
+    if settings.patient is None:
+        return found
+    scans, refused = by_name([pair.scan for pair in found.pairs], settings.patient)
+    renamed = {scan.part: scan for scan in scans}
+    pairs = tuple(replace(p, scan=renamed[p.scan.part]) for p in found.pairs if p.scan.part in renamed)
+    return replace(found, pairs=pairs, refused=(*found.refused, *refused))
+
+
+def _unsplit(pair: Pair) -> Pair:
+    """A layout's own splits give way to a draw that was asked for; its test cases stay what they are."""
+    return pair if pair.scan.split == "test" else replace(pair, scan=replace(pair.scan, split=""))
+
+
+def labels_of(inventory: Inventory, settings: Settings) -> Labels:
+    """The labels of all masks: as they are given, as the layout has them, or as the masks do.
+
+    Raises
+    ------
+    InputError
+        If the masks do not agree.
+    """
+    given = settings.labels or (Labels(inventory.labels) if inventory.labels else None)
+    return agreed(given, [pair.mask for pair in inventory.pairs if pair.mask is not None])
+
+
+def modality_of(pairs: Sequence[Pair], settings: Settings) -> str:
+    """The modality of all scans, as far as it is known.
+
+    Raises
+    ------
+    InputError
+        If there are several.
+    """
+    kinds = Counter(pair.scan.modality for pair in pairs if pair.scan.modality)
+    if settings.modality or len(kinds) < 2:
+        return settings.modality or next(iter(kinds), "")
+    found = ", ".join(f"{count} of {name}" for name, count in kinds.most_common())
+    raise InputError(f"a data set is of one modality; found {found}", todo="Choose one with --modality")
+
+
+def arrange(inventory: Inventory, out: Path, labels: Labels, settings: Settings, progress: Progress) -> Plan:
+    """Give each scan its name, its patient and its split; what an earlier run has given is kept.
+
+    Parameters
+    ----------
+    inventory
+        What was found.
+    out
+        The data set's folder, which need not be there.
+    labels
+        Of all masks.
+    settings
+        What is wanted.
+    progress
+        Is told how many sources have been compared with those of the earlier run.
+
+    Raises
+    ------
+    InputError
+        If `out` holds a data set of another making, or the splits cannot be drawn as they are wanted.
+    """
+    earlier = read_earlier(out)
+    pairs = inventory.pairs
+    # Of a first run, whoever reads a scan takes its hash.
+    hashes = _hash_all(pairs, settings, progress) if earlier.records else ()
+    cases = name_cases(pairs, hashes, earlier)
+    patients = name_patients([pair.scan for pair in pairs], cases, earlier)
+    members = [
+        Member(case, patient, pair.mask is not None, pair.scan.split)
+        for case, patient, pair in zip(cases, patients, pairs, strict=True)
+    ]
+    kept = earlier.validation if earlier.draw == (settings.validation, settings.seed) else frozenset()
+    splits = assign(members, settings.validation, settings.seed, kept)
+    return Plan(pairs, tuple(cases), tuple(patients), hashes, splits, labels, earlier)
+
+
+def _hash_all(pairs: Sequence[Pair], settings: Settings, progress: Progress) -> tuple[Mapping[str, str], ...]:
+    work = [(pair.scan.part, pair.mask) for pair in pairs]
+    answers: dict[int, Mapping[str, str]] = {}
+    for number, answer in each(_hashes, work, settings.search.workers):
+        answers[number] = answer if isinstance(answer, dict) else UNREAD
+        progress("comparing with the earlier run", len(answers), len(work))
+    return tuple(answers[number] for number in range(len(work)))
+
+
+def _hashes(work: tuple[Part, Mask | None]) -> Mapping[str, str]:
+    scan, mask = work
+    try:
+        return source_hashes(scan, mask.part if mask is not None else None)
+    except C3S3Error:
+        return UNREAD

@@ -1,0 +1,175 @@
+"""One case, from the source into the data set: read, checked, written, recorded. Runs in a worker."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from c3s3_seg.dataset.index import Record
+from c3s3_seg.dataset.items import Part, reason_of
+from c3s3_seg.dataset.labels import Labels
+from c3s3_seg.errors import C3S3Error, InputError
+from c3s3_seg.files import make_folder, write_whole
+from c3s3_seg.io import save
+from c3s3_seg.io.choice import Fix
+from c3s3_seg.io.hashes import content_sha256, sha256
+from c3s3_seg.schema import dump
+from c3s3_seg.volume import Array, Volume
+
+STATE = ".prepare"  # in the data set, while it is being made: the record of each case that is finished
+SUFFIX = ".nii.gz"
+
+
+@dataclass(frozen=True)
+class Work:
+    """One case, as it goes to a worker; nothing in it says who the patient is.
+
+    Parameters
+    ----------
+    case, patient
+        Its name, and the pseudonym.
+    scan, mask
+        Where they lie.
+    note
+        What has to be said of the pair.
+    labels
+        Name -> value.
+    root
+        The source.
+    image, label
+        The files to write.
+    state
+        The folder for its record.
+    settings
+        Hash of what the files depend on beside the source.
+    sources
+        Hashes of the source, where they are known already.
+    known
+        What was recorded when it was made before.
+    fix
+        Repairs that are allowed.
+    """
+
+    case: str
+    patient: str
+    scan: Part
+    mask: Part | None
+    note: str
+    labels: Labels
+    root: Path
+    image: Path
+    label: Path
+    state: Path
+    settings: str
+    sources: Mapping[str, str]
+    known: Record | None
+    fix: frozenset[Fix]
+
+
+@dataclass(frozen=True)
+class Made:
+    """What became of a case: its record; whether it was there already; why its mask was refused."""
+
+    record: Record
+    kept: bool = False
+    mask_refused: str = ""
+
+
+def convert(work: Work) -> Made | str:
+    """Make a case, unless it is there already with the same source and settings; else the reason why not."""
+    try:
+        sources = dict(work.sources or source_hashes(work.scan, work.mask))
+        if work.known is not None and _is_whole(work, work.known, sources):
+            return Made(replace(work.known, patient=work.patient), kept=True)
+        return _make(work, sources)
+    except MemoryError:
+        return "it does not fit into memory"
+    except Exception as error:  # one bad case must not stop the others
+        return reason_of(error)
+
+
+def source_hashes(scan: Part, mask: Part | None) -> dict[str, str]:
+    """The sha256 of what a case is made from: `image` and, where there is a mask, `label`.
+
+    Raises
+    ------
+    InputError
+        If a file cannot be read.
+    """
+    found = {"image": content_sha256(scan.files, scan.phase)}
+    if mask is not None:
+        found["label"] = content_sha256(mask.files, mask.phase)
+    return found
+
+
+def _is_whole(work: Work, known: Record, sources: Mapping[str, str]) -> bool:
+    """Whether the files of an earlier run are there as they were, and made from the same with the same."""
+    if known.source_sha256 != sources or known.settings != work.settings:
+        return False
+    files = {"image": work.image, "label": work.label}
+    return all(files[key].is_file() and sha256(files[key]) == known.sha256[key] for key in known.sha256)
+
+
+def _make(work: Work, sources: dict[str, str]) -> Made:
+    scan = work.scan.scan(work.root, work.fix)
+    if scan.array.min() == scan.array.max():
+        raise InputError(f"all its voxels are {scan.array.flat[0]}")
+    mask, refused = _mask(work, scan)
+    notes = [*scan.source.notes, *(mask.source.notes if mask is not None else ()), work.note]
+    make_folder(work.image.parent)
+    save(scan.geometry.volume(_smallest(scan.array)), work.image)
+    hashes = {"image": sha256(work.image)}
+    values: tuple[int, ...] = ()
+    if mask is None:
+        work.label.unlink(missing_ok=True)  # of an earlier run, when it had one
+        sources.pop("label", None)
+    else:
+        make_folder(work.label.parent)
+        save(mask, work.label)
+        hashes["label"] = sha256(work.label)
+        values = tuple(int(v) for v in np.unique(mask.array) if v)
+    parts = {"image": work.scan, "label": work.mask}
+    places = {key: part.public for key in hashes if (part := parts[key]) is not None}
+    record = Record(
+        work.patient, hashes, places, sources, _public(notes, work), values=values, settings=work.settings
+    )
+    write_whole(work.state / f"{work.case}.json", json.dumps(dump(record)).encode())
+    return Made(record, mask_refused=refused)
+
+
+def _mask(work: Work, scan: Volume) -> tuple[Volume | None, str]:
+    """The mask on the scan's grid; or none, and why it was refused."""
+    if work.mask is None:
+        return None, ""
+    drawing = work.mask.drawing
+    try:
+        values = {} if drawing is None else work.labels.of_drawing(drawing)
+        mask = work.mask.mask(scan.geometry, values)
+        unknown = work.labels.unknown(np.unique(mask.array).tolist())
+        if unknown:
+            raise InputError(f"it holds the value {unknown[0]}, which no label has")
+    except C3S3Error as error:
+        return None, reason_of(error)
+    return replace(mask, array=mask.array.astype(np.min_scalar_type(int(mask.array.max())))), ""
+
+
+def _smallest(array: Array) -> Array:
+    """Whole numbers as int16, where they fit: what is read from DICOM is float32, which packs worse."""
+    small = np.iinfo(np.int16)
+    fits = array.dtype == np.float32 and array.min() >= small.min and array.max() <= small.max
+    if not (fits and np.array_equal(array, np.rint(array))):
+        return array
+    return array.astype(np.int16)
+
+
+def _public(notes: list[str], work: Work) -> tuple[str, ...]:
+    """The notes without the names of DICOM files, which may be those of patients."""
+    if work.scan.kind == "dicom":
+        names = sorted((str(path.relative_to(work.root)) for path in work.scan.files), key=len, reverse=True)
+        for number, name in enumerate(names, 1):
+            notes = [note.replace(name, f"file {number}") for note in notes]
+    return tuple(note for note in notes if note)

@@ -1,0 +1,206 @@
+"""What was found in a folder: scans, masks, and what cannot be used, each with its place and its reason."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from c3s3_seg.errors import C3S3Error
+from c3s3_seg.io import load, load_mask
+from c3s3_seg.io.choice import Fix, Reading
+from c3s3_seg.io.drawing import Drawing, load_drawing
+from c3s3_seg.io.turn import turned_onto
+from c3s3_seg.volume import Geometry, Volume
+
+Kind = Literal["image", "dicom", "hdf5", "drawing"]
+Split = Literal["", "labelled", "unlabelled", "validation", "test"]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A scan or a mask as it lies in the source.
+
+    Parameters
+    ----------
+    kind
+        `image`: NIfTI, NRRD, MHA. `drawing`: a DICOM SEG or RTSTRUCT.
+    place
+        Where it is, relative to the source: for the terminal, never for a file, as a folder of DICOM
+        files may have a patient's name.
+    files
+        All that it is made of; the first one is the file to read, where one is.
+    key
+        DICOM: which series, and which phase of it. HDF5: which array.
+    spacing_mm
+        HDF5: of the voxels.
+    drawing
+        What a SEG or RTSTRUCT refers to.
+    """
+
+    kind: Kind
+    place: str
+    files: tuple[Path, ...]
+    key: str = ""
+    spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    drawing: Drawing | None = None
+
+    @property
+    def public(self) -> str:
+        """Where it is, as a file may say it."""
+        if self.kind == "dicom":
+            return f"a DICOM series, {len(self.files)} files"
+        return "a DICOM SEG or RTSTRUCT" if self.kind == "drawing" else self.place
+
+    @property
+    def phase(self) -> str:
+        """What tells it apart from others in the same files."""
+        return self.key.partition("#")[2] if self.kind == "dicom" else self.key
+
+    def scan(self, root: Path, fix: frozenset[Fix]) -> Volume:
+        """Read it as a scan.
+
+        Raises
+        ------
+        C3S3Error
+            As `io.load` does.
+        """
+        if self.kind == "dicom":
+            from c3s3_seg.io.dicom import load_listed
+
+            return load_listed(self.files, root, Reading(self.key, fix))
+        if self.kind == "hdf5":
+            from c3s3_seg.io.hdf5 import load_hdf5
+
+            return load_hdf5(self.files[0], self.key, self.spacing_mm)
+        return load(self.files[0], fix=fix & {"orthonormal"})
+
+    def mask(self, grid: Geometry, values: Mapping[str, int]) -> Volume:
+        """Read it as a mask on the grid of its scan; `values` are those of the names in a drawing.
+
+        Raises
+        ------
+        C3S3Error
+            As `io.load_mask` and `load_drawing` do.
+        """
+        if self.drawing is not None:
+            return load_drawing(self.drawing, grid, values)
+        if self.kind == "hdf5":
+            return grid.volume(self.scan(Path(), frozenset()).array)
+        mask = turned_onto(load_mask(self.files[0]), grid)
+        return mask if mask.geometry is grid else load_mask(self.files[0], grid=grid)
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A scan that was found.
+
+    Parameters
+    ----------
+    part
+        Where it lies.
+    stem
+        The name that it would have; empty for DICOM, whose names may be those of patients.
+    patient
+        What is the same for all scans of one person. In memory only: it may be an id. Empty: unknown.
+    grid
+        Where it is known without reading the voxels.
+    modality
+        As DICOM has it; empty where it is not known.
+    series, slices
+        DICOM: UIDs of the series and its instances.
+    trail
+        What its path is called, see `pairing.trail`.
+    split
+        What the layout says it is for; empty where that is to be decided.
+    """
+
+    part: Part
+    stem: str = ""
+    patient: str = ""
+    grid: Geometry | None = None
+    modality: str = ""
+    series: str = ""
+    slices: frozenset[str] = frozenset()
+    trail: tuple[str, ...] = ()
+    split: Split = ""
+
+
+@dataclass(frozen=True)
+class Mask:
+    """A mask that was found.
+
+    Parameters
+    ----------
+    part
+        Where it lies.
+    grid
+        Of an image file.
+    values
+        Foreground values in it; None where it is a drawing, which has names.
+    trail
+        As for a scan.
+    """
+
+    part: Part
+    grid: Geometry | None = None
+    values: tuple[int, ...] | None = None
+    trail: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Refused:
+    """What cannot be used, why, and what to do. For the terminal: the place may name a patient."""
+
+    place: str
+    reason: str
+
+
+def reason_of(error: Exception) -> str:
+    """An error as a table says it: its place is in another column."""
+    if not isinstance(error, C3S3Error):
+        return f"{type(error).__name__}: {error}"
+    return f"{error.what}." + (f" {error.todo}." if error.todo else "")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A scan, and its mask where it has one; `note` says how they were matched, where that has to be said."""
+
+    scan: Scan
+    mask: Mask | None = None
+    note: str = ""
+
+
+@dataclass
+class Haul:
+    """What has been found so far, before masks are given to scans."""
+
+    scans: list[Scan] = field(default_factory=list)
+    masks: list[Mask] = field(default_factory=list)
+    refused: list[Refused] = field(default_factory=list)
+    passed: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """All that was found.
+
+    Parameters
+    ----------
+    pairs
+        Scans to take.
+    refused
+        What cannot be used.
+    passed
+        Reason -> how many were passed over, being no scans or not wanted: no fault.
+    labels
+        Name -> value, where the layout says so.
+    """
+
+    pairs: tuple[Pair, ...]
+    refused: tuple[Refused, ...] = ()
+    passed: Mapping[str, int] = field(default_factory=dict)
+    labels: Mapping[str, int] = field(default_factory=dict)

@@ -1,0 +1,123 @@
+"""Names and values of the labels: masks of different cases must mean the same by them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from c3s3_seg.dataset.items import Mask
+from c3s3_seg.errors import InputError
+from c3s3_seg.io.drawing import Drawing
+
+TODO = "Say it with --labels NAME=VALUE,NAME=VALUE"
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The labels of a data set.
+
+    Parameters
+    ----------
+    values
+        Name -> value from 1. Several names may have one value: the first is the label's, the others
+        are what some drawings call it.
+    """
+
+    values: Mapping[str, int]
+
+    @classmethod
+    def parse(cls, text: str) -> Labels:
+        """`liver=1,tumour=2`.
+
+        Raises
+        ------
+        InputError
+            If it is not that, a name comes twice, or a value is not a whole number from 1 to 65535.
+        """
+        values: dict[str, int] = {}
+        for item in text.split(","):
+            name, equals, value = (part.strip() for part in item.rpartition("="))
+            if not (name and equals and value.isdecimal() and 0 < int(value) <= 65535) or name in values:
+                raise InputError(f"found the label '{item}'; wanted NAME=VALUE, VALUE from 1", todo=TODO)
+            values[name] = int(value)
+        return cls(values)
+
+    @property
+    def named(self) -> dict[str, int]:
+        """The labels by their first names, in the order of their values."""
+        first: dict[int, str] = {}
+        for name, value in self.values.items():
+            first.setdefault(value, name)
+        return {first[value]: value for value in sorted(first)}
+
+    def of_drawing(self, drawing: Drawing) -> dict[str, int]:
+        """Name in a drawing -> value; upper and lower case are alike.
+
+        Raises
+        ------
+        InputError
+            If one of the labels has no segment or region: whether it is absent or was not drawn is not known.
+        """
+        known = {name.casefold(): value for name, value in self.values.items()}
+        found = {n: known[n.casefold()] for n in drawing.names if n.casefold() in known}
+        missing = [name for name, value in self.named.items() if value not in found.values()]
+        if missing:
+            held = ", ".join(f"'{name}'" for name in drawing.names) or "nothing"
+            what = f"nothing in it is named '{missing[0]}'; it holds {held}"
+            todo = f"Name it too, as a second name of that value: --labels '{missing[0]}=1,OTHER NAME=1'"
+            raise InputError(what, where=drawing.path, todo=todo)
+        return found
+
+    def unknown(self, values: Iterable[int]) -> list[int]:
+        """Which foreground values no label has."""
+        return sorted(set(values) - {0} - set(self.values.values()))
+
+
+def agreed(given: Labels | None, masks: Sequence[Mask]) -> Labels:
+    """The labels of all masks together.
+
+    Parameters
+    ----------
+    given
+        By the user, or by the layout.
+    masks
+        What was found.
+
+    Returns
+    -------
+    Labels
+        `given`; else the names in the drawings, numbered from 1; else `label_1`, `label_2`, ... for the
+        values in the image files. No masks, no labels.
+
+    Raises
+    ------
+    InputError
+        If the masks do not agree and nothing was given.
+    """
+    if given is not None and given.values:
+        return given
+    drawings = [mask.part.drawing for mask in masks if mask.part.drawing is not None]
+    images = [mask for mask in masks if mask.part.drawing is None]
+    if drawings and images:
+        what = f"{len(drawings)} masks have names for their labels, and {len(images)} have values alone"
+        raise InputError(what, todo=TODO)
+    return _by_names(drawings) if drawings else _by_values(images)
+
+
+def _by_names(drawings: Sequence[Drawing]) -> Labels:
+    kinds = Counter(frozenset(drawing.names) for drawing in drawings)
+    if len(kinds) > 1:
+        some = "; ".join(f"{count} with {', '.join(sorted(names))}" for names, count in kinds.most_common(4))
+        raise InputError(f"the masks do not hold the same labels: {some}", todo=TODO)
+    return Labels({name: number for number, name in enumerate(drawings[0].names, 1)})
+
+
+def _by_values(masks: Sequence[Mask]) -> Labels:
+    kinds = Counter(frozenset(mask.values or ()) for mask in masks)
+    largest: frozenset[int] = max(kinds, key=lambda values: (len(values), kinds[values]), default=frozenset())
+    odd = [values for values in kinds if not values <= largest]
+    if odd:
+        listed = "; ".join(f"{sorted(v)} in {kinds[v]}" for v in (largest, *odd[:3]))
+        raise InputError(f"the masks do not hold the same values: {listed}", todo=TODO)
+    return Labels({f"label_{value}": value for value in sorted(largest)})

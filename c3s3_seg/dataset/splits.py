@@ -1,0 +1,102 @@
+"""Who is learnt from and who judges: by patient, never by scan."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from c3s3_seg.dataset.index import Splits
+from c3s3_seg.dataset.items import Split
+from c3s3_seg.errors import InputError
+
+SHARE = 10  # one patient in so many judges
+
+
+@dataclass(frozen=True)
+class Member:
+    """A case to be assigned: its patient, whether it has a mask, and what the layout says it is for."""
+
+    case: str
+    patient: str
+    has_mask: bool
+    split: Split = ""
+
+
+def assign(
+    members: Sequence[Member], wanted: int | None, seed: int, kept: frozenset[str] = frozenset()
+) -> Splits:
+    """Assign each case.
+
+    Parameters
+    ----------
+    members
+        All cases, in their order.
+    wanted
+        Patients for validation, drawn from those with a mask. None: about 1 in 10 of them, at least 1,
+        none if there is only one.
+    seed
+        Of the draw.
+    kept
+        Patients who were drawn earlier and stay.
+
+    Returns
+    -------
+    Splits
+        A scan without a mask, of a patient who judges, is in none of them: it could neither be learnt
+        from nor judge.
+
+    Raises
+    ------
+    InputError
+        If more patients are wanted than would leave one to learn from, or the layout's own splits have
+        a patient on both sides.
+    """
+    _refuse_torn(members)
+    fixed = {m.patient for m in members if m.split in ("validation", "test")}
+    has_own = any(m.split == "validation" for m in members)
+    free = [m for m in members if m.split == "" and m.patient not in fixed]
+    drawn = set() if has_own else _draw(free, wanted, seed, kept)
+    sorted_in: dict[str, list[str]] = {"labelled": [], "unlabelled": [], "validation": [], "test": []}
+    for member in members:
+        split = _split(member, drawn, fixed)
+        if split:
+            sorted_in[split].append(member.case)
+    return Splits(**{name: tuple(cases) for name, cases in sorted_in.items()})
+
+
+def _split(member: Member, drawn: set[str], fixed: set[str]) -> str:
+    if member.split in ("validation", "test"):
+        return member.split if member.has_mask else ""
+    if member.split:
+        return member.split if member.has_mask else "unlabelled"
+    if member.patient in drawn:
+        return "validation" if member.has_mask else ""
+    if member.patient in fixed:
+        return ""
+    return "labelled" if member.has_mask else "unlabelled"
+
+
+def _draw(free: Sequence[Member], wanted: int | None, seed: int, kept: frozenset[str]) -> set[str]:
+    """The patients who judge: those who did before, then others by chance."""
+    able = list(dict.fromkeys(m.patient for m in free if m.has_mask))
+    count = wanted if wanted is not None else min(max(1, round(len(able) / SHARE)), max(0, len(able) - 1))
+    if count and count >= len(able):
+        raise InputError(
+            f"found {len(able)} patients with masks, and {count} are wanted for validation",
+            todo="Give a smaller number with --validation, so that one is left to learn from",
+        )
+    before = [patient for patient in able if patient in kept][:count]
+    others = [patient for patient in able if patient not in before]
+    random.Random(seed).shuffle(others)
+    return {*before, *others[: count - len(before)]}
+
+
+def _refuse_torn(members: Sequence[Member]) -> None:
+    learnt = {m.patient for m in members if m.split in ("labelled", "unlabelled")}
+    torn = sorted(learnt & {m.patient for m in members if m.split in ("validation", "test")})
+    if torn:
+        raise InputError(
+            f"the splits that the data came with have {len(torn)} patients on both sides, {torn[0]} for one",
+            todo="Give --validation to draw them anew",
+        )

@@ -1,0 +1,93 @@
+"""HDF5 files with the arrays `image` and `label`, as benchmarks of semi-supervised segmentation have them.
+
+They hold no geometry: the spacing is what their authors state, and origin and sides are not known.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from c3s3_seg.errors import InputError, MissingError
+from c3s3_seg.volume import Array, Geometry, Source, Volume
+
+HDF5_SUFFIXES = (".h5", ".hdf5")
+NO_GEOMETRY = "the file holds no geometry: a spacing of {} mm was taken, origin and sides are not known"
+
+
+def load_hdf5(path: Path, name: str, spacing_mm: tuple[float, float, float]) -> Volume:
+    """Read one array of an HDF5 file.
+
+    Parameters
+    ----------
+    path
+        The file.
+    name
+        `image` or `label`; its axes are taken as (i, j, k).
+    spacing_mm
+        Of the voxels, as the benchmark states it.
+
+    Returns
+    -------
+    Volume
+        The array in its own type, with the origin at 0 and the axes of LPS, and a note that says so.
+
+    Raises
+    ------
+    InputError
+        If there is no such array, it is not 3D and finite, or the file is damaged.
+    MissingError
+        If h5py is not installed.
+    """
+    array = _read(path, name)
+    if array.ndim != 3 or array.dtype.kind not in "iufb" or not array.size:
+        raise InputError(
+            f"'{name}' is a {array.dtype} array of {array.shape}; wanted numbers in 3D", where=path
+        )
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise InputError(f"'{name}' has NaN or infinite values", where=path)
+    stated = " x ".join(f"{s:g}" for s in spacing_mm)
+    shape = (array.shape[0], array.shape[1], array.shape[2])
+    return Volume(array, Geometry.build(shape, spacing_mm), Source(path, notes=(NO_GEOMETRY.format(stated),)))
+
+
+def has_array(path: Path, name: str) -> bool:
+    """Whether a file holds an array of this name; a damaged file holds none.
+
+    Raises
+    ------
+    MissingError
+        If h5py is not installed.
+    """
+    h5py = _h5py()
+    try:
+        with h5py.File(path, "r") as file:
+            return isinstance(file.get(name), h5py.Dataset)
+    except OSError:
+        return False
+
+
+def _read(path: Path, name: str) -> Array:
+    h5py = _h5py()
+    try:
+        with h5py.File(path, "r") as file:
+            found = file.get(name, getlink=True)
+            item: Any = file.get(name) if isinstance(found, h5py.HardLink) else None
+            # Links, virtual and external arrays would read whatever other file they name.
+            if not isinstance(item, h5py.Dataset) or item.is_virtual or item.external:
+                raise InputError(f"there is no array '{name}' in this file", where=path)
+            return np.asarray(item[()])
+    except OSError as error:
+        what = "this is not an HDF5 file, or a damaged one"
+        raise InputError(what, where=path, todo="Copy or export it again") from error
+
+
+def _h5py() -> Any:
+    try:
+        import h5py
+    except ImportError as error:
+        todo = "pip install 'c3s3-seg[train]'"
+        raise MissingError("reading HDF5 files needs h5py", todo=todo) from error
+    return h5py

@@ -1,0 +1,205 @@
+"""The connection to a PACS: who it is, who we are, TLS, and what was wrong if there is none."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import ssl
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from c3s3_seg.errors import InputError, MissingError
+
+AE_TITLE = "C3S3SEG"
+LIMIT_S = 30.0
+SUCCESS, PENDING, WARNING = 0x0000, 0xFF00, 0xB000
+_STORAGE = "1.2.840.10008.5.1.4.1.1."
+PLAIN = ["1.2.840.10008.1.2.1", "1.2.840.10008.1.2"]
+# JPEG lossless and baseline, JPEG-LS, JPEG 2000, HTJ2K, RLE.
+_PACKED = [
+    f"1.2.840.10008.1.2.{end}"
+    for end in ("4.70", "4.57", "4.50", "4.80", "4.90", "4.91", "4.201", "4.202", "5")
+]
+_SCANS = ("2", "2.1", "2.2", "4", "4.1", "4.4", "128", "128.1", "130")  # CT, MR and PET, classic and enhanced
+_MADE = ("66.4", "66.7", "481.3", "7")  # SEG, its label map, RTSTRUCT, secondary capture
+STORED = {_STORAGE + end: [*PLAIN, *_PACKED] for end in _SCANS} | {
+    _STORAGE + end: [*PLAIN, _PACKED[-1]] for end in _MADE
+}
+
+Context = tuple[str, list[str]]
+
+
+def _parse(text: str) -> tuple[str, str, int]:
+    match = re.fullmatch(r"([^@\\]{1,16})@([^@\s]+):(\d{1,5})", text)
+    if match is None or not 0 < int(match[3]) < 65536:
+        raise InputError(f"found the server '{text}', wanted TITLE@host:port")
+    return match[1], match[2], int(match[3])
+
+
+@dataclass(frozen=True)
+class Node:
+    """A server: `TITLE@host:port`."""
+
+    title: str
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> Node:
+        """From its text.
+
+        Raises
+        ------
+        InputError
+            If it is not that.
+        """
+        return cls(*_parse(text))
+
+    def __str__(self) -> str:
+        return f"{self.title}@{self.host}:{self.port}"
+
+
+@dataclass(frozen=True)
+class Listener:
+    """Where files of a C-MOVE are received: our title, as the server knows it, an address and a port.
+
+    Loopback, unless another address is given.
+    """
+
+    title: str
+    host: str = "127.0.0.1"
+    port: int = 11112
+
+    @classmethod
+    def parse(cls, title: str, address: str | None) -> Listener:
+        """From a title and `host:port`.
+
+        Raises
+        ------
+        InputError
+            If it is not that.
+        """
+        if address is None:
+            _parse(f"{title}@127.0.0.1:11112")
+            return cls(title)
+        return cls(*_parse(f"{title}@{address}"))
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only this machine can reach it."""
+        try:
+            return ipaddress.ip_address(self.host.strip("[]")).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+
+@dataclass(frozen=True)
+class Tls:
+    """Encryption: the server must show a certificate that is trusted.
+
+    Parameters
+    ----------
+    trusted
+        PEM file of the authorities, or of the server's own certificate. None: those of the system.
+    certificate
+        PEM file with the certificate and the key by which the server knows us, if it asks.
+    """
+
+    trusted: Path | None = None
+    certificate: Path | None = None
+
+    def context(self) -> ssl.SSLContext:
+        """For a client.
+
+        Raises
+        ------
+        InputError
+            If a file cannot be read, or is no certificate.
+        """
+        try:
+            made = ssl.create_default_context(cafile=self.trusted)
+            if self.certificate is not None:
+                made.load_cert_chain(self.certificate)
+        except OSError as error:  # ssl.SSLError is one
+            what = f"the certificates cannot be used: {error.strerror or error}"
+            raise InputError(what, where=self.trusted or self.certificate) from error
+        return made
+
+
+@dataclass(frozen=True)
+class Caller:
+    """How we introduce ourselves: our AE title, how long an answer may take, TLS."""
+
+    title: str = AE_TITLE
+    timeout_s: float = LIMIT_S
+    tls: Tls | None = None
+
+    def entity(self, contexts: Sequence[Context]) -> Any:
+        """The pynetdicom entity that asks for these kinds of object.
+
+        Raises
+        ------
+        MissingError
+            If pynetdicom is not installed.
+        """
+        try:
+            import pynetdicom
+        except ImportError as error:
+            raise MissingError("pynetdicom is not installed", todo="pip install 'c3s3-seg[pacs]'") from error
+        entity = pynetdicom.AE(ae_title=self.title)
+        entity.acse_timeout = entity.dimse_timeout = self.timeout_s
+        entity.network_timeout = entity.connection_timeout = self.timeout_s
+        for kind, syntaxes in contexts:
+            entity.add_requested_context(kind, syntaxes)
+        return entity
+
+
+@contextmanager
+def association(node: Node, caller: Caller, contexts: Sequence[Context], store: Any = None) -> Iterator[Any]:
+    """A connection that is released at the end; `store` takes what a C-GET sends.
+
+    Raises
+    ------
+    InputError
+        If the server cannot be reached, or refuses us: with its reason.
+    """
+    entity = caller.entity(contexts)
+    import pynetdicom
+
+    kinds = dict.fromkeys(kind for kind, _ in contexts if kind in STORED)
+    roles: Any = [pynetdicom.build_role(kind, scp_role=True) for kind in kinds] if store else []
+    handlers: Any = [(pynetdicom.evt.EVT_C_STORE, store)] if store else []
+    tls: Any = (caller.tls.context(), node.host) if caller.tls else None
+    link = entity.associate(
+        node.host, node.port, ae_title=node.title, ext_neg=roles, evt_handlers=handlers, tls_args=tls
+    )
+    if not link.is_established:
+        raise _unreached(node, caller, link)
+    try:
+        yield link
+    finally:
+        link.release()
+
+
+def _unreached(node: Node, caller: Caller, link: Any) -> InputError:
+    answer = getattr(link.acceptor, "primitive", None)
+    if link.is_rejected and answer is not None:
+        return InputError(
+            f"{node} refuses us ('{caller.title}'): {answer.reason_str}",
+            todo="Check both titles, ours (--title) and the server's",
+        )
+    how = "with TLS" if caller.tls else "without TLS (--tls)"
+    return InputError(f"{node} cannot be reached {how}", todo="Check host and port")
+
+
+def check_status(node: Node, status: Any, what: str) -> None:
+    """Raise InputError unless the server says that all is well; its comment is in the message."""
+    code = getattr(status, "Status", None)
+    if code is None:
+        raise InputError(f"{node} did not answer in time, or broke the connection, during {what}")
+    if code not in (SUCCESS, PENDING, WARNING):
+        comment = str(getattr(status, "ErrorComment", "") or "").strip()
+        raise InputError(f"{node} refused {what} (status 0x{code:04X}{': ' + comment if comment else ''})")

@@ -1,0 +1,122 @@
+"""Phantoms on disk: one with its answer, or a whole training set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from c3s3_seg.errors import InputError
+from c3s3_seg.phantom.simulate import Modality, Phantom, simulate
+from c3s3_seg.phantom.truth import TruthFormat, check_truth, save_truth, truth_path
+
+FileFormat = Literal["dicom", "nii.gz"]
+
+
+def save(
+    phantom: Phantom, folder: Path, *, seed: int, file_format: FileFormat, truth: TruthFormat = "nii.gz"
+) -> tuple[Path, Path | None]:
+    """Write a phantom below a folder; gives the paths of the scan and of the truth.
+
+    The scan is `phantom-<seed>/` (a DICOM series, of a patient and a study of its own) or
+    `phantom-<seed>.nii.gz`; the truth is `truth/phantom-<seed>.nii.gz`, or a DICOM SEG or RTSTRUCT among
+    the slices of the scan, or left out.
+
+    Raises
+    ------
+    InputError
+        If a file is there already, a format is none of those, the truth alone is to be DICOM, or a CT is
+        to be a DICOM series.
+    """
+    from c3s3_seg.io import save as save_image
+
+    if file_format not in ("dicom", "nii.gz"):
+        raise InputError(f"found the format {file_format!r}, wanted 'dicom' or 'nii.gz'")
+    check_truth(truth, is_dicom=file_format == "dicom")
+    if file_format == "dicom" and phantom.scan.source.modality == "CT":
+        todo = "Take --format nii.gz"
+        raise InputError("simulated series are MR; a CT can be written as NIfTI only", todo=todo)
+    name = f"phantom-{seed}"
+    scan = folder / (name if file_format == "dicom" else f"{name}.nii.gz")
+    answer = truth_path(folder, name, truth)
+    for path in (scan, answer):
+        if path is not None:
+            _refuse_existing(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    if file_format == "dicom":
+        from c3s3_seg.io.dicom_write import save_series
+
+        patient = f"PHANTOM-{seed}"
+        save_series(
+            phantom.scan, scan, description=f"Simulated heart, seed {seed}", seed_uid=name, patient=patient
+        )
+    else:
+        save_image(phantom.scan, scan)
+    if answer is not None:
+        save_truth(phantom.truth, answer, scan, truth)
+    return scan, answer
+
+
+def write_cohort(
+    folder: Path,
+    *,
+    labelled: int,
+    unlabelled: int,
+    validation: int,
+    seed: int,
+    modality: Modality = "MR",
+) -> Path:
+    """Write a training set of phantoms with seeds `seed`, `seed + 1`, ...; gives its `dataset.json`.
+
+    Scans go to `imagesTr`, the truth of labelled and validation cases to `labelsTr`; what is
+    unlabelled has no truth on disk, so that nothing can learn from it by mistake.
+
+    Raises
+    ------
+    InputError
+        If a number of cases is negative, or the folder holds a data set already.
+    """
+    from c3s3_seg.dataset import INDEX, DataSet, Splits
+    from c3s3_seg.io import save as save_image
+
+    counts = {"labelled": labelled, "unlabelled": unlabelled, "validation": validation}
+    if min(counts.values()) < 0:
+        raise InputError(f"found {counts}, wanted numbers of cases from 0 on")
+    for name in (INDEX, "imagesTr", "labelsTr"):
+        _refuse_existing(folder / name)
+    splits: dict[str, list[str]] = {}
+    for name in ("imagesTr", "labelsTr"):
+        (folder / name).mkdir(parents=True)
+    for split, count in counts.items():
+        splits[split] = [f"phantom-{seed + n}" for n in range(count)]
+        for name in splits[split]:
+            phantom = simulate(seed, modality=modality)
+            save_image(phantom.scan, folder / "imagesTr" / f"{name}.nii.gz")
+            if split != "unlabelled":
+                save_image(phantom.truth, folder / "labelsTr" / f"{name}.nii.gz")
+            seed += 1
+    known = Splits(**{split: tuple(names) for split, names in splits.items()})
+    what = "late-enhancement MRI" if modality == "MR" else "contrast-enhanced CT"
+    data = DataSet(folder, f"Left atrium, simulated {what}", modality, {"left_atrium": 1}, known)
+    return data.save(source="c3s3_seg.phantom: simulated, nobody's data")
+
+
+def parse_cohort(text: str) -> tuple[int, int, int]:
+    """`4,16,4` -> numbers of labelled, unlabelled and validation cases.
+
+    Raises
+    ------
+    InputError
+        If it is not three whole numbers from 0 on.
+    """
+    parts = text.split(",")
+    if len(parts) != 3 or not all(part.strip().isdigit() for part in parts):
+        raise InputError(
+            f"found the cohort {text!r}, wanted LABELLED,UNLABELLED,VALIDATION", todo="For example: 4,16,4"
+        )
+    labelled, unlabelled, validation = (int(part) for part in parts)
+    return labelled, unlabelled, validation
+
+
+def _refuse_existing(path: Path) -> None:
+    if path.exists():
+        raise InputError("is there already", where=path, todo="Choose another folder, or move it away")

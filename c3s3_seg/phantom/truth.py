@@ -1,0 +1,67 @@
+"""The known answer of a simulated scan: as an image file, or as DICOM among the slices of its series."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, get_args
+
+from c3s3_seg.errors import InputError
+from c3s3_seg.volume import Volume
+
+TruthFormat = Literal["nii.gz", "dicom-seg", "rtstruct", "none"]
+
+
+def check_truth(truth: str, *, is_dicom: bool) -> None:
+    """Refuse a format that there is not, and a DICOM object that would refer to a scan that is none.
+
+    Raises
+    ------
+    InputError
+        If it is one of those.
+    """
+    if truth not in get_args(TruthFormat):
+        raise InputError(f"found the truth {truth!r}, wanted one of {', '.join(get_args(TruthFormat))}")
+    if truth in ("dicom-seg", "rtstruct") and not is_dicom:
+        what = f"a truth as {truth} refers to the slices of a DICOM series, and the scan is none"
+        raise InputError(what, todo="Give --format dicom, or --truth nii.gz")
+
+
+def truth_path(folder: Path, name: str, truth: TruthFormat) -> Path | None:
+    """Where the truth of a phantom goes: `truth/NAME.nii.gz`, or the folder of its series; None: nowhere."""
+    from c3s3_seg.io.formats import mask_path
+
+    if truth == "none":
+        return None
+    return mask_path(folder / ("truth" if truth == "nii.gz" else name), name, truth)
+
+
+def save_truth(truth: Volume, path: Path, series: Path, wanted: TruthFormat) -> None:
+    """Write it.
+
+    Parameters
+    ----------
+    truth
+        (i, j, k) uint8, 1 inside.
+    path
+        The file; its folder is made if need be.
+    series
+        The folder of the scan's slices, to which a DICOM object refers.
+    wanted
+        The format; `none` writes nothing.
+
+    Raises
+    ------
+    InputError
+        If it cannot be written.
+    """
+    from c3s3_seg.io import load
+    from c3s3_seg.io.dicom_names import Segment
+    from c3s3_seg.io.formats import write_mask
+
+    if wanted == "none":
+        return
+    path.parent.mkdir(exist_ok=True)
+    if wanted != "nii.gz":  # it refers to the slices as they are read
+        scan = load(series)
+        truth = scan.geometry.volume(truth.array, scan.source)
+    write_mask(truth, path, wanted, (Segment("left_atrium", 1, ("82471001", "SCT", "Left atrium")),))

@@ -1,0 +1,105 @@
+"""A training plan: choices with their reasons, what a person set instead, and the TOML file they become."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from c3s3_seg.training.config import TrainConfig, build_config, nested
+
+BY_HAND = "as set"
+TABLES = ("task", "data", "networks", "c3s3", "augment", "optimiser", "run")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One key of a configuration, its value, and why."""
+
+    key: str
+    value: Any
+    reason: str
+
+
+class Draft:
+    """Choices in the order in which they are made.
+
+    Parameters
+    ----------
+    overrides
+        `key=value`, which win over any choice.
+    """
+
+    def __init__(self, overrides: Sequence[str]) -> None:
+        self._set = dict(_leaves(nested(overrides)))
+        self._choices = {key: Choice(key, value, BY_HAND) for key, value in self._set.items()}
+
+    def put(self, key: str, value: Any, reason: str) -> Any:
+        """Choose, or choose again; gives the value that holds."""
+        if key not in self._set:
+            self._choices[key] = Choice(key, value, reason)
+        return self._choices[key].value
+
+    def __getitem__(self, key: str) -> Any:
+        return self._choices[key].value
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._choices
+
+    def is_set(self, key: str) -> bool:
+        """Whether a person decided this."""
+        return key in self._set
+
+    def choices(self) -> list[Choice]:
+        """All, table by table."""
+        order = {name: place for place, name in enumerate(TABLES)}
+        return sorted(
+            self._choices.values(), key=lambda c: (order.get(_table(c.key).split(".")[0], -1), _table(c.key))
+        )
+
+    def config(self, **more: Any) -> TrainConfig:
+        """The configuration so far, with `table__key` values in place of what it lacks."""
+        data: dict[str, Any] = {}
+        chosen = {choice.key: choice.value for choice in self._choices.values()}
+        for key, value in (chosen | {key.replace("__", "."): value for key, value in more.items()}).items():
+            *parents, last = key.split(".")
+            place = data
+            for parent in parents:
+                place = place.setdefault(parent, {})
+            place[last] = value
+        return build_config(data, [], "the plan")
+
+
+def toml(choices: Sequence[Choice], heading: str) -> str:
+    """A configuration with a comment above each value that says why it is so."""
+    lines, table = [f"# {line}" for line in heading.splitlines()], ""
+    for choice in choices:
+        if _table(choice.key) != table:
+            table = _table(choice.key)
+            lines += ["", f"[{table}]"]
+        lines += [f"# {choice.reason}", f"{choice.key.rpartition('.')[2]} = {_value(choice.value)}"]
+    return "\n".join(lines) + "\n"
+
+
+def _table(key: str) -> str:
+    return key.rpartition(".")[0]
+
+
+def _leaves(data: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    found: list[tuple[str, Any]] = []
+    for key, value in data.items():
+        found += _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else [(prefix + key, value)]
+    return found
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {_value(item)}" for key, item in value.items()) + " }"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_value(item) for item in value) + "]"
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)  # a TOML basic string is a JSON string
+    return repr(value)

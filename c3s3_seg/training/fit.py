@@ -1,0 +1,187 @@
+"""Make a plan fit a time budget and a memory limit by measured steps: networks, batches, length."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from math import inf, prod
+
+from c3s3_seg.bundle import ModelBundle
+from c3s3_seg.dataset import Splits
+from c3s3_seg.errors import InputError
+from c3s3_seg.training.config import TrainConfig
+from c3s3_seg.training.draft import Draft
+from c3s3_seg.training.timing import MOST, STEPS, Length, Timing, length, time_steps
+
+ENOUGH = 1000  # iterations; where fewer fit, smaller networks or a coarser grid are tried
+SMALL = 100_000  # voxels of a crop up to which narrow networks learn better
+WARM = 0.5  # of the iterations learn from labels alone, as in the bundles that ship
+# Filters of both networks, and how much coarser the grid may be than the organ asks for.
+LEVELS = ((16, 1.0), (8, 1.0), (8, 1.25), (8, 1.6))
+Tell = Callable[[str], None]
+Regrid = Callable[[float], None]
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What a run may take: wall clock, memory (of the process, or of the GPU), and what it begins from."""
+
+    budget_s: float
+    memory_bytes: float = inf
+    start: ModelBundle | None = None
+
+
+def fit(draft: Draft, splits: Splits, wishes: Wishes, tell: Tell, regrid: Regrid | None) -> None:
+    """Choose everything that depends on time and memory.
+
+    Parameters
+    ----------
+    draft
+        With all that the data or the bundle decides.
+    regrid
+        Chooses spacing and crop again, so much coarser; None where a bundle fixes the grid and the networks.
+
+    Raises
+    ------
+    InputError
+        If not even the smallest fits.
+    """
+    _device(draft)
+    timing, found = _search(draft, splits, wishes, tell, regrid)
+    _run(draft, splits, wishes, timing, found)
+    if wishes.start is not None and splits.validation:
+        draft.put("run.keep", "best", "on validation never worse than what it begins from")
+
+
+def _search(
+    draft: Draft, splits: Splits, wishes: Wishes, tell: Tell, regrid: Regrid | None
+) -> tuple[Timing, Length]:
+    """The largest networks on the finest grid with which enough iterations fit, or else the smallest."""
+    levels: tuple[tuple[int, float], ...] = LEVELS[1:] if prod(draft["task.patch"]) <= SMALL else LEVELS
+    if regrid is None:
+        levels = LEVELS[-1:]  # what a level is made of, the bundle decides
+    trials = _Trials(draft, wishes, tell)
+    for level in levels:
+        if regrid is not None:
+            _networks(draft, level[0])
+            regrid(level[1])
+        _batches(draft)
+        timing, last = trials(), level == levels[-1]
+        try:
+            found = _length(draft, splits, wishes, timing)
+        except InputError:
+            if last:
+                raise
+            continue
+        if found.iterations >= ENOUGH:
+            break
+    return timing, found
+
+
+class _Trials:
+    """Times a draft; the first time in both precisions, and never the same configuration twice."""
+
+    def __init__(self, draft: Draft, wishes: Wishes, tell: Tell) -> None:
+        self._draft, self._wishes, self._tell = draft, wishes, tell
+        self._done: list[tuple[TrainConfig, Timing]] = []
+
+    def __call__(self) -> Timing:
+        if "run.precision" in self._draft:
+            return self._time(self._draft["run.precision"])
+        found = {"float32": self._time("float32")}
+        with suppress(InputError):  # a loss that is not finite: nothing for this machine
+            found["bfloat16"] = self._time("bfloat16")
+        seconds = {name: timing.mean_s(_share(self._draft, self._wishes)) for name, timing in found.items()}
+        best = min(seconds, key=lambda name: seconds[name])
+        words = ", ".join(f"{name} {mean:.2f} s" for name, mean in seconds.items())
+        self._draft.put("run.precision", best, f"a step takes: {words}")
+        return found[best]
+
+    def _time(self, precision: str) -> Timing:
+        warm = {"c3s3__warm_start": STEPS + 1} if _share(self._draft, self._wishes) else {}
+        config = self._draft.config(run__iterations=MOST, run__precision=precision, **warm)
+        known = next((timing for before, timing in self._done if before == config), None)
+        if known is not None:
+            return known
+        crop = " x ".join(map(str, config.task.patch))
+        spacing = " x ".join(f"{s:g}" for s in config.task.recipe.spacing_mm)
+        self._tell(f"timing steps in {precision}: crops of {crop} at {spacing} mm")
+        timing = time_steps(config, self._wishes.start)
+        self._done.append((config, timing))
+        return timing
+
+
+def _device(draft: Draft) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        draft.put("run.device", "cuda", f"torch finds {torch.cuda.get_device_name()}")
+        draft.put("run.precision", "bfloat16", "fast on GPUs since Ampere; float16 for older ones")
+
+
+def _networks(draft: Draft, filters: int) -> None:
+    narrow = filters < 16
+    why = "narrow networks: small crops or a short budget" if narrow else "the published width"
+    for name in ("vnet_filters", "resvnet_filters"):
+        draft.put(f"networks.{name}", filters, why)
+    why = "a narrow network learns faster without (0.95 against 0.83 Dice on phantoms)"
+    draft.put("networks.dropout", 0.0 if narrow else 0.5, why if narrow else "the published value")
+    why = "without dropout 0.05 was best on phantoms and hippocampi" if narrow else "the published value"
+    draft.put("optimiser.lr", 0.05 if narrow else 0.01, why)
+
+
+def _batches(draft: Draft) -> None:
+    crops = 2 if prod(draft["task.patch"]) <= SMALL else 1
+    why = "small crops" if crops == 2 else "large crops, one of each kind"
+    if draft["method"] == "supervised":
+        draft.put("run.labelled_batch", 2 * crops, why)
+        return
+    draft.put("run.labelled_batch", crops, why)
+    draft.put("run.unlabelled_batch", crops, "as many as labelled ones")
+    draft.put("run.warm_batch", 2 * crops, "as many crops in a step as later")
+
+
+def _length(draft: Draft, splits: Splits, wishes: Wishes, timing: Timing) -> Length:
+    """What fits.
+
+    Raises
+    ------
+    InputError
+        If nothing does.
+    """
+    learnt = len(splits.labelled) + (0 if draft["method"] == "supervised" else len(splits.unlabelled))
+    need = timing.needs_bytes(learnt)
+    if need > wishes.memory_bytes:
+        what = f"this run needs {need / 1e9:.1f} GB, and {wishes.memory_bytes / 1e9:.1f} GB are allowed"
+        todo = "Give more --memory, or --set run.recompute=true, a smaller task.patch or fewer filters"
+        raise InputError(what, todo=todo)
+    cases, begun = (learnt, len(splits.validation)), wishes.start is not None
+    return length(timing, wishes.budget_s, cases, _share(draft, wishes), begun=begun)
+
+
+def _share(draft: Draft, wishes: Wishes) -> float:
+    """Of the iterations that are the warm start's: none where both networks can teach from the beginning."""
+    both = {"vnet", "resvnet"}
+    able = wishes.start is not None and both <= {n.architecture for _, n in wishes.start.members()}
+    return 0.0 if able or draft["method"] == "supervised" else WARM
+
+
+def _run(draft: Draft, splits: Splits, wishes: Wishes, timing: Timing, found: Length) -> None:
+    share = _share(draft, wishes)
+    steps = f"{timing.full_s:.2f} s a step"
+    if share:
+        steps = f"{timing.warm_s:.2f} s a step of the warm start, {timing.full_s:.2f} s then"
+    judging = f"{found.validations} validations of {timing.validate_s * len(splits.validation):.0f} s"
+    why = (
+        f"{wishes.budget_s / 60:.0f} min: {steps}; {judging if splits.validation else 'no validation cases'}"
+    )
+    if found.iterations == MOST:
+        why = f"the published number; {why}"
+    iterations = draft.put("run.iterations", found.iterations, why)
+    if draft["method"] != "supervised":
+        warm = int(share * iterations)
+        why = f"{share:.0%} of the iterations learn from labels alone"
+        draft.put("c3s3.warm_start", warm, why if share else "the bundle's networks can teach at once")
+    draft.put("run.validate_every", max(1, found.every), f"{max(1, found.validations)} times in all")
+    draft.put("run.checkpoint_every", max(10, iterations // 20), "what a kill costs at most, 5 % of the run")

@@ -1,0 +1,156 @@
+"""What a data set is like, as far as a training plan depends on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import pi
+
+import numpy as np
+from numpy.typing import NDArray
+
+from c3s3_seg.dataset import INDEX, DataSet, Splits
+from c3s3_seg.errors import InputError
+from c3s3_seg.io import load, load_mask
+from c3s3_seg.recipe import Recipe, orient
+from c3s3_seg.volume import Volume
+
+SAMPLE = 24  # labelled cases that are read, evenly spaced over the list
+VALUES = 4096  # foreground grey values of each case that count for the quantiles
+LARGE = 95  # percentile over the cases of what a crop must hold
+WHOLE = 0.99  # share of a label in its largest component, from which it counts as one piece
+
+Triple = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Medians over the labelled cases that were read, along the patient's axes (x, y, z).
+
+    Parameters
+    ----------
+    modality
+        As the index, or else the first scan has it; empty where neither does.
+    labels
+        Name -> value in masks.
+    spacing_mm, fov_mm
+        Of the scans.
+    organ_mm
+        Sides of the box around all labels, 95 % quantile over the cases.
+    diameter_mm
+        Of the ball of the same volume as the smallest label.
+    one_piece
+        Whether in every mask each label is one connected piece (6-neighbours), but for 1 % of it.
+    grey
+        The foreground's 0.5 % and 99.5 % quantiles of grey values, in the scans' unit.
+    read
+        How many cases these are.
+    """
+
+    modality: str
+    labels: Mapping[str, int]
+    spacing_mm: Triple
+    fov_mm: Triple
+    organ_mm: Triple
+    diameter_mm: float
+    one_piece: bool
+    grey: tuple[float, float]
+    read: int
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """The same of one case; `diameters_mm` of the labels that are there."""
+
+    spacing_mm: NDArray[np.float64]
+    fov_mm: NDArray[np.float64]
+    organ_mm: NDArray[np.float64]
+    diameters_mm: list[float]
+    one_piece: bool
+    grey: NDArray[np.float64]
+
+
+def measure(data: DataSet, splits: Splits, tell: Callable[[str], None] | None = None) -> Facts:
+    """Read some labelled cases and measure them.
+
+    Parameters
+    ----------
+    data, splits
+        The data set, and which of its cases are labelled.
+    tell
+        Called with each case before it is read.
+
+    Raises
+    ------
+    InputError
+        If a case cannot be read, or no mask holds a label.
+    """
+    names = _spread(splits.labelled)
+    labels, modality = dict(data.labels), data.modality
+    seen: list[_Seen] = []
+    for name in names:
+        if tell is not None:
+            tell(f"measuring {name}")
+        scan = load(data.scan(name))
+        mask = load_mask(data.mask(name), grid=scan.geometry)
+        modality = modality or scan.source.modality or ""
+        labels = labels or {f"label-{value}": int(value) for value in np.unique(mask.array) if value}
+        if np.isin(mask.array, list(labels.values())).any():
+            seen.append(_look(scan, mask, labels))
+    if not seen:
+        raise InputError("no mask that was read holds a label", where=data.folder / INDEX)
+    return _together(seen, modality, labels)
+
+
+def _spread(names: tuple[str, ...]) -> list[str]:
+    places = np.unique(np.linspace(0, len(names) - 1, min(SAMPLE, len(names))).round().astype(int))
+    return [names[place] for place in places]
+
+
+def _look(scan: Volume, mask: Volume, labels: Mapping[str, int]) -> _Seen:
+    # The model's grid keeps the field of view, and has the patient's axes.
+    grid = Recipe((1.0, 1.0, 1.0)).grid(scan.geometry)
+    array = orient(mask.array, scan.geometry)
+    fov_mm = np.asarray(grid.shape) * grid.spacing_mm
+    spacing_mm = fov_mm / np.asarray(array.shape)
+    inside = np.isin(array, list(labels.values()))
+    sides = [np.flatnonzero(inside.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
+    voxels = np.asarray([found[-1] - found[0] + 1 for found in sides])
+    counts = [np.count_nonzero(array == value) for value in labels.values()]
+    diameters = [float(6 * n * scan.geometry.voxel_ml * 1000 / pi) ** (1 / 3) for n in counts if n]
+    grey = orient(scan.array, scan.geometry)[inside]
+    return _Seen(
+        spacing_mm,
+        fov_mm,
+        voxels * spacing_mm,
+        diameters,
+        all(_one_piece(array == value) for value in labels.values()),
+        np.asarray(grey[:: max(1, len(grey) // VALUES)], dtype=np.float64),
+    )
+
+
+def _one_piece(inside: NDArray[np.bool_]) -> bool:
+    from scipy import ndimage
+
+    pieces, count = ndimage.label(inside)
+    return count < 2 or bool(np.bincount(pieces.ravel())[1:].max() >= WHOLE * np.count_nonzero(inside))
+
+
+def _together(seen: list[_Seen], modality: str, labels: Mapping[str, int]) -> Facts:
+    low, high = np.quantile(np.concatenate([case.grey for case in seen]), [0.005, 0.995])
+    return Facts(
+        modality=modality,
+        labels=labels,
+        spacing_mm=_triple(np.median([case.spacing_mm for case in seen], axis=0)),
+        fov_mm=_triple(np.median([case.fov_mm for case in seen], axis=0)),
+        organ_mm=_triple(np.percentile([case.organ_mm for case in seen], LARGE, axis=0)),
+        diameter_mm=float(np.median([min(case.diameters_mm) for case in seen])),
+        one_piece=all(case.one_piece for case in seen),
+        grey=(float(low), float(high)),
+        read=len(seen),
+    )
+
+
+def _triple(values: NDArray[np.float64]) -> Triple:
+    x, y, z = (float(value) for value in values)
+    return x, y, z

@@ -1,0 +1,63 @@
+"""What tests of data sets share: small DICOM studies with known masks, as SEG, RTSTRUCT or image files."""
+
+from pathlib import Path
+
+import numpy as np
+import pydicom
+
+from c3s3_seg.io import load
+from c3s3_seg.io import save as save_image
+from c3s3_seg.io.dicom_names import Segment
+from c3s3_seg.io.dicom_seg import write_seg
+from c3s3_seg.io.dicom_write import save_series
+from c3s3_seg.io.rtstruct import write_rtstruct
+from c3s3_seg.volume import Geometry, Volume
+
+SEGMENTS = (Segment("liver", 1), Segment("tumour", 2))
+
+
+def scan_and_mask(seed: int, shape: tuple[int, int, int] = (24, 20, 10)) -> tuple[Volume, np.ndarray]:
+    """A noisy ball with a smaller one in it, on a grid of its own."""
+    random = np.random.default_rng(seed)
+    geometry = Geometry.build(shape, (1.5, 1.25, 3.0), (7.5 * seed - 40, 12.25, -80.0))
+    distance = np.linalg.norm(np.moveaxis(np.indices(shape), 0, -1) - np.array(shape) / 2, axis=-1)
+    mask = (distance < 4).astype(np.uint8) + (distance < 2)
+    image = random.integers(0, 400, shape) + 300 * (mask > 0)
+    return geometry.volume(image.astype(np.uint16)), mask.astype(np.uint8)
+
+
+def study(folder: Path, seed: int, truth: str = "none", patient: str = "") -> np.ndarray:
+    """A series in a folder, and its mask beside the slices; gives the mask."""
+    scan, mask = scan_and_mask(seed)
+    name = patient or f"ID-{seed}"
+    save_series(scan, folder, description="portal venous", seed_uid=f"s{seed}", patient=name)
+    read = load(folder)
+    drawn = read.geometry.volume(mask, read.source)
+    if truth == "seg":
+        write_seg(drawn, folder / "seg.dcm", SEGMENTS)
+    elif truth == "rtstruct":
+        write_rtstruct(drawn, folder / "rt.dcm", SEGMENTS)
+    elif truth == "nii.gz":
+        save_image(drawn, folder / "mask.nii.gz")
+    return mask
+
+
+def image_case(folder: Path, seed: int, name: str, mask_name: str | None = None) -> np.ndarray:
+    """A NIfTI scan, and its mask where it has a name; both relative to the folder."""
+    scan, mask = scan_and_mask(seed)
+    files = [(scan, name), (scan.geometry.volume(mask), mask_name)]
+    for volume, where in files:
+        if where is not None:
+            path = folder / f"{where}.nii.gz"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_image(volume, path)
+    return mask
+
+
+def renamed(path: Path, **attributes: str) -> None:
+    """All slices below a folder, with other attributes."""
+    for file in path.rglob("*.dcm"):
+        data = pydicom.dcmread(file)
+        for keyword, value in attributes.items():
+            setattr(data, keyword, value)
+        data.save_as(file)

@@ -1,0 +1,65 @@
+"""Labels: parsed, agreed on, refused."""
+
+from pathlib import Path
+
+import pytest
+
+from c3s3_seg.dataset.items import Mask, Part
+from c3s3_seg.dataset.labels import Labels, agreed
+from c3s3_seg.errors import InputError
+from c3s3_seg.io.drawing import Drawing
+
+
+def values(*found: int) -> Mask:
+    return Mask(Part("image", "m", (Path("m"),)), None, found)
+
+
+def names(*found: str) -> Mask:
+    drawing = Drawing(Path("seg"), "dicom-seg", frozenset(), frozenset(), found)
+    return Mask(Part("drawing", "seg", (Path("seg"),), drawing=drawing))
+
+
+def test_the_first_name_of_a_value_is_its_label() -> None:
+    labels = Labels.parse("tumour = 2,liver=1,Leber=1,a=b=7")
+    assert labels.named == {"liver": 1, "tumour": 2, "a=b": 7}
+    assert labels.unknown((0, 1, 2, 3)) == [3]
+
+
+@pytest.mark.parametrize("text", ["", "liver", "liver=0", "liver=x", "=1", "liver=1,liver=2", "liver=70000"])
+def test_what_is_no_label(text: str) -> None:
+    with pytest.raises(InputError, match="wanted NAME=VALUE"):
+        Labels.parse(text)
+
+
+def test_a_drawing_must_hold_every_label_under_one_of_its_names() -> None:
+    labels = Labels.parse("liver=1,Leber=1,tumour=2")
+    drawing = names("LEBER", "Tumour", "couch").part.drawing
+    assert drawing is not None
+    assert labels.of_drawing(drawing) == {"LEBER": 1, "Tumour": 2}
+    short = names("liver", "couch").part.drawing
+    assert short is not None
+    with pytest.raises(InputError, match="named 'tumour'; it holds 'liver', 'couch'"):
+        labels.of_drawing(short)
+
+
+def test_what_masks_agree_on() -> None:
+    given = Labels.parse("x=5")
+    assert agreed(given, [values(1), names("a")]) is given
+    assert agreed(None, [names("b", "a"), names("a", "b")]).named == {"b": 1, "a": 2}
+    assert agreed(None, [values(1), values(1, 3), values()]).named == {"label_1": 1, "label_3": 3}
+    assert agreed(None, []).named == {}
+
+
+@pytest.mark.parametrize(
+    ("masks", "message"),
+    [
+        ([values(1), values(1), values(255)], r"the same values: \[1\] in 2; \[255\] in 1"),
+        ([values(1, 2), values(1, 3)], "the same values"),
+        ([names("a"), names("a", "b")], "the same labels: 1 with"),
+        ([names("a"), values(1)], "1 masks have names for their labels, and 1 have values alone"),
+    ],
+)
+def test_what_they_do_not_agree_on(masks: list[Mask], message: str) -> None:
+    with pytest.raises(InputError, match=message) as error:
+        agreed(None, masks)
+    assert "--labels" in str(error.value)

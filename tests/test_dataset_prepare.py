@@ -1,0 +1,441 @@
+"""From a folder to a data set: to the voxel, by patient, resumable, and without a word of who it is."""
+
+import gzip
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from archive import image_case, renamed, scan_and_mask, study
+from click.testing import Result
+from dicom_files import edit
+from test_dataset_layouts import hdf5
+from test_privacy import MARKER, found, planted
+from typer.testing import CliRunner
+
+from c3s3_seg.cli import app
+from c3s3_seg.dataset import DataSet
+from c3s3_seg.dataset.arrange import Settings
+from c3s3_seg.dataset.discover import Search
+from c3s3_seg.dataset.labels import Labels
+from c3s3_seg.dataset.prepare import Prepared, prepare
+from c3s3_seg.errors import InputError
+from c3s3_seg.io import load, load_mask
+from c3s3_seg.io.hashes import sha256
+from c3s3_seg.lock import hold
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    """Seven series of five patients: SEG, RTSTRUCT and none; the patients' names are their folders'."""
+    folder = tmp_path / "archive"
+    for seed, (name, truth) in enumerate(
+        [
+            ("MILLER/ct1", "seg"), ("MILLER/ct2", "none"), ("SMITH/a", "rtstruct"), ("SMITH/b", "seg"),
+            ("YOUNG/1", "seg"), ("ADAMS/1", "seg"), ("BAKER/1", "none"),
+        ]
+    ):  # fmt: skip
+        study(folder / name, seed, truth, patient=name.split("/")[0])
+    return folder
+
+
+def run(*words: object) -> Result:
+    return CliRunner().invoke(app, ["prepare", *map(str, words)])
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    return {str(p.relative_to(folder)): sha256(p) for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def stamps(folder: Path) -> dict[str, int]:
+    return {p.name: p.stat().st_mtime_ns for p in folder.glob("*Tr/*")}
+
+
+def places(data: DataSet, source: Path) -> dict[str, Path]:
+    """Case -> the series it was made of, found by its voxels."""
+    series = {p.parent for p in source.rglob("IM_0001.dcm")}
+    arrays = {folder: load(folder).array for folder in series}
+    return {
+        case: next(f for f, a in arrays.items() if np.array_equal(a, load(data.scan(case)).array))
+        for case in (*data.splits.cases, *data.splits.test)
+    }
+
+
+def test_every_voxel_and_every_patient(archive: Path, tmp_path: Path) -> None:
+    result = prepare(archive, tmp_path / "data", Settings())
+    data = DataSet.load(tmp_path / "data")
+    assert (result.found, result.refused, data.modality) == (7, (), "MR")
+    assert data.labels == {"liver": 1, "tumour": 2}
+    assert len(data.splits.validation) in (1, 2)
+    where = places(data, archive)
+    patients: dict[str, set[str]] = {}
+    for case, folder in where.items():
+        seed = ["MILLER/ct1", "MILLER/ct2", "SMITH/a", "SMITH/b", "YOUNG/1", "ADAMS/1", "BAKER/1"].index(
+            folder.relative_to(archive).as_posix()
+        )
+        scan = load(data.scan(case))
+        assert scan.geometry.matches(load(folder).geometry, 1e-3)
+        if seed not in (1, 6):
+            mask = load_mask(data.mask(case), grid=scan.geometry)
+            assert int((mask.array != scan_and_mask(seed)[1]).sum()) == 0
+            assert data.records[case].values == (1, 2)
+        else:
+            assert not data.has_mask(case)
+        patients.setdefault(folder.parent.name, set()).add(data.records[case].patient)
+    assert all(len(names) == 1 for names in patients.values())
+    assert len(set.union(*patients.values())) == len(patients)
+    judges = {data.records[case].patient for case in data.splits.validation}
+    assert not judges & {data.records[case].patient for case in data.splits.labelled + data.splits.unlabelled}
+    for case, record in data.records.items():
+        assert record.sha256["image"] == sha256(data.scan(case))
+
+
+def test_train_takes_it(archive: Path, tmp_path: Path) -> None:
+    prepare(archive, tmp_path / "data", Settings())
+    from c3s3_seg.training.config import DataConfig
+    from c3s3_seg.training.data import read_splits, read_validation
+
+    data, splits = read_splits(DataConfig(folder=str(tmp_path / "data")))
+    assert splits.labelled
+    assert read_validation(data, splits.validation)[0].truth.array.any()
+
+
+def test_the_same_again_does_nothing_again(archive: Path, tmp_path: Path) -> None:
+    out = tmp_path / "data"
+    prepare(archive, out, Settings())
+    before, index = stamps(out), (out / "dataset.json").read_bytes()
+    result = prepare(archive, out, Settings(search=Search(workers=2)))
+    assert result.kept == len(result.patients)
+    assert stamps(out) == before
+    assert (out / "dataset.json").read_bytes() == index
+    assert sorted(p.name for p in out.iterdir()) == ["dataset.json", "imagesTr", "labelsTr"]
+
+
+def test_what_changed_is_made_again_and_what_is_new_keeps_the_old_names(
+    archive: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "data"
+    prepare(archive, out, Settings(validation=1))
+    first = DataSet.load(out)
+    old = places(first, archive)
+    changed = next(case for case in first.splits.unlabelled)
+    (out / "imagesTr" / f"{changed}.nii.gz").write_bytes(b"damaged since")
+    study(archive / "AARON" / "1", 20, "seg", patient="AARON")
+    study(archive / "BAKER" / "2", 21, "seg", patient="BAKER")
+    result = prepare(archive, out, Settings(validation=1))
+    data = DataSet.load(out)
+    assert result.again == (changed,)
+    assert result.kept == len(old) - 1
+    new = places(data, archive)
+    assert all(new[case] == folder for case, folder in old.items())
+    assert data.splits.validation == first.splits.validation
+    by_folder = {
+        folder.relative_to(archive).as_posix(): data.records[case].patient for case, folder in new.items()
+    }
+    assert by_folder["BAKER/1"] == by_folder["BAKER/2"]
+    assert by_folder["AARON/1"] not in {r.patient for r in first.records.values()}
+
+
+def test_a_source_that_is_gone_is_said(archive: Path, tmp_path: Path) -> None:
+    out = tmp_path / "data"
+    prepare(archive, out, Settings())
+    case, _ = next((c, f) for c, f in places(DataSet.load(out), archive).items() if f.parent.name == "BAKER")
+    shutil.rmtree(archive / "BAKER")
+    result = prepare(archive, out, Settings())
+    assert result.gone == (case,)
+    assert case not in DataSet.load(out).records
+    assert (out / "imagesTr" / f"{case}.nii.gz").exists()
+
+
+def test_image_files_keep_their_names_and_a_changed_one_is_made_again(tmp_path: Path) -> None:
+    source, out = tmp_path / "source", tmp_path / "data"
+    for n, name in enumerate("abc"):
+        image_case(source, n, f"images/{name}", f"masks/{name}_seg" if name != "c" else None)
+    image_case(source, 9, "more/images/a")
+    result = prepare(source, out, Settings(modality="CT", validation=1))
+    assert set(result.patients) == {"images_a_1", "images_a_2", "b", "c"}
+    data = DataSet.load(out)
+    assert (data.modality, data.labels) == ("CT", {"label_1": 1, "label_2": 2})
+    assert data.records["b"].source == {"image": "images/b.nii.gz", "label": "masks/b_seg.nii.gz"}
+    scan, mask = scan_and_mask(1)
+    from c3s3_seg.io import save
+
+    save(scan.geometry.volume(mask * (mask < 2)), source / "masks" / "b_seg.nii.gz")
+    again = prepare(source, out, Settings(modality="CT", validation=1))
+    assert again.again == ("b",)
+    assert DataSet.load(out).records["b"].values == (1,)
+    (source / "masks" / "b_seg.nii.gz").unlink()
+    prepare(source, out, Settings(modality="CT", validation=0))
+    data = DataSet.load(out)
+    assert not data.has_mask("b")
+    assert "b" in data.splits.unlabelled
+
+
+def test_kill_at_any_moment_and_resume(archive: Path, tmp_path: Path) -> None:
+    """Killed three times, at random moments; nothing half-written is in an index or under a name."""
+    whole, out = tmp_path / "whole", tmp_path / "data"
+    prepare(archive, whole, Settings(name="x"))
+    draw = random.Random(4)
+    killed = 0
+    command = [sys.executable, "-m", "c3s3_seg", "prepare", str(archive), "-o", str(out), "--name", "x"]
+    for _ in range(3):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        started = time.monotonic()
+        while not (out / ".prepare").exists() and process.poll() is None and time.monotonic() - started < 60:
+            time.sleep(0.01)
+        time.sleep(draw.uniform(0, 0.12))
+        process.send_signal(signal.SIGKILL)
+        killed += process.wait() == -signal.SIGKILL
+        for path in out.glob("*Tr/[!.]*"):
+            load(path)
+        if (out / "dataset.json").exists():
+            data = DataSet.load(out)
+            assert all(sha256(data.scan(c)) == r.sha256["image"] for c, r in data.records.items())
+    assert killed
+    answer = run(archive, "-o", out, "--name", "x", "--workers", 2)
+    assert answer.exit_code == 0, answer.output
+    assert hashes(out) == hashes(whole)
+
+
+def test_two_runs_into_one_folder(archive: Path, tmp_path: Path) -> None:
+    out = tmp_path / "data"
+    out.mkdir()
+    with hold(out), pytest.raises(InputError, match="another run writes into this folder"):
+        prepare(archive, out, Settings())
+
+
+def test_folders_that_cannot_be(archive: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="lie in one another"):
+        prepare(archive, archive / "data", Settings())
+    with pytest.raises(InputError, match="lie in one another"):
+        prepare(archive, tmp_path, Settings())
+    with pytest.raises(InputError, match="no such folder"):
+        prepare(tmp_path / "none", tmp_path / "data", Settings())
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "dataset.json").write_text('{"labelled": ["a"]}')
+    with pytest.raises(InputError, match="which `prepare` did not make"):
+        prepare(archive, tmp_path / "mine", Settings())
+
+
+def test_refusals_are_rows_and_the_others_go_on(archive: Path, tmp_path: Path) -> None:
+    flat = sorted((archive / "YOUNG/1").glob("IM*"))
+    for file in flat:
+        edit(file, lambda d: setattr(d, "PixelData", bytes(len(d.PixelData))))
+    overlap = archive / "ADAMS/1/seg.dcm"
+    edit(overlap, lambda d: setattr(d, "PixelData", b"\xff" * len(d.PixelData)))
+    study(archive / "SMITH/c", 30, "seg", patient="SMITH")
+    shutil.copy(archive / "SMITH/c/seg.dcm", archive / "SMITH/c/seg2.dcm")
+    result = prepare(archive, tmp_path / "data", Settings())
+    told = {r.place.partition(":")[0]: r.reason for r in result.refused}
+    assert "all its voxels are 0" in told["YOUNG/1"]
+    assert "two segments overlap" in told["ADAMS/1/seg.dcm"]
+    assert "2 masks fit this scan" in told["SMITH/c"]
+    assert len(told) == 3
+    data = DataSet.load(tmp_path / "data")
+    where = {folder.relative_to(archive).as_posix(): case for case, folder in places(data, archive).items()}
+    assert where["ADAMS/1"] in data.splits.unlabelled
+    assert "YOUNG/1" not in where
+
+
+def test_the_same_scan_twice_is_one_case(tmp_path: Path) -> None:
+    for n in range(3):
+        image_case(tmp_path / "source", n, f"images/{n}", f"masks/{n}")
+    shutil.copy(tmp_path / "source/images/0.nii.gz", tmp_path / "source/images/copy.nii.gz")
+    result = prepare(tmp_path / "source", tmp_path / "data", Settings())
+    assert [(r.place, r.reason) for r in result.refused] == [
+        ("images/copy.nii.gz", "it is a copy of images/0.nii.gz")
+    ]
+    assert not (tmp_path / "data/imagesTr/copy.nii.gz").exists()
+    assert len(result.patients) == 3
+
+
+def test_labels_that_are_named(archive: Path, tmp_path: Path) -> None:
+    prepare(archive, tmp_path / "data", Settings(labels=Labels.parse("Tumour=7")))
+    data = DataSet.load(tmp_path / "data")
+    assert data.labels == {"Tumour": 7}
+    case = data.splits.labelled[0]
+    assert np.unique(load_mask(data.mask(case)).array).tolist() == [0, 7]
+    assert "1 other segments of the DICOM SEG were left out" in data.records[case].notes
+    other = prepare(archive, tmp_path / "data", Settings(labels=Labels.parse("liver=1")))
+    assert len(other.again) == 5  # those with masks
+    none = prepare(archive, tmp_path / "other", Settings(labels=Labels.parse("spleen=1")))
+    assert len(none.refused) == 5
+    assert "named 'spleen'; it holds 'liver', 'tumour'" in none.refused[0].reason
+
+
+def test_a_value_that_no_label_has(tmp_path: Path) -> None:
+    for n in range(2):
+        image_case(tmp_path / "source", n, f"images/{n}", f"masks/{n}")
+    result = prepare(tmp_path / "source", tmp_path / "data", Settings(labels=Labels.parse("liver=1")))
+    assert len(result.refused) == 2
+    assert "holds the value 2, which no label has" in result.refused[0].reason
+
+
+def test_other_labels_are_asked_of_masks_that_are_there_already(tmp_path: Path) -> None:
+    for n in range(2):
+        image_case(tmp_path / "source", n, f"images/{n}", f"masks/{n}")
+    prepare(tmp_path / "source", tmp_path / "data", Settings(labels=Labels.parse("liver=1,tumour=2")))
+    renamed_only = Settings(labels=Labels.parse("Leber=1,Tumor=2"))
+    assert prepare(tmp_path / "source", tmp_path / "data", renamed_only).kept == 2
+    result = prepare(tmp_path / "source", tmp_path / "data", Settings(labels=Labels.parse("liver=1")))
+    assert len(result.refused) == 2
+
+
+def test_a_mask_drawn_on_a_converted_series_goes_back_to_its_slices(tmp_path: Path) -> None:
+    """As converters do it: rows from the bottom up, and the first axis to the left."""
+    from c3s3_seg.io import save
+    from c3s3_seg.volume import Geometry
+
+    mask = study(tmp_path / "source" / "p" / "ct", 0)
+    mask[3:5, 2:4, 1] = 2
+    grid = load(tmp_path / "source" / "p" / "ct").geometry
+    affine = grid.affine @ np.diag([-1, -1, 1, 1])
+    affine[:3, 3] = grid.to_mm([grid.shape[0] - 1, grid.shape[1] - 1, 0])
+    other = Geometry(grid.shape, affine)
+    save(
+        other.volume(np.ascontiguousarray(mask[::-1, ::-1])), tmp_path / "source" / "p" / "drawn_mask.nii.gz"
+    )
+    result = prepare(tmp_path / "source", tmp_path / "data", Settings())
+    assert (result.refused, result.masks) == ((), 1)
+    data = DataSet.load(tmp_path / "data")
+    back = load_mask(data.mask("case-0001"), grid=load(data.scan("case-0001")).geometry)
+    assert np.array_equal(back.array, mask)
+    assert any("axes of the mask were turned" in note for note in data.records["case-0001"].notes)
+
+
+def test_two_modalities_are_refused(archive: Path, tmp_path: Path) -> None:
+    renamed(archive / "BAKER", Modality="PT")
+    with pytest.raises(InputError, match=r"found 6 of MR, 1 of PT.*--modality"):
+        prepare(archive, tmp_path / "data", Settings())
+
+
+def test_hdf5_with_a_test_list(tmp_path: Path) -> None:
+    source = tmp_path / "la"
+    for n in range(6):
+        hdf5(source / f"CASE{n}" / "mri_norm2.h5", n)
+    (source / "test.list").write_text("CASE4\nCASE5\n")
+    prepare(source, tmp_path / "data", Settings(labels=Labels.parse("left_atrium=1")))
+    data = DataSet.load(tmp_path / "data")
+    assert data.splits.test == ("CASE4", "CASE5")
+    assert (len(data.splits.labelled), len(data.splits.validation)) == (3, 1)
+    assert data.mask("CASE4") == tmp_path / "data/labelsTs/CASE4.nii.gz"
+    scan = load(data.scan("CASE4"))
+    assert np.array_equal(scan.array, scan_and_mask(4)[0].array.astype(np.float32) / 7)
+    assert scan.geometry.spacing_mm.tolist() == [0.625] * 3
+    assert any("holds no geometry" in note for note in data.records["CASE4"].notes)
+    assert "CASE4" not in {p.name.partition(".")[0] for p in (tmp_path / "data/imagesTr").iterdir()}
+
+
+def test_patients_from_names_and_a_torn_split(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    for n, name in enumerate(("p1_a", "p1_b", "p2_a", "p3_a")):
+        image_case(source, n, f"imagesTr/{name}", f"labelsTr/{name}")
+    index = {"labelled": ["p1_a", "p2_a"], "validation": ["p1_b", "p3_a"], "labels": {"x": 1, "y": 2}}
+    (source / "dataset.json").write_text(json.dumps(index))
+    wanted = Settings(patient=r"p\d")
+    with pytest.raises(InputError, match="patients on both sides"):
+        prepare(source, tmp_path / "data", wanted)
+    prepare(source, tmp_path / "data", Settings(patient=r"p\d", validation=1))
+    data = DataSet.load(tmp_path / "data")
+    assert data.records["p1_a"].patient == data.records["p1_b"].patient
+    assert ("p1_a" in data.splits.labelled) == ("p1_b" in data.splits.labelled)
+
+
+# The command line
+
+
+def test_dry_run_writes_nothing_and_foresees_all(archive: Path, tmp_path: Path) -> None:
+    before = hashes(archive)
+    dry = run(archive, "-o", tmp_path / "data", "--dry-run", "--json")
+    assert dry.exit_code == 0, dry.output
+    assert not (tmp_path / "data").exists()
+    done = run(archive, "-o", tmp_path / "data", "--json")
+    assert json.loads(dry.stdout) == json.loads(done.stdout)
+    assert hashes(archive) == before
+
+
+def test_exit_codes_and_the_table(archive: Path, tmp_path: Path) -> None:
+    (archive / "odd.nii.gz").write_bytes(b"no image")
+    answer = run(archive, "-o", tmp_path / "data")
+    assert answer.exit_code == 1
+    assert "odd.nii.gz" in answer.stdout
+    assert "validation" in answer.stdout
+    (tmp_path / "empty").mkdir()
+    answer = run(tmp_path / "empty", "-o", tmp_path / "none")
+    assert answer.exit_code == 2
+    assert "nothing here" in answer.stdout
+    with pytest.raises(InputError, match="--series is not a regular expression"):
+        raise run(archive, "-o", tmp_path / "d", "--series", "(").exception  # type: ignore[misc]
+
+
+def test_nothing_that_is_written_or_said_of_a_series_names_a_patient(tmp_path: Path) -> None:
+    """Markers in every tag, and in the names of folders and files, which a table on the terminal may show."""
+    source, out = tmp_path / "source", tmp_path / "data"
+    for seed, truth in enumerate(("seg", "rtstruct", "none", "none")):
+        folder = source / f"{MARKER}^NAME {seed}"
+        study(folder, seed, truth)
+        for file in folder.iterdir():
+            edit(file, planted)
+            edit(file, lambda d, s=seed: setattr(d, "PatientID", f"{MARKER}{s}"))
+            file.rename(folder / f"{MARKER}-{file.name}")
+    doubled = sorted((source / f"{MARKER}^NAME 2").iterdir())[3]
+    shutil.copy(doubled, doubled.with_name(f"{MARKER}-again.dcm"))
+    answer = run(source, "-o", out, "--series", MARKER, "--name", "mine")
+    assert answer.exit_code == 0, answer.output
+    assert found(answer.output.encode()) == []
+    data = DataSet.load(out)
+    assert any("dropped, the same slice twice: file " in n for r in data.records.values() for n in r.notes)
+    uids = {pydicom.dcmread(p).SeriesInstanceUID for p in source.rglob("*") if p.is_file()}
+    for path in out.rglob("*"):
+        if path.is_file():
+            content = path.read_bytes()
+            content = gzip.decompress(content) if path.suffix == ".gz" else content
+            assert found(content, str(path.relative_to(out)).encode()) == [], path
+            assert not [uid for uid in uids if uid.encode() in content]
+    assert set(data.records) == {f"case-000{n}" for n in range(1, 5)}
+
+
+def test_a_refusal_may_name_the_users_own_folder_and_only_on_the_terminal(tmp_path: Path) -> None:
+    for seed in range(3):
+        study(tmp_path / "source" / f"{MARKER}{seed}", seed)
+    sorted((tmp_path / "source" / f"{MARKER}0").iterdir())[4].unlink()
+    answer = run(tmp_path / "source", "-o", tmp_path / "data")
+    assert answer.exit_code == 1
+    assert MARKER in answer.stdout
+    assert MARKER not in (tmp_path / "data" / "dataset.json").read_text()
+
+
+@pytest.mark.data
+def test_real_dicom(shared_data: Path, tmp_path: Path) -> None:
+    settings = Settings(modality="MR", search=Search(leave_out=("philips*",)))
+    result: Prepared = prepare(shared_data / "dicom", tmp_path / "data", settings)
+    data = DataSet.load(tmp_path / "data")
+    assert len(data.splits.unlabelled) == 3
+    assert len(set(result.patients.values())) == 2  # the brain study is of one
+    whole = load(shared_data / "dicom" / "oblique-t1")
+    arrays = [load(data.scan(case)) for case in data.splits.unlabelled]
+    assert any(
+        a.geometry.matches(whole.geometry, 1e-3) and np.array_equal(a.array, whole.array) for a in arrays
+    )
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_docs(tmp_path: Path) -> None:
+    """Those of the section, one after the other, in an empty folder."""
+    docs = (Path(__file__).parents[1] / "docs" / "retraining.md").read_text()
+    section = docs.split("## From a folder to a data set")[1].split("\n## ")[0]
+    blocks = re.findall(r"```sh\n(.*?)```", section, flags=re.DOTALL)
+    assert len(blocks) >= 3
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    script = "set -eu\n" + "\n".join(blocks)
+    subprocess.run(["bash", "-c", script], cwd=tmp_path, env={**os.environ, "PATH": path}, check=True)
+    assert DataSet.load(tmp_path / "data").splits.labelled

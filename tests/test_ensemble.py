@@ -1,0 +1,168 @@
+"""Folds, and the bundle of their winners."""
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from c3s3_seg.bundle import ModelBundle
+from c3s3_seg.errors import InputError
+from c3s3_seg.export.form import Form
+from c3s3_seg.export.write import export_folder
+from c3s3_seg.inference import Settings, open_predictor
+from c3s3_seg.metrics import score
+from c3s3_seg.training.config import load_config
+from c3s3_seg.training.ensemble import make_ensemble
+from c3s3_seg.training.listeners import Silent
+from c3s3_seg.training.run import Run
+from c3s3_seg.training.start import begin_from
+from c3s3_seg.training.train import train
+from c3s3_seg.volume import Volume
+
+COUNT = 4
+CHANGES = [
+    "method=supervised",
+    "networks.vnet_filters=2",
+    "networks.resvnet_filters=2",
+    "task.patch=[32, 32, 32]",
+    "run.labelled_batch=1",
+    "run.iterations=2",
+    "networks.dropout=0.0",
+    "run.device=cpu",
+    "data.labelled=3",
+    "data.note=three layers",
+    'task.labels=[{name="core", value=1}, {name="middle", value=2}, {name="shell", value=5}]',
+]
+
+
+@pytest.fixture(scope="module")
+def folds(layers_data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[ModelBundle]:
+    """The shipped pancreas configuration, shrunk: four folds of four labelled cases, three classes."""
+    folder = tmp_path_factory.mktemp("folds")
+    found = []
+    for number in range(1, COUNT + 1):
+        changes = [
+            *CHANGES,
+            f"data.folder={layers_data}",
+            f"data.fold={number}/{COUNT}",
+            f"run.seed={number}",
+        ]
+        config = load_config(Path("pancreas"), changes)
+        found.append(train(config, folder / str(number), Silent()))
+    return found
+
+
+@pytest.fixture(scope="module")
+def made(folds: list[ModelBundle], tmp_path_factory: pytest.TempPathFactory) -> ModelBundle:
+    return make_ensemble(folds, tmp_path_factory.mktemp("made") / "bundle")
+
+
+def test_each_fold_is_judged_by_its_own_case(folds: list[ModelBundle]) -> None:
+    judged = [next(iter(bundle.manifest.training["validation_cases"].values())) for bundle in folds]
+    assert sorted(case for cases in judged for case in cases) == [f"layers-{n}" for n in range(COUNT)]
+    assert "**Fold** 1/4 of the labelled cases" in (folds[0].folder / "README.md").read_text()
+
+
+def test_the_best_fold_leads_and_weights_are_copied(folds: list[ModelBundle], made: ModelBundle) -> None:
+    facts = made.manifest.training
+    dice = [member["scores"]["dice"] for member in facts["ensemble"]]
+    assert dice == sorted(dice, reverse=True)
+    assert made.networks[0].stem == "model"
+    others = [f"fold-{member['fold'][0]}" for member in facts["ensemble"][1:]]
+    assert [network.stem for network in made.networks][1:] == others
+    hashes = {bundle.manifest.files["model.safetensors"] for bundle in folds}
+    assert {made.manifest.files[network.weights] for network in made.networks} == hashes
+    assert ModelBundle.load(made.folder).manifest == made.manifest
+    mean = facts["cross_validated"]["dice"]["mean"]
+    assert mean == pytest.approx(np.mean(dice), abs=1e-4)
+    card = (made.folder / "README.md").read_text()
+    assert f"Cross-validated over 4 folds, mean ± standard deviation over folds: Dice {mean:.3f}" in card
+    for member in facts["ensemble"]:
+        assert f"| {member['fold']} | last | {member['scores']['dice']:.3f} |" in card
+
+
+def test_the_mean_of_all_makes_the_mask(made: ModelBundle, noise: Volume) -> None:
+    keep = Settings(probabilities=True)
+    alone = [open_predictor(only(made, n), settings=keep)(noise).probabilities for n in range(COUNT)]
+    together = open_predictor(made, ensemble=True, settings=keep)(noise).probabilities
+    for label in ("core", "middle", "shell"):
+        expected = np.mean([answer[label].array for answer in alone], axis=0)
+        np.testing.assert_allclose(together[label].array, expected, atol=1e-5)
+
+
+def test_doubt_is_the_first_against_the_mean_of_the_others(made: ModelBundle, noise: Volume) -> None:
+    found = open_predictor(made, settings=Settings(uncertainty=True))(noise)
+    first = open_predictor(only(made, 0))(noise)
+    rest = replace(made, manifest=replace(made.manifest, networks=made.networks[1:]))
+    others = open_predictor(rest, ensemble=True)(noise)
+    np.testing.assert_array_equal(found.mask.array, first.mask.array)
+    assert found.doubt is not None
+    for label, value in made.task.label_values.items():
+        a, b = (x.mask.geometry.volume((x.mask.array == value).astype(np.uint8)) for x in (first, others))
+        if a.array.any() and b.array.any():
+            assert found.doubt.hd95_mm[label] == pytest.approx(score(a, b).hd95_mm)
+
+
+def only(bundle: ModelBundle, place: int) -> ModelBundle:
+    return replace(bundle, manifest=replace(bundle.manifest, networks=bundle.networks[place : place + 1]))
+
+
+def test_all_networks_go_into_one_exported_graph(made: ModelBundle, noise: Volume, tmp_path: Path) -> None:
+    path, proof = export_folder(made, "onnx", Form(ensemble=True), tmp_path / "onnx", [noise])
+    assert proof.holds
+    record = json.loads((path.parent / "export.json").read_text())
+    assert len(record["weights"]) == COUNT
+
+
+def test_a_run_begins_from_the_first_of_a_kind(made: ModelBundle, layers_data: Path, tmp_path: Path) -> None:
+    config = load_config(Path("pancreas"), [*CHANGES, f"data.folder={layers_data}"])
+    run = Run(config, tmp_path)
+    begin_from(run, made)
+    taken = run.history[0]["begun_from"]["weights_sha256"]
+    assert taken == {"vnet": made.manifest.files["model.safetensors"]}
+
+
+def copy(bundle: ModelBundle, folder: Path, **training: object) -> ModelBundle:
+    shutil.copytree(bundle.folder, folder)
+    manifest = replace(bundle.manifest, training={**bundle.manifest.training, **training})
+    return ModelBundle(folder, manifest)
+
+
+def test_what_is_no_ensemble(folds: list[ModelBundle], two_nets: ModelBundle, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"of 1 bundle\(s\): wanted two or more"):
+        make_ensemble(folds[:1], tmp_path / "a")
+    with pytest.raises(InputError, match="the same network as that of"):
+        make_ensemble([folds[0], folds[0]], tmp_path / "b")
+    with pytest.raises(InputError, match=r"task\.modality is MR, and CT in"):
+        make_ensemble([folds[0], two_nets], tmp_path / "c")
+    for number, fold in enumerate(("1/4", None, "2/5")):
+        other = copy(folds[1], tmp_path / f"copy-{number}", fold=fold)
+        with pytest.raises(InputError, match="not different folds of one division"):
+            make_ensemble([folds[0], other], tmp_path / "d")
+
+
+def test_runs_that_are_no_folds_have_no_cross_validated_mean(
+    folds: list[ModelBundle], tmp_path: Path
+) -> None:
+    plain = [copy(bundle, tmp_path / str(n), fold=None) for n, bundle in enumerate(folds[:2])]
+    bundle = make_ensemble(plain, tmp_path / "out")
+    assert [network.stem for network in bundle.networks] == ["model", "member-2"]
+    assert bundle.manifest.training["cross_validated"] == {}
+    assert "No cross-validated mean" in (bundle.folder / "README.md").read_text()
+
+
+def test_the_verb(folds: list[ModelBundle], tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "c3s3_seg", "ensemble", *(str(b.folder) for b in folds)]
+    answer = subprocess.run(
+        [*command, "-o", str(tmp_path / "e")], capture_output=True, text=True, check=False
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert "4 networks; cross-validated Dice" in answer.stdout
+    again = subprocess.run([*command, "-o", str(tmp_path / "e")], capture_output=True, text=True, check=False)
+    assert again.returncode == 2
+    assert "holds a bundle already" in again.stderr

@@ -1,0 +1,70 @@
+"""Cross-validation by patient."""
+
+from pathlib import Path
+
+import pytest
+
+from c3s3_seg.dataset import DataSet, Record, Splits
+from c3s3_seg.errors import ConfigError, InputError
+from c3s3_seg.training.config import load_config
+from c3s3_seg.training.data import read_splits
+from c3s3_seg.training.folds import divide, take_fold
+
+
+def record(patient: str) -> Record:
+    return Record(patient, {}, {}, {})
+
+
+def data_set(**patients: str) -> DataSet:
+    return DataSet(Path("nowhere"), records={case: record(patient) for case, patient in patients.items()})
+
+
+SPLITS = Splits(tuple("abcdefgh"), ("u", "v", "w"), ("x", "y"))
+
+
+def test_every_labelled_case_validates_once_and_is_never_on_both_sides() -> None:
+    data = DataSet(Path("nowhere"))
+    folds = [take_fold(data, SPLITS, f"{n}/3", seed=1) for n in (1, 2, 3)]
+    assert sorted(case for fold in folds for case in fold.validation) == list("abcdefgh")
+    assert sorted(len(fold.validation) for fold in folds) == [2, 3, 3]
+    for fold in folds:
+        assert set(fold.labelled) | set(fold.validation) == set("abcdefgh")
+        assert not set(fold.labelled) & set(fold.validation)
+        assert fold.unlabelled == ("u", "v", "w")
+        assert not {"x", "y"} & set(fold.cases)  # the index's own validation cases are seen by no fold
+    assert take_fold(data, SPLITS, "1/3", seed=1) == folds[0]
+    assert any(take_fold(data, SPLITS, f"{n}/3", seed=2) != folds[n - 1] for n in (1, 2, 3))
+
+
+def test_scans_of_one_patient_stay_together() -> None:
+    data = data_set(a="1", b="1", c="1", d="2", e="2", u="1", v="3")
+    folds = [take_fold(data, SPLITS, f"{n}/4", seed=3) for n in (1, 2, 3, 4)]
+    (first,) = [fold for fold in folds if "a" in fold.validation]
+    assert {"b", "c"} < set(first.validation)
+    assert first.unlabelled == ("v", "w")  # u is of the same patient
+    (second,) = [fold for fold in folds if "d" in fold.validation]
+    assert "e" in second.validation
+    assert second.unlabelled == ("u", "v", "w")
+
+
+def test_sizes_are_even_where_patients_allow() -> None:
+    data = data_set(**dict.fromkeys("abc", "1"))
+    assert sorted(len(part) for part in divide(data, tuple("abcdefghi"), 3, seed=0)) == [3, 3, 3]
+
+
+def test_fewer_patients_than_folds_and_what_is_no_fold(toy_config: Path) -> None:
+    data = data_set(a="1", b="1", c="2")
+    with pytest.raises(InputError, match="3 folds of 2 patients"):
+        divide(data, tuple("abc"), 3, seed=0)
+    for text in ("0/2", "3/2", "a/b", "1/2/3"):
+        with pytest.raises(ConfigError, match=r"found data\.fold .* wanted I/N"):
+            load_config(toy_config, [f"data.fold={text}"])
+    with pytest.raises(ConfigError, match="wanted 2 folds or more"):
+        load_config(toy_config, ["data.fold=1/1"])
+
+
+def test_labels_are_counted_after_the_fold(toy_config: Path) -> None:
+    _, splits = read_splits(load_config(toy_config, ["data.fold=2/2"]).data)
+    assert len(splits.labelled) == len(splits.validation) == 1
+    with pytest.raises(InputError, match=r"data\.labelled = 2, but 1 cases are labelled"):
+        read_splits(load_config(toy_config, ["data.fold=2/2", "data.labelled=2"]).data)

@@ -1,0 +1,70 @@
+"""Facts about data sets with known content."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from c3s3_seg.dataset import DataSet
+from c3s3_seg.errors import InputError
+from c3s3_seg.io import save
+from c3s3_seg.training.measure import measure
+from c3s3_seg.volume import Geometry
+
+
+def box_data(folder: Path, *, pieces: int = 1, direction: np.ndarray | None = None) -> DataSet:
+    """One case of 40 x 30 x 20 voxels of 1 x 2 x 3 mm with a bright box of 10 x 8 x 6 in it."""
+    (folder / "imagesTr").mkdir()
+    (folder / "labelsTr").mkdir()
+    geometry = Geometry.build((40, 30, 20), (1.0, 2.0, 3.0), (0, 0, 0), direction)
+    mask = np.zeros(geometry.shape, np.uint8)
+    mask[5:15, 10:18, 4:10] = 1
+    if pieces == 2:
+        mask[30:34, 10:14, 4:8] = 1
+    image = np.where(mask == 1, np.arange(20) * 10, -500).astype(np.int16)
+    save(geometry.volume(image), folder / "imagesTr" / "a.nii.gz")
+    save(geometry.volume(mask), folder / "labelsTr" / "a.nii.gz")
+    (folder / "dataset.json").write_text(json.dumps({"labelled": ["a"]}))
+    return DataSet.load(folder)
+
+
+def test_a_box_by_hand(tmp_path: Path) -> None:
+    data = box_data(tmp_path)
+    facts = measure(data, data.splits)
+    assert facts.spacing_mm == pytest.approx((1, 2, 3))
+    assert facts.fov_mm == pytest.approx((40, 60, 60))
+    assert facts.organ_mm == pytest.approx((10, 16, 18))
+    assert facts.diameter_mm == pytest.approx((6 * 480 * 6 / np.pi) ** (1 / 3))
+    assert facts.one_piece
+    assert facts.grey == (40, 90)  # planes 4 to 9
+    assert (facts.labels, facts.modality, facts.read) == ({"label-1": 1}, "", 1)
+
+
+def test_axes_are_the_patients(tmp_path: Path) -> None:
+    """A scan that is stored with its axes permuted has the same facts."""
+    permuted = np.array([[0.0, 0, 1], [1, 0, 0], [0, 1, 0]])  # i runs along y, j along z, k along x
+    data = box_data(tmp_path, direction=permuted)
+    facts = measure(data, data.splits)
+    assert facts.spacing_mm == pytest.approx((3, 1, 2))
+    assert facts.organ_mm == pytest.approx((18, 10, 16))
+
+
+def test_pieces_and_labels_of_the_index(tmp_path: Path, layers_data: Path) -> None:
+    data = box_data(tmp_path, pieces=2)
+    assert not measure(data, data.splits).one_piece
+    layers = DataSet.load(layers_data)
+    told: list[str] = []
+    facts = measure(layers, layers.splits, told.append)
+    assert facts.labels == {"core": 1, "middle": 2, "shell": 5}
+    assert facts.modality == "CT"
+    assert facts.diameter_mm == pytest.approx(10 * 1.1, rel=0.1)  # the core
+    assert 15 < facts.grey[0] < 45 < 190 < facts.grey[1] < 230
+    assert len(told) == facts.read == 4
+
+
+def test_masks_without_a_label_are_refused(tmp_path: Path) -> None:
+    data = box_data(tmp_path)
+    other = DataSet(data.folder, labels={"x": 7}, splits=data.splits)
+    with pytest.raises(InputError, match="no mask that was read holds a label"):
+        measure(other, data.splits)

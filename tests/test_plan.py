@@ -1,0 +1,218 @@
+"""From a data set to a configuration that loads, fits and trains."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from c3s3_seg.bundle import ModelBundle
+from c3s3_seg.dataset import DataSet
+from c3s3_seg.errors import InputError
+from c3s3_seg.training import fit
+from c3s3_seg.training.config import TrainConfig, load_config
+from c3s3_seg.training.fit import Wishes
+from c3s3_seg.training.listeners import Silent
+from c3s3_seg.training.measure import Facts
+from c3s3_seg.training.plan import crop, make_plan, window
+from c3s3_seg.training.run import Run
+from c3s3_seg.training.start import begin_from
+from c3s3_seg.training.timing import Timing
+from c3s3_seg.training.train import train
+
+ATRIUM = Facts(
+    modality="MR",
+    labels={"left_atrium": 1},
+    spacing_mm=(0.625, 0.625, 0.625),
+    fov_mm=(115, 88, 55),
+    organ_mm=(107, 69, 37),
+    diameter_mm=43.75,
+    one_piece=True,
+    grey=(10, 90),
+    read=16,
+)
+
+
+def test_a_crop_holds_the_organ_as_far_as_a_step_bears() -> None:
+    assert crop((1.25, 1.25, 1.25), ATRIUM) == (96, 64, 32)
+    assert crop((1.0, 1.0, 1.0), ATRIUM) == (64, 64, 48)  # 112 x 80 x 48 would be too large
+    small = replace(ATRIUM, fov_mm=(35, 51, 36), organ_mm=(26, 41, 29))
+    assert crop((1.0, 1.0, 1.0), small) == (32, 48, 32)
+    assert crop((5.0, 5.0, 5.0), small) == (32, 32, 32)
+
+
+def test_a_window_shows_the_foreground_and_its_neighbours() -> None:
+    assert window(-30, 170) == (-130, 270)  # near the published -125 to 275 of the pancreas
+    assert window(50, 50) == (45, 55)
+
+
+def counted(monkeypatch: pytest.MonkeyPatch, seconds: float, peak: float = 1e9) -> list[TrainConfig]:
+    """Steps that take seconds in proportion to filters and crops; what was timed is listed."""
+    seen: list[TrainConfig] = []
+
+    def say(config: TrainConfig, start: ModelBundle | None = None) -> Timing:
+        seen.append(config)
+        size = config.networks.vnet_filters / 16
+        half = 0.5 if config.run.precision == "bfloat16" else 1.0
+        return Timing(seconds * size * half, seconds * size * half, 0.1, 0.01, 1000, peak * size)
+
+    monkeypatch.setattr(fit, "time_steps", say)
+    return seen
+
+
+def planned(folder: Path, *overrides: str, hours: float = 1.0, **wishes: object) -> TrainConfig:
+    choices = make_plan(folder, Wishes(hours * 3600, **wishes), overrides, lambda _: None)  # type: ignore[arg-type]
+    from c3s3_seg.training.draft import Draft
+
+    draft = Draft([])
+    for choice in choices:
+        draft.put(choice.key, choice.value, choice.reason)
+    return draft.config()
+
+
+def test_ct_without_unlabelled_cases(layers_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted(monkeypatch, 1.0)
+    config = planned(layers_data, hours=0.25)
+    assert (config.method, config.task.modality, config.task.name) == ("supervised", "CT", "three-layers")
+    assert [label.value for label in config.task.labels] == [1, 2, 5]
+    assert config.task.recipe.intensity.rule == "window"
+    assert -80 < config.task.recipe.intensity.low < 0 < 220 < config.task.recipe.intensity.high < 330
+    assert config.task.recipe.spacing_mm == (1.0, 1.1, 1.2)
+    assert config.task.patch == (32, 32, 32)
+    assert (config.networks.vnet_filters, config.networks.dropout) == (8, 0.0)
+    assert config.run.precision == "bfloat16"
+    assert config.run.iterations == int((0.92 * 900 - 5 - 0.05 - 8 * 0.1) / 0.25)
+    assert config.c3s3.warm_start == 0
+
+
+def test_mr_with_unlabelled_cases(toy_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted(monkeypatch, 1.0)
+    config = planned(toy_data)
+    assert (config.method, config.task.recipe.intensity.rule) == ("c3s3", "zscore")
+    assert config.c3s3.warm_start == config.run.iterations // 2
+    assert config.run.validate_every < config.run.iterations
+
+
+def test_what_is_set_holds_and_the_rest_follows(toy_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = counted(monkeypatch, 1.0)
+    wide = ["networks.vnet_filters=16", "task.recipe.spacing_mm=[2.0, 2.0, 2.0]", "run.precision=float32"]
+    config = planned(toy_data, *wide, "data.fold=1/2")
+    assert config.networks.vnet_filters == 16
+    assert config.task.recipe.spacing_mm == (2.0, 2.0, 2.0)
+    assert {found.run.precision for found in seen} == {"float32"}
+    assert config.data.fold == "1/2"
+
+
+def test_a_short_budget_takes_narrow_networks_and_then_a_coarser_grid(
+    toy_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fit, "SMALL", 0)  # as if these crops were large
+    monkeypatch.setattr("c3s3_seg.training.plan.FINEST", 5)
+    counted(monkeypatch, 1.0)
+    roomy, short = planned(toy_data, hours=10), planned(toy_data, hours=0.15)
+    assert (roomy.networks.vnet_filters, short.networks.vnet_filters) == (16, 8)
+    seen = counted(monkeypatch, 10.0)
+    shorter = planned(toy_data, hours=0.15)
+    assert shorter.task.recipe.spacing_mm[0] > short.task.recipe.spacing_mm[0]
+    assert len(seen) == 5  # two precisions, then three more levels
+    assert 10 <= shorter.run.iterations < 1000
+
+
+def test_memory_that_does_not_suffice(toy_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fit, "SMALL", 0)
+    counted(monkeypatch, 1.0)
+    assert planned(toy_data, hours=10, memory_bytes=0.7e9).networks.vnet_filters == 8
+    with pytest.raises(InputError, match=r"needs 0\.5 GB, and 0\.1 GB are allowed\. Give more --memory"):
+        planned(toy_data, memory_bytes=0.1e9)
+
+
+def test_a_loss_that_is_not_finite_rules_a_precision_out(
+    toy_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted(monkeypatch, 1.0)
+    steps = fit.time_steps
+
+    def say(config: TrainConfig, start: ModelBundle | None = None) -> Timing:
+        if config.run.precision == "bfloat16":
+            raise InputError("the loss is nan")
+        return steps(config, start)
+
+    monkeypatch.setattr(fit, "time_steps", say)
+    assert planned(toy_data).run.precision == "float32"
+
+
+@pytest.fixture(scope="module")
+def toy_bundle(toy_config: Path, tmp_path_factory: pytest.TempPathFactory) -> ModelBundle:
+    return train(load_config(toy_config), tmp_path_factory.mktemp("plan") / "run", Silent())
+
+
+def test_a_plan_from_a_bundle_fits_it(
+    toy_data: Path, toy_bundle: ModelBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = counted(monkeypatch, 1.0)
+    config = planned(toy_data, start=toy_bundle)
+    assert (config.task.patch, config.task.recipe) == (toy_bundle.task.patch, toy_bundle.task.recipe)
+    assert config.networks.vnet_filters == 2
+    assert config.augment == load_config(toy_data / "toy.toml").augment
+    assert config.optimiser.lr < load_config(toy_data / "toy.toml").optimiser.lr
+    assert (config.run.keep, config.c3s3.warm_start) == ("best", 0)
+    assert len(seen) == 2
+    begin_from(Run(config, tmp_path), toy_bundle)
+
+
+def test_a_network_from_chance_warms_up(
+    toy_data: Path, toy_bundle: ModelBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted(monkeypatch, 1.0)
+    single = replace(toy_bundle, manifest=replace(toy_bundle.manifest, networks=toy_bundle.networks[:1]))
+    config = planned(toy_data, start=single)
+    assert config.c3s3.warm_start == config.run.iterations // 2
+
+
+def test_a_bundle_for_something_else_is_refused(
+    toy_bundle: ModelBundle, layers_data: Path, toy_data: Path
+) -> None:
+    with pytest.raises(InputError, match=r"labels are .* plan without --from"):
+        planned(layers_data, start=toy_bundle)
+    data = DataSet.load(toy_data)
+    other = replace(data, modality="CT")
+    from c3s3_seg.training.draft import Draft
+    from c3s3_seg.training.fine_tune import from_bundle
+
+    with pytest.raises(InputError, match="the modality is CT, the bundle's MR"):
+        from_bundle(Draft([]), other, data.splits, toy_bundle)
+
+
+def test_one_network_and_no_unlabelled_cases(toy_data: Path, toy_bundle: ModelBundle) -> None:
+    from c3s3_seg.training.draft import Draft
+    from c3s3_seg.training.fine_tune import from_bundle
+
+    data = DataSet.load(toy_data)
+    (partner,) = toy_bundle.networks[1:]
+    single = replace(toy_bundle, manifest=replace(toy_bundle.manifest, networks=(partner,)))
+    draft = Draft([])
+    from_bundle(draft, data, replace(data.splits, unlabelled=()), single)
+    assert (draft["method"], draft["networks.supervised"]) == ("supervised", partner.architecture)
+    reasons = {choice.key: choice.reason for choice in draft.choices()}
+    assert sum("begins from chance" in reason for reason in reasons.values()) == 1
+
+
+def test_the_verb_writes_what_train_takes(toy_data: Path, tmp_path: Path) -> None:
+    """The whole way, with real steps: plan, load, train."""
+    plan = tmp_path / "plan.toml"
+    words = ["plan", str(toy_data), "-o", str(plan), "--budget", "40s", "--memory", "4GB"]
+    words += ["--set", "networks.vnet_filters=2", "--set", "networks.resvnet_filters=2"]
+    words += ["--set", "run.iterations=3", "--set", "run.precision=float32"]
+    command = [sys.executable, "-m", "c3s3_seg"]
+    answer = subprocess.run([*command, *words], capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr
+    for part in ("task.patch", "run.iterations", "grey values of MR have no unit", "c3s3-seg train"):
+        assert part in answer.stdout
+    config = load_config(plan)
+    assert config.run.iterations == 3
+    assert config.c3s3.warm_start == 1
+    assert train(config, tmp_path / "run", Silent()).manifest.training["iterations"] == 3
+    again = subprocess.run([*command, *words], capture_output=True, text=True, check=False)
+    assert again.returncode == 2
+    assert "is there already" in again.stderr

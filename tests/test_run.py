@@ -1,0 +1,168 @@
+"""Which weights a run keeps, and when it ends by itself."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from c3s3_seg.bundle import ModelBundle
+from c3s3_seg.errors import InputError
+from c3s3_seg.models.storage import from_file
+from c3s3_seg.training import checkpoint, run
+from c3s3_seg.training.config import load_config
+from c3s3_seg.training.data import Sampler, ValidationCase, read_splits, read_validation
+from c3s3_seg.training.listeners import Silent
+from c3s3_seg.training.run import Run, best_record, since_gain
+from c3s3_seg.training.train import train
+from c3s3_seg.training.validation import Validation
+
+
+@pytest.mark.parametrize(
+    ("validations", "expected"),
+    [
+        ([], 0),
+        ([(0.5, 0.5)], 0),
+        ([(0.5, 0.5), (0.4, 0.4)], 1),
+        ([(0.5, 0.5), (0.4, 0.6)], 0),  # one net is enough
+        ([(0.5,), (0.6,), (0.6,), (0.6,)], 2),  # as good is no gain
+        ([(0.5,), (0.4,), (0.45,)], 2),  # better than the last, not than the best
+    ],
+)
+def test_validations_since_the_last_gain(validations: list[tuple[float, ...]], expected: int) -> None:
+    assert since_gain(validations) == expected
+
+
+def scripted(monkeypatch: pytest.MonkeyPatch, dice: dict[str, list[float]]) -> None:
+    """The nets are real; what validation says of them is written down here."""
+    left = {name: list(values) for name, values in dice.items()}
+
+    def say(name: str, *_: object) -> Validation:
+        value = left[name].pop(0)
+        return Validation(name, value, value, 1.0, 1.0, {"case": {"ball": {"dice": value}}})
+
+    monkeypatch.setattr(run, "validate", say)
+
+
+CHANGES = ["run.validate_every=1", "run.checkpoint_every=2", "c3s3.warm_start=1"]
+
+
+def records(bundle: ModelBundle, key: str) -> dict[str, tuple[int, float]]:
+    return {r["candidate"]: (r["iteration"], r["dice"]) for r in bundle.manifest.training[key]}
+
+
+def test_the_best_weights_ship_and_the_card_says_both(
+    toy_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dice = {"vnet": [0.1, 0.5, 0.4, 0.3], "resvnet": [0.2, 0.2, 0.3, 0.25]}
+    scripted(monkeypatch, dice)
+    best = train(
+        load_config(toy_config, [*CHANGES, "run.iterations=4", "run.keep=best"]), tmp_path / "b", Silent()
+    )
+    assert records(best, "validation_kept") == {"vnet": (2, 0.5), "resvnet": (3, 0.3)}
+    assert records(best, "validation_last") == {"vnet": (4, 0.3), "resvnet": (4, 0.25)}
+    assert best.networks[0].architecture == "vnet"
+    card = (best.folder / "README.md").read_text()
+    assert "| vnet | 2 | 0.500 |" in card
+    assert "| vnet | 0.300 |" in card
+    scripted(monkeypatch, dice)
+    last = train(load_config(toy_config, [*CHANGES, "run.iterations=4"]), tmp_path / "l", Silent())
+    assert records(last, "validation_kept") == {"vnet": (4, 0.3), "resvnet": (4, 0.25)}
+    assert "those of each net's best validation" not in (last.folder / "README.md").read_text()
+    # The kept weights are those of iteration 2: the averages of a run that ends there, on the same schedule.
+    half = until(toy_config, 2)
+    kept = from_file(best.folder / best.networks[0].weights)
+    for name, tensor in half.emas["vnet"].net.state_dict().items():
+        torch.testing.assert_close(kept[name], tensor, rtol=1e-3, atol=1e-4, msg=name)
+    assert best.manifest.files["model.safetensors"] not in last.manifest.files.values()
+
+
+def until(toy_config: Path, iteration: int) -> Run:
+    config = load_config(toy_config, [*CHANGES, "run.iterations=4"])
+    data, splits = read_splits(config.data)
+    sampler, found = Sampler.of(config, data, splits), Run(config, Path("unused"))
+    for number in range(iteration):
+        found.step(sampler.batch(number, found.method.views(number)))
+    return found
+
+
+def test_a_run_ends_when_its_patience_does(
+    toy_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = [*CHANGES, "run.patience=2", "c3s3.warm_start=3"]
+    scripted(monkeypatch, {"vnet": [0.5, 0.4, 0.4, 0.4, 0.4, 0.4], "resvnet": [0.1] * 6})
+    bundle = train(load_config(toy_config, changes), tmp_path, Silent())
+    # 1 to 3 are the warm start, which is not counted; 4 and 5 bring nothing.
+    assert bundle.manifest.training["iterations"] == 5
+    assert checkpoint.read(tmp_path).iteration == 5
+    scripted(monkeypatch, {"vnet": [0.4], "resvnet": [0.1]})
+    again = train(load_config(toy_config, changes), tmp_path, Silent(), resume=True)
+    assert again.manifest.training["iterations"] == 5
+
+
+def test_a_resumed_run_knows_what_was_best(toy_config: Path, tmp_path: Path) -> None:
+    """Real validations: killed after iteration 4 of 8, and as if it had not been."""
+    changes = ["run.keep=best", "run.validate_every=2", "optimiser.lr=0.05"]
+    whole = train(load_config(toy_config, changes), tmp_path / "whole", Silent())
+
+    class Killed(Exception):  # noqa: N818
+        pass
+
+    class Killer(Silent):
+        def stepped(self, iteration: int, terms: dict[str, float]) -> None:
+            if iteration == 6:
+                raise Killed
+
+    with pytest.raises(Killed):
+        train(load_config(toy_config, changes), tmp_path / "broken", Killer())
+    assert checkpoint.read(tmp_path / "broken").iteration == 4
+    resumed = train(load_config(toy_config, changes), tmp_path / "broken", Silent(), resume=True)
+    assert resumed.manifest.training["validation_kept"] == whole.manifest.training["validation_kept"]
+    for name in ("model.safetensors", "partner.safetensors"):
+        assert resumed.manifest.files[name] == whole.manifest.files[name]
+
+
+def test_without_validation_cases_there_is_no_best(toy_config: Path, tmp_path: Path) -> None:
+    config = load_config(toy_config)
+    data, _ = read_splits(config.data)
+    lonely = tmp_path / "data"
+    lonely.mkdir()
+    for name in ("imagesTr", "labelsTr"):
+        (lonely / name).symlink_to(data.folder / name)
+    (lonely / "dataset.json").write_text('{"labelled": ["ball-0"], "unlabelled": ["ball-2"]}')
+    for change in ("run.keep=best", "run.patience=1"):
+        with pytest.raises(InputError, match=r"needs validation cases, and there are none"):
+            train(load_config(toy_config, [f"data.folder={lonely}", change]), tmp_path / "run", Silent())
+
+
+def test_an_old_checkpoint_has_no_best(toy_config: Path, tmp_path: Path) -> None:
+    found = Run(load_config(toy_config), tmp_path)
+    found.save()
+    assert not [name for name in checkpoint.read(tmp_path).tensors if name.startswith("best.")]
+    found.restore()
+    assert found.best == {}
+
+
+def test_the_first_of_equal_records_is_the_best() -> None:
+    history: list[dict[str, Any]] = [
+        {"iteration": 1, "candidate": "a", "dice": 0.5},
+        {"iteration": 2, "candidate": "b", "dice": 0.9},
+        {"iteration": 2, "candidate": "a", "dice": 0.5},
+        {"iteration": 2, "changed": {}},
+    ]
+    assert best_record(history, "a") == history[0]
+    assert best_record(history, "c") is None
+
+
+def cases(toy_config: Path) -> list[ValidationCase]:
+    data, splits = read_splits(load_config(toy_config).data)
+    return read_validation(data, splits.validation)
+
+
+def test_a_net_is_kept_as_it_was(toy_config: Path, tmp_path: Path) -> None:
+    found = Run(load_config(toy_config, ["run.keep=best"]), tmp_path)
+    found.validate(cases(toy_config))
+    kept = found.best["vnet"]["output.weight"].clone()
+    with torch.no_grad():
+        found.emas["vnet"].net.output.weight.add_(1)  # type: ignore[operator]
+    assert torch.equal(found.best["vnet"]["output.weight"], kept)

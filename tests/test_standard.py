@@ -1,0 +1,73 @@
+"""What we write in DICOM, of every kind of series, keeps the standard: dciodvfy finds no error of ours."""
+
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.uid import JPEG2000Lossless, generate_uid
+from test_io_dicom_seg import MAKER, SEGMENTS, differing, drawn, errors
+
+from c3s3_seg.io import load
+from c3s3_seg.io.choice import Fix
+from c3s3_seg.io.dicom_capture import write_capture
+from c3s3_seg.io.dicom_seg import write_seg
+from c3s3_seg.io.dicom_write import save_series
+from c3s3_seg.io.rtstruct import write_rtstruct
+from c3s3_seg.phantom import simulate
+from c3s3_seg.volume import Volume
+
+# What the real slices themselves have wrong in what has to be repeated, and a program's own way to count it.
+THEIRS = ("Patient's Age", "Dicom dataset contains invalid data values")
+REAL: dict[str, tuple[str, tuple[Fix, ...]]] = {
+    "Philips CT": ("philips-ct/S2010", ()),
+    "tilted CT": ("philips-ct-tilt", ("tilt", "gaps")),
+    "oblique MR": ("oblique-t1", ()),
+    "brain MR": ("brain-study/12-T1post-05670", ()),
+    "brain MR crop": ("brain-study/13_HCropVolume", ()),
+}
+
+
+def check_all(scan: Volume, folder: Path) -> None:
+    """Write every kind of object and look for errors; the SEG is read back where the grid is the slices'."""
+    mask = drawn(scan)
+    write_seg(mask, folder / "binary.dcm", SEGMENTS, MAKER)
+    write_seg(mask, folder / "labelmap.dcm", SEGMENTS, MAKER, labelmap=True)
+    write_rtstruct(mask, folder / "rtstruct.dcm", SEGMENTS, MAKER)
+    picture = np.random.default_rng(0).integers(0, 256, (31, 27, 3), np.uint8)
+    write_capture(picture, scan.source, folder / "key.dcm", MAKER)
+    for name in ("binary", "labelmap", "rtstruct", "key"):
+        path = folder / f"{name}.dcm"
+        assert [e for e in errors(path) if not any(t in e for t in THEIRS)] == [], name
+    if not any("repaired" in note for note in scan.source.notes):
+        assert differing(folder / "binary.dcm", mask, folder / "q") == 0
+    points = pydicom.dcmread(folder / "rtstruct.dcm").ROIContourSequence[0].ContourSequence
+    assert all(len(v.original_string) <= 16 for c in points for v in c.ContourData)
+    key = pydicom.dcmread(folder / "key.dcm")
+    assert np.array_equal(key.pixel_array, picture)
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("name", REAL)
+def test_of_a_real_series(shared_data: Path, tmp_path: Path, name: str) -> None:
+    place, fix = REAL[name]
+    check_all(load(shared_data / "dicom" / place, fix=fix), tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["phantom", "compressed", "enhanced"])
+def test_of_a_phantom(tmp_path: Path, kind: str) -> None:
+    files = save_series(simulate(31_070).scan, tmp_path / "s", description="", seed_uid=kind)
+    if kind == "compressed":
+        for path in files:
+            data = pydicom.dcmread(path)
+            data.compress(JPEG2000Lossless, generate_instance_uid=False)
+            data.save_as(path)
+    if kind == "enhanced":
+        legacy = pytest.importorskip("highdicom.legacy")
+        sources = [pydicom.dcmread(files[n * 5 % len(files)]) for n in range(len(files))]
+        for source in sources:
+            source.AccessionNumber = "1"
+        made = legacy.LegacyConvertedEnhancedMRImage(sources, generate_uid(), 1, generate_uid(), 1)
+        (tmp_path / "e").mkdir()
+        made.save_as(tmp_path / "e" / "one.dcm")
+    check_all(load(tmp_path / ("e" if kind == "enhanced" else "s")), tmp_path)
