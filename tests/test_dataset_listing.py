@@ -73,6 +73,17 @@ def test_patients_of_the_records() -> None:
         refuse_leaks(DataSet(Path("x"), splits=splits, records=both), splits)
 
 
+def test_training_refuses_a_patient_on_both_sides(tmp_path: Path) -> None:
+    from c3s3_seg.training.config import DataConfig
+    from c3s3_seg.training.data import read_splits
+
+    same = {"a": record("1"), "b": record("1")}
+    DataSet(tmp_path, labels={"x": 1}, splits=Splits(("a",), ("b",), ()), records=same).save()
+    assert read_splits(DataConfig(folder=str(tmp_path)))[1].labelled == ("a",)
+    with pytest.raises(InputError, match="one patient"):
+        read_splits(DataConfig(folder=str(tmp_path), validation_from_unlabelled=1))
+
+
 def test_kinds() -> None:
     assert kinds(Splits(("a",), ("b",), ("c",))) == {"a": "labelled", "b": "unlabelled", "c": "validation"}
 

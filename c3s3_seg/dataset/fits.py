@@ -28,8 +28,8 @@ BAND = 3  # voxels on either side of the boundary that are looked at
 # Summed gains of a mirrored mask. Clean: at most 0.07 (80 atria), 0.10 (195 hippocampi), -0.27 (phantoms);
 # mirrored along any axes, half of them gain 0.26 to 0.89, and 5 % less than 0.05, 0.17, 0.32.
 MIRRORED = 0.15
-# Of a moved one. Clean: at most 0.09 (80 atria), 0.31 (195 hippocampi), 0.00; moved by 0.4 of the organ,
-# half gain 0.40 to 1.05.
+# Of a moved one. Clean: at most 0.09 (80 atria), 0.31 (195 hippocampi), 0.00 (phantoms); moved by 0.4 of
+# the organ, half gain 0.40 to 1.05.
 MOVED = 0.4
 HOPELESS = 0.2  # a mirroring that makes a mask so unlike the others' is not looked at further
 FLIPS = tuple(product((False, True), repeat=3))

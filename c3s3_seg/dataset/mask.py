@@ -67,7 +67,9 @@ def _second(body: Bools) -> tuple[float, Voxel | None]:
     sizes = np.bincount(pieces.ravel())[1:]
     largest, second = np.argsort(sizes)[::-1][:2].tolist()
     places = np.argwhere(pieces == second + 1)
-    middle = places[len(places) // 2] + [part.start for part in box]
+    # The middle of a hollow piece is not in it; its nearest voxel is.
+    nearest = np.square(places - places.mean(axis=0)).sum(axis=1).argmin()
+    middle = places[nearest] + [part.start for part in box]
     return float(sizes[second] / sizes[largest]), (int(middle[0]), int(middle[1]), int(middle[2]))
 
 

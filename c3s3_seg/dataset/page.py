@@ -26,7 +26,7 @@ PICTURES = 40  # findings that are drawn; the page lists all
 LABELS = 4  # of which a diagram of volumes is drawn
 
 MEANINGS: dict[Severity, str] = {
-    "error": "Nothing can be learnt from these as they are; training refuses them.",
+    "error": "Nothing sound can be learnt from these as they are.",
     "warning": "Look at these. They may be right: a check compares, it does not know.",
     "info": "Good to know.",
 }
@@ -127,7 +127,7 @@ def _diagrams(found: Examination) -> str:
             if mask.volumes_ml.get(label)
         ]
         drawn.append(spread(dots, f"{label} (ml)"))
-    return f'<h2>Volumes</h2><div class="diagrams">{"".join(drawn)}</div>' if drawn else ""
+    return f'<h2>Volumes</h2><div class="diagrams few">{"".join(drawn)}</div>' if drawn else ""
 
 
 def _finding(finding: Finding, pictures: str) -> str:

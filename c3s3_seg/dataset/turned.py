@@ -17,9 +17,9 @@ ACROSS = 14  # of them across a usual field of view
 # A turned case fits better by so much. Clean: at most 0.055 (80 atria), -0.15 (195 hippocampi), -0.10
 # (22 phantoms). Turned by one flip, 5 % of them gain less than: 0.14, 0.47, 0.13.
 GAIN = 0.08
-# Turned back it looks like a usual case: no less like the mean than this share of the others.
-USUAL = 0.1
-# Grey values that run against the mean of the others: clean 0.33 (atria), 0.51, 0.75; inverted: below -0.3.
+# As it is, it is less like the mean than all but this share of the cases; turned back, nearly as much.
+USUAL, NEARLY = 0.1, 0.9
+# Grey values that run against the mean of the others: clean 0.33 (atria), 0.51, 0.75; inverted: -0.56.
 UNLIKE, CLEAR = 0.0, 0.3
 AXES = ("left-right", "front-back", "foot-head")
 
@@ -40,8 +40,8 @@ class Likeness:
 
     @property
     def is_turned(self) -> bool:
-        """Whether it would look like the others if it were turned, and does not as it is."""
-        return self.gain > GAIN and self.best > self.usual > self.as_is
+        """Whether it would look clearly more like the others if it were turned."""
+        return self.gain > GAIN and self.as_is < self.usual and self.best > NEARLY * self.usual
 
     @property
     def is_unlike(self) -> bool:

@@ -16,6 +16,7 @@ from torch import Generator, Tensor
 from c3s3_seg.bundle import Task
 from c3s3_seg.dataset import INDEX, DataSet, Splits
 from c3s3_seg.dataset.faults import refuse_faults
+from c3s3_seg.dataset.listing import refuse_leaks
 from c3s3_seg.errors import InputError
 from c3s3_seg.io import load, load_mask
 from c3s3_seg.training.augment import change_intensity, draw_geometry
@@ -92,7 +93,8 @@ def read_splits(config: DataConfig) -> tuple[DataSet, Splits]:
     Raises
     ------
     InputError
-        If there is no data set, no labelled case, or fewer of them than are wanted.
+        If there is no data set, no labelled case, or fewer of them than are wanted, or a patient is
+        learnt from and judged by.
     """
     data = DataSet.load(Path(config.folder))
     splits = data.splits.put_aside(config.validation_from_unlabelled)
@@ -107,6 +109,7 @@ def read_splits(config: DataConfig) -> tuple[DataSet, Splits]:
             what = f"data.labelled = {config.labelled}, but {len(splits.labelled)} cases are labelled"
             raise InputError(what, where=data.folder / INDEX)
         splits = splits.label_only(config.labelled)
+    refuse_leaks(data, splits)
     return data, splits
 
 
