@@ -79,3 +79,6 @@ def _die_with_the_parent() -> None:
 
 if __name__ == "__main__":
     main()
+    # Every file is closed and every answer sent; taking the runtime apart would take 0.15 s more.
+    sys.stderr.flush()
+    os._exit(0)

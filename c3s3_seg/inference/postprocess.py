@@ -129,12 +129,13 @@ class _Components:
 
     def _join(self, count: int, links: list[NDArray[np.int64]]) -> None:
         """Number the components of the whole: `_group` has one number for each component of a part."""
-        from scipy.sparse import coo_array
-        from scipy.sparse.csgraph import connected_components
-
         if not links:
             self._group = np.arange(count)
             return
+        # Only here: it takes longer to import than most masks to tidy.
+        from scipy.sparse import coo_array
+        from scipy.sparse.csgraph import connected_components
+
         first, second = np.concatenate(links, axis=1)
         graph = coo_array((np.ones(len(first), np.bool_), (first, second)), shape=(count, count))
         _, self._group = connected_components(graph, directed=False)

@@ -211,7 +211,8 @@ def _writable(array: Array, path: Path) -> Array:
 def _write(array: Array, geometry: Geometry, path: Path) -> None:
     import SimpleITK
 
-    image: Any = SimpleITK.GetImageFromArray(array.transpose(2, 1, 0))
+    # SimpleITK copies rows far sooner that lie in memory as they do in the file.
+    image: Any = SimpleITK.GetImageFromArray(np.asfortranarray(array).transpose(2, 1, 0))
     image.SetSpacing(geometry.spacing_mm.tolist())
     image.SetOrigin(geometry.origin_mm.tolist())
     image.SetDirection(geometry.direction.ravel().tolist())
