@@ -47,7 +47,9 @@ def test_a_window_shows_the_foreground_and_its_neighbours() -> None:
     assert window(50, 50) == (45, 55)
 
 
-def counted(monkeypatch: pytest.MonkeyPatch, seconds: float, peak: float = 1e9) -> list[TrainConfig]:
+def counted(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, peak: float = 1e9, waited: float = 0.0
+) -> list[TrainConfig]:
     """Steps that take seconds in proportion to filters and crops; what was timed is listed."""
     seen: list[TrainConfig] = []
 
@@ -55,7 +57,7 @@ def counted(monkeypatch: pytest.MonkeyPatch, seconds: float, peak: float = 1e9) 
         seen.append(config)
         size = config.networks.vnet_filters / 16
         half = 0.5 if config.run.precision == "bfloat16" else 1.0
-        return Timing(seconds * size * half, seconds * size * half, 0.1, 0.01, 1000, peak * size)
+        return Timing(seconds * size * half, seconds * size * half, 0.1, 0.01, 1000, peak * size, waited)
 
     monkeypatch.setattr(fit, "time_steps", say)
     return seen
@@ -117,6 +119,16 @@ def test_a_short_budget_takes_narrow_networks_and_then_a_coarser_grid(
     assert shorter.task.recipe.spacing_mm[0] > short.task.recipe.spacing_mm[0]
     assert len(seen) == 5  # two precisions, then three more levels
     assert 10 <= shorter.run.iterations < 1000
+
+
+@pytest.mark.parametrize(("waited", "said"), [(0.4, True), (0.05, False)])
+def test_a_busy_machine_is_told(
+    toy_data: Path, monkeypatch: pytest.MonkeyPatch, waited: float, said: bool
+) -> None:
+    counted(monkeypatch, seconds=0.5, waited=waited)
+    choices = make_plan(toy_data, Wishes(3600), [], lambda _: None)
+    reason = next(choice.reason for choice in choices if choice.key == "run.iterations")
+    assert ("other programs had the processors for 40%" in reason) is said
 
 
 def test_memory_that_does_not_suffice(toy_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

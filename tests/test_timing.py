@@ -1,5 +1,7 @@
 """Budgets by hand, and real steps."""
 
+import subprocess
+import sys
 from math import inf
 from pathlib import Path
 
@@ -65,3 +67,26 @@ def test_steps_are_real(toy_config: Path, two_nets: ModelBundle) -> None:
     assert 5e7 < found.peak_bytes < inf
     with pytest.raises(InputError, match=r"task\.labels: the bundle has"):
         time_steps(load_config(toy_config), two_nets)
+
+
+CROWDED = """
+import os, subprocess, sys, time
+from c3s3_seg.training.timing import _scheduled, _share_waited
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+def share(seconds=0.5):
+    before, until = _scheduled(), time.perf_counter() + seconds
+    while time.perf_counter() < until:
+        pass
+    return _share_waited(before, _scheduled())
+other = subprocess.Popen([sys.executable, "-c", "while True: pass"])  # on the same processor
+try:
+    print(share())
+finally:
+    other.kill()
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/schedstat").is_file(), reason="only Linux tells it")
+def test_steps_that_wait_for_a_processor_are_noticed() -> None:
+    answer = subprocess.run([sys.executable, "-c", CROWDED], capture_output=True, text=True, check=True)
+    assert 0.2 < float(answer.stdout) < 1

@@ -12,13 +12,17 @@ from c3s3_seg.dataset import Splits
 from c3s3_seg.errors import InputError
 from c3s3_seg.training.config import TrainConfig
 from c3s3_seg.training.draft import Draft
-from c3s3_seg.training.timing import MOST, STEPS, Length, Timing, length, time_steps
+from c3s3_seg.training.timing import BUSY, MOST, STEPS, Length, Timing, length, time_steps
 
 ENOUGH = 1000  # iterations; where fewer fit, smaller networks or a coarser grid are tried
 SMALL = 100_000  # voxels of a crop up to which narrow networks learn better
 WARM = 0.5  # of the iterations learn from labels alone, as in the bundles that ship
 # Filters of both networks, and how much coarser the grid may be than the organ asks for.
 LEVELS = ((16, 1.0), (8, 1.0), (8, 1.25), (8, 1.6))
+BUSY_WORDS = (
+    "other programs had the processors for {:.0%} of the time of these steps:"
+    " plan again when it is quiet, or set run.threads=1"
+)
 Tell = Callable[[str], None]
 Regrid = Callable[[float], None]
 
@@ -178,6 +182,8 @@ def _run(draft: Draft, splits: Splits, wishes: Wishes, timing: Timing, found: Le
     )
     if found.iterations == MOST:
         why = f"the published number; {why}"
+    if timing.waited > BUSY:
+        why = f"{why}; {BUSY_WORDS.format(timing.waited)}"
     iterations = draft.put("run.iterations", found.iterations, why)
     if draft["method"] != "supervised":
         warm = int(share * iterations)

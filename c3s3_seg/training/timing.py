@@ -6,6 +6,7 @@ import re
 import time
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import ceil, inf
 from multiprocessing import get_context
@@ -25,6 +26,7 @@ VALIDATING = 0.2  # of the budget at most
 LEAST = 10  # iterations; fewer are no training
 MOST = 6000  # iterations, the published number; more has only been seen to overfit
 STARTING_S = 5.0  # torch, and writing the bundle
+BUSY = 0.1  # of the time: two threads of which one waits hold each other up far more than that
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,9 @@ class Timing:
     peak_bytes
         Of the process (its peak resident size) or of the GPU, with `READ` cases of each kind; inf where the
         system ended it.
+    waited
+        Share of the steps' time, over all threads, in which they were ready and other programs had the
+        processors: 0 to 1. 0 where the system does not say.
     """
 
     warm_s: float
@@ -50,6 +55,7 @@ class Timing:
     load_s: float
     case_bytes: int
     peak_bytes: float
+    waited: float = 0.0
 
     def needs_bytes(self, cases: int) -> float:
         """With all cases in memory."""
@@ -164,6 +170,7 @@ def _measure(config: TrainConfig, start: ModelBundle | None) -> Timing:
     if start is not None:
         begin_from(run, start)
     seconds = []
+    before = _scheduled()
     for first in (0, warm_start(config)):
         run.iteration, taken = first, []
         for _ in range(STEPS + 1):
@@ -171,6 +178,7 @@ def _measure(config: TrainConfig, start: ModelBundle | None) -> Timing:
             run.step(sampler.batch(run.iteration, run.method.views(run.iteration)))
             taken.append(time.perf_counter() - began)
         seconds.append(median(taken[1:]))
+    waited = _share_waited(before, _scheduled())
     cases = read_validation(data, judged)
     run.validate(cases)  # the first also loads what it needs
     began = time.perf_counter()
@@ -182,7 +190,23 @@ def _measure(config: TrainConfig, start: ModelBundle | None) -> Timing:
         load_s=load_s,
         case_bytes=sum(case.stack.nbytes for case in (*sampler.labelled, *sampler.unlabelled)) // read,
         peak_bytes=_peak_bytes(),
+        waited=waited,
     )
+
+
+def _scheduled() -> tuple[int, int]:
+    """Of all threads of this process: ns on a processor, and ns ready without one (Linux: schedstat)."""
+    ran = waited = 0
+    for path in Path("/proc/self/task").glob("*/schedstat"):
+        with suppress(OSError):  # a thread that has just ended
+            on, ready, _ = map(int, path.read_text(encoding="ascii").split())
+            ran, waited = ran + on, waited + ready
+    return ran, waited
+
+
+def _share_waited(before: tuple[int, int], after: tuple[int, int]) -> float:
+    ran, waited = (max(0, b - a) for a, b in zip(before, after, strict=True))
+    return waited / max(1, ran + waited)
 
 
 def _peak_bytes() -> float:
