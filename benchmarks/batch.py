@@ -1,8 +1,8 @@
 """Many phantom cases: cases per hour with every proof on, against a plain loop with none.
 
-    python benchmarks/batch.py [--cases 200] [--distinct 20] [--fine] [--flat 1000]
+    python benchmarks/batch.py [--cases 200] [--distinct 20] [--runs 3] [--fine] [--flat 1000]
 
-Same files, same bundle, a process or set of workers per contender, one after the other, start-up included.
+Same files, same bundle, a process or set of workers per contender, in turn, start-up included.
 The plain loop reads, predicts and writes with SimpleITK: no hash, no journal, no read-back, nothing
 at the same time. Ours is `c3s3-seg predict`. Memory is that of all processes together (PSS, sampled).
 `--fine` takes the same hearts in the voxels of the public benchmark's scans (0.625 x 0.625 x 1.25 mm, 3.7
@@ -11,6 +11,7 @@ million voxels); the default has half as many a side, so that the network is nea
 
 import argparse
 import json
+import math
 import resource
 import statistics
 import subprocess
@@ -18,6 +19,7 @@ import sys
 import tempfile
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 PLAIN = """
@@ -117,21 +119,43 @@ def network_s(out: Path) -> float:
     return statistics.fmean(fact["seconds"]["network"] for fact in facts if "seconds" in fact)
 
 
-def compare(folder: Path, scans: Path, cases: int) -> None:
-    print("| contender | cases per hour | ratio | s a case | processor s | network s | peak MB |")
-    print("|---|---|---|---|---|---|---|")
-    plain = 0.0
-    for name, words in CONTENDERS.items():
-        out = folder / name.replace(" ", "-")
-        command = [*OURS, str(scans), "-o", str(out), *(words or [])]
-        if words is None:
-            command = [sys.executable, "-c", PLAIN, str(scans), str(out)]
-        wall_s, used_s, memory = timed(command)
-        plain = plain or wall_s
-        net = "" if words is None else f"{network_s(out):.3f}"
-        row = f"{3600 * cases / wall_s:.0f} | {plain / wall_s:.2f} | {wall_s / cases:.3f}"
-        row += f" | {used_s / cases:.3f} | {net}"
-        print(f"| {name} | {row} | {max(memory):.0f} |", flush=True)
+@dataclass(frozen=True)
+class Measured:
+    """One run of one contender."""
+
+    wall_s: float
+    used_s: float
+    network_s: float
+    peak_mb: float
+
+
+def compare(folder: Path, scans: Path, cases: int, runs: int) -> None:
+    """All contenders in turn, so many times over: a machine that slows down slows all of them."""
+    measured: dict[str, list[Measured]] = {name: [] for name in CONTENDERS}
+    for run in range(runs):
+        for name, words in CONTENDERS.items():
+            measured[name].append(measure(folder / f"{name.replace(' ', '-')}-{run}", scans, words))
+    print(f"{cases} cases, {runs} runs of each in turn; medians, and the ratio of every run.\n")
+    print("| contender | cases per hour | ratio | ratios | s a case | processor s | network s | peak MB |")
+    print("|---|---|---|---|---|---|---|---|")
+    plain = measured[next(iter(CONTENDERS))]
+    for name, found in measured.items():
+        wall_s, used_s, network, peak = (
+            statistics.median(getattr(m, key) for m in found) for key in Measured.__annotations__
+        )
+        ratios = [p.wall_s / m.wall_s for p, m in zip(plain, found, strict=True)]
+        row = f"{3600 * cases / wall_s:.0f} | {statistics.median(ratios):.2f}"
+        row += f" | {', '.join(f'{r:.2f}' for r in ratios)} | {wall_s / cases:.3f} | {used_s / cases:.3f}"
+        print(f"| {name} | {row} | {'' if math.isnan(network) else f'{network:.3f}'} | {peak:.0f} |")
+
+
+def measure(out: Path, scans: Path, words: list[str] | None) -> Measured:
+    command = [*OURS, str(scans), "-o", str(out), *(words or [])]
+    if words is None:
+        command = [sys.executable, "-c", PLAIN, str(scans), str(out)]
+    wall_s, used_s, memory = timed(command)
+    print(f"{out.name}: {wall_s:.1f} s", file=sys.stderr, flush=True)
+    return Measured(wall_s, used_s, math.nan if words is None else network_s(out), max(memory))
 
 
 def share_of_the_proofs(out: Path, scans: Path) -> None:
@@ -195,6 +219,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--cases", type=int, default=200)
     parser.add_argument("--distinct", type=int, default=20)
+    parser.add_argument("--runs", type=int, default=3, help="of each contender, in turn")
     parser.add_argument("--fine", action="store_true", help="scans of 3.7 million voxels in place of 0.65")
     parser.add_argument("--flat", type=int, default=0, help="instead: memory over so many small cases")
     parser.add_argument("--scans", type=Path, help="a folder that an earlier run filled with --cases")
@@ -205,8 +230,8 @@ def main() -> None:
             flat(folder, options.flat)
             return
         scans = options.scans or fill(folder, options.cases, options.distinct, fine=options.fine)
-        compare(folder, scans, len(list(scans.iterdir())))
-        share_of_the_proofs(folder / "ours,-no-workers", scans)
+        compare(folder, scans, len(list(scans.iterdir())), options.runs)
+        share_of_the_proofs(folder / "ours,-no-workers-0", scans)
 
 
 if __name__ == "__main__":

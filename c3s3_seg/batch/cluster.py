@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from c3s3_seg.batch.case import Steps
+from c3s3_seg.batch.engine import Engine
 from c3s3_seg.batch.job import Job, Model, Task, sendable
 from c3s3_seg.batch.outcome import Outcome, Refusal
-from c3s3_seg.batch.run import Engine
 from c3s3_seg.batch.workers import available_processors
 from c3s3_seg.errors import C3S3Error, InputError, MissingError
 from c3s3_seg.schema import parse

@@ -8,15 +8,14 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from c3s3_seg.batch.case import Steps
+from c3s3_seg.batch.engine import Engine, in_this_process
 from c3s3_seg.batch.job import Job, Model, Plan, Task
 from c3s3_seg.batch.journal import Journal, gather, journal_path
 from c3s3_seg.batch.outcome import Outcome
-from c3s3_seg.batch.overlap import overlapped
 from c3s3_seg.batch.provenance import surroundings, write_provenance
 from c3s3_seg.batch.sorting import Sorted, sort_out
 from c3s3_seg.batch.summary import summary
@@ -26,7 +25,6 @@ from c3s3_seg.io import find_cases, match_truth
 from c3s3_seg.lock import hold
 from c3s3_seg.report.rows import Failure, PredictionRow
 
-Runner = Callable[[Iterable[Task]], Iterator[Outcome]]
 # What a kill leaves of a file that was being written (see `files.write_whole` and `io.save`).
 LEFT_BEHIND = re.compile(r"\.[0-9a-f]{12}(\.part|\.nii|\.nii\.gz|\.nrrd|\.mha|\.dcm)")
 
@@ -77,26 +75,6 @@ class BatchResult:
     failures: tuple[Failure, ...]
     kept: int = 0
     left: int = 0
-
-
-@dataclass(frozen=True)
-class Engine:
-    """What does the cases: in this process, in workers or on a cluster.
-
-    Parameters
-    ----------
-    run
-        Tasks -> outcomes, in any order.
-    origin
-        What the masks are made with.
-    bundle
-        Folder of the bundle; "" where it is not known.
-    """
-
-    run: Runner
-    origin: dict[str, Any]
-    bundle: str = ""
-    close: Callable[[], None] = field(default=lambda: None)
 
 
 def predict_cases(
@@ -164,14 +142,6 @@ def _engine(model: Predictor | Model, job: Job, plan: Plan, held: tuple[int, ...
     else:
         predictor, origin = model, job.origin or {}
     return Engine(in_this_process(predictor, replace(job, origin=origin)), origin, bundle)
-
-
-def in_this_process(predictor: Predictor, job: Job, *, overlap: bool = True) -> Runner:
-    """Load, network and writing of neighbouring cases at the same time, in threads; or each in its turn."""
-    steps = Steps(predictor, job)
-    if not overlap:
-        return lambda tasks: map(steps.run, tasks)
-    return lambda tasks: overlapped(tasks, steps.read, steps.predict, steps.write)
 
 
 class _Run:

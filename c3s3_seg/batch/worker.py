@@ -16,9 +16,9 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from typing import IO, Any
 
+from c3s3_seg.batch.engine import in_this_process
 from c3s3_seg.batch.job import Job, Model, Task
 from c3s3_seg.batch.outcome import Refusal, unforeseen
-from c3s3_seg.batch.run import in_this_process
 from c3s3_seg.errors import C3S3Error
 from c3s3_seg.schema import parse
 
