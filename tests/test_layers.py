@@ -1,6 +1,7 @@
 """The floors of the house: a room imports only rooms below it, and heavy packages only where allowed."""
 
 import ast
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -138,3 +139,15 @@ def test_no_assert_in_the_product(path: Path) -> None:
 
 def test_every_room_has_a_floor() -> None:
     assert {room(path) for path in files()} <= set(FLOORS)
+
+
+def module(path: Path) -> str:
+    return ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+
+
+def test_no_module_needs_itself() -> None:
+    """Not even by an import within a function. The package's own name is only asked for its version."""
+    modules = {module(path) for path in files()} - {"c3s3_seg"}
+    needs = {module(path): imports(ast.parse(path.read_text())) & modules for path in files()}
+    assert len(needs) > 200
+    TopologicalSorter(needs).prepare()  # raises CycleError

@@ -8,10 +8,10 @@ from typing import Literal, get_args
 from c3s3_seg.files import make_folder
 from c3s3_seg.io.dicom_names import Maker, Segment
 from c3s3_seg.io.image import save
+from c3s3_seg.io.upright import REPAIRED
 from c3s3_seg.volume import Volume
 
 Format = Literal["nii.gz", "nrrd", "mha", "dicom-seg", "dicom-labelmap", "rtstruct"]
-REPAIRED = "repaired on request"  # how each note of a repair begins
 FORMATS: tuple[str, ...] = get_args(Format)
 _ENDINGS = {"dicom-seg": "seg.dcm", "dicom-labelmap": "seg.dcm", "rtstruct": "rtstruct.dcm"}
 

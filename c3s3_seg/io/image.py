@@ -13,6 +13,7 @@ import numpy as np
 from c3s3_seg.errors import GeometryError, InputError
 from c3s3_seg.io.nifti import Parts, read_nifti
 from c3s3_seg.io.nrrd_mha import read_nrrd_or_meta
+from c3s3_seg.io.upright import nearest_rotation
 from c3s3_seg.volume import Array, Geometry, Source, Volume
 
 IMAGE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
@@ -164,8 +165,6 @@ def _checked(parts: Parts, path: Path, orthonormal: bool) -> Volume:
     if spacing.min() < low or spacing.max() > high:
         raise InputError(f"found a spacing of {spacing.tolist()} mm; wanted {low} to {high:g}", where=path)
     if not geometry.is_orthogonal and orthonormal:
-        from c3s3_seg.io.repair import nearest_rotation
-
         affine, note = nearest_rotation(geometry.affine, geometry.shape, path)
         geometry, notes = Geometry(geometry.shape, affine), (*notes, note)
     if not geometry.is_orthogonal:

@@ -1,4 +1,4 @@
-"""Repairs on request: gaps between slices, the shear of a tilted gantry, axes a little off the right angle.
+"""Repairs of a stack of slices on request: gaps between them, the shear of a tilted gantry.
 
 Each returns what has to be noted: a repaired scan is not the one that was acquired.
 """
@@ -10,14 +10,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from c3s3_seg.errors import GeometryError, InputError
+from c3s3_seg.errors import InputError
 from c3s3_seg.io.dicom_grid import Stack
-from c3s3_seg.io.formats import REPAIRED
+from c3s3_seg.io.upright import REPAIRED
 from c3s3_seg.volume import Array
 
 Floats = NDArray[np.float64]
-# Above this a nearest rotation moves the far corner of a scan by centimetres.
-MOST_SHEAR_DEGREES = 5.0
 # A stack whose usual step is a small part of its gaps would be all interpolation.
 MOST_FILLED = 10
 
@@ -55,35 +53,6 @@ def repair(array: Array, found: Stack, root: Path) -> tuple[Array, Floats, tuple
         affine[:3, 2] = found.turn[:, 2] * step
         notes = (*notes, note)
     return array, affine, notes
-
-
-def nearest_rotation(affine: Floats, shape: tuple[int, ...], path: Path) -> tuple[Floats, str]:
-    """The affine with the nearest axes of right angles (polar decomposition), and the note.
-
-    Raises
-    ------
-    GeometryError
-        If the axes are further from right angles than a header's rounding or a small shear explains.
-    """
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    left, _, right = np.linalg.svd(affine[:3, :3] / spacing)
-    turned = affine.copy()
-    turned[:3, :3] = (left @ right) * spacing
-    cosines = (affine[:3, :3] / spacing).T @ (affine[:3, :3] / spacing) - np.eye(3)
-    degrees = float(np.degrees(np.arcsin(min(1.0, np.abs(cosines).max()))))
-    if degrees > MOST_SHEAR_DEGREES:
-        raise GeometryError(
-            f"the axes are sheared by {degrees:.3g} degrees; up to {MOST_SHEAR_DEGREES:g} can be repaired",
-            where=path,
-            todo="Resample the scan to a grid of right angles",
-        )
-    corners = (np.indices((2, 2, 2)).reshape(3, -1) * (np.array(shape)[:, None] - 1)).astype(float)
-    # The middle of the scan stays where it is.
-    middle = (np.array(shape) - 1) / 2
-    turned[:3, 3] += (affine[:3, :3] - turned[:3, :3]) @ middle
-    moved = (affine[:3, :3] - turned[:3, :3]) @ (corners - middle[:, None])
-    worst = float(np.linalg.norm(moved, axis=0).max())
-    return turned, f"{REPAIRED} (orthonormal): the nearest rotation moves voxels by up to {worst:.3g} mm"
 
 
 def _straighten(array: Array, found: Stack) -> tuple[Array, Floats, str]:

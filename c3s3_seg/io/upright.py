@@ -1,0 +1,44 @@
+"""A repair on request: axes a little off the right angle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from c3s3_seg.errors import GeometryError
+
+Floats = NDArray[np.float64]
+REPAIRED = "repaired on request"  # how each note of a repair begins
+# Above this a nearest rotation moves the far corner of a scan by centimetres.
+MOST_SHEAR_DEGREES = 5.0
+
+
+def nearest_rotation(affine: Floats, shape: tuple[int, ...], path: Path) -> tuple[Floats, str]:
+    """The affine with the nearest axes of right angles (polar decomposition), and the note.
+
+    Raises
+    ------
+    GeometryError
+        If the axes are further from right angles than a header's rounding or a small shear explains.
+    """
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    left, _, right = np.linalg.svd(affine[:3, :3] / spacing)
+    turned = affine.copy()
+    turned[:3, :3] = (left @ right) * spacing
+    cosines = (affine[:3, :3] / spacing).T @ (affine[:3, :3] / spacing) - np.eye(3)
+    degrees = float(np.degrees(np.arcsin(min(1.0, np.abs(cosines).max()))))
+    if degrees > MOST_SHEAR_DEGREES:
+        raise GeometryError(
+            f"the axes are sheared by {degrees:.3g} degrees; up to {MOST_SHEAR_DEGREES:g} can be repaired",
+            where=path,
+            todo="Resample the scan to a grid of right angles",
+        )
+    corners = (np.indices((2, 2, 2)).reshape(3, -1) * (np.array(shape)[:, None] - 1)).astype(float)
+    # The middle of the scan stays where it is.
+    middle = (np.array(shape) - 1) / 2
+    turned[:3, 3] += (affine[:3, :3] - turned[:3, :3]) @ middle
+    moved = (affine[:3, :3] - turned[:3, :3]) @ (corners - middle[:, None])
+    worst = float(np.linalg.norm(moved, axis=0).max())
+    return turned, f"{REPAIRED} (orthonormal): the nearest rotation moves voxels by up to {worst:.3g} mm"
