@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from c3s3_seg.bundle import Task
 from c3s3_seg.errors import ConfigError, InputError
 from c3s3_seg.schema import closed, parse
+from c3s3_seg.training.overrides import parse_share, put
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -287,57 +287,10 @@ def build_config(data: dict[str, Any], overrides: Sequence[str], where: str) -> 
         Naming the key, the value and the allowed ones.
     """
     for override in overrides:
-        _apply(data, override)
+        put(data, override)
     config = parse(TrainConfig, data, where)
     _check(config, where)
     return config
-
-
-def nested(overrides: Sequence[str]) -> dict[str, Any]:
-    """`key.key=value` texts as the tables that they are about.
-
-    Raises
-    ------
-    ConfigError
-        If one is not of that form.
-    """
-    data: dict[str, Any] = {}
-    for override in overrides:
-        _apply(data, override)
-    return data
-
-
-def parse_share(text: str, key: str) -> tuple[int, int]:
-    """ "i/k" -> (i, k), with i from 1 to k.
-
-    Raises
-    ------
-    ConfigError
-        If it is not of that form, naming `key`.
-    """
-    match = re.fullmatch(r"(\d+)/(\d+)", text)
-    number, count = (int(part) for part in match.groups()) if match else (0, 0)
-    if not 1 <= number <= count:
-        raise ConfigError(f"found {key} {text!r}, wanted I/N with I from 1 to N", todo="For example 1/2")
-    return number, count
-
-
-def _apply(data: dict[str, Any], override: str) -> None:
-    key, separator, text = override.partition("=")
-    if not separator or not key:
-        raise ConfigError(
-            f"found --set {override!r}, wanted key=value", todo="For example: --set run.iterations=100"
-        )
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text  # a bare word is a string
-    *parents, last = key.strip().split(".")
-    for parent in parents:
-        data = data.setdefault(parent, {})
-        if not isinstance(data, dict):
-            raise ConfigError(f"--set {key}: '{parent}' is a value, not a table")
-    data[last] = value
 
 
 def _check(config: TrainConfig, where: str) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from c3s3_seg.dataset import INDEX, DataSet, Splits
 from c3s3_seg.errors import InputError
-from c3s3_seg.training.config import parse_share
+from c3s3_seg.training.overrides import parse_share
 
 
 def take_fold(data: DataSet, splits: Splits, fold: str, seed: int) -> Splits:

@@ -17,8 +17,9 @@ from c3s3_seg.files import make_folder, write_whole
 from c3s3_seg.report.study import Trained
 from c3s3_seg.schema import closed, dump, parse
 from c3s3_seg.training import checkpoint
-from c3s3_seg.training.config import TrainConfig, load_config, parse_share
+from c3s3_seg.training.config import TrainConfig, load_config
 from c3s3_seg.training.listeners import open_listener
+from c3s3_seg.training.overrides import parse_share
 from c3s3_seg.training.train import train
 
 

@@ -1,0 +1,64 @@
+"""What is decided on the command line: `--set key.key=value`, and shares such as "1/5"."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Sequence
+from typing import Any
+
+from c3s3_seg.errors import ConfigError
+
+
+def put(data: dict[str, Any], override: str) -> None:
+    """Write one `key.key=value` into the tables of a TOML file. The value is TOML; a bare word is a string.
+
+    Raises
+    ------
+    ConfigError
+        If it is not of that form, or a table's name is that of a value.
+    """
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise ConfigError(
+            f"found --set {override!r}, wanted key=value", todo="For example: --set run.iterations=100"
+        )
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *parents, last = key.strip().split(".")
+    for parent in parents:
+        data = data.setdefault(parent, {})
+        if not isinstance(data, dict):
+            raise ConfigError(f"--set {key}: '{parent}' is a value, not a table")
+    data[last] = value
+
+
+def nested(overrides: Sequence[str]) -> dict[str, Any]:
+    """`key.key=value` texts as the tables that they are about.
+
+    Raises
+    ------
+    ConfigError
+        If one is not of that form.
+    """
+    data: dict[str, Any] = {}
+    for override in overrides:
+        put(data, override)
+    return data
+
+
+def parse_share(text: str, key: str) -> tuple[int, int]:
+    """ "i/k" -> (i, k), with i from 1 to k.
+
+    Raises
+    ------
+    ConfigError
+        If it is not of that form, naming `key`.
+    """
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    number, count = (int(part) for part in match.groups()) if match else (0, 0)
+    if not 1 <= number <= count:
+        raise ConfigError(f"found {key} {text!r}, wanted I/N with I from 1 to N", todo="For example 1/2")
+    return number, count
