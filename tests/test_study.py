@@ -10,7 +10,7 @@ import pytest
 
 from c3s3_seg.errors import ConfigError, InputError
 from c3s3_seg.report.study import Trained, study_markdown, study_rows
-from c3s3_seg.training.study import load_study, read_record, share
+from c3s3_seg.training.study import finished, load_study, read_record, share
 
 STUDY = """
 base = "{config}"
@@ -132,3 +132,17 @@ def test_mean_spread_and_difference_by_hand() -> None:
 def _without(record: dict[str, Any], table: str, key: str) -> dict[str, Any]:
     del record["config"][table][key]
     return record
+
+
+@pytest.mark.parametrize("labelled", [5, 10, 20])
+def test_the_committed_records_give_the_published_table(labelled: int) -> None:
+    """Records outlive new keys of the configuration, and the log's figures are theirs."""
+    benchmarks = Path(__file__).parents[1] / "benchmarks"
+    overrides = [f"data.labelled={labelled}", "run.precision=float32"]
+    study, plans = load_study(benchmarks / "semi-supervised.toml", overrides)
+    done = finished(plans, benchmarks / f"gain-{labelled}")
+    assert len(done) == len(plans) == 6
+    log = (benchmarks / "training-log.md").read_text(encoding="utf-8").replace("*", "")
+    for row in study_rows(done, study.reference):
+        dice = f"{row.mean['dice']:.3f} ± {row.spread['dice']:.3f}"
+        assert f"| {labelled} | {row.entry} | {row.net} | {row.iterations} | {dice} |" in log
