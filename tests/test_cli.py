@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -236,3 +237,20 @@ def test_a_configuration_error_names_key_value_and_choices(toy_config: Path, tmp
     answer = run("train", toy_config, "-o", tmp_path / "run", "--set", "run.precision=half")
     refused(answer, "run.precision = 'half'", "'float32', 'bfloat16' or 'float16'")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [({}, "2000 None"), ({"GOMP_SPINCOUNT": "7"}, "7 None"), ({"OMP_WAIT_POLICY": "active"}, "None active")],
+)
+def test_threads_wait_briefly_unless_told_otherwise(given: dict[str, str], expected: str) -> None:
+    """Two threads of torch beside another program: see the training log."""
+    code = (
+        "import os, sys\nfrom c3s3_seg.cli import main\nsys.argv = ['c3s3-seg', '--version']\n"
+        "try:\n    main()\nfinally:\n"
+        "    print(os.environ.get('GOMP_SPINCOUNT'), os.environ.get('OMP_WAIT_POLICY'))"
+    )
+    names = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    env = {name: value for name, value in os.environ.items() if name not in names} | given
+    answer = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert answer.stdout.splitlines()[-1] == expected
