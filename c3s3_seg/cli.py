@@ -80,7 +80,7 @@ def _wait_briefly() -> None:
     """Let torch's threads (GNU OpenMP) give up the processor soon when they wait for each other.
 
     By default they wait at work for milliseconds. Where another program has one of two processors, a training
-    step then takes 20 to 50 times as long, with this twice; on a quiet machine it makes no difference.
+    step then takes 10 to 50 times as long, with this twice; on a quiet machine it makes no difference.
     Read when torch is loaded. Whoever has set how threads wait is left alone.
     """
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & set(os.environ):
