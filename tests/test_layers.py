@@ -38,6 +38,7 @@ FLOORS = {
     "schema": 1,
     "files": 1,
     "lock": 1,
+    "shard": 1,
     "models": 1,
     "errors": 0,
     "__init__": 0,

@@ -10,7 +10,7 @@ import pytest
 
 from c3s3_seg.errors import ConfigError, InputError
 from c3s3_seg.report.study import Trained, study_markdown, study_rows
-from c3s3_seg.training.study import finished, load_study, read_record, share
+from c3s3_seg.training.study import finished, load_study, read_record
 
 STUDY = """
 base = "{config}"
@@ -35,6 +35,13 @@ def study(toy_config: Path, tmp_path: Path) -> Path:
 def run(study: Path, *words: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "c3s3_seg", "study", str(study), "-o", str(study.parent / "out"), *words]
     return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_a_share_that_is_none(study: Path) -> None:
+    refused = run(study, "--shard", "3/2")
+    assert refused.returncode == 2
+    assert "wanted an index of 1 to 2" in refused.stderr
+    assert not (study.parent / "out").exists()
 
 
 def test_shares_stop_and_resume(study: Path) -> None:
@@ -69,7 +76,6 @@ def test_all_entries_come_before_the_next_seed(study: Path) -> None:
         "c3s3-2",
     ]
     assert [plan.config.run.seed for plan in plans] == [1, 1, 2, 2]
-    assert share(plans, "2/2") == plans[1::2]
 
 
 @pytest.mark.parametrize(
@@ -89,11 +95,8 @@ def test_a_study_that_is_not_valid(study: Path, old: str, new: str, message: str
         load_study(study)
 
 
-def test_a_share_and_a_record_that_are_not_valid(study: Path) -> None:
+def test_a_record_that_is_not_valid(study: Path) -> None:
     _, plans = load_study(study)
-    for text in ("0/2", "3/2", "1", "a/b"):
-        with pytest.raises(ConfigError, match="wanted I/N"):
-            share(plans, text)
     record = study.parent / "record.json"
     record.write_text(json.dumps({"entry": "C3S3"}))
     with pytest.raises(InputError, match="not a record of a study"):

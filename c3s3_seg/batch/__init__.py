@@ -8,7 +8,6 @@ from c3s3_seg.batch.job import Job, Model, Plan, Suffix, origin
 from c3s3_seg.batch.output import MARK, PROBABILITIES
 from c3s3_seg.batch.provenance import verify
 from c3s3_seg.batch.run import BatchResult, Progress, predict_cases
-from c3s3_seg.batch.shard import Shard, parse_shard
 
 __all__ = [
     "MARK",
@@ -18,10 +17,8 @@ __all__ = [
     "Model",
     "Plan",
     "Progress",
-    "Shard",
     "Suffix",
     "origin",
-    "parse_shard",
     "predict_case",
     "predict_cases",
     "verify",

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from c3s3_seg.batch.shard import Shard
 from c3s3_seg.bundle import ModelBundle, Network
 from c3s3_seg.inference import Predictor, Settings, open_predictor
 from c3s3_seg.inference.backends import Choice
@@ -16,6 +15,7 @@ from c3s3_seg.io import Case, Reading
 from c3s3_seg.io.dicom_names import Maker
 from c3s3_seg.io.formats import Format, mask_path
 from c3s3_seg.schema import dump
+from c3s3_seg.shard import Shard
 
 Suffix = Format
 NOT_IN_THE_OUTPUT = ("out", "origin")

@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from c3s3_seg.batch.outcome import Outcome
-from c3s3_seg.batch.shard import Shard
 from c3s3_seg.errors import InputError
 from c3s3_seg.lock import now
 from c3s3_seg.schema import parse, plain
+from c3s3_seg.shard import Shard
 
 STEM = "journal"
 State = Literal["begun", "done", "failed"]

@@ -14,11 +14,11 @@ from typing import Any
 
 from c3s3_seg import __version__
 from c3s3_seg.batch.journal import STEM, Journal, Record
-from c3s3_seg.batch.shard import Shard
 from c3s3_seg.errors import C3S3Error, InputError
 from c3s3_seg.files import write_whole
 from c3s3_seg.io.hashes import scan_sha256, sha256
 from c3s3_seg.schema import plain
+from c3s3_seg.shard import Shard
 
 NAME = "provenance"
 # No case may be called so: its JSON would take the place of ours.

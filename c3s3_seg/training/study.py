@@ -19,7 +19,6 @@ from c3s3_seg.schema import closed, dump, parse
 from c3s3_seg.training import checkpoint
 from c3s3_seg.training.config import TrainConfig, load_config
 from c3s3_seg.training.listeners import open_listener
-from c3s3_seg.training.overrides import parse_share
 from c3s3_seg.training.train import train
 
 
@@ -107,18 +106,6 @@ def _plans(study: Study, overrides: Sequence[str]) -> Iterator[Plan]:
         for entry in study.entries:
             changes = [*study.set, *entry.set, *overrides, f"run.seed={seed}", "networks.ship=[]"]
             yield Plan(entry.name, seed, load_config(Path(study.base), changes))
-
-
-def share(plans: list[Plan], text: str) -> list[Plan]:
-    """The runs of share "I/N".
-
-    Raises
-    ------
-    ConfigError
-        If it is not of that form, or I is not within 1 to N.
-    """
-    number, count = parse_share(text, "--shard")
-    return plans[number - 1 :: count]
 
 
 def run_study(plans: list[Plan], out: Path, tell: Callable[[str], None]) -> None:

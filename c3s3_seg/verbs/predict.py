@@ -142,7 +142,7 @@ def predict(
     if html:
         need("plotly", extra="report")
 
-    from c3s3_seg.batch import Job, Model, Plan, parse_shard, predict_cases
+    from c3s3_seg.batch import Job, Model, Plan, predict_cases
     from c3s3_seg.bundle import ModelBundle
     from c3s3_seg.inference import Settings
     from c3s3_seg.inference.careful import Care
@@ -151,6 +151,7 @@ def predict(
     from c3s3_seg.inference.settings import parse_flips, parse_stride, published
     from c3s3_seg.io.choice import Reading, fixes
     from c3s3_seg.report.terminal import prediction_table
+    from c3s3_seg.shard import parse_shard
 
     bundle = ModelBundle.find(model)
     settings = Settings(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -22,7 +23,8 @@ def study(
         ),
     ] = None,
     shard: Annotated[
-        str, typer.Option(help="Train only the I-th of N shares of the runs; shares may run side by side.")
+        str,
+        typer.Option(help="Only share I/N of the runs; auto in a SLURM array. Shares may run side by side."),
     ] = "1/1",
 ) -> None:
     """Train and score several methods and seeds; the same command again resumes."""
@@ -30,10 +32,13 @@ def study(
     from c3s3_seg.files import write_whole
     from c3s3_seg.report.study import study_markdown, study_rows
     from c3s3_seg.report.terminal import study_table
-    from c3s3_seg.training.study import finished, load_study, run_study, share
+    from c3s3_seg.shard import parse_shard
+    from c3s3_seg.training.study import finished, load_study, run_study
 
     what, plans = load_study(config, set_ or [])
-    run_study(share(plans, shard), out, lambda line: typer.echo(f"training {line}", err=True))
+    run_study(
+        parse_shard(shard, os.environ).of(plans), out, lambda line: typer.echo(f"training {line}", err=True)
+    )
     done = finished(plans, out)
     rows = study_rows(done, what.reference)
     write_whole(out / "study.md", study_markdown(rows, what.reference).encode())

@@ -1,4 +1,4 @@
-"""One share of many cases, for one of several machines."""
+"""One share of many cases, or of a study's runs, for one of several machines."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Shard:
     index: int
     count: int
 
-    def of(self, cases: Sequence[T]) -> list[T]:
-        """Each `count`-th case, beginning with case `index`: together the shards are all of them, once."""
-        return list(cases[self.index - 1 :: self.count])
+    def of(self, items: Sequence[T]) -> list[T]:
+        """Each `count`-th, beginning with number `index`: together the shards are all of them, once."""
+        return list(items[self.index - 1 :: self.count])
 
     def __str__(self) -> str:
         return f"{self.index}-of-{self.count}"
