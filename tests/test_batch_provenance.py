@@ -5,11 +5,12 @@ from pathlib import Path
 import pytest
 from test_batch_run import MODEL
 
-from c3s3_seg.batch import Job, Plan, Shard, predict_cases, verify
+from c3s3_seg.batch import Job, Plan, predict_cases, verify
 from c3s3_seg.errors import InputError
 from c3s3_seg.inference.careful import Care
 from c3s3_seg.io import load_image, save
 from c3s3_seg.io.hashes import sha256
+from c3s3_seg.shard import Shard
 
 FORCED = Care(force=True)  # blobs are no hearts
 

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from c3s3_seg.batch import Job, Model, Plan, Progress, Shard, predict_cases
+from c3s3_seg.batch import Job, Model, Plan, Progress, predict_cases
 from c3s3_seg.bundle import WEIGHTS
 from c3s3_seg.errors import InputError
 from c3s3_seg.inference import Settings
 from c3s3_seg.inference.careful import Care
 from c3s3_seg.io.hashes import sha256
+from c3s3_seg.shard import Shard
 
 FORCED = Care(force=True)  # blobs are no hearts
 
