@@ -1,9 +1,10 @@
 """One training step, side by side: ours, a plain transcription of the equations, supervised, MCF.
 
-    python benchmarks/training.py [--size 64 64 48] [--steps 5] [--only NAME]
+    python benchmarks/training.py [--size 64 64 48] [--steps 5] [--only NAME] [--device cuda]
 
 Every contender runs in a process of its own, one after the other: seconds are medians over the steps after
-the first, memory is the largest resident size of that process. Random crops: the arithmetic is the same.
+the first, memory is the largest resident size of that process, or on a GPU the most that torch had allocated
+there. Random crops: the arithmetic is the same.
 """
 
 import argparse
@@ -31,11 +32,12 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--size", nargs=3, type=int, default=[64, 64, 48])
     parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--only", choices=list(CONTENDERS))
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
-        print(json.dumps(measure(*options.one, tuple(options.size), options.steps)))
+        print(json.dumps(measure(*options.one, options)))
         return
     print(f"crops of {options.size}, 1 labelled + 1 unlabelled (supervised: 2 labelled), 16 filters\n")
     print("| step | s | peak MB | times faster | memory |\n|---|---|---|---|---|")
@@ -51,6 +53,8 @@ def main() -> None:
             *size,
             "--steps",
             str(options.steps),
+            "--device",
+            options.device,
             "--one",
             method,
             precision,
@@ -63,11 +67,11 @@ def main() -> None:
         first = first or found
         ratio, share = first["seconds"] / found["seconds"], found["mb"] / first["mb"]
         print(
-            f"| {name} | {found['seconds']:.2f} | {found['mb']:.0f} | {ratio:.2f} | {share:.2f} |", flush=True
+            f"| {name} | {found['seconds']:.3f} | {found['mb']:.0f} | {ratio:.2f} | {share:.2f} |", flush=True
         )
 
 
-def measure(method: str, precision: str, size: tuple[int, int, int], steps: int) -> dict[str, float]:
+def measure(method: str, precision: str, options: argparse.Namespace) -> dict[str, float]:
     import torch
 
     from c3s3_seg.allocator import keep_pages
@@ -75,9 +79,10 @@ def measure(method: str, precision: str, size: tuple[int, int, int], steps: int)
     from c3s3_seg.training.data import Batch
     from c3s3_seg.training.run import Run
 
+    size = tuple(options.size)
     changes = [f"task.patch=[{size[0]}, {size[1]}, {size[2]}]", "c3s3.warm_start=0", "data.folder=none"]
     precision, _, recompute = precision.partition("+")
-    changes += [f"run.recompute={'true' if recompute else 'false'}"]
+    changes += [f"run.recompute={'true' if recompute else 'false'}", f"run.device={options.device}"]
     changes += [f"run.precision={precision}", f"method={'c3s3' if method == 'plain' else method}"]
     if method != "plain":
         keep_pages()
@@ -86,7 +91,7 @@ def measure(method: str, precision: str, size: tuple[int, int, int], steps: int)
         run.method.to(memory_format=torch.contiguous_format)
     step = Plain(run).step if method == "plain" else run.step
     seconds = []
-    for number in range(steps + 1):
+    for number in range(options.steps + 1):
         views = run.method.views(number)
         shape = (views.labelled + views.unlabelled, 1, *size)
         images = tuple(torch.randn(shape) for _ in range(views.count))
@@ -94,9 +99,18 @@ def measure(method: str, precision: str, size: tuple[int, int, int], steps: int)
         batch = Batch(images, torch.cat([1 - inside, inside], dim=1))
         started = time.perf_counter()
         step(batch)
+        if options.device == "cuda":
+            torch.cuda.synchronize()
         seconds.append(time.perf_counter() - started)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"seconds": statistics.median(seconds[1:]), "mb": peak}
+    return {"seconds": statistics.median(seconds[1:]), "mb": peak_mb(options.device)}
+
+
+def peak_mb(device: str) -> float:
+    import torch
+
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 class Plain:
@@ -109,8 +123,11 @@ class Plain:
     def step(self, batch) -> None:  # type: ignore[no-untyped-def]
         import torch
 
+        from c3s3_seg.training.data import Batch
         from c3s3_seg.training.losses import cosine_distance, cross_pseudo, ramp, seg_terms
 
+        device = self.run.device
+        batch = Batch(tuple(x.to(device) for x in batch.views), batch.target.to(device))
         n, config = batch.labelled, self.config
         a, b = ([self._forward(net, head, x) for x in batch.views] for net, head in self._nets())
         seg_a, seg_b = (seg_terms([out[0][:n] for out in outs], batch.target) for outs in (a, b))
@@ -167,7 +184,11 @@ class Plain:
         import torch
 
         places = mask.nonzero()[:, 0]
-        return places if len(places) <= count else places[torch.randperm(len(places))[:count]]
+        return (
+            places
+            if len(places) <= count
+            else places[torch.randperm(len(places), device=mask.device)[:count]]
+        )
 
 
 if __name__ == "__main__":

@@ -255,6 +255,9 @@ def _device(config: TrainConfig, world: World) -> torch.device:
     # cuBLAS is deterministic only with a workspace of fixed size, which it reads from here.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if config.run.device == "cuda":
+        # Left alone, cuDNN rounds what is called float32 to TF32, ten bits of mantissa.
+        exact = config.run.precision == "float32"
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = not exact
         return torch.device("cuda", world.local_rank)
     return torch.device(config.run.device)
 

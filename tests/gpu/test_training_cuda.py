@@ -1,0 +1,127 @@
+"""Training on a GPU: losses, half precision, batches drawn ahead, resuming. Skipped where there is none."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from c3s3_seg.training.config import TrainConfig, load_config  # noqa: E402
+from c3s3_seg.training.data import Case, Sampler  # noqa: E402
+from c3s3_seg.training.methods import METHODS  # noqa: E402
+from c3s3_seg.training.run import Run  # noqa: E402
+from c3s3_seg.training.train import _batches, deterministic  # noqa: E402
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no GPU")
+
+CHANGES = [
+    "run.iterations=12",
+    "run.labelled_batch=2",
+    "run.unlabelled_batch=2",
+    "run.warm_batch=4",
+    "c3s3.warm_start=2",
+    "networks.vnet_filters=4",
+    "networks.resvnet_filters=4",
+    "networks.dropout=0.0",
+    "task.patch=[32, 32, 32]",
+    "data.folder=none",
+]
+
+
+def config(*changes: str) -> TrainConfig:
+    return load_config(Path("left-atrium"), [*CHANGES, *changes])
+
+
+def ball(number: int, *, labelled: bool) -> Case:
+    random = torch.Generator().manual_seed(number)
+    shape = torch.tensor([44, 40, 36])
+    axes = torch.meshgrid(*(torch.arange(int(n)) for n in shape), indexing="ij")
+    centre = shape / 2 + 6 * (torch.rand(3, generator=random) - 0.5)
+    inside = (torch.stack(axes, -1) - centre).norm(dim=-1) < 8 + 4 * float(torch.rand((), generator=random))
+    scan = 2 * inside.float() + 0.5 * torch.randn(tuple(shape.tolist()), generator=random)
+    layers = [scan, 1 - inside.float(), inside.float()] if labelled else [scan]
+    return Case(
+        torch.stack(layers), inside.nonzero() if labelled else torch.zeros(0, 3).long(), torch.ones(3)
+    )
+
+
+def sampler(wanted: TrainConfig) -> Sampler:
+    labelled, unlabelled = (
+        [ball(3 * is_second + n, labelled=not is_second) for n in range(3)] for is_second in (0, 1)
+    )
+    parts = {"task": wanted.task, "data": wanted.data, "augment": wanted.augment, "seed": wanted.run.seed}
+    return Sampler(labelled, unlabelled, **parts)
+
+
+def steps(run: Run, count: int) -> Iterator[dict[str, float]]:
+    deterministic(run.config)
+    draw = sampler(run.config)
+    for _ in range(count):
+        yield run.step(draw.batch(run.iteration, run.method.views(run.iteration)))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_losses_are_those_of_the_cpu(method: str, tmp_path: Path) -> None:
+    places = [config(f"method={method}", f"run.device={device}") for device in ("cpu", "cuda")]
+    cpu, cuda = (list(steps(Run(place, tmp_path), 4)) for place in places)
+    for number, (a, b) in enumerate(zip(cpu, cuda, strict=True)):
+        assert a.keys() == b.keys()
+        if method != "uamt":  # whose teacher sees noise that is drawn where it is
+            assert b == pytest.approx(a, rel=10 ** (number - 4), abs=1e-6), number
+    assert cuda[0]["loss"] == pytest.approx(cpu[0]["loss"], rel=1e-3)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("method", METHODS)
+def test_every_precision_learns(method: str, precision: str, tmp_path: Path) -> None:
+    wanted = config(f"method={method}", f"run.precision={precision}", "run.device=cuda", "run.iterations=40")
+    run = Run(wanted, tmp_path)
+    before = next(iter(run.method.parameters())).clone()
+    losses = [terms.get("seg_a", terms["loss"]) for terms in steps(run, 40)]
+    assert sum(losses[-8:]) < 0.7 * sum(losses[:8])
+    after = next(iter(run.method.parameters()))
+    assert after.dtype == torch.float32
+    assert bool(after.isfinite().all())
+    assert not torch.equal(before, after)
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_a_resumed_run_ends_as_an_unbroken_one(precision: str, tmp_path: Path) -> None:
+    wanted = config("run.device=cuda", f"run.precision={precision}", "run.iterations=6")
+    whole, first, second = (Run(wanted, tmp_path) for _ in range(3))
+    list(steps(whole, 6))
+    list(steps(first, 3))
+    first.save()
+    second.restore()
+    list(steps(second, 3))
+    for (name, a), b in zip(
+        whole.method.state_dict().items(), second.method.state_dict().values(), strict=True
+    ):
+        assert torch.equal(a, b), name
+
+
+def test_batches_drawn_ahead_are_those_drawn_in_turn(tmp_path: Path) -> None:
+    run = Run(config("run.device=cuda"), tmp_path)
+    draw = sampler(run.config)
+    run.iteration = 1
+    ahead = list(_batches(draw, run))
+    assert len(ahead) == 11
+    for number, batch in enumerate(ahead, 1):
+        wanted = draw.batch(number, run.method.views(number))
+        assert torch.equal(batch.target, wanted.target)
+        assert all(torch.equal(a, b) for a, b in zip(batch.views, wanted.views, strict=True))
+
+
+def test_recomputing_gives_the_same_step_in_less_memory(tmp_path: Path) -> None:
+    found = {}
+    for recompute in ("false", "true"):
+        wanted = config(
+            "run.device=cuda", f"run.recompute={recompute}", "c3s3.warm_start=0", "task.patch=[64, 64, 64]"
+        )
+        run = Run(wanted, tmp_path)
+        torch.cuda.reset_peak_memory_stats()
+        (terms,) = steps(run, 1)
+        found[recompute] = terms["loss"], torch.cuda.max_memory_allocated()
+    assert found["true"][0] == pytest.approx(found["false"][0], rel=1e-5)
+    assert found["true"][1] < found["false"][1]
