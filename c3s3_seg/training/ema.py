@@ -6,6 +6,7 @@ import copy
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class Ema:
@@ -27,9 +28,11 @@ class Ema:
     @torch.no_grad()
     def update(self, net: nn.Module, iteration: int) -> None:
         """Move towards `net`, its batch norm statistics included."""
-        share = 1 - min(self.decay, (1 + iteration) / (10 + iteration))
-        for slow, fast in zip(self.net.state_dict().values(), net.state_dict().values(), strict=True):
-            if slow.is_floating_point():
-                slow.lerp_(fast, share)
-            else:
-                slow.copy_(fast)
+        decay = min(self.decay, (1 + iteration) / (10 + iteration))
+        slow, fast = self.net.state_dict(), net.state_dict()
+        floats = [name for name, tensor in slow.items() if tensor.is_floating_point()]
+        # All of them in one call: on a GPU hundreds of small ones would take longer than a layer.
+        mix = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+        mix([slow[name] for name in floats], [fast[name] for name in floats], torch.tensor(iteration))
+        for name in slow.keys() - set(floats):
+            slow[name].copy_(fast[name])

@@ -63,13 +63,15 @@ def steps(run: Run, count: int) -> Iterator[dict[str, float]]:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_losses_are_those_of_the_cpu(method: str, tmp_path: Path) -> None:
-    places = [config(f"method={method}", f"run.device={device}") for device in ("cpu", "cuda")]
+    # Every voxel is an anchor and a negative: which ones are drawn hangs on how many there are.
+    changes = (f"method={method}", "task.patch=[16, 16, 16]", "c3s3.anchors=4096", "c3s3.negatives=4096")
+    places = [config(*changes, "optimiser.lr=0.001", f"run.device={device}") for device in ("cpu", "cuda")]
     cpu, cuda = (list(steps(Run(place, tmp_path), 4)) for place in places)
-    for number, (a, b) in enumerate(zip(cpu, cuda, strict=True)):
+    assert cuda[0]["loss"] == pytest.approx(cpu[0]["loss"], rel=1e-4)
+    for a, b in zip(cpu, cuda, strict=True):
         assert a.keys() == b.keys()
         if method != "uamt":  # whose teacher sees noise that is drawn where it is
-            assert b == pytest.approx(a, rel=10 ** (number - 4), abs=1e-6), number
-    assert cuda[0]["loss"] == pytest.approx(cpu[0]["loss"], rel=1e-3)
+            assert b == pytest.approx(a, rel=1e-2, abs=1e-5)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
