@@ -26,6 +26,7 @@ CHANGES = [
     "networks.dropout=0.0",
     "task.patch=[32, 32, 32]",
     "data.folder=none",
+    "run.precision=float32",
 ]
 
 
