@@ -19,6 +19,7 @@ from c3s3_seg.training.config import CONFIGS, AugmentConfig, load_config
 from c3s3_seg.training.data import Sampler, Views, read_case, read_splits
 from c3s3_seg.training.run import Run, schedule
 from c3s3_seg.training.step import Outputs, c3s3_loss
+from c3s3_seg.training.train import _batches
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.toml")), ids=lambda p: p.stem)
@@ -69,6 +70,18 @@ def test_batches_depend_on_the_iteration_alone(toy_config: Path) -> None:
     first, again, other = (draw.batch(n, Views(2, 1, 2)) for n in (5, 5, 6))
     assert torch.equal(first.views[1], again.views[1])
     assert not torch.equal(first.views[0], other.views[0])
+
+
+def test_batches_drawn_ahead_are_those_drawn_in_turn(toy_config: Path, tmp_path: Path) -> None:
+    draw, run = sampler(toy_config), Run(load_config(toy_config), tmp_path)
+    run.device = torch.device("meta")  # none of the CPU's: as for a GPU, threads draw
+    run.iteration = 1
+    ahead = list(_batches(draw, run))
+    assert len(ahead) == run.config.run.iterations - 1
+    for number, batch in enumerate(ahead, 1):
+        wanted = draw.batch(number, run.method.views(number))
+        assert torch.equal(batch.target, wanted.target)
+        assert all(torch.equal(a, b) for a, b in zip(batch.views, wanted.views, strict=True))
 
 
 def test_views_share_the_geometry_and_not_the_intensity(toy_config: Path) -> None:

@@ -147,12 +147,12 @@ def _batches(sampler: Sampler, run: Run) -> Iterator[Batch]:
     if run.device.type == "cpu":
         yield from (sampler.batch(iteration, views(iteration)) for iteration in coming)
         return
-    with ThreadPoolExecutor(LOADERS, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    pool = ThreadPoolExecutor(LOADERS, initializer=torch.set_num_threads, initargs=(1,))
+    try:
         ahead = deque(pool.submit(sampler.batch, i, views(i)) for i in islice(coming, LOADERS))
-        try:
-            while ahead:
-                batch = ahead.popleft().result()
-                ahead.extend(pool.submit(sampler.batch, i, views(i)) for i in islice(coming, 1))
-                yield batch
-        finally:
-            pool.shutdown(cancel_futures=True)
+        while ahead:
+            batch = ahead.popleft().result()
+            ahead.extend(pool.submit(sampler.batch, i, views(i)) for i in islice(coming, 1))
+            yield batch
+    finally:
+        pool.shutdown(cancel_futures=True)

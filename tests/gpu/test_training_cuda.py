@@ -1,4 +1,4 @@
-"""Training on a GPU: losses, half precision, batches drawn ahead, resuming. Skipped where there is none."""
+"""Training on a GPU: losses, half precision, resuming, memory. Skipped where there is none."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +11,7 @@ from c3s3_seg.training.config import TrainConfig, load_config  # noqa: E402
 from c3s3_seg.training.data import Case, Sampler  # noqa: E402
 from c3s3_seg.training.methods import METHODS  # noqa: E402
 from c3s3_seg.training.run import Run  # noqa: E402
-from c3s3_seg.training.train import _batches, deterministic  # noqa: E402
+from c3s3_seg.training.train import deterministic  # noqa: E402
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no GPU")
 
@@ -102,18 +102,6 @@ def test_a_resumed_run_ends_as_an_unbroken_one(precision: str, tmp_path: Path) -
         whole.method.state_dict().items(), second.method.state_dict().values(), strict=True
     ):
         assert torch.equal(a, b), name
-
-
-def test_batches_drawn_ahead_are_those_drawn_in_turn(tmp_path: Path) -> None:
-    run = Run(config("run.device=cuda"), tmp_path)
-    draw = sampler(run.config)
-    run.iteration = 1
-    ahead = list(_batches(draw, run))
-    assert len(ahead) == 11
-    for number, batch in enumerate(ahead, 1):
-        wanted = draw.batch(number, run.method.views(number))
-        assert torch.equal(batch.target, wanted.target)
-        assert all(torch.equal(a, b) for a, b in zip(batch.views, wanted.views, strict=True))
 
 
 def test_recomputing_gives_the_same_step_in_less_memory(tmp_path: Path) -> None:
