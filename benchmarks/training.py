@@ -94,8 +94,8 @@ def measure(method: str, precision: str, options: argparse.Namespace) -> dict[st
     for number in range(options.steps + 1):
         views = run.method.views(number)
         shape = (views.labelled + views.unlabelled, 1, *size)
-        images = tuple(torch.randn(shape) for _ in range(views.count))
-        inside = (torch.rand(views.labelled, 1, *size) < 0.2).float()
+        images = tuple(torch.randn(shape, device=run.device) for _ in range(views.count))
+        inside = (torch.rand(views.labelled, 1, *size, device=run.device) < 0.2).float()
         batch = Batch(images, torch.cat([1 - inside, inside], dim=1))
         started = time.perf_counter()
         step(batch)
@@ -123,11 +123,8 @@ class Plain:
     def step(self, batch) -> None:  # type: ignore[no-untyped-def]
         import torch
 
-        from c3s3_seg.training.data import Batch
         from c3s3_seg.training.losses import cosine_distance, cross_pseudo, ramp, seg_terms
 
-        device = self.run.device
-        batch = Batch(tuple(x.to(device) for x in batch.views), batch.target.to(device))
         n, config = batch.labelled, self.config
         a, b = ([self._forward(net, head, x) for x in batch.views] for net, head in self._nets())
         seg_a, seg_b = (seg_terms([out[0][:n] for out in outs], batch.target) for outs in (a, b))
@@ -184,11 +181,9 @@ class Plain:
         import torch
 
         places = mask.nonzero()[:, 0]
-        return (
-            places
-            if len(places) <= count
-            else places[torch.randperm(len(places), device=mask.device)[:count]]
-        )
+        if len(places) <= count:
+            return places
+        return places[torch.randperm(len(places), device=mask.device)[:count]]
 
 
 if __name__ == "__main__":

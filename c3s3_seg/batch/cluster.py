@@ -22,8 +22,8 @@ from c3s3_seg.batch.case import Steps
 from c3s3_seg.batch.engine import Engine
 from c3s3_seg.batch.job import Job, Model, Task, sendable
 from c3s3_seg.batch.outcome import Outcome, Refusal
-from c3s3_seg.batch.workers import available_processors
 from c3s3_seg.errors import C3S3Error, InputError, MissingError
+from c3s3_seg.inference.hardware import available_processors
 from c3s3_seg.schema import parse
 
 TRIES = 2  # how many workers a case may take down before it is the case's fault

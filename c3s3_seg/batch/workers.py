@@ -23,6 +23,7 @@ from c3s3_seg.batch.engine import Engine
 from c3s3_seg.batch.job import Job, Model, Task, sendable
 from c3s3_seg.batch.outcome import Outcome, Refusal
 from c3s3_seg.errors import C3S3Error, InputError
+from c3s3_seg.inference.hardware import available_processors
 from c3s3_seg.schema import parse
 
 AHEAD = 3  # cases that a worker has at a time: one is read, one is in the network, one is written
@@ -59,11 +60,6 @@ def worker_engine(model: Model, job: Job, count: int, held: tuple[int, ...]) -> 
     threads = model.threads or (1 if model.deterministic else max(1, available_processors() // count))
     pool = Pool(replace(model, threads=threads), job, count, held)
     return Engine(pool.run, pool.origin, str(model.bundle), pool.close)
-
-
-def available_processors() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass

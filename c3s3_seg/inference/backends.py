@@ -183,10 +183,17 @@ def open_torch(
         precision = "float16" if place == "cuda" else "float32"
     if place == "cpu":
         keep_pages()
-    elif precision == "float32":  # cuDNN's convolutions would round to TF32
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    elif precision == "float32":
+        forbid_tf32()
     net = fold_batch_norm(load_torch(bundle, network)).to(place)
     return TorchBackend(net, threads, precision)
+
+
+def forbid_tf32() -> None:
+    """What is called float32 on a GPU is float32: left alone, cuDNN rounds to TF32, ten bits of mantissa."""
+    import torch
+
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def fold_batch_norm(net: nn.Module) -> nn.Module:

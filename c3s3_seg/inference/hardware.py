@@ -1,10 +1,11 @@
-"""What this machine has: GPUs, wheels that fight each other, memory. Asked without loading a runtime."""
+"""What this machine has: processors, GPUs, wheels in each other's way, memory. Loads no runtime."""
 
 from __future__ import annotations
 
 import ctypes
 import importlib.metadata
 import importlib.util
+import os
 import re
 import sys
 from typing import Literal
@@ -27,6 +28,11 @@ FULL = re.compile(
     re.IGNORECASE,
 )
 UNITS = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+
+
+def available_processors() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def cuda_devices() -> int:

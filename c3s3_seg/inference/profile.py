@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-import os
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -22,6 +21,7 @@ from c3s3_seg.files import make_folder, write_whole
 from c3s3_seg.inference.backends import Runtime
 from c3s3_seg.inference.budget import Costs
 from c3s3_seg.inference.choice import PACKAGES, Wish
+from c3s3_seg.inference.hardware import available_processors
 from c3s3_seg.schema import closed, dump, parse
 
 VARIABLE = "C3S3_SEG_PROFILE"
@@ -39,8 +39,7 @@ class Machine:
     @classmethod
     def here(cls) -> Machine:
         """This one: the model of its processor, and the cores that this process may use."""
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return cls(_processor(), cores)
+        return cls(_processor(), available_processors())
 
 
 @closed

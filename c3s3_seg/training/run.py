@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from c3s3_seg.errors import InputError, MissingError
+from c3s3_seg.inference.backends import forbid_tf32
 from c3s3_seg.models import set_recompute
 from c3s3_seg.schema import dump, parse
 from c3s3_seg.training import checkpoint
@@ -255,9 +256,7 @@ def _device(config: TrainConfig, world: World) -> torch.device:
     # cuBLAS is deterministic only with a workspace of fixed size, which it reads from here.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if config.run.device == "cuda":
-        # Left alone, cuDNN rounds what is called float32 to TF32, ten bits of mantissa.
-        exact = config.run.precision == "float32"
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = not exact
+        forbid_tf32()  # in half precision too, where the loss terms are still float32
         return torch.device("cuda", world.local_rank)
     return torch.device(config.run.device)
 

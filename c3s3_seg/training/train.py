@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ from c3s3_seg.allocator import keep_pages
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.dataset import DataSet, Splits
 from c3s3_seg.errors import ConfigError, InputError
+from c3s3_seg.inference.hardware import available_processors
 from c3s3_seg.training import checkpoint
 from c3s3_seg.training.config import TrainConfig
 from c3s3_seg.training.data import Batch, Sampler, read_splits, read_validation
@@ -26,7 +26,7 @@ from c3s3_seg.training.validation import Validation
 from c3s3_seg.training.world import join, led, wait
 
 # Threads that draw batches for a GPU. A batch is a function of its iteration: their number changes nothing.
-LOADERS = min(8, os.cpu_count() or 1)
+LOADERS = min(8, available_processors())
 
 
 class Listener(Protocol):
