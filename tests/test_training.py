@@ -189,11 +189,13 @@ def test_disk_full_leaves_the_checkpoint_before(toy_config: Path, tmp_path: Path
 import resource, signal
 from pathlib import Path
 from c3s3_seg.errors import InputError
-from c3s3_seg.files import write_whole
+from c3s3_seg.training.config import load_config
+from c3s3_seg.training.run import Run
+run = Run(load_config(Path({str(toy_config)!r})), Path({str(tmp_path)!r}))
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 try:
-    write_whole(Path({str(tmp_path / checkpoint.FILE)!r}), bytes(5000))
+    run.save()
 except InputError as error:
     print(error)
 """
