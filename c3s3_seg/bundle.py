@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal
 
 from c3s3_seg.domain import Domain
 from c3s3_seg.errors import InputError
-from c3s3_seg.files import write_whole
+from c3s3_seg.files import read_json, write_whole
 from c3s3_seg.io.choice import SeriesRule
 from c3s3_seg.recipe import Recipe
 from c3s3_seg.schema import closed, dump, parse
@@ -191,7 +191,7 @@ class ModelBundle:
         path = folder / MANIFEST
         if not path.is_file():
             raise InputError(f"there is no {MANIFEST} here", where=folder, todo=_known_bundles())
-        manifest = parse(Manifest, _read_json(path), path)
+        manifest = parse(Manifest, read_json(path), path)
         for name, expected in manifest.files.items():
             _verify(folder, name, expected)
         _check_networks(folder, manifest)
@@ -282,13 +282,6 @@ def shipped_bundles() -> list[str]:
 
 def _known_bundles() -> str:
     return f"Give a folder with a {MANIFEST}, or the name of a shipped bundle: {', '.join(shipped_bundles())}"
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise InputError(f"cannot be read as JSON ({error})", where=path) from error
 
 
 def _check_networks(folder: Path, manifest: Manifest) -> None:

@@ -1,10 +1,126 @@
-"""Writing files so that they are whole or not there at all."""
+"""Files and names from outside: written whole or not at all, read only as far as they can be trusted."""
 
+from __future__ import annotations
+
+import json
 import os
 import secrets
+import stat
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from c3s3_seg.errors import InputError
+
+if TYPE_CHECKING:
+    from pydantic_core import CoreSchema
+
+JSON_BYTES = 256 << 20  # a batch of 100,000 cases has a provenance of some 100 MB
+NAME_BYTES = 255  # what file systems take
+
+
+class PlainName(str):
+    """One component of a path: no separator, not "." or "..", no control character, at most 255 bytes.
+
+    A name that comes from outside (a case in an index, a task, a label, a network's stem) and becomes part
+    of a path is parsed into this type, so that it cannot point out of its folder. Fields of dataclasses
+    that `schema.parse` builds may have it as their annotation.
+
+    Raises
+    ------
+    ValueError
+        Saying what is wrong with the name.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, text: str) -> PlainName:
+        """Check the name."""
+        if text in ("", ".", ".."):
+            raise ValueError(f"a plain file name, and {text!r} is none")
+        if any(c in "/\\" or not c.isprintable() for c in text):
+            raise ValueError("a plain file name without separators (/, \\) and control characters")
+        if len(os.fsencode(text)) > NAME_BYTES:
+            raise ValueError(f"a file name of at most {NAME_BYTES} bytes")
+        return super().__new__(cls, text)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> CoreSchema:
+        from pydantic_core import core_schema
+
+        return core_schema.no_info_after_validator_function(cls, core_schema.str_schema())
+
+
+def plain_name(text: str, what: str, where: str | Path) -> PlainName:
+    """`text` as a `PlainName`.
+
+    Parameters
+    ----------
+    text
+        The name as it was found.
+    what
+        What it names, for the message: "the case", "the label".
+    where
+        The file that it was found in.
+
+    Raises
+    ------
+    InputError
+        If it could point out of its folder, or cannot be a file's name.
+    """
+    try:
+        return PlainName(text)
+    except ValueError as error:
+        raise InputError(f"{what} {printable(text)!r}: wanted {error}", where=where) from None
+
+
+def read_regular(path: Path, limit: int = JSON_BYTES) -> bytes:
+    """The content of a regular file of at most `limit` bytes; a FIFO or a device is never read.
+
+    Raises
+    ------
+    InputError
+        If it is no regular file, is larger, or cannot be read.
+    """
+    try:
+        # Without O_NONBLOCK, opening a FIFO waits for its other end.
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(handle, "rb") as file:
+            facts = os.fstat(file.fileno())
+            if not stat.S_ISREG(facts.st_mode):
+                raise InputError("wanted a regular file", where=path)
+            content = file.read(limit + 1)
+    except OSError as error:
+        raise InputError(f"cannot be read ({error.strerror or error})", where=path) from error
+    if len(content) > limit:
+        raise InputError(f"is larger than {limit:,} bytes, which no such file should be", where=path)
+    return content
+
+
+def parse_json(text: bytes | str, where: str | Path) -> Any:
+    """JSON from outside -> dicts, lists, strings and numbers.
+
+    Raises
+    ------
+    InputError
+        If it is not JSON, not UTF-8, or nested too deep.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise InputError("cannot be read as JSON (it is nested too deep)", where=where) from None
+    except ValueError as error:
+        raise InputError(f"cannot be read as JSON ({error})", where=where) from error
+
+
+def read_json(path: Path, limit: int = JSON_BYTES) -> Any:
+    """The JSON in a file.
+
+    Raises
+    ------
+    InputError
+        If it is no regular file, too large, or not JSON.
+    """
+    return parse_json(read_regular(path, limit), path)
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -41,6 +157,24 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"the folder cannot be made ({error.strerror or error})", where=path) from error
+
+
+def check_output_file(path: Path) -> None:
+    """Before long work: could a file be written at `path`? Makes the folders above it.
+
+    Raises
+    ------
+    InputError
+        If there is a folder in its place, or its folder cannot be made or written to.
+    """
+    make_folder(path.parent)
+    try:
+        if path.is_dir():
+            raise InputError("is a folder, wanted the path of a file to write", where=path)
+    except OSError as error:  # the name is too long
+        raise InputError(f"cannot be written ({error.strerror or error})", where=path) from error
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise InputError("the folder cannot be written to (Permission denied)", where=path.parent)
 
 
 def printable(text: str) -> str:

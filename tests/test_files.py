@@ -1,9 +1,92 @@
 import os
+from dataclasses import dataclass
+from pathlib import Path
 
-from c3s3_seg.files import printable
+import pytest
+
+from c3s3_seg.errors import ConfigError, InputError
+from c3s3_seg.files import (
+    PlainName,
+    check_output_file,
+    parse_json,
+    plain_name,
+    printable,
+    read_json,
+    read_regular,
+)
+from c3s3_seg.schema import closed, dump, parse
 
 
 def test_a_name_becomes_one_line() -> None:
     assert printable("ünïcode 心房") == "ünïcode 心房"
     assert printable("two\nlines\t\x1b[31m") == "two\\nlines\\t\\x1b[31m"
     assert printable(os.fsdecode(b"caf\xe9")) == "caf\\udce9"
+
+
+BAD_NAMES = [
+    "",
+    ".",
+    "..",
+    "../x",
+    "a/b",
+    "/etc/x",
+    "a\\b",
+    "a\nb",
+    "a\x00",
+    "\x1b[31m",
+    "n" * 256,
+    "ü" * 128,
+]
+
+
+@closed
+@dataclass(frozen=True)
+class Named:
+    name: PlainName
+
+
+@pytest.mark.parametrize("text", BAD_NAMES)
+def test_a_name_cannot_point_out_of_its_folder(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"name = .*: wanted a "):
+        parse(Named, {"name": text}, "x.json")
+    with pytest.raises(InputError, match=r"the case .*: wanted a "):
+        plain_name(text, "the case", "x.json")
+
+
+@pytest.mark.parametrize("text", ["case 1", "...", "a..b", "心房", "n" * 255, "-x", "$x"])
+def test_a_plain_name_is_a_string(text: str) -> None:
+    named = parse(Named, {"name": text}, "x.json")
+    assert named.name == text
+    assert dump(named) == {"name": text}
+
+
+@pytest.mark.timeout(10)
+def test_only_regular_files_are_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(InputError, match="wanted a regular file"):
+            read_regular(path)
+    with pytest.raises(InputError, match="cannot be read"):
+        read_regular(tmp_path / "absent")
+    (tmp_path / "large").write_bytes(b"x" * 11)
+    with pytest.raises(InputError, match="larger than 10 bytes"):
+        read_regular(tmp_path / "large", 10)
+    assert read_regular(tmp_path / "large", 11) == b"x" * 11
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "{", "", "\xff"])
+def test_json_that_is_none_is_one_error(tmp_path: Path, text: str) -> None:
+    (tmp_path / "x.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(InputError, match=r"x\.json: cannot be read as JSON"):
+        read_json(tmp_path / "x.json")
+    with pytest.raises(InputError, match="here: cannot be read as JSON"):
+        parse_json(text.encode("latin-1"), "here")
+
+
+def test_where_a_file_will_be_written_is_looked_at_first(tmp_path: Path) -> None:
+    check_output_file(tmp_path / "new" / "x.toml")
+    assert (tmp_path / "new").is_dir()
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path, tmp_path / "file" / "x.toml", tmp_path / ("n" * 300)):
+        with pytest.raises(InputError):
+            check_output_file(path)
