@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from c3s3_seg.domain import Domain
 from c3s3_seg.errors import InputError
 from c3s3_seg.inference.predictor import Prediction, Predictor
+from c3s3_seg.inference.settings import Settings
 from c3s3_seg.inference.stream import Progress
 from c3s3_seg.volume import Array, Geometry, Volume
 
@@ -165,10 +166,10 @@ def _coarse_pass(
     task = predictor.task
     x, y, z = task.recipe.spacing_mm
     recipe = replace(task.recipe, spacing_mm=(x * COARSE, y * COARSE, z * COARSE))
-    settings = replace(predictor.settings, probabilities=True, overlap=None)
-    coarse = Predictor(
-        replace(task, recipe=recipe, overlap=None, keep_largest=False), predictor.backends, settings
-    )
+    # The primary network alone, with settings of its own: the region must not depend on other options.
+    settings = Settings(probabilities=True, memory_bytes=predictor.settings.memory_bytes)
+    coarse_task = replace(task, recipe=recipe, overlap=None, keep_largest=False)
+    coarse = Predictor(coarse_task, predictor.backends[:1], settings)
     shape = np.array(scan.geometry.shape)
     size = np.minimum(np.ceil(_usual_mm(domain, scan.geometry) / scan.geometry.spacing_mm).astype(int), shape)
     starts = [_starts(int(n), int(s)) for n, s in zip(shape, size, strict=True)]
