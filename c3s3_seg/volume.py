@@ -147,6 +147,9 @@ class Geometry:
         """Put an array of this grid's shape into it: the only way to make a mask."""
         return Volume(array, self, source or Source())
 
+    def __repr__(self) -> str:
+        return f"Geometry(shape={self.shape}, spacing_mm={_numbers(self.spacing_mm)}, axes={self.letters})"
+
     def __str__(self) -> str:
         size = " x ".join(str(n) for n in self.shape)
         spacing = " x ".join(f"{s:.4g}" for s in self.spacing_mm)
@@ -197,3 +200,13 @@ class Volume:
             raise GeometryError(
                 f"found an array of {self.array.shape} for a grid of {self.geometry.shape} voxels"
             )
+
+    def __repr__(self) -> str:
+        grid = self.geometry
+        modality = f", modality={self.source.modality}" if self.source.modality else ""
+        spacing = _numbers(grid.spacing_mm)
+        return f"Volume(shape={grid.shape}, spacing_mm={spacing}, dtype={self.array.dtype}{modality})"
+
+
+def _numbers(values: NDArray[np.float64]) -> str:
+    return f"({', '.join(f'{value:.4g}' for value in values)})"

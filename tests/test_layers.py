@@ -41,6 +41,7 @@ FLOORS = {
     "shard": 1,
     "models": 1,
     "errors": 0,
+    "version": 0,
     "__init__": 0,
 }
 NEVER = {
