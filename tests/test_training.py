@@ -128,6 +128,23 @@ def test_fewer_labels_than_there_are(toy_config: Path) -> None:
         read_splits(load_config(toy_config, ["data.labelled=3"]).data)
 
 
+def test_unlabelled_crops_may_come_from_all_cases(toy_config: Path) -> None:
+    changes = ["data.fully_supervised=true", "data.unlabelled_stream=all"]
+    config = load_config(toy_config, changes)
+    draw = Sampler.of(config, *read_splits(config.data))
+    assert (len(draw.labelled), len(draw.unlabelled)) == (4, 4)
+    assert all(len(case.stack) == 1 and not len(case.foreground) for case in draw.unlabelled)
+    assert all(
+        torch.equal(a.stack[0], b.stack[0]) for a, b in zip(draw.labelled, draw.unlabelled, strict=True)
+    )
+    rest = load_config(toy_config, ["data.unlabelled_stream=all"])
+    draw = Sampler.of(rest, *read_splits(rest.data))
+    assert (len(draw.labelled), len(draw.unlabelled)) == (2, 4)
+    nothing = load_config(toy_config, changes[:1])
+    with pytest.raises(InputError, match=r"no unlabelled case.*data\.unlabelled_stream = 'all'"):
+        Sampler.of(nothing, *read_splits(nothing.data))
+
+
 def test_schedules_end_at_zero() -> None:
     config = load_config(Path("left-atrium")).optimiser
     assert schedule(config, 0) == 1

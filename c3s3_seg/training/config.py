@@ -38,6 +38,9 @@ class DataConfig:
         Take only the first so many labelled cases; the others are learnt from without their masks.
     fully_supervised
         Use the labels of the unlabelled cases too. Only for runs that are named so.
+    unlabelled_stream
+        Where a semi-supervised method takes its unlabelled crops from: the `unlabelled` cases, or `all` cases
+        in training, the labelled ones (without their masks) among them. With every case labelled, `all`.
     fold
         "i/k": part i of k of the labelled cases, by patient, serves for validation, and the index's own
         validation cases stay out of the run. `labelled` then counts among the others.
@@ -53,6 +56,7 @@ class DataConfig:
     validation_from_unlabelled: Annotated[int, Ge(0)] = 0
     labelled: Count | None = None
     fully_supervised: bool = False
+    unlabelled_stream: Literal["unlabelled", "all"] = "unlabelled"
     fold: str | None = None
     fold_seed: int = 1
     foreground_crops: Share = 0.5

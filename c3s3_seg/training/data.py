@@ -47,6 +47,10 @@ class Case:
     foreground: Tensor
     spacing_mm: Tensor
 
+    def without_labels(self) -> Case:
+        """The scan alone; shares the memory."""
+        return Case(self.stack[:1], self.foreground[:0], self.spacing_mm)
+
 
 @dataclass(frozen=True)
 class ValidationCase:
@@ -188,8 +192,10 @@ class Sampler:
         labelled = [read_case(data, name, config.task, labelled=True) for name in splits.labelled]
         names = splits.unlabelled if config.method != "supervised" else ()
         unlabelled = [read_case(data, name, config.task, labelled=False) for name in names]
+        if config.method != "supervised" and config.data.unlabelled_stream == "all":
+            unlabelled += [case.without_labels() for case in labelled]
         if config.method != "supervised" and not unlabelled:
-            todo = "Set method = 'supervised'"
+            todo = "Set method = 'supervised', or data.unlabelled_stream = 'all'"
             raise InputError("names no unlabelled case", where=data.folder / INDEX, todo=todo)
         return cls(
             labelled,
