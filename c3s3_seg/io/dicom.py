@@ -22,7 +22,7 @@ from c3s3_seg.volume import Geometry, Source, Volume
 # What may tell apart two slices at one place, for the message. Never dates.
 PHASES = (
     "EchoNumbers", "EchoTime", "TemporalPositionIdentifier", "DiffusionBValue", "TriggerTime",
-    "AcquisitionNumber", "ImageType",
+    "AcquisitionNumber", "ImageType", "ComplexImageComponent",
 )  # fmt: skip
 
 
@@ -109,6 +109,13 @@ def _series_of(path: Path, reading: Reading) -> tuple[Found, Reading]:
     )
     numbers = [n for n, s in enumerate(found.series, 1) if s.uid == uid]
     own = [n for n in numbers if path in {s.path for s in found.series[n - 1].slices}]
+    held = [found.series[n - 1] for n in own if found.series[n - 1].is_volume]
+    if len(held) > 1:
+        raise InputError(
+            f"this file holds {len(held)} volumes; wanted one: {'; '.join(map(str, held))}",
+            where=path,
+            todo="Give its folder and choose one of them with --series",
+        )
     return found, Reading((own or numbers)[0], reading.fix, reading.rule)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -41,7 +43,7 @@ NAMES: list[Any] = [
     "TriggerTime", "AcquisitionTime", "InstanceNumber", "BitsAllocated", "BitsStored", "HighBit",
     "PixelRepresentation", "LossyImageCompression", "RescaleSlope", "RescaleIntercept", "PixelPaddingValue",
     "PixelPaddingRangeLimit", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
-    "StudyInstanceUID", 0x0019100C, 0x20011003, 0x00431039,
+    "StudyInstanceUID", "ComplexImageComponent", 0x0019100C, 0x20011003, 0x00431039,
 ]  # fmt: skip
 _NUMBERS = {"US": "u2", "SS": "i2", "US or SS": "u2", "UL": "u4", "SL": "i4", "FD": "f8", "FL": "f4"}
 TAGS = [Tag(name) for name in NAMES]  # pydicom would turn the names into numbers for each file anew
@@ -150,6 +152,30 @@ def look_at(path: Path, name: str) -> Slice | Broken | bool:
             return _look_into(file, path, name)
     except OSError as error:
         return Broken(name, f"it cannot be read: {error.strerror or error}")
+
+
+def own_copy(data: pydicom.Dataset, keywords: Iterable[Any] | None = None) -> pydicom.Dataset:
+    """A dataset whose elements are its own, those of nested sequences too.
+
+    `Dataset(dict(data))` shares its elements with `data`, and to set an attribute of the one is then to
+    set that of the other.
+
+    Parameters
+    ----------
+    data
+        What is copied. Elements that were not converted yet are converted.
+    keywords
+        Only these, where they are there; None: all.
+    """
+    tags = data.keys() if keywords is None else [Tag(k) for k in keywords if k in data]
+    copied = pydicom.Dataset()
+    for tag in tags:
+        element = data[tag]
+        value = element.value
+        if element.VR == "SQ" or isinstance(value, MultiValue):
+            value = copy.deepcopy(value)
+        copied[tag] = pydicom.DataElement(tag, element.VR, value, already_converted=True)
+    return copied
 
 
 def read_whole(path: Path) -> Any:
