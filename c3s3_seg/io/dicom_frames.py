@@ -43,7 +43,7 @@ _TOP = [t for t in NAMES if isinstance(t, str) and not t.endswith("FunctionalGro
 
 def is_enhanced(item: Slice) -> bool:
     """Whether it is a whole enhanced file."""
-    return item.frame is None and item.text("SOPClassUID") in FRAME_CLASSES
+    return item.frame is None and item.sop_class in FRAME_CLASSES
 
 
 def frames(item: Slice) -> tuple[Slice, ...] | Broken:
@@ -56,7 +56,7 @@ def frames(item: Slice) -> tuple[Slice, ...] | Broken:
         if count < 1 or len(each) != count:
             return Broken(item.name, f"it has {count} frames and describes {len(each)} of them", uid)
         top = own_copy(item.data, _TOP)
-        top.NumberOfFrames = 1
+        top.NumberOfFrames, top.SOPClassUID = 1, item.sop_class
         return tuple(_frame(item, top, shared[0], each[n], n) for n in range(count))
     except Exception as error:  # pydicom converts sequences when they are first asked for
         return Broken(item.name, f"its frames cannot be read ({type(error).__name__})", uid)

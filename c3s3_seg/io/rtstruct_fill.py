@@ -78,7 +78,7 @@ class Outline:
         Twice, where a line overlaps itself, is inside; but not across the slit of a keyhole.
         """
         odd, twice = turns % 2 == 1, (turns != 0) & (turns % 2 == 0)
-        return odd | twice if twice.any() and not self.is_keyhole else odd
+        return np.asarray(odd | twice if twice.any() and not self.is_keyhole else odd)
 
 
 def fill(polygons: Sequence[Floats], shape: tuple[int, int], *, exclusive: bool) -> Filled:
@@ -151,7 +151,7 @@ def turns(polygon: Floats, shape: tuple[int, int]) -> NDArray[np.int32]:
 
 def _distinct(polygon: Floats) -> Floats:
     """Without corners that repeat the one before, the closing one too."""
-    return polygon[np.abs(polygon - np.roll(polygon, 1, axis=0)).max(axis=1) > 1e-6]
+    return np.asarray(polygon[np.abs(polygon - np.roll(polygon, 1, axis=0)).max(axis=1) > 1e-6])
 
 
 def _mask(outline: Outline, shape: tuple[int, int], notes: Counter[str]) -> Bools:

@@ -60,7 +60,8 @@ def read_rtstruct(path: Path, grid: Geometry, values: Mapping[str, int]) -> Volu
     try:
         data = pydicom.dcmread(path, force=True)
         regions = {int(item.ROINumber): item for item in data.StructureSetROISequence}
-        array, notes = np.zeros(grid.shape, dtype=np.uint16), []
+        array = np.zeros(grid.shape, dtype=np.uint16)
+        notes: list[str] = []
         for drawn in data.get("ROIContourSequence") or ():
             region = regions[int(drawn.ReferencedROINumber)]
             value = values.get(region_name(region))
