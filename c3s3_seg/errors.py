@@ -64,3 +64,21 @@ class DefectError(C3S3Error):
     """What no check foresaw: a defect of this program, which a batch survives."""
 
     exit_code = 4
+
+
+def shown(value: object) -> str:
+    """A value of any kind as messages show it: `1.5`, `[1, 2.5]`, never `np.float64(1.5)`.
+
+    Numbers have up to 6 significant digits; the values of arrays, lists, tuples and sets are listed, text
+    stays as it is.
+    """
+    plain = value.tolist() if hasattr(value, "tolist") else value
+    if isinstance(plain, float):
+        return f"{plain:.6g}"
+    if isinstance(plain, list | tuple):
+        return f"[{', '.join(shown(item) for item in plain)}]"
+    if isinstance(plain, set | frozenset):
+        return shown(sorted(plain, key=shown))
+    if isinstance(plain, dict):
+        return f"{{{', '.join(f'{shown(k)}: {shown(v)}' for k, v in plain.items())}}}"
+    return str(plain)

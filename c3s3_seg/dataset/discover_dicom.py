@@ -132,11 +132,11 @@ def _damage(found: Found) -> tuple[dict[int, str], list[Refused]]:
     damaged: dict[int, str] = {}
     strays = []
     for item in found.broken:
-        reason = f"the file '{item.name}' is damaged: {item.reason}. Copy or export it again"
+        reason = f"the file '{item.name}' {item.verdict}. Copy or export it again"
         hits = _victims(item, found)
         damaged |= dict.fromkeys(hits, reason)
         if not hits:
-            strays.append(Refused(item.name, f"it is damaged: {item.reason}. Copy or export it again"))
+            strays.append(Refused(item.name, f"it {item.verdict}. Copy or export it again"))
     return damaged, strays
 
 

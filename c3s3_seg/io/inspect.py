@@ -88,7 +88,7 @@ def _series_rows(path: Path, reading: Reading, pixels: bool) -> list[Row]:
         head = (number, series.key, series.modality, series.description, len(series.slices))
         size = f"{first.text('Columns')} x {first.text('Rows')}"
         if not series.is_volume:
-            rows.append(Row(*head, size, "", "", False, f"no volume: {_why(series)}"))
+            rows.append(Row(*head, size, "", "", False, f"no volume: {series.why_not}"))
             continue
         try:
             chosen, notes = choose(found, Reading(number, reading.fix))
@@ -115,18 +115,6 @@ def _image_row(path: Path, reading: Reading) -> Row:
     shape = volume.geometry.shape
     size = f"{shape[0]} x {shape[1]}"
     return Row(1, "", "-", "", shape[2], size, *_grid(volume.geometry), True, _verdict(volume.source.notes))
-
-
-def _why(series: object) -> str:
-    from c3s3_seg.io.dicom_series import Series
-
-    if not isinstance(series, Series):
-        return ""
-    if series.slices[0].is_localizer:
-        return "a localizer"
-    if len(series.slices) < 2:
-        return "a single image"
-    return "not CT, MR or PET slices"
 
 
 def _verdict(notes: tuple[str, ...]) -> str:
