@@ -90,6 +90,8 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> tuple[Study, list[P
         raise InputError(f"cannot be read ({error.strerror})", where=path) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"not valid TOML: {error}", where=path) from error
+    except RecursionError:
+        raise InputError("not valid TOML: it is nested too deep", where=path) from None
     study = parse(Study, data, path)
     names = [entry.name for entry in study.entries]
     if study.reference not in names:
