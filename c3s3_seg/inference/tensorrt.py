@@ -126,7 +126,12 @@ def widened(path: Path) -> bytes:
             "TensorRT needs onnx to read the graph", todo=f"pip install onnx. {INSTALL}"
         ) from None
     with opening(path, "onnx"):
-        return _widened(onnx, onnx.load_from_string(read_graph(path)))
+        model = onnx.load_from_string(read_graph(path))
+        for value in model.graph.output:  # its bytes are taken for single precision
+            kind = onnx.TensorProto.DataType.Name(value.type.tensor_type.elem_type)
+            if kind != "FLOAT":
+                raise InputError(f"its output is {kind}, wanted FLOAT", where=path)
+        return _widened(onnx, model)
 
 
 def _widened(onnx: Any, model: Any) -> bytes:
