@@ -204,6 +204,27 @@ class Calibration:
     found_on: str
 
 
+# What programs read of how a bundle was trained; the rest is for people.
+RECORDED: dict[str, tuple[type, ...]] = {
+    "config": (dict,), "data": (dict,), "cases": (dict,), "begun_from": (dict, type(None)),
+    "validation_cases": (dict,), "validation_last": (list,), "validation_kept": (list,), "candidate": (str,),
+    "kept": (str,), "fold": (str, type(None)), "iterations": (int,), "seconds": (int, float),
+}  # fmt: skip
+
+
+def _is_record(facts: Any) -> bool:
+    """Whether the facts of a training have the types with which they are read."""
+    kinds = ((facts[key], kinds) for key, kinds in RECORDED.items() if key in facts)
+    if not all(isinstance(value, kind) for value, kind in kinds):
+        return False
+    records = [*facts.get("validation_last", []), *facts.get("validation_kept", [])]
+    if not all(isinstance(record, dict) and "candidate" in record for record in records):
+        return False
+    cases = facts.get("validation_cases", {}).values()
+    inner = [*records, facts.get("config", {}), facts.get("begun_from") or {}]
+    return all(isinstance(case, dict) for case in cases) and all(_is_record(part) for part in inner if part)
+
+
 @closed
 @dataclass(frozen=True)
 class Manifest:
@@ -217,7 +238,9 @@ class Manifest:
     task: ReadTask
     networks: Annotated[tuple[Network, ...], Rule(lambda some: len(some) > 0, "at least one network")]
     files: dict[str, Annotated[str, Rule(lambda text: bool(SHA256.fullmatch(text)), "a sha256")]]
-    training: dict[str, Any] = field(default_factory=dict)
+    training: Annotated[dict[str, Any], Rule(_is_record, "facts as training writes them")] = field(
+        default_factory=dict
+    )
     parity: dict[str, Any] = field(default_factory=dict)
     format: Literal[1] = 1
     doubt: Calibration | None = None
