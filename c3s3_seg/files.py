@@ -88,7 +88,7 @@ def read_regular(path: Path, limit: int = JSON_BYTES) -> bytes:
             facts = os.fstat(file.fileno())
             if not stat.S_ISREG(facts.st_mode):
                 raise InputError("wanted a regular file", where=path)
-            content = file.read(limit + 1)
+            content = file.read(min(limit, facts.st_size) + 1)  # as much memory as it asks for is reserved
     except OSError as error:
         raise InputError(f"cannot be read ({error.strerror or error})", where=path) from error
     if len(content) > limit:

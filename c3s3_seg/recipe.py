@@ -8,15 +8,20 @@ step is separable along the axes and its way back is exact in mm.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from annotated_types import Gt, Le
 from numpy.typing import NDArray
 
-from c3s3_seg.schema import closed
+from c3s3_seg.errors import GeometryError
+from c3s3_seg.schema import Rule, closed
 from c3s3_seg.volume import Geometry, Volume
 
 FloatArray = NDArray[np.float32]
+Millimetres = Annotated[float, Gt(0), Le(100)]
+
+LARGEST_GRID = 2**29  # voxels of a model's grid: 2 GB. A whole body of 2 m at 1 mm has 0.5 of these
 
 
 @closed
@@ -56,6 +61,13 @@ class Intensity:
         return np.asarray(scaled, dtype=np.float32)
 
 
+def _is_window(rule: Intensity) -> bool:
+    """Whether the ends are apart in single precision, in which they are used."""
+    if rule.rule != "window":
+        return True
+    return max(abs(rule.low), abs(rule.high)) < 1e30 and bool(np.float32(rule.low) < np.float32(rule.high))
+
+
 @closed
 @dataclass(frozen=True)
 class Recipe:
@@ -71,15 +83,26 @@ class Recipe:
         The model's axes point to the patient's left, posterior and superior side.
     """
 
-    spacing_mm: tuple[float, float, float]
-    intensity: Intensity = Intensity()
+    spacing_mm: tuple[Millimetres, Millimetres, Millimetres]
+    intensity: Annotated[Intensity, Rule(_is_window, "a window with low below high")] = Intensity()
     orientation: Literal["LPS"] = "LPS"
 
     def grid(self, scan: Geometry) -> Geometry:
-        """The model's grid for a scan: same field of view, axes nearest to LPS, this spacing."""
+        """The model's grid for a scan: same field of view, axes nearest to LPS, this spacing.
+
+        Raises
+        ------
+        GeometryError
+            If it would have more than `LARGEST_GRID` voxels.
+        """
         oriented = _oriented(scan)
-        factors = np.asarray(self.spacing_mm) / oriented.spacing_mm
-        shape = [max(1, round(n / f)) for n, f in zip(oriented.shape, factors, strict=True)]
+        sides = np.asarray(oriented.shape) * oriented.spacing_mm / np.asarray(self.spacing_mm)
+        voxels = float(np.prod(np.maximum(sides, 1)))
+        if not voxels <= LARGEST_GRID:
+            spacing = " x ".join(f"{mm:g}" for mm in self.spacing_mm)
+            what = f"at the model's spacing of {spacing} mm this scan has {voxels:.2g} voxels"
+            raise GeometryError(f"{what}, wanted at most {LARGEST_GRID:.2g}")
+        shape = [max(1, round(n)) for n in sides]
         # The field of view is kept to the edge, so the spacing moves by less than half a voxel in all.
         exact = np.asarray(oriented.shape) / np.asarray(shape)
         affine = oriented.affine.copy()

@@ -1,4 +1,5 @@
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -63,6 +64,63 @@ def test_verify_wants_a_provenance(tmp_path: Path) -> None:
     (tmp_path / "provenance.json").write_text("{")
     with pytest.raises(InputError, match="cannot be read"):
         verify(tmp_path)
+
+
+CASE = {
+    "case": "a",
+    "state": "done",
+    "scan": "/s/a",
+    "inputs_sha256": {"scan": "0"},
+    "outputs_sha256": {"a": "1"},
+}
+RUN = {"bundle": "/b", "made_with": {"weights_sha256": {"w": "2"}}}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[" * 100_000, '{"a":' * 100_000, "[]", "null", "7", '"text"', "",
+        *(json.dumps({"runs": [RUN], "cases": wrong}) for wrong in ([7], [{}], {}, None, [[CASE]])),
+        *(json.dumps({"runs": [RUN], "cases": [{**CASE, key: 7}]}) for key in CASE),
+        *(json.dumps({"runs": [RUN], "cases": [{**CASE, key: {"a": None}}]}) for key in CASE),
+        *(json.dumps({"runs": [{**RUN, key: 7}], "cases": [CASE]}) for key in RUN),
+        json.dumps({"runs": [{**RUN, "made_with": {"weights_sha256": {"w": None}}}], "cases": [CASE]}),
+    ],
+    ids=range(25),
+)  # fmt: skip
+def test_a_provenance_that_is_none_is_one_line(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "provenance.json"
+    path.write_text(json.dumps({"runs": [RUN], "cases": [CASE]}))
+    assert [Path(f.where).name for f in verify(tmp_path).wrong] == ["a"]
+    path.write_text(content)
+    with pytest.raises(InputError, match=r"provenance\.json: the provenance cannot be read"):
+        verify(tmp_path)
+
+
+def test_verify_does_not_wait_for_what_never_ends(out: Path, small_scans: Path) -> None:
+    """Pipes and devices in place of a mask, a scan and the record itself, and as the folder."""
+    (out / "case-0.nii.gz").unlink()
+    os.mkfifo(out / "case-0.nii.gz")
+    (out / "case-1.nii.gz").unlink()
+    (out / "case-1.nii.gz").symlink_to("/dev/zero")
+    (small_scans / "case-2.nii.gz").unlink()
+    os.mkfifo(small_scans / "case-2.nii.gz")
+    (small_scans / "case-3.nii.gz").unlink()
+    (small_scans / "case-3.nii.gz").symlink_to("/dev/zero")
+    wrong = {Path(f.where).name: f.what for f in verify(out).wrong}
+    assert wrong == {
+        "case-0.nii.gz": "the file is missing",
+        "case-1.nii.gz": "the file is missing",
+        "case-2.nii.gz": "wanted a regular file",
+        "case-3.nii.gz": "wanted a regular file",
+    }
+    (out / "provenance.json").unlink()
+    os.mkfifo(out / "provenance.json")
+    with pytest.raises(InputError, match="wanted a regular file"):
+        verify(out)
+    for place in ("/dev/zero", out / "provenance.json"):
+        with pytest.raises(InputError, match=r"there is no provenance\.json here"):
+            verify(Path(place))
 
 
 def test_shards_are_verified_together(small_scans: Path, tmp_path: Path) -> None:

@@ -1,11 +1,13 @@
 """The index of a data set: read, written, refused."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from c3s3_seg.dataset import INDEX, DataSet, Record, Splits
+from c3s3_seg.dataset.naming import read_earlier
 from c3s3_seg.errors import ConfigError, InputError
 
 
@@ -87,3 +89,19 @@ def test_test_cases_lie_apart_and_are_not_trained_on(tmp_path: Path) -> None:
     assert not data.has_mask("t")
     with pytest.raises(InputError, match="'a' twice"):
         DataSet.load(write(tmp_path, {"labelled": ["a"], "test": ["a"]}))
+
+
+def test_an_index_that_is_none_is_one_line(tmp_path: Path) -> None:
+    for content in (b"[" * 100_000, b'{"a":' * 100_000, b"{", b"\xff\xfe", b""):
+        (tmp_path / INDEX).write_bytes(content)
+        with pytest.raises(InputError, match=r"dataset\.json: cannot be read.*Give a data set"):
+            DataSet.load(tmp_path)
+        with pytest.raises(InputError, match=r"dataset\.json: cannot be read"):
+            read_earlier(tmp_path)
+    (tmp_path / INDEX).write_text("[]")
+    with pytest.raises(InputError, match="which `prepare` did not make"):
+        read_earlier(tmp_path)
+    (tmp_path / INDEX).unlink()
+    os.mkfifo(tmp_path / INDEX)
+    with pytest.raises(InputError, match="wanted a regular file"):
+        DataSet.load(tmp_path)

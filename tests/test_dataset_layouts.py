@@ -150,9 +150,10 @@ def test_a_folder_in_no_order(tmp_path: Path) -> None:
     assert read_layout(tmp_path, Search()) is None
     index(tmp_path, something="else")
     assert read_layout(tmp_path, Search()) is None
-    (tmp_path / "dataset.json").write_text("{")
-    with pytest.raises(InputError, match="cannot be read"):
-        read_layout(tmp_path, Search())
+    for content in ("{", "[" * 100_000):
+        (tmp_path / "dataset.json").write_text(content)
+        with pytest.raises(InputError, match="cannot be read"):
+            read_layout(tmp_path, Search())
 
 
 @pytest.mark.data

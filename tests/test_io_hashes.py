@@ -1,4 +1,5 @@
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,13 @@ def test_one_file_has_its_own_hash(tmp_path: Path) -> None:
     assert scan_sha256(path) == sha256(path) == hashlib.sha256(b"content").hexdigest()
     with pytest.raises(InputError, match=r"none\.nii: the file cannot be read: No such file"):
         scan_sha256(tmp_path / "none.nii")
+
+
+def test_what_never_ends_has_no_hash(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(InputError, match="wanted a regular file"):
+            sha256(path)
 
 
 def test_a_series_is_all_its_files(tmp_path: Path) -> None:

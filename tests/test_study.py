@@ -101,6 +101,17 @@ def test_a_record_that_is_not_valid(study: Path) -> None:
     record.write_text(json.dumps({"entry": "C3S3"}))
     with pytest.raises(InputError, match="not a record of a study"):
         read_record(record, plans[0])
+    whole = {"entry": "C3S3", "seed": 1, "iterations": 2, "seconds": 3.0, "nets": {}, "config": {}}
+    for content in (
+        "[" * 100_000, "[]", "7", "null", "{", *(json.dumps({**whole, key: None}) for key in whole),
+        json.dumps({**whole, "nets": {"vnet": {"case": {"ball": {"dice": "good"}}}}}),
+    ):  # fmt: skip
+        record.write_text(content)
+        with pytest.raises(InputError, match="not a record of a study"):
+            read_record(record, plans[0])
+    study.write_text("seeds = " + "[" * 100_000)
+    with pytest.raises(InputError, match="nested too deep"):
+        load_study(study)
 
 
 def trained(entry: str, seed: int, dice: tuple[float, float], hd: float = 2.0) -> Trained:

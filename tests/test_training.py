@@ -1,16 +1,21 @@
 """Configuration, batches, checkpoints, and a run that is killed and goes on as if it had not been."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save
 
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import ConfigError, InputError
@@ -195,6 +200,51 @@ def test_a_checkpoint_of_another_run_is_refused(toy_config: Path, tmp_path: Path
     (tmp_path / checkpoint.FILE).write_bytes(b"nonsense")
     with pytest.raises(InputError, match="not a checkpoint of ours"):
         other.restore()
+
+
+def rewritten(path: Path, change: Callable[[dict[str, Any], dict[str, torch.Tensor]], None]) -> None:
+    """A checkpoint whose facts and tensors were changed, in the right format."""
+    with safe_open(path, framework="pt") as file:
+        facts = json.loads(file.metadata()["state"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    change(facts, tensors)
+    path.write_bytes(save(tensors, metadata={"state": json.dumps(facts)}))
+
+
+def test_a_checkpoint_without_a_key_is_one_line(toy_config: Path, tmp_path: Path) -> None:
+    run = Run(load_config(toy_config), tmp_path)
+    run.save()
+    path = tmp_path / checkpoint.FILE
+    whole = path.read_bytes()
+    rewritten(path, lambda facts, tensors: None)
+    run.restore()
+    for fact in ("iteration", "config", "history", "seconds", "tensors"):
+        for change in (
+            lambda facts, _, fact=fact: facts.pop(fact),
+            lambda facts, _, fact=fact: facts.update({fact: None}),
+        ):
+            path.write_bytes(whole)
+            rewritten(path, change)
+            with pytest.raises(InputError, match=r"not a checkpoint of ours .*again without --resume"):
+                run.restore()
+    with safe_open(path, framework="pt") as file:
+        names = list(file.keys())
+    for prefix in ("method.", "ema.vnet.", "ema.resvnet.", "rng.cpu"):
+        name = next(n for n in names if n.startswith(prefix))
+        path.write_bytes(whole)
+        rewritten(path, lambda _, tensors, name=name: tensors.pop(name))
+        with pytest.raises(InputError, match=f"the checkpoint lacks the tensor '{name}'"):
+            run.restore()
+        path.write_bytes(whole)
+        rewritten(path, lambda _, tensors, name=name: tensors.update({name: torch.zeros(3, 5)}))
+        with pytest.raises(InputError, match="the checkpoint does not fit this run"):
+            run.restore()
+    path.write_bytes(save({"a": torch.zeros(1)}, metadata={"state": "[" * 100_000}))
+    with pytest.raises(InputError, match="nested too deep"):
+        run.restore()
+    path.write_bytes(save({"a": torch.zeros(1)}))
+    with pytest.raises(InputError, match="not a checkpoint of ours"):
+        run.restore()
 
 
 def test_disk_full_leaves_the_checkpoint_before(toy_config: Path, tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ What comes after them, the record in the journal, is the business of whoever run
 
 from __future__ import annotations
 
-import json
 import time
 import traceback
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from c3s3_seg.batch.outcome import Outcome, Refusal, unforeseen
 from c3s3_seg.batch.output import MARK, write_case
 from c3s3_seg.batch.stages import Loaded, Predicted
 from c3s3_seg.errors import C3S3Error, GeometryError, InputError
+from c3s3_seg.files import read_json
 from c3s3_seg.inference.careful import Care, judge, searches, segment
 from c3s3_seg.inference.predictor import Predictor
 from c3s3_seg.io import Case, load, load_mask
@@ -117,8 +117,8 @@ def guard(scan: Path, mask: Path, facts: Path) -> None:
             "the mask would be written over its scan", where=mask, todo="Give another folder with -o"
         )
     ours = False
-    with suppress(OSError, ValueError, TypeError):
-        ours = MARK in json.loads(facts.read_text(encoding="utf-8"))
+    with suppress(C3S3Error, TypeError):
+        ours = MARK in read_json(facts)
     if not ours:
         todo = "Move it away, or give another folder with -o"
         raise InputError("there is a file that an earlier prediction did not write", where=mask, todo=todo)

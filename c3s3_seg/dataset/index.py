@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from c3s3_seg.errors import InputError
-from c3s3_seg.files import write_whole
+from c3s3_seg.files import read_json, write_whole
 from c3s3_seg.io.image import IMAGE_SUFFIXES
 from c3s3_seg.schema import closed, dump, parse
 
@@ -138,10 +138,10 @@ class DataSet:
         """
         path = folder / INDEX
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            data = read_json(path)
+        except InputError as error:
             todo = "Give a data set; c3s3-seg prepare makes one of a folder of scans"
-            raise InputError(f"cannot be read ({error})", where=path, todo=todo) from error
+            raise InputError(error.what, where=path, todo=todo) from error
         if not isinstance(data, dict):
             raise InputError("holds no table of keys", where=path)
         splits = parse(Splits, {k: data.get(k, []) for k in SPLITS}, path)

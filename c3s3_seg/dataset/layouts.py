@@ -9,7 +9,6 @@ Pancreas-CT, h5     CASE_norm.h5, train.list, test.list: the same for the pancre
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -30,6 +29,7 @@ from c3s3_seg.dataset.index import IMAGES, INDEX, MASKS, DataSet, parse_labels
 from c3s3_seg.dataset.items import Inventory, Mask, Pair, Part, Refused, Scan, Split, reason_of
 from c3s3_seg.dataset.pairing import KEPT
 from c3s3_seg.errors import C3S3Error, InputError
+from c3s3_seg.files import read_json
 from c3s3_seg.io.cases import walk_files
 from c3s3_seg.io.image import image_stem, image_suffix
 
@@ -116,10 +116,7 @@ def _index(root: Path) -> dict[str, Any] | None:
     path = root / INDEX
     if not path.is_file():
         return None
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot be read ({error})", where=path) from error
+    data = read_json(path)
     return data if isinstance(data, dict) else None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
@@ -13,6 +12,7 @@ from c3s3_seg.dataset.convert import STATE
 from c3s3_seg.dataset.index import INDEX, DataSet, Record
 from c3s3_seg.dataset.items import Pair, Scan
 from c3s3_seg.errors import C3S3Error, InputError
+from c3s3_seg.files import read_json
 from c3s3_seg.io.cases import unique_names
 from c3s3_seg.schema import parse
 
@@ -50,7 +50,8 @@ def read_earlier(out: Path) -> Earlier:
     validation: frozenset[str] = frozenset()
     draw = None
     if folder is not None:
-        made = json.loads((folder / INDEX).read_text(encoding="utf-8")).get("prepared")
+        index = read_json(folder / INDEX)
+        made = index.get("prepared") if isinstance(index, dict) else None
         if not isinstance(made, dict):
             what = "there is a data set here already, which `prepare` did not make"
             raise InputError(what, where=out, todo="Give another folder with -o")
@@ -67,8 +68,8 @@ def read_earlier(out: Path) -> Earlier:
 
 def _record(path: Path) -> Record | None:
     try:
-        return parse(Record, json.loads(path.read_text(encoding="utf-8")), path)
-    except (C3S3Error, OSError, ValueError):
+        return parse(Record, read_json(path), path)
+    except C3S3Error:
         return None  # not ours, or not whole: that case is done again
 
 

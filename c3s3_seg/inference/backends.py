@@ -14,7 +14,9 @@ import numpy as np
 
 from c3s3_seg.bundle import ModelBundle, Network
 from c3s3_seg.errors import InputError, MissingError
+from c3s3_seg.inference.graph import read_graph
 from c3s3_seg.inference.hardware import NO_GPU, Device, Precision
+from c3s3_seg.inference.runtime import opening
 from c3s3_seg.inference.window import FloatArray
 
 if TYPE_CHECKING:
@@ -45,6 +47,8 @@ class OpenVinoBackend:
     ------
     MissingError
         If the device is CUDA, or the CPU does not compute in the precision asked for.
+    InputError
+        If the graph cannot be opened, or takes weights from a file that is not its own.
     """
 
     name = "openvino"
@@ -71,7 +75,12 @@ class OpenVinoBackend:
         self._config["ENABLE_CPU_PINNING"] = False
         if threads is not None:
             self._config["INFERENCE_NUM_THREADS"] = threads
-        self._model = self._core.read_model(graph)
+        with opening(graph, self.name):
+            # An ONNX graph goes in as bytes: of a path, OpenVINO would follow its references to other files.
+            self._model = self._core.read_model(graph if graph.suffix == ".xml" else read_graph(graph))
+            if len(self._model.inputs) != 1 or len(self._model.outputs) != 1:
+                found = f"{len(self._model.inputs)} inputs and {len(self._model.outputs)} outputs"
+                raise InputError(f"found {found}, wanted one of each", where=graph)
         self.keep = COMPILED
         self._compiled: dict[tuple[int, ...], Any] = {}
         self._alone = threading.Lock()  # a compiled model answers one caller at a time
@@ -149,7 +158,7 @@ def load_torch(bundle: ModelBundle, network: Network) -> nn.Module:
     net = build(network.architecture, channels=network.channels, classes=classes, filters=network.filters)
     try:
         net.load_state_dict(from_file(bundle.folder / network.weights))
-    except RuntimeError as error:
+    except RuntimeError as error:  # a key too many or too few, or another shape
         what = f"these are not the weights of a {network.architecture} with {network.filters} filters"
         raise InputError(what, where=bundle.folder / network.weights) from error
     net.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]

@@ -20,6 +20,7 @@ from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import MissingError
 from c3s3_seg.inference.backends import Runtime
 from c3s3_seg.inference.choice import Wish, facts, open_backend
+from c3s3_seg.inference.graph import read_graph
 from c3s3_seg.inference.window import Shape
 
 MATRIX = 2048  # side of the matrix product that the network is held against
@@ -125,7 +126,7 @@ def gflop(graph: Path, tile: Shape) -> float:
     """Arithmetic of the convolutions of a graph on one tile, in 10^9 operations."""
     import openvino
 
-    model = openvino.Core().read_model(graph)
+    model = openvino.Core().read_model(read_graph(graph))
     model.reshape([1, 1, *tile])
     total = 0.0
     for node in model.get_ops():

@@ -21,9 +21,9 @@ from c3s3_seg.inference.backends import Backend
 from c3s3_seg.inference.budget import MEASURED_FILTERS, MULTIPLE, Budget, Costs, costs_of, smaller
 from c3s3_seg.inference.choice import facts, notes
 from c3s3_seg.inference.doubt import Doubt, Doubting, DoubtMap, Labels
-from c3s3_seg.inference.hardware import is_memory_error
 from c3s3_seg.inference.postprocess import tidy
 from c3s3_seg.inference.restore import Block, Restorer
+from c3s3_seg.inference.runtime import run
 from c3s3_seg.inference.settings import Prediction, Settings
 from c3s3_seg.inference.stream import Progress, Slab, stream
 from c3s3_seg.inference.window import FloatArray, Shape, Tiling, mean, softmax
@@ -252,7 +252,8 @@ class Predictor:
 
         def one(view: tuple[int, ...]) -> FloatArray:
             axes = tuple(axis + 2 for axis in view)
-            return np.flip(softmax(_run(backend, np.ascontiguousarray(np.flip(patches, axes)))), axes)
+            mirrored = np.ascontiguousarray(np.flip(patches, axes))
+            return np.flip(softmax(run(backend, mirrored, self.task.classes)), axes)
 
         return mean((one(view) for view in views), len(views))
 
@@ -299,19 +300,6 @@ class Predictor:
         wanted = self.settings.tidying(self.task)
         done = {x.name: tidy(mask, x.value, wanted, grid.voxel_ml) for x in self.task.labels}
         return {name: facts for name, facts in done.items() if facts}
-
-
-def _run(backend: Backend, patches: FloatArray) -> FloatArray:
-    """Logits of a tile; full memory is told in one way, whatever the runtime calls it."""
-    try:
-        return backend(patches)
-    except Exception as error:
-        if not is_memory_error(error):
-            raise
-        what = f"memory was full with tiles of {_times(patches.shape[2:])} in {backend.name}"
-        raise MemoryLimitError(
-            what, todo="Give --memory, so that tiles fit, or a smaller --overlap"
-        ) from error
 
 
 def _times(sides: Sequence[int]) -> str:

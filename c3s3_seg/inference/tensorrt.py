@@ -15,6 +15,8 @@ from c3s3_seg.bundle import ModelBundle, Network
 from c3s3_seg.errors import InputError, MissingError, RefusedError
 from c3s3_seg.inference.cuda import INSTALL, Stream
 from c3s3_seg.inference.engines import INPUT, Profile, Vault, library
+from c3s3_seg.inference.graph import read_graph
+from c3s3_seg.inference.runtime import opening
 from c3s3_seg.inference.window import FloatArray
 
 
@@ -51,7 +53,10 @@ class TensorRtBackend:
             raise RefusedError(what, todo="Free memory there, or take another --backend")
         self._alone = threading.Lock()  # a context and its buffers serve one caller at a time
         names = [self._engine.get_tensor_name(n) for n in range(self._engine.num_io_tensors)]
-        (self._output,) = (name for name in names if name != INPUT)
+        outputs = [name for name in names if name != INPUT]
+        if len(outputs) != 1 or len(names) != 2:
+            raise RefusedError(f"the engine has {', '.join(names)}, wanted one input and one output")
+        (self._output,) = outputs
 
     @classmethod
     def of_bundle(cls, bundle: ModelBundle, network: Network) -> TensorRtBackend:
@@ -111,6 +116,8 @@ def widened(path: Path) -> bytes:
     ------
     MissingError
         If onnx is not installed.
+    InputError
+        If it is no ONNX graph, or takes weights from a file that is not its own.
     """
     try:
         import onnx
@@ -118,7 +125,16 @@ def widened(path: Path) -> bytes:
         raise MissingError(
             "TensorRT needs onnx to read the graph", todo=f"pip install onnx. {INSTALL}"
         ) from None
-    model = onnx.load(path)
+    with opening(path, "onnx"):
+        model = onnx.load_from_string(read_graph(path))
+        for value in model.graph.output:  # its bytes are taken for single precision
+            kind = onnx.TensorProto.DataType.Name(value.type.tensor_type.elem_type)
+            if kind != "FLOAT":
+                raise InputError(f"its output is {kind}, wanted FLOAT", where=path)
+        return _widened(onnx, model)
+
+
+def _widened(onnx: Any, model: Any) -> bytes:
     stored = {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
     kept = []
     for node in model.graph.node:

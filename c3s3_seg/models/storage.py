@@ -48,7 +48,7 @@ def from_file(path: Path) -> dict[str, Tensor]:
 
     try:
         stored = load_file(path)
-    except SafetensorError as error:
+    except (SafetensorError, OSError) as error:
         raise InputError(f"not a safetensors file ({error})", where=path) from error
     state: dict[str, Tensor] = {}
     for name, tensor in stored.items():

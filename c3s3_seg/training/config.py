@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
 
-from c3s3_seg.bundle import Task
+from c3s3_seg.bundle import ReadTask
 from c3s3_seg.errors import ConfigError, InputError
 from c3s3_seg.schema import closed, parse
 from c3s3_seg.training.overrides import parse_share, put
@@ -250,7 +250,7 @@ class TrainConfig:
     """A whole run."""
 
     method: Literal["supervised", "c3s3", "mcf", "uamt", "dtc"]
-    task: Task
+    task: ReadTask
     data: DataConfig
     run: RunConfig
     networks: NetworksConfig = field(default_factory=NetworksConfig)
@@ -279,6 +279,8 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
         data = tomllib.loads(file.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"not valid TOML: {error}", where=file) from error
+    except RecursionError:
+        raise InputError("not valid TOML: it is nested too deep", where=file) from None
     return build_config(data, overrides, file.name)
 
 
@@ -298,8 +300,6 @@ def build_config(data: dict[str, Any], overrides: Sequence[str], where: str) -> 
 
 
 def _check(config: TrainConfig, where: str) -> None:
-    if any(side < 16 or side % 16 for side in config.task.patch):
-        raise ConfigError(f"task.patch = {config.task.patch}: wanted multiples of 16", where=where)
     if config.method == "c3s3" and config.c3s3.warm_start >= config.run.iterations:
         limit = config.run.iterations
         what = f"c3s3.warm_start = {config.c3s3.warm_start}: wanted less than run.iterations = {limit}"

@@ -132,8 +132,12 @@ class Run:
         Raises
         ------
         InputError
-            If it belongs to another configuration.
+            If it belongs to another configuration, or is not whole.
         """
+        with checkpoint.restoring(self.folder):
+            self._restore()
+
+    def _restore(self) -> None:
         state = checkpoint.read(self.folder)
         before = parse(TrainConfig, state.config, self.folder)  # gives keys that are newer their defaults
         changed = _differences(dump(before), dump(self.config))
