@@ -269,6 +269,11 @@ def labels_in(mask: Volume) -> tuple[int, ...]:
         If the mask holds nan, infinity or fractions.
     """
     _check_integral(mask)
+    if mask.array.dtype.kind in "bu" and mask.array.dtype.itemsize <= 2:
+        there = np.zeros(1 << 8 * mask.array.dtype.itemsize, dtype=np.bool_)
+        for plane in mask.array.T:  # the arrays of files are (z, y, x) in memory
+            there[plane.view(np.uint8) if plane.dtype == np.bool_ else plane] = True
+        return tuple(int(value) for value in np.flatnonzero(there) if value)
     # Every label has a surface: its voxels alone are searched, which are a hundredth of the volume.
     return tuple(int(value) for value in np.unique(surface_voxels(mask.array)[1]))
 
@@ -322,7 +327,7 @@ def _check_integral(mask: Volume) -> None:
 
 
 def _refuse_0_and_255(prediction: Volume, truth: Volume, labels: Sequence[int]) -> None:
-    """Refuse a mask whose only value is 255 where that is no label: it is one of 0 and 1, stored otherwise."""
+    """Refuse a mask whose only value is 255 where that is no label: it is one of 0 and 1, scaled."""
     found_p, found_t = labels_in(prediction), labels_in(truth)
     if (255,) in (found_p, found_t):
         asked = ", ".join(str(label) for label in labels)

@@ -95,8 +95,8 @@ def _table(records: list[dict[str, Any]], *more: str) -> str:
         scores = [f"{r['dice']:.3f}", f"{r['jaccard']:.3f}", f"{r['hd95_vox']:.2f}", f"{r['asd_vox']:.2f}"]
         rows.append([r["candidate"], *(str(r[key]) for key in more), *scores])
     left_out = "".join(
-        f"\n{r['candidate']}: {r['infinite']} infinite distances (a label that the truth does not have) are not"
-        " in the means.\n"
+        f"\n{r['candidate']}: {r['infinite']} infinite distances (a label that the truth lacks) are"
+        " not in the means.\n"
         for r in records
         if r.get("infinite")
     )
