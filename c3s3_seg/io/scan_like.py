@@ -113,9 +113,10 @@ def _dicom_words(path: Path) -> str | None:
         head: Any = pydicom.dcmread(path, specific_tags=["Modality"], stop_before_pixels=True, force=True)
         modality = str(head.get("Modality", "") or "")
     except Exception:  # pydicom raises whatever its parser trips over
-        modality = ""
-    plain = modality if modality.isalnum() and modality.isascii() else "unknown modality"
-    return f"it is a DICOM image ({plain})"
+        return None
+    if not (modality.isalnum() and modality.isascii()):
+        return None
+    return f"it is a DICOM image ({modality})"
 
 
 def _middle(array: Array) -> Array:

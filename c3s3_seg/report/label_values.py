@@ -52,8 +52,8 @@ class LabelCheck:
         self._truths.update(truths)
         return self._fault() is None and bool(self._predictions and self._truths)
 
-    def refuse(self) -> None:
-        """Raise if over all that was added the values do not fit.
+    def refuse(self, where: Path) -> None:
+        """Raise if over all that was added the values do not fit; `where` are the predictions.
 
         Raises
         ------
@@ -62,7 +62,7 @@ class LabelCheck:
         """
         fault = self._fault()
         if fault is not None:
-            raise InputError(fault, todo=TODO)
+            raise InputError(fault, where=where, todo=TODO)
 
     def _fault(self) -> str | None:
         found = [self._listed(values) for values in (self._predictions, self._truths)]
@@ -172,4 +172,5 @@ def refuse_mixup(files: Sequence[CaseFiles], labels: Labels) -> None:
         truths = _labels_in_file((case.truth, dict(case.names)))
         if check.add(_labels_in_file((case.prediction, dict(case.names))), truths):
             return
-    check.refuse()
+    first = files[0].prediction
+    check.refuse(first.parent if len(files) > 1 else first)
