@@ -13,7 +13,7 @@ from c3s3_seg.io.cases import TRUTH_ENDINGS, Case, walk_files
 from c3s3_seg.io.dicom_series import listed
 from c3s3_seg.io.drawing import look_at_drawing
 from c3s3_seg.io.image import IMAGE_SUFFIXES, image_stem, image_suffix
-from c3s3_seg.io.scan_like import refuse_scan
+from c3s3_seg.io.scan_like import ScanError, refuse_scan
 from c3s3_seg.io.sniff import DICOM_SUFFIXES, is_dicom, is_zip
 
 DRAWING_ENDINGS = (".seg.dcm", ".rtstruct.dcm", *DICOM_SUFFIXES)
@@ -162,7 +162,10 @@ def _refuse_folder(folder: Path) -> None:
     """Say what there is in place of masks."""
     for path in walk_files(folder):
         if is_dicom(path) or (is_zip(path) and path.parent == folder):
-            refuse_scan(path)
+            try:
+                refuse_scan(path)
+            except ScanError as error:  # the files of a series may be called by the patient's name
+                raise ScanError(error.what, where=folder, todo=error.todo) from None
     raise InputError(f"found no mask here; looked for {WANTED}", where=folder)
 
 

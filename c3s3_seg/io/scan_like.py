@@ -23,7 +23,8 @@ from c3s3_seg.volume import Array
 FEW = 16  # values: what has no more is taken for a mask
 ROUGH = 0.6  # share of unequal neighbours from which on it is a scan ...
 FILLED = 0.1  # ... if its values fill less of their boxes than this
-MANY = 255  # ... or if there are more values than this
+MANY = 255  # ... or if there are more values than this ...
+FULL = 0.9  # ... or if more of the volume than this is not background
 SIDE = 80  # voxels of the block in the middle that is looked at
 ROUNDING = 1e-3  # of labels that were stored as floats
 FIRST = 3  # files that are looked at, of many
@@ -51,7 +52,8 @@ def scan_words(array: Array) -> str | None:
         if low >= 0 and high <= 1:
             return f"it holds fractions {between}, as a scaled scan or a probability map does"
         return f"it holds fractions {between}, as a scan does"
-    if low < 0 or len(values) > MANY or _filled(block, values) < FILLED:
+    full = np.count_nonzero(array) > FULL * array.size  # in few voxels each value has one or two
+    if low < 0 or full or len(values) > MANY or _filled(block, values) < FILLED:
         return f"it holds {len(values)} or more values {between} in no connected areas, as a scan does"
     return None
 
