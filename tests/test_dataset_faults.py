@@ -112,3 +112,20 @@ def test_training_takes_a_validation_case_without_the_organ_but_no_unknown_value
     assert len(read_validation(cases(tmp_path / "a", noise(), mask().array), ("one",))) == 1
     with pytest.raises(InputError, match="holds the value 2"):
         read_validation(cases(tmp_path / "b", noise(), mask(2).array), ("one",))
+
+
+def test_a_scan_in_place_of_a_mask_is_called_one_whatever_the_labels(tmp_path: Path) -> None:
+    """Where no label is named any value may be there, and all grey values would be taken for labels."""
+    from c3s3_seg.training.data import read_case, read_validation
+
+    values = np.random.default_rng(0).integers(0, 255, GRID.shape)
+    data = cases(tmp_path, noise(), values.astype(np.uint8))
+    nameless = DataSet(data.folder, data.name, data.modality, {}, data.splits)
+    for found in (data, nameless):
+        with pytest.raises(InputError, match=r"labelsTr/one\.mha: this looks like a scan"):
+            read_case(found, "one", TASK, labelled=True)
+        with pytest.raises(InputError, match="this looks like a scan"):
+            read_validation(found, ("one",))
+    fault = mask_fault(GRID.volume(values), {})
+    assert fault is not None
+    assert fault.check == "mask-values"

@@ -18,6 +18,7 @@ from c3s3_seg.batch.job import Job, Task
 from c3s3_seg.batch.outcome import Outcome, Refusal, unforeseen
 from c3s3_seg.batch.output import MARK, write_case
 from c3s3_seg.batch.stages import Loaded, Predicted
+from c3s3_seg.batch.truths import refuse_0_and_255
 from c3s3_seg.errors import C3S3Error, GeometryError, InputError
 from c3s3_seg.files import read_json
 from c3s3_seg.inference.careful import Care, judge, searches, segment
@@ -163,6 +164,8 @@ def _truth(path: Path, scan: Volume) -> Volume:
 
 def _check(loaded: Loaded, predictor: Predictor, care: Care) -> Loaded:
     """Judge the scan, unless that takes the network: where the organ is looked for, `_predict` does it."""
+    if loaded.truth is not None:
+        refuse_0_and_255(loaded.truth, predictor.task.label_values)
     if searches(loaded.scan, predictor, care):
         return loaded
     return replace(loaded, judged=judge(loaded.scan, predictor, care))

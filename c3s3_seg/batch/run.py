@@ -19,6 +19,7 @@ from c3s3_seg.batch.outcome import Outcome
 from c3s3_seg.batch.provenance import surroundings, write_provenance
 from c3s3_seg.batch.sorting import Sorted, sort_out
 from c3s3_seg.batch.summary import summary
+from c3s3_seg.batch.truths import check_truths
 from c3s3_seg.files import make_folder, write_whole
 from c3s3_seg.inference.predictor import Predictor
 from c3s3_seg.io import find_cases, match_truth
@@ -103,9 +104,9 @@ def predict_cases(
     Raises
     ------
     C3S3Error
-        If nothing can be predicted: no case, no truth where one was asked for, an output folder that
-        cannot be used or that another run holds, or a single case that fails. Among several cases a
-        failing one becomes a row.
+        If nothing can be predicted: no case, no truth where one was asked for, truths that are scans or
+        hold no label of the model, an output folder that cannot be used or that another run holds, or a
+        single case that fails. Among several cases a failing one becomes a row.
     """
     plan = plan or Plan()
     cases = find_cases(list(inputs))
@@ -113,6 +114,7 @@ def predict_cases(
     tasks = [Task(case, truths.get(case.name)) for case in cases]
     if plan.shard is not None:
         tasks = plan.shard.of(tasks)
+    check_truths([task.truth for task in tasks if task.truth is not None], model)
     make_folder(job.out)
     with ExitStack() as stack:
         held = stack.enter_context(hold(job.out, str(plan.shard) if plan.shard else None))

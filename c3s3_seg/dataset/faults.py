@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from c3s3_seg.errors import InputError
+from c3s3_seg.io.scan_like import scan_words
 from c3s3_seg.volume import Array, Volume
 
 
@@ -45,6 +46,10 @@ def mask_fault(mask: Volume, labels: Mapping[str, int], *, required: bool = True
     required
         Whether it must hold some label, as that of a labelled case must.
     """
+    words = scan_words(mask.array)
+    if words is not None:
+        todo = "Put its mask in the place of this file"
+        return Fault("mask-values", f"this looks like a scan: {words}", "a mask", todo)
     there = values_in(mask.array)
     if required and not there:
         todo = "Draw the mask, or list the case as unlabelled"

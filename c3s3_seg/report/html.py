@@ -33,7 +33,7 @@ class Report:
         Of the page. It is written as it stands: no patient's name.
     protocol
         By which the rows were measured.
-    rows, failures, comparison
+    rows, failures, comparison, remarks
         As for `tables.write_report_json`.
     """
 
@@ -42,6 +42,7 @@ class Report:
     rows: Sequence[CaseScore]
     failures: Sequence[Failure] = ()
     comparison: Sequence[Paired] = ()
+    remarks: Sequence[str] = ()
 
 
 def worst_first(rows: Sequence[CaseScore]) -> list[CaseScore]:
@@ -93,8 +94,9 @@ def write_report_page(path: Path, report: Report, views: Iterable[CaseView]) -> 
 
 def _head(report: Report) -> str:
     notes = notes_of(report.rows)
-    listed = "".join(f"<li><b>{escape(case)}</b>: {escape(note)}</li>" for case, note in notes)
-    flags = f'<div class="flags"><b>Done on request</b><ul>{listed}</ul></div>' if notes else ""
+    listed = "".join(f"<li>{escape(remark)}</li>" for remark in report.remarks)
+    listed += "".join(f"<li><b>{escape(case)}</b>: {escape(note)}</li>" for case, note in notes)
+    flags = f'<div class="flags"><b>Notes</b><ul>{listed}</ul></div>' if listed else ""
     return (
         f"<header><h1>{escape(report.title)}</h1>"
         f'<p class="lead">Protocol <b>{report.protocol}</b>. {escape(PROTOCOLS[report.protocol])} '

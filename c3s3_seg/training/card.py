@@ -94,7 +94,13 @@ def _table(records: list[dict[str, Any]], *more: str) -> str:
     for r in records:
         scores = [f"{r['dice']:.3f}", f"{r['jaccard']:.3f}", f"{r['hd95_vox']:.2f}", f"{r['asd_vox']:.2f}"]
         rows.append([r["candidate"], *(str(r[key]) for key in more), *scores])
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    left_out = "".join(
+        f"\n{r['candidate']}: {r['infinite']} infinite distances (a label that the truth lacks) are"
+        " not in the means.\n"
+        for r in records
+        if r.get("infinite")
+    )
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows) + left_out
 
 
 def _best(record: dict[str, Any] | None) -> str:

@@ -60,7 +60,7 @@ class Terminal:
         for r in results:
             self.console.print(
                 f"iteration {iteration}: {r.candidate}: Dice {r.dice:.4f}, Jaccard {r.jaccard:.4f},"
-                f" 95HD {r.hd95_vox:.2f}, ASD {r.asd_vox:.2f} voxels",
+                f" 95HD {r.hd95_vox:.2f}, ASD {r.asd_vox:.2f} voxels{r.remark}",
                 highlight=False,
             )
 
