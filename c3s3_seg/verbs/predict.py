@@ -111,7 +111,8 @@ def predict(
         int, typer.Option(min=0, help="Processes with a model each. 0: no process but this one.")
     ] = 0,
     cluster: Annotated[
-        str | None, typer.Option(help="Do the cases on a Dask cluster: local, or tcp://HOST:PORT.")
+        str | None,
+        typer.Option(help="Do the cases on a Dask cluster: local, tcp://HOST:PORT or tls://HOST:PORT."),
     ] = None,
     shard: Annotated[
         str | None,
