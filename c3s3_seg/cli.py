@@ -12,6 +12,7 @@ import typer
 from c3s3_seg import __version__
 from c3s3_seg.errors import C3S3Error
 from c3s3_seg.files import printable
+from c3s3_seg.quiet import quiet_libraries
 from c3s3_seg.verbs.benchmark import benchmark
 from c3s3_seg.verbs.doctor import doctor
 from c3s3_seg.verbs.domain import domain
@@ -89,11 +90,8 @@ def _wait_briefly() -> None:
 
 def main() -> None:
     """Run the command line; what a user can mend is one line on stderr, never a traceback."""
-    import warnings
-
     _wait_briefly()
-    # pydicom warns of what a damaged file holds before we refuse it in our own words.
-    warnings.filterwarnings("ignore", module="pydicom")
+    quiet_libraries()
     # typer would turn a KeyboardInterrupt into silence.
     signal.signal(signal.SIGINT, _stop)
     signal.signal(signal.SIGTERM, _stop)

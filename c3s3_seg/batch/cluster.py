@@ -27,6 +27,7 @@ from c3s3_seg.batch.job import Job, Model, Task, sendable
 from c3s3_seg.batch.outcome import Outcome, Refusal
 from c3s3_seg.errors import C3S3Error, InputError, MissingError
 from c3s3_seg.inference.hardware import available_processors
+from c3s3_seg.quiet import quiet_libraries
 from c3s3_seg.schema import parse
 
 TRIES = 2  # how many workers a case may take down before it is the case's fault
@@ -188,6 +189,7 @@ def _outcome(future: Any, task: Task) -> Outcome:
 
 def _open(setup: str) -> tuple[Steps, dict[str, Any]]:
     if setup not in _opened:
+        quiet_libraries()  # this process is a Dask worker
         facts = json.loads(setup)
         predictor, origin = parse(Model, facts["model"], "cluster").open()
         job = replace(parse(Job, facts["job"], "cluster"), origin=origin)

@@ -210,6 +210,7 @@ def _writable(array: Array, path: Path) -> Array:
 def _write(array: Array, geometry: Geometry, path: Path) -> None:
     import SimpleITK
 
+    SimpleITK.ProcessObject.GlobalWarningDisplayOff()  # they go to stderr as they are
     # SimpleITK copies rows far sooner that lie in memory as they do in the file.
     image: Any = SimpleITK.GetImageFromArray(np.asfortranarray(array).transpose(2, 1, 0))
     image.SetSpacing(geometry.spacing_mm.tolist())

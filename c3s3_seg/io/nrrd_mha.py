@@ -57,6 +57,7 @@ def read_nrrd_or_meta(path: Path) -> Parts:
     """
     import SimpleITK
 
+    SimpleITK.ProcessObject.GlobalWarningDisplayOff()  # they go to stderr as they are
     meta = path.suffix.lower() in (".mha", ".mhd")
     stored = _meta(path) if meta else _nrrd(path)
     _prove(stored, path)
