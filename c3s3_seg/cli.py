@@ -26,6 +26,7 @@ from c3s3_seg.verbs.plan import plan
 from c3s3_seg.verbs.predict import predict
 from c3s3_seg.verbs.prepare import prepare
 from c3s3_seg.verbs.study import study
+from c3s3_seg.verbs.terminal import shown
 from c3s3_seg.verbs.train import train
 from c3s3_seg.verbs.verify import verify
 
@@ -98,7 +99,7 @@ def main() -> None:
     try:
         app()
     except C3S3Error as error:
-        typer.echo(f"error: {printable(str(error))}", err=True)
+        typer.echo(f"error: {printable(shown(error.told, sys.stderr))}", err=True)
         sys.exit(error.exit_code)
     except _Stopped as stopped:
         typer.echo(f"{stopped}: what was finished is kept, and the same command goes on from there", err=True)

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from c3s3_seg.verbs.progress import Teller
-from c3s3_seg.verbs.terminal import need, say, show
+from c3s3_seg.verbs.terminal import need, say, show, shown
 
 BackendName = Literal["auto", "openvino", "onnx", "torch", "tensorrt"]
 DeviceName = Literal["auto", "cpu", "cuda"]
@@ -139,6 +139,7 @@ def predict(
     """
     import os
     import sys
+    from dataclasses import replace
 
     if html:
         need("plotly", extra="report")
@@ -190,7 +191,8 @@ def predict(
         result = predict_cases(inputs, how, job, tell, plan)
     if not (as_json or quiet):
         rows = result.rows if len(result.rows) <= LONGEST_TABLE else ()
-        show(prediction_table(rows, result.failures))
+        failures = [replace(f, reason=shown(f.reason, sys.stdout)) for f in result.failures]
+        show(prediction_table(rows, failures))
         for row in rows:
             for note in row.notes:
                 say(f"{row.case}: {note}.")
