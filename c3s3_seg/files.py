@@ -9,7 +9,7 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from c3s3_seg.errors import InputError
+from c3s3_seg.errors import InputError, Told, public
 
 if TYPE_CHECKING:
     from pydantic_core import CoreSchema
@@ -180,6 +180,7 @@ def check_output_file(path: Path) -> None:
 def printable(text: str) -> str:
     """Fit for one line: a file name need not be Unicode, and may hold line breaks."""
     clean = "".join(
-        c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text
+        c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode()
+        for c in (text if isinstance(text, Told) else public(text))
     )
     return clean.encode("utf-8", "backslashreplace").decode()

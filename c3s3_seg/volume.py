@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from c3s3_seg.errors import GeometryError
+from c3s3_seg.errors import GeometryError, Told
 
 Array = NDArray[Any]
 
@@ -170,6 +170,10 @@ class Source:
     series_uid: str | None = None
     notes: tuple[str, ...] = field(default=())
     series: str | None = None
+
+    def __post_init__(self) -> None:
+        """Each note has a version without names of files, for whoever writes it down: `errors.public`."""
+        object.__setattr__(self, "notes", tuple(Told(note, named=True) for note in self.notes))
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,6 +11,8 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+from c3s3_seg.quiet import quiet_libraries
+
 
 @dataclass(frozen=True)
 class Died:
@@ -101,6 +103,7 @@ class _Worker:
 def _serve(task: Callable[[Any], Any], pipe: Connection) -> None:
     """In the process: answer until the other end of the pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that waits for us
+    quiet_libraries()
     while True:
         try:
             item = pipe.recv()

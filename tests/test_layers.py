@@ -34,6 +34,7 @@ FLOORS = {
     "nearest": 1,
     "resample": 3,
     "workers": 1,
+    "quiet": 0,
     "allocator": 1,
     "schema": 1,
     "files": 1,

@@ -7,7 +7,6 @@ What comes after them, the record in the journal, is the business of whoever run
 from __future__ import annotations
 
 import time
-import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from c3s3_seg.batch.job import Job, Task
-from c3s3_seg.batch.outcome import Outcome, Refusal, unforeseen
+from c3s3_seg.batch.outcome import Outcome, Refusal, may_be_quoted, trace_of, unforeseen
 from c3s3_seg.batch.output import MARK, write_case
 from c3s3_seg.batch.stages import Loaded, Predicted
 from c3s3_seg.batch.truths import refuse_0_and_255
@@ -130,11 +129,12 @@ def _attempt(step: str, task: Task, work: Callable[[], T], loaded: Loaded | None
     try:
         return work()
     except C3S3Error as error:
-        refusal = Refusal.of(error, step)
+        refusal = Refusal.of(error, step, scan=task.case.path)
     except Exception as error:
-        ours = unforeseen(error)
+        quote = may_be_quoted(task.case.path)
+        ours = unforeseen(error, quote=quote)
         ours.where = task.case.path
-        refusal = Refusal.of(ours, step, traceback.format_exc())
+        refusal = Refusal.of(ours, step, trace_of(error, quote=quote))
     inputs = loaded.inputs if loaded else {}
     if loaded is None:
         with suppress(C3S3Error, OSError):  # so that a scan that is mended is tried again

@@ -12,6 +12,7 @@ from c3s3_seg.batch.job import Job
 from c3s3_seg.batch.outcome import Outcome
 from c3s3_seg.batch.stages import Loaded, Predicted
 from c3s3_seg.bundle import Task as ModelTask
+from c3s3_seg.errors import public
 from c3s3_seg.files import make_folder, printable, write_whole
 from c3s3_seg.inference.predictor import Prediction
 from c3s3_seg.io import Case, save
@@ -160,7 +161,7 @@ def _facts(predicted: Predicted, row: PredictionRow, spent: dict[str, float], jo
             "series_uid": scan.source.series_uid,
             "shape": list(grid.shape),
             "spacing_mm": grid.spacing_mm.tolist(),
-            "notes": list(scan.source.notes),
+            "notes": [public(note) for note in scan.source.notes],
         },
         "volume_ml": prediction.volume_ml,
         "scores": {s.label: plain(s.score.flat()) for s in row.scores},

@@ -12,7 +12,7 @@ import numpy as np
 from c3s3_seg.dataset.index import Record
 from c3s3_seg.dataset.items import Part, reason_of
 from c3s3_seg.dataset.labels import Labels
-from c3s3_seg.errors import C3S3Error, InputError
+from c3s3_seg.errors import C3S3Error, InputError, public
 from c3s3_seg.files import make_folder, write_whole
 from c3s3_seg.io import save
 from c3s3_seg.io.choice import Fix
@@ -135,7 +135,7 @@ def _make(work: Work, sources: dict[str, str]) -> Made:
     parts = {"image": work.scan, "label": work.mask}
     places = {key: part.public for key in hashes if (part := parts[key]) is not None}
     record = Record(
-        work.patient, hashes, places, sources, _public(notes, work), values=values, settings=work.settings
+        work.patient, hashes, places, sources, _public(notes), values=values, settings=work.settings
     )
     write_whole(work.state / f"{work.case}.json", json.dumps(dump(record)).encode())
     return Made(record, mask_refused=refused)
@@ -166,10 +166,6 @@ def _smallest(array: Array) -> Array:
     return array.astype(np.int16)
 
 
-def _public(notes: list[str], work: Work) -> tuple[str, ...]:
+def _public(notes: list[str]) -> tuple[str, ...]:
     """The notes without the names of DICOM files, which may be those of patients."""
-    if work.scan.kind == "dicom":
-        names = sorted((str(path.relative_to(work.root)) for path in work.scan.files), key=len, reverse=True)
-        for number, name in enumerate(names, 1):
-            notes = [note.replace(name, f"file {number}") for note in notes]
-    return tuple(note for note in notes if note)
+    return tuple(public(note) for note in notes if note)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from c3s3_seg.errors import C3S3Error
+from c3s3_seg.errors import C3S3Error, Told
 from c3s3_seg.io import load, load_mask
 from c3s3_seg.io.choice import Fix, Reading
 from c3s3_seg.io.drawing import Drawing, load_drawing
@@ -157,12 +157,18 @@ class Refused:
     place: str
     reason: str
 
+    def __post_init__(self) -> None:
+        """Each has a version without names of files in DICOM folders: `errors.public`."""
+        object.__setattr__(self, "place", Told(self.place, named=True))
+        object.__setattr__(self, "reason", Told(self.reason, named=True))
+
 
 def reason_of(error: Exception) -> str:
     """An error as a table says it: its place is in another column."""
     if not isinstance(error, C3S3Error):
         return f"{type(error).__name__}: {error}"
-    return f"{error.what}." + (f" {error.todo}." if error.todo else "")
+    end = "." + (f" {error.todo}." if error.todo else "")
+    return Told.of(error.what.named + end, error.what.public + end)
 
 
 @dataclass(frozen=True)

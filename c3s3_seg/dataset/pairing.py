@@ -154,4 +154,5 @@ def _why_not(hits: Sequence[int], scans: Sequence[Scan], why: str) -> str:
 
 
 def _several(places: Sequence[str]) -> str:
-    return f"{len(places)} masks fit this scan: {', '.join(places)}. Keep one with --leave-out PATTERN.{KEPT}"
+    named = ", ".join(f"{place}" for place in places)  # formatted: a FileName has two versions
+    return f"{len(places)} masks fit this scan: {named}. Keep one with --leave-out PATTERN.{KEPT}"

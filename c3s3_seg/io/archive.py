@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
-from c3s3_seg.errors import InputError
+from c3s3_seg.errors import FileName, InputError
 
 MOST_FILES = 200_000
 # Blank slices compress 1000 : 1, a whole study does not; below the floor nothing can be blown up.
@@ -46,6 +46,11 @@ def unpacked(path: Path) -> Iterator[Path]:
         yield folder
 
 
+def _told(entry: zipfile.ZipInfo) -> FileName:
+    """The name of a file in it, which may be that of a patient."""
+    return FileName(entry.filename, "a file in it")
+
+
 def _check(entries: list[zipfile.ZipInfo], path: Path, free: int) -> None:
     total = sum(entry.file_size for entry in entries)
     if len(entries) > MOST_FILES:
@@ -65,12 +70,12 @@ def _check(entries: list[zipfile.ZipInfo], path: Path, free: int) -> None:
             raise InputError("the archive is encrypted", where=path, todo="Unpack it, and give the folder")
         if stat.S_ISLNK(entry.external_attr >> 16):
             raise InputError(
-                f"the archive holds a link ('{entry.filename}'), which is not followed", where=path
+                f"the archive holds a link ('{_told(entry)}'), which is not followed", where=path
             )
         name = PurePosixPath(entry.filename)
         if name.is_absolute() or ".." in name.parts or set("\\:") & set(entry.filename) or not name.parts:
             raise InputError(
-                f"the archive holds a name that leads out of its folder ('{entry.filename}')", where=path
+                f"the archive holds a name that leads out of its folder ('{_told(entry)}')", where=path
             )
 
 
@@ -78,12 +83,12 @@ def _extract(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, folder: Path, pat
     target = folder.joinpath(*PurePosixPath(entry.filename).parts)
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.exists():
-        raise InputError(f"the archive holds '{entry.filename}' twice", where=path)
+        raise InputError(f"the archive holds '{_told(entry)}' twice", where=path)
     left = entry.file_size
     # Reading to the end checks the CRC; what an entry says of its size is not taken for granted.
     with archive.open(entry) as source, target.open("xb") as file:
         while block := source.read(BLOCK):
             left -= len(block)
             if left < 0:
-                raise InputError(f"'{entry.filename}' unpacks to more than the archive says", where=path)
+                raise InputError(f"'{_told(entry)}' unpacks to more than the archive says", where=path)
             file.write(block)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
-from c3s3_seg.errors import InputError
+from c3s3_seg.errors import FileName, InputError, Told
 from c3s3_seg.io.image import IMAGE_SUFFIXES, image_stem, image_suffix
 from c3s3_seg.io.sniff import is_dicom, is_zip
 
@@ -121,7 +121,8 @@ def _scans(path: Path) -> list[Path]:
     if any(is_dicom(p) for p in entries):
         if images:
             raise InputError(
-                f"the folder holds DICOM slices and image files ({images[0].name}): which is the scan",
+                f"the folder holds DICOM slices and image files ({FileName(images[0].name, 'one or more')}):"
+                " which is the scan",
                 where=path,
                 todo="Name the image files one by one, or put the slices into a folder of their own",
             )
@@ -162,7 +163,10 @@ def walk_files(folder: Path) -> Iterator[Path]:
 
     def refuse(error: OSError) -> None:
         # os.walk would pass over a folder that it may not read, and the slices in it with it.
-        raise InputError(f"the folder cannot be read: {error.strerror}", where=error.filename) from error
+        place = Told.of(
+            str(error.filename), str(folder)
+        )  # of a folder in it, too, the name may be a patient's
+        raise InputError(f"the folder cannot be read: {error.strerror}", where=place) from error
 
     for root, folders, files in os.walk(folder, onerror=refuse):
         folders[:] = sorted(name for name in folders if not name.startswith("."))

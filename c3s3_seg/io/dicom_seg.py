@@ -7,6 +7,7 @@ frame by frame with the slice that it names, before it is put in its place.
 
 from __future__ import annotations
 
+from copy import deepcopy
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -105,9 +106,10 @@ def _encode(
         for number, segment in enumerate(segments, 1)
     ]
     kinds = highdicom.seg.SegmentationTypeValues
+    patient = _set_aside(images)
     # The same mask of the same slices by the same model is the same instance.
     seed = [images[0].SOPInstanceUID, maker.name, maker.serial, str(labelmap), hash_of(planes)]
-    return highdicom.seg.Segmentation(
+    made = highdicom.seg.Segmentation(
         source_images=images,
         pixel_array=planes,
         segmentation_type=kinds.LABELMAP if labelmap else kinds.BINARY,
@@ -126,6 +128,24 @@ def _encode(
         transfer_syntax_uid=ExplicitVRLittleEndian,
         omit_empty_frames=bool(planes.any()),
     )
+    for element in patient:
+        made[element.tag] = element
+    return made
+
+
+def _set_aside(images: list[Any]) -> list[Any]:
+    """Patient and study of the first image, which are blank in all of them from now on.
+
+    highdicom quotes a name of one part in a warning, and a name of seven in a log; it does not know all
+    character sets (ISO 2022 IR 87 beside the default one), and refuses dates that old files have.
+    """
+    first = images[0]
+    patient = [deepcopy(first[keyword]) for keyword in (*TYPE_2, "SpecificCharacterSet") if keyword in first]
+    for header in images:
+        for keyword in TYPE_2:
+            setattr(header, keyword, "")
+        header.pop("SpecificCharacterSet", None)
+    return patient
 
 
 def hash_of(planes: Array) -> str:

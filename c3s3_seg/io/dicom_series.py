@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from c3s3_seg.errors import InputError
+from c3s3_seg.errors import FileName, InputError
 from c3s3_seg.io.cases import walk_files
 from c3s3_seg.io.choice import Reading, SeriesRule
 from c3s3_seg.io.dicom_frames import frames, is_enhanced
@@ -101,8 +101,13 @@ def look_through(root: Path, files: Iterable[Path] | None = None) -> Found:
     ignored: list[str] = []
     stubs: list[Path] = []
     suffixes = set(DICOM_SUFFIXES)
-    for path in walk_files(root) if files is None else files:
-        item = look_at(path, str(path.relative_to(root)))
+    every = list(walk_files(root) if files is None else files)
+    names = {
+        path: FileName(str(path.relative_to(root)), f"file {number} of {len(every)}")
+        for number, path in enumerate(every, 1)
+    }
+    for path in every:
+        item = look_at(path, names[path])
         if isinstance(item, Slice):
             several = frames(item) if is_enhanced(item) else (item,)
             suffixes.add(path.suffix.lower())
@@ -117,10 +122,10 @@ def look_through(root: Path, files: Iterable[Path] | None = None) -> Found:
         elif item:
             stubs.append(path)
         else:
-            ignored.append(str(path.relative_to(root)))
+            ignored.append(names[path])
     for path in stubs:
         # Nothing in the file says what it was: its name has to, being like those of the slices.
-        name = str(path.relative_to(root))
+        name = names[path]
         if path.suffix.lower() in suffixes:
             broken.append(Broken(name, "it is empty, or ends before its header"))
         else:
@@ -244,4 +249,4 @@ def listed(names: Iterable[str], most: int = 3) -> str:
     """A few of the names, and how many more there are."""
     every = list(names)
     more = f" and {len(every) - most} more" if len(every) > most else ""
-    return ", ".join(every[:most]) + more
+    return ", ".join(f"{name}" for name in every[:most]) + more  # formatted: a FileName has two versions

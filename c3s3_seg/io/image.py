@@ -210,6 +210,8 @@ def _writable(array: Array, path: Path) -> Array:
 def _write(array: Array, geometry: Geometry, path: Path) -> None:
     import SimpleITK
 
+    # Its warnings would go to stderr as they are.
+    SimpleITK.ProcessObject.GlobalWarningDisplayOff()  # type: ignore[no-untyped-call]
     # SimpleITK copies rows far sooner that lie in memory as they do in the file.
     image: Any = SimpleITK.GetImageFromArray(np.asfortranarray(array).transpose(2, 1, 0))
     image.SetSpacing(geometry.spacing_mm.tolist())

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from c3s3_seg.errors import C3S3Error
+from c3s3_seg.errors import C3S3Error, Told, named, public
 from c3s3_seg.io import load
 from c3s3_seg.io.choice import Reading
 from c3s3_seg.io.sniff import is_dicom, is_zip
@@ -101,7 +101,7 @@ def _series_rows(path: Path, reading: Reading, pixels: bool) -> list[Row]:
                 grid, notes = volume.geometry, volume.source.notes
             rows.append(Row(*head, size, *_grid(grid), True, _verdict(notes)))
         except C3S3Error as error:
-            rows.append(Row(*head, size, "", "", False, f"refused: {error.what}"))
+            rows.append(Row(*head, size, "", "", False, _joined("refused: ", error.what)))
     return rows
 
 
@@ -111,14 +111,19 @@ def _image_row(path: Path, reading: Reading) -> Row:
     except C3S3Error as error:
         if not path.is_file():
             raise
-        return Row(1, "", "-", "", 0, "-", "", "", False, f"refused: {error.what}")
+        return Row(1, "", "-", "", 0, "-", "", "", False, _joined("refused: ", error.what))
     shape = volume.geometry.shape
     size = f"{shape[0]} x {shape[1]}"
     return Row(1, "", "-", "", shape[2], size, *_grid(volume.geometry), True, _verdict(volume.source.notes))
 
 
 def _verdict(notes: tuple[str, ...]) -> str:
-    return "volume" + "".join(f"; {note}" for note in notes)
+    return _joined("volume", *(part for note in notes for part in ("; ", note)))
+
+
+def _joined(*parts: str) -> str:
+    """Both versions of a sentence, as its parts have them."""
+    return Told.of("".join(map(named, parts)), "".join(map(public, parts)), as_named=True)
 
 
 def _grid(geometry: Geometry) -> tuple[str, str]:

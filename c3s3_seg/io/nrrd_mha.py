@@ -57,6 +57,8 @@ def read_nrrd_or_meta(path: Path) -> Parts:
     """
     import SimpleITK
 
+    # Its warnings would go to stderr as they are.
+    SimpleITK.ProcessObject.GlobalWarningDisplayOff()  # type: ignore[no-untyped-call]
     meta = path.suffix.lower() in (".mha", ".mhd")
     stored = _meta(path) if meta else _nrrd(path)
     _prove(stored, path)

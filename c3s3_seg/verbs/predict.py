@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from c3s3_seg.verbs.progress import Teller
-from c3s3_seg.verbs.terminal import need, say, show
+from c3s3_seg.verbs.terminal import need, say, show, shown
 
 BackendName = Literal["auto", "openvino", "onnx", "torch", "tensorrt"]
 DeviceName = Literal["auto", "cpu", "cuda"]
@@ -111,7 +111,8 @@ def predict(
         int, typer.Option(min=0, help="Processes with a model each. 0: no process but this one.")
     ] = 0,
     cluster: Annotated[
-        str | None, typer.Option(help="Do the cases on a Dask cluster: local, or tcp://HOST:PORT.")
+        str | None,
+        typer.Option(help="Do the cases on a Dask cluster: local, tcp://HOST:PORT or tls://HOST:PORT."),
     ] = None,
     shard: Annotated[
         str | None,
@@ -138,6 +139,7 @@ def predict(
     """
     import os
     import sys
+    from dataclasses import replace
 
     if html:
         need("plotly", extra="report")
@@ -189,7 +191,8 @@ def predict(
         result = predict_cases(inputs, how, job, tell, plan)
     if not (as_json or quiet):
         rows = result.rows if len(result.rows) <= LONGEST_TABLE else ()
-        show(prediction_table(rows, result.failures))
+        failures = [replace(f, reason=shown(f.reason, sys.stdout)) for f in result.failures]
+        show(prediction_table(rows, failures))
         for row in rows:
             for note in row.notes:
                 say(f"{row.case}: {note}.")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from c3s3_seg.errors import public
 from c3s3_seg.files import printable
-from c3s3_seg.verbs.terminal import Bar, say, show
+from c3s3_seg.verbs.terminal import Bar, say, show, shown
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -107,7 +109,8 @@ def _tables(result: Prepared) -> list[Table]:
     for header in (f"Refused ({len(result.refused)})", "Reason"):
         refused.add_column(header, overflow="fold")
     for item in result.refused:
-        refused.add_row(escape(printable(item.place)), escape(printable(item.reason)))
+        texts = (printable(shown(text, sys.stdout)) for text in (item.place, item.reason))
+        refused.add_row(*map(escape, texts))
     return [table, refused]
 
 
@@ -148,6 +151,8 @@ def _facts(result: Prepared) -> dict[str, Any]:
         cases = getattr(data.splits, split)
         facts[split] = {"cases": len(cases), "patients": len({result.patients[case] for case in cases})}
     facts["with_masks"] = result.masks
-    facts["refused"] = [{"place": item.place, "reason": item.reason} for item in result.refused]
+    facts["refused"] = [
+        {"place": public(item.place), "reason": public(item.reason)} for item in result.refused
+    ]
     facts["passed_over"] = dict(result.passed)
     return {**facts, "kept": result.kept, "again": sorted(result.again), "gone": list(result.gone)}

@@ -6,6 +6,7 @@ import os
 import sys
 from typing import IO, TextIO, cast
 
+from c3s3_seg.errors import named, public
 from c3s3_seg.files import printable
 
 
@@ -21,6 +22,14 @@ def need(*packages: str, extra: str = "train") -> None:
         raise MissingError(
             f"this needs {', '.join(missing)}, which the base installation leaves out", todo=todo
         )
+
+
+def shown(text: str, stream: TextIO | None) -> str:
+    """A sentence as a stream may have it: names of files in DICOM folders are for a terminal alone.
+
+    A pipe, a log file or a scheduler's output is kept, and there `file 3 of 24` stands in their place.
+    """
+    return named(text) if stream is not None and stream.isatty() else public(text)
 
 
 class Status:
