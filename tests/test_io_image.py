@@ -544,7 +544,7 @@ def test_mask_type_holds_its_labels(tmp_path: Path, top: int, dtype: type) -> No
     assert mask.array[1, 2, 3] == top
 
 
-@pytest.mark.parametrize("value", [0.5, -1.0, 1e-7, 1.0000001, 1e20])
+@pytest.mark.parametrize("value", [0.5, -1.0, 2e-3, 1.9989, -2e-3, 1e20, 2.0**31])
 def test_mask_with_other_values_is_refused(tmp_path: Path, value: float) -> None:
     array = np.zeros((4, 5, 6), np.float64)
     array[1, 2, 3] = value

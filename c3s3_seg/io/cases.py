@@ -14,7 +14,9 @@ from c3s3_seg.errors import InputError
 from c3s3_seg.io.image import IMAGE_SUFFIXES, image_stem, image_suffix
 from c3s3_seg.io.sniff import is_dicom, is_zip
 
-TRUTH_ENDINGS = ("", "_gt", "_label", "_seg", "_mask")
+# What follows the name of the scan in that of its mask. 3D Slicer writes `x.seg.nrrd`, and `x-label.nrrd`.
+MASK_ENDINGS = ("_gt", "_label", "_seg", "_mask", ".seg", "-label")
+TRUTH_ENDINGS = ("", *MASK_ENDINGS)
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ def match_truth(cases: Sequence[Case], truth: str | Path) -> dict[str, Path]:
         What `find_cases` found.
     truth
         An image file, for a single case; or a folder of image files that are named like the cases,
-        or like them with `_gt`, `_label`, `_seg` or `_mask` at the end.
+        or like them with `_gt`, `_label`, `_seg`, `_mask`, `.seg` or `-label` at the end.
 
     Returns
     -------
@@ -93,9 +95,11 @@ def match_truth(cases: Sequence[Case], truth: str | Path) -> dict[str, Path]:
     for case in cases:
         # A case that was renamed, because another one had its name, must not take the other one's truth.
         names = {case.name} | ({_stem(case.path)} if stems[_stem(case.path)] == 1 else set())
+        # Where a mask is itself the case, its own name is as good: x.seg.nrrd is measured by x_gt.nii.gz.
+        names |= {shorter for name in names if (shorter := scan_stem(name)) not in stems}
         own = _resolved(case.path)
         hits = [p for n in sorted(names) for e in TRUTH_ENDINGS for p in by_stem.get(n + e, ())]
-        hits = [p for p in hits if _resolved(p) != own]
+        hits = [p for p in dict.fromkeys(hits) if _resolved(p) != own]
         if len(hits) > 1:
             several = ", ".join(p.name for p in hits)
             raise InputError(f"case '{case.name}' has several truths: {several}; wanted one", where=truth)
@@ -109,6 +113,17 @@ def match_truth(cases: Sequence[Case], truth: str | Path) -> dict[str, Path]:
             where=truth,
         )
     return pairs
+
+
+def scan_stem(name: str) -> str:
+    """The name of the scan that a mask of this name (without suffix) is of: `x` for `x.seg`, as 3D Slicer has it."""
+    return name.removesuffix(".seg") or name
+
+
+def mask_files(folder: Path, case: str) -> list[Path]:
+    """The image files in a folder that may be the mask of a case: named like it, or `<case>.seg`."""
+    names = (f"{case}{middle}{suffix}" for middle in ("", ".seg") for suffix in IMAGE_SUFFIXES)
+    return [path for name in names if (path := folder / name).is_file()]
 
 
 def _scans(path: Path) -> list[Path]:
@@ -126,7 +141,8 @@ def _scans(path: Path) -> list[Path]:
                 todo="Name the image files one by one, or put the slices into a folder of their own",
             )
         return [path]
-    scans = [p for p in entries if p in images or is_zip(p) or (p.is_dir() and _holds_dicom(p))]
+    there = set(images)
+    scans = [p for p in entries if p in there or is_zip(p) or (p.is_dir() and _holds_dicom(p))]
     if not scans:
         raise InputError(
             f"found no scan here; looked for {', '.join(IMAGE_SUFFIXES)} files, DICOM slices and"
@@ -222,9 +238,11 @@ def unique_names(wanted: Sequence[tuple[str, str]], taken: Iterable[str] = ()) -
     free = {name for name, times in counts.items() if times == 1 and name not in used}
     used |= free
     names = []
+    following: dict[str, Iterator[int]] = {}  # each counter goes on where it was: 10,000 scans may be alike
     for name in full:
         if _fold(name) not in free:
-            numbered = (f"{name}_{n}" for n in count(1))
+            numbers = following.setdefault(_fold(name), count(1))
+            numbered = (f"{name}_{n}" for n in numbers)
             name = next(candidate for candidate in numbered if _fold(candidate) not in used)
             used.add(_fold(name))
         names.append(name)
