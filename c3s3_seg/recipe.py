@@ -167,7 +167,11 @@ def refuse_flat(scan: Volume, prepared: Volume) -> None:
     if prepared.array.max() > prepared.array.min():
         return
     low, high = float(scan.array.min()), float(scan.array.max())
-    found = f"all its voxels are {low:.6g}" if low == high else f"its grey values run from {low:.6g} to {high:.6g}"
+    found = (
+        f"all its voxels are {low:.6g}"
+        if low == high
+        else f"its grey values run from {low:.6g} to {high:.6g}"
+    )
     what = f"the grey values have no spread left on the model's grid and in its range: {found}"
     raise InputError(what, where=scan.source.path, todo=RESCALE)
 

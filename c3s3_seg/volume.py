@@ -204,7 +204,7 @@ class Volume:
 
 
 def fits_float32(array: Array) -> bool:
-    """Whether float32 holds grey values (any shape) without rounding them together or making them infinite."""
+    """Whether float32 neither rounds grey values (any shape) together nor makes them infinite."""
     if array.dtype.kind not in "iuf" or (array.dtype.kind != "f" and array.dtype.itemsize <= 2):
         return True
     low, high = float(array.min()), float(array.max())

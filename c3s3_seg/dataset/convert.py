@@ -117,8 +117,8 @@ def _is_whole(work: Work, known: Record, sources: Mapping[str, str]) -> bool:
 
 
 def _make(work: Work) -> Made:
-    parts = [part for part in (work.scan, work.mask) if part is not None]
-    watched = [Watch(part.files[0], part.files) for part in parts]
+    read = [part for part in (work.scan, work.mask) if part is not None]
+    watched = [Watch(part.files[0], part.files) for part in read]
     scan = work.scan.scan(work.root, work.fix)
     if scan.array.min() == scan.array.max():
         raise InputError(f"all its voxels are {scan.array.flat[0]}")

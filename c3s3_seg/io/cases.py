@@ -48,12 +48,14 @@ def find_cases(paths: Sequence[str | Path]) -> list[Case]:
     InputError
         If a path is missing or holds no scan, or a folder mixes DICOM slices and image files.
     """
-    found: dict[Path, Path] = {}
+    real = _Real()
+    found: dict[str, Path] = {}
     for given in paths:
         for path in _scans(Path(given)):
-            found.setdefault(_resolved(path), path)
+            found.setdefault(real.path(path), path)
     scans = list(found.values())
-    return [Case(name, path) for name, path in zip(_names(scans), scans, strict=True)]
+    names = unique_names([(os.path.basename(real.path(path.parent)), _stem(path)) for path in scans])
+    return [Case(name, path) for name, path in zip(names, scans, strict=True)]
 
 
 def match_truth(cases: Sequence[Case], truth: str | Path) -> dict[str, Path]:
@@ -87,6 +89,7 @@ def match_truth(cases: Sequence[Case], truth: str | Path) -> dict[str, Path]:
             )
         return {cases[0].name: truth}
     by_stem: dict[str, list[Path]] = {}
+    real = _Real()
     for path in _visible(truth):
         if image_suffix(path) and path.is_file():
             by_stem.setdefault(image_stem(path), []).append(path)
@@ -97,9 +100,9 @@ def match_truth(cases: Sequence[Case], truth: str | Path) -> dict[str, Path]:
         names = {case.name} | ({_stem(case.path)} if stems[_stem(case.path)] == 1 else set())
         # Where a mask is itself the case, its own name is as good: x.seg.nrrd is measured by x_gt.nii.gz.
         names |= {shorter for name in names if (shorter := scan_stem(name)) not in stems}
-        own = _resolved(case.path)
+        own = real.path(case.path)
         hits = [p for n in sorted(names) for e in TRUTH_ENDINGS for p in by_stem.get(n + e, ())]
-        hits = [p for p in dict.fromkeys(hits) if _resolved(p) != own]
+        hits = [p for p in dict.fromkeys(hits) if real.path(p) != own]
         if len(hits) > 1:
             several = ", ".join(p.name for p in hits)
             raise InputError(f"case '{case.name}' has several truths: {several}; wanted one", where=truth)
@@ -116,7 +119,7 @@ def match_truth(cases: Sequence[Case], truth: str | Path) -> dict[str, Path]:
 
 
 def scan_stem(name: str) -> str:
-    """The name of the scan that a mask of this name (without suffix) is of: `x` for `x.seg`, as 3D Slicer has it."""
+    """The name of the scan that a mask is of: `x` for `x.seg`, as 3D Slicer has it; without suffixes."""
     return name.removesuffix(".seg") or name
 
 
@@ -133,7 +136,8 @@ def _scans(path: Path) -> list[Path]:
         return [path]
     entries = _visible(path)
     images = [p for p in entries if image_suffix(p) and not p.is_dir()]
-    if any(is_dicom(p) for p in entries):
+    there = set(images)
+    if any(is_dicom(p) for p in entries if p not in there):
         if images:
             raise InputError(
                 f"the folder holds DICOM slices and image files ({images[0].name}): which is the scan",
@@ -141,7 +145,6 @@ def _scans(path: Path) -> list[Path]:
                 todo="Name the image files one by one, or put the slices into a folder of their own",
             )
         return [path]
-    there = set(images)
     scans = [p for p in entries if p in there or is_zip(p) or (p.is_dir() and _holds_dicom(p))]
     if not scans:
         raise InputError(
@@ -154,16 +157,17 @@ def _scans(path: Path) -> list[Path]:
 
 def _visible(folder: Path) -> list[Path]:
     try:
-        entries = sorted(folder.iterdir(), key=lambda p: p.name)
+        with os.scandir(folder) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
+            links = {entry.name for entry in entries if entry.is_symlink()}
     except OSError as error:
         raise InputError(f"the folder cannot be read: {error.strerror or error}", where=folder) from error
-    return [p for p in entries if not p.name.startswith(".") and not _leads_up(p)]
+    paths = (folder / entry.name for entry in entries if not entry.name.startswith("."))
+    return [path for path in paths if path.name not in links or not _leads_up(path)]
 
 
 def _leads_up(path: Path) -> bool:
-    """Whether it is a link to a folder that it lies in itself, or in the end to itself: a loop."""
-    if not path.is_symlink():
-        return False
+    """Whether a link leads to a folder that it lies in itself, or in the end to itself: a loop."""
     try:
         target = path.resolve(strict=True)
     except FileNotFoundError:
@@ -191,25 +195,32 @@ def _holds_dicom(folder: Path) -> bool:
     return any(is_dicom(path) for path in walk_files(folder))
 
 
-def _resolved(path: Path) -> Path:
-    # A link to a scan is the same scan; realpath, unlike resolve, never raises on a loop.
-    return Path(os.path.realpath(path))
+class _Real:
+    """Where paths lead in the end; each folder is looked up once. A link to a scan is the same scan."""
+
+    def __init__(self) -> None:
+        self._folders: dict[str, str] = {}
+
+    def path(self, path: Path) -> str:
+        """The real path; of a loop of links, where it began."""
+        if path.name in ("", "..") or os.path.islink(path):
+            return os.path.realpath(path)  # which, unlike `resolve`, never raises
+        folder = os.path.dirname(path)
+        if folder not in self._folders:
+            self._folders[folder] = os.path.realpath(folder)
+        return os.path.join(self._folders[folder], path.name)
 
 
 def _stem(path: Path) -> str:
     name = image_stem(path) if image_suffix(path) else path.name
-    if not image_suffix(path) and path.is_file():
+    if image_suffix(path) is None and path.is_file():
         name = path.stem or path.name
-    return name if name not in ("", "..") else _resolved(path).name
+    return name if name not in ("", "..") else os.path.basename(os.path.realpath(path))
 
 
 def _fold(name: str) -> str:
     """What a file system that knows neither case nor Unicode forms would take the name for."""
     return unicodedata.normalize("NFC", name).casefold()
-
-
-def _names(scans: Sequence[Path]) -> list[str]:
-    return unique_names([(_resolved(path.parent).name, _stem(path)) for path in scans])
 
 
 def unique_names(wanted: Sequence[tuple[str, str]], taken: Iterable[str] = ()) -> list[str]:

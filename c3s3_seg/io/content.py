@@ -1,4 +1,4 @@
-"""The bytes of a file, read once: no more than its header needs, unpacked with a cap, hashed as they were read.
+"""The bytes of a file, read once: no more than its header needs, unpacked with a cap, hashed as read.
 
 What is proven of a file and what is taken from it are the same bytes: nothing opens it a second time.
 """
@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import BinaryIO, cast
 
 from c3s3_seg.errors import InputError, MemoryLimitError
 
@@ -81,14 +82,15 @@ class Need:
         if there > self.end * (2 if self.packed else 1) + MOST_SURPLUS:
             raise self.surplus()
         check_size(self.path, self.shape, self.size, there if self.packed else 0)
-        if self.dense and self.packed and self.end > max(DENSE_FLOOR, DENSE_RATIO * there):
-            what = f"{there} bytes unpack to {self.end}: no scan can be packed so tightly"
-            raise InputError(what, where=self.path, todo=AGAIN)
+        if self.dense and self.packed:
+            check_dense(self.path, there, self.end)
 
     def short(self, got: int | None) -> InputError:
         """The refusal of a file that ends too early."""
         found = "far more than the file can hold" if got is None else f"found {got}"
-        what = f"the file is truncated, or its header is wrong: {times(self.shape)} voxels need {self.end} bytes"
+        what = (
+            f"the file is truncated, or its header is wrong: {times(self.shape)} voxels need {self.end} bytes"
+        )
         return InputError(f"{what}, {found}", where=self.path, todo=AGAIN)
 
     def surplus(self) -> InputError:
@@ -133,6 +135,11 @@ class Opened:
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
         self._file.close()
+
+    @property
+    def raw(self) -> BinaryIO:
+        """The file itself, for a library that reads from one that is open."""
+        return cast("BinaryIO", self._file)
 
     def begin(self, count: int) -> bytes:
         """The first bytes: `count` of them, or all that there are."""
@@ -258,6 +265,26 @@ def damaged(path: Path) -> InputError:
     """The refusal of a packed file that is not whole."""
     what = "the compressed file is damaged: its stream ends too early or fails its checksum"
     return InputError(what, where=path, todo=AGAIN)
+
+
+def check_dense(path: Path, packed: int, size: int) -> None:
+    """Refuse what unpacks to gigabytes and cannot be a scan, whose noise is not packed so tightly.
+
+    Parameters
+    ----------
+    path
+        The file.
+    packed, size
+        Bytes as they are stored, and unpacked.
+
+    Raises
+    ------
+    InputError
+        If it is that.
+    """
+    if size > max(DENSE_FLOOR, DENSE_RATIO * packed):
+        what = f"{packed} bytes unpack to {size}: no scan can be packed so tightly"
+        raise InputError(what, where=path, todo=AGAIN)
 
 
 def check_size(path: Path, shape: tuple[int, ...], size: int, beside: int = 0) -> None:

@@ -18,6 +18,7 @@ from c3s3_seg.io.upright import nearest_rotation
 from c3s3_seg.volume import Array, Geometry, Source, Volume
 
 IMAGE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
+_LONGEST_FIRST = sorted(IMAGE_SUFFIXES, key=len, reverse=True)
 SAVE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha")
 # Outside this range a header has its units wrong; the finest CT voxel is about 0.01 mm.
 SPACING_RANGE_MM = (1e-3, 1e3)
@@ -33,7 +34,7 @@ PLAIN = 0.75
 def image_suffix(path: Path) -> str | None:
     """The suffix by which a name is an image file, in lower case; None if it is not one."""
     name = path.name.lower()
-    return next((s for s in sorted(IMAGE_SUFFIXES, key=len, reverse=True) if name.endswith(s)), None)
+    return next((s for s in _LONGEST_FIRST if name.endswith(s)), None)
 
 
 def image_stem(path: Path) -> str:
@@ -144,7 +145,7 @@ def as_labels(volume: Volume) -> Volume:
 
 
 def nearest_whole(array: Array) -> tuple[Array | None, float]:
-    """The whole numbers that values are, or are nearly, and by how much they are off; None if they are not."""
+    """The whole numbers that values are or nearly are, and by how much they are off; None if they are not."""
     if array.dtype.kind != "f":
         return array, 0.0
     whole = np.rint(array)

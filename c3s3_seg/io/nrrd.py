@@ -114,7 +114,7 @@ def _axes(key: dict[str, str], shape: tuple[int, ...], path: Path) -> tuple[int,
 
 
 def _parts(text: str) -> list[str]:
-    """The vectors of all axes; `none` for one that has no place. What is no vector stays a part of its own."""
+    """The vectors of all axes; `none` for one that has no place. What is no vector stays as a part."""
     return re.findall(r"\([^()]*\)|[^\s()]+", text)
 
 
@@ -129,7 +129,9 @@ def _grid(key: dict[str, str], axes: tuple[int, ...], path: Path) -> tuple[Float
         if "spacings" in key:
             raise InputError("it has space directions and spacings as well: which is meant", where=path)
         parts = _parts(key["spacedirections"])
-        return placed(flip[:, None] * np.stack([_vector(parts[n], path) for n in axes], axis=1), origin), notes
+        return placed(
+            flip[:, None] * np.stack([_vector(parts[n], path) for n in axes], axis=1), origin
+        ), notes
     if "spacings" in key and "space" in key:
         raise InputError("it has a space and spacings, but no space directions", where=path)
     if "spacings" not in key:
