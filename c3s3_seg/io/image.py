@@ -161,7 +161,7 @@ def _no_labels(volume: Volume) -> InputError:
     right = (np.abs(array - np.rint(array)) <= ROUNDED_BY) & (np.rint(array) >= 0)
     wrong = ~(right & (array <= np.iinfo(np.int32).max))
     count, first = int(wrong.sum()), float(array[wrong][0])
-    found = f"found {first:.6g} and, of {array.size} voxels, {count} with such values"
+    found = f"found {first:.6g}, one of {count} such values among {array.size} voxels"
     todo = None
     if array.min() >= 0 and array.max() <= 1:
         found += "; all lie between 0 and 1, as in a map of probabilities"
