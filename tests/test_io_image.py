@@ -785,7 +785,7 @@ def test_a_header_behind_a_link_has_its_data_beside_it(tmp_path: Path) -> None:
         (b"endian: little\n", b"", "its endian is ''"),
         (b"dimension: 3", b"dimension: 4", "dimension 4 and sizes 4 5 6"),
         (b"encoding: raw", b"encoding: raw\nspace: LPS\nspacings: 1 2 3", "no space directions"),
-        (b"encoding: raw", b"encoding: raw\nspace: LPS\nspace directions: (1,0,0) (0,1,0)", "wanted 3 vectors"),
+        (b"encoding: raw", b"encoding: raw\nspace: LPS\nspace directions: (1,0,0) (0,1,0)", "3 vectors"),
         (b"encoding: raw", b"encoding: raw\nspace: LPS\nspace directions: (1,0,0) (0,1,0) (0,x,1)", "vector"),
         (b"encoding: raw", b"encoding: raw\nspace: LPS\nspace directions: (1,0,0) (0,1,0) none", "one 3D"),
         (b"encoding: raw", b"encoding: raw\nspace: LPS\nspace origin: (1,2)", "wanted three numbers"),
