@@ -18,6 +18,8 @@ from numpy.typing import ArrayLike, NDArray
 from c3s3_seg.errors import GeometryError, Told
 
 Array = NDArray[Any]
+# float32 keeps 24 bits of a number. Grey values must keep 16 of their own range, whatever they are added to.
+KEPT_BITS = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,6 +165,7 @@ class Source:
     """Where a volume came from. Never a patient's name, id or date.
 
     `series` is what chooses the series again among those at `path`: its UID, or that and its part.
+    `sha256` is the hash of exactly what was read, as `io.hashes.scan_sha256` has it, where it was wanted.
     """
 
     path: Path | None = None
@@ -170,6 +173,7 @@ class Source:
     series_uid: str | None = None
     notes: tuple[str, ...] = field(default=())
     series: str | None = None
+    sha256: str | None = None
 
     def __post_init__(self) -> None:
         """Each note has a version without names of files, for whoever writes it down: `errors.public`."""
@@ -214,3 +218,22 @@ class Volume:
 
 def _numbers(values: NDArray[np.float64]) -> str:
     return f"({', '.join(f'{value:.4g}' for value in values)})"
+
+
+def fits_float32(array: Array) -> bool:
+    """Whether float32 neither rounds grey values (any shape) together nor makes them infinite."""
+    if array.dtype.kind not in "iuf" or (array.dtype.kind != "f" and array.dtype.itemsize <= 2):
+        return True
+    low, high = float(array.min()), float(array.max())
+    largest = max(abs(low), abs(high))
+    if not largest <= float(np.finfo(np.float32).max):
+        return False
+    return low == high or largest * 2.0**-24 <= (high - low) * 2.0**-KEPT_BITS
+
+
+def narrow(array: Array) -> Array:
+    """Grey values as float32 where that holds them, else as float64.
+
+    A scan with a large offset (values of 1e8 and some) would lose what tells its voxels apart.
+    """
+    return np.asarray(array, dtype=np.float32 if fits_float32(array) else np.float64)

@@ -24,7 +24,7 @@ from c3s3_seg.inference.careful import Care, judge, searches, segment
 from c3s3_seg.inference.predictor import Predictor
 from c3s3_seg.io import Case, load, load_mask
 from c3s3_seg.io.formats import check_format
-from c3s3_seg.io.hashes import input_sha256
+from c3s3_seg.io.hashes import Watch, input_sha256
 from c3s3_seg.report.rows import PredictionRow
 from c3s3_seg.volume import Volume
 
@@ -126,6 +126,7 @@ def guard(scan: Path, mask: Path, facts: Path) -> None:
 
 def _attempt(step: str, task: Task, work: Callable[[], T], loaded: Loaded | None = None) -> T | Outcome:
     """The step's result, or the outcome that says why there is none. A batch goes on in any case."""
+    before = [] if loaded else _watched(task)
     try:
         return work()
     except C3S3Error as error:
@@ -135,27 +136,42 @@ def _attempt(step: str, task: Task, work: Callable[[], T], loaded: Loaded | None
         ours = unforeseen(error, quote=quote)
         ours.where = task.case.path
         refusal = Refusal.of(ours, step, trace_of(error, quote=quote))
-    inputs = loaded.inputs if loaded else {}
-    if loaded is None:
-        with suppress(C3S3Error, OSError):  # so that a scan that is mended is tried again
-            inputs = input_sha256(task.case.path, task.truth)
+    inputs = loaded.inputs if loaded else _settled(task, before)
     return Outcome(task.case.name, task.place, refusal=refusal, inputs=inputs)
+
+
+def _watched(task: Task) -> list[Watch]:
+    with suppress(C3S3Error, OSError):
+        return [Watch(path) for path in (task.case.path, task.truth) if path is not None]
+    return []
+
+
+def _settled(task: Task, before: list[Watch]) -> dict[str, str]:
+    """The hashes of what was refused, so that a scan that is mended is tried again.
+
+    None, if it was still being written while it was read: what is there by now was never looked at.
+    """
+    with suppress(C3S3Error, OSError):
+        inputs = input_sha256(task.case.path, task.truth)
+        for watch in before:
+            watch.check()
+        return inputs if before else {}
+    return {}
 
 
 def _load(task: Task, job: Job) -> Loaded:
     started = time.perf_counter()
-    inputs = input_sha256(task.case.path, task.truth)
-    hashed = time.perf_counter()
     how = job.reading
-    scan = load(task.case.path, series=how.series, fix=how.fix, rule=how.rule)
+    scan = load(task.case.path, series=how.series, fix=how.fix, rule=how.rule, hashed=True)
     check_format(scan, job.suffix, key_image=job.key_image)
     truth = _truth(task.truth, scan) if task.truth is not None else None
-    seconds = {"hash": hashed - started, "load": time.perf_counter() - hashed}
-    return Loaded(task, scan, truth, inputs, seconds)
+    found = {"scan": scan.source.sha256, "truth": truth.source.sha256 if truth else None}
+    inputs = {key: value for key, value in found.items() if value is not None}
+    return Loaded(task, scan, truth, inputs, {"load": time.perf_counter() - started})
 
 
 def _truth(path: Path, scan: Volume) -> Volume:
-    truth = load_mask(path)
+    truth = load_mask(path, hashed=True)
     if not truth.geometry.matches(scan.geometry):
         what = f"the truth is on another grid: found {truth.geometry}; the scan has {scan.geometry}"
         raise GeometryError(what, where=path, todo="Give a truth on the scan's grid, or leave --truth out")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from c3s3_seg.dataset.faults import scan_fault
 from c3s3_seg.dataset.index import Record
 from c3s3_seg.dataset.items import Part, reason_of
 from c3s3_seg.dataset.labels import Labels
@@ -16,7 +17,7 @@ from c3s3_seg.errors import C3S3Error, InputError, public
 from c3s3_seg.files import make_folder, write_whole
 from c3s3_seg.io import save
 from c3s3_seg.io.choice import Fix
-from c3s3_seg.io.hashes import content_sha256, sha256
+from c3s3_seg.io.hashes import Watch, content_sha256, sha256
 from c3s3_seg.schema import dump
 from c3s3_seg.volume import Array, Volume
 
@@ -82,10 +83,11 @@ class Made:
 def convert(work: Work) -> Made | str:
     """Make a case, unless it is there already with the same source and settings; else the reason why not."""
     try:
-        sources = dict(work.sources or source_hashes(work.scan, work.mask))
-        if work.known is not None and _is_whole(work, work.known, sources):
-            return Made(replace(work.known, patient=work.patient), kept=True)
-        return _make(work, sources)
+        if work.known is not None:
+            sources = work.sources or source_hashes(work.scan, work.mask)
+            if _is_whole(work, work.known, sources):
+                return Made(replace(work.known, patient=work.patient), kept=True)
+        return _make(work)
     except MemoryError:
         return "it does not fit into memory"
     except Exception as error:  # one bad case must not stop the others
@@ -114,11 +116,19 @@ def _is_whole(work: Work, known: Record, sources: Mapping[str, str]) -> bool:
     return all(files[key].is_file() and sha256(files[key]) == known.sha256[key] for key in known.sha256)
 
 
-def _make(work: Work, sources: dict[str, str]) -> Made:
+def _make(work: Work) -> Made:
+    read = [part for part in (work.scan, work.mask) if part is not None]
+    watched = [Watch(part.files[0], part.files) for part in read]
     scan = work.scan.scan(work.root, work.fix)
     if scan.array.min() == scan.array.max():
         raise InputError(f"all its voxels are {scan.array.flat[0]}")
+    fault = scan_fault(scan)
+    if fault is not None:
+        raise InputError(fault.found)
     mask, refused = _mask(work, scan)
+    sources = source_hashes(work.scan, work.mask)
+    for watch in watched:  # the hashes must be those of what was read
+        watch.check()
     notes = [*scan.source.notes, *(mask.source.notes if mask is not None else ()), work.note]
     make_folder(work.image.parent)
     save(scan.geometry.volume(_smallest(scan.array)), work.image)

@@ -16,14 +16,13 @@ from pathlib import Path, PurePath
 import numpy as np
 
 from c3s3_seg.dataset.items import Haul, Inventory, Mask, Part, Refused, Scan, reason_of
-from c3s3_seg.dataset.pairing import pair, says, trail
+from c3s3_seg.dataset.pairing import Grids, pair, says, trail
 from c3s3_seg.errors import InputError
 from c3s3_seg.io.cases import walk_files
 from c3s3_seg.io.choice import Fix, SeriesRule
 from c3s3_seg.io.hashes import scan_files
-from c3s3_seg.io.image import image_stem, image_suffix, load_image
+from c3s3_seg.io.image import ROUNDED_BY, image_stem, image_suffix, load_image, nearest_whole
 from c3s3_seg.io.sniff import is_dicom, is_zip
-from c3s3_seg.io.turn import turn_between
 from c3s3_seg.volume import Array, Geometry
 from c3s3_seg.workers import Died, each
 
@@ -149,8 +148,9 @@ def _sort_images(root: Path, images: Sequence[Path], search: Search, found: Haul
             found.masks.append(_mask(path, root, probe))
         else:
             unsure.append((path, probe))
+    grids = Grids(scan.grid for scan in found.scans)
     for path, probe in unsure:
-        if any(scan.grid is not None and turn_between(probe.grid, scan.grid) for scan in found.scans):
+        if grids.same(probe.grid):
             found.masks.append(_mask(path, root, probe))
         else:
             reason = (
@@ -182,12 +182,13 @@ def _probe(work: tuple[Path, bool]) -> Probe | str:
 def few_values(array: Array) -> tuple[int, ...] | None:
     """Foreground values of what may be a mask; None where it holds other than few whole numbers from 0."""
     top = float(array.max())
-    if float(array.min()) < 0 or top > LARGEST_VALUE:
+    if float(array.min()) < -ROUNDED_BY or top > LARGEST_VALUE:
         return None
-    if array.dtype.kind == "f" and not np.array_equal(array, np.floor(array)):
+    whole, _ = nearest_whole(array)
+    if whole is None:
         return None
-    there = np.zeros(int(top) + 1, dtype=bool)
-    there[array.astype(np.uint16, copy=False).ravel()] = True
+    there = np.zeros(int(whole.max()) + 1, dtype=bool)
+    there[whole.astype(np.uint16, copy=False).ravel(order="K")] = True
     values = np.flatnonzero(there)
     return tuple(int(v) for v in values if v) if len(values) <= MOST_VALUES else None
 

@@ -20,6 +20,7 @@ from typing import Any
 
 from c3s3_seg.errors import InputError
 from c3s3_seg.files import read_json, write_whole
+from c3s3_seg.io.cases import mask_files
 from c3s3_seg.io.image import IMAGE_SUFFIXES
 from c3s3_seg.schema import closed, dump, parse
 
@@ -201,6 +202,8 @@ class DataSet:
         return found[0]
 
     def _candidates(self, kind: str, case: str) -> list[Path]:
+        if kind == MASKS:
+            return mask_files(self.place(kind, case), case)
         paths = (self.place(kind, case) / f"{case}{suffix}" for suffix in IMAGE_SUFFIXES)
         return [path for path in paths if path.is_file()]
 

@@ -12,8 +12,9 @@ from c3s3_seg.errors import C3S3Error, Told
 from c3s3_seg.io import load, load_mask
 from c3s3_seg.io.choice import Fix, Reading
 from c3s3_seg.io.drawing import Drawing, load_drawing
+from c3s3_seg.io.image import ROUNDED, as_labels
 from c3s3_seg.io.turn import turned_onto
-from c3s3_seg.volume import Geometry, Volume
+from c3s3_seg.volume import Geometry, Source, Volume
 
 Kind = Literal["image", "dicom", "hdf5", "drawing"]
 Split = Literal["", "labelled", "unlabelled", "validation", "test"]
@@ -88,7 +89,9 @@ class Part:
         if self.drawing is not None:
             return load_drawing(self.drawing, grid, values)
         if self.kind == "hdf5":
-            return grid.volume(self.scan(Path(), frozenset()).array)
+            found = as_labels(self.scan(Path(), frozenset()))
+            notes = tuple(note for note in found.source.notes if note.startswith(ROUNDED))
+            return grid.volume(found.array, Source(notes=notes))
         mask = turned_onto(load_mask(self.files[0]), grid)
         return mask if mask.geometry is grid else load_mask(self.files[0], grid=grid)
 

@@ -30,7 +30,7 @@ from c3s3_seg.dataset.items import Inventory, Mask, Pair, Part, Refused, Scan, S
 from c3s3_seg.dataset.pairing import KEPT
 from c3s3_seg.errors import C3S3Error, InputError
 from c3s3_seg.files import read_json
-from c3s3_seg.io.cases import walk_files
+from c3s3_seg.io.cases import scan_stem, walk_files
 from c3s3_seg.io.image import image_stem, image_suffix
 
 MODALITIES = {"MR": "MR", "MRI": "MR", "CT": "CT", "PET": "PT", "PT": "PT"}
@@ -195,7 +195,7 @@ def _nnunet(root: Path, index: Mapping[str, Any]) -> Found:
         what = f"has {len(channels)} channels ({', '.join(map(str, channels.values()))}); one is read"
         todo = "Make a data set of one of them: its files, CASE_0000, with channel_names of one entry"
         raise InputError(what, where=root / INDEX, todo=todo)
-    masks = {image_stem(path): path for path in _images(root / MASKS)}
+    masks = {scan_stem(image_stem(path)): path for path in _images(root / MASKS)}
     found: Found = []
     for path in _images(root / IMAGES):
         stem = image_stem(path).removesuffix("_0000")

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from c3s3_seg.dataset.index import IMAGES, INDEX, MASKS, DataSet, Record, Splits
 from c3s3_seg.errors import InputError
+from c3s3_seg.io.cases import MASK_ENDINGS, scan_stem
 from c3s3_seg.io.image import image_stem, image_suffix
 from c3s3_seg.report.findings import Finding
 
@@ -32,7 +33,6 @@ TOKENS = {
 }
 VISIT = re.compile(r"^(?P<patient>.*\d.*?)[_-](?P<visit>[a-z]*-?\d{1,8}|[a-z])$")
 SHARED = 1 / 3  # of the cases: a beginning that more have is the data set's name, not a patient's
-MASK_ENDINGS = ("_gt", "_label", "_seg", "_mask")
 
 
 def kinds(splits: Splits) -> dict[str, str]:
@@ -223,4 +223,5 @@ def _stems(data: DataSet, folder: str) -> list[str]:
     if not place.is_dir():
         return []
     paths = (path for path in place.iterdir() if path.is_file() and not path.name.startswith("."))
-    return sorted(image_stem(path) for path in paths if image_suffix(path))
+    stem = scan_stem if folder == MASKS else str
+    return sorted(stem(image_stem(path)) for path in paths if image_suffix(path))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from itertools import product
 from pathlib import PurePath
 
 import numpy as np
@@ -22,6 +23,7 @@ SCAN_WORDS = {
     "data",
 }  # fmt: skip
 _ROLES = MASK_WORDS | SCAN_WORDS
+NEAR_MM = 0.05  # more than `Geometry.matches` lets voxels be apart
 KEPT = " The scan is taken without a mask"
 
 
@@ -70,12 +72,12 @@ def pair(scans: Sequence[Scan], masks: Sequence[Mask]) -> tuple[list[Pair], list
     """
     given: dict[int, list[tuple[Mask, str]]] = defaultdict(list)
     refused = []
-    shapes = _by_shape(scans)
+    shelf = _Shelf(scans)
     for mask in masks:
         if mask.grid is None:
-            hits, why = _by_reference(mask, scans)
+            hits, why = _by_reference(mask, shelf)
         else:
-            hits, why = _by_grid(mask, mask.grid, scans, shapes[tuple(sorted(mask.grid.shape))])
+            hits, why = _by_grid(mask, mask.grid, shelf)
         if len(hits) == 1:
             given[hits[0]].append((mask, why))
         else:
@@ -89,33 +91,102 @@ def pair(scans: Sequence[Scan], masks: Sequence[Mask]) -> tuple[list[Pair], list
     return pairs, refused
 
 
-def _by_shape(scans: Sequence[Scan]) -> defaultdict[tuple[int, ...], list[int]]:
-    found = defaultdict(list)
-    for number, scan in enumerate(scans):
-        if scan.grid is not None:
-            found[tuple(sorted(scan.grid.shape))].append(number)
-    return found
+class Grids:
+    """Grids that are looked up by another one: whose voxels are the same, in whatever order they are turned.
+
+    Parameters
+    ----------
+    grids
+        Any number; None has no place. Each lookup takes as long as there are different grids of one
+        size at one place, not as long as there are grids.
+    """
+
+    def __init__(self, grids: Iterable[Geometry | None]) -> None:
+        self.group: list[int] = []  # which of the different grids each one is
+        self.members: list[list[int]] = []
+        self._grids: list[Geometry] = []
+        self._at: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        known: dict[tuple[object, ...], int] = {}
+        for number, grid in enumerate(grids):
+            if grid is None:
+                self.group.append(-1)
+                continue
+            key = (grid.shape, grid.affine.tobytes())
+            if key not in known:
+                known[key] = len(self._grids)
+                self._at[next(iter(_places(grid, 0.0)))].append(known[key])
+                self._grids.append(grid)
+                self.members.append([])
+            self.group.append(known[key])
+            self.members[known[key]].append(number)
+        self._seen: dict[tuple[object, ...], list[int]] = {}
+
+    def same(self, grid: Geometry) -> list[int]:
+        """Which of the different grids have the voxels of this one."""
+        key = (grid.shape, grid.affine.tobytes())
+        if key not in self._seen:
+            near = {n for place in _places(grid, NEAR_MM) for n in self._at.get(place, ())}
+            self._seen[key] = [n for n in sorted(near) if turn_between(grid, self._grids[n])]
+        return self._seen[key]
 
 
-def _by_reference(mask: Mask, scans: Sequence[Scan]) -> tuple[list[int], str]:
+def _places(grid: Geometry, slack_mm: float) -> set[tuple[int, ...]]:
+    """Size, and the millimetre in which the middle lies, which no turn moves; near an edge both sides."""
+    middle = grid.to_mm((np.array(grid.shape) - 1) / 2)
+    ends = [{int(np.floor(m - slack_mm)), int(np.floor(m + slack_mm))} for m in middle]
+    return {(*sorted(grid.shape), *place) for place in product(*ends)}
+
+
+class _Shelf:
+    """The scans, to be found by their grids, their names, their series and their slices."""
+
+    def __init__(self, scans: Sequence[Scan]) -> None:
+        self.scans = scans
+        self.grids = Grids(scan.grid for scan in scans)
+        self.trails: dict[tuple[str, ...], list[int]] = defaultdict(list)
+        self.names: dict[str, list[int]] = defaultdict(list)
+        self.series: dict[str, list[int]] = defaultdict(list)
+        self.slices: dict[str, list[int]] = defaultdict(list)
+        for number, scan in enumerate(scans):
+            self.trails[scan.trail].append(number)
+            for name in set(scan.trail):
+                self.names[name].append(number)
+            if scan.series:
+                self.series[scan.series].append(number)
+            for uid in scan.slices:
+                self.slices[uid].append(number)
+
+    def akin(self, mask: Mask) -> tuple[list[int], list[int]]:
+        """Those that are called as the mask is; and those in whose path all of the mask's names are."""
+        same = self.trails.get(mask.trail, [])
+        if not mask.trail:
+            return same, []
+        fewest = min((self.names.get(name, []) for name in mask.trail), key=len)
+        return same, [n for n in fewest if set(mask.trail) <= set(self.scans[n].trail)]
+
+
+def _by_reference(mask: Mask, shelf: _Shelf) -> tuple[Sequence[int], str]:
     """The scans whose slices, or else whose series, a drawing names."""
     drawing = mask.part.drawing
     if drawing is None or not (drawing.series or drawing.slices):
         return [], "it names no series that it was drawn on"
-    of_series = [n for n, scan in enumerate(scans) if scan.series and scan.series in drawing.series]
-    hits = [n for n in of_series or range(len(scans)) if not scans[n].slices.isdisjoint(drawing.slices)]
+    of_series = sorted({n for uid in drawing.series for n in shelf.series.get(uid, ())})
+    of_slices = {n for uid in drawing.slices for n in shelf.slices.get(uid, ())}
+    hits = [n for n in of_series if n in of_slices] if of_series else sorted(of_slices)
     hits = hits or of_series
     return hits, "" if hits else "it was drawn on a series that is not among the scans that are taken"
 
 
-def _by_grid(
-    mask: Mask, grid: Geometry, scans: Sequence[Scan], candidates: Iterable[int]
-) -> tuple[list[int], str]:
+def _by_grid(mask: Mask, grid: Geometry, shelf: _Shelf) -> tuple[Sequence[int], str]:
     """The scans on a mask's grid; of several, the one that is called like it."""
-    same = [n for n in candidates if (own := scans[n].grid) is not None and turn_between(grid, own)]
-    named = _akin(mask, scans, same)
-    if named:
-        return named, ""
+    scans, groups = shelf.scans, shelf.grids.same(grid)
+    exact, similar = shelf.akin(mask)
+    for named in (exact, similar):
+        on_it = [n for n in named if shelf.grids.group[n] in groups]
+        if on_it:
+            return on_it, ""
+    members = [shelf.grids.members[n] for n in groups]
+    same = members[0] if len(members) == 1 else sorted(n for some in members for n in some)
     if len(same) == 1 and _is_telling(grid):
         return same, "paired with its mask by the grid alone: their names are not alike"
     if len(same) == 1:
@@ -125,20 +196,11 @@ def _by_grid(
         return [], f"{what} is not known: name them alike"
     if same:
         return same, "their names do not say which"
-    others = [scans[n] for n in _akin(mask, scans, range(len(scans)))]
+    others = [scans[n] for n in exact or similar]
     if not others:
         return [], "it lies on the grid of no scan, and is named like none"
     theirs = f"; wanted {others[0].grid}" if others[0].grid is not None else ""
     return [], f"it is named like {others[0].part.place} and lies on another grid: {grid}{theirs}"
-
-
-def _akin(mask: Mask, scans: Sequence[Scan], among: Iterable[int]) -> list[int]:
-    """Those that are called as the mask is; else those in whose path all of the mask's names are."""
-    among = list(among)
-    same = [n for n in among if scans[n].trail == mask.trail]
-    if same or not mask.trail:
-        return same
-    return [n for n in among if set(mask.trail) <= set(scans[n].trail)]
 
 
 def _is_telling(grid: Geometry) -> bool:

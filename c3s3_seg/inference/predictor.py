@@ -27,7 +27,7 @@ from c3s3_seg.inference.runtime import run
 from c3s3_seg.inference.settings import Prediction, Settings
 from c3s3_seg.inference.stream import Progress, Slab, stream
 from c3s3_seg.inference.window import FloatArray, Shape, Tiling, mean, softmax
-from c3s3_seg.recipe import orient
+from c3s3_seg.recipe import orient, refuse_flat
 from c3s3_seg.volume import Geometry, Source, Volume
 
 __all__ = ["Answer", "Prediction", "Predictor", "Prepared", "Settings"]
@@ -148,10 +148,17 @@ class Predictor:
         return self.restore(prepared, self.network(prepared, progress))
 
     def prepare(self, scan: Volume) -> Prepared:
-        """First step: orient, resample and scale."""
+        """First step: orient, resample and scale.
+
+        Raises
+        ------
+        InputError
+            If nothing is left in it for a network to see, or its grey values are not what float32 holds.
+        """
         started = time.perf_counter()
-        array = self.task.recipe.to_model(scan).array
-        return Prepared(array, scan.geometry, scan.source, time.perf_counter() - started)
+        prepared = self.task.recipe.to_model(scan)
+        refuse_flat(scan, prepared)
+        return Prepared(prepared.array, scan.geometry, scan.source, time.perf_counter() - started)
 
     def network(self, prepared: Prepared, progress: Progress | None = None) -> Answer:
         """Second step, which runs as its slabs are taken: the networks, tile by tile."""

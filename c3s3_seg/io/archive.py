@@ -2,26 +2,41 @@
 
 from __future__ import annotations
 
+import lzma
 import shutil
 import stat
+import struct
 import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from typing import IO, TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
 
 from c3s3_seg.errors import FileName, InputError
+from c3s3_seg.io.content import Opened
 
 MOST_FILES = 200_000
 # Blank slices compress 1000 : 1, a whole study does not; below the floor nothing can be blown up.
 MOST_RATIO, FLOOR = 200, 1 << 28
 BLOCK = 1 << 20
+DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, ValueError)
 
 
 @contextmanager
-def unpacked(path: Path) -> Iterator[Path]:
+def unpacked(path: Path, digest: _Hash | None = None) -> Iterator[Path]:
     """A temporary folder, readable by this user only, with what the archive holds; removed at the end.
+
+    Parameters
+    ----------
+    path
+        The archive. It is copied first: what is checked, hashed and unpacked are the same bytes.
+    digest
+        Is told the bytes of the archive.
 
     Raises
     ------
@@ -32,12 +47,14 @@ def unpacked(path: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="c3s3-seg-") as name:
         folder = Path(name)
         try:
-            with zipfile.ZipFile(path) as archive:
-                entries = [e for e in archive.infolist() if not e.is_dir()]
-                _check(entries, path, shutil.disk_usage(folder).free)
-                for entry in entries:
-                    _extract(archive, entry, folder, path)
-        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+            with tempfile.TemporaryFile() as copy:
+                _copy(path, copy, digest)
+                with zipfile.ZipFile(copy) as archive:
+                    entries = [e for e in archive.infolist() if not e.is_dir()]
+                    _check(entries, path, copy.tell(), shutil.disk_usage(folder).free)
+                    for entry in entries:
+                        _extract(archive, entry, folder, path)
+        except (*DAMAGED, NotImplementedError, RuntimeError) as error:
             what = f"the archive is damaged, or not one that can be unpacked ({type(error).__name__})"
             raise InputError(what, where=path, todo="Copy or export it again") from error
         except OSError as error:
@@ -51,11 +68,23 @@ def _told(entry: zipfile.ZipInfo) -> FileName:
     return FileName(entry.filename, "a file in it")
 
 
-def _check(entries: list[zipfile.ZipInfo], path: Path, free: int) -> None:
+def _copy(path: Path, copy: IO[bytes], digest: _Hash | None) -> None:
+    with Opened(path) as file:
+        if file.size > shutil.disk_usage(tempfile.gettempdir()).free // 2:
+            todo = "Unpack it where there is room, and give the folder"
+            what = f"the archive has {file.size} bytes, for which there is no room in {tempfile.gettempdir()}"
+            raise InputError(what, where=path, todo=todo)
+        for block in file.blocks(BLOCK):
+            copy.write(block)
+            if digest is not None:
+                digest.update(block)
+
+
+def _check(entries: list[zipfile.ZipInfo], path: Path, size: int, free: int) -> None:
     total = sum(entry.file_size for entry in entries)
     if len(entries) > MOST_FILES:
         raise InputError(f"the archive holds {len(entries)} files; up to {MOST_FILES} are taken", where=path)
-    if total > max(FLOOR, MOST_RATIO * path.stat().st_size):
+    if total > max(FLOOR, MOST_RATIO * size):
         todo = "Unpack it yourself, if you know where it is from"
         raise InputError(
             f"the archive unpacks to {total} bytes, far more than a study", where=path, todo=todo

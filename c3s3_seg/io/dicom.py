@@ -14,10 +14,11 @@ from pathlib import Path
 from c3s3_seg.errors import InputError
 from c3s3_seg.io.choice import Reading
 from c3s3_seg.io.dicom_grid import Stack, stack
-from c3s3_seg.io.dicom_header import FRAME_CLASSES, MEDIA_DIRECTORY, Slice
+from c3s3_seg.io.dicom_header import FRAME_CLASSES, Slice
 from c3s3_seg.io.dicom_pixels import Pixels, same_pixels, stack_planes
 from c3s3_seg.io.dicom_series import Found, Series, choose, listed, look_through
 from c3s3_seg.io.repair import repair
+from c3s3_seg.io.sniff import is_dicomdir
 from c3s3_seg.volume import Geometry, Source, Volume
 
 # What may tell apart two slices at one place, for the message. Never dates.
@@ -89,12 +90,6 @@ def find_series(path: Path, reading: Reading) -> tuple[Found, Reading]:
     if reading.series is not None:
         raise InputError("a DICOM file is of one series", where=path, todo="Leave --series out")
     return _series_of(path, reading)
-
-
-def is_dicomdir(path: Path) -> bool:
-    """Whether a file is the index of a medium."""
-    with path.open("rb") as file:
-        return MEDIA_DIRECTORY.encode() in file.read(512)
 
 
 def _series_of(path: Path, reading: Reading) -> tuple[Found, Reading]:

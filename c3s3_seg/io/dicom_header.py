@@ -20,7 +20,7 @@ from pydicom.multival import MultiValue
 from pydicom.tag import BaseTag, Tag
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from c3s3_seg.io.sniff import DICOM_SUFFIXES, PREFIX_END, begins_as_dicom
+from c3s3_seg.io.sniff import DICOM_SUFFIXES, MEDIA_DIRECTORY, PREFIX_END, begins_as_dicom
 
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
 SLICE_CLASSES = {_STORAGE + end for end in ("2", "4", "128")}  # CT, MR, PET: one slice a file
@@ -28,7 +28,6 @@ FRAME_CLASSES = {
     _STORAGE + end for end in ("2.1", "2.2", "4.1", "4.4", "128.1", "130")
 }  # enhanced CT, MR, PET
 CAPTURE_CLASSES = {_STORAGE + end for end in ("7", "7.1", "7.2", "7.3", "7.4")}  # secondary captures
-MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
 # A deflated file is unpacked in one go before anything can be checked. No single slice is larger.
 MAX_INFLATED = 1 << 30
 

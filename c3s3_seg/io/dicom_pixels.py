@@ -1,7 +1,8 @@
-"""The pixels of one slice: decoded, without what is no pixel value, rescaled in float32."""
+"""The pixels of one slice: decoded, without what is no pixel value, rescaled."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -14,12 +15,15 @@ from c3s3_seg.errors import C3S3Error, InputError
 from c3s3_seg.files import printable
 from c3s3_seg.io.decoder import Decoder, Refused
 from c3s3_seg.io.dicom_header import Slice
-from c3s3_seg.volume import Array
+from c3s3_seg.volume import Array, narrow
 
 
 @dataclass(frozen=True)
 class Plane:
-    """The rescaled pixels (row, column) of a slice, float32, and which of them are padding, if any may be."""
+    """The rescaled pixels (row, column) of a slice, and which of them are padding, if any may be.
+
+    They are float32, or float64 where an intercept far above the slope would round them together.
+    """
 
     values: Array
     padding: NDArray[np.bool_] | None
@@ -48,7 +52,7 @@ class Pixels:
             self._decoder.close()
 
     def read(self, item: Slice, out: Array | None = None) -> Plane:
-        """The pixels of one slice, into `out` (row, column) float32 where it is given.
+        """The pixels of one slice, into `out` (row, column) where it is given.
 
         Raises
         ------
@@ -99,6 +103,14 @@ class Pixels:
                 todo="The file is whole, its header is not valid: have the series exported again",
             )
         return (f"HighBit is not BitsStored - 1 in {count} slices: no value needs more bits than BitsStored",)
+
+    def kind(self, slices: list[Slice]) -> type[np.floating[Any]]:
+        """The type that holds the values of all of them. What cannot be read is refused when it is."""
+        wide = False
+        for item in slices:
+            with suppress(ValueError, _Odd):
+                wide = wide or _Bits.of(item).kind is np.float64
+        return np.float64 if wide else np.float32
 
     def _stored(self, item: Slice) -> Array:
         shape = item.number("Rows", 0), item.number("Columns", 0)
@@ -194,6 +206,11 @@ class _Bits:
         return np.asarray((pixels << spare) >> spare) if spare else pixels
 
     @property
+    def kind(self) -> type[np.floating[Any]]:
+        """float32, unless it would round neighbouring values together: it has 24 bits."""
+        return np.float64 if abs(self.intercept) > abs(self.slope) * (1 << 20) else np.float32
+
+    @property
     def whole(self) -> bool:
         """Whether all values are whole numbers that float32 holds exactly: up to 2^24."""
         numbers = self.slope.is_integer() and self.intercept.is_integer()
@@ -201,9 +218,10 @@ class _Bits:
 
     def scale(self, pixels: Array, out: Array | None) -> Array:
         """Slope and intercept; unless they are whole, in float64 first: one rounding, at the end."""
-        values = np.empty(pixels.shape, np.float32) if out is None else out
+        values = np.empty(pixels.shape, self.kind) if out is None else out
         if pixels.dtype.kind == "f" or not self.whole:
-            values[...] = pixels * np.float64(self.slope) + np.float64(self.intercept)
+            with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused by its name
+                values[...] = pixels * np.float64(self.slope) + np.float64(self.intercept)
             return values
         values[...] = pixels
         if self.slope != 1:
@@ -242,18 +260,22 @@ def _pad(item: Slice) -> tuple[int, int] | None:
 
 
 def stack_planes(slices: list[Slice], pixels: Pixels) -> tuple[Array, tuple[str, ...]]:
-    """All slices as one float32 array (i, j, k) = (column, row, slice), and what has to be noted.
+    """All slices as one array (i, j, k) = (column, row, slice), and what has to be noted.
+
+    It is float32, or float64 where that would round the values together.
 
     Padding becomes the smallest value of the scan that is none.
     """
     rows, columns = pixels.read(slices[0]).values.shape  # before any memory is taken for all of them
-    array = np.empty((len(slices), rows, columns), dtype=np.float32)
+    array = np.empty((len(slices), rows, columns), dtype=pixels.kind(slices))
     padding: dict[int, NDArray[np.bool_]] = {}
     for n, item in enumerate(slices):
         plane = pixels.read(item, array[n])
         if plane.padding is not None:
             padding[n] = plane.padding
     note = _fill(array, padding)
+    if array.dtype == np.float64:
+        array = narrow(array)
     return array.transpose(2, 1, 0), (*pixels.notes(), *((note,) if note else ()))
 
 

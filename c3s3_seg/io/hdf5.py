@@ -5,12 +5,14 @@ They hold no geometry: the spacing is what their authors state, and origin and s
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from c3s3_seg.errors import InputError, MissingError
+from c3s3_seg.io.content import Opened, check_dense, check_size
 from c3s3_seg.volume import Array, Geometry, Source, Volume
 
 HDF5_SUFFIXES = (".h5", ".hdf5")
@@ -37,15 +39,14 @@ def load_hdf5(path: Path, name: str, spacing_mm: tuple[float, float, float]) -> 
     Raises
     ------
     InputError
-        If there is no such array, it is not 3D and finite, or the file is damaged.
+        If there is no such array, it is not 3D and finite, parts of it were never written, or the
+        file is damaged.
+    MemoryLimitError
+        If the memory does not suffice for it.
     MissingError
         If h5py is not installed.
     """
     array = _read(path, name)
-    if array.ndim != 3 or array.dtype.kind not in "iufb" or not array.size:
-        raise InputError(
-            f"'{name}' is a {array.dtype} array of {array.shape}; wanted numbers in 3D", where=path
-        )
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise InputError(f"'{name}' has NaN or infinite values", where=path)
     stated = " x ".join(f"{s:g}" for s in spacing_mm)
@@ -62,6 +63,8 @@ def has_array(path: Path, name: str) -> bool:
         If h5py is not installed.
     """
     h5py = _h5py()
+    if not path.is_file():
+        return False
     try:
         with h5py.File(path, "r") as file:
             return isinstance(file.get(name), h5py.Dataset)
@@ -72,16 +75,38 @@ def has_array(path: Path, name: str) -> bool:
 def _read(path: Path, name: str) -> Array:
     h5py = _h5py()
     try:
-        with h5py.File(path, "r") as file:
+        # One handle from the first check to the last voxel: no second file can come in between.
+        with Opened(path) as opened, h5py.File(opened.raw, "r") as file:
             found = file.get(name, getlink=True)
             item: Any = file.get(name) if isinstance(found, h5py.HardLink) else None
             # Links, virtual and external arrays would read whatever other file they name.
             if not isinstance(item, h5py.Dataset) or item.is_virtual or item.external:
                 raise InputError(f"there is no array '{name}' in this file", where=path)
+            _check(item, name, path)
             return np.asarray(item[()])
-    except OSError as error:
+    except (OSError, RuntimeError, ValueError) as error:  # h5py raises all of them for damaged files
         what = "this is not an HDF5 file, or a damaged one"
         raise InputError(what, where=path, todo="Copy or export it again") from error
+
+
+def _check(item: Any, name: str, path: Path) -> None:
+    """What the array claims to be, before any memory is taken for it."""
+    shape = tuple(int(n) for n in item.shape or ())
+    if len(shape) != 3 or item.dtype.kind not in "iufb" or not all(shape):
+        raise InputError(f"'{name}' is a {item.dtype} array of {shape}; wanted numbers in 3D", where=path)
+    size = math.prod(shape) * item.dtype.itemsize
+    check_size(path, shape, size)
+    # What was never written is read as zeros, without a word.
+    stored = int(item.id.get_storage_size())
+    chunks, there = 1, int(stored > 0)
+    if item.chunks is not None:
+        chunks = math.prod(-(-n // c) for n, c in zip(shape, item.chunks, strict=True))
+        there = int(item.id.get_num_chunks())
+    if there < chunks:
+        what = f"'{name}' was never written in full: {there} of its {chunks} parts are there"
+        raise InputError(what, where=path, todo="Copy or export it again")
+    if name == "image":
+        check_dense(path, stored, size)
 
 
 def _h5py() -> Any:

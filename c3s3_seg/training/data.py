@@ -19,6 +19,7 @@ from c3s3_seg.dataset.faults import refuse_faults
 from c3s3_seg.dataset.listing import refuse_leaks
 from c3s3_seg.errors import InputError
 from c3s3_seg.io import load, load_mask
+from c3s3_seg.recipe import refuse_flat
 from c3s3_seg.training.augment import change_intensity, draw_geometry
 from c3s3_seg.training.config import AugmentConfig, DataConfig, TrainConfig
 from c3s3_seg.training.folds import take_fold
@@ -129,6 +130,7 @@ def read_case(data: DataSet, name: str, task: Task, *, labelled: bool) -> Case:
     mask = load_mask(data.mask(name), grid=scan.geometry) if labelled else None
     refuse_faults(scan, mask, data.labels)
     on_grid = task.recipe.to_model(scan)
+    refuse_flat(scan, on_grid)
     layers = [torch.from_numpy(on_grid.array)[None]]
     foreground = torch.zeros(0, 3, dtype=torch.long)
     if mask is not None:
