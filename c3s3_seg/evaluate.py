@@ -220,6 +220,8 @@ def _measure_all(
     failures = [Failure(case.name, why) for case, why in pairs.alone]
     failures += [Failure(case.name, f"no prediction for this truth, {case.path}") for case in pairs.missed]
     files = _files(pairs, settings)
+    if files[0].names and settings.labels is None:
+        labels = ()  # names in other files may have other values: labels are compared by their names
     labels = labels or first_names(settings.labels) or labels_of(files, settings.workers)
     refuse_mixup(files, labels)
     work = [_Work(case, labels, settings) for case in files]

@@ -530,3 +530,16 @@ def test_what_3d_slicer_calls_a_mask_pairs(folders: tuple[Path, Path, Path]) -> 
     (truth / "a.nii.gz").unlink()
     save(cube(2, 7), truth / "a.seg.nrrd")
     assert evaluate(predictions, truth, out).failures == ()
+
+
+def test_a_scan_beside_its_truth_is_passed_over(folders: tuple[Path, Path, Path]) -> None:
+    """As 3D Slicer and public data sets lie: x.nii.gz, x.seg.nrrd; y.nii.gz, y_gt.nii.gz."""
+    predictions, truth, out = folders
+    noise = np.random.default_rng(0).integers(0, 999, GEOMETRY.shape).astype(np.int16)
+    for name, mask in (("a", "a.seg.nrrd"), ("b", "b_gt.nii.gz")):
+        save(GEOMETRY.volume(noise), truth / f"{name}.nii.gz")
+        save(cube(2, 7), truth / mask)
+    result = evaluate(predictions, truth, out)
+    assert [row.case for row in result.rows] == ["a", "b"]
+    assert result.rows[0].score.dice == 1
+    assert [failure.case for failure in result.failures] == ["b"]

@@ -66,8 +66,7 @@ def find_masks(path: Path) -> list[Case]:
         found = [case for folder in files if folder.is_dir() for case in _in_folder(folder)]
     if not found:
         _refuse_folder(path)
-    _refuse_doubles(found, path)
-    return found
+    return _without_doubles(found, path)
 
 
 def pair_masks(predictions: Path, truth: Path) -> MaskPairs:
@@ -111,7 +110,7 @@ def _with_one(cases: Sequence[Case], truth: Path) -> MaskPairs:
 
 def _hits(case: Case, by_name: dict[str, list[Path]], truth: Path) -> Path | None:
     own = _real(case.path)
-    hits = [p for e in TRUTH_ENDINGS for p in by_name.get(case.name + e, ()) if _real(p) != own]
+    hits = _no_scans([p for e in TRUTH_ENDINGS for p in by_name.get(case.name + e, ()) if _real(p) != own])
     if len(hits) > 1:
         several = ", ".join(p.name for p in hits)
         todo = "Leave one of them in the folder, or give the file itself"
@@ -145,17 +144,34 @@ def _refuse_all(cases: Sequence[Case], truths: Sequence[Case], predictions: Path
     )
 
 
-def _refuse_doubles(found: Sequence[Case], folder: Path) -> None:
-    by_name: dict[str, list[str]] = defaultdict(list)
+def _without_doubles(found: Sequence[Case], folder: Path) -> list[Case]:
+    by_name: dict[str, list[Path]] = defaultdict(list)
     for case in found:
-        by_name[case.name].append(os.path.relpath(case.path, folder))
-    for name, paths in by_name.items():
+        by_name[case.name].append(case.path)
+    kept = {name: _no_scans(paths) for name, paths in by_name.items()}
+    for name, paths in kept.items():
         if len(paths) > 1:
+            listing = ", ".join(os.path.relpath(path, folder) for path in paths)
             raise InputError(
-                f"found {len(paths)} masks for the case '{name}': {', '.join(paths)}; wanted one",
+                f"found {len(paths)} masks for the case '{name}': {listing}; wanted one",
                 where=folder,
                 todo="Leave one of them in the folder, or give the file itself",
             )
+    return [Case(name, paths[0]) for name, paths in kept.items()]
+
+
+def _no_scans(paths: list[Path]) -> list[Path]:
+    """Of several files of one name those that are no scans: a scan may lie beside its mask."""
+    if len(paths) < 2:
+        return paths
+    kept = []
+    for path in paths:
+        try:
+            refuse_scan(path)
+            kept.append(path)
+        except ScanError:
+            continue
+    return kept or paths
 
 
 def _refuse_folder(folder: Path) -> None:
@@ -179,7 +195,10 @@ def _mask(path: Path) -> Path:
 def _is_mask(path: Path) -> bool:
     if image_suffix(path):
         return not path.is_dir()
-    return is_dicom(path) and look_at_drawing(path) is not None
+    try:
+        return is_dicom(path) and look_at_drawing(path) is not None
+    except InputError:  # it is one, and damaged: its case fails when it is read
+        return True
 
 
 def _in_folder(folder: Path) -> Iterator[Case]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,7 @@ def load_pair(
         If a SEG or RTSTRUCT does not lie on the grid.
     """
     paths = (prediction, truth)
-    drawn = [look_at_drawing(path) for path in paths]
+    drawn = [None if image_suffix(path) else look_at_drawing(path) for path in paths]
     images = [load_labels(path) if d is None else None for path, d in zip(paths, drawn, strict=True)]
     grid = next((image.geometry for image in images if image is not None), None)
     grid = grid or _grid_of([d for d in drawn if d is not None], scan)
@@ -101,8 +101,9 @@ def name_values(truths: Sequence[Path], predictions: Sequence[Path]) -> dict[str
     InputError
         If a name has two numbers, or a number two names.
     """
-    drawings = [look for path in (*truths, *predictions) if (look := _header(path)) is not None]
-    if len(drawings) < len(truths) + len(predictions):
+    files = (*truths, *predictions)
+    drawings = [look for path in files if (look := _header(path)) is not None]
+    if any(image_suffix(path) for path in files):
         return _by_number(drawings)
     values: dict[str, int] = {}
     known: dict[str, int] = {}
@@ -155,18 +156,19 @@ def _by_number(drawings: Sequence[Drawing]) -> dict[str, int]:
     return values
 
 
-def _numbers(drawing: Drawing) -> Iterator[tuple[str, int]]:
+def _numbers(drawing: Drawing) -> list[tuple[str, int]]:
     import pydicom
 
     from c3s3_seg.io.dicom_seg_read import segment_names
     from c3s3_seg.io.rtstruct_read import region_name
 
-    data: Any = pydicom.dcmread(drawing.path, stop_before_pixels=True, force=True)
-    if drawing.kind == "dicom-seg":
-        yield from ((name, number) for number, name in segment_names(data).items())
-    else:
-        for item in data.get("StructureSetROISequence") or ():
-            yield region_name(item), int(item.ROINumber)
+    try:
+        data: Any = pydicom.dcmread(drawing.path, stop_before_pixels=True, force=True)
+        if drawing.kind == "dicom-seg":
+            return [(name, number) for number, name in segment_names(data).items()]
+        return [(region_name(item), int(item.ROINumber)) for item in data.StructureSetROISequence]
+    except Exception:  # a damaged file can hold anything; its case fails when it is read
+        return []
 
 
 def _drawn(drawing: Drawing, grid: Geometry, names: Mapping[str, int]) -> Volume:

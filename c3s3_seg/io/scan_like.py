@@ -107,11 +107,13 @@ def _dicom_words(path: Path) -> str | None:
 
     if is_zip(path):
         return "it is an archive of DICOM files"
-    if not is_dicom(path) or look_at_drawing(path) is not None:
+    if not is_dicom(path):
         return None
     import pydicom
 
     try:
+        if look_at_drawing(path) is not None:
+            return None
         head: Any = pydicom.dcmread(path, specific_tags=["Modality"], stop_before_pixels=True, force=True)
         modality = str(head.get("Modality", "") or "")
     except Exception:  # pydicom raises whatever its parser trips over
