@@ -10,8 +10,6 @@ from pathlib import Path
 
 from c3s3_seg.errors import InputError
 from c3s3_seg.io.cases import TRUTH_ENDINGS, Case, walk_files
-from c3s3_seg.io.dicom_series import listed
-from c3s3_seg.io.drawing import look_at_drawing
 from c3s3_seg.io.image import IMAGE_SUFFIXES, image_stem, image_suffix
 from c3s3_seg.io.scan_like import ScanError, refuse_scan
 from c3s3_seg.io.sniff import DICOM_SUFFIXES, is_dicom, is_zip
@@ -137,11 +135,16 @@ def _refuse_all(cases: Sequence[Case], truths: Sequence[Case], predictions: Path
         )
     endings = ", ".join(f"CASE{e}" for e in TRUTH_ENDINGS)
     raise InputError(
-        f"found no truth for any of {len(cases)} predictions, {listed([c.name for c in cases], MOST)}, among"
-        f" the masks {listed([c.name for c in truths], MOST)}",
+        f"found no truth for any of {len(cases)} predictions, {_some(cases)}, among"
+        f" the masks {_some(truths)}",
         where=truth,
         todo=f"Name the truth of CASE {endings}; the file formats may differ",
     )
+
+
+def _some(cases: Sequence[Case]) -> str:
+    more = f" and {len(cases) - MOST} more" if len(cases) > MOST else ""
+    return ", ".join(case.name for case in cases[:MOST]) + more
 
 
 def _without_doubles(found: Sequence[Case], folder: Path) -> list[Case]:
@@ -195,8 +198,12 @@ def _mask(path: Path) -> Path:
 def _is_mask(path: Path) -> bool:
     if image_suffix(path):
         return not path.is_dir()
+    if not is_dicom(path):
+        return False
+    from c3s3_seg.io.drawing import look_at_drawing  # with pydicom, which takes as long as a case
+
     try:
-        return is_dicom(path) and look_at_drawing(path) is not None
+        return look_at_drawing(path) is not None
     except InputError:  # it is one, and damaged: its case fails when it is read
         return True
 

@@ -103,13 +103,13 @@ def refuse_scans(paths: list[Path]) -> None:
 
 def _dicom_words(path: Path) -> str | None:
     """Of DICOM images: their modality."""
-    from c3s3_seg.io.drawing import look_at_drawing
-
     if is_zip(path):
         return "it is an archive of DICOM files"
     if not is_dicom(path):
         return None
     import pydicom
+
+    from c3s3_seg.io.drawing import look_at_drawing
 
     try:
         if look_at_drawing(path) is not None:
