@@ -426,6 +426,10 @@ def test_aggregates_by_hand(tmp_path: Path) -> None:
     assert two.of("dice").mean == pytest.approx((1 + 0 + 0 + 1) / 4)
     assert (two.of("hd95_vox").infinite, two.of("hd95_vox").mean) == (1, 0)
 
+    written = report_of(tmp_path / "out")["cohorts"]
+    assert [c["flattered"] for c in written] == [2, 1]
+    assert written[1]["metrics"]["hd95_vox"]["infinite"] == 1
+
     answer = command(tmp_path / "p", tmp_path / "t", "-o", tmp_path / "out")
     means = [line.split() for line in answer.stdout.splitlines() if "mean of 4" in line]
     assert [line[3:5] for line in means] == [["label_1", "0.4167"], ["label_2", "0.7500"]]
