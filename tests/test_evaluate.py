@@ -455,7 +455,7 @@ def test_scans_in_either_argument_are_refused_early(folders: tuple[Path, Path, P
         save(GEOMETRY.volume(noise), scans / f"{name}.nii.gz")
     single = (predictions / "a.nii.gz", scans / "b.nii.gz")
     for one, other in ((predictions, scans), (scans, truth), single):
-        with pytest.raises(InputError, match=r"[ab]\.nii\.gz: this looks like a scan, wanted a mask"):
+        with pytest.raises(InputError, match=r"[ab]\.nii\.gz: this looks like a scan"):
             evaluate(one, other, out)
     with pytest.raises(InputError, match="this looks like a scan"):
         evaluate(predictions, truth, out, against=scans)

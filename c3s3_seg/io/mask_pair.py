@@ -83,7 +83,7 @@ def load_labels(path: Path) -> Volume:
         raise
     words = scan_words(mask.array)
     if words is not None:
-        raise ScanError(f"this looks like a scan, wanted a mask: {words}", where=path, todo=TODO)
+        raise ScanError(f"{words}; wanted a mask", where=path, todo=TODO)
     return mask
 
 
