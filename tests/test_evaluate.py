@@ -332,7 +332,7 @@ def test_a_label_that_no_truth_has_is_reported(folders: tuple[Path, Path, Path])
     asked = evaluate(predictions, truth, out, Settings(labels={"one": 1, "seven": 7, "nine": 9}))
     assert asked.remarks == (
         "no truth has the label 7 (seven), and the predictions of b do: Dice 0 there",
-        "no mask has the label 9 (nine): Dice 1 in every case",
+        "no mask has the label 9 (nine): both masks are empty in every case",
     )
     assert evaluate(truth, predictions, out).remarks == ()
 
@@ -459,6 +459,12 @@ def test_scans_in_either_argument_are_refused_early(folders: tuple[Path, Path, P
             evaluate(one, other, out)
     with pytest.raises(InputError, match="this looks like a scan"):
         evaluate(predictions, truth, out, against=scans)
+    (scans / "a.nii.gz").rename(scans / "a_0000.nii.gz")
+    (scans / "b.nii.gz").rename(scans / "b_0000.nii.gz")
+    with pytest.raises(InputError, match=r"_0000\.nii\.gz: this looks like a scan"):
+        evaluate(predictions, scans, out)
+    (scans / "a_0000.nii.gz").rename(scans / "a.nii.gz")
+    (scans / "b_0000.nii.gz").rename(scans / "b.nii.gz")
     answer = command(predictions, scans, "-o", out)
     assert answer.returncode == 2
     assert "looks like a scan" in answer.stderr

@@ -11,7 +11,7 @@ from pathlib import Path
 from c3s3_seg.errors import InputError
 from c3s3_seg.io.cases import TRUTH_ENDINGS, Case, walk_files
 from c3s3_seg.io.image import IMAGE_SUFFIXES, image_stem, image_suffix
-from c3s3_seg.io.scan_like import ScanError, refuse_scan
+from c3s3_seg.io.scan_like import ScanError, refuse_scan, refuse_scans
 from c3s3_seg.io.sniff import DICOM_SUFFIXES, is_dicom, is_zip
 
 DRAWING_ENDINGS = (".seg.dcm", ".rtstruct.dcm", *DICOM_SUFFIXES)
@@ -133,6 +133,8 @@ def _refuse_all(cases: Sequence[Case], truths: Sequence[Case], predictions: Path
             where=truth,
             todo="Give the folder of the predictions first and that of their truths second",
         )
+    for side in (truths, cases):  # the names of scans often differ: that they are scans says more
+        refuse_scans([case.path for case in side])
     endings = ", ".join(f"CASE{e}" for e in TRUTH_ENDINGS)
     raise InputError(
         f"found no truth for any of {len(cases)} predictions, {_some(cases)}, among"
