@@ -285,6 +285,22 @@ def test_another_set_is_compared_by_names(truth: Volume, tmp_path: Path) -> None
     ]  # fmt: skip
 
 
+def test_the_names_of_dicom_files_are_not_written(truth: Volume, tmp_path: Path) -> None:
+    """A case for each folder; one is damaged, one has no prediction."""
+    for case in "abc":
+        shutil.move(write(truth, tmp_path / "s", "seg.dcm"), tmp_path / "s" / "SECRET^NAME.dcm")
+        (tmp_path / "t" / case).mkdir(parents=True)
+        shutil.move(tmp_path / "s" / "SECRET^NAME.dcm", tmp_path / "t" / case)
+    for case in "ab":
+        write(truth, tmp_path / "p", "nii.gz", case)
+    edit(tmp_path / "t" / "a" / "SECRET^NAME.dcm", lambda data: delattr(data, "SegmentSequence"))
+    result = evaluate(tmp_path / "p", tmp_path / "t", tmp_path / "out", Settings(html=True))
+    assert [failure.case for failure in result.failures] == ["c", "a"]
+    assert "header of this DICOM SEG cannot be read" in result.failures[1].reason
+    for path in (tmp_path / "out").iterdir():
+        assert "SECRET" not in path.read_text(encoding="utf-8")
+
+
 def test_a_damaged_header_fails_its_case_and_changes_nothing_for_the_others(
     truth: Volume, tmp_path: Path
 ) -> None:
