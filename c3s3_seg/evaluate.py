@@ -218,8 +218,10 @@ def _measure_all(
 
     pairs = pair_masks(predictions, truth)
     failures = [Failure(case.name, why) for case, why in pairs.alone]
-    failures += [Failure(case.name, f"no prediction for this truth, {case.path}") for case in pairs.missed]
+    failures += [Failure(c.name, f"no prediction for this truth, {_public(c.path)}") for c in pairs.missed]
     files = _files(pairs, settings)
+    if files[0].names and settings.labels is None:
+        labels = ()  # names in other files may have other values: labels are compared by their names
     labels = labels or first_names(settings.labels) or labels_of(files, settings.workers)
     refuse_mixup(files, labels)
     work = [_Work(case, labels, settings) for case in files]
@@ -236,7 +238,10 @@ def _measure_all(
             continue
         if len(files) == 1 and isinstance(answer, C3S3Error):
             raise answer
-        failures.append(Failure(case.case, _reason(answer)))
+        reason = _reason(answer)
+        for path in (case.prediction, case.truth):
+            reason = reason.replace(str(path), str(_public(path)))
+        failures.append(Failure(case.case, reason))
     rows = tuple(row for answer in measured for row in answer.rows)
     names = dict(files[0].names)
     remarks = label_remarks([answer.held for answer in measured], dict(labels), names)
@@ -306,6 +311,13 @@ def _scores(
         return paper_scores(prediction, truth, values)
     tolerances, area = settings.tolerances_mm, settings.area_nsd
     return scores(prediction, truth, values, tolerances_mm=tolerances, area_nsd=area)
+
+
+def _public(path: Path) -> Path:
+    """What is written of a file: of a DICOM file its folder, as its name may be the patient's."""
+    from c3s3_seg.io.image import image_suffix
+
+    return path if image_suffix(path) else path.parent
 
 
 def _reason(answer: Exception | Died) -> str:

@@ -36,7 +36,7 @@ def test_scans_in_place_of_truths_are_refused_and_nothing_is_made(small_scans: P
     for path in small_scans.iterdir():
         (copies / path.name).write_bytes(path.read_bytes())
     for how in ({}, {"workers": 2}):
-        with pytest.raises(InputError, match=r"case-0\.nii\.gz: this looks like a scan, wanted a mask"):
+        with pytest.raises(InputError, match=r"case-0\.nii\.gz: this looks like a scan"):
             run(small_scans, copies, tmp_path / "out", **how)
     assert not (tmp_path / "out").exists()
     words = ["predict", small_scans, "--model", "phantom", "-o", tmp_path / "out", "--truth", copies]

@@ -163,6 +163,16 @@ def test_values_of_a_mask(array: np.ndarray, wanted: tuple[int, ...] | None) -> 
     assert few_values(array.reshape(-1, 1, 1)) == wanted
 
 
+def test_a_mask_of_104_bodies_is_a_mask_and_a_scan_is_none() -> None:
+    array = np.zeros((24, 24, 12), np.uint8)
+    for n in range(104):
+        i, j, k = n % 6, n // 6 % 6, n // 36
+        array[i * 4 : i * 4 + 3, j * 4 : j * 4 + 3, k * 4 : k * 4 + 3] = n + 1
+    assert few_values(array) == tuple(range(1, 105))
+    assert few_values(array.astype(np.float32)) == tuple(range(1, 105))
+    assert few_values(np.random.default_rng(0).integers(0, 105, array.shape)) is None
+
+
 def test_two_copies_of_one_series_are_one_scan(tmp_path: Path) -> None:
     study(tmp_path / "a", 0)
     study(tmp_path / "b", 0)

@@ -332,7 +332,7 @@ def test_a_label_that_no_truth_has_is_reported(folders: tuple[Path, Path, Path])
     asked = evaluate(predictions, truth, out, Settings(labels={"one": 1, "seven": 7, "nine": 9}))
     assert asked.remarks == (
         "no truth has the label 7 (seven), and the predictions of b do: Dice 0 there",
-        "no mask has the label 9 (nine): Dice 1 in every case",
+        "no mask has the label 9 (nine): both masks are empty in every case",
     )
     assert evaluate(truth, predictions, out).remarks == ()
 
@@ -426,6 +426,10 @@ def test_aggregates_by_hand(tmp_path: Path) -> None:
     assert two.of("dice").mean == pytest.approx((1 + 0 + 0 + 1) / 4)
     assert (two.of("hd95_vox").infinite, two.of("hd95_vox").mean) == (1, 0)
 
+    written = report_of(tmp_path / "out")["cohorts"]
+    assert [c["flattered"] for c in written] == [2, 1]
+    assert written[1]["metrics"]["hd95_vox"]["infinite"] == 1
+
     answer = command(tmp_path / "p", tmp_path / "t", "-o", tmp_path / "out")
     means = [line.split() for line in answer.stdout.splitlines() if "mean of 4" in line]
     assert [line[3:5] for line in means] == [["label_1", "0.4167"], ["label_2", "0.7500"]]
@@ -451,10 +455,16 @@ def test_scans_in_either_argument_are_refused_early(folders: tuple[Path, Path, P
         save(GEOMETRY.volume(noise), scans / f"{name}.nii.gz")
     single = (predictions / "a.nii.gz", scans / "b.nii.gz")
     for one, other in ((predictions, scans), (scans, truth), single):
-        with pytest.raises(InputError, match=r"[ab]\.nii\.gz: this looks like a scan, wanted a mask"):
+        with pytest.raises(InputError, match=r"[ab]\.nii\.gz: this looks like a scan"):
             evaluate(one, other, out)
     with pytest.raises(InputError, match="this looks like a scan"):
         evaluate(predictions, truth, out, against=scans)
+    (scans / "a.nii.gz").rename(scans / "a_0000.nii.gz")
+    (scans / "b.nii.gz").rename(scans / "b_0000.nii.gz")
+    with pytest.raises(InputError, match=r"_0000\.nii\.gz: this looks like a scan"):
+        evaluate(predictions, scans, out)
+    (scans / "a_0000.nii.gz").rename(scans / "a.nii.gz")
+    (scans / "b_0000.nii.gz").rename(scans / "b.nii.gz")
     answer = command(predictions, scans, "-o", out)
     assert answer.returncode == 2
     assert "looks like a scan" in answer.stderr
@@ -530,3 +540,16 @@ def test_what_3d_slicer_calls_a_mask_pairs(folders: tuple[Path, Path, Path]) -> 
     (truth / "a.nii.gz").unlink()
     save(cube(2, 7), truth / "a.seg.nrrd")
     assert evaluate(predictions, truth, out).failures == ()
+
+
+def test_a_scan_beside_its_truth_is_passed_over(folders: tuple[Path, Path, Path]) -> None:
+    """As 3D Slicer and public data sets lie: x.nii.gz, x.seg.nrrd; y.nii.gz, y_gt.nii.gz."""
+    predictions, truth, out = folders
+    noise = np.random.default_rng(0).integers(0, 999, GEOMETRY.shape).astype(np.int16)
+    for name, mask in (("a", "a.seg.nrrd"), ("b", "b_gt.nii.gz")):
+        save(GEOMETRY.volume(noise), truth / f"{name}.nii.gz")
+        save(cube(2, 7), truth / mask)
+    result = evaluate(predictions, truth, out)
+    assert [row.case for row in result.rows] == ["a", "b"]
+    assert result.rows[0].score.dice == 1
+    assert [failure.case for failure in result.failures] == ["b"]

@@ -266,3 +266,51 @@ def test_a_pair_is_read_on_the_grid_of_its_image(truth: Volume, tmp_path: Path) 
     one, other = load_pair(image, seg, {"LEFT_atrium": 1, "wall": 2})
     assert other.geometry is one.geometry
     assert np.array_equal(one.array, other.array)
+
+
+def test_another_set_is_compared_by_names(truth: Volume, tmp_path: Path) -> None:
+    """The other set pairs with the second case alone, whose truth has the wall only, numbered 1."""
+    atrium, wall = SEGMENTS
+    for side in "pt":
+        renamed(truth, tmp_path / side / "a.dcm", atrium, wall)
+        renamed(truth, tmp_path / side / "b.dcm", wall)
+    renamed(truth, tmp_path / "q" / "b.dcm", wall)
+    result = evaluate(tmp_path / "p", tmp_path / "t", tmp_path / "out", against=tmp_path / "q")
+    (dice,) = [pair for pair in result.comparison if pair.metric == "dice"]
+    assert (dice.label, dice.n, dice.mean, dice.against) == ("wall", 1, 1, 1)
+    write(truth, tmp_path / "r", "nii.gz", "a")  # by numbers, of which the wall has the second
+    result = evaluate(tmp_path / "p", tmp_path / "t", tmp_path / "out", against=tmp_path / "r")
+    assert [(p.label, p.against) for p in result.comparison if p.metric == "dice"] == [
+        ("left_atrium", 1), ("wall", 1),
+    ]  # fmt: skip
+
+
+def test_the_names_of_dicom_files_are_not_written(truth: Volume, tmp_path: Path) -> None:
+    """A case for each folder; one is damaged, one has no prediction."""
+    for case in "abc":
+        shutil.move(write(truth, tmp_path / "s", "seg.dcm"), tmp_path / "s" / "SECRET^NAME.dcm")
+        (tmp_path / "t" / case).mkdir(parents=True)
+        shutil.move(tmp_path / "s" / "SECRET^NAME.dcm", tmp_path / "t" / case)
+    for case in "ab":
+        write(truth, tmp_path / "p", "nii.gz", case)
+    edit(tmp_path / "t" / "a" / "SECRET^NAME.dcm", lambda data: delattr(data, "SegmentSequence"))
+    result = evaluate(tmp_path / "p", tmp_path / "t", tmp_path / "out", Settings(html=True))
+    assert [failure.case for failure in result.failures] == ["c", "a"]
+    assert "header of this DICOM SEG cannot be read" in result.failures[1].reason
+    for path in (tmp_path / "out").iterdir():
+        assert "SECRET" not in path.read_text(encoding="utf-8")
+
+
+def test_a_damaged_header_fails_its_case_and_changes_nothing_for_the_others(
+    truth: Volume, tmp_path: Path
+) -> None:
+    for side, kind in (("p", "seg.dcm"), ("t", "rtstruct.dcm")):
+        for case in "ab":
+            write(truth, tmp_path / side, kind, case)
+    edit(tmp_path / "t" / "a.rtstruct.dcm", lambda data: delattr(data, "ROIContourSequence"))
+    edit(tmp_path / "p" / "a.seg.dcm", lambda data: delattr(data, "SegmentSequence"))
+    result = evaluate(tmp_path / "p", tmp_path / "t", tmp_path / "out")
+    assert [(row.case, row.label, row.score.dice) for row in result.rows] == [
+        ("b", "left_atrium", 1), ("b", "wall", 1),
+    ]  # fmt: skip
+    assert [failure.case for failure in result.failures] == ["a"]

@@ -22,11 +22,12 @@ from c3s3_seg.io.cases import walk_files
 from c3s3_seg.io.choice import Fix, SeriesRule
 from c3s3_seg.io.hashes import scan_files
 from c3s3_seg.io.image import ROUNDED_BY, image_stem, image_suffix, load_image, nearest_whole
+from c3s3_seg.io.scan_like import holds_bodies
 from c3s3_seg.io.sniff import is_dicom, is_zip
 from c3s3_seg.volume import Array, Geometry
 from c3s3_seg.workers import Died, each
 
-MOST_VALUES = 64  # of a mask, background included; whole-body atlases have more, scans hundreds
+MOST_VALUES = 64  # of a mask, background included, unless its voxels are plainly those of bodies
 LARGEST_VALUE = 65535
 
 # Called with (what is at work, how many are done, of how many).
@@ -180,7 +181,10 @@ def _probe(work: tuple[Path, bool]) -> Probe | str:
 
 
 def few_values(array: Array) -> tuple[int, ...] | None:
-    """Foreground values of what may be a mask; None where it holds other than few whole numbers from 0."""
+    """Foreground values of what may be a mask; None where it holds other than few whole numbers from 0.
+
+    A whole-body mask may hold a hundred, and they are the values of bodies.
+    """
     top = float(array.max())
     if float(array.min()) < -ROUNDED_BY or top > LARGEST_VALUE:
         return None
@@ -190,7 +194,8 @@ def few_values(array: Array) -> tuple[int, ...] | None:
     there = np.zeros(int(whole.max()) + 1, dtype=bool)
     there[whole.astype(np.uint16, copy=False).ravel(order="K")] = True
     values = np.flatnonzero(there)
-    return tuple(int(v) for v in values if v) if len(values) <= MOST_VALUES else None
+    few = len(values) <= MOST_VALUES or holds_bodies(array)
+    return tuple(int(v) for v in values if v) if few else None
 
 
 def stem_path(path: Path, root: Path) -> PurePath:

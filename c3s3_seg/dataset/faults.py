@@ -54,7 +54,7 @@ def mask_fault(mask: Volume, labels: Mapping[str, int], *, required: bool = True
     words = scan_words(mask.array)
     if words is not None:
         todo = "Put its mask in the place of this file"
-        return Fault("mask-values", f"this looks like a scan: {words}", "a mask", todo)
+        return Fault("mask-values", words, "a mask", todo)
     there = values_in(mask.array)
     if required and not there:
         todo = "Draw the mask, or list the case as unlabelled"

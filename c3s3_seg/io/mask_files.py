@@ -10,10 +10,8 @@ from pathlib import Path
 
 from c3s3_seg.errors import InputError
 from c3s3_seg.io.cases import TRUTH_ENDINGS, Case, walk_files
-from c3s3_seg.io.dicom_series import listed
-from c3s3_seg.io.drawing import look_at_drawing
 from c3s3_seg.io.image import IMAGE_SUFFIXES, image_stem, image_suffix
-from c3s3_seg.io.scan_like import ScanError, refuse_scan
+from c3s3_seg.io.scan_like import ScanError, refuse_scan, refuse_scans
 from c3s3_seg.io.sniff import DICOM_SUFFIXES, is_dicom, is_zip
 
 DRAWING_ENDINGS = (".seg.dcm", ".rtstruct.dcm", *DICOM_SUFFIXES)
@@ -66,8 +64,7 @@ def find_masks(path: Path) -> list[Case]:
         found = [case for folder in files if folder.is_dir() for case in _in_folder(folder)]
     if not found:
         _refuse_folder(path)
-    _refuse_doubles(found, path)
-    return found
+    return _without_doubles(found, path)
 
 
 def pair_masks(predictions: Path, truth: Path) -> MaskPairs:
@@ -111,7 +108,7 @@ def _with_one(cases: Sequence[Case], truth: Path) -> MaskPairs:
 
 def _hits(case: Case, by_name: dict[str, list[Path]], truth: Path) -> Path | None:
     own = _real(case.path)
-    hits = [p for e in TRUTH_ENDINGS for p in by_name.get(case.name + e, ()) if _real(p) != own]
+    hits = _no_scans([p for e in TRUTH_ENDINGS for p in by_name.get(case.name + e, ()) if _real(p) != own])
     if len(hits) > 1:
         several = ", ".join(p.name for p in hits)
         todo = "Leave one of them in the folder, or give the file itself"
@@ -136,26 +133,50 @@ def _refuse_all(cases: Sequence[Case], truths: Sequence[Case], predictions: Path
             where=truth,
             todo="Give the folder of the predictions first and that of their truths second",
         )
+    for side in (truths, cases):  # the names of scans often differ: that they are scans says more
+        refuse_scans([case.path for case in side])
     endings = ", ".join(f"CASE{e}" for e in TRUTH_ENDINGS)
     raise InputError(
-        f"found no truth for any of {len(cases)} predictions, {listed([c.name for c in cases], MOST)}, among"
-        f" the masks {listed([c.name for c in truths], MOST)}",
+        f"found no truth for any of {len(cases)} predictions, {_some(cases)}, among"
+        f" the masks {_some(truths)}",
         where=truth,
         todo=f"Name the truth of CASE {endings}; the file formats may differ",
     )
 
 
-def _refuse_doubles(found: Sequence[Case], folder: Path) -> None:
-    by_name: dict[str, list[str]] = defaultdict(list)
+def _some(cases: Sequence[Case]) -> str:
+    more = f" and {len(cases) - MOST} more" if len(cases) > MOST else ""
+    return ", ".join(case.name for case in cases[:MOST]) + more
+
+
+def _without_doubles(found: Sequence[Case], folder: Path) -> list[Case]:
+    by_name: dict[str, list[Path]] = defaultdict(list)
     for case in found:
-        by_name[case.name].append(os.path.relpath(case.path, folder))
-    for name, paths in by_name.items():
+        by_name[case.name].append(case.path)
+    kept = {name: _no_scans(paths) for name, paths in by_name.items()}
+    for name, paths in kept.items():
         if len(paths) > 1:
+            listing = ", ".join(os.path.relpath(path, folder) for path in paths)
             raise InputError(
-                f"found {len(paths)} masks for the case '{name}': {', '.join(paths)}; wanted one",
+                f"found {len(paths)} masks for the case '{name}': {listing}; wanted one",
                 where=folder,
                 todo="Leave one of them in the folder, or give the file itself",
             )
+    return [Case(name, paths[0]) for name, paths in kept.items()]
+
+
+def _no_scans(paths: list[Path]) -> list[Path]:
+    """Of several files of one name those that are no scans: a scan may lie beside its mask."""
+    if len(paths) < 2:
+        return paths
+    kept = []
+    for path in paths:
+        try:
+            refuse_scan(path)
+            kept.append(path)
+        except ScanError:
+            continue
+    return kept or paths
 
 
 def _refuse_folder(folder: Path) -> None:
@@ -179,7 +200,14 @@ def _mask(path: Path) -> Path:
 def _is_mask(path: Path) -> bool:
     if image_suffix(path):
         return not path.is_dir()
-    return is_dicom(path) and look_at_drawing(path) is not None
+    if not is_dicom(path):
+        return False
+    from c3s3_seg.io.drawing import look_at_drawing  # with pydicom, which takes as long as a case
+
+    try:
+        return look_at_drawing(path) is not None
+    except InputError:  # it is one, and damaged: its case fails when it is read
+        return True
 
 
 def _in_folder(folder: Path) -> Iterator[Case]:

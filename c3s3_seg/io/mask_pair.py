@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from c3s3_seg.errors import C3S3Error, InputError
-from c3s3_seg.io.drawing import Drawing, load_drawing, look_at_drawing
 from c3s3_seg.io.image import image_suffix, load_mask
 from c3s3_seg.io.scan_like import TODO, ScanError, refuse_scan, scan_words
-from c3s3_seg.io.seg_grid import frames_grid
 from c3s3_seg.volume import Geometry, Volume
+
+if TYPE_CHECKING:
+    from c3s3_seg.io.drawing import Drawing
 
 NAME_THEM = "Say which names belong to which value: --labels NAME=VALUE,NAME=VALUE"
 LARGEST_VALUE = 65535
@@ -51,7 +52,7 @@ def load_pair(
         If a SEG or RTSTRUCT does not lie on the grid.
     """
     paths = (prediction, truth)
-    drawn = [look_at_drawing(path) for path in paths]
+    drawn = [_look(path) for path in paths]
     images = [load_labels(path) if d is None else None for path, d in zip(paths, drawn, strict=True)]
     grid = next((image.geometry for image in images if image is not None), None)
     grid = grid or _grid_of([d for d in drawn if d is not None], scan)
@@ -82,7 +83,7 @@ def load_labels(path: Path) -> Volume:
         raise
     words = scan_words(mask.array)
     if words is not None:
-        raise ScanError(f"this looks like a scan, wanted a mask: {words}", where=path, todo=TODO)
+        raise ScanError(f"{words}; wanted a mask", where=path, todo=TODO)
     return mask
 
 
@@ -101,8 +102,9 @@ def name_values(truths: Sequence[Path], predictions: Sequence[Path]) -> dict[str
     InputError
         If a name has two numbers, or a number two names.
     """
-    drawings = [look for path in (*truths, *predictions) if (look := _header(path)) is not None]
-    if len(drawings) < len(truths) + len(predictions):
+    files = (*truths, *predictions)
+    drawings = [look for path in files if (look := _header(path)) is not None]
+    if any(image_suffix(path) for path in files):
         return _by_number(drawings)
     values: dict[str, int] = {}
     known: dict[str, int] = {}
@@ -119,7 +121,7 @@ def values_named(path: Path, names: Mapping[str, int]) -> tuple[int, ...] | None
     InputError
         If its header cannot be read.
     """
-    drawing = None if image_suffix(path) else look_at_drawing(path)
+    drawing = _look(path)
     return None if drawing is None else tuple(sorted(set(_values(drawing, names).values())))
 
 
@@ -129,11 +131,17 @@ def _values(drawing: Drawing, names: Mapping[str, int]) -> dict[str, int]:
     return {name: known[name.casefold()] for name in drawing.names if name.casefold() in known}
 
 
-def _header(path: Path) -> Drawing | None:
+def _look(path: Path) -> Drawing | None:
     if image_suffix(path):
         return None
+    from c3s3_seg.io.drawing import look_at_drawing  # with pydicom, which takes as long as a case
+
+    return look_at_drawing(path)
+
+
+def _header(path: Path) -> Drawing | None:
     try:
-        return look_at_drawing(path)
+        return _look(path)
     except C3S3Error:  # the case fails with its reason when it is read
         return None
 
@@ -155,21 +163,24 @@ def _by_number(drawings: Sequence[Drawing]) -> dict[str, int]:
     return values
 
 
-def _numbers(drawing: Drawing) -> Iterator[tuple[str, int]]:
+def _numbers(drawing: Drawing) -> list[tuple[str, int]]:
     import pydicom
 
     from c3s3_seg.io.dicom_seg_read import segment_names
     from c3s3_seg.io.rtstruct_read import region_name
 
-    data: Any = pydicom.dcmread(drawing.path, stop_before_pixels=True, force=True)
-    if drawing.kind == "dicom-seg":
-        yield from ((name, number) for number, name in segment_names(data).items())
-    else:
-        for item in data.get("StructureSetROISequence") or ():
-            yield region_name(item), int(item.ROINumber)
+    try:
+        data: Any = pydicom.dcmread(drawing.path, stop_before_pixels=True, force=True)
+        if drawing.kind == "dicom-seg":
+            return [(name, number) for number, name in segment_names(data).items()]
+        return [(region_name(item), int(item.ROINumber)) for item in data.StructureSetROISequence]
+    except Exception:  # a damaged file can hold anything; its case fails when it is read
+        return []
 
 
 def _drawn(drawing: Drawing, grid: Geometry, names: Mapping[str, int]) -> Volume:
+    from c3s3_seg.io.drawing import load_drawing
+
     values = _values(drawing, names)
     if values:
         return load_drawing(drawing, grid, values)
@@ -181,6 +192,7 @@ def _drawn(drawing: Drawing, grid: Geometry, names: Mapping[str, int]) -> Volume
 
 def _grid_of(drawings: Sequence[Drawing], scan: Path | None) -> Geometry:
     from c3s3_seg.io import load
+    from c3s3_seg.io.seg_grid import frames_grid
 
     if scan is not None:
         return load(scan).geometry

@@ -22,6 +22,7 @@ from c3s3_seg.volume import Array
 
 FEW = 16  # values: what has no more is taken for a mask
 ROUGH = 0.6  # share of unequal neighbours from which on it is a scan ...
+PLAIN = 0.3  # and up to which it is plainly none
 FILLED = 0.1  # ... if its values fill less of their boxes than this
 MANY = 255  # ... or if there are more values than this ...
 FULL = 0.9  # ... or if more of the volume than this is not background
@@ -35,27 +36,35 @@ class ScanError(InputError):
 
 
 def scan_words(array: Array) -> str | None:
-    """What makes the voxels (i, j, k) of a file look like those of a scan, in words; None: nothing does.
+    """What the voxels (i, j, k) of a file look like where they are no mask's, in words; else None.
 
-    What holds other than whole numbers from 0 and is no scan either, like a probability map of few
-    values, is for `load_mask` to refuse.
+    What holds other than whole numbers from 0 and is no scan either is for `load_mask` to refuse.
     """
     if array.dtype.kind not in "iuf":
         return None
-    block = _middle(array)
+    block, whole = _middle(array), True
+    if block.dtype.kind == "f" and block.size:
+        nearest = np.rint(block)
+        whole = float(np.abs(block - nearest).max()) <= ROUNDING
+        block = nearest if whole else block
     values = np.unique(block[block != 0])
     if len(values) <= FEW or _rough(block) < ROUGH:
         return None
     low, high = array.min(), array.max()
     between = f"between {low:g} and {high:g}"
-    if block.dtype.kind == "f" and np.abs(values - np.rint(values)).max() > ROUNDING:
+    if not whole:
         if low >= 0 and high <= 1:
-            return f"it holds fractions {between}, as a scaled scan or a probability map does"
-        return f"it holds fractions {between}, as a scan does"
+            return f"this looks like a probability map or a scaled scan: it holds fractions {between}"
+        return f"this looks like a scan: it holds fractions {between}"
     full = np.count_nonzero(array) > FULL * array.size  # in few voxels each value has one or two
     if low < 0 or full or len(values) > MANY or _filled(block, values) < FILLED:
-        return f"it holds {len(values)} or more values {between} in no connected areas, as a scan does"
+        return f"this looks like a scan: it holds {len(values)} or more values {between}, scattered"
     return None
+
+
+def holds_bodies(array: Array) -> bool:
+    """Whether the voxels (i, j, k), whatever their number of values, are plainly those of a mask."""
+    return array.dtype.kind in "iuf" and _rough(_middle(array)) < PLAIN
 
 
 def refuse_scan(path: Path) -> None:
@@ -73,7 +82,7 @@ def refuse_scan(path: Path) -> None:
         except C3S3Error:  # the case fails with its reason when it is read
             return
     if words:
-        raise ScanError(f"this looks like a scan, wanted a mask: {words}", where=path, todo=TODO)
+        raise ScanError(f"{words}; wanted a mask", where=path, todo=TODO)
 
 
 TODO = "Give the folder of the masks: PREDICTIONS first, TRUTH second"
@@ -103,22 +112,24 @@ def refuse_scans(paths: list[Path]) -> None:
 
 def _dicom_words(path: Path) -> str | None:
     """Of DICOM images: their modality."""
-    from c3s3_seg.io.drawing import look_at_drawing
-
     if is_zip(path):
-        return "it is an archive of DICOM files"
-    if not is_dicom(path) or look_at_drawing(path) is not None:
+        return "this is an archive of DICOM files"
+    if not is_dicom(path):
         return None
     import pydicom
 
+    from c3s3_seg.io.drawing import look_at_drawing
+
     try:
+        if look_at_drawing(path) is not None:
+            return None
         head: Any = pydicom.dcmread(path, specific_tags=["Modality"], stop_before_pixels=True, force=True)
         modality = str(head.get("Modality", "") or "")
     except Exception:  # pydicom raises whatever its parser trips over
         return None
     if not (modality.isalnum() and modality.isascii()):
         return None
-    return f"it is a DICOM image ({modality})"
+    return f"this looks like a scan: a DICOM image ({modality})"
 
 
 def _middle(array: Array) -> Array:

@@ -18,7 +18,7 @@ from c3s3_seg.errors import C3S3Error, GeometryError, InputError
 from c3s3_seg.volume import Geometry
 
 Points = NDArray[np.float64]
-LARGEST_SIDE = 4096  # voxels: a place far away is a damaged one
+LARGEST_SIDE, LARGEST_SIZE = 4096, 2e9  # voxels: a place far away is a damaged one
 SAME_MM = 1e-2
 
 
@@ -103,7 +103,7 @@ def _covering(frames: Sequence[Frame], contours: Points, uid: str | None, path: 
     reach = Geometry((1, 1, 1), affine).to_index(np.concatenate([*(f.corners for f in frames), contours]))
     first = np.floor(reach.min(axis=0) + 0.5)
     shape = np.floor(reach.max(axis=0) + 0.5) - first + 1
-    if not np.isfinite(reach).all() or shape.max() > LARGEST_SIDE:
+    if not np.isfinite(reach).all() or shape.max() > LARGEST_SIDE or shape.prod() > LARGEST_SIZE:
         raise GeometryError(f"the masks reach over {shape.tolist()} voxels", where=path)
     affine[:3, 3] = Geometry((1, 1, 1), affine).to_mm(first)
     i, j, k = (int(n) for n in shape)

@@ -119,9 +119,10 @@ def _summary(cohort: Cohort) -> str:
         if name in numbers:
             tiles.append(_tile(name, numbers[name]))
     missed = max((found.infinite for found in numbers.values()), default=0)
-    if missed or cohort.flattered:
-        words = f"{cohort.flattered} empty, counted as 0" if cohort.flattered else "one mask empty: infinite"
-        tiles.append(f'<div class="tile"><b>{missed or cohort.flattered}</b><span>{words}</span></div>')
+    empty = f"{cohort.flattered} empty, counted as 0"
+    for count, words in ((missed, "one mask empty: infinite"), (cohort.flattered, empty)):
+        if count:
+            tiles.append(f'<div class="tile"><b>{count}</b><span>{words}</span></div>')
     return f'<h2>{escape(cohort.label)}</h2><div class="tiles">{"".join(tiles)}</div>'
 
 

@@ -115,7 +115,9 @@ def label_remarks(
         remarks.append(f"no truth has the label {label}, and the predictions of {_few(cases)} do: {measured}")
     absent = sorted(set(labels.values()) - truths - predictions)
     if absent and found:
-        remarks.append(f"no mask has the label {listed_values(absent, by_value)}: Dice 1 in every case")
+        remarks.append(
+            f"no mask has the label {listed_values(absent, by_value)}: both masks are empty in every case"
+        )
     return tuple(remarks)
 
 
