@@ -116,9 +116,9 @@ def test_a_row_that_is_no_outcome_is_refused_although_its_seal_holds(
     database.commit()
     database.close()
     journal = Journal(path)
-    with pytest.raises(InputError, match="the journal (is damaged|cannot be written or read)"):
+    with pytest.raises(InputError, match=r"the journal (is damaged|cannot be written or read)"):
         journal.get("a")
     if body != '{"case": 7}':  # facts of a run may be any table
-        with pytest.raises(InputError, match="the journal (is damaged|cannot be written or read)"):
+        with pytest.raises(InputError, match=r"the journal (is damaged|cannot be written or read)"):
             list(journal.runs())
     journal.close()
