@@ -21,7 +21,7 @@ from c3s3_seg.errors import InputError
 from c3s3_seg.inference.backends import OpenVinoBackend
 from c3s3_seg.inference.choice import Wish, open_backend
 from c3s3_seg.inference.graph import INNER, read_graph
-from c3s3_seg.inference.measure import gflop
+from c3s3_seg.inference.measure import gflop, measure
 from c3s3_seg.inference.onnx import OnnxBackend
 from c3s3_seg.inference.tensorrt import widened
 from c3s3_seg.recipe import Recipe
@@ -331,3 +331,13 @@ def test_other_weights_with_the_right_hash_are_one_line(tmp_path: Path, change: 
     bundle = bundle.add({"model.safetensors": save(weights)})
     with pytest.raises(InputError, match=r"model\.safetensors: these are not the weights of a vnet"):
         open_backend(ModelBundle.load(bundle.folder), bundle.networks[0], Wish("torch"))
+
+
+def test_a_graph_without_a_hash_is_not_counted(two_nets: ModelBundle, tmp_path: Path) -> None:
+    shutil.copytree(two_nets.folder, tmp_path / "b")
+    bundle = ModelBundle.load(tmp_path / "b")
+    (tmp_path / "b" / "model.onnx").write_bytes(b"whatever")
+    found = measure(bundle, Wish("torch"), (16, 16, 16))
+    assert (found.runtime, found.gflop) == ("torch", 0.0)
+    shipped = ModelBundle.find("phantom")
+    assert measure(shipped, Wish("openvino"), (16, 16, 16)).gflop > 0
