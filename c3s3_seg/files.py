@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import secrets
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,6 +73,30 @@ def plain_name(text: str, what: str, where: str | Path) -> PlainName:
         return PlainName(text)
     except ValueError as error:
         raise InputError(f"{what} {printable(text)!r}: wanted {error}", where=where) from None
+
+
+def read_known(path: Path, hashes: Mapping[str, str] | None, limit: int) -> bytes:
+    """The content of a file whose sha256 was proven before: what is used is what was proven.
+
+    Parameters
+    ----------
+    path
+        A regular file.
+    hashes
+        File name -> sha256; None takes the file as it is.
+    limit
+        As in `read_regular`.
+
+    Raises
+    ------
+    InputError
+        As `read_regular`; or if the file has no hash, or has changed since.
+    """
+    content = read_regular(path, limit)
+    if hashes is not None and hashes.get(path.name) != hashlib.sha256(content).hexdigest():
+        what = "has changed since its sha256 was compared" if path.name in hashes else "has no known sha256"
+        raise InputError(what, where=path)
+    return content
 
 
 def read_regular(path: Path, limit: int = JSON_BYTES) -> bytes:

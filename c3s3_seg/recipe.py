@@ -21,6 +21,7 @@ from c3s3_seg.volume import Geometry, Volume, fits_float32
 FloatArray = NDArray[np.float32]
 Millimetres = Annotated[float, Gt(0), Le(100)]
 
+LONGEST_SIDE = 2**14
 LARGEST_GRID = 2**29  # voxels of a model's grid: 2 GB. A whole body of 2 m at 1 mm has 0.5 of these
 # Squares and sums of grey values are taken on the way: float32 itself goes from 1e-38 to 3e38.
 LEAST_SPAN, MOST_SPAN = 1e-30, 1e30
@@ -95,15 +96,18 @@ class Recipe:
         Raises
         ------
         GeometryError
-            If it would have more than `LARGEST_GRID` voxels.
+            If it would have more than `LARGEST_GRID` voxels, or `LONGEST_SIDE` along an axis.
         """
         oriented = _oriented(scan)
-        sides = np.asarray(oriented.shape) * oriented.spacing_mm / np.asarray(self.spacing_mm)
-        voxels = float(np.prod(np.maximum(sides, 1)))
-        if not voxels <= LARGEST_GRID:
-            spacing = " x ".join(f"{mm:g}" for mm in self.spacing_mm)
-            what = f"at the model's spacing of {spacing} mm this scan has {voxels:.2g} voxels"
-            raise GeometryError(f"{what}, wanted at most {LARGEST_GRID:.2g}")
+        with np.errstate(over="ignore", divide="ignore"):  # infinitely many are too many
+            sides = np.asarray(oriented.shape) / (np.asarray(self.spacing_mm) / oriented.spacing_mm)
+            voxels = float(np.prod(np.maximum(sides, 1)))
+        if not (voxels <= LARGEST_GRID and sides.max() <= LONGEST_SIDE):
+            spacing, found = (" x ".join(f"{n:.3g}" for n in each) for each in (self.spacing_mm, sides))
+            what = f"at the model's spacing of {spacing} mm this scan has {found} voxels"
+            raise GeometryError(
+                f"{what}, wanted at most {LARGEST_GRID:,} in all and {LONGEST_SIDE:,} along an axis"
+            )
         shape = [max(1, round(n)) for n in sides]
         # The field of view is kept to the edge, so the spacing moves by less than half a voxel in all.
         exact = np.asarray(oriented.shape) / np.asarray(shape)

@@ -236,7 +236,10 @@ def label(name: str, value: object) -> dict[str, object]:
         ("companion", ["", "..", "../other", "/tmp", "a\nb"]),
         ("files", [{"model.safetensors": "abc"}, {"model.safetensors": 7}, []]),
         ("parity", [{"model.onnx": {"difference": NAN}}, 5]),
-        ("training", [{"seconds": INF}, []]),
+        ("training", [
+            {"seconds": INF}, [], {"config": 7}, {"config": {"data": "x"}}, {"validation_cases": {"vnet": 3}},
+            {"validation_last": [7]}, {"begun_from": {"seconds": "long"}}, {"iterations": None},
+        ]),
         ("format", [0, 2, "1.0", NAN, None]),
     ],
 )  # fmt: skip

@@ -1,8 +1,10 @@
 """An ONNX graph takes its weights from its own hashed file, wherever in the graph a tensor may be."""
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +12,16 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 from onnx import AttributeProto, TensorProto, helper
+from safetensors.torch import load, save
 
 from c3s3_seg.bundle import WEIGHTS, Label, ModelBundle, Network, Task
 from c3s3_seg.errors import InputError
 from c3s3_seg.inference.backends import OpenVinoBackend
+from c3s3_seg.inference.choice import Wish, open_backend
 from c3s3_seg.inference.graph import INNER, read_graph
-from c3s3_seg.inference.measure import gflop
+from c3s3_seg.inference.measure import gflop, measure
 from c3s3_seg.inference.onnx import OnnxBackend
 from c3s3_seg.inference.tensorrt import widened
 from c3s3_seg.recipe import Recipe
@@ -278,3 +283,61 @@ def test_a_graph_that_a_runtime_does_not_take_is_refused(tmp_path: Path, read: C
     two.graph.node.append(helper.make_node("Identity", ["scan"], ["scan2"]))
     with pytest.raises(InputError, match=r"model.onnx: found .* outputs"):
         read(write(tmp_path, two))
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.safetensors"])
+@pytest.mark.parametrize("backend", ["openvino", "onnx", "torch"])
+def test_what_changes_after_its_hash_was_compared_is_not_run(tmp_path: Path, name: str, backend: str) -> None:
+    """Between the look at the hashes and the reading for the runtime."""
+    shutil.copytree(WEIGHTS / "phantom", tmp_path / "b")
+    bundle = ModelBundle.load(tmp_path / "b")
+    wish = Wish(backend)  # type: ignore[arg-type]
+    assert open_backend(bundle, bundle.networks[0], wish).name == backend
+    path = tmp_path / "b" / name
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    if backend == "torch" and name == "model.onnx":
+        open_backend(bundle, bundle.networks[0], wish)  # which it does not read
+        return
+    with pytest.raises(InputError, match=f"{name}: has changed since its sha256 was compared"):
+        open_backend(bundle, bundle.networks[0], wish)
+
+
+def test_filters_that_no_memory_holds_are_refused_before_a_network_is_built(tmp_path: Path) -> None:
+    """1,024 filters are 155 GB of single precision."""
+    shutil.copytree(WEIGHTS / "phantom", tmp_path / "b")
+    bundle = ModelBundle.load(tmp_path / "b")
+    network = replace(bundle.networks[0], filters=1024)
+    with pytest.raises(InputError, match="these are not the weights of a vnet with 1024 filters"):
+        open_backend(bundle, network, Wish("torch"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda weights: weights.pop(next(iter(weights))),
+        lambda weights: weights.update(more=torch.zeros(3)),
+        lambda weights: weights.update({"output.weight": weights["output.weight"].int()}),
+        lambda weights: weights.update({"output.weight": torch.zeros(3, dtype=torch.complex64)}),
+        lambda weights: weights.clear(),
+    ],
+)
+def test_other_weights_with_the_right_hash_are_one_line(tmp_path: Path, change: Callable[[Any], Any]) -> None:
+    shutil.copytree(WEIGHTS / "phantom", tmp_path / "b")
+    bundle = ModelBundle.load(tmp_path / "b")
+    weights = load((tmp_path / "b" / "model.safetensors").read_bytes())
+    change(weights)
+    bundle = bundle.add({"model.safetensors": save(weights)})
+    with pytest.raises(InputError, match=r"model\.safetensors: these are not the weights of a vnet"):
+        open_backend(ModelBundle.load(bundle.folder), bundle.networks[0], Wish("torch"))
+
+
+def test_a_graph_without_a_hash_is_not_counted(two_nets: ModelBundle, tmp_path: Path) -> None:
+    shutil.copytree(two_nets.folder, tmp_path / "b")
+    bundle = ModelBundle.load(tmp_path / "b")
+    (tmp_path / "b" / "model.onnx").write_bytes(b"whatever")
+    found = measure(bundle, Wish("torch"), (16, 16, 16))
+    assert (found.runtime, found.gflop) == ("torch", 0.0)
+    shipped = ModelBundle.find("phantom")
+    assert measure(shipped, Wish("openvino"), (16, 16, 16)).gflop > 0

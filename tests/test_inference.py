@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from c3s3_seg.bundle import ModelBundle
-from c3s3_seg.errors import InputError, MissingError
-from c3s3_seg.inference import Predictor, Settings, choice, open_predictor
+from c3s3_seg.errors import InputError, MemoryLimitError, MissingError
+from c3s3_seg.inference import Predictor, Settings, choice, open_predictor, predictor
 from c3s3_seg.phantom import simulate
-from c3s3_seg.volume import Geometry
+from c3s3_seg.volume import Geometry, Volume
 
 
 @pytest.fixture(scope="module")
@@ -258,3 +258,15 @@ open_predictor(ModelBundle.find("phantom"), backend="openvino")(scan)
     loaded = modules_of(code)
     assert loaded & (UNUSED | {"SimpleITK", "typer", "rich"}) == set()
     assert "scipy" not in loaded  # an empty mask has no components
+
+
+def test_a_scan_larger_than_the_memory_at_the_models_spacing_is_refused(
+    noise: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = open_predictor(ModelBundle.find("phantom"))
+    size = made.prepare(noise).array.size
+    monkeypatch.setattr(predictor, "available_memory", lambda: 12 * size)
+    made.prepare(noise)
+    monkeypatch.setattr(predictor, "available_memory", lambda: 12 * size - 1)
+    with pytest.raises(MemoryLimitError, match="at the model's spacing this scan takes"):
+        made.prepare(noise)

@@ -1,9 +1,11 @@
+import tracemalloc
 from itertools import permutations, product
 
 import numpy as np
 import pytest
 from conftest import rotation
 
+from c3s3_seg.errors import GeometryError
 from c3s3_seg.recipe import Intensity, Recipe, along, weights
 from c3s3_seg.volume import Geometry, Volume
 
@@ -93,3 +95,27 @@ def test_gathering_is_the_matrix_product(axis: int, n_out: int) -> None:
     rows = weights(13, n_out)
     wanted = np.moveaxis(np.tensordot(rows, array, axes=(1, axis)), 0, axis)
     np.testing.assert_allclose(along(rows, array, axis), wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "spacing",
+    [(1e-4,) * 3, (1e-300,) * 3, (5e-324, 1.0, 1.0), (5e-4, 100.0, 100.0), (0.02,) * 3, (1.0, 1.0, 1e-4)],
+)
+def test_a_grid_that_no_memory_holds_is_refused_before_it_is_made(
+    oblique: Volume, spacing: tuple[float, float, float]
+) -> None:
+    tracemalloc.start()
+    for make in (Recipe(spacing).to_model, lambda scan: Recipe(spacing).occupancy(scan, (1,))):
+        with pytest.raises(GeometryError, match=r"at the model's spacing of .* mm this scan has .* voxels"):
+            make(oblique)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1e6
+
+
+def test_a_large_grid_is_let_through() -> None:
+    """A whole body of 2 m at 1 mm, and a long thin scan."""
+    body = Geometry.build((512, 512, 400), (0.97, 0.97, 5.0))
+    assert Recipe((1.0, 1.0, 1.0)).grid(body).shape == (497, 497, 2000)
+    spine = Geometry.build((32, 32, 800), (1.0, 1.0, 2.5))
+    assert Recipe((0.5, 0.5, 0.25)).grid(spine).shape == (64, 64, 8000)

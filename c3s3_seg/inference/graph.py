@@ -9,12 +9,12 @@ The wire format of protocol buffers is walked by hand: the package `onnx` is no 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from c3s3_seg.errors import InputError
-from c3s3_seg.files import printable, read_regular
+from c3s3_seg.files import printable, read_known
 
 LARGEST = 2**31 - 1  # bytes: protocol buffers take no more
 DEEPEST = 100  # messages within messages: what protocol buffers take by default
@@ -36,20 +36,28 @@ EXTERNAL = 1
 Parts = list[bytes | memoryview]
 
 
-def read_graph(path: Path) -> bytes:
+def read_graph(path: Path, hashes: Mapping[str, str] | None = None) -> bytes:
     """A graph with its weights inside: `model.onnx` may take them from `model.safetensors`, no other file.
+
+    Parameters
+    ----------
+    path
+        Of the graph.
+    hashes
+        File name -> sha256 of both files, as the bundle has compared them; None takes them as they are.
 
     Raises
     ------
     InputError
-        If it is no ONNX graph, or refers to another file or past the end of that one.
+        If it is no ONNX graph, refers to another file or past the end of that one, or either has changed.
     """
-    content = read_regular(path, LARGEST)
+    content = read_known(path, hashes, LARGEST)
     # Every writer begins with the version of the format; no format with references of its own does.
     if content[:1] != bytes([1 << 3 | VARINT]):
         raise InputError("is not an ONNX graph", where=path)
     try:
-        return b"".join(_Graph(path.with_suffix(".safetensors")).inlined(memoryview(content), "model"))
+        graph = _Graph(path.with_suffix(".safetensors"), hashes)
+        return b"".join(graph.inlined(memoryview(content), "model"))
     except _BrokenError as error:
         raise InputError(f"is not an ONNX graph that can be run: {error}", where=path) from None
 
@@ -63,6 +71,7 @@ class _Graph:
     """A walk through one graph."""
 
     weights: Path
+    hashes: Mapping[str, str] | None
     content: memoryview | None = None
     put_in: int = 0
 
@@ -107,7 +116,7 @@ class _Graph:
             named = f"the file '{printable(place)}'" if place else "a file that it does not name"
             raise _BrokenError(f"it takes weights from {named}, wanted '{self.weights.name}' or none")
         if self.content is None:
-            self.content = memoryview(read_regular(self.weights, LARGEST))
+            self.content = memoryview(read_known(self.weights, self.hashes, LARGEST))
         size = len(self.content)
         try:
             begin = int(found.entries.get("offset", "0"))

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -116,17 +117,23 @@ def measure(bundle: ModelBundle, wish: Wish, tile: Shape) -> Measurement:
         open_s=opened - started,
         first_s=first,
         seconds=seconds,
-        gflop=gflop(bundle.folder / bundle.networks[0].graph, tile),
+        gflop=_gflop(bundle, tile),
         matrix_gflop_s=_matrix_speed(),
         peak_bytes=peak,
     )
 
 
-def gflop(graph: Path, tile: Shape) -> float:
-    """Arithmetic of the convolutions of a graph on one tile, in 10^9 operations."""
+def _gflop(bundle: ModelBundle, tile: Shape) -> float:
+    """Of the first network; 0 where there is no graph to count in. A file that no hash covers is not read."""
+    graph, hashes = bundle.networks[0].graph, bundle.manifest.files
+    return gflop(bundle.folder / graph, tile, hashes) if bundle.has(graph) else 0.0
+
+
+def gflop(graph: Path, tile: Shape, hashes: Mapping[str, str] | None = None) -> float:
+    """Arithmetic of the convolutions of a graph on one tile, in 10^9 operations; see `read_graph`."""
     import openvino
 
-    model = openvino.Core().read_model(read_graph(graph))
+    model = openvino.Core().read_model(read_graph(graph, hashes))
     model.reshape([1, 1, *tile])
     total = 0.0
     for node in model.get_ops():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import threading
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,7 @@ class OnnxBackend:
         threads: int | None = None,
         device: Device = "auto",
         precision: Precision = "auto",
+        hashes: Mapping[str, str] | None = None,
     ) -> None:
         wheels = check_onnx_wheels(device)
         self.notes: tuple[str, ...] = (wheels,) if wheels else ()
@@ -61,7 +63,7 @@ class OnnxBackend:
         import onnxruntime
 
         with opening(graph, "ONNX Runtime"):
-            self._session, failure = _open(onnxruntime, read_graph(graph), threads, device)
+            self._session, failure = _open(onnxruntime, read_graph(graph, hashes), threads, device)
         _check_names(self._session, graph)
         self.device = "cuda" if self._session.get_providers()[0] == CUDA else "cpu"
         self.precision = "float32"

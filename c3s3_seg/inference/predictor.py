@@ -21,6 +21,7 @@ from c3s3_seg.inference.backends import Backend
 from c3s3_seg.inference.budget import MEASURED_FILTERS, MULTIPLE, Budget, Costs, costs_of, smaller
 from c3s3_seg.inference.choice import facts, notes
 from c3s3_seg.inference.doubt import Doubt, Doubting, DoubtMap, Labels
+from c3s3_seg.inference.hardware import available_memory
 from c3s3_seg.inference.postprocess import tidy
 from c3s3_seg.inference.restore import Block, Restorer
 from c3s3_seg.inference.runtime import run
@@ -32,6 +33,7 @@ from c3s3_seg.volume import Geometry, Source, Volume
 
 __all__ = ["Answer", "Prediction", "Predictor", "Prepared", "Settings"]
 
+RESAMPLING = 12  # bytes for each voxel of the model's grid, while a scan is brought to it
 WHOLE_LIMIT = 1_500_000  # voxels of a single tile: 0.35 GB in OpenVINO, 0.8 GB in ONNX Runtime
 
 
@@ -152,10 +154,19 @@ class Predictor:
 
         Raises
         ------
+        GeometryError
+            If the model's grid has far too many voxels for a scan.
         InputError
             If nothing is left in it for a network to see, or its grey values are not what float32 holds.
+        MemoryLimitError
+            If the model's grid has more than the free memory holds.
         """
         started = time.perf_counter()
+        voxels = int(np.prod(self.task.recipe.grid(scan.geometry).shape, dtype=np.int64))
+        needed, free = RESAMPLING * voxels, available_memory()
+        if free is not None and needed > free:
+            what = f"at the model's spacing this scan takes {needed / 1e9:.1f} GB"
+            raise MemoryLimitError(f"{what}, and {free / 1e9:.1f} GB are free", where=scan.source.path)
         prepared = self.task.recipe.to_model(scan)
         refuse_flat(scan, prepared)
         return Prepared(prepared.array, scan.geometry, scan.source, time.perf_counter() - started)

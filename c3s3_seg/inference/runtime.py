@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 
@@ -13,10 +13,17 @@ from c3s3_seg.errors import C3S3Error, InputError, MemoryLimitError
 from c3s3_seg.inference.hardware import is_memory_error
 from c3s3_seg.inference.window import FloatArray
 
-if TYPE_CHECKING:
-    from c3s3_seg.inference.backends import Backend
-
 LONGEST_REASON = 300  # characters of what a runtime says that a message repeats
+
+
+class Backend(Protocol):
+    """A network that is ready to run. May say where and how it runs: `device`, `precision`, `notes`."""
+
+    name: str
+
+    def __call__(self, patches: FloatArray) -> FloatArray:
+        """(N, 1, X, Y, Z) float32, sides multiples of 16 -> logits (N, C, X, Y, Z) float32."""
+        ...
 
 
 def run(backend: Backend, patches: FloatArray, classes: int) -> FloatArray:

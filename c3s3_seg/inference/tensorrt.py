@@ -6,6 +6,7 @@ Not run on a GPU so far: see `tests/gpu`.
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,8 @@ class TensorRtBackend:
             todo = f"Make it with: c3s3-seg export {bundle.folder} --to onnx"
             raise InputError(f"the bundle has no {network.graph}", where=bundle.folder, todo=todo)
         profile = Profile(bundle.task.patch, network.channels)
-        return cls(Vault.default().engine(widened(bundle.folder / network.graph), profile))
+        graph = widened(bundle.folder / network.graph, bundle.manifest.files)
+        return cls(Vault.default().engine(graph, profile))
 
     def __call__(self, patches: FloatArray) -> FloatArray:
         """See `Backend`.
@@ -107,8 +109,8 @@ def _sizes(dims: Any) -> tuple[int, ...]:
     return tuple(int(dims[n]) for n in range(len(dims)))
 
 
-def widened(path: Path) -> bytes:
-    """A bundle's graph with its weights inside, in single precision.
+def widened(path: Path, hashes: Mapping[str, str] | None = None) -> bytes:
+    """A bundle's graph with its weights inside, in single precision. `hashes` are those of `read_graph`.
 
     TensorRT takes 8-bit weights only together with 8-bit activations, so casts and scales are done here.
 
@@ -126,7 +128,7 @@ def widened(path: Path) -> bytes:
             "TensorRT needs onnx to read the graph", todo=f"pip install onnx. {INSTALL}"
         ) from None
     with opening(path, "onnx"):
-        model = onnx.load_from_string(read_graph(path))
+        model = onnx.load_from_string(read_graph(path, hashes))
         for value in model.graph.output:  # its bytes are taken for single precision
             kind = onnx.TensorProto.DataType.Name(value.type.tensor_type.elem_type)
             if kind != "FLOAT":

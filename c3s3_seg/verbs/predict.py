@@ -119,6 +119,13 @@ def predict(
         typer.Option(help="Only this share: 2/8; auto in a SLURM array; auto/8 in a Kubernetes job."),
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="At most so many unfinished cases.")] = None,
+    case_timeout: Annotated[
+        float | None,
+        typer.Option(
+            help="Seconds that a case may take: one that takes longer fails, the others go on. Default: any.",
+            metavar="SECONDS",
+        ),
+    ] = None,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Try cases again that failed before.")
     ] = False,
@@ -186,7 +193,7 @@ def predict(
         care=Care(force, roi),
     )
     share = parse_shard(shard, os.environ) if shard is not None else None
-    plan = Plan(workers, share, limit, retry_failed, cluster, tuple(sys.argv))
+    plan = Plan(workers, share, limit, retry_failed, cluster, tuple(sys.argv), case_timeout)
     with Teller(as_json=as_json, quiet=quiet) as tell:
         result = predict_cases(inputs, how, job, tell, plan)
     if not (as_json or quiet):
