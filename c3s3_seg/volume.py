@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from c3s3_seg.errors import GeometryError
+from c3s3_seg.errors import GeometryError, shown
 
 Array = NDArray[Any]
 
@@ -55,7 +55,7 @@ class Geometry:
             raise GeometryError("the last row of the affine is not 0 0 0 1")
         spacing = np.linalg.norm(affine[:3, :3], axis=0)
         if spacing.min() <= 0 or abs(np.linalg.det(affine[:3, :3] / spacing)) < 1e-3:
-            raise GeometryError(f"the affine is singular: spacing {spacing.tolist()} mm")
+            raise GeometryError(f"the affine is singular: spacing {shown(spacing)} mm")
         affine.setflags(write=False)
         object.__setattr__(self, "shape", shape)
         object.__setattr__(self, "affine", affine)

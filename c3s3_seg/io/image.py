@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from c3s3_seg.errors import GeometryError, InputError
+from c3s3_seg.errors import GeometryError, InputError, shown
 from c3s3_seg.io.nifti import Parts, read_nifti
 from c3s3_seg.io.nrrd_mha import read_nrrd_or_meta
 from c3s3_seg.io.upright import nearest_rotation
@@ -163,7 +163,7 @@ def _checked(parts: Parts, path: Path, orthonormal: bool) -> Volume:
     low, high = SPACING_RANGE_MM
     spacing = geometry.spacing_mm
     if spacing.min() < low or spacing.max() > high:
-        raise InputError(f"found a spacing of {spacing.tolist()} mm; wanted {low} to {high:g}", where=path)
+        raise InputError(f"found a spacing of {shown(spacing)} mm; wanted {low} to {high:g}", where=path)
     if not geometry.is_orthogonal and orthonormal:
         affine, note = nearest_rotation(geometry.affine, geometry.shape, path)
         geometry, notes = Geometry(geometry.shape, affine), (*notes, note)
