@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 from c3s3_seg.errors import GeometryError, InputError, shown
 from c3s3_seg.io.nifti import Parts, read_nifti
 from c3s3_seg.io.nrrd_mha import read_nrrd_or_meta
+from c3s3_seg.io.sniff import is_dicom
 from c3s3_seg.io.upright import nearest_rotation
 from c3s3_seg.volume import Array, Geometry, Source, Volume
 
@@ -74,15 +76,19 @@ def load_image(path: str | Path, *, orthonormal: bool = False) -> Volume:
     return _checked(parts, path, orthonormal)
 
 
-def load_mask(path: str | Path, *, grid: Geometry | None = None) -> Volume:
+def load_mask(
+    path: str | Path, *, grid: Geometry | None = None, values: Mapping[str, int] | None = None
+) -> Volume:
     """Read a mask: whole numbers from 0.
 
     Parameters
     ----------
     path
-        An image file, see `load_image`.
+        An image file, see `load_image`; a DICOM SEG or an RTSTRUCT, see `io.drawing`.
     grid
-        The grid of the scan that the mask belongs to.
+        The grid of the scan that the mask belongs to. An RTSTRUCT needs it.
+    values
+        Of DICOM: name of a segment or a region -> its value; None: its number.
 
     Returns
     -------
@@ -96,6 +102,10 @@ def load_mask(path: str | Path, *, grid: Geometry | None = None) -> Volume:
     GeometryError
         If the mask is not on `grid`.
     """
+    if is_dicom(Path(path)):
+        from c3s3_seg.io.drawing import load_drawn_mask
+
+        return load_drawn_mask(Path(path), grid, values)
     volume = load_image(path)
     array, where = volume.array, volume.source.path
     # The bound comes first: a huge float must not overflow the type that it is compared in.
