@@ -5,6 +5,7 @@ input or the command is at fault; 3 a package or a device that was asked for is 
 defect of this program. 130 and 143: it was interrupted (SIGINT, SIGTERM); what was finished is kept.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 
 
@@ -94,3 +95,10 @@ def shown(value: object) -> str:
 
 def _within(item: object) -> str:
     return repr(str(item)) if isinstance(item, str) else shown(item)
+
+
+def listed(names: Iterable[str], most: int = 3) -> str:
+    """A few of the names, and how many more there are."""
+    every = list(names)
+    more = f" and {len(every) - most} more" if len(every) > most else ""
+    return ", ".join(every[:most]) + more

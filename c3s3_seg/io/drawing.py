@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from c3s3_seg.errors import InputError
+from c3s3_seg.errors import InputError, listed
 from c3s3_seg.io.dicom_seg_read import read_seg, seg_grid, segment_names
-from c3s3_seg.io.dicom_series import listed
 from c3s3_seg.io.rtstruct_read import read_rtstruct, region_name
 from c3s3_seg.io.sniff import is_dicom
 from c3s3_seg.volume import Geometry, Volume
