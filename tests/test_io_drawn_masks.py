@@ -110,3 +110,14 @@ def test_frames_that_are_no_stack_need_the_scan(mask: Volume, tmp_path: Path) ->
     edit(path, shift)
     with pytest.raises(C3S3Error, match=r"a\.dcm: the frames of this DICOM SEG are no stack"):
         load_mask(path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "keyword"),
+    [("seg", "PerFrameFunctionalGroupsSequence"), ("seg", "Rows"), ("rtstruct", "StructureSetROISequence")],
+)
+def test_an_attribute_that_is_missing_is_named(mask: Volume, tmp_path: Path, kind: str, keyword: str) -> None:
+    path = written(mask, tmp_path / "a.dcm", kind)
+    edit(path, lambda data: delattr(data, keyword))
+    with pytest.raises(C3S3Error, match=rf"a\.dcm: this (DICOM SEG|RTSTRUCT) (has no {keyword}|holds none)"):
+        load_mask(path, grid=mask.geometry, values={"left_atrium": 1})

@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 
 from c3s3_seg.errors import C3S3Error, GeometryError, InputError
 from c3s3_seg.io.decoder import Decoder, Refused
+from c3s3_seg.io.dicom_header import unreadable
 from c3s3_seg.volume import Array, Geometry, Source, Volume
 
 OFF_VOXELS = 0.05  # places are written as decimals; a SEG of another grid is off by far more somewhere
 STEP_PART = 0.02
 SAME_COSINE = 1e-4
+AGAIN = "Copy or export it again"
 
 
 def read_seg(path: Path, grid: Geometry, values: Mapping[str, int]) -> Volume:
@@ -57,8 +59,9 @@ def read_seg(path: Path, grid: Geometry, values: Mapping[str, int]) -> Volume:
     except (C3S3Error, MemoryError):
         raise
     except Exception as error:  # a damaged file can hold anything
-        what = f"this DICOM SEG is damaged, or not one that can be read ({type(error).__name__})"
-        raise InputError(what, where=path, todo="Copy or export it again") from error
+        raise InputError(
+            unreadable("DICOM SEG", error), where=path, todo="Copy or export it again"
+        ) from error
     others = sum(name not in values for name in numbers.values())
     notes = (f"{others} other segments of the DICOM SEG were left out",) if others else ()
     return grid.volume(array, Source(path, "SEG", notes=notes))
@@ -79,8 +82,9 @@ def seg_grid(path: Path) -> Geometry:
     except (C3S3Error, MemoryError):
         raise
     except Exception as error:  # a damaged file can hold anything
-        what = f"this DICOM SEG is damaged, or not one that can be read ({type(error).__name__})"
-        raise InputError(what, where=path, todo="Copy or export it again") from error
+        raise InputError(
+            unreadable("DICOM SEG", error), where=path, todo="Copy or export it again"
+        ) from error
 
 
 def _grid_of(data: Any, path: Path) -> Geometry:

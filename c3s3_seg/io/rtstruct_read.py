@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from c3s3_seg.errors import C3S3Error, GeometryError, InputError
+from c3s3_seg.io.dicom_header import unreadable
 from c3s3_seg.io.rtstruct_fill import Unclear, fill, inside
 from c3s3_seg.volume import Array, Geometry, Source, Volume
 
@@ -76,8 +77,7 @@ def read_rtstruct(path: Path, grid: Geometry, values: Mapping[str, int]) -> Volu
     except (C3S3Error, MemoryError):
         raise
     except Exception as error:  # a damaged file can hold anything
-        what = f"this RTSTRUCT is damaged, or not one that can be read ({type(error).__name__})"
-        raise InputError(what, where=path, todo="Copy or export it again") from error
+        raise InputError(unreadable("RTSTRUCT", error), where=path, todo="Copy or export it again") from error
     names = Counter(map(region_name, regions.values()))
     notes += [f"region '{n}': {times} regions of this name were united"
               for n, times in names.items() if n in values and times > 1]  # fmt: skip
