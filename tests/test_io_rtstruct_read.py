@@ -15,7 +15,8 @@ from c3s3_seg.errors import C3S3Error
 from c3s3_seg.io import load
 from c3s3_seg.io.drawing import look_at_drawing
 from c3s3_seg.io.rtstruct import write_rtstruct
-from c3s3_seg.io.rtstruct_fill import Unclear, fill, inside, turns
+from c3s3_seg.io.rtstruct_fill import Unclear, fill
+from c3s3_seg.io.rtstruct_outline import inside, turns
 from c3s3_seg.volume import Geometry, Volume
 
 
@@ -158,7 +159,8 @@ def square(box: Square, *, back: bool = False, start: int = 0) -> np.ndarray:
 def voxels(*boxes: Square) -> np.ndarray:
     """(20, 20): the voxel centres within any of the squares."""
     i, j = np.indices((20, 20))
-    return np.any([(i > b[0]) & (i < b[2]) & (j > b[1]) & (j < b[3]) for b in boxes], axis=0)
+    none = np.zeros((20, 20), bool)
+    return np.any([none, *((i > b[0]) & (i < b[2]) & (j > b[1]) & (j < b[3]) for b in boxes)], axis=0)
 
 
 OUTER, INNER, ISLE = (1.5, 1.5, 15.5, 15.5), (4.5, 4.5, 12.5, 12.5), (6.5, 6.5, 9.5, 9.5)
@@ -202,6 +204,9 @@ HOLE = voxels(OUTER) & ~voxels(INNER)
         ([LOOPS], None, "1 contours cross themselves: where they overlap is inside"),
         ([square(OUTER), square((3.1, 3.1, 3.4, 3.4))], voxels(OUTER), "1 contours enclose no voxel centre"),
         ([square(OUTER), square(OUTER)[:2]], voxels(OUTER), "1 contours enclose no voxel centre"),
+        ([square(OUTER)[:2]], voxels(), "1 contours enclose no voxel centre"),
+        ([square((-9.5, 1.5, -3.5, 9.5))], voxels(), "1 contours enclose no voxel centre"),
+        ([square((-3.5, 8.5, 4.5, 30.5))], voxels((-3.5, 8.5, 4.5, 30.5)), None),
     ],
 )  # fmt: skip
 def test_closed_planar_contours(

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from c3s3_seg.errors import C3S3Error, GeometryError, InputError
 from c3s3_seg.io.dicom_header import unreadable
-from c3s3_seg.io.rtstruct_fill import Unclear, fill, inside
+from c3s3_seg.io.rtstruct_fill import Unclear, fill
+from c3s3_seg.io.rtstruct_outline import inside
 from c3s3_seg.volume import Array, Geometry, Source, Volume
 
 __all__ = ["inside", "read_rtstruct", "region_name"]
