@@ -6,6 +6,7 @@ defect of this program. 130 and 143: it was interrupted (SIGINT, SIGTERM); what 
 """
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -162,18 +163,37 @@ class DefectError(C3S3Error):
 
 
 def shown(value: object) -> str:
-    """A value of any kind as messages show it: `1.5`, `[1, 2.5]`, never `np.float64(1.5)`.
+    """A value of any kind as messages show it: `1.5`, `(1, 2.5)`, never `np.float64(1.5)`.
 
-    Numbers have up to 6 significant digits; the values of arrays, lists, tuples and sets are listed, text
-    stays as it is.
+    Parameters
+    ----------
+    value
+        A number or text of Python or numpy, an array, or a list, tuple, set or dict of them.
+
+    Returns
+    -------
+    str
+        Numbers with up to 6 significant digits where they are not whole; text in quotes within a list.
     """
     plain = value.tolist() if hasattr(value, "tolist") else value
     if isinstance(plain, float):
-        return f"{plain:.6g}"
+        return f"{plain:.0f}" if plain.is_integer() and abs(plain) < 1e15 else f"{plain:.6g}"
     if isinstance(plain, list | tuple):
-        return f"[{', '.join(shown(item) for item in plain)}]"
+        items = ", ".join(_within(item) for item in plain)
+        return f"[{items}]" if isinstance(plain, list) else f"({items})"
     if isinstance(plain, set | frozenset):
-        return shown(sorted(plain, key=shown))
+        return f"{{{', '.join(sorted(_within(item) for item in plain))}}}"
     if isinstance(plain, dict):
-        return f"{{{', '.join(f'{shown(k)}: {shown(v)}' for k, v in plain.items())}}}"
+        return f"{{{', '.join(f'{_within(k)}: {_within(v)}' for k, v in plain.items())}}}"
     return str(plain)
+
+
+def _within(item: object) -> str:
+    return repr(str(item)) if isinstance(item, str) else shown(item)
+
+
+def listed(names: Iterable[str], most: int = 3) -> str:
+    """A few of the names, and how many more there are."""
+    every = list(names)
+    more = f" and {len(every) - most} more" if len(every) > most else ""
+    return ", ".join(f"{name}" for name in every[:most]) + more  # formatted: a FileName has two versions

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from c3s3_seg.errors import C3S3Error, InputError
+from c3s3_seg.errors import C3S3Error, InputError, shown
 from c3s3_seg.files import make_folder
 from c3s3_seg.metrics import PaperScore, Score, diagonal_mm, labels_in, paper_scores, scores
 from c3s3_seg.report.cohort import Cohort, cohorts
@@ -147,7 +147,7 @@ def evaluate(
     settings = settings or Settings()
     labels = settings.labels
     if labels is not None and (not labels or 0 in labels.values()):
-        raise InputError(f"found the labels {dict(labels)}, wanted at least one and none with value 0")
+        raise InputError(f"found the labels {shown(dict(labels))}, wanted at least one and none with value 0")
     make_folder(out)
     mine = _measure_all(predictions, truth, settings, progress)
     comparison: tuple[Paired, ...] = ()

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from c3s3_seg.errors import GeometryError, Told
+from c3s3_seg.errors import GeometryError, Told, shown
 
 Array = NDArray[Any]
 # float32 keeps 24 bits of a number. Grey values must keep 16 of their own range, whatever they are added to.
@@ -57,7 +57,7 @@ class Geometry:
             raise GeometryError("the last row of the affine is not 0 0 0 1")
         spacing = np.linalg.norm(affine[:3, :3], axis=0)
         if spacing.min() <= 0 or abs(np.linalg.det(affine[:3, :3] / spacing)) < 1e-3:
-            raise GeometryError(f"the affine is singular: spacing {spacing.tolist()} mm")
+            raise GeometryError(f"the affine is singular: spacing {shown(spacing)} mm")
         affine.setflags(write=False)
         object.__setattr__(self, "shape", shape)
         object.__setattr__(self, "affine", affine)

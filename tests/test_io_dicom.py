@@ -435,7 +435,7 @@ def test_slices_that_do_not_belong_together(
         ({"PixelSpacing": ["0", "1"]}, "pixel spacing"),
         ({"PixelSpacing": None}, "no valid PixelSpacing"),
         ({"ImageOrientationPatient": [1, 0, 0, 0.1, 0.995, 0]}, "not perpendicular"),
-        ({"ImageOrientationPatient": [2, 0, 0, 0, 1, 0]}, r"lengths \[2, 1\]; wanted 1"),
+        ({"ImageOrientationPatient": [2, 0, 0, 0, 1, 0]}, r"lengths \(2, 1\); wanted 1"),
         ({"ImagePositionPatient": [0, 0, 0]}, "one position|at 1 position"),
     ],
 )

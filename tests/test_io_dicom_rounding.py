@@ -7,8 +7,11 @@ import pytest
 from dicom_files import edit, values
 
 from c3s3_seg.errors import GeometryError, InputError
-from c3s3_seg.io import load
+from c3s3_seg.io import load, load_mask
+from c3s3_seg.io.dicom_names import Segment
+from c3s3_seg.io.dicom_seg import write_seg
 from c3s3_seg.io.dicom_write import save_series
+from c3s3_seg.io.rtstruct import write_rtstruct
 from c3s3_seg.volume import Geometry, Volume
 
 
@@ -132,3 +135,25 @@ def test_values_in_the_upper_bits_are_refused_with_what_was_found(
     assert "damaged" not in str(error.value)
     with pytest.raises(InputError, match="no value uses the lowest bits"):
         load(stored(files, oblique.array % 200 * 16))
+
+
+def test_what_differs_within_rounding_goes_into_dicom_and_back(oblique: Volume, files: list[Path]) -> None:
+    """highdicom takes no slices of two orientations, and none may be left without its mask."""
+    cosines, off = oblique.geometry.direction[:, :2].T.ravel(), 2e-4 * np.array([1, 0, 0, 0, 0, 1])
+    for n, path in enumerate(files):
+        edit(
+            path,
+            values(
+                ImageOrientationPatient=[f"{v:.8f}" for v in cosines + (n % 2) * off],
+                PixelSpacing=["0.9", "0.70001" if n % 3 else "0.7"],
+                PatientName="A^B" if n % 2 else "A^B^^",
+            ),
+        )
+    scan = load(files[0].parent)
+    assert len(scan.source.notes) == 3
+    mask = scan.geometry.volume((scan.array > 2000).astype(np.uint8), scan.source)
+    folder = files[0].parent.parent
+    write_seg(mask, folder / "seg.dcm", (Segment("a", 1),))
+    write_rtstruct(mask, folder / "rt.dcm", (Segment("a", 1),))
+    for name in ("seg.dcm", "rt.dcm"):
+        assert np.array_equal(load_mask(folder / name, grid=scan.geometry).array, mask.array)

@@ -15,7 +15,8 @@ from c3s3_seg.errors import C3S3Error
 from c3s3_seg.io import load
 from c3s3_seg.io.drawing import look_at_drawing
 from c3s3_seg.io.rtstruct import write_rtstruct
-from c3s3_seg.io.rtstruct_fill import Unclear, fill, inside, turns
+from c3s3_seg.io.rtstruct_fill import Unclear, fill
+from c3s3_seg.io.rtstruct_outline import inside, turns
 from c3s3_seg.volume import Geometry, Volume
 
 
@@ -158,7 +159,8 @@ def square(box: Square, *, back: bool = False, start: int = 0) -> np.ndarray:
 def voxels(*boxes: Square) -> np.ndarray:
     """(20, 20): the voxel centres within any of the squares."""
     i, j = np.indices((20, 20))
-    return np.any([(i > b[0]) & (i < b[2]) & (j > b[1]) & (j < b[3]) for b in boxes], axis=0)
+    none = np.zeros((20, 20), bool)
+    return np.any([none, *((i > b[0]) & (i < b[2]) & (j > b[1]) & (j < b[3]) for b in boxes)], axis=0)
 
 
 OUTER, INNER, ISLE = (1.5, 1.5, 15.5, 15.5), (4.5, 4.5, 12.5, 12.5), (6.5, 6.5, 9.5, 9.5)
@@ -202,6 +204,9 @@ HOLE = voxels(OUTER) & ~voxels(INNER)
         ([LOOPS], None, "1 contours cross themselves: where they overlap is inside"),
         ([square(OUTER), square((3.1, 3.1, 3.4, 3.4))], voxels(OUTER), "1 contours enclose no voxel centre"),
         ([square(OUTER), square(OUTER)[:2]], voxels(OUTER), "1 contours enclose no voxel centre"),
+        ([square(OUTER)[:2]], voxels(), "1 contours enclose no voxel centre"),
+        ([square((-9.5, 1.5, -3.5, 9.5))], voxels(), "1 contours enclose no voxel centre"),
+        ([square((-3.5, 8.5, 4.5, 30.5))], voxels((-3.5, 8.5, 4.5, 30.5)), None),
     ],
 )  # fmt: skip
 def test_closed_planar_contours(
@@ -256,6 +261,9 @@ def test_contours_of_random_masks_come_back_without_a_note() -> None:
         assert not filled.notes
 
 
+NO_WALL = "region 'wall': it has no contours"
+
+
 def boxes(grid: Geometry, *drawn: Square, kind: str = "CLOSED_PLANAR"):  # type: ignore[no-untyped-def]
     """The first region as these squares, on slices 3 and 4."""
 
@@ -286,11 +294,12 @@ def test_a_file_with_contours_that_are_there_twice_and_cross(mask: Volume, writt
     assert back.source.notes == (
         "region 'left_atrium': 2 contours are there twice and were taken once",
         "region 'left_atrium': 4 contours cross and were united",
+        NO_WALL,
     )
     edit(written, boxes(mask.geometry, OUTER, CORNER, kind="CLOSEDPLANAR_XOR"))
     back = read(written, mask.geometry)
     assert np.array_equal(back.array == 1, on_slices(mask, OUTER) ^ on_slices(mask, CORNER))
-    assert back.source.notes == ()
+    assert back.source.notes == (NO_WALL,)
 
 
 def test_mixed_types_are_exclusive_with_a_note(mask: Volume, written: Path) -> None:
@@ -312,11 +321,12 @@ def test_what_reaches_out_of_the_scan_is_noted(mask: Volume, written: Path) -> N
     assert np.array_equal(back.array == 1, on_slices(mask, (-4.5, 3.5, 6.5, 9.5)))
     assert back.source.notes == (
         "region 'left_atrium': cut at the border of the scan on 2 slices, where it reaches out",
+        NO_WALL,
     )
     edit(written, boxes(mask.geometry, (-0.5, -0.5, 39.5, 35.5)))  # to the edge, and not beyond
     back = read(written, mask.geometry)
     assert (back.array[:, :, 3] == 1).all()
-    assert back.source.notes == ()
+    assert back.source.notes == (NO_WALL,)
 
 
 @pytest.mark.parametrize(
@@ -333,4 +343,46 @@ def test_a_region_is_never_silently_empty(
 ) -> None:
     edit(written, boxes(mask.geometry, *drawn, kind=kind))
     with pytest.raises(C3S3Error, match=rf"a\.dcm: .*{message}"):
+        read(written, mask.geometry)
+
+
+def test_contours_of_a_region_in_two_items_belong_together(mask: Volume, written: Path) -> None:
+    edit(written, boxes(mask.geometry, OUTER, INNER))
+
+    def part(data: pydicom.Dataset) -> None:
+        first, second = data.ROIContourSequence
+        second.ReferencedROINumber = first.ReferencedROINumber
+        contours = list(first.ContourSequence)
+        first.ContourSequence, second.ContourSequence = contours[::2], contours[1::2]
+
+    edit(written, part)
+    back = read(written, mask.geometry)
+    assert np.array_equal(back.array == 1, on_slices(mask, OUTER) & ~on_slices(mask, INNER))
+
+
+def test_a_contour_that_lost_points_is_refused(mask: Volume, written: Path) -> None:
+    def lose(data: pydicom.Dataset) -> None:
+        contour(data).ContourData = contour(data).ContourData[:-3]
+
+    edit(written, lose)
+    with pytest.raises(C3S3Error, match=r"a contour of 'left_atrium' has \d+ of its \d+ points"):
+        read(written, mask.geometry)
+
+
+def test_regions_of_one_name_are_united_with_a_note_and_contours_of_none_are_refused(
+    mask: Volume, written: Path
+) -> None:
+    def rename(data: pydicom.Dataset) -> None:
+        data.StructureSetROISequence[1].ROIName = "left_atrium"
+
+    edit(written, rename)
+    back = read(written, mask.geometry)
+    assert np.array_equal(back.array == 1, mask.array > 0)
+    assert back.source.notes == ("region 'left_atrium': 2 regions of this name were united",)
+
+    def lose(data: pydicom.Dataset) -> None:
+        data.ROIContourSequence[0].ReferencedROINumber = 7
+
+    edit(written, lose)
+    with pytest.raises(C3S3Error, match=r"a\.dcm: it has contours of region 7, which it does not name"):
         read(written, mask.geometry)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from c3s3_seg.dataset.items import Mask
-from c3s3_seg.errors import InputError
+from c3s3_seg.errors import InputError, shown
 from c3s3_seg.io.drawing import Drawing
 
 TODO = "Say it with --labels NAME=VALUE,NAME=VALUE"
@@ -118,6 +118,6 @@ def _by_values(masks: Sequence[Mask]) -> Labels:
     largest: frozenset[int] = max(kinds, key=lambda values: (len(values), kinds[values]), default=frozenset())
     odd = [values for values in kinds if not values <= largest]
     if odd:
-        listed = "; ".join(f"{sorted(v)} in {kinds[v]}" for v in (largest, *odd[:3]))
+        listed = "; ".join(f"{shown(sorted(v))} in {kinds[v]}" for v in (largest, *odd[:3]))
         raise InputError(f"the masks do not hold the same values: {listed}", todo=TODO)
     return Labels({f"label_{value}": value for value in sorted(largest)})

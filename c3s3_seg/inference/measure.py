@@ -18,7 +18,7 @@ from statistics import median
 import numpy as np
 
 from c3s3_seg.bundle import ModelBundle
-from c3s3_seg.errors import MissingError
+from c3s3_seg.errors import MissingError, shown
 from c3s3_seg.inference.backends import Runtime
 from c3s3_seg.inference.choice import Wish, facts, open_backend
 from c3s3_seg.inference.graph import read_graph
@@ -92,7 +92,7 @@ def measured(bundle: ModelBundle, runtime: Runtime, threads: int | None, tile: S
     )
     if answer.returncode:
         last = (answer.stderr.strip().splitlines() or [f"exit code {answer.returncode}"])[-1]
-        raise MissingError(f"the runtime '{runtime}' failed on tiles of {tile}: {last}")
+        raise MissingError(f"the runtime '{runtime}' failed on tiles of {shown(tile)}: {last}")
     found = json.loads(answer.stdout.splitlines()[-1])
     return Measurement(**{**found, "tile": tuple(found["tile"])})
 

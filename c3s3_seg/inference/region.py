@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from c3s3_seg.domain import Domain
-from c3s3_seg.errors import InputError
+from c3s3_seg.errors import InputError, shown
 from c3s3_seg.inference.predictor import Prediction, Predictor
 from c3s3_seg.inference.settings import Settings
 from c3s3_seg.inference.stream import Progress
@@ -81,7 +81,7 @@ def parse_box(text: str, scan: Geometry) -> Box:
     low = np.clip(np.floor(values[:, 0]), 0, scan.shape).astype(int)
     high = np.clip(np.ceil(values[:, 1]), 0, scan.shape).astype(int)
     if (high - low).min() < 1:
-        raise InputError(f"the region '{text}' holds no voxel of a scan of {scan.shape} voxels")
+        raise InputError(f"the region '{text}' holds no voxel of a scan of {shown(scan.shape)} voxels")
     return _box(low, high)
 
 

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from c3s3_seg.errors import InputError
+from c3s3_seg.errors import InputError, listed
 from c3s3_seg.io.choice import Reading
 from c3s3_seg.io.dicom_grid import Stack, stack
 from c3s3_seg.io.dicom_header import FRAME_CLASSES, Slice
 from c3s3_seg.io.dicom_pixels import Pixels, same_pixels, stack_planes
-from c3s3_seg.io.dicom_series import Found, Series, choose, listed, look_through
+from c3s3_seg.io.dicom_series import Found, Series, choose, look_through
 from c3s3_seg.io.repair import repair
 from c3s3_seg.io.sniff import is_dicomdir
 from c3s3_seg.volume import Geometry, Source, Volume

@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from c3s3_seg.errors import GeometryError, InputError, shown
+from c3s3_seg.errors import GeometryError, InputError, listed, shown
 from c3s3_seg.io.dicom_header import Slice
-from c3s3_seg.io.dicom_series import listed
 
 Floats = NDArray[np.float64]
 

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
-from pydicom.datadict import dictionary_VR
+from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import RawDataElement
 from pydicom.multival import MultiValue
 from pydicom.tag import BaseTag, Tag
@@ -156,6 +156,14 @@ class Broken:
     def verdict(self) -> str:
         """What is wrong with it, to follow the word `file`."""
         return f"cannot be used: {self.reason}" if self.whole else f"is damaged: {self.reason}"
+
+
+def unreadable(kind: str, error: Exception) -> str:
+    """What to say of an object that could not be read: the attribute that it lacks, if that is why."""
+    keyword = getattr(error, "name", None) if isinstance(error, AttributeError) else None
+    if isinstance(keyword, str) and tag_for_keyword(keyword) is not None:
+        return f"this {kind} has no {keyword}: it is damaged, or was written without it"
+    return f"this {kind} is damaged, or not one that can be read ({type(error).__name__})"
 
 
 def look_at(path: Path, name: str) -> Slice | Broken | bool:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from c3s3_seg.errors import C3S3Error, InputError
+from c3s3_seg.errors import C3S3Error, InputError, shown
 from c3s3_seg.files import printable
 from c3s3_seg.io.decoder import Decoder, Refused
 from c3s3_seg.io.dicom_header import Slice
@@ -126,7 +126,7 @@ class Pixels:
                 raise InputError(f"'{item.name}' {refused}", where=self.root, todo=refused.todo) from None
             raise self._damaged(item, str(refused)) from None
         if pixels.shape != shape:
-            what = f"'{item.name}' holds {pixels.shape} pixels where its header says {shape}"
+            what = f"'{item.name}' holds {shown(pixels.shape)} pixels where its header says {shown(shape)}"
             raise InputError(what, where=self.root)
         return pixels
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from pydicom import dcmread
 from pydicom.uid import ExplicitVRLittleEndian, RLELossless, generate_uid
+from pydicom.valuerep import format_number_as_ds
 
 from c3s3_seg import __version__
 from c3s3_seg.errors import InputError
@@ -172,6 +173,7 @@ def _images(source: Origin, planes: Array) -> tuple[list[Any], Array]:
         if header.get("PatientSex") not in ("M", "F", "O"):
             header.PatientSex = ""  # type 2: unknown is allowed, another word is not
     if source.slices[0].frame is None:
+        _share_geometry(source)
         return [source.header(item) for item in source.slices], planes
     if len(source.headers) > 1:
         raise InputError(
@@ -184,6 +186,21 @@ def _images(source: Origin, planes: Array) -> tuple[list[Any], Array]:
     for item, plane in zip(source.slices, planes, strict=True):
         frames[item.frame] = plane
     return [image], frames
+
+
+def _share_geometry(source: Origin) -> None:
+    """Give all headers the directions and the spacing of the stack, from which they differ by rounding.
+
+    highdicom wants them to be the same; the files are not touched.
+    """
+    common = {
+        "ImageOrientationPatient": source.stack.turn[:, :2].T.ravel(),
+        "PixelSpacing": source.stack.spacing_mm[::-1],
+    }
+    for keyword, values in common.items():
+        if len({item.text(keyword) for item in source.slices}) > 1:
+            for header in source.headers.values():
+                setattr(header, keyword, [format_number_as_ds(float(v) + 0.0) for v in values])
 
 
 def _prove(content: bytes, source: Origin, planes: Array, path: Path) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from c3s3_seg.errors import FileName, InputError
+from c3s3_seg.errors import FileName, InputError, listed
 from c3s3_seg.io.cases import walk_files
 from c3s3_seg.io.choice import Reading, SeriesRule
 from c3s3_seg.io.dicom_frames import frames, is_enhanced
@@ -243,10 +243,3 @@ def _kind_notes(chosen: Series) -> list[str]:
             f"SOPClassUID is blank in {blank} of {count} slices, and was taken from the meta information"
         )
     return notes
-
-
-def listed(names: Iterable[str], most: int = 3) -> str:
-    """A few of the names, and how many more there are."""
-    every = list(names)
-    more = f" and {len(every) - most} more" if len(every) > most else ""
-    return ", ".join(f"{name}" for name in every[:most]) + more  # formatted: a FileName has two versions

@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import re
 import secrets
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from c3s3_seg.errors import GeometryError, InputError
+from c3s3_seg.errors import GeometryError, InputError, shown
 from c3s3_seg.io.nifti import Parts, read_nifti
 from c3s3_seg.io.nrrd_mha import read_nrrd_or_meta
+from c3s3_seg.io.sniff import is_dicom
 from c3s3_seg.io.upright import nearest_rotation
 from c3s3_seg.volume import Array, Geometry, Source, Volume
 
@@ -83,17 +85,25 @@ def load_image(
     return _checked(read(path, hashed=hashed, dense=dense), path, orthonormal)
 
 
-def load_mask(path: str | Path, *, grid: Geometry | None = None, hashed: bool = False) -> Volume:
+def load_mask(
+    path: str | Path,
+    *,
+    grid: Geometry | None = None,
+    hashed: bool = False,
+    values: Mapping[str, int] | None = None,
+) -> Volume:
     """Read a mask: whole numbers from 0.
 
     Parameters
     ----------
     path
-        An image file, see `load_image`.
+        An image file, see `load_image`; a DICOM SEG or an RTSTRUCT, see `io.drawing`.
     grid
-        The grid of the scan that the mask belongs to.
+        The grid of the scan that the mask belongs to. An RTSTRUCT needs it.
     hashed
         Whether the source says the sha256 of the bytes that were read.
+    values
+        Of DICOM: name of a segment or a region -> its value; None: its number.
 
     Returns
     -------
@@ -107,6 +117,10 @@ def load_mask(path: str | Path, *, grid: Geometry | None = None, hashed: bool = 
     GeometryError
         If the mask is not on `grid`.
     """
+    if is_dicom(Path(path)):
+        from c3s3_seg.io.drawing import load_drawn_mask
+
+        return load_drawn_mask(Path(path), grid, values)
     volume = as_labels(load_image(path, hashed=hashed))
     if grid is not None and not volume.geometry.matches(grid):
         raise GeometryError(
@@ -221,7 +235,7 @@ def _checked(parts: Parts, path: Path, orthonormal: bool) -> Volume:
     low, high = SPACING_RANGE_MM
     spacing = geometry.spacing_mm
     if spacing.min() < low or spacing.max() > high:
-        raise InputError(f"found a spacing of {spacing.tolist()} mm; wanted {low} to {high:g}", where=path)
+        raise InputError(f"found a spacing of {shown(spacing)} mm; wanted {low} to {high:g}", where=path)
     if not geometry.is_orthogonal and orthonormal:
         affine, note = nearest_rotation(geometry.affine, geometry.shape, path)
         geometry, notes = Geometry(geometry.shape, affine), (*notes, note)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from c3s3_seg.errors import InputError
+from c3s3_seg.errors import InputError, shown
 from c3s3_seg.io.content import Need, Opened, unpack, unpack_head
 from c3s3_seg.volume import Array, narrow
 
@@ -131,7 +131,7 @@ def parse_header(head: bytes, path: Path) -> Header:
         raise InputError(f"its distances are in {unit}; wanted mm", where=path)
     pixdim = np.asarray(field["pixdim"], dtype=np.float64)
     if not (np.isfinite(pixdim[1:4]).all() and pixdim[1:4].min() > 0):
-        raise InputError(f"found a spacing of {pixdim[1:4].tolist()} mm; wanted positive numbers", where=path)
+        raise InputError(f"found a spacing of {shown(pixdim[1:4])} mm; wanted positive numbers", where=path)
     start = float(field["offset"])
     if not (math.isfinite(start) and start >= HEADER_BYTES[len(field.tobytes())]):
         raise InputError(f"the voxels cannot start at byte {start:g}", where=path)

@@ -11,27 +11,16 @@ cross. So equal contours count once, and crossing ones are united.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
+from c3s3_seg.io.rtstruct_outline import NEAR_VOX, Bools, Floats, Outline, Relation, relate, turns
 
-# Nearer than this, in voxels, two outlines are one: planning systems round to a tenth of a mm.
-NEAR_VOX = 0.2
-STEP_VOX = 0.25  # between the points at which an outline is compared
-# A contour that crosses another one with so much of itself inside may as well be meant as a hole; one that
-# lies within another, but everywhere so near to its line, or on so much of it, as the same one drawn again.
-MOSTLY_INSIDE, THIN_VOX, MOST_SHARED = 0.9, 0.6, 0.3
-SEEN_VOX = 1.0  # distances beyond this are not told apart
-RUN = 128  # points of an outline at once: few edges of the other one are near all of them
-
-Relation = Literal["apart", "same", "within", "around", "cross", "unclear"]
+# A contour that crosses another one with so much of itself inside may as well be meant as a hole.
+MOSTLY_INSIDE = 0.9
 
 
 class Unclear(Exception):  # noqa: N818 - it is an answer, not an error of ours
@@ -44,41 +33,6 @@ class Filled:
 
     inside: Bools
     notes: Counter[str]
-
-
-@dataclass(frozen=True)
-class Outline:
-    """A closed contour (n, 2), as (i, j) in voxels."""
-
-    polygon: Floats
-
-    @cached_property
-    def is_keyhole(self) -> bool:
-        """Whether it runs along a slit, there and back."""
-        starts, ends = self.polygon, np.roll(self.polygon, -1, axis=0)
-        limits = np.minimum(np.linalg.norm(ends - starts, axis=1) / 4, NEAR_VOX)
-        for start, end, limit in zip(starts, ends, limits, strict=True):
-            off = np.maximum(np.abs(ends - start), np.abs(starts - end)).max(axis=1)
-            if (off <= limit).any():
-                return True
-        return False
-
-    @cached_property
-    def points(self) -> Floats:
-        """(m, 2): its corners, and points between them."""
-        run = np.roll(self.polygon, -1, axis=0) - self.polygon
-        counts = np.maximum(np.ceil(np.linalg.norm(run, axis=1) / STEP_VOX), 1).astype(int)
-        edge = np.repeat(np.arange(len(run)), counts)
-        number = np.arange(len(edge)) - np.repeat(np.cumsum(counts) - counts, counts)
-        return np.asarray(self.polygon[edge] + run[edge] * (number / counts[edge])[:, None])
-
-    def takes(self, turns: NDArray[np.int32]) -> Bools:
-        """Whether points are inside that the line surrounds so many times.
-
-        Twice, where a line overlaps itself, is inside; but not across the slit of a keyhole.
-        """
-        odd, twice = turns % 2 == 1, (turns != 0) & (turns % 2 == 0)
-        return np.asarray(odd | twice if twice.any() and not self.is_keyhole else odd)
 
 
 def fill(polygons: Sequence[Floats], shape: tuple[int, int], *, exclusive: bool) -> Filled:
@@ -99,54 +53,26 @@ def fill(polygons: Sequence[Floats], shape: tuple[int, int], *, exclusive: bool)
         If contours cross so that nothing says what is a hole.
     """
     notes: Counter[str] = Counter()
+    found = np.zeros(shape, dtype=np.bool_)
+    outlines = [Outline(polygon) for polygon in map(_distinct, polygons) if len(polygon) > 2]
     if exclusive:
-        found = np.zeros(shape, dtype=np.bool_)
-        masks = [inside(polygon, shape) for polygon in polygons]
-        for mask in masks:
-            found ^= mask
-        if not found.any() and any(mask.any() for mask in masks):
+        patches = [_Patch.of(outline.polygon, shape) for outline in outlines]
+        for patch in patches:
+            found[patch.where] ^= patch.turns % 2 == 1
+        if not found.any() and any(patch.turns.any() for patch in patches):
             notes["contours of type CLOSEDPLANAR_XOR cancel each other out"] = len(polygons)
     else:
-        outlines = [Outline(polygon) for polygon in map(_distinct, polygons) if len(polygon) > 2]
-        masks = [_mask(outline, shape, notes) for outline in outlines]
-        found = _combined(outlines, masks, notes)
-    empty = len(polygons) - sum(bool(mask.any()) for mask in masks)
+        patches = [_taken(outline, shape, notes) for outline in outlines]
+        for n, is_hole in _ordered(outlines, patches, notes):
+            patch = patches[n]
+            if is_hole:
+                found[patch.where] &= patch.turns == 0
+            else:
+                found[patch.where] |= patch.turns != 0
+    empty = len(polygons) - sum(bool(patch.turns.any()) for patch in patches)
     if empty:
         notes["contours enclose no voxel centre of the scan"] += empty
     return Filled(found, notes)
-
-
-def inside(polygon: Floats, shape: tuple[int, int]) -> Bools:
-    """Which points of a grid lie in a closed polygon, by the even-odd rule.
-
-    Parameters
-    ----------
-    polygon
-        (n, 2): its corners as (i, j), in voxels; the last one is joined to the first.
-    shape
-        Numbers of points along i, j.
-
-    Returns
-    -------
-    array
-        (i, j) bool. A point on the edge is inside on the low side and outside on the high side.
-    """
-    return np.asarray(turns(polygon, shape) % 2 == 1)
-
-
-def turns(polygon: Floats, shape: tuple[int, int]) -> NDArray[np.int32]:
-    """(i, j): how many times a polygon runs round each point of a grid; negative for the other way."""
-    ends = np.roll(polygon, -1, axis=0)
-    low, high = np.minimum(polygon[:, 1], ends[:, 1]), np.maximum(polygon[:, 1], ends[:, 1])
-    first = np.clip(np.ceil(low), 0, shape[1]).astype(int)
-    count = np.clip(np.ceil(high), 0, shape[1]).astype(int) - first
-    edge = np.repeat(np.arange(len(polygon)), count)
-    j = first[edge] + np.arange(len(edge)) - np.repeat(np.cumsum(count) - count, count)
-    start, run = polygon[edge], (ends - polygon)[edge]
-    crossing = start[:, 0] + (j - start[:, 1]) * run[:, 0] / run[:, 1]
-    steps = np.zeros((shape[0] + 1, shape[1]), dtype=np.int32)
-    np.add.at(steps, (np.clip(np.ceil(crossing), 0, shape[0]).astype(int), j), np.sign(run[:, 1]).astype(int))
-    return np.asarray(np.cumsum(steps[:-1], axis=0, dtype=np.int32))
 
 
 def _distinct(polygon: Floats) -> Floats:
@@ -154,51 +80,83 @@ def _distinct(polygon: Floats) -> Floats:
     return np.asarray(polygon[np.abs(polygon - np.roll(polygon, 1, axis=0)).max(axis=1) > 1e-6])
 
 
-def _mask(outline: Outline, shape: tuple[int, int], notes: Counter[str]) -> Bools:
-    number = turns(outline.polygon, shape)
-    mask = outline.takes(number)
-    if (mask & (number % 2 == 0)).any():
+@dataclass(frozen=True)
+class _Patch:
+    """The part of a slice that a contour may fill, and how many times it runs round each voxel there."""
+
+    where: tuple[slice, slice]
+    turns: NDArray[np.int32]
+
+    @classmethod
+    def of(cls, polygon: Floats, shape: tuple[int, int]) -> _Patch:
+        low = np.clip(np.floor(polygon.min(axis=0)), 0, shape).astype(int)
+        high = np.clip(np.ceil(polygon.max(axis=0)) + 1, low, shape).astype(int)
+        where = slice(int(low[0]), int(high[0])), slice(int(low[1]), int(high[1]))
+        size = int(high[0] - low[0]), int(high[1] - low[1])
+        return cls(where, turns(polygon - low, size))
+
+    def full(self, shape: tuple[int, int]) -> Bools:
+        """(i, j): what it fills."""
+        mask = np.zeros(shape, dtype=np.bool_)
+        mask[self.where] = self.turns != 0
+        return mask
+
+
+def _taken(outline: Outline, shape: tuple[int, int], notes: Counter[str]) -> _Patch:
+    """The patch of a contour, 0 where it is not inside."""
+    patch = _Patch.of(outline.polygon, shape)
+    mask = outline.takes(patch.turns)
+    if (mask & (patch.turns % 2 == 0)).any():
         notes["contours cross themselves: where they overlap is inside"] += 1
-    return mask
+    return _Patch(patch.where, np.where(mask, patch.turns, 0))
 
 
-def _combined(outlines: list[Outline], masks: list[Bools], notes: Counter[str]) -> Bools:
-    """Union of those that cross, and holes where one lies within another."""
+def _ordered(
+    outlines: list[Outline], patches: list[_Patch], notes: Counter[str]
+) -> Iterator[tuple[int, bool]]:
+    """The numbers of the contours that count, from the outside to the inside, and whether each is a hole."""
     relations = {(a, b): relation for a, b, relation in _relations(outlines)}
     twins = {b for (_, b), relation in relations.items() if relation == "same"}
     if twins:
         notes["contours are there twice and were taken once"] += len(twins)
     kept = [n for n in range(len(outlines)) if n not in twins]
     relations = {pair: relation for pair, relation in relations.items() if not twins & set(pair)}
-    group = list(range(len(outlines)))  # of each contour: the smallest number of those that it crosses
+    group = list(range(len(outlines)))  # the same number for those that cross
     for (a, b), relation in relations.items():
         if relation == "unclear":
             raise Unclear(
                 "a contour lies within another one, so near to its line that it may be the same one"
             )
         if relation == "cross":
-            _refuse_unclear(masks[a], masks[b])
+            _refuse_unclear(patches[a], patches[b])
             group = [group[a] if g == group[b] else g for g in group]
-    united = [n for n in kept if sum(group[n] == group[m] for m in kept) > 1]
+    sizes = Counter(group[n] for n in kept)
+    united = sum(size for size in sizes.values() if size > 1)
     if united:
-        notes["contours cross and were united"] += len(united)
-    around: dict[int, set[int]] = {group[n]: set() for n in kept}
+        notes["contours cross and were united"] += united
+    around = _around(relations, group)
+    for n in sorted(kept, key=lambda n: len(around[group[n]])):
+        yield n, len(around[group[n]]) % 2 == 1
+
+
+def _around(relations: Mapping[tuple[int, int], Relation], group: list[int]) -> dict[int, set[int]]:
+    """Of each group of crossing contours: the groups that lie around it."""
+    found: dict[int, set[int]] = {g: set() for g in group}
     for (a, b), relation in relations.items():
         if relation in ("within", "around"):
             inner, outer = (a, b) if relation == "within" else (b, a)
             if group[inner] == group[outer]:
                 raise Unclear("a contour lies within one that it crosses by way of another")
-            around[group[inner]].add(group[outer])
-    found = np.zeros(masks[0].shape if masks else (0, 0), dtype=np.bool_)
-    for n in sorted(kept, key=lambda n: len(around[group[n]])):
-        found = found & ~masks[n] if len(around[group[n]]) % 2 else found | masks[n]
+            found[group[inner]].add(group[outer])
     return found
 
 
-def _refuse_unclear(one: Bools, other: Bools) -> None:
-    smaller = min(int(one.sum()), int(other.sum()))
-    both = int((one & other).sum())
-    if smaller and both >= MOSTLY_INSIDE * smaller and smaller < MOSTLY_INSIDE * max(one.sum(), other.sum()):
+def _refuse_unclear(one: _Patch, other: _Patch) -> None:
+    shape = tuple(max(a.stop, b.stop) for a, b in zip(one.where, other.where, strict=True))
+    first, second = one.full((shape[0], shape[1])), other.full((shape[0], shape[1]))
+    smaller, larger = sorted((int(first.sum()), int(second.sum())))
+    both = int((first & second).sum())
+    if smaller and both >= MOSTLY_INSIDE * smaller and smaller < MOSTLY_INSIDE * larger:
         raise Unclear(f"a contour crosses another one, within which {both} of its {smaller} voxels lie")
 
 
@@ -208,81 +166,9 @@ def _relations(outlines: list[Outline]) -> Iterator[tuple[int, int, Relation]]:
         return
     low = np.array([outline.polygon.min(axis=0) for outline in outlines])
     high = np.array([outline.polygon.max(axis=0) for outline in outlines])
-    near = ((low[:, None] <= high + NEAR_VOX) & (low <= high[:, None] + NEAR_VOX)).all(axis=2)
-    for a, b in np.argwhere(np.triu(near, 1)).tolist():
-        relation = relate(outlines[a], outlines[b])
-        if relation != "apart":
-            yield a, b, relation
-
-
-def relate(one: Outline, other: Outline) -> Relation:
-    """How two contours lie to each other; nearer than `NEAR_VOX` is on the line.
-
-    `within`: the first lies within the second. Contours that only touch are apart.
-    """
-    first, second = _Lies.of(one, other), _Lies.of(other, one)
-    if (first.inside and first.outside) or (second.inside and second.outside):
-        return "cross"
-    if not (first.inside or first.outside or second.inside or second.outside):
-        return "same"
-    if not (first.inside or second.inside):
-        return "apart"
-    inner = first if first.inside else second
-    if (first.inside and second.inside) or inner.shared > MOST_SHARED or inner.farthest_vox <= THIN_VOX:
-        return "unclear"
-    return "within" if first.inside else "around"
-
-
-@dataclass(frozen=True)
-class _Lies:
-    """How the line of a contour lies to another contour.
-
-    `inside`, `outside`: whether it has points there, off the line; `shared`: the part of it that is on the
-    line; `farthest_vox`: from the line.
-    """
-
-    inside: bool
-    outside: bool
-    shared: float
-    farthest_vox: float
-
-    @classmethod
-    def of(cls, one: Outline, other: Outline) -> _Lies:
-        low, high = other.polygon.min(axis=0) - NEAR_VOX, other.polygon.max(axis=0) + NEAR_VOX
-        points = one.points[((one.points >= low) & (one.points <= high)).all(axis=1)]
-        beyond = len(one.points) - len(points)  # outside, whatever the edges are
-        if not len(points):
-            return cls(False, True, 0.0, SEEN_VOX)
-        start, end = other.polygon, np.roll(other.polygon, -1, axis=0)
-        parts = [points[n : n + RUN] for n in range(0, len(points), RUN)]
-        distance = np.concatenate([_distance(part, start, end) for part in parts])
-        within = other.takes(np.concatenate([_turns_at(part, start, end) for part in parts]))
-        far = distance > NEAR_VOX
-        return cls(
-            bool((far & within).any()),
-            bool(beyond or (far & ~within).any()),
-            float((~far).sum()) / len(one.points),
-            SEEN_VOX if beyond else float(distance.max()),
-        )
-
-
-def _distance(points: Floats, start: Floats, end: Floats) -> Floats:
-    """(n): from each point to the nearest of the edges, up to `SEEN_VOX`."""
-    low, high = points.min(axis=0) - SEEN_VOX, points.max(axis=0) + SEEN_VOX
-    seen = ((np.maximum(start, end) >= low) & (np.minimum(start, end) <= high)).all(axis=1)
-    start, run = start[seen], (end - start)[seen]
-    offset = points[:, None] - start
-    part = (offset * run).sum(axis=2) / np.maximum((run * run).sum(axis=1), 1e-12)
-    away = np.linalg.norm(offset - np.clip(part, 0, 1)[..., None] * run, axis=2)
-    return np.asarray(away.min(axis=1, initial=SEEN_VOX))
-
-
-def _turns_at(points: Floats, start: Floats, end: Floats) -> NDArray[np.int32]:
-    """(n): how many times a polygon runs round each point."""
-    x, y = points[:, :1], points[:, 1:]
-    seen = (np.maximum(start, end)[:, 1] >= y.min()) & (np.minimum(start, end)[:, 1] <= y.max())
-    start, run = start[seen], (end - start)[seen]
-    crosses = (start[:, 1] > y) != (start[:, 1] + run[:, 1] > y)
-    height = np.where(run[:, 1] == 0, 1, run[:, 1])
-    before = start[:, 0] + (y - start[:, 1]) * run[:, 0] / height < x
-    return np.asarray(np.where(crosses & before, np.sign(run[:, 1]), 0).sum(axis=1), dtype=np.int32)
+    for a, outline in enumerate(outlines[:-1]):
+        near = ((low[a + 1 :] <= high[a] + NEAR_VOX) & (low[a] <= high[a + 1 :] + NEAR_VOX)).all(axis=1)
+        for b in (a + 1 + np.flatnonzero(near)).tolist():
+            relation = relate(outline, outlines[b])
+            if relation != "apart":
+                yield a, b, relation

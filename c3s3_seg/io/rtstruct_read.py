@@ -6,7 +6,7 @@ How the contours of a region on one slice are combined is in `rtstruct_fill`.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from c3s3_seg.errors import C3S3Error, GeometryError, InputError
-from c3s3_seg.io.rtstruct_fill import Unclear, fill, inside
+from c3s3_seg.io.dicom_header import unreadable
+from c3s3_seg.io.rtstruct_fill import Unclear, fill
+from c3s3_seg.io.rtstruct_outline import inside
 from c3s3_seg.volume import Array, Geometry, Source, Volume
 
 __all__ = ["inside", "read_rtstruct", "region_name"]
@@ -62,23 +64,36 @@ def read_rtstruct(path: Path, grid: Geometry, values: Mapping[str, int]) -> Volu
         regions = {int(item.ROINumber): item for item in data.StructureSetROISequence}
         array = np.zeros(grid.shape, dtype=np.uint16)
         notes: list[str] = []
-        for drawn in data.get("ROIContourSequence") or ():
-            region = regions[int(drawn.ReferencedROINumber)]
+        drawn = _contours(data)
+        nameless = sorted(set(drawn) - set(regions))
+        if nameless:
+            raise InputError(f"it has contours of region {nameless[0]}, which it does not name", where=path)
+        for number, region in regions.items():
             value = values.get(region_name(region))
             if value is not None:
                 _same_frame(region, grid, path)
-                found = _region(drawn, region_name(region), grid, path)
+                found = _region(drawn.get(number, []), region_name(region), grid, path)
                 _put(array, found.array, value, path)
                 notes += found.notes
     except (C3S3Error, MemoryError):
         raise
     except Exception as error:  # a damaged file can hold anything
-        what = f"this RTSTRUCT is damaged, or not one that can be read ({type(error).__name__})"
-        raise InputError(what, where=path, todo="Copy or export it again") from error
+        raise InputError(unreadable("RTSTRUCT", error), where=path, todo="Copy or export it again") from error
+    names = Counter(map(region_name, regions.values()))
+    notes += [f"region '{n}': {times} regions of this name were united"
+              for n, times in names.items() if n in values and times > 1]  # fmt: skip
     others = sum(region_name(item) not in values for item in regions.values())
     if others:
         notes.append(f"{others} other regions of the RTSTRUCT were left out")
     return grid.volume(array, Source(path, "RTSTRUCT", notes=tuple(notes)))
+
+
+def _contours(data: Any) -> dict[int, list[Any]]:
+    """Number of a region -> all of its contours, in however many items they stand."""
+    found: dict[int, list[Any]] = defaultdict(list)
+    for drawn in data.get("ROIContourSequence") or ():
+        found[int(drawn.ReferencedROINumber)] += drawn.get("ContourSequence") or ()
+    return found
 
 
 @dataclass(frozen=True)
@@ -89,8 +104,9 @@ class _Region:
     notes: tuple[str, ...]
 
 
-def _region(drawn: Any, name: str, grid: Geometry, path: Path) -> _Region:
-    contours = drawn.get("ContourSequence") or ()
+def _region(contours: Sequence[Any], name: str, grid: Geometry, path: Path) -> _Region:
+    if not contours:
+        return _Region(np.zeros(grid.shape, dtype=np.bool_), (f"region '{name}': it has no contours",))
     kinds = {str(contour.get("ContourGeometricType", "")) for contour in contours}
     for kind in sorted(kinds - set(CLOSED)):
         what = f"the region '{name}' has a contour of type '{kind}'; wanted closed ones"
@@ -98,6 +114,9 @@ def _region(drawn: Any, name: str, grid: Geometry, path: Path) -> _Region:
     slices: dict[int, list[NDArray[np.float64]]] = defaultdict(list)
     for contour in contours:
         points = np.array(contour.get("ContourData") or (), dtype=np.float64).reshape(-1, 3)
+        if len(points) < int(contour.get("NumberOfContourPoints") or 0):
+            what = f"a contour of '{name}' has {len(points)} of its {contour.NumberOfContourPoints} points"
+            raise InputError(what, where=path, todo="Copy or export it again")
         if len(points):
             k, polygon = _on_slice(points, name, grid, path)
             slices[k].append(polygon)
@@ -137,7 +156,7 @@ def _notes(counts: Counter[str], name: str, clipped: int, kinds: set[str]) -> tu
 
 
 def _refuse_empty(array: NDArray[np.bool_], count: int, clipped: int, name: str, path: Path) -> None:
-    if count and not array.any():
+    if not array.any():
         where = "lie outside of the scan" if clipped else "enclose no voxel centre, or cancel each other out"
         raise InputError(
             f"the region '{name}' has {count} contours and not one voxel: they {where}",
