@@ -153,6 +153,8 @@ def test_files_that_are_left_out(tmp_path: Path) -> None:
         (np.array([0.0, 3.0], np.float32), (3,)),
         (np.array([0, 0], np.int16), ()),
         (np.array([0.0, 0.5]), None),
+        (np.array([-1e-5, 1.9999847, 3.00003]), (2, 3)),
+        (np.array([0.0, 1.002]), None),
         (np.array([-1, 1]), None),
         (np.array([0, 70_000]), None),
         (np.arange(65), None),
