@@ -276,6 +276,7 @@ def _labels_in_file(path: Path) -> tuple[int, ...]:
 
 def _measure(work: _Work) -> list[CaseScore]:
     from c3s3_seg.io import load_mask
+    from c3s3_seg.io.image import ROUNDED
     from c3s3_seg.resample import resample_mask
 
     settings, labels = work.settings, dict(work.labels)
@@ -284,6 +285,8 @@ def _measure(work: _Work) -> list[CaseScore]:
     if settings.resample:
         prediction = resample_mask(prediction, wanted.geometry)
     notes = prediction.source.notes[len(before) :]
+    for name, mask in (("prediction", prediction), ("truth", wanted)):
+        notes += tuple(f"{name}: {note}" for note in mask.source.notes if note.startswith(ROUNDED))
     diagonal, values = diagonal_mm(wanted.geometry), list(labels.values())
     found: Mapping[int, Score | PaperScore]
     if settings.protocol == "paper":

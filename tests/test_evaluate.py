@@ -225,6 +225,29 @@ def test_two_processes_answer_as_one_does(folders: tuple[Path, Path, Path]) -> N
     assert told == [1, 2, 3]
 
 
+def test_labels_that_were_rounded_are_told(folders: tuple[Path, Path, Path]) -> None:
+    predictions, truth, out = folders
+    save(GEOMETRY.volume(cube(2, 7).array * np.float64(1.0000153)), truth / "a.nii.gz")
+    result = evaluate(predictions, truth, out)
+    assert result.rows[0].score == score(cube(2, 7), cube(2, 7))
+    assert [note["case"] for note in report_of(out)["notes"]] == ["a"]
+    assert result.rows[0].notes[0].startswith("truth: labels were rounded to whole numbers")
+    save(GEOMETRY.volume(cube(2, 7).array * 0.8), predictions / "b.nii.gz")
+    (failure,) = evaluate(predictions, truth, out).failures
+    assert "all lie between 0 and 1, as in a map of probabilities" in failure.reason
+
+
+def test_a_segmentation_of_3d_slicer_is_paired(folders: tuple[Path, Path, Path]) -> None:
+    predictions, truth, out = folders
+    save(cube(2, 7), truth / "a.seg.nrrd")
+    (truth / "a.nii.gz").unlink()
+    save(cube(2, 9), predictions / "b.seg.nrrd")
+    (predictions / "b.nii.gz").unlink()
+    result = evaluate(predictions, truth, out)
+    assert [row.case for row in result.rows] == ["a", "b.seg"]
+    assert result.failures == ()
+
+
 def test_a_process_that_dies_is_a_failure_with_its_reason(
     folders: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -94,7 +94,7 @@ def write_report_page(path: Path, report: Report, views: Iterable[CaseView]) -> 
 def _head(report: Report) -> str:
     notes = notes_of(report.rows)
     listed = "".join(f"<li><b>{escape(case)}</b>: {escape(note)}</li>" for case, note in notes)
-    flags = f'<div class="flags"><b>Done on request</b><ul>{listed}</ul></div>' if notes else ""
+    flags = f'<div class="flags"><b>Done before measuring</b><ul>{listed}</ul></div>' if notes else ""
     return (
         f"<header><h1>{escape(report.title)}</h1>"
         f'<p class="lead">Protocol <b>{report.protocol}</b>. {escape(PROTOCOLS[report.protocol])} '
