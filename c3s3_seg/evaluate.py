@@ -221,13 +221,18 @@ def _measure_all(
 def _scans(cases: Sequence[Case], images: Path | None) -> dict[str, Path]:
     """Case -> its scan, by name; of a single case the single scan that was given."""
     from c3s3_seg.io import find_cases
+    from c3s3_seg.io.cases import scan_stem
 
     if images is None:
         return {}
     found = find_cases([images])
     if len(found) == len(cases) == 1:
         return {cases[0].name: found[0].path}
-    return {scan.name: scan.path for scan in found}
+    own = {scan.name: scan.path for scan in found}
+    # A prediction that 3D Slicer wrote, x.seg.nrrd, is of the scan x.
+    return own | {
+        c.name: own[stem] for c in cases if (stem := scan_stem(c.name)) in own and c.name not in own
+    }
 
 
 def _try(work: _Work) -> list[CaseScore] | Exception:

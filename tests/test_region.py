@@ -36,6 +36,19 @@ def test_the_organ_is_found_in_a_larger_scan(predictor: Predictor) -> None:
     assert dice(found.mask, phantom.truth) > dice(predictor(phantom.scan).mask, phantom.truth)
 
 
+def test_windows_of_air_in_which_nothing_varies_are_passed_over(predictor: Predictor) -> None:
+    phantom = simulate(31_050)
+    low = phantom.scan.array.min()
+    wide = np.pad(phantom.scan.array, ((90, 0), (0, 0), (0, 0)), constant_values=low)
+    affine = phantom.scan.geometry.affine.copy()
+    affine[:3, 3] = phantom.scan.geometry.to_mm((-90, 0, 0))
+    judged = judge(Geometry(wide.shape, affine).volume(wide), predictor, Care())
+    assert judged.box is not None
+    assert judged.box.low[0] > 40
+    truth = np.pad(phantom.truth.array, ((90, 0), (0, 0), (0, 0)))
+    assert dice(segment(judged, predictor).mask, judged.scan.geometry.volume(truth)) > 0.85
+
+
 def test_nothing_to_find_is_refused_unless_forced(predictor: Predictor) -> None:
     noise = np.random.default_rng(0).gamma(2, 50, (160, 150, 80)).astype(np.float32)
     scan = Geometry.build(noise.shape, (1.25, 1.25, 1.8)).volume(noise)

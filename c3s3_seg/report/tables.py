@@ -53,7 +53,7 @@ CONVENTIONS = {
     "undefined those left out; mean_penalised counts the image diagonal for each infinite distance.",
     "comparison": "paired by case: difference is this set minus the other, with its bootstrap interval; p "
     "is of the Wilcoxon signed-rank test, two-sided; cases without a finite value in both are left out.",
-    "notes": "what was done to a case before it was measured: resampling to the truth's grid on request, rounding.",
+    "notes": "what was done to a case before it was measured: rounding; resampling on request.",
     "interval": "low and high are the 95% interval of the mean: bootstrap, 2,000 resamples, fixed seed.",
 }
 
