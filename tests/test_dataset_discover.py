@@ -59,6 +59,7 @@ def test_what_cannot_be_told_apart_is_refused(tmp_path: Path) -> None:
     scan, mask = scan_and_mask(0)
     save(scan.geometry.volume(mask), tmp_path / "few.nii.gz")
     save(scan, tmp_path / "p1_mask.nii.gz")
+    save(scan.geometry.volume(mask * np.float32(0.4)), tmp_path / "p2_mask.nii.gz")
     (tmp_path / "cut.nii.gz").write_bytes((tmp_path / "few.nii.gz").read_bytes()[:-9])
     (tmp_path / "old.zip").write_bytes(b"PK\3\4")
     (tmp_path / "notes.txt").write_text("beside it")
@@ -66,7 +67,12 @@ def test_what_cannot_be_told_apart_is_refused(tmp_path: Path) -> None:
     assert found.pairs == ()
     told = reasons(found)
     assert "holds 2 whole values, as a mask does" in told["few.nii.gz"]
-    assert "named like a mask, and holds values that no mask has" in told["p1_mask.nii.gz"]
+    assert (
+        "named like a mask, and holds values that no mask has: more than 64 different"
+        in told["p1_mask.nii.gz"]
+    )
+    assert "0.4, one of" in told["p2_mask.nii.gz"]
+    assert "as in a map of probabilities" in told["p2_mask.nii.gz"]
     assert "stream ends too early" in told["cut.nii.gz"] or "damaged" in told["cut.nii.gz"]
     assert "unpack it" in told["old.zip"]
     assert found.passed == {"neither images nor DICOM": 1}
@@ -153,6 +159,8 @@ def test_files_that_are_left_out(tmp_path: Path) -> None:
         (np.array([0.0, 3.0], np.float32), (3,)),
         (np.array([0, 0], np.int16), ()),
         (np.array([0.0, 0.5]), None),
+        (np.array([-1e-5, 1.9999847, 3.00003]), (2, 3)),
+        (np.array([0.0, 1.002]), None),
         (np.array([-1, 1]), None),
         (np.array([0, 70_000]), None),
         (np.arange(65), None),

@@ -91,6 +91,13 @@ def cases(folder: Path, image: Array, truth: Array, grid: Geometry = GRID) -> Da
         ),
         (noise(), noise(), GRID, "labelsTr/one.mha", "whole numbers"),
         (np.zeros_like(noise()), mask(1).array, GRID, "imagesTr/one.mha", "all voxels are 0"),
+        (
+            noise().astype(np.float64) * 1e300,
+            mask(1).array,
+            GRID,
+            "imagesTr/one.mha",
+            "a range that float32 does not hold",
+        ),
     ],
 )
 def test_training_refuses_what_the_doctor_calls_an_error(
@@ -102,6 +109,17 @@ def test_training_refuses_what_the_doctor_calls_an_error(
     with pytest.raises(C3S3Error, match=words) as refused:
         read_case(data, "one", TASK, labelled=True)
     assert Path(str(refused.value.where)) == tmp_path / file
+
+
+def test_training_sees_a_scan_with_an_offset_as_one_without(tmp_path: Path) -> None:
+    from c3s3_seg.training.data import read_case
+
+    seen = []
+    for n, offset in enumerate((0.0, 1e8)):
+        (tmp_path / str(n)).mkdir()
+        data = cases(tmp_path / str(n), noise().astype(np.float64) + offset, mask(1).array)
+        seen.append(read_case(data, "one", TASK, labelled=True).stack.numpy())
+    np.testing.assert_allclose(seen[1], seen[0], atol=1e-5)
 
 
 def test_training_takes_a_validation_case_without_the_organ_but_no_unknown_value(tmp_path: Path) -> None:

@@ -65,6 +65,16 @@ def test_files_are_found_with_any_suffix_and_once(tmp_path: Path) -> None:
         data.scan("a.b")
 
 
+def test_a_segmentation_of_3d_slicer_is_the_mask_of_its_case(tmp_path: Path) -> None:
+    data = DataSet(tmp_path)
+    (tmp_path / "labelsTr").mkdir()
+    (tmp_path / "labelsTr" / "a.seg.nrrd").touch()
+    assert data.mask("a").name == "a.seg.nrrd"
+    (tmp_path / "labelsTr" / "a.nii.gz").touch()
+    with pytest.raises(InputError, match="found 2 image files"):
+        data.mask("a")
+
+
 def test_validation_cases_are_put_aside_once() -> None:
     splits = Splits(("a",), ("b", "c", "d"))
     aside = splits.put_aside(2)

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from c3s3_seg import evaluate as evaluate_module
 from c3s3_seg.errors import InputError
 from c3s3_seg.evaluate import Settings, evaluate
-from c3s3_seg.io import save
+from c3s3_seg.io import Case, save
 from c3s3_seg.metrics import PaperScore, Score, score, scores
 from c3s3_seg.report.rows import Failure
 from c3s3_seg.volume import Geometry, Volume
@@ -224,6 +225,35 @@ def test_two_processes_answer_as_one_does(folders: tuple[Path, Path, Path]) -> N
     assert together.rows == alone.rows
     assert together.failures == alone.failures
     assert told == [1, 2, 3]
+
+
+def test_labels_that_were_rounded_are_told(folders: tuple[Path, Path, Path]) -> None:
+    predictions, truth, out = folders
+    save(GEOMETRY.volume(cube(2, 7).array * np.float64(1.0000153)), truth / "a.nii.gz")
+    result = evaluate(predictions, truth, out)
+    assert result.rows[0].score == score(cube(2, 7), cube(2, 7))
+    assert [note["case"] for note in report_of(out)["notes"]] == ["a"]
+    assert result.rows[0].notes[0].startswith("truth: labels were rounded to whole numbers")
+    save(GEOMETRY.volume(cube(2, 7).array * 0.8), predictions / "b.nii.gz")
+    (failure,) = evaluate(predictions, truth, out).failures
+    assert "all lie between 0 and 1, as in a map of probabilities" in failure.reason
+
+
+def test_a_segmentation_of_3d_slicer_is_paired(folders: tuple[Path, Path, Path]) -> None:
+    predictions, truth, out = folders
+    save(cube(2, 7), truth / "a.seg.nrrd")
+    (truth / "a.nii.gz").unlink()
+    save(cube(2, 9), predictions / "b.seg.nrrd")
+    (predictions / "b.nii.gz").unlink()
+    result = evaluate(predictions, truth, out)
+    assert [row.case for row in result.rows] == ["a", "b.seg"]
+    assert result.failures == ()
+    images = truth.parent / "images"
+    images.mkdir()
+    for name in ("a", "b", "c"):
+        save(cube(1, 9), images / f"{name}.nii.gz")
+    scans = evaluate_module._scans([Case(row.case, predictions) for row in result.rows], images)
+    assert {name: scans[name].name for name in ("a", "b.seg")} == {"a": "a.nii.gz", "b.seg": "b.nii.gz"}
 
 
 def test_a_process_that_dies_is_a_failure_with_its_reason(

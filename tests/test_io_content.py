@@ -14,9 +14,9 @@ import pytest
 import SimpleITK
 
 from c3s3_seg.errors import InputError, MemoryLimitError
-from c3s3_seg.io import content as content_module
-from c3s3_seg.io import load, load_mask, save
-from c3s3_seg.io.content import MOST_SURPLUS, Need, Opened, free_bytes, unpack, unpack_head
+from c3s3_seg.io import limits, load, load_mask, save
+from c3s3_seg.io.content import MOST_SURPLUS, Need, Opened, unpack, unpack_head
+from c3s3_seg.io.limits import free_bytes
 from c3s3_seg.volume import Geometry
 
 NOISE = np.random.default_rng(0).bytes(5000) + bytes(3_000_000)
@@ -125,7 +125,7 @@ print(time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF).ru
 def test_a_mask_may_be_packed_tightly_and_a_scan_of_some_size_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(content_module, "DENSE_FLOOR", 1 << 20)
+    monkeypatch.setattr(limits, "DENSE_FLOOR", 1 << 20)
     path = tmp_path / "a.nii.gz"
     path.write_bytes(zeros_gz(header((128, 128, 128), "u1"), 128**3))
     assert not load_mask(path).array.any()
@@ -142,9 +142,9 @@ def test_voxels_for_which_there_is_no_memory_are_refused(
 ) -> None:
     path = tmp_path / f"a.{suffix}"
     save(Geometry.build((40, 40, 40)).volume(np.ones((40, 40, 40), np.int16)), path)
-    monkeypatch.setattr(content_module, "SMALL", 1 << 10)
+    monkeypatch.setattr(limits, "SMALL", 1 << 10)
     load_mask(path)
-    monkeypatch.setattr(content_module, "free_bytes", lambda: 300_000.0)
+    monkeypatch.setattr(limits, "free_bytes", lambda: 300_000.0)
     with pytest.raises(MemoryLimitError, match="the memory did not suffice: 40 x 40 x 40 voxels take"):
         load_mask(path)
 
@@ -152,9 +152,9 @@ def test_voxels_for_which_there_is_no_memory_are_refused(
 def test_too_many_voxels_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.nii.gz"
     save(Geometry.build((40, 40, 40)).volume(np.ones((40, 40, 40), np.int16)), path)
-    monkeypatch.setattr(content_module, "MOST_VOXELS", 64_000)
+    monkeypatch.setattr(limits, "MOST_VOXELS", 64_000)
     load(path)
-    monkeypatch.setattr(content_module, "MOST_VOXELS", 63_999)
+    monkeypatch.setattr(limits, "MOST_VOXELS", 63_999)
     with pytest.raises(InputError, match="claims 40 x 40 x 40 voxels; up to 63999 are read"):
         load(path)
 
@@ -162,7 +162,7 @@ def test_too_many_voxels_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_the_limit_of_a_process_counts() -> None:
     assert 0 < free_bytes() < 1e13
     code = "import resource as r; r.setrlimit(r.RLIMIT_AS, (3 << 30, 3 << 30))\n"
-    code += "from c3s3_seg.io.content import free_bytes; print(free_bytes())"
+    code += "from c3s3_seg.io.limits import free_bytes; print(free_bytes())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert float(done.stdout) < 3 << 30
     assert resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY

@@ -322,3 +322,29 @@ def test_floating_point_pixels_are_named(files: list[Path], kind: str) -> None:
     with pytest.raises(InputError, match=rf"'IM_0006.dcm' holds {kind}.*convert it to NIfTI") as error:
         load(files[0].parent)
     assert "damaged" not in str(error.value)
+
+
+def test_a_large_intercept_keeps_grey_values_apart(
+    files: list[Path], oblique: Volume, tmp_path: Path
+) -> None:
+    for file in files:
+        edit(file, values(RescaleIntercept=str(100_000_000), RescaleSlope="1"))
+    back = load(tmp_path / "series")
+    assert back.array.dtype == np.float64
+    assert np.array_equal(back.array - back.array.min(), oblique.array - oblique.array.min())
+    for file in files:
+        edit(file, values(RescaleIntercept=str(-1024), RescaleSlope="1"))
+    assert load(tmp_path / "series").array.dtype == np.float32
+
+
+def test_two_slices_that_only_float32_calls_equal_are_two(files: list[Path], tmp_path: Path) -> None:
+    for file in files:
+        edit(file, values(RescaleIntercept=str(100_000_000), RescaleSlope="1"))
+    data = pydicom.dcmread(files[0])
+    data.SOPInstanceUID += ".9"
+    pixels = data.pixel_array.copy()
+    pixels[3, 3] += 1
+    data.PixelData = pixels.tobytes()
+    data.save_as(tmp_path / "series" / "again.dcm")
+    with pytest.raises(InputError, match="two different slices lie at the same position"):
+        load(tmp_path / "series")

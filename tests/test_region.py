@@ -64,6 +64,19 @@ def test_the_sizes_of_a_given_region_are_judged(predictor: Predictor) -> None:
         judge(scan, predictor, Care(roi="100:120,52:156,28:84"))
 
 
+def test_windows_of_air_in_which_nothing_varies_are_passed_over(predictor: Predictor) -> None:
+    phantom = simulate(31_050)
+    low = phantom.scan.array.min()
+    wide = np.pad(phantom.scan.array, ((90, 0), (0, 0), (0, 0)), constant_values=low)
+    affine = phantom.scan.geometry.affine.copy()
+    affine[:3, 3] = phantom.scan.geometry.to_mm((-90, 0, 0))
+    judged = judge(Geometry(wide.shape, affine).volume(wide), predictor, Care())
+    assert judged.box is not None
+    assert judged.box.low[0] > 40
+    truth = np.pad(phantom.truth.array, ((90, 0), (0, 0), (0, 0)))
+    assert dice(segment(judged, predictor).mask, judged.scan.geometry.volume(truth)) > 0.85
+
+
 def test_nothing_to_find_is_refused_unless_forced(predictor: Predictor) -> None:
     noise = np.random.default_rng(0).gamma(2, 50, (160, 150, 80)).astype(np.float32)
     scan = Geometry.build(noise.shape, (1.25, 1.25, 1.8)).volume(noise)

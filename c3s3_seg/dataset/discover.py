@@ -21,10 +21,10 @@ from c3s3_seg.errors import InputError
 from c3s3_seg.io.cases import walk_files
 from c3s3_seg.io.choice import Fix, SeriesRule
 from c3s3_seg.io.hashes import scan_files
-from c3s3_seg.io.image import ROUNDED_BY, image_stem, image_suffix, load_image, nearest_whole
+from c3s3_seg.io.image import ROUNDED_BY, as_labels, image_stem, image_suffix, load_image, nearest_whole
 from c3s3_seg.io.scan_like import holds_bodies
 from c3s3_seg.io.sniff import is_dicom, is_zip
-from c3s3_seg.volume import Array, Geometry
+from c3s3_seg.volume import Array, Geometry, Volume
 from c3s3_seg.workers import Died, each
 
 MOST_VALUES = 64  # of a mask, background included, unless its voxels are plainly those of bodies
@@ -136,12 +136,13 @@ def _sort_dicom(root: Path, files: Sequence[Path], search: Search, found: Haul) 
 def _sort_images(root: Path, images: Sequence[Path], search: Search, found: Haul, progress: Progress) -> None:
     """Scans first, as some masks are known by lying on the grid of one."""
     unsure: list[tuple[Path, Probe]] = []
+    mend = "orthonormal" in search.fix
     for path, probe in probes(images, search, progress):
         said = says(stem_path(path, root))
         if isinstance(probe, str):
             found.refused.append(Refused(_place(path, root), probe))
         elif probe.values is None and said == "mask":
-            reason = "it is named like a mask, and holds values that no mask has: rename it, or mend it"
+            reason = f"it is named like a mask, and {why_no_mask(load_image(path, orthonormal=mend))}"
             found.refused.append(Refused(_place(path, root), reason))
         elif probe.values is None:
             found.scans.append(_scan(path, root, probe.grid))
@@ -178,6 +179,16 @@ def _probe(work: tuple[Path, bool]) -> Probe | str:
         return Probe(volume.geometry, few_values(volume.array))
     except Exception as error:  # one bad file must not stop the others
         return reason_of(error)
+
+
+def why_no_mask(volume: Volume) -> str:
+    """What that of which `few_values` finds none holds that a mask may not."""
+    what = "holds values that no mask has"
+    try:
+        as_labels(volume)
+    except InputError as error:
+        return f"{what}: {reason_of(error)}"
+    return f"{what}: more than {MOST_VALUES} different ones, or one above {LARGEST_VALUE}. Rename or mend it"
 
 
 def few_values(array: Array) -> tuple[int, ...] | None:

@@ -24,6 +24,7 @@ from c3s3_seg.dataset.discover import (
     probes,
     silent,
     wanted_files,
+    why_no_mask,
 )
 from c3s3_seg.dataset.index import IMAGES, INDEX, MASKS, DataSet, parse_labels
 from c3s3_seg.dataset.items import Inventory, Mask, Pair, Part, Refused, Scan, Split, reason_of
@@ -31,7 +32,7 @@ from c3s3_seg.dataset.pairing import KEPT
 from c3s3_seg.errors import C3S3Error, InputError
 from c3s3_seg.files import read_json
 from c3s3_seg.io.cases import scan_stem, walk_files
-from c3s3_seg.io.image import image_stem, image_suffix
+from c3s3_seg.io.image import image_stem, image_suffix, load_image
 
 MODALITIES = {"MR": "MR", "MRI": "MR", "CT": "CT", "PET": "PT", "PT": "PT"}
 ATRIUM_FILE, ATRIUM_MM = "mri_norm2.h5", (0.625, 0.625, 0.625)
@@ -96,20 +97,24 @@ def _inventory(
         if isinstance(values, tuple):
             pairs.append(Pair(scan, Mask(part, None, values)))
         else:
-            refused.append(Refused(part.place, (values or "it holds values that no mask has.") + KEPT))
+            refused.append(Refused(part.place, values + KEPT))
             pairs.append(Pair(scan))
     return Inventory(tuple(pairs), tuple(refused), dict(passed), labels)
 
 
-def _values(part: Part, seen: Mapping[Path, Probe | str]) -> tuple[int, ...] | str | None:
-    """The foreground values of a mask; what is wrong with it; None where it is none."""
-    if part.kind == "image":
-        probe = seen[part.files[0]]
-        return probe if isinstance(probe, str) else probe.values
+def _values(part: Part, seen: Mapping[Path, Probe | str]) -> tuple[int, ...] | str:
+    """The foreground values of a mask, or what is wrong with it."""
+    probe = seen.get(part.files[0])
+    if isinstance(probe, str):
+        return probe
+    if probe is not None and probe.values is not None:
+        return probe.values
     try:
-        return few_values(part.scan(Path(), frozenset()).array)
+        volume = load_image(part.files[0]) if probe is not None else part.scan(Path(), frozenset())
     except C3S3Error as error:
         return reason_of(error)
+    values = few_values(volume.array)
+    return f"it {why_no_mask(volume)}" if values is None else values
 
 
 def _index(root: Path) -> dict[str, Any] | None:

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from c3s3_seg.errors import InputError, MissingError
-from c3s3_seg.io.content import Opened, check_dense, check_size
+from c3s3_seg.io.content import Opened
+from c3s3_seg.io.limits import check_dense, check_size
 from c3s3_seg.volume import Array, Geometry, Source, Volume
 
 HDF5_SUFFIXES = (".h5", ".hdf5")

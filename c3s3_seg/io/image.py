@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from c3s3_seg.errors import GeometryError, InputError, shown
+from c3s3_seg.errors import GeometryError, InputError, MemoryLimitError, shown
 from c3s3_seg.io.nifti import Parts, read_nifti
 from c3s3_seg.io.nrrd_mha import read_nrrd_or_meta
 from c3s3_seg.io.sniff import is_dicom
@@ -82,7 +82,11 @@ def load_image(
     if suffix is None:
         raise InputError(f"this is not an image file; wanted {', '.join(IMAGE_SUFFIXES)}", where=path)
     read = read_nifti if suffix.startswith(".nii") else read_nrrd_or_meta
-    return _checked(read(path, hashed=hashed, dense=dense), path, orthonormal)
+    try:
+        return _checked(read(path, hashed=hashed, dense=dense), path, orthonormal)
+    except MemoryError as error:  # what was free when it was asked for may be taken by now
+        todo = "Give more memory, or a coarser scan"
+        raise MemoryLimitError("the memory did not suffice to read it", where=path, todo=todo) from error
 
 
 def load_mask(

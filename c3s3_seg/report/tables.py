@@ -53,8 +53,8 @@ CONVENTIONS = {
     "undefined those left out; mean_penalised counts the image diagonal for each infinite distance.",
     "comparison": "paired by case: difference is this set minus the other, with its bootstrap interval; p "
     "is of the Wilcoxon signed-rank test, two-sided; cases without a finite value in both are left out.",
-    "notes": "what was found when the masks of a case were read, and what was done to them on request: "
-    "resampling to the truth's grid.",
+    "notes": "what was found when the masks of a case were read, and what was done to them: rounding; on "
+    "request resampling to the truth's grid.",
     "remarks": "labels that predictions hold and no truth does, and labels that no mask holds.",
     "interval": "low and high are the 95% interval of the mean: bootstrap, 2,000 resamples, fixed seed.",
 }
