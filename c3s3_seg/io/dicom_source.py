@@ -124,7 +124,7 @@ def _open(path: Path, source: Source) -> Origin:
         missing = [k for k in NEEDED if not Uid.is_valid(headers[item.path].get(k, ""))]
         if missing:
             raise InputError(
-                f"'{item.name}' has no valid {', '.join(missing)}, so nothing can refer to it",
+                f"'{item.name}' has no {', '.join(missing)} that is a UID, so nothing can refer to it",
                 where=source.path,
                 todo="Write NIfTI (--format nii.gz), or have the series sent again with its UIDs",
             )
