@@ -20,7 +20,7 @@ class FileName(str):
     """The name of a file in a DICOM folder, which may be that of a patient.
 
     As a string it is the name. Formatted into a sentence it brings along what stands in its place wherever
-    the sentence is written down, so that `C3S3Error` and the notes of a volume have both: see `Told`.
+    the sentence is kept, so that `C3S3Error` and the notes of a volume have both: see `Told`.
 
     Parameters
     ----------

@@ -3,6 +3,7 @@
 `.ci/run` installs both; where they are missing these tests are skipped.
 """
 
+import io
 import json
 import os
 import shutil
@@ -770,3 +771,62 @@ def test_what_cannot_be_sent_is_said(files: list[Path], tmp_path: Path) -> None:
     data.save_as(files[2])
     with pytest.raises(InputError, match="this is not a DICOM file that can be sent"):
         send(nobody, [files[2]])
+
+
+@pytest.mark.parametrize("fault", ["half", "two of one", "another study", "none"])
+def test_c_move_is_checked_as_c_get(
+    slices: list[pydicom.Dataset], listener: Listener, tmp_path: Path, fault: str
+) -> None:
+    other = copy(slices[2], PixelData=slices[3].PixelData)
+    sent, words = {
+        "half": (slices[:4], "has 12 files of this study and sent 4"),
+        "two of one": ([*slices, other], "two different files of one SOP Instance UID"),
+        "another study": ([*slices[:11], copy(slices[11], StudyInstanceUID="1.2.3")], "failed to send 1"),
+        "none": (slices, ""),
+    }[fault]
+    study, out = str(slices[0].StudyInstanceUID), tmp_path / "out"
+    found = found_of(slices, NumberOfStudyRelatedInstances=12)
+    with faulty(sent, found, to=(listener.host, listener.port)) as node:
+        if not words:
+            assert len(fetch(node, out, study=study, listener=listener)) == 12
+            return
+        with pytest.raises(RefusedError, match=words):
+            fetch(node, out, study=study, listener=listener)
+    assert not out.exists()
+
+
+def test_a_file_is_the_one_that_its_message_names(
+    slices: list[pydicom.Dataset], listener: Listener, tmp_path: Path
+) -> None:
+    """And a store that says that somebody else's C-MOVE caused it is not ours."""
+    import pynetdicom
+    from pynetdicom.dimse_primitives import C_STORE
+    from pynetdicom.dsutils import encode
+
+    study = Uid(str(slices[0].StudyInstanceUID))
+    inbox = Inbox(tmp_path / "in", Wanted(study), listening=True)
+    sender = pynetdicom.AE("PACS")
+    data = slices[0]
+    sender.add_requested_context(data.SOPClassUID, data.file_meta.TransferSyntaxUID)
+
+    def store(named: str, mover: str | None) -> int:
+        link = sender.associate(listener.host, listener.port, ae_title=listener.title)
+        request = C_STORE()
+        request.MessageID, request.Priority = 1, 2
+        request.AffectedSOPClassUID, request.AffectedSOPInstanceUID = data.SOPClassUID, named
+        if mover is not None:
+            request.MoveOriginatorApplicationEntityTitle, request.MoveOriginatorMessageID = mover, 1
+        request.DataSet = io.BytesIO(encode(data, False, True) or b"")
+        link._reactor_checkpoint.clear()
+        link.dimse.send_msg(request, link.accepted_contexts[0].context_id)
+        _, answer = link.dimse.get_msg(block=True)
+        link._reactor_checkpoint.set()
+        link.release()
+        return int(answer.Status)
+
+    with listening(listener, Node("PACS", "127.0.0.1", 1), inbox, Caller()):
+        assert store(data.SOPInstanceUID, "SOMEBODY") == 0x0124
+        assert store("1.2.3", None) == 0xC000
+        assert "not the one that its message names" in str(inbox.errors.pop())
+        assert store(data.SOPInstanceUID, "C3S3SEG") == 0
+    assert len(inbox.files) == 1

@@ -38,7 +38,7 @@ def listening(listener: Listener, node: Node, inbox: Inbox, caller: Caller) -> I
         asked = event.assoc.requestor
         titles = (str(asked.primitive.calling_ae_title).strip(), str(asked.primitive.called_ae_title).strip())
         ours = titles == (node.title.strip(), listener.title.strip()) and asked.address in allowed
-        return inbox.store(event) if ours and _is_ours(event.request, caller) else NOT_ALLOWED
+        return inbox.store(event) if ours and _is_ours(event.request, caller, node) else NOT_ALLOWED
 
     events = pynetdicom.evt
     handlers: Any = [
@@ -56,6 +56,10 @@ def listening(listener: Listener, node: Node, inbox: Inbox, caller: Caller) -> I
         server.shutdown()
 
 
-def _is_ours(request: Any, caller: Caller) -> bool:
-    """Whether a store is of a C-MOVE of ours, as far as it says of which (PS3.7, 9.1.1.1.5: it need not)."""
-    return str(request.MoveOriginatorApplicationEntityTitle or caller.title).strip() == caller.title.strip()
+def _is_ours(request: Any, caller: Caller, node: Node) -> bool:
+    """Whether a store is of a C-MOVE of ours, as far as it says whose it is: it need not (PS3.7, 9.1.1.1).
+
+    The title there is to be that of whoever asked; some servers give their own.
+    """
+    title = str(request.MoveOriginatorApplicationEntityTitle or "").strip()
+    return title in ("", caller.title.strip(), node.title.strip())
