@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from threading import Thread
 from typing import Any
 
 
@@ -101,12 +104,34 @@ class _Worker:
 def _serve(task: Callable[[Any], Any], pipe: Connection) -> None:
     """In the process: answer until the other end of the pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that waits for us
+    follow_parent()
     while True:
         try:
             item = pipe.recv()
         except (EOFError, OSError):
             return
         pipe.send(task(item))
+
+
+def follow_parent() -> None:
+    """In a process of multiprocessing: end with the one that started it, at work or not, however that ends.
+
+    A thread waits for its end; on Linux the kernel ends us at once (prctl, PR_SET_PDEATHSIG = 1), even
+    where a library holds the interpreter.
+    """
+    parent = parent_process()
+    if parent is None:
+        return
+    Thread(target=_end_with, args=(parent,), daemon=True).start()
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
+def _end_with(parent: BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
 
 
 def _why(exit_code: int | None) -> str:

@@ -71,13 +71,13 @@ def test_steps_are_real(toy_config: Path, two_nets: ModelBundle) -> None:
 
 CROWDED = """
 import os, subprocess, sys, time
-from c3s3_seg.training.timing import _scheduled, _share_waited
+from c3s3_seg.training.timing import scheduled, share_waited
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 def share(seconds=0.5):
-    before, until = _scheduled(), time.perf_counter() + seconds
+    before, until = scheduled(), time.perf_counter() + seconds
     while time.perf_counter() < until:
         pass
-    return _share_waited(before, _scheduled())
+    return share_waited(before, scheduled())
 other = subprocess.Popen([sys.executable, "-c", "while True: pass"])  # on the same processor
 try:
     print(share())

@@ -13,7 +13,7 @@ from c3s3_seg.dataset import Splits
 from c3s3_seg.models.storage import to_bytes
 from c3s3_seg.schema import dump
 from c3s3_seg.training.card import model_card
-from c3s3_seg.training.run import Run, best_record
+from c3s3_seg.training.run import Run, best_record, scored
 from c3s3_seg.training.validation import Validation
 
 
@@ -46,14 +46,17 @@ def _kept(run: Run, results: list[Validation]) -> list[dict[str, Any]]:
     """The validation record of the weights that ship, net by net; as rounded as the history is."""
     if run.config.run.keep == "best":
         return [r for name in run.emas if (r := best_record(run.history, name)) is not None]
-    return [result.record(run.iteration) for result in results]
+    return [scored(result, run.iteration) for result in results]
 
 
 def _facts(run: Run, splits: Splits, results: list[Validation]) -> dict[str, Any]:
-    scored = [record for record in run.history if "dice" in record]
-    best = max(scored, key=lambda record: float(record["dice"]), default=None)
+    judged = [record for record in run.history if "dice" in record]
+    best = max(judged, key=lambda record: float(record["dice"]), default=None)
     return {
         "method": run.config.method,
+        "precision": run.precision.name,
+        "precision_why": run.precision.why,
+        "warnings": [record["warning"] for record in run.history if "warning" in record],
         "config": dump(run.config),
         "cases": {
             "labelled": len(splits.labelled),
@@ -64,7 +67,7 @@ def _facts(run: Run, splits: Splits, results: list[Validation]) -> dict[str, Any
         "iterations": run.iteration,
         "seconds": round(run.seconds),
         "torch": str(torch.__version__),
-        "validation_last": [result.record(run.iteration) for result in results],
+        "validation_last": [scored(result, run.iteration) for result in results],
         "validation_best": best,
         "begun_from": next((r["begun_from"] for r in run.history if "begun_from" in r), None),
         "changed_on_resume": [record for record in run.history if "changed" in record],

@@ -152,6 +152,7 @@ def _train(plan: Plan, folder: Path) -> dict[str, Any]:
         "seed": plan.seed,
         "iterations": facts["iterations"],
         "seconds": facts["seconds"],
+        "precision": facts["precision"],
         "nets": facts["validation_cases"],
         "config": _settings(plan.config),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import IO, TextIO, cast
 
@@ -21,6 +22,18 @@ def need(*packages: str, extra: str = "train") -> None:
         raise MissingError(
             f"this needs {', '.join(missing)}, which the base installation leaves out", todo=todo
         )
+
+
+class Stopped(BaseException):
+    """Ctrl-C, or SIGTERM as schedulers send it before they kill: an orderly end.
+
+    A command of which it is not true that the same command goes on sets `todo` and raises it again.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.todo = "what was finished is kept, and the same command goes on from there"
+        super().__init__(f"stopped by {signal.Signals(number).name}")
 
 
 class Status:
