@@ -1,7 +1,9 @@
 """From a data set to a configuration that loads, fits and trains."""
 
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -122,6 +124,55 @@ def test_a_short_budget_takes_narrow_networks_and_then_a_coarser_grid(
     assert 10 <= shorter.run.iterations < 1000
 
 
+def test_planning_takes_a_tenth_of_the_budget_and_a_minute_at_most() -> None:
+    assert [Wishes(60.0 * minutes).own_s for minutes in (1, 5, 10, 600)] == [6, 30, 60, 60]
+    spent = Wishes(600.0, began_s=time.monotonic() - 50)
+    assert 9 < spent.left_s <= 10
+    assert Wishes(600.0, began_s=time.monotonic() - 90).left_s == 0
+
+
+def reasons(folder: Path, wishes: Wishes, *overrides: str) -> dict[str, str]:
+    return {c.key: c.reason for c in make_plan(folder, wishes, overrides, lambda _: None)}
+
+
+def test_where_time_is_spent_a_plan_says_what_it_assumes(toy_data: Path) -> None:
+    """Nothing is timed: the budget of planning was spent before it began."""
+    began = time.monotonic()
+    why = reasons(toy_data, Wishes(3600, began_s=began - 60))
+    assert time.monotonic() - began < 30
+    found = why["run.iterations"]
+    assert "not measured in the 60 s that a plan may take, but assumed: a step takes " in found
+    assert "by the size of crops and networks alone" in found
+    assert "the memory suffices" in found
+    assert "for 1 more there was no time" in why["task.recipe.spacing_mm"]
+
+
+def test_a_budget_that_is_assumed_to_be_too_small_says_what_was_assumed(toy_data: Path) -> None:
+    with pytest.raises(InputError, match=r"allows 0 iterations; not measured .* but assumed: .*--budget 1m"):
+        make_plan(toy_data, Wishes(5), [], lambda _: None)
+
+
+def test_the_levels_after_a_slow_one_are_taken_in_proportion(
+    toy_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fit, "SMALL", 0)
+    seen = counted(monkeypatch, 100.0)
+    monkeypatch.setattr(fit, "WORTH_S", 1e9)  # as if the first level had taken all the time
+    why = reasons(toy_data, Wishes(3600))
+    assert len(seen) == 1
+    assert "steps take in proportion to crops and filters" in why["run.iterations"]
+
+
+@pytest.mark.parametrize(("overrides", "expected"), [((), "auto"), (("run.precision=bfloat16",), "bfloat16")])
+def test_the_precision_is_left_to_the_machine_that_trains(
+    toy_data: Path, monkeypatch: pytest.MonkeyPatch, overrides: tuple[str, ...], expected: str
+) -> None:
+    counted(monkeypatch, 1.0)
+    assert planned(toy_data, *overrides).run.precision == expected
+    why = reasons(toy_data, Wishes(3600), *overrides)["run.precision"]
+    assert ("on this one bfloat16: it has units" in why) is (expected == "auto")
+
+
 @pytest.mark.parametrize(("waited", "said"), [(0.4, True), (0.05, False)])
 def test_a_busy_machine_is_told(
     toy_data: Path, monkeypatch: pytest.MonkeyPatch, waited: float, said: bool
@@ -211,14 +262,73 @@ def test_one_network_and_no_unlabelled_cases(toy_data: Path, toy_bundle: ModelBu
     assert sum("begins from chance" in reason for reason in reasons.values()) == 1
 
 
+def cli(*words: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "c3s3_seg", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_the_output_is_looked_at_before_the_data(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    for out, words in (
+        (tmp_path / "file" / "plan.toml", "the folder cannot be made"),
+        (tmp_path, "is there already"),
+        (tmp_path / ("x" * 300), "cannot be written"),
+    ):
+        answer = cli("plan", tmp_path / "no-data", "-o", out)
+        assert answer.returncode == 2
+        (line,) = answer.stderr.strip().splitlines()
+        assert words in line
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
+
+
+def children(pid: int) -> list[int]:
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(child) for child in found] + [below for child in found for below in children(int(child))]
+
+
+def alive(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/stat")
+    return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="processes are looked up in /proc")
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_plan_that_is_ended_leaves_nothing_at_work(toy_data: Path, tmp_path: Path, how: int) -> None:
+    """While its process takes steps that last for minutes."""
+    words = ["plan", toy_data, "-o", tmp_path / "plan.toml", "--budget", "9h"]
+    words += ["--set", "networks.resvnet_filters=64", "--set", "task.patch=[128, 128, 128]"]
+    command = [sys.executable, "-m", "c3s3_seg", *map(str, words)]
+    plan = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    until = time.monotonic() + 60
+    while not (at_work := [pid for pid in children(plan.pid) if threads(pid) > 1]):
+        assert plan.poll() is None, plan.communicate()
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    plan.send_signal(how)
+    assert plan.wait(timeout=30) == (-how if how == signal.SIGKILL else 128 + how)
+    said = plan.communicate()[1]
+    assert ("the same command begins anew" in said) is (how != signal.SIGKILL)
+    while any(map(alive, at_work)):
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    assert not (tmp_path / "plan.toml").exists()
+
+
+def threads(pid: int) -> int:
+    """A process that computes has several; the one that tracks resources has one."""
+    try:
+        return len(list(Path(f"/proc/{pid}/task").iterdir()))
+    except OSError:
+        return 0
+
+
 def test_the_verb_writes_what_train_takes(toy_data: Path, tmp_path: Path) -> None:
     """The whole way, with real steps: plan, load, train."""
     plan = tmp_path / "plan.toml"
     words = ["plan", str(toy_data), "-o", str(plan), "--budget", "40s", "--memory", "4GB"]
     words += ["--set", "networks.vnet_filters=2", "--set", "networks.resvnet_filters=2"]
     words += ["--set", "run.iterations=3", "--set", "run.precision=float32"]
-    command = [sys.executable, "-m", "c3s3_seg"]
-    answer = subprocess.run([*command, *words], capture_output=True, text=True, check=False)
+    answer = cli(*words)
     assert answer.returncode == 0, answer.stderr
     for part in ("task.patch", "run.iterations", "grey values of MR have no unit", "c3s3-seg train"):
         assert part in answer.stdout
@@ -226,6 +336,6 @@ def test_the_verb_writes_what_train_takes(toy_data: Path, tmp_path: Path) -> Non
     assert config.run.iterations == 3
     assert config.c3s3.warm_start == 1
     assert train(config, tmp_path / "run", Silent()).manifest.training["iterations"] == 3
-    again = subprocess.run([*command, *words], capture_output=True, text=True, check=False)
+    again = cli(*words)
     assert again.returncode == 2
     assert "is there already" in again.stderr

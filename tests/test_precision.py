@@ -1,4 +1,4 @@
-"""`run.precision = "auto"`: units and a probe decide, the run and its card say what, a resumed run keeps it."""
+"""`run.precision = "auto"`: units and a probe decide, the card says what, a resumed run keeps it."""
 
 import time
 import tomllib

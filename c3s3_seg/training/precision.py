@@ -21,7 +21,7 @@ from c3s3_seg.models import build
 from c3s3_seg.training.config import TrainConfig
 
 # Voxels of a crop times filters, below which nothing is asked: at 32 x 48 x 32 and 8 filters a step takes
-# 0.64 s in bfloat16 and 0.58 s in float32 (benchmarks/training-log.md), and what a probe says of less is noise.
+# 0.64 s in bfloat16 and 0.58 s in float32 (benchmarks/training-log.md); what a probe says of less is noise.
 LEAST = 500_000
 LIMIT_S = 1.0  # of the probe
 GAIN = 1.1  # so many times faster must bfloat16 be: less is noise, and float32 is the more exact
