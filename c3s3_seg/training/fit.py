@@ -215,7 +215,7 @@ def _assumed(timing: Timing, wishes: Wishes) -> str:
     """What was not measured, and why not; empty where all was."""
     if not timing.assumed:
         return ""
-    return f"; not measured in the {wishes.own_s:.0f} s that a plan may take, but assumed: " + "; ".join(
+    return f"; not measured in the {round(wishes.own_s, 1):g} s that a plan may take, but assumed: " + "; ".join(
         timing.assumed
     )
 

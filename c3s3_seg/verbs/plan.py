@@ -44,9 +44,9 @@ def plan(
     from c3s3_seg.training.plan import make_plan
     from c3s3_seg.training.timing import free_bytes, parse_time
 
+    check_output_file(out)
     if out.exists():
         raise InputError("is there already", where=out, todo="Give another file, or remove this one")
-    check_output_file(out)
     limit = free_bytes() if memory is None else float(parse_memory(memory))
     begin = ModelBundle.find(start) if start is not None else None
     wishes = Wishes(parse_time(budget), limit, begin, began_s)
