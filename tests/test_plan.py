@@ -148,7 +148,9 @@ def test_where_time_is_spent_a_plan_says_what_it_assumes(toy_data: Path) -> None
 
 
 def test_a_budget_that_is_assumed_to_be_too_small_says_what_was_assumed(toy_data: Path) -> None:
-    with pytest.raises(InputError, match=r"allows 0 iterations; not measured .* but assumed: .*--budget \d+m"):
+    with pytest.raises(
+        InputError, match=r"allows 0 iterations; not measured .* but assumed: .*--budget \d+m"
+    ):
         make_plan(toy_data, Wishes(5), [], lambda _: None)
 
 

@@ -215,8 +215,9 @@ def _assumed(timing: Timing, wishes: Wishes) -> str:
     """What was not measured, and why not; empty where all was."""
     if not timing.assumed:
         return ""
-    return f"; not measured in the {round(wishes.own_s, 1):g} s that a plan may take, but assumed: " + "; ".join(
-        timing.assumed
+    return (
+        f"; not measured in the {round(wishes.own_s, 1):g} s that a plan may take, but assumed: "
+        + "; ".join(timing.assumed)
     )
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from c3s3_seg.files import printable
-from c3s3_seg.training.run import empty_masks
+from c3s3_seg.training.history import empty_masks
 from c3s3_seg.training.train import Listener
 from c3s3_seg.training.validation import Validation
 from c3s3_seg.training.world import World

@@ -11,9 +11,10 @@ import torch
 from c3s3_seg.bundle import CARD, ModelBundle, Network
 from c3s3_seg.dataset import Splits
 from c3s3_seg.models.storage import to_bytes
-from c3s3_seg.schema import dump
+from c3s3_seg.schema import dump, plain
 from c3s3_seg.training.card import model_card
-from c3s3_seg.training.run import Run, best_record, scored
+from c3s3_seg.training.history import best_record, scored
+from c3s3_seg.training.run import Run
 from c3s3_seg.training.validation import Validation
 
 
@@ -39,7 +40,8 @@ def write_bundle(run: Run, splits: Splits, results: list[Validation]) -> ModelBu
         files[network.weights] = to_bytes(net, run.config.networks.storage)
     facts = _facts(run, splits, results) | {"kept": run.config.run.keep, "validation_kept": kept}
     files[CARD] = model_card(run.config, networks, facts).encode()
-    return ModelBundle.create(run.folder / "bundle", run.config.task, files, tuple(networks), facts)
+    # JSON has no word for what is infinite or not a number, as a distance may be.
+    return ModelBundle.create(run.folder / "bundle", run.config.task, files, tuple(networks), plain(facts))
 
 
 def _kept(run: Run, results: list[Validation]) -> list[dict[str, Any]]:

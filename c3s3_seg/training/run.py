@@ -21,6 +21,7 @@ from c3s3_seg.training import checkpoint
 from c3s3_seg.training.config import OptimiserConfig, TrainConfig, warm_start
 from c3s3_seg.training.data import ALONE, Batch, ValidationCase
 from c3s3_seg.training.ema import Ema
+from c3s3_seg.training.history import began_with, best_record, differences, scored, since_gain
 from c3s3_seg.training.methods import Method, Stepper, build_method
 from c3s3_seg.training.precision import Precision, choose
 from c3s3_seg.training.validation import Validation, validate
@@ -189,7 +190,7 @@ class Run:
         """
         state = checkpoint.read(self.folder)
         before = parse(TrainConfig, state.config, self.folder)  # gives keys that are newer their defaults
-        began = _began_with(before, state.history)
+        began = began_with(before, state.history)
         changed = self._changes(before, began)
         self.method.load_state_dict(checkpoint.under("method", state.tensors))
         for name, ema in self.emas.items():
@@ -214,7 +215,7 @@ class Run:
         InputError
             If it is more than what may change.
         """
-        changed = _differences(dump(before), dump(self.config))
+        changed = differences(dump(before), dump(self.config))
         if began is None or self.config.run.precision in ("auto", began.name):
             changed.pop("run.precision", None)
         if changed.keys() - MAY_CHANGE:
@@ -277,44 +278,6 @@ class Run:
         return 0 < patience <= min(counted, since_gain([tuple(d.values()) for d in dice.values()]))
 
 
-def scored(result: Validation, iteration: int) -> dict[str, Any]:
-    """The record of a validation, with the number of empty masks, of which the protocol counts distance 0."""
-    empty, masks = empty_masks(result)
-    return result.record(iteration) | ({"empty": empty, "masks": masks} if empty else {})
-
-
-def empty_masks(result: Validation) -> tuple[int, int]:
-    """How many of how many masks are empty: of them no distance is measured.
-
-    In the paper's protocol such a one has an overlap of 0 and a distance of 0, which no other has.
-    """
-    rows = [row for labels in result.per_case.values() for row in labels.values()]
-    return sum(row["dice"] == 0 == row.get("hd95_vox", 1) for row in rows), len(rows)
-
-
-def best_record(history: list[dict[str, Any]], candidate: str) -> dict[str, Any] | None:
-    """The first of a net's validation records with the highest mean Dice; None where it has none."""
-    records = [r for r in history if r.get("candidate") == candidate]
-    return max(records, key=lambda r: float(r["dice"]), default=None)
-
-
-def since_gain(validations: list[tuple[float, ...]]) -> int:
-    """How many validations ago some net last was better than at any time before; each is one Dice a net."""
-    for back, now in enumerate(reversed(validations)):
-        before = validations[: len(validations) - 1 - back]
-        if not before or any(d > max(past) for d, past in zip(now, zip(*before, strict=True), strict=True)):
-            return back
-    return 0
-
-
-def _began_with(config: TrainConfig, history: list[dict[str, Any]]) -> Precision | None:
-    """What an earlier run computed in; None where "auto" has not been asked yet."""
-    if config.run.precision != "auto":
-        return Precision(config.run.precision, "as the run began")
-    found = next((record for record in history if "precision" in record), None)
-    return None if found is None else Precision(found["precision"], found["why"])
-
-
 def schedule(config: OptimiserConfig, progress: float) -> float:
     """The learning rate's share of its first value: from 1 at progress 0 to 0 at progress 1, or always 1."""
     if config.schedule == "constant":
@@ -364,15 +327,3 @@ def _device(config: TrainConfig, world: World) -> torch.device:
 def _to(batch: Batch, device: torch.device) -> Batch:
     views = tuple(v.to(device, memory_format=torch.channels_last_3d) for v in batch.views)
     return Batch(views, batch.target.to(device))
-
-
-def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> dict[str, list[Any]]:
-    """Dotted key -> [old value, new value]."""
-    found: dict[str, list[Any]] = {}
-    for key in sorted(old.keys() | new.keys()):
-        a, b = old.get(key), new.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            found |= _differences(a, b, f"{prefix}{key}.")
-        elif a != b:
-            found[f"{prefix}{key}"] = [a, b]
-    return found

@@ -153,9 +153,16 @@ def _train(plan: Plan, folder: Path) -> dict[str, Any]:
         "iterations": facts["iterations"],
         "seconds": facts["seconds"],
         "precision": facts["precision"],
-        "nets": facts["validation_cases"],
+        "nets": _numbers(facts["validation_cases"]),
         "config": _settings(plan.config),
     }
+
+
+def _numbers(found: Any) -> Any:
+    """Scores as numbers again: a bundle writes an infinite distance as "inf"."""
+    if isinstance(found, dict):
+        return {key: _numbers(value) for key, value in found.items()}
+    return float("nan" if found is None else found)
 
 
 def read_record(path: Path, plan: Plan) -> Trained:
