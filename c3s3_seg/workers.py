@@ -103,8 +103,8 @@ class _Worker:
 
 def _serve(task: Callable[[Any], Any], pipe: Connection) -> None:
     """In the process: answer until the other end of the pipe is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that waits for us
     follow_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that waits for us
     while True:
         try:
             item = pipe.recv()
@@ -114,19 +114,20 @@ def _serve(task: Callable[[Any], Any], pipe: Connection) -> None:
 
 
 def follow_parent() -> None:
-    """In a process of multiprocessing: end with the one that started it, at work or not, however that ends.
+    """End with the process that started this one, at work or not, however that ends.
 
-    A thread waits for its end; on Linux the kernel ends us at once (prctl, PR_SET_PDEATHSIG = 1), even
-    where a library holds the interpreter.
+    On Linux the kernel sees to it (prctl, PR_SET_PDEATHSIG = 1), even where a library holds the interpreter;
+    elsewhere, and where it died just before, a thread does so in a process of multiprocessing.
     """
-    parent = parent_process()
-    if parent is None:
-        return
-    Thread(target=_end_with, args=(parent,), daemon=True).start()
+    started_by, parent = os.getppid(), parent_process()
     if sys.platform == "linux":
         import ctypes
 
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+        if os.getppid() != started_by:  # it died in between
+            os._exit(1)
+    if parent is not None:
+        Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 
 def _end_with(parent: BaseProcess) -> None:
