@@ -132,7 +132,8 @@ class Run:
 
     def _diverged(self, what: str) -> InputError:
         """What is said of numbers that are not finite; the checkpoint before stays as it was."""
-        single = "" if self.precision.name == "float32" else ", or with run.precision = 'float32'"
+        known = self.config.run.precision if self._precision is None else self._precision.name
+        single = "" if known == "float32" else ", or with run.precision = 'float32'"
         kept = "; the last checkpoint is kept" if (self.folder / checkpoint.FILE).exists() else ""
         todo = f"Start another run with a lower optimiser.lr{single}"
         what = f"the run diverges: {what} at iteration {self.iteration}{kept}"

@@ -36,10 +36,9 @@ def study(
     from c3s3_seg.training.study import finished, load_study, run_study
 
     what, plans = load_study(config, set_ or [])
+    mine = parse_shard(shard, os.environ).of(plans)
     check_output_file(out / "study.md")
-    run_study(
-        parse_shard(shard, os.environ).of(plans), out, lambda line: typer.echo(f"training {line}", err=True)
-    )
+    run_study(mine, out, lambda line: typer.echo(f"training {line}", err=True))
     done = finished(plans, out)
     rows = study_rows(done, what.reference)
     write_whole(out / "study.md", study_markdown(rows, what.reference).encode())
