@@ -142,7 +142,7 @@ def test_steps_are_real(toy_config: Path, two_nets: ModelBundle) -> None:
 
 CROWDED = """
 import os, subprocess, sys, time
-from c3s3_seg.training.timing import scheduled, share_waited
+from c3s3_seg.training.trial import scheduled, share_waited
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 def share(seconds=0.5):
     before, until = scheduled(), time.perf_counter() + seconds

@@ -89,7 +89,8 @@ def _onednn_may() -> bool:
     """Whether oneDNN, which does the convolutions, is there and may use bfloat16 units."""
     cap = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or "ALL"
     known = any(word in cap.upper() for word in WITH_BFLOAT16)
-    return known and bool(torch.backends.mkldnn.is_available()) and torch.backends.mkldnn.enabled
+    there: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return known and there and bool(torch.backends.mkldnn.enabled)
 
 
 def _capabilities() -> dict[str, object]:
@@ -205,7 +206,7 @@ def _seconds(work: Work, device: torch.device, kind: torch.dtype, late: threadin
             loss = work()
         if late.is_set():
             raise _Late
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         if late.is_set():

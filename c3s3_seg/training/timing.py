@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from math import ceil, inf
 from multiprocessing import get_context
@@ -157,34 +156,6 @@ def parse_time(text: str) -> float:
     if not 0 < seconds < inf:
         raise InputError(f"found the time {text!r}, wanted one such as 6h, 90m or 1h30m")
     return seconds
-
-
-def scheduled() -> tuple[int, int]:
-    """Of all threads of this process: ns on a processor, and ns ready without one (Linux: schedstat)."""
-    ran = waited = 0
-    for path in Path("/proc/self/task").glob("*/schedstat"):
-        with suppress(OSError):  # a thread that has just ended
-            on, ready, _ = map(int, path.read_text(encoding="ascii").split())
-            ran, waited = ran + on, waited + ready
-    return ran, waited
-
-
-def share_waited(before: tuple[int, int], after: tuple[int, int]) -> float:
-    """Between two answers of `scheduled`: the part of the time that was spent waiting for a processor."""
-    ran, waited = (max(0, b - a) for a, b in zip(before, after, strict=True))
-    return waited / max(1, ran + waited)
-
-
-def peak_bytes() -> float:
-    """The largest resident size of this process so far, or what torch took of a GPU, where that is more."""
-    import torch
-
-    host = 0.0
-    status = Path("/proc/self/status")
-    if status.is_file():
-        found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text(encoding="utf-8"))
-        host = float(found[1]) * 1024 if found else 0.0
-    return max(host, float(torch.cuda.max_memory_allocated()) if torch.cuda.is_available() else 0.0)
 
 
 def free_bytes() -> float:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -48,7 +50,6 @@ def measure_steps(config: TrainConfig, start: ModelBundle | None) -> Iterator[tu
     from c3s3_seg.training.data import Sampler, read_splits, read_validation
     from c3s3_seg.training.run import Run
     from c3s3_seg.training.start import begin_from
-    from c3s3_seg.training.timing import peak_bytes, scheduled, share_waited
     from c3s3_seg.training.train import deterministic
 
     keep_pages()
@@ -88,3 +89,31 @@ def measure_steps(config: TrainConfig, start: ModelBundle | None) -> Iterator[tu
 def _clock() -> Callable[[], float]:
     began = time.perf_counter()
     return lambda: time.perf_counter() - began
+
+
+def scheduled() -> tuple[int, int]:
+    """Of all threads of this process: ns on a processor, and ns ready without one (Linux: schedstat)."""
+    ran = waited = 0
+    for path in Path("/proc/self/task").glob("*/schedstat"):
+        with suppress(OSError):  # a thread that has just ended
+            on, ready, _ = map(int, path.read_text(encoding="ascii").split())
+            ran, waited = ran + on, waited + ready
+    return ran, waited
+
+
+def share_waited(before: tuple[int, int], after: tuple[int, int]) -> float:
+    """Between two answers of `scheduled`: the part of the time that was spent waiting for a processor."""
+    ran, waited = (max(0, b - a) for a, b in zip(before, after, strict=True))
+    return waited / max(1, ran + waited)
+
+
+def peak_bytes() -> float:
+    """The largest resident size of this process so far, or what torch took of a GPU, where that is more."""
+    import torch
+
+    host = 0.0
+    status = Path("/proc/self/status")
+    if status.is_file():
+        found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text(encoding="utf-8"))
+        host = float(found[1]) * 1024 if found else 0.0
+    return max(host, float(torch.cuda.max_memory_allocated()) if torch.cuda.is_available() else 0.0)
