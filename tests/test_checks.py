@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.dataset import DataSet
-from c3s3_seg.errors import ConfigError, InputError
+from c3s3_seg.errors import ConfigError, InputError, RefusedError
 from c3s3_seg.training import checkpoint
 from c3s3_seg.training.checks import check_cases, check_index, modality
 from c3s3_seg.training.config import TrainConfig, load_config
@@ -21,8 +22,9 @@ from c3s3_seg.training.history import empty_masks, scored
 from c3s3_seg.training.listeners import Silent
 from c3s3_seg.training.run import Run
 from c3s3_seg.training.study import _numbers
-from c3s3_seg.training.train import train
+from c3s3_seg.training.train import NOTHING, train
 from c3s3_seg.training.validation import Validation
+from c3s3_seg.verbs.train import _refuse_nothing
 
 
 def indexed(toy_data: Path, folder: Path, **keys: object) -> Path:
@@ -187,12 +189,37 @@ def test_a_learning_rate_of_10_finds_nothing_and_says_so(toy_config: Path, tmp_p
     assert "95HD 0.00" not in answer.stdout
     assert "Dice 0.0000, Jaccard 0.0000, every mask is empty: no distances" in answer.stdout
     assert "warning: no network has a Dice above 0" in answer.stdout
-    assert "no network of this bundle finds anything: Dice 0 on the validation cases" in answer.stderr
+    assert (
+        "no network of this bundle finds anything: the masks of all validation cases are empty"
+        in answer.stderr
+    )
     assert len(answer.stderr.strip().splitlines()) == 1
     card = (tmp_path / "bundle" / "README.md").read_text()
     assert "| vnet | 0.000 | 0.000 | none | none |" in card
     assert "vnet: 1 of 1 masks are empty; no distance was measured of them." in card
     assert "- **Warning**: no network has a Dice above 0" in card
+
+
+def test_a_dice_of_0_with_masks_is_a_warning(
+    toy_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that was cut short to see whether all works is no failure."""
+    miss = {"a": {"ball": row(0.0, 30.0)}}
+    nothing = [Validation(name, 0.0, 0.0, 30.0, 30.0, miss) for name in ("vnet", "resvnet")]
+    monkeypatch.setattr(Run, "validate", lambda self, _: nothing)
+    ear = Ear()
+    bundle = train(load_config(toy_config, ["run.iterations=4"]), tmp_path, ear)
+    assert ear.heard == [NOTHING]
+    assert bundle.manifest.training["warnings"] == [NOTHING]
+    _refuse_nothing(bundle)  # lets it through
+    with pytest.raises(RefusedError, match="the masks of all validation cases are empty"):
+        _refuse_nothing(_with_empty_masks(bundle))
+
+
+def _with_empty_masks(bundle: ModelBundle) -> ModelBundle:
+    kept = [{**record, "empty": 1, "masks": 1} for record in bundle.manifest.training["validation_kept"]]
+    facts = {**bundle.manifest.training, "validation_kept": kept}
+    return replace(bundle, manifest=replace(bundle.manifest, training=facts))
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(toy_config: Path, tmp_path: Path) -> None:

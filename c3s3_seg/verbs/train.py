@@ -33,7 +33,7 @@ def train(
 ) -> None:
     """Train as a configuration says; the result is a bundle in OUT/bundle.
 
-    Exit code 1: the bundle is there, and no network in it finds anything of the validation cases.
+    Exit code 1: the bundle is there, and its networks leave the masks of all validation cases empty.
     """
     need("torch", "safetensors", "tensorboard")
     from c3s3_seg.bundle import ModelBundle
@@ -70,17 +70,19 @@ def _how_to_go_on(out: Path, resume: bool) -> str:
 
 
 def _refuse_nothing(bundle: ModelBundle) -> None:
-    """A script that trains, exports and predicts must not go on with networks that find nothing.
+    """A script that trains, exports and predicts must not go on with networks that mark nothing.
+
+    Poor masks are no reason: a run may be cut short to see whether all works.
 
     Raises
     ------
     RefusedError
-        If the weights that ship have a Dice of 0 in all validation cases, every net.
+        If with the weights that ship every net leaves the mask of every validation case empty.
     """
     from c3s3_seg.errors import RefusedError
 
     records = bundle.manifest.training["validation_kept"]
-    if records and not any(record["dice"] > 0 for record in records):
-        what = "no network of this bundle finds anything: Dice 0 on the validation cases"
+    if records and all(record.get("empty", -1) == record.get("masks") for record in records):
+        what = "no network of this bundle finds anything: the masks of all validation cases are empty"
         todo = "Train longer, with a lower optimiser.lr, or look at the masks with c3s3-seg doctor"
         raise RefusedError(what, where=bundle.folder, todo=todo)
