@@ -301,7 +301,6 @@ def build_config(data: dict[str, Any], overrides: Sequence[str], where: str) -> 
 
 
 def _check(config: TrainConfig, where: str) -> None:
-    _check_labels(config, where)
     if any(side < 16 or side % 16 for side in config.task.patch):
         raise ConfigError(f"task.patch = {config.task.patch}: wanted multiples of 16", where=where)
     if config.method == "c3s3" and config.c3s3.warm_start >= config.run.iterations:
@@ -315,6 +314,7 @@ def _check(config: TrainConfig, where: str) -> None:
         raise ConfigError(
             f"augment.scale = {config.augment.scale}: wanted the smaller number first", where=where
         )
+    _check_labels(config, where)
 
 
 def _check_labels(config: TrainConfig, where: str) -> None:
