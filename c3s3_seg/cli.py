@@ -26,7 +26,7 @@ from c3s3_seg.verbs.plan import plan
 from c3s3_seg.verbs.predict import predict
 from c3s3_seg.verbs.prepare import prepare
 from c3s3_seg.verbs.study import study
-from c3s3_seg.verbs.terminal import shown
+from c3s3_seg.verbs.terminal import Stopped, shown
 from c3s3_seg.verbs.train import train
 from c3s3_seg.verbs.verify import verify
 
@@ -46,18 +46,10 @@ for verb in VERBS:
     app.command()(verb)
 
 
-class _Stopped(BaseException):
-    """Ctrl-C, or SIGTERM as schedulers send it before they kill: an orderly end."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        super().__init__(f"stopped by {signal.Signals(number).name}")
-
-
 def _stop(number: int, frame: object) -> None:
     del frame
     signal.signal(number, signal.SIG_DFL)  # whoever says it twice means it
-    raise _Stopped(number)
+    raise Stopped(number)
 
 
 def _version(wanted: bool) -> None:
@@ -101,8 +93,8 @@ def main() -> None:
     except C3S3Error as error:
         typer.echo(f"error: {printable(shown(error.told, sys.stderr))}", err=True)
         sys.exit(error.exit_code)
-    except _Stopped as stopped:
-        typer.echo(f"{stopped}: what was finished is kept, and the same command goes on from there", err=True)
+    except Stopped as stopped:
+        typer.echo(f"{stopped}: {printable(stopped.todo)}", err=True)
         sys.exit(128 + stopped.number)
 
 

@@ -44,6 +44,14 @@ def test_a_share_that_is_none(study: Path) -> None:
     assert not (study.parent / "out").exists()
 
 
+def test_the_place_of_the_table_is_looked_at_before_hours_of_training(study: Path) -> None:
+    (study.parent / "out" / "study.md").mkdir(parents=True)
+    refused = run(study)
+    assert refused.returncode == 2
+    assert "is a folder, wanted the path of a file to write" in refused.stderr
+    assert [path.name for path in (study.parent / "out").iterdir()] == ["study.md"]
+
+
 def test_shares_stop_and_resume(study: Path) -> None:
     first = run(study, "--shard", "1/2")
     assert first.returncode == 0, first.stderr

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -299,6 +300,41 @@ def test_killed_and_resumed_is_bit_for_bit_unbroken(toy_config: Path, tmp_path: 
     assert one.manifest.files["partner.safetensors"] == two.manifest.files["partner.safetensors"]
     assert checkpoint.read(whole).history == checkpoint.read(broken).history
     assert list((broken / "events").glob("events.out.tfevents.*"))
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_says_the_command_that_goes_on(toy_config: Path, tmp_path: Path, how: int) -> None:
+    out = tmp_path / "run of mine"
+    stopped = start(toy_config, out, "--set", "run.iterations=500")
+    while not (out / checkpoint.FILE).exists():
+        assert stopped.poll() is None, stopped.communicate()[0]
+        time.sleep(0.01)
+    stopped.send_signal(how)
+    said = stopped.communicate()[0]
+    assert stopped.returncode == 128 + how
+    assert "the same command goes on" not in said
+    command = said.split("go on from the last checkpoint with: ")[1].strip()
+    assert command.startswith("c3s3-seg train ")
+    words = shlex.split(command)[1:]
+    assert words[-1] == "--resume"
+    at = checkpoint.read(out).iteration
+    changes = ["--set", f"run.iterations={at + 4}"]  # soon over; and it may be lengthened
+    resumed = subprocess.run([sys.executable, "-m", "c3s3_seg", *words, *changes], check=False)
+    assert resumed.returncode == 0
+
+
+def test_a_run_that_is_stopped_before_its_first_checkpoint_begins_anew(
+    toy_config: Path, tmp_path: Path
+) -> None:
+    long = ["--set", "run.iterations=500", "--set", "run.checkpoint_every=500"]
+    stopped = start(toy_config, tmp_path, *long, "--set", "run.validate_every=500")
+    while not list((tmp_path / "events").glob("*")):
+        assert stopped.poll() is None, stopped.communicate()[0]
+        time.sleep(0.01)
+    stopped.send_signal(signal.SIGINT)
+    said = stopped.communicate()[0]
+    assert stopped.returncode == 130
+    assert "there is no checkpoint yet; the same command begins anew" in said
 
 
 def test_heads_that_join_after_the_warm_start_learn(toy_config: Path, tmp_path: Path) -> None:

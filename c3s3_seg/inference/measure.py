@@ -23,6 +23,7 @@ from c3s3_seg.inference.backends import Runtime
 from c3s3_seg.inference.choice import Wish, facts, open_backend
 from c3s3_seg.inference.graph import read_graph
 from c3s3_seg.inference.window import Shape
+from c3s3_seg.workers import follow_parent
 
 MATRIX = 2048  # side of the matrix product that the network is held against
 REPEATS = 3
@@ -169,6 +170,7 @@ def _peak_bytes() -> int:
 
 def main(words: list[str]) -> None:
     """The child process: FOLDER RUNTIME THREADS X Y Z."""
+    follow_parent()
     folder, runtime, threads, x, y, z = words
     bundle = ModelBundle.load(Path(folder))
     wish = replace(Wish(), runtime=runtime, threads=int(threads) or None)  # type: ignore[arg-type]

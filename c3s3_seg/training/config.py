@@ -212,8 +212,10 @@ class RunConfig:
     warm_batch
         Labelled crops in a step of the warm start.
     precision
-        `bfloat16`: convolutions in bfloat16 (fast on CPUs with AMX and on GPUs since Ampere), the rest
-        in float32. `float16`: for older GPUs; the loss is scaled so that small gradients survive.
+        `auto`: bfloat16 where the device has units for it and a probe finds it faster, else float32; what
+        it became stands in the history and on the card, and a resumed run keeps it. `bfloat16`:
+        convolutions in bfloat16 (fast on CPUs with AMX and on GPUs since Ampere), the rest in float32.
+        `float16`: for older GPUs; the loss is scaled so that small gradients survive.
     recompute
         Compute the largest maps again in the backward pass instead of keeping them: less memory, more
         time, the same numbers.
@@ -233,7 +235,7 @@ class RunConfig:
     unlabelled_batch: Count = 1
     warm_batch: Count = 2
     seed: int = 1
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device: Literal["cpu", "cuda"] = "cpu"
     recompute: bool = False
     threads: Count | None = None
@@ -257,6 +259,11 @@ class TrainConfig:
     c3s3: C3S3Config = field(default_factory=C3S3Config)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+
+
+def warm_start(config: TrainConfig) -> int:
+    """Iterations of a run in which its method does not teach yet."""
+    return config.c3s3.warm_start if config.method in ("c3s3", "mcf") else 0
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
@@ -311,3 +318,19 @@ def _check(config: TrainConfig, where: str) -> None:
         raise ConfigError(
             f"augment.scale = {config.augment.scale}: wanted the smaller number first", where=where
         )
+    _check_labels(config, where)
+
+
+def _check_labels(config: TrainConfig, where: str) -> None:
+    labels = config.task.labels
+    if not labels:
+        raise ConfigError("task.labels is empty: wanted one label at least", where=where)
+    for key in ("name", "value"):
+        found = [getattr(label, key) for label in labels]
+        twice = next((item for item in found if found.count(item) > 1), None)
+        if twice is not None:
+            raise ConfigError(f"task.labels has the {key} {twice!r} twice", where=where)
+    wrong = next((label for label in labels if not 1 <= label.value <= 255), None)
+    if wrong is not None:
+        what = f"task.labels: {wrong.name!r} has the value {wrong.value}, wanted 1 to 255"
+        raise ConfigError(what, where=where)

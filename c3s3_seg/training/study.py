@@ -154,9 +154,17 @@ def _train(plan: Plan, folder: Path) -> dict[str, Any]:
         "seed": plan.seed,
         "iterations": facts["iterations"],
         "seconds": facts["seconds"],
-        "nets": facts["validation_cases"],
+        "precision": facts["precision"],
+        "nets": _numbers(facts["validation_cases"]),
         "config": _settings(plan.config),
     }
+
+
+def _numbers(found: Any) -> Any:
+    """Scores as numbers again: a bundle writes an infinite distance as "inf"."""
+    if isinstance(found, dict):
+        return {key: _numbers(value) for key, value in found.items()}
+    return float("nan" if found is None else found)
 
 
 def read_record(path: Path, plan: Plan) -> Trained:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import IO, TextIO, cast
 
@@ -30,6 +31,18 @@ def shown(text: str, stream: TextIO | None) -> str:
     A pipe, a log file or a scheduler's output is kept, and there `file 3 of 24` stands in their place.
     """
     return named(text) if stream is not None and stream.isatty() else public(text)
+
+
+class Stopped(BaseException):
+    """Ctrl-C, or SIGTERM as schedulers send it before they kill: an orderly end.
+
+    A command of which it is not true that the same command goes on sets `todo` and raises it again.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.todo = "what was finished is kept, and the same command goes on from there"
+        super().__init__(f"stopped by {signal.Signals(number).name}")
 
 
 class Status:
