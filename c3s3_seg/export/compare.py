@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from c3s3_seg.bundle import ModelBundle, Task
+from c3s3_seg.errors import InputError
 from c3s3_seg.export.parity import Parity, ScanParity
 from c3s3_seg.inference.backends import Backend
 from c3s3_seg.inference.predictor import Predictor, Settings
@@ -45,7 +47,11 @@ def compare(
     patches = [patch for scan in scans for patch in _patches(task, scan)]
     differences, flipped = [], 0
     for patch in patches:
-        a, b = (_probabilities(backends, patch, task.classes) for backends in (expected, found))
+        a = _probabilities(expected, patch, task.classes)
+        try:
+            b = _probabilities(found, patch, task.classes)
+        except InputError:  # not one number for each voxel and class: as far apart as can be
+            b = np.full_like(a, np.nan)
         differences.append(_largest(a, b))
         flipped += int((a.argmax(1) != b.argmax(1)).sum())
     return Parity(
@@ -63,7 +69,12 @@ def _compare_scan(
     task: Task, expected: Sequence[Backend], found: Sequence[Backend], scan: Volume
 ) -> ScanParity:
     settings = Settings(probabilities=True)
-    a, b = (Predictor(task, backends, settings)(scan) for backends in (expected, found))
+    a = Predictor(task, expected, settings)(scan)
+    try:
+        b = Predictor(task, found, settings)(scan)
+    except InputError:
+        nothing = replace(a.mask, array=np.zeros_like(a.mask.array))
+        return replace(masks_apart(task, a.mask, nothing, np.inf), flipped=a.mask.array.size)
     differences = [_largest(p.array, b.probabilities[n].array) for n, p in a.probabilities.items()]
     return masks_apart(task, a.mask, b.mask, max(differences))
 
