@@ -246,6 +246,8 @@ def association(
     roles: Any = [pynetdicom.build_role(kind, scp_role=True) for kind in kinds] if store else []
     handlers: Any = [(pynetdicom.evt.EVT_C_STORE, store)] if store else []
     handlers += [(pynetdicom.evt.EVT_DATA_RECV, received)] if received else []
+    reasons: list[str] = []
+    handlers.append((pynetdicom.evt.EVT_PDU_RECV, _note, [reasons]))
     tls: Any = (caller.tls.context(), node.host) if caller.tls else None
     try:
         link = entity.associate(
@@ -254,7 +256,7 @@ def association(
     except (OSError, UnicodeError) as error:  # the name of a host that cannot be one
         raise InputError(f"{node} cannot be reached: {error}", todo="Check host and port") from error
     if not link.is_established:
-        raise _unreached(node, caller, link)
+        raise _unreached(node, caller, reasons)
     try:
         yield link
     except BaseException:
@@ -263,11 +265,20 @@ def association(
     link.release()
 
 
-def _unreached(node: Node, caller: Caller, link: Any) -> InputError:
-    answer = getattr(link.acceptor, "primitive", None)
-    if link.is_rejected and answer is not None:
+def _note(event: Any, reasons: list[str]) -> None:
+    """Keep why a server refuses us.
+
+    Where it closes the connection right behind its refusal, pynetdicom takes this, one time in ten, for a
+    connection that was merely closed; the refusal itself was read.
+    """
+    if type(event.pdu).__name__ == "A_ASSOCIATE_RJ":
+        reasons.append(event.pdu.reason_str)
+
+
+def _unreached(node: Node, caller: Caller, reasons: Sequence[str]) -> InputError:
+    if reasons:
         return InputError(
-            f"{node} refuses us ('{caller.title}'): {answer.reason_str}",
+            f"{node} refuses us ('{caller.title}'): {reasons[0]}",
             todo="Check both titles, ours (--title) and the server's",
         )
     how = "with TLS" if caller.tls else "without TLS (--tls)"
