@@ -268,16 +268,13 @@ def _files(pairs: MaskPairs, settings: Settings) -> tuple[CaseFiles, ...]:
 def _scans(cases: Sequence[str], images: Path | None) -> dict[str, Path]:
     """Case -> its scan, by name; of a single case the single scan that was given."""
     from c3s3_seg.io import find_cases
-    from c3s3_seg.io.cases import scan_stem
 
     if images is None:
         return {}
     found = find_cases([images])
     if len(found) == len(cases) == 1:
         return {cases[0]: found[0].path}
-    own = {scan.name: scan.path for scan in found}
-    # A prediction that 3D Slicer wrote, x.seg.nrrd, is of the scan x.
-    return own | {name: own[stem] for name in cases if name not in own and (stem := scan_stem(name)) in own}
+    return {scan.name: scan.path for scan in found}
 
 
 def _try(work: _Work) -> _Answer | Exception:

@@ -15,7 +15,7 @@ import pytest
 from c3s3_seg import evaluate as evaluate_module
 from c3s3_seg.errors import InputError
 from c3s3_seg.evaluate import Settings, evaluate
-from c3s3_seg.io import Case, save
+from c3s3_seg.io import save
 from c3s3_seg.metrics import PaperScore, Score, score, scores
 from c3s3_seg.report.rows import Failure
 from c3s3_seg.volume import Geometry, Volume
@@ -246,14 +246,14 @@ def test_a_segmentation_of_3d_slicer_is_paired(folders: tuple[Path, Path, Path])
     save(cube(2, 9), predictions / "b.seg.nrrd")
     (predictions / "b.nii.gz").unlink()
     result = evaluate(predictions, truth, out)
-    assert [row.case for row in result.rows] == ["a", "b.seg"]
+    assert [row.case for row in result.rows] == ["a", "b"]
     assert result.failures == ()
     images = truth.parent / "images"
     images.mkdir()
     for name in ("a", "b", "c"):
         save(cube(1, 9), images / f"{name}.nii.gz")
-    scans = evaluate_module._scans([Case(row.case, predictions) for row in result.rows], images)
-    assert {name: scans[name].name for name in ("a", "b.seg")} == {"a": "a.nii.gz", "b.seg": "b.nii.gz"}
+    scans = evaluate_module._scans([row.case for row in result.rows], images)
+    assert {name: scans[name].name for name in ("a", "b")} == {"a": "a.nii.gz", "b": "b.nii.gz"}
 
 
 def test_a_process_that_dies_is_a_failure_with_its_reason(
