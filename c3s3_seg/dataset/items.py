@@ -169,7 +169,8 @@ class Refused:
 def reason_of(error: Exception) -> str:
     """An error as a table says it: its place is in another column."""
     if not isinstance(error, C3S3Error):
-        return f"{type(error).__name__}: {error}"
+        kind = type(error).__name__  # what a library says may quote a header: it is not kept
+        return Told.of(f"{kind}: {error}", kind)
     end = "." + (f" {error.todo}." if error.todo else "")
     return Told.of(error.what.named + end, error.what.public + end)
 
