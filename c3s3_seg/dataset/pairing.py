@@ -21,7 +21,7 @@ SCAN_WORDS = {
     "image", "images", "imagestr", "imagests", "img", "imgs", "scan", "scans", "volume", "volumes", "raw",
     "data",
 }  # fmt: skip
-_ROLES = MASK_WORDS | SCAN_WORDS
+ROLES = MASK_WORDS | SCAN_WORDS
 KEPT = " The scan is taken without a mask"
 
 
@@ -49,7 +49,7 @@ def trail(path: PurePath) -> tuple[str, ...]:
     """
     parts = []
     for part in path.parts:
-        kept = [word for word in words(part.removesuffix("_0000")) if word not in _ROLES]
+        kept = [word for word in words(part.removesuffix("_0000")) if word not in ROLES]
         parts += ["_".join(kept)] if kept else []
     return tuple(parts)
 
