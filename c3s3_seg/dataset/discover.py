@@ -13,10 +13,12 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path, PurePath
 
-import numpy as np
-
+from c3s3_seg.dataset.arrays import Arrays, find_arrays, is_array_file
 from c3s3_seg.dataset.items import Haul, Inventory, Mask, Part, Refused, Scan, reason_of
-from c3s3_seg.dataset.pairing import pair, says, trail
+from c3s3_seg.dataset.labels import Labels
+from c3s3_seg.dataset.mask import few_values
+from c3s3_seg.dataset.pairing import on_grids, pair, says, trail
+from c3s3_seg.dataset.structures import LEFT_OUT, Gathered, gather
 from c3s3_seg.errors import InputError
 from c3s3_seg.io.cases import walk_files
 from c3s3_seg.io.choice import Fix, SeriesRule
@@ -24,11 +26,8 @@ from c3s3_seg.io.hashes import scan_files
 from c3s3_seg.io.image import image_stem, image_suffix, load_image
 from c3s3_seg.io.sniff import is_dicom, is_zip
 from c3s3_seg.io.turn import turn_between
-from c3s3_seg.volume import Array, Geometry
+from c3s3_seg.volume import Geometry
 from c3s3_seg.workers import Died, each
-
-MOST_VALUES = 64  # of a mask, background included; whole-body atlases have more, scans hundreds
-LARGEST_VALUE = 65535
 
 # Called with (what is at work, how many are done, of how many).
 Progress = Callable[[str, int, int], None]
@@ -52,12 +51,15 @@ class Search:
         Patterns of paths, relative to the source, that are passed over: `*.old.nii.gz`, `2019/*`.
     workers
         Processes that look into image files.
+    labels
+        The labels that are wanted, where they were named: mask files of one structure each are found by them.
     """
 
     rule: SeriesRule | None = None
     fix: frozenset[Fix] = frozenset()
     leave_out: tuple[str, ...] = ()
     workers: int = 1
+    labels: Labels | None = None
 
 
 @dataclass(frozen=True)
@@ -103,8 +105,11 @@ def discover(root: Path, search: Search, progress: Progress = silent) -> Invento
         If a folder cannot be read.
     """
     found = Haul()
+    arrays = arrays_in(root, search)
     dicoms, images = [], []
     for path in wanted_files(root, search.leave_out):
+        if is_array_file(path):
+            continue
         if image_suffix(path):
             images.append(path)
         elif is_dicom(path):
@@ -117,8 +122,22 @@ def discover(root: Path, search: Search, progress: Progress = silent) -> Invento
         _sort_dicom(root, dicoms, search, found)
     _sort_images(root, images, search, found, progress)
     found.scans.sort(key=lambda scan: scan.part.place)
-    pairs, refused = pair(found.scans, found.masks)
-    return Inventory(tuple(pairs), (*found.refused, *refused), found.passed)
+    gathered = Gathered(rest=found.masks)
+    if search.labels is not None:
+        gathered = gather(found.scans, found.masks, search.labels, on_grids(found.scans))
+        found.passed.update({LEFT_OUT: gathered.left_out} if gathered.left_out else {})
+    pairs, refused = pair(found.scans, gathered.rest, gathered.masks)
+    refused = [*found.refused, *gathered.refused, *refused, *arrays.refused]
+    found.passed.update(arrays.passed)
+    return Inventory((*pairs, *arrays.pairs), tuple(refused), found.passed, assumed=arrays.assumed)
+
+
+def arrays_in(root: Path, search: Search) -> Arrays:
+    """The scans in HDF5 files, see `find_arrays`."""
+    files = list(walk_files(root))
+    if not any(map(is_array_file, files)):
+        return Arrays()
+    return find_arrays(root, files, lambda p: is_left_out(p.relative_to(root).as_posix(), search.leave_out))
 
 
 def _sort_dicom(root: Path, files: Sequence[Path], search: Search, found: Haul) -> None:
@@ -177,19 +196,6 @@ def _probe(work: tuple[Path, bool]) -> Probe | str:
         return Probe(volume.geometry, few_values(volume.array))
     except Exception as error:  # one bad file must not stop the others
         return reason_of(error)
-
-
-def few_values(array: Array) -> tuple[int, ...] | None:
-    """Foreground values of what may be a mask; None where it holds other than few whole numbers from 0."""
-    top = float(array.max())
-    if float(array.min()) < 0 or top > LARGEST_VALUE:
-        return None
-    if array.dtype.kind == "f" and not np.array_equal(array, np.floor(array)):
-        return None
-    there = np.zeros(int(top) + 1, dtype=bool)
-    there[array.astype(np.uint16, copy=False).ravel()] = True
-    values = np.flatnonzero(there)
-    return tuple(int(v) for v in values if v) if len(values) <= MOST_VALUES else None
 
 
 def stem_path(path: Path, root: Path) -> PurePath:

@@ -158,7 +158,8 @@ class DataSet:
         head = parse(_Head, {key: data[key] for key in ("name", "empty_masks") if key in data}, path)
         splits = Splits(**parse(dict[str, tuple[PlainName, ...]], {k: data.get(k, []) for k in SPLITS}, path))
         _refuse_twice(splits, path)
-        records = parse(dict[PlainName, Record], data.get("cases", {}), path)
+        by_case = parse(dict[PlainName, Record], data.get("cases", {}), path)
+        records = {str(case): record for case, record in by_case.items()}
         return cls(
             folder,
             head.name,

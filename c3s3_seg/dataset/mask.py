@@ -8,7 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from c3s3_seg.volume import Volume
+from c3s3_seg.volume import Array, Volume
+
+MOST_VALUES = 64  # of a mask, background included; whole-body atlases have more, scans hundreds
+LARGEST_VALUE = 65535
 
 Bools = NDArray[np.bool_]
 Voxel = tuple[int, int, int]
@@ -32,6 +35,19 @@ class MaskFacts:
     volumes_ml: dict[str, float]
     second: dict[str, tuple[float, Voxel | None]]
     cut: float
+
+
+def few_values(array: Array) -> tuple[int, ...] | None:
+    """Foreground values of what may be a mask; None where it holds other than few whole numbers from 0."""
+    top = float(array.max())
+    if float(array.min()) < 0 or top > LARGEST_VALUE:
+        return None
+    if array.dtype.kind == "f" and not np.array_equal(array, np.floor(array)):
+        return None
+    there = np.zeros(int(top) + 1, dtype=bool)
+    there[array.astype(np.uint16, copy=False).ravel()] = True
+    values = np.flatnonzero(there)
+    return tuple(int(v) for v in values if v) if len(values) <= MOST_VALUES else None
 
 
 def measure_mask(mask: Volume, labels: Mapping[str, int]) -> MaskFacts:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import PurePath
 
 import numpy as np
 
 from c3s3_seg.dataset.items import Mask, Pair, Refused, Scan
+from c3s3_seg.io.drawing import MOST
 from c3s3_seg.io.turn import turn_between
 from c3s3_seg.volume import Geometry
 
 MASK_WORDS = {
     "label", "labels", "labelstr", "labelsts", "mask", "masks", "seg", "segs", "segmentation",
-    "segmentations", "gt", "truth", "groundtruth", "annotation", "annotations", "contour", "contours",
+    "segmentations", "dseg", "gt", "truth", "groundtruth", "annotation", "annotations", "contour", "contours",
 }  # fmt: skip
 SCAN_WORDS = {
     "image", "images", "imagestr", "imagests", "img", "imgs", "scan", "scans", "volume", "volumes", "raw",
@@ -54,13 +55,17 @@ def trail(path: PurePath) -> tuple[str, ...]:
     return tuple(parts)
 
 
-def pair(scans: Sequence[Scan], masks: Sequence[Mask]) -> tuple[list[Pair], list[Refused]]:
+def pair(
+    scans: Sequence[Scan], masks: Sequence[Mask], merged: Mapping[int, Mask] | None = None
+) -> tuple[list[Pair], list[Refused]]:
     """Give each mask to its scan.
 
     Parameters
     ----------
     scans, masks
         What was found.
+    merged
+        Number of a scan -> the mask that it has already, see `structures`.
 
     Returns
     -------
@@ -69,6 +74,8 @@ def pair(scans: Sequence[Scan], masks: Sequence[Mask]) -> tuple[list[Pair], list
         for the masks of a scan that has several. A scan whose masks are refused stays, without one.
     """
     given: dict[int, list[tuple[Mask, str]]] = defaultdict(list)
+    for number, mask in (merged or {}).items():
+        given[number].append((mask, ""))
     refused = []
     shapes = _by_shape(scans)
     for mask in masks:
@@ -87,6 +94,19 @@ def pair(scans: Sequence[Scan], masks: Sequence[Mask]) -> tuple[list[Pair], list
             refused.append(Refused(scan.part.place, _several([mask.part.place for mask, _ in own])))
         pairs.append(Pair(scan, *own[0]) if len(own) == 1 else Pair(scan))
     return pairs, refused
+
+
+def on_grids(scans: Sequence[Scan]) -> Callable[[Mask], list[int]]:
+    """A function that gives the numbers of the scans on the grid of a mask."""
+    shapes = _by_shape(scans)
+
+    def near(mask: Mask) -> list[int]:
+        if mask.grid is None:
+            return []
+        candidates = shapes[tuple(sorted(mask.grid.shape))]
+        return [n for n in candidates if (own := scans[n].grid) is not None and turn_between(mask.grid, own)]
+
+    return near
 
 
 def _by_shape(scans: Sequence[Scan]) -> defaultdict[tuple[int, ...], list[int]]:
@@ -154,4 +174,6 @@ def _why_not(hits: Sequence[int], scans: Sequence[Scan], why: str) -> str:
 
 
 def _several(places: Sequence[str]) -> str:
-    return f"{len(places)} masks fit this scan: {', '.join(places)}. Keep one with --leave-out PATTERN.{KEPT}"
+    named = ", ".join(places[:MOST]) + (f" and {len(places) - MOST} more" if len(places) > MOST else "")
+    todo = "Keep one with --leave-out PATTERN, or name those that hold one structure each with --labels"
+    return f"{len(places)} masks fit this scan: {named}. {todo} (liver=1,spleen=2).{KEPT}"

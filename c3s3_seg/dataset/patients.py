@@ -229,9 +229,9 @@ def _by_name(paths: Sequence[tuple[str, ...]]) -> list[Guess]:
             keys[n] = key if stands else _site(paths[n], names[n]) + names[n]
             if stands and len(members) > 1 and not folders[n]:
                 rules[n] = COPY if bases[n].copy else STEM
-    for number, base in _serial(keys).items():
-        if keys[number] != base:
-            keys[number], rules[number] = base, SERIAL
+    for number, patient in _serial(keys).items():
+        if keys[number] != patient:
+            keys[number], rules[number] = patient, SERIAL
     return [Guess(key, rule) for key, rule in zip(keys, rules, strict=True)]
 
 

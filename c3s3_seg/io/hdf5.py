@@ -5,6 +5,8 @@ They hold no geometry: the spacing is what their authors state, and origin and s
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import numpy as np
 from c3s3_seg.errors import InputError, MissingError
 from c3s3_seg.volume import Array, Geometry, Source, Volume
 
+MOST_VOXELS = 1 << 31
 HDF5_SUFFIXES = (".h5", ".hdf5")
 NO_GEOMETRY = "the file holds no geometry: a spacing of {} mm was taken, origin and sides are not known"
 
@@ -53,6 +56,20 @@ def load_hdf5(path: Path, name: str, spacing_mm: tuple[float, float, float]) -> 
     return Volume(array, Geometry.build(shape, spacing_mm), Source(path, notes=(NO_GEOMETRY.format(stated),)))
 
 
+def array_shapes(path: Path, names: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of those arrays of a file that can be read; nothing else is looked at.
+
+    Raises
+    ------
+    InputError
+        If it is no HDF5 file, or a damaged one.
+    MissingError
+        If h5py is not installed.
+    """
+    with _opened(path) as file:
+        return {name: tuple(item.shape) for name in names if (item := _array(file, name)) is not None}
+
+
 def has_array(path: Path, name: str) -> bool:
     """Whether a file holds an array of this name; a damaged file holds none.
 
@@ -70,18 +87,40 @@ def has_array(path: Path, name: str) -> bool:
 
 
 def _read(path: Path, name: str) -> Array:
+    with _opened(path) as file:
+        item = _array(file, name)
+        if item is None:
+            raise InputError(f"there is no array '{name}' in this file", where=path)
+        # Compressed, or never written, an array may be far larger than its file.
+        if item.size > MOST_VOXELS:
+            raise InputError(f"'{name}' has {item.size:,} values; wanted {MOST_VOXELS:,} at most", where=path)
+        return np.asarray(item[()])
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     h5py = _h5py()
     try:
         with h5py.File(path, "r") as file:
-            found = file.get(name, getlink=True)
-            item: Any = file.get(name) if isinstance(found, h5py.HardLink) else None
-            # Links, virtual and external arrays would read whatever other file they name.
-            if not isinstance(item, h5py.Dataset) or item.is_virtual or item.external:
-                raise InputError(f"there is no array '{name}' in this file", where=path)
-            return np.asarray(item[()])
-    except OSError as error:
+            yield file
+    except (
+        OSError,
+        RuntimeError,
+        KeyError,
+        ValueError,
+        TypeError,
+    ) as error:  # all of them from damaged files
         what = "this is not an HDF5 file, or a damaged one"
         raise InputError(what, where=path, todo="Copy or export it again") from error
+
+
+def _array(file: Any, name: str) -> Any:
+    """An array that is in this very file: links, virtual and external ones would read whatever they name."""
+    h5py = _h5py()
+    link = file.get(name, getlink=True)
+    item: Any = file.get(name) if isinstance(link, h5py.HardLink) else None
+    is_own = isinstance(item, h5py.Dataset) and not item.is_virtual and not item.external
+    return item if is_own and item.shape is not None else None
 
 
 def _h5py() -> Any:
