@@ -23,7 +23,7 @@ FOLDER = "the folder of each subject"
 STEM = "the name without its frame, visit, phase or sequence (_frame01, _ses-2, _pre, _ct)"
 COPY = "the name without what copies are called (_aug, _flip, - Copy, (1))"
 SERIAL = "the name before its last number or letter (p03_v1, p03_v2)"
-OWN = "nothing in common: each scan is a patient of its own"
+OWN = "file names that have nothing in common"
 SURE = (GIVEN, BIDS, FOLDER, STEM)
 
 MANY = 12  # scans: a name that so many share, with numbers behind it, is a data set's and not a patient's

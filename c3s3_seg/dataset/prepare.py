@@ -30,7 +30,7 @@ from c3s3_seg.lock import hold
 from c3s3_seg.workers import Died, each
 
 FORMAT = "1"  # of what is written: another one is written anew
-JUDGE = "scans without a mask of patients who are for validation or test"
+JUDGE = "scans that are left out, as their patients are for validation or test"
 
 
 @dataclass(frozen=True)

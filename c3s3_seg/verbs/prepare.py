@@ -155,7 +155,7 @@ def _assumptions(result: Prepared) -> list[str]:
     from c3s3_seg.dataset.patients import BIDS, COPY, FOLDER, OWN, SERIAL, STEM
 
     lines = [
-        f"Patients: {scans} scans are of {patients}, by {rule}."
+        f"Patients: {scans} scans of {patients} patients, by {rule}."
         for rule, (scans, patients) in result.patients_by.items()
     ]
     if set(result.patients_by) & {FOLDER, STEM, COPY, SERIAL, OWN, BIDS}:
