@@ -25,7 +25,7 @@ from c3s3_seg.files import PlainName, read_json, write_whole
 from c3s3_seg.io.image import IMAGE_SUFFIXES
 from c3s3_seg.schema import closed, dump, parse
 
-_Channels = dict[str, dict[str, str]]
+_Texts = dict[str, dict[str, str]]
 _Value = Annotated[int, Ge(0), Le(65535)]  # 16 bits, in a mask file
 
 INDEX = "dataset.json"
@@ -158,7 +158,8 @@ class DataSet:
         head = parse(_Head, {key: data[key] for key in ("name", "empty_masks") if key in data}, path)
         splits = Splits(**parse(dict[str, tuple[PlainName, ...]], {k: data.get(k, []) for k in SPLITS}, path))
         _refuse_twice(splits, path)
-        by_case = parse(dict[PlainName, Record], data.get("cases", {}), path)
+        tables = parse(dict[str, dict[str, Any]], {k: data.get(k, {}) for k in ("cases", "patient_of")}, path)
+        by_case = parse(dict[PlainName, Record], tables["cases"], path)
         records = {str(case): record for case, record in by_case.items()}
         return cls(
             folder,
@@ -167,7 +168,7 @@ class DataSet:
             parse_labels(data.get("labels", {}), path),
             splits,
             records,
-            parse(dict[str, str], data.get("patient_of", {}), path),
+            parse(_Texts, {"patient_of": tables["patient_of"]}, path)["patient_of"],
             head.empty_masks,
         )
 
@@ -185,7 +186,8 @@ class DataSet:
             head["empty_masks"] = True
         content = {**head, **more, **dump(self.splits), **({"cases": records} if records else {})}
         path = self.folder / INDEX
-        write_whole(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+        text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+        write_whole(path, text.encode("utf-8", "backslashreplace"))  # file names need not be Unicode
         return path
 
     def scan(self, case: str) -> Path:
@@ -268,7 +270,7 @@ def channel(data: Mapping[str, Any], key: str, path: Path) -> str:
     """
     found = data.get(key, "")
     if isinstance(found, dict):
-        return next(iter(parse(_Channels, {key: found}, path)[key].values()), "")
+        return next(iter(parse(_Texts, {key: found}, path)[key].values()), "")
     return parse(dict[str, str], {key: found}, path)[key]
 
 
@@ -288,7 +290,7 @@ def parse_labels(found: Any, path: Path) -> dict[str, int]:
             key: str(value).lower() if isinstance(value, bool) else value for key, value in found.items()
         }
     if isinstance(found, dict) and found and all(map(_is_number, found)):
-        by_value = parse(_Channels, {"labels": found}, path)["labels"]
+        by_value = parse(_Texts, {"labels": found}, path)["labels"]
         pairs = [(name, int(value)) for value, name in by_value.items()]
     else:
         pairs = list(parse(dict[str, dict[str, _Value]], {"labels": found}, path)["labels"].items())
