@@ -52,9 +52,9 @@ def test_labels_of_the_decathlon_and_of_others(tmp_path: Path) -> None:
         ({"labels": [1]}, "labels = "),
         ({"labels": {"a": 1, "b": 1}}, "two labels have the value 1"),
         ({"labels": {"a": [1, 2]}}, "regions of several values"),
-        ({"cases": 7}, "wanted"),
-        ({"patient_of": ["a"]}, "wanted"),
-        ({"patient_of": {"a": 7}}, "a = 7"),
+        ({"cases": 7}, "cases = 7"),
+        ({"patient_of": ["a"]}, "patient_of = "),
+        ({"patient_of": {"a": 7}}, r"patient_of\.a = 7"),
         ({"empty_masks": "maybe"}, "empty_masks = 'maybe'"),
     ],
 )

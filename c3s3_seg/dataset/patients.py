@@ -236,10 +236,15 @@ def _by_name(paths: Sequence[tuple[str, ...]]) -> list[Guess]:
 
 
 def _file_name(path: tuple[str, ...]) -> str:
-    """What a file is called; with its folders where its name says only what kind of scan it is."""
-    if _is_generic(path[-1]) and not (path[-1].isdecimal() and _candidate(path) is None):
+    """What a file is called; with its folders where its name says only what kind of scan it is.
+
+    A name without a number is one of many (`a`, `head`): in another folder it is somebody else's.
+    """
+    stem, apart = path[-1], _candidate(path) is not None
+    has_digit = any(c.isdecimal() for c in stem)
+    if (_is_generic(stem) and (apart or not stem.isdecimal())) or (apart and not has_digit):
         return "/".join(path)
-    return path[-1]
+    return stem
 
 
 def _site(path: tuple[str, ...], name: str) -> str:
