@@ -128,3 +128,9 @@ def test_an_index_that_is_nested_too_deep_or_is_no_text(tmp_path: Path) -> None:
         (tmp_path / INDEX).write_bytes(content)
         with pytest.raises(InputError, match=message):
             DataSet.load(tmp_path)
+
+
+def test_a_name_that_leaves_no_room_for_a_suffix(tmp_path: Path) -> None:
+    data = DataSet.load(write(tmp_path, {"labelled": ["x" * 255]}))
+    with pytest.raises(InputError, match="found 0 image files"):
+        data.scan("x" * 255)

@@ -237,9 +237,10 @@ def by_name(scans: Sequence[Scan], pattern: str) -> tuple[list[Scan], list[Refus
     kept, refused = [], []
     for scan in scans:
         match = compiled.search(scan.part.place)
-        if match is None:
+        name = match.group(1 if match.groups() else 0) if match is not None else ""
+        if not name:
             reason = f"--patient '{pattern}' is not found in its path, so of whom it is is not known"
             refused.append(Refused(scan.part.place, reason))
         else:
-            kept.append(replace(scan, patient=f"name {match.group(1 if match.groups() else 0)}"))
+            kept.append(replace(scan, patient=f"name {name}"))
     return kept, refused

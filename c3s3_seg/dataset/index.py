@@ -12,6 +12,7 @@ gives them such an index.
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -231,7 +232,8 @@ class DataSet:
 
     def _candidates(self, kind: str, case: str) -> list[Path]:
         paths = (self.place(kind, case) / f"{case}{suffix}" for suffix in IMAGE_SUFFIXES)
-        return [path for path in paths if path.is_file()]
+        # Unlike Path.is_file, it does not raise for a name that is too long.
+        return [path for path in paths if os.path.isfile(path)]
 
 
 def _refuse_twice(splits: Splits, path: Path) -> None:

@@ -141,9 +141,9 @@ def _ours(root: Path, index: Mapping[str, Any]) -> Found:
     for split in kinds:
         for case in getattr(data.splits, split):
             patient = f"p {known[case].patient}" if known[case].rule == GIVEN else ""
-            part = image_part(inside(root, data.scan(case)), root)
+            part = _part(root, data.scan(case))
             has_mask = split != "unlabelled" or data.has_mask(case)
-            mask = image_part(inside(root, data.mask(case)), root) if has_mask else None
+            mask = _part(root, data.mask(case)) if has_mask else None
             found.append((Scan(part, case, patient, modality=modality, split=split), mask))
     return found
 
@@ -157,15 +157,15 @@ def _decathlon(root: Path, index: Mapping[str, Any]) -> Found:
     for number, item in enumerate(pairs):
         entry = item if isinstance(item, dict) else {"image": item}
         image, label = (entry.get(key) for key in ("image", "label"))
-        part = image_part(_named(root, image, f"training.{number}.image"), root)
+        part = _part(root, _named(root, image, f"training.{number}.image"))
         at = f"training.{number}.label"
-        mask = None if label in (None, "") else image_part(_named(root, label, at), root)
+        mask = None if label in (None, "") else _part(root, _named(root, label, at))
         stem = image_stem(part.files[0])
         found.append((Scan(part, stem.removesuffix("_0000"), modality=modality), mask))
     listed = {scan.part.files[0] for scan, _ in found}
     for path in _images(root, IMAGES):
         if path not in listed:  # scans without a mask are in no list
-            found.append((Scan(image_part(path, root), image_stem(path), modality=modality), None))
+            found.append((Scan(_part(root, path), image_stem(path), modality=modality), None))
     return found
 
 
@@ -183,18 +183,22 @@ def _named(root: Path, name: Any, key: str) -> Path:
     return path
 
 
-def inside(root: Path, path: Path) -> Path:
-    """A file of a layout's folder; what it is made of is copied, so a link must not lead out of the source.
+def _part(root: Path, path: Path) -> Part:
+    """An image file of a layout, with the file that holds its voxels.
 
     Raises
     ------
     InputError
-        If it does.
+        If one is a link out of the folder: what a layout names is copied, and must be the folder's own.
     """
-    if not _is_inside(root, path):
-        what = f"'{path.relative_to(root)}' is a link to a file outside of this folder, which is not followed"
-        raise InputError(what, where=root, todo="Copy the file into the folder")
-    return path
+    part = image_part(path, root)
+    for file in part.files:
+        if not _is_inside(root, file):
+            what = (
+                f"'{file.relative_to(root)}' is a link to a file outside of this folder: it is not followed"
+            )
+            raise InputError(what, where=root, todo="Copy the file into the folder")
+    return part
 
 
 def _is_inside(root: Path, path: Path) -> bool:
@@ -220,8 +224,8 @@ def _nnunet(root: Path, index: Mapping[str, Any]) -> Found:
     found: Found = []
     for path in _images(root, IMAGES):
         stem = image_stem(path).removesuffix("_0000")
-        mask = image_part(masks[stem], root) if stem in masks else None
-        found.append((Scan(image_part(path, root), stem, modality=modality), mask))
+        mask = _part(root, masks[stem]) if stem in masks else None
+        found.append((Scan(_part(root, path), stem, modality=modality), mask))
     return found
 
 
@@ -235,8 +239,8 @@ def _nnunet_listed(root: Path, index: Mapping[str, Any]) -> Found:
         if not isinstance(images, list) or len(images) != 1:
             what = f"{key}.images = {_short(images)}: wanted a list of one path, for the one channel"
             raise ConfigError(what, where=root / INDEX)
-        part = image_part(_named(root, images[0], f"{key}.images.0"), root)
-        mask = None if label is None else image_part(_named(root, label, f"{key}.label"), root)
+        part = _part(root, _named(root, images[0], f"{key}.images.0"))
+        mask = None if label is None else _part(root, _named(root, label, f"{key}.label"))
         found.append((Scan(part, case), mask))
     return found
 
@@ -244,7 +248,7 @@ def _nnunet_listed(root: Path, index: Mapping[str, Any]) -> Found:
 def _images(root: Path, name: str) -> Iterator[Path]:
     folder = root / name
     if folder.is_dir():
-        yield from (inside(root, path) for path in sorted(folder.iterdir()) if _is_image(path))
+        yield from (path for path in sorted(folder.iterdir()) if _is_image(path))
 
 
 def _is_image(path: Path) -> bool:

@@ -158,7 +158,23 @@ def _akin(mask: Mask, scans: Sequence[Scan], among: Iterable[int]) -> list[int]:
     same = [n for n in among if scans[n].trail == mask.trail]
     if same or not mask.trail:
         return same
-    return [n for n in among if set(mask.trail) <= set(scans[n].trail)]
+    held = [n for n in among if set(mask.trail) <= set(scans[n].trail)]
+    return held or _derived(mask, scans, among)
+
+
+def _derived(mask: Mask, scans: Sequence[Scan], among: Iterable[int]) -> list[int]:
+    """In BIDS a derivative has the name of its scan and more: `sub-01_T1w`, `sub-01_T1w_dseg`."""
+    name = PurePath(mask.part.place).name
+    if not name.startswith("sub-"):
+        return []
+    stems = {n: PurePath(scans[n].part.place).name.partition(".")[0] for n in among}
+    hits = [n for n, stem in stems.items() if stem.startswith("sub-") and name.startswith(f"{stem}_")]
+    if hits:
+        return hits
+    # Or the entities of its subject and session, without the kind of image: `sub-01_ses-1_dseg`.
+    return [
+        n for n, stem in stems.items() if stem.rpartition("_")[0] == name.partition(".")[0].rpartition("_")[0]
+    ]
 
 
 def _is_telling(grid: Geometry) -> bool:
