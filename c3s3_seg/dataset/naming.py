@@ -63,7 +63,8 @@ def read_earlier(out: Path) -> Earlier:
         record = _record(path)
         if path.name != INDEX and record is not None:
             records[path.stem] = record
-    return Earlier(records, validation, draw)
+    whole = {case: r for case, r in records.items() if "image" in r.source and "image" in r.source_sha256}
+    return Earlier(whole, validation, draw)
 
 
 def _record(path: Path) -> Record | None:
@@ -96,8 +97,7 @@ def name_cases(pairs: Sequence[Pair], hashes: Sequence[Mapping[str, str]], earli
     for same in (_same_both, _same_place, _same_content):
         where: dict[Any, list[str]] = {}
         for case, record in free.items():
-            image, content = record.source.get("image", ""), record.source_sha256.get("image", "")
-            where.setdefault(same(image, content), []).append(case)
+            where.setdefault(same(record.source["image"], record.source_sha256["image"]), []).append(case)
         for number, pair in enumerate(pairs):
             if number in names or not hashes:
                 continue
