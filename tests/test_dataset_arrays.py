@@ -104,6 +104,18 @@ def test_a_list_names_nothing_outside(tmp_path: Path, line: str) -> None:
         find(tmp_path, Settings())
 
 
+def test_a_listed_link_that_leads_out_is_not_followed(tmp_path: Path) -> None:
+    source = acdc(tmp_path / "source")
+    hdf5(tmp_path / "secret.h5", 50)
+    (source / "data" / "patient009_frame01.h5").symlink_to(tmp_path / "secret.h5")
+    assert len(find(source, Settings()).pairs) == 4
+    with (source / "train.list").open("a") as file:
+        file.write("patient009_frame01\n")
+    found = find(source, Settings())
+    assert len(found.pairs) == 4
+    assert "is not followed" in found.refused[0].reason
+
+
 def test_what_is_left_out_may_be_listed(tmp_path: Path) -> None:
     found = find(acdc(tmp_path), Settings(search=Search(leave_out=("*patient001*",))))
     assert set(splits(found)) == {"patient002_frame01", "patient003_frame01"}

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
+from c3s3_seg.dataset.index import is_inside
 from c3s3_seg.dataset.items import Mask, Pair, Part, Refused, Scan, Split, reason_of
 from c3s3_seg.dataset.mask import few_values
 from c3s3_seg.dataset.pairing import KEPT
@@ -91,6 +92,9 @@ def find_arrays(root: Path, files: Sequence[Path], leaves_out: Callable[[Path], 
     for file in taken:
         if splits is not None and file.path not in splits:
             found.passed[UNLISTED] += 1
+        elif splits is not None and not is_inside(root, file.path):
+            reason = "it is listed, and a link to a file outside of this folder, which is not followed"
+            found.refused.append(Refused(_place(file.path, root), reason))
         else:
             _take(file, root, shapes[file.path], (splits or {}).get(file.path, ""), found)
     unknown = sum(file.spacing_mm is UNKNOWN_MM for file in taken)

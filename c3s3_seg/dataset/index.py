@@ -1,6 +1,6 @@
 """dataset.json: which cases there are, what each is for, and of whom it is.
 
-    dataset.json    this module's `DataSet`; other keys (name, source, ...) are for the reader
+    dataset.json    this module's `DataSet`; other keys (source, ...) are for the reader
     imagesTr/       one image file a case: CASE.nii.gz
     labelsTr/       masks of the labelled and of the validation cases, named alike
     imagesTs/, labelsTs/    the same of test cases, where there are any
@@ -260,6 +260,11 @@ def read_index(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise InputError("holds no table of keys", where=path)
     return data
+
+
+def is_inside(root: Path, path: Path) -> bool:
+    """Whether a path lies in a folder, links followed."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
 
 
 def channel(data: Mapping[str, Any], key: str, path: Path) -> str:

@@ -28,7 +28,7 @@ from c3s3_seg.dataset.discover import (
     silent,
     wanted_files,
 )
-from c3s3_seg.dataset.index import IMAGES, INDEX, MASKS, DataSet, channel, parse_labels, read_index
+from c3s3_seg.dataset.index import IMAGES, INDEX, MASKS, DataSet, channel, is_inside, parse_labels, read_index
 from c3s3_seg.dataset.items import Inventory, Mask, Pair, Part, Refused, Scan, Split
 from c3s3_seg.dataset.pairing import KEPT
 from c3s3_seg.dataset.patients import GIVEN, patients_of
@@ -175,7 +175,7 @@ def _named(root: Path, name: Any, key: str) -> Path:
         raise ConfigError(f"{key} = {_short(name)}: wanted the path of an image file", where=root / INDEX)
     path = root / os.path.normpath(name)
     try:
-        is_there = _is_inside(root, path) and image_suffix(path) is not None and path.is_file()
+        is_there = is_inside(root, path) and image_suffix(path) is not None and path.is_file()
     except (OSError, ValueError):  # a name that no file can have
         is_there = False
     if not is_there:
@@ -193,16 +193,12 @@ def _part(root: Path, path: Path) -> Part:
     """
     part = image_part(path, root)
     for file in part.files:
-        if not _is_inside(root, file):
+        if not is_inside(root, file):
             what = (
                 f"'{file.relative_to(root)}' is a link to a file outside of this folder: it is not followed"
             )
             raise InputError(what, where=root, todo="Copy the file into the folder")
     return part
-
-
-def _is_inside(root: Path, path: Path) -> bool:
-    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
 
 
 def _short(value: Any) -> str:

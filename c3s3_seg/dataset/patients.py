@@ -47,6 +47,8 @@ _ANY = f"{_CINE}|{_VISIT}|{_SEQUENCE}|{_COPY}"
 _DATE = r"(?:19|20)\d\d[-_.]?(?:0[1-9]|1[0-2])[-_.]?(?:0[1-9]|[12]\d|3[01])"
 _LAST = re.compile(
     rf"(?:{_SEP}+|(?<=\d)(?=[a-z]))(?P<word>{_ANY})(?P<number>{_SEP}?\d{{1,8}}[a-z]?)?$"
+    rf"|{_SEP}+(?P<letter>(?:visit|ses|session|exam|time[\s_-]?point|tp){_SEP}?[a-h])$"
+    rf"|{_SEP}+(?P<since>\d{{1,3}}{_SEP}?(?:day|week|wk|month|mo|year|yr)s?)$"
     rf"|{_SEP}+(?P<date>{_DATE})$|{_SEP}+(?P<channel>0000)$|{_SEP}*\((?P<again>\d+)\)$"
 )
 _FIRST = re.compile(rf"^(?:copy of\s+|(?:{_ANY})(?:-?\d{{1,3}})?{_SEP}+(?=.*\d))")
@@ -272,7 +274,9 @@ def _stripped(name: str) -> _Base:
         before = text[: match.start()].strip(" _.-") if match else ""
         if match and before and (before.isdecimal() or not _is_generic(before)):
             word = match["word"] or ""
-            numbered |= bool(match["date"] or match["number"]) and not re.fullmatch(_CINE, word)
+            numbered |= bool(match["date"] or match["since"] or match["number"]) and not re.fullmatch(
+                _CINE, word
+            )
             sequence |= bool(re.fullmatch(_SEQUENCE, word))
             copy |= bool(match["again"] or re.fullmatch(_COPY, word))
             text = before
