@@ -82,7 +82,8 @@ def find_arrays(root: Path, files: Sequence[Path], leaves_out: Callable[[Path], 
         except C3S3Error as error:
             found.refused += [] if leaves_out(path) else [Refused(_place(path, root), reason_of(error))]
     volumes = [path for path, arrays in shapes.items() if len(arrays.get("image", ())) == 3]
-    kept = [path for path in shapes if path not in set(volumes) and not leaves_out(path)]
+    others = [path for path, arrays in shapes.items() if len(arrays.get("image", ())) != 3]
+    kept = [path for path in others if not leaves_out(path)]
     found.passed.update(SLICES if "image" in shapes[path] else NO_IMAGE for path in kept)
     if not volumes:
         return found
