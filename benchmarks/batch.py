@@ -2,7 +2,8 @@
 
     python benchmarks/batch.py [--cases 200] [--distinct 20] [--runs 3] [--fine] [--flat 1000]
 
-Same files, same bundle, a process or set of workers per contender, in turn, start-up included.
+Same files, same bundle, a process or set of workers per contender, in turn, start-up included (seconds in a
+run of minutes). Each contender has done two cases before, so that caches and byte code are warm for all.
 The plain loop reads, predicts and writes with SimpleITK: no hash, no journal, no read-back, nothing
 at the same time. Ours is `c3s3-seg predict`. Memory is that of all processes together (PSS, sampled).
 `--fine` takes the same hearts in the voxels of the public benchmark's scans (0.625 x 0.625 x 1.25 mm, 3.7
@@ -132,6 +133,12 @@ class Measured:
 def compare(folder: Path, scans: Path, cases: int, runs: int) -> None:
     """All contenders in turn, so many times over: a machine that slows down slows all of them."""
     measured: dict[str, list[Measured]] = {name: [] for name in CONTENDERS}
+    few = folder / "few"
+    few.mkdir()
+    for path in sorted(scans.iterdir())[:2]:
+        (few / path.name).symlink_to(path)
+    for name, words in CONTENDERS.items():
+        measure(folder / f"{name.replace(' ', '-')}-before", few, words)
     for run in range(runs):
         for name, words in CONTENDERS.items():
             measured[name].append(measure(folder / f"{name.replace(' ', '-')}-{run}", scans, words))

@@ -1,6 +1,7 @@
 """Ways to run one network over one volume, each in a process of its own. Used by inference.py and memory.py.
 
-A child prints one line of JSON and writes its labels; the parent compares them.
+A child prints one line of JSON and writes its labels; the parent compares them. Before the clock starts the
+child has run the contender once, so that neither imports nor first calls are timed.
 """
 
 import json
@@ -43,8 +44,13 @@ def apart(script: str, name: str, words: list[str]) -> Result | str:
         return Result(name, labels=np.load(target), **found)
 
 
-def watched(work: Callable[[], Labels], target: Path) -> None:
-    """In the child: time the work and watch its memory, then write the labels and a line of JSON."""
+def watched(work: Callable[[], Labels], target: Path, warm_up: Callable[[], object] | None = None) -> None:
+    """In the child: run once, then time the work and watch its memory; write the labels and a line of JSON.
+
+    `warm_up` replaces the first run of `work` where a whole one would blur the memory: the allocator keeps
+    pages, which then count as held before.
+    """
+    (warm_up or work)()
     before = resident_mb()
     reset_peak()
     wall, cpu = time.perf_counter(), time.process_time()

@@ -284,7 +284,7 @@ def vanished(ground: Ground) -> str:
     last = scans / f"case-{CASES - 1:02}.nii.gz"
     last.unlink()
     stdout, stderr = process.communicate(timeout=60)
-    text = said(Answer(words, process.returncode, stdout, stderr), 1, "No such file or directory")
+    text = said(Answer(words, process.returncode, stdout, stderr), 1, "there is no such file or folder")
     shutil.copy(ground.scans / last.name, last)
     answer = ground.predict(out, scans=scans)
     said(answer, 0)

@@ -5,8 +5,9 @@
 
 The scan is the first validation atrium of DATA (the folder `la`), on the bundle's own grid unless `--spacing`
 gives another (0.625: as acquired). Every row is a process of its own; one runtime a process; medians over
-processes. Seconds and memory are those of network and stitching, loading apart; each process has run one
-tile before. Ratios are against MONAI's row. nnU-Net's row appears where nnunetv2 is installed.
+processes. Seconds and memory are those of network and stitching; each process has done the same work once
+before, so that imports and first calls are not timed. Ratios are against MONAI's row. nnU-Net's row appears
+where nnunetv2 is installed.
 """
 
 import argparse

@@ -4,9 +4,10 @@
     python benchmarks/memory.py --tiles [--bundle left-atrium]
 
 The network is one small convolution and a softmax, the same for all, so that what is seen is the stitching.
-Each row is a process of its own; memory is the peak above what that process held before it began, the scan
-among that. With `--back` the network's grid is half as fine along each axis, and the labels are wanted on
-the scan's: the peer interpolates its probabilities, as its users do.
+Each row is a process of its own, which has done the same on a small scan before; memory is the peak above
+what that process held before it began, the scan among that. With `--back` the network's grid is half as fine
+along each axis, and the labels are wanted on the scan's: the peer interpolates its probabilities, as its
+users do.
 
 `--tiles` measures what a tile costs in each runtime: the figures of `c3s3_seg/inference/budget.py`.
 """
@@ -87,8 +88,14 @@ def child(options: argparse.Namespace) -> None:
         return torch.softmax(torch.nn.functional.conv3d(x, kernel, padding=1), 1)
 
     work = {"ours": ours, "monai": monai, "nnunet": nnunet}[name]
-    network(torch.zeros(1, 1, *tile))
-    watched(lambda: work(network, volume, tile, goal, classes), Path(target))
+    few = tuple(min(n, 2 * t) for n, t in zip(shape, tile, strict=True))
+    small = np.ascontiguousarray(volume[tuple(slice(0, n) for n in few)])
+    small_goal = tuple(n * 2 for n in few) if options.back else few
+    watched(
+        lambda: work(network, volume, tile, goal, classes),
+        Path(target),
+        warm_up=lambda: work(network, small, tile, small_goal, classes),
+    )
 
 
 def ours(network, volume, tile, goal, classes):  # type: ignore[no-untyped-def]

@@ -10,7 +10,9 @@ The names below are loaded when they are first used: `import c3s3_seg` costs not
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from c3s3_seg.version import __version__
 
 if TYPE_CHECKING:
     from c3s3_seg.bundle import ModelBundle
@@ -20,8 +22,6 @@ if TYPE_CHECKING:
     from c3s3_seg.io import load, load_mask, save
     from c3s3_seg.metrics import score
     from c3s3_seg.volume import Geometry, Volume
-
-__version__ = "0.1.0"
 
 _HOMES = {
     "Geometry": "volume",
@@ -44,6 +44,7 @@ __all__ = [
     "Predictor",
     "Settings",
     "Volume",
+    "__version__",
     "load",
     "load_mask",
     "open_predictor",
@@ -52,7 +53,13 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'c3s3_seg' has no attribute '{name}'")
-    return getattr(import_module(f"c3s3_seg.{_HOMES[name]}"), name)
+if not TYPE_CHECKING:  # a type checker sees the imports above, and reports a wrong name
+
+    def __getattr__(name: str) -> object:
+        if name not in _HOMES:
+            known = ", ".join(sorted(_HOMES))
+            raise AttributeError(f"module 'c3s3_seg' has no attribute '{name}'; it has: {known}")
+        return getattr(import_module(f"c3s3_seg.{_HOMES[name]}"), name)
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

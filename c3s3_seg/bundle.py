@@ -13,21 +13,51 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import math
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from annotated_types import Ge, Gt, Le, Lt, MaxLen
+
 from c3s3_seg.domain import Domain
-from c3s3_seg.errors import InputError
-from c3s3_seg.files import read_json, write_whole
+from c3s3_seg.errors import ConfigError, InputError
+from c3s3_seg.files import PlainName, make_folder, plain_name, read_json, write_whole
 from c3s3_seg.io.choice import SeriesRule
 from c3s3_seg.recipe import Recipe
-from c3s3_seg.schema import closed, dump, parse
+from c3s3_seg.schema import Rule, closed, dump, parse
 
 MANIFEST = "manifest.json"
 CARD = "README.md"
 WEIGHTS = Path(__file__).parent / "weights"
+
+SIDES = 16  # every side of a patch is a multiple: the networks halve it four times
+MODALITY = re.compile("[A-Za-z0-9][A-Za-z0-9_ -]{0,15}")
+SHA256 = re.compile("[0-9a-f]{64}")
+LARGEST_SIDE, LARGEST_PATCH = 1024, 2**26  # voxels; a patch of the latter takes 15 GB in OpenVINO
+
+FileName = Annotated[str, PlainName]
+Side = Annotated[int, Ge(SIDES), Le(LARGEST_SIDE), Rule(lambda n: n % SIDES == 0, f"multiples of {SIDES}")]
+Patch = Annotated[
+    tuple[Side, Side, Side],
+    Rule(lambda sides: math.prod(sides) <= LARGEST_PATCH, f"at most {LARGEST_PATCH:,} voxels in all"),
+]
+Positive = Annotated[float, Gt(0)]
+# What DICOM's code strings and short texts may hold (PS3.5, 6.2).
+Modality = Annotated[
+    str,
+    Rule(lambda text: bool(MODALITY.fullmatch(text)), "a DICOM modality such as MR or CT"),
+]
+CodeText = Annotated[
+    str,
+    MaxLen(64),
+    Rule(
+        lambda text: text.strip() != "" and "\\" not in text and text.isprintable(),
+        "a text without a backslash",
+    ),
+]
 
 
 @closed
@@ -35,19 +65,33 @@ WEIGHTS = Path(__file__).parent / "weights"
 class Code:
     """A coded concept, as DICOM SEG wants it (PS3.3, 8.8): `scheme` SCT is SNOMED CT."""
 
-    value: str
-    meaning: str
-    scheme: str = "SCT"
+    value: CodeText
+    meaning: CodeText
+    scheme: CodeText = "SCT"
 
 
 @closed
 @dataclass(frozen=True)
 class Label:
-    """One foreground class: its name, its value in masks and its code."""
+    """One foreground class: its name, its value in masks (1 to 255) and its code."""
 
-    name: str
-    value: int
+    name: FileName
+    value: Annotated[int, Ge(1), Le(255)]
     code: Code | None = None
+
+
+def _differ(items: Iterable[str | int]) -> bool:
+    """Whether no two are the same, for a file system that ignores case too."""
+    found = [item.casefold() if isinstance(item, str) else item for item in items]
+    return len(set(found)) == len(found)
+
+
+Labels = Annotated[
+    tuple[Label, ...],
+    Rule(lambda labels: len(labels) > 0, "at least one label"),
+    Rule(lambda labels: _differ(label.name for label in labels), "labels with different names"),
+    Rule(lambda labels: _differ(label.value for label in labels), "labels with different values"),
+]
 
 
 @closed
@@ -78,13 +122,13 @@ class Task:
         What the scans were like that it was trained on. None: no scan is compared with them.
     """
 
-    name: str
-    modality: str
-    labels: tuple[Label, ...]
+    name: FileName
+    modality: Modality
+    labels: Labels
     recipe: Recipe
-    patch: tuple[int, int, int]
+    patch: Patch
     keep_largest: bool = True
-    overlap: float | None = None
+    overlap: Annotated[float, Ge(0), Lt(1)] | None = None
     series: SeriesRule | None = None
     domain: Domain | None = None
 
@@ -99,6 +143,14 @@ class Task:
         return {label.name: label.value for label in self.labels}
 
 
+def _measured_on_its_labels(task: Task) -> bool:
+    volumes = task.domain.volume_ml if task.domain else None
+    return set(volumes or ()) <= set(task.label_values)
+
+
+ReadTask = Annotated[Task, Rule(_measured_on_its_labels, "volume_ml of its domain to name labels of its own")]
+
+
 @closed
 @dataclass(frozen=True)
 class Network:
@@ -107,10 +159,10 @@ class Network:
     A run has `model` and `partner`; an ensemble of folds `model`, which is the best of them, and others.
     """
 
-    stem: str
+    stem: FileName
     architecture: Literal["vnet", "resvnet"]
-    filters: int
-    channels: int = 1
+    filters: Annotated[int, Ge(1), Le(1024)]
+    channels: Annotated[int, Ge(1), Le(1)] = 1
 
     @property
     def weights(self) -> str:
@@ -144,12 +196,33 @@ class Calibration:
         Which scans, in words.
     """
 
-    threshold_mm: float
-    bad_mm: float
-    spearman: float
-    auroc: float
-    cases: int
+    threshold_mm: Positive
+    bad_mm: Positive
+    spearman: Annotated[float, Ge(-1), Le(1)]
+    auroc: Annotated[float, Ge(0), Le(1)]
+    cases: Annotated[int, Gt(0)]
     found_on: str
+
+
+# What programs read of how a bundle was trained; the rest is for people.
+RECORDED: dict[str, tuple[type, ...]] = {
+    "config": (dict,), "data": (dict,), "cases": (dict,), "begun_from": (dict, type(None)),
+    "validation_cases": (dict,), "validation_last": (list,), "validation_kept": (list,), "candidate": (str,),
+    "kept": (str,), "fold": (str, type(None)), "iterations": (int,), "seconds": (int, float),
+}  # fmt: skip
+
+
+def _is_record(facts: Any) -> bool:
+    """Whether the facts of a training have the types with which they are read."""
+    kinds = ((facts[key], kinds) for key, kinds in RECORDED.items() if key in facts)
+    if not all(isinstance(value, kind) for value, kind in kinds):
+        return False
+    records = [*facts.get("validation_last", []), *facts.get("validation_kept", [])]
+    if not all(isinstance(record, dict) and "candidate" in record for record in records):
+        return False
+    cases = facts.get("validation_cases", {}).values()
+    inner = [*records, facts.get("config", {}), facts.get("begun_from") or {}]
+    return all(isinstance(case, dict) for case in cases) and all(_is_record(part) for part in inner if part)
 
 
 @closed
@@ -158,17 +231,20 @@ class Manifest:
     """Everything about a bundle but the numbers.
 
     `training` and `parity` (of each exported graph, by its file name) are for the reader, not for programs.
-    `companion` is the folder beside this one with more networks for the same task, see `members`.
+    `networks` begin with the winner. `companion` is the folder beside this one with more networks for the
+    same task, see `members`.
     """
 
-    task: Task
-    networks: Annotated[tuple[Network, ...], "winner first"]
-    files: dict[str, str]
-    training: dict[str, Any] = field(default_factory=dict)
+    task: ReadTask
+    networks: Annotated[tuple[Network, ...], Rule(lambda some: len(some) > 0, "at least one network")]
+    files: dict[str, Annotated[str, Rule(lambda text: bool(SHA256.fullmatch(text)), "a sha256")]]
+    training: Annotated[dict[str, Any], Rule(_is_record, "facts as training writes them")] = field(
+        default_factory=dict
+    )
     parity: dict[str, Any] = field(default_factory=dict)
     format: Literal[1] = 1
     doubt: Calibration | None = None
-    companion: str | None = None
+    companion: FileName | None = None
 
 
 @dataclass(frozen=True)
@@ -185,13 +261,15 @@ class ModelBundle:
         Raises
         ------
         InputError
-            If there is no manifest, a file is missing or is not the one that was released, or a network's
-            weights are not among the files.
+            If there is no manifest, a value in it is not allowed, a file is missing or not the one that was
+            released, or a network's weights are not among the files.
         """
         path = folder / MANIFEST
-        if not path.is_file():
+        if not _is_file(path):
             raise InputError(f"there is no {MANIFEST} here", where=folder, todo=_known_bundles())
-        manifest = parse(Manifest, read_json(path), path)
+        data = read_json(path)
+        _check_finite(data, path)
+        manifest = parse(Manifest, data, path)
         for name, expected in manifest.files.items():
             _verify(folder, name, expected)
         _check_networks(folder, manifest)
@@ -201,7 +279,7 @@ class ModelBundle:
     def find(cls, name: str) -> ModelBundle:
         """A shipped bundle by its name, or any bundle by its folder."""
         shipped = WEIGHTS / name
-        return cls.load(shipped if (shipped / MANIFEST).is_file() else Path(name))
+        return cls.load(shipped if _is_file(shipped / MANIFEST) else Path(name))
 
     @classmethod
     def create(
@@ -213,7 +291,7 @@ class ModelBundle:
         training: dict[str, Any],
     ) -> ModelBundle:
         """Write a new bundle; the manifest comes last, so that half a bundle is none."""
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         (folder / MANIFEST).unlink(missing_ok=True)
         empty = cls(folder, Manifest(task=task, networks=networks, files={}, training=training))
         return empty.add(files)
@@ -222,7 +300,7 @@ class ModelBundle:
         """Write more files into the bundle, then the manifest with their hashes and their parity."""
         hashes = dict(self.manifest.files)
         for name, content in files.items():
-            write_whole(self.folder / name, content)
+            write_whole(self.folder / plain_name(name, "the file", self.folder), content)
             hashes[name] = hashlib.sha256(content).hexdigest()
         proofs = {**self.manifest.parity, **(parity or {})}
         manifest = replace(self.manifest, files=dict(sorted(hashes.items())), parity=proofs)
@@ -258,10 +336,11 @@ class ModelBundle:
         name = self.manifest.companion
         if name is None:
             return own
-        if Path(name).name != name:
+        folder = self.folder.parent / name
+        if not _is_plain(name) or folder.resolve() == self.folder.resolve():
             raise InputError(f"the companion '{name}' is not a folder beside this one", where=self.folder)
-        other = ModelBundle.load(self.folder.parent / name)
-        if (other.task.label_values, other.task.recipe) != (self.task.label_values, self.task.recipe):
+        other = ModelBundle.load(folder)
+        if (_outputs(other.task), other.task.recipe) != (_outputs(self.task), self.task.recipe):
             raise InputError("its labels or its recipe are not those of its companion", where=other.folder)
         return own + [(other, network) for network in other.networks]
 
@@ -284,24 +363,60 @@ def _known_bundles() -> str:
     return f"Give a folder with a {MANIFEST}, or the name of a shipped bundle: {', '.join(shipped_bundles())}"
 
 
+def _outputs(task: Task) -> list[tuple[str, int]]:
+    """What the network's outputs mean, in their order."""
+    return [(label.name, label.value) for label in task.labels]
+
+
+def _is_file(path: Path) -> bool:
+    """Whether a file is there; a name that no file system takes is none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def _is_plain(name: str) -> bool:
+    try:
+        return bool(PlainName(name))
+    except ValueError:
+        return False
+
+
+def _check_finite(data: Any, where: Path) -> None:
+    """JSON as Python reads it may hold NaN and infinity, in which every comparison goes astray."""
+    waiting = [("", data)]
+    while waiting:
+        key, value = waiting.pop()
+        if isinstance(value, dict):
+            waiting += [(f"{key}.{name}" if key else name, item) for name, item in value.items()]
+        elif isinstance(value, list):
+            waiting += [(f"{key}.{n}", item) for n, item in enumerate(value)]
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"{key} = {value}: wanted a finite number", where=where)
+
+
 def _check_networks(folder: Path, manifest: Manifest) -> None:
     """Each network has weights of its own, and they are among the files whose hashes were checked."""
     weights = [network.weights for network in manifest.networks]
     for name in weights:
         if name not in manifest.files:
             raise InputError(f"the manifest names a network in '{name}' and no hash of it", where=folder)
-    if len(set(weights)) < len(weights):
+    if not _differ(weights):
         raise InputError("the manifest names two networks with the same stem", where=folder)
 
 
 def _verify(folder: Path, name: str, expected: str) -> None:
     path = folder / name
-    if Path(name).name != name or path.is_symlink():
+    if not _is_plain(name) or path.is_symlink():
         raise InputError(f"the manifest names '{name}', wanted a plain file inside the bundle", where=folder)
-    if not path.is_file():
+    if not _is_file(path):
         raise InputError("the manifest names this file, but it is not there", where=path)
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"cannot be read ({error.strerror or error})", where=path) from error
     if found != expected:
         todo = "Get the bundle again; do not use this one"
         raise InputError(

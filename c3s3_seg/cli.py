@@ -12,6 +12,7 @@ import typer
 from c3s3_seg import __version__
 from c3s3_seg.errors import C3S3Error
 from c3s3_seg.files import printable
+from c3s3_seg.quiet import quiet_libraries
 from c3s3_seg.verbs.benchmark import benchmark
 from c3s3_seg.verbs.doctor import doctor
 from c3s3_seg.verbs.domain import domain
@@ -25,6 +26,7 @@ from c3s3_seg.verbs.plan import plan
 from c3s3_seg.verbs.predict import predict
 from c3s3_seg.verbs.prepare import prepare
 from c3s3_seg.verbs.study import study
+from c3s3_seg.verbs.terminal import Stopped, shown
 from c3s3_seg.verbs.train import train
 from c3s3_seg.verbs.verify import verify
 
@@ -44,18 +46,10 @@ for verb in VERBS:
     app.command()(verb)
 
 
-class _Stopped(BaseException):
-    """Ctrl-C, or SIGTERM as schedulers send it before they kill: an orderly end."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        super().__init__(f"stopped by {signal.Signals(number).name}")
-
-
 def _stop(number: int, frame: object) -> None:
     del frame
     signal.signal(number, signal.SIG_DFL)  # whoever says it twice means it
-    raise _Stopped(number)
+    raise Stopped(number)
 
 
 def _version(wanted: bool) -> None:
@@ -89,21 +83,18 @@ def _wait_briefly() -> None:
 
 def main() -> None:
     """Run the command line; what a user can mend is one line on stderr, never a traceback."""
-    import warnings
-
     _wait_briefly()
-    # pydicom warns of what a damaged file holds before we refuse it in our own words.
-    warnings.filterwarnings("ignore", module="pydicom")
+    quiet_libraries()
     # typer would turn a KeyboardInterrupt into silence.
     signal.signal(signal.SIGINT, _stop)
     signal.signal(signal.SIGTERM, _stop)
     try:
         app()
     except C3S3Error as error:
-        typer.echo(f"error: {printable(str(error))}", err=True)
+        typer.echo(f"error: {printable(shown(error.told, sys.stderr))}", err=True)
         sys.exit(error.exit_code)
-    except _Stopped as stopped:
-        typer.echo(f"{stopped}: what was finished is kept, and the same command goes on from there", err=True)
+    except Stopped as stopped:
+        typer.echo(f"{stopped}: {printable(stopped.todo)}", err=True)
         sys.exit(128 + stopped.number)
 
 

@@ -8,18 +8,30 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from itertools import pairwise
+from typing import Annotated, Literal
 
 import numpy as np
+from annotated_types import Ge, Gt
 from numpy.typing import NDArray
 
 from c3s3_seg.errors import InputError
-from c3s3_seg.schema import closed
+from c3s3_seg.schema import Rule, closed
 from c3s3_seg.volume import Volume
 
-Range = tuple[float, float]
+RISING = Rule(lambda ends: ends[0] <= ends[1], "the smaller number first")
+Positive = Annotated[float, Gt(0)]
+NotNegative = Annotated[float, Ge(0)]
+Count = Annotated[int, Gt(0)]
+Range = Annotated[tuple[Positive, Positive], RISING]
+Counts = Annotated[tuple[Count, Count], RISING]
+Volumes = Annotated[tuple[NotNegative, NotNegative], RISING]
 Floats = NDArray[np.float64]
 STEPS = np.linspace(0.05, 0.95, 19)
+CURVE = Rule(
+    lambda q: len(q) == len(STEPS) and all(a <= b for a, b in pairwise(q)),
+    f"{len(STEPS)} quantiles in rising order",
+)
 # A quantile of a million voxels is known well enough from some of them.
 SAMPLE = 100_000
 
@@ -45,14 +57,14 @@ class Domain:
         Label name -> smallest and largest volume, where masks were measured.
     """
 
-    scans: int
+    scans: Count
     spacing_mm: tuple[Range, Range, Range]
     fov_mm: tuple[Range, Range, Range]
-    shape: tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+    shape: tuple[Counts, Counts, Counts]
     greys: Literal["scaled", "absolute"]
-    quantiles: tuple[float, ...]
-    spread: float
-    volume_ml: dict[str, Range] | None = None
+    quantiles: Annotated[tuple[float, ...], CURVE]
+    spread: NotNegative
+    volume_ml: dict[str, Volumes] | None = None
 
     def distance(self, scan: Volume) -> float:
         """Mean distance of a scan's quantiles from the training set's, in units of `spread`."""

@@ -5,7 +5,96 @@ input or the command is at fault; 3 a package or a device that was asked for is 
 defect of this program. 130 and 143: it was interrupted (SIGINT, SIGTERM); what was finished is kept.
 """
 
+import re
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
+
+# Around a file's name in a sentence that is being made: the name, then what stands in its place elsewhere.
+_OPEN, _OR, _CLOSE = "\ue0f0", "\ue0f1", "\ue0f2"
+_NAME = f"[^{_OPEN}{_OR}{_CLOSE}]*"
+_MARKED = re.compile(f"{_OPEN}({_NAME}){_OR}({_NAME}){_CLOSE}")
+
+
+class FileName(str):
+    """The name of a file in a DICOM folder, which may be that of a patient.
+
+    As a string it is the name. Formatted into a sentence it brings along what stands in its place wherever
+    the sentence is kept, so that `C3S3Error` and the notes of a volume have both: see `Told`.
+
+    Parameters
+    ----------
+    name
+        Relative to the folder.
+    public
+        `file 3 of 24`: in the order of the names, so that the user finds it.
+    """
+
+    public: str
+
+    def __new__(cls, name: str, public: str) -> "FileName":
+        """Both."""
+        made = super().__new__(cls, name)
+        made.public = public
+        return made
+
+    def __format__(self, spec: str) -> str:
+        """Marked; `Told` resolves it."""
+        del spec
+        return f"{_OPEN}{re.sub(f'[{_OPEN}{_OR}{_CLOSE}]', '?', str(self))}{_OR}{self.public}{_CLOSE}"
+
+    def __getnewargs__(self) -> Any:
+        """For copies and other processes."""
+        return str(self), self.public
+
+
+class Told(str):
+    """A sentence in two versions: with the names of files, for a terminal, and without, for whatever is kept.
+
+    Parameters
+    ----------
+    text
+        May hold formatted `FileName`s.
+    named
+        Whether the string itself is the version with names; both are attributes.
+    """
+
+    public: str
+    named: str
+
+    def __new__(cls, text: str, *, named: bool = False) -> "Told":
+        """Resolve the names."""
+        versions = (text.named, text.public) if isinstance(text, Told) else _resolved(text)
+        return cls.of(*versions, named)
+
+    @classmethod
+    def of(cls, named: str, public: str, as_named: bool = False) -> "Told":
+        """From both versions."""
+        made = super().__new__(cls, named if as_named else public)
+        made.named, made.public = named, public
+        return made
+
+    def __reduce__(self) -> Any:
+        """For copies and other processes."""
+        return Told.of, (self.named, self.public, str(self) == self.named)
+
+
+def _resolved(text: str) -> tuple[str, str]:
+    if isinstance(text, FileName):
+        return str(text), text.public
+    if _OPEN not in text:
+        return text, text
+    return _MARKED.sub(r"\1", text), _MARKED.sub(r"\2", text)
+
+
+def public(text: str) -> str:
+    """A sentence without names of files in DICOM folders: what files, journals and logs get."""
+    return text.public if isinstance(text, Told) else _resolved(text)[1]
+
+
+def named(text: str) -> str:
+    """A sentence with them: what a terminal gets."""
+    return text.named if isinstance(text, Told) else _resolved(text)[0]
 
 
 class C3S3Error(Exception):
@@ -24,12 +113,19 @@ class C3S3Error(Exception):
     exit_code = 2
 
     def __init__(self, what: str, *, where: str | Path | None = None, todo: str | None = None) -> None:
-        self.what, self.where, self.todo = what, where, todo
+        self.what, self.where, self.todo = Told(what), where, todo
         super().__init__(str(self))
 
     def __str__(self) -> str:
-        place = f"{self.where}: " if self.where is not None else ""
-        return f"{place}{self.what}." + (f" {self.todo}." if self.todo else "")
+        return self.told.named
+
+    @property
+    def told(self) -> Told:
+        """All of it; the string is the version without names of files in DICOM folders."""
+        where = self.where if isinstance(self.where, str) else str(self.where)
+        place = Told.of(f"{named(where)}: ", f"{public(where)}: ") if self.where is not None else Told("")
+        end = "." + (f" {self.todo}." if self.todo else "")
+        return Told.of(place.named + self.what.named + end, place.public + self.what.public + end)
 
 
 class InputError(C3S3Error):
@@ -64,3 +160,40 @@ class DefectError(C3S3Error):
     """What no check foresaw: a defect of this program, which a batch survives."""
 
     exit_code = 4
+
+
+def shown(value: object) -> str:
+    """A value of any kind as messages show it: `1.5`, `(1, 2.5)`, never `np.float64(1.5)`.
+
+    Parameters
+    ----------
+    value
+        A number or text of Python or numpy, an array, or a list, tuple, set or dict of them.
+
+    Returns
+    -------
+    str
+        Numbers with up to 6 significant digits where they are not whole; text in quotes within a list.
+    """
+    plain = value.tolist() if hasattr(value, "tolist") else value
+    if isinstance(plain, float):
+        return f"{plain:.0f}" if plain.is_integer() and abs(plain) < 1e15 else f"{plain:.6g}"
+    if isinstance(plain, list | tuple):
+        items = ", ".join(_within(item) for item in plain)
+        return f"[{items}]" if isinstance(plain, list) else f"({items})"
+    if isinstance(plain, set | frozenset):
+        return f"{{{', '.join(sorted(_within(item) for item in plain))}}}"
+    if isinstance(plain, dict):
+        return f"{{{', '.join(f'{_within(k)}: {_within(v)}' for k, v in plain.items())}}}"
+    return str(plain)
+
+
+def _within(item: object) -> str:
+    return repr(str(item)) if isinstance(item, str) else shown(item)
+
+
+def listed(names: Iterable[str], most: int = 3) -> str:
+    """A few of the names, and how many more there are."""
+    every = list(names)
+    more = f" and {len(every) - most} more" if len(every) > most else ""
+    return ", ".join(f"{name}" for name in every[:most]) + more  # formatted: a FileName has two versions

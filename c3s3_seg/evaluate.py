@@ -7,17 +7,26 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from c3s3_seg.errors import C3S3Error, InputError
+from c3s3_seg.errors import C3S3Error, InputError, shown
 from c3s3_seg.files import make_folder
 from c3s3_seg.metrics import PaperScore, Score, diagonal_mm, labels_in, paper_scores, scores
 from c3s3_seg.report.cohort import Cohort, cohorts
 from c3s3_seg.report.compare import Paired, compare
+from c3s3_seg.report.label_values import (
+    CaseLabels,
+    Labels,
+    first_names,
+    label_remarks,
+    labels_of,
+    refuse_mixup,
+)
 from c3s3_seg.report.rows import CaseFiles, CaseScore, Failure, Protocol
 from c3s3_seg.report.tables import write_cases_csv, write_report_json
 from c3s3_seg.workers import Died, each
 
 if TYPE_CHECKING:
-    from c3s3_seg.io import Case
+    from c3s3_seg.io.mask_files import MaskPairs
+    from c3s3_seg.volume import Volume
 
 # Called with (case that is done, how many are, of how many).
 Progress = Callable[[str, int, int], None]
@@ -32,8 +41,9 @@ class Settings:
     protocol
         `clinical`: mm, see `metrics.score`. `paper`: voxels, see `metrics.paper_score`.
     labels
-        Name -> value. None: every label of any truth, as `label_1`, `label_2`, ...; `label_1` alone
-        where all truths are empty.
+        Name -> value; of names with one value the first names the label, and the others are what some DICOM
+        SEG or RTSTRUCT files call it. None: every label of any truth, by the names in such files or as
+        `label_1`, `label_2`, ...; where all truths are empty those of the predictions, else `label_1`.
     tolerances_mm
         Of the normalised surface distance.
     area_nsd
@@ -45,7 +55,8 @@ class Settings:
     html
         Whether to write `report.html` too; needs plotly.
     images
-        A scan, or a folder of scans named like the predictions, for the pictures of the page.
+        A scan, or a folder of scans named like the predictions: for the pictures of the page, and for the
+        grid where prediction and truth are DICOM SEG or RTSTRUCT.
     """
 
     protocol: Protocol = "clinical"
@@ -78,6 +89,8 @@ class EvaluationResult:
         With the other set of predictions; empty where there is none.
     html_path
         The page, where one was asked for.
+    remarks
+        What has to be said of the labels of the whole set: those that predictions hold and no truth does.
     """
 
     rows: tuple[CaseScore, ...]
@@ -88,6 +101,7 @@ class EvaluationResult:
     json_path: Path
     comparison: tuple[Paired, ...] = ()
     html_path: Path | None = None
+    remarks: tuple[str, ...] = ()
 
 
 def evaluate(
@@ -104,9 +118,9 @@ def evaluate(
     Parameters
     ----------
     predictions
-        A mask, or a folder of masks; files that are no images are passed over.
+        A mask (an image file, a DICOM SEG or an RTSTRUCT), or a folder of masks, see `io.mask_files`.
     truth
-        A mask, or a folder of masks named like the predictions.
+        The same, named like the predictions.
     out
         The folder for the two files; it is made if it is missing.
     settings
@@ -125,30 +139,31 @@ def evaluate(
     Raises
     ------
     InputError
-        If no prediction has a truth, a value is given for the background, or `out` cannot be written.
+        If no prediction has a truth, predictions or truths look like scans, they have no label in common over
+        the whole set, a value is given for the background, or `out` cannot be written.
     C3S3Error
         What is wrong with a case, where there is only one.
     """
-    from c3s3_seg.io import find_cases
-
     settings = settings or Settings()
     labels = settings.labels
     if labels is not None and (not labels or 0 in labels.values()):
-        raise InputError(f"found the labels {dict(labels)}, wanted at least one and none with value 0")
+        raise InputError(f"found the labels {shown(dict(labels))}, wanted at least one and none with value 0")
     make_folder(out)
-    mine = _measure_all(find_cases([predictions]), truth, settings, progress)
+    mine = _measure_all(predictions, truth, settings, progress)
     comparison: tuple[Paired, ...] = ()
-    failures = mine.failures
+    failures, remarks = mine.failures, mine.remarks
     if against is not None:
-        same = replace(settings, labels=dict(mine.labels))
-        other = _measure_all(find_cases([against]), truth, same, progress)
+        other = _measure_all(against, truth, settings, progress, mine.labels)
         failures += tuple(Failure(f"{f.case} (against)", f.reason) for f in other.failures)
+        remarks += tuple(f"{remark} (against)" for remark in other.remarks)
         comparison = compare(mine.rows, other.rows)
     csv_path, json_path = out / "cases.csv", out / "report.json"
     write_cases_csv(csv_path, mine.rows)
-    write_report_json(json_path, mine.rows, failures, protocol=settings.protocol, comparison=comparison)
+    write_report_json(
+        json_path, mine.rows, failures, protocol=settings.protocol, comparison=comparison, remarks=remarks
+    )
     result = EvaluationResult(
-        mine.rows, failures, cohorts(mine.rows), mine.labels, csv_path, json_path, comparison
+        mine.rows, failures, cohorts(mine.rows), mine.labels, csv_path, json_path, comparison, None, remarks
     )
     if settings.html:
         _write_page(out / "report.html", result, mine.files, settings)
@@ -162,9 +177,8 @@ def _write_page(path: Path, result: EvaluationResult, files: Sequence[CaseFiles]
 
     rows = worst_first(result.rows)
     drawn = views(rows, {f.case: f for f in files}, dict(result.labels), resample=settings.resample)
-    report = Report(
-        "Masks against the truth", settings.protocol, result.rows, result.failures, result.comparison
-    )
+    title, measured = "Masks against the truth", (result.rows, result.failures, result.comparison)
+    report = Report(title, settings.protocol, *measured, result.remarks)
     write_report_page(path, report, drawn)
 
 
@@ -174,63 +188,99 @@ class _Measured:
 
     rows: tuple[CaseScore, ...]
     failures: tuple[Failure, ...]
-    labels: tuple[tuple[str, int], ...]
+    labels: Labels
     files: tuple[CaseFiles, ...]
+    remarks: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class _Work:
     """One case to be measured, as it goes to a process."""
 
-    case: Case
-    truth: Path
-    labels: tuple[tuple[str, int], ...]
+    files: CaseFiles
+    labels: Labels
     settings: Settings
 
 
+@dataclass(frozen=True)
+class _Answer:
+    """What was measured of a case, and what its masks hold."""
+
+    rows: tuple[CaseScore, ...]
+    held: CaseLabels
+
+
 def _measure_all(
-    cases: Sequence[Case], truth: Path, settings: Settings, progress: Progress | None
+    predictions: Path, truth: Path, settings: Settings, progress: Progress | None, labels: Labels = ()
 ) -> _Measured:
     """Every case that has a truth; the others, and those that cannot be measured, are failures."""
-    from c3s3_seg.io import match_truth
+    from c3s3_seg.io.mask_files import pair_masks
 
-    pairs = match_truth(cases, truth)
-    failures = _unpaired(cases, truth, pairs)
-    cases = [case for case in cases if case.name in pairs]
-    scans = _scans(cases, settings.images)
-    labels = tuple((settings.labels or _labels_of(list(pairs.values()), settings.workers)).items())
-    work = [_Work(case, pairs[case.name], labels, settings) for case in cases]
-    answers: dict[int, list[CaseScore] | Exception | Died] = {}
+    pairs = pair_masks(predictions, truth)
+    failures = [Failure(case.name, why) for case, why in pairs.alone]
+    failures += [Failure(c.name, f"no prediction for this truth, {_public(c.path)}") for c in pairs.missed]
+    files = _files(pairs, settings)
+    if files[0].names and settings.labels is None:
+        labels = ()  # names in other files may have other values: labels are compared by their names
+    labels = labels or first_names(settings.labels) or labels_of(files, settings.workers)
+    refuse_mixup(files, labels)
+    work = [_Work(case, labels, settings) for case in files]
+    answers: dict[int, _Answer | Exception | Died] = {}
     for number, answer in each(_try, work, settings.workers):
         answers[number] = answer
         if progress:
-            progress(cases[number].name, len(answers), len(cases))
-    rows: list[CaseScore] = []
-    for number, case in enumerate(cases):
+            progress(files[number].case, len(answers), len(files))
+    measured: list[_Answer] = []
+    for number, case in enumerate(files):
         answer = answers[number]
-        if isinstance(answer, list):
-            rows += answer
+        if isinstance(answer, _Answer):
+            measured.append(answer)
             continue
-        if len(cases) == 1 and isinstance(answer, C3S3Error):
+        if len(files) == 1 and isinstance(answer, C3S3Error):
             raise answer
-        failures.append(Failure(case.name, _reason(answer)))
-    files = tuple(CaseFiles(c.name, c.path, pairs[c.name], scans.get(c.name)) for c in cases)
-    return _Measured(tuple(rows), tuple(failures), labels, files)
+        reason = _reason(answer)
+        for path in (case.prediction, case.truth):
+            reason = reason.replace(str(path), str(_public(path)))
+        failures.append(Failure(case.case, reason))
+    rows = tuple(row for answer in measured for row in answer.rows)
+    names = dict(files[0].names)
+    remarks = label_remarks([answer.held for answer in measured], dict(labels), names)
+    return _Measured(rows, tuple(failures), labels, files, remarks)
 
 
-def _scans(cases: Sequence[Case], images: Path | None) -> dict[str, Path]:
+def _files(pairs: MaskPairs, settings: Settings) -> tuple[CaseFiles, ...]:
+    """Where the files of each case are; refused where predictions or truths are scans."""
+    from c3s3_seg.io.mask_pair import name_values
+    from c3s3_seg.io.scan_like import refuse_scans
+
+    predictions = [case.path for case, _ in pairs.pairs]
+    truths = [path for _, path in pairs.pairs]
+    refuse_scans(truths)
+    refuse_scans(predictions)
+    names = settings.labels or name_values(truths, predictions)
+    scans = _scans([case.name for case, _ in pairs.pairs], settings.images)
+    return tuple(
+        CaseFiles(case.name, case.path, path, scans.get(case.name), tuple(names.items()))
+        for case, path in pairs.pairs
+    )
+
+
+def _scans(cases: Sequence[str], images: Path | None) -> dict[str, Path]:
     """Case -> its scan, by name; of a single case the single scan that was given."""
     from c3s3_seg.io import find_cases
+    from c3s3_seg.io.cases import scan_stem
 
     if images is None:
         return {}
     found = find_cases([images])
     if len(found) == len(cases) == 1:
-        return {cases[0].name: found[0].path}
-    return {scan.name: scan.path for scan in found}
+        return {cases[0]: found[0].path}
+    own = {scan.name: scan.path for scan in found}
+    # A prediction that 3D Slicer wrote, x.seg.nrrd, is of the scan x.
+    return own | {name: own[stem] for name in cases if name not in own and (stem := scan_stem(name)) in own}
 
 
-def _try(work: _Work) -> list[CaseScore] | Exception:
+def _try(work: _Work) -> _Answer | Exception:
     """One bad case must not stop the others, whatever is wrong with it."""
     try:
         return _measure(work)
@@ -238,60 +288,39 @@ def _try(work: _Work) -> list[CaseScore] | Exception:
         return error if isinstance(error, C3S3Error) else RuntimeError(_reason(error))
 
 
-def _unpaired(cases: Sequence[Case], truth: Path, pairs: Mapping[str, Path]) -> list[Failure]:
-    """Predictions without truth and truths without prediction."""
-    from c3s3_seg.io import find_cases
-
-    failures = [
-        Failure(case.name, f"no truth for this prediction in {truth}")
-        for case in cases
-        if case.name not in pairs
-    ]
-    used = {path.resolve() for path in pairs.values()}
-    # Predictions and truths may lie in one folder, as case and case_gt.
-    used |= {case.path.resolve() for case in cases}
-    return failures + [
-        Failure(case.name, f"no prediction for this truth, {case.path}")
-        for case in find_cases([truth])
-        if case.path.resolve() not in used
-    ]
-
-
-def _labels_of(truths: Sequence[Path], workers: int) -> dict[str, int]:
-    found: set[int] = set()
-    for _, labels in each(_labels_in_file, truths, workers):
-        if not isinstance(labels, Died):
-            found.update(labels)
-    return {f"label_{value}": value for value in sorted(found or {1})}
-
-
-def _labels_in_file(path: Path) -> tuple[int, ...]:
-    from c3s3_seg.io import load_mask
-
-    try:
-        return labels_in(load_mask(path))
-    except Exception:  # the case is read again when it is measured, and fails there with its reason
-        return ()
-
-
-def _measure(work: _Work) -> list[CaseScore]:
-    from c3s3_seg.io import load_mask
+def _measure(work: _Work) -> _Answer:
+    from c3s3_seg.io.mask_pair import load_pair
     from c3s3_seg.resample import resample_mask
 
-    settings, labels = work.settings, dict(work.labels)
-    prediction, wanted = load_mask(work.case.path), load_mask(work.truth)
-    before = prediction.source.notes
+    settings, labels, files = work.settings, dict(work.labels), work.files
+    prediction, wanted = load_pair(files.prediction, files.truth, dict(files.names), files.scan)
+    held = CaseLabels(files.case, labels_in(prediction), labels_in(wanted))
     if settings.resample:
         prediction = resample_mask(prediction, wanted.geometry)
-    notes = prediction.source.notes[len(before) :]
-    diagonal, values = diagonal_mm(wanted.geometry), list(labels.values())
-    found: Mapping[int, Score | PaperScore]
+    found, diagonal = (
+        _scores(prediction, wanted, list(labels.values()), settings),
+        diagonal_mm(wanted.geometry),
+    )
+    notes = tuple(f"prediction: {note}" for note in prediction.source.notes)
+    notes += tuple(f"truth: {note}" for note in wanted.source.notes)
+    rows = tuple(CaseScore(files.case, name, found[n], diagonal, notes) for name, n in labels.items())
+    return _Answer(rows, held)
+
+
+def _scores(
+    prediction: Volume, truth: Volume, values: Sequence[int], settings: Settings
+) -> Mapping[int, Score | PaperScore]:
     if settings.protocol == "paper":
-        found = paper_scores(prediction, wanted, values)
-    else:
-        tolerances, area = settings.tolerances_mm, settings.area_nsd
-        found = scores(prediction, wanted, values, tolerances_mm=tolerances, area_nsd=area)
-    return [CaseScore(work.case.name, name, found[n], diagonal, notes) for name, n in labels.items()]
+        return paper_scores(prediction, truth, values)
+    tolerances, area = settings.tolerances_mm, settings.area_nsd
+    return scores(prediction, truth, values, tolerances_mm=tolerances, area_nsd=area)
+
+
+def _public(path: Path) -> Path:
+    """What is written of a file: of a DICOM file its folder, as its name may be the patient's."""
+    from c3s3_seg.io.image import image_suffix
+
+    return path if image_suffix(path) else path.parent
 
 
 def _reason(answer: Exception | Died) -> str:

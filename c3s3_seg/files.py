@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import secrets
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from c3s3_seg.errors import InputError
+from c3s3_seg.errors import InputError, Told, public
 
 if TYPE_CHECKING:
     from pydantic_core import CoreSchema
@@ -73,6 +75,30 @@ def plain_name(text: str, what: str, where: str | Path) -> PlainName:
         raise InputError(f"{what} {printable(text)!r}: wanted {error}", where=where) from None
 
 
+def read_known(path: Path, hashes: Mapping[str, str] | None, limit: int) -> bytes:
+    """The content of a file whose sha256 was proven before: what is used is what was proven.
+
+    Parameters
+    ----------
+    path
+        A regular file.
+    hashes
+        File name -> sha256; None takes the file as it is.
+    limit
+        As in `read_regular`.
+
+    Raises
+    ------
+    InputError
+        As `read_regular`; or if the file has no hash, or has changed since.
+    """
+    content = read_regular(path, limit)
+    if hashes is not None and hashes.get(path.name) != hashlib.sha256(content).hexdigest():
+        what = "has changed since its sha256 was compared" if path.name in hashes else "has no known sha256"
+        raise InputError(what, where=path)
+    return content
+
+
 def read_regular(path: Path, limit: int = JSON_BYTES) -> bytes:
     """The content of a regular file of at most `limit` bytes; a FIFO or a device is never read.
 
@@ -88,7 +114,7 @@ def read_regular(path: Path, limit: int = JSON_BYTES) -> bytes:
             facts = os.fstat(file.fileno())
             if not stat.S_ISREG(facts.st_mode):
                 raise InputError("wanted a regular file", where=path)
-            content = file.read(limit + 1)
+            content = file.read(min(limit, facts.st_size) + 1)  # as much memory as it asks for is reserved
     except OSError as error:
         raise InputError(f"cannot be read ({error.strerror or error})", where=path) from error
     if len(content) > limit:
@@ -180,6 +206,7 @@ def check_output_file(path: Path) -> None:
 def printable(text: str) -> str:
     """Fit for one line: a file name need not be Unicode, and may hold line breaks."""
     clean = "".join(
-        c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text
+        c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode()
+        for c in (text if isinstance(text, Told) else public(text))
     )
     return clean.encode("utf-8", "backslashreplace").decode()

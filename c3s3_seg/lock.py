@@ -86,7 +86,7 @@ def _holder(handle: int) -> str:
     try:
         who = json.loads(os.pread(handle, 1000, 0))
         return f": process {who['process']} on {who['machine']}, since {who['since']}"
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return ""
 
 

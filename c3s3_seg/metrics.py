@@ -143,8 +143,13 @@ def score(
     GeometryError
         If the two grids differ.
     InputError
-        If a mask holds nan or fractions, if the label is 0, or if the two masks have no label in
-        common (a 0/255 mask against a 0/1 mask); if the area is asked for on a sheared grid.
+        If a mask holds nan or fractions, if the label is 0, or if a mask is one of 0 and 255 and 255 was
+        not asked for; if the area is asked for on a sheared grid.
+
+    Notes
+    -----
+    Two masks without a label in common are measured like any others: an organ that is called another one
+    is a miss, Dice 0. Whether the values of a whole set are mixed up is for `evaluate` to ask.
     """
     return scores(prediction, truth, (label,), tolerances_mm=tolerances_mm, area_nsd=area_nsd)[label]
 
@@ -264,6 +269,11 @@ def labels_in(mask: Volume) -> tuple[int, ...]:
         If the mask holds nan, infinity or fractions.
     """
     _check_integral(mask)
+    if mask.array.dtype.kind in "bu" and mask.array.dtype.itemsize <= 2:
+        there = np.zeros(1 << 8 * mask.array.dtype.itemsize, dtype=np.bool_)
+        for plane in mask.array.T:  # the arrays of files are (z, y, x) in memory
+            there[plane.view(np.uint8) if plane.dtype == np.bool_ else plane] = True
+        return tuple(int(value) for value in np.flatnonzero(there) if value)
     # Every label has a surface: its voxels alone are searched, which are a hundredth of the volume.
     return tuple(int(value) for value in np.unique(surface_voxels(mask.array)[1]))
 
@@ -291,9 +301,9 @@ def _pairs(prediction: Volume, truth: Volume, labels: Sequence[int], step: Float
     for mask in (prediction, truth):
         _check_integral(mask)
     pairs = label_pairs(prediction.array, truth.array, labels, step)
-    for label, pair in pairs.items():
-        if not (pair.first and pair.second):
-            _check_labels(prediction, truth, label)
+    # Only then: finding all labels costs more than measuring one.
+    if 255 not in labels and not all(pair.first and pair.second for pair in pairs.values()):
+        _refuse_0_and_255(prediction, truth, labels)
     return pairs
 
 
@@ -316,18 +326,15 @@ def _check_integral(mask: Volume) -> None:
             )
 
 
-def _check_labels(prediction: Volume, truth: Volume, label: int) -> None:
-    """Refuse a missing label that is more likely a mistake than a miss.
-
-    Called only when the label is absent from a mask: finding all labels costs more than measuring one.
-    """
+def _refuse_0_and_255(prediction: Volume, truth: Volume, labels: Sequence[int]) -> None:
+    """Refuse a mask whose only value is 255 where that is no label: it is one of 0 and 1, scaled."""
     found_p, found_t = labels_in(prediction), labels_in(truth)
-    disjoint = found_p and found_t and not set(found_p) & set(found_t)
-    if disjoint or (label != 255 and (255,) in (found_p, found_t)):
+    if (255,) in (found_p, found_t):
+        asked = ", ".join(str(label) for label in labels)
         raise InputError(
-            f"asked for label {label}, found the labels {list(found_p)} in the prediction"
+            f"asked for label {asked}, found the labels {list(found_p)} in the prediction"
             f" and {list(found_t)} in the truth",
-            where=prediction.source.path,
+            where=prediction.source.path if found_p == (255,) else truth.source.path,
             todo="Give both masks the same labels (a 0/255 mask is not a 0/1 mask), or name the label",
         )
 

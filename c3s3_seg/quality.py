@@ -16,6 +16,10 @@ SPACING_WARN, SPACING_REFUSE = 1.25, 3.0
 SMALL_WARN, SMALL_REFUSE = 0.75, 0.4
 LARGE = 1.25
 FEW_WARN, FEW_REFUSE = 0.5, 0.2
+# Spacings and fields of view that are out of range are refused together where the product of their factors
+# exceeds this. Of the pairs of our data and bundles (benchmarks/domain_check.py) the largest that should
+# pass has 2.7 (a phantom with a larger field of view), the smallest that should not 3.7.
+TOGETHER_REFUSE = 3.0
 # In units of the training set's own spread, which 5 % of its scans exceed.
 GREYS_WARN, GREYS_REFUSE = 2.0, 4.0
 
@@ -36,15 +40,19 @@ class Verdict:
         What the reader of the result must know.
     larger
         Whether its field of view is larger than any in training, so that the organ has to be found first.
+    factor
+        How far its sizes that were warned of lie outside of the training range: the product of their
+        factors.
     """
 
     refusals: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     larger: bool = False
+    factor: float = 1.0
 
     def __add__(self, other: Verdict) -> Verdict:
         refusals, warnings = self.refusals + other.refusals, self.warnings + other.warnings
-        return Verdict(refusals, warnings, self.larger or other.larger)
+        return Verdict(refusals, warnings, self.larger or other.larger, self.factor * other.factor)
 
     @property
     def level(self) -> str:
@@ -60,11 +68,10 @@ class Verdict:
             With all reasons.
         """
         if self.refusals and not force:
-            raise DomainError(
-                f"this is not a scan that the model was trained for: {'; '.join(self.refusals)}",
-                where=scan.source.path,
-                todo="Choose another model, or take the result on your own responsibility with --force",
-            )
+            region = ", give the region of the organ with --roi" if self.larger else ""
+            todo = f"Choose another model{region}, or take the result on your own responsibility with --force"
+            what = f"this is not a scan that the model was trained for: {'; '.join(self.refusals)}"
+            raise DomainError(what, where=scan.source.path, todo=todo)
 
 
 def judge_frame(
@@ -98,6 +105,7 @@ def judge_frame(
         verdict += _spacing(name, float(spacing[n]), known)
         verdict += _field(name, float(spacing[n] * shape[n]), domain.fov_mm[n])
         verdict += _count(name, int(shape[n]), domain.shape[n])
+    verdict += _together(verdict)
     if any("not known" in note for note in scan.source.notes):
         verdict += Verdict((), ("left and right may be swapped: the file does not say which is which",))
     return verdict
@@ -123,12 +131,23 @@ def judge_greys(scan: Volume, domain: Domain | None) -> Verdict:
     return Verdict((), (reason,)) if distance > GREYS_WARN else Verdict()
 
 
+def _together(sizes: Verdict) -> Verdict:
+    """Sizes that are each worth a warning are refused where together they are too far from training."""
+    if sizes.refusals or sizes.factor <= TOGETHER_REFUSE:
+        return Verdict()
+    reason = (
+        f"several of its sizes are out of range, together by a factor of {sizes.factor:.1f}, where"
+        f" {TOGETHER_REFUSE:g} is the limit ({'; '.join(sizes.warnings)})"
+    )
+    return Verdict((reason,))
+
+
 def _spacing(axis: str, found: float, known: tuple[float, float]) -> Verdict:
     factor = max(found / known[1], known[0] / found)
     reason = f"its spacing is {found:.3g} mm {axis}; the model was made for {_range(known)} mm"
     if factor > SPACING_REFUSE:
         return Verdict((reason,))
-    return Verdict((), (reason,)) if factor > SPACING_WARN else Verdict()
+    return Verdict((), (reason,), factor=factor) if factor > SPACING_WARN else Verdict()
 
 
 def _field(axis: str, found: float, known: tuple[float, float]) -> Verdict:
@@ -136,8 +155,8 @@ def _field(axis: str, found: float, known: tuple[float, float]) -> Verdict:
     if found < SMALL_REFUSE * known[0]:
         return Verdict((reason,))
     if found > LARGE * known[1]:
-        return Verdict((), (reason,), larger=True)
-    return Verdict((), (reason,)) if found < SMALL_WARN * known[0] else Verdict()
+        return Verdict((), (reason,), larger=True, factor=found / known[1])
+    return Verdict((), (reason,), factor=known[0] / found) if found < SMALL_WARN * known[0] else Verdict()
 
 
 def _count(axis: str, found: int, known: tuple[int, int]) -> Verdict:

@@ -8,15 +8,24 @@ step is separable along the axes and its way back is exact in mm.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from annotated_types import Gt, Le
 from numpy.typing import NDArray
 
-from c3s3_seg.schema import closed
-from c3s3_seg.volume import Geometry, Volume
+from c3s3_seg.errors import GeometryError, InputError
+from c3s3_seg.schema import Rule, closed
+from c3s3_seg.volume import Geometry, Volume, fits_float32
 
 FloatArray = NDArray[np.float32]
+Millimetres = Annotated[float, Gt(0), Le(100)]
+
+LONGEST_SIDE = 2**14
+LARGEST_GRID = 2**29  # voxels of a model's grid: 2 GB. A whole body of 2 m at 1 mm has 0.5 of these
+# Squares and sums of grey values are taken on the way: float32 itself goes from 1e-38 to 3e38.
+LEAST_SPAN, MOST_SPAN = 1e-30, 1e30
+RESCALE = "Look at its header and its grey values, and export it with the values that it is meant to have"
 
 
 @closed
@@ -37,13 +46,12 @@ class Intensity:
     low: float = 0.0
     high: float = 1.0
 
-    def __call__(self, array: FloatArray) -> FloatArray:
-        """(i, j, k) grey values -> (i, j, k) network input. A flat volume becomes zeros."""
+    def __call__(self, array: FloatArray, offset: float = 0.0) -> FloatArray:
+        """(i, j, k) grey values, less `offset` -> (i, j, k) network input. A flat volume becomes zeros."""
         if self.rule == "window":
+            low, high = self.low - offset, self.high - offset
             span = np.float32(self.high - self.low)
-            return np.asarray(
-                (array.clip(self.low, self.high) - np.float32(self.low)) / span, dtype=np.float32
-            )
+            return np.asarray((array.clip(low, high) - np.float32(low)) / span, dtype=np.float32)
         mean = float(array.mean(dtype=np.float64))
         # Plane by plane: numpy's own std makes a volume in double precision on the way.
         squares = sum(float(np.square(np.subtract(plane, mean, dtype=np.float64)).sum()) for plane in array)
@@ -54,6 +62,13 @@ class Intensity:
         scaled = array - np.float32(mean)
         scaled /= np.float32(spread)
         return np.asarray(scaled, dtype=np.float32)
+
+
+def _is_window(rule: Intensity) -> bool:
+    """Whether the ends are apart in single precision, in which they are used."""
+    if rule.rule != "window":
+        return True
+    return max(abs(rule.low), abs(rule.high)) < 1e30 and bool(np.float32(rule.low) < np.float32(rule.high))
 
 
 @closed
@@ -71,15 +86,29 @@ class Recipe:
         The model's axes point to the patient's left, posterior and superior side.
     """
 
-    spacing_mm: tuple[float, float, float]
-    intensity: Intensity = Intensity()
+    spacing_mm: tuple[Millimetres, Millimetres, Millimetres]
+    intensity: Annotated[Intensity, Rule(_is_window, "a window with low below high")] = Intensity()
     orientation: Literal["LPS"] = "LPS"
 
     def grid(self, scan: Geometry) -> Geometry:
-        """The model's grid for a scan: same field of view, axes nearest to LPS, this spacing."""
+        """The model's grid for a scan: same field of view, axes nearest to LPS, this spacing.
+
+        Raises
+        ------
+        GeometryError
+            If it would have more than `LARGEST_GRID` voxels, or `LONGEST_SIDE` along an axis.
+        """
         oriented = _oriented(scan)
-        factors = np.asarray(self.spacing_mm) / oriented.spacing_mm
-        shape = [max(1, round(n / f)) for n, f in zip(oriented.shape, factors, strict=True)]
+        with np.errstate(over="ignore", divide="ignore"):  # infinitely many are too many
+            sides = np.asarray(oriented.shape) / (np.asarray(self.spacing_mm) / oriented.spacing_mm)
+            voxels = float(np.prod(np.maximum(sides, 1)))
+        if not (voxels <= LARGEST_GRID and sides.max() <= LONGEST_SIDE):
+            spacing, found = (" x ".join(f"{n:.3g}" for n in each) for each in (self.spacing_mm, sides))
+            what = f"at the model's spacing of {spacing} mm this scan has {found} voxels"
+            raise GeometryError(
+                f"{what}, wanted at most {LARGEST_GRID:,} in all and {LONGEST_SIDE:,} along an axis"
+            )
+        shape = [max(1, round(n)) for n in sides]
         # The field of view is kept to the edge, so the spacing moves by less than half a voxel in all.
         exact = np.asarray(oriented.shape) / np.asarray(shape)
         affine = oriented.affine.copy()
@@ -88,10 +117,25 @@ class Recipe:
         return Geometry((shape[0], shape[1], shape[2]), affine, scan.frame_uid)
 
     def to_model(self, scan: Volume) -> Volume:
-        """Orient, resample and scale a scan: float32 on the model's grid."""
+        """Orient, resample and scale a scan: float32 on the model's grid.
+
+        Raises
+        ------
+        InputError
+            If its grey values are more than float32 holds, see `grey_fault`.
+        """
+        fault = grey_fault(scan.array)
+        if fault:
+            raise InputError(fault, where=scan.source.path, todo=RESCALE)
         grid = self.grid(scan.geometry)
-        array = _resample(orient(scan.array, scan.geometry).astype(np.float32), grid.shape)
-        return grid.volume(self.intensity(array), scan.source)
+        offset = _offset(scan.array)
+        oriented = orient(scan.array, scan.geometry)
+        if offset:
+            # In the type of the voxels where that is exact, else in float64; neither overflows here.
+            kind = oriented.dtype if oriented.dtype.kind in "iu" else np.dtype(np.float64)
+            oriented = np.subtract(oriented, kind.type(offset), dtype=kind)
+        array = _resample(oriented.astype(np.float32), grid.shape)
+        return grid.volume(self.intensity(array, float(offset)), scan.source)
 
     def occupancy(self, mask: Volume, values: tuple[int, ...]) -> FloatArray:
         """How much of each model voxel a label fills: (len(values), i, j, k) in [0, 1].
@@ -112,6 +156,55 @@ class Recipe:
         array = _resample(np.asarray(probability, dtype=np.float32), tuple(oriented_shape))
         array = np.flip(array, tuple(axis for axis in range(3) if flips[axis]))
         return np.ascontiguousarray(array.transpose(np.argsort(permutation)))
+
+
+def grey_fault(array: NDArray[Any]) -> str:
+    """What makes grey values (any shape) unfit for a network, whose arithmetic is float32; empty if nothing.
+
+    An offset that all of them have in common does no harm: it is taken off first.
+    """
+    low, high = array.min(), array.max()
+    if not (np.isfinite(low) and np.isfinite(high)):
+        return "found NaN or infinite grey values; wanted numbers"
+    span = float(high) - float(low)
+    if span > MOST_SPAN or (0 < span < LEAST_SPAN):
+        return (
+            f"its grey values run from {float(low):.6g} to {float(high):.6g}, a range that float32 does not"
+            f" hold; wanted one of {LEAST_SPAN:g} to {MOST_SPAN:g}"
+        )
+    return ""
+
+
+def refuse_flat(scan: Volume, prepared: Volume) -> None:
+    """Refuse a scan in which a network would see nothing.
+
+    Parameters
+    ----------
+    scan
+        As it was read.
+    prepared
+        What `Recipe.to_model` made of it.
+
+    Raises
+    ------
+    InputError
+        If all voxels of what the network would be given are the same.
+    """
+    if prepared.array.max() > prepared.array.min():
+        return
+    low, high = float(scan.array.min()), float(scan.array.max())
+    found = (
+        f"all its voxels are {low:.6g}"
+        if low == high
+        else f"its grey values run from {low:.6g} to {high:.6g}"
+    )
+    what = f"the grey values have no spread left on the model's grid and in its range: {found}"
+    raise InputError(what, where=scan.source.path, todo=RESCALE)
+
+
+def _offset(array: NDArray[Any]) -> int | float:
+    """What has to be taken off the grey values before float32 can hold them; 0 where it can as they are."""
+    return 0 if fits_float32(array) else array.min().item()
 
 
 def orient(array: NDArray[Any], geometry: Geometry) -> NDArray[Any]:

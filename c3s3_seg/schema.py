@@ -1,19 +1,52 @@
 """Dicts from the outside (JSON, TOML) -> frozen dataclasses, or an error that names the key."""
 
+from __future__ import annotations
+
 import math
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from c3s3_seg.errors import ConfigError
 
+if TYPE_CHECKING:
+    from pydantic_core import CoreSchema
+
 T = TypeVar("T")
+
+LONGEST_VALUE = 120  # characters of a value that a message repeats
 
 
 def closed(cls: type[T]) -> type[T]:
-    """Class decorator: a dataclass that refuses keys it does not know, when it is parsed."""
-    cls.__pydantic_config__ = {"extra": "forbid"}  # type: ignore[attr-defined]
+    """Class decorator: a dataclass that refuses unknown keys, NaN and infinity, when it is parsed."""
+    cls.__pydantic_config__ = {"extra": "forbid", "allow_inf_nan": False}  # type: ignore[attr-defined]
     return cls
+
+
+class Rule:
+    """What a value must be beside its type: metadata of an `Annotated` type, checked when it is parsed.
+
+    Parameters
+    ----------
+    holds
+        Whether a value of that type is allowed.
+    wanted
+        What is allowed, to follow "wanted" in the message.
+    """
+
+    def __init__(self, holds: Callable[[Any], bool], wanted: str) -> None:
+        self._holds, self._wanted = holds, wanted
+
+    def _check(self, value: Any) -> Any:
+        if not self._holds(value):
+            raise ValueError(self._wanted)
+        return value
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], CoreSchema]) -> CoreSchema:
+        from pydantic_core import core_schema
+
+        return core_schema.no_info_after_validator_function(self._check, handler(source))
 
 
 def parse(cls: type[T], data: Any, where: str | Path) -> T:
@@ -30,6 +63,8 @@ def parse(cls: type[T], data: Any, where: str | Path) -> T:
         checked: T = _adapter(cls).validate_python(data)  # type: ignore[arg-type]
     except ValidationError as error:
         raise _config_error(error.errors(include_url=False), cls, where) from None
+    except RecursionError:
+        raise ConfigError("is nested too deep", where=where) from None
     return checked
 
 
@@ -59,7 +94,7 @@ def plain(value: Any) -> Any:
 
 def _config_error(errors: list[Any], cls: type, where: str | Path) -> ConfigError:
     first = errors[0]
-    key = ".".join(str(part) for part in first["loc"])
+    key = _shortened(".".join(str(part) for part in first["loc"]))
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
     if first["type"] == "unexpected_keyword_argument":
         names = ", ".join(_siblings(cls, first["loc"]))
@@ -67,7 +102,22 @@ def _config_error(errors: list[Any], cls: type, where: str | Path) -> ConfigErro
     if first["type"] in {"missing", "missing_argument"}:
         return ConfigError(f"the key '{key}' is missing{more}", where=where)
     wanted = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-    return ConfigError(f"{key} = {first['input']!r}: wanted {wanted}{more}", where=where)
+    found = f"{key} = {_shortened(_repr(first['input']))}" if key else "its content"
+    return ConfigError(f"{found}: wanted {wanted}{more}", where=where)
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."
+
+
+def _repr(value: Any) -> str:
+    """Of what was found, without a part of it that a message would not show."""
+    if isinstance(value, str | bytes):
+        return repr(value[: LONGEST_VALUE + 1])
+    try:
+        return repr(value)
+    except (RecursionError, ValueError):  # nested too deep; a whole number of more than 4,300 digits
+        return f"a {type(value).__name__}"
 
 
 def _siblings(cls: Any, loc: tuple[Any, ...]) -> list[str]:

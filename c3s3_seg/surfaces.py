@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from c3s3_seg.errors import InputError
+from c3s3_seg.errors import InputError, shown
 from c3s3_seg.nearest import Floats, Neighbours, Points, nearest
 
 Mask = NDArray[np.bool_]
@@ -266,5 +266,5 @@ def _step(spacing: ArrayLike) -> Floats:
     step = np.asarray(spacing, dtype=np.float64)
     lengths = np.linalg.norm(step, axis=0) if step.ndim == 2 else step
     if step.shape not in ((3,), (3, 3)) or not np.isfinite(step).all() or lengths.min() <= 0:
-        raise InputError(f"found the spacing {step.tolist()}, wanted three positive numbers")
+        raise InputError(f"found the spacing {shown(step)}, wanted three positive numbers")
     return step

@@ -15,9 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from c3s3_seg.errors import GeometryError
+from c3s3_seg.errors import GeometryError, Told, shown
 
 Array = NDArray[Any]
+# float32 keeps 24 bits of a number. Grey values must keep 16 of their own range, whatever they are added to.
+KEPT_BITS = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +57,7 @@ class Geometry:
             raise GeometryError("the last row of the affine is not 0 0 0 1")
         spacing = np.linalg.norm(affine[:3, :3], axis=0)
         if spacing.min() <= 0 or abs(np.linalg.det(affine[:3, :3] / spacing)) < 1e-3:
-            raise GeometryError(f"the affine is singular: spacing {spacing.tolist()} mm")
+            raise GeometryError(f"the affine is singular: spacing {shown(spacing)} mm")
         affine.setflags(write=False)
         object.__setattr__(self, "shape", shape)
         object.__setattr__(self, "affine", affine)
@@ -147,6 +149,9 @@ class Geometry:
         """Put an array of this grid's shape into it: the only way to make a mask."""
         return Volume(array, self, source or Source())
 
+    def __repr__(self) -> str:
+        return f"Geometry(shape={self.shape}, spacing_mm={_numbers(self.spacing_mm)}, axes={self.letters})"
+
     def __str__(self) -> str:
         size = " x ".join(str(n) for n in self.shape)
         spacing = " x ".join(f"{s:.4g}" for s in self.spacing_mm)
@@ -160,6 +165,7 @@ class Source:
     """Where a volume came from. Never a patient's name, id or date.
 
     `series` is what chooses the series again among those at `path`: its UID, or that and its part.
+    `sha256` is the hash of exactly what was read, as `io.hashes.scan_sha256` has it, where it was wanted.
     """
 
     path: Path | None = None
@@ -167,6 +173,11 @@ class Source:
     series_uid: str | None = None
     notes: tuple[str, ...] = field(default=())
     series: str | None = None
+    sha256: str | None = None
+
+    def __post_init__(self) -> None:
+        """Each note has a version without names of files, for whoever writes it down: `errors.public`."""
+        object.__setattr__(self, "notes", tuple(Told(note, named=True) for note in self.notes))
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,3 +208,32 @@ class Volume:
             raise GeometryError(
                 f"found an array of {self.array.shape} for a grid of {self.geometry.shape} voxels"
             )
+
+    def __repr__(self) -> str:
+        grid = self.geometry
+        modality = f", modality={self.source.modality}" if self.source.modality else ""
+        spacing = _numbers(grid.spacing_mm)
+        return f"Volume(shape={grid.shape}, spacing_mm={spacing}, dtype={self.array.dtype}{modality})"
+
+
+def _numbers(values: NDArray[np.float64]) -> str:
+    return f"({', '.join(f'{value:.4g}' for value in values)})"
+
+
+def fits_float32(array: Array) -> bool:
+    """Whether float32 neither rounds grey values (any shape) together nor makes them infinite."""
+    if array.dtype.kind not in "iuf" or (array.dtype.kind != "f" and array.dtype.itemsize <= 2):
+        return True
+    low, high = float(array.min()), float(array.max())
+    largest = max(abs(low), abs(high))
+    if not largest <= float(np.finfo(np.float32).max):
+        return False
+    return low == high or largest * 2.0**-24 <= (high - low) * 2.0**-KEPT_BITS
+
+
+def narrow(array: Array) -> Array:
+    """Grey values as float32 where that holds them, else as float64.
+
+    A scan with a large offset (values of 1e8 and some) would lose what tells its voxels apart.
+    """
+    return np.asarray(array, dtype=np.float32 if fits_float32(array) else np.float64)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from threading import Thread
 from typing import Any
+
+from c3s3_seg.quiet import quiet_libraries
 
 
 @dataclass(frozen=True)
@@ -100,13 +105,37 @@ class _Worker:
 
 def _serve(task: Callable[[Any], Any], pipe: Connection) -> None:
     """In the process: answer until the other end of the pipe is closed."""
+    follow_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that waits for us
+    quiet_libraries()
     while True:
         try:
             item = pipe.recv()
         except (EOFError, OSError):
             return
         pipe.send(task(item))
+
+
+def follow_parent() -> None:
+    """End with the process that started this one, at work or not, however that ends.
+
+    On Linux the kernel sees to it (prctl, PR_SET_PDEATHSIG = 1), even where a library holds the interpreter;
+    elsewhere, and where it died just before, a thread does so in a process of multiprocessing.
+    """
+    started_by, parent = os.getppid(), parent_process()
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+        if os.getppid() != started_by:  # it died in between
+            os._exit(1)
+    if parent is not None:
+        Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
 
 
 def _why(exit_code: int | None) -> str:

@@ -48,7 +48,8 @@ def test_folding_the_batch_norm_changes_nothing_but_speed(architecture: str) -> 
 def test_the_fast_torch_says_what_the_plain_one_says(bundle: ModelBundle, patch: np.ndarray) -> None:
     for network in bundle.networks:
         plain = TorchBackend(load_torch(bundle, network))(patch)
-        np.testing.assert_allclose(open_torch(bundle, network)(patch), plain, atol=2e-4)
+        allowed = 1e-4 * float(np.abs(plain).max())  # float32 in other layouts, over 40 layers
+        np.testing.assert_allclose(open_torch(bundle, network)(patch), plain, rtol=0, atol=allowed)
 
 
 def test_what_a_runtime_cannot_do_is_an_error_that_says_why(bundle: ModelBundle) -> None:

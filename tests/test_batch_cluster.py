@@ -64,3 +64,49 @@ def test_no_scheduler_and_no_dask(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(MissingError, match=r"c3s3-seg\[cluster\]"):
         cluster_engine(MODEL, Job(tmp_path, care=FORCED), "local", 0)
+
+
+@pytest.mark.slow
+def test_a_local_cluster_answers_to_its_own_key_alone() -> None:
+    """Neither a client without TLS nor one with another key runs code there."""
+    from contextlib import ExitStack
+    from urllib.error import HTTPError
+    from urllib.request import urlopen
+
+    import distributed
+
+    from c3s3_seg.batch import cluster
+
+    with ExitStack() as stack:
+        client = stack.enter_context(cluster._connect("local", 1, stack))
+        assert client.submit(sum, [1, 2]).result() == 3
+        facts = client.scheduler_info()
+        workers = [worker["nanny"] for worker in facts["workers"].values()]
+        for address in (facts["address"], *facts["workers"], *workers):
+            assert address.startswith("tls://127.0.0.1:")
+        ports = [facts["services"]["dashboard"]]
+        ports += [worker["services"]["dashboard"] for worker in facts["workers"].values()]
+        for port in ports:
+            for page in ("status", "json/identity.json", "info/main/workers.html", "health", "metrics"):
+                with pytest.raises(HTTPError, match="404"):
+                    urlopen(f"http://127.0.0.1:{port}/{page}", timeout=10)
+        plain = facts["address"].replace("tls", "tcp")
+        with pytest.raises(OSError, match=r"Timed out|timeout|closed|connect"):
+            distributed.Client(plain, timeout=3, set_as_default=False)
+        other = cluster._security(distributed)
+        with pytest.raises(OSError, match=r"Timed out|timeout|closed|connect|certificate"):
+            distributed.Client(facts["address"], timeout=3, security=other, set_as_default=False)
+
+
+def test_without_a_key_no_local_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    import distributed
+
+    from c3s3_seg.batch import cluster
+
+    monkeypatch.setitem(sys.modules, "cryptography", None)
+    assert cluster._security(distributed).require_encryption  # openssl makes one
+    monkeypatch.setenv("PATH", "/nonexistent")
+    with pytest.raises(MissingError, match=r"talks TLS.*openssl"):
+        cluster._security(distributed)

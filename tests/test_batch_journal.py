@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from c3s3_seg.batch.journal import Journal, gather, journal_path
+from c3s3_seg.batch.journal import Journal, _seal, gather, journal_path
 from c3s3_seg.batch.outcome import Outcome, Refusal
 from c3s3_seg.errors import GeometryError, InputError
 from c3s3_seg.metrics import Score
@@ -94,3 +94,31 @@ def test_shards_are_gathered_the_newest_wins(tmp_path: Path) -> None:
     assert gather(whole, tmp_path) == 2
     assert gather(whole, tmp_path) == 0
     assert [r.outcome.case for r in whole.records()] == ["a", "b"]
+
+
+@pytest.mark.parametrize("body", ["[" * 100_000, "{", "[]", "null", '{"case": 7}', b"\xff"])
+def test_a_row_that_is_no_outcome_is_refused_although_its_seal_holds(
+    tmp_path: Path, body: str | bytes
+) -> None:
+    """The seal is no secret: whoever writes a row can write it too."""
+    path = journal_path(tmp_path)
+    journal = Journal(path)
+    journal.record(DONE, "s")
+    journal.close()
+    database = sqlite3.connect(path)
+    (row,) = database.execute("SELECT * FROM cases").fetchall()
+    if isinstance(body, str):
+        values = (*row[:5], body)
+        database.execute("UPDATE cases SET outcome = ?, seal = ?", (body, _seal(values)))
+    else:
+        database.execute("UPDATE cases SET outcome = CAST(? AS TEXT)", (body,))
+    database.execute("INSERT INTO runs (started, facts) VALUES ('', ?)", (body,))
+    database.commit()
+    database.close()
+    journal = Journal(path)
+    with pytest.raises(InputError, match=r"the journal (is damaged|cannot be written or read)"):
+        journal.get("a")
+    if body != '{"case": 7}':  # facts of a run may be any table
+        with pytest.raises(InputError, match=r"the journal (is damaged|cannot be written or read)"):
+            list(journal.runs())
+    journal.close()

@@ -1,16 +1,22 @@
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from conftest import small_scan
 from test_batch_run import MODEL
 
 from c3s3_seg.batch import Job, Plan, predict_cases, verify
+from c3s3_seg.batch import case as case_module
 from c3s3_seg.errors import InputError
 from c3s3_seg.inference.careful import Care
-from c3s3_seg.io import load_image, save
-from c3s3_seg.io.hashes import sha256
+from c3s3_seg.io import load, load_image, load_mask, save
+from c3s3_seg.io.dicom_write import save_series
+from c3s3_seg.io.hashes import scan_sha256, sha256
 from c3s3_seg.shard import Shard
+from c3s3_seg.volume import Geometry, Volume
 
 FORCED = Care(force=True)  # blobs are no hearts
 
@@ -65,6 +71,63 @@ def test_verify_wants_a_provenance(tmp_path: Path) -> None:
         verify(tmp_path)
 
 
+CASE = {
+    "case": "a",
+    "state": "done",
+    "scan": "/s/a",
+    "inputs_sha256": {"scan": "0"},
+    "outputs_sha256": {"a": "1"},
+}
+RUN = {"bundle": "/b", "made_with": {"weights_sha256": {"w": "2"}}}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[" * 100_000, '{"a":' * 100_000, "[]", "null", "7", '"text"', "",
+        *(json.dumps({"runs": [RUN], "cases": wrong}) for wrong in ([7], [{}], {}, None, [[CASE]])),
+        *(json.dumps({"runs": [RUN], "cases": [{**CASE, key: 7}]}) for key in CASE),
+        *(json.dumps({"runs": [RUN], "cases": [{**CASE, key: {"a": None}}]}) for key in CASE),
+        *(json.dumps({"runs": [{**RUN, key: 7}], "cases": [CASE]}) for key in RUN),
+        json.dumps({"runs": [{**RUN, "made_with": {"weights_sha256": {"w": None}}}], "cases": [CASE]}),
+    ],
+    ids=range(25),
+)  # fmt: skip
+def test_a_provenance_that_is_none_is_one_line(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "provenance.json"
+    path.write_text(json.dumps({"runs": [RUN], "cases": [CASE]}))
+    assert [Path(f.where).name for f in verify(tmp_path).wrong] == ["a"]
+    path.write_text(content)
+    with pytest.raises(InputError, match=r"provenance\.json: the provenance cannot be read"):
+        verify(tmp_path)
+
+
+def test_verify_does_not_wait_for_what_never_ends(out: Path, small_scans: Path) -> None:
+    """Pipes and devices in place of a mask, a scan and the record itself, and as the folder."""
+    (out / "case-0.nii.gz").unlink()
+    os.mkfifo(out / "case-0.nii.gz")
+    (out / "case-1.nii.gz").unlink()
+    (out / "case-1.nii.gz").symlink_to("/dev/zero")
+    (small_scans / "case-2.nii.gz").unlink()
+    os.mkfifo(small_scans / "case-2.nii.gz")
+    (small_scans / "case-3.nii.gz").unlink()
+    (small_scans / "case-3.nii.gz").symlink_to("/dev/zero")
+    wrong = {Path(f.where).name: f.what for f in verify(out).wrong}
+    assert wrong == {
+        "case-0.nii.gz": "the file is missing",
+        "case-1.nii.gz": "the file is missing",
+        "case-2.nii.gz": "wanted a regular file",
+        "case-3.nii.gz": "wanted a regular file",
+    }
+    (out / "provenance.json").unlink()
+    os.mkfifo(out / "provenance.json")
+    with pytest.raises(InputError, match="wanted a regular file"):
+        verify(out)
+    for place in ("/dev/zero", out / "provenance.json"):
+        with pytest.raises(InputError, match=r"there is no provenance\.json here"):
+            verify(Path(place))
+
+
 def test_shards_are_verified_together(small_scans: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     for n in (1, 2):
@@ -86,3 +149,125 @@ def test_deterministic_gives_the_same_bytes_twice(small_scans: Path, tmp_path: P
         out.rename(tmp_path / f"out-{len(contents)}")
     assert len(contents[0]) == 5 * 3 + 2
     assert contents[0] == contents[1] == contents[2]
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_file_that_is_swapped_has_the_hash_of_the_voxels_that_were_read(
+    small_scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    scan = small_scans / "case-0.nii.gz"
+    truths = {"old": small_scan(0), "new": small_scan(1)}
+    for name, volume in truths.items():
+        save(volume, tmp_path / f"{name}.nii.gz")
+    old, new = (sha256(tmp_path / f"{name}.nii.gz") for name in truths)
+
+    def swapped(path: Path, **how: object) -> Volume:
+        if when == "before":
+            os.replace(tmp_path / "new.nii.gz", scan)
+        volume = load(path, **how)  # type: ignore[arg-type]
+        if when == "after":
+            os.replace(tmp_path / "new.nii.gz", scan)
+        return volume
+
+    save(truths["old"], scan)
+    monkeypatch.setattr(case_module, "load", swapped)
+    out = tmp_path / "out"
+    predict_cases([scan], MODEL, Job(out, care=FORCED))
+    read = truths["new" if when == "before" else "old"]
+    (case,) = json.loads((out / "provenance.json").read_text())["cases"]
+    assert case["inputs_sha256"]["scan"] == (new if when == "before" else old)
+    assert json.loads((out / "case-0.json").read_text())["scan"]["sha256"] == case["inputs_sha256"]["scan"]
+    assert load_mask(out / "case-0.nii.gz").geometry.matches(read.geometry)
+    assert verify(out).holds == (when == "before")
+
+
+def test_a_truth_that_is_swapped_has_the_hash_of_the_labels_that_were_read(
+    small_scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scan, truth = small_scans / "case-0.nii.gz", tmp_path / "truth.nii.gz"
+    grid = load(scan).geometry
+    for n, name in enumerate(("truth", "other")):
+        save(grid.volume(np.full(grid.shape, n, np.uint8)), tmp_path / f"{name}.nii.gz")
+    other = sha256(tmp_path / "other.nii.gz")
+
+    def swapped(path: Path, **how: object) -> Volume:
+        os.replace(tmp_path / "other.nii.gz", truth)
+        return load_mask(path, **how)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(case_module, "load_mask", swapped)
+    predict_cases([scan], MODEL, Job(tmp_path / "out", truth=truth, care=FORCED))
+    (case,) = json.loads((tmp_path / "out" / "provenance.json").read_text())["cases"]
+    assert case["inputs_sha256"]["truth"] == other
+
+
+def series(folder: Path, seed: int) -> list[Path]:
+    array = (small_scan(seed).array.clip(0, 900)).astype(np.uint16)
+    volume = Geometry.build(array.shape, (2.0, 2.0, 2.0)).volume(array)
+    return save_series(volume, folder, description="", seed_uid="a")
+
+
+def test_a_series_that_is_swapped_fails_and_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from c3s3_seg.io import dicom
+
+    series(tmp_path / "scans" / "b", 3)
+    files, others = series(tmp_path / "scans" / "a", 0), series(tmp_path / "other", 1)
+    real = dicom.load_series
+
+    def swapped(path: Path, reading: object) -> Volume:
+        volume = real(path, reading)  # type: ignore[arg-type]
+        if path.name == "a":
+            os.replace(others[4], files[4])
+        return volume
+
+    monkeypatch.setattr(dicom, "load_series", swapped)
+    job = Job(tmp_path / "out", care=FORCED)
+    result = predict_cases([tmp_path / "scans"], MODEL, job)
+    assert [(f.case, "changed while it was read" in f.reason) for f in result.failures] == [("a", True)]
+    monkeypatch.undo()
+    result = predict_cases([tmp_path / "scans"], MODEL, job)
+    assert (result.failures, [row.case for row in result.rows]) == ((), ["a", "b"])
+    assert verify(tmp_path / "out").holds
+
+
+def test_a_file_that_is_still_being_copied_is_tried_again(
+    small_scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What fails is half a file; by the time that it has failed, the whole one is there."""
+    scan = small_scans / "case-0.nii.gz"
+    whole = scan.read_bytes()
+    scan.write_bytes(whole[:2000])
+
+    def completed(path: Path, **how: object) -> Volume:
+        try:
+            return load(path, **how)  # type: ignore[arg-type]
+        finally:
+            scan.write_bytes(whole)
+
+    job = Job(tmp_path / "out", care=FORCED)
+    monkeypatch.setattr(case_module, "load", completed)
+    assert len(predict_cases([small_scans], MODEL, job).failures) == 1
+    monkeypatch.undo()
+    assert predict_cases([small_scans], MODEL, job).failures == ()
+
+
+def test_a_dicom_object_refers_to_the_slices_that_were_segmented(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files, others = series(tmp_path / "a", 0), series(tmp_path / "other", 1)
+    real = case_module.write_case
+    job = Job(tmp_path / "out", suffix="dicom-seg", care=FORCED)
+
+    def swapped(*given: object) -> object:
+        os.replace(others[4], files[4])
+        return real(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(case_module, "write_case", swapped)
+    with pytest.raises(InputError, match="a: it changed after it was read"):
+        predict_cases([tmp_path / "a"], MODEL, job)
+    assert not list(tmp_path.glob("out/*.dcm"))
+    monkeypatch.undo()
+    predict_cases([tmp_path / "a"], MODEL, job)
+    (case,) = json.loads((tmp_path / "out" / "provenance.json").read_text())["cases"]
+    assert case["inputs_sha256"]["scan"] == scan_sha256(tmp_path / "a")

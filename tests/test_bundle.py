@@ -1,11 +1,18 @@
+import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from c3s3_seg.bundle import Code, Label, Manifest, ModelBundle, Network, Task, shipped_bundles
+from c3s3_seg.bundle import Calibration, Code, Label, Manifest, ModelBundle, Network, Task, shipped_bundles
+from c3s3_seg.domain import Domain
 from c3s3_seg.errors import ConfigError, InputError
 from c3s3_seg.files import write_whole
+from c3s3_seg.io.choice import SeriesRule
 from c3s3_seg.recipe import Intensity, Recipe
 from c3s3_seg.schema import dump, parse
 
@@ -102,7 +109,9 @@ def with_companion(bundle: ModelBundle, name: str) -> ModelBundle:
 @pytest.mark.parametrize(
     ("stems", "message"),
     [
-        (("model", "../other"), "names a network in '../other.safetensors' and no hash"),
+        (("model", "../other"), "networks.1.stem = '../other': wanted a plain file name"),
+        (("model", "other"), "names a network in 'other.safetensors' and no hash"),
+        (("model", "MODEL"), "names a network in 'MODEL.safetensors' and no hash"),
         (("model",) * 2, "the same stem"),
     ],
 )
@@ -139,6 +148,233 @@ def test_a_companion_that_is_not_beside_it(bundle: ModelBundle, name: str, messa
 
 def test_a_companion_for_another_task_is_refused(bundle: ModelBundle) -> None:
     task = replace(TASK, labels=TASK.labels[:1])
+    ModelBundle.create(bundle.folder.parent / "c", task, {NETWORK.weights: b"x"}, (NETWORK,), {})
+    with pytest.raises(InputError, match="not those of its companion"):
+        with_companion(bundle, "c").members()
+
+
+DOMAIN = Domain(
+    3, ((0.5, 2.0),) * 3, ((90.0, 200.0),) * 3, ((40, 200),) * 3, "absolute",
+    tuple(float(n) for n in range(19)), 0.1, {"liver": (0.0, 1800.0)},
+)  # fmt: skip
+
+
+@pytest.fixture
+def whole(bundle: ModelBundle) -> ModelBundle:
+    """A bundle in whose manifest every key has a value."""
+    doubt = Calibration(2.5, 6.0, -0.3, 0.9, 72, "la")
+    task = replace(TASK, domain=DOMAIN, overlap=0.5, series=SeriesRule("CT", "portal"))
+    manifest = replace(bundle.manifest, task=task, doubt=doubt, companion="other", parity={"a": {"b": 1.5}})
+    return ModelBundle(bundle.folder, manifest).add({})
+
+
+def changed(bundle: ModelBundle, key: str, value: Any) -> Path:
+    """Write one value of the manifest anew, as JSON has it; the key's parts are apart by dots."""
+    path = bundle.folder / "manifest.json"
+    data = json.loads(path.read_text())
+    *parents, last = key.split(".")
+    place = data
+    for part in parents:
+        place = place[int(part) if isinstance(place, list) else part]
+    place[int(last) if isinstance(place, list) else last] = value
+    path.write_text(json.dumps(data))
+    return path
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+def label(name: str, value: object) -> dict[str, object]:
+    return {"name": name, "value": value}
+
+
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("task.recipe.spacing_mm.0", [-1, 0, INF, -INF, NAN, 1e999, 1e6, "x", None, [1.0]]),
+        ("task.recipe.spacing_mm", [[], [1.0, 1.0], [1.0] * 4, 1.0]),
+        ("task.recipe.intensity", [
+            {"rule": "window", "low": 10, "high": 10}, {"rule": "window", "low": 10, "high": 9},
+            {"rule": "window", "low": NAN, "high": 9}, {"rule": "window", "low": -INF, "high": 9},
+            {"rule": "window", "low": 0, "high": 1e300}, {"rule": "window", "low": 1e8, "high": 1e8 + 1e-3},
+            {"rule": "zscore", "low": NAN}, {"rule": "minmax"},
+        ]),
+        ("task.recipe.orientation", ["RAS"]),
+        ("task.labels", [
+            [], [label("a", 0)], [label("a", 1), label("b", 1)], [label("a", 1), label("a", 2)],
+            [label("a", 1), label("A", 2)], [label(f"l{n}", n) for n in range(1, 257)],
+        ]),
+        ("task.labels.0.value", [0, -1, 256, 300, 2**70, -(2**70), 1.5, NAN, "one", None]),
+        ("task.labels.0.name", ["", ".", "..", "../x", "/etc/x", "a/b", "a\\b", "a\nb", "x" * 256, 7]),
+        ("task.labels.0.code.value", ["", " ", "a\\b", "1" * 65]),
+        ("task.labels.0.code.meaning", ["", "two\nlines", "x" * 65]),
+        ("task.name", ["", "..", "../x", "/tmp/x", "a/b", "a\nb", "x" * 256, 1]),
+        ("task.modality", ["", "$x", "MR/CT", "M" * 17]),
+        ("task.patch", [[0, 32, 32], [-16, 32, 32], [17, 32, 32], [8, 32, 32], [32, 32], [32.5, 32, 32],
+                        [10**9, 16, 16], [1024, 1024, 1024], [2**70, 16, 16], [NAN, 16, 16]]),
+        ("task.overlap", [-0.1, 1, 1.0, 2, NAN, INF, "half"]),
+        ("task.keep_largest", ["perhaps", 2]),
+        ("task.series", [{"description": "("}, {"modality": 7}]),
+        ("task.domain.scans", [0, -1]),
+        ("task.domain.spacing_mm.1", [[0, 1], [-1, 1], [2, 1], [NAN, 1], [1, INF], [1]]),
+        ("task.domain.fov_mm.2", [[0, 1], [5, 1], [1, NAN]]),
+        ("task.domain.shape.0", [[0, 5], [9, 5], [1, 2.5]]),
+        ("task.domain.quantiles", [[], [0.0] * 18, [0.0] * 20, [*range(18), 0], [NAN] * 19]),
+        ("task.domain.spread", [-1, NAN, INF]),
+        ("task.domain.volume_ml", [{"liver": [-1, 5]}, {"liver": [9, 5]}, {"heart": [1, 2]}]),
+        ("task.domain.greys", ["grey"]),
+        ("networks", [[], {}, None]),
+        ("networks.0.filters", [0, -4, 10**9, 2.5, NAN]),
+        ("networks.0.channels", [0, -1, 2]),
+        ("networks.0.stem", ["", "..", "../model", "/model", "a\0b", "x" * 300]),
+        ("networks.0.architecture", ["", "unet"]),
+        ("doubt.threshold_mm", [0, -1, NAN, INF]),
+        ("doubt.bad_mm", [0, NAN]),
+        ("doubt.spearman", [-1.5, 2, NAN]),
+        ("doubt.auroc", [-0.1, 1.5, NAN]),
+        ("doubt.cases", [0, -3]),
+        ("companion", ["", "..", "../other", "/tmp", "a\nb"]),
+        ("files", [{"model.safetensors": "abc"}, {"model.safetensors": 7}, []]),
+        ("parity", [{"model.onnx": {"difference": NAN}}, 5]),
+        ("training", [
+            {"seconds": INF}, [], {"config": 7}, {"config": {"data": "x"}}, {"validation_cases": {"vnet": 3}},
+            {"validation_last": [7]}, {"begun_from": {"seconds": "long"}}, {"iterations": None},
+        ]),
+        ("format", [0, 2, "1.0", NAN, None]),
+    ],
+)  # fmt: skip
+def test_a_value_that_cannot_be_is_refused_when_the_manifest_is_read(
+    whole: ModelBundle, key: str, values: list[Any]
+) -> None:
+    """One line that names the key; the message neither repeats a long value nor ends in a traceback."""
+    assert ModelBundle.load(whole.folder).manifest == whole.manifest
+    before = (whole.folder / "manifest.json").read_text()
+    for value in values:
+        path = changed(whole, key, value)
+        with pytest.raises(InputError) as refusal:
+            ModelBundle.load(whole.folder)
+        text = str(refusal.value)
+        assert any(part in text for part in key.split(".")[-2:]), (value, text)
+        assert "\n" not in text
+        assert len(text) < 700
+        path.write_text(before)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("task.labels", [{**label(f"l {n}", n), "code": None} for n in range(1, 256)]),
+        ("task.patch", [16, 1024, 16]),
+        ("task.patch", [512, 512, 256]),
+        ("task.overlap", 0),
+        ("task.recipe.spacing_mm", [0.05, 5, 100]),
+        ("task.recipe.intensity", {"rule": "window", "low": -1000.0, "high": -999.9}),
+        ("task.modality", "PT"),
+        ("networks.0.filters", 64),
+        ("doubt", None),
+        ("companion", None),
+        ("task.domain", None),
+        ("task.domain.volume_ml", None),
+    ],
+)
+def test_a_value_that_can_be_is_taken(whole: ModelBundle, key: str, value: Any) -> None:
+    if key == "task.labels":
+        changed(whole, "task.domain.volume_ml", None)
+    changed(whole, key, value)
+    data = dump(ModelBundle.load(whole.folder).manifest)
+    for part in key.split("."):
+        data = data[int(part) if isinstance(data, list) else part]
+    assert data == value
+
+
+def test_the_same_task_in_a_training_file_is_refused_alike(toy_config: Path, tmp_path: Path) -> None:
+    from c3s3_seg.training.config import load_config
+
+    text = toy_config.read_text()
+    assert load_config(toy_config).task.label_values == {"ball": 1}
+    for old, new, word in (
+        ("[1.5, 1.5, 1.5]", "[1.5, nan, 1.5]", "spacing_mm"),
+        ("[1.5, 1.5, 1.5]", "[1.5, inf, 1.5]", "spacing_mm"),
+        ("[1.5, 1.5, 1.5]", "[0, 1.5, 1.5]", "spacing_mm"),
+        ("value = 1 }", "value = 0 }", "value"),
+        ("value = 1 }", "value = 256 }", "value"),
+        ("value = 1 }", 'value = 1 }, { name = "ball", value = 2 }', "different names"),
+        ("value = 1 }", 'value = 1 }, { name = "b", value = 1 }', "different values"),
+        ('[{ name = "ball", value = 1 }]', "[]", "at least one label"),
+        ('"toy"', '"../toy"', "task.name"),
+        ('"ball"', '"../ball"', "name"),
+        ("[32, 32, 32]", "[32, 32, 0]", "patch"),
+        ("[32, 32, 32]", "[1024, 1024, 1024]", "patch"),
+    ):
+        broken = tmp_path / "broken.toml"
+        broken.write_text(text.replace(old, new))
+        with pytest.raises(ConfigError, match=word):
+            load_config(broken)
+
+
+def test_a_training_file_that_never_ends_or_is_nested_without_end(tmp_path: Path) -> None:
+    from c3s3_seg.training.config import load_config
+
+    deep = tmp_path / "deep.toml"
+    deep.write_text("a = " + "[" * 100_000)
+    with pytest.raises(InputError, match="nested too deep"):
+        load_config(deep)
+    with pytest.raises(InputError, match="nested too deep"):
+        load_config(Path("phantom"), ["task.patch=" + "[" * 100_000])
+
+
+def refused(*words: object) -> str:
+    """What the command line says: one line, exit code 2, within seconds."""
+    command = [sys.executable, "-m", "c3s3_seg", *map(str, words)]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert answer.returncode == 2, answer.stderr
+    assert answer.stderr.startswith("error: ")
+    assert answer.stderr.count("\n") == 1, answer.stderr
+    return answer.stderr
+
+
+def test_the_command_line_says_it_in_one_line(whole: ModelBundle, tmp_path: Path) -> None:
+    scan = tmp_path / "scan.nii.gz"
+    scan.touch()
+    path = changed(whole, "task.labels.0.value", 2**70)
+    said = refused("predict", scan, "-o", tmp_path / "out", "--model", whole.folder)
+    assert "task.labels.0.value = 1180591620717411303424: wanted less than or equal to 255" in said
+    path.write_text("[" * 100_000)
+    assert "nested too deep" in refused("predict", scan, "-o", tmp_path / "out", "--model", whole.folder)
+    path.write_text('{"task": ' + '{"a": ' * 100_000)
+    assert "nested too deep" in refused("export", whole.folder)
+    path.unlink()
+    os.mkfifo(path)
+    assert "there is no manifest.json here" in refused("export", whole.folder)
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    assert "there is no manifest.json here" in refused("export", whole.folder)
+    assert "there is no manifest.json here" in refused("export", "x" * 5000)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["a\0b", "..", ".", "", "a/b", "x" * 300])
+def test_a_file_of_the_manifest_is_a_plain_name(bundle: ModelBundle, name: str) -> None:
+    files = {**bundle.manifest.files, name: "0" * 64}
+    ModelBundle(bundle.folder, replace(bundle.manifest, files=files)).add({})
+    with pytest.raises(InputError, match="a plain file inside the bundle"):
+        ModelBundle.load(bundle.folder)
+
+
+def test_nothing_is_written_out_of_a_bundle(bundle: ModelBundle) -> None:
+    with pytest.raises(InputError, match=r"the file '\.\./x': wanted a plain file name"):
+        bundle.add({"../x": b"x"})
+    assert not (bundle.folder.parent / "x").exists()
+
+
+def test_a_bundle_is_not_its_own_companion(bundle: ModelBundle) -> None:
+    with pytest.raises(InputError, match="not a folder beside"):
+        with_companion(bundle, bundle.folder.name).members()
+
+
+def test_a_companion_with_its_labels_in_another_order_is_refused(bundle: ModelBundle) -> None:
+    task = replace(TASK, labels=TASK.labels[::-1])
+    assert task.label_values == TASK.label_values
     ModelBundle.create(bundle.folder.parent / "c", task, {NETWORK.weights: b"x"}, (NETWORK,), {})
     with pytest.raises(InputError, match="not those of its companion"):
         with_companion(bundle, "c").members()

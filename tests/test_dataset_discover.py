@@ -7,8 +7,9 @@ import pytest
 from archive import image_case, renamed, scan_and_mask, study
 from dicom_files import edit, values
 
-from c3s3_seg.dataset.discover import Search, by_name, discover, few_values
+from c3s3_seg.dataset.discover import Search, by_name, discover
 from c3s3_seg.dataset.items import Inventory
+from c3s3_seg.dataset.mask import few_values
 from c3s3_seg.errors import InputError
 from c3s3_seg.io import save
 from c3s3_seg.io.choice import SeriesRule
@@ -59,6 +60,7 @@ def test_what_cannot_be_told_apart_is_refused(tmp_path: Path) -> None:
     scan, mask = scan_and_mask(0)
     save(scan.geometry.volume(mask), tmp_path / "few.nii.gz")
     save(scan, tmp_path / "p1_mask.nii.gz")
+    save(scan.geometry.volume(mask * np.float32(0.4)), tmp_path / "p2_mask.nii.gz")
     (tmp_path / "cut.nii.gz").write_bytes((tmp_path / "few.nii.gz").read_bytes()[:-9])
     (tmp_path / "old.zip").write_bytes(b"PK\3\4")
     (tmp_path / "notes.txt").write_text("beside it")
@@ -66,7 +68,12 @@ def test_what_cannot_be_told_apart_is_refused(tmp_path: Path) -> None:
     assert found.pairs == ()
     told = reasons(found)
     assert "holds 2 whole values, as a mask does" in told["few.nii.gz"]
-    assert "named like a mask, and holds values that no mask has" in told["p1_mask.nii.gz"]
+    assert (
+        "named like a mask, and holds values that no mask has: more than 64 different"
+        in told["p1_mask.nii.gz"]
+    )
+    assert "0.4, one of" in told["p2_mask.nii.gz"]
+    assert "as in a map of probabilities" in told["p2_mask.nii.gz"]
     assert "stream ends too early" in told["cut.nii.gz"] or "damaged" in told["cut.nii.gz"]
     assert "unpack it" in told["old.zip"]
     assert found.passed == {"neither images nor DICOM": 1}
@@ -153,6 +160,8 @@ def test_files_that_are_left_out(tmp_path: Path) -> None:
         (np.array([0.0, 3.0], np.float32), (3,)),
         (np.array([0, 0], np.int16), ()),
         (np.array([0.0, 0.5]), None),
+        (np.array([-1e-5, 1.9999847, 3.00003]), (2, 3)),
+        (np.array([0.0, 1.002]), None),
         (np.array([-1, 1]), None),
         (np.array([0, 70_000]), None),
         (np.arange(65), None),
@@ -161,6 +170,16 @@ def test_files_that_are_left_out(tmp_path: Path) -> None:
 )
 def test_values_of_a_mask(array: np.ndarray, wanted: tuple[int, ...] | None) -> None:
     assert few_values(array.reshape(-1, 1, 1)) == wanted
+
+
+def test_a_mask_of_104_bodies_is_a_mask_and_a_scan_is_none() -> None:
+    array = np.zeros((24, 24, 12), np.uint8)
+    for n in range(104):
+        i, j, k = n % 6, n // 6 % 6, n // 36
+        array[i * 4 : i * 4 + 3, j * 4 : j * 4 + 3, k * 4 : k * 4 + 3] = n + 1
+    assert few_values(array) == tuple(range(1, 105))
+    assert few_values(array.astype(np.float32)) == tuple(range(1, 105))
+    assert few_values(np.random.default_rng(0).integers(0, 105, array.shape)) is None
 
 
 def test_two_copies_of_one_series_are_one_scan(tmp_path: Path) -> None:

@@ -91,6 +91,13 @@ def cases(folder: Path, image: Array, truth: Array, grid: Geometry = GRID) -> Da
         ),
         (noise(), noise(), GRID, "labelsTr/one.mha", "whole numbers"),
         (np.zeros_like(noise()), mask(1).array, GRID, "imagesTr/one.mha", "all voxels are 0"),
+        (
+            noise().astype(np.float64) * 1e300,
+            mask(1).array,
+            GRID,
+            "imagesTr/one.mha",
+            "a range that float32 does not hold",
+        ),
     ],
 )
 def test_training_refuses_what_the_doctor_calls_an_error(
@@ -104,6 +111,17 @@ def test_training_refuses_what_the_doctor_calls_an_error(
     assert Path(str(refused.value.where)) == tmp_path / file
 
 
+def test_training_sees_a_scan_with_an_offset_as_one_without(tmp_path: Path) -> None:
+    from c3s3_seg.training.data import read_case
+
+    seen = []
+    for n, offset in enumerate((0.0, 1e8)):
+        (tmp_path / str(n)).mkdir()
+        data = cases(tmp_path / str(n), noise().astype(np.float64) + offset, mask(1).array)
+        seen.append(read_case(data, "one", TASK, labelled=True).stack.numpy())
+    np.testing.assert_allclose(seen[1], seen[0], atol=1e-5)
+
+
 def test_training_takes_a_validation_case_without_the_organ_but_no_unknown_value(tmp_path: Path) -> None:
     from c3s3_seg.training.data import read_validation
 
@@ -112,3 +130,20 @@ def test_training_takes_a_validation_case_without_the_organ_but_no_unknown_value
     assert len(read_validation(cases(tmp_path / "a", noise(), mask().array), ("one",))) == 1
     with pytest.raises(InputError, match="holds the value 2"):
         read_validation(cases(tmp_path / "b", noise(), mask(2).array), ("one",))
+
+
+def test_a_scan_in_place_of_a_mask_is_called_one_whatever_the_labels(tmp_path: Path) -> None:
+    """Where no label is named any value may be there, and all grey values would be taken for labels."""
+    from c3s3_seg.training.data import read_case, read_validation
+
+    values = np.random.default_rng(0).integers(0, 255, GRID.shape)
+    data = cases(tmp_path, noise(), values.astype(np.uint8))
+    nameless = DataSet(data.folder, data.name, data.modality, {}, data.splits)
+    for found in (data, nameless):
+        with pytest.raises(InputError, match=r"labelsTr/one\.mha: this looks like a scan"):
+            read_case(found, "one", TASK, labelled=True)
+        with pytest.raises(InputError, match="this looks like a scan"):
+            read_validation(found, ("one",))
+    fault = mask_fault(GRID.volume(values), {})
+    assert fault is not None
+    assert fault.check == "mask-values"

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from c3s3_seg.dataset import INDEX, DataSet, Record, Splits
+from c3s3_seg.dataset.naming import read_earlier
 from c3s3_seg.errors import ConfigError, InputError
 
 
@@ -82,6 +83,16 @@ def test_files_are_found_with_any_suffix_and_once(tmp_path: Path) -> None:
         data.scan("a.b")
 
 
+def test_a_segmentation_of_3d_slicer_is_the_mask_of_its_case(tmp_path: Path) -> None:
+    data = DataSet(tmp_path)
+    (tmp_path / "labelsTr").mkdir()
+    (tmp_path / "labelsTr" / "a.seg.nrrd").touch()
+    assert data.mask("a").name == "a.seg.nrrd"
+    (tmp_path / "labelsTr" / "a.nii.gz").touch()
+    with pytest.raises(InputError, match="found 2 image files"):
+        data.mask("a")
+
+
 def test_validation_cases_are_put_aside_once() -> None:
     splits = Splits(("a",), ("b", "c", "d"))
     aside = splits.put_aside(2)
@@ -114,12 +125,6 @@ def test_what_the_index_says_by_hand_is_kept(tmp_path: Path) -> None:
     assert DataSet.load(tmp_path) == data
 
 
-def test_an_index_that_is_no_file(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / INDEX)  # to open it would wait for ever
-    with pytest.raises(InputError, match="wanted a regular file"):
-        DataSet.load(tmp_path)
-
-
 def test_an_index_that_is_nested_too_deep_or_is_no_text(tmp_path: Path) -> None:
     for content, message in (
         (b'{"labelled": ' + b"[" * 100_000, "nested too deep"),
@@ -134,3 +139,19 @@ def test_a_name_that_leaves_no_room_for_a_suffix(tmp_path: Path) -> None:
     data = DataSet.load(write(tmp_path, {"labelled": ["x" * 255]}))
     with pytest.raises(InputError, match="found 0 image files"):
         data.scan("x" * 255)
+
+
+def test_an_index_that_is_none_is_one_line(tmp_path: Path) -> None:
+    for content in (b"[" * 100_000, b'{"a":' * 100_000, b"{", b"\xff\xfe", b""):
+        (tmp_path / INDEX).write_bytes(content)
+        with pytest.raises(InputError, match=r"dataset\.json: cannot be read.*Give a data set"):
+            DataSet.load(tmp_path)
+        with pytest.raises(InputError, match=r"dataset\.json: cannot be read"):
+            read_earlier(tmp_path)
+    (tmp_path / INDEX).write_text("[]")
+    with pytest.raises(InputError, match="which `prepare` did not make"):
+        read_earlier(tmp_path)
+    (tmp_path / INDEX).unlink()
+    os.mkfifo(tmp_path / INDEX)
+    with pytest.raises(InputError, match="wanted a regular file"):
+        DataSet.load(tmp_path)

@@ -14,6 +14,7 @@ from c3s3_seg.dataset.items import Inventory
 from c3s3_seg.dataset.labels import Labels
 from c3s3_seg.dataset.layouts import read_layout
 from c3s3_seg.errors import ConfigError, InputError
+from c3s3_seg.io import load_mask, save
 
 
 def index(folder: Path, **content: Any) -> None:
@@ -77,6 +78,13 @@ def test_nnunet(tmp_path: Path) -> None:
     assert cases(found) == {"a": (1, 2), "b": None}
     assert found.labels == {"organ": 1, "lump": 2}
     assert found.pairs[0].scan.modality == "CT"
+
+
+def test_nnunet_with_segmentations_of_3d_slicer(tmp_path: Path) -> None:
+    folder = nnunet(tmp_path)
+    save(load_mask(folder / "labelsTr" / "a.nii.gz"), folder / "labelsTr" / "a.seg.nrrd")
+    (folder / "labelsTr" / "a.nii.gz").unlink()
+    assert cases(read(folder)) == {"a": (1, 2), "b": None}
 
 
 def test_what_nnunet_can_and_this_cannot(tmp_path: Path) -> None:
@@ -151,9 +159,10 @@ def test_a_folder_in_no_order(tmp_path: Path) -> None:
     assert read_layout(tmp_path, Search()) is None
     index(tmp_path, something="else")
     assert read_layout(tmp_path, Search()) is None
-    (tmp_path / "dataset.json").write_text("{")
-    with pytest.raises(InputError, match="cannot be read"):
-        read_layout(tmp_path, Search())
+    for content in ("{", "[" * 100_000):
+        (tmp_path / "dataset.json").write_text(content)
+        with pytest.raises(InputError, match="cannot be read"):
+            read_layout(tmp_path, Search())
 
 
 @pytest.mark.data

@@ -94,6 +94,7 @@ def test_counts_and_files(tmp_path: Path) -> None:
         for name in names:
             (tmp_path / folder / f"{name}.nii.gz").touch()
     (tmp_path / "imagesTr" / "notes.txt").touch()
+    (tmp_path / "labelsTr" / "a.nii.gz").rename(tmp_path / "labelsTr" / "a.seg.nrrd")
     data = DataSet(tmp_path, splits=Splits(("a", "b"), (), ("c",)))
     found = {(f.severity, f.check, f.cases) for f in check_listing(data)}
     assert found == {

@@ -1,11 +1,13 @@
 """Which mask belongs to which scan: every way in which it may be known, and every doubt is a refusal."""
 
+import time
 from pathlib import Path, PurePath
 
+import numpy as np
 import pytest
 
 from c3s3_seg.dataset.items import Mask, Part, Scan
-from c3s3_seg.dataset.pairing import pair, says, trail
+from c3s3_seg.dataset.pairing import Grids, pair, says, trail
 from c3s3_seg.io.drawing import Drawing
 from c3s3_seg.volume import Geometry
 
@@ -77,6 +79,37 @@ def test_the_grid_alone_will_do_where_it_has_a_place_and_is_noted() -> None:
     assert "by the grid alone" in pairs[0].note
     assert pairs[1].mask is None
     assert refused == []
+
+
+def test_grids_are_looked_up_by_what_they_cover() -> None:
+    turned = np.diag([-1.0, 1, 1, 1])
+    turned[:3, 3] = GRID.to_mm((7, 0, 0))
+    moved = GRID.affine.copy()
+    moved[:3, 3] += 0.006  # along each axis; what counts is a hundredth of a millimetre
+    edge = Geometry.build((2, 2, 2), origin_mm=(0.5, 0.5, 0.5))  # its middle is on the edge of a millimetre
+    nearly = Geometry.build((2, 2, 2), origin_mm=(0.499, 0.5, 0.501))
+    grids = Grids([GRID, None, OTHER, GRID, edge])
+    found = {n for group in grids.same(Geometry(GRID.shape, turned)) for n in grids.members[group]}
+    assert found == {0, 3}
+    assert grids.same(Geometry(GRID.shape, moved)) == []
+    assert [grids.members[n] for n in grids.same(nearly)] == [[4]]
+    assert [grids.members[n] for n in grids.same(OTHER)] == [[2]]
+    assert grids.same(NOWHERE) == []
+
+
+@pytest.mark.parametrize("one_grid", [True, False])
+def test_thousands_are_paired_in_a_moment(one_grid: bool) -> None:
+    count = 4000
+    grids = [GRID if one_grid else Geometry.build((8, 8, 8), origin_mm=(3 * n, 1, 1)) for n in range(count)]
+    scans = [scan(f"images/p{n}", grid) for n, grid in enumerate(grids)]
+    masks = [mask(f"masks/p{n}", grid) for n, grid in enumerate(grids)]
+    masks[7] = mask("masks/strange", grids[7])
+    started = time.process_time()
+    pairs, refused = pair(scans, masks)
+    assert time.process_time() - started < 20
+    assert sum(p.mask is not None for p in pairs) == count - one_grid
+    assert all(p.mask is None or p.mask.trail == p.scan.trail or p.note for p in pairs)
+    assert len(refused) == one_grid  # among scans on one grid nothing says whose it is
 
 
 def test_a_grid_at_the_origin_says_nothing() -> None:

@@ -13,6 +13,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pydicom
 import pytest
@@ -28,13 +29,15 @@ from c3s3_seg.cli import app
 from c3s3_seg.dataset import DataSet
 from c3s3_seg.dataset.arrange import Settings
 from c3s3_seg.dataset.discover import Search
+from c3s3_seg.dataset.items import Part
 from c3s3_seg.dataset.labels import Labels
 from c3s3_seg.dataset.prepare import Prepared, prepare
 from c3s3_seg.errors import ConfigError, InputError
-from c3s3_seg.io import load, load_mask
+from c3s3_seg.io import Fix, load, load_mask, save
 from c3s3_seg.io.hashes import sha256
 from c3s3_seg.lock import hold
 from c3s3_seg.recipe import Recipe
+from c3s3_seg.volume import Geometry, Volume
 
 TASK = Task("toy", "CT", (Label("organ", 1), Label("lump", 2)), Recipe((3.0, 3.0, 3.0)), (16, 16, 16))
 
@@ -297,9 +300,6 @@ def test_other_labels_are_asked_of_masks_that_are_there_already(tmp_path: Path) 
 
 def test_a_mask_drawn_on_a_converted_series_goes_back_to_its_slices(tmp_path: Path) -> None:
     """As converters do it: rows from the bottom up, and the first axis to the left."""
-    from c3s3_seg.io import save
-    from c3s3_seg.volume import Geometry
-
     mask = study(tmp_path / "source" / "p" / "ct", 0)
     mask[3:5, 2:4, 1] = 2
     grid = load(tmp_path / "source" / "p" / "ct").geometry
@@ -315,6 +315,72 @@ def test_a_mask_drawn_on_a_converted_series_goes_back_to_its_slices(tmp_path: Pa
     back = load_mask(data.mask("case-0001"), grid=load(data.scan("case-0001")).geometry)
     assert np.array_equal(back.array, mask)
     assert any("axes of the mask were turned" in note for note in data.records["case-0001"].notes)
+
+
+def test_masks_as_nibabel_and_3d_slicer_write_them(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    for n in range(2):
+        mask = image_case(source, n, f"images/p{n}", f"masks/p{n}")
+        grid = load(source / f"images/p{n}.nii.gz").geometry
+        (source / f"masks/p{n}.nii.gz").unlink()
+        if n:
+            save(grid.volume(mask * np.float64(1.0000153)), source / "masks" / "p1.nii.gz")
+        else:
+            save(grid.volume(mask), source / "masks" / "p0.seg.nrrd")
+    result = prepare(source, tmp_path / "data", Settings(labels=Labels.parse("liver=1,tumour=2")))
+    assert (result.refused, result.masks) == ((), 2)
+    data = DataSet.load(tmp_path / "data")
+    for n in range(2):
+        assert np.array_equal(load_mask(data.mask(f"p{n}")).array, scan_and_mask(n)[1])
+    assert any("labels were rounded" in note for note in data.records["p1"].notes)
+
+
+def test_hdf5_labels_that_are_nearly_whole(tmp_path: Path) -> None:
+    for n in range(3):
+        path = tmp_path / "la" / f"CASE{n}" / "mri_norm2.h5"
+        hdf5(path, n)
+        with h5py.File(path, "a") as file:
+            label = file["label"][()].astype(np.float32) * 1.0000153
+            del file["label"]
+            file["label"] = label
+    result = prepare(tmp_path / "la", tmp_path / "data", Settings(labels=Labels.parse("left_atrium=1")))
+    assert (result.refused, result.masks) == ((), 3)
+    assert set(np.unique(load_mask(DataSet.load(tmp_path / "data").mask("CASE0")).array)) == {0, 1}
+
+
+def test_grey_values_that_no_network_can_take_are_refused_and_an_offset_is_kept(tmp_path: Path) -> None:
+    source = tmp_path / "source" / "images"
+    source.mkdir(parents=True)
+    for name, factor, offset in (("plain", 1, 0), ("moved", 1, 1e8), ("huge", 1e300, 0)):
+        volume, _ = scan_and_mask(len(name))
+        array = volume.array.astype(np.float64) * factor + offset
+        save(volume.geometry.volume(array), source / f"{name}.nii.gz")
+    result = prepare(tmp_path / "source", tmp_path / "data", Settings())
+    assert [r.place for r in result.refused] == ["images/huge.nii.gz"]
+    assert "a range that float32 does not hold" in result.refused[0].reason
+    moved = load(DataSet.load(tmp_path / "data").scan("moved")).array
+    assert np.array_equal(moved - 1e8, scan_and_mask(5)[0].array)
+
+
+def test_a_source_that_changes_while_it_is_read_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for n in range(2):
+        image_case(tmp_path / "source", n, f"images/p{n}", f"masks/p{n}")
+    scan = tmp_path / "source" / "images" / "p0.nii.gz"
+    real, seen = Part.scan, []
+
+    def swapped(part: Part, root: Path, fix: frozenset[Fix]) -> Volume:
+        volume = real(part, root, fix)
+        if part.files[0] == scan and not seen:
+            seen.append(scan.write_bytes(scan.read_bytes()[:-4] + bytes(4)))
+        return volume
+
+    monkeypatch.setattr(Part, "scan", swapped)
+    result = prepare(tmp_path / "source", tmp_path / "data", Settings())
+    assert ["changed while it was read" in r.reason for r in result.refused] == [True]
+    records = DataSet.load(tmp_path / "data").records
+    assert records["p1"].source_sha256["image"] == sha256(scan.with_name("p1.nii.gz"))
 
 
 def test_two_modalities_are_refused(archive: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -11,9 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from c3s3_seg import evaluate as evaluate_module
 from c3s3_seg.errors import InputError
 from c3s3_seg.evaluate import Settings, evaluate
-from c3s3_seg.io import save
+from c3s3_seg.io import Case, save
 from c3s3_seg.metrics import PaperScore, Score, score, scores
 from c3s3_seg.report.rows import Failure
 from c3s3_seg.volume import Geometry, Volume
@@ -225,6 +227,35 @@ def test_two_processes_answer_as_one_does(folders: tuple[Path, Path, Path]) -> N
     assert told == [1, 2, 3]
 
 
+def test_labels_that_were_rounded_are_told(folders: tuple[Path, Path, Path]) -> None:
+    predictions, truth, out = folders
+    save(GEOMETRY.volume(cube(2, 7).array * np.float64(1.0000153)), truth / "a.nii.gz")
+    result = evaluate(predictions, truth, out)
+    assert result.rows[0].score == score(cube(2, 7), cube(2, 7))
+    assert [note["case"] for note in report_of(out)["notes"]] == ["a"]
+    assert result.rows[0].notes[0].startswith("truth: labels were rounded to whole numbers")
+    save(GEOMETRY.volume(cube(2, 7).array * 0.8), predictions / "b.nii.gz")
+    (failure,) = evaluate(predictions, truth, out).failures
+    assert "all lie between 0 and 1, as in a map of probabilities" in failure.reason
+
+
+def test_a_segmentation_of_3d_slicer_is_paired(folders: tuple[Path, Path, Path]) -> None:
+    predictions, truth, out = folders
+    save(cube(2, 7), truth / "a.seg.nrrd")
+    (truth / "a.nii.gz").unlink()
+    save(cube(2, 9), predictions / "b.seg.nrrd")
+    (predictions / "b.nii.gz").unlink()
+    result = evaluate(predictions, truth, out)
+    assert [row.case for row in result.rows] == ["a", "b.seg"]
+    assert result.failures == ()
+    images = truth.parent / "images"
+    images.mkdir()
+    for name in ("a", "b", "c"):
+        save(cube(1, 9), images / f"{name}.nii.gz")
+    scans = evaluate_module._scans([Case(row.case, predictions) for row in result.rows], images)
+    assert {name: scans[name].name for name in ("a", "b.seg")} == {"a": "a.nii.gz", "b.seg": "b.nii.gz"}
+
+
 def test_a_process_that_dies_is_a_failure_with_its_reason(
     folders: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -253,3 +284,302 @@ def test_the_command_with_every_option(folders: tuple[Path, Path, Path]) -> None
     text = (out / "report.html").read_text(encoding="utf-8")
     assert "NSD by area, 0.5 mm" in text
     assert "was resampled" in text
+
+
+# --- labels over the whole set
+
+
+def two_organs(one: int, two: int) -> Volume:
+    return GEOMETRY.volume(cube(1, 5, one).array + cube(6, 10, two).array)
+
+
+def test_a_case_without_a_label_in_common_is_dice_0_and_stays_in_the_means(
+    folders: tuple[Path, Path, Path],
+) -> None:
+    """Three cases right, in the fourth one organ is called the other: 0.75, and not 1."""
+    predictions, truth, out = folders
+    for name, value, said in (("a", 1, 1), ("b", 2, 2), ("c", 1, 1), ("swapped", 1, 2)):
+        save(cube(2, 7, value), truth / f"{name}.nii.gz")
+        save(cube(2, 7, said), predictions / f"{name}.nii.gz")
+    result = evaluate(predictions, truth, out, Settings(labels={"one": 1}))
+    assert result.failures == ()
+    (cohort,) = result.cohorts
+    assert (cohort.cases, cohort.of("dice").mean) == (4, 0.75)
+    assert (cohort.of("hd95_mm").infinite, cohort.of("hd95_mm").undefined) == (1, 1)
+    assert cohort.worst_cases[0] == "swapped"
+    one, two = evaluate(predictions, truth, out).cohorts
+    assert (one.of("dice").mean, two.of("dice").mean) == (0.75, 0.75)
+    assert (two.of("hd95_mm").infinite, two.of("hd95_mm").undefined) == (1, 2)
+
+
+@pytest.mark.parametrize("values", [(255, 1), (1, 255), (2, 1)])
+@pytest.mark.parametrize("settings", [Settings(), Settings(labels={"organ": 1}), Settings(protocol="paper")])
+def test_a_set_without_a_label_in_common_is_mixed_up(
+    folders: tuple[Path, Path, Path], values: tuple[int, int], settings: Settings
+) -> None:
+    predictions, truth, out = folders
+    for name in "ab":
+        save(cube(2, 7, values[0]), predictions / f"{name}.nii.gz")
+        save(cube(2, 7, values[1]), truth / f"{name}.nii.gz")
+    with pytest.raises(InputError, match=rf"no prediction has a label in common .* hold {values[0]}"):
+        evaluate(predictions, truth, out, settings)
+    with pytest.raises(InputError, match="no prediction has a label in common"):
+        evaluate(predictions / "a.nii.gz", truth / "a.nii.gz", out, settings)
+
+
+def test_labels_that_no_mask_holds_are_refused(folders: tuple[Path, Path, Path]) -> None:
+    with pytest.raises(InputError, match=r"asked for 3 \(liver\), which no mask holds"):
+        evaluate(*folders, Settings(labels={"liver": 3}))
+
+
+def test_empty_predictions_are_a_miss_and_no_mixup(folders: tuple[Path, Path, Path]) -> None:
+    predictions, truth, out = folders
+    for name in "ab":
+        save(cube(0, 0), predictions / f"{name}.nii.gz")
+    result = evaluate(predictions, truth, out)
+    assert result.cohorts[0].of("dice").mean == 0
+    assert result.cohorts[0].of("hd95_mm").infinite == 2
+
+
+def test_all_truths_empty_measures_what_was_predicted(folders: tuple[Path, Path, Path]) -> None:
+    predictions, truth, out = folders
+    for name in "ab":
+        save(cube(2, 7, 4), predictions / f"{name}.nii.gz")
+        save(cube(0, 0), truth / f"{name}.nii.gz")
+    result = evaluate(predictions, truth, out)
+    assert result.labels == (("label_4", 4),)
+    assert result.cohorts[0].of("dice").mean == 0
+
+
+def test_a_label_that_no_truth_has_is_reported(folders: tuple[Path, Path, Path]) -> None:
+    predictions, truth, out = folders
+    save(two_organs(1, 7), predictions / "b.nii.gz")
+    result = evaluate(predictions, truth, out, against=predictions)
+    assert result.labels == (("label_1", 1),)
+    assert result.remarks[0] == "no truth has the label 7, and the predictions of b do: not measured"
+    assert result.remarks[1].endswith("(against)")
+    assert report_of(out)["remarks"] == list(result.remarks)
+    asked = evaluate(predictions, truth, out, Settings(labels={"one": 1, "seven": 7, "nine": 9}))
+    assert asked.remarks == (
+        "no truth has the label 7 (seven), and the predictions of b do: Dice 0 there",
+        "no mask has the label 9 (nine): both masks are empty in every case",
+    )
+    assert evaluate(truth, predictions, out).remarks == ()
+
+
+def test_a_label_that_no_truth_has_is_said_in_the_terminal(folders: tuple[Path, Path, Path]) -> None:
+    predictions, truth, out = folders
+    save(two_organs(1, 7), predictions / "b.nii.gz")
+    answer = command(predictions, truth, "-o", out, "--html")
+    assert answer.returncode == 0, answer.stderr
+    assert "Note: no truth has the label 7" in answer.stdout
+    assert "no truth has the label 7" in (out / "report.html").read_text(encoding="utf-8")
+    named = command(predictions, truth, "-o", out, "--labels", "organ=1,other=7")
+    assert named.returncode == 0, named.stderr
+    assert "organ" in named.stdout
+    assert "Dice 0 there" in named.stdout
+    refused = command(predictions, truth, "-o", out, "--labels", "organ=x")
+    assert refused.returncode == 2
+    assert "NAME=VALUE" in refused.stderr
+
+
+def test_a_truth_of_0_and_255_among_others_fails_and_adds_no_label(
+    folders: tuple[Path, Path, Path],
+) -> None:
+    predictions, truth, out = folders
+    save(cube(2, 7, 255), truth / "b.nii.gz")
+    result = evaluate(predictions, truth, out)
+    assert result.labels == (("label_1", 1),)
+    assert [row.case for row in result.rows] == ["a"]
+    assert "255" in result.failures[0].reason
+    for name in "ab":  # 255 as one of the labels is a label
+        save(two_organs(1, 255), truth / f"{name}.nii.gz")
+    assert evaluate(predictions, truth, out).labels == (("label_1", 1), ("label_255", 255))
+
+
+# --- aggregates by hand
+
+
+def box(*ends: tuple[int, int], value: int = 1) -> np.ndarray:
+    array = np.zeros((10, 10, 10), dtype=np.uint8)
+    array[tuple(slice(a, b) for a, b in ends)] = value
+    return array
+
+
+def test_aggregates_by_hand(tmp_path: Path) -> None:
+    """Two labels in four cases on a grid of 1 x 1 x 2 mm; the diagonal is the root of 9² + 9² + 18².
+
+    Label 1: `hit` equal; `half` 2 x 2 x 2 voxels in 4 x 2 x 2, Dice 2 * 8 / 24; `swapped` and `missed` none.
+    Label 2: `hit` equal; absent from both in `half`; predicted and not there in `swapped`; equal in `missed`.
+    """
+    grid = Geometry.build((10, 10, 10), (1, 1, 2))
+    small, long, other = box((2, 4), (2, 4), (2, 4)), box((2, 6), (2, 4), (2, 4)), box((7, 9), (7, 9), (7, 9))
+    cases = {
+        "hit": (small + 2 * other, small + 2 * other),
+        "half": (small, long),
+        "swapped": (2 * small, small),
+        "missed": (2 * other, small + 2 * other),
+    }
+    for name, pair in cases.items():
+        for side, array in zip(("p", "t"), pair, strict=True):
+            (tmp_path / side).mkdir(exist_ok=True)
+            save(grid.volume(array), tmp_path / side / f"{name}.nii.gz")
+    diagonal = 486**0.5
+    result = evaluate(tmp_path / "p", tmp_path / "t", tmp_path / "out")
+    one, two = result.cohorts
+    assert one.of("dice").mean == pytest.approx((1 + 2 / 3 + 0 + 0) / 4)
+    assert one.of("jaccard").mean == pytest.approx((1 + 1 / 2 + 0 + 0) / 4)
+    assert one.of("dice").median == pytest.approx(1 / 3)
+    # The far end of the long box is 2 mm from the small one, its third plane 1 mm: of the 8 + 16 distances
+    # 4 are 2, 4 are 1 and 16 are 0, so the 95th percentile is 2; from the prediction's side all are 0.
+    hd95, asd, assd = (one.of(f"{name}_mm") for name in ("hd95", "asd", "assd"))
+    assert [(s.n, s.infinite, s.undefined) for s in (hd95, asd, assd)] == [(4, 2, 0)] * 3
+    assert hd95.mean == pytest.approx((0 + 2) / 2)
+    assert asd.mean == 0
+    assert assd.mean == pytest.approx((0 + (4 * 2 + 4 * 1) / 24) / 2)
+    assert hd95.mean_penalised == pytest.approx((0 + 2 + 2 * diagonal) / 4)
+    assert one.of("nsd_1mm").mean == pytest.approx((1 + 20 / 24 + 0 + 0) / 4)
+    assert one.of("volume_error_ml").mean == pytest.approx(-(0 + 8 + 8 + 8) * 0.002 / 4)
+    assert two.of("dice").mean == pytest.approx((1 + 1 + 0 + 1) / 4)
+    far = two.of("hd95_mm")
+    assert (far.n, far.infinite, far.undefined, far.mean) == (4, 1, 1, 0)
+    assert far.mean_penalised == pytest.approx((0 + diagonal + 0) / 3)
+    assert (two.of("nsd_1mm").mean, two.of("nsd_1mm").undefined) == (pytest.approx((1 + 0 + 1) / 3), 1)
+
+    paper = evaluate(tmp_path / "p", tmp_path / "t", tmp_path / "out", Settings(protocol="paper"))
+    one, two = paper.cohorts
+    # In voxels; an empty prediction is 0 in every column: `swapped` and `missed` of label 1, `half` of 2.
+    assert (one.flattered, two.flattered) == (2, 1)
+    assert one.of("dice").mean == pytest.approx((1 + 2 / 3 + 0 + 0) / 4)
+    assert one.of("hd95_vox").mean == pytest.approx((0 + 2 + 0 + 0) / 4)
+    assert (one.of("hd95_vox").infinite, one.of("asd_vox").mean) == (0, 0)
+    assert two.of("dice").mean == pytest.approx((1 + 0 + 0 + 1) / 4)
+    assert (two.of("hd95_vox").infinite, two.of("hd95_vox").mean) == (1, 0)
+
+    written = report_of(tmp_path / "out")["cohorts"]
+    assert [c["flattered"] for c in written] == [2, 1]
+    assert written[1]["metrics"]["hd95_vox"]["infinite"] == 1
+
+    answer = command(tmp_path / "p", tmp_path / "t", "-o", tmp_path / "out")
+    means = [line.split() for line in answer.stdout.splitlines() if "mean of 4" in line]
+    assert [line[3:5] for line in means] == [["label_1", "0.4167"], ["label_2", "0.7500"]]
+    assert "(2 inf)" in answer.stdout
+    assert "(1 inf, 1 nan)" in answer.stdout
+
+
+def command(*words: object) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", "c3s3_seg", "evaluate", *map(str, words)]
+    wide = {**os.environ, "COLUMNS": "200"}
+    return subprocess.run(line, capture_output=True, text=True, check=False, env=wide)
+
+
+# --- scans in place of masks, and what pairs with nothing
+
+
+def test_scans_in_either_argument_are_refused_early(folders: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    predictions, truth, out = folders
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    for name in "ab":
+        noise = np.random.default_rng(0).integers(0, 255, GEOMETRY.shape).astype(np.uint8)
+        save(GEOMETRY.volume(noise), scans / f"{name}.nii.gz")
+    single = (predictions / "a.nii.gz", scans / "b.nii.gz")
+    for one, other in ((predictions, scans), (scans, truth), single):
+        with pytest.raises(InputError, match=r"[ab]\.nii\.gz: this looks like a scan"):
+            evaluate(one, other, out)
+    with pytest.raises(InputError, match="this looks like a scan"):
+        evaluate(predictions, truth, out, against=scans)
+    (scans / "a.nii.gz").rename(scans / "a_0000.nii.gz")
+    (scans / "b.nii.gz").rename(scans / "b_0000.nii.gz")
+    with pytest.raises(InputError, match=r"_0000\.nii\.gz: this looks like a scan"):
+        evaluate(predictions, scans, out)
+    (scans / "a_0000.nii.gz").rename(scans / "a.nii.gz")
+    (scans / "b_0000.nii.gz").rename(scans / "b.nii.gz")
+    answer = command(predictions, scans, "-o", out)
+    assert answer.returncode == 2
+    assert "looks like a scan" in answer.stderr
+
+
+def test_one_scan_among_the_truths_is_a_case_that_fails(folders: tuple[Path, Path, Path]) -> None:
+    predictions, truth, out = folders
+    noise = np.random.default_rng(0).normal(0, 100, GEOMETRY.shape).astype(np.float32)
+    save(GEOMETRY.volume(noise), truth / "a.nii.gz")
+    result = evaluate(predictions, truth, out)
+    assert [row.case for row in result.rows] == ["b"]
+    assert "looks like a scan" in result.failures[0].reason
+
+
+def test_104_structures_are_measured(tmp_path: Path) -> None:
+    grid = Geometry.build((24, 24, 12))
+    array = np.zeros(grid.shape, dtype=np.uint8)
+    for n in range(104):
+        i, j, k = n % 6, n // 6 % 6, n // 36
+        array[i * 4 : i * 4 + 3, j * 4 : j * 4 + 3, k * 4 : k * 4 + 3] = n + 1
+    for side in "pt":
+        save(grid.volume(array), tmp_path / f"{side}.nii.gz")
+    result = evaluate(tmp_path / "p.nii.gz", tmp_path / "t.nii.gz", tmp_path / "out")
+    assert len(result.rows) == 104
+    assert all(row.score.dice == 1 for row in result.rows)
+
+
+def test_a_folder_against_itself_is_called_that(folders: tuple[Path, Path, Path]) -> None:
+    predictions, _, out = folders
+    with pytest.raises(InputError, match="predictions and truth are the same folder"):
+        evaluate(predictions, predictions, out)
+    with pytest.raises(InputError, match="the prediction and the truth are the same file"):
+        evaluate(predictions / "a.nii.gz", predictions / "a.nii.gz", out)
+
+
+def test_a_truth_that_is_a_link_to_the_prediction_is_named(folders: tuple[Path, Path, Path]) -> None:
+    predictions, truth, out = folders
+    (truth / "a.nii.gz").unlink()
+    (truth / "a.nii.gz").symlink_to(predictions / "a.nii.gz")
+    (failure,) = evaluate(predictions, truth, out).failures
+    assert (failure.case, "is the prediction itself" in failure.reason) == ("a", True)
+
+
+def test_two_masks_of_one_case_are_called_that(folders: tuple[Path, Path, Path]) -> None:
+    predictions, truth, out = folders
+    save(cube(2, 7), predictions / "a.nrrd")
+    with pytest.raises(InputError, match=r"found 2 masks for the case 'a': a\.nii\.gz, a\.nrrd; wanted one"):
+        evaluate(predictions, truth, out)
+    (predictions / "a.nrrd").rename(truth / "a_gt.nrrd")
+    with pytest.raises(InputError, match=r"case 'a' has several truths: a\.nii\.gz, a_gt\.nrrd; wanted one"):
+        evaluate(predictions, truth, out)
+
+
+def test_names_that_pair_with_nothing_are_listed(folders: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    predictions, _, out = folders
+    (tmp_path / "other").mkdir()
+    save(cube(2, 7), tmp_path / "other" / "z.nii.gz")
+    with pytest.raises(InputError, match="found no truth for any of 2 predictions, a, b, among the masks z"):
+        evaluate(predictions, tmp_path / "other", out)
+
+
+def test_truths_may_lie_beside_their_predictions(tmp_path: Path) -> None:
+    (tmp_path / "masks").mkdir()
+    for name in ("a", "a_gt", "b", "b_gt", "c"):
+        save(cube(2, 7), tmp_path / "masks" / f"{name}.nii.gz")
+    result = evaluate(tmp_path / "masks", tmp_path / "masks", tmp_path / "out")
+    assert [row.case for row in result.rows] == ["a", "b"]
+    assert [failure.case for failure in result.failures] == ["c"]
+
+
+def test_what_3d_slicer_calls_a_mask_pairs(folders: tuple[Path, Path, Path]) -> None:
+    predictions, truth, out = folders
+    (truth / "a.nii.gz").unlink()
+    save(cube(2, 7), truth / "a.seg.nrrd")
+    assert evaluate(predictions, truth, out).failures == ()
+
+
+def test_a_scan_beside_its_truth_is_passed_over(folders: tuple[Path, Path, Path]) -> None:
+    """As 3D Slicer and public data sets lie: x.nii.gz, x.seg.nrrd; y.nii.gz, y_gt.nii.gz."""
+    predictions, truth, out = folders
+    noise = np.random.default_rng(0).integers(0, 999, GEOMETRY.shape).astype(np.int16)
+    for name, mask in (("a", "a.seg.nrrd"), ("b", "b_gt.nii.gz")):
+        save(GEOMETRY.volume(noise), truth / f"{name}.nii.gz")
+        save(cube(2, 7), truth / mask)
+    result = evaluate(predictions, truth, out)
+    assert [row.case for row in result.rows] == ["a", "b"]
+    assert result.rows[0].score.dice == 1
+    assert [failure.case for failure in result.failures] == ["b"]

@@ -4,7 +4,9 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from c3s3_seg.bundle import Label, ModelBundle, Task
 from c3s3_seg.errors import InputError
 from c3s3_seg.export.compare import masks_apart
 from c3s3_seg.export.form import Form
-from c3s3_seg.export.monai import inference, metadata, monai_bundle
+from c3s3_seg.export.monai import inference, metadata, monai_bundle, refuse_expressions
 from c3s3_seg.export.write import export_folder
 from c3s3_seg.phantom import simulate
 from c3s3_seg.recipe import Intensity, Recipe
@@ -191,3 +193,72 @@ def test_the_metadata_name_the_channels(two_nets: ModelBundle) -> None:
 def test_what_monai_decides_itself_is_refused(two_nets: ModelBundle, form: Form) -> None:
     with pytest.raises(InputError, match="exported in fp32 with the batch free"):
         monai_bundle(two_nets, form)
+
+
+CODE = "$__import__('pathlib').Path('ran').touch()"
+READ_AS_CODE = [
+    CODE,
+    "$1 + 1",
+    " $1",
+    "@name",
+    "@bundle_root",
+    "%name",
+    "%manifest.json#task",
+    "a @#b",
+    "a %::b",
+]
+PLAIN = ["a $ b", "50% fat", "a@b", "left::right", "_target_", "__import__('os')"]
+
+
+def named(two_nets: ModelBundle, name: str, place: str) -> ModelBundle:
+    task = two_nets.task
+    first, *others = task.labels
+    if place == "label":
+        task = replace(task, labels=(replace(first, name=name), *others))
+    else:
+        task = replace(task, **{place: name})
+    return ModelBundle(two_nets.folder, replace(two_nets.manifest, task=task))
+
+
+def monai_reads(content: dict[str, Any]) -> Any:
+    """Every part of the metadata as MONAI's own parser gives it."""
+    from monai.bundle import ConfigParser
+
+    parser = ConfigParser({"name": "of the configuration", "bundle_root": "."})
+    parser.read_meta(content)
+    return parser.get_parsed_content("_meta_")
+
+
+@pytest.mark.parametrize("place", ["label", "name", "modality"])
+@pytest.mark.parametrize("name", READ_AS_CODE)
+def test_a_name_that_monai_would_run_is_refused(
+    two_nets: ModelBundle, name: str, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    bundle = named(two_nets, name, place)
+    with pytest.raises(InputError, match="would be run or replaced by MONAI"):
+        monai_bundle(bundle, Form())
+    scan = Geometry.build((16, 16, 16)).volume(np.zeros((16, 16, 16), np.float32))
+    with pytest.raises(InputError):
+        export_folder(bundle, "monai-bundle", Form(), tmp_path / "out", [scan])
+    assert not [p for p in tmp_path.rglob("*") if p.is_file()]
+
+
+def test_the_guard_is_needed(two_nets: ModelBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monai_reads(metadata(named(two_nets, CODE, "label"), Form()))
+    assert (tmp_path / "ran").exists()  # or MONAI has changed, and nothing need be refused
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_any_other_name_is_what_it_says(two_nets: ModelBundle, name: str) -> None:
+    bundle = named(named(two_nets, name, "label"), name, "name")
+    content = metadata(bundle, Form())
+    refuse_expressions(content, bundle.folder)
+    assert monai_reads(json.loads(json.dumps(content))) == content
+
+
+def test_nothing_of_a_bundle_reaches_what_is_run(two_nets: ModelBundle) -> None:
+    """The other configuration is made of expressions; no text of the task is in it."""
+    marked = named(named(named(two_nets, "MARK", "label"), "MARK", "name"), "MARK", "modality")
+    assert "MARK" not in json.dumps(inference(marked.task))

@@ -1,9 +1,11 @@
 """Exports that stand alone: what is in the file, what runs it, and what is refused."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ import pytest
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import InputError, RefusedError
 from c3s3_seg.export import standalone, write
-from c3s3_seg.export.form import Form
+from c3s3_seg.export.form import Form, Target
 from c3s3_seg.export.openvino import openvino_files
 from c3s3_seg.export.standalone import standalone_graph
 from c3s3_seg.export.write import export_folder
@@ -295,3 +297,122 @@ def test_nvidia_tools_accept_the_file(
         assert "[E]" not in answer.stdout + answer.stderr
     patches = noise_patches(1, 1, 32, 32, 32)
     np.testing.assert_allclose(run(clean.read_bytes(), patches), run(content, patches), atol=1e-6)
+
+
+def untouched(*_: object) -> bytes:
+    raise AssertionError("the network was traced before the output was looked at")
+
+
+@pytest.fixture
+def no_tracing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What follows takes minutes: whatever is refused is refused before."""
+    for name in ("standalone_graph", "onnx_graph", "compare"):
+        monkeypatch.setattr(write, name, untouched)
+
+
+@pytest.mark.parametrize("target", ["onnx", "openvino", "monai-bundle"])
+def test_a_folder_that_cannot_be_is_refused_before_the_work(
+    two_nets: ModelBundle, noise: Volume, tmp_path: Path, no_tracing: None, target: Target
+) -> None:
+    (tmp_path / "file").write_bytes(b"mine")
+    for out in (tmp_path / "file", tmp_path / "file" / "below", tmp_path / ("x" * 256)):
+        with pytest.raises(InputError, match=r"wanted a folder|cannot be made"):
+            export_folder(two_nets, target, Form(), out, [noise])
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_bytes() == b"mine"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_is_denied_is_refused_before_the_work(
+    two_nets: ModelBundle, noise: Volume, tmp_path: Path, no_tracing: None
+) -> None:
+    (tmp_path / "denied").mkdir(mode=0o500)
+    with pytest.raises(InputError, match="Permission denied"):
+        export_folder(two_nets, "onnx", Form(), tmp_path / "denied" / "out", [noise])
+
+
+@pytest.mark.parametrize(
+    ("target", "name"),
+    [
+        ("onnx", "README.md"), ("onnx", "toy.onnx"), ("onnx", "export.json"), ("openvino", "toy.xml"),
+        ("openvino", "toy.bin"), ("tensorrt", "toy.engine"), ("tensorrt", "toy.json"),
+        ("monai-bundle", "models/model.ts"), ("monai-bundle", "configs/metadata.json"),
+        ("monai-bundle", "configs/inference.json"), ("monai-bundle", "docs/README.md"),
+    ],
+)  # fmt: skip
+def test_files_of_others_are_left_alone(
+    two_nets: ModelBundle, noise: Volume, tmp_path: Path, no_tracing: None, target: Target, name: str
+) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text('{"mine": 1}')
+    with pytest.raises(InputError, match="a file that an earlier export did not write"):
+        export_folder(two_nets, target, Form(), tmp_path, [noise])
+    assert path.read_text() == '{"mine": 1}'
+    path.unlink()
+    path.symlink_to(tmp_path / "elsewhere")  # a link is somebody's too, although nothing is behind it
+    with pytest.raises(InputError, match="a file that an earlier export did not write"):
+        export_folder(two_nets, target, Form(), tmp_path, [noise])
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(InputError, match="stands where the export would write a file"):
+        export_folder(two_nets, target, Form(), tmp_path, [noise])
+
+
+def test_a_linked_folder_is_not_written_through(
+    two_nets: ModelBundle, noise: Volume, tmp_path: Path, no_tracing: None
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "models").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="stands where the export would write a file"):
+        export_folder(two_nets, "monai-bundle", Form(), tmp_path / "out", [noise])
+
+
+def test_the_same_export_again_and_another_beside_it(
+    two_nets: ModelBundle, noise: Volume, tmp_path: Path, quick: object
+) -> None:
+    for target in ("onnx", "onnx", "openvino", "onnx"):
+        export_folder(two_nets, target, Form(), tmp_path / "a" / "b", [noise])  # type: ignore[arg-type]
+    found = {path.name for path in (tmp_path / "a" / "b").iterdir()}
+    assert found == {"toy.onnx", "toy.xml", "toy.bin", "README.md", "export.json"}
+
+
+def test_the_names_of_the_files_are_known_before(two_nets: ModelBundle, quick: object) -> None:
+    for target in ("onnx", "openvino", "monai-bundle"):
+        built = write.build(two_nets, target, Form())  # type: ignore[arg-type]
+        foreseen = {f"toy{n}" if n.startswith(".") else n for n in write.NAMES[target]}  # type: ignore[index]
+        assert {*built.files, built.card} == foreseen
+
+
+def test_a_refused_export_leaves_no_folder(
+    two_nets: ModelBundle, noise: Volume, tmp_path: Path, quick: Callable[[bytes], None], graph: bytes
+) -> None:
+    model = onnx.load_from_string(graph)
+    change_a_weight(model)
+    quick(model.SerializeToString())
+    with pytest.raises(RefusedError):
+        export_folder(two_nets, "onnx", Form(), tmp_path / "new" / "out", [noise])
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("name", ["../evil", "/tmp/evil", "..", "a/b", "a\0b", "x" * 249])
+@pytest.mark.parametrize("target", ["onnx", "openvino", "tensorrt", "monai-bundle"])
+def test_a_task_cannot_name_a_file_outside(
+    two_nets: ModelBundle, noise: Volume, tmp_path: Path, no_tracing: None, name: str, target: Target
+) -> None:
+    task = replace(two_nets.task, name=name)
+    bundle = ModelBundle(two_nets.folder, replace(two_nets.manifest, task=task))
+    with pytest.raises(InputError, match=r"wanted a (plain )?file name"):
+        export_folder(bundle, target, Form(), tmp_path / "out", [noise])
+    assert not [*tmp_path.iterdir()]
+
+
+def test_the_command_line_looks_at_the_folder_first(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("mine")
+    command = [sys.executable, "-m", "c3s3_seg", "export", "phantom", "-o", tmp_path]
+    answer = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
+    assert answer.returncode == 2
+    assert "a file that an earlier export did not write" in answer.stderr
+    assert answer.stderr.count("\n") == 1
+    assert (tmp_path / "README.md").read_text() == "mine"

@@ -134,7 +134,8 @@ def test_the_same_masks_give_the_same_bytes(folder: Path, report: Path) -> None:
 def test_paper_protocol_has_its_columns_and_counts_the_flattered(folder: Path) -> None:
     text = run(folder, "paper", protocol="paper").read_text(encoding="utf-8")
     assert "95HD (voxels)" in text
-    assert "2 empty, counted as 0" in text
+    assert "<b>2</b><span>2 empty, counted as 0</span>" in text
+    assert "<b>1</b><span>one mask empty: infinite</span>" in text
     assert "Bland-Altman" not in text
 
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from c3s3_seg.bundle import ModelBundle
-from c3s3_seg.errors import InputError, MissingError
-from c3s3_seg.inference import Predictor, Settings, choice, open_predictor
+from c3s3_seg.errors import InputError, MemoryLimitError, MissingError
+from c3s3_seg.inference import Predictor, Settings, choice, open_predictor, predictor
 from c3s3_seg.phantom import simulate
-from c3s3_seg.volume import Geometry
+from c3s3_seg.volume import Geometry, Volume
 
 
 @pytest.fixture(scope="module")
@@ -55,16 +55,29 @@ def test_tiles_ensemble_and_probabilities(bundle, phantom) -> None:
     assert dice(inside, phantom.truth.array > 0) >= 0.93
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 1), (200, 180, 1), (3, 40, 40), (60, 70, 4), (4, 60, 70)])
+@pytest.mark.parametrize("shape", [(2, 1, 1), (200, 180, 1), (3, 40, 40), (60, 70, 4), (4, 60, 70)])
 def test_odd_shapes_work(bundle, shape: tuple[int, int, int]) -> None:
     scan = Geometry.build(shape, (1.5, 1.5, 1.5)).volume(np.random.default_rng(0).normal(size=shape))
     for settings in (Settings(), Settings(overlap=0.5, weighting="gaussian", fill_holes=True)):
         assert open_predictor(bundle, settings=settings)(scan).mask.array.shape == shape
 
 
-def test_a_flat_scan_works(bundle) -> None:
-    scan = Geometry.build((40, 40, 40), (1.5, 1.5, 1.5)).volume(np.zeros((40, 40, 40), np.int16))
-    assert open_predictor(bundle)(scan).mask.array.dtype == np.uint8
+@pytest.mark.parametrize("values", [np.zeros((40, 40, 40), np.int16), np.full((40, 40, 40), 1e8)])
+def test_a_scan_with_nothing_to_see_is_refused(bundle, values: np.ndarray) -> None:
+    scan = Geometry.build((40, 40, 40), (1.5, 1.5, 1.5)).volume(values)
+    with pytest.raises(InputError, match="no spread left"):
+        open_predictor(bundle)(scan)
+
+
+def test_an_offset_of_all_grey_values_changes_no_mask(bundle) -> None:
+    scan = simulate(2).scan
+    predictor = open_predictor(bundle)
+    wanted = predictor(scan).mask.array
+    assert wanted.any()
+    moved = scan.geometry.volume(scan.array.astype(np.float64) + 1e8)
+    assert (predictor(moved).mask.array == wanted).mean() > 0.9999
+    with pytest.raises(InputError, match="a range that float32 does not hold"):
+        predictor(scan.geometry.volume(scan.array.astype(np.float64) * 1e300))
 
 
 class Threshold:
@@ -239,9 +252,21 @@ def test_prediction_in_python_imports_only_what_it_needs() -> None:
     code = """
 import numpy as np
 from c3s3_seg import Geometry, ModelBundle, open_predictor
-scan = Geometry.build((48, 48, 48), (2, 2, 2)).volume(np.zeros((48, 48, 48)))
+scan = Geometry.build((48, 48, 48), (2, 2, 2)).volume(np.indices((48, 48, 48)).sum(axis=0) % 2)
 open_predictor(ModelBundle.find("phantom"), backend="openvino")(scan)
 """
     loaded = modules_of(code)
     assert loaded & (UNUSED | {"SimpleITK", "typer", "rich"}) == set()
     assert "scipy" not in loaded  # an empty mask has no components
+
+
+def test_a_scan_larger_than_the_memory_at_the_models_spacing_is_refused(
+    noise: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = open_predictor(ModelBundle.find("phantom"))
+    size = made.prepare(noise).array.size
+    monkeypatch.setattr(predictor, "available_memory", lambda: 12 * size)
+    made.prepare(noise)
+    monkeypatch.setattr(predictor, "available_memory", lambda: 12 * size - 1)
+    with pytest.raises(MemoryLimitError, match="at the model's spacing this scan takes"):
+        made.prepare(noise)

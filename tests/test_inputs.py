@@ -66,6 +66,34 @@ def test_flat_tiny_small_and_thick_scans(phantom: Phantom, tmp_path: Path) -> No
         assert facts(tmp_path / "forced" / f"{name}.json")["gate"]["forced"]
 
 
+def test_grey_values_far_from_zero_and_beyond_float32(phantom: Phantom, tmp_path: Path) -> None:
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    values = phantom.scan.array.astype(np.float64)
+    for name, array in {
+        "plain": values,
+        "moved": values + 1e8,
+        "far-moved": values - 1e11,
+        "huge": values * 1e300,
+        "tiny": values * 1e-300,
+    }.items():
+        save(phantom.scan.geometry.volume(array), scans / f"{name}.nii.gz")
+    answer = predict(scans, "-o", tmp_path / "out", "--json")
+    assert answer.returncode == 1, answer.stderr
+    assert "Traceback" not in answer.stderr
+    assert "RuntimeWarning" not in answer.stderr
+    events = [json.loads(line) for line in answer.stdout.splitlines()]
+    said = {event["case"]: event.get("reason") for event in events if event["event"] == "case"}
+    plain = load_mask(tmp_path / "out" / "plain.nii.gz").array
+    assert plain.any()
+    for name in ("moved", "far-moved"):
+        assert said[name] is None
+        assert (load_mask(tmp_path / "out" / f"{name}.nii.gz").array == plain).mean() > 0.999
+    for name in ("huge", "tiny"):
+        assert "a range that float32 does not hold" in said[name]
+        assert not (tmp_path / "out" / f"{name}.nii.gz").exists()
+
+
 def test_blank_uids_are_segmented_but_nothing_can_refer_to_them(phantom: Phantom, tmp_path: Path) -> None:
     for path in save_series(phantom.scan, tmp_path / "case", description="", seed_uid="a"):
         edit(path, values(SeriesInstanceUID="", StudyInstanceUID="", FrameOfReferenceUID=""))

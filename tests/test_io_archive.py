@@ -107,6 +107,36 @@ def test_a_damaged_a_twofold_and_an_encrypted_archive_are_refused(files: list[Pa
         load(path)
 
 
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_damage_in_any_kind_of_packing_is_refused(oblique: Volume, tmp_path: Path, method: int) -> None:
+    path = tmp_path / "study.zip"
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for file in save_series(oblique, tmp_path / "series", description="", seed_uid="a"):
+            archive.write(file, file.name)
+    assert np.array_equal(load(path).array, oblique.array)
+    whole = path.read_bytes()
+    refused = 0
+    for at in (*range(30, 70), *range(100, len(whole), 997), *range(len(whole) - 90, len(whole), 3)):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 0x55]) + whole[at + 1 :])
+        try:
+            back = load(path)
+        except InputError as error:
+            refused += error.where == path
+        else:  # some bytes are times and permissions
+            assert np.array_equal(back.array, oblique.array)
+    assert refused > 15
+
+
+def test_an_archive_for_which_there_is_no_room_is_not_copied(
+    files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = zipped(files, tmp_path / "study.zip")
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(archive_module.shutil, "disk_usage", lambda _: usage._replace(free=2000))
+    with pytest.raises(InputError, match="for which there is no room"):
+        load(path)
+
+
 def test_what_was_unpacked_is_removed(files: list[Path], tmp_path: Path) -> None:
     with unpacked(zipped(files, tmp_path / "study.zip")) as folder:
         assert folder.is_dir()

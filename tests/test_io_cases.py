@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from c3s3_seg.errors import InputError
 from c3s3_seg.io import Case, find_cases, match_truth
-from c3s3_seg.io.cases import walk_files
+from c3s3_seg.io.cases import mask_files, unique_names, walk_files
 from c3s3_seg.io.dicom_write import save_series
 from c3s3_seg.volume import Geometry
 
@@ -108,6 +109,13 @@ def test_a_linked_case_is_a_case_and_the_same_scan_is_taken_once(tmp_path: Path)
     assert names(real, tmp_path / "cases") == ["a"]
 
 
+def test_the_mask_files_of_a_case(tmp_path: Path) -> None:
+    touch(*(tmp_path / n for n in ("x.seg.nrrd", "y.nii.gz", "y.seg.nrrd", "x.seg.txt", "xx.seg.nrrd")))
+    assert mask_files(tmp_path, "x") == [tmp_path / "x.seg.nrrd"]
+    assert mask_files(tmp_path, "y") == [tmp_path / "y.nii.gz", tmp_path / "y.seg.nrrd"]
+    assert mask_files(tmp_path, "z") == []
+
+
 def test_walking_is_sorted(tmp_path: Path) -> None:
     touch(*(tmp_path / n for n in ("b", "a", "c/z", "c/y", ".h/x", "c/.k")))
     assert [str(p.relative_to(tmp_path)) for p in walk_files(tmp_path)] == ["a", "b", "c/y", "c/z"]
@@ -143,6 +151,52 @@ def test_truth_is_found_by_name(tmp_path: Path) -> None:
         "d": truths / "d_seg.mha",
         "e": truths / "e_mask.nii.gz",
     }
+
+
+def test_a_segmentation_of_3d_slicer_is_the_truth_of_its_scan(tmp_path: Path) -> None:
+    scans, truths = tmp_path / "scans", tmp_path / "truths"
+    touch(*(scans / n for n in ("x.nrrd", "y.nii.gz", "z.mha")))
+    touch(truths / "x.seg.nrrd", truths / "y-label.nrrd", truths / "Z.seg.nrrd", truths / "other.seg.nrrd")
+    assert match_truth(find_cases([scans]), truths) == {
+        "x": truths / "x.seg.nrrd",
+        "y": truths / "y-label.nrrd",
+    }
+    touch(truths / "x.nrrd")
+    with pytest.raises(InputError, match=r"several truths: x\.nrrd, x\.seg\.nrrd"):
+        match_truth(find_cases([scans]), truths)
+
+
+def test_a_segmentation_of_3d_slicer_as_a_prediction_has_the_truth_of_its_scan(tmp_path: Path) -> None:
+    mine, truths = tmp_path / "mine", tmp_path / "truths"
+    touch(mine / "x.seg.nrrd", mine / "y.seg.nrrd", truths / "x_gt.nii.gz", truths / "y.seg.nrrd")
+    pairs = match_truth(find_cases([mine]), truths)
+    assert pairs == {"x.seg": truths / "x_gt.nii.gz", "y.seg": truths / "y.seg.nrrd"}
+    touch(mine / "x.nrrd")  # whose truth it then is
+    pairs = match_truth(find_cases([mine]), truths)
+    assert pairs == {"x": truths / "x_gt.nii.gz", "y.seg": truths / "y.seg.nrrd"}
+
+
+def test_ten_thousand_files_are_found_and_matched_in_a_moment(tmp_path: Path) -> None:
+    """Each step was quadratic, and took minutes; with the limits here a busy machine has time to spare."""
+    scans, truths = tmp_path / "scans", tmp_path / "truths"
+    scans.mkdir()
+    truths.mkdir()
+    for n in range(10_000):
+        (scans / f"case-{n:05d}.nii.gz").touch()
+        (truths / f"case-{n:05d}_gt.nii.gz").touch()
+    started = time.process_time()
+    found = find_cases([scans])
+    pairs = match_truth(found, truths)
+    assert time.process_time() - started < 8
+    assert (len(found), len(pairs)) == (10_000, 10_000)
+    assert pairs["case-09999"] == truths / "case-09999_gt.nii.gz"
+
+
+def test_ten_thousand_scans_of_one_name_are_numbered_in_a_moment() -> None:
+    started = time.process_time()
+    found = unique_names([("scans", "image")] * 10_000)
+    assert time.process_time() - started < 8
+    assert (found[0], found[-1], len(set(found))) == ("scans_image_1", "scans_image_10000", 10_000)
 
 
 def test_truth_of_a_series_and_beside_its_scan(tmp_path: Path) -> None:

@@ -281,3 +281,70 @@ def test_a_deflated_bomb_is_refused(files: list[Path], monkeypatch: pytest.Monke
     monkeypatch.setattr(dicom_header, "MAX_INFLATED", 400_000)
     with pytest.raises(InputError, match=r"IM_0003.dcm' is damaged"):
         load(files[0].parent)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ({"BitsStored": 12, "HighBit": 13}, "it has HighBit 13 with BitsStored 12; wanted 11"),
+        ({"BitsStored": 12, "HighBit": 3}, "it has HighBit 3 with BitsStored 12; wanted 11"),
+        ({"BitsStored": 20, "HighBit": 19}, "it has BitsStored 20 with BitsAllocated 16"),
+        ({"BitsStored": None}, "it has BitsStored 0 with BitsAllocated 16|its header has no BitsStored"),
+        ({"RescaleSlope": "0"}, "it has RescaleSlope 0"),
+        ({"RescaleSlope": "1e400"}, "it has RescaleSlope '1e400'; wanted a number"),
+    ],
+)
+@pytest.mark.parametrize("syntax", [None, RLELossless])
+def test_a_whole_file_with_an_odd_header_is_not_called_damaged(
+    files: list[Path], attributes: dict[str, object], message: str, syntax: UID | None
+) -> None:
+    def change(data: pydicom.Dataset) -> None:
+        if syntax:
+            data.compress(syntax, generate_instance_uid=False)
+        values(**attributes)(data)
+
+    edit(files[5], change)
+    with pytest.raises(InputError, match=message) as error:
+        load(files[0].parent)
+    assert "IM_0006.dcm" in str(error.value)
+    assert "damaged" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["FloatPixelData", "DoubleFloatPixelData"])
+def test_floating_point_pixels_are_named(files: list[Path], kind: str) -> None:
+    def change(data: pydicom.Dataset) -> None:
+        pixels = data.pixel_array.astype("<f4" if kind == "FloatPixelData" else "<f8")
+        del data.PixelData, data.BitsStored, data.HighBit, data.PixelRepresentation
+        data.BitsAllocated = pixels.itemsize * 8
+        setattr(data, kind, pixels.tobytes())
+
+    edit(files[5], change)
+    with pytest.raises(InputError, match=rf"'IM_0006.dcm' holds {kind}.*convert it to NIfTI") as error:
+        load(files[0].parent)
+    assert "damaged" not in str(error.value)
+
+
+def test_a_large_intercept_keeps_grey_values_apart(
+    files: list[Path], oblique: Volume, tmp_path: Path
+) -> None:
+    for file in files:
+        edit(file, values(RescaleIntercept=str(100_000_000), RescaleSlope="1"))
+    back = load(tmp_path / "series")
+    assert back.array.dtype == np.float64
+    assert np.array_equal(back.array - back.array.min(), oblique.array - oblique.array.min())
+    for file in files:
+        edit(file, values(RescaleIntercept=str(-1024), RescaleSlope="1"))
+    assert load(tmp_path / "series").array.dtype == np.float32
+
+
+def test_two_slices_that_only_float32_calls_equal_are_two(files: list[Path], tmp_path: Path) -> None:
+    for file in files:
+        edit(file, values(RescaleIntercept=str(100_000_000), RescaleSlope="1"))
+    data = pydicom.dcmread(files[0])
+    data.SOPInstanceUID += ".9"
+    pixels = data.pixel_array.copy()
+    pixels[3, 3] += 1
+    data.PixelData = pixels.tobytes()
+    data.save_as(tmp_path / "series" / "again.dcm")
+    with pytest.raises(InputError, match="two different slices lie at the same position"):
+        load(tmp_path / "series")

@@ -186,6 +186,15 @@ def test_an_enhanced_file_is_referred_to_by_its_frames(files: list[Path], tmp_pa
     assert differing(tmp_path / "a.dcm", mask, tmp_path / "q") == 0
 
 
+def test_a_reference_is_a_uid(files: list[Path], tmp_path: Path) -> None:
+    for path in files:
+        edit(path, values(StudyInstanceUID="1..2"))
+    for write in (write_seg, write_rtstruct):
+        with pytest.raises(InputError, match="has no StudyInstanceUID that is a UID"):
+            write(drawn(load(files[0].parent)), tmp_path / "a.dcm", SEGMENTS)
+    assert not (tmp_path / "a.dcm").exists()
+
+
 def test_what_has_nothing_to_refer_to_is_refused(files: list[Path], tmp_path: Path) -> None:
     scan = load(files[0].parent)
     save(scan, tmp_path / "a.nii.gz")

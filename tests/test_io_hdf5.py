@@ -1,13 +1,15 @@
 """HDF5 in: the arrays as they are, with the spacing that was stated, and nothing through a link."""
 
+import os
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 
-from c3s3_seg.errors import InputError
-from c3s3_seg.io.hdf5 import has_array, load_hdf5
+from c3s3_seg.errors import InputError, MemoryLimitError
+from c3s3_seg.io import limits
+from c3s3_seg.io.hdf5 import array_shapes, load_hdf5
 
 SPACING = (0.625, 0.625, 0.625)
 
@@ -31,8 +33,7 @@ def test_the_array_and_what_is_not_known_of_it(path: Path) -> None:
     assert volume.array.dtype == np.float32
     assert volume.geometry.spacing_mm.tolist() == list(SPACING)
     assert "no geometry: a spacing of 0.625 x 0.625 x 0.625 mm was taken" in volume.source.notes[0]
-    assert has_array(path, "image")
-    assert not has_array(path, "label")
+    assert array_shapes(path, ("image", "label", "elsewhere")) == {"image": (2, 3, 4)}
 
 
 @pytest.mark.parametrize(
@@ -54,4 +55,48 @@ def test_a_file_that_is_cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:700])
     with pytest.raises(InputError, match="not an HDF5 file, or a damaged one"):
         load_hdf5(path, "image", SPACING)
-    assert not has_array(path, "image")
+    with pytest.raises(InputError, match="not an HDF5 file, or a damaged one"):
+        array_shapes(path, ("image",))
+
+
+def test_what_an_array_claims_is_checked_before_it_is_read(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Chunks that were never written are read as zeros, and a file of 2 KB may claim any number of them."""
+    with h5py.File(path, "a") as file:
+        file.create_dataset("label", (4000, 4000, 4000), "f4", chunks=(64, 64, 64))
+        file.create_dataset("none", (8, 8, 8), "u1")
+        part = file.create_dataset("part", (8, 8, 8), "u1", chunks=(4, 8, 8))
+        part[:4] = 1
+        file.create_dataset("many", (8, 8, 8), "u1", chunks=(4, 8, 8), compression="gzip")[...] = 1
+    for name, message in {
+        "label": "4000 x 4000 x 4000 voxels; up to",
+        "none": "never written in full: 0 of its 1 parts",
+        "part": "never written in full: 1 of its 2 parts",
+    }.items():
+        with pytest.raises(InputError, match=message):
+            load_hdf5(path, name, SPACING)
+    assert load_hdf5(path, "many", SPACING).array.all()
+    monkeypatch.setattr(limits, "SMALL", 10)
+    monkeypatch.setattr(limits, "free_bytes", lambda: 1000.0)
+    with pytest.raises(MemoryLimitError, match="the memory did not suffice: 8 x 8 x 8 voxels"):
+        load_hdf5(path, "many", SPACING)
+
+
+def test_an_image_of_zeros_that_is_packed_too_tightly(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with h5py.File(path, "a") as file:
+        del file["image"]
+        for name in ("image", "label"):
+            file.create_dataset(name, (64, 64, 64), "f4", compression="gzip")[...] = 0
+    monkeypatch.setattr(limits, "DENSE_FLOOR", 1000)
+    with pytest.raises(InputError, match="no scan can be packed so tightly"):
+        load_hdf5(path, "image", SPACING)
+    assert not load_hdf5(path, "label", SPACING).array.any()
+
+
+def test_a_pipe_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.h5")
+    with pytest.raises(InputError, match="a pipe, a device or a folder"):
+        load_hdf5(tmp_path / "a.h5", "image", SPACING)
+    with pytest.raises(InputError, match="a pipe, a device or a folder"):
+        array_shapes(tmp_path / "a.h5", ("image",))

@@ -544,7 +544,7 @@ def test_mask_type_holds_its_labels(tmp_path: Path, top: int, dtype: type) -> No
     assert mask.array[1, 2, 3] == top
 
 
-@pytest.mark.parametrize("value", [0.5, -1.0, 1e-7, 1.0000001, 1e20])
+@pytest.mark.parametrize("value", [0.5, -1.0, 2e-3, 1.9989, -2e-3, 1e20, 2.0**31])
 def test_mask_with_other_values_is_refused(tmp_path: Path, value: float) -> None:
     array = np.zeros((4, 5, 6), np.float64)
     array[1, 2, 3] = value
@@ -667,3 +667,272 @@ def test_reading_nifti_imports_no_dicom(oblique: Volume, tmp_path: Path) -> None
         [sys.executable, "-c", code, str(tmp_path / "a.nii.gz")], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+NRRD = b"NRRD0004\ntype: short\ndimension: 3\nsizes: 4 5 6\nendian: little\nencoding: raw\n"
+META = b"ObjectType = Image\nNDims = 3\nDimSize = 4 5 6\nElementType = MET_SHORT\n"
+OTHER = np.arange(120, dtype="<i2")[::-1].tobytes()
+VOXELS = ramp().tobytes(order="F")
+
+
+@pytest.fixture
+def two_data_files(tmp_path: Path) -> Path:
+    (tmp_path / "right.raw").write_bytes(VOXELS)
+    (tmp_path / "other.raw").write_bytes(OTHER)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        b"ElementDataFile: other.raw\nElementDataFile = right.raw\n",
+        b"ElementDataFile = other.raw\nElementDataFile = right.raw\n",
+        b"ElementDataFile = right.raw\nElementDataFile: /etc/passwd\n",
+        b"  ElementDataFile=right.raw\n\nElementDataFile = LIST\nother.raw\n",
+        b"ElementSpacing = 1 1 1\nElementSpacing = 2 2 2\nElementDataFile = right.raw\n",
+        b"Offset = 1 1 1\nPosition = 2 2 2\nElementDataFile = right.raw\n",
+        b"offset = 1 1 1\nOffset = 2 2 2\nElementDataFile = right.raw\n",
+        b"DimSize = 5 4 6\nElementDataFile = right.raw\n",
+        b"BinaryDataByteOrderMSB = False\nElementByteOrderMSB = True\nElementDataFile = right.raw\n",
+    ],
+)
+def test_mhd_headers_that_say_two_things_are_refused(two_data_files: Path, lines: bytes) -> None:
+    path = two_data_files / "a.mhd"
+    path.write_bytes(META + lines)
+    with pytest.raises(InputError, match=r"twice, or in two ways|has to be the last line"):
+        load(path)
+    path.write_bytes(META + b"ElementDataFile: right.raw")
+    assert np.array_equal(load(path).array, ramp())
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        b"data file: other.raw\ndata file: right.raw\n",
+        b"data file: other.raw\ndatafile: right.raw\n",
+        b"Data File: right.raw\nDATA FILE: other.raw\n",
+        b"spacings: 1 1 1\nspacings: 2 2 2\ndata file: right.raw\n",
+        b"endian: big\ndata file: right.raw\n",
+        b"byte skip: 0\nbyteskip: 0\ndata file: right.raw\n",
+    ],
+)
+def test_nrrd_headers_that_say_two_things_are_refused(two_data_files: Path, lines: bytes) -> None:
+    for name in ("a.nhdr", "a.nrrd"):
+        path = two_data_files / name
+        path.write_bytes(NRRD + lines)
+        with pytest.raises(InputError, match="twice, or in two ways"):
+            load(path)
+        path.write_bytes(NRRD + b"data file: right.raw\n\n")
+        assert np.array_equal(load(path).array, ramp())
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "/etc/hostname", "../outside.raw", "sub/../../outside.raw", "LIST", "list 3", "right%d.raw 1 2 1",
+        "none.raw", ".", "sub", "pipe", "x" * 300, "link.raw", "chain.raw", "linked/deep.raw",
+    ],
+)  # fmt: skip
+def test_data_files_elsewhere_are_refused(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "in"
+    (folder / "sub").mkdir(parents=True)
+    (tmp_path / "outside.raw").write_bytes(OTHER)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "deep.raw").write_bytes(OTHER)
+    (folder / "linked").symlink_to(tmp_path / "out", target_is_directory=True)
+    (folder / "link.raw").symlink_to(tmp_path / "outside.raw")
+    (folder / "chain.raw").symlink_to("link.raw")
+    os.mkfifo(folder / "pipe")
+    for path, text in (
+        (folder / "a.mhd", META + b"ElementDataFile = %b\n" % name.encode()),
+        (folder / "a.mha", META + b"ElementDataFile = %b\n" % name.encode()),
+        (folder / "a.nhdr", NRRD + b"data file: %b\n" % name.encode()),
+        (folder / "a.nrrd", NRRD + b"data file: %b\n\n" % name.encode()),
+    ):
+        path.write_bytes(text)
+        with pytest.raises(InputError, match=r"is not one file beside it|is a link out of the folder"):
+            load(path)
+
+
+def test_data_files_inside_the_folder_are_read(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "ü b.raw").write_bytes(VOXELS)
+    (tmp_path / "link.raw").symlink_to("sub/ü b.raw")
+    for name in ("sub/ü b.raw", "link.raw"):
+        (tmp_path / "a.mhd").write_bytes(META + b"ElementDataFile = %b\n" % name.encode())
+        (tmp_path / "a.nhdr").write_bytes(NRRD + b"data file: %b\n" % name.encode())
+        for header in ("a.mhd", "a.nhdr"):
+            assert np.array_equal(load(tmp_path / header).array, ramp())
+
+
+def test_a_header_behind_a_link_has_its_data_beside_it(tmp_path: Path) -> None:
+    for name in ("real", "view"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "real" / "a.mhd").write_bytes(META + b"ElementDataFile = a.raw\n")
+    (tmp_path / "real" / "a.raw").write_bytes(VOXELS)
+    (tmp_path / "whole").symlink_to("real", target_is_directory=True)
+    assert np.array_equal(load(tmp_path / "whole" / "a.mhd").array, ramp())
+    (tmp_path / "view" / "a.mhd").symlink_to("../real/a.mhd")
+    (tmp_path / "view" / "a.raw").symlink_to("../real/a.raw")
+    with pytest.raises(InputError, match="is a link out of the folder"):
+        load(tmp_path / "view" / "a.mhd")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (b"endian: little", b"endian: middle", "its endian is 'middle'"),
+        (b"endian: little\n", b"", "its endian is ''"),
+        (b"dimension: 3", b"dimension: 4", "dimension 4 and sizes 4 5 6"),
+        (b"encoding: raw", b"encoding: raw\nspace: LPS\nspacings: 1 2 3", "no space directions"),
+        (b"encoding: raw", b"encoding: raw\nspace: LPS\nspace directions: (1,0,0) (0,1,0)", "3 vectors"),
+        (b"encoding: raw", b"encoding: raw\nspace: LPS\nspace directions: (1,0,0) (0,1,0) (0,x,1)", "vector"),
+        (b"encoding: raw", b"encoding: raw\nspace: LPS\nspace directions: (1,0,0) (0,1,0) none", "one 3D"),
+        (b"encoding: raw", b"encoding: raw\nspace: LPS\nspace origin: (1,2)", "wanted three numbers"),
+        (b"encoding: raw", b"encoding: raw\naxis mins: 1 2 3", "but no spacings"),
+        (b"encoding: raw", b"encoding: raw\nspacings: 1 2", "wanted one for each axis"),
+        (b"encoding: raw", b"encoding: raw\nspacings: 1 2 0", "positive numbers"),
+        (b"encoding: raw", b"encoding: raw\nline skip: 2", "skips bytes"),
+        (b"encoding: raw", b'encoding: raw\nunits: "cm" "cm" "cm"', "wanted mm"),
+    ],
+)  # fmt: skip
+def test_more_nrrd_headers_that_cannot_be(tmp_path: Path, old: bytes, new: bytes, message: str) -> None:
+    assert old in NRRD
+    (tmp_path / "a.nrrd").write_bytes(NRRD.replace(old, new) + b"\n" + VOXELS)
+    with pytest.raises(InputError, match=message):
+        load(tmp_path / "a.nrrd")
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (b"Offset = 1 2\n", "its Offset is '1 2'; wanted 3 numbers"),
+        (b"TransformMatrix = 1 0 0\n", "wanted 9 numbers"),
+        (b"ElementToIntensityFunctionSlope = 2\n", "some programs apply"),
+        (b"HeaderSize = -1\n", "plain binary"),
+    ],
+)
+def test_meta_headers_that_other_programs_read_otherwise(tmp_path: Path, more: bytes, message: str) -> None:
+    (tmp_path / "a.mha").write_bytes(META + more + b"ElementDataFile = LOCAL\n" + VOXELS)
+    with pytest.raises(InputError, match=message):
+        load(tmp_path / "a.mha")
+
+
+def itk(path: Path, io: str) -> tuple[np.ndarray, np.ndarray]:
+    """Voxels (i, j, k) and affine as SimpleITK reads them: the oracle for our own reader."""
+    image = SimpleITK.ReadImage(str(path), imageIO=io)
+    affine = np.eye(4)
+    affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * image.GetSpacing()
+    affine[:3, 3] = image.GetOrigin()
+    return SimpleITK.GetArrayFromImage(image).transpose(2, 1, 0), affine
+
+
+@pytest.mark.parametrize("space", [b"LPS", b"right-anterior-superior", b"LAS", None])
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("order", ["little", "big"])
+def test_nrrd_headers_are_read_as_itk_reads_them(
+    tmp_path: Path, space: bytes | None, packed: bool, order: str
+) -> None:
+    array = ramp("<i2" if order == "little" else ">i2")
+    text = NRRD.replace(b"endian: little", b"endian: " + order.encode())
+    directions = b"space directions: (0, 0.8,0.6) (2,0,0) (0,-1.8,2.4)\nspace origin: (5,-6.5,7)\n"
+    text += b"spacings: 1 2 3\naxis mins: 5 6 7\ncenterings: cell node cell\n" if space is None else b""
+    text += b"" if space is None else b"space: " + space + b"\n" + directions
+    data = array.tobytes(order="F")
+    text = text.replace(b"encoding: raw", b"encoding: gzip") if packed else text
+    path = tmp_path / "a.nrrd"
+    path.write_bytes(text + b"Segment0_Name:=a: b\n\n" + (gzip.compress(data) if packed else data))
+    ours, (voxels, affine) = load(path), itk(path, "NrrdImageIO")
+    assert np.array_equal(ours.array, voxels)
+    assert np.array_equal(ours.array, ramp())
+    assert np.allclose(ours.geometry.affine, affine)
+    assert ours.array.dtype == np.int16
+
+
+@pytest.mark.parametrize("kind", ["CHAR", "USHORT", "LONG", "ULONG_LONG", "FLOAT", "DOUBLE"])
+@pytest.mark.parametrize("big", [False, True])
+def test_meta_headers_are_read_as_itk_reads_them(tmp_path: Path, kind: str, big: bool) -> None:
+    types = {"CHAR": "i1", "USHORT": "u2", "LONG": "i4", "ULONG_LONG": "u8", "FLOAT": "f4", "DOUBLE": "f8"}
+    array = ramp((">" if big else "<") + types[kind])
+    text = META.replace(b"MET_SHORT", b"MET_" + kind.encode())
+    text += b"ElementByteOrderMSB = %b\nRotation = 0 0.8 0.6 1 0 0 0 -0.6 0.8\n" % str(big).encode()
+    text += b"Origin = 1 2 3\nElementSize = 0.5 2 3\nElementDataFile = Local\n"
+    path = tmp_path / "a.mha"
+    path.write_bytes(text + array.tobytes(order="F"))
+    ours, (voxels, affine) = load(path), itk(path, "MetaImageIO")
+    assert np.array_equal(ours.array, voxels)
+    assert np.allclose(ours.geometry.affine, affine)
+    assert ours.array.dtype == types[kind]
+    assert ours.array.flags.aligned
+
+
+def test_axes_of_one_voxel_and_voxels_at_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "a.nrrd"
+    text = NRRD.replace(b"dimension: 3\nsizes: 4 5 6", b"dimension: 4\nsizes: 1 4 5 6") + b"space: LPS\n"
+    text += b"space directions: none (1,0,0) (0,2,0) (0,0,3)\nkinds: list domain domain domain\n"
+    path.write_bytes(text + b"\n" + VOXELS)
+    assert np.array_equal(load(path).array, ramp())
+    assert load(path).geometry.spacing_mm.tolist() == [1, 2, 3]
+    path.write_bytes(text.replace(b"1 4 5 6", b"2 4 5 3") + b"\n" + VOXELS)
+    with pytest.raises(InputError, match="one 3D volume"):
+        load(path)
+    path.write_bytes(NRRD + b"byte skip: -1\n\n" + b"a header of another kind" + VOXELS)
+    assert np.array_equal(load(path).array, ramp())
+
+
+def test_a_header_without_spacing_is_noted(tmp_path: Path) -> None:
+    (tmp_path / "a.mha").write_bytes(META + b"ElementDataFile = LOCAL\n" + VOXELS)
+    (tmp_path / "a.nrrd").write_bytes(NRRD + b"\n" + VOXELS)
+    for name in ("a.mha", "a.nrrd"):
+        assert "no spacing: 1 mm was taken" in load(tmp_path / name).source.notes[-1]
+
+
+@pytest.mark.parametrize("suffix", DOORS)
+def test_an_offset_keeps_grey_values_apart(tmp_path: Path, suffix: str) -> None:
+    array = ramp("f8") + 1e8
+    save(Geometry.build(array.shape).volume(array), tmp_path / f"a{suffix}")
+    back = load(tmp_path / f"a{suffix}").array
+    assert back.dtype == np.float64
+    assert np.array_equal(back, array)
+
+
+def test_a_slope_and_an_intercept_that_float32_cannot_hold(tmp_path: Path) -> None:
+    path = nifti(tmp_path / "a.nii", ramp())
+    patch(path, 112, np.array([1, 1e8], "<f4").tobytes())
+    assert np.array_equal(load(path).array, ramp() + 1e8)
+    patch(path, 112, np.array([2, 1000], "<f4").tobytes())
+    assert load(path).array.dtype == np.float32
+    wide = nifti(tmp_path / "b.nii", ramp(), kind=nib.Nifti2Image)
+    patch(wide, 176, np.array([1e300, 0], "<f8").tobytes())
+    assert np.array_equal(load(wide).array, ramp() * 1e300)
+    patch(wide, 176, np.array([1e308, 0], "<f8").tobytes())
+    with pytest.raises(InputError, match="infinite values"):
+        load(wide)
+
+
+@pytest.mark.parametrize("suffix", ["nii.gz", "nrrd", "mha"])
+def test_a_mask_that_nibabel_has_scaled_is_rounded_and_noted(tmp_path: Path, suffix: str) -> None:
+    labels = (ramp() % 4).astype(np.uint8)
+    near = labels * np.float64(1.0000153) - 1e-5
+    save(Geometry.build(labels.shape).volume(near), tmp_path / f"m.{suffix}")
+    mask = load_mask(tmp_path / f"m.{suffix}")
+    assert np.array_equal(mask.array, labels)
+    assert mask.array.dtype == np.uint8
+    assert mask.source.notes[-1].startswith("labels were rounded to whole numbers: they were off by up to 3")
+    exact = nifti(tmp_path / "exact.nii.gz", labels.astype(np.float32))
+    assert load_mask(exact).source.notes == ()
+
+
+def test_a_mask_that_is_none_says_what_it_holds(tmp_path: Path) -> None:
+    array = np.zeros((4, 5, 6), np.float32)
+    array[0, 0, :3] = 0.25, 0.5, 1
+    with pytest.raises(
+        InputError, match=r"m\.nii\.gz.*0\.25, one of 2 such values among 120.*of probabilities"
+    ):
+        load_mask(nifti(tmp_path / "m.nii.gz", array))
+    array[0, 0, 0] = 7.25
+    with pytest.raises(InputError, match=r"found 7\.25, one of 2 such values") as error:
+        load_mask(nifti(tmp_path / "m.nii.gz", array))
+    assert "probabilities" not in str(error.value)
+    with pytest.raises(InputError, match=r"found -3, one of 120 such"):
+        load_mask(nifti(tmp_path / "m.nii.gz", np.full((4, 5, 6), -3, np.int16)))

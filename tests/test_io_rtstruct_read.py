@@ -1,5 +1,6 @@
 """RTSTRUCT in: our own contours come back to the voxel; holes, slits and what cannot be placed."""
 
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,9 @@ from c3s3_seg.errors import C3S3Error
 from c3s3_seg.io import load
 from c3s3_seg.io.drawing import look_at_drawing
 from c3s3_seg.io.rtstruct import write_rtstruct
-from c3s3_seg.io.rtstruct_read import inside
-from c3s3_seg.volume import Volume
+from c3s3_seg.io.rtstruct_fill import Unclear, fill
+from c3s3_seg.io.rtstruct_outline import inside, turns
+from c3s3_seg.volume import Geometry, Volume
 
 
 @pytest.fixture
@@ -143,3 +145,244 @@ def test_a_region_without_contours(mask: Volume, tmp_path: Path) -> None:
     mask.array[:] = 0
     write_rtstruct(mask, tmp_path / "a.dcm", SEGMENTS, MAKER)
     assert not read(tmp_path / "a.dcm", mask.geometry).array.any()
+
+
+Square = tuple[float, float, float, float]
+
+
+def square(box: Square, *, back: bool = False, start: int = 0) -> np.ndarray:
+    i0, j0, i1, j1 = box
+    corners = np.array([[i0, j0], [i1, j0], [i1, j1], [i0, j1]], float)
+    return np.roll(corners[::-1] if back else corners, start, axis=0)
+
+
+def voxels(*boxes: Square) -> np.ndarray:
+    """(20, 20): the voxel centres within any of the squares."""
+    i, j = np.indices((20, 20))
+    none = np.zeros((20, 20), bool)
+    return np.any([none, *((i > b[0]) & (i < b[2]) & (j > b[1]) & (j < b[3]) for b in boxes)], axis=0)
+
+
+OUTER, INNER, ISLE = (1.5, 1.5, 15.5, 15.5), (4.5, 4.5, 12.5, 12.5), (6.5, 6.5, 9.5, 9.5)
+CORNER = (10.5, 10.5, 18.5, 18.5)  # crosses the outer one
+DENSE = np.array([[1.5 + n / 2, 1.5] for n in range(28)] + [[15.5, 1.5], [15.5, 15.5], [1.5, 15.5]])
+KEYHOLE = np.vstack(
+    [square(OUTER), square(OUTER)[:1], square(INNER, back=True), square(INNER, back=True)[:1]]
+)
+SAME_WAY = np.vstack([square(OUTER), square(OUTER)[:1], square(INNER), square(INNER)[:1]])
+# One line that goes along two squares: they overlap, and the line crosses itself.
+LOOPS = np.array(
+    [[1.5, 1.5], [10.5, 1.5], [10.5, 10.5], [5.5, 10.5], [5.5, 5.5], [15.5, 5.5], [15.5, 15.5], [1.5, 15.5]]
+)
+HOLE = voxels(OUTER) & ~voxels(INNER)
+
+
+@pytest.mark.parametrize(
+    ("polygons", "wanted", "note"),
+    [
+        ([square(OUTER)], voxels(OUTER), None),
+        ([square(OUTER), square(OUTER)], voxels(OUTER), "1 contours are there twice"),
+        ([square(OUTER), square(OUTER, back=True, start=2)], voxels(OUTER), "1 contours are there twice"),
+        ([square(OUTER), DENSE], voxels(OUTER), "1 contours are there twice"),
+        ([square(OUTER), square(OUTER) + 0.05], voxels(OUTER), "1 contours are there twice"),
+        ([square(OUTER)] * 4, voxels(OUTER), "3 contours are there twice"),
+        ([np.vstack([square(OUTER), square(OUTER)])], voxels(OUTER), "1 contours cross themselves"),
+        ([square(OUTER), square(INNER)], HOLE, None),
+        ([square(INNER), square(OUTER, back=True)], HOLE, None),
+        ([square(OUTER), square(INNER), square(INNER)], HOLE, "1 contours are there twice"),
+        ([square(OUTER), square(INNER), square(ISLE)], HOLE | voxels(ISLE), None),
+        ([square(ISLE), square(OUTER), square(INNER)], HOLE | voxels(ISLE), None),
+        ([square(OUTER), square(CORNER)], voxels(OUTER, CORNER), "2 contours cross and were united"),
+        (
+            [square(OUTER), square(CORNER), square((3.5, 3.5, 8.5, 8.5))],
+            voxels(OUTER, CORNER) & ~voxels((3.5, 3.5, 8.5, 8.5)),
+            "2 contours cross and were united",
+        ),
+        ([square((1.5, 1.5, 5.5, 9.5)), square((5.5, 1.5, 9.5, 9.5))], voxels((1.5, 1.5, 9.5, 9.5)), None),
+        ([KEYHOLE], HOLE, None),
+        ([SAME_WAY], HOLE, None),
+        ([LOOPS], None, "1 contours cross themselves: where they overlap is inside"),
+        ([square(OUTER), square((3.1, 3.1, 3.4, 3.4))], voxels(OUTER), "1 contours enclose no voxel centre"),
+        ([square(OUTER), square(OUTER)[:2]], voxels(OUTER), "1 contours enclose no voxel centre"),
+        ([square(OUTER)[:2]], voxels(), "1 contours enclose no voxel centre"),
+        ([square((-9.5, 1.5, -3.5, 9.5))], voxels(), "1 contours enclose no voxel centre"),
+        ([square((-3.5, 8.5, 4.5, 30.5))], voxels((-3.5, 8.5, 4.5, 30.5)), None),
+    ],
+)  # fmt: skip
+def test_closed_planar_contours(
+    polygons: list[np.ndarray], wanted: np.ndarray | None, note: str | None
+) -> None:
+    filled = fill(polygons, (20, 20), exclusive=False)
+    notes = [f"{number} {text}" for text, number in filled.notes.items()]
+    if note is None:
+        assert notes == []
+    else:
+        assert notes[0].startswith(note)
+    if wanted is None:
+        wanted = turns(polygons[0], (20, 20)) != 0
+        assert filled.inside[8, 8]
+        assert not inside(polygons[0], (20, 20))[8, 8]
+    assert np.array_equal(filled.inside, wanted)
+
+
+@pytest.mark.parametrize(
+    ("polygons", "message"),
+    [
+        ([square(OUTER), square((2.0, 2.0, 15.0, 15.0))], "so near to its line"),  # or a thin wall
+        ([square(OUTER), square((1.5, 1.5, 15.5, 9.5))], "so near to its line"),
+        ([square(OUTER), square((4.5, 4.5, 16.0, 8.5))], "within which .* voxels lie"),  # or a hole
+        ([square(OUTER), square(CORNER), square((8.5, 8.5, 12.5, 12.5))], "crosses by way of another"),
+    ],
+)  # fmt: skip
+def test_contours_that_can_be_read_in_two_ways(polygons: list[np.ndarray], message: str) -> None:
+    with pytest.raises(Unclear, match=message):
+        fill(polygons, (20, 20), exclusive=False)
+
+
+def test_exclusive_contours_are_what_the_standard_says() -> None:
+    crossing = fill([square(OUTER), square(CORNER)], (20, 20), exclusive=True)
+    assert np.array_equal(crossing.inside, voxels(OUTER) ^ voxels(CORNER))
+    assert not crossing.notes
+    twice = fill([square(OUTER), square(OUTER)], (20, 20), exclusive=True)
+    assert not twice.inside.any()
+    assert "cancel each other out" in next(iter(twice.notes))
+
+
+def test_contours_of_random_masks_come_back_without_a_note() -> None:
+    from contourpy import LineType, contour_generator
+
+    random = np.random.default_rng(5)
+    for share in np.linspace(0.1, 0.9, 12):
+        mask = random.random((25, 18)) < share
+        padded = np.pad(mask.T, 1).astype(float)
+        lines = contour_generator(z=padded, line_type=LineType.Separate).lines(0.5)
+        filled = fill([np.round(line[:-1] - 1, 4) for line in lines], mask.shape, exclusive=False)
+        assert np.array_equal(filled.inside, mask)
+        assert not filled.notes
+
+
+NO_WALL = "region 'wall': it has no contours"
+
+
+def boxes(grid: Geometry, *drawn: Square, kind: str = "CLOSED_PLANAR"):  # type: ignore[no-untyped-def]
+    """The first region as these squares, on slices 3 and 4."""
+
+    def change(data: pydicom.Dataset) -> None:
+        contours = []
+        for k, box in product((3, 4), drawn):
+            item = pydicom.Dataset()
+            item.ContourGeometricType, item.NumberOfContourPoints = kind, 4
+            points = grid.to_mm(np.column_stack([square(box), np.full(4, k)]))
+            item.ContourData = [f"{v:.4f}" for v in points.ravel()]
+            contours.append(item)
+        data.ROIContourSequence[0].ContourSequence = contours
+        data.ROIContourSequence[1].ContourSequence = []
+
+    return change
+
+
+def on_slices(mask: Volume, *drawn: Square) -> np.ndarray:
+    i, j, k = np.indices(mask.array.shape)
+    inside = np.any([(i > b[0]) & (i < b[2]) & (j > b[1]) & (j < b[3]) for b in drawn], axis=0)
+    return inside & ((k == 3) | (k == 4))
+
+
+def test_a_file_with_contours_that_are_there_twice_and_cross(mask: Volume, written: Path) -> None:
+    edit(written, boxes(mask.geometry, OUTER, OUTER, CORNER))
+    back = read(written, mask.geometry)
+    assert np.array_equal(back.array == 1, on_slices(mask, OUTER, CORNER))
+    assert back.source.notes == (
+        "region 'left_atrium': 2 contours are there twice and were taken once",
+        "region 'left_atrium': 4 contours cross and were united",
+        NO_WALL,
+    )
+    edit(written, boxes(mask.geometry, OUTER, CORNER, kind="CLOSEDPLANAR_XOR"))
+    back = read(written, mask.geometry)
+    assert np.array_equal(back.array == 1, on_slices(mask, OUTER) ^ on_slices(mask, CORNER))
+    assert back.source.notes == (NO_WALL,)
+
+
+def test_mixed_types_are_exclusive_with_a_note(mask: Volume, written: Path) -> None:
+    edit(written, boxes(mask.geometry, OUTER, INNER))
+
+    def mix(data: pydicom.Dataset) -> None:
+        for item in data.ROIContourSequence[0].ContourSequence[1::2]:
+            item.ContourGeometricType = "CLOSEDPLANAR_XOR"
+
+    edit(written, mix)
+    back = read(written, mask.geometry)
+    assert np.array_equal(back.array == 1, on_slices(mask, OUTER) & ~on_slices(mask, INNER))
+    assert "read as CLOSEDPLANAR_XOR" in back.source.notes[0]
+
+
+def test_what_reaches_out_of_the_scan_is_noted(mask: Volume, written: Path) -> None:
+    edit(written, boxes(mask.geometry, (-4.5, 3.5, 6.5, 9.5)))
+    back = read(written, mask.geometry)
+    assert np.array_equal(back.array == 1, on_slices(mask, (-4.5, 3.5, 6.5, 9.5)))
+    assert back.source.notes == (
+        "region 'left_atrium': cut at the border of the scan on 2 slices, where it reaches out",
+        NO_WALL,
+    )
+    edit(written, boxes(mask.geometry, (-0.5, -0.5, 39.5, 35.5)))  # to the edge, and not beyond
+    back = read(written, mask.geometry)
+    assert (back.array[:, :, 3] == 1).all()
+    assert back.source.notes == (NO_WALL,)
+
+
+@pytest.mark.parametrize(
+    ("drawn", "kind", "message"),
+    [
+        ([(-9.5, 3.5, -2.5, 9.5)], "CLOSED_PLANAR", "has 2 contours and not one voxel: they lie outside"),
+        ([(3.1, 3.1, 3.4, 3.4)], "CLOSED_PLANAR", "not one voxel: they enclose no voxel centre"),
+        ([OUTER, OUTER], "CLOSEDPLANAR_XOR", "has 4 contours and not one voxel"),
+        ([OUTER, (2.0, 2.0, 15.0, 15.0)], "CLOSED_PLANAR", "on slice 4 can be read in two ways"),
+    ],
+)  # fmt: skip
+def test_a_region_is_never_silently_empty(
+    mask: Volume, written: Path, drawn: list[Square], kind: str, message: str
+) -> None:
+    edit(written, boxes(mask.geometry, *drawn, kind=kind))
+    with pytest.raises(C3S3Error, match=rf"a\.dcm: .*{message}"):
+        read(written, mask.geometry)
+
+
+def test_contours_of_a_region_in_two_items_belong_together(mask: Volume, written: Path) -> None:
+    edit(written, boxes(mask.geometry, OUTER, INNER))
+
+    def part(data: pydicom.Dataset) -> None:
+        first, second = data.ROIContourSequence
+        second.ReferencedROINumber = first.ReferencedROINumber
+        contours = list(first.ContourSequence)
+        first.ContourSequence, second.ContourSequence = contours[::2], contours[1::2]
+
+    edit(written, part)
+    back = read(written, mask.geometry)
+    assert np.array_equal(back.array == 1, on_slices(mask, OUTER) & ~on_slices(mask, INNER))
+
+
+def test_a_contour_that_lost_points_is_refused(mask: Volume, written: Path) -> None:
+    def lose(data: pydicom.Dataset) -> None:
+        contour(data).ContourData = contour(data).ContourData[:-3]
+
+    edit(written, lose)
+    with pytest.raises(C3S3Error, match=r"a contour of 'left_atrium' has \d+ of its \d+ points"):
+        read(written, mask.geometry)
+
+
+def test_regions_of_one_name_are_united_with_a_note_and_contours_of_none_are_refused(
+    mask: Volume, written: Path
+) -> None:
+    def rename(data: pydicom.Dataset) -> None:
+        data.StructureSetROISequence[1].ROIName = "left_atrium"
+
+    edit(written, rename)
+    back = read(written, mask.geometry)
+    assert np.array_equal(back.array == 1, mask.array > 0)
+    assert back.source.notes == ("region 'left_atrium': 2 regions of this name were united",)
+
+    def lose(data: pydicom.Dataset) -> None:
+        data.ROIContourSequence[0].ReferencedROINumber = 7
+
+    edit(written, lose)
+    with pytest.raises(C3S3Error, match=r"a\.dcm: it has contours of region 7, which it does not name"):
+        read(written, mask.geometry)

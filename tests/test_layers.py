@@ -34,6 +34,7 @@ FLOORS = {
     "nearest": 1,
     "resample": 3,
     "workers": 1,
+    "quiet": 0,
     "allocator": 1,
     "schema": 1,
     "files": 1,
@@ -41,6 +42,7 @@ FLOORS = {
     "shard": 1,
     "models": 1,
     "errors": 0,
+    "version": 0,
     "__init__": 0,
 }
 NEVER = {

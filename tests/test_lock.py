@@ -53,3 +53,10 @@ def test_shards_share_the_folder_but_not_a_share(tmp_path: Path) -> None:
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be written to"):
         hold(tmp_path / "none").__enter__()
+
+
+def test_a_lock_file_of_nonsense_is_no_obstacle(tmp_path: Path) -> None:
+    with hold(tmp_path):
+        (tmp_path / NAME).write_text("[" * 1000)
+        with pytest.raises(InputError, match="another run"):
+            hold(tmp_path).__enter__()

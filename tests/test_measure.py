@@ -8,8 +8,8 @@ import pytest
 
 from c3s3_seg.dataset import DataSet
 from c3s3_seg.errors import InputError
-from c3s3_seg.io import save
-from c3s3_seg.training.measure import measure
+from c3s3_seg.io import load, load_mask, save
+from c3s3_seg.training.measure import _spread, measure
 from c3s3_seg.volume import Geometry
 
 
@@ -61,6 +61,33 @@ def test_pieces_and_labels_of_the_index(tmp_path: Path, layers_data: Path) -> No
     assert facts.diameter_mm == pytest.approx(10 * 1.1, rel=0.1)  # the core
     assert 15 < facts.grey[0] < 45 < 190 < facts.grey[1] < 230
     assert len(told) == facts.read == 4
+
+
+def test_where_time_is_short_a_few_cases_are_read(layers_data: Path) -> None:
+    layers = DataSet.load(layers_data)
+    facts = measure(layers, layers.splits, limit_s=0.0)
+    assert (facts.read, facts.skipped) == (1, 3)
+    assert measure(layers, layers.splits).skipped == 0
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 24, 100])
+def test_the_first_cases_are_spread_over_the_list(count: int) -> None:
+    names = tuple(f"{number:03d}" for number in range(count))
+    order = _spread(names)
+    assert len(order) == len(set(order)) == min(24, count)
+    if count == 100:
+        assert [int(name) for name in order[:3]] == [0, 34, 69]
+
+
+def test_labels_are_those_of_all_masks(tmp_path: Path) -> None:
+    """The index does not name them, and the first mask holds one of two."""
+    data = box_data(tmp_path)
+    mask = load_mask(data.mask("a"))
+    save(load(data.scan("a")), tmp_path / "imagesTr" / "b.nii.gz")
+    save(mask.geometry.volume(mask.array * np.uint8(3)), tmp_path / "labelsTr" / "b.nii.gz")
+    (tmp_path / "dataset.json").write_text(json.dumps({"labelled": ["a", "b"]}))
+    both = DataSet.load(tmp_path)
+    assert measure(both, both.splits).labels == {"label-1": 1, "label-3": 3}
 
 
 def test_masks_without_a_label_are_refused(tmp_path: Path) -> None:

@@ -220,6 +220,26 @@ def test_labels_in_common_make_a_missing_label_a_miss() -> None:
     assert score(volume(two), volume(two), 3).dice == 1
 
 
+def test_an_organ_that_is_called_another_is_a_miss_of_both() -> None:
+    one, two = volume(mask(np.s_[0:2])), volume(mask(np.s_[0:2], value=2))
+    found = scores(one, two, (1, 2))
+    assert [(s.dice, s.jaccard, s.hd95_mm, s.asd_mm) for s in found.values()] == [
+        (0, 0, math.inf, math.inf)
+    ] * 2
+    assert [s.volume_error_ml for s in found.values()] == [0.112, -0.112]
+    paper = paper_scores(one, two, (1, 2))
+    assert paper[1] == PaperScore(0, 0, math.inf, math.inf, flattered=False)
+    assert paper[2] == PaperScore(0, 0, 0, 0, flattered=True)
+    assert score(one, two).dice == 0
+
+
+def test_255_among_the_labels_is_a_label_like_any_other() -> None:
+    one, white = volume(POINT_A), volume(POINT_A * 255)
+    assert [s.dice for s in scores(one, white, (1, 255)).values()] == [0, 0]
+    with pytest.raises(InputError, match=r"asked for label 1, 2, found the labels .*255"):
+        scores(one, white, (1, 2))
+
+
 def test_label_0_is_refused() -> None:
     with pytest.raises(InputError, match="background"):
         score(volume(POINT_A), volume(POINT_A), 0)

@@ -64,8 +64,10 @@ def test_recomputing_changes_nothing_but_memory(architecture: str) -> None:
         seen.append((loss, gradients, net.state_dict(), sum(kept.values())))
     (loss, gradients, state, kept_bytes), (loss2, gradients2, state2, fewer_bytes) = seen
     assert torch.equal(loss, loss2)
+    # The same arithmetic, in float32 (6e-8) over some 40 layers: 1e-5 of the whole gradient's norm.
+    size = torch.stack([g.norm() for g in gradients]).norm()
     for first, second in zip(gradients, gradients2, strict=True):
-        torch.testing.assert_close(first, second, atol=1e-6, rtol=1e-5)
+        assert (first - second).norm() < 1e-5 * size
     for name, value in state.items():
         assert torch.equal(value, state2[name]), name
     assert fewer_bytes < 0.75 * kept_bytes

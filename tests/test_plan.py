@@ -1,7 +1,9 @@
 """From a data set to a configuration that loads, fits and trains."""
 
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -53,11 +55,12 @@ def counted(
     """Steps that take seconds in proportion to filters and crops; what was timed is listed."""
     seen: list[TrainConfig] = []
 
-    def say(config: TrainConfig, start: ModelBundle | None = None) -> Timing:
+    def say(config: TrainConfig, *_: object) -> Timing:
         seen.append(config)
         size = config.networks.vnet_filters / 16
-        half = 0.5 if config.run.precision == "bfloat16" else 1.0
-        return Timing(seconds * size * half, seconds * size * half, 0.1, 0.01, 1000, peak * size, waited)
+        return Timing(
+            seconds * size, seconds * size, 0.1, 0.01, 1000, peak * size, waited, "bfloat16", "it has units"
+        )
 
     monkeypatch.setattr(fit, "time_steps", say)
     return seen
@@ -83,8 +86,8 @@ def test_ct_without_unlabelled_cases(layers_data: Path, monkeypatch: pytest.Monk
     assert config.task.recipe.spacing_mm == (1.0, 1.1, 1.2)
     assert config.task.patch == (32, 32, 32)
     assert (config.networks.vnet_filters, config.networks.dropout) == (8, 0.0)
-    assert config.run.precision == "bfloat16"
-    assert config.run.iterations == int((0.92 * 900 - 5 - 0.05 - 8 * 0.1) / 0.25)
+    assert config.run.precision == "auto"
+    assert config.run.iterations == int((0.92 * 900 - 5 - 0.05 - 8 * 0.1) / 0.5)
     assert config.c3s3.warm_start == 0
 
 
@@ -112,13 +115,64 @@ def test_a_short_budget_takes_narrow_networks_and_then_a_coarser_grid(
     monkeypatch.setattr(fit, "SMALL", 0)  # as if these crops were large
     monkeypatch.setattr("c3s3_seg.training.plan.FINEST", 5)
     counted(monkeypatch, 1.0)
-    roomy, short = planned(toy_data, hours=10), planned(toy_data, hours=0.15)
+    roomy, short = planned(toy_data, hours=10), planned(toy_data, hours=0.3)
     assert (roomy.networks.vnet_filters, short.networks.vnet_filters) == (16, 8)
     seen = counted(monkeypatch, 10.0)
     shorter = planned(toy_data, hours=0.15)
     assert shorter.task.recipe.spacing_mm[0] > short.task.recipe.spacing_mm[0]
-    assert len(seen) == 5  # two precisions, then three more levels
+    assert len(seen) == 4  # every level once
     assert 10 <= shorter.run.iterations < 1000
+
+
+def test_planning_takes_a_tenth_of_the_budget_and_a_minute_at_most() -> None:
+    assert [Wishes(60.0 * minutes).own_s for minutes in (1, 5, 10, 600)] == [6, 30, 60, 60]
+    spent = Wishes(600.0, began_s=time.monotonic() - 50)
+    assert 9 < spent.left_s <= 10
+    assert Wishes(600.0, began_s=time.monotonic() - 90).left_s == 0
+
+
+def reasons(folder: Path, wishes: Wishes, *overrides: str) -> dict[str, str]:
+    return {c.key: c.reason for c in make_plan(folder, wishes, overrides, lambda _: None)}
+
+
+def test_where_time_is_spent_a_plan_says_what_it_assumes(toy_data: Path) -> None:
+    """Nothing is timed: the budget of planning was spent before it began."""
+    began = time.monotonic()
+    why = reasons(toy_data, Wishes(3600, began_s=began - 60))
+    assert time.monotonic() - began < 30
+    found = why["run.iterations"]
+    assert "not measured in the 60 s that a plan may take, but assumed: a step takes " in found
+    assert "by the size of crops and networks alone" in found
+    assert "the memory suffices" in found
+    assert "for 1 more there was no time" in why["task.recipe.spacing_mm"]
+
+
+def test_a_budget_that_is_assumed_to_be_too_small_says_what_was_assumed(toy_data: Path) -> None:
+    with pytest.raises(
+        InputError, match=r"allows 0 iterations; not measured .* but assumed: .*--budget \d+m"
+    ):
+        make_plan(toy_data, Wishes(5), [], lambda _: None)
+
+
+def test_the_levels_after_a_slow_one_are_taken_in_proportion(
+    toy_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fit, "SMALL", 0)
+    seen = counted(monkeypatch, 100.0)
+    monkeypatch.setattr(fit, "WORTH_S", 1e9)  # as if the first level had taken all the time
+    why = reasons(toy_data, Wishes(3600))
+    assert len(seen) == 1
+    assert "steps take in proportion to crops and filters" in why["run.iterations"]
+
+
+@pytest.mark.parametrize(("overrides", "expected"), [((), "auto"), (("run.precision=bfloat16",), "bfloat16")])
+def test_the_precision_is_left_to_the_machine_that_trains(
+    toy_data: Path, monkeypatch: pytest.MonkeyPatch, overrides: tuple[str, ...], expected: str
+) -> None:
+    counted(monkeypatch, 1.0)
+    assert planned(toy_data, *overrides).run.precision == expected
+    why = reasons(toy_data, Wishes(3600), *overrides)["run.precision"]
+    assert ("on this one bfloat16: it has units" in why) is (expected == "auto")
 
 
 @pytest.mark.parametrize(("waited", "said"), [(0.4, True), (0.05, False)])
@@ -145,10 +199,10 @@ def test_a_loss_that_is_not_finite_rules_a_precision_out(
     counted(monkeypatch, 1.0)
     steps = fit.time_steps
 
-    def say(config: TrainConfig, start: ModelBundle | None = None) -> Timing:
-        if config.run.precision == "bfloat16":
+    def say(config: TrainConfig, *rest: object) -> Timing:
+        if config.run.precision == "auto":  # which is bfloat16 there
             raise InputError("the loss is nan")
-        return steps(config, start)
+        return steps(config)
 
     monkeypatch.setattr(fit, "time_steps", say)
     assert planned(toy_data).run.precision == "float32"
@@ -169,7 +223,7 @@ def test_a_plan_from_a_bundle_fits_it(
     assert config.augment == load_config(toy_data / "toy.toml").augment
     assert config.optimiser.lr < load_config(toy_data / "toy.toml").optimiser.lr
     assert (config.run.keep, config.c3s3.warm_start) == ("best", 0)
-    assert len(seen) == 2
+    assert len(seen) == 1
     begin_from(Run(config, tmp_path), toy_bundle)
 
 
@@ -210,14 +264,73 @@ def test_one_network_and_no_unlabelled_cases(toy_data: Path, toy_bundle: ModelBu
     assert sum("begins from chance" in reason for reason in reasons.values()) == 1
 
 
+def cli(*words: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "c3s3_seg", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_the_output_is_looked_at_before_the_data(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    for out, words in (
+        (tmp_path / "file" / "plan.toml", "the folder cannot be made"),
+        (tmp_path, "is a folder"),
+        (tmp_path / ("x" * 300), "cannot be written"),
+    ):
+        answer = cli("plan", tmp_path / "no-data", "-o", out)
+        assert answer.returncode == 2
+        (line,) = answer.stderr.strip().splitlines()
+        assert words in line
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
+
+
+def children(pid: int) -> list[int]:
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(child) for child in found] + [below for child in found for below in children(int(child))]
+
+
+def alive(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/stat")
+    return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="processes are looked up in /proc")
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_plan_that_is_ended_leaves_nothing_at_work(toy_data: Path, tmp_path: Path, how: int) -> None:
+    """While its process takes steps that last for minutes."""
+    words = ["plan", toy_data, "-o", tmp_path / "plan.toml", "--budget", "9h"]
+    words += ["--set", "networks.resvnet_filters=64", "--set", "task.patch=[128, 128, 128]"]
+    command = [sys.executable, "-m", "c3s3_seg", *map(str, words)]
+    plan = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    until = time.monotonic() + 60
+    while not (at_work := [pid for pid in children(plan.pid) if threads(pid) > 1]):
+        assert plan.poll() is None, plan.communicate()
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    plan.send_signal(how)
+    assert plan.wait(timeout=30) == (-how if how == signal.SIGKILL else 128 + how)
+    said = plan.communicate()[1]
+    assert ("the same command begins anew" in said) is (how != signal.SIGKILL)
+    while any(map(alive, at_work)):
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    assert not (tmp_path / "plan.toml").exists()
+
+
+def threads(pid: int) -> int:
+    """A process that computes has several; the one that tracks resources has one."""
+    try:
+        return len(list(Path(f"/proc/{pid}/task").iterdir()))
+    except OSError:
+        return 0
+
+
 def test_the_verb_writes_what_train_takes(toy_data: Path, tmp_path: Path) -> None:
     """The whole way, with real steps: plan, load, train."""
     plan = tmp_path / "plan.toml"
     words = ["plan", str(toy_data), "-o", str(plan), "--budget", "40s", "--memory", "4GB"]
     words += ["--set", "networks.vnet_filters=2", "--set", "networks.resvnet_filters=2"]
     words += ["--set", "run.iterations=3", "--set", "run.precision=float32"]
-    command = [sys.executable, "-m", "c3s3_seg"]
-    answer = subprocess.run([*command, *words], capture_output=True, text=True, check=False)
+    answer = cli(*words)
     assert answer.returncode == 0, answer.stderr
     for part in ("task.patch", "run.iterations", "grey values of MR have no unit", "c3s3-seg train"):
         assert part in answer.stdout
@@ -225,6 +338,6 @@ def test_the_verb_writes_what_train_takes(toy_data: Path, tmp_path: Path) -> Non
     assert config.run.iterations == 3
     assert config.c3s3.warm_start == 1
     assert train(config, tmp_path / "run", Silent()).manifest.training["iterations"] == 3
-    again = subprocess.run([*command, *words], capture_output=True, text=True, check=False)
+    again = cli(*words)
     assert again.returncode == 2
     assert "is there already" in again.stderr

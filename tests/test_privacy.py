@@ -1,16 +1,33 @@
-"""No name, id or date of a patient in anything that we write or say, but for SEG and RTSTRUCT by design."""
+"""No name, id or date of a patient in anything that we write or say, but for SEG and RTSTRUCT by design.
 
+Nor the name of a file in a DICOM folder, but on a terminal.
+"""
+
+import gzip
+import logging
+import os
+import shutil
+import sqlite3
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
+import numpy as np
 import pydicom
 import pytest
-from dicom_files import edit, values
+from dicom_files import Edit, edit, values
 from pydicom.datadict import DicomDictionary
 from pydicom.uid import generate_uid
 
+from c3s3_seg.io import load
+from c3s3_seg.io.dicom_capture import write_capture
+from c3s3_seg.io.dicom_names import Segment
+from c3s3_seg.io.dicom_seg import write_seg
+from c3s3_seg.io.dicom_write import save_series
+from c3s3_seg.io.rtstruct import write_rtstruct
 from c3s3_seg.phantom import save, simulate
+from c3s3_seg.volume import Volume
 
 # Every attribute of the patient, the visit and the people around it, and every date and time.
 WORDS = (
@@ -54,8 +71,6 @@ def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for file in path.iterdir():
             edit(file, planted)
         path.rename(folder / name)
-    import shutil
-
     shutil.rmtree(folder / "truth")
     files = {name: sorted((folder / name).iterdir()) for name in ("gap", "cut", "mixed", "two")}
     files["gap"][9].unlink()
@@ -101,8 +116,6 @@ def test_nothing_we_write_or_say_names_a_patient(scans: Path, tmp_path: Path) ->
     for path in files:
         content = path.read_bytes()
         if path.suffix == ".gz":
-            import gzip
-
             content = gzip.decompress(content)
         assert found(content, str(path.relative_to(out)).encode()) == [], path
     for name in ("cut", "mixed", "two"):
@@ -172,3 +185,151 @@ def test_inspect_shows_the_description_and_nothing_else(scans: Path) -> None:
     assert text.count(MARKER) == 1
     assert f"{MARKER} in free text" in text
     assert found(text.replace(MARKER, "").encode(), answer.stderr) == []
+
+
+# A name as it may stand in a header: one part, all parts and more, three alphabets, accents, blanks.
+FORMS: dict[str, tuple[str | list[str], str]] = {
+    "one": ("ISO_IR 192", MARKER),
+    "many": ("ISO_IR 192", f"{MARKER}^GIVEN^MIDDLE^DR^JR^MORE^MORE"),
+    "ideographic": (
+        ["", "ISO 2022 IR 87"],
+        f"{MARKER}^Tarou=\u5c71\u7530^\u592a\u90ce=\u3084\u307e\u3060^\u305f",
+    ),
+    "accent": ("ISO_IR 100", f"{MARKER} M\u00fcller"),
+    "blanks": ("ISO_IR 192", f"  {MARKER}  A  B"),
+}
+FILE = "ZQXFILE"
+IDEOGRAMS = ("\u5c71\u7530".encode(), "\u5c71\u7530".encode("iso2022_jp")[3:-3], b"\\u5c71")
+FORMATS = ("nii.gz", "nrrd", "mha", "dicom-seg", "dicom-labelmap", "rtstruct")
+
+
+def named(form: str, number: int) -> Edit:
+    characters, name = FORMS[form]
+    return values(
+        SpecificCharacterSet=characters,
+        PatientName=name,
+        ReferringPhysicianName=name,
+        PatientID=f"{MARKER} {number}",
+        StudyDescription=f"{MARKER} study",
+    )
+
+
+@pytest.fixture(scope="module")
+def forms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A series for each form, with markers in its file names; one has a slice twice, one is cut off."""
+    folder = tmp_path_factory.mktemp("forms")
+    plain, _ = save(simulate(31_010), tmp_path_factory.mktemp("plain"), seed=31_010, file_format="dicom")
+    for number, name in enumerate([*FORMS, "cut"]):
+        path = shutil.copytree(plain, folder / name)
+        for file in path.iterdir():
+            edit(file, named(name if name in FORMS else "one", number))
+            file.rename(path / f"{FILE}_{file.name}")
+        (path / f"{FILE} notes.txt").write_text("beside it")
+    last = max((folder / "many").glob("*.dcm"))
+    shutil.copy(last, last.with_name(f"{FILE}_again.dcm"))
+    broken = sorted((folder / "cut").glob("*.dcm"))[9]
+    broken.write_bytes(broken.read_bytes()[:-99])
+    return folder
+
+
+def traces(content: bytes, *, dicom: bool = False) -> list[bytes]:
+    """Marks in a file or stream; a DICOM object carries the patient by design, the name of a file never."""
+    marks = (FILE.encode(),) if dicom else (FILE.encode(), MARKER.encode(), *IDEOGRAMS)
+    return [mark for mark in marks if mark in content]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("style", FORMATS)
+def test_no_format_and_no_stream_names_a_patient_or_a_file(style: str, forms: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    more = {"nii.gz": ["--probabilities"], "nrrd": ["--json"], "mha": ["--workers", "2"]}.get(style, [])
+    words = ["--model", "phantom", "--format", style, "--picture", "--html", "--key-image", *more]
+    # What a name looks like matters to what carries it.
+    names = (*FORMS, "cut") if "." not in style and style not in ("nrrd", "mha") else ("one", "many", "cut")
+    answer = run("predict", *(forms / name for name in names), "-o", out, *words)
+    assert answer.returncode == 1  # one is cut off
+    assert traces(answer.stdout) + traces(answer.stderr) == []
+    said = b" ".join(answer.stdout.split())
+    assert b"the file 'file 11 of 57' is damaged" in said  # the notes come first in the order of the names
+    written = [path for path in out.rglob("*") if path.is_file()]
+    assert len([path for path in written if path.name.endswith(".key.dcm")]) == len(names) - 1
+    for path in written:
+        content = path.read_bytes()
+        content = gzip.decompress(content) if path.suffix == ".gz" else content
+        assert traces(content, dicom=path.suffix == ".dcm") == [], path
+        assert traces(str(path.relative_to(out)).encode()) == []
+    for path in written:
+        if path.suffix == ".dcm":
+            back = pydicom.dcmread(path)
+            name = path.name.split(".")[0]
+            assert str(back.PatientName).strip() == FORMS[name][1].strip(), path
+    facts = (out / "many.json").read_text()
+    assert "ignored, not DICOM images: file 1 of 58" in facts
+    assert "dropped, the same slice twice: file 58 of 58" in facts
+    with sqlite3.connect(out / "journal.sqlite") as journal:
+        assert "file 11 of 57" in str(journal.execute("SELECT * FROM cases").fetchall())
+
+
+def test_on_a_terminal_a_file_has_its_name(forms: Path, tmp_path: Path) -> None:
+    """And in a pipe its number, by which the user finds it; `inspect` does as `predict`."""
+    words = [sys.executable, "-m", "c3s3_seg", "predict", forms / "cut", "-o", tmp_path, "--model", "phantom"]
+    ours, theirs = os.openpty()
+    answer = subprocess.run([*map(str, words), "--quiet"], stderr=theirs, check=False)
+    os.close(theirs)
+    said = b" ".join(os.read(ours, 1 << 16).split())
+    os.close(ours)
+    assert answer.returncode == 2
+    assert f"the file '{FILE}_IM_0010.dcm' is damaged".encode() in said
+    assert traces(run(*words[3:]).stderr) == []
+    assert traces(run("inspect", forms / "cut").stdout.replace(f"{MARKER} study".encode(), b"")) == []
+    listed = run("inspect", forms / "many", "--json").stdout
+    assert traces(listed) == []
+    assert b"dropped, the same slice twice: file 58 of 58" in listed
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_no_library_warns_of_a_name(
+    form: str, oblique: Volume, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In the process of somebody who uses us as a library, too; and the name itself arrives as it was."""
+    files = save_series(oblique, tmp_path / "series", description="", seed_uid="names")
+    for file in files:
+        edit(file, named(form, 1))
+    scan = load(tmp_path / "series")
+    mask = scan.geometry.volume((scan.array > scan.array.mean()).astype(np.uint8), scan.source)
+    caplog.set_level(logging.WARNING)
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        segments = (Segment("organ", 1),)
+        write_seg(mask, tmp_path / "a.dcm", segments)
+        write_seg(mask, tmp_path / "b.dcm", segments, labelmap=True)
+        write_rtstruct(mask, tmp_path / "c.dcm", segments)
+        write_capture(np.zeros((9, 8, 3), np.uint8), scan.source, tmp_path / "d.dcm")
+    assert [str(w.message) for w in warned if traces(str(w.message).encode())] == []
+    assert traces(caplog.text.encode()) == []
+    source = pydicom.dcmread(files[0])
+    for path in tmp_path.glob("*.dcm"):
+        back = pydicom.dcmread(path)
+        for keyword in ("PatientName", "PatientID", "ReferringPhysicianName", "StudyDescription"):
+            assert back[keyword].value == source[keyword].value, (path, keyword)
+        assert back.SpecificCharacterSet == source.SpecificCharacterSet
+
+
+def test_what_nobody_foresaw_is_kept_without_its_text(forms: Path, tmp_path: Path) -> None:
+    """A library's error quotes a header: the journal gets where it was raised, and no more."""
+    from c3s3_seg.batch.outcome import may_be_quoted, trace_of, unforeseen
+
+    def fail() -> None:
+        raise ValueError(f"Invalid value {MARKER}")
+
+    with pytest.raises(ValueError, match="Invalid") as error:
+        fail()
+    assert not may_be_quoted(forms / "one")
+    assert not may_be_quoted(next((forms / "one").glob("*.dcm")))
+    (tmp_path / "a.nii").write_bytes(b"")
+    assert may_be_quoted(tmp_path / "a.nii")
+    for quote in (True, False):
+        kept = trace_of(error.value, quote=quote) + str(unforeseen(error.value, quote=quote))
+        assert "ValueError" in kept
+        assert "in fail" in kept
+        assert (MARKER in kept) == quote

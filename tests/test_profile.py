@@ -1,4 +1,5 @@
 import json
+import os
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -90,8 +91,20 @@ def test_what_is_no_profile_is_refused(change: dict[str, object], tmp_path: Path
     path.write_text(json.dumps(data))
     with pytest.raises(ConfigError, match=r"profile\.json: this is no profile: .*--write-profile; or delete"):
         read_profile(path)
-    path.write_text("{")
-    with pytest.raises(ConfigError, match="cannot be read"):
+    for content in ("{", "[" * 100_000, b"\xff", ""):
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        with pytest.raises(ConfigError, match=r"cannot be read.*--write-profile; or delete"):
+            read_profile(path)
+    data["networks"]["vnet-3"] = {**asdict(BEST), "seconds_per_mvoxel": float("nan")}
+    path.write_text(json.dumps(data))
+    with pytest.raises(ConfigError, match="wanted a finite number"):
         read_profile(path)
     write_profile(path, ModelBundle.find("phantom").networks[0], BEST)  # a broken one is begun anew
     assert read_profile(path).networks["vnet-3"] == BEST
+
+
+def test_a_profile_that_never_ends_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero"), tmp_path):
+        with pytest.raises(ConfigError, match="the profile cannot be read"):
+            read_profile(path)

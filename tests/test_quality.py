@@ -91,6 +91,23 @@ def test_nothing_known_is_nothing_said() -> None:
     assert judge_frame(scan(2, modality="CT"), None, "MR", GRID).level == "refuse"
 
 
+def test_several_sizes_out_of_range_are_refused_together(domain: Domain) -> None:
+    # each is worth a warning: 1.6 and 1.7 times the size; 1.33 times the spacing along all axes
+    two = scan(2, shape=(96, 85, 40))
+    verdict = judge_frame(two, domain, "MR", GRID)
+    assert verdict.factor == pytest.approx(1.6 * 1.7)
+    assert verdict.level == "warn"
+    three = scan(2, shape=(96, 85, 60))
+    verdict = judge_frame(three, domain, "MR", GRID)
+    assert verdict.factor == pytest.approx(1.6 * 1.7 * 1.5)
+    assert "several of its sizes are out of range, together by a factor of 4.1" in verdict.refusals[0]
+    assert "its field of view is 96 mm left-right" in verdict.refusals[0]
+    with pytest.raises(DomainError, match="give the region of the organ with --roi"):
+        verdict.settle(three, force=False)
+    mixed = scan(2, shape=(48, 85, 22), spacing=2.0)  # the spacing, one side twice and one 1.6 times as large
+    assert judge_frame(mixed, domain, "MR", GRID).level == "refuse"
+
+
 def test_a_refusal_can_be_forced_and_says_all_reasons() -> None:
     verdict = Verdict(("a",)) + Verdict(("b",), ("c",), True)
     assert verdict == Verdict(("a", "b"), ("c",), True)
@@ -133,6 +150,21 @@ def test_left_atrium_takes_its_validation_scans_and_no_head(shared_data: Path) -
     for name in names:
         judged = judge(load(shared_data / "la" / "imagesTr" / f"{name}.nii.gz"), predictor, Care())
         assert judged.verdict == Verdict()
-    for name in ("philips-ct/S2010", "brain-study/12-T1post-05670", "brain-study/13_HCropVolume"):
+    heads = ("philips-ct/S2010", "brain-study/12-T1post-05670", "brain-study/13_HCropVolume", "oblique-t1")
+    for name in heads:
         with pytest.raises(DomainError):
             judge(load(shared_data / "dicom" / name), predictor, Care())
+    hippocampus = shared_data / "hippocampus" / "imagesTr" / "hippocampus_023.nii.gz"
+    with pytest.raises(DomainError):
+        judge(load(hippocampus), predictor, Care())
+
+
+@pytest.mark.data
+def test_hippocampus_takes_its_own_kind_and_no_atrium(shared_data: Path) -> None:
+    predictor = open_predictor(ModelBundle.find("hippocampus"))
+    for path in sorted((shared_data / "hippocampus" / "imagesTr").glob("*.nii.gz"))[:10]:
+        assert judge(load(path), predictor, Care()).verdict == Verdict()
+    atria = sorted((shared_data / "la" / "imagesTr").glob("*.nii.gz"))[:5]
+    for path in (*atria, shared_data / "dicom" / "oblique-t1"):
+        with pytest.raises(DomainError):
+            judge(load(path), predictor, Care())

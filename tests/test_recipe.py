@@ -1,11 +1,13 @@
+import tracemalloc
 from itertools import permutations, product
 
 import numpy as np
 import pytest
 from conftest import rotation
 
-from c3s3_seg.recipe import Intensity, Recipe, along, weights
-from c3s3_seg.volume import Geometry, Volume
+from c3s3_seg.errors import GeometryError, InputError
+from c3s3_seg.recipe import Intensity, Recipe, along, grey_fault, refuse_flat, weights
+from c3s3_seg.volume import Geometry, Volume, fits_float32, narrow
 
 
 def ramp(geometry: Geometry) -> np.ndarray:
@@ -93,3 +95,97 @@ def test_gathering_is_the_matrix_product(axis: int, n_out: int) -> None:
     rows = weights(13, n_out)
     wanted = np.moveaxis(np.tensordot(rows, array, axes=(1, axis)), 0, axis)
     np.testing.assert_allclose(along(rows, array, axis), wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "spacing",
+    [(1e-4,) * 3, (1e-300,) * 3, (5e-324, 1.0, 1.0), (5e-4, 100.0, 100.0), (0.02,) * 3, (1.0, 1.0, 1e-4)],
+)
+def test_a_grid_that_no_memory_holds_is_refused_before_it_is_made(
+    oblique: Volume, spacing: tuple[float, float, float]
+) -> None:
+    tracemalloc.start()
+    for make in (Recipe(spacing).to_model, lambda scan: Recipe(spacing).occupancy(scan, (1,))):
+        with pytest.raises(GeometryError, match=r"at the model's spacing of .* mm this scan has .* voxels"):
+            make(oblique)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1e6
+
+
+def test_a_large_grid_is_let_through() -> None:
+    """A whole body of 2 m at 1 mm, and a long thin scan."""
+    body = Geometry.build((512, 512, 400), (0.97, 0.97, 5.0))
+    assert Recipe((1.0, 1.0, 1.0)).grid(body).shape == (497, 497, 2000)
+    spine = Geometry.build((32, 32, 800), (1.0, 1.0, 2.5))
+    assert Recipe((0.5, 0.5, 0.25)).grid(spine).shape == (64, 64, 8000)
+
+
+@pytest.mark.parametrize(
+    ("kind", "offset"), [("f8", 1e8), ("f8", -1e12), ("i8", 1 << 50), ("u4", 4_000_000_000)]
+)
+@pytest.mark.parametrize("spacing", [(0.7, 0.9, 2.5), (1.0, 1.0, 1.0)])
+def test_an_offset_of_all_grey_values_changes_nothing(
+    oblique: Volume, kind: str, offset: float, spacing: tuple[float, float, float]
+) -> None:
+    recipe = Recipe(spacing)
+    wanted = recipe.to_model(oblique).array
+    moved = oblique.geometry.volume(oblique.array.astype(kind) + np.array(offset).astype(kind))
+    np.testing.assert_allclose(recipe.to_model(moved).array, wanted, atol=3e-5)
+
+
+def test_an_offset_in_float32_costs_what_the_file_has_lost_and_no_more(oblique: Volume) -> None:
+    rounded = oblique.array.astype(np.float32) + np.float32(1e8)  # in steps of 8
+    recipe = Recipe((1.0, 1.0, 1.0))
+    wanted = recipe.to_model(oblique.geometry.volume(rounded.astype(np.float64) - 1e8)).array
+    np.testing.assert_allclose(recipe.to_model(oblique.geometry.volume(rounded)).array, wanted, atol=1e-5)
+
+
+def test_a_window_is_where_it_was_whatever_the_offset(oblique: Volume) -> None:
+    plain = Recipe((1.0, 1.0, 1.0), Intensity("window", 100, 3000)).to_model(oblique).array
+    moved = oblique.geometry.volume(oblique.array + 1e9)
+    recipe = Recipe((1.0, 1.0, 1.0), Intensity("window", 1e9 + 100, 1e9 + 3000))
+    np.testing.assert_allclose(recipe.to_model(moved).array, plain, atol=1e-4)
+
+
+def test_usual_grey_values_are_left_as_they_are(oblique: Volume) -> None:
+    for kind in ("i2", "u2", "f4", "f8", "i4"):
+        array = oblique.array.astype(kind)
+        assert fits_float32(array)
+        assert narrow(array).dtype == np.float32
+    assert fits_float32(np.full((2, 2, 2), 1e8))
+    assert not fits_float32(oblique.array + 1e8)
+    assert narrow(oblique.array + 1e8).dtype == np.float64
+    assert not fits_float32(oblique.array * 1e300)
+
+
+@pytest.mark.parametrize("factor", [1e300, -1e300, 1e35, 1e-40])
+def test_grey_values_that_float32_does_not_hold_are_refused(oblique: Volume, factor: float) -> None:
+    scan = oblique.geometry.volume(oblique.array * factor)
+    with pytest.raises(InputError, match=r"run from .* a range that float32 does not hold"):
+        Recipe((1.0, 1.0, 1.0)).to_model(scan)
+    assert grey_fault(oblique.array * 1e25) == grey_fault(oblique.array * 1e-25) == ""
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_grey_values_that_are_no_numbers_are_refused(oblique: Volume, value: float) -> None:
+    array = oblique.array.astype(np.float32)
+    array[1, 1, 1] = value
+    with pytest.raises(InputError, match="NaN or infinite"):
+        Recipe((1.0, 1.0, 1.0)).to_model(oblique.geometry.volume(array))
+
+
+@pytest.mark.parametrize(
+    "values", [np.full((20, 16, 12), 1e8), np.indices((20, 16, 12)).sum(axis=0) % 2 * 1.0]
+)
+def test_a_scan_without_spread_on_the_grid_of_the_model_is_refused(
+    oblique: Volume, values: np.ndarray
+) -> None:
+    scan = Geometry.build(values.shape).volume(values)
+    recipe = Recipe((2.0, 2.0, 2.0))
+    with pytest.raises(InputError, match="no spread left"):
+        refuse_flat(scan, recipe.to_model(scan))
+    refuse_flat(oblique, recipe.to_model(oblique))
+    dark = Recipe((1.0, 1.0, 1.0), Intensity("window", 20_000, 30_000))
+    with pytest.raises(InputError, match="run from 0 to 9000"):
+        refuse_flat(oblique, dark.to_model(oblique))

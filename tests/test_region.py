@@ -10,7 +10,9 @@ from c3s3_seg.errors import InputError
 from c3s3_seg.inference.careful import Care, judge, segment
 from c3s3_seg.inference.predictor import Predictor
 from c3s3_seg.inference.region import Box, parse_box
+from c3s3_seg.inference.settings import Settings
 from c3s3_seg.phantom import Simulator, simulate
+from c3s3_seg.quality import DomainError
 from c3s3_seg.volume import Geometry, Volume
 
 
@@ -34,6 +36,45 @@ def test_the_organ_is_found_in_a_larger_scan(predictor: Predictor) -> None:
     assert found.mask.geometry is phantom.scan.geometry
     assert dice(found.mask, phantom.truth) > 0.9
     assert dice(found.mask, phantom.truth) > dice(predictor(phantom.scan).mask, phantom.truth)
+
+
+def test_the_verdict_does_not_depend_on_other_options() -> None:
+    bundle = ModelBundle.find("phantom")
+    scan = simulate(31_050, Simulator(shape=(170, 150, 76))).scan
+    plain, *others = (
+        judge(scan, open_predictor(bundle, settings=settings, ensemble=ensemble), Care()).facts
+        for settings, ensemble in (
+            (Settings(), False),
+            (Settings(uncertainty=True), False),
+            (Settings(), True),
+            (Settings(overlap=0.25, flips=(0,), min_volume_ml=1000.0), False),
+        )
+    )
+    assert plain["region"]
+    assert all(facts == plain for facts in others)
+
+
+def test_the_sizes_of_a_given_region_are_judged(predictor: Predictor) -> None:
+    scan = simulate(31_052, Simulator(shape=(224, 208, 112))).scan
+    with pytest.raises(DomainError, match=r"several of its sizes.*--roi"):
+        judge(scan, predictor, Care())
+    judged = judge(scan, predictor, Care(roi="56:168,52:156,28:84"))
+    assert not judged.verdict.larger
+    with pytest.raises(DomainError, match="field of view"):
+        judge(scan, predictor, Care(roi="100:120,52:156,28:84"))
+
+
+def test_windows_of_air_in_which_nothing_varies_are_passed_over(predictor: Predictor) -> None:
+    phantom = simulate(31_050)
+    low = phantom.scan.array.min()
+    wide = np.pad(phantom.scan.array, ((90, 0), (0, 0), (0, 0)), constant_values=low)
+    affine = phantom.scan.geometry.affine.copy()
+    affine[:3, 3] = phantom.scan.geometry.to_mm((-90, 0, 0))
+    judged = judge(Geometry(wide.shape, affine).volume(wide), predictor, Care())
+    assert judged.box is not None
+    assert judged.box.low[0] > 40
+    truth = np.pad(phantom.truth.array, ((90, 0), (0, 0), (0, 0)))
+    assert dice(segment(judged, predictor).mask, judged.scan.geometry.volume(truth)) > 0.85
 
 
 def test_nothing_to_find_is_refused_unless_forced(predictor: Predictor) -> None:

@@ -29,6 +29,13 @@ def gradients(net: C3S3) -> dict[str, torch.Tensor]:
     return {name: p.grad.clone() for name, p in net.named_parameters() if p.grad is not None}
 
 
+def norm(parts: dict[str, torch.Tensor]) -> float:
+    return torch.cat([part.ravel() for part in parts.values()]).double().norm().item()
+
+
+ROUNDING = 5e-5  # of a gradient's norm
+
+
 def test_one_backward_is_the_sum_of_two(toy_config: Path) -> None:
     """Row 8: a loss for each net, both with the contrast, and a backward for each."""
     net, batch = method(toy_config, "c3s3.contrast_backwards=2")
@@ -48,10 +55,18 @@ def test_one_backward_is_the_sum_of_two(toy_config: Path) -> None:
     contrast = summed - without  # lambda L_iuc
     without.backward(retain_graph=True)
     contrast.backward(retain_graph=True)
+    single_count = gradients(net)
     contrast.backward()
     assert total.item() == pytest.approx(without.item() + 2 * terms["iuc_weight"] * terms["iuc"], rel=1e-5)
-    for name, gradient in gradients(net).items():
-        torch.testing.assert_close(once[name], gradient, atol=1e-5, rtol=1e-5)
+    twice = gradients(net)
+    # Each backward rounds in float32 (6e-8) in some 40 layers, and the contrast's gradient is a difference of
+    # two that are as large as the whole: 1e-6 to 7e-6 of the whole norm, by the processor's units. One
+    # element near zero may be off by more than itself.
+    size = norm(twice)
+    assert norm({name: once[name] - gradient for name, gradient in twice.items()}) < ROUNDING * size
+    assert (
+        norm({name: once[name] - gradient for name, gradient in single_count.items()}) > 10 * ROUNDING * size
+    )
 
 
 def test_the_winner_gets_no_gradient_from_what_it_teaches(toy_config: Path) -> None:

@@ -44,6 +44,14 @@ def test_a_share_that_is_none(study: Path) -> None:
     assert not (study.parent / "out").exists()
 
 
+def test_the_place_of_the_table_is_looked_at_before_hours_of_training(study: Path) -> None:
+    (study.parent / "out" / "study.md").mkdir(parents=True)
+    refused = run(study)
+    assert refused.returncode == 2
+    assert "is a folder, wanted the path of a file to write" in refused.stderr
+    assert [path.name for path in (study.parent / "out").iterdir()] == ["study.md"]
+
+
 def test_shares_stop_and_resume(study: Path) -> None:
     first = run(study, "--shard", "1/2")
     assert first.returncode == 0, first.stderr
@@ -101,6 +109,17 @@ def test_a_record_that_is_not_valid(study: Path) -> None:
     record.write_text(json.dumps({"entry": "C3S3"}))
     with pytest.raises(InputError, match="not a record of a study"):
         read_record(record, plans[0])
+    whole = {"entry": "C3S3", "seed": 1, "iterations": 2, "seconds": 3.0, "nets": {}, "config": {}}
+    for content in (
+        "[" * 100_000, "[]", "7", "null", "{", *(json.dumps({**whole, key: None}) for key in whole),
+        json.dumps({**whole, "nets": {"vnet": {"case": {"ball": {"dice": "good"}}}}}),
+    ):  # fmt: skip
+        record.write_text(content)
+        with pytest.raises(InputError, match="not a record of a study"):
+            read_record(record, plans[0])
+    study.write_text("seeds = " + "[" * 100_000)
+    with pytest.raises(InputError, match="nested too deep"):
+        load_study(study)
 
 
 def trained(entry: str, seed: int, dice: tuple[float, float], hd: float = 2.0) -> Trained:

@@ -1,7 +1,9 @@
 """Budgets by hand, and real steps."""
 
+import multiprocessing
 import subprocess
 import sys
+import time
 from math import inf
 from pathlib import Path
 
@@ -9,7 +11,9 @@ import pytest
 
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import InputError
-from c3s3_seg.training.config import load_config
+from c3s3_seg.training.config import TrainConfig, load_config
+from c3s3_seg.training.pieces import Pieces, scaled
+from c3s3_seg.training.precision import Precision
 from c3s3_seg.training.timing import LEAST, MOST, READ, Timing, free_bytes, length, parse_time, time_steps
 
 TIMING = Timing(warm_s=1.0, full_s=3.0, validate_s=2.0, load_s=0.5, case_bytes=100, peak_bytes=1000)
@@ -53,10 +57,75 @@ def test_times(text: str, seconds: float) -> None:
     assert parse_time(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "6", "h", "0h", "1.2.3h", "30m1h", "-1h"])
+@pytest.mark.parametrize("text", ["", "6", "h", "0h", "1.2.3h", "30m1h", "-1h", "9" * 400 + "h"])
 def test_what_is_no_time(text: str) -> None:
     with pytest.raises(InputError, match="wanted one such as 6h"):
         parse_time(text)
+
+
+def test_steps_that_take_too_long_are_ended_and_assumed(toy_config: Path) -> None:
+    """The networks are far too wide for the time."""
+    wide = ["networks.vnet_filters=64", "networks.resvnet_filters=64", "task.patch=[96, 96, 96]"]
+    config = load_config(toy_config, [*wide, "run.iterations=100", "c3s3.warm_start=8"])
+    told: list[str] = []
+    began = time.monotonic()
+    found = time_steps(config, limit_s=4.0, tell=told.append)
+    assert time.monotonic() - began < 30
+    assert found.guessed
+    assert found.assumed[0].startswith("a step takes ")
+    assert found.full_s == pytest.approx(2.3 * found.warm_s)
+    assert told[0].endswith("of at most 4 s")
+    assert not multiprocessing.active_children()
+
+
+def test_without_time_all_is_assumed_and_no_process_started(toy_config: Path) -> None:
+    config = load_config(toy_config, ["c3s3.warm_start=3"])
+    began = time.monotonic()
+    found = time_steps(config, limit_s=0.5)
+    assert time.monotonic() - began < 0.5
+    # Two crops of 32 x 32 x 32 voxels and 2 filters in both nets.
+    assert found.warm_s == pytest.approx(6e-7 * 2 * 32**3 * 2)
+    assert len(found.assumed) == 5
+    assert found.needs_bytes(2) == 0
+
+
+def pieces(config: TrainConfig, *said: tuple[str, object]) -> Timing:
+    found = Pieces(config)
+    for name, value in said:
+        found.take(name, value)
+    return found.timing()
+
+
+def test_what_is_known_is_taken_and_the_rest_follows_from_it(toy_config: Path) -> None:
+    config = load_config(toy_config, ["c3s3.warm_start=3"])
+    begun = [("loaded", None), ("load_s", 0.2), ("case_bytes", 100), ("voxels", 4 * 32**3)]
+    begun += [("precision", Precision("bfloat16", "it has units")), ("warm_s", 3.0), ("peak_bytes", 1e9)]
+    first = pieces(config, *begun)
+    assert (first.warm_s, first.full_s) == (3.0, pytest.approx(6.9))
+    assert first.validate_s == pytest.approx(3.0 / 3 * 4 / 2)  # a third of a step, for four crops and not two
+    assert len(first.assumed) == 2
+    assert not first.guessed
+    more = [("full_s", 9.0), ("validate_s", 2.0), ("warm_s", 1.0), ("full_s", 4.0), ("warm_s", 2.0)]
+    found = pieces(config, *begun, *more)
+    assert (found.warm_s, found.full_s, found.validate_s) == (1.5, 4.0, 2.0)  # the first ones load
+    assert (found.precision, found.precision_why, found.peak_bytes) == ("bfloat16", "it has units", 1e9)
+    assert found.assumed == ()
+    single = load_config(toy_config, ["method=supervised"])
+    assert pieces(single, ("full_s", 3.0)).warm_s == 3.0  # there is only one kind of step
+
+
+def test_another_configuration_takes_in_proportion(toy_config: Path) -> None:
+    before = load_config(toy_config)
+    narrow = load_config(toy_config, ["networks.vnet_filters=1", "networks.resvnet_filters=1"])
+    found = scaled(TIMING, before, narrow)
+    assert (found.warm_s, found.full_s, found.validate_s) == (0.5, 1.5, 1.0)
+    assert "in proportion" in found.assumed[0]
+
+
+def test_a_process_that_dies_needs_more_memory_than_there_is(toy_config: Path) -> None:
+    found = Pieces(load_config(toy_config))
+    found.died = True
+    assert found.timing().needs_bytes(2) == inf
 
 
 def test_steps_are_real(toy_config: Path, two_nets: ModelBundle) -> None:
@@ -65,19 +134,21 @@ def test_steps_are_real(toy_config: Path, two_nets: ModelBundle) -> None:
         assert 0 < seconds < inf
     assert found.case_bytes >= 2 * 4 * 27 * 26 * 27  # of an unlabelled case, and half as much again
     assert 5e7 < found.peak_bytes < inf
+    assert found.precision == "float32"
+    assert found.assumed == ()
     with pytest.raises(InputError, match=r"task\.labels: the bundle has"):
         time_steps(load_config(toy_config), two_nets)
 
 
 CROWDED = """
 import os, subprocess, sys, time
-from c3s3_seg.training.timing import _scheduled, _share_waited
+from c3s3_seg.training.trial import scheduled, share_waited
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 def share(seconds=0.5):
-    before, until = _scheduled(), time.perf_counter() + seconds
+    before, until = scheduled(), time.perf_counter() + seconds
     while time.perf_counter() < until:
         pass
-    return _share_waited(before, _scheduled())
+    return share_waited(before, scheduled())
 other = subprocess.Popen([sys.executable, "-c", "while True: pass"])  # on the same processor
 try:
     print(share())

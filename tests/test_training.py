@@ -1,16 +1,22 @@
 """Configuration, batches, checkpoints, and a run that is killed and goes on as if it had not been."""
 
+import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save
 
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import ConfigError, InputError
@@ -128,6 +134,23 @@ def test_fewer_labels_than_there_are(toy_config: Path) -> None:
         read_splits(load_config(toy_config, ["data.labelled=3"]).data)
 
 
+def test_unlabelled_crops_may_come_from_all_cases(toy_config: Path) -> None:
+    changes = ["data.fully_supervised=true", "data.unlabelled_stream=all"]
+    config = load_config(toy_config, changes)
+    draw = Sampler.of(config, *read_splits(config.data))
+    assert (len(draw.labelled), len(draw.unlabelled)) == (4, 4)
+    assert all(len(case.stack) == 1 and not len(case.foreground) for case in draw.unlabelled)
+    assert all(
+        torch.equal(a.stack[0], b.stack[0]) for a, b in zip(draw.labelled, draw.unlabelled, strict=True)
+    )
+    rest = load_config(toy_config, ["data.unlabelled_stream=all"])
+    draw = Sampler.of(rest, *read_splits(rest.data))
+    assert (len(draw.labelled), len(draw.unlabelled)) == (2, 4)
+    nothing = load_config(toy_config, changes[:1])
+    with pytest.raises(InputError, match=r"no unlabelled case.*data\.unlabelled_stream = 'all'"):
+        Sampler.of(nothing, *read_splits(nothing.data))
+
+
 def test_schedules_end_at_zero() -> None:
     config = load_config(Path("left-atrium")).optimiser
     assert schedule(config, 0) == 1
@@ -178,6 +201,51 @@ def test_a_checkpoint_of_another_run_is_refused(toy_config: Path, tmp_path: Path
     (tmp_path / checkpoint.FILE).write_bytes(b"nonsense")
     with pytest.raises(InputError, match="not a checkpoint of ours"):
         other.restore()
+
+
+def rewritten(path: Path, change: Callable[[dict[str, Any], dict[str, torch.Tensor]], None]) -> None:
+    """A checkpoint whose facts and tensors were changed, in the right format."""
+    with safe_open(path, framework="pt") as file:
+        facts = json.loads(file.metadata()["state"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    change(facts, tensors)
+    path.write_bytes(save(tensors, metadata={"state": json.dumps(facts)}))
+
+
+def test_a_checkpoint_without_a_key_is_one_line(toy_config: Path, tmp_path: Path) -> None:
+    run = Run(load_config(toy_config), tmp_path)
+    run.save()
+    path = tmp_path / checkpoint.FILE
+    whole = path.read_bytes()
+    rewritten(path, lambda facts, tensors: None)
+    run.restore()
+    for fact in ("iteration", "config", "history", "seconds", "tensors"):
+        for change in (
+            lambda facts, _, fact=fact: facts.pop(fact),
+            lambda facts, _, fact=fact: facts.update({fact: None}),
+        ):
+            path.write_bytes(whole)
+            rewritten(path, change)
+            with pytest.raises(InputError, match=r"not a checkpoint of ours .*again without --resume"):
+                run.restore()
+    with safe_open(path, framework="pt") as file:
+        names = list(file.keys())
+    for prefix in ("method.", "ema.vnet.", "ema.resvnet.", "rng.cpu"):
+        name = next(n for n in names if n.startswith(prefix))
+        path.write_bytes(whole)
+        rewritten(path, lambda _, tensors, name=name: tensors.pop(name))
+        with pytest.raises(InputError, match=f"the checkpoint lacks the tensor '{name}'"):
+            run.restore()
+        path.write_bytes(whole)
+        rewritten(path, lambda _, tensors, name=name: tensors.update({name: torch.zeros(3, 5)}))
+        with pytest.raises(InputError, match="the checkpoint does not fit this run"):
+            run.restore()
+    path.write_bytes(save({"a": torch.zeros(1)}, metadata={"state": "[" * 100_000}))
+    with pytest.raises(InputError, match="nested too deep"):
+        run.restore()
+    path.write_bytes(save({"a": torch.zeros(1)}))
+    with pytest.raises(InputError, match="not a checkpoint of ours"):
+        run.restore()
 
 
 def test_disk_full_leaves_the_checkpoint_before(toy_config: Path, tmp_path: Path) -> None:
@@ -232,6 +300,41 @@ def test_killed_and_resumed_is_bit_for_bit_unbroken(toy_config: Path, tmp_path: 
     assert one.manifest.files["partner.safetensors"] == two.manifest.files["partner.safetensors"]
     assert checkpoint.read(whole).history == checkpoint.read(broken).history
     assert list((broken / "events").glob("events.out.tfevents.*"))
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_says_the_command_that_goes_on(toy_config: Path, tmp_path: Path, how: int) -> None:
+    out = tmp_path / "run of mine"
+    stopped = start(toy_config, out, "--set", "run.iterations=500")
+    while not (out / checkpoint.FILE).exists():
+        assert stopped.poll() is None, stopped.communicate()[0]
+        time.sleep(0.01)
+    stopped.send_signal(how)
+    said = stopped.communicate()[0]
+    assert stopped.returncode == 128 + how
+    assert "the same command goes on" not in said
+    command = said.split("go on from the last checkpoint with: ")[1].strip()
+    assert command.startswith("c3s3-seg train ")
+    words = shlex.split(command)[1:]
+    assert words[-1] == "--resume"
+    at = checkpoint.read(out).iteration
+    changes = ["--set", f"run.iterations={at + 4}"]  # soon over; and it may be lengthened
+    resumed = subprocess.run([sys.executable, "-m", "c3s3_seg", *words, *changes], check=False)
+    assert resumed.returncode == 0
+
+
+def test_a_run_that_is_stopped_before_its_first_checkpoint_begins_anew(
+    toy_config: Path, tmp_path: Path
+) -> None:
+    long = ["--set", "run.iterations=500", "--set", "run.checkpoint_every=500"]
+    stopped = start(toy_config, tmp_path, *long, "--set", "run.validate_every=500")
+    while not list((tmp_path / "events").glob("*")):
+        assert stopped.poll() is None, stopped.communicate()[0]
+        time.sleep(0.01)
+    stopped.send_signal(signal.SIGINT)
+    said = stopped.communicate()[0]
+    assert stopped.returncode == 130
+    assert "there is no checkpoint yet; the same command begins anew" in said
 
 
 def test_heads_that_join_after_the_warm_start_learn(toy_config: Path, tmp_path: Path) -> None:

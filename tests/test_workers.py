@@ -3,6 +3,10 @@
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -52,3 +56,43 @@ def test_whoever_stops_early_leaves_no_process() -> None:
 @pytest.mark.parametrize("workers", [0, -1])
 def test_fewer_than_one_worker_is_one(workers: int) -> None:
     assert [n for n, _ in each(double, range(2), workers)] == [0, 1]
+
+
+PARENT = """
+import os, time
+from c3s3_seg.workers import each
+from test_workers import sleep_on
+if __name__ == "__main__":
+    list(each(sleep_on, [{folder!r}] * 2, 2))
+"""
+
+
+def sleep_on(folder: str) -> None:
+    """At work for minutes, once it has said who it is."""
+    (Path(folder) / str(os.getpid())).touch()
+    time.sleep(300)
+
+
+def alive(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/stat")
+    return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="processes are looked up in /proc")
+def test_workers_end_with_the_process_that_is_killed(tmp_path: Path) -> None:
+    """In the middle of an item, which nobody would ask for any more."""
+    script, said = tmp_path / "parent.py", tmp_path / "said"
+    said.mkdir()
+    script.write_text(PARENT.format(folder=str(said)))
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    parent = subprocess.Popen([sys.executable, script], env={**os.environ, "PYTHONPATH": path})
+    until = time.monotonic() + 60
+    while len(workers := [int(file.name) for file in said.iterdir()]) < 2:
+        assert parent.poll() is None
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    parent.kill()
+    parent.wait()
+    while any(map(alive, workers)):
+        assert time.monotonic() < until
+        time.sleep(0.05)

@@ -6,9 +6,7 @@ What comes after them, the record in the journal, is the business of whoever run
 
 from __future__ import annotations
 
-import json
 import time
-import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -16,15 +14,17 @@ from pathlib import Path
 from typing import TypeVar
 
 from c3s3_seg.batch.job import Job, Task
-from c3s3_seg.batch.outcome import Outcome, Refusal, unforeseen
+from c3s3_seg.batch.outcome import Outcome, Refusal, may_be_quoted, trace_of, unforeseen
 from c3s3_seg.batch.output import MARK, write_case
 from c3s3_seg.batch.stages import Loaded, Predicted
+from c3s3_seg.batch.truths import refuse_0_and_255
 from c3s3_seg.errors import C3S3Error, GeometryError, InputError
+from c3s3_seg.files import read_json
 from c3s3_seg.inference.careful import Care, judge, searches, segment
 from c3s3_seg.inference.predictor import Predictor
 from c3s3_seg.io import Case, load, load_mask
 from c3s3_seg.io.formats import check_format
-from c3s3_seg.io.hashes import input_sha256
+from c3s3_seg.io.hashes import Watch, input_sha256
 from c3s3_seg.report.rows import PredictionRow
 from c3s3_seg.volume import Volume
 
@@ -117,8 +117,8 @@ def guard(scan: Path, mask: Path, facts: Path) -> None:
             "the mask would be written over its scan", where=mask, todo="Give another folder with -o"
         )
     ours = False
-    with suppress(OSError, ValueError, TypeError):
-        ours = MARK in json.loads(facts.read_text(encoding="utf-8"))
+    with suppress(C3S3Error, TypeError):
+        ours = MARK in read_json(facts)
     if not ours:
         todo = "Move it away, or give another folder with -o"
         raise InputError("there is a file that an earlier prediction did not write", where=mask, todo=todo)
@@ -126,35 +126,52 @@ def guard(scan: Path, mask: Path, facts: Path) -> None:
 
 def _attempt(step: str, task: Task, work: Callable[[], T], loaded: Loaded | None = None) -> T | Outcome:
     """The step's result, or the outcome that says why there is none. A batch goes on in any case."""
+    before = [] if loaded else _watched(task)
     try:
         return work()
     except C3S3Error as error:
-        refusal = Refusal.of(error, step)
+        refusal = Refusal.of(error, step, scan=task.case.path)
     except Exception as error:
-        ours = unforeseen(error)
+        quote = may_be_quoted(task.case.path)
+        ours = unforeseen(error, quote=quote)
         ours.where = task.case.path
-        refusal = Refusal.of(ours, step, traceback.format_exc())
-    inputs = loaded.inputs if loaded else {}
-    if loaded is None:
-        with suppress(C3S3Error, OSError):  # so that a scan that is mended is tried again
-            inputs = input_sha256(task.case.path, task.truth)
+        refusal = Refusal.of(ours, step, trace_of(error, quote=quote))
+    inputs = loaded.inputs if loaded else _settled(task, before)
     return Outcome(task.case.name, task.place, refusal=refusal, inputs=inputs)
+
+
+def _watched(task: Task) -> list[Watch]:
+    with suppress(C3S3Error, OSError):
+        return [Watch(path) for path in (task.case.path, task.truth) if path is not None]
+    return []
+
+
+def _settled(task: Task, before: list[Watch]) -> dict[str, str]:
+    """The hashes of what was refused, so that a scan that is mended is tried again.
+
+    None, if it was still being written while it was read: what is there by now was never looked at.
+    """
+    with suppress(C3S3Error, OSError):
+        inputs = input_sha256(task.case.path, task.truth)
+        for watch in before:
+            watch.check()
+        return inputs if before else {}
+    return {}
 
 
 def _load(task: Task, job: Job) -> Loaded:
     started = time.perf_counter()
-    inputs = input_sha256(task.case.path, task.truth)
-    hashed = time.perf_counter()
     how = job.reading
-    scan = load(task.case.path, series=how.series, fix=how.fix, rule=how.rule)
+    scan = load(task.case.path, series=how.series, fix=how.fix, rule=how.rule, hashed=True)
     check_format(scan, job.suffix, key_image=job.key_image)
     truth = _truth(task.truth, scan) if task.truth is not None else None
-    seconds = {"hash": hashed - started, "load": time.perf_counter() - hashed}
-    return Loaded(task, scan, truth, inputs, seconds)
+    found = {"scan": scan.source.sha256, "truth": truth.source.sha256 if truth else None}
+    inputs = {key: value for key, value in found.items() if value is not None}
+    return Loaded(task, scan, truth, inputs, {"load": time.perf_counter() - started})
 
 
 def _truth(path: Path, scan: Volume) -> Volume:
-    truth = load_mask(path)
+    truth = load_mask(path, hashed=True)
     if not truth.geometry.matches(scan.geometry):
         what = f"the truth is on another grid: found {truth.geometry}; the scan has {scan.geometry}"
         raise GeometryError(what, where=path, todo="Give a truth on the scan's grid, or leave --truth out")
@@ -163,6 +180,8 @@ def _truth(path: Path, scan: Volume) -> Volume:
 
 def _check(loaded: Loaded, predictor: Predictor, care: Care) -> Loaded:
     """Judge the scan, unless that takes the network: where the organ is looked for, `_predict` does it."""
+    if loaded.truth is not None:
+        refuse_0_and_255(loaded.truth, predictor.task.label_values)
     if searches(loaded.scan, predictor, care):
         return loaded
     return replace(loaded, judged=judge(loaded.scan, predictor, care))

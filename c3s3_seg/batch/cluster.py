@@ -3,7 +3,9 @@
 Dask is an engine that exists and is looked after; nothing of it is rebuilt here. Each worker process
 opens the model once and takes one case at a time. Scans and the output folder must have the same
 paths on every machine.
-Dask sends Python objects as pickles: a scheduler must be reached by nobody but its own users.
+Dask sends Python objects as pickles: whoever reaches a scheduler or a worker runs code as its user. The
+cluster that is started here talks TLS with a key of its own, made for this run; a scheduler elsewhere is
+protected by whoever runs it.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import importlib
 import importlib.util
 import json
 import os
+import subprocess
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, replace
@@ -24,6 +27,7 @@ from c3s3_seg.batch.job import Job, Model, Task, sendable
 from c3s3_seg.batch.outcome import Outcome, Refusal
 from c3s3_seg.errors import C3S3Error, InputError, MissingError
 from c3s3_seg.inference.hardware import available_processors
+from c3s3_seg.quiet import quiet_libraries
 from c3s3_seg.schema import parse
 
 TRIES = 2  # how many workers a case may take down before it is the case's fault
@@ -75,14 +79,19 @@ def cluster_engine(model: Model, job: Job, address: str, workers: int) -> Engine
 def _connect(address: str, workers: int, stack: ExitStack) -> Any:
     dask: Any = importlib.import_module("distributed")  # its classes have no types
     if address == "local":
-        # Status pages are for whoever runs a cluster; a batch takes no fixed port.
-        cluster = dask.LocalCluster(
-            n_workers=workers,
-            threads_per_worker=1,
-            processes=True,
-            dashboard_address="127.0.0.1:0",
-            silence_logs=50,
-        )
+        # Pages that show the state ask nobody who he is: no page at all, on a port that nobody else reaches.
+        settings: Any = importlib.import_module("dask.config")
+        with settings.set({f"distributed.{role}.http.routes": [] for role in ("scheduler", "worker")}):
+            cluster = dask.LocalCluster(
+                n_workers=workers,
+                threads_per_worker=1,
+                processes=True,
+                host="127.0.0.1",
+                dashboard_address="127.0.0.1:0",
+                scheduler_kwargs={"dashboard": False},
+                security=_security(dask),
+                silence_logs=50,
+            )
         return dask.Client(stack.enter_context(cluster), set_as_default=False)
     try:
         client = dask.Client(address, timeout=CONNECT_S, set_as_default=False)
@@ -92,6 +101,39 @@ def _connect(address: str, workers: int, stack: ExitStack) -> Any:
         todo = "Start it: dask scheduler, and dask worker tcp://HOST:PORT"
         raise InputError(what, where=address, todo=todo) from error
     return client
+
+
+def _security(dask: Any) -> Any:
+    """TLS by a key that lives as long as the cluster: other users of this machine reach its ports, too.
+
+    Raises
+    ------
+    MissingError
+        If nothing is installed that can make a key.
+    """
+    try:
+        return dask.Security.temporary()
+    except ImportError:  # it needs the package cryptography; the program openssl is as good
+        certificate, key = _key_of_openssl()
+    roles = ("client", "scheduler", "worker")
+    pairs = {
+        f"tls_{role}_{what}": text for role in roles for what, text in (("cert", certificate), ("key", key))
+    }
+    return dask.Security(require_encryption=True, tls_ca_file=certificate, **pairs)
+
+
+def _key_of_openssl() -> tuple[str, str]:
+    words = "openssl req -x509 -newkey rsa:2048 -nodes -days 365 -subj /CN=dask-internal -keyout - -out -"
+    try:
+        answer = subprocess.run(words.split(), capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError) as error:
+        todo = "pip install cryptography, or install the program openssl"
+        raise MissingError(
+            "a local cluster talks TLS, and nothing here can make a key for it", todo=todo
+        ) from error
+    begin = answer.index("-----BEGIN CERTIFICATE-----")
+    end = answer.index("-----END CERTIFICATE-----") + len("-----END CERTIFICATE-----\n")
+    return answer[begin:end], answer[:begin] + answer[end:]
 
 
 def _placed(model: Model, address: str, workers: int) -> Model:
@@ -147,6 +189,7 @@ def _outcome(future: Any, task: Task) -> Outcome:
 
 def _open(setup: str) -> tuple[Steps, dict[str, Any]]:
     if setup not in _opened:
+        quiet_libraries()  # this process is a Dask worker
         facts = json.loads(setup)
         predictor, origin = parse(Model, facts["model"], "cluster").open()
         job = replace(parse(Job, facts["job"], "cluster"), origin=origin)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from c3s3_seg.bundle import ModelBundle, Network
+from c3s3_seg.errors import InputError
 from c3s3_seg.inference import Predictor, Settings, open_predictor
 from c3s3_seg.inference.backends import Choice
 from c3s3_seg.inference.careful import Care
@@ -168,6 +170,14 @@ class Plan:
         `local`, or the address of a Dask scheduler: the cases are done there.
     command
         The command line, for the provenance.
+    case_timeout_s
+        Seconds that a case may take; None: as long as it wants. A limit takes at least one worker, since
+        what runs in a library can only be ended with its process.
+
+    Raises
+    ------
+    InputError
+        If the limit is no positive number.
     """
 
     workers: int = 0
@@ -176,6 +186,11 @@ class Plan:
     retry_failed: bool = False
     cluster: str | None = None
     command: tuple[str, ...] = ()
+    case_timeout_s: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.case_timeout_s is not None and not 0 < self.case_timeout_s < math.inf:
+            raise InputError(f"found a time limit of {self.case_timeout_s} s, wanted a positive number")
 
 
 def _hashes(bundle: ModelBundle, members: list[tuple[ModelBundle, Network]]) -> dict[str, str]:

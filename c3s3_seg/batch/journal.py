@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 from c3s3_seg.batch.outcome import Outcome
 from c3s3_seg.errors import InputError
+from c3s3_seg.files import parse_json
 from c3s3_seg.lock import now
 from c3s3_seg.schema import parse, plain
 from c3s3_seg.shard import Shard
@@ -173,7 +174,10 @@ class Journal:
         name, run, state, changed, setting, body = values
         if _seal(tuple(values)) != seal:
             raise self._damaged(f"the row of case '{name}' is not the one that was written")
-        outcome = parse(Outcome, json.loads(body), self.path)
+        try:
+            outcome = parse(Outcome, parse_json(body, self.path), self.path)
+        except InputError as error:
+            raise self._damaged(f"the row of case '{name}': {error.what}") from error
         return Record(state, setting, outcome, run, changed)
 
     @contextmanager
@@ -186,7 +190,9 @@ class Journal:
             raise InputError(
                 f"the journal cannot be written or read ({error})", where=self.path, todo=todo
             ) from error
-        except (sqlite3.Error, UnicodeDecodeError, ValueError) as error:
+        except RecursionError:
+            raise self._damaged("a row is nested too deep") from None
+        except (sqlite3.Error, UnicodeDecodeError, ValueError, TypeError) as error:
             raise self._damaged(str(error)) from error
 
     def _damaged(self, why: str) -> InputError:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import traceback
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from c3s3_seg import errors
-from c3s3_seg.errors import C3S3Error, DefectError, InputError
+from c3s3_seg.errors import C3S3Error, DefectError, InputError, Told
+from c3s3_seg.io.sniff import is_dicom, is_zip
 from c3s3_seg.report.rows import Failure, PredictionRow
 
 # A failure in one of these steps is the scan's own: it would fail again. The others are the machine's.
@@ -37,9 +40,9 @@ class Refusal:
     detail: str | None = None
 
     @classmethod
-    def of(cls, error: C3S3Error, step: str, detail: str | None = None) -> Refusal:
-        """From an error of ours."""
-        where = None if error.where is None else str(error.where)
+    def of(cls, error: C3S3Error, step: str, detail: str | None = None, scan: Path | None = None) -> Refusal:
+        """From an error of ours; of a file in the folder of a scan the folder is named."""
+        where = None if error.where is None else _place(error.where, scan)
         return cls(error.what, where, error.todo, type(error).__name__, step, detail)
 
     @property
@@ -89,12 +92,30 @@ class Outcome:
     @property
     def failure(self) -> Failure | None:
         """Its row in the table, where it failed."""
-        return None if self.refusal is None else Failure(self.case, str(self.refusal.error()))
+        return None if self.refusal is None else Failure(self.case, self.refusal.error().told)
 
 
-def unforeseen(error: Exception) -> C3S3Error:
-    """What no check foresaw, as an error of ours: a batch goes on, and the reason is kept."""
-    said = str(error).strip().splitlines()
+def _place(where: str | Path, scan: Path | None) -> str:
+    """Of a file in the folder of a scan two versions: its own path, and that of the folder."""
+    if scan is None or where == scan:
+        return str(where)
+    folder = scan if scan.is_dir() else scan.parent if is_dicom(scan) else None
+    if folder is None or folder not in Path(where).parents:
+        return str(where)
+    return Told.of(str(where), str(scan))
+
+
+def unforeseen(error: Exception, *, quote: bool = True) -> C3S3Error:
+    """What no check foresaw, as an error of ours: a batch goes on, and the reason is kept.
+
+    Parameters
+    ----------
+    error
+        Whatever was raised.
+    quote
+        Whether its text may be kept. Of a DICOM scan it may not: libraries quote headers and file names.
+    """
+    said = str(error).strip().splitlines() if quote else []
     first = f": {said[0]}" if said else ""
     if isinstance(error, MemoryError) or "bad_alloc" in str(error):
         return InputError(
@@ -103,3 +124,22 @@ def unforeseen(error: Exception) -> C3S3Error:
         )
     todo = "This is a defect of the program: please report it; the journal holds the traceback"
     return DefectError(f"{type(error).__name__}{first}", todo=todo)
+
+
+def trace_of(error: Exception, *, quote: bool = True) -> str:
+    """The traceback, for the journal; without the text of the errors where it may not be kept."""
+    if quote:
+        return "".join(traceback.format_exception(error))
+    lines = [
+        *traceback.format_tb(error.__traceback__),
+        f"{type(error).__name__} (its text may quote the scan)\n",
+    ]
+    return "".join(lines)
+
+
+def may_be_quoted(scan: Path) -> bool:
+    """Whether errors of libraries about a scan may be kept as they are."""
+    try:
+        return not (scan.is_dir() or is_zip(scan) or is_dicom(scan))
+    except OSError:
+        return False

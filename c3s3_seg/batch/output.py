@@ -12,12 +12,13 @@ from c3s3_seg.batch.job import Job
 from c3s3_seg.batch.outcome import Outcome
 from c3s3_seg.batch.stages import Loaded, Predicted
 from c3s3_seg.bundle import Task as ModelTask
+from c3s3_seg.errors import public
 from c3s3_seg.files import make_folder, printable, write_whole
 from c3s3_seg.inference.predictor import Prediction
 from c3s3_seg.io import Case, save
 from c3s3_seg.io.dicom_names import Segment
-from c3s3_seg.io.formats import image_suffix_of, save_repaired, write_mask
-from c3s3_seg.io.hashes import sha256
+from c3s3_seg.io.formats import image_suffix_of, refers_to_source, save_repaired, write_mask
+from c3s3_seg.io.hashes import refuse_changed, sha256
 from c3s3_seg.metrics import diagonal_mm
 from c3s3_seg.metrics import scores as measure
 from c3s3_seg.report.rows import CaseScore, PredictionRow
@@ -40,6 +41,9 @@ def write_case(predicted: Predicted, job: Job, model: ModelTask) -> Outcome:
     started = time.perf_counter()
     loaded, prediction = predicted.loaded, predicted.prediction
     case, scan = loaded.task.case, loaded.scan
+    if refers_to_source(job.suffix, key_image=job.key_image):
+        # Its headers are read once more: they must be those of the slices that were segmented.
+        refuse_changed(case.path, loaded.inputs["scan"])
     scores = _score(case.name, prediction.mask, loaded.truth, model.label_values)
     written = [job.mask_of(case.name)]
     write_mask(prediction.mask, written[0], job.suffix, segments(model), job.maker)
@@ -160,7 +164,7 @@ def _facts(predicted: Predicted, row: PredictionRow, spent: dict[str, float], jo
             "series_uid": scan.source.series_uid,
             "shape": list(grid.shape),
             "spacing_mm": grid.spacing_mm.tolist(),
-            "notes": list(scan.source.notes),
+            "notes": [public(note) for note in scan.source.notes],
         },
         "volume_ml": prediction.volume_ml,
         "scores": {s.label: plain(s.score.flat()) for s in row.scores},

@@ -15,7 +15,7 @@ from typing import Any
 from c3s3_seg import __version__
 from c3s3_seg.batch.journal import STEM, Journal, Record
 from c3s3_seg.errors import C3S3Error, InputError
-from c3s3_seg.files import write_whole
+from c3s3_seg.files import read_json, write_whole
 from c3s3_seg.io.hashes import scan_sha256, sha256
 from c3s3_seg.schema import plain
 from c3s3_seg.shard import Shard
@@ -227,9 +227,26 @@ def _ours(name: str) -> bool:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        facts: dict[str, Any] = read_json(path)
         if not all(isinstance(facts[key], list) for key in ("runs", "cases")):
             raise ValueError("runs and cases are not lists")
+        for case in facts["cases"]:
+            texts = [case["case"], case["state"], case["scan"]]
+            hashes = {**case["outputs_sha256"], **case["inputs_sha256"]}
+            if case["state"] == "done":
+                texts.append(case["inputs_sha256"]["scan"])
+            _wanted_texts([*texts, *hashes, *hashes.values()])
+        for run in facts["runs"]:
+            weights = run["made_with"].get("weights_sha256", {})
+            _wanted_texts([run["bundle"], *weights, *weights.values()])
         return facts
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except InputError as error:
+        raise InputError(f"the provenance cannot be read ({error.what})", where=path) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"the provenance cannot be read ({error})", where=path) from error
+
+
+def _wanted_texts(values: list[Any]) -> None:
+    wrong = [value for value in values if not isinstance(value, str)]
+    if wrong:
+        raise ValueError(f"wanted a text, found a {type(wrong[0]).__name__}")

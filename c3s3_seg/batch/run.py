@@ -19,6 +19,8 @@ from c3s3_seg.batch.outcome import Outcome
 from c3s3_seg.batch.provenance import surroundings, write_provenance
 from c3s3_seg.batch.sorting import Sorted, sort_out
 from c3s3_seg.batch.summary import summary
+from c3s3_seg.batch.truths import check_truths
+from c3s3_seg.errors import InputError
 from c3s3_seg.files import make_folder, write_whole
 from c3s3_seg.inference.predictor import Predictor
 from c3s3_seg.io import find_cases, match_truth
@@ -98,14 +100,14 @@ def predict_cases(
     tell
         Called after each case.
     plan
-        Workers, shard, limit, retries.
+        Workers, shard, limit, retries, time limit.
 
     Raises
     ------
     C3S3Error
-        If nothing can be predicted: no case, no truth where one was asked for, an output folder that
-        cannot be used or that another run holds, or a single case that fails. Among several cases a
-        failing one becomes a row.
+        If nothing can be predicted: no case, no truth where one was asked for, truths that are scans or
+        hold no label of the model, an output folder that cannot be used or that another run holds, or a
+        single case that fails. Among several cases a failing one becomes a row.
     """
     plan = plan or Plan()
     cases = find_cases(list(inputs))
@@ -113,6 +115,7 @@ def predict_cases(
     tasks = [Task(case, truths.get(case.name)) for case in cases]
     if plan.shard is not None:
         tasks = plan.shard.of(tasks)
+    check_truths([task.truth for task in tasks if task.truth is not None], model)
     make_folder(job.out)
     with ExitStack() as stack:
         held = stack.enter_context(hold(job.out, str(plan.shard) if plan.shard else None))
@@ -127,14 +130,17 @@ def _silent(progress: Progress) -> None:
 
 
 def _engine(model: Predictor | Model, job: Job, plan: Plan, held: tuple[int, ...]) -> Engine:
+    if plan.case_timeout_s is not None and (plan.cluster is not None or not isinstance(model, Model)):
+        what = "a case can only be ended in a worker process of this machine, which opens the model itself"
+        raise InputError(what, todo="Leave the time limit of a case out")
     if isinstance(model, Model) and plan.cluster is not None:
         from c3s3_seg.batch.cluster import cluster_engine
 
         return cluster_engine(model, job, plan.cluster, plan.workers)
-    if isinstance(model, Model) and plan.workers > 0:
+    if isinstance(model, Model) and (plan.workers > 0 or plan.case_timeout_s is not None):
         from c3s3_seg.batch.workers import worker_engine
 
-        return worker_engine(model, job, plan.workers, held)
+        return worker_engine(model, job, max(1, plan.workers), held, plan.case_timeout_s)
     bundle = ""
     if isinstance(model, Model):
         bundle = str(model.bundle)

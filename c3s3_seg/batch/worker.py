@@ -11,7 +11,6 @@ import json
 import os
 import signal
 import sys
-import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from typing import IO, Any
@@ -20,6 +19,7 @@ from c3s3_seg.batch.engine import in_this_process
 from c3s3_seg.batch.job import Job, Model, Task
 from c3s3_seg.batch.outcome import Refusal, unforeseen
 from c3s3_seg.errors import C3S3Error
+from c3s3_seg.quiet import quiet_libraries
 from c3s3_seg.schema import parse
 
 WHERE = "the line from the program that started this worker"
@@ -29,7 +29,7 @@ def main() -> None:
     """Serve until stdin ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all: the parent decides
     _die_with_the_parent()
-    warnings.filterwarnings("ignore", module="pydicom")
+    quiet_libraries()
     answers = _take_stdout()
     setup = json.loads(sys.stdin.readline())
     job = parse(Job, setup["job"], WHERE)

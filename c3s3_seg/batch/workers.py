@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -28,6 +29,7 @@ from c3s3_seg.schema import parse
 
 AHEAD = 3  # cases that a worker has at a time: one is read, one is in the network, one is written
 TRIES = 2
+OPEN_S = 120.0  # what a worker may take to open the model, where cases have a limit: seconds, as measured
 LOOK_S = 1.0  # how often it is looked whether a worker that says nothing is alive
 STILLBORN = 3  # workers that die one after the other before they can do anything
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -39,7 +41,9 @@ HINTS = {
 }
 
 
-def worker_engine(model: Model, job: Job, count: int, held: tuple[int, ...]) -> Engine:
+def worker_engine(
+    model: Model, job: Job, count: int, held: tuple[int, ...], limit_s: float | None = None
+) -> Engine:
     """Start workers and wait for the first one's model.
 
     Parameters
@@ -51,6 +55,8 @@ def worker_engine(model: Model, job: Job, count: int, held: tuple[int, ...]) -> 
     held
         File descriptors of the folder's lock: workers inherit it, so that no second run can begin
         while one of them could still write.
+    limit_s
+        Seconds that a case may take; None: as long as it wants.
 
     Raises
     ------
@@ -58,7 +64,7 @@ def worker_engine(model: Model, job: Job, count: int, held: tuple[int, ...]) -> 
         If the model cannot be opened.
     """
     threads = model.threads or (1 if model.deterministic else max(1, available_processors() // count))
-    pool = Pool(replace(model, threads=threads), job, count, held)
+    pool = Pool(replace(model, threads=threads), job, count, held, limit_s)
     return Engine(pool.run, pool.origin, str(model.bundle), pool.close)
 
 
@@ -69,6 +75,7 @@ class _Worker:
     tasks: deque[Task] = field(default_factory=deque)
     rest: bytes = b""
     ready: bool = False
+    since: float = field(default_factory=time.monotonic)  # of its first case, or of its start
 
     def lines(self) -> list[bytes]:
         """What it has said since."""
@@ -97,12 +104,14 @@ class Pool:
 
     Parameters
     ----------
-    model, job, count, held
+    model, job, count, held, limit_s
         As in `worker_engine`.
     """
 
-    def __init__(self, model: Model, job: Job, count: int, held: tuple[int, ...]) -> None:
-        self._model, self._job, self._held = model, job, held
+    def __init__(
+        self, model: Model, job: Job, count: int, held: tuple[int, ...], limit_s: float | None = None
+    ) -> None:
+        self._model, self._job, self._held, self._limit_s = model, job, held, limit_s
         # Workers that fill the machine hide each other's waiting; threads within them would only get in the
         # network's way (0.064 against 0.059 s a case with two of them on two processors).
         self._overlap = count < available_processors()
@@ -115,6 +124,7 @@ class Pool:
                 self._start()
             while not self.origin:
                 self._listen()
+                self._end_late()
         except BaseException:
             self.close()
             raise
@@ -136,6 +146,9 @@ class Pool:
                     again.append(replace(task, attempt=task.attempt + 1))
                 else:
                     yield Outcome(task.case.name, task.place, refusal=refusal)
+            late, waiting = self._end_late()
+            yield from late
+            again.extend(waiting)
 
     def close(self) -> None:
         """End all workers: those that are idle by themselves, the others now."""
@@ -178,6 +191,7 @@ class Pool:
             return True
         if again and not worker.tasks:
             worker.tasks.append(again.popleft())
+            worker.since = time.monotonic()
             worker.send(asdict(worker.tasks[-1]))
         if again or any(task.attempt for task in worker.tasks):
             return True  # a case that is tried again is alone in its worker
@@ -185,6 +199,8 @@ class Pool:
             task = next(fresh, None)
             if task is None:
                 return False
+            if not worker.tasks:
+                worker.since = time.monotonic()
             worker.tasks.append(task)
             worker.send(asdict(task))
         return True
@@ -211,9 +227,31 @@ class Pool:
             return []
         outcome = parse(Outcome, answer["outcome"], "worker")
         worker.tasks = deque(task for task in worker.tasks if task.case.name != outcome.case)
+        worker.since = time.monotonic()  # cases come out in their order: the next one is the first now
         return [outcome]
 
-    def _bury(self, worker: _Worker) -> list[tuple[Task, Refusal]]:
+    def _end_late(self) -> tuple[list[Outcome], list[Task]]:
+        """End what takes longer than a case may; gives the cases that failed, and those that only waited.
+
+        What runs in a library cannot be interrupted, so the process goes, and another one is started.
+        """
+        late: list[Outcome] = []
+        waiting: list[Task] = []
+        for worker in list(self._workers if self._limit_s is not None else ()):
+            limit_s = (self._limit_s or 0.0) if worker.ready else max(self._limit_s or 0.0, OPEN_S)
+            if time.monotonic() - worker.since <= limit_s or (worker.ready and not worker.tasks):
+                continue
+            worker.process.kill()
+            if worker.ready:  # one that is not is buried as stillborn
+                self._remove(worker)
+                self._start()
+                first, *others = worker.tasks
+                late.append(_too_late(first, limit_s))
+                waiting += others
+        return late, waiting
+
+    def _remove(self, worker: _Worker) -> str:
+        """Take leave of a process that is dead; gives the reason of its death."""
         self._selector.unregister(worker.process.stdout)  # type: ignore[arg-type]
         self._workers.remove(worker)
         reason = reason_of_death(worker.process.wait(), _tail(worker.errors))
@@ -221,12 +259,25 @@ class Pool:
             worker.process.stdin.close()  # type: ignore[union-attr]
         worker.process.stdout.close()  # type: ignore[union-attr]
         worker.errors.close()
+        return reason
+
+    def _bury(self, worker: _Worker) -> list[tuple[Task, Refusal]]:
+        reason = self._remove(worker)
         self._stillborn += not worker.ready
         if self._stillborn >= STILLBORN:
             raise InputError(f"no worker can be started: {reason}", todo="Give fewer --workers, or none")
         self._start()
         todo = "Give more memory or fewer --workers; --retry-failed tries again"
         return [(task, _refusal(task, reason, todo)) for task in worker.tasks]
+
+
+def _too_late(task: Task, limit_s: float) -> Outcome:
+    error = InputError(
+        f"the case was not finished within {limit_s:g} s",
+        where=task.case.path,
+        todo="Give it more time with --case-timeout",
+    )
+    return Outcome(task.case.name, task.place, refusal=Refusal.of(error, "worker"))
 
 
 def _refusal(task: Task, reason: str, todo: str) -> Refusal:

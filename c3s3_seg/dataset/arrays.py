@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 
 from c3s3_seg.dataset.index import is_inside
 from c3s3_seg.dataset.items import Mask, Pair, Part, Refused, Scan, Split, reason_of
-from c3s3_seg.dataset.mask import few_values
+from c3s3_seg.dataset.mask import few_values, why_no_mask
 from c3s3_seg.dataset.pairing import KEPT
 from c3s3_seg.errors import C3S3Error, InputError
 from c3s3_seg.files import read_regular
@@ -188,8 +188,9 @@ def _take(
         reason = f"its array 'label' has the shape {shapes['label']}, and 'image' {shapes['image']}."
     else:
         try:
-            values = few_values(label.scan(Path(), frozenset()).array)
-            reason = None if values is not None else "it holds values that no mask has."
+            volume = label.scan(Path(), frozenset())
+            values = few_values(volume.array)
+            reason = f"it {why_no_mask(volume)}" if values is None else None
         except C3S3Error as error:
             reason = reason_of(error)
     if reason is not None:

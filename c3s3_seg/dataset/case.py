@@ -17,7 +17,7 @@ from c3s3_seg.errors import C3S3Error
 from c3s3_seg.io import load, load_mask
 from c3s3_seg.recipe import orient
 from c3s3_seg.report.findings import Finding
-from c3s3_seg.volume import Volume
+from c3s3_seg.volume import Volume, narrow
 
 FEW_VALUES = 8  # an image with no more different values looks like a mask; clean: 38 (atria) and more
 GRID_TOL_MM = 1e-2  # as everywhere, see Geometry.matches
@@ -135,7 +135,7 @@ def _mask(work: Work, scan: Volume) -> tuple[Volume | None, list[Finding]]:
 
 def _facts(scan: Volume, mask: Volume | None, labels: Mapping[str, int]) -> Facts:
     axes = list(scan.geometry.patient_axes[0])
-    turned = np.ascontiguousarray(orient(scan.array, scan.geometry), dtype=np.float32)
+    turned = np.ascontiguousarray(orient(narrow(scan.array), scan.geometry))
     few = np.unique(scan.array.ravel()[:: max(1, scan.array.size // 50_000)])
     return Facts(
         spacing_mm=scan.geometry.spacing_mm[axes],

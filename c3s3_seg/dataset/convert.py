@@ -10,14 +10,15 @@ from pathlib import Path
 
 import numpy as np
 
+from c3s3_seg.dataset.faults import scan_fault
 from c3s3_seg.dataset.index import Record
 from c3s3_seg.dataset.items import Part, reason_of
 from c3s3_seg.dataset.labels import Labels
-from c3s3_seg.errors import C3S3Error, InputError
+from c3s3_seg.errors import C3S3Error, InputError, public
 from c3s3_seg.files import make_folder, write_whole
 from c3s3_seg.io import save
 from c3s3_seg.io.choice import Fix
-from c3s3_seg.io.hashes import content_sha256, sha256
+from c3s3_seg.io.hashes import Watch, content_sha256, sha256
 from c3s3_seg.schema import dump
 from c3s3_seg.volume import Array, Volume
 
@@ -83,10 +84,11 @@ class Made:
 def convert(work: Work) -> Made | str:
     """Make a case, unless it is there already with the same source and settings; else the reason why not."""
     try:
-        sources = dict(work.sources or source_hashes(work.scan, work.mask))
-        if work.known is not None and _is_whole(work, work.known, sources):
-            return Made(replace(work.known, patient=work.patient), kept=True)
-        return _make(work, sources)
+        if work.known is not None:
+            sources = work.sources or source_hashes(work.scan, work.mask)
+            if _is_whole(work, work.known, sources):
+                return Made(replace(work.known, patient=work.patient), kept=True)
+        return _make(work)
     except MemoryError:
         return "it does not fit into memory"
     except Exception as error:  # one bad case must not stop the others
@@ -124,11 +126,19 @@ def _is_whole(work: Work, known: Record, sources: Mapping[str, str]) -> bool:
     return all(files[key].is_file() and sha256(files[key]) == known.sha256[key] for key in known.sha256)
 
 
-def _make(work: Work, sources: dict[str, str]) -> Made:
+def _make(work: Work) -> Made:
+    read = [part for part in (work.scan, work.mask) if part is not None]
+    watched = [Watch(part.files[0], part.files) for part in read]
     scan = work.scan.scan(work.root, work.fix)
     if scan.array.min() == scan.array.max():
         raise InputError(f"all its voxels are {scan.array.flat[0]}")
+    fault = scan_fault(scan)
+    if fault is not None:
+        raise InputError(fault.found)
     mask, refused = _mask(work, scan)
+    sources = source_hashes(work.scan, work.mask)
+    for watch in watched:  # the hashes must be those of what was read
+        watch.check()
     notes = [*scan.source.notes, *(mask.source.notes if mask is not None else ()), work.note]
     make_folder(work.image.parent)
     save(scan.geometry.volume(_smallest(scan.array)), work.image)
@@ -145,7 +155,7 @@ def _make(work: Work, sources: dict[str, str]) -> Made:
     parts = {"image": work.scan, "label": work.mask}
     places = {key: part.public for key in hashes if (part := parts[key]) is not None}
     record = Record(
-        work.patient, hashes, places, sources, _public(notes, work), values=values, settings=work.settings
+        work.patient, hashes, places, sources, _public(notes), values=values, settings=work.settings
     )
     write_whole(work.state / f"{work.case}.json", json.dumps(dump(record)).encode())
     return Made(record, mask_refused=refused)
@@ -177,10 +187,6 @@ def _smallest(array: Array) -> Array:
     return array.astype(np.int16)
 
 
-def _public(notes: list[str], work: Work) -> tuple[str, ...]:
+def _public(notes: list[str]) -> tuple[str, ...]:
     """The notes without the names of DICOM files, which may be those of patients."""
-    if work.scan.kind == "dicom":
-        names = sorted((str(path.relative_to(work.root)) for path in work.scan.files), key=len, reverse=True)
-        for number, name in enumerate(names, 1):
-            notes = [note.replace(name, f"file {number}") for note in notes]
-    return tuple(note for note in notes if note)
+    return tuple(public(note) for note in notes if note)

@@ -16,16 +16,15 @@ from pathlib import Path, PurePath
 from c3s3_seg.dataset.arrays import Arrays, find_arrays, is_array_file
 from c3s3_seg.dataset.items import Haul, Inventory, Mask, Part, Refused, Scan, reason_of
 from c3s3_seg.dataset.labels import Labels
-from c3s3_seg.dataset.mask import few_values
-from c3s3_seg.dataset.pairing import on_grids, pair, says, trail
+from c3s3_seg.dataset.mask import few_values, why_no_mask
+from c3s3_seg.dataset.pairing import Grids, Shelf, pair, says, trail
 from c3s3_seg.dataset.structures import LEFT_OUT, Gathered, gather
-from c3s3_seg.errors import InputError
+from c3s3_seg.errors import C3S3Error, InputError
 from c3s3_seg.io.cases import walk_files
 from c3s3_seg.io.choice import Fix, SeriesRule
 from c3s3_seg.io.hashes import scan_files
 from c3s3_seg.io.image import image_stem, image_suffix, load_image
 from c3s3_seg.io.sniff import is_dicom, is_zip
-from c3s3_seg.io.turn import turn_between
 from c3s3_seg.volume import Geometry
 from c3s3_seg.workers import Died, each
 
@@ -124,7 +123,7 @@ def discover(root: Path, search: Search, progress: Progress = silent) -> Invento
     found.scans.sort(key=lambda scan: scan.part.place)
     gathered = Gathered(rest=found.masks)
     if search.labels is not None:
-        gathered = gather(found.scans, found.masks, search.labels, on_grids(found.scans))
+        gathered = gather(Shelf(found.scans), found.masks, search.labels)
         found.passed.update({LEFT_OUT: gathered.left_out} if gathered.left_out else {})
     pairs, refused = pair(found.scans, gathered.rest, gathered.masks)
     refused = [*found.refused, *gathered.refused, *refused, *arrays.refused]
@@ -160,7 +159,7 @@ def _sort_images(root: Path, images: Sequence[Path], search: Search, found: Haul
         if isinstance(probe, str):
             found.refused.append(Refused(_place(path, root), probe))
         elif probe.values is None and said == "mask":
-            reason = "it is named like a mask, and holds values that no mask has: rename it, or mend it"
+            reason = f"it is named like a mask, and {why_no_mask_file(path, search)}"
             found.refused.append(Refused(_place(path, root), reason))
         elif probe.values is None:
             found.scans.append(_scan(path, root, probe.grid))
@@ -168,8 +167,9 @@ def _sort_images(root: Path, images: Sequence[Path], search: Search, found: Haul
             found.masks.append(_mask(path, root, probe))
         else:
             unsure.append((path, probe))
+    grids = Grids(scan.grid for scan in found.scans)
     for path, probe in unsure:
-        if any(scan.grid is not None and turn_between(probe.grid, scan.grid) for scan in found.scans):
+        if grids.same(probe.grid):
             found.masks.append(_mask(path, root, probe))
         else:
             reason = (
@@ -196,6 +196,14 @@ def _probe(work: tuple[Path, bool]) -> Probe | str:
         return Probe(volume.geometry, few_values(volume.array))
     except Exception as error:  # one bad file must not stop the others
         return reason_of(error)
+
+
+def why_no_mask_file(path: Path, search: Search) -> str:
+    """What an image file holds that no mask has; its probe found no values of a mask."""
+    try:
+        return why_no_mask(load_image(path, orthonormal="orthonormal" in search.fix))
+    except C3S3Error as error:  # it was readable a moment ago
+        return f"cannot be read any more: {reason_of(error)}"
 
 
 def stem_path(path: Path, root: Path) -> PurePath:

@@ -56,10 +56,9 @@ def find_drawings(found: Found, rule: SeriesRule | None) -> Haul:
     """The SEG and RTSTRUCT files among what was read; those of series that are not wanted are passed over."""
     haul = Haul()
     unwanted = {series.uid for series in found.series if not _is_wanted(series, rule)}
-    segs = [item.path for series in found.series if _is_seg(series) for item in series.slices]
-    others = [path for name in found.ignored if is_dicom(path := found.root / name)]
-    for path in (*segs, *others):
-        place = os.fspath(path.relative_to(found.root))
+    segs = [(item.path, item.name) for series in found.series if _is_seg(series) for item in series.slices]
+    others = [(path, name) for name in found.ignored if is_dicom(path := found.root / name)]
+    for path, place in (*segs, *others):
         try:
             drawing = look_at_drawing(path)
         except InputError as error:
@@ -132,11 +131,11 @@ def _damage(found: Found) -> tuple[dict[int, str], list[Refused]]:
     damaged: dict[int, str] = {}
     strays = []
     for item in found.broken:
-        reason = f"the file '{item.name}' is damaged: {item.reason}. Copy or export it again"
+        reason = f"the file '{item.name}' {item.verdict}. Copy or export it again"
         hits = _victims(item, found)
         damaged |= dict.fromkeys(hits, reason)
         if not hits:
-            strays.append(Refused(item.name, f"it is damaged: {item.reason}. Copy or export it again"))
+            strays.append(Refused(item.name, f"it {item.verdict}. Copy or export it again"))
     return damaged, strays
 
 

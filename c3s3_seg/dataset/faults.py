@@ -13,6 +13,8 @@ import numpy as np
 
 from c3s3_seg.dataset.index import INDEX
 from c3s3_seg.errors import InputError
+from c3s3_seg.io.scan_like import scan_words
+from c3s3_seg.recipe import grey_fault
 from c3s3_seg.volume import Array, Volume
 
 
@@ -28,6 +30,10 @@ class Fault:
 
 def scan_fault(scan: Volume) -> Fault | None:
     """What is wrong with a scan that could be read; None if nothing is."""
+    fault = grey_fault(scan.array)
+    if fault:
+        todo = "Export it with the values that it is meant to have, or leave the case out"
+        return Fault("grey-range", fault, "grey values that float32 holds", todo)
     if scan.array.max() > scan.array.min():
         return None
     value = f"all voxels are {scan.array.flat[0]:g}"
@@ -46,6 +52,10 @@ def mask_fault(mask: Volume, labels: Mapping[str, int], *, required: bool = True
     required
         Whether it must hold some label, as that of a labelled case must.
     """
+    words = scan_words(mask.array)
+    if words is not None:
+        todo = "Put its mask in the place of this file"
+        return Fault("mask-values", words, "a mask", todo)
     there = values_in(mask.array)
     if required and not there:
         todo = f'Draw the mask, list the case as unlabelled, or set "empty_masks": true in {INDEX}'

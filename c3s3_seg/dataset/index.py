@@ -23,6 +23,7 @@ from annotated_types import Ge, Le
 
 from c3s3_seg.errors import ConfigError, InputError
 from c3s3_seg.files import PlainName, read_json, write_whole
+from c3s3_seg.io.cases import mask_files
 from c3s3_seg.io.image import IMAGE_SUFFIXES
 from c3s3_seg.schema import closed, dump, parse
 
@@ -231,6 +232,8 @@ class DataSet:
         return found[0]
 
     def _candidates(self, kind: str, case: str) -> list[Path]:
+        if kind == MASKS:
+            return mask_files(self.place(kind, case), case)
         paths = (self.place(kind, case) / f"{case}{suffix}" for suffix in IMAGE_SUFFIXES)
         # Unlike Path.is_file, it does not raise for a name that is too long.
         return [path for path in paths if os.path.isfile(path)]

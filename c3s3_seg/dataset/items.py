@@ -10,11 +10,12 @@ from typing import Literal
 
 import numpy as np
 
-from c3s3_seg.errors import C3S3Error
+from c3s3_seg.errors import C3S3Error, Told
 from c3s3_seg.files import printable
 from c3s3_seg.io import load, load_mask
 from c3s3_seg.io.choice import Fix, Reading
 from c3s3_seg.io.drawing import Drawing, load_drawing
+from c3s3_seg.io.image import ROUNDED, as_labels
 from c3s3_seg.io.turn import turned_onto
 from c3s3_seg.volume import Geometry, Source, Volume
 
@@ -96,7 +97,9 @@ class Part:
         if self.drawing is not None:
             return load_drawing(self.drawing, grid, values)
         if self.kind == "hdf5":
-            return grid.volume(self.scan(Path(), frozenset()).array)
+            found = as_labels(self.scan(Path(), frozenset()))
+            notes = tuple(note for note in found.source.notes if note.startswith(ROUNDED))
+            return grid.volume(found.array, Source(notes=notes))
         if self.kind == "structures":
             return self._merged(grid, values)
         return _on_grid(self.files[0], grid)
@@ -106,7 +109,9 @@ class Part:
         merged = np.zeros(grid.shape, dtype=np.uint16)
         files, notes = dict(zip(self.names, self.files, strict=True)), []
         for name, value in values.items():
-            inside = _on_grid(files[name], grid).array > 0
+            mask = _on_grid(files[name], grid)
+            notes += [f"{note} ('{name}')" for note in mask.source.notes]
+            inside = mask.array > 0
             both = np.count_nonzero(inside & (merged > 0) & (merged != value))
             if both:
                 notes.append(f"{OVERLAP}: {both} voxels of '{name}' had another label")
@@ -183,12 +188,18 @@ class Refused:
     place: str
     reason: str
 
+    def __post_init__(self) -> None:
+        """Each has a version without names of files in DICOM folders: `errors.public`."""
+        object.__setattr__(self, "place", Told(self.place, named=True))
+        object.__setattr__(self, "reason", Told(self.reason, named=True))
+
 
 def reason_of(error: Exception) -> str:
     """An error as a table says it: its place is in another column."""
     if not isinstance(error, C3S3Error):
         return f"{type(error).__name__}: {error}"
-    return f"{error.what}." + (f" {error.todo}." if error.todo else "")
+    end = "." + (f" {error.todo}." if error.todo else "")
+    return Told.of(error.what.named + end, error.what.public + end)
 
 
 @dataclass(frozen=True)

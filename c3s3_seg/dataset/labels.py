@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from c3s3_seg.dataset.items import Mask
-from c3s3_seg.errors import InputError
+from c3s3_seg.errors import InputError, listed, shown
 from c3s3_seg.io.drawing import MOST, Drawing
 
 TODO = "Say it with --labels NAME=VALUE,NAME=VALUE"
@@ -73,7 +73,7 @@ class Labels:
         found = {name: known[name.casefold()] for name in wanted}
         missing = [name for name, value in self.named.items() if value not in found.values()]
         if missing:
-            held = ", ".join(f"'{name}'" for name in names[:MOST]) or "nothing"
+            held = listed((f"'{name}'" for name in names), MOST) or "nothing"
             what = f"nothing in it is named '{missing[0]}'; it holds {held}"
             todo = f"Name it too, as a second name of that value: --labels '{missing[0]}=1,OTHER NAME=1'"
             raise InputError(what, where=where, todo=todo)
@@ -132,6 +132,6 @@ def _by_values(masks: Sequence[Mask]) -> Labels:
     largest: frozenset[int] = max(kinds, key=lambda values: (len(values), kinds[values]), default=frozenset())
     odd = [values for values in kinds if not values <= largest]
     if odd:
-        listed = "; ".join(f"{sorted(v)} in {kinds[v]}" for v in (largest, *odd[:3]))
-        raise InputError(f"the masks do not hold the same values: {listed}", todo=TODO)
+        some = "; ".join(f"{shown(sorted(v))} in {kinds[v]}" for v in (largest, *odd[:3]))
+        raise InputError(f"the masks do not hold the same values: {some}", todo=TODO)
     return Labels({f"label_{value}": value for value in sorted(largest)})

@@ -27,6 +27,7 @@ from c3s3_seg.dataset.discover import (
     probes,
     silent,
     wanted_files,
+    why_no_mask_file,
 )
 from c3s3_seg.dataset.index import IMAGES, INDEX, MASKS, DataSet, channel, is_inside, parse_labels, read_index
 from c3s3_seg.dataset.items import Inventory, Mask, Pair, Part, Refused, Scan, Split
@@ -34,7 +35,7 @@ from c3s3_seg.dataset.pairing import KEPT
 from c3s3_seg.dataset.patients import GIVEN, patients_of
 from c3s3_seg.errors import ConfigError, InputError
 from c3s3_seg.files import PlainName
-from c3s3_seg.io.cases import walk_files
+from c3s3_seg.io.cases import scan_stem, walk_files
 from c3s3_seg.io.image import image_stem, image_suffix
 from c3s3_seg.io.sniff import is_dicom
 from c3s3_seg.schema import parse
@@ -106,7 +107,7 @@ def _inventory(
         if isinstance(probe, Probe) and probe.values is not None:
             pairs.append(Pair(scan, Mask(part, None, probe.values)))
         else:
-            reason = probe if isinstance(probe, str) else "it holds values that no mask has."
+            reason = probe if isinstance(probe, str) else f"it {why_no_mask_file(part.files[0], search)}"
             refused.append(Refused(part.place, reason + KEPT))
             pairs.append(Pair(scan))
     return Inventory(tuple(pairs), tuple(refused), dict(passed), labels)
@@ -216,7 +217,7 @@ def _nnunet(root: Path, index: Mapping[str, Any]) -> Found:
     modality = _modality(root, index, "channel_names")
     if "dataset" in index:
         return [(replace(scan, modality=modality), mask) for scan, mask in _nnunet_listed(root, index)]
-    masks = {image_stem(path): path for path in _images(root, MASKS)}
+    masks = {scan_stem(image_stem(path)): path for path in _images(root, MASKS)}
     found: Found = []
     for path in _images(root, IMAGES):
         stem = image_stem(path).removesuffix("_0000")

@@ -11,6 +11,7 @@ from pathlib import Path
 from c3s3_seg.dataset.index import IMAGES, INDEX, MASKS, DataSet, Record, Splits
 from c3s3_seg.dataset.patients import GIVEN, Guess, patients_of
 from c3s3_seg.errors import InputError
+from c3s3_seg.io.cases import MASK_ENDINGS, scan_stem
 from c3s3_seg.io.image import image_stem, image_suffix
 from c3s3_seg.report.findings import Finding, Severity
 
@@ -32,7 +33,6 @@ TOKENS = {
     "unlabeled": {"unlabelled"},
     "test": set(),
 }
-MASK_ENDINGS = ("_gt", "_label", "_seg", "_mask")
 
 
 def kinds(splits: Splits) -> dict[str, str]:
@@ -245,4 +245,5 @@ def _stems(data: DataSet, folder: str) -> list[str]:
     if not place.is_dir():
         return []
     paths = (path for path in place.iterdir() if path.is_file() and not path.name.startswith("."))
-    return sorted(image_stem(path) for path in paths if image_suffix(path))
+    stem = scan_stem if folder == MASKS else str
+    return sorted(stem(image_stem(path)) for path in paths if image_suffix(path))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from c3s3_seg.dataset.convert import STATE, SUFFIX
-from c3s3_seg.dataset.index import INDEX, DataSet, Record, read_index
+from c3s3_seg.dataset.index import INDEX, DataSet, Record
 from c3s3_seg.dataset.items import Pair, Scan
 from c3s3_seg.errors import C3S3Error, InputError
 from c3s3_seg.files import PlainName, read_json
@@ -51,7 +51,8 @@ def read_earlier(out: Path) -> Earlier:
     validation: frozenset[str] = frozenset()
     draw = None
     if folder is not None:
-        made = read_index(folder / INDEX).get("prepared")
+        index = read_json(folder / INDEX)
+        made = index.get("prepared") if isinstance(index, dict) else None
         if not isinstance(made, dict):
             what = "there is a data set here already, which `prepare` did not make"
             raise InputError(what, where=out, todo="Give another folder with -o")

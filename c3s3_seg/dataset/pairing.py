@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import product
 from pathlib import PurePath
 
 import numpy as np
 
 from c3s3_seg.dataset.items import Mask, Pair, Refused, Scan
+from c3s3_seg.errors import listed
 from c3s3_seg.io.drawing import MOST
 from c3s3_seg.io.turn import turn_between
 from c3s3_seg.volume import Geometry
@@ -23,6 +25,7 @@ SCAN_WORDS = {
     "data",
 }  # fmt: skip
 ROLES = MASK_WORDS | SCAN_WORDS
+NEAR_MM = 0.05  # more than `Geometry.matches` lets voxels be apart
 KEPT = " The scan is taken without a mask"
 
 
@@ -77,12 +80,12 @@ def pair(
     for number, mask in (merged or {}).items():
         given[number].append((mask, ""))
     refused = []
-    shapes = _by_shape(scans)
+    shelf = Shelf(scans)
     for mask in masks:
         if mask.grid is None:
-            hits, why = _by_reference(mask, scans)
+            hits, why = _by_reference(mask, shelf)
         else:
-            hits, why = _by_grid(mask, mask.grid, scans, shapes[tuple(sorted(mask.grid.shape))])
+            hits, why = _by_grid(mask, mask.grid, shelf)
         if len(hits) == 1:
             given[hits[0]].append((mask, why))
         else:
@@ -96,46 +99,127 @@ def pair(
     return pairs, refused
 
 
-def on_grids(scans: Sequence[Scan]) -> Callable[[Mask], list[int]]:
-    """A function that gives the numbers of the scans on the grid of a mask."""
-    shapes = _by_shape(scans)
+class Grids:
+    """Grids that are looked up by another one: whose voxels are the same, in whatever order they are turned.
 
-    def near(mask: Mask) -> list[int]:
-        if mask.grid is None:
-            return []
-        candidates = shapes[tuple(sorted(mask.grid.shape))]
-        return [n for n in candidates if (own := scans[n].grid) is not None and turn_between(mask.grid, own)]
+    Parameters
+    ----------
+    grids
+        Any number; None has no place. Each lookup takes as long as there are different grids of one
+        size at one place, not as long as there are grids.
+    """
 
-    return near
+    def __init__(self, grids: Iterable[Geometry | None]) -> None:
+        self.group: list[int] = []  # which of the different grids each one is
+        self.members: list[list[int]] = []
+        self._grids: list[Geometry] = []
+        self._at: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        known: dict[tuple[object, ...], int] = {}
+        for number, grid in enumerate(grids):
+            if grid is None:
+                self.group.append(-1)
+                continue
+            key = (grid.shape, grid.affine.tobytes())
+            if key not in known:
+                known[key] = len(self._grids)
+                self._at[next(iter(_places(grid, 0.0)))].append(known[key])
+                self._grids.append(grid)
+                self.members.append([])
+            self.group.append(known[key])
+            self.members[known[key]].append(number)
+        self._seen: dict[tuple[object, ...], list[int]] = {}
+
+    def same(self, grid: Geometry) -> list[int]:
+        """Which of the different grids have the voxels of this one."""
+        key = (grid.shape, grid.affine.tobytes())
+        if key not in self._seen:
+            near = {n for place in _places(grid, NEAR_MM) for n in self._at.get(place, ())}
+            self._seen[key] = [n for n in sorted(near) if turn_between(grid, self._grids[n])]
+        return self._seen[key]
 
 
-def _by_shape(scans: Sequence[Scan]) -> defaultdict[tuple[int, ...], list[int]]:
-    found = defaultdict(list)
-    for number, scan in enumerate(scans):
-        if scan.grid is not None:
-            found[tuple(sorted(scan.grid.shape))].append(number)
-    return found
+def _places(grid: Geometry, slack_mm: float) -> set[tuple[int, ...]]:
+    """Size, and the millimetre in which the middle lies, which no turn moves; near an edge both sides."""
+    middle = grid.to_mm((np.array(grid.shape) - 1) / 2)
+    ends = [{int(np.floor(m - slack_mm)), int(np.floor(m + slack_mm))} for m in middle]
+    return {(*sorted(grid.shape), *place) for place in product(*ends)}
 
 
-def _by_reference(mask: Mask, scans: Sequence[Scan]) -> tuple[list[int], str]:
+class Shelf:
+    """The scans, to be found by their grids, their names, their series and their slices."""
+
+    def __init__(self, scans: Sequence[Scan]) -> None:
+        self.scans = scans
+        self.grids = Grids(scan.grid for scan in scans)
+        self.trails: dict[tuple[str, ...], list[int]] = defaultdict(list)
+        self.names: dict[str, list[int]] = defaultdict(list)
+        self.series: dict[str, list[int]] = defaultdict(list)
+        self.slices: dict[str, list[int]] = defaultdict(list)
+        self.stems: dict[str, list[int]] = defaultdict(list)  # in BIDS
+        self.entities: dict[str, list[int]] = defaultdict(list)
+        for number, scan in enumerate(scans):
+            self.trails[scan.trail].append(number)
+            for name in set(scan.trail):
+                self.names[name].append(number)
+            if scan.series:
+                self.series[scan.series].append(number)
+            for uid in scan.slices:
+                self.slices[uid].append(number)
+            stem = PurePath(scan.part.place).name.partition(".")[0]
+            if stem.startswith("sub-"):
+                self.stems[stem].append(number)
+                self.entities[stem.rpartition("_")[0]].append(number)
+
+    def akin(self, mask: Mask) -> Iterator[list[int]]:
+        """Those that are called as the mask is; those in whose path all of the mask's names are; BIDS."""
+        yield self.trails.get(mask.trail, [])
+        if mask.trail:
+            yield self._named(mask.trail)
+        yield from self._derived(PurePath(mask.part.place).name)
+
+    def holding(self, names: Collection[str], grid: Geometry) -> Sequence[int]:
+        """The scans on a grid in whose path all of the names are; without names, all on the grid."""
+        groups = self.grids.same(grid)
+        if names:
+            return [n for n in self._named(names) if self.grids.group[n] in groups]
+        members = [self.grids.members[n] for n in groups]
+        return members[0] if len(members) == 1 else sorted(n for some in members for n in some)
+
+    def _named(self, names: Collection[str]) -> list[int]:
+        fewest = min((self.names.get(name, []) for name in names), key=len)
+        return [n for n in fewest if set(names) <= set(self.scans[n].trail)]
+
+    def _derived(self, name: str) -> Iterator[list[int]]:
+        """In BIDS a derivative has the name of its scan and more: `sub-01_T1w`, `sub-01_T1w_dseg`."""
+        if name.startswith("sub-"):
+            ends = [at for at, sign in enumerate(name) if sign == "_"]
+            yield sorted(n for at in ends for n in self.stems.get(name[:at], ()))
+            # Or the entities of its subject and session, without the kind of image: `sub-01_ses-1_dseg`.
+            entities = name.partition(".")[0].rpartition("_")[0]
+            yield self.entities.get(entities, []) if entities else []
+
+
+def _by_reference(mask: Mask, shelf: Shelf) -> tuple[Sequence[int], str]:
     """The scans whose slices, or else whose series, a drawing names."""
     drawing = mask.part.drawing
     if drawing is None or not (drawing.series or drawing.slices):
         return [], "it names no series that it was drawn on"
-    of_series = [n for n, scan in enumerate(scans) if scan.series and scan.series in drawing.series]
-    hits = [n for n in of_series or range(len(scans)) if not scans[n].slices.isdisjoint(drawing.slices)]
+    of_series = sorted({n for uid in drawing.series for n in shelf.series.get(uid, ())})
+    of_slices = {n for uid in drawing.slices for n in shelf.slices.get(uid, ())}
+    hits = [n for n in of_series if n in of_slices] if of_series else sorted(of_slices)
     hits = hits or of_series
     return hits, "" if hits else "it was drawn on a series that is not among the scans that are taken"
 
 
-def _by_grid(
-    mask: Mask, grid: Geometry, scans: Sequence[Scan], candidates: Iterable[int]
-) -> tuple[list[int], str]:
+def _by_grid(mask: Mask, grid: Geometry, shelf: Shelf) -> tuple[Sequence[int], str]:
     """The scans on a mask's grid; of several, the one that is called like it."""
-    same = [n for n in candidates if (own := scans[n].grid) is not None and turn_between(grid, own)]
-    named = _akin(mask, scans, same)
-    if named:
-        return named, ""
+    scans, groups = shelf.scans, shelf.grids.same(grid)
+    akin = list(shelf.akin(mask))
+    for named in akin:
+        on_it = [n for n in named if shelf.grids.group[n] in groups]
+        if on_it:
+            return on_it, ""
+    same = shelf.holding((), grid)
     if len(same) == 1 and _is_telling(grid):
         return same, "paired with its mask by the grid alone: their names are not alike"
     if len(same) == 1:
@@ -145,36 +229,11 @@ def _by_grid(
         return [], f"{what} is not known: name them alike"
     if same:
         return same, "their names do not say which"
-    others = [scans[n] for n in _akin(mask, scans, range(len(scans)))]
+    others = [scans[n] for n in next(filter(None, akin), [])]
     if not others:
         return [], "it lies on the grid of no scan, and is named like none"
     theirs = f"; wanted {others[0].grid}" if others[0].grid is not None else ""
     return [], f"it is named like {others[0].part.place} and lies on another grid: {grid}{theirs}"
-
-
-def _akin(mask: Mask, scans: Sequence[Scan], among: Iterable[int]) -> list[int]:
-    """Those that are called as the mask is; else those in whose path all of the mask's names are."""
-    among = list(among)
-    same = [n for n in among if scans[n].trail == mask.trail]
-    if same or not mask.trail:
-        return same
-    held = [n for n in among if set(mask.trail) <= set(scans[n].trail)]
-    return held or _derived(mask, scans, among)
-
-
-def _derived(mask: Mask, scans: Sequence[Scan], among: Iterable[int]) -> list[int]:
-    """In BIDS a derivative has the name of its scan and more: `sub-01_T1w`, `sub-01_T1w_dseg`."""
-    name = PurePath(mask.part.place).name
-    if not name.startswith("sub-"):
-        return []
-    stems = {n: PurePath(scans[n].part.place).name.partition(".")[0] for n in among}
-    hits = [n for n, stem in stems.items() if stem.startswith("sub-") and name.startswith(f"{stem}_")]
-    if hits:
-        return hits
-    # Or the entities of its subject and session, without the kind of image: `sub-01_ses-1_dseg`.
-    return [
-        n for n, stem in stems.items() if stem.rpartition("_")[0] == name.partition(".")[0].rpartition("_")[0]
-    ]
 
 
 def _is_telling(grid: Geometry) -> bool:
@@ -190,6 +249,6 @@ def _why_not(hits: Sequence[int], scans: Sequence[Scan], why: str) -> str:
 
 
 def _several(places: Sequence[str]) -> str:
-    named = ", ".join(places[:MOST]) + (f" and {len(places) - MOST} more" if len(places) > MOST else "")
+    named = listed(places, MOST)
     todo = "Keep one with --leave-out PATTERN, or name those that hold one structure each with --labels"
     return f"{len(places)} masks fit this scan: {named}. {todo} (liver=1,spleen=2).{KEPT}"

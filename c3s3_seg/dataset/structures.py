@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
-from c3s3_seg.dataset.items import Mask, Part, Refused, Scan
+from c3s3_seg.dataset.items import Mask, Part, Refused
 from c3s3_seg.dataset.labels import Labels
-from c3s3_seg.dataset.pairing import KEPT, ROLES, trail, words
+from c3s3_seg.dataset.pairing import KEPT, ROLES, Shelf, trail, words
 from c3s3_seg.io.image import image_stem
+from c3s3_seg.volume import Geometry
 
 LEFT_OUT = "mask files of structures that --labels does not name"
 
@@ -29,32 +30,29 @@ class Gathered:
     left_out: int = 0
 
 
-def gather(
-    scans: Sequence[Scan], masks: Sequence[Mask], labels: Labels, on_grid: Callable[[Mask], list[int]]
-) -> Gathered:
+def gather(shelf: Shelf, masks: Sequence[Mask], labels: Labels) -> Gathered:
     """Find the masks that hold one structure each, and give those that a label names to their scans.
 
     Parameters
     ----------
-    scans, masks
+    shelf, masks
         What was found.
     labels
         What is wanted.
-    on_grid
-        Numbers of the scans on the grid of a mask.
     """
     found: dict[int, dict[str, list[Mask]]] = defaultdict(lambda: defaultdict(list))
+    forms = {name: _form(name) for name in sorted(labels.values, key=len, reverse=True)}
     rest, single = [], []
     for mask in masks:
-        if mask.part.kind != "image" or len(mask.values or ()) > 1:
+        if mask.part.kind != "image" or mask.grid is None or len(mask.values or ()) > 1:
             rest.append(mask)
             continue
-        near = on_grid(mask)
-        hits = [(n, name) for n in near if (name := _structure(mask, scans[n], labels)) is not None]
+        hits = _structure(mask, mask.grid, shelf, forms)
         if len(hits) == 1:
-            found[hits[0][0]][hits[0][1]].append(mask)
+            ((number, name),) = hits.items()
+            found[number][name].append(mask)
         else:
-            single.append((mask, any(set(mask.trail) <= set(scans[n].trail) for n in near)))
+            single.append((mask, bool(shelf.holding(mask.trail, mask.grid))))
     strangers = [mask for mask, akin in single if not akin]
     if not _is_structured(found, labels, bool(strangers), bool([m for m in rest if m.grid is not None])):
         return Gathered(rest=list(masks))
@@ -64,7 +62,7 @@ def gather(
         if twice is not None:
             places = ", ".join(mask.part.place for mask in held[twice])
             reason = f"{len(held[twice])} files hold its structure '{twice}': {places}. Leave one out.{KEPT}"
-            gathered.refused.append(Refused(scans[number].part.place, reason))
+            gathered.refused.append(Refused(shelf.scans[number].part.place, reason))
         else:
             gathered.masks[number] = _merged({name: files[0] for name, files in held.items()})
     return gathered
@@ -81,18 +79,27 @@ def _is_structured(
     return not others and any(mask.values not in ((), (value,)) for value, mask in own)
 
 
-def _structure(mask: Mask, scan: Scan, labels: Labels) -> str | None:
-    """The label that a mask of this scan is named after; None if its name holds more than label and scan."""
-    for name in sorted(labels.values, key=len, reverse=True):
-        for rest in _without(_stem_path(mask.part.place), _form(name)):
-            if set(rest) <= set(scan.trail):
-                return name
-    return None
+def _structure(mask: Mask, grid: Geometry, shelf: Shelf, forms: Mapping[str, str]) -> dict[int, str]:
+    """Scan on the grid -> the label that the mask is named after, where it names label and scan alone.
+
+    Of several scans two will do: then nobody knows whose it is.
+    """
+    found: dict[int, str] = {}
+    path = _stem_path(mask.part.place)
+    folders, stem, last = trail(path.parent), _form(path.name), trail(PurePath(path.name))
+    for name, form in forms.items():
+        for rest in _without(folders, stem, last, form):
+            for number in shelf.holding(rest, grid):
+                found.setdefault(number, name)
+                if len(found) > 1:
+                    return found
+    return found
 
 
-def _without(path: PurePath, name: str) -> Iterator[tuple[str, ...]]:
+def _without(
+    folders: tuple[str, ...], stem: str, last: tuple[str, ...], name: str
+) -> Iterator[tuple[str, ...]]:
     """What a path is called without the name of a structure, for each place where that may be."""
-    folders, stem = trail(path.parent), _form(path.name)
     if stem == name:
         yield folders
     if stem.endswith(f"_{name}"):
@@ -100,7 +107,7 @@ def _without(path: PurePath, name: str) -> Iterator[tuple[str, ...]]:
     if stem.startswith(f"{name}_"):
         yield (*folders, stem.removeprefix(f"{name}_"))
     if name in folders:
-        yield (*(folder for folder in folders if folder != name), *trail(PurePath(path.name)))
+        yield (*(folder for folder in folders if folder != name), *last)
 
 
 def _form(name: str) -> str:

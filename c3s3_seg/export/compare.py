@@ -12,6 +12,7 @@ from c3s3_seg.bundle import ModelBundle, Task
 from c3s3_seg.export.parity import Parity, ScanParity
 from c3s3_seg.inference.backends import Backend
 from c3s3_seg.inference.predictor import Predictor, Settings
+from c3s3_seg.inference.runtime import run
 from c3s3_seg.inference.window import Tiling, softmax
 from c3s3_seg.io import load
 from c3s3_seg.phantom import simulate
@@ -44,7 +45,7 @@ def compare(
     patches = [patch for scan in scans for patch in _patches(task, scan)]
     differences, flipped = [], 0
     for patch in patches:
-        a, b = _probabilities(expected, patch), _probabilities(found, patch)
+        a, b = (_probabilities(backends, patch, task.classes) for backends in (expected, found))
         differences.append(_largest(a, b))
         flipped += int((a.argmax(1) != b.argmax(1)).sum())
     return Parity(
@@ -100,8 +101,9 @@ def _largest(a: FloatArray, b: FloatArray) -> float:
     return difference if np.isfinite(difference) else np.inf
 
 
-def _probabilities(backends: Sequence[Backend], patch: FloatArray) -> FloatArray:
-    return np.mean([softmax(backend(patch)) for backend in backends], axis=0, dtype=np.float32)  # type: ignore[no-any-return]
+def _probabilities(backends: Sequence[Backend], patch: FloatArray, classes: int) -> FloatArray:
+    found = [softmax(run(backend, patch, classes)) for backend in backends]
+    return np.mean(found, axis=0, dtype=np.float32)  # type: ignore[no-any-return]
 
 
 def _patches(task: Task, scan: Volume) -> list[FloatArray]:

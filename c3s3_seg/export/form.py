@@ -9,6 +9,7 @@ from typing import Literal
 
 from c3s3_seg.bundle import CARD, ModelBundle, Network
 from c3s3_seg.errors import InputError
+from c3s3_seg.files import plain_name
 from c3s3_seg.inference.backends import Backend
 
 Target = Literal["onnx", "openvino", "tensorrt", "monai-bundle"]
@@ -51,9 +52,18 @@ class Form:
         return members
 
     def stem(self, bundle: ModelBundle) -> str:
-        """File name without its ending: the task's name and what is not the default."""
+        """File name without its ending: the task's name and what is not the default.
+
+        Raises
+        ------
+        InputError
+            If the task's name is no file's name, or too long for one.
+        """
         parts = [bundle.task.name, "ensemble" * self.ensemble, "fp16" * (self.precision == "fp16")]
-        return "-".join(part for part in parts if part)
+        stem = "-".join(part for part in parts if part)
+        for name in (stem, f"{stem}.engine"):
+            plain_name(name, "the task's name makes the file name", bundle.folder)
+        return stem
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from c3s3_seg.export.facts import input_facts, output_facts, postprocess
 from c3s3_seg.export.form import Built, Form
 from c3s3_seg.export.standalone import averaged
 from c3s3_seg.export.trace import SIDES
+from c3s3_seg.files import printable
 from c3s3_seg.inference.backends import Backend
 from c3s3_seg.inference.window import FloatArray
 from c3s3_seg.recipe import Intensity
@@ -33,6 +35,7 @@ SCHEMA = (
     "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
 )
 NETWORK = "models/model.ts"
+EXPRESSION = re.compile(r"^\s*[$@%]|[@%](#|::)")
 IMAGE, PRED = "image", "pred"
 
 
@@ -42,17 +45,47 @@ def monai_bundle(bundle: ModelBundle, form: Form) -> Built:
     Raises
     ------
     InputError
-        If half precision or a fixed batch is asked for: MONAI's runner chooses both itself.
+        If half precision or a fixed batch is asked for: MONAI's runner chooses both itself. If MONAI would
+        read a name as an expression.
     """
     if form.precision != "fp32" or form.batch is not None:
         what = "a MONAI bundle is exported in fp32 with the batch free"
         raise InputError(what, todo="Leave --precision and --batch out; MONAI's --evaluator#amp rounds")
+    texts = metadata(bundle, form)
+    refuse_expressions(texts, bundle.folder)
     files = {
         NETWORK: _torchscript(bundle, form),
-        "configs/metadata.json": _json(metadata(bundle, form)),
+        "configs/metadata.json": _json(texts),
         "configs/inference.json": _json(inference(bundle.task)),
     }
     return Built(files, _open, f"docs/{CARD}")
+
+
+def refuse_expressions(content: Any, where: Path) -> None:
+    """Nothing in the metadata is meant to be computed, and every text in them may come from a bundle.
+
+    MONAI runs a text that begins with `$` as Python, replaces one that begins with `@` by another part of
+    the configuration and one that begins with `%` by a part of any file; `@#`, `%#`, `@::` and `%::` are
+    resolved wherever they stand.
+
+    Raises
+    ------
+    InputError
+        Naming the text.
+    """
+    waiting = [content]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            waiting += [*value.keys(), *value.values()]
+        elif isinstance(value, list):
+            waiting += value
+        elif isinstance(value, str) and EXPRESSION.search(value):
+            shown = printable(value[:80])
+            what = f"'{shown}' would be run or replaced by MONAI, which reads $, @ and % as its own"
+            raise InputError(
+                what, where=where, todo="Rename the task, or the label, in the bundle's manifest"
+            )
 
 
 def _json(content: dict[str, Any]) -> bytes:

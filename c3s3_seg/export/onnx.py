@@ -21,6 +21,7 @@ from c3s3_seg.models.storage import SCALE
 from c3s3_seg.schema import dump
 
 OUTPUT = "logits"
+KINDS = {"F16": "FLOAT16", "F32": "FLOAT", "I8": "INT8"}  # safetensors -> ONNX
 
 
 def onnx_graph(bundle: ModelBundle, network: Network) -> bytes:
@@ -65,6 +66,8 @@ def _use_stored_weights(model: Any, weights: Path) -> None:
     widen, scales = [], []
     for tensor in model.graph.initializer:
         entry, name = stored[tensor.name], tensor.name
+        if entry.kind not in KINDS:
+            raise InputError(f"'{name}' is {entry.kind}, wanted {', '.join(KINDS)}", where=weights)
         if list(tensor.dims) != entry.shape:
             raise InputError(f"'{name}' is {entry.shape}, wanted {list(tensor.dims)}", where=weights)
         if entry.kind == "F16":
@@ -85,10 +88,10 @@ def _use_stored_weights(model: Any, weights: Path) -> None:
 def _make_external(tensor: Any, entry: _Entry, location: str) -> None:
     from onnx import TensorProto
 
-    kinds = {"F16": TensorProto.FLOAT16, "F32": TensorProto.FLOAT, "I8": TensorProto.INT8}
     tensor.ClearField("raw_data")
     tensor.ClearField("float_data")
-    tensor.data_type, tensor.data_location = kinds[entry.kind], TensorProto.EXTERNAL
+    tensor.data_type = TensorProto.DataType.Value(KINDS[entry.kind])
+    tensor.data_location = TensorProto.EXTERNAL
     place = {"location": location, "offset": entry.offset, "length": entry.length}
     for key, value in place.items():
         tensor.external_data.add(key=key, value=str(value))

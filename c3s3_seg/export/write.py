@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -22,13 +24,81 @@ from c3s3_seg.export.openvino import openvino_files
 from c3s3_seg.export.parity import Parity
 from c3s3_seg.export.standalone import standalone_graph
 from c3s3_seg.export.trace import INPUT
-from c3s3_seg.files import make_folder, write_whole
+from c3s3_seg.files import check_output_file, make_folder, read_json, write_whole
 from c3s3_seg.inference.backends import Backend, OpenVinoBackend, TorchBackend, load_torch
 from c3s3_seg.inference.window import FloatArray
 from c3s3_seg.schema import dump
 from c3s3_seg.volume import Volume
 
 FACTS = "export.json"
+# What a format writes; a name that begins with a dot follows the stem.
+NAMES: dict[Target, tuple[str, ...]] = {
+    "onnx": (".onnx", CARD),
+    "openvino": (".xml", ".bin", CARD),
+    "tensorrt": (".engine", ".onnx", ".json", CARD),
+    "monai-bundle": (
+        "models/model.ts",
+        "configs/metadata.json",
+        "configs/inference.json",
+        f"docs/{CARD}",
+    ),
+}
+
+
+def check_output(bundle: ModelBundle, target: Target, form: Form, out: Path | None) -> None:
+    """Before minutes of work: can the files be written, and would they take the place of somebody else's?
+
+    Parameters
+    ----------
+    bundle, target, form
+        As in `export_folder`.
+    out
+        The folder of a stand-alone export; None: the bundle's own.
+
+    Raises
+    ------
+    InputError
+        If not, or so.
+    """
+    if out is None:
+        check_output_file(bundle.folder / CARD)
+        return
+    stem = form.stem(bundle)
+    files = [out / (stem + name if name.startswith(".") else name) for name in (*NAMES[target], FACTS)]
+    above = next(path for path in (out.absolute(), *out.absolute().parents) if os.path.exists(path))
+    if not os.path.isdir(above):
+        raise InputError("is a file, wanted a folder to write to", where=above)
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise InputError("the folder cannot be written to (Permission denied)", where=above)
+    ours = _is_export(out / FACTS)
+    for path in files:
+        if os.path.isdir(path) or (path.parent != out and os.path.islink(path.parent)):
+            raise InputError("stands where the export would write a file", where=path)
+        if not ours and os.path.lexists(path):
+            todo = "Move it away, or give another folder with -o"
+            raise InputError("there is a file that an earlier export did not write", where=path, todo=todo)
+
+
+@contextmanager
+def _folder(out: Path) -> Iterator[None]:
+    """The folder is made at once; one that nothing was written to does not stay."""
+    made = [path for path in (out, *out.parents) if not os.path.exists(path)]
+    check_output_file(out / FACTS)
+    try:
+        yield
+    finally:
+        for path in made:
+            with suppress(OSError):
+                path.rmdir()
+
+
+def _is_export(path: Path) -> bool:
+    """Whether this is the record of an export."""
+    try:
+        record = read_json(path)
+    except InputError:
+        return False
+    return isinstance(record, dict) and record.get("format") in NAMES and "facts" in record
 
 
 def export_in_bundle(bundle: ModelBundle, scans: Sequence[Volume]) -> tuple[ModelBundle, dict[str, Parity]]:
@@ -41,6 +111,7 @@ def export_in_bundle(bundle: ModelBundle, scans: Sequence[Volume]) -> tuple[Mode
     RefusedError
         If it does not agree; the bundle is left as it was.
     """
+    check_output(bundle, "onnx", Form(), None)
     graphs: dict[str, bytes] = {}
     proofs: dict[str, Parity] = {}
     for network in bundle.networks:
@@ -77,12 +148,21 @@ def export_folder(
     RefusedError
         If it does not agree; the folder is left as it was.
     InputError
-        If there is no scan, or this form cannot be had: an ensemble of one network, say.
+        If there is no scan, this form cannot be had (an ensemble of one network, say), or the folder cannot
+        be written to or holds files of these names that no export wrote.
     MissingError
         If what the format needs is not installed, or there is no GPU for an engine.
     """
     if not scans:
         raise InputError("there is no scan to compare on", todo="Give one with --check")
+    check_output(bundle, target, form, out)
+    with _folder(out):
+        return _export(bundle, target, form, out, scans)
+
+
+def _export(
+    bundle: ModelBundle, target: Target, form: Form, out: Path, scans: Sequence[Volume]
+) -> tuple[Path, Parity]:
     members, built = form.members(bundle), build(bundle, target, form)
     with tempfile.TemporaryDirectory() as folder:
         _write(Path(folder), built.files)
@@ -100,7 +180,6 @@ def export_folder(
         "files": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
         "parity": dump(proof),
     }
-    make_folder(out)
     (out / FACTS).unlink(missing_ok=True)  # written last: half an export is none
     _write(out, files)
     _write(out, {FACTS: json.dumps(record, indent=1).encode()})

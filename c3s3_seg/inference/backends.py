@@ -7,14 +7,19 @@ What was asked for and cannot be had is an error that says why; only `auto` may 
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from c3s3_seg.bundle import ModelBundle, Network
 from c3s3_seg.errors import InputError, MissingError
+from c3s3_seg.files import read_known
+from c3s3_seg.inference.graph import LARGEST, read_graph
 from c3s3_seg.inference.hardware import NO_GPU, Device, Precision
+from c3s3_seg.inference.runtime import Backend as Backend
+from c3s3_seg.inference.runtime import opening
 from c3s3_seg.inference.window import FloatArray
 
 if TYPE_CHECKING:
@@ -28,16 +33,6 @@ Choice = Literal["auto", "openvino", "onnx", "torch", "tensorrt"]
 COMPILED = 3
 
 
-class Backend(Protocol):
-    """A network that is ready to run. May say where and how it runs: `device`, `precision`, `notes`."""
-
-    name: str
-
-    def __call__(self, patches: FloatArray) -> FloatArray:
-        """(N, 1, X, Y, Z) float32, sides multiples of 16 -> logits (N, C, X, Y, Z) float32."""
-        ...
-
-
 class OpenVinoBackend:
     """OpenVINO on the CPU: the fastest runtime measured there.
 
@@ -45,6 +40,8 @@ class OpenVinoBackend:
     ------
     MissingError
         If the device is CUDA, or the CPU does not compute in the precision asked for.
+    InputError
+        If the graph cannot be opened, or takes weights from a file that is not its own.
     """
 
     name = "openvino"
@@ -55,6 +52,7 @@ class OpenVinoBackend:
         threads: int | None = None,
         device: Device = "auto",
         precision: Precision = "auto",
+        hashes: Mapping[str, str] | None = None,
     ) -> None:
         import openvino
 
@@ -71,7 +69,13 @@ class OpenVinoBackend:
         self._config["ENABLE_CPU_PINNING"] = False
         if threads is not None:
             self._config["INFERENCE_NUM_THREADS"] = threads
-        self._model = self._core.read_model(graph)
+        with opening(graph, self.name):
+            # As bytes: OpenVINO would follow the references of a path to other files.
+            model = graph if graph.suffix == ".xml" else read_graph(graph, hashes)
+            self._model = self._core.read_model(model)
+            if len(self._model.inputs) != 1 or len(self._model.outputs) != 1:
+                found = f"{len(self._model.inputs)} inputs and {len(self._model.outputs)} outputs"
+                raise InputError(f"found {found}, wanted one of each", where=graph)
         self.keep = COMPILED
         self._compiled: dict[tuple[int, ...], Any] = {}
         self._alone = threading.Lock()  # a compiled model answers one caller at a time
@@ -143,15 +147,17 @@ def load_torch(bundle: ModelBundle, network: Network) -> nn.Module:
     import torch
 
     from c3s3_seg.models import build
-    from c3s3_seg.models.storage import from_file
+    from c3s3_seg.models.storage import from_bytes
 
-    classes = bundle.task.classes
-    net = build(network.architecture, channels=network.channels, classes=classes, filters=network.filters)
+    path, classes = bundle.folder / network.weights, bundle.task.classes
+    content = read_known(path, bundle.manifest.files, LARGEST)
+    with torch.device("meta"):  # a manifest may ask for more filters than any memory holds
+        net = build(network.architecture, channels=network.channels, classes=classes, filters=network.filters)
     try:
-        net.load_state_dict(from_file(bundle.folder / network.weights))
-    except RuntimeError as error:
+        net.load_state_dict(from_bytes(content, path), assign=True)
+    except RuntimeError as error:  # a key too many or too few, or another shape
         what = f"these are not the weights of a {network.architecture} with {network.filters} filters"
-        raise InputError(what, where=bundle.folder / network.weights) from error
+        raise InputError(what, where=path) from error
     net.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     return net.eval()
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from c3s3_seg.errors import MemoryLimitError
+from c3s3_seg.errors import MemoryLimitError, shown
 from c3s3_seg.inference.window import Shape, Tiling
 
 MULTIPLE = 16  # four downsamplings: every side of a tile
@@ -94,7 +94,7 @@ class Budget:
                 return tiling
         raise MemoryLimitError(
             f"a memory of {self.limit / 1e9:.2f} GB was allowed, and this scan needs"
-            f" {self.needed(tiling) / 1e9:.2f} GB with the smallest tiles {tiling.tile}",
+            f" {self.needed(tiling) / 1e9:.2f} GB with the smallest tiles {shown(tiling.tile)}",
             todo="Allow more with --memory",
         )
 

@@ -69,13 +69,14 @@ def judge(scan: Volume, predictor: Predictor, care: Care, progress: Progress | N
         If there is no region to look at.
     """
     task = predictor.task
-    verdict = judge_frame(scan, task.domain, task.modality, task.recipe.spacing_mm)
-    verdict.settle(scan, force=care.force)
     box: Box | None = None
     notes: tuple[str, ...] = ()
-    if care.roi is not None:
+    if care.roi is not None:  # only that part will be segmented
         box, notes = parse_box(care.roi, scan.geometry), ("region of interest: as it was given",)
-    elif verdict.larger and task.domain is not None:
+    frame = box.crop(scan) if box else scan
+    verdict = judge_frame(frame, task.domain, task.modality, task.recipe.spacing_mm)
+    verdict.settle(scan, force=care.force)
+    if box is None and verdict.larger and task.domain is not None:
         try:
             box, notes = find_region(scan, predictor, task.domain, progress)
         except InputError as error:
@@ -92,7 +93,8 @@ def searches(scan: Volume, predictor: Predictor, care: Care) -> bool:
     task = predictor.task
     if care.roi is not None or task.domain is None:
         return False
-    return judge_frame(scan, task.domain, task.modality, task.recipe.spacing_mm).larger
+    verdict = judge_frame(scan, task.domain, task.modality, task.recipe.spacing_mm)
+    return verdict.larger and (care.force or not verdict.refusals)
 
 
 def segment(judged: Judged, predictor: Predictor, progress: Progress | None = None) -> Prediction:

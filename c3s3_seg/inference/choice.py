@@ -114,7 +114,8 @@ def _open(bundle: ModelBundle, network: Network, runtime: Runtime, wish: Wish) -
         todo = f"Make it with: c3s3-seg export {bundle.folder} --to onnx"
         raise InputError(f"the bundle has no {network.graph}", where=bundle.folder, todo=todo)
     kind = OpenVinoBackend if runtime == "openvino" else OnnxBackend
-    return kind(bundle.folder / network.graph, wish.threads, wish.device, wish.precision)
+    graph, hashes = bundle.folder / network.graph, bundle.manifest.files
+    return kind(graph, wish.threads, wish.device, wish.precision, hashes)
 
 
 def _open_tensorrt(bundle: ModelBundle, network: Network, wish: Wish) -> Backend:

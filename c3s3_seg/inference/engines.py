@@ -217,7 +217,7 @@ class Vault:
         head, _, engine = content.partition(b"\n")
         try:
             misfit = Stamp(**json.loads(head)).misfit(here)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, RecursionError):
             misfit = "another release of this program made it"
         return (None, misfit) if misfit else (engine, "")
 

@@ -86,6 +86,16 @@ def check_onnx_wheels(device: Device) -> str | None:
     return f"{BOTH_WHEELS}. {MEND_WHEELS}."
 
 
+def available_memory() -> int | None:
+    """Bytes that new arrays may take without swapping; None where the system does not say."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            found = re.search(r"^MemAvailable:\s+(\d+) kB", file.read(), re.MULTILINE)
+    except OSError:
+        return None
+    return int(found[1]) * 1024 if found else None
+
+
 def is_memory_error(error: Exception) -> bool:
     """Whether an error says, in the words of any runtime, that memory is full."""
     return isinstance(error, MemoryError) or bool(FULL.search(str(error)))

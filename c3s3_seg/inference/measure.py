@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -17,10 +18,12 @@ from statistics import median
 import numpy as np
 
 from c3s3_seg.bundle import ModelBundle
-from c3s3_seg.errors import MissingError
+from c3s3_seg.errors import MissingError, shown
 from c3s3_seg.inference.backends import Runtime
 from c3s3_seg.inference.choice import Wish, facts, open_backend
+from c3s3_seg.inference.graph import read_graph
 from c3s3_seg.inference.window import Shape
+from c3s3_seg.workers import follow_parent
 
 MATRIX = 2048  # side of the matrix product that the network is held against
 REPEATS = 3
@@ -90,7 +93,7 @@ def measured(bundle: ModelBundle, runtime: Runtime, threads: int | None, tile: S
     )
     if answer.returncode:
         last = (answer.stderr.strip().splitlines() or [f"exit code {answer.returncode}"])[-1]
-        raise MissingError(f"the runtime '{runtime}' failed on tiles of {tile}: {last}")
+        raise MissingError(f"the runtime '{runtime}' failed on tiles of {shown(tile)}: {last}")
     found = json.loads(answer.stdout.splitlines()[-1])
     return Measurement(**{**found, "tile": tuple(found["tile"])})
 
@@ -115,17 +118,23 @@ def measure(bundle: ModelBundle, wish: Wish, tile: Shape) -> Measurement:
         open_s=opened - started,
         first_s=first,
         seconds=seconds,
-        gflop=gflop(bundle.folder / bundle.networks[0].graph, tile),
+        gflop=_gflop(bundle, tile),
         matrix_gflop_s=_matrix_speed(),
         peak_bytes=peak,
     )
 
 
-def gflop(graph: Path, tile: Shape) -> float:
-    """Arithmetic of the convolutions of a graph on one tile, in 10^9 operations."""
+def _gflop(bundle: ModelBundle, tile: Shape) -> float:
+    """Of the first network; 0 where there is no graph to count in. A file that no hash covers is not read."""
+    graph, hashes = bundle.networks[0].graph, bundle.manifest.files
+    return gflop(bundle.folder / graph, tile, hashes) if bundle.has(graph) else 0.0
+
+
+def gflop(graph: Path, tile: Shape, hashes: Mapping[str, str] | None = None) -> float:
+    """Arithmetic of the convolutions of a graph on one tile, in 10^9 operations; see `read_graph`."""
     import openvino
 
-    model = openvino.Core().read_model(graph)
+    model = openvino.Core().read_model(read_graph(graph, hashes))
     model.reshape([1, 1, *tile])
     total = 0.0
     for node in model.get_ops():
@@ -161,6 +170,7 @@ def _peak_bytes() -> int:
 
 def main(words: list[str]) -> None:
     """The child process: FOLDER RUNTIME THREADS X Y Z."""
+    follow_parent()
     folder, runtime, threads, x, y, z = words
     bundle = ModelBundle.load(Path(folder))
     wish = replace(Wish(), runtime=runtime, threads=int(threads) or None)  # type: ignore[arg-type]

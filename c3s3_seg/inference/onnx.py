@@ -9,14 +9,17 @@ from __future__ import annotations
 import contextlib
 import io
 import threading
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from c3s3_seg.errors import MissingError
+from c3s3_seg.errors import InputError, MissingError
+from c3s3_seg.inference.graph import read_graph
 from c3s3_seg.inference.hardware import NO_GPU, Device, Precision, check_onnx_wheels, cuda_devices
+from c3s3_seg.inference.runtime import opening
 from c3s3_seg.inference.window import FloatArray
 
 INPUT, OUTPUT = "scan", "logits"
@@ -38,6 +41,8 @@ class OnnxBackend:
     ------
     MissingError
         If CUDA was asked for and the session does not run there, or the graph's precision is another.
+    InputError
+        If the graph cannot be opened, or takes weights from a file that is not its own.
     """
 
     name = "onnx"
@@ -48,6 +53,7 @@ class OnnxBackend:
         threads: int | None = None,
         device: Device = "auto",
         precision: Precision = "auto",
+        hashes: Mapping[str, str] | None = None,
     ) -> None:
         wheels = check_onnx_wheels(device)
         self.notes: tuple[str, ...] = (wheels,) if wheels else ()
@@ -56,7 +62,9 @@ class OnnxBackend:
             raise MissingError(what, todo="Leave --precision out, or take --backend torch")
         import onnxruntime
 
-        self._session, failure = _open(onnxruntime, graph, threads, device)
+        with opening(graph, "ONNX Runtime"):
+            self._session, failure = _open(onnxruntime, read_graph(graph, hashes), threads, device)
+        _check_names(self._session, graph)
         self.device = "cuda" if self._session.get_providers()[0] == CUDA else "cpu"
         self.precision = "float32"
         if device == "cuda" and self.device != "cuda":
@@ -94,7 +102,16 @@ class OnnxBackend:
             return np.array(self._answer.numpy())
 
 
-def _open(onnxruntime: Any, graph: Path, threads: int | None, device: Device) -> tuple[Any, str | None]:
+def _check_names(session: Any, graph: Path) -> None:
+    given, gives = (
+        [value.name for value in values()] for values in (session.get_inputs, session.get_outputs)
+    )
+    if given != [INPUT] or gives != [OUTPUT]:
+        found = f"found the inputs {', '.join(given)} and the outputs {', '.join(gives)}"
+        raise InputError(f"{found}; wanted {INPUT} and {OUTPUT}", where=graph)
+
+
+def _open(onnxruntime: Any, graph: bytes, threads: int | None, device: Device) -> tuple[Any, str | None]:
     """A session, and why it does not run on CUDA where that was tried.
 
     ONNX Runtime's own fall to the CPU is off: it prints to stdout, and may come in the midst of a scan.
@@ -103,7 +120,7 @@ def _open(onnxruntime: Any, graph: Path, threads: int | None, device: Device) ->
     options.log_severity_level = 3
     if threads is not None:
         options.intra_op_num_threads = threads
-    start = partial(onnxruntime.InferenceSession, str(graph), options, enable_fallback=0)
+    start = partial(onnxruntime.InferenceSession, graph, options, enable_fallback=0)
     if device == "cpu" or CUDA not in onnxruntime.get_available_providers() or not cuda_devices():
         return start(providers=[CPU]), None
     said = _preload(onnxruntime)

@@ -21,17 +21,19 @@ from c3s3_seg.inference.backends import Backend
 from c3s3_seg.inference.budget import MEASURED_FILTERS, MULTIPLE, Budget, Costs, costs_of, smaller
 from c3s3_seg.inference.choice import facts, notes
 from c3s3_seg.inference.doubt import Doubt, Doubting, DoubtMap, Labels
-from c3s3_seg.inference.hardware import is_memory_error
+from c3s3_seg.inference.hardware import available_memory
 from c3s3_seg.inference.postprocess import tidy
 from c3s3_seg.inference.restore import Block, Restorer
+from c3s3_seg.inference.runtime import run
 from c3s3_seg.inference.settings import Prediction, Settings
 from c3s3_seg.inference.stream import Progress, Slab, stream
 from c3s3_seg.inference.window import FloatArray, Shape, Tiling, mean, softmax
-from c3s3_seg.recipe import orient
+from c3s3_seg.recipe import orient, refuse_flat
 from c3s3_seg.volume import Geometry, Source, Volume
 
 __all__ = ["Answer", "Prediction", "Predictor", "Prepared", "Settings"]
 
+RESAMPLING = 12  # bytes for each voxel of the model's grid, while a scan is brought to it
 WHOLE_LIMIT = 1_500_000  # voxels of a single tile: 0.35 GB in OpenVINO, 0.8 GB in ONNX Runtime
 
 
@@ -148,10 +150,26 @@ class Predictor:
         return self.restore(prepared, self.network(prepared, progress))
 
     def prepare(self, scan: Volume) -> Prepared:
-        """First step: orient, resample and scale."""
+        """First step: orient, resample and scale.
+
+        Raises
+        ------
+        GeometryError
+            If the model's grid has far too many voxels for a scan.
+        InputError
+            If nothing is left in it for a network to see, or its grey values are not what float32 holds.
+        MemoryLimitError
+            If the model's grid has more than the free memory holds.
+        """
         started = time.perf_counter()
-        array = self.task.recipe.to_model(scan).array
-        return Prepared(array, scan.geometry, scan.source, time.perf_counter() - started)
+        voxels = int(np.prod(self.task.recipe.grid(scan.geometry).shape, dtype=np.int64))
+        needed, free = RESAMPLING * voxels, available_memory()
+        if free is not None and needed > free:
+            what = f"at the model's spacing this scan takes {needed / 1e9:.1f} GB"
+            raise MemoryLimitError(f"{what}, and {free / 1e9:.1f} GB are free", where=scan.source.path)
+        prepared = self.task.recipe.to_model(scan)
+        refuse_flat(scan, prepared)
+        return Prepared(prepared.array, scan.geometry, scan.source, time.perf_counter() - started)
 
     def network(self, prepared: Prepared, progress: Progress | None = None) -> Answer:
         """Second step, which runs as its slabs are taken: the networks, tile by tile."""
@@ -252,7 +270,8 @@ class Predictor:
 
         def one(view: tuple[int, ...]) -> FloatArray:
             axes = tuple(axis + 2 for axis in view)
-            return np.flip(softmax(_run(backend, np.ascontiguousarray(np.flip(patches, axes)))), axes)
+            mirrored = np.ascontiguousarray(np.flip(patches, axes))
+            return np.flip(softmax(run(backend, mirrored, self.task.classes)), axes)
 
         return mean((one(view) for view in views), len(views))
 
@@ -299,19 +318,6 @@ class Predictor:
         wanted = self.settings.tidying(self.task)
         done = {x.name: tidy(mask, x.value, wanted, grid.voxel_ml) for x in self.task.labels}
         return {name: facts for name, facts in done.items() if facts}
-
-
-def _run(backend: Backend, patches: FloatArray) -> FloatArray:
-    """Logits of a tile; full memory is told in one way, whatever the runtime calls it."""
-    try:
-        return backend(patches)
-    except Exception as error:
-        if not is_memory_error(error):
-            raise
-        what = f"memory was full with tiles of {_times(patches.shape[2:])} in {backend.name}"
-        raise MemoryLimitError(
-            what, todo="Give --memory, so that tiles fit, or a smaller --overlap"
-        ) from error
 
 
 def _times(sides: Sequence[int]) -> str:

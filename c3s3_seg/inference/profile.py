@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from c3s3_seg.bundle import Network
 from c3s3_seg.errors import ConfigError, InputError
-from c3s3_seg.files import make_folder, write_whole
+from c3s3_seg.files import make_folder, read_json, read_regular, write_whole
 from c3s3_seg.inference.backends import Runtime
 from c3s3_seg.inference.budget import Costs
 from c3s3_seg.inference.choice import PACKAGES, Wish
@@ -136,9 +136,9 @@ def read_profile(path: Path) -> Profile:
     """
     todo = "Write it anew with: c3s3-seg benchmark --write-profile; or delete it"
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"the profile cannot be read ({error})", where=path, todo=todo) from error
+        data = read_json(path)
+    except InputError as error:
+        raise ConfigError(f"the profile cannot be read ({error.what})", where=path, todo=todo) from error
     try:
         return parse(Profile, data, path)
     except ConfigError as error:
@@ -175,7 +175,7 @@ def with_profile(wish: Wish, path: Path | None, network: Network) -> tuple[Wish,
         return wish, None, {}
     profile = read_profile(path)
     best = profile.best(network)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = hashlib.sha256(read_regular(path)).hexdigest()
     why = _unused(wish, profile, best)
     if best is None or why:
         return wish, None, {"profile": {"sha256": digest, "used": False, "why": why}}

@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from c3s3_seg.domain import Domain
-from c3s3_seg.errors import InputError
+from c3s3_seg.errors import InputError, shown
 from c3s3_seg.inference.predictor import Prediction, Predictor
+from c3s3_seg.inference.settings import Settings
 from c3s3_seg.inference.stream import Progress
-from c3s3_seg.volume import Array, Geometry, Volume
+from c3s3_seg.volume import Array, Geometry, Volume, narrow
 
 # Networks are trained on scans that are scaled by up to about this much.
 COARSE = 1.2
@@ -80,7 +81,7 @@ def parse_box(text: str, scan: Geometry) -> Box:
     low = np.clip(np.floor(values[:, 0]), 0, scan.shape).astype(int)
     high = np.clip(np.ceil(values[:, 1]), 0, scan.shape).astype(int)
     if (high - low).min() < 1:
-        raise InputError(f"the region '{text}' holds no voxel of a scan of {scan.shape} voxels")
+        raise InputError(f"the region '{text}' holds no voxel of a scan of {shown(scan.shape)} voxels")
     return _box(low, high)
 
 
@@ -147,10 +148,10 @@ def _shrunk(scan: Volume, predictor: Predictor) -> tuple[Volume, NDArray[np.int_
     block = np.maximum(1, np.floor(wanted * COARSE / scan.geometry.spacing_mm)).astype(int)
     block = np.minimum(block, scan.geometry.shape)
     shape = np.array(scan.geometry.shape) // block
-    cut = scan.array[tuple(slice(0, int(n)) for n in shape * block)].astype(np.float32)
+    cut = narrow(scan.array[tuple(slice(0, int(n)) for n in shape * block)])
     for axis, (count, size) in enumerate(zip(shape, block, strict=True)):
         folded = (*cut.shape[:axis], int(count), int(size), *cut.shape[axis + 1 :])
-        cut = cut.reshape(folded).mean(axis=axis + 1, dtype=np.float32)
+        cut = cut.reshape(folded).mean(axis=axis + 1, dtype=cut.dtype)
     affine = scan.geometry.affine.copy()
     affine[:3, :3] *= block
     affine[:3, 3] = scan.geometry.to_mm((block - 1) / 2)
@@ -165,10 +166,10 @@ def _coarse_pass(
     task = predictor.task
     x, y, z = task.recipe.spacing_mm
     recipe = replace(task.recipe, spacing_mm=(x * COARSE, y * COARSE, z * COARSE))
-    settings = replace(predictor.settings, probabilities=True, overlap=None)
-    coarse = Predictor(
-        replace(task, recipe=recipe, overlap=None, keep_largest=False), predictor.backends, settings
-    )
+    # The primary network alone, with settings of its own: the region must not depend on other options.
+    settings = Settings(probabilities=True, memory_bytes=predictor.settings.memory_bytes)
+    coarse_task = replace(task, recipe=recipe, overlap=None, keep_largest=False)
+    coarse = Predictor(coarse_task, predictor.backends[:1], settings)
     shape = np.array(scan.geometry.shape)
     size = np.minimum(np.ceil(_usual_mm(domain, scan.geometry) / scan.geometry.spacing_mm).astype(int), shape)
     starts = [_starts(int(n), int(s)) for n, s in zip(shape, size, strict=True)]
@@ -177,8 +178,10 @@ def _coarse_pass(
     places = list(product(*starts))
     for number, place in enumerate(places, 1):
         box = _box(np.array(place), np.array(place) + size)
-        kept = coarse(box.crop(scan)).probabilities.values()
-        total[box._slices] += weight * np.sum([p.array for p in kept], axis=0)
+        part = box.crop(scan)
+        if part.array.max() > part.array.min():  # else it is air, in which nothing is
+            kept = coarse(part).probabilities.values()
+            total[box._slices] += weight * np.sum([p.array for p in kept], axis=0)
         weights[box._slices] += weight
         if progress is not None:
             progress(number, len(places))

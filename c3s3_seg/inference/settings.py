@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from c3s3_seg.bundle import Task
-from c3s3_seg.errors import InputError
+from c3s3_seg.errors import InputError, shown
 from c3s3_seg.inference.doubt import Doubt
 from c3s3_seg.inference.hardware import Device, Precision
 from c3s3_seg.inference.postprocess import Tidying
@@ -69,11 +69,12 @@ class Settings:
         if self.overlap is not None and not 0 <= self.overlap < 1:
             raise InputError(f"found an overlap of {self.overlap}, wanted 0 to below 1")
         if self.stride is not None and min(self.stride) < 1:
-            raise InputError(f"found a stride of {self.stride}, wanted whole numbers from 1 on")
+            raise InputError(f"found a stride of {shown(self.stride)}, wanted whole numbers from 1 on")
         if self.stride is not None and self.overlap is not None:
             raise InputError("found both a stride and an overlap, wanted one of them")
         if len(set(self.flips)) != len(self.flips) or not set(self.flips) <= {0, 1, 2}:
-            raise InputError(f"found the axes {self.flips} to flip, wanted each of 0, 1, 2 at most once")
+            found = shown(self.flips)
+            raise InputError(f"found the axes {found} to flip, wanted each of 0, 1, 2 at most once")
         if self.memory_bytes is not None and self.memory_bytes < 1:
             raise InputError(f"found a memory of {self.memory_bytes} bytes, wanted a positive number")
         if not self.min_volume_ml >= 0:

@@ -6,6 +6,7 @@ Not run on a GPU so far: see `tests/gpu`.
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from c3s3_seg.bundle import ModelBundle, Network
 from c3s3_seg.errors import InputError, MissingError, RefusedError
 from c3s3_seg.inference.cuda import INSTALL, Stream
 from c3s3_seg.inference.engines import INPUT, Profile, Vault, library
+from c3s3_seg.inference.graph import read_graph
+from c3s3_seg.inference.runtime import opening
 from c3s3_seg.inference.window import FloatArray
 
 
@@ -51,7 +54,10 @@ class TensorRtBackend:
             raise RefusedError(what, todo="Free memory there, or take another --backend")
         self._alone = threading.Lock()  # a context and its buffers serve one caller at a time
         names = [self._engine.get_tensor_name(n) for n in range(self._engine.num_io_tensors)]
-        (self._output,) = (name for name in names if name != INPUT)
+        outputs = [name for name in names if name != INPUT]
+        if len(outputs) != 1 or len(names) != 2:
+            raise RefusedError(f"the engine has {', '.join(names)}, wanted one input and one output")
+        (self._output,) = outputs
 
     @classmethod
     def of_bundle(cls, bundle: ModelBundle, network: Network) -> TensorRtBackend:
@@ -67,7 +73,8 @@ class TensorRtBackend:
             todo = f"Make it with: c3s3-seg export {bundle.folder} --to onnx"
             raise InputError(f"the bundle has no {network.graph}", where=bundle.folder, todo=todo)
         profile = Profile(bundle.task.patch, network.channels)
-        return cls(Vault.default().engine(widened(bundle.folder / network.graph), profile))
+        graph = widened(bundle.folder / network.graph, bundle.manifest.files)
+        return cls(Vault.default().engine(graph, profile))
 
     def __call__(self, patches: FloatArray) -> FloatArray:
         """See `Backend`.
@@ -102,8 +109,8 @@ def _sizes(dims: Any) -> tuple[int, ...]:
     return tuple(int(dims[n]) for n in range(len(dims)))
 
 
-def widened(path: Path) -> bytes:
-    """A bundle's graph with its weights inside, in single precision.
+def widened(path: Path, hashes: Mapping[str, str] | None = None) -> bytes:
+    """A bundle's graph with its weights inside, in single precision. `hashes` are those of `read_graph`.
 
     TensorRT takes 8-bit weights only together with 8-bit activations, so casts and scales are done here.
 
@@ -111,6 +118,8 @@ def widened(path: Path) -> bytes:
     ------
     MissingError
         If onnx is not installed.
+    InputError
+        If it is no ONNX graph, or takes weights from a file that is not its own.
     """
     try:
         import onnx
@@ -118,7 +127,16 @@ def widened(path: Path) -> bytes:
         raise MissingError(
             "TensorRT needs onnx to read the graph", todo=f"pip install onnx. {INSTALL}"
         ) from None
-    model = onnx.load(path)
+    with opening(path, "onnx"):
+        model = onnx.load_from_string(read_graph(path, hashes))
+        for value in model.graph.output:  # its bytes are taken for single precision
+            kind = onnx.TensorProto.DataType.Name(value.type.tensor_type.elem_type)
+            if kind != "FLOAT":
+                raise InputError(f"its output is {kind}, wanted FLOAT", where=path)
+        return _widened(onnx, model)
+
+
+def _widened(onnx: Any, model: Any) -> bytes:
     stored = {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
     kept = []
     for node in model.graph.node:

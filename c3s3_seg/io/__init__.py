@@ -9,6 +9,7 @@ Inside, array axes are (i, j, k) = (x, y, z) and positions are mm in LPS, see `c
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +30,7 @@ def load(
     series: int | str | None = None,
     fix: Collection[Fix] = (),
     rule: SeriesRule | None = None,
+    hashed: bool = False,
 ) -> Volume:
     """Read a scan: an image file, a folder with a DICOM series, or one file of such a series.
 
@@ -44,27 +46,31 @@ def load(
         in the notes of the volume.
     rule
         Which of several series is meant, where `series` does not say.
+    hashed
+        Whether `source.sha256` is wanted: the hash of exactly what was read.
 
     Returns
     -------
     Volume
-        The array (i, j, k), in the file's own type (DICOM: float32), in its grid in mm, LPS.
+        The array (i, j, k), in the file's own type (DICOM: float32, or float64 where that would round
+        the values together), in its grid in mm, LPS.
 
     Raises
     ------
     InputError
-        If there is nothing at `path`, or it is not a scan, or is damaged, or has several series.
+        If there is nothing at `path`, or it is not a scan, or is damaged, or has several series;
+        if its hash is wanted, and it changed while it was read.
+    MemoryLimitError
+        If there is not enough memory for its voxels.
     GeometryError
         If the grid is not one of right angles and even spacing.
     """
     path = Path(path)
     reading = Reading(series, frozenset(fix), rule)
     if is_zip(path):
-        return _load_zip(path, reading)
+        return _load_zip(path, reading, hashed)
     if path.is_dir() or is_dicom(path):
-        from c3s3_seg.io.dicom import load_series
-
-        return load_series(path, reading)
+        return _load_dicom(path, reading, hashed)
     if not path.exists():
         raise InputError("there is no such file or folder", where=path)
     if image_suffix(path) is None:
@@ -75,14 +81,26 @@ def load(
         )
     if series is not None:
         raise InputError("an image file has no series to choose from", where=path, todo="Leave series out")
-    return load_image(path, orthonormal="orthonormal" in reading.fix)
+    return load_image(path, orthonormal="orthonormal" in reading.fix, hashed=hashed, dense=True)
 
 
-def _load_zip(path: Path, reading: Reading) -> Volume:
+def _load_dicom(path: Path, reading: Reading, hashed: bool) -> Volume:
+    from c3s3_seg.io.dicom import load_series
+    from c3s3_seg.io.hashes import Watch
+
+    watch = Watch(path) if hashed else None
+    volume = load_series(path, reading)
+    if watch is None:
+        return volume
+    return replace(volume, source=replace(volume.source, sha256=watch.sha256()))
+
+
+def _load_zip(path: Path, reading: Reading, hashed: bool) -> Volume:
     from c3s3_seg.io.archive import unpacked
     from c3s3_seg.io.dicom import load_series
 
-    with unpacked(path) as folder:
+    digest = hashlib.sha256() if hashed else None
+    with unpacked(path, digest) as folder:
         try:
             volume = load_series(folder, reading)
         except C3S3Error as error:
@@ -90,4 +108,5 @@ def _load_zip(path: Path, reading: Reading) -> Volume:
                 raise
             # The temporary folder means nothing to the user.
             raise type(error)(error.what, where=path, todo=error.todo) from error
-    return replace(volume, source=replace(volume.source, path=path))
+    sha256 = digest.hexdigest() if digest else None
+    return replace(volume, source=replace(volume.source, path=path, sha256=sha256))

@@ -2,26 +2,41 @@
 
 from __future__ import annotations
 
+import lzma
 import shutil
 import stat
+import struct
 import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from typing import IO, TYPE_CHECKING
 
-from c3s3_seg.errors import InputError
+if TYPE_CHECKING:
+    from hashlib import _Hash
+
+from c3s3_seg.errors import FileName, InputError
+from c3s3_seg.io.content import Opened
 
 MOST_FILES = 200_000
 # Blank slices compress 1000 : 1, a whole study does not; below the floor nothing can be blown up.
 MOST_RATIO, FLOOR = 200, 1 << 28
 BLOCK = 1 << 20
+DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, ValueError)
 
 
 @contextmanager
-def unpacked(path: Path) -> Iterator[Path]:
+def unpacked(path: Path, digest: _Hash | None = None) -> Iterator[Path]:
     """A temporary folder, readable by this user only, with what the archive holds; removed at the end.
+
+    Parameters
+    ----------
+    path
+        The archive. It is copied first: what is checked, hashed and unpacked are the same bytes.
+    digest
+        Is told the bytes of the archive.
 
     Raises
     ------
@@ -32,12 +47,14 @@ def unpacked(path: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="c3s3-seg-") as name:
         folder = Path(name)
         try:
-            with zipfile.ZipFile(path) as archive:
-                entries = [e for e in archive.infolist() if not e.is_dir()]
-                _check(entries, path, shutil.disk_usage(folder).free)
-                for entry in entries:
-                    _extract(archive, entry, folder, path)
-        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+            with tempfile.TemporaryFile() as copy:
+                _copy(path, copy, digest)
+                with zipfile.ZipFile(copy) as archive:
+                    entries = [e for e in archive.infolist() if not e.is_dir()]
+                    _check(entries, path, copy.tell(), shutil.disk_usage(folder).free)
+                    for entry in entries:
+                        _extract(archive, entry, folder, path)
+        except (*DAMAGED, NotImplementedError, RuntimeError) as error:
             what = f"the archive is damaged, or not one that can be unpacked ({type(error).__name__})"
             raise InputError(what, where=path, todo="Copy or export it again") from error
         except OSError as error:
@@ -46,11 +63,28 @@ def unpacked(path: Path) -> Iterator[Path]:
         yield folder
 
 
-def _check(entries: list[zipfile.ZipInfo], path: Path, free: int) -> None:
+def _told(entry: zipfile.ZipInfo) -> FileName:
+    """The name of a file in it, which may be that of a patient."""
+    return FileName(entry.filename, "a file in it")
+
+
+def _copy(path: Path, copy: IO[bytes], digest: _Hash | None) -> None:
+    with Opened(path) as file:
+        if file.size > shutil.disk_usage(tempfile.gettempdir()).free // 2:
+            todo = "Unpack it where there is room, and give the folder"
+            what = f"the archive has {file.size} bytes, for which there is no room in {tempfile.gettempdir()}"
+            raise InputError(what, where=path, todo=todo)
+        for block in file.blocks(BLOCK):
+            copy.write(block)
+            if digest is not None:
+                digest.update(block)
+
+
+def _check(entries: list[zipfile.ZipInfo], path: Path, size: int, free: int) -> None:
     total = sum(entry.file_size for entry in entries)
     if len(entries) > MOST_FILES:
         raise InputError(f"the archive holds {len(entries)} files; up to {MOST_FILES} are taken", where=path)
-    if total > max(FLOOR, MOST_RATIO * path.stat().st_size):
+    if total > max(FLOOR, MOST_RATIO * size):
         todo = "Unpack it yourself, if you know where it is from"
         raise InputError(
             f"the archive unpacks to {total} bytes, far more than a study", where=path, todo=todo
@@ -65,12 +99,12 @@ def _check(entries: list[zipfile.ZipInfo], path: Path, free: int) -> None:
             raise InputError("the archive is encrypted", where=path, todo="Unpack it, and give the folder")
         if stat.S_ISLNK(entry.external_attr >> 16):
             raise InputError(
-                f"the archive holds a link ('{entry.filename}'), which is not followed", where=path
+                f"the archive holds a link ('{_told(entry)}'), which is not followed", where=path
             )
         name = PurePosixPath(entry.filename)
         if name.is_absolute() or ".." in name.parts or set("\\:") & set(entry.filename) or not name.parts:
             raise InputError(
-                f"the archive holds a name that leads out of its folder ('{entry.filename}')", where=path
+                f"the archive holds a name that leads out of its folder ('{_told(entry)}')", where=path
             )
 
 
@@ -78,12 +112,12 @@ def _extract(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, folder: Path, pat
     target = folder.joinpath(*PurePosixPath(entry.filename).parts)
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.exists():
-        raise InputError(f"the archive holds '{entry.filename}' twice", where=path)
+        raise InputError(f"the archive holds '{_told(entry)}' twice", where=path)
     left = entry.file_size
     # Reading to the end checks the CRC; what an entry says of its size is not taken for granted.
     with archive.open(entry) as source, target.open("xb") as file:
         while block := source.read(BLOCK):
             left -= len(block)
             if left < 0:
-                raise InputError(f"'{entry.filename}' unpacks to more than the archive says", where=path)
+                raise InputError(f"'{_told(entry)}' unpacks to more than the archive says", where=path)
             file.write(block)

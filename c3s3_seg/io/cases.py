@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
-from c3s3_seg.errors import InputError
+from c3s3_seg.errors import FileName, InputError, Told
 from c3s3_seg.io.image import IMAGE_SUFFIXES, image_stem, image_suffix
 from c3s3_seg.io.sniff import is_dicom, is_zip
 
-TRUTH_ENDINGS = ("", "_gt", "_label", "_seg", "_mask")
+# What follows the name of the scan in that of its mask. 3D Slicer writes `x.seg.nrrd`, and `x-label.nrrd`.
+MASK_ENDINGS = ("_gt", "_label", "_seg", "_mask", ".seg", "-label")
+TRUTH_ENDINGS = ("", *MASK_ENDINGS)
 
 
 @dataclass(frozen=True)
@@ -46,12 +48,14 @@ def find_cases(paths: Sequence[str | Path]) -> list[Case]:
     InputError
         If a path is missing or holds no scan, or a folder mixes DICOM slices and image files.
     """
-    found: dict[Path, Path] = {}
+    real = _Real()
+    found: dict[str, Path] = {}
     for given in paths:
         for path in _scans(Path(given)):
-            found.setdefault(_resolved(path), path)
+            found.setdefault(real.path(path), path)
     scans = list(found.values())
-    return [Case(name, path) for name, path in zip(_names(scans), scans, strict=True)]
+    names = unique_names([(os.path.basename(real.path(path.parent)), _stem(path)) for path in scans])
+    return [Case(name, path) for name, path in zip(names, scans, strict=True)]
 
 
 def match_truth(cases: Sequence[Case], truth: str | Path) -> dict[str, Path]:
@@ -63,7 +67,7 @@ def match_truth(cases: Sequence[Case], truth: str | Path) -> dict[str, Path]:
         What `find_cases` found.
     truth
         An image file, for a single case; or a folder of image files that are named like the cases,
-        or like them with `_gt`, `_label`, `_seg` or `_mask` at the end.
+        or like them with `_gt`, `_label`, `_seg`, `_mask`, `.seg` or `-label` at the end.
 
     Returns
     -------
@@ -85,6 +89,7 @@ def match_truth(cases: Sequence[Case], truth: str | Path) -> dict[str, Path]:
             )
         return {cases[0].name: truth}
     by_stem: dict[str, list[Path]] = {}
+    real = _Real()
     for path in _visible(truth):
         if image_suffix(path) and path.is_file():
             by_stem.setdefault(image_stem(path), []).append(path)
@@ -93,9 +98,11 @@ def match_truth(cases: Sequence[Case], truth: str | Path) -> dict[str, Path]:
     for case in cases:
         # A case that was renamed, because another one had its name, must not take the other one's truth.
         names = {case.name} | ({_stem(case.path)} if stems[_stem(case.path)] == 1 else set())
-        own = _resolved(case.path)
+        # Where a mask is itself the case, its own name is as good: x.seg.nrrd is measured by x_gt.nii.gz.
+        names |= {shorter for name in names if (shorter := scan_stem(name)) not in stems}
+        own = real.path(case.path)
         hits = [p for n in sorted(names) for e in TRUTH_ENDINGS for p in by_stem.get(n + e, ())]
-        hits = [p for p in hits if _resolved(p) != own]
+        hits = [p for p in dict.fromkeys(hits) if real.path(p) != own]
         if len(hits) > 1:
             several = ", ".join(p.name for p in hits)
             raise InputError(f"case '{case.name}' has several truths: {several}; wanted one", where=truth)
@@ -111,6 +118,18 @@ def match_truth(cases: Sequence[Case], truth: str | Path) -> dict[str, Path]:
     return pairs
 
 
+def scan_stem(name: str) -> str:
+    """The name of the scan that a mask is of: `x` for `x.seg`, as 3D Slicer has it; without suffixes."""
+    return name.removesuffix(".seg") or name
+
+
+def mask_files(folder: Path, case: str) -> list[Path]:
+    """The image files in a folder that may be the mask of a case: named like it, or `<case>.seg`."""
+    names = (f"{case}{middle}{suffix}" for middle in ("", ".seg") for suffix in IMAGE_SUFFIXES)
+    # Unlike Path.is_file, it does not raise for a name that is too long.
+    return [path for name in names if os.path.isfile(path := folder / name)]
+
+
 def _scans(path: Path) -> list[Path]:
     if path.is_file():
         if image_suffix(path) is None and not is_dicom(path) and not is_zip(path):
@@ -118,15 +137,17 @@ def _scans(path: Path) -> list[Path]:
         return [path]
     entries = _visible(path)
     images = [p for p in entries if image_suffix(p) and not p.is_dir()]
-    if any(is_dicom(p) for p in entries):
+    there = set(images)
+    if any(is_dicom(p) for p in entries if p not in there):
         if images:
             raise InputError(
-                f"the folder holds DICOM slices and image files ({images[0].name}): which is the scan",
+                f"the folder holds DICOM slices and image files ({FileName(images[0].name, 'one or more')}):"
+                " which is the scan",
                 where=path,
                 todo="Name the image files one by one, or put the slices into a folder of their own",
             )
         return [path]
-    scans = [p for p in entries if p in images or is_zip(p) or (p.is_dir() and _holds_dicom(p))]
+    scans = [p for p in entries if p in there or is_zip(p) or (p.is_dir() and _holds_dicom(p))]
     if not scans:
         raise InputError(
             f"found no scan here; looked for {', '.join(IMAGE_SUFFIXES)} files, DICOM slices and"
@@ -138,16 +159,17 @@ def _scans(path: Path) -> list[Path]:
 
 def _visible(folder: Path) -> list[Path]:
     try:
-        entries = sorted(folder.iterdir(), key=lambda p: p.name)
+        with os.scandir(folder) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
+            links = {entry.name for entry in entries if entry.is_symlink()}
     except OSError as error:
         raise InputError(f"the folder cannot be read: {error.strerror or error}", where=folder) from error
-    return [p for p in entries if not p.name.startswith(".") and not _leads_up(p)]
+    paths = (folder / entry.name for entry in entries if not entry.name.startswith("."))
+    return [path for path in paths if path.name not in links or not _leads_up(path)]
 
 
 def _leads_up(path: Path) -> bool:
-    """Whether it is a link to a folder that it lies in itself, or in the end to itself: a loop."""
-    if not path.is_symlink():
-        return False
+    """Whether a link leads to a folder that it lies in itself, or in the end to itself: a loop."""
     try:
         target = path.resolve(strict=True)
     except FileNotFoundError:
@@ -162,7 +184,10 @@ def walk_files(folder: Path) -> Iterator[Path]:
 
     def refuse(error: OSError) -> None:
         # os.walk would pass over a folder that it may not read, and the slices in it with it.
-        raise InputError(f"the folder cannot be read: {error.strerror}", where=error.filename) from error
+        place = Told.of(
+            str(error.filename), str(folder)
+        )  # of a folder in it, too, the name may be a patient's
+        raise InputError(f"the folder cannot be read: {error.strerror}", where=place) from error
 
     for root, folders, files in os.walk(folder, onerror=refuse):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -175,25 +200,32 @@ def _holds_dicom(folder: Path) -> bool:
     return any(is_dicom(path) for path in walk_files(folder))
 
 
-def _resolved(path: Path) -> Path:
-    # A link to a scan is the same scan; realpath, unlike resolve, never raises on a loop.
-    return Path(os.path.realpath(path))
+class _Real:
+    """Where paths lead in the end; each folder is looked up once. A link to a scan is the same scan."""
+
+    def __init__(self) -> None:
+        self._folders: dict[str, str] = {}
+
+    def path(self, path: Path) -> str:
+        """The real path; of a loop of links, where it began."""
+        if path.name in ("", "..") or os.path.islink(path):
+            return os.path.realpath(path)  # which, unlike `resolve`, never raises
+        folder = os.path.dirname(path)
+        if folder not in self._folders:
+            self._folders[folder] = os.path.realpath(folder)
+        return os.path.join(self._folders[folder], path.name)
 
 
 def _stem(path: Path) -> str:
     name = image_stem(path) if image_suffix(path) else path.name
-    if not image_suffix(path) and path.is_file():
+    if image_suffix(path) is None and path.is_file():
         name = path.stem or path.name
-    return name if name not in ("", "..") else _resolved(path).name
+    return name if name not in ("", "..") else os.path.basename(os.path.realpath(path))
 
 
 def _fold(name: str) -> str:
     """What a file system that knows neither case nor Unicode forms would take the name for."""
     return unicodedata.normalize("NFC", name).casefold()
-
-
-def _names(scans: Sequence[Path]) -> list[str]:
-    return unique_names([(_resolved(path.parent).name, _stem(path)) for path in scans])
 
 
 def unique_names(wanted: Sequence[tuple[str, str]], taken: Iterable[str] = ()) -> list[str]:
@@ -222,9 +254,11 @@ def unique_names(wanted: Sequence[tuple[str, str]], taken: Iterable[str] = ()) -
     free = {name for name, times in counts.items() if times == 1 and name not in used}
     used |= free
     names = []
+    following: dict[str, Iterator[int]] = {}  # each counter goes on where it was: 10,000 scans may be alike
     for name in full:
         if _fold(name) not in free:
-            numbered = (f"{name}_{n}" for n in count(1))
+            numbers = following.setdefault(_fold(name), count(1))
+            numbered = (f"{name}_{n}" for n in numbers)
             name = next(candidate for candidate in numbered if _fold(candidate) not in used)
             used.add(_fold(name))
         names.append(name)

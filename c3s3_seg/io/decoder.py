@@ -30,6 +30,14 @@ MEMORY = 1 << 31  # bytes, above what the child has when it is ready
 MAX_FRAME = 1 << 29  # bytes of one decoded frame
 PIPE = 1 << 20  # bytes: a frame of 512 x 512 goes through at once, not in eight pieces
 FASTEST = "pyjpegls"
+# What a frame cannot be decoded without (PS3.3, C.7.6.3).
+NEEDED = (
+    "BitsAllocated",
+    "BitsStored",
+    "PixelRepresentation",
+    "SamplesPerPixel",
+    "PhotometricInterpretation",
+)
 RLE = "1.2.840.10008.1.2.5"
 
 
@@ -228,11 +236,25 @@ def _open(path: Path, pydicom: Any) -> Any:
     from c3s3_seg.io.dicom_header import read_whole
 
     data = read_whole(path)
+    _check_holds_pixels(data)
     syntax = data.file_meta.TransferSyntaxUID
     if syntax.is_encapsulated:
         _check_decoder(syntax)
         _check_end(data, path)
     return data
+
+
+def _check_holds_pixels(data: Any) -> None:
+    for keyword in ("FloatPixelData", "DoubleFloatPixelData"):
+        if keyword in data:
+            why = f"holds {keyword}, which no slice of CT, MR or PET has; wanted whole numbers in PixelData"
+            raise Refused(why, "The file is whole: have it exported with PixelData, or convert it to NIfTI")
+    if "PixelData" not in data:
+        raise Refused("it holds no PixelData")
+    lacks = [keyword for keyword in NEEDED if data.get(keyword) is None]
+    if lacks:
+        todo = "The file is whole, its header is not valid: have the series exported again"
+        raise Refused(f"cannot be decoded: its header has no {', '.join(lacks)}", todo)
 
 
 def _check_decoder(syntax: Any) -> None:

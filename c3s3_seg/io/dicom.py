@@ -8,21 +8,23 @@ takes one series out of several, all without a word.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from c3s3_seg.errors import InputError
+from c3s3_seg.errors import InputError, listed
 from c3s3_seg.io.choice import Reading
 from c3s3_seg.io.dicom_grid import Stack, stack
-from c3s3_seg.io.dicom_header import FRAME_CLASSES, MEDIA_DIRECTORY, Slice
+from c3s3_seg.io.dicom_header import FRAME_CLASSES, Slice
 from c3s3_seg.io.dicom_pixels import Pixels, same_pixels, stack_planes
-from c3s3_seg.io.dicom_series import Found, Series, choose, listed, look_through
+from c3s3_seg.io.dicom_series import Found, Series, choose, look_through
 from c3s3_seg.io.repair import repair
+from c3s3_seg.io.sniff import is_dicomdir
 from c3s3_seg.volume import Geometry, Source, Volume
 
 # What may tell apart two slices at one place, for the message. Never dates.
 PHASES = (
     "EchoNumbers", "EchoTime", "TemporalPositionIdentifier", "DiffusionBValue", "TriggerTime",
-    "AcquisitionNumber", "ImageType",
+    "AcquisitionNumber", "ImageType", "ComplexImageComponent",
 )  # fmt: skip
 
 
@@ -90,12 +92,6 @@ def find_series(path: Path, reading: Reading) -> tuple[Found, Reading]:
     return _series_of(path, reading)
 
 
-def is_dicomdir(path: Path) -> bool:
-    """Whether a file is the index of a medium."""
-    with path.open("rb") as file:
-        return MEDIA_DIRECTORY.encode() in file.read(512)
-
-
 def _series_of(path: Path, reading: Reading) -> tuple[Found, Reading]:
     """The series of one file: all files of its folder that are of it."""
     root = path.parent
@@ -109,6 +105,13 @@ def _series_of(path: Path, reading: Reading) -> tuple[Found, Reading]:
     )
     numbers = [n for n, s in enumerate(found.series, 1) if s.uid == uid]
     own = [n for n in numbers if path in {s.path for s in found.series[n - 1].slices}]
+    held = [found.series[n - 1] for n in own if found.series[n - 1].is_volume]
+    if len(held) > 1:
+        raise InputError(
+            f"this file holds {len(held)} volumes; wanted one: {'; '.join(map(str, held))}",
+            where=path,
+            todo="Give its folder and choose one of them with --series",
+        )
     return found, Reading((own or numbers)[0], reading.fix, reading.rule)
 
 
@@ -148,14 +151,15 @@ def check(series: Series, root: Path, reading: Reading) -> Stack:
         For the reasons of `load_series`.
     """
     _check_kind(series.slices, root)
-    _check_one(series.slices, root)
-    return stack(series.slices, root, reading.fix)
+    notes = _check_one(series.slices, root)
+    found = stack(series.slices, root, reading.fix)
+    return replace(found, notes=(*notes, *found.notes))
 
 
 def _check_kind(slices: tuple[Slice, ...], root: Path) -> None:
     for item in slices:
         if item.number("NumberOfFrames", 1) > 1:
-            classes = "enhanced" if item.text("SOPClassUID") in FRAME_CLASSES else "classic"
+            classes = "enhanced" if item.sop_class in FRAME_CLASSES else "classic"
             raise InputError(
                 f"'{item.name}' is a {classes} file of several frames, which does not say where they lie",
                 where=root,
@@ -174,7 +178,7 @@ def _check_kind(slices: tuple[Slice, ...], root: Path) -> None:
             )
 
 
-def _check_one(slices: tuple[Slice, ...], root: Path) -> None:
+def _check_one(slices: tuple[Slice, ...], root: Path) -> tuple[str, ...]:
     """One patient, one frame of reference, one size. The message names files, never what differs."""
     wanted = {
         "of two patients": ("PatientID", "PatientName"),
@@ -183,14 +187,28 @@ def _check_one(slices: tuple[Slice, ...], root: Path) -> None:
         "of two modalities": ("Modality",),
     }
     for what, keywords in wanted.items():
-        first = [slices[0].text(k) for k in keywords]
+        first = [_plain(slices[0], k) for k in keywords]
         for item in slices[1:]:
-            if [item.text(k) for k in keywords] != first:
+            if [_plain(item, k) for k in keywords] != first:
                 raise InputError(
                     f"the series mixes slices {what}: '{slices[0].name}' and '{item.name}'",
                     where=root,
                     todo="Put the slices of each volume into a folder of their own",
                 )
+
+    ways = len({item.text("PatientName") for item in slices})
+    if ways == 1:
+        return ()
+    return (f"the slices write the patient's name in {ways} ways, which differ in empty parts alone",)
+
+
+def _plain(item: Slice, keyword: str) -> str:
+    """An attribute as text; of a name without what means nothing (PS3.5, 6.2, PN): empty parts, spaces."""
+    text = item.text(keyword)
+    if keyword != "PatientName":
+        return text
+    groups = ["^".join(part.strip() for part in group.split("^")).rstrip("^") for group in text.split("=")]
+    return "=".join(groups).rstrip("=")
 
 
 def _doubles(place: tuple[Slice, ...], pixels: Pixels, root: Path) -> tuple[Slice, ...]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -12,13 +14,13 @@ from typing import Any, BinaryIO
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
-from pydicom.datadict import dictionary_VR
+from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import RawDataElement
 from pydicom.multival import MultiValue
 from pydicom.tag import BaseTag, Tag
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from c3s3_seg.io.sniff import DICOM_SUFFIXES, PREFIX_END, begins_as_dicom
+from c3s3_seg.io.sniff import DICOM_SUFFIXES, MEDIA_DIRECTORY, PREFIX_END, begins_as_dicom
 
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
 SLICE_CLASSES = {_STORAGE + end for end in ("2", "4", "128")}  # CT, MR, PET: one slice a file
@@ -26,7 +28,6 @@ FRAME_CLASSES = {
     _STORAGE + end for end in ("2.1", "2.2", "4.1", "4.4", "128.1", "130")
 }  # enhanced CT, MR, PET
 CAPTURE_CLASSES = {_STORAGE + end for end in ("7", "7.1", "7.2", "7.3", "7.4")}  # secondary captures
-MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
 # A deflated file is unpacked in one go before anything can be checked. No single slice is larger.
 MAX_INFLATED = 1 << 30
 
@@ -41,7 +42,7 @@ NAMES: list[Any] = [
     "TriggerTime", "AcquisitionTime", "InstanceNumber", "BitsAllocated", "BitsStored", "HighBit",
     "PixelRepresentation", "LossyImageCompression", "RescaleSlope", "RescaleIntercept", "PixelPaddingValue",
     "PixelPaddingRangeLimit", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
-    "StudyInstanceUID", 0x0019100C, 0x20011003, 0x00431039,
+    "StudyInstanceUID", "ComplexImageComponent", 0x0019100C, 0x20011003, 0x00431039,
 ]  # fmt: skip
 _NUMBERS = {"US": "u2", "SS": "i2", "US or SS": "u2", "UL": "u4", "SL": "i4", "FD": "f8", "FL": "f4"}
 TAGS = [Tag(name) for name in NAMES]  # pydicom would turn the names into numbers for each file anew
@@ -112,9 +113,14 @@ class Slice:
         return "LOCALIZER" in self.text("ImageType").upper()
 
     @property
+    def sop_class(self) -> str:
+        """SOP class UID, from the meta information where the header leaves it blank; empty if unknown."""
+        return self.text("SOPClassUID") or _storage_class(self.data) or ""
+
+    @property
     def is_capture(self) -> bool:
         """Whether it is a secondary capture that lies nowhere in the patient."""
-        return self.text("SOPClassUID") in CAPTURE_CLASSES and not self.text("ImagePositionPatient")
+        return self.sop_class in CAPTURE_CLASSES and not self.text("ImagePositionPatient")
 
 
 @lru_cache(256)
@@ -136,11 +142,28 @@ def _raw_text(tag: BaseTag, vr: str | None, raw: bytes, little: bool) -> str:
 
 @dataclass(frozen=True)
 class Broken:
-    """A file that should be a slice and is none, and the series it says it is of, if it says that much."""
+    """A file that should be a slice and is none, and the series it says it is of, if it says that much.
+
+    `whole`: nothing of the file is missing; what it lacks was never written.
+    """
 
     name: str
     reason: str
     series_uid: str | None = None
+    whole: bool = False
+
+    @property
+    def verdict(self) -> str:
+        """What is wrong with it, to follow the word `file`."""
+        return f"cannot be used: {self.reason}" if self.whole else f"is damaged: {self.reason}"
+
+
+def unreadable(kind: str, error: Exception) -> str:
+    """What to say of an object that could not be read: the attribute that it lacks, if that is why."""
+    keyword = getattr(error, "name", None) if isinstance(error, AttributeError) else None
+    if isinstance(keyword, str) and tag_for_keyword(keyword) is not None:
+        return f"this {kind} has no {keyword}: it is damaged, or was written without it"
+    return f"this {kind} is damaged, or not one that can be read ({type(error).__name__})"
 
 
 def look_at(path: Path, name: str) -> Slice | Broken | bool:
@@ -150,6 +173,30 @@ def look_at(path: Path, name: str) -> Slice | Broken | bool:
             return _look_into(file, path, name)
     except OSError as error:
         return Broken(name, f"it cannot be read: {error.strerror or error}")
+
+
+def own_copy(data: pydicom.Dataset, keywords: Iterable[Any] | None = None) -> pydicom.Dataset:
+    """A dataset whose elements are its own, those of nested sequences too.
+
+    `Dataset(dict(data))` shares its elements with `data`, and to set an attribute of the one is then to
+    set that of the other.
+
+    Parameters
+    ----------
+    data
+        What is copied. Elements that were not converted yet are converted.
+    keywords
+        Only these, where they are there; None: all.
+    """
+    tags = data.keys() if keywords is None else [Tag(k) for k in keywords if k in data]
+    copied = pydicom.Dataset()
+    for tag in tags:
+        element = data[tag]
+        value = element.value
+        if element.VR == "SQ" or isinstance(value, MultiValue):
+            value = copy.deepcopy(value)
+        copied[tag] = pydicom.DataElement(tag, element.VR, value, already_converted=True)
+    return copied
 
 
 def read_whole(path: Path) -> Any:
@@ -172,6 +219,7 @@ def _look_into(file: BinaryIO, path: Path, name: str) -> Slice | Broken | bool:
         _check_inflated(head, file)
         file.seek(0)
         data = pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=TAGS)
+        reached = _reaches_pixels(file)
         offset = _plain_pixels(data, file)
         item = Slice(path, name, data, None, offset)
         uid = item.text("SeriesInstanceUID") or None
@@ -180,12 +228,23 @@ def _look_into(file: BinaryIO, path: Path, name: str) -> Slice | Broken | bool:
         return Broken(name, f"its header cannot be read ({type(error).__name__})")
     if kind == MEDIA_DIRECTORY:
         return False
-    if kind and item.text("Rows") and item.text("Columns"):
+    if item.text("Rows") and item.text("Columns"):
         return item
     # A header that is cut may end within this very UID, or within that of the series.
     if kind is None or any(c.startswith(kind) for c in SLICE_CLASSES | FRAME_CLASSES):
-        return Broken(name, "its header ends too early", uid)
+        if not reached:
+            return Broken(name, "its header ends too early", uid)
+        lacks = [k for k in ("SOPClassUID", "Rows", "Columns") if not item.text(k)]
+        return Broken(name, f"its header has no {', '.join(lacks)}", uid, whole=True)
     return False
+
+
+def _reaches_pixels(file: BinaryIO) -> bool:
+    """Whether pydicom stopped in front of pixel data (group 7FE0), and not at the end of the file."""
+    start = file.tell()
+    group = file.read(2)
+    file.seek(start)
+    return group in (b"\xe0\x7f", b"\x7f\xe0")
 
 
 def _storage_class(data: Any) -> str | None:

@@ -7,6 +7,7 @@ frame by frame with the slice that it names, before it is put in its place.
 
 from __future__ import annotations
 
+from copy import deepcopy
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 from pydicom import dcmread
 from pydicom.uid import ExplicitVRLittleEndian, RLELossless, generate_uid
+from pydicom.valuerep import format_number_as_ds
 
 from c3s3_seg import __version__
 from c3s3_seg.errors import InputError
@@ -105,9 +107,10 @@ def _encode(
         for number, segment in enumerate(segments, 1)
     ]
     kinds = highdicom.seg.SegmentationTypeValues
+    patient = _set_aside(images)
     # The same mask of the same slices by the same model is the same instance.
     seed = [images[0].SOPInstanceUID, maker.name, maker.serial, str(labelmap), hash_of(planes)]
-    return highdicom.seg.Segmentation(
+    made = highdicom.seg.Segmentation(
         source_images=images,
         pixel_array=planes,
         segmentation_type=kinds.LABELMAP if labelmap else kinds.BINARY,
@@ -126,6 +129,24 @@ def _encode(
         transfer_syntax_uid=ExplicitVRLittleEndian,
         omit_empty_frames=bool(planes.any()),
     )
+    for element in patient:
+        made[element.tag] = element
+    return made
+
+
+def _set_aside(images: list[Any]) -> list[Any]:
+    """Patient and study of the first image, which are blank in all of them from now on.
+
+    highdicom quotes a name of one part in a warning, and a name of seven in a log; it does not know all
+    character sets (ISO 2022 IR 87 beside the default one), and refuses dates that old files have.
+    """
+    first = images[0]
+    patient = [deepcopy(first[keyword]) for keyword in (*TYPE_2, "SpecificCharacterSet") if keyword in first]
+    for header in images:
+        for keyword in TYPE_2:
+            setattr(header, keyword, "")
+        header.pop("SpecificCharacterSet", None)
+    return patient
 
 
 def hash_of(planes: Array) -> str:
@@ -152,6 +173,7 @@ def _images(source: Origin, planes: Array) -> tuple[list[Any], Array]:
         if header.get("PatientSex") not in ("M", "F", "O"):
             header.PatientSex = ""  # type 2: unknown is allowed, another word is not
     if source.slices[0].frame is None:
+        _share_geometry(source)
         return [source.header(item) for item in source.slices], planes
     if len(source.headers) > 1:
         raise InputError(
@@ -164,6 +186,21 @@ def _images(source: Origin, planes: Array) -> tuple[list[Any], Array]:
     for item, plane in zip(source.slices, planes, strict=True):
         frames[item.frame] = plane
     return [image], frames
+
+
+def _share_geometry(source: Origin) -> None:
+    """Give all headers the directions and the spacing of the stack, from which they differ by rounding.
+
+    highdicom wants them to be the same; the files are not touched.
+    """
+    common = {
+        "ImageOrientationPatient": source.stack.turn[:, :2].T.ravel(),
+        "PixelSpacing": source.stack.spacing_mm[::-1],
+    }
+    for keyword, values in common.items():
+        if len({item.text(keyword) for item in source.slices}) > 1:
+            for header in source.headers.values():
+                setattr(header, keyword, [format_number_as_ds(float(v) + 0.0) for v in values])
 
 
 def _prove(content: bytes, source: Origin, planes: Array, path: Path) -> None:

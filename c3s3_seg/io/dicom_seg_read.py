@@ -15,10 +15,13 @@ from numpy.typing import NDArray
 
 from c3s3_seg.errors import C3S3Error, GeometryError, InputError
 from c3s3_seg.io.decoder import Decoder, Refused
+from c3s3_seg.io.dicom_header import unreadable
 from c3s3_seg.volume import Array, Geometry, Source, Volume
 
 OFF_VOXELS = 0.05  # places are written as decimals; a SEG of another grid is off by far more somewhere
 STEP_PART = 0.02
+SAME_COSINE = 1e-4
+AGAIN = "Copy or export it again"
 
 
 def read_seg(path: Path, grid: Geometry, values: Mapping[str, int]) -> Volume:
@@ -56,11 +59,59 @@ def read_seg(path: Path, grid: Geometry, values: Mapping[str, int]) -> Volume:
     except (C3S3Error, MemoryError):
         raise
     except Exception as error:  # a damaged file can hold anything
-        what = f"this DICOM SEG is damaged, or not one that can be read ({type(error).__name__})"
-        raise InputError(what, where=path, todo="Copy or export it again") from error
+        raise InputError(
+            unreadable("DICOM SEG", error), where=path, todo="Copy or export it again"
+        ) from error
     others = sum(name not in values for name in numbers.values())
     notes = (f"{others} other segments of the DICOM SEG were left out",) if others else ()
     return grid.volume(array, Source(path, "SEG", notes=notes))
+
+
+def seg_grid(path: Path) -> Geometry:
+    """The grid of the frames of a DICOM SEG, from the first to the last: empty slices are often left out.
+
+    Raises
+    ------
+    InputError
+        If it is fractional, damaged, or has one frame that does not say how thick it is.
+    GeometryError
+        If its frames are no stack of even steps.
+    """
+    try:
+        return _grid_of(_open(path), path)
+    except (C3S3Error, MemoryError):
+        raise
+    except Exception as error:  # a damaged file can hold anything
+        raise InputError(
+            unreadable("DICOM SEG", error), where=path, todo="Copy or export it again"
+        ) from error
+
+
+def _grid_of(data: Any, path: Path) -> Geometry:
+    groups = list(_groups(data, path))
+    points = np.array([g["PlanePositionSequence"].ImagePositionPatient for g in groups], dtype=np.float64)
+    planes = [g["PlaneOrientationSequence"].ImageOrientationPatient for g in groups]
+    cosines, measures = np.array(planes, dtype=np.float64), groups[0]["PixelMeasuresSequence"]
+    spacing = np.array(measures.PixelSpacing, dtype=np.float64)
+    i, j = cosines[0, :3], cosines[0, 3:]
+    normal = np.cross(i, j)
+    heights = (points - points[0]) @ normal
+    span, places = float(np.ptp(heights)), np.unique(np.round(heights, 3))
+    said = float(measures.get("SpacingBetweenSlices") or measures.get("SliceThickness") or 0)
+    step = float(np.diff(places).min()) if len(places) > 1 else said
+    if step <= 0:
+        raise InputError("the one frame of this DICOM SEG does not say how thick it is", where=path)
+    count = round(span / step)
+    step = span / count if count else step  # the mean: each place is rounded
+    first = points[int(heights.argmin())]
+    off_mm = points - first - np.rint((points - first) @ normal / step)[:, None] * step * normal
+    if np.abs(off_mm).max() > OFF_VOXELS * min(step, *spacing) or np.ptp(cosines, axis=0).max() > SAME_COSINE:
+        what = "the frames of this DICOM SEG are no stack of even steps"
+        raise GeometryError(what, where=path, todo="Give the scan that it was drawn on")
+    shape = int(data.Columns), int(data.Rows), count + 1
+    frame_uid = str(data.get("FrameOfReferenceUID", "") or "") or None
+    direction = np.column_stack([i, j, normal])
+    return Geometry.build(shape, (spacing[1], spacing[0], step), first, direction, frame_uid)
 
 
 def _open(path: Path) -> Any:

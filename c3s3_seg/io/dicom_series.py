@@ -6,11 +6,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from c3s3_seg.errors import InputError
+from c3s3_seg.errors import FileName, InputError, listed
 from c3s3_seg.io.cases import walk_files
 from c3s3_seg.io.choice import Reading, SeriesRule
 from c3s3_seg.io.dicom_frames import frames, is_enhanced
-from c3s3_seg.io.dicom_header import FRAME_CLASSES, SLICE_CLASSES, Broken, Slice, look_at
+from c3s3_seg.io.dicom_header import Broken, Slice, look_at
+from c3s3_seg.io.dicom_kind import class_name, has_slice_class, is_slice, of_one_kind
 from c3s3_seg.io.dicom_split import split
 from c3s3_seg.io.sniff import DICOM_SUFFIXES
 
@@ -23,8 +24,8 @@ class Series:
     ----------
     uid
         SeriesInstanceUID; empty where the files have none.
-    slices, localizers, captures
-        What it holds, and what was left aside: scout views, and pictures of a screen.
+    slices, localizers, captures, others
+        What it holds, and what was left aside: scout views, pictures of a screen, objects of other kinds.
     part
         Which phase, where a series holds several: `echo 2`. Else empty.
     """
@@ -33,6 +34,7 @@ class Series:
     slices: tuple[Slice, ...]
     localizers: tuple[Slice, ...] = ()
     captures: tuple[Slice, ...] = ()
+    others: tuple[Slice, ...] = ()
     part: str = ""
 
     @property
@@ -55,10 +57,18 @@ class Series:
 
     @property
     def is_volume(self) -> bool:
-        """Whether it is a stack of CT, MR or PET slices."""
-        classes = {s.text("SOPClassUID") for s in self.slices}
-        stack = len(self.slices) > 1 and classes <= SLICE_CLASSES | FRAME_CLASSES
-        return not self.slices[0].is_localizer and stack
+        """Whether it is a stack of CT, MR or PET slices, by their class or by modality and place."""
+        return not self.why_not
+
+    @property
+    def why_not(self) -> str:
+        """Why it is no volume; empty if it is one."""
+        if self.slices[0].is_localizer:
+            return "a localizer"
+        other = next((s for s in self.slices if not is_slice(s)), None)
+        if other is not None:
+            return f"'{other.name}' is no CT, MR or PET slice with a place: {class_name(other)}"
+        return "" if len(self.slices) > 1 else "a single image"
 
     def __str__(self) -> str:
         first = self.slices[0]
@@ -79,8 +89,9 @@ class Found:
 
     @property
     def table(self) -> str:
-        """One line for each series: number, modality, slices, size. No names, dates or descriptions."""
-        return "".join(f"\n  {n}: {s}" for n, s in enumerate(self.series, 1))
+        """One line for each series: number, modality, slices, size. No patients, dates or descriptions."""
+        lines = [f"{s} ({s.why_not})" if s.why_not else str(s) for s in self.series]
+        return "".join(f"\n  {n}: {line}" for n, line in enumerate(lines, 1))
 
 
 def look_through(root: Path, files: Iterable[Path] | None = None) -> Found:
@@ -90,8 +101,13 @@ def look_through(root: Path, files: Iterable[Path] | None = None) -> Found:
     ignored: list[str] = []
     stubs: list[Path] = []
     suffixes = set(DICOM_SUFFIXES)
-    for path in walk_files(root) if files is None else files:
-        item = look_at(path, str(path.relative_to(root)))
+    every = list(walk_files(root) if files is None else files)
+    names = {
+        path: FileName(str(path.relative_to(root)), f"file {number} of {len(every)}")
+        for number, path in enumerate(every, 1)
+    }
+    for path in every:
+        item = look_at(path, names[path])
         if isinstance(item, Slice):
             several = frames(item) if is_enhanced(item) else (item,)
             suffixes.add(path.suffix.lower())
@@ -106,10 +122,10 @@ def look_through(root: Path, files: Iterable[Path] | None = None) -> Found:
         elif item:
             stubs.append(path)
         else:
-            ignored.append(str(path.relative_to(root)))
+            ignored.append(names[path])
     for path in stubs:
         # Nothing in the file says what it was: its name has to, being like those of the slices.
-        name = str(path.relative_to(root))
+        name = names[path]
         if path.suffix.lower() in suffixes:
             broken.append(Broken(name, "it is empty, or ends before its header"))
         else:
@@ -150,7 +166,7 @@ def _only_volume(found: Found, rule: SeriesRule | None) -> Series:
         where=found.root,
         todo="Choose one by its number or its UID (--series); `c3s3-seg inspect` says more of each"
         if volumes
-        else None,
+        else "If one is a stack of slices all the same, name it: --series and its number",
     )
 
 
@@ -161,7 +177,8 @@ def _parts(slices: list[Slice]) -> list[Series]:
     stack = [s for s in slices if not (s.is_localizer or s.is_capture)]
     if not stack:
         return [Series(uid, scouts or captures)]
-    return [Series(uid, part, scouts, captures, label) for label, part in split(stack)]
+    stack, others = of_one_kind(stack)
+    return [Series(uid, part, scouts, captures, others, label) for label, part in split(stack)]
 
 
 def _rank(series: Series) -> tuple[int, str, str]:
@@ -187,9 +204,9 @@ def _by_name(found: Found, series: str) -> Series:
 def _refuse_broken(broken: Iterable[Broken], root: Path) -> None:
     for item in broken:
         raise InputError(
-            f"the file '{item.name}' is damaged: {item.reason}",
+            f"the file '{item.name}' {item.verdict}",
             where=root,
-            todo="Copy or export the series again",
+            todo="Have the series exported again" if item.whole else "Copy or export the series again",
         )
 
 
@@ -201,6 +218,7 @@ def _notes(found: Found, chosen: Series) -> tuple[str, ...]:
         notes.append(f"left out as localizers: {listed([s.name for s in chosen.localizers])}")
     if chosen.captures:
         notes.append(f"left out as secondary captures: {listed([s.name for s in chosen.captures])}")
+    notes += _kind_notes(chosen)
     if found.ignored:
         notes.append(f"ignored, not DICOM images: {listed(found.ignored)}")
     if found.broken:
@@ -208,8 +226,20 @@ def _notes(found: Found, chosen: Series) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def listed(names: Iterable[str], most: int = 3) -> str:
-    """A few of the names, and how many more there are."""
-    every = list(names)
-    more = f" and {len(every) - most} more" if len(every) > most else ""
-    return ", ".join(every[:most]) + more
+def _kind_notes(chosen: Series) -> list[str]:
+    """What was said by other things than the SOP class. Counts, not names of files: notes are kept."""
+    notes = []
+    if chosen.others:
+        kinds = ", ".join(sorted({class_name(s) for s in chosen.others}))
+        notes.append(f"left out, {len(chosen.others)} of another kind: {kinds}")
+    count = len(chosen.slices)
+    odd = [s for s in chosen.slices if not has_slice_class(s)]
+    if odd:
+        kinds = ", ".join(sorted({class_name(s) for s in odd}))
+        notes.append(f"{len(odd)} of {count} slices were read by modality and place; their class: {kinds}")
+    blank = sum(has_slice_class(s) and not s.text("SOPClassUID") for s in chosen.slices)
+    if blank:
+        notes.append(
+            f"SOPClassUID is blank in {blank} of {count} slices, and was taken from the meta information"
+        )
+    return notes

@@ -15,6 +15,7 @@ from c3s3_seg.io.choice import Fix, Reading
 from c3s3_seg.io.dicom import check, find_series
 from c3s3_seg.io.dicom_grid import Stack
 from c3s3_seg.io.dicom_header import Slice
+from c3s3_seg.io.dicom_names import Uid
 from c3s3_seg.io.dicom_series import choose
 from c3s3_seg.io.sniff import is_dicom, is_zip
 from c3s3_seg.volume import Array, Geometry, Source, Volume
@@ -120,10 +121,10 @@ def _open(path: Path, source: Source) -> Origin:
     paths = dict.fromkeys(item.path for item in slices)
     headers = {p: pydicom.dcmread(p, stop_before_pixels=True, force=True) for p in paths}
     for item in slices:
-        missing = [k for k in NEEDED if not str(headers[item.path].get(k, "") or "")]
+        missing = [k for k in NEEDED if not Uid.is_valid(headers[item.path].get(k, ""))]
         if missing:
             raise InputError(
-                f"'{item.name}' has no {', '.join(missing)}, so nothing can refer to it",
+                f"'{item.name}' has no {', '.join(missing)} that is a UID, so nothing can refer to it",
                 where=source.path,
                 todo="Write NIfTI (--format nii.gz), or have the series sent again with its UIDs",
             )

@@ -15,8 +15,8 @@ from c3s3_seg.io.dicom_header import Slice
 PHASES: dict[str | int, str] = {
     "EchoNumbers": "echo", "EchoTime": "TE", "DiffusionBValue": "b", 0x0019100C: "b", 0x20011003: "b",
     0x00431039: "b", "TemporalPositionIdentifier": "time point", "InversionTime": "TI", "FlipAngle": "flip",
-    "ImageType": "type", "AcquisitionNumber": "acquisition", "TriggerTime": "trigger",
-    "DiffusionGradientOrientation": "gradient", "AcquisitionTime": "",
+    "ImageType": "type", "ComplexImageComponent": "component", "AcquisitionNumber": "acquisition",
+    "TriggerTime": "trigger", "DiffusionGradientOrientation": "gradient", "AcquisitionTime": "",
 }  # fmt: skip
 # Each place holds all phases, but the trigger differs from place to place: the order tells them apart.
 RANKED: dict[str | int, str] = {"TriggerTime": "trigger", "AcquisitionTime": "time"}

@@ -10,6 +10,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, MRImageStorage, generate_ui
 from pydicom.valuerep import format_number_as_ds
 
 from c3s3_seg.errors import GeometryError, InputError
+from c3s3_seg.io.dicom_header import own_copy
 from c3s3_seg.volume import Array, Geometry, Volume
 
 
@@ -121,7 +122,7 @@ def _slice(shared: Dataset, geometry: Geometry, k: int, number: int, seed_uid: s
     meta.MediaStorageSOPInstanceUID = _uid(seed_uid, "slice", str(number))
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     # FileDataset takes the dataset over as it is, so each slice gets its own.
-    data = FileDataset("", Dataset(dict(shared)), file_meta=meta, preamble=bytes(128))
+    data = FileDataset("", own_copy(shared), file_meta=meta, preamble=bytes(128))
     data.SOPClassUID, data.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
     data.InstanceNumber = str(number)
     data.ImagePositionPatient = _decimals(geometry.to_mm([0, 0, k]))

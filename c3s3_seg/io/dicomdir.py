@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from c3s3_seg.errors import InputError
+from c3s3_seg.errors import FileName, InputError
 
 
 def listed_files(index: Path) -> list[Path]:
@@ -33,17 +33,18 @@ def listed_files(index: Path) -> list[Path]:
 
 def _inside(root: Path, parts: list[str], index: Path) -> Path:
     path = root.joinpath(*parts)
+    named = FileName("/".join(parts), "not shown here")
     # PS3.10, 8.2: a file ID is a list of names below the index. Some media were copied in lower case.
     plain = all(part not in ("", ".", "..") and not set("/\\:") & set(part) for part in parts)
     if not plain or not path.resolve().is_relative_to(root.resolve()):
-        raise InputError(f"the index names a file outside of its folder ('{'/'.join(parts)}')", where=index)
+        raise InputError(f"the index names a file outside of its folder ('{named}')", where=index)
     if path.is_file():
         return path
     lower = root.joinpath(*(part.lower() for part in parts))
     if lower.is_file():
         return lower
     raise InputError(
-        f"the index names '{'/'.join(parts)}', and it is not there",
+        f"the index names '{named}', and it is not there",
         where=index,
         todo="Copy the medium again, or give the folder instead of its DICOMDIR",
     )

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from c3s3_seg.errors import InputError
-from c3s3_seg.io.dicom_seg_read import read_seg, segment_names
-from c3s3_seg.io.dicom_series import listed
+from c3s3_seg.errors import InputError, listed
+from c3s3_seg.io.dicom_seg_read import read_seg, seg_grid, segment_names
 from c3s3_seg.io.rtstruct_read import read_rtstruct, region_name
 from c3s3_seg.io.sniff import is_dicom
 from c3s3_seg.volume import Geometry, Volume
@@ -17,6 +16,7 @@ from c3s3_seg.volume import Geometry, Volume
 SEG_CLASSES = {"1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"}  # bits; label map
 RTSTRUCT_CLASS = "1.2.840.10008.5.1.4.1.1.481.3"
 MOST = 8  # names that a message lists
+LARGEST = (1 << 16) - 1  # value of a mask
 KIND: dict[str, Literal["dicom-seg", "rtstruct"]] = {
     **dict.fromkeys(SEG_CLASSES, "dicom-seg"),
     RTSTRUCT_CLASS: "rtstruct",
@@ -35,6 +35,8 @@ class Drawing:
         UIDs of the series and of the instances that it was drawn on; empty where it names none.
     names
         Of its segments or regions, in their order, each once. Free text.
+    numbers
+        SegmentNumber or ROINumber of each name; the smallest, where several have it.
     """
 
     path: Path
@@ -42,6 +44,14 @@ class Drawing:
     series: frozenset[str]
     slices: frozenset[str]
     names: tuple[str, ...]
+    numbers: tuple[int, ...] = ()
+
+    @property
+    def values(self) -> dict[str, int]:
+        """Name -> value in a mask, if nobody says which: its number, or its place if numbers will not do."""
+        if len(set(self.numbers)) == len(self.names) and all(0 < n <= LARGEST for n in self.numbers):
+            return dict(zip(self.names, self.numbers, strict=True))
+        return {name: number for number, name in enumerate(self.names, 1)}
 
 
 def look_at_drawing(path: Path) -> Drawing | None:
@@ -66,11 +76,13 @@ def look_at_drawing(path: Path) -> Drawing | None:
     try:
         data = pydicom.dcmread(path, stop_before_pixels=True, force=True)
         series, slices = (_of_seg if kind == "dicom-seg" else _of_rtstruct)(data)
-        names = tuple(dict.fromkeys(_names(data, kind)))
+        named: dict[str, int] = {}
+        for number, name in _names(data, kind):
+            named[name] = min(number, named.get(name, number))
     except Exception as error:
         what = f"the header of this {_word(kind)} cannot be read ({type(error).__name__})"
         raise InputError(what, where=path, todo="Copy or export it again") from error
-    return Drawing(path, kind, frozenset(series), frozenset(slices), names)
+    return Drawing(path, kind, frozenset(series), frozenset(slices), tuple(named), tuple(named.values()))
 
 
 def load_drawing(drawing: Drawing, grid: Geometry, values: Mapping[str, int]) -> Volume:
@@ -107,11 +119,56 @@ def load_drawing(drawing: Drawing, grid: Geometry, values: Mapping[str, int]) ->
     return read_rtstruct(drawing.path, grid, wanted)
 
 
-def _names(data: Any, kind: str) -> Iterator[str]:
+def load_drawn_mask(
+    path: Path, grid: Geometry | None = None, values: Mapping[str, int] | None = None
+) -> Volume:
+    """A DICOM SEG or RTSTRUCT as a mask, whoever asks: what `load_mask` does with DICOM.
+
+    Parameters
+    ----------
+    path
+        The file.
+    grid
+        Of the scan that it was drawn on. None: that of the frames of a DICOM SEG.
+    values
+        Name -> value, as in `load_drawing`; None: `Drawing.values`, which a note lists.
+
+    Returns
+    -------
+    Volume
+        Labels (i, j, k): uint8 if they fit, else uint16.
+
+    Raises
+    ------
+    InputError, GeometryError
+        If it is neither of the two, an RTSTRUCT comes without a grid, or for the reasons of `load_drawing`.
+    """
+    drawing = look_at_drawing(path)
+    if drawing is None:
+        what = "this DICOM file is no mask; wanted a DICOM SEG or an RTSTRUCT"
+        raise InputError(what, where=path, todo="Give the file of the mask, not the scan")
+    if grid is None and drawing.kind == "rtstruct":
+        raise InputError(
+            "an RTSTRUCT has contours and no voxels: the grid of its scan is needed",
+            where=path,
+            todo="Compare it with a mask on the grid of the scan, or convert it with `c3s3-seg prepare`",
+        )
+    wanted = drawing.values if values is None else values
+    mask = load_drawing(drawing, seg_grid(path) if grid is None else grid, wanted)
+    source = mask.source
+    if values is None:
+        told = listed((f"{name} = {value}" for name, value in wanted.items()), MOST)
+        source = replace(source, notes=(*source.notes, f"labels of the {_word(drawing.kind)}: {told}"))
+    small = int(mask.array.max()) <= 255
+    return mask.geometry.volume(mask.array.astype("uint8") if small else mask.array, source)
+
+
+def _names(data: Any, kind: str) -> Iterator[tuple[int, str]]:
     if kind == "dicom-seg":
-        yield from segment_names(data).values()
+        yield from segment_names(data).items()
     else:
-        yield from (region_name(item) for item in data.get("StructureSetROISequence") or ())
+        regions = data.get("StructureSetROISequence") or ()
+        yield from ((int(item.ROINumber), region_name(item)) for item in regions)
 
 
 def _of_seg(data: Any) -> tuple[set[str], set[str]]:

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from c3s3_seg.errors import InputError
+from c3s3_seg.errors import C3S3Error, InputError
 from c3s3_seg.io.cases import walk_files
-from c3s3_seg.io.image import image_stem
-from c3s3_seg.io.sniff import is_dicom
+from c3s3_seg.io.content import CHANGED, WAIT
+from c3s3_seg.io.image import image_stem, image_suffix
+from c3s3_seg.io.nrrd_mha import data_file_of, sha256_of_list
+from c3s3_seg.io.sniff import is_dicom, is_dicomdir
 
-DETACHED = (".nhdr", ".mhd")  # their voxels are in a file beside them
+# Their voxels may be in a file beside them: any header of the two kinds can name one.
+DETACHED = (".nhdr", ".mhd", ".nrrd", ".mha")
+YOUNG_NS = 2_000_000_000
 
 
 def sha256(path: Path) -> str:
@@ -21,10 +27,13 @@ def sha256(path: Path) -> str:
     Raises
     ------
     InputError
-        If it cannot be read.
+        If it cannot be read, or is no regular file: a pipe or a device may never end.
     """
     try:
-        with path.open("rb") as file:
+        # Without O_NONBLOCK, opening a pipe waits for its other end.
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise InputError("wanted a regular file", where=path)
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise InputError(f"the file cannot be read: {error.strerror or error}", where=path) from error
@@ -44,8 +53,83 @@ def scan_sha256(path: Path) -> str:
     if len(files) == 1 and files[0] == path:
         return sha256(path)
     root = path if path.is_dir() else path.parent
-    lines = [os.fsencode(file.relative_to(root)) + b"\0" + sha256(file).encode() + b"\n" for file in files]
-    return hashlib.sha256(b"".join(lines)).hexdigest()
+    return sha256_of_list(root, {file: sha256(file) for file in files})
+
+
+class Watch:
+    """A scan, or files, that are about to be read: tells afterwards whether they stayed as they were.
+
+    Parameters
+    ----------
+    path
+        The scan; a truth is one too.
+    files
+        What it is read from, where that is known; else it is looked up.
+
+    Raises
+    ------
+    InputError
+        If a folder cannot be read.
+    """
+
+    def __init__(self, path: Path, files: Sequence[Path] | None = None) -> None:
+        self._path, self._files = path, files
+        self._before = self._states()
+        # A file system's clock ticks: what was written just now may change again and keep its time.
+        newest = max((state[-1] for state in self._before.values() if state), default=0)
+        young = newest > time.time_ns() - YOUNG_NS
+        self._early = self._hashes() if young else None
+
+    def sha256(self) -> str:
+        """The `scan_sha256` of what was read since.
+
+        Raises
+        ------
+        InputError
+            If a file changed, came or went, or cannot be read.
+        """
+        found = scan_sha256(self._path)
+        self.check()
+        return found
+
+    def check(self) -> None:
+        """Refuse a scan that is no longer what it was.
+
+        Raises
+        ------
+        InputError
+            If a file changed, came or went.
+        """
+        if self._states() != self._before or (self._early is not None and self._hashes() != self._early):
+            raise InputError(CHANGED, where=self._path, todo=WAIT)
+
+    def _states(self) -> dict[Path, tuple[int, ...]]:
+        files = scan_files(self._path) if self._files is None else self._files
+        return {file: _state(file) for file in files}
+
+    def _hashes(self) -> list[str]:
+        return [sha256(file) for file, state in self._before.items() if state]
+
+
+def refuse_changed(path: Path, known: str) -> None:
+    """Refuse a scan that is no longer the one that was read.
+
+    Raises
+    ------
+    InputError
+        If its `scan_sha256` is not `known`.
+    """
+    if scan_sha256(path) != known:
+        raise InputError("it changed after it was read", where=path, todo=WAIT)
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    """What a file system changes when a file is written, replaced or renamed; empty if it is not there."""
+    try:
+        facts = path.stat()
+    except OSError:
+        return ()
+    return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns
 
 
 def content_sha256(files: Sequence[Path], part: str = "") -> str:
@@ -78,7 +162,10 @@ def input_sha256(scan: Path, truth: Path | None) -> dict[str, str]:
         If one of them cannot be read.
     """
     hashes = {"scan": scan_sha256(scan)}
-    return hashes if truth is None else {**hashes, "truth": sha256(truth)}
+    if truth is None:
+        return hashes
+    # One DICOM object is a truth on its own; one slice stands for its series.
+    return {**hashes, "truth": scan_sha256(truth) if image_suffix(truth) else sha256(truth)}
 
 
 def scan_files(path: Path) -> list[Path]:
@@ -86,8 +173,19 @@ def scan_files(path: Path) -> list[Path]:
     if path.is_dir():
         return [file for file in walk_files(path) if is_dicom(file)]
     if path.suffix.lower() in DETACHED:
-        start = image_stem(path) + "."
-        return sorted(p for p in path.parent.iterdir() if p.name.startswith(start) and p.is_file())
+        return _with_data_file(path)
     if is_dicom(path):
+        if is_dicomdir(path):  # what it lists lies in folders below its own
+            return sorted({path, *(file for file in walk_files(path.parent) if is_dicom(file))})
         return sorted(p for p in path.parent.iterdir() if is_dicom(p) and not p.name.startswith("."))
     return [path]
+
+
+def _with_data_file(path: Path) -> list[Path]:
+    """A header and the file that it names; if that is not to be had, what is called like the header."""
+    try:
+        data = data_file_of(path)
+    except C3S3Error:
+        start = image_stem(path) + "."
+        return sorted({path, *(p for p in path.parent.iterdir() if p.name.startswith(start) and p.is_file())})
+    return [path] if data is None else sorted([path, data])

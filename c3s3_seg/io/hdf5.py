@@ -5,6 +5,7 @@ They hold no geometry: the spacing is what their authors state, and origin and s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from c3s3_seg.errors import InputError, MissingError
+from c3s3_seg.io.content import Opened
+from c3s3_seg.io.limits import check_dense, check_size
 from c3s3_seg.volume import Array, Geometry, Source, Volume
 
-MOST_VOXELS = 1 << 31
 HDF5_SUFFIXES = (".h5", ".hdf5")
 NO_GEOMETRY = "the file holds no geometry: a spacing of {} mm was taken, origin and sides are not known"
 
@@ -40,15 +42,14 @@ def load_hdf5(path: Path, name: str, spacing_mm: tuple[float, float, float]) -> 
     Raises
     ------
     InputError
-        If there is no such array, it is not 3D and finite, or the file is damaged.
+        If there is no such array, it is not 3D and finite, parts of it were never written, or the
+        file is damaged.
+    MemoryLimitError
+        If the memory does not suffice for it.
     MissingError
         If h5py is not installed.
     """
     array = _read(path, name)
-    if array.ndim != 3 or array.dtype.kind not in "iufb" or not array.size:
-        raise InputError(
-            f"'{name}' is a {array.dtype} array of {array.shape}; wanted numbers in 3D", where=path
-        )
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise InputError(f"'{name}' has NaN or infinite values", where=path)
     stated = " x ".join(f"{s:g}" for s in spacing_mm)
@@ -70,30 +71,12 @@ def array_shapes(path: Path, names: Sequence[str]) -> dict[str, tuple[int, ...]]
         return {name: tuple(item.shape) for name in names if (item := _array(file, name)) is not None}
 
 
-def has_array(path: Path, name: str) -> bool:
-    """Whether a file holds an array of this name; a damaged file holds none.
-
-    Raises
-    ------
-    MissingError
-        If h5py is not installed.
-    """
-    h5py = _h5py()
-    try:
-        with h5py.File(path, "r") as file:
-            return isinstance(file.get(name), h5py.Dataset)
-    except OSError:
-        return False
-
-
 def _read(path: Path, name: str) -> Array:
     with _opened(path) as file:
         item = _array(file, name)
         if item is None:
             raise InputError(f"there is no array '{name}' in this file", where=path)
-        # Compressed, or never written, an array may be far larger than its file.
-        if item.size > MOST_VOXELS:
-            raise InputError(f"'{name}' has {item.size:,} values; wanted {MOST_VOXELS:,} at most", where=path)
+        _check(item, name, path)
         return np.asarray(item[()])
 
 
@@ -101,15 +84,11 @@ def _read(path: Path, name: str) -> Array:
 def _opened(path: Path) -> Iterator[Any]:
     h5py = _h5py()
     try:
-        with h5py.File(path, "r") as file:
+        # One handle from the first check to the last voxel: no second file can come in between.
+        with Opened(path) as opened, h5py.File(opened.raw, "r") as file:
             yield file
-    except (
-        OSError,
-        RuntimeError,
-        KeyError,
-        ValueError,
-        TypeError,
-    ) as error:  # all of them from damaged files
+    # h5py raises all of them for damaged files.
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
         what = "this is not an HDF5 file, or a damaged one"
         raise InputError(what, where=path, todo="Copy or export it again") from error
 
@@ -121,6 +100,26 @@ def _array(file: Any, name: str) -> Any:
     item: Any = file.get(name) if isinstance(link, h5py.HardLink) else None
     is_own = isinstance(item, h5py.Dataset) and not item.is_virtual and not item.external
     return item if is_own and item.shape is not None else None
+
+
+def _check(item: Any, name: str, path: Path) -> None:
+    """What the array claims to be, before any memory is taken for it."""
+    shape = tuple(int(n) for n in item.shape)
+    if len(shape) != 3 or item.dtype.kind not in "iufb" or not all(shape):
+        raise InputError(f"'{name}' is a {item.dtype} array of {shape}; wanted numbers in 3D", where=path)
+    size = math.prod(shape) * item.dtype.itemsize
+    check_size(path, shape, size)
+    # What was never written is read as zeros, without a word.
+    stored = int(item.id.get_storage_size())
+    chunks, there = 1, int(stored > 0)
+    if item.chunks is not None:
+        chunks = math.prod(-(-n // c) for n, c in zip(shape, item.chunks, strict=True))
+        there = int(item.id.get_num_chunks())
+    if there < chunks:
+        what = f"'{name}' was never written in full: {there} of its {chunks} parts are there"
+        raise InputError(what, where=path, todo="Copy or export it again")
+    if name == "image":
+        check_dense(path, stored, size)
 
 
 def _h5py() -> Any:

@@ -5,23 +5,30 @@ from __future__ import annotations
 import os
 import re
 import secrets
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from c3s3_seg.errors import GeometryError, InputError
+from c3s3_seg.errors import GeometryError, InputError, MemoryLimitError, shown
 from c3s3_seg.io.nifti import Parts, read_nifti
 from c3s3_seg.io.nrrd_mha import read_nrrd_or_meta
+from c3s3_seg.io.sniff import is_dicom
 from c3s3_seg.io.upright import nearest_rotation
 from c3s3_seg.volume import Array, Geometry, Source, Volume
 
 IMAGE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
+_LONGEST_FIRST = sorted(IMAGE_SUFFIXES, key=len, reverse=True)
 SAVE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha")
 # Outside this range a header has its units wrong; the finest CT voxel is about 0.01 mm.
 SPACING_RANGE_MM = (1e-3, 1e3)
 # A NIfTI affine is float32: 6e-5 mm at 1000 mm from the origin.
 WRITTEN_TOL_MM = 1e-3
+# Masks that went through a slope and an intercept in float32 are off by up to 1e-5 of their labels.
+ROUNDED_BY = 1e-3
+ROUNDED = "labels were rounded"  # how the note of a mask begins that was off whole numbers
 # An axis further than this from all axes of the patient has a name that two programs may disagree on.
 PLAIN = 0.75
 
@@ -29,7 +36,7 @@ PLAIN = 0.75
 def image_suffix(path: Path) -> str | None:
     """The suffix by which a name is an image file, in lower case; None if it is not one."""
     name = path.name.lower()
-    return next((s for s in sorted(IMAGE_SUFFIXES, key=len, reverse=True) if name.endswith(s)), None)
+    return next((s for s in _LONGEST_FIRST if name.endswith(s)), None)
 
 
 def image_stem(path: Path) -> str:
@@ -38,7 +45,9 @@ def image_stem(path: Path) -> str:
     return path.name[: -len(suffix)] if suffix else path.name
 
 
-def load_image(path: str | Path, *, orthonormal: bool = False) -> Volume:
+def load_image(
+    path: str | Path, *, orthonormal: bool = False, hashed: bool = False, dense: bool = False
+) -> Volume:
     """Read an image file.
 
     Parameters
@@ -47,11 +56,16 @@ def load_image(path: str | Path, *, orthonormal: bool = False) -> Volume:
         `.nii`, `.nii.gz` (NIfTI-1 or NIfTI-2, either byte order), `.nrrd`, `.nhdr`, `.mha`, `.mhd`.
     orthonormal
         Take the nearest rotation where the axes are not quite perpendicular, and note it.
+    hashed
+        Whether the source says the sha256 of the bytes that were read.
+    dense
+        Whether it is a scan: one that unpacks to more than any scan does is refused before it is unpacked.
 
     Returns
     -------
     Volume
-        The array (i, j, k) in the file's type (float32 where the header scales it), its grid in mm, LPS.
+        The array (i, j, k) in the file's type (where the header scales it: float32 or, if that would
+        round the values together, float64), its grid in mm, LPS.
 
     Raises
     ------
@@ -60,29 +74,40 @@ def load_image(path: str | Path, *, orthonormal: bool = False) -> Volume:
         3D volume, or has a header that cannot be true.
     GeometryError
         If the axes are not perpendicular.
+    MemoryLimitError
+        If there is not enough memory for its voxels.
     """
     path = Path(path)
     suffix = image_suffix(path)
     if suffix is None:
         raise InputError(f"this is not an image file; wanted {', '.join(IMAGE_SUFFIXES)}", where=path)
-    if path.exists() and not path.is_file():
-        raise InputError("this is no file that can be read, but a pipe, a device or a folder", where=path)
+    read = read_nifti if suffix.startswith(".nii") else read_nrrd_or_meta
     try:
-        parts = read_nifti(path) if suffix.startswith(".nii") else read_nrrd_or_meta(path)
-    except OSError as error:
-        raise InputError(f"the file cannot be read: {error.strerror or error}", where=path) from error
-    return _checked(parts, path, orthonormal)
+        return _checked(read(path, hashed=hashed, dense=dense), path, orthonormal)
+    except MemoryError as error:  # what was free when it was asked for may be taken by now
+        todo = "Give more memory, or a coarser scan"
+        raise MemoryLimitError("the memory did not suffice to read it", where=path, todo=todo) from error
 
 
-def load_mask(path: str | Path, *, grid: Geometry | None = None) -> Volume:
+def load_mask(
+    path: str | Path,
+    *,
+    grid: Geometry | None = None,
+    hashed: bool = False,
+    values: Mapping[str, int] | None = None,
+) -> Volume:
     """Read a mask: whole numbers from 0.
 
     Parameters
     ----------
     path
-        An image file, see `load_image`.
+        An image file, see `load_image`; a DICOM SEG or an RTSTRUCT, see `io.drawing`.
     grid
-        The grid of the scan that the mask belongs to.
+        The grid of the scan that the mask belongs to. An RTSTRUCT needs it.
+    hashed
+        Whether the source says the sha256 of the bytes that were read.
+    values
+        Of DICOM: name of a segment or a region -> its value; None: its number.
 
     Returns
     -------
@@ -96,20 +121,71 @@ def load_mask(path: str | Path, *, grid: Geometry | None = None) -> Volume:
     GeometryError
         If the mask is not on `grid`.
     """
-    volume = load_image(path)
-    array, where = volume.array, volume.source.path
-    # The bound comes first: a huge float must not overflow the type that it is compared in.
-    top = float(array.max())
-    if float(array.min()) < 0 or top > np.iinfo(np.int32).max or not np.array_equal(array, np.floor(array)):
-        raise InputError("a mask must hold whole numbers from 0, and this file holds others", where=where)
-    dtype = next(t for t in (np.uint8, np.uint16, np.int32) if top <= np.iinfo(t).max)
+    if is_dicom(Path(path)):
+        from c3s3_seg.io.drawing import load_drawn_mask
+
+        return load_drawn_mask(Path(path), grid, values)
+    volume = as_labels(load_image(path, hashed=hashed))
     if grid is not None and not volume.geometry.matches(grid):
         raise GeometryError(
             f"the mask is not on the grid of the scan: found {volume.geometry}; wanted {grid}",
-            where=where,
+            where=volume.source.path,
             todo="Resample the mask to the scan, or give the scan that it was drawn on",
         )
-    return Volume(array.astype(dtype), grid or volume.geometry, volume.source)
+    return Volume(volume.array, grid or volume.geometry, volume.source)
+
+
+def as_labels(volume: Volume) -> Volume:
+    """Values of any type as those of a mask: uint8 if they fit, else uint16 or int32.
+
+    Parameters
+    ----------
+    volume
+        Whole numbers from 0. What is off by up to 1e-3, as a slope in a header leaves it, is rounded,
+        and noted.
+
+    Raises
+    ------
+    InputError
+        If it holds others: which, how many, and whether it looks like a map of probabilities.
+    """
+    array, off = nearest_whole(volume.array)
+    low, top = (float(array.min()), float(array.max())) if array is not None else (-1.0, -1.0)
+    # The bound comes first: a huge float must not overflow the type that it is compared in.
+    if array is None or low < 0 or top > np.iinfo(np.int32).max:
+        raise _no_labels(volume)
+    dtype = next(t for t in (np.uint8, np.uint16, np.int32) if top <= np.iinfo(t).max)
+    source = volume.source
+    if off > 0:
+        note = f"{ROUNDED} to whole numbers: they were off by up to {off:.2g}"
+        source = replace(source, notes=(*source.notes, note))
+    return Volume(array.astype(dtype), volume.geometry, source)
+
+
+def nearest_whole(array: Array) -> tuple[Array | None, float]:
+    """The whole numbers that values are or nearly are, and by how much they are off; None if they are not."""
+    if array.dtype.kind != "f":
+        return array, 0.0
+    whole = np.rint(array)
+    with np.errstate(invalid="ignore"):  # of infinite ones
+        off = float(np.abs(np.subtract(whole, array)).max())
+    if not off <= ROUNDED_BY:
+        return None, off
+    return whole + 0.0, off  # no -0
+
+
+def _no_labels(volume: Volume) -> InputError:
+    array = volume.array.astype(np.float64)
+    right = (np.abs(array - np.rint(array)) <= ROUNDED_BY) & (np.rint(array) >= 0)
+    wrong = ~(right & (array <= np.iinfo(np.int32).max))
+    count, first = int(wrong.sum()), float(array[wrong][0])
+    found = f"found {first:.6g}, one of {count} such values among {array.size} voxels"
+    todo = None
+    if array.min() >= 0 and array.max() <= 1:
+        found += "; all lie between 0 and 1, as in a map of probabilities"
+        todo = "Give the mask that was made of it, or cut it off at a threshold"
+    what = f"a mask must hold whole numbers from 0, and this file holds others: {found}"
+    return InputError(what, where=volume.source.path, todo=todo)
 
 
 def save(volume: Volume, path: str | Path) -> None:
@@ -163,7 +239,7 @@ def _checked(parts: Parts, path: Path, orthonormal: bool) -> Volume:
     low, high = SPACING_RANGE_MM
     spacing = geometry.spacing_mm
     if spacing.min() < low or spacing.max() > high:
-        raise InputError(f"found a spacing of {spacing.tolist()} mm; wanted {low} to {high:g}", where=path)
+        raise InputError(f"found a spacing of {shown(spacing)} mm; wanted {low} to {high:g}", where=path)
     if not geometry.is_orthogonal and orthonormal:
         affine, note = nearest_rotation(geometry.affine, geometry.shape, path)
         geometry, notes = Geometry(geometry.shape, affine), (*notes, note)
@@ -177,7 +253,7 @@ def _checked(parts: Parts, path: Path, orthonormal: bool) -> Volume:
     if parts.array.dtype.kind == "f":
         _check_finite(parts.array, path)
     notes = (*notes, *_sides_note(parts.sides, geometry))
-    return Volume(parts.array, geometry, Source(path=path, notes=notes))
+    return Volume(parts.array, geometry, Source(path=path, notes=notes, sha256=parts.sha256 or None))
 
 
 def _sides_note(said: str, geometry: Geometry) -> tuple[str, ...]:
@@ -210,6 +286,8 @@ def _writable(array: Array, path: Path) -> Array:
 def _write(array: Array, geometry: Geometry, path: Path) -> None:
     import SimpleITK
 
+    # Its warnings would go to stderr as they are.
+    SimpleITK.ProcessObject.GlobalWarningDisplayOff()  # type: ignore[no-untyped-call]
     # SimpleITK copies rows far sooner that lie in memory as they do in the file.
     image: Any = SimpleITK.GetImageFromArray(np.asfortranarray(array).transpose(2, 1, 0))
     image.SetSpacing(geometry.spacing_mm.tolist())

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from c3s3_seg.errors import C3S3Error
+from c3s3_seg.errors import C3S3Error, Told, named, public
 from c3s3_seg.io import load
 from c3s3_seg.io.choice import Reading
 from c3s3_seg.io.sniff import is_dicom, is_zip
@@ -88,7 +88,7 @@ def _series_rows(path: Path, reading: Reading, pixels: bool) -> list[Row]:
         head = (number, series.key, series.modality, series.description, len(series.slices))
         size = f"{first.text('Columns')} x {first.text('Rows')}"
         if not series.is_volume:
-            rows.append(Row(*head, size, "", "", False, f"no volume: {_why(series)}"))
+            rows.append(Row(*head, size, "", "", False, f"no volume: {series.why_not}"))
             continue
         try:
             chosen, notes = choose(found, Reading(number, reading.fix))
@@ -101,7 +101,7 @@ def _series_rows(path: Path, reading: Reading, pixels: bool) -> list[Row]:
                 grid, notes = volume.geometry, volume.source.notes
             rows.append(Row(*head, size, *_grid(grid), True, _verdict(notes)))
         except C3S3Error as error:
-            rows.append(Row(*head, size, "", "", False, f"refused: {error.what}"))
+            rows.append(Row(*head, size, "", "", False, _joined("refused: ", error.what)))
     return rows
 
 
@@ -111,26 +111,19 @@ def _image_row(path: Path, reading: Reading) -> Row:
     except C3S3Error as error:
         if not path.is_file():
             raise
-        return Row(1, "", "-", "", 0, "-", "", "", False, f"refused: {error.what}")
+        return Row(1, "", "-", "", 0, "-", "", "", False, _joined("refused: ", error.what))
     shape = volume.geometry.shape
     size = f"{shape[0]} x {shape[1]}"
     return Row(1, "", "-", "", shape[2], size, *_grid(volume.geometry), True, _verdict(volume.source.notes))
 
 
-def _why(series: object) -> str:
-    from c3s3_seg.io.dicom_series import Series
-
-    if not isinstance(series, Series):
-        return ""
-    if series.slices[0].is_localizer:
-        return "a localizer"
-    if len(series.slices) < 2:
-        return "a single image"
-    return "not CT, MR or PET slices"
-
-
 def _verdict(notes: tuple[str, ...]) -> str:
-    return "volume" + "".join(f"; {note}" for note in notes)
+    return _joined("volume", *(part for note in notes for part in ("; ", note)))
+
+
+def _joined(*parts: str) -> str:
+    """Both versions of a sentence, as its parts have them."""
+    return Told.of("".join(map(named, parts)), "".join(map(public, parts)), as_named=True)
 
 
 def _grid(geometry: Geometry) -> tuple[str, str]:

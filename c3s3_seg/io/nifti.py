@@ -8,10 +8,8 @@ matter, and reading them here spares every run the import of nibabel, which impo
 
 from __future__ import annotations
 
-import gzip
-import io
+import hashlib
 import math
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,12 +17,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from c3s3_seg.errors import InputError
-from c3s3_seg.volume import Array
+from c3s3_seg.errors import InputError, shown
+from c3s3_seg.io.content import Need, Opened, unpack, unpack_head
+from c3s3_seg.volume import Array, narrow
 
 GZIP_MAGIC = b"\x1f\x8b"
-# Deflate cannot do better than 1032 : 1, so a header that claims more than that is not true.
-MAX_RATIO = 1032
+FIRST = 1 << 16  # bytes of a packed file in which its header is, whatever name the gzip stream bears
 HEADER_BYTES = {348: 352, 540: 544}
 DATA_TYPES = {
     2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8",
@@ -52,13 +50,15 @@ class Parts(NamedTuple):
     """What a file holds: an array (i, j, k), its affine to mm in LPS, notes, and the sides of its axes.
 
     `sides` is `LPS` if the header says in words that the indices grow to the left, back and head; empty
-    if it does not say.
+    if it does not say. `sha256` is that of the very bytes that were read, as `hashes.scan_sha256` has it;
+    empty if it was not wanted.
     """
 
     array: Array
     affine: NDArray[np.float64]
     notes: tuple[str, ...]
     sides: str = ""
+    sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -80,38 +80,38 @@ class Header:
         return self.offset + math.prod(self.shape) * self.dtype.itemsize
 
 
-def read_nifti(path: Path) -> Parts:
+def read_nifti(path: Path, *, hashed: bool = False, dense: bool = False) -> Parts:
     """Read a `.nii` or `.nii.gz` file, whichever of the two its content is.
+
+    Parameters
+    ----------
+    path
+        The file.
+    hashed
+        Whether its sha256 is wanted.
+    dense
+        Whether it is a scan, so that a file of zeros that unpacks to gigabytes is refused at once.
 
     Raises
     ------
     InputError
         If the file is truncated or damaged, or does not hold one real 3D volume in mm.
+    MemoryLimitError
+        If the memory does not suffice for it.
     """
-    raw = path.read_bytes()
-    packed = raw[:2] == GZIP_MAGIC
-    stream: io.BufferedIOBase = gzip.GzipFile(fileobj=io.BytesIO(raw)) if packed else io.BytesIO(raw)
-    try:
-        head = stream.read(544)
-        header = parse_header(head, path)
-        if header.end > len(raw) * (MAX_RATIO if packed else 1):
-            raise _short(path, header, None if packed else len(raw))
-        buffer = bytearray(header.end)
-        stream.seek(0)
-        got = stream.readinto(buffer)
-        surplus = _drain(stream)
-    except (EOFError, OSError, zlib.error) as error:
-        raise InputError(
-            "the compressed file is damaged: its stream ends too early or fails its checksum",
-            where=path,
-            todo="Copy or export it again",
-        ) from error
-    if got < header.end:
-        raise _short(path, header, got)
+    with Opened(path) as file:
+        first = file.begin(FIRST)
+        packed = first[:2] == GZIP_MAGIC
+        header = parse_header(unpack_head(first, 544, path) if packed else first[:544], path)
+        need = Need(path, header.shape, header.offset, header.end - header.offset, packed, dense)
+        need.check(file.size)
+        raw = file.whole()
+    digest = hashlib.sha256(raw).hexdigest() if hashed else ""
+    content, surplus = unpack(memoryview(raw), need) if packed else (raw, len(raw) - header.end)
     affine, notes = _place(header)
     if surplus:
         notes = (*notes, f"{surplus} bytes after the last voxel were not used")
-    return Parts(_values(header, buffer), affine, notes)
+    return Parts(_values(header, content), affine, notes, sha256=digest)
 
 
 def parse_header(head: bytes, path: Path) -> Header:
@@ -131,7 +131,7 @@ def parse_header(head: bytes, path: Path) -> Header:
         raise InputError(f"its distances are in {unit}; wanted mm", where=path)
     pixdim = np.asarray(field["pixdim"], dtype=np.float64)
     if not (np.isfinite(pixdim[1:4]).all() and pixdim[1:4].min() > 0):
-        raise InputError(f"found a spacing of {pixdim[1:4].tolist()} mm; wanted positive numbers", where=path)
+        raise InputError(f"found a spacing of {shown(pixdim[1:4])} mm; wanted positive numbers", where=path)
     start = float(field["offset"])
     if not (math.isfinite(start) and start >= HEADER_BYTES[len(field.tobytes())]):
         raise InputError(f"the voxels cannot start at byte {start:g}", where=path)
@@ -170,32 +170,15 @@ def _shape(dim: NDArray[Any], path: Path) -> tuple[int, ...]:
     return shape
 
 
-def _short(path: Path, header: Header, got: int | None) -> InputError:
-    found = "far more than the file can hold" if got is None else f"found {got}"
-    size = " x ".join(str(n) for n in header.shape)
-    return InputError(
-        f"the file is truncated, or its header is wrong: {size} voxels need {header.end} bytes, {found}",
-        where=path,
-        todo="Copy or export it again",
-    )
-
-
-def _drain(stream: io.BufferedIOBase) -> int:
-    """Read on to the end, which is where a gzip stream has its checksum; return the bytes left over."""
-    surplus = 0
-    while block := stream.read(1 << 20):
-        surplus += len(block)
-    return surplus
-
-
 def _values(header: Header, buffer: bytearray) -> Array:
     count = math.prod(header.shape)
     stored = np.frombuffer(buffer, header.dtype, count, header.offset).reshape(header.shape[:3], order="F")
     native = stored.astype(header.dtype.newbyteorder("="), copy=False)
     if (header.slope, header.inter) == (1.0, 0.0):
         return native
-    scaled = native * np.float64(header.slope) + np.float64(header.inter)
-    return scaled if header.dtype.itemsize > 4 else scaled.astype(np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is counted and refused later
+        scaled = native * np.float64(header.slope) + np.float64(header.inter)
+        return scaled if header.dtype.itemsize > 4 else narrow(scaled)
 
 
 def _place(header: Header) -> tuple[NDArray[np.float64], tuple[str, ...]]:

@@ -1,208 +1,134 @@
-"""NRRD and MetaImage (MHA) files in: their length and checksum are proven, then SimpleITK reads them."""
+"""NRRD and MetaImage files in: the voxels are taken from the very bytes that were proven to be whole.
+
+No other library reads them: two readers of one header need not agree on which data file it names.
+"""
 
 from __future__ import annotations
 
-import math
+import hashlib
+import os
 import re
-import zlib
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from c3s3_seg.errors import InputError
-from c3s3_seg.io.nifti import MAX_RATIO, Parts
+from c3s3_seg.io.content import Need, Opened, unpack
+from c3s3_seg.io.metaimage import parse_meta
+from c3s3_seg.io.nifti import Parts
+from c3s3_seg.io.nrrd import parse_nrrd
+from c3s3_seg.io.stored import Stored
+from c3s3_seg.volume import Array
 
-NRRD_BYTES = {
-    **dict.fromkeys(("signed char", "int8", "int8_t", "uchar", "unsigned char", "uint8", "uint8_t"), 1),
-    **dict.fromkeys(("short", "short int", "signed short", "signed short int", "int16", "int16_t"), 2),
-    **dict.fromkeys(("ushort", "unsigned short", "unsigned short int", "uint16", "uint16_t"), 2),
-    **dict.fromkeys(("int", "signed int", "int32", "int32_t", "uint", "unsigned int", "uint32"), 4),
-    **dict.fromkeys(("uint32_t", "float"), 4),
-    **dict.fromkeys(("longlong", "long long", "long long int", "signed long long", "int64", "int64_t"), 8),
-    **dict.fromkeys(
-        ("ulonglong", "unsigned long long", "unsigned long long int", "uint64", "uint64_t", "double"), 8
-    ),
-}
-META_BYTES = {
-    "MET_CHAR": 1, "MET_UCHAR": 1, "MET_SHORT": 2, "MET_USHORT": 2, "MET_INT": 4, "MET_UINT": 4,
-    "MET_LONG": 4, "MET_ULONG": 4, "MET_LONG_LONG": 8, "MET_ULONG_LONG": 8, "MET_FLOAT": 4, "MET_DOUBLE": 8,
-}  # fmt: skip
-# The spaces whose axes ITK turns into LPS; it passes any other one on as if it were LPS.
-NRRD_SPACES = {
-    "left-posterior-superior", "lps", "right-anterior-superior", "ras", "left-anterior-superior", "las",
-}  # fmt: skip
+META = (".mha", ".mhd")
+END = re.compile(rb"\r?\n\r?\n|^[ \t]*ElementDataFile[^\n]*\n", re.M)
+FIRST = 1 << 14  # bytes in which most headers are
+MOST_HEADER = 1 << 22  # bytes; 3D Slicer writes 500 for each of up to a thousand segments
 
 
-@dataclass(frozen=True)
-class Stored:
-    """Where the voxels are in the files and how many bytes they must be; the sides are those of `Parts`."""
-
-    shape: tuple[int, ...]
-    needed: int
-    packed: bool
-    data: bytes
-    notes: tuple[str, ...] = ()
-    sides: str = ""
-
-
-def read_nrrd_or_meta(path: Path) -> Parts:
+def read_nrrd_or_meta(path: Path, *, hashed: bool = False, dense: bool = False) -> Parts:
     """Read `.nrrd`, `.nhdr`, `.mha` or `.mhd`.
+
+    Parameters
+    ----------
+    path
+        The file.
+    hashed, dense
+        As for `read_nifti`; the hash of a header with a data file beside it is that of both.
 
     Raises
     ------
     InputError
         If the file is truncated or damaged, or does not hold one real 3D volume in mm.
+    MemoryLimitError
+        If the memory does not suffice for it.
     """
-    import SimpleITK
-
-    meta = path.suffix.lower() in (".mha", ".mhd")
-    stored = _meta(path) if meta else _nrrd(path)
-    _prove(stored, path)
-    try:
-        image: Any = SimpleITK.ReadImage(str(path), imageIO="MetaImageIO" if meta else "NrrdImageIO")
-    except RuntimeError as error:
-        raise InputError(f"it cannot be read: {str(error).splitlines()[-1].strip()}", where=path) from error
-    size = image.GetSize()
-    if len(size) < 3 or math.prod(size[3:]) > 1 or image.GetNumberOfComponentsPerPixel() > 1:
-        raise InputError(f"found an array of shape {stored.shape}; wanted one 3D volume", where=path)
-    count = len(size)
-    affine = np.eye(4)
-    direction = np.array(image.GetDirection()).reshape(count, count)[:3, :3]
-    affine[:3, :3] = direction * np.array(image.GetSpacing()[:3])
-    affine[:3, 3] = image.GetOrigin()[:3]
-    array = SimpleITK.GetArrayFromImage(image)  # axes (..., k, j, i)
-    return Parts(array.reshape(array.shape[-3:]).transpose(2, 1, 0), affine, stored.notes, stored.sides)
-
-
-def _prove(stored: Stored, path: Path) -> None:
-    """Check that all the voxels are there; SimpleITK fills what is missing with zeros."""
-    size = " x ".join(str(n) for n in stored.shape)
-    wanted = f"{size} voxels need {stored.needed} bytes"
-    if stored.needed > len(stored.data) * (MAX_RATIO if stored.packed else 1):
-        raise InputError(
-            f"the file is truncated, or its header is wrong: {wanted}, it has {len(stored.data)}",
-            where=path,
-            todo="Copy or export it again",
-        )
-    if not stored.packed:
-        return
-    try:
-        got = _unpacked_length(stored.data)
-    except (EOFError, zlib.error) as error:
-        raise InputError(
-            "the compressed file is damaged: its stream ends too early or fails its checksum",
-            where=path,
-            todo="Copy or export it again",
-        ) from error
-    if got < stored.needed:
-        raise InputError(f"the file is truncated, or its header is wrong: {wanted}, found {got}", where=path)
+    with Opened(path) as file:
+        stored = _header(file)
+        if stored.name is None:
+            need = Need(path, stored.shape, 0, stored.size, stored.packed, dense)
+            need.check(file.size - stored.start)
+        elif file.size > MOST_HEADER:
+            raise InputError(f"its header has {file.size} bytes; up to {MOST_HEADER} are read", where=path)
+        raw = file.whole()
+    digest = hashlib.sha256(raw).hexdigest() if hashed else ""
+    data = memoryview(raw)[stored.start :]
+    if stored.name is not None:
+        with Opened(data_file(stored.name, path)) as beside:
+            need = Need(beside.path, stored.shape, 0, stored.size, stored.packed, dense)
+            need.check(beside.size)
+            raw = beside.whole()
+        data = memoryview(raw)
+        if hashed:
+            other = hashlib.sha256(raw).hexdigest()
+            digest = sha256_of_list(path.parent, {path: digest, path.parent / stored.name: other})
+    array, surplus = _voxels(stored, data, need)
+    notes = stored.notes
+    if surplus:
+        notes = (*notes, f"{surplus} bytes after the last voxel were not used")
+    return Parts(array, stored.affine, notes, stored.sides, digest)
 
 
-def _unpacked_length(data: bytes) -> int:
-    stream = zlib.decompressobj(wbits=47)  # finds out by itself whether it is zlib or gzip
-    total, block = 0, data
-    while block and not stream.eof:
-        total += len(stream.decompress(block, 1 << 20))
-        block = stream.unconsumed_tail
-    total += len(stream.flush())
-    if not stream.eof:
-        raise EOFError
-    return total
+def data_file_of(path: Path) -> Path | None:
+    """The data file beside a header, by its name in the header; None if the voxels are in `path` itself.
+
+    Raises
+    ------
+    InputError
+        If the header cannot be read, or its data file is not one file beside it.
+    """
+    with Opened(path) as file:
+        name = _header(file).name
+    if name is None:
+        return None
+    data_file(name, path)
+    return path.parent / name
 
 
-def _nrrd(path: Path) -> Stored:
-    raw = path.read_bytes()
-    if raw[:7] != b"NRRD000":
-        raise InputError("this is not an NRRD file: its magic is missing", where=path)
-    end = re.search(rb"\r?\n\r?\n", raw)
-    text = raw[: end.start() if end else len(raw)].decode("latin-1")
-    pairs = re.findall(r"^([^#:\n]+):(?!=)[ \t]*(.*?)\s*$", text, flags=re.M)
-    key = {name.strip().lower(): value for name, value in pairs}
-    shape = _sizes(key.get("sizes", ""), path)
-    kind = key.get("type", "").lower()
-    encoding = key.get("encoding", "").lower()
-    if kind not in NRRD_BYTES or encoding not in ("raw", "gzip", "gz"):
-        raise InputError(
-            f"found type '{kind}' in encoding '{encoding}'; wanted numbers, raw or gzip", where=path
-        )
-    _positive(key.get("spacings", ""), path)
-    if any(unit != "mm" for unit in re.findall(r'"([^"]*)"', key.get("space units", ""))):
-        raise InputError(f"its distances are in {key['space units']}; wanted mm", where=path)
-    name = key.get("data file", key.get("datafile"))
-    if name is None and end is None:
-        raise InputError("the file is truncated: it ends within its header", where=path)
-    data = raw[end.end() if end else 0 :] if name is None else _beside(name, path)
-    skips = (key.get("byte skip", "0"), key.get("line skip", "0"), key.get("byteskip", "0"))
-    if any(skip.strip() not in ("0", "-1") for skip in skips):
-        raise InputError("it skips bytes before the voxels, which is not supported", where=path)
-    needed = math.prod(shape) * NRRD_BYTES[kind]
-    return Stored(shape, needed, encoding != "raw", data, _nrrd_space(key.get("space"), path))
+def data_file(name: str, path: Path) -> Path:
+    """Where the data file lies that a header names: one file, below the header's own folder.
 
-
-def _nrrd_space(space: str | None, path: Path) -> tuple[str, ...]:
-    if space is None:
-        return ("the header names no space: left and right, front and back are not known",)
-    if space.lower() not in NRRD_SPACES:
-        raise InputError(
-            f"its space is '{space}'; wanted one of {', '.join(sorted(NRRD_SPACES))}", where=path
-        )
-    return ()
-
-
-def _meta(path: Path) -> Stored:
-    raw = path.read_bytes()
-    last = re.search(rb"^\s*ElementDataFile\s*=[ \t]*(.*?)[ \t]*\r?\n", raw + b"\n", flags=re.M)
-    if last is None:
-        raise InputError("this is not a MetaImage file, or it ends within its header", where=path)
-    text = raw[: last.start()].decode("latin-1")
-    key: dict[str, str] = dict(re.findall(r"^[ \t]*(\w+)[ \t]*=[ \t]*(.*?)\s*$", text, flags=re.M))
-    shape = _sizes(key.get("DimSize", ""), path)
-    kind = key.get("ElementType", "")
-    plain = key.get("BinaryData", "True").lower() != "true"
-    if key.get("ElementNumberOfChannels", "1") != "1":
-        what = f"found an array of shape {shape} with {key['ElementNumberOfChannels']} values a voxel"
-        raise InputError(f"{what}; wanted one 3D volume", where=path)
-    if kind not in META_BYTES or plain or key.get("HeaderSize", "0") != "0":
-        raise InputError(f"found voxels of type '{kind}'; wanted plain binary numbers", where=path)
-    _positive(key.get("ElementSpacing", key.get("ElementSize", "")), path)
-    if key.get("DistanceUnits", "mm").lower() not in ("mm", "?"):
-        raise InputError(f"its distances are in {key['DistanceUnits']}; wanted mm", where=path)
-    name = last.group(1).decode("utf-8", "replace")
-    data = raw[last.end() :] if name.upper() == "LOCAL" else _beside(name, path)
-    needed = math.prod(shape) * META_BYTES[kind]
-    packed = key.get("CompressedData", "False").lower() == "true"
-    # MetaImage names the sides that the axes come from.
-    sides = key.get("AnatomicalOrientation", "").upper().translate(str.maketrans("RLAPIS", "LRPASI"))
-    return Stored(shape, needed, packed, data, sides=sides)
-
-
-def _sizes(text: str, path: Path) -> tuple[int, ...]:
-    if not re.fullmatch(r"\s*-?\d+(\s+-?\d+)*\s*", text):
-        raise InputError(f"the header's sizes are '{text}'; wanted numbers", where=path)
-    shape = tuple(int(n) for n in text.split())
-    if min(shape) < 1:
-        raise InputError(f"the header claims a shape of {shape}; wanted positive sizes", where=path)
-    if len(shape) < 3:
-        raise InputError(f"found an array of shape {shape}; wanted one 3D volume", where=path)
-    return shape
-
-
-def _positive(text: str, path: Path) -> None:
-    try:
-        numbers = [float(n) for n in text.split()]
-    except ValueError:
-        numbers = [math.nan]
-    # ITK makes 1 mm of a spacing of 0 and flips an axis for a negative one.
-    if not all(math.isfinite(n) and n > 0 for n in numbers):
-        raise InputError(f"found a spacing of {text} mm; wanted positive numbers", where=path)
-
-
-def _beside(name: str, path: Path) -> bytes:
-    """The data file that a header names; one file, below the header's own folder."""
-    target = path.parent / name
+    Raises
+    ------
+    InputError
+        If it is a list or a pattern of files, lies elsewhere or is not there, or is a link to elsewhere.
+    """
+    target, folder = path.parent / name, os.path.realpath(path.parent)
     inside = not Path(name).is_absolute() and ".." not in Path(name).parts
-    if not inside or "%" in name or name.upper().startswith("LIST") or not target.is_file():
+    plain = inside and "%" not in name and not name.upper().startswith("LIST") and "\0" not in name
+    if not plain or not os.path.isfile(target):
         raise InputError(f"its data file '{name}' is not one file beside it", where=path)
-    return target.read_bytes()
+    real = Path(os.path.realpath(target))
+    if not real.is_relative_to(folder):
+        todo = "Put the data file itself beside the header"
+        raise InputError(f"its data file '{name}' is a link out of the folder", where=path, todo=todo)
+    return real
+
+
+def sha256_of_list(root: Path, hashes: dict[Path, str]) -> str:
+    """One hash of several files: of the list of their names below `root` and their hashes, sorted by path."""
+    lines = [
+        os.fsencode(path.relative_to(root)) + b"\0" + hashes[path].encode() + b"\n" for path in sorted(hashes)
+    ]
+    return hashlib.sha256(b"".join(lines)).hexdigest()
+
+
+def _header(file: Opened) -> Stored:
+    head = file.begin(FIRST)
+    if not END.search(head):
+        head = file.begin(MOST_HEADER)
+    return (parse_meta if file.path.suffix.lower() in META else parse_nrrd)(head, file.path)
+
+
+def _voxels(stored: Stored, data: memoryview, need: Need) -> tuple[Array, int]:
+    """The array (i, j, k) in the machine's byte order, and how many bytes follow the last voxel."""
+    content: bytearray | memoryview = data
+    surplus = len(data) - stored.size
+    if stored.packed:
+        content, surplus = unpack(data, need)
+    elif stored.at_end:
+        content, surplus = data[surplus:], 0
+    array = np.frombuffer(content, stored.dtype, stored.size // stored.dtype.itemsize)
+    array = array.reshape(stored.volume_shape, order="F")
+    # A header of any length may come before the voxels: they need not lie at a multiple of their size.
+    return np.require(array.astype(stored.dtype.newbyteorder("="), copy=False), requirements="A"), surplus

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
+import math
 import re
+import socket
 import ssl
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +17,7 @@ from c3s3_seg.errors import InputError, MissingError
 
 AE_TITLE = "C3S3SEG"
 LIMIT_S = 30.0
+HANDSHAKE_S = 5.0
 SUCCESS, PENDING, WARNING = 0x0000, 0xFF00, 0xB000
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
 PLAIN = ["1.2.840.10008.1.2.1", "1.2.840.10008.1.2"]
@@ -23,20 +26,33 @@ _PACKED = [
     f"1.2.840.10008.1.2.{end}"
     for end in ("4.70", "4.57", "4.50", "4.80", "4.90", "4.91", "4.201", "4.202", "5")
 ]
+# Reports, presentation states, documents, dose and plans: a study comes whole or not at all. With these, the
+# scans and the services themselves there are 128 presentation contexts, the most there can be (PS3.8, 9.3.2).
+_OTHERS = (
+    "88.11", "88.22", "88.33", "88.34", "88.59", "88.65", "88.67", "11.1", "11.2", "104.1", "481.2", "481.5",
+    "66", "7.2", "7.4",
+)  # fmt: skip
 _SCANS = ("2", "2.1", "2.2", "4", "4.1", "4.4", "128", "128.1", "130")  # CT, MR and PET, classic and enhanced
 _MADE = ("66.4", "66.7", "481.3", "7")  # SEG, its label map, RTSTRUCT, secondary capture
 STORED = {_STORAGE + end: [*PLAIN, *_PACKED] for end in _SCANS} | {
     _STORAGE + end: [*PLAIN, _PACKED[-1]] for end in _MADE
 }
+REPORTS = {_STORAGE + end: PLAIN for end in _OTHERS}
 
 Context = tuple[str, list[str]]
 
 
 def _parse(text: str) -> tuple[str, str, int]:
-    match = re.fullmatch(r"([^@\\]{1,16})@([^@\s]+):(\d{1,5})", text)
-    if match is None or not 0 < int(match[3]) < 65536:
+    match = re.fullmatch(r"([^@]{1,16})@([^@\s]+):([0-9]{1,5})", text)
+    if match is None or not 0 < int(match[3]) < 65536 or not _is_title(match[1]):
         raise InputError(f"found the server '{text}', wanted TITLE@host:port")
     return match[1], match[2], int(match[3])
+
+
+def _is_title(text: str) -> bool:
+    """Whether it is an AE title (PS3.5, 6.2, AE): ASCII without control characters and `\\`, not blank."""
+    plain = text.isascii() and text.isprintable() and "\\" not in text
+    return plain and 1 <= len(text) <= 16 and bool(text.strip())
 
 
 @dataclass(frozen=True)
@@ -66,16 +82,22 @@ class Node:
 class Listener:
     """Where files of a C-MOVE are received: our title, as the server knows it, an address and a port.
 
-    Loopback, unless another address is given.
+    Parameters
+    ----------
+    title, host, port
+        Loopback, unless another address is given.
+    senders
+        Hosts that files may come from besides that of the server that was asked.
     """
 
     title: str
     host: str = "127.0.0.1"
     port: int = 11112
+    senders: tuple[str, ...] = ()
 
     @classmethod
-    def parse(cls, title: str, address: str | None) -> Listener:
-        """From a title and `host:port`.
+    def parse(cls, title: str, address: str | None, senders: Sequence[str] = ()) -> Listener:
+        """From a title, `host:port` and the hosts of other senders.
 
         Raises
         ------
@@ -83,9 +105,8 @@ class Listener:
             If it is not that.
         """
         if address is None:
-            _parse(f"{title}@127.0.0.1:11112")
-            return cls(title)
-        return cls(*_parse(f"{title}@{address}"))
+            address = "127.0.0.1:11112"
+        return cls(*_parse(f"{title}@{address}"), tuple(senders))
 
     @property
     def is_local(self) -> bool:
@@ -94,6 +115,15 @@ class Listener:
             return ipaddress.ip_address(self.host.strip("[]")).is_loopback
         except ValueError:
             return self.host == "localhost"
+
+
+class _Hasty(ssl.SSLSocket):
+    """The listener takes one connection after the other: a silent one must not keep the others waiting."""
+
+    def do_handshake(self, block: bool = False) -> None:
+        self.settimeout(HANDSHAKE_S)
+        super().do_handshake(block)
+        self.settimeout(None)
 
 
 @dataclass(frozen=True)
@@ -119,10 +149,33 @@ class Tls:
         InputError
             If a file cannot be read, or is no certificate.
         """
+        return self._made(ssl.Purpose.SERVER_AUTH)
+
+    def listening(self) -> ssl.SSLContext:
+        """For a listener: whoever connects must show a certificate that `trusted` vouches for.
+
+        Raises
+        ------
+        InputError
+            If a certificate of ours or a list of the trusted ones is missing, or cannot be read.
+        """
+        if self.certificate is None or self.trusted is None:
+            raise InputError(
+                "a listener with TLS (--move with --tls or --trust) needs a certificate of its own, and one"
+                " to check the server's by",
+                todo="Give both --certificate and --trust, or fetch without --move",
+            )
+        made = self._made(ssl.Purpose.CLIENT_AUTH)
+        made.verify_mode = ssl.CERT_REQUIRED
+        made.sslsocket_class = _Hasty
+        return made
+
+    def _made(self, purpose: ssl.Purpose) -> ssl.SSLContext:
         try:
-            made = ssl.create_default_context(cafile=self.trusted)
+            made = ssl.create_default_context(purpose, cafile=self.trusted)
             if self.certificate is not None:
-                made.load_cert_chain(self.certificate)
+                # Without a password of ours OpenSSL would ask the terminal for one, and wait.
+                made.load_cert_chain(self.certificate, password="")
         except OSError as error:  # ssl.SSLError is one
             what = f"the certificates cannot be used: {error.strerror or error}"
             raise InputError(what, where=self.trusted or self.certificate) from error
@@ -136,6 +189,15 @@ class Caller:
     title: str = AE_TITLE
     timeout_s: float = LIMIT_S
     tls: Tls | None = None
+
+    def __post_init__(self) -> None:
+        """Raise InputError unless title and time are such."""
+        if not _is_title(self.title):
+            raise InputError(
+                "found an AE title that is none, wanted 1 to 16 ASCII characters, not only blanks"
+            )
+        if not (math.isfinite(self.timeout_s) and 0 < self.timeout_s <= 86_400):
+            raise InputError(f"found a timeout of {self.timeout_s} s, wanted up to 86400 s")
 
     def entity(self, contexts: Sequence[Context]) -> Any:
         """The pynetdicom entity that asks for these kinds of object.
@@ -158,8 +220,19 @@ class Caller:
 
 
 @contextmanager
-def association(node: Node, caller: Caller, contexts: Sequence[Context], store: Any = None) -> Iterator[Any]:
-    """A connection that is released at the end; `store` takes what a C-GET sends.
+def association(
+    node: Node, caller: Caller, contexts: Sequence[Context], store: Any = None, received: Any = None
+) -> Iterator[Any]:
+    """A connection that is released at the end.
+
+    Parameters
+    ----------
+    node, caller, contexts
+        The server, and how we introduce ourselves; what we ask for.
+    store
+        Called with each file that a C-GET sends; gives the status.
+    received
+        Called with the bytes that come.
 
     Raises
     ------
@@ -169,19 +242,25 @@ def association(node: Node, caller: Caller, contexts: Sequence[Context], store: 
     entity = caller.entity(contexts)
     import pynetdicom
 
-    kinds = dict.fromkeys(kind for kind, _ in contexts if kind in STORED)
+    kinds = dict.fromkeys(kind for kind, _ in contexts if kind in STORED or kind in REPORTS)
     roles: Any = [pynetdicom.build_role(kind, scp_role=True) for kind in kinds] if store else []
     handlers: Any = [(pynetdicom.evt.EVT_C_STORE, store)] if store else []
+    handlers += [(pynetdicom.evt.EVT_DATA_RECV, received)] if received else []
     tls: Any = (caller.tls.context(), node.host) if caller.tls else None
-    link = entity.associate(
-        node.host, node.port, ae_title=node.title, ext_neg=roles, evt_handlers=handlers, tls_args=tls
-    )
+    try:
+        link = entity.associate(
+            node.host, node.port, ae_title=node.title, ext_neg=roles, evt_handlers=handlers, tls_args=tls
+        )
+    except (OSError, UnicodeError) as error:  # the name of a host that cannot be one
+        raise InputError(f"{node} cannot be reached: {error}", todo="Check host and port") from error
     if not link.is_established:
         raise _unreached(node, caller, link)
     try:
         yield link
-    finally:
-        link.release()
+    except BaseException:
+        link.abort()  # a polite end would wait for what the server is still sending
+        raise
+    link.release()
 
 
 def _unreached(node: Node, caller: Caller, link: Any) -> InputError:
@@ -203,3 +282,20 @@ def check_status(node: Node, status: Any, what: str) -> None:
     if code not in (SUCCESS, PENDING, WARNING):
         comment = str(getattr(status, "ErrorComment", "") or "").strip()
         raise InputError(f"{node} refused {what} (status 0x{code:04X}{': ' + comment if comment else ''})")
+
+
+def addresses(hosts: Sequence[str]) -> frozenset[str]:
+    """The IP addresses of hosts.
+
+    Raises
+    ------
+    InputError
+        If one is not known.
+    """
+    found = set()
+    for host in hosts:
+        try:
+            found |= {str(entry[4][0]) for entry in socket.getaddrinfo(host.strip("[]"), None)}
+        except (OSError, UnicodeError) as error:
+            raise InputError(f"the host '{host}' is not known: {error}", todo="Check its name") from error
+    return frozenset(found)

@@ -26,7 +26,7 @@ def repair(array: Array, found: Stack, root: Path) -> tuple[Array, Floats, tuple
     Parameters
     ----------
     array
-        (i, j, k) float32, one plane for each place of `found`.
+        (i, j, k) float32 or float64, one plane for each place of `found`.
     found
         Where they lie.
     root
@@ -63,7 +63,7 @@ def _straighten(array: Array, found: Stack) -> tuple[Array, Floats, str]:
     wide = np.full(
         (array.shape[0] + int(extra[0]), array.shape[1] + int(extra[1]), array.shape[2]),
         array.min(),
-        dtype=np.float32,
+        dtype=array.dtype,
     )
     for k, (along_i, along_j) in enumerate(shifts - low):
         plane = _moved(array[:, :, k], along_i, wide.shape[0], wide[0, 0, 0])
@@ -78,12 +78,12 @@ def _moved(plane: Array, shift: float, size: int, fill: float) -> Array:
     """(n, m) -> (size, m): moved along the first axis by `shift` >= 0 pixels, linear."""
     places = np.arange(size) - shift
     low = np.floor(places).astype(int)
-    part = (places - low).astype(np.float32)[:, None]
-    padded = np.full((plane.shape[0] + 2, plane.shape[1]), fill, dtype=np.float32)
+    part = (places - low).astype(plane.dtype)[:, None]
+    padded = np.full((plane.shape[0] + 2, plane.shape[1]), fill, dtype=plane.dtype)
     padded[1:-1] = plane
     below = padded[np.clip(low + 1, 0, len(padded) - 1)]
     above = padded[np.clip(low + 2, 0, len(padded) - 1)]
-    return np.asarray(below + part * (above - below), dtype=np.float32)
+    return np.asarray(below + part * (above - below), dtype=plane.dtype)
 
 
 def _even(array: Array, heights_mm: Floats, root: Path) -> tuple[Array, float, str]:
@@ -97,11 +97,11 @@ def _even(array: Array, heights_mm: Floats, root: Path) -> tuple[Array, float, s
     step = float(heights_mm[-1]) / count
     wanted = np.arange(count + 1) * step
     upper = np.clip(np.searchsorted(heights_mm, wanted, side="left"), 1, len(heights_mm) - 1)
-    part = ((wanted - heights_mm[upper - 1]) / gaps[upper - 1]).astype(np.float32)
+    part = ((wanted - heights_mm[upper - 1]) / gaps[upper - 1]).astype(array.dtype)
     filled = array[:, :, upper - 1] * (1 - part) + array[:, :, upper] * part
     made = int(np.sum((part > 0.02) & (part < 0.98)))
     note = (
         f"{REPAIRED} (gaps): resampled to steps of {step:.4g} mm, {made} of {count + 1} slices between"
         f" acquired ones; the widest gap was {gaps.max():.4g} mm"
     )
-    return np.asarray(filled, dtype=np.float32), step, note
+    return np.asarray(filled, dtype=array.dtype), step, note

@@ -1,12 +1,13 @@
 """DICOM RTSTRUCT -> mask: which voxel centres lie within the contours (PS3.3, C.8.8.6).
 
-A point is inside where an odd number of contours surrounds it, so that a contour within another one is a
-hole, and a slit that leads to a hole changes nothing.
+How the contours of a region on one slice are combined is in `rtstruct_fill`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from c3s3_seg.errors import C3S3Error, GeometryError, InputError
+from c3s3_seg.io.dicom_header import unreadable
+from c3s3_seg.io.rtstruct_fill import Unclear, fill
+from c3s3_seg.io.rtstruct_outline import inside
 from c3s3_seg.volume import Array, Geometry, Source, Volume
 
-CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
+__all__ = ["inside", "read_rtstruct", "region_name"]
+
+XOR = "CLOSEDPLANAR_XOR"
+CLOSED = ("CLOSED_PLANAR", XOR)
 # How far a contour may lie off its slice: planning systems round to a tenth of a mm.
 OFF_MM, OFF_PART = 0.1, 0.1
 # Fewer slices than this, of those between the first and the last, and the rest was to be interpolated.
 FILLED = 0.6
+# From the centre of an outer voxel to its edge, and a rounding.
+EDGE_VOX = 0.55
 
 
 def read_rtstruct(path: Path, grid: Geometry, values: Mapping[str, int]) -> Volume:
@@ -43,7 +52,8 @@ def read_rtstruct(path: Path, grid: Geometry, values: Mapping[str, int]) -> Volu
     Raises
     ------
     InputError
-        If a contour is not closed, regions overlap, only every second slice is drawn on, or it is damaged.
+        If a contour is not closed, regions overlap, only every second slice is drawn on, a region has
+        contours and no voxel, contours can be read in two ways, or the file is damaged.
     GeometryError
         If it is of another frame of reference, or a contour lies between or outside of the slices.
     """
@@ -53,66 +63,106 @@ def read_rtstruct(path: Path, grid: Geometry, values: Mapping[str, int]) -> Volu
         data = pydicom.dcmread(path, force=True)
         regions = {int(item.ROINumber): item for item in data.StructureSetROISequence}
         array = np.zeros(grid.shape, dtype=np.uint16)
-        for drawn in data.get("ROIContourSequence") or ():
-            region = regions[int(drawn.ReferencedROINumber)]
+        notes: list[str] = []
+        drawn = _contours(data)
+        nameless = sorted(set(drawn) - set(regions))
+        if nameless:
+            raise InputError(f"it has contours of region {nameless[0]}, which it does not name", where=path)
+        for number, region in regions.items():
             value = values.get(region_name(region))
             if value is not None:
                 _same_frame(region, grid, path)
-                _put(array, _region(drawn, region_name(region), grid, path), value, path)
+                found = _region(drawn.get(number, []), region_name(region), grid, path)
+                _put(array, found.array, value, path)
+                notes += found.notes
     except (C3S3Error, MemoryError):
         raise
     except Exception as error:  # a damaged file can hold anything
-        what = f"this RTSTRUCT is damaged, or not one that can be read ({type(error).__name__})"
-        raise InputError(what, where=path, todo="Copy or export it again") from error
+        raise InputError(unreadable("RTSTRUCT", error), where=path, todo="Copy or export it again") from error
+    names = Counter(map(region_name, regions.values()))
+    notes += [f"region '{n}': {times} regions of this name were united"
+              for n, times in names.items() if n in values and times > 1]  # fmt: skip
     others = sum(region_name(item) not in values for item in regions.values())
-    notes = (f"{others} other regions of the RTSTRUCT were left out",) if others else ()
-    return grid.volume(array, Source(path, "RTSTRUCT", notes=notes))
+    if others:
+        notes.append(f"{others} other regions of the RTSTRUCT were left out")
+    return grid.volume(array, Source(path, "RTSTRUCT", notes=tuple(notes)))
 
 
-def inside(polygon: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np.bool_]:
-    """Which points of a grid lie in a closed polygon, by the even-odd rule.
-
-    Parameters
-    ----------
-    polygon
-        (n, 2): its corners as (i, j), in voxels; the last one is joined to the first.
-    shape
-        Numbers of points along i, j.
-
-    Returns
-    -------
-    array
-        (i, j) bool. A point on the edge is inside on the low side and outside on the high side.
-    """
-    ends = np.roll(polygon, -1, axis=0)
-    low, high = np.minimum(polygon[:, 1], ends[:, 1]), np.maximum(polygon[:, 1], ends[:, 1])
-    first = np.clip(np.ceil(low), 0, shape[1]).astype(int)
-    count = np.clip(np.ceil(high), 0, shape[1]).astype(int) - first
-    edge = np.repeat(np.arange(len(polygon)), count)
-    j = first[edge] + np.arange(len(edge)) - np.repeat(np.cumsum(count) - count, count)
-    start, run = polygon[edge], (ends - polygon)[edge]
-    crossing = start[:, 0] + (j - start[:, 1]) * run[:, 0] / run[:, 1]
-    toggles = np.zeros((shape[0] + 1, shape[1]), dtype=np.int32)
-    np.add.at(toggles, (np.clip(np.ceil(crossing), 0, shape[0]).astype(int), j), 1)
-    return np.asarray(np.cumsum(toggles[:-1], axis=0) % 2 == 1)
+def _contours(data: Any) -> dict[int, list[Any]]:
+    """Number of a region -> all of its contours, in however many items they stand."""
+    found: dict[int, list[Any]] = defaultdict(list)
+    for drawn in data.get("ROIContourSequence") or ():
+        found[int(drawn.ReferencedROINumber)] += drawn.get("ContourSequence") or ()
+    return found
 
 
-def _region(drawn: Any, name: str, grid: Geometry, path: Path) -> NDArray[np.bool_]:
-    """(i, j, k) bool: one region."""
-    array = np.zeros(grid.shape, dtype=np.bool_)
-    slices = set()
-    for contour in drawn.get("ContourSequence") or ():
-        kind = str(contour.get("ContourGeometricType", ""))
-        if kind not in CLOSED:
+@dataclass(frozen=True)
+class _Region:
+    """One region: (i, j, k) bool, and what has to be said of it."""
+
+    array: NDArray[np.bool_]
+    notes: tuple[str, ...]
+
+
+def _region(contours: Sequence[Any], name: str, grid: Geometry, path: Path) -> _Region:
+    if not contours:
+        return _Region(np.zeros(grid.shape, dtype=np.bool_), (f"region '{name}': it has no contours",))
+    kinds = {str(contour.get("ContourGeometricType", "")) for contour in contours}
+    for kind in sorted(kinds - set(CLOSED)):
+        what = f"the region '{name}' has a contour of type '{kind}'; wanted closed ones"
+        raise InputError(what, where=path)
+    slices: dict[int, list[NDArray[np.float64]]] = defaultdict(list)
+    for contour in contours:
+        points = np.array(contour.get("ContourData") or (), dtype=np.float64).reshape(-1, 3)
+        if len(points) < int(contour.get("NumberOfContourPoints") or 0):
+            what = f"a contour of '{name}' has {len(points)} of its {contour.NumberOfContourPoints} points"
+            raise InputError(what, where=path, todo="Copy or export it again")
+        if len(points):
+            k, polygon = _on_slice(points, name, grid, path)
+            slices[k].append(polygon)
+    _refuse_sparse(set(slices), name, path)
+    array, notes = np.zeros(grid.shape, dtype=np.bool_), Counter[str]()
+    for k, polygons in slices.items():
+        try:
+            filled = fill(polygons, grid.shape[:2], exclusive=XOR in kinds)
+        except Unclear as unclear:
             raise InputError(
-                f"the region '{name}' has a contour of type '{kind}'; wanted closed ones", where=path
-            )
-        points = np.array(contour.ContourData, dtype=np.float64).reshape(-1, 3)
-        k, polygon = _on_slice(points, name, grid, path)
-        array[:, :, k] ^= inside(polygon, grid.shape[:2])
-        slices.add(k)
-    _refuse_sparse(slices, name, path)
-    return array
+                f"the contours of the region '{name}' on slice {k + 1} can be read in two ways: {unclear}",
+                where=path,
+                todo="Mend them where they were drawn: a hole must lie clear within its outer contour",
+            ) from None
+        array[:, :, k] = filled.inside
+        notes += filled.notes
+    clipped = sum(_is_clipped(polygons, grid.shape[:2]) for polygons in slices.values())
+    _refuse_empty(array, len(contours), clipped, name, path)
+    return _Region(array, _notes(notes, name, clipped, kinds))
+
+
+def _is_clipped(polygons: list[NDArray[np.float64]], shape: tuple[int, int]) -> bool:
+    """Whether contours of a slice reach out of it: beyond the edge of its outer voxels."""
+    return any((p.min(axis=0) < -EDGE_VOX).any() or (p.max(axis=0) > np.subtract(shape, 1) + EDGE_VOX).any()
+               for p in polygons)  # fmt: skip
+
+
+def _notes(counts: Counter[str], name: str, clipped: int, kinds: set[str]) -> tuple[str, ...]:
+    notes = [f"region '{name}': {number} {text}" for text, number in sorted(counts.items())]
+    if clipped:
+        notes.append(
+            f"region '{name}': cut at the border of the scan on {clipped} slices, where it reaches out"
+        )
+    if len(kinds) > 1:
+        notes.append(f"region '{name}': of {' and '.join(sorted(kinds))} contours, read as {XOR}")
+    return tuple(notes)
+
+
+def _refuse_empty(array: NDArray[np.bool_], count: int, clipped: int, name: str, path: Path) -> None:
+    if not array.any():
+        where = "lie outside of the scan" if clipped else "enclose no voxel centre, or cancel each other out"
+        raise InputError(
+            f"the region '{name}' has {count} contours and not one voxel: they {where}",
+            where=path,
+            todo="Give the series that it was drawn on, or have the region exported again",
+        )
 
 
 def _on_slice(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 
+MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"  # SOP class of a DICOMDIR
 # PS3.10, 7.1: 128 bytes of preamble, then the prefix.
 PREFIX_END = 132
 
@@ -41,3 +42,8 @@ def is_dicom(path: Path) -> bool:
 def is_zip(path: Path) -> bool:
     """Whether a file is named like a zip archive and begins as one."""
     return path.suffix.lower() == ".zip" and path.is_file() and first_bytes(path, 2) == b"PK"
+
+
+def is_dicomdir(path: Path) -> bool:
+    """Whether a file is the index of a DICOM medium."""
+    return MEDIA_DIRECTORY.encode() in first_bytes(path, 512)

@@ -36,19 +36,41 @@ def to_bytes(net: nn.Module, storage: Storage = "half") -> bytes:
 
 
 def from_file(path: Path) -> dict[str, Tensor]:
-    """The state dict in single precision.
+    """The state dict in a file, see `from_bytes`.
 
     Raises
     ------
     InputError
-        If the file is not safetensors, or a kernel in 8 bits lacks its scales.
+        If it cannot be read, or as `from_bytes` does.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot be read ({error.strerror or error})", where=path) from error
+    return from_bytes(content, path)
+
+
+def from_bytes(content: bytes, path: Path) -> dict[str, Tensor]:
+    """The state dict in single precision.
+
+    Parameters
+    ----------
+    content
+        Of a safetensors file.
+    path
+        Where it was, for the message.
+
+    Raises
+    ------
+    InputError
+        If it is not safetensors, or a kernel in 8 bits lacks its scales.
     """
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors.torch import load
 
     try:
-        stored = load_file(path)
-    except SafetensorError as error:
+        stored = load(content)
+    except (SafetensorError, KeyError) as error:  # KeyError: a type of numbers that torch does not know
         raise InputError(f"not a safetensors file ({error})", where=path) from error
     state: dict[str, Tensor] = {}
     for name, tensor in stored.items():

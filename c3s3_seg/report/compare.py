@@ -11,6 +11,8 @@ import numpy as np
 from c3s3_seg.report.cohort import statistics
 from c3s3_seg.report.rows import CaseScore
 
+ROUNDING = 1e-6  # of the value
+
 
 @dataclass(frozen=True)
 class Paired:
@@ -72,14 +74,16 @@ def _paired(label: str, metric: str, pairs: Sequence[tuple[float, float]]) -> Pa
     first, second = values.mean(axis=0).tolist() if len(values) else (math.nan, math.nan)
     left_out = len(pairs) - len(values)
     difference = (numbers.mean, numbers.low, numbers.high)
-    return Paired(label, metric, len(values), left_out, first, second, *difference, _wilcoxon(differences))
+    return Paired(label, metric, len(values), left_out, first, second, *difference, _wilcoxon(values))
 
 
-def _wilcoxon(differences: np.ndarray) -> float:
+def _wilcoxon(values: np.ndarray) -> float:
     from scipy.stats import wilcoxon
 
-    if len(differences) < 2:
+    if len(values) < 2:
         return math.nan
-    # Differences that are rounding alone (1e-12) are ties, not evidence.
-    meant = np.where(np.abs(differences) < 1e-12, 0.0, differences)
+    differences = values[:, 0] - values[:, 1]
+    # Rounding is no evidence, and it goes one way: a DICOM SEG has its grid in decimals, a NIfTI in float32.
+    reach = np.maximum(ROUNDING * np.abs(values).max(axis=1), 1e-12)
+    meant = np.where(np.abs(differences) < reach, 0.0, differences)
     return float(wilcoxon(meant).pvalue) if meant.any() else 1.0

@@ -33,7 +33,7 @@ class Report:
         Of the page. It is written as it stands: no patient's name.
     protocol
         By which the rows were measured.
-    rows, failures, comparison
+    rows, failures, comparison, remarks
         As for `tables.write_report_json`.
     """
 
@@ -42,6 +42,7 @@ class Report:
     rows: Sequence[CaseScore]
     failures: Sequence[Failure] = ()
     comparison: Sequence[Paired] = ()
+    remarks: Sequence[str] = ()
 
 
 def worst_first(rows: Sequence[CaseScore]) -> list[CaseScore]:
@@ -93,8 +94,9 @@ def write_report_page(path: Path, report: Report, views: Iterable[CaseView]) -> 
 
 def _head(report: Report) -> str:
     notes = notes_of(report.rows)
-    listed = "".join(f"<li><b>{escape(case)}</b>: {escape(note)}</li>" for case, note in notes)
-    flags = f'<div class="flags"><b>Done on request</b><ul>{listed}</ul></div>' if notes else ""
+    listed = "".join(f"<li>{escape(remark)}</li>" for remark in report.remarks)
+    listed += "".join(f"<li><b>{escape(case)}</b>: {escape(note)}</li>" for case, note in notes)
+    flags = f'<div class="flags"><b>Notes</b><ul>{listed}</ul></div>' if listed else ""
     return (
         f"<header><h1>{escape(report.title)}</h1>"
         f'<p class="lead">Protocol <b>{report.protocol}</b>. {escape(PROTOCOLS[report.protocol])} '
@@ -117,9 +119,10 @@ def _summary(cohort: Cohort) -> str:
         if name in numbers:
             tiles.append(_tile(name, numbers[name]))
     missed = max((found.infinite for found in numbers.values()), default=0)
-    if missed or cohort.flattered:
-        words = f"{cohort.flattered} empty, counted as 0" if cohort.flattered else "one mask empty: infinite"
-        tiles.append(f'<div class="tile"><b>{missed or cohort.flattered}</b><span>{words}</span></div>')
+    empty = f"{cohort.flattered} empty, counted as 0"
+    for count, words in ((missed, "one mask empty: infinite"), (cohort.flattered, empty)):
+        if count:
+            tiles.append(f'<div class="tile"><b>{count}</b><span>{words}</span></div>')
     return f'<h2>{escape(cohort.label)}</h2><div class="tiles">{"".join(tiles)}</div>'
 
 

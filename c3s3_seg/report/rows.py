@@ -27,7 +27,7 @@ class CaseScore:
         The diagonal of the image: the worst distance that there can be, which stands in for an
         infinite one in `Statistics.mean_penalised`. None: nothing stands in.
     notes
-        What was done to the masks before, on request; a sentence each.
+        What has to be said of how the masks were read and what was done to them on request; a sentence each.
     """
 
     case: str
@@ -72,9 +72,13 @@ class PredictionRow:
 
 @dataclass(frozen=True)
 class CaseFiles:
-    """Where the masks and, if it is known, the scan of a case lie."""
+    """Where the masks and, if it is known, the scan of a case lie.
+
+    `names` are those in DICOM SEG and RTSTRUCT files, each with its value in the mask.
+    """
 
     case: str
     prediction: Path
     truth: Path
     scan: Path | None = None
+    names: tuple[tuple[str, int], ...] = ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
@@ -51,6 +52,9 @@ class StudyRow:
         (0 for a single one).
     missed
         Predictions over all runs that were empty and count as (0, 0, 0, 0) in this protocol.
+    infinite
+        Predictions over all runs of a label that the truth does not have: their distances are infinite and
+        in no mean.
     against
         Metric -> this row minus the same net of the reference, case by case; each case's values are
         averaged over labels and seeds. Empty for the reference itself, and where it has no such net.
@@ -65,6 +69,7 @@ class StudyRow:
     spread: dict[str, float]
     missed: int
     against: dict[str, Paired]
+    infinite: int = 0
 
 
 def study_rows(runs: Sequence[Trained], reference: str) -> list[StudyRow]:
@@ -85,7 +90,7 @@ def _row(entry: str, net: str, runs: Sequence[Trained], reference: str) -> Study
     mine = [run for run in runs if run.entry == entry and net in run.nets]
     other = [run for run in runs if run.entry == reference and net in run.nets]
     values = [_values(run.nets[net]) for run in mine]
-    means = {m: [fmean(v[m] for v in one) for one in values] for m in METRICS}
+    means = {m: [_mean([v[m] for v in one]) for one in values] for m in METRICS}
     paired = compare(_per_case(mine, net), _per_case(other, net)) if other and entry != reference else ()
     return StudyRow(
         entry,
@@ -93,11 +98,23 @@ def _row(entry: str, net: str, runs: Sequence[Trained], reference: str) -> Study
         seeds=len(mine),
         iterations=mine[0].iterations,
         seconds=fmean(run.seconds for run in mine),
-        mean={m: fmean(of_seeds) for m, of_seeds in means.items()},
-        spread={m: stdev(of_seeds) if len(of_seeds) > 1 else 0.0 for m, of_seeds in means.items()},
+        mean={m: _mean(of_seeds) for m, of_seeds in means.items()},
+        spread={m: _spread_of(of_seeds) for m, of_seeds in means.items()},
         missed=sum(_missed(v) for one in values for v in one),
         against={pair.metric: pair for pair in paired},
+        infinite=sum(math.isinf(v["hd95_vox"]) for one in values for v in one),
     )
+
+
+def _mean(values: Sequence[float]) -> float:
+    """Of the finite ones; nan where there is none."""
+    finite = [value for value in values if math.isfinite(value)]
+    return fmean(finite) if finite else math.nan
+
+
+def _spread_of(values: Sequence[float]) -> float:
+    finite = [value for value in values if math.isfinite(value)]  # `stdev` takes no other
+    return stdev(finite) if len(finite) > 1 else 0.0
 
 
 def _values(cases: Cases) -> list[Mapping[str, float]]:
@@ -132,6 +149,11 @@ def study_markdown(rows: Sequence[StudyRow], reference: str) -> str:
     missed = sum(row.missed for row in rows)
     if missed:
         lines.append(f"\n{missed} predictions were empty; this protocol counts them as (0, 0, 0, 0).")
+    infinite = sum(row.infinite for row in rows)
+    if infinite:
+        lines.append(
+            f"\n{infinite} infinite distances (a label that the truth does not have) are in no mean."
+        )
     return "\n".join(lines) + "\n"
 
 

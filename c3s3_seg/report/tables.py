@@ -53,7 +53,9 @@ CONVENTIONS = {
     "undefined those left out; mean_penalised counts the image diagonal for each infinite distance.",
     "comparison": "paired by case: difference is this set minus the other, with its bootstrap interval; p "
     "is of the Wilcoxon signed-rank test, two-sided; cases without a finite value in both are left out.",
-    "notes": "what was done to a case before it was measured, on request: resampling to the truth's grid.",
+    "notes": "what was found when the masks of a case were read, and what was done to them: rounding; on "
+    "request resampling to the truth's grid.",
+    "remarks": "labels that predictions hold and no truth does, and labels that no mask holds.",
     "interval": "low and high are the 95% interval of the mean: bootstrap, 2,000 resamples, fixed seed.",
 }
 
@@ -90,6 +92,7 @@ def write_report_json(
     *,
     protocol: Protocol,
     comparison: Sequence[Paired] = (),
+    remarks: Sequence[str] = (),
 ) -> None:
     """The whole evaluation with the definition of each number, for a program or a later reader.
 
@@ -103,6 +106,8 @@ def write_report_json(
         By which the rows were measured.
     comparison
         With another set of predictions, where there is one.
+    remarks
+        What has to be said of the labels of the whole set.
 
     Raises
     ------
@@ -117,6 +122,7 @@ def write_report_json(
         "cohorts": [_cohort_entry(cohort) for cohort in cohorts(rows)],
         "cases": [{"case": row.case, "label": row.label, **row.score.flat()} for row in rows],
         "comparison": [asdict(paired) for paired in comparison],
+        "remarks": list(remarks),
         "notes": [{"case": case, "note": note} for case, note in notes_of(rows)],
         "failures": [asdict(failure) for failure in failures],
     }
@@ -131,7 +137,7 @@ def definitions_of(rows: Sequence[CaseScore]) -> dict[str, str]:
 
 
 def notes_of(rows: Sequence[CaseScore]) -> list[tuple[str, str]]:
-    """Pairs (case, what was done to it before it was measured), once a case."""
+    """Pairs (case, what has to be said of its masks), once a case."""
     return list(dict.fromkeys((row.case, note) for row in rows for note in row.notes))
 
 

@@ -65,10 +65,10 @@ def error_scale(rows: Sequence[CaseScore]) -> Scale:
 
 
 def _view(row: CaseScore, files: CaseFiles, value: int, scale: Scale, resample: bool) -> CaseView:
-    from c3s3_seg.io import load_mask
+    from c3s3_seg.io.mask_pair import load_pair
     from c3s3_seg.resample import resample_mask
 
-    prediction, truth = load_mask(files.prediction), load_mask(files.truth)
+    prediction, truth = load_pair(files.prediction, files.truth, dict(files.names), files.scan)
     if resample:
         prediction = resample_mask(prediction, truth.geometry)
     p, t = prediction.array == value, truth.array == value

@@ -24,19 +24,30 @@ Research use only. Not a medical device.
 - **Task**: {task.modality}; labels {labels}.
 - **Networks**: {nets}. Kernels are stored in {storage} and run in single precision.
 - **Grid**: {spacing} mm, axes LPS; training crops of {" x ".join(map(str, task.patch))} voxels.
-- **Method**: {config.method}, {facts["iterations"]} iterations, seed {run.seed}, {run.precision}.
+- **Method**: {config.method}, {facts["iterations"]} iterations, seed {run.seed}, {_precision(config, facts)}.
 - **Data**: `{config.data.folder}`: {counts} cases.
-{_fold(config)}{_blend(config)}{_beginning(facts["begun_from"])}{_changes(facts["changed_on_resume"])}{config.data.note}
+{_fold(config)}{_blend(config)}{_beginning(facts["begun_from"])}{_changes(facts["changed_on_resume"])}{_warnings(facts)}{config.data.note}
 ## Validation
 
 Every net of the run, last weights (moving average), before they were rounded for storage. The scans' own
 grids, paper protocol: voxel units, mean over cases and labels; an empty prediction counts as (0, 0, 0, 0).
 
-{_table(facts["validation_last"])}
+{_table(facts["validation_last"])}{_empty(facts["validation_last"])}
 Best during the run: {_best(facts["validation_best"])}.
 {_kept(facts)}
 The exact configuration and the figures of each case are in `manifest.json`.
 """
+
+
+def _precision(config: TrainConfig, facts: dict[str, Any]) -> str:
+    """With what "auto" became, and why."""
+    if config.run.precision != "auto":
+        return config.run.precision
+    return f"{facts['precision']} (chosen by itself: {facts['precision_why']})"
+
+
+def _warnings(facts: dict[str, Any]) -> str:
+    return "".join(f"- **Warning**: {text}.\n" for text in facts["warnings"])
 
 
 def _fold(config: TrainConfig) -> str:
@@ -63,7 +74,7 @@ def _kept(facts: dict[str, Any]) -> str:
 The weights in this bundle are those of each net's best validation, chosen by these scores, which therefore
 flatter them:
 
-{_table(facts["validation_kept"], "iteration")}"""
+{_table(facts["validation_kept"], "iteration")}{_empty(facts["validation_kept"])}"""
 
 
 def _beginning(origin: dict[str, Any] | None) -> str:
@@ -92,9 +103,31 @@ def _table(records: list[dict[str, Any]], *more: str) -> str:
     heads = ["net", *more, "Dice", "Jaccard", "95HD (voxel)", "ASD (voxel)"]
     rows = [heads, ["---"] * len(heads)]
     for r in records:
-        scores = [f"{r['dice']:.3f}", f"{r['jaccard']:.3f}", f"{r['hd95_vox']:.2f}", f"{r['asd_vox']:.2f}"]
+        scores = [f"{r['dice']:.3f}", f"{r['jaccard']:.3f}", *_distances(r)]
         rows.append([r["candidate"], *(str(r[key]) for key in more), *scores])
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    left_out = "".join(
+        f"\n{r['candidate']}: {r['infinite']} infinite distances (a label that the truth lacks) are"
+        " not in the means.\n"
+        for r in records
+        if r.get("infinite")
+    )
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows) + left_out
+
+
+def _distances(record: dict[str, Any]) -> list[str]:
+    """None where every mask is empty: the protocol's 0 would be a perfect distance for a total miss."""
+    if record.get("empty") and record["empty"] == record["masks"]:
+        return ["none", "none"]
+    return [f"{record['hd95_vox']:.2f}", f"{record['asd_vox']:.2f}"]
+
+
+def _empty(records: list[dict[str, Any]]) -> str:
+    lines = [
+        f"{r['candidate']}: {r['empty']} of {r['masks']} masks are empty; no distance was measured of them.\n"
+        for r in records
+        if r.get("empty")
+    ]
+    return "\n" + "\n".join(lines) if lines else ""
 
 
 def _best(record: dict[str, Any] | None) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,10 +13,16 @@ import torch
 from torch import Tensor
 
 from c3s3_seg.errors import InputError
-from c3s3_seg.files import write_whole
+from c3s3_seg.files import parse_json, write_whole
+from c3s3_seg.inference.hardware import is_memory_error
 
 Tensors = dict[str, Tensor]
 FILE = "checkpoint.safetensors"
+# What is written beside the tensors, and the names of those.
+FACTS: dict[str, tuple[type, ...]] = {
+    "iteration": (int,), "config": (dict,), "history": (list,), "seconds": (int, float),
+}  # fmt: skip
+ANEW = "Start the run again without --resume"
 
 
 @dataclass(frozen=True)
@@ -46,7 +54,8 @@ def write(run: Path, state: State) -> None:
     """Replace the checkpoint; on a full disk the one before stays as it was."""
     from safetensors.torch import save
 
-    facts = {name: getattr(state, name) for name in ("iteration", "config", "history", "seconds")}
+    facts = {name: getattr(state, name) for name in FACTS}
+    facts["tensors"] = sorted(state.tensors)
     tensors = {name: tensor.detach().contiguous() for name, tensor in state.tensors.items()}
     write_whole(run / FILE, save(tensors, metadata={"state": json.dumps(facts)}))
 
@@ -57,7 +66,7 @@ def read(run: Path) -> State:
     Raises
     ------
     InputError
-        If there is none, or it cannot be read.
+        If there is none, it cannot be read, or something is missing in it.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -68,11 +77,35 @@ def read(run: Path) -> State:
         )
     try:
         with safe_open(path, framework="pt") as file:
-            facts = json.loads(file.metadata()["state"])
+            facts = parse_json(file.metadata()["state"], path)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"not a checkpoint of ours ({error})", where=path) from error
-    return State(facts["iteration"], facts["config"], tensors, facts["history"], facts.get("seconds", 0.0))
+        missing = next((name for name in facts["tensors"] if name not in tensors), None)
+        if missing is not None:
+            raise InputError(f"the checkpoint lacks the tensor '{missing}'", where=path, todo=ANEW)
+        wrong = next((name for name, kind in FACTS.items() if not isinstance(facts[name], kind)), None)
+        if wrong is not None or not all(isinstance(record, dict) for record in facts["history"]):
+            raise TypeError(f"{wrong or 'history'} is not what it was written as")
+        return State(tensors=tensors, **{name: facts[name] for name in FACTS})
+    except (SafetensorError, KeyError, TypeError, OSError) as error:
+        raise InputError(f"not a checkpoint of ours ({error})", where=path, todo=ANEW) from error
+
+
+@contextmanager
+def restoring(run: Path) -> Iterator[None]:
+    """What does not fit while a run takes over its checkpoint, as an error of ours.
+
+    Raises
+    ------
+    InputError
+        Where a tensor is missing, or has another shape.
+    """
+    try:
+        yield
+    except (KeyError, RuntimeError, ValueError, TypeError) as error:
+        if is_memory_error(error):
+            raise
+        what = f"the checkpoint does not fit this run ({' '.join(str(error).split())[:300]})"
+        raise InputError(what, where=run / FILE, todo=ANEW) from error
 
 
 def under(prefix: str, tensors: Tensors) -> Tensors:

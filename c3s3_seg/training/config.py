@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
 
-from c3s3_seg.bundle import Task
+from c3s3_seg.bundle import ReadTask
 from c3s3_seg.errors import ConfigError, InputError
 from c3s3_seg.schema import closed, parse
 from c3s3_seg.training.overrides import parse_share, put
@@ -38,6 +38,9 @@ class DataConfig:
         Take only the first so many labelled cases; the others are learnt from without their masks.
     fully_supervised
         Use the labels of the unlabelled cases too. Only for runs that are named so.
+    unlabelled_stream
+        Where a semi-supervised method takes its unlabelled crops from: the `unlabelled` cases, or `all` cases
+        in training, the labelled ones (without their masks) among them. With every case labelled, `all`.
     fold
         "i/k": part i of k of the labelled cases, by patient, serves for validation, and the index's own
         validation cases stay out of the run. `labelled` then counts among the others.
@@ -53,6 +56,7 @@ class DataConfig:
     validation_from_unlabelled: Annotated[int, Ge(0)] = 0
     labelled: Count | None = None
     fully_supervised: bool = False
+    unlabelled_stream: Literal["unlabelled", "all"] = "unlabelled"
     fold: str | None = None
     fold_seed: int = 1
     foreground_crops: Share = 0.5
@@ -208,8 +212,10 @@ class RunConfig:
     warm_batch
         Labelled crops in a step of the warm start.
     precision
-        `bfloat16`: convolutions in bfloat16 (fast on CPUs with AMX and on GPUs since Ampere), the rest
-        in float32. `float16`: for older GPUs; the loss is scaled so that small gradients survive.
+        `auto`: bfloat16 where the device has units for it and a probe finds it faster, else float32; what
+        it became stands in the history and on the card, and a resumed run keeps it. `bfloat16`:
+        convolutions in bfloat16 (fast on CPUs with AMX and on GPUs since Ampere), the rest in float32.
+        `float16`: for older GPUs; the loss is scaled so that small gradients survive.
     recompute
         Compute the largest maps again in the backward pass instead of keeping them: less memory, more
         time, the same numbers.
@@ -229,7 +235,7 @@ class RunConfig:
     unlabelled_batch: Count = 1
     warm_batch: Count = 2
     seed: int = 1
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device: Literal["cpu", "cuda"] = "cpu"
     recompute: bool = False
     threads: Count | None = None
@@ -246,13 +252,18 @@ class TrainConfig:
     """A whole run."""
 
     method: Literal["supervised", "c3s3", "mcf", "uamt", "dtc"]
-    task: Task
+    task: ReadTask
     data: DataConfig
     run: RunConfig
     networks: NetworksConfig = field(default_factory=NetworksConfig)
     c3s3: C3S3Config = field(default_factory=C3S3Config)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+
+
+def warm_start(config: TrainConfig) -> int:
+    """Iterations of a run in which its method does not teach yet."""
+    return config.c3s3.warm_start if config.method in ("c3s3", "mcf") else 0
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
@@ -275,6 +286,8 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
         data = tomllib.loads(file.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"not valid TOML: {error}", where=file) from error
+    except RecursionError:
+        raise InputError("not valid TOML: it is nested too deep", where=file) from None
     return build_config(data, overrides, file.name)
 
 
@@ -294,8 +307,6 @@ def build_config(data: dict[str, Any], overrides: Sequence[str], where: str) -> 
 
 
 def _check(config: TrainConfig, where: str) -> None:
-    if any(side < 16 or side % 16 for side in config.task.patch):
-        raise ConfigError(f"task.patch = {config.task.patch}: wanted multiples of 16", where=where)
     if config.method == "c3s3" and config.c3s3.warm_start >= config.run.iterations:
         limit = config.run.iterations
         what = f"c3s3.warm_start = {config.c3s3.warm_start}: wanted less than run.iterations = {limit}"
@@ -307,3 +318,19 @@ def _check(config: TrainConfig, where: str) -> None:
         raise ConfigError(
             f"augment.scale = {config.augment.scale}: wanted the smaller number first", where=where
         )
+    _check_labels(config, where)
+
+
+def _check_labels(config: TrainConfig, where: str) -> None:
+    labels = config.task.labels
+    if not labels:
+        raise ConfigError("task.labels is empty: wanted one label at least", where=where)
+    for key in ("name", "value"):
+        found = [getattr(label, key) for label in labels]
+        twice = next((item for item in found if found.count(item) > 1), None)
+        if twice is not None:
+            raise ConfigError(f"task.labels has the {key} {twice!r} twice", where=where)
+    wrong = next((label for label in labels if not 1 <= label.value <= 255), None)
+    if wrong is not None:
+        what = f"task.labels: {wrong.name!r} has the value {wrong.value}, wanted 1 to 255"
+        raise ConfigError(what, where=where)

@@ -6,8 +6,7 @@ would have drawn, and several loaders could share the work.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -15,13 +14,13 @@ from torch import Generator, Tensor
 
 from c3s3_seg.bundle import Task
 from c3s3_seg.dataset import INDEX, DataSet, Splits
-from c3s3_seg.dataset.faults import refuse_faults
-from c3s3_seg.dataset.listing import refuse_leaks
+from c3s3_seg.dataset.faults import refuse_faults, values_in
 from c3s3_seg.errors import InputError
 from c3s3_seg.io import load, load_mask
+from c3s3_seg.recipe import refuse_flat
 from c3s3_seg.training.augment import change_intensity, draw_geometry
 from c3s3_seg.training.config import AugmentConfig, DataConfig, TrainConfig
-from c3s3_seg.training.folds import take_fold
+from c3s3_seg.training.folds import read_splits as read_splits
 from c3s3_seg.training.world import World
 from c3s3_seg.volume import Volume
 
@@ -41,11 +40,21 @@ class Case:
         (n, 3) indices of foreground voxels; empty without labels.
     spacing_mm
         (3,) of this case.
+    values
+        In its mask, but 0.
+    lowest
+        The scan's smallest grey value, in its own unit.
     """
 
     stack: Tensor
     foreground: Tensor
     spacing_mm: Tensor
+    values: tuple[int, ...] = ()
+    lowest: float = 0.0
+
+    def without_labels(self) -> Case:
+        """The scan alone; shares the memory."""
+        return Case(self.stack[:1], self.foreground[:0], self.spacing_mm)
 
 
 @dataclass(frozen=True)
@@ -87,32 +96,6 @@ class Batch:
         return len(self.target)
 
 
-def read_splits(config: DataConfig) -> tuple[DataSet, Splits]:
-    """The data set, and which of its cases this run takes for what.
-
-    Raises
-    ------
-    InputError
-        If there is no data set, no labelled case, or fewer of them than are wanted, or a patient is
-        learnt from and judged by.
-    """
-    data = DataSet.load(Path(config.folder))
-    splits = data.splits.put_aside(config.validation_from_unlabelled)
-    if config.fully_supervised:
-        splits = replace(splits, labelled=splits.labelled + splits.unlabelled, unlabelled=())
-    if not splits.labelled:
-        raise InputError("names no labelled case", where=data.folder / INDEX)
-    if config.fold is not None:
-        splits = take_fold(data, splits, config.fold, config.fold_seed)
-    if config.labelled is not None:
-        if config.labelled > len(splits.labelled):
-            what = f"data.labelled = {config.labelled}, but {len(splits.labelled)} cases are labelled"
-            raise InputError(what, where=data.folder / INDEX)
-        splits = splits.label_only(config.labelled)
-    refuse_leaks(data, splits)
-    return data, splits
-
-
 def read_case(data: DataSet, name: str, task: Task, *, labelled: bool) -> Case:
     """Read a scan, and its mask if it is a labelled one, onto the model's grid.
 
@@ -125,6 +108,7 @@ def read_case(data: DataSet, name: str, task: Task, *, labelled: bool) -> Case:
     mask = load_mask(data.mask(name), grid=scan.geometry) if labelled else None
     refuse_faults(scan, mask, data.labels, required=not data.empty_masks)
     on_grid = task.recipe.to_model(scan)
+    refuse_flat(scan, on_grid)
     layers = [torch.from_numpy(on_grid.array)[None]]
     foreground = torch.zeros(0, 3, dtype=torch.long)
     if mask is not None:
@@ -132,7 +116,8 @@ def read_case(data: DataSet, name: str, task: Task, *, labelled: bool) -> Case:
         layers += [1 - target.sum(dim=0, keepdim=True), target]
         foreground = (target.sum(dim=0) > 0.5).nonzero()
     spacing = torch.tensor(on_grid.geometry.spacing_mm, dtype=torch.float32)
-    return Case(torch.cat(layers), foreground, spacing)
+    values = () if mask is None else tuple(values_in(mask.array))
+    return Case(torch.cat(layers), foreground, spacing, values, float(scan.array.min()))
 
 
 def read_validation(data: DataSet, names: tuple[str, ...]) -> list[ValidationCase]:
@@ -188,8 +173,10 @@ class Sampler:
         labelled = [read_case(data, name, config.task, labelled=True) for name in splits.labelled]
         names = splits.unlabelled if config.method != "supervised" else ()
         unlabelled = [read_case(data, name, config.task, labelled=False) for name in names]
+        if config.method != "supervised" and config.data.unlabelled_stream == "all":
+            unlabelled += [case.without_labels() for case in labelled]
         if config.method != "supervised" and not unlabelled:
-            todo = "Set method = 'supervised'"
+            todo = "Set method = 'supervised', or data.unlabelled_stream = 'all'"
             raise InputError("names no unlabelled case", where=data.folder / INDEX, todo=todo)
         return cls(
             labelled,

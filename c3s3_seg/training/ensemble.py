@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import isfinite
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
 from c3s3_seg.bundle import CARD, ModelBundle, Network
 from c3s3_seg.errors import InputError
+from c3s3_seg.schema import plain
 
 SCORES = {"dice": "Dice", "jaccard": "Jaccard", "hd95_vox": "95HD (voxel)", "asd_vox": "ASD (voxel)"}
 
@@ -80,7 +82,7 @@ def make_ensemble(bundles: Sequence[ModelBundle], out: Path) -> ModelBundle:
     }
     files[CARD] = ensemble_card(named).encode()
     networks = tuple(member.network for member in named)
-    return ModelBundle.create(out, named[0].bundle.task, files, networks, _facts(named))
+    return ModelBundle.create(out, named[0].bundle.task, files, networks, plain(_facts(named)))
 
 
 def _member(bundle: ModelBundle) -> Member:
@@ -88,8 +90,13 @@ def _member(bundle: ModelBundle) -> Member:
     # Bundles from before there was a choice of weights ship the last ones.
     records = facts.get("validation_kept") or facts.get("validation_last") or []
     record = next((r for r in records if r["candidate"] == network.architecture), None)
-    scores = None if record is None else {key: float(record[key]) for key in SCORES}
+    scores = None if record is None else {key: _number(record[key]) for key in SCORES}
     return Member(bundle, network, facts.get("fold"), scores)
+
+
+def _number(found: Any) -> float:
+    """A bundle writes an infinite mean as "inf", and none as null."""
+    return float("nan" if found is None else found)
 
 
 def _named(members: Sequence[Member]) -> list[Member]:
@@ -158,7 +165,9 @@ def cross_validated(members: Sequence[Member]) -> dict[str, dict[str, float]]:
     if any(member.fold is None or member.scores is None for member in members):
         return {}
     found = {key: [m.scores[key] for m in members if m.scores is not None] for key in SCORES}
-    return {key: {"mean": round(fmean(v), 4), "sd": round(stdev(v), 4)} for key, v in found.items()}
+    # A member that found nothing has no distance: then there is no mean of them either.
+    whole = {key: values for key, values in found.items() if all(map(isfinite, values))}
+    return {key: {"mean": round(fmean(v), 4), "sd": round(stdev(v), 4)} for key, v in whole.items()}
 
 
 def ensemble_card(members: Sequence[Member]) -> str:

@@ -1,16 +1,44 @@
-"""Cross-validation: which labelled cases a fold is judged by."""
+"""Which cases a run takes for what; in a cross-validation, which labelled ones a fold is judged by."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 from c3s3_seg.dataset import INDEX, DataSet, Splits
 from c3s3_seg.dataset.listing import refuse_leaks
 from c3s3_seg.dataset.patients import GIVEN, Guess, patients_of
 from c3s3_seg.errors import InputError
+from c3s3_seg.training.config import DataConfig
 from c3s3_seg.training.overrides import parse_share
+
+
+def read_splits(config: DataConfig) -> tuple[DataSet, Splits]:
+    """The data set, and which of its cases this run takes for what.
+
+    Raises
+    ------
+    InputError
+        If there is no data set, no labelled case, or fewer of them than are wanted, or a patient is
+        learnt from and judged by.
+    """
+    data = DataSet.load(Path(config.folder))
+    splits = data.splits.put_aside(config.validation_from_unlabelled)
+    if config.fully_supervised:
+        splits = replace(splits, labelled=splits.labelled + splits.unlabelled, unlabelled=())
+    if not splits.labelled:
+        raise InputError("names no labelled case", where=data.folder / INDEX)
+    if config.fold is not None:
+        splits = take_fold(data, splits, config.fold, config.fold_seed)
+    if config.labelled is not None:
+        if config.labelled > len(splits.labelled):
+            what = f"data.labelled = {config.labelled}, but {len(splits.labelled)} cases are labelled"
+            raise InputError(what, where=data.folder / INDEX)
+        splits = splits.label_only(config.labelled)
+    refuse_leaks(data, splits)
+    return data, splits
 
 
 def take_fold(data: DataSet, splits: Splits, fold: str, seed: int) -> Splits:

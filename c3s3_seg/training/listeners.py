@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from c3s3_seg.files import printable
+from c3s3_seg.training.history import empty_masks
 from c3s3_seg.training.train import Listener
 from c3s3_seg.training.validation import Validation
 from c3s3_seg.training.world import World
@@ -60,9 +62,23 @@ class Terminal:
         for r in results:
             self.console.print(
                 f"iteration {iteration}: {r.candidate}: Dice {r.dice:.4f}, Jaccard {r.jaccard:.4f},"
-                f" 95HD {r.hd95_vox:.2f}, ASD {r.asd_vox:.2f} voxels",
+                f" {_distances(r)}",
                 highlight=False,
+                soft_wrap=True,
             )
+
+    def warned(self, text: str) -> None:
+        """A line that stays."""
+        self.console.print(f"warning: {printable(text)}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _distances(result: Validation) -> str:
+    """What the means of the distances are worth: an empty mask has none, and counts as 0."""
+    empty, masks = empty_masks(result)
+    if empty == masks:
+        return "every mask is empty: no distances"
+    left_out = f" ({empty} of {masks} masks are empty and count as 0)" if empty else ""
+    return f"95HD {result.hd95_vox:.2f}, ASD {result.asd_vox:.2f} voxels{left_out}{result.remark}"
 
 
 class TensorBoard:
@@ -85,10 +101,15 @@ class TensorBoard:
     def validated(self, iteration: int, results: list[Validation]) -> None:
         """Write every mean."""
         for result in results:
-            for name in ("dice", "jaccard", "hd95_vox", "asd_vox"):
+            empty, masks = empty_masks(result)
+            distances = () if empty == masks else ("hd95_vox", "asd_vox")
+            for name in ("dice", "jaccard", *distances):
                 value = getattr(result, name)
                 self.writer.add_scalar(f"validation/{result.candidate}/{name}", value, iteration)
         self.writer.flush()
+
+    def warned(self, text: str) -> None:
+        """Nothing: it is in the history."""
 
 
 class Both:
@@ -112,6 +133,11 @@ class Both:
         for listener in self.listeners:
             listener.validated(iteration, results)
 
+    def warned(self, text: str) -> None:
+        """Tell all."""
+        for listener in self.listeners:
+            listener.warned(text)
+
 
 class Silent:
     """Hears everything and says nothing: what every process but the first has."""
@@ -123,6 +149,9 @@ class Silent:
         """Nothing."""
 
     def validated(self, iteration: int, results: list[Validation]) -> None:
+        """Nothing."""
+
+    def warned(self, text: str) -> None:
         """Nothing."""
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from math import pi
+from dataclasses import dataclass, replace
+from math import inf, pi
 
 import numpy as np
 from numpy.typing import NDArray
 
 from c3s3_seg.dataset import INDEX, DataSet, Splits
+from c3s3_seg.dataset.faults import values_in
 from c3s3_seg.errors import InputError
 from c3s3_seg.io import load, load_mask
 from c3s3_seg.recipe import Recipe, orient
@@ -45,6 +47,8 @@ class Facts:
         The foreground's 0.5 % and 99.5 % quantiles of grey values, in the scans' unit.
     read
         How many cases these are.
+    skipped
+        How many more would have been read, had there been time.
     """
 
     modality: str
@@ -56,6 +60,7 @@ class Facts:
     one_piece: bool
     grey: tuple[float, float]
     read: int
+    skipped: int = 0
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,9 @@ class _Seen:
     grey: NDArray[np.float64]
 
 
-def measure(data: DataSet, splits: Splits, tell: Callable[[str], None] | None = None) -> Facts:
+def measure(
+    data: DataSet, splits: Splits, tell: Callable[[str], None] | None = None, limit_s: float = inf
+) -> Facts:
     """Read some labelled cases and measure them.
 
     Parameters
@@ -79,44 +86,56 @@ def measure(data: DataSet, splits: Splits, tell: Callable[[str], None] | None = 
         The data set, and which of its cases are labelled.
     tell
         Called with each case before it is read.
+    limit_s
+        After so long no further case is read; one with a label always is.
 
     Raises
     ------
     InputError
         If a case cannot be read, or no mask holds a label.
     """
-    names = _spread(splits.labelled)
-    labels, modality = dict(data.labels), data.modality
-    seen: list[_Seen] = []
+    names, until = _spread(splits.labelled), time.monotonic() + limit_s
+    values: set[int] = set()
+    modality, seen, read = data.modality, list[_Seen](), 0
     for name in names:
+        if seen and time.monotonic() > until:
+            break
         if tell is not None:
-            tell(f"measuring {name}")
+            tell(f"measuring {name} ({read + 1} of {len(names)})")
         scan = load(data.scan(name))
         mask = load_mask(data.mask(name), grid=scan.geometry)
-        modality = modality or scan.source.modality or ""
-        labels = labels or {f"label-{value}": int(value) for value in np.unique(mask.array) if value}
-        if np.isin(mask.array, list(labels.values())).any():
-            seen.append(_look(scan, mask, labels))
+        modality, read = modality or scan.source.modality or "", read + 1
+        there = set(data.labels.values()) or set(values_in(mask.array))
+        if np.isin(mask.array, list(there)).any():
+            values |= there
+            seen.append(_look(scan, mask, sorted(there)))
     if not seen:
         raise InputError("no mask that was read holds a label", where=data.folder / INDEX)
-    return _together(seen, modality, labels)
+    labels = dict(data.labels) or {f"label-{value}": value for value in sorted(values)}
+    return replace(_together(seen, modality, labels), skipped=len(names) - read)
 
 
 def _spread(names: tuple[str, ...]) -> list[str]:
+    """Evenly spaced over the list, in an order in which the first few are so too."""
     places = np.unique(np.linspace(0, len(names) - 1, min(SAMPLE, len(names))).round().astype(int))
-    return [names[place] for place in places]
+    return [names[place] for step in (8, 4, 2, 1) for place in places[::step] if _first(place, places, step)]
 
 
-def _look(scan: Volume, mask: Volume, labels: Mapping[str, int]) -> _Seen:
+def _first(place: int, places: NDArray[np.int_], step: int) -> bool:
+    """Whether no wider step has come by there."""
+    return step == 8 or place not in places[:: 2 * step]
+
+
+def _look(scan: Volume, mask: Volume, labels: list[int]) -> _Seen:
     # The model's grid keeps the field of view, and has the patient's axes.
     grid = Recipe((1.0, 1.0, 1.0)).grid(scan.geometry)
     array = orient(mask.array, scan.geometry)
     fov_mm = np.asarray(grid.shape) * grid.spacing_mm
     spacing_mm = fov_mm / np.asarray(array.shape)
-    inside = np.isin(array, list(labels.values()))
+    inside = np.isin(array, labels)
     sides = [np.flatnonzero(inside.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
     voxels = np.asarray([found[-1] - found[0] + 1 for found in sides])
-    counts = [np.count_nonzero(array == value) for value in labels.values()]
+    counts = [np.count_nonzero(array == value) for value in labels]
     diameters = [float(6 * n * scan.geometry.voxel_ml * 1000 / pi) ** (1 / 3) for n in counts if n]
     grey = orient(scan.array, scan.geometry)[inside]
     return _Seen(
@@ -124,7 +143,7 @@ def _look(scan: Volume, mask: Volume, labels: Mapping[str, int]) -> _Seen:
         fov_mm,
         voxels * spacing_mm,
         diameters,
-        all(_one_piece(array == value) for value in labels.values()),
+        all(_one_piece(array == value) for value in labels),
         np.asarray(grey[:: max(1, len(grey) // VALUES)], dtype=np.float64),
     )
 

@@ -27,6 +27,8 @@ def put(data: dict[str, Any], override: str) -> None:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text
+    except RecursionError:
+        raise ConfigError(f"--set {key}: the value is nested too deep") from None
     *parents, last = key.strip().split(".")
     for parent in parents:
         data = data.setdefault(parent, {})

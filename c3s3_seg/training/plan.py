@@ -15,16 +15,17 @@ from pathlib import Path
 from c3s3_seg.dataset import INDEX, DataSet, Splits
 from c3s3_seg.schema import parse
 from c3s3_seg.training.config import DataConfig
-from c3s3_seg.training.data import read_splits
 from c3s3_seg.training.draft import Choice, Draft
 from c3s3_seg.training.fine_tune import from_bundle
 from c3s3_seg.training.fit import Wishes, fit
+from c3s3_seg.training.folds import read_splits
 from c3s3_seg.training.measure import Facts, Triple, measure
 
 FINEST = 35  # voxels across an organ: 1.25 mm at an atrium of 43 mm, which costs 0.009 Dice at most
 MARGIN = 1.25  # of a crop around the organ
 STEP, SMALLEST = 16, 32  # sides of a crop; below 32 the coarsest map has one voxel
 CROP = 200_000  # voxels: 64 x 64 x 48, with which both nets learn on two cores
+READING = 0.3  # of the time that planning may take
 BESIDE = 0.5  # of the foreground's span that a window shows on either side
 ROUND = 5  # Hounsfield units
 Tell = Callable[[str], None]
@@ -57,7 +58,7 @@ def make_plan(folder: Path, wishes: Wishes, overrides: Sequence[str], tell: Tell
     data, splits = read_splits(_data_config(draft))
     regrid = None
     if wishes.start is None:
-        facts = measure(data, splits, tell)
+        facts = measure(data, splits, tell, READING * wishes.left_s)
         from_data(draft, data, splits, facts)
         regrid = partial(_grid, draft, facts)
     else:
@@ -124,6 +125,8 @@ def window(low: float, high: float) -> tuple[float, float]:
 def _grid(draft: Draft, facts: Facts, coarser: float = 1.0) -> None:
     fine = coarser * facts.diameter_mm / FINEST
     why = f"the scans' own, median of {facts.read}"
+    if facts.skipped:
+        why += f" (for {facts.skipped} more there was no time)"
     if fine > min(facts.spacing_mm):
         why += (
             f"; not below {fine:.2f}: {FINEST} voxels across {facts.diameter_mm:.0f} mm cost some 0.01 Dice"

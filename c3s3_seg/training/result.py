@@ -11,9 +11,10 @@ import torch
 from c3s3_seg.bundle import CARD, ModelBundle, Network
 from c3s3_seg.dataset import Splits
 from c3s3_seg.models.storage import to_bytes
-from c3s3_seg.schema import dump
+from c3s3_seg.schema import dump, plain
 from c3s3_seg.training.card import model_card
-from c3s3_seg.training.run import Run, best_record
+from c3s3_seg.training.history import best_record, scored
+from c3s3_seg.training.run import Run
 from c3s3_seg.training.validation import Validation
 
 
@@ -39,21 +40,25 @@ def write_bundle(run: Run, splits: Splits, results: list[Validation]) -> ModelBu
         files[network.weights] = to_bytes(net, run.config.networks.storage)
     facts = _facts(run, splits, results) | {"kept": run.config.run.keep, "validation_kept": kept}
     files[CARD] = model_card(run.config, networks, facts).encode()
-    return ModelBundle.create(run.folder / "bundle", run.config.task, files, tuple(networks), facts)
+    # JSON has no word for what is infinite or not a number, as a distance may be.
+    return ModelBundle.create(run.folder / "bundle", run.config.task, files, tuple(networks), plain(facts))
 
 
 def _kept(run: Run, results: list[Validation]) -> list[dict[str, Any]]:
     """The validation record of the weights that ship, net by net; as rounded as the history is."""
     if run.config.run.keep == "best":
         return [r for name in run.emas if (r := best_record(run.history, name)) is not None]
-    return [result.record(run.iteration) for result in results]
+    return [scored(result, run.iteration) for result in results]
 
 
 def _facts(run: Run, splits: Splits, results: list[Validation]) -> dict[str, Any]:
-    scored = [record for record in run.history if "dice" in record]
-    best = max(scored, key=lambda record: float(record["dice"]), default=None)
+    judged = [record for record in run.history if "dice" in record]
+    best = max(judged, key=lambda record: float(record["dice"]), default=None)
     return {
         "method": run.config.method,
+        "precision": run.precision.name,
+        "precision_why": run.precision.why,
+        "warnings": [record["warning"] for record in run.history if "warning" in record],
         "config": dump(run.config),
         "cases": {
             "labelled": len(splits.labelled),
@@ -64,7 +69,7 @@ def _facts(run: Run, splits: Splits, results: list[Validation]) -> dict[str, Any
         "iterations": run.iteration,
         "seconds": round(run.seconds),
         "torch": str(torch.__version__),
-        "validation_last": [result.record(run.iteration) for result in results],
+        "validation_last": [scored(result, run.iteration) for result in results],
         "validation_best": best,
         "begun_from": next((r["begun_from"] for r in run.history if "begun_from" in r), None),
         "changed_on_resume": [record for record in run.history if "changed" in record],

@@ -18,12 +18,14 @@ from c3s3_seg.inference.backends import forbid_tf32
 from c3s3_seg.models import set_recompute
 from c3s3_seg.schema import dump, parse
 from c3s3_seg.training import checkpoint
-from c3s3_seg.training.config import OptimiserConfig, TrainConfig
+from c3s3_seg.training.config import OptimiserConfig, TrainConfig, warm_start
 from c3s3_seg.training.data import ALONE, Batch, ValidationCase
 from c3s3_seg.training.ema import Ema
+from c3s3_seg.training.history import began_with, best_record, differences, scored, since_gain
 from c3s3_seg.training.methods import Method, Stepper, build_method
+from c3s3_seg.training.precision import Precision, choose
 from c3s3_seg.training.validation import Validation, validate
-from c3s3_seg.training.world import World, mean, synchronise
+from c3s3_seg.training.world import World, led, mean, synchronise
 
 # What a resumed run may do otherwise than it began: its length, its reports, and what only inference
 # reads. Noted in the history.
@@ -66,7 +68,27 @@ class Run:
         # blended with what is learnt.
         self.best: dict[str, checkpoint.Tensors] = {}
         self.first: dict[str, checkpoint.Tensors] = {}
+        self._precision: Precision | None = None
         self._earlier_s, self._started_s = 0.0, time.monotonic()
+
+    @property
+    def precision(self) -> Precision:
+        """What it computes in: chosen once, noted in the history, and kept by a resumed run."""
+        if self._precision is None:
+            chosen = choose(self.config)
+            if self.config.run.precision == "auto":
+                chosen = self._agreed(chosen)
+                self.history.append(self._precision_record(chosen))
+            self._precision = chosen
+        return self._precision
+
+    def _agreed(self, chosen: Precision) -> Precision:
+        """The first process's choice: all compute in the same."""
+        half = led(self.world.leads and chosen.name == "bfloat16")
+        return Precision("bfloat16" if half else "float32", chosen.why)
+
+    def _precision_record(self, chosen: Precision) -> dict[str, Any]:
+        return {"iteration": self.iteration, "precision": chosen.name, "why": chosen.why}
 
     @property
     def seconds(self) -> float:
@@ -82,11 +104,12 @@ class Run:
         """One iteration; the numbers for the log."""
         progress = self.iteration / self.config.run.iterations
         lr = self.config.optimiser.lr * schedule(self.config.optimiser, progress)
+        precision = self.precision.name
         terms: dict[str, float] = {"lr": lr}
         self.method.train()
         # Dropout draws from the global generator: with this, an iteration depends on its number alone.
         torch.manual_seed((self.config.run.seed * 1_000_003 + self.iteration) * 1_009 + self.world.rank)
-        with _autocast(self.device, self.config.run.precision):
+        with _autocast(self.device, precision):
             for phase in self.stepper(_to(batch, self.device), self.iteration):
                 self._descend(phase.loss, phase.optimisers, lr)
                 terms |= {"loss": float(phase.loss.detach()), **phase.terms}
@@ -98,11 +121,7 @@ class Run:
 
     def _descend(self, loss: Tensor, names: tuple[str, ...], lr: float) -> None:
         if not math.isfinite(float(loss.detach())):
-            raise InputError(
-                f"the loss is {float(loss.detach())} at iteration {self.iteration}",
-                where=self.folder,
-                todo="Lower optimiser.lr, or use run.precision = 'float32'",
-            )
+            raise self._diverged(f"the loss is {float(loss.detach())}")
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         for name in names:
             for group in self.optimisers[name].param_groups:
@@ -111,8 +130,44 @@ class Run:
             self.optimisers[name].zero_grad(set_to_none=True)  # not to lie about in the next forward
         self.scaler.update()
 
+    def _diverged(self, what: str) -> InputError:
+        """What is said of numbers that are not finite; the checkpoint before stays as it was."""
+        known = self.config.run.precision if self._precision is None else self._precision.name
+        single = "" if known == "float32" else ", or with run.precision = 'float32'"
+        kept = "; the last checkpoint is kept" if (self.folder / checkpoint.FILE).exists() else ""
+        todo = f"Start another run with a lower optimiser.lr{single}"
+        what = f"the run diverges: {what} at iteration {self.iteration}{kept}"
+        return InputError(what, where=self.folder, todo=todo)
+
+    def check_finite(self) -> None:
+        """Before weights are kept or judged: they may have become infinite in the last step.
+
+        Raises
+        ------
+        InputError
+            If a weight, or a moving average of one, is not finite.
+        """
+        for name, (net, _) in self.method.candidates().items():
+            for kind, module in (("weights", net), ("averages", self.emas[name].net)):
+                if not all(torch.isfinite(v).all() for v in module.state_dict().values()):
+                    raise self._diverged(f"{kind} of {name} are not finite")
+
+    def warn(self, text: str) -> bool:
+        """Note a warning in the history, once; whether it is new."""
+        if any(record.get("warning") == text for record in self.history):
+            return False
+        self.history.append({"iteration": self.iteration, "warning": text})
+        return True
+
     def save(self) -> None:
-        """Write the checkpoint."""
+        """Write the checkpoint.
+
+        Raises
+        ------
+        InputError
+            If a weight is not finite: the checkpoint before stays.
+        """
+        self.check_finite()
         tensors = {f"method.{k}": v for k, v in self.method.state_dict().items()}
         tensors["rng.cpu"] = torch.get_rng_state()
         tensors |= {f"scaler.{k}": torch.tensor(v) for k, v in self.scaler.state_dict().items()}
@@ -132,16 +187,16 @@ class Run:
         Raises
         ------
         InputError
-            If it belongs to another configuration.
+            If it belongs to another configuration, or is not whole.
         """
+        with checkpoint.restoring(self.folder):
+            self._restore()
+
+    def _restore(self) -> None:
         state = checkpoint.read(self.folder)
         before = parse(TrainConfig, state.config, self.folder)  # gives keys that are newer their defaults
-        changed = _differences(dump(before), dump(self.config))
-        if changed.keys() - MAY_CHANGE:
-            keys = ", ".join(sorted(changed.keys() - MAY_CHANGE))
-            what = f"the checkpoint was made with other settings ({keys})"
-            todo = "Resume with the configuration the run was started with, or start another run"
-            raise InputError(what, where=self.folder, todo=todo)
+        began = began_with(before, state.history)
+        changed = self._changes(before, began)
         self.method.load_state_dict(checkpoint.under("method", state.tensors))
         for name, ema in self.emas.items():
             ema.net.load_state_dict(checkpoint.under(f"ema.{name}", state.tensors))
@@ -152,19 +207,52 @@ class Run:
         for name, optimiser in self.optimisers.items():
             checkpoint.restore_optimiser(optimiser, checkpoint.under(f"optim.{name}", state.tensors))
         torch.set_rng_state(state.tensors["rng.cpu"])
-        scaler = checkpoint.under("scaler", state.tensors)
-        if scaler:
-            self.scaler.load_state_dict({name: value.item() for name, value in scaler.items()})
-        self.iteration, self.history = state.iteration, state.history
-        self._earlier_s = state.seconds
+        self._earlier_s, self.iteration, self.history = state.seconds, state.iteration, state.history
+        self._keep(began, checkpoint.under("scaler", state.tensors), before.run.precision)
         if changed:
             self.history.append({"iteration": self.iteration, "changed": changed})
 
+    def _changes(self, before: TrainConfig, began: Precision | None) -> dict[str, list[Any]]:
+        """What is configured otherwise than the run began; "auto" is what it became.
+
+        Raises
+        ------
+        InputError
+            If it is more than what may change.
+        """
+        changed = differences(dump(before), dump(self.config))
+        if began is None or self.config.run.precision in ("auto", began.name):
+            changed.pop("run.precision", None)
+        if changed.keys() - MAY_CHANGE:
+            keys = ", ".join(sorted(changed.keys() - MAY_CHANGE))
+            what = f"the checkpoint was made with other settings ({keys})"
+            todo = "Resume with the configuration the run was started with, or start another run"
+            raise InputError(what, where=self.folder, todo=todo)
+        return changed
+
+    def _keep(self, began: Precision | None, scaler: checkpoint.Tensors, configured: str) -> None:
+        """Go on in the precision that the run began with, which may have been configured as "auto"."""
+        self._precision = began
+        if began is None:
+            return
+        if self.config.run.precision == "auto" != configured:
+            self.history.append(self._precision_record(began))  # the next resumed run reads it there
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=began.name == "float16")
+        if scaler:
+            self.scaler.load_state_dict({name: value.item() for name, value in scaler.items()})
+
     def validate(self, cases: list[ValidationCase]) -> list[Validation]:
-        """Score the average of every candidate, note it in the history, and keep what may ship."""
+        """Score the average of every candidate, note it in the history, and keep what may ship.
+
+        Raises
+        ------
+        InputError
+            If a weight is not finite.
+        """
+        self.check_finite()
         results = [validate(name, self.answer(name), self.config.task, cases) for name in self.emas]
         for result in results:
-            name, record = result.candidate, result.record(self.iteration)
+            name, record = result.candidate, scored(result, self.iteration)
             before = best_record(self.history, name)
             if self.config.run.keep == "best" and (before is None or record["dice"] > before["dice"]):
                 self.best[name] = {k: v.clone() for k, v in self.answer(name).state_dict().items()}
@@ -193,26 +281,6 @@ class Run:
         counted = sum(iteration > warm_start(self.config) for iteration in dice)
         patience = self.config.run.patience
         return 0 < patience <= min(counted, since_gain([tuple(d.values()) for d in dice.values()]))
-
-
-def best_record(history: list[dict[str, Any]], candidate: str) -> dict[str, Any] | None:
-    """The first of a net's validation records with the highest mean Dice; None where it has none."""
-    records = [r for r in history if r.get("candidate") == candidate]
-    return max(records, key=lambda r: float(r["dice"]), default=None)
-
-
-def since_gain(validations: list[tuple[float, ...]]) -> int:
-    """How many validations ago some net last was better than at any time before; each is one Dice a net."""
-    for back, now in enumerate(reversed(validations)):
-        before = validations[: len(validations) - 1 - back]
-        if not before or any(d > max(past) for d, past in zip(now, zip(*before, strict=True), strict=True)):
-            return back
-    return 0
-
-
-def warm_start(config: TrainConfig) -> int:
-    """Iterations of a run in which its method does not teach yet."""
-    return config.c3s3.warm_start if config.method in ("c3s3", "mcf") else 0
 
 
 def schedule(config: OptimiserConfig, progress: float) -> float:
@@ -264,15 +332,3 @@ def _device(config: TrainConfig, world: World) -> torch.device:
 def _to(batch: Batch, device: torch.device) -> Batch:
     views = tuple(v.to(device, memory_format=torch.channels_last_3d) for v in batch.views)
     return Batch(views, batch.target.to(device))
-
-
-def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> dict[str, list[Any]]:
-    """Dotted key -> [old value, new value]."""
-    found: dict[str, list[Any]] = {}
-    for key in sorted(old.keys() | new.keys()):
-        a, b = old.get(key), new.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            found |= _differences(a, b, f"{prefix}{key}.")
-        elif a != b:
-            found[f"{prefix}{key}"] = [a, b]
-    return found

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from annotated_types import MinLen
 
 from c3s3_seg.errors import ConfigError, InputError
-from c3s3_seg.files import make_folder, write_whole
+from c3s3_seg.files import make_folder, read_json, write_whole
 from c3s3_seg.report.study import Trained
 from c3s3_seg.schema import closed, dump, parse
 from c3s3_seg.training import checkpoint
@@ -90,6 +90,8 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> tuple[Study, list[P
         raise InputError(f"cannot be read ({error.strerror})", where=path) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"not valid TOML: {error}", where=path) from error
+    except RecursionError:
+        raise InputError("not valid TOML: it is nested too deep", where=path) from None
     study = parse(Study, data, path)
     names = [entry.name for entry in study.entries]
     if study.reference not in names:
@@ -152,9 +154,17 @@ def _train(plan: Plan, folder: Path) -> dict[str, Any]:
         "seed": plan.seed,
         "iterations": facts["iterations"],
         "seconds": facts["seconds"],
-        "nets": facts["validation_cases"],
+        "precision": facts["precision"],
+        "nets": _numbers(facts["validation_cases"]),
         "config": _settings(plan.config),
     }
+
+
+def _numbers(found: Any) -> Any:
+    """Scores as numbers again: a bundle writes an infinite distance as "inf"."""
+    if isinstance(found, dict):
+        return {key: _numbers(value) for key, value in found.items()}
+    return float("nan" if found is None else found)
 
 
 def read_record(path: Path, plan: Plan) -> Trained:
@@ -166,11 +176,13 @@ def read_record(path: Path, plan: Plan) -> Trained:
         If it cannot be read, or was made with other settings.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        trained = Trained(**{k: data[k] for k in ("entry", "seed", "iterations", "seconds", "nets")})
-        settings = _with_defaults(data["config"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        data = read_json(path)
+        found = {k: data[k] for k in ("entry", "seed", "iterations", "seconds", "nets")}
+        trained, settings = parse(Trained, found, path), _with_defaults(data["config"])
+    except (KeyError, TypeError) as error:
         raise InputError(f"not a record of a study ({error})", where=path) from error
+    except InputError as error:
+        raise InputError(f"not a record of a study ({error.what})", where=path) from error
     if settings != _settings(plan.config):
         todo = "Give another folder with -o, or remove this record to train again"
         raise InputError("this record was made with other settings", where=path, todo=todo)

@@ -15,8 +15,10 @@ from c3s3_seg.allocator import keep_pages
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.dataset import DataSet, Splits
 from c3s3_seg.errors import ConfigError, InputError
+from c3s3_seg.files import make_folder
 from c3s3_seg.inference.hardware import available_processors
 from c3s3_seg.training import checkpoint
+from c3s3_seg.training.checks import check_cases, check_index
 from c3s3_seg.training.config import TrainConfig
 from c3s3_seg.training.data import Batch, Sampler, read_splits, read_validation
 from c3s3_seg.training.result import write_bundle
@@ -27,6 +29,9 @@ from c3s3_seg.training.world import join, led, wait
 
 # Threads that draw batches for a GPU. A batch is a function of its iteration: their number changes nothing.
 LOADERS = min(8, available_processors())
+
+
+NOTHING = "no network has a Dice above 0 on the validation cases: it has not learnt the task"
 
 
 class Listener(Protocol):
@@ -40,6 +45,9 @@ class Listener(Protocol):
 
     def validated(self, iteration: int, results: list[Validation]) -> None:
         """After each validation."""
+
+    def warned(self, text: str) -> None:
+        """Of what a person should look at; it stands in the history and on the card too."""
 
 
 def train(
@@ -68,17 +76,18 @@ def train(
     Raises
     ------
     InputError
-        If the folder already holds a run and `resume` is off, the data cannot be read, or `start`
-        does not fit the configuration.
+        If the folder already holds a run and `resume` is off, the data cannot be read or are not those of
+        the configuration (labels, modality), `start` does not fit it, or a loss or a weight is not finite.
     """
     keep_pages()
     deterministic(config)
     data, splits = read_splits(config.data)
+    check_index(config, data)
     _check_validation(config, data, splits)
     if config.run.blend < 1 and start is None and not resume:
         what = f"run.blend = {config.run.blend:g} needs a bundle to begin from"
         raise ConfigError(what, todo="Give one with --from, or set run.blend = 1")
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     if not resume and (folder / checkpoint.FILE).exists():
         todo = "Go on with --resume, or give another folder"
         raise InputError("this folder already holds a run", where=folder, todo=todo)
@@ -116,10 +125,13 @@ def _learn(run: Run, data: DataSet, splits: Splits, listener: Listener) -> list[
     config, leads = run.config, run.world.leads
     cases = read_validation(data, splits.validation) if leads else []
     results: list[Validation] = []
+    sampler = None if run.stalled() else Sampler.of(config, data, splits, run.world)
     listener.began(run.iteration, config.run.iterations)
+    if sampler is not None and leads:
+        _warn(run, listener, check_cases(config, data, sampler.labelled, cases))
     if cases and run.iteration == 0 and run.begun:  # what is to be improved
         listener.validated(0, run.validate(cases))
-    for batch in () if run.stalled() else _batches(Sampler.of(config, data, splits, run.world), run):
+    for batch in () if sampler is None else _batches(sampler, run):
         listener.stepped(run.iteration + 1, run.step(batch))
         ends = run.iteration == config.run.iterations
         if ends or run.iteration % config.run.validate_every == 0:
@@ -133,7 +145,15 @@ def _learn(run: Run, data: DataSet, splits: Splits, listener: Listener) -> list[
             break
     if not results and cases:  # resumed after the last iteration
         results = run.validate(cases)
+    if results and not any(result.dice > 0 for result in results):
+        _warn(run, listener, [NOTHING])
     return results
+
+
+def _warn(run: Run, listener: Listener, texts: list[str]) -> None:
+    for text in texts:
+        run.warn(text)
+        listener.warned(text)
 
 
 def _batches(sampler: Sampler, run: Run) -> Iterator[Batch]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -23,8 +24,15 @@ class Validation:
     ----------
     candidate
         The net's name.
+    dice, jaccard
+        Of all cases and labels.
+    hd95_vox, asd_vox
+        Of the finite distances; nan where every prediction is empty, so that nothing was measured.
     per_case
-        Case -> label -> {dice, jaccard, hd95_vox, asd_vox}.
+        Case -> label -> {dice, jaccard, hd95_vox, asd_vox}. A label that is predicted and not in the truth
+        has infinite distances.
+    infinite
+        How many of the distances were infinite, and are not in the means.
     """
 
     candidate: str
@@ -33,11 +41,18 @@ class Validation:
     hd95_vox: float
     asd_vox: float
     per_case: dict[str, dict[str, dict[str, float]]]
+    infinite: int = 0
+
+    @property
+    def remark(self) -> str:
+        """What has to be said beside the means; empty where every distance is in them."""
+        return f" ({self.infinite} infinite distances left out)" if self.infinite else ""
 
     def record(self, iteration: int) -> dict[str, Any]:
         """For the history and the card."""
         means = {k: round(getattr(self, k), 4) for k in ("dice", "jaccard", "hd95_vox", "asd_vox")}
-        return {"iteration": iteration, "candidate": self.candidate, **means}
+        left_out = {"infinite": self.infinite} if self.infinite else {}
+        return {"iteration": iteration, "candidate": self.candidate, **means, **left_out}
 
 
 def validate(name: str, net: nn.Module, task: Task, cases: Sequence[ValidationCase]) -> Validation:
@@ -46,12 +61,14 @@ def validate(name: str, net: nn.Module, task: Task, cases: Sequence[ValidationCa
 
     predictor = Predictor(task, [TorchBackend(net)])
     per_case: dict[str, dict[str, dict[str, float]]] = {}
+    missed = 0
     for case in cases:
         mask = predictor(case.scan).mask
         per_case[case.name] = {}
         found = paper_scores(mask, case.truth, list(task.label_values.values()))
         for label in task.labels:
             score = found[label.value]
+            missed += score.flattered
             per_case[case.name][label.name] = {
                 "dice": score.dice,
                 "jaccard": score.jaccard,
@@ -59,5 +76,13 @@ def validate(name: str, net: nn.Module, task: Task, cases: Sequence[ValidationCa
                 "asd_vox": score.asd_vox,
             }
     rows = [row for labels in per_case.values() for row in labels.values()]
-    means = {key: fmean(row[key] for row in rows) for key in rows[0]}
-    return Validation(candidate=name, per_case=per_case, **means)
+    overlap = {key: fmean(row[key] for row in rows) for key in ("dice", "jaccard")}
+    distances = {key: _mean_distance([row[key] for row in rows], missed) for key in ("hd95_vox", "asd_vox")}
+    infinite = sum(math.isinf(row["hd95_vox"]) for row in rows)
+    return Validation(candidate=name, per_case=per_case, infinite=infinite, **overlap, **distances)
+
+
+def _mean_distance(values: Sequence[float], missed: int) -> float:
+    """Of the finite ones; nan where there is none, or all are the zeros of empty predictions."""
+    finite = [value for value in values if math.isfinite(value)]
+    return fmean(finite) if len(finite) > missed else math.nan

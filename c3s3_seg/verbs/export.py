@@ -48,11 +48,12 @@ def export(
     from c3s3_seg.errors import InputError
     from c3s3_seg.export.compare import check_scans
     from c3s3_seg.export.form import Form
-    from c3s3_seg.export.write import export_folder, export_in_bundle
+    from c3s3_seg.export.write import check_output, export_folder, export_in_bundle
 
     found, form = ModelBundle.find(bundle), Form(precision, batch, ensemble)
     if out is None and (to != "onnx" or form != Form()):
         raise InputError("this export stands alone and needs a folder", todo="Give one with -o")
+    check_output(found, to, form, out)
     scans, what = check_scans(found, check or [])
     if out is None:
         exported, graphs = export_in_bundle(found, scans)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from c3s3_seg.verbs.terminal import show
+from c3s3_seg.verbs.terminal import show, shown
 
 
 def inspect(
@@ -21,13 +21,16 @@ def inspect(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, with the series UIDs.")] = False,
 ) -> None:
     """Show the series at a path, and which of them can be read. The last column says why not."""
+    import sys
+    from dataclasses import asdict, replace
+
     from c3s3_seg.io.choice import Reading, fixes
     from c3s3_seg.io.inspect import inspect as look
     from c3s3_seg.report.terminal import series_table
 
     rows = look(path, Reading(fix=fixes(fix or [])), pixels=not headers)
+    rows = [replace(row, verdict=shown(row.verdict, None if as_json else sys.stdout)) for row in rows]
     if as_json:
-        from dataclasses import asdict
         from json import dumps
 
         typer.echo(dumps([asdict(row) for row in rows], indent=1))

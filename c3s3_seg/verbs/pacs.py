@@ -30,38 +30,70 @@ def fetch(
         str | None, typer.Option(help="Accession number, in place of the study UID.")
     ] = None,
     series: Annotated[str | None, typer.Option(help="Only the series of this UID.")] = None,
+    patient: Annotated[
+        str | None, typer.Option(help="PatientID that the study must have; files of another are refused.")
+    ] = None,
     move: Annotated[
         str | None, typer.Option(help="Let the server send to this AE title of ours (C-MOVE): we listen.")
     ] = None,
     listen: Annotated[
         str | None, typer.Option(help="host:port to listen on for --move. Default: 127.0.0.1:11112.")
     ] = None,
+    sender: Annotated[
+        list[str] | None,
+        typer.Option(help="A host that the server sends from, besides its own. May be repeated."),
+    ] = None,
+    max_time: Annotated[float, typer.Option(min=1.0, help="Seconds that a study may take.")] = 7200.0,
+    max_files: Annotated[int, typer.Option(min=1, help="Files that a study may have.")] = 100_000,
+    max_size: Annotated[str, typer.Option(help="What the files of a study may take, such as 10GB.")] = "64GB",
     title: Title = "C3S3SEG",
     timeout: Timeout = 30.0,
     tls: Encrypted = False,
     trust: Trusted = None,
     certificate: Shown = None,
 ) -> None:
-    """Fetch a study from a PACS (C-FIND, C-GET). Nothing listens on this machine, but for --move."""
+    """Fetch a study from a PACS (C-FIND, C-GET): all of it or nothing.
+
+    Nothing listens on this machine, but for --move; with --tls that needs --certificate and --trust.
+    """
     from c3s3_seg.errors import InputError
+    from c3s3_seg.inference.hardware import parse_memory
     from c3s3_seg.io.pacs import fetch as get
     from c3s3_seg.io.pacs import find_studies
     from c3s3_seg.io.pacs_link import Listener, Node
+    from c3s3_seg.io.pacs_wanted import Limits
 
     node, caller = Node.parse(server), _caller(title, timeout, tls, trust, certificate)
     if (study is None) == (accession is None):
         raise InputError("wanted either --study or --accession")
-    if move is None and listen is not None:
+    if move is None and (listen is not None or sender):
+        option = "--listen" if listen is not None else "--sender"
         raise InputError(
-            "--listen is for --move", todo="Give our AE title with --move, or leave --listen out"
+            f"{option} is for --move", todo=f"Give our AE title with --move, or leave {option} out"
         )
-    listener = None if move is None else Listener.parse(move, listen)
+    listener = None if move is None else Listener.parse(move, listen, sender or ())
+    limits = Limits(max_time, max_files, parse_memory(max_size))
     if listener is not None and not listener.is_local:
-        typer.echo(f"listening on {listener.host}:{listener.port}, which other machines can reach", err=True)
-    studies = [study] if study is not None else find_studies(node, accession or "", caller)
+        how = "" if caller.tls is not None else ", without encryption"
+        where = f"{listener.host}:{listener.port}"
+        typer.echo(f"listening on {where}, which other machines can reach{how}", err=True)
+    studies = [study] if study is not None else find_studies(node, accession or "", caller, patient=patient)
     if not studies:
         raise InputError(f"{node} has no study of this accession number")
-    fetched = [get(node, out, study=uid, series=series, caller=caller, listener=listener) for uid in studies]
+    fetched = [
+        get(
+            node,
+            out,
+            study=uid,
+            series=series,
+            accession=accession,
+            patient=patient,
+            caller=caller,
+            listener=listener,
+            limits=limits,
+        )
+        for uid in studies
+    ]
     typer.echo(f"{sum(map(len, fetched))} files are in {out}.")
 
 
@@ -83,10 +115,7 @@ def send(
 
 
 def _caller(title: str, timeout: float, tls: bool, trust: Path | None, certificate: Path | None) -> Caller:
-    from c3s3_seg.errors import InputError
     from c3s3_seg.io.pacs_link import Caller, Tls
 
-    if not 1 <= len(title) <= 16 or "\\" in title:
-        raise InputError(f"found the AE title '{title}', wanted 1 to 16 characters")
     encrypted = tls or trust is not None or certificate is not None
     return Caller(title, timeout, Tls(trust, certificate) if encrypted else None)

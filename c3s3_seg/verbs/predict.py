@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from c3s3_seg.verbs.progress import Teller
-from c3s3_seg.verbs.terminal import need, say, show
+from c3s3_seg.verbs.terminal import need, say, show, shown
 
 BackendName = Literal["auto", "openvino", "onnx", "torch", "tensorrt"]
 DeviceName = Literal["auto", "cpu", "cuda"]
@@ -111,13 +111,21 @@ def predict(
         int, typer.Option(min=0, help="Processes with a model each. 0: no process but this one.")
     ] = 0,
     cluster: Annotated[
-        str | None, typer.Option(help="Do the cases on a Dask cluster: local, or tcp://HOST:PORT.")
+        str | None,
+        typer.Option(help="Do the cases on a Dask cluster: local, tcp://HOST:PORT or tls://HOST:PORT."),
     ] = None,
     shard: Annotated[
         str | None,
         typer.Option(help="Only this share: 2/8; auto in a SLURM array; auto/8 in a Kubernetes job."),
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="At most so many unfinished cases.")] = None,
+    case_timeout: Annotated[
+        float | None,
+        typer.Option(
+            help="Seconds that a case may take: one that takes longer fails, the others go on. Default: any.",
+            metavar="SECONDS",
+        ),
+    ] = None,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Try cases again that failed before.")
     ] = False,
@@ -138,6 +146,7 @@ def predict(
     """
     import os
     import sys
+    from dataclasses import replace
 
     if html:
         need("plotly", extra="report")
@@ -184,12 +193,13 @@ def predict(
         care=Care(force, roi),
     )
     share = parse_shard(shard, os.environ) if shard is not None else None
-    plan = Plan(workers, share, limit, retry_failed, cluster, tuple(sys.argv))
+    plan = Plan(workers, share, limit, retry_failed, cluster, tuple(sys.argv), case_timeout)
     with Teller(as_json=as_json, quiet=quiet) as tell:
         result = predict_cases(inputs, how, job, tell, plan)
     if not (as_json or quiet):
         rows = result.rows if len(result.rows) <= LONGEST_TABLE else ()
-        show(prediction_table(rows, result.failures))
+        failures = [replace(f, reason=shown(f.reason, sys.stdout)) for f in result.failures]
+        show(prediction_table(rows, failures))
         for row in rows:
             for note in row.notes:
                 say(f"{row.case}: {note}.")

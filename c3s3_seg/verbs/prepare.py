@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from c3s3_seg.errors import listed, public
 from c3s3_seg.files import printable
-from c3s3_seg.verbs.terminal import Bar, say, show
+from c3s3_seg.verbs.terminal import Bar, say, show, shown
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from c3s3_seg.dataset.prepare import Prepared
 
 SPLITS = ("labelled", "unlabelled", "validation", "test")
+MOST = 8  # cases that a line lists
 
 
 def prepare(
@@ -116,7 +118,8 @@ def _tables(result: Prepared) -> list[Table]:
     for header in (f"Refused ({len(result.refused)})", "Reason"):
         refused.add_column(header, overflow="fold")
     for item in result.refused:
-        refused.add_row(escape(printable(item.place)), escape(printable(item.reason)))
+        texts = (printable(shown(text, sys.stdout)) for text in (item.place, item.reason))
+        refused.add_row(*map(escape, texts))
     return [table, refused]
 
 
@@ -135,8 +138,8 @@ def _remarks(result: Prepared, dry: bool) -> list[str]:
     lines += _assumptions(result)
     lines += [f"Passed over: {count} {reason}." for reason, count in result.passed.items()]
     if result.gone:
-        listed = _some(result.gone)
-        lines.append(f"No longer in the source, and left out of the index; their files are kept: {listed}.")
+        gone = listed(result.gone, MOST)
+        lines.append(f"No longer in the source, and left out of the index; their files are kept: {gone}.")
     if not result.patients:
         lines.append("There is nothing here to make a data set of.")
     elif not data.splits.labelled:
@@ -163,19 +166,15 @@ def _assumptions(result: Prepared) -> list[str]:
     lines += [f"Assumed: {sentence}." for sentence in result.assumed]
     if result.overlaps:
         lines.append(
-            f"In {len(result.overlaps)} cases structures overlap ({_some(result.overlaps)}): such voxels"
-            " have the label that --labels names later; the notes in dataset.json count them."
+            f"In {len(result.overlaps)} cases structures overlap ({listed(result.overlaps, MOST)}): such"
+            " voxels have the label that --labels names later; the notes in dataset.json count them."
         )
     if result.empty and not result.data.empty_masks:
         lines.append(
-            f"{len(result.empty)} cases have a mask of background alone ({_some(result.empty)}), which train"
-            " refuses to learn from. --empty-masks learns from them; --leave-out PATTERN leaves them out."
+            f"{len(result.empty)} cases have a mask of background alone ({listed(result.empty, MOST)}), which"
+            " train refuses to learn from. --empty-masks learns from them; --leave-out PATTERN leaves them out."
         )
     return lines
-
-
-def _some(cases: Sequence[str]) -> str:
-    return ", ".join(cases[:8]) + (f" and {len(cases) - 8} more" if len(cases) > 8 else "")
 
 
 def _facts(result: Prepared) -> dict[str, Any]:
@@ -186,7 +185,9 @@ def _facts(result: Prepared) -> dict[str, Any]:
         cases = getattr(data.splits, split)
         facts[split] = {"cases": len(cases), "patients": len({result.patients[case] for case in cases})}
     facts["with_masks"] = result.masks
-    facts["refused"] = [{"place": item.place, "reason": item.reason} for item in result.refused]
+    facts["refused"] = [
+        {"place": public(item.place), "reason": public(item.reason)} for item in result.refused
+    ]
     facts["passed_over"] = dict(result.passed)
     facts["patients_by"] = {rule: {"scans": n, "patients": m} for rule, (n, m) in result.patients_by.items()}
     facts |= {"assumed": list(result.assumed), "overlaps": list(result.overlaps), "empty": list(result.empty)}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import IO, TextIO, cast
 
+from c3s3_seg.errors import named, public
 from c3s3_seg.files import printable
 
 
@@ -21,6 +23,26 @@ def need(*packages: str, extra: str = "train") -> None:
         raise MissingError(
             f"this needs {', '.join(missing)}, which the base installation leaves out", todo=todo
         )
+
+
+def shown(text: str, stream: TextIO | None) -> str:
+    """A sentence as a stream may have it: names of files in DICOM folders are for a terminal alone.
+
+    A pipe, a log file or a scheduler's output is kept, and there `file 3 of 24` stands in their place.
+    """
+    return named(text) if stream is not None and stream.isatty() else public(text)
+
+
+class Stopped(BaseException):
+    """Ctrl-C, or SIGTERM as schedulers send it before they kill: an orderly end.
+
+    A command of which it is not true that the same command goes on sets `todo` and raises it again.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.todo = "what was finished is kept, and the same command goes on from there"
+        super().__init__(f"stopped by {signal.Signals(number).name}")
 
 
 class Status:

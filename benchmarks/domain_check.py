@@ -1,0 +1,87 @@
+"""What the domain check says of every pair of our data and the shipped bundles: right and wrong verdicts.
+
+    python benchmarks/domain_check.py [--data ../shared/data] [--every 1]
+
+Each scan is judged for each bundle as `predict` judges it; where its field of view is larger than in training
+the network looks for the organ. Right is: a scan of the bundle's own organ and kind is not refused, any other
+is refused or nothing is found in it. `--every 5` takes each fifth file.
+"""
+
+import argparse
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+from c3s3_seg import ModelBundle, open_predictor
+from c3s3_seg.errors import C3S3Error
+from c3s3_seg.inference.careful import Care, judge, segment
+from c3s3_seg.inference.predictor import Predictor
+from c3s3_seg.io import load
+from c3s3_seg.phantom import Simulator, simulate
+from c3s3_seg.quality import DomainError
+from c3s3_seg.volume import Volume
+
+BUNDLES = ("left-atrium", "hippocampus", "phantom")
+# Kind of scan -> the bundles that were made for it. A phantom is no atrium of a patient.
+OWN = {
+    "atria (MR)": {"left-atrium"},
+    "hippocampi (MR)": {"hippocampus"},
+    "hippocampus crop (DICOM, MR)": {"hippocampus"},
+    "phantoms": {"phantom"},
+    "phantoms, larger field of view": {"phantom"},
+}
+
+
+def scans(data: Path, every: int) -> Iterator[tuple[str, Volume]]:
+    """Kind and scan."""
+    for kind, folder in (("atria (MR)", "la"), ("hippocampi (MR)", "hippocampus")):
+        for path in sorted((data / folder / "imagesTr").glob("*.nii.gz"))[::every]:
+            yield kind, load(path)
+    for path in sorted((data / "cine").glob("*/*_frame??.nii.gz"))[::every]:
+        yield "short-axis cine (MR)", load(path)
+    dicom = data / "dicom"
+    yield "brain T1, oblique (DICOM, MR)", load(dicom / "oblique-t1")
+    yield "brain T1, thick slices (DICOM, MR)", load(next((dicom / "brain-study").glob("12*")))
+    yield "hippocampus crop (DICOM, MR)", load(next((dicom / "brain-study").glob("13*")))
+    yield "head phantom (DICOM, CT)", load(dicom / "philips-ct" / "S2010")
+    yield "head phantom, tilted (DICOM, CT)", load(dicom / "philips-ct-tilt", fix=("tilt", "gaps"))
+    for seed in range(31_050, 31_058):
+        yield "phantoms", simulate(seed).scan
+    for seed in range(31_050, 31_054):
+        yield "phantoms, larger field of view", simulate(seed, Simulator(shape=(170, 150, 76))).scan
+
+
+def verdict(scan: Volume, predictor: Predictor) -> str:
+    """`pass`, `warn`, `refuse`, `not found` (in a larger scan), `empty`."""
+    try:
+        judged = judge(scan, predictor, Care())
+    except DomainError:
+        return "refuse"
+    except C3S3Error:
+        return "not found"
+    found = segment(judged, predictor).volume_ml
+    return judged.verdict.level if any(found.values()) else "empty"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--every", type=int, default=1)
+    words = parser.parse_args()
+    predictors = {name: open_predictor(ModelBundle.find(name)) for name in BUNDLES}
+    counts: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+    for kind, scan in scans(words.data, words.every):
+        for name, predictor in predictors.items():
+            counts[kind, name][verdict(scan, predictor)] += 1
+    print("| scans | bundle | verdicts | right | wrong |\n|---|---|---|---|---|")
+    for (kind, name), found in counts.items():
+        good = found["pass"] + found["warn"]
+        right = good if name in OWN.get(kind, ()) else found.total() - good
+        told = ", ".join(f"{level} {count}" for level, count in sorted(found.items()))
+        print(f"| {kind} | `{name}` | {told} | {right} | {found.total() - right} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,261 @@
+"""The bytes of a file, read once: no more than its header needs, unpacked with a cap, hashed as read.
+
+What is proven of a file and what is taken from it are the same bytes: nothing opens it a second time.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, cast
+
+from c3s3_seg.errors import InputError
+from c3s3_seg.io.limits import AGAIN, check_dense, check_size, times
+
+# Deflate cannot do better than 1032 : 1, so a header that claims more than that is not true.
+MAX_RATIO = 1032
+# Writers pad to blocks of up to 64 KiB; more than this after the last voxel is something else.
+MOST_SURPLUS = 1 << 20
+BLOCK = 1 << 20
+CHANGED, WAIT = "it changed while it was read", "Wait until nothing writes there, and run again"
+
+
+@dataclass(frozen=True)
+class Need:
+    """What the voxels that a header claims will take.
+
+    Parameters
+    ----------
+    path
+        The file, for messages.
+    shape
+        As claimed.
+    start, size
+        Bytes before the voxels, and of the voxels, in the unpacked stream.
+    packed
+        Whether they are deflated.
+    dense
+        Whether this is a scan, which does not shrink as a mask does.
+    """
+
+    path: Path
+    shape: tuple[int, ...]
+    start: int
+    size: int
+    packed: bool
+    dense: bool = False
+
+    @property
+    def end(self) -> int:
+        """Bytes up to the end of the voxels, unpacked."""
+        return self.start + self.size
+
+    def check(self, there: int) -> None:
+        """Before anything is allocated: are they all there, few enough, and is there memory for them?
+
+        Parameters
+        ----------
+        there
+            Bytes that the file has for this stream.
+
+        Raises
+        ------
+        InputError
+            If the file cannot hold them, holds far more than them, or they are too many.
+        MemoryLimitError
+            If they do not fit into the memory that is available.
+        """
+        if self.end > there * (MAX_RATIO if self.packed else 1):
+            raise self.short(None if self.packed else there)
+        # What cannot be deflated grows by less than a thousandth.
+        if there > self.end * (2 if self.packed else 1) + MOST_SURPLUS:
+            raise self.surplus()
+        check_size(self.path, self.shape, self.size, there if self.packed else 0)
+        if self.dense and self.packed:
+            check_dense(self.path, there, self.end)
+
+    def short(self, got: int | None) -> InputError:
+        """The refusal of a file that ends too early."""
+        found = "far more than the file can hold" if got is None else f"found {got}"
+        what = (
+            f"the file is truncated, or its header is wrong: {times(self.shape)} voxels need {self.end} bytes"
+        )
+        return InputError(f"{what}, {found}", where=self.path, todo=AGAIN)
+
+    def surplus(self) -> InputError:
+        """The refusal of a file that holds far more than its header says."""
+        what = (
+            f"the header does not fit the file: more than {MOST_SURPLUS} bytes follow the last of"
+            f" {times(self.shape)} voxels"
+        )
+        return InputError(what, where=self.path, todo=AGAIN)
+
+
+class Opened:
+    """A regular file that is read once: its beginning first, then the rest if that may be read.
+
+    Parameters
+    ----------
+    path
+        A FIFO or a device is refused, not waited for.
+
+    Raises
+    ------
+    InputError
+        If it is no regular file, or cannot be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._head = path, b""
+        try:
+            # Without O_NONBLOCK, opening a FIFO waits for its other end.
+            handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            raise InputError(f"the file cannot be read: {error.strerror or error}", where=path) from error
+        facts = os.fstat(handle)
+        if not stat.S_ISREG(facts.st_mode):
+            os.close(handle)
+            what = "this is no file that can be read, but a pipe, a device or a folder"
+            raise InputError(what, where=path)
+        self._file, self.size = os.fdopen(handle, "rb", buffering=0), facts.st_size
+
+    def __enter__(self) -> Opened:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+        self._file.close()
+
+    @property
+    def raw(self) -> BinaryIO:
+        """The file itself, for a library that reads from one that is open."""
+        return cast("BinaryIO", self._file)
+
+    def begin(self, count: int) -> bytes:
+        """The first bytes: `count` of them, or all that there are."""
+        wanted = bytearray(max(0, min(count, self.size) - len(self._head)))
+        self._head += bytes(wanted[: self._fill(memoryview(wanted))])
+        return self._head[:count]
+
+    def whole(self) -> bytearray:
+        """All bytes, as many as there were when it was opened.
+
+        Raises
+        ------
+        InputError
+            If there are more or fewer by now.
+        """
+        content = bytearray(self.size)
+        content[: len(self._head)] = self._head
+        got = len(self._head) + self._fill(memoryview(content)[len(self._head) :])
+        if got < self.size or os.fstat(self._file.fileno()).st_size != self.size:
+            raise self._changed()
+        return content
+
+    def blocks(self, size: int) -> Iterator[bytes]:
+        """All bytes, a few at a time: of a file that need not be in memory as a whole."""
+        left = self.size
+        while left > 0:
+            block = bytearray(min(size, left))
+            got = self._fill(memoryview(block))
+            if got < len(block):
+                raise self._changed()
+            left -= got
+            yield bytes(block)
+        if os.fstat(self._file.fileno()).st_size != self.size:
+            raise self._changed()
+
+    def _changed(self) -> InputError:
+        return InputError(CHANGED, where=self.path, todo=WAIT)
+
+    def _fill(self, into: memoryview) -> int:
+        got = 0
+        try:
+            while got < len(into) and (count := self._file.readinto(into[got:])):
+                got += count
+        except OSError as error:
+            what = f"the file cannot be read: {error.strerror or error}"
+            raise InputError(what, where=self.path) from error
+        return got
+
+
+def unpack(packed: memoryview, need: Need) -> tuple[bytearray, int]:
+    """The bytes up to the end of the voxels, and how many follow; read to the end, where the checksum is.
+
+    Parameters
+    ----------
+    packed
+        A zlib stream, or a gzip stream of one or several members.
+    need
+        How many bytes are wanted.
+
+    Raises
+    ------
+    InputError
+        If the stream is cut or damaged, or has too few or far too many bytes.
+    """
+    content, got = bytearray(need.end), 0
+    try:
+        for block in _blocks(packed):
+            part = block[: max(0, need.end - got)]
+            content[got : got + len(part)] = part
+            got += len(block)
+            if got > need.end + MOST_SURPLUS:
+                raise need.surplus()
+    except (EOFError, zlib.error) as error:
+        raise damaged(need.path) from error
+    if got < need.end:
+        raise need.short(got)
+    return content, got - need.end
+
+
+def unpack_head(packed: bytes, count: int, path: Path) -> bytes:
+    """The first `count` bytes of a stream, from its own first bytes.
+
+    Raises
+    ------
+    InputError
+        If it is damaged.
+    """
+    head = b""
+    try:
+        for block in _blocks(memoryview(packed)):
+            head += block
+            if len(head) >= count:
+                break
+    except EOFError:
+        pass  # of course: these are its first bytes only
+    except zlib.error as error:
+        raise damaged(path) from error
+    return head[:count]
+
+
+def _blocks(packed: memoryview) -> Iterator[bytes]:
+    """What a stream unpacks to, in small blocks; what follows it and is no further member comes as it is."""
+    stream = zlib.decompressobj(wbits=47)  # finds out by itself whether it is zlib or gzip
+    for start in range(0, len(packed), BLOCK):
+        rest = bytes(packed[start : start + BLOCK])
+        while rest:
+            if stream.eof:
+                rest = rest.lstrip(b"\0")  # tapes and block devices pad with zeros
+                if not rest:
+                    break
+                if not rest.startswith(b"\x1f"):
+                    yield rest
+                    break
+                stream = zlib.decompressobj(wbits=31)
+            yield stream.decompress(rest, BLOCK)
+            rest = stream.unused_data if stream.eof else stream.unconsumed_tail
+    yield stream.flush()
+    if not stream.eof:
+        raise EOFError
+
+
+def damaged(path: Path) -> InputError:
+    """The refusal of a packed file that is not whole."""
+    what = "the compressed file is damaged: its stream ends too early or fails its checksum"
+    return InputError(what, where=path, todo=AGAIN)

@@ -1,0 +1,238 @@
+"""Which masks are to be measured, and which truth belongs to which of them."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from c3s3_seg.errors import InputError
+from c3s3_seg.io.cases import TRUTH_ENDINGS, Case, walk_files
+from c3s3_seg.io.image import IMAGE_SUFFIXES, image_stem, image_suffix
+from c3s3_seg.io.scan_like import ScanError, refuse_scan, refuse_scans
+from c3s3_seg.io.sniff import DICOM_SUFFIXES, is_dicom, is_zip
+
+DRAWING_ENDINGS = (".seg.dcm", ".rtstruct.dcm", *DICOM_SUFFIXES)
+MOST = 6  # names that a message lists
+WANTED = f"{', '.join(IMAGE_SUFFIXES)}, a DICOM SEG or an RTSTRUCT"
+
+
+@dataclass(frozen=True)
+class MaskPairs:
+    """Predictions and truths by their names.
+
+    Parameters
+    ----------
+    pairs
+        A prediction and the file of its truth, in the order of the predictions.
+    alone
+        Predictions without a truth, and why.
+    missed
+        Truths without a prediction.
+    """
+
+    pairs: tuple[tuple[Case, Path], ...]
+    alone: tuple[tuple[Case, str], ...]
+    missed: tuple[Case, ...]
+
+
+def find_masks(path: Path) -> list[Case]:
+    """The masks at a path, by name.
+
+    Parameters
+    ----------
+    path
+        An image file, a DICOM SEG or an RTSTRUCT; a folder of these; or a folder with a sub-folder for each
+        case that holds one SEG or RTSTRUCT. Hidden files, and files that are none of these, are passed over.
+
+    Raises
+    ------
+    ScanError
+        If there are DICOM images and no mask.
+    InputError
+        If there is no mask, or there are two for one case.
+    """
+    if not path.exists():
+        raise InputError("there is no such file or folder", where=path)
+    if not path.is_dir():
+        return [Case(_stem(_mask(path)), path)]
+    files = _visible(path)
+    found = [Case(_stem(file), file) for file in files if _is_mask(file)]
+    if not found:
+        found = [case for folder in files if folder.is_dir() for case in _in_folder(folder)]
+    if not found:
+        _refuse_folder(path)
+    return _without_doubles(found, path)
+
+
+def pair_masks(predictions: Path, truth: Path) -> MaskPairs:
+    """Find the truth of each prediction: named like it, or with `_gt`, `_label`, `_seg` or `_mask` added.
+
+    Two single files are a pair whatever they are called.
+
+    Raises
+    ------
+    InputError
+        If nothing pairs, a prediction has several truths, both are the same file, or as `find_masks` does.
+    """
+    cases, truths = find_masks(predictions), find_masks(truth)
+    if not truth.is_dir():
+        return _with_one(cases, truth)
+    by_name: dict[str, list[Path]] = defaultdict(list)
+    for case in truths:
+        by_name[case.name].append(case.path)
+    hits = {case.name: _hits(case, by_name, truth) for case in cases}
+    used = {_real(path) for path in hits.values() if path is not None}
+    pairs = [(case, path) for case in cases if (path := hits[case.name]) is not None]
+    # Predictions and truths may lie in one folder, as case and case_gt.
+    taken = used | {_real(case.path) for case, _ in pairs}
+    alone = [(case, _why_alone(case, by_name, truth)) for case in cases if _real(case.path) not in taken]
+    if not pairs:
+        _refuse_all(cases, truths, predictions, truth)
+    known = taken | {_real(case.path) for case, _ in alone}
+    return MaskPairs(tuple(pairs), tuple(alone), tuple(c for c in truths if _real(c.path) not in known))
+
+
+def _with_one(cases: Sequence[Case], truth: Path) -> MaskPairs:
+    if len(cases) != 1:
+        raise InputError(
+            f"one truth file was given for {len(cases)} cases", where=truth, todo="Give a folder of truths"
+        )
+    if _real(cases[0].path) == _real(truth):
+        todo = "Give the prediction first and its truth second"
+        raise InputError("the prediction and the truth are the same file", where=truth, todo=todo)
+    return MaskPairs(((cases[0], truth),), (), ())
+
+
+def _hits(case: Case, by_name: dict[str, list[Path]], truth: Path) -> Path | None:
+    own = _real(case.path)
+    hits = _no_scans([p for e in TRUTH_ENDINGS for p in by_name.get(case.name + e, ()) if _real(p) != own])
+    if len(hits) > 1:
+        several = ", ".join(p.name for p in hits)
+        todo = "Leave one of them in the folder, or give the file itself"
+        raise InputError(
+            f"case '{case.name}' has several truths: {several}; wanted one", where=truth, todo=todo
+        )
+    return hits[0] if hits else None
+
+
+def _why_alone(case: Case, by_name: dict[str, list[Path]], truth: Path) -> str:
+    if any(_real(path) == _real(case.path) for path in by_name.get(case.name, ())):
+        return f"the file of this name in {truth} is the prediction itself"
+    return f"no truth for this prediction in {truth}"
+
+
+def _refuse_all(cases: Sequence[Case], truths: Sequence[Case], predictions: Path, truth: Path) -> None:
+    if {_real(case.path) for case in cases} & {_real(case.path) for case in truths}:
+        same = predictions.is_dir() and _real(predictions) == _real(truth)
+        what = "the same folder" if same else "the same files"
+        raise InputError(
+            f"found no truth for any of {len(cases)} predictions: predictions and truth are {what}",
+            where=truth,
+            todo="Give the folder of the predictions first and that of their truths second",
+        )
+    for side in (truths, cases):  # the names of scans often differ: that they are scans says more
+        refuse_scans([case.path for case in side])
+    endings = ", ".join(f"CASE{e}" for e in TRUTH_ENDINGS)
+    raise InputError(
+        f"found no truth for any of {len(cases)} predictions, {_some(cases)}, among"
+        f" the masks {_some(truths)}",
+        where=truth,
+        todo=f"Name the truth of CASE {endings}; the file formats may differ",
+    )
+
+
+def _some(cases: Sequence[Case]) -> str:
+    more = f" and {len(cases) - MOST} more" if len(cases) > MOST else ""
+    return ", ".join(case.name for case in cases[:MOST]) + more
+
+
+def _without_doubles(found: Sequence[Case], folder: Path) -> list[Case]:
+    by_name: dict[str, list[Path]] = defaultdict(list)
+    for case in found:
+        by_name[case.name].append(case.path)
+    kept = {name: _no_scans(paths) for name, paths in by_name.items()}
+    for name, paths in kept.items():
+        if len(paths) > 1:
+            listing = ", ".join(os.path.relpath(path, folder) for path in paths)
+            raise InputError(
+                f"found {len(paths)} masks for the case '{name}': {listing}; wanted one",
+                where=folder,
+                todo="Leave one of them in the folder, or give the file itself",
+            )
+    return [Case(name, paths[0]) for name, paths in kept.items()]
+
+
+def _no_scans(paths: list[Path]) -> list[Path]:
+    """Of several files of one name those that are no scans: a scan may lie beside its mask."""
+    if len(paths) < 2:
+        return paths
+    kept = []
+    for path in paths:
+        try:
+            refuse_scan(path)
+            kept.append(path)
+        except ScanError:
+            continue
+    return kept or paths
+
+
+def _refuse_folder(folder: Path) -> None:
+    """Say what there is in place of masks."""
+    for path in walk_files(folder):
+        if is_dicom(path) or (is_zip(path) and path.parent == folder):
+            try:
+                refuse_scan(path)
+            except ScanError as error:  # the files of a series may be called by the patient's name
+                raise ScanError(error.what, where=folder, todo=error.todo) from None
+    raise InputError(f"found no mask here; looked for {WANTED}", where=folder)
+
+
+def _mask(path: Path) -> Path:
+    if not _is_mask(path):
+        refuse_scan(path)
+        raise InputError(f"this is not a mask; wanted {WANTED}, or a folder of these", where=path)
+    return path
+
+
+def _is_mask(path: Path) -> bool:
+    if image_suffix(path):
+        return not path.is_dir()
+    if not is_dicom(path):
+        return False
+    from c3s3_seg.io.drawing import look_at_drawing  # with pydicom, which takes as long as a case
+
+    try:
+        return look_at_drawing(path) is not None
+    except InputError:  # it is one, and damaged: its case fails when it is read
+        return True
+
+
+def _in_folder(folder: Path) -> Iterator[Case]:
+    """What is drawn in the folder of a case: it has the folder's name."""
+    drawn = [path for path in walk_files(folder) if not image_suffix(path) and _is_mask(path)]
+    for path in drawn:
+        yield Case(folder.name, path)
+
+
+def _visible(folder: Path) -> list[Path]:
+    try:
+        return sorted((p for p in folder.iterdir() if not p.name.startswith(".")), key=lambda p: p.name)
+    except OSError as error:
+        raise InputError(f"the folder cannot be read: {error.strerror or error}", where=folder) from error
+
+
+def _stem(path: Path) -> str:
+    """The case that a mask is named by: `x` of x.nii.gz, x.seg.nrrd (3D Slicer's name) and x.seg.dcm."""
+    if image_suffix(path):
+        return image_stem(path).removesuffix(".seg") or path.name
+    name = path.name
+    ending = next((e for e in DRAWING_ENDINGS if name.lower().endswith(e)), "")
+    return name[: len(name) - len(ending)] or name
+
+
+def _real(path: Path) -> str:
+    # A link to a file is the same file; realpath, unlike resolve, never raises on a loop.
+    return os.path.realpath(path)

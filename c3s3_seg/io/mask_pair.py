@@ -1,0 +1,212 @@
+"""A prediction and its truth on one grid: image files, DICOM SEG and RTSTRUCT, in any combination."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from c3s3_seg.errors import C3S3Error, InputError
+from c3s3_seg.io.image import image_suffix, load_mask
+from c3s3_seg.io.scan_like import TODO, ScanError, refuse_scan, scan_words
+from c3s3_seg.volume import Geometry, Volume
+
+if TYPE_CHECKING:
+    from c3s3_seg.io.drawing import Drawing
+
+NAME_THEM = "Say which names belong to which value: --labels NAME=VALUE,NAME=VALUE"
+LARGEST_VALUE = 65535
+
+
+def load_pair(
+    prediction: Path, truth: Path, names: Mapping[str, int], scan: Path | None = None
+) -> tuple[Volume, Volume]:
+    """Read a prediction and its truth.
+
+    Parameters
+    ----------
+    prediction, truth
+        Image files, DICOM SEG or RTSTRUCT.
+    names
+        Name of a segment or a region -> value in the mask, from 1; upper and lower case are alike. A name
+        that a file does not have is a label that it does not hold.
+    scan
+        Of the case: gives the grid where neither is an image file.
+
+    Returns
+    -------
+    tuple
+        Both masks (i, j, k). A SEG or RTSTRUCT lies on the grid of the other mask; two of them on that of the
+        scan, else on that of the SEG's frames, else on that of the series beside them which they refer to.
+
+    Raises
+    ------
+    ScanError
+        If one of them looks like a scan.
+    InputError
+        If one of them cannot be read, or neither has a grid.
+    GeometryError
+        If a SEG or RTSTRUCT does not lie on the grid.
+    """
+    paths = (prediction, truth)
+    drawn = [_look(path) for path in paths]
+    images = [load_labels(path) if d is None else None for path, d in zip(paths, drawn, strict=True)]
+    grid = next((image.geometry for image in images if image is not None), None)
+    grid = grid or _grid_of([d for d in drawn if d is not None], scan)
+    first, second = (
+        _drawn(d, grid, names) if d is not None else image for d, image in zip(drawn, images, strict=True)
+    )
+    if first is None or second is None:
+        raise InputError("the mask cannot be read", where=prediction)
+    return first, second
+
+
+def load_labels(path: Path) -> Volume:
+    """As `load_mask`, of an image file; what looks like a scan is refused with that reason.
+
+    Raises
+    ------
+    ScanError
+        If it looks like a scan.
+    InputError
+        As `load_mask` does.
+    """
+    if image_suffix(path) is None:
+        refuse_scan(path)
+    try:
+        mask = load_mask(path)
+    except InputError:
+        refuse_scan(path)
+        raise
+    words = scan_words(mask.array)
+    if words is not None:
+        raise ScanError(f"{words}; wanted a mask", where=path, todo=TODO)
+    return mask
+
+
+def name_values(truths: Sequence[Path], predictions: Sequence[Path]) -> dict[str, int]:
+    """What the names in DICOM SEG and RTSTRUCT files are worth as values of a mask.
+
+    Returns
+    -------
+    dict
+        Name -> value. Where every file has names they are numbered in their order, those of the truths first.
+        Beside image files, which have values alone, the number of the segment or region is the value. No
+        such file: empty.
+
+    Raises
+    ------
+    InputError
+        If a name has two numbers, or a number two names.
+    """
+    files = (*truths, *predictions)
+    drawings = [look for path in files if (look := _header(path)) is not None]
+    if any(image_suffix(path) for path in files):
+        return _by_number(drawings)
+    values: dict[str, int] = {}
+    known: dict[str, int] = {}
+    for name in (name for drawing in drawings for name in drawing.names):
+        values.setdefault(name, known.setdefault(name.casefold(), len(known) + 1))
+    return values
+
+
+def values_named(path: Path, names: Mapping[str, int]) -> tuple[int, ...] | None:
+    """The values of the names in a DICOM SEG or RTSTRUCT, rising; None of an image file.
+
+    Raises
+    ------
+    InputError
+        If its header cannot be read.
+    """
+    drawing = _look(path)
+    return None if drawing is None else tuple(sorted(set(_values(drawing, names).values())))
+
+
+def _values(drawing: Drawing, names: Mapping[str, int]) -> dict[str, int]:
+    """Name in the file -> value; upper and lower case are alike."""
+    known = {name.casefold(): value for name, value in names.items()}
+    return {name: known[name.casefold()] for name in drawing.names if name.casefold() in known}
+
+
+def _look(path: Path) -> Drawing | None:
+    if image_suffix(path):
+        return None
+    from c3s3_seg.io.drawing import look_at_drawing  # with pydicom, which takes as long as a case
+
+    return look_at_drawing(path)
+
+
+def _header(path: Path) -> Drawing | None:
+    try:
+        return _look(path)
+    except C3S3Error:  # the case fails with its reason when it is read
+        return None
+
+
+def _by_number(drawings: Sequence[Drawing]) -> dict[str, int]:
+    values: dict[str, int] = {}
+    owners: dict[int, str] = {}
+    for drawing in drawings:
+        for name, number in _numbers(drawing):
+            other = owners.setdefault(number, name)
+            if values.setdefault(name, number) != number or other.casefold() != name.casefold():
+                what = f"'{name}' has the number {number} here, and in another file '{other}' has"
+                if other.casefold() == name.casefold():
+                    what = f"'{name}' has the number {number} here, and {values[name]} in another file"
+                raise InputError(what, where=drawing.path, todo=NAME_THEM)
+            if not 0 < number <= LARGEST_VALUE:
+                what = f"'{name}' has the number {number}; wanted 1 to {LARGEST_VALUE}"
+                raise InputError(what, where=drawing.path, todo=NAME_THEM)
+    return values
+
+
+def _numbers(drawing: Drawing) -> list[tuple[str, int]]:
+    import pydicom
+
+    from c3s3_seg.io.dicom_seg_read import segment_names
+    from c3s3_seg.io.rtstruct_read import region_name
+
+    try:
+        data: Any = pydicom.dcmread(drawing.path, stop_before_pixels=True, force=True)
+        if drawing.kind == "dicom-seg":
+            return [(name, number) for number, name in segment_names(data).items()]
+        return [(region_name(item), int(item.ROINumber)) for item in data.StructureSetROISequence]
+    except Exception:  # a damaged file can hold anything; its case fails when it is read
+        return []
+
+
+def _drawn(drawing: Drawing, grid: Geometry, names: Mapping[str, int]) -> Volume:
+    from c3s3_seg.io.drawing import load_drawing
+
+    values = _values(drawing, names)
+    if values:
+        return load_drawing(drawing, grid, values)
+    # Something else was found in its place: a miss, which must not leave the means.
+    empty = grid.volume(np.zeros(grid.shape, dtype=np.uint8))
+    note = "it holds none of the labels that are measured"
+    return replace(empty, source=replace(empty.source, path=drawing.path, notes=(note,)))
+
+
+def _grid_of(drawings: Sequence[Drawing], scan: Path | None) -> Geometry:
+    from c3s3_seg.io import load
+    from c3s3_seg.io.seg_grid import frames_grid
+
+    if scan is not None:
+        return load(scan).geometry
+    segs = [drawing.path for drawing in drawings if drawing.kind == "dicom-seg"]
+    if segs:
+        return frames_grid(segs, [drawing.path for drawing in drawings if drawing.kind == "rtstruct"])
+    for drawing in drawings:
+        for series in sorted(drawing.series):
+            try:
+                return load(drawing.path.parent, series=series).geometry
+            except C3S3Error:
+                continue
+    raise InputError(
+        "an RTSTRUCT has no grid of its own, and neither has the other mask",
+        where=drawings[0].path,
+        todo="Give the scans that they were drawn on with --images",
+    )

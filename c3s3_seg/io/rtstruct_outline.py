@@ -1,0 +1,165 @@
+"""One closed contour, and how two of them lie to each other: apart, one within the other, or crossing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+# Nearer than this, in voxels, two outlines are one: planning systems round to a tenth of a mm.
+NEAR_VOX = 0.2
+STEP_VOX = 0.25  # between the points at which an outline is compared
+# A contour that lies within another one, but everywhere so near to its line, or on so much of it, may as
+# well be the same one drawn again.
+THIN_VOX, MOST_SHARED = 0.6, 0.3
+SEEN_VOX = 1.0  # distances beyond this are not told apart
+RUN = 128  # points of an outline at once: few edges of the other one are near all of them
+
+Relation = Literal["apart", "same", "within", "around", "cross", "unclear"]
+
+
+@dataclass(frozen=True)
+class Outline:
+    """A closed contour (n, 2), as (i, j) in voxels."""
+
+    polygon: Floats
+
+    @cached_property
+    def is_keyhole(self) -> bool:
+        """Whether it runs along a slit, there and back."""
+        starts, ends = self.polygon, np.roll(self.polygon, -1, axis=0)
+        limits = np.minimum(np.linalg.norm(ends - starts, axis=1) / 4, NEAR_VOX)
+        for start, end, limit in zip(starts, ends, limits, strict=True):
+            off = np.maximum(np.abs(ends - start), np.abs(starts - end)).max(axis=1)
+            if (off <= limit).any():
+                return True
+        return False
+
+    @cached_property
+    def points(self) -> Floats:
+        """(m, 2): its corners, and points between them."""
+        run = np.roll(self.polygon, -1, axis=0) - self.polygon
+        counts = np.maximum(np.ceil(np.linalg.norm(run, axis=1) / STEP_VOX), 1).astype(int)
+        edge = np.repeat(np.arange(len(run)), counts)
+        number = np.arange(len(edge)) - np.repeat(np.cumsum(counts) - counts, counts)
+        return np.asarray(self.polygon[edge] + run[edge] * (number / counts[edge])[:, None])
+
+    def takes(self, turns: NDArray[np.int32]) -> Bools:
+        """Whether points are inside that the line surrounds so many times.
+
+        Twice, where a line overlaps itself, is inside; but not across the slit of a keyhole.
+        """
+        odd, twice = turns % 2 == 1, (turns != 0) & (turns % 2 == 0)
+        return np.asarray(odd | twice if twice.any() and not self.is_keyhole else odd)
+
+
+def inside(polygon: Floats, shape: tuple[int, int]) -> Bools:
+    """Which points of a grid lie in a closed polygon, by the even-odd rule.
+
+    Parameters
+    ----------
+    polygon
+        (n, 2): its corners as (i, j), in voxels; the last one is joined to the first.
+    shape
+        Numbers of points along i, j.
+
+    Returns
+    -------
+    array
+        (i, j) bool. A point on the edge is inside on the low side and outside on the high side.
+    """
+    return np.asarray(turns(polygon, shape) % 2 == 1)
+
+
+def turns(polygon: Floats, shape: tuple[int, int]) -> NDArray[np.int32]:
+    """(i, j): how many times a polygon runs round each point of a grid; negative for the other way."""
+    ends = np.roll(polygon, -1, axis=0)
+    low, high = np.minimum(polygon[:, 1], ends[:, 1]), np.maximum(polygon[:, 1], ends[:, 1])
+    first = np.clip(np.ceil(low), 0, shape[1]).astype(int)
+    count = np.clip(np.ceil(high), 0, shape[1]).astype(int) - first
+    edge = np.repeat(np.arange(len(polygon)), count)
+    j = first[edge] + np.arange(len(edge)) - np.repeat(np.cumsum(count) - count, count)
+    start, run = polygon[edge], (ends - polygon)[edge]
+    crossing = start[:, 0] + (j - start[:, 1]) * run[:, 0] / run[:, 1]
+    steps = np.zeros((shape[0] + 1, shape[1]), dtype=np.int32)
+    np.add.at(steps, (np.clip(np.ceil(crossing), 0, shape[0]).astype(int), j), np.sign(run[:, 1]).astype(int))
+    return np.asarray(np.cumsum(steps[:-1], axis=0, dtype=np.int32))
+
+
+def relate(one: Outline, other: Outline) -> Relation:
+    """How two contours lie to each other; nearer than `NEAR_VOX` is on the line.
+
+    `within`: the first lies within the second. Contours that only touch are apart.
+    """
+    first, second = _Lies.of(one, other), _Lies.of(other, one)
+    if (first.inside and first.outside) or (second.inside and second.outside):
+        return "cross"
+    if not (first.inside or first.outside or second.inside or second.outside):
+        return "same"
+    if not (first.inside or second.inside):
+        return "apart"
+    inner = first if first.inside else second
+    if (first.inside and second.inside) or inner.shared > MOST_SHARED or inner.farthest_vox <= THIN_VOX:
+        return "unclear"
+    return "within" if first.inside else "around"
+
+
+@dataclass(frozen=True)
+class _Lies:
+    """How the line of a contour lies to another contour.
+
+    `inside`, `outside`: whether it has points there, off the line; `shared`: the part of it that is on the
+    line; `farthest_vox`: from the line.
+    """
+
+    inside: bool
+    outside: bool
+    shared: float
+    farthest_vox: float
+
+    @classmethod
+    def of(cls, one: Outline, other: Outline) -> _Lies:
+        low, high = other.polygon.min(axis=0) - NEAR_VOX, other.polygon.max(axis=0) + NEAR_VOX
+        points = one.points[((one.points >= low) & (one.points <= high)).all(axis=1)]
+        beyond = len(one.points) - len(points)  # outside, whatever the edges are
+        if not len(points):
+            return cls(False, True, 0.0, SEEN_VOX)
+        start, end = other.polygon, np.roll(other.polygon, -1, axis=0)
+        parts = [points[n : n + RUN] for n in range(0, len(points), RUN)]
+        distance = np.concatenate([_distance(part, start, end) for part in parts])
+        within = other.takes(np.concatenate([_turns_at(part, start, end) for part in parts]))
+        far = distance > NEAR_VOX
+        return cls(
+            bool((far & within).any()),
+            bool(beyond or (far & ~within).any()),
+            float((~far).sum()) / len(one.points),
+            SEEN_VOX if beyond else float(distance.max()),
+        )
+
+
+def _distance(points: Floats, start: Floats, end: Floats) -> Floats:
+    """(n): from each point to the nearest of the edges, up to `SEEN_VOX`."""
+    low, high = points.min(axis=0) - SEEN_VOX, points.max(axis=0) + SEEN_VOX
+    seen = ((np.maximum(start, end) >= low) & (np.minimum(start, end) <= high)).all(axis=1)
+    start, run = start[seen], (end - start)[seen]
+    offset = points[:, None] - start
+    part = (offset * run).sum(axis=2) / np.maximum((run * run).sum(axis=1), 1e-12)
+    away = np.linalg.norm(offset - np.clip(part, 0, 1)[..., None] * run, axis=2)
+    return np.asarray(away.min(axis=1, initial=SEEN_VOX))
+
+
+def _turns_at(points: Floats, start: Floats, end: Floats) -> NDArray[np.int32]:
+    """(n): how many times a polygon runs round each point."""
+    x, y = points[:, :1], points[:, 1:]
+    seen = (np.maximum(start, end)[:, 1] >= y.min()) & (np.minimum(start, end)[:, 1] <= y.max())
+    start, run = start[seen], (end - start)[seen]
+    crosses = (start[:, 1] > y) != (start[:, 1] + run[:, 1] > y)
+    height = np.where(run[:, 1] == 0, 1, run[:, 1])
+    before = start[:, 0] + (y - start[:, 1]) * run[:, 0] / height < x
+    return np.asarray(np.where(crosses & before, np.sign(run[:, 1]), 0).sum(axis=1), dtype=np.int32)

@@ -1,0 +1,61 @@
+"""What a run notes of itself: validations, the precision it computes in, what was set otherwise."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from c3s3_seg.training.config import TrainConfig
+from c3s3_seg.training.precision import Precision
+from c3s3_seg.training.validation import Validation
+
+Records = list[dict[str, Any]]
+
+
+def scored(result: Validation, iteration: int) -> dict[str, Any]:
+    """The record of a validation, with the number of empty masks, of which the protocol counts distance 0."""
+    empty, masks = empty_masks(result)
+    return result.record(iteration) | ({"empty": empty, "masks": masks} if empty else {})
+
+
+def empty_masks(result: Validation) -> tuple[int, int]:
+    """How many of how many masks are empty: of them no distance is measured.
+
+    In the paper's protocol such a one has an overlap of 0 and a distance of 0, which no other has.
+    """
+    rows = [row for labels in result.per_case.values() for row in labels.values()]
+    return sum(row["dice"] == 0 == row.get("hd95_vox", 1) for row in rows), len(rows)
+
+
+def best_record(history: Records, candidate: str) -> dict[str, Any] | None:
+    """The first of a net's validation records with the highest mean Dice; None where it has none."""
+    records = [r for r in history if r.get("candidate") == candidate]
+    return max(records, key=lambda r: float(r["dice"]), default=None)
+
+
+def since_gain(validations: list[tuple[float, ...]]) -> int:
+    """How many validations ago some net last was better than at any time before; each is one Dice a net."""
+    for back, now in enumerate(reversed(validations)):
+        before = validations[: len(validations) - 1 - back]
+        if not before or any(d > max(past) for d, past in zip(now, zip(*before, strict=True), strict=True)):
+            return back
+    return 0
+
+
+def began_with(config: TrainConfig, history: Records) -> Precision | None:
+    """What an earlier run computed in; None where "auto" has not been asked yet."""
+    if config.run.precision != "auto":
+        return Precision(config.run.precision, "as the run began")
+    found = next((record for record in history if "precision" in record), None)
+    return None if found is None else Precision(found["precision"], found["why"])
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> dict[str, list[Any]]:
+    """Dotted key -> [old value, new value]."""
+    found: dict[str, list[Any]] = {}
+    for key in sorted(old.keys() | new.keys()):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found |= differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            found[f"{prefix}{key}"] = [a, b]
+    return found

@@ -1,0 +1,68 @@
+"""Messages show values of numpy as those of Python; no message of the package shows `np.float64(...)`."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from c3s3_seg.errors import C3S3Error, shown
+from c3s3_seg.evaluate import Settings as EvaluateSettings
+from c3s3_seg.evaluate import evaluate
+from c3s3_seg.inference.settings import Settings
+from c3s3_seg.io.image import save
+from c3s3_seg.surfaces import surface_distances
+from c3s3_seg.volume import Geometry
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (np.float64(1.5), "1.5"),
+        (np.float32(0.1), "0.1"),
+        (0.1 + 0.2, "0.3"),
+        (2.0, "2"),
+        (float("nan"), "nan"),
+        (np.inf, "inf"),
+        (1e300, "1e+300"),
+        (np.int64(7), "7"),
+        (np.bool_(True), "True"),
+        (np.str_("text"), "text"),
+        ("text", "text"),
+        (None, "None"),
+        ((np.float64(1), np.float64(0.25)), "(1, 0.25)"),
+        ([np.int64(1), 2], "[1, 2]"),
+        (np.array([[1.0, 2.5]]), "[[1, 2.5]]"),
+        ({np.uint8(3), 1}, "{1, 3}"),
+        ({"a": np.int64(1), np.str_("b"): (np.float32(0.5),)}, "{'a': 1, 'b': (0.5)}"),
+    ],
+)
+def test_values_as_messages_show_them(value: object, text: str) -> None:
+    assert shown(value) == text
+
+
+def bad_spacing(folder: Path) -> None:
+    grid = Geometry.build((3, 4, 5), (0.5, 0.5, 2000.0))
+    save(grid.volume(np.zeros(grid.shape, np.uint8)), folder / "a.nii.gz")  # which reads it back
+
+
+def bad_labels(folder: Path) -> None:
+    evaluate(folder, folder, folder, EvaluateSettings(labels={"a": np.int64(0)}))  # type: ignore[dict-item]
+
+
+MASK = np.ones((3, 3, 3), bool)
+CASES = [
+    bad_spacing,
+    bad_labels,
+    lambda _: Settings(stride=(np.int64(0), np.int64(1), np.int64(1))),  # type: ignore[arg-type]
+    lambda _: Settings(flips=(np.int64(7),)),  # type: ignore[arg-type]
+    lambda _: Geometry.build((3, 4, 5), (np.float64(0), 1, 1)),
+    lambda _: surface_distances(MASK, MASK, np.array([1.0, -1.0, 1.0])),
+]
+
+
+@pytest.mark.parametrize("act", CASES)
+def test_no_message_shows_the_types_of_numpy(act, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(C3S3Error) as error:
+        act(tmp_path)
+    assert "np." not in str(error.value)
+    assert "float64" not in str(error.value)

@@ -1,0 +1,343 @@
+"""An ONNX graph takes its weights from its own hashed file, wherever in the graph a tensor may be."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import AttributeProto, TensorProto, helper
+from safetensors.torch import load, save
+
+from c3s3_seg.bundle import WEIGHTS, Label, ModelBundle, Network, Task
+from c3s3_seg.errors import InputError
+from c3s3_seg.inference.backends import OpenVinoBackend
+from c3s3_seg.inference.choice import Wish, open_backend
+from c3s3_seg.inference.graph import INNER, read_graph
+from c3s3_seg.inference.measure import gflop, measure
+from c3s3_seg.inference.onnx import OnnxBackend
+from c3s3_seg.inference.tensorrt import widened
+from c3s3_seg.recipe import Recipe
+
+READERS: list[Callable[[Path], Any]] = [
+    read_graph, OpenVinoBackend, OnnxBackend, widened, lambda path: gflop(path, (16, 16, 16)),
+]  # fmt: skip
+NUMBERS = np.array([3.0, -3.0], np.float32).reshape(1, 2, 1, 1, 1)
+
+
+def external(location: str, offset: int | str = 0, length: int | str = 8) -> TensorProto:
+    """Two numbers in another file."""
+    tensor = TensorProto(name="bias", data_type=TensorProto.FLOAT, dims=NUMBERS.shape)
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in {"location": location, "offset": offset, "length": length}.items():
+        tensor.external_data.add(key=key, value=str(value))
+    return tensor
+
+
+def graph_of(nodes: list[Any], initializers: list[Any] = [], **more: Any) -> onnx.ModelProto:  # noqa: B006
+    """`scan` (N, 1, X, Y, Z) -> `logits` (N, 2, X, Y, Z)."""
+    sides = ["n", 1, "x", "y", "z"], ["n", 2, "x", "y", "z"]
+    given, gives = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        for name, shape in zip(("scan", "logits"), sides, strict=True)
+    )
+    graph = helper.make_graph(nodes, "g", [given], [gives], initializers)
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("own", 1)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=9, **more)
+
+
+def add(bias: str = "bias") -> Any:
+    return helper.make_node("Add", ["scan", bias], ["logits"])
+
+
+def in_initializer(tensor: TensorProto) -> onnx.ModelProto:
+    return graph_of([add()], [tensor])
+
+
+def in_constant(tensor: TensorProto) -> onnx.ModelProto:
+    return graph_of([helper.make_node("Constant", [], ["bias"], value=tensor), add()])
+
+
+def in_branch(tensor: TensorProto) -> onnx.ModelProto:
+    """In both branches of an If, in one as an initializer."""
+    out = helper.make_tensor_value_info("out", TensorProto.FLOAT, list(NUMBERS.shape))
+    constant = helper.make_node("Constant", [], ["out"], value=tensor)
+    same = helper.make_node("Identity", ["bias"], ["out"])
+    one = helper.make_graph([constant], "one", [], [out])
+    two = helper.make_graph([same], "two", [], [out], [tensor])
+    yes = helper.make_node("Constant", [], ["yes"], value=helper.make_tensor("y", TensorProto.BOOL, [], [1]))
+    choice = helper.make_node("If", ["yes"], ["bias"], then_branch=one, else_branch=two)
+    return graph_of([yes, choice, add()])
+
+
+def in_function(tensor: TensorProto) -> onnx.ModelProto:
+    constant = helper.make_node("Constant", [], ["bias"], value=tensor)
+    inner = helper.make_node("Add", ["scan", "bias"], ["logits"])
+    own = helper.make_function(
+        "own", "Shift", ["scan"], ["logits"], [constant, inner], [helper.make_opsetid("", 17)]
+    )
+    return graph_of([helper.make_node("Shift", ["scan"], ["logits"], domain="own")], functions=[own])
+
+
+def in_list(tensor: TensorProto) -> onnx.ModelProto:
+    """As an attribute that nobody reads: a list of tensors, a list of graphs, a sparse tensor."""
+    model = in_initializer(onnx.numpy_helper.from_array(NUMBERS, "bias"))
+    node = model.graph.node[0]
+    node.attribute.append(AttributeProto(name="a", type=AttributeProto.TENSORS, tensors=[tensor]))
+    return model
+
+
+def in_graphs(tensor: TensorProto) -> onnx.ModelProto:
+    model = in_initializer(onnx.numpy_helper.from_array(NUMBERS, "bias"))
+    inner = helper.make_graph([], "inner", [], [], [tensor])
+    model.graph.node[0].attribute.append(AttributeProto(name="a", type=AttributeProto.GRAPHS, graphs=[inner]))
+    return model
+
+
+def in_sparse(tensor: TensorProto) -> onnx.ModelProto:
+    model = in_initializer(onnx.numpy_helper.from_array(NUMBERS, "bias"))
+    model.graph.sparse_initializer.add(values=tensor, dims=[2])
+    return model
+
+
+def in_training(tensor: TensorProto) -> onnx.ModelProto:
+    model = in_initializer(onnx.numpy_helper.from_array(NUMBERS, "bias"))
+    model.training_info.add().initialization.initializer.append(tensor)
+    return model
+
+
+RUNNING = [in_initializer, in_constant, in_branch, in_function]
+UNREAD = [in_list, in_graphs, in_sparse, in_training]
+
+
+def write(folder: Path, model: onnx.ModelProto) -> Path:
+    """A graph, its own weights file of 16 bytes, and a strange file beside it."""
+    (folder / "model.safetensors").write_bytes(b"headhead" + NUMBERS.tobytes())
+    (folder / "other.bin").write_bytes(bytes(8) + (7 * NUMBERS).tobytes())
+    path = folder / "model.onnx"
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+@pytest.mark.parametrize("place", [*RUNNING, *UNREAD], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("where", ["other.bin", "../{}/other.bin", "./model.safetensors", "{}/other.bin", ""])
+def test_weights_of_another_file_are_refused_by_every_reader(
+    tmp_path: Path, place: Callable[[TensorProto], onnx.ModelProto], where: str
+) -> None:
+    location = where.format(tmp_path.name if where.startswith("..") else tmp_path)
+    path = write(tmp_path, place(external(location, 8)))
+    for read in READERS:
+        with pytest.raises(InputError, match=r"it takes weights from .* wanted 'model.safetensors' or none"):
+            read(path)
+
+
+@pytest.mark.parametrize("place", RUNNING, ids=lambda f: f.__name__)
+def test_weights_of_its_own_file_are_put_in(
+    tmp_path: Path, place: Callable[[TensorProto], onnx.ModelProto]
+) -> None:
+    path = write(tmp_path, place(external("model.safetensors", 8)))
+    given = np.zeros((1, 1, 16, 16, 16), np.float32)
+    onnx.checker.check_model(onnx.load_from_string(read_graph(path)))
+    # OpenVINO knows no functions of a graph's own.
+    for read in (OnnxBackend, OpenVinoBackend)[: 1 if place is in_function else 2]:
+        backend = read(path)
+        path.with_suffix(".safetensors").write_bytes(bytes(16))  # too late: they were read
+        np.testing.assert_array_equal(backend(given), np.broadcast_to(NUMBERS, (1, 2, 16, 16, 16)))
+        write(tmp_path, place(external("model.safetensors", 8)))
+
+
+@pytest.mark.parametrize(
+    ("offset", "length"), [(0, 17), (16, 8), (-8, 8), (8, -8), ("x", 8), (8, "2e0"), (2**63, 8)]
+)
+def test_a_place_outside_of_the_file_is_refused(tmp_path: Path, offset: int | str, length: int | str) -> None:
+    path = write(tmp_path, in_initializer(external("model.safetensors", offset, length)))
+    with pytest.raises(InputError, match=r"model.onnx: is not an ONNX graph that can be run: "):
+        read_graph(path)
+
+
+def test_a_place_that_is_said_twice_is_refused(tmp_path: Path) -> None:
+    tensor = external("model.safetensors", 8)
+    tensor.external_data.add(key="location", value="other.bin")
+    with pytest.raises(InputError, match="two values of 'location'"):
+        read_graph(write(tmp_path, in_initializer(tensor)))
+
+
+def test_every_message_that_may_hold_a_tensor_is_walked_through() -> None:
+    """Against the definition in the installed `onnx`: a new release may have a new place for tensors."""
+    names = {
+        "ModelProto": "model", "GraphProto": "graph", "NodeProto": "node", "FunctionProto": "function",
+        "AttributeProto": "attribute", "TensorProto": "tensor", "SparseTensorProto": "sparse",
+        "TrainingInfoProto": "training",
+    }  # fmt: skip
+
+    def holds(message: Any, seen: frozenset[str] = frozenset()) -> bool:
+        if message.name == "TensorProto":
+            return True
+        inner = [f.message_type for f in message.fields if f.message_type and f.message_type.name not in seen]
+        return any(holds(m, seen | {message.name}) for m in inner)
+
+    todo, done = [onnx.ModelProto.DESCRIPTOR], set()
+    while todo:
+        message = todo.pop()
+        done.add(message.name)
+        inner = {f.number: f.message_type for f in message.fields if f.message_type}
+        wanted = {n: names[m.name] for n, m in inner.items() if holds(m)}
+        if message.name != "TensorProto":
+            assert INNER[names[message.name]] == wanted
+        todo += [m for m in inner.values() if holds(m) and m.name not in done]
+    assert done == set(names)
+
+
+@pytest.mark.parametrize("path", sorted(WEIGHTS.glob("*/*.onnx")), ids=lambda p: f"{p.parent.name}/{p.stem}")
+def test_shipped_graphs_say_the_same_as_from_their_files(path: Path) -> None:
+    given = np.random.default_rng(0).normal(size=(1, 1, 16, 16, 16)).astype(np.float32)
+    plain = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    np.testing.assert_array_equal(OnnxBackend(path)(given), plain.run(None, {"scan": given})[0])
+    loaded = onnx.load(path)
+    assert onnx.load_from_string(read_graph(path)).graph.node == loaded.graph.node
+
+
+GOOD = in_initializer(onnx.numpy_helper.from_array(NUMBERS, "bias")).SerializeToString()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"", b"\0" * 100, b"<?xml version='1.0'?><net/>", b"\n<net name='x'></net>", b"not a graph",
+        GOOD[:-1], GOOD[:40], b"\x08\x09" + b"\x3a\xff\xff\xff\xff\x7f", b"\x08" + b"\xff" * 20,
+        b"\x08\x09\x3b", b"\x08\x09\x38\x01", b"\x08\x09\x00\x00",
+    ],
+)  # fmt: skip
+def test_what_is_no_graph_is_refused_in_one_line(tmp_path: Path, content: bytes) -> None:
+    path = write(tmp_path, graph_of([add()]))
+    path.write_bytes(content)
+    for read in READERS:
+        with pytest.raises(InputError) as refusal:
+            read(path)
+        assert str(refusal.value).startswith(f"{path}: ")
+        assert "\n" not in str(refusal.value)
+
+
+def test_a_graph_nested_without_end_is_refused(tmp_path: Path) -> None:
+    inner = b""
+    for _ in range(3000):  # a graph in an attribute of a node of a graph
+        for number in (6, 5, 1):
+            inner = bytes([number << 3 | 2]) + _length(inner) + inner
+    path = write(tmp_path, graph_of([add()]))
+    path.write_bytes(b"\x08\x09" + bytes([7 << 3 | 2]) + _length(inner) + inner)
+    with pytest.raises(InputError, match="nested too deep"):
+        read_graph(path)
+
+
+def _length(content: bytes) -> bytes:
+    size, parts = len(content), bytearray()
+    while size > 127:
+        parts.append(size & 127 | 128)
+        size >>= 7
+    return bytes([*parts, size])
+
+
+def bundle_of(folder: Path, files: dict[str, bytes]) -> Path:
+    task = Task("x", "MR", (Label("a", 1),), Recipe((1.0, 1.0, 1.0)), (16, 16, 16))
+    return ModelBundle.create(folder / "b", task, files, (Network("model", "vnet", 1),), {}).folder
+
+
+@pytest.mark.parametrize("backend", ["openvino", "onnx", "torch", "auto"])
+def test_broken_files_with_the_right_hashes_are_one_line(
+    small_scans: Path, tmp_path: Path, backend: str
+) -> None:
+    files = {"model.safetensors": b"\x10" + bytes(40), "model.onnx": GOOD[:-3]}
+    command = [
+        sys.executable,
+        "-m",
+        "c3s3_seg",
+        "predict",
+        small_scans,
+        "--model",
+        bundle_of(tmp_path, files),
+    ]
+    answer = subprocess.run(
+        [*map(str, command), "-o", tmp_path / "out", "--backend", backend],
+        capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert answer.returncode == 2, answer.stderr
+    assert answer.stderr.count("\n") == 1, answer.stderr
+    assert answer.stderr.startswith("error: ")
+    assert "model.safetensors" in answer.stderr if backend == "torch" else "model.onnx" in answer.stderr
+
+
+@pytest.mark.parametrize("read", [OpenVinoBackend, OnnxBackend])
+def test_a_graph_that_a_runtime_does_not_take_is_refused(tmp_path: Path, read: Callable[[Path], Any]) -> None:
+    unknown = graph_of([helper.make_node("Teleport", ["scan"], ["logits"])])
+    with pytest.raises(InputError, match=r"model.onnx: .* cannot open this graph \("):
+        read(write(tmp_path, unknown))
+    two = graph_of([add()], [onnx.numpy_helper.from_array(NUMBERS, "bias")])
+    two.graph.output.append(helper.make_tensor_value_info("scan2", TensorProto.FLOAT, None))
+    two.graph.node.append(helper.make_node("Identity", ["scan"], ["scan2"]))
+    with pytest.raises(InputError, match=r"model.onnx: found .* outputs"):
+        read(write(tmp_path, two))
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.safetensors"])
+@pytest.mark.parametrize("backend", ["openvino", "onnx", "torch"])
+def test_what_changes_after_its_hash_was_compared_is_not_run(tmp_path: Path, name: str, backend: str) -> None:
+    """Between the look at the hashes and the reading for the runtime."""
+    shutil.copytree(WEIGHTS / "phantom", tmp_path / "b")
+    bundle = ModelBundle.load(tmp_path / "b")
+    wish = Wish(backend)  # type: ignore[arg-type]
+    assert open_backend(bundle, bundle.networks[0], wish).name == backend
+    path = tmp_path / "b" / name
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    if backend == "torch" and name == "model.onnx":
+        open_backend(bundle, bundle.networks[0], wish)  # which it does not read
+        return
+    with pytest.raises(InputError, match=f"{name}: has changed since its sha256 was compared"):
+        open_backend(bundle, bundle.networks[0], wish)
+
+
+def test_filters_that_no_memory_holds_are_refused_before_a_network_is_built(tmp_path: Path) -> None:
+    """1,024 filters are 155 GB of single precision."""
+    shutil.copytree(WEIGHTS / "phantom", tmp_path / "b")
+    bundle = ModelBundle.load(tmp_path / "b")
+    network = replace(bundle.networks[0], filters=1024)
+    with pytest.raises(InputError, match="these are not the weights of a vnet with 1024 filters"):
+        open_backend(bundle, network, Wish("torch"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda weights: weights.pop(next(iter(weights))),
+        lambda weights: weights.update(more=torch.zeros(3)),
+        lambda weights: weights.update({"output.weight": weights["output.weight"].int()}),
+        lambda weights: weights.update({"output.weight": torch.zeros(3, dtype=torch.complex64)}),
+        lambda weights: weights.clear(),
+    ],
+)
+def test_other_weights_with_the_right_hash_are_one_line(tmp_path: Path, change: Callable[[Any], Any]) -> None:
+    shutil.copytree(WEIGHTS / "phantom", tmp_path / "b")
+    bundle = ModelBundle.load(tmp_path / "b")
+    weights = load((tmp_path / "b" / "model.safetensors").read_bytes())
+    change(weights)
+    bundle = bundle.add({"model.safetensors": save(weights)})
+    with pytest.raises(InputError, match=r"model\.safetensors: these are not the weights of a vnet"):
+        open_backend(ModelBundle.load(bundle.folder), bundle.networks[0], Wish("torch"))
+
+
+def test_a_graph_without_a_hash_is_not_counted(two_nets: ModelBundle, tmp_path: Path) -> None:
+    shutil.copytree(two_nets.folder, tmp_path / "b")
+    bundle = ModelBundle.load(tmp_path / "b")
+    (tmp_path / "b" / "model.onnx").write_bytes(b"whatever")
+    found = measure(bundle, Wish("torch"), (16, 16, 16))
+    assert (found.runtime, found.gflop) == ("torch", 0.0)
+    shipped = ModelBundle.find("phantom")
+    assert measure(shipped, Wish("openvino"), (16, 16, 16)).gflop > 0
