@@ -7,8 +7,9 @@ import pytest
 from archive import image_case, renamed, scan_and_mask, study
 from dicom_files import edit, values
 
-from c3s3_seg.dataset.discover import Search, by_name, discover, few_values
+from c3s3_seg.dataset.discover import Search, by_name, discover
 from c3s3_seg.dataset.items import Inventory
+from c3s3_seg.dataset.mask import few_values
 from c3s3_seg.errors import InputError
 from c3s3_seg.io import save
 from c3s3_seg.io.choice import SeriesRule
@@ -205,3 +206,33 @@ def test_an_echo_is_a_scan_of_its_own(tmp_path: Path) -> None:
     assert {p.scan.part.phase for p in found.pairs} != {""}
     arrays = [p.scan.part.scan(tmp_path, frozenset()).array for p in found.pairs]
     assert not np.array_equal(*arrays)
+
+
+def test_a_pattern_that_matches_nothing_is_no_patient(tmp_path: Path) -> None:
+    study(tmp_path / "a", 0)
+    scans = [p.scan for p in discover(tmp_path, Search()).pairs]
+    for pattern in ("", "x*", "a|(b)"):
+        kept, refused = by_name(scans, pattern)
+        assert kept == []
+        assert "of whom it is is not known" in refused[0].reason
+
+
+def test_derivatives_of_bids_belong_to_the_scan_that_they_are_named_after(tmp_path: Path) -> None:
+    """All on one grid: two sessions, two sequences of the second."""
+    scan, mask = scan_and_mask(0)
+    names = ("sub-01_ses-1_T1w", "sub-01_ses-2_T1w", "sub-01_ses-2_T2w", "sub-02_T1w")
+    for name in names:
+        place = tmp_path / "/".join(part for part in name.split("_")[:-1]) / "anat"
+        place.mkdir(parents=True, exist_ok=True)
+        save(scan, place / f"{name}.nii.gz")
+    (tmp_path / "derivatives" / "labels").mkdir(parents=True)
+    for name in ("sub-01_ses-1_T1w_label-liver_dseg", "sub-01_ses-2_T2w_dseg", "sub-02_dseg"):
+        save(scan.geometry.volume(mask), tmp_path / "derivatives" / "labels" / f"{name}.nii.gz")
+    found = discover(tmp_path, Search())
+    assert found.refused == ()
+    pairs = {Path(scan).name[:16]: Path(mask).name for scan, mask in masks(found).items() if mask}
+    assert pairs == {
+        "sub-01_ses-1_T1w": "sub-01_ses-1_T1w_label-liver_dseg.nii.gz",
+        "sub-01_ses-2_T2w": "sub-01_ses-2_T2w_dseg.nii.gz",
+        "sub-02_T1w.nii.g": "sub-02_dseg.nii.gz",
+    }

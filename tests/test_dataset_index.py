@@ -39,6 +39,24 @@ def test_labels_of_the_decathlon_and_of_others(tmp_path: Path) -> None:
         ({"labels": {"liver": "one"}}, "liver = 'one'"),
         ({"cases": {"a": {"patient": "p"}}}, r"'a\.sha256' is missing"),
         (["a"], "no table of keys"),
+        ({"labelled": ["../../victim/x"]}, "labelled.0 = '../../victim/x': wanted a plain file name"),
+        (
+            {"cases": {"../x": {"patient": "p", "sha256": {}, "source": {}, "source_sha256": {}}}},
+            "plain file name",
+        ),
+        ({"labelled": 7}, "labelled = 7"),
+        ({"unlabelled": [7]}, r"unlabelled\.0 = 7"),
+        ({"test": {"a": 1}}, "test = "),
+        ({"name": 7}, "name = 7"),
+        ({"name": None}, "name = None"),
+        ({"modality": 7}, "modality = 7"),
+        ({"labels": [1]}, "labels = "),
+        ({"labels": {"a": 1, "b": 1}}, "two labels have the value 1"),
+        ({"labels": {"a": [1, 2]}}, "regions of several values"),
+        ({"cases": 7}, "cases = 7"),
+        ({"patient_of": ["a"]}, "patient_of = "),
+        ({"patient_of": {"a": 7}}, r"patient_of\.a = 7"),
+        ({"empty_masks": "maybe"}, "empty_masks = 'maybe'"),
     ],
 )
 def test_a_broken_index_is_refused(tmp_path: Path, content: object, message: str) -> None:
@@ -99,6 +117,28 @@ def test_test_cases_lie_apart_and_are_not_trained_on(tmp_path: Path) -> None:
     assert not data.has_mask("t")
     with pytest.raises(InputError, match="'a' twice"):
         DataSet.load(write(tmp_path, {"labelled": ["a"], "test": ["a"]}))
+
+
+def test_what_the_index_says_by_hand_is_kept(tmp_path: Path) -> None:
+    data = DataSet(tmp_path, labels={"x": 1}, patient_of={"a": "1"}, empty_masks=True)
+    data.save()
+    assert DataSet.load(tmp_path) == data
+
+
+def test_an_index_that_is_nested_too_deep_or_is_no_text(tmp_path: Path) -> None:
+    for content, message in (
+        (b'{"labelled": ' + b"[" * 100_000, "nested too deep"),
+        (b"\xff\xfe{", "cannot be read"),
+    ):
+        (tmp_path / INDEX).write_bytes(content)
+        with pytest.raises(InputError, match=message):
+            DataSet.load(tmp_path)
+
+
+def test_a_name_that_leaves_no_room_for_a_suffix(tmp_path: Path) -> None:
+    data = DataSet.load(write(tmp_path, {"labelled": ["x" * 255]}))
+    with pytest.raises(InputError, match="found 0 image files"):
+        data.scan("x" * 255)
 
 
 def test_an_index_that_is_none_is_one_line(tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ from archive import image_case, scan_and_mask
 
 from c3s3_seg.dataset.discover import Search
 from c3s3_seg.dataset.items import Inventory
+from c3s3_seg.dataset.labels import Labels
 from c3s3_seg.dataset.layouts import read_layout
-from c3s3_seg.errors import InputError
+from c3s3_seg.errors import ConfigError, InputError
 from c3s3_seg.io import load_mask, save
 
 
@@ -170,3 +171,124 @@ def test_the_shared_data_sets(shared_data: Path) -> None:
     assert found.labels == {"anterior": 1, "posterior": 2}
     assert found.refused == ()
     assert sum(p.scan.split == "labelled" for p in found.pairs) == 20
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"training": 7}, "training = 7: wanted a list"),
+        ({"training": {"image": "x"}}, "training = {'image': 'x'}: wanted a list"),
+        ({"training": [7]}, r"training\.0\.image = 7: wanted the path"),
+        ({"training": [{"image": 7}]}, r"training\.0\.image = 7: wanted the path"),
+        ({"training": [{"label": "x"}]}, r"training\.0\.image = None: wanted the path"),
+        ({"training": [{"image": ["a", "b"]}]}, r"training\.0\.image = \['a', 'b'\]: wanted the path"),
+        ({"training": [{"image": "x" * 5000}]}, r"names 'xxx.*\.\.\., which is no image file"),
+        ({"training": [{"image": "a\0b.nii"}]}, "which is no image file"),
+        ({"training": [{"image": "imagesTr/liver_1.nii.gz", "label": 7}]}, r"training\.0\.label = 7"),
+        ({"modality": 7}, "modality = 7: wanted"),
+        ({"modality": {"0": 7}}, r"modality\.0 = 7: wanted"),
+        ({"labels": 7}, "labels = 7: wanted"),
+        ({"labels": {"0": "background", "1": 7}}, r"labels\.1 = 7: wanted"),
+        ({"labels": {"liver": "one"}}, r"labels\.liver = 'one'"),
+        ({"labels": {"liver": True}}, r"labels\.liver = 'true'"),
+        ({"labels": {"liver": -1}}, r"labels\.liver = -1"),
+        ({"labels": {"liver": 70000}}, r"labels\.liver = 70000"),
+        ({"labels": {"liver": 1, "lung": 1}}, "two labels have the value 1"),
+        ({"labels": {"1": "liver", "2": "liver"}}, "two labels have the name 'liver'"),
+        ({"labels": {"\u0661": "liver"}}, "labels"),
+    ],
+)
+def test_wrong_types_in_the_decathlons_index(decathlon: Path, change: dict[str, Any], message: str) -> None:
+    right = json.loads((decathlon / "dataset.json").read_text())
+    index(decathlon, **right)
+    read(decathlon)
+    index(decathlon, **{**right, **change})
+    with pytest.raises((ConfigError, InputError), match=message):
+        read(decathlon)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"channel_names": 7}, "channel_names = 7: wanted"),
+        ({"channel_names": ["CT"]}, r"channel_names = \['CT'\]: wanted"),
+        ({"channel_names": {"0": 7}}, r"channel_names\.0 = 7: wanted"),
+        ({"channel_names": {}}, "has 0 channels"),
+        ({"channel_names": None}, "channel_names = None: wanted"),
+        ({"labels": ["background", "organ"]}, "labels = "),
+        ({"dataset": 7}, "dataset = 7: wanted"),
+        ({"dataset": {"../../x": {}}}, "plain file name"),
+        ({"dataset": {"a": {"images": 7}}}, r"dataset\.a\.images = 7: wanted a list of one path"),
+        ({"dataset": {"a": {"images": ["../../x.nii.gz"]}}}, "no image file below its folder"),
+    ],
+)
+def test_wrong_types_in_an_index_of_nnunet(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    nnunet(tmp_path, **change)
+    with pytest.raises((ConfigError, InputError), match=message):
+        read(tmp_path)
+
+
+def test_an_index_that_is_no_table_or_too_deep(tmp_path: Path) -> None:
+    for text in ("7", "[]", "null"):
+        (tmp_path / "dataset.json").write_text(text)
+        with pytest.raises(InputError, match="holds no table of keys"):
+            read_layout(tmp_path, Search())
+    (tmp_path / "dataset.json").write_text("[" * 100_000)
+    with pytest.raises(InputError, match="nested too deep"):
+        read_layout(tmp_path, Search())
+
+
+def test_regions_of_nnunet(tmp_path: Path) -> None:
+    regions = {"background": 0, "whole": [1, 2], "lump": [2]}
+    nnunet(tmp_path, labels=regions, regions_class_order=[1, 2])
+    with pytest.raises(InputError, match=r"regions.*\('whole' = \[1, 2\]\).*not supported.*--labels"):
+        read(tmp_path)
+    named = read(tmp_path, labels=Labels.parse("organ=1,lump=2"))  # each value of the masks is named
+    assert cases(named) == {"a": (1, 2), "b": None}
+
+
+def test_nnunet_with_a_list_of_its_files(tmp_path: Path) -> None:
+    nnunet(tmp_path)
+    listed = {"x": {"images": ["imagesTr/../imagesTr/a_0000.nii.gz"], "label": "labelsTr/a.nii.gz"}}
+    nnunet(tmp_path, dataset=listed)
+    assert cases(read(tmp_path)) == {"x": (1, 2)}
+
+
+def outside(folder: Path) -> Path:
+    target = folder.parent / f"{folder.name}-outside"
+    image_case(target, 3, "secret")
+    return target / "secret.nii.gz"
+
+
+def test_links_out_of_a_layout_are_refused_and_links_inside_are_followed(tmp_path: Path) -> None:
+    folder = nnunet(tmp_path / "n")
+    (folder / "imagesTr" / "c_0000.nii.gz").symlink_to("b_0000.nii.gz")
+    assert set(cases(read(folder))) == {"a", "b", "c"}
+    (folder / "imagesTr" / "d_0000.nii.gz").symlink_to(outside(folder))
+    with pytest.raises(InputError, match=r"'imagesTr/d_0000\.nii\.gz' is a link to a file outside"):
+        read(folder)
+    index(folder, labelled=[], unlabelled=["d_0000"])
+    with pytest.raises(InputError, match="is a link to a file outside"):
+        read(folder)
+    index(folder, training=["imagesTr/d_0000.nii.gz"])
+    with pytest.raises(InputError, match="no image file below its folder"):
+        read(folder)
+
+
+def test_a_folder_of_a_layout_that_leads_out(tmp_path: Path) -> None:
+    folder = tmp_path / "ours"
+    folder.mkdir()
+    (folder / "imagesTr").symlink_to(outside(folder).parent)
+    index(folder, labelled=[], unlabelled=["secret"])
+    with pytest.raises(InputError, match="is a link to a file outside"):
+        read(folder)
+
+
+@pytest.mark.parametrize(
+    "name", ["../../victim/x", "/etc/x", "..", ".", "", "a/b", "a\\b", "a\x1b]0;x\x07", "x" * 300]
+)
+@pytest.mark.parametrize("key", ["labelled", "unlabelled", "validation", "test"])
+def test_names_of_our_own_index_are_plain(tmp_path: Path, key: str, name: str) -> None:
+    index(tmp_path, **{"labelled": [], key: [name]})
+    with pytest.raises(ConfigError, match="file name"):
+        read(tmp_path)

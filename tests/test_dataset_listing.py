@@ -1,5 +1,6 @@
 """What the index and the names of files tell: leaks, strays, counts."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,8 @@ import pytest
 from c3s3_seg.dataset import DataSet, Record, Splits
 from c3s3_seg.dataset.listing import check_listing, check_names, kinds, leaking_patients, refuse_leaks
 from c3s3_seg.errors import InputError
+from c3s3_seg.training.config import DataConfig
+from c3s3_seg.training.data import read_splits
 
 
 def record(patient: str) -> Record:
@@ -74,9 +77,6 @@ def test_patients_of_the_records() -> None:
 
 
 def test_training_refuses_a_patient_on_both_sides(tmp_path: Path) -> None:
-    from c3s3_seg.training.config import DataConfig
-    from c3s3_seg.training.data import read_splits
-
     same = {"a": record("1"), "b": record("1")}
     DataSet(tmp_path, labels={"x": 1}, splits=Splits(("a",), ("b",), ()), records=same).save()
     assert read_splits(DataConfig(folder=str(tmp_path)))[1].labelled == ("a",)
@@ -110,3 +110,63 @@ def test_counts_and_files(tmp_path: Path) -> None:
     assert [f.found for f in check_listing(none) if f.check == "masks-unused"] == [
         "1 unlabelled cases have a mask"
     ]
+
+
+def leaking(folder: Path, **more: object) -> DataSet:
+    """Two frames of one patient on both sides, with nothing in the index that says so."""
+    index = {"labels": {"x": 1}, "labelled": ["patient001_frame01", "patient002_frame01"]}
+    index |= {"validation": ["patient001_frame12"], **more}
+    (folder / "dataset.json").write_text(json.dumps(index))
+    return DataSet.load(folder)
+
+
+def test_a_patient_on_both_sides_by_plain_names_is_refused_by_training(tmp_path: Path) -> None:
+    data = leaking(tmp_path)
+    (leak,) = [f for f in check_listing(data) if f.check == "name-patient"]
+    assert (leak.severity, leak.cases) == ("error", ("patient001_frame01", "patient001_frame12"))
+    with pytest.raises(InputError, match=r"one patient \(patient001\).*patient_of"):
+        read_splits(DataConfig(folder=str(tmp_path)))
+    with pytest.raises(InputError, match="one patient"):
+        read_splits(DataConfig(folder=str(tmp_path), fold="1/2"))
+
+
+def test_the_index_may_say_that_they_are_two(tmp_path: Path) -> None:
+    data = leaking(tmp_path, patient_of={"patient001_frame01": "1", "patient001_frame12": "2"})
+    assert not [f for f in check_listing(data) if "patient" in f.check]
+    assert read_splits(DataConfig(folder=str(tmp_path)))[1].validation == ("patient001_frame12",)
+
+
+def test_the_index_may_say_that_they_are_one(tmp_path: Path) -> None:
+    index = {"labelled": ["a"], "validation": ["b"], "patient_of": {"a": "1", "b": "1"}}
+    (tmp_path / "dataset.json").write_text(json.dumps(index))
+    with pytest.raises(InputError, match=r"one patient \(1\).*b, a"):
+        read_splits(DataConfig(folder=str(tmp_path)))
+    errors = [f.check for f in check_listing(DataSet.load(tmp_path)) if f.severity == "error"]
+    assert errors.count("patient-leak") == 1
+
+
+def test_a_patient_of_the_test_is_not_learnt_from(tmp_path: Path) -> None:
+    data = leaking(tmp_path, validation=[], test=["patient002_frame12"])
+    with pytest.raises(InputError, match=r"patient002_frame01, patient002_frame12"):
+        refuse_leaks(data, data.splits)
+    known = {"patient002_frame01": record("1"), "patient002_frame12": record("1")}
+    assert leaking_patients(data.splits, known)[0].cases == ("patient002_frame12", "patient002_frame01")
+
+
+def test_what_only_looks_like_visits_is_a_warning(tmp_path: Path) -> None:
+    names = [f"p{n:02}_v{v}" for n in range(6) for v in (1, 2)]
+    index = {"labelled": names[:-1], "validation": names[-1:]}
+    (tmp_path / "dataset.json").write_text(json.dumps(index))
+    assert read_splits(DataConfig(folder=str(tmp_path)))[1].validation == ("p05_v2",)
+    (warning,) = [f for f in check_listing(DataSet.load(tmp_path)) if f.check == "name-patient"]
+    assert warning.severity == "warning"
+
+
+def test_cases_put_aside_for_validation_tear_no_patient(tmp_path: Path) -> None:
+    names = [f"p{n}_{phase}" for n in range(4) for phase in ("ed", "es")]
+    index = {"labelled": names[:2], "unlabelled": names[2:]}
+    (tmp_path / "dataset.json").write_text(json.dumps(index))
+    with pytest.raises(InputError, match="p3_ed, p3_es"):
+        read_splits(DataConfig(folder=str(tmp_path), validation_from_unlabelled=1))
+    _, splits = read_splits(DataConfig(folder=str(tmp_path), validation_from_unlabelled=2))
+    assert splits.validation == ("p3_ed", "p3_es")

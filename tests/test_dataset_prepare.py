@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -23,6 +24,7 @@ from test_dataset_layouts import hdf5
 from test_privacy import MARKER, found, planted
 from typer.testing import CliRunner
 
+from c3s3_seg.bundle import Label, Task
 from c3s3_seg.cli import app
 from c3s3_seg.dataset import DataSet
 from c3s3_seg.dataset.arrange import Settings
@@ -30,11 +32,14 @@ from c3s3_seg.dataset.discover import Search
 from c3s3_seg.dataset.items import Part
 from c3s3_seg.dataset.labels import Labels
 from c3s3_seg.dataset.prepare import Prepared, prepare
-from c3s3_seg.errors import InputError
+from c3s3_seg.errors import ConfigError, InputError
 from c3s3_seg.io import Fix, load, load_mask, save
 from c3s3_seg.io.hashes import sha256
 from c3s3_seg.lock import hold
+from c3s3_seg.recipe import Recipe
 from c3s3_seg.volume import Geometry, Volume
+
+TASK = Task("toy", "CT", (Label("organ", 1), Label("lump", 2)), Recipe((3.0, 3.0, 3.0)), (16, 16, 16))
 
 
 @pytest.fixture
@@ -505,3 +510,227 @@ def test_the_commands_of_the_docs(tmp_path: Path) -> None:
     script = "set -eu\n" + "\n".join(blocks)
     subprocess.run(["bash", "-c", script], cwd=tmp_path, env={**os.environ, "PATH": path}, check=True)
     assert DataSet.load(tmp_path / "data").splits.labelled
+
+
+def frames(source: Path, patients: int = 6) -> None:
+    """Two frames of each patient, the first ones with masks."""
+    for n in range(2 * patients):
+        name = f"patient{n // 2 + 1:03}"
+        scan = f"{name}/{name}_frame{1 + 11 * (n % 2):02}"
+        image_case(source, n, scan, f"{scan}_gt" if n < 8 else None)
+
+
+def sides(data: DataSet) -> tuple[set[str], set[str]]:
+    def people(cases: tuple[str, ...]) -> set[str]:
+        return {case.split("_")[0] for case in cases}
+
+    return people(data.splits.validation), people(data.splits.labelled + data.splits.unlabelled)
+
+
+def test_frames_of_a_patient_are_on_one_side_and_it_is_said(tmp_path: Path) -> None:
+    frames(tmp_path / "source")
+    for seed in range(4):
+        answer = run(tmp_path / "source", "-o", tmp_path / f"data{seed}", "--validation", 2, "--seed", seed)
+        assert answer.exit_code == 0, answer.output
+        assert "of 6 patients" in answer.stdout
+        assert "Patients: 12 scans of 6 patients, by the folder of each subject." in answer.stdout
+        assert "--patient REGEX says otherwise" in answer.stdout
+        data = DataSet.load(tmp_path / f"data{seed}")
+        judged, learnt = sides(data)
+        assert len(judged) == 2
+        assert not judged & learnt
+        assert len({record.patient for record in data.records.values()}) == 6
+    told = json.loads(run(tmp_path / "source", "-o", tmp_path / "data0", "--json", "--dry-run").stdout)
+    assert told["patients_by"] == {"the folder of each subject": {"scans": 12, "patients": 6}}
+    index = json.loads((tmp_path / "data0" / "dataset.json").read_text())
+    assert index["prepared"]["patients_by"] == {"the folder of each subject": 12}
+
+
+def test_the_user_knows_better_than_the_names(tmp_path: Path) -> None:
+    """In a folder that was made before as well: who was taken for one patient is told apart."""
+    frames(tmp_path / "source")
+    out = tmp_path / "data"
+    prepare(tmp_path / "source", out, Settings())
+    result = prepare(tmp_path / "source", out, Settings(patient=r"[^/]+$"))
+    assert len(set(result.patients.values())) == 12
+    assert result.patients_by == {"--patient": (12, 12)}
+    assert result.kept == 12
+    assert len({r.patient for r in DataSet.load(out).records.values()}) == 12
+    assert len(set(prepare(tmp_path / "source", out, Settings()).patients.values())) == 6
+
+
+@pytest.mark.data
+def test_the_frames_of_real_hearts(shared_data: Path, tmp_path: Path) -> None:
+    answer = run(shared_data / "cine", "-o", tmp_path / "data", "--dry-run")
+    assert "30 scans of 15 patients, by the folder of each subject" in answer.stdout
+    answer = run(shared_data / "hippocampus", "-o", tmp_path / "data", "--dry-run")
+    assert "195 scans of 195 patients, by file names that have nothing in common" in answer.stdout
+
+
+def victim(folder: Path) -> tuple[Path, dict[str, str]]:
+    """Files that no run may touch, where `../../victim/x` leads to from `data/imagesTr`."""
+    for name in ("x.nii.gz", "secret.nii.gz"):
+        image_case(folder / "victim", 40, name.removesuffix(".nii.gz"))
+    return folder / "victim", hashes(folder / "victim")
+
+
+OURS = {"labels": {"organ": 1, "lump": 2}, "unlabelled": [], "validation": []}
+EVIL: dict[str, dict[str, object]] = {
+    "ours": {**OURS, "labelled": ["../../victim/x"]},
+    "ours, unlabelled": {**OURS, "labelled": ["a"], "unlabelled": ["../../victim/x"]},
+    "ours, test": {**OURS, "labelled": ["a"], "test": ["../../victim/x"]},
+    "ours, absolute": {**OURS, "labelled": ["/tmp/victim/x"]},
+    "ours, records": {**OURS, "labelled": ["a"], "cases": {"../../victim/x": {}}},
+    "decathlon": {"training": [{"image": "../victim/secret.nii.gz", "label": "labelsTr/a.nii.gz"}]},
+    "decathlon, label": {"training": [{"image": "imagesTr/a.nii.gz", "label": "../victim/secret.nii.gz"}]},
+    "decathlon, link": {"training": ["imagesTr/link.nii.gz"]},
+    "nnunet, link": {"channel_names": {"0": "CT"}, "labels": {"organ": 1, "lump": 2}},
+    "nnunet, list": {
+        "channel_names": {"0": "CT"},
+        "dataset": {"../../victim/x": {"images": ["imagesTr/a.nii.gz"]}},
+    },
+}
+
+
+@pytest.mark.parametrize("layout", EVIL)
+def test_no_list_of_any_layout_leads_out(tmp_path: Path, layout: str) -> None:
+    source, out = tmp_path / "source", tmp_path / "data"
+    image_case(source, 0, "imagesTr/a", "labelsTr/a")
+    folder, before = victim(tmp_path)
+    if "link" in layout:
+        (source / "imagesTr" / "link.nii.gz").symlink_to(folder / "secret.nii.gz")
+    (source / "dataset.json").write_text(json.dumps(EVIL[layout]))
+    command = [sys.executable, "-m", "c3s3_seg", "prepare", str(source), "-o", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert hashes(folder) == before
+    assert not list(tmp_path.rglob("*.nii.gz.*"))
+    assert not (out / "dataset.json").exists()
+
+
+def test_an_index_of_an_earlier_run_leads_nowhere_either(tmp_path: Path) -> None:
+    """In the output: names of its records become names of files."""
+    source, out = tmp_path / "source", tmp_path / "data"
+    image_case(source, 0, "images/a", "masks/a")
+    folder, before = victim(tmp_path)
+    prepare(source, out, Settings())
+    index = json.loads((out / "dataset.json").read_text())
+    index["cases"]["../../victim/x"] = index["cases"].pop("a")
+    index["labelled"] = []
+    (out / "dataset.json").write_text(json.dumps(index))
+    with pytest.raises(ConfigError, match="plain file name"):
+        prepare(source, out, Settings())
+    assert hashes(folder) == before
+    for spoiled in ("{", "[]", "7", '{"prepared": 7}', "[" * 100_000):
+        (out / "dataset.json").write_text(spoiled)
+        with pytest.raises(InputError):
+            prepare(source, out, Settings())
+
+
+def test_records_of_a_killed_run_that_are_odd(tmp_path: Path) -> None:
+    source, out = tmp_path / "source", tmp_path / "data"
+    for n, name in enumerate("abc"):
+        image_case(source, n, f"images/{name}", f"masks/{name}")
+    (out / ".prepare").mkdir(parents=True)
+    record = {"patient": "xx12", "sha256": {"other": "1"}, "source": {}, "source_sha256": {}}
+    for name in ("a", "case-\u00b2", "p-\u0663"):
+        (out / ".prepare" / f"{name}.json").write_text(json.dumps({**record, "patient": name}))
+    os.mkfifo(out / ".prepare" / "pipe.json")
+    result = prepare(source, out, Settings())
+    assert set(result.patients) == {"a", "b", "c"}
+    assert all(re.fullmatch(r"p-\d{4}", patient) for patient in result.patients.values())
+
+
+def test_links_in_the_output_are_not_written_through(tmp_path: Path) -> None:
+    image_case(tmp_path / "source", 0, "images/a", "masks/a")
+    folder, before = victim(tmp_path)
+    for name in ("imagesTr", "labelsTr", ".prepare"):
+        out = tmp_path / f"data-{name}"
+        out.mkdir()
+        (out / name).symlink_to(folder)
+        with pytest.raises(InputError, match="is a link"):
+            prepare(tmp_path / "source", out, Settings())
+    assert hashes(folder) == before
+    (tmp_path / "linked").symlink_to(tmp_path / "real")
+    (tmp_path / "real").mkdir()
+    prepare(tmp_path / "source", tmp_path / "linked", Settings())  # the folder that the user names may be one
+    assert (tmp_path / "real" / "imagesTr" / "a.nii.gz").is_file()
+
+
+def test_files_of_others_are_not_replaced(tmp_path: Path) -> None:
+    image_case(tmp_path / "source", 0, "images/a", "masks/a")
+    image_case(tmp_path / "data", 5, "imagesTr/a", "labelsTr/b")
+    before = hashes(tmp_path / "data")
+    with pytest.raises(InputError, match=r"1 files here that `prepare` did not write, a\.nii\.gz"):
+        prepare(tmp_path / "source", tmp_path / "data", Settings())
+    kept = hashes(tmp_path / "data")
+    assert {name: kept[name] for name in before} == before
+    assert not (tmp_path / "data" / ".prepare").exists()
+
+
+def test_a_place_that_cannot_be_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    image_case(tmp_path / "source", 0, "images/a")
+    (tmp_path / "file").touch()
+    for out in (tmp_path / "file", tmp_path / "file" / "data"):
+        with pytest.raises(InputError, match=r"wanted a folder"):
+            prepare(tmp_path / "source", out, Settings(), lambda *_: pytest.fail("it was read"), dry=True)
+
+
+def test_names_of_files_that_no_case_can_have_are_rows(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    image_case(source, 0, "images/good", "masks/good")
+    for n, name in enumerate((b"a\x1b]0;x\x07b", b"not\xffunicode", b"two\nlines", b"_0000"), 1):
+        image_case(source, n, "images/x")
+        (source / "images/x.nii.gz").rename(source / "images" / os.fsdecode(name + b".nii.gz"))
+    answer = run(source, "-o", tmp_path / "data")
+    assert answer.exit_code == 1
+    assert "\x1b" not in answer.output
+    assert "\x07" not in answer.output
+    data = DataSet.load(tmp_path / "data")
+    assert set(data.splits.cases) == {"good", "_0000"}
+    folder = source / os.fsdecode(b"fold\xffer")
+    image_case(source, 7, "y")
+    folder.mkdir()
+    (source / "y.nii.gz").rename(folder / "z.nii.gz")
+    shutil.copy(source / "images/good.nii.gz", folder / "good.nii.gz")
+    prepare(source, tmp_path / "other", Settings())
+    assert DataSet.load(tmp_path / "other").records["z"].source == {"image": "fold\\udcffer/z.nii.gz"}
+
+
+def background_only(folder: Path) -> None:
+    from c3s3_seg.io import save
+
+    for n in range(4):
+        image_case(folder, n, f"images/{'abcd'[n]}", f"masks/{'abcd'[n]}")
+    scan, mask = scan_and_mask(1)
+    save(scan.geometry.volume(0 * mask), folder / "masks" / "b.nii.gz")
+
+
+def test_a_background_only_mask_is_learnt_from_where_it_is_asked_for(tmp_path: Path) -> None:
+    from c3s3_seg.dataset.examine import examine
+    from c3s3_seg.training.data import read_case
+
+    background_only(tmp_path / "source")
+    words = (tmp_path / "source", "-o", tmp_path / "data", "--labels", "organ=1,lump=2", "--validation", 0)
+    answer = run(*words)
+    assert answer.exit_code == 0
+    assert "1 cases have a mask of background alone (b), which train refuses" in answer.stdout
+    data = DataSet.load(tmp_path / "data")
+    found = [f for f in examine(tmp_path / "data").findings if f.check == "mask-empty"]
+    assert [f.severity for f in found] == ["error"]
+    with pytest.raises(InputError, match=r"the mask is empty.*empty_masks"):
+        read_case(data, "b", TASK, labelled=True)
+
+    answer = run(*words, "--empty-masks")
+    assert "background alone" not in answer.stdout
+    data = DataSet.load(tmp_path / "data")
+    assert data.empty_masks
+    assert "b" in data.splits.labelled
+    assert not [f for f in examine(tmp_path / "data").findings if f.check == "mask-empty"]
+    case = read_case(data, "b", TASK, labelled=True)
+    assert len(case.foreground) == 0
+    assert case.stack[1].min() == 1  # all of it is background
+    with pytest.raises(InputError, match="holds the value"):
+        read_case(replace(data, labels={"organ": 1}), "a", TASK, labelled=True)

@@ -47,6 +47,25 @@ def test_scans_of_one_patient_stay_together() -> None:
     assert second.unlabelled == ("u", "v", "w")
 
 
+def test_frames_of_one_patient_stay_together_by_their_names() -> None:
+    cases = tuple(f"patient{n:03}_frame{f:02}" for n in range(6) for f in (1, 12))
+    splits = Splits(cases[:8], cases[8:])
+    torn = Splits(("patient009_ed", *cases[:7]), (cases[7], *cases[8:]))
+    for given in (splits, torn):
+        for n in (1, 2, 3):
+            fold = take_fold(DataSet(Path("nowhere")), given, f"{n}/3", seed=5)
+            judged = {case.split("_")[0] for case in fold.validation}
+            assert judged
+            assert not judged & {case.split("_")[0] for case in fold.labelled + fold.unlabelled}
+
+
+def test_a_patient_whom_the_index_has_on_both_sides_is_refused() -> None:
+    """The index's own validation cases are seen by no fold; their patients must not be either."""
+    splits = Splits(("p1_ed", "p2_ed", "p3_ed"), (), ("p1_es",))
+    with pytest.raises(InputError, match="p1_ed, p1_es"):
+        take_fold(DataSet(Path("nowhere")), splits, "1/3", seed=0)
+
+
 def test_sizes_are_even_where_patients_allow() -> None:
     data = data_set(**dict.fromkeys("abc", "1"))
     assert sorted(len(part) for part in divide(data, tuple("abcdefghi"), 3, seed=0)) == [3, 3, 3]

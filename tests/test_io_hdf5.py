@@ -9,7 +9,7 @@ import pytest
 
 from c3s3_seg.errors import InputError, MemoryLimitError
 from c3s3_seg.io import limits
-from c3s3_seg.io.hdf5 import has_array, load_hdf5
+from c3s3_seg.io.hdf5 import array_shapes, load_hdf5
 
 SPACING = (0.625, 0.625, 0.625)
 
@@ -33,8 +33,7 @@ def test_the_array_and_what_is_not_known_of_it(path: Path) -> None:
     assert volume.array.dtype == np.float32
     assert volume.geometry.spacing_mm.tolist() == list(SPACING)
     assert "no geometry: a spacing of 0.625 x 0.625 x 0.625 mm was taken" in volume.source.notes[0]
-    assert has_array(path, "image")
-    assert not has_array(path, "label")
+    assert array_shapes(path, ("image", "label", "elsewhere")) == {"image": (2, 3, 4)}
 
 
 @pytest.mark.parametrize(
@@ -56,7 +55,8 @@ def test_a_file_that_is_cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:700])
     with pytest.raises(InputError, match="not an HDF5 file, or a damaged one"):
         load_hdf5(path, "image", SPACING)
-    assert not has_array(path, "image")
+    with pytest.raises(InputError, match="not an HDF5 file, or a damaged one"):
+        array_shapes(path, ("image",))
 
 
 def test_what_an_array_claims_is_checked_before_it_is_read(
@@ -98,4 +98,5 @@ def test_a_pipe_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.h5")
     with pytest.raises(InputError, match="a pipe, a device or a folder"):
         load_hdf5(tmp_path / "a.h5", "image", SPACING)
-    assert not has_array(tmp_path / "a.h5", "image")
+    with pytest.raises(InputError, match="a pipe, a device or a folder"):
+        array_shapes(tmp_path / "a.h5", ("image",))

@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 
-from c3s3_seg.dataset.convert import source_hashes
+from c3s3_seg.dataset.convert import SUFFIX, source_hashes
 from c3s3_seg.dataset.discover import Progress, Search, by_name, discover, silent
 from c3s3_seg.dataset.index import Splits
-from c3s3_seg.dataset.items import Inventory, Mask, Pair, Part
+from c3s3_seg.dataset.items import Inventory, Mask, Pair, Part, Refused
 from c3s3_seg.dataset.labels import Labels, agreed
 from c3s3_seg.dataset.layouts import read_layout
 from c3s3_seg.dataset.naming import Earlier, name_cases, name_patients, read_earlier
+from c3s3_seg.dataset.patients import GIVEN, OWN, Guess, counted, patients_by_path
 from c3s3_seg.dataset.splits import Member, assign
 from c3s3_seg.errors import C3S3Error, InputError
+from c3s3_seg.files import PlainName
+from c3s3_seg.io.image import image_stem, image_suffix
 from c3s3_seg.workers import each
 
 UNREAD = {"image": ""}  # known as nothing: reading it will say why
@@ -32,11 +35,13 @@ class Settings:
     labels
         Names and values; None: as the masks or the layout have them.
     patient
-        A regular expression for the patient in the path of a scan; None: from DICOM, or each scan its own.
+        A regular expression for the patient in the path of a scan; None: from DICOM, or as `patients` has it.
     validation, seed
         Patients for validation, and what draws them; None: about 1 in 10, or as the layout has it.
     name, modality
         Of the data set; empty: the folder's name, and what the headers say.
+    empty_masks
+        Learn from masks that hold nothing but background.
     """
 
     search: Search = field(default_factory=Search)
@@ -46,6 +51,7 @@ class Settings:
     seed: int = 0
     name: str = ""
     modality: str = ""
+    empty_masks: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,17 +81,61 @@ def find(source: Path, settings: Settings, progress: Progress = silent) -> Inven
     InputError
         As `discover` and `read_layout` do.
     """
-    found = read_layout(source, settings.search, progress)
+    search = replace(settings.search, labels=settings.labels)
+    found = read_layout(source, search, progress)
     if found is None:
-        found = discover(source, settings.search, progress)
+        found = discover(source, search, progress)
+    found = _with_plain_names(found)
     if settings.validation is not None:
         found = replace(found, pairs=tuple(_unsplit(pair) for pair in found.pairs))
     if settings.patient is None:
-        return found
+        return _with_patients(found)
     scans, refused = by_name([pair.scan for pair in found.pairs], settings.patient)
     renamed = {scan.part: scan for scan in scans}
     pairs = tuple(replace(p, scan=renamed[p.scan.part]) for p in found.pairs if p.scan.part in renamed)
-    return replace(found, pairs=pairs, refused=(*found.refused, *refused))
+    return _with_patients(replace(found, pairs=pairs, refused=(*found.refused, *refused)))
+
+
+def _with_plain_names(found: Inventory) -> Inventory:
+    """Without the scans whose names, as they are in the source, cannot be names of cases."""
+    pairs, refused = [], []
+    for pair in found.pairs:
+        try:
+            if pair.scan.part.kind != "dicom":
+                PlainName(pair.scan.stem)
+                PlainName(f"{pair.scan.stem}{SUFFIX}")
+            pairs.append(pair)
+        except ValueError as error:
+            reason = f"its name cannot be that of a case: wanted {error}. Rename it."
+            refused.append(Refused(pair.scan.part.place, reason))
+    return replace(found, pairs=tuple(pairs), refused=(*found.refused, *refused))
+
+
+def _with_patients(found: Inventory) -> Inventory:
+    """With a patient for each scan of which only its path says it, and with what was gone by."""
+    unknown = [pair.scan for pair in found.pairs if not pair.scan.patient and pair.scan.part.kind != "dicom"]
+    paths = [PurePath(scan.part.place) for scan in unknown]
+    guesses = patients_by_path([path.parent / _stem(path) for path in paths])
+    by_part = dict(zip([scan.part for scan in unknown], guesses, strict=True))
+    pairs, all_guesses = [], []
+    for number, pair in enumerate(found.pairs):
+        scan = pair.scan
+        guess = by_part.get(scan.part) or _as_found(scan.patient, number)
+        all_guesses.append(guess)
+        named = scan if scan.part not in by_part else replace(scan, patient=f"path {guess.patient}")
+        pairs.append(replace(pair, scan=named))
+    return replace(found, pairs=tuple(pairs), patients_by=counted(all_guesses))
+
+
+def _stem(path: PurePath) -> str:
+    return image_stem(Path(path)) if image_suffix(Path(path)) else path.stem
+
+
+def _as_found(patient: str, number: int) -> Guess:
+    """A patient that is known by DICOM, --patient or the index; a DICOM scan without any id is its own."""
+    kind = patient.partition(" ")[0]
+    rule = {"p": GIVEN, "name": "--patient", "": OWN}.get(kind, f"DICOM's {kind}")
+    return Guess(patient or f"scan {number}", rule)
 
 
 def _unsplit(pair: Pair) -> Pair:

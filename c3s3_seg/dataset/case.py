@@ -37,6 +37,8 @@ class Work:
         Name -> value of what the mask may hold.
     sha256
         `image` and `label`: what the record says of the files, where there is a record.
+    empty
+        Whether its mask may hold nothing but background.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Work:
     mask: Path | None
     labels: Mapping[str, int]
     sha256: Mapping[str, str]
+    empty: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +127,7 @@ def _mask(work: Work, scan: Volume) -> tuple[Volume | None, list[Finding]]:
         found = f"the mask has {mask.geometry}; its image {scan.geometry}"
         fault = Fault("other-grid", found, "one grid", "Resample the mask to the image that it was drawn on")
         return None, [_spared(work, _finding(work, fault))]
-    wrong = mask_fault(mask, work.labels, required=work.kind == "labelled")
+    wrong = mask_fault(mask, work.labels, required=work.kind == "labelled" and not work.empty)
     if wrong is None:
         return scan.geometry.volume(mask.array, mask.source), []
     return None, [_spared(work, replace(_finding(work, wrong), shown=(work.name,)))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -104,8 +105,15 @@ def source_hashes(scan: Part, mask: Part | None) -> dict[str, str]:
     """
     found = {"image": content_sha256(scan.files, scan.phase)}
     if mask is not None:
-        found["label"] = content_sha256(mask.files, mask.phase)
+        found["label"] = _mask_sha256(mask)
     return found
+
+
+def _mask_sha256(mask: Part) -> str:
+    if mask.kind != "structures":
+        return content_sha256(mask.files, mask.phase)
+    each = sorted(f"{name} {sha256(path)}" for name, path in zip(mask.names, mask.files, strict=True))
+    return hashlib.sha256("\n".join(each).encode()).hexdigest()
 
 
 def _is_whole(work: Work, known: Record, sources: Mapping[str, str]) -> bool:
@@ -113,6 +121,8 @@ def _is_whole(work: Work, known: Record, sources: Mapping[str, str]) -> bool:
     if known.source_sha256 != sources or known.settings != work.settings:
         return False
     files = {"image": work.image, "label": work.label}
+    if not known.sha256.keys() <= files.keys():
+        return False
     return all(files[key].is_file() and sha256(files[key]) == known.sha256[key] for key in known.sha256)
 
 
@@ -155,14 +165,15 @@ def _mask(work: Work, scan: Volume) -> tuple[Volume | None, str]:
     """The mask on the scan's grid; or none, and why it was refused."""
     if work.mask is None:
         return None, ""
-    drawing = work.mask.drawing
+    part = work.mask
+    names = part.names if part.drawing is None else part.drawing.names
     try:
-        values = {} if drawing is None else work.labels.of_drawing(drawing)
+        values = work.labels.of_names(names, part.files[0]) if names or part.drawing else {}
         mask = work.mask.mask(scan.geometry, values)
         unknown = work.labels.unknown(np.unique(mask.array).tolist())
         if unknown:
             raise InputError(f"it holds the value {unknown[0]}, which no label has")
-    except C3S3Error as error:
+    except (C3S3Error, ValueError) as error:
         return None, reason_of(error)
     return replace(mask, array=mask.array.astype(np.min_scalar_type(int(mask.array.max())))), ""
 

@@ -13,22 +13,20 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path, PurePath
 
-import numpy as np
-
+from c3s3_seg.dataset.arrays import Arrays, find_arrays, is_array_file
 from c3s3_seg.dataset.items import Haul, Inventory, Mask, Part, Refused, Scan, reason_of
-from c3s3_seg.dataset.pairing import Grids, pair, says, trail
-from c3s3_seg.errors import InputError
+from c3s3_seg.dataset.labels import Labels
+from c3s3_seg.dataset.mask import few_values, why_no_mask
+from c3s3_seg.dataset.pairing import Grids, Shelf, pair, says, trail
+from c3s3_seg.dataset.structures import LEFT_OUT, Gathered, gather
+from c3s3_seg.errors import C3S3Error, InputError
 from c3s3_seg.io.cases import walk_files
 from c3s3_seg.io.choice import Fix, SeriesRule
 from c3s3_seg.io.hashes import scan_files
-from c3s3_seg.io.image import ROUNDED_BY, as_labels, image_stem, image_suffix, load_image, nearest_whole
-from c3s3_seg.io.scan_like import holds_bodies
+from c3s3_seg.io.image import image_stem, image_suffix, load_image
 from c3s3_seg.io.sniff import is_dicom, is_zip
-from c3s3_seg.volume import Array, Geometry, Volume
+from c3s3_seg.volume import Geometry
 from c3s3_seg.workers import Died, each
-
-MOST_VALUES = 64  # of a mask, background included, unless its voxels are plainly those of bodies
-LARGEST_VALUE = 65535
 
 # Called with (what is at work, how many are done, of how many).
 Progress = Callable[[str, int, int], None]
@@ -52,12 +50,15 @@ class Search:
         Patterns of paths, relative to the source, that are passed over: `*.old.nii.gz`, `2019/*`.
     workers
         Processes that look into image files.
+    labels
+        The labels that are wanted, where they were named: mask files of one structure each are found by them.
     """
 
     rule: SeriesRule | None = None
     fix: frozenset[Fix] = frozenset()
     leave_out: tuple[str, ...] = ()
     workers: int = 1
+    labels: Labels | None = None
 
 
 @dataclass(frozen=True)
@@ -103,8 +104,11 @@ def discover(root: Path, search: Search, progress: Progress = silent) -> Invento
         If a folder cannot be read.
     """
     found = Haul()
+    arrays = arrays_in(root, search)
     dicoms, images = [], []
     for path in wanted_files(root, search.leave_out):
+        if is_array_file(path):
+            continue
         if image_suffix(path):
             images.append(path)
         elif is_dicom(path):
@@ -117,8 +121,22 @@ def discover(root: Path, search: Search, progress: Progress = silent) -> Invento
         _sort_dicom(root, dicoms, search, found)
     _sort_images(root, images, search, found, progress)
     found.scans.sort(key=lambda scan: scan.part.place)
-    pairs, refused = pair(found.scans, found.masks)
-    return Inventory(tuple(pairs), (*found.refused, *refused), found.passed)
+    gathered = Gathered(rest=found.masks)
+    if search.labels is not None:
+        gathered = gather(Shelf(found.scans), found.masks, search.labels)
+        found.passed.update({LEFT_OUT: gathered.left_out} if gathered.left_out else {})
+    pairs, refused = pair(found.scans, gathered.rest, gathered.masks)
+    refused = [*found.refused, *gathered.refused, *refused, *arrays.refused]
+    found.passed.update(arrays.passed)
+    return Inventory((*pairs, *arrays.pairs), tuple(refused), found.passed, assumed=arrays.assumed)
+
+
+def arrays_in(root: Path, search: Search) -> Arrays:
+    """The scans in HDF5 files, see `find_arrays`."""
+    files = list(walk_files(root))
+    if not any(map(is_array_file, files)):
+        return Arrays()
+    return find_arrays(root, files, lambda p: is_left_out(p.relative_to(root).as_posix(), search.leave_out))
 
 
 def _sort_dicom(root: Path, files: Sequence[Path], search: Search, found: Haul) -> None:
@@ -136,13 +154,12 @@ def _sort_dicom(root: Path, files: Sequence[Path], search: Search, found: Haul) 
 def _sort_images(root: Path, images: Sequence[Path], search: Search, found: Haul, progress: Progress) -> None:
     """Scans first, as some masks are known by lying on the grid of one."""
     unsure: list[tuple[Path, Probe]] = []
-    mend = "orthonormal" in search.fix
     for path, probe in probes(images, search, progress):
         said = says(stem_path(path, root))
         if isinstance(probe, str):
             found.refused.append(Refused(_place(path, root), probe))
         elif probe.values is None and said == "mask":
-            reason = f"it is named like a mask, and {why_no_mask(load_image(path, orthonormal=mend))}"
+            reason = f"it is named like a mask, and {why_no_mask_file(path, search)}"
             found.refused.append(Refused(_place(path, root), reason))
         elif probe.values is None:
             found.scans.append(_scan(path, root, probe.grid))
@@ -181,32 +198,12 @@ def _probe(work: tuple[Path, bool]) -> Probe | str:
         return reason_of(error)
 
 
-def why_no_mask(volume: Volume) -> str:
-    """What that of which `few_values` finds none holds that a mask may not."""
-    what = "holds values that no mask has"
+def why_no_mask_file(path: Path, search: Search) -> str:
+    """What an image file holds that no mask has; its probe found no values of a mask."""
     try:
-        as_labels(volume)
-    except InputError as error:
-        return f"{what}: {reason_of(error)}"
-    return f"{what}: more than {MOST_VALUES} different ones, or one above {LARGEST_VALUE}. Rename or mend it"
-
-
-def few_values(array: Array) -> tuple[int, ...] | None:
-    """Foreground values of what may be a mask; None where it holds other than few whole numbers from 0.
-
-    A whole-body mask may hold a hundred, and they are the values of bodies.
-    """
-    top = float(array.max())
-    if float(array.min()) < -ROUNDED_BY or top > LARGEST_VALUE:
-        return None
-    whole, _ = nearest_whole(array)
-    if whole is None:
-        return None
-    there = np.zeros(int(whole.max()) + 1, dtype=bool)
-    there[whole.astype(np.uint16, copy=False).ravel(order="K")] = True
-    values = np.flatnonzero(there)
-    few = len(values) <= MOST_VALUES or holds_bodies(array)
-    return tuple(int(v) for v in values if v) if few else None
+        return why_no_mask(load_image(path, orthonormal="orthonormal" in search.fix))
+    except C3S3Error as error:  # it was readable a moment ago
+        return f"cannot be read any more: {reason_of(error)}"
 
 
 def stem_path(path: Path, root: Path) -> PurePath:
@@ -248,9 +245,10 @@ def by_name(scans: Sequence[Scan], pattern: str) -> tuple[list[Scan], list[Refus
     kept, refused = [], []
     for scan in scans:
         match = compiled.search(scan.part.place)
-        if match is None:
+        name = match.group(1 if match.groups() else 0) if match is not None else ""
+        if not name:
             reason = f"--patient '{pattern}' is not found in its path, so of whom it is is not known"
             refused.append(Refused(scan.part.place, reason))
         else:
-            kept.append(replace(scan, patient=f"name {match.group(1 if match.groups() else 0)}"))
+            kept.append(replace(scan, patient=f"name {name}"))
     return kept, refused

@@ -85,7 +85,8 @@ def _work(data: DataSet) -> list[Work]:
             continue
         mask = masks[0] if len(masks) == 1 else None
         record = data.records.get(name)
-        work.append(Work(name, kind, scans[0], mask, dict(data.labels), record.sha256 if record else {}))
+        hashes = record.sha256 if record else {}
+        work.append(Work(name, kind, scans[0], mask, dict(data.labels), hashes, data.empty_masks))
     return work
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from c3s3_seg.dataset.index import INDEX
 from c3s3_seg.errors import InputError
 from c3s3_seg.io.scan_like import scan_words
 from c3s3_seg.recipe import grey_fault
@@ -57,7 +58,7 @@ def mask_fault(mask: Volume, labels: Mapping[str, int], *, required: bool = True
         return Fault("mask-values", words, "a mask", todo)
     there = values_in(mask.array)
     if required and not there:
-        todo = "Draw the mask, or list the case as unlabelled"
+        todo = f'Draw the mask, list the case as unlabelled, or set "empty_masks": true in {INDEX}'
         return Fault("mask-empty", "the mask is empty", "at least one label in it", todo)
     unknown = [value for value in there if value not in labels.values()] if labels else []
     if not unknown:

@@ -1,6 +1,6 @@
 """dataset.json: which cases there are, what each is for, and of whom it is.
 
-    dataset.json    this module's `DataSet`; other keys (name, source, ...) are for the reader
+    dataset.json    this module's `DataSet`; other keys (source, ...) are for the reader
     imagesTr/       one image file a case: CASE.nii.gz
     labelsTr/       masks of the labelled and of the validation cases, named alike
     imagesTs/, labelsTs/    the same of test cases, where there are any
@@ -12,17 +12,23 @@ gives them such an index.
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from c3s3_seg.errors import InputError
-from c3s3_seg.files import read_json, write_whole
+from annotated_types import Ge, Le
+
+from c3s3_seg.errors import ConfigError, InputError
+from c3s3_seg.files import PlainName, read_json, write_whole
 from c3s3_seg.io.cases import mask_files
 from c3s3_seg.io.image import IMAGE_SUFFIXES
 from c3s3_seg.schema import closed, dump, parse
+
+_Texts = dict[str, dict[str, str]]
+_Value = Annotated[int, Ge(0), Le(65535)]  # 16 bits, in a mask file
 
 INDEX = "dataset.json"
 IMAGES, MASKS = "imagesTr", "labelsTr"
@@ -102,6 +108,12 @@ class Record:
 
 
 @dataclass(frozen=True)
+class _Head:
+    name: str = ""
+    empty_masks: bool = False
+
+
+@dataclass(frozen=True)
 class DataSet:
     """A folder with its index.
 
@@ -117,6 +129,10 @@ class DataSet:
         Which case is for what.
     records
         Case -> where it comes from; only of cases that `prepare` brought in.
+    patient_of
+        Case -> its patient, where the index says so by hand: names of cases are not looked at then.
+    empty_masks
+        Whether a labelled case may hold nothing but background, and is learnt from as such.
     """
 
     folder: Path
@@ -125,6 +141,8 @@ class DataSet:
     labels: Mapping[str, int] = field(default_factory=dict)
     splits: Splits = Splits()
     records: Mapping[str, Record] = field(default_factory=dict)
+    patient_of: Mapping[str, str] = field(default_factory=dict)
+    empty_masks: bool = False
 
     @classmethod
     def load(cls, folder: Path) -> DataSet:
@@ -135,31 +153,43 @@ class DataSet:
         InputError
             If there is no index, it is not JSON, or a case is named twice.
         ConfigError
-            If a key has a value that it cannot have.
+            If a key has a value that it cannot have, or a case's name is no plain file name.
         """
         path = folder / INDEX
-        try:
-            data = read_json(path)
-        except InputError as error:
-            todo = "Give a data set; c3s3-seg prepare makes one of a folder of scans"
-            raise InputError(error.what, where=path, todo=todo) from error
-        if not isinstance(data, dict):
-            raise InputError("holds no table of keys", where=path)
-        splits = parse(Splits, {k: data.get(k, []) for k in SPLITS}, path)
+        data = read_index(path)
+        head = parse(_Head, {key: data[key] for key in ("name", "empty_masks") if key in data}, path)
+        splits = Splits(**parse(dict[str, tuple[PlainName, ...]], {k: data.get(k, []) for k in SPLITS}, path))
         _refuse_twice(splits, path)
-        records = parse(dict[str, Record], data.get("cases", {}), path)
-        head = {key: str(data.get(key, "")) for key in ("name", "modality")}
+        tables = parse(dict[str, dict[str, Any]], {k: data.get(k, {}) for k in ("cases", "patient_of")}, path)
+        by_case = parse(dict[PlainName, Record], tables["cases"], path)
+        records = {str(case): record for case, record in by_case.items()}
         return cls(
-            folder, **head, labels=parse_labels(data.get("labels", {}), path), splits=splits, records=records
+            folder,
+            head.name,
+            channel(data, "modality", path),
+            parse_labels(data.get("labels", {}), path),
+            splits,
+            records,
+            parse(_Texts, {"patient_of": tables["patient_of"]}, path)["patient_of"],
+            head.empty_masks,
         )
 
     def save(self, **more: Any) -> Path:
         """Write the index, with further keys for the reader; gives its path."""
-        head = {"name": self.name, "modality": self.modality, "labels": {"background": 0, **self.labels}}
+        head: dict[str, Any] = {
+            "name": self.name,
+            "modality": self.modality,
+            "labels": {"background": 0, **self.labels},
+        }
         records = {name: dump(record) for name, record in self.records.items()}
+        if self.patient_of:
+            head["patient_of"] = dict(self.patient_of)
+        if self.empty_masks:
+            head["empty_masks"] = True
         content = {**head, **more, **dump(self.splits), **({"cases": records} if records else {})}
         path = self.folder / INDEX
-        write_whole(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+        text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+        write_whole(path, text.encode("utf-8", "backslashreplace"))  # file names need not be Unicode
         return path
 
     def scan(self, case: str) -> Path:
@@ -205,7 +235,8 @@ class DataSet:
         if kind == MASKS:
             return mask_files(self.place(kind, case), case)
         paths = (self.place(kind, case) / f"{case}{suffix}" for suffix in IMAGE_SUFFIXES)
-        return [path for path in paths if path.is_file()]
+        # Unlike Path.is_file, it does not raise for a name that is too long.
+        return [path for path in paths if os.path.isfile(path)]
 
 
 def _refuse_twice(splits: Splits, path: Path) -> None:
@@ -216,15 +247,80 @@ def _refuse_twice(splits: Splits, path: Path) -> None:
         raise InputError(what, where=path)
 
 
-def parse_labels(found: Any, path: Path) -> dict[str, int]:
-    """`{"background": 0, "atrium": 1}`, or the Decathlon's `{"0": "background", "1": "atrium"}`.
+def read_index(path: Path) -> dict[str, Any]:
+    """What an index holds.
+
+    Raises
+    ------
+    InputError
+        If there is none, or it is no table of keys in JSON.
+    """
+    try:
+        data = read_json(path)
+    except InputError as error:
+        todo = "Give a data set; c3s3-seg prepare makes one of a folder of scans"
+        raise InputError(error.what, where=path, todo=todo) from error
+    if not isinstance(data, dict):
+        raise InputError("holds no table of keys", where=path)
+    return data
+
+
+def is_inside(root: Path, path: Path) -> bool:
+    """Whether a path lies in a folder, links followed."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
+
+
+def channel(data: Mapping[str, Any], key: str, path: Path) -> str:
+    """`"modality": "MR"`, or the first of `"modality": {"0": "MRI"}`; empty where there is none.
 
     Raises
     ------
     ConfigError
         If it is neither.
     """
-    if isinstance(found, dict) and found and all(str(key).isdigit() for key in found):
-        found = {str(name): int(value) for value, name in found.items()}
-    labels = parse(dict[str, int], found, path)
-    return {name: value for name, value in labels.items() if value != 0}
+    found = data.get(key, "")
+    if isinstance(found, dict):
+        return next(iter(parse(_Texts, {key: found}, path)[key].values()), "")
+    return parse(dict[str, str], {key: found}, path)[key]
+
+
+def parse_labels(found: Any, path: Path) -> dict[str, int]:
+    """`{"background": 0, "atrium": 1}`, or the Decathlon's `{"0": "background", "1": "atrium"}`.
+
+    Raises
+    ------
+    ConfigError
+        If it is neither, a value is none that a mask can hold, or two labels have one value or one name.
+    InputError
+        If a label is a region of several values, as nnU-Net has them.
+    """
+    if isinstance(found, dict):
+        _refuse_regions(found, path)
+        found = {
+            key: str(value).lower() if isinstance(value, bool) else value for key, value in found.items()
+        }
+    if isinstance(found, dict) and found and all(map(_is_number, found)):
+        by_value = parse(_Texts, {"labels": found}, path)["labels"]
+        pairs = [(name, int(value)) for value, name in by_value.items()]
+    else:
+        pairs = list(parse(dict[str, dict[str, _Value]], {"labels": found}, path)["labels"].items())
+    for what, seen in (("name", [name for name, _ in pairs]), ("value", [value for _, value in pairs])):
+        twice = [item for item, count in Counter(seen).items() if count > 1]
+        if twice:
+            raise ConfigError(f"two labels have the {what} {twice[0]!r}; wanted one of each", where=path)
+    return {name: value for name, value in pairs if value != 0}
+
+
+def _is_number(key: str) -> bool:
+    return key.isascii() and key.isdecimal() and len(key) <= 5
+
+
+def _refuse_regions(found: dict[str, Any], path: Path) -> None:
+    regions = [f"'{name}' = {value}" for name, value in found.items() if isinstance(value, list)]
+    if regions:
+        what = f"its labels are regions of several values ({regions[0]}), which are not supported"
+        todo = (
+            "Name each value that the masks hold, with --labels NAME=VALUE,... or in place of the regions,"
+            " and join labels after the prediction"
+        )
+        raise InputError(what, where=path, todo=todo)

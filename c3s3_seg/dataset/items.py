@@ -8,7 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from c3s3_seg.errors import C3S3Error, Told
+from c3s3_seg.files import printable
 from c3s3_seg.io import load, load_mask
 from c3s3_seg.io.choice import Fix, Reading
 from c3s3_seg.io.drawing import Drawing, load_drawing
@@ -16,7 +19,9 @@ from c3s3_seg.io.image import ROUNDED, as_labels
 from c3s3_seg.io.turn import turned_onto
 from c3s3_seg.volume import Geometry, Source, Volume
 
-Kind = Literal["image", "dicom", "hdf5", "drawing"]
+OVERLAP = "structures overlap, the label named later was taken"
+
+Kind = Literal["image", "dicom", "hdf5", "drawing", "structures"]
 Split = Literal["", "labelled", "unlabelled", "validation", "test"]
 
 
@@ -27,7 +32,7 @@ class Part:
     Parameters
     ----------
     kind
-        `image`: NIfTI, NRRD, MHA. `drawing`: a DICOM SEG or RTSTRUCT.
+        `image`: NIfTI, NRRD, MHA. `drawing`: a DICOM SEG or RTSTRUCT. `structures`: a mask file for each.
     place
         Where it is, relative to the source: for the terminal, never for a file, as a folder of DICOM
         files may have a patient's name.
@@ -39,6 +44,8 @@ class Part:
         HDF5: of the voxels.
     drawing
         What a SEG or RTSTRUCT refers to.
+    names
+        Structures: the label of each file.
     """
 
     kind: Kind
@@ -47,13 +54,14 @@ class Part:
     key: str = ""
     spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0)
     drawing: Drawing | None = None
+    names: tuple[str, ...] = ()
 
     @property
     def public(self) -> str:
         """Where it is, as a file may say it."""
         if self.kind == "dicom":
             return f"a DICOM series, {len(self.files)} files"
-        return "a DICOM SEG or RTSTRUCT" if self.kind == "drawing" else self.place
+        return "a DICOM SEG or RTSTRUCT" if self.kind == "drawing" else printable(self.place)
 
     @property
     def phase(self) -> str:
@@ -79,7 +87,7 @@ class Part:
         return load(self.files[0], fix=fix & {"orthonormal"})
 
     def mask(self, grid: Geometry, values: Mapping[str, int]) -> Volume:
-        """Read it as a mask on the grid of its scan; `values` are those of the names in a drawing.
+        """Read it as a mask on the grid of its scan; `values` are those of its names, where it has any.
 
         Raises
         ------
@@ -92,8 +100,28 @@ class Part:
             found = as_labels(self.scan(Path(), frozenset()))
             notes = tuple(note for note in found.source.notes if note.startswith(ROUNDED))
             return grid.volume(found.array, Source(notes=notes))
-        mask = turned_onto(load_mask(self.files[0]), grid)
-        return mask if mask.geometry is grid else load_mask(self.files[0], grid=grid)
+        if self.kind == "structures":
+            return self._merged(grid, values)
+        return _on_grid(self.files[0], grid)
+
+    def _merged(self, grid: Geometry, values: Mapping[str, int]) -> Volume:
+        """All structures in one mask; where two overlap, the label named later is taken, with a note."""
+        merged = np.zeros(grid.shape, dtype=np.uint16)
+        files, notes = dict(zip(self.names, self.files, strict=True)), []
+        for name, value in values.items():
+            mask = _on_grid(files[name], grid)
+            notes += [f"{note} ('{name}')" for note in mask.source.notes]
+            inside = mask.array > 0
+            both = np.count_nonzero(inside & (merged > 0) & (merged != value))
+            if both:
+                notes.append(f"{OVERLAP}: {both} voxels of '{name}' had another label")
+            merged[inside] = value
+        return Volume(merged, grid, Source(self.files[0], notes=tuple(notes)))
+
+
+def _on_grid(path: Path, grid: Geometry) -> Volume:
+    mask = turned_onto(load_mask(path), grid)
+    return mask if mask.geometry is grid else load_mask(path, grid=grid)
 
 
 @dataclass(frozen=True)
@@ -208,9 +236,15 @@ class Inventory:
         Reason -> how many were passed over, being no scans or not wanted: no fault.
     labels
         Name -> value, where the layout says so.
+    assumed
+        What was taken for granted and has to be said: sentences without their full stop.
+    patients_by
+        What a patient was known by -> how many scans, of how many patients.
     """
 
     pairs: tuple[Pair, ...]
     refused: tuple[Refused, ...] = ()
     passed: Mapping[str, int] = field(default_factory=dict)
     labels: Mapping[str, int] = field(default_factory=dict)
+    assumed: tuple[str, ...] = ()
+    patients_by: Mapping[str, tuple[int, int]] = field(default_factory=dict)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from c3s3_seg.dataset.items import Mask
-from c3s3_seg.errors import InputError, shown
-from c3s3_seg.io.drawing import Drawing
+from c3s3_seg.errors import InputError, listed, shown
+from c3s3_seg.io.drawing import MOST, Drawing
 
 TODO = "Say it with --labels NAME=VALUE,NAME=VALUE"
 
@@ -38,7 +39,7 @@ class Labels:
         values: dict[str, int] = {}
         for item in text.split(","):
             name, equals, value = (part.strip() for part in item.rpartition("="))
-            if not (name and equals and value.isdecimal() and 0 < int(value) <= 65535) or name in values:
+            if not (name and equals and _is_value(value)) or name in values:
                 raise InputError(f"found the label '{item}'; wanted NAME=VALUE, VALUE from 1", todo=TODO)
             values[name] = int(value)
         return cls(values)
@@ -52,26 +53,39 @@ class Labels:
         return {first[value]: value for value in sorted(first)}
 
     def of_drawing(self, drawing: Drawing) -> dict[str, int]:
-        """Name in a drawing -> value; upper and lower case are alike.
+        """As `of_names`, of the names in a DICOM SEG or RTSTRUCT."""
+        return self.of_names(drawing.names, drawing.path)
+
+    def of_names(self, names: Sequence[str], where: Path) -> dict[str, int]:
+        """Name in a mask, or of one of its files -> value; upper and lower case are alike.
+
+        They are in the order of the labels, as they were given.
 
         Raises
         ------
         InputError
-            If one of the labels has no segment or region: whether it is absent or was not drawn is not known.
+            If one of the labels has no segment, region or file: whether it is absent or was not drawn is
+            not known.
         """
         known = {name.casefold(): value for name, value in self.values.items()}
-        found = {n: known[n.casefold()] for n in drawing.names if n.casefold() in known}
+        order = list(known)
+        wanted = sorted((n for n in names if n.casefold() in known), key=lambda n: order.index(n.casefold()))
+        found = {name: known[name.casefold()] for name in wanted}
         missing = [name for name, value in self.named.items() if value not in found.values()]
         if missing:
-            held = ", ".join(f"'{name}'" for name in drawing.names) or "nothing"
+            held = listed((f"'{name}'" for name in names), MOST) or "nothing"
             what = f"nothing in it is named '{missing[0]}'; it holds {held}"
             todo = f"Name it too, as a second name of that value: --labels '{missing[0]}=1,OTHER NAME=1'"
-            raise InputError(what, where=drawing.path, todo=todo)
+            raise InputError(what, where=where, todo=todo)
         return found
 
     def unknown(self, values: Iterable[int]) -> list[int]:
         """Which foreground values no label has."""
         return sorted(set(values) - {0} - set(self.values.values()))
+
+
+def _is_value(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) <= 9 and 0 < int(text) <= 65535
 
 
 def agreed(given: Labels | None, masks: Sequence[Mask]) -> Labels:
@@ -118,6 +132,6 @@ def _by_values(masks: Sequence[Mask]) -> Labels:
     largest: frozenset[int] = max(kinds, key=lambda values: (len(values), kinds[values]), default=frozenset())
     odd = [values for values in kinds if not values <= largest]
     if odd:
-        listed = "; ".join(f"{shown(sorted(v))} in {kinds[v]}" for v in (largest, *odd[:3]))
-        raise InputError(f"the masks do not hold the same values: {listed}", todo=TODO)
+        some = "; ".join(f"{shown(sorted(v))} in {kinds[v]}" for v in (largest, *odd[:3]))
+        raise InputError(f"the masks do not hold the same values: {some}", todo=TODO)
     return Labels({f"label_{value}": value for value in sorted(largest)})

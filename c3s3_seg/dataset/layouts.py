@@ -3,40 +3,44 @@
 ours                dataset.json with `labelled`: its splits are kept
 Decathlon           dataset.json with `training`: pairs of `image` and `label`
 nnU-Net             dataset.json with `channel_names`; imagesTr/CASE_0000.nii.gz, labelsTr/CASE.nii.gz
-left atrium, h5     CASE/mri_norm2.h5, train.list, test.list: the benchmark of UA-MT and its successors
-Pancreas-CT, h5     CASE_norm.h5, train.list, test.list: the same for the pancreas
+benchmarks' HDF5    see `arrays`
+
+What a list names lies in the folder: paths and links that lead out of it are refused, as `prepare` copies.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from c3s3_seg.dataset.arrays import is_array_file
 from c3s3_seg.dataset.discover import (
     Probe,
     Progress,
     Search,
-    few_values,
+    arrays_in,
     image_part,
     is_left_out,
     probes,
     silent,
     wanted_files,
-    why_no_mask,
+    why_no_mask_file,
 )
-from c3s3_seg.dataset.index import IMAGES, INDEX, MASKS, DataSet, parse_labels
-from c3s3_seg.dataset.items import Inventory, Mask, Pair, Part, Refused, Scan, Split, reason_of
+from c3s3_seg.dataset.index import IMAGES, INDEX, MASKS, DataSet, channel, is_inside, parse_labels, read_index
+from c3s3_seg.dataset.items import Inventory, Mask, Pair, Part, Refused, Scan, Split
 from c3s3_seg.dataset.pairing import KEPT
-from c3s3_seg.errors import C3S3Error, InputError
-from c3s3_seg.files import read_json
+from c3s3_seg.dataset.patients import GIVEN, patients_of
+from c3s3_seg.errors import ConfigError, InputError
+from c3s3_seg.files import PlainName
 from c3s3_seg.io.cases import scan_stem, walk_files
-from c3s3_seg.io.image import image_stem, image_suffix, load_image
+from c3s3_seg.io.image import image_stem, image_suffix
+from c3s3_seg.io.sniff import is_dicom
+from c3s3_seg.schema import parse
 
 MODALITIES = {"MR": "MR", "MRI": "MR", "CT": "CT", "PET": "PT", "PT": "PT"}
-ATRIUM_FILE, ATRIUM_MM = "mri_norm2.h5", (0.625, 0.625, 0.625)
-PANCREAS_END, PANCREAS_MM = "_norm.h5", (1.0, 1.0, 1.0)
 
 Found = list[tuple[Scan, Part | None]]  # a scan, and the mask that the layout gives to it
 
@@ -49,31 +53,37 @@ def read_layout(root: Path, search: Search, progress: Progress = silent) -> Inve
     root
         The folder.
     search
-        What is left out, and how many processes look into the masks.
+        What is left out, how many processes look into the masks, and labels that go before the layout's.
     progress
         Is told which mask is looked into.
 
     Raises
     ------
     InputError
-        If an index or a list names what is not there, or several channels are wanted.
+        If an index or a list names what is not there or lies outside of the folder, several channels are
+        wanted, or labels are regions.
+    ConfigError
+        If a key of the index has a value that it cannot have.
     """
-    index = _index(root)
-    labels: Mapping[str, int] = {}
-    if index is None:
-        found = _hdf5(root, search)
-        if found is None:
-            return None
-    else:
-        for key, read in (("labelled", _ours), ("training", _decathlon), ("channel_names", _nnunet)):
-            if key in index:
-                found = read(root, index)
-                break
-        else:
-            return None
-        labels = _labels(index, root / INDEX)
-    passed = {"test images of the layout": n} if (n := _test_images(root, index)) else {}
-    return _inventory(root, found, labels, passed, search, progress)
+    index = read_index(root / INDEX) if (root / INDEX).is_file() else {}
+    for key, read in (("labelled", _ours), ("training", _decathlon), ("channel_names", _nnunet)):
+        if key in index:
+            found = read(root, index)
+            labels = {} if search.labels is not None else _labels(index, root / INDEX)
+            passed = {"test images of the layout": n} if (n := _test_images(root, index)) else {}
+            return _inventory(root, found, labels, passed, search, progress)
+    return _arrays(root, search)
+
+
+def _arrays(root: Path, search: Search) -> Inventory | None:
+    """HDF5 files, where there is nothing else; beside other files `discover` finds them."""
+    files = list(wanted_files(root, search.leave_out))
+    if not any(map(is_array_file, files)) or any(image_suffix(path) or is_dicom(path) for path in files):
+        return None
+    found = arrays_in(root, search)
+    if not found.pairs:
+        return None
+    return Inventory(tuple(found.pairs), tuple(found.refused), found.passed, assumed=found.assumed)
 
 
 def _inventory(
@@ -93,36 +103,14 @@ def _inventory(
         if part is None or is_left_out(part.place, search.leave_out):
             pairs.append(Pair(scan))
             continue
-        values = _values(part, seen)
-        if isinstance(values, tuple):
-            pairs.append(Pair(scan, Mask(part, None, values)))
+        probe = seen[part.files[0]]
+        if isinstance(probe, Probe) and probe.values is not None:
+            pairs.append(Pair(scan, Mask(part, None, probe.values)))
         else:
-            refused.append(Refused(part.place, values + KEPT))
+            reason = probe if isinstance(probe, str) else f"it {why_no_mask_file(part.files[0], search)}"
+            refused.append(Refused(part.place, reason + KEPT))
             pairs.append(Pair(scan))
     return Inventory(tuple(pairs), tuple(refused), dict(passed), labels)
-
-
-def _values(part: Part, seen: Mapping[Path, Probe | str]) -> tuple[int, ...] | str:
-    """The foreground values of a mask, or what is wrong with it."""
-    probe = seen.get(part.files[0])
-    if isinstance(probe, str):
-        return probe
-    if probe is not None and probe.values is not None:
-        return probe.values
-    try:
-        volume = load_image(part.files[0]) if probe is not None else part.scan(Path(), frozenset())
-    except C3S3Error as error:
-        return reason_of(error)
-    values = few_values(volume.array)
-    return f"it {why_no_mask(volume)}" if values is None else values
-
-
-def _index(root: Path) -> dict[str, Any] | None:
-    path = root / INDEX
-    if not path.is_file():
-        return None
-    data = read_json(path)
-    return data if isinstance(data, dict) else None
 
 
 def _labels(index: Mapping[str, Any], path: Path) -> dict[str, int]:
@@ -133,122 +121,132 @@ def _labels(index: Mapping[str, Any], path: Path) -> dict[str, int]:
     return parse_labels(found, path)
 
 
-def _test_images(root: Path, index: Mapping[str, Any] | None) -> int:
+def _test_images(root: Path, index: Mapping[str, Any]) -> int:
     folder = root / "imagesTs"
-    if index is None or "labelled" in index or not folder.is_dir():
+    if "labelled" in index or not folder.is_dir():
         return 0
     return sum(image_suffix(path) is not None for path in walk_files(folder))
 
 
-def _modality(index: Mapping[str, Any], key: str) -> str:
+def _modality(root: Path, index: Mapping[str, Any], key: str) -> str:
     """The one channel's modality, as DICOM has it."""
-    found = index.get(key)
-    if isinstance(found, dict):
-        found = next(iter(found.values()), "")
-    return MODALITIES.get(str(found).strip().upper(), "")
+    return MODALITIES.get(channel(index, key, root / INDEX).strip().upper(), "")
 
 
 def _ours(root: Path, index: Mapping[str, Any]) -> Found:
     data = DataSet.load(root)
+    modality = _modality(root, index, "modality")
+    known = patients_of(data, ())
     found: Found = []
     kinds: tuple[Split, ...] = ("labelled", "unlabelled", "validation", "test")
     for split in kinds:
         for case in getattr(data.splits, split):
-            record = data.records.get(case)
-            patient = f"p {record.patient}" if record else ""
-            part = image_part(data.scan(case), root)
-            mask = image_part(data.mask(case), root) if split != "unlabelled" or data.has_mask(case) else None
-            found.append(
-                (Scan(part, case, patient, modality=_modality(index, "modality"), split=split), mask)
-            )
+            patient = f"p {known[case].patient}" if known[case].rule == GIVEN else ""
+            part = _part(root, data.scan(case))
+            has_mask = split != "unlabelled" or data.has_mask(case)
+            mask = _part(root, data.mask(case)) if has_mask else None
+            found.append((Scan(part, case, patient, modality=modality, split=split), mask))
     return found
 
 
 def _decathlon(root: Path, index: Mapping[str, Any]) -> Found:
     pairs = index["training"]
     if not isinstance(pairs, list):
-        raise InputError("its key 'training' is no list", where=root / INDEX)
+        raise ConfigError(f"training = {_short(pairs)}: wanted a list", where=root / INDEX)
+    modality = _modality(root, index, "modality")
     found: Found = []
-    for item in pairs:
+    for number, item in enumerate(pairs):
         entry = item if isinstance(item, dict) else {"image": item}
         image, label = (entry.get(key) for key in ("image", "label"))
-        part = image_part(_named(root, image), root)
-        mask = image_part(_named(root, label), root) if label else None
+        part = _part(root, _named(root, image, f"training.{number}.image"))
+        at = f"training.{number}.label"
+        mask = None if label in (None, "") else _part(root, _named(root, label, at))
         stem = image_stem(part.files[0])
-        found.append((Scan(part, stem.removesuffix("_0000"), modality=_modality(index, "modality")), mask))
+        found.append((Scan(part, stem.removesuffix("_0000"), modality=modality), mask))
     listed = {scan.part.files[0] for scan, _ in found}
-    for path in _images(root / IMAGES):
+    for path in _images(root, IMAGES):
         if path not in listed:  # scans without a mask are in no list
-            found.append(
-                (Scan(image_part(path, root), image_stem(path), modality=_modality(index, "modality")), None)
-            )
+            found.append((Scan(_part(root, path), image_stem(path), modality=modality), None))
     return found
 
 
-def _named(root: Path, name: Any) -> Path:
+def _named(root: Path, name: Any, key: str) -> Path:
     """A file that an index names, if it is there and below its folder."""
-    path = root / str(name)
-    inside = path.resolve().is_relative_to(root.resolve())
-    if not inside or image_suffix(path) is None or not path.is_file():
-        raise InputError(f"names '{name}', which is no image file below its folder", where=root / INDEX)
+    if not isinstance(name, str):
+        raise ConfigError(f"{key} = {_short(name)}: wanted the path of an image file", where=root / INDEX)
+    path = root / os.path.normpath(name)
+    try:
+        is_there = is_inside(root, path) and image_suffix(path) is not None and path.is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        is_there = False
+    if not is_there:
+        raise InputError(f"names {_short(name)}, which is no image file below its folder", where=root / INDEX)
     return path
 
 
+def _part(root: Path, path: Path) -> Part:
+    """An image file of a layout, with the file that holds its voxels.
+
+    Raises
+    ------
+    InputError
+        If one is a link out of the folder: what a layout names is copied, and must be the folder's own.
+    """
+    part = image_part(path, root)
+    for file in part.files:
+        if not is_inside(root, file):
+            what = (
+                f"'{file.relative_to(root)}' is a link to a file outside of this folder: it is not followed"
+            )
+            raise InputError(what, where=root, todo="Copy the file into the folder")
+    return part
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
 def _nnunet(root: Path, index: Mapping[str, Any]) -> Found:
-    channels = index["channel_names"]
-    if len(channels) != 1:
-        what = f"has {len(channels)} channels ({', '.join(map(str, channels.values()))}); one is read"
+    channels = parse(dict[str, dict[str, str]], {"channel_names": index["channel_names"]}, root / INDEX)
+    names = channels["channel_names"].values()
+    if len(names) != 1:
+        what = f"has {len(names)} channels ({', '.join(names)}); one is read"
         todo = "Make a data set of one of them: its files, CASE_0000, with channel_names of one entry"
         raise InputError(what, where=root / INDEX, todo=todo)
-    masks = {scan_stem(image_stem(path)): path for path in _images(root / MASKS)}
+    modality = _modality(root, index, "channel_names")
+    if "dataset" in index:
+        return [(replace(scan, modality=modality), mask) for scan, mask in _nnunet_listed(root, index)]
+    masks = {scan_stem(image_stem(path)): path for path in _images(root, MASKS)}
     found: Found = []
-    for path in _images(root / IMAGES):
+    for path in _images(root, IMAGES):
         stem = image_stem(path).removesuffix("_0000")
-        mask = image_part(masks[stem], root) if stem in masks else None
-        scan = Scan(image_part(path, root), stem, modality=_modality(index, "channel_names"))
-        found.append((scan, mask))
+        mask = _part(root, masks[stem]) if stem in masks else None
+        found.append((Scan(_part(root, path), stem, modality=modality), mask))
     return found
 
 
-def _images(folder: Path) -> Iterator[Path]:
+def _nnunet_listed(root: Path, index: Mapping[str, Any]) -> Found:
+    """The key `dataset`: case -> `images`, one for each channel, and `label`."""
+    wanted = {"dataset": index["dataset"]}
+    listed = parse(dict[str, dict[PlainName, dict[str, Any]]], wanted, root / INDEX)["dataset"]
+    found: Found = []
+    for case, entry in listed.items():
+        key, images, label = f"dataset.{case}", entry.get("images"), entry.get("label")
+        if not isinstance(images, list) or len(images) != 1:
+            what = f"{key}.images = {_short(images)}: wanted a list of one path, for the one channel"
+            raise ConfigError(what, where=root / INDEX)
+        part = _part(root, _named(root, images[0], f"{key}.images.0"))
+        mask = None if label is None else _part(root, _named(root, label, f"{key}.label"))
+        found.append((Scan(part, case), mask))
+    return found
+
+
+def _images(root: Path, name: str) -> Iterator[Path]:
+    folder = root / name
     if folder.is_dir():
         yield from (path for path in sorted(folder.iterdir()) if _is_image(path))
 
 
 def _is_image(path: Path) -> bool:
     return image_suffix(path) is not None and not path.name.startswith(".")
-
-
-def _hdf5(root: Path, search: Search) -> Found | None:
-    """Cases in the benchmarks' HDF5 files; those of test.list are for the very end."""
-    files = list(wanted_files(root, search.leave_out))
-    cases: dict[str, tuple[Path, tuple[float, float, float], str]] = {}
-    for path in files:
-        if path.name == ATRIUM_FILE:
-            cases[path.parent.name] = (path, ATRIUM_MM, "MR")
-        elif path.name.endswith(PANCREAS_END):
-            cases[path.name.removesuffix(PANCREAS_END)] = (path, PANCREAS_MM, "CT")
-    if not cases:
-        return None
-    tests = {line for path in files if path.name == "test.list" for line in _lines(path)}
-    absent = sorted(tests - set(cases))
-    if absent:
-        raise InputError(
-            f"test.list names {len(absent)} cases that are not there, '{absent[0]}' for one", where=root
-        )
-    found: Found = []
-    for case, (path, spacing_mm, modality) in sorted(cases.items()):
-        parts = [
-            Part("hdf5", os.fspath(path.relative_to(root)), (path,), key, spacing_mm)
-            for key in ("image", "label")
-        ]
-        split: Split = "test" if case in tests else ""
-        found.append((Scan(parts[0], case, modality=modality, split=split), parts[1]))
-    return found
-
-
-def _lines(path: Path) -> Iterator[str]:
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        name = line.strip().removesuffix(PANCREAS_END)
-        if name:
-            yield name

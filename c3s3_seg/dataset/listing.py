@@ -6,12 +6,14 @@ import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Mapping
+from pathlib import Path
 
 from c3s3_seg.dataset.index import IMAGES, INDEX, MASKS, DataSet, Record, Splits
+from c3s3_seg.dataset.patients import GIVEN, Guess, patients_of
 from c3s3_seg.errors import InputError
 from c3s3_seg.io.cases import MASK_ENDINGS, scan_stem
 from c3s3_seg.io.image import image_stem, image_suffix
-from c3s3_seg.report.findings import Finding
+from c3s3_seg.report.findings import Finding, Severity
 
 FEW = 3  # labelled or validation cases: the mean of fewer says little
 # What a copy of a file is called: case_aug, case_aug2, case-copy, case - Copy, case (1), "Copy of case".
@@ -31,8 +33,6 @@ TOKENS = {
     "unlabeled": {"unlabelled"},
     "test": set(),
 }
-VISIT = re.compile(r"^(?P<patient>.*\d.*?)[_-](?P<visit>[a-z]*-?\d{1,8}|[a-z])$")
-SHARED = 1 / 3  # of the cases: a beginning that more have is the data set's name, not a patient's
 
 
 def kinds(splits: Splits) -> dict[str, str]:
@@ -42,22 +42,34 @@ def kinds(splits: Splits) -> dict[str, str]:
 
 def check_listing(data: DataSet) -> list[Finding]:
     """Everything that the index and the names of the files tell."""
+    cases = kinds(data.splits)
     findings = [
         *_counts(data),
         *_missing_files(data),
         *_unlisted(data),
-        *leaking_patients(data.splits, data.records),
+        *leaking_patients(data.splits, data.records, data.patient_of),
     ]
-    return findings + check_names(kinds(data.splits), data.records)
+    return findings + check_names(cases, data.records, data.patient_of)
 
 
-def leaking_patients(splits: Splits, records: Mapping[str, Record]) -> list[Finding]:
-    """A patient of whom one scan is learnt from and another one judged by, as the records have it."""
+def leaking_patients(
+    splits: Splits, records: Mapping[str, Record], patient_of: Mapping[str, str] | None = None
+) -> list[Finding]:
+    """A patient of whom one scan is learnt from and another one judged by, as the index has it.
+
+    Parameters
+    ----------
+    splits
+        Judged by: those for validation and for the test.
+    records, patient_of
+        Of the index.
+    """
+    known = {case: record.patient for case, record in records.items()} | dict(patient_of or {})
     scans: dict[str, list[str]] = defaultdict(list)
-    for name in splits.cases:
-        if name in records:
-            scans[records[name].patient].append(name)
-    judged, findings = set(splits.validation), []
+    for name in (*splits.cases, *splits.test):
+        if name in known:
+            scans[known[name]].append(name)
+    judged, findings = {*splits.validation, *splits.test}, []
     for patient, names in scans.items():
         aside = [name for name in names if name in judged]
         if aside and len(aside) < len(names):
@@ -70,30 +82,38 @@ def leaking_patients(splits: Splits, records: Mapping[str, Record]) -> list[Find
 
 
 def refuse_leaks(data: DataSet, splits: Splits) -> None:
-    """Raise what `leaking_patients` finds.
+    """Raise what `leaking_patients` finds, and what the names of the cases leave no doubt of.
 
     Raises
     ------
     InputError
         If a patient is learnt from and judged by.
     """
-    for leak in leaking_patients(splits, data.records)[:1]:
-        what = f"{leak.found}: {', '.join(leak.cases[:5])}; wanted {leak.wanted}"
-        raise InputError(what, where=data.folder / INDEX, todo=leak.todo)
+    sides = kinds(splits) | dict.fromkeys(splits.test, "validation")
+    named = _patients_by_name(sides, patients_of(data, sides))
+    for leak in leaking_patients(splits, data.records, data.patient_of) + named:
+        if leak.severity == "error":
+            what = f"{leak.found}: {', '.join(leak.cases[:5])}; wanted {leak.wanted}"
+            raise InputError(what, where=data.folder / INDEX, todo=leak.todo)
 
 
-def check_names(cases: Mapping[str, str], records: Mapping[str, Record]) -> list[Finding]:
+def check_names(
+    cases: Mapping[str, str], records: Mapping[str, Record], patient_of: Mapping[str, str] | None = None
+) -> list[Finding]:
     """What the names of cases give away.
 
     Parameters
     ----------
     cases
         Name -> labelled, unlabelled or validation.
-    records
+    records, patient_of
         Cases whose patient is known are judged by that, not by their names.
     """
-    unknown = {name: kind for name, kind in cases.items() if name not in records}
-    return _copies(cases) + _states_another_split(cases) + _patients_by_name(unknown)
+    names = DataSet(Path(), splits=Splits(tuple(cases)), records=records, patient_of=patient_of or {})
+    copies = _copies(cases)
+    same = {finding.cases for finding in copies}
+    leaks = [leak for leak in _patients_by_name(cases, patients_of(names, cases)) if leak.cases not in same]
+    return copies + _states_another_split(cases) + leaks
 
 
 def _copies(cases: Mapping[str, str]) -> list[Finding]:
@@ -139,23 +159,25 @@ def _states_another_split(cases: Mapping[str, str]) -> list[Finding]:
     return findings
 
 
-def _patients_by_name(cases: Mapping[str, str]) -> list[Finding]:
-    """Names like PATIENT_VISIT, where the same PATIENT is on both sides."""
-    found: dict[str, list[str]] = defaultdict(list)
+def _patients_by_name(cases: Mapping[str, str], patients: Mapping[str, Guess]) -> list[Finding]:
+    """Scans that are called like those of one patient, on both sides: an error if the names are plain."""
+    scans: dict[str, list[str]] = defaultdict(list)
     for name in cases:
-        match = VISIT.match(name.casefold())
-        if match:
-            found[match["patient"]].append(name)
-    several = {patient: names for patient, names in found.items() if len(names) > 1}
-    if len(found) < 3 or max(map(len, found.values())) > max(2, SHARED * len(cases)):
-        return []
+        if patients[name].rule != GIVEN:
+            scans[patients[name].patient].append(name)
     findings = []
-    for patient, names in several.items():
-        if len({cases[name] == "validation" for name in names}) == 2:
+    for patient, names in scans.items():
+        sides = {cases[name] == "validation" for name in names}
+        sure = {cases[name] == "validation" for name in names if patients[name].is_sure}
+        if len(sides) == 2:
             what = f"by their names they are scans of one patient ({patient}), learnt from and judged by"
-            todo = "Put all scans of a patient on one side"
             wanted = "no patient on both sides"
-            findings.append(Finding("warning", "name-patient", tuple(sorted(names)), what, wanted, todo))
+            todo = (
+                "Put all scans of a patient on one side; of different patients, give each its own in"
+                f' {INDEX}: "patient_of": {{"CASE": "PATIENT"}}'
+            )
+            severity: Severity = "error" if len(sure) == 2 else "warning"
+            findings.append(Finding(severity, "name-patient", tuple(sorted(names)), what, wanted, todo))
     return findings
 
 

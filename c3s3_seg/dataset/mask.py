@@ -8,7 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from c3s3_seg.volume import Volume
+from c3s3_seg.dataset.items import reason_of
+from c3s3_seg.errors import InputError
+from c3s3_seg.io.image import ROUNDED_BY, as_labels, nearest_whole
+from c3s3_seg.io.scan_like import holds_bodies
+from c3s3_seg.volume import Array, Volume
+
+MOST_VALUES = 64  # of a mask, background included, unless its voxels are plainly those of bodies
+LARGEST_VALUE = 65535
 
 Bools = NDArray[np.bool_]
 Voxel = tuple[int, int, int]
@@ -32,6 +39,34 @@ class MaskFacts:
     volumes_ml: dict[str, float]
     second: dict[str, tuple[float, Voxel | None]]
     cut: float
+
+
+def few_values(array: Array) -> tuple[int, ...] | None:
+    """Foreground values of what may be a mask; None where it holds other than few whole numbers from 0.
+
+    A whole-body mask may hold a hundred, and they are the values of bodies.
+    """
+    top = float(array.max())
+    if float(array.min()) < -ROUNDED_BY or top > LARGEST_VALUE:
+        return None
+    whole, _ = nearest_whole(array)
+    if whole is None:
+        return None
+    there = np.zeros(int(whole.max()) + 1, dtype=bool)
+    there[whole.astype(np.uint16, copy=False).ravel(order="K")] = True
+    values = np.flatnonzero(there)
+    few = len(values) <= MOST_VALUES or holds_bodies(array)
+    return tuple(int(v) for v in values if v) if few else None
+
+
+def why_no_mask(volume: Volume) -> str:
+    """What that of which `few_values` finds none holds that a mask may not."""
+    what = "holds values that no mask has"
+    try:
+        as_labels(volume)
+    except InputError as error:
+        return f"{what}: {reason_of(error)}"
+    return f"{what}: more than {MOST_VALUES} different ones, or one above {LARGEST_VALUE}. Rename or mend it."
 
 
 def measure_mask(mask: Volume, labels: Mapping[str, int]) -> MaskFacts:

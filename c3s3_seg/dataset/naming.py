@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-from c3s3_seg.dataset.convert import STATE
+from c3s3_seg.dataset.convert import STATE, SUFFIX
 from c3s3_seg.dataset.index import INDEX, DataSet, Record
 from c3s3_seg.dataset.items import Pair, Scan
 from c3s3_seg.errors import C3S3Error, InputError
-from c3s3_seg.files import read_json
+from c3s3_seg.files import PlainName, read_json
 from c3s3_seg.io.cases import unique_names
 from c3s3_seg.schema import parse
 
@@ -63,13 +64,15 @@ def read_earlier(out: Path) -> Earlier:
         record = _record(path)
         if path.name != INDEX and record is not None:
             records[path.stem] = record
-    return Earlier(records, validation, draw)
+    whole = {case: r for case, r in records.items() if "image" in r.source and "image" in r.source_sha256}
+    return Earlier(whole, validation, draw)
 
 
 def _record(path: Path) -> Record | None:
     try:
+        PlainName(path.stem)
         return parse(Record, read_json(path), path)
-    except C3S3Error:
+    except (C3S3Error, ValueError):
         return None  # not ours, or not whole: that case is done again
 
 
@@ -126,13 +129,23 @@ def _name_new(pairs: Sequence[Pair], names: dict[int, str], taken: Iterable[str]
     taken = list(taken)
     new = [number for number in range(len(pairs)) if number not in names]
     numbers = count(
-        1 + max((int(n) for name in taken if (n := name.removeprefix("case-")).isdigit()), default=0)
+        1 + max((int(n[1]) for name in taken if (n := re.fullmatch("case-([0-9]{1,9})", name))), default=0)
     )
     for number in (n for n in new if not pairs[n].scan.stem):
         names[number] = f"case-{next(numbers):04d}"
     files = [n for n in new if pairs[n].scan.stem]
-    wanted = [(pairs[n].scan.part.files[0].resolve().parent.name, pairs[n].scan.stem) for n in files]
+    wanted = [(_folder(pairs[n].scan.part.files[0], pairs[n].scan.stem), pairs[n].scan.stem) for n in files]
     names |= dict(zip(files, unique_names(wanted, [*taken, *names.values()]), strict=True))
+
+
+def _folder(path: Path, stem: str) -> str:
+    """The folder that tells two files of one name apart, if it may be in the name of a file."""
+    folder = path.resolve().parent.name
+    try:
+        PlainName(f"{folder}_{stem}_00000{SUFFIX}")
+    except ValueError:
+        return "x"
+    return folder or "x"
 
 
 def name_patients(scans: Sequence[Scan], cases: Sequence[str], earlier: Earlier) -> list[str]:
@@ -142,18 +155,23 @@ def name_patients(scans: Sequence[Scan], cases: Sequence[str], earlier: Earlier)
     long as one of their scans is still there; a scan of which no patient is known has one of its own.
     """
     known: dict[str, str] = {}
+    given: set[str] = set()
     for scan, case in zip(scans, cases, strict=True):
-        if scan.patient and case in earlier.records:
-            known.setdefault(scan.patient, earlier.records[case].patient)
-    used = [int(r.patient.removeprefix("p-")) for r in earlier.records.values() if r.patient[2:].isdigit()]
-    numbers = count(1 + max(used, default=0))
+        before = earlier.records[case].patient if case in earlier.records else ""
+        # Two patients whom an earlier run took for one are told apart from now on.
+        if scan.patient and before and scan.patient not in known and before not in given:
+            known[scan.patient] = before
+            given.add(before)
+    used = [n for r in earlier.records.values() if (n := re.fullmatch("p-([0-9]{1,9})", r.patient))]
+    numbers = count(1 + max((int(n[1]) for n in used), default=0))
     names = []
-    for scan, case in zip(scans, cases, strict=True):
-        if not scan.patient:
-            record = earlier.records.get(case)
-            names.append(record.patient if record else f"p-{next(numbers):04d}")
-            continue
-        if scan.patient not in known:
-            known[scan.patient] = f"p-{next(numbers):04d}"
-        names.append(known[scan.patient])
+    for number, (scan, case) in enumerate(zip(scans, cases, strict=True)):
+        record = earlier.records.get(case)
+        key = scan.patient or f"#{number}"
+        if not scan.patient and record is not None and record.patient not in given:
+            known[key] = record.patient
+            given.add(record.patient)
+        if key not in known:
+            known[key] = f"p-{next(numbers):04d}"
+        names.append(known[key])
     return names

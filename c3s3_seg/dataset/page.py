@@ -13,7 +13,7 @@ import numpy as np
 from c3s3_seg.dataset.examine import Examination, Progress
 from c3s3_seg.dataset.index import DataSet
 from c3s3_seg.errors import C3S3Error
-from c3s3_seg.files import write_whole
+from c3s3_seg.files import printable, write_whole
 from c3s3_seg.io import load, load_mask
 from c3s3_seg.report.figures import Dot, spread
 from c3s3_seg.report.findings import Finding, Severity, summary
@@ -56,7 +56,8 @@ def write_doctor_json(path: Path, found: Examination) -> None:
         "findings": [asdict(finding) for finding in found.findings],
         "cases": cases,
     }
-    write_whole(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    write_whole(path, text.encode("utf-8", "backslashreplace"))  # file names need not be Unicode
 
 
 def write_doctor_page(path: Path, found: Examination, *, progress: Progress | None = None) -> None:
@@ -82,7 +83,7 @@ def write_doctor_page(path: Path, found: Examination, *, progress: Progress | No
         pictures[id(finding)] = _figures(found.data, finding)
         if progress:
             progress(f"picture of {finding.cases[0]}", number + 1, len(drawn))
-    title = f"{found.data.name or found.data.folder.resolve().name}: data doctor"
+    title = printable(f"{found.data.name or found.data.folder.resolve().name}: data doctor")
     parts = [_head(title, found), _diagrams(found)]
     for severity, heading in HEADINGS.items():
         rows = [f for f in found.findings if f.severity == severity]
@@ -122,11 +123,11 @@ def _diagrams(found: Examination) -> str:
     drawn = []
     for label in labels:
         dots = [
-            Dot(0.0, mask.volumes_ml[label], name, links.get(name, ""))
+            Dot(0.0, mask.volumes_ml[label], printable(name), links.get(name, ""))
             for name, mask in masks
             if mask.volumes_ml.get(label)
         ]
-        drawn.append(spread(dots, f"{label} (ml)"))
+        drawn.append(spread(dots, f"{printable(label)} (ml)"))
     return f'<h2>Volumes</h2><div class="diagrams few">{"".join(drawn)}</div>' if drawn else ""
 
 
@@ -134,13 +135,18 @@ def _finding(finding: Finding, pictures: str) -> str:
     names = ", ".join(finding.cases[:12]) or "the data set"
     more = f" and {len(finding.cases) - 12} more" if len(finding.cases) > 12 else ""
     facts = (("Found", finding.found), ("Wanted", finding.wanted), ("What to do", finding.todo))
-    listed = "".join(f"<dt>{name}</dt><dd>{escape(text)}</dd>" for name, text in facts if text)
+    listed = "".join(f"<dt>{name}</dt><dd>{_text(text)}</dd>" for name, text in facts if text)
     opened = "" if finding.severity == "info" else " open"
     return (
         f'<details class="case" id="{_anchor(finding)}"{opened}><summary>'
-        f'<span class="badge {finding.severity}">{escape(finding.check)}</span><b>{escape(names + more)}</b>'
+        f'<span class="badge {finding.severity}">{escape(finding.check)}</span><b>{_text(names + more)}</b>'
         f'</summary><div class="finding"><dl>{listed}</dl>{pictures}</div></details>'
     )
+
+
+def _text(words: str) -> str:
+    """What a data set may have named, as HTML shows it: no markup, no control characters."""
+    return escape(printable(words))
 
 
 def _anchor(finding: Finding) -> str:
@@ -165,14 +171,14 @@ def _figure(data: DataSet, name: str, at: tuple[int, int, int] | None, *, usual:
         return ""
     masks = _masks(data, name, scan)
     keys = "".join(
-        f'<span class="key" style="border-color: rgb{colour}"></span>{escape(label)} &nbsp;'
+        f'<span class="key" style="border-color: rgb{colour}"></span>{_text(label)} &nbsp;'
         for label, colour in zip(masks, COLOURS, strict=False)
     )
     through = at if masks else None
     picture = planes_webp(scan, list(masks.values()) or [np.zeros(scan.geometry.shape, dtype=bool)], through)
     words = f"{name}{', a usual case to compare with' if usual else ''}. L is the patient's left."
-    shown = image(picture, f"Three planes of {name}")
-    return f'<figure class="planes">{shown}<figcaption>{keys}{escape(words)}</figcaption></figure>'
+    shown = image(picture, f"Three planes of {printable(name)}")
+    return f'<figure class="planes">{shown}<figcaption>{keys}{_text(words)}</figcaption></figure>'
 
 
 def _masks(data: DataSet, name: str, scan: Volume) -> dict[str, Array]:

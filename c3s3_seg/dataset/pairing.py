@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import PurePath
 
 import numpy as np
 
 from c3s3_seg.dataset.items import Mask, Pair, Refused, Scan
+from c3s3_seg.errors import listed
+from c3s3_seg.io.drawing import MOST
 from c3s3_seg.io.turn import turn_between
 from c3s3_seg.volume import Geometry
 
 MASK_WORDS = {
     "label", "labels", "labelstr", "labelsts", "mask", "masks", "seg", "segs", "segmentation",
-    "segmentations", "gt", "truth", "groundtruth", "annotation", "annotations", "contour", "contours",
+    "segmentations", "dseg", "gt", "truth", "groundtruth", "annotation", "annotations", "contour", "contours",
 }  # fmt: skip
 SCAN_WORDS = {
     "image", "images", "imagestr", "imagests", "img", "imgs", "scan", "scans", "volume", "volumes", "raw",
     "data",
 }  # fmt: skip
-_ROLES = MASK_WORDS | SCAN_WORDS
+ROLES = MASK_WORDS | SCAN_WORDS
 NEAR_MM = 0.05  # more than `Geometry.matches` lets voxels be apart
 KEPT = " The scan is taken without a mask"
 
@@ -51,18 +53,22 @@ def trail(path: PurePath) -> tuple[str, ...]:
     """
     parts = []
     for part in path.parts:
-        kept = [word for word in words(part.removesuffix("_0000")) if word not in _ROLES]
+        kept = [word for word in words(part.removesuffix("_0000")) if word not in ROLES]
         parts += ["_".join(kept)] if kept else []
     return tuple(parts)
 
 
-def pair(scans: Sequence[Scan], masks: Sequence[Mask]) -> tuple[list[Pair], list[Refused]]:
+def pair(
+    scans: Sequence[Scan], masks: Sequence[Mask], merged: Mapping[int, Mask] | None = None
+) -> tuple[list[Pair], list[Refused]]:
     """Give each mask to its scan.
 
     Parameters
     ----------
     scans, masks
         What was found.
+    merged
+        Number of a scan -> the mask that it has already, see `structures`.
 
     Returns
     -------
@@ -71,8 +77,10 @@ def pair(scans: Sequence[Scan], masks: Sequence[Mask]) -> tuple[list[Pair], list
         for the masks of a scan that has several. A scan whose masks are refused stays, without one.
     """
     given: dict[int, list[tuple[Mask, str]]] = defaultdict(list)
+    for number, mask in (merged or {}).items():
+        given[number].append((mask, ""))
     refused = []
-    shelf = _Shelf(scans)
+    shelf = Shelf(scans)
     for mask in masks:
         if mask.grid is None:
             hits, why = _by_reference(mask, shelf)
@@ -137,7 +145,7 @@ def _places(grid: Geometry, slack_mm: float) -> set[tuple[int, ...]]:
     return {(*sorted(grid.shape), *place) for place in product(*ends)}
 
 
-class _Shelf:
+class Shelf:
     """The scans, to be found by their grids, their names, their series and their slices."""
 
     def __init__(self, scans: Sequence[Scan]) -> None:
@@ -147,6 +155,8 @@ class _Shelf:
         self.names: dict[str, list[int]] = defaultdict(list)
         self.series: dict[str, list[int]] = defaultdict(list)
         self.slices: dict[str, list[int]] = defaultdict(list)
+        self.stems: dict[str, list[int]] = defaultdict(list)  # in BIDS
+        self.entities: dict[str, list[int]] = defaultdict(list)
         for number, scan in enumerate(scans):
             self.trails[scan.trail].append(number)
             for name in set(scan.trail):
@@ -155,17 +165,41 @@ class _Shelf:
                 self.series[scan.series].append(number)
             for uid in scan.slices:
                 self.slices[uid].append(number)
+            stem = PurePath(scan.part.place).name.partition(".")[0]
+            if stem.startswith("sub-"):
+                self.stems[stem].append(number)
+                self.entities[stem.rpartition("_")[0]].append(number)
 
-    def akin(self, mask: Mask) -> tuple[list[int], list[int]]:
-        """Those that are called as the mask is; and those in whose path all of the mask's names are."""
-        same = self.trails.get(mask.trail, [])
-        if not mask.trail:
-            return same, []
-        fewest = min((self.names.get(name, []) for name in mask.trail), key=len)
-        return same, [n for n in fewest if set(mask.trail) <= set(self.scans[n].trail)]
+    def akin(self, mask: Mask) -> Iterator[list[int]]:
+        """Those that are called as the mask is; those in whose path all of the mask's names are; BIDS."""
+        yield self.trails.get(mask.trail, [])
+        if mask.trail:
+            yield self._named(mask.trail)
+        yield from self._derived(PurePath(mask.part.place).name)
+
+    def holding(self, names: Collection[str], grid: Geometry) -> Sequence[int]:
+        """The scans on a grid in whose path all of the names are; without names, all on the grid."""
+        groups = self.grids.same(grid)
+        if names:
+            return [n for n in self._named(names) if self.grids.group[n] in groups]
+        members = [self.grids.members[n] for n in groups]
+        return members[0] if len(members) == 1 else sorted(n for some in members for n in some)
+
+    def _named(self, names: Collection[str]) -> list[int]:
+        fewest = min((self.names.get(name, []) for name in names), key=len)
+        return [n for n in fewest if set(names) <= set(self.scans[n].trail)]
+
+    def _derived(self, name: str) -> Iterator[list[int]]:
+        """In BIDS a derivative has the name of its scan and more: `sub-01_T1w`, `sub-01_T1w_dseg`."""
+        if name.startswith("sub-"):
+            ends = [at for at, sign in enumerate(name) if sign == "_"]
+            yield sorted(n for at in ends for n in self.stems.get(name[:at], ()))
+            # Or the entities of its subject and session, without the kind of image: `sub-01_ses-1_dseg`.
+            entities = name.partition(".")[0].rpartition("_")[0]
+            yield self.entities.get(entities, []) if entities else []
 
 
-def _by_reference(mask: Mask, shelf: _Shelf) -> tuple[Sequence[int], str]:
+def _by_reference(mask: Mask, shelf: Shelf) -> tuple[Sequence[int], str]:
     """The scans whose slices, or else whose series, a drawing names."""
     drawing = mask.part.drawing
     if drawing is None or not (drawing.series or drawing.slices):
@@ -177,16 +211,15 @@ def _by_reference(mask: Mask, shelf: _Shelf) -> tuple[Sequence[int], str]:
     return hits, "" if hits else "it was drawn on a series that is not among the scans that are taken"
 
 
-def _by_grid(mask: Mask, grid: Geometry, shelf: _Shelf) -> tuple[Sequence[int], str]:
+def _by_grid(mask: Mask, grid: Geometry, shelf: Shelf) -> tuple[Sequence[int], str]:
     """The scans on a mask's grid; of several, the one that is called like it."""
     scans, groups = shelf.scans, shelf.grids.same(grid)
-    exact, similar = shelf.akin(mask)
-    for named in (exact, similar):
+    akin = list(shelf.akin(mask))
+    for named in akin:
         on_it = [n for n in named if shelf.grids.group[n] in groups]
         if on_it:
             return on_it, ""
-    members = [shelf.grids.members[n] for n in groups]
-    same = members[0] if len(members) == 1 else sorted(n for some in members for n in some)
+    same = shelf.holding((), grid)
     if len(same) == 1 and _is_telling(grid):
         return same, "paired with its mask by the grid alone: their names are not alike"
     if len(same) == 1:
@@ -196,7 +229,7 @@ def _by_grid(mask: Mask, grid: Geometry, shelf: _Shelf) -> tuple[Sequence[int], 
         return [], f"{what} is not known: name them alike"
     if same:
         return same, "their names do not say which"
-    others = [scans[n] for n in exact or similar]
+    others = [scans[n] for n in next(filter(None, akin), [])]
     if not others:
         return [], "it lies on the grid of no scan, and is named like none"
     theirs = f"; wanted {others[0].grid}" if others[0].grid is not None else ""
@@ -216,5 +249,6 @@ def _why_not(hits: Sequence[int], scans: Sequence[Scan], why: str) -> str:
 
 
 def _several(places: Sequence[str]) -> str:
-    named = ", ".join(f"{place}" for place in places)  # formatted: a FileName has two versions
-    return f"{len(places)} masks fit this scan: {named}. Keep one with --leave-out PATTERN.{KEPT}"
+    named = listed(places, MOST)
+    todo = "Keep one with --leave-out PATTERN, or name those that hold one structure each with --labels"
+    return f"{len(places)} masks fit this scan: {named}. {todo} (liver=1,spleen=2).{KEPT}"

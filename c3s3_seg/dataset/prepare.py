@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -19,17 +20,17 @@ from c3s3_seg.dataset.arrange import Plan, Settings, arrange, find, labels_of, m
 from c3s3_seg.dataset.convert import STATE, SUFFIX, Made, Work, convert
 from c3s3_seg.dataset.discover import Progress, silent
 from c3s3_seg.dataset.index import IMAGES, INDEX, MASKS, TEST_FOLDERS, DataSet
-from c3s3_seg.dataset.items import Part, Refused
+from c3s3_seg.dataset.items import OVERLAP, Part, Refused
 from c3s3_seg.dataset.labels import Labels
 from c3s3_seg.dataset.pairing import KEPT
 from c3s3_seg.dataset.splits import Member, assign
 from c3s3_seg.errors import InputError
-from c3s3_seg.files import make_folder
+from c3s3_seg.files import make_folder, plain_name
 from c3s3_seg.lock import hold
 from c3s3_seg.workers import Died, each
 
 FORMAT = "1"  # of what is written: another one is written anew
-JUDGE = "scans without a mask of patients who are for validation or test"
+JUDGE = "scans that are left out, as their patients are for validation or test"
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,14 @@ class Prepared:
         Cases whose source had changed since.
     gone
         Cases of an earlier run whose source is no longer there: left out of the index.
+    assumed
+        What was taken for granted: sentences without their full stop.
+    patients_by
+        What a patient was known by -> how many scans were found, of how many patients.
+    overlaps
+        Cases with structures that overlap, see the notes of each.
+    empty
+        Labelled cases whose mask holds nothing but background.
     """
 
     found: int
@@ -67,6 +76,10 @@ class Prepared:
     kept: int = 0
     again: tuple[str, ...] = ()
     gone: tuple[str, ...] = ()
+    assumed: tuple[str, ...] = ()
+    patients_by: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    overlaps: tuple[str, ...] = ()
+    empty: tuple[str, ...] = ()
 
 
 def prepare(
@@ -102,7 +115,16 @@ def prepare(
     inventory = find(source, settings, progress)
     labels, modality = labels_of(inventory, settings), modality_of(inventory.pairs, settings)
     empty = DataSet(out, settings.name or out.resolve().name, modality, labels.named)
-    before = Prepared(len(inventory.pairs), empty, {}, inventory.refused, inventory.passed)
+    empty = replace(empty, empty_masks=settings.empty_masks)
+    before = Prepared(
+        len(inventory.pairs),
+        empty,
+        {},
+        inventory.refused,
+        inventory.passed,
+        assumed=inventory.assumed,
+        patients_by=inventory.patients_by,
+    )
     if not inventory.pairs:
         return before
     if dry:
@@ -120,6 +142,20 @@ def _check_folders(source: Path, out: Path) -> None:
     if here.is_relative_to(there) or there.is_relative_to(here):
         todo = "Give a folder beside it with -o"
         raise InputError("the data set and its source lie in one another", where=out, todo=todo)
+    _check_out(out)
+
+
+def _check_out(out: Path) -> None:
+    """Before an hour of reading: could the data set be written, and only where it should be?"""
+    above = next(path for path in (out, *out.absolute().parents) if os.path.lexists(path))
+    if not above.is_dir():
+        raise InputError("is a file, wanted a folder for the data set", where=above)
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise InputError("the folder cannot be written to (Permission denied)", where=above)
+    for name in (STATE, IMAGES, MASKS, *TEST_FOLDERS.values()):
+        if (out / name).is_symlink():
+            what = "is a link, and files would be written to where it leads"
+            raise InputError(what, where=out / name, todo="Give another folder with -o")
 
 
 def _foreseen(plan: Plan, before: Prepared) -> Prepared:
@@ -139,6 +175,7 @@ def _carry_out(
 ) -> Prepared:
     data = replace(before.data, splits=plan.splits)
     work = [_work(plan, number, source, data, settings) for number in plan.wanted]
+    _spare_others(data.folder, work)
     _set_aside(data.folder)
     answers: dict[int, Made | str | Died] = {}
     for number, answer in each(convert, work, settings.search.workers):
@@ -164,6 +201,7 @@ def _refusal(work: Work, answer: Made | str | Died) -> Refused | None:
 def _work(plan: Plan, number: int, source: Path, data: DataSet, settings: Settings) -> Work:
     pair, case = plan.pairs[number], plan.cases[number]
     mask = pair.mask.part if pair.mask is not None else None
+    name = plain_name(f"{case}{SUFFIX}", "the case's file", source)
     known = [FORMAT, sorted(settings.search.fix), _meaning(plan.labels, mask)]
     return Work(
         case=case,
@@ -173,8 +211,8 @@ def _work(plan: Plan, number: int, source: Path, data: DataSet, settings: Settin
         note=pair.note,
         labels=plan.labels,
         root=source,
-        image=data.place(IMAGES, case) / f"{case}{SUFFIX}",
-        label=data.place(MASKS, case) / f"{case}{SUFFIX}",
+        image=data.place(IMAGES, case) / name,
+        label=data.place(MASKS, case) / name,
         state=data.folder / STATE,
         settings=hashlib.sha256(json.dumps(known).encode()).hexdigest(),
         sources=plan.hashes[number] if plan.hashes and plan.hashes[number]["image"] else {},
@@ -187,6 +225,8 @@ def _meaning(labels: Labels, mask: Part | None) -> list[Any]:
     """What of the labels a mask's file depends on: names and values of a drawing; the values of an image."""
     if mask is None:
         return []
+    if mask.kind == "structures":  # where two overlap, the order counts
+        return list(labels.values.items())
     return sorted(labels.values.items()) if mask.drawing is not None else sorted(set(labels.values.values()))
 
 
@@ -195,6 +235,16 @@ def _set_aside(out: Path) -> None:
     make_folder(out / STATE)
     if (out / INDEX).is_file():
         (out / INDEX).replace(out / STATE / INDEX)
+
+
+def _spare_others(out: Path, work: list[Work]) -> None:
+    """Files of these names, where no run of ours has been, are somebody else's."""
+    if (out / INDEX).is_file() or (out / STATE).is_dir():
+        return
+    theirs = [path for item in work for path in (item.image, item.label) if os.path.lexists(path)]
+    if theirs:
+        what = f"there are {len(theirs)} files here that `prepare` did not write, {theirs[0].name} for one"
+        raise InputError(what, where=theirs[0].parent, todo="Give another folder with -o")
 
 
 def _copies(made: Mapping[str, Made]) -> dict[str, str]:
@@ -231,6 +281,8 @@ def _finish(
         kept=sum(made[case].kept for case in taken),
         again=tuple(case for case in sorted(taken) if case in plan.earlier.records and not made[case].kept),
         gone=tuple(sorted(set(plan.earlier.records) - set(plan.cases))),
+        overlaps=tuple(c for c, r in records.items() if any(n.startswith(OVERLAP) for n in r.notes)),
+        empty=tuple(c for c in (*splits.labelled, *splits.validation) if not records[c].values),
     )
     if taken:
         _clear(before.data, {*made} - taken)
@@ -255,6 +307,7 @@ def _facts(result: Prepared, settings: Settings) -> dict[str, Any]:
         "program": f"c3s3-seg {__version__}",
         "validation": settings.validation,
         "seed": settings.seed,
+        "patients_by": {rule: scans for rule, (scans, _) in result.patients_by.items()},
         "refused": len(result.refused),
         "passed_over": dict(result.passed),
     }

@@ -96,7 +96,9 @@ def _refuse_torn(members: Sequence[Member]) -> None:
     learnt = {m.patient for m in members if m.split in ("labelled", "unlabelled")}
     torn = sorted(learnt & {m.patient for m in members if m.split in ("validation", "test")})
     if torn:
+        cases = ", ".join([m.case for m in members if m.patient == torn[0] and m.split][:5])
         raise InputError(
-            f"the splits that the data came with have {len(torn)} patients on both sides, {torn[0]} for one",
-            todo="Give --validation to draw them anew",
+            f"the splits that the data came with have {len(torn)} patients on both sides, {torn[0]} for one"
+            f" ({cases})",
+            todo="Give --validation to draw them anew, or --patient if they are different patients",
         )

@@ -126,7 +126,8 @@ def scan_stem(name: str) -> str:
 def mask_files(folder: Path, case: str) -> list[Path]:
     """The image files in a folder that may be the mask of a case: named like it, or `<case>.seg`."""
     names = (f"{case}{middle}{suffix}" for middle in ("", ".seg") for suffix in IMAGE_SUFFIXES)
-    return [path for name in names if (path := folder / name).is_file()]
+    # Unlike Path.is_file, it does not raise for a name that is too long.
+    return [path for name in names if os.path.isfile(path := folder / name)]
 
 
 def _scans(path: Path) -> list[Path]:

@@ -6,6 +6,8 @@ They hold no geometry: the spacing is what their authors state, and origin and s
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -55,44 +57,54 @@ def load_hdf5(path: Path, name: str, spacing_mm: tuple[float, float, float]) -> 
     return Volume(array, Geometry.build(shape, spacing_mm), Source(path, notes=(NO_GEOMETRY.format(stated),)))
 
 
-def has_array(path: Path, name: str) -> bool:
-    """Whether a file holds an array of this name; a damaged file holds none.
+def array_shapes(path: Path, names: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of those arrays of a file that can be read; nothing else is looked at.
 
     Raises
     ------
+    InputError
+        If it is no HDF5 file, or a damaged one.
     MissingError
         If h5py is not installed.
     """
-    h5py = _h5py()
-    if not path.is_file():
-        return False
-    try:
-        with h5py.File(path, "r") as file:
-            return isinstance(file.get(name), h5py.Dataset)
-    except OSError:
-        return False
+    with _opened(path) as file:
+        return {name: tuple(item.shape) for name in names if (item := _array(file, name)) is not None}
 
 
 def _read(path: Path, name: str) -> Array:
+    with _opened(path) as file:
+        item = _array(file, name)
+        if item is None:
+            raise InputError(f"there is no array '{name}' in this file", where=path)
+        _check(item, name, path)
+        return np.asarray(item[()])
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     h5py = _h5py()
     try:
         # One handle from the first check to the last voxel: no second file can come in between.
         with Opened(path) as opened, h5py.File(opened.raw, "r") as file:
-            found = file.get(name, getlink=True)
-            item: Any = file.get(name) if isinstance(found, h5py.HardLink) else None
-            # Links, virtual and external arrays would read whatever other file they name.
-            if not isinstance(item, h5py.Dataset) or item.is_virtual or item.external:
-                raise InputError(f"there is no array '{name}' in this file", where=path)
-            _check(item, name, path)
-            return np.asarray(item[()])
-    except (OSError, RuntimeError, ValueError) as error:  # h5py raises all of them for damaged files
+            yield file
+    # h5py raises all of them for damaged files.
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
         what = "this is not an HDF5 file, or a damaged one"
         raise InputError(what, where=path, todo="Copy or export it again") from error
 
 
+def _array(file: Any, name: str) -> Any:
+    """An array that is in this very file: links, virtual and external ones would read whatever they name."""
+    h5py = _h5py()
+    link = file.get(name, getlink=True)
+    item: Any = file.get(name) if isinstance(link, h5py.HardLink) else None
+    is_own = isinstance(item, h5py.Dataset) and not item.is_virtual and not item.external
+    return item if is_own and item.shape is not None else None
+
+
 def _check(item: Any, name: str, path: Path) -> None:
     """What the array claims to be, before any memory is taken for it."""
-    shape = tuple(int(n) for n in item.shape or ())
+    shape = tuple(int(n) for n in item.shape)
     if len(shape) != 3 or item.dtype.kind not in "iufb" or not all(shape):
         raise InputError(f"'{name}' is a {item.dtype} array of {shape}; wanted numbers in 3D", where=path)
     size = math.prod(shape) * item.dtype.itemsize

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from c3s3_seg.files import printable
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -79,7 +81,7 @@ def findings_table(findings: Sequence[Finding]) -> Table:
     for group in _grouped(by_severity(findings)):
         first = group[0]
         texts = (first.check, _names(group), first.found, first.wanted, first.todo)
-        cells = [escape(text) for text in texts]
+        cells = [escape(printable(text)) for text in texts]
         table.add_row(first.severity, *cells, style=STYLES[first.severity])
     return table
 

@@ -106,7 +106,7 @@ def read_case(data: DataSet, name: str, task: Task, *, labelled: bool) -> Case:
     """
     scan = load(data.scan(name))
     mask = load_mask(data.mask(name), grid=scan.geometry) if labelled else None
-    refuse_faults(scan, mask, data.labels)
+    refuse_faults(scan, mask, data.labels, required=not data.empty_masks)
     on_grid = task.recipe.to_model(scan)
     refuse_flat(scan, on_grid)
     layers = [torch.from_numpy(on_grid.array)[None]]

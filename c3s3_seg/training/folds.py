@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from c3s3_seg.dataset import INDEX, DataSet, Splits
 from c3s3_seg.dataset.listing import refuse_leaks
+from c3s3_seg.dataset.patients import GIVEN, Guess, patients_of
 from c3s3_seg.errors import InputError
 from c3s3_seg.training.config import DataConfig
 from c3s3_seg.training.overrides import parse_share
@@ -43,13 +45,14 @@ def take_fold(data: DataSet, splits: Splits, fold: str, seed: int) -> Splits:
     """Part i of k of the labelled cases for validation, the other parts to learn from.
 
     No person is on both sides: all scans of a patient are in one part, and what else there is of a
-    validation patient without labels is left out. The validation cases of `splits` are left out too: they
-    are seen by no fold, so that an ensemble of all folds can be judged by them.
+    validation patient without labels is left out. Who is one patient is what `dataset.patients` says. The
+    validation cases of `splits` are left out too: they are seen by no fold, so that an ensemble of all
+    folds can be judged by them.
 
     Parameters
     ----------
     data
-        Says which patient a case is of; a case without a record is a patient of its own.
+        Says which patient a case is of; of a case without a record its name says it.
     splits
         Of the whole data set.
     fold
@@ -60,38 +63,39 @@ def take_fold(data: DataSet, splits: Splits, fold: str, seed: int) -> Splits:
     Raises
     ------
     InputError
-        If there are fewer patients than folds.
+        If there are fewer patients than folds, or the index has one of them on both sides.
     """
+    refuse_leaks(data, splits)
     number, count = parse_share(fold, "data.fold")
-    parts = divide(data, splits.labelled, count, seed)
+    # Of all cases at once: what names have in common shows when they are compared.
+    known = patients_of(data, (*splits.cases, *splits.test))
+    parts = divide(data, splits.labelled, count, seed, known)
     judged = set(parts[number - 1])
-    patients = {patient(data, case) for case in judged}
+    patients = {known[case].patient for case in judged}
     return replace(
         splits,
         labelled=tuple(case for case in splits.labelled if case not in judged),
-        unlabelled=tuple(case for case in splits.unlabelled if patient(data, case) not in patients),
+        unlabelled=tuple(case for case in splits.unlabelled if known[case].patient not in patients),
         validation=tuple(case for case in splits.labelled if case in judged),
     )
 
 
-def divide(data: DataSet, cases: tuple[str, ...], count: int, seed: int) -> list[list[str]]:
+def divide(
+    data: DataSet, cases: tuple[str, ...], count: int, seed: int, known: Mapping[str, Guess] | None = None
+) -> list[list[str]]:
     """Cases in `count` parts of nearly equal size, all of a patient in one part."""
+    known = patients_of(data, cases) if known is None else known
     people: dict[str, list[str]] = {}
     for case in sorted(cases):
-        people.setdefault(patient(data, case), []).append(case)
+        people.setdefault(known[case].patient, []).append(case)
     if len(people) < count:
         what = f"{count} folds of {len(people)} patients with labelled cases"
         raise InputError(what, where=data.folder / INDEX, todo="Take fewer folds")
-    order = sorted(people)
+    # A name's own spelling, not that of the guess: the folds of earlier runs stay what they were.
+    order = sorted(people, key=lambda p: p if known[people[p][0]].rule == GIVEN else f"case {people[p][0]}")
     random.Random(seed).shuffle(order)
     parts: list[list[str]] = [[] for _ in range(count)]
     # Patients with many scans first, each to the part that is smallest so far.
     for name in sorted(order, key=lambda name: -len(people[name])):
         min(parts, key=len).extend(people[name])
     return parts
-
-
-def patient(data: DataSet, case: str) -> str:
-    """Whose scan a case is."""
-    record = data.records.get(case)
-    return f"patient {record.patient}" if record is not None else f"case {case}"

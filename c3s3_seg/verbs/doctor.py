@@ -38,12 +38,13 @@ def doctor(
         return
     from c3s3_seg.dataset.examine import examine
     from c3s3_seg.errors import InputError
-    from c3s3_seg.files import make_folder
+    from c3s3_seg.files import check_output_file
 
     if html and out is None:
         raise InputError("--html needs a folder to write to", todo="Name one with -o")
     if out is not None:
-        make_folder(out)
+        for name in ("doctor.json", "doctor.html") if html else ("doctor.json",):
+            check_output_file(out / name)
     with Bar() as bar:
         found = examine(dataset, workers=workers, progress=bar)
         if out is not None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from c3s3_seg.errors import public
+from c3s3_seg.errors import listed, public
 from c3s3_seg.files import printable
 from c3s3_seg.verbs.terminal import Bar, say, show, shown
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from c3s3_seg.dataset.prepare import Prepared
 
 SPLITS = ("labelled", "unlabelled", "validation", "test")
+MOST = 8  # cases that a line lists
 
 
 def prepare(
@@ -29,7 +30,11 @@ def prepare(
     ] = None,
     patient: Annotated[
         str | None,
-        typer.Option(metavar="REGEX", help="The patient in a scan's path. Default: as DICOM has it."),
+        typer.Option(
+            metavar="REGEX",
+            help="The patient in a scan's path: its first group, or all of it. Default: DICOM's PatientID; of"
+            " image files BIDS subjects, the folder of each subject, or names without visit and frame.",
+        ),
     ] = None,
     validation: Annotated[
         int | None, typer.Option(min=0, help="Patients that are not learnt from. Default: about 1 in 10.")
@@ -48,6 +53,9 @@ def prepare(
     fix: Annotated[
         list[str] | None, typer.Option(help="As for predict: gaps, tilt, orthonormal. May be repeated.")
     ] = None,
+    empty_masks: Annotated[
+        bool, typer.Option("--empty-masks", help="Learn from masks that hold nothing but background.")
+    ] = False,
     name: Annotated[str | None, typer.Option(help="Of the data set. Default: its folder's name.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that read and write.")] = 1,
     dry_run: Annotated[
@@ -64,7 +72,8 @@ def prepare(
 
     search = Search(_rule(modality, series), fixes(fix or []), tuple(leave_out or ()), workers)
     known = Labels.parse(labels) if labels is not None else None
-    settings = Settings(search, known, patient, validation, seed, name or "", (modality or "").upper())
+    kind = (modality or "").upper()
+    settings = Settings(search, known, patient, validation, seed, name or "", kind, empty_masks)
     with Bar() as bar:
         result = run(source, out, settings, bar, dry=dry_run)
     if as_json:
@@ -126,10 +135,11 @@ def _remarks(result: Prepared, dry: bool) -> list[str]:
         lines.append(
             f"{result.kept} cases were there already; {len(result.again)} had changed and were made again."
         )
+    lines += _assumptions(result)
     lines += [f"Passed over: {count} {reason}." for reason, count in result.passed.items()]
     if result.gone:
-        listed = ", ".join(result.gone)
-        lines.append(f"No longer in the source, and left out of the index; their files are kept: {listed}.")
+        gone = listed(result.gone, MOST)
+        lines.append(f"No longer in the source, and left out of the index; their files are kept: {gone}.")
     if not result.patients:
         lines.append("There is nothing here to make a data set of.")
     elif not data.splits.labelled:
@@ -140,6 +150,30 @@ def _remarks(result: Prepared, dry: bool) -> list[str]:
         lines.append("Nothing was written.")
     elif result.patients:
         lines.append(f"The data set is {data.folder}. Next: c3s3-seg doctor {data.folder}")
+    return lines
+
+
+def _assumptions(result: Prepared) -> list[str]:
+    """Of whom the scans are, and what else was taken for granted."""
+    from c3s3_seg.dataset.patients import BIDS, COPY, FOLDER, OWN, SERIAL, STEM
+
+    lines = [
+        f"Patients: {scans} scans of {patients} patients, by {rule}."
+        for rule, (scans, patients) in result.patients_by.items()
+    ]
+    if set(result.patients_by) & {FOLDER, STEM, COPY, SERIAL, OWN, BIDS}:
+        lines.append("--patient REGEX says otherwise of whom a scan is.")
+    lines += [f"Assumed: {sentence}." for sentence in result.assumed]
+    if result.overlaps:
+        lines.append(
+            f"In {len(result.overlaps)} cases structures overlap ({listed(result.overlaps, MOST)}): such"
+            " voxels have the label that --labels names later; the notes in dataset.json count them."
+        )
+    if result.empty and not result.data.empty_masks:
+        lines.append(
+            f"{len(result.empty)} cases have a mask of background alone ({listed(result.empty, MOST)}), which"
+            " train refuses to learn from. --empty-masks learns from them; --leave-out PATTERN leaves them out."
+        )
     return lines
 
 
@@ -155,4 +189,6 @@ def _facts(result: Prepared) -> dict[str, Any]:
         {"place": public(item.place), "reason": public(item.reason)} for item in result.refused
     ]
     facts["passed_over"] = dict(result.passed)
+    facts["patients_by"] = {rule: {"scans": n, "patients": m} for rule, (n, m) in result.patients_by.items()}
+    facts |= {"assumed": list(result.assumed), "overlaps": list(result.overlaps), "empty": list(result.empty)}
     return {**facts, "kept": result.kept, "again": sorted(result.again), "gone": list(result.gone)}
