@@ -5,6 +5,7 @@ input or the command is at fault; 3 a package or a device that was asked for is 
 defect of this program. 130 and 143: it was interrupted (SIGINT, SIGTERM); what was finished is kept.
 """
 
+import errno
 from pathlib import Path
 
 
@@ -44,6 +45,10 @@ class ConfigError(InputError):
     """A configuration key with a value that is not allowed."""
 
 
+class StorageError(InputError):
+    """Where the output goes, nothing can be written any more: no room, read-only, denied."""
+
+
 class RefusedError(C3S3Error):
     """A check that said no: the work was done, and its result is not good enough to be written."""
 
@@ -64,3 +69,41 @@ class DefectError(C3S3Error):
     """What no check foresaw: a defect of this program, which a batch survives."""
 
     exit_code = 4
+
+
+NO_MEMORY = "the memory did not suffice"
+# What libraries say in place of a MemoryError: C++ runtimes, torch, the C library; the dynamic linker, when a
+# module is imported.
+OUT_OF_MEMORY = (
+    "bad_alloc",
+    "cannot allocate memory",
+    "can't allocate memory",
+    "failed to map segment from shared object",
+    "out of memory",
+    "not enough memory",
+    "unable to allocate",
+)
+
+
+def unforeseen(error: BaseException) -> C3S3Error:
+    """What no check foresaw, as an error of ours: the memory ran out, or a defect of the program."""
+    said = str(error).strip().splitlines()
+    first = f": {said[0]}" if said else ""
+    if is_out_of_memory(error):
+        todo = "Give more memory, or fewer workers, or smaller tiles with --overlap 0.25"
+        return MemoryLimitError(f"{NO_MEMORY}{first}", todo=todo)
+    todo = "This is a defect of the program: please report it; the journal holds the traceback"
+    return DefectError(f"{type(error).__name__}{first}", todo=todo)
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether an exception, or one that it was raised from or after, is a lack of memory."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        number = error.errno if isinstance(error, OSError) else None
+        said = str(error).lower()
+        if isinstance(error, MemoryError) or number == errno.ENOMEM or any(t in said for t in OUT_OF_MEMORY):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -6,7 +6,6 @@ What comes after them, the record in the journal, is the business of whoever run
 
 from __future__ import annotations
 
-import json
 import time
 import traceback
 from collections.abc import Callable
@@ -15,11 +14,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
+from c3s3_seg.batch.claims import Asked, check_places, clear, places, remove
 from c3s3_seg.batch.job import Job, Task
-from c3s3_seg.batch.outcome import Outcome, Refusal, unforeseen
-from c3s3_seg.batch.output import MARK, write_case
+from c3s3_seg.batch.outcome import Outcome, Refusal
+from c3s3_seg.batch.output import write_case
 from c3s3_seg.batch.stages import Loaded, Predicted
-from c3s3_seg.errors import C3S3Error, GeometryError, InputError
+from c3s3_seg.errors import C3S3Error, GeometryError, InputError, unforeseen
 from c3s3_seg.inference.careful import Care, judge, searches, segment
 from c3s3_seg.inference.predictor import Predictor
 from c3s3_seg.io import Case, load, load_mask
@@ -95,33 +95,14 @@ def predict_case(case: Case, predictor: Predictor, job: Job, truth_path: Path | 
     C3S3Error
         If it fails.
     """
-    guard(case.path, job.mask_of(case.name), job.out / f"{case.name}.json")
+    names = places(job, case.name, Asked.of(predictor))
+    check_places(case.path, job.out, names)
+    clear(job.out, case.name, names, {})
     outcome = Steps(predictor, job).run(Task(case, truth_path))
     if outcome.row is None:
+        remove(job.out, names)
         raise outcome.refusal.error() if outcome.refusal else InputError("the case failed", where=case.path)
     return outcome.row
-
-
-def guard(scan: Path, mask: Path, facts: Path) -> None:
-    """Never write over a scan, nor over a mask that somebody else put there.
-
-    Raises
-    ------
-    InputError
-        If the mask's place is taken by something that we did not write.
-    """
-    if not mask.exists():
-        return
-    if mask.resolve() == scan.resolve():
-        raise InputError(
-            "the mask would be written over its scan", where=mask, todo="Give another folder with -o"
-        )
-    ours = False
-    with suppress(OSError, ValueError, TypeError):
-        ours = MARK in json.loads(facts.read_text(encoding="utf-8"))
-    if not ours:
-        todo = "Move it away, or give another folder with -o"
-        raise InputError("there is a file that an earlier prediction did not write", where=mask, todo=todo)
 
 
 def _attempt(step: str, task: Task, work: Callable[[], T], loaded: Loaded | None = None) -> T | Outcome:

@@ -13,9 +13,10 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
+import stat
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -23,10 +24,12 @@ from typing import Any, Literal
 from c3s3_seg.batch.outcome import Outcome
 from c3s3_seg.errors import InputError
 from c3s3_seg.lock import now
+from c3s3_seg.ownership import TODO, is_ours, read_head
 from c3s3_seg.schema import parse, plain
 from c3s3_seg.shard import Shard
 
 STEM = "journal"
+SQLITE = b"SQLite format 3\0"
 State = Literal["begun", "done", "failed"]
 TABLES = """
 CREATE TABLE IF NOT EXISTS runs (id INTEGER PRIMARY KEY, started TEXT, ended TEXT, facts TEXT);
@@ -74,6 +77,7 @@ class Journal:
         self.run = 0
         # Cases are begun by the thread that reads them and recorded by the one that waits for them.
         self._turn = threading.RLock()
+        _check_files(path)
         with self._guarded():
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         with self._guarded():
@@ -96,9 +100,17 @@ class Journal:
         with self._guarded():
             self._db.execute("UPDATE runs SET ended = ? WHERE id = ?", (now(), self.run))
 
-    def begin(self, case: str, scan: str, setting: str) -> None:
-        """Say that files of this case may appear from now on."""
-        self._put("begun", setting, Outcome(case, scan))
+    def begin(
+        self,
+        case: str,
+        scan: str,
+        setting: str,
+        outputs: Iterable[str] = (),
+        earlier: dict[str, str] | None = None,
+    ) -> None:
+        """Say that these files of a case may appear from now on, and what it had written before."""
+        outcome = Outcome(case, scan, outputs=dict.fromkeys(outputs, ""), earlier=earlier or {})
+        self._put("begun", setting, outcome)
 
     def record(self, outcome: Outcome, setting: str) -> None:
         """Say what became of a case."""
@@ -190,8 +202,29 @@ class Journal:
             raise self._damaged(str(error)) from error
 
     def _damaged(self, why: str) -> InputError:
-        todo = "Move it away and run again: masks that are there stay until they are made anew"
-        return InputError(f"the journal is damaged: {why}", where=self.path, todo=todo)
+        return _damage(why, self.path)
+
+
+def _damage(why: str, path: Path) -> InputError:
+    todo = "Move it away and run again: masks that are there stay until they are made anew"
+    return InputError(f"the journal is damaged: {why}", where=path, todo=todo)
+
+
+def _check_files(path: Path) -> None:
+    """SQLite follows links, waits for pipes, makes its tables in other programs' files: none is opened."""
+    for part in ("", "-wal", "-shm", "-journal"):
+        file = path.with_name(path.name + part)
+        with suppress(FileNotFoundError, NotADirectoryError):
+            facts = file.lstat()
+            if not stat.S_ISREG(facts.st_mode) or facts.st_nlink > 1:
+                what = "is a link or no regular file, wanted the journal that c3s3-seg makes here"
+                raise InputError(what, where=file, todo=TODO)
+    with suppress(FileNotFoundError, NotADirectoryError):
+        head = read_head(path)
+        if head and not head.startswith(SQLITE):  # SQLite takes one of less than a page for an empty one
+            raise _damage("file is not a database", path)
+        if head and not is_ours(path):
+            raise InputError("is a database of another program, not our journal", where=path, todo=TODO)
 
 
 def journal_path(folder: Path, shard: Shard | None = None) -> Path:

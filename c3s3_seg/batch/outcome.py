@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from c3s3_seg import errors
-from c3s3_seg.errors import C3S3Error, DefectError, InputError
+from c3s3_seg.errors import NO_MEMORY, C3S3Error, InputError, StorageError
 from c3s3_seg.report.rows import Failure, PredictionRow
 
 # A failure in one of these steps is the scan's own: it would fail again. The others are the machine's.
-NO_MEMORY = "the memory did not suffice"
 OF_THE_SCAN = ("load", "check", "prepare")
 
 
@@ -41,6 +40,11 @@ class Refusal:
         """From an error of ours."""
         where = None if error.where is None else str(error.where)
         return cls(error.what, where, error.todo, type(error).__name__, step, detail)
+
+    @property
+    def ends_the_batch(self) -> bool:
+        """Whether the next case would be computed and then fail in the same way: nothing can be written."""
+        return self.kind == StorageError.__name__
 
     @property
     def final(self) -> bool:
@@ -75,6 +79,8 @@ class Outcome:
         Step -> wall seconds.
     verdict
         What a check said of the scan or the mask; "" where nothing was asked or found.
+    earlier
+        sha256 -> file name of what earlier runs wrote for the case and this one has replaced or removed.
     """
 
     case: str
@@ -85,21 +91,9 @@ class Outcome:
     outputs: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     verdict: str = ""
+    earlier: dict[str, str] = field(default_factory=dict)
 
     @property
     def failure(self) -> Failure | None:
         """Its row in the table, where it failed."""
         return None if self.refusal is None else Failure(self.case, str(self.refusal.error()))
-
-
-def unforeseen(error: Exception) -> C3S3Error:
-    """What no check foresaw, as an error of ours: a batch goes on, and the reason is kept."""
-    said = str(error).strip().splitlines()
-    first = f": {said[0]}" if said else ""
-    if isinstance(error, MemoryError) or "bad_alloc" in str(error):
-        return InputError(
-            f"{NO_MEMORY}{first}",
-            todo="Give more memory, or fewer workers, or smaller tiles with --overlap 0.25",
-        )
-    todo = "This is a defect of the program: please report it; the journal holds the traceback"
-    return DefectError(f"{type(error).__name__}{first}", todo=todo)

@@ -13,10 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from c3s3_seg import __version__
+from c3s3_seg.batch.claims import left_behind
 from c3s3_seg.batch.journal import STEM, Journal, Record
 from c3s3_seg.errors import C3S3Error, InputError
-from c3s3_seg.files import write_whole
+from c3s3_seg.files import read_json, write_whole
+from c3s3_seg.io.formats import is_own_result
 from c3s3_seg.io.hashes import scan_sha256, sha256
+from c3s3_seg.lock import NAME as LOCK
+from c3s3_seg.ownership import MARK, is_ours
 from c3s3_seg.schema import plain
 from c3s3_seg.shard import Shard
 
@@ -25,6 +29,10 @@ NAME = "provenance"
 RESERVED = re.compile(
     rf"{NAME}(\.\d+-of-\d+)?", re.IGNORECASE
 )  # no case may be called so: its JSON would be ours
+_SHARD_JOURNAL = rf"{STEM}\.\d+-of-\d+\.sqlite.*"
+_OF_ALL = (NAME, STEM, "summary", "cases", "report", "doctor")
+# What a kill leaves of a file that was being written (see `files.write_whole` and `io.save`).
+LEFT_BEHIND = re.compile(r"\.[0-9a-f]{12}(\.part|\.nii|\.nii\.gz|\.nrrd|\.mha|\.dcm)")
 PACKAGES = ("numpy", "scipy", "SimpleITK", "pydicom", "openvino", "onnxruntime", "onnxruntime-gpu", "torch")
 
 
@@ -46,6 +54,8 @@ class Verdict:
         Number of files whose hash was compared: outputs, inputs and weights.
     wrong
         What does not hold.
+    stale
+        Files of ours that are not of the present run: an earlier one, or one that was killed, wrote them.
     unreachable
         Scans and bundles that are not where they were, and could not be compared.
     strangers
@@ -54,13 +64,14 @@ class Verdict:
 
     checked: int = 0
     wrong: list[Finding] = field(default_factory=list)
+    stale: list[str] = field(default_factory=list)
     unreachable: list[str] = field(default_factory=list)
     strangers: list[str] = field(default_factory=list)
 
     @property
     def holds(self) -> bool:
-        """Whether every file that could be compared is the one that was written or read."""
-        return not self.wrong
+        """Whether every file that could be compared is as it was written or read, and none is stale."""
+        return not (self.wrong or self.stale)
 
 
 def surroundings() -> dict[str, Any]:
@@ -114,14 +125,21 @@ def write_provenance(journal: Journal, out: Path, shard: Shard | None, *, times:
     if not times:
         runs = [{k: v for k, v in runs[-1].items() if k not in ("run", "started", "ended", "command")}]
     facts = {
+        MARK: __version__,
         "format": 1,
         "what": "Every file that c3s3-seg wrote here, with its sha256, and what it was made from and with.",
         "runs": runs,
         "cases": [_case(record, times) for record in journal.records()],
     }
+    name, lines = provenance_names(shard)
+    write_whole(out / name, json.dumps(plain(facts), indent=1).encode())
+    write_whole(out / lines, "".join(f"{line}\n" for line in journal.lines()).encode())
+
+
+def provenance_names(shard: Shard | None) -> tuple[str, str]:
+    """Of a folder's provenance, or a shard's, and of the journal's JSON lines."""
     tag = "" if shard is None else f".{shard}"
-    write_whole(out / f"{NAME}{tag}.json", json.dumps(plain(facts), indent=1).encode())
-    write_whole(out / f"{STEM}{tag}.jsonl", "".join(f"{line}\n" for line in journal.lines()).encode())
+    return f"{NAME}{tag}.json", f"{STEM}{tag}.jsonl"
 
 
 def _case(record: Record, times: bool) -> dict[str, Any]:
@@ -131,7 +149,8 @@ def _case(record: Record, times: bool) -> dict[str, Any]:
         "state": record.state,
         "scan": outcome.scan,
         "inputs_sha256": outcome.inputs,
-        "outputs_sha256": outcome.outputs,
+        # Of a case that was begun it is known only which files may be there.
+        "outputs_sha256": outcome.outputs if record.state == "done" else {},
         "setting": record.setting,
     }
     if outcome.verdict:
@@ -140,6 +159,7 @@ def _case(record: Record, times: bool) -> dict[str, Any]:
         facts["refusal"] = {k: v for k, v in asdict(outcome.refusal).items() if k != "detail"}
     if times:
         facts |= {"run": record.run, "changed": record.changed, "seconds": outcome.seconds}
+        facts |= {"earlier_sha256": outcome.earlier} if outcome.earlier else {}
     return facts
 
 
@@ -162,29 +182,66 @@ def verify(out: Path) -> Verdict:
             f"there is no {NAME}.json here", where=out, todo="Give the folder that `predict -o` wrote to"
         )
     verdict = Verdict()
-    known = {".c3s3-seg.lock", "summary.csv"}
+    known: set[str] = set()
     cases: dict[str, dict[str, Any]] = {}
-    bundles: dict[str, dict[str, str]] = {}
+    runs: list[dict[str, Any]] = []
     for path in paths:
         facts = _read(path)
-        for case in facts["cases"]:  # of two that know a case, the one that knows its files
-            if case["outputs_sha256"] or case["case"] not in cases:
+        made = {run.get("run"): run["made_with"] for run in facts["runs"]}
+        runs += facts["runs"]
+        for case in facts["cases"]:
+            case["made_with"] = made.get(case.get("run"))
+            if _is_newer(case, cases.get(case["case"])):
                 cases[case["case"]] = case
-        runs = [run for run in facts["runs"] if run["bundle"]]
-        bundles |= {run["bundle"]: run["made_with"].get("weights_sha256", {}) for run in runs}
     for case in cases.values():
         known |= set(_verify_case(case, out, verdict))
-    for folder, weights in bundles.items():
+    for folder, weights in _bundles(runs).items():
         for name, expected in weights.items():
             _compare(Path(folder) / name, expected, verdict, reach=True)
-    verdict.strangers = [name for name in _names(out) if name not in known and not _ours(name)]
+    newest = max(runs, key=lambda run: str(run.get("started", "")), default={"made_with": None})["made_with"]
+    for case in cases.values():  # a mask of another model, whose scan was not given to the present run
+        if case["made_with"] not in (None, newest):
+            verdict.stale += case["outputs_sha256"]
+    _sort_rest(out, cases, known, verdict)
     return verdict
+
+
+def _is_newer(case: dict[str, Any], known: dict[str, Any] | None) -> bool:
+    """Of two records of a case the newer one; without times the one that knows its files."""
+    if known is None or not case.get("changed") or not known.get("changed"):
+        return known is None or bool(case["outputs_sha256"])
+    return str(case["changed"]) >= str(known["changed"])
+
+
+def _bundles(runs: list[dict[str, Any]]) -> dict[str, dict[str, str]]:
+    return {run["bundle"]: run["made_with"].get("weights_sha256", {}) for run in runs if run["bundle"]}
+
+
+def _sort_rest(out: Path, cases: dict[str, dict[str, Any]], known: set[str], verdict: Verdict) -> None:
+    """Files that no record of the present run speaks of: stale, if they are ours, or somebody else's."""
+    earlier = {h for case in cases.values() for h in case.get("earlier_sha256", {})}
+    earlier |= set(left_behind(out).values())
+    for name in _names(out):
+        path = out / name
+        if name in known or _is_of_the_folder(path, name):
+            continue
+        stale = not path.is_symlink() and path.is_file() and _is_stale(path, earlier)
+        (verdict.stale if stale else verdict.strangers).append(name)
+
+
+def _is_stale(path: Path, earlier: set[str]) -> bool:
+    """Whether an earlier run, or one that was killed, wrote a regular file."""
+    left = LEFT_BEHIND.fullmatch(path.name) is not None
+    return left or is_ours(path) or is_own_result(path) or sha256(path) in earlier
 
 
 def _verify_case(case: dict[str, Any], out: Path, verdict: Verdict) -> Iterator[str]:
     for name, expected in case["outputs_sha256"].items():
         _compare(out / name, expected, verdict)
         yield name
+    if case["state"] == "begun":
+        what = "the case was begun and not finished; the same command again does it"
+        verdict.wrong.append(Finding(case["case"], what))
     if case["state"] != "done":
         return
     scan = Path(case["scan"])
@@ -202,7 +259,7 @@ def _verify_case(case: dict[str, Any], out: Path, verdict: Verdict) -> Iterator[
 
 
 def _compare(path: Path, expected: str, verdict: Verdict, *, reach: bool = False) -> None:
-    if not path.is_file():
+    if not path.is_file() or (path.is_symlink() and not reach):
         if reach:
             verdict.unreachable.append(str(path))
         else:
@@ -215,21 +272,44 @@ def _compare(path: Path, expected: str, verdict: Verdict, *, reach: bool = False
 
 def _names(out: Path) -> Iterator[str]:
     for path in sorted(out.rglob("*")):
-        if path.is_file():
+        if path.is_symlink() or not path.is_dir():
             yield str(path.relative_to(out))
 
 
-def _ours(name: str) -> bool:
-    return name.startswith((f"{NAME}.", f"{STEM}.", ".c3s3-seg.lock")) or (
-        name.startswith("summary.") and name.endswith(".csv")
-    )
+def _is_of_the_folder(path: Path, name: str) -> bool:
+    """The files that speak of all cases, and what `evaluate` and `doctor` write; known by their content."""
+    if name.startswith((LOCK, f"{STEM}.sqlite-", f"{STEM}.sqlite")) or re.fullmatch(_SHARD_JOURNAL, name):
+        return path.is_file() and not path.is_symlink()
+    stem = path.name.split(".")[0]
+    return path.parent.name != "" and stem in _OF_ALL and name == path.name and is_ours(path)
 
 
 def _read(path: Path) -> dict[str, Any]:
+    facts = read_json(path)
     try:
-        facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if not all(isinstance(facts[key], list) for key in ("runs", "cases")):
             raise ValueError("runs and cases are not lists")
-        return facts
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        for case in facts["cases"]:
+            _check_case(case)
+        for run in facts["runs"]:
+            if not isinstance(run["bundle"], str) or not isinstance(run["made_with"], dict):
+                raise ValueError("a run without bundle and made_with")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"the provenance cannot be read ({error})", where=path) from error
+    found: dict[str, Any] = facts
+    return found
+
+
+def _check_case(case: dict[str, Any]) -> None:
+    """What `verify` relies on. A name that leads out of the folder is none that we wrote."""
+    texts = (case["case"], case["state"], case["scan"])
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError("a case whose name, state or scan is no text")
+    for key in ("inputs_sha256", "outputs_sha256"):
+        if not all(isinstance(part, str) for item in case[key].items() for part in item):
+            raise TypeError(f"{key} is no table of texts")
+    for name in case["outputs_sha256"]:
+        if ".." in Path(name).parts or Path(name).is_absolute():
+            raise ValueError("an output outside of the folder")
+    if case["state"] == "done" and "scan" not in case["inputs_sha256"]:
+        raise ValueError("a case that is done without a scan")

@@ -18,8 +18,8 @@ from typing import IO, Any
 
 from c3s3_seg.batch.engine import in_this_process
 from c3s3_seg.batch.job import Job, Model, Task
-from c3s3_seg.batch.outcome import Refusal, unforeseen
-from c3s3_seg.errors import C3S3Error
+from c3s3_seg.batch.outcome import Refusal
+from c3s3_seg.errors import C3S3Error, is_out_of_memory, unforeseen
 from c3s3_seg.schema import parse
 
 WHERE = "the line from the program that started this worker"
@@ -38,7 +38,9 @@ def main() -> None:
     except C3S3Error as error:
         _say(answers, refused=asdict(Refusal.of(error, "open")))
         return
-    except (RuntimeError, MemoryError) as error:
+    except Exception as error:
+        if not isinstance(error, RuntimeError) and not is_out_of_memory(error):
+            raise
         _say(answers, refused=asdict(Refusal.of(unforeseen(error), "open")))
         return
     _say(answers, origin=origin)

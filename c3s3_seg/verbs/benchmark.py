@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from c3s3_seg.verbs.terminal import Status, show
+from c3s3_seg.verbs.terminal import Status, say, show
 
 RuntimeName = Literal["openvino", "onnx", "torch"]
 
@@ -55,9 +55,9 @@ def benchmark(
         )
     show(table)
     for name, why in result.failed:
-        typer.echo(f"{name}: {why}")
+        say(f"{name}: {why}")
     best = result.best()
-    typer.echo(f"Fastest: {best.runtime} with {best.threads} threads.")
+    say(f"Fastest: {best.runtime} with {best.threads} threads.")
     if write_profile and path is not None:
         profile.write_profile(path, found.networks[0], best)
-        typer.echo(f"Written to {path}; predict uses it from now on, unless it is told otherwise.")
+        say(f"Written to {path}; predict uses it from now on, unless it is told otherwise.")

@@ -50,7 +50,7 @@ def doctor(
             _write(found, out, html=html, bar=bar)
     _say(found, as_json)
     if out is not None and not as_json:
-        typer.echo(f"doctor.json{' and doctor.html are' if html else ' is'} in {out}.")
+        say(f"doctor.json{' and doctor.html are' if html else ' is'} in {out}.")
     if found.has_errors:
         raise typer.Exit(1)
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from c3s3_seg.verbs.terminal import Status
+from c3s3_seg.verbs.terminal import Status, say
 
 
 def domain(
@@ -22,4 +22,4 @@ def domain(
     with Status() as tell:
         measured = measure_data(found, data, tell)
     found.with_domain(measured)
-    typer.echo(f"{found.folder}: {measured.scans} scans were measured; `predict` compares with them now.")
+    say(f"{found.folder}: {measured.scans} scans were measured; `predict` compares with them now.")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from c3s3_seg.verbs.terminal import need
+from c3s3_seg.verbs.terminal import need, say
 
 
 def ensemble(
@@ -28,4 +28,4 @@ def ensemble(
     made = make_ensemble([ModelBundle.find(name) for name in bundles], out)
     means = made.manifest.training["cross_validated"]
     found = f"cross-validated Dice {means['dice']['mean']:.3f}; " if means else ""
-    typer.echo(f"{made.folder}: {len(made.networks)} networks; {found}next: c3s3-seg export {made.folder}")
+    say(f"{made.folder}: {len(made.networks)} networks; {found}next: c3s3-seg export {made.folder}")

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from c3s3_seg.verbs.terminal import say
+
 if TYPE_CHECKING:
     from c3s3_seg.io.pacs_link import Caller
 
@@ -57,12 +59,12 @@ def fetch(
         )
     listener = None if move is None else Listener.parse(move, listen)
     if listener is not None and not listener.is_local:
-        typer.echo(f"listening on {listener.host}:{listener.port}, which other machines can reach", err=True)
+        say(f"listening on {listener.host}:{listener.port}, which other machines can reach", err=True)
     studies = [study] if study is not None else find_studies(node, accession or "", caller)
     if not studies:
         raise InputError(f"{node} has no study of this accession number")
     fetched = [get(node, out, study=uid, series=series, caller=caller, listener=listener) for uid in studies]
-    typer.echo(f"{sum(map(len, fetched))} files are in {out}.")
+    say(f"{sum(map(len, fetched))} files are in {out}.")
 
 
 def send(
@@ -79,7 +81,7 @@ def send(
     from c3s3_seg.io.pacs_link import Node
 
     caller = _caller(title, timeout, tls, trust, certificate)
-    typer.echo(f"{store(Node.parse(server), files, caller)} files were sent.")
+    say(f"{store(Node.parse(server), files, caller)} files were sent.")
 
 
 def _caller(title: str, timeout: float, tls: bool, trust: Path | None, certificate: Path | None) -> Caller:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from c3s3_seg.verbs.terminal import Status, need, show
+from c3s3_seg.verbs.terminal import Status, need, say, show
 
 
 def plan(
@@ -52,4 +52,4 @@ def plan(
     make_folder(out.parent)
     write_whole(out, toml(choices, heading).encode())
     show(plan_table([(choice.key, choice.value, choice.reason) for choice in choices]))
-    typer.echo(f"The plan is {out}. Next: {command}")
+    say(f"The plan is {out}. Next: {command}")

@@ -68,7 +68,8 @@ def prepare(
     if as_json:
         from json import dumps
 
-        typer.echo(dumps(_facts(result), indent=1))
+        for line in dumps(_facts(result), indent=1).splitlines():
+            say(line)
     else:
         for table in _tables(result):
             show(table)

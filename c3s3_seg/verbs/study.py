@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from c3s3_seg.verbs.terminal import need, show
+from c3s3_seg.verbs.terminal import need, say, show
 
 
 def study(
@@ -36,11 +36,9 @@ def study(
     from c3s3_seg.training.study import finished, load_study, run_study
 
     what, plans = load_study(config, set_ or [])
-    run_study(
-        parse_shard(shard, os.environ).of(plans), out, lambda line: typer.echo(f"training {line}", err=True)
-    )
+    run_study(parse_shard(shard, os.environ).of(plans), out, lambda line: say(f"training {line}", err=True))
     done = finished(plans, out)
     rows = study_rows(done, what.reference)
     write_whole(out / "study.md", study_markdown(rows, what.reference).encode())
     show(study_table(rows, what.reference))
-    typer.echo(f"{len(done)} of {len(plans)} runs are finished; the table is also in {out / 'study.md'}.")
+    say(f"{len(done)} of {len(plans)} runs are finished; the table is also in {out / 'study.md'}.")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from c3s3_seg.verbs.terminal import need
+from c3s3_seg.verbs.terminal import need, say
 
 
 def train(
@@ -40,4 +40,4 @@ def train(
     with open_listener(out) as listener:
         bundle = run(settings, out, listener, resume=resume, start=begin)
     if World.of_environment().leads:
-        typer.echo(f"The bundle is {bundle.folder}. Next: c3s3-seg export {bundle.folder} --to onnx")
+        say(f"The bundle is {bundle.folder}. Next: c3s3-seg export {bundle.folder} --to onnx")

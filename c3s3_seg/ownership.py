@@ -1,0 +1,148 @@
+"""Which files are ours: known by what is in them, not by their names. No other is replaced or removed."""
+
+from __future__ import annotations
+
+import json
+import stat
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from c3s3_seg.errors import C3S3Error, InputError
+from c3s3_seg.files import check_folder, read_json
+
+MARK = "c3s3_seg"  # the key by which a JSON of ours is known
+PROGRAM = "c3s3-seg"  # what pages, pictures and images of ours say that they were made by
+GENERATOR = f'<meta name="generator" content="{PROGRAM}">'
+HEAD_BYTES = 4096
+TODO = "Move it away, or give another folder with -o"
+
+_PAGES = (
+    f'<!DOCTYPE html>\n<html lang="en"><head>{GENERATOR}'.encode(),
+    # Pages from before they named their maker.
+    b'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta '
+    b'http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data: blob:;',
+)
+_TABLES = b"CREATE TABLE runs (id INTEGER PRIMARY KEY, started TEXT, ended TEXT, facts TEXT)"
+_PROVENANCE = "Every file that c3s3-seg wrote here"
+_SUMMARY = ("case,label,volume_ml,seconds,", ",error")
+_SCORES = ("case,label,dice,jaccard,hd95_mm,", "case,label,dice,jaccard,hd95_vox,")
+_STUDY = b"| method | net | seeds | iterations |"
+
+
+def is_ours(path: Path) -> bool:
+    """Whether the content of a JSON, HTML, PNG, CSV, SQLite or Markdown file says that we wrote it.
+
+    Masks do not say it for certain: a program that edits one may keep what it says. Their hashes are in the
+    JSON beside them and in the journal.
+    """
+    look = _LOOKS.get(path.suffix.lower())
+    if look is None or not _is_regular(path):
+        return False
+    with suppress(C3S3Error, OSError, ValueError):
+        return look(path)
+    return False
+
+
+def check_place(path: Path, *, ours: bool = False) -> None:
+    """Refuse to write where there is something that we did not write.
+
+    Parameters
+    ----------
+    path
+        Where a file is to be written.
+    ours
+        Whether it is known from elsewhere that a regular file there is ours.
+
+    Raises
+    ------
+    InputError
+        If there is a link, a folder, or a file of somebody else's; or if the name is too long.
+    """
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise InputError(f"cannot be written ({error.strerror or error})", where=path) from error
+    if not _is_regular(path):
+        what = "is a symbolic link" if path.is_symlink() else "is no regular file"
+        raise InputError(f"{what}, wanted a place to write to", where=path, todo=TODO)
+    if not (ours or is_ours(path)):
+        raise InputError(f"there is a file that {PROGRAM} did not write", where=path, todo=TODO)
+
+
+def check_output(folder: Path, names: Iterable[str]) -> None:
+    """Before long work: whether a folder can be written to, and no file of somebody else's is in the way.
+
+    Raises
+    ------
+    InputError
+        If it cannot, or there is one.
+    """
+    check_folder(folder)
+    for name in names:
+        check_place(folder / name)
+
+
+def remove_ours(path: Path) -> None:
+    """Remove a file of an earlier run that this one does not replace; somebody else's stays."""
+    if is_ours(path):
+        with suppress(OSError):
+            path.unlink()
+
+
+def _is_regular(path: Path) -> bool:
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except OSError:
+        return False
+
+
+def read_head(path: Path) -> bytes:
+    """The first bytes of a file."""
+    with path.open("rb") as file:
+        return file.read(HEAD_BYTES)
+
+
+def _json(path: Path) -> bool:
+    facts = read_json(path)
+    if not isinstance(facts, dict):
+        return False
+    software = facts.get("software")
+    named = isinstance(software, dict) and software.get("name") == PROGRAM
+    return named or MARK in facts or str(facts.get("what", "")).startswith(_PROVENANCE)
+
+
+def _lines(path: Path) -> bool:
+    """A journal as JSON lines: the first is a run, or a case."""
+    with path.open("rb") as file:
+        first = json.loads(file.readline(1 << 24) or b"{}")
+    if not isinstance(first, dict):
+        return False
+    versions = first.get("versions")
+    return (isinstance(versions, dict) and MARK in versions) or {"state", "run", "changed"} <= set(first)
+
+
+def _csv(path: Path) -> bool:
+    line, _, rest = read_head(path).decode("utf-8", "replace").partition("\n")
+    line = line.rstrip("\r")
+    if line.startswith(_SUMMARY[0]):
+        return line.endswith(_SUMMARY[1])
+    return line.startswith(_SCORES) or (line == "case,label" and not rest)
+
+
+def _png(path: Path) -> bool:
+    head = read_head(path)
+    return head.startswith(b"\x89PNG") and f"tEXtSoftware\0{PROGRAM}".encode() in head
+
+
+_LOOKS: dict[str, Callable[[Path], bool]] = {
+    ".json": _json,
+    ".jsonl": _lines,
+    ".html": lambda path: read_head(path).startswith(_PAGES),
+    ".png": _png,
+    ".csv": _csv,
+    ".sqlite": lambda path: _TABLES in read_head(path),
+    ".md": lambda path: read_head(path).startswith(_STUDY),
+}
