@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal
 
 from c3s3_seg.domain import Domain
 from c3s3_seg.errors import InputError
-from c3s3_seg.files import read_json, write_whole
+from c3s3_seg.files import make_folder, read_json, write_whole
 from c3s3_seg.io.choice import SeriesRule
 from c3s3_seg.recipe import Recipe
 from c3s3_seg.schema import closed, dump, parse
@@ -213,7 +213,7 @@ class ModelBundle:
         training: dict[str, Any],
     ) -> ModelBundle:
         """Write a new bundle; the manifest comes last, so that half a bundle is none."""
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         (folder / MANIFEST).unlink(missing_ok=True)
         empty = cls(folder, Manifest(task=task, networks=networks, files={}, training=training))
         return empty.add(files)

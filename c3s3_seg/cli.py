@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from c3s3_seg import __version__
-from c3s3_seg.errors import C3S3Error, DefectError, InputError, is_out_of_memory, unforeseen
+from c3s3_seg.errors import C3S3Error, DefectError, InputError, foreseen, is_out_of_memory, unforeseen
 from c3s3_seg.verbs.benchmark import benchmark
 from c3s3_seg.verbs.doctor import doctor
 from c3s3_seg.verbs.domain import domain
@@ -135,6 +135,7 @@ def _defect(error: Exception) -> C3S3Error:
 
 
 def _fail(error: C3S3Error) -> NoReturn:
+    error = foreseen(error)
     _complain(f"error: {error}")
     sys.exit(error.exit_code)
 

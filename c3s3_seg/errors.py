@@ -72,6 +72,7 @@ class DefectError(C3S3Error):
 
 
 NO_MEMORY = "the memory did not suffice"
+MORE_MEMORY = "Give more memory, or fewer workers, or smaller tiles with --overlap 0.25"
 # What libraries say in place of a MemoryError: C++ runtimes, torch, the C library; the dynamic linker, when a
 # module is imported.
 OUT_OF_MEMORY = (
@@ -90,10 +91,16 @@ def unforeseen(error: BaseException) -> C3S3Error:
     said = str(error).strip().splitlines()
     first = f": {said[0]}" if said else ""
     if is_out_of_memory(error):
-        todo = "Give more memory, or fewer workers, or smaller tiles with --overlap 0.25"
-        return MemoryLimitError(f"{NO_MEMORY}{first}", todo=todo)
+        return MemoryLimitError(f"{NO_MEMORY}{first}", todo=MORE_MEMORY)
     todo = "This is a defect of the program: please report it; the journal holds the traceback"
     return DefectError(f"{type(error).__name__}{first}", todo=todo)
+
+
+def foreseen(error: C3S3Error) -> C3S3Error:
+    """An error of ours as it is; but a lack of memory that a reader or an import took for something else."""
+    if isinstance(error, MemoryLimitError) or not is_out_of_memory(error.__cause__):
+        return error
+    return MemoryLimitError(f"{NO_MEMORY}: {error.what}", where=error.where, todo=MORE_MEMORY)
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:

@@ -14,6 +14,8 @@ from c3s3_seg.files import check_folder, read_json
 MARK = "c3s3_seg"  # the key by which a JSON of ours is known
 PROGRAM = "c3s3-seg"  # what pages, pictures and images of ours say that they were made by
 GENERATOR = f'<meta name="generator" content="{PROGRAM}">'
+# A private chunk that programs which do not know it leave out when they change a picture (PNG, 4.7.2).
+PNG_CHUNK = b"seGM"
 HEAD_BYTES = 4096
 TODO = "Move it away, or give another folder with -o"
 
@@ -134,7 +136,7 @@ def _csv(path: Path) -> bool:
 
 def _png(path: Path) -> bool:
     head = read_head(path)
-    return head.startswith(b"\x89PNG") and f"tEXtSoftware\0{PROGRAM}".encode() in head
+    return head.startswith(b"\x89PNG") and PNG_CHUNK + PROGRAM.encode() in head
 
 
 _LOOKS: dict[str, Callable[[Path], bool]] = {

@@ -19,7 +19,7 @@ from c3s3_seg.batch.job import Job, Task
 from c3s3_seg.batch.outcome import Outcome, Refusal
 from c3s3_seg.batch.output import write_case
 from c3s3_seg.batch.stages import Loaded, Predicted
-from c3s3_seg.errors import C3S3Error, GeometryError, InputError, unforeseen
+from c3s3_seg.errors import C3S3Error, GeometryError, InputError, foreseen, unforeseen
 from c3s3_seg.inference.careful import Care, judge, searches, segment
 from c3s3_seg.inference.predictor import Predictor
 from c3s3_seg.io import Case, load, load_mask
@@ -110,7 +110,7 @@ def _attempt(step: str, task: Task, work: Callable[[], T], loaded: Loaded | None
     try:
         return work()
     except C3S3Error as error:
-        refusal = Refusal.of(error, step)
+        refusal = Refusal.of(foreseen(error), step)
     except Exception as error:
         ours = unforeseen(error)
         ours.where = task.case.path

@@ -13,7 +13,7 @@ from c3s3_seg.dataset.index import Record
 from c3s3_seg.dataset.items import Part, reason_of
 from c3s3_seg.dataset.labels import Labels
 from c3s3_seg.errors import C3S3Error, InputError
-from c3s3_seg.files import make_folder, write_whole
+from c3s3_seg.files import make_own_folder, write_whole
 from c3s3_seg.io import save
 from c3s3_seg.io.choice import Fix
 from c3s3_seg.io.hashes import content_sha256, sha256
@@ -120,7 +120,7 @@ def _make(work: Work, sources: dict[str, str]) -> Made:
         raise InputError(f"all its voxels are {scan.array.flat[0]}")
     mask, refused = _mask(work, scan)
     notes = [*scan.source.notes, *(mask.source.notes if mask is not None else ()), work.note]
-    make_folder(work.image.parent)
+    make_own_folder(work.image.parent)
     save(scan.geometry.volume(_smallest(scan.array)), work.image)
     hashes = {"image": sha256(work.image)}
     values: tuple[int, ...] = ()
@@ -128,7 +128,7 @@ def _make(work: Work, sources: dict[str, str]) -> Made:
         work.label.unlink(missing_ok=True)  # of an earlier run, when it had one
         sources.pop("label", None)
     else:
-        make_folder(work.label.parent)
+        make_own_folder(work.label.parent)
         save(mask, work.label)
         hashes["label"] = sha256(work.label)
         values = tuple(int(v) for v in np.unique(mask.array) if v)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
 from c3s3_seg.errors import InputError
+from c3s3_seg.files import check_folder, make_folder
 from c3s3_seg.phantom.simulate import Modality, Phantom, simulate
 from c3s3_seg.phantom.truth import TruthFormat, check_truth, save_truth, truth_path
 
@@ -36,12 +39,11 @@ def save(
         todo = "Take --format nii.gz"
         raise InputError("simulated series are MR; a CT can be written as NIfTI only", todo=todo)
     name = f"phantom-{seed}"
-    scan = folder / (name if file_format == "dicom" else f"{name}.nii.gz")
-    answer = truth_path(folder, name, truth)
+    scan, answer = _places(folder, name, file_format, truth)
     for path in (scan, answer):
         if path is not None:
             _refuse_existing(path)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     if file_format == "dicom":
         from c3s3_seg.io.dicom_write import save_series
 
@@ -54,6 +56,28 @@ def save(
     if answer is not None:
         save_truth(phantom.truth, answer, scan, truth)
     return scan, answer
+
+
+def check_places(folder: Path, seeds: Iterable[int], file_format: FileFormat, truth: TruthFormat) -> None:
+    """Before the first phantom is simulated: whether all of them can be written.
+
+    Raises
+    ------
+    InputError
+        If the folder cannot be written to, or one of the files is there already.
+    """
+    check_folder(folder)
+    for seed in seeds:
+        for path in _places(folder, f"phantom-{seed}", file_format, truth):
+            if path is not None:
+                check_folder(path.parent)
+                _refuse_existing(path)
+
+
+def _places(folder: Path, name: str, file_format: FileFormat, truth: TruthFormat) -> tuple[Path, Path | None]:
+    """Of the scan and of its truth."""
+    scan = folder / (name if file_format == "dicom" else f"{name}.nii.gz")
+    return scan, truth_path(folder, name, truth)
 
 
 def write_cohort(
@@ -83,9 +107,10 @@ def write_cohort(
         raise InputError(f"found {counts}, wanted numbers of cases from 0 on")
     for name in (INDEX, "imagesTr", "labelsTr"):
         _refuse_existing(folder / name)
+    check_folder(folder)
     splits: dict[str, list[str]] = {}
     for name in ("imagesTr", "labelsTr"):
-        (folder / name).mkdir(parents=True)
+        make_folder(folder / name)
     for split, count in counts.items():
         splits[split] = [f"phantom-{seed + n}" for n in range(count)]
         for name in splits[split]:
@@ -118,5 +143,5 @@ def parse_cohort(text: str) -> tuple[int, int, int]:
 
 
 def _refuse_existing(path: Path) -> None:
-    if path.exists():
+    if os.path.lexists(path):  # a link that leads nowhere is somebody's too
         raise InputError("is there already", where=path, todo="Choose another folder, or move it away")

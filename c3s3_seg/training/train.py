@@ -15,6 +15,7 @@ from c3s3_seg.allocator import keep_pages
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.dataset import DataSet, Splits
 from c3s3_seg.errors import ConfigError, InputError
+from c3s3_seg.files import check_folder, make_folder
 from c3s3_seg.inference.hardware import available_processors
 from c3s3_seg.training import checkpoint
 from c3s3_seg.training.config import TrainConfig
@@ -71,6 +72,7 @@ def train(
         If the folder already holds a run and `resume` is off, the data cannot be read, or `start`
         does not fit the configuration.
     """
+    check_folder(folder)
     keep_pages()
     deterministic(config)
     data, splits = read_splits(config.data)
@@ -78,7 +80,7 @@ def train(
     if config.run.blend < 1 and start is None and not resume:
         what = f"run.blend = {config.run.blend:g} needs a bundle to begin from"
         raise ConfigError(what, todo="Give one with --from, or set run.blend = 1")
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     if not resume and (folder / checkpoint.FILE).exists():
         todo = "Go on with --resume, or give another folder"
         raise InputError("this folder already holds a run", where=folder, todo=todo)

@@ -29,6 +29,7 @@ def benchmark(
 
     from c3s3_seg.bundle import ModelBundle
     from c3s3_seg.errors import InputError
+    from c3s3_seg.files import check_output_file
     from c3s3_seg.inference import profile
     from c3s3_seg.inference.survey import RUNTIMES, survey
 
@@ -37,6 +38,8 @@ def benchmark(
     if write_profile and path is None:
         what = f"there is no home to keep a profile in, and {profile.VARIABLE} is not set"
         raise InputError(what, todo=f"Set {profile.VARIABLE} to a file")
+    if write_profile and path is not None:
+        check_output_file(path)
     with Status() as tell:
         result = survey(found, tell, RUNTIMES if runtime is None else (runtime,))
     table = Table(

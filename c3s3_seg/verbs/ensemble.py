@@ -21,8 +21,10 @@ def ensemble(
     need("torch", "safetensors")
     from c3s3_seg.bundle import MANIFEST, ModelBundle
     from c3s3_seg.errors import InputError
+    from c3s3_seg.files import check_folder
     from c3s3_seg.training.ensemble import make_ensemble
 
+    check_folder(out)
     if (out / MANIFEST).exists():
         raise InputError("holds a bundle already", where=out, todo="Give another folder")
     made = make_ensemble([ModelBundle.find(name) for name in bundles], out)

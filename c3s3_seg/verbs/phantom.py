@@ -33,6 +33,7 @@ def phantom(
 ) -> None:
     """Simulate a scan of the heart with a known left atrium."""
     from c3s3_seg.phantom import parse_cohort, save, simulate, write_cohort
+    from c3s3_seg.phantom.files import check_places
 
     if cohort is not None:
         labelled, unlabelled, validation = parse_cohort(cohort)
@@ -46,6 +47,7 @@ def phantom(
         )
         say(f"data set: {index}")
         return
+    check_places(out, range(seed, seed + count), format, truth)
     for number in range(seed, seed + count):
         simulated = simulate(number, modality=modality)
         scan, answer = save(simulated, out, seed=number, file_format=format, truth=truth)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from c3s3_seg.files import printable
 from c3s3_seg.verbs.terminal import Bar, say, show
 
 if TYPE_CHECKING:
@@ -94,8 +93,9 @@ def _rule(modality: str | None, series: str | None) -> Any:
 def _tables(result: Prepared) -> list[Table]:
     """Cases and patients of each split; then what is refused, with its reason."""
     from rich.box import SIMPLE_HEAD
-    from rich.markup import escape
     from rich.table import Table
+
+    from c3s3_seg.report.terminal import cell
 
     facts = _facts(result)
     table = Table("For", "Cases", "Patients", box=SIMPLE_HEAD, pad_edge=False)
@@ -108,7 +108,7 @@ def _tables(result: Prepared) -> list[Table]:
     for header in (f"Refused ({len(result.refused)})", "Reason"):
         refused.add_column(header, overflow="fold")
     for item in result.refused:
-        refused.add_row(escape(printable(item.place)), escape(printable(item.reason)))
+        refused.add_row(cell(item.place), cell(item.reason))
     return [table, refused]
 
 

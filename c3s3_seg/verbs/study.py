@@ -30,12 +30,14 @@ def study(
     """Train and score several methods and seeds; the same command again resumes."""
     need("torch", "safetensors", "tensorboard")
     from c3s3_seg.files import write_whole
+    from c3s3_seg.ownership import check_output
     from c3s3_seg.report.study import study_markdown, study_rows
     from c3s3_seg.report.terminal import study_table
     from c3s3_seg.shard import parse_shard
     from c3s3_seg.training.study import finished, load_study, run_study
 
     what, plans = load_study(config, set_ or [])
+    check_output(out, ["study.md"])
     run_study(parse_shard(shard, os.environ).of(plans), out, lambda line: say(f"training {line}", err=True))
     done = finished(plans, out)
     rows = study_rows(done, what.reference)
