@@ -22,6 +22,7 @@ from c3s3_seg.domain import Domain
 from c3s3_seg.errors import InputError
 from c3s3_seg.files import make_folder, read_json, write_whole
 from c3s3_seg.io.choice import SeriesRule
+from c3s3_seg.ownership import replacing
 from c3s3_seg.recipe import Recipe
 from c3s3_seg.schema import closed, dump, parse
 
@@ -214,9 +215,9 @@ class ModelBundle:
     ) -> ModelBundle:
         """Write a new bundle; the manifest comes last, so that half a bundle is none."""
         make_folder(folder)
-        (folder / MANIFEST).unlink(missing_ok=True)
         empty = cls(folder, Manifest(task=task, networks=networks, files={}, training=training))
-        return empty.add(files)
+        with replacing(folder, files, MANIFEST):
+            return empty.add(files)
 
     def add(self, files: Mapping[str, bytes], parity: Mapping[str, Any] | None = None) -> ModelBundle:
         """Write more files into the bundle, then the manifest with their hashes and their parity."""

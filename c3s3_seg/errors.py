@@ -78,20 +78,24 @@ MORE_MEMORY = "Give more memory, or fewer workers, or smaller tiles with --overl
 OUT_OF_MEMORY = (
     "bad_alloc",
     "cannot allocate memory",
-    "can't allocate memory",
     "failed to map segment from shared object",
     "out of memory",
     "not enough memory",
     "unable to allocate",
+    "can't alloc",
 )
+# Where there is no memory for the stack of one more thread; of a lock the first is no lack of memory.
+NO_THREAD = ("resource temporarily unavailable", "can't start new thread")
 
 
 def unforeseen(error: BaseException) -> C3S3Error:
     """What no check foresaw, as an error of ours: the memory ran out, or a defect of the program."""
-    said = str(error).strip().splitlines()
-    first = f": {said[0]}" if said else ""
+    said = [line.strip() for line in str(error).splitlines() if line.strip()]
     if is_out_of_memory(error):
+        telling = [line for line in said if any(word in line.lower() for word in OUT_OF_MEMORY + NO_THREAD)]
+        first = f": {(telling or said)[0]}" if said else ""
         return MemoryLimitError(f"{NO_MEMORY}{first}", todo=MORE_MEMORY)
+    first = f": {said[0]}" if said else ""
     todo = "This is a defect of the program: please report it; the journal holds the traceback"
     return DefectError(f"{type(error).__name__}{first}", todo=todo)
 
@@ -110,7 +114,8 @@ def is_out_of_memory(error: BaseException | None) -> bool:
         seen.add(id(error))
         number = error.errno if isinstance(error, OSError) else None
         said = str(error).lower()
-        if isinstance(error, MemoryError) or number == errno.ENOMEM or any(t in said for t in OUT_OF_MEMORY):
+        words = OUT_OF_MEMORY + (NO_THREAD if isinstance(error, RuntimeError) else ())
+        if isinstance(error, MemoryError) or number == errno.ENOMEM or any(word in said for word in words):
             return True
         error = error.__cause__ or error.__context__
     return False

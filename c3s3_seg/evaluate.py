@@ -146,6 +146,21 @@ def evaluate(
         other = _measure_all(find_cases([against]), truth, same, progress)
         failures += tuple(Failure(f"{f.case} (against)", f.reason) for f in other.failures)
         comparison = compare(mine.rows, other.rows)
+    try:
+        return _write(out, mine, failures, comparison, settings)
+    except BaseException:  # half a report would be taken for one
+        for name in ("cases.csv", "report.json", "report.html"):
+            remove_ours(out / name)
+        raise
+
+
+def _write(
+    out: Path,
+    mine: _Measured,
+    failures: tuple[Failure, ...],
+    comparison: tuple[Paired, ...],
+    settings: Settings,
+) -> EvaluationResult:
     csv_path, json_path = out / "cases.csv", out / "report.json"
     remove_ours(out / "report.html")  # of an earlier run, it would show other numbers
     write_cases_csv(csv_path, mine.rows)

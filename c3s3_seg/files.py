@@ -210,13 +210,26 @@ def make_own_folder(path: Path) -> None:
     InputError
         If a symbolic link or a file stands in its place, or it cannot be made.
     """
+    check_own_folder(path)
+    make_folder(path)
+
+
+def check_own_folder(path: Path) -> None:
+    """Whether `make_own_folder` could make it, as far as can be seen; makes nothing.
+
+    Raises
+    ------
+    InputError
+        If a symbolic link or a file stands in its place.
+    """
     try:
         if path.is_symlink():
             todo = "Remove the link, or give another folder with -o"
             raise InputError("is a symbolic link, wanted a folder of its own", where=path, todo=todo)
+        if path.exists() and not path.is_dir():
+            raise InputError("the folder cannot be made (there is a file in its place)", where=path)
     except OSError as error:  # the name is too long
         raise InputError(f"the folder cannot be made ({error.strerror or error})", where=path) from error
-    make_folder(path)
 
 
 def check_folder(path: Path) -> None:

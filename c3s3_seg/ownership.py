@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import stat
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from c3s3_seg.errors import C3S3Error, InputError
-from c3s3_seg.files import check_folder, read_json
+from c3s3_seg.files import check_folder, read_json, write_whole
 
 MARK = "c3s3_seg"  # the key by which a JSON of ours is known
 PROGRAM = "c3s3-seg"  # what pages, pictures and images of ours say that they were made by
@@ -17,6 +18,7 @@ GENERATOR = f'<meta name="generator" content="{PROGRAM}">'
 # A private chunk that programs which do not know it leave out when they change a picture (PNG, 4.7.2).
 PNG_CHUNK = b"seGM"
 HEAD_BYTES = 4096
+UNFINISHED = ".c3s3-seg.unfinished"  # while the files of a bundle or an export are being written
 TODO = "Move it away, or give another folder with -o"
 
 _PAGES = (
@@ -85,6 +87,79 @@ def check_output(folder: Path, names: Iterable[str]) -> None:
     check_folder(folder)
     for name in names:
         check_place(folder / name)
+
+
+def check_set(folder: Path, names: Iterable[str], index: str) -> None:
+    """Refuse to replace a file of a set (a bundle, an export) that is not as the set's index says.
+
+    Parameters
+    ----------
+    folder
+        Of the set; need not be there.
+    names
+        The files that will be written, the index among them or not.
+    index
+        The JSON with `files`, name -> sha256. Without it, or where it says otherwise, a file is not ours,
+        unless a run of ours was killed while it wrote the set.
+
+    Raises
+    ------
+    InputError
+        If there is a file of somebody else's, a link or a folder.
+    """
+    known = _indexed(folder / index)
+    unfinished = _is_regular(folder / UNFINISHED)
+    for name in dict.fromkeys([index, *names]):
+        path = folder / name
+        if path.parent != folder and path.parent.is_symlink():
+            raise InputError("is a symbolic link, wanted a folder of its own", where=path.parent, todo=TODO)
+        ours = (
+            known is not None
+            if name == index
+            else _is_regular(path) and _sha(path) == (known or {}).get(name)
+        )
+        check_place(path, ours=ours or unfinished)
+
+
+@contextmanager
+def replacing(folder: Path, names: Iterable[str], index: str) -> Iterator[None]:
+    """Write a set of files anew: its index goes first and comes last, and if it fails nothing of it stays.
+
+    Raises
+    ------
+    InputError
+        As `check_set`; or if nothing can be written.
+    """
+    names = list(names)
+    check_set(folder, names, index)
+    write_whole(folder / UNFINISHED, b"c3s3-seg is writing here, or was ended while it did.\n")
+    try:
+        (folder / index).unlink(missing_ok=True)
+        yield
+    except BaseException:
+        for name in [index, *names]:
+            with suppress(OSError):
+                (folder / name).unlink(missing_ok=True)
+        raise
+    finally:
+        with suppress(OSError):
+            (folder / UNFINISHED).unlink(missing_ok=True)
+
+
+def _indexed(path: Path) -> dict[str, str] | None:
+    """What an index says of its files; None where it is no index."""
+    if not _is_regular(path):
+        return None
+    with suppress(C3S3Error):
+        facts = read_json(path)
+        files = facts.get("files") if isinstance(facts, dict) else None
+        return files if isinstance(files, dict) else None
+    return None
+
+
+def _sha(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def remove_ours(path: Path) -> None:

@@ -89,7 +89,9 @@ def check_places(
     for name in names:
         path = out / name
         _check_folder(path.parent, out)
-        if os.path.lexists(path) and os.path.realpath(path) == os.path.realpath(scan):
+        if not _is_taken(path):
+            continue
+        if os.path.realpath(path) == os.path.realpath(scan):
             what = f"the {'mask' if name == names[0] else 'file'} would be written over its scan"
             raise InputError(what, where=path, todo="Give another folder with -o")
         known = (recorded or {}).get(name)
@@ -104,6 +106,16 @@ def check_places(
                 raise
             what = "there is a file that an earlier prediction did not write"
             raise InputError(what, where=path, todo=TODO) from None
+
+
+def _is_taken(path: Path) -> bool:
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return False
+    except OSError as error:  # a name that is too long, a file in the place of a folder
+        raise InputError(f"cannot be written ({error.strerror or error})", where=path) from error
+    return True
 
 
 def check_unchanged(path: Path, known: str | None) -> None:
@@ -152,9 +164,9 @@ def clear(out: Path, case: str, names: Iterable[str], recorded: Mapping[str, str
     listed = {k: v for k, v in listed.items() if isinstance(v, str)} if isinstance(listed, dict) else {}
     for name, known in {**listed, **dict.fromkeys(names, ""), **recorded}.items():
         path = out / name
-        if not _is_inside(name, out) or path.is_symlink() or not path.is_file():
-            continue
         with suppress(OSError, C3S3Error):
+            if not _is_inside(name, out) or path.is_symlink() or not path.is_file():
+                continue
             unfinished = not known and (path.suffix not in MARKED or is_ours(path))
             if unfinished or (known and sha256(path) == known):
                 path.unlink()
@@ -170,10 +182,9 @@ def clear(out: Path, case: str, names: Iterable[str], recorded: Mapping[str, str
 def remove(out: Path, names: Iterable[str]) -> None:
     """Remove what an attempt that failed has written: its places were free when it began."""
     for name in names:
-        path = out / name
-        if _is_inside(name, out) and not path.is_symlink():
-            with suppress(OSError):
-                path.unlink(missing_ok=True)
+        with suppress(OSError):
+            if _is_inside(name, out) and not (out / name).is_symlink():
+                (out / name).unlink(missing_ok=True)
 
 
 def _is_inside(name: str, out: Path) -> bool:

@@ -198,7 +198,8 @@ def verify(out: Path) -> Verdict:
     for folder, weights in _bundles(runs).items():
         for name, expected in weights.items():
             _compare(Path(folder) / name, expected, verdict, reach=True)
-    newest = max(runs, key=lambda run: str(run.get("started", "")), default={"made_with": None})["made_with"]
+    runs.sort(key=lambda run: str(run.get("started", "")))  # of one second, the later one stays the later
+    newest = runs[-1]["made_with"] if runs else None
     for case in cases.values():  # a mask of another model, whose scan was not given to the present run
         if case["made_with"] not in (None, newest):
             verdict.stale += case["outputs_sha256"]

@@ -201,6 +201,7 @@ class _Run:
                 if outcome.refusal is not None and outcome.refusal.ends_the_batch and not single:
                     stopped = str(outcome.refusal.error())
             if stopped:
+                self.engine.close()  # workers write no more
                 undone = self._leave(ledger.undone(found.todo, set(outcomes), stopped), len(found.todo))
                 outcomes |= {o.case: o for o in undone}
             else:

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from c3s3_seg.batch.claims import Asked, check_places, check_unchanged, places
+from c3s3_seg.batch.claims import Asked, check_places, check_unchanged, clear, places
 from c3s3_seg.batch.job import Job, Plan, Task
 from c3s3_seg.batch.journal import Journal, Record
 from c3s3_seg.batch.outcome import Outcome, Refusal
@@ -79,6 +79,8 @@ def sort_out(tasks: Sequence[Task], journal: Journal, request: Request) -> Sorte
         record = journal.get(task.case.name)
         try:
             reason = _reason(task, record, request)
+            if reason is not None:
+                _refuse_taken(task, record, request, journal)
         except OSError as error:  # a place that cannot even be looked at
             refusal = Refusal.of(InputError(f"{error.strerror or error}", where=task.case.path), "begin")
             result.refused.append(Outcome(task.case.name, task.place, refusal=refusal))
@@ -106,11 +108,22 @@ def _reason(task: Task, record: Record | None, request: Request) -> str | None:
     if RESERVED.fullmatch(task.case.name):
         what = f"a case called '{task.case.name}' would take the place of the folder's own provenance.json"
         raise InputError(what, where=task.case.path, todo="Rename the scan")
-    reason = _why(task, record, request)
-    if reason is not None:
-        names = places(request.job, task.case.name, request.asked)
-        check_places(task.case.path, request.job.out, names, record.outcome.outputs if record else {})
-    return reason
+    return _why(task, record, request)
+
+
+def _refuse_taken(task: Task, record: Record | None, request: Request, journal: Journal) -> None:
+    """Raise if the case cannot be written; what an earlier run wrote of it is no answer to this, and goes."""
+    names = places(request.job, task.case.name, request.asked)
+    known = record.outcome.outputs if record is not None else {}
+    try:
+        check_places(task.case.path, request.job.out, names, known)
+    except InputError as error:
+        if record is not None and record.state == "done":
+            earlier = {**record.outcome.earlier, **clear(request.job.out, task.case.name, (), known)}
+            refusal = Refusal.of(error, "begin")
+            outcome = Outcome(task.case.name, task.place, refusal=refusal, earlier=earlier)
+            journal.record(outcome, request.setting)
+        raise
 
 
 def _why(task: Task, record: Record | None, request: Request) -> str | None:

@@ -22,9 +22,10 @@ from c3s3_seg.export.openvino import openvino_files
 from c3s3_seg.export.parity import Parity
 from c3s3_seg.export.standalone import standalone_graph
 from c3s3_seg.export.trace import INPUT
-from c3s3_seg.files import make_folder, write_whole
+from c3s3_seg.files import make_folder, make_own_folder, write_whole
 from c3s3_seg.inference.backends import Backend, OpenVinoBackend, TorchBackend, load_torch
 from c3s3_seg.inference.window import FloatArray
+from c3s3_seg.ownership import replacing
 from c3s3_seg.schema import dump
 from c3s3_seg.volume import Volume
 
@@ -101,9 +102,9 @@ def export_folder(
         "parity": dump(proof),
     }
     make_folder(out)
-    (out / FACTS).unlink(missing_ok=True)  # written last: half an export is none
-    _write(out, files)
-    _write(out, {FACTS: json.dumps(record, indent=1).encode()})
+    with replacing(out, files, FACTS):
+        _write(out, files)
+        _write(out, {FACTS: json.dumps(record, indent=1).encode()})
     return out / built.network, proof
 
 
@@ -152,5 +153,6 @@ def _approved(proof: Parity, name: str, where: Path) -> Parity:
 
 def _write(folder: Path, files: Mapping[str, bytes]) -> None:
     for name, content in files.items():
-        make_folder((folder / name).parent)
+        if (folder / name).parent != folder:
+            make_own_folder((folder / name).parent)
         write_whole(folder / name, content)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+import shutil
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -30,8 +32,6 @@ def save(
         If a file is there already, a format is none of those, the truth alone is to be DICOM, or a CT is
         to be a DICOM series.
     """
-    from c3s3_seg.io import save as save_image
-
     if file_format not in ("dicom", "nii.gz"):
         raise InputError(f"found the format {file_format!r}, wanted 'dicom' or 'nii.gz'")
     check_truth(truth, is_dicom=file_format == "dicom")
@@ -44,18 +44,35 @@ def save(
         if path is not None:
             _refuse_existing(path)
     make_folder(folder)
-    if file_format == "dicom":
+    try:
+        _write(phantom, scan, answer, seed, truth)
+    except BaseException:  # the next try would be refused for what is there already
+        _discard(scan)
+        raise
+    return scan, answer
+
+
+def _write(phantom: Phantom, scan: Path, answer: Path | None, seed: int, truth: TruthFormat) -> None:
+    from c3s3_seg.io import save as save_image
+
+    if not scan.name.endswith(".nii.gz"):
         from c3s3_seg.io.dicom_write import save_series
 
-        patient = f"PHANTOM-{seed}"
-        save_series(
-            phantom.scan, scan, description=f"Simulated heart, seed {seed}", seed_uid=name, patient=patient
-        )
+        words, patient = f"Simulated heart, seed {seed}", f"PHANTOM-{seed}"
+        save_series(phantom.scan, scan, description=words, seed_uid=scan.name, patient=patient)
     else:
         save_image(phantom.scan, scan)
     if answer is not None:
         save_truth(phantom.truth, answer, scan, truth)
-    return scan, answer
+
+
+def _discard(path: Path) -> None:
+    """A file or a folder that this run has made."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
 def check_places(folder: Path, seeds: Iterable[int], file_format: FileFormat, truth: TruthFormat) -> None:
@@ -99,8 +116,7 @@ def write_cohort(
     InputError
         If a number of cases is negative, or the folder holds a data set already.
     """
-    from c3s3_seg.dataset import INDEX, DataSet, Splits
-    from c3s3_seg.io import save as save_image
+    from c3s3_seg.dataset import INDEX
 
     counts = {"labelled": labelled, "unlabelled": unlabelled, "validation": validation}
     if min(counts.values()) < 0:
@@ -108,9 +124,21 @@ def write_cohort(
     for name in (INDEX, "imagesTr", "labelsTr"):
         _refuse_existing(folder / name)
     check_folder(folder)
-    splits: dict[str, list[str]] = {}
     for name in ("imagesTr", "labelsTr"):
         make_folder(folder / name)
+    try:
+        return _write_cohort(folder, counts, seed, modality)
+    except BaseException:  # half a data set is none, and the next try would be refused for it
+        for name in ("imagesTr", "labelsTr"):
+            _discard(folder / name)
+        raise
+
+
+def _write_cohort(folder: Path, counts: Mapping[str, int], seed: int, modality: Modality) -> Path:
+    from c3s3_seg.dataset import DataSet, Splits
+    from c3s3_seg.io import save as save_image
+
+    splits: dict[str, list[str]] = {}
     for split, count in counts.items():
         splits[split] = [f"phantom-{seed + n}" for n in range(count)]
         for name in splits[split]:

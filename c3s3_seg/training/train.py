@@ -12,11 +12,12 @@ from typing import Protocol
 import torch
 
 from c3s3_seg.allocator import keep_pages
-from c3s3_seg.bundle import ModelBundle
+from c3s3_seg.bundle import CARD, MANIFEST, ModelBundle
 from c3s3_seg.dataset import DataSet, Splits
 from c3s3_seg.errors import ConfigError, InputError
-from c3s3_seg.files import check_folder, make_folder
+from c3s3_seg.files import check_folder, check_own_folder, make_folder
 from c3s3_seg.inference.hardware import available_processors
+from c3s3_seg.ownership import check_set
 from c3s3_seg.training import checkpoint
 from c3s3_seg.training.config import TrainConfig
 from c3s3_seg.training.data import Batch, Sampler, read_splits, read_validation
@@ -27,6 +28,7 @@ from c3s3_seg.training.validation import Validation
 from c3s3_seg.training.world import join, led, wait
 
 # Threads that draw batches for a GPU. A batch is a function of its iteration: their number changes nothing.
+PARTS = (CARD, "model.safetensors", "partner.safetensors")  # what every bundle has, or may have
 LOADERS = min(8, available_processors())
 
 
@@ -73,6 +75,9 @@ def train(
         does not fit the configuration.
     """
     check_folder(folder)
+    for name in ("bundle", "events"):
+        check_own_folder(folder / name)
+    check_set(folder / "bundle", PARTS, MANIFEST)
     keep_pages()
     deterministic(config)
     data, splits = read_splits(config.data)
