@@ -215,11 +215,11 @@ def _is_named(path: Path, name: str, facts: dict[str, Any] | None) -> bool:
     return False
 
 
-def left_behind(out: Path) -> dict[str, str]:
-    """Files of cases whose JSON is there: name -> sha256, as these JSON files say."""
+def left_behind(out: Path, names: Iterable[str]) -> dict[str, str]:
+    """What those of the files that are JSON of a case say was written with it: name -> sha256."""
     named: dict[str, str] = {}
-    for path in out.glob("*.json"):
-        listed = (_facts(path) or {}).get(FILES)
+    for name in (name for name in names if name.endswith(".json")):
+        listed = (_facts(out / name) or {}).get(FILES)
         if isinstance(listed, dict):
             named |= {str(k): str(v) for k, v in listed.items()}
     return named

@@ -220,12 +220,11 @@ def _bundles(runs: list[dict[str, Any]]) -> dict[str, dict[str, str]]:
 
 def _sort_rest(out: Path, cases: dict[str, dict[str, Any]], known: set[str], verdict: Verdict) -> None:
     """Files that no record of the present run speaks of: stale, if they are ours, or somebody else's."""
+    rest = [name for name in _names(out) if name not in known and not _is_of_the_folder(out / name, name)]
     earlier = {h for case in cases.values() for h in case.get("earlier_sha256", {})}
-    earlier |= set(left_behind(out).values())
-    for name in _names(out):
+    earlier |= set(left_behind(out, rest).values())
+    for name in rest:
         path = out / name
-        if name in known or _is_of_the_folder(path, name):
-            continue
         stale = not path.is_symlink() and path.is_file() and _is_stale(path, earlier)
         (verdict.stale if stale else verdict.strangers).append(name)
 

@@ -16,7 +16,9 @@ from c3s3_seg.errors import C3S3Error, InputError
 from c3s3_seg.files import make_own_folder, write_whole
 from c3s3_seg.io import save
 from c3s3_seg.io.choice import Fix
+from c3s3_seg.io.formats import is_own_result
 from c3s3_seg.io.hashes import content_sha256, sha256
+from c3s3_seg.ownership import PROGRAM, TODO, check_place
 from c3s3_seg.schema import dump
 from c3s3_seg.volume import Array, Volume
 
@@ -121,7 +123,8 @@ def _make(work: Work, sources: dict[str, str]) -> Made:
     mask, refused = _mask(work, scan)
     notes = [*scan.source.notes, *(mask.source.notes if mask is not None else ()), work.note]
     make_own_folder(work.image.parent)
-    save(scan.geometry.volume(_smallest(scan.array)), work.image)
+    _check_places(work)
+    save(scan.geometry.volume(_smallest(scan.array)), work.image, note=PROGRAM)
     hashes = {"image": sha256(work.image)}
     values: tuple[int, ...] = ()
     if mask is None:
@@ -129,7 +132,7 @@ def _make(work: Work, sources: dict[str, str]) -> Made:
         sources.pop("label", None)
     else:
         make_own_folder(work.label.parent)
-        save(mask, work.label)
+        save(mask, work.label, note=PROGRAM)
         hashes["label"] = sha256(work.label)
         values = tuple(int(v) for v in np.unique(mask.array) if v)
     parts = {"image": work.scan, "label": work.mask}
@@ -139,6 +142,23 @@ def _make(work: Work, sources: dict[str, str]) -> Made:
     )
     write_whole(work.state / f"{work.case}.json", json.dumps(dump(record)).encode())
     return Made(record, mask_refused=refused)
+
+
+def _check_places(work: Work) -> None:
+    """Never write over, or remove, a file that another program put there or that somebody has edited.
+
+    Raises
+    ------
+    InputError
+        If there is such a file, or a link.
+    """
+    for key, path in (("image", work.image), ("label", work.label)):
+        recorded = None if work.known is None else work.known.sha256.get(key)
+        if path.is_symlink() or not path.is_file():
+            check_place(path)
+        elif (sha256(path) != recorded) if recorded else not is_own_result(path):
+            what = "an earlier run did not write" if recorded is None else "was changed since it was written"
+            raise InputError(f"there is a file that {what}", where=path, todo=TODO)
 
 
 def _mask(work: Work, scan: Volume) -> tuple[Volume | None, str]:

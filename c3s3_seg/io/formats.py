@@ -91,7 +91,7 @@ def is_own_result(path: Path) -> bool:
         if path.suffix.lower() == ".dcm" and is_dicom(path):
             import pydicom
 
-            return pydicom.dcmread(path, stop_before_pixels=True).get("Manufacturer") == PROGRAM
+            return bool(pydicom.dcmread(path, stop_before_pixels=True).get("Manufacturer") == PROGRAM)
     except Exception:  # a damaged file says nothing
         return False
     return False

@@ -158,7 +158,7 @@ def save(volume: Volume, path: str | Path, *, note: str = "") -> None:
         if error.errno not in OF_THE_STORAGE:  # such as a name that is too long: the next file's is not
             what = f"the file could not be written: {error.strerror or error}"
             raise InputError(what, where=path) from error
-        raise _unwritten(path, error.strerror, array.nbytes) from error
+        raise _unwritten(path, error.strerror or "", array.nbytes) from error
     except RuntimeError as error:
         raise _unwritten(path, "the file was refused", array.nbytes) from error
     finally:

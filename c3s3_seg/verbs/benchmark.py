@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -32,6 +33,7 @@ def benchmark(
     from c3s3_seg.files import check_output_file
     from c3s3_seg.inference import profile
     from c3s3_seg.inference.survey import RUNTIMES, survey
+    from c3s3_seg.ownership import check_place
 
     found = ModelBundle.find(bundle)
     path = profile.profile_path(os.environ)
@@ -40,6 +42,7 @@ def benchmark(
         raise InputError(what, todo=f"Set {profile.VARIABLE} to a file")
     if write_profile and path is not None:
         check_output_file(path)
+        check_place(path, ours=_is_profile(path))
     with Status() as tell:
         result = survey(found, tell, RUNTIMES if runtime is None else (runtime,))
     table = Table(
@@ -64,3 +67,15 @@ def benchmark(
     if write_profile and path is not None:
         profile.write_profile(path, found.networks[0], best)
         say(f"Written to {path}; predict uses it from now on, unless it is told otherwise.")
+
+
+def _is_profile(path: Path) -> bool:
+    """Whether a file is a profile, of whatever version and machine: others are not begun anew."""
+    from c3s3_seg.errors import InputError
+    from c3s3_seg.files import read_json
+
+    try:
+        facts = read_json(path)
+    except InputError:
+        return False
+    return isinstance(facts, dict) and {"machine", "networks"} <= set(facts)

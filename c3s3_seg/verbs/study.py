@@ -36,8 +36,8 @@ def study(
     from c3s3_seg.shard import parse_shard
     from c3s3_seg.training.study import finished, load_study, run_study
 
-    what, plans = load_study(config, set_ or [])
     check_output(out, ["study.md"])
+    what, plans = load_study(config, set_ or [])
     run_study(parse_shard(shard, os.environ).of(plans), out, lambda line: say(f"training {line}", err=True))
     done = finished(plans, out)
     rows = study_rows(done, what.reference)
