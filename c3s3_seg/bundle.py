@@ -22,7 +22,7 @@ from c3s3_seg.domain import Domain
 from c3s3_seg.errors import InputError
 from c3s3_seg.files import make_folder, read_json, write_whole
 from c3s3_seg.io.choice import SeriesRule
-from c3s3_seg.ownership import replacing
+from c3s3_seg.ownership import check_set, replacing, restoring
 from c3s3_seg.recipe import Recipe
 from c3s3_seg.schema import closed, dump, parse
 
@@ -221,13 +221,15 @@ class ModelBundle:
 
     def add(self, files: Mapping[str, bytes], parity: Mapping[str, Any] | None = None) -> ModelBundle:
         """Write more files into the bundle, then the manifest with their hashes and their parity."""
+        check_set(self.folder, files, MANIFEST)
         hashes = dict(self.manifest.files)
-        for name, content in files.items():
-            write_whole(self.folder / name, content)
-            hashes[name] = hashlib.sha256(content).hexdigest()
+        hashes |= {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
         proofs = {**self.manifest.parity, **(parity or {})}
         manifest = replace(self.manifest, files=dict(sorted(hashes.items())), parity=proofs)
-        write_whole(self.folder / MANIFEST, json.dumps(dump(manifest), indent=1).encode())
+        with restoring(self.folder / name for name in (MANIFEST, *files)):
+            for name, content in files.items():
+                write_whole(self.folder / name, content)
+            write_whole(self.folder / MANIFEST, json.dumps(dump(manifest), indent=1).encode())
         return ModelBundle(self.folder, manifest)
 
     def with_domain(self, domain: Domain) -> ModelBundle:

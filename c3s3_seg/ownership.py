@@ -7,7 +7,7 @@ import json
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from c3s3_seg.errors import C3S3Error, InputError
 from c3s3_seg.files import check_folder, read_json, write_whole
@@ -132,6 +132,7 @@ def replacing(folder: Path, names: Iterable[str], index: str) -> Iterator[None]:
     """
     names = list(names)
     check_set(folder, names, index)
+    _drop(folder, names, index)
     write_whole(folder / UNFINISHED, b"c3s3-seg is writing here, or was ended while it did.\n")
     try:
         (folder / index).unlink(missing_ok=True)
@@ -144,6 +145,34 @@ def replacing(folder: Path, names: Iterable[str], index: str) -> Iterator[None]:
     finally:
         with suppress(OSError):
             (folder / UNFINISHED).unlink(missing_ok=True)
+
+
+def _drop(folder: Path, names: Iterable[str], index: str) -> None:
+    """Remove what the old index names and the new files do not replace: it would stand beside them."""
+    for name, known in (_indexed(folder / index) or {}).items():
+        path = folder / name
+        inside = not PurePath(name).is_absolute() and ".." not in PurePath(name).parts
+        if inside and name not in names and not path.parent.is_symlink() and _is_regular(path):
+            with suppress(OSError):
+                if _sha(path) == known:
+                    path.unlink()
+
+
+@contextmanager
+def restoring(paths: Iterable[Path]) -> Iterator[None]:
+    """If what is done with these files fails, they are again what they were."""
+    before = {path: path.read_bytes() if _is_regular(path) else None for path in paths}
+    try:
+        yield
+    except BaseException:
+        for path in before:
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+        for path, content in before.items():
+            with suppress(C3S3Error):
+                if content is not None:
+                    write_whole(path, content)
+        raise
 
 
 def _indexed(path: Path) -> dict[str, str] | None:

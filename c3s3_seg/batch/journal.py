@@ -24,15 +24,16 @@ from typing import Any, Literal
 from c3s3_seg.batch.outcome import Outcome
 from c3s3_seg.errors import InputError
 from c3s3_seg.lock import now
-from c3s3_seg.ownership import TODO, is_ours, read_head
+from c3s3_seg.ownership import TODO, read_head
 from c3s3_seg.schema import parse, plain
 from c3s3_seg.shard import Shard
 
 STEM = "journal"
 SQLITE = b"SQLite format 3\0"
 State = Literal["begun", "done", "failed"]
-TABLES = """
-CREATE TABLE IF NOT EXISTS runs (id INTEGER PRIMARY KEY, started TEXT, ended TEXT, facts TEXT);
+RUNS = "CREATE TABLE runs (id INTEGER PRIMARY KEY, started TEXT, ended TEXT, facts TEXT)"
+TABLES = f"""
+{RUNS.replace("TABLE", "TABLE IF NOT EXISTS")};
 CREATE TABLE IF NOT EXISTS cases (name TEXT PRIMARY KEY, run INTEGER, state TEXT, changed TEXT,
                                   setting TEXT, outcome TEXT, seal TEXT);
 """
@@ -80,12 +81,22 @@ class Journal:
         _check_files(path)
         with self._guarded():
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        self._refuse_foreign()
         with self._guarded():
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")
             if self._db.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
                 raise sqlite3.DatabaseError("its structure is broken")
             self._db.executescript(TABLES)
+
+    def _refuse_foreign(self) -> None:
+        """Before anything is changed: what tables there are. After a kill they may be in the log alone."""
+        with self._guarded():
+            rows = self._db.execute("SELECT name, sql FROM sqlite_schema WHERE type = 'table'").fetchall()
+        if rows and dict(rows).get("runs") != RUNS:
+            self._db.close()
+            what = "is a database of another program, not our journal"
+            raise InputError(what, where=self.path, todo=TODO)
 
     def start(self, facts: dict[str, Any]) -> None:
         """Begin a run; what is recorded from now on is of this run."""
@@ -223,8 +234,6 @@ def _check_files(path: Path) -> None:
         head = read_head(path)
         if head and not head.startswith(SQLITE):  # SQLite takes one of less than a page for an empty one
             raise _damage("file is not a database", path)
-        if head and not is_ours(path):
-            raise InputError("is a database of another program, not our journal", where=path, todo=TODO)
 
 
 def journal_path(folder: Path, shard: Shard | None = None) -> Path:

@@ -18,7 +18,7 @@ from c3s3_seg.batch.journal import Journal, gather, journal_path
 from c3s3_seg.batch.ledger import Ledger
 from c3s3_seg.batch.outcome import Outcome
 from c3s3_seg.batch.provenance import LEFT_BEHIND, provenance_names, surroundings, write_provenance
-from c3s3_seg.batch.sorting import Request, Sorted, sort_out
+from c3s3_seg.batch.sorting import Request, sort_out
 from c3s3_seg.batch.summary import summary
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import StorageError
@@ -193,7 +193,7 @@ class _Run:
     def _all(self, tasks: list[Task], journal: Journal, *, single: bool, discard: bool) -> BatchResult:
         found = sort_out(tasks, journal, self.request)
         outcomes = {o.case: o for o in (*found.kept, *found.refused)}
-        self.tell(Progress(0, len(found.todo), note=_note(found)))
+        self.tell(Progress(0, len(found.todo), note=found.note))
         ledger, stopped, undone = Ledger(journal, self.request), "", []
         try:
             for outcome in self._do(found.todo, ledger):
@@ -291,19 +291,6 @@ def _closed(run: Iterator[Outcome]) -> Iterator[Iterator[Outcome]]:
     finally:
         if isinstance(run, Generator):
             run.close()
-
-
-def _note(found: Sorted) -> str:
-    parts = []
-    if found.kept:
-        failed = sum(o.refusal is not None for o in found.kept)
-        parts.append(f"{len(found.kept) - failed} cases were finished before; their hashes hold")
-        if failed:
-            parts.append(f"{failed} cases failed before and have not changed (--retry-failed tries again)")
-    parts += [f"{count} finished cases are done again: {why}" for why, count in found.redone.items()]
-    if found.left:
-        parts.append(f"{found.left} cases are left for another run (--limit)")
-    return "; ".join(parts)
 
 
 def _sweep(folder: Path) -> None:

@@ -40,6 +40,22 @@ class Sorted:
     redone: dict[str, int] = field(default_factory=dict)
     left: int = 0
 
+    @property
+    def note(self) -> str:
+        """What has to be said before the first case."""
+        parts = []
+        if self.kept:
+            failed = sum(o.refusal is not None for o in self.kept)
+            parts.append(f"{len(self.kept) - failed} cases were finished before; their hashes hold")
+            if failed:
+                parts.append(
+                    f"{failed} cases failed before and have not changed (--retry-failed tries again)"
+                )
+        parts += [f"{count} finished cases are done again: {why}" for why, count in self.redone.items()]
+        if self.left:
+            parts.append(f"{self.left} cases are left for another run (--limit)")
+        return "; ".join(parts)
+
 
 @dataclass(frozen=True)
 class Request:

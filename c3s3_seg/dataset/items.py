@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from c3s3_seg.errors import C3S3Error
+from c3s3_seg.errors import C3S3Error, foreseen, is_out_of_memory, unforeseen
 from c3s3_seg.io import load, load_mask
 from c3s3_seg.io.choice import Fix, Reading
 from c3s3_seg.io.drawing import Drawing, load_drawing
@@ -160,6 +160,8 @@ class Refused:
 
 def reason_of(error: Exception) -> str:
     """An error as a table says it: its place is in another column."""
+    if is_out_of_memory(error):
+        error = foreseen(error) if isinstance(error, C3S3Error) else unforeseen(error)
     if not isinstance(error, C3S3Error):
         return f"{type(error).__name__}: {error}"
     return f"{error.what}." + (f" {error.todo}." if error.todo else "")

@@ -25,7 +25,7 @@ from c3s3_seg.export.trace import INPUT
 from c3s3_seg.files import make_folder, make_own_folder, write_whole
 from c3s3_seg.inference.backends import Backend, OpenVinoBackend, TorchBackend, load_torch
 from c3s3_seg.inference.window import FloatArray
-from c3s3_seg.ownership import replacing
+from c3s3_seg.ownership import check_set, replacing
 from c3s3_seg.schema import dump
 from c3s3_seg.volume import Volume
 
@@ -84,6 +84,7 @@ def export_folder(
     """
     if not scans:
         raise InputError("there is no scan to compare on", todo="Give one with --check")
+    check_set(out, (), FACTS)
     members, built = form.members(bundle), build(bundle, target, form)
     with tempfile.TemporaryDirectory() as folder:
         _write(Path(folder), built.files)
