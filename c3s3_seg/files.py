@@ -244,7 +244,7 @@ def check_folder(path: Path) -> None:
     try:
         place = Path(os.path.abspath(path))
         while not os.path.lexists(place) and place != place.parent:
-            _check_name(place)
+            check_name(place)
             place = place.parent
         if not place.is_dir():
             raise InputError("the folder cannot be made (Not a directory)", where=place)
@@ -254,7 +254,8 @@ def check_folder(path: Path) -> None:
         raise InputError("the folder cannot be written to (Permission denied)", where=place)
 
 
-def _check_name(path: Path) -> None:
+def check_name(path: Path) -> None:
+    """Raise the `OSError` of a name that no file system takes, whether its folder is there or not."""
     if len(os.fsencode(path.name)) > NAME_BYTES:
         raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from c3s3_seg.batch.job import Job
 from c3s3_seg.errors import C3S3Error, InputError
-from c3s3_seg.files import read_json
+from c3s3_seg.files import check_name, read_json
 from c3s3_seg.inference.predictor import Predictor
 from c3s3_seg.io.formats import image_suffix_of
 from c3s3_seg.io.hashes import sha256
@@ -110,6 +110,7 @@ def check_places(
 
 def _is_taken(path: Path) -> bool:
     try:
+        check_name(path)  # the folder may not be there yet
         path.lstat()
     except FileNotFoundError:
         return False

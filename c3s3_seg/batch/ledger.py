@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from c3s3_seg.batch.claims import EARLIER, check_places, clear, places, remove
+from c3s3_seg.batch.claims import EARLIER, clear, places, remove
 from c3s3_seg.batch.job import Task
 from c3s3_seg.batch.journal import Journal
 from c3s3_seg.batch.outcome import Outcome, Refusal
-from c3s3_seg.batch.sorting import Request
+from c3s3_seg.batch.sorting import Request, refuse_taken
 from c3s3_seg.errors import C3S3Error, InputError
 
 
@@ -45,7 +45,7 @@ class Ledger:
         case, out = task.case.name, self.request.job.out
         names, record = self._places(case), self.journal.get(case)
         known = record.outcome.outputs if record is not None else {}
-        check_places(task.case.path, out, names, known)  # once more: hours may have passed
+        refuse_taken(task, record, self.request, self.journal)  # once more: hours may have passed
         earlier = dict(record.outcome.earlier) if record is not None else {}
         earlier |= clear(out, case, names, known)
         self._earlier[case] = earlier

@@ -96,7 +96,7 @@ def sort_out(tasks: Sequence[Task], journal: Journal, request: Request) -> Sorte
         try:
             reason = _reason(task, record, request)
             if reason is not None:
-                _refuse_taken(task, record, request, journal)
+                refuse_taken(task, record, request, journal)
         except OSError as error:  # a place that cannot even be looked at
             refusal = Refusal.of(InputError(f"{error.strerror or error}", where=task.case.path), "begin")
             result.refused.append(Outcome(task.case.name, task.place, refusal=refusal))
@@ -127,8 +127,14 @@ def _reason(task: Task, record: Record | None, request: Request) -> str | None:
     return _why(task, record, request)
 
 
-def _refuse_taken(task: Task, record: Record | None, request: Request, journal: Journal) -> None:
-    """Raise if the case cannot be written; what an earlier run wrote of it is no answer to this, and goes."""
+def refuse_taken(task: Task, record: Record | None, request: Request, journal: Journal) -> None:
+    """Refuse a case whose places are taken; what an earlier run wrote of it is no answer to this, and goes.
+
+    Raises
+    ------
+    InputError
+        If a place is taken, see `check_places`.
+    """
     names = places(request.job, task.case.name, request.asked)
     known = record.outcome.outputs if record is not None else {}
     try:

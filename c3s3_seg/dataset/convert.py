@@ -145,7 +145,7 @@ def _make(work: Work, sources: dict[str, str]) -> Made:
 
 
 def _check_places(work: Work) -> None:
-    """Never write over, or remove, a file that another program put there or that somebody has edited.
+    """Never write over, or remove, a file that another program put there, or a mask that somebody has edited.
 
     Raises
     ------
@@ -156,9 +156,10 @@ def _check_places(work: Work) -> None:
         recorded = None if work.known is None else work.known.sha256.get(key)
         if path.is_symlink() or not path.is_file():
             check_place(path)
-        elif (sha256(path) != recorded) if recorded else not is_own_result(path):
-            what = "an earlier run did not write" if recorded is None else "was changed since it was written"
-            raise InputError(f"there is a file that {what}", where=path, todo=TODO)
+        elif recorded is None and not is_own_result(path):
+            raise InputError("there is a file that an earlier run did not write", where=path, todo=TODO)
+        elif recorded is not None and key == "label" and sha256(path) != recorded:
+            raise InputError("there is a mask that was changed since it was written", where=path, todo=TODO)
 
 
 def _mask(work: Work, scan: Volume) -> tuple[Volume | None, str]:
