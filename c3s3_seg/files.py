@@ -168,8 +168,8 @@ def unwritten(what: str, path: Path, error: OSError) -> InputError:
     return (StorageError if error.errno in OF_THE_STORAGE else InputError)(what, where=path)
 
 
-def has_room(folder: Path, size: int) -> bool:
-    """Whether a file of so many bytes could be written in a folder: the room is asked for and given back.
+def lack_of_room(folder: Path, size: int) -> str:
+    """Why a file of so many bytes cannot be written in a folder, "" if it can: the room is asked for.
 
     SimpleITK does not say why a write failed, and a quota or a limit is not seen in the free space.
     """
@@ -178,11 +178,11 @@ def has_room(folder: Path, size: int) -> bool:
         with aside.open("xb") as file:
             os.posix_fallocate(file.fileno(), 0, max(1, size))
     except OSError as error:
-        return error.errno not in OF_THE_STORAGE
+        return os.strerror(error.errno) if error.errno in OF_THE_STORAGE else ""
     finally:
         with suppress(OSError):
             aside.unlink(missing_ok=True)
-    return True
+    return ""
 
 
 def make_folder(path: Path) -> None:

@@ -276,6 +276,8 @@ def test_a_full_disk_ends_the_run_at_its_first_case(tmp_path: Path, workers: int
     events = [json.loads(line) for line in answer.stdout.splitlines()]
     failed = {e["case"]: e["reason"] for e in events if e["event"] == "case"}
     assert len(failed) == 12
+    assert [e["state"] for e in events[1:]] == ["failed"] + 11 * ["not done"]
+    assert "File too large" in events[1]["reason"]
     first, *rest = failed.values()
     assert "could not be written in full" in first
     assert all("it was not done, because the run was stopped" in reason for reason in rest)
@@ -283,6 +285,7 @@ def test_a_full_disk_ends_the_run_at_its_first_case(tmp_path: Path, workers: int
     assert (out / "summary.csv").read_text().count("it was not done") == 11
     seconds = json.loads((out / "provenance.json").read_text())["cases"]
     assert len(seconds) <= 4  # what was under way when the first one failed
+    assert verify(out).holds
     answer = run(*words)
     assert answer.returncode == 0, answer.stdout
     assert len(list(out.glob("*.nrrd"))) == 12

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 
 from c3s3_seg.batch.claims import EARLIER, clear, places, remove
 from c3s3_seg.batch.job import Task
 from c3s3_seg.batch.journal import Journal
-from c3s3_seg.batch.outcome import Outcome, Refusal
+from c3s3_seg.batch.outcome import STOPPED, Outcome, Refusal
 from c3s3_seg.batch.sorting import Request, refuse_taken
 from c3s3_seg.errors import C3S3Error, InputError
 
@@ -70,12 +71,14 @@ class Ledger:
     def undone(self, todo: list[Task], done: set[str], why: str) -> list[Outcome]:
         """The cases that a run which was stopped leaves to the next one."""
         what = f"it was not done, because the run was stopped: {why.rstrip('.')}"
-        refusal = Refusal.of(InputError(what, todo="The same command again does it"), "begin")
+        refusal = Refusal.of(InputError(what, todo="The same command again does it"), STOPPED)
         rest = [task for task in todo if task.case.name not in done]
-        for task in rest:
-            if task.case.name in self._earlier:
-                remove(self.request.job.out, self._places(task.case.name))
-        return [Outcome(task.case.name, task.place, refusal=refusal) for task in rest]
+        outcomes = [Outcome(task.case.name, task.place, refusal=refusal) for task in rest]
+        for outcome in outcomes:
+            if outcome.case in self._earlier:  # it was under way: its files go, and it is not begun any more
+                with suppress(C3S3Error):
+                    self.record(outcome)
+        return outcomes
 
     def _places(self, case: str) -> list[str]:
         return places(self.request.job, case, self.request.asked)

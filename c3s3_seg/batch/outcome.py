@@ -9,6 +9,7 @@ from c3s3_seg.errors import NO_MEMORY, C3S3Error, InputError, StorageError
 from c3s3_seg.report.rows import Failure, PredictionRow
 
 # A failure in one of these steps is the scan's own: it would fail again. The others are the machine's.
+STOPPED = "stopped"  # the step of a case that was not done, because the run ended before
 OF_THE_SCAN = ("load", "check", "prepare")
 
 

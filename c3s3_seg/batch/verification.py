@@ -146,7 +146,7 @@ def _verify_case(case: dict[str, Any], out: Path, verdict: Verdict) -> Iterator[
     if case["state"] != "done":
         return
     scan = Path(case["scan"])
-    if not scan.exists():
+    if not (scan.is_file() or scan.is_dir()):  # gone, or a pipe now
         verdict.unreachable.append(str(scan))
         return
     try:

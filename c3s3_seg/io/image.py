@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from c3s3_seg.errors import GeometryError, InputError, StorageError
-from c3s3_seg.files import OF_THE_STORAGE, has_room
+from c3s3_seg.files import OF_THE_STORAGE, lack_of_room
 from c3s3_seg.io.nifti import Parts, read_nifti
 from c3s3_seg.io.nrrd_mha import read_nrrd_or_meta
 from c3s3_seg.io.upright import nearest_rotation
@@ -249,9 +249,9 @@ def _sync(path: Path) -> None:
 
 
 def _unwritten(path: Path, reason: str, size: int) -> InputError:
-    kind = InputError if has_room(path.parent, size) else StorageError
-    return kind(
-        f"the file could not be written in full: {reason}",
+    lack = lack_of_room(path.parent, size)
+    return (StorageError if lack else InputError)(
+        f"the file could not be written in full: {lack or reason}",
         where=path,
         todo="Check that the disk has room and that the folder may be written to",
     )
