@@ -174,6 +174,23 @@ def test_what_an_edit_has_changed_stays(scan: Path, tmp_path: Path) -> None:
     assert (out / "x.html").read_bytes() == b"notes of a person"
 
 
+def test_a_scan_or_a_truth_that_lies_in_the_output_stays(scan: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    predict_cases([scan], MODEL, Job(out, care=FORCED))
+    mask = (out / "x.nii.gz").read_bytes()
+    with pytest.raises(InputError, match="the mask would be written over its truth"):
+        predict_cases([scan], MODEL, Job(out, truth=out / "x.nii.gz", care=FORCED, picture=True))
+    assert (out / "x.nii.gz").read_bytes() == mask
+    assert verify(out).holds
+    result = predict_cases([scan], MODEL, Job(out, "mha", truth=out / "x.nii.gz", care=FORCED))
+    assert result.rows[0].scores[0].score.dice == 1
+    assert (out / "x.nii.gz").read_bytes() == mask
+    (out / "journal.sqlite").unlink()
+    predictor, _ = MODEL.open()
+    predict_case(Case("x", out / "x.nii.gz"), predictor, Job(out, "nrrd", care=FORCED), None)
+    assert names(out) == ["x.json", "x.nii.gz", "x.nrrd"]
+
+
 def test_verify_tells_stale_files_from_those_of_others(scan: Path, tmp_path: Path) -> None:
     out, old = tmp_path / "out", tmp_path / "old"
     everything(scan, out)

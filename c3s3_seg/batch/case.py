@@ -95,10 +95,10 @@ def predict_case(case: Case, predictor: Predictor, job: Job, truth_path: Path | 
     C3S3Error
         If it fails.
     """
-    names = places(job, case.name, Asked.of(predictor))
-    check_places(case.path, job.out, names)
-    clear(job.out, case.name, names, {})
-    outcome = Steps(predictor, job).run(Task(case, truth_path))
+    names, task = places(job, case.name, Asked.of(predictor)), Task(case, truth_path)
+    check_places(task, job.out, names)
+    clear(job.out, task, names, {})
+    outcome = Steps(predictor, job).run(task)
     if outcome.row is None:
         remove(job.out, names)
         raise outcome.refusal.error() if outcome.refusal else InputError("the case failed", where=case.path)

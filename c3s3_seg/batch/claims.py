@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from c3s3_seg.batch.job import Job
+from c3s3_seg.batch.job import Job, Task
 from c3s3_seg.errors import C3S3Error, InputError
 from c3s3_seg.files import check_name, read_json
 from c3s3_seg.inference.predictor import Predictor
@@ -64,14 +64,14 @@ def places(job: Job, case: str, asked: Asked) -> list[str]:
 
 
 def check_places(
-    scan: Path, out: Path, names: Iterable[str], recorded: Mapping[str, str] | None = None
+    task: Task, out: Path, names: Iterable[str], recorded: Mapping[str, str] | None = None
 ) -> None:
-    """Never write over a scan, nor over a file that somebody else put there or has edited.
+    """Never write over a scan or its truth, nor over a file that somebody else put there or has edited.
 
     Parameters
     ----------
-    scan
-        Where the scan of the case is.
+    task
+        The case.
     out
         The output folder.
     names
@@ -91,8 +91,9 @@ def check_places(
         _check_folder(path.parent, out)
         if not _is_taken(path):
             continue
-        if os.path.realpath(path) == os.path.realpath(scan):
-            what = f"the {'mask' if name == names[0] else 'file'} would be written over its scan"
+        if is_source(path, task):
+            of = "scan" if os.path.realpath(path) == os.path.realpath(task.case.path) else "truth"
+            what = f"the {'mask' if name == names[0] else 'file'} would be written over its {of}"
             raise InputError(what, where=path, todo="Give another folder with -o")
         known = (recorded or {}).get(name)
         check_unchanged(path, known)
@@ -106,6 +107,12 @@ def check_places(
                 raise
             what = "there is a file that an earlier prediction did not write"
             raise InputError(what, where=path, todo=TODO) from None
+
+
+def is_source(path: Path, task: Task) -> bool:
+    """Whether a path is that of the case's scan or of its truth."""
+    sources = [task.case.path, *([task.truth] if task.truth is not None else [])]
+    return os.path.realpath(path) in {os.path.realpath(source) for source in sources}
 
 
 def _is_taken(path: Path) -> bool:
@@ -141,15 +148,15 @@ def _check_folder(folder: Path, out: Path) -> None:
         raise InputError("is a symbolic link, wanted a folder of its own", where=folder, todo=todo)
 
 
-def clear(out: Path, case: str, names: Iterable[str], recorded: Mapping[str, str]) -> dict[str, str]:
+def clear(out: Path, task: Task, names: Iterable[str], recorded: Mapping[str, str]) -> dict[str, str]:
     """Remove all that an earlier run wrote for a case, so that nothing of it stands beside what comes.
 
     Parameters
     ----------
     out
         The output folder.
-    case
-        The name of the case.
+    task
+        The case. Its scan and its truth stay, even where an earlier run wrote them.
     names
         What may be written now; what is there was found to be ours.
     recorded
@@ -160,6 +167,7 @@ def clear(out: Path, case: str, names: Iterable[str], recorded: Mapping[str, str
     dict
         sha256 -> name of what was recorded, so that it is known if it turns up again.
     """
+    case = task.case.name
     facts = _facts(out / f"{case}.json") or {}
     listed = facts.get(FILES)
     listed = {k: v for k, v in listed.items() if isinstance(v, str)} if isinstance(listed, dict) else {}
@@ -167,6 +175,8 @@ def clear(out: Path, case: str, names: Iterable[str], recorded: Mapping[str, str
         path = out / name
         with suppress(OSError, C3S3Error):
             if not _is_inside(name, out) or path.is_symlink() or not path.is_file():
+                continue
+            if is_source(path, task):
                 continue
             unfinished = not known and (path.suffix not in MARKED or is_ours(path))
             if unfinished or (known and sha256(path) == known):

@@ -48,7 +48,7 @@ class Ledger:
         known = record.outcome.outputs if record is not None else {}
         refuse_taken(task, record, self.request, self.journal)  # once more: hours may have passed
         earlier = dict(record.outcome.earlier) if record is not None else {}
-        earlier |= clear(out, case, names, known)
+        earlier |= clear(out, task, names, known)
         self._earlier[case] = earlier
         self.journal.begin(case, task.place, self.request.setting, names, earlier)
 

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from c3s3_seg.batch.claims import Asked, check_places, check_unchanged, clear, places
+from c3s3_seg.batch.claims import Asked, check_places, check_unchanged, clear, is_source, places
 from c3s3_seg.batch.job import Job, Plan, Task
 from c3s3_seg.batch.journal import Journal, Record
 from c3s3_seg.batch.outcome import Outcome, Refusal
@@ -138,10 +138,11 @@ def refuse_taken(task: Task, record: Record | None, request: Request, journal: J
     names = places(request.job, task.case.name, request.asked)
     known = record.outcome.outputs if record is not None else {}
     try:
-        check_places(task.case.path, request.job.out, names, known)
+        check_places(task, request.job.out, names, known)
     except InputError as error:
-        if record is not None and record.state == "done":
-            earlier = {**record.outcome.earlier, **clear(request.job.out, task.case.name, (), known)}
+        slip = any(is_source(request.job.out / name, task) for name in names)  # the wrong folder was given
+        if record is not None and record.state == "done" and not slip:
+            earlier = {**record.outcome.earlier, **clear(request.job.out, task, (), known)}
             refusal = Refusal.of(error, "begin")
             outcome = Outcome(task.case.name, task.place, refusal=refusal, earlier=earlier)
             journal.record(outcome, request.setting)
