@@ -63,6 +63,7 @@ def test_other_options_leave_nothing_of_the_first_run(scan: Path, tmp_path: Path
     assert names(out) == ALL
     predict_cases([scan], MODEL, Job(out, care=FORCED))
     assert names(out) == ["x.json", "x.nii.gz"]
+    assert not any(path.is_dir() for path in out.iterdir())
     everything(scan, out)  # maps are asked for by the model's settings: not a finished case
     assert names(out) == ALL
     predict_cases([scan], FULL, Job(out, suffix="mha", care=FORCED))

@@ -195,6 +195,19 @@ def test_a_lock_that_is_not_ours_is_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "victim").read_bytes() == b'{"some": "JSON"}'
 
 
+def test_no_file_of_a_share_is_a_link(small_scans: Path, tmp_path: Path) -> None:
+    from c3s3_seg.batch import Plan
+    from c3s3_seg.shard import Shard
+
+    for name in (f"{NAME}.1-of-2", "journal.1-of-2.sqlite", "summary.1-of-2.csv", "provenance.1-of-2.json"):
+        out = tmp_path / f"{name}.out"
+        out.mkdir()
+        (out / name).symlink_to(tmp_path / "victim")
+        with pytest.raises(InputError, match=name.replace(".", r"\.")):
+            predict_cases([small_scans], MODEL, Job(out, care=FORCED), None, Plan(shard=Shard(1, 2)))
+    assert not (tmp_path / "victim").exists()
+
+
 @pytest.mark.timeout(20)
 def test_a_journal_that_is_not_ours_is_left_alone(tmp_path: Path) -> None:
     path = journal_path(tmp_path)

@@ -181,10 +181,6 @@ def clear(out: Path, task: Task, names: Iterable[str], recorded: Mapping[str, st
             unfinished = not known and (path.suffix not in MARKED or is_ours(path))
             if unfinished or (known and sha256(path) == known):
                 path.unlink()
-    for folder in FOLDERS:
-        with suppress(OSError):  # not empty
-            if not (out / folder).is_symlink():
-                (out / folder).rmdir()
     for suffix in (".png", ".html"):  # of a run that no record speaks of any more
         remove_ours(out / f"{case}{suffix}")
     return {known: name for name, known in {**listed, **recorded}.items() if known}

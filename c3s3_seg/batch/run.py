@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -177,7 +177,7 @@ class _Run:
         """Sort out, do, record, sum up."""
         for path in self.spoken_for:
             check_place(path)
-        fresh = not self.path.exists()
+        fresh, empty = not self.path.exists(), _empty_folders(self.job.out)
         journal = Journal(self.path)
         try:
             if self.plan.shard is None:
@@ -189,6 +189,9 @@ class _Run:
             journal.close()
             if self.plan.shard is None:
                 _sweep(self.job.out)
+                for place in _empty_folders(self.job.out) - empty:  # all that was in them went with its case
+                    with suppress(OSError):
+                        place.rmdir()
 
     def _all(self, tasks: list[Task], journal: Journal, *, single: bool, discard: bool) -> BatchResult:
         found = sort_out(tasks, journal, self.request)
@@ -301,3 +304,9 @@ def _sweep(folder: Path) -> None:
         for path in place.iterdir():
             if LEFT_BEHIND.fullmatch(path.name) and not path.is_symlink() and path.is_file():
                 path.unlink(missing_ok=True)
+
+
+def _empty_folders(out: Path) -> set[Path]:
+    """Of ours, or called like ours; links are not looked into."""
+    places = [out / name for name in FOLDERS]
+    return {p for p in places if p.is_dir() and not p.is_symlink() and not any(p.iterdir())}
