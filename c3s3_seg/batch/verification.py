@@ -20,6 +20,18 @@ from c3s3_seg.lock import NAME as LOCK
 from c3s3_seg.ownership import is_ours
 
 _SHARD_JOURNAL = rf"{STEM}\.\d+-of-\d+\.sqlite.*"
+_DECIDES = (
+    "bundle",
+    "weights_sha256",
+    "networks",
+    "overlap",
+    "stride",
+    "weighting",
+    "flips",
+    "keep_largest",
+    "min_volume_ml",
+    "fill_holes",
+)
 _OF_ALL = (NAME, STEM, "summary", "cases", "report", "doctor")
 
 
@@ -85,10 +97,10 @@ def verify(out: Path) -> Verdict:
     runs: list[dict[str, Any]] = []
     for path in paths:
         facts = _read(path)
-        made = {run.get("run"): run["made_with"] for run in facts["runs"]}
+        made = {run.get("run"): _model(run["made_with"]) for run in facts["runs"]}
         runs += facts["runs"]
         for case in facts["cases"]:
-            case["made_with"] = made.get(case.get("run"))
+            case["model"] = made.get(case.get("run"))
             if _is_newer(case, cases.get(case["case"])):
                 cases[case["case"]] = case
     for case in cases.values():
@@ -97,12 +109,17 @@ def verify(out: Path) -> Verdict:
         for name, expected in weights.items():
             _compare(Path(folder) / name, expected, verdict, reach=True)
     runs.sort(key=lambda run: str(run.get("started", "")))  # of one second, the later one stays the later
-    newest = runs[-1]["made_with"] if runs else None
+    newest = _model(runs[-1]["made_with"]) if runs else None
     for case in cases.values():  # a mask of another model, whose scan was not given to the present run
-        if case["made_with"] not in (None, newest):
+        if case["model"] not in (None, newest):
             verdict.stale += case["outputs_sha256"]
     _sort_rest(out, cases, known, verdict)
     return verdict
+
+
+def _model(made_with: dict[str, Any]) -> dict[str, Any]:
+    """Weights and settings; machines that share a folder may have different runtimes."""
+    return {key: made_with.get(key) for key in _DECIDES}
 
 
 def _is_newer(case: dict[str, Any], known: dict[str, Any] | None) -> bool:
