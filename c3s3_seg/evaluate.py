@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from c3s3_seg.errors import C3S3Error, InputError, foreseen, is_out_of_memory, unforeseen
+from c3s3_seg.errors import C3S3Error, InputError
 from c3s3_seg.files import make_folder
 from c3s3_seg.metrics import PaperScore, Score, diagonal_mm, labels_in, paper_scores, scores
 from c3s3_seg.ownership import check_output, remove_ours
@@ -257,9 +257,7 @@ def _try(work: _Work) -> list[CaseScore] | Exception:
     try:
         return _measure(work)
     except Exception as error:
-        if isinstance(error, C3S3Error):
-            return foreseen(error)
-        return unforeseen(error) if is_out_of_memory(error) else RuntimeError(_reason(error))
+        return error if isinstance(error, C3S3Error) else RuntimeError(_reason(error))
 
 
 def _unpaired(cases: Sequence[Case], truth: Path, pairs: Mapping[str, Path]) -> list[Failure]:

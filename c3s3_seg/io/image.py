@@ -147,7 +147,7 @@ def save(volume: Volume, path: str | Path, *, note: str = "") -> None:
     # Short and hidden: a name of 255 bytes has no room for more, and a search for cases skips it.
     aside = path.parent / f".{secrets.token_hex(6)}{suffix}"
     try:
-        _write(array, volume.geometry, aside, note)
+        _write(array, volume.geometry, aside, **({"note": note} if note else {}))
         _sync(aside)
         _compare(array, volume.geometry, aside)
         os.replace(aside, path)
@@ -219,7 +219,7 @@ def _writable(array: Array, path: Path) -> Array:
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
-def _write(array: Array, geometry: Geometry, path: Path, note: str) -> None:
+def _write(array: Array, geometry: Geometry, path: Path, note: str = "") -> None:
     import SimpleITK
 
     # SimpleITK copies rows far sooner that lie in memory as they do in the file.
