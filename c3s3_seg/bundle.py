@@ -26,6 +26,7 @@ from c3s3_seg.domain import Domain
 from c3s3_seg.errors import ConfigError, InputError
 from c3s3_seg.files import PlainName, make_folder, plain_name, read_json, write_whole
 from c3s3_seg.io.choice import SeriesRule
+from c3s3_seg.ownership import check_set, replacing, restoring
 from c3s3_seg.recipe import Recipe
 from c3s3_seg.schema import Rule, closed, dump, parse
 
@@ -292,19 +293,24 @@ class ModelBundle:
     ) -> ModelBundle:
         """Write a new bundle; the manifest comes last, so that half a bundle is none."""
         make_folder(folder)
-        (folder / MANIFEST).unlink(missing_ok=True)
         empty = cls(folder, Manifest(task=task, networks=networks, files={}, training=training))
-        return empty.add(files)
+        with replacing(folder, files, MANIFEST):
+            return empty.add(files)
 
     def add(self, files: Mapping[str, bytes], parity: Mapping[str, Any] | None = None) -> ModelBundle:
         """Write more files into the bundle, then the manifest with their hashes and their parity."""
+        check_set(self.folder, files, MANIFEST)
         hashes = dict(self.manifest.files)
-        for name, content in files.items():
-            write_whole(self.folder / plain_name(name, "the file", self.folder), content)
-            hashes[name] = hashlib.sha256(content).hexdigest()
+        hashes |= {
+            plain_name(name, "the file", self.folder): hashlib.sha256(content).hexdigest()
+            for name, content in files.items()
+        }
         proofs = {**self.manifest.parity, **(parity or {})}
         manifest = replace(self.manifest, files=dict(sorted(hashes.items())), parity=proofs)
-        write_whole(self.folder / MANIFEST, json.dumps(dump(manifest), indent=1).encode())
+        with restoring(self.folder / name for name in (MANIFEST, *files)):
+            for name, content in files.items():
+                write_whole(self.folder / name, content)
+            write_whole(self.folder / MANIFEST, json.dumps(dump(manifest), indent=1).encode())
         return ModelBundle(self.folder, manifest)
 
     def with_domain(self, domain: Domain) -> ModelBundle:

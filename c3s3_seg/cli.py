@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from typing import Annotated
+from contextlib import suppress
+from typing import Annotated, NoReturn
 
 import typer
 
 from c3s3_seg import __version__
-from c3s3_seg.errors import C3S3Error
-from c3s3_seg.files import printable
+from c3s3_seg.errors import C3S3Error, DefectError, InputError, foreseen, is_out_of_memory, unforeseen
 from c3s3_seg.quiet import quiet_libraries
 from c3s3_seg.verbs.benchmark import benchmark
 from c3s3_seg.verbs.doctor import doctor
@@ -26,9 +26,11 @@ from c3s3_seg.verbs.plan import plan
 from c3s3_seg.verbs.predict import predict
 from c3s3_seg.verbs.prepare import prepare
 from c3s3_seg.verbs.study import study
-from c3s3_seg.verbs.terminal import Stopped, shown
+from c3s3_seg.verbs.terminal import Stopped, say, shown
 from c3s3_seg.verbs.train import train
 from c3s3_seg.verbs.verify import verify
+
+TRACEBACK = "C3S3_SEG_TRACEBACK"  # set: a defect shows where it was raised
 
 app = typer.Typer(
     name="c3s3-seg",
@@ -91,11 +93,46 @@ def main() -> None:
     try:
         app()
     except C3S3Error as error:
-        typer.echo(f"error: {printable(shown(error.told, sys.stderr))}", err=True)
-        sys.exit(error.exit_code)
+        _fail(error)
     except Stopped as stopped:
-        typer.echo(f"{stopped}: {printable(stopped.todo)}", err=True)
+        _complain(f"{stopped}: {stopped.todo}")
         sys.exit(128 + stopped.number)
+    except Exception as error:
+        _fail(_foreseen(error) or _defect(error))
+
+
+def _foreseen(error: Exception) -> C3S3Error | None:
+    """What the system or the memory refused, wherever it was: nothing that a user should report."""
+    if is_out_of_memory(error):
+        return unforeseen(error)
+    if isinstance(error, OSError) and error.strerror:
+        return InputError(error.strerror, where=error.filename)
+    return None
+
+
+def _defect(error: Exception) -> C3S3Error:
+    """A line that says where, so that it can be reported; the traceback on request."""
+    import traceback
+
+    if os.environ.get(TRACEBACK):
+        traceback.print_exc()
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f"{os.path.basename(frames[-1].filename)}, line {frames[-1].lineno}" if frames else None
+    said = str(error).strip().splitlines()
+    what = f"{type(error).__name__}{f': {said[0]}' if said else ''}"
+    todo = f"This is a defect of the program: please report it, with what {TRACEBACK}=1 shows"
+    return DefectError(what, where=where, todo=todo)
+
+
+def _fail(error: C3S3Error) -> NoReturn:
+    error = foreseen(error)
+    _complain(f"error: {shown(error.told, sys.stderr)}")
+    sys.exit(error.exit_code)
+
+
+def _complain(line: str) -> None:
+    with suppress(OSError, ValueError):  # nobody reads it
+        say(line, err=True)
 
 
 if __name__ == "__main__":

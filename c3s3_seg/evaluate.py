@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from c3s3_seg.errors import C3S3Error, InputError, shown
 from c3s3_seg.files import make_folder
 from c3s3_seg.metrics import PaperScore, Score, diagonal_mm, labels_in, paper_scores, scores
+from c3s3_seg.ownership import check_output, remove_ours
 from c3s3_seg.report.cohort import Cohort, cohorts
 from c3s3_seg.report.compare import Paired, compare
 from c3s3_seg.report.label_values import (
@@ -148,6 +149,7 @@ def evaluate(
     labels = settings.labels
     if labels is not None and (not labels or 0 in labels.values()):
         raise InputError(f"found the labels {shown(dict(labels))}, wanted at least one and none with value 0")
+    _check_output(out, settings)
     make_folder(out)
     mine = _measure_all(predictions, truth, settings, progress)
     comparison: tuple[Paired, ...] = ()
@@ -157,7 +159,20 @@ def evaluate(
         failures += tuple(Failure(f"{f.case} (against)", f.reason) for f in other.failures)
         remarks += tuple(f"{remark} (against)" for remark in other.remarks)
         comparison = compare(mine.rows, other.rows)
+    try:
+        return _write(out, replace(mine, failures=failures, remarks=remarks), comparison, settings)
+    except BaseException:  # half a report would be taken for one
+        for name in ("cases.csv", "report.json", "report.html"):
+            remove_ours(out / name)
+        raise
+
+
+def _write(
+    out: Path, mine: _Measured, comparison: tuple[Paired, ...], settings: Settings
+) -> EvaluationResult:
     csv_path, json_path = out / "cases.csv", out / "report.json"
+    failures, remarks = mine.failures, mine.remarks
+    remove_ours(out / "report.html")  # of an earlier run, it would show other numbers
     write_cases_csv(csv_path, mine.rows)
     write_report_json(
         json_path, mine.rows, failures, protocol=settings.protocol, comparison=comparison, remarks=remarks
@@ -169,6 +184,10 @@ def evaluate(
         _write_page(out / "report.html", result, mine.files, settings)
         return replace(result, html_path=out / "report.html")
     return result
+
+
+def _check_output(out: Path, settings: Settings) -> None:
+    check_output(out, ["cases.csv", "report.json", *(["report.html"] if settings.html else [])])
 
 
 def _write_page(path: Path, result: EvaluationResult, files: Sequence[CaseFiles], settings: Settings) -> None:

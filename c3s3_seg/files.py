@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+import csv
+import errno
 import hashlib
+import io
 import json
 import os
+import re
 import secrets
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from c3s3_seg.errors import InputError, Told, public
+from c3s3_seg.errors import InputError, StorageError, Told, public
 
 if TYPE_CHECKING:
     from pydantic_core import CoreSchema
 
 JSON_BYTES = 256 << 20  # a batch of 100,000 cases has a provenance of some 100 MB
 NAME_BYTES = 255  # what file systems take
+
+# A write that fails so fails for the next file too: no room, a quota, a limit, read-only, denied, broken.
+OF_THE_STORAGE = frozenset(
+    (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM, errno.ESTALE)
+)
+# Cells that begin with one of these are formulas for a spreadsheet (OWASP, "CSV injection"); the last four
+# are the same signs in full width, which some take for them.
+FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?|[+-]?inf|nan")
 
 
 class PlainName(str):
@@ -154,6 +168,8 @@ def write_whole(path: Path, content: bytes) -> None:
 
     Raises
     ------
+    StorageError
+        If the disk is full, or the folder takes no file for another reason that the next file has too.
     InputError
         If it cannot be written.
     """
@@ -166,9 +182,32 @@ def write_whole(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         aside.replace(path)
     except OSError as error:
-        raise InputError(f"cannot be written ({error.strerror or error})", where=path) from error
+        raise unwritten(f"cannot be written ({error.strerror or error})", path, error) from error
     finally:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
+
+
+def unwritten(what: str, path: Path, error: OSError) -> InputError:
+    """The error for a write that failed: one of the storage, or of this file alone."""
+    return (StorageError if error.errno in OF_THE_STORAGE else InputError)(what, where=path)
+
+
+def lack_of_room(folder: Path, size: int) -> str:
+    """Why a file of so many bytes cannot be written in a folder, "" if it can: the room is asked for.
+
+    SimpleITK does not say why a write failed, and a quota or a limit is not seen in the free space.
+    """
+    aside = folder / f".{secrets.token_hex(6)}.part"
+    try:
+        with aside.open("xb") as file:
+            os.posix_fallocate(file.fileno(), 0, max(1, size))
+    except OSError as error:
+        return os.strerror(error.errno) if error.errno in OF_THE_STORAGE else ""
+    finally:
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
+    return ""
 
 
 def make_folder(path: Path) -> None:
@@ -176,13 +215,74 @@ def make_folder(path: Path) -> None:
 
     Raises
     ------
+    StorageError
+        If the disk is full, read-only or denied.
     InputError
         If it cannot be made, or a file stands in its place.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
+        what = f"the folder cannot be made ({error.strerror or error})"
+        raise unwritten(what, path, error) from error
+
+
+def make_own_folder(path: Path) -> None:
+    """Make a folder inside an output folder, to write files of ours into; a link there is not followed.
+
+    Raises
+    ------
+    InputError
+        If a symbolic link or a file stands in its place, or it cannot be made.
+    """
+    check_own_folder(path)
+    make_folder(path)
+
+
+def check_own_folder(path: Path) -> None:
+    """Whether `make_own_folder` could make it, as far as can be seen; makes nothing.
+
+    Raises
+    ------
+    InputError
+        If a symbolic link or a file stands in its place.
+    """
+    try:
+        if path.is_symlink():
+            todo = "Remove the link, or give another folder with -o"
+            raise InputError("is a symbolic link, wanted a folder of its own", where=path, todo=todo)
+        if path.exists() and not path.is_dir():
+            raise InputError("the folder cannot be made (there is a file in its place)", where=path)
+    except OSError as error:  # the name is too long
         raise InputError(f"the folder cannot be made ({error.strerror or error})", where=path) from error
+
+
+def check_folder(path: Path) -> None:
+    """Before long work: could files be written in this folder, which need not be there yet? Makes nothing.
+
+    Raises
+    ------
+    InputError
+        If a file or a link that leads nowhere is in its place or above it, a name is too long, or nothing
+        may be written there.
+    """
+    try:
+        place = Path(os.path.abspath(path))
+        while not os.path.lexists(place) and place != place.parent:
+            check_name(place)
+            place = place.parent
+        if not place.is_dir():
+            raise InputError("the folder cannot be made (Not a directory)", where=place)
+    except OSError as error:
+        raise InputError(f"the folder cannot be made ({error.strerror or error})", where=path) from error
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise InputError("the folder cannot be written to (Permission denied)", where=place)
+
+
+def check_name(path: Path) -> None:
+    """Raise the `OSError` of a name that no file system takes, whether its folder is there or not."""
+    if len(os.fsencode(path.name)) > NAME_BYTES:
+        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
 
 
 def check_output_file(path: Path) -> None:
@@ -210,3 +310,26 @@ def printable(text: str) -> str:
         for c in (text if isinstance(text, Told) else public(text))
     )
     return clean.encode("utf-8", "backslashreplace").decode()
+
+
+def csv_bytes(rows: Iterable[Sequence[object]]) -> bytes:
+    """Rows of a table as CSV: UTF-8, comma, point; text that a spreadsheet would run is made plain.
+
+    Parameters
+    ----------
+    rows
+        Numbers stay as they are, and so does text that is a number, such as "-1.5". Other text is written
+        without control characters, and with an apostrophe before a sign that begins a formula.
+    """
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerows([_cell(cell) for cell in row] for row in rows)
+    # A file name need not be Unicode; a table must be.
+    return buffer.getvalue().encode("utf-8", "backslashreplace")
+
+
+def _cell(value: object) -> object:
+    if not isinstance(value, str) or NUMBER.fullmatch(value):
+        return value
+    text = printable(value)
+    return f"'{text}" if text.lstrip().startswith(FORMULA) else text

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
+import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from c3s3_seg.errors import InputError
 
 NAME = ".c3s3-seg.lock"
+SIGNED_BYTES = 1000
 
 
 @contextmanager
@@ -52,11 +56,18 @@ def _acquire(path: Path, shared: bool) -> int:
 
     while True:
         try:
-            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            # Neither a link nor a pipe in its place may be followed or waited for.
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+            handle = os.open(path, flags, 0o644)
         except OSError as error:
+            if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+                raise _foreign(path) from error
             raise InputError(
                 f"the folder cannot be written to ({error.strerror})", where=path.parent
             ) from error
+        if not _is_lock(handle):
+            os.close(handle)
+            raise _foreign(path)
         try:
             fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
             if os.path.exists(path) and os.path.samestat(os.fstat(handle), os.stat(path)):
@@ -75,6 +86,22 @@ def _acquire(path: Path, shared: bool) -> int:
         os.close(handle)  # its last holder has just removed it: again, with the one that is there now
 
 
+def _is_lock(handle: int) -> bool:
+    """Whether it is a regular file of ours: signed, or empty as one is that is about to be.
+
+    A second name (a hard link) would have what is written to it appear elsewhere.
+    """
+    facts = os.fstat(handle)
+    if not stat.S_ISREG(facts.st_mode) or facts.st_nlink > 1 or facts.st_size > SIGNED_BYTES:
+        return False
+    return facts.st_size == 0 or _who(handle) is not None
+
+
+def _foreign(path: Path) -> InputError:
+    todo = "Move it away, or give another folder with -o"
+    return InputError("is not the lock file that c3s3-seg makes here", where=path, todo=todo)
+
+
 def _sign(handle: int) -> None:
     """Say who holds it, for the message that somebody else gets. No user's name."""
     who = {"process": os.getpid(), "machine": socket.gethostname(), "since": now()}
@@ -82,12 +109,17 @@ def _sign(handle: int) -> None:
     os.pwrite(handle, json.dumps(who).encode(), 0)
 
 
-def _holder(handle: int) -> str:
+def _who(handle: int) -> dict[str, Any] | None:
     try:
-        who = json.loads(os.pread(handle, 1000, 0))
-        return f": process {who['process']} on {who['machine']}, since {who['since']}"
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return ""
+        who = json.loads(os.pread(handle, SIGNED_BYTES, 0))
+        return who if {"process", "machine", "since"} <= set(who) else None
+    except (OSError, ValueError, TypeError, RecursionError):
+        return None
+
+
+def _holder(handle: int) -> str:
+    who = _who(handle)
+    return "" if who is None else f": process {who['process']} on {who['machine']}, since {who['since']}"
 
 
 def now() -> str:

@@ -378,3 +378,42 @@ def test_a_companion_with_its_labels_in_another_order_is_refused(bundle: ModelBu
     ModelBundle.create(bundle.folder.parent / "c", task, {NETWORK.weights: b"x"}, (NETWORK,), {})
     with pytest.raises(InputError, match="not those of its companion"):
         with_companion(bundle, "c").members()
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_new_bundle_replaces_no_file_of_others(tmp_path: Path) -> None:
+    files = {NETWORK.weights: b"weights", "README.md": b"card"}
+    for name, content in (("README.md", b"mine"), ("manifest.json", b'{"name": "my app"}')):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / name).write_bytes(content)
+        with pytest.raises(InputError, match=f"{name}: there is a file that c3s3-seg did not write"):
+            ModelBundle.create(folder, TASK, files, (NETWORK,), {})
+        assert files_of(folder) == {name: content}
+
+
+def test_a_bundle_is_replaced_as_one(bundle: ModelBundle) -> None:
+    bundle.add({"model.onnx": b"of the old weights"})
+    files = {NETWORK.weights: b"new weights", "README.md": b"card"}
+    again = ModelBundle.create(bundle.folder, TASK, files, (NETWORK,), {})
+    assert sorted(files_of(again.folder)) == ["README.md", "manifest.json", NETWORK.weights]
+    (bundle.folder / "README.md").write_bytes(b"card, with my notes")
+    with pytest.raises(InputError, match="README"):
+        ModelBundle.create(bundle.folder, TASK, files, (NETWORK,), {})
+    assert (bundle.folder / "README.md").read_bytes() == b"card, with my notes"
+
+
+def test_what_is_added_replaces_no_file_of_others_and_fails_as_one(bundle: ModelBundle) -> None:
+    before = files_of(bundle.folder)
+    with pytest.raises(InputError, match="cannot be written"):
+        bundle.add({"README.md": b"new card", "n" * 300: b"x"})
+    assert files_of(bundle.folder) == before
+    (bundle.folder / "model.onnx").write_bytes(b"mine")
+    with pytest.raises(InputError, match=r"model\.onnx: there is a file that c3s3-seg did not write"):
+        bundle.add({"model.onnx": b"ours"})
+    (bundle.folder / "model.onnx").unlink()
+    bundle.add({"model.onnx": b"ours"}).add({"model.onnx": b"ours again"})
+    ModelBundle.load(bundle.folder)

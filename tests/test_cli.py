@@ -254,3 +254,34 @@ def test_threads_wait_briefly_unless_told_otherwise(given: dict[str, str], expec
     env = {name: value for name, value in os.environ.items() if name not in names} | given
     answer = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
     assert answer.stdout.splitlines()[-1] == expected
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "parts"),
+    [
+        ("1 / 0", 4, ("ZeroDivisionError: division by zero", "This is a defect of the program", "line ")),
+        ("[].boom", 4, ("AttributeError", "defect")),
+        ("open('/none')", 2, ("error: /none: No such file or directory",)),
+        ("open('n' * 300)", 2, ("File name too long",)),
+        ("(_ for _ in ()).throw(MemoryError())", 2, ("the memory did not suffice",)),
+        ("(_ for _ in ()).throw(ImportError('x.so: cannot allocate memory'))", 2, ("did not suffice",)),
+    ],
+)
+def test_what_no_check_foresaw_is_one_line(error: str, code: int, parts: tuple[str, ...]) -> None:
+    program = (
+        "import sys; from c3s3_seg import cli\n"
+        f"cli.app.command('boom')(lambda: {error})\n"
+        "sys.argv = ['c3s3-seg', 'boom']; cli.main()"
+    )
+    for shown in (False, True):
+        answer = subprocess.run(
+            [sys.executable, "-c", program],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, **({"C3S3_SEG_TRACEBACK": "1"} if shown else {})},
+        )
+        assert answer.returncode == code
+        assert ("Traceback" in answer.stderr) == (shown and code == 4)
+        assert all(part in answer.stderr.splitlines()[-1] for part in parts)
+        assert len(answer.stderr.splitlines()) == 1 or shown

@@ -346,16 +346,16 @@ def test_files_of_others_are_left_alone(
     path = tmp_path / name
     path.parent.mkdir(exist_ok=True)
     path.write_text('{"mine": 1}')
-    with pytest.raises(InputError, match="a file that an earlier export did not write"):
+    with pytest.raises(InputError, match="a file that c3s3-seg did not write"):
         export_folder(two_nets, target, Form(), tmp_path, [noise])
     assert path.read_text() == '{"mine": 1}'
     path.unlink()
     path.symlink_to(tmp_path / "elsewhere")  # a link is somebody's too, although nothing is behind it
-    with pytest.raises(InputError, match="a file that an earlier export did not write"):
+    with pytest.raises(InputError, match="a file that c3s3-seg did not write"):
         export_folder(two_nets, target, Form(), tmp_path, [noise])
     path.unlink()
     path.mkdir()
-    with pytest.raises(InputError, match="stands where the export would write a file"):
+    with pytest.raises(InputError, match=r"wanted a (place to write to|folder)"):
         export_folder(two_nets, target, Form(), tmp_path, [noise])
 
 
@@ -365,7 +365,7 @@ def test_a_linked_folder_is_not_written_through(
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "models").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(InputError, match="stands where the export would write a file"):
+    with pytest.raises(InputError, match=r"wanted a (place to write to|folder)"):
         export_folder(two_nets, "monai-bundle", Form(), tmp_path / "out", [noise])
 
 
@@ -413,6 +413,6 @@ def test_the_command_line_looks_at_the_folder_first(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "c3s3_seg", "export", "phantom", "-o", tmp_path]
     answer = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
     assert answer.returncode == 2
-    assert "a file that an earlier export did not write" in answer.stderr
+    assert "a file that c3s3-seg did not write" in answer.stderr
     assert answer.stderr.count("\n") == 1
     assert (tmp_path / "README.md").read_text() == "mine"

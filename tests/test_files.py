@@ -1,3 +1,5 @@
+import csv
+import io
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +10,7 @@ from c3s3_seg.errors import ConfigError, InputError
 from c3s3_seg.files import (
     PlainName,
     check_output_file,
+    csv_bytes,
     parse_json,
     plain_name,
     printable,
@@ -90,3 +93,27 @@ def test_where_a_file_will_be_written_is_looked_at_first(tmp_path: Path) -> None
     for path in (tmp_path, tmp_path / "file" / "x.toml", tmp_path / ("n" * 300)):
         with pytest.raises(InputError):
             check_output_file(path)
+
+
+DANGEROUS = ["=1+1", "+A1", "-A1", "@SUM(A1)", "-1+cmd|' /C calc'!A0", "=\t1", " =1", "\uff1d1", "-"]
+
+
+@pytest.mark.parametrize("text", DANGEROUS)
+def test_a_cell_that_begins_a_formula_is_text(text: str) -> None:
+    (line,) = csv.reader(io.StringIO(csv_bytes([[text, 1]]).decode()))
+    assert line == [f"'{printable(text)}", "1"]
+
+
+@pytest.mark.parametrize("text", ["\t=1", "\r=1", "\x1b[31mred", "a\nb", "\x00", "\u202etxt.exe"])
+def test_a_cell_holds_no_control_characters(text: str) -> None:
+    content = csv_bytes([[text]]).decode()
+    assert content == f"{printable(text)}\n"
+    assert content[:-1].isprintable()
+
+
+def test_numbers_stay_numbers() -> None:
+    numbers = ["-1.5", "+2", "1e-3", "-.5", "inf", "-inf", "nan", -1.5, 0, float("-inf"), float("nan"), ""]
+    (line,) = csv.reader(io.StringIO(csv_bytes([numbers]).decode()))
+    assert line == ["-1.5", "+2", "1e-3", "-.5", "inf", "-inf", "nan", "-1.5", "0", "-inf", "nan", ""]
+    (line,) = csv.reader(io.StringIO(csv_bytes([["a,b", 'say "x"', "心房"]]).decode()))
+    assert line == ["a,b", 'say "x"', "心房"]

@@ -1,7 +1,11 @@
 """Zip files and DICOMDIR: read like folders, unless they hold a trap."""
 
+import os
 import shutil
 import stat
+import subprocess
+import sys
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -13,7 +17,7 @@ from pydicom.fileset import FileSet
 from c3s3_seg.errors import InputError
 from c3s3_seg.io import archive as archive_module
 from c3s3_seg.io import find_cases, load
-from c3s3_seg.io.archive import unpacked
+from c3s3_seg.io.archive import HELD, sweep_unpacked, unpacked
 from c3s3_seg.io.dicom_write import save_series
 from c3s3_seg.volume import Volume
 
@@ -181,3 +185,93 @@ def test_an_index_that_leads_out_is_refused(files: list[Path], tmp_path: Path) -
     index.write_bytes(index.read_bytes()[:700])
     with pytest.raises(InputError, match=r"damaged|names no files"):
         load(index)
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from c3s3_seg.io.archive import HELD, sweep_unpacked, unpacked
+with unpacked(Path(sys.argv[1])) as folder:
+    print(folder, flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    return folder
+
+
+def held(archive: Path) -> "subprocess.Popen[str]":
+    process = subprocess.Popen([sys.executable, "-c", HOLDER, archive], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert Path(process.stdout.readline().strip()).is_dir()
+    return process
+
+
+def test_what_a_killed_run_has_unpacked_is_swept(files: list[Path], tmp_path: Path, temporary: Path) -> None:
+    archive = zipped(files, tmp_path / "study.zip")
+    dead, alive = held(archive), held(archive)
+    try:
+        dead.kill()
+        dead.wait()
+        assert len(list(temporary.iterdir())) == 2
+        with unpacked(archive):
+            assert len(list(temporary.iterdir())) == 2  # ours and that of the one that lives
+        assert len(list(temporary.iterdir())) == 1
+        assert alive.poll() is None
+    finally:
+        alive.kill()
+        alive.wait()
+    sweep_unpacked()
+    assert not list(temporary.iterdir())
+
+
+def test_nothing_else_is_swept(files: list[Path], tmp_path: Path, temporary: Path) -> None:
+    """Folders of other names, without our file, that others may write to, and what links lead to."""
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / HELD).touch()
+    victim.chmod(0o700)
+    (temporary / "c3s3-seg-linkdir0").symlink_to(victim)
+    private = ("c3s3-seg-results", "c3s3-seg-abcdefgh", "c3s3-seg-open0000", "other-abcdefgh")
+    for name in (*private, "c3s3-seg-fifo0000"):
+        (temporary / name).mkdir(mode=0o700)
+        (temporary / name / "mine").write_text("precious")
+    for name in ("c3s3-seg-results1", "c3s3-seg-open0000", "other-abcdefgh"):
+        (temporary / name).mkdir(exist_ok=True)
+        (temporary / name / HELD).touch()
+    (temporary / "c3s3-seg-open0000").chmod(0o777)
+    os.mkfifo(temporary / "c3s3-seg-fifo0000" / HELD)
+    (temporary / "c3s3-seg-linkfile").mkdir(mode=0o700)
+    (temporary / "c3s3-seg-linkfile" / HELD).symlink_to(victim / HELD)
+    before = sorted(temporary.rglob("*"))
+    sweep_unpacked()
+    assert sorted(temporary.rglob("*")) == before
+    assert (victim / HELD).exists()
+
+
+def test_a_link_in_what_is_swept_is_not_followed(tmp_path: Path, temporary: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "file").write_text("precious")
+    left = temporary / "c3s3-seg-abc_1234"
+    left.mkdir(mode=0o700)
+    (left / HELD).touch()
+    (left / "link").symlink_to(victim)
+    sweep_unpacked()
+    assert not left.exists()
+    assert (victim / "file").read_text() == "precious"
+
+
+def test_predict_sweeps_at_its_start(tmp_path: Path, temporary: Path) -> None:
+    left = temporary / "c3s3-seg-abc_1234"
+    left.mkdir(mode=0o700)
+    (left / HELD).touch()
+    command = [sys.executable, "-m", "c3s3_seg", "predict", tmp_path / "none.nii", "-o", tmp_path / "out"]
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 2
+    assert not left.exists()

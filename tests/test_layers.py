@@ -38,6 +38,7 @@ FLOORS = {
     "allocator": 1,
     "schema": 1,
     "files": 1,
+    "ownership": 1.5,
     "lock": 1,
     "shard": 1,
     "models": 1,

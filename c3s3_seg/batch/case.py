@@ -13,13 +13,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
+from c3s3_seg.batch.claims import Asked, check_places, clear, places, remove
 from c3s3_seg.batch.job import Job, Task
-from c3s3_seg.batch.outcome import Outcome, Refusal, may_be_quoted, trace_of, unforeseen
-from c3s3_seg.batch.output import MARK, write_case
+from c3s3_seg.batch.outcome import Outcome, Refusal, may_be_quoted, trace_of
+from c3s3_seg.batch.output import write_case
 from c3s3_seg.batch.stages import Loaded, Predicted
 from c3s3_seg.batch.truths import refuse_0_and_255
-from c3s3_seg.errors import C3S3Error, GeometryError, InputError
-from c3s3_seg.files import read_json
+from c3s3_seg.errors import C3S3Error, GeometryError, InputError, foreseen, unforeseen
 from c3s3_seg.inference.careful import Care, judge, searches, segment
 from c3s3_seg.inference.predictor import Predictor
 from c3s3_seg.io import Case, load, load_mask
@@ -95,33 +95,14 @@ def predict_case(case: Case, predictor: Predictor, job: Job, truth_path: Path | 
     C3S3Error
         If it fails.
     """
-    guard(case.path, job.mask_of(case.name), job.out / f"{case.name}.json")
-    outcome = Steps(predictor, job).run(Task(case, truth_path))
+    names, task = places(job, case.name, Asked.of(predictor)), Task(case, truth_path)
+    check_places(task, job.out, names)
+    clear(job.out, task, names, {})
+    outcome = Steps(predictor, job).run(task)
     if outcome.row is None:
+        remove(job.out, names)
         raise outcome.refusal.error() if outcome.refusal else InputError("the case failed", where=case.path)
     return outcome.row
-
-
-def guard(scan: Path, mask: Path, facts: Path) -> None:
-    """Never write over a scan, nor over a mask that somebody else put there.
-
-    Raises
-    ------
-    InputError
-        If the mask's place is taken by something that we did not write.
-    """
-    if not mask.exists():
-        return
-    if mask.resolve() == scan.resolve():
-        raise InputError(
-            "the mask would be written over its scan", where=mask, todo="Give another folder with -o"
-        )
-    ours = False
-    with suppress(C3S3Error, TypeError):
-        ours = MARK in read_json(facts)
-    if not ours:
-        todo = "Move it away, or give another folder with -o"
-        raise InputError("there is a file that an earlier prediction did not write", where=mask, todo=todo)
 
 
 def _attempt(step: str, task: Task, work: Callable[[], T], loaded: Loaded | None = None) -> T | Outcome:
@@ -130,7 +111,7 @@ def _attempt(step: str, task: Task, work: Callable[[], T], loaded: Loaded | None
     try:
         return work()
     except C3S3Error as error:
-        refusal = Refusal.of(error, step, scan=task.case.path)
+        refusal = Refusal.of(foreseen(error), step, scan=task.case.path)
     except Exception as error:
         quote = may_be_quoted(task.case.path)
         ours = unforeseen(error, quote=quote)

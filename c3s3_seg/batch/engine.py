@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from c3s3_seg.batch.case import Steps
+from c3s3_seg.batch.claims import Asked
 from c3s3_seg.batch.job import Job, Task
 from c3s3_seg.batch.outcome import Outcome
 from c3s3_seg.batch.overlap import overlapped
@@ -27,12 +28,17 @@ class Engine:
         What the masks are made with.
     bundle
         Folder of the bundle; "" where it is not known.
+    close
+        Ends what was started for it.
+    asked
+        What the model's settings have each case write.
     """
 
     run: Runner
     origin: dict[str, Any]
     bundle: str = ""
     close: Callable[[], None] = field(default=lambda: None)
+    asked: Asked = field(default_factory=Asked)
 
 
 def in_this_process(predictor: Predictor, job: Job, *, overlap: bool = True) -> Runner:

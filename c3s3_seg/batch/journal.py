@@ -13,9 +13,10 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
+import stat
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -24,13 +25,16 @@ from c3s3_seg.batch.outcome import Outcome
 from c3s3_seg.errors import InputError
 from c3s3_seg.files import parse_json
 from c3s3_seg.lock import now
+from c3s3_seg.ownership import TODO, read_head
 from c3s3_seg.schema import parse, plain
 from c3s3_seg.shard import Shard
 
 STEM = "journal"
+SQLITE = b"SQLite format 3\0"
 State = Literal["begun", "done", "failed"]
-TABLES = """
-CREATE TABLE IF NOT EXISTS runs (id INTEGER PRIMARY KEY, started TEXT, ended TEXT, facts TEXT);
+RUNS = "CREATE TABLE runs (id INTEGER PRIMARY KEY, started TEXT, ended TEXT, facts TEXT)"
+TABLES = f"""
+{RUNS.replace("TABLE", "TABLE IF NOT EXISTS")};
 CREATE TABLE IF NOT EXISTS cases (name TEXT PRIMARY KEY, run INTEGER, state TEXT, changed TEXT,
                                   setting TEXT, outcome TEXT, seal TEXT);
 """
@@ -75,14 +79,25 @@ class Journal:
         self.run = 0
         # Cases are begun by the thread that reads them and recorded by the one that waits for them.
         self._turn = threading.RLock()
+        _check_files(path)
         with self._guarded():
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        self._refuse_foreign()
         with self._guarded():
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")
             if self._db.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
                 raise sqlite3.DatabaseError("its structure is broken")
             self._db.executescript(TABLES)
+
+    def _refuse_foreign(self) -> None:
+        """Before anything is changed: what tables there are. After a kill they may be in the log alone."""
+        with self._guarded():
+            rows = self._db.execute("SELECT name, sql FROM sqlite_schema WHERE type = 'table'").fetchall()
+        if rows and dict(rows).get("runs") != RUNS:
+            self._db.close()
+            what = "is a database of another program, not our journal"
+            raise InputError(what, where=self.path, todo=TODO)
 
     def start(self, facts: dict[str, Any]) -> None:
         """Begin a run; what is recorded from now on is of this run."""
@@ -97,9 +112,17 @@ class Journal:
         with self._guarded():
             self._db.execute("UPDATE runs SET ended = ? WHERE id = ?", (now(), self.run))
 
-    def begin(self, case: str, scan: str, setting: str) -> None:
-        """Say that files of this case may appear from now on."""
-        self._put("begun", setting, Outcome(case, scan))
+    def begin(
+        self,
+        case: str,
+        scan: str,
+        setting: str,
+        outputs: Iterable[str] = (),
+        earlier: dict[str, str] | None = None,
+    ) -> None:
+        """Say that these files of a case may appear from now on, and what it had written before."""
+        outcome = Outcome(case, scan, outputs=dict.fromkeys(outputs, ""), earlier=earlier or {})
+        self._put("begun", setting, outcome)
 
     def record(self, outcome: Outcome, setting: str) -> None:
         """Say what became of a case."""
@@ -196,8 +219,27 @@ class Journal:
             raise self._damaged(str(error)) from error
 
     def _damaged(self, why: str) -> InputError:
-        todo = "Move it away and run again: masks that are there stay until they are made anew"
-        return InputError(f"the journal is damaged: {why}", where=self.path, todo=todo)
+        return _damage(why, self.path)
+
+
+def _damage(why: str, path: Path) -> InputError:
+    todo = "Move it away and run again: masks that are there stay until they are made anew"
+    return InputError(f"the journal is damaged: {why}", where=path, todo=todo)
+
+
+def _check_files(path: Path) -> None:
+    """SQLite follows links, waits for pipes, makes its tables in other programs' files: none is opened."""
+    for part in ("", "-wal", "-shm", "-journal"):
+        file = path.with_name(path.name + part)
+        with suppress(FileNotFoundError, NotADirectoryError):
+            facts = file.lstat()
+            if not stat.S_ISREG(facts.st_mode) or facts.st_nlink > 1:
+                what = "is a link or no regular file, wanted the journal that c3s3-seg makes here"
+                raise InputError(what, where=file, todo=TODO)
+    with suppress(FileNotFoundError, NotADirectoryError):
+        head = read_head(path)
+        if head and not head.startswith(SQLITE):  # SQLite takes one of less than a page for an empty one
+            raise _damage("file is not a database", path)
 
 
 def journal_path(folder: Path, shard: Shard | None = None) -> Path:

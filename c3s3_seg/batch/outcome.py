@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from c3s3_seg import errors
-from c3s3_seg.errors import C3S3Error, DefectError, InputError, Told
+from c3s3_seg.errors import NO_MEMORY, C3S3Error, InputError, StorageError, Told
 from c3s3_seg.io.sniff import is_dicom, is_zip
 from c3s3_seg.report.rows import Failure, PredictionRow
 
 # A failure in one of these steps is the scan's own: it would fail again. The others are the machine's.
-NO_MEMORY = "the memory did not suffice"
+STOPPED = "stopped"  # the step of a case that was not done, because the run ended before
 OF_THE_SCAN = ("load", "check", "prepare")
 
 
@@ -44,6 +44,11 @@ class Refusal:
         """From an error of ours; of a file in the folder of a scan the folder is named."""
         where = None if error.where is None else _place(error.where, scan)
         return cls(error.what, where, error.todo, type(error).__name__, step, detail)
+
+    @property
+    def ends_the_batch(self) -> bool:
+        """Whether the next case would be computed and then fail in the same way: nothing can be written."""
+        return self.kind == StorageError.__name__
 
     @property
     def final(self) -> bool:
@@ -78,6 +83,8 @@ class Outcome:
         Step -> wall seconds.
     verdict
         What a check said of the scan or the mask; "" where nothing was asked or found.
+    earlier
+        sha256 -> file name of what earlier runs wrote for the case and this one has replaced or removed.
     """
 
     case: str
@@ -88,6 +95,7 @@ class Outcome:
     outputs: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     verdict: str = ""
+    earlier: dict[str, str] = field(default_factory=dict)
 
     @property
     def failure(self) -> Failure | None:
@@ -103,27 +111,6 @@ def _place(where: str | Path, scan: Path | None) -> str:
     if folder is None or folder not in Path(where).parents:
         return str(where)
     return Told.of(str(where), str(scan))
-
-
-def unforeseen(error: Exception, *, quote: bool = True) -> C3S3Error:
-    """What no check foresaw, as an error of ours: a batch goes on, and the reason is kept.
-
-    Parameters
-    ----------
-    error
-        Whatever was raised.
-    quote
-        Whether its text may be kept. Of a DICOM scan it may not: libraries quote headers and file names.
-    """
-    said = str(error).strip().splitlines() if quote else []
-    first = f": {said[0]}" if said else ""
-    if isinstance(error, MemoryError) or "bad_alloc" in str(error):
-        return InputError(
-            f"{NO_MEMORY}{first}",
-            todo="Give more memory, or fewer workers, or smaller tiles with --overlap 0.25",
-        )
-    todo = "This is a defect of the program: please report it; the journal holds the traceback"
-    return DefectError(f"{type(error).__name__}{first}", todo=todo)
 
 
 def trace_of(error: Exception, *, quote: bool = True) -> str:

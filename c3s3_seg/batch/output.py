@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
 
 from c3s3_seg import __version__
+from c3s3_seg.batch.claims import PROBABILITIES, UNCERTAINTY, remove, sealed
 from c3s3_seg.batch.job import Job
 from c3s3_seg.batch.outcome import Outcome
 from c3s3_seg.batch.stages import Loaded, Predicted
 from c3s3_seg.bundle import Task as ModelTask
 from c3s3_seg.errors import public
-from c3s3_seg.files import make_folder, printable, write_whole
+from c3s3_seg.files import make_own_folder, printable, write_whole
 from c3s3_seg.inference.predictor import Prediction
 from c3s3_seg.io import Case, save
 from c3s3_seg.io.dicom_names import Segment
@@ -21,13 +21,10 @@ from c3s3_seg.io.formats import image_suffix_of, refers_to_source, save_repaired
 from c3s3_seg.io.hashes import refuse_changed, sha256
 from c3s3_seg.metrics import diagonal_mm
 from c3s3_seg.metrics import scores as measure
+from c3s3_seg.ownership import MARK, PROGRAM
 from c3s3_seg.report.rows import CaseScore, PredictionRow
 from c3s3_seg.schema import plain
 from c3s3_seg.volume import Volume
-
-PROBABILITIES = "probabilities"
-UNCERTAINTY = "uncertainty"
-MARK = "c3s3_seg"  # the key by which a JSON of ours is known
 
 
 def write_case(predicted: Predicted, job: Job, model: ModelTask) -> Outcome:
@@ -38,6 +35,16 @@ def write_case(predicted: Predicted, job: Job, model: ModelTask) -> Outcome:
     C3S3Error
         If a file cannot be written.
     """
+    written: list[Path] = []
+    try:
+        return _write(predicted, job, model, written)
+    except BaseException:  # of a case that fails nothing may look like a result
+        remove(job.out, [str(path.relative_to(job.out)) for path in written])
+        raise
+
+
+def _write(predicted: Predicted, job: Job, model: ModelTask, written: list[Path]) -> Outcome:
+    """Each file is in `written` before it is begun."""
     started = time.perf_counter()
     loaded, prediction = predicted.loaded, predicted.prediction
     case, scan = loaded.task.case, loaded.scan
@@ -45,27 +52,31 @@ def write_case(predicted: Predicted, job: Job, model: ModelTask) -> Outcome:
         # Its headers are read once more: they must be those of the slices that were segmented.
         refuse_changed(case.path, loaded.inputs["scan"])
     scores = _score(case.name, prediction.mask, loaded.truth, model.label_values)
-    written = [job.mask_of(case.name)]
+    written.append(job.mask_of(case.name))
     write_mask(prediction.mask, written[0], job.suffix, segments(model), job.maker)
     repaired = save_repaired(scan, job.out, case.name)
     written += [repaired] if repaired is not None else []
-    written += _save_probabilities(case, prediction, job)
-    written += _save_doubt(case, prediction, job)
+    _save_probabilities(case, prediction, job, written)
+    _save_doubt(case, prediction, job, written)
     if job.picture:
-        written.append(_draw(case, scan, prediction.mask, loaded.truth, job.out))
+        written.append(job.out / f"{case.name}.png")
+        _draw(case, scan, prediction.mask, loaded.truth, written[-1])
     if job.key_image:
-        written.append(_key_image(case, scan, prediction.mask, job))
+        written.append(job.out / f"{case.name}.key.dcm")
+        _key_image(scan, prediction.mask, job, written[-1])
     spent = {**predicted.seconds, "write": time.perf_counter() - started}
     volumes = tuple(prediction.volume_ml.items())
     remarks = loaded.judged.remarks if loaded.judged else ()
     row = PredictionRow(case.name, volumes, sum(spent.values()), scores, (*remarks, *prediction.notes))
     facts = _facts(predicted, row, spent, job)
     if job.html:
-        written.append(_write_page(predicted, row, facts, model, job.out))
-    written.append(job.out / f"{case.name}.json")
-    write_whole(written[-1], json.dumps(facts, indent=1).encode())
+        written.append(job.out / f"{case.name}.html")
+        _write_page(predicted, row, facts, model, written[-1])
     hashing = time.perf_counter()
-    outputs = {str(path.relative_to(job.out)): sha256(path) for path in written}
+    content, outputs = sealed(facts, job.out, written)
+    written.append(job.out / f"{case.name}.json")
+    write_whole(written[-1], content)
+    outputs[written[-1].name] = sha256(written[-1])
     spent["hash"] = spent.get("hash", 0.0) + time.perf_counter() - hashing
     return Outcome(case.name, loaded.task.place, row, None, loaded.inputs, outputs, spent, _verdict(loaded))
 
@@ -82,23 +93,20 @@ def segments(task: ModelTask) -> tuple[Segment, ...]:
     )
 
 
-def _save_probabilities(case: Case, prediction: Prediction, job: Job) -> list[Path]:
-    folder = job.out / PROBABILITIES  # apart, so that `evaluate` does not take them for masks
-    written = []
+def _save_probabilities(case: Case, prediction: Prediction, job: Job, written: list[Path]) -> None:
+    folder = job.out / PROBABILITIES
     for name, probability in prediction.probabilities.items():
-        make_folder(folder)
+        make_own_folder(folder)
         written.append(folder / f"{case.name}.{name}.{image_suffix_of(job.suffix)}")
-        save(probability, written[-1])
-    return written
+        save(probability, written[-1], note=PROGRAM)
 
 
-def _save_doubt(case: Case, prediction: Prediction, job: Job) -> list[Path]:
+def _save_doubt(case: Case, prediction: Prediction, job: Job, written: list[Path]) -> None:
     if prediction.doubt is None:
-        return []
-    make_folder(job.out / UNCERTAINTY)
-    path = job.out / UNCERTAINTY / f"{case.name}.{image_suffix_of(job.suffix)}"
-    save(prediction.doubt.map, path)
-    return [path]
+        return
+    make_own_folder(job.out / UNCERTAINTY)
+    written.append(job.out / UNCERTAINTY / f"{case.name}.{image_suffix_of(job.suffix)}")
+    save(prediction.doubt.map, written[-1], note=PROGRAM)
 
 
 def _score(case: str, mask: Volume, truth: Volume | None, labels: dict[str, int]) -> tuple[CaseScore, ...]:
@@ -109,36 +117,32 @@ def _score(case: str, mask: Volume, truth: Volume | None, labels: dict[str, int]
     return tuple(CaseScore(case, name, found[value], worst) for name, value in labels.items())
 
 
-def _draw(case: Case, scan: Volume, mask: Volume, truth: Volume | None, out: Path) -> Path:
+def _draw(case: Case, scan: Volume, mask: Volume, truth: Volume | None, path: Path) -> None:
     from c3s3_seg.report.picture import overlay_png
 
     masks = {"prediction": mask} | ({"truth": truth} if truth is not None else {})
-    overlay_png(scan, masks, out / f"{case.name}.png", title=printable(case.name))
-    return out / f"{case.name}.png"
+    overlay_png(scan, masks, path, title=printable(case.name))
 
 
-def _key_image(case: Case, scan: Volume, mask: Volume, job: Job) -> Path:
+def _key_image(scan: Volume, mask: Volume, job: Job, path: Path) -> None:
     from c3s3_seg.io.dicom_capture import write_capture
     from c3s3_seg.report.picture import overlay_pixels
 
-    path = job.out / f"{case.name}.key.dcm"
     # The model's name in place of the case's: a folder may be called by the patient's name.
     title = f"c3s3-seg {job.maker.name}: research use only"
     picture = overlay_pixels(scan, {"prediction": mask}, title=title)
     write_capture(picture, scan.source, path, job.maker)
-    return path
 
 
 def _write_page(
-    predicted: Predicted, row: PredictionRow, facts: dict[str, Any], model: ModelTask, out: Path
-) -> Path:
+    predicted: Predicted, row: PredictionRow, facts: dict[str, Any], model: ModelTask, path: Path
+) -> None:
     from c3s3_seg.report.prediction_page import PredictedCase, Uncertainty, write_prediction_page
 
     loaded, prediction, doubt = predicted.loaded, predicted.prediction, predicted.prediction.doubt
-    name = row.case
     words = "Where the bundle's two networks differ: half the sum of the differences of their probabilities"
     shown = PredictedCase(
-        printable(name),
+        printable(row.case),
         loaded.scan,
         prediction.mask,
         model.label_values,
@@ -147,8 +151,7 @@ def _write_page(
         uncertainty=Uncertainty(doubt.map, words) if doubt else None,
         facts=facts,
     )
-    write_prediction_page(out / f"{name}.html", shown)
-    return out / f"{name}.html"
+    write_prediction_page(path, shown)
 
 
 def _facts(predicted: Predicted, row: PredictionRow, spent: dict[str, float], job: Job) -> dict[str, Any]:

@@ -4,31 +4,32 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from c3s3_seg.batch.claims import FOLDERS, Asked
 from c3s3_seg.batch.engine import Engine, in_this_process
 from c3s3_seg.batch.job import Job, Model, Plan, Task
 from c3s3_seg.batch.journal import Journal, gather, journal_path
+from c3s3_seg.batch.ledger import Ledger
 from c3s3_seg.batch.outcome import Outcome
-from c3s3_seg.batch.provenance import surroundings, write_provenance
-from c3s3_seg.batch.sorting import Sorted, sort_out
+from c3s3_seg.batch.provenance import LEFT_BEHIND, provenance_names, surroundings, write_provenance
+from c3s3_seg.batch.sorting import Request, sort_out
 from c3s3_seg.batch.summary import summary
 from c3s3_seg.batch.truths import check_truths
-from c3s3_seg.errors import InputError
-from c3s3_seg.files import make_folder, write_whole
+from c3s3_seg.bundle import ModelBundle
+from c3s3_seg.errors import InputError, StorageError
+from c3s3_seg.files import check_folder, make_folder, write_whole
 from c3s3_seg.inference.predictor import Predictor
 from c3s3_seg.io import find_cases, match_truth
+from c3s3_seg.io.archive import sweep_unpacked
 from c3s3_seg.lock import hold
+from c3s3_seg.ownership import check_place
 from c3s3_seg.report.rows import Failure, PredictionRow
-
-# What a kill leaves of a file that was being written (see `files.write_whole` and `io.save`).
-LEFT_BEHIND = re.compile(r"\.[0-9a-f]{12}(\.part|\.nii|\.nii\.gz|\.nrrd|\.mha|\.dcm)")
 
 
 @dataclass(frozen=True)
@@ -71,12 +72,18 @@ class BatchResult:
         How many of both were done by an earlier run.
     left
         How many the limit left for another run.
+    undone
+        Cases that were not done, because nothing could be written any more; each is in `failures` too.
+    stopped
+        Why the run ended before its last case; "" where it did not.
     """
 
     rows: tuple[PredictionRow, ...]
     failures: tuple[Failure, ...]
     kept: int = 0
     left: int = 0
+    undone: tuple[str, ...] = ()
+    stopped: str = ""
 
 
 def predict_cases(
@@ -110,6 +117,8 @@ def predict_cases(
         single case that fails. Among several cases a failing one becomes a row.
     """
     plan = plan or Plan()
+    check_folder(job.out)
+    sweep_unpacked()
     cases = find_cases(list(inputs))
     truths = match_truth(cases, job.truth) if job.truth is not None else {}
     tasks = [Task(case, truths.get(case.name)) for case in cases]
@@ -120,6 +129,7 @@ def predict_cases(
     with ExitStack() as stack:
         held = stack.enter_context(hold(job.out, str(plan.shard) if plan.shard else None))
         engine = _engine(model, job, plan, held)
+        stack.callback(sweep_unpacked)  # of workers that were ended in the middle of a case
         stack.callback(engine.close)
         run = _Run(engine, replace(job, origin=engine.origin), plan, tell or _silent)
         return run.all(tasks, single=len(cases) == 1)
@@ -136,18 +146,26 @@ def _engine(model: Predictor | Model, job: Job, plan: Plan, held: tuple[int, ...
     if isinstance(model, Model) and plan.cluster is not None:
         from c3s3_seg.batch.cluster import cluster_engine
 
-        return cluster_engine(model, job, plan.cluster, plan.workers)
+        return replace(cluster_engine(model, job, plan.cluster, plan.workers), asked=_asked(model))
     if isinstance(model, Model) and (plan.workers > 0 or plan.case_timeout_s is not None):
         from c3s3_seg.batch.workers import worker_engine
 
-        return worker_engine(model, job, max(1, plan.workers), held, plan.case_timeout_s)
+        engine = worker_engine(model, job, max(1, plan.workers), held, plan.case_timeout_s)
+        return replace(engine, asked=_asked(model))
     bundle = ""
     if isinstance(model, Model):
         bundle = str(model.bundle)
         predictor, origin = model.open()
     else:
         predictor, origin = model, job.origin or {}
-    return Engine(in_this_process(predictor, replace(job, origin=origin)), origin, bundle)
+    run = in_this_process(predictor, replace(job, origin=origin))
+    return Engine(run, origin, bundle, asked=Asked.of(predictor))
+
+
+def _asked(model: Model) -> Asked:
+    """What a model that is opened elsewhere has each case write."""
+    task = ModelBundle.load(model.bundle).task
+    return Asked(tuple(task.label_values), model.settings.probabilities, model.settings.uncertainty)
 
 
 class _Run:
@@ -155,50 +173,77 @@ class _Run:
 
     def __init__(self, engine: Engine, job: Job, plan: Plan, tell: Tell) -> None:
         self.engine, self.job, self.plan, self.tell = engine, job, plan, tell
-        self.setting = _setting(engine.origin, job)
+        self.request = Request(job, engine.asked, plan, _setting(engine.origin, job, engine.asked))
         self.path = journal_path(job.out, plan.shard)
+        tag = "" if plan.shard is None else f".{plan.shard}"
+        self.table = job.out / f"summary{tag}.csv"
+        self.spoken_for = (self.table, *(job.out / name for name in provenance_names(plan.shard)))
 
     def all(self, tasks: list[Task], *, single: bool) -> BatchResult:
         """Sort out, do, record, sum up."""
-        if self.plan.shard is None:
-            _sweep(self.job.out)
-        fresh = not self.path.exists()
+        for path in self.spoken_for:
+            check_place(path)
+        fresh, empty = not self.path.exists(), _empty_folders(self.job.out)
         journal = Journal(self.path)
         try:
             if self.plan.shard is None:
+                _sweep(self.job.out)
                 gather(journal, self.job.out)
             journal.start(self._facts())
-            sorted_out = sort_out(tasks, journal, self.setting, self.job, self.plan)
-            outcomes = {o.case: o for o in (*sorted_out.kept, *sorted_out.refused)}
-            self.tell(Progress(0, len(sorted_out.todo), note=_note(sorted_out)))
-            try:
-                for outcome in self._do(sorted_out.todo, journal):
-                    outcomes[outcome.case] = outcome
-                journal.end()
-            finally:
-                self._sum_up(tasks, outcomes, journal, discard=fresh and single)
+            return self._all(tasks, journal, single=single, discard=fresh and single)
         finally:
             journal.close()
             if self.plan.shard is None:
                 _sweep(self.job.out)
+                for place in _empty_folders(self.job.out) - empty:  # all that was in them went with its case
+                    with suppress(OSError):
+                        place.rmdir()
+
+    def _all(self, tasks: list[Task], journal: Journal, *, single: bool, discard: bool) -> BatchResult:
+        found = sort_out(tasks, journal, self.request)
+        outcomes = {o.case: o for o in (*found.kept, *found.refused)}
+        self.tell(Progress(0, len(found.todo), note=found.note))
+        ledger, stopped, undone = Ledger(journal, self.request), "", []
+        try:
+            for outcome in self._do(found.todo, ledger):
+                outcomes[outcome.case] = outcome
+                if outcome.refusal is not None and outcome.refusal.ends_the_batch and not single:
+                    stopped = str(outcome.refusal.error())
+            if stopped:
+                self.engine.close()  # workers write no more
+                undone = self._leave(ledger.undone(found.todo, set(outcomes), stopped), len(found.todo))
+                outcomes |= {o.case: o for o in undone}
+            else:
+                journal.end()
+        finally:
+            self._sum_up(tasks, outcomes, journal, discard=discard, full=bool(stopped))
         refusal = outcomes[tasks[0].case.name].refusal if single and outcomes else None
         if refusal is not None:
             raise refusal.error()
-        return _result(tasks, outcomes, len(sorted_out.kept), sorted_out.left)
+        result = _result(tasks, outcomes, len(found.kept), found.left)
+        return replace(result, undone=tuple(o.case for o in undone), stopped=stopped)
 
-    def _do(self, todo: list[Task], journal: Journal) -> Iterator[Outcome]:
-        started = time.perf_counter()
-        for done, outcome in enumerate(self.engine.run(self._begun(todo, journal)), start=1):
-            journal.record(outcome, self.setting)
-            each_s = (time.perf_counter() - started) / done
-            self.tell(Progress(done, len(todo), each_s * (len(todo) - done), outcome))
+    def _do(self, todo: list[Task], ledger: Ledger) -> Iterator[Outcome]:
+        started, done = time.perf_counter(), 0
+        with _closed(self.engine.run(ledger.begun(todo))) as run:
+            for outcome in run:
+                done += 1
+                outcome = ledger.record(outcome)
+                each_s = (time.perf_counter() - started) / done
+                self.tell(Progress(done, len(todo), each_s * (len(todo) - done), outcome))
+                yield outcome
+                if outcome.refusal is not None and outcome.refusal.ends_the_batch:
+                    break  # every further case would be computed and then fail in the same way
+        for outcome in ledger.taken:
+            done += 1
+            self.tell(Progress(done, len(todo), None, outcome))
             yield outcome
 
-    def _begun(self, todo: list[Task], journal: Journal) -> Iterator[Task]:
-        """Before a case is handed out, the journal says so: its files, if any are found, are ours."""
-        for task in todo:
-            journal.begin(task.case.name, task.place, self.setting)
-            yield task
+    def _leave(self, undone: list[Outcome], total: int) -> list[Outcome]:
+        """Say of each case that it is left."""
+        for outcome in undone:
+            self.tell(Progress(total - len(undone), total, None, outcome))
+        return undone
 
     def _facts(self) -> dict[str, Any]:
         return {
@@ -206,25 +251,31 @@ class _Run:
             "bundle": self.engine.bundle,
             "made_with": self.engine.origin,
             "request": self.job.request(),
-            "setting": self.setting,
+            "setting": self.request.setting,
             "deterministic": self.job.deterministic,
             "seeds": "no random number is drawn",
             **surroundings(),
         }
 
     def _sum_up(
-        self, tasks: list[Task], outcomes: dict[str, Outcome], journal: Journal, *, discard: bool
+        self, tasks: list[Task], outcomes: dict[str, Outcome], journal: Journal, *, discard: bool, full: bool
     ) -> None:
         """The files that speak of all cases. A single case that failed in a new folder leaves nothing."""
         if discard and not any(o.row for o in outcomes.values()):
             journal.close()
             self.path.unlink(missing_ok=True)
             return
-        shard, times = self.plan.shard, not self.job.deterministic
+        times = not self.job.deterministic
         result = _result(tasks, outcomes, 0, 0)
-        name = "summary.csv" if shard is None else f"summary.{shard}.csv"
-        write_whole(self.job.out / name, summary(result.rows, result.failures, times=times))
-        write_provenance(journal, self.job.out, shard, times=times)
+        try:
+            write_whole(self.table, summary(result.rows, result.failures, times=times))
+            write_provenance(journal, self.job.out, self.plan.shard, times=times)
+        except StorageError:
+            # Those of an earlier run would speak of other masks; the journal knows what became of each case.
+            for path in self.spoken_for:
+                path.unlink(missing_ok=True)
+            if not full:
+                raise
 
 
 def _result(tasks: list[Task], outcomes: dict[str, Outcome], kept: int, left: int) -> BatchResult:
@@ -233,28 +284,35 @@ def _result(tasks: list[Task], outcomes: dict[str, Outcome], kept: int, left: in
     return BatchResult(rows, tuple(o.failure for o in ordered if o.failure is not None), kept, left)
 
 
-def _setting(origin: dict[str, Any], job: Job) -> str:
+def _setting(origin: dict[str, Any], job: Job, asked: Asked) -> str:
     """One hash for weights, settings and what was asked for."""
-    return hashlib.sha256(json.dumps([origin, job.request()], sort_keys=True).encode()).hexdigest()
+    facts: list[Any] = [origin, job.request()]
+    if asked.probabilities or asked.uncertainty:
+        facts.append([asked.probabilities, asked.uncertainty])
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def _note(found: Sorted) -> str:
-    parts = []
-    if found.kept:
-        failed = sum(o.refusal is not None for o in found.kept)
-        parts.append(f"{len(found.kept) - failed} cases were finished before; their hashes hold")
-        if failed:
-            parts.append(f"{failed} cases failed before and have not changed (--retry-failed tries again)")
-    parts += [f"{count} finished cases are done again: {why}" for why, count in found.redone.items()]
-    if found.left:
-        parts.append(f"{found.left} cases are left for another run (--limit)")
-    return "; ".join(parts)
+@contextmanager
+def _closed(run: Iterator[Outcome]) -> Iterator[Iterator[Outcome]]:
+    """What runs is ended here, and not when it is collected: its threads write no more files afterwards."""
+    try:
+        yield run
+    finally:
+        if isinstance(run, Generator):
+            run.close()
 
 
 def _sweep(folder: Path) -> None:
     """Remove what a killed run left of files that it was writing; only whoever holds the folder may."""
-    for place in (folder, folder / "probabilities"):
-        if place.is_dir():
-            for path in place.iterdir():
-                if LEFT_BEHIND.fullmatch(path.name):
-                    path.unlink(missing_ok=True)
+    for place in (folder, *(folder / name for name in FOLDERS)):
+        if not place.is_dir() or (place != folder and place.is_symlink()):
+            continue
+        for path in place.iterdir():
+            if LEFT_BEHIND.fullmatch(path.name) and not path.is_symlink() and path.is_file():
+                path.unlink(missing_ok=True)
+
+
+def _empty_folders(out: Path) -> set[Path]:
+    """Of ours, or called like ours; links are not looked into."""
+    places = [out / name for name in FOLDERS]
+    return {p for p in places if p.is_dir() and not p.is_symlink() and not any(p.iterdir())}

@@ -7,13 +7,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from c3s3_seg.batch.case import guard
+from c3s3_seg.batch.claims import Asked, check_places, check_unchanged, clear, is_source, places
 from c3s3_seg.batch.job import Job, Plan, Task
 from c3s3_seg.batch.journal import Journal, Record
 from c3s3_seg.batch.outcome import Outcome, Refusal
 from c3s3_seg.batch.provenance import RESERVED
 from c3s3_seg.errors import C3S3Error, InputError
-from c3s3_seg.io.hashes import input_sha256, sha256
+from c3s3_seg.io.hashes import input_sha256
 
 
 @dataclass
@@ -40,8 +40,44 @@ class Sorted:
     redone: dict[str, int] = field(default_factory=dict)
     left: int = 0
 
+    @property
+    def note(self) -> str:
+        """What has to be said before the first case."""
+        parts = []
+        if self.kept:
+            failed = sum(o.refusal is not None for o in self.kept)
+            parts.append(f"{len(self.kept) - failed} cases were finished before; their hashes hold")
+            if failed:
+                parts.append(
+                    f"{failed} cases failed before and have not changed (--retry-failed tries again)"
+                )
+        parts += [f"{count} finished cases are done again: {why}" for why, count in self.redone.items()]
+        if self.left:
+            parts.append(f"{self.left} cases are left for another run (--limit)")
+        return "; ".join(parts)
 
-def sort_out(tasks: Sequence[Task], journal: Journal, setting: str, job: Job, plan: Plan) -> Sorted:
+
+@dataclass(frozen=True)
+class Request:
+    """What this run asks for.
+
+    Parameters
+    ----------
+    job, asked
+        What is written for a case.
+    plan
+        How to go about it.
+    setting
+        Hash of the weights and settings.
+    """
+
+    job: Job
+    asked: Asked
+    plan: Plan
+    setting: str
+
+
+def sort_out(tasks: Sequence[Task], journal: Journal, request: Request) -> Sorted:
     """Compare each case with the journal and with the files that are there.
 
     Parameters
@@ -50,16 +86,21 @@ def sort_out(tasks: Sequence[Task], journal: Journal, setting: str, job: Job, pl
         All cases of the run.
     journal
         What earlier runs recorded.
-    setting
-        Hash of the weights and settings of this run.
-    job, plan
-        Where to, and how.
+    request
+        What this run asks for.
     """
+    plan = request.plan
     result = Sorted()
     for task in tasks:
         record = journal.get(task.case.name)
         try:
-            reason = _reason(task, record, setting, job, plan)
+            reason = _reason(task, record, request)
+            if reason is not None:
+                refuse_taken(task, record, request, journal)
+        except OSError as error:  # a place that cannot even be looked at
+            refusal = Refusal.of(InputError(f"{error.strerror or error}", where=task.case.path), "begin")
+            result.refused.append(Outcome(task.case.name, task.place, refusal=refusal))
+            continue
         except C3S3Error as error:
             result.refused.append(Outcome(task.case.name, task.place, refusal=Refusal.of(error, "begin")))
             continue
@@ -78,20 +119,44 @@ def sort_out(tasks: Sequence[Task], journal: Journal, setting: str, job: Job, pl
     return result
 
 
-def _reason(task: Task, record: Record | None, setting: str, job: Job, plan: Plan) -> str | None:
+def _reason(task: Task, record: Record | None, request: Request) -> str | None:
     """Why the case is to be done; None if it need not be. Raises if it must not be."""
-    mask = job.mask_of(task.case.name)
     if RESERVED.fullmatch(task.case.name):
         what = f"a case called '{task.case.name}' would take the place of the folder's own provenance.json"
         raise InputError(what, where=task.case.path, todo="Rename the scan")
-    if record is None or mask.resolve() == task.case.path.resolve():
-        guard(task.case.path, mask, job.out / f"{task.case.name}.json")
+    return _why(task, record, request)
+
+
+def refuse_taken(task: Task, record: Record | None, request: Request, journal: Journal) -> None:
+    """Refuse a case whose places are taken; what an earlier run wrote of it is no answer to this, and goes.
+
+    Raises
+    ------
+    InputError
+        If a place is taken, see `check_places`.
+    """
+    names = places(request.job, task.case.name, request.asked)
+    known = record.outcome.outputs if record is not None else {}
+    try:
+        check_places(task, request.job.out, names, known)
+    except InputError as error:
+        slip = any(is_source(request.job.out / name, task) for name in names)  # the wrong folder was given
+        if record is not None and record.state == "done" and not slip:
+            earlier = {**record.outcome.earlier, **clear(request.job.out, task, (), known)}
+            refusal = Refusal.of(error, "begin")
+            outcome = Outcome(task.case.name, task.place, refusal=refusal, earlier=earlier)
+            journal.record(outcome, request.setting)
+        raise
+
+
+def _why(task: Task, record: Record | None, request: Request) -> str | None:
+    if record is None:
         return "it is new"
     if record.state == "begun":
         return "it was not finished"
     if record.state == "failed":
-        return _failed_before(task, record, setting, plan)
-    return _done_before(task, record, setting, job)
+        return _failed_before(task, record, request.setting, request.plan)
+    return _done_before(task, record, request.setting, request.job)
 
 
 def _failed_before(task: Task, record: Record, setting: str, plan: Plan) -> str | None:
@@ -127,13 +192,6 @@ def _check_outputs(outcome: Outcome, out: Path) -> bool:
     """Whether a file is missing; one that is there and is another one belongs to somebody."""
     missing = False
     for name, known in outcome.outputs.items():
-        path = out / name
-        if not path.is_file():
-            missing = True
-        elif sha256(path) != known:
-            raise InputError(
-                "the file is not the one that was written: it was edited or is damaged",
-                where=path,
-                todo="Move it away to have it made again",
-            )
+        check_unchanged(out / name, known)
+        missing = missing or not (out / name).is_file() or (out / name).is_symlink()
     return missing

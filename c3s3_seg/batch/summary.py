@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import io as text_io
 from collections.abc import Sequence
 
+from c3s3_seg.files import csv_bytes
 from c3s3_seg.report.rows import Failure, PredictionRow
 
 
@@ -24,16 +23,13 @@ def summary(rows: Sequence[PredictionRow], failures: Sequence[Failure], *, times
     scored = [score.score.flat() for row in rows for score in row.scores]
     columns = list(scored[0]) if scored else []
     rest = [c for c in columns if c != "volume_ml"]
-    buffer = text_io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["case", "label", "volume_ml", "seconds", *rest, "error"])
+    lines: list[list[object]] = [["case", "label", "volume_ml", "seconds", *rest, "error"]]
     for row in rows:
         values = {score.label: score.score.flat() for score in row.scores}
         spent = f"{row.seconds_s:.2f}" if times else ""
         for label, volume in row.volumes_ml:
             numbers = [values[label][c] if label in values else "" for c in rest]
-            writer.writerow([row.case, label, f"{volume:.3f}", spent, *numbers, ""])
+            lines.append([row.case, label, f"{volume:.3f}", spent, *numbers, ""])
     for failure in failures:
-        writer.writerow([failure.case, "", "", "", *[""] * len(rest), failure.reason])
-    # A file name need not be Unicode; a table must be.
-    return buffer.getvalue().encode("utf-8", "backslashreplace")
+        lines.append([failure.case, "", "", "", *[""] * len(rest), failure.reason])
+    return csv_bytes(lines)

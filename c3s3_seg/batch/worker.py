@@ -17,8 +17,8 @@ from typing import IO, Any
 
 from c3s3_seg.batch.engine import in_this_process
 from c3s3_seg.batch.job import Job, Model, Task
-from c3s3_seg.batch.outcome import Refusal, unforeseen
-from c3s3_seg.errors import C3S3Error
+from c3s3_seg.batch.outcome import Refusal
+from c3s3_seg.errors import C3S3Error, foreseen, is_out_of_memory, unforeseen
 from c3s3_seg.quiet import quiet_libraries
 from c3s3_seg.schema import parse
 
@@ -36,9 +36,11 @@ def main() -> None:
     try:
         predictor, origin = parse(Model, setup["model"], WHERE).open()
     except C3S3Error as error:
-        _say(answers, refused=asdict(Refusal.of(error, "open")))
+        _say(answers, refused=asdict(Refusal.of(foreseen(error), "open")))
         return
-    except (RuntimeError, MemoryError) as error:
+    except Exception as error:
+        if not isinstance(error, RuntimeError) and not is_out_of_memory(error):
+            raise
         _say(answers, refused=asdict(Refusal.of(unforeseen(error), "open")))
         return
     _say(answers, origin=origin)

@@ -15,10 +15,12 @@ from c3s3_seg.dataset.index import Record
 from c3s3_seg.dataset.items import Part, reason_of
 from c3s3_seg.dataset.labels import Labels
 from c3s3_seg.errors import C3S3Error, InputError, public
-from c3s3_seg.files import make_folder, write_whole
+from c3s3_seg.files import make_own_folder, write_whole
 from c3s3_seg.io import save
 from c3s3_seg.io.choice import Fix
+from c3s3_seg.io.formats import is_own_result
 from c3s3_seg.io.hashes import Watch, content_sha256, sha256
+from c3s3_seg.ownership import PROGRAM, TODO, check_place
 from c3s3_seg.schema import dump
 from c3s3_seg.volume import Array, Volume
 
@@ -140,16 +142,17 @@ def _make(work: Work) -> Made:
     for watch in watched:  # the hashes must be those of what was read
         watch.check()
     notes = [*scan.source.notes, *(mask.source.notes if mask is not None else ()), work.note]
-    make_folder(work.image.parent)
-    save(scan.geometry.volume(_smallest(scan.array)), work.image)
+    make_own_folder(work.image.parent)
+    _check_places(work)
+    save(scan.geometry.volume(_smallest(scan.array)), work.image, note=PROGRAM)
     hashes = {"image": sha256(work.image)}
     values: tuple[int, ...] = ()
     if mask is None:
         work.label.unlink(missing_ok=True)  # of an earlier run, when it had one
         sources.pop("label", None)
     else:
-        make_folder(work.label.parent)
-        save(mask, work.label)
+        make_own_folder(work.label.parent)
+        save(mask, work.label, note=PROGRAM)
         hashes["label"] = sha256(work.label)
         values = tuple(int(v) for v in np.unique(mask.array) if v)
     parts = {"image": work.scan, "label": work.mask}
@@ -159,6 +162,24 @@ def _make(work: Work) -> Made:
     )
     write_whole(work.state / f"{work.case}.json", json.dumps(dump(record)).encode())
     return Made(record, mask_refused=refused)
+
+
+def _check_places(work: Work) -> None:
+    """Never write over, or remove, a file that another program put there, or a mask that somebody has edited.
+
+    Raises
+    ------
+    InputError
+        If there is such a file, or a link.
+    """
+    for key, path in (("image", work.image), ("label", work.label)):
+        recorded = None if work.known is None else work.known.sha256.get(key)
+        if path.is_symlink() or not path.is_file():
+            check_place(path)
+        elif recorded is None and not is_own_result(path):
+            raise InputError("there is a file that an earlier run did not write", where=path, todo=TODO)
+        elif recorded is not None and key == "label" and sha256(path) != recorded:
+            raise InputError("there is a mask that was changed since it was written", where=path, todo=TODO)
 
 
 def _mask(work: Work, scan: Volume) -> tuple[Volume | None, str]:

@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from c3s3_seg.errors import C3S3Error, Told
+from c3s3_seg.errors import C3S3Error, Told, foreseen, is_out_of_memory, unforeseen
 from c3s3_seg.files import printable
 from c3s3_seg.io import load, load_mask
 from c3s3_seg.io.choice import Fix, Reading
@@ -196,6 +196,8 @@ class Refused:
 
 def reason_of(error: Exception) -> str:
     """An error as a table says it: its place is in another column."""
+    if is_out_of_memory(error):
+        error = foreseen(error) if isinstance(error, C3S3Error) else unforeseen(error)
     if not isinstance(error, C3S3Error):
         kind = type(error).__name__  # what a library says may quote a header: it is not kept
         return Told.of(f"{kind}: {error}", kind)

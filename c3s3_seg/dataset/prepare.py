@@ -25,7 +25,7 @@ from c3s3_seg.dataset.labels import Labels
 from c3s3_seg.dataset.pairing import KEPT
 from c3s3_seg.dataset.splits import Member, assign
 from c3s3_seg.errors import InputError
-from c3s3_seg.files import make_folder, plain_name
+from c3s3_seg.files import check_folder, make_folder, make_own_folder, plain_name
 from c3s3_seg.lock import hold
 from c3s3_seg.workers import Died, each
 
@@ -112,6 +112,8 @@ def prepare(
         several modalities, somebody else writes into `out`, or it holds another data set.
     """
     _check_folders(source, out)
+    if not dry:
+        check_folder(out)
     inventory = find(source, settings, progress)
     labels, modality = labels_of(inventory, settings), modality_of(inventory.pairs, settings)
     empty = DataSet(out, settings.name or out.resolve().name, modality, labels.named)
@@ -232,7 +234,7 @@ def _meaning(labels: Labels, mask: Part | None) -> list[Any]:
 
 def _set_aside(out: Path) -> None:
     """No index while files change: a reader must never find one that does not fit them."""
-    make_folder(out / STATE)
+    make_own_folder(out / STATE)
     if (out / INDEX).is_file():
         (out / INDEX).replace(out / STATE / INDEX)
 

@@ -24,9 +24,10 @@ from c3s3_seg.export.openvino import openvino_files
 from c3s3_seg.export.parity import Parity
 from c3s3_seg.export.standalone import standalone_graph
 from c3s3_seg.export.trace import INPUT
-from c3s3_seg.files import check_output_file, make_folder, read_json, write_whole
+from c3s3_seg.files import check_folder, check_output_file, make_own_folder, write_whole
 from c3s3_seg.inference.backends import Backend, OpenVinoBackend, TorchBackend, load_torch
 from c3s3_seg.inference.window import FloatArray
+from c3s3_seg.ownership import check_set, replacing
 from c3s3_seg.schema import dump
 from c3s3_seg.volume import Volume
 
@@ -64,19 +65,8 @@ def check_output(bundle: ModelBundle, target: Target, form: Form, out: Path | No
         check_output_file(bundle.folder / CARD)
         return
     stem = form.stem(bundle)
-    files = [out / (stem + name if name.startswith(".") else name) for name in (*NAMES[target], FACTS)]
-    above = next(path for path in (out.absolute(), *out.absolute().parents) if os.path.exists(path))
-    if not os.path.isdir(above):
-        raise InputError("is a file, wanted a folder to write to", where=above)
-    if not os.access(above, os.W_OK | os.X_OK):
-        raise InputError("the folder cannot be written to (Permission denied)", where=above)
-    ours = _is_export(out / FACTS)
-    for path in files:
-        if os.path.isdir(path) or (path.parent != out and os.path.islink(path.parent)):
-            raise InputError("stands where the export would write a file", where=path)
-        if not ours and os.path.lexists(path):
-            todo = "Move it away, or give another folder with -o"
-            raise InputError("there is a file that an earlier export did not write", where=path, todo=todo)
+    check_folder(out)
+    check_set(out, [stem + name if name.startswith(".") else name for name in NAMES[target]], FACTS)
 
 
 @contextmanager
@@ -90,15 +80,6 @@ def _folder(out: Path) -> Iterator[None]:
         for path in made:
             with suppress(OSError):
                 path.rmdir()
-
-
-def _is_export(path: Path) -> bool:
-    """Whether this is the record of an export."""
-    try:
-        record = read_json(path)
-    except InputError:
-        return False
-    return isinstance(record, dict) and record.get("format") in NAMES and "facts" in record
 
 
 def export_in_bundle(bundle: ModelBundle, scans: Sequence[Volume]) -> tuple[ModelBundle, dict[str, Parity]]:
@@ -180,9 +161,9 @@ def _export(
         "files": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
         "parity": dump(proof),
     }
-    (out / FACTS).unlink(missing_ok=True)  # written last: half an export is none
-    _write(out, files)
-    _write(out, {FACTS: json.dumps(record, indent=1).encode()})
+    with replacing(out, files, FACTS):
+        _write(out, files)
+        _write(out, {FACTS: json.dumps(record, indent=1).encode()})
     return out / built.network, proof
 
 
@@ -231,5 +212,6 @@ def _approved(proof: Parity, name: str, where: Path) -> Parity:
 
 def _write(folder: Path, files: Mapping[str, bytes]) -> None:
     for name, content in files.items():
-        make_folder((folder / name).parent)
+        if (folder / name).parent != folder:
+            make_own_folder((folder / name).parent)
         write_whole(folder / name, content)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import lzma
+import os
+import re
 import shutil
 import stat
 import struct
@@ -10,7 +13,7 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING
 
@@ -25,6 +28,9 @@ MOST_FILES = 200_000
 MOST_RATIO, FLOOR = 200, 1 << 28
 BLOCK = 1 << 20
 DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, ValueError)
+PREFIX = "c3s3-seg-"
+NAME = re.compile(rf"{PREFIX}[a-z0-9_]{{8}}")  # as `tempfile` makes it
+HELD = ".held-by-c3s3-seg"
 
 
 @contextmanager
@@ -44,8 +50,8 @@ def unpacked(path: Path, digest: _Hash | None = None) -> Iterator[Path]:
         If the archive is damaged or encrypted, has absolute names, `..` or links in it, unpacks to
         far more than its size or more than fits, or cannot be unpacked. Nothing is unpacked then.
     """
-    with tempfile.TemporaryDirectory(prefix="c3s3-seg-") as name:
-        folder = Path(name)
+    sweep_unpacked()
+    with _held_folder() as folder:
         try:
             with tempfile.TemporaryFile() as copy:
                 _copy(path, copy, digest)
@@ -61,6 +67,52 @@ def unpacked(path: Path, digest: _Hash | None = None) -> Iterator[Path]:
             what = f"the archive cannot be unpacked: {error.strerror or error}"
             raise InputError(what, where=path) from error
         yield folder
+
+
+@contextmanager
+def _held_folder() -> Iterator[Path]:
+    """A temporary folder with a locked file in it: the kernel frees the lock when this process ends.
+
+    A number of the process in the name would not do: another container that shares the folder has others.
+    """
+    with ExitStack() as stack:
+        name = stack.enter_context(tempfile.TemporaryDirectory(prefix=PREFIX))
+        handle = os.open(Path(name) / HELD, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        stack.callback(os.close, handle)
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        folder = Path(name) / "files"
+        folder.mkdir(mode=0o700)
+        yield folder
+
+
+def sweep_unpacked() -> None:
+    """Remove what killed runs have left of unpacked archives: they are patients' scans.
+
+    Only folders of this user are looked at, that nobody else can write to, with a file of ours in them
+    that no process holds. Links are not followed.
+    """
+    with suppress(OSError), os.scandir(tempfile.gettempdir()) as entries:
+        for name in [entry.name for entry in entries if NAME.fullmatch(entry.name)]:
+            with suppress(OSError):
+                _sweep(Path(tempfile.gettempdir()) / name)
+
+
+def _sweep(folder: Path) -> None:
+    top = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        facts = os.fstat(top)
+        if facts.st_uid != os.geteuid() or facts.st_mode & 0o077:
+            return
+        handle = os.open(HELD, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=top)
+        try:
+            if not stat.S_ISREG(os.fstat(handle).st_mode):
+                return
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # BlockingIOError: its process lives
+            shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            os.close(handle)
+    finally:
+        os.close(top)
 
 
 def _told(entry: zipfile.ZipInfo) -> FileName:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, MRImageStorage, generate_ui
 from pydicom.valuerep import format_number_as_ds
 
 from c3s3_seg.errors import GeometryError, InputError
+from c3s3_seg.files import make_folder
 from c3s3_seg.io.dicom_header import own_copy
 from c3s3_seg.volume import Array, Geometry, Volume
 
@@ -57,7 +59,7 @@ def save_series(
     shared.PatientID = patient
     written: list[Path] = []
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         if any(folder.iterdir()):
             raise InputError("the folder is not empty", where=folder, todo="Give a new one")
         for number, k in enumerate(order, 1):
@@ -67,7 +69,8 @@ def save_series(
             item.save_as(written[-1], enforce_file_format=True)
     except OSError as error:
         for path in written:
-            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
         raise InputError(f"the series cannot be written: {error.strerror or error}", where=folder) from error
     return written
 

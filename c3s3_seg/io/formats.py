@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 from typing import Literal, get_args
 
-from c3s3_seg.files import make_folder
+from c3s3_seg.files import make_own_folder
 from c3s3_seg.io.dicom_names import Maker, Segment
-from c3s3_seg.io.image import save
+from c3s3_seg.io.image import SAVE_SUFFIXES, image_suffix, save
+from c3s3_seg.io.sniff import is_dicom
 from c3s3_seg.io.upright import REPAIRED
+from c3s3_seg.ownership import PROGRAM
 from c3s3_seg.volume import Volume
 
 Format = Literal["nii.gz", "nrrd", "mha", "dicom-seg", "dicom-labelmap", "rtstruct"]
@@ -65,7 +68,7 @@ def write_mask(
 
         write_seg(mask, path, segments, maker, labelmap=wanted == "dicom-labelmap")
     else:
-        save(mask, path)
+        save(mask, path, note=PROGRAM)
 
 
 def save_repaired(scan: Volume, out: Path, case: str) -> Path | None:
@@ -79,7 +82,30 @@ def save_repaired(scan: Volume, out: Path, case: str) -> Path | None:
     if not any(note.startswith(REPAIRED) for note in scan.source.notes):
         return None
     folder = out / "repaired"
-    make_folder(folder)
+    make_own_folder(folder)
     path = folder / f"{case}.nii.gz"
-    save(scan, path)
+    save(scan, path, note=PROGRAM)
     return path
+
+
+def is_own_result(path: Path) -> bool:
+    """Whether a mask, map or picture says in its header that this program wrote it."""
+    try:
+        if image_suffix(path) in SAVE_SUFFIXES:
+            return f"{PROGRAM}".encode() in _header(path)
+        if path.suffix.lower() == ".dcm" and is_dicom(path):
+            import pydicom
+
+            return bool(pydicom.dcmread(path, stop_before_pixels=True).get("Manufacturer") == PROGRAM)
+    except Exception:  # a damaged file says nothing
+        return False
+    return False
+
+
+def _header(path: Path) -> bytes:
+    """Where the free text of a header is: NIfTI-1 has 80 bytes at 148 (NIfTI-2: at 240), the others lines."""
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        head = file.read(4096)
+    if image_suffix(path) not in (".nii", ".nii.gz"):
+        return b"".join(line for line in head.split(b"\n") if line.startswith(b"ITK_FileNotes"))
+    return head[148:228] if head[:4] in (b"\x5c\x01\0\0", b"\0\0\x01\x5c") else head[240:320]

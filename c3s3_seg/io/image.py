@@ -6,13 +6,15 @@ import os
 import re
 import secrets
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from c3s3_seg.errors import GeometryError, InputError, MemoryLimitError, shown
+from c3s3_seg.errors import GeometryError, InputError, MemoryLimitError, StorageError, shown
+from c3s3_seg.files import OF_THE_STORAGE, lack_of_room
 from c3s3_seg.io.nifti import Parts, read_nifti
 from c3s3_seg.io.nrrd_mha import read_nrrd_or_meta
 from c3s3_seg.io.sniff import is_dicom
@@ -188,7 +190,7 @@ def _no_labels(volume: Volume) -> InputError:
     return InputError(what, where=volume.source.path, todo=todo)
 
 
-def save(volume: Volume, path: str | Path) -> None:
+def save(volume: Volume, path: str | Path, *, note: str = "") -> None:
     """Write an image file: aside, synced, read back and compared, and only then put in its place.
 
     Parameters
@@ -197,9 +199,13 @@ def save(volume: Volume, path: str | Path) -> None:
         Any real type of 8 to 64 bits, which is kept; bool becomes uint8. The grid must have right angles.
     path
         `.nii`, `.nii.gz`, `.nrrd` or `.mha` in a folder that exists. A file of this name is replaced.
+    note
+        Up to 79 characters for the header's free text (NIfTI: descrip): what has made the file.
 
     Raises
     ------
+    StorageError
+        If the disk is full, or the folder takes no file for another reason that the next file has too.
     InputError
         If it cannot be written in full (disk full, folder denied); then `path` is as it was before.
     GeometryError
@@ -217,17 +223,23 @@ def save(volume: Volume, path: str | Path) -> None:
     # Short and hidden: a name of 255 bytes has no room for more, and a search for cases skips it.
     aside = path.parent / f".{secrets.token_hex(6)}{suffix}"
     try:
-        _write(array, volume.geometry, aside)
+        _write(array, volume.geometry, aside, **({"note": note} if note else {}))
         _sync(aside)
         _compare(array, volume.geometry, aside)
         os.replace(aside, path)
         _sync(path.parent)
     except InputError as error:
-        raise _unwritten(path, error.what) from error
-    except (OSError, RuntimeError) as error:
-        raise _unwritten(path, getattr(error, "strerror", None) or "the file was refused") from error
+        raise _unwritten(path, error.what, array.nbytes) from error
+    except OSError as error:
+        if error.errno not in OF_THE_STORAGE:  # such as a name that is too long: the next file's is not
+            what = f"the file could not be written: {error.strerror or error}"
+            raise InputError(what, where=path) from error
+        raise _unwritten(path, error.strerror or "", array.nbytes) from error
+    except RuntimeError as error:
+        raise _unwritten(path, "the file was refused", array.nbytes) from error
     finally:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
 
 
 def _checked(parts: Parts, path: Path, orthonormal: bool) -> Volume:
@@ -283,7 +295,7 @@ def _writable(array: Array, path: Path) -> Array:
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
-def _write(array: Array, geometry: Geometry, path: Path) -> None:
+def _write(array: Array, geometry: Geometry, path: Path, note: str = "") -> None:
     import SimpleITK
 
     # Its warnings would go to stderr as they are.
@@ -293,6 +305,8 @@ def _write(array: Array, geometry: Geometry, path: Path) -> None:
     image.SetSpacing(geometry.spacing_mm.tolist())
     image.SetOrigin(geometry.origin_mm.tolist())
     image.SetDirection(geometry.direction.ravel().tolist())
+    if note:
+        image.SetMetaData("ITK_FileNotes", note)
     SimpleITK.WriteImage(image, str(path), useCompression=path.suffix != ".nii")
 
 
@@ -312,9 +326,10 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def _unwritten(path: Path, reason: str) -> InputError:
-    return InputError(
-        f"the file could not be written in full: {reason}",
+def _unwritten(path: Path, reason: str, size: int) -> InputError:
+    lack = lack_of_room(path.parent, size)
+    return (StorageError if lack else InputError)(
+        f"the file could not be written in full: {lack or reason}",
         where=path,
         todo="Check that the disk has room and that the folder may be written to",
     )

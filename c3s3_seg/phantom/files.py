@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
 from c3s3_seg.errors import InputError
+from c3s3_seg.files import check_folder, make_folder
 from c3s3_seg.phantom.simulate import Modality, Phantom, simulate
 from c3s3_seg.phantom.truth import TruthFormat, check_truth, save_truth, truth_path
 
@@ -27,8 +32,6 @@ def save(
         If a file is there already, a format is none of those, the truth alone is to be DICOM, or a CT is
         to be a DICOM series.
     """
-    from c3s3_seg.io import save as save_image
-
     if file_format not in ("dicom", "nii.gz"):
         raise InputError(f"found the format {file_format!r}, wanted 'dicom' or 'nii.gz'")
     check_truth(truth, is_dicom=file_format == "dicom")
@@ -36,24 +39,62 @@ def save(
         todo = "Take --format nii.gz"
         raise InputError("simulated series are MR; a CT can be written as NIfTI only", todo=todo)
     name = f"phantom-{seed}"
-    scan = folder / (name if file_format == "dicom" else f"{name}.nii.gz")
-    answer = truth_path(folder, name, truth)
+    scan, answer = _places(folder, name, file_format, truth)
     for path in (scan, answer):
         if path is not None:
             _refuse_existing(path)
-    folder.mkdir(parents=True, exist_ok=True)
-    if file_format == "dicom":
+    make_folder(folder)
+    try:
+        _write(phantom, scan, answer, seed, truth)
+    except BaseException:  # the next try would be refused for what is there already
+        _discard(scan)
+        raise
+    return scan, answer
+
+
+def _write(phantom: Phantom, scan: Path, answer: Path | None, seed: int, truth: TruthFormat) -> None:
+    from c3s3_seg.io import save as save_image
+
+    if not scan.name.endswith(".nii.gz"):
         from c3s3_seg.io.dicom_write import save_series
 
-        patient = f"PHANTOM-{seed}"
-        save_series(
-            phantom.scan, scan, description=f"Simulated heart, seed {seed}", seed_uid=name, patient=patient
-        )
+        words, patient = f"Simulated heart, seed {seed}", f"PHANTOM-{seed}"
+        save_series(phantom.scan, scan, description=words, seed_uid=scan.name, patient=patient)
     else:
         save_image(phantom.scan, scan)
     if answer is not None:
         save_truth(phantom.truth, answer, scan, truth)
-    return scan, answer
+
+
+def _discard(path: Path) -> None:
+    """A file or a folder that this run has made."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+
+
+def check_places(folder: Path, seeds: Iterable[int], file_format: FileFormat, truth: TruthFormat) -> None:
+    """Before the first phantom is simulated: whether all of them can be written.
+
+    Raises
+    ------
+    InputError
+        If the folder cannot be written to, or one of the files is there already.
+    """
+    check_folder(folder)
+    for seed in seeds:
+        for path in _places(folder, f"phantom-{seed}", file_format, truth):
+            if path is not None:
+                check_folder(path.parent)
+                _refuse_existing(path)
+
+
+def _places(folder: Path, name: str, file_format: FileFormat, truth: TruthFormat) -> tuple[Path, Path | None]:
+    """Of the scan and of its truth."""
+    scan = folder / (name if file_format == "dicom" else f"{name}.nii.gz")
+    return scan, truth_path(folder, name, truth)
 
 
 def write_cohort(
@@ -75,17 +116,29 @@ def write_cohort(
     InputError
         If a number of cases is negative, or the folder holds a data set already.
     """
-    from c3s3_seg.dataset import INDEX, DataSet, Splits
-    from c3s3_seg.io import save as save_image
+    from c3s3_seg.dataset import INDEX
 
     counts = {"labelled": labelled, "unlabelled": unlabelled, "validation": validation}
     if min(counts.values()) < 0:
         raise InputError(f"found {counts}, wanted numbers of cases from 0 on")
     for name in (INDEX, "imagesTr", "labelsTr"):
         _refuse_existing(folder / name)
-    splits: dict[str, list[str]] = {}
+    check_folder(folder)
     for name in ("imagesTr", "labelsTr"):
-        (folder / name).mkdir(parents=True)
+        make_folder(folder / name)
+    try:
+        return _write_cohort(folder, counts, seed, modality)
+    except BaseException:  # half a data set is none, and the next try would be refused for it
+        for name in ("imagesTr", "labelsTr"):
+            _discard(folder / name)
+        raise
+
+
+def _write_cohort(folder: Path, counts: Mapping[str, int], seed: int, modality: Modality) -> Path:
+    from c3s3_seg.dataset import DataSet, Splits
+    from c3s3_seg.io import save as save_image
+
+    splits: dict[str, list[str]] = {}
     for split, count in counts.items():
         splits[split] = [f"phantom-{seed + n}" for n in range(count)]
         for name in splits[split]:
@@ -118,5 +171,5 @@ def parse_cohort(text: str) -> tuple[int, int, int]:
 
 
 def _refuse_existing(path: Path) -> None:
-    if path.exists():
+    if os.path.lexists(path):  # a link that leads nowhere is somebody's too
         raise InputError("is there already", where=path, todo="Choose another folder, or move it away")

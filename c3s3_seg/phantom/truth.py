@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from c3s3_seg.errors import InputError
+from c3s3_seg.files import make_own_folder
 from c3s3_seg.volume import Volume
 
 TruthFormat = Literal["nii.gz", "dicom-seg", "rtstruct", "none"]
@@ -60,7 +61,7 @@ def save_truth(truth: Volume, path: Path, series: Path, wanted: TruthFormat) -> 
 
     if wanted == "none":
         return
-    path.parent.mkdir(exist_ok=True)
+    make_own_folder(path.parent)
     if wanted != "nii.gz":  # it refers to the slices as they are read
         scan = load(series)
         truth = scan.geometry.volume(truth.array, scan.source)

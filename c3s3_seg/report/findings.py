@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from c3s3_seg.files import printable
-
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -72,8 +70,9 @@ def summary(cases: int, findings: Sequence[Finding]) -> str:
 def findings_table(findings: Sequence[Finding]) -> Table:
     """Errors first; more than `MANY` of one kind in one line, all of them are in the files."""
     from rich.box import SIMPLE_HEAD
-    from rich.markup import escape
     from rich.table import Table
+
+    from c3s3_seg.report.terminal import cell
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for header in ("", "Check", "Case", "Found", "Wanted", "What to do"):
@@ -81,7 +80,7 @@ def findings_table(findings: Sequence[Finding]) -> Table:
     for group in _grouped(by_severity(findings)):
         first = group[0]
         texts = (first.check, _names(group), first.found, first.wanted, first.todo)
-        cells = [escape(printable(text)) for text in texts]
+        cells = [cell(text) for text in texts]
         table.add_row(first.severity, *cells, style=STYLES[first.severity])
     return table
 

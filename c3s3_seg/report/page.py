@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from c3s3_seg.errors import MissingError
+from c3s3_seg.ownership import GENERATOR
 from c3s3_seg.report.mesh import Floats, Mesh, mesh_webp
 
 ASSETS = Path(__file__).parent / "page"
@@ -98,7 +99,7 @@ def page(title: str, body: str) -> bytes:
     # Unpacked and started when the first surface is turned: the page opens without waiting for it.
     plotly = f'<script type="text/plain" id="plotly">{_plotly()}</script>' if SOLID in body else ""
     head = (
-        f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        f'{GENERATOR}<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<meta name="color-scheme" content="light dark"><title>{escape(title)}</title><style>{style}</style>'
     )

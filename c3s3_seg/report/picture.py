@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from c3s3_seg.errors import GeometryError, InputError
 from c3s3_seg.files import write_whole
+from c3s3_seg.ownership import PNG_CHUNK, PROGRAM
 from c3s3_seg.report.planes import Panel, cut
 from c3s3_seg.volume import Volume
 
@@ -54,8 +55,12 @@ def overlay_png(scan: Volume, masks: Mapping[str, Volume], path: Path, *, title:
     InputError
         If no mask was given, or the file cannot be written.
     """
+    from PIL.PngImagePlugin import PngInfo
+
+    maker = PngInfo()
+    maker.add(PNG_CHUNK, PROGRAM.encode())
     data = io.BytesIO()
-    _overlay(scan, masks, title).save(data, format="PNG")
+    _overlay(scan, masks, title).save(data, format="PNG", pnginfo=maker)
     write_whole(path, data.getvalue())
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 from collections.abc import Sequence
@@ -12,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from c3s3_seg.files import write_whole
+from c3s3_seg.files import csv_bytes, write_whole
 from c3s3_seg.report.cohort import Cohort, cohorts
 from c3s3_seg.report.compare import Paired
 from c3s3_seg.report.rows import CaseScore, Failure, Protocol
@@ -76,13 +74,11 @@ def write_cases_csv(path: Path, rows: Sequence[CaseScore]) -> None:
         If it cannot be written.
     """
     columns = list(dict.fromkeys(name for row in rows for name in row.score.flat()))
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["case", "label", *columns])
+    lines: list[list[object]] = [["case", "label", *columns]]
     for row in rows:
         values = row.score.flat()
-        writer.writerow([row.case, row.label, *(values.get(name, math.nan) for name in columns)])
-    write_whole(path, text.getvalue().encode())
+        lines.append([row.case, row.label, *(values.get(name, math.nan) for name in columns)])
+    write_whole(path, csv_bytes(lines))
 
 
 def write_report_json(

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from c3s3_seg.files import printable
 from c3s3_seg.io.inspect import Row
 from c3s3_seg.report.cohort import Statistics, cohorts
 from c3s3_seg.report.compare import Paired
@@ -14,6 +15,7 @@ from c3s3_seg.report.study import StudyRow
 
 if TYPE_CHECKING:
     from rich.table import Table
+    from rich.text import Text
 
 # Column of the score -> header and decimals, in the order in which they are shown.
 COLUMNS = {
@@ -112,7 +114,6 @@ def comparison_table(pairs: Sequence[Paired]) -> Table:
 def series_table(rows: Sequence[Row]) -> Table:
     """One line for each series that lies at a path; the number is what `--series` takes."""
     from rich.box import SIMPLE_HEAD
-    from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
@@ -120,13 +121,8 @@ def series_table(rows: Sequence[Row]) -> Table:
         table.add_column(header, overflow="fold", justify="right" if header in ("No.", "Slices") else "left")
     for row in rows:
         texts = (row.modality, row.description, str(row.slices), row.size, row.spacing_mm, row.orientation)
-        table.add_row(str(row.number), *(escape(_plain(t)) for t in (*texts, row.verdict)))
+        table.add_row(str(row.number), *(cell(text) for text in (*texts, row.verdict)))
     return table
-
-
-def _plain(text: str) -> str:
-    """Free text of a file without what a terminal would obey."""
-    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def study_table(rows: Sequence[StudyRow], reference: str) -> Table:
@@ -149,14 +145,13 @@ STUDY_COLUMNS = (("dice", 3), ("hd95_vox", 2), ("asd_vox", 2))
 def plan_table(rows: Sequence[tuple[str, object, str]]) -> Table:
     """One line for each chosen key of a configuration: its value and the reason."""
     from rich.box import SIMPLE_HEAD
-    from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for header in ("Key", "Value", "Why"):
         table.add_column(header, overflow="fold")
     for key, value, reason in rows:
-        table.add_row(escape(key), escape(str(value)), escape(reason))
+        table.add_row(cell(key), cell(str(value)), cell(reason))
     return table
 
 
@@ -177,7 +172,7 @@ def _table(names: Sequence[str], with_label: bool, headers: Sequence[str]) -> Ta
     if with_label:
         table.add_column("Label", overflow="fold")
     for header in headers:
-        table.add_column(header, justify="right")
+        table.add_column(cell(header), justify="right")
     return table
 
 
@@ -200,15 +195,20 @@ def _add_failures(table: Table, failures: Sequence[Failure]) -> None:
 
     if failures:
         lines = [f"{len(failures)} failed", *(f"{failure.case}: {failure.reason}" for failure in failures)]
+        lines = [printable(line) for line in lines]
         table.caption = Text("\n".join(lines), style="red")
         table.caption_justify = "left"
 
 
-def _head(case: str, label: str, with_label: bool) -> list[str]:
-    from rich.markup import escape
+def cell(text: str) -> Text:
+    """Text from outside for a table: no markup (a file may be called "[red]"), nothing a terminal obeys."""
+    from rich.text import Text
 
-    # A file may be called "[red]": names are text, never markup.
-    return [escape(case), escape(label)] if with_label else [escape(case)]
+    return Text(printable(text))
+
+
+def _head(case: str, label: str, with_label: bool) -> list[Text]:
+    return [cell(case), cell(label)] if with_label else [cell(case)]
 
 
 def _number(value: float, decimals: int) -> str:

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from annotated_types import MinLen
 
 from c3s3_seg.errors import ConfigError, InputError
-from c3s3_seg.files import make_folder, read_json, write_whole
+from c3s3_seg.files import make_folder, make_own_folder, read_json, write_whole
 from c3s3_seg.report.study import Trained
 from c3s3_seg.schema import closed, dump, parse
 from c3s3_seg.training import checkpoint
@@ -127,7 +127,9 @@ def run_study(plans: list[Plan], out: Path, tell: Callable[[str], None]) -> None
     InputError
         If a record was made with other settings, or the data has no validation cases.
     """
-    make_folder(out / "records")
+    make_folder(out)
+    make_own_folder(out / "records")
+    make_own_folder(out / "runs")
     for number, plan in enumerate(plans, start=1):
         record = out / "records" / f"{plan.name}.json"
         if not record.exists():

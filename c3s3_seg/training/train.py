@@ -12,11 +12,12 @@ from typing import Protocol
 import torch
 
 from c3s3_seg.allocator import keep_pages
-from c3s3_seg.bundle import ModelBundle
+from c3s3_seg.bundle import CARD, MANIFEST, ModelBundle
 from c3s3_seg.dataset import DataSet, Splits
 from c3s3_seg.errors import ConfigError, InputError
-from c3s3_seg.files import make_folder
+from c3s3_seg.files import check_folder, check_own_folder, make_folder
 from c3s3_seg.inference.hardware import available_processors
+from c3s3_seg.ownership import check_set
 from c3s3_seg.training import checkpoint
 from c3s3_seg.training.checks import check_cases, check_index
 from c3s3_seg.training.config import TrainConfig
@@ -28,6 +29,7 @@ from c3s3_seg.training.validation import Validation
 from c3s3_seg.training.world import join, led, wait
 
 # Threads that draw batches for a GPU. A batch is a function of its iteration: their number changes nothing.
+PARTS = (CARD, "model.safetensors", "partner.safetensors")  # what every bundle has, or may have
 LOADERS = min(8, available_processors())
 
 
@@ -79,6 +81,10 @@ def train(
         If the folder already holds a run and `resume` is off, the data cannot be read or are not those of
         the configuration (labels, modality), `start` does not fit it, or a loss or a weight is not finite.
     """
+    check_folder(folder)
+    for name in ("bundle", "events"):
+        check_own_folder(folder / name)
+    check_set(folder / "bundle", PARTS, MANIFEST)
     keep_pages()
     deterministic(config)
     data, splits = read_splits(config.data)

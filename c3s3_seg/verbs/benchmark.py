@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from c3s3_seg.verbs.terminal import Status, show
+from c3s3_seg.verbs.terminal import Status, say, show
 
 RuntimeName = Literal["openvino", "onnx", "torch"]
 
@@ -29,14 +30,19 @@ def benchmark(
 
     from c3s3_seg.bundle import ModelBundle
     from c3s3_seg.errors import InputError
+    from c3s3_seg.files import check_output_file
     from c3s3_seg.inference import profile
     from c3s3_seg.inference.survey import RUNTIMES, survey
+    from c3s3_seg.ownership import check_place
 
     found = ModelBundle.find(bundle)
     path = profile.profile_path(os.environ)
     if write_profile and path is None:
         what = f"there is no home to keep a profile in, and {profile.VARIABLE} is not set"
         raise InputError(what, todo=f"Set {profile.VARIABLE} to a file")
+    if write_profile and path is not None:
+        check_output_file(path)
+        check_place(path, ours=_is_profile(path))
     with Status() as tell:
         result = survey(found, tell, RUNTIMES if runtime is None else (runtime,))
     table = Table(
@@ -55,9 +61,21 @@ def benchmark(
         )
     show(table)
     for name, why in result.failed:
-        typer.echo(f"{name}: {why}")
+        say(f"{name}: {why}")
     best = result.best()
-    typer.echo(f"Fastest: {best.runtime} with {best.threads} threads.")
+    say(f"Fastest: {best.runtime} with {best.threads} threads.")
     if write_profile and path is not None:
         profile.write_profile(path, found.networks[0], best)
-        typer.echo(f"Written to {path}; predict uses it from now on, unless it is told otherwise.")
+        say(f"Written to {path}; predict uses it from now on, unless it is told otherwise.")
+
+
+def _is_profile(path: Path) -> bool:
+    """Whether a file is a profile, of whatever version and machine: others are not begun anew."""
+    from c3s3_seg.errors import InputError
+    from c3s3_seg.files import read_json
+
+    try:
+        facts = read_json(path)
+    except InputError:
+        return False
+    return isinstance(facts, dict) and {"machine", "networks"} <= set(facts)

@@ -38,20 +38,22 @@ def doctor(
         return
     from c3s3_seg.dataset.examine import examine
     from c3s3_seg.errors import InputError
-    from c3s3_seg.files import check_output_file
+    from c3s3_seg.files import make_folder
+    from c3s3_seg.ownership import check_output, remove_ours
 
     if html and out is None:
         raise InputError("--html needs a folder to write to", todo="Name one with -o")
     if out is not None:
-        for name in ("doctor.json", "doctor.html") if html else ("doctor.json",):
-            check_output_file(out / name)
+        check_output(out, ["doctor.json", *(["doctor.html"] if html else [])])
+        make_folder(out)
     with Bar() as bar:
         found = examine(dataset, workers=workers, progress=bar)
         if out is not None:
+            remove_ours(out / "doctor.html")  # of an earlier run, it would show other findings
             _write(found, out, html=html, bar=bar)
     _say(found, as_json)
     if out is not None and not as_json:
-        typer.echo(f"doctor.json{' and doctor.html are' if html else ' is'} in {out}.")
+        say(f"doctor.json{' and doctor.html are' if html else ' is'} in {out}.")
     if found.has_errors:
         raise typer.Exit(1)
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from c3s3_seg.verbs.terminal import Status
+from c3s3_seg.verbs.terminal import Status, say
 
 
 def domain(
@@ -16,10 +16,12 @@ def domain(
 ) -> None:
     """Measure the training scans of a bundle, so that `predict` can say what is unlike them."""
     from c3s3_seg.bundle import ModelBundle
+    from c3s3_seg.files import check_folder
     from c3s3_seg.measure_domain import measure_data
 
     found = ModelBundle.find(bundle)
+    check_folder(found.folder)
     with Status() as tell:
         measured = measure_data(found, data, tell)
     found.with_domain(measured)
-    typer.echo(f"{found.folder}: {measured.scans} scans were measured; `predict` compares with them now.")
+    say(f"{found.folder}: {measured.scans} scans were measured; `predict` compares with them now.")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from c3s3_seg.verbs.terminal import need
+from c3s3_seg.verbs.terminal import need, say
 
 
 def ensemble(
@@ -21,13 +21,13 @@ def ensemble(
     need("torch", "safetensors")
     from c3s3_seg.bundle import MANIFEST, ModelBundle
     from c3s3_seg.errors import InputError
-    from c3s3_seg.files import check_output_file
+    from c3s3_seg.files import check_folder
     from c3s3_seg.training.ensemble import make_ensemble
 
-    check_output_file(out / MANIFEST)
+    check_folder(out)
     if (out / MANIFEST).exists():
         raise InputError("holds a bundle already", where=out, todo="Give another folder")
     made = make_ensemble([ModelBundle.find(name) for name in bundles], out)
     means = made.manifest.training["cross_validated"]
     found = f"cross-validated Dice {means['dice']['mean']:.3f}; " if means else ""
-    typer.echo(f"{made.folder}: {len(made.networks)} networks; {found}next: c3s3-seg export {made.folder}")
+    say(f"{made.folder}: {len(made.networks)} networks; {found}next: c3s3-seg export {made.folder}")

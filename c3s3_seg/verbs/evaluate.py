@@ -7,8 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from c3s3_seg.files import printable
-from c3s3_seg.verbs.terminal import Bar, need, show
+from c3s3_seg.verbs.terminal import Bar, need, say, show
 
 ProtocolName = Literal["clinical", "paper"]
 
@@ -75,8 +74,8 @@ def evaluate(
     if result.comparison:
         show(comparison_table(result.comparison))
     for remark in result.remarks:
-        typer.echo(f"Note: {printable(remark)}.")
+        say(f"Note: {remark}.")
     written = "report.json, cases.csv and report.html" if html else "report.json and cases.csv"
-    typer.echo(f"{written} are in {out}.")
+    say(f"{written} are in {out}.")
     if result.failures:
         raise typer.Exit(1)

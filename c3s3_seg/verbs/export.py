@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from c3s3_seg.verbs.terminal import need
+from c3s3_seg.verbs.terminal import need, say
 
 ExportTarget = Literal["onnx", "openvino", "tensorrt", "monai-bundle"]
 ExportPrecision = Literal["fp32", "fp16"]
@@ -62,4 +62,4 @@ def export(
         path, proof = export_folder(found, to, form, out, scans)
         proofs = {path: proof}
     for path, proof in proofs.items():
-        typer.echo(f"{path}: agrees with torch on {what}: {proof}.")
+        say(f"{path}: agrees with torch on {what}: {proof}.")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from c3s3_seg.verbs.terminal import show, shown
+from c3s3_seg.verbs.terminal import say, show, shown
 
 
 def inspect(
@@ -33,7 +33,8 @@ def inspect(
     if as_json:
         from json import dumps
 
-        typer.echo(dumps([asdict(row) for row in rows], indent=1))
+        for line in dumps([asdict(row) for row in rows], indent=1).splitlines():
+            say(line)
     else:
         show(series_table(rows))
     if not any(row.readable for row in rows):

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from c3s3_seg.verbs.terminal import say
+
 if TYPE_CHECKING:
     from c3s3_seg.io.pacs_link import Caller
 
@@ -76,7 +78,7 @@ def fetch(
     if listener is not None and not listener.is_local:
         how = "" if caller.tls is not None else ", without encryption"
         where = f"{listener.host}:{listener.port}"
-        typer.echo(f"listening on {where}, which other machines can reach{how}", err=True)
+        say(f"listening on {where}, which other machines can reach{how}", err=True)
     studies = [study] if study is not None else find_studies(node, accession or "", caller, patient=patient)
     if not studies:
         raise InputError(f"{node} has no study of this accession number")
@@ -94,7 +96,7 @@ def fetch(
         )
         for uid in studies
     ]
-    typer.echo(f"{sum(map(len, fetched))} files are in {out}.")
+    say(f"{sum(map(len, fetched))} files are in {out}.")
 
 
 def send(
@@ -111,7 +113,7 @@ def send(
     from c3s3_seg.io.pacs_link import Node
 
     caller = _caller(title, timeout, tls, trust, certificate)
-    typer.echo(f"{store(Node.parse(server), files, caller)} files were sent.")
+    say(f"{store(Node.parse(server), files, caller)} files were sent.")
 
 
 def _caller(title: str, timeout: float, tls: bool, trust: Path | None, certificate: Path | None) -> Caller:

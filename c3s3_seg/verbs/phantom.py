@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from c3s3_seg.verbs.terminal import say
+
 PhantomFormat = Literal["dicom", "nii.gz"]
 TruthFormat = Literal["nii.gz", "dicom-seg", "rtstruct", "none"]
 PhantomModality = Literal["MR", "CT"]
@@ -31,6 +33,7 @@ def phantom(
 ) -> None:
     """Simulate a scan of the heart with a known left atrium."""
     from c3s3_seg.phantom import parse_cohort, save, simulate, write_cohort
+    from c3s3_seg.phantom.files import check_places
 
     if cohort is not None:
         labelled, unlabelled, validation = parse_cohort(cohort)
@@ -42,9 +45,12 @@ def phantom(
             seed=seed,
             modality=modality,
         )
-        typer.echo(f"data set: {index}")
+        say(f"data set: {index}")
         return
+    check_places(out, range(seed, seed + count), format, truth)
     for number in range(seed, seed + count):
         simulated = simulate(number, modality=modality)
         scan, answer = save(simulated, out, seed=number, file_format=format, truth=truth)
-        typer.echo(f"scan: {scan}" + (f"\ntruth: {answer}" if answer is not None else ""))
+        say(f"scan: {scan}")
+        if answer is not None:
+            say(f"truth: {answer}")

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from c3s3_seg.verbs.progress import EVERY_S
-from c3s3_seg.verbs.terminal import Status, Stopped, need, show
+from c3s3_seg.verbs.terminal import Status, Stopped, need, say, show
 
 
 def plan(
@@ -62,7 +62,7 @@ def plan(
     )
     write_whole(out, toml(choices, heading).encode())
     show(plan_table([(choice.key, choice.value, choice.reason) for choice in choices]))
-    typer.echo(f"The plan is {out}. Next: {command}")
+    say(f"The plan is {out}. Next: {command}")
 
 
 class _Progress:

@@ -203,6 +203,9 @@ def predict(
         for row in rows:
             for note in row.notes:
                 say(f"{row.case}: {note}.")
+        if result.stopped:
+            say(f"Stopped: {result.stopped}")
+            say(f"{len(result.undone)} cases were not done; the same command does them.")
         done = f"{len(result.rows)} masks" if not rows and result.rows else "Masks"
         say(f"{done}, JSON and summary.csv are in {out}. Research use only.")
     if result.failures:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from c3s3_seg.errors import listed, public
-from c3s3_seg.files import printable
-from c3s3_seg.verbs.terminal import Bar, say, show, shown
+from c3s3_seg.verbs.terminal import Bar, say, show
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -79,7 +77,8 @@ def prepare(
     if as_json:
         from json import dumps
 
-        typer.echo(dumps(_facts(result), indent=1))
+        for line in dumps(_facts(result), indent=1).splitlines():
+            say(line)
     else:
         for table in _tables(result):
             show(table)
@@ -104,8 +103,9 @@ def _rule(modality: str | None, series: str | None) -> Any:
 def _tables(result: Prepared) -> list[Table]:
     """Cases and patients of each split; then what is refused, with its reason."""
     from rich.box import SIMPLE_HEAD
-    from rich.markup import escape
     from rich.table import Table
+
+    from c3s3_seg.report.terminal import cell
 
     facts = _facts(result)
     table = Table("For", "Cases", "Patients", box=SIMPLE_HEAD, pad_edge=False)
@@ -118,8 +118,7 @@ def _tables(result: Prepared) -> list[Table]:
     for header in (f"Refused ({len(result.refused)})", "Reason"):
         refused.add_column(header, overflow="fold")
     for item in result.refused:
-        texts = (printable(shown(text, sys.stdout)) for text in (item.place, item.reason))
-        refused.add_row(*map(escape, texts))
+        refused.add_row(*(cell(shown(text, sys.stdout)) for text in (item.place, item.reason)))
     return [table, refused]
 
 
@@ -172,7 +171,7 @@ def _assumptions(result: Prepared) -> list[str]:
     if result.empty and not result.data.empty_masks:
         lines.append(
             f"{len(result.empty)} cases have a mask of background alone ({listed(result.empty, MOST)}), which"
-            " train refuses to learn from. --empty-masks learns from them; --leave-out PATTERN leaves them out."
+            " train refuses. --empty-masks learns from them; --leave-out PATTERN leaves them out."
         )
     return lines
 

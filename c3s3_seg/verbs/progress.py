@@ -10,6 +10,7 @@ from c3s3_seg.verbs.terminal import Status, say
 
 if TYPE_CHECKING:
     from c3s3_seg.batch import Progress
+    from c3s3_seg.batch.outcome import Outcome
 
 EVERY_S = 30.0  # in a log file, a line of progress no more often than this
 
@@ -70,6 +71,14 @@ def duration(seconds_s: float) -> str:
     return f"{seconds_s / 3600:.1f} h" if seconds_s < 172_800 else f"{seconds_s / 86_400:.1f} days"
 
 
+def _state(outcome: Outcome) -> str:
+    from c3s3_seg.batch.outcome import STOPPED
+
+    if outcome.refusal is not None and outcome.refusal.step == STOPPED:
+        return "not done"
+    return "failed" if outcome.row is None else "done"
+
+
 def _lines(progress: Progress) -> list[dict[str, Any]]:
     """The events of `--json`; documented in docs/operations.md."""
     if progress.outcome is None:
@@ -78,7 +87,7 @@ def _lines(progress: Progress) -> list[dict[str, Any]]:
     facts: dict[str, Any] = {
         "event": "case",
         "case": outcome.case,
-        "state": "failed" if outcome.row is None else "done",
+        "state": _state(outcome),
         "scan": outcome.scan,
         "outputs_sha256": outcome.outputs,
         "done": progress.done,

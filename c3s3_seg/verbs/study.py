@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from c3s3_seg.verbs.terminal import need, show
+from c3s3_seg.verbs.terminal import need, say, show
 
 
 def study(
@@ -29,18 +29,19 @@ def study(
 ) -> None:
     """Train and score several methods and seeds; the same command again resumes."""
     need("torch", "safetensors", "tensorboard")
-    from c3s3_seg.files import check_output_file, write_whole
+    from c3s3_seg.files import write_whole
+    from c3s3_seg.ownership import check_output
     from c3s3_seg.report.study import study_markdown, study_rows
     from c3s3_seg.report.terminal import study_table
     from c3s3_seg.shard import parse_shard
     from c3s3_seg.training.study import finished, load_study, run_study
 
+    check_output(out, ["study.md"])
     what, plans = load_study(config, set_ or [])
     mine = parse_shard(shard, os.environ).of(plans)
-    check_output_file(out / "study.md")
-    run_study(mine, out, lambda line: typer.echo(f"training {line}", err=True))
+    run_study(mine, out, lambda line: say(f"training {line}", err=True))
     done = finished(plans, out)
     rows = study_rows(done, what.reference)
     write_whole(out / "study.md", study_markdown(rows, what.reference).encode())
     show(study_table(rows, what.reference))
-    typer.echo(f"{len(done)} of {len(plans)} runs are finished; the table is also in {out / 'study.md'}.")
+    say(f"{len(done)} of {len(plans)} runs are finished; the table is also in {out / 'study.md'}.")

@@ -90,7 +90,7 @@ class Bar:
         """Say what has just been done."""
         from rich.markup import escape
 
-        self._bar.update(self._task, description=escape(what), completed=done, total=total)
+        self._bar.update(self._task, description=escape(printable(what)), completed=done, total=total)
 
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
@@ -107,10 +107,14 @@ def show(table: object) -> None:
     console.print(table)
 
 
-def say(line: str) -> None:
-    """One line on stdout; nobody there to read it is no error."""
-    if sys.stdout is not None:
-        _Tolerant(sys.stdout).write(printable(line) + "\n")
+def say(line: str, *, err: bool = False) -> None:
+    """One line on stdout, or stderr; nobody there to read it is no error.
+
+    All that is said goes through here or through `show`: file names hold what a terminal would obey.
+    """
+    stream = sys.stderr if err else sys.stdout
+    if stream is not None:
+        _Tolerant(stream).write(printable(line) + "\n")
 
 
 class _Tolerant:

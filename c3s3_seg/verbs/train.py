@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from c3s3_seg.verbs.terminal import Stopped, need
+from c3s3_seg.verbs.terminal import Stopped, need, say
 
 if TYPE_CHECKING:
     from c3s3_seg.bundle import ModelBundle
@@ -53,7 +53,7 @@ def train(
         raise
     if World.of_environment().leads:
         _refuse_nothing(bundle)
-        typer.echo(f"The bundle is {bundle.folder}. Next: c3s3-seg export {bundle.folder} --to onnx")
+        say(f"The bundle is {bundle.folder}. Next: c3s3-seg export {bundle.folder} --to onnx")
 
 
 def _how_to_go_on(out: Path, resume: bool) -> str:

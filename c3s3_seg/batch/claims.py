@@ -1,0 +1,238 @@
+"""The places of a case's files: whether they may be taken, and that what lay there before goes as one."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from c3s3_seg.batch.job import Job, Task
+from c3s3_seg.errors import C3S3Error, InputError
+from c3s3_seg.files import check_name, read_json
+from c3s3_seg.inference.predictor import Predictor
+from c3s3_seg.io.formats import image_suffix_of
+from c3s3_seg.io.hashes import sha256
+from c3s3_seg.ownership import MARK, TODO, check_place, is_ours, remove_ours
+
+PROBABILITIES = "probabilities"  # apart, so that `evaluate` does not take them for masks
+UNCERTAINTY = "uncertainty"
+REPAIRED = "repaired"
+FOLDERS = (PROBABILITIES, UNCERTAINTY, REPAIRED)
+FILES = "files_sha256"  # in a case's JSON: what was written with it
+MARKED = (".json", ".html", ".png")  # these say in their content that they are ours
+EARLIER = 32  # hashes of replaced files that are remembered of a case
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the model's settings have a case write beside what the job says.
+
+    Parameters
+    ----------
+    labels
+        Names of the model's labels.
+    probabilities, uncertainty
+        Whether maps of them are written.
+    """
+
+    labels: tuple[str, ...] = ()
+    probabilities: bool = False
+    uncertainty: bool = False
+
+    @classmethod
+    def of(cls, predictor: Predictor) -> Asked:
+        """What a loaded model will do."""
+        settings = predictor.settings
+        return cls(tuple(predictor.task.label_values), settings.probabilities, settings.uncertainty)
+
+
+def places(job: Job, case: str, asked: Asked) -> list[str]:
+    """All files that a case may write, by their names in the output folder; its JSON is the last."""
+    image = image_suffix_of(job.suffix)
+    names = [job.mask_of(case).name]
+    names += [f"{REPAIRED}/{case}.nii.gz"] if job.reading.fix else []
+    names += [f"{PROBABILITIES}/{case}.{label}.{image}" for label in asked.labels if asked.probabilities]
+    names += [f"{UNCERTAINTY}/{case}.{image}"] if asked.uncertainty else []
+    names += [f"{case}.png"] if job.picture else []
+    names += [f"{case}.key.dcm"] if job.key_image else []
+    names += [f"{case}.html"] if job.html else []
+    return [*names, f"{case}.json"]
+
+
+def check_places(
+    task: Task, out: Path, names: Iterable[str], recorded: Mapping[str, str] | None = None
+) -> None:
+    """Never write over a scan or its truth, nor over a file that somebody else put there or has edited.
+
+    Parameters
+    ----------
+    task
+        The case.
+    out
+        The output folder.
+    names
+        What may be written, the case's JSON last.
+    recorded
+        File -> sha256 as the journal has it of this case; "" where it was not finished.
+
+    Raises
+    ------
+    InputError
+        If a place is taken by something that we did not write, is a link, or has too long a name.
+    """
+    names = list(names)
+    facts = _facts(out / names[-1])
+    for name in names:
+        path = out / name
+        _check_folder(path.parent, out)
+        if not _is_taken(path):
+            continue
+        if is_source(path, task):
+            of = "scan" if os.path.realpath(path) == os.path.realpath(task.case.path) else "truth"
+            what = f"the {'mask' if name == names[0] else 'file'} would be written over its {of}"
+            raise InputError(what, where=path, todo="Give another folder with -o")
+        known = (recorded or {}).get(name)
+        check_unchanged(path, known)
+        # The mask of a case whose JSON is of before it named its files is known by that JSON alone.
+        by_json = _is_named(path, name, facts) or (facts and FILES not in facts and name == names[0])
+        unsure = known is not None and (known != "" or path.suffix not in MARKED)
+        try:
+            check_place(path, ours=bool(by_json) or unsure)
+        except InputError as error:
+            if "did not write" not in error.what:
+                raise
+            what = "there is a file that an earlier prediction did not write"
+            raise InputError(what, where=path, todo=TODO) from None
+
+
+def is_source(path: Path, task: Task) -> bool:
+    """Whether a path is that of the case's scan or of its truth."""
+    sources = [task.case.path, *([task.truth] if task.truth is not None else [])]
+    return os.path.realpath(path) in {os.path.realpath(source) for source in sources}
+
+
+def _is_taken(path: Path) -> bool:
+    try:
+        check_name(path)  # the folder may not be there yet
+        path.lstat()
+    except FileNotFoundError:
+        return False
+    except OSError as error:  # a name that is too long, a file in the place of a folder
+        raise InputError(f"cannot be written ({error.strerror or error})", where=path) from error
+    return True
+
+
+def check_unchanged(path: Path, known: str | None) -> None:
+    """Refuse to touch a file of ours that somebody has changed since.
+
+    Raises
+    ------
+    InputError
+        If there is a file that has not the recorded sha256.
+    """
+    if known and path.is_file() and not path.is_symlink() and sha256(path) != known:
+        raise InputError(
+            "the file is not the one that was written: it was edited or is damaged",
+            where=path,
+            todo="Move it away to have it made again",
+        )
+
+
+def _check_folder(folder: Path, out: Path) -> None:
+    if folder != out and folder.is_symlink():
+        todo = "Remove the link, or give another folder with -o"
+        raise InputError("is a symbolic link, wanted a folder of its own", where=folder, todo=todo)
+
+
+def clear(out: Path, task: Task, names: Iterable[str], recorded: Mapping[str, str]) -> dict[str, str]:
+    """Remove all that an earlier run wrote for a case, so that nothing of it stands beside what comes.
+
+    Parameters
+    ----------
+    out
+        The output folder.
+    task
+        The case. Its scan and its truth stay, even where an earlier run wrote them.
+    names
+        What may be written now; what is there was found to be ours.
+    recorded
+        File -> sha256 as the journal has it; "" where it was not finished.
+
+    Returns
+    -------
+    dict
+        sha256 -> name of what was recorded, so that it is known if it turns up again.
+    """
+    case = task.case.name
+    facts = _facts(out / f"{case}.json") or {}
+    listed = facts.get(FILES)
+    listed = {k: v for k, v in listed.items() if isinstance(v, str)} if isinstance(listed, dict) else {}
+    for name, known in {**listed, **dict.fromkeys(names, ""), **recorded}.items():
+        path = out / name
+        with suppress(OSError, C3S3Error):
+            if not _is_inside(name, out) or path.is_symlink() or not path.is_file():
+                continue
+            if is_source(path, task):
+                continue
+            unfinished = not known and (path.suffix not in MARKED or is_ours(path))
+            if unfinished or (known and sha256(path) == known):
+                path.unlink()
+    for suffix in (".png", ".html"):  # of a run that no record speaks of any more
+        remove_ours(out / f"{case}{suffix}")
+    return {known: name for name, known in {**listed, **recorded}.items() if known}
+
+
+def remove(out: Path, names: Iterable[str]) -> None:
+    """Remove what an attempt that failed has written: its places were free when it began."""
+    for name in names:
+        with suppress(OSError):
+            if _is_inside(name, out) and not (out / name).is_symlink():
+                (out / name).unlink(missing_ok=True)
+
+
+def _is_inside(name: str, out: Path) -> bool:
+    """Whether a name leads to a file in the folder, or in one of the folders of ours there."""
+    parts = PurePosixPath(name).parts
+    if not parts or len(parts) > 2 or ".." in parts or PurePosixPath(name).is_absolute():
+        return False
+    return len(parts) == 1 or (parts[0] in FOLDERS and not (out / parts[0]).is_symlink())
+
+
+def _facts(path: Path) -> dict[str, Any] | None:
+    """The JSON of a case, if it is ours."""
+    if path.is_symlink() or not path.is_file():
+        return None
+    with suppress(C3S3Error, OSError):
+        facts = read_json(path)
+        return facts if isinstance(facts, dict) and MARK in facts else None
+    return None
+
+
+def _is_named(path: Path, name: str, facts: dict[str, Any] | None) -> bool:
+    """Whether the JSON of the case says that this very file was written with it."""
+    listed = facts.get(FILES) if facts else None
+    if not isinstance(listed, dict) or not path.is_file() or path.is_symlink():
+        return False
+    with suppress(C3S3Error):
+        return listed.get(name) == sha256(path)
+    return False
+
+
+def left_behind(out: Path, names: Iterable[str]) -> dict[str, str]:
+    """What those of the files that are JSON of a case say was written with it: name -> sha256."""
+    named: dict[str, str] = {}
+    for name in (name for name in names if name.endswith(".json")):
+        listed = (_facts(out / name) or {}).get(FILES)
+        if isinstance(listed, dict):
+            named |= {str(k): str(v) for k, v in listed.items()}
+    return named
+
+
+def sealed(facts: dict[str, Any], out: Path, written: Iterable[Path]) -> tuple[bytes, dict[str, str]]:
+    """A case's JSON with the hashes of what was written before it; and these hashes."""
+    hashes = {str(path.relative_to(out)): sha256(path) for path in written}
+    return json.dumps({**facts, FILES: hashes}, indent=1).encode(), hashes

@@ -1,0 +1,84 @@
+"""What is done to the output folder and the journal before and after each case."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
+
+from c3s3_seg.batch.claims import EARLIER, clear, places, remove
+from c3s3_seg.batch.job import Task
+from c3s3_seg.batch.journal import Journal
+from c3s3_seg.batch.outcome import STOPPED, Outcome, Refusal
+from c3s3_seg.batch.sorting import Request, refuse_taken
+from c3s3_seg.errors import C3S3Error, InputError
+
+
+class Ledger:
+    """Begins cases and records what became of them; what belongs to a case is replaced or removed as one.
+
+    Parameters
+    ----------
+    journal
+        Of the folder or shard.
+    request
+        What this run asks for.
+    """
+
+    def __init__(self, journal: Journal, request: Request) -> None:
+        self.journal, self.request = journal, request
+        self.taken: list[Outcome] = []  # cases whose places were taken after they were sorted out
+        self._earlier: dict[str, dict[str, str]] = {}  # of the cases that were begun: what they had before
+
+    def begun(self, todo: list[Task]) -> Iterator[Task]:
+        """Before a case is handed out its old files go, and the journal says which ones may appear."""
+        for task in todo:
+            try:
+                self._begin(task)
+            except InputError as error:
+                if error.where == self.journal.path:
+                    raise
+                self.taken.append(Outcome(task.case.name, task.place, refusal=Refusal.of(error, "begin")))
+                continue
+            yield task
+
+    def _begin(self, task: Task) -> None:
+        case, out = task.case.name, self.request.job.out
+        names, record = self._places(case), self.journal.get(case)
+        known = record.outcome.outputs if record is not None else {}
+        refuse_taken(task, record, self.request, self.journal)  # once more: hours may have passed
+        earlier = dict(record.outcome.earlier) if record is not None else {}
+        earlier |= clear(out, task, names, known)
+        self._earlier[case] = earlier
+        self.journal.begin(case, task.place, self.request.setting, names, earlier)
+
+    def record(self, outcome: Outcome) -> Outcome:
+        """Write down what became of a case; the files of one that failed go."""
+        written = {(known, name) for name, known in outcome.outputs.items()}
+        before = self._earlier.pop(outcome.case, {})
+        kept = [item for item in before.items() if item not in written]
+        outcome = replace(outcome, earlier=dict(kept[-EARLIER:]))
+        if outcome.row is None:
+            remove(self.request.job.out, self._places(outcome.case))
+        try:
+            self.journal.record(outcome, self.request.setting)
+        except C3S3Error:
+            # The disk that is full for the journal too: the first reason is told, and the case stays begun.
+            if outcome.refusal is None or not outcome.refusal.ends_the_batch:
+                raise
+        return outcome
+
+    def undone(self, todo: list[Task], done: set[str], why: str) -> list[Outcome]:
+        """The cases that a run which was stopped leaves to the next one."""
+        what = f"it was not done, because the run was stopped: {why.rstrip('.')}"
+        refusal = Refusal.of(InputError(what, todo="The same command again does it"), STOPPED)
+        rest = [task for task in todo if task.case.name not in done]
+        outcomes = [Outcome(task.case.name, task.place, refusal=refusal) for task in rest]
+        for outcome in outcomes:
+            if outcome.case in self._earlier:  # it was under way: its files go, and it is not begun any more
+                with suppress(C3S3Error):
+                    self.record(outcome)
+        return outcomes
+
+    def _places(self, case: str) -> list[str]:
+        return places(self.request.job, case, self.request.asked)

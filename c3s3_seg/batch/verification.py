@@ -1,0 +1,233 @@
+"""Whether an output folder is as its provenance says: every hash, and whose every file is."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from c3s3_seg.batch.claims import left_behind
+from c3s3_seg.batch.journal import STEM
+from c3s3_seg.batch.provenance import LEFT_BEHIND, NAME, RESERVED
+from c3s3_seg.errors import C3S3Error, InputError
+from c3s3_seg.files import read_json
+from c3s3_seg.io.formats import is_own_result
+from c3s3_seg.io.hashes import scan_sha256, sha256
+from c3s3_seg.lock import NAME as LOCK
+from c3s3_seg.ownership import is_ours
+
+_SHARD_JOURNAL = rf"{STEM}\.\d+-of-\d+\.sqlite.*"
+_DECIDES = (
+    "bundle",
+    "weights_sha256",
+    "networks",
+    "overlap",
+    "stride",
+    "weighting",
+    "flips",
+    "keep_largest",
+    "min_volume_ml",
+    "fill_holes",
+)
+_OF_ALL = (NAME, STEM, "summary", "cases", "report", "doctor")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that does not hold: which file, and what is wrong with it."""
+
+    where: str
+    what: str
+
+
+@dataclass
+class Verdict:
+    """What `verify` found.
+
+    Parameters
+    ----------
+    checked
+        Number of files whose hash was compared: outputs, inputs and weights.
+    wrong
+        What does not hold.
+    stale
+        Files of ours that are not of the present run: an earlier one, or one that was killed, wrote them.
+    unreachable
+        Scans and bundles that are not where they were, and could not be compared.
+    strangers
+        Files in the folder that no record speaks of.
+    """
+
+    checked: int = 0
+    wrong: list[Finding] = field(default_factory=list)
+    stale: list[str] = field(default_factory=list)
+    unreachable: list[str] = field(default_factory=list)
+    strangers: list[str] = field(default_factory=list)
+
+    @property
+    def holds(self) -> bool:
+        """Whether every file that could be compared is as it was written or read, and none is stale."""
+        return not (self.wrong or self.stale)
+
+
+def verify(out: Path) -> Verdict:
+    """Compare every file that the provenance of a folder names with its sha256.
+
+    Parameters
+    ----------
+    out
+        An output folder. Its own provenance and those of shards are all read.
+
+    Raises
+    ------
+    InputError
+        If it has no provenance that can be read.
+    """
+    paths = [p for p in sorted(out.glob(f"{NAME}*.json")) if RESERVED.fullmatch(p.stem)]
+    if not paths:
+        raise InputError(
+            f"there is no {NAME}.json here", where=out, todo="Give the folder that `predict -o` wrote to"
+        )
+    verdict = Verdict()
+    known: set[str] = set()
+    cases: dict[str, dict[str, Any]] = {}
+    runs: list[dict[str, Any]] = []
+    for path in paths:
+        facts = _read(path)
+        made = {run.get("run"): _model(run["made_with"]) for run in facts["runs"]}
+        runs += facts["runs"]
+        for case in facts["cases"]:
+            case["model"] = made.get(case.get("run"))
+            if _is_newer(case, cases.get(case["case"])):
+                cases[case["case"]] = case
+    for case in cases.values():
+        known |= set(_verify_case(case, out, verdict))
+    for folder, weights in _bundles(runs).items():
+        for name, expected in weights.items():
+            _compare(Path(folder) / name, expected, verdict, reach=True)
+    runs.sort(key=lambda run: str(run.get("started", "")))  # of one second, the later one stays the later
+    newest = _model(runs[-1]["made_with"]) if runs else None
+    for case in cases.values():  # a mask of another model, whose scan was not given to the present run
+        if case["model"] not in (None, newest):
+            verdict.stale += case["outputs_sha256"]
+    _sort_rest(out, cases, known, verdict)
+    return verdict
+
+
+def _model(made_with: dict[str, Any]) -> dict[str, Any]:
+    """Weights and settings; machines that share a folder may have different runtimes."""
+    return {key: made_with.get(key) for key in _DECIDES}
+
+
+def _is_newer(case: dict[str, Any], known: dict[str, Any] | None) -> bool:
+    """Of two records of a case the newer one; without times the one that knows its files."""
+    if known is None or not case.get("changed") or not known.get("changed"):
+        return known is None or bool(case["outputs_sha256"])
+    return str(case["changed"]) >= str(known["changed"])
+
+
+def _bundles(runs: list[dict[str, Any]]) -> dict[str, dict[str, str]]:
+    return {run["bundle"]: run["made_with"].get("weights_sha256", {}) for run in runs if run["bundle"]}
+
+
+def _sort_rest(out: Path, cases: dict[str, dict[str, Any]], known: set[str], verdict: Verdict) -> None:
+    """Files that no record of the present run speaks of: stale, if they are ours, or somebody else's."""
+    # As bytes: a run in another locale has written the same names in other characters.
+    names = {os.fsencode(name) for name in known}
+    rest = [name for name in _names(out) if os.fsencode(name) not in names]
+    rest = [name for name in rest if not _is_of_the_folder(out / name, name)]
+    earlier = {h for case in cases.values() for h in case.get("earlier_sha256", {})}
+    earlier |= set(left_behind(out, rest).values())
+    for name in rest:
+        path = out / name
+        stale = not path.is_symlink() and path.is_file() and _is_stale(path, earlier)
+        (verdict.stale if stale else verdict.strangers).append(name)
+
+
+def _is_stale(path: Path, earlier: set[str]) -> bool:
+    """Whether an earlier run, or one that was killed, wrote a regular file."""
+    left = LEFT_BEHIND.fullmatch(path.name) is not None
+    return left or is_ours(path) or is_own_result(path) or sha256(path) in earlier
+
+
+def _verify_case(case: dict[str, Any], out: Path, verdict: Verdict) -> Iterator[str]:
+    for name, expected in case["outputs_sha256"].items():
+        _compare(out / name, expected, verdict)
+        yield name
+    if case["state"] == "begun":
+        what = "the case was begun and not finished; the same command again does it"
+        verdict.wrong.append(Finding(case["case"], what))
+    if case["state"] != "done":
+        return
+    scan = Path(case["scan"])
+    if not (scan.is_file() or scan.is_dir()):  # gone, or a pipe now
+        verdict.unreachable.append(str(scan))
+        return
+    try:
+        found = scan_sha256(scan)
+    except C3S3Error as error:
+        verdict.wrong.append(Finding(str(scan), error.what))
+        return
+    verdict.checked += 1
+    if found != case["inputs_sha256"]["scan"]:
+        verdict.wrong.append(Finding(str(scan), "the scan is not the one that was read"))
+
+
+def _compare(path: Path, expected: str, verdict: Verdict, *, reach: bool = False) -> None:
+    if not path.is_file() or (path.is_symlink() and not reach):
+        if reach:
+            verdict.unreachable.append(str(path))
+        else:
+            verdict.wrong.append(Finding(str(path), "the file is missing"))
+        return
+    verdict.checked += 1
+    if sha256(path) != expected:
+        verdict.wrong.append(Finding(str(path), f"sha256 is not {expected[:12]}..., which was recorded"))
+
+
+def _names(out: Path) -> Iterator[str]:
+    for path in sorted(out.rglob("*")):
+        if path.is_symlink() or not path.is_dir():
+            yield str(path.relative_to(out))
+
+
+def _is_of_the_folder(path: Path, name: str) -> bool:
+    """The files that speak of all cases, and what `evaluate` and `doctor` write; known by their content."""
+    if name.startswith((LOCK, f"{STEM}.sqlite-", f"{STEM}.sqlite")) or re.fullmatch(_SHARD_JOURNAL, name):
+        return path.is_file() and not path.is_symlink()
+    stem = path.name.split(".")[0]
+    return path.parent.name != "" and stem in _OF_ALL and name == path.name and is_ours(path)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    facts = read_json(path)
+    try:
+        if not all(isinstance(facts[key], list) for key in ("runs", "cases")):
+            raise ValueError("runs and cases are not lists")
+        for case in facts["cases"]:
+            _check_case(case)
+        for run in facts["runs"]:
+            if not isinstance(run["bundle"], str) or not isinstance(run["made_with"], dict):
+                raise ValueError("a run without bundle and made_with")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"the provenance cannot be read ({error})", where=path) from error
+    found: dict[str, Any] = facts
+    return found
+
+
+def _check_case(case: dict[str, Any]) -> None:
+    """What `verify` relies on. A name that leads out of the folder is none that we wrote."""
+    texts = (case["case"], case["state"], case["scan"])
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError("a case whose name, state or scan is no text")
+    for key in ("inputs_sha256", "outputs_sha256"):
+        if not all(isinstance(part, str) for item in case[key].items() for part in item):
+            raise TypeError(f"{key} is no table of texts")
+    for name in case["outputs_sha256"]:
+        if ".." in Path(name).parts or Path(name).is_absolute():
+            raise ValueError("an output outside of the folder")
+    if case["state"] == "done" and "scan" not in case["inputs_sha256"]:
+        raise ValueError("a case that is done without a scan")
