@@ -171,8 +171,9 @@ def _assumptions(result: Prepared) -> list[str]:
         )
     if result.empty and not result.data.empty_masks:
         lines.append(
-            f"{len(result.empty)} cases have a mask of background alone ({listed(result.empty, MOST)}), which"
-            " train refuses to learn from. --empty-masks learns from them; --leave-out PATTERN leaves them out."
+            f"{len(result.empty)} cases have a mask of background alone ({listed(result.empty, MOST)}),"
+            " which train refuses to learn from. --empty-masks learns from them; --leave-out PATTERN leaves"
+            " them out."
         )
     return lines
 
