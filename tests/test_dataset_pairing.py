@@ -112,6 +112,23 @@ def test_thousands_are_paired_in_a_moment(one_grid: bool) -> None:
     assert len(refused) == one_grid  # among scans on one grid nothing says whose it is
 
 
+@pytest.mark.parametrize("ending", ["_T1w_dseg", "_dseg"])
+def test_thousands_of_bids_derivatives_are_paired_in_a_moment(ending: str) -> None:
+    scans = [scan(f"sub-{n}/anat/sub-{n}_T1w") for n in range(3000)]
+    masks = [mask(f"derivatives/x/sub-{n}/anat/sub-{n}{ending}") for n in range(3000)]
+    started = time.process_time()
+    pairs, refused = pair(scans, masks)
+    assert time.process_time() - started < 10
+    assert refused == []
+    assert all(p.mask is masks[n] for n, p in enumerate(pairs))
+
+
+def test_a_bids_mask_without_entities_is_nobodys() -> None:
+    pairs, refused = pair([scan("a/sub-01"), scan("b/sub-03")], [mask("derivatives/sub-02")])
+    assert all(p.mask is None for p in pairs)
+    assert "their names do not say which" in refused[0].reason
+
+
 def test_a_grid_at_the_origin_says_nothing() -> None:
     pairs, refused = pair([scan("ct", NOWHERE)], [mask("drawn_seg", NOWHERE)])
     assert pairs[0].mask is None

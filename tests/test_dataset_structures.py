@@ -1,7 +1,8 @@
 """One mask file a structure: merged by the labels that are asked for, and by nothing else."""
 
 import json
-from pathlib import Path
+import time
+from pathlib import Path, PurePath
 
 import numpy as np
 import pytest
@@ -11,8 +12,11 @@ from typer.testing import CliRunner
 from c3s3_seg.cli import app
 from c3s3_seg.dataset import DataSet
 from c3s3_seg.dataset.arrange import Settings
+from c3s3_seg.dataset.items import Mask, Part, Scan
 from c3s3_seg.dataset.labels import Labels
+from c3s3_seg.dataset.pairing import Shelf, trail
 from c3s3_seg.dataset.prepare import Prepared, prepare
+from c3s3_seg.dataset.structures import gather
 from c3s3_seg.io import load, load_mask, save
 from c3s3_seg.volume import Geometry, Volume
 
@@ -111,6 +115,35 @@ def test_overlaps_are_reported_and_the_later_label_is_taken(tmp_path: Path) -> N
     assert np.array_equal(
         truth(DataSet.load(tmp_path / "data"), scan), LIVER
     )  # made again, in the other order
+
+
+def test_what_was_done_to_the_file_of_a_structure_is_noted(tmp_path: Path) -> None:
+    masks = {"liver": LIVER * np.float32(0.9999847), "spleen": SPLEEN}
+    scan = case(tmp_path / "source", "p0", "{case}/segmentations/{name}", masks)
+    result, data = made(tmp_path / "source", "liver=1,spleen=2")
+    assert result.masks == 1
+    assert np.array_equal(truth(data, scan), LIVER + 2 * SPLEEN)
+    notes = [note for record in data.records.values() for note in record.notes]
+    assert any("labels were rounded" in note and note.endswith("('liver')") for note in notes)
+
+
+def test_thousands_are_gathered_in_a_moment() -> None:
+    """All on one grid, as after a registration."""
+    grid = Geometry.build((8, 8, 8), origin_mm=(1, 2, 3))
+
+    def part(place: str) -> Part:
+        return Part("image", f"{place}.nii.gz", (Path(place),))
+
+    scans = [Scan(part(f"p{n}/ct"), grid=grid, trail=trail(PurePath(f"p{n}/ct"))) for n in range(2000)]
+    places = [f"p{n}/segmentations/{name}" for n in range(2000) for name in ("liver", "spleen", "colon")]
+    masks = [Mask(part(place), grid, (1,), trail(PurePath(place))) for place in places]
+    started = time.process_time()
+    found = gather(Shelf(scans), masks, Labels.parse("liver=1,spleen=2"))
+    assert time.process_time() - started < 10
+    assert {n: mask.part.names for n, mask in found.masks.items()} == dict.fromkeys(
+        range(2000), ("liver", "spleen")
+    )
+    assert (found.rest, found.left_out) == ([], 2000)
 
 
 def test_a_structure_without_a_file_refuses_the_mask(tmp_path: Path) -> None:

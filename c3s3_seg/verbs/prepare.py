@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from c3s3_seg.errors import listed, public
-from c3s3_seg.verbs.terminal import Bar, say, show
+from c3s3_seg.verbs.terminal import Bar, say, show, shown
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -170,8 +171,9 @@ def _assumptions(result: Prepared) -> list[str]:
         )
     if result.empty and not result.data.empty_masks:
         lines.append(
-            f"{len(result.empty)} cases have a mask of background alone ({listed(result.empty, MOST)}), which"
-            " train refuses. --empty-masks learns from them; --leave-out PATTERN leaves them out."
+            f"{len(result.empty)} cases have a mask of background alone ({listed(result.empty, MOST)}),"
+            " which train refuses to learn from. --empty-masks learns from them; --leave-out PATTERN leaves"
+            " them out."
         )
     return lines
 
