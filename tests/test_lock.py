@@ -55,8 +55,8 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
         hold(tmp_path / "none").__enter__()
 
 
-def test_a_lock_file_of_nonsense_is_no_obstacle(tmp_path: Path) -> None:
+def test_a_lock_file_of_nonsense_is_one_line(tmp_path: Path) -> None:
     with hold(tmp_path):
         (tmp_path / NAME).write_text("[" * 1000)
-        with pytest.raises(InputError, match="another run"):
+        with pytest.raises(InputError, match="is not the lock file that c3s3-seg makes here"):
             hold(tmp_path).__enter__()

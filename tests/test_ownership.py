@@ -52,8 +52,9 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save(small_scan(0), folder / "x.nii.gz")
     job = Job(folder / "out", care=FORCED, picture=True, html=True)
     predict_cases([folder / "x.nii.gz"], MODEL, job)
-    mask = folder / "out" / "x.nii.gz"
-    evaluate(mask, mask, folder / "report", Settings(html=True))
+    mask, truth = folder / "out" / "x.nii.gz", folder / "truth.nii.gz"
+    truth.write_bytes(mask.read_bytes())
+    evaluate(mask, truth, folder / "report", Settings(html=True))
     return folder
 
 
@@ -100,19 +101,19 @@ def test_a_picture_that_is_not_asked_for_is_in_nobodys_way(small_scans: Path, tm
 @pytest.mark.parametrize("name", ["cases.csv", "report.json", "report.html"])
 def test_evaluate_replaces_no_file_of_others(written: Path, tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(FOREIGN.get(name, FOREIGN["x.html"]))
-    mask = written / "out" / "x.nii.gz"
+    mask, truth = written / "out" / "x.nii.gz", written / "truth.nii.gz"
     with pytest.raises(InputError, match=f"{name}.*did not write"):
-        evaluate(mask, mask, tmp_path, Settings(html=True))
+        evaluate(mask, truth, tmp_path, Settings(html=True))
     assert [p.name for p in tmp_path.iterdir()] == [name]
     if name == "report.html":  # not asked for, not in the way
-        evaluate(mask, mask, tmp_path)
+        evaluate(mask, truth, tmp_path)
         assert (tmp_path / name).read_bytes() == FOREIGN["x.html"]
 
 
 def test_evaluate_again_leaves_no_old_page(written: Path, tmp_path: Path) -> None:
-    mask = written / "out" / "x.nii.gz"
-    evaluate(mask, mask, tmp_path, Settings(html=True))
-    evaluate(mask, mask, tmp_path)
+    mask, truth = written / "out" / "x.nii.gz", written / "truth.nii.gz"
+    evaluate(mask, truth, tmp_path, Settings(html=True))
+    evaluate(mask, truth, tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["cases.csv", "report.json"]
 
 

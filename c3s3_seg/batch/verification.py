@@ -163,7 +163,7 @@ def _verify_case(case: dict[str, Any], out: Path, verdict: Verdict) -> Iterator[
     if case["state"] != "done":
         return
     scan = Path(case["scan"])
-    if not (scan.is_file() or scan.is_dir()):  # gone, or a pipe now
+    if not scan.exists():
         verdict.unreachable.append(str(scan))
         return
     try:
@@ -203,15 +203,18 @@ def _is_of_the_folder(path: Path, name: str) -> bool:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    facts = read_json(path)
     try:
+        facts = read_json(path)
         if not all(isinstance(facts[key], list) for key in ("runs", "cases")):
             raise ValueError("runs and cases are not lists")
         for case in facts["cases"]:
             _check_case(case)
         for run in facts["runs"]:
-            if not isinstance(run["bundle"], str) or not isinstance(run["made_with"], dict):
-                raise ValueError("a run without bundle and made_with")
+            weights = run["made_with"].get("weights_sha256", {})
+            if not all(isinstance(text, str) for text in (run["bundle"], *weights, *weights.values())):
+                raise TypeError("a run whose bundle or weights_sha256 are no texts")
+    except InputError as error:
+        raise InputError(f"the provenance cannot be read ({error.what})", where=path) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"the provenance cannot be read ({error})", where=path) from error
     found: dict[str, Any] = facts

@@ -149,11 +149,7 @@ def _check_folders(source: Path, out: Path) -> None:
 
 def _check_out(out: Path) -> None:
     """Before an hour of reading: could the data set be written, and only where it should be?"""
-    above = next(path for path in (out, *out.absolute().parents) if os.path.lexists(path))
-    if not above.is_dir():
-        raise InputError("is a file, wanted a folder for the data set", where=above)
-    if not os.access(above, os.W_OK | os.X_OK):
-        raise InputError("the folder cannot be written to (Permission denied)", where=above)
+    check_folder(out)
     for name in (STATE, IMAGES, MASKS, *TEST_FOLDERS.values()):
         if (out / name).is_symlink():
             what = "is a link, and files would be written to where it leads"
