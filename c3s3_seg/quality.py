@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +22,9 @@ FEW_WARN, FEW_REFUSE = 0.5, 0.2
 # exceeds this. Of the pairs of our data and bundles (benchmarks/domain_check.py) the largest that should
 # pass has 2.7 (a phantom with a larger field of view), the smallest that should not 3.7.
 TOGETHER_REFUSE = 3.0
+# Factors by which a volume may lie outside of the training range before a word is said.
+VOLUME_SMALL, VOLUME_LARGE = 0.5, 2.0
+NOTHING_FOUND = "nothing found: no voxel has a label"
 # In units of the training set's own spread, which 5 % of its scans exceed.
 GREYS_WARN, GREYS_REFUSE = 2.0, 4.0
 
@@ -129,6 +134,29 @@ def judge_greys(scan: Volume, domain: Domain | None) -> Verdict:
     if distance > GREYS_REFUSE:
         return Verdict((reason,))
     return Verdict((), (reason,)) if distance > GREYS_WARN else Verdict()
+
+
+def judge_volumes(volume_ml: Mapping[str, float], domain: Domain | None) -> tuple[str, ...]:
+    """What the reader of a mask must know of its volumes, a sentence each.
+
+    Parameters
+    ----------
+    volume_ml
+        Label name -> volume of the mask.
+    domain
+        What the model was trained on; None: only what is missing is said.
+    """
+    if not any(volume_ml.values()):
+        return (NOTHING_FOUND,)
+    known = (domain and domain.volume_ml) or {}
+    notes = []
+    for name, found in volume_ml.items():
+        low, high = known.get(name, (0.0, math.inf))
+        if not found:
+            notes.append(f"nothing of the label '{name}' was found")
+        elif not VOLUME_SMALL * low <= found <= VOLUME_LARGE * high:
+            notes.append(f"the volume of '{name}' is {found:.3g} ml, in training {low:.3g} to {high:.3g} ml")
+    return tuple(notes)
 
 
 def _together(sizes: Verdict) -> Verdict:

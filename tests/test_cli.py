@@ -285,3 +285,23 @@ def test_what_no_check_foresaw_is_one_line(error: str, code: int, parts: tuple[s
         assert ("Traceback" in answer.stderr) == (shown and code == 4)
         assert all(part in answer.stderr.splitlines()[-1] for part in parts)
         assert len(answer.stderr.splitlines()) == 1 or shown
+
+
+def test_an_empty_mask_is_no_success(small_scans: Path, tmp_path: Path) -> None:
+    """The mask is written, and the case, the table, the JSON lines and the exit code say that it is empty."""
+    words = ["predict", str(small_scans / "case-0.nii.gz"), "--model", "phantom", "--force"]
+    found = run(*words, "-o", str(tmp_path / "found"))
+    assert found.returncode == 0, found.stderr
+    facts = json.loads((tmp_path / "found" / "case-0.json").read_text())
+    assert facts["nothing_found"] is False
+    assert any("the volume of 'left_atrium' is" in note for note in facts["notes"])  # a ball of 4 ml
+    empty = run(*words, "-o", str(tmp_path / "empty"), "--min-volume", "1000")
+    assert empty.returncode == 1
+    assert "Nothing was found in 1 of 1 scans" in empty.stderr
+    assert "case-0: nothing found: no voxel has a label" in empty.stdout
+    facts = json.loads((tmp_path / "empty" / "case-0.json").read_text())
+    assert facts["nothing_found"] is True
+    assert not load_mask(tmp_path / "empty" / "case-0.nii.gz").array.any()
+    assert ",nothing found" in (tmp_path / "empty" / "summary.csv").read_text()
+    again = run(*words, "-o", str(tmp_path / "empty"), "--min-volume", "1000", "--json")
+    assert again.returncode == 1  # what an earlier run found empty is still no success

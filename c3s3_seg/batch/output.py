@@ -22,6 +22,7 @@ from c3s3_seg.io.hashes import refuse_changed, sha256
 from c3s3_seg.metrics import diagonal_mm
 from c3s3_seg.metrics import scores as measure
 from c3s3_seg.ownership import MARK, PROGRAM
+from c3s3_seg.quality import judge_volumes
 from c3s3_seg.report.rows import CaseScore, PredictionRow
 from c3s3_seg.schema import plain
 from c3s3_seg.volume import Volume
@@ -67,7 +68,8 @@ def _write(predicted: Predicted, job: Job, model: ModelTask, written: list[Path]
     spent = {**predicted.seconds, "write": time.perf_counter() - started}
     volumes = tuple(prediction.volume_ml.items())
     remarks = loaded.judged.remarks if loaded.judged else ()
-    row = PredictionRow(case.name, volumes, sum(spent.values()), scores, (*remarks, *prediction.notes))
+    notes = (*remarks, *prediction.notes, *judge_volumes(prediction.volume_ml, model.domain))
+    row = PredictionRow(case.name, volumes, sum(spent.values()), scores, notes)
     facts = _facts(predicted, row, spent, job)
     if job.html:
         written.append(job.out / f"{case.name}.html")
@@ -78,10 +80,13 @@ def _write(predicted: Predicted, job: Job, model: ModelTask, written: list[Path]
     write_whole(written[-1], content)
     outputs[written[-1].name] = sha256(written[-1])
     spent["hash"] = spent.get("hash", 0.0) + time.perf_counter() - hashing
-    return Outcome(case.name, loaded.task.place, row, None, loaded.inputs, outputs, spent, _verdict(loaded))
+    verdict = _verdict(loaded, row)
+    return Outcome(case.name, loaded.task.place, row, None, loaded.inputs, outputs, spent, verdict)
 
 
-def _verdict(loaded: Loaded) -> str:
+def _verdict(loaded: Loaded, row: PredictionRow) -> str:
+    if row.empty:
+        return "nothing found"
     return loaded.judged.verdict.level if loaded.judged else ""
 
 
@@ -175,7 +180,8 @@ def _facts(predicted: Predicted, row: PredictionRow, spent: dict[str, float], jo
         "tiles": prediction.tiles,
         "tile": list(prediction.tile),
         "tidied": prediction.tidied,
-        "notes": list(prediction.notes),
+        "nothing_found": row.empty,
+        "notes": list(row.notes[len(loaded.judged.remarks) if loaded.judged else 0 :]),
         "doubt": _doubt(prediction),
         "gate": loaded.judged.facts if loaded.judged else None,
         "made_with": job.origin or {},

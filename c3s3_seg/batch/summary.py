@@ -27,9 +27,10 @@ def summary(rows: Sequence[PredictionRow], failures: Sequence[Failure], *, times
     for row in rows:
         values = {score.label: score.score.flat() for score in row.scores}
         spent = f"{row.seconds_s:.2f}" if times else ""
+        error = "nothing found" if row.empty else ""
         for label, volume in row.volumes_ml:
             numbers = [values[label][c] if label in values else "" for c in rest]
-            lines.append([row.case, label, f"{volume:.3f}", spent, *numbers, ""])
+            lines.append([row.case, label, f"{volume:.3f}", spent, *numbers, error])
     for failure in failures:
         lines.append([failure.case, "", "", "", *[""] * len(rest), failure.reason])
     return csv_bytes(lines)

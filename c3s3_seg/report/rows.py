@@ -69,6 +69,11 @@ class PredictionRow:
     scores: tuple[CaseScore, ...] = ()
     notes: tuple[str, ...] = ()
 
+    @property
+    def empty(self) -> bool:
+        """Whether no label has a voxel: a mask was written, and it is no result to rely on."""
+        return not any(volume_ml > 0 for _, volume_ml in self.volumes_ml)
+
 
 @dataclass(frozen=True)
 class CaseFiles:

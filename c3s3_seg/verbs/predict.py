@@ -208,5 +208,8 @@ def predict(
             say(f"{len(result.undone)} cases were not done; the same command does them.")
         done = f"{len(result.rows)} masks" if not rows and result.rows else "Masks"
         say(f"{done}, JSON and summary.csv are in {out}. Research use only.")
-    if result.failures:
+    empty = sum(row.empty for row in result.rows)
+    if empty and not as_json:
+        say(f"Nothing was found in {empty} of {len(result.rows)} scans: their masks are empty.", err=True)
+    if result.failures or empty:
         raise typer.Exit(1)

@@ -76,7 +76,9 @@ def _state(outcome: Outcome) -> str:
 
     if outcome.refusal is not None and outcome.refusal.step == STOPPED:
         return "not done"
-    return "failed" if outcome.row is None else "done"
+    if outcome.row is None:
+        return "failed"
+    return "nothing found" if outcome.row.empty else "done"
 
 
 def _lines(progress: Progress) -> list[dict[str, Any]]:
