@@ -1,4 +1,4 @@
-"""Mutated DICOM and NIfTI files: each is read right or refused; none crashes, hangs or gives a wrong volume.
+"""Mutated files of every kind that is read: each is read right or refused; none crashes, hangs or misleads.
 
     python benchmarks/fuzz.py [--count 2000] [--seed 0]
 
@@ -7,6 +7,7 @@ shape or place than the original, or with other voxels where the file has a chec
 DICOM and of uncompressed NIfTI have none, nor have the headers of `.nii`, `.nrrd` and `.mha`: a flipped
 pixel or digit there is another scan that nobody can tell from the true one, and is counted apart. (In
 DICOM the slices bear witness to each other's place.) So is a change that is in the notes of the volume.
+Masks (DICOM SEG, label map, RTSTRUCT) are read onto the grid of their scan; HDF5 files have no place.
 Time is that of the processor, children included, so that a busy machine does not look like a hang.
 """
 
@@ -25,8 +26,13 @@ import pydicom
 from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEG2000Lossless, JPEGLSLossless, RLELossless
 
 from c3s3_seg.errors import C3S3Error
-from c3s3_seg.io import load, save
+from c3s3_seg.io import load, load_mask, save
+from c3s3_seg.io.dicom_names import Segment
+from c3s3_seg.io.dicom_seg import write_seg
 from c3s3_seg.io.dicom_write import save_series
+from c3s3_seg.io.hdf5 import load_hdf5
+from c3s3_seg.io.rtstruct import write_rtstruct
+from c3s3_seg.quiet import quiet_libraries
 from c3s3_seg.volume import Geometry, Volume
 
 LIMIT_S = 10.0
@@ -37,6 +43,8 @@ SYNTAXES = {
     "RLE": RLELossless,
     "deflated": DeflatedExplicitVRLittleEndian,
 }
+MASKS = ("DICOM SEG", "DICOM label map", "RTSTRUCT")
+DETACHED = (".mhd", ".nhdr")
 Mutation = Callable[[bytes, np.random.Generator], bytes]
 
 
@@ -110,19 +118,83 @@ def seeds(folder: Path, scan: Volume) -> dict[str, Path]:
         nibabel.Nifti2Image(scan.array, np.diag([-1, -1, 1, 1]) @ scan.geometry.affine), folder / "two.nii.gz"
     )
     made["NIfTI-2 .nii.gz"] = folder / "two.nii.gz"
+    return made | detached(folder, scan) | enhanced(folder) | masks(folder)
+
+
+def detached(folder: Path, scan: Volume) -> dict[str, Path]:
+    """A header with its data file beside it, and an HDF5 file; none has a checksum."""
+    import SimpleITK
+    from h5py import File
+
+    image = SimpleITK.GetImageFromArray(scan.array.transpose(2, 1, 0))
+    image.SetSpacing(scan.geometry.spacing_mm.tolist())
+    image.SetOrigin(scan.geometry.origin_mm.tolist())
+    image.SetDirection(scan.geometry.direction.ravel().tolist())
+    made = {}
+    for suffix in (".mhd", ".nhdr"):
+        (folder / suffix[1:]).mkdir()
+        SimpleITK.WriteImage(image, str(folder / suffix[1:] / f"scan{suffix}"))
+        made[suffix] = folder / suffix[1:]
+    with File(folder / "scan.h5", "w") as file:
+        file.create_dataset("image", data=scan.array, compression="gzip")
+    return {**made, ".h5": folder / "scan.h5"}
+
+
+def enhanced(folder: Path) -> dict[str, Path]:
+    """The plain series as one file of frames."""
+    from highdicom.legacy import LegacyConvertedEnhancedMRImage
+    from pydicom.uid import generate_uid
+
+    sources = [pydicom.dcmread(path) for path in sorted((folder / "plain").iterdir())]
+    for source in sources:
+        source.AccessionNumber = "1"
+    (folder / "enhanced").mkdir()
+    made = LegacyConvertedEnhancedMRImage(sources, generate_uid(), 1, generate_uid(), 1)
+    made.save_as(folder / "enhanced" / "one.dcm")
+    return {"DICOM enhanced": folder / "enhanced"}
+
+
+def masks(folder: Path) -> dict[str, Path]:
+    """A mask of the plain series in each of DICOM's forms."""
+    scan = load(folder / "plain")
+    mask = Volume(the_mask(scan), scan.geometry, scan.source)
+    segments = (Segment("organ", 1), Segment("lump", 2))
+    made = {kind: folder / f"{number}.dcm" for number, kind in enumerate(MASKS)}
+    write_seg(mask, made["DICOM SEG"], segments)
+    write_seg(mask, made["DICOM label map"], segments, labelmap=True)
+    write_rtstruct(mask, made["RTSTRUCT"], segments)
     return made
+
+
+def the_mask(scan: Volume) -> np.ndarray:
+    """Two labels (i, j, k)."""
+    labels = np.zeros(scan.array.shape, np.uint8)
+    labels[8:30, 6:28, 1:5] = 1
+    labels[12:20, 10:20, 2:4] = 2
+    return labels
+
+
+def read(path: Path, scan: Volume, kind: str) -> Volume:
+    """A mutant, by the reader of its kind."""
+    if kind in MASKS:
+        return load_mask(path, grid=scan.geometry)
+    if kind == ".h5":
+        back = load_hdf5(path, "image", (0.7, 0.9, 2.5))
+        return scan.geometry.volume(back.array) if back.array.shape == scan.array.shape else back
+    return load(path / f"scan{kind}" if kind in DETACHED else path)
 
 
 def judge(path: Path, scan: Volume, kind: str) -> str:
     """What became of a mutant."""
     try:
-        back = load(path)
+        back = read(path, scan, kind)
     except C3S3Error:
         return "refused"
     except Exception as error:
         return f"CRASH {type(error).__name__}: {error}"[:150]
     placed = back.geometry.matches(scan.geometry, 0.02)
-    same = placed and np.array_equal(back.array, scan.array)
+    wanted = the_mask(scan) if kind in MASKS else scan.array
+    same = placed and np.array_equal(back.array, wanted)
     if same:
         return "read right"
     if back.source.notes:
@@ -132,7 +204,8 @@ def judge(path: Path, scan: Volume, kind: str) -> str:
         return "other pixels (no checksum)"
     if placed:
         return "WRONG voxels"
-    return "other place (no checksum)" if kind in (".nii", ".nrrd", ".mha") else "WRONG place"
+    free = (".nii", ".nrrd", ".mha", ".h5", *DETACHED)
+    return "other place (no checksum)" if kind in free else "WRONG place"
 
 
 def processor_s() -> float:
@@ -191,6 +264,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
     words = parser.parse_args()
+    quiet_libraries()
     outcomes, slowest, bad = fuzz(words.count, words.seed)
     columns = sorted({outcome for counter in outcomes.values() for outcome in counter})
     print("| file | " + " | ".join(columns) + " |\n|---|" + "---|" * len(columns))
