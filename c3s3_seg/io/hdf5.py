@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from c3s3_seg.errors import InputError, MissingError
+from c3s3_seg.errors import C3S3Error, InputError, MissingError
 from c3s3_seg.io.content import Opened
 from c3s3_seg.io.limits import check_dense, check_size
 from c3s3_seg.volume import Array, Geometry, Source, Volume
@@ -87,8 +87,9 @@ def _opened(path: Path) -> Iterator[Any]:
         # One handle from the first check to the last voxel: no second file can come in between.
         with Opened(path) as opened, h5py.File(opened.raw, "r") as file:
             yield file
-    # h5py raises all of them for damaged files.
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+    except (C3S3Error, MemoryError):
+        raise
+    except Exception as error:  # a damaged file can make h5py raise anything
         what = "this is not an HDF5 file, or a damaged one"
         raise InputError(what, where=path, todo="Copy or export it again") from error
 
