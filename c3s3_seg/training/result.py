@@ -78,4 +78,7 @@ def _facts(run: Run, splits: Splits, results: list[Validation]) -> dict[str, Any
 
 
 def _used(run: Run, splits: Splits) -> int:
-    return 0 if run.config.method == "supervised" else len(splits.unlabelled)
+    if run.config.method == "supervised":
+        return 0
+    both = run.config.data.unlabelled_stream == "all"
+    return len(splits.unlabelled) + (len(splits.labelled) if both else 0)
