@@ -1,6 +1,6 @@
 """One error family: what is wrong, where, and what to do about it.
 
-Exit codes of the command line: 0 all went well; 1 some cases failed, or a check said no; 2 the
+Exit codes of the command line: 0 all went well; 1 some cases failed or were empty, or a check said no; 2 the
 input or the command is at fault; 3 a package or a device that was asked for is not there; 4 a
 defect of this program. 130 and 143: it was interrupted (SIGINT, SIGTERM); what was finished is kept.
 """
