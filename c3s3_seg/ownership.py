@@ -70,6 +70,8 @@ def check_place(path: Path, *, ours: bool = False) -> None:
     except OSError as error:
         raise InputError(f"cannot be written ({error.strerror or error})", where=path) from error
     if not _is_regular(path):
+        if path.is_dir() and not path.is_symlink():
+            raise InputError("is a folder, wanted the path of a file to write", where=path, todo=TODO)
         what = "is a symbolic link" if path.is_symlink() else "is no regular file"
         raise InputError(f"{what}, wanted a place to write to", where=path, todo=TODO)
     if not (ours or is_ours(path)):

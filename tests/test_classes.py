@@ -75,6 +75,7 @@ def test_the_pancreas_configuration_on_simulated_cts(tmp_path: Path) -> None:
     write_cohort(tmp_path / "ct", labelled=4, unlabelled=0, validation=0, seed=40, modality="CT")
     changes = [*SHRUNK, f"data.folder={tmp_path / 'ct'}", "data.fold=2/2", "data.labelled=1"]
     grid = ["task.recipe.spacing_mm=[4.0, 4.0, 4.0]", "task.patch=[32, 32, 32]"]
+    grid += ['task.labels=[{name = "left_atrium", value = 1}]']  # what the phantoms show
     config = load_config(Path("pancreas"), [*changes, *grid])
     assert config.task.recipe.intensity.rule == "window"
     made = train(config, tmp_path / "run", Silent())

@@ -674,7 +674,7 @@ def test_a_place_that_cannot_be_is_refused_before_anything_is_read(tmp_path: Pat
     image_case(tmp_path / "source", 0, "images/a")
     (tmp_path / "file").touch()
     for out in (tmp_path / "file", tmp_path / "file" / "data"):
-        with pytest.raises(InputError, match=r"wanted a folder"):
+        with pytest.raises(InputError, match="the folder cannot be made"):
             prepare(tmp_path / "source", out, Settings(), lambda *_: pytest.fail("it was read"), dry=True)
 
 

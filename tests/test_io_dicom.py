@@ -124,7 +124,7 @@ def test_what_a_series_cannot_hold_is_refused(oblique: Volume, files: list[Path]
     with pytest.raises(InputError, match="not empty"):
         save_series(oblique, files[0].parent, description="", seed_uid="a")
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot be written"):
+    with pytest.raises(InputError, match="the folder cannot be made"):
         save_series(oblique, tmp_path / "file" / "x", description="", seed_uid="a")
     tilted = grid.affine.copy()
     tilted[:3, 2] += [0.1, 0, 0]
