@@ -20,7 +20,7 @@ LARGE = 1.25
 FEW_WARN, FEW_REFUSE = 0.5, 0.2
 # Spacings and fields of view that are out of range are refused together where the product of their factors
 # exceeds this. Of the pairs of our data and bundles (benchmarks/domain_check.py) the largest that should
-# pass has 2.7 (a phantom with a larger field of view), the smallest that should not 3.2 (a phantom as an atrium).
+# pass has 2.7 (a phantom with a larger field of view), the smallest that should not 3.2 (a phantom).
 TOGETHER_REFUSE = 3.0
 # Factors by which a volume may lie outside of the training range before a word is said.
 VOLUME_SMALL, VOLUME_LARGE = 0.5, 2.0
