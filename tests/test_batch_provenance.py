@@ -47,7 +47,7 @@ def test_every_file_and_what_made_it(out: Path, small_scans: Path) -> None:
 def test_verify_says_yes_and_no(out: Path, small_scans: Path) -> None:
     verdict = verify(out)
     assert verdict.holds
-    assert verdict.checked == 5 * 3 + 1
+    assert verdict.checked == 5 * 3 + 2  # scan, mask and JSON of each; weights and graph
     assert not verdict.strangers
     mask = out / "case-1.nii.gz"
     volume = load_image(mask)
@@ -132,7 +132,7 @@ def test_shards_are_verified_together(small_scans: Path, tmp_path: Path) -> None
     out = tmp_path / "out"
     for n in (1, 2):
         predict_cases([small_scans], MODEL, Job(out, care=FORCED), None, Plan(shard=Shard(n, 2)))
-    assert verify(out).checked == 5 * 3 + 1
+    assert verify(out).checked == 5 * 3 + 2
     (out / "case-4.nii.gz").write_bytes(b"")
     assert len(verify(out).wrong) == 1
 

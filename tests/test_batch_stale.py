@@ -9,12 +9,14 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import small_scan
 from test_batch_run import FORCED, MODEL, Told
 
 from c3s3_seg.batch import Job, predict_case, predict_cases, verify
 from c3s3_seg.batch.outcome import Outcome, Refusal
+from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import (
     InputError,
     MemoryLimitError,
@@ -75,6 +77,21 @@ def test_other_options_leave_nothing_of_the_first_run(scan: Path, tmp_path: Path
     ]
     assert verify(out).holds
     assert not verify(out).strangers
+
+
+def test_another_manifest_is_another_model(scan: Path, tmp_path: Path) -> None:
+    """The same weights with other labels or another grid make other masks: no finished case."""
+    bundle = ModelBundle.load(MODEL.bundle)
+    shutil.copytree(bundle.folder, tmp_path / "model")
+    model = replace(MODEL, bundle=tmp_path / "model")
+    predict_cases([scan], model, Job(tmp_path / "out", care=FORCED))
+    assert predict_cases([scan], model, Job(tmp_path / "out", care=FORCED)).kept == 1
+    manifest = tmp_path / "model" / "manifest.json"
+    facts = json.loads(manifest.read_text())
+    facts["task"]["labels"][0]["value"] = 7
+    manifest.write_text(json.dumps(facts))
+    assert predict_cases([scan], model, Job(tmp_path / "out", care=FORCED)).kept == 0
+    assert set(np.unique(load_mask(tmp_path / "out" / "x.nii.gz").array)) <= {0, 7}
 
 
 def test_an_image_that_becomes_a_dicom_object(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import os
 from dataclasses import dataclass, field, fields
@@ -194,9 +196,20 @@ class Plan:
 
 
 def _hashes(bundle: ModelBundle, members: list[tuple[ModelBundle, Network]]) -> dict[str, str]:
-    """File -> sha256; a companion's file by its folder's name too."""
+    """File -> sha256, of weights and graphs; a companion's file by its folder's name too."""
     names = {home.folder: "" if home is bundle else f"../{home.folder.name}/" for home, _ in members}
-    return {names[home.folder] + n.weights: home.manifest.files[n.weights] for home, n in members}
+    return {
+        names[home.folder] + file: home.manifest.files[file]
+        for home, network in members
+        for file in (network.weights, network.graph)
+        if file in home.manifest.files
+    }
+
+
+def _task_sha256(bundle: ModelBundle, members: list[tuple[ModelBundle, Network]]) -> str:
+    """Of the manifest's labels, grid, domain and networks: they decide the masks as the weights do."""
+    facts = [dump(bundle.task), *(dump(network) for _, network in members)]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def origin(bundle: ModelBundle, predictor: Predictor) -> dict[str, Any]:
@@ -205,5 +218,6 @@ def origin(bundle: ModelBundle, predictor: Predictor) -> dict[str, Any]:
     return {
         "bundle": bundle.task.name,
         "weights_sha256": _hashes(bundle, members),
+        "task_sha256": _task_sha256(bundle, members),
         **predictor.record(),
     }

@@ -23,6 +23,7 @@ _SHARD_JOURNAL = rf"{STEM}\.\d+-of-\d+\.sqlite.*"
 _DECIDES = (
     "bundle",
     "weights_sha256",
+    "task_sha256",
     "networks",
     "overlap",
     "stride",
