@@ -233,3 +233,11 @@ def test_a_renamed_case_takes_no_other_truth(tmp_path: Path) -> None:
         match_truth(cases, tmp_path / "t")
     shutil.move(tmp_path / "t" / "scan.nii", tmp_path / "t" / "y_scan.nii")
     assert match_truth(cases, tmp_path / "t") == {"y_scan": tmp_path / "t" / "y_scan.nii"}
+
+
+def test_a_pipe_is_called_a_pipe_and_not_a_folder(tmp_path: Path) -> None:
+    pipe = tmp_path / "x.nii.gz"
+    os.mkfifo(pipe)
+    for path in (pipe, Path("/dev/zero")):
+        with pytest.raises(InputError, match="this is a pipe or a device; wanted an image file or a folder"):
+            find_cases([path])

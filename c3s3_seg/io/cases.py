@@ -135,6 +135,8 @@ def _scans(path: Path) -> list[Path]:
         if image_suffix(path) is None and not is_dicom(path) and not is_zip(path):
             raise InputError(f"this is not a scan; wanted {', '.join(IMAGE_SUFFIXES)} or DICOM", where=path)
         return [path]
+    if path.exists() and not path.is_dir():
+        raise InputError("this is a pipe or a device; wanted an image file or a folder", where=path)
     entries = _visible(path)
     images = [p for p in entries if image_suffix(p) and not p.is_dir()]
     there = set(images)
