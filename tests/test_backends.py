@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -68,6 +70,8 @@ def test_what_a_runtime_cannot_do_is_an_error_that_says_why(bundle: ModelBundle)
 def test_a_precision_that_the_cpu_lacks_is_refused(bundle: ModelBundle, patch: np.ndarray) -> None:
     import openvino
 
+    if "ONEDNN_MAX_CPU_ISA" in os.environ:
+        pytest.skip("under this limit OpenVINO still names what its oneDNN then refuses")
     able = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     graph = bundle.folder / "model.onnx"
     expected = OpenVinoBackend(graph)(patch)

@@ -404,4 +404,6 @@ def test_memory_that_ends_in_an_import(scan: Path, tmp_path: Path, limit: int) -
         pytest.skip("this machine's libraries take less, or end the process themselves")
     assert "Traceback" not in answer.stderr
     assert "defect" not in answer.stderr
-    assert (answer.returncode, "the memory did not suffice" in answer.stderr) == (2, True), answer.stderr
+    # Where the memory ends depends on the machine's libraries: in an import, or in the network's first tile.
+    assert answer.returncode == 2, answer.stderr
+    assert "the memory did not suffice" in answer.stderr or "memory was full" in answer.stderr

@@ -34,6 +34,7 @@ def test_no_study_asks_for_bfloat16() -> None:
 @pytest.mark.parametrize("cap", ["AVX2", "avx2", "SSE41", "AVX512_CORE", "AVX512_CORE_VNNI", "AVX2_VNNI"])
 def test_units_that_onednn_may_not_use_do_not_count(monkeypatch: pytest.MonkeyPatch, cap: str) -> None:
     monkeypatch.setattr(precision, "_capabilities", lambda: {"avx512_bf16": True, "amx_bf16": True})
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
     assert bfloat16_units(CPU) == "AMX"
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", cap)
     assert bfloat16_units(CPU) == ""
