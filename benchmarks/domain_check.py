@@ -14,11 +14,10 @@ from pathlib import Path
 
 from c3s3_seg import ModelBundle, open_predictor
 from c3s3_seg.errors import C3S3Error
-from c3s3_seg.inference.careful import Care, judge, segment
+from c3s3_seg.inference.domain_check import DomainError
 from c3s3_seg.inference.predictor import Predictor
 from c3s3_seg.io import load
 from c3s3_seg.phantom import Simulator, simulate
-from c3s3_seg.quality import DomainError
 from c3s3_seg.volume import Volume
 
 BUNDLES = ("left-atrium", "hippocampus", "phantom")
@@ -54,13 +53,12 @@ def scans(data: Path, every: int) -> Iterator[tuple[str, Volume]]:
 def verdict(scan: Volume, predictor: Predictor) -> str:
     """`pass`, `warn`, `refuse`, `not found` (in a larger scan), `empty`."""
     try:
-        judged = judge(scan, predictor, Care())
+        found = predictor(scan)
     except DomainError:
         return "refuse"
     except C3S3Error:
         return "not found"
-    found = segment(judged, predictor).volume_ml
-    return judged.verdict.level if any(found.values()) else "empty"
+    return "empty" if found.empty else found.check.level
 
 
 def main() -> None:

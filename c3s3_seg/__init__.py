@@ -3,7 +3,7 @@
     import c3s3_seg
     bundle = c3s3_seg.ModelBundle.find("left-atrium")
     predictor = c3s3_seg.open_predictor(bundle)
-    prediction = predictor(c3s3_seg.load("scan.nii.gz"))
+    prediction = predictor("scan.nii.gz")
     c3s3_seg.save(prediction.mask, "mask.nii.gz")
 
 The names below are loaded when they are first used: `import c3s3_seg` costs nothing.
@@ -17,8 +17,9 @@ from c3s3_seg.version import __version__
 if TYPE_CHECKING:
     from c3s3_seg.bundle import ModelBundle
     from c3s3_seg.inference import open_predictor
+    from c3s3_seg.inference.prediction import Prediction
     from c3s3_seg.inference.predictor import Predictor
-    from c3s3_seg.inference.settings import Prediction, Settings
+    from c3s3_seg.inference.settings import Settings
     from c3s3_seg.io import load, load_mask, save
     from c3s3_seg.metrics import score
     from c3s3_seg.volume import Geometry, Volume
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Geometry": "volume",
     "ModelBundle": "bundle",
-    "Prediction": "inference.settings",
+    "Prediction": "inference.prediction",
     "Predictor": "inference.predictor",
     "Settings": "inference.settings",
     "Volume": "volume",

@@ -98,6 +98,26 @@ def named(text: str) -> str:
     return text.named if isinstance(text, Told) else _resolved(text)[0]
 
 
+# Options of the command line that have another name in the Python API (`load`, `Settings`, `Predictor`).
+_ARGUMENTS = {"force": "allow_out_of_domain=True", "memory": "memory_bytes="}
+_VALUES = r"\d[\d.]*|tilt|gaps|orthonormal|cpu|onnx|torch|float32"
+_OPTION = re.compile(
+    rf"--(force|roi|series|fix|overlap|memory|device|precision|backend)\b(?: ({_VALUES})\b)?"
+)
+
+
+def in_python(text: str) -> str:
+    """A message in the words of the Python API: `--roi` is `roi=`, `--fix tilt` is `fix='tilt'`."""
+
+    def argument(found: re.Match[str]) -> str:
+        name, value = _ARGUMENTS.get(found[1], f"{found[1]}="), found[2]
+        if value is None:
+            return name
+        return f"{name}{value if value[0].isdigit() else repr(value)}"
+
+    return _OPTION.sub(argument, text)
+
+
 class C3S3Error(Exception):
     """What a user can cause and mend. The command line prints it as one line, without a traceback.
 
@@ -118,7 +138,8 @@ class C3S3Error(Exception):
         super().__init__(str(self))
 
     def __str__(self) -> str:
-        return self.told.named
+        """For Python: where the command line has an option, the argument of the API."""
+        return in_python(self.told.named)
 
     @property
     def told(self) -> Told:

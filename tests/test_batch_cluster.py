@@ -12,15 +12,12 @@ from test_batch_run import MODEL, masks
 from c3s3_seg.batch import Job, Model, Plan, predict_cases, verify
 from c3s3_seg.batch.cluster import cluster_engine
 from c3s3_seg.errors import InputError, MissingError
-from c3s3_seg.inference.careful import Care
-
-FORCED = Care(force=True)  # blobs are no hearts
 
 
 @pytest.mark.slow
 def test_two_workers_one_is_killed(small_scans: Path, tmp_path: Path) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
-    predict_cases([small_scans], MODEL, Job(here, care=FORCED))
+    predict_cases([small_scans], MODEL, Job(here, allow_out_of_domain=True))
     killed: list[int] = []
 
     def kill() -> None:
@@ -33,7 +30,7 @@ def test_two_workers_one_is_killed(small_scans: Path, tmp_path: Path) -> None:
     thread = threading.Thread(target=kill, daemon=True)
     thread.start()
     result = predict_cases(
-        [small_scans], MODEL, Job(there, care=FORCED), None, Plan(workers=2, cluster="local")
+        [small_scans], MODEL, Job(there, allow_out_of_domain=True), None, Plan(workers=2, cluster="local")
     )
     thread.join(timeout=10)
     assert killed
@@ -52,7 +49,7 @@ def worker_processes() -> list[int]:
 @pytest.mark.slow
 def test_what_goes_wrong_there_is_said_here(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no manifest\.json"):
-        cluster_engine(Model(tmp_path), Job(tmp_path, care=FORCED), "local", 1)
+        cluster_engine(Model(tmp_path), Job(tmp_path, allow_out_of_domain=True), "local", 1)
 
 
 def test_no_scheduler_and_no_dask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,10 +57,10 @@ def test_no_scheduler_and_no_dask(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(cluster, "CONNECT_S", 0.3)
     with pytest.raises(InputError, match=r"tcp://127\.0\.0\.1:9: the Dask scheduler does not answer"):
-        cluster_engine(MODEL, Job(tmp_path, care=FORCED), "tcp://127.0.0.1:9", 0)
+        cluster_engine(MODEL, Job(tmp_path, allow_out_of_domain=True), "tcp://127.0.0.1:9", 0)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(MissingError, match=r"c3s3-seg\[cluster\]"):
-        cluster_engine(MODEL, Job(tmp_path, care=FORCED), "local", 0)
+        cluster_engine(MODEL, Job(tmp_path, allow_out_of_domain=True), "local", 0)
 
 
 @pytest.mark.slow

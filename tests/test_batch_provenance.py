@@ -11,20 +11,23 @@ from test_batch_run import MODEL
 from c3s3_seg.batch import Job, Plan, predict_cases, verify
 from c3s3_seg.batch import case as case_module
 from c3s3_seg.errors import InputError
-from c3s3_seg.inference.careful import Care
 from c3s3_seg.io import load, load_image, load_mask, save
 from c3s3_seg.io.dicom_write import save_series
 from c3s3_seg.io.hashes import scan_sha256, sha256
 from c3s3_seg.shard import Shard
 from c3s3_seg.volume import Geometry, Volume
 
-FORCED = Care(force=True)  # blobs are no hearts
-
 
 @pytest.fixture
 def out(small_scans: Path, tmp_path: Path) -> Path:
     folder = tmp_path / "out"
-    predict_cases([small_scans], MODEL, Job(folder, care=FORCED), None, Plan(command=("c3s3-seg", "predict")))
+    predict_cases(
+        [small_scans],
+        MODEL,
+        Job(folder, allow_out_of_domain=True),
+        None,
+        Plan(command=("c3s3-seg", "predict")),
+    )
     return folder
 
 
@@ -131,7 +134,7 @@ def test_verify_does_not_wait_for_what_never_ends(out: Path, small_scans: Path) 
 def test_shards_are_verified_together(small_scans: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     for n in (1, 2):
-        predict_cases([small_scans], MODEL, Job(out, care=FORCED), None, Plan(shard=Shard(n, 2)))
+        predict_cases([small_scans], MODEL, Job(out, allow_out_of_domain=True), None, Plan(shard=Shard(n, 2)))
     assert verify(out).checked == 5 * 3 + 2
     (out / "case-4.nii.gz").write_bytes(b"")
     assert len(verify(out).wrong) == 1
@@ -142,7 +145,7 @@ def test_deterministic_gives_the_same_bytes_twice(small_scans: Path, tmp_path: P
     model = replace(MODEL, deterministic=True, threads=None)
     for workers in (0, 0, 2):
         out = tmp_path / "out"
-        job = Job(out, picture=True, deterministic=True, care=FORCED)
+        job = Job(out, picture=True, deterministic=True, allow_out_of_domain=True)
         predict_cases([small_scans], model, job, None, Plan(workers=workers))
         files = [p for p in sorted(out.iterdir()) if not p.name.startswith("journal")]
         contents.append({p.name: p.read_bytes() for p in files})
@@ -172,7 +175,7 @@ def test_a_file_that_is_swapped_has_the_hash_of_the_voxels_that_were_read(
     save(truths["old"], scan)
     monkeypatch.setattr(case_module, "load", swapped)
     out = tmp_path / "out"
-    predict_cases([scan], MODEL, Job(out, care=FORCED))
+    predict_cases([scan], MODEL, Job(out, allow_out_of_domain=True))
     read = truths["new" if when == "before" else "old"]
     (case,) = json.loads((out / "provenance.json").read_text())["cases"]
     assert case["inputs_sha256"]["scan"] == (new if when == "before" else old)
@@ -195,7 +198,7 @@ def test_a_truth_that_is_swapped_has_the_hash_of_the_labels_that_were_read(
         return load_mask(path, **how)  # type: ignore[arg-type]
 
     monkeypatch.setattr(case_module, "load_mask", swapped)
-    predict_cases([scan], MODEL, Job(tmp_path / "out", truth=truth, care=FORCED))
+    predict_cases([scan], MODEL, Job(tmp_path / "out", truth=truth, allow_out_of_domain=True))
     (case,) = json.loads((tmp_path / "out" / "provenance.json").read_text())["cases"]
     assert case["inputs_sha256"]["truth"] == other
 
@@ -222,7 +225,7 @@ def test_a_series_that_is_swapped_fails_and_is_tried_again(
         return volume
 
     monkeypatch.setattr(dicom, "load_series", swapped)
-    job = Job(tmp_path / "out", care=FORCED)
+    job = Job(tmp_path / "out", allow_out_of_domain=True)
     result = predict_cases([tmp_path / "scans"], MODEL, job)
     assert [(f.case, "changed while it was read" in f.reason) for f in result.failures] == [("a", True)]
     monkeypatch.undo()
@@ -245,7 +248,7 @@ def test_a_file_that_is_still_being_copied_is_tried_again(
         finally:
             scan.write_bytes(whole)
 
-    job = Job(tmp_path / "out", care=FORCED)
+    job = Job(tmp_path / "out", allow_out_of_domain=True)
     monkeypatch.setattr(case_module, "load", completed)
     assert len(predict_cases([small_scans], MODEL, job).failures) == 1
     monkeypatch.undo()
@@ -257,7 +260,7 @@ def test_a_dicom_object_refers_to_the_slices_that_were_segmented(
 ) -> None:
     files, others = series(tmp_path / "a", 0), series(tmp_path / "other", 1)
     real = case_module.write_case
-    job = Job(tmp_path / "out", suffix="dicom-seg", care=FORCED)
+    job = Job(tmp_path / "out", suffix="dicom-seg", allow_out_of_domain=True)
 
     def swapped(*given: object) -> object:
         os.replace(others[4], files[4])

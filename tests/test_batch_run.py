@@ -9,11 +9,8 @@ from c3s3_seg.batch import Job, Model, Plan, Progress, predict_cases
 from c3s3_seg.bundle import WEIGHTS
 from c3s3_seg.errors import InputError
 from c3s3_seg.inference import Settings
-from c3s3_seg.inference.careful import Care
 from c3s3_seg.io.hashes import sha256
 from c3s3_seg.shard import Shard
-
-FORCED = Care(force=True)  # blobs are no hearts
 
 MODEL = Model(WEIGHTS / "phantom", threads=1)
 
@@ -38,7 +35,7 @@ class Told:
 
 def run(scans: Path, out: Path, **plan: object) -> tuple[Told, object]:
     told = Told()
-    result = predict_cases([scans], MODEL, Job(out, care=FORCED), told, Plan(**plan))  # type: ignore[arg-type]
+    result = predict_cases([scans], MODEL, Job(out, allow_out_of_domain=True), told, Plan(**plan))  # type: ignore[arg-type]
     return told, result
 
 
@@ -74,10 +71,10 @@ def test_changed_scans_and_settings_are_noticed(small_scans: Path, tmp_path: Pat
     assert "1 finished cases are done again: their scans have changed" in told.note
     told = Told()
     model = replace(MODEL, settings=Settings(overlap=0.25))
-    predict_cases([small_scans], model, Job(out, care=FORCED), told)
+    predict_cases([small_scans], model, Job(out, allow_out_of_domain=True), told)
     assert "5 finished cases are done again: weights or settings have changed" in told.note
     told = Told()
-    predict_cases([small_scans], model, Job(out, picture=True, care=FORCED), told)
+    predict_cases([small_scans], model, Job(out, picture=True, allow_out_of_domain=True), told)
     assert len(told.done) == 5
 
 
@@ -171,5 +168,5 @@ def test_a_single_case_that_fails_leaves_nothing(tmp_path: Path) -> None:
     scan = tmp_path / "scan.nii.gz"
     scan.write_bytes(b"no scan")
     with pytest.raises(InputError, match=r"scan\.nii\.gz"):
-        predict_cases([scan], MODEL, Job(tmp_path / "out", care=FORCED))
+        predict_cases([scan], MODEL, Job(tmp_path / "out", allow_out_of_domain=True))
     assert not list((tmp_path / "out").iterdir())

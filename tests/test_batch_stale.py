@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import small_scan
-from test_batch_run import FORCED, MODEL, Told
+from test_batch_run import MODEL, Told
 
 from c3s3_seg.batch import Job, predict_case, predict_cases, verify
 from c3s3_seg.batch.outcome import Outcome, Refusal
@@ -39,7 +39,7 @@ def scan(tmp_path: Path) -> Path:
 
 
 def everything(scan: Path, out: Path) -> None:
-    predict_cases([scan], FULL, Job(out, care=FORCED, picture=True, html=True))
+    predict_cases([scan], FULL, Job(out, allow_out_of_domain=True, picture=True, html=True))
 
 
 def names(out: Path) -> list[str]:
@@ -63,12 +63,12 @@ def test_other_options_leave_nothing_of_the_first_run(scan: Path, tmp_path: Path
     out = tmp_path / "out"
     everything(scan, out)
     assert names(out) == ALL
-    predict_cases([scan], MODEL, Job(out, care=FORCED))
+    predict_cases([scan], MODEL, Job(out, allow_out_of_domain=True))
     assert names(out) == ["x.json", "x.nii.gz"]
     assert not any(path.is_dir() for path in out.iterdir())
     everything(scan, out)  # maps are asked for by the model's settings: not a finished case
     assert names(out) == ALL
-    predict_cases([scan], FULL, Job(out, suffix="mha", care=FORCED))
+    predict_cases([scan], FULL, Job(out, suffix="mha", allow_out_of_domain=True))
     assert names(out) == [
         "probabilities/x.left_atrium.mha",
         "uncertainty/x.mha",
@@ -84,13 +84,13 @@ def test_another_manifest_is_another_model(scan: Path, tmp_path: Path) -> None:
     bundle = ModelBundle.load(MODEL.bundle)
     shutil.copytree(bundle.folder, tmp_path / "model")
     model = replace(MODEL, bundle=tmp_path / "model")
-    predict_cases([scan], model, Job(tmp_path / "out", care=FORCED))
-    assert predict_cases([scan], model, Job(tmp_path / "out", care=FORCED)).kept == 1
+    predict_cases([scan], model, Job(tmp_path / "out", allow_out_of_domain=True))
+    assert predict_cases([scan], model, Job(tmp_path / "out", allow_out_of_domain=True)).kept == 1
     manifest = tmp_path / "model" / "manifest.json"
     facts = json.loads(manifest.read_text())
     facts["task"]["labels"][0]["value"] = 7
     manifest.write_text(json.dumps(facts))
-    assert predict_cases([scan], model, Job(tmp_path / "out", care=FORCED)).kept == 0
+    assert predict_cases([scan], model, Job(tmp_path / "out", allow_out_of_domain=True)).kept == 0
     assert set(np.unique(load_mask(tmp_path / "out" / "x.nii.gz").array)) <= {0, 7}
 
 
@@ -114,7 +114,7 @@ def test_an_image_that_becomes_a_dicom_object(tmp_path: Path) -> None:
 
 def test_a_case_that_fails_now_keeps_no_mask(small_scans: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    job = Job(out, care=FORCED, picture=True)
+    job = Job(out, allow_out_of_domain=True, picture=True)
     predict_cases([small_scans], MODEL, job)
     broken = small_scans / "case-2.nii.gz"
     broken.write_bytes(broken.read_bytes()[:-20])
@@ -128,24 +128,24 @@ def test_a_case_that_fails_now_keeps_no_mask(small_scans: Path, tmp_path: Path) 
 def test_a_case_that_cannot_be_written_any_more_leaves_nothing(small_scans: Path, tmp_path: Path) -> None:
     out, name = tmp_path / "out", "n" * 244  # the mask's name fits, that of its maps does not
     (small_scans / "case-0.nii.gz").rename(small_scans / f"{name}.nii.gz")
-    predict_cases([small_scans], MODEL, Job(out, care=FORCED))
+    predict_cases([small_scans], MODEL, Job(out, allow_out_of_domain=True))
     assert (out / f"{name}.nii.gz").exists()
-    result = predict_cases([small_scans], FULL, Job(out, care=FORCED))
+    result = predict_cases([small_scans], FULL, Job(out, allow_out_of_domain=True))
     assert [f.case for f in result.failures] == [name]
     assert "File name too long" in result.failures[0].reason
     assert len(result.rows) == 4
     assert not list(out.glob(f"{name}*"))
     assert verify(out).holds
-    result = predict_cases([small_scans], MODEL, Job(out, care=FORCED))
+    result = predict_cases([small_scans], MODEL, Job(out, allow_out_of_domain=True))
     assert len(result.rows) == 5
 
 
 def test_a_case_whose_place_is_taken_now_leaves_nothing(scan: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    predict_cases([scan], MODEL, Job(out, care=FORCED))
+    predict_cases([scan], MODEL, Job(out, allow_out_of_domain=True))
     (out / "probabilities").write_bytes(b"in the way")
     with pytest.raises(InputError, match="probabilities"):
-        predict_cases([scan], FULL, Job(out, care=FORCED))
+        predict_cases([scan], FULL, Job(out, allow_out_of_domain=True))
     assert names(out) == ["probabilities"]
     assert verify(out).holds
 
@@ -155,14 +155,14 @@ def test_without_a_journal_too(scan: Path, tmp_path: Path) -> None:
     out.mkdir()
     predictor, _ = FULL.open()
     case = Case("x", scan)
-    predict_case(case, predictor, Job(out, care=FORCED, picture=True, html=True), None)
+    predict_case(case, predictor, Job(out, allow_out_of_domain=True, picture=True, html=True), None)
     assert names(out) == ALL
     plain, _ = MODEL.open()
-    predict_case(case, plain, Job(out, suffix="nrrd", care=FORCED), None)
+    predict_case(case, plain, Job(out, suffix="nrrd", allow_out_of_domain=True), None)
     assert names(out) == ["x.json", "x.nrrd"]
     scan.write_bytes(b"damaged")
     with pytest.raises(InputError):
-        predict_case(case, plain, Job(out, care=FORCED), None)
+        predict_case(case, plain, Job(out, allow_out_of_domain=True), None)
     assert names(out) == []
 
 
@@ -170,7 +170,7 @@ def test_a_journal_that_was_moved_away(scan: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     everything(scan, out)
     (out / "journal.sqlite").unlink()
-    predict_cases([scan], MODEL, Job(out, suffix="mha", care=FORCED))
+    predict_cases([scan], MODEL, Job(out, suffix="mha", allow_out_of_domain=True))
     assert names(out) == ["x.json", "x.mha"]
     (out / "journal.sqlite").unlink()
     mask = load_mask(out / "x.mha")
@@ -178,7 +178,7 @@ def test_a_journal_that_was_moved_away(scan: Path, tmp_path: Path) -> None:
     save(mask, out / "x.mha")
     edited = (out / "x.mha").read_bytes()
     with pytest.raises(InputError, match="an earlier prediction did not write"):
-        predict_cases([scan], MODEL, Job(out, suffix="mha", care=FORCED))
+        predict_cases([scan], MODEL, Job(out, suffix="mha", allow_out_of_domain=True))
     assert (out / "x.mha").read_bytes() == edited
 
 
@@ -187,25 +187,25 @@ def test_what_an_edit_has_changed_stays(scan: Path, tmp_path: Path) -> None:
     everything(scan, out)
     (out / "x.html").write_bytes(b"notes of a person")
     with pytest.raises(InputError, match="edited or is damaged"):
-        predict_cases([scan], MODEL, Job(out, care=FORCED))
+        predict_cases([scan], MODEL, Job(out, allow_out_of_domain=True))
     assert names(out) == ALL
     assert (out / "x.html").read_bytes() == b"notes of a person"
 
 
 def test_a_scan_or_a_truth_that_lies_in_the_output_stays(scan: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    predict_cases([scan], MODEL, Job(out, care=FORCED))
+    predict_cases([scan], MODEL, Job(out, allow_out_of_domain=True))
     mask = (out / "x.nii.gz").read_bytes()
     with pytest.raises(InputError, match="the mask would be written over its truth"):
-        predict_cases([scan], MODEL, Job(out, truth=out / "x.nii.gz", care=FORCED, picture=True))
+        predict_cases([scan], MODEL, Job(out, truth=out / "x.nii.gz", allow_out_of_domain=True, picture=True))
     assert (out / "x.nii.gz").read_bytes() == mask
     assert verify(out).holds
-    result = predict_cases([scan], MODEL, Job(out, "mha", truth=out / "x.nii.gz", care=FORCED))
+    result = predict_cases([scan], MODEL, Job(out, "mha", truth=out / "x.nii.gz", allow_out_of_domain=True))
     assert result.rows[0].scores[0].score.dice == 1
     assert (out / "x.nii.gz").read_bytes() == mask
     (out / "journal.sqlite").unlink()
     predictor, _ = MODEL.open()
-    predict_case(Case("x", out / "x.nii.gz"), predictor, Job(out, "nrrd", care=FORCED), None)
+    predict_case(Case("x", out / "x.nii.gz"), predictor, Job(out, "nrrd", allow_out_of_domain=True), None)
     assert names(out) == ["x.json", "x.nii.gz", "x.nrrd"]
 
 
@@ -213,7 +213,7 @@ def test_verify_tells_stale_files_from_those_of_others(scan: Path, tmp_path: Pat
     out, old = tmp_path / "out", tmp_path / "old"
     everything(scan, out)
     shutil.copytree(out, old)
-    predict_cases([scan], MODEL, Job(out, suffix="mha", care=FORCED))
+    predict_cases([scan], MODEL, Job(out, suffix="mha", allow_out_of_domain=True))
     for name in ALL:
         if name != "x.json":
             (out / name).parent.mkdir(exist_ok=True)
@@ -239,14 +239,14 @@ def test_verify_tells_stale_files_from_those_of_others(scan: Path, tmp_path: Pat
 
 def test_verify_knows_a_mask_of_another_model(small_scans: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    predict_cases([small_scans], MODEL, Job(out, care=FORCED))
-    predict_cases([small_scans / "case-1.nii.gz"], MODEL, Job(out, care=FORCED))
+    predict_cases([small_scans], MODEL, Job(out, allow_out_of_domain=True))
+    predict_cases([small_scans / "case-1.nii.gz"], MODEL, Job(out, allow_out_of_domain=True))
     assert verify(out).holds  # a part of the scans, with the same model
     other = replace(MODEL, settings=Settings(overlap=0.25))
-    predict_cases([small_scans / "case-1.nii.gz"], other, Job(out, care=FORCED))
+    predict_cases([small_scans / "case-1.nii.gz"], other, Job(out, allow_out_of_domain=True))
     stale = verify(out).stale
     assert sorted(stale) == sorted(f"case-{n}.{e}" for n in (0, 2, 3, 4) for e in ("json", "nii.gz"))
-    predict_cases([small_scans], other, Job(out, care=FORCED))
+    predict_cases([small_scans], other, Job(out, allow_out_of_domain=True))
     assert verify(out).holds
 
 
@@ -255,7 +255,7 @@ def test_verify_says_no_to_a_case_that_was_not_finished(small_scans: Path, tmp_p
     from c3s3_seg.batch.provenance import write_provenance
 
     out = tmp_path / "out"
-    predict_cases([small_scans], MODEL, Job(out, care=FORCED))
+    predict_cases([small_scans], MODEL, Job(out, allow_out_of_domain=True))
     journal = Journal(journal_path(out))
     journal.begin("case-1", str(small_scans / "case-1.nii.gz"), "s", ["case-1.nii.gz", "case-1.json"])
     write_provenance(journal, out, None)
@@ -263,7 +263,7 @@ def test_verify_says_no_to_a_case_that_was_not_finished(small_scans: Path, tmp_p
     verdict = verify(out)
     assert [finding.where for finding in verdict.wrong] == ["case-1"]
     assert sorted(verdict.stale) == ["case-1.json", "case-1.nii.gz"]
-    predict_cases([small_scans], MODEL, Job(out, care=FORCED))  # what a kill left is ours
+    predict_cases([small_scans], MODEL, Job(out, allow_out_of_domain=True))  # what a kill left is ours
     assert verify(out).holds
 
 
@@ -278,7 +278,7 @@ def test_a_provenance_that_is_none(tmp_path: Path, text: str) -> None:
 
 def test_a_provenance_that_points_out_of_its_folder(scan: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    predict_cases([scan], MODEL, Job(out, care=FORCED))
+    predict_cases([scan], MODEL, Job(out, allow_out_of_domain=True))
     facts = json.loads((out / "provenance.json").read_text())
     facts["cases"][0]["outputs_sha256"]["../x.nii.gz"] = "0"
     (out / "provenance.json").write_text(json.dumps(facts))
@@ -345,12 +345,12 @@ def test_names_that_are_too_long_cost_their_case_alone(small_scans: Path, tmp_pa
     volume = replace(volume, array=volume.array.astype("uint16"))
     save_series(volume, small_scans / ("d" * 255), description="", seed_uid="a")
     told = Told()
-    result = predict_cases([small_scans], MODEL, Job(tmp_path / "out", care=FORCED), told)
+    result = predict_cases([small_scans], MODEL, Job(tmp_path / "out", allow_out_of_domain=True), told)
     assert [f.case for f in result.failures] == ["d" * 255]
     assert "File name too long" in result.failures[0].reason
     assert len(result.rows) == 5
     with pytest.raises(InputError, match="File name too long"):
-        predict_cases([small_scans / ("d" * 255)], MODEL, Job(tmp_path / "out", care=FORCED))
+        predict_cases([small_scans / ("d" * 255)], MODEL, Job(tmp_path / "out", allow_out_of_domain=True))
 
 
 MEMORY = [

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_batch_run import FORCED, MODEL
+from test_batch_run import MODEL
 
 from c3s3_seg.batch import Job, Plan, predict_cases
 from c3s3_seg.batch.run import BatchResult
@@ -28,7 +28,7 @@ def truths(scans: Path, *values: int) -> Path:
 
 
 def run(scans: Path, truth: Path, out: Path, **plan: int) -> BatchResult:
-    return predict_cases([scans], MODEL, Job(out, truth=truth, care=FORCED), None, Plan(**plan))
+    return predict_cases([scans], MODEL, Job(out, truth=truth, allow_out_of_domain=True), None, Plan(**plan))
 
 
 def test_scans_in_place_of_truths_are_refused_and_nothing_is_made(small_scans: Path, tmp_path: Path) -> None:

@@ -22,11 +22,8 @@ from c3s3_seg.batch.workers import Pool, reason_of_death
 from c3s3_seg.bundle import WEIGHTS, Label, ModelBundle, Network
 from c3s3_seg.bundle import Task as BundleTask
 from c3s3_seg.errors import InputError
-from c3s3_seg.inference.careful import Care
 from c3s3_seg.io import Case, load, save
 from c3s3_seg.recipe import Intensity, Recipe
-
-FORCED = Care(force=True)  # blobs are no hearts
 
 
 def tasks(scans: Path) -> list[Task]:
@@ -53,15 +50,15 @@ def kill_when_busy(pool: Pool, times: int) -> threading.Thread:
 def test_workers_do_what_one_process_does(small_scans: Path, tmp_path: Path) -> None:
     (small_scans / "case-9.nii.gz").write_bytes(b"no scan")
     one, two = tmp_path / "one", tmp_path / "two"
-    predict_cases([small_scans], MODEL, Job(one, care=FORCED))
-    result = predict_cases([small_scans], MODEL, Job(two, care=FORCED), None, Plan(workers=2))
+    predict_cases([small_scans], MODEL, Job(one, allow_out_of_domain=True))
+    result = predict_cases([small_scans], MODEL, Job(two, allow_out_of_domain=True), None, Plan(workers=2))
     assert masks(one) == masks(two)
     assert [row.case for row in result.rows] == [f"case-{n}" for n in range(5)]
     assert [f.case for f in result.failures] == ["case-9"]
 
 
 def test_a_killed_worker_costs_nothing(small_scans: Path, tmp_path: Path) -> None:
-    pool = Pool(MODEL, Job(tmp_path, care=FORCED), 1, ())
+    pool = Pool(MODEL, Job(tmp_path, allow_out_of_domain=True), 1, ())
     try:
         kill_when_busy(pool, 1)
         outcomes: list[Outcome] = list(pool.run(tasks(small_scans)))
@@ -72,7 +69,7 @@ def test_a_killed_worker_costs_nothing(small_scans: Path, tmp_path: Path) -> Non
 
 
 def test_a_case_that_kills_twice_fails_with_the_reason(small_scans: Path, tmp_path: Path) -> None:
-    pool = Pool(MODEL, Job(tmp_path, care=FORCED), 1, ())
+    pool = Pool(MODEL, Job(tmp_path, allow_out_of_domain=True), 1, ())
     try:
         kill_when_busy(pool, 2)
         outcomes = list(pool.run(tasks(small_scans)[:1]))
@@ -87,7 +84,11 @@ def test_a_case_that_kills_twice_fails_with_the_reason(small_scans: Path, tmp_pa
 def test_what_cannot_start_is_said(small_scans: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no manifest\.json"):
         predict_cases(
-            [small_scans], Model(tmp_path), Job(tmp_path / "out", care=FORCED), None, Plan(workers=1)
+            [small_scans],
+            Model(tmp_path),
+            Job(tmp_path / "out", allow_out_of_domain=True),
+            None,
+            Plan(workers=1),
         )
 
 
@@ -103,9 +104,11 @@ def test_no_process_unless_asked(small_scans: Path, tmp_path: Path, monkeypatch:
         raise AssertionError(f"a process was started: {words}")
 
     monkeypatch.setattr(subprocess, "Popen", refuse)
-    predict_cases([small_scans], Model(WEIGHTS / "phantom"), Job(tmp_path / "out", care=FORCED))
+    predict_cases([small_scans], Model(WEIGHTS / "phantom"), Job(tmp_path / "out", allow_out_of_domain=True))
     with pytest.raises(AssertionError, match="a process was started"):
-        predict_cases([small_scans], MODEL, Job(tmp_path / "out2", care=FORCED), None, Plan(workers=1))
+        predict_cases(
+            [small_scans], MODEL, Job(tmp_path / "out2", allow_out_of_domain=True), None, Plan(workers=1)
+        )
 
 
 def endless(folder: Path) -> Path:
@@ -174,9 +177,9 @@ def test_a_single_case_that_never_ends_is_one_line(small_scans: Path, tmp_path: 
 
 def test_a_limit_that_suffices_changes_nothing(small_scans: Path, tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
-    predict_cases([small_scans], MODEL, Job(one, care=FORCED))
+    predict_cases([small_scans], MODEL, Job(one, allow_out_of_domain=True))
     plan = Plan(case_timeout_s=300)
-    result = predict_cases([small_scans], MODEL, Job(two, care=FORCED), None, plan)
+    result = predict_cases([small_scans], MODEL, Job(two, allow_out_of_domain=True), None, plan)
     assert masks(one) == masks(two)
     assert not result.failures
 

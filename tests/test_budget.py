@@ -65,11 +65,11 @@ from c3s3_seg import Geometry, ModelBundle, Settings, open_predictor
 def noise(*shape):
     return Geometry.build(shape, (1.25,) * 3).volume(np.random.default_rng(0).normal(size=shape))
 predictor = open_predictor(ModelBundle.find("left-atrium"), backend="openvino", threads=2)
-predictor(noise(64, 64, 48))
+predictor(noise(64, 64, 48), allow_out_of_domain=True)
 with open("/proc/self/statm") as file:
     used = int(file.read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 100_000_000,) * 2)
-prediction = predictor(noise(96, 80, 64))
+prediction = predictor(noise(96, 80, 64), allow_out_of_domain=True)
 print(prediction.tile, prediction.notes, prediction.mask.array.shape)
 """
 
@@ -80,7 +80,7 @@ noise = np.random.default_rng(0).normal(size=(192, 160, 96))
 scan = Geometry.build(noise.shape, (1.8,) * 3).volume(noise)
 settings = Settings(memory_bytes=520_000_000)
 predictor = open_predictor(ModelBundle.find("phantom"), backend="openvino", settings=settings)
-tile = predictor(scan).tile
+tile = predictor(scan, roi="0:192,0:160,0:96", allow_out_of_domain=True).tile
 # Not ru_maxrss: that begins with the size of the process that forked this one.
 with open("/proc/self/status") as file:
     (peak,) = [line.split()[1] for line in file if line.startswith("VmHWM")]

@@ -1,6 +1,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ from c3s3_seg.errors import InputError, MemoryLimitError, MissingError
 from c3s3_seg.inference import Predictor, Settings, choice, open_predictor, predictor
 from c3s3_seg.phantom import simulate
 from c3s3_seg.volume import Geometry, Volume
+
+ANY: dict[str, Any] = {"allow_out_of_domain": True}
 
 
 @pytest.fixture(scope="module")
@@ -59,14 +62,14 @@ def test_tiles_ensemble_and_probabilities(bundle, phantom) -> None:
 def test_odd_shapes_work(bundle, shape: tuple[int, int, int]) -> None:
     scan = Geometry.build(shape, (1.5, 1.5, 1.5)).volume(np.random.default_rng(0).normal(size=shape))
     for settings in (Settings(), Settings(overlap=0.5, weighting="gaussian", fill_holes=True)):
-        assert open_predictor(bundle, settings=settings)(scan).mask.array.shape == shape
+        assert open_predictor(bundle, settings=settings)(scan, **ANY).mask.array.shape == shape
 
 
 @pytest.mark.parametrize("values", [np.zeros((40, 40, 40), np.int16), np.full((40, 40, 40), 1e8)])
 def test_a_scan_with_nothing_to_see_is_refused(bundle, values: np.ndarray) -> None:
     scan = Geometry.build((40, 40, 40), (1.5, 1.5, 1.5)).volume(values)
-    with pytest.raises(InputError, match="no spread left"):
-        open_predictor(bundle)(scan)
+    with pytest.raises(InputError, match="the same value"):
+        open_predictor(bundle)(scan, **ANY)
 
 
 def test_an_offset_of_all_grey_values_changes_no_mask(bundle) -> None:
@@ -103,19 +106,20 @@ def ball(shape: tuple[int, int, int], radius: float) -> np.ndarray:
 def test_all_background_and_all_foreground(bundle, limit: float, share: float, overlap: float | None) -> None:
     scan = Geometry.build((70, 60, 50), (1.5, 1.2, 2.0)).volume(ball((70, 60, 50), 20))
     settings = Settings(overlap=overlap, fill_holes=True)
-    prediction = Predictor(bundle.task, [Threshold(limit)], settings)(scan)
+    prediction = Predictor(bundle.task, [Threshold(limit)], settings)(scan, **ANY)
     assert (prediction.mask.array == 1).mean() == share
     assert prediction.tidied == {}
 
 
 LARGE = """
 import resource, sys
+from dataclasses import replace
 import numpy as np
 sys.path.insert(0, "tests")
 from test_inference import Threshold, ball
 from c3s3_seg import Geometry, ModelBundle, Predictor, Settings
 shape = (600, 600, 1000)
-task = ModelBundle.find("phantom").task
+task = replace(ModelBundle.find("phantom").task, domain=None)
 scan = Geometry.build(shape, (1.8,) * 3).volume(ball(shape, 250))
 settings = Settings(overlap=0.0, fill_holes=True)
 prediction = Predictor(task, [Threshold(0.5)], settings)(scan)
@@ -145,7 +149,7 @@ def test_the_steps_can_be_run_apart_and_by_threads(bundle, phantom) -> None:
     predictor = open_predictor(bundle)
     expected = predictor(phantom.scan).mask.array
     with ThreadPoolExecutor(3) as pool:
-        prepared = list(pool.map(predictor.prepare, [phantom.scan] * 3))
+        prepared = list(pool.map(predictor.prepare, [predictor.check(phantom.scan)] * 3))
         found = list(pool.map(lambda p: predictor.restore(p, predictor.network(p)), prepared[:1]))
         found += [pool.submit(predictor.restore, p, predictor.network(p)).result() for p in prepared[1:]]
     for prediction in found:
@@ -160,8 +164,8 @@ def test_flips_average_over_mirrored_views(bundle, phantom) -> None:
     shape = (48, 48, 48)
     middle = phantom.scan.array[20:68, 20:68, 4:52]
     grid = Geometry.build(shape, (1.8, 1.8, 1.8))
-    here = predictor(grid.volume(np.ascontiguousarray(middle))).mask.array
-    there = predictor(grid.volume(np.ascontiguousarray(middle[::-1]))).mask.array
+    here = predictor(grid.volume(np.ascontiguousarray(middle)), **ANY).mask.array
+    there = predictor(grid.volume(np.ascontiguousarray(middle[::-1])), **ANY).mask.array
     assert here.any()
     assert (here[::-1] != there).sum() <= 2
 
@@ -253,7 +257,7 @@ def test_prediction_in_python_imports_only_what_it_needs() -> None:
 import numpy as np
 from c3s3_seg import Geometry, ModelBundle, open_predictor
 scan = Geometry.build((48, 48, 48), (2, 2, 2)).volume(np.indices((48, 48, 48)).sum(axis=0) % 2)
-open_predictor(ModelBundle.find("phantom"), backend="openvino")(scan)
+open_predictor(ModelBundle.find("phantom"), backend="openvino")(scan, allow_out_of_domain=True)
 """
     loaded = modules_of(code)
     assert loaded & (UNUSED | {"SimpleITK", "typer", "rich"}) == set()
@@ -264,9 +268,10 @@ def test_a_scan_larger_than_the_memory_at_the_models_spacing_is_refused(
     noise: Volume, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = open_predictor(ModelBundle.find("phantom"))
-    size = made.prepare(noise).array.size
+    checked = made.check(noise, **ANY)
+    size = made.prepare(checked).array.size
     monkeypatch.setattr(predictor, "available_memory", lambda: 12 * size)
-    made.prepare(noise)
+    made.prepare(checked)
     monkeypatch.setattr(predictor, "available_memory", lambda: 12 * size - 1)
     with pytest.raises(MemoryLimitError, match="at the model's spacing this scan takes"):
-        made.prepare(noise)
+        made.prepare(checked)

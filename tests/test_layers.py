@@ -20,7 +20,6 @@ FLOORS = {
     "inference": 5,
     "measure_domain": 5,
     "dataset": 4.5,
-    "quality": 4,
     "bundle": 4,
     "report": 4,
     "phantom": 4.7,

@@ -5,7 +5,7 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from test_batch_run import FORCED, MODEL
+from test_batch_run import MODEL
 
 from c3s3_seg.batch import Job, predict_cases
 from c3s3_seg.batch.journal import Journal, journal_path
@@ -50,7 +50,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("written")
     save(small_scan(0), folder / "x.nii.gz")
-    job = Job(folder / "out", care=FORCED, picture=True, html=True)
+    job = Job(folder / "out", allow_out_of_domain=True, picture=True, html=True)
     predict_cases([folder / "x.nii.gz"], MODEL, job)
     mask, truth = folder / "out" / "x.nii.gz", folder / "truth.nii.gz"
     truth.write_bytes(mask.read_bytes())
@@ -74,7 +74,7 @@ def test_predict_replaces_no_file_of_others(small_scans: Path, tmp_path: Path, n
     (small_scans / "case-0.nii.gz").rename(tmp_path / "x.nii.gz")
     place = small_scans / name  # the output lies among the scans, with another format
     place.write_bytes(FOREIGN[name])
-    job = Job(small_scans, suffix="mha", care=FORCED, picture=True, html=True)
+    job = Job(small_scans, suffix="mha", allow_out_of_domain=True, picture=True, html=True)
     with pytest.raises(InputError, match=f"{name}.*did not write"):
         predict_cases([tmp_path / "x.nii.gz"], MODEL, job)
     assert place.read_bytes() == FOREIGN[name]
@@ -83,7 +83,7 @@ def test_predict_replaces_no_file_of_others(small_scans: Path, tmp_path: Path, n
 
 def test_the_other_cases_go_on(small_scans: Path) -> None:
     (small_scans / "case-1.json").write_bytes(FOREIGN["x.json"])
-    result = predict_cases([small_scans], MODEL, Job(small_scans, suffix="mha", care=FORCED))
+    result = predict_cases([small_scans], MODEL, Job(small_scans, suffix="mha", allow_out_of_domain=True))
     assert [failure.case for failure in result.failures] == ["case-1"]
     assert (small_scans / "case-1.json").read_bytes() == FOREIGN["x.json"]
     assert sorted(p.name for p in small_scans.glob("*.mha")) == [f"case-{n}.mha" for n in (0, 2, 3, 4)]
@@ -94,7 +94,7 @@ def test_a_picture_that_is_not_asked_for_is_in_nobodys_way(small_scans: Path, tm
     out.mkdir()
     for name in ("case-0.png", "case-0.html", "notes.txt", "report.json"):
         (out / name).write_bytes(b"mine")
-    assert not predict_cases([small_scans], MODEL, Job(out, care=FORCED)).failures
+    assert not predict_cases([small_scans], MODEL, Job(out, allow_out_of_domain=True)).failures
     assert all((out / name).read_bytes() == b"mine" for name in ("case-0.png", "case-0.html", "notes.txt"))
 
 
@@ -141,7 +141,7 @@ def test_a_link_in_the_folder_is_not_followed(
     out.mkdir()
     (out / name).symlink_to(links(tmp_path / "victim")[kind])
     with pytest.raises(InputError, match=name):
-        predict_cases([small_scans], MODEL, Job(out, care=FORCED))
+        predict_cases([small_scans], MODEL, Job(out, allow_out_of_domain=True))
     assert untouched(tmp_path / "victim")
     assert (out / name).is_symlink()
 
@@ -158,7 +158,9 @@ def test_a_link_in_a_cases_place_is_not_followed(written: Path, tmp_path: Path, 
     (out / name).symlink_to(links(tmp_path / "victim")[kind])
     model = replace(MODEL, settings=How(probabilities=True, uncertainty=True))
     with pytest.raises(InputError, match=name):
-        predict_cases([written / "x.nii.gz"], model, Job(out, care=FORCED, picture=True, html=True))
+        predict_cases(
+            [written / "x.nii.gz"], model, Job(out, allow_out_of_domain=True, picture=True, html=True)
+        )
     assert untouched(tmp_path / "victim")
     assert [p.name for p in out.iterdir()] == [name]
 
@@ -166,11 +168,11 @@ def test_a_link_in_a_cases_place_is_not_followed(written: Path, tmp_path: Path, 
 def test_the_folder_itself_may_be_a_link(written: Path, tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "out").symlink_to(tmp_path / "real")
-    predict_cases([written / "x.nii.gz"], MODEL, Job(tmp_path / "out", care=FORCED))
+    predict_cases([written / "x.nii.gz"], MODEL, Job(tmp_path / "out", allow_out_of_domain=True))
     assert (tmp_path / "real" / "x.nii.gz").is_file()
     (tmp_path / "dangling").symlink_to(tmp_path / "none")
     with pytest.raises(InputError, match="dangling"):
-        predict_cases([written / "x.nii.gz"], MODEL, Job(tmp_path / "dangling", care=FORCED))
+        predict_cases([written / "x.nii.gz"], MODEL, Job(tmp_path / "dangling", allow_out_of_domain=True))
     assert not (tmp_path / "none").exists()
 
 
@@ -205,7 +207,9 @@ def test_no_file_of_a_share_is_a_link(small_scans: Path, tmp_path: Path) -> None
         out.mkdir()
         (out / name).symlink_to(tmp_path / "victim")
         with pytest.raises(InputError, match=name.replace(".", r"\.")):
-            predict_cases([small_scans], MODEL, Job(out, care=FORCED), None, Plan(shard=Shard(1, 2)))
+            predict_cases(
+                [small_scans], MODEL, Job(out, allow_out_of_domain=True), None, Plan(shard=Shard(1, 2))
+            )
     assert not (tmp_path / "victim").exists()
 
 

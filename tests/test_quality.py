@@ -11,10 +11,9 @@ from c3s3_seg import ModelBundle, open_predictor
 from c3s3_seg.bundle import shipped_bundles
 from c3s3_seg.domain import Domain, measure
 from c3s3_seg.errors import InputError
-from c3s3_seg.inference.careful import Care, judge
+from c3s3_seg.inference.domain_check import CheckResult, DomainError, check_frame, check_intensities
 from c3s3_seg.io import load
 from c3s3_seg.measure_domain import measure_data
-from c3s3_seg.quality import DomainError, Verdict, judge_frame, judge_greys
 from c3s3_seg.volume import Geometry, Source, Volume
 
 GRID = (1.5, 1.5, 1.5)
@@ -34,7 +33,7 @@ def domain() -> Domain:
 
 
 def reasons(found: Volume, domain: Domain) -> tuple[str, str]:
-    verdict = judge_frame(found, domain, "MR", GRID) + judge_greys(found, domain)
+    verdict = check_frame(found, domain, "MR", GRID) + check_intensities(found, domain)
     return verdict.level, "; ".join((*verdict.refusals, *verdict.warnings))
 
 
@@ -70,50 +69,52 @@ def test_few_slices_are_warned_of(domain: Domain) -> None:
 def test_grey_values_of_another_kind(domain: Domain) -> None:
     flat = np.random.default_rng(0).uniform(0, 1000, (60, 50, 40)).astype(np.float32)
     two = np.where(flat > 500, 1000, 0).astype(np.float32)
-    assert judge_greys(scan(2).geometry.volume(two), domain).level == "refuse"
-    assert judge_greys(scan(2).geometry.volume(scan(2).array * 7 + 300), domain).level == "pass"  # no unit
+    assert check_intensities(scan(2).geometry.volume(two), domain).level == "refuse"
+    assert (
+        check_intensities(scan(2).geometry.volume(scan(2).array * 7 + 300), domain).level == "pass"
+    )  # no unit
     absolute = measure([scan(seed) for seed in range(5)], "absolute")
-    assert judge_greys(scan(2).geometry.volume(scan(2).array * 7 + 300), absolute).level == "refuse"
+    assert check_intensities(scan(2).geometry.volume(scan(2).array * 7 + 300), absolute).level == "refuse"
     with pytest.raises(InputError, match="the same value"):
-        judge_greys(scan(2).geometry.volume(np.ones((60, 50, 40))), domain)
+        check_intensities(scan(2).geometry.volume(np.ones((60, 50, 40))), domain)
 
 
 def test_the_axes_are_the_patients(domain: Domain) -> None:
     turned = scan(2, shape=(40, 60, 50))
     axes = np.eye(3)[:, [2, 0, 1]] * [1, -1, 1]
     grid = Geometry.build(turned.geometry.shape, (1, 1, 1), (0, 0, 0), axes)
-    assert judge_frame(grid.volume(turned.array), domain, "MR", GRID).level == "pass"
+    assert check_frame(grid.volume(turned.array), domain, "MR", GRID).level == "pass"
 
 
 def test_nothing_known_is_nothing_said() -> None:
-    assert judge_frame(scan(2, spacing=9.0), None, "MR", GRID).level == "pass"
-    assert judge_greys(scan(2), None).level == "pass"
-    assert judge_frame(scan(2, modality="CT"), None, "MR", GRID).level == "refuse"
+    assert check_frame(scan(2, spacing=9.0), None, "MR", GRID).level == "pass"
+    assert check_intensities(scan(2), None).level == "pass"
+    assert check_frame(scan(2, modality="CT"), None, "MR", GRID).level == "refuse"
 
 
 def test_several_sizes_out_of_range_are_refused_together(domain: Domain) -> None:
     # each is worth a warning: 1.6 and 1.7 times the size; 1.33 times the spacing along all axes
     two = scan(2, shape=(96, 85, 40))
-    verdict = judge_frame(two, domain, "MR", GRID)
+    verdict = check_frame(two, domain, "MR", GRID)
     assert verdict.factor == pytest.approx(1.6 * 1.7)
     assert verdict.level == "warn"
     three = scan(2, shape=(96, 85, 60))
-    verdict = judge_frame(three, domain, "MR", GRID)
+    verdict = check_frame(three, domain, "MR", GRID)
     assert verdict.factor == pytest.approx(1.6 * 1.7 * 1.5)
     assert "several of its sizes are out of range, together by a factor of 4.1" in verdict.refusals[0]
     assert "its field of view is 96 mm left-right" in verdict.refusals[0]
-    with pytest.raises(DomainError, match="give the region of the organ with --roi"):
-        verdict.settle(three, force=False)
+    with pytest.raises(DomainError, match="give the region of the organ with roi="):
+        verdict.settle(three, allowed=False)
     mixed = scan(2, shape=(48, 85, 22), spacing=2.0)  # the spacing, one side twice and one 1.6 times as large
-    assert judge_frame(mixed, domain, "MR", GRID).level == "refuse"
+    assert check_frame(mixed, domain, "MR", GRID).level == "refuse"
 
 
 def test_a_refusal_can_be_forced_and_says_all_reasons() -> None:
-    verdict = Verdict(("a",)) + Verdict(("b",), ("c",), True)
-    assert verdict == Verdict(("a", "b"), ("c",), True)
-    with pytest.raises(DomainError, match=r"trained for: a; b\. .*--force"):
-        verdict.settle(scan(), force=False)
-    verdict.settle(scan(), force=True)
+    verdict = CheckResult(("a",)) + CheckResult(("b",), ("c",), True)
+    assert verdict == CheckResult(("a", "b"), ("c",), True)
+    with pytest.raises(DomainError, match=r"trained for: a; b\. .*allow_out_of_domain=True"):
+        verdict.settle(scan(), allowed=False)
+    verdict.settle(scan(), allowed=True)
 
 
 def test_one_scan_is_no_training_set() -> None:
@@ -148,23 +149,23 @@ def test_left_atrium_takes_its_validation_scans_and_no_head(shared_data: Path) -
     predictor = open_predictor(ModelBundle.find("left-atrium"))
     names = json.loads((shared_data / "la" / "dataset.json").read_text())["unlabelled"][-8:]
     for name in names:
-        judged = judge(load(shared_data / "la" / "imagesTr" / f"{name}.nii.gz"), predictor, Care())
-        assert judged.verdict == Verdict()
+        judged = predictor.check(load(shared_data / "la" / "imagesTr" / f"{name}.nii.gz"))
+        assert judged.check.result == CheckResult()
     heads = ("philips-ct/S2010", "brain-study/12-T1post-05670", "brain-study/13_HCropVolume", "oblique-t1")
     for name in heads:
         with pytest.raises(DomainError):
-            judge(load(shared_data / "dicom" / name), predictor, Care())
+            predictor.check(load(shared_data / "dicom" / name))
     hippocampus = shared_data / "hippocampus" / "imagesTr" / "hippocampus_023.nii.gz"
     with pytest.raises(DomainError):
-        judge(load(hippocampus), predictor, Care())
+        predictor.check(load(hippocampus))
 
 
 @pytest.mark.data
 def test_hippocampus_takes_its_own_kind_and_no_atrium(shared_data: Path) -> None:
     predictor = open_predictor(ModelBundle.find("hippocampus"))
     for path in sorted((shared_data / "hippocampus" / "imagesTr").glob("*.nii.gz"))[:10]:
-        assert judge(load(path), predictor, Care()).verdict == Verdict()
+        assert predictor.check(load(path)).check.result == CheckResult()
     atria = sorted((shared_data / "la" / "imagesTr").glob("*.nii.gz"))[:5]
     for path in (*atria, shared_data / "dicom" / "oblique-t1"):
         with pytest.raises(DomainError):
-            judge(load(path), predictor, Care())
+            predictor.check(load(path))

@@ -1,24 +1,32 @@
 """A scan larger than those in training: the organ is found, and the mask is the whole scan's."""
 
-from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
-from c3s3_seg import ModelBundle, open_predictor
+from c3s3_seg import ModelBundle, Prediction, open_predictor
 from c3s3_seg.errors import InputError
-from c3s3_seg.inference.careful import Care, judge, segment
-from c3s3_seg.inference.predictor import Predictor
-from c3s3_seg.inference.region import Box, parse_box
+from c3s3_seg.inference.domain_check import DomainError
+from c3s3_seg.inference.predictor import CheckedScan, Predictor
+from c3s3_seg.inference.roi import Box, parse_box
 from c3s3_seg.inference.settings import Settings
 from c3s3_seg.phantom import Simulator, simulate
-from c3s3_seg.quality import DomainError
 from c3s3_seg.volume import Geometry, Volume
 
 
 @pytest.fixture(scope="module")
 def predictor() -> Predictor:
     return open_predictor(ModelBundle.find("phantom"))
+
+
+def located(predictor: Predictor, scan: Volume, **options: Any) -> CheckedScan:
+    return predictor.locate(predictor.check(scan, **options))
+
+
+def segment(predictor: Predictor, checked: CheckedScan) -> Prediction:
+    prepared = predictor.prepare(checked)
+    return predictor.restore(prepared, predictor.network(prepared))
 
 
 def dice(one: Volume, other: Volume) -> float:
@@ -28,21 +36,23 @@ def dice(one: Volume, other: Volume) -> float:
 
 def test_the_organ_is_found_in_a_larger_scan(predictor: Predictor) -> None:
     phantom = simulate(31_050, Simulator(shape=(170, 150, 76)))
-    judged = judge(phantom.scan, predictor, Care())
-    assert judged.verdict.larger
-    assert judged.box is not None
-    assert "found by" in judged.facts["notes"][0]
-    found = segment(judged, predictor)
+    checked = located(predictor, phantom.scan)
+    assert checked.check.result.larger
+    assert checked.check.region is not None
+    assert "found by" in checked.check.record()["notes"][0]
+    found = segment(predictor, checked)
     assert found.mask.geometry is phantom.scan.geometry
     assert dice(found.mask, phantom.truth) > 0.9
-    assert dice(found.mask, phantom.truth) > dice(predictor(phantom.scan).mask, phantom.truth)
+    assert found.check == checked.check
+    everywhere = predictor(phantom.scan, roi="0:170,0:150,0:76", allow_out_of_domain=True)
+    assert dice(found.mask, phantom.truth) > dice(everywhere.mask, phantom.truth)
 
 
 def test_the_verdict_does_not_depend_on_other_options() -> None:
     bundle = ModelBundle.find("phantom")
     scan = simulate(31_050, Simulator(shape=(170, 150, 76))).scan
     plain, *others = (
-        judge(scan, open_predictor(bundle, settings=settings, ensemble=ensemble), Care()).facts
+        located(open_predictor(bundle, settings=settings, ensemble=ensemble), scan).check.record()
         for settings, ensemble in (
             (Settings(), False),
             (Settings(uncertainty=True), False),
@@ -54,14 +64,14 @@ def test_the_verdict_does_not_depend_on_other_options() -> None:
     assert all(facts == plain for facts in others)
 
 
-def test_the_sizes_of_a_given_region_are_judged(predictor: Predictor) -> None:
+def test_the_sizes_of_a_given_region_are_checked(predictor: Predictor) -> None:
     scan = simulate(31_052, Simulator(shape=(224, 208, 112))).scan
-    with pytest.raises(DomainError, match=r"several of its sizes.*--roi"):
-        judge(scan, predictor, Care())
-    judged = judge(scan, predictor, Care(roi="56:168,52:156,28:84"))
-    assert not judged.verdict.larger
+    with pytest.raises(DomainError, match=r"several of its sizes.*roi="):
+        located(predictor, scan)
+    checked = located(predictor, scan, roi="56:168,52:156,28:84")
+    assert not checked.check.result.larger
     with pytest.raises(DomainError, match="field of view"):
-        judge(scan, predictor, Care(roi="100:120,52:156,28:84"))
+        located(predictor, scan, roi="100:120,52:156,28:84")
 
 
 def test_windows_of_air_in_which_nothing_varies_are_passed_over(predictor: Predictor) -> None:
@@ -70,29 +80,29 @@ def test_windows_of_air_in_which_nothing_varies_are_passed_over(predictor: Predi
     wide = np.pad(phantom.scan.array, ((90, 0), (0, 0), (0, 0)), constant_values=low)
     affine = phantom.scan.geometry.affine.copy()
     affine[:3, 3] = phantom.scan.geometry.to_mm((-90, 0, 0))
-    judged = judge(Geometry(wide.shape, affine).volume(wide), predictor, Care())
-    assert judged.box is not None
-    assert judged.box.low[0] > 40
+    checked = located(predictor, Geometry(wide.shape, affine).volume(wide))
+    assert checked.check.region is not None
+    assert checked.check.region.low[0] > 40
     truth = np.pad(phantom.truth.array, ((90, 0), (0, 0), (0, 0)))
-    assert dice(segment(judged, predictor).mask, judged.scan.geometry.volume(truth)) > 0.85
+    assert dice(segment(predictor, checked).mask, checked.scan.geometry.volume(truth)) > 0.85
 
 
 def test_nothing_to_find_is_refused_unless_forced(predictor: Predictor) -> None:
     noise = np.random.default_rng(0).gamma(2, 50, (160, 150, 80)).astype(np.float32)
     scan = Geometry.build(noise.shape, (1.25, 1.25, 1.8)).volume(noise)
-    with pytest.raises(InputError, match=r"nothing like the organ was found.*--roi"):
-        judge(scan, predictor, Care())
-    forced = judge(scan, predictor, Care(force=True))
-    assert forced.forced
-    assert forced.box is None
-    assert forced.facts["verdict"] == "refuse"
+    with pytest.raises(InputError, match=r"nothing like the organ was found.*roi="):
+        located(predictor, scan)
+    forced = located(predictor, scan, allow_out_of_domain=True)
+    assert forced.check.allowed
+    assert forced.check.region is None
+    assert forced.check.record()["verdict"] == "refuse"
 
 
 def test_a_region_that_is_given_is_taken(predictor: Predictor) -> None:
     phantom = simulate(31_051)
-    judged = judge(phantom.scan, predictor, Care(roi="4:108,2:102,1:55"))
-    assert judged.facts["region"] == "x4:108,y2:102,z1:55"
-    found = segment(replace(judged), predictor)
+    checked = located(predictor, phantom.scan, roi="4:108,2:102,1:55")
+    assert checked.check.record()["region"] == "x4:108,y2:102,z1:55"
+    found = segment(predictor, checked)
     assert dice(found.mask, phantom.truth) > 0.9
     assert not found.mask.array[:4].any()
 

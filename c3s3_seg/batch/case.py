@@ -20,7 +20,6 @@ from c3s3_seg.batch.output import write_case
 from c3s3_seg.batch.stages import Loaded, Predicted
 from c3s3_seg.batch.truths import refuse_0_and_255
 from c3s3_seg.errors import C3S3Error, GeometryError, InputError, foreseen, unforeseen
-from c3s3_seg.inference.careful import Care, judge, searches, segment
 from c3s3_seg.inference.predictor import Predictor
 from c3s3_seg.io import Case, load, load_mask
 from c3s3_seg.io.formats import check_format
@@ -62,7 +61,7 @@ class Steps:
         """Whether this scan is one to predict."""
         if isinstance(loaded, Outcome):
             return loaded
-        return _attempt("check", loaded.task, lambda: _check(loaded, self.predictor, self.job.care), loaded)
+        return _attempt("check", loaded.task, lambda: _check(loaded, self.predictor, self.job), loaded)
 
     def prepare(self, loaded: Loaded | Outcome) -> Loaded | Outcome:
         """Bring the scan to the model's grid."""
@@ -71,12 +70,10 @@ class Steps:
         return _attempt("prepare", loaded.task, lambda: _prepare(loaded, self.predictor), loaded)
 
     def predict(self, loaded: Loaded | Outcome) -> Predicted | Outcome:
-        """Run the network; take its answer back to the scan's grid."""
+        """Find the organ in a larger scan; run the network; resample its probabilities to the scan's grid."""
         if isinstance(loaded, Outcome):
             return loaded
-        return _attempt(
-            "predict", loaded.task, lambda: _predict(loaded, self.predictor, self.job.care), loaded
-        )
+        return _attempt("predict", loaded.task, lambda: _predict(loaded, self.predictor), loaded)
 
     def write(self, predicted: Predicted | Outcome) -> Outcome:
         """Score; write the mask and all that goes with it; take the hashes of what was written."""
@@ -159,26 +156,24 @@ def _truth(path: Path, scan: Volume) -> Volume:
     return truth
 
 
-def _check(loaded: Loaded, predictor: Predictor, care: Care) -> Loaded:
-    """Judge the scan, unless that takes the network: where the organ is looked for, `_predict` does it."""
+def _check(loaded: Loaded, predictor: Predictor, job: Job) -> Loaded:
     if loaded.truth is not None:
         refuse_0_and_255(loaded.truth, predictor.task.label_values)
-    if searches(loaded.scan, predictor, care):
-        return loaded
-    return replace(loaded, judged=judge(loaded.scan, predictor, care))
+    checked = predictor.check(loaded.scan, roi=job.roi, allow_out_of_domain=job.allow_out_of_domain)
+    return replace(loaded, checked=checked)
 
 
 def _prepare(loaded: Loaded, predictor: Predictor) -> Loaded:
-    if loaded.judged is None or loaded.judged.box is not None:  # only a part of it will be prepared
+    """Where the organ has to be found first, which takes the network, `_predict` prepares the scan."""
+    if loaded.checked is None or loaded.checked.search:
         return loaded
-    return replace(loaded, prepared=predictor.prepare(loaded.scan))
+    return replace(loaded, prepared=predictor.prepare(loaded.checked))
 
 
-def _predict(loaded: Loaded, predictor: Predictor, care: Care) -> Predicted:
-    judged = loaded.judged or judge(loaded.scan, predictor, care)
-    if loaded.prepared is None:
-        prediction = segment(judged, predictor)
-    else:
-        prediction = predictor.restore(loaded.prepared, predictor.network(loaded.prepared))
-    seconds = {**loaded.seconds, **prediction.seconds}
-    return Predicted(replace(loaded, judged=judged), prediction, seconds)
+def _predict(loaded: Loaded, predictor: Predictor) -> Predicted:
+    prepared = loaded.prepared
+    if prepared is None:
+        checked = loaded.checked or predictor.check(loaded.scan)
+        prepared = predictor.prepare(predictor.locate(checked))
+    prediction = predictor.restore(prepared, predictor.network(prepared))
+    return Predicted(loaded, prediction, {**loaded.seconds, **prediction.seconds})

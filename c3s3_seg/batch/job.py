@@ -14,7 +14,6 @@ from c3s3_seg.bundle import ModelBundle, Network
 from c3s3_seg.errors import InputError
 from c3s3_seg.inference import Predictor, Settings, open_predictor
 from c3s3_seg.inference.backends import Choice
-from c3s3_seg.inference.careful import Care
 from c3s3_seg.io import Case, Reading
 from c3s3_seg.io.dicom_names import Maker
 from c3s3_seg.io.formats import Format, mask_path
@@ -49,8 +48,10 @@ class Job:
         Whether times are left out of the files, so that a second run writes the same bytes.
     reading
         Which series of a folder, and what may be repaired.
-    care
-        Whether to judge what would be refused, and where to look.
+    roi
+        The region of interest, as `Predictor` takes it.
+    allow_out_of_domain
+        Whether to segment scans that the domain check refuses.
     """
 
     out: Path
@@ -62,7 +63,8 @@ class Job:
     key_image: bool = False
     deterministic: bool = False
     reading: Reading = field(default_factory=Reading)
-    care: Care = field(default_factory=Care)
+    roi: str | None = None
+    allow_out_of_domain: bool = False
 
     @property
     def maker(self) -> Maker:

@@ -10,11 +10,11 @@ from c3s3_seg import __version__
 from c3s3_seg.batch.claims import PROBABILITIES, UNCERTAINTY, remove, sealed
 from c3s3_seg.batch.job import Job
 from c3s3_seg.batch.outcome import Outcome
-from c3s3_seg.batch.stages import Loaded, Predicted
+from c3s3_seg.batch.stages import Predicted
 from c3s3_seg.bundle import Task as ModelTask
 from c3s3_seg.errors import public
 from c3s3_seg.files import make_own_folder, printable, write_whole
-from c3s3_seg.inference.predictor import Prediction
+from c3s3_seg.inference.prediction import Prediction
 from c3s3_seg.io import Case, save
 from c3s3_seg.io.dicom_names import Segment
 from c3s3_seg.io.formats import image_suffix_of, refers_to_source, save_repaired, write_mask
@@ -22,7 +22,6 @@ from c3s3_seg.io.hashes import refuse_changed, sha256
 from c3s3_seg.metrics import diagonal_mm
 from c3s3_seg.metrics import scores as measure
 from c3s3_seg.ownership import MARK, PROGRAM
-from c3s3_seg.quality import judge_volumes
 from c3s3_seg.report.rows import CaseScore, PredictionRow
 from c3s3_seg.schema import plain
 from c3s3_seg.volume import Volume
@@ -67,9 +66,7 @@ def _write(predicted: Predicted, job: Job, model: ModelTask, written: list[Path]
         _key_image(scan, prediction.mask, job, written[-1])
     spent = {**predicted.seconds, "write": time.perf_counter() - started}
     volumes = tuple(prediction.volume_ml.items())
-    remarks = loaded.judged.remarks if loaded.judged else ()
-    notes = (*remarks, *prediction.notes, *judge_volumes(prediction.volume_ml, model.domain))
-    row = PredictionRow(case.name, volumes, sum(spent.values()), scores, notes)
+    row = PredictionRow(case.name, volumes, sum(spent.values()), scores, prediction.notes)
     facts = _facts(predicted, row, spent, job)
     if job.html:
         written.append(job.out / f"{case.name}.html")
@@ -80,14 +77,8 @@ def _write(predicted: Predicted, job: Job, model: ModelTask, written: list[Path]
     write_whole(written[-1], content)
     outputs[written[-1].name] = sha256(written[-1])
     spent["hash"] = spent.get("hash", 0.0) + time.perf_counter() - hashing
-    verdict = _verdict(loaded, row)
+    verdict = "nothing found" if row.empty else prediction.check.level
     return Outcome(case.name, loaded.task.place, row, None, loaded.inputs, outputs, spent, verdict)
-
-
-def _verdict(loaded: Loaded, row: PredictionRow) -> str:
-    if row.empty:
-        return "nothing found"
-    return loaded.judged.verdict.level if loaded.judged else ""
 
 
 def segments(task: ModelTask) -> tuple[Segment, ...]:
@@ -181,9 +172,9 @@ def _facts(predicted: Predicted, row: PredictionRow, spent: dict[str, float], jo
         "tile": list(prediction.tile),
         "tidied": prediction.tidied,
         "nothing_found": row.empty,
-        "notes": list(row.notes[len(loaded.judged.remarks) if loaded.judged else 0 :]),
+        "notes": list(prediction.remarks),
         "doubt": _doubt(prediction),
-        "gate": loaded.judged.facts if loaded.judged else None,
+        "gate": prediction.check.record(),
         "made_with": job.origin or {},
     }
 

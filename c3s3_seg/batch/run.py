@@ -208,7 +208,7 @@ class _Run:
             for outcome in self._do(found.todo, ledger):
                 outcomes[outcome.case] = outcome
                 if outcome.refusal is not None and outcome.refusal.ends_the_batch and not single:
-                    stopped = str(outcome.refusal.error())
+                    stopped = outcome.refusal.error().told.named
             if stopped:
                 self.engine.close()  # workers write no more
                 undone = self._leave(ledger.undone(found.todo, set(outcomes), stopped), len(found.todo))

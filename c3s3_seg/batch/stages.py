@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from c3s3_seg.batch.job import Task
-from c3s3_seg.inference.careful import Judged
-from c3s3_seg.inference.predictor import Prediction, Prepared
+from c3s3_seg.inference.prediction import Prediction
+from c3s3_seg.inference.predictor import CheckedScan, Prepared
 from c3s3_seg.volume import Volume
 
 
@@ -19,7 +19,7 @@ class Loaded:
     truth: Volume | None
     inputs: dict[str, str]
     seconds: dict[str, float]
-    judged: Judged | None = None
+    checked: CheckedScan | None = None
     prepared: Prepared | None = None
 
 

@@ -1,15 +1,16 @@
-"""Scan in, mask out: recipe, tiles, runtime, stitching, and the way back to the scan's grid.
+"""The one path from a scan to its mask: check, locate, prepare, network, restore.
 
-The three steps can be run apart, and each by a thread of its own: `prepare` scan n + 1 and `restore`
-scan n - 1 while the `network` works on scan n. Nothing in a `Predictor` changes while it is used.
+The command line, batches, validation in training and the Python API all take it. The steps can be run
+apart, each by a thread of its own: `prepare` scan n + 1 and `restore` scan n - 1 while the `network` works
+on scan n. Nothing in a `Predictor` changes while it is used.
 """
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import chain, combinations
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,42 +19,77 @@ from numpy.typing import NDArray
 from c3s3_seg.bundle import Task
 from c3s3_seg.errors import InputError, MemoryLimitError
 from c3s3_seg.inference.backends import Backend
-from c3s3_seg.inference.budget import MEASURED_FILTERS, MULTIPLE, Budget, Costs, costs_of, smaller
-from c3s3_seg.inference.choice import facts, notes
-from c3s3_seg.inference.doubt import Doubt, Doubting, DoubtMap, Labels
+from c3s3_seg.inference.budget import MEASURED_FILTERS, Costs, costs_of
+from c3s3_seg.inference.choice import facts
+from c3s3_seg.inference.domain_check import (
+    CheckResult,
+    DomainCheck,
+    check_frame,
+    check_intensities,
+    check_volumes,
+)
+from c3s3_seg.inference.doubt import Doubt, Doubting, Labels
 from c3s3_seg.inference.hardware import available_memory
-from c3s3_seg.inference.postprocess import tidy
-from c3s3_seg.inference.restore import Block, Restorer
-from c3s3_seg.inference.runtime import run
-from c3s3_seg.inference.settings import Prediction, Settings
-from c3s3_seg.inference.stream import Progress, Slab, stream
-from c3s3_seg.inference.window import FloatArray, Shape, Tiling, mean, softmax
-from c3s3_seg.recipe import orient, refuse_flat
+from c3s3_seg.inference.mask_builder import MaskBuilder
+from c3s3_seg.inference.prediction import Prediction
+from c3s3_seg.inference.roi import COARSE, Box, find_region, parse_box
+from c3s3_seg.inference.settings import Settings
+from c3s3_seg.inference.stream import Progress
+from c3s3_seg.inference.tiled_network import Probabilities, TiledNetwork
+from c3s3_seg.inference.window import FloatArray, Shape
+from c3s3_seg.recipe import refuse_flat
 from c3s3_seg.volume import Geometry, Source, Volume
 
-__all__ = ["Answer", "Prediction", "Predictor", "Prepared", "Settings"]
+__all__ = ["CheckedScan", "Prediction", "Predictor", "Prepared", "Settings"]
 
 RESAMPLING = 12  # bytes for each voxel of the model's grid, while a scan is brought to it
-WHOLE_LIMIT = 1_500_000  # voxels of a single tile: 0.35 GB in OpenVINO, 0.8 GB in ONNX Runtime
+
+
+@dataclass(frozen=True)
+class CheckedScan:
+    """A scan that may be segmented, as far as that is known.
+
+    Parameters
+    ----------
+    scan
+        On its own grid.
+    check
+        What the domain check found.
+    search
+        Whether its field of view is larger than in training: `Predictor.locate` has to find the organ first.
+    allow_out_of_domain
+        What the user said.
+    """
+
+    scan: Volume
+    check: DomainCheck
+    search: bool = False
+    allow_out_of_domain: bool = False
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A scan as the network wants it; the scan itself is no longer needed.
+    """A scan, or its region of interest, as the network wants it; the scan itself is no longer needed.
 
     Parameters
     ----------
     array
         (x, y, z) float32 on the model's grid.
+    part
+        Geometry of what is segmented.
     geometry, source
         Of the scan.
+    check
+        What the domain check found.
     seconds
         What it took.
     """
 
     array: FloatArray
+    part: Geometry
     geometry: Geometry
     source: Source
+    check: DomainCheck
     seconds: float
 
     @property
@@ -61,28 +97,6 @@ class Prepared:
         """Voxels of the model's grid."""
         x, y, z = self.array.shape
         return x, y, z
-
-
-@dataclass
-class Answer:
-    """What the networks say about a scan, to be taken once and in order.
-
-    Parameters
-    ----------
-    slabs
-        Probabilities of all classes; each slab holds until the next is asked for.
-    tiling
-        The tiles.
-    seconds
-        Spent in the networks so far.
-    notes
-        As in `Prediction`.
-    """
-
-    slabs: Iterator[Slab]
-    tiling: Tiling
-    seconds: float = 0.0
-    notes: list[str] = field(default_factory=list)
 
 
 class Predictor:
@@ -126,6 +140,11 @@ class Predictor:
         if self.settings.uncertainty and len(self.backends) < 2:
             raise InputError("doubt is the difference of two networks, and there is one")
 
+    def __repr__(self) -> str:
+        labels = ", ".join(label.name for label in self.task.labels)
+        backend, count = self.backends[0].name, len(self.backends)
+        return f"Predictor({self.task.name}, labels=({labels}), backend={backend}, networks={count})"
+
     @property
     def overlap(self) -> float | None:
         """What the settings ask for, else what the task does by default."""
@@ -136,21 +155,100 @@ class Predictor:
         where = {**facts(self.backends[0]), "networks": self.doubting.leading}
         return {**where, **self.settings.record(), **self.remarks}
 
-    def __call__(self, scan: Volume, progress: Progress | None = None) -> Prediction:
-        """Segment one scan.
+    def __call__(
+        self,
+        scan: Volume | str | os.PathLike[str],
+        *,
+        roi: str | None = None,
+        allow_out_of_domain: bool = False,
+        progress: Progress | None = None,
+    ) -> Prediction:
+        """Segment one scan, as `c3s3-seg predict` does.
 
         Parameters
         ----------
         scan
-            On its own grid, any orientation and spacing.
+            A volume on its own grid, any orientation and spacing; or a path, which `c3s3_seg.load` reads.
+        roi
+            Where to look, as `parse_box` takes it: `x0:x1,y0:y1,z0:z1` in voxels, or in mm (LPS) with mm
+            behind. None: everywhere or, in a scan larger than those in training, where the organ seems to be.
+        allow_out_of_domain
+            Segment a scan that the domain check refuses; the prediction's `check` and notes record it.
         progress
-            Called with (tiles done, all tiles).
+            Called with (done, all): windows while the organ is looked for, then tiles.
+
+        Returns
+        -------
+        Prediction
+            With the mask on the scan's own grid. An empty mask is no error: see `Prediction.empty`.
+
+        Raises
+        ------
+        DomainError
+            If the model was not trained for such a scan.
+        InputError
+            If there is no scan, the region holds no voxel, or the organ is not found in a larger scan.
+        GeometryError, MemoryLimitError
+            As `prepare` raises them.
         """
-        prepared = self.prepare(scan)
+        checked = self.check(self._volume(scan), roi=roi, allow_out_of_domain=allow_out_of_domain)
+        prepared = self.prepare(self.locate(checked, progress))
         return self.restore(prepared, self.network(prepared, progress))
 
-    def prepare(self, scan: Volume) -> Prepared:
-        """First step: orient, resample and scale.
+    def check(
+        self, scan: Volume, *, roi: str | None = None, allow_out_of_domain: bool = False
+    ) -> CheckedScan:
+        """First step: compare the scan with those that the model was trained on.
+
+        It does not run the network. In a scan that is larger than those in training the intensities are
+        compared by `locate`, within the region.
+
+        Raises
+        ------
+        DomainError
+            If the model was not trained for such a scan, and it is not allowed.
+        InputError
+            If the region is not one, or holds no voxel.
+        """
+        box: Box | None = None
+        notes: tuple[str, ...] = ()
+        if roi is not None:  # only that part will be segmented
+            box, notes = parse_box(roi, scan.geometry), ("region of interest: as it was given",)
+        task = self.task
+        frame = box.crop(scan) if box else scan
+        result = check_frame(frame, task.domain, task.modality, task.recipe.spacing_mm)
+        result.settle(scan, allowed=allow_out_of_domain)
+        checked = CheckedScan(scan, DomainCheck(result, box, notes), False, allow_out_of_domain)
+        if box is None and result.larger:
+            return replace(checked, search=True)
+        return self._with_intensities(checked)
+
+    def locate(self, checked: CheckedScan, progress: Progress | None = None) -> CheckedScan:
+        """Second step: find the organ in a scan larger than those in training. Others stay as they are.
+
+        Raises
+        ------
+        DomainError
+            If the intensities of the region are not those of the training scans, and that is not allowed.
+        InputError
+            If nothing like the organ is found, and a scan out of the domain is not allowed.
+        """
+        domain = self.task.domain
+        if not checked.search or domain is None:
+            return checked
+        spacing_mm = self.task.recipe.spacing_mm
+        result = checked.check.result
+        try:
+            box, notes = find_region(checked.scan, spacing_mm, domain, self._foreground(), progress)
+            check = DomainCheck(result, box, notes)
+        except InputError as error:
+            if not checked.allow_out_of_domain:
+                raise
+            check = DomainCheck(result + CheckResult((error.what,)))
+        return self._with_intensities(replace(checked, check=check, search=False))
+
+    def prepare(self, checked: CheckedScan) -> Prepared:
+        """Third step: crop to the region, orient, resample and normalise.
 
         Raises
         ------
@@ -162,166 +260,97 @@ class Predictor:
             If the model's grid has more than the free memory holds.
         """
         started = time.perf_counter()
-        voxels = int(np.prod(self.task.recipe.grid(scan.geometry).shape, dtype=np.int64))
+        scan, box = checked.scan, checked.check.region
+        part = box.crop(scan) if box else scan
+        voxels = int(np.prod(self.task.recipe.grid(part.geometry).shape, dtype=np.int64))
         needed, free = RESAMPLING * voxels, available_memory()
         if free is not None and needed > free:
             what = f"at the model's spacing this scan takes {needed / 1e9:.1f} GB"
             raise MemoryLimitError(f"{what}, and {free / 1e9:.1f} GB are free", where=scan.source.path)
-        prepared = self.task.recipe.to_model(scan)
-        refuse_flat(scan, prepared)
-        return Prepared(prepared.array, scan.geometry, scan.source, time.perf_counter() - started)
+        prepared = self.task.recipe.to_model(part)
+        refuse_flat(part, prepared)
+        seconds = time.perf_counter() - started
+        return Prepared(prepared.array, part.geometry, scan.geometry, scan.source, checked.check, seconds)
 
-    def network(self, prepared: Prepared, progress: Progress | None = None) -> Answer:
-        """Second step, which runs as its slabs are taken: the networks, tile by tile."""
-        answer = Answer(iter(()), self._tiling(prepared))
-        answer.notes += chain.from_iterable(notes(backend) for backend in self.backends)
-        answer.slabs = self._slabs(prepared.array, answer, progress)
-        return answer
+    def network(self, prepared: Prepared, progress: Progress | None = None) -> Probabilities:
+        """Fourth step, which runs as its slabs are taken: the networks, tile by tile."""
+        voxels = int(np.prod(prepared.part.shape, dtype=np.int64))
+        tiled = TiledNetwork(self.task, self.backends, self.settings, self.costs)
+        return tiled(prepared.array, voxels, progress)
 
-    def restore(self, prepared: Prepared, answer: Answer) -> Prediction:
-        """Third step: takes the slabs, and makes of them a mask on the scan's grid."""
+    def restore(self, prepared: Prepared, probabilities: Probabilities) -> Prediction:
+        """Fifth step: takes the slabs, and makes of them a mask on the scan's grid."""
         started = time.perf_counter()
-        grid = prepared.geometry
-        mask = np.zeros(grid.shape, dtype=np.uint8)
-        compared = DoubtMap(self.task, grid.shape, len(self.backends)) if self.settings.uncertainty else None
-        kept = self._fill(mask, prepared, answer, compared)
-        tidied = self._tidy(mask, grid)
-        doubt = None if compared is None else self._doubt(compared, grid)
-        seconds = time.perf_counter() - started - answer.seconds
-        counts = _counts(mask)
+        networks = len(self.backends) if self.settings.uncertainty else 1
+        keep, leading = self.settings.probabilities, self.doubting.leading
+        made = MaskBuilder(self.task, prepared.part, networks, leading, keep)
+        made.fill(probabilities.slabs, prepared.shape)
+        tidied = made.tidy(self.settings.tidying(self.task))
+        doubt = made.doubt(self.doubting)
+        counts = _counts(made.mask)
+        volume_ml = {x.name: float(counts[x.value] * prepared.part.voxel_ml) for x in self.task.labels}
+        flag = doubt.note() if doubt else None
+        remarks = (*probabilities.notes, *((flag,) if flag else ()))
+        seconds = time.perf_counter() - started - probabilities.seconds
         return Prediction(
-            mask=grid.volume(mask, prepared.source),
-            volume_ml={x.name: float(counts[x.value] * grid.voxel_ml) for x in self.task.labels},
-            seconds={"prepare": prepared.seconds, "network": answer.seconds, "restore": seconds},
-            tiles=len(answer.tiling),
-            probabilities={name: grid.volume(p, prepared.source) for name, p in kept.items()},
-            tile=answer.tiling.tile,
+            mask=_whole(made.mask, prepared),
+            volume_ml=volume_ml,
+            seconds={"prepare": prepared.seconds, "network": probabilities.seconds, "restore": seconds},
+            tiles=len(probabilities.tiling),
+            probabilities={name: _whole(array, prepared) for name, array in made.kept.items()},
+            tile=probabilities.tiling.tile,
             tidied=tidied,
-            notes=tuple(answer.notes + [note for note in (doubt and doubt.note(),) if note]),
-            doubt=doubt,
+            check=prepared.check,
+            remarks=(*remarks, *check_volumes(volume_ml, self.task.domain)),
+            doubt=doubt and Doubt(_whole(doubt.map.array, prepared), doubt.hd95_mm, doubt.threshold_mm),
         )
 
-    def _tiling(self, prepared: Prepared) -> Tiling:
-        settings, patch, shape = self.settings, self.task.patch, prepared.shape
-        if settings.stride is not None:
-            return Tiling.stepping(shape, patch, settings.stride)
-        overlap = 0.5 if settings.overlap is None else settings.overlap
-        whole = Tiling.whole(shape, MULTIPLE)
-        fits = np.prod(whole.shape, dtype=np.int64) <= WHOLE_LIMIT
-        if settings.memory_bytes is not None:
-            budget = self._budget(prepared, settings.memory_bytes)
-            # Tiles of the training size that were asked for stay that size: they are checked, not grown.
-            most = patch if settings.overlap is not None else whole.shape
-            return budget.largest(shape, most, patch, overlap)
-        return whole if settings.overlap is None and fits else Tiling.overlapping(shape, patch, overlap)
+    def _volume(self, scan: Volume | str | os.PathLike[str]) -> Volume:
+        if isinstance(scan, Volume):
+            return scan
+        if isinstance(scan, str | os.PathLike):
+            from c3s3_seg.io import load
 
-    def _budget(self, prepared: Prepared, limit: int) -> Budget:
-        voxels = int(np.prod(prepared.geometry.shape, dtype=np.int64))
-        channels = self.task.classes * (len(self.backends) if self.settings.uncertainty else 1)
-        return Budget(limit, self.costs, channels, voxels, prepared.array.size)
+            return load(os.fspath(scan), rule=self.task.series)
+        todo = "An array becomes a Volume with: Geometry.build(array.shape, spacing_mm).volume(array)"
+        raise InputError(f"found {type(scan).__name__}, wanted a Volume or the path of a scan", todo=todo)
 
-    def _slabs(self, array: FloatArray, answer: Answer, progress: Progress | None) -> Iterator[Slab]:
-        """The stitched slabs. Out of memory before the first of them: smaller tiles, once."""
-        given = 0
-        try:
-            for slab in self._timed(array, answer, progress):
-                given += 1
-                yield slab
-            return
-        except MemoryLimitError as error:
-            x, y, z = array.shape
-            tiling = smaller(answer.tiling, self.task.patch, (x, y, z))
-            if given or tiling is None:
-                raise
-            answer.notes.append(f"{error.what}; went on with tiles of {_times(tiling.tile)}")
-            answer.tiling = tiling
-        yield from self._timed(array, answer, progress)
+    def _with_intensities(self, checked: CheckedScan) -> CheckedScan:
+        """The check of the intensities, of the region where there is one; then the verdict."""
+        scan, check = checked.scan, checked.check
+        part = check.region.crop(scan) if check.region else scan
+        result = check.result + check_intensities(part, self.task.domain)
+        result.settle(scan, allowed=checked.allow_out_of_domain)
+        return replace(checked, check=replace(check, result=result, allowed=bool(result.refusals)))
 
-    def _timed(self, array: FloatArray, answer: Answer, progress: Progress | None) -> Iterator[Slab]:
-        """Count the seconds that it takes to make the slabs."""
-        slabs = stream(
-            array, answer.tiling, self._network, weighting=self.settings.weighting, progress=progress
-        )
-        while True:
-            started = time.perf_counter()
-            try:
-                slab = next(slabs, None)
-            except MemoryError as error:
-                raise MemoryLimitError("memory was full while tiles were stitched") from error
-            answer.seconds += time.perf_counter() - started
-            if slab is None:
-                return
-            yield slab
-
-    def _network(self, patches: FloatArray) -> FloatArray:
-        """(1, 1, x, y, z) -> mean probabilities (1, C, x, y, z) over the networks and the flips.
-
-        Where doubt is wanted, the networks stay apart: (1, networks x C, x, y, z).
-        """
-        answers = (self._flipped(backend, patches) for backend in self.backends)
-        if self.settings.uncertainty:
-            return np.concatenate(list(answers), axis=1)
-        return mean(answers, len(self.backends))
-
-    def _flipped(self, backend: Backend, patches: FloatArray) -> FloatArray:
-        """Probabilities of one network, averaged over the mirrored views."""
-        flips = self.settings.flips
-        views = list(chain.from_iterable(combinations(flips, n) for n in range(len(flips) + 1)))
-
-        def one(view: tuple[int, ...]) -> FloatArray:
-            axes = tuple(axis + 2 for axis in view)
-            mirrored = np.ascontiguousarray(np.flip(patches, axes))
-            return np.flip(softmax(run(backend, mirrored, self.task.classes)), axes)
-
-        return mean((one(view) for view in views), len(views))
-
-    def _fill(
-        self, mask: Labels, prepared: Prepared, answer: Answer, compared: DoubtMap | None
-    ) -> dict[str, FloatArray]:
-        """Write the most probable label of each voxel; give the probabilities that are to be kept."""
-        keep = self.settings.probabilities
-        kept = {x.name: np.zeros(mask.shape, np.float32) for x in self.task.labels} if keep else {}
-        goal = orient(mask, prepared.geometry)
-        wanted = [orient(array, prepared.geometry) for array in kept.values()]
-        x, y, z = goal.shape
-        everything = keep or compared is not None
-        restorer = Restorer(prepared.shape, (x, y, z), self.task.classes, all_of_it=everything)
-        for block in restorer(answer.slabs):
-            self._decide(block, goal[block.where], [array[block.where] for array in wanted])
-            if compared is not None:
-                compared.add(block, prepared.geometry)
-        return kept
-
-    def _decide(self, block: Block, mask: Labels, kept: list[FloatArray]) -> None:
-        """The most probable class of each voxel of a block; of equal ones the first, as argmax has it."""
-        best = self._class(block, 0).copy()
-        for number, label in enumerate(self.task.labels, start=1):
-            found = self._class(block, number)
-            mask[found > best] = label.value
-            np.maximum(best, found, out=best)
-            if kept:
-                kept[number - 1][...] = found
-
-    def _class(self, block: Block, number: int) -> FloatArray:
-        """The probability of a class: of the networks that make the mask, where they were kept apart."""
-        if not self.settings.uncertainty or self.doubting.leading == 1:
-            return block.channel(number)
-        classes, count = self.task.classes, self.doubting.leading
-        return mean((block.channel(n * classes + number) for n in range(count)), count)
-
-    def _doubt(self, compared: DoubtMap, grid: Geometry) -> Doubt:
-        for mask in compared.masks:
-            self._tidy(mask, grid)
-        return compared.finish(grid, self.doubting)
-
-    def _tidy(self, mask: Labels, grid: Geometry) -> dict[str, dict[str, float]]:
-        wanted = self.settings.tidying(self.task)
-        done = {x.name: tidy(mask, x.value, wanted, grid.voxel_ml) for x in self.task.labels}
-        return {name: facts for name, facts in done.items() if facts}
+    def _foreground(self) -> _Foreground:
+        """For the coarse pass. The region must not depend on other options: the primary network alone."""
+        x, y, z = self.task.recipe.spacing_mm
+        recipe = replace(self.task.recipe, spacing_mm=(x * COARSE, y * COARSE, z * COARSE))
+        # A window of the scan is not one of the domain.
+        task = replace(self.task, recipe=recipe, overlap=None, keep_largest=False, domain=None)
+        settings = Settings(probabilities=True, memory_bytes=self.settings.memory_bytes)
+        return _Foreground(Predictor(task, self.backends[:1], settings))
 
 
-def _times(sides: Sequence[int]) -> str:
-    return " x ".join(str(side) for side in sides)
+@dataclass(frozen=True)
+class _Foreground:
+    """A scan -> the probability of any label: (i, j, k) float32 on the scan's grid."""
+
+    predictor: Predictor
+
+    def __call__(self, scan: Volume) -> FloatArray:
+        found = self.predictor(scan, allow_out_of_domain=True)
+        each = [volume.array for volume in found.probabilities.values()]
+        return np.asarray(np.sum(each, axis=0), dtype=np.float32)
+
+
+def _whole(part: NDArray[Any], prepared: Prepared) -> Volume:
+    """On the scan's grid, 0 around the region."""
+    region = prepared.check.region
+    if region is None:
+        return prepared.geometry.volume(part, prepared.source)
+    return region.paste(prepared.part.volume(part, prepared.source), prepared.geometry)
 
 
 def _counts(mask: Labels) -> NDArray[np.int64]:

@@ -1,18 +1,16 @@
-"""How to run a network over a scan, and what comes out."""
+"""How to run a network over a scan."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from c3s3_seg.bundle import Task
 from c3s3_seg.errors import InputError, shown
-from c3s3_seg.inference.doubt import Doubt
 from c3s3_seg.inference.hardware import Device, Precision
 from c3s3_seg.inference.postprocess import Tidying
 from c3s3_seg.inference.window import Shape, Weighting
-from c3s3_seg.volume import Volume
 
 PUBLISHED_STRIDE = (18, 18, 4)  # of the published evaluations on the left atrium
 
@@ -147,40 +145,3 @@ def parse_flips(text: str) -> tuple[int, ...]:
     if not set(text) <= set("xyz"):
         raise InputError(f"found the axes {text!r} to flip, wanted letters among xyz")
     return tuple("xyz".index(letter) for letter in text)
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What was found in one scan.
-
-    Parameters
-    ----------
-    mask
-        Label values in the scan's own geometry, uint8.
-    volume_ml
-        Label name -> volume in millilitres.
-    seconds
-        Of wall clock, per step: prepare, network, restore.
-    tiles
-        How many tiles the network saw.
-    probabilities
-        Label name -> float32 volume in the scan's geometry; empty unless asked for.
-    tile
-        Voxels (x, y, z) of a tile.
-    tidied
-        Label name -> what was done to its mask, in ml; without the labels that stayed as they were.
-    notes
-        What the reader of the result should know, as sentences.
-    doubt
-        How far the bundle's two networks differ; None unless asked for.
-    """
-
-    mask: Volume
-    volume_ml: dict[str, float]
-    seconds: dict[str, float]
-    tiles: int
-    probabilities: dict[str, Volume]
-    tile: Shape = (0, 0, 0)
-    tidied: dict[str, dict[str, float]] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-    doubt: Doubt | None = None

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from c3s3_seg.errors import C3S3Error, InputError
 from c3s3_seg.io.cases import Case, find_cases, match_truth
-from c3s3_seg.io.choice import Fix, Reading, SeriesRule
+from c3s3_seg.io.choice import Fix, Reading, SeriesRule, fixes
 from c3s3_seg.io.image import IMAGE_SUFFIXES, image_suffix, load_image, load_mask, save
 from c3s3_seg.io.sniff import is_dicom, is_zip
 from c3s3_seg.volume import Volume
@@ -28,7 +28,7 @@ def load(
     path: str | Path,
     *,
     series: int | str | None = None,
-    fix: Collection[Fix] = (),
+    fix: Fix | Collection[Fix] = (),
     rule: SeriesRule | None = None,
     hashed: bool = False,
 ) -> Volume:
@@ -66,7 +66,7 @@ def load(
         If the grid is not one of right angles and even spacing.
     """
     path = Path(path)
-    reading = Reading(series, frozenset(fix), rule)
+    reading = Reading(series, fixes((fix,) if isinstance(fix, str) else fix), rule)
     if is_zip(path):
         return _load_zip(path, reading, hashed)
     if path.is_dir() or is_dicom(path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
@@ -59,7 +59,7 @@ def validate(name: str, net: nn.Module, task: Task, cases: Sequence[ValidationCa
     """Predict and score every case with one net."""
     from c3s3_seg.metrics import paper_scores
 
-    predictor = Predictor(task, [TorchBackend(net)])
+    predictor = Predictor(replace(task, domain=None), [TorchBackend(net)])
     per_case: dict[str, dict[str, dict[str, float]]] = {}
     missed = 0
     for case in cases:

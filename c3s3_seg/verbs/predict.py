@@ -154,7 +154,6 @@ def predict(
     from c3s3_seg.batch import Job, Model, Plan, predict_cases
     from c3s3_seg.bundle import ModelBundle
     from c3s3_seg.inference import Settings
-    from c3s3_seg.inference.careful import Care
     from c3s3_seg.inference.hardware import parse_memory
     from c3s3_seg.inference.profile import existing_profile
     from c3s3_seg.inference.settings import parse_flips, parse_stride, published
@@ -190,7 +189,8 @@ def predict(
         key_image=key_image,
         deterministic=deterministic,
         reading=Reading(series, fixes(fix or []), bundle.task.series),
-        care=Care(force, roi),
+        roi=roi,
+        allow_out_of_domain=force,
     )
     share = parse_shard(shard, os.environ) if shard is not None else None
     plan = Plan(workers, share, limit, retry_failed, cluster, tuple(sys.argv), case_timeout)

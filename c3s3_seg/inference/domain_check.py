@@ -1,15 +1,17 @@
-"""Is this scan one that the model may judge: compared with what it was trained on, with reasons."""
+"""The domain check: a scan is compared with the scans that the model was trained on, with reasons."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from c3s3_seg.domain import Domain
 from c3s3_seg.errors import C3S3Error
+from c3s3_seg.inference.roi import Box
 from c3s3_seg.volume import Volume
 
 AXES = ("left-right", "front-back", "foot-head")
@@ -34,13 +36,13 @@ class DomainError(C3S3Error):
 
 
 @dataclass(frozen=True)
-class Verdict:
+class CheckResult:
     """What speaks against a scan.
 
     Parameters
     ----------
     refusals
-        Why it must not be judged.
+        Why it must not be segmented.
     warnings
         What the reader of the result must know.
     larger
@@ -55,33 +57,76 @@ class Verdict:
     larger: bool = False
     factor: float = 1.0
 
-    def __add__(self, other: Verdict) -> Verdict:
+    def __add__(self, other: CheckResult) -> CheckResult:
         refusals, warnings = self.refusals + other.refusals, self.warnings + other.warnings
-        return Verdict(refusals, warnings, self.larger or other.larger, self.factor * other.factor)
+        return CheckResult(refusals, warnings, self.larger or other.larger, self.factor * other.factor)
 
     @property
     def level(self) -> str:
         """`pass`, `warn` or `refuse`."""
         return "refuse" if self.refusals else "warn" if self.warnings else "pass"
 
-    def settle(self, scan: Volume, *, force: bool) -> None:
-        """Refuse what is to be refused, unless it is forced.
+    def settle(self, scan: Volume, *, allowed: bool) -> None:
+        """Refuse what is to be refused, unless scans out of the domain are allowed.
 
         Raises
         ------
         DomainError
             With all reasons.
         """
-        if self.refusals and not force:
+        if self.refusals and not allowed:
             region = ", give the region of the organ with --roi" if self.larger else ""
             todo = f"Choose another model{region}, or take the result on your own responsibility with --force"
             what = f"this is not a scan that the model was trained for: {'; '.join(self.refusals)}"
             raise DomainError(what, where=scan.source.path, todo=todo)
 
 
-def judge_frame(
+@dataclass(frozen=True)
+class DomainCheck:
+    """The domain check of one scan, with the region that is segmented.
+
+    Parameters
+    ----------
+    result
+        What speaks against the scan.
+    region
+        The part of the scan that is segmented; None: all of it.
+    notes
+        How the region was found, a sentence each.
+    allowed
+        Whether the scan was to be refused and was segmented all the same, because the user allowed it.
+    """
+
+    result: CheckResult = field(default_factory=CheckResult)
+    region: Box | None = None
+    notes: tuple[str, ...] = ()
+    allowed: bool = False
+
+    @property
+    def level(self) -> str:
+        """`pass`, `warn` or `refuse`."""
+        return self.result.level
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What a reader of the result should know, a sentence each."""
+        return (*self.result.refusals, *self.result.warnings, *self.notes)
+
+    def record(self) -> dict[str, Any]:
+        """For the JSON of the case."""
+        return {
+            "verdict": self.level,
+            "refusals": list(self.result.refusals),
+            "warnings": list(self.result.warnings),
+            "forced": self.allowed,
+            "region": str(self.region) if self.region else None,
+            "notes": list(self.notes),
+        }
+
+
+def check_frame(
     scan: Volume, domain: Domain | None, modality: str, grid_mm: tuple[float, float, float]
-) -> Verdict:
+) -> CheckResult:
     """Modality, spacing, field of view and number of slices.
 
     Parameters
@@ -97,26 +142,26 @@ def judge_frame(
         no coarser than this.
     """
     found = scan.source.modality
-    verdict = Verdict()
+    result = CheckResult()
     if found is not None and found.upper() != modality.upper():
-        verdict += Verdict((f"its modality is {found}, wanted {modality}",))
+        result += CheckResult((f"its modality is {found}, wanted {modality}",))
     if domain is None:
-        return verdict
+        return result
     axes = list(scan.geometry.patient_axes[0])
     spacing = scan.geometry.spacing_mm[axes]
     shape = np.array(scan.geometry.shape)[axes]
     for n, name in enumerate(AXES):
         known = domain.spacing_mm[n][0], max(domain.spacing_mm[n][1], grid_mm[n])
-        verdict += _spacing(name, float(spacing[n]), known)
-        verdict += _field(name, float(spacing[n] * shape[n]), domain.fov_mm[n])
-        verdict += _count(name, int(shape[n]), domain.shape[n])
-    verdict += _together(verdict)
+        result += _spacing(name, float(spacing[n]), known)
+        result += _field(name, float(spacing[n] * shape[n]), domain.fov_mm[n])
+        result += _count(name, int(shape[n]), domain.shape[n])
+    result += _together(result)
     if any("not known" in note for note in scan.source.notes):
-        verdict += Verdict((), ("left and right may be swapped: the file does not say which is which",))
-    return verdict
+        result += CheckResult((), ("left and right may be swapped: the file does not say which is which",))
+    return result
 
 
-def judge_greys(scan: Volume, domain: Domain | None) -> Verdict:
+def check_intensities(scan: Volume, domain: Domain | None) -> CheckResult:
     """The grey values, of a scan whose field of view is that of the training scans.
 
     Raises
@@ -125,18 +170,18 @@ def judge_greys(scan: Volume, domain: Domain | None) -> Verdict:
         If all voxels have the same value.
     """
     if domain is None:
-        return Verdict()
+        return CheckResult()
     distance = domain.distance(scan)
     reason = (
         f"its grey values are distributed unlike those of the training scans (distance {distance:.1f},"
         f" where 95% of them are within 1)"
     )
     if distance > GREYS_REFUSE:
-        return Verdict((reason,))
-    return Verdict((), (reason,)) if distance > GREYS_WARN else Verdict()
+        return CheckResult((reason,))
+    return CheckResult((), (reason,)) if distance > GREYS_WARN else CheckResult()
 
 
-def judge_volumes(volume_ml: Mapping[str, float], domain: Domain | None) -> tuple[str, ...]:
+def check_volumes(volume_ml: Mapping[str, float], domain: Domain | None) -> tuple[str, ...]:
     """What the reader of a mask must know of its volumes, a sentence each.
 
     Parameters
@@ -159,39 +204,43 @@ def judge_volumes(volume_ml: Mapping[str, float], domain: Domain | None) -> tupl
     return tuple(notes)
 
 
-def _together(sizes: Verdict) -> Verdict:
+def _together(sizes: CheckResult) -> CheckResult:
     """Sizes that are each worth a warning are refused where together they are too far from training."""
     if sizes.refusals or sizes.factor <= TOGETHER_REFUSE:
-        return Verdict()
+        return CheckResult()
     reason = (
         f"several of its sizes are out of range, together by a factor of {sizes.factor:.1f}, where"
         f" {TOGETHER_REFUSE:g} is the limit ({'; '.join(sizes.warnings)})"
     )
-    return Verdict((reason,))
+    return CheckResult((reason,))
 
 
-def _spacing(axis: str, found: float, known: tuple[float, float]) -> Verdict:
+def _spacing(axis: str, found: float, known: tuple[float, float]) -> CheckResult:
     factor = max(found / known[1], known[0] / found)
     reason = f"its spacing is {found:.3g} mm {axis}; the model was made for {_range(known)} mm"
     if factor > SPACING_REFUSE:
-        return Verdict((reason,))
-    return Verdict((), (reason,), factor=factor) if factor > SPACING_WARN else Verdict()
+        return CheckResult((reason,))
+    return CheckResult((), (reason,), factor=factor) if factor > SPACING_WARN else CheckResult()
 
 
-def _field(axis: str, found: float, known: tuple[float, float]) -> Verdict:
+def _field(axis: str, found: float, known: tuple[float, float]) -> CheckResult:
     reason = f"its field of view is {found:.0f} mm {axis}; trained on {known[0]:.0f} to {known[1]:.0f} mm"
     if found < SMALL_REFUSE * known[0]:
-        return Verdict((reason,))
+        return CheckResult((reason,))
     if found > LARGE * known[1]:
-        return Verdict((), (reason,), larger=True, factor=found / known[1])
-    return Verdict((), (reason,), factor=known[0] / found) if found < SMALL_WARN * known[0] else Verdict()
+        return CheckResult((), (reason,), larger=True, factor=found / known[1])
+    return (
+        CheckResult((), (reason,), factor=known[0] / found)
+        if found < SMALL_WARN * known[0]
+        else CheckResult()
+    )
 
 
-def _count(axis: str, found: int, known: tuple[int, int]) -> Verdict:
+def _count(axis: str, found: int, known: tuple[int, int]) -> CheckResult:
     reason = f"it has {found} slices {axis}; trained on {known[0]} to {known[1]}"
     if found < FEW_REFUSE * known[0]:
-        return Verdict((reason,))
-    return Verdict((), (reason,)) if found < FEW_WARN * known[0] else Verdict()
+        return CheckResult((reason,))
+    return CheckResult((), (reason,)) if found < FEW_WARN * known[0] else CheckResult()
 
 
 def _range(known: tuple[float, float]) -> str:

@@ -8,7 +8,8 @@ normalised for itself; where they agree on a component of a plausible size, the 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
@@ -16,11 +17,10 @@ from numpy.typing import NDArray
 
 from c3s3_seg.domain import Domain
 from c3s3_seg.errors import InputError, shown
-from c3s3_seg.inference.predictor import Prediction, Predictor
-from c3s3_seg.inference.settings import Settings
 from c3s3_seg.inference.stream import Progress
 from c3s3_seg.volume import Array, Geometry, Volume, narrow
 
+Foreground = Callable[[Volume], NDArray[np.float32]]
 # Networks are trained on scans that are scaled by up to about this much.
 COARSE = 1.2
 # From window to window: half a window, so that the organ lies well within one of them.
@@ -86,17 +86,35 @@ def parse_box(text: str, scan: Geometry) -> Box:
 
 
 def find_region(
-    scan: Volume, predictor: Predictor, domain: Domain, progress: Progress | None = None
+    scan: Volume,
+    spacing_mm: tuple[float, float, float],
+    domain: Domain,
+    foreground: Foreground,
+    progress: Progress | None = None,
 ) -> tuple[Box, tuple[str, ...]]:
     """The surroundings of the organ in a scan that is larger than those in training, and what to note.
+
+    Parameters
+    ----------
+    scan
+        On its own grid.
+    spacing_mm
+        Of the model's grid along left, posterior, superior.
+    domain
+        The scans that the model was trained on.
+    foreground
+        The coarse pass: a window of the scan -> the probability of any label, on the window's grid. It
+        resamples to `COARSE` times the model's spacing.
+    progress
+        Called with (windows done, all windows).
 
     Raises
     ------
     InputError
         If nothing of a plausible size is found.
     """
-    coarse, block = _shrunk(scan, predictor)
-    probability, windows = _coarse_pass(coarse, predictor, domain, progress)
+    coarse, block = _shrunk(scan, spacing_mm)
+    probability, windows = _coarse_pass(coarse, domain, foreground, progress)
     found = _candidates(probability, coarse.geometry.voxel_ml, domain)
     if not found:
         raise InputError(
@@ -116,18 +134,6 @@ def find_region(
     return box, tuple(notes)
 
 
-def predict_within(
-    scan: Volume, box: Box | None, predictor: Predictor, progress: Progress | None = None
-) -> Prediction:
-    """Segment a part of a scan; the mask is that of the whole scan."""
-    if box is None:
-        return predictor(scan, progress)
-    found = predictor(box.crop(scan), progress)
-    whole = {name: box.paste(volume, scan.geometry) for name, volume in found.probabilities.items()}
-    doubt = found.doubt and replace(found.doubt, map=box.paste(found.doubt.map, scan.geometry))
-    return replace(found, mask=box.paste(found.mask, scan.geometry), probabilities=whole, doubt=doubt)
-
-
 @dataclass(frozen=True)
 class _Candidate:
     low: NDArray[np.int_]
@@ -141,10 +147,10 @@ def _box(low: NDArray[np.int_], high: NDArray[np.int_]) -> Box:
     return Box((a, b, c), (d, e, f))
 
 
-def _shrunk(scan: Volume, predictor: Predictor) -> tuple[Volume, NDArray[np.int_]]:
+def _shrunk(scan: Volume, spacing_mm: tuple[float, float, float]) -> tuple[Volume, NDArray[np.int_]]:
     """The scan in blocks of whole voxels, no coarser than the model's own grid."""
     wanted = np.empty(3)
-    wanted[list(scan.geometry.patient_axes[0])] = predictor.task.recipe.spacing_mm
+    wanted[list(scan.geometry.patient_axes[0])] = spacing_mm
     block = np.maximum(1, np.floor(wanted * COARSE / scan.geometry.spacing_mm)).astype(int)
     block = np.minimum(block, scan.geometry.shape)
     shape = np.array(scan.geometry.shape) // block
@@ -160,16 +166,9 @@ def _shrunk(scan: Volume, predictor: Predictor) -> tuple[Volume, NDArray[np.int_
 
 
 def _coarse_pass(
-    scan: Volume, predictor: Predictor, domain: Domain, progress: Progress | None
+    scan: Volume, domain: Domain, foreground: Foreground, progress: Progress | None
 ) -> tuple[NDArray[np.float32], int]:
     """The probability of any label, averaged over windows of the size of a training scan."""
-    task = predictor.task
-    x, y, z = task.recipe.spacing_mm
-    recipe = replace(task.recipe, spacing_mm=(x * COARSE, y * COARSE, z * COARSE))
-    # The primary network alone, with settings of its own: the region must not depend on other options.
-    settings = Settings(probabilities=True, memory_bytes=predictor.settings.memory_bytes)
-    coarse_task = replace(task, recipe=recipe, overlap=None, keep_largest=False)
-    coarse = Predictor(coarse_task, predictor.backends[:1], settings)
     shape = np.array(scan.geometry.shape)
     size = np.minimum(np.ceil(_usual_mm(domain, scan.geometry) / scan.geometry.spacing_mm).astype(int), shape)
     starts = [_starts(int(n), int(s)) for n, s in zip(shape, size, strict=True)]
@@ -180,8 +179,7 @@ def _coarse_pass(
         box = _box(np.array(place), np.array(place) + size)
         part = box.crop(scan)
         if part.array.max() > part.array.min():  # else it is air, in which nothing is
-            kept = coarse(part).probabilities.values()
-            total[box._slices] += weight * np.sum([p.array for p in kept], axis=0)
+            total[box._slices] += weight * foreground(part)
         weights[box._slices] += weight
         if progress is not None:
             progress(number, len(places))

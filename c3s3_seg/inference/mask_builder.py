@@ -1,0 +1,103 @@
+"""Probabilities on the model's grid -> a mask on the scan's grid, block by block."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from c3s3_seg.bundle import Task
+from c3s3_seg.inference.doubt import Doubt, Doubting, DoubtMap, Labels
+from c3s3_seg.inference.postprocess import Tidying, tidy
+from c3s3_seg.inference.restore import Block, Restorer
+from c3s3_seg.inference.stream import Slab
+from c3s3_seg.inference.window import FloatArray, Shape, mean
+from c3s3_seg.recipe import orient
+from c3s3_seg.volume import Geometry
+
+
+@dataclass
+class MaskBuilder:
+    """Fills one mask; used once.
+
+    Parameters
+    ----------
+    task
+        Labels and recipe.
+    grid
+        Of the mask: that of the part of the scan that is segmented.
+    networks
+        How many are compared; 1: the slabs hold the classes of one answer.
+    leading
+        How many of the compared networks make the mask.
+    probabilities
+        Whether to keep the probability of each label.
+    """
+
+    task: Task
+    grid: Geometry
+    networks: int = 1
+    leading: int = 1
+    probabilities: bool = False
+    mask: Labels = field(init=False)
+    kept: dict[str, FloatArray] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.mask = np.zeros(self.grid.shape, dtype=np.uint8)
+        labels = self.task.labels if self.probabilities else ()
+        self.kept = {label.name: np.zeros(self.grid.shape, np.float32) for label in labels}
+        self._compared = DoubtMap(self.task, self.grid.shape, self.networks) if self.networks > 1 else None
+
+    def fill(self, slabs: Iterable[Slab], shape: Shape) -> None:
+        """Write the most probable label of each voxel.
+
+        Parameters
+        ----------
+        slabs
+            Probabilities on the model's grid.
+        shape
+            Voxels (x, y, z) of that grid.
+        """
+        goal = orient(self.mask, self.grid)
+        wanted = [orient(array, self.grid) for array in self.kept.values()]
+        x, y, z = goal.shape
+        everything = self.probabilities or self._compared is not None
+        restorer = Restorer(shape, (x, y, z), self.task.classes, all_of_it=everything)
+        for block in restorer(slabs):
+            self._decide(block, goal[block.where], [array[block.where] for array in wanted])
+            if self._compared is not None:
+                self._compared.add(block, self.grid)
+
+    def tidy(self, wanted: Tidying) -> dict[str, dict[str, float]]:
+        """Postprocess the mask, and those that are compared; label -> what was done, in ml."""
+        done = self._tidy(self.mask, wanted)
+        for mask in self._compared.masks if self._compared is not None else ():
+            self._tidy(mask, wanted)
+        return done
+
+    def doubt(self, doubting: Doubting) -> Doubt | None:
+        """How far the networks differ; None where one network made the mask."""
+        return None if self._compared is None else self._compared.finish(self.grid, doubting)
+
+    def _decide(self, block: Block, mask: Labels, kept: list[FloatArray]) -> None:
+        """The most probable class of each voxel of a block; of equal ones the first, as argmax has it."""
+        best = self._class(block, 0).copy()
+        for number, label in enumerate(self.task.labels, start=1):
+            found = self._class(block, number)
+            mask[found > best] = label.value
+            np.maximum(best, found, out=best)
+            if kept:
+                kept[number - 1][...] = found
+
+    def _class(self, block: Block, number: int) -> FloatArray:
+        """The probability of a class: of the networks that make the mask, where they were kept apart."""
+        if self.networks == 1 or self.leading == 1:
+            return block.channel(number)
+        classes, count = self.task.classes, self.leading
+        return mean((block.channel(n * classes + number) for n in range(count)), count)
+
+    def _tidy(self, mask: Labels, wanted: Tidying) -> dict[str, dict[str, float]]:
+        voxel_ml = self.grid.voxel_ml
+        done = {label.name: tidy(mask, label.value, wanted, voxel_ml) for label in self.task.labels}
+        return {name: facts for name, facts in done.items() if facts}

@@ -1,0 +1,67 @@
+"""What the segmentation of one scan gives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from c3s3_seg.inference.domain_check import DomainCheck
+from c3s3_seg.inference.doubt import Doubt
+from c3s3_seg.inference.window import Shape
+from c3s3_seg.volume import Volume
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What was found in one scan.
+
+    Parameters
+    ----------
+    mask
+        Label values in the scan's own geometry, uint8.
+    volume_ml
+        Label name -> volume in millilitres.
+    seconds
+        Of wall clock, per step: prepare, network, restore.
+    tiles
+        How many tiles the network saw.
+    probabilities
+        Label name -> float32 volume in the scan's geometry; empty unless asked for.
+    tile
+        Voxels (x, y, z) of a tile.
+    tidied
+        Label name -> what was done to its mask, in ml; without the labels that stayed as they were.
+    check
+        The domain check of the scan, and the region that was segmented.
+    remarks
+        What else the reader of the result should know, as sentences; see `notes`.
+    doubt
+        How far the bundle's networks differ; None unless asked for.
+    """
+
+    mask: Volume
+    volume_ml: dict[str, float]
+    seconds: dict[str, float]
+    tiles: int
+    probabilities: dict[str, Volume]
+    tile: Shape = (0, 0, 0)
+    tidied: dict[str, dict[str, float]] = field(default_factory=dict)
+    check: DomainCheck = field(default_factory=DomainCheck)
+    remarks: tuple[str, ...] = ()
+    doubt: Doubt | None = None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the reader of the result should know, a sentence each; the domain check comes first."""
+        return (*self.check.remarks, *self.remarks)
+
+    @property
+    def empty(self) -> bool:
+        """Whether no voxel has a label: nothing was found."""
+        return not any(self.volume_ml.values())
+
+    def __repr__(self) -> str:
+        volumes = ", ".join(f"{name}={volume:.1f} ml" for name, volume in self.volume_ml.items())
+        return (
+            f"Prediction({volumes}, shape={self.mask.geometry.shape}, check={self.check.level},"
+            f" notes={len(self.notes)})"
+        )

@@ -1,0 +1,160 @@
+"""The networks over one scan on the model's grid, tile by tile: probabilities in, slab by slab out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, combinations
+
+import numpy as np
+
+from c3s3_seg.bundle import Task
+from c3s3_seg.errors import MemoryLimitError
+from c3s3_seg.inference.backends import Backend
+from c3s3_seg.inference.budget import MULTIPLE, Budget, Costs, smaller
+from c3s3_seg.inference.choice import notes
+from c3s3_seg.inference.runtime import run
+from c3s3_seg.inference.settings import Settings
+from c3s3_seg.inference.stream import Progress, Slab, stream
+from c3s3_seg.inference.window import FloatArray, Tiling, mean, softmax
+
+WHOLE_LIMIT = 1_500_000  # voxels of a single tile: 0.35 GB in OpenVINO, 0.8 GB in ONNX Runtime
+
+
+@dataclass
+class Probabilities:
+    """Probabilities of one scan on the model's grid, to be taken once and in order.
+
+    Parameters
+    ----------
+    slabs
+        Probabilities of all classes; each slab holds until the next is asked for.
+    tiling
+        The tiles.
+    seconds
+        Spent in the networks so far.
+    notes
+        As in `Prediction`.
+    """
+
+    slabs: Iterator[Slab]
+    tiling: Tiling
+    seconds: float = 0.0
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class TiledNetwork:
+    """One network, or the mean of several, over tiles.
+
+    Parameters
+    ----------
+    task
+        Its classes and the size of its tiles.
+    backends
+        The networks.
+    settings
+        How to tile.
+    costs
+        The memory that the networks take.
+    """
+
+    task: Task
+    backends: tuple[Backend, ...]
+    settings: Settings
+    costs: Costs
+
+    def __call__(
+        self, array: FloatArray, scan_voxels: int, progress: Progress | None = None
+    ) -> Probabilities:
+        """The networks run as the slabs are taken.
+
+        Parameters
+        ----------
+        array
+            (x, y, z) float32 on the model's grid.
+        scan_voxels
+            Of the grid to which the probabilities will be resampled, which takes memory too.
+        progress
+            Called with (tiles done, all tiles).
+        """
+        found = Probabilities(iter(()), self._tiling(array, scan_voxels))
+        found.notes += chain.from_iterable(notes(backend) for backend in self.backends)
+        found.slabs = self._slabs(array, found, progress)
+        return found
+
+    def _tiling(self, array: FloatArray, scan_voxels: int) -> Tiling:
+        settings, patch = self.settings, self.task.patch
+        x, y, z = array.shape
+        if settings.stride is not None:
+            return Tiling.stepping((x, y, z), patch, settings.stride)
+        overlap = 0.5 if settings.overlap is None else settings.overlap
+        whole = Tiling.whole((x, y, z), MULTIPLE)
+        fits = np.prod(whole.shape, dtype=np.int64) <= WHOLE_LIMIT
+        if settings.memory_bytes is not None:
+            channels = self.task.classes * (len(self.backends) if settings.uncertainty else 1)
+            budget = Budget(settings.memory_bytes, self.costs, channels, scan_voxels, array.size)
+            # Tiles of the training size that were asked for stay that size: they are checked, not grown.
+            most = patch if settings.overlap is not None else whole.shape
+            return budget.largest((x, y, z), most, patch, overlap)
+        return whole if settings.overlap is None and fits else Tiling.overlapping((x, y, z), patch, overlap)
+
+    def _slabs(self, array: FloatArray, found: Probabilities, progress: Progress | None) -> Iterator[Slab]:
+        """The stitched slabs. Out of memory before the first of them: smaller tiles, once."""
+        given = 0
+        try:
+            for slab in self._timed(array, found, progress):
+                given += 1
+                yield slab
+            return
+        except MemoryLimitError as error:
+            x, y, z = array.shape
+            tiling = smaller(found.tiling, self.task.patch, (x, y, z))
+            if given or tiling is None:
+                raise
+            found.notes.append(f"{error.what}; went on with tiles of {_times(tiling.tile)}")
+            found.tiling = tiling
+        yield from self._timed(array, found, progress)
+
+    def _timed(self, array: FloatArray, found: Probabilities, progress: Progress | None) -> Iterator[Slab]:
+        """Count the seconds that it takes to make the slabs."""
+        slabs = stream(
+            array, found.tiling, self._network, weighting=self.settings.weighting, progress=progress
+        )
+        while True:
+            started = time.perf_counter()
+            try:
+                slab = next(slabs, None)
+            except MemoryError as error:
+                raise MemoryLimitError("memory was full while tiles were stitched") from error
+            found.seconds += time.perf_counter() - started
+            if slab is None:
+                return
+            yield slab
+
+    def _network(self, patches: FloatArray) -> FloatArray:
+        """(1, 1, x, y, z) -> mean probabilities (1, C, x, y, z) over the networks and the mirrored views.
+
+        Where uncertainty is wanted, the networks stay apart: (1, networks x C, x, y, z).
+        """
+        each = (self._mirrored(backend, patches) for backend in self.backends)
+        if self.settings.uncertainty:
+            return np.concatenate(list(each), axis=1)
+        return mean(each, len(self.backends))
+
+    def _mirrored(self, backend: Backend, patches: FloatArray) -> FloatArray:
+        """Probabilities of one network, averaged over the mirrored views."""
+        flips = self.settings.flips
+        views = list(chain.from_iterable(combinations(flips, n) for n in range(len(flips) + 1)))
+
+        def one(view: tuple[int, ...]) -> FloatArray:
+            axes = tuple(axis + 2 for axis in view)
+            mirrored = np.ascontiguousarray(np.flip(patches, axes))
+            return np.flip(softmax(run(backend, mirrored, self.task.classes)), axes)
+
+        return mean((one(view) for view in views), len(views))
+
+
+def _times(sides: Sequence[int]) -> str:
+    return " x ".join(str(side) for side in sides)

@@ -1,0 +1,137 @@
+"""The command line and the Python API take one path: equal inputs get equal masks, notes and refusals."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from c3s3_seg import Geometry, ModelBundle, Predictor, Volume, load, load_mask, open_predictor, save
+from c3s3_seg.errors import C3S3Error, InputError, in_python
+from c3s3_seg.inference.domain_check import DomainError
+from c3s3_seg.phantom import Simulator, simulate
+
+Made = tuple[Volume, list[str]]
+
+
+@pytest.fixture(scope="module")
+def predictor() -> Predictor:
+    return open_predictor(ModelBundle.find("phantom"))
+
+
+def noise(shape: tuple[int, int, int], spacing: float) -> Volume:
+    values = np.random.default_rng(0).gamma(2, 50, shape).astype(np.float32)
+    return Geometry.build(shape, (spacing,) * 3).volume(values)
+
+
+def turned() -> Volume:
+    scan = simulate(31_050).scan
+    axes = np.array([[0, 0, -1, scan.geometry.shape[0] - 1], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1.0]])
+    array = np.ascontiguousarray(np.flip(scan.array, 0).transpose(1, 2, 0))
+    return Geometry((array.shape[0], array.shape[1], array.shape[2]), scan.geometry.affine @ axes).volume(
+        array
+    )
+
+
+def moved(offset: float, factor: float) -> Volume:
+    scan = simulate(31_051).scan
+    return scan.geometry.volume(scan.array.astype(np.float64) * factor + offset)
+
+
+CASES: dict[str, Callable[[], Made]] = {
+    "phantom": lambda: (simulate(31_050).scan, []),
+    "other axes": lambda: (turned(), []),
+    "an offset": lambda: (moved(1e6, 1.0), []),
+    "larger": lambda: (simulate(31_050, Simulator(shape=(170, 150, 76))).scan, []),
+    "region": lambda: (simulate(31_051).scan, ["--roi", "4:108,2:102,1:55"]),
+    "region in mm": lambda: (simulate(31_051).scan, ["--roi", "-500:500,-500:500,-500:500mm"]),
+    "empty region": lambda: (simulate(31_051).scan, ["--roi", "5:5,0:9,0:9"]),
+    "coarse noise": lambda: (noise((40, 40, 40), 8.0), []),
+    "coarse noise, allowed": lambda: (noise((40, 40, 40), 8.0), ["--force"]),
+    "nothing in a larger scan": lambda: (noise((160, 150, 80), 1.5), []),
+    "one value": lambda: (simulate(31_050).scan.geometry.volume(np.full((112, 104, 56), 7.0)), []),
+    "beyond float32": lambda: (moved(0.0, 1e300), []),
+    "small field of view": lambda: (noise((20, 20, 20), 1.5), []),
+}
+
+
+def command(path: Path, out: Path, options: list[str]) -> tuple[int, str]:
+    words = ["predict", str(path), "-o", str(out), "--model", "phantom", *options]
+    found = subprocess.run(
+        [sys.executable, "-m", "c3s3_seg", *words], capture_output=True, text=True, check=False
+    )
+    return found.returncode, found.stderr
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_same_inputs_get_the_same_answers(name: str, predictor: Predictor, tmp_path: Path) -> None:
+    scan, options = CASES[name]()
+    path = tmp_path / "x.nii.gz"
+    save(scan, path)
+    arguments: dict[str, Any] = {"allow_out_of_domain": "--force" in options}
+    arguments["roi"] = options[1] if "--roi" in options else None
+    code, told = command(path, tmp_path / "out", options)
+    if code == 2:
+        with pytest.raises(C3S3Error) as caught:
+            predictor(path, **arguments)
+        assert caught.value.exit_code == 2
+        assert str(caught.value) == in_python(told.removeprefix("error: ").strip())
+        assert not list((tmp_path / "out").glob("*.nii.gz"))
+        return
+    found = predictor(path, **arguments)
+    assert code == int(found.empty)
+    facts = json.loads((tmp_path / "out" / "x.json").read_text())
+    mask = load_mask(tmp_path / "out" / "x.nii.gz")
+    assert np.array_equal(mask.array, found.mask.array)
+    assert mask.geometry.matches(found.mask.geometry)
+    assert facts["gate"] == found.check.record()
+    assert facts["notes"] == list(found.remarks)
+    assert facts["volume_ml"] == pytest.approx(found.volume_ml)
+
+
+def test_what_the_command_refuses_the_api_refuses(predictor: Predictor) -> None:
+    scan = noise((40, 40, 40), 8.0)
+    with pytest.raises(DomainError, match=r"its spacing is 8 mm left-right.*foot-head") as caught:
+        predictor(scan)
+    assert "allow_out_of_domain=True" in str(caught.value)
+    assert "--" not in str(caught.value)
+    found = predictor(scan, allow_out_of_domain=True)
+    assert found.check.allowed
+    assert found.check.level == "refuse"
+    assert len(found.check.result.refusals) >= 2
+    assert found.notes[: len(found.check.remarks)] == found.check.remarks
+
+
+def test_the_api_loads_a_path_or_says_what_to_give(predictor: Predictor, tmp_path: Path) -> None:
+    scan = simulate(31_050).scan
+    save(scan, tmp_path / "x.nii.gz")
+    by_path, by_volume = predictor(str(tmp_path / "x.nii.gz")), predictor(load(tmp_path / "x.nii.gz"))
+    assert np.array_equal(by_path.mask.array, by_volume.mask.array)
+    with pytest.raises(InputError, match="there is no such file"):
+        predictor("absent.nii.gz")
+    with pytest.raises(InputError, match=r"found ndarray, wanted a Volume or the path .*Geometry\.build"):
+        predictor(scan.array)  # type: ignore[arg-type]
+
+
+def test_a_long_prediction_reports_its_progress(predictor: Predictor) -> None:
+    told: list[tuple[int, int]] = []
+    predictor(
+        simulate(31_050, Simulator(shape=(170, 150, 76))).scan, progress=lambda n, m: told.append((n, m))
+    )
+    windows = [pair for pair in told if pair[1] == told[0][1]]
+    assert told[0][1] > 1
+    assert windows[0] == (1, told[0][1])
+    assert told[-1][0] == told[-1][1]
+
+
+def test_objects_describe_themselves_in_one_line(predictor: Predictor) -> None:
+    assert repr(predictor) == "Predictor(phantom, labels=(left_atrium), backend=openvino, networks=1)"
+    found = predictor(simulate(31_050).scan)
+    text = repr(found)
+    assert text.startswith("Prediction(")
+    assert "ml, shape=(112, 104, 56), check=pass, notes=0)" in text
+    assert "\n" not in text
