@@ -313,14 +313,11 @@ class ModelBundle:
             write_whole(self.folder / MANIFEST, json.dumps(dump(manifest), indent=1).encode())
         return ModelBundle(self.folder, manifest)
 
-    def with_domain(self, domain: Domain) -> ModelBundle:
-        """The bundle with what its training scans were like, written to its manifest."""
-        task = replace(self.manifest.task, domain=domain)
-        return ModelBundle(self.folder, replace(self.manifest, task=task)).add({})
-
-    def calibrated(self, doubt: Calibration) -> ModelBundle:
-        """Write into the manifest when a case is in doubt."""
-        return ModelBundle(self.folder, replace(self.manifest, doubt=doubt)).add({})
+    def calibrated(self, domain: Domain | None = None, uncertainty: Calibration | None = None) -> ModelBundle:
+        """Write the domain and the uncertainty limit into the manifest; None keeps what it has."""
+        task = replace(self.manifest.task, domain=domain or self.manifest.task.domain)
+        manifest = replace(self.manifest, task=task, doubt=uncertainty or self.manifest.doubt)
+        return ModelBundle(self.folder, manifest).add({})
 
     @property
     def task(self) -> Task:

@@ -14,8 +14,8 @@ from c3s3_seg import __version__
 from c3s3_seg.errors import C3S3Error, DefectError, InputError, foreseen, is_out_of_memory, unforeseen
 from c3s3_seg.quiet import quiet_libraries
 from c3s3_seg.verbs.benchmark import benchmark
+from c3s3_seg.verbs.calibrate import calibrate
 from c3s3_seg.verbs.doctor import doctor
-from c3s3_seg.verbs.domain import domain
 from c3s3_seg.verbs.ensemble import ensemble
 from c3s3_seg.verbs.evaluate import evaluate
 from c3s3_seg.verbs.export import export
@@ -41,8 +41,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 VERBS = (
-    predict, evaluate, inspect, prepare, plan, train, ensemble, study, export, domain, fetch, send, phantom,
-    verify, doctor, benchmark,
+    predict, evaluate, inspect, prepare, plan, train, ensemble, study, export, calibrate, fetch, send,
+    phantom, verify, doctor, benchmark,
 )  # fmt: skip
 for verb in VERBS:
     app.command()(verb)

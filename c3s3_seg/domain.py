@@ -52,7 +52,8 @@ class Domain:
     quantiles
         The mean quantiles of the grey values, at 5, 10, ... 95 percent.
     spread
-        The mean distance of a scan's quantiles from those of the others, which 5 % of the scans exceed.
+        The mean distance of a scan's quantiles from those of the others, which 5 % of the scans exceed;
+        of few scans more, by Student's t, since few scans show less of the spread than there is.
     volume_ml
         Label name -> smallest and largest volume, where masks were measured.
     """
@@ -99,7 +100,7 @@ def measure(scans: Iterable[Volume], greys: Literal["scaled", "absolute"]) -> Do
     spacing_mm, fov_mm, sizes = (_ranges(np.array([row[n] for row in rows])) for n in range(3))
     every = np.array(curves)
     others = (every.sum(axis=0) - every) / (len(every) - 1)
-    spread = float(np.quantile(np.abs(every - others).mean(axis=1), 0.95))
+    spread = float(np.quantile(np.abs(every - others).mean(axis=1), 0.95)) * _few(len(every))
     whole = tuple((round(low), round(high)) for low, high in sizes)
     quantiles = tuple(round(float(q), 5) for q in every.mean(axis=0))
     return Domain(len(rows), spacing_mm, fov_mm, whole, greys, quantiles, round(spread, 5))  # type: ignore[arg-type]
@@ -120,6 +121,13 @@ def grey_quantiles(scan: Volume, greys: Literal["scaled", "absolute"]) -> Floats
         raise InputError("all voxels have the same value: there is nothing to see", where=scan.source.path)
     curve = np.array(found, dtype=np.float64)
     return curve if greys == "absolute" else (curve - low) / (high - low)
+
+
+def _few(scans: int) -> float:
+    """How much wider the 95 % interval is that so many scans give: 6.5 for 2, 1.4 for 5, 1.02 for 60."""
+    from scipy import stats
+
+    return float(stats.t.ppf(0.975, scans - 1) / stats.norm.ppf(0.975))
 
 
 def _ranges(values: Floats) -> tuple[Range, Range, Range]:

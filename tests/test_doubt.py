@@ -102,7 +102,7 @@ def test_the_threshold_lives_in_the_bundle(bundle, scan, tmp_path: Path) -> None
     found = open_predictor(copy, settings=Settings(uncertainty=True))(scan)
     assert found.doubt is not None
     assert found.doubt.flagged is None
-    copy.calibrated(Calibration(0.5, 2.0, 0.8, 0.9, 40, "phantoms"))
+    copy.calibrated(uncertainty=Calibration(0.5, 2.0, 0.8, 0.9, 40, "phantoms"))
     again = ModelBundle.load(tmp_path / "copy")
     assert again.manifest.doubt == Calibration(0.5, 2.0, 0.8, 0.9, 40, "phantoms")
     found = open_predictor(again, settings=Settings(uncertainty=True))(scan)

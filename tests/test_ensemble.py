@@ -17,6 +17,7 @@ from c3s3_seg.export.write import export_folder
 from c3s3_seg.inference import Settings, open_predictor
 from c3s3_seg.metrics import score
 from c3s3_seg.training.config import load_config
+from c3s3_seg.training.domain import merge_domains
 from c3s3_seg.training.ensemble import make_ensemble
 from c3s3_seg.training.listeners import Silent
 from c3s3_seg.training.run import Run
@@ -86,20 +87,31 @@ def test_the_best_fold_leads_and_weights_are_copied(folds: list[ModelBundle], ma
         assert f"| {member['fold']} | last | {member['scores']['dice']:.3f} |" in card
 
 
+def test_the_domain_spans_those_of_the_members(folds: list[ModelBundle], made: ModelBundle) -> None:
+    known = [bundle.task.domain for bundle in folds]
+    assert all(domain is not None and domain.scans >= 3 for domain in known)
+    assert made.task.domain == merge_domains(known)
+
+
 def test_the_mean_of_all_makes_the_mask(made: ModelBundle, noise: Volume) -> None:
     keep = Settings(probabilities=True)
-    alone = [open_predictor(only(made, n), settings=keep)(noise).probabilities for n in range(COUNT)]
-    together = open_predictor(made, ensemble=True, settings=keep)(noise).probabilities
+    alone = [
+        open_predictor(only(made, n), settings=keep)(noise, allow_out_of_domain=True).probabilities
+        for n in range(COUNT)
+    ]
+    together = open_predictor(made, ensemble=True, settings=keep)(
+        noise, allow_out_of_domain=True
+    ).probabilities
     for label in ("core", "middle", "shell"):
         expected = np.mean([answer[label].array for answer in alone], axis=0)
         np.testing.assert_allclose(together[label].array, expected, atol=1e-5)
 
 
 def test_doubt_is_the_first_against_the_mean_of_the_others(made: ModelBundle, noise: Volume) -> None:
-    found = open_predictor(made, settings=Settings(uncertainty=True))(noise)
-    first = open_predictor(only(made, 0))(noise)
+    found = open_predictor(made, settings=Settings(uncertainty=True))(noise, allow_out_of_domain=True)
+    first = open_predictor(only(made, 0))(noise, allow_out_of_domain=True)
     rest = replace(made, manifest=replace(made.manifest, networks=made.networks[1:]))
-    others = open_predictor(rest, ensemble=True)(noise)
+    others = open_predictor(rest, ensemble=True)(noise, allow_out_of_domain=True)
     np.testing.assert_array_equal(found.mask.array, first.mask.array)
     assert found.doubt is not None
     for label, value in made.task.label_values.items():

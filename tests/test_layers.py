@@ -18,7 +18,6 @@ FLOORS = {
     "batch": 6,
     "evaluate": 6,
     "inference": 5,
-    "measure_domain": 5,
     "dataset": 4.5,
     "bundle": 4,
     "report": 4,

@@ -9,11 +9,12 @@ import pytest
 
 from c3s3_seg import ModelBundle, open_predictor
 from c3s3_seg.bundle import shipped_bundles
+from c3s3_seg.dataset import DataSet, Splits
 from c3s3_seg.domain import Domain, measure
 from c3s3_seg.errors import InputError
 from c3s3_seg.inference.domain_check import CheckResult, DomainError, check_frame, check_intensities
 from c3s3_seg.io import load
-from c3s3_seg.measure_domain import measure_data
+from c3s3_seg.training.domain import measure_domain, merge_domains
 from c3s3_seg.volume import Geometry, Source, Volume
 
 GRID = (1.5, 1.5, 1.5)
@@ -123,17 +124,31 @@ def test_one_scan_is_no_training_set() -> None:
 
 
 def test_a_data_set_is_measured_without_its_validation_cases(toy_data: Path, tmp_path: Path) -> None:
-    bundle = ModelBundle.find("phantom")
-    ball = replace(bundle.task, labels=(replace(bundle.task.labels[0], name="ball"),))
-    bundle = replace(bundle, manifest=replace(bundle.manifest, task=ball))
-    found = measure_data(bundle, toy_data)
+    task = ModelBundle.find("phantom").task
+    ball = replace(task, labels=(replace(task.labels[0], name="ball"),))
+    data = DataSet.load(toy_data)
+    found = measure_domain(ball, data, data.splits)
     assert (found.scans, found.greys) == (4, "scaled")
     assert found.volume_ml is not None
     assert 1 < found.volume_ml["ball"][0] < found.volume_ml["ball"][1] < 10
     assert found.shape == ((40, 40), (36, 36), (34, 34))
     (tmp_path / "dataset.json").write_text(json.dumps({"labelled": []}))
     with pytest.raises(InputError, match="no labelled case"):
-        measure_data(bundle, tmp_path)
+        measure_domain(ball, DataSet.load(tmp_path), Splits())
+
+
+def test_the_domain_of_an_ensemble_spans_those_of_its_members(domain: Domain) -> None:
+    other = measure([scan(seed, shape=(80, 50, 30), spacing=0.5) for seed in range(7)], "scaled")
+    both = merge_domains([domain, replace(other, volume_ml={"ball": (1.0, 2.0)})])
+    assert both is not None
+    assert both.scans == 7
+    assert both.spacing_mm == ((0.5, 1.0),) * 3
+    assert both.fov_mm == ((40.0, 60.0), (25.0, 50.0), (15.0, 40.0))
+    assert both.shape == ((60, 80), (50, 50), (30, 40))
+    assert both.spread == max(domain.spread, other.spread)
+    assert both.quantiles[9] == pytest.approx((domain.quantiles[9] + other.quantiles[9]) / 2, abs=1e-5)
+    assert both.volume_ml == {"ball": (1.0, 2.0)}
+    assert merge_domains([domain, None]) is None
 
 
 def test_shipped_bundles_know_their_training_scans() -> None:

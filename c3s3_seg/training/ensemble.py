@@ -12,6 +12,7 @@ from typing import Any
 from c3s3_seg.bundle import CARD, ModelBundle, Network
 from c3s3_seg.errors import InputError
 from c3s3_seg.schema import plain
+from c3s3_seg.training.domain import merge_domains
 
 SCORES = {"dice": "Dice", "jaccard": "Jaccard", "hd95_vox": "95HD (voxel)", "asd_vox": "ASD (voxel)"}
 
@@ -82,7 +83,9 @@ def make_ensemble(bundles: Sequence[ModelBundle], out: Path) -> ModelBundle:
     }
     files[CARD] = ensemble_card(named).encode()
     networks = tuple(member.network for member in named)
-    return ModelBundle.create(out, named[0].bundle.task, files, networks, plain(_facts(named)))
+    domain = merge_domains([member.bundle.task.domain for member in named])
+    task = replace(named[0].bundle.task, domain=domain)
+    return ModelBundle.create(out, task, files, networks, plain(_facts(named)))
 
 
 def _member(bundle: ModelBundle) -> Member:

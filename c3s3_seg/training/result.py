@@ -9,16 +9,18 @@ from typing import Any
 import torch
 
 from c3s3_seg.bundle import CARD, ModelBundle, Network
-from c3s3_seg.dataset import Splits
+from c3s3_seg.dataset import DataSet, Splits
+from c3s3_seg.domain import Domain
 from c3s3_seg.models.storage import to_bytes
 from c3s3_seg.schema import dump, plain
 from c3s3_seg.training.card import model_card
+from c3s3_seg.training.domain import measure_domain
 from c3s3_seg.training.history import best_record, scored
 from c3s3_seg.training.run import Run
 from c3s3_seg.training.validation import Validation
 
 
-def write_bundle(run: Run, splits: Splits, results: list[Validation]) -> ModelBundle:
+def write_bundle(run: Run, data: DataSet, splits: Splits, results: list[Validation]) -> ModelBundle:
     """Choose the candidate with the best mean Dice on validation and write `folder/bundle`.
 
     Without validation cases the first candidate is the winner. The other one ships as the partner,
@@ -40,8 +42,17 @@ def write_bundle(run: Run, splits: Splits, results: list[Validation]) -> ModelBu
         files[network.weights] = to_bytes(net, run.config.networks.storage)
     facts = _facts(run, splits, results) | {"kept": run.config.run.keep, "validation_kept": kept}
     files[CARD] = model_card(run.config, networks, facts).encode()
+    task = replace(run.config.task, domain=_domain(run, data, splits))
     # JSON has no word for what is infinite or not a number, as a distance may be.
-    return ModelBundle.create(run.folder / "bundle", run.config.task, files, tuple(networks), plain(facts))
+    return ModelBundle.create(run.folder / "bundle", task, files, tuple(networks), plain(facts))
+
+
+def _domain(run: Run, data: DataSet, splits: Splits) -> Domain | None:
+    """Of the scans that were learnt from; a single one has no spread, and there is no domain of it."""
+    used = splits if _used(run, splits) else replace(splits, unlabelled=())
+    if len(used.labelled) + len(used.unlabelled) < 2:
+        return None
+    return measure_domain(run.config.task, data, used)
 
 
 def _kept(run: Run, results: list[Validation]) -> list[dict[str, Any]]:

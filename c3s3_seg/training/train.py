@@ -105,7 +105,7 @@ def train(
             begin_from(run, start)
         results = _learn(run, data, splits, listener)
         if world.leads:
-            write_bundle(run, splits, results)
+            write_bundle(run, data, splits, results)
         wait()
     return ModelBundle.load(folder / "bundle")
 

@@ -1,0 +1,121 @@
+"""A bundle knows its training scans and when its networks disagree too much: measured, not typed in."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from c3s3_seg import Geometry, ModelBundle, load, open_predictor, save
+from c3s3_seg.bundle import WEIGHTS
+from c3s3_seg.cli import app
+from c3s3_seg.errors import InputError
+from c3s3_seg.inference.domain_check import DomainError
+from c3s3_seg.phantom import simulate
+from c3s3_seg.training.calibrate import Case, auroc, best_threshold, calibrate_uncertainty, degraded
+from c3s3_seg.training.config import load_config
+from c3s3_seg.training.listeners import Silent
+from c3s3_seg.training.train import train
+
+
+@pytest.fixture(scope="module")
+def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two labelled and two validation cases."""
+    folder = tmp_path_factory.mktemp("phantoms")
+    for name in ("imagesTr", "labelsTr"):
+        (folder / name).mkdir()
+    for seed in range(4):
+        made = simulate(40_000 + seed)
+        save(made.scan, folder / "imagesTr" / f"p{seed}.nii.gz")
+        save(made.truth, folder / "labelsTr" / f"p{seed}.nii.gz")
+    splits = {"labelled": ["p0", "p1"], "validation": ["p2", "p3"]}
+    (folder / "dataset.json").write_text(json.dumps(splits))
+    return folder
+
+
+def test_the_command_writes_domain_and_limit(phantoms: Path, tmp_path: Path) -> None:
+    shutil.copytree(WEIGHTS / "phantom", tmp_path / "bundle")
+    before = ModelBundle.load(tmp_path / "bundle")
+    found = CliRunner().invoke(app, ["calibrate", str(tmp_path / "bundle"), str(phantoms)])
+    assert found.exit_code == 0, found.output
+    after = ModelBundle.load(tmp_path / "bundle")
+    assert after.task.domain is not None
+    assert after.task.domain.scans == 2
+    limit = after.manifest.doubt
+    assert limit is not None
+    assert limit.cases == 2 * 9
+    assert limit.threshold_mm > 0
+    assert f"Uncertainty limit {limit.threshold_mm:.2f} mm" in found.output
+    assert after.manifest.files == before.manifest.files
+
+
+def test_one_network_gets_a_domain_and_no_limit(phantoms: Path, tmp_path: Path) -> None:
+    shutil.copytree(WEIGHTS / "phantom", tmp_path / "bundle")
+    path = tmp_path / "bundle" / "manifest.json"
+    facts = json.loads(path.read_text())
+    facts["networks"] = facts["networks"][:1]
+    path.write_text(json.dumps(facts))
+    found = CliRunner().invoke(app, ["calibrate", str(tmp_path / "bundle"), str(phantoms)])
+    assert found.exit_code == 0, found.output
+    assert "No uncertainty limit: the bundle holds one network." in found.output
+    assert ModelBundle.load(tmp_path / "bundle").manifest.doubt is None
+
+
+def test_a_limit_that_divides_nothing_is_refused_and_nothing_is_written(
+    phantoms: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(WEIGHTS / "phantom", tmp_path / "bundle")
+    before = (tmp_path / "bundle" / "manifest.json").read_bytes()
+    words = ["calibrate", str(tmp_path / "bundle"), str(phantoms), "--bad-mm", "0.0001"]
+    found = CliRunner().invoke(app, words)
+    assert isinstance(found.exception, InputError)
+    assert "no limit divides them" in str(found.exception)
+    assert (tmp_path / "bundle" / "manifest.json").read_bytes() == before
+
+
+def test_one_case_is_too_few() -> None:
+    made = simulate(40_000)
+    with pytest.raises(InputError, match="found 1 validation cases, wanted 2"):
+        calibrate_uncertainty(ModelBundle.find("phantom"), [Case("a", made.scan, made.truth)], "one")
+
+
+def test_degraded_scans_keep_their_masks_in_place() -> None:
+    made = simulate(40_000)
+    versions = list(degraded(made.scan, made.truth))
+    assert len(versions) == 9
+    for name, scan, truth in versions:
+        assert scan.geometry.matches(truth.geometry)
+        if name.startswith("crop"):
+            first = int(float(name.split()[1]) / 100 * made.scan.geometry.shape[0])
+            assert np.array_equal(scan.array, made.scan.array[first:].astype(np.float32))
+            assert np.allclose(scan.geometry.origin_mm, made.scan.geometry.to_mm((first, 0, 0)))
+        elif name != "none":
+            assert not np.array_equal(scan.array, made.scan.array)
+
+
+def test_threshold_and_area_by_hand() -> None:
+    value, bad = np.array([1.0, 2.0, 3.0, 4.0]), np.array([False, False, True, True])
+    assert best_threshold(value, bad) == 2.5
+    assert auroc(value, bad) == 1.0
+    assert auroc(value, ~bad) == 0.0
+    assert auroc(np.ones(4), bad) == 0.5
+    infinite = np.array([1.0, 2.0, np.inf, np.inf])
+    assert best_threshold(infinite, bad) == 1.5
+
+
+def test_a_trained_bundle_knows_its_domain(toy_config: Path, tmp_path: Path) -> None:
+    config = load_config(toy_config)
+    bundle = train(config, tmp_path / "run", Silent())
+    domain = bundle.task.domain
+    assert domain is not None
+    assert domain.scans == 4
+    assert domain.volume_ml is not None
+    assert set(domain.volume_ml) == {"ball"}
+    predictor = open_predictor(bundle, backend="torch")
+    coarse = np.random.default_rng(0).normal(size=(40, 40, 40)).astype(np.float32)
+    with pytest.raises(DomainError, match="its spacing"):
+        predictor(Geometry.build((40, 40, 40), (8.0,) * 3).volume(coarse))
+    own = load(Path(config.data.folder) / "imagesTr" / "ball-4.nii.gz")
+    assert predictor.check(own).check.level == "pass"
