@@ -2,9 +2,9 @@
 
     python benchmarks/doubt.py [--bundle phantom] [--data DATA] [--bad-mm MM]
 
-Prints what `c3s3-seg calibrate` measures and writes into a bundle's manifest. DATA is the folder of a
-training set; its validation cases are used (of `la`: the last 8 of the unlabelled list). Without DATA, phantoms that
-no shipped bundle has seen stand in.
+Prints what `c3s3-seg calibrate` measures and writes into a bundle's manifest. DATA is a training set's
+folder; its validation cases are used (of `la`: the last 8 of the unlabelled list). Without it, phantoms
+that no shipped bundle has seen stand in.
 """
 
 import argparse
