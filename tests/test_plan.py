@@ -189,7 +189,7 @@ def test_memory_that_does_not_suffice(toy_data: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(fit, "SMALL", 0)
     counted(monkeypatch, 1.0)
     assert planned(toy_data, hours=10, memory_bytes=0.7e9).networks.vnet_filters == 8
-    with pytest.raises(InputError, match=r"needs 0\.5 GB, and 0\.1 GB are allowed\. Give more --memory"):
+    with pytest.raises(InputError, match=r"needs 0\.5 GB, and 0\.1 GB are allowed\. Give more memory_bytes="):
         planned(toy_data, memory_bytes=0.1e9)
 
 
