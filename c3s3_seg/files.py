@@ -11,6 +11,7 @@ import os
 import re
 import secrets
 import stat
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -142,10 +143,19 @@ def parse_json(text: bytes | str, where: str | Path) -> Any:
     Raises
     ------
     InputError
-        If it is not JSON, not UTF-8, or nested too deep.
+        If it is not JSON, not UTF-8, nested too deep, or a table has a key twice: readers differ in which
+        of the two values they take.
     """
+
+    def table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        made = dict(pairs)
+        if len(made) < len(pairs):
+            twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+            raise InputError(f"has the key '{printable(twice[:80])}' twice; wanted it once", where=where)
+        return made
+
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=table)
     except RecursionError:
         raise InputError("cannot be read as JSON (it is nested too deep)", where=where) from None
     except ValueError as error:

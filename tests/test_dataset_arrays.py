@@ -150,7 +150,8 @@ def test_what_cannot_be_used_is_a_row(tmp_path: Path) -> None:
     assert "damaged" in told["cut.h5"]
     assert "not an HDF5 file" in told["text.h5"]
     assert "its array 'label' has the shape (4, 5, 7), and 'image' (4, 5, 6)" in told["other.h5"]
-    assert found.passed == {NO_IMAGE: 1}  # what a link leads to is in another file
+    assert "its array 'image' is a link, or lies in another file" in told["link.h5"]
+    assert found.passed == {}
     assert set(splits(found)) == {"good", "other"}
 
 
@@ -161,3 +162,26 @@ def test_an_array_larger_than_any_scan_is_not_read(tmp_path: Path) -> None:
     assert array_shapes(tmp_path / "bomb.h5", ("image", "label")) == {"image": (4096, 4096, 4096)}
     with pytest.raises(InputError, match="4096 x 4096 x 4096 voxels; up to"):
         load_hdf5(tmp_path / "bomb.h5", "image", (1, 1, 1))
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["C:\\data\\patient001_frame01.h5", "file:///patient001_frame01.h5", "\uff0e\uff0e/patient001_frame01"],
+)
+def test_a_list_names_no_other_place(tmp_path: Path, line: str) -> None:
+    (acdc(tmp_path) / "train.list").write_text(f"{line}\n", encoding="utf-8")
+    with pytest.raises(InputError, match="wanted the name of a case in this folder"):
+        find(tmp_path, Settings())
+
+
+def test_a_list_that_is_a_link(tmp_path: Path) -> None:
+    folder = acdc(tmp_path / "source")
+    (tmp_path / "secret").write_text("patient001_frame01\n")
+    (folder / "train.list").unlink()
+    (folder / "train.list").symlink_to(tmp_path / "secret")
+    with pytest.raises(InputError, match=r"train\.list: is a link to a file outside of the folder"):
+        find(folder, Settings())
+    (folder / "train.list").unlink()
+    (folder / "first.txt").write_text("patient001_frame01\n")
+    (folder / "train.list").symlink_to("first.txt")
+    assert set(splits(find(folder, Settings()))) == {"patient001_frame01", "patient003_frame01"}

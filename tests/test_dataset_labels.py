@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from c3s3_seg.dataset.items import Mask, Part
+from c3s3_seg.dataset.arrange import Settings, labels_of
+from c3s3_seg.dataset.items import Inventory, Mask, Part
 from c3s3_seg.dataset.labels import Labels, agreed
 from c3s3_seg.errors import InputError
 from c3s3_seg.io.drawing import Drawing
@@ -63,3 +64,12 @@ def test_what_they_do_not_agree_on(masks: list[Mask], message: str) -> None:
     with pytest.raises(InputError, match=message) as error:
         agreed(None, masks)
     assert "--labels" in str(error.value)
+
+
+def test_a_label_given_on_the_command_line_is_a_plain_name() -> None:
+    """Of several names of one value the first is the label's; the others are what a drawing says."""
+    settings = Settings(labels=Labels.parse("../x=1"))
+    with pytest.raises(InputError, match=r"the label '\.\./x': wanted a plain file name"):
+        labels_of(Inventory(()), settings)
+    several = Settings(labels=Labels.parse("lung=1,Lung/left=1"))
+    assert labels_of(Inventory(()), several).named == {"lung": 1}

@@ -292,3 +292,57 @@ def test_names_of_our_own_index_are_plain(tmp_path: Path, key: str, name: str) -
     index(tmp_path, **{"labelled": [], key: [name]})
     with pytest.raises(ConfigError, match="file name"):
         read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ("labelsTr/a.seg.nrrd", r"labelsTr: two files are of one case: 'a\.nii\.gz' and 'a\.seg\.nrrd'"),
+        ("labelsTr/a.nrrd", r"two files are of one case: 'a\.nii\.gz' and 'a\.nrrd'"),
+        ("imagesTr/a.nii.gz", r"imagesTr: two files are of one case: 'a\.nii\.gz' and 'a_0000\.nii\.gz'"),
+        ("imagesTr/a_0001.nii.gz", r"'a_0001\.nii\.gz' is another channel of 'a_0000\.nii\.gz'"),
+    ],
+)
+def test_two_files_of_one_case_of_nnunet(tmp_path: Path, extra: str, message: str) -> None:
+    """The last one would have been taken, without a word."""
+    folder = nnunet(tmp_path)
+    save(load_mask(folder / "labelsTr" / "a.nii.gz"), folder / extra)
+    with pytest.raises(InputError, match=message):
+        read(folder)
+
+
+def test_a_number_at_the_end_is_no_channel_by_itself(tmp_path: Path) -> None:
+    folder = nnunet(tmp_path)
+    image_case(folder, 2, "imagesTr/scan_0001")
+    assert cases(read(folder)) == {"a": (1, 2), "b": None, "scan_0001": None}
+
+
+def test_masks_without_a_scan_are_counted(tmp_path: Path) -> None:
+    folder = nnunet(tmp_path)
+    (folder / "labelsTr" / "a.nii.gz").rename(folder / "labelsTr" / "A.nii.gz")
+    found = read(folder)
+    assert cases(found) == {"a": None, "b": None}
+    assert found.passed == {"masks whose scan is not there": 1}
+
+
+def test_a_file_that_is_listed_twice(decathlon: Path, tmp_path: Path) -> None:
+    image, mask = "imagesTr/liver_1.nii.gz", "labelsTr/liver_1.nii.gz"
+    for other in ({"image": image}, {"image": "imagesTr/liver_2.nii.gz", "label": f"./{mask}"}):
+        index(decathlon, training=[{"image": image, "label": mask}, other])
+        with pytest.raises(InputError, match=r"dataset\.json: names '.*liver_1\.nii\.gz' twice"):
+            read(decathlon)
+    listed = {case: {"images": ["imagesTr/a_0000.nii.gz"]} for case in ("x", "y")}
+    with pytest.raises(InputError, match=r"names 'imagesTr/a_0000\.nii\.gz' twice"):
+        read(nnunet(tmp_path / "other", dataset=listed))
+
+
+@pytest.mark.parametrize("name", ["../../x", "", "a\nb"])
+def test_a_label_is_called_as_a_file_can_be(decathlon: Path, name: str) -> None:
+    """`train` would refuse it, after `prepare` and `plan` have done their work."""
+    pairs = [{"image": "imagesTr/liver_1.nii.gz", "label": "labelsTr/liver_1.nii.gz"}]
+    labels = {"0": "anything/else", "1": "liver", "2": name}
+    index(decathlon, labels=labels, training=pairs)
+    with pytest.raises(ConfigError, match="wanted a plain file name"):
+        read(decathlon)
+    index(decathlon, labels={**labels, "2": "cancer"}, training=pairs)
+    assert read(decathlon).labels == {"liver": 1, "cancer": 2}

@@ -215,3 +215,20 @@ def test_structures_beside_a_dicom_series(tmp_path: Path) -> None:
     _, data = made(root, "liver=1,spleen=2")
     assert np.array_equal(load_mask(data.mask("case-0001")).array, LIVER + 2 * SPLEEN)
     assert data.records["case-0001"].source["label"] == "p/masks: 2 structures"
+
+
+def test_a_structure_on_another_grid_is_not_one_that_no_label_names(tmp_path: Path) -> None:
+    root = tmp_path / "source"
+    for n in (1, 2):
+        case(
+            root, f"s{n}", "{case}/segmentations/{name}", {"liver": LIVER, "spleen": SPLEEN, "aorta": TUMOUR}
+        )
+    there = load_mask(root / "s1/segmentations/liver.nii.gz")
+    away = Geometry.build(there.geometry.shape, (7.0, 7.0, 7.0))
+    save(away.volume(there.array), root / "s1/segmentations/liver.nii.gz")
+    result, _ = made(root, "liver=1,spleen=2")
+    told = {item.place: item.reason for item in result.refused}
+    assert "it is named like a label, and is on the grid of no scan" in told["s1/segmentations/liver.nii.gz"]
+    assert "nothing in it is named 'liver'" in told["s1/segmentations/spleen.nii.gz"]
+    assert result.passed == {"mask files of structures that --labels does not name": 2}
+    assert result.masks == 1

@@ -117,3 +117,12 @@ def test_numbers_stay_numbers() -> None:
     assert line == ["-1.5", "+2", "1e-3", "-.5", "inf", "-inf", "nan", "-1.5", "0", "-inf", "nan", ""]
     (line,) = csv.reader(io.StringIO(csv_bytes([["a,b", 'say "x"', "心房"]]).decode()))
     assert line == ["a,b", 'say "x"', "心房"]
+
+
+def test_a_key_that_is_there_twice(tmp_path: Path) -> None:
+    """Python takes the last one, other readers the first."""
+    (tmp_path / "x.json").write_text('{"labels": {"a": 1, "a": 2}}')
+    with pytest.raises(InputError, match=r"x\.json: has the key 'a' twice"):
+        read_json(tmp_path / "x.json")
+    (tmp_path / "x.json").write_text('{"labels": {"a": 1, "A": 2}, "a": 3}')
+    assert read_json(tmp_path / "x.json") == {"labels": {"a": 1, "A": 2}, "a": 3}

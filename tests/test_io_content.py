@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import os
 import resource
+import struct
 import subprocess
 import sys
 import zlib
@@ -191,3 +192,25 @@ def test_a_file_is_read_once_and_not_while_it_grows(tmp_path: Path) -> None:
             Opened(tmp_path / name)
     with pytest.raises(InputError, match="No such file"):
         Opened(tmp_path / "none")
+
+
+def test_voxels_that_start_far_behind_their_header(tmp_path: Path) -> None:
+    """What is before the voxels is unpacked as well: 816 KB would have taken 800 MB, a mask's too."""
+    head = bytearray(header((4, 5, 6), "u1"))
+    for start, more in ((352 + (1 << 26) + 4096, 0), (4096, 120)):
+        struct.pack_into("<f", head, 108, float(start))
+        (tmp_path / "a.nii.gz").write_bytes(gzip.compress(bytes(head) + bytes(start - len(head) + more)))
+        if more:
+            assert load_mask(tmp_path / "a.nii.gz").array.shape == (4, 5, 6)
+        else:
+            with pytest.raises(InputError, match="the voxels cannot start at byte"):
+                load_mask(tmp_path / "a.nii.gz")
+
+
+def test_many_members_are_one_stream() -> None:
+    packed = (
+        gzip.compress(b"") * 3000 + gzip.compress(b"abc") + b"".join(gzip.compress(b"d") for _ in range(3000))
+    )
+    content, after = unpack(memoryview(packed), need(1003))
+    assert content == b"abc" + b"d" * 1000
+    assert after == 2000

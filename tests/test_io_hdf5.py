@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from c3s3_seg.errors import C3S3Error, InputError, MemoryLimitError
-from c3s3_seg.io import limits
+from c3s3_seg.io import hdf5, limits
 from c3s3_seg.io.hdf5 import array_shapes, load_hdf5
 
 SPACING = (0.625, 0.625, 0.625)
@@ -33,14 +33,16 @@ def test_the_array_and_what_is_not_known_of_it(path: Path) -> None:
     assert volume.array.dtype == np.float32
     assert volume.geometry.spacing_mm.tolist() == list(SPACING)
     assert "no geometry: a spacing of 0.625 x 0.625 x 0.625 mm was taken" in volume.source.notes[0]
-    assert array_shapes(path, ("image", "label", "elsewhere")) == {"image": (2, 3, 4)}
+    assert array_shapes(path, ("image", "label")) == {"image": (2, 3, 4)}
+    with pytest.raises(InputError, match=r"a\.h5: its array 'elsewhere' is a link, or lies in another file"):
+        array_shapes(path, ("image", "elsewhere"))
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
         ("label", "no array 'label'"),
-        ("elsewhere", "no array 'elsewhere'"),
+        ("elsewhere", "its array 'elsewhere' is a link"),
         ("flat", "wanted numbers in 3D"),
         ("words", "wanted numbers in 3D"),
         ("nan", "NaN"),
@@ -117,3 +119,35 @@ def test_a_damaged_header_is_never_more_than_one_line(tmp_path: Path, value: int
         except C3S3Error:
             refused += 1
     assert refused > 50
+
+
+def test_arrays_in_other_files_are_not_read(path: Path) -> None:
+    """Virtual and external arrays are no links, and would read whatever file they name."""
+    layout = h5py.VirtualLayout((2, 2, 2), "f8")
+    layout[:] = h5py.VirtualSource(str(path.parent / "other.h5"), "image", (2, 2, 2))
+    (path.parent / "raw").write_bytes(bytes(64))
+    with h5py.File(path, "a") as file:
+        file.create_virtual_dataset("virtual", layout)
+        file.create_dataset("raw", (2, 2, 2), "f8", external=[(str(path.parent / "raw"), 0, 64)])
+        file["soft"] = h5py.SoftLink("/elsewhere")
+    for name in ("virtual", "raw", "soft"):
+        with pytest.raises(InputError, match=f"its array '{name}' is a link, or lies in another file"):
+            load_hdf5(path, name, SPACING)
+
+
+def test_half_precision_becomes_single(path: Path) -> None:
+    with h5py.File(path, "a") as file:
+        file["half"] = np.arange(24, dtype=np.float16).reshape(2, 3, 4)
+    array = load_hdf5(path, "half", SPACING).array
+    assert array.dtype == np.float32
+    assert np.array_equal(array, np.arange(24).reshape(2, 3, 4))
+
+
+def test_a_part_that_unpacks_to_far_more_than_its_array(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with h5py.File(path, "a") as file:
+        more = {"maxshape": (None, None, None), "chunks": (16, 16, 16), "compression": "gzip"}
+        file.create_dataset("label", (2, 2, 2), "u1", **more)[...] = 1
+    assert load_hdf5(path, "label", SPACING).array.all()
+    monkeypatch.setattr(hdf5, "DENSE_FLOOR", 4095)
+    with pytest.raises(InputError, match="'label' of 8 bytes is packed in parts of 4096 bytes"):
+        load_hdf5(path, "label", SPACING)

@@ -689,6 +689,9 @@ def two_data_files(tmp_path: Path) -> Path:
         b"ElementDataFile = other.raw\nElementDataFile = right.raw\n",
         b"ElementDataFile = right.raw\nElementDataFile: /etc/passwd\n",
         b"  ElementDataFile=right.raw\n\nElementDataFile = LIST\nother.raw\n",
+        b"elementdatafile = other.raw\nElementDataFile = right.raw\n",
+        b"ElementDataFile\x0b= other.raw\nElementDataFile = right.raw\n",
+        b"#ElementDataFile = other.raw\nElementDataFile = right.raw\n",
         b"ElementSpacing = 1 1 1\nElementSpacing = 2 2 2\nElementDataFile = right.raw\n",
         b"Offset = 1 1 1\nPosition = 2 2 2\nElementDataFile = right.raw\n",
         b"offset = 1 1 1\nOffset = 2 2 2\nElementDataFile = right.raw\n",
@@ -809,7 +812,7 @@ def test_more_nrrd_headers_that_cannot_be(tmp_path: Path, old: bytes, new: bytes
         (b"Offset = 1 2\n", "its Offset is '1 2'; wanted 3 numbers"),
         (b"TransformMatrix = 1 0 0\n", "wanted 9 numbers"),
         (b"ElementToIntensityFunctionSlope = 2\n", "some programs apply"),
-        (b"HeaderSize = -1\n", "plain binary"),
+        (b"HeaderSize = -1\n", "it skips bytes before the voxels"),
     ],
 )
 def test_meta_headers_that_other_programs_read_otherwise(tmp_path: Path, more: bytes, message: str) -> None:
@@ -936,3 +939,13 @@ def test_a_mask_that_is_none_says_what_it_holds(tmp_path: Path) -> None:
     assert "probabilities" not in str(error.value)
     with pytest.raises(InputError, match=r"found -3, one of 120 such"):
         load_mask(nifti(tmp_path / "m.nii.gz", np.full((4, 5, 6), -3, np.int16)))
+
+
+def test_a_header_is_not_its_own_data_file(tmp_path: Path) -> None:
+    for name, head in (
+        ("a.mhd", META + b"ElementDataFile = a.mhd\n"),
+        ("a.nhdr", NRRD + b"data file: a.nhdr\n"),
+    ):
+        (tmp_path / name).write_bytes(head)
+        with pytest.raises(InputError, match=f"its data file '{name}' is the header itself"):
+            load(tmp_path / name)

@@ -17,7 +17,7 @@ from c3s3_seg.dataset.naming import Earlier, name_cases, name_patients, read_ear
 from c3s3_seg.dataset.patients import GIVEN, OWN, Guess, counted, patients_by_path
 from c3s3_seg.dataset.splits import Member, assign
 from c3s3_seg.errors import C3S3Error, InputError
-from c3s3_seg.files import PlainName
+from c3s3_seg.files import PlainName, printable
 from c3s3_seg.io.image import image_stem, image_suffix
 from c3s3_seg.workers import each
 
@@ -152,7 +152,15 @@ def labels_of(inventory: Inventory, settings: Settings) -> Labels:
         If the masks do not agree.
     """
     given = settings.labels or (Labels(inventory.labels) if inventory.labels else None)
-    return agreed(given, [pair.mask for pair in inventory.pairs if pair.mask is not None])
+    labels = agreed(given, [pair.mask for pair in inventory.pairs if pair.mask is not None])
+    for name in labels.named:
+        try:
+            PlainName(name)
+        except ValueError as error:
+            what = f"the label {printable(name)!r}: wanted {error}"
+            todo = "Name it with --labels 'NAME=1,OTHER NAME=1': the first name of a value is the label's"
+            raise InputError(what, todo=todo) from None
+    return labels
 
 
 def modality_of(pairs: Sequence[Pair], settings: Settings) -> str:

@@ -8,6 +8,8 @@ others         any name in any folder; 2D slices that were cut from volumes are 
 from __future__ import annotations
 
 import os
+import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -88,7 +90,12 @@ def find_arrays(root: Path, files: Sequence[Path], leaves_out: Callable[[Path], 
     if not volumes:
         return found
     cases = _name(volumes)
-    splits = _splits([path for path in files if path.name in LISTS and not leaves_out(path)], cases)
+    lists = [path for path in files if path.name in LISTS and not leaves_out(path)]
+    for path in lists:
+        if not is_inside(root, path):
+            todo = "Copy the list into the folder"
+            raise InputError("is a link to a file outside of the folder", where=path, todo=todo)
+    splits = _splits(lists, cases)
     taken = [file for file in cases if not leaves_out(file.path)]
     for file in taken:
         if splits is not None and file.path not in splits:
@@ -168,7 +175,9 @@ def _lines(path: Path) -> Iterator[str]:
     """
     text = read_regular(path, LIST_BYTES).decode("utf-8-sig", "replace")
     for name in dict.fromkeys(line.strip().replace("\\", "/") for line in text.splitlines()):
-        if name and (name.startswith("/") or ".." in PurePosixPath(name).parts or not name.isprintable()):
+        plain = unicodedata.normalize("NFKC", name)
+        elsewhere = re.match(r"/|[a-zA-Z]:|\w+://", plain) or ".." in PurePosixPath(plain).parts
+        if elsewhere or not name.isprintable():
             raise InputError(f"names {name!r}; wanted the name of a case in this folder", where=path)
         if name.strip("./"):
             yield name

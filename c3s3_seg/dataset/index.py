@@ -290,7 +290,8 @@ def parse_labels(found: Any, path: Path) -> dict[str, int]:
     Raises
     ------
     ConfigError
-        If it is neither, a value is none that a mask can hold, or two labels have one value or one name.
+        If it is neither, a value is none that a mask can hold, two labels have one value or one name, or
+        a name is none that files can have.
     InputError
         If a label is a region of several values, as nnU-Net has them.
     """
@@ -308,7 +309,9 @@ def parse_labels(found: Any, path: Path) -> dict[str, int]:
         twice = [item for item, count in Counter(seen).items() if count > 1]
         if twice:
             raise ConfigError(f"two labels have the {what} {twice[0]!r}; wanted one of each", where=path)
-    return {name: value for name, value in pairs if value != 0}
+    labels = {name: value for name, value in pairs if value != 0}
+    parse(dict[str, dict[PlainName, int]], {"labels": labels}, path)
+    return labels
 
 
 def _is_number(key: str) -> bool:

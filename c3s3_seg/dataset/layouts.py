@@ -11,7 +11,9 @@ What a list names lies in the folder: paths and links that lead out of it are re
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,7 +36,7 @@ from c3s3_seg.dataset.items import Inventory, Mask, Pair, Part, Refused, Scan, S
 from c3s3_seg.dataset.pairing import KEPT
 from c3s3_seg.dataset.patients import GIVEN, patients_of
 from c3s3_seg.errors import ConfigError, InputError
-from c3s3_seg.files import PlainName
+from c3s3_seg.files import PlainName, printable
 from c3s3_seg.io.cases import scan_stem, walk_files
 from c3s3_seg.io.image import image_stem, image_suffix
 from c3s3_seg.io.sniff import is_dicom
@@ -71,6 +73,7 @@ def read_layout(root: Path, search: Search, progress: Progress = silent) -> Inve
             found = read(root, index)
             labels = {} if search.labels is not None else _labels(index, root / INDEX)
             passed = {"test images of the layout": n} if (n := _test_images(root, index)) else {}
+            passed |= {"masks whose scan is not there": n} if (n := _lone_masks(root, found)) else {}
             return _inventory(root, found, labels, passed, search, progress)
     return _arrays(root, search)
 
@@ -128,6 +131,12 @@ def _test_images(root: Path, index: Mapping[str, Any]) -> int:
     return sum(image_suffix(path) is not None for path in walk_files(folder))
 
 
+def _lone_masks(root: Path, found: Found) -> int:
+    """Files in `labelsTr` that are nobody's mask."""
+    taken = {mask.files[0] for _, mask in found if mask is not None}
+    return sum(path not in taken for path in _images(root, MASKS))
+
+
 def _modality(root: Path, index: Mapping[str, Any], key: str) -> str:
     """The one channel's modality, as DICOM has it."""
     return MODALITIES.get(channel(index, key, root / INDEX).strip().upper(), "")
@@ -163,6 +172,7 @@ def _decathlon(root: Path, index: Mapping[str, Any]) -> Found:
         mask = None if label in (None, "") else _part(root, _named(root, label, at))
         stem = image_stem(part.files[0])
         found.append((Scan(part, stem.removesuffix("_0000"), modality=modality), mask))
+    _refuse_twice(root, found)
     listed = {scan.part.files[0] for scan, _ in found}
     for path in _images(root, IMAGES):
         if path not in listed:  # scans without a mask are in no list
@@ -217,13 +227,40 @@ def _nnunet(root: Path, index: Mapping[str, Any]) -> Found:
     modality = _modality(root, index, "channel_names")
     if "dataset" in index:
         return [(replace(scan, modality=modality), mask) for scan, mask in _nnunet_listed(root, index)]
-    masks = {scan_stem(image_stem(path)): path for path in _images(root, MASKS)}
+    masks = _by_case(root, MASKS, scan_stem)
+    scans = _by_case(root, IMAGES, lambda stem: stem.removesuffix("_0000"))
     found: Found = []
-    for path in _images(root, IMAGES):
-        stem = image_stem(path).removesuffix("_0000")
-        mask = _part(root, masks[stem]) if stem in masks else None
-        found.append((Scan(_part(root, path), stem, modality=modality), mask))
+    for case, path in scans.items():
+        _refuse_channel(case, path, scans)
+        mask = _part(root, masks[case]) if case in masks else None
+        found.append((Scan(_part(root, path), case, modality=modality), mask))
     return found
+
+
+def _by_case(root: Path, folder: str, case_of: Callable[[str], str]) -> dict[str, Path]:
+    """Case -> its one file in a folder.
+
+    Raises
+    ------
+    InputError
+        If two files are of one case: which of them is meant is not known.
+    """
+    files: dict[str, Path] = {}
+    for path in _images(root, folder):
+        other = files.setdefault(case_of(image_stem(path)), path)
+        if other != path:
+            what = f"two files are of one case: '{printable(other.name)}' and '{printable(path.name)}'"
+            raise InputError(what, where=root / folder, todo="Take one of them away")
+    return files
+
+
+def _refuse_channel(case: str, path: Path, scans: Mapping[str, Path]) -> None:
+    """`x_0001` beside `x_0000`, where the index names one channel."""
+    first, _, number = case.rpartition("_")
+    if re.fullmatch(r"\d{4}", number) and first in scans:
+        what = f"'{printable(path.name)}' is another channel of '{printable(scans[first].name)}'"
+        todo = f"Take it away, or rename it; {INDEX} names one channel"
+        raise InputError(what, where=path.parent, todo=todo)
 
 
 def _nnunet_listed(root: Path, index: Mapping[str, Any]) -> Found:
@@ -239,7 +276,17 @@ def _nnunet_listed(root: Path, index: Mapping[str, Any]) -> Found:
         part = _part(root, _named(root, images[0], f"{key}.images.0"))
         mask = None if label is None else _part(root, _named(root, label, f"{key}.label"))
         found.append((Scan(part, case), mask))
+    _refuse_twice(root, found)
     return found
+
+
+def _refuse_twice(root: Path, found: Found) -> None:
+    """A list that gives one image, or one mask, to two cases: one of them would learn from another's."""
+    files = [part.files[0] for scan, mask in found for part in (scan.part, mask) if part is not None]
+    twice = next((path for path, count in Counter(files).items() if count > 1), None)
+    if twice is not None:
+        what = f"names '{printable(os.fspath(twice.relative_to(root)))}' twice; wanted each file once"
+        raise InputError(what, where=root / INDEX)
 
 
 def _images(root: Path, name: str) -> Iterator[Path]:

@@ -33,7 +33,8 @@ SHARED = 1 / 3  # of all scans, see `_serial`
 _SEP = r"[\s_.\-]"
 _CINE = r"frame|fr|phase|time[\s_-]?point|time|tp"
 _VISIT = (
-    r"ses|sess|session|visit|vis|exam|examination|follow[\s_-]?up|fu|baseline|bl|screening|retest"
+    r"ses|sess|session|visit|vis|exam|examination|follow[\s_-]?up|fu|baseline|bl|screening|sc|retest"
+    r"|t0|t[3-9]|insp(?:iration)?|exp(?:iration)?|inhale|exhale"
     r"|(?:pre|post|intra)[\s_-]?(?:op|operative|treatment|contrast|therapy|surgery|chemo|ablation|tx|rt)?"
     r"|before|after|week|wk|month|mo|day|year|yr|ed|es|(?:end[\s_-]?)?(?:dia|sy)stol(?:e|ic)"
 )
@@ -48,7 +49,7 @@ _DATE = r"(?:19|20)\d\d[-_.]?(?:0[1-9]|1[0-2])[-_.]?(?:0[1-9]|[12]\d|3[01])"
 _LAST = re.compile(
     rf"(?:{_SEP}+|(?<=\d)(?=[a-z]))(?P<word>{_ANY})(?P<number>{_SEP}?\d{{1,8}}[a-z]?)?$"
     rf"|{_SEP}+(?P<letter>(?:visit|ses|session|exam|time[\s_-]?point|tp){_SEP}?[a-h])$"
-    rf"|{_SEP}+(?P<since>\d{{1,3}}{_SEP}?(?:day|week|wk|month|mo|year|yr)s?)$"
+    rf"|{_SEP}+(?P<since>\d{{1,3}}{_SEP}?(?:(?:day|week|wk|month|mo|year|yr)s?|[dwmy]))$"
     rf"|{_SEP}+(?P<date>{_DATE})$|{_SEP}+(?P<channel>0000)$|{_SEP}*\((?P<again>\d+)\)$"
 )
 _FIRST = re.compile(rf"^(?:copy of\s+|(?:{_ANY})(?:-?\d{{1,3}})?{_SEP}+(?=.*\d))")
@@ -64,7 +65,11 @@ _SUBJECT = re.compile(
     rf"^(?:patient|patid|pat|pt|subject|subj|sub|case|person|participant|volunteer|individual|id|p|s)"
     rf"{_SEP}*\d+$"
 )
-_SERIAL = re.compile(rf"^(?P<base>.*\d.*?){_SEP}+(?P<last>[a-z]*-?\d{{1,8}}|[a-z])$")
+_LETTER = r"[^\W\d_]"  # of any script
+_SERIAL = re.compile(
+    rf"^(?P<base>.*\d.*?)(?:{_SEP}+|(?<=\d)(?=(?:[a-z]|v\d{{1,2}})$))"
+    rf"(?P<last>{_LETTER}*-?\d{{1,8}}|{_LETTER})$"
+)
 _GENERIC = re.compile(rf"(?:{_ANY}|imaging|norm|orig|original|\d+)$")
 
 

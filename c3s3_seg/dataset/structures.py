@@ -56,7 +56,12 @@ def gather(shelf: Shelf, masks: Sequence[Mask], labels: Labels) -> Gathered:
     strangers = [mask for mask, akin in single if not akin]
     if not _is_structured(found, labels, bool(strangers), bool([m for m in rest if m.grid is not None])):
         return Gathered(rest=list(masks))
-    gathered = Gathered(rest=rest + [mask for mask, akin in single if akin], left_out=len(strangers))
+    lost = [mask for mask in strangers if _form(_stem_path(mask.part.place).name) in forms.values()]
+    left_out = len(strangers) - len(lost)
+    gathered = Gathered(rest=rest + [mask for mask, akin in single if akin], left_out=left_out)
+    for mask in lost:
+        reason = "it is named like a label, and is on the grid of no scan that its path names, or of several"
+        gathered.refused.append(Refused(mask.part.place, reason))
     for number, held in found.items():
         twice = next((name for name, files in held.items() if len(files) > 1), None)
         if twice is not None:

@@ -22,6 +22,9 @@ MAX_RATIO = 1032
 # Writers pad to blocks of up to 64 KiB; more than this after the last voxel is something else.
 MOST_SURPLUS = 1 << 20
 BLOCK = 1 << 20
+# Of the packed stream at a time. What is left of it is copied at each member's end: with small pieces,
+# millions of tiny members take seconds and not minutes.
+PIECE = 1 << 14
 CHANGED, WAIT = "it changed while it was read", "Wait until nothing writes there, and run again"
 
 
@@ -237,8 +240,8 @@ def unpack_head(packed: bytes, count: int, path: Path) -> bytes:
 def _blocks(packed: memoryview) -> Iterator[bytes]:
     """What a stream unpacks to, in small blocks; what follows it and is no further member comes as it is."""
     stream = zlib.decompressobj(wbits=47)  # finds out by itself whether it is zlib or gzip
-    for start in range(0, len(packed), BLOCK):
-        rest = bytes(packed[start : start + BLOCK])
+    for start in range(0, len(packed), PIECE):
+        rest = bytes(packed[start : start + PIECE])
         while rest:
             if stream.eof:
                 rest = rest.lstrip(b"\0")  # tapes and block devices pad with zeros

@@ -15,7 +15,7 @@ import numpy as np
 
 from c3s3_seg.errors import C3S3Error, InputError, MissingError
 from c3s3_seg.io.content import Opened
-from c3s3_seg.io.limits import check_dense, check_size
+from c3s3_seg.io.limits import DENSE_FLOOR, check_dense, check_size
 from c3s3_seg.volume import Array, Geometry, Source, Volume
 
 HDF5_SUFFIXES = (".h5", ".hdf5")
@@ -42,8 +42,8 @@ def load_hdf5(path: Path, name: str, spacing_mm: tuple[float, float, float]) -> 
     Raises
     ------
     InputError
-        If there is no such array, it is not 3D and finite, parts of it were never written, or the
-        file is damaged.
+        If there is no such array, it is not 3D and finite, lies elsewhere, parts of it were never
+        written, or the file is damaged.
     MemoryLimitError
         If the memory does not suffice for it.
     MissingError
@@ -63,21 +63,22 @@ def array_shapes(path: Path, names: Sequence[str]) -> dict[str, tuple[int, ...]]
     Raises
     ------
     InputError
-        If it is no HDF5 file, or a damaged one.
+        If it is no HDF5 file, or a damaged one, or an array is a link or lies in another file.
     MissingError
         If h5py is not installed.
     """
     with _opened(path) as file:
-        return {name: tuple(item.shape) for name in names if (item := _array(file, name)) is not None}
+        return {name: tuple(item.shape) for name in names if (item := _array(file, name, path)) is not None}
 
 
 def _read(path: Path, name: str) -> Array:
     with _opened(path) as file:
-        item = _array(file, name)
+        item = _array(file, name, path)
         if item is None:
             raise InputError(f"there is no array '{name}' in this file", where=path)
         _check(item, name, path)
-        return np.asarray(item[()])
+        array = np.asarray(item[()])
+        return array.astype(np.float32) if array.dtype == np.float16 else array  # which no image file holds
 
 
 @contextmanager
@@ -94,13 +95,18 @@ def _opened(path: Path) -> Iterator[Any]:
         raise InputError(what, where=path, todo="Copy or export it again") from error
 
 
-def _array(file: Any, name: str) -> Any:
+def _array(file: Any, name: str, path: Path) -> Any:
     """An array that is in this very file: links, virtual and external ones would read whatever they name."""
     h5py = _h5py()
     link = file.get(name, getlink=True)
     item: Any = file.get(name) if isinstance(link, h5py.HardLink) else None
-    is_own = isinstance(item, h5py.Dataset) and not item.is_virtual and not item.external
-    return item if is_own and item.shape is not None else None
+    is_array = isinstance(item, h5py.Dataset)
+    if isinstance(link, (h5py.SoftLink, h5py.ExternalLink)) or (
+        is_array and (item.is_virtual or item.external)
+    ):
+        what = f"its array '{name}' is a link, or lies in another file, which is not followed"
+        raise InputError(what, where=path, todo="Write the array itself into this file")
+    return item if is_array and item.shape is not None else None
 
 
 def _check(item: Any, name: str, path: Path) -> None:
@@ -116,6 +122,10 @@ def _check(item: Any, name: str, path: Path) -> None:
     if item.chunks is not None:
         chunks = math.prod(-(-n // c) for n, c in zip(shape, item.chunks, strict=True))
         there = int(item.id.get_num_chunks())
+        part = math.prod(item.chunks) * item.dtype.itemsize  # it is unpacked whole, also beyond the array
+        check_size(path, item.chunks, part)
+        if part > max(size, DENSE_FLOOR):
+            raise InputError(f"'{name}' of {size} bytes is packed in parts of {part} bytes", where=path)
     if there < chunks:
         what = f"'{name}' was never written in full: {there} of its {chunks} parts are there"
         raise InputError(what, where=path, todo="Copy or export it again")

@@ -30,6 +30,8 @@ SYNONYMS = (
     ("TransformMatrix", "Rotation", "Orientation"),
     ("BinaryDataByteOrderMSB", "ElementByteOrderMSB"),
 )
+# Names as some reader may take them: MetaIO minds upper and lower case and blanks, others do not.
+_OTHER_DATA_FILE = re.compile(r"^\W*ElementDataFile\b", flags=re.M | re.I)
 _LAST = re.compile(rb"^[ \t]*ElementDataFile[ \t]*[=:][ \t]*(.*?)[ \t\r]*\n", flags=re.M)
 
 
@@ -45,6 +47,9 @@ def parse_meta(raw: bytes, path: Path) -> Stored:
     if last is None:
         raise InputError("this is not a MetaImage file, or it ends within its header", where=path)
     text = raw[: last.start()].decode("latin-1")
+    if _OTHER_DATA_FILE.search(text):
+        what = "the header says 'ElementDataFile' twice, or in two ways; wanted it once"
+        raise InputError(what, where=path, todo="Write the file again with the program that made it")
     key = once(re.findall(r"^[ \t]*(\w+)[ \t]*[=:][ \t]*(.*?)\s*$", text, flags=re.M), path, *SYNONYMS)
     shape = sizes(key.get("DimSize", ""), path)
     if key.get("NDims", str(len(shape))) != str(len(shape)):
@@ -72,8 +77,10 @@ def _check(key: dict[str, str], shape: tuple[int, ...], path: Path) -> None:
     if channels != "1":
         what = f"found an array of shape {shape} with {channels} values a voxel; wanted one 3D volume"
         raise InputError(what, where=path)
-    if kind not in TYPES or not _yes(key.get("BinaryData", "True")) or key.get("HeaderSize", "0") != "0":
+    if kind not in TYPES or not _yes(key.get("BinaryData", "True")):
         raise InputError(f"found voxels of type '{kind}'; wanted plain binary numbers", where=path)
+    if key.get("HeaderSize", "0") != "0":
+        raise InputError("it skips bytes before the voxels, which is not supported", where=path)
     if key.get("DistanceUnits", "mm").lower() not in ("mm", "?"):
         raise InputError(f"its distances are in {key['DistanceUnits']}; wanted mm", where=path)
     for name, plain in (("Slope", 1.0), ("Offset", 0.0)):

@@ -24,6 +24,7 @@ from c3s3_seg.volume import Array, narrow
 GZIP_MAGIC = b"\x1f\x8b"
 FIRST = 1 << 16  # bytes of a packed file in which its header is, whatever name the gzip stream bears
 HEADER_BYTES = {348: 352, 540: 544}
+MOST_EXTENSIONS = 1 << 26  # bytes between header and voxels, which are unpacked as well
 DATA_TYPES = {
     2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8",
 }  # fmt: skip
@@ -133,7 +134,8 @@ def parse_header(head: bytes, path: Path) -> Header:
     if not (np.isfinite(pixdim[1:4]).all() and pixdim[1:4].min() > 0):
         raise InputError(f"found a spacing of {shown(pixdim[1:4])} mm; wanted positive numbers", where=path)
     start = float(field["offset"])
-    if not (math.isfinite(start) and start >= HEADER_BYTES[len(field.tobytes())]):
+    least = HEADER_BYTES[len(field.tobytes())]
+    if not (math.isfinite(start) and least <= start <= least + MOST_EXTENSIONS):
         raise InputError(f"the voxels cannot start at byte {start:g}", where=path)
     slope, inter = float(field["slope"]), float(field["inter"])
     if not math.isfinite(slope) or slope == 0:

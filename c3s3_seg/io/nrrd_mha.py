@@ -102,6 +102,8 @@ def data_file(name: str, path: Path) -> Path:
     if not real.is_relative_to(folder):
         todo = "Put the data file itself beside the header"
         raise InputError(f"its data file '{name}' is a link out of the folder", where=path, todo=todo)
+    if os.path.samefile(real, path):
+        raise InputError(f"its data file '{name}' is the header itself", where=path)
     return real
 
 
