@@ -192,6 +192,35 @@ def test_slopes_beside_a_slope_at_the_top_of_the_file(oblique: Volume, enhanced:
         assert np.array_equal(back.array[:, :, k], wanted)
 
 
+@pytest.mark.parametrize("left_out", ["RescaleSlope", "RescaleIntercept"])
+def test_a_frame_without_a_scale_among_frames_with_one_is_refused(enhanced: Path, left_out: str) -> None:
+    def change(data: pydicom.Dataset) -> None:
+        data.SOPClassUID = EnhancedMRImageStorage
+        for group in (data.SharedFunctionalGroupsSequence[0], *data.PerFrameFunctionalGroupsSequence):
+            group.pop("PixelValueTransformationSequence", None)
+        for n, frame in enumerate(data.PerFrameFunctionalGroupsSequence):
+            for keyword, value in (("RescaleSlope", "2"), ("RescaleIntercept", "5")):
+                if (n, keyword) != (3, left_out):
+                    grouped(frame, ("PixelValueTransformationSequence",), keyword, value)
+
+    edit(enhanced, change)
+    with pytest.raises(InputError, match=rf"1 of 12 slices have no {left_out}, 'one\.dcm, frame 4'"):
+        load(enhanced)
+
+
+def test_a_private_group_is_not_the_scale_of_a_frame(oblique: Volume, enhanced: Path) -> None:
+    def change(data: pydicom.Dataset) -> None:
+        data.SOPClassUID = EnhancedMRImageStorage
+        for frame in data.PerFrameFunctionalGroupsSequence:
+            theirs = pydicom.Dataset()
+            theirs.RescaleSlope, theirs.ImagePositionPatient = "99", [0, 0, 0]
+            block = frame.private_block(0x2005, "Philips MR Imaging DD 005", create=True)
+            block.add_new(0x0F, "SQ", [theirs])
+
+    edit(enhanced, change)
+    assert np.array_equal(load(enhanced).array, oblique.array)
+
+
 @pytest.mark.parametrize("by", ["FrameType", "ComplexImageComponent"])
 def test_magnitude_and_phase_in_one_file_are_two_volumes(oblique: Volume, enhanced: Path, by: str) -> None:
     values = {"FrameType": (["ORIGINAL", "PRIMARY", "M"], ["ORIGINAL", "PRIMARY", "P"])}

@@ -348,3 +348,19 @@ def test_two_slices_that_only_float32_calls_equal_are_two(files: list[Path], tmp
     data.save_as(tmp_path / "series" / "again.dcm")
     with pytest.raises(InputError, match="two different slices lie at the same position"):
         load(tmp_path / "series")
+
+
+@pytest.mark.parametrize("left_out", ["RescaleSlope", "RescaleIntercept"])
+def test_a_slice_without_a_scale_among_slices_with_one(
+    oblique: Volume, tmp_path: Path, left_out: str
+) -> None:
+    """It would be read as stored among neighbours that are not; where it says the same, it is taken."""
+    files = save_series(oblique, tmp_path / "a", description="", seed_uid="scale")
+    for file in files:
+        edit(file, values(RescaleSlope="1", RescaleIntercept="0"))
+    edit(files[3], lambda data: data.pop(left_out))
+    assert np.array_equal(load(tmp_path / "a").array, oblique.array)
+    for n, file in enumerate(files):
+        edit(file, values(**{left_out: None if n == 3 else "7"}))
+    with pytest.raises(InputError, match=f"1 of 12 slices have no {left_out}, '{files[3].name}' among them"):
+        load(tmp_path / "a")

@@ -1,5 +1,6 @@
 """RTSTRUCT in: our own contours come back to the voxel; holes, slits and what cannot be placed."""
 
+import copy
 from itertools import product
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from test_io_dicom_seg import MAKER, SEGMENTS, drawn, files  # noqa: F401
 from test_io_dicom_seg_read import read
 from test_io_rtstruct import inside as slowly_inside
 
-from c3s3_seg.errors import C3S3Error
+from c3s3_seg.errors import C3S3Error, InputError
 from c3s3_seg.io import load
 from c3s3_seg.io.drawing import look_at_drawing
 from c3s3_seg.io.rtstruct import write_rtstruct
@@ -385,4 +386,34 @@ def test_regions_of_one_name_are_united_with_a_note_and_contours_of_none_are_ref
 
     edit(written, lose)
     with pytest.raises(C3S3Error, match=r"a\.dcm: it has contours of region 7, which it does not name"):
+        read(written, mask.geometry)
+
+
+def test_a_contour_without_points_is_noted(mask: Volume, written: Path) -> None:
+    def change(data: pydicom.Dataset) -> None:
+        del contour(data).ContourData, contour(data).NumberOfContourPoints
+
+    whole = read(written, mask.geometry).array
+    edit(written, change)
+    back = read(written, mask.geometry)
+    assert back.source.notes == ("region 'left_atrium': 1 contours have no points and were left out",)
+    assert 0 < int((back.array != whole).sum()) < int((whole == 1).sum())
+
+
+@pytest.mark.parametrize("name", ["left_atrium", "wall"])
+def test_two_regions_of_one_number(mask: Volume, written: Path, name: str) -> None:
+    """Under two names a contour would go to the last of them; an item that is there twice does no harm."""
+
+    def change(data: pydicom.Dataset) -> None:
+        regions = data.StructureSetROISequence
+        again = copy.deepcopy(regions[0])
+        again.ROIName = name
+        regions.append(again)
+
+    whole = read(written, mask.geometry).array
+    edit(written, change)
+    if name == "left_atrium":
+        assert np.array_equal(read(written, mask.geometry).array, whole)
+        return
+    with pytest.raises(InputError, match="two regions of different names have the number 1"):
         read(written, mask.geometry)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import isfinite
 from pathlib import Path
 
 from c3s3_seg.errors import InputError, listed
@@ -152,6 +153,7 @@ def check(series: Series, root: Path, reading: Reading) -> Stack:
     """
     _check_kind(series.slices, root)
     notes = _check_one(series.slices, root)
+    _check_scaled(series.slices, root)
     found = stack(series.slices, root, reading.fix)
     return replace(found, notes=(*notes, *found.notes))
 
@@ -200,6 +202,32 @@ def _check_one(slices: tuple[Slice, ...], root: Path) -> tuple[str, ...]:
     if ways == 1:
         return ()
     return (f"the slices write the patient's name in {ways} ways, which differ in empty parts alone",)
+
+
+def _check_scaled(slices: tuple[Slice, ...], root: Path) -> None:
+    """Refuse slices without a slope or an intercept among slices with one that changes the values.
+
+    A series without them is as stored (1 and 0); one slice without them has another scale than the others.
+    """
+    for keyword, default in (("RescaleSlope", 1.0), ("RescaleIntercept", 0.0)):
+        without = [item for item in slices if not item.text(keyword)]
+        scaled = [item for item in slices if _rescales(item.text(keyword), default)]
+        if without and scaled:
+            raise InputError(
+                f"{len(without)} of {len(slices)} slices have no {keyword}, '{without[0].name}' among them,"
+                f" and '{scaled[0].name}' has one: what their values mean is not known",
+                where=root,
+                todo="Have the series exported again",
+            )
+
+
+def _rescales(text: str, default: float) -> bool:
+    """Whether a number is there that is not the default. One that is not valid is refused with its pixels."""
+    try:
+        value = float(text or default)
+    except ValueError:
+        return False
+    return isfinite(value) and value != default and (default == 0 or value != 0)
 
 
 def _plain(item: Slice, keyword: str) -> str:

@@ -61,7 +61,7 @@ def read_rtstruct(path: Path, grid: Geometry, values: Mapping[str, int]) -> Volu
 
     try:
         data = pydicom.dcmread(path, force=True)
-        regions = {int(item.ROINumber): item for item in data.StructureSetROISequence}
+        regions = _regions(data, path)
         array = np.zeros(grid.shape, dtype=np.uint16)
         notes: list[str] = []
         drawn = _contours(data)
@@ -88,6 +88,19 @@ def read_rtstruct(path: Path, grid: Geometry, values: Mapping[str, int]) -> Volu
     return grid.volume(array, Source(path, "RTSTRUCT", notes=tuple(notes)))
 
 
+def _regions(data: Any, path: Path) -> dict[int, Any]:
+    """Number of a region -> its item. The number alone says whose a contour is, so two names need two."""
+    found: dict[int, Any] = {}
+    for item in data.StructureSetROISequence:
+        if region_name(found.setdefault(int(item.ROINumber), item)) != region_name(item):
+            raise InputError(
+                f"two regions of different names have the number {item.ROINumber}",
+                where=path,
+                todo="Have it exported again: which of them a contour belongs to is not known",
+            )
+    return found
+
+
 def _contours(data: Any) -> dict[int, list[Any]]:
     """Number of a region -> all of its contours, in however many items they stand."""
     found: dict[int, list[Any]] = defaultdict(list)
@@ -112,6 +125,7 @@ def _region(contours: Sequence[Any], name: str, grid: Geometry, path: Path) -> _
         what = f"the region '{name}' has a contour of type '{kind}'; wanted closed ones"
         raise InputError(what, where=path)
     slices: dict[int, list[NDArray[np.float64]]] = defaultdict(list)
+    array, notes = np.zeros(grid.shape, dtype=np.bool_), Counter[str]()
     for contour in contours:
         points = np.array(contour.get("ContourData") or (), dtype=np.float64).reshape(-1, 3)
         if len(points) < int(contour.get("NumberOfContourPoints") or 0):
@@ -120,8 +134,9 @@ def _region(contours: Sequence[Any], name: str, grid: Geometry, path: Path) -> _
         if len(points):
             k, polygon = _on_slice(points, name, grid, path)
             slices[k].append(polygon)
+        else:
+            notes["contours have no points and were left out"] += 1
     _refuse_sparse(set(slices), name, path)
-    array, notes = np.zeros(grid.shape, dtype=np.bool_), Counter[str]()
     for k, polygons in slices.items():
         try:
             filled = fill(polygons, grid.shape[:2], exclusive=XOR in kinds)
