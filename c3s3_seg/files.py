@@ -142,14 +142,24 @@ def parse_json(text: bytes | str, where: str | Path) -> Any:
     Raises
     ------
     InputError
-        If it is not JSON, not UTF-8, or nested too deep.
+        If it is not JSON, not UTF-8, nested too deep, or has a key twice in one object.
     """
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_once)
     except RecursionError:
         raise InputError("cannot be read as JSON (it is nested too deep)", where=where) from None
     except ValueError as error:
         raise InputError(f"cannot be read as JSON ({error})", where=where) from error
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Of two values of one key Python would take the last, and other readers the first."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"the key '{printable(twice[:80])}' is there twice")
+    return found
 
 
 def read_json(path: Path, limit: int = JSON_BYTES) -> Any:
