@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from c3s3_seg.errors import InputError
+from c3s3_seg.files import unwritten
 
 NAME = ".c3s3-seg.lock"
 SIGNED_BYTES = 1000
@@ -30,7 +31,8 @@ def hold(folder: Path, share: str | None = None) -> Iterator[tuple[int, ...]]:
     Raises
     ------
     InputError
-        If somebody else holds it, with the process and the machine, or if no lock can be made there.
+        If somebody else holds it, with the process and the machine, or if no lock can be made there; a
+        `StorageError`, if there is no room for it.
     """
     with ExitStack() as stack:
         held = [stack.enter_context(_locked(folder / NAME, shared=share is not None))]
@@ -43,7 +45,10 @@ def hold(folder: Path, share: str | None = None) -> Iterator[tuple[int, ...]]:
 def _locked(path: Path, *, shared: bool) -> Iterator[int]:
     handle = _acquire(path, shared)
     try:
-        _sign(handle)
+        try:
+            _sign(handle)
+        except OSError as error:
+            raise unwritten(f"cannot be written ({error.strerror or error})", path, error) from error
         yield handle
     finally:
         if not shared:  # while it is still held: nobody else can have this file locked

@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -394,3 +395,40 @@ def test_two_initializers_may_share_one_tensor(tmp_path: Path) -> None:
     path.write_bytes(in_initializer(external("model.safetensors", place + 4, 4)).SerializeToString())
     with pytest.raises(InputError, match="which are no tensor"):
         read_graph(path)
+
+
+def endless() -> onnx.ModelProto:
+    """A Loop without a limit whose condition stays true."""
+    infos = {name: helper.make_tensor_value_info(name, kind, shape) for name, kind, shape in (
+        ("turn", TensorProto.INT64, []), ("go", TensorProto.BOOL, []), ("again", TensorProto.BOOL, []),
+        ("value", TensorProto.FLOAT, None), ("next", TensorProto.FLOAT, None),
+    )}  # fmt: skip
+    nodes = [helper.make_node("Identity", [a], [b]) for a, b in (("go", "again"), ("value", "next"))]
+    given, gives = ("turn", "go", "value"), ("again", "next")
+    body = helper.make_graph(nodes, "body", [infos[n] for n in given], [infos[n] for n in gives])
+    loop = helper.make_node("Loop", ["", "yes", "both"], ["logits"], body=body)
+    both = helper.make_node("Concat", ["scan", "scan"], ["both"], axis=1)
+    return graph_of([both, loop], [onnx.numpy_helper.from_array(np.array(True), "yes")])
+
+
+@pytest.mark.parametrize("backend", ["openvino", "onnx"])
+def test_a_graph_that_never_ends_can_be_stopped(small_scans: Path, tmp_path: Path, backend: str) -> None:
+    """By the signal that a scheduler sends, and by a limit: nothing of the case is left."""
+    content = endless().SerializeToString()
+    bundle = bundle_of(tmp_path, {"model.safetensors": b"", "model.onnx": content})
+    words = [sys.executable, "-m", "c3s3_seg", "predict", small_scans / "case-0.nii.gz", "--model", bundle]
+    words = [*map(str, words), "--backend", backend, "--force", "-o"]
+    out = tmp_path / "out"
+    with subprocess.Popen([*words, out], stderr=subprocess.PIPE, text=True) as process:
+        while not any((out / f"journal.sqlite{part}").exists() for part in ("-wal", "")):
+            time.sleep(0.1)
+        time.sleep(1)  # it was begun, and is in the network by now
+        process.terminate()
+        _, said = process.communicate(timeout=60)
+    assert (process.returncode, said.count("\n")) == (143, 1)
+    assert said.startswith("stopped by SIGTERM")
+    assert not list(out.glob("case-0*"))
+    late = subprocess.run([*words, out, "--case-timeout", "2"], capture_output=True, text=True, check=False)
+    assert late.returncode == 2
+    assert "was not finished within 2 s" in late.stderr
+    assert not list(out.glob("case-0*"))
