@@ -212,7 +212,8 @@ def label(name: str, value: object) -> dict[str, object]:
         ("task.recipe.orientation", ["RAS"]),
         ("task.labels", [
             [], [label("a", 0)], [label("a", 1), label("b", 1)], [label("a", 1), label("a", 2)],
-            [label("a", 1), label("A", 2)], [label(f"l{n}", n) for n in range(1, 257)],
+            [label("a", 1), label("A", 2)],
+            [label("\u00e9", 1), label("E\u0301", 2)], [label(f"l{n}", n) for n in range(1, 257)],
         ]),
         ("task.labels.0.value", [0, -1, 256, 300, 2**70, -(2**70), 1.5, NAN, "one", None, True, "1"]),
         ("task.labels.0.name", ["", ".", "..", "../x", "/etc/x", "a/b", "a\\b", "a\nb", "x" * 256, 7]),
