@@ -254,7 +254,10 @@ def _in_an_import(error: SystemError) -> bool:
         return False
     frame = error.__traceback__
     while frame is not None:
-        if frame.tb_frame.f_code.co_filename.startswith("<frozen importlib"):
+        code, names = frame.tb_frame.f_code, frame.tb_frame.f_globals
+        if code.co_filename.startswith("<frozen importlib"):  # which Python may leave out
+            return True
+        if code.co_name == "<module>" and names.get("__name__") != "__main__":
             return True
         frame = frame.tb_next
     return False
