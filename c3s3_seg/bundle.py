@@ -15,6 +15,7 @@ import hashlib
 import json
 import math
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -82,8 +83,10 @@ class Label:
 
 
 def _differ(items: Iterable[str | int]) -> bool:
-    """Whether no two are the same, for a file system that ignores case too."""
-    found = [item.casefold() if isinstance(item, str) else item for item in items]
+    """Whether no two are the same, for a file system that ignores case and how letters are composed, too."""
+    found = [
+        unicodedata.normalize("NFC", item).casefold() if isinstance(item, str) else item for item in items
+    ]
     return len(set(found)) == len(found)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 from contextlib import suppress
 from typing import Annotated, NoReturn
 
@@ -96,9 +97,18 @@ def main() -> None:
         _fail(error)
     except Stopped as stopped:
         _complain(f"{stopped}: {stopped.todo}")
+        _leave_stuck(128 + stopped.number)
         sys.exit(128 + stopped.number)
     except Exception as error:
         _fail(_foreseen(error) or _defect(error))
+
+
+def _leave_stuck(code: int) -> None:
+    """End at once if a thread is still in a library: what that does while Python is taken down is open."""
+    from c3s3_seg.batch.overlap import STUCK
+
+    if any(thread.name == STUCK for thread in threading.enumerate()):
+        os._exit(code)
 
 
 def _foreseen(error: Exception) -> C3S3Error | None:

@@ -269,6 +269,21 @@ def foreseen(error: C3S3Error) -> C3S3Error:
     return MemoryLimitError(f"{NO_MEMORY}: {error.what}", where=error.where, todo=MORE_MEMORY)
 
 
+def _in_an_import(error: SystemError) -> bool:
+    """A compiled module that found no memory when it was loaded may say neither that nor anything else."""
+    if not re.search("without (exception set|setting an exception)", str(error)):
+        return False
+    frame = error.__traceback__
+    while frame is not None:
+        code, names = frame.tb_frame.f_code, frame.tb_frame.f_globals
+        if code.co_filename.startswith("<frozen importlib"):  # which Python may leave out
+            return True
+        if code.co_name == "<module>" and names.get("__name__") != "__main__":
+            return True
+        frame = frame.tb_next
+    return False
+
+
 def is_out_of_memory(error: BaseException | None) -> bool:
     """Whether an exception, or one that it was raised from or after, is a lack of memory."""
     seen: set[int] = set()
@@ -278,6 +293,8 @@ def is_out_of_memory(error: BaseException | None) -> bool:
         said = str(error).lower()
         words = OUT_OF_MEMORY + (NO_THREAD if isinstance(error, RuntimeError) else ())
         if isinstance(error, MemoryError) or number == errno.ENOMEM or any(word in said for word in words):
+            return True
+        if isinstance(error, SystemError) and _in_an_import(error):
             return True
         error = error.__cause__ or error.__context__
     return False

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from c3s3_seg.errors import InputError
+from c3s3_seg.errors import InputError, StorageError
 
 NAME = ".c3s3-seg.lock"
 SIGNED_BYTES = 1000
@@ -30,7 +30,8 @@ def hold(folder: Path, share: str | None = None) -> Iterator[tuple[int, ...]]:
     Raises
     ------
     InputError
-        If somebody else holds it, with the process and the machine, or if no lock can be made there.
+        If somebody else holds it, with the process and the machine, or if no lock can be made there; a
+        `StorageError`, if there is no room for it.
     """
     with ExitStack() as stack:
         held = [stack.enter_context(_locked(folder / NAME, shared=share is not None))]
@@ -43,7 +44,11 @@ def hold(folder: Path, share: str | None = None) -> Iterator[tuple[int, ...]]:
 def _locked(path: Path, *, shared: bool) -> Iterator[int]:
     handle = _acquire(path, shared)
     try:
-        _sign(handle)
+        try:
+            _sign(handle)
+        except OSError as error:
+            os.ftruncate(handle, 0)  # an empty one is ours, half a signature is nobody's
+            raise StorageError(f"cannot be written ({error.strerror or error})", where=path) from error
         yield handle
     finally:
         if not shared:  # while it is still held: nobody else can have this file locked
@@ -106,7 +111,9 @@ def _sign(handle: int) -> None:
     """Say who holds it, for the message that somebody else gets. No user's name."""
     who = {"process": os.getpid(), "machine": socket.gethostname(), "since": now()}
     os.ftruncate(handle, 0)
-    os.pwrite(handle, json.dumps(who).encode(), 0)
+    signature = json.dumps(who).encode()
+    if os.pwrite(handle, signature, 0) < len(signature):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _who(handle: int) -> dict[str, Any] | None:

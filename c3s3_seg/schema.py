@@ -19,7 +19,10 @@ LONGEST_VALUE = 120  # characters of a value that a message repeats
 
 
 def closed(cls: type[T]) -> type[T]:
-    """Class decorator: a dataclass that refuses unknown keys, NaN and infinity, when it is parsed."""
+    """Class decorator: a dataclass that, when it is parsed, refuses unknown keys, NaN and infinity.
+
+    It also takes no text and no truth value for a number, and nothing but true and false for a truth value.
+    """
     cls.__pydantic_config__ = {"extra": "forbid", "allow_inf_nan": False}  # type: ignore[attr-defined]
     return cls
 
@@ -60,7 +63,7 @@ def parse(cls: type[T], data: Any, where: str | Path) -> T:
     from pydantic import ValidationError
 
     try:
-        checked: T = _adapter(cls).validate_python(data)  # type: ignore[arg-type]
+        checked: T = _validator(cls).validate_python(data)  # type: ignore[arg-type]
     except ValidationError as error:
         raise _config_error(error.errors(include_url=False), cls, where) from None
     except RecursionError:
@@ -74,6 +77,47 @@ def _adapter(cls: Any) -> Any:
     from pydantic import TypeAdapter
 
     return TypeAdapter(cls)
+
+
+@cache
+def _validator(cls: Any) -> Any:
+    from pydantic_core import SchemaValidator
+
+    return SchemaValidator(_exact(_adapter(cls).core_schema))
+
+
+def _exact(schema: Any, strict: bool = False) -> Any:
+    """A schema of pydantic in which closed dataclasses do not convert: by itself it reads true as 1.
+
+    1.0 stays good for a whole number: JSON knows one kind of number only.
+    """
+    if isinstance(schema, list | tuple):
+        return type(schema)(_exact(part, strict) for part in schema)
+    if not isinstance(schema, dict):
+        return schema
+    kind = schema.get("type")
+    if kind == "dataclass":
+        strict = schema.get("config", {}).get("extra_fields_behavior") == "forbid"
+    if strict and kind in ("float", "bool"):
+        return {**schema, "strict": True}
+    if strict and kind in ("int", "literal"):
+        return _before(schema)
+    kept = ("default", "serialization", "metadata", "expected")
+    return {key: part if key in kept else _exact(part, strict) for key, part in schema.items()}
+
+
+def _before(schema: Any) -> Any:
+    """A whole number, or one of some values, that is neither a truth value nor, for a number, a text."""
+    from pydantic_core import core_schema
+
+    is_number = schema["type"] == "int"
+
+    def check(value: Any) -> Any:
+        if isinstance(value, bool) or (is_number and isinstance(value, str)):
+            raise ValueError("a whole number" if is_number else " or ".join(map(repr, schema["expected"])))
+        return value
+
+    return core_schema.no_info_before_validator_function(check, schema)
 
 
 def dump(instance: Any) -> Any:

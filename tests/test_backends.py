@@ -1,4 +1,7 @@
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -83,6 +86,31 @@ def test_a_precision_that_the_cpu_lacks_is_refused(bundle: ModelBundle, patch: n
         else:
             with pytest.raises(MissingError, match=f"this CPU does not compute in {precision}"):
                 OpenVinoBackend(graph, precision=precision)  # type: ignore[arg-type]
+
+
+def test_a_precision_that_a_limit_takes_away_is_refused_before_the_first_case(
+    small_scans: Path, tmp_path: Path
+) -> None:
+    """OpenVINO lists what the processor has, whatever oneDNN may use of it."""
+    words = [
+        sys.executable,
+        "-m",
+        "c3s3_seg",
+        "predict",
+        small_scans,
+        "-o",
+        tmp_path / "out",
+        "--model",
+        "phantom",
+    ]
+    answer = subprocess.run(
+        [*map(str, words), "--backend", "openvino", "--precision", "bfloat16"],
+        env={**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert answer.returncode == 3, answer.stderr
+    assert "bfloat16" in answer.stderr
+    assert answer.stderr.endswith("Leave --precision out, or take float32.\n")
+    assert answer.stderr.count("\n") == 1
 
 
 def test_openvino_keeps_only_the_last_shapes(bundle: ModelBundle) -> None:

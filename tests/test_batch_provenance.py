@@ -1,5 +1,6 @@
 import json
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -64,6 +65,80 @@ def test_verify_says_yes_and_no(out: Path, small_scans: Path) -> None:
     assert [Path(f.where).name for f in verdict.wrong] == ["case-1.nii.gz", "case-2.json", "case-3.nii.gz"]
     assert verdict.strangers == ["mine.txt"]
     assert [Path(p).name for p in verdict.unreachable] == ["case-4.nii.gz"]
+
+
+def _append(path: Path) -> None:
+    with path.open("ab") as file:
+        file.write(b"case-9,left_atrium,1.0,1.0,\n")
+
+
+def _turn_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[content.find(b'"volumes_ml"')] ^= 1
+    path.write_bytes(content)
+
+
+def _pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("summary.csv", _append, "sha256 is not"),
+        ("summary.csv", lambda p: p.write_text(p.read_text().replace("case-1", "case-7")), "sha256 is not"),
+        ("summary.csv", Path.unlink, "the file is missing"),
+        ("summary.csv", _pipe, "the file is missing"),
+        ("journal.jsonl", _append, "sha256 is not"),
+        ("journal.sqlite", _turn_a_bit, "the journal is damaged"),
+        ("journal.sqlite", lambda p: p.write_bytes(b""), "record different files of the case"),
+        ("journal.sqlite", _pipe, "is a link or no regular file"),
+    ],
+)
+def test_verify_compares_what_speaks_of_all_cases(
+    out: Path, name: str, change: Callable[[Path], object], message: str
+) -> None:
+    before = {path: path.read_bytes() for path in out.iterdir()}
+    assert verify(out).holds
+    assert before == {path: path.read_bytes() for path in out.iterdir()}  # SQLite leaves no log of its own
+    change(out / name)
+    wrong = verify(out).wrong
+    assert message in wrong[0].what
+    assert len(wrong) == (5 if "case" in message else 1)
+
+
+def test_a_weight_file_that_became_a_pipe_is_wrong(out: Path, tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    facts = json.loads((out / "provenance.json").read_text())
+    facts["runs"][0]["bundle"] = str(tmp_path / "b")
+    (out / "provenance.json").write_text(json.dumps(facts))
+    assert verify(out).holds  # they are not there
+    os.mkfifo(tmp_path / "b" / "model.onnx")
+    assert [f.what for f in verify(out).wrong] == ["is no regular file any more"]
+
+
+def test_verify_knows_a_hash_that_was_changed_with_its_mask(out: Path) -> None:
+    (out / "case-2.nii.gz").write_bytes(b"another mask")
+    facts = json.loads((out / "provenance.json").read_text())
+    (case,) = (case for case in facts["cases"] if case["case"] == "case-2")
+    case["outputs_sha256"]["case-2.nii.gz"] = sha256(out / "case-2.nii.gz")
+    (out / "provenance.json").write_text(json.dumps(facts))
+    (wrong,) = verify(out).wrong
+    assert (wrong.where, "record different files" in wrong.what) == ("case-2", True)
+
+
+def test_verify_takes_a_folder_without_hashes_of_its_tables(out: Path) -> None:
+    """As an earlier version wrote it; and one whose journal was thrown away."""
+    facts = json.loads((out / "provenance.json").read_text())
+    assert set(facts.pop("tables_sha256")) == {"summary.csv", "journal.jsonl"}
+    (out / "provenance.json").write_text(json.dumps(facts))
+    (out / "journal.sqlite").unlink()
+    assert verify(out).holds
+    for wrong in ({"../x": "0"}, {"summary.csv": 1}, [1]):
+        (out / "provenance.json").write_text(json.dumps({**facts, "tables_sha256": wrong}))
+        with pytest.raises(InputError, match="the provenance cannot be read"):
+            verify(out)
 
 
 def test_verify_wants_a_provenance(tmp_path: Path) -> None:

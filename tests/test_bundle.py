@@ -181,6 +181,16 @@ def changed(bundle: ModelBundle, key: str, value: Any) -> Path:
     return path
 
 
+def test_a_key_that_is_there_twice_is_refused(bundle: ModelBundle) -> None:
+    path = bundle.folder / "manifest.json"
+    text = path.read_text()
+    path.write_text(text.replace('"value": 1,', '"value": 1, "value": 2,', 1))
+    with pytest.raises(InputError, match=r"manifest.json: .*has the key 'value' twice"):
+        ModelBundle.load(bundle.folder)
+    path.write_text(text)
+    assert ModelBundle.load(bundle.folder).task.labels[0].value == 1
+
+
 NAN, INF = float("nan"), float("inf")
 
 
@@ -191,7 +201,7 @@ def label(name: str, value: object) -> dict[str, object]:
 @pytest.mark.parametrize(
     ("key", "values"),
     [
-        ("task.recipe.spacing_mm.0", [-1, 0, INF, -INF, NAN, 1e999, 1e6, "x", None, [1.0]]),
+        ("task.recipe.spacing_mm.0", [-1, 0, INF, -INF, NAN, 1e999, 1e6, "x", None, [1.0], True, "1.8"]),
         ("task.recipe.spacing_mm", [[], [1.0, 1.0], [1.0] * 4, 1.0]),
         ("task.recipe.intensity", [
             {"rule": "window", "low": 10, "high": 10}, {"rule": "window", "low": 10, "high": 9},
@@ -202,21 +212,22 @@ def label(name: str, value: object) -> dict[str, object]:
         ("task.recipe.orientation", ["RAS"]),
         ("task.labels", [
             [], [label("a", 0)], [label("a", 1), label("b", 1)], [label("a", 1), label("a", 2)],
-            [label("a", 1), label("A", 2)], [label(f"l{n}", n) for n in range(1, 257)],
+            [label("a", 1), label("A", 2)],
+            [label("\u00e9", 1), label("E\u0301", 2)], [label(f"l{n}", n) for n in range(1, 257)],
         ]),
-        ("task.labels.0.value", [0, -1, 256, 300, 2**70, -(2**70), 1.5, NAN, "one", None]),
+        ("task.labels.0.value", [0, -1, 256, 300, 2**70, -(2**70), 1.5, NAN, "one", None, True, "1"]),
         ("task.labels.0.name", ["", ".", "..", "../x", "/etc/x", "a/b", "a\\b", "a\nb", "x" * 256, 7]),
         ("task.labels.0.code.value", ["", " ", "a\\b", "1" * 65]),
         ("task.labels.0.code.meaning", ["", "two\nlines", "x" * 65]),
         ("task.name", ["", "..", "../x", "/tmp/x", "a/b", "a\nb", "x" * 256, 1]),
         ("task.modality", ["", "$x", "MR/CT", "M" * 17]),
         ("task.patch", [[0, 32, 32], [-16, 32, 32], [17, 32, 32], [8, 32, 32], [32, 32], [32.5, 32, 32],
-                        [10**9, 16, 16], [1024, 1024, 1024], [2**70, 16, 16], [NAN, 16, 16]]),
-        ("task.overlap", [-0.1, 1, 1.0, 2, NAN, INF, "half"]),
-        ("task.keep_largest", ["perhaps", 2]),
-        ("task.series", [{"description": "("}, {"modality": 7}]),
-        ("task.domain.scans", [0, -1]),
-        ("task.domain.spacing_mm.1", [[0, 1], [-1, 1], [2, 1], [NAN, 1], [1, INF], [1]]),
+                        [10**9, 16, 16], [1024, 1024, 1024], [2**70, 16, 16], [NAN, 16, 16], ["32", 32, 32]]),
+        ("task.overlap", [-0.1, 1, 1.0, 2, NAN, INF, "half", "0.5", False]),
+        ("task.keep_largest", ["perhaps", 2, 1, 0, 1.0, "true", "yes", None]),
+        ("task.series", [{"description": "("}, {"modality": 7}, {"exclude": "(a+)+$"}]),
+        ("task.domain.scans", [0, -1, True, "3"]),
+        ("task.domain.spacing_mm.1", [[0, 1], [-1, 1], [2, 1], [NAN, 1], [1, INF], [1], ["1", 2], [True, 2]]),
         ("task.domain.fov_mm.2", [[0, 1], [5, 1], [1, NAN]]),
         ("task.domain.shape.0", [[0, 5], [9, 5], [1, 2.5]]),
         ("task.domain.quantiles", [[], [0.0] * 18, [0.0] * 20, [*range(18), 0], [NAN] * 19]),
@@ -224,11 +235,11 @@ def label(name: str, value: object) -> dict[str, object]:
         ("task.domain.volume_ml", [{"liver": [-1, 5]}, {"liver": [9, 5]}, {"heart": [1, 2]}]),
         ("task.domain.greys", ["grey"]),
         ("networks", [[], {}, None]),
-        ("networks.0.filters", [0, -4, 10**9, 2.5, NAN]),
-        ("networks.0.channels", [0, -1, 2]),
+        ("networks.0.filters", [0, -4, 10**9, 2.5, NAN, True, "4"]),
+        ("networks.0.channels", [0, -1, 2, True, "1"]),
         ("networks.0.stem", ["", "..", "../model", "/model", "a\0b", "x" * 300]),
         ("networks.0.architecture", ["", "unet"]),
-        ("doubt.threshold_mm", [0, -1, NAN, INF]),
+        ("doubt.threshold_mm", [0, -1, NAN, INF, True, "2.5"]),
         ("doubt.bad_mm", [0, NAN]),
         ("doubt.spearman", [-1.5, 2, NAN]),
         ("doubt.auroc", [-0.1, 1.5, NAN]),
@@ -240,7 +251,7 @@ def label(name: str, value: object) -> dict[str, object]:
             {"seconds": INF}, [], {"config": 7}, {"config": {"data": "x"}}, {"validation_cases": {"vnet": 3}},
             {"validation_last": [7]}, {"begun_from": {"seconds": "long"}}, {"iterations": None},
         ]),
-        ("format", [0, 2, "1.0", NAN, None]),
+        ("format", [0, 2, "1.0", NAN, None, True, "1"]),
     ],
 )  # fmt: skip
 def test_a_value_that_cannot_be_is_refused_when_the_manifest_is_read(
@@ -271,6 +282,10 @@ def test_a_value_that_cannot_be_is_refused_when_the_manifest_is_read(
         ("task.recipe.intensity", {"rule": "window", "low": -1000.0, "high": -999.9}),
         ("task.modality", "PT"),
         ("networks.0.filters", 64),
+        ("networks.0.filters", 64.0),
+        ("task.labels.0.value", 1.0),
+        ("task.keep_largest", False),
+        ("task.series", {"modality": None, "description": "^(?!.*loc).*(lge|late).*3d", "exclude": None}),
         ("doubt", None),
         ("companion", None),
         ("task.domain", None),

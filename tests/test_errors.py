@@ -1,11 +1,12 @@
 """Messages show values of numpy as those of Python; no message of the package shows `np.float64(...)`."""
 
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from c3s3_seg.errors import C3S3Error, shown
+from c3s3_seg.errors import C3S3Error, is_out_of_memory, shown
 from c3s3_seg.evaluate import Settings as EvaluateSettings
 from c3s3_seg.evaluate import evaluate
 from c3s3_seg.inference.settings import Settings
@@ -66,3 +67,23 @@ def test_no_message_shows_the_types_of_numpy(act, tmp_path: Path) -> None:  # ty
         act(tmp_path)
     assert "np." not in str(error.value)
     assert "float64" not in str(error.value)
+
+
+def test_a_module_that_finds_no_memory_when_it_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch under a limit on memory raises this SystemError; anywhere else it is a defect."""
+    said = "error return without exception set"
+    for name, code in (
+        ("starved", f"raise SystemError({said!r})"),
+        ("broken", "raise SystemError('bad argument')"),
+    ):
+        (tmp_path / f"{name}_module.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(SystemError) as starved:
+        import_module("starved_module")
+    assert is_out_of_memory(starved.value)
+    with pytest.raises(SystemError) as broken:
+        import_module("broken_module")
+    assert not is_out_of_memory(broken.value)
+    assert not is_out_of_memory(SystemError(said))

@@ -1,12 +1,13 @@
 """Cross-validation by patient."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from c3s3_seg.dataset import DataSet, Record, Splits
 from c3s3_seg.errors import ConfigError, InputError
-from c3s3_seg.training.config import load_config
+from c3s3_seg.training.config import DataConfig, load_config
 from c3s3_seg.training.data import read_splits
 from c3s3_seg.training.folds import divide, take_fold
 
@@ -87,3 +88,18 @@ def test_labels_are_counted_after_the_fold(toy_config: Path) -> None:
     assert len(splits.labelled) == len(splits.validation) == 1
     with pytest.raises(InputError, match=r"data\.labelled = 2, but 1 cases are labelled"):
         read_splits(load_config(toy_config, ["data.fold=2/2", "data.labelled=2"]).data)
+
+
+def test_a_fold_looks_for_a_patient_on_both_sides(tmp_path: Path) -> None:
+    index = {"labelled": ["a", "b", "c"], "unlabelled": ["u"], "validation": ["v"]}
+    for patients, refused in (({"a": "1", "v": "1"}, True), ({"a": "1", "u": "1"}, False)):
+        (tmp_path / "dataset.json").write_text(json.dumps({**index, "patient_of": patients}))
+        for fold in (None, "1/3"):
+            config = DataConfig(str(tmp_path), fold=fold)
+            if refused:
+                with pytest.raises(
+                    InputError, match=r"scans of one patient \(1\) are learnt from and judged by"
+                ):
+                    read_splits(config)
+            else:
+                assert len(read_splits(config)[1].labelled) == (3 if fold is None else 2)

@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -341,3 +342,93 @@ def test_a_graph_without_a_hash_is_not_counted(two_nets: ModelBundle, tmp_path: 
     assert (found.runtime, found.gflop) == ("torch", 0.0)
     shipped = ModelBundle.find("phantom")
     assert measure(shipped, Wish("openvino"), (16, 16, 16)).gflop > 0
+
+
+RUNTIMES = ["openvino", "onnx", "torch"]
+
+
+@pytest.mark.parametrize("backend", RUNTIMES)
+@pytest.mark.parametrize("change", [{"architecture": "resvnet"}, {"filters": 4}])
+def test_a_manifest_that_names_another_network_is_refused(
+    tmp_path: Path, backend: Any, change: dict[str, Any]
+) -> None:
+    """The graph would run all the same, and the record would speak of a network that it is not."""
+    shutil.copytree(WEIGHTS / "phantom", tmp_path / "b")
+    bundle = ModelBundle.load(tmp_path / "b")
+    true, other = bundle.networks[0], replace(bundle.networks[0], **change)
+    with pytest.raises(InputError, match=r"model\.safetensors: these are (not )?the weights of a "):
+        open_backend(bundle, other, Wish(backend))
+    assert open_backend(bundle, true, Wish(backend)).name == backend
+
+
+@pytest.mark.parametrize("backend", RUNTIMES[:2])
+def test_a_graph_of_another_network_is_refused(tmp_path: Path, backend: Any) -> None:
+    """With the right hashes: the graph of a ResVNet over the weights of a VNet."""
+    shutil.copytree(WEIGHTS / "phantom", tmp_path / "b")
+    bundle = ModelBundle.load(tmp_path / "b")
+    strange = (tmp_path / "b" / "partner.onnx").read_bytes()
+    strange = strange.replace(b"partner.safetensors", b"./model.safetensors")
+    model = onnx.load_from_string(strange)
+    for tensor in model.graph.initializer:
+        for entry in tensor.external_data:
+            entry.value = entry.value.removeprefix("./")
+    bundle = bundle.add({"model.onnx": model.SerializeToString()})
+    with pytest.raises(InputError, match=r"bytes \d+ to \d+ of 'model.safetensors', which are no tensor"):
+        open_backend(bundle, bundle.networks[0], Wish(backend))
+
+
+def test_two_initializers_may_share_one_tensor(tmp_path: Path) -> None:
+    header = b'{"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}'
+    place = 8 + len(header)
+    model = in_initializer(external("model.safetensors", place))
+    model.graph.initializer.append(external("model.safetensors", place))
+    model.graph.initializer[1].name = "again"
+    model.graph.node[0].input[0] = "more"
+    model.graph.node.insert(0, helper.make_node("Add", ["scan", "again"], ["more"]))
+    path = write(tmp_path, model)
+    path.with_suffix(".safetensors").write_bytes(
+        len(header).to_bytes(8, "little") + header + NUMBERS.tobytes()
+    )
+    for read in (OnnxBackend, OpenVinoBackend):
+        answer = read(path)(np.zeros((1, 1, 16, 16, 16), np.float32))
+        np.testing.assert_array_equal(answer, np.broadcast_to(2 * NUMBERS, (1, 2, 16, 16, 16)))
+    path.write_bytes(in_initializer(external("model.safetensors", place + 4, 4)).SerializeToString())
+    with pytest.raises(InputError, match="which are no tensor"):
+        read_graph(path)
+
+
+def endless() -> onnx.ModelProto:
+    """A Loop without a limit whose condition stays true."""
+    infos = {name: helper.make_tensor_value_info(name, kind, shape) for name, kind, shape in (
+        ("turn", TensorProto.INT64, []), ("go", TensorProto.BOOL, []), ("again", TensorProto.BOOL, []),
+        ("value", TensorProto.FLOAT, None), ("next", TensorProto.FLOAT, None),
+    )}  # fmt: skip
+    nodes = [helper.make_node("Identity", [a], [b]) for a, b in (("go", "again"), ("value", "next"))]
+    given, gives = ("turn", "go", "value"), ("again", "next")
+    body = helper.make_graph(nodes, "body", [infos[n] for n in given], [infos[n] for n in gives])
+    loop = helper.make_node("Loop", ["", "yes", "both"], ["logits"], body=body)
+    both = helper.make_node("Concat", ["scan", "scan"], ["both"], axis=1)
+    return graph_of([both, loop], [onnx.numpy_helper.from_array(np.array(True), "yes")])
+
+
+@pytest.mark.parametrize("backend", ["openvino", "onnx"])
+def test_a_graph_that_never_ends_can_be_stopped(small_scans: Path, tmp_path: Path, backend: str) -> None:
+    """By the signal that a scheduler sends, and by a limit: nothing of the case is left."""
+    content = endless().SerializeToString()
+    bundle = bundle_of(tmp_path, {"model.safetensors": b"", "model.onnx": content})
+    words = [sys.executable, "-m", "c3s3_seg", "predict", small_scans / "case-0.nii.gz", "--model", bundle]
+    words = [*map(str, words), "--backend", backend, "--force", "-o"]
+    out = tmp_path / "out"
+    with subprocess.Popen([*words, out], stderr=subprocess.PIPE, text=True) as process:
+        while not any((out / f"journal.sqlite{part}").exists() for part in ("-wal", "")):
+            time.sleep(0.1)
+        time.sleep(1)  # it was begun, and is in the network by now
+        process.terminate()
+        _, said = process.communicate(timeout=60)
+    assert (process.returncode, said.count("\n")) == (143, 1)
+    assert said.startswith("stopped by SIGTERM")
+    assert not list(out.glob("case-0*"))
+    late = subprocess.run([*words, out, "--case-timeout", "2"], capture_output=True, text=True, check=False)
+    assert late.returncode == 2
+    assert "was not finished within 2 s" in late.stderr
+    assert not list(out.glob("case-0*"))

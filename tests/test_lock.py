@@ -1,3 +1,4 @@
+import resource
 import signal
 import subprocess
 import sys
@@ -5,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from c3s3_seg.errors import InputError
+from c3s3_seg.errors import InputError, StorageError
 from c3s3_seg.lock import NAME, hold
 
 HOLDER = """
@@ -60,3 +61,20 @@ def test_a_lock_file_of_nonsense_is_one_line(tmp_path: Path) -> None:
         (tmp_path / NAME).write_text("[" * 1000)
         with pytest.raises(InputError, match="is not the lock file that c3s3-seg makes here"):
             hold(tmp_path).__enter__()
+
+
+@pytest.mark.parametrize("room", [0, 10])
+@pytest.mark.parametrize("share", [None, "1-of-2"])
+def test_a_disk_without_room_for_the_lock_is_named(tmp_path: Path, share: str | None, room: int) -> None:
+    """A limit on the size of files stands in for a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
+        with pytest.raises(StorageError, match=rf"{NAME}: cannot be written \((File too large|No space)"):
+            hold(tmp_path, share).__enter__()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+    with hold(tmp_path, share):
+        assert (tmp_path / NAME).exists()

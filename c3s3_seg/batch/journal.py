@@ -14,6 +14,7 @@ import hashlib
 import json
 import sqlite3
 import stat
+import tempfile
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -23,7 +24,7 @@ from typing import Any, Literal
 
 from c3s3_seg.batch.outcome import Outcome
 from c3s3_seg.errors import InputError
-from c3s3_seg.files import parse_json
+from c3s3_seg.files import parse_json, read_regular
 from c3s3_seg.lock import now
 from c3s3_seg.ownership import TODO, read_head
 from c3s3_seg.schema import parse, plain
@@ -31,6 +32,7 @@ from c3s3_seg.shard import Shard
 
 STEM = "journal"
 SQLITE = b"SQLite format 3\0"
+LARGEST = 1 << 30  # bytes; 100,000 cases have some 300 MB
 State = Literal["begun", "done", "failed"]
 RUNS = "CREATE TABLE runs (id INTEGER PRIMARY KEY, started TEXT, ended TEXT, facts TEXT)"
 TABLES = f"""
@@ -245,6 +247,28 @@ def _check_files(path: Path) -> None:
 def journal_path(folder: Path, shard: Shard | None = None) -> Path:
     """Where the journal of a folder, or of one shard in it, is."""
     return folder / (f"{STEM}.sqlite" if shard is None else f"{STEM}.{shard}.sqlite")
+
+
+def records_of(path: Path) -> list[Record]:
+    """All cases of a journal that stays as it is: SQLite opens a copy, with the log that a kill has left.
+
+    Raises
+    ------
+    InputError
+        If it is damaged, no regular file, or not ours.
+    """
+    _check_files(path)
+    with tempfile.TemporaryDirectory(prefix="c3s3-seg-") as folder:
+        copy = Path(folder) / path.name
+        for part in ("", "-wal"):
+            if path.with_name(path.name + part).exists():
+                content = read_regular(path.with_name(path.name + part), LARGEST)
+                copy.with_name(copy.name + part).write_bytes(content)
+        journal = Journal(copy)
+        try:
+            return list(journal.records())
+        finally:
+            journal.close()
 
 
 def gather(journal: Journal, folder: Path) -> int:

@@ -12,6 +12,9 @@ from typing import Any
 
 Stage = Callable[[Any], Any]
 WAIT_S = 0.2  # how long a thread may take to notice that it is no longer wanted
+# After Ctrl-C, for a stage in a library that cannot be interrupted: a graph may never end.
+GRACE_S = 10.0
+STUCK = "c3s3-seg stage"  # name of the threads
 
 
 class _End:
@@ -32,18 +35,19 @@ def overlapped(items: Iterable[Any], *stages: Stage) -> Generator[Any, None, Non
     items
         May block; it is asked by a thread, one item ahead of the first stage.
     stages
-        Each takes what the one before it gave.
+        Each takes what the one before it gave; the last one is the one that writes, and is always waited for.
     """
     stop = threading.Event()
     room = threading.Semaphore(len(stages))
     queues: list[Queue[Any]] = [Queue() for _ in range(len(stages) + 1)]
     threads = [threading.Thread(target=_feed, args=(items, queues[0], room, stop), daemon=True)]
     threads += [
-        threading.Thread(target=_work, args=(stage, queues[n], queues[n + 1], stop), daemon=True)
+        threading.Thread(target=_work, args=(stage, queues[n], queues[n + 1], stop), name=STUCK, daemon=True)
         for n, stage in enumerate(stages)
     ]
     for thread in threads:
         thread.start()
+    patience = None
     try:
         while True:
             item = _get(queues[-1], stop)
@@ -53,10 +57,14 @@ def overlapped(items: Iterable[Any], *stages: Stage) -> Generator[Any, None, Non
                 return
             yield item
             room.release()
+    except BaseException as error:
+        patience = None if isinstance(error, Exception | GeneratorExit) else GRACE_S
+        raise
     finally:
         stop.set()
-        for thread in threads[1:]:  # the first may wait for a source that says nothing any more
-            thread.join()
+        threads[-1].join()
+        for thread in threads[1:-1]:  # the first may wait for a source that says nothing any more
+            thread.join(patience)
 
 
 def _feed(items: Iterable[Any], out: Queue[Any], room: threading.Semaphore, stop: threading.Event) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -60,7 +61,14 @@ def _processor() -> str:
         return platform.processor()
 
 
-def write_provenance(journal: Journal, out: Path, shard: Shard | None, *, times: bool = True) -> None:
+def write_provenance(
+    journal: Journal,
+    out: Path,
+    shard: Shard | None,
+    *,
+    times: bool = True,
+    tables: dict[str, str] | None = None,
+) -> None:
     """Write provenance.json and the journal's JSON lines from the journal.
 
     Parameters
@@ -74,20 +82,26 @@ def write_provenance(journal: Journal, out: Path, shard: Shard | None, *, times:
     times
         Whether dates, run numbers and command lines are written; without them (`--deterministic`)
         a second run writes the same bytes, and only the newest run speaks.
+    tables
+        File name -> sha256 of what else speaks of all cases.
     """
     runs = list(journal.runs())
     if not times:
         runs = [{k: v for k, v in runs[-1].items() if k not in ("run", "started", "ended", "command")}]
-    facts = {
+    facts: dict[str, Any] = {
         MARK: __version__,
         "format": 1,
         "what": "Every file that c3s3-seg wrote here, with its sha256, and what it was made from and with.",
         "runs": runs,
         "cases": [_case(record, times) for record in journal.records()],
+        "tables_sha256": dict(tables or {}),
     }
     name, lines = provenance_names(shard)
+    content = "".join(f"{line}\n" for line in journal.lines()).encode()
+    if times:  # lines hold times, and two runs with --deterministic write the same provenance
+        facts["tables_sha256"] |= {lines: hashlib.sha256(content).hexdigest()}
+    write_whole(out / lines, content)
     write_whole(out / name, json.dumps(plain(facts), indent=1).encode())
-    write_whole(out / lines, "".join(f"{line}\n" for line in journal.lines()).encode())
 
 
 def provenance_names(shard: Shard | None) -> tuple[str, str]:

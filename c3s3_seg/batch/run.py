@@ -268,8 +268,10 @@ class _Run:
         times = not self.job.deterministic
         result = _result(tasks, outcomes, 0, 0)
         try:
-            write_whole(self.table, summary(result.rows, result.failures, times=times))
-            write_provenance(journal, self.job.out, self.plan.shard, times=times)
+            table = summary(result.rows, result.failures, times=times)
+            write_whole(self.table, table)
+            tables = {self.table.name: hashlib.sha256(table).hexdigest()}
+            write_provenance(journal, self.job.out, self.plan.shard, times=times, tables=tables)
         except StorageError:
             # Those of an earlier run would speak of other masks; the journal knows what became of each case.
             for path in self.spoken_for:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from c3s3_seg.batch.claims import left_behind
-from c3s3_seg.batch.journal import STEM
+from c3s3_seg.batch.journal import STEM, records_of
 from c3s3_seg.batch.provenance import LEFT_BEHIND, NAME, RESERVED
 from c3s3_seg.errors import C3S3Error, InputError
 from c3s3_seg.files import read_json
@@ -100,6 +100,8 @@ def verify(out: Path) -> Verdict:
         facts = _read(path)
         made = {run.get("run"): _model(run["made_with"]) for run in facts["runs"]}
         runs += facts["runs"]
+        known |= set(_verify_tables(facts, out, verdict))
+        _verify_journal(path, facts["cases"], verdict)
         for case in facts["cases"]:
             case["model"] = made.get(case.get("run"))
             if _is_newer(case, cases.get(case["case"])):
@@ -116,6 +118,30 @@ def verify(out: Path) -> Verdict:
             verdict.stale += case["outputs_sha256"]
     _sort_rest(out, cases, known, verdict)
     return verdict
+
+
+def _verify_tables(facts: dict[str, Any], out: Path, verdict: Verdict) -> Iterator[str]:
+    """The files that speak of all cases; an older folder has no hashes of them."""
+    for name, expected in facts.get("tables_sha256", {}).items():
+        _compare(out / name, expected, verdict, counted=False)
+        yield name
+
+
+def _verify_journal(provenance: Path, cases: list[dict[str, Any]], verdict: Verdict) -> None:
+    """Whether the journal is whole and records for each case what the provenance does. Nothing is changed."""
+    path = provenance.with_name(f"{STEM}{provenance.stem.removeprefix(NAME)}.sqlite")
+    if not os.path.lexists(path):  # it may be thrown away: every case is done anew then
+        return
+    told = {case["case"]: case["outputs_sha256"] for case in cases if case["state"] == "done"}
+    try:
+        done = {r.outcome.case: r.outcome.outputs for r in records_of(path) if r.state == "done"}
+    except C3S3Error as error:
+        verdict.wrong.append(Finding(str(path), error.what))
+        return
+    for case in sorted({*told, *done}):
+        if told.get(case) != done.get(case):
+            what = f"the journal and {provenance.name} record different files of the case"
+            verdict.wrong.append(Finding(case, what))
 
 
 def _model(made_with: dict[str, Any]) -> dict[str, Any]:
@@ -177,14 +203,17 @@ def _verify_case(case: dict[str, Any], out: Path, verdict: Verdict) -> Iterator[
         verdict.wrong.append(Finding(str(scan), "the scan is not the one that was read"))
 
 
-def _compare(path: Path, expected: str, verdict: Verdict, *, reach: bool = False) -> None:
+def _compare(
+    path: Path, expected: str, verdict: Verdict, *, reach: bool = False, counted: bool = True
+) -> None:
     if not path.is_file() or (path.is_symlink() and not reach):
-        if reach:
+        if reach and not os.path.lexists(path):
             verdict.unreachable.append(str(path))
         else:
-            verdict.wrong.append(Finding(str(path), "the file is missing"))
+            what = "is no regular file any more" if reach else "the file is missing"
+            verdict.wrong.append(Finding(str(path), what))
         return
-    verdict.checked += 1
+    verdict.checked += counted
     if sha256(path) != expected:
         verdict.wrong.append(Finding(str(path), f"sha256 is not {expected[:12]}..., which was recorded"))
 
@@ -210,6 +239,9 @@ def _read(path: Path) -> dict[str, Any]:
             raise ValueError("runs and cases are not lists")
         for case in facts["cases"]:
             _check_case(case)
+        for name, text in facts.get("tables_sha256", {}).items():
+            if not isinstance(text, str) or Path(name).name != name:
+                raise ValueError("a table outside of the folder, or without a hash")
         for run in facts["runs"]:
             weights = run["made_with"].get("weights_sha256", {})
             if not all(isinstance(text, str) for text in (run["bundle"], *weights, *weights.values())):

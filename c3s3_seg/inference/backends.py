@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from c3s3_seg.bundle import ModelBundle, Network
+from c3s3_seg.bundle import SIDES, ModelBundle, Network
 from c3s3_seg.errors import InputError, MissingError
 from c3s3_seg.files import read_known
 from c3s3_seg.inference.graph import LARGEST, read_graph
-from c3s3_seg.inference.hardware import NO_GPU, Device, Precision
+from c3s3_seg.inference.hardware import NO_GPU, Device, Precision, is_memory_error
 from c3s3_seg.inference.runtime import Backend as Backend
 from c3s3_seg.inference.runtime import opening
 from c3s3_seg.inference.window import FloatArray
@@ -76,9 +76,26 @@ class OpenVinoBackend:
             if len(self._model.inputs) != 1 or len(self._model.outputs) != 1:
                 found = f"{len(self._model.inputs)} inputs and {len(self._model.outputs)} outputs"
                 raise InputError(f"found {found}, wanted one of each", where=graph)
+            self._check_precision()
         self.keep = COMPILED
         self._compiled: dict[tuple[int, ...], Any] = {}
         self._alone = threading.Lock()  # a compiled model answers one caller at a time
+
+    def _check_precision(self) -> None:
+        """Compile a small tile in a half precision: what OpenVINO lists may lack a part of the network.
+
+        Under a limit of the instruction set (ONEDNN_MAX_CPU_ISA) it lists bfloat16, and fails at the scan.
+        """
+        if self.precision == "float32":
+            return
+        self._model.reshape([1, 1, *[SIDES] * 3])
+        try:
+            self._core.compile_model(self._model, "CPU", self._config)
+        except RuntimeError as error:
+            if is_memory_error(error):
+                raise
+            what = f"OpenVINO lists {self.precision} and cannot compile this network in it on this CPU"
+            raise MissingError(what, todo="Leave --precision out, or take float32") from error
 
     def __call__(self, patches: FloatArray) -> FloatArray:
         """See `Backend`."""

@@ -10,6 +10,7 @@ from typing import get_args
 from c3s3_seg.bundle import ModelBundle, Network
 from c3s3_seg.errors import InputError, MissingError
 from c3s3_seg.inference.backends import Backend, Choice, OpenVinoBackend, Runtime, open_torch
+from c3s3_seg.inference.graph import check_network
 from c3s3_seg.inference.hardware import NO_GPU, Device, Precision, cuda_devices, installed
 from c3s3_seg.inference.onnx import OnnxBackend
 
@@ -114,6 +115,7 @@ def _open(bundle: ModelBundle, network: Network, runtime: Runtime, wish: Wish) -
         todo = f"Make it with: c3s3-seg export {bundle.folder} --to onnx"
         raise InputError(f"the bundle has no {network.graph}", where=bundle.folder, todo=todo)
     kind = OpenVinoBackend if runtime == "openvino" else OnnxBackend
+    check_network(bundle.folder / network.weights, network)
     graph, hashes = bundle.folder / network.graph, bundle.manifest.files
     return kind(graph, wish.threads, wish.device, wish.precision, hashes)
 

@@ -2,7 +2,8 @@
 
 ONNX lets any tensor, in whatever subgraph, function or attribute, lie in another file. A runtime that is
 given a path follows such references wherever they point, so a graph could run on numbers that no hash
-covers. Here a file is read once, the references are followed to one file only, and runtimes get bytes.
+covers. Here a file is read once, the references are followed to whole tensors of one file only, and runtimes
+get bytes.
 
 The wire format of protocol buffers is walked by hand: the package `onnx` is no dependency of inference.
 """
@@ -13,8 +14,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from c3s3_seg.bundle import Network
 from c3s3_seg.errors import InputError
-from c3s3_seg.files import printable, read_known
+from c3s3_seg.files import parse_json, printable, read_known
 
 LARGEST = 2**31 - 1  # bytes: protocol buffers take no more
 DEEPEST = 100  # messages within messages: what protocol buffers take by default
@@ -34,6 +36,9 @@ INNER = {
 RAW_DATA, EXTERNAL_DATA, DATA_LOCATION = 9, 13, 14  # of a tensor
 EXTERNAL = 1
 Parts = list[bytes | memoryview]
+LONGEST_HEADER = 1 << 24  # bytes of a safetensors file before its numbers; ours have some 40,000
+# The first kernel of each architecture.
+FIRST = {"vnet": "stages.0.0.0.weight", "resvnet": "stem.0.weight"}
 
 
 def read_graph(path: Path, hashes: Mapping[str, str] | None = None) -> bytes:
@@ -62,6 +67,43 @@ def read_graph(path: Path, hashes: Mapping[str, str] | None = None) -> bytes:
         raise InputError(f"is not an ONNX graph that can be run: {error}", where=path) from None
 
 
+def check_network(weights: Path, network: Network) -> None:
+    """Whether a network's weights are of the architecture and the filters that the manifest says.
+
+    torch finds out by itself; a graph runs whatever the manifest says. Weights that are no safetensors file,
+    or have other names, belong to a graph that is not ours, and are not looked at.
+
+    Raises
+    ------
+    InputError
+        If they are those of another network.
+    """
+    with weights.open("rb") as file:
+        stored = stored_tensors(file.read(LONGEST_HEADER))
+    known = {name: stored[first][0] for name, first in FIRST.items() if first in stored}
+    if not known or known.get(network.architecture, [0])[:1] == [network.filters]:
+        return
+    found = ", ".join(f"a {name} with {next(iter(shape), 0)} filters" for name, shape in known.items())
+    wanted = f"a {network.architecture} with {network.filters} filters"
+    raise InputError(f"these are the weights of {found}; the manifest says {wanted}", where=weights)
+
+
+def stored_tensors(content: bytes | memoryview) -> dict[str, tuple[list[int], int, int]]:
+    """Name -> shape, first byte, number of bytes of each tensor in a safetensors file; {} if it is none."""
+    size = int.from_bytes(content[:8], "little")
+    if not 2 <= size <= min(LONGEST_HEADER, len(content)) - 8:
+        return {}
+    try:
+        header = parse_json(bytes(content[8 : 8 + size]), "")
+        places = {name: item["data_offsets"] for name, item in header.items() if name != "__metadata__"}
+        return {
+            name: (list(header[name]["shape"]), 8 + size + begin, end - begin)
+            for name, (begin, end) in places.items()
+        }
+    except (InputError, AttributeError, KeyError, TypeError, ValueError):
+        return {}
+
+
 class _BrokenError(Exception):
     """What is wrong with the bytes."""
 
@@ -73,6 +115,7 @@ class _Graph:
     weights: Path
     hashes: Mapping[str, str] | None
     content: memoryview | None = None
+    tensors: frozenset[tuple[int, int]] = frozenset()
     put_in: int = 0
 
     def inlined(self, message: memoryview, kind: str, depth: int = 0) -> Parts:
@@ -117,6 +160,7 @@ class _Graph:
             raise _BrokenError(f"it takes weights from {named}, wanted '{self.weights.name}' or none")
         if self.content is None:
             self.content = memoryview(read_known(self.weights, self.hashes, LARGEST))
+            self.tensors = frozenset(place[1:] for place in stored_tensors(self.content).values())
         size = len(self.content)
         try:
             begin = int(found.entries.get("offset", "0"))
@@ -125,6 +169,10 @@ class _Graph:
             raise _BrokenError("the place of a tensor is not a number") from None
         if not 0 <= begin <= begin + length <= size:
             raise _BrokenError(f"it takes bytes {begin} to {begin + length} of {size} in '{place}'")
+        if self.tensors and (begin, length) not in self.tensors:  # a graph of another network
+            raise _BrokenError(
+                f"it takes bytes {begin} to {begin + length} of '{place}', which are no tensor"
+            )
         self.put_in += length
         if self.put_in > LARGEST:
             raise _BrokenError("it takes more weights than a graph can hold")

@@ -117,7 +117,7 @@ def _open(onnxruntime: Any, graph: bytes, threads: int | None, device: Device) -
     ONNX Runtime's own fall to the CPU is off: it prints to stdout, and may come in the midst of a scan.
     """
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what fails is an exception, and one line of ours
     if threads is not None:
         options.intra_op_num_threads = threads
     start = partial(onnxruntime.InferenceSession, graph, options, enable_fallback=0)
