@@ -169,7 +169,7 @@ def share_of_the_proofs(out: Path, scans: Path) -> None:
     """What hashes, read-back and journal cost a case, each measured alone on the files that are there."""
     from c3s3_seg.batch.journal import Journal
     from c3s3_seg.io.hashes import sha256
-    from c3s3_seg.io.image import _compare, load_image
+    from c3s3_seg.io.image.files import _compare, load_image
 
     journal = Journal(out / "journal.sqlite")
     records = list(journal.records())[:40]
@@ -202,8 +202,8 @@ def flat(folder: Path, cases: int) -> None:
     """Memory over many small cases."""
     import numpy as np
 
+    from c3s3_seg.geometry.volume import Geometry
     from c3s3_seg.io import save
-    from c3s3_seg.volume import Geometry
 
     scans = folder / "small"
     scans.mkdir()

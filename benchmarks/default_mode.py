@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import fmean
 
 from c3s3_seg import ModelBundle, Settings, load, load_mask, open_predictor
-from c3s3_seg.metrics import paper_score
+from c3s3_seg.metrics.scoring import paper_score
 
 WAYS = {
     "as the bundle says": Settings(),

@@ -14,11 +14,11 @@ from pathlib import Path
 
 from c3s3_seg import ModelBundle, open_predictor
 from c3s3_seg.errors import C3S3Error
+from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.inference.domain_check import DomainError
 from c3s3_seg.inference.predictor import Predictor
 from c3s3_seg.io import load
 from c3s3_seg.phantom import Simulator, simulate
-from c3s3_seg.volume import Volume
 
 BUNDLES = ("left-atrium", "hippocampus", "phantom")
 # Kind of scan -> the bundles that were made for it. A phantom is no atrium of a patient.

@@ -14,7 +14,7 @@ from pathlib import Path
 from c3s3_seg import ModelBundle, load, load_mask
 from c3s3_seg.dataset import DataSet
 from c3s3_seg.phantom import simulate
-from c3s3_seg.training.calibrate import Case, Limit, calibrate_uncertainty
+from c3s3_seg.training.bundles.calibrate import Case, Limit, calibrate_uncertainty
 
 PHANTOMS = range(40_000, 40_008)
 

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
+from c3s3_seg.geometry.volume import Geometry
 from c3s3_seg.io import save
-from c3s3_seg.volume import Geometry
 
 GRID = Geometry.build((96, 96, 64), (1, 1, 1.5))
 

@@ -27,8 +27,8 @@ from pathlib import Path
 import numpy as np
 
 from c3s3_seg.batch import verify
+from c3s3_seg.geometry.volume import Geometry
 from c3s3_seg.io import load_mask, save
-from c3s3_seg.volume import Geometry
 
 CASES = 12
 COMMAND = [sys.executable, "-m", "c3s3_seg", "predict", "--force"]  # blobs are no hearts

@@ -24,7 +24,7 @@ from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.dataset import DataSet
 from c3s3_seg.inference import Predictor, open_predictor
 from c3s3_seg.io import load, load_mask
-from c3s3_seg.metrics import score
+from c3s3_seg.metrics.scoring import score
 
 NAME, LABELLED, UNTOUCHED = "hippocampus", 5, 40
 

@@ -26,14 +26,14 @@ import pydicom
 from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEG2000Lossless, JPEGLSLossless, RLELossless
 
 from c3s3_seg.errors import C3S3Error
+from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.io import load, load_mask, save
-from c3s3_seg.io.dicom_names import Segment
-from c3s3_seg.io.dicom_seg import write_seg
-from c3s3_seg.io.dicom_write import save_series
-from c3s3_seg.io.hdf5 import load_hdf5
-from c3s3_seg.io.rtstruct import write_rtstruct
-from c3s3_seg.quiet import quiet_libraries
-from c3s3_seg.volume import Geometry, Volume
+from c3s3_seg.io.dicom.write_series import save_series
+from c3s3_seg.io.dicom_objects.codes import Segment
+from c3s3_seg.io.dicom_objects.rtstruct_write import write_rtstruct
+from c3s3_seg.io.dicom_objects.seg_write import write_seg
+from c3s3_seg.io.image.hdf5 import load_hdf5
+from c3s3_seg.system.quiet import quiet_libraries
 
 LIMIT_S = 10.0
 SYNTAXES = {

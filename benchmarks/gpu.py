@@ -23,7 +23,7 @@ Network = Callable[[np.ndarray], np.ndarray]
 
 
 def torch_network(bundle: ModelBundle, half: bool) -> Network:
-    from c3s3_seg.inference.backends import open_torch
+    from c3s3_seg.inference.backends.runtimes import open_torch
 
     return open_torch(bundle, bundle.networks[0], None, "cuda", "float16" if half else "float32")
 
@@ -31,7 +31,7 @@ def torch_network(bundle: ModelBundle, half: bool) -> Network:
 def onnx_network(path: Path) -> Network:
     import onnxruntime
 
-    from c3s3_seg.inference.onnx import CUDA, CUDA_OPTIONS
+    from c3s3_seg.inference.backends.onnxruntime import CUDA, CUDA_OPTIONS
 
     getattr(onnxruntime, "preload_dlls", lambda: None)()
     session = onnxruntime.InferenceSession(str(path), providers=[(CUDA, CUDA_OPTIONS)])
@@ -51,7 +51,7 @@ def open_network(bundle: ModelBundle, folder: Path, runtime: str, precision: str
     (path,) = (folder / f"{runtime}-{precision}").glob(f"*.{ending}")
     if runtime == "onnx":
         return onnx_network(path)
-    from c3s3_seg.inference.tensorrt import TensorRtBackend
+    from c3s3_seg.inference.backends.tensorrt import TensorRtBackend
 
     return TensorRtBackend(path.read_bytes())
 

@@ -108,9 +108,9 @@ def child(options: argparse.Namespace) -> None:
 
 def ours(name, bundle, volume):  # type: ignore[no-untyped-def]
     """Labels on the model's grid, slab by slab."""
-    from c3s3_seg.inference.choice import Wish, open_backend
-    from c3s3_seg.inference.stream import stream
-    from c3s3_seg.inference.window import Tiling, softmax
+    from c3s3_seg.inference.backends.select import Wish, open_backend
+    from c3s3_seg.inference.streaming import stream
+    from c3s3_seg.inference.tiling import Tiling, softmax
 
     backend = open_backend(bundle, bundle.networks[0], Wish("torch" if name == "tiles-torch" else "openvino"))
     if name == "whole":
@@ -137,7 +137,7 @@ def torch_work(name, bundle, volume):  # type: ignore[no-untyped-def]
     """The peers, each as its own users run it: plain torch, the weights of the same bundle."""
     import torch
 
-    from c3s3_seg.inference.backends import load_torch
+    from c3s3_seg.inference.backends.runtimes import load_torch
 
     net = load_torch(bundle, bundle.networks[0]).to(memory_format=torch.contiguous_format)
     patch = bundle.task.patch

@@ -101,9 +101,9 @@ def child(options: argparse.Namespace) -> None:
 def ours(network, volume, tile, goal, classes):  # type: ignore[no-untyped-def]
     import torch
 
-    from c3s3_seg.inference.restore import Restorer
-    from c3s3_seg.inference.stream import stream
-    from c3s3_seg.inference.window import Tiling
+    from c3s3_seg.inference.streaming import stream
+    from c3s3_seg.inference.tiling import Tiling
+    from c3s3_seg.inference.to_scan_grid import Restorer
 
     labels = np.zeros(goal, np.uint8)
     slabs = stream(
@@ -149,7 +149,7 @@ def nnunet(network, volume, tile, goal, classes):  # type: ignore[no-untyped-def
 
 def tiles(name: str) -> None:
     from c3s3_seg import ModelBundle
-    from c3s3_seg.inference.measure import measured
+    from c3s3_seg.inference.tuning.measure_runtime import measured
 
     bundle = ModelBundle.find(name)
     network = bundle.networks[0]

@@ -36,8 +36,8 @@ Found = dict[int, list[float]]
 
 
 def ours(p: np.ndarray, t: np.ndarray, spacing: tuple[float, ...], labels: list[int]) -> Found:
-    from c3s3_seg.metrics import scores
-    from c3s3_seg.volume import Geometry
+    from c3s3_seg.geometry.volume import Geometry
+    from c3s3_seg.metrics.scoring import scores
 
     grid = Geometry.build(p.shape, spacing)
     return {n: [s.hd95_mm, s.asd_mm] for n, s in scores(grid.volume(p), grid.volume(t), labels).items()}

@@ -18,7 +18,7 @@ import onnxruntime
 
 from c3s3_seg import ModelBundle
 from c3s3_seg.errors import InputError
-from c3s3_seg.export.form import Form
+from c3s3_seg.export.spec import Form
 from c3s3_seg.export.standalone import standalone_graph
 
 FORMS = {"fp32": Form(), "fp16": Form("fp16"), "ensemble": Form(ensemble=True)}

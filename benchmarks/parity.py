@@ -19,11 +19,11 @@ from pathlib import Path
 from c3s3_seg import ModelBundle, load, load_mask, save
 from c3s3_seg.bundle import Task
 from c3s3_seg.export.compare import masks_apart
-from c3s3_seg.export.form import Form, Target
+from c3s3_seg.export.export import export_folder, export_in_bundle
 from c3s3_seg.export.parity import Parity, ScanParity
-from c3s3_seg.export.write import export_folder, export_in_bundle
+from c3s3_seg.export.spec import Form, Target
+from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.inference import open_predictor
-from c3s3_seg.volume import Geometry, Volume
 
 CASES = 8  # the last of the unlabelled list: the validation cases of the shipped configuration
 FORMATS: tuple[tuple[str, Target, Form], ...] = (

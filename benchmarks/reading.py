@@ -19,10 +19,10 @@ import pydicom
 import SimpleITK
 from pydicom.uid import JPEGLSLossless
 
+from c3s3_seg.geometry.volume import Geometry
 from c3s3_seg.io import load
-from c3s3_seg.io.dicom_write import save_series
+from c3s3_seg.io.dicom.write_series import save_series
 from c3s3_seg.phantom import simulate
-from c3s3_seg.volume import Geometry
 
 
 def write(folder: Path, slices: int) -> list[Path]:

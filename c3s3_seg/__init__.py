@@ -16,26 +16,26 @@ from c3s3_seg.version import __version__
 
 if TYPE_CHECKING:
     from c3s3_seg.bundle import ModelBundle
+    from c3s3_seg.geometry.volume import Geometry, Volume
     from c3s3_seg.inference import open_predictor
     from c3s3_seg.inference.prediction import Prediction
     from c3s3_seg.inference.predictor import Predictor
     from c3s3_seg.inference.settings import Settings
     from c3s3_seg.io import load, load_mask, save
-    from c3s3_seg.metrics import score
-    from c3s3_seg.volume import Geometry, Volume
+    from c3s3_seg.metrics.scoring import score
 
 _HOMES = {
-    "Geometry": "volume",
+    "Geometry": "geometry.volume",
     "ModelBundle": "bundle",
     "Prediction": "inference.prediction",
     "Predictor": "inference.predictor",
     "Settings": "inference.settings",
-    "Volume": "volume",
+    "Volume": "geometry.volume",
     "load": "io",
     "load_mask": "io",
     "open_predictor": "inference",
     "save": "io",
-    "score": "metrics",
+    "score": "metrics.scoring",
 }
 
 __all__ = [

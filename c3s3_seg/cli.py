@@ -12,24 +12,24 @@ from typing import Annotated, NoReturn
 import typer
 
 from c3s3_seg import __version__
+from c3s3_seg.commands.benchmark import benchmark
+from c3s3_seg.commands.calibrate import calibrate
+from c3s3_seg.commands.console import Stopped, say, shown
+from c3s3_seg.commands.doctor import doctor
+from c3s3_seg.commands.ensemble import ensemble
+from c3s3_seg.commands.evaluate import evaluate
+from c3s3_seg.commands.export import export
+from c3s3_seg.commands.inspect import inspect
+from c3s3_seg.commands.pacs import fetch, send
+from c3s3_seg.commands.phantom import phantom
+from c3s3_seg.commands.plan import plan
+from c3s3_seg.commands.predict import predict
+from c3s3_seg.commands.prepare import prepare
+from c3s3_seg.commands.study import study
+from c3s3_seg.commands.train import train
+from c3s3_seg.commands.verify import verify
 from c3s3_seg.errors import C3S3Error, DefectError, InputError, foreseen, is_out_of_memory, unforeseen
-from c3s3_seg.quiet import quiet_libraries
-from c3s3_seg.verbs.benchmark import benchmark
-from c3s3_seg.verbs.calibrate import calibrate
-from c3s3_seg.verbs.doctor import doctor
-from c3s3_seg.verbs.ensemble import ensemble
-from c3s3_seg.verbs.evaluate import evaluate
-from c3s3_seg.verbs.export import export
-from c3s3_seg.verbs.inspect import inspect
-from c3s3_seg.verbs.pacs import fetch, send
-from c3s3_seg.verbs.phantom import phantom
-from c3s3_seg.verbs.plan import plan
-from c3s3_seg.verbs.predict import predict
-from c3s3_seg.verbs.prepare import prepare
-from c3s3_seg.verbs.study import study
-from c3s3_seg.verbs.terminal import Stopped, say, shown
-from c3s3_seg.verbs.train import train
-from c3s3_seg.verbs.verify import verify
+from c3s3_seg.system.quiet import quiet_libraries
 
 TRACEBACK = "C3S3_SEG_TRACEBACK"  # set: a defect shows where it was raised
 
@@ -105,7 +105,7 @@ def main() -> None:
 
 def _leave_stuck(code: int) -> None:
     """End at once if a thread is still in a library: what that does while Python is taken down is open."""
-    from c3s3_seg.batch.overlap import STUCK
+    from c3s3_seg.batch.pipeline import STUCK
 
     if any(thread.name == STUCK for thread in threading.enumerate()):
         os._exit(code)

@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import pydicom
 
+from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.io import load
 from c3s3_seg.io import save as save_image
-from c3s3_seg.io.dicom_names import Segment
-from c3s3_seg.io.dicom_seg import write_seg
-from c3s3_seg.io.dicom_write import save_series
-from c3s3_seg.io.rtstruct import write_rtstruct
-from c3s3_seg.volume import Geometry, Volume
+from c3s3_seg.io.dicom.write_series import save_series
+from c3s3_seg.io.dicom_objects.codes import Segment
+from c3s3_seg.io.dicom_objects.rtstruct_write import write_rtstruct
+from c3s3_seg.io.dicom_objects.seg_write import write_seg
 
 SEGMENTS = (Segment("liver", 1), Segment("tumour", 2))
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from c3s3_seg.bundle import Label, ModelBundle, Network, Task
-from c3s3_seg.recipe import Recipe
-from c3s3_seg.volume import Geometry, Volume
+from c3s3_seg.bundle.preprocessing import Recipe
+from c3s3_seg.geometry.volume import Geometry, Volume
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -156,7 +156,7 @@ def two_nets(tmp_path_factory: pytest.TempPathFactory) -> ModelBundle:
     import torch
 
     from c3s3_seg.models import build
-    from c3s3_seg.models.storage import to_bytes
+    from c3s3_seg.models.weights_format import to_bytes
 
     networks = (Network("model", "vnet", 2), Network("partner", "resvnet", 2))
     task = Task("toy", "MR", (Label("a", 1), Label("b", 2)), Recipe((1.0, 1.0, 1.0)), (32, 32, 32))
@@ -175,7 +175,7 @@ def companions(tmp_path_factory: pytest.TempPathFactory) -> ModelBundle:
     import torch
 
     from c3s3_seg.models import build
-    from c3s3_seg.models.storage import to_bytes
+    from c3s3_seg.models.weights_format import to_bytes
 
     folder = tmp_path_factory.mktemp("companions")
     network = Network("model", "vnet", 2)

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
+from c3s3_seg.geometry.volume import Array, Geometry, Volume
 from c3s3_seg.io import load, load_mask, save
 from c3s3_seg.phantom import Simulator, simulate
-from c3s3_seg.volume import Array, Geometry, Volume
 
 SMALL = Simulator(shape=(56, 52, 32), spacing_mm=(2.5, 2.5, 3.2))
 LABELS = {"background": 0, "lower": 1, "upper": 2}

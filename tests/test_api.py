@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import c3s3_seg
-from c3s3_seg.volume import Geometry, Source
+from c3s3_seg.geometry.volume import Geometry, Source
 
 
 def test_the_public_names_are_listed() -> None:
@@ -31,7 +31,7 @@ def test_a_wrong_name_fails_in_a_type_checker(tmp_path: Path) -> None:
     words = [sys.executable, "-m", "mypy", "--config-file=", f"--cache-dir={tmp_path}", str(code)]
     found = subprocess.run(words, capture_output=True, text=True, check=False)
     assert 'Module has no attribute "lod"' in found.stdout
-    assert "c3s3_seg.volume.Volume" in found.stdout
+    assert "c3s3_seg.geometry.volume.Volume" in found.stdout
 
 
 def test_importing_the_package_costs_nothing() -> None:

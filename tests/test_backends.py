@@ -9,7 +9,8 @@ import torch
 
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import MissingError
-from c3s3_seg.inference.backends import (
+from c3s3_seg.inference.backends.onnxruntime import OnnxBackend
+from c3s3_seg.inference.backends.runtimes import (
     COMPILED,
     OpenVinoBackend,
     TorchBackend,
@@ -17,7 +18,6 @@ from c3s3_seg.inference.backends import (
     load_torch,
     open_torch,
 )
-from c3s3_seg.inference.onnx import OnnxBackend
 from c3s3_seg.models import build
 
 

@@ -8,9 +8,10 @@ import pytest
 from c3s3_seg.batch.journal import Journal, _seal, gather, journal_path
 from c3s3_seg.batch.outcome import Outcome, Refusal
 from c3s3_seg.errors import GeometryError, InputError
-from c3s3_seg.metrics import Score
-from c3s3_seg.report.rows import CaseScore, PredictionRow
-from c3s3_seg.shard import Shard
+from c3s3_seg.metrics.results import CaseScore
+from c3s3_seg.metrics.scoring import Score
+from c3s3_seg.report.rows import PredictionRow
+from c3s3_seg.system.shard import Shard
 
 SCORE = Score(0.0, 0.0, *[float("inf")] * 6, ((1.0, 0.0),), 0.0, float("nan"), 0.0)
 ROW = PredictionRow("a", (("organ", 1.5),), 0.25, (CaseScore("a", "organ", SCORE, 3.0),))

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from c3s3_seg.batch.overlap import overlapped
+from c3s3_seg.batch.pipeline import overlapped
 
 
 def test_results_in_order_and_stages_at_the_same_time() -> None:

@@ -12,11 +12,11 @@ from test_batch_run import MODEL
 from c3s3_seg.batch import Job, Plan, predict_cases, verify
 from c3s3_seg.batch import case as case_module
 from c3s3_seg.errors import InputError
+from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.io import load, load_image, load_mask, save
-from c3s3_seg.io.dicom_write import save_series
+from c3s3_seg.io.dicom.write_series import save_series
 from c3s3_seg.io.hashes import scan_sha256, sha256
-from c3s3_seg.shard import Shard
-from c3s3_seg.volume import Geometry, Volume
+from c3s3_seg.system.shard import Shard
 
 
 @pytest.fixture
@@ -287,7 +287,7 @@ def series(folder: Path, seed: int) -> list[Path]:
 def test_a_series_that_is_swapped_fails_and_is_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from c3s3_seg.io import dicom
+    from c3s3_seg.io.dicom import load as dicom
 
     series(tmp_path / "scans" / "b", 3)
     files, others = series(tmp_path / "scans" / "a", 0), series(tmp_path / "other", 1)

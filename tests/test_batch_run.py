@@ -10,7 +10,7 @@ from c3s3_seg.bundle import WEIGHTS
 from c3s3_seg.errors import InputError
 from c3s3_seg.inference import Settings
 from c3s3_seg.io.hashes import sha256
-from c3s3_seg.shard import Shard
+from c3s3_seg.system.shard import Shard
 
 MODEL = Model(WEIGHTS / "phantom", threads=1)
 

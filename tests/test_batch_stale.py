@@ -339,7 +339,7 @@ def test_a_file_name_is_no_full_disk(tmp_path: Path) -> None:
 
 
 def test_names_that_are_too_long_cost_their_case_alone(small_scans: Path, tmp_path: Path) -> None:
-    from c3s3_seg.io.dicom_write import save_series
+    from c3s3_seg.io.dicom.write_series import save_series
 
     volume = small_scan(1)
     volume = replace(volume, array=volume.array.astype("uint16"))

@@ -9,7 +9,7 @@ import pytest
 from test_batch_run import MODEL
 
 from c3s3_seg.batch import Job, Plan, predict_cases
-from c3s3_seg.batch.run import BatchResult
+from c3s3_seg.batch.predict import BatchResult
 from c3s3_seg.errors import InputError
 from c3s3_seg.io import load, save
 

@@ -18,12 +18,12 @@ from test_batch_run import MODEL, masks
 from c3s3_seg.batch import Job, Model, Plan, predict_cases
 from c3s3_seg.batch.job import Task
 from c3s3_seg.batch.outcome import Outcome
-from c3s3_seg.batch.workers import Pool, reason_of_death
+from c3s3_seg.batch.worker_pool import Pool, reason_of_death
 from c3s3_seg.bundle import WEIGHTS, Label, ModelBundle, Network
 from c3s3_seg.bundle import Task as BundleTask
+from c3s3_seg.bundle.preprocessing import Intensity, Recipe
 from c3s3_seg.errors import InputError
 from c3s3_seg.io import Case, load, save
-from c3s3_seg.recipe import Intensity, Recipe
 
 
 def tasks(scans: Path) -> list[Task]:

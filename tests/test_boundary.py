@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from test_metrics import blobs
 
-from c3s3_seg.metrics import score
-from c3s3_seg.report.boundary import boundary_error
-from c3s3_seg.volume import Geometry
+from c3s3_seg.geometry.volume import Geometry
+from c3s3_seg.metrics.boundary_errors import boundary_error
+from c3s3_seg.metrics.scoring import score
 
 GRID = Geometry.build((30, 30, 30), (1, 1, 2))
 

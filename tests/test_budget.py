@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from c3s3_seg.errors import MemoryLimitError
-from c3s3_seg.inference.budget import MEASURED, Budget, costs_of, smaller
-from c3s3_seg.inference.window import Shape, Tiling
+from c3s3_seg.inference.memory import MEASURED, Budget, costs_of, smaller
+from c3s3_seg.inference.tiling import Shape, Tiling
 
 SHAPE: Shape = (300, 280, 150)
 PATCH: Shape = (64, 64, 48)

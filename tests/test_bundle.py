@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from c3s3_seg.bundle import Calibration, Code, Label, Manifest, ModelBundle, Network, Task, shipped_bundles
-from c3s3_seg.domain import Domain
+from c3s3_seg.bundle.domain import Domain
+from c3s3_seg.bundle.preprocessing import Intensity, Recipe
 from c3s3_seg.errors import ConfigError, InputError
-from c3s3_seg.files import write_whole
-from c3s3_seg.io.choice import SeriesRule
-from c3s3_seg.recipe import Intensity, Recipe
-from c3s3_seg.schema import dump, parse
+from c3s3_seg.io.reading import SeriesRule
+from c3s3_seg.system.files import write_whole
+from c3s3_seg.system.schema import dump, parse
 
 TASK = Task(
     name="two",

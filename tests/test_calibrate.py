@@ -14,9 +14,9 @@ from c3s3_seg.cli import app
 from c3s3_seg.errors import InputError
 from c3s3_seg.inference.domain_check import DomainError
 from c3s3_seg.phantom import simulate
-from c3s3_seg.training.calibrate import Case, auroc, best_threshold, calibrate_uncertainty, degraded
+from c3s3_seg.training.bundles.calibrate import Case, auroc, best_threshold, calibrate_uncertainty, degraded
 from c3s3_seg.training.config import load_config
-from c3s3_seg.training.listeners import Silent
+from c3s3_seg.training.loggers import Silent
 from c3s3_seg.training.train import train
 
 

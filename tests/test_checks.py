@@ -11,20 +11,20 @@ import pytest
 import torch
 
 from c3s3_seg.bundle import ModelBundle
+from c3s3_seg.commands.train import _refuse_nothing
 from c3s3_seg.dataset import DataSet
 from c3s3_seg.errors import ConfigError, InputError, RefusedError
 from c3s3_seg.training import checkpoint
+from c3s3_seg.training.bundles.ensemble import _member, cross_validated
 from c3s3_seg.training.checks import check_cases, check_index, modality
 from c3s3_seg.training.config import TrainConfig, load_config
 from c3s3_seg.training.data import Sampler, read_splits, read_validation
-from c3s3_seg.training.ensemble import _member, cross_validated
 from c3s3_seg.training.history import empty_masks, scored
-from c3s3_seg.training.listeners import Silent
+from c3s3_seg.training.loggers import Silent
 from c3s3_seg.training.run import Run
 from c3s3_seg.training.study import _numbers
 from c3s3_seg.training.train import NOTHING, train
 from c3s3_seg.training.validation import Validation
-from c3s3_seg.verbs.train import _refuse_nothing
 
 
 def indexed(toy_data: Path, folder: Path, **keys: object) -> Path:

@@ -4,8 +4,8 @@ import pytest
 
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import InputError, MissingError
-from c3s3_seg.inference import choice
-from c3s3_seg.inference.choice import Wish, candidates, facts, notes, open_backend
+from c3s3_seg.inference.backends import select as choice
+from c3s3_seg.inference.backends.select import Wish, candidates, facts, notes, open_backend
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import pytest
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.phantom import write_cohort
 from c3s3_seg.training.config import load_config
-from c3s3_seg.training.listeners import Silent
+from c3s3_seg.training.loggers import Silent
 from c3s3_seg.training.train import train
 
 # Each stands for a number that only a GPU can bear.

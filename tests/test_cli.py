@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from c3s3_seg.geometry.volume import Geometry
 from c3s3_seg.io import load_mask, save
 from c3s3_seg.phantom import save as save_phantom
 from c3s3_seg.phantom import simulate
-from c3s3_seg.volume import Geometry
 
 
 def run(*words: object) -> subprocess.CompletedProcess[str]:

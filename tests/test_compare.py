@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from scipy.stats import wilcoxon
 
+from c3s3_seg.geometry.volume import Geometry
 from c3s3_seg.io import save
-from c3s3_seg.metrics import PaperScore
-from c3s3_seg.report.compare import compare
-from c3s3_seg.report.rows import CaseScore
-from c3s3_seg.volume import Geometry
+from c3s3_seg.metrics.paired_tests import compare
+from c3s3_seg.metrics.results import CaseScore
+from c3s3_seg.metrics.scoring import PaperScore
 
 
 def rows(dice: list[float], asd: list[float]) -> list[CaseScore]:

@@ -11,15 +11,15 @@ from typer.testing import CliRunner
 
 from c3s3_seg.cli import app
 from c3s3_seg.dataset import DataSet
-from c3s3_seg.dataset.arrange import Settings, find
-from c3s3_seg.dataset.arrays import NO_IMAGE, SLICES, UNLISTED
-from c3s3_seg.dataset.discover import Search
-from c3s3_seg.dataset.items import Inventory
 from c3s3_seg.dataset.labels import Labels
-from c3s3_seg.dataset.prepare import prepare
+from c3s3_seg.dataset.prepare.arrays import NO_IMAGE, SLICES, UNLISTED
+from c3s3_seg.dataset.prepare.assemble import Settings, find
+from c3s3_seg.dataset.prepare.discover import Search
+from c3s3_seg.dataset.prepare.inventory import Inventory
+from c3s3_seg.dataset.prepare.pipeline import prepare
 from c3s3_seg.errors import InputError
 from c3s3_seg.io import load, load_mask
-from c3s3_seg.io.hdf5 import array_shapes, load_hdf5
+from c3s3_seg.io.image.hdf5 import array_shapes, load_hdf5
 
 
 def splits(found: Inventory) -> dict[str, str]:

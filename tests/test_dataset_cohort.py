@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from c3s3_seg.dataset.case import Examined, Facts
-from c3s3_seg.dataset.cohort import odd_ones
-from c3s3_seg.dataset.mask import MaskFacts
-from c3s3_seg.dataset.thumb import Thumb
+from c3s3_seg.dataset.check.case_summary import Examined, Facts
+from c3s3_seg.dataset.check.mask_statistics import MaskFacts
+from c3s3_seg.dataset.check.outliers import odd_ones
+from c3s3_seg.dataset.check.thumbnail import Thumb
 
 THUMB = Thumb(np.zeros((4, 4, 4), np.float16), None, np.ones(3))
 CURVE = np.linspace(0, 1, 19)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from c3s3_seg.dataset.correlate import TURNS, Cube, correlation, cube, mean_of_others, moved, turned
+from c3s3_seg.dataset.check.correlation import TURNS, Cube, correlation, cube, mean_of_others, moved, turned
 
 
 def noise(*shape: int) -> np.ndarray:

@@ -7,12 +7,12 @@ import pytest
 from archive import image_case, renamed, scan_and_mask, study
 from dicom_files import edit, values
 
-from c3s3_seg.dataset.discover import Search, by_name, discover
-from c3s3_seg.dataset.items import Inventory
-from c3s3_seg.dataset.mask import few_values
+from c3s3_seg.dataset.check.mask_statistics import few_values
+from c3s3_seg.dataset.prepare.discover import Search, by_name, discover
+from c3s3_seg.dataset.prepare.inventory import Inventory
 from c3s3_seg.errors import InputError
 from c3s3_seg.io import save
-from c3s3_seg.io.choice import SeriesRule
+from c3s3_seg.io.reading import SeriesRule
 
 
 def masks(found: Inventory) -> dict[str, str]:

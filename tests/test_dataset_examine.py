@@ -16,7 +16,7 @@ from planted import (
     mask_of,
 )
 
-from c3s3_seg.dataset.examine import examine
+from c3s3_seg.dataset.check.check import examine
 from c3s3_seg.errors import InputError
 from c3s3_seg.io import load, save
 from c3s3_seg.report.findings import Finding

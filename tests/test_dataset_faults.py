@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from c3s3_seg.bundle import Label, Task
+from c3s3_seg.bundle.preprocessing import Recipe
 from c3s3_seg.dataset import DataSet, Splits
-from c3s3_seg.dataset.faults import mask_fault, refuse_faults, scan_fault, values_in
+from c3s3_seg.dataset.check.case_faults import mask_fault, refuse_faults, scan_fault, values_in
 from c3s3_seg.errors import C3S3Error, InputError
+from c3s3_seg.geometry.volume import Array, Geometry, Volume
 from c3s3_seg.io import save
-from c3s3_seg.recipe import Recipe
-from c3s3_seg.volume import Array, Geometry, Volume
 
 GRID = Geometry.build((8, 7, 6))
 TASK = Task("balls", "MR", (Label("ball", 1),), Recipe((1.0, 1.0, 1.0)), (8, 8, 8))

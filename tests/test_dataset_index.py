@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from c3s3_seg.dataset import INDEX, DataSet, Record, Splits
-from c3s3_seg.dataset.naming import read_earlier
+from c3s3_seg.dataset.prepare.naming import read_earlier
 from c3s3_seg.errors import ConfigError, InputError
 
 

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from c3s3_seg.dataset.arrange import Settings, labels_of
-from c3s3_seg.dataset.items import Inventory, Mask, Part
 from c3s3_seg.dataset.labels import Labels, agreed
+from c3s3_seg.dataset.prepare.assemble import Settings, labels_of
+from c3s3_seg.dataset.prepare.inventory import Inventory, Mask, Part
 from c3s3_seg.errors import InputError
-from c3s3_seg.io.drawing import Drawing
+from c3s3_seg.io.dicom_objects.segmentation import Drawing
 
 
 def values(*found: int) -> Mask:

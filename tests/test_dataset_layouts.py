@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from archive import image_case, scan_and_mask
 
-from c3s3_seg.dataset.discover import Search
-from c3s3_seg.dataset.items import Inventory
 from c3s3_seg.dataset.labels import Labels
 from c3s3_seg.dataset.layouts import read_layout
+from c3s3_seg.dataset.prepare.discover import Search
+from c3s3_seg.dataset.prepare.inventory import Inventory
 from c3s3_seg.errors import ConfigError, InputError
 from c3s3_seg.io import load_mask, save
 

@@ -6,7 +6,13 @@ from pathlib import Path
 import pytest
 
 from c3s3_seg.dataset import DataSet, Record, Splits
-from c3s3_seg.dataset.listing import check_listing, check_names, kinds, leaking_patients, refuse_leaks
+from c3s3_seg.dataset.check.index_checks import (
+    check_listing,
+    check_names,
+    kinds,
+    leaking_patients,
+    refuse_leaks,
+)
 from c3s3_seg.errors import InputError
 from c3s3_seg.training.config import DataConfig
 from c3s3_seg.training.data import read_splits

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from c3s3_seg.dataset.mask import measure_mask
-from c3s3_seg.volume import Array, Geometry, Volume
+from c3s3_seg.dataset.check.mask_statistics import measure_mask
+from c3s3_seg.geometry.volume import Array, Geometry, Volume
 
 
 def mask(array: Array) -> Volume:

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from c3s3_seg.dataset.index import DataSet, Record, Splits
-from c3s3_seg.dataset.items import Pair, Part, Scan
-from c3s3_seg.dataset.naming import Earlier, name_cases, name_patients, read_earlier
+from c3s3_seg.dataset.prepare.inventory import Pair, Part, Scan
+from c3s3_seg.dataset.prepare.naming import Earlier, name_cases, name_patients, read_earlier
 from c3s3_seg.errors import InputError
 
 

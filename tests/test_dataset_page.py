@@ -12,8 +12,8 @@ from planted import CASE, PLANTS, clean_set, copy_of, mask_of
 from typer.testing import CliRunner
 
 from c3s3_seg.cli import app
-from c3s3_seg.dataset.examine import Examination, examine
-from c3s3_seg.dataset.page import write_doctor_json, write_doctor_page
+from c3s3_seg.dataset.check.check import Examination, examine
+from c3s3_seg.dataset.check.html import write_doctor_json, write_doctor_page
 from c3s3_seg.errors import InputError
 from c3s3_seg.io import load_mask, save
 

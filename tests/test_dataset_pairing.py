@@ -6,10 +6,10 @@ from pathlib import Path, PurePath
 import numpy as np
 import pytest
 
-from c3s3_seg.dataset.items import Mask, Part, Scan
-from c3s3_seg.dataset.pairing import Grids, pair, says, trail
-from c3s3_seg.io.drawing import Drawing
-from c3s3_seg.volume import Geometry
+from c3s3_seg.dataset.prepare.inventory import Mask, Part, Scan
+from c3s3_seg.dataset.prepare.pairing import Grids, pair, says, trail
+from c3s3_seg.geometry.volume import Geometry
+from c3s3_seg.io.dicom_objects.segmentation import Drawing
 
 GRID = Geometry.build((8, 8, 8), origin_mm=(1, 2, 3))
 OTHER = Geometry.build((8, 8, 8), origin_mm=(9, 2, 3))

@@ -25,19 +25,19 @@ from test_privacy import MARKER, found, planted
 from typer.testing import CliRunner
 
 from c3s3_seg.bundle import Label, Task
+from c3s3_seg.bundle.preprocessing import Recipe
 from c3s3_seg.cli import app
 from c3s3_seg.dataset import DataSet
-from c3s3_seg.dataset.arrange import Settings
-from c3s3_seg.dataset.discover import Search
-from c3s3_seg.dataset.items import Part
 from c3s3_seg.dataset.labels import Labels
-from c3s3_seg.dataset.prepare import Prepared, prepare
+from c3s3_seg.dataset.prepare.assemble import Settings
+from c3s3_seg.dataset.prepare.discover import Search
+from c3s3_seg.dataset.prepare.inventory import Part
+from c3s3_seg.dataset.prepare.pipeline import Prepared, prepare
 from c3s3_seg.errors import ConfigError, InputError
+from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.io import Fix, load, load_mask, save
 from c3s3_seg.io.hashes import sha256
-from c3s3_seg.lock import hold
-from c3s3_seg.recipe import Recipe
-from c3s3_seg.volume import Geometry, Volume
+from c3s3_seg.system.lock import hold
 
 TASK = Task("toy", "CT", (Label("organ", 1), Label("lump", 2)), Recipe((3.0, 3.0, 3.0)), (16, 16, 16))
 
@@ -709,7 +709,7 @@ def background_only(folder: Path) -> None:
 
 
 def test_a_background_only_mask_is_learnt_from_where_it_is_asked_for(tmp_path: Path) -> None:
-    from c3s3_seg.dataset.examine import examine
+    from c3s3_seg.dataset.check.check import examine
     from c3s3_seg.training.data import read_case
 
     background_only(tmp_path / "source")

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from planted import SMALL
 
-from c3s3_seg.dataset.similar import Pair, duplicates, same_scans, same_voxels
-from c3s3_seg.dataset.thumb import Thumb, make_thumb
+from c3s3_seg.dataset.check.duplicates import Pair, duplicates, same_scans, same_voxels
+from c3s3_seg.dataset.check.thumbnail import Thumb, make_thumb
+from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.phantom import simulate
-from c3s3_seg.volume import Geometry, Volume
 
 
 @pytest.fixture(scope="module")

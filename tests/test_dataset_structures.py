@@ -11,14 +11,14 @@ from typer.testing import CliRunner
 
 from c3s3_seg.cli import app
 from c3s3_seg.dataset import DataSet
-from c3s3_seg.dataset.arrange import Settings
-from c3s3_seg.dataset.items import Mask, Part, Scan
 from c3s3_seg.dataset.labels import Labels
-from c3s3_seg.dataset.pairing import Shelf, trail
-from c3s3_seg.dataset.prepare import Prepared, prepare
-from c3s3_seg.dataset.structures import gather
+from c3s3_seg.dataset.prepare.assemble import Settings
+from c3s3_seg.dataset.prepare.inventory import Mask, Part, Scan
+from c3s3_seg.dataset.prepare.pairing import Shelf, trail
+from c3s3_seg.dataset.prepare.pipeline import Prepared, prepare
+from c3s3_seg.dataset.prepare.structures import gather
+from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.io import load, load_mask, save
-from c3s3_seg.volume import Geometry, Volume
 
 
 def body(*shape: slice, value: int = 1) -> np.ndarray:

@@ -1,6 +1,6 @@
 import pytest
 
-from c3s3_seg import doctor
+from c3s3_seg.batch import self_check as doctor
 from c3s3_seg.bundle import shipped_bundles
 
 

@@ -9,11 +9,11 @@ import pytest
 
 from c3s3_seg.bundle import Calibration, ModelBundle
 from c3s3_seg.errors import ConfigError, InputError
+from c3s3_seg.geometry.volume import Geometry
 from c3s3_seg.inference import Settings, open_predictor
-from c3s3_seg.inference.doubt import Doubt, near_boundary
-from c3s3_seg.metrics import score
+from c3s3_seg.inference.uncertainty import Doubt, near_boundary
+from c3s3_seg.metrics.scoring import score
 from c3s3_seg.phantom import simulate
-from c3s3_seg.volume import Geometry
 
 
 @pytest.fixture(scope="module")

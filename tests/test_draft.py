@@ -6,7 +6,7 @@ import pytest
 
 from c3s3_seg.errors import ConfigError
 from c3s3_seg.training.config import load_config
-from c3s3_seg.training.draft import BY_HAND, Draft, toml
+from c3s3_seg.training.planning.builder import BY_HAND, Draft, toml
 
 
 def filled(*overrides: str) -> Draft:

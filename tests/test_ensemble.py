@@ -12,18 +12,18 @@ import pytest
 
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import InputError
-from c3s3_seg.export.form import Form
-from c3s3_seg.export.write import export_folder
+from c3s3_seg.export.export import export_folder
+from c3s3_seg.export.spec import Form
+from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.inference import Settings, open_predictor
-from c3s3_seg.metrics import score
+from c3s3_seg.metrics.scoring import score
+from c3s3_seg.training.bundles.domain import merge_domains
+from c3s3_seg.training.bundles.ensemble import make_ensemble
+from c3s3_seg.training.bundles.initialize import begin_from
 from c3s3_seg.training.config import load_config
-from c3s3_seg.training.domain import merge_domains
-from c3s3_seg.training.ensemble import make_ensemble
-from c3s3_seg.training.listeners import Silent
+from c3s3_seg.training.loggers import Silent
 from c3s3_seg.training.run import Run
-from c3s3_seg.training.start import begin_from
 from c3s3_seg.training.train import train
-from c3s3_seg.volume import Volume
 
 COUNT = 4
 CHANGES = [

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from c3s3_seg.batch.evaluate import Settings as EvaluateSettings
+from c3s3_seg.batch.evaluate import evaluate
 from c3s3_seg.errors import C3S3Error, is_out_of_memory, shown
-from c3s3_seg.evaluate import Settings as EvaluateSettings
-from c3s3_seg.evaluate import evaluate
+from c3s3_seg.geometry.volume import Geometry
 from c3s3_seg.inference.settings import Settings
-from c3s3_seg.io.image import save
-from c3s3_seg.surfaces import surface_distances
-from c3s3_seg.volume import Geometry
+from c3s3_seg.io.image.files import save
+from c3s3_seg.metrics.surface_distance import surface_distances
 
 
 @pytest.mark.parametrize(

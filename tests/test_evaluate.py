@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from c3s3_seg import evaluate as evaluate_module
+from c3s3_seg.batch import evaluate as evaluate_module
+from c3s3_seg.batch.evaluate import Settings, evaluate
 from c3s3_seg.errors import InputError
-from c3s3_seg.evaluate import Settings, evaluate
+from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.io import save
-from c3s3_seg.metrics import PaperScore, Score, score, scores
+from c3s3_seg.metrics.scoring import PaperScore, Score, score, scores
 from c3s3_seg.report.rows import Failure
-from c3s3_seg.volume import Geometry, Volume
-from c3s3_seg.workers import Died
+from c3s3_seg.system.process_pool import Died
 
 GEOMETRY = Geometry.build((12, 10, 8), (0.5, 1.0, 2.0), (3.0, -4.0, 5.0))
 
@@ -93,7 +93,7 @@ def test_bad_cases_fail_by_name_and_the_others_go_on(folders: tuple[Path, Path, 
 def test_an_error_nobody_thought_of_is_a_failure_too(
     folders: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import c3s3_seg.evaluate as module
+    import c3s3_seg.batch.evaluate as module
 
     def broken(prediction: Volume, truth: Volume, labels: Sequence[int], **_: object) -> dict[int, Score]:
         if prediction.array.sum() != cube(2, 7).array.sum():
@@ -259,7 +259,7 @@ def test_a_segmentation_of_3d_slicer_is_paired(folders: tuple[Path, Path, Path])
 def test_a_process_that_dies_is_a_failure_with_its_reason(
     folders: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import c3s3_seg.evaluate as module
+    import c3s3_seg.batch.evaluate as module
 
     def deadly(task: Any, items: Any, workers: int) -> Any:
         for number, item in enumerate(items):

@@ -9,18 +9,18 @@ import pytest
 from dicom_files import edit
 from test_io_dicom_seg import MAKER, SEGMENTS, drawn, files  # noqa: F401
 
+from c3s3_seg.batch.evaluate import EvaluationResult, Settings, evaluate
 from c3s3_seg.errors import C3S3Error, GeometryError, InputError
-from c3s3_seg.evaluate import EvaluationResult, Settings, evaluate
+from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.io import load, save
-from c3s3_seg.io.dicom_names import Segment
-from c3s3_seg.io.dicom_seg import write_seg
+from c3s3_seg.io.dicom_objects.codes import Segment
+from c3s3_seg.io.dicom_objects.rtstruct_write import write_rtstruct
+from c3s3_seg.io.dicom_objects.seg_grid import frames_grid
+from c3s3_seg.io.dicom_objects.seg_write import write_seg
 from c3s3_seg.io.mask_files import find_masks
 from c3s3_seg.io.mask_pair import load_pair, name_values
-from c3s3_seg.io.rtstruct import write_rtstruct
 from c3s3_seg.io.scan_like import ScanError
-from c3s3_seg.io.seg_grid import frames_grid
-from c3s3_seg.metrics import scores
-from c3s3_seg.volume import Volume
+from c3s3_seg.metrics.scoring import scores
 
 KINDS = ("nii.gz", "seg.dcm", "labelmap", "rtstruct.dcm")
 

@@ -9,12 +9,12 @@ import torch
 
 from c3s3_seg.bundle import ModelBundle, Network
 from c3s3_seg.errors import InputError, RefusedError
-from c3s3_seg.export import write
+from c3s3_seg.export import export as write
+from c3s3_seg.export.export import export_in_bundle
 from c3s3_seg.export.onnx import onnx_graph
-from c3s3_seg.export.write import export_in_bundle
+from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.models import build
-from c3s3_seg.models.storage import LARGE, SCALE, from_file, to_bytes
-from c3s3_seg.volume import Volume
+from c3s3_seg.models.weights_format import LARGE, SCALE, from_file, to_bytes
 
 
 @pytest.fixture

@@ -13,14 +13,14 @@ import pytest
 
 from c3s3_seg import load_mask, open_predictor, save
 from c3s3_seg.bundle import Label, ModelBundle, Task
+from c3s3_seg.bundle.preprocessing import Intensity, Recipe
 from c3s3_seg.errors import InputError
 from c3s3_seg.export.compare import masks_apart
-from c3s3_seg.export.form import Form
+from c3s3_seg.export.export import export_folder
 from c3s3_seg.export.monai import inference, metadata, monai_bundle, refuse_expressions
-from c3s3_seg.export.write import export_folder
+from c3s3_seg.export.spec import Form
+from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.phantom import simulate
-from c3s3_seg.recipe import Intensity, Recipe
-from c3s3_seg.volume import Geometry, Volume
 
 pytest.importorskip("monai", reason="the peer that reads these bundles")
 

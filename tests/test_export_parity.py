@@ -10,8 +10,8 @@ import pytest
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.export.compare import Probabilities, check_scans, compare
 from c3s3_seg.export.parity import Parity, ScanParity
-from c3s3_seg.inference.backends import TorchBackend, load_torch
-from c3s3_seg.volume import Geometry, Volume
+from c3s3_seg.geometry.volume import Geometry, Volume
+from c3s3_seg.inference.backends.runtimes import TorchBackend, load_torch
 
 SAME = ScanParity(0.0, 0, 1_000_000, 5000, 1.0, 0.0, 0.0, 1.0, voxel_mm=0.625)
 GOOD = Parity("fp32", "onnx", 8, 1_000_000, 1e-5, 0, (SAME,))

@@ -16,14 +16,15 @@ import pytest
 
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import InputError, RefusedError
-from c3s3_seg.export import standalone, write
-from c3s3_seg.export.form import Form, Target
+from c3s3_seg.export import export as write
+from c3s3_seg.export import standalone
+from c3s3_seg.export.export import export_folder
 from c3s3_seg.export.openvino import openvino_files
+from c3s3_seg.export.spec import Form, Target
 from c3s3_seg.export.standalone import standalone_graph
-from c3s3_seg.export.write import export_folder
-from c3s3_seg.inference.backends import TorchBackend, load_torch
-from c3s3_seg.inference.window import softmax
-from c3s3_seg.volume import Volume
+from c3s3_seg.geometry.volume import Volume
+from c3s3_seg.inference.backends.runtimes import TorchBackend, load_torch
+from c3s3_seg.inference.tiling import softmax
 
 
 @pytest.fixture(scope="module")

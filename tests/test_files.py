@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from c3s3_seg.errors import ConfigError, InputError
-from c3s3_seg.files import (
+from c3s3_seg.system.files import (
     PlainName,
     check_output_file,
     csv_bytes,
@@ -17,7 +17,7 @@ from c3s3_seg.files import (
     read_json,
     read_regular,
 )
-from c3s3_seg.schema import closed, dump, parse
+from c3s3_seg.system.schema import closed, dump, parse
 
 
 def test_a_name_becomes_one_line() -> None:

@@ -16,9 +16,9 @@ import pytest
 from pydicom.data import get_testdata_file, get_testdata_files
 
 from c3s3_seg.errors import C3S3Error, InputError
+from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.io import load
-from c3s3_seg.io.inspect import inspect
-from c3s3_seg.volume import Geometry, Volume
+from c3s3_seg.io.dicom.inspect import inspect
 
 
 def processor_s() -> float:

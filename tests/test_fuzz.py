@@ -22,8 +22,8 @@ def test_the_judge_says_no(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     monkeypatch.setattr(sys, "path", [str(ROOT / "benchmarks"), *sys.path])
     from fuzz import judge, original
 
+    from c3s3_seg.geometry.volume import Geometry
     from c3s3_seg.io import save
-    from c3s3_seg.volume import Geometry
 
     scan = original()
     save(scan, tmp_path / "a.nii.gz")

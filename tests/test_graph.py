@@ -18,14 +18,14 @@ from onnx import AttributeProto, TensorProto, helper
 from safetensors.torch import load, save
 
 from c3s3_seg.bundle import WEIGHTS, Label, ModelBundle, Network, Task
+from c3s3_seg.bundle.preprocessing import Recipe
 from c3s3_seg.errors import InputError
-from c3s3_seg.inference.backends import OpenVinoBackend
-from c3s3_seg.inference.choice import Wish, open_backend
-from c3s3_seg.inference.graph import INNER, read_graph
-from c3s3_seg.inference.measure import gflop, measure
-from c3s3_seg.inference.onnx import OnnxBackend
-from c3s3_seg.inference.tensorrt import widened
-from c3s3_seg.recipe import Recipe
+from c3s3_seg.inference.backends.graph import INNER, read_graph
+from c3s3_seg.inference.backends.onnxruntime import OnnxBackend
+from c3s3_seg.inference.backends.runtimes import OpenVinoBackend
+from c3s3_seg.inference.backends.select import Wish, open_backend
+from c3s3_seg.inference.backends.tensorrt import widened
+from c3s3_seg.inference.tuning.measure_runtime import gflop, measure
 
 READERS: list[Callable[[Path], Any]] = [
     read_graph, OpenVinoBackend, OnnxBackend, widened, lambda path: gflop(path, (16, 16, 16)),

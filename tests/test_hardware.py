@@ -1,8 +1,8 @@
 import pytest
 
 from c3s3_seg.errors import InputError, MissingError
-from c3s3_seg.inference import hardware
-from c3s3_seg.inference.hardware import (
+from c3s3_seg.system import hardware
+from c3s3_seg.system.hardware import (
     check_onnx_wheels,
     cuda_devices,
     installed,

@@ -9,14 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from c3s3_seg.batch.evaluate import Settings, evaluate
 from c3s3_seg.errors import MissingError
-from c3s3_seg.evaluate import Settings, evaluate
+from c3s3_seg.geometry.volume import Geometry
 from c3s3_seg.io import save
-from c3s3_seg.metrics import PaperScore
+from c3s3_seg.metrics.results import CaseScore
+from c3s3_seg.metrics.scoring import PaperScore
 from c3s3_seg.report.html import DETAILED, Report, worst_first, write_report_page
 from c3s3_seg.report.page import SOLID, page
-from c3s3_seg.report.rows import CaseScore, Failure
-from c3s3_seg.volume import Geometry
+from c3s3_seg.report.rows import Failure
 
 GRID = Geometry.build((40, 36, 24), (1, 1, 1.5))
 VOID = {"meta", "img", "link", "br", "hr", "input"}

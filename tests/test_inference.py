@@ -8,9 +8,10 @@ import pytest
 
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import InputError, MemoryLimitError, MissingError
-from c3s3_seg.inference import Predictor, Settings, choice, open_predictor, predictor
+from c3s3_seg.geometry.volume import Geometry, Volume
+from c3s3_seg.inference import Predictor, Settings, open_predictor, predictor
+from c3s3_seg.inference.backends import select as choice
 from c3s3_seg.phantom import simulate
-from c3s3_seg.volume import Geometry, Volume
 
 ANY: dict[str, Any] = {"allow_out_of_domain": True}
 

@@ -15,8 +15,8 @@ import pytest
 
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import MissingError
-from c3s3_seg.inference import onnx
-from c3s3_seg.inference.onnx import CPU, CUDA, OnnxBackend
+from c3s3_seg.inference.backends import onnxruntime as onnx
+from c3s3_seg.inference.backends.onnxruntime import CPU, CUDA, OnnxBackend
 
 
 @pytest.fixture(scope="module")

@@ -18,14 +18,14 @@ import tensorrt_types
 from c3s3_seg import open_predictor
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import InputError, MissingError, RefusedError
-from c3s3_seg.export.form import Form
-from c3s3_seg.export.write import export_folder
-from c3s3_seg.inference import cuda
-from c3s3_seg.inference.choice import Wish, facts, open_backend
-from c3s3_seg.inference.engines import Profile, Stamp, Vault, build
-from c3s3_seg.inference.onnx import OnnxBackend
-from c3s3_seg.inference.tensorrt import TensorRtBackend, widened
-from c3s3_seg.volume import Geometry
+from c3s3_seg.export.export import export_folder
+from c3s3_seg.export.spec import Form
+from c3s3_seg.geometry.volume import Geometry
+from c3s3_seg.inference.backends import cuda
+from c3s3_seg.inference.backends.engine_cache import Profile, Stamp, Vault, build
+from c3s3_seg.inference.backends.onnxruntime import OnnxBackend
+from c3s3_seg.inference.backends.select import Wish, facts, open_backend
+from c3s3_seg.inference.backends.tensorrt import TensorRtBackend, widened
 
 PROFILE = Profile((32, 32, 48))
 STAMP = Stamp("ab", "GPU", "9.0", "11.4", "1x1x16x16x16")

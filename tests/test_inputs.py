@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from dicom_files import edit, values
 
+from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.io import load, load_mask, save
-from c3s3_seg.io.dicom_write import save_series
+from c3s3_seg.io.dicom.write_series import save_series
 from c3s3_seg.phantom import Phantom, Simulator, simulate
-from c3s3_seg.volume import Geometry, Volume
 
 
 @pytest.fixture(scope="module")

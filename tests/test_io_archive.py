@@ -15,11 +15,11 @@ from dicom_files import edit, values
 from pydicom.fileset import FileSet
 
 from c3s3_seg.errors import InputError
+from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.io import archive as archive_module
 from c3s3_seg.io import find_cases, load
 from c3s3_seg.io.archive import HELD, sweep_unpacked, unpacked
-from c3s3_seg.io.dicom_write import save_series
-from c3s3_seg.volume import Volume
+from c3s3_seg.io.dicom.write_series import save_series
 
 
 @pytest.fixture

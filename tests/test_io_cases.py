@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from c3s3_seg.errors import InputError
+from c3s3_seg.geometry.volume import Geometry
 from c3s3_seg.io import Case, find_cases, match_truth
 from c3s3_seg.io.cases import mask_files, unique_names, walk_files
-from c3s3_seg.io.dicom_write import save_series
-from c3s3_seg.volume import Geometry
+from c3s3_seg.io.dicom.write_series import save_series
 
 
 def touch(*paths: Path) -> None:

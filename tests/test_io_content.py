@@ -15,10 +15,10 @@ import pytest
 import SimpleITK
 
 from c3s3_seg.errors import InputError, MemoryLimitError
+from c3s3_seg.geometry.volume import Geometry
 from c3s3_seg.io import limits, load, load_mask, save
 from c3s3_seg.io.content import MOST_SURPLUS, Need, Opened, unpack, unpack_head
 from c3s3_seg.io.limits import free_bytes
-from c3s3_seg.volume import Geometry
 
 NOISE = np.random.default_rng(0).bytes(5000) + bytes(3_000_000)
 

@@ -24,9 +24,9 @@ from pydicom.uid import (
 )
 
 from c3s3_seg.errors import GeometryError, InputError
+from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.io import load
-from c3s3_seg.io.dicom_write import save_series
-from c3s3_seg.volume import Geometry, Volume
+from c3s3_seg.io.dicom.write_series import save_series
 
 
 def add(data: np.ndarray | float) -> Edit:

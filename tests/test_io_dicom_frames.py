@@ -10,11 +10,11 @@ from dicom_files import edit
 from pydicom.uid import EnhancedMRImageStorage, generate_uid
 
 from c3s3_seg.errors import InputError
+from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.io import load
-from c3s3_seg.io.dicom_frames import GROUPS, frames
-from c3s3_seg.io.dicom_header import Broken, Slice
-from c3s3_seg.io.dicom_write import save_series
-from c3s3_seg.volume import Volume
+from c3s3_seg.io.dicom.frames import GROUPS, frames
+from c3s3_seg.io.dicom.header import Broken, Slice
+from c3s3_seg.io.dicom.write_series import save_series
 
 
 @pytest.fixture

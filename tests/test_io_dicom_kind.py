@@ -18,10 +18,10 @@ from pydicom.uid import (
 )
 
 from c3s3_seg.errors import InputError
+from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.io import load
-from c3s3_seg.io.dicom_write import save_series
-from c3s3_seg.io.inspect import inspect
-from c3s3_seg.volume import Volume
+from c3s3_seg.io.dicom.inspect import inspect
+from c3s3_seg.io.dicom.write_series import save_series
 
 PRIVATE = "1.2.3.4.5"
 

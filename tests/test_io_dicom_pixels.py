@@ -26,11 +26,11 @@ from pydicom.uid import (
 )
 
 from c3s3_seg.errors import InputError
-from c3s3_seg.io import decoder as decoder_module
+from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.io import load
-from c3s3_seg.io.decoder import Decoder, Refused
-from c3s3_seg.io.dicom_write import save_series
-from c3s3_seg.volume import Geometry, Volume
+from c3s3_seg.io.dicom import decoder as decoder_module
+from c3s3_seg.io.dicom.decoder import Decoder, Refused
+from c3s3_seg.io.dicom.write_series import save_series
 
 
 @pytest.fixture
@@ -164,7 +164,7 @@ def test_a_decoder_that_fails_takes_nothing_down(
     }[fault]
     (tmp_path / "sitecustomize.py").write_text(
         "import sys\n"
-        "if '-m' in sys.orig_argv and 'c3s3_seg.io.decoder' in sys.orig_argv:\n"
+        "if '-m' in sys.orig_argv and 'c3s3_seg.io.dicom.decoder' in sys.orig_argv:\n"
         "    import pydicom.pixels.utils\n"
         "    def bad(*words, **options):\n"
         f"        {act}\n"
@@ -264,7 +264,7 @@ def test_a_decoder_that_does_not_start_is_no_fault_of_the_file(
 ) -> None:
     path = compressed(files)
     (tmp_path / "sitecustomize.py").write_text(
-        "import os, sys\nif 'c3s3_seg.io.decoder' in sys.orig_argv:\n    os._exit(7)\n"
+        "import os, sys\nif 'c3s3_seg.io.dicom.decoder' in sys.orig_argv:\n    os._exit(7)\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with pytest.raises(InputError, match=r"IM_0001.dcm' cannot be decoded: the decoder did not start.*sound"):
@@ -272,7 +272,7 @@ def test_a_decoder_that_does_not_start_is_no_fault_of_the_file(
 
 
 def test_a_deflated_bomb_is_refused(files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    from c3s3_seg.io import dicom_header
+    from c3s3_seg.io.dicom import header as dicom_header
 
     for path in files:
         edit(path, lambda d: setattr(d.file_meta, "TransferSyntaxUID", DeflatedExplicitVRLittleEndian))

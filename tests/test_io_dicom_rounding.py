@@ -7,12 +7,12 @@ import pytest
 from dicom_files import edit, values
 
 from c3s3_seg.errors import GeometryError, InputError
+from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.io import load, load_mask
-from c3s3_seg.io.dicom_names import Segment
-from c3s3_seg.io.dicom_seg import write_seg
-from c3s3_seg.io.dicom_write import save_series
-from c3s3_seg.io.rtstruct import write_rtstruct
-from c3s3_seg.volume import Geometry, Volume
+from c3s3_seg.io.dicom.write_series import save_series
+from c3s3_seg.io.dicom_objects.codes import Segment
+from c3s3_seg.io.dicom_objects.rtstruct_write import write_rtstruct
+from c3s3_seg.io.dicom_objects.seg_write import write_seg
 
 
 @pytest.fixture

@@ -11,12 +11,13 @@ from dicom_files import edit, values
 from pydicom.uid import JPEG2000Lossless, RLELossless, generate_uid
 
 from c3s3_seg.errors import InputError
-from c3s3_seg.io import dicom_seg, load, load_mask, save
-from c3s3_seg.io.dicom_names import Maker, Segment
-from c3s3_seg.io.dicom_seg import write_seg
-from c3s3_seg.io.dicom_write import save_series
-from c3s3_seg.io.rtstruct import write_rtstruct
-from c3s3_seg.volume import Geometry, Volume
+from c3s3_seg.geometry.volume import Geometry, Volume
+from c3s3_seg.io import load, load_mask, save
+from c3s3_seg.io.dicom.write_series import save_series
+from c3s3_seg.io.dicom_objects import seg_write as dicom_seg
+from c3s3_seg.io.dicom_objects.codes import Maker, Segment
+from c3s3_seg.io.dicom_objects.rtstruct_write import write_rtstruct
+from c3s3_seg.io.dicom_objects.seg_write import write_seg
 
 SEGMENTS = (Segment("left_atrium", 1, ("82471001", "SCT", "Left atrium")), Segment("wall", 3))
 MAKER = Maker("left-atrium", "0123456789abcdef")

@@ -11,10 +11,10 @@ from pydicom.uid import RLELossless
 from test_io_dicom_seg import MAKER, SEGMENTS, drawn, files  # noqa: F401
 
 from c3s3_seg.errors import C3S3Error, GeometryError, InputError
+from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.io import load
-from c3s3_seg.io.dicom_seg import write_seg
-from c3s3_seg.io.drawing import load_drawing, look_at_drawing
-from c3s3_seg.volume import Geometry, Volume
+from c3s3_seg.io.dicom_objects.seg_write import write_seg
+from c3s3_seg.io.dicom_objects.segmentation import load_drawing, look_at_drawing
 
 TABLE = {"left_atrium": 1, "wall": 3}
 
@@ -89,7 +89,7 @@ def test_frames_in_another_order_and_orientation_go_to_their_places(mask: Volume
 
 def test_what_highdicom_and_rle_make_of_a_crop_of_the_slices(mask: Volume, tmp_path: Path) -> None:
     """A SEG of some of the slices alone, whose frames have 37 x 35 = 1295 pixels, no multiple of 8 bits."""
-    from c3s3_seg.io.dicom_write import save_series
+    from c3s3_seg.io.dicom.write_series import save_series
 
     grid = Geometry.build((37, 35, 9), (0.7, 0.9, 2.5), (-31.5, 12.25, 80.0))
     save_series(grid.volume(np.zeros(grid.shape, np.uint16)), tmp_path / "s", description="", seed_uid="b")

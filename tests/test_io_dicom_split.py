@@ -9,9 +9,9 @@ from dicom_files import edit, values
 from pydicom.uid import generate_uid
 
 from c3s3_seg.errors import InputError
+from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.io import SeriesRule, load
-from c3s3_seg.io.dicom_write import save_series
-from c3s3_seg.volume import Geometry, Volume
+from c3s3_seg.io.dicom.write_series import save_series
 
 Change = dict[str, object]
 

@@ -8,10 +8,10 @@ from dicom_files import edit
 from test_io_dicom_seg import MAKER, SEGMENTS, drawn, files  # noqa: F401
 
 from c3s3_seg.errors import C3S3Error
+from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.io import load, load_mask, save
-from c3s3_seg.io.dicom_seg import write_seg
-from c3s3_seg.io.rtstruct import write_rtstruct
-from c3s3_seg.volume import Volume
+from c3s3_seg.io.dicom_objects.rtstruct_write import write_rtstruct
+from c3s3_seg.io.dicom_objects.seg_write import write_seg
 
 
 @pytest.fixture

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from c3s3_seg.errors import C3S3Error, InputError, MemoryLimitError
-from c3s3_seg.io import hdf5, limits
-from c3s3_seg.io.hdf5 import array_shapes, load_hdf5
+from c3s3_seg.io import limits
+from c3s3_seg.io.image import hdf5
+from c3s3_seg.io.image.hdf5 import array_shapes, load_hdf5
 
 SPACING = (0.625, 0.625, 0.625)
 

@@ -13,9 +13,9 @@ import pytest
 import SimpleITK
 
 from c3s3_seg.errors import GeometryError, InputError
-from c3s3_seg.io import image as image_module
+from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.io import load, load_mask, save
-from c3s3_seg.volume import Geometry, Volume
+from c3s3_seg.io.image import files as image_module
 
 DOORS = [".nii", ".nii.gz", ".nrrd", ".mha"]
 FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -633,7 +633,7 @@ import resource, sys
 import numpy as np
 from c3s3_seg.errors import InputError
 from c3s3_seg.io import save
-from c3s3_seg.volume import Geometry
+from c3s3_seg.geometry.volume import Geometry
 noise = np.random.default_rng(0).integers(0, 30000, (40, 40, 40)).astype(np.int16)
 resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
 for suffix in (".nii", ".nii.gz", ".nrrd", ".mha"):

@@ -9,11 +9,11 @@ import pytest
 from dicom_files import edit, values
 
 from c3s3_seg.errors import InputError
+from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.io import save
-from c3s3_seg.io.choice import Reading
-from c3s3_seg.io.dicom_write import save_series
-from c3s3_seg.io.inspect import inspect
-from c3s3_seg.volume import Volume
+from c3s3_seg.io.dicom.inspect import inspect
+from c3s3_seg.io.dicom.write_series import save_series
+from c3s3_seg.io.reading import Reading
 
 
 @pytest.fixture

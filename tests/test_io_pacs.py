@@ -23,19 +23,19 @@ from dicom_files import edit, values
 from pydicom.uid import UID, JPEG2000Lossless, RLELossless
 
 from c3s3_seg.errors import InputError, RefusedError
+from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.io import find_cases, load
 from c3s3_seg.io.cases import walk_files
-from c3s3_seg.io.dicom_capture import write_capture
-from c3s3_seg.io.dicom_names import Segment, Uid
-from c3s3_seg.io.dicom_seg import write_seg
-from c3s3_seg.io.dicom_write import save_series
-from c3s3_seg.io.pacs import FIND, GET, MOVE, fetch, find_studies, send
-from c3s3_seg.io.pacs_inbox import Inbox
-from c3s3_seg.io.pacs_link import STORED, Caller, Listener, Node, Tls
-from c3s3_seg.io.pacs_listen import listening
-from c3s3_seg.io.pacs_wanted import Limits, Wanted
-from c3s3_seg.io.rtstruct import write_rtstruct
-from c3s3_seg.volume import Geometry, Volume
+from c3s3_seg.io.dicom.write_series import save_series
+from c3s3_seg.io.dicom_objects.codes import Segment, Uid
+from c3s3_seg.io.dicom_objects.rtstruct_write import write_rtstruct
+from c3s3_seg.io.dicom_objects.secondary_capture import write_capture
+from c3s3_seg.io.dicom_objects.seg_write import write_seg
+from c3s3_seg.io.pacs.association import STORED, Caller, Listener, Node, Tls
+from c3s3_seg.io.pacs.client import FIND, GET, MOVE, fetch, find_studies, send
+from c3s3_seg.io.pacs.inbox import Inbox
+from c3s3_seg.io.pacs.listener import listening
+from c3s3_seg.io.pacs.query import Limits, Wanted
 
 pytest.importorskip("pynetdicom")
 

@@ -8,9 +8,9 @@ import pytest
 from dicom_files import edit, values
 
 from c3s3_seg.errors import GeometryError, InputError
+from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.io import load, save
-from c3s3_seg.io.dicom_write import save_series
-from c3s3_seg.volume import Geometry, Volume
+from c3s3_seg.io.dicom.write_series import save_series
 
 NIB_FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])
 

@@ -7,9 +7,9 @@ import pydicom
 import pytest
 from test_io_dicom_seg import MAKER, SEGMENTS, drawn, errors, files  # noqa: F401
 
+from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.io import load
-from c3s3_seg.io.rtstruct import decimals, write_rtstruct
-from c3s3_seg.volume import Volume
+from c3s3_seg.io.dicom_objects.rtstruct_write import decimals, write_rtstruct
 
 
 def inside(polygons: list[np.ndarray], points: np.ndarray) -> np.ndarray:

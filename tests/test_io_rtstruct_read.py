@@ -13,12 +13,12 @@ from test_io_dicom_seg_read import read
 from test_io_rtstruct import inside as slowly_inside
 
 from c3s3_seg.errors import C3S3Error, InputError
+from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.io import load
-from c3s3_seg.io.drawing import look_at_drawing
-from c3s3_seg.io.rtstruct import write_rtstruct
-from c3s3_seg.io.rtstruct_fill import Unclear, fill
-from c3s3_seg.io.rtstruct_outline import inside, turns
-from c3s3_seg.volume import Geometry, Volume
+from c3s3_seg.io.dicom_objects.rtstruct_fill import Unclear, fill
+from c3s3_seg.io.dicom_objects.rtstruct_outline import inside, turns
+from c3s3_seg.io.dicom_objects.rtstruct_write import write_rtstruct
+from c3s3_seg.io.dicom_objects.segmentation import look_at_drawing
 
 
 @pytest.fixture

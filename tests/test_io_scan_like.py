@@ -9,11 +9,11 @@ from dicom_files import edit
 from scipy.ndimage import gaussian_filter
 from scipy.spatial import cKDTree
 
+from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.io import save
-from c3s3_seg.io.dicom_write import save_series
+from c3s3_seg.io.dicom.write_series import save_series
 from c3s3_seg.io.scan_like import ScanError, refuse_scan, refuse_scans, scan_words
 from c3s3_seg.phantom import simulate
-from c3s3_seg.volume import Geometry, Volume
 
 SHAPE = (40, 36, 32)
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from conftest import rotation
 
-from c3s3_seg.io.turn import turn_between, turned_onto
-from c3s3_seg.volume import Geometry, Volume
+from c3s3_seg.geometry.axis_order import turn_between, turned_onto
+from c3s3_seg.geometry.volume import Geometry, Volume
 
 SCAN = Geometry.build((5, 6, 7), (0.7, 0.9, 2.5), (-31.5, 12.25, 80.0), rotation(12, -20, 30))
 MASK = SCAN.volume(np.arange(210, dtype=np.uint8).reshape(5, 6, 7))

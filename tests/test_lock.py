@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from c3s3_seg.errors import InputError, StorageError
-from c3s3_seg.lock import NAME, hold
+from c3s3_seg.system.lock import NAME, hold
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from c3s3_seg.lock import hold
+from c3s3_seg.system.lock import hold
 with hold(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

@@ -8,9 +8,9 @@ import pytest
 
 from c3s3_seg.dataset import DataSet
 from c3s3_seg.errors import InputError
+from c3s3_seg.geometry.volume import Geometry
 from c3s3_seg.io import load, load_mask, save
-from c3s3_seg.training.measure import _spread, measure
-from c3s3_seg.volume import Geometry
+from c3s3_seg.training.planning.statistics import _spread, measure
 
 
 def box_data(folder: Path, *, pieces: int = 1, direction: np.ndarray | None = None) -> DataSet:

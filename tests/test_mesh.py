@@ -7,8 +7,8 @@ import pytest
 from conftest import rotation
 from PIL import Image
 
+from c3s3_seg.geometry.volume import Geometry
 from c3s3_seg.report.mesh import QUADS, Mesh, mesh_webp, surface_mesh
-from c3s3_seg.volume import Geometry
 
 
 def ball(geometry: Geometry, radius_mm: float) -> np.ndarray:

@@ -12,7 +12,8 @@ from hypothesis.extra.numpy import arrays
 from medpy.metric import binary as medpy
 
 from c3s3_seg.errors import GeometryError, InputError
-from c3s3_seg.metrics import (
+from c3s3_seg.geometry.volume import Geometry, Volume
+from c3s3_seg.metrics.scoring import (
     PaperScore,
     Score,
     diagonal_mm,
@@ -22,8 +23,7 @@ from c3s3_seg.metrics import (
     score,
     scores,
 )
-from c3s3_seg.surfaces import Surfaces, surface_distances
-from c3s3_seg.volume import Geometry, Volume
+from c3s3_seg.metrics.surface_distance import Surfaces, surface_distances
 
 SHAPE = (9, 8, 7)
 DISTANCES = ("hd95_mm", "hd95_max_mm", "hd_mm", "asd_mm", "assd_mm", "masd_mm")

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from c3s3_seg.nearest import REACH, Neighbours, nearest
+from c3s3_seg.metrics.nearest import REACH, Neighbours, nearest
 
 SHEARED = np.array([[0.8, 0.0, 0.0], [0.0, 1.1, 0.9], [0.0, 0.0, 2.5]])
 STEPS = [(1, 1, 1), (0.625, 0.625, 2.5), (0.3, 1.7, 0.9), (0.5, 0.5, 10), SHEARED]

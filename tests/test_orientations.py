@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.io import load_mask, save
 from c3s3_seg.phantom import Simulator, simulate
-from c3s3_seg.volume import Geometry, Volume
 
 
 def turned(scan: Volume, order: tuple[int, ...], signs: tuple[int, ...]) -> Volume:

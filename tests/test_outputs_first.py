@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from conftest import small_scan
 
-from c3s3_seg.dataset.convert import STATE
+from c3s3_seg.dataset.prepare.convert import STATE
 from c3s3_seg.errors import InputError
 from c3s3_seg.io import save
 from c3s3_seg.phantom import save as save_phantom
 from c3s3_seg.phantom import simulate, write_cohort
-from c3s3_seg.phantom.files import check_places
+from c3s3_seg.phantom.write import check_places
 
 # {scan}: a small scan; -o and the output are put behind. Inputs that are looked at first would be refused.
 COMMANDS = {

@@ -8,12 +8,12 @@ import pytest
 from test_batch_run import MODEL
 
 from c3s3_seg.batch import Job, predict_cases
+from c3s3_seg.batch.evaluate import Settings, evaluate
 from c3s3_seg.batch.journal import Journal, journal_path
 from c3s3_seg.errors import InputError
-from c3s3_seg.evaluate import Settings, evaluate
-from c3s3_seg.files import check_folder, make_own_folder, write_whole
-from c3s3_seg.lock import NAME, hold
-from c3s3_seg.ownership import check_place, check_set, is_ours, replacing
+from c3s3_seg.system.files import check_folder, make_own_folder, write_whole
+from c3s3_seg.system.lock import NAME, hold
+from c3s3_seg.system.ownership import check_place, check_set, is_ours, replacing
 
 FOREIGN = {
     "x.json": b'{"RepetitionTime": 2.0}',
@@ -200,7 +200,7 @@ def test_a_lock_that_is_not_ours_is_left_alone(tmp_path: Path) -> None:
 
 def test_no_file_of_a_share_is_a_link(small_scans: Path, tmp_path: Path) -> None:
     from c3s3_seg.batch import Plan
-    from c3s3_seg.shard import Shard
+    from c3s3_seg.system.shard import Shard
 
     for name in (f"{NAME}.1-of-2", "journal.1-of-2.sqlite", "summary.1-of-2.csv", "provenance.1-of-2.json"):
         out = tmp_path / f"{name}.out"

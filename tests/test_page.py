@@ -168,7 +168,7 @@ def test_on_paper_every_case_is_open_and_in_the_dark_letters_are_light(browser: 
 def test_twenty_atria_stay_below_12_mb_and_open_in_3_seconds(
     browser: Any, shared_data: Path, tmp_path: Path
 ) -> None:
-    from c3s3_seg.evaluate import Settings, evaluate
+    from c3s3_seg.batch.evaluate import Settings, evaluate
     from c3s3_seg.io import load_mask, save
 
     (tmp_path / "moved").mkdir()

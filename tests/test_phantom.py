@@ -216,7 +216,7 @@ def test_a_cohort_of_a_negative_size_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("truth", ["dicom-seg", "rtstruct"])
 def test_a_truth_among_the_slices_is_the_truth(tmp_path: Path, truth: str) -> None:
-    from c3s3_seg.io.drawing import load_drawing, look_at_drawing
+    from c3s3_seg.io.dicom_objects.segmentation import load_drawing, look_at_drawing
 
     small = simulate(5, Simulator(shape=(56, 52, 28), spacing_mm=(2.5, 2.5, 3.6)))
     scan, path = save(small, tmp_path, seed=5, file_format="dicom", truth=truth)  # type: ignore[arg-type]

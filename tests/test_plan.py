@@ -12,15 +12,15 @@ import pytest
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.dataset import DataSet
 from c3s3_seg.errors import InputError
-from c3s3_seg.training import fit
+from c3s3_seg.training.bundles.initialize import begin_from
 from c3s3_seg.training.config import TrainConfig, load_config
-from c3s3_seg.training.fit import Wishes
-from c3s3_seg.training.listeners import Silent
-from c3s3_seg.training.measure import Facts
-from c3s3_seg.training.plan import crop, make_plan, window
+from c3s3_seg.training.loggers import Silent
+from c3s3_seg.training.planning import budget as fit
+from c3s3_seg.training.planning.budget import Wishes
+from c3s3_seg.training.planning.plan import crop, make_plan, window
+from c3s3_seg.training.planning.statistics import Facts
+from c3s3_seg.training.planning.timing import Timing
 from c3s3_seg.training.run import Run
-from c3s3_seg.training.start import begin_from
-from c3s3_seg.training.timing import Timing
 from c3s3_seg.training.train import train
 
 ATRIUM = Facts(
@@ -68,7 +68,7 @@ def counted(
 
 def planned(folder: Path, *overrides: str, hours: float = 1.0, **wishes: object) -> TrainConfig:
     choices = make_plan(folder, Wishes(hours * 3600, **wishes), overrides, lambda _: None)  # type: ignore[arg-type]
-    from c3s3_seg.training.draft import Draft
+    from c3s3_seg.training.planning.builder import Draft
 
     draft = Draft([])
     for choice in choices:
@@ -113,7 +113,7 @@ def test_a_short_budget_takes_narrow_networks_and_then_a_coarser_grid(
     toy_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fit, "SMALL", 0)  # as if these crops were large
-    monkeypatch.setattr("c3s3_seg.training.plan.FINEST", 5)
+    monkeypatch.setattr("c3s3_seg.training.planning.plan.FINEST", 5)
     counted(monkeypatch, 1.0)
     roomy, short = planned(toy_data, hours=10), planned(toy_data, hours=0.3)
     assert (roomy.networks.vnet_filters, short.networks.vnet_filters) == (16, 8)
@@ -243,16 +243,16 @@ def test_a_bundle_for_something_else_is_refused(
         planned(layers_data, start=toy_bundle)
     data = DataSet.load(toy_data)
     other = replace(data, modality="CT")
-    from c3s3_seg.training.draft import Draft
-    from c3s3_seg.training.fine_tune import from_bundle
+    from c3s3_seg.training.planning.builder import Draft
+    from c3s3_seg.training.planning.from_bundle import from_bundle
 
     with pytest.raises(InputError, match="the modality is CT, the bundle's MR"):
         from_bundle(Draft([]), other, data.splits, toy_bundle)
 
 
 def test_one_network_and_no_unlabelled_cases(toy_data: Path, toy_bundle: ModelBundle) -> None:
-    from c3s3_seg.training.draft import Draft
-    from c3s3_seg.training.fine_tune import from_bundle
+    from c3s3_seg.training.planning.builder import Draft
+    from c3s3_seg.training.planning.from_bundle import from_bundle
 
     data = DataSet.load(toy_data)
     (partner,) = toy_bundle.networks[1:]

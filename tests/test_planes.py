@@ -5,9 +5,9 @@ from itertools import permutations, product
 import numpy as np
 import pytest
 
-from c3s3_seg.report.picture import planes_webp
+from c3s3_seg.geometry.volume import Geometry
+from c3s3_seg.report.overlay import planes_webp
 from c3s3_seg.report.planes import PLANES, cut
-from c3s3_seg.volume import Geometry
 
 TURNS = [
     np.eye(3)[list(order)] * signs

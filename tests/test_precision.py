@@ -10,7 +10,7 @@ import torch
 from c3s3_seg.errors import InputError
 from c3s3_seg.training import checkpoint, precision, run
 from c3s3_seg.training.config import CONFIGS, TrainConfig, load_config
-from c3s3_seg.training.listeners import Silent
+from c3s3_seg.training.loggers import Silent
 from c3s3_seg.training.precision import Precision, bfloat16_units, choose
 from c3s3_seg.training.run import Run
 from c3s3_seg.training.train import train

@@ -8,8 +8,8 @@ import pytest
 from test_html import GRID, ball, tags
 
 from c3s3_seg.errors import GeometryError
+from c3s3_seg.geometry.volume import Geometry
 from c3s3_seg.report.prediction_page import PredictedCase, Uncertainty, write_prediction_page
-from c3s3_seg.volume import Geometry
 
 NOISE = np.random.default_rng(0).normal(100, 10, GRID.shape).astype(np.float32)
 CASE = PredictedCase(

@@ -20,14 +20,14 @@ from dicom_files import Edit, edit, values
 from pydicom.datadict import DicomDictionary
 from pydicom.uid import generate_uid
 
+from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.io import load
-from c3s3_seg.io.dicom_capture import write_capture
-from c3s3_seg.io.dicom_names import Segment
-from c3s3_seg.io.dicom_seg import write_seg
-from c3s3_seg.io.dicom_write import save_series
-from c3s3_seg.io.rtstruct import write_rtstruct
+from c3s3_seg.io.dicom.write_series import save_series
+from c3s3_seg.io.dicom_objects.codes import Segment
+from c3s3_seg.io.dicom_objects.rtstruct_write import write_rtstruct
+from c3s3_seg.io.dicom_objects.secondary_capture import write_capture
+from c3s3_seg.io.dicom_objects.seg_write import write_seg
 from c3s3_seg.phantom import save, simulate
-from c3s3_seg.volume import Volume
 
 # Every attribute of the patient, the visit and the people around it, and every date and time.
 WORDS = (

@@ -7,9 +7,10 @@ import pytest
 
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import ConfigError, InputError
-from c3s3_seg.inference import Settings, open_predictor, profile
-from c3s3_seg.inference.choice import Wish
-from c3s3_seg.inference.profile import (
+from c3s3_seg.inference import Settings, open_predictor
+from c3s3_seg.inference.backends.select import Wish
+from c3s3_seg.inference.tuning import profile
+from c3s3_seg.inference.tuning.profile import (
     Best,
     Machine,
     existing_profile,

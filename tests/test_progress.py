@@ -6,9 +6,9 @@ import pytest
 
 from c3s3_seg.batch import Progress
 from c3s3_seg.batch.outcome import Outcome, Refusal
+from c3s3_seg.commands import progress
+from c3s3_seg.commands.progress import Teller, duration
 from c3s3_seg.report.rows import PredictionRow
-from c3s3_seg.verbs import progress
-from c3s3_seg.verbs.progress import Teller, duration
 
 ROW = PredictionRow("a\nb", (("organ", 2.5),), 1.0)
 DONE = Outcome("a\nb", "/scans/a", ROW, None, {}, {"a.nii.gz": "00"})
@@ -50,7 +50,7 @@ def test_durations() -> None:
 
 
 def test_a_stream_that_knows_few_letters(monkeypatch: pytest.MonkeyPatch) -> None:
-    from c3s3_seg.verbs.terminal import say
+    from c3s3_seg.commands.console import say
 
     raw = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))

@@ -9,13 +9,13 @@ import pytest
 
 from c3s3_seg import ModelBundle, open_predictor
 from c3s3_seg.bundle import shipped_bundles
+from c3s3_seg.bundle.domain import Domain, measure
 from c3s3_seg.dataset import DataSet, Splits
-from c3s3_seg.domain import Domain, measure
 from c3s3_seg.errors import InputError
+from c3s3_seg.geometry.volume import Geometry, Source, Volume
 from c3s3_seg.inference.domain_check import CheckResult, DomainError, check_frame, check_intensities
 from c3s3_seg.io import load
-from c3s3_seg.training.domain import measure_domain, merge_domains
-from c3s3_seg.volume import Geometry, Source, Volume
+from c3s3_seg.training.bundles.domain import measure_domain, merge_domains
 
 GRID = (1.5, 1.5, 1.5)
 

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from conftest import rotation
 
+from c3s3_seg.bundle.preprocessing import Intensity, Recipe, along, grey_fault, refuse_flat, weights
 from c3s3_seg.errors import GeometryError, InputError
-from c3s3_seg.recipe import Intensity, Recipe, along, grey_fault, refuse_flat, weights
-from c3s3_seg.volume import Geometry, Volume, fits_float32, narrow
+from c3s3_seg.geometry.volume import Geometry, Volume, fits_float32, narrow
 
 
 def ramp(geometry: Geometry) -> np.ndarray:

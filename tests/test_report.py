@@ -12,16 +12,17 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from c3s3_seg import files
 from c3s3_seg.errors import GeometryError, InputError
-from c3s3_seg.metrics import PaperScore, Score, score
-from c3s3_seg.report.cohort import cohorts, statistics
-from c3s3_seg.report.picture import _layout, overlay_png
+from c3s3_seg.geometry.volume import Geometry, Volume
+from c3s3_seg.metrics.results import CaseScore
+from c3s3_seg.metrics.scoring import PaperScore, Score, score
+from c3s3_seg.metrics.statistics import cohorts, statistics
+from c3s3_seg.report.overlay import _layout, overlay_png
 from c3s3_seg.report.planes import PLANES, cut
-from c3s3_seg.report.rows import CaseScore, Failure, PredictionRow
+from c3s3_seg.report.rows import Failure, PredictionRow
 from c3s3_seg.report.tables import write_cases_csv, write_report_json
 from c3s3_seg.report.terminal import evaluation_table, prediction_table
-from c3s3_seg.volume import Geometry, Volume
+from c3s3_seg.system import files
 
 
 def clinical(dice: float, hd95_mm: float) -> Score:

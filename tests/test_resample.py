@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from conftest import rotation
 
-from c3s3_seg.metrics import score
-from c3s3_seg.resample import resample_mask
-from c3s3_seg.volume import Geometry, Volume
+from c3s3_seg.geometry.resample import resample_mask
+from c3s3_seg.geometry.volume import Geometry, Volume
+from c3s3_seg.metrics.scoring import score
 
 FINE = Geometry.build((40, 36, 30), (1, 1, 1), (-20, 5, 10), rotation(5, -8, 12))
 

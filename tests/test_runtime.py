@@ -16,16 +16,16 @@ from conftest import small_scan
 from onnx import TensorProto, helper
 
 from c3s3_seg.bundle import Label, ModelBundle, Network, Task
+from c3s3_seg.bundle.preprocessing import Intensity, Recipe
 from c3s3_seg.errors import InputError, MemoryLimitError
 from c3s3_seg.export.compare import compare
-from c3s3_seg.inference import cuda
-from c3s3_seg.inference.backends import Backend, OpenVinoBackend, TorchBackend
-from c3s3_seg.inference.onnx import OnnxBackend
+from c3s3_seg.geometry.volume import Geometry, Volume
+from c3s3_seg.inference.backends import cuda
+from c3s3_seg.inference.backends.execute import run
+from c3s3_seg.inference.backends.onnxruntime import OnnxBackend
+from c3s3_seg.inference.backends.runtimes import Backend, OpenVinoBackend, TorchBackend
+from c3s3_seg.inference.backends.tensorrt import TensorRtBackend
 from c3s3_seg.inference.predictor import Predictor, Settings
-from c3s3_seg.inference.runtime import run
-from c3s3_seg.inference.tensorrt import TensorRtBackend
-from c3s3_seg.recipe import Intensity, Recipe
-from c3s3_seg.volume import Geometry, Volume
 
 LABELS = (Label("a", 1),)
 # Values pass unchanged: a window from 0 to 1.

@@ -1,7 +1,7 @@
 import pytest
 
 from c3s3_seg.errors import InputError
-from c3s3_seg.shard import Shard, parse_shard
+from c3s3_seg.system.shard import Shard, parse_shard
 
 
 def test_shards_are_everything_once() -> None:

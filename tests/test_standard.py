@@ -8,14 +8,14 @@ import pytest
 from pydicom.uid import JPEG2000Lossless, generate_uid
 from test_io_dicom_seg import MAKER, SEGMENTS, differing, drawn, errors
 
+from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.io import load
-from c3s3_seg.io.choice import Fix
-from c3s3_seg.io.dicom_capture import write_capture
-from c3s3_seg.io.dicom_seg import write_seg
-from c3s3_seg.io.dicom_write import save_series
-from c3s3_seg.io.rtstruct import write_rtstruct
+from c3s3_seg.io.dicom.write_series import save_series
+from c3s3_seg.io.dicom_objects.rtstruct_write import write_rtstruct
+from c3s3_seg.io.dicom_objects.secondary_capture import write_capture
+from c3s3_seg.io.dicom_objects.seg_write import write_seg
+from c3s3_seg.io.reading import Fix
 from c3s3_seg.phantom import simulate
-from c3s3_seg.volume import Volume
 
 # What the real slices themselves have wrong in what has to be repeated, and a program's own way to count it.
 THEIRS = ("Patient's Age", "Dicom dataset contains invalid data values")

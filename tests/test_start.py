@@ -8,10 +8,10 @@ import torch
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import ConfigError, InputError
 from c3s3_seg.training import checkpoint
+from c3s3_seg.training.bundles.initialize import begin_from
 from c3s3_seg.training.config import load_config
-from c3s3_seg.training.listeners import Silent, open_listener
+from c3s3_seg.training.loggers import Silent, open_listener
 from c3s3_seg.training.run import Run
-from c3s3_seg.training.start import begin_from
 from c3s3_seg.training.train import train
 
 

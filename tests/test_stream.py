@@ -3,8 +3,8 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from c3s3_seg.inference.stream import Slab, stitch, stream
-from c3s3_seg.inference.window import Tiling, Weighting
+from c3s3_seg.inference.streaming import Slab, stitch, stream
+from c3s3_seg.inference.tiling import Tiling, Weighting
 
 Shape = tuple[int, int, int]
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from c3s3_seg.errors import ConfigError, InputError
-from c3s3_seg.report.study import Trained, study_markdown, study_rows
+from c3s3_seg.report.study_table import Trained, study_markdown, study_rows
 from c3s3_seg.training.study import finished, load_study, read_record
 
 STUDY = """

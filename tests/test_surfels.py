@@ -9,7 +9,7 @@ from surface_distance import lookup_tables
 from test_metrics import blobs
 
 from c3s3_seg.errors import InputError
-from c3s3_seg.surfels import CORNERS, area_within, surfel_areas
+from c3s3_seg.metrics.surface_area import CORNERS, area_within, surfel_areas
 
 SPACINGS = [(1.0, 1.0, 1.0), (0.625, 0.625, 2.5), (0.3, 1.7, 0.9)]
 
@@ -40,7 +40,7 @@ def test_a_large_cube_has_its_own_area() -> None:
     cube[2:32, 2:32, 2:32] = True
     (share,) = area_within(cube, cube, (1, 1, 1), (0.0,))
     assert share == 1
-    from c3s3_seg.surfels import _elements
+    from c3s3_seg.metrics.surface_area import _elements
 
     area = _elements(cube, surfel_areas(np.ones(3)))[1].sum()
     assert area == pytest.approx(6 * 30 * 30, rel=0.05)  # its edges are bevelled

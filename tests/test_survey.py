@@ -8,8 +8,8 @@ import pytest
 
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import MissingError
-from c3s3_seg.inference.measure import Measurement, gflop, measured
-from c3s3_seg.inference.survey import Survey, other_threads, tiles
+from c3s3_seg.inference.tuning.benchmark import Survey, other_threads, tiles
+from c3s3_seg.inference.tuning.measure_runtime import Measurement, gflop, measured
 
 
 def seen(runtime: str, tile: tuple[int, int, int], seconds: float, peak: float) -> Measurement:

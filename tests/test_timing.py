@@ -12,9 +12,18 @@ import pytest
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import InputError
 from c3s3_seg.training.config import TrainConfig, load_config
-from c3s3_seg.training.pieces import Pieces, scaled
+from c3s3_seg.training.planning.step_costs import Pieces, scaled
+from c3s3_seg.training.planning.timing import (
+    LEAST,
+    MOST,
+    READ,
+    Timing,
+    free_bytes,
+    length,
+    parse_time,
+    time_steps,
+)
 from c3s3_seg.training.precision import Precision
-from c3s3_seg.training.timing import LEAST, MOST, READ, Timing, free_bytes, length, parse_time, time_steps
 
 TIMING = Timing(warm_s=1.0, full_s=3.0, validate_s=2.0, load_s=0.5, case_bytes=100, peak_bytes=1000)
 
@@ -142,7 +151,7 @@ def test_steps_are_real(toy_config: Path, two_nets: ModelBundle) -> None:
 
 CROWDED = """
 import os, subprocess, sys, time
-from c3s3_seg.training.trial import scheduled, share_waited
+from c3s3_seg.training.planning.trial import scheduled, share_waited
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 def share(seconds=0.5):
     before, until = scheduled(), time.perf_counter() + seconds

@@ -10,14 +10,14 @@ import torch
 from torch import nn
 
 from c3s3_seg.bundle import Label, Task
-from c3s3_seg.recipe import Recipe
-from c3s3_seg.report.study import Trained, study_markdown, study_rows
-from c3s3_seg.training.card import _table
+from c3s3_seg.bundle.preprocessing import Recipe
+from c3s3_seg.geometry.volume import Geometry
+from c3s3_seg.report.study_table import Trained, study_markdown, study_rows
+from c3s3_seg.training.bundles.card import _table
 from c3s3_seg.training.config import load_config
 from c3s3_seg.training.data import ValidationCase
 from c3s3_seg.training.run import Run
 from c3s3_seg.training.validation import validate
-from c3s3_seg.volume import Geometry
 
 GRID = Geometry.build((32, 32, 32))
 BALL = np.linalg.norm(np.indices(GRID.shape) - 16, axis=0) < 8

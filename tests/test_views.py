@@ -5,10 +5,10 @@ import math
 import numpy as np
 import pytest
 
-from c3s3_seg.metrics import PaperScore
+from c3s3_seg.metrics.results import CaseScore
+from c3s3_seg.metrics.scoring import PaperScore
+from c3s3_seg.report.case_view import at_vertices, error_scale
 from c3s3_seg.report.mesh import Mesh
-from c3s3_seg.report.rows import CaseScore
-from c3s3_seg.report.views import at_vertices, error_scale
 
 
 def rows(*hd95: float) -> list[CaseScore]:

@@ -3,7 +3,7 @@ import pytest
 from conftest import rotation
 
 from c3s3_seg.errors import GeometryError
-from c3s3_seg.volume import Geometry, Volume
+from c3s3_seg.geometry.volume import Geometry, Volume
 
 
 def test_index_and_position_are_inverse(oblique: Volume) -> None:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from c3s3_seg.inference.window import LEAST_WEIGHT, Tiling, importance, softmax
+from c3s3_seg.inference.tiling import LEAST_WEIGHT, Tiling, importance, softmax
 
 
 def test_the_whole_volume_is_one_tile() -> None:

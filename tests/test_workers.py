@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from c3s3_seg.workers import Died, each
+from c3s3_seg.system.process_pool import Died, each
 
 
 def double(item: int) -> tuple[int, int]:
@@ -60,7 +60,7 @@ def test_fewer_than_one_worker_is_one(workers: int) -> None:
 
 PARENT = """
 import os, time
-from c3s3_seg.workers import each
+from c3s3_seg.system.process_pool import each
 from test_workers import sleep_on
 if __name__ == "__main__":
     list(each(sleep_on, [{folder!r}] * 2, 2))

@@ -10,7 +10,7 @@ import pytest
 from c3s3_seg.errors import ConfigError
 from c3s3_seg.training import checkpoint
 from c3s3_seg.training.config import load_config
-from c3s3_seg.training.world import World, join
+from c3s3_seg.training.distributed import World, join
 
 STEPS = 4
 # Every voxel is an anchor and a negative, and nothing is dropped: no chance is left but the crops'.

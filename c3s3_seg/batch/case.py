@@ -20,12 +20,12 @@ from c3s3_seg.batch.output import write_case
 from c3s3_seg.batch.stages import Loaded, Predicted
 from c3s3_seg.batch.truths import refuse_0_and_255
 from c3s3_seg.errors import C3S3Error, GeometryError, InputError, foreseen, unforeseen
+from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.inference.predictor import Predictor
 from c3s3_seg.io import Case, load, load_mask
 from c3s3_seg.io.formats import check_format
 from c3s3_seg.io.hashes import Watch, input_sha256
 from c3s3_seg.report.rows import PredictionRow
-from c3s3_seg.volume import Volume
 
 T = TypeVar("T")
 

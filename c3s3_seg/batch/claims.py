@@ -12,11 +12,11 @@ from typing import Any
 
 from c3s3_seg.batch.job import Job, Task
 from c3s3_seg.errors import C3S3Error, InputError
-from c3s3_seg.files import check_name, read_json
 from c3s3_seg.inference.predictor import Predictor
 from c3s3_seg.io.formats import image_suffix_of
 from c3s3_seg.io.hashes import sha256
-from c3s3_seg.ownership import MARK, TODO, check_place, is_ours, remove_ours
+from c3s3_seg.system.files import check_name, read_json
+from c3s3_seg.system.ownership import MARK, TODO, check_place, is_ours, remove_ours
 
 PROBABILITIES = "probabilities"  # apart, so that `evaluate` does not take them for masks
 UNCERTAINTY = "uncertainty"

@@ -22,13 +22,13 @@ from pathlib import Path
 from typing import Any
 
 from c3s3_seg.batch.case import Steps
-from c3s3_seg.batch.engine import Engine
+from c3s3_seg.batch.executor import Engine
 from c3s3_seg.batch.job import Job, Model, Task, sendable
 from c3s3_seg.batch.outcome import Outcome, Refusal
 from c3s3_seg.errors import C3S3Error, InputError, MissingError
-from c3s3_seg.inference.hardware import available_processors
-from c3s3_seg.quiet import quiet_libraries
-from c3s3_seg.schema import parse
+from c3s3_seg.system.hardware import available_processors
+from c3s3_seg.system.quiet import quiet_libraries
+from c3s3_seg.system.schema import parse
 
 TRIES = 2  # how many workers a case may take down before it is the case's fault
 QUEUED = 3  # cases per worker that wait on the cluster; the others wait here

@@ -13,12 +13,12 @@ from typing import Any
 from c3s3_seg.bundle import ModelBundle, Network
 from c3s3_seg.errors import InputError
 from c3s3_seg.inference import Predictor, Settings, open_predictor
-from c3s3_seg.inference.backends import Choice
+from c3s3_seg.inference.backends.runtimes import Choice
 from c3s3_seg.io import Case, Reading
-from c3s3_seg.io.dicom_names import Maker
+from c3s3_seg.io.dicom_objects.codes import Maker
 from c3s3_seg.io.formats import Format, mask_path
-from c3s3_seg.schema import dump
-from c3s3_seg.shard import Shard
+from c3s3_seg.system.schema import dump
+from c3s3_seg.system.shard import Shard
 
 Suffix = Format
 NOT_IN_THE_OUTPUT = ("out", "origin")
@@ -145,7 +145,7 @@ class Model:
             bundle, backend=self.backend, settings=self.settings, ensemble=self.ensemble, threads=threads
         )
         if self.deterministic:
-            from c3s3_seg.inference.determinism import only_repeatable
+            from c3s3_seg.system.determinism import only_repeatable
 
             only_repeatable(predictor.backends[0].name)
         return predictor, origin(bundle, predictor)

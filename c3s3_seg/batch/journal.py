@@ -24,11 +24,11 @@ from typing import Any, Literal
 
 from c3s3_seg.batch.outcome import Outcome
 from c3s3_seg.errors import InputError
-from c3s3_seg.files import parse_json, read_regular
-from c3s3_seg.lock import now
-from c3s3_seg.ownership import TODO, read_head
-from c3s3_seg.schema import parse, plain
-from c3s3_seg.shard import Shard
+from c3s3_seg.system.files import parse_json, read_regular
+from c3s3_seg.system.lock import now
+from c3s3_seg.system.ownership import TODO, read_head
+from c3s3_seg.system.schema import parse, plain
+from c3s3_seg.system.shard import Shard
 
 STEM = "journal"
 SQLITE = b"SQLite format 3\0"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from c3s3_seg import errors
 from c3s3_seg.errors import NO_MEMORY, C3S3Error, InputError, StorageError, Told
-from c3s3_seg.io.sniff import is_dicom, is_zip
+from c3s3_seg.io.detect import is_dicom, is_zip
 from c3s3_seg.report.rows import Failure, PredictionRow
 
 # A failure in one of these steps is the scan's own: it would fail again. The others are the machine's.

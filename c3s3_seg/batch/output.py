@@ -13,18 +13,19 @@ from c3s3_seg.batch.outcome import Outcome
 from c3s3_seg.batch.stages import Predicted
 from c3s3_seg.bundle import Task as ModelTask
 from c3s3_seg.errors import public
-from c3s3_seg.files import make_own_folder, printable, write_whole
+from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.inference.prediction import Prediction
 from c3s3_seg.io import Case, save
-from c3s3_seg.io.dicom_names import Segment
+from c3s3_seg.io.dicom_objects.codes import Segment
 from c3s3_seg.io.formats import image_suffix_of, refers_to_source, save_repaired, write_mask
 from c3s3_seg.io.hashes import refuse_changed, sha256
-from c3s3_seg.metrics import diagonal_mm
-from c3s3_seg.metrics import scores as measure
-from c3s3_seg.ownership import MARK, PROGRAM
-from c3s3_seg.report.rows import CaseScore, PredictionRow
-from c3s3_seg.schema import plain
-from c3s3_seg.volume import Volume
+from c3s3_seg.metrics.results import CaseScore
+from c3s3_seg.metrics.scoring import diagonal_mm
+from c3s3_seg.metrics.scoring import scores as measure
+from c3s3_seg.report.rows import PredictionRow
+from c3s3_seg.system.files import make_own_folder, printable, write_whole
+from c3s3_seg.system.ownership import MARK, PROGRAM
+from c3s3_seg.system.schema import plain
 
 
 def write_case(predicted: Predicted, job: Job, model: ModelTask) -> Outcome:
@@ -114,15 +115,15 @@ def _score(case: str, mask: Volume, truth: Volume | None, labels: dict[str, int]
 
 
 def _draw(case: Case, scan: Volume, mask: Volume, truth: Volume | None, path: Path) -> None:
-    from c3s3_seg.report.picture import overlay_png
+    from c3s3_seg.report.overlay import overlay_png
 
     masks = {"prediction": mask} | ({"truth": truth} if truth is not None else {})
     overlay_png(scan, masks, path, title=printable(case.name))
 
 
 def _key_image(scan: Volume, mask: Volume, job: Job, path: Path) -> None:
-    from c3s3_seg.io.dicom_capture import write_capture
-    from c3s3_seg.report.picture import overlay_pixels
+    from c3s3_seg.io.dicom_objects.secondary_capture import write_capture
+    from c3s3_seg.report.overlay import overlay_pixels
 
     # The model's name in place of the case's: a folder may be called by the patient's name.
     title = f"c3s3-seg {job.maker.name}: research use only"

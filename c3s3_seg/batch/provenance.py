@@ -14,10 +14,10 @@ from typing import Any
 
 from c3s3_seg import __version__
 from c3s3_seg.batch.journal import STEM, Journal, Record
-from c3s3_seg.files import write_whole
-from c3s3_seg.ownership import MARK
-from c3s3_seg.schema import plain
-from c3s3_seg.shard import Shard
+from c3s3_seg.system.files import write_whole
+from c3s3_seg.system.ownership import MARK
+from c3s3_seg.system.schema import plain
+from c3s3_seg.system.shard import Shard
 
 NAME = "provenance"
 # No case may be called so: its JSON would take the place of ours.

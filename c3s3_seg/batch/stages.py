@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from c3s3_seg.batch.job import Task
+from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.inference.prediction import Prediction
 from c3s3_seg.inference.predictor import CheckedScan, Prepared
-from c3s3_seg.volume import Volume
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from c3s3_seg.files import csv_bytes
 from c3s3_seg.report.rows import Failure, PredictionRow
+from c3s3_seg.system.files import csv_bytes
 
 
 def summary(rows: Sequence[PredictionRow], failures: Sequence[Failure], *, times: bool = True) -> bytes:

@@ -8,12 +8,12 @@ from pathlib import Path
 from c3s3_seg.batch.job import Model
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import C3S3Error, InputError
+from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.inference.predictor import Predictor
 from c3s3_seg.io.mask_pair import load_labels
 from c3s3_seg.io.scan_like import refuse_scans
-from c3s3_seg.metrics import labels_in
+from c3s3_seg.metrics.scoring import labels_in
 from c3s3_seg.report.label_values import listed_values
-from c3s3_seg.volume import Volume
 
 TODO = "Give truths with the values of the model"
 

@@ -15,12 +15,12 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from typing import IO, Any
 
-from c3s3_seg.batch.engine import in_this_process
+from c3s3_seg.batch.executor import in_this_process
 from c3s3_seg.batch.job import Job, Model, Task
 from c3s3_seg.batch.outcome import Refusal
 from c3s3_seg.errors import C3S3Error, foreseen, is_out_of_memory, unforeseen
-from c3s3_seg.quiet import quiet_libraries
-from c3s3_seg.schema import parse
+from c3s3_seg.system.quiet import quiet_libraries
+from c3s3_seg.system.schema import parse
 
 WHERE = "the line from the program that started this worker"
 

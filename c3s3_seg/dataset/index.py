@@ -22,10 +22,10 @@ from typing import Annotated, Any
 from annotated_types import Ge, Le
 
 from c3s3_seg.errors import ConfigError, InputError
-from c3s3_seg.files import PlainName, read_json, write_whole
 from c3s3_seg.io.cases import mask_files
-from c3s3_seg.io.image import IMAGE_SUFFIXES
-from c3s3_seg.schema import closed, dump, parse
+from c3s3_seg.io.image.files import IMAGE_SUFFIXES
+from c3s3_seg.system.files import PlainName, read_json, write_whole
+from c3s3_seg.system.schema import closed, dump, parse
 
 _Texts = dict[str, dict[str, str]]
 _Value = Annotated[int, Ge(0), Le(65535)]  # 16 bits, in a mask file

@@ -18,8 +18,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from c3s3_seg.dataset.arrays import is_array_file
-from c3s3_seg.dataset.discover import (
+from c3s3_seg.dataset.index import IMAGES, INDEX, MASKS, DataSet, channel, is_inside, parse_labels, read_index
+from c3s3_seg.dataset.patients import GIVEN, patients_of
+from c3s3_seg.dataset.prepare.arrays import is_array_file
+from c3s3_seg.dataset.prepare.discover import (
     Probe,
     Progress,
     Search,
@@ -31,16 +33,14 @@ from c3s3_seg.dataset.discover import (
     wanted_files,
     why_no_mask_file,
 )
-from c3s3_seg.dataset.index import IMAGES, INDEX, MASKS, DataSet, channel, is_inside, parse_labels, read_index
-from c3s3_seg.dataset.items import Inventory, Mask, Pair, Part, Refused, Scan, Split
-from c3s3_seg.dataset.pairing import KEPT
-from c3s3_seg.dataset.patients import GIVEN, patients_of
+from c3s3_seg.dataset.prepare.inventory import Inventory, Mask, Pair, Part, Refused, Scan, Split
+from c3s3_seg.dataset.prepare.pairing import KEPT
 from c3s3_seg.errors import ConfigError, InputError
-from c3s3_seg.files import PlainName, printable
 from c3s3_seg.io.cases import scan_stem, walk_files
-from c3s3_seg.io.image import image_stem, image_suffix
-from c3s3_seg.io.sniff import is_dicom
-from c3s3_seg.schema import parse
+from c3s3_seg.io.detect import is_dicom
+from c3s3_seg.io.image.files import image_stem, image_suffix
+from c3s3_seg.system.files import PlainName, printable
+from c3s3_seg.system.schema import parse
 
 MODALITIES = {"MR": "MR", "MRI": "MR", "CT": "CT", "PET": "PT", "PT": "PT"}
 

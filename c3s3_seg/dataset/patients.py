@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from c3s3_seg.dataset.index import DataSet
-from c3s3_seg.dataset.pairing import ROLES, words
+from c3s3_seg.dataset.prepare.pairing import ROLES, words
 
 GIVEN = "what the index says of each case"
 BIDS = "the BIDS subject in the path (sub-...)"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from c3s3_seg.dataset.index import Splits
-from c3s3_seg.dataset.items import Split
+from c3s3_seg.dataset.prepare.inventory import Split
 from c3s3_seg.errors import InputError
 
 SHARE = 10  # one patient in so many judges

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from c3s3_seg.bundle import Task
-from c3s3_seg.export.facts import input_facts, output_facts, postprocess
-from c3s3_seg.export.form import Form, Members
+from c3s3_seg.export.metadata import input_facts, output_facts, postprocess
 from c3s3_seg.export.parity import Parity
+from c3s3_seg.export.spec import Form, Members
 
 HEADING = "## Parity with torch"
 

@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 from c3s3_seg.bundle import ModelBundle, Task
 from c3s3_seg.errors import InputError
 from c3s3_seg.export.parity import Parity, ScanParity
-from c3s3_seg.inference.backends import Backend
+from c3s3_seg.geometry.volume import Volume
+from c3s3_seg.inference.backends.execute import run
+from c3s3_seg.inference.backends.runtimes import Backend
 from c3s3_seg.inference.predictor import Predictor
-from c3s3_seg.inference.runtime import run
 from c3s3_seg.inference.settings import Settings
-from c3s3_seg.inference.window import Tiling, softmax
+from c3s3_seg.inference.tiling import Tiling, softmax
 from c3s3_seg.io import load
+from c3s3_seg.metrics.surface_distance import surface_distances
 from c3s3_seg.phantom import simulate
-from c3s3_seg.surfaces import surface_distances
-from c3s3_seg.volume import Volume
 
 FloatArray = NDArray[np.float32]
 

@@ -19,16 +19,16 @@ import numpy as np
 
 from c3s3_seg import __version__
 from c3s3_seg.bundle import CARD, ModelBundle, Task
+from c3s3_seg.bundle.preprocessing import Intensity
 from c3s3_seg.errors import InputError
 from c3s3_seg.export.compare import Probabilities
-from c3s3_seg.export.facts import input_facts, output_facts, postprocess
-from c3s3_seg.export.form import Built, Form
+from c3s3_seg.export.metadata import input_facts, output_facts, postprocess
+from c3s3_seg.export.spec import Built, Form
 from c3s3_seg.export.standalone import averaged
 from c3s3_seg.export.trace import SIDES
-from c3s3_seg.files import printable
-from c3s3_seg.inference.backends import Backend
-from c3s3_seg.inference.window import FloatArray
-from c3s3_seg.recipe import Intensity
+from c3s3_seg.inference.backends.runtimes import Backend
+from c3s3_seg.inference.tiling import FloatArray
+from c3s3_seg.system.files import printable
 
 MONAI = "1.4.0"  # the oldest that knows every argument below
 SCHEMA = (

@@ -16,9 +16,9 @@ from typing import Any
 from c3s3_seg.bundle import ModelBundle, Network
 from c3s3_seg.errors import InputError
 from c3s3_seg.export.trace import trace
-from c3s3_seg.inference.backends import load_torch
-from c3s3_seg.models.storage import SCALE
-from c3s3_seg.schema import dump
+from c3s3_seg.inference.backends.runtimes import load_torch
+from c3s3_seg.models.weights_format import SCALE
+from c3s3_seg.system.schema import dump
 
 OUTPUT = "logits"
 KINDS = {"F16": "FLOAT16", "F32": "FLOAT", "I8": "INT8"}  # safetensors -> ONNX

@@ -6,8 +6,8 @@ import tempfile
 from pathlib import Path
 
 from c3s3_seg.bundle import ModelBundle
-from c3s3_seg.export.facts import facts
-from c3s3_seg.export.form import Form
+from c3s3_seg.export.metadata import facts
+from c3s3_seg.export.spec import Form
 
 
 def openvino_files(bundle: ModelBundle, graph: bytes, form: Form) -> dict[str, bytes]:

@@ -7,10 +7,10 @@ from typing import Any
 
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import MissingError
-from c3s3_seg.export.facts import facts
-from c3s3_seg.export.form import Form, Members
+from c3s3_seg.export.metadata import facts
+from c3s3_seg.export.spec import Form, Members
 from c3s3_seg.export.trace import trace
-from c3s3_seg.inference.backends import load_torch
+from c3s3_seg.inference.backends.runtimes import load_torch
 
 OUTPUT = "probabilities"
 # In half precision a probability has three digits; what comes after the last convolution stays in single.

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.export.compare import Probabilities
-from c3s3_seg.export.form import Built, Form
+from c3s3_seg.export.spec import Built, Form
 from c3s3_seg.export.standalone import standalone_graph
-from c3s3_seg.inference.backends import Backend
-from c3s3_seg.inference.engines import Profile, Stamp, Vault, library
-from c3s3_seg.inference.tensorrt import TensorRtBackend
+from c3s3_seg.inference.backends.engine_cache import Profile, Stamp, Vault, library
+from c3s3_seg.inference.backends.runtimes import Backend
+from c3s3_seg.inference.backends.tensorrt import TensorRtBackend
 
 
 def tensorrt_engine(bundle: ModelBundle, form: Form) -> Built:

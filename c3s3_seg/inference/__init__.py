@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import InputError
-from c3s3_seg.inference.backends import Choice, OpenVinoBackend
-from c3s3_seg.inference.budget import costs_of
-from c3s3_seg.inference.choice import Wish, open_backend
-from c3s3_seg.inference.doubt import Doubting
+from c3s3_seg.inference.backends.runtimes import Choice, OpenVinoBackend
+from c3s3_seg.inference.backends.select import Wish, open_backend
+from c3s3_seg.inference.memory import costs_of
 from c3s3_seg.inference.prediction import Prediction
 from c3s3_seg.inference.predictor import Predictor
-from c3s3_seg.inference.profile import with_profile
 from c3s3_seg.inference.settings import Settings
-from c3s3_seg.inference.telemetry import forbid
+from c3s3_seg.inference.tuning.profile import with_profile
+from c3s3_seg.inference.uncertainty import Doubting
+from c3s3_seg.system.telemetry import forbid
 
 forbid()  # before any of the above imports OpenVINO, which they do when they first need it
 

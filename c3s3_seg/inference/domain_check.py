@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from c3s3_seg.domain import Domain
+from c3s3_seg.bundle.domain import Domain
 from c3s3_seg.errors import C3S3Error
+from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.inference.roi import Box
-from c3s3_seg.volume import Volume
 
 AXES = ("left-right", "front-back", "foot-head")
 # Factors by which a scan may lie outside of the training range before a word is said; before it is refused.

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from c3s3_seg.bundle import Task
-from c3s3_seg.inference.doubt import Doubt, Doubting, DoubtMap, Labels
+from c3s3_seg.bundle.preprocessing import orient
+from c3s3_seg.geometry.volume import Geometry
 from c3s3_seg.inference.postprocess import Tidying, tidy
-from c3s3_seg.inference.restore import Block, Restorer
-from c3s3_seg.inference.stream import Slab
-from c3s3_seg.inference.window import FloatArray, Shape, mean
-from c3s3_seg.recipe import orient
-from c3s3_seg.volume import Geometry
+from c3s3_seg.inference.streaming import Slab
+from c3s3_seg.inference.tiling import FloatArray, Shape, mean
+from c3s3_seg.inference.to_scan_grid import Block, Restorer
+from c3s3_seg.inference.uncertainty import Doubt, Doubting, DoubtMap, Labels
 
 
 @dataclass

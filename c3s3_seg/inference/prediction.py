@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.inference.domain_check import DomainCheck
-from c3s3_seg.inference.doubt import Doubt
-from c3s3_seg.inference.window import Shape
-from c3s3_seg.volume import Volume
+from c3s3_seg.inference.tiling import Shape
+from c3s3_seg.inference.uncertainty import Doubt
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,10 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from c3s3_seg.bundle import Task
+from c3s3_seg.bundle.preprocessing import refuse_flat
 from c3s3_seg.errors import InputError, MemoryLimitError
-from c3s3_seg.inference.backends import Backend
-from c3s3_seg.inference.budget import MEASURED_FILTERS, Costs, costs_of
-from c3s3_seg.inference.choice import facts
+from c3s3_seg.geometry.volume import Geometry, Source, Volume
+from c3s3_seg.inference.backends.runtimes import Backend
+from c3s3_seg.inference.backends.select import facts
 from c3s3_seg.inference.domain_check import (
     CheckResult,
     DomainCheck,
@@ -28,17 +29,16 @@ from c3s3_seg.inference.domain_check import (
     check_intensities,
     check_volumes,
 )
-from c3s3_seg.inference.doubt import Doubt, Doubting, Labels
-from c3s3_seg.inference.hardware import available_memory
 from c3s3_seg.inference.mask_builder import MaskBuilder
+from c3s3_seg.inference.memory import MEASURED_FILTERS, Costs, costs_of
 from c3s3_seg.inference.prediction import Prediction
 from c3s3_seg.inference.roi import COARSE, Box, find_region, parse_box
 from c3s3_seg.inference.settings import Settings
-from c3s3_seg.inference.stream import Progress
+from c3s3_seg.inference.streaming import Progress
 from c3s3_seg.inference.tiled_network import Probabilities, TiledNetwork
-from c3s3_seg.inference.window import FloatArray, Shape
-from c3s3_seg.recipe import refuse_flat
-from c3s3_seg.volume import Geometry, Source, Volume
+from c3s3_seg.inference.tiling import FloatArray, Shape
+from c3s3_seg.inference.uncertainty import Doubt, Doubting, Labels
+from c3s3_seg.system.hardware import available_memory
 
 __all__ = ["CheckedScan", "Prediction", "Predictor", "Prepared", "Settings"]
 

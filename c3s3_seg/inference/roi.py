@@ -15,10 +15,10 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from c3s3_seg.domain import Domain
+from c3s3_seg.bundle.domain import Domain
 from c3s3_seg.errors import InputError, shown
-from c3s3_seg.inference.stream import Progress
-from c3s3_seg.volume import Array, Geometry, Volume, narrow
+from c3s3_seg.geometry.volume import Array, Geometry, Volume, narrow
+from c3s3_seg.inference.streaming import Progress
 
 Foreground = Callable[[Volume], NDArray[np.float32]]
 # Networks are trained on scans that are scaled by up to about this much.

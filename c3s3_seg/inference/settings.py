@@ -8,9 +8,9 @@ from typing import Any
 
 from c3s3_seg.bundle import Task
 from c3s3_seg.errors import InputError, shown
-from c3s3_seg.inference.hardware import Device, Precision
 from c3s3_seg.inference.postprocess import Tidying
-from c3s3_seg.inference.window import Shape, Weighting
+from c3s3_seg.inference.tiling import Shape, Weighting
+from c3s3_seg.system.hardware import Device, Precision
 
 PUBLISHED_STRIDE = (18, 18, 4)  # of the published evaluations on the left atrium
 

@@ -11,13 +11,13 @@ import numpy as np
 
 from c3s3_seg.bundle import Task
 from c3s3_seg.errors import MemoryLimitError
-from c3s3_seg.inference.backends import Backend
-from c3s3_seg.inference.budget import MULTIPLE, Budget, Costs, smaller
-from c3s3_seg.inference.choice import notes
-from c3s3_seg.inference.runtime import run
+from c3s3_seg.inference.backends.execute import run
+from c3s3_seg.inference.backends.runtimes import Backend
+from c3s3_seg.inference.backends.select import notes
+from c3s3_seg.inference.memory import MULTIPLE, Budget, Costs, smaller
 from c3s3_seg.inference.settings import Settings
-from c3s3_seg.inference.stream import Progress, Slab, stream
-from c3s3_seg.inference.window import FloatArray, Tiling, mean, softmax
+from c3s3_seg.inference.streaming import Progress, Slab, stream
+from c3s3_seg.inference.tiling import FloatArray, Tiling, mean, softmax
 
 WHOLE_LIMIT = 1_500_000  # voxels of a single tile: 0.35 GB in OpenVINO, 0.8 GB in ONNX Runtime
 

@@ -4,7 +4,7 @@
 which scans there are and which truth belongs to them. The rule is: the right volume, or a refusal
 that names the file or the position; never a silently changed one.
 
-Inside, array axes are (i, j, k) = (x, y, z) and positions are mm in LPS, see `c3s3_seg.volume`.
+Inside, array axes are (i, j, k) = (x, y, z) and positions are mm in LPS, see `c3s3_seg.geometry.volume`.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from c3s3_seg.errors import C3S3Error, InputError
+from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.io.cases import Case, find_cases, match_truth
-from c3s3_seg.io.choice import Fix, Reading, SeriesRule, fixes
-from c3s3_seg.io.image import IMAGE_SUFFIXES, image_suffix, load_image, load_mask, save
-from c3s3_seg.io.sniff import is_dicom, is_zip
-from c3s3_seg.volume import Volume
+from c3s3_seg.io.detect import is_dicom, is_zip
+from c3s3_seg.io.image.files import IMAGE_SUFFIXES, image_suffix, load_image, load_mask, save
+from c3s3_seg.io.reading import Fix, Reading, SeriesRule, fixes
 
 __all__ = ["Case", "Fix", "Reading", "SeriesRule", "find_cases", "load", "load_mask", "match_truth", "save"]
 
@@ -85,7 +85,7 @@ def load(
 
 
 def _load_dicom(path: Path, reading: Reading, hashed: bool) -> Volume:
-    from c3s3_seg.io.dicom import load_series
+    from c3s3_seg.io.dicom.load import load_series
     from c3s3_seg.io.hashes import Watch
 
     watch = Watch(path) if hashed else None
@@ -97,7 +97,7 @@ def _load_dicom(path: Path, reading: Reading, hashed: bool) -> Volume:
 
 def _load_zip(path: Path, reading: Reading, hashed: bool) -> Volume:
     from c3s3_seg.io.archive import unpacked
-    from c3s3_seg.io.dicom import load_series
+    from c3s3_seg.io.dicom.load import load_series
 
     digest = hashlib.sha256() if hashed else None
     with unpacked(path, digest) as folder:

@@ -11,8 +11,8 @@ from itertools import count
 from pathlib import Path
 
 from c3s3_seg.errors import FileName, InputError, Told
-from c3s3_seg.io.image import IMAGE_SUFFIXES, image_stem, image_suffix
-from c3s3_seg.io.sniff import is_dicom, is_zip
+from c3s3_seg.io.detect import is_dicom, is_zip
+from c3s3_seg.io.image.files import IMAGE_SUFFIXES, image_stem, image_suffix
 
 # What follows the name of the scan in that of its mask. 3D Slicer writes `x.seg.nrrd`, and `x-label.nrrd`.
 MASK_ENDINGS = ("_gt", "_label", "_seg", "_mask", ".seg", "-label")

@@ -6,13 +6,13 @@ import gzip
 from pathlib import Path
 from typing import Literal, get_args
 
-from c3s3_seg.files import make_own_folder
-from c3s3_seg.io.dicom_names import Maker, Segment
-from c3s3_seg.io.image import SAVE_SUFFIXES, image_suffix, save
-from c3s3_seg.io.sniff import is_dicom
-from c3s3_seg.io.upright import REPAIRED
-from c3s3_seg.ownership import PROGRAM
-from c3s3_seg.volume import Volume
+from c3s3_seg.geometry.orthonormalize import REPAIRED
+from c3s3_seg.geometry.volume import Volume
+from c3s3_seg.io.detect import is_dicom
+from c3s3_seg.io.dicom_objects.codes import Maker, Segment
+from c3s3_seg.io.image.files import SAVE_SUFFIXES, image_suffix, save
+from c3s3_seg.system.files import make_own_folder
+from c3s3_seg.system.ownership import PROGRAM
 
 Format = Literal["nii.gz", "nrrd", "mha", "dicom-seg", "dicom-labelmap", "rtstruct"]
 FORMATS: tuple[str, ...] = get_args(Format)
@@ -43,7 +43,7 @@ def check_format(scan: Volume, wanted: Format, *, key_image: bool = False) -> No
         If a DICOM object is wanted and the scan is no DICOM series, or its slices have no UIDs.
     """
     if refers_to_source(wanted, key_image=key_image):
-        from c3s3_seg.io.dicom_source import origin
+        from c3s3_seg.io.dicom_objects.references import origin
 
         with origin(scan.source):
             pass
@@ -60,11 +60,11 @@ def write_mask(
         As `save`, `write_seg` and `write_rtstruct` do.
     """
     if wanted == "rtstruct":
-        from c3s3_seg.io.rtstruct import write_rtstruct
+        from c3s3_seg.io.dicom_objects.rtstruct_write import write_rtstruct
 
         write_rtstruct(mask, path, segments, maker)
     elif wanted in _ENDINGS:
-        from c3s3_seg.io.dicom_seg import write_seg
+        from c3s3_seg.io.dicom_objects.seg_write import write_seg
 
         write_seg(mask, path, segments, maker, labelmap=wanted == "dicom-labelmap")
     else:

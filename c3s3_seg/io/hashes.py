@@ -12,9 +12,9 @@ from pathlib import Path
 from c3s3_seg.errors import C3S3Error, InputError
 from c3s3_seg.io.cases import walk_files
 from c3s3_seg.io.content import CHANGED, WAIT
-from c3s3_seg.io.image import image_stem, image_suffix
-from c3s3_seg.io.nrrd_mha import data_file_of, sha256_of_list
-from c3s3_seg.io.sniff import is_dicom, is_dicomdir
+from c3s3_seg.io.detect import is_dicom, is_dicomdir
+from c3s3_seg.io.image.files import image_stem, image_suffix
+from c3s3_seg.io.image.nrrd_mha import data_file_of, sha256_of_list
 
 # Their voxels may be in a file beside them: any header of the two kinds can name one.
 DETACHED = (".nhdr", ".mhd", ".nrrd", ".mha")

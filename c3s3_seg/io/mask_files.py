@@ -10,9 +10,9 @@ from pathlib import Path
 
 from c3s3_seg.errors import InputError
 from c3s3_seg.io.cases import TRUTH_ENDINGS, Case, walk_files
-from c3s3_seg.io.image import IMAGE_SUFFIXES, image_stem, image_suffix
+from c3s3_seg.io.detect import DICOM_SUFFIXES, is_dicom, is_zip
+from c3s3_seg.io.image.files import IMAGE_SUFFIXES, image_stem, image_suffix
 from c3s3_seg.io.scan_like import ScanError, refuse_scan, refuse_scans
-from c3s3_seg.io.sniff import DICOM_SUFFIXES, is_dicom, is_zip
 
 DRAWING_ENDINGS = (".seg.dcm", ".rtstruct.dcm", *DICOM_SUFFIXES)
 MOST = 6  # names that a message lists
@@ -202,7 +202,9 @@ def _is_mask(path: Path) -> bool:
         return not path.is_dir()
     if not is_dicom(path):
         return False
-    from c3s3_seg.io.drawing import look_at_drawing  # with pydicom, which takes as long as a case
+    from c3s3_seg.io.dicom_objects.segmentation import (
+        look_at_drawing,  # with pydicom, which takes as long as a case
+    )
 
     try:
         return look_at_drawing(path) is not None

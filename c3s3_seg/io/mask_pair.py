@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from c3s3_seg.errors import C3S3Error, InputError
-from c3s3_seg.io.image import image_suffix, load_mask
+from c3s3_seg.geometry.volume import Geometry, Volume
+from c3s3_seg.io.image.files import image_suffix, load_mask
 from c3s3_seg.io.scan_like import TODO, ScanError, refuse_scan, scan_words
-from c3s3_seg.volume import Geometry, Volume
 
 if TYPE_CHECKING:
-    from c3s3_seg.io.drawing import Drawing
+    from c3s3_seg.io.dicom_objects.segmentation import Drawing
 
 NAME_THEM = "Say which names belong to which value: --labels NAME=VALUE,NAME=VALUE"
 LARGEST_VALUE = 65535
@@ -134,7 +134,9 @@ def _values(drawing: Drawing, names: Mapping[str, int]) -> dict[str, int]:
 def _look(path: Path) -> Drawing | None:
     if image_suffix(path):
         return None
-    from c3s3_seg.io.drawing import look_at_drawing  # with pydicom, which takes as long as a case
+    from c3s3_seg.io.dicom_objects.segmentation import (
+        look_at_drawing,  # with pydicom, which takes as long as a case
+    )
 
     return look_at_drawing(path)
 
@@ -166,8 +168,8 @@ def _by_number(drawings: Sequence[Drawing]) -> dict[str, int]:
 def _numbers(drawing: Drawing) -> list[tuple[str, int]]:
     import pydicom
 
-    from c3s3_seg.io.dicom_seg_read import segment_names
-    from c3s3_seg.io.rtstruct_read import region_name
+    from c3s3_seg.io.dicom_objects.rtstruct_read import region_name
+    from c3s3_seg.io.dicom_objects.seg_read import segment_names
 
     try:
         data: Any = pydicom.dcmread(drawing.path, stop_before_pixels=True, force=True)
@@ -179,7 +181,7 @@ def _numbers(drawing: Drawing) -> list[tuple[str, int]]:
 
 
 def _drawn(drawing: Drawing, grid: Geometry, names: Mapping[str, int]) -> Volume:
-    from c3s3_seg.io.drawing import load_drawing
+    from c3s3_seg.io.dicom_objects.segmentation import load_drawing
 
     values = _values(drawing, names)
     if values:
@@ -192,7 +194,7 @@ def _drawn(drawing: Drawing, grid: Geometry, names: Mapping[str, int]) -> Volume
 
 def _grid_of(drawings: Sequence[Drawing], scan: Path | None) -> Geometry:
     from c3s3_seg.io import load
-    from c3s3_seg.io.seg_grid import frames_grid
+    from c3s3_seg.io.dicom_objects.seg_grid import frames_grid
 
     if scan is not None:
         return load(scan).geometry

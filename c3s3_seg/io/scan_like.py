@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from c3s3_seg.errors import C3S3Error, InputError
-from c3s3_seg.io.image import image_suffix, load_image
-from c3s3_seg.io.sniff import is_dicom, is_zip
-from c3s3_seg.surfaces import union_box
-from c3s3_seg.volume import Array
+from c3s3_seg.geometry.volume import Array
+from c3s3_seg.io.detect import is_dicom, is_zip
+from c3s3_seg.io.image.files import image_suffix, load_image
+from c3s3_seg.metrics.surface_distance import union_box
 
 FEW = 16  # values: what has no more is taken for a mask
 ROUGH = 0.6  # share of unequal neighbours from which on it is a scan ...
@@ -118,7 +118,7 @@ def _dicom_words(path: Path) -> str | None:
         return None
     import pydicom
 
-    from c3s3_seg.io.drawing import look_at_drawing
+    from c3s3_seg.io.dicom_objects.segmentation import look_at_drawing
 
     try:
         if look_at_drawing(path) is not None:

@@ -3,8 +3,8 @@
 from typing import Literal, get_args
 
 from c3s3_seg.errors import ConfigError
+from c3s3_seg.models.activation_checkpointing import set_recompute
 from c3s3_seg.models.blocks import Backbone, parameter_count
-from c3s3_seg.models.recompute import set_recompute
 from c3s3_seg.models.resvnet import ResVNet
 from c3s3_seg.models.vnet import VNet
 

@@ -10,7 +10,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from c3s3_seg.models.recompute import Recomputing
+from c3s3_seg.models.activation_checkpointing import Recomputing
 
 
 class Convolution(nn.Conv3d):

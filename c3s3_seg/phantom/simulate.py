@@ -13,9 +13,9 @@ from typing import Literal
 import numpy as np
 
 from c3s3_seg.errors import InputError
+from c3s3_seg.geometry.volume import Array, Geometry, Source, Volume
 from c3s3_seg.phantom.anatomy import Variation, build_anatomy
 from c3s3_seg.phantom.solids import Canvas, Field, Floats, smooth_field
-from c3s3_seg.volume import Array, Geometry, Source, Volume
 
 Modality = Literal["MR", "CT"]
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from c3s3_seg.errors import InputError
-from c3s3_seg.files import make_own_folder
-from c3s3_seg.volume import Volume
+from c3s3_seg.geometry.volume import Volume
+from c3s3_seg.system.files import make_own_folder
 
 TruthFormat = Literal["nii.gz", "dicom-seg", "rtstruct", "none"]
 
@@ -56,7 +56,7 @@ def save_truth(truth: Volume, path: Path, series: Path, wanted: TruthFormat) -> 
         If it cannot be written.
     """
     from c3s3_seg.io import load
-    from c3s3_seg.io.dicom_names import Segment
+    from c3s3_seg.io.dicom_objects.codes import Segment
     from c3s3_seg.io.formats import write_mask
 
     if wanted == "none":

@@ -8,16 +8,17 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from c3s3_seg.files import write_whole
-from c3s3_seg.metrics import Score
-from c3s3_seg.report.cohort import Cohort, Statistics, cohorts
-from c3s3_seg.report.compare import Paired
+from c3s3_seg.metrics.paired_tests import Paired
+from c3s3_seg.metrics.results import CaseScore, Protocol
+from c3s3_seg.metrics.scoring import Score
+from c3s3_seg.metrics.statistics import Cohort, Statistics, cohorts
+from c3s3_seg.report.case_view import CaseView
 from c3s3_seg.report.figures import Dot, agreement, spread
 from c3s3_seg.report.page import image, page, solid_html, table
-from c3s3_seg.report.rows import CaseScore, Failure, Protocol
+from c3s3_seg.report.rows import Failure
 from c3s3_seg.report.tables import CONVENTIONS, PROTOCOLS, definitions_of, notes_of, software_version
 from c3s3_seg.report.terminal import COLUMNS
-from c3s3_seg.report.views import CaseView
+from c3s3_seg.system.files import write_whole
 
 DETAILED = 20  # cases that are drawn: the worst ones; the table has all
 FIGURES = ("dice", "hd95_mm", "hd95_vox", "asd_mm", "asd_vox")

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from c3s3_seg.errors import InputError
-from c3s3_seg.metrics import labels_in
+from c3s3_seg.metrics.scoring import labels_in
 from c3s3_seg.report.rows import CaseFiles
-from c3s3_seg.workers import Died, each
+from c3s3_seg.system.process_pool import Died, each
 
 Labels = tuple[tuple[str, int], ...]  # (name, value)
 MOST = 8  # values and cases that a message lists

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from c3s3_seg.surfaces import union_box
-from c3s3_seg.volume import Geometry
+from c3s3_seg.geometry.volume import Geometry
+from c3s3_seg.metrics.surface_distance import union_box
 
 Floats = NDArray[np.float64]
 QUADS = 3000  # of a mesh, about: 3,000 vertices and 6,000 triangles are some 100 kB in a page

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from c3s3_seg.errors import MissingError
-from c3s3_seg.ownership import GENERATOR
 from c3s3_seg.report.mesh import Floats, Mesh, mesh_webp
+from c3s3_seg.system.ownership import GENERATOR
 
 ASSETS = Path(__file__).parent / "page"
 

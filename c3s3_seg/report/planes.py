@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from c3s3_seg.volume import Array, Volume
+from c3s3_seg.geometry.volume import Array, Volume
 
 FIELD_MARGIN_MM = 30.0
 

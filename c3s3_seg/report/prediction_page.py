@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from c3s3_seg.errors import GeometryError
-from c3s3_seg.files import write_whole
+from c3s3_seg.geometry.volume import Volume
+from c3s3_seg.metrics.surface_distance import surface_voxels
+from c3s3_seg.report.case_view import PLAIN, Mask, at_vertices
 from c3s3_seg.report.mesh import surface_mesh
+from c3s3_seg.report.overlay import COLOURS, planes_webp
 from c3s3_seg.report.page import RISING, Scale, Solid, image, page, solid_html
-from c3s3_seg.report.picture import COLOURS, planes_webp
-from c3s3_seg.report.views import PLAIN, Mask, at_vertices
-from c3s3_seg.surfaces import surface_voxels
-from c3s3_seg.volume import Volume
+from c3s3_seg.system.files import write_whole
 
 
 @dataclass(frozen=True, eq=False)

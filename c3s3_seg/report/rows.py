@@ -4,37 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-from c3s3_seg.metrics import PaperScore, Score
-
-Protocol = Literal["clinical", "paper"]
-
-
-@dataclass(frozen=True)
-class CaseScore:
-    """One label of one case that was measured.
-
-    Parameters
-    ----------
-    case
-        Its name.
-    label
-        The name of the label.
-    score
-        What was measured, by the protocol `clinical` or `paper`.
-    diagonal_mm
-        The diagonal of the image: the worst distance that there can be, which stands in for an
-        infinite one in `Statistics.mean_penalised`. None: nothing stands in.
-    notes
-        What has to be said of how the masks were read and what was done to them on request; a sentence each.
-    """
-
-    case: str
-    label: str
-    score: Score | PaperScore
-    diagonal_mm: float | None = None
-    notes: tuple[str, ...] = ()
+from c3s3_seg.metrics.results import CaseScore
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from c3s3_seg.files import csv_bytes, write_whole
-from c3s3_seg.report.cohort import Cohort, cohorts
-from c3s3_seg.report.compare import Paired
-from c3s3_seg.report.rows import CaseScore, Failure, Protocol
-from c3s3_seg.schema import plain
+from c3s3_seg.metrics.paired_tests import Paired
+from c3s3_seg.metrics.results import CaseScore, Protocol
+from c3s3_seg.metrics.statistics import Cohort, cohorts
+from c3s3_seg.report.rows import Failure
+from c3s3_seg.system.files import csv_bytes, write_whole
+from c3s3_seg.system.schema import plain
 
 PROTOCOLS = {
     "clinical": "Distances in mm; a missed label costs an infinite distance, never dropped uncounted.",

@@ -6,12 +6,13 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from c3s3_seg.files import printable
-from c3s3_seg.io.inspect import Row
-from c3s3_seg.report.cohort import Statistics, cohorts
-from c3s3_seg.report.compare import Paired
-from c3s3_seg.report.rows import CaseScore, Failure, PredictionRow
-from c3s3_seg.report.study import StudyRow
+from c3s3_seg.io.dicom.inspect import Row
+from c3s3_seg.metrics.paired_tests import Paired
+from c3s3_seg.metrics.results import CaseScore
+from c3s3_seg.metrics.statistics import Statistics, cohorts
+from c3s3_seg.report.rows import Failure, PredictionRow
+from c3s3_seg.report.study_table import StudyRow
+from c3s3_seg.system.files import printable
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from c3s3_seg.errors import InputError
-from c3s3_seg.files import parse_json, write_whole
-from c3s3_seg.inference.hardware import is_memory_error
+from c3s3_seg.system.files import parse_json, write_whole
+from c3s3_seg.system.hardware import is_memory_error
 
 Tensors = dict[str, Tensor]
 FILE = "checkpoint.safetensors"

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 
 from c3s3_seg.dataset import INDEX, DataSet
-from c3s3_seg.dataset.faults import values_in
+from c3s3_seg.dataset.check.case_faults import values_in
 from c3s3_seg.errors import InputError
 from c3s3_seg.training.config import TrainConfig
 from c3s3_seg.training.data import Case, ValidationCase

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from c3s3_seg.training import world
+from c3s3_seg.training import distributed as world
 from c3s3_seg.training.losses import SegTerms
 
 

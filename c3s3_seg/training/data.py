@@ -13,16 +13,16 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from c3s3_seg.bundle import Task
+from c3s3_seg.bundle.preprocessing import refuse_flat
 from c3s3_seg.dataset import INDEX, DataSet, Splits
-from c3s3_seg.dataset.faults import refuse_faults, values_in
+from c3s3_seg.dataset.check.case_faults import refuse_faults, values_in
 from c3s3_seg.errors import InputError
+from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.io import load, load_mask
-from c3s3_seg.recipe import refuse_flat
 from c3s3_seg.training.augment import change_intensity, draw_geometry
 from c3s3_seg.training.config import AugmentConfig, DataConfig, TrainConfig
+from c3s3_seg.training.distributed import World
 from c3s3_seg.training.folds import read_splits as read_splits
-from c3s3_seg.training.world import World
-from c3s3_seg.volume import Volume
 
 ALONE = World()
 

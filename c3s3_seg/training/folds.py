@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from c3s3_seg.dataset import INDEX, DataSet, Splits
-from c3s3_seg.dataset.listing import refuse_leaks
+from c3s3_seg.dataset.check.index_checks import refuse_leaks
 from c3s3_seg.dataset.patients import GIVEN, Guess, patients_of
 from c3s3_seg.errors import InputError
 from c3s3_seg.training.config import DataConfig

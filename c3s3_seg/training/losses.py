@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from c3s3_seg.training.config import C3S3Config
-from c3s3_seg.training.world import total
+from c3s3_seg.training.distributed import total
 
 
 @dataclass(frozen=True)

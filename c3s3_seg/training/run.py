@@ -14,18 +14,18 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from c3s3_seg.errors import InputError, MissingError
-from c3s3_seg.inference.backends import forbid_tf32
+from c3s3_seg.inference.backends.runtimes import forbid_tf32
 from c3s3_seg.models import set_recompute
-from c3s3_seg.schema import dump, parse
+from c3s3_seg.system.schema import dump, parse
 from c3s3_seg.training import checkpoint
 from c3s3_seg.training.config import OptimiserConfig, TrainConfig, warm_start
 from c3s3_seg.training.data import ALONE, Batch, ValidationCase
+from c3s3_seg.training.distributed import World, led, mean, synchronise
 from c3s3_seg.training.ema import Ema
 from c3s3_seg.training.history import began_with, best_record, differences, scored, since_gain
 from c3s3_seg.training.methods import Method, Stepper, build_method
 from c3s3_seg.training.precision import Precision, choose
 from c3s3_seg.training.validation import Validation, validate
-from c3s3_seg.training.world import World, led, mean, synchronise
 
 # What a resumed run may do otherwise than it began: its length, its reports, and what only inference
 # reads. Noted in the history.

@@ -13,12 +13,12 @@ from typing import Annotated, Any
 from annotated_types import MinLen
 
 from c3s3_seg.errors import ConfigError, InputError
-from c3s3_seg.files import make_folder, make_own_folder, read_json, write_whole
-from c3s3_seg.report.study import Trained
-from c3s3_seg.schema import closed, dump, parse
+from c3s3_seg.report.study_table import Trained
+from c3s3_seg.system.files import make_folder, make_own_folder, read_json, write_whole
+from c3s3_seg.system.schema import closed, dump, parse
 from c3s3_seg.training import checkpoint
 from c3s3_seg.training.config import TrainConfig, load_config
-from c3s3_seg.training.listeners import open_listener
+from c3s3_seg.training.loggers import open_listener
 from c3s3_seg.training.train import train
 
 

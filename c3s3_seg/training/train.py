@@ -11,22 +11,22 @@ from typing import Protocol
 
 import torch
 
-from c3s3_seg.allocator import keep_pages
 from c3s3_seg.bundle import CARD, MANIFEST, ModelBundle
 from c3s3_seg.dataset import DataSet, Splits
 from c3s3_seg.errors import ConfigError, InputError
-from c3s3_seg.files import check_folder, check_own_folder, make_folder
-from c3s3_seg.inference.hardware import available_processors
-from c3s3_seg.ownership import check_set
+from c3s3_seg.system.allocator import keep_pages
+from c3s3_seg.system.files import check_folder, check_own_folder, make_folder
+from c3s3_seg.system.hardware import available_processors
+from c3s3_seg.system.ownership import check_set
 from c3s3_seg.training import checkpoint
+from c3s3_seg.training.bundles.initialize import begin_from
+from c3s3_seg.training.bundles.write import write_bundle
 from c3s3_seg.training.checks import check_cases, check_index
 from c3s3_seg.training.config import TrainConfig
 from c3s3_seg.training.data import Batch, Sampler, read_splits, read_validation
-from c3s3_seg.training.result import write_bundle
+from c3s3_seg.training.distributed import join, led, wait
 from c3s3_seg.training.run import Run
-from c3s3_seg.training.start import begin_from
 from c3s3_seg.training.validation import Validation
-from c3s3_seg.training.world import join, led, wait
 
 # Threads that draw batches for a GPU. A batch is a function of its iteration: their number changes nothing.
 PARTS = (CARD, "model.safetensors", "partner.safetensors")  # what every bundle has, or may have

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from c3s3_seg.bundle import Task
-from c3s3_seg.inference.backends import TorchBackend
+from c3s3_seg.inference.backends.runtimes import TorchBackend
 from c3s3_seg.inference.predictor import Predictor
 from c3s3_seg.training.data import ValidationCase
 
@@ -57,7 +57,7 @@ class Validation:
 
 def validate(name: str, net: nn.Module, task: Task, cases: Sequence[ValidationCase]) -> Validation:
     """Predict and score every case with one net."""
-    from c3s3_seg.metrics import paper_scores
+    from c3s3_seg.metrics.scoring import paper_scores
 
     predictor = Predictor(replace(task, domain=None), [TorchBackend(net)])
     per_case: dict[str, dict[str, dict[str, float]]] = {}

@@ -18,12 +18,12 @@ import pytest
 from c3s3_seg import open_predictor
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import InputError, MissingError
-from c3s3_seg.export.form import Form
-from c3s3_seg.export.write import export_folder
-from c3s3_seg.inference.cuda import gpu
-from c3s3_seg.inference.engines import Profile, Stamp, Vault
-from c3s3_seg.inference.onnx import OnnxBackend
-from c3s3_seg.inference.tensorrt import TensorRtBackend, widened
+from c3s3_seg.export.export import export_folder
+from c3s3_seg.export.spec import Form
+from c3s3_seg.inference.backends.cuda import gpu
+from c3s3_seg.inference.backends.engine_cache import Profile, Stamp, Vault
+from c3s3_seg.inference.backends.onnxruntime import OnnxBackend
+from c3s3_seg.inference.backends.tensorrt import TensorRtBackend, widened
 from c3s3_seg.phantom import simulate
 
 

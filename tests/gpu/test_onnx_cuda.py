@@ -10,9 +10,9 @@ import pytest
 
 from c3s3_seg import Settings, open_predictor
 from c3s3_seg.bundle import ModelBundle
-from c3s3_seg.inference.hardware import cuda_devices, installed
-from c3s3_seg.inference.onnx import CUDA, OnnxBackend
+from c3s3_seg.inference.backends.onnxruntime import CUDA, OnnxBackend
 from c3s3_seg.phantom import simulate
+from c3s3_seg.system.hardware import cuda_devices, installed
 
 pytestmark = pytest.mark.skipif(
     not cuda_devices() or installed("onnxruntime", "onnxruntime-gpu") != ["onnxruntime-gpu"],

@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch")
 
 from c3s3_seg import Settings, open_predictor  # noqa: E402
 from c3s3_seg.bundle import ModelBundle  # noqa: E402
-from c3s3_seg.inference.backends import open_torch  # noqa: E402
+from c3s3_seg.inference.backends.runtimes import open_torch  # noqa: E402
 from c3s3_seg.phantom import simulate  # noqa: E402
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no GPU")

@@ -1,0 +1,49 @@
+"""What does the cases of a batch, in this process or elsewhere: tasks in, outcomes out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from c3s3_seg.batch.case import Steps
+from c3s3_seg.batch.claims import Asked
+from c3s3_seg.batch.job import Job, Task
+from c3s3_seg.batch.outcome import Outcome
+from c3s3_seg.batch.pipeline import overlapped
+from c3s3_seg.inference.predictor import Predictor
+
+Runner = Callable[[Iterable[Task]], Iterator[Outcome]]
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What does the cases: in this process, in workers or on a cluster.
+
+    Parameters
+    ----------
+    run
+        Tasks -> outcomes, in any order.
+    origin
+        What the masks are made with.
+    bundle
+        Folder of the bundle; "" where it is not known.
+    close
+        Ends what was started for it.
+    asked
+        What the model's settings have each case write.
+    """
+
+    run: Runner
+    origin: dict[str, Any]
+    bundle: str = ""
+    close: Callable[[], None] = field(default=lambda: None)
+    asked: Asked = field(default_factory=Asked)
+
+
+def in_this_process(predictor: Predictor, job: Job, *, overlap: bool = True) -> Runner:
+    """Load, network and writing of neighbouring cases at the same time, in threads; or each in its turn."""
+    steps = Steps(predictor, job)
+    if not overlap:
+        return lambda tasks: map(steps.run, tasks)
+    return lambda tasks: overlapped(tasks, steps.read, steps.predict, steps.write)

@@ -1,0 +1,320 @@
+"""Many scans: each becomes a mask and a JSON, or a row that says why not; and a record in the journal."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from c3s3_seg.batch.claims import FOLDERS, Asked
+from c3s3_seg.batch.executor import Engine, in_this_process
+from c3s3_seg.batch.job import Job, Model, Plan, Task
+from c3s3_seg.batch.journal import Journal, gather, journal_path
+from c3s3_seg.batch.ledger import Ledger
+from c3s3_seg.batch.outcome import Outcome
+from c3s3_seg.batch.provenance import LEFT_BEHIND, provenance_names, surroundings, write_provenance
+from c3s3_seg.batch.resume import Request, sort_out
+from c3s3_seg.batch.summary import summary
+from c3s3_seg.batch.truths import check_truths
+from c3s3_seg.bundle import ModelBundle
+from c3s3_seg.errors import InputError, StorageError
+from c3s3_seg.inference.predictor import Predictor
+from c3s3_seg.io import find_cases, match_truth
+from c3s3_seg.io.archive import sweep_unpacked
+from c3s3_seg.report.rows import Failure, PredictionRow
+from c3s3_seg.system.files import check_folder, make_folder, write_whole
+from c3s3_seg.system.lock import hold
+from c3s3_seg.system.ownership import check_place
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a batch is; said after each case, and once before the first.
+
+    Parameters
+    ----------
+    done, total
+        Cases of this run that are finished, failed ones included, and all that are to be done.
+    left_s
+        Estimate of the seconds that remain; None before the first case.
+    outcome
+        What became of the last case; None before the first.
+    note
+        What has to be said before the first: resumed, redone, left out.
+    """
+
+    done: int
+    total: int
+    left_s: float | None = None
+    outcome: Outcome | None = None
+    note: str = ""
+
+
+Tell = Callable[[Progress], None]
+
+
+@dataclass(frozen=True)
+class BatchResult:
+    """What became of the cases, in their order.
+
+    Parameters
+    ----------
+    rows
+        Cases that are done, now or by an earlier run.
+    failures
+        Cases that failed.
+    kept
+        How many of both were done by an earlier run.
+    left
+        How many the limit left for another run.
+    undone
+        Cases that were not done, because nothing could be written any more; each is in `failures` too.
+    stopped
+        Why the run ended before its last case; "" where it did not.
+    """
+
+    rows: tuple[PredictionRow, ...]
+    failures: tuple[Failure, ...]
+    kept: int = 0
+    left: int = 0
+    undone: tuple[str, ...] = ()
+    stopped: str = ""
+
+
+def predict_cases(
+    inputs: Iterable[Path],
+    model: Predictor | Model,
+    job: Job,
+    tell: Tell | None = None,
+    plan: Plan | None = None,
+) -> BatchResult:
+    """Segment files, DICOM folders and folders of cases; the same call again goes on where it ended.
+
+    Parameters
+    ----------
+    inputs
+        What `c3s3_seg.io.find_cases` takes.
+    model
+        The loaded model; or how to open it, which workers and clusters need. No process is started
+        unless the plan asks for workers.
+    job
+        Where to and what else.
+    tell
+        Called after each case.
+    plan
+        Workers, shard, limit, retries, time limit.
+
+    Raises
+    ------
+    C3S3Error
+        If nothing can be predicted: no case, no truth where one was asked for, truths that are scans or
+        hold no label of the model, an output folder that cannot be used or that another run holds, or a
+        single case that fails. Among several cases a failing one becomes a row.
+    """
+    plan = plan or Plan()
+    check_folder(job.out)
+    sweep_unpacked()
+    cases = find_cases(list(inputs))
+    truths = match_truth(cases, job.truth) if job.truth is not None else {}
+    tasks = [Task(case, truths.get(case.name)) for case in cases]
+    if plan.shard is not None:
+        tasks = plan.shard.of(tasks)
+    check_truths([task.truth for task in tasks if task.truth is not None], model)
+    make_folder(job.out)
+    with ExitStack() as stack:
+        held = stack.enter_context(hold(job.out, str(plan.shard) if plan.shard else None))
+        engine = _engine(model, job, plan, held)
+        stack.callback(sweep_unpacked)  # of workers that were ended in the middle of a case
+        stack.callback(engine.close)
+        run = _Run(engine, replace(job, origin=engine.origin), plan, tell or _silent)
+        return run.all(tasks, single=len(cases) == 1)
+
+
+def _silent(progress: Progress) -> None:
+    del progress
+
+
+def _engine(model: Predictor | Model, job: Job, plan: Plan, held: tuple[int, ...]) -> Engine:
+    if plan.case_timeout_s is not None and (plan.cluster is not None or not isinstance(model, Model)):
+        what = "a case can only be ended in a worker process of this machine, which opens the model itself"
+        raise InputError(what, todo="Leave the time limit of a case out")
+    if isinstance(model, Model) and plan.cluster is not None:
+        from c3s3_seg.batch.cluster import cluster_engine
+
+        return replace(cluster_engine(model, job, plan.cluster, plan.workers), asked=_asked(model))
+    if isinstance(model, Model) and (plan.workers > 0 or plan.case_timeout_s is not None):
+        from c3s3_seg.batch.worker_pool import worker_engine
+
+        engine = worker_engine(model, job, max(1, plan.workers), held, plan.case_timeout_s)
+        return replace(engine, asked=_asked(model))
+    bundle = ""
+    if isinstance(model, Model):
+        bundle = str(model.bundle)
+        predictor, origin = model.open()
+    else:
+        predictor, origin = model, job.origin or {}
+    run = in_this_process(predictor, replace(job, origin=origin))
+    return Engine(run, origin, bundle, asked=Asked.of(predictor))
+
+
+def _asked(model: Model) -> Asked:
+    """What a model that is opened elsewhere has each case write."""
+    task = ModelBundle.load(model.bundle).task
+    return Asked(tuple(task.label_values), model.settings.probabilities, model.settings.uncertainty)
+
+
+class _Run:
+    """One run over one folder that is held."""
+
+    def __init__(self, engine: Engine, job: Job, plan: Plan, tell: Tell) -> None:
+        self.engine, self.job, self.plan, self.tell = engine, job, plan, tell
+        self.request = Request(job, engine.asked, plan, _setting(engine.origin, job, engine.asked))
+        self.path = journal_path(job.out, plan.shard)
+        tag = "" if plan.shard is None else f".{plan.shard}"
+        self.table = job.out / f"summary{tag}.csv"
+        self.spoken_for = (self.table, *(job.out / name for name in provenance_names(plan.shard)))
+
+    def all(self, tasks: list[Task], *, single: bool) -> BatchResult:
+        """Sort out, do, record, sum up."""
+        for path in self.spoken_for:
+            check_place(path)
+        fresh, empty = not self.path.exists(), _empty_folders(self.job.out)
+        journal = Journal(self.path)
+        try:
+            if self.plan.shard is None:
+                _sweep(self.job.out)
+                gather(journal, self.job.out)
+            journal.start(self._facts())
+            return self._all(tasks, journal, single=single, discard=fresh and single)
+        finally:
+            journal.close()
+            if self.plan.shard is None:
+                _sweep(self.job.out)
+                for place in _empty_folders(self.job.out) - empty:  # all that was in them went with its case
+                    with suppress(OSError):
+                        place.rmdir()
+
+    def _all(self, tasks: list[Task], journal: Journal, *, single: bool, discard: bool) -> BatchResult:
+        found = sort_out(tasks, journal, self.request)
+        outcomes = {o.case: o for o in (*found.kept, *found.refused)}
+        self.tell(Progress(0, len(found.todo), note=found.note))
+        ledger, stopped, undone = Ledger(journal, self.request), "", []
+        try:
+            for outcome in self._do(found.todo, ledger):
+                outcomes[outcome.case] = outcome
+                if outcome.refusal is not None and outcome.refusal.ends_the_batch and not single:
+                    stopped = outcome.refusal.error().told.named
+            if stopped:
+                self.engine.close()  # workers write no more
+                undone = self._leave(ledger.undone(found.todo, set(outcomes), stopped), len(found.todo))
+                outcomes |= {o.case: o for o in undone}
+            else:
+                journal.end()
+        finally:
+            self._sum_up(tasks, outcomes, journal, discard=discard, full=bool(stopped))
+        refusal = outcomes[tasks[0].case.name].refusal if single and outcomes else None
+        if refusal is not None:
+            raise refusal.error()
+        result = _result(tasks, outcomes, len(found.kept), found.left)
+        return replace(result, undone=tuple(o.case for o in undone), stopped=stopped)
+
+    def _do(self, todo: list[Task], ledger: Ledger) -> Iterator[Outcome]:
+        started, done = time.perf_counter(), 0
+        with _closed(self.engine.run(ledger.begun(todo))) as run:
+            for outcome in run:
+                done += 1
+                outcome = ledger.record(outcome)
+                each_s = (time.perf_counter() - started) / done
+                self.tell(Progress(done, len(todo), each_s * (len(todo) - done), outcome))
+                yield outcome
+                if outcome.refusal is not None and outcome.refusal.ends_the_batch:
+                    break  # every further case would be computed and then fail in the same way
+        for outcome in ledger.taken:
+            done += 1
+            self.tell(Progress(done, len(todo), None, outcome))
+            yield outcome
+
+    def _leave(self, undone: list[Outcome], total: int) -> list[Outcome]:
+        """Say of each case that it is left."""
+        for outcome in undone:
+            self.tell(Progress(total - len(undone), total, None, outcome))
+        return undone
+
+    def _facts(self) -> dict[str, Any]:
+        return {
+            "command": list(self.plan.command),
+            "bundle": self.engine.bundle,
+            "made_with": self.engine.origin,
+            "request": self.job.request(),
+            "setting": self.request.setting,
+            "deterministic": self.job.deterministic,
+            "seeds": "no random number is drawn",
+            **surroundings(),
+        }
+
+    def _sum_up(
+        self, tasks: list[Task], outcomes: dict[str, Outcome], journal: Journal, *, discard: bool, full: bool
+    ) -> None:
+        """The files that speak of all cases. A single case that failed in a new folder leaves nothing."""
+        if discard and not any(o.row for o in outcomes.values()):
+            journal.close()
+            self.path.unlink(missing_ok=True)
+            return
+        times = not self.job.deterministic
+        result = _result(tasks, outcomes, 0, 0)
+        try:
+            table = summary(result.rows, result.failures, times=times)
+            write_whole(self.table, table)
+            tables = {self.table.name: hashlib.sha256(table).hexdigest()}
+            write_provenance(journal, self.job.out, self.plan.shard, times=times, tables=tables)
+        except StorageError:
+            # Those of an earlier run would speak of other masks; the journal knows what became of each case.
+            for path in self.spoken_for:
+                path.unlink(missing_ok=True)
+            if not full:
+                raise
+
+
+def _result(tasks: list[Task], outcomes: dict[str, Outcome], kept: int, left: int) -> BatchResult:
+    ordered = [outcomes[task.case.name] for task in tasks if task.case.name in outcomes]
+    rows = tuple(o.row for o in ordered if o.row is not None)
+    return BatchResult(rows, tuple(o.failure for o in ordered if o.failure is not None), kept, left)
+
+
+def _setting(origin: dict[str, Any], job: Job, asked: Asked) -> str:
+    """One hash for weights, settings and what was asked for."""
+    facts: list[Any] = [origin, job.request()]
+    if asked.probabilities or asked.uncertainty:
+        facts.append([asked.probabilities, asked.uncertainty])
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+@contextmanager
+def _closed(run: Iterator[Outcome]) -> Iterator[Iterator[Outcome]]:
+    """What runs is ended here, and not when it is collected: its threads write no more files afterwards."""
+    try:
+        yield run
+    finally:
+        if isinstance(run, Generator):
+            run.close()
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what a killed run left of files that it was writing; only whoever holds the folder may."""
+    for place in (folder, *(folder / name for name in FOLDERS)):
+        if not place.is_dir() or (place != folder and place.is_symlink()):
+            continue
+        for path in place.iterdir():
+            if LEFT_BEHIND.fullmatch(path.name) and not path.is_symlink() and path.is_file():
+                path.unlink(missing_ok=True)
+
+
+def _empty_folders(out: Path) -> set[Path]:
+    """Of ours, or called like ours; links are not looked into."""
+    places = [out / name for name in FOLDERS]
+    return {p for p in places if p.is_dir() and not p.is_symlink() and not any(p.iterdir())}

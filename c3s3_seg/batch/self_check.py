@@ -1,0 +1,98 @@
+"""Whether an installation works: versions, devices, bundles, and a phantom from end to end."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from c3s3_seg.batch import Job, Model, predict_cases, verify
+from c3s3_seg.batch.provenance import surroundings
+from c3s3_seg.bundle import WEIGHTS, ModelBundle, shipped_bundles
+from c3s3_seg.errors import C3S3Error
+from c3s3_seg.phantom import save, simulate
+from c3s3_seg.system.hardware import check_onnx_wheels, cuda_devices, installed, openvino_devices
+
+SEED = 20_261  # no shipped bundle has seen it
+LEAST_DICE = 0.9
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at.
+
+    Parameters
+    ----------
+    name
+        Of what.
+    good
+        Whether it is as it should be.
+    found
+        In a line.
+    """
+
+    name: str
+    good: bool
+    found: str
+
+
+def examine() -> Iterator[Check]:
+    """Look at everything, one after the other; what fails is a result, not an error."""
+    yield from _versions()
+    yield _attempt("OpenVINO devices", _openvino)
+    yield _attempt("CUDA devices", lambda: f"{cuda_devices()} seen by the driver")
+    yield _attempt("ONNX Runtime", _onnxruntime)
+    for name in shipped_bundles():
+        yield _attempt(f"bundle {name}", lambda name=name: _bundle(name))  # type: ignore[misc]
+    yield _attempt("phantom from end to end", _round_trip)
+
+
+def _versions() -> Iterator[Check]:
+    facts = surroundings()
+    for part in ("versions", "machine"):
+        found = ", ".join(f"{name} {value}" for name, value in facts[part].items() if name != "name")
+        yield Check(part, True, found)
+
+
+def _attempt(name: str, look: Callable[[], str]) -> Check:
+    try:
+        return Check(name, True, look())
+    except C3S3Error as error:
+        return Check(name, False, str(error))
+    except Exception as error:
+        return Check(name, False, f"{type(error).__name__}: {error}")
+
+
+def _openvino() -> str:
+    return ", ".join(openvino_devices()) or "OpenVINO is not installed"
+
+
+def _onnxruntime() -> str:
+    clash = check_onnx_wheels("auto")
+    if clash is not None:
+        raise RuntimeError(clash)
+    return ", ".join(installed("onnxruntime", "onnxruntime-gpu")) or "not installed"
+
+
+def _bundle(name: str) -> str:
+    bundle = ModelBundle.load(WEIGHTS / name)  # checks every hash
+    hashes = ", ".join(f"{n.weights} {bundle.manifest.files[n.weights][:12]}" for n in bundle.networks)
+    return f"{len(bundle.manifest.files)} files with the right sha256; {hashes}"
+
+
+def _round_trip() -> str:
+    """Simulate, write, read, predict, write, read back, score, verify."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        scan, truth = save(simulate(SEED), folder, seed=SEED, file_format="dicom")
+        started = time.perf_counter()
+        result = predict_cases([scan], Model(WEIGHTS / "phantom"), Job(folder / "out", truth=truth))
+        seconds_s = time.perf_counter() - started
+        dice = next(iter(result.rows[0].scores)).score.dice
+        if dice < LEAST_DICE or not verify(folder / "out").holds:
+            raise RuntimeError(
+                f"Dice {dice:.3f}, wanted at least {LEAST_DICE}, and files as they were written"
+            )
+    return f"Dice {dice:.3f}, {seconds_s:.1f} s, every hash holds"

@@ -1,0 +1,305 @@
+"""Several processes with a model each. One that dies is replaced, and its reason is told.
+
+A case that was in a process when it died is done once more, alone, so that the blame is certain: if
+the process dies again, the case fails with the reason, and the others go on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from c3s3_seg.batch.executor import Engine
+from c3s3_seg.batch.job import Job, Model, Task, sendable
+from c3s3_seg.batch.outcome import Outcome, Refusal
+from c3s3_seg.errors import C3S3Error, InputError
+from c3s3_seg.system.hardware import available_processors
+from c3s3_seg.system.schema import parse
+
+AHEAD = 3  # cases that a worker has at a time: one is read, one is in the network, one is written
+TRIES = 2
+OPEN_S = 120.0  # what a worker may take to open the model, where cases have a limit: seconds, as measured
+LOOK_S = 1.0  # how often it is looked whether a worker that says nothing is alive
+STILLBORN = 3  # workers that die one after the other before they can do anything
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+HINTS = {
+    signal.SIGKILL: "as the system does when memory runs out",
+    signal.SIGSEGV: "a fault in a library",
+    signal.SIGBUS: "a file that shrank while it was read, or a full disk",
+    signal.SIGABRT: "a library gave up",
+}
+
+
+def worker_engine(
+    model: Model, job: Job, count: int, held: tuple[int, ...], limit_s: float | None = None
+) -> Engine:
+    """Start workers and wait for the first one's model.
+
+    Parameters
+    ----------
+    model, job
+        What each worker opens and does.
+    count
+        How many, from 1.
+    held
+        File descriptors of the folder's lock: workers inherit it, so that no second run can begin
+        while one of them could still write.
+    limit_s
+        Seconds that a case may take; None: as long as it wants.
+
+    Raises
+    ------
+    C3S3Error
+        If the model cannot be opened.
+    """
+    threads = model.threads or (1 if model.deterministic else max(1, available_processors() // count))
+    pool = Pool(replace(model, threads=threads), job, count, held, limit_s)
+    return Engine(pool.run, pool.origin, str(model.bundle), pool.close)
+
+
+@dataclass
+class _Worker:
+    process: subprocess.Popen[bytes]
+    errors: Any  # an unnamed file with its stderr
+    tasks: deque[Task] = field(default_factory=deque)
+    rest: bytes = b""
+    ready: bool = False
+    since: float = field(default_factory=time.monotonic)  # of its first case, or of its start
+
+    def lines(self) -> list[bytes]:
+        """What it has said since."""
+        stream = self.process.stdout
+        while stream is not None:
+            try:
+                block = os.read(stream.fileno(), 1 << 16)
+            except BlockingIOError:
+                break
+            if not block:
+                break
+            self.rest += block
+        *lines, self.rest = self.rest.split(b"\n")
+        return lines
+
+    def send(self, what: Any) -> None:
+        """One line; a worker that is gone is noticed by its end of file."""
+        if self.process.stdin is not None:
+            with suppress(BrokenPipeError):
+                self.process.stdin.write(json.dumps(what, default=sendable).encode() + b"\n")
+                self.process.stdin.flush()
+
+
+class Pool:
+    """Worker processes and the cases they have.
+
+    Parameters
+    ----------
+    model, job, count, held, limit_s
+        As in `worker_engine`.
+    """
+
+    def __init__(
+        self, model: Model, job: Job, count: int, held: tuple[int, ...], limit_s: float | None = None
+    ) -> None:
+        self._model, self._job, self._held, self._limit_s = model, job, held, limit_s
+        # Workers that fill the machine hide each other's waiting; threads within them would only get in the
+        # network's way (0.064 against 0.059 s a case with two of them on two processors).
+        self._overlap = count < available_processors()
+        self._selector = selectors.DefaultSelector()
+        self._workers: list[_Worker] = []
+        self._stillborn = 0
+        self.origin: dict[str, Any] = {}
+        try:
+            for _ in range(count):
+                self._start()
+            while not self.origin:
+                self._listen()
+                self._end_late()
+        except BaseException:
+            self.close()
+            raise
+
+    def run(self, tasks: Iterable[Task]) -> Iterator[Outcome]:
+        """Do the cases; outcomes come as they are finished."""
+        fresh = iter(tasks)
+        again: deque[Task] = deque()
+        more = True
+        while True:
+            for worker in self._workers:
+                more = self._feed(worker, fresh, again) and more
+            if not any(worker.tasks for worker in self._workers) and not again and not more:
+                return
+            outcomes, orphans = self._listen()
+            yield from outcomes
+            for task, refusal in orphans:
+                if task.attempt + 1 < TRIES:
+                    again.append(replace(task, attempt=task.attempt + 1))
+                else:
+                    yield Outcome(task.case.name, task.place, refusal=refusal)
+            late, waiting = self._end_late()
+            yield from late
+            again.extend(waiting)
+
+    def close(self) -> None:
+        """End all workers: those that are idle by themselves, the others now."""
+        for worker in self._workers:
+            if worker.tasks:
+                worker.process.terminate()
+            with suppress(BrokenPipeError):
+                worker.process.stdin.close()  # type: ignore[union-attr]
+        for worker in self._workers:
+            try:
+                worker.process.wait(timeout=5)
+            except subprocess.TimeoutExpired:
+                worker.process.kill()
+                worker.process.wait()
+            worker.process.stdout.close()  # type: ignore[union-attr]
+            worker.errors.close()
+        self._workers.clear()
+        self._selector.close()
+
+    def _start(self) -> None:
+        threads = str(self._model.threads)
+        errors = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the worker
+        process = subprocess.Popen(
+            [sys.executable, "-m", "c3s3_seg.batch.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            pass_fds=self._held,
+            env={**os.environ, **dict.fromkeys(THREAD_VARIABLES, threads)},
+        )
+        os.set_blocking(process.stdout.fileno(), False)  # type: ignore[union-attr]
+        worker = _Worker(process, errors)
+        worker.send({"model": asdict(self._model), "job": asdict(self._job), "overlap": self._overlap})
+        self._workers.append(worker)
+        self._selector.register(process.stdout, selectors.EVENT_READ, worker)  # type: ignore[arg-type]
+
+    def _feed(self, worker: _Worker, fresh: Iterator[Task], again: deque[Task]) -> bool:
+        """Give a worker what it can take; False once there is nothing fresh."""
+        if not worker.ready:
+            return True
+        if again and not worker.tasks:
+            worker.tasks.append(again.popleft())
+            worker.since = time.monotonic()
+            worker.send(asdict(worker.tasks[-1]))
+        if again or any(task.attempt for task in worker.tasks):
+            return True  # a case that is tried again is alone in its worker
+        while len(worker.tasks) < AHEAD:
+            task = next(fresh, None)
+            if task is None:
+                return False
+            if not worker.tasks:
+                worker.since = time.monotonic()
+            worker.tasks.append(task)
+            worker.send(asdict(task))
+        return True
+
+    def _listen(self) -> tuple[list[Outcome], list[tuple[Task, Refusal]]]:
+        """Wait for answers; what died is replaced, and its cases are given back with the reason."""
+        outcomes: list[Outcome] = []
+        orphans: list[tuple[Task, Refusal]] = []
+        self._selector.select(LOOK_S)
+        for worker in list(self._workers):
+            # Dead first, then its last answers: a process of its own may keep the pipe open for longer.
+            dead = worker.process.poll() is not None
+            for line in worker.lines():
+                outcomes += self._answer(worker, json.loads(line))
+            if dead:
+                orphans += self._bury(worker)
+        return outcomes, orphans
+
+    def _answer(self, worker: _Worker, answer: dict[str, Any]) -> list[Outcome]:
+        if "refused" in answer:
+            raise parse(Refusal, answer["refused"], "worker").error()
+        if "origin" in answer:
+            worker.ready, self.origin, self._stillborn = True, answer["origin"], 0
+            return []
+        outcome = parse(Outcome, answer["outcome"], "worker")
+        worker.tasks = deque(task for task in worker.tasks if task.case.name != outcome.case)
+        worker.since = time.monotonic()  # cases come out in their order: the next one is the first now
+        return [outcome]
+
+    def _end_late(self) -> tuple[list[Outcome], list[Task]]:
+        """End what takes longer than a case may; gives the cases that failed, and those that only waited.
+
+        What runs in a library cannot be interrupted, so the process goes, and another one is started.
+        """
+        late: list[Outcome] = []
+        waiting: list[Task] = []
+        for worker in list(self._workers if self._limit_s is not None else ()):
+            limit_s = (self._limit_s or 0.0) if worker.ready else max(self._limit_s or 0.0, OPEN_S)
+            if time.monotonic() - worker.since <= limit_s or (worker.ready and not worker.tasks):
+                continue
+            worker.process.kill()
+            if worker.ready:  # one that is not is buried as stillborn
+                self._remove(worker)
+                self._start()
+                first, *others = worker.tasks
+                late.append(_too_late(first, limit_s))
+                waiting += others
+        return late, waiting
+
+    def _remove(self, worker: _Worker) -> str:
+        """Take leave of a process that is dead; gives the reason of its death."""
+        self._selector.unregister(worker.process.stdout)  # type: ignore[arg-type]
+        self._workers.remove(worker)
+        reason = reason_of_death(worker.process.wait(), _tail(worker.errors))
+        with suppress(BrokenPipeError):
+            worker.process.stdin.close()  # type: ignore[union-attr]
+        worker.process.stdout.close()  # type: ignore[union-attr]
+        worker.errors.close()
+        return reason
+
+    def _bury(self, worker: _Worker) -> list[tuple[Task, Refusal]]:
+        reason = self._remove(worker)
+        self._stillborn += not worker.ready
+        if self._stillborn >= STILLBORN:
+            raise InputError(f"no worker can be started: {reason}", todo="Give fewer --workers, or none")
+        self._start()
+        todo = "Give more memory or fewer --workers; --retry-failed tries again"
+        return [(task, _refusal(task, reason, todo)) for task in worker.tasks]
+
+
+def _too_late(task: Task, limit_s: float) -> Outcome:
+    error = InputError(
+        f"the case was not finished within {limit_s:g} s",
+        where=task.case.path,
+        todo="Give it more time with --case-timeout",
+    )
+    return Outcome(task.case.name, task.place, refusal=Refusal.of(error, "worker"))
+
+
+def _refusal(task: Task, reason: str, todo: str) -> Refusal:
+    error: C3S3Error = InputError(
+        f"the worker that had this case died: {reason}", where=task.case.path, todo=todo
+    )
+    return Refusal.of(error, "worker")
+
+
+def reason_of_death(code: int, tail: str) -> str:
+    """What an exit status and the last words on stderr say, in one line."""
+    if code < 0:
+        number = -code
+        name = signal.Signals(number).name if number in set(signal.Signals) else "unknown"
+        hint = HINTS.get(number)  # type: ignore[call-overload]
+        return f"killed by signal {number} ({name}{f', {hint}' if hint else ''})"
+    return f"exit code {code}{f', its last words: {tail}' if tail else ''}"
+
+
+def _tail(errors: Any) -> str:
+    """The last line that says something."""
+    size = errors.seek(0, os.SEEK_END)
+    errors.seek(max(0, size - 4000))
+    lines = [line.strip() for line in errors.read().decode(errors="replace").splitlines() if line.strip()]
+    return lines[-1][:300] if lines else ""

@@ -1,0 +1,233 @@
+"""The manifest of a bundle: everything about a model but the numbers."""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Gt, Le, Lt, MaxLen
+
+from c3s3_seg.bundle.domain import Domain
+from c3s3_seg.bundle.preprocessing import Recipe
+from c3s3_seg.io.reading import SeriesRule
+from c3s3_seg.system.files import PlainName
+from c3s3_seg.system.schema import Rule, closed
+
+SIDES = 16  # every side of a patch is a multiple: the networks halve it four times
+MODALITY = re.compile("[A-Za-z0-9][A-Za-z0-9_ -]{0,15}")
+SHA256 = re.compile("[0-9a-f]{64}")
+LARGEST_SIDE, LARGEST_PATCH = 1024, 2**26  # voxels; a patch of the latter takes 15 GB in OpenVINO
+
+FileName = Annotated[str, PlainName]
+Side = Annotated[int, Ge(SIDES), Le(LARGEST_SIDE), Rule(lambda n: n % SIDES == 0, f"multiples of {SIDES}")]
+Patch = Annotated[
+    tuple[Side, Side, Side],
+    Rule(lambda sides: math.prod(sides) <= LARGEST_PATCH, f"at most {LARGEST_PATCH:,} voxels in all"),
+]
+Positive = Annotated[float, Gt(0)]
+# What DICOM's code strings and short texts may hold (PS3.5, 6.2).
+Modality = Annotated[
+    str,
+    Rule(lambda text: bool(MODALITY.fullmatch(text)), "a DICOM modality such as MR or CT"),
+]
+CodeText = Annotated[
+    str,
+    MaxLen(64),
+    Rule(
+        lambda text: text.strip() != "" and "\\" not in text and text.isprintable(),
+        "a text without a backslash",
+    ),
+]
+
+
+@closed
+@dataclass(frozen=True)
+class Code:
+    """A coded concept, as DICOM SEG wants it (PS3.3, 8.8): `scheme` SCT is SNOMED CT."""
+
+    value: CodeText
+    meaning: CodeText
+    scheme: CodeText = "SCT"
+
+
+@closed
+@dataclass(frozen=True)
+class Label:
+    """One foreground class: its name, its value in masks (1 to 255) and its code."""
+
+    name: FileName
+    value: Annotated[int, Ge(1), Le(255)]
+    code: Code | None = None
+
+
+def differ(items: Iterable[str | int]) -> bool:
+    """Whether no two are the same, for a file system that ignores case and how letters are composed, too."""
+    found = [
+        unicodedata.normalize("NFC", item).casefold() if isinstance(item, str) else item for item in items
+    ]
+    return len(set(found)) == len(found)
+
+
+Labels = Annotated[
+    tuple[Label, ...],
+    Rule(lambda labels: len(labels) > 0, "at least one label"),
+    Rule(lambda labels: differ(label.name for label in labels), "labels with different names"),
+    Rule(lambda labels: differ(label.value for label in labels), "labels with different values"),
+]
+
+
+@closed
+@dataclass(frozen=True)
+class Task:
+    """What a model does: to which scans, on which grid, with which answer.
+
+    Parameters
+    ----------
+    name
+        Of the bundle.
+    modality
+        DICOM modality of the scans it was trained on (MR, CT).
+    labels
+        Foreground classes in the order of the network's outputs 1, 2, ...; output 0 is background.
+    recipe
+        Scan grid <-> model grid.
+    patch
+        Voxels (x, y, z) of the training crops, and of the tiles in tiled inference.
+    keep_largest
+        Whether only the largest connected component of each label is kept (6-neighbours).
+    overlap
+        How inference runs unless told otherwise. None: the whole volume at once, while it is small
+        enough. A number: tiles of `patch` that share this part of their side.
+    series
+        Which series of a study it wants, where a folder holds several volumes. None: the user says.
+    domain
+        What the scans were like that it was trained on. None: no scan is compared with them.
+    """
+
+    name: FileName
+    modality: Modality
+    labels: Labels
+    recipe: Recipe
+    patch: Patch
+    keep_largest: bool = True
+    overlap: Annotated[float, Ge(0), Lt(1)] | None = None
+    series: SeriesRule | None = None
+    domain: Domain | None = None
+
+    @property
+    def classes(self) -> int:
+        """Outputs of the network, background included."""
+        return len(self.labels) + 1
+
+    @property
+    def label_values(self) -> dict[str, int]:
+        """Name -> value in masks."""
+        return {label.name: label.value for label in self.labels}
+
+
+def _measured_on_its_labels(task: Task) -> bool:
+    volumes = task.domain.volume_ml if task.domain else None
+    return set(volumes or ()) <= set(task.label_values)
+
+
+ReadTask = Annotated[Task, Rule(_measured_on_its_labels, "volume_ml of its domain to name labels of its own")]
+
+
+@closed
+@dataclass(frozen=True)
+class Network:
+    """One backbone in the bundle. `stem` names its files: stem.safetensors, stem.onnx.
+
+    A run has `model` and `partner`; an ensemble of folds `model`, which is the best of them, and others.
+    """
+
+    stem: FileName
+    architecture: Literal["vnet", "resvnet"]
+    filters: Annotated[int, Ge(1), Le(1024)]
+    channels: Annotated[int, Ge(1), Le(1)] = 1
+
+    @property
+    def weights(self) -> str:
+        """File name of the weights."""
+        return f"{self.stem}.safetensors"
+
+    @property
+    def graph(self) -> str:
+        """File name of the ONNX graph."""
+        return f"{self.stem}.onnx"
+
+
+@closed
+@dataclass(frozen=True)
+class Calibration:
+    """When the two networks differ so much that a person should look.
+
+    Parameters
+    ----------
+    threshold_mm
+        A 95HD between the two masks above this flags a case.
+    bad_mm
+        What it warns of: a true 95HD above this.
+    spearman
+        Rank correlation of the 95HD between the networks with the true one.
+    auroc
+        How well it tells bad cases from others: 1 perfectly, 0.5 by chance.
+    cases
+        Scans it was found on, worsened copies included.
+    found_on
+        Which scans, in words.
+    """
+
+    threshold_mm: Positive
+    bad_mm: Positive
+    spearman: Annotated[float, Ge(-1), Le(1)]
+    auroc: Annotated[float, Ge(0), Le(1)]
+    cases: Annotated[int, Gt(0)]
+    found_on: str
+
+
+# What programs read of how a bundle was trained; the rest is for people.
+RECORDED: dict[str, tuple[type, ...]] = {
+    "config": (dict,), "data": (dict,), "cases": (dict,), "begun_from": (dict, type(None)),
+    "validation_cases": (dict,), "validation_last": (list,), "validation_kept": (list,), "candidate": (str,),
+    "kept": (str,), "fold": (str, type(None)), "iterations": (int,), "seconds": (int, float),
+}  # fmt: skip
+
+
+def _is_record(facts: Any) -> bool:
+    """Whether the facts of a training have the types with which they are read."""
+    kinds = ((facts[key], kinds) for key, kinds in RECORDED.items() if key in facts)
+    if not all(isinstance(value, kind) for value, kind in kinds):
+        return False
+    records = [*facts.get("validation_last", []), *facts.get("validation_kept", [])]
+    if not all(isinstance(record, dict) and "candidate" in record for record in records):
+        return False
+    cases = facts.get("validation_cases", {}).values()
+    inner = [*records, facts.get("config", {}), facts.get("begun_from") or {}]
+    return all(isinstance(case, dict) for case in cases) and all(_is_record(part) for part in inner if part)
+
+
+@closed
+@dataclass(frozen=True)
+class Manifest:
+    """Everything about a bundle but the numbers.
+
+    `training` and `parity` (of each exported graph, by its file name) are for the reader, not for programs.
+    `networks` begin with the winner. `companion` is the folder beside this one with more networks for the
+    same task, see `members`.
+    """
+
+    task: ReadTask
+    networks: Annotated[tuple[Network, ...], Rule(lambda some: len(some) > 0, "at least one network")]
+    files: dict[str, Annotated[str, Rule(lambda text: bool(SHA256.fullmatch(text)), "a sha256")]]
+    training: Annotated[dict[str, Any], Rule(_is_record, "facts as training writes them")] = field(
+        default_factory=dict
+    )
+    parity: dict[str, Any] = field(default_factory=dict)
+    format: Literal[1] = 1
+    doubt: Calibration | None = None
+    companion: FileName | None = None

@@ -1,0 +1,272 @@
+"""From the scan's grid to the model's grid and back.
+
+The recipe is stored in the bundle and used by training and by inference, so that a network always
+sees what it was trained on. Only permutations, flips and changes of spacing happen here, so every
+step is separable along the axes and its way back is exact in mm.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from annotated_types import Gt, Le
+from numpy.typing import NDArray
+
+from c3s3_seg.errors import GeometryError, InputError
+from c3s3_seg.geometry.volume import Geometry, Volume, fits_float32
+from c3s3_seg.system.schema import Rule, closed
+
+FloatArray = NDArray[np.float32]
+Millimetres = Annotated[float, Gt(0), Le(100)]
+
+LONGEST_SIDE = 2**14
+LARGEST_GRID = 2**29  # voxels of a model's grid: 2 GB. A whole body of 2 m at 1 mm has 0.5 of these
+# Squares and sums of grey values are taken on the way: float32 itself goes from 1e-38 to 3e38.
+LEAST_SPAN, MOST_SPAN = 1e-30, 1e30
+RESCALE = "Look at its header and its grey values, and export it with the values that it is meant to have"
+
+
+@closed
+@dataclass(frozen=True)
+class Intensity:
+    """How grey values become network input.
+
+    Parameters
+    ----------
+    rule
+        `zscore`: zero mean and unit variance over the whole volume (the published LA setting).
+        `window`: clip to [low, high] and scale to [0, 1] (CT, in Hounsfield units).
+    low, high
+        The window's ends; only for `window`.
+    """
+
+    rule: Literal["zscore", "window"] = "zscore"
+    low: float = 0.0
+    high: float = 1.0
+
+    def __call__(self, array: FloatArray, offset: float = 0.0) -> FloatArray:
+        """(i, j, k) grey values, less `offset` -> (i, j, k) network input. A flat volume becomes zeros."""
+        if self.rule == "window":
+            low, high = self.low - offset, self.high - offset
+            span = np.float32(self.high - self.low)
+            return np.asarray((array.clip(low, high) - np.float32(low)) / span, dtype=np.float32)
+        mean = float(array.mean(dtype=np.float64))
+        # Plane by plane: numpy's own std makes a volume in double precision on the way.
+        squares = sum(float(np.square(np.subtract(plane, mean, dtype=np.float64)).sum()) for plane in array)
+        spread = (squares / array.size) ** 0.5
+        largest = max(abs(float(array.min())), abs(float(array.max())))
+        if spread <= 1e-6 * largest:  # resampling leaves rounding in a flat volume
+            return np.zeros_like(array)
+        scaled = array - np.float32(mean)
+        scaled /= np.float32(spread)
+        return np.asarray(scaled, dtype=np.float32)
+
+
+def _is_window(rule: Intensity) -> bool:
+    """Whether the ends are apart in single precision, in which they are used."""
+    if rule.rule != "window":
+        return True
+    return max(abs(rule.low), abs(rule.high)) < 1e30 and bool(np.float32(rule.low) < np.float32(rule.high))
+
+
+@closed
+@dataclass(frozen=True)
+class Recipe:
+    """What is done to a scan before the network and undone after it.
+
+    Parameters
+    ----------
+    spacing_mm
+        Voxel spacing of the model's grid along x, y, z.
+    intensity
+        The grey value rule.
+    orientation
+        The model's axes point to the patient's left, posterior and superior side.
+    """
+
+    spacing_mm: tuple[Millimetres, Millimetres, Millimetres]
+    intensity: Annotated[Intensity, Rule(_is_window, "a window with low below high")] = Intensity()
+    orientation: Literal["LPS"] = "LPS"
+
+    def grid(self, scan: Geometry) -> Geometry:
+        """The model's grid for a scan: same field of view, axes nearest to LPS, this spacing.
+
+        Raises
+        ------
+        GeometryError
+            If it would have more than `LARGEST_GRID` voxels, or `LONGEST_SIDE` along an axis.
+        """
+        oriented = _oriented(scan)
+        with np.errstate(over="ignore", divide="ignore"):  # infinitely many are too many
+            sides = np.asarray(oriented.shape) / (np.asarray(self.spacing_mm) / oriented.spacing_mm)
+            voxels = float(np.prod(np.maximum(sides, 1)))
+        if not (voxels <= LARGEST_GRID and sides.max() <= LONGEST_SIDE):
+            spacing, found = (" x ".join(f"{n:.3g}" for n in each) for each in (self.spacing_mm, sides))
+            what = f"at the model's spacing of {spacing} mm this scan has {found} voxels"
+            raise GeometryError(
+                f"{what}, wanted at most {LARGEST_GRID:,} in all and {LONGEST_SIDE:,} along an axis"
+            )
+        shape = [max(1, round(n)) for n in sides]
+        # The field of view is kept to the edge, so the spacing moves by less than half a voxel in all.
+        exact = np.asarray(oriented.shape) / np.asarray(shape)
+        affine = oriented.affine.copy()
+        affine[:3, :3] *= exact
+        affine[:3, 3] = oriented.to_mm((exact - 1) / 2)
+        return Geometry((shape[0], shape[1], shape[2]), affine, scan.frame_uid)
+
+    def to_model(self, scan: Volume) -> Volume:
+        """Orient, resample and scale a scan: float32 on the model's grid.
+
+        Raises
+        ------
+        InputError
+            If its grey values are more than float32 holds, see `grey_fault`.
+        """
+        fault = grey_fault(scan.array)
+        if fault:
+            raise InputError(fault, where=scan.source.path, todo=RESCALE)
+        grid = self.grid(scan.geometry)
+        offset = _offset(scan.array)
+        oriented = orient(scan.array, scan.geometry)
+        if offset:
+            # In the type of the voxels where that is exact, else in float64; neither overflows here.
+            kind = oriented.dtype if oriented.dtype.kind in "iu" else np.dtype(np.float64)
+            oriented = np.subtract(oriented, kind.type(offset), dtype=kind)
+        array = _resample(oriented.astype(np.float32), grid.shape)
+        return grid.volume(self.intensity(array, float(offset)), scan.source)
+
+    def occupancy(self, mask: Volume, values: tuple[int, ...]) -> FloatArray:
+        """How much of each model voxel a label fills: (len(values), i, j, k) in [0, 1].
+
+        Soft targets for training; the mask is averaged, never sampled, so no boundary is lost.
+        """
+        grid = self.grid(mask.geometry)
+        oriented = orient(mask.array, mask.geometry)
+        return np.stack([_resample((oriented == v).astype(np.float32), grid.shape) for v in values])
+
+    def to_scan(self, probability: NDArray[Any], scan: Geometry) -> FloatArray:
+        """(i, j, k) numbers on the model's grid -> (i, j, k) float32 on the scan's grid, linear.
+
+        Probabilities, not masks, go back: at 1.25 mm a mask loses the boundary, a probability keeps it.
+        """
+        permutation, flips = scan.patient_axes
+        oriented_shape = [scan.shape[axis] for axis in permutation]
+        array = _resample(np.asarray(probability, dtype=np.float32), tuple(oriented_shape))
+        array = np.flip(array, tuple(axis for axis in range(3) if flips[axis]))
+        return np.ascontiguousarray(array.transpose(np.argsort(permutation)))
+
+
+def grey_fault(array: NDArray[Any]) -> str:
+    """What makes grey values (any shape) unfit for a network, whose arithmetic is float32; empty if nothing.
+
+    An offset that all of them have in common does no harm: it is taken off first.
+    """
+    low, high = array.min(), array.max()
+    if not (np.isfinite(low) and np.isfinite(high)):
+        return "found NaN or infinite grey values; wanted numbers"
+    span = float(high) - float(low)
+    if span > MOST_SPAN or (0 < span < LEAST_SPAN):
+        return (
+            f"its grey values run from {float(low):.6g} to {float(high):.6g}, a range that float32 does not"
+            f" hold; wanted one of {LEAST_SPAN:g} to {MOST_SPAN:g}"
+        )
+    return ""
+
+
+def refuse_flat(scan: Volume, prepared: Volume) -> None:
+    """Refuse a scan in which a network would see nothing.
+
+    Parameters
+    ----------
+    scan
+        As it was read.
+    prepared
+        What `Recipe.to_model` made of it.
+
+    Raises
+    ------
+    InputError
+        If all voxels of what the network would be given are the same.
+    """
+    if prepared.array.max() > prepared.array.min():
+        return
+    low, high = float(scan.array.min()), float(scan.array.max())
+    found = (
+        f"all its voxels are {low:.6g}"
+        if low == high
+        else f"its grey values run from {low:.6g} to {high:.6g}"
+    )
+    what = f"the grey values have no spread left on the model's grid and in its range: {found}"
+    raise InputError(what, where=scan.source.path, todo=RESCALE)
+
+
+def _offset(array: NDArray[Any]) -> int | float:
+    """What has to be taken off the grey values before float32 can hold them; 0 where it can as they are."""
+    return 0 if fits_float32(array) else array.min().item()
+
+
+def orient(array: NDArray[Any], geometry: Geometry) -> NDArray[Any]:
+    """An array (i, j, k) on a scan's grid, seen along the patient's axes (x, y, z): a view."""
+    permutation, flips = geometry.patient_axes
+    turned: NDArray[Any] = array.transpose(permutation)
+    return np.flip(turned, tuple(axis for axis in range(3) if flips[axis]))
+
+
+def _oriented(geometry: Geometry) -> Geometry:
+    """The grid of `orient(array, geometry)`."""
+    permutation, flips = geometry.patient_axes
+    first = np.zeros(3)
+    affine = np.eye(4)
+    for row, (axis, flip) in enumerate(zip(permutation, flips, strict=True)):
+        affine[:3, row] = geometry.affine[:3, axis] * (-1 if flip else 1)
+        first[axis] = geometry.shape[axis] - 1 if flip else 0
+    affine[:3, 3] = geometry.to_mm(first)
+    i, j, k = (geometry.shape[axis] for axis in permutation)
+    return Geometry((i, j, k), affine, geometry.frame_uid)
+
+
+def _resample(array: FloatArray, shape: tuple[int, ...]) -> FloatArray:
+    """Same field of view, another number of voxels: averages going down, linear going up."""
+    # Gathering along the last axis is the slowest: it is done where there is least to gather.
+    order = sorted(range(3), key=lambda n: n if shape[n] < array.shape[n] else 5 - n)
+    for axis in order:
+        if shape[axis] != array.shape[axis]:
+            array = along(weights(array.shape[axis], shape[axis]), array, axis)
+    return np.ascontiguousarray(array, dtype=np.float32)
+
+
+def along(rows: FloatArray, array: FloatArray, axis: int) -> FloatArray:
+    """Weighted sums along one axis, for rows (n_out, n_in) in which few neighbours count.
+
+    Neighbours are gathered and added up. The matrix product that it stands for is up to eight times slower,
+    and its threads go on spinning when it is done: the network that came next took twice as long for it.
+    """
+    used, n_in = rows != 0, rows.shape[1]
+    first = used.argmax(axis=1)
+    span = int((n_in - used[:, ::-1].argmax(axis=1) - first).max())
+
+    def term(step: int) -> FloatArray:
+        index = np.minimum(first + step, n_in - 1)
+        weight = np.where(first + step < n_in, rows[np.arange(len(rows)), index], np.float32(0))
+        part: FloatArray = np.take(array, index, axis=axis, mode="clip")
+        part *= np.expand_dims(weight, tuple(n for n in range(array.ndim) if n != axis))
+        return part
+
+    total = term(0)
+    for step in range(1, span):
+        total += term(step)
+    return total
+
+
+def weights(n_in: int, n_out: int) -> FloatArray:
+    """Rows (n_out, n_in) that sum to 1: box averages where voxels grow, linear where they shrink."""
+    factor = n_in / n_out
+    if factor > 1:
+        edges = np.arange(n_out + 1) * factor
+        low = np.maximum(edges[:-1, None], np.arange(n_in))
+        high = np.minimum(edges[1:, None], np.arange(n_in) + 1)
+        return np.asarray((high - low).clip(0) / factor, dtype=np.float32)
+    centres = ((np.arange(n_out) + 0.5) * factor - 0.5).clip(0, n_in - 1)
+    return np.asarray((1 - np.abs(centres[:, None] - np.arange(n_in))).clip(0), dtype=np.float32)

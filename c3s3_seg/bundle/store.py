@@ -1,0 +1,210 @@
+"""ModelBundle: what training promises inference. A folder of plain files, each with its sha256.
+
+    manifest.json       see `manifest.Manifest`
+    model.safetensors   weights of the winner; convolutions in half precision, the rest in single
+    model.onnx          its graph; reads the weights from model.safetensors
+    partner.*           the same for the other network, where it ships; an ensemble has fold-2.*, fold-3.* ...
+    README.md           the model card
+
+Nothing in it is a pickle, and nothing is trusted whose hash is not the manifest's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from c3s3_seg.bundle.domain import Domain
+from c3s3_seg.bundle.manifest import Calibration, Manifest, Network, Task, differ
+from c3s3_seg.errors import ConfigError, InputError
+from c3s3_seg.system.files import PlainName, make_folder, plain_name, read_json, write_whole
+from c3s3_seg.system.ownership import check_set, replacing, restoring
+from c3s3_seg.system.schema import dump, parse
+
+MANIFEST = "manifest.json"
+CARD = "README.md"
+WEIGHTS = Path(__file__).parents[1] / "weights"
+
+
+@dataclass(frozen=True)
+class ModelBundle:
+    """A verified bundle folder."""
+
+    folder: Path
+    manifest: Manifest
+
+    @classmethod
+    def load(cls, folder: Path) -> ModelBundle:
+        """Read a bundle and check the sha256 of every file it names.
+
+        Raises
+        ------
+        InputError
+            If there is no manifest, a value in it is not allowed, a file is missing or not the one that was
+            released, or a network's weights are not among the files.
+        """
+        path = folder / MANIFEST
+        if not _is_file(path):
+            raise InputError(f"there is no {MANIFEST} here", where=folder, todo=_known_bundles())
+        data = read_json(path)
+        _check_finite(data, path)
+        manifest = parse(Manifest, data, path)
+        for name, expected in manifest.files.items():
+            _verify(folder, name, expected)
+        _check_networks(folder, manifest)
+        return cls(folder, manifest)
+
+    @classmethod
+    def find(cls, name: str) -> ModelBundle:
+        """A shipped bundle by its name, or any bundle by its folder."""
+        shipped = WEIGHTS / name
+        return cls.load(shipped if _is_file(shipped / MANIFEST) else Path(name))
+
+    @classmethod
+    def create(
+        cls,
+        folder: Path,
+        task: Task,
+        files: Mapping[str, bytes],
+        networks: tuple[Network, ...],
+        training: dict[str, Any],
+    ) -> ModelBundle:
+        """Write a new bundle; the manifest comes last, so that half a bundle is none."""
+        make_folder(folder)
+        empty = cls(folder, Manifest(task=task, networks=networks, files={}, training=training))
+        with replacing(folder, files, MANIFEST):
+            return empty.add(files)
+
+    def add(self, files: Mapping[str, bytes], parity: Mapping[str, Any] | None = None) -> ModelBundle:
+        """Write more files into the bundle, then the manifest with their hashes and their parity."""
+        check_set(self.folder, files, MANIFEST)
+        hashes = dict(self.manifest.files)
+        hashes |= {
+            plain_name(name, "the file", self.folder): hashlib.sha256(content).hexdigest()
+            for name, content in files.items()
+        }
+        proofs = {**self.manifest.parity, **(parity or {})}
+        manifest = replace(self.manifest, files=dict(sorted(hashes.items())), parity=proofs)
+        with restoring(self.folder / name for name in (MANIFEST, *files)):
+            for name, content in files.items():
+                write_whole(self.folder / name, content)
+            write_whole(self.folder / MANIFEST, json.dumps(dump(manifest), indent=1).encode())
+        return ModelBundle(self.folder, manifest)
+
+    def calibrated(self, domain: Domain | None = None, uncertainty: Calibration | None = None) -> ModelBundle:
+        """Write the domain and the uncertainty limit into the manifest; None keeps what it has."""
+        task = replace(self.manifest.task, domain=domain or self.manifest.task.domain)
+        manifest = replace(self.manifest, task=task, doubt=uncertainty or self.manifest.doubt)
+        return ModelBundle(self.folder, manifest).add({})
+
+    @property
+    def task(self) -> Task:
+        """What the model does."""
+        return self.manifest.task
+
+    def members(self) -> list[tuple[ModelBundle, Network]]:
+        """All networks for this task, winner first, each with the bundle that holds it.
+
+        A bundle may name a companion, a folder beside it: another bundle of the same task, which brings
+        the networks that would have made this one too large.
+
+        Raises
+        ------
+        InputError
+            If the companion is not there, is damaged, or does another task.
+        """
+        own = [(self, network) for network in self.networks]
+        name = self.manifest.companion
+        if name is None:
+            return own
+        folder = self.folder.parent / name
+        if not _is_plain(name) or folder.resolve() == self.folder.resolve():
+            raise InputError(f"the companion '{name}' is not a folder beside this one", where=self.folder)
+        other = ModelBundle.load(folder)
+        if (_outputs(other.task), other.task.recipe) != (_outputs(self.task), self.task.recipe):
+            raise InputError("its labels or its recipe are not those of its companion", where=other.folder)
+        return own + [(other, network) for network in other.networks]
+
+    @property
+    def networks(self) -> tuple[Network, ...]:
+        """The backbones, winner first."""
+        return self.manifest.networks
+
+    def has(self, name: str) -> bool:
+        """Whether the manifest names this file."""
+        return name in self.manifest.files
+
+
+def shipped_bundles() -> list[str]:
+    """Names of the bundles that come with the package."""
+    return sorted(path.parent.name for path in WEIGHTS.glob(f"*/{MANIFEST}"))
+
+
+def _known_bundles() -> str:
+    return f"Give a folder with a {MANIFEST}, or the name of a shipped bundle: {', '.join(shipped_bundles())}"
+
+
+def _outputs(task: Task) -> list[tuple[str, int]]:
+    """What the network's outputs mean, in their order."""
+    return [(label.name, label.value) for label in task.labels]
+
+
+def _is_file(path: Path) -> bool:
+    """Whether a file is there; a name that no file system takes is none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def _is_plain(name: str) -> bool:
+    try:
+        return bool(PlainName(name))
+    except ValueError:
+        return False
+
+
+def _check_finite(data: Any, where: Path) -> None:
+    """JSON as Python reads it may hold NaN and infinity, in which every comparison goes astray."""
+    waiting = [("", data)]
+    while waiting:
+        key, value = waiting.pop()
+        if isinstance(value, dict):
+            waiting += [(f"{key}.{name}" if key else name, item) for name, item in value.items()]
+        elif isinstance(value, list):
+            waiting += [(f"{key}.{n}", item) for n, item in enumerate(value)]
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"{key} = {value}: wanted a finite number", where=where)
+
+
+def _check_networks(folder: Path, manifest: Manifest) -> None:
+    """Each network has weights of its own, and they are among the files whose hashes were checked."""
+    weights = [network.weights for network in manifest.networks]
+    for name in weights:
+        if name not in manifest.files:
+            raise InputError(f"the manifest names a network in '{name}' and no hash of it", where=folder)
+    if not differ(weights):
+        raise InputError("the manifest names two networks with the same stem", where=folder)
+
+
+def _verify(folder: Path, name: str, expected: str) -> None:
+    path = folder / name
+    if not _is_plain(name) or path.is_symlink():
+        raise InputError(f"the manifest names '{name}', wanted a plain file inside the bundle", where=folder)
+    if not _is_file(path):
+        raise InputError("the manifest names this file, but it is not there", where=path)
+    try:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"cannot be read ({error.strerror or error})", where=path) from error
+    if found != expected:
+        todo = "Get the bundle again; do not use this one"
+        raise InputError(
+            f"sha256 is {found[:12]}..., the manifest says {expected[:12]}...", where=path, todo=todo
+        )

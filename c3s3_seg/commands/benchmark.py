@@ -1,0 +1,81 @@
+"""`c3s3-seg benchmark`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from c3s3_seg.commands.console import Status, say, show
+
+RuntimeName = Literal["openvino", "onnx", "torch"]
+
+
+def benchmark(
+    bundle: Annotated[
+        str, typer.Argument(help="A shipped bundle's name, or a bundle's folder.")
+    ] = "left-atrium",
+    runtime: Annotated[
+        RuntimeName | None, typer.Option(help="Only this runtime. Default: all that are installed.")
+    ] = None,
+    write_profile: Annotated[
+        bool, typer.Option("--write-profile", help="Keep the result; `predict` then uses it.")
+    ] = False,
+) -> None:
+    """Measure runtimes, threads and tile sizes on this machine."""
+    import os
+
+    from rich.table import Table
+
+    from c3s3_seg.bundle import ModelBundle
+    from c3s3_seg.errors import InputError
+    from c3s3_seg.inference.tuning import profile
+    from c3s3_seg.inference.tuning.benchmark import RUNTIMES, survey
+    from c3s3_seg.system.files import check_output_file
+    from c3s3_seg.system.ownership import check_place
+
+    found = ModelBundle.find(bundle)
+    path = profile.profile_path(os.environ)
+    if write_profile and path is None:
+        what = f"there is no home to keep a profile in, and {profile.VARIABLE} is not set"
+        raise InputError(what, todo=f"Set {profile.VARIABLE} to a file")
+    if write_profile and path is not None:
+        check_output_file(path)
+        check_place(path, ours=_is_profile(path))
+    with Status() as tell:
+        result = survey(found, tell, RUNTIMES if runtime is None else (runtime,))
+    table = Table(
+        "Runtime", "Threads", "Tile", "s", "s / Mvoxel", "GFLOP/s", "of a matrix product", "Peak (MB)"
+    )
+    for row in result.found:
+        table.add_row(
+            row.runtime,
+            str(row.threads or "all"),
+            " x ".join(map(str, row.tile)),
+            f"{row.seconds:.2f}",
+            f"{row.seconds / row.voxels * 1e6:.2f}",
+            f"{row.gflop_s:.0f}",
+            f"{row.gflop_s / row.matrix_gflop_s:.2f}",
+            f"{row.peak_bytes / 1e6:.0f}",
+        )
+    show(table)
+    for name, why in result.failed:
+        say(f"{name}: {why}")
+    best = result.best()
+    say(f"Fastest: {best.runtime} with {best.threads} threads.")
+    if write_profile and path is not None:
+        profile.write_profile(path, found.networks[0], best)
+        say(f"Written to {path}; predict uses it from now on, unless it is told otherwise.")
+
+
+def _is_profile(path: Path) -> bool:
+    """Whether a file is a profile, of whatever version and machine: others are not begun anew."""
+    from c3s3_seg.errors import InputError
+    from c3s3_seg.system.files import read_json
+
+    try:
+        facts = read_json(path)
+    except InputError:
+        return False
+    return isinstance(facts, dict) and {"machine", "networks"} <= set(facts)

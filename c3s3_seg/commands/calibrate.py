@@ -1,0 +1,83 @@
+"""`c3s3-seg calibrate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from c3s3_seg.commands.console import Status, say
+
+if TYPE_CHECKING:
+    from c3s3_seg.bundle import ModelBundle
+    from c3s3_seg.dataset import DataSet, Splits
+    from c3s3_seg.training.bundles.calibrate import Limit
+
+
+def calibrate(
+    bundle: Annotated[str, typer.Argument(help="A bundle's folder. Its manifest is written anew.")],
+    data: Annotated[Path, typer.Argument(help="The data set that it was trained on.")],
+    bad_mm: Annotated[
+        float | None,
+        typer.Option(min=0.0, help="A 95HD above this is bad. Default: twice the median of the cases."),
+    ] = None,
+) -> None:
+    """Measure a bundle's domain on the training cases, and its uncertainty limit on the validation cases.
+
+    `predict` compares scans with the domain; `predict --uncertainty` flags cases above the limit, for which a
+    bundle of two networks and at least two validation cases are needed.
+    """
+    from c3s3_seg.bundle import ModelBundle
+    from c3s3_seg.dataset import DataSet
+    from c3s3_seg.system.files import check_folder
+    from c3s3_seg.training.bundles.domain import measure_domain
+
+    found = ModelBundle.find(bundle)
+    check_folder(found.folder)
+    index = DataSet.load(data)
+    config = found.manifest.training.get("config", {}).get("data", {})
+    splits = index.splits.put_aside(config.get("validation_from_unlabelled", 0))
+    with Status() as status:
+        domain = measure_domain(found.task, index, splits, status)
+        why = _without_limit(found, splits)
+        limit = None if why else _limit(found, index, splits, bad_mm, status)
+    found.calibrated(domain, limit.calibration if limit else None)
+    say(f"{found.folder}: domain of {domain.scans} training scans.")
+    if limit is None:
+        say(f"No uncertainty limit: {why}.")
+        return
+    facts = limit.calibration
+    say(
+        f"Uncertainty limit {facts.threshold_mm:.2f} mm (95HD between the networks), from {facts.cases}"
+        f" scans: AUROC {facts.auroc:.2f}, Spearman {facts.spearman:.2f} for a 95HD above"
+        f" {facts.bad_mm:.2f} mm."
+    )
+    say(
+        f"Each case left out in turn: {limit.caught:.0%} of the bad flagged, {limit.false_alarms:.0%} of the"
+        " others."
+    )
+
+
+def _without_limit(bundle: ModelBundle, splits: Splits) -> str:
+    from c3s3_seg.training.bundles.calibrate import LEAST_CASES
+
+    if len(bundle.members()) < 2:
+        return "the bundle holds one network"
+    if len(splits.validation) < LEAST_CASES:
+        return f"the data set has {len(splits.validation)} validation cases, wanted {LEAST_CASES} or more"
+    return ""
+
+
+def _limit(
+    bundle: ModelBundle, index: DataSet, splits: Splits, bad_mm: float | None, status: Status
+) -> Limit:
+    from c3s3_seg.io import load, load_mask
+    from c3s3_seg.training.bundles.calibrate import Case, calibrate_uncertainty
+
+    cases = []
+    for name in splits.validation:
+        scan = load(index.scan(name))
+        cases.append(Case(name, scan, load_mask(index.mask(name), grid=scan.geometry)))
+    found_on = f"{len(cases)} validation cases of {index.folder.resolve().name}, as they are and degraded"
+    return calibrate_uncertainty(bundle, cases, found_on, bad_mm, status)

@@ -1,0 +1,147 @@
+"""What every verb needs of the terminal: a status line, a table, a word on what is not installed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import IO, TextIO, cast
+
+from c3s3_seg.errors import named, public
+from c3s3_seg.system.files import printable
+
+
+def need(*packages: str, extra: str = "train") -> None:
+    """Say what to install before anything is imported that would not be found."""
+    import importlib.util
+
+    from c3s3_seg.errors import MissingError
+
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    if missing:
+        todo = f"pip install 'c3s3-seg[{extra}]'"
+        raise MissingError(
+            f"this needs {', '.join(missing)}, which the base installation leaves out", todo=todo
+        )
+
+
+def shown(text: str, stream: TextIO | None) -> str:
+    """A sentence as a stream may have it: names of files in DICOM folders are for a terminal alone.
+
+    A pipe, a log file or a scheduler's output is kept, and there `file 3 of 24` stands in their place.
+    """
+    return named(text) if stream is not None and stream.isatty() else public(text)
+
+
+class Stopped(BaseException):
+    """Ctrl-C, or SIGTERM as schedulers send it before they kill: an orderly end.
+
+    A command of which it is not true that the same command goes on sets `todo` and raises it again.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.todo = "what was finished is kept, and the same command goes on from there"
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+
+
+class Status:
+    """A line on stderr that says what is at work; silent where stderr is no terminal."""
+
+    def __enter__(self) -> Status:
+        from rich.console import Console
+
+        self._console = Console(stderr=True)
+        self.live = self._console.is_terminal
+        self._status = self._console.status("starting")
+        self._status.start()
+        return self
+
+    def __call__(self, what: str) -> None:
+        """Say what is at work now."""
+        from rich.markup import escape
+
+        self._status.update(escape(printable(what)))
+
+    def note(self, what: str) -> None:
+        """Say something that stays, in a log file too."""
+        if sys.stderr is not None:
+            self._console.print(printable(what), markup=False, highlight=False, soft_wrap=True)
+
+    def __exit__(self, *_: object) -> None:
+        self._status.stop()
+
+
+class Bar:
+    """A progress bar on stderr with the time that is left; silent where stderr is no terminal."""
+
+    def __enter__(self) -> Bar:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        console = Console(stderr=True)
+        columns = (MofNCompleteColumn(), BarColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+        self._bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._task = self._bar.add_task("starting", total=None)
+        self._bar.start()
+        return self
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """Say what has just been done."""
+        from rich.markup import escape
+
+        self._bar.update(self._task, description=escape(printable(what)), completed=done, total=total)
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+
+def show(table: object) -> None:
+    """Print a table on stdout, as wide as the terminal is."""
+    from rich.console import Console
+
+    if sys.stdout is None:  # closed by whoever started us: the files are what counts
+        return
+    # In a pipe or a log file there is no width to keep to.
+    console = Console(width=None if sys.stdout.isatty() else 160, file=cast("IO[str]", _Tolerant(sys.stdout)))
+    console.print(table)
+
+
+def say(line: str, *, err: bool = False) -> None:
+    """One line on stdout, or stderr; nobody there to read it is no error.
+
+    All that is said goes through here or through `show`: file names hold what a terminal would obey.
+    """
+    stream = sys.stderr if err else sys.stdout
+    if stream is not None:
+        _Tolerant(stream).write(printable(line) + "\n")
+
+
+class _Tolerant:
+    """A stream that outlives its reader: `c3s3-seg ... | head` costs no case."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self.encoding = stream.encoding
+
+    def write(self, text: str) -> int:
+        """Write and flush, so that a closed pipe is found here and not at exit."""
+        try:
+            encoding = self.encoding or "utf-8"
+            self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+            self._stream.flush()
+        except BrokenPipeError:
+            # Python would complain once more at exit, when it flushes.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+        return len(text)
+
+    def flush(self) -> None:
+        """Done by `write`."""
+
+    def isatty(self) -> bool:
+        """As the stream says."""
+        return self._stream.isatty()
+
+    def fileno(self) -> int:
+        """As the stream says."""
+        return self._stream.fileno()

@@ -1,0 +1,33 @@
+"""`c3s3-seg ensemble`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from c3s3_seg.commands.console import need, say
+
+
+def ensemble(
+    bundles: Annotated[
+        list[str],
+        typer.Argument(help="Bundles of one task, such as the folds of a run.", metavar="BUNDLE..."),
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the new bundle.")],
+) -> None:
+    """Make one bundle of the winners of several; `predict --ensemble` averages them."""
+    need("torch", "safetensors")
+    from c3s3_seg.bundle import MANIFEST, ModelBundle
+    from c3s3_seg.errors import InputError
+    from c3s3_seg.system.files import check_folder
+    from c3s3_seg.training.bundles.ensemble import make_ensemble
+
+    check_folder(out)
+    if (out / MANIFEST).exists():
+        raise InputError("holds a bundle already", where=out, todo="Give another folder")
+    made = make_ensemble([ModelBundle.find(name) for name in bundles], out)
+    means = made.manifest.training["cross_validated"]
+    found = f"cross-validated Dice {means['dice']['mean']:.3f}; " if means else ""
+    say(f"{made.folder}: {len(made.networks)} networks; {found}next: c3s3-seg export {made.folder}")

@@ -1,0 +1,123 @@
+"""`c3s3-seg fetch` and `c3s3-seg send`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from c3s3_seg.commands.console import say
+
+if TYPE_CHECKING:
+    from c3s3_seg.io.pacs.association import Caller
+
+ServerText = Annotated[str, typer.Argument(help="The server: TITLE@host:port.", metavar="SERVER")]
+Title = Annotated[str, typer.Option(help="Our own AE title, as the server knows it.")]
+Timeout = Annotated[float, typer.Option(min=1.0, help="Seconds that an answer may take.")]
+Encrypted = Annotated[bool, typer.Option("--tls", help="Encrypt, and check the server's certificate.")]
+Trusted = Annotated[
+    Path | None, typer.Option("--trust", help="PEM file of who may vouch for the server. Implies --tls.")
+]
+Shown = Annotated[
+    Path | None, typer.Option("--certificate", help="PEM file with our certificate and key. Implies --tls.")
+]
+
+
+def fetch(
+    server: ServerText,
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the files.")],
+    study: Annotated[str | None, typer.Option(help="Study UID.")] = None,
+    accession: Annotated[
+        str | None, typer.Option(help="Accession number, in place of the study UID.")
+    ] = None,
+    series: Annotated[str | None, typer.Option(help="Only the series of this UID.")] = None,
+    patient: Annotated[
+        str | None, typer.Option(help="PatientID that the study must have; files of another are refused.")
+    ] = None,
+    move: Annotated[
+        str | None, typer.Option(help="Let the server send to this AE title of ours (C-MOVE): we listen.")
+    ] = None,
+    listen: Annotated[
+        str | None, typer.Option(help="host:port to listen on for --move. Default: 127.0.0.1:11112.")
+    ] = None,
+    sender: Annotated[
+        list[str] | None,
+        typer.Option(help="A host that the server sends from, besides its own. May be repeated."),
+    ] = None,
+    max_time: Annotated[float, typer.Option(min=1.0, help="Seconds that a study may take.")] = 7200.0,
+    max_files: Annotated[int, typer.Option(min=1, help="Files that a study may have.")] = 100_000,
+    max_size: Annotated[str, typer.Option(help="What the files of a study may take, such as 10GB.")] = "64GB",
+    title: Title = "C3S3SEG",
+    timeout: Timeout = 30.0,
+    tls: Encrypted = False,
+    trust: Trusted = None,
+    certificate: Shown = None,
+) -> None:
+    """Fetch a study from a PACS (C-FIND, C-GET): all of it or nothing.
+
+    Nothing listens on this machine, but for --move; with --tls that needs --certificate and --trust.
+    """
+    from c3s3_seg.errors import InputError
+    from c3s3_seg.io.pacs.association import Listener, Node
+    from c3s3_seg.io.pacs.client import fetch as get
+    from c3s3_seg.io.pacs.client import find_studies
+    from c3s3_seg.io.pacs.query import Limits
+    from c3s3_seg.system.hardware import parse_memory
+
+    node, caller = Node.parse(server), _caller(title, timeout, tls, trust, certificate)
+    if (study is None) == (accession is None):
+        raise InputError("wanted either --study or --accession")
+    if move is None and (listen is not None or sender):
+        option = "--listen" if listen is not None else "--sender"
+        raise InputError(
+            f"{option} is for --move", todo=f"Give our AE title with --move, or leave {option} out"
+        )
+    listener = None if move is None else Listener.parse(move, listen, sender or ())
+    limits = Limits(max_time, max_files, parse_memory(max_size))
+    if listener is not None and not listener.is_local:
+        how = "" if caller.tls is not None else ", without encryption"
+        where = f"{listener.host}:{listener.port}"
+        say(f"listening on {where}, which other machines can reach{how}", err=True)
+    studies = [study] if study is not None else find_studies(node, accession or "", caller, patient=patient)
+    if not studies:
+        raise InputError(f"{node} has no study of this accession number")
+    fetched = [
+        get(
+            node,
+            out,
+            study=uid,
+            series=series,
+            accession=accession,
+            patient=patient,
+            caller=caller,
+            listener=listener,
+            limits=limits,
+        )
+        for uid in studies
+    ]
+    say(f"{sum(map(len, fetched))} files are in {out}.")
+
+
+def send(
+    server: ServerText,
+    files: Annotated[list[Path], typer.Argument(help="DICOM files, as `predict --format dicom-seg` writes.")],
+    title: Title = "C3S3SEG",
+    timeout: Timeout = 30.0,
+    tls: Encrypted = False,
+    trust: Trusted = None,
+    certificate: Shown = None,
+) -> None:
+    """Send DICOM files to a PACS (C-STORE)."""
+    from c3s3_seg.io.pacs.association import Node
+    from c3s3_seg.io.pacs.client import send as store
+
+    caller = _caller(title, timeout, tls, trust, certificate)
+    say(f"{store(Node.parse(server), files, caller)} files were sent.")
+
+
+def _caller(title: str, timeout: float, tls: bool, trust: Path | None, certificate: Path | None) -> Caller:
+    from c3s3_seg.io.pacs.association import Caller, Tls
+
+    encrypted = tls or trust is not None or certificate is not None
+    return Caller(title, timeout, Tls(trust, certificate) if encrypted else None)

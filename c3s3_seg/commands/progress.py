@@ -1,0 +1,103 @@
+"""What a long run says while it runs: people read stderr, machines read JSON lines on stdout."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+from c3s3_seg.commands.console import Status, say
+
+if TYPE_CHECKING:
+    from c3s3_seg.batch import Progress
+    from c3s3_seg.batch.outcome import Outcome
+
+EVERY_S = 30.0  # in a log file, a line of progress no more often than this
+
+
+class Teller:
+    """Call it with the batch's `Progress`; use it as a context.
+
+    Parameters
+    ----------
+    as_json
+        Write a JSON line on stdout for each case.
+    quiet
+        Say nothing on stderr.
+    """
+
+    def __init__(self, *, as_json: bool, quiet: bool) -> None:
+        self._json, self._quiet = as_json, quiet
+        self._status = Status()
+        self._last = time.monotonic()
+
+    def __enter__(self) -> Teller:
+        if not self._quiet:
+            self._status.__enter__()
+        return self
+
+    def __call__(self, progress: Progress) -> None:
+        """Say how far it is."""
+        if self._json:
+            for line in _lines(progress):
+                say(json.dumps(line))
+        if self._quiet:
+            return
+        if progress.note:
+            self._status.note(progress.note)
+        text = _text(progress)
+        self._status(text)
+        if not self._status.live and time.monotonic() - self._last > EVERY_S:
+            self._last = time.monotonic()
+            self._status.note(text)
+
+    def __exit__(self, *_: object) -> None:
+        if not self._quiet:
+            self._status.__exit__()
+
+
+def _text(progress: Progress) -> str:
+    left = "" if progress.left_s is None else f", about {duration(progress.left_s)} left"
+    last = "" if progress.outcome is None else f": {progress.outcome.case}"
+    return f"{progress.done} of {progress.total} done{left}{last}"
+
+
+def duration(seconds_s: float) -> str:
+    """`40 s`, `12 min`, `3.4 h`, `2.1 days`: what a person plans with."""
+    if seconds_s < 60:
+        return f"{seconds_s:.0f} s"
+    if seconds_s < 3600:
+        return f"{seconds_s / 60:.0f} min"
+    return f"{seconds_s / 3600:.1f} h" if seconds_s < 172_800 else f"{seconds_s / 86_400:.1f} days"
+
+
+def _state(outcome: Outcome) -> str:
+    from c3s3_seg.batch.outcome import STOPPED
+
+    if outcome.refusal is not None and outcome.refusal.step == STOPPED:
+        return "not done"
+    if outcome.row is None:
+        return "failed"
+    return "nothing found" if outcome.row.empty else "done"
+
+
+def _lines(progress: Progress) -> list[dict[str, Any]]:
+    """The events of `--json`; documented in docs/operations.md."""
+    if progress.outcome is None:
+        return [{"event": "start", "total": progress.total, "note": progress.note}]
+    outcome = progress.outcome
+    facts: dict[str, Any] = {
+        "event": "case",
+        "case": outcome.case,
+        "state": _state(outcome),
+        "scan": outcome.scan,
+        "outputs_sha256": outcome.outputs,
+        "done": progress.done,
+        "total": progress.total,
+        "left_s": None if progress.left_s is None else round(progress.left_s, 1),
+    }
+    if outcome.row is not None:
+        facts |= {"volume_ml": dict(outcome.row.volumes_ml), "seconds": outcome.seconds}
+    if outcome.failure is not None:
+        facts["reason"] = outcome.failure.reason
+    return [facts]

@@ -1,0 +1,47 @@
+"""`c3s3-seg study`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from c3s3_seg.commands.console import need, say, show
+
+
+def study(
+    config: Annotated[Path, typer.Argument(help="A TOML file: base, seeds, reference, entries.")],
+    out: Annotated[
+        Path, typer.Option("-o", "--out", help="Folder for the runs, their records and study.md.")
+    ],
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", help="Override a key in every run: --set data.folder=mine", metavar="KEY=VALUE"
+        ),
+    ] = None,
+    shard: Annotated[
+        str,
+        typer.Option(help="Only share I/N of the runs; auto in a SLURM array. Shares may run side by side."),
+    ] = "1/1",
+) -> None:
+    """Train and score several methods and seeds; the same command again resumes."""
+    need("torch", "safetensors", "tensorboard")
+    from c3s3_seg.report.study_table import study_markdown, study_rows
+    from c3s3_seg.report.terminal import study_table
+    from c3s3_seg.system.files import write_whole
+    from c3s3_seg.system.ownership import check_output
+    from c3s3_seg.system.shard import parse_shard
+    from c3s3_seg.training.study import finished, load_study, run_study
+
+    check_output(out, ["study.md"])
+    what, plans = load_study(config, set_ or [])
+    mine = parse_shard(shard, os.environ).of(plans)
+    run_study(mine, out, lambda line: say(f"training {line}", err=True))
+    done = finished(plans, out)
+    rows = study_rows(done, what.reference)
+    write_whole(out / "study.md", study_markdown(rows, what.reference).encode())
+    show(study_table(rows, what.reference))
+    say(f"{len(done)} of {len(plans)} runs are finished; the table is also in {out / 'study.md'}.")

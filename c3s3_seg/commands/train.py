@@ -1,0 +1,88 @@
+"""`c3s3-seg train`."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from c3s3_seg.commands.console import Stopped, need, say
+
+if TYPE_CHECKING:
+    from c3s3_seg.bundle import ModelBundle
+
+
+def train(
+    config: Annotated[Path, typer.Argument(help="A TOML file, or the name of a shipped configuration.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the run: checkpoint, scalars, bundle.")],
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Override a key: --set run.iterations=100", metavar="KEY=VALUE"),
+    ] = None,
+    fold: Annotated[
+        str | None,
+        typer.Option(help="I/K: part I of K of the labelled cases validates. Short for --set data.fold."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint.")] = False,
+    start: Annotated[
+        str | None, typer.Option("--from", help="A bundle whose networks the run begins from.")
+    ] = None,
+) -> None:
+    """Train as a configuration says; the result is a bundle in OUT/bundle.
+
+    Exit code 1: the bundle is there, and its networks leave the masks of all validation cases empty.
+    """
+    need("torch", "safetensors", "tensorboard")
+    from c3s3_seg.bundle import ModelBundle
+    from c3s3_seg.training.config import load_config
+    from c3s3_seg.training.distributed import World
+    from c3s3_seg.training.loggers import open_listener
+    from c3s3_seg.training.train import train as run
+
+    changes = [*(set_ or []), *([] if fold is None else [f"data.fold={fold}"])]
+    settings = load_config(config, changes)
+    begin = ModelBundle.find(start) if start is not None else None
+    try:
+        with open_listener(out) as listener:
+            bundle = run(settings, out, listener, resume=resume, start=begin)
+    except Stopped as stopped:
+        stopped.todo = _how_to_go_on(out, resume)
+        raise
+    if World.of_environment().leads:
+        _refuse_nothing(bundle)
+        say(f"The bundle is {bundle.folder}. Next: c3s3-seg export {bundle.folder} --to onnx")
+
+
+def _how_to_go_on(out: Path, resume: bool) -> str:
+    from c3s3_seg.training.checkpoint import FILE
+    from c3s3_seg.training.distributed import World
+
+    if not (out / FILE).exists():
+        return "there is no checkpoint yet; the same command begins anew"
+    if resume:
+        return "the same command goes on from the last checkpoint"
+    if World.of_environment().size > 1:
+        return "the same command with --resume goes on from the last checkpoint"
+    return f"go on from the last checkpoint with: {shlex.join(['c3s3-seg', *sys.argv[1:], '--resume'])}"
+
+
+def _refuse_nothing(bundle: ModelBundle) -> None:
+    """A script that trains, exports and predicts must not go on with networks that mark nothing.
+
+    Poor masks are no reason: a run may be cut short to see whether all works.
+
+    Raises
+    ------
+    RefusedError
+        If with the weights that ship every net leaves the mask of every validation case empty.
+    """
+    from c3s3_seg.errors import RefusedError
+
+    records = bundle.manifest.training["validation_kept"]
+    if records and all(record.get("empty", -1) == record.get("masks") for record in records):
+        what = "no network of this bundle finds anything: the masks of all validation cases are empty"
+        todo = "Train longer, with a lower optimiser.lr, or look at the masks with c3s3-seg doctor"
+        raise RefusedError(what, where=bundle.folder, todo=todo)

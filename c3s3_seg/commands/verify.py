@@ -1,0 +1,35 @@
+"""`c3s3-seg verify`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from c3s3_seg.commands.console import say
+
+
+def verify(
+    out: Annotated[Path, typer.Argument(help="A folder that `predict -o` wrote to.")],
+) -> None:
+    """Compare masks, scans and weights with the sha256 that were recorded when the masks were made.
+
+    Exit code 1: a file is not as recorded, a case was not finished, or a file of an earlier run is there.
+    """
+    from c3s3_seg.batch import verify as run
+
+    verdict = run(out)
+    for finding in verdict.wrong:
+        say(f"wrong: {finding.where}: {finding.what}")
+    for name in verdict.stale:
+        say(f"stale: {name}: written by c3s3-seg, but not by the present run; remove it or move it away")
+    for place in verdict.unreachable:
+        say(f"not compared, it is no longer there: {place}")
+    for name in verdict.strangers:
+        say(f"not written by c3s3-seg: {name}")
+    word = "all as recorded" if not verdict.wrong else f"{len(verdict.wrong)} not as recorded"
+    stale = f"; {len(verdict.stale)} stale" if verdict.stale else ""
+    say(f"{verdict.checked} files compared: {word}{stale}.")
+    if not verdict.holds:
+        raise typer.Exit(1)

@@ -1,0 +1,1 @@
+"""A data set is checked before anything is trained on it."""

@@ -1,0 +1,109 @@
+"""What makes a case unfit to learn from: known from its scan and its mask alone.
+
+`training` asks the same questions when it reads its cases, so that it refuses what the examination of
+a data set calls an error of a case.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from c3s3_seg.bundle.preprocessing import grey_fault
+from c3s3_seg.dataset.index import INDEX
+from c3s3_seg.errors import InputError
+from c3s3_seg.geometry.volume import Array, Volume
+from c3s3_seg.io.scan_like import scan_words
+
+
+@dataclass(frozen=True)
+class Fault:
+    """An error of a case: which check found it, what was found, what was wanted, what to do."""
+
+    check: str
+    found: str
+    wanted: str
+    todo: str
+
+
+def scan_fault(scan: Volume) -> Fault | None:
+    """What is wrong with a scan that could be read; None if nothing is."""
+    fault = grey_fault(scan.array)
+    if fault:
+        todo = "Export it with the values that it is meant to have, or leave the case out"
+        return Fault("grey-range", fault, "grey values that float32 holds", todo)
+    if scan.array.max() > scan.array.min():
+        return None
+    value = f"all voxels are {scan.array.flat[0]:g}"
+    return Fault("constant", value, "a scan with something to see", "Export it again, or leave the case out")
+
+
+def mask_fault(mask: Volume, labels: Mapping[str, int], *, required: bool = True) -> Fault | None:
+    """What is wrong with a mask that could be read; None if nothing is.
+
+    Parameters
+    ----------
+    mask
+        Whole numbers (i, j, k).
+    labels
+        Name -> value of what it may hold besides 0; where there are none, it may hold anything.
+    required
+        Whether it must hold some label, as that of a labelled case must.
+    """
+    words = scan_words(mask.array)
+    if words is not None:
+        todo = "Put its mask in the place of this file"
+        return Fault("mask-values", words, "a mask", todo)
+    there = values_in(mask.array)
+    if required and not there:
+        todo = f'Draw the mask, list the case as unlabelled, or set "empty_masks": true in {INDEX}'
+        return Fault("mask-empty", "the mask is empty", "at least one label in it", todo)
+    unknown = [value for value in there if value not in labels.values()] if labels else []
+    if not unknown:
+        return None
+    found = f"the mask holds the value{'s' * (len(unknown) > 1)} {_few(unknown)}"
+    todo = "Name them in the labels of dataset.json, or set them to 0"
+    if unknown == [255] == there and len(labels) == 1:
+        todo = f"It looks like a mask of 0 and 255: write {next(iter(labels.values()))} for 255"
+    known = ", ".join(f"{value} ({name})" for name, value in labels.items())
+    return Fault("mask-values", found, f"0 and {known}", todo)
+
+
+def refuse_faults(
+    scan: Volume, mask: Volume | None, labels: Mapping[str, int], *, required: bool = True
+) -> None:
+    """Raise what makes a case unfit to learn from.
+
+    Parameters
+    ----------
+    scan
+        As it was read.
+    mask
+        Its mask, where it has to have one.
+    labels, required
+        As for `mask_fault`.
+
+    Raises
+    ------
+    InputError
+        Naming the file, if the scan is constant, or the mask is empty or holds other values.
+    """
+    fault, path = scan_fault(scan), scan.source.path
+    if fault is None and mask is not None:
+        fault, path = mask_fault(mask, labels, required=required), mask.source.path
+    if fault is not None:
+        raise InputError(f"{fault.found}; wanted {fault.wanted}", where=path, todo=fault.todo)
+
+
+def values_in(mask: Array) -> list[int]:
+    """The values of a mask (i, j, k) but 0, rising."""
+    if mask.dtype.itemsize <= 2:  # counting is ten times faster than sorting
+        return [int(value) for value in np.flatnonzero(np.bincount(mask.ravel())) if value]
+    return [int(value) for value in np.unique(mask) if value]
+
+
+def _few(values: list[int]) -> str:
+    shown = ", ".join(str(value) for value in values[:5])
+    return f"{shown} and {len(values) - 5} more" if len(values) > 5 else shown

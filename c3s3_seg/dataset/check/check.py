@@ -1,0 +1,124 @@
+"""Examine a data set before anything is trained on it: every case read once, then all compared."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from c3s3_seg.dataset.check.case_summary import Examined, Work, look
+from c3s3_seg.dataset.check.duplicates import duplicates, same_scans, same_voxels
+from c3s3_seg.dataset.check.index_checks import check_listing, kinds
+from c3s3_seg.dataset.check.mask_alignment import fits, ill_fitting
+from c3s3_seg.dataset.check.orientation import likeness, turned_cases
+from c3s3_seg.dataset.check.outliers import odd_ones
+from c3s3_seg.dataset.index import DataSet
+from c3s3_seg.report.findings import Finding, by_severity
+from c3s3_seg.system.process_pool import Died, each
+
+# Called with (what is done, how many are, of how many).
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Examination:
+    """What was found in a data set.
+
+    Parameters
+    ----------
+    data
+        The data set.
+    findings
+        Errors first; none where all is well.
+    cases
+        What is known of each.
+    """
+
+    data: DataSet
+    findings: tuple[Finding, ...]
+    cases: tuple[Examined, ...]
+
+    @property
+    def has_errors(self) -> bool:
+        """Whether something stands in the way of training."""
+        return any(finding.severity == "error" for finding in self.findings)
+
+
+def examine(folder: Path, *, workers: int = 1, progress: Progress | None = None) -> Examination:
+    """Examine a data set.
+
+    Parameters
+    ----------
+    folder
+        Holds `dataset.json`, `imagesTr` and `labelsTr`.
+    workers
+        Processes that read cases.
+    progress
+        Called after each case.
+
+    Raises
+    ------
+    InputError
+        If there is no index, or it cannot be understood.
+    """
+    data = DataSet.load(folder)
+    listed = check_listing(data)
+    work = _work(data)
+    cases: dict[int, Examined] = {}
+    for number, answer in each(look, work, workers):
+        cases[number] = _died(work[number], answer) if isinstance(answer, Died) else answer
+        if progress:
+            progress(work[number].name, len(cases), len(work))
+    looked = tuple(cases[number] for number in range(len(work)))
+    alone = [finding for case in looked for finding in case.findings]
+    findings = by_severity([*listed, *alone, *_together(looked, data)])
+    return Examination(data, tuple(findings), looked)
+
+
+def _work(data: DataSet) -> list[Work]:
+    """The cases whose scan is there; a file that is not is found in the listing."""
+    work = []
+    for name, kind in kinds(data.splits).items():
+        scans, masks = data.candidates(name)
+        if len(scans) != 1:
+            continue
+        mask = masks[0] if len(masks) == 1 else None
+        record = data.records.get(name)
+        hashes = record.sha256 if record else {}
+        work.append(Work(name, kind, scans[0], mask, dict(data.labels), hashes, data.empty_masks))
+    return work
+
+
+def _together(cases: tuple[Examined, ...], data: DataSet) -> list[Finding]:
+    """What only shows when cases are compared."""
+    facts = {case.name: case.facts for case in cases if case.facts is not None}
+    thumbs = {name: one.thumb for name, one in facts.items() if not one.few_values}
+    strange = turned_cases(likeness(thumbs))
+    said = {finding.cases[0] for finding in strange}
+    exact = same_voxels({name: one.voxels for name, one in facts.items()})
+    pairs = [*exact, *same_scans(thumbs, exact)]
+    ill = ill_fitting(fits(thumbs), said)
+    odd = [f for f in odd_ones(cases, data.modality) if not (f.check == "greys" and f.cases[0] in said)]
+    headers = _headers({name: one.axes for name, one in facts.items()})
+    return [*odd, *strange, *ill, *headers, *duplicates(pairs, kinds(data.splits))]
+
+
+def _headers(axes: dict[str, str]) -> list[Finding]:
+    """Files whose axes run otherwise than most; they are turned by their headers, so that is no fault."""
+    plain = {name: text.split()[0] for name, text in axes.items()}
+    counts = Counter(plain.values()).most_common()
+    if len(counts) < 2:
+        return []
+    odd = tuple(name for name, text in plain.items() if text != counts[0][0])
+    found = "axes run along " + ", ".join(f"{text} ({count} cases)" for text, count in counts)
+    return [
+        Finding("info", "axes", odd, found, "", "Nothing, if the headers are true: scans are turned by them")
+    ]
+
+
+def _died(work: Work, answer: Died) -> Examined:
+    found = f"{work.scan.parent.name}/{work.scan.name}: {answer.reason}"
+    todo = "Look at the file alone with c3s3-seg inspect"
+    finding = Finding("error", "unreadable", (work.name,), found, "a whole file", todo)
+    return Examined(work.name, work.kind, (finding,))

@@ -1,0 +1,249 @@
+"""The index and the folders, before a voxel is read: what is not there, not listed, or named suspiciously."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+
+from c3s3_seg.dataset.index import IMAGES, INDEX, MASKS, DataSet, Record, Splits
+from c3s3_seg.dataset.patients import GIVEN, Guess, patients_of
+from c3s3_seg.errors import InputError
+from c3s3_seg.io.cases import MASK_ENDINGS, scan_stem
+from c3s3_seg.io.image.files import image_stem, image_suffix
+from c3s3_seg.report.findings import Finding, Severity
+
+FEW = 3  # labelled or validation cases: the mean of fewer says little
+# What a copy of a file is called: case_aug, case_aug2, case-copy, case - Copy, case (1), "Copy of case".
+COPY = re.compile(
+    r"^copy of\s+|[\s_.-]*\(\d+\)$"
+    r"|[\s_.-]+(aug(mented)?|copy|flip(ped)?|mirror(ed)?|rot(ated)?|dup)[\s_.-]*\d*$"
+)
+TOKENS = {
+    "train": {"labelled", "unlabelled"},
+    "training": {"labelled", "unlabelled"},
+    "val": {"validation"},
+    "valid": {"validation"},
+    "validation": {"validation"},
+    "labelled": {"labelled"},
+    "labeled": {"labelled"},
+    "unlabelled": {"unlabelled"},
+    "unlabeled": {"unlabelled"},
+    "test": set(),
+}
+
+
+def kinds(splits: Splits) -> dict[str, str]:
+    """Case -> labelled, unlabelled or validation."""
+    return {name: kind for kind in ("labelled", "unlabelled", "validation") for name in getattr(splits, kind)}
+
+
+def check_listing(data: DataSet) -> list[Finding]:
+    """Everything that the index and the names of the files tell."""
+    cases = kinds(data.splits)
+    findings = [
+        *_counts(data),
+        *_missing_files(data),
+        *_unlisted(data),
+        *leaking_patients(data.splits, data.records, data.patient_of),
+    ]
+    return findings + check_names(cases, data.records, data.patient_of)
+
+
+def leaking_patients(
+    splits: Splits, records: Mapping[str, Record], patient_of: Mapping[str, str] | None = None
+) -> list[Finding]:
+    """A patient of whom one scan is learnt from and another one judged by, as the index has it.
+
+    Parameters
+    ----------
+    splits
+        Judged by: those for validation and for the test.
+    records, patient_of
+        Of the index.
+    """
+    known = {case: record.patient for case, record in records.items()} | dict(patient_of or {})
+    scans: dict[str, list[str]] = defaultdict(list)
+    for name in (*splits.cases, *splits.test):
+        if name in known:
+            scans[known[name]].append(name)
+    judged, findings = {*splits.validation, *splits.test}, []
+    for patient, names in scans.items():
+        aside = [name for name in names if name in judged]
+        if aside and len(aside) < len(names):
+            cases = (*aside, *(name for name in names if name not in judged))
+            found = f"scans of one patient ({patient}) are learnt from and judged by"
+            todo = "Put all scans of a patient on one side"
+            wanted = "no patient on both sides"
+            findings.append(Finding("error", "patient-leak", cases, found, wanted, todo))
+    return findings
+
+
+def refuse_leaks(data: DataSet, splits: Splits) -> None:
+    """Raise what `leaking_patients` finds, and what the names of the cases leave no doubt of.
+
+    Raises
+    ------
+    InputError
+        If a patient is learnt from and judged by.
+    """
+    sides = kinds(splits) | dict.fromkeys(splits.test, "validation")
+    named = _patients_by_name(sides, patients_of(data, sides))
+    for leak in leaking_patients(splits, data.records, data.patient_of) + named:
+        if leak.severity == "error":
+            what = f"{leak.found}: {', '.join(leak.cases[:5])}; wanted {leak.wanted}"
+            raise InputError(what, where=data.folder / INDEX, todo=leak.todo)
+
+
+def check_names(
+    cases: Mapping[str, str], records: Mapping[str, Record], patient_of: Mapping[str, str] | None = None
+) -> list[Finding]:
+    """What the names of cases give away.
+
+    Parameters
+    ----------
+    cases
+        Name -> labelled, unlabelled or validation.
+    records, patient_of
+        Cases whose patient is known are judged by that, not by their names.
+    """
+    names = DataSet(Path(), splits=Splits(tuple(cases)), records=records, patient_of=patient_of or {})
+    copies = _copies(cases)
+    same = {finding.cases for finding in copies}
+    leaks = [leak for leak in _patients_by_name(cases, patients_of(names, cases)) if leak.cases not in same]
+    return copies + _states_another_split(cases) + leaks
+
+
+def _copies(cases: Mapping[str, str]) -> list[Finding]:
+    alike: dict[str, list[str]] = defaultdict(list)
+    for name in cases:
+        alike[_plain(name)].append(name)
+    findings = []
+    for names in alike.values():
+        sides = {cases[name] == "validation" for name in names}
+        if len(sides) == 2:
+            found = "by their names they are copies of one case, learnt from and judged by"
+            todo = "Put them on one side, or rename them if they are different patients"
+            findings.append(
+                Finding(
+                    "warning",
+                    "name-copy",
+                    tuple(sorted(names)),
+                    found,
+                    "independent cases",
+                    todo,
+                    tuple(names[:2]),
+                )
+            )
+    return findings
+
+
+def _plain(name: str) -> str:
+    """A name without what a copy adds, and without case, spaces and signs."""
+    text = unicodedata.normalize("NFKC", name).casefold()
+    while (shorter := COPY.sub("", text)) != text and shorter:
+        text = shorter
+    return re.sub(r"[\s_.-]+", "-", text)
+
+
+def _states_another_split(cases: Mapping[str, str]) -> list[Finding]:
+    findings = []
+    for name, kind in cases.items():
+        said = [word for word in re.split(r"[^a-z]+", name.casefold()) if word in TOKENS]
+        if said and all(kind not in TOKENS[word] for word in said):
+            found, wanted = f"its name says '{said[0]}', the index {kind}", "names and index that agree"
+            todo = "Look whether the index is right"
+            findings.append(Finding("warning", "name-split", (name,), found, wanted, todo))
+    return findings
+
+
+def _patients_by_name(cases: Mapping[str, str], patients: Mapping[str, Guess]) -> list[Finding]:
+    """Scans that are called like those of one patient, on both sides: an error if the names are plain."""
+    scans: dict[str, list[str]] = defaultdict(list)
+    for name in cases:
+        if patients[name].rule != GIVEN:
+            scans[patients[name].patient].append(name)
+    findings = []
+    for patient, names in scans.items():
+        sides = {cases[name] == "validation" for name in names}
+        sure = {cases[name] == "validation" for name in names if patients[name].is_sure}
+        if len(sides) == 2:
+            what = f"by their names they are scans of one patient ({patient}), learnt from and judged by"
+            wanted = "no patient on both sides"
+            todo = (
+                "Put all scans of a patient on one side; of different patients, give each its own in"
+                f' {INDEX}: "patient_of": {{"CASE": "PATIENT"}}'
+            )
+            severity: Severity = "error" if len(sure) == 2 else "warning"
+            findings.append(Finding(severity, "name-patient", tuple(sorted(names)), what, wanted, todo))
+    return findings
+
+
+def _counts(data: DataSet) -> list[Finding]:
+    splits, findings = data.splits, []
+    counts = {kind: len(getattr(splits, kind)) for kind in ("labelled", "validation")}
+    if not counts["labelled"]:
+        todo = "List the cases whose masks are to be learnt from"
+        findings.append(Finding("error", "few-cases", (), "no case is labelled", "at least one", todo))
+    elif counts["labelled"] < FEW:
+        what = f"{counts['labelled']} labelled case{'s' * (counts['labelled'] > 1)}"
+        todo = "Label more, or begin from a trained bundle"
+        findings.append(Finding("warning", "few-cases", (), what, f"at least {FEW}", todo))
+    if not counts["validation"]:
+        what, todo = "no case is kept for validation", "Set data.validation_from_unlabelled, or list some"
+        findings.append(Finding("info", "few-cases", (), what, f"at least {FEW}", todo))
+    elif counts["validation"] < FEW:
+        what = f"{counts['validation']} validation case{'s' * (counts['validation'] > 1)}"
+        todo = "Keep more: the best of several runs is chosen by them"
+        findings.append(Finding("warning", "few-cases", (), what, f"at least {FEW}", todo))
+    spare = [name for name in splits.unlabelled if data.has_mask(name)]
+    if spare:
+        what = f"{len(spare)} unlabelled cases have a mask"
+        findings.append(Finding("info", "masks-unused", (), what, "", "Nothing: they are not learnt from"))
+    if not data.labels:
+        todo = "Name them in dataset.json, so that other values are noticed"
+        findings.append(Finding("info", "no-labels", (), "the index names no labels", "", todo))
+    return findings
+
+
+def _missing_files(data: DataSet) -> list[Finding]:
+    findings = []
+    for name, kind in kinds(data.splits).items():
+        for door, folder in ((data.scan, IMAGES), (data.mask, MASKS)):
+            if folder == MASKS and kind == "unlabelled":
+                continue
+            try:
+                door(name)
+            except InputError as error:
+                todo = f"Put the file into {folder}, or take the case out of {INDEX}"
+                what = f"{folder}: {error.what}"
+                findings.append(Finding("error", "no-file", (name,), what, "one file", todo))
+    return findings
+
+
+def _unlisted(data: DataSet) -> list[Finding]:
+    """Files that belong to no case; masks among the scans."""
+    listed, findings = set(data.splits.cases), []
+    for folder in (IMAGES, MASKS):
+        for name in _stems(data, folder):
+            if name in listed:
+                continue
+            found = f"{folder} has a file that the index does not list"
+            todo = f"Add the case to {INDEX}, or take the file away"
+            check = "unlisted"
+            if folder == IMAGES and name.casefold().endswith(MASK_ENDINGS):
+                check, todo = "mask-among-scans", f"Move it to {MASKS}"
+                found = f"{folder} has a file that is named like a mask"
+            findings.append(Finding("warning", check, (name,), found, "only listed files", todo))
+    return findings
+
+
+def _stems(data: DataSet, folder: str) -> list[str]:
+    place = data.folder / folder
+    if not place.is_dir():
+        return []
+    paths = (path for path in place.iterdir() if path.is_file() and not path.name.startswith("."))
+    stem = scan_stem if folder == MASKS else str
+    return sorted(stem(image_stem(path)) for path in paths if image_suffix(path))

@@ -1,0 +1,220 @@
+"""Cases that are unlike the others: in spacing, volume, pieces, grey values, cut by the border.
+
+A cohort says what is usual. A robust distance (from the median, in units of the median distance) is asked
+for together with a plain factor, so that neither a narrow cohort nor a wide one raises a false alarm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from c3s3_seg.bundle.domain import Floats
+from c3s3_seg.dataset.check.case_summary import FEW_VALUES, Examined, Facts
+from c3s3_seg.report.findings import Finding, Severity
+
+FAR = 5.0  # robust standard deviations; clean: 3.5 (volumes of 80 atria), 2.9 (195 hippocampi)
+SPACING_FACTOR, SPACING_LEAST = 1.5, 4  # clean: 1.0 (atria, hippocampi), 1.04 (phantoms)
+VOLUME_FACTOR, VOLUME_LEAST = 2.0, 8  # clean, at 3.5 deviations: 2.7 (atria); 1.6 (hippocampi)
+VOLUME_FACTOR_FEW = 4.0  # with fewer than VOLUME_LEAST, and at least 3
+SECOND_PIECE = 0.05  # of the largest; clean: 0.001 (atria), 0.002 (hippocampi)
+CUT = 0.12  # of the surface on one side of the scan; clean: 0.058 (atria), 0 (hippocampi)
+USUAL = 0.5  # what this share of the cases has is how the data are, not a fault of one
+PRESENT = 0.8  # a label that so many cases have is missing in the others
+GREYS_FAR, GREYS_LEAST = 8.0, 5  # clean: 6.0 (atria), 4.3 (hippocampi), 2.5 (phantoms)
+CLIPPED = 0.01  # of the voxels at the largest value; clean: 2e-6 (atria), 3e-4 (hippocampi)
+NARROW = 16  # voxels: the networks halve a scan four times
+FLAT = 6.0  # largest spacing over smallest
+AIR_HU = -100.0  # a CT scan shows air or fat somewhere
+
+
+def odd_ones(cases: Sequence[Examined], modality: str) -> list[Finding]:
+    """What is unlike the others, or unfit in itself, among the cases that could be read."""
+    known = [(case.name, case.facts) for case in cases if case.facts is not None]
+    if not known:
+        return []
+    masked = [case for case in cases if case.mask is not None]
+    findings = _spacing(known) + _sizes(known) + _greys(known, modality) + _values(known, modality)
+    return findings + _volumes(masked) + _missing(masked) + _pieces(masked) + _cut(masked)
+
+
+def _deviations(values: Floats, floor: float) -> Floats:
+    """Distance from the median in robust standard deviations (1.4826 of the median distance)."""
+    away = np.abs(values - np.median(values))
+    return np.asarray(away / max(1.4826 * float(np.median(away)), floor))
+
+
+def _spacing(known: list[tuple[str, Facts]]) -> list[Finding]:
+    if len(known) < SPACING_LEAST:
+        return []
+    logs = np.log([facts.spacing_mm for _, facts in known])
+    usual = np.median(logs, axis=0)
+    findings = []
+    for axis in range(3):
+        far = (_deviations(logs[:, axis], 0.02) > FAR) & (
+            np.abs(logs[:, axis] - usual[axis]) > np.log(SPACING_FACTOR)
+        )
+        findings += [(int(n), axis) for n in np.flatnonzero(far)]
+    rows = sorted({n for n, _ in findings})
+    return [
+        Finding(
+            "warning",
+            "spacing",
+            (known[n][0],),
+            f"voxels of {_times(known[n][1].spacing_mm)} mm",
+            f"about {_times(np.exp(usual))} mm, as the others have",
+            "Look whether the header is true; if it is, the scan is from another protocol",
+        )
+        for n in rows
+    ]
+
+
+def _sizes(known: list[tuple[str, Facts]]) -> list[Finding]:
+    findings = []
+    for name, facts in known:
+        if min(facts.shape) < NARROW:
+            what = f"{' x '.join(map(str, facts.shape))} voxels"
+            todo = "Choose a finer grid for training, or leave the case out"
+            wanted = f"at least {NARROW} along each axis, which the networks halve four times"
+            findings.append(Finding("warning", "small", (name,), what, wanted, todo))
+        ratio = float(facts.spacing_mm.max() / facts.spacing_mm.min())
+        if ratio > FLAT:
+            what = f"voxels of {_times(facts.spacing_mm)} mm: {ratio:.1f} times as thick as wide"
+            todo = "Choose a grid for training that is coarser in the plane"
+            findings.append(Finding("warning", "anisotropic", (name,), what, f"at most {FLAT:g} times", todo))
+    return findings
+
+
+def _greys(known: list[tuple[str, Facts]], modality: str) -> list[Finding]:
+    known = [(name, facts) for name, facts in known if not facts.few_values]
+    if len(known) < GREYS_LEAST:
+        return []
+    curves = np.array([facts.greys if modality == "CT" else facts.scaled_greys for _, facts in known])
+    away = np.abs(curves - np.median(curves, axis=0)).mean(axis=1)
+    usual = max(float(np.median(away)), 1e-3)
+    todo = "Look whether it is of the same modality, sequence and unit"
+    return [
+        Finding(
+            "warning",
+            "greys",
+            (known[n][0],),
+            f"grey values are distributed unlike the others' ({away[n] / usual:.1f} times as far as usual)",
+            f"at most {GREYS_FAR:g} times",
+            todo,
+            (known[n][0],),
+        )
+        for n in np.flatnonzero(away > GREYS_FAR * usual).tolist()
+    ]
+
+
+def _values(known: list[tuple[str, Facts]], modality: str) -> list[Finding]:
+    findings = []
+    clipped = [n for n, (_, facts) in enumerate(known) if facts.at_top > CLIPPED and not facts.few_values]
+    severity: Severity = "info" if len(clipped) > USUAL * len(known) else "warning"
+    for name, facts in (known[n] for n in clipped):
+        what = f"{facts.at_top:.1%} of the voxels have the largest value: they were clipped"
+        todo = "Export it without a window, or with the same one for all"
+        wanted = f"at most {CLIPPED:.0%}"
+        findings.append(Finding(severity, "clipped", (name,), what, wanted, todo, (name,)))
+    for name in (name for name, facts in known if facts.few_values):
+        what, todo = (
+            f"the image has at most {FEW_VALUES} different values: is it a mask?",
+            "Put the scan in its place",
+        )
+        findings.append(Finding("warning", "image-is-mask", (name,), what, "grey values", todo, (name,)))
+    return findings + _unit(known, modality)
+
+
+def _unit(known: list[tuple[str, Facts]], modality: str) -> list[Finding]:
+    """A whole cohort of CT without a voxel below fat is not in Hounsfield units."""
+    lowest = [float(facts.greys[0]) for _, facts in known]
+    if modality != "CT" or np.median(lowest) < AIR_HU:
+        return []
+    what = f"half of the scans have 95% of their voxels above {np.median(lowest):.0f}"
+    todo = "Export them in Hounsfield units; cut out of the body's middle they may be right"
+    return [Finding("warning", "unit", (), what, f"air or fat below {AIR_HU:g} HU", todo)]
+
+
+def _volumes(masked: list[Examined]) -> list[Finding]:
+    findings = []
+    for label in _labels(masked):
+        there = [(c.name, c.mask.volumes_ml[label]) for c in masked if c.mask and c.mask.volumes_ml[label]]
+        if len(there) < 3:
+            continue
+        logs = np.log([volume for _, volume in there])
+        factor = np.exp(np.abs(logs - np.median(logs)))
+        far = factor > VOLUME_FACTOR_FEW
+        if len(there) >= VOLUME_LEAST:
+            far = (factor > VOLUME_FACTOR) & (_deviations(logs, 0.1) > FAR)
+        usual = float(np.exp(np.median(logs)))
+        for name, volume in (there[n] for n in np.flatnonzero(far)):
+            what, wanted = f"{label} has {volume:.3g} ml", f"about {usual:.3g} ml, as in the others"
+            todo = "Look whether the mask is whole, and nothing else is in it"
+            findings.append(Finding("warning", "volume", (name,), what, wanted, todo, (name,)))
+    return findings
+
+
+def _missing(masked: list[Examined]) -> list[Finding]:
+    findings = []
+    for label in _labels(masked):
+        without = [c.name for c in masked if c.mask and not c.mask.volumes_ml[label]]
+        if not without:
+            continue
+        rare = len(masked) - len(without) < PRESENT * len(masked)
+        todo = "Draw it if it is there"
+        for name in () if rare else without:
+            found, wanted = f"{label} is missing", f"{label}, which {len(masked) - len(without)} others have"
+            findings.append(Finding("warning", "label-missing", (name,), found, wanted, todo, (name,)))
+        if len(without) == len(masked):
+            what, todo = f"no mask holds {label}", "Take it out of dataset.json, or draw it"
+            findings.append(Finding("warning", "label-missing", (), what, "masks that hold it", todo))
+        elif rare:
+            what = f"{len(without)} of {len(masked)} masks do not hold {label}"
+            findings.append(Finding("info", "label-missing", (), what, "", "Nothing, if it is not there"))
+    return findings
+
+
+def _pieces(masked: list[Examined]) -> list[Finding]:
+    findings = []
+    for label in _labels(masked):
+        rows = [(c.name, *c.mask.second[label]) for c in masked if c.mask]
+        split = [row for row in rows if row[1] > SECOND_PIECE]
+        if len(split) > USUAL * len(rows) or len(rows) < 3:
+            continue  # two kidneys, or too few to know
+        for name, share, at in split:
+            found, wanted = (
+                f"{label} has a second piece, {share:.0%} of the first",
+                "one piece, as the others",
+            )
+            todo = "Look at the ring in the picture; erase it if it does not belong to it"
+            findings.append(Finding("warning", "fragmented", (name,), found, wanted, todo, (name,), at))
+    return findings
+
+
+def _cut(masked: list[Examined]) -> list[Finding]:
+    cut = [(c.name, c.mask.cut) for c in masked if c.mask and c.mask.cut > CUT]
+    if len(cut) > USUAL * len(masked):
+        what = f"{len(cut)} of {len(masked)} masks end at the border of their scan"
+        return [Finding("info", "cut-off", (), what, "", "Nothing, if the organ is longer than the scans")]
+    todo = "Look whether the scan was cropped too tightly; what is cut off is learnt as a boundary"
+    return [
+        Finding(
+            "warning",
+            "cut-off",
+            (name,),
+            f"{share:.0%} of the mask's surface lies on one side of the scan",
+            f"at most {CUT:.0%}",
+            todo,
+            (name,),
+        )
+        for name, share in cut
+    ]
+
+
+def _labels(masked: list[Examined]) -> list[str]:
+    return list(dict.fromkeys(name for case in masked if case.mask for name in case.mask.volumes_ml))
+
+
+def _times(numbers: Floats) -> str:
+    return " x ".join(f"{number:.3g}" for number in numbers)

@@ -1,0 +1,1 @@
+"""From a folder of scans and masks to a data set."""

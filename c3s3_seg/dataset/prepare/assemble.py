@@ -1,0 +1,231 @@
+"""What is to be made of a folder: its scans by name, patient and split, before anything is written."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePath
+
+from c3s3_seg.dataset.index import Splits
+from c3s3_seg.dataset.labels import Labels, agreed
+from c3s3_seg.dataset.layouts import read_layout
+from c3s3_seg.dataset.patients import GIVEN, OWN, Guess, counted, patients_by_path
+from c3s3_seg.dataset.prepare.convert import SUFFIX, source_hashes
+from c3s3_seg.dataset.prepare.discover import Progress, Search, by_name, discover, silent
+from c3s3_seg.dataset.prepare.inventory import Inventory, Mask, Pair, Part, Refused
+from c3s3_seg.dataset.prepare.naming import Earlier, name_cases, name_patients, read_earlier
+from c3s3_seg.dataset.splits import Member, assign
+from c3s3_seg.errors import C3S3Error, InputError
+from c3s3_seg.io.image.files import image_stem, image_suffix
+from c3s3_seg.system.files import PlainName, printable
+from c3s3_seg.system.process_pool import each
+
+UNREAD = {"image": ""}  # known as nothing: reading it will say why
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is wanted.
+
+    Parameters
+    ----------
+    search
+        How to look.
+    labels
+        Names and values; None: as the masks or the layout have them.
+    patient
+        A regular expression for the patient in the path of a scan; None: from DICOM, or as `patients` has it.
+    validation, seed
+        Patients for validation, and what draws them; None: about 1 in 10, or as the layout has it.
+    name, modality
+        Of the data set; empty: the folder's name, and what the headers say.
+    empty_masks
+        Learn from masks that hold nothing but background.
+    """
+
+    search: Search = field(default_factory=Search)
+    labels: Labels | None = None
+    patient: str | None = None
+    validation: int | None = None
+    seed: int = 0
+    name: str = ""
+    modality: str = ""
+    empty_masks: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be made: pairs with their names and patients, and who is for what."""
+
+    pairs: tuple[Pair, ...]
+    cases: tuple[str, ...]
+    patients: tuple[str, ...]
+    hashes: tuple[Mapping[str, str], ...]
+    splits: Splits
+    labels: Labels
+    earlier: Earlier
+
+    @property
+    def wanted(self) -> list[int]:
+        """Numbers of the cases that are for something."""
+        named = {*self.splits.cases, *self.splits.test}
+        return [number for number, case in enumerate(self.cases) if case in named]
+
+
+def find(source: Path, settings: Settings, progress: Progress = silent) -> Inventory:
+    """What a folder holds, whatever its layout, with the patients as they are wanted.
+
+    Raises
+    ------
+    InputError
+        As `discover` and `read_layout` do.
+    """
+    search = replace(settings.search, labels=settings.labels)
+    found = read_layout(source, search, progress)
+    if found is None:
+        found = discover(source, search, progress)
+    found = _with_plain_names(found)
+    if settings.validation is not None:
+        found = replace(found, pairs=tuple(_unsplit(pair) for pair in found.pairs))
+    if settings.patient is None:
+        return _with_patients(found)
+    scans, refused = by_name([pair.scan for pair in found.pairs], settings.patient)
+    renamed = {scan.part: scan for scan in scans}
+    pairs = tuple(replace(p, scan=renamed[p.scan.part]) for p in found.pairs if p.scan.part in renamed)
+    return _with_patients(replace(found, pairs=pairs, refused=(*found.refused, *refused)))
+
+
+def _with_plain_names(found: Inventory) -> Inventory:
+    """Without the scans whose names, as they are in the source, cannot be names of cases."""
+    pairs, refused = [], []
+    for pair in found.pairs:
+        try:
+            if pair.scan.part.kind != "dicom":
+                PlainName(pair.scan.stem)
+                PlainName(f"{pair.scan.stem}{SUFFIX}")
+            pairs.append(pair)
+        except ValueError as error:
+            reason = f"its name cannot be that of a case: wanted {error}. Rename it."
+            refused.append(Refused(pair.scan.part.place, reason))
+    return replace(found, pairs=tuple(pairs), refused=(*found.refused, *refused))
+
+
+def _with_patients(found: Inventory) -> Inventory:
+    """With a patient for each scan of which only its path says it, and with what was gone by."""
+    unknown = [pair.scan for pair in found.pairs if not pair.scan.patient and pair.scan.part.kind != "dicom"]
+    paths = [PurePath(scan.part.place) for scan in unknown]
+    guesses = patients_by_path([path.parent / _stem(path) for path in paths])
+    by_part = dict(zip([scan.part for scan in unknown], guesses, strict=True))
+    pairs, all_guesses = [], []
+    for number, pair in enumerate(found.pairs):
+        scan = pair.scan
+        guess = by_part.get(scan.part) or _as_found(scan.patient, number)
+        all_guesses.append(guess)
+        named = scan if scan.part not in by_part else replace(scan, patient=f"path {guess.patient}")
+        pairs.append(replace(pair, scan=named))
+    return replace(found, pairs=tuple(pairs), patients_by=counted(all_guesses))
+
+
+def _stem(path: PurePath) -> str:
+    return image_stem(Path(path)) if image_suffix(Path(path)) else path.stem
+
+
+def _as_found(patient: str, number: int) -> Guess:
+    """A patient that is known by DICOM, --patient or the index; a DICOM scan without any id is its own."""
+    kind = patient.partition(" ")[0]
+    rule = {"p": GIVEN, "name": "--patient", "": OWN}.get(kind, f"DICOM's {kind}")
+    return Guess(patient or f"scan {number}", rule)
+
+
+def _unsplit(pair: Pair) -> Pair:
+    """A layout's own splits give way to a draw that was asked for; its test cases stay what they are."""
+    return pair if pair.scan.split == "test" else replace(pair, scan=replace(pair.scan, split=""))
+
+
+def labels_of(inventory: Inventory, settings: Settings) -> Labels:
+    """The labels of all masks: as they are given, as the layout has them, or as the masks do.
+
+    Raises
+    ------
+    InputError
+        If the masks do not agree.
+    """
+    given = settings.labels or (Labels(inventory.labels) if inventory.labels else None)
+    labels = agreed(given, [pair.mask for pair in inventory.pairs if pair.mask is not None])
+    for name in labels.named:
+        try:
+            PlainName(name)
+        except ValueError as error:
+            what = f"the label {printable(name)!r}: wanted {error}"
+            todo = "Name it with --labels 'NAME=1,OTHER NAME=1': the first name of a value is the label's"
+            raise InputError(what, todo=todo) from None
+    return labels
+
+
+def modality_of(pairs: Sequence[Pair], settings: Settings) -> str:
+    """The modality of all scans, as far as it is known.
+
+    Raises
+    ------
+    InputError
+        If there are several.
+    """
+    kinds = Counter(pair.scan.modality for pair in pairs if pair.scan.modality)
+    if settings.modality or len(kinds) < 2:
+        return settings.modality or next(iter(kinds), "")
+    found = ", ".join(f"{count} of {name}" for name, count in kinds.most_common())
+    raise InputError(f"a data set is of one modality; found {found}", todo="Choose one with --modality")
+
+
+def arrange(inventory: Inventory, out: Path, labels: Labels, settings: Settings, progress: Progress) -> Plan:
+    """Give each scan its name, its patient and its split; what an earlier run has given is kept.
+
+    Parameters
+    ----------
+    inventory
+        What was found.
+    out
+        The data set's folder, which need not be there.
+    labels
+        Of all masks.
+    settings
+        What is wanted.
+    progress
+        Is told how many sources have been compared with those of the earlier run.
+
+    Raises
+    ------
+    InputError
+        If `out` holds a data set of another making, or the splits cannot be drawn as they are wanted.
+    """
+    earlier = read_earlier(out)
+    pairs = inventory.pairs
+    # Of a first run, whoever reads a scan takes its hash.
+    hashes = _hash_all(pairs, settings, progress) if earlier.records else ()
+    cases = name_cases(pairs, hashes, earlier)
+    patients = name_patients([pair.scan for pair in pairs], cases, earlier)
+    members = [
+        Member(case, patient, pair.mask is not None, pair.scan.split)
+        for case, patient, pair in zip(cases, patients, pairs, strict=True)
+    ]
+    kept = earlier.validation if earlier.draw == (settings.validation, settings.seed) else frozenset()
+    splits = assign(members, settings.validation, settings.seed, kept)
+    return Plan(pairs, tuple(cases), tuple(patients), hashes, splits, labels, earlier)
+
+
+def _hash_all(pairs: Sequence[Pair], settings: Settings, progress: Progress) -> tuple[Mapping[str, str], ...]:
+    work = [(pair.scan.part, pair.mask) for pair in pairs]
+    answers: dict[int, Mapping[str, str]] = {}
+    for number, answer in each(_hashes, work, settings.search.workers):
+        answers[number] = answer if isinstance(answer, dict) else UNREAD
+        progress("comparing with the earlier run", len(answers), len(work))
+    return tuple(answers[number] for number in range(len(work)))
+
+
+def _hashes(work: tuple[Part, Mask | None]) -> Mapping[str, str]:
+    scan, mask = work
+    try:
+        return source_hashes(scan, mask.part if mask is not None else None)
+    except C3S3Error:
+        return UNREAD

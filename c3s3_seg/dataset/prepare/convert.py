@@ -1,0 +1,213 @@
+"""One case, from the source into the data set: read, checked, written, recorded. Runs in a worker."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from c3s3_seg.dataset.check.case_faults import scan_fault
+from c3s3_seg.dataset.index import Record
+from c3s3_seg.dataset.labels import Labels
+from c3s3_seg.dataset.prepare.inventory import Part, reason_of
+from c3s3_seg.errors import C3S3Error, InputError, public
+from c3s3_seg.geometry.volume import Array, Volume
+from c3s3_seg.io import save
+from c3s3_seg.io.formats import is_own_result
+from c3s3_seg.io.hashes import Watch, content_sha256, sha256
+from c3s3_seg.io.reading import Fix
+from c3s3_seg.system.files import make_own_folder, write_whole
+from c3s3_seg.system.ownership import PROGRAM, TODO, check_place
+from c3s3_seg.system.schema import dump
+
+STATE = ".prepare"  # in the data set, while it is being made: the record of each case that is finished
+SUFFIX = ".nii.gz"
+
+
+@dataclass(frozen=True)
+class Work:
+    """One case, as it goes to a worker; nothing in it says who the patient is.
+
+    Parameters
+    ----------
+    case, patient
+        Its name, and the pseudonym.
+    scan, mask
+        Where they lie.
+    note
+        What has to be said of the pair.
+    labels
+        Name -> value.
+    root
+        The source.
+    image, label
+        The files to write.
+    state
+        The folder for its record.
+    settings
+        Hash of what the files depend on beside the source.
+    sources
+        Hashes of the source, where they are known already.
+    known
+        What was recorded when it was made before.
+    fix
+        Repairs that are allowed.
+    """
+
+    case: str
+    patient: str
+    scan: Part
+    mask: Part | None
+    note: str
+    labels: Labels
+    root: Path
+    image: Path
+    label: Path
+    state: Path
+    settings: str
+    sources: Mapping[str, str]
+    known: Record | None
+    fix: frozenset[Fix]
+
+
+@dataclass(frozen=True)
+class Made:
+    """What became of a case: its record; whether it was there already; why its mask was refused."""
+
+    record: Record
+    kept: bool = False
+    mask_refused: str = ""
+
+
+def convert(work: Work) -> Made | str:
+    """Make a case, unless it is there already with the same source and settings; else the reason why not."""
+    try:
+        if work.known is not None:
+            sources = work.sources or source_hashes(work.scan, work.mask)
+            if _is_whole(work, work.known, sources):
+                return Made(replace(work.known, patient=work.patient), kept=True)
+        return _make(work)
+    except MemoryError:
+        return "it does not fit into memory"
+    except Exception as error:  # one bad case must not stop the others
+        return reason_of(error)
+
+
+def source_hashes(scan: Part, mask: Part | None) -> dict[str, str]:
+    """The sha256 of what a case is made from: `image` and, where there is a mask, `label`.
+
+    Raises
+    ------
+    InputError
+        If a file cannot be read.
+    """
+    found = {"image": content_sha256(scan.files, scan.phase)}
+    if mask is not None:
+        found["label"] = _mask_sha256(mask)
+    return found
+
+
+def _mask_sha256(mask: Part) -> str:
+    if mask.kind != "structures":
+        return content_sha256(mask.files, mask.phase)
+    each = sorted(f"{name} {sha256(path)}" for name, path in zip(mask.names, mask.files, strict=True))
+    return hashlib.sha256("\n".join(each).encode()).hexdigest()
+
+
+def _is_whole(work: Work, known: Record, sources: Mapping[str, str]) -> bool:
+    """Whether the files of an earlier run are there as they were, and made from the same with the same."""
+    if known.source_sha256 != sources or known.settings != work.settings:
+        return False
+    files = {"image": work.image, "label": work.label}
+    if not known.sha256.keys() <= files.keys():
+        return False
+    return all(files[key].is_file() and sha256(files[key]) == known.sha256[key] for key in known.sha256)
+
+
+def _make(work: Work) -> Made:
+    read = [part for part in (work.scan, work.mask) if part is not None]
+    watched = [Watch(part.files[0], part.files) for part in read]
+    scan = work.scan.scan(work.root, work.fix)
+    if scan.array.min() == scan.array.max():
+        raise InputError(f"all its voxels are {scan.array.flat[0]}")
+    fault = scan_fault(scan)
+    if fault is not None:
+        raise InputError(fault.found)
+    mask, refused = _mask(work, scan)
+    sources = source_hashes(work.scan, work.mask)
+    for watch in watched:  # the hashes must be those of what was read
+        watch.check()
+    notes = [*scan.source.notes, *(mask.source.notes if mask is not None else ()), work.note]
+    make_own_folder(work.image.parent)
+    _check_places(work)
+    save(scan.geometry.volume(_smallest(scan.array)), work.image, note=PROGRAM)
+    hashes = {"image": sha256(work.image)}
+    values: tuple[int, ...] = ()
+    if mask is None:
+        work.label.unlink(missing_ok=True)  # of an earlier run, when it had one
+        sources.pop("label", None)
+    else:
+        make_own_folder(work.label.parent)
+        save(mask, work.label, note=PROGRAM)
+        hashes["label"] = sha256(work.label)
+        values = tuple(int(v) for v in np.unique(mask.array) if v)
+    parts = {"image": work.scan, "label": work.mask}
+    places = {key: part.public for key in hashes if (part := parts[key]) is not None}
+    record = Record(
+        work.patient, hashes, places, sources, _public(notes), values=values, settings=work.settings
+    )
+    write_whole(work.state / f"{work.case}.json", json.dumps(dump(record)).encode())
+    return Made(record, mask_refused=refused)
+
+
+def _check_places(work: Work) -> None:
+    """Never write over, or remove, a file that another program put there, or a mask that somebody has edited.
+
+    Raises
+    ------
+    InputError
+        If there is such a file, or a link.
+    """
+    for key, path in (("image", work.image), ("label", work.label)):
+        recorded = None if work.known is None else work.known.sha256.get(key)
+        if path.is_symlink() or not path.is_file():
+            check_place(path)
+        elif recorded is None and not is_own_result(path):
+            raise InputError("there is a file that an earlier run did not write", where=path, todo=TODO)
+        elif recorded is not None and key == "label" and sha256(path) != recorded:
+            raise InputError("there is a mask that was changed since it was written", where=path, todo=TODO)
+
+
+def _mask(work: Work, scan: Volume) -> tuple[Volume | None, str]:
+    """The mask on the scan's grid; or none, and why it was refused."""
+    if work.mask is None:
+        return None, ""
+    part = work.mask
+    names = part.names if part.drawing is None else part.drawing.names
+    try:
+        values = work.labels.of_names(names, part.files[0]) if names or part.drawing else {}
+        mask = work.mask.mask(scan.geometry, values)
+        unknown = work.labels.unknown(np.unique(mask.array).tolist())
+        if unknown:
+            raise InputError(f"it holds the value {unknown[0]}, which no label has")
+    except (C3S3Error, ValueError) as error:
+        return None, reason_of(error)
+    return replace(mask, array=mask.array.astype(np.min_scalar_type(int(mask.array.max())))), ""
+
+
+def _smallest(array: Array) -> Array:
+    """Whole numbers as int16, where they fit: what is read from DICOM is float32, which packs worse."""
+    small = np.iinfo(np.int16)
+    fits = array.dtype == np.float32 and array.min() >= small.min and array.max() <= small.max
+    if not (fits and np.array_equal(array, np.rint(array))):
+        return array
+    return array.astype(np.int16)
+
+
+def _public(notes: list[str]) -> tuple[str, ...]:
+    """The notes without the names of DICOM files, which may be those of patients."""
+    return tuple(public(note) for note in notes if note)

@@ -1,0 +1,254 @@
+"""What lies in a folder that nobody has put in order: DICOM series, image files, masks of every kind.
+
+An image file is a mask if it holds whole numbers of few values, and its name or a folder of it says so
+(`labelsTr`, `p1_seg`), or it lies on the grid of a scan. What holds few values and says nothing is refused.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatch
+from pathlib import Path, PurePath
+
+from c3s3_seg.dataset.check.mask_statistics import few_values, why_no_mask
+from c3s3_seg.dataset.labels import Labels
+from c3s3_seg.dataset.prepare.arrays import Arrays, find_arrays, is_array_file
+from c3s3_seg.dataset.prepare.inventory import Haul, Inventory, Mask, Part, Refused, Scan, reason_of
+from c3s3_seg.dataset.prepare.pairing import Grids, Shelf, pair, says, trail
+from c3s3_seg.dataset.prepare.structures import LEFT_OUT, Gathered, gather
+from c3s3_seg.errors import C3S3Error, InputError
+from c3s3_seg.geometry.volume import Geometry
+from c3s3_seg.io.cases import walk_files
+from c3s3_seg.io.detect import is_dicom, is_zip
+from c3s3_seg.io.hashes import scan_files
+from c3s3_seg.io.image.files import image_stem, image_suffix, load_image
+from c3s3_seg.io.reading import Fix, SeriesRule
+from c3s3_seg.system.process_pool import Died, each
+
+# Called with (what is at work, how many are done, of how many).
+Progress = Callable[[str, int, int], None]
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """No progress."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """How to look.
+
+    Parameters
+    ----------
+    rule
+        Which DICOM series are wanted; None takes every volume.
+    fix
+        Repairs that are allowed.
+    leave_out
+        Patterns of paths, relative to the source, that are passed over: `*.old.nii.gz`, `2019/*`.
+    workers
+        Processes that look into image files.
+    labels
+        The labels that are wanted, where they were named: mask files of one structure each are found by them.
+    """
+
+    rule: SeriesRule | None = None
+    fix: frozenset[Fix] = frozenset()
+    leave_out: tuple[str, ...] = ()
+    workers: int = 1
+    labels: Labels | None = None
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What an image file holds: its grid, and its foreground values where it may be a mask."""
+
+    grid: Geometry
+    values: tuple[int, ...] | None
+
+
+def wanted_files(root: Path, leave_out: Collection[str]) -> Iterator[Path]:
+    """All files below a folder but those that are left out."""
+    for path in walk_files(root):
+        if not is_left_out(path.relative_to(root).as_posix(), leave_out):
+            yield path
+
+
+def is_left_out(place: str, leave_out: Collection[str]) -> bool:
+    """Whether a path relative to the source is one of those to be passed over."""
+    return any(fnmatch(place, pattern) for pattern in leave_out)
+
+
+def discover(root: Path, search: Search, progress: Progress = silent) -> Inventory:
+    """Look through a folder and its sub-folders.
+
+    Parameters
+    ----------
+    root
+        The folder.
+    search
+        How to look.
+    progress
+        Is told which file is looked into.
+
+    Returns
+    -------
+    Inventory
+        Nothing found is an inventory without pairs.
+
+    Raises
+    ------
+    InputError
+        If a folder cannot be read.
+    """
+    found = Haul()
+    arrays = arrays_in(root, search)
+    dicoms, images = [], []
+    for path in wanted_files(root, search.leave_out):
+        if is_array_file(path):
+            continue
+        if image_suffix(path):
+            images.append(path)
+        elif is_dicom(path):
+            dicoms.append(path)
+        elif is_zip(path):
+            found.refused.append(Refused(_place(path, root), "archives are not looked into: unpack it"))
+        else:
+            found.passed["neither images nor DICOM"] += 1
+    if dicoms:
+        _sort_dicom(root, dicoms, search, found)
+    _sort_images(root, images, search, found, progress)
+    found.scans.sort(key=lambda scan: scan.part.place)
+    gathered = Gathered(rest=found.masks)
+    if search.labels is not None:
+        gathered = gather(Shelf(found.scans), found.masks, search.labels)
+        found.passed.update({LEFT_OUT: gathered.left_out} if gathered.left_out else {})
+    pairs, refused = pair(found.scans, gathered.rest, gathered.masks)
+    refused = [*found.refused, *gathered.refused, *refused, *arrays.refused]
+    found.passed.update(arrays.passed)
+    return Inventory((*pairs, *arrays.pairs), tuple(refused), found.passed, assumed=arrays.assumed)
+
+
+def arrays_in(root: Path, search: Search) -> Arrays:
+    """The scans in HDF5 files, see `find_arrays`."""
+    files = list(walk_files(root))
+    if not any(map(is_array_file, files)):
+        return Arrays()
+    return find_arrays(root, files, lambda p: is_left_out(p.relative_to(root).as_posix(), search.leave_out))
+
+
+def _sort_dicom(root: Path, files: Sequence[Path], search: Search, found: Haul) -> None:
+    from c3s3_seg.dataset.prepare.discover_dicom import find_drawings, find_scans
+    from c3s3_seg.io.dicom.series import look_through
+
+    seen = look_through(root, files)
+    for add in (find_scans(seen, search.rule, search.fix), find_drawings(seen, search.rule)):
+        found.scans += add.scans
+        found.masks += add.masks
+        found.refused += add.refused
+        found.passed.update(add.passed)
+
+
+def _sort_images(root: Path, images: Sequence[Path], search: Search, found: Haul, progress: Progress) -> None:
+    """Scans first, as some masks are known by lying on the grid of one."""
+    unsure: list[tuple[Path, Probe]] = []
+    for path, probe in probes(images, search, progress):
+        said = says(stem_path(path, root))
+        if isinstance(probe, str):
+            found.refused.append(Refused(_place(path, root), probe))
+        elif probe.values is None and said == "mask":
+            reason = f"it is named like a mask, and {why_no_mask_file(path, search)}"
+            found.refused.append(Refused(_place(path, root), reason))
+        elif probe.values is None:
+            found.scans.append(_scan(path, root, probe.grid))
+        elif said == "mask":
+            found.masks.append(_mask(path, root, probe))
+        else:
+            unsure.append((path, probe))
+    grids = Grids(scan.grid for scan in found.scans)
+    for path, probe in unsure:
+        if grids.same(probe.grid):
+            found.masks.append(_mask(path, root, probe))
+        else:
+            reason = (
+                f"it holds {len(probe.values or ())} whole values, as a mask does, and neither its name nor"
+                " a scan on its grid says so: put 'mask' or 'seg' into its name, or leave it out"
+            )
+            found.refused.append(Refused(_place(path, root), reason))
+
+
+def probes(images: Sequence[Path], search: Search, progress: Progress) -> Iterator[tuple[Path, Probe | str]]:
+    """What each image file holds, or why it cannot be read; in the order of the files."""
+    mend = "orthonormal" in search.fix
+    answers: dict[int, Probe | str] = {}
+    for number, answer in each(_probe, [(path, mend) for path in images], search.workers):
+        answers[number] = answer.reason if isinstance(answer, Died) else answer
+        progress("looking into image files", len(answers), len(images))
+    yield from ((path, answers[number]) for number, path in enumerate(images))
+
+
+def _probe(work: tuple[Path, bool]) -> Probe | str:
+    path, mend = work
+    try:
+        volume = load_image(path, orthonormal=mend)
+        return Probe(volume.geometry, few_values(volume.array))
+    except Exception as error:  # one bad file must not stop the others
+        return reason_of(error)
+
+
+def why_no_mask_file(path: Path, search: Search) -> str:
+    """What an image file holds that no mask has; its probe found no values of a mask."""
+    try:
+        return why_no_mask(load_image(path, orthonormal="orthonormal" in search.fix))
+    except C3S3Error as error:  # it was readable a moment ago
+        return f"cannot be read any more: {reason_of(error)}"
+
+
+def stem_path(path: Path, root: Path) -> PurePath:
+    """The path below the source, without the image suffix."""
+    return PurePath(path.parent.relative_to(root)) / image_stem(path)
+
+
+def image_part(path: Path, root: Path) -> Part:
+    """An image file, with the file beside it that holds its voxels, where there is one."""
+    files = scan_files(path)
+    files.sort(key=lambda file: file != path)
+    return Part("image", _place(path, root), tuple(files))
+
+
+def _scan(path: Path, root: Path, grid: Geometry) -> Scan:
+    return Scan(image_part(path, root), image_stem(path), grid=grid, trail=trail(stem_path(path, root)))
+
+
+def _mask(path: Path, root: Path, probe: Probe) -> Mask:
+    return Mask(image_part(path, root), probe.grid, probe.values, trail(stem_path(path, root)))
+
+
+def _place(path: Path, root: Path) -> str:
+    return os.fspath(path.relative_to(root))
+
+
+def by_name(scans: Sequence[Scan], pattern: str) -> tuple[list[Scan], list[Refused]]:
+    """Patients from the paths: the first group of a regular expression, or all that it matches.
+
+    Raises
+    ------
+    InputError
+        If it is no regular expression.
+    """
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise InputError(f"--patient '{pattern}' is no regular expression ({error})") from None
+    kept, refused = [], []
+    for scan in scans:
+        match = compiled.search(scan.part.place)
+        name = match.group(1 if match.groups() else 0) if match is not None else ""
+        if not name:
+            reason = f"--patient '{pattern}' is not found in its path, so of whom it is is not known"
+            refused.append(Refused(scan.part.place, reason))
+        else:
+            kept.append(replace(scan, patient=f"name {name}"))
+    return kept, refused

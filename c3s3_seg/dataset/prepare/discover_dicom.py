@@ -1,0 +1,147 @@
+"""DICOM series and what is drawn on them, from the headers of all files of a folder."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path, PurePath
+
+from c3s3_seg.dataset.prepare.inventory import Haul, Mask, Part, Refused, Scan, reason_of
+from c3s3_seg.dataset.prepare.pairing import trail
+from c3s3_seg.errors import C3S3Error, InputError
+from c3s3_seg.geometry.volume import Geometry
+from c3s3_seg.io.detect import is_dicom
+from c3s3_seg.io.dicom.header import Broken
+from c3s3_seg.io.dicom.load import check
+from c3s3_seg.io.dicom.series import Found, Series
+from c3s3_seg.io.dicom_objects.segmentation import SEG_CLASSES, look_at_drawing
+from c3s3_seg.io.reading import Fix, Reading, SeriesRule
+
+
+def find_scans(found: Found, rule: SeriesRule | None, fix: frozenset[Fix]) -> Haul:
+    """The series that are volumes, by their headers alone; damaged files that belong to none are refused too.
+
+    Parameters
+    ----------
+    found
+        What `look_through` read.
+    rule
+        Which of them are wanted; None takes all.
+    fix
+        Repairs that are allowed.
+    """
+    files = _files_of(found)
+    damaged, strays = _damage(found)
+    haul = Haul(refused=strays)
+    for number, series in enumerate(found.series):
+        place = f"{_folder(series, found.root)}: {series}"
+        if _is_seg(series):
+            continue
+        if not series.is_volume:
+            haul.passed["DICOM series that are no volumes (localizers, single images)"] += 1
+        elif not _is_wanted(series, rule):
+            haul.passed["DICOM series that are not wanted"] += 1
+        elif number in damaged:
+            haul.refused.append(Refused(place, damaged[number]))
+        else:
+            try:
+                haul.scans.append(_scan(series, place, files[_group(series)], found.root, fix))
+            except C3S3Error as error:
+                haul.refused.append(Refused(place, reason_of(error)))
+    return haul
+
+
+def find_drawings(found: Found, rule: SeriesRule | None) -> Haul:
+    """The SEG and RTSTRUCT files among what was read; those of series that are not wanted are passed over."""
+    haul = Haul()
+    unwanted = {series.uid for series in found.series if not _is_wanted(series, rule)}
+    segs = [(item.path, item.name) for series in found.series if _is_seg(series) for item in series.slices]
+    others = [(path, name) for name in found.ignored if is_dicom(path := found.root / name)]
+    for path, place in (*segs, *others):
+        try:
+            drawing = look_at_drawing(path)
+        except InputError as error:
+            haul.refused.append(Refused(place, reason_of(error)))
+            continue
+        if drawing is None:
+            haul.passed["DICOM objects of other kinds"] += 1
+        elif drawing.series and drawing.series <= unwanted:
+            haul.passed["masks of DICOM series that are not wanted"] += 1
+        else:
+            haul.masks.append(Mask(Part("drawing", place, (path,), drawing=drawing)))
+    return haul
+
+
+def _is_seg(series: Series) -> bool:
+    return series.slices[0].text("SOPClassUID") in SEG_CLASSES
+
+
+def _is_wanted(series: Series, rule: SeriesRule | None) -> bool:
+    return rule is None or rule.takes(series.modality, series.description)
+
+
+def _scan(series: Series, place: str, files: Sequence[Path], root: Path, fix: frozenset[Fix]) -> Scan:
+    placed = check(series, root, Reading(series.key, fix))
+    first = series.slices[0]
+    grid = None
+    if placed.even and placed.upright:  # else it has none before it is repaired
+        shape = first.number("Columns", 0), first.number("Rows", 0), len(placed.places)
+        grid = Geometry(shape, placed.affine, first.text("FrameOfReferenceUID") or None)
+    return Scan(
+        Part("dicom", place, tuple(files), series.key),
+        patient=_patient(series),
+        grid=grid,
+        modality=series.modality.replace("-", ""),
+        series=series.uid,
+        slices=frozenset(filter(None, (item.text("SOPInstanceUID") for item in series.slices))),
+        trail=trail(PurePath(_folder(series, root))),
+    )
+
+
+def _patient(series: Series) -> str:
+    """The id; where there is none the name, and without that the study: one study is of one patient."""
+    for keyword in ("PatientID", "PatientName", "StudyInstanceUID"):
+        value = series.slices[0].text(keyword)
+        if value:
+            return f"{keyword} {value}"
+    return ""
+
+
+def _group(series: Series) -> str:
+    """What the parts of one series have in common."""
+    return series.uid or os.fspath(series.slices[0].path.parent)
+
+
+def _files_of(found: Found) -> dict[str, list[Path]]:
+    """All files of each series, those of its other parts and its localizers too: reading needs them all."""
+    files: dict[str, set[Path]] = defaultdict(set)
+    for series in found.series:
+        files[_group(series)] |= {item.path for item in (*series.slices, *series.localizers)}
+    return {key: sorted(paths) for key, paths in files.items()}
+
+
+def _folder(series: Series, root: Path) -> str:
+    """The folder that all slices lie in, relative to the source."""
+    return os.path.relpath(os.path.commonpath([item.path.parent for item in series.slices]), root)
+
+
+def _damage(found: Found) -> tuple[dict[int, str], list[Refused]]:
+    """Number of a series -> its damage; and damaged files that belong to none of them."""
+    damaged: dict[int, str] = {}
+    strays = []
+    for item in found.broken:
+        reason = f"the file '{item.name}' {item.verdict}. Copy or export it again"
+        hits = _victims(item, found)
+        damaged |= dict.fromkeys(hits, reason)
+        if not hits:
+            strays.append(Refused(item.name, f"it {item.verdict}. Copy or export it again"))
+    return damaged, strays
+
+
+def _victims(item: Broken, found: Found) -> list[int]:
+    """The series that a damaged file is of: the one it names, else those in its folder."""
+    if item.series_uid:
+        return [n for n, series in enumerate(found.series) if series.uid.startswith(item.series_uid)]
+    folder = (found.root / item.name).parent
+    return [n for n, s in enumerate(found.series) if s.is_volume and s.slices[0].path.parent == folder]

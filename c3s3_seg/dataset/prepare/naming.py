@@ -1,0 +1,177 @@
+"""Names of cases and pseudonyms of patients, and what an earlier run into the folder has made of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from c3s3_seg.dataset.index import INDEX, DataSet, Record
+from c3s3_seg.dataset.prepare.convert import STATE, SUFFIX
+from c3s3_seg.dataset.prepare.inventory import Pair, Scan
+from c3s3_seg.errors import C3S3Error, InputError
+from c3s3_seg.io.cases import unique_names
+from c3s3_seg.system.files import PlainName, read_json
+from c3s3_seg.system.schema import parse
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """What is in the folder already.
+
+    Parameters
+    ----------
+    records
+        Case -> what was recorded of it.
+    validation
+        Patients who were drawn for validation.
+    draw
+        What decided that: how many were wanted, and the seed.
+    """
+
+    records: Mapping[str, Record] = field(default_factory=dict)
+    validation: frozenset[str] = frozenset()
+    draw: tuple[int | None, int] | None = None
+
+
+def read_earlier(out: Path) -> Earlier:
+    """What an earlier run has made, finished or not.
+
+    Raises
+    ------
+    InputError
+        If there is a data set that was not made by `prepare`.
+    """
+    state = out / STATE
+    folder = next((f for f in (out, state) if (f / INDEX).is_file()), None)
+    records: dict[str, Record] = {}
+    validation: frozenset[str] = frozenset()
+    draw = None
+    if folder is not None:
+        index = read_json(folder / INDEX)
+        made = index.get("prepared") if isinstance(index, dict) else None
+        if not isinstance(made, dict):
+            what = "there is a data set here already, which `prepare` did not make"
+            raise InputError(what, where=out, todo="Give another folder with -o")
+        data = DataSet.load(folder)
+        records |= data.records
+        validation = frozenset(records[case].patient for case in data.splits.validation if case in records)
+        draw = (made.get("validation"), made.get("seed", 0))
+    for path in sorted(state.glob("*.json")):
+        record = _record(path)
+        if path.name != INDEX and record is not None:
+            records[path.stem] = record
+    whole = {case: r for case, r in records.items() if "image" in r.source and "image" in r.source_sha256}
+    return Earlier(whole, validation, draw)
+
+
+def _record(path: Path) -> Record | None:
+    try:
+        PlainName(path.stem)
+        return parse(Record, read_json(path), path)
+    except (C3S3Error, ValueError):
+        return None  # not ours, or not whole: that case is done again
+
+
+def name_cases(pairs: Sequence[Pair], hashes: Sequence[Mapping[str, str]], earlier: Earlier) -> list[str]:
+    """A name for each scan: the one that it had; else for DICOM the next number, for a file its stem.
+
+    Parameters
+    ----------
+    pairs
+        The scans.
+    hashes
+        `source_hashes` of each; empty where nothing was made earlier.
+    earlier
+        What was: a scan is known again by its place and its content, or one of the two.
+
+    Returns
+    -------
+    list of str
+        One for each; they differ in more than upper and lower case.
+    """
+    names: dict[int, str] = {}
+    free = dict(earlier.records)
+    for same in (_same_both, _same_place, _same_content):
+        where: dict[Any, list[str]] = {}
+        for case, record in free.items():
+            where.setdefault(same(record.source["image"], record.source_sha256["image"]), []).append(case)
+        for number, pair in enumerate(pairs):
+            if number in names or not hashes:
+                continue
+            place = pair.scan.part.public if pair.scan.stem else ""
+            hits = where.get(same(place, hashes[number]["image"]))
+            if hits:
+                names[number] = hits.pop(0)
+                del free[names[number]]
+    _name_new(pairs, names, [*earlier.records])
+    return [names[number] for number in range(len(pairs))]
+
+
+def _same_both(place: str, content: str) -> object:
+    return place, content
+
+
+def _same_place(place: str, content: str) -> object:
+    del content
+    return place
+
+
+def _same_content(place: str, content: str) -> object:
+    del place
+    return content
+
+
+def _name_new(pairs: Sequence[Pair], names: dict[int, str], taken: Iterable[str]) -> None:
+    taken = list(taken)
+    new = [number for number in range(len(pairs)) if number not in names]
+    numbers = count(
+        1 + max((int(n[1]) for name in taken if (n := re.fullmatch("case-([0-9]{1,9})", name))), default=0)
+    )
+    for number in (n for n in new if not pairs[n].scan.stem):
+        names[number] = f"case-{next(numbers):04d}"
+    files = [n for n in new if pairs[n].scan.stem]
+    wanted = [(_folder(pairs[n].scan.part.files[0], pairs[n].scan.stem), pairs[n].scan.stem) for n in files]
+    names |= dict(zip(files, unique_names(wanted, [*taken, *names.values()]), strict=True))
+
+
+def _folder(path: Path, stem: str) -> str:
+    """The folder that tells two files of one name apart, if it may be in the name of a file."""
+    folder = path.resolve().parent.name
+    try:
+        PlainName(f"{folder}_{stem}_00000{SUFFIX}")
+    except ValueError:
+        return "x"
+    return folder or "x"
+
+
+def name_patients(scans: Sequence[Scan], cases: Sequence[str], earlier: Earlier) -> list[str]:
+    """A pseudonym for each scan's patient: p-0001, p-0002, ... as they are first seen.
+
+    Nothing of the patient is in it, and nobody can tell from it who it is. Whoever had one keeps it, as
+    long as one of their scans is still there; a scan of which no patient is known has one of its own.
+    """
+    known: dict[str, str] = {}
+    given: set[str] = set()
+    for scan, case in zip(scans, cases, strict=True):
+        before = earlier.records[case].patient if case in earlier.records else ""
+        # Two patients whom an earlier run took for one are told apart from now on.
+        if scan.patient and before and scan.patient not in known and before not in given:
+            known[scan.patient] = before
+            given.add(before)
+    used = [n for r in earlier.records.values() if (n := re.fullmatch("p-([0-9]{1,9})", r.patient))]
+    numbers = count(1 + max((int(n[1]) for n in used), default=0))
+    names = []
+    for number, (scan, case) in enumerate(zip(scans, cases, strict=True)):
+        record = earlier.records.get(case)
+        key = scan.patient or f"#{number}"
+        if not scan.patient and record is not None and record.patient not in given:
+            known[key] = record.patient
+            given.add(record.patient)
+        if key not in known:
+            known[key] = f"p-{next(numbers):04d}"
+        names.append(known[key])
+    return names

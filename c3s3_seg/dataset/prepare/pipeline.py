@@ -1,0 +1,311 @@
+"""From a folder of scans and masks to a data set: found, paired, split by patient, written, recorded.
+
+The index is written last, and set aside before anything that it speaks of is changed: where there is one,
+all that it names is whole. A run that was killed is taken up by the records that it has left.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from c3s3_seg import __version__
+from c3s3_seg.dataset.index import IMAGES, INDEX, MASKS, TEST_FOLDERS, DataSet
+from c3s3_seg.dataset.labels import Labels
+from c3s3_seg.dataset.prepare.assemble import Plan, Settings, arrange, find, labels_of, modality_of
+from c3s3_seg.dataset.prepare.convert import STATE, SUFFIX, Made, Work, convert
+from c3s3_seg.dataset.prepare.discover import Progress, silent
+from c3s3_seg.dataset.prepare.inventory import OVERLAP, Part, Refused
+from c3s3_seg.dataset.prepare.pairing import KEPT
+from c3s3_seg.dataset.splits import Member, assign
+from c3s3_seg.errors import InputError
+from c3s3_seg.system.files import check_folder, make_folder, make_own_folder, plain_name
+from c3s3_seg.system.lock import hold
+from c3s3_seg.system.process_pool import Died, each
+
+FORMAT = "1"  # of what is written: another one is written anew
+JUDGE = "scans that are left out, as their patients are for validation or test"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What became of the folder.
+
+    Parameters
+    ----------
+    found
+        Scans that were found, those that were refused later included.
+    data
+        The data set, as it was written or would be; without cases where nothing is usable.
+    patients
+        Case -> pseudonym.
+    refused
+        What was not taken, with its reason. For the terminal alone: places may name patients.
+    passed
+        Reason -> how many were passed over.
+    masks
+        How many of the cases have one.
+    kept
+        Cases that were there already, made from the same.
+    again
+        Cases whose source had changed since.
+    gone
+        Cases of an earlier run whose source is no longer there: left out of the index.
+    assumed
+        What was taken for granted: sentences without their full stop.
+    patients_by
+        What a patient was known by -> how many scans were found, of how many patients.
+    overlaps
+        Cases with structures that overlap, see the notes of each.
+    empty
+        Labelled cases whose mask holds nothing but background.
+    """
+
+    found: int
+    data: DataSet
+    patients: Mapping[str, str] = field(default_factory=dict)
+    refused: tuple[Refused, ...] = ()
+    passed: Mapping[str, int] = field(default_factory=dict)
+    masks: int = 0
+    kept: int = 0
+    again: tuple[str, ...] = ()
+    gone: tuple[str, ...] = ()
+    assumed: tuple[str, ...] = ()
+    patients_by: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    overlaps: tuple[str, ...] = ()
+    empty: tuple[str, ...] = ()
+
+
+def prepare(
+    source: Path, out: Path, settings: Settings, progress: Progress = silent, *, dry: bool = False
+) -> Prepared:
+    """Make a data set.
+
+    Parameters
+    ----------
+    source
+        The folder to look through.
+    out
+        The data set's folder; what an earlier run has made of the same is kept.
+    settings
+        What is wanted.
+    progress
+        Is told what is at work.
+    dry
+        Only say what would be done; the voxels of scans are not read, and nothing is written.
+
+    Returns
+    -------
+    Prepared
+        Scans that cannot be used are in its refusals; the others go on.
+
+    Raises
+    ------
+    InputError
+        If there is no such folder, one lies in the other, masks do not agree in their labels, scans are of
+        several modalities, somebody else writes into `out`, or it holds another data set.
+    """
+    _check_folders(source, out)
+    if not dry:
+        check_folder(out)
+    inventory = find(source, settings, progress)
+    labels, modality = labels_of(inventory, settings), modality_of(inventory.pairs, settings)
+    empty = DataSet(out, settings.name or out.resolve().name, modality, labels.named)
+    empty = replace(empty, empty_masks=settings.empty_masks)
+    before = Prepared(
+        len(inventory.pairs),
+        empty,
+        {},
+        inventory.refused,
+        inventory.passed,
+        assumed=inventory.assumed,
+        patients_by=inventory.patients_by,
+    )
+    if not inventory.pairs:
+        return before
+    if dry:
+        return _foreseen(arrange(inventory, out, labels, settings, progress), before)
+    make_folder(out)
+    with hold(out):
+        plan = arrange(inventory, out, labels, settings, progress)
+        return _carry_out(plan, source, settings, before, progress)
+
+
+def _check_folders(source: Path, out: Path) -> None:
+    if not source.is_dir():
+        raise InputError("there is no such folder", where=source)
+    here, there = source.resolve(), out.resolve()
+    if here.is_relative_to(there) or there.is_relative_to(here):
+        todo = "Give a folder beside it with -o"
+        raise InputError("the data set and its source lie in one another", where=out, todo=todo)
+    _check_out(out)
+
+
+def _check_out(out: Path) -> None:
+    """Before an hour of reading: could the data set be written, and only where it should be?"""
+    check_folder(out)
+    for name in (STATE, IMAGES, MASKS, *TEST_FOLDERS.values()):
+        if (out / name).is_symlink():
+            what = "is a link, and files would be written to where it leads"
+            raise InputError(what, where=out / name, todo="Give another folder with -o")
+
+
+def _foreseen(plan: Plan, before: Prepared) -> Prepared:
+    passed = _passed(before, len(plan.cases) - len(plan.wanted))
+    patients = {plan.cases[n]: plan.patients[n] for n in plan.wanted}
+    masks = sum(plan.pairs[n].mask is not None for n in plan.wanted)
+    data = replace(before.data, splits=plan.splits)
+    return replace(before, data=data, patients=patients, passed=passed, masks=masks)
+
+
+def _passed(before: Prepared, idle: int) -> dict[str, int]:
+    return {**before.passed, **({JUDGE: idle} if idle else {})}
+
+
+def _carry_out(
+    plan: Plan, source: Path, settings: Settings, before: Prepared, progress: Progress
+) -> Prepared:
+    data = replace(before.data, splits=plan.splits)
+    work = [_work(plan, number, source, data, settings) for number in plan.wanted]
+    _spare_others(data.folder, work)
+    _set_aside(data.folder)
+    answers: dict[int, Made | str | Died] = {}
+    for number, answer in each(convert, work, settings.search.workers):
+        answers[number] = answer
+        progress(work[number].case, len(answers), len(work))
+    made = {work[n].case: answer for n in range(len(work)) if isinstance(answer := answers[n], Made)}
+    copies = _copies(made)
+    refused = [r for n, item in enumerate(work) if (r := _refusal(item, answers[n])) is not None]
+    places = {item.case: item.scan.place for item in work}
+    refused += [Refused(places[c], f"it is a copy of {places[first]}") for c, first in copies.items()]
+    result = replace(before, data=data, refused=(*before.refused, *refused))
+    return _finish(plan, made, set(copies), settings, result)
+
+
+def _refusal(work: Work, answer: Made | str | Died) -> Refused | None:
+    if not isinstance(answer, Made):
+        return Refused(work.scan.place, answer.reason if isinstance(answer, Died) else answer)
+    if answer.mask_refused and work.mask is not None:
+        return Refused(work.mask.place, answer.mask_refused + KEPT)
+    return None
+
+
+def _work(plan: Plan, number: int, source: Path, data: DataSet, settings: Settings) -> Work:
+    pair, case = plan.pairs[number], plan.cases[number]
+    mask = pair.mask.part if pair.mask is not None else None
+    name = plain_name(f"{case}{SUFFIX}", "the case's file", source)
+    known = [FORMAT, sorted(settings.search.fix), _meaning(plan.labels, mask)]
+    return Work(
+        case=case,
+        patient=plan.patients[number],
+        scan=pair.scan.part,
+        mask=mask,
+        note=pair.note,
+        labels=plan.labels,
+        root=source,
+        image=data.place(IMAGES, case) / name,
+        label=data.place(MASKS, case) / name,
+        state=data.folder / STATE,
+        settings=hashlib.sha256(json.dumps(known).encode()).hexdigest(),
+        sources=plan.hashes[number] if plan.hashes and plan.hashes[number]["image"] else {},
+        known=plan.earlier.records.get(case),
+        fix=settings.search.fix,
+    )
+
+
+def _meaning(labels: Labels, mask: Part | None) -> list[Any]:
+    """What of the labels a mask's file depends on: names and values of a drawing; the values of an image."""
+    if mask is None:
+        return []
+    if mask.kind == "structures":  # where two overlap, the order counts
+        return list(labels.values.items())
+    return sorted(labels.values.items()) if mask.drawing is not None else sorted(set(labels.values.values()))
+
+
+def _set_aside(out: Path) -> None:
+    """No index while files change: a reader must never find one that does not fit them."""
+    make_own_folder(out / STATE)
+    if (out / INDEX).is_file():
+        (out / INDEX).replace(out / STATE / INDEX)
+
+
+def _spare_others(out: Path, work: list[Work]) -> None:
+    """Files of these names, where no run of ours has been, are somebody else's."""
+    if (out / INDEX).is_file() or (out / STATE).is_dir():
+        return
+    theirs = [path for item in work for path in (item.image, item.label) if os.path.lexists(path)]
+    if theirs:
+        what = f"there are {len(theirs)} files here that `prepare` did not write, {theirs[0].name} for one"
+        raise InputError(what, where=theirs[0].parent, todo="Give another folder with -o")
+
+
+def _copies(made: Mapping[str, Made]) -> dict[str, str]:
+    """Case -> the case that it is a copy of: the same scan twice must not be on both sides of a split."""
+    first: dict[str, str] = {}
+    copies = {}
+    with_masks_first = sorted(made, key=lambda case: "label" not in made[case].record.sha256)
+    for case in with_masks_first:
+        content = made[case].record.source_sha256["image"]
+        if first.setdefault(content, case) != case:
+            copies[case] = first[content]
+    return copies
+
+
+def _finish(
+    plan: Plan, made: Mapping[str, Made], copies: set[str], settings: Settings, before: Prepared
+) -> Prepared:
+    """Split by what was really made, write the index, and take away what is not in it."""
+    kinds = {case: pair.scan.split for case, pair in zip(plan.cases, plan.pairs, strict=True)}
+    records = {case: item.record for case, item in made.items() if case not in copies}
+    members = [Member(c, r.patient, "label" in r.sha256, kinds[c]) for c, r in records.items()]
+    patients = dict(zip(plan.cases, plan.patients, strict=True))
+    drawn = frozenset(patients[case] for case in plan.splits.validation)
+    splits = assign(members, settings.validation, settings.seed, drawn)
+    taken = {*splits.cases, *splits.test}
+    idle = len(plan.cases) - len(plan.wanted) + len(records) - len(taken)
+    records = {case: record for case, record in records.items() if case in taken}
+    result = replace(
+        before,
+        data=replace(before.data, splits=splits, records=records),
+        patients={case: record.patient for case, record in records.items()},
+        passed=_passed(before, idle),
+        masks=sum("label" in record.sha256 for record in records.values()),
+        kept=sum(made[case].kept for case in taken),
+        again=tuple(case for case in sorted(taken) if case in plan.earlier.records and not made[case].kept),
+        gone=tuple(sorted(set(plan.earlier.records) - set(plan.cases))),
+        overlaps=tuple(c for c, r in records.items() if any(n.startswith(OVERLAP) for n in r.notes)),
+        empty=tuple(c for c in (*splits.labelled, *splits.validation) if not records[c].values),
+    )
+    if taken:
+        _clear(before.data, {*made} - taken)
+        result.data.save(prepared=_facts(result, settings))
+        shutil.rmtree(before.data.folder / STATE)
+    return result
+
+
+def _clear(data: DataSet, cases: set[str]) -> None:
+    """Take away the files of cases that are for nothing, and what a killed run has left half written."""
+    for kind in (IMAGES, MASKS):
+        for case in cases:
+            (data.place(kind, case) / f"{case}{SUFFIX}").unlink(missing_ok=True)
+        for folder in (kind, TEST_FOLDERS[kind]):
+            for path in (data.folder / folder).glob(f".*{SUFFIX}"):
+                path.unlink(missing_ok=True)
+
+
+def _facts(result: Prepared, settings: Settings) -> dict[str, Any]:
+    """What the index says of the run. Refusals are counted and not named: a place may name a patient."""
+    return {
+        "program": f"c3s3-seg {__version__}",
+        "validation": settings.validation,
+        "seed": settings.seed,
+        "patients_by": {rule: scans for rule, (scans, _) in result.patients_by.items()},
+        "refused": len(result.refused),
+        "passed_over": dict(result.passed),
+    }

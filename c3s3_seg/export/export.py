@@ -1,0 +1,217 @@
+"""Build an export, compare it with torch, and only then write it."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+
+from c3s3_seg.bundle import CARD, ModelBundle, Network
+from c3s3_seg.errors import InputError, RefusedError
+from c3s3_seg.export.card import in_bundle_card, stand_alone_card
+from c3s3_seg.export.compare import Probabilities, compare
+from c3s3_seg.export.metadata import facts, weights
+from c3s3_seg.export.onnx import onnx_graph
+from c3s3_seg.export.openvino import openvino_files
+from c3s3_seg.export.parity import Parity
+from c3s3_seg.export.spec import Built, Form, Target
+from c3s3_seg.export.standalone import standalone_graph
+from c3s3_seg.export.trace import INPUT
+from c3s3_seg.geometry.volume import Volume
+from c3s3_seg.inference.backends.runtimes import Backend, OpenVinoBackend, TorchBackend, load_torch
+from c3s3_seg.inference.tiling import FloatArray
+from c3s3_seg.system.files import check_folder, check_output_file, make_own_folder, write_whole
+from c3s3_seg.system.ownership import check_set, replacing
+from c3s3_seg.system.schema import dump
+
+FACTS = "export.json"
+# What a format writes; a name that begins with a dot follows the stem.
+NAMES: dict[Target, tuple[str, ...]] = {
+    "onnx": (".onnx", CARD),
+    "openvino": (".xml", ".bin", CARD),
+    "tensorrt": (".engine", ".onnx", ".json", CARD),
+    "monai-bundle": (
+        "models/model.ts",
+        "configs/metadata.json",
+        "configs/inference.json",
+        f"docs/{CARD}",
+    ),
+}
+
+
+def check_output(bundle: ModelBundle, target: Target, form: Form, out: Path | None) -> None:
+    """Before minutes of work: can the files be written, and would they take the place of somebody else's?
+
+    Parameters
+    ----------
+    bundle, target, form
+        As in `export_folder`.
+    out
+        The folder of a stand-alone export; None: the bundle's own.
+
+    Raises
+    ------
+    InputError
+        If not, or so.
+    """
+    if out is None:
+        check_output_file(bundle.folder / CARD)
+        return
+    stem = form.stem(bundle)
+    check_folder(out)
+    check_set(out, [stem + name if name.startswith(".") else name for name in NAMES[target]], FACTS)
+
+
+@contextmanager
+def _folder(out: Path) -> Iterator[None]:
+    """The folder is made at once; one that nothing was written to does not stay."""
+    made = [path for path in (out, *out.parents) if not os.path.exists(path)]
+    check_output_file(out / FACTS)
+    try:
+        yield
+    finally:
+        for path in made:
+            with suppress(OSError):
+                path.rmdir()
+
+
+def export_in_bundle(bundle: ModelBundle, scans: Sequence[Volume]) -> tuple[ModelBundle, dict[str, Parity]]:
+    """Write the ONNX graph of each network into the bundle, if it agrees with torch on these scans.
+
+    The parity goes into the manifest and onto the card.
+
+    Raises
+    ------
+    RefusedError
+        If it does not agree; the bundle is left as it was.
+    """
+    check_output(bundle, "onnx", Form(), None)
+    graphs: dict[str, bytes] = {}
+    proofs: dict[str, Parity] = {}
+    for network in bundle.networks:
+        graphs[network.graph] = onnx_graph(bundle, network)
+        proofs[network.graph] = _check_graph(bundle, network, graphs[network.graph], scans)
+    card = bundle.folder / CARD
+    text = card.read_text(encoding="utf-8") if card.is_file() else f"# {bundle.task.name}\n"
+    files = {**graphs, CARD: in_bundle_card(text, proofs).encode()}
+    return bundle.add(files, {name: dump(proof) for name, proof in proofs.items()}), proofs
+
+
+def _check_graph(bundle: ModelBundle, network: Network, graph: bytes, scans: Sequence[Volume]) -> Parity:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / network.graph
+        path.write_bytes(graph)
+        # The graph reads its weights from the file beside it.
+        (Path(folder) / network.weights).write_bytes((bundle.folder / network.weights).read_bytes())
+        reference = [TorchBackend(load_torch(bundle, network))]
+        proof = compare(bundle.task, reference, [OpenVinoBackend(path)], scans)
+    return _approved(proof, network.graph, bundle.folder)
+
+
+def export_folder(
+    bundle: ModelBundle, target: Target, form: Form, out: Path, scans: Sequence[Volume]
+) -> tuple[Path, Parity]:
+    """Write an export that needs nothing of ours into a folder, if it agrees with torch on these scans.
+
+    Returns
+    -------
+    The path of the network, and its parity, which is also in `export.json` and on the card.
+
+    Raises
+    ------
+    RefusedError
+        If it does not agree; the folder is left as it was.
+    InputError
+        If there is no scan, this form cannot be had (an ensemble of one network, say), or the folder cannot
+        be written to or holds files of these names that no export wrote.
+    MissingError
+        If what the format needs is not installed, or there is no GPU for an engine.
+    """
+    if not scans:
+        raise InputError("there is no scan to compare on", todo="Give one with --check")
+    check_output(bundle, target, form, out)
+    with _folder(out):
+        return _export(bundle, target, form, out, scans)
+
+
+def _export(
+    bundle: ModelBundle, target: Target, form: Form, out: Path, scans: Sequence[Volume]
+) -> tuple[Path, Parity]:
+    members, built = form.members(bundle), build(bundle, target, form)
+    with tempfile.TemporaryDirectory() as folder:
+        _write(Path(folder), built.files)
+        reference = [TorchBackend(load_torch(*member)) for member in members]
+        opened = built.open(Path(folder) / built.network)
+        proof = _approved(
+            compare(bundle.task, reference, [opened], scans, form.precision), built.network, out
+        )
+    card = stand_alone_card(bundle.task, members, form, built.network, proof).encode()
+    files = {**built.files, built.card: card}
+    record = {
+        "format": target,
+        "facts": facts(bundle.task, members, form.precision),
+        "weights": weights(members),
+        "files": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
+        "parity": dump(proof),
+    }
+    with replacing(out, files, FACTS):
+        _write(out, files)
+        _write(out, {FACTS: json.dumps(record, indent=1).encode()})
+    return out / built.network, proof
+
+
+def build(bundle: ModelBundle, target: Target, form: Form) -> Built:
+    """The files of one format, in memory."""
+    if target == "monai-bundle":
+        from c3s3_seg.export.monai import monai_bundle
+
+        return monai_bundle(bundle, form)
+    if target == "tensorrt":
+        from c3s3_seg.export.tensorrt import tensorrt_engine
+
+        return tensorrt_engine(bundle, form)
+    if target == "openvino":
+        # The whole graph in single precision: OpenVINO rounds the weights itself.
+        graph = standalone_graph(bundle, Form("fp32", form.batch, form.ensemble))
+        files = openvino_files(bundle, graph, form)
+    else:
+        files = {f"{form.stem(bundle)}.onnx": standalone_graph(bundle, form)}
+    onnxruntime = target == "onnx" and importlib.util.find_spec("onnxruntime") is not None
+
+    def opened(path: Path) -> Backend:
+        if onnxruntime:
+            return Probabilities(_in_onnx_runtime(path), "onnx", form.batch)
+        return Probabilities(OpenVinoBackend(path), "openvino", form.batch)
+
+    return Built(files, opened)
+
+
+def _in_onnx_runtime(path: Path) -> Callable[[FloatArray], FloatArray]:
+    """On the CPU, whatever else this machine has: what is proven must not depend on it."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return lambda patches: np.asarray(session.run(None, {INPUT: patches})[0])
+
+
+def _approved(proof: Parity, name: str, where: Path) -> Parity:
+    """The proof, or a refusal that says what is wrong."""
+    if proof.holds:
+        return proof
+    raise RefusedError(f"the exported {name} differs from torch: {'; '.join(proof.faults)}", where=where)
+
+
+def _write(folder: Path, files: Mapping[str, bytes]) -> None:
+    for name, content in files.items():
+        if (folder / name).parent != folder:
+            make_own_folder((folder / name).parent)
+        write_whole(folder / name, content)

@@ -1,0 +1,1 @@
+"""Volumes and their grids: positions in mm (LPS), axis orders, boxes, resampling."""

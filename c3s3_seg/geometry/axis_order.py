@@ -1,0 +1,83 @@
+"""The same voxels in another order: what a converter does to a series when it writes it as NIfTI.
+
+A mask that was drawn on the converted scan lies on the voxels of the series, with axes swapped or reversed.
+Turning it back moves voxels and changes none.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from c3s3_seg.geometry.volume import Geometry, Volume
+
+
+@dataclass(frozen=True)
+class Turn:
+    """How the axes of one grid go through another one.
+
+    Parameters
+    ----------
+    order
+        For each axis of the wanted grid, the axis of the other one that is parallel to it.
+    reversed
+        Whether that one runs the other way.
+    """
+
+    order: tuple[int, int, int]
+    reversed: tuple[bool, bool, bool]
+
+    @property
+    def is_none(self) -> bool:
+        """Whether nothing has to be turned."""
+        return self.order == (0, 1, 2) and not any(self.reversed)
+
+
+def turn_between(other: Geometry, wanted: Geometry) -> Turn | None:
+    """The turn that puts a grid's voxels onto those of another one; None if they are not the same voxels.
+
+    Parameters
+    ----------
+    other, wanted
+        The grids. Voxels are the same if their centres are, as `Geometry.matches` measures it.
+    """
+    if sorted(other.shape) != sorted(wanted.shape):
+        return None
+    # Column n: how the index on the other grid moves for one step along axis n of the wanted one.
+    steps = np.rint(np.linalg.solve(other.affine[:3, :3], wanted.affine[:3, :3]))
+    if not ((np.abs(steps).sum(axis=0) == 1).all() and (np.abs(steps).sum(axis=1) == 1).all()):
+        return None
+    x, y, z = (int(axis) for axis in np.abs(steps).argmax(axis=0))
+    against = [bool(steps[axis, n] < 0) for n, axis in enumerate((x, y, z))]
+    turn = Turn((x, y, z), (against[0], against[1], against[2]))
+    return turn if _turned(other, turn).matches(wanted) else None
+
+
+def turned_onto(mask: Volume, wanted: Geometry) -> Volume:
+    """A mask in the order of another grid's voxels; one whose voxels are others comes back as it is.
+
+    Parameters
+    ----------
+    mask
+        Labels (i, j, k) on any grid.
+    wanted
+        The grid of its scan.
+    """
+    turn = turn_between(mask.geometry, wanted)
+    if turn is None or turn.is_none:
+        return mask
+    array = np.flip(mask.array.transpose(turn.order), tuple(n for n in range(3) if turn.reversed[n]))
+    note = "the axes of the mask were turned to those of its scan; no voxel was changed"
+    return wanted.volume(np.ascontiguousarray(array), replace(mask.source, notes=(*mask.source.notes, note)))
+
+
+def _turned(grid: Geometry, turn: Turn) -> Geometry:
+    first = np.zeros(3)
+    affine = np.eye(4)
+    for n, axis in enumerate(turn.order):
+        first[axis] = grid.shape[axis] - 1 if turn.reversed[n] else 0
+        affine[:3, n] = grid.affine[:3, axis] * (-1 if turn.reversed[n] else 1)
+    affine[:3, 3] = grid.to_mm(first)
+    x, y, z = (grid.shape[axis] for axis in turn.order)
+    return Geometry((x, y, z), affine)

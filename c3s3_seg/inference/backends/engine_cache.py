@@ -1,0 +1,247 @@
+"""TensorRT engines: how they are built, and the folder on this machine that keeps them.
+
+An engine is machine code for one GPU and one TensorRT, made from one graph. Loading one runs it, so an
+engine is never taken from a bundle or a download: it is sealed with a key that never leaves the user's
+cache folder, and what was not sealed here is built anew from the graph.
+
+Not run on a GPU so far: type-checked against the bindings of TensorRT 11.4 and 10.16.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import logging
+import os
+import secrets
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from c3s3_seg.errors import InputError, MissingError, RefusedError
+from c3s3_seg.inference.backends.cuda import INSTALL, gpu
+from c3s3_seg.system.files import make_folder, write_whole
+
+LOG = logging.getLogger("c3s3_seg.tensorrt")
+INPUT = "scan"
+Shape = tuple[int, int, int]
+SMALLEST, LARGEST = 16, 192  # sides of a tile; larger ones need memory in proportion, asked for or not
+SEAL = 32  # bytes of an HMAC-SHA256
+
+
+@dataclass(frozen=True)
+class Profile:
+    """For which inputs an engine is made.
+
+    Parameters
+    ----------
+    tile
+        The tile (x, y, z) that it is tuned for; any sides from 16 to 192 are taken.
+    channels
+        Of the input.
+    batch
+        The most patches in one call.
+    """
+
+    tile: Shape
+    channels: int = 1
+    batch: int = 1
+
+    def shapes(self) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+        """Smallest, tuned and largest (N, C, x, y, z)."""
+        least = (1, self.channels, SMALLEST, SMALLEST, SMALLEST)
+        best = (self.batch, self.channels, *self.tile)
+        most = (self.batch, self.channels, *(max(LARGEST, side) for side in self.tile))
+        return least, best, most
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """What an engine fits: nothing else may run it.
+
+    Parameters
+    ----------
+    graph
+        sha256 of the ONNX graph it was made from, weights included.
+    gpu, capability
+        The GPU's name and its compute capability.
+    tensorrt
+        Version of TensorRT.
+    profile
+        Smallest, tuned and largest input, as text.
+    """
+
+    graph: str
+    gpu: str
+    capability: str
+    tensorrt: str
+    profile: str
+
+    @classmethod
+    def here(cls, graph: bytes, profile: Profile) -> Stamp:
+        """Of an engine that would be built now.
+
+        Raises
+        ------
+        MissingError
+            If TensorRT or a GPU is missing.
+        """
+        version, found = str(library().__version__), gpu()
+        shapes = " ".join("x".join(map(str, shape)) for shape in profile.shapes())
+        return cls(hashlib.sha256(graph).hexdigest(), found.name, found.capability, version, shapes)
+
+    def misfit(self, here: Stamp) -> str | None:
+        """What differs from `here`, in words; None where the engine fits."""
+        pairs = [(name, value, getattr(here, name)) for name, value in asdict(self).items()]
+        return next((f"{name} was {was}, is {now}" for name, was, now in pairs if was != now), None)
+
+
+def library() -> Any:
+    """TensorRT.
+
+    Raises
+    ------
+    MissingError
+        If it is not installed, or its libraries do not load.
+    """
+    try:
+        import tensorrt
+    except (ImportError, OSError) as error:
+        raise MissingError(f"the backend 'tensorrt' cannot be loaded ({error})", todo=INSTALL) from None
+    return tensorrt
+
+
+def build(graph: bytes, profile: Profile, timing: bytes = b"") -> tuple[bytes, bytes]:
+    """A serialized engine, and the timing cache that makes the next one faster.
+
+    Precision is the graph's own: TensorRT 11 knows no other way, and 10 is told so. TF32 is off, so that
+    single precision is single precision.
+
+    Parameters
+    ----------
+    graph
+        ONNX without external data.
+    profile
+        For which inputs.
+    timing
+        An earlier timing cache; one of another GPU or version is left out.
+
+    Raises
+    ------
+    MissingError
+        If TensorRT is missing.
+    RefusedError
+        If TensorRT does not take the graph, with its reasons.
+    """
+    import tensorrt as trt
+
+    logger = trt.Logger(trt.Logger.WARNING)
+    builder = trt.Builder(logger)
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse(graph):
+        reasons = "; ".join(parser.get_error(n).desc() for n in range(parser.num_errors))
+        raise RefusedError(f"TensorRT does not take this graph: {reasons}")
+    config = builder.create_builder_config()
+    config.clear_flag(trt.BuilderFlag.TF32)
+    shapes = builder.create_optimization_profile()
+    least, best, most = (trt.Dims(shape) for shape in profile.shapes())
+    shapes.set_shape(INPUT, least, best, most)
+    if config.add_optimization_profile(shapes) < 0:
+        raise RefusedError(f"TensorRT does not take the input sizes {profile.shapes()}")
+    cache = config.create_timing_cache(timing)
+    if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
+        config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
+    engine = builder.build_serialized_network(network, config)
+    if engine is None:
+        raise RefusedError("TensorRT built no engine; its reasons are above")
+    return bytes(engine), bytes(config.get_timing_cache().serialize())
+
+
+class Vault:
+    """The engines of this user on this machine.
+
+    Parameters
+    ----------
+    folder
+        Where they lie; `default` is the user's cache folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @classmethod
+    def default(cls) -> Vault:
+        """`$XDG_CACHE_HOME/c3s3-seg/tensorrt`, by default under `~/.cache`.
+
+        Raises
+        ------
+        InputError
+            If there is no home folder and the variable is not set.
+        """
+        given = os.environ.get("XDG_CACHE_HOME")
+        try:
+            base = Path(given) if given else Path.home() / ".cache"
+        except RuntimeError:
+            todo = "Set XDG_CACHE_HOME to a folder that only you can write to"
+            raise InputError("there is no home folder to keep engines in", todo=todo) from None
+        return cls(base / "c3s3-seg" / "tensorrt")
+
+    def engine(self, graph: bytes, profile: Profile) -> bytes:
+        """The engine for this graph, GPU and TensorRT; built, with a message, where there is none that fits.
+
+        Raises
+        ------
+        MissingError, RefusedError
+            As `Stamp.here` and `build` do.
+        """
+        here = Stamp.here(graph, profile)
+        path = self.folder / f"{here.graph[:24]}-{profile.batch}.engine"
+        content, why = self._open(path, here)
+        if content is not None:
+            return content
+        LOG.warning("building a TensorRT engine for %s, minutes, once: %s", here.gpu, why)
+        timing = self.folder / "timing.cache"
+        kept, _ = self._unseal(timing)
+        engine, times = build(graph, profile, kept or b"")
+        self._seal(path, json.dumps(asdict(here)).encode() + b"\n" + engine)
+        self._seal(timing, times)
+        return engine
+
+    def _open(self, path: Path, here: Stamp) -> tuple[bytes | None, str]:
+        """The engine, or None and why not."""
+        content, why = self._unseal(path)
+        if content is None:
+            return None, why
+        head, _, engine = content.partition(b"\n")
+        try:
+            misfit = Stamp(**json.loads(head)).misfit(here)
+        except (TypeError, ValueError, RecursionError):
+            misfit = "another release of this program made it"
+        return (None, misfit) if misfit else (engine, "")
+
+    def _unseal(self, path: Path) -> tuple[bytes | None, str]:
+        """What was sealed here, or None and why it is not to be trusted."""
+        if not path.is_file():
+            return None, "there is none yet"
+        sealed = path.read_bytes()
+        if not hmac.compare_digest(sealed[:SEAL], self._sign(sealed[SEAL:])):
+            return None, f"{path} was not made here, or is damaged"
+        return sealed[SEAL:], ""
+
+    def _seal(self, path: Path, content: bytes) -> None:
+        make_folder(self.folder)
+        write_whole(path, self._sign(content) + content)
+
+    def _sign(self, content: bytes) -> bytes:
+        return hmac.digest(self._key(), content, "sha256")
+
+    def _key(self) -> bytes:
+        """A secret of this folder, made when first needed; only the user can read it."""
+        path = self.folder / "key"
+        if not path.is_file():
+            make_folder(self.folder)
+            write_whole(path, secrets.token_bytes(SEAL))
+            path.chmod(0o600)
+        return path.read_bytes()

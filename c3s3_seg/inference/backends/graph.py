@@ -1,0 +1,252 @@
+"""An ONNX graph as bytes that need no other file: its weights put in from the network's own weights file.
+
+ONNX lets any tensor, in whatever subgraph, function or attribute, lie in another file. A runtime that is
+given a path follows such references wherever they point, so a graph could run on numbers that no hash
+covers. Here a file is read once, the references are followed to whole tensors of one file only, and runtimes
+get bytes.
+
+The wire format of protocol buffers is walked by hand: the package `onnx` is no dependency of inference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from c3s3_seg.bundle import Network
+from c3s3_seg.errors import InputError
+from c3s3_seg.system.files import parse_json, printable, read_known
+
+LARGEST = 2**31 - 1  # bytes: protocol buffers take no more
+DEEPEST = 100  # messages within messages: what protocol buffers take by default
+VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
+# Message -> its fields that hold messages in which there may be a tensor (onnx.proto3).
+INNER = {
+    "model": {7: "graph", 20: "training", 25: "function"},
+    "training": {1: "graph", 2: "graph"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse"},
+    "function": {7: "node", 11: "attribute"},
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
+    "sparse": {1: "tensor", 2: "tensor"},
+    "tensor": {13: "entry"},
+    "entry": {},
+}
+RAW_DATA, EXTERNAL_DATA, DATA_LOCATION = 9, 13, 14  # of a tensor
+EXTERNAL = 1
+Parts = list[bytes | memoryview]
+LONGEST_HEADER = 1 << 24  # bytes of a safetensors file before its numbers; ours have some 40,000
+# The first kernel of each architecture.
+FIRST = {"vnet": "stages.0.0.0.weight", "resvnet": "stem.0.weight"}
+
+
+def read_graph(path: Path, hashes: Mapping[str, str] | None = None) -> bytes:
+    """A graph with its weights inside: `model.onnx` may take them from `model.safetensors`, no other file.
+
+    Parameters
+    ----------
+    path
+        Of the graph.
+    hashes
+        File name -> sha256 of both files, as the bundle has compared them; None takes them as they are.
+
+    Raises
+    ------
+    InputError
+        If it is no ONNX graph, refers to another file or past the end of that one, or either has changed.
+    """
+    content = read_known(path, hashes, LARGEST)
+    # Every writer begins with the version of the format; no format with references of its own does.
+    if content[:1] != bytes([1 << 3 | VARINT]):
+        raise InputError("is not an ONNX graph", where=path)
+    try:
+        graph = _Graph(path.with_suffix(".safetensors"), hashes)
+        return b"".join(graph.inlined(memoryview(content), "model"))
+    except _BrokenError as error:
+        raise InputError(f"is not an ONNX graph that can be run: {error}", where=path) from None
+
+
+def check_network(weights: Path, network: Network) -> None:
+    """Whether a network's weights are of the architecture and the filters that the manifest says.
+
+    torch finds out by itself; a graph runs whatever the manifest says. Weights that are no safetensors file,
+    or have other names, belong to a graph that is not ours, and are not looked at.
+
+    Raises
+    ------
+    InputError
+        If they are those of another network.
+    """
+    with weights.open("rb") as file:
+        stored = stored_tensors(file.read(LONGEST_HEADER))
+    known = {name: stored[first][0] for name, first in FIRST.items() if first in stored}
+    if not known or known.get(network.architecture, [0])[:1] == [network.filters]:
+        return
+    found = ", ".join(f"a {name} with {next(iter(shape), 0)} filters" for name, shape in known.items())
+    wanted = f"a {network.architecture} with {network.filters} filters"
+    raise InputError(f"these are the weights of {found}; the manifest says {wanted}", where=weights)
+
+
+def stored_tensors(content: bytes | memoryview) -> dict[str, tuple[list[int], int, int]]:
+    """Name -> shape, first byte, number of bytes of each tensor in a safetensors file; {} if it is none."""
+    size = int.from_bytes(content[:8], "little")
+    if not 2 <= size <= min(LONGEST_HEADER, len(content)) - 8:
+        return {}
+    try:
+        header = parse_json(bytes(content[8 : 8 + size]), "")
+        places = {name: item["data_offsets"] for name, item in header.items() if name != "__metadata__"}
+        return {
+            name: (list(header[name]["shape"]), 8 + size + begin, end - begin)
+            for name, (begin, end) in places.items()
+        }
+    except (InputError, AttributeError, KeyError, TypeError, ValueError):
+        return {}
+
+
+class _BrokenError(Exception):
+    """What is wrong with the bytes."""
+
+
+@dataclass
+class _Graph:
+    """A walk through one graph."""
+
+    weights: Path
+    hashes: Mapping[str, str] | None
+    content: memoryview | None = None
+    tensors: frozenset[tuple[int, int]] = frozenset()
+    put_in: int = 0
+
+    def inlined(self, message: memoryview, kind: str, depth: int = 0) -> Parts:
+        """The message without a reference to a file; in parts, so that weights are copied once."""
+        if depth > DEEPEST:
+            raise _BrokenError("it is nested too deep")
+        if kind == "tensor":
+            return self._tensor(message)
+        inner = INNER[kind]
+        parts: Parts = []
+        for number, wire, whole, value in _fields(message):
+            if number not in inner:
+                parts.append(whole)
+                continue
+            _expect(wire, BYTES)
+            part = self.inlined(value, inner[number], depth + 1)
+            parts += [_tag(number), _varint(sum(map(len, part))), *part]
+        return parts
+
+    def _tensor(self, message: memoryview) -> Parts:
+        found = _External()
+        parts: Parts = []
+        for number, wire, whole, value in _fields(message):
+            if number == EXTERNAL_DATA:
+                _expect(wire, BYTES)
+                found.add(value)
+            elif number == DATA_LOCATION:
+                _expect(wire, VARINT)
+                found.location |= _number(value)[0]
+            else:
+                parts.append(whole)
+        if found.location or found.entries:
+            raw = self._weights(found)
+            parts += [_tag(RAW_DATA), _varint(len(raw)), raw]
+        return parts
+
+    def _weights(self, found: _External) -> memoryview:
+        """What a tensor refers to."""
+        place = found.entries.get("location", "")
+        if found.location != EXTERNAL or place != self.weights.name:
+            named = f"the file '{printable(place)}'" if place else "a file that it does not name"
+            raise _BrokenError(f"it takes weights from {named}, wanted '{self.weights.name}' or none")
+        if self.content is None:
+            self.content = memoryview(read_known(self.weights, self.hashes, LARGEST))
+            self.tensors = frozenset(place[1:] for place in stored_tensors(self.content).values())
+        size = len(self.content)
+        try:
+            begin = int(found.entries.get("offset", "0"))
+            length = int(found.entries.get("length", str(size - begin)))
+        except ValueError:
+            raise _BrokenError("the place of a tensor is not a number") from None
+        if not 0 <= begin <= begin + length <= size:
+            raise _BrokenError(f"it takes bytes {begin} to {begin + length} of {size} in '{place}'")
+        if self.tensors and (begin, length) not in self.tensors:  # a graph of another network
+            raise _BrokenError(
+                f"it takes bytes {begin} to {begin + length} of '{place}', which are no tensor"
+            )
+        self.put_in += length
+        if self.put_in > LARGEST:
+            raise _BrokenError("it takes more weights than a graph can hold")
+        return self.content[begin : begin + length]
+
+
+@dataclass
+class _External:
+    """What a tensor says of the place of its numbers."""
+
+    location: int = 0
+    entries: dict[str, str] = field(default_factory=dict)
+
+    def add(self, entry: memoryview) -> None:
+        """Take one key and its value; of two that are the same a reader may take either."""
+        texts = {}
+        for number, wire, _, value in _fields(entry):
+            _expect(wire, BYTES)
+            texts[number] = bytes(value).decode("utf-8", "backslashreplace")
+        key = texts.get(1, "")
+        if key in self.entries:
+            raise _BrokenError(f"a tensor has two values of '{printable(key)}'")
+        self.entries[key] = texts.get(2, "")
+
+
+def _fields(message: memoryview) -> Iterator[tuple[int, int, memoryview, memoryview]]:
+    """Number, wire type, all bytes and the value's bytes of each field in turn."""
+    at = 0
+    while at < len(message):
+        start = at
+        tag, at = _number(message, at)
+        number, wire = tag >> 3, tag & 7
+        if wire == VARINT:
+            begin = at
+            _, at = _number(message, at)
+        elif wire == BYTES:
+            length, begin = _number(message, at)
+            at = begin + length
+        elif wire in (FIXED64, FIXED32):
+            begin = at
+            at += 8 if wire == FIXED64 else 4
+        else:
+            raise _BrokenError("its structure is broken")
+        if at > len(message) or number == 0:
+            raise _BrokenError("its structure is broken")
+        yield number, wire, message[start:at], message[begin:at]
+
+
+def _expect(wire: int, wanted: int) -> None:
+    """A reader skips a field of another wire type, so it would not see what is here."""
+    if wire != wanted:
+        raise _BrokenError("its structure is broken")
+
+
+def _number(message: memoryview, at: int = 0) -> tuple[int, int]:
+    """A whole number of variable length, and the place behind it."""
+    value = shift = 0
+    while at < len(message) and shift < 70:
+        byte = message[at]
+        value |= (byte & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 0x80:
+            return value, at
+    raise _BrokenError("its structure is broken")
+
+
+def _varint(value: int) -> bytes:
+    parts = bytearray()
+    while value > 0x7F:
+        parts.append(value & 0x7F | 0x80)
+        value >>= 7
+    parts.append(value)
+    return bytes(parts)
+
+
+def _tag(number: int) -> bytes:
+    return _varint(number << 3 | BYTES)

@@ -1,0 +1,154 @@
+"""ONNX Runtime as a backend, on the CPU or on CUDA.
+
+On CUDA not run so far: no GPU was at hand. The options are those that the GPU build of 1.31 holds, and
+memory is bound by the same calls on the CPU in the tests.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import threading
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from c3s3_seg.errors import InputError, MissingError
+from c3s3_seg.inference.backends.execute import opening
+from c3s3_seg.inference.backends.graph import read_graph
+from c3s3_seg.inference.tiling import FloatArray
+from c3s3_seg.system.hardware import NO_GPU, Device, Precision, check_onnx_wheels, cuda_devices
+
+INPUT, OUTPUT = "scan", "logits"
+CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
+CUDA_OPTIONS = {
+    "use_tf32": "0",  # its default; single precision would have ten bits of mantissa
+    "enable_cuda_graph": "0",  # a graph fits one shape and fixed addresses, and tiles vary
+    # The default tries every algorithm whenever a shape is new, and takes another one when timing varies.
+    "cudnn_conv_algo_search": "HEURISTIC",
+}
+
+
+class OnnxBackend:
+    """ONNX Runtime: CUDA where its GPU build finds a GPU, otherwise the CPU.
+
+    On CUDA, input and output lie in memory of the GPU that is used again while tiles have one shape.
+
+    Raises
+    ------
+    MissingError
+        If CUDA was asked for and the session does not run there, or the graph's precision is another.
+    InputError
+        If the graph cannot be opened, or takes weights from a file that is not its own.
+    """
+
+    name = "onnx"
+
+    def __init__(
+        self,
+        graph: Path,
+        threads: int | None = None,
+        device: Device = "auto",
+        precision: Precision = "auto",
+        hashes: Mapping[str, str] | None = None,
+    ) -> None:
+        wheels = check_onnx_wheels(device)
+        self.notes: tuple[str, ...] = (wheels,) if wheels else ()
+        if precision not in ("auto", "float32"):
+            what = f"the ONNX graph computes in float32, and {precision} was asked for"
+            raise MissingError(what, todo="Leave --precision out, or take --backend torch")
+        import onnxruntime
+
+        with opening(graph, "ONNX Runtime"):
+            self._session, failure = _open(onnxruntime, read_graph(graph, hashes), threads, device)
+        _check_names(self._session, graph)
+        self.device = "cuda" if self._session.get_providers()[0] == CUDA else "cpu"
+        self.precision = "float32"
+        if device == "cuda" and self.device != "cuda":
+            why = failure or _why_no_cuda(onnxruntime)
+            todo = "pip install 'onnxruntime-gpu[cuda,cudnn]' brings the libraries" if failure else None
+            raise MissingError(f"ONNX Runtime does not run on CUDA here: {why}", todo=todo)
+        if failure:
+            self.notes += (f"CUDA was not used: {failure}",)
+        self._value = onnxruntime.OrtValue
+        self._given: Any = None
+        self._answer: Any = None
+        self._alone = threading.Lock()  # bound memory serves one caller at a time
+
+    def __call__(self, patches: FloatArray) -> FloatArray:
+        """See `Backend`."""
+        if self.device == "cuda":
+            return self._bound(patches, "cuda")
+        return np.asarray(self._session.run([OUTPUT], {INPUT: patches})[0])
+
+    def _bound(self, patches: FloatArray, place: str) -> FloatArray:
+        """Run on memory of a device that is kept for the next patches of this shape."""
+        with self._alone:
+            binding = self._session.io_binding()
+            if self._answer is None or tuple(self._given.shape()) != patches.shape:
+                self._given = self._answer = None  # given back before more is asked for
+                shape = list(patches.shape)
+                self._given = self._value.ortvalue_from_shape_and_type(shape, np.float32, place, 0)
+                binding.bind_output(OUTPUT, place)
+            else:
+                binding.bind_ortvalue_output(OUTPUT, self._answer)
+            self._given.update_inplace(np.ascontiguousarray(patches))
+            binding.bind_ortvalue_input(INPUT, self._given)
+            self._session.run_with_iobinding(binding)
+            (self._answer,) = binding.get_outputs()
+            return np.array(self._answer.numpy())
+
+
+def _check_names(session: Any, graph: Path) -> None:
+    given, gives = (
+        [value.name for value in values()] for values in (session.get_inputs, session.get_outputs)
+    )
+    if given != [INPUT] or gives != [OUTPUT]:
+        found = f"found the inputs {', '.join(given)} and the outputs {', '.join(gives)}"
+        raise InputError(f"{found}; wanted {INPUT} and {OUTPUT}", where=graph)
+
+
+def _open(onnxruntime: Any, graph: bytes, threads: int | None, device: Device) -> tuple[Any, str | None]:
+    """A session, and why it does not run on CUDA where that was tried.
+
+    ONNX Runtime's own fall to the CPU is off: it prints to stdout, and may come in the midst of a scan.
+    """
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what fails is an exception, and one line of ours
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    start = partial(onnxruntime.InferenceSession, graph, options, enable_fallback=0)
+    if device == "cpu" or CUDA not in onnxruntime.get_available_providers() or not cuda_devices():
+        return start(providers=[CPU]), None
+    said = _preload(onnxruntime)
+    try:
+        session = start(providers=[(CUDA, CUDA_OPTIONS), CPU])
+    except RuntimeError as error:
+        return start(providers=[CPU]), _one_line(str(error))
+    session.disable_fallback()  # before 1.23 the argument is not heard
+    # What is available and what runs differ: only the session knows.
+    runs = session.get_providers()[0] == CUDA
+    return session, None if runs else said or "it needs the CUDA and cuDNN libraries of its release"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split()).rstrip(".")
+
+
+def _preload(onnxruntime: Any) -> str:
+    """Load CUDA and cuDNN from where pip put them; what it says of those that are missing."""
+    load = getattr(onnxruntime, "preload_dlls", None)  # since 1.21
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        if load is not None:
+            load()
+    return _one_line(said.getvalue())
+
+
+def _why_no_cuda(onnxruntime: Any) -> str:
+    if CUDA not in onnxruntime.get_available_providers():
+        return "its CPU build is installed (pip uninstall onnxruntime, pip install 'c3s3-seg[gpu]')"
+    return NO_GPU

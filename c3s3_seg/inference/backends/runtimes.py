@@ -1,0 +1,241 @@
+"""Runtimes. Each takes patches and gives logits; none imports another's library.
+
+Only one runtime is loaded in a process: torch and OpenVINO slow each other two- to threefold.
+What was asked for and cannot be had is an error that says why; only `auto` may choose.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from c3s3_seg.bundle import ModelBundle, Network
+from c3s3_seg.bundle.manifest import SIDES
+from c3s3_seg.errors import InputError, MissingError
+from c3s3_seg.inference.backends.execute import Backend as Backend
+from c3s3_seg.inference.backends.execute import opening
+from c3s3_seg.inference.backends.graph import LARGEST, read_graph
+from c3s3_seg.inference.tiling import FloatArray
+from c3s3_seg.system.files import read_known
+from c3s3_seg.system.hardware import NO_GPU, Device, Precision, is_memory_error
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Runtime = Literal["openvino", "onnx", "torch"]  # fastest on a CPU first, as measured
+Choice = Literal["auto", "openvino", "onnx", "torch", "tensorrt"]
+
+# Shapes that OpenVINO keeps compiled. Each holds its weights and maps (some 0.15 GB for a whole atrium) and
+# saves 0.3 s. The last 20 unlabelled atria have 4 shapes, and each is compiled once.
+COMPILED = 3
+
+
+class OpenVinoBackend:
+    """OpenVINO on the CPU: the fastest runtime measured there.
+
+    Raises
+    ------
+    MissingError
+        If the device is CUDA, or the CPU does not compute in the precision asked for.
+    InputError
+        If the graph cannot be opened, or takes weights from a file that is not its own.
+    """
+
+    name = "openvino"
+
+    def __init__(
+        self,
+        graph: Path,
+        threads: int | None = None,
+        device: Device = "auto",
+        precision: Precision = "auto",
+        hashes: Mapping[str, str] | None = None,
+    ) -> None:
+        import openvino
+
+        if device == "cuda":
+            todo = "Take --backend onnx or torch for CUDA, or --device cpu"
+            raise MissingError("OpenVINO does not run on CUDA", todo=todo)
+        self._core = openvino.Core()
+        self.device, self.precision = "cpu", "float32" if precision == "auto" else precision
+        hint = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}[self.precision]
+        _check_openvino_precision(self._core, self.precision)
+        # On CPUs with bfloat16 units OpenVINO would compute in bfloat16 unless told.
+        self._config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint}
+        # Pinned, the only thread of every process would sit on the same processor.
+        self._config["ENABLE_CPU_PINNING"] = False
+        if threads is not None:
+            self._config["INFERENCE_NUM_THREADS"] = threads
+        with opening(graph, self.name):
+            # As bytes: OpenVINO would follow the references of a path to other files.
+            model = graph if graph.suffix == ".xml" else read_graph(graph, hashes)
+            self._model = self._core.read_model(model)
+            if len(self._model.inputs) != 1 or len(self._model.outputs) != 1:
+                found = f"{len(self._model.inputs)} inputs and {len(self._model.outputs)} outputs"
+                raise InputError(f"found {found}, wanted one of each", where=graph)
+            self._check_precision()
+        self.keep = COMPILED
+        self._compiled: dict[tuple[int, ...], Any] = {}
+        self._alone = threading.Lock()  # a compiled model answers one caller at a time
+
+    def _check_precision(self) -> None:
+        """Compile a small tile in a half precision: what OpenVINO lists may lack a part of the network.
+
+        Under a limit of the instruction set (ONEDNN_MAX_CPU_ISA) it lists bfloat16, and fails at the scan.
+        """
+        if self.precision == "float32":
+            return
+        self._model.reshape([1, 1, *[SIDES] * 3])
+        try:
+            self._core.compile_model(self._model, "CPU", self._config)
+        except RuntimeError as error:
+            if is_memory_error(error):
+                raise
+            what = f"OpenVINO lists {self.precision} and cannot compile this network in it on this CPU"
+            raise MissingError(what, todo="Leave --precision out, or take float32") from error
+
+    def __call__(self, patches: FloatArray) -> FloatArray:
+        """See `Backend`."""
+        with self._alone:
+            return np.asarray(self._for(patches.shape)(patches)[0])
+
+    def _for(self, shape: tuple[int, ...]) -> Any:
+        """The network for one shape: that runs faster than a dynamic one. The last few are kept."""
+        compiled = self._compiled.pop(shape, None)
+        if compiled is None:
+            for oldest in list(self._compiled)[: max(0, len(self._compiled) + 1 - self.keep)]:
+                del self._compiled[oldest]
+            self._model.reshape(list(shape))
+            compiled = self._core.compile_model(self._model, "CPU", self._config)
+        self._compiled[shape] = compiled
+        return compiled
+
+
+def _check_openvino_precision(core: Any, precision: str) -> None:
+    wanted = {"float16": "FP16", "bfloat16": "BF16"}.get(precision)
+    able = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if wanted is not None and wanted not in able:
+        what = f"this CPU does not compute in {precision} (OpenVINO lists {', '.join(able)})"
+        raise MissingError(what, todo="Leave --precision out, or take float32")
+
+
+class TorchBackend:
+    """torch: what training validates with, and the reference of every export.
+
+    Parameters
+    ----------
+    net
+        On the device that it is to run on.
+    threads
+        On the CPU.
+    precision
+        `float32`, or one of the two half precisions, in which convolutions are then computed.
+    """
+
+    name = "torch"
+
+    def __init__(self, net: nn.Module, threads: int | None = None, precision: Precision = "auto") -> None:
+        import torch
+
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self._torch = torch
+        self._net = net.eval()
+        self._device = next(net.parameters()).device
+        self.device = self._device.type
+        self.precision = "float32" if precision == "auto" else precision
+
+    def __call__(self, patches: FloatArray) -> FloatArray:
+        """See `Backend`."""
+        torch = self._torch
+        half = self.precision != "float32"
+        kind = getattr(torch, self.precision) if half else torch.bfloat16
+        with torch.inference_mode(), torch.autocast(self.device, dtype=kind, enabled=half):
+            x = torch.from_numpy(patches).to(self._device, memory_format=torch.channels_last_3d)
+            logits: Tensor = self._net(x)
+            return np.ascontiguousarray(logits.float().cpu().numpy())
+
+
+def load_torch(bundle: ModelBundle, network: Network) -> nn.Module:
+    """Build a backbone in torch and fill in the bundle's weights, in single precision."""
+    import torch
+
+    from c3s3_seg.models import build
+    from c3s3_seg.models.weights_format import from_bytes
+
+    path, classes = bundle.folder / network.weights, bundle.task.classes
+    content = read_known(path, bundle.manifest.files, LARGEST)
+    with torch.device("meta"):  # a manifest may ask for more filters than any memory holds
+        net = build(network.architecture, channels=network.channels, classes=classes, filters=network.filters)
+    try:
+        net.load_state_dict(from_bytes(content, path), assign=True)
+    except RuntimeError as error:  # a key too many or too few, or another shape
+        what = f"these are not the weights of a {network.architecture} with {network.filters} filters"
+        raise InputError(what, where=path) from error
+    net.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    return net.eval()
+
+
+def open_torch(
+    bundle: ModelBundle,
+    network: Network,
+    threads: int | None = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+) -> TorchBackend:
+    """A bundle's network in torch, made fast: pages kept, batch norm folded, on CUDA in half precision.
+
+    Raises
+    ------
+    MissingError
+        If CUDA was asked for and torch does not have it.
+    """
+    import torch
+
+    from c3s3_seg.system.allocator import keep_pages
+
+    has_cuda = torch.cuda.is_available()
+    if device == "cuda" and not has_cuda:
+        why = NO_GPU if torch.version.cuda else "this build of torch is for the CPU only"
+        raise MissingError(f"torch does not run on CUDA here: {why}", todo="Take --device cpu")
+    place = "cuda" if has_cuda and device != "cpu" else "cpu"
+    if precision == "auto":
+        precision = "float16" if place == "cuda" else "float32"
+    if place == "cpu":
+        keep_pages()
+    elif precision == "float32":
+        forbid_tf32()
+    net = fold_batch_norm(load_torch(bundle, network)).to(place)
+    return TorchBackend(net, threads, precision)
+
+
+def forbid_tf32() -> None:
+    """What is called float32 on a GPU is float32: left alone, cuDNN rounds to TF32, ten bits of mantissa."""
+    import torch
+
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def fold_batch_norm(net: nn.Module) -> nn.Module:
+    """Put every batch norm into the convolution before it, in place: in inference it is a constant scale.
+
+    The backbones register each batch norm right after its convolution, so the order of registration tells.
+    """
+    from torch import nn
+    from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+    before: tuple[str, nn.Module] | None = None
+    for name, child in list(net.named_children()):
+        if isinstance(child, nn.BatchNorm3d) and before is not None:
+            transposed = isinstance(before[1], nn.ConvTranspose3d)
+            fused: Any = fuse_conv_bn_eval(before[1], child, transpose=transposed)  # type: ignore[type-var]
+            setattr(net, before[0], fused)
+            setattr(net, name, nn.Identity())
+        else:
+            fold_batch_norm(child)
+        before = (name, child) if isinstance(child, nn.Conv3d | nn.ConvTranspose3d) else None
+    return net

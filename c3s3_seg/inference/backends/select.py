@@ -1,0 +1,141 @@
+"""Which runtime: the one asked for, or the best that is installed, works and finds its file."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import get_args
+
+from c3s3_seg.bundle import ModelBundle, Network
+from c3s3_seg.errors import InputError, MissingError
+from c3s3_seg.inference.backends.graph import check_network
+from c3s3_seg.inference.backends.onnxruntime import OnnxBackend
+from c3s3_seg.inference.backends.runtimes import Backend, Choice, OpenVinoBackend, Runtime, open_torch
+from c3s3_seg.system.hardware import NO_GPU, Device, Precision, cuda_devices, installed
+
+PACKAGES: dict[str, tuple[str, str]] = {
+    "openvino": ("openvino", "pip install c3s3-seg"),
+    "onnx": ("onnxruntime", "pip install 'c3s3-seg[onnx]' (CPU) or 'c3s3-seg[gpu]' (CUDA)"),
+    "torch": ("torch", "pip install 'c3s3-seg[train]'"),
+}
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What was asked for.
+
+    Parameters
+    ----------
+    runtime
+        `auto` takes the best that can be had; any other is taken or refused.
+    device, precision
+        Likewise.
+    threads
+        On the CPU; None leaves it to the runtime.
+    """
+
+    runtime: Choice = "auto"
+    device: Device = "auto"
+    precision: Precision = "auto"
+    threads: int | None = None
+
+
+def open_backend(bundle: ModelBundle, network: Network, wish: Wish | None = None) -> Backend:
+    """Load one network into the runtime that was asked for, or the best that can be had.
+
+    Raises
+    ------
+    MissingError
+        If the runtime is not installed, or does not have the device or the precision. There is no
+        silent fall to another one.
+    InputError
+        If the bundle holds no graph for it.
+    """
+    wish = wish or Wish()
+    if wish.runtime == "tensorrt":  # never chosen by `auto`: its first run builds an engine for minutes
+        return _open_tensorrt(bundle, network, wish)
+    if wish.runtime != "auto":
+        return _open(bundle, network, wish.runtime, wish)
+    refusals: list[str] = []
+    for runtime, device in candidates(bundle, network, wish.device):
+        try:
+            backend = _open(bundle, network, runtime, replace(wish, device=device))
+        except MissingError as error:
+            refusals.append(f"{runtime} on {device}: {error.what}")
+            continue
+        return _noting(backend, [f"not used: {why}" for why in refusals])
+    raise _nothing_fits(bundle, wish, refusals)
+
+
+def candidates(bundle: ModelBundle, network: Network, device: Device) -> Iterator[tuple[Runtime, Device]]:
+    """Runtimes that are installed and find their file in the bundle, the best first, and where to run.
+
+    On a machine with a GPU those that may use it come first.
+    """
+    order: list[tuple[Runtime, Device]] = []
+    if device == "cuda" or (device == "auto" and cuda_devices()):
+        order += [("onnx", "cuda")] if device == "cuda" or installed("onnxruntime-gpu") else []
+        order += [("torch", "cuda")]
+    if device != "cuda":
+        order += [(runtime, "cpu") for runtime in get_args(Runtime)]
+    for runtime, place in order:
+        fits = runtime == "torch" or bundle.has(network.graph)
+        if fits and importlib.util.find_spec(PACKAGES[runtime][0]) is not None:
+            yield runtime, place
+
+
+def facts(backend: Backend) -> dict[str, str]:
+    """Where and how a backend runs, for the JSON of a case."""
+    return {
+        "backend": backend.name,
+        "device": getattr(backend, "device", "cpu"),
+        "precision": getattr(backend, "precision", "float32"),
+    }
+
+
+def notes(backend: Backend) -> tuple[str, ...]:
+    """What the reader of a result should know of the runtime."""
+    return tuple(getattr(backend, "notes", ()))
+
+
+def _noting(backend: Backend, more: list[str]) -> Backend:
+    if more:
+        backend.notes = (*notes(backend), *more)  # type: ignore[attr-defined]
+    return backend
+
+
+def _open(bundle: ModelBundle, network: Network, runtime: Runtime, wish: Wish) -> Backend:
+    package, install = PACKAGES[runtime]
+    if importlib.util.find_spec(package) is None:
+        raise MissingError(f"the backend '{runtime}' needs {package}, which is not installed", todo=install)
+    if runtime == "torch":
+        return open_torch(bundle, network, wish.threads, wish.device, wish.precision)
+    if not bundle.has(network.graph):
+        todo = f"Make it with: c3s3-seg export {bundle.folder} --to onnx"
+        raise InputError(f"the bundle has no {network.graph}", where=bundle.folder, todo=todo)
+    kind = OpenVinoBackend if runtime == "openvino" else OnnxBackend
+    check_network(bundle.folder / network.weights, network)
+    graph, hashes = bundle.folder / network.graph, bundle.manifest.files
+    return kind(graph, wish.threads, wish.device, wish.precision, hashes)
+
+
+def _open_tensorrt(bundle: ModelBundle, network: Network, wish: Wish) -> Backend:
+    if wish.device == "cpu":
+        raise MissingError("TensorRT runs on CUDA only", todo="Leave --device out, or take another --backend")
+    if wish.precision not in ("auto", "float32"):
+        what = f"the engine of a bundle computes in float32, and {wish.precision} was asked for"
+        raise MissingError(what, todo="Leave --precision out, or take --backend torch")
+    from c3s3_seg.inference.backends.tensorrt import TensorRtBackend
+
+    return TensorRtBackend.of_bundle(bundle, network)
+
+
+def _nothing_fits(bundle: ModelBundle, wish: Wish, refusals: list[str]) -> MissingError:
+    todo = f"Install one, or: c3s3-seg export {bundle.folder} --to onnx"
+    if wish.device == "cuda" and not cuda_devices():
+        refusals.insert(0, NO_GPU)
+    why = f" ({'; '.join(refusals)})" if refusals else ""
+    return MissingError(
+        f"no installed runtime can run this bundle as asked{why}", where=bundle.folder, todo=todo
+    )

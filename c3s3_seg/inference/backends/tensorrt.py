@@ -1,0 +1,161 @@
+"""TensorRT as a backend: engines of `engines.py`, run through torch-free CUDA buffers.
+
+Not run on a GPU so far: see `tests/gpu`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from c3s3_seg.bundle import ModelBundle, Network
+from c3s3_seg.errors import InputError, MissingError, RefusedError
+from c3s3_seg.inference.backends.cuda import INSTALL, Stream
+from c3s3_seg.inference.backends.engine_cache import INPUT, Profile, Vault, library
+from c3s3_seg.inference.backends.execute import opening
+from c3s3_seg.inference.backends.graph import read_graph
+from c3s3_seg.inference.tiling import FloatArray
+
+
+class TensorRtBackend:
+    """A TensorRT engine, ready to run.
+
+    Parameters
+    ----------
+    engine
+        Serialized. It is machine code: only what was built here may be given.
+
+    Raises
+    ------
+    MissingError
+        If TensorRT or a GPU is missing.
+    RefusedError
+        If TensorRT does not take the engine.
+    """
+
+    name, device = "tensorrt", "cuda"
+
+    def __init__(self, engine: bytes) -> None:
+        library()
+        import tensorrt as trt
+
+        self._stream = Stream()
+        self._runtime = trt.Runtime(trt.Logger(trt.Logger.WARNING))
+        self._engine = self._runtime.deserialize_cuda_engine(engine)
+        if self._engine is None:
+            raise RefusedError("TensorRT does not take this engine; its reasons are above")
+        self._context = self._engine.create_execution_context()
+        if self._context is None:
+            what = "the engine does not fit into the GPU's memory; TensorRT's reasons are above"
+            raise RefusedError(what, todo="Free memory there, or take another --backend")
+        self._alone = threading.Lock()  # a context and its buffers serve one caller at a time
+        names = [self._engine.get_tensor_name(n) for n in range(self._engine.num_io_tensors)]
+        outputs = [name for name in names if name != INPUT]
+        if len(outputs) != 1 or len(names) != 2:
+            raise RefusedError(f"the engine has {', '.join(names)}, wanted one input and one output")
+        (self._output,) = outputs
+
+    @classmethod
+    def of_bundle(cls, bundle: ModelBundle, network: Network) -> TensorRtBackend:
+        """The network of a bundle, its engine taken from the user's vault or built now.
+
+        Raises
+        ------
+        InputError
+            If the bundle has no ONNX graph.
+        """
+        library()
+        if not bundle.has(network.graph):
+            todo = f"Make it with: c3s3-seg export {bundle.folder} --to onnx"
+            raise InputError(f"the bundle has no {network.graph}", where=bundle.folder, todo=todo)
+        profile = Profile(bundle.task.patch, network.channels)
+        graph = widened(bundle.folder / network.graph, bundle.manifest.files)
+        return cls(Vault.default().engine(graph, profile))
+
+    def __call__(self, patches: FloatArray) -> FloatArray:
+        """See `Backend`.
+
+        Raises
+        ------
+        InputError
+            If the tiles are larger than the engine was made for.
+        """
+        with self._alone:
+            return self._run(np.ascontiguousarray(patches, dtype=np.float32))
+
+    def _run(self, given: FloatArray) -> FloatArray:
+        if not self._context.set_input_shape(INPUT, given.shape):
+            least, _, most = self._engine.get_tensor_profile_shape(INPUT, 0)
+            raise InputError(
+                f"found tiles of {given.shape}, the engine takes {_sizes(least)} to {_sizes(most)}",
+                todo="Use smaller tiles: --overlap 0.5",
+            )
+        answer = np.empty(_sizes(self._context.get_tensor_shape(self._output)), dtype=np.float32)
+        self._context.set_tensor_address(INPUT, self._stream.upload(INPUT, given))
+        self._context.set_tensor_address(self._output, self._stream.buffer(self._output, answer.nbytes))
+        if not self._context.execute_async_v3(self._stream.handle):
+            raise RefusedError("TensorRT did not run; its reasons are above")
+        self._stream.download(self._output, answer)
+        self._stream.wait()
+        return answer
+
+
+def _sizes(dims: Any) -> tuple[int, ...]:
+    """TensorRT's sizes, which can be indexed but are no sequence."""
+    return tuple(int(dims[n]) for n in range(len(dims)))
+
+
+def widened(path: Path, hashes: Mapping[str, str] | None = None) -> bytes:
+    """A bundle's graph with its weights inside, in single precision. `hashes` are those of `read_graph`.
+
+    TensorRT takes 8-bit weights only together with 8-bit activations, so casts and scales are done here.
+
+    Raises
+    ------
+    MissingError
+        If onnx is not installed.
+    InputError
+        If it is no ONNX graph, or takes weights from a file that is not its own.
+    """
+    try:
+        import onnx
+    except ImportError:
+        raise MissingError(
+            "TensorRT needs onnx to read the graph", todo=f"pip install onnx. {INSTALL}"
+        ) from None
+    with opening(path, "onnx"):
+        model = onnx.load_from_string(read_graph(path, hashes))
+        for value in model.graph.output:  # its bytes are taken for single precision
+            kind = onnx.TensorProto.DataType.Name(value.type.tensor_type.elem_type)
+            if kind != "FLOAT":
+                raise InputError(f"its output is {kind}, wanted FLOAT", where=path)
+        return _widened(onnx, model)
+
+
+def _widened(onnx: Any, model: Any) -> bytes:
+    stored = {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
+    kept = []
+    for node in model.graph.node:
+        if node.op_type in ("Cast", "DequantizeLinear") and node.input[0] in stored:
+            values = [stored[name] for name in node.input]
+            stored[node.output[0]] = _wide(values)
+        else:
+            kept.append(node)
+    read = {name for node in kept for name in node.input}
+    weights = [onnx.numpy_helper.from_array(array, name) for name, array in stored.items() if name in read]
+    for field, items in ((model.graph.node, kept), (model.graph.initializer, weights)):
+        del field[:]
+        field.extend(items)
+    return model.SerializeToString()  # type: ignore[no-any-return]
+
+
+def _wide(values: list[Any]) -> FloatArray:
+    """A kernel in half precision, or in 8 bits with a scale for each slice of its first axis."""
+    kernel = values[0].astype(np.float32)
+    if len(values) == 1:
+        return np.asarray(kernel)
+    return np.asarray(kernel * values[1].reshape(-1, *[1] * (kernel.ndim - 1)), dtype=np.float32)

@@ -1,0 +1,122 @@
+"""How much memory a tile takes, and the largest tiles that a given memory allows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from c3s3_seg.errors import MemoryLimitError, shown
+from c3s3_seg.inference.tiling import Shape, Tiling
+
+MULTIPLE = 16  # four downsamplings: every side of a tile
+FLOAT = 4
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a process takes, in bytes.
+
+    Parameters
+    ----------
+    base
+        With its runtime loaded and a network in it, before the first tile.
+    per_voxel
+        Of the tile, for the maps of all networks.
+    """
+
+    base: int
+    per_voxel: float
+
+
+# Peak memory of processes with VNet and ResVNet of 16 filters over tiles of 0.2 to 2 million voxels, least
+# squares, the larger slope and the larger base of the two, rounded up; `benchmarks/memory.py --tiles`.
+# Maps grow with the filters; the base is mostly libraries.
+MEASURED = {
+    "openvino": Costs(350_000_000, 230.0),
+    "onnx": Costs(250_000_000, 560.0),
+    "torch": Costs(650_000_000, 400.0),
+}
+MEASURED_FILTERS = 16
+
+
+def costs_of(runtime: str, filters: Sequence[int]) -> Costs:
+    """The measured costs of networks with so many filters each, all in one runtime."""
+    one = MEASURED.get(runtime, max(MEASURED.values(), key=lambda costs: costs.per_voxel))
+    return Costs(one.base, one.per_voxel * sum(filters) / MEASURED_FILTERS)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A limit, and what is taken whatever the tiles are.
+
+    Parameters
+    ----------
+    limit
+        Bytes that the whole process may take.
+    costs
+        Of the runtime.
+    channels
+        Probabilities a voxel.
+    scan_voxels, model_voxels
+        Of the two grids.
+    """
+
+    limit: int
+    costs: Costs
+    channels: int
+    scan_voxels: int
+    model_voxels: int
+
+    def needed(self, tiling: Tiling) -> int:
+        """Peak memory of the process, in bytes: what was measured of the runtime, and our own arrays."""
+        tile = int(np.prod(tiling.tile))
+        ours = 2 * FLOAT * self.channels * tile  # logits, and what softmax makes of them on the way
+        if len(tiling) > 1:
+            ours += FLOAT * self.channels * tiling.waiting
+        scan = (FLOAT + 1) * self.scan_voxels + 2 * FLOAT * self.model_voxels
+        return int(self.costs.base + self.costs.per_voxel * tile + ours + scan)
+
+    def largest(self, shape: Shape, most: Shape, patch: Shape, overlap: float) -> Tiling:
+        """The largest tiles from `most` down that fit; never smaller than `patch`, those of training.
+
+        Where `most` is all of `shape`, that is the whole volume at once.
+
+        Raises
+        ------
+        MemoryLimitError
+            If even those do not fit.
+        """
+        for tile in _shrinking(most, patch):
+            tiling = Tiling.overlapping(shape, tile, overlap)
+            if self.needed(tiling) <= self.limit:
+                return tiling
+        raise MemoryLimitError(
+            f"a memory of {self.limit / 1e9:.2f} GB was allowed, and this scan needs"
+            f" {self.needed(tiling) / 1e9:.2f} GB with the smallest tiles {shown(tiling.tile)}",
+            todo="Allow more with --memory",
+        )
+
+
+def _shrinking(tile: Shape, patch: Shape) -> Iterator[Shape]:
+    """From a tile down to the training size: the side that exceeds it most becomes shorter by 16."""
+    sides = list(tile)
+    while True:
+        yield sides[0], sides[1], sides[2]
+        excess = [n / p if n - MULTIPLE >= p else 0.0 for n, p in zip(sides, patch, strict=True)]
+        if not max(excess):
+            return
+        sides[excess.index(max(excess))] -= MULTIPLE
+
+
+def smaller(tiling: Tiling, patch: Shape, shape: Shape) -> Tiling | None:
+    """What to try when memory was full: tiles of the training size, or half of those; None if tiny."""
+    tile = tiling.tile
+    low = [min(t, p) for t, p in zip(tile, patch, strict=True)]
+    if tuple(low) == tile:
+        longest = low.index(max(low))
+        low[longest] = low[longest] // 2 // MULTIPLE * MULTIPLE
+        if not low[longest]:
+            return None
+    return Tiling.overlapping(shape, (low[0], low[1], low[2]), 0.5)

@@ -1,0 +1,178 @@
+"""The way back from the model's grid to the scan's, a few planes at a time.
+
+Probabilities are interpolated linearly, never masks. No class ever exists at full size: planes are
+interpolated as they arrive, compared, and what remains of them is a label.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from c3s3_seg.bundle.preprocessing import along, weights
+from c3s3_seg.inference.streaming import Slab
+from c3s3_seg.inference.tiling import FloatArray, Shape
+
+BLOCK = 2_000_000  # voxels on the scan's grid that are worked on at a time: 8 MB a class
+
+
+@dataclass(frozen=True)
+class Block:
+    """A box of voxels on the scan's grid, seen along the patient's axes, and what it is made from.
+
+    Parameters
+    ----------
+    where
+        The box (x, y, z).
+    source
+        (K, x, y, z) float32: the model's voxels that it depends on.
+    rows
+        Per axis, the weights (voxels of the box, voxels of `source`); None where both are the same.
+    axis
+        The streamed axis: it is interpolated last, its planes being few.
+    """
+
+    where: tuple[slice, slice, slice]
+    source: FloatArray
+    rows: tuple[FloatArray | None, ...]
+    axis: int
+
+    def channel(self, number: int) -> FloatArray:
+        """One class, interpolated: (x, y, z) float32. May be a view."""
+        array: FloatArray = self.source[number]
+        for axis in sorted(range(3), key=lambda n: (n == self.axis, -n)):
+            rows = self.rows[axis]
+            if rows is not None:
+                array = along(rows, array, axis)
+        return array
+
+
+class Restorer:
+    """Interpolates slabs of one volume as they come.
+
+    Parameters
+    ----------
+    shape, goal
+        Voxels (x, y, z) of the model's grid and of the scan's, both along the patient's axes.
+    classes
+        Background included. Channels beyond them are the same classes said by further networks.
+    all_of_it
+        Whether blocks cover the whole scan; else only where a foreground class can win.
+    """
+
+    def __init__(self, shape: Shape, goal: Shape, classes: int, *, all_of_it: bool = False) -> None:
+        self._goal, self._classes = goal, classes
+        self._axes = [_Axis(n, m) for n, m in zip(shape, goal, strict=True)]
+        # The winner of K classes has 1 / K or more; the rest is rounding.
+        self._least = -1.0 if all_of_it else 1 / classes - 1e-4
+
+    def __call__(self, slabs: Iterable[Slab]) -> Iterator[Block]:
+        """Give blocks that do not overlap, in rising order; each holds until the next is asked for."""
+        done, held = 0, _Held()
+        for slab in slabs:
+            axis, n = self._axes[slab.axis], slab.axis
+            held = held.with_slab(slab)
+            ready = axis.ready(slab.stop)
+            step = max(1, BLOCK * self._goal[n] // int(np.prod(self._goal)))
+            for low in range(done, ready, step):
+                high = min(low + step, ready)
+                yield from self._block(held, slice(low, high), n)
+            done = max(done, ready)
+            held = held.tail(int(axis.first[done]) if done < self._goal[n] else slab.stop)
+
+    def _block(self, held: _Held, planes: slice, n: int) -> Iterator[Block]:
+        """The block of some planes of the scan's grid; none where no foreground class can win."""
+        along = self._axes[n]
+        used = slice(int(along.first[planes].min()), int(along.last[planes].max()) + 1)
+        source = held.take(used)
+        where, inner = [planes] * 3, [slice(None)] * 3
+        rows: list[FloatArray | None] = [along.rows(planes, used)] * 3
+        for other, ends in _box(source, n, self._classes, self._least).items():
+            if ends.start == ends.stop:
+                return
+            where[other], inner[other] = self._axes[other].reached_from(ends)
+            rows[other] = self._axes[other].rows(where[other], inner[other])
+        x, y, z = where
+        yield Block((x, y, z), source[:, *inner], tuple(rows), n)
+
+
+class _Axis:
+    """One axis of both grids: `first` and `last` are what each index of the goal depends on."""
+
+    def __init__(self, size: int, goal: int) -> None:
+        self._matrix = weights(size, goal) if size != goal else None
+        if self._matrix is None:
+            self.first = self.last = np.arange(goal)
+        else:
+            used = self._matrix > 0
+            self.first = used.argmax(axis=1)
+            self.last = size - 1 - used[:, ::-1].argmax(axis=1)
+
+    def ready(self, stop: int) -> int:
+        """How many indices of the goal depend on nothing from `stop` on."""
+        return int(np.searchsorted(self.last, stop, side="left"))
+
+    def reached_from(self, ends: slice) -> tuple[slice, slice]:
+        """Indices of the goal that depend on any of these, and all that those depend on."""
+        low = int(np.searchsorted(self.last, ends.start, side="left"))
+        high = int(np.searchsorted(self.first, ends.stop, side="left"))
+        return slice(low, high), slice(int(self.first[low]), int(self.last[high - 1]) + 1)
+
+    def rows(self, goal: slice, used: slice) -> FloatArray | None:
+        """Weights of these indices of the goal on those of the model's grid; None: the same grid."""
+        return None if self._matrix is None else np.ascontiguousarray(self._matrix[goal, used])
+
+
+@dataclass(frozen=True)
+class _Held:
+    """Planes that are still needed: a few from before, and the slab that has just arrived."""
+
+    slab: Slab | None = None
+    early: tuple[FloatArray, ...] = ()
+    start: int = 0
+
+    def with_slab(self, slab: Slab) -> _Held:
+        return _Held(slab, self.early, self.start if self.early else slab.start)
+
+    def take(self, planes: slice) -> FloatArray:
+        """(K, x, y, z): planes of the model's grid, a view where one slab holds them all."""
+        if self.slab is None:
+            raise ValueError("there is no slab yet")
+        axis, begin = self.slab.axis, self.slab.start
+        if planes.start >= begin:
+            return _cut(self.slab.values, axis, slice(planes.start - begin, planes.stop - begin))
+        parts = list(self.early[planes.start - self.start : planes.stop - self.start])
+        if planes.stop > begin:
+            parts.append(_cut(self.slab.values, axis, slice(0, planes.stop - begin)))
+        return np.concatenate(parts, axis=1 + axis)
+
+    def tail(self, start: int) -> _Held:
+        """Copies of the planes from `start` on: the slab itself is about to go."""
+        if self.slab is None:
+            return self
+        numbers = range(start, self.slab.stop)
+        return _Held(None, tuple(self.take(slice(n, n + 1)).copy() for n in numbers), start)
+
+
+def _cut(values: FloatArray, axis: int, planes: slice) -> FloatArray:
+    return np.moveaxis(np.moveaxis(values, 1 + axis, 0)[planes], 0, 1 + axis)
+
+
+def _box(source: FloatArray, axis: int, classes: int, least: float) -> dict[int, slice]:
+    """Along the axes other than `axis`: the ends of where a foreground class has `least` or more."""
+    others = [n for n in range(3) if n != axis]
+    if least < 0:
+        return {n: slice(0, source.shape[1 + n]) for n in others}
+    found = np.zeros(np.delete(source.shape[1:], axis), dtype=np.bool_)
+    for number in range(len(source)):
+        if number % classes:
+            found |= (source[number] >= least).any(axis=axis)
+    return {n: _ends(np.asarray(found.any(axis=1 - place))) for place, n in enumerate(others)}
+
+
+def _ends(found: NDArray[np.bool_]) -> slice:
+    places = np.flatnonzero(found)
+    return slice(int(places[0]), int(places[-1]) + 1) if places.size else slice(0, 0)

@@ -1,0 +1,1 @@
+"""What runs fastest on this machine: measured, and kept as a profile."""

@@ -1,0 +1,112 @@
+"""Which runtime, how many threads, which tiles: measured on this machine, each in a process of its own."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import get_args
+
+import numpy as np
+
+from c3s3_seg.bundle import ModelBundle
+from c3s3_seg.errors import MissingError
+from c3s3_seg.inference.backends.runtimes import Runtime
+from c3s3_seg.inference.backends.select import PACKAGES
+from c3s3_seg.inference.tiling import Shape
+from c3s3_seg.inference.tuning.measure_runtime import Measurement, measured
+from c3s3_seg.inference.tuning.profile import Best, Machine
+
+MULTIPLE = 16
+RUNTIMES: tuple[Runtime, ...] = get_args(Runtime)
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What was measured, and what could not be: (runtime, why)."""
+
+    found: tuple[Measurement, ...]
+    failed: tuple[tuple[str, str], ...]
+
+    def best(self) -> Best:
+        """The fastest a voxel, with the memory that its runtime took over tiles of several sizes.
+
+        Raises
+        ------
+        MissingError
+            If nothing could be measured.
+        """
+        if not self.found:
+            why = "; ".join(f"{name}: {reason}" for name, reason in self.failed)
+            raise MissingError(f"no runtime could be measured ({why})")
+        fastest = min(self.found, key=lambda m: m.seconds / m.voxels)
+        same = [m for m in self.found if m.runtime == fastest.runtime]
+        voxels, peaks = np.array([(m.voxels, m.peak_bytes) for m in same], dtype=np.float64).T
+        slope = float(np.polyfit(voxels, peaks, 1)[0]) if len(set(voxels)) > 1 else peaks.max() / voxels.max()
+        slope = max(slope, 0.0)
+        return Best(
+            runtime=fastest.runtime,  # type: ignore[arg-type]
+            threads=fastest.threads or Machine.here().cores,
+            seconds_per_mvoxel=fastest.seconds / fastest.voxels * 1e6,
+            gflop_s=fastest.gflop_s,
+            matrix_gflop_s=fastest.matrix_gflop_s,
+            base_bytes=max(0, int((peaks - slope * voxels).max())),
+            bytes_per_voxel=slope,
+        )
+
+
+def survey(
+    bundle: ModelBundle,
+    tell: Callable[[str], None] | None = None,
+    runtimes: Sequence[Runtime] = RUNTIMES,
+) -> Survey:
+    """Measure every installed runtime on the bundle's tiles; the fastest also with other tiles and threads.
+
+    Parameters
+    ----------
+    bundle
+        Its first network is measured.
+    tell
+        Called with what is measured now.
+    runtimes
+        The only ones to try.
+    """
+    found: list[Measurement] = []
+    failed: list[tuple[str, str]] = []
+
+    def attempt(runtime: Runtime, threads: int | None, tile: Shape) -> None:
+        if tell is not None:
+            tell(f"{runtime}, {threads or 'all'} threads, tiles of {tile}")
+        try:
+            found.append(measured(bundle, runtime, threads, tile))
+        except MissingError as error:
+            failed.append((runtime, error.what))
+
+    sizes = tiles(bundle.task.patch)
+    cores = Machine.here().cores
+    for runtime in runtimes:
+        if runtime != "torch" and not bundle.has(bundle.networks[0].graph):
+            failed.append((runtime, "the bundle has no ONNX graph"))
+        elif importlib.util.find_spec(PACKAGES[runtime][0]) is None:
+            failed.append((runtime, "not installed"))
+        else:
+            attempt(runtime, None, sizes[0])
+    if found:
+        fastest: Runtime = min(found, key=lambda m: m.seconds).runtime  # type: ignore[assignment]
+        for threads in other_threads(cores):
+            attempt(fastest, threads, sizes[0])
+        for tile in sizes[1:]:
+            attempt(fastest, None, tile)
+    return Survey(tuple(found), tuple(failed))
+
+
+def tiles(patch: Shape) -> Sequence[Shape]:
+    """The training size, and about two and four times its voxels."""
+    x, y, z = (-(-side // MULTIPLE) * MULTIPLE for side in patch)
+    wide = [int(side * 1.25) // MULTIPLE * MULTIPLE + MULTIPLE for side in (x, y, z)]
+    return (x, y, z), (wide[0], wide[1], z), (wide[0] + MULTIPLE, wide[1] + MULTIPLE, wide[2])
+
+
+def other_threads(cores: int) -> list[int]:
+    """Numbers of threads worth a try beside all of them: one, and half of the cores (no hyper-threads)."""
+    return sorted({1, cores // 2} - {0, cores})

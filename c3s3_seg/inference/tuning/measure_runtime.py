@@ -1,0 +1,181 @@
+"""One runtime, one tile size, measured in a process of its own; started by `measured`, prints JSON.
+
+A process for each, because peak memory is a property of a process and runtimes slow each other.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+
+from c3s3_seg.bundle import ModelBundle
+from c3s3_seg.errors import MissingError, shown
+from c3s3_seg.inference.backends.graph import read_graph
+from c3s3_seg.inference.backends.runtimes import Runtime
+from c3s3_seg.inference.backends.select import Wish, facts, open_backend
+from c3s3_seg.inference.tiling import Shape
+from c3s3_seg.system.process_pool import follow_parent
+
+MATRIX = 2048  # side of the matrix product that the network is held against
+REPEATS = 3
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What one process saw.
+
+    Parameters
+    ----------
+    runtime, device, precision
+        What really ran.
+    threads
+        As asked; None left it to the runtime.
+    tile
+        Voxels (x, y, z).
+    open_s, first_s, seconds
+        Loading, the first tile, the median of the following ones.
+    gflop
+        Arithmetic of a tile: two operations for each multiplication of a convolution.
+    matrix_gflop_s
+        Speed of a single precision matrix product in the same process.
+    peak_bytes
+        Largest resident memory of the process.
+    """
+
+    runtime: str
+    device: str
+    precision: str
+    threads: int | None
+    tile: Shape
+    open_s: float
+    first_s: float
+    seconds: float
+    gflop: float
+    matrix_gflop_s: float
+    peak_bytes: int
+
+    @property
+    def voxels(self) -> int:
+        """Of the tile."""
+        return int(np.prod(self.tile))
+
+    @property
+    def gflop_s(self) -> float:
+        """Speed of the network."""
+        return self.gflop / self.seconds
+
+
+def measured(bundle: ModelBundle, runtime: Runtime, threads: int | None, tile: Shape) -> Measurement:
+    """Start a process that loads the bundle's first network, runs a tile of noise and says what it took.
+
+    Raises
+    ------
+    MissingError
+        If that process failed; with its last line.
+    """
+    words = [str(bundle.folder.resolve()), runtime, str(threads or 0), *map(str, tile)]
+    counted = {} if threads is None else {f"{name}_NUM_THREADS": str(threads) for name in ("OMP", "OPENBLAS")}
+    answer = subprocess.run(
+        [sys.executable, "-m", "c3s3_seg.inference.tuning.measure_runtime", *words],
+        env={**os.environ, **counted},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if answer.returncode:
+        last = (answer.stderr.strip().splitlines() or [f"exit code {answer.returncode}"])[-1]
+        raise MissingError(f"the runtime '{runtime}' failed on tiles of {shown(tile)}: {last}")
+    found = json.loads(answer.stdout.splitlines()[-1])
+    return Measurement(**{**found, "tile": tuple(found["tile"])})
+
+
+def measure(bundle: ModelBundle, wish: Wish, tile: Shape) -> Measurement:
+    """Measure in this process."""
+    patch = np.random.default_rng(0).normal(size=(1, 1, *tile)).astype(np.float32)
+    started = time.perf_counter()
+    backend = open_backend(bundle, bundle.networks[0], wish)
+    opened = time.perf_counter()
+    backend(patch)
+    first = time.perf_counter() - opened
+    seconds = median(_timed(lambda: backend(patch)) for _ in range(REPEATS))
+    peak = _peak_bytes()
+    where = facts(backend)
+    return Measurement(
+        runtime=where["backend"],
+        device=where["device"],
+        precision=where["precision"],
+        threads=wish.threads,
+        tile=tile,
+        open_s=opened - started,
+        first_s=first,
+        seconds=seconds,
+        gflop=_gflop(bundle, tile),
+        matrix_gflop_s=_matrix_speed(),
+        peak_bytes=peak,
+    )
+
+
+def _gflop(bundle: ModelBundle, tile: Shape) -> float:
+    """Of the first network; 0 where there is no graph to count in. A file that no hash covers is not read."""
+    graph, hashes = bundle.networks[0].graph, bundle.manifest.files
+    return gflop(bundle.folder / graph, tile, hashes) if bundle.has(graph) else 0.0
+
+
+def gflop(graph: Path, tile: Shape, hashes: Mapping[str, str] | None = None) -> float:
+    """Arithmetic of the convolutions of a graph on one tile, in 10^9 operations; see `read_graph`."""
+    import openvino
+
+    model = openvino.Core().read_model(read_graph(graph, hashes))
+    model.reshape([1, 1, *tile])
+    total = 0.0
+    for node in model.get_ops():
+        if "Convolution" in node.get_type_name():
+            kernel = np.prod([int(n) for n in node.input(1).get_shape()])
+            # A kernel is used once for each voxel: of its output, or of its input if it is transposed.
+            transposed = "Backprop" in node.get_type_name()
+            shape = node.input(0).get_shape() if transposed else node.output(0).get_shape()
+            total += 2.0 * float(kernel) * float(np.prod([int(n) for n in list(shape)[2:]]))
+    return total / 1e9
+
+
+def _timed(run: object) -> float:
+    started = time.perf_counter()
+    run()  # type: ignore[operator]
+    return time.perf_counter() - started
+
+
+def _matrix_speed() -> float:
+    matrix = np.random.default_rng(0).normal(size=(MATRIX, MATRIX)).astype(np.float32)
+    seconds = min(_timed(lambda: matrix @ matrix) for _ in range(REPEATS + 1))
+    return 2 * MATRIX**3 / seconds / 1e9
+
+
+def _peak_bytes() -> int:
+    if sys.platform == "win32":
+        return 0
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def main(words: list[str]) -> None:
+    """The child process: FOLDER RUNTIME THREADS X Y Z."""
+    follow_parent()
+    folder, runtime, threads, x, y, z = words
+    bundle = ModelBundle.load(Path(folder))
+    wish = replace(Wish(), runtime=runtime, threads=int(threads) or None)  # type: ignore[arg-type]
+    sys.stdout.write(json.dumps(asdict(measure(bundle, wish, (int(x), int(y), int(z))))) + "\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

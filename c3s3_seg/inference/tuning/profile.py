@@ -1,0 +1,207 @@
+"""What `c3s3-seg benchmark` found to be fastest on this machine, and where that is kept.
+
+A profile is data: it is checked when it is read, it is used on the machine that it was made on and
+nowhere else, and it decides only what nobody asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from c3s3_seg.bundle import Network
+from c3s3_seg.errors import ConfigError, InputError
+from c3s3_seg.inference.backends.runtimes import Runtime
+from c3s3_seg.inference.backends.select import PACKAGES, Wish
+from c3s3_seg.inference.memory import Costs
+from c3s3_seg.system.files import make_folder, read_json, read_regular, write_whole
+from c3s3_seg.system.hardware import available_processors
+from c3s3_seg.system.schema import closed, dump, parse
+
+VARIABLE = "C3S3_SEG_PROFILE"
+Remarks = dict[str, Any]
+
+
+@closed
+@dataclass(frozen=True)
+class Machine:
+    """By what a machine is known again."""
+
+    processor: str
+    cores: int
+
+    @classmethod
+    def here(cls) -> Machine:
+        """This one: the model of its processor, and the cores that this process may use."""
+        return cls(_processor(), available_processors())
+
+
+@closed
+@dataclass(frozen=True)
+class Best:
+    """The fastest way to run one kind of network.
+
+    Parameters
+    ----------
+    runtime, threads
+        What was fastest.
+    seconds_per_mvoxel
+        How fast it was.
+    gflop_s, matrix_gflop_s
+        The network's arithmetic, and a matrix product's in the same process.
+    base_bytes, bytes_per_voxel
+        As in `Costs`, of this runtime.
+    """
+
+    runtime: Runtime
+    threads: int
+    seconds_per_mvoxel: float
+    gflop_s: float
+    matrix_gflop_s: float
+    base_bytes: int
+    bytes_per_voxel: float
+
+    def __post_init__(self) -> None:
+        if self.threads < 1 or self.base_bytes < 0 or not self.bytes_per_voxel >= 0:
+            raise ValueError("positive numbers of threads and bytes")
+
+    @property
+    def costs(self) -> Costs:
+        """For the choice of tiles."""
+        return Costs(self.base_bytes, self.bytes_per_voxel)
+
+
+@closed
+@dataclass(frozen=True)
+class Profile:
+    """The best for each kind of network, `resvnet-16` say, on one machine."""
+
+    machine: Machine
+    networks: dict[str, Best] = field(default_factory=dict)
+    format: Literal[1] = 1
+
+    def best(self, network: Network) -> Best | None:
+        """What was found for this kind of network, on this machine; None if nothing was."""
+        return self.networks.get(kind(network)) if self.machine == Machine.here() else None
+
+
+def kind(network: Network) -> str:
+    """Networks of one kind take the same time: `resvnet-16`."""
+    return f"{network.architecture}-{network.filters}"
+
+
+def profile_path(environ: Mapping[str, str]) -> Path | None:
+    """Where this user's profile is: $C3S3_SEG_PROFILE, else below $XDG_CONFIG_HOME or ~/.config.
+
+    None where there is neither a variable nor a home, as in many containers.
+    """
+    if environ.get(VARIABLE):
+        return Path(environ[VARIABLE])
+    if environ.get("XDG_CONFIG_HOME"):
+        return Path(environ["XDG_CONFIG_HOME"]) / "c3s3-seg" / "profile.json"
+    home = environ.get("HOME") or environ.get("USERPROFILE")
+    return Path(home) / ".config" / "c3s3-seg" / "profile.json" if home else None
+
+
+def existing_profile(environ: Mapping[str, str]) -> Path | None:
+    """The profile that `predict` uses unless told otherwise; None where nothing was written.
+
+    Raises
+    ------
+    InputError
+        If the variable names a file that is not there.
+    """
+    path = profile_path(environ)
+    if path is None or path.is_file():
+        return path
+    if environ.get(VARIABLE):
+        todo = f"Write it with: c3s3-seg benchmark --write-profile; or unset {VARIABLE}"
+        raise InputError(f"{VARIABLE} names a profile that is not there", where=path, todo=todo)
+    return None
+
+
+def read_profile(path: Path) -> Profile:
+    """Read and check a profile.
+
+    Raises
+    ------
+    ConfigError
+        If it is no profile: the key that is wrong, and what to do.
+    """
+    todo = "Write it anew with: c3s3-seg benchmark --write-profile; or delete it"
+    try:
+        data = read_json(path)
+    except InputError as error:
+        raise ConfigError(f"the profile cannot be read ({error.what})", where=path, todo=todo) from error
+    try:
+        return parse(Profile, data, path)
+    except ConfigError as error:
+        raise ConfigError(f"this is no profile: {error.what}", where=path, todo=todo) from None
+
+
+def write_profile(path: Path, network: Network, best: Best) -> Profile:
+    """Add what was found to a profile; one of another machine, or a broken one, is begun anew."""
+    here = Machine.here()
+    try:
+        old = read_profile(path).networks if path.is_file() and read_profile(path).machine == here else {}
+    except ConfigError:
+        old = {}
+    profile = Profile(here, {**old, kind(network): best})
+    make_folder(path.parent)
+    write_whole(path, json.dumps(dump(profile), indent=1).encode())
+    return profile
+
+
+def with_profile(wish: Wish, path: Path | None, network: Network) -> tuple[Wish, Best | None, Remarks]:
+    """Let a profile decide the runtime and the threads that were left open.
+
+    Returns
+    -------
+    The wish, completed; the entry that completed it, None if none did; and for the JSON of each case
+    which profile was used, or why it was not.
+
+    Raises
+    ------
+    ConfigError
+        If the file is no profile.
+    """
+    if path is None:
+        return wish, None, {}
+    profile = read_profile(path)
+    best = profile.best(network)
+    digest = hashlib.sha256(read_regular(path)).hexdigest()
+    why = _unused(wish, profile, best)
+    if best is None or why:
+        return wish, None, {"profile": {"sha256": digest, "used": False, "why": why}}
+    threads = best.threads if wish.threads is None else wish.threads
+    decided = {"runtime": best.runtime, "threads": threads}
+    return replace(wish, **decided), best, {"profile": {"sha256": digest, "used": True, **decided}}  # type: ignore[arg-type]
+
+
+def _unused(wish: Wish, profile: Profile, best: Best | None) -> str | None:
+    """Why a profile does not decide; None if it does."""
+    if profile.machine != Machine.here():
+        return "it was made on another machine"
+    if best is None:
+        return "it has no entry for this kind of network"
+    if wish.runtime not in ("auto", best.runtime) or wish.device == "cuda":
+        return "another runtime or device was asked for"
+    if importlib.util.find_spec(PACKAGES[best.runtime][0]) is None:
+        return f"{best.runtime} is not installed any more"
+    return None
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

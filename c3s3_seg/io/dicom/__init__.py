@@ -1,0 +1,1 @@
+"""DICOM series: headers, grouping into volumes, grids, pixels."""

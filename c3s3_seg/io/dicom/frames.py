@@ -1,0 +1,83 @@
+"""The frames of an enhanced CT, MR or PET file as slices of their own (PS3.3, C.7.6.16)."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any
+
+from pydicom import Dataset
+
+from c3s3_seg.io.dicom.header import FRAME_CLASSES, NAMES, Broken, Slice, own_copy
+
+# Functional group, and the sequence within it where there is one -> its attributes, and what a classic
+# slice calls them where that differs. All of these may stand at the top level of the file as well.
+GROUPS: dict[tuple[str, ...], dict[str, str]] = {
+    ("PixelMeasuresSequence",): {"PixelSpacing": "PixelSpacing"},
+    ("PlanePositionSequence",): {"ImagePositionPatient": "ImagePositionPatient"},
+    ("PlaneOrientationSequence",): {"ImageOrientationPatient": "ImageOrientationPatient"},
+    ("PixelValueTransformationSequence",): {
+        "RescaleSlope": "RescaleSlope",
+        "RescaleIntercept": "RescaleIntercept",
+    },
+    ("FrameContentSequence",): {
+        "TemporalPositionIndex": "TemporalPositionIdentifier",
+        "FrameAcquisitionNumber": "AcquisitionNumber",
+    },
+    ("MREchoSequence",): {"EffectiveEchoTime": "EchoTime"},
+    ("MRModifierSequence",): {"InversionTimes": "InversionTime"},
+    ("MRTimingAndRelatedParametersSequence",): {"FlipAngle": "FlipAngle"},
+    ("MRDiffusionSequence",): {"DiffusionBValue": "DiffusionBValue"},
+    ("MRDiffusionSequence", "DiffusionGradientDirectionSequence"): {
+        "DiffusionGradientOrientation": "DiffusionGradientOrientation"
+    },
+    ("CardiacSynchronizationSequence",): {"NominalCardiacTriggerDelayTime": "TriggerTime"},
+    ("MRImageFrameTypeSequence",): {
+        "FrameType": "ImageType",
+        "ComplexImageComponent": "ComplexImageComponent",
+    },
+    ("CTImageFrameTypeSequence",): {"FrameType": "ImageType"},
+    ("PETFrameTypeSequence",): {"FrameType": "ImageType"},
+}
+_TOP = [t for t in NAMES if isinstance(t, str) and not t.endswith("FunctionalGroupsSequence")]
+
+
+def is_enhanced(item: Slice) -> bool:
+    """Whether it is a whole enhanced file."""
+    return item.frame is None and item.sop_class in FRAME_CLASSES
+
+
+def frames(item: Slice) -> tuple[Slice, ...] | Broken:
+    """The frames of an enhanced file, in its order; broken, if it does not describe each of its frames."""
+    count = item.number("NumberOfFrames", 1)
+    uid = item.text("SeriesInstanceUID") or None
+    try:
+        shared = item.data.get("SharedFunctionalGroupsSequence") or [Dataset()]
+        each = item.data.get("PerFrameFunctionalGroupsSequence") or []
+        if count < 1 or len(each) != count:
+            return Broken(item.name, f"it has {count} frames and describes {len(each)} of them", uid)
+        top = own_copy(item.data, _TOP)
+        top.NumberOfFrames, top.SOPClassUID = 1, item.sop_class
+        return tuple(_frame(item, top, shared[0], each[n], n) for n in range(count))
+    except Exception as error:  # pydicom converts sequences when they are first asked for
+        return Broken(item.name, f"its frames cannot be read ({type(error).__name__})", uid)
+
+
+def _frame(item: Slice, top: Dataset, shared: Any, own: Any, number: int) -> Slice:
+    # To set an attribute that is there already is to write into its element, so each frame has its own.
+    data = own_copy(top)
+    for (path, keywords), groups in product(GROUPS.items(), (shared, own)):
+        values = _within(groups, path)
+        for theirs, ours in keywords.items():
+            value = values.get(theirs) if values is not None else None
+            if value is not None:
+                setattr(data, ours, value)
+    return Slice(item.path, f"{item.name}, frame {number + 1}", data, number)
+
+
+def _within(groups: Any, path: tuple[str, ...]) -> Any:
+    """The first item of a sequence within the first item of another; None where there is none."""
+    for keyword in path:
+        groups = (groups.get(keyword) or [None])[0]
+        if groups is None:
+            return None
+    return groups

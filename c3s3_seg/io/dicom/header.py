@@ -1,0 +1,284 @@
+"""The header of one DICOM file: where its pixels are and what it says of them; broken and foreign files."""
+
+from __future__ import annotations
+
+import copy
+import os
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.dataelem import RawDataElement
+from pydicom.multival import MultiValue
+from pydicom.tag import BaseTag, Tag
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+from c3s3_seg.io.detect import DICOM_SUFFIXES, MEDIA_DIRECTORY, PREFIX_END, begins_as_dicom
+
+_STORAGE = "1.2.840.10008.5.1.4.1.1."
+SLICE_CLASSES = {_STORAGE + end for end in ("2", "4", "128")}  # CT, MR, PET: one slice a file
+FRAME_CLASSES = {
+    _STORAGE + end for end in ("2.1", "2.2", "4.1", "4.4", "128.1", "130")
+}  # enhanced CT, MR, PET
+CAPTURE_CLASSES = {_STORAGE + end for end in ("7", "7.1", "7.2", "7.3", "7.4")}  # secondary captures
+# A deflated file is unpacked in one go before anything can be checked. No single slice is larger.
+MAX_INFLATED = 1 << 30
+
+# Only these are read from a header: a private header can be a hundred times as long. The numbers are
+# the b-values of Siemens, Philips and GE, which older scanners write nowhere else.
+NAMES: list[Any] = [
+    "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "Modality",
+    "ImageType", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation",
+    "PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient", "FrameOfReferenceUID", "PatientID",
+    "PatientName", "ModalityLUTSequence", "EchoTime", "EchoNumbers", "InversionTime", "FlipAngle",
+    "TemporalPositionIdentifier", "DiffusionBValue", "DiffusionGradientOrientation", "AcquisitionNumber",
+    "TriggerTime", "AcquisitionTime", "InstanceNumber", "BitsAllocated", "BitsStored", "HighBit",
+    "PixelRepresentation", "LossyImageCompression", "RescaleSlope", "RescaleIntercept", "PixelPaddingValue",
+    "PixelPaddingRangeLimit", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
+    "StudyInstanceUID", "ComplexImageComponent", 0x0019100C, 0x20011003, 0x00431039,
+]  # fmt: skip
+_NUMBERS = {"US": "u2", "SS": "i2", "US or SS": "u2", "UL": "u4", "SL": "i4", "FD": "f8", "FL": "f4"}
+TAGS = [Tag(name) for name in NAMES]  # pydicom would turn the names into numbers for each file anew
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One slice: its file, its name below the folder that was given, its attributes.
+
+    Parameters
+    ----------
+    path, name
+        The file, and how messages call it.
+    data
+        The attributes of `NAMES`; of a frame of an enhanced file, those of the frame.
+    frame
+        Its number from 0 within a file of several frames.
+    offset
+        Where the pixels begin in the file, if they stand there as plain little-endian numbers.
+    """
+
+    path: Path
+    name: str
+    data: pydicom.Dataset
+    frame: int | None = None
+    offset: int | None = None
+    _texts: dict[str | int, str] = field(default_factory=dict, compare=False, repr=False)
+    _lists: dict[str, NDArray[np.float64]] = field(default_factory=dict, compare=False, repr=False)
+
+    def text(self, keyword: str | int) -> str:
+        """An attribute as text, empty if it is not there or cannot be read."""
+        if keyword not in self._texts:
+            self._texts[keyword] = self._read(keyword)
+        return self._texts[keyword]
+
+    def _read(self, keyword: str | int) -> str:
+        try:
+            item = self.data.get_item(_tag(keyword))
+            if isinstance(item, RawDataElement):
+                return _raw_text(item.tag, item.VR, item.value or b"", item.is_little_endian)
+            value = None if item is None else item.value
+            if isinstance(value, MultiValue):
+                return "\\".join(str(v) for v in value)
+            return "" if value is None else str(value).strip()
+        except Exception:  # pydicom converts a value when it is first asked for, and raises what it likes
+            return ""
+
+    def numbers(self, keyword: str, count: int) -> NDArray[np.float64] | None:
+        """An attribute of `count` finite numbers; None if it is not that."""
+        if keyword not in self._lists:
+            try:
+                self._lists[keyword] = np.array([float(v) for v in self.text(keyword).split("\\")])
+            except ValueError:
+                self._lists[keyword] = np.empty(0)
+        values = self._lists[keyword]
+        return values if values.shape == (count,) and np.isfinite(values).all() else None
+
+    def number(self, keyword: str, default: int) -> int:
+        """An attribute as a whole number; `default` if it is not there or not a number."""
+        try:
+            return int(self.text(keyword) or default)
+        except ValueError:
+            return default
+
+    @property
+    def is_localizer(self) -> bool:
+        """Whether the third value of ImageType (PS3.3, C.8.2.1.1.1) says that it is a scout view."""
+        return "LOCALIZER" in self.text("ImageType").upper()
+
+    @property
+    def sop_class(self) -> str:
+        """SOP class UID, from the meta information where the header leaves it blank; empty if unknown."""
+        return self.text("SOPClassUID") or _storage_class(self.data) or ""
+
+    @property
+    def is_capture(self) -> bool:
+        """Whether it is a secondary capture that lies nowhere in the patient."""
+        return self.sop_class in CAPTURE_CLASSES and not self.text("ImagePositionPatient")
+
+
+@lru_cache(256)
+def _tag(keyword: str | int) -> BaseTag:
+    return Tag(keyword)
+
+
+@lru_cache(4096)
+def _raw_text(tag: BaseTag, vr: str | None, raw: bytes, little: bool) -> str:
+    """Values as text, with `\\` between them. Most are the same in all slices, so they are kept."""
+    vr = vr or dictionary_VR(tag)
+    if vr in _NUMBERS:
+        kind = np.dtype(("<" if little else ">") + _NUMBERS[vr])
+        return "\\".join(str(v) for v in np.frombuffer(raw, kind).tolist())
+    if vr in ("SQ", "UN", "OB", "OW"):
+        return raw.hex()
+    return "\\".join(v.strip(" \0") for v in raw.decode("latin-1").split("\\"))
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A file that should be a slice and is none, and the series it says it is of, if it says that much.
+
+    `whole`: nothing of the file is missing; what it lacks was never written.
+    """
+
+    name: str
+    reason: str
+    series_uid: str | None = None
+    whole: bool = False
+
+    @property
+    def verdict(self) -> str:
+        """What is wrong with it, to follow the word `file`."""
+        return f"cannot be used: {self.reason}" if self.whole else f"is damaged: {self.reason}"
+
+
+def unreadable(kind: str, error: Exception) -> str:
+    """What to say of an object that could not be read: the attribute that it lacks, if that is why."""
+    keyword = getattr(error, "name", None) if isinstance(error, AttributeError) else None
+    if isinstance(keyword, str) and tag_for_keyword(keyword) is not None:
+        return f"this {kind} has no {keyword}: it is damaged, or was written without it"
+    return f"this {kind} is damaged, or not one that can be read ({type(error).__name__})"
+
+
+def look_at(path: Path, name: str) -> Slice | Broken | bool:
+    """A slice, a broken one, True for a file that may have been one, False for any other file."""
+    try:
+        with path.open("rb") as file:
+            return _look_into(file, path, name)
+    except OSError as error:
+        return Broken(name, f"it cannot be read: {error.strerror or error}")
+
+
+def own_copy(data: pydicom.Dataset, keywords: Iterable[Any] | None = None) -> pydicom.Dataset:
+    """A dataset whose elements are its own, those of nested sequences too.
+
+    `Dataset(dict(data))` shares its elements with `data`, and to set an attribute of the one is then to
+    set that of the other.
+
+    Parameters
+    ----------
+    data
+        What is copied. Elements that were not converted yet are converted.
+    keywords
+        Only these, where they are there; None: all.
+    """
+    tags = data.keys() if keywords is None else [Tag(k) for k in keywords if k in data]
+    copied = pydicom.Dataset()
+    for tag in tags:
+        element = data[tag]
+        value = element.value
+        if element.VR == "SQ" or isinstance(value, MultiValue):
+            value = copy.deepcopy(value)
+        copied[tag] = pydicom.DataElement(tag, element.VR, value, already_converted=True)
+    return copied
+
+
+def read_whole(path: Path) -> Any:
+    """A file with all its attributes; one without meta information is as it could be parsed."""
+    data = pydicom.dcmread(path, force=True)
+    if "TransferSyntaxUID" not in data.file_meta:
+        implicit, _ = data.original_encoding
+        data.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
+    return data
+
+
+def _look_into(file: BinaryIO, path: Path, name: str) -> Slice | Broken | bool:
+    head = file.read(PREFIX_END)
+    if not begins_as_dicom(head):
+        if len(head) < PREFIX_END and not head[:128].strip(b"\0") and b"DICM".startswith(head[128:]):
+            return True
+        named = path.suffix.lower() in DICOM_SUFFIXES
+        return Broken(name, "it is named like a DICOM file and is none") if named else False
+    try:
+        _check_inflated(head, file)
+        file.seek(0)
+        data = pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=TAGS)
+        reached = _reaches_pixels(file)
+        offset = _plain_pixels(data, file)
+        item = Slice(path, name, data, None, offset)
+        uid = item.text("SeriesInstanceUID") or None
+        kind = item.text("SOPClassUID") or _storage_class(data)
+    except Exception as error:  # pydicom raises whatever its parser trips over
+        return Broken(name, f"its header cannot be read ({type(error).__name__})")
+    if kind == MEDIA_DIRECTORY:
+        return False
+    if item.text("Rows") and item.text("Columns"):
+        return item
+    # A header that is cut may end within this very UID, or within that of the series.
+    if kind is None or any(c.startswith(kind) for c in SLICE_CLASSES | FRAME_CLASSES):
+        if not reached:
+            return Broken(name, "its header ends too early", uid)
+        lacks = [k for k in ("SOPClassUID", "Rows", "Columns") if not item.text(k)]
+        return Broken(name, f"its header has no {', '.join(lacks)}", uid, whole=True)
+    return False
+
+
+def _reaches_pixels(file: BinaryIO) -> bool:
+    """Whether pydicom stopped in front of pixel data (group 7FE0), and not at the end of the file."""
+    start = file.tell()
+    group = file.read(2)
+    file.seek(start)
+    return group in (b"\xe0\x7f", b"\x7f\xe0")
+
+
+def _storage_class(data: Any) -> str | None:
+    meta = getattr(data, "file_meta", None) or {}
+    return str(meta.get("MediaStorageSOPClassUID", "") or "") or None
+
+
+def _check_inflated(head: bytes, file: BinaryIO) -> None:
+    """Refuse a deflated file that unpacks to more than any slice has, before all of it is unpacked."""
+    start = file.read(1024)
+    if str(DeflatedExplicitVRLittleEndian).encode() not in start:
+        return
+    if head[128:] != b"DICM" or start[:8] != b"\x02\x00\x00\x00UL\x04\x00":
+        raise ValueError("deflated, and the length of its meta information is not given")
+    file.seek(PREFIX_END + 12 + int.from_bytes(start[8:12], "little"))
+    stream = zlib.decompressobj(-zlib.MAX_WBITS)
+    total = 0
+    while (block := stream.unconsumed_tail or file.read(1 << 16)) and not stream.eof:
+        total += len(stream.decompress(block, 1 << 20))
+        if total > MAX_INFLATED:
+            raise ValueError("deflated to a small part of what it unpacks to")
+
+
+def _plain_pixels(data: Any, file: BinaryIO) -> int | None:
+    """Where plain little-endian pixels begin, if all of them are there; None leaves the file to pydicom."""
+    syntax = data.file_meta.get("TransferSyntaxUID")
+    if syntax not in (ImplicitVRLittleEndian, ExplicitVRLittleEndian):
+        return None
+    # pydicom stopped in front of the pixel data: tag, then type and length (PS3.5, 7.1.2).
+    implicit = syntax == ImplicitVRLittleEndian
+    start = file.tell()
+    head = file.read(8 if implicit else 12)
+    if head[:4] != b"\xe0\x7f\x10\x00" or (not implicit and head[4:6] not in (b"OW", b"OB")):
+        return None
+    length = int.from_bytes(head[-4:], "little")
+    end = start + len(head) + length
+    return start + len(head) if length != 0xFFFFFFFF and end <= os.fstat(file.fileno()).st_size else None

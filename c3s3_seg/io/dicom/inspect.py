@@ -1,0 +1,133 @@
+"""What lies at a path, series by series: can it be read, and if not, why not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from c3s3_seg.errors import C3S3Error, Told, named, public
+from c3s3_seg.geometry.volume import Geometry, Volume
+from c3s3_seg.io import load
+from c3s3_seg.io.detect import is_dicom, is_zip
+from c3s3_seg.io.reading import Reading
+
+
+@dataclass(frozen=True)
+class Row:
+    """One series of a DICOM folder, or one image file.
+
+    Parameters
+    ----------
+    number, uid
+        What `--series` takes; an image file has no UID.
+    modality, description
+        As the header says; the description is free text.
+    slices, size
+        How many there are, and the grid as text.
+    spacing_mm, orientation
+        As text; empty where they are not known. `LPS`: the indices grow to the left, back and head;
+        ` oblique`: off by a degree or more.
+    readable
+        Whether `predict` would take it.
+    verdict
+        `volume`, `no volume` or `refused`, and the reason or the notes.
+    """
+
+    number: int
+    uid: str
+    modality: str
+    description: str
+    slices: int
+    size: str
+    spacing_mm: str
+    orientation: str
+    readable: bool
+    verdict: str
+
+
+def inspect(path: str | Path, reading: Reading | None = None, *, pixels: bool = True) -> list[Row]:
+    """Look at an image file, a DICOM file or folder, a DICOMDIR or a zip file.
+
+    Parameters
+    ----------
+    path
+        As `load` takes it.
+    reading
+        The repairs that would be asked for.
+    pixels
+        Whether the pixels are decoded too; without them a damaged slice is not noticed.
+
+    Raises
+    ------
+    InputError
+        If there is nothing at `path` that could be read.
+    """
+    path, reading = Path(path), reading or Reading()
+    if is_zip(path):
+        from c3s3_seg.io.archive import unpacked
+
+        with unpacked(path) as folder:
+            return _series_rows(folder, reading, pixels)
+    if path.is_dir() or is_dicom(path):
+        return _series_rows(path, reading, pixels)
+    return [_image_row(path, reading)]
+
+
+def _series_rows(path: Path, reading: Reading, pixels: bool) -> list[Row]:
+    from c3s3_seg.io.dicom.load import build, check, find_series
+    from c3s3_seg.io.dicom.series import choose
+
+    found, _ = find_series(path, Reading(None, reading.fix, reading.rule))
+    if not found.series:
+        choose(found, reading)  # says why
+    rows = []
+    for number, series in enumerate(found.series, 1):
+        first = series.slices[0]
+        head = (number, series.key, series.modality, series.description, len(series.slices))
+        size = f"{first.text('Columns')} x {first.text('Rows')}"
+        if not series.is_volume:
+            rows.append(Row(*head, size, "", "", False, f"no volume: {series.why_not}"))
+            continue
+        try:
+            chosen, notes = choose(found, Reading(number, reading.fix))
+            placed = check(chosen, found.root, reading)
+            shape = first.number("Columns", 0), first.number("Rows", 0), len(placed.places)
+            grid = Geometry(shape, placed.affine)
+            notes = tuple(note for note in notes if not note.startswith("series "))
+            if pixels:
+                volume = build(chosen, notes, path, reading)
+                grid, notes = volume.geometry, volume.source.notes
+            rows.append(Row(*head, size, *_grid(grid), True, _verdict(notes)))
+        except C3S3Error as error:
+            rows.append(Row(*head, size, "", "", False, _joined("refused: ", error.what)))
+    return rows
+
+
+def _image_row(path: Path, reading: Reading) -> Row:
+    try:
+        volume: Volume = load(path, fix=reading.fix)
+    except C3S3Error as error:
+        if not path.is_file():
+            raise
+        return Row(1, "", "-", "", 0, "-", "", "", False, _joined("refused: ", error.what))
+    shape = volume.geometry.shape
+    size = f"{shape[0]} x {shape[1]}"
+    return Row(1, "", "-", "", shape[2], size, *_grid(volume.geometry), True, _verdict(volume.source.notes))
+
+
+def _verdict(notes: tuple[str, ...]) -> str:
+    return _joined("volume", *(part for note in notes for part in ("; ", note)))
+
+
+def _joined(*parts: str) -> str:
+    """Both versions of a sentence, as its parts have them."""
+    return Told.of("".join(map(named, parts)), "".join(map(public, parts)), as_named=True)
+
+
+def _grid(geometry: Geometry) -> tuple[str, str]:
+    # Off by a degree.
+    oblique = np.abs(geometry.direction).max(axis=0).min() < np.cos(np.radians(1))
+    spacing = " x ".join(f"{s:.4g}" for s in geometry.spacing_mm)
+    return spacing, geometry.letters + (" oblique" if oblique else "")

@@ -1,0 +1,298 @@
+"""The pixels of one slice: decoded, without what is no pixel value, rescaled."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from c3s3_seg.errors import C3S3Error, InputError, shown
+from c3s3_seg.geometry.volume import Array, narrow
+from c3s3_seg.io.dicom.decoder import Decoder, Refused
+from c3s3_seg.io.dicom.header import Slice
+from c3s3_seg.system.files import printable
+
+
+@dataclass(frozen=True)
+class Plane:
+    """The rescaled pixels (row, column) of a slice, and which of them are padding, if any may be.
+
+    They are float32, or float64 where an intercept far above the slope would round them together.
+    """
+
+    values: Array
+    padding: NDArray[np.bool_] | None
+
+
+class Pixels:
+    """Reads the pixels of slices. Use it in a `with`: what is compressed is decoded in a process of its own.
+
+    Parameters
+    ----------
+    root
+        The folder that messages name.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._decoder: Decoder | None = None
+        # Of slices with an odd HighBit: whether their lowest bits are used, None where all values are 0.
+        self._loose: dict[str, bool | None] = {}
+
+    def __enter__(self) -> Pixels:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+        if self._decoder is not None:
+            self._decoder.close()
+
+    def read(self, item: Slice, out: Array | None = None) -> Plane:
+        """The pixels of one slice, into `out` (row, column) where it is given.
+
+        Raises
+        ------
+        InputError
+            If they cannot be decoded, are not as many as the header says, or are not finite.
+        """
+        try:
+            # Before pydicom trips over the same; but pixels in floating point have no BitsStored.
+            bits = _Bits.of(item) if item.text("BitsStored") else None
+            stored = self._stored(item)
+            bits = bits or _Bits.of(item)
+            clean = bits.clean(stored)
+            if bits.unused:
+                self._loose[item.name] = bits.uses_low_bits(stored, clean)
+            values = bits.scale(clean, out)
+            padding = bits.padding(stored)
+        except (C3S3Error, MemoryError):
+            raise
+        except _Odd as odd:
+            raise InputError(
+                f"the pixels of '{item.name}' cannot be decoded: {odd}",
+                where=self.root,
+                todo="The file is whole, its header is not valid: have the series exported again",
+            ) from None
+        except Exception as error:  # a damaged header can hold anything
+            raise self._damaged(item, type(error).__name__) from error
+        if not ((stored.dtype.kind != "f" and bits.whole) or np.isfinite(values).all()):
+            raise InputError(f"the file '{item.name}' has NaN or infinite pixel values", where=self.root)
+        return Plane(values, padding)
+
+    def notes(self) -> tuple[str, ...]:
+        """What has to be said of all slices that were read.
+
+        Raises
+        ------
+        InputError
+            If HighBit says that the values lie in the upper bits, and nothing speaks against it.
+        """
+        if not self._loose:
+            return ()
+        name, count = next(iter(self._loose)), len(self._loose)
+        told = {used for used in self._loose.values() if used is not None}
+        if told == {False}:
+            raise InputError(
+                f"HighBit of '{name}' is not BitsStored - 1, and no value uses the lowest bits: whether the"
+                " values lie in the upper or in the lower bits is not known",
+                where=self.root,
+                todo="The file is whole, its header is not valid: have the series exported again",
+            )
+        return (f"HighBit is not BitsStored - 1 in {count} slices: no value needs more bits than BitsStored",)
+
+    def kind(self, slices: list[Slice]) -> type[np.floating[Any]]:
+        """The type that holds the values of all of them. What cannot be read is refused when it is."""
+        wide = False
+        for item in slices:
+            with suppress(ValueError, _Odd):
+                wide = wide or _Bits.of(item).kind is np.float64
+        return np.float64 if wide else np.float32
+
+    def _stored(self, item: Slice) -> Array:
+        shape = item.number("Rows", 0), item.number("Columns", 0)
+        pixels = _plain(item, shape)
+        if pixels is not None:
+            return pixels
+        if self._decoder is None:
+            self._decoder = Decoder()
+        try:
+            pixels = self._decoder.pixels(item.path, item.frame, shape)
+        except Refused as refused:
+            if refused.todo:
+                raise InputError(f"'{item.name}' {refused}", where=self.root, todo=refused.todo) from None
+            raise self._damaged(item, str(refused)) from None
+        if pixels.shape != shape:
+            what = f"'{item.name}' holds {shown(pixels.shape)} pixels where its header says {shown(shape)}"
+            raise InputError(what, where=self.root)
+        return pixels
+
+    def _damaged(self, item: Slice, why: str) -> InputError:
+        return InputError(
+            f"the file '{item.name}' is damaged: its pixels cannot be decoded ({why})",
+            where=self.root,
+            todo="Copy or export the series again",
+        )
+
+
+def _plain(item: Slice, shape: tuple[int, int]) -> Array | None:
+    """Pixels that stand in the file as they are; None leaves them to pydicom."""
+    size = item.number("BitsAllocated", 0)
+    if item.offset is None or item.frame is not None or size not in (8, 16, 32) or min(shape) < 1:
+        return None
+    kind = "i" if item.number("PixelRepresentation", 0) else "u"
+    count = shape[0] * shape[1]
+    with item.path.open("rb") as file:
+        file.seek(item.offset)
+        content = file.read(min(count * size // 8, 1 << 31))
+    if len(content) < count * size // 8:
+        raise EOFError
+    return np.frombuffer(content, np.dtype(f"<{kind}{size // 8}")).reshape(shape)
+
+
+class _Odd(Exception):  # noqa: N818 - it is turned into an error of ours
+    """A header that says of its pixels what cannot be."""
+
+
+@dataclass(frozen=True)
+class _Bits:
+    """What the stored numbers mean. `unused`: how many low bits a value has none in, if HighBit is right."""
+
+    stored: int
+    unused: int
+    slope: float
+    intercept: float
+    pad: tuple[int, int] | None
+
+    @classmethod
+    def of(cls, item: Slice) -> _Bits:
+        allocated, stored = item.number("BitsAllocated", 0), item.number("BitsStored", 0)
+        high = item.number("HighBit", allocated - 1)
+        if not 1 <= stored <= allocated:
+            raise _Odd(f"it has BitsStored {stored} with BitsAllocated {allocated}")
+        if high not in (stored - 1, allocated - 1):
+            raise _Odd(f"it has HighBit {high} with BitsStored {stored}; wanted {stored - 1}")
+        slope, intercept = _number(item, "RescaleSlope", 1), _number(item, "RescaleIntercept", 0)
+        if slope == 0:
+            raise _Odd("it has RescaleSlope 0, which makes all values the same")
+        return cls(stored, high + 1 - stored, slope, intercept, _pad(item))
+
+    def uses_low_bits(self, pixels: Array, clean: Array) -> bool | None:
+        """Whether a value uses the lowest bits, where HighBit says that they hold nothing; None if all are 0.
+
+        Raises
+        ------
+        _Odd
+            If a value uses bits above BitsStored: then what its lower bits alone say is not the value.
+        """
+        if not (np.array_equal(clean, pixels) or ((pixels >> self.stored) == 0).all()):
+            raise _Odd(
+                f"it has HighBit {self.stored + self.unused - 1} with BitsStored {self.stored}, and values"
+                f" from {int(pixels.min())} to {int(pixels.max())}; wanted HighBit {self.stored - 1}"
+            )
+        if not pixels.any():
+            return None
+        return bool((pixels & ((1 << self.unused) - 1)).any())
+
+    def clean(self, pixels: Array) -> Array:
+        """Without what lies in the bits above BitsStored, where old files keep overlays (PS3.5, 8.1.1)."""
+        if pixels.dtype.kind == "f":
+            return pixels
+        spare = pixels.dtype.itemsize * 8 - self.stored
+        # Shifting up and down again drops the spare bits, and extends the sign where there is one.
+        return np.asarray((pixels << spare) >> spare) if spare else pixels
+
+    @property
+    def kind(self) -> type[np.floating[Any]]:
+        """float32, unless it would round neighbouring values together: it has 24 bits."""
+        return np.float64 if abs(self.intercept) > abs(self.slope) * (1 << 20) else np.float32
+
+    @property
+    def whole(self) -> bool:
+        """Whether all values are whole numbers that float32 holds exactly: up to 2^24."""
+        numbers = self.slope.is_integer() and self.intercept.is_integer()
+        return numbers and self.stored <= 16 and abs(self.slope) * 65536 + abs(self.intercept) < 1 << 24
+
+    def scale(self, pixels: Array, out: Array | None) -> Array:
+        """Slope and intercept; unless they are whole, in float64 first: one rounding, at the end."""
+        values = np.empty(pixels.shape, self.kind) if out is None else out
+        if pixels.dtype.kind == "f" or not self.whole:
+            with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused by its name
+                values[...] = pixels * np.float64(self.slope) + np.float64(self.intercept)
+            return values
+        values[...] = pixels
+        if self.slope != 1:
+            values *= np.float32(self.slope)
+        if self.intercept != 0:
+            values += np.float32(self.intercept)
+        return values
+
+    def padding(self, pixels: Array) -> NDArray[np.bool_] | None:
+        """Which pixels are none, but fill the image up to a rectangle (PS3.3, C.7.5.1.1.2)."""
+        if self.pad is None or pixels.dtype.kind == "f":
+            return None
+        # Whether a negative padding value is written signed or unsigned differs from file to file.
+        low, high = (np.array([n & 0xFFFFFFFF], np.uint32).astype(pixels.dtype)[0] for n in self.pad)
+        found = (pixels >= min(low, high)) & (pixels <= max(low, high))
+        return found if found.any() else None
+
+
+def _number(item: Slice, keyword: str, default: float) -> float:
+    text = item.text(keyword)
+    try:
+        value = float(text or default)
+    except ValueError:
+        value = float("nan")
+    if not np.isfinite(value):
+        raise _Odd(f"it has {keyword} '{printable(text)}'; wanted a number")
+    return value
+
+
+def _pad(item: Slice) -> tuple[int, int] | None:
+    text, limit = item.text("PixelPaddingValue"), item.text("PixelPaddingRangeLimit")
+    try:
+        return (int(text), int(limit or text)) if text else None
+    except ValueError:
+        return None
+
+
+def stack_planes(slices: list[Slice], pixels: Pixels) -> tuple[Array, tuple[str, ...]]:
+    """All slices as one array (i, j, k) = (column, row, slice), and what has to be noted.
+
+    It is float32, or float64 where that would round the values together.
+
+    Padding becomes the smallest value of the scan that is none.
+    """
+    rows, columns = pixels.read(slices[0]).values.shape  # before any memory is taken for all of them
+    array = np.empty((len(slices), rows, columns), dtype=pixels.kind(slices))
+    padding: dict[int, NDArray[np.bool_]] = {}
+    for n, item in enumerate(slices):
+        plane = pixels.read(item, array[n])
+        if plane.padding is not None:
+            padding[n] = plane.padding
+    note = _fill(array, padding)
+    if array.dtype == np.float64:
+        array = narrow(array)
+    return array.transpose(2, 1, 0), (*pixels.notes(), *((note,) if note else ()))
+
+
+def _fill(array: Array, padding: dict[int, NDArray[np.bool_]]) -> str:
+    if not padding:
+        return ""
+    lows = [float(np.min(a, where=~padding[n], initial=np.inf)) if n in padding else float(a.min())
+            for n, a in enumerate(array)]  # fmt: skip
+    low = min(lows)
+    if not np.isfinite(low):
+        return "every pixel is the padding value: it was left as it is"
+    for n, mask in padding.items():
+        array[n][mask] = low
+    return f"padding: {sum(int(m.sum()) for m in padding.values())} pixels were set to {low:g}"
+
+
+def same_pixels(one: Slice, other: Slice, pixels: Pixels) -> bool:
+    """Whether two slices hold the same values."""
+    first: Any = pixels.read(one).values
+    return bool(np.array_equal(first, pixels.read(other).values))

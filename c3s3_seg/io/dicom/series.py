@@ -1,0 +1,245 @@
+"""Which DICOM series lie in a folder, from the headers: volumes, what is left aside, what is broken."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from c3s3_seg.errors import FileName, InputError, listed
+from c3s3_seg.io.cases import walk_files
+from c3s3_seg.io.detect import DICOM_SUFFIXES
+from c3s3_seg.io.dicom.frames import frames, is_enhanced
+from c3s3_seg.io.dicom.header import Broken, Slice, look_at
+from c3s3_seg.io.dicom.kind import class_name, has_slice_class, is_slice, of_one_kind
+from c3s3_seg.io.dicom.volumes import split
+from c3s3_seg.io.reading import Reading, SeriesRule
+
+
+@dataclass(frozen=True)
+class Series:
+    """The slices of one series, or of one phase of it, and what else was found among them.
+
+    Parameters
+    ----------
+    uid
+        SeriesInstanceUID; empty where the files have none.
+    slices, localizers, captures, others
+        What it holds, and what was left aside: scout views, pictures of a screen, objects of other kinds.
+    part
+        Which phase, where a series holds several: `echo 2`. Else empty.
+    """
+
+    uid: str
+    slices: tuple[Slice, ...]
+    localizers: tuple[Slice, ...] = ()
+    captures: tuple[Slice, ...] = ()
+    others: tuple[Slice, ...] = ()
+    part: str = ""
+
+    @property
+    def key(self) -> str:
+        """By which it can be chosen: its UID and, where there are several parts, which of them."""
+        return self.uid + (f"#{self.part}" if self.part else "")
+
+    @property
+    def modality(self) -> str:
+        """DICOM modality, or `-`."""
+        return self.slices[0].text("Modality") or "-"
+
+    @property
+    def description(self) -> str:
+        """SeriesDescription: free text, for the user who asks for it; never for logs."""
+        try:  # by pydicom, which knows the character set
+            return str(self.slices[0].data.get("SeriesDescription") or "").strip()
+        except Exception:  # it raises what it likes
+            return ""
+
+    @property
+    def is_volume(self) -> bool:
+        """Whether it is a stack of CT, MR or PET slices, by their class or by modality and place."""
+        return not self.why_not
+
+    @property
+    def why_not(self) -> str:
+        """Why it is no volume; empty if it is one."""
+        if self.slices[0].is_localizer:
+            return "a localizer"
+        other = next((s for s in self.slices if not is_slice(s)), None)
+        if other is not None:
+            return f"'{other.name}' is no CT, MR or PET slice with a place: {class_name(other)}"
+        return "" if len(self.slices) > 1 else "a single image"
+
+    def __str__(self) -> str:
+        first = self.slices[0]
+        frames = max(s.number("NumberOfFrames", 1) for s in self.slices)
+        count = f"{len(self.slices)} slices" if frames == 1 else f"{frames} frames"
+        size = f"{first.text('Columns')} x {first.text('Rows')}"
+        return f"{self.modality}, {count}, {size}" + (f", {self.part}" if self.part else "")
+
+
+@dataclass(frozen=True)
+class Found:
+    """All that lies in a folder."""
+
+    root: Path
+    series: tuple[Series, ...]
+    broken: tuple[Broken, ...]
+    ignored: tuple[str, ...]
+
+    @property
+    def table(self) -> str:
+        """One line for each series: number, modality, slices, size. No patients, dates or descriptions."""
+        lines = [f"{s} ({s.why_not})" if s.why_not else str(s) for s in self.series]
+        return "".join(f"\n  {n}: {line}" for n, line in enumerate(lines, 1))
+
+
+def look_through(root: Path, files: Iterable[Path] | None = None) -> Found:
+    """Read the header of every DICOM file below a folder (or of `files`) and sort them by series."""
+    groups: dict[str, list[Slice]] = {}
+    broken: list[Broken] = []
+    ignored: list[str] = []
+    stubs: list[Path] = []
+    suffixes = set(DICOM_SUFFIXES)
+    every = list(walk_files(root) if files is None else files)
+    names = {
+        path: FileName(str(path.relative_to(root)), f"file {number} of {len(every)}")
+        for number, path in enumerate(every, 1)
+    }
+    for path in every:
+        item = look_at(path, names[path])
+        if isinstance(item, Slice):
+            several = frames(item) if is_enhanced(item) else (item,)
+            suffixes.add(path.suffix.lower())
+            if isinstance(several, Broken):
+                broken.append(several)
+                continue
+            # Blank UIDs happen; then a folder is a series.
+            key = item.text("SeriesInstanceUID") or f"unnamed in {path.parent}"
+            groups.setdefault(key, []).extend(several)
+        elif isinstance(item, Broken):
+            broken.append(item)
+        elif item:
+            stubs.append(path)
+        else:
+            ignored.append(names[path])
+    for path in stubs:
+        # Nothing in the file says what it was: its name has to, being like those of the slices.
+        name = names[path]
+        if path.suffix.lower() in suffixes:
+            broken.append(Broken(name, "it is empty, or ends before its header"))
+        else:
+            ignored.append(name)
+    series = [part for slices in groups.values() for part in _parts(slices)]
+    # The order of the sort is kept among the parts of a series.
+    return Found(root, tuple(sorted(series, key=_rank)), tuple(broken), tuple(sorted(ignored)))
+
+
+def choose(found: Found, reading: Reading) -> tuple[Series, tuple[str, ...]]:
+    """The series to read, and what has to be noted about the choice.
+
+    Raises
+    ------
+    InputError
+        If there is none, or more than one is a volume and none is chosen, or the choice does not exist.
+    """
+    if not found.series:
+        _refuse_broken(found.broken, found.root)
+        raise InputError("found no DICOM slices here", where=found.root)
+    if reading.series is not None:
+        chosen = _by_name(found, str(reading.series))
+    else:
+        chosen = _only_volume(found, reading.rule)
+    _refuse_broken([b for b in found.broken if chosen.uid.startswith(b.series_uid or "")], found.root)
+    return chosen, _notes(found, chosen)
+
+
+def _only_volume(found: Found, rule: SeriesRule | None) -> Series:
+    volumes = [s for s in found.series if s.is_volume]
+    if len(volumes) > 1 and rule is not None:
+        meant = [s for s in volumes if rule.takes(s.modality, s.description)]
+        volumes = meant or volumes
+    if len(volumes) == 1:
+        return volumes[0]
+    raise InputError(
+        f"found {len(volumes)} series that are volumes; wanted one. The series are:{found.table}",
+        where=found.root,
+        todo="Choose one by its number or its UID (--series); `c3s3-seg inspect` says more of each"
+        if volumes
+        else "If one is a stack of slices all the same, name it: --series and its number",
+    )
+
+
+def _parts(slices: list[Slice]) -> list[Series]:
+    uid = slices[0].text("SeriesInstanceUID")
+    captures = tuple(s for s in slices if s.is_capture)
+    scouts = tuple(s for s in slices if s.is_localizer and not s.is_capture)
+    stack = [s for s in slices if not (s.is_localizer or s.is_capture)]
+    if not stack:
+        return [Series(uid, scouts or captures)]
+    stack, others = of_one_kind(stack)
+    return [Series(uid, part, scouts, captures, others, label) for label, part in split(stack)]
+
+
+def _rank(series: Series) -> tuple[int, str, str]:
+    first = series.slices[0]
+    return first.number("SeriesNumber", 1 << 31), series.uid, "" if series.part else first.name
+
+
+def _by_name(found: Found, series: str) -> Series:
+    for number, candidate in enumerate(found.series, 1):
+        if series in (str(number), candidate.key):
+            return candidate
+    same = [n for n, candidate in enumerate(found.series, 1) if series and candidate.uid == series]
+    what = f"the series '{series}' holds several volumes" if same else f"there is no series '{series}'"
+    raise InputError(
+        f"{what}. The series are:{found.table}",
+        where=found.root,
+        todo=f"Give a number from 1 to {len(found.series)}, or a UID and what follows it: UID#echo 2"
+        if same
+        else f"Give a number from 1 to {len(found.series)} or a series UID",
+    )
+
+
+def _refuse_broken(broken: Iterable[Broken], root: Path) -> None:
+    for item in broken:
+        raise InputError(
+            f"the file '{item.name}' {item.verdict}",
+            where=root,
+            todo="Have the series exported again" if item.whole else "Copy or export the series again",
+        )
+
+
+def _notes(found: Found, chosen: Series) -> tuple[str, ...]:
+    notes = []
+    if len(found.series) > 1:
+        notes.append(f"series {found.series.index(chosen) + 1} of {len(found.series)} was taken: {chosen}")
+    if chosen.localizers:
+        notes.append(f"left out as localizers: {listed([s.name for s in chosen.localizers])}")
+    if chosen.captures:
+        notes.append(f"left out as secondary captures: {listed([s.name for s in chosen.captures])}")
+    notes += _kind_notes(chosen)
+    if found.ignored:
+        notes.append(f"ignored, not DICOM images: {listed(found.ignored)}")
+    if found.broken:
+        notes.append(f"damaged files of other series: {listed([b.name for b in found.broken])}")
+    return tuple(notes)
+
+
+def _kind_notes(chosen: Series) -> list[str]:
+    """What was said by other things than the SOP class. Counts, not names of files: notes are kept."""
+    notes = []
+    if chosen.others:
+        kinds = ", ".join(sorted({class_name(s) for s in chosen.others}))
+        notes.append(f"left out, {len(chosen.others)} of another kind: {kinds}")
+    count = len(chosen.slices)
+    odd = [s for s in chosen.slices if not has_slice_class(s)]
+    if odd:
+        kinds = ", ".join(sorted({class_name(s) for s in odd}))
+        notes.append(f"{len(odd)} of {count} slices were read by modality and place; their class: {kinds}")
+    blank = sum(has_slice_class(s) and not s.text("SOPClassUID") for s in chosen.slices)
+    if blank:
+        notes.append(
+            f"SOPClassUID is blank in {blank} of {count} slices, and was taken from the meta information"
+        )
+    return notes

@@ -1,0 +1,162 @@
+"""One series that holds several volumes -> its parts: planes, echoes, b-values, time points."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from c3s3_seg.io.dicom.header import Slice
+
+# What tells apart slices at one place, the likeliest first. Times are compared, never shown.
+PHASES: dict[str | int, str] = {
+    "EchoNumbers": "echo", "EchoTime": "TE", "DiffusionBValue": "b", 0x0019100C: "b", 0x20011003: "b",
+    0x00431039: "b", "TemporalPositionIdentifier": "time point", "InversionTime": "TI", "FlipAngle": "flip",
+    "ImageType": "type", "ComplexImageComponent": "component", "AcquisitionNumber": "acquisition",
+    "TriggerTime": "trigger", "DiffusionGradientOrientation": "gradient", "AcquisitionTime": "",
+}  # fmt: skip
+# Each place holds all phases, but the trigger differs from place to place: the order tells them apart.
+RANKED: dict[str | int, str] = {"TriggerTime": "trigger", "AcquisitionTime": "time"}
+PLACE_MM = 0.005
+# Planes that differ by more than this are views of different directions, not a slice gone wrong.
+OTHER_PLANE = 0.7
+
+Part = tuple[str, tuple[Slice, ...]]
+
+
+def split(slices: Sequence[Slice]) -> list[Part]:
+    """The volumes among the slices of one series.
+
+    Parameters
+    ----------
+    slices
+        Of one series UID.
+
+    Returns
+    -------
+    list of (str, tuple of Slice)
+        What tells a part from the others (`echo 2`), and its slices; one part with "" where nothing has
+        to be split, or nothing tells slices at one place apart.
+    """
+    planes = _planes(slices)
+    if len(planes) == 1:
+        return _phases(slices)
+    return [
+        (f"plane {n}" + (f", {label}" if label else ""), part)
+        for n, plane in enumerate(planes, 1)
+        for label, part in _phases(plane)
+    ]
+
+
+def _planes(slices: Sequence[Slice]) -> list[tuple[Slice, ...]]:
+    """Slices of one direction together; those without a valid one go with the first."""
+    if len({item.text("ImageOrientationPatient") for item in slices}) == 1:
+        return [tuple(slices)]  # the usual case, and the fast way
+    found: list[tuple[NDArray[np.float64], list[Slice]]] = []
+    for item in slices:
+        normal = _normal(item)
+        home = next((p for n, p in found if normal is None or abs(n @ normal) > OTHER_PLANE), None)
+        if home is None and normal is None:
+            return [tuple(slices)]
+        if home is None and normal is not None:
+            home = []
+            found.append((normal, home))
+        if home is not None:
+            home.append(item)
+    return [tuple(plane) for _, plane in found]
+
+
+def _phases(slices: Sequence[Slice]) -> list[Part]:
+    whole: list[Part] = [("", tuple(slices))]
+    places = _places(slices)
+    if places is None or not _collide(zip(places, slices, strict=True)):
+        return whole
+    said = {key: [item.text(key) for item in slices] for key in PHASES}
+    telling = [key for key, values in said.items() if len(set(values)) > 1]
+    for count in (1, 2, 3):
+        for keys in combinations(telling, count):
+            groups: dict[tuple[str, ...], list[tuple[int, Slice]]] = defaultdict(list)
+            for n, place in enumerate(places):
+                groups[tuple(said[key][n] for key in keys)].append((place, slices[n]))
+            if _good(list(groups.values())):
+                order = enumerate(sorted(groups.items(), key=_order), 1)
+                return [(_label(keys, told, n), tuple(s for _, s in group)) for n, (told, group) in order]
+    return _ranked(places, slices) or whole
+
+
+def _ranked(places: Sequence[int], slices: Sequence[Slice]) -> list[Part] | None:
+    """The n-th slice of each place together, where every place has as many and their times differ."""
+    at: dict[int, list[Slice]] = defaultdict(list)
+    for place, item in zip(places, slices, strict=True):
+        at[place].append(item)
+    count = len(next(iter(at.values())))
+    if any(len(items) != count for items in at.values()):
+        return None
+    for key, label in RANKED.items():
+        times = [sorted((_number(s.text(key)), n) for n, s in enumerate(items)) for items in at.values()]
+        apart = [len({t for t, _ in row if np.isfinite(t)}) == count for row in times]
+        if all(apart):
+            stacks = [[items[row[n][1]] for items, row in zip(at.values(), times, strict=True)]
+                      for n in range(count)]  # fmt: skip
+            return [(f"{label} {n + 1} of {count}", tuple(stack)) for n, stack in enumerate(stacks)]
+    return None
+
+
+def _good(groups: list[list[tuple[int, Slice]]]) -> bool:
+    """Each group is a stack of its own, and none is a rest beside the others."""
+    sizes = [len({place for place, _ in group}) for group in groups]
+    return min(sizes) >= max(2, max(sizes) / 2) and not any(_collide(group) for group in groups)
+
+
+def _collide(placed: Iterable[tuple[int, Slice]]) -> bool:
+    """Whether two instances lie at one place; a copy of an instance is none."""
+    instances = {(place, item.text("SOPInstanceUID") or item.name, item.frame) for place, item in placed}
+    return any(count > 1 for count in Counter(place for place, *_ in instances).values())
+
+
+def _places(slices: Sequence[Slice]) -> list[int] | None:
+    """The number of each slice's place along the normal; None where positions are missing."""
+    normal = _normal(slices[0])
+    points = [item.numbers("ImagePositionPatient", 3) for item in slices]
+    if normal is None or any(point is None for point in points):
+        return None
+    heights = np.array([point @ normal for point in points if point is not None])
+    order = np.argsort(heights, kind="stable")
+    steps = np.diff(heights[order], prepend=heights[order[0]]) > PLACE_MM
+    places = np.empty(len(slices), dtype=int)
+    places[order] = np.cumsum(steps)
+    return places.tolist()
+
+
+def _normal(item: Slice) -> NDArray[np.float64] | None:
+    cosines = item.numbers("ImageOrientationPatient", 6)
+    if cosines is None:
+        return None
+    normal = np.cross(cosines[:3], cosines[3:])
+    length = float(np.linalg.norm(normal))
+    return normal / length if length > 0.5 else None
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return float("inf")
+
+
+def _order(entry: tuple[tuple[str, ...], object]) -> list[tuple[float, str]]:
+    return [(_number(value), value) for value in entry[0]]
+
+
+def _label(keys: Sequence[str | int], values: Sequence[str], number: int) -> str:
+    words = [f"{PHASES[k]} {_short(v)}" for k, v in zip(keys, values, strict=True) if PHASES[k]]
+    return ", ".join(words) or f"time {number}"
+
+
+def _short(value: str) -> str:
+    """`ORIGINAL\\PRIMARY\\M\\FFE` -> `M FFE`; numbers as they are."""
+    words = value.split("\\")
+    return " ".join(words[2:] if len(words) > 2 and not _number(words[0]) < float("inf") else words) or "-"

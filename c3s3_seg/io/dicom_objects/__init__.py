@@ -1,0 +1,1 @@
+"""What is made of a DICOM series or drawn on one: SEG, RTSTRUCT, Secondary Capture."""

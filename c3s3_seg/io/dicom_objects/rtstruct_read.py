@@ -1,0 +1,232 @@
+"""DICOM RTSTRUCT -> mask: which voxel centres lie within the contours (PS3.3, C.8.8.6).
+
+How the contours of a region on one slice are combined is in `rtstruct_fill`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from c3s3_seg.errors import C3S3Error, GeometryError, InputError
+from c3s3_seg.geometry.volume import Array, Geometry, Source, Volume
+from c3s3_seg.io.dicom.header import unreadable
+from c3s3_seg.io.dicom_objects.rtstruct_fill import Unclear, fill
+from c3s3_seg.io.dicom_objects.rtstruct_outline import inside
+
+__all__ = ["inside", "read_rtstruct", "region_name"]
+
+XOR = "CLOSEDPLANAR_XOR"
+CLOSED = ("CLOSED_PLANAR", XOR)
+# How far a contour may lie off its slice: planning systems round to a tenth of a mm.
+OFF_MM, OFF_PART = 0.1, 0.1
+# Fewer slices than this, of those between the first and the last, and the rest was to be interpolated.
+FILLED = 0.6
+# From the centre of an outer voxel to its edge, and a rounding.
+EDGE_VOX = 0.55
+
+
+def read_rtstruct(path: Path, grid: Geometry, values: Mapping[str, int]) -> Volume:
+    """Read regions of an RTSTRUCT onto the grid of its scan.
+
+    Parameters
+    ----------
+    path
+        The file.
+    grid
+        Of the scan that it was drawn on.
+    values
+        Region name -> value in the mask, from 1. Several names may share a value.
+
+    Returns
+    -------
+    Volume
+        Labels (i, j, k) uint16 on `grid`; a region without contours is 0 everywhere.
+
+    Raises
+    ------
+    InputError
+        If a contour is not closed, regions overlap, only every second slice is drawn on, a region has
+        contours and no voxel, contours can be read in two ways, or the file is damaged.
+    GeometryError
+        If it is of another frame of reference, or a contour lies between or outside of the slices.
+    """
+    import pydicom
+
+    try:
+        data = pydicom.dcmread(path, force=True)
+        regions = _regions(data, path)
+        array = np.zeros(grid.shape, dtype=np.uint16)
+        notes: list[str] = []
+        drawn = _contours(data)
+        nameless = sorted(set(drawn) - set(regions))
+        if nameless:
+            raise InputError(f"it has contours of region {nameless[0]}, which it does not name", where=path)
+        for number, region in regions.items():
+            value = values.get(region_name(region))
+            if value is not None:
+                _same_frame(region, grid, path)
+                found = _region(drawn.get(number, []), region_name(region), grid, path)
+                _put(array, found.array, value, path)
+                notes += found.notes
+    except (C3S3Error, MemoryError):
+        raise
+    except Exception as error:  # a damaged file can hold anything
+        raise InputError(unreadable("RTSTRUCT", error), where=path, todo="Copy or export it again") from error
+    names = Counter(map(region_name, regions.values()))
+    notes += [f"region '{n}': {times} regions of this name were united"
+              for n, times in names.items() if n in values and times > 1]  # fmt: skip
+    others = sum(region_name(item) not in values for item in regions.values())
+    if others:
+        notes.append(f"{others} other regions of the RTSTRUCT were left out")
+    return grid.volume(array, Source(path, "RTSTRUCT", notes=tuple(notes)))
+
+
+def _regions(data: Any, path: Path) -> dict[int, Any]:
+    """Number of a region -> its item. The number alone says whose a contour is, so two names need two."""
+    found: dict[int, Any] = {}
+    for item in data.StructureSetROISequence:
+        if region_name(found.setdefault(int(item.ROINumber), item)) != region_name(item):
+            raise InputError(
+                f"two regions of different names have the number {item.ROINumber}",
+                where=path,
+                todo="Have it exported again: which of them a contour belongs to is not known",
+            )
+    return found
+
+
+def _contours(data: Any) -> dict[int, list[Any]]:
+    """Number of a region -> all of its contours, in however many items they stand."""
+    found: dict[int, list[Any]] = defaultdict(list)
+    for drawn in data.get("ROIContourSequence") or ():
+        found[int(drawn.ReferencedROINumber)] += drawn.get("ContourSequence") or ()
+    return found
+
+
+@dataclass(frozen=True)
+class _Region:
+    """One region: (i, j, k) bool, and what has to be said of it."""
+
+    array: NDArray[np.bool_]
+    notes: tuple[str, ...]
+
+
+def _region(contours: Sequence[Any], name: str, grid: Geometry, path: Path) -> _Region:
+    if not contours:
+        return _Region(np.zeros(grid.shape, dtype=np.bool_), (f"region '{name}': it has no contours",))
+    kinds = {str(contour.get("ContourGeometricType", "")) for contour in contours}
+    for kind in sorted(kinds - set(CLOSED)):
+        what = f"the region '{name}' has a contour of type '{kind}'; wanted closed ones"
+        raise InputError(what, where=path)
+    slices: dict[int, list[NDArray[np.float64]]] = defaultdict(list)
+    array, notes = np.zeros(grid.shape, dtype=np.bool_), Counter[str]()
+    for contour in contours:
+        points = np.array(contour.get("ContourData") or (), dtype=np.float64).reshape(-1, 3)
+        if len(points) < int(contour.get("NumberOfContourPoints") or 0):
+            what = f"a contour of '{name}' has {len(points)} of its {contour.NumberOfContourPoints} points"
+            raise InputError(what, where=path, todo="Copy or export it again")
+        if len(points):
+            k, polygon = _on_slice(points, name, grid, path)
+            slices[k].append(polygon)
+        else:
+            notes["contours have no points and were left out"] += 1
+    _refuse_sparse(set(slices), name, path)
+    for k, polygons in slices.items():
+        try:
+            filled = fill(polygons, grid.shape[:2], exclusive=XOR in kinds)
+        except Unclear as unclear:
+            raise InputError(
+                f"the contours of the region '{name}' on slice {k + 1} can be read in two ways: {unclear}",
+                where=path,
+                todo="Mend them where they were drawn: a hole must lie clear within its outer contour",
+            ) from None
+        array[:, :, k] = filled.inside
+        notes += filled.notes
+    clipped = sum(_is_clipped(polygons, grid.shape[:2]) for polygons in slices.values())
+    _refuse_empty(array, len(contours), clipped, name, path)
+    return _Region(array, _notes(notes, name, clipped, kinds))
+
+
+def _is_clipped(polygons: list[NDArray[np.float64]], shape: tuple[int, int]) -> bool:
+    """Whether contours of a slice reach out of it: beyond the edge of its outer voxels."""
+    return any((p.min(axis=0) < -EDGE_VOX).any() or (p.max(axis=0) > np.subtract(shape, 1) + EDGE_VOX).any()
+               for p in polygons)  # fmt: skip
+
+
+def _notes(counts: Counter[str], name: str, clipped: int, kinds: set[str]) -> tuple[str, ...]:
+    notes = [f"region '{name}': {number} {text}" for text, number in sorted(counts.items())]
+    if clipped:
+        notes.append(
+            f"region '{name}': cut at the border of the scan on {clipped} slices, where it reaches out"
+        )
+    if len(kinds) > 1:
+        notes.append(f"region '{name}': of {' and '.join(sorted(kinds))} contours, read as {XOR}")
+    return tuple(notes)
+
+
+def _refuse_empty(array: NDArray[np.bool_], count: int, clipped: int, name: str, path: Path) -> None:
+    if not array.any():
+        where = "lie outside of the scan" if clipped else "enclose no voxel centre, or cancel each other out"
+        raise InputError(
+            f"the region '{name}' has {count} contours and not one voxel: they {where}",
+            where=path,
+            todo="Give the series that it was drawn on, or have the region exported again",
+        )
+
+
+def _on_slice(
+    points: NDArray[np.float64], name: str, grid: Geometry, path: Path
+) -> tuple[int, NDArray[np.float64]]:
+    """The slice that a contour lies on, and its corners (n, 2) on it in voxels."""
+    index = grid.to_index(points)
+    k = int(np.rint(np.median(index[:, 2])))
+    step_mm = float(grid.spacing_mm[2])
+    off_mm = float(np.abs(index[:, 2] - k).max()) * step_mm
+    if off_mm > max(OFF_MM, OFF_PART * step_mm):
+        raise GeometryError(
+            f"a contour of '{name}' lies {off_mm:.3g} mm off the nearest slice of the scan",
+            where=path,
+            todo="Give the series that it was drawn on, or have it exported on its slices",
+        )
+    if not 0 <= k < grid.shape[2]:
+        raise GeometryError(f"a contour of '{name}' lies above or below the scan", where=path)
+    return k, index[:, :2]
+
+
+def _refuse_sparse(slices: set[int], name: str, path: Path) -> None:
+    span = max(slices) - min(slices) + 1 if slices else 0
+    if span > 2 and len(slices) < FILLED * span:
+        raise InputError(
+            f"the region '{name}' has contours on {len(slices)} of {span} slices",
+            where=path,
+            todo="Interpolate them where they were drawn: slices without a contour would be background",
+        )
+
+
+def _same_frame(region: Any, grid: Geometry, path: Path) -> None:
+    frame = str(region.get("ReferencedFrameOfReferenceUID", "") or "")
+    if frame and grid.frame_uid and frame != grid.frame_uid:
+        what = "this RTSTRUCT is in another frame of reference than the scan"
+        raise GeometryError(what, where=path, todo="Give the series that it was drawn on")
+
+
+def _put(array: Array, region: NDArray[np.bool_], value: int, path: Path) -> None:
+    clash = int((region & (array != 0) & (array != value)).sum())
+    if clash:
+        raise InputError(
+            f"two regions overlap in {clash} voxels",
+            where=path,
+            todo="Leave one of them out with --labels, or mend them where they were drawn",
+        )
+    array[region] = value
+
+
+def region_name(item: Any) -> str:
+    """ROIName (PS3.3, C.8.8.5), or its number."""
+    return str(item.get("ROIName", "") or "").strip() or f"region {item.ROINumber}"

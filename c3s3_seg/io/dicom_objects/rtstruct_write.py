@@ -1,0 +1,149 @@
+"""A mask -> DICOM RTSTRUCT: closed contours on the slices that the scan was read from (PS3.3, A.19).
+
+Contours run halfway between the voxel centres inside and outside of a label. A hole is a contour of its
+own, and a point is inside where an odd number of contours surrounds it, as radiotherapy programs read it.
+"""
+
+from __future__ import annotations
+
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset, FileDataset
+from pydicom.uid import RTStructureSetStorage
+
+from c3s3_seg.geometry.volume import Array, Volume
+from c3s3_seg.io.dicom.header import Slice
+from c3s3_seg.io.dicom_objects.codes import Maker, Segment
+from c3s3_seg.io.dicom_objects.common import derived, item_of, reference
+from c3s3_seg.io.dicom_objects.references import Origin, origin
+from c3s3_seg.io.dicom_objects.seg_write import hash_of
+from c3s3_seg.system.files import write_whole
+
+STUDY_COMPONENT = "1.2.840.10008.3.1.2.3.1"
+COLOURS = ((220, 40, 40), (40, 90, 220), (40, 170, 70), (240, 150, 30), (150, 60, 200))
+
+Contours = list[tuple[Slice, NDArray[np.float64]]]
+
+
+def write_rtstruct(
+    mask: Volume, path: Path, segments: tuple[Segment, ...], maker: Maker | None = None
+) -> None:
+    """Write a mask as RTSTRUCT.
+
+    Parameters
+    ----------
+    mask
+        Labels (i, j, k), as predicted from a DICOM series.
+    path
+        The file; it is replaced if it is there.
+    segments
+        The labels; each becomes a region, numbered from 1 in this order. One without a voxel has no contour.
+    maker
+        What made it.
+
+    Raises
+    ------
+    InputError
+        If the scan is no DICOM series, its slices have no UIDs, or the file cannot be written.
+    """
+    with origin(mask.source) as source:
+        planes = [source.plane(mask, n) for n in range(len(source.slices))]
+        contours = [_contours(source, planes, segment.value) for segment in segments]
+        data = _data_set(source, segments, contours, maker or Maker(), hash_of(mask.array))
+    buffer = BytesIO()
+    data.save_as(buffer, enforce_file_format=True)
+    write_whole(path, buffer.getvalue())
+
+
+def decimals(values: NDArray[np.float64]) -> list[str]:
+    """Decimal strings of at most 16 characters (PS3.5, 6.2): tenths of a micrometre are enough."""
+    # Adding 0 makes 0 of -0.
+    return [f"{value:.4f}".rstrip("0").rstrip(".") for value in np.round(values, 4) + 0.0]
+
+
+def _contours(source: Origin, planes: list[Array], value: int) -> Contours:
+    from contourpy import LineType, contour_generator
+
+    step = source.stack.turn[:, :2] * source.stack.spacing_mm
+    found: Contours = []
+    for number, (item, plane) in enumerate(zip(source.slices, planes, strict=True)):
+        inside = plane == value
+        if not inside.any():
+            continue
+        padded = np.pad(inside, 1).astype(np.float64)  # so that every contour is closed
+        lines: Any = contour_generator(z=padded, line_type=LineType.Separate).lines(0.5)
+        for line in lines:
+            pixels = line[:-1] - 1  # (column, row); the last point is the first one again
+            found.append((item, source.stack.points_mm[number] + pixels @ step.T))
+    return found
+
+
+def _data_set(
+    source: Origin, segments: tuple[Segment, ...], contours: list[Contours], maker: Maker, content: str
+) -> FileDataset:
+    first = source.header(source.slices[0])
+    data = derived(source, maker, RTStructureSetStorage, f"rtstruct {content}")
+    data.StructureSetDate, data.StructureSetTime = data.InstanceCreationDate, data.InstanceCreationTime
+    data.Modality, data.SeriesNumber, data.OperatorsName = "RTSTRUCT", "9001", ""
+    data.StructureSetLabel, data.StructureSetDescription = "c3s3-seg", "Research use only"
+    data.ApprovalStatus = "UNAPPROVED"
+    frame = str(first.FrameOfReferenceUID)
+    data.FrameOfReferenceUID, data.PositionReferenceIndicator = frame, ""
+    data.ReferencedFrameOfReferenceSequence = [_referenced(source, first, frame)]
+    data.StructureSetROISequence = [_roi(n, s, frame) for n, s in enumerate(segments, 1)]
+    data.ROIContourSequence = [_drawn(source, n, c) for n, c in enumerate(contours, 1)]
+    data.RTROIObservationsSequence = [_observed(n, s) for n, s in enumerate(segments, 1)]
+    return data
+
+
+def _referenced(source: Origin, first: Any, frame: str) -> Dataset:
+    images = [reference(source, item) for item in source.slices]
+    series = item_of(SeriesInstanceUID=first.SeriesInstanceUID, ContourImageSequence=images)
+    study = item_of(
+        ReferencedSOPClassUID=STUDY_COMPONENT,
+        ReferencedSOPInstanceUID=first.StudyInstanceUID,
+        RTReferencedSeriesSequence=[series],
+    )
+    return item_of(FrameOfReferenceUID=frame, RTReferencedStudySequence=[study])
+
+
+def _roi(number: int, segment: Segment, frame: str) -> Dataset:
+    return item_of(
+        ROINumber=str(number),
+        ReferencedFrameOfReferenceUID=frame,
+        ROIName=segment.name[:64],
+        ROIGenerationAlgorithm="AUTOMATIC",
+    )
+
+
+def _drawn(source: Origin, number: int, contours: Contours) -> Dataset:
+    drawn = item_of(
+        ROIDisplayColor=list(COLOURS[(number - 1) % len(COLOURS)]), ReferencedROINumber=str(number)
+    )
+    if contours:
+        drawn.ContourSequence = [
+            item_of(
+                ContourImageSequence=[reference(source, item)],
+                ContourGeometricType="CLOSED_PLANAR",
+                NumberOfContourPoints=str(len(points)),
+                ContourData=decimals(points.ravel()),
+            )
+            for item, points in contours
+        ]
+    return drawn
+
+
+def _observed(number: int, segment: Segment) -> Dataset:
+    value, scheme, meaning = segment.coded
+    code = item_of(CodeValue=value, CodingSchemeDesignator=scheme, CodeMeaning=meaning)
+    return item_of(
+        ObservationNumber=str(number),
+        ReferencedROINumber=str(number),
+        RTROIInterpretedType="ORGAN",
+        ROIInterpreter="",
+        RTROIIdentificationCodeSequence=[code],
+    )

@@ -1,0 +1,127 @@
+"""The grid that the frames of DICOM SEG files lie on, where no scan is at hand to say it.
+
+Slices without a frame are often left out of a SEG, so the grid reaches over the frames of all files given,
+and over the contours of an RTSTRUCT that is compared with them. What is beyond is background in all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from c3s3_seg.errors import C3S3Error, GeometryError, InputError
+from c3s3_seg.geometry.volume import Geometry
+
+Points = NDArray[np.float64]
+LARGEST_SIDE, LARGEST_SIZE = 4096, 2e9  # voxels: a place far away is a damaged one
+SAME_MM = 1e-2
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One frame of a SEG: its corners (4, 3), its steps (3,) along a row and a column, all in mm.
+
+    `apart` and `thick` are the distance and the thickness of the slices; 0 where it is not said.
+    """
+
+    corners: Points
+    along: Points
+    down: Points
+    apart: float
+    thick: float
+
+
+def frames_grid(segs: Sequence[Path], rtstructs: Sequence[Path] = ()) -> Geometry:
+    """The grid of the first SEG's frames, as far as all frames and contours reach.
+
+    Raises
+    ------
+    InputError
+        If a file is damaged, or a frame does not say where it lies.
+    GeometryError
+        If the files are in different frames of reference, or lie far apart.
+    """
+    import pydicom
+
+    frames: list[Frame] = []
+    uids = set()
+    contours = [np.empty((0, 3))]
+    for path in (*segs, *rtstructs):
+        try:
+            data: Any = pydicom.dcmread(path, force=True, defer_size=1024)
+            if path in segs:
+                frames += list(_frames(data))
+            else:
+                contours += list(_contours(data))
+            uids.add(str(data.get("FrameOfReferenceUID", "") or ""))
+        except (C3S3Error, MemoryError):
+            raise
+        except Exception as error:  # a damaged file can hold anything
+            what = f"the places of its frames or contours cannot be read ({type(error).__name__})"
+            raise InputError(what, where=path, todo="Copy or export it again") from error
+    if len(uids - {""}) > 1:
+        raise GeometryError("the two masks are in different frames of reference", where=segs[-1])
+    if not frames:
+        raise InputError("this DICOM SEG has no frame", where=segs[0])
+    return _covering(frames, np.concatenate(contours), max(uids) or None, segs[0])
+
+
+def _frames(data: Any) -> Iterator[Frame]:
+    shared = (data.get("SharedFunctionalGroupsSequence") or [{}])[0]
+
+    def group(own: Any, name: str) -> Any:
+        return (own.get(name) or shared.get(name))[0]
+
+    for own in data.PerFrameFunctionalGroupsSequence:
+        place = np.array(group(own, "PlanePositionSequence").ImagePositionPatient, dtype=np.float64)
+        cosines = np.array(group(own, "PlaneOrientationSequence").ImageOrientationPatient, dtype=np.float64)
+        measures = group(own, "PixelMeasuresSequence")
+        spacing = np.array(measures.PixelSpacing, dtype=np.float64)
+        # PS3.3, C.7.6.2.1.1: the first cosines go with the column index, whose spacing is the second.
+        along, down = cosines[:3] * spacing[1], cosines[3:] * spacing[0]
+        ends = [(c * along, r * down) for c in (0, int(data.Columns) - 1) for r in (0, int(data.Rows) - 1)]
+        apart = float(measures.get("SpacingBetweenSlices") or 0)
+        thick = float(measures.get("SliceThickness") or 0)
+        yield Frame(np.array([place + c + r for c, r in ends]), along, down, apart, thick)
+
+
+def _contours(data: Any) -> Iterator[Points]:
+    for region in data.get("ROIContourSequence") or ():
+        for contour in region.get("ContourSequence") or ():
+            yield np.array(contour.ContourData, dtype=np.float64).reshape(-1, 3)
+
+
+def _covering(frames: Sequence[Frame], contours: Points, uid: str | None, path: Path) -> Geometry:
+    affine = np.eye(4)
+    affine[:3, :3] = np.stack([frames[0].along, frames[0].down, _step(frames)], axis=1)
+    affine[:3, 3] = frames[0].corners[0]
+    reach = Geometry((1, 1, 1), affine).to_index(np.concatenate([*(f.corners for f in frames), contours]))
+    first = np.floor(reach.min(axis=0) + 0.5)
+    shape = np.floor(reach.max(axis=0) + 0.5) - first + 1
+    if not np.isfinite(reach).all() or shape.max() > LARGEST_SIDE or shape.prod() > LARGEST_SIZE:
+        raise GeometryError(f"the masks reach over {shape.tolist()} voxels", where=path)
+    affine[:3, 3] = Geometry((1, 1, 1), affine).to_mm(first)
+    i, j, k = (int(n) for n in shape)
+    return Geometry((i, j, k), affine, uid)
+
+
+def _step(frames: Sequence[Frame]) -> Points:
+    """(3,): from one slice to the next, in mm; with a tilted gantry not across the slices."""
+    first = frames[0]
+    normal = np.cross(first.along, first.down)
+    normal /= np.linalg.norm(normal)
+    alike = [f for f in frames if np.allclose([f.along, f.down], [first.along, first.down], atol=1e-4)]
+    places = np.array([frame.corners[0] for frame in alike])
+    depths = (places - places[0]) @ normal
+    low, high = int(depths.argmin()), int(depths.argmax())
+    gaps = np.diff(np.unique(np.round(depths / SAME_MM))) * SAME_MM
+    if not gaps.size:
+        return np.asarray(normal * (first.apart or first.thick or 1.0), dtype=np.float64)
+    # The positions say it better than the rounded distance; with that, slices without a frame are known.
+    count = max(1.0, np.rint((depths[high] - depths[low]) / (first.apart or gaps.min())))
+    return np.asarray((places[high] - places[low]) / count, dtype=np.float64)

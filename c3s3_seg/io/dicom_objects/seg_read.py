@@ -1,0 +1,248 @@
+"""DICOM SEG -> mask, frame by frame to where each frame says that it lies (PS3.3, A.51 and C.8.20).
+
+The frames need not be in the order of the slices, nor have their orientation: each pixel is put to the
+voxel at its place. A frame that lies between the voxels is refused, never resampled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from c3s3_seg.errors import C3S3Error, GeometryError, InputError
+from c3s3_seg.geometry.volume import Array, Geometry, Source, Volume
+from c3s3_seg.io.dicom.decoder import Decoder, Refused
+from c3s3_seg.io.dicom.header import unreadable
+
+OFF_VOXELS = 0.05  # places are written as decimals; a SEG of another grid is off by far more somewhere
+STEP_PART = 0.02
+SAME_COSINE = 1e-4
+AGAIN = "Copy or export it again"
+
+
+def read_seg(path: Path, grid: Geometry, values: Mapping[str, int]) -> Volume:
+    """Read the segments of a DICOM SEG onto the grid of its scan.
+
+    Parameters
+    ----------
+    path
+        A BINARY or LABELMAP segmentation.
+    grid
+        Of the scan that it was drawn on.
+    values
+        Segment label -> value in the mask, from 1. Several labels may share a value.
+
+    Returns
+    -------
+    Volume
+        Labels (i, j, k) uint16 on `grid`; 0 where there is no frame.
+
+    Raises
+    ------
+    InputError
+        If it is fractional, two segments overlap, a frame does not say where it lies, or it is damaged.
+    GeometryError
+        If a frame does not lie on the voxels of the grid, or lies outside of it.
+    """
+    try:
+        data = _open(path)
+        numbers = segment_names(data)
+        wanted = {number: values[name] for number, name in numbers.items() if name in values}
+        array = np.zeros(grid.shape, dtype=np.uint16)
+        for group, pixels in zip(_groups(data, path), _pixels(data, path), strict=True):
+            for number, inside in _segments(group, pixels, wanted):
+                _put(array, _place(group, inside, grid, path), wanted[number], path)
+    except (C3S3Error, MemoryError):
+        raise
+    except Exception as error:  # a damaged file can hold anything
+        raise InputError(
+            unreadable("DICOM SEG", error), where=path, todo="Copy or export it again"
+        ) from error
+    others = sum(name not in values for name in numbers.values())
+    notes = (f"{others} other segments of the DICOM SEG were left out",) if others else ()
+    return grid.volume(array, Source(path, "SEG", notes=notes))
+
+
+def seg_grid(path: Path) -> Geometry:
+    """The grid of the frames of a DICOM SEG, from the first to the last: empty slices are often left out.
+
+    Raises
+    ------
+    InputError
+        If it is fractional, damaged, or has one frame that does not say how thick it is.
+    GeometryError
+        If its frames are no stack of even steps.
+    """
+    try:
+        return _grid_of(_open(path), path)
+    except (C3S3Error, MemoryError):
+        raise
+    except Exception as error:  # a damaged file can hold anything
+        raise InputError(
+            unreadable("DICOM SEG", error), where=path, todo="Copy or export it again"
+        ) from error
+
+
+def _grid_of(data: Any, path: Path) -> Geometry:
+    groups = list(_groups(data, path))
+    points = np.array([g["PlanePositionSequence"].ImagePositionPatient for g in groups], dtype=np.float64)
+    planes = [g["PlaneOrientationSequence"].ImageOrientationPatient for g in groups]
+    cosines, measures = np.array(planes, dtype=np.float64), groups[0]["PixelMeasuresSequence"]
+    spacing = np.array(measures.PixelSpacing, dtype=np.float64)
+    i, j = cosines[0, :3], cosines[0, 3:]
+    normal = np.cross(i, j)
+    heights = (points - points[0]) @ normal
+    span, places = float(np.ptp(heights)), np.unique(np.round(heights, 3))
+    said = float(measures.get("SpacingBetweenSlices") or measures.get("SliceThickness") or 0)
+    step = float(np.diff(places).min()) if len(places) > 1 else said
+    if step <= 0:
+        raise InputError("the one frame of this DICOM SEG does not say how thick it is", where=path)
+    count = round(span / step)
+    step = span / count if count else step  # the mean: each place is rounded
+    first = points[int(heights.argmin())]
+    off_mm = points - first - np.rint((points - first) @ normal / step)[:, None] * step * normal
+    if np.abs(off_mm).max() > OFF_VOXELS * min(step, *spacing) or np.ptp(cosines, axis=0).max() > SAME_COSINE:
+        what = "the frames of this DICOM SEG are no stack of even steps"
+        raise GeometryError(what, where=path, todo="Give the scan that it was drawn on")
+    shape = int(data.Columns), int(data.Rows), count + 1
+    frame_uid = str(data.get("FrameOfReferenceUID", "") or "") or None
+    direction = np.column_stack([i, j, normal])
+    return Geometry.build(shape, (spacing[1], spacing[0], step), first, direction, frame_uid)
+
+
+def _open(path: Path) -> Any:
+    import pydicom
+
+    data = pydicom.dcmread(path, force=True)
+    kind = str(data.get("SegmentationType", ""))
+    if kind not in ("BINARY", "LABELMAP"):
+        raise InputError(
+            f"found a DICOM SEG of type '{kind}'; wanted BINARY or LABELMAP",
+            where=path,
+            todo="Export it as binary: where a fraction becomes a mask is for you to say",
+        )
+    return data
+
+
+def _groups(data: Any, path: Path) -> Iterator[dict[str, Any]]:
+    """Of each frame: the functional groups that say what it shows and where, its own or the shared ones."""
+    shared = (data.get("SharedFunctionalGroupsSequence") or [{}])[0]
+    needed = ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence")
+    for number, own in enumerate(data.PerFrameFunctionalGroupsSequence, 1):
+        found = {name: (own.get(name) or shared.get(name) or [None])[0] for name in needed}
+        if None in found.values():
+            raise InputError(f"frame {number} of this DICOM SEG does not say where it lies", where=path)
+        seg = (
+            own.get("SegmentIdentificationSequence") or shared.get("SegmentIdentificationSequence") or [None]
+        )[0]
+        segment = None if data.SegmentationType == "LABELMAP" else int(seg.ReferencedSegmentNumber)
+        yield {**found, "segment": segment, "number": number}
+
+
+def _pixels(data: Any, path: Path) -> Iterator[Array]:
+    """Each frame (row, column). What is compressed is decoded in a process of its own."""
+    count = len(data.PerFrameFunctionalGroupsSequence)
+    if int(data.NumberOfFrames) != count:
+        raise InputError(f"it has {data.NumberOfFrames} frames and describes {count} of them", where=path)
+    if not data.file_meta.TransferSyntaxUID.is_encapsulated:
+        for frame in range(count):
+            yield _plain(data, frame)
+        return
+    decoder = Decoder()
+    try:
+        for frame in range(count):
+            yield decoder.pixels(path, frame, (int(data.Rows), int(data.Columns)))
+    except Refused as refused:
+        raise InputError(f"its frames cannot be decoded ({refused})", where=path) from None
+    finally:
+        decoder.close()
+
+
+def _plain(data: Any, frame: int) -> Array:
+    """One frame of plain pixels; those of one bit run on from frame to frame, not from byte to byte."""
+    rows, columns, bits = int(data.Rows), int(data.Columns), int(data.BitsAllocated)
+    size = rows * columns
+    if bits == 1:
+        first = frame * size
+        packed = np.frombuffer(data.PixelData, np.uint8)[first // 8 : (first + size + 7) // 8]
+        return np.unpackbits(packed, bitorder="little")[first % 8 :][:size].reshape(rows, columns)
+    kind = np.dtype(
+        np.uint8 if bits == 8 else "<u2" if data.file_meta.TransferSyntaxUID.is_little_endian else ">u2"
+    )
+    return np.frombuffer(data.PixelData, kind, size, frame * size * kind.itemsize).reshape(rows, columns)
+
+
+def _segments(
+    group: Mapping[str, Any], pixels: Array, wanted: Mapping[int, int]
+) -> Iterator[tuple[int, NDArray[np.bool_]]]:
+    """The wanted segments that a frame shows, and where in it."""
+    if group["segment"] is not None:
+        if group["segment"] in wanted:
+            yield group["segment"], pixels != 0
+        return
+    for number in sorted(set(np.unique(pixels).tolist()) & set(wanted)):
+        yield number, pixels == number
+
+
+def _place(
+    group: Mapping[str, Any], inside: NDArray[np.bool_], grid: Geometry, path: Path
+) -> NDArray[np.intp]:
+    """(n, 3): the voxels in which the pixels of a frame lie that are `inside`."""
+    position = np.array(group["PlanePositionSequence"].ImagePositionPatient, dtype=np.float64)
+    cosines = np.array(group["PlaneOrientationSequence"].ImageOrientationPatient, dtype=np.float64)
+    measures = group["PixelMeasuresSequence"]
+    spacing = np.array(measures.PixelSpacing, dtype=np.float64)
+    first = grid.to_index(position)
+    # PS3.3, C.7.6.2.1.1: the first cosines go with the column index, whose spacing is the second.
+    along = grid.to_index(position + cosines[:3] * spacing[1]) - first
+    down = grid.to_index(position + cosines[3:] * spacing[0]) - first
+    rows, columns = inside.shape
+    corners = first + np.array([[0], [columns - 1], [0], [columns - 1]]) * along
+    corners = corners + np.array([[0], [0], [rows - 1], [rows - 1]]) * down
+    if np.abs(corners - np.rint(corners)).max() > OFF_VOXELS or not _are_steps(along, down, measures, grid):
+        raise GeometryError(
+            f"frame {group['number']} of this DICOM SEG does not lie on the voxels of the scan, {grid}",
+            where=path,
+            todo="Export it on the grid of the series that it was drawn on",
+        )
+    row, column = np.nonzero(inside)
+    found = np.rint(first) + column[:, None] * np.rint(along) + row[:, None] * np.rint(down)
+    if found.size and (found.min() < 0 or (found >= grid.shape).any()):
+        raise GeometryError(f"frame {group['number']} of this DICOM SEG reaches out of the scan", where=path)
+    return np.asarray(found, dtype=np.intp)
+
+
+def _are_steps(along: Array, down: Array, measures: Any, grid: Geometry) -> bool:
+    """Whether a pixel is a voxel: one step along one axis each, and the slices as far apart as the scan's."""
+    axes = [int(np.abs(step).argmax()) for step in (along, down)]
+    single = all(round(float(np.abs(np.rint(step)).sum())) == 1 for step in (along, down))
+    if not single or axes[0] == axes[1]:
+        return False
+    apart = measures.get("SpacingBetweenSlices")
+    usual = float(grid.spacing_mm[3 - sum(axes)])
+    return not apart or abs(float(apart) / usual - 1) < STEP_PART
+
+
+def _put(array: Array, index: NDArray[np.intp], value: int, path: Path) -> None:
+    where = tuple(index.T)
+    before = array[where]
+    clash = int(((before != 0) & (before != value)).sum())
+    if clash:
+        raise InputError(
+            f"two segments overlap: {clash} voxels of one slice belong to both",
+            where=path,
+            todo="Leave one of them out with --labels, or mend them where they were drawn",
+        )
+    array[where] = value
+
+
+def segment_names(data: Any) -> dict[int, str]:
+    """Number of each segment -> SegmentLabel (PS3.3, C.8.20.4). In a label map 0 is the background."""
+    named = {
+        int(item.SegmentNumber): str(item.get("SegmentLabel", "") or "") for item in data.SegmentSequence
+    }
+    return {number: name.strip() or f"segment {number}" for number, name in named.items() if number}

@@ -1,0 +1,221 @@
+"""A mask -> DICOM SEG, by highdicom, on the slices that the scan was read from.
+
+highdicom maps plane n of the mask to source image n and does not sort, so the slices come from
+`dicom_source.origin` in the order of their positions. What was written is read back and compared,
+frame by frame with the slice that it names, before it is put in its place.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydicom import dcmread
+from pydicom.uid import ExplicitVRLittleEndian, RLELossless, generate_uid
+from pydicom.valuerep import format_number_as_ds
+
+from c3s3_seg import __version__
+from c3s3_seg.errors import InputError
+from c3s3_seg.geometry.volume import Array, Volume
+from c3s3_seg.io.dicom_objects.codes import Maker, Segment
+from c3s3_seg.io.dicom_objects.common import TYPE_2
+from c3s3_seg.io.dicom_objects.references import Origin, origin
+from c3s3_seg.system.files import write_whole
+
+# PS3.16, CID 7150: the category of everything that is an organ or a part of one.
+CATEGORY = ("123037004", "SCT", "Anatomical Structure")
+PLACE_MM = 1e-3
+# CIELab, so that viewers show the labels apart: red, blue, green, orange, violet.
+COLOURS = ((53, 80, 67), (32, 79, -100), (60, -60, 55), (75, 24, 78), (45, 70, -60))
+
+
+def write_seg(
+    mask: Volume,
+    path: Path,
+    segments: tuple[Segment, ...],
+    maker: Maker | None = None,
+    *,
+    labelmap: bool = False,
+) -> None:
+    """Write a mask as DICOM SEG.
+
+    Parameters
+    ----------
+    mask
+        Labels (i, j, k), as predicted from a DICOM series.
+    path
+        The file; it is replaced if it is there.
+    segments
+        The labels; each becomes a segment, numbered from 1 in this order.
+    maker
+        What made it.
+    labelmap
+        One frame a slice with all labels, RLE-compressed (PS3.3, A.51, since 2023), in place of a bit
+        for each segment. Many servers do not take it yet.
+
+    Raises
+    ------
+    InputError
+        If the scan is no DICOM series, its slices have no UIDs, or the file cannot be written.
+    """
+    with origin(mask.source) as source:
+        numbered = np.zeros((len(source.slices), *source.size[::-1]), dtype=np.uint8)
+        for n in range(len(source.slices)):
+            plane = source.plane(mask, n)
+            for number, segment in enumerate(segments, 1):
+                numbered[n][plane == segment.value] = number
+        try:
+            data = _encode(source, numbered, segments, maker or Maker(), labelmap)
+            if labelmap:
+                # highdicom would take GDCM's encoder, which ends the program on frames of 35 x 51 pixels.
+                data.compress(RLELossless, encoding_plugin="pydicom", generate_instance_uid=False)
+        except (InputError, MemoryError):
+            raise
+        except Exception as error:  # highdicom refuses values that the standard does not know; none is named
+            raise InputError(
+                f"the headers of the series cannot be carried into a DICOM SEG ({type(error).__name__})",
+                where=mask.source.path,
+                todo="Write NIfTI (--format nii.gz), or have the series sent again",
+            ) from error
+        buffer = BytesIO()
+        data.save_as(buffer, enforce_file_format=True)
+        _prove(buffer.getvalue(), source, numbered, path)
+    write_whole(path, buffer.getvalue())
+
+
+def _encode(
+    source: Origin, planes: Array, segments: tuple[Segment, ...], maker: Maker, labelmap: bool
+) -> Any:
+    import highdicom
+
+    images, planes = _images(source, planes)
+    family = highdicom.sr.CodedConcept("123110", "DCM", "Artificial Intelligence")
+    identity = highdicom.AlgorithmIdentificationSequence(f"c3s3-seg {maker.name}"[:64], family, __version__)
+    described = [
+        highdicom.seg.SegmentDescription(
+            segment_number=number,
+            segment_label=segment.name[:64],
+            segmented_property_category=highdicom.sr.CodedConcept(*CATEGORY),
+            segmented_property_type=highdicom.sr.CodedConcept(*segment.coded),
+            algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+            algorithm_identification=identity,
+            display_color=highdicom.color.CIELabColor(*map(float, COLOURS[(number - 1) % len(COLOURS)])),
+        )
+        for number, segment in enumerate(segments, 1)
+    ]
+    kinds = highdicom.seg.SegmentationTypeValues
+    patient = _set_aside(images)
+    # The same mask of the same slices by the same model is the same instance.
+    seed = [images[0].SOPInstanceUID, maker.name, maker.serial, str(labelmap), hash_of(planes)]
+    made = highdicom.seg.Segmentation(
+        source_images=images,
+        pixel_array=planes,
+        segmentation_type=kinds.LABELMAP if labelmap else kinds.BINARY,
+        segment_descriptions=described,
+        series_instance_uid=generate_uid(entropy_srcs=[*seed, "series"]),
+        series_number=_series_number(images[0]),
+        sop_instance_uid=generate_uid(entropy_srcs=[*seed, "instance"]),
+        instance_number=1,
+        manufacturer="c3s3-seg",
+        manufacturer_model_name=maker.name[:64],
+        software_versions=__version__,
+        device_serial_number=maker.serial[:64],
+        content_label="SEGMENTATION",
+        content_description="Research use only",
+        series_description=f"c3s3-seg {maker.name}"[:64],
+        transfer_syntax_uid=ExplicitVRLittleEndian,
+        omit_empty_frames=bool(planes.any()),
+    )
+    for element in patient:
+        made[element.tag] = element
+    return made
+
+
+def _set_aside(images: list[Any]) -> list[Any]:
+    """Patient and study of the first image, which are blank in all of them from now on.
+
+    highdicom quotes a name of one part in a warning, and a name of seven in a log; it does not know all
+    character sets (ISO 2022 IR 87 beside the default one), and refuses dates that old files have.
+    """
+    first = images[0]
+    patient = [deepcopy(first[keyword]) for keyword in (*TYPE_2, "SpecificCharacterSet") if keyword in first]
+    for header in images:
+        for keyword in TYPE_2:
+            setattr(header, keyword, "")
+        header.pop("SpecificCharacterSet", None)
+    return patient
+
+
+def hash_of(planes: Array) -> str:
+    """The sha256 of an array."""
+    import hashlib
+
+    return hashlib.sha256(np.ascontiguousarray(planes).data).hexdigest()
+
+
+def _series_number(image: Any) -> int:
+    # PS3.3, C.7.3.1.1.1: an integer string; far from those of the scanner, and the same each time.
+    try:
+        return 9000 + int(image.get("SeriesNumber") or 0) % 1000
+    except (TypeError, ValueError):
+        return 9000
+
+
+def _images(source: Origin, planes: Array) -> tuple[list[Any], Array]:
+    """What highdicom takes for source images, and the planes in their order."""
+    for header in source.headers.values():
+        for keyword in TYPE_2:  # unknown is allowed; highdicom wants it said
+            if keyword not in header:
+                setattr(header, keyword, "")
+        if header.get("PatientSex") not in ("M", "F", "O"):
+            header.PatientSex = ""  # type 2: unknown is allowed, another word is not
+    if source.slices[0].frame is None:
+        _share_geometry(source)
+        return [source.header(item) for item in source.slices], planes
+    if len(source.headers) > 1:
+        raise InputError(
+            "the scan lies in several enhanced files, to which one DICOM SEG cannot refer",
+            where=source.slices[0].path.parent,
+            todo="Write NIfTI (--format nii.gz)",
+        )
+    (image,) = source.headers.values()
+    frames = np.zeros((int(image.NumberOfFrames), *planes.shape[1:]), dtype=planes.dtype)
+    for item, plane in zip(source.slices, planes, strict=True):
+        frames[item.frame] = plane
+    return [image], frames
+
+
+def _share_geometry(source: Origin) -> None:
+    """Give all headers the directions and the spacing of the stack, from which they differ by rounding.
+
+    highdicom wants them to be the same; the files are not touched.
+    """
+    common = {
+        "ImageOrientationPatient": source.stack.turn[:, :2].T.ravel(),
+        "PixelSpacing": source.stack.spacing_mm[::-1],
+    }
+    for keyword, values in common.items():
+        if len({item.text(keyword) for item in source.slices}) > 1:
+            for header in source.headers.values():
+                setattr(header, keyword, [format_number_as_ds(float(v) + 0.0) for v in values])
+
+
+def _prove(content: bytes, source: Origin, planes: Array, path: Path) -> None:
+    """Read the file back: each frame must hold the mask of the slice that it lies at, and none be missing."""
+    back = dcmread(BytesIO(content))
+    pixels = back.pixel_array.reshape(-1, *planes.shape[1:])
+    seen = np.zeros_like(planes)
+    for frame, item in zip(pixels, back.PerFrameFunctionalGroupsSequence, strict=True):
+        place = np.array([float(v) for v in item.PlanePositionSequence[0].ImagePositionPatient])
+        distance = np.linalg.norm(source.stack.points_mm - place, axis=1)
+        n = int(distance.argmin())
+        if distance[n] > PLACE_MM:
+            raise InputError("the DICOM SEG that was read back lies elsewhere", where=path)
+        identified = item.get("SegmentIdentificationSequence")
+        number = int(identified[0].ReferencedSegmentNumber) if identified else 1
+        seen[n] = np.maximum(seen[n], frame * np.uint8(number))
+    if not np.array_equal(seen, planes):
+        raise InputError("the DICOM SEG that was read back differs from the mask", where=path)

@@ -1,0 +1,1 @@
+"""NIfTI, NRRD, MetaImage and HDF5."""

@@ -1,0 +1,335 @@
+"""NIfTI, NRRD and MHA files <-> `Volume`, verified on the way in and on the way out."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from c3s3_seg.errors import GeometryError, InputError, MemoryLimitError, StorageError, shown
+from c3s3_seg.geometry.orthonormalize import nearest_rotation
+from c3s3_seg.geometry.volume import Array, Geometry, Source, Volume
+from c3s3_seg.io.detect import is_dicom
+from c3s3_seg.io.image.nifti import Parts, read_nifti
+from c3s3_seg.io.image.nrrd_mha import read_nrrd_or_meta
+from c3s3_seg.system.files import OF_THE_STORAGE, lack_of_room
+
+IMAGE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
+_LONGEST_FIRST = sorted(IMAGE_SUFFIXES, key=len, reverse=True)
+SAVE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha")
+# Outside this range a header has its units wrong; the finest CT voxel is about 0.01 mm.
+SPACING_RANGE_MM = (1e-3, 1e3)
+# A NIfTI affine is float32: 6e-5 mm at 1000 mm from the origin.
+WRITTEN_TOL_MM = 1e-3
+# Masks that went through a slope and an intercept in float32 are off by up to 1e-5 of their labels.
+ROUNDED_BY = 1e-3
+ROUNDED = "labels were rounded"  # how the note of a mask begins that was off whole numbers
+# An axis further than this from all axes of the patient has a name that two programs may disagree on.
+PLAIN = 0.75
+
+
+def image_suffix(path: Path) -> str | None:
+    """The suffix by which a name is an image file, in lower case; None if it is not one."""
+    name = path.name.lower()
+    return next((s for s in _LONGEST_FIRST if name.endswith(s)), None)
+
+
+def image_stem(path: Path) -> str:
+    """The name of an image file without its suffix, `.nii.gz` being one suffix."""
+    suffix = image_suffix(path)
+    return path.name[: -len(suffix)] if suffix else path.name
+
+
+def load_image(
+    path: str | Path, *, orthonormal: bool = False, hashed: bool = False, dense: bool = False
+) -> Volume:
+    """Read an image file.
+
+    Parameters
+    ----------
+    path
+        `.nii`, `.nii.gz` (NIfTI-1 or NIfTI-2, either byte order), `.nrrd`, `.nhdr`, `.mha`, `.mhd`.
+    orthonormal
+        Take the nearest rotation where the axes are not quite perpendicular, and note it.
+    hashed
+        Whether the source says the sha256 of the bytes that were read.
+    dense
+        Whether it is a scan: one that unpacks to more than any scan does is refused before it is unpacked.
+
+    Returns
+    -------
+    Volume
+        The array (i, j, k) in the file's type (where the header scales it: float32 or, if that would
+        round the values together, float64), its grid in mm, LPS.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, truncated or damaged, holds NaN or infinite values, is not one real
+        3D volume, or has a header that cannot be true.
+    GeometryError
+        If the axes are not perpendicular.
+    MemoryLimitError
+        If there is not enough memory for its voxels.
+    """
+    path = Path(path)
+    suffix = image_suffix(path)
+    if suffix is None:
+        raise InputError(f"this is not an image file; wanted {', '.join(IMAGE_SUFFIXES)}", where=path)
+    read = read_nifti if suffix.startswith(".nii") else read_nrrd_or_meta
+    try:
+        return _checked(read(path, hashed=hashed, dense=dense), path, orthonormal)
+    except MemoryError as error:  # what was free when it was asked for may be taken by now
+        todo = "Give more memory, or a coarser scan"
+        raise MemoryLimitError("the memory did not suffice to read it", where=path, todo=todo) from error
+
+
+def load_mask(
+    path: str | Path,
+    *,
+    grid: Geometry | None = None,
+    hashed: bool = False,
+    values: Mapping[str, int] | None = None,
+) -> Volume:
+    """Read a mask: whole numbers from 0.
+
+    Parameters
+    ----------
+    path
+        An image file, see `load_image`; a DICOM SEG or an RTSTRUCT, see `io.drawing`.
+    grid
+        The grid of the scan that the mask belongs to. An RTSTRUCT needs it.
+    hashed
+        Whether the source says the sha256 of the bytes that were read.
+    values
+        Of DICOM: name of a segment or a region -> its value; None: its number.
+
+    Returns
+    -------
+    Volume
+        Labels (i, j, k), uint8 if they fit, else uint16 or int32; in `grid` itself where it is given.
+
+    Raises
+    ------
+    InputError
+        If a value is not a whole number from 0, or for any reason of `load_image`.
+    GeometryError
+        If the mask is not on `grid`.
+    """
+    if is_dicom(Path(path)):
+        from c3s3_seg.io.dicom_objects.segmentation import load_drawn_mask
+
+        return load_drawn_mask(Path(path), grid, values)
+    volume = as_labels(load_image(path, hashed=hashed))
+    if grid is not None and not volume.geometry.matches(grid):
+        raise GeometryError(
+            f"the mask is not on the grid of the scan: found {volume.geometry}; wanted {grid}",
+            where=volume.source.path,
+            todo="Resample the mask to the scan, or give the scan that it was drawn on",
+        )
+    return Volume(volume.array, grid or volume.geometry, volume.source)
+
+
+def as_labels(volume: Volume) -> Volume:
+    """Values of any type as those of a mask: uint8 if they fit, else uint16 or int32.
+
+    Parameters
+    ----------
+    volume
+        Whole numbers from 0. What is off by up to 1e-3, as a slope in a header leaves it, is rounded,
+        and noted.
+
+    Raises
+    ------
+    InputError
+        If it holds others: which, how many, and whether it looks like a map of probabilities.
+    """
+    array, off = nearest_whole(volume.array)
+    low, top = (float(array.min()), float(array.max())) if array is not None else (-1.0, -1.0)
+    # The bound comes first: a huge float must not overflow the type that it is compared in.
+    if array is None or low < 0 or top > np.iinfo(np.int32).max:
+        raise _no_labels(volume)
+    dtype = next(t for t in (np.uint8, np.uint16, np.int32) if top <= np.iinfo(t).max)
+    source = volume.source
+    if off > 0:
+        note = f"{ROUNDED} to whole numbers: they were off by up to {off:.2g}"
+        source = replace(source, notes=(*source.notes, note))
+    return Volume(array.astype(dtype), volume.geometry, source)
+
+
+def nearest_whole(array: Array) -> tuple[Array | None, float]:
+    """The whole numbers that values are or nearly are, and by how much they are off; None if they are not."""
+    if array.dtype.kind != "f":
+        return array, 0.0
+    whole = np.rint(array)
+    with np.errstate(invalid="ignore"):  # of infinite ones
+        off = float(np.abs(np.subtract(whole, array)).max())
+    if not off <= ROUNDED_BY:
+        return None, off
+    return whole + 0.0, off  # no -0
+
+
+def _no_labels(volume: Volume) -> InputError:
+    array = volume.array.astype(np.float64)
+    right = (np.abs(array - np.rint(array)) <= ROUNDED_BY) & (np.rint(array) >= 0)
+    wrong = ~(right & (array <= np.iinfo(np.int32).max))
+    count, first = int(wrong.sum()), float(array[wrong][0])
+    found = f"found {first:.6g}, one of {count} such values among {array.size} voxels"
+    todo = None
+    if array.min() >= 0 and array.max() <= 1:
+        found += "; all lie between 0 and 1, as in a map of probabilities"
+        todo = "Give the mask that was made of it, or cut it off at a threshold"
+    what = f"a mask must hold whole numbers from 0, and this file holds others: {found}"
+    return InputError(what, where=volume.source.path, todo=todo)
+
+
+def save(volume: Volume, path: str | Path, *, note: str = "") -> None:
+    """Write an image file: aside, synced, read back and compared, and only then put in its place.
+
+    Parameters
+    ----------
+    volume
+        Any real type of 8 to 64 bits, which is kept; bool becomes uint8. The grid must have right angles.
+    path
+        `.nii`, `.nii.gz`, `.nrrd` or `.mha` in a folder that exists. A file of this name is replaced.
+    note
+        Up to 79 characters for the header's free text (NIfTI: descrip): what has made the file.
+
+    Raises
+    ------
+    StorageError
+        If the disk is full, or the folder takes no file for another reason that the next file has too.
+    InputError
+        If it cannot be written in full (disk full, folder denied); then `path` is as it was before.
+    GeometryError
+        If the grid has no right angles.
+    """
+    path = Path(path)
+    suffix = image_suffix(path)
+    if suffix not in SAVE_SUFFIXES:
+        raise InputError(f"cannot write '{path.name}'; wanted {', '.join(SAVE_SUFFIXES)}", where=path)
+    if not path.parent.is_dir():
+        raise InputError("the folder to write to does not exist", where=path.parent, todo="Create it first")
+    if not volume.geometry.is_orthogonal:
+        raise GeometryError("the axes are not perpendicular, which an image file cannot keep", where=path)
+    array = _writable(volume.array, path)
+    # Short and hidden: a name of 255 bytes has no room for more, and a search for cases skips it.
+    aside = path.parent / f".{secrets.token_hex(6)}{suffix}"
+    try:
+        _write(array, volume.geometry, aside, **({"note": note} if note else {}))
+        _sync(aside)
+        _compare(array, volume.geometry, aside)
+        os.replace(aside, path)
+        _sync(path.parent)
+    except InputError as error:
+        raise _unwritten(path, error.what, array.nbytes) from error
+    except OSError as error:
+        if error.errno not in OF_THE_STORAGE:  # such as a name that is too long: the next file's is not
+            what = f"the file could not be written: {error.strerror or error}"
+            raise InputError(what, where=path) from error
+        raise _unwritten(path, error.strerror or "", array.nbytes) from error
+    except RuntimeError as error:
+        raise _unwritten(path, "the file was refused", array.nbytes) from error
+    finally:
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
+
+
+def _checked(parts: Parts, path: Path, orthonormal: bool) -> Volume:
+    notes = parts.notes
+    try:
+        geometry = Geometry(parts.array.shape, parts.affine)
+    except GeometryError as error:
+        raise GeometryError(error.what, where=path) from error
+    low, high = SPACING_RANGE_MM
+    spacing = geometry.spacing_mm
+    if spacing.min() < low or spacing.max() > high:
+        raise InputError(f"found a spacing of {shown(spacing)} mm; wanted {low} to {high:g}", where=path)
+    if not geometry.is_orthogonal and orthonormal:
+        affine, note = nearest_rotation(geometry.affine, geometry.shape, path)
+        geometry, notes = Geometry(geometry.shape, affine), (*notes, note)
+    if not geometry.is_orthogonal:
+        cosine = np.abs(geometry.direction.T @ geometry.direction - np.eye(3)).max()
+        raise GeometryError(
+            f"the axes are not perpendicular: sheared by {np.degrees(np.arcsin(cosine)):.3g} degrees",
+            where=path,
+            todo="Resample the scan, or let the nearest rotation be taken with --fix orthonormal",
+        )
+    if parts.array.dtype.kind == "f":
+        _check_finite(parts.array, path)
+    notes = (*notes, *_sides_note(parts.sides, geometry))
+    return Volume(parts.array, geometry, Source(path=path, notes=notes, sha256=parts.sha256 or None))
+
+
+def _sides_note(said: str, geometry: Geometry) -> tuple[str, ...]:
+    """A note if the header names other sides than its directions have, where these are plain to see."""
+    plain = np.abs(geometry.direction).max(axis=0).min() > PLAIN
+    if not plain or not re.fullmatch("[LRPASI]{3}", said) or said == geometry.letters:
+        return ()
+    return (f"the axes are named {said} and have the directions {geometry.letters}: the directions are used",)
+
+
+def _check_finite(array: Array, path: Path) -> None:
+    if np.isfinite(array).all():
+        return
+    raise InputError(
+        f"found {int(np.isnan(array).sum())} NaN and {int(np.isinf(array).sum())} infinite values"
+        f" among {array.size} voxels; wanted numbers",
+        where=path,
+    )
+
+
+def _writable(array: Array, path: Path) -> Array:
+    array = array.astype(np.uint8) if array.dtype == bool else array
+    if array.dtype.kind not in "iuf" or array.dtype.itemsize not in (1, 2, 4, 8) or array.dtype == np.float16:
+        raise InputError(f"cannot write voxels of type {array.dtype}", where=path)
+    if array.dtype.kind == "f":
+        _check_finite(array, path)
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def _write(array: Array, geometry: Geometry, path: Path, note: str = "") -> None:
+    import SimpleITK
+
+    # Its warnings would go to stderr as they are.
+    SimpleITK.ProcessObject.GlobalWarningDisplayOff()  # type: ignore[no-untyped-call]
+    # SimpleITK copies rows far sooner that lie in memory as they do in the file.
+    image: Any = SimpleITK.GetImageFromArray(np.asfortranarray(array).transpose(2, 1, 0))
+    image.SetSpacing(geometry.spacing_mm.tolist())
+    image.SetOrigin(geometry.origin_mm.tolist())
+    image.SetDirection(geometry.direction.ravel().tolist())
+    if note:
+        image.SetMetaData("ITK_FileNotes", note)
+    SimpleITK.WriteImage(image, str(path), useCompression=path.suffix != ".nii")
+
+
+def _compare(array: Array, geometry: Geometry, path: Path) -> None:
+    back = load_image(path)
+    if back.array.dtype != array.dtype or not np.array_equal(back.array, array):
+        raise InputError("the voxels that were read back differ")
+    if not back.geometry.matches(geometry, WRITTEN_TOL_MM) or back.source.notes:
+        raise InputError("the grid that was read back differs")
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _unwritten(path: Path, reason: str, size: int) -> InputError:
+    lack = lack_of_room(path.parent, size)
+    return (StorageError if lack else InputError)(
+        f"the file could not be written in full: {lack or reason}",
+        where=path,
+        todo="Check that the disk has room and that the folder may be written to",
+    )

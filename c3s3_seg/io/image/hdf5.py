@@ -1,0 +1,142 @@
+"""HDF5 files with the arrays `image` and `label`, as benchmarks of semi-supervised segmentation have them.
+
+They hold no geometry: the spacing is what their authors state, and origin and sides are not known.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from c3s3_seg.errors import C3S3Error, InputError, MissingError
+from c3s3_seg.geometry.volume import Array, Geometry, Source, Volume
+from c3s3_seg.io.content import Opened
+from c3s3_seg.io.limits import DENSE_FLOOR, check_dense, check_size
+
+HDF5_SUFFIXES = (".h5", ".hdf5")
+NO_GEOMETRY = "the file holds no geometry: a spacing of {} mm was taken, origin and sides are not known"
+
+
+def load_hdf5(path: Path, name: str, spacing_mm: tuple[float, float, float]) -> Volume:
+    """Read one array of an HDF5 file.
+
+    Parameters
+    ----------
+    path
+        The file.
+    name
+        `image` or `label`; its axes are taken as (i, j, k).
+    spacing_mm
+        Of the voxels, as the benchmark states it.
+
+    Returns
+    -------
+    Volume
+        The array in its own type, with the origin at 0 and the axes of LPS, and a note that says so.
+
+    Raises
+    ------
+    InputError
+        If there is no such array, it is not 3D and finite, lies elsewhere, parts of it were never
+        written, or the file is damaged.
+    MemoryLimitError
+        If the memory does not suffice for it.
+    MissingError
+        If h5py is not installed.
+    """
+    array = _read(path, name)
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise InputError(f"'{name}' has NaN or infinite values", where=path)
+    stated = " x ".join(f"{s:g}" for s in spacing_mm)
+    shape = (array.shape[0], array.shape[1], array.shape[2])
+    return Volume(array, Geometry.build(shape, spacing_mm), Source(path, notes=(NO_GEOMETRY.format(stated),)))
+
+
+def array_shapes(path: Path, names: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of those arrays of a file that can be read; nothing else is looked at.
+
+    Raises
+    ------
+    InputError
+        If it is no HDF5 file, or a damaged one, or an array is a link or lies in another file.
+    MissingError
+        If h5py is not installed.
+    """
+    with _opened(path) as file:
+        return {name: tuple(item.shape) for name in names if (item := _array(file, name, path)) is not None}
+
+
+def _read(path: Path, name: str) -> Array:
+    with _opened(path) as file:
+        item = _array(file, name, path)
+        if item is None:
+            raise InputError(f"there is no array '{name}' in this file", where=path)
+        _check(item, name, path)
+        array = np.asarray(item[()])
+        return array.astype(np.float32) if array.dtype == np.float16 else array  # which no image file holds
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    h5py = _h5py()
+    try:
+        # One handle from the first check to the last voxel: no second file can come in between.
+        with Opened(path) as opened, h5py.File(opened.raw, "r") as file:
+            yield file
+    except (C3S3Error, MemoryError):
+        raise
+    except Exception as error:  # a damaged file can make h5py raise anything
+        what = "this is not an HDF5 file, or a damaged one"
+        raise InputError(what, where=path, todo="Copy or export it again") from error
+
+
+def _array(file: Any, name: str, path: Path) -> Any:
+    """An array that is in this very file: links, virtual and external ones would read whatever they name."""
+    h5py = _h5py()
+    link = file.get(name, getlink=True)
+    item: Any = file.get(name) if isinstance(link, h5py.HardLink) else None
+    is_array = isinstance(item, h5py.Dataset)
+    if isinstance(link, (h5py.SoftLink, h5py.ExternalLink)) or (
+        is_array and (item.is_virtual or item.external)
+    ):
+        what = f"its array '{name}' is a link, or lies in another file, which is not followed"
+        raise InputError(what, where=path, todo="Write the array itself into this file")
+    return item if is_array and item.shape is not None else None
+
+
+def _check(item: Any, name: str, path: Path) -> None:
+    """What the array claims to be, before any memory is taken for it."""
+    shape = tuple(int(n) for n in item.shape)
+    if len(shape) != 3 or item.dtype.kind not in "iufb" or not all(shape):
+        raise InputError(f"'{name}' is a {item.dtype} array of {shape}; wanted numbers in 3D", where=path)
+    size = math.prod(shape) * item.dtype.itemsize
+    check_size(path, shape, size)
+    # What was never written is read as zeros, without a word.
+    stored = int(item.id.get_storage_size())
+    chunks, there = 1, int(stored > 0)
+    if item.chunks is not None:
+        chunks = math.prod(-(-n // c) for n, c in zip(shape, item.chunks, strict=True))
+        there = int(item.id.get_num_chunks())
+        part = math.prod(item.chunks) * item.dtype.itemsize  # it is unpacked whole, also beyond the array
+        check_size(path, item.chunks, part)
+        if part > max(size, DENSE_FLOOR):
+            raise InputError(f"'{name}' of {size} bytes is packed in parts of {part} bytes", where=path)
+    if there < chunks:
+        what = f"'{name}' was never written in full: {there} of its {chunks} parts are there"
+        raise InputError(what, where=path, todo="Copy or export it again")
+    if name == "image":
+        check_dense(path, stored, size)
+
+
+def _h5py() -> Any:
+    try:
+        import h5py
+    except ImportError as error:
+        todo = "pip install 'c3s3-seg[train]'"
+        raise MissingError("reading HDF5 files needs h5py", todo=todo) from error
+    return h5py

@@ -1,0 +1,1 @@
+"""DICOM over the network: find, fetch, send."""

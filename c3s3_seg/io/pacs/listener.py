@@ -1,0 +1,65 @@
+"""Where a server sends files to that a C-MOVE asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from c3s3_seg.errors import InputError
+from c3s3_seg.io.pacs.association import REPORTS, STORED, Caller, Listener, Node, addresses
+from c3s3_seg.io.pacs.inbox import NOT_ALLOWED, Inbox
+
+
+@contextmanager
+def listening(listener: Listener, node: Node, inbox: Inbox, caller: Caller) -> Iterator[None]:
+    """Listen until the end of the block to one server: its title, its hosts and, with TLS, its certificate.
+
+    Raises
+    ------
+    InputError
+        If the address is taken, a host is not known, or TLS has no certificate to show or to check by.
+    """
+    import pynetdicom
+
+    entity = Caller(listener.title, caller.timeout_s).entity([])
+    entity.require_called_aet, entity.require_calling_aet = True, [node.title]
+    for kind, syntaxes in (STORED | REPORTS).items():
+        entity.add_supported_context(kind, syntaxes)
+    allowed = addresses([node.host, *listener.senders])
+    context = caller.tls.listening() if caller.tls is not None else None
+
+    def reject(event: Any) -> None:
+        inbox.follow(event.assoc)
+        if event.assoc.requestor.address not in allowed:
+            event.assoc.acse.send_reject(0x01, 0x01, 0x01)  # for good, by the user of the service, no reason
+
+    def store(event: Any) -> int:
+        asked = event.assoc.requestor
+        titles = (str(asked.primitive.calling_ae_title).strip(), str(asked.primitive.called_ae_title).strip())
+        ours = titles == (node.title.strip(), listener.title.strip()) and asked.address in allowed
+        return inbox.store(event) if ours and _is_ours(event.request, caller, node) else NOT_ALLOWED
+
+    events = pynetdicom.evt
+    handlers: Any = [
+        (events.EVT_C_STORE, store), (events.EVT_REQUESTED, reject), (events.EVT_DATA_RECV, inbox.received)
+    ]  # fmt: skip
+    place = (listener.host.strip("[]"), listener.port)
+    try:
+        server = entity.start_server(place, block=False, evt_handlers=handlers, ssl_context=context)
+    except OSError as error:
+        what = f"cannot listen on {listener.host}:{listener.port}: {error.strerror or error}"
+        raise InputError(what, todo="Give another address with --listen") from error
+    try:
+        yield
+    finally:
+        server.shutdown()
+
+
+def _is_ours(request: Any, caller: Caller, node: Node) -> bool:
+    """Whether a store is of a C-MOVE of ours, as far as it says whose it is: it need not (PS3.7, 9.1.1.1).
+
+    The title there is to be that of whoever asked; some servers give their own.
+    """
+    title = str(request.MoveOriginatorApplicationEntityTitle or "").strip()
+    return title in ("", caller.title.strip(), node.title.strip())

@@ -1,0 +1,117 @@
+"""What is asked of a PACS: keys that match one thing, what must come back, and how much may."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from c3s3_seg.errors import InputError
+from c3s3_seg.io.dicom_objects.codes import Uid
+
+NAMES = (
+    "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID", "AccessionNumber", "PatientID",
+)  # fmt: skip
+
+
+def search_key(text: str, what: str) -> str:
+    """A value that a server is to match as it is; what would match anything else is refused.
+
+    An empty key and `*`, `?` match every value, `\\` separates several (PS3.4, C.2.2.2; PS3.5, 6.2), `""` may
+    match the empty value, and what is not ASCII would be sent as `?`.
+
+    Raises
+    ------
+    InputError
+        Without the value, which may be that of a patient.
+    """
+    key = text.strip(" ")
+    plain = key.isascii() and key.isprintable() and not set("*?\\") & set(key)
+    if not plain or not 1 <= len(key) <= 64 or key == '""':
+        raise InputError(
+            f"{what} is empty, longer than 64 characters, not ASCII, or has a character that stands for"
+            " others (*, ?, \\)",
+            todo="Give the exact value",
+        )
+    return key
+
+
+def uid_key(text: str, what: str) -> Uid:
+    """A UID that is sent to a server.
+
+    Raises
+    ------
+    InputError
+        If it is none.
+    """
+    try:
+        return Uid(text)
+    except ValueError as error:
+        raise InputError(f"{what} is no UID: wanted {error}") from None
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked for, and what every file that comes must be of. Empty: not known.
+
+    Parameters
+    ----------
+    study, series
+        UIDs; no series: all of the study.
+    accession, patient
+        Accession number and PatientID.
+    """
+
+    study: Uid
+    series: Uid | None = None
+    accession: str = ""
+    patient: str = ""
+
+    def objection(self, header: Any) -> str:
+        """Why a file is not of it; empty if it is. Says which attribute differs, and no value."""
+        study, series, instance, kind, accession, patient = (text_of(header, name) for name in NAMES)
+        for name, value in {"series": series, "instance": instance, "class": kind}.items():
+            if not Uid.is_valid(value):
+                return f"a file without a valid {name} UID"
+        if study != self.study:
+            return "a file of another study"
+        if self.series is not None and series != self.series:
+            return "a file of another series"
+        # What was made of a scan may come without the accession number; another one is another order.
+        if self.accession and accession and accession != self.accession:
+            return "a file with another accession number"
+        if self.patient and patient != self.patient:
+            return "a file of another patient"
+        return ""
+
+
+def text_of(header: Any, name: str) -> str:
+    """An attribute as text without padding; empty where it is missing or cannot be read."""
+    try:
+        return str(header.get(name, "") or "").strip(" \0")
+    except Exception:  # pydicom converts a value when it is first asked for, and raises what it likes
+        return ""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a transfer may take. A server that goes on for ever fills no disk and holds no batch.
+
+    Parameters
+    ----------
+    seconds_s
+        From the first question to the last file.
+    files, size_bytes
+        How many files, and the bytes of all.
+    """
+
+    seconds_s: float = 7200.0
+    files: int = 100_000
+    size_bytes: int = 64 << 30
+
+    def __post_init__(self) -> None:
+        """Raise InputError unless they are limits."""
+        if not (math.isfinite(self.seconds_s) and min(self.seconds_s, self.files, self.size_bytes) > 0):
+            raise InputError(
+                "found a limit that is none: wanted positive numbers of seconds, files and bytes"
+            )

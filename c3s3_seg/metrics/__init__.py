@@ -1,0 +1,1 @@
+"""Overlap and boundary distances, and statistics over cases."""

@@ -1,0 +1,346 @@
+"""Overlap and boundary metrics: one definition for each number, in mm or in voxels.
+
+Surfaces and the distances between them are those of `c3s3_seg.metrics.surface_distance`. `d_pt` are the
+distances from the prediction's surface to the truth's, `d_tp` the other way.
+Percentiles interpolate linearly.
+
+Empty masks: both empty gives Dice and Jaccard 1 and distances nan (there is nothing to measure); one
+empty gives Dice and Jaccard 0, distances inf and NSD 0. A miss is never a distance of 0, except in
+`paper_score`, which says so in its field `flattered`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+
+from c3s3_seg.errors import GeometryError, InputError
+from c3s3_seg.geometry.volume import Geometry, Volume
+from c3s3_seg.metrics.nearest import Floats
+from c3s3_seg.metrics.surface_distance import LabelPair, label_pairs, surface_voxels, union_box
+
+
+@dataclass(frozen=True)
+class Score:
+    """One label of one case, protocol `clinical`.
+
+    Parameters
+    ----------
+    dice, jaccard
+        Overlap of the masks, 0 to 1. Both empty: 1. One empty: 0.
+    hd95_mm
+        95th percentile of `d_pt` and `d_tp` pooled.
+    hd95_max_mm
+        Larger of the two directed 95th percentiles.
+    hd_mm
+        Largest of all distances.
+    asd_mm
+        Mean of `d_pt`: one direction, prediction to truth.
+    assd_mm
+        Mean of `d_pt` and `d_tp` pooled.
+    masd_mm
+        Mean of the two directed means.
+    nsd
+        Pairs (tolerance in mm, share of both surfaces' voxels within it), rising tolerances.
+    volume_ml, truth_ml
+        Volumes of prediction and truth.
+    volume_error_ml
+        Prediction minus truth.
+    nsd_area
+        As `nsd`, but the share of both surfaces' area, see `surface_area`. Empty unless asked for.
+
+    Distances are nan where both masks are empty and inf where one is.
+    """
+
+    dice: float
+    jaccard: float
+    hd95_mm: float
+    hd95_max_mm: float
+    hd_mm: float
+    asd_mm: float
+    assd_mm: float
+    masd_mm: float
+    nsd: tuple[tuple[float, float], ...]
+    volume_ml: float
+    truth_ml: float
+    volume_error_ml: float
+    nsd_area: tuple[tuple[float, float], ...] = ()
+
+    def flat(self) -> dict[str, float]:
+        """One number per column, in the order of the fields; `nsd` becomes `nsd_1mm`, `nsd_2mm`, ...
+
+        `nsd_area` becomes `nsd_area_1mm` and so on.
+        """
+        row: dict[str, float] = {}
+        for field in fields(self):
+            if field.name in ("nsd", "nsd_area"):
+                shares = getattr(self, field.name)
+                row.update({f"{field.name}_{tolerance:g}mm": share for tolerance, share in shares})
+            else:
+                row[field.name] = getattr(self, field.name)
+        return row
+
+
+@dataclass(frozen=True)
+class PaperScore:
+    """One label of one case, protocol `paper`: voxel units, as the published evaluations count.
+
+    Parameters
+    ----------
+    dice, jaccard
+        Overlap, 0 to 1.
+    hd95_vox
+        95th percentile of `d_pt` and `d_tp` pooled, in voxels whatever the spacing.
+    asd_vox
+        Mean of `d_pt`, in voxels.
+    flattered
+        Whether the prediction was empty and all four numbers are therefore 0: the worst
+        overlap, but a perfect distance.
+    """
+
+    dice: float
+    jaccard: float
+    hd95_vox: float
+    asd_vox: float
+    flattered: bool
+
+    def flat(self) -> dict[str, float]:
+        """One number per column, in the order of the fields; `flattered` becomes 0 or 1."""
+        return {field.name: getattr(self, field.name) + 0 for field in fields(self)}
+
+
+def score(
+    prediction: Volume,
+    truth: Volume,
+    label: int = 1,
+    *,
+    tolerances_mm: tuple[float, ...] = (1.0, 2.0),
+    area_nsd: bool = False,
+) -> Score:
+    """Every number of the `clinical` protocol for one label.
+
+    Parameters
+    ----------
+    prediction, truth
+        Masks (i, j, k) of labels on the same grid; bool, integers, or floats that are exactly integral.
+    label
+        The value to be measured. 0 is the background and no label.
+    tolerances_mm
+        For the normalised surface distance, not negative.
+    area_nsd
+        Whether to measure the normalised surface distance by area too.
+
+    Returns
+    -------
+    Score
+        Distances in mm, volumes in ml. Both empty: Dice 1, distances nan. One empty: Dice 0,
+        distances inf, NSD 0. On a sheared grid (gantry tilt) distances follow the true axes.
+
+    Raises
+    ------
+    GeometryError
+        If the two grids differ.
+    InputError
+        If a mask holds nan or fractions, if the label is 0, or if a mask is one of 0 and 255 and 255 was
+        not asked for; if the area is asked for on a sheared grid.
+
+    Notes
+    -----
+    Two masks without a label in common are measured like any others: an organ that is called another one
+    is a miss, Dice 0. Whether the values of a whole set are mixed up is for `evaluate` to ask.
+    """
+    return scores(prediction, truth, (label,), tolerances_mm=tolerances_mm, area_nsd=area_nsd)[label]
+
+
+def scores(
+    prediction: Volume,
+    truth: Volume,
+    labels: Sequence[int],
+    *,
+    tolerances_mm: tuple[float, ...] = (1.0, 2.0),
+    area_nsd: bool = False,
+) -> dict[int, Score]:
+    """As `score`, for several labels, in one pass over the masks.
+
+    Parameters
+    ----------
+    prediction, truth, tolerances_mm, area_nsd
+        As for `score`.
+    labels
+        The values to be measured.
+
+    Returns
+    -------
+    dict
+        Label -> score, in the order of `labels`.
+
+    Raises
+    ------
+    GeometryError, InputError
+        As `score` does, for the first label at fault.
+    """
+    if any(not (math.isfinite(t) and t >= 0) for t in tolerances_mm):
+        raise InputError(f"found the tolerances {tolerances_mm} mm, wanted finite ones that are not negative")
+    step, tolerances = _step_mm(truth.geometry), tuple(float(mm) for mm in sorted(set(tolerances_mm)))
+    found = {
+        label: _score(pair, truth.geometry.voxel_ml, tolerances)
+        for label, pair in _pairs(prediction, truth, labels, step).items()
+    }
+    if not area_nsd:
+        return found
+    return {
+        label: replace(score, nsd_area=_by_area(prediction, truth, label, tolerances))
+        for label, score in found.items()
+    }
+
+
+def _score(pair: LabelPair, voxel_ml: float, tolerances_mm: Sequence[float]) -> Score:
+    surfaces = pair.surfaces
+    dice, jaccard = _overlap(pair)
+    return Score(
+        dice=dice,
+        jaccard=jaccard,
+        hd95_mm=surfaces.hd95(),
+        hd95_max_mm=surfaces.hd95_max(),
+        hd_mm=surfaces.hd(),
+        asd_mm=surfaces.asd(),
+        assd_mm=surfaces.assd(),
+        masd_mm=surfaces.masd(),
+        nsd=tuple((mm, surfaces.nsd(mm)) for mm in tolerances_mm),
+        volume_ml=pair.first * voxel_ml,
+        truth_ml=pair.second * voxel_ml,
+        volume_error_ml=(pair.first - pair.second) * voxel_ml,
+    )
+
+
+def _by_area(
+    prediction: Volume, truth: Volume, label: int, tolerances_mm: tuple[float, ...]
+) -> tuple[tuple[float, float], ...]:
+    from c3s3_seg.metrics.surface_area import area_within
+
+    p, t = prediction.array == label, truth.array == label
+    box = union_box(p, t)
+    shares = area_within(p[box], t[box], _step_mm(truth.geometry), tolerances_mm)
+    return tuple(zip(tolerances_mm, shares, strict=True))
+
+
+def paper_score(prediction: Volume, truth: Volume, label: int = 1) -> PaperScore:
+    """The four numbers that papers on this benchmark print, with their treatment of a miss.
+
+    Parameters
+    ----------
+    prediction, truth, label
+        As in `score`.
+
+    Returns
+    -------
+    PaperScore
+        In voxels. An empty prediction scores (0, 0, 0, 0) and is `flattered`, whatever the truth is.
+        An empty truth with a prediction, where the published scripts stop, scores 0 with distances inf.
+
+    Raises
+    ------
+    GeometryError, InputError
+        As `score` does.
+    """
+    return paper_scores(prediction, truth, (label,))[label]
+
+
+def paper_scores(prediction: Volume, truth: Volume, labels: Sequence[int]) -> dict[int, PaperScore]:
+    """As `paper_score`, for several labels, in one pass over the masks."""
+    pairs = _pairs(prediction, truth, labels, np.ones(3))
+    return {label: _paper_score(pair) for label, pair in pairs.items()}
+
+
+def _paper_score(pair: LabelPair) -> PaperScore:
+    if not pair.first:
+        return PaperScore(0.0, 0.0, 0.0, 0.0, flattered=True)
+    return PaperScore(*_overlap(pair), pair.surfaces.hd95(), pair.surfaces.asd(), flattered=False)
+
+
+def labels_in(mask: Volume) -> tuple[int, ...]:
+    """The labels of a mask, rising, without the background 0; of an empty mask none.
+
+    Raises
+    ------
+    InputError
+        If the mask holds nan, infinity or fractions.
+    """
+    _check_integral(mask)
+    if mask.array.dtype.kind in "bu" and mask.array.dtype.itemsize <= 2:
+        there = np.zeros(1 << 8 * mask.array.dtype.itemsize, dtype=np.bool_)
+        for plane in mask.array.T:  # the arrays of files are (z, y, x) in memory
+            there[plane.view(np.uint8) if plane.dtype == np.bool_ else plane] = True
+        return tuple(int(value) for value in np.flatnonzero(there) if value)
+    # Every label has a surface: its voxels alone are searched, which are a hundredth of the volume.
+    return tuple(int(value) for value in np.unique(surface_voxels(mask.array)[1]))
+
+
+def diagonal_mm(geometry: Geometry) -> float:
+    """Length in mm between the centres of the first and the last voxel: the worst distance in the image."""
+    return float(np.linalg.norm(geometry.to_mm(np.array(geometry.shape) - 1) - geometry.origin_mm))
+
+
+def _step_mm(geometry: Geometry) -> Floats:
+    """The plain spacing keeps distances along an axis exact; only a sheared grid needs its axes."""
+    return geometry.spacing_mm if geometry.is_orthogonal else geometry.affine[:3, :3]
+
+
+def _pairs(prediction: Volume, truth: Volume, labels: Sequence[int], step: Floats) -> dict[int, LabelPair]:
+    """Both masks of every label, measured, once everything about them has been checked."""
+    if not prediction.geometry.matches(truth.geometry):
+        raise GeometryError(
+            f"the prediction's grid is {prediction.geometry}, the truth's is {truth.geometry}",
+            where=prediction.source.path,
+            todo="Resample one of them onto the other's grid first; `evaluate --resample` does",
+        )
+    if 0 in labels:
+        raise InputError("label 0 is the background, wanted a label", where=prediction.source.path)
+    for mask in (prediction, truth):
+        _check_integral(mask)
+    pairs = label_pairs(prediction.array, truth.array, labels, step)
+    # Only then: finding all labels costs more than measuring one.
+    if 255 not in labels and not all(pair.first and pair.second for pair in pairs.values()):
+        _refuse_0_and_255(prediction, truth, labels)
+    return pairs
+
+
+def _check_integral(mask: Volume) -> None:
+    array, where = mask.array, mask.source.path
+    if array.dtype.kind in "bui":
+        return
+    if array.dtype.kind != "f":
+        raise InputError(f"found a mask of {array.dtype}, wanted labels as whole numbers", where=where)
+    # Plane by plane: a large mask must not need a second float array of its size.
+    for plane in array:
+        if not np.isfinite(plane).all():
+            raise InputError("the mask holds nan or infinity, wanted whole numbers", where=where)
+        if not np.array_equal(plane, np.rint(plane)):
+            found = float(plane[plane != np.rint(plane)][0])
+            raise InputError(
+                f"the mask holds fractions such as {found:.4g}, wanted whole numbers",
+                where=where,
+                todo="Threshold a probability map before it is measured",
+            )
+
+
+def _refuse_0_and_255(prediction: Volume, truth: Volume, labels: Sequence[int]) -> None:
+    """Refuse a mask whose only value is 255 where that is no label: it is one of 0 and 1, scaled."""
+    found_p, found_t = labels_in(prediction), labels_in(truth)
+    if (255,) in (found_p, found_t):
+        asked = ", ".join(str(label) for label in labels)
+        raise InputError(
+            f"asked for label {asked}, found the labels {list(found_p)} in the prediction"
+            f" and {list(found_t)} in the truth",
+            where=prediction.source.path if found_p == (255,) else truth.source.path,
+            todo="Give both masks the same labels (a 0/255 mask is not a 0/1 mask), or name the label",
+        )
+
+
+def _overlap(pair: LabelPair) -> tuple[float, float]:
+    """Dice and Jaccard; both masks empty: 1 and 1."""
+    both, total = pair.both, pair.first + pair.second
+    return (2 * both / total, both / (total - both)) if total else (1.0, 1.0)

@@ -1,0 +1,157 @@
+"""Statistics over cases: nothing infinite or undefined is dropped without being counted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from c3s3_seg.metrics.results import CaseScore
+from c3s3_seg.metrics.scoring import PaperScore
+
+RESAMPLES = 2000
+WORST_CASES = 5
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """One metric over the cases of one label.
+
+    Parameters
+    ----------
+    n, infinite, undefined
+        Number of cases; of those with an infinite value (one mask empty), and of those with nan (both).
+    mean, sd, median, q1, q3
+        Of the finite values. `sd` has n - 1 in its denominator, quartiles interpolate linearly.
+    low, high
+        95% interval of the mean: percentile bootstrap over cases, 2,000 resamples, a fixed seed.
+    mean_penalised
+        Mean of the finite values and of the image diagonal for each infinite one: what `mean`
+        would be if a miss cost the worst distance there is. nan where a diagonal is not known.
+
+    All are nan where there is nothing to compute them from (`sd`, `low`, `high`: fewer than two values).
+    """
+
+    n: int
+    infinite: int
+    undefined: int
+    mean: float
+    sd: float
+    median: float
+    q1: float
+    q3: float
+    low: float
+    high: float
+    mean_penalised: float
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """All cases of one label.
+
+    Parameters
+    ----------
+    label
+        Its name.
+    cases
+        How many were measured.
+    flattered
+        How many empty predictions the paper protocol counted with a distance of 0.
+    metrics
+        Pairs (column, statistics), in the order of the score's columns; without `flattered`.
+    worst_cases
+        Up to five names, the lowest Dice first.
+    """
+
+    label: str
+    cases: int
+    flattered: int
+    metrics: tuple[tuple[str, Statistics], ...]
+    worst_cases: tuple[str, ...]
+
+    def of(self, column: str) -> Statistics:
+        """The statistics of one column.
+
+        Raises
+        ------
+        KeyError
+            If there is no such column.
+        """
+        return dict(self.metrics)[column]
+
+
+def cohorts(rows: Sequence[CaseScore]) -> tuple[Cohort, ...]:
+    """Statistics for each label, in the order in which labels first appear; of no rows none."""
+    labels = dict.fromkeys(row.label for row in rows)
+    return tuple(_cohort(label, [row for row in rows if row.label == label]) for label in labels)
+
+
+def statistics(
+    values: Sequence[float], worst: Sequence[float | None] | None = None, *, seed: int = 0
+) -> Statistics:
+    """Statistics of one metric.
+
+    Parameters
+    ----------
+    values
+        One for each case; inf and nan are counted apart.
+    worst
+        For each case what stands in for an infinite value in `mean_penalised`, in the metric's unit.
+    seed
+        Of the bootstrap.
+    """
+    all_values = np.asarray(values, dtype=np.float64)
+    infinite, undefined = np.isinf(all_values), np.isnan(all_values)
+    finite = all_values[np.isfinite(all_values)]
+    q1, median, q3 = np.percentile(finite, (25, 50, 75)) if finite.size else (math.nan,) * 3
+    low, high = _bootstrap(finite, seed)
+    return Statistics(
+        n=all_values.size,
+        infinite=int(infinite.sum()),
+        undefined=int(undefined.sum()),
+        mean=float(finite.mean()) if finite.size else math.nan,
+        sd=float(finite.std(ddof=1)) if finite.size > 1 else math.nan,
+        median=float(median),
+        q1=float(q1),
+        q3=float(q3),
+        low=low,
+        high=high,
+        mean_penalised=_penalised(all_values, worst),
+    )
+
+
+def _cohort(label: str, rows: Sequence[CaseScore]) -> Cohort:
+    columns = [name for name in rows[0].score.flat() if name != "flattered"]
+    flat = [row.score.flat() for row in rows]
+    metrics = []
+    for name in columns:
+        # The diagonal is in mm: it can stand in for nothing else.
+        worst = [row.diagonal_mm if name.endswith("_mm") else None for row in rows]
+        metrics.append((name, statistics([values[name] for values in flat], worst)))
+    flattered = sum(isinstance(row.score, PaperScore) and row.score.flattered for row in rows)
+    ordered = sorted(rows, key=lambda row: (row.score.dice, row.case))
+    return Cohort(label, len(rows), flattered, tuple(metrics), tuple(r.case for r in ordered[:WORST_CASES]))
+
+
+def _penalised(values: NDArray[np.float64], worst: Sequence[float | None] | None) -> float:
+    stand_ins = worst or [None] * values.size
+    pairs = zip(values.tolist(), stand_ins, strict=True)
+    filled = [(math.nan if w is None else w) if math.isinf(v) else v for v, w in pairs if not math.isnan(v)]
+    return float(np.mean(filled)) if filled else math.nan
+
+
+def _bootstrap(values: NDArray[np.float64], seed: int) -> tuple[float, float]:
+    if values.size < 2:
+        return math.nan, math.nan
+    rng = np.random.default_rng(seed)
+    # In blocks, so that a cohort of 100,000 cases needs no table of 2,000 times its size.
+    rows = max(1, min(RESAMPLES, 1_000_000 // values.size))
+    means: list[NDArray[np.float64]] = []
+    for start in range(0, RESAMPLES, rows):
+        shape = (min(rows, RESAMPLES - start), values.size)
+        means.append(values[rng.integers(values.size, size=shape)].mean(axis=1))
+    low, high = np.percentile(np.concatenate(means), (2.5, 97.5))
+    return float(low), float(high)

@@ -1,0 +1,175 @@
+"""Phantoms on disk: one with its answer, or a whole training set."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Literal
+
+from c3s3_seg.errors import InputError
+from c3s3_seg.phantom.simulate import Modality, Phantom, simulate
+from c3s3_seg.phantom.truth import TruthFormat, check_truth, save_truth, truth_path
+from c3s3_seg.system.files import check_folder, make_folder
+
+FileFormat = Literal["dicom", "nii.gz"]
+
+
+def save(
+    phantom: Phantom, folder: Path, *, seed: int, file_format: FileFormat, truth: TruthFormat = "nii.gz"
+) -> tuple[Path, Path | None]:
+    """Write a phantom below a folder; gives the paths of the scan and of the truth.
+
+    The scan is `phantom-<seed>/` (a DICOM series, of a patient and a study of its own) or
+    `phantom-<seed>.nii.gz`; the truth is `truth/phantom-<seed>.nii.gz`, or a DICOM SEG or RTSTRUCT among
+    the slices of the scan, or left out.
+
+    Raises
+    ------
+    InputError
+        If a file is there already, a format is none of those, the truth alone is to be DICOM, or a CT is
+        to be a DICOM series.
+    """
+    if file_format not in ("dicom", "nii.gz"):
+        raise InputError(f"found the format {file_format!r}, wanted 'dicom' or 'nii.gz'")
+    check_truth(truth, is_dicom=file_format == "dicom")
+    if file_format == "dicom" and phantom.scan.source.modality == "CT":
+        todo = "Take --format nii.gz"
+        raise InputError("simulated series are MR; a CT can be written as NIfTI only", todo=todo)
+    name = f"phantom-{seed}"
+    scan, answer = _places(folder, name, file_format, truth)
+    for path in (scan, answer):
+        if path is not None:
+            _refuse_existing(path)
+    make_folder(folder)
+    try:
+        _write(phantom, scan, answer, seed, truth)
+    except BaseException:  # the next try would be refused for what is there already
+        _discard(scan)
+        raise
+    return scan, answer
+
+
+def _write(phantom: Phantom, scan: Path, answer: Path | None, seed: int, truth: TruthFormat) -> None:
+    from c3s3_seg.io import save as save_image
+
+    if not scan.name.endswith(".nii.gz"):
+        from c3s3_seg.io.dicom.write_series import save_series
+
+        words, patient = f"Simulated heart, seed {seed}", f"PHANTOM-{seed}"
+        save_series(phantom.scan, scan, description=words, seed_uid=scan.name, patient=patient)
+    else:
+        save_image(phantom.scan, scan)
+    if answer is not None:
+        save_truth(phantom.truth, answer, scan, truth)
+
+
+def _discard(path: Path) -> None:
+    """A file or a folder that this run has made."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+
+
+def check_places(folder: Path, seeds: Iterable[int], file_format: FileFormat, truth: TruthFormat) -> None:
+    """Before the first phantom is simulated: whether all of them can be written.
+
+    Raises
+    ------
+    InputError
+        If the folder cannot be written to, or one of the files is there already.
+    """
+    check_folder(folder)
+    for seed in seeds:
+        for path in _places(folder, f"phantom-{seed}", file_format, truth):
+            if path is not None:
+                check_folder(path.parent)
+                _refuse_existing(path)
+
+
+def _places(folder: Path, name: str, file_format: FileFormat, truth: TruthFormat) -> tuple[Path, Path | None]:
+    """Of the scan and of its truth."""
+    scan = folder / (name if file_format == "dicom" else f"{name}.nii.gz")
+    return scan, truth_path(folder, name, truth)
+
+
+def write_cohort(
+    folder: Path,
+    *,
+    labelled: int,
+    unlabelled: int,
+    validation: int,
+    seed: int,
+    modality: Modality = "MR",
+) -> Path:
+    """Write a training set of phantoms with seeds `seed`, `seed + 1`, ...; gives its `dataset.json`.
+
+    Scans go to `imagesTr`, the truth of labelled and validation cases to `labelsTr`; what is
+    unlabelled has no truth on disk, so that nothing can learn from it by mistake.
+
+    Raises
+    ------
+    InputError
+        If a number of cases is negative, or the folder holds a data set already.
+    """
+    from c3s3_seg.dataset import INDEX
+
+    counts = {"labelled": labelled, "unlabelled": unlabelled, "validation": validation}
+    if min(counts.values()) < 0:
+        raise InputError(f"found {counts}, wanted numbers of cases from 0 on")
+    for name in (INDEX, "imagesTr", "labelsTr"):
+        _refuse_existing(folder / name)
+    check_folder(folder)
+    for name in ("imagesTr", "labelsTr"):
+        make_folder(folder / name)
+    try:
+        return _write_cohort(folder, counts, seed, modality)
+    except BaseException:  # half a data set is none, and the next try would be refused for it
+        for name in ("imagesTr", "labelsTr"):
+            _discard(folder / name)
+        raise
+
+
+def _write_cohort(folder: Path, counts: Mapping[str, int], seed: int, modality: Modality) -> Path:
+    from c3s3_seg.dataset import DataSet, Splits
+    from c3s3_seg.io import save as save_image
+
+    splits: dict[str, list[str]] = {}
+    for split, count in counts.items():
+        splits[split] = [f"phantom-{seed + n}" for n in range(count)]
+        for name in splits[split]:
+            phantom = simulate(seed, modality=modality)
+            save_image(phantom.scan, folder / "imagesTr" / f"{name}.nii.gz")
+            if split != "unlabelled":
+                save_image(phantom.truth, folder / "labelsTr" / f"{name}.nii.gz")
+            seed += 1
+    known = Splits(**{split: tuple(names) for split, names in splits.items()})
+    what = "late-enhancement MRI" if modality == "MR" else "contrast-enhanced CT"
+    data = DataSet(folder, f"Left atrium, simulated {what}", modality, {"left_atrium": 1}, known)
+    return data.save(source="c3s3_seg.phantom: simulated, nobody's data")
+
+
+def parse_cohort(text: str) -> tuple[int, int, int]:
+    """`4,16,4` -> numbers of labelled, unlabelled and validation cases.
+
+    Raises
+    ------
+    InputError
+        If it is not three whole numbers from 0 on.
+    """
+    parts = text.split(",")
+    if len(parts) != 3 or not all(part.strip().isdigit() for part in parts):
+        raise InputError(
+            f"found the cohort {text!r}, wanted LABELLED,UNLABELLED,VALIDATION", todo="For example: 4,16,4"
+        )
+    labelled, unlabelled, validation = (int(part) for part in parts)
+    return labelled, unlabelled, validation
+
+
+def _refuse_existing(path: Path) -> None:
+    if os.path.lexists(path):  # a link that leads nowhere is somebody's too
+        raise InputError("is there already", where=path, todo="Choose another folder, or move it away")

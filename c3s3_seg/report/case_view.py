@@ -1,0 +1,130 @@
+"""What a page shows of one label of a case: planes through the worst error, and the surface in colours."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from c3s3_seg.errors import C3S3Error
+from c3s3_seg.geometry.volume import Geometry, Volume
+from c3s3_seg.metrics.boundary_errors import BoundaryError, boundary_error
+from c3s3_seg.metrics.results import CaseScore
+from c3s3_seg.report.mesh import Floats, Mesh, surface_mesh
+from c3s3_seg.report.overlay import planes_webp
+from c3s3_seg.report.page import SIGNED, Scale, Solid
+from c3s3_seg.report.rows import CaseFiles
+
+Mask = NDArray[np.bool_]
+PLAIN = Scale(-1, 1, ((200, 180, 150), (200, 180, 150)), "", "")
+
+
+@dataclass(frozen=True, eq=False)
+class CaseView:
+    """One label of one case, drawn: a WebP of the planes, the surface, and a sentence on each."""
+
+    row: CaseScore
+    planes: bytes
+    planes_words: str
+    solid: Solid | None
+
+
+def views(
+    rows: Sequence[CaseScore], files: Mapping[str, CaseFiles], labels: Mapping[str, int], *, resample: bool
+) -> Iterator[CaseView]:
+    """Draw cases one after another, so that only one is in memory.
+
+    Parameters
+    ----------
+    rows
+        What to draw, in this order.
+    files
+        Case -> its files.
+    labels
+        Name -> value.
+    resample
+        Whether predictions on another grid are put on the truth's.
+    """
+    scale = error_scale(rows)
+    for row in rows:
+        yield _view(row, files[row.case], labels[row.label], scale, resample)
+
+
+def error_scale(rows: Sequence[CaseScore]) -> Scale:
+    """One scale for all cases, so that colours can be compared: half as much again as a usual 95HD."""
+    flat = [row.score.flat() for row in rows]
+    found = [value for row in flat for key, value in row.items() if key in ("hd95_mm", "hd95_vox")]
+    usual = [value for value in found if math.isfinite(value)]
+    reach = 1.5 * float(np.median(usual)) if usual else 5.0
+    limit = next(n for n in (1, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 50, math.inf) if n >= reach)
+    limit = min(limit, 100.0)
+    return Scale(-limit, limit, SIGNED, "too small", "too large")
+
+
+def _view(row: CaseScore, files: CaseFiles, value: int, scale: Scale, resample: bool) -> CaseView:
+    from c3s3_seg.geometry.resample import resample_mask
+    from c3s3_seg.io.mask_pair import load_pair
+
+    prediction, truth = load_pair(files.prediction, files.truth, dict(files.names), files.scan)
+    if resample:
+        prediction = resample_mask(prediction, truth.geometry)
+    p, t = prediction.array == value, truth.array == value
+    scan, words = _scan(files.scan, truth.geometry)
+    error = boundary_error(p, t, truth)
+    masks = [p, t] if p.any() or not t.any() else [t, p]
+    if error:
+        words = f"Planes through the largest error, {error.worst_mm:.1f} mm, in the ring. {words}"
+    planes = planes_webp(scan, [p, t], error.worst if error else _middle(masks[0]))
+    return CaseView(row, planes, words, _solid(p, t, truth.geometry, error, scale))
+
+
+def _scan(path: Path | None, grid: Geometry) -> tuple[Volume, str]:
+    """The scan, or an empty one with the reason."""
+    from c3s3_seg.io import load
+
+    empty = grid.volume(np.zeros(grid.shape, dtype=np.uint8))
+    if path is None:
+        return empty, "No scan was given: the masks alone."
+    try:
+        scan = load(path)
+    except C3S3Error as error:
+        return empty, f"The scan could not be read ({error.what})."
+    if not scan.geometry.matches(grid):
+        return empty, "The scan is on another grid than the truth: the masks alone."
+    return scan, ""
+
+
+def _middle(mask: Mask) -> tuple[int, int, int] | None:
+    """Where a mask has its largest planes; None where it is empty."""
+    if not mask.any():
+        return None
+    areas = [np.count_nonzero(mask, axis=tuple(n for n in range(3) if n != axis)) for axis in range(3)]
+    i, j, k = (int(area.argmax()) for area in areas)
+    return i, j, k
+
+
+def _solid(p: Mask, t: Mask, grid: Geometry, error: BoundaryError | None, scale: Scale) -> Solid | None:
+    if error is None:
+        if not (p.any() or t.any()):
+            return None
+        mesh = surface_mesh(p if p.any() else t, grid)
+        words = "The truth is empty: the surface is the prediction's."
+        if t.any():
+            words = "The prediction is empty: the surface is the truth's."
+        return Solid(mesh, np.zeros(len(mesh.vertices_mm)), PLAIN, words)
+    mesh = surface_mesh(p, grid)
+    values = at_vertices(mesh, grid.to_mm(error.voxels.T), error.signed_mm)
+    return Solid(
+        mesh, values, scale, "The prediction's surface by its distance to the truth's, smoothed to look at."
+    )
+
+
+def at_vertices(mesh: Mesh, points_mm: Floats, values: Floats) -> Floats:
+    """(n,): for each vertex the value of the nearest of the points."""
+    from scipy.spatial import cKDTree
+
+    return np.asarray(values[cKDTree(points_mm).query(mesh.vertices_mm)[1]], dtype=np.float64)

@@ -1,0 +1,146 @@
+"""One task for many items over several processes; a process that dies costs its item and says why."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from threading import Thread
+from typing import Any
+
+from c3s3_seg.system.quiet import quiet_libraries
+
+
+@dataclass(frozen=True)
+class Died:
+    """What became of an item whose process ended before it answered."""
+
+    reason: str
+
+
+def each(task: Callable[[Any], Any], items: Sequence[Any], workers: int = 1) -> Iterator[tuple[int, Any]]:
+    """Do a task for each item and give (number of the item, answer) as they come.
+
+    Parameters
+    ----------
+    task
+        A function of one item that raises nothing; with several workers it must be importable by its name.
+    items
+        What it is done for; with several workers they and the answers go from process to process.
+    workers
+        1: here, in the order of the items. More: in so many processes of their own, each with one item
+        at a time, so that memory does not grow with the number of items.
+
+    Yields
+    ------
+    tuple
+        The item's number, and the answer, or `Died`. After a death a new process takes the next items.
+    """
+    if workers <= 1 or len(items) <= 1:
+        yield from ((number, task(item)) for number, item in enumerate(items))
+        return
+    waiting = iter(enumerate(items))
+    team = [_Worker(task) for _ in range(min(workers, len(items)))]
+    try:
+        busy = [worker for worker in team if worker.take(next(waiting, None))]
+        while busy:
+            ready = wait([worker.pipe for worker in busy])
+            for worker in [worker for worker in busy if worker.pipe in ready]:
+                number, answer = worker.number, worker.answer()
+                if isinstance(answer, Died):
+                    team.remove(worker)
+                    busy.remove(worker)
+                    worker = _Worker(task)
+                    team.append(worker)
+                    busy.append(worker)
+                if not worker.take(next(waiting, None)):
+                    busy.remove(worker)
+                yield number, answer
+    finally:
+        for worker in team:
+            worker.stop()
+
+
+class _Worker:
+    """A process that answers one item after another. Ours is one end of its pipe, its own is the other."""
+
+    def __init__(self, task: Callable[[Any], Any]) -> None:
+        # A fresh interpreter: a copy of one with running threads (runtimes, progress bars) may hang.
+        context = get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.number = -1
+        self.process: BaseProcess = context.Process(target=_serve, args=(task, theirs), daemon=True)
+        self.process.start()
+        theirs.close()
+
+    def take(self, work: tuple[int, Any] | None) -> bool:
+        """Begin an item; False where there is none left."""
+        if work is None:
+            return False
+        self.number, item = work
+        with suppress(OSError):  # it died before it began: the answer will say so
+            self.pipe.send(item)
+        return True
+
+    def answer(self) -> Any:
+        """Of the item that was taken, once the pipe is ready: ready without an answer is an end."""
+        try:
+            return self.pipe.recv()
+        except (EOFError, OSError):
+            self.process.join()
+            return Died(_why(self.process.exitcode))
+
+    def stop(self) -> None:
+        """End the process, whether it is at work or not."""
+        self.pipe.close()
+        self.process.terminate()
+        self.process.join()
+
+
+def _serve(task: Callable[[Any], Any], pipe: Connection) -> None:
+    """In the process: answer until the other end of the pipe is closed."""
+    follow_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that waits for us
+    quiet_libraries()
+    while True:
+        try:
+            item = pipe.recv()
+        except (EOFError, OSError):
+            return
+        pipe.send(task(item))
+
+
+def follow_parent() -> None:
+    """End with the process that started this one, at work or not, however that ends.
+
+    On Linux the kernel sees to it (prctl, PR_SET_PDEATHSIG = 1), even where a library holds the interpreter;
+    elsewhere, and where it died just before, a thread does so in a process of multiprocessing.
+    """
+    started_by, parent = os.getppid(), parent_process()
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+        if os.getppid() != started_by:  # it died in between
+            os._exit(1)
+    if parent is not None:
+        Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
+
+
+def _why(exit_code: int | None) -> str:
+    if exit_code is not None and exit_code < 0:
+        name = signal.Signals(-exit_code).name
+        hint = "; that is how the system ends a process when memory runs out" if name == "SIGKILL" else ""
+        return f"the process that worked on it was ended by {name}{hint}"
+    return f"the process that worked on it ended with exit code {exit_code}"

@@ -1,0 +1,1 @@
+"""Bundles: written by a run, begun from, combined, calibrated."""

@@ -1,0 +1,212 @@
+"""Calibrates when a case is uncertain: does the disagreement of two networks foretell the error?
+
+Each validation case is also shown degraded: noise, blur, ghosting as motion leaves it, a cropped field of
+view. For every version the 95HD between the networks' masks is set against the true 95HD of the mask that
+ships.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from c3s3_seg.bundle import Calibration, ModelBundle
+from c3s3_seg.errors import InputError
+from c3s3_seg.geometry.volume import Array, Geometry, Volume
+from c3s3_seg.inference import Predictor, Settings, open_predictor
+from c3s3_seg.metrics.scoring import score
+
+UNTOUCHED = "none"
+BAD = 2.0  # a scan is bad above so many times the median of the true 95HD of the untouched ones
+LEAST_CASES = 2
+Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+Harm = Callable[[Array], Array]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A scan with its reference mask on the same grid."""
+
+    name: str
+    scan: Volume
+    truth: Volume
+
+
+@dataclass(frozen=True)
+class Row:
+    """One version of a scan: 95HD between the networks and true 95HD, in mm; inf where one is missing."""
+
+    case: str
+    harm: str
+    between_mm: float
+    true_mm: float
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What calibration found.
+
+    Parameters
+    ----------
+    calibration
+        For the manifest.
+    rows
+        Every version of every case.
+    caught, false_alarms
+        Share of the bad versions that are flagged, and of the others, with each case left out in turn: the
+        limit that is applied to it was found on the others.
+    """
+
+    calibration: Calibration
+    rows: tuple[Row, ...]
+    caught: float = field(default=float("nan"))
+    false_alarms: float = field(default=float("nan"))
+
+
+def calibrate_uncertainty(
+    bundle: ModelBundle,
+    cases: Sequence[Case],
+    found_on: str,
+    bad_mm: float | None = None,
+    report: Callable[[str], None] | None = None,
+) -> Limit:
+    """Find the 95HD between the networks above which a case is to be looked at.
+
+    Parameters
+    ----------
+    bundle
+        With at least two networks.
+    cases
+        None of them trained on; at least two.
+    found_on
+        Which cases these are, in words, for the manifest.
+    bad_mm
+        A true 95HD above this is bad. None: twice the median of the untouched cases.
+    report
+        Called with each version of a case before it is segmented.
+
+    Raises
+    ------
+    InputError
+        If there are too few cases or networks, or no version is bad, or all are: there is no limit then.
+    """
+    if len(cases) < LEAST_CASES:
+        raise InputError(f"found {len(cases)} validation cases, wanted {LEAST_CASES} or more to calibrate on")
+    predictor = open_predictor(bundle, settings=Settings(uncertainty=True))
+    rows = tuple(row for case in cases for row in _rows(case, predictor, report))
+    clean = statistics.median(row.true_mm for row in rows if row.harm == UNTOUCHED)
+    bad_mm = BAD * clean if bad_mm is None else bad_mm
+    between, true = (np.array([getattr(row, key) for row in rows]) for key in ("between_mm", "true_mm"))
+    bad = true > bad_mm
+    if bad.all() or not bad.any() or not np.isfinite(bad_mm):
+        what = f"{bad.sum()} of {len(rows)} scans have a 95HD above {bad_mm:.2f} mm: no limit divides them"
+        raise InputError(what, todo="Say with --bad-mm which 95HD in mm is bad")
+    figures = (best_threshold(between, bad), bad_mm, _spearman(between, true), auroc(between, bad))
+    threshold, limit, rank, area = (round(float(number), 3) for number in figures)
+    calibration = Calibration(threshold, limit, rank, area, len(rows), found_on)
+    return Limit(calibration, rows, *_left_out(rows, between, bad))
+
+
+def _rows(case: Case, predictor: Predictor, report: Callable[[str], None] | None) -> Iterator[Row]:
+    """Degraded scans may leave the domain, which is the point of them."""
+    for harm, scan, truth in degraded(case.scan, case.truth):
+        if report is not None:
+            report(f"{case.name}, {harm}")
+        found = predictor(scan, allow_out_of_domain=True)
+        between = found.doubt.hd95_mm if found.doubt else {}
+        true = {x.name: score(found.mask, truth, x.value).hd95_mm for x in predictor.task.labels}
+        yield Row(case.name, harm, _worst(between.values()), _worst(true.values()))
+
+
+def _worst(distances_mm: Iterable[float]) -> float:
+    """Of several labels; nothing found at all is the worst there is."""
+    return max(float("inf") if np.isnan(mm) else mm for mm in distances_mm)
+
+
+def degraded(scan: Volume, truth: Volume) -> Iterator[tuple[str, Volume, Volume]]:
+    """The scan as it is and degraded in two degrees of each kind, with its mask: (kind, scan, mask)."""
+    array = scan.array.astype(np.float32)
+    for name, harm in HARMS.items():
+        yield name, scan.geometry.volume(np.asarray(harm(array), np.float32), scan.source), truth
+    for name, share in CROPS.items():
+        first = int(share * scan.geometry.shape[0])
+        affine = scan.geometry.affine.copy()
+        affine[:3, 3] = scan.geometry.to_mm((first, 0, 0))
+        x, y, z = scan.geometry.shape
+        grid = Geometry((x - first, y, z), affine)
+        yield name, grid.volume(array[first:], scan.source), grid.volume(truth.array[first:])
+
+
+def _noise(strength: float) -> Harm:
+    return lambda scan: scan + np.random.default_rng(0).normal(0, strength * scan.std(), scan.shape)
+
+
+def _blur(voxels: float) -> Harm:
+    def harm(scan: Array) -> Array:
+        from scipy import ndimage
+
+        return np.asarray(ndimage.gaussian_filter(scan, voxels))
+
+    return harm
+
+
+def _ghosts(strength: float) -> Harm:
+    """Copies shifted along the second axis, as breathing leaves them along the phase encoding."""
+
+    def harm(scan: Array) -> Array:
+        shift = scan.shape[1] // 4 + int(np.random.default_rng(0).integers(-5, 6))
+        return np.asarray(scan + strength * (np.roll(scan, shift, 1) + np.roll(scan, -shift, 1)))
+
+    return harm
+
+
+HARMS: dict[str, Harm] = {
+    UNTOUCHED: lambda scan: scan,
+    "noise 0.5": _noise(0.5),
+    "noise 1": _noise(1.0),
+    "blur 1.5": _blur(1.5),
+    "blur 3": _blur(3.0),
+    "ghosts 0.3": _ghosts(0.3),
+    "ghosts 0.6": _ghosts(0.6),
+}
+CROPS = {"crop 15 %": 0.15, "crop 30 %": 0.30}  # off one side of the first axis
+
+
+def _spearman(between: Floats, true: Floats) -> float:
+    """Rank correlation; 0 where one of them does not vary."""
+    from scipy import stats
+
+    if len(set(between)) < 2 or len(set(true)) < 2:
+        return 0.0
+    return float(stats.spearmanr(between, true).statistic)
+
+
+def auroc(value: Floats, bad: Flags) -> float:
+    """The chance that a bad scan has a higher value than another one; equal ones count half."""
+    above = value[bad][:, None] > value[~bad]
+    equal = value[bad][:, None] == value[~bad]
+    return float((above + 0.5 * equal).mean())
+
+
+def best_threshold(value: Floats, bad: Flags) -> float:
+    """Midway between the two finite values that it best divides: largest sensitivity + specificity."""
+    places = np.unique(value[np.isfinite(value)])
+    if len(places) < 2 or bad.all() or not bad.any():
+        return float(places.max(initial=0.0))
+    middles = (places[1:] + places[:-1]) / 2
+    gain = [(value[bad] > t).mean() - (value[~bad] > t).mean() for t in middles]
+    return float(middles[int(np.argmax(gain))])
+
+
+def _left_out(rows: Sequence[Row], between: Floats, bad: Flags) -> tuple[float, float]:
+    """Sensitivity, and share of false alarms, of limits that were found without the case."""
+    flagged = np.zeros(len(rows), bool)
+    for case in {row.case for row in rows}:
+        here = np.array([row.case == case for row in rows])
+        flagged[here] = between[here] > best_threshold(between[~here], bad[~here])
+    return float(flagged[bad].mean()), float(flagged[~bad].mean())

@@ -1,0 +1,99 @@
+"""The domain of a bundle: its training scans are measured, and the volumes in their masks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+import numpy as np
+
+from c3s3_seg.bundle import Task
+from c3s3_seg.bundle.domain import Domain, measure
+from c3s3_seg.dataset import INDEX, DataSet, Splits
+from c3s3_seg.errors import InputError
+from c3s3_seg.geometry.volume import Volume
+from c3s3_seg.io import load, load_mask
+
+
+def measure_domain(
+    task: Task, data: DataSet, splits: Splits, report: Callable[[str], None] | None = None
+) -> Domain:
+    """Measure the labelled and unlabelled cases of a data set; validation cases are left out.
+
+    Parameters
+    ----------
+    task
+        Which labels there are, and whether intensities have a unit: where its recipe has a window.
+    data
+        The data set.
+    splits
+        Which of its cases were trained on.
+    report
+        Called with each case before it is read.
+
+    Raises
+    ------
+    InputError
+        If no case is labelled, there are fewer than two, or one cannot be read.
+    """
+    if not splits.labelled:
+        raise InputError("names no labelled case", where=data.folder / INDEX)
+    volumes: dict[str, list[float]] = {name: [] for name in task.label_values}
+
+    def scans() -> Iterator[Volume]:
+        for name in splits.labelled + splits.unlabelled:
+            if report is not None:
+                report(name)
+            scan = load(data.scan(name))
+            yield scan
+            if name in splits.labelled:
+                mask = load_mask(data.mask(name), grid=scan.geometry)
+                counts = np.bincount(mask.array.ravel(), minlength=256)
+                for label, value in task.label_values.items():
+                    volumes[label].append(float(counts[value]) * scan.geometry.voxel_ml)
+
+    rule = task.recipe.intensity.rule
+    found = measure(scans(), "absolute" if rule == "window" else "scaled")
+    ranges = {name: (round(min(v), 3), round(max(v), 3)) for name, v in volumes.items()}
+    return replace(found, volume_ml=ranges)
+
+
+def merge_domains(domains: Sequence[Domain | None]) -> Domain | None:
+    """The domain of an ensemble: every range spans those of the members, quantiles are their mean.
+
+    None where a member has none. `scans` is that of the largest: members of folds share most of theirs.
+    """
+    known = [domain for domain in domains if domain is not None]
+    if len(known) < len(domains) or not known:
+        return None
+    quantiles = np.mean([domain.quantiles for domain in known], axis=0)
+    names = {name for domain in known for name in domain.volume_ml or {}}
+    volumes = {
+        name: _span([d.volume_ml[name] for d in known if d.volume_ml and name in d.volume_ml])
+        for name in sorted(names)
+    }
+    return replace(
+        known[0],
+        scans=max(domain.scans for domain in known),
+        spacing_mm=_spans([domain.spacing_mm for domain in known]),
+        fov_mm=_spans([domain.fov_mm for domain in known]),
+        shape=_spans([domain.shape for domain in known]),
+        quantiles=tuple(round(float(q), 5) for q in quantiles),
+        spread=max(domain.spread for domain in known),
+        volume_ml=volumes or None,
+    )
+
+
+N = TypeVar("N", int, float)
+
+
+def _span(ranges: Sequence[tuple[N, N]]) -> tuple[N, N]:
+    return min(low for low, _ in ranges), max(high for _, high in ranges)
+
+
+def _spans(
+    ranges: Sequence[tuple[tuple[N, N], tuple[N, N], tuple[N, N]]],
+) -> tuple[tuple[N, N], tuple[N, N], tuple[N, N]]:
+    x, y, z = (_span([axes[n] for axes in ranges]) for n in range(3))
+    return x, y, z

@@ -1,0 +1,220 @@
+"""The winners of several folds as one bundle, whose probabilities inference averages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import isfinite
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from c3s3_seg.bundle import CARD, ModelBundle, Network
+from c3s3_seg.errors import InputError
+from c3s3_seg.system.schema import plain
+from c3s3_seg.training.bundles.domain import merge_domains
+
+SCORES = {"dice": "Dice", "jaccard": "Jaccard", "hd95_vox": "95HD (voxel)", "asd_vox": "ASD (voxel)"}
+
+
+@dataclass(frozen=True)
+class Member:
+    """The winner of one run.
+
+    Parameters
+    ----------
+    bundle
+        What the run wrote.
+    network
+        Its winner, with the stem that it has in the ensemble.
+    fold
+        "i/k"; None where the run was no fold.
+    scores
+        Of the weights that ship, on the run's own validation cases: `dice`, `jaccard`, `hd95_vox`, `asd_vox`.
+        None where the run had none.
+    """
+
+    bundle: ModelBundle
+    network: Network
+    fold: str | None
+    scores: dict[str, float] | None
+
+    @property
+    def weights_sha256(self) -> str:
+        """Of its weights, as its own bundle has them."""
+        return self.bundle.manifest.files[self.bundle.networks[0].weights]
+
+    def record(self) -> dict[str, Any]:
+        """For the manifest: all that its own bundle said of its training."""
+        return {
+            "stem": self.network.stem,
+            "fold": self.fold,
+            "weights_sha256": self.weights_sha256,
+            "scores": self.scores,
+            "training": self.bundle.manifest.training,
+        }
+
+
+def make_ensemble(bundles: Sequence[ModelBundle], out: Path) -> ModelBundle:
+    """Write one bundle with the winner of each of several, the best on validation first.
+
+    Only the winner of each is taken, without its companion. Graphs are left behind, since they name the files
+    that they read: export the new bundle for that.
+
+    Raises
+    ------
+    InputError
+        If there are fewer than two, one is there twice, they do not do the same task, or they are not
+        different folds of one division.
+    """
+    if len(bundles) < 2:
+        raise InputError(f"an ensemble of {len(bundles)} bundle(s): wanted two or more")
+    first = bundles[0]
+    for other in bundles[1:]:
+        _same_task(first, other)
+    members = [_member(bundle) for bundle in bundles]
+    _all_different(members)
+    _one_division(members)
+    members.sort(key=lambda member: -(member.scores or {}).get("dice", 0.0))
+    named = _named(members)
+    files = {
+        member.network.weights: (member.bundle.folder / member.bundle.networks[0].weights).read_bytes()
+        for member in named
+    }
+    files[CARD] = ensemble_card(named).encode()
+    networks = tuple(member.network for member in named)
+    domain = merge_domains([member.bundle.task.domain for member in named])
+    task = replace(named[0].bundle.task, domain=domain)
+    return ModelBundle.create(out, task, files, networks, plain(_facts(named)))
+
+
+def _member(bundle: ModelBundle) -> Member:
+    facts, network = bundle.manifest.training, bundle.networks[0]
+    # Bundles from before there was a choice of weights ship the last ones.
+    records = facts.get("validation_kept") or facts.get("validation_last") or []
+    record = next((r for r in records if r["candidate"] == network.architecture), None)
+    scores = None if record is None else {key: _number(record[key]) for key in SCORES}
+    return Member(bundle, network, facts.get("fold"), scores)
+
+
+def _number(found: Any) -> float:
+    """A bundle writes an infinite mean as "inf", and none as null."""
+    return float("nan" if found is None else found)
+
+
+def _named(members: Sequence[Member]) -> list[Member]:
+    """The winner is `model`, as in every bundle; the others bear their fold's number, or their place."""
+    named = []
+    for place, member in enumerate(members, start=1):
+        stem = f"fold-{member.fold.split('/')[0]}" if member.fold else f"member-{place}"
+        network = replace(member.network, stem="model" if place == 1 else stem)
+        named.append(replace(member, network=network))
+    return named
+
+
+def _same_task(first: ModelBundle, other: ModelBundle) -> None:
+    for key in ("modality", "labels", "recipe", "patch"):
+        ours, theirs = getattr(first.task, key), getattr(other.task, key)
+        if ours != theirs:
+            what = f"task.{key} is {theirs}, and {ours} in {first.folder}"
+            raise InputError(what, where=other.folder, todo="Put only runs of one configuration together")
+
+
+def _all_different(members: Sequence[Member]) -> None:
+    seen: dict[str, Path] = {}
+    for member in members:
+        if member.weights_sha256 in seen:
+            what = f"its winner is the same network as that of {seen[member.weights_sha256]}"
+            raise InputError(what, where=member.bundle.folder)
+        seen[member.weights_sha256] = member.bundle.folder
+
+
+def _one_division(members: Sequence[Member]) -> None:
+    """Folds are those of one division of one data set, and each is there once."""
+    folds = [member.fold for member in members]
+    if not any(folds):
+        return
+    divisions = {_division(member) for member in members}
+    if None in folds or len(divisions) > 1 or len(set(folds)) < len(folds):
+        found = ", ".join(f"{m.bundle.folder}: {m.fold or 'no fold'}" for m in members)
+        todo = "Give the bundles of --fold 1/K, 2/K, ... of one configuration, each once"
+        raise InputError(f"these are not different folds of one division: {found}", todo=todo)
+
+
+def _division(member: Member) -> tuple[str, Any]:
+    data = member.bundle.manifest.training.get("config", {}).get("data", {})
+    return (member.fold or "").partition("/")[2], data.get("fold_seed")
+
+
+def _facts(members: Sequence[Member]) -> dict[str, Any]:
+    trainings = [member.bundle.manifest.training for member in members]
+    per_case = (
+        (member.network.stem, training.get("validation_cases", {}).get(member.network.architecture))
+        for member, training in zip(members, trainings, strict=True)
+    )
+    return {
+        "method": trainings[0].get("method"),
+        "config": trainings[0].get("config", {}),
+        "iterations": sum(training.get("iterations", 0) for training in trainings),
+        "seconds": sum(training.get("seconds", 0) for training in trainings),
+        "ensemble": [member.record() for member in members],
+        "cross_validated": cross_validated(members),
+        "validation_cases": {stem: cases for stem, cases in per_case if cases},
+    }
+
+
+def cross_validated(members: Sequence[Member]) -> dict[str, dict[str, float]]:
+    """Score -> mean and standard deviation over folds; empty unless every member is a fold with scores."""
+    if any(member.fold is None or member.scores is None for member in members):
+        return {}
+    found = {key: [m.scores[key] for m in members if m.scores is not None] for key in SCORES}
+    # A member that found nothing has no distance: then there is no mean of them either.
+    whole = {key: values for key, values in found.items() if all(map(isfinite, values))}
+    return {key: {"mean": round(fmean(v), 4), "sd": round(stdev(v), 4)} for key, v in whole.items()}
+
+
+def ensemble_card(members: Sequence[Member]) -> str:
+    """The card as Markdown."""
+    task = members[0].bundle.task
+    labels = ", ".join(f"{label.value} = {label.name}" for label in task.labels)
+    spacing = " x ".join(f"{s:g}" for s in task.recipe.spacing_mm)
+    note = members[0].bundle.manifest.training.get("config", {}).get("data", {}).get("note", "")
+    return f"""# {task.name}
+
+Research use only. Not a medical device.
+
+- **Task**: {task.modality}; labels {labels}.
+- **Grid**: {spacing} mm, axes LPS; training crops of {" x ".join(map(str, task.patch))} voxels.
+- **An ensemble** of {len(members)} networks, each the winner of a run of its own. `predict --ensemble`
+  averages their probabilities; without it the first alone makes the mask.
+{note}
+## Members
+
+Scores of each on the validation cases of its own run (paper protocol, voxel units, mean over cases and
+labels), before weights were rounded for storage. The ensemble as such was not scored: each of its members has
+learnt from most of the others' validation cases.
+
+{_table(members)}
+{_mean_line(members)}"""
+
+
+def _table(members: Sequence[Member]) -> str:
+    heads = ["file", "network", "fold", "weights", *SCORES.values()]
+    rows = [heads, ["---"] * len(heads)]
+    for member in members:
+        net, facts = member.network, member.bundle.manifest.training
+        digits = {key: 3 if key in ("dice", "jaccard") else 2 for key in SCORES}
+        scores = [f"{member.scores[key]:.{digits[key]}f}" if member.scores else "" for key in SCORES]
+        kind = f"{net.architecture}, {net.filters} filters"
+        rows.append([net.weights, kind, member.fold or "none", facts.get("kept", "last"), *scores])
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def _mean_line(members: Sequence[Member]) -> str:
+    found = cross_validated(members)
+    if not found:
+        return "No cross-validated mean: not every member is a fold with validation cases.\n"
+    count = members[0].fold.partition("/")[2] if members[0].fold else ""
+    missing = f", of which {len(members)} are here" if str(len(members)) != count else ""
+    means = ", ".join(f"{SCORES[key]} {v['mean']:.3f} ± {v['sd']:.3f}" for key, v in found.items())
+    return f"Cross-validated over {count} folds{missing}, mean ± standard deviation over folds: {means}.\n"

@@ -1,0 +1,95 @@
+"""A finished run -> its bundle: weights, facts, card."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from c3s3_seg.bundle import CARD, ModelBundle, Network
+from c3s3_seg.bundle.domain import Domain
+from c3s3_seg.dataset import DataSet, Splits
+from c3s3_seg.models.weights_format import to_bytes
+from c3s3_seg.system.schema import dump, plain
+from c3s3_seg.training.bundles.card import model_card
+from c3s3_seg.training.bundles.domain import measure_domain
+from c3s3_seg.training.history import best_record, scored
+from c3s3_seg.training.run import Run
+from c3s3_seg.training.validation import Validation
+
+
+def write_bundle(run: Run, data: DataSet, splits: Splits, results: list[Validation]) -> ModelBundle:
+    """Choose the candidate with the best mean Dice on validation and write `folder/bundle`.
+
+    Without validation cases the first candidate is the winner. The other one ships as the partner,
+    unless the configuration names only one. With `run.keep` = best each net ships as it was when it was best.
+    """
+    kept = _kept(run, results)
+    scores = {record["candidate"]: record["dice"] for record in kept}
+    candidates = run.method.candidates()
+    wanted: Collection[str] = run.config.networks.ship or candidates
+    order = sorted((name for name in candidates if name in wanted), key=lambda name: -scores.get(name, 0.0))
+    networks: list[Network] = []
+    files: dict[str, bytes] = {}
+    for stem, name in zip(("model", "partner"), order, strict=False):
+        network = replace(candidates[name][1], stem=stem)
+        networks.append(network)
+        net = run.answer(name)
+        if name in run.best:
+            net.load_state_dict(run.best[name])
+        files[network.weights] = to_bytes(net, run.config.networks.storage)
+    facts = _facts(run, splits, results) | {"kept": run.config.run.keep, "validation_kept": kept}
+    files[CARD] = model_card(run.config, networks, facts).encode()
+    task = replace(run.config.task, domain=_domain(run, data, splits))
+    # JSON has no word for what is infinite or not a number, as a distance may be.
+    return ModelBundle.create(run.folder / "bundle", task, files, tuple(networks), plain(facts))
+
+
+def _domain(run: Run, data: DataSet, splits: Splits) -> Domain | None:
+    """Of the scans that were learnt from; a single one has no spread, and there is no domain of it."""
+    used = splits if _used(run, splits) else replace(splits, unlabelled=())
+    if len(used.labelled) + len(used.unlabelled) < 2:
+        return None
+    return measure_domain(run.config.task, data, used)
+
+
+def _kept(run: Run, results: list[Validation]) -> list[dict[str, Any]]:
+    """The validation record of the weights that ship, net by net; as rounded as the history is."""
+    if run.config.run.keep == "best":
+        return [r for name in run.emas if (r := best_record(run.history, name)) is not None]
+    return [scored(result, run.iteration) for result in results]
+
+
+def _facts(run: Run, splits: Splits, results: list[Validation]) -> dict[str, Any]:
+    judged = [record for record in run.history if "dice" in record]
+    best = max(judged, key=lambda record: float(record["dice"]), default=None)
+    return {
+        "method": run.config.method,
+        "precision": run.precision.name,
+        "precision_why": run.precision.why,
+        "warnings": [record["warning"] for record in run.history if "warning" in record],
+        "config": dump(run.config),
+        "cases": {
+            "labelled": len(splits.labelled),
+            "unlabelled": _used(run, splits),
+            "validation": len(splits.validation),
+        },
+        "fold": run.config.data.fold,
+        "iterations": run.iteration,
+        "seconds": round(run.seconds),
+        "torch": str(torch.__version__),
+        "validation_last": [scored(result, run.iteration) for result in results],
+        "validation_best": best,
+        "begun_from": next((r["begun_from"] for r in run.history if "begun_from" in r), None),
+        "changed_on_resume": [record for record in run.history if "changed" in record],
+        "validation_cases": {result.candidate: result.per_case for result in results},
+    }
+
+
+def _used(run: Run, splits: Splits) -> int:
+    if run.config.method == "supervised":
+        return 0
+    both = run.config.data.unlabelled_stream == "all"
+    return len(splits.unlabelled) + (len(splits.labelled) if both else 0)

@@ -1,0 +1,91 @@
+"""What a plan takes from a bundle, so that `train --from` fits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from c3s3_seg.bundle import ModelBundle
+from c3s3_seg.dataset import INDEX, DataSet, Splits
+from c3s3_seg.errors import InputError
+from c3s3_seg.system.schema import dump
+from c3s3_seg.training.planning.builder import Draft
+
+SLOWER = 0.4  # of the learning rate that the bundle began with
+BLEND = 0.5  # of what is learnt; alone it fits the few new labels too closely (benchmarks/training-log.md)
+COPIED = "as in the bundle"
+# What a bundle's own configuration says that its manifest does not.
+SETTINGS = ("networks.dropout", "networks.storage", "c3s3.alpha")
+
+
+def from_bundle(draft: Draft, data: DataSet, splits: Splits, bundle: ModelBundle) -> None:
+    """Copy the task, the widths and the augmentation; choose the method and a lower learning rate.
+
+    Raises
+    ------
+    InputError
+        If the data set has other labels or another modality than the bundle.
+    """
+    _same_task(data, bundle)
+    _task(draft, bundle)
+    before: dict[str, Any] = bundle.manifest.training.get("config", {})
+    _networks(draft, splits, bundle)
+    for key in SETTINGS:
+        table, name = key.split(".")
+        if name in before.get(table, {}):
+            draft.put(key, before[table][name], COPIED)
+    for name, value in before.get("augment", {}).items():
+        draft.put(f"augment.{name}", value, COPIED)
+    draft.put(
+        "run.blend", BLEND, "the rest is what it began from: few new labels are soon fitted too closely"
+    )
+    rate = before.get("optimiser", {}).get("lr", 0.01)
+    draft.put(
+        "optimiser.lr", round(SLOWER * rate, 4), f"{SLOWER:g} of the {rate:g} that the bundle began with"
+    )
+
+
+def _same_task(data: DataSet, bundle: ModelBundle) -> None:
+    theirs = bundle.task.label_values
+    if data.labels and dict(data.labels) != theirs:
+        what = f"labels are {dict(data.labels)}, the bundle's {theirs}"
+        todo = "Name and number the labels as the bundle has them, or plan without --from"
+        raise InputError(what, where=data.folder / INDEX, todo=todo)
+    if data.modality and data.modality != bundle.task.modality:
+        what = f"the modality is {data.modality}, the bundle's {bundle.task.modality}"
+        raise InputError(what, where=data.folder / INDEX, todo="Plan without --from")
+
+
+def _task(draft: Draft, bundle: ModelBundle) -> None:
+    task = bundle.task
+    draft.put("task.name", f"{task.name}-tuned", "the bundle's name, and what it is")
+    for key in ("modality", "labels", "patch", "keep_largest", "overlap", "series"):
+        value = _known(dump(task)[key])
+        if value is not None:
+            draft.put(f"task.{key}", value, COPIED)
+    draft.put("task.recipe.spacing_mm", list(task.recipe.spacing_mm), COPIED)
+    for key, value in dump(task.recipe.intensity).items():
+        if key == "rule" or task.recipe.intensity.rule == "window":
+            draft.put(f"task.recipe.intensity.{key}", value, COPIED)
+
+
+def _known(value: Any) -> Any:
+    """Without what is None, which TOML cannot say."""
+    if isinstance(value, dict):
+        return {key: _known(item) for key, item in value.items() if item is not None}
+    return [_known(item) for item in value] if isinstance(value, list) else value
+
+
+def _networks(draft: Draft, splits: Splits, bundle: ModelBundle) -> None:
+    widths: dict[str, int] = {}
+    for _, network in bundle.members():
+        widths.setdefault(network.architecture, network.filters)
+    winner = bundle.networks[0].architecture
+    for name in ("vnet", "resvnet"):
+        own = name in widths
+        why = COPIED if own else "the bundle has none: this one begins from chance"
+        draft.put(f"networks.{name}_filters", widths.get(name, widths[winner]), why)
+    if splits.unlabelled:
+        draft.put("method", "c3s3", f"{len(splits.unlabelled)} unlabelled cases can teach")
+        return
+    draft.put("method", "supervised", "there are no unlabelled cases")
+    draft.put("networks.supervised", winner, "the bundle's winner")

@@ -1,0 +1,169 @@
+"""From a data set, a time budget and a memory limit to a configuration, every value with its reason.
+
+The rules of thumb come from what was measured (benchmarks/training-log.md); how long a step takes and
+what memory it needs is measured here, with real steps on this machine.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from functools import partial
+from math import prod
+from pathlib import Path
+
+from c3s3_seg.dataset import INDEX, DataSet, Splits
+from c3s3_seg.system.schema import parse
+from c3s3_seg.training.config import DataConfig
+from c3s3_seg.training.folds import read_splits
+from c3s3_seg.training.planning.budget import Wishes, fit
+from c3s3_seg.training.planning.builder import Choice, Draft
+from c3s3_seg.training.planning.from_bundle import from_bundle
+from c3s3_seg.training.planning.statistics import Facts, Triple, measure
+
+FINEST = 35  # voxels across an organ: 1.25 mm at an atrium of 43 mm, which costs 0.009 Dice at most
+MARGIN = 1.25  # of a crop around the organ
+STEP, SMALLEST = 16, 32  # sides of a crop; below 32 the coarsest map has one voxel
+CROP = 200_000  # voxels: 64 x 64 x 48, with which both nets learn on two cores
+READING = 0.3  # of the time that planning may take
+BESIDE = 0.5  # of the foreground's span that a window shows on either side
+ROUND = 5  # Hounsfield units
+Tell = Callable[[str], None]
+
+
+def make_plan(folder: Path, wishes: Wishes, overrides: Sequence[str], tell: Tell) -> list[Choice]:
+    """Measure a data set and some steps, and choose.
+
+    Parameters
+    ----------
+    folder
+        Holds the index, scans and masks.
+    wishes
+        Time, memory, and a bundle to begin from.
+    overrides
+        `key=value`: what is not to be chosen.
+    tell
+        Called with what is being done.
+
+    Raises
+    ------
+    InputError
+        If there is no labelled case, one cannot be read, the bundle does not fit the data, or the budget or
+        the memory is too small.
+    ConfigError
+        If a value that was set is not allowed.
+    """
+    draft = Draft(overrides)
+    draft.put("data.folder", folder.as_posix(), "relative to where `train` is run")
+    data, splits = read_splits(_data_config(draft))
+    regrid = None
+    if wishes.start is None:
+        facts = measure(data, splits, tell, READING * wishes.left_s)
+        from_data(draft, data, splits, facts)
+        regrid = partial(_grid, draft, facts)
+    else:
+        from_bundle(draft, data, splits, wishes.start)
+    fit(draft, splits, wishes, tell, regrid)
+    return draft.choices()
+
+
+def _data_config(draft: Draft) -> DataConfig:
+    """What is known of the data so far; everything else has its default."""
+    names = DataConfig.__dataclass_fields__
+    known = {name: draft[f"data.{name}"] for name in names if f"data.{name}" in draft}
+    return parse(DataConfig, known, "--set data")
+
+
+def from_data(draft: Draft, data: DataSet, splits: Splits, facts: Facts) -> None:
+    """Choose all that the scans decide."""
+    _task(draft, data, facts)
+    _intensity(draft, facts)
+    _grid(draft, facts)
+    _method(draft, splits)
+
+
+def _task(draft: Draft, data: DataSet, facts: Facts) -> None:
+    name = re.sub("[^a-z0-9]+", "-", (data.name or data.folder.resolve().name).lower()).strip("-")
+    draft.put("task.name", name or "task", "the data set's name")
+    known = f"{INDEX} says so" if data.modality else "the scans say so"
+    draft.put(
+        "task.modality", facts.modality or "MR", known if facts.modality else "not known: MR is assumed"
+    )
+    labels = [{"name": name, "value": value} for name, value in facts.labels.items()]
+    draft.put(
+        "task.labels", labels, f"of {INDEX}" if data.labels else "values found in the masks; give them names"
+    )
+    pieces = "in every mask read each label is one piece" if facts.one_piece else "labels have several pieces"
+    draft.put("task.keep_largest", facts.one_piece, pieces)
+
+
+def _intensity(draft: Draft, facts: Facts) -> None:
+    if draft["task.modality"] != "CT":
+        draft.put("task.recipe.intensity.rule", "zscore", "grey values of MR have no unit")
+        return
+    if (
+        draft.put("task.recipe.intensity.rule", "window", "grey values of CT are Hounsfield units")
+        != "window"
+    ):
+        return
+    low, high = window(*facts.grey)
+    seen = f"{facts.grey[0]:.0f} to {facts.grey[1]:.0f} HU hold 99 % of the foreground"
+    draft.put("task.recipe.intensity.low", low, f"{seen}; half of that span is shown below it too")
+    draft.put("task.recipe.intensity.high", high, f"{seen}; half of that span is shown above it too")
+
+
+def window(low: float, high: float) -> tuple[float, float]:
+    """The foreground's range -> what the network is shown, in whole multiples of 5 HU.
+
+    >>> window(-30, 170)
+    (-130.0, 270.0)
+    """
+    beside = max(BESIDE * (high - low), ROUND)
+    return ROUND * float((low - beside) // ROUND), -ROUND * float(-(high + beside) // ROUND)
+
+
+def _grid(draft: Draft, facts: Facts, coarser: float = 1.0) -> None:
+    fine = coarser * facts.diameter_mm / FINEST
+    why = f"the scans' own, median of {facts.read}"
+    if facts.skipped:
+        why += f" (for {facts.skipped} more there was no time)"
+    if fine > min(facts.spacing_mm):
+        why += (
+            f"; not below {fine:.2f}: {FINEST} voxels across {facts.diameter_mm:.0f} mm cost some 0.01 Dice"
+        )
+    if coarser > 1 and fine > min(facts.spacing_mm):
+        why += f", and {coarser:g} times coarser saves time that the budget lacks"
+    wanted = [round(max(own, fine), 2) for own in facts.spacing_mm]
+    spacing = draft.put("task.recipe.spacing_mm", wanted, why)
+    sides = crop(tuple(spacing), facts)
+    held = " x ".join(f"{side:.0f}" for side in facts.organ_mm)
+    draft.put(
+        "task.patch", list(sides), f"holds an organ of {held} mm and a quarter more, as far as scans reach"
+    )
+
+
+def crop(spacing_mm: Triple, facts: Facts) -> tuple[int, ...]:
+    """Sides of a crop, multiples of 16: the organ and a margin, as far as scans reach and a step bears."""
+    wanted = [
+        min(MARGIN * o, f) / s for o, f, s in zip(facts.organ_mm, facts.fov_mm, spacing_mm, strict=True)
+    ]
+    sides = [max(SMALLEST, STEP * round(side / STEP)) for side in wanted]
+    while prod(sides) > CROP and max(sides) > SMALLEST:
+        sides[sides.index(max(sides))] -= STEP
+    return tuple(sides)
+
+
+def _method(draft: Draft, splits: Splits) -> None:
+    count = len(splits.unlabelled)
+    if count:
+        draft.put("method", "c3s3", f"{count} unlabelled cases can teach")
+    else:
+        draft.put("method", "supervised", "there are no unlabelled cases")
+    several = len(draft["task.labels"]) > 1
+    alpha, where = (0.5, "pancreas and hippocampus") if several else (0.8, "the left atrium")
+    draft.put("c3s3.alpha", alpha, f"as at {where}")
+    draft.put(
+        "augment.elastic_mm",
+        round(2 * min(draft["task.recipe.spacing_mm"]), 2),
+        "two voxels, as at the atrium",
+    )

@@ -1,0 +1,193 @@
+"""What is known of a run's steps, as it comes, and what is assumed of the rest."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from math import inf, prod
+from statistics import fmean, median
+from typing import Any
+
+from c3s3_seg.training.config import TrainConfig, warm_start
+from c3s3_seg.training.planning.trial import READ, STEPS
+
+# Of a step of the warm start, per voxel of its crops and filter of its nets: both nets of 16 filters on two
+# crops of 64 x 64 x 48 take 3.7 s on two cores with AVX2 (benchmarks/training-log.md).
+VOXEL_S = 6e-7
+# How much longer a step of the method itself takes than one of the warm start.
+LONGER = {"c3s3": 2.3, "mcf": 1.9}
+LOAD_S = 1.0  # of a case
+WHOLE = 4  # crops that a scan is as large as
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What was measured.
+
+    Parameters
+    ----------
+    warm_s, full_s
+        Of a step of the warm start, and of the method's own.
+    validate_s
+        Of one case by all nets.
+    load_s, case_bytes
+        Of reading a case, and of keeping it.
+    peak_bytes
+        Of the process (its peak resident size) or of the GPU, with `READ` cases of each kind; inf where the
+        system ended it.
+    waited
+        Share of the steps' time, over all threads, in which they were ready and other programs had the
+        processors: 0 to 1. 0 where the system does not say.
+    precision, precision_why
+        What `run.precision` became, and why; empty where that was not known in time.
+    assumed
+        What was not measured for want of time, in words.
+    guessed
+        Whether no step at all was finished.
+    """
+
+    warm_s: float
+    full_s: float
+    validate_s: float
+    load_s: float
+    case_bytes: int
+    peak_bytes: float
+    waited: float = 0.0
+    precision: str = ""
+    precision_why: str = ""
+    assumed: tuple[str, ...] = ()
+    guessed: bool = False
+
+    def needs_bytes(self, cases: int) -> float:
+        """With all cases in memory."""
+        return self.peak_bytes + self.case_bytes * max(0, cases - READ)
+
+    def mean_s(self, share: float) -> float:
+        """Of a step, where `share` of them are the warm start's."""
+        return share * self.warm_s + (1 - share) * self.full_s
+
+
+class Pieces:
+    """What a trial has said so far.
+
+    Parameters
+    ----------
+    config
+        Of the trial.
+    """
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.config = config
+        self.died = False
+        self.complete = False
+        self._found: dict[str, list[Any]] = {}
+        self._said_s = time.monotonic()
+
+    def take(self, name: str, value: Any) -> None:
+        """One more piece.
+
+        Raises
+        ------
+        C3S3Error
+            What the trial failed with.
+        """
+        if name == "failed":
+            raise value
+        self.complete = name == "ended"
+        self._found.setdefault(name, []).append(value)
+        self._said_s = time.monotonic()
+
+    @property
+    def words(self) -> str:
+        """How far it is."""
+        if "loaded" not in self._found:
+            return "starting a process to time steps in"
+        steps = len(self._found.get("full_s", []))
+        if "precision" not in self._found:
+            return "timing steps: reading cases, and asking which precision is faster"
+        return f"timing steps in {self._found['precision'][0].name}: {steps} of {STEPS + 1}"
+
+    def timing(self) -> Timing:
+        """All that is known, and what has to be assumed."""
+        if self.died:
+            return Timing(inf, inf, inf, 0.0, 0, inf)
+        assumed: list[str] = []
+        warm_s, full_s = self._steps_s(assumed)
+        return Timing(
+            warm_s=warm_s,
+            full_s=full_s,
+            validate_s=self._validate_s(warm_s, assumed),
+            load_s=self._last("load_s", LOAD_S, assumed, f"reading a case takes {LOAD_S:g} s"),
+            case_bytes=self._last("case_bytes", 0),
+            peak_bytes=self._last("peak_bytes", 0.0, assumed, "the memory suffices"),
+            waited=fmean(self._found.get("waited", [0.0])),
+            precision=self._found["precision"][0].name if "precision" in self._found else "",
+            precision_why=self._found["precision"][0].why if "precision" in self._found else "",
+            assumed=tuple(assumed),
+            guessed=not {"warm_s", "full_s"} & self._found.keys(),
+        )
+
+    def _last(self, name: str, default: Any, assumed: list[str] | None = None, words: str = "") -> Any:
+        if name in self._found:
+            return self._found[name][-1]
+        if assumed is not None:
+            assumed.append(words)
+        return default
+
+    def _steps_s(self, assumed: list[str]) -> tuple[float, float]:
+        """Of the warm start and of the method itself; where that is the same, one number twice."""
+        config, going_s = self.config, time.monotonic() - self._said_s
+        warm, full = (_typical(self._found.get(name, [])) for name in ("warm_s", "full_s"))
+        longer = LONGER.get(config.method, 1.0) if warm_start(config) else 1.0
+        if warm is None and full is None:
+            begun_s = going_s if "precision" in self._found else 0.0  # the step that did not end in time
+            warm = max(VOXEL_S * cost(config), begun_s)
+            assumed.append(f"a step takes {warm:.2f} s, by the size of crops and networks alone")
+            going_s = 0.0
+        if full is None:
+            full = max(longer * (warm or 0.0), going_s)
+            if longer > 1:
+                assumed.append(f"after the warm start it takes {full:.2f} s")
+        return (full / longer if warm is None else warm), full
+
+    def _validate_s(self, warm_s: float, assumed: list[str]) -> float:
+        """Assumed: a forward pass is a third of a step, and goes over all of a scan."""
+        if "validate_s" in self._found:
+            return float(self._found["validate_s"][-1])
+        crops = prod(self.config.task.patch) * _crops(self.config)
+        voxels = self._last("voxels", WHOLE * prod(self.config.task.patch))
+        seconds = warm_s / 3 * voxels / crops
+        assumed.append(f"validating a case takes {seconds:.2f} s")
+        return float(seconds)
+
+
+def _typical(seconds: list[float]) -> float | None:
+    """The median without the first, which also loads what it needs, where there are others."""
+    return median(seconds[1:] or seconds) if seconds else None
+
+
+def _crops(config: TrainConfig) -> int:
+    return config.run.warm_batch if warm_start(config) else config.run.labelled_batch
+
+
+def cost(config: TrainConfig) -> float:
+    """Voxels of the crops of a first step, times half the filters of its nets."""
+    nets = config.networks
+    filters = nets.vnet_filters + nets.resvnet_filters
+    if config.method == "supervised":
+        filters = nets.vnet_filters if nets.supervised == "vnet" else nets.resvnet_filters
+    return _crops(config) * prod(config.task.patch) * filters / 2
+
+
+def scaled(timing: Timing, before: TrainConfig, config: TrainConfig) -> Timing:
+    """What another configuration takes, in proportion to what one was timed to take."""
+    ratio = cost(config) / cost(before)
+    finer = prod(before.task.recipe.spacing_mm) / prod(config.task.recipe.spacing_mm)
+    return replace(
+        timing,
+        warm_s=ratio * timing.warm_s,
+        full_s=ratio * timing.full_s,
+        validate_s=ratio * timing.validate_s,
+        case_bytes=int(finer * timing.case_bytes),
+        assumed=(*timing.assumed, "steps take in proportion to crops and filters of others that were timed"),
+    )

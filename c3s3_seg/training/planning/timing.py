@@ -1,0 +1,167 @@
+"""A few real steps of a configuration, timed in a process of their own, and the length that fits a budget."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import ceil, inf
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from c3s3_seg.bundle import ModelBundle
+from c3s3_seg.errors import InputError
+from c3s3_seg.training.config import TrainConfig
+from c3s3_seg.training.planning.step_costs import Pieces
+from c3s3_seg.training.planning.step_costs import Timing as Timing
+from c3s3_seg.training.planning.trial import READ as READ
+from c3s3_seg.training.planning.trial import STEPS as STEPS
+from c3s3_seg.training.planning.trial import serve
+
+LEAST_S = 1.0  # in less a process does not even start
+SPARE = 0.92  # of the budget is planned; other work and slow disks take their share
+VALIDATIONS = 8  # wanted in a run
+VALIDATING = 0.2  # of the budget at most
+LEAST = 10  # iterations; fewer are no training
+MOST = 6000  # iterations, the published number; more has only been seen to overfit
+STARTING_S = 5.0  # torch, and writing the bundle
+Tell = Callable[[str], None]
+BUSY = 0.1  # of the time: two threads of which one waits hold each other up far more than that
+
+
+@dataclass(frozen=True)
+class Length:
+    """What a budget allows: iterations, and how often to validate (0: no validation cases)."""
+
+    iterations: int
+    validations: int
+
+    @property
+    def every(self) -> int:
+        """Iterations from one validation to the next."""
+        return ceil(self.iterations / max(1, self.validations))
+
+
+def time_steps(
+    config: TrainConfig,
+    start: ModelBundle | None = None,
+    limit_s: float = inf,
+    tell: Tell = lambda _: None,
+) -> Timing:
+    """Run a few steps in a fresh process: memory is that of such a run and nothing else.
+
+    Parameters
+    ----------
+    config
+        With a length that reaches the method's own steps.
+    start
+        A bundle to begin from.
+    limit_s
+        After so long the process is ended; what is not known then is assumed, and said to be.
+    tell
+        Called about once a second with how far it is.
+
+    Raises
+    ------
+    InputError
+        What the steps raise: data that cannot be read, a bundle that does not fit, a loss that is not finite.
+    """
+    found = Pieces(config)
+    if limit_s < LEAST_S:
+        return found.timing()
+    began = time.monotonic()
+    context = get_context("spawn")  # a copy of this process would have its memory
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=serve, args=(config, start, theirs), daemon=True)
+    process.start()
+    theirs.close()
+    try:
+        _listen(ours, found, began, limit_s, tell)
+    finally:
+        process.kill()
+        process.join()
+        ours.close()
+    return found.timing()
+
+
+def _listen(pipe: Connection, found: Pieces, began: float, limit_s: float, tell: Tell) -> None:
+    """Take what the process says until it ends, dies, or the time is up."""
+    while not found.complete:
+        spent_s = time.monotonic() - began
+        if spent_s >= limit_s:
+            return
+        limit = f" of at most {limit_s:.0f}" if limit_s < inf else ""
+        tell(f"{found.words}; {spent_s:.0f}{limit} s")
+        if pipe.poll(min(1.0, limit_s - spent_s)):
+            try:
+                found.take(*pipe.recv())
+            except (EOFError, OSError):
+                found.died = True
+                return
+
+
+def length(
+    timing: Timing, budget_s: float, cases: tuple[int, int], share: float, *, begun: bool = False
+) -> Length:
+    """The iterations that fit into a budget, with reading, validating and writing counted.
+
+    Parameters
+    ----------
+    timing
+        What the parts take.
+    budget_s
+        Wall clock of the whole run.
+    cases
+        To learn from, and for validation.
+    share
+        Of the iterations that are the warm start's.
+    begun
+        Whether it begins from a bundle, and so validates once before its first iteration.
+
+    Raises
+    ------
+    InputError
+        If fewer than `LEAST` iterations fit.
+    """
+    learnt, judged = cases
+    rest = SPARE * budget_s - STARTING_S - timing.load_s * (learnt + judged)
+    once = timing.validate_s * judged
+    validations = 0 if not judged else max(1, min(VALIDATIONS, int(VALIDATING * budget_s / max(once, 1e-9))))
+    rest -= once * begun
+    iterations = int((rest - validations * once) / timing.mean_s(share))
+    if iterations < LEAST:
+        least = (LEAST * timing.mean_s(share) + once + budget_s - rest) / 60
+        what = f"a budget of {budget_s / 60:.1f} min allows {max(0, iterations)} iterations"
+        raise InputError(what, todo=f"Give at least --budget {ceil(least) + 1}m, or coarser --set values")
+    return Length(min(iterations, MOST), validations)
+
+
+def parse_time(text: str) -> float:
+    """`6h`, `90m`, `300s`, `1h30m` -> seconds.
+
+    Raises
+    ------
+    InputError
+        If it is not a positive time.
+    """
+    units = {"h": 3600.0, "m": 60.0, "s": 1.0}
+    match = re.fullmatch(r"(?:([0-9.]+)h)?(?:([0-9.]+)m)?(?:([0-9.]+)s)?", text.strip().lower())
+    try:
+        parts = zip(match.groups(), units.values(), strict=True) if match else ()
+        seconds = sum(float(number) * unit for number, unit in parts if number)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < inf:
+        raise InputError(f"found the time {text!r}, wanted one such as 6h, 90m or 1h30m")
+    return seconds
+
+
+def free_bytes() -> float:
+    """Memory that this machine could give to a run now; inf where it does not say."""
+    meminfo = Path("/proc/meminfo")
+    if not meminfo.is_file():
+        return inf
+    found = re.search(r"MemAvailable:\s+(\d+) kB", meminfo.read_text(encoding="utf-8"))
+    return float(found[1]) * 1024 if found else inf

@@ -1,0 +1,119 @@
+"""A few real steps of a configuration, in a process of their own: what it says on the way."""
+
+from __future__ import annotations
+
+import re
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from c3s3_seg.bundle import ModelBundle
+from c3s3_seg.errors import C3S3Error, DefectError
+from c3s3_seg.system.allocator import keep_pages
+from c3s3_seg.system.hardware import is_memory_error
+from c3s3_seg.system.process_pool import follow_parent
+from c3s3_seg.training.config import TrainConfig, warm_start
+
+STEPS = 3  # timed ones of each kind; one before them warms up
+READ = 2  # cases of each kind that are read for them
+
+
+def serve(config: TrainConfig, start: ModelBundle | None, pipe: Connection) -> None:
+    """Send (name, value) as soon as it is known; at the end "ended", or "failed" with the error."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that waits for us
+    follow_parent()
+    try:
+        for name, value in measure_steps(config, start):
+            pipe.send((name, value))
+        pipe.send(("ended", None))
+    except C3S3Error as error:
+        pipe.send(("failed", error))
+    except Exception as error:
+        if is_memory_error(error):
+            return  # as if the system had ended this process
+        pipe.send(("failed", DefectError(f"a step failed ({type(error).__name__}: {error})")))
+
+
+def measure_steps(config: TrainConfig, start: ModelBundle | None) -> Iterator[tuple[str, Any]]:
+    """What is found, in the order in which it is: each first once, so that a limit costs precision only.
+
+    Yields
+    ------
+    `load_s` and `case_bytes` of a case, `voxels` of it on the model's grid, `precision`, `warm_s` and
+    `full_s` of a step several times, `validate_s` of a case twice, `peak_bytes` and `waited` so far.
+    """
+    from c3s3_seg.training.bundles.initialize import begin_from
+    from c3s3_seg.training.data import Sampler, read_splits, read_validation
+    from c3s3_seg.training.run import Run
+    from c3s3_seg.training.train import deterministic
+
+    keep_pages()
+    deterministic(config)
+    yield "loaded", None
+    data, splits = read_splits(config.data)
+    judged = (splits.validation or splits.labelled)[:1]
+    few = replace(splits, labelled=splits.labelled[:READ], unlabelled=splits.unlabelled[:READ])
+    read_s = _clock()
+    sampler = Sampler.of(config, data, few)
+    cases = (*sampler.labelled, *sampler.unlabelled)
+    yield "load_s", read_s() / len(cases)
+    yield "case_bytes", sum(case.stack.nbytes for case in cases) // len(cases)
+    yield "voxels", sum(case.stack[0].numel() for case in cases) // len(cases)
+    run = Run(config, Path("unused"))
+    if start is not None:
+        begin_from(run, start)
+    yield "precision", run.precision
+    validation = read_validation(data, judged)
+    kinds = {"warm_s": 0, "full_s": warm_start(config)} if warm_start(config) else {"full_s": 0}
+    for number in range(STEPS + 1):
+        before = scheduled()
+        for name, first in kinds.items():
+            run.iteration = first + number
+            step_s = _clock()
+            run.step(sampler.batch(run.iteration, run.method.views(run.iteration)))
+            yield name, step_s()
+            yield "peak_bytes", peak_bytes()
+        yield "waited", share_waited(before, scheduled())
+        if number in (0, STEPS):  # the first also loads what it needs
+            validate_s = _clock()
+            run.validate(validation)
+            yield "validate_s", validate_s()
+            yield "peak_bytes", peak_bytes()
+
+
+def _clock() -> Callable[[], float]:
+    began = time.perf_counter()
+    return lambda: time.perf_counter() - began
+
+
+def scheduled() -> tuple[int, int]:
+    """Of all threads of this process: ns on a processor, and ns ready without one (Linux: schedstat)."""
+    ran = waited = 0
+    for path in Path("/proc/self/task").glob("*/schedstat"):
+        with suppress(OSError):  # a thread that has just ended
+            on, ready, _ = map(int, path.read_text(encoding="ascii").split())
+            ran, waited = ran + on, waited + ready
+    return ran, waited
+
+
+def share_waited(before: tuple[int, int], after: tuple[int, int]) -> float:
+    """Between two answers of `scheduled`: the part of the time that was spent waiting for a processor."""
+    ran, waited = (max(0, b - a) for a, b in zip(before, after, strict=True))
+    return waited / max(1, ran + waited)
+
+
+def peak_bytes() -> float:
+    """The largest resident size of this process so far, or what torch took of a GPU, where that is more."""
+    import torch
+
+    host = 0.0
+    status = Path("/proc/self/status")
+    if status.is_file():
+        found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text(encoding="utf-8"))
+        host = float(found[1]) * 1024 if found else 0.0
+    return max(host, float(torch.cuda.max_memory_allocated()) if torch.cuda.is_available() else 0.0)
