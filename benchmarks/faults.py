@@ -4,7 +4,7 @@
 
 Prints the table of docs/operations.md. A row is right if the exit code and the message are the ones
 that are promised, no half file is left, nothing that was there is lost, and the same command again
-ends with the hashes of a run that nothing happened to. tests/test_batch_faults.py runs the same rows.
+ends with the hashes of a run that nothing happened to. tests/batch/test_faults.py runs the same rows.
 """
 
 import argparse

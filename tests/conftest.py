@@ -11,6 +11,7 @@ from c3s3_seg.bundle import Label, ModelBundle, Network, Task
 from c3s3_seg.bundle.preprocessing import Recipe
 from c3s3_seg.geometry.volume import Geometry, Volume
 
+pytest_plugins = ["helpers.dicom_seg", "helpers.reports"]  # fixtures of several files
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from dicom_files import Edit, edit, values
-from pydicom.datadict import DicomDictionary
+from helpers.dicom_files import Edit, edit, values
+from helpers.privacy import MARKER, found, planted
 from pydicom.uid import generate_uid
 
 from c3s3_seg.geometry.volume import Volume
@@ -28,38 +28,6 @@ from c3s3_seg.io.dicom_objects.rtstruct_write import write_rtstruct
 from c3s3_seg.io.dicom_objects.secondary_capture import write_capture
 from c3s3_seg.io.dicom_objects.seg_write import write_seg
 from c3s3_seg.phantom import save, simulate
-
-# Every attribute of the patient, the visit and the people around it, and every date and time.
-WORDS = (
-    "Patient", "Physician", "Operator", "Institution", "Accession", "StudyID", "Birth", "Visit", "Insurance",
-)  # fmt: skip
-SKIPPED = (
-    "ImagePositionPatient", "ImageOrientationPatient", "PatientPosition", "PatientOrientation",
-    "PatientFrameOfReferenceSource",
-)  # fmt: skip
-MARKER = "ZQXMARK"
-DATE, TIME = "18991231", "235958.123"
-
-
-def planted(data: pydicom.Dataset) -> None:
-    """Markers in every such tag, of the kind that the tag takes."""
-    count = 0
-    for vr, _, _, _, keyword in DicomDictionary.values():
-        wanted = any(word in keyword for word in WORDS) or vr in ("DA", "DT", "TM")
-        if not wanted or keyword in SKIPPED or "Code" in keyword:
-            continue
-        value = {
-            "PN": f"{MARKER}^{keyword[:20]}", "LO": f"{MARKER}{keyword[:40]}", "SH": f"{MARKER}{keyword[:8]}",
-            "LT": MARKER, "ST": MARKER, "UT": MARKER, "UC": MARKER, "DA": DATE, "DT": DATE + "235958",
-            "TM": TIME, "CS": MARKER, "AS": "119Y",
-        }.get(vr)  # fmt: skip
-        if value is not None:
-            setattr(data, keyword, value)
-            count += 1
-    data.PatientName, data.PatientID = f"{MARKER}^NAME", f"{MARKER}ID"
-    data.SeriesDescription = f"{MARKER} in free text"
-    data.ImageComments = f"{MARKER} in free text"
-    assert count > 150
 
 
 @pytest.fixture(scope="module")
@@ -85,11 +53,6 @@ def run(*words: object) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(
         [sys.executable, "-m", "c3s3_seg", *map(str, words)], capture_output=True, check=False
     )
-
-
-def found(*contents: bytes) -> list[bytes]:
-    marks = (MARKER.encode(), DATE.encode(), TIME.encode())
-    return [mark for mark in marks for content in contents if mark in content]
 
 
 def test_nothing_we_write_or_say_names_a_patient(scans: Path, tmp_path: Path) -> None:

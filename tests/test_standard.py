@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from helpers.dicom_seg import MAKER, SEGMENTS, differing, drawn, errors
 from pydicom.uid import JPEG2000Lossless, generate_uid
-from test_io_dicom_seg import MAKER, SEGMENTS, differing, drawn, errors
 
 from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.io import load

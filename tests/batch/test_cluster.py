@@ -1,0 +1,109 @@
+"""A Dask cluster on this machine: two worker processes, one of which is killed while it has a case."""
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from helpers.batches import MODEL, masks
+
+from c3s3_seg.batch import Job, Model, Plan, predict_cases, verify
+from c3s3_seg.batch.cluster import cluster_engine
+from c3s3_seg.errors import InputError, MissingError
+
+
+@pytest.mark.slow
+def test_two_workers_one_is_killed(small_scans: Path, tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    predict_cases([small_scans], MODEL, Job(here, allow_out_of_domain=True))
+    killed: list[int] = []
+
+    def kill() -> None:
+        """The first worker process that has written a mask's neighbour: it is at work."""
+        while not list(there.glob("*.nii.gz")):
+            time.sleep(0.005)
+        killed.append(worker_processes()[0])
+        os.kill(killed[0], signal.SIGKILL)
+
+    thread = threading.Thread(target=kill, daemon=True)
+    thread.start()
+    result = predict_cases(
+        [small_scans], MODEL, Job(there, allow_out_of_domain=True), None, Plan(workers=2, cluster="local")
+    )
+    thread.join(timeout=10)
+    assert killed
+    assert not result.failures
+    assert masks(there) == masks(here)
+    assert verify(there).holds
+
+
+def worker_processes() -> list[int]:
+    """Processes of this test that Dask started as workers."""
+    from multiprocessing import active_children
+
+    return [child.pid for child in active_children() if child.pid and "Worker" in child.name]
+
+
+@pytest.mark.slow
+def test_what_goes_wrong_there_is_said_here(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no manifest\.json"):
+        cluster_engine(Model(tmp_path), Job(tmp_path, allow_out_of_domain=True), "local", 1)
+
+
+def test_no_scheduler_and_no_dask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from c3s3_seg.batch import cluster
+
+    monkeypatch.setattr(cluster, "CONNECT_S", 0.3)
+    with pytest.raises(InputError, match=r"tcp://127\.0\.0\.1:9: the Dask scheduler does not answer"):
+        cluster_engine(MODEL, Job(tmp_path, allow_out_of_domain=True), "tcp://127.0.0.1:9", 0)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MissingError, match=r"c3s3-seg\[cluster\]"):
+        cluster_engine(MODEL, Job(tmp_path, allow_out_of_domain=True), "local", 0)
+
+
+@pytest.mark.slow
+def test_a_local_cluster_answers_to_its_own_key_alone() -> None:
+    """Neither a client without TLS nor one with another key runs code there."""
+    from contextlib import ExitStack
+    from urllib.error import HTTPError
+    from urllib.request import urlopen
+
+    import distributed
+
+    from c3s3_seg.batch import cluster
+
+    with ExitStack() as stack:
+        client = stack.enter_context(cluster._connect("local", 1, stack))
+        assert client.submit(sum, [1, 2]).result() == 3
+        facts = client.scheduler_info()
+        workers = [worker["nanny"] for worker in facts["workers"].values()]
+        for address in (facts["address"], *facts["workers"], *workers):
+            assert address.startswith("tls://127.0.0.1:")
+        ports = [facts["services"]["dashboard"]]
+        ports += [worker["services"]["dashboard"] for worker in facts["workers"].values()]
+        for port in ports:
+            for page in ("status", "json/identity.json", "info/main/workers.html", "health", "metrics"):
+                with pytest.raises(HTTPError, match="404"):
+                    urlopen(f"http://127.0.0.1:{port}/{page}", timeout=10)
+        plain = facts["address"].replace("tls", "tcp")
+        with pytest.raises(OSError, match=r"Timed out|timeout|closed|connect"):
+            distributed.Client(plain, timeout=3, set_as_default=False)
+        other = cluster._security(distributed)
+        with pytest.raises(OSError, match=r"Timed out|timeout|closed|connect|certificate"):
+            distributed.Client(facts["address"], timeout=3, security=other, set_as_default=False)
+
+
+def test_without_a_key_no_local_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    import distributed
+
+    from c3s3_seg.batch import cluster
+
+    monkeypatch.setitem(sys.modules, "cryptography", None)
+    assert cluster._security(distributed).require_encryption  # openssl makes one
+    monkeypatch.setenv("PATH", "/nonexistent")
+    with pytest.raises(MissingError, match=r"talks TLS.*openssl"):
+        cluster._security(distributed)

@@ -1,0 +1,25 @@
+"""Each fault of benchmarks/faults.py is really done, in its short form."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[2] / "benchmarks" / "faults.py"
+SPEC = importlib.util.spec_from_file_location("faults", SOURCE)
+assert SPEC is not None
+assert SPEC.loader is not None
+faults = importlib.util.module_from_spec(SPEC)
+sys.modules["faults"] = faults
+SPEC.loader.exec_module(faults)
+
+
+@pytest.fixture(scope="module")
+def ground(tmp_path_factory: pytest.TempPathFactory):
+    return faults.prepare(tmp_path_factory.mktemp("faults") / "ground", kills=1, files=500)
+
+
+@pytest.mark.parametrize("name", faults.FAULTS)
+def test_fault(name: str, ground) -> None:
+    faults.FAULTS[name](ground)

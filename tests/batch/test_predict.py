@@ -1,0 +1,147 @@
+"""Batches in one process: resume, changes, limits, shards."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from helpers.batches import MODEL, Told, masks
+
+from c3s3_seg.batch import Job, Plan, predict_cases
+from c3s3_seg.errors import InputError
+from c3s3_seg.inference import Settings
+from c3s3_seg.system.shard import Shard
+
+
+def run(scans: Path, out: Path, **plan: object) -> tuple[Told, object]:
+    told = Told()
+    result = predict_cases([scans], MODEL, Job(out, allow_out_of_domain=True), told, Plan(**plan))  # type: ignore[arg-type]
+    return told, result
+
+
+def test_the_same_command_again_does_what_is_left(small_scans: Path, tmp_path: Path) -> None:
+    whole, pieces = tmp_path / "whole", tmp_path / "pieces"
+    told, result = run(small_scans, whole)
+    assert told.done == [f"case-{n}" for n in range(5)]
+    assert told.progress[-1].left_s == 0
+    assert len(result.rows) == 5
+    told, result = run(small_scans, pieces, limit=2)
+    assert told.note == "3 cases are left for another run (--limit)"
+    assert (len(result.rows), result.left) == (2, 3)
+    (pieces / "case-0.nii.gz").unlink()
+    told, result = run(small_scans, pieces)
+    assert told.done == ["case-0", "case-2", "case-3", "case-4"]
+    assert "1 cases were finished before" in told.note
+    assert "1 finished cases are done again: files of theirs are missing" in told.note
+    assert [row.case for row in result.rows] == [f"case-{n}" for n in range(5)]
+    assert masks(whole) == masks(pieces)
+    assert not [p for p in pieces.iterdir() if p.name.startswith(".")]
+
+
+def test_changed_scans_and_settings_are_noticed(small_scans: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(small_scans, out)
+    (small_scans / "case-1.nii.gz").write_bytes((small_scans / "case-2.nii.gz").read_bytes())
+    told, _ = run(small_scans, out)
+    assert told.done == ["case-1"]
+    assert "1 finished cases are done again: their scans have changed" in told.note
+    told = Told()
+    model = replace(MODEL, settings=Settings(overlap=0.25))
+    predict_cases([small_scans], model, Job(out, allow_out_of_domain=True), told)
+    assert "5 finished cases are done again: weights or settings have changed" in told.note
+    told = Told()
+    predict_cases([small_scans], model, Job(out, picture=True, allow_out_of_domain=True), told)
+    assert len(told.done) == 5
+
+
+def test_a_mask_that_somebody_edited_stays(small_scans: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(small_scans, out)
+    (out / "case-3.nii.gz").write_bytes(b"edited by hand")
+    told, result = run(small_scans, out)
+    assert told.done == []
+    assert [f.case for f in result.failures] == ["case-3"]
+    assert "edited or is damaged. Move it away" in result.failures[0].reason
+    assert (out / "case-3.nii.gz").read_bytes() == b"edited by hand"
+
+
+def test_another_scan_of_the_same_name_is_refused(small_scans: Path, tmp_path: Path) -> None:
+    out, other = tmp_path / "out", tmp_path / "other"
+    run(small_scans, out)
+    before = masks(out)
+    small_scans.rename(other)  # moved, and the same: nothing to do
+    told, _ = run(other, out)
+    assert told.done == []
+    small_scans.mkdir()
+    for n in (0, 1):
+        content = (other / f"case-{n + 2}.nii.gz").read_bytes()
+        (small_scans / f"case-{n}.nii.gz").write_bytes(content)
+    (other / "case-1.nii.gz").unlink()
+    _, result = run(small_scans, out)
+    assert len(result.failures) == 2
+    assert "taken by the mask of another scan of this name" in result.failures[0].reason
+    assert masks(out) == before
+
+
+def test_failed_cases_wait_for_a_reason(small_scans: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    broken = small_scans / "case-2.nii.gz"
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[:-20])
+    _, result = run(small_scans, out)
+    assert [f.case for f in result.failures] == ["case-2"]
+    told, result = run(small_scans, out)
+    assert told.done == []
+    assert "1 cases failed before and have not changed (--retry-failed tries again)" in told.note
+    assert [f.case for f in result.failures] == ["case-2"]
+    told, _ = run(small_scans, out, retry_failed=True)
+    assert told.done == ["case-2"]
+    broken.write_bytes(whole)
+    told, result = run(small_scans, out)
+    assert told.done == ["case-2"]
+    assert not result.failures
+
+
+def test_shards_and_then_the_whole(small_scans: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for n in (1, 2):
+        told, _ = run(small_scans, out, shard=Shard(n, 2))
+        assert told.done == [f"case-{m}" for m in range(n - 1, 5, 2)]
+        assert (out / f"summary.{n}-of-2.csv").is_file()
+    told, result = run(small_scans, out)
+    assert told.done == []
+    assert len(result.rows) == 5
+    assert len((out / "summary.csv").read_text().splitlines()) == 6
+
+
+def test_a_reserved_name_is_refused(small_scans: Path, tmp_path: Path) -> None:
+    (small_scans / "case-0.nii.gz").rename(small_scans / "Provenance.nii.gz")
+    _, result = run(small_scans, tmp_path / "out")
+    assert "take the place of the folder's own provenance.json" in result.failures[0].reason
+
+
+def test_a_defect_in_one_case_costs_one_case(
+    small_scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from c3s3_seg.batch import case
+
+    def load(path: Path, **how: object) -> object:
+        if path.name == "case-1.nii.gz":
+            raise ZeroDivisionError("nobody foresaw this")
+        return real(path, **how)  # type: ignore[arg-type]
+
+    real = case.load
+    monkeypatch.setattr(case, "load", load)
+    _, result = run(small_scans, tmp_path / "out")
+    assert len(result.rows) == 4
+    assert (
+        "case-1.nii.gz: ZeroDivisionError: nobody foresaw this. This is a defect" in result.failures[0].reason
+    )
+    assert "Traceback" in (tmp_path / "out" / "journal.jsonl").read_text()
+
+
+def test_a_single_case_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    scan = tmp_path / "scan.nii.gz"
+    scan.write_bytes(b"no scan")
+    with pytest.raises(InputError, match=r"scan\.nii\.gz"):
+        predict_cases([scan], MODEL, Job(tmp_path / "out", allow_out_of_domain=True))
+    assert not list((tmp_path / "out").iterdir())

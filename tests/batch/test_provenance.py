@@ -1,0 +1,351 @@
+import json
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import small_scan
+from helpers.batches import MODEL
+
+from c3s3_seg.batch import Job, Plan, predict_cases, verify
+from c3s3_seg.batch import case as case_module
+from c3s3_seg.errors import InputError
+from c3s3_seg.geometry.volume import Geometry, Volume
+from c3s3_seg.io import load, load_image, load_mask, save
+from c3s3_seg.io.dicom.write_series import save_series
+from c3s3_seg.io.hashes import scan_sha256, sha256
+from c3s3_seg.system.shard import Shard
+
+
+@pytest.fixture
+def out(small_scans: Path, tmp_path: Path) -> Path:
+    folder = tmp_path / "out"
+    predict_cases(
+        [small_scans],
+        MODEL,
+        Job(folder, allow_out_of_domain=True),
+        None,
+        Plan(command=("c3s3-seg", "predict")),
+    )
+    return folder
+
+
+def test_every_file_and_what_made_it(out: Path, small_scans: Path) -> None:
+    facts = json.loads((out / "provenance.json").read_text())
+    (run,) = facts["runs"]
+    assert run["command"] == ["c3s3-seg", "predict"]
+    assert run["made_with"]["backend"] == "openvino"
+    assert len(run["made_with"]["weights_sha256"]["model.safetensors"]) == 64
+    assert {"c3s3_seg", "python", "numpy", "openvino"} <= set(run["versions"])
+    for case in facts["cases"]:
+        name = case["case"]
+        assert case["inputs_sha256"]["scan"] == sha256(small_scans / f"{name}.nii.gz")
+        assert set(case["outputs_sha256"]) == {f"{name}.nii.gz", f"{name}.json"}
+        for file, known in case["outputs_sha256"].items():
+            assert sha256(out / file) == known
+    assert len((out / "journal.jsonl").read_text().splitlines()) == 6
+
+
+def test_verify_says_yes_and_no(out: Path, small_scans: Path) -> None:
+    verdict = verify(out)
+    assert verdict.holds
+    assert verdict.checked == 5 * 3 + 2  # scan, mask and JSON of each; weights and graph
+    assert not verdict.strangers
+    mask = out / "case-1.nii.gz"
+    volume = load_image(mask)
+    volume.array[0, 0, 0] = 7
+    save(volume, mask)
+    (out / "case-2.json").unlink()
+    (out / "mine.txt").write_text("a note")
+    (small_scans / "case-3.nii.gz").write_bytes(b"another scan")
+    (small_scans / "case-4.nii.gz").unlink()
+    verdict = verify(out)
+    assert [Path(f.where).name for f in verdict.wrong] == ["case-1.nii.gz", "case-2.json", "case-3.nii.gz"]
+    assert verdict.strangers == ["mine.txt"]
+    assert [Path(p).name for p in verdict.unreachable] == ["case-4.nii.gz"]
+
+
+def _append(path: Path) -> None:
+    with path.open("ab") as file:
+        file.write(b"case-9,left_atrium,1.0,1.0,\n")
+
+
+def _turn_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[content.find(b'"volumes_ml"')] ^= 1
+    path.write_bytes(content)
+
+
+def _pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("summary.csv", _append, "sha256 is not"),
+        ("summary.csv", lambda p: p.write_text(p.read_text().replace("case-1", "case-7")), "sha256 is not"),
+        ("summary.csv", Path.unlink, "the file is missing"),
+        ("summary.csv", _pipe, "the file is missing"),
+        ("journal.jsonl", _append, "sha256 is not"),
+        ("journal.sqlite", _turn_a_bit, "the journal is damaged"),
+        ("journal.sqlite", lambda p: p.write_bytes(b""), "record different files of the case"),
+        ("journal.sqlite", _pipe, "is a link or no regular file"),
+    ],
+)
+def test_verify_compares_what_speaks_of_all_cases(
+    out: Path, name: str, change: Callable[[Path], object], message: str
+) -> None:
+    before = {path: path.read_bytes() for path in out.iterdir()}
+    assert verify(out).holds
+    assert before == {path: path.read_bytes() for path in out.iterdir()}  # SQLite leaves no log of its own
+    change(out / name)
+    wrong = verify(out).wrong
+    assert message in wrong[0].what
+    assert len(wrong) == (5 if "case" in message else 1)
+
+
+def test_a_weight_file_that_became_a_pipe_is_wrong(out: Path, tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    facts = json.loads((out / "provenance.json").read_text())
+    facts["runs"][0]["bundle"] = str(tmp_path / "b")
+    (out / "provenance.json").write_text(json.dumps(facts))
+    assert verify(out).holds  # they are not there
+    os.mkfifo(tmp_path / "b" / "model.onnx")
+    assert [f.what for f in verify(out).wrong] == ["is no regular file any more"]
+
+
+def test_verify_knows_a_hash_that_was_changed_with_its_mask(out: Path) -> None:
+    (out / "case-2.nii.gz").write_bytes(b"another mask")
+    facts = json.loads((out / "provenance.json").read_text())
+    (case,) = (case for case in facts["cases"] if case["case"] == "case-2")
+    case["outputs_sha256"]["case-2.nii.gz"] = sha256(out / "case-2.nii.gz")
+    (out / "provenance.json").write_text(json.dumps(facts))
+    (wrong,) = verify(out).wrong
+    assert (wrong.where, "record different files" in wrong.what) == ("case-2", True)
+
+
+def test_verify_takes_a_folder_without_hashes_of_its_tables(out: Path) -> None:
+    """As an earlier version wrote it; and one whose journal was thrown away."""
+    facts = json.loads((out / "provenance.json").read_text())
+    assert set(facts.pop("tables_sha256")) == {"summary.csv", "journal.jsonl"}
+    (out / "provenance.json").write_text(json.dumps(facts))
+    (out / "journal.sqlite").unlink()
+    assert verify(out).holds
+    for wrong in ({"../x": "0"}, {"summary.csv": 1}, [1]):
+        (out / "provenance.json").write_text(json.dumps({**facts, "tables_sha256": wrong}))
+        with pytest.raises(InputError, match="the provenance cannot be read"):
+            verify(out)
+
+
+def test_verify_wants_a_provenance(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"there is no provenance\.json"):
+        verify(tmp_path)
+    (tmp_path / "provenance.json").write_text("{")
+    with pytest.raises(InputError, match="cannot be read"):
+        verify(tmp_path)
+
+
+CASE = {
+    "case": "a",
+    "state": "done",
+    "scan": "/s/a",
+    "inputs_sha256": {"scan": "0"},
+    "outputs_sha256": {"a": "1"},
+}
+RUN = {"bundle": "/b", "made_with": {"weights_sha256": {"w": "2"}}}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[" * 100_000, '{"a":' * 100_000, "[]", "null", "7", '"text"', "",
+        *(json.dumps({"runs": [RUN], "cases": wrong}) for wrong in ([7], [{}], {}, None, [[CASE]])),
+        *(json.dumps({"runs": [RUN], "cases": [{**CASE, key: 7}]}) for key in CASE),
+        *(json.dumps({"runs": [RUN], "cases": [{**CASE, key: {"a": None}}]}) for key in CASE),
+        *(json.dumps({"runs": [{**RUN, key: 7}], "cases": [CASE]}) for key in RUN),
+        json.dumps({"runs": [{**RUN, "made_with": {"weights_sha256": {"w": None}}}], "cases": [CASE]}),
+    ],
+    ids=range(25),
+)  # fmt: skip
+def test_a_provenance_that_is_none_is_one_line(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "provenance.json"
+    path.write_text(json.dumps({"runs": [RUN], "cases": [CASE]}))
+    assert [Path(f.where).name for f in verify(tmp_path).wrong] == ["a"]
+    path.write_text(content)
+    with pytest.raises(InputError, match=r"provenance\.json: the provenance cannot be read"):
+        verify(tmp_path)
+
+
+def test_verify_does_not_wait_for_what_never_ends(out: Path, small_scans: Path) -> None:
+    """Pipes and devices in place of a mask, a scan and the record itself, and as the folder."""
+    (out / "case-0.nii.gz").unlink()
+    os.mkfifo(out / "case-0.nii.gz")
+    (out / "case-1.nii.gz").unlink()
+    (out / "case-1.nii.gz").symlink_to("/dev/zero")
+    (small_scans / "case-2.nii.gz").unlink()
+    os.mkfifo(small_scans / "case-2.nii.gz")
+    (small_scans / "case-3.nii.gz").unlink()
+    (small_scans / "case-3.nii.gz").symlink_to("/dev/zero")
+    wrong = {Path(f.where).name: f.what for f in verify(out).wrong}
+    assert wrong == {
+        "case-0.nii.gz": "the file is missing",
+        "case-1.nii.gz": "the file is missing",
+        "case-2.nii.gz": "wanted a regular file",
+        "case-3.nii.gz": "wanted a regular file",
+    }
+    (out / "provenance.json").unlink()
+    os.mkfifo(out / "provenance.json")
+    with pytest.raises(InputError, match="wanted a regular file"):
+        verify(out)
+    for place in ("/dev/zero", out / "provenance.json"):
+        with pytest.raises(InputError, match=r"there is no provenance\.json here"):
+            verify(Path(place))
+
+
+def test_shards_are_verified_together(small_scans: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for n in (1, 2):
+        predict_cases([small_scans], MODEL, Job(out, allow_out_of_domain=True), None, Plan(shard=Shard(n, 2)))
+    assert verify(out).checked == 5 * 3 + 2
+    (out / "case-4.nii.gz").write_bytes(b"")
+    assert len(verify(out).wrong) == 1
+
+
+def test_deterministic_gives_the_same_bytes_twice(small_scans: Path, tmp_path: Path) -> None:
+    contents = []
+    model = replace(MODEL, deterministic=True, threads=None)
+    for workers in (0, 0, 2):
+        out = tmp_path / "out"
+        job = Job(out, picture=True, deterministic=True, allow_out_of_domain=True)
+        predict_cases([small_scans], model, job, None, Plan(workers=workers))
+        files = [p for p in sorted(out.iterdir()) if not p.name.startswith("journal")]
+        contents.append({p.name: p.read_bytes() for p in files})
+        out.rename(tmp_path / f"out-{len(contents)}")
+    assert len(contents[0]) == 5 * 3 + 2
+    assert contents[0] == contents[1] == contents[2]
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_file_that_is_swapped_has_the_hash_of_the_voxels_that_were_read(
+    small_scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    scan = small_scans / "case-0.nii.gz"
+    truths = {"old": small_scan(0), "new": small_scan(1)}
+    for name, volume in truths.items():
+        save(volume, tmp_path / f"{name}.nii.gz")
+    old, new = (sha256(tmp_path / f"{name}.nii.gz") for name in truths)
+
+    def swapped(path: Path, **how: object) -> Volume:
+        if when == "before":
+            os.replace(tmp_path / "new.nii.gz", scan)
+        volume = load(path, **how)  # type: ignore[arg-type]
+        if when == "after":
+            os.replace(tmp_path / "new.nii.gz", scan)
+        return volume
+
+    save(truths["old"], scan)
+    monkeypatch.setattr(case_module, "load", swapped)
+    out = tmp_path / "out"
+    predict_cases([scan], MODEL, Job(out, allow_out_of_domain=True))
+    read = truths["new" if when == "before" else "old"]
+    (case,) = json.loads((out / "provenance.json").read_text())["cases"]
+    assert case["inputs_sha256"]["scan"] == (new if when == "before" else old)
+    assert json.loads((out / "case-0.json").read_text())["scan"]["sha256"] == case["inputs_sha256"]["scan"]
+    assert load_mask(out / "case-0.nii.gz").geometry.matches(read.geometry)
+    assert verify(out).holds == (when == "before")
+
+
+def test_a_truth_that_is_swapped_has_the_hash_of_the_labels_that_were_read(
+    small_scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scan, truth = small_scans / "case-0.nii.gz", tmp_path / "truth.nii.gz"
+    grid = load(scan).geometry
+    for n, name in enumerate(("truth", "other")):
+        save(grid.volume(np.full(grid.shape, n, np.uint8)), tmp_path / f"{name}.nii.gz")
+    other = sha256(tmp_path / "other.nii.gz")
+
+    def swapped(path: Path, **how: object) -> Volume:
+        os.replace(tmp_path / "other.nii.gz", truth)
+        return load_mask(path, **how)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(case_module, "load_mask", swapped)
+    predict_cases([scan], MODEL, Job(tmp_path / "out", truth=truth, allow_out_of_domain=True))
+    (case,) = json.loads((tmp_path / "out" / "provenance.json").read_text())["cases"]
+    assert case["inputs_sha256"]["truth"] == other
+
+
+def series(folder: Path, seed: int) -> list[Path]:
+    array = (small_scan(seed).array.clip(0, 900)).astype(np.uint16)
+    volume = Geometry.build(array.shape, (2.0, 2.0, 2.0)).volume(array)
+    return save_series(volume, folder, description="", seed_uid="a")
+
+
+def test_a_series_that_is_swapped_fails_and_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from c3s3_seg.io.dicom import load as dicom
+
+    series(tmp_path / "scans" / "b", 3)
+    files, others = series(tmp_path / "scans" / "a", 0), series(tmp_path / "other", 1)
+    real = dicom.load_series
+
+    def swapped(path: Path, reading: object) -> Volume:
+        volume = real(path, reading)  # type: ignore[arg-type]
+        if path.name == "a":
+            os.replace(others[4], files[4])
+        return volume
+
+    monkeypatch.setattr(dicom, "load_series", swapped)
+    job = Job(tmp_path / "out", allow_out_of_domain=True)
+    result = predict_cases([tmp_path / "scans"], MODEL, job)
+    assert [(f.case, "changed while it was read" in f.reason) for f in result.failures] == [("a", True)]
+    monkeypatch.undo()
+    result = predict_cases([tmp_path / "scans"], MODEL, job)
+    assert (result.failures, [row.case for row in result.rows]) == ((), ["a", "b"])
+    assert verify(tmp_path / "out").holds
+
+
+def test_a_file_that_is_still_being_copied_is_tried_again(
+    small_scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What fails is half a file; by the time that it has failed, the whole one is there."""
+    scan = small_scans / "case-0.nii.gz"
+    whole = scan.read_bytes()
+    scan.write_bytes(whole[:2000])
+
+    def completed(path: Path, **how: object) -> Volume:
+        try:
+            return load(path, **how)  # type: ignore[arg-type]
+        finally:
+            scan.write_bytes(whole)
+
+    job = Job(tmp_path / "out", allow_out_of_domain=True)
+    monkeypatch.setattr(case_module, "load", completed)
+    assert len(predict_cases([small_scans], MODEL, job).failures) == 1
+    monkeypatch.undo()
+    assert predict_cases([small_scans], MODEL, job).failures == ()
+
+
+def test_a_dicom_object_refers_to_the_slices_that_were_segmented(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files, others = series(tmp_path / "a", 0), series(tmp_path / "other", 1)
+    real = case_module.write_case
+    job = Job(tmp_path / "out", suffix="dicom-seg", allow_out_of_domain=True)
+
+    def swapped(*given: object) -> object:
+        os.replace(others[4], files[4])
+        return real(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(case_module, "write_case", swapped)
+    with pytest.raises(InputError, match="a: it changed after it was read"):
+        predict_cases([tmp_path / "a"], MODEL, job)
+    assert not list(tmp_path.glob("out/*.dcm"))
+    monkeypatch.undo()
+    predict_cases([tmp_path / "a"], MODEL, job)
+    (case,) = json.loads((tmp_path / "out" / "provenance.json").read_text())["cases"]
+    assert case["inputs_sha256"]["scan"] == scan_sha256(tmp_path / "a")

@@ -1,0 +1,83 @@
+"""`predict --truth`: what is no truth is refused before anything is predicted; a miss stays a miss."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.batches import MODEL
+
+from c3s3_seg.batch import Job, Plan, predict_cases
+from c3s3_seg.batch.predict import BatchResult
+from c3s3_seg.errors import InputError
+from c3s3_seg.io import load, save
+
+CASES = 5
+
+
+def truths(scans: Path, *values: int) -> Path:
+    """The blob of each scan as a truth of this value; 0: it is empty. The last value is repeated."""
+    folder = scans.parent / "truths"
+    folder.mkdir(exist_ok=True)
+    for n in range(CASES):
+        scan = load(scans / f"case-{n}.nii.gz")
+        value = values[min(n, len(values) - 1)]
+        save(scan.geometry.volume(((scan.array > 200) * value).astype(np.uint8)), folder / f"case-{n}.nii.gz")
+    return folder
+
+
+def run(scans: Path, truth: Path, out: Path, **plan: int) -> BatchResult:
+    return predict_cases([scans], MODEL, Job(out, truth=truth, allow_out_of_domain=True), None, Plan(**plan))
+
+
+def test_scans_in_place_of_truths_are_refused_and_nothing_is_made(small_scans: Path, tmp_path: Path) -> None:
+    copies = truths(small_scans, 1)
+    for path in small_scans.iterdir():
+        (copies / path.name).write_bytes(path.read_bytes())
+    for how in ({}, {"workers": 2}):
+        with pytest.raises(InputError, match=r"case-0\.nii\.gz: this looks like a scan"):
+            run(small_scans, copies, tmp_path / "out", **how)
+    assert not (tmp_path / "out").exists()
+    words = ["predict", small_scans, "--model", "phantom", "-o", tmp_path / "out", "--truth", copies]
+    line = [sys.executable, "-m", "c3s3_seg", *map(str, words)]
+    answer = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert answer.returncode == 2
+    assert "looks like a scan" in answer.stderr
+
+
+@pytest.mark.parametrize("value", [255, 2])
+def test_truths_without_a_label_of_the_model_are_refused(
+    small_scans: Path, tmp_path: Path, value: int
+) -> None:
+    with pytest.raises(InputError, match=rf"no truth holds a label of the model, 1 \(.*\): found {value}"):
+        run(small_scans, truths(small_scans, value), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_truth_of_another_label_is_a_miss_and_stays(small_scans: Path, tmp_path: Path) -> None:
+    result = run(small_scans, truths(small_scans, 1, 2, 0), tmp_path / "out", limit=3)
+    assert result.failures == ()
+    first, other, empty = (row.scores[0].score for row in result.rows)
+    assert first.flat()["truth_ml"] > 0
+    # Where the model finds anything in these, there is nothing to be right about.
+    for row, score in zip(result.rows[1:], (other, empty), strict=True):
+        assert score.flat()["truth_ml"] == 0
+        assert score.dice == (0 if row.volumes_ml[0][1] else 1)
+
+
+def test_a_truth_of_0_and_255_among_others_fails_before_the_network(
+    small_scans: Path, tmp_path: Path
+) -> None:
+    result = run(small_scans, truths(small_scans, 1, 255, 1), tmp_path / "out", limit=2)
+    assert [row.case for row in result.rows] == ["case-0"]
+    assert "the truth holds 0 and 255; wanted 1" in result.failures[0].reason
+    assert not (tmp_path / "out" / "case-1.nii.gz").exists()
+
+
+def test_a_truth_that_cannot_be_read_is_its_own_case(small_scans: Path, tmp_path: Path) -> None:
+    folder = truths(small_scans, 1)
+    (folder / "case-0.nii.gz").write_bytes(b"nothing")
+    result = run(small_scans, folder, tmp_path / "out", limit=2)
+    assert [failure.case for failure in result.failures] == ["case-0"]
+    assert [row.case for row in result.rows] == ["case-1"]

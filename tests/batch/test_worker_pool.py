@@ -1,0 +1,197 @@
+"""Workers: real processes, really killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from helpers.batches import MODEL, masks
+from onnx import TensorProto, helper
+
+from c3s3_seg.batch import Job, Model, Plan, predict_cases
+from c3s3_seg.batch.job import Task
+from c3s3_seg.batch.outcome import Outcome
+from c3s3_seg.batch.worker_pool import Pool, reason_of_death
+from c3s3_seg.bundle import WEIGHTS, Label, ModelBundle, Network
+from c3s3_seg.bundle import Task as BundleTask
+from c3s3_seg.bundle.preprocessing import Intensity, Recipe
+from c3s3_seg.errors import InputError
+from c3s3_seg.io import Case, load, save
+
+
+def tasks(scans: Path) -> list[Task]:
+    return [Task(Case(p.name.removesuffix(".nii.gz"), p)) for p in sorted(scans.iterdir())]
+
+
+def kill_when_busy(pool: Pool, times: int) -> threading.Thread:
+    """Kill workers that have a case in hand, each but once."""
+
+    def kill() -> None:
+        killed: set[int] = set()
+        while len(killed) < times:
+            for worker in list(pool._workers):
+                if worker.tasks and worker.process.pid not in killed:
+                    os.kill(worker.process.pid, signal.SIGKILL)
+                    killed.add(worker.process.pid)
+            time.sleep(0.001)
+
+    thread = threading.Thread(target=kill, daemon=True)
+    thread.start()
+    return thread
+
+
+def test_workers_do_what_one_process_does(small_scans: Path, tmp_path: Path) -> None:
+    (small_scans / "case-9.nii.gz").write_bytes(b"no scan")
+    one, two = tmp_path / "one", tmp_path / "two"
+    predict_cases([small_scans], MODEL, Job(one, allow_out_of_domain=True))
+    result = predict_cases([small_scans], MODEL, Job(two, allow_out_of_domain=True), None, Plan(workers=2))
+    assert masks(one) == masks(two)
+    assert [row.case for row in result.rows] == [f"case-{n}" for n in range(5)]
+    assert [f.case for f in result.failures] == ["case-9"]
+
+
+def test_a_killed_worker_costs_nothing(small_scans: Path, tmp_path: Path) -> None:
+    pool = Pool(MODEL, Job(tmp_path, allow_out_of_domain=True), 1, ())
+    try:
+        kill_when_busy(pool, 1)
+        outcomes: list[Outcome] = list(pool.run(tasks(small_scans)))
+    finally:
+        pool.close()
+    assert sorted(o.case for o in outcomes) == [f"case-{n}" for n in range(5)]
+    assert all(o.row is not None for o in outcomes)
+
+
+def test_a_case_that_kills_twice_fails_with_the_reason(small_scans: Path, tmp_path: Path) -> None:
+    pool = Pool(MODEL, Job(tmp_path, allow_out_of_domain=True), 1, ())
+    try:
+        kill_when_busy(pool, 2)
+        outcomes = list(pool.run(tasks(small_scans)[:1]))
+    finally:
+        pool.close()
+    assert outcomes[0].failure is not None
+    assert "the worker that had this case died: killed by signal 9 (SIGKILL" in outcomes[0].failure.reason
+    assert outcomes[0].refusal is not None
+    assert not outcomes[0].refusal.final  # it is tried again by the next run
+
+
+def test_what_cannot_start_is_said(small_scans: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no manifest\.json"):
+        predict_cases(
+            [small_scans],
+            Model(tmp_path),
+            Job(tmp_path / "out", allow_out_of_domain=True),
+            None,
+            Plan(workers=1),
+        )
+
+
+def test_reasons() -> None:
+    assert reason_of_death(-11, "").startswith("killed by signal 11 (SIGSEGV, a fault")
+    assert reason_of_death(1, "MemoryError: 3 GB") == "exit code 1, its last words: MemoryError: 3 GB"
+
+
+def test_no_process_unless_asked(small_scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import subprocess
+
+    def refuse(*words: object, **more: object) -> None:
+        raise AssertionError(f"a process was started: {words}")
+
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    predict_cases([small_scans], Model(WEIGHTS / "phantom"), Job(tmp_path / "out", allow_out_of_domain=True))
+    with pytest.raises(AssertionError, match="a process was started"):
+        predict_cases(
+            [small_scans], MODEL, Job(tmp_path / "out2", allow_out_of_domain=True), None, Plan(workers=1)
+        )
+
+
+def endless(folder: Path) -> Path:
+    """A bundle whose graph loops for ever where a scan has a bright voxel, and gives an answer elsewhere."""
+    brightest = helper.make_node("ReduceMax", ["scan"], ["top"], keepdims=0)
+    limit = helper.make_node("Constant", [], ["limit"], value=onnx.numpy_helper.from_array(np.float32(0.9)))
+    bright = helper.make_node("Greater", ["top", "limit"], ["bright"])
+
+    def volume(name: str, channels: int = 1) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", channels, "x", "y", "z"])
+
+    def scalar(name: str, kind: int = TensorProto.BOOL) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(name, kind, [])
+
+    same = [helper.make_node("Identity", [a], [b]) for a, b in (("on", "still"), ("v", "w"))]
+    given = [scalar("step", TensorProto.INT64), scalar("on"), volume("v")]
+    body = helper.make_graph(same, "body", given, [scalar("still"), volume("w")])
+    loop = helper.make_node("Loop", ["", "bright", "scan"], ["same"], body=body)
+    low = helper.make_node("Sub", ["limit", "same"], ["low"])
+    both = helper.make_node("Concat", ["low", "same"], ["logits"], axis=1)
+    graph = helper.make_graph(
+        [brightest, limit, bright, loop, low, both], "g", [volume("scan")], [volume("logits", 2)]
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    recipe = Recipe((2.0, 2.0, 2.0), Intensity("window", 0, 1000))
+    task = BundleTask("endless", "MR", (Label("a", 1),), recipe, (16, 16, 16))
+    files = {"model.safetensors": b"", "model.onnx": model.SerializeToString()}
+    return ModelBundle.create(folder / "b", task, files, (Network("model", "vnet", 1),), {}).folder
+
+
+def brighten(path: Path) -> None:
+    scan = load(path)
+    scan.array[3, 3, 3] = 5000
+    save(scan, path)
+
+
+LIMIT_S = 12  # enough for a case on a busy machine, where the others take a second
+
+
+@pytest.mark.parametrize(("backend", "workers"), [("openvino", 0), ("onnx", 2)])
+def test_a_case_that_never_ends_fails_and_the_others_go_on(
+    small_scans: Path, tmp_path: Path, backend: str, workers: int
+) -> None:
+    brighten(small_scans / "case-1.nii.gz")
+    command = [sys.executable, "-m", "c3s3_seg", "predict", small_scans, "-o", tmp_path / "out"]
+    command += ["--model", endless(tmp_path), "--backend", backend, "--case-timeout", LIMIT_S]
+    words = [*map(str, command), "--workers", str(workers)]
+    answer = subprocess.run(words, capture_output=True, text=True, check=False, timeout=300)
+    assert answer.returncode == 1, answer.stderr
+    assert "Traceback" not in answer.stderr
+    assert sorted(masks(tmp_path / "out")) == [f"case-{n}.nii.gz" for n in (0, 2, 3, 4)]
+    cases = json.loads((tmp_path / "out" / "provenance.json").read_text())["cases"]
+    (refusal,) = (case["refusal"] for case in cases if case["state"] == "failed")
+    assert refusal["what"] == f"the case was not finished within {LIMIT_S} s"
+    assert refusal["where"] == str(small_scans / "case-1.nii.gz")
+
+
+def test_a_single_case_that_never_ends_is_one_line(small_scans: Path, tmp_path: Path) -> None:
+    scan = small_scans / "case-1.nii.gz"
+    brighten(scan)
+    model = Model(endless(tmp_path), "openvino")
+    with pytest.raises(InputError, match="not finished within 3 s"):
+        predict_cases([scan], model, Job(tmp_path / "out"), None, Plan(case_timeout_s=3))
+    assert [p.name for p in (tmp_path / "out").iterdir()] == []
+
+
+def test_a_limit_that_suffices_changes_nothing(small_scans: Path, tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    predict_cases([small_scans], MODEL, Job(one, allow_out_of_domain=True))
+    plan = Plan(case_timeout_s=300)
+    result = predict_cases([small_scans], MODEL, Job(two, allow_out_of_domain=True), None, plan)
+    assert masks(one) == masks(two)
+    assert not result.failures
+
+
+def test_a_limit_that_cannot_be_is_refused(small_scans: Path, tmp_path: Path) -> None:
+    for seconds in (0, -1, float("nan"), float("inf")):
+        with pytest.raises(InputError, match=r"found a time limit of .*, wanted a positive number"):
+            Plan(case_timeout_s=seconds)
+    predictor, _ = MODEL.open()
+    for model, plan in (
+        (predictor, Plan(case_timeout_s=5)),
+        (MODEL, Plan(case_timeout_s=5, cluster="local")),
+    ):
+        with pytest.raises(InputError, match="can only be ended in a worker process of this machine"):
+            predict_cases([small_scans], model, Job(tmp_path / "out"), None, plan)

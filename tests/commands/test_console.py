@@ -1,0 +1,94 @@
+"""Names of files hold what a terminal would obey: nothing of it reaches one, whatever the command."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import small_scan
+from rich.console import Console
+
+from c3s3_seg.io import save
+from c3s3_seg.report.findings import Finding, findings_table
+from c3s3_seg.report.rows import Failure, PredictionRow
+from c3s3_seg.report.terminal import cell, plan_table, prediction_table
+
+EVIL = "\x1b]0;owned\x07[red]\x1b[2J\u202e[/]\r"
+SEEN = "\\x1b]0;owned\\x07[red]\\x1b[2J\\u202e[/]\\r"
+VERBS = Path(__file__).parents[2] / "c3s3_seg" / "verbs"
+
+
+def run(*words: object) -> "subprocess.CompletedProcess[bytes]":
+    command = [sys.executable, "-m", "c3s3_seg", *map(str, words)]
+    return subprocess.run(command, capture_output=True, check=False, timeout=120)
+
+
+def harmless(answer: "subprocess.CompletedProcess[bytes]") -> str:
+    """What was said, if a terminal shows all of it."""
+    text = (answer.stdout + answer.stderr).decode()
+    assert [c for c in text if not c.isprintable() and c != "\n"] == []
+    return "".join(text.split())
+
+
+def shown(table: object) -> str:
+    console = Console(width=200, force_terminal=False)
+    with console.capture() as capture:
+        console.print(table)
+    return capture.get()
+
+
+def test_a_table_shows_names_as_they_are() -> None:
+    rows = [PredictionRow(EVIL, ((EVIL, 1.0), ("b", 2.0)), 0.1)]
+    finding = Finding("error", EVIL, (EVIL,), EVIL, EVIL, EVIL)
+    tables = [
+        prediction_table(rows, [Failure(EVIL, EVIL)]),
+        findings_table([finding]),
+        plan_table([(EVIL, EVIL, EVIL)]),
+    ]
+    for table in tables:
+        text = shown(table)
+        assert [c for c in text if not c.isprintable() and c != "\n"] == []
+        assert SEEN in "".join(text.split()) or "\\x1b]0;owned" in text
+    assert cell("[red]x[/red]\\").plain == "[red]x[/red]\\"
+
+
+def test_no_command_prints_what_a_terminal_obeys(tmp_path: Path) -> None:
+    place = tmp_path / "s"
+    place.mkdir()
+    evil = place / f"{EVIL.replace('/', '')}.nii.gz"
+    save(small_scan(0), evil)
+    save(small_scan(1), place / "=1+1.nii.gz")
+    (place / f"{EVIL.replace('/', '')}2.nii.gz").write_bytes(b"no scan")
+    out = tmp_path / f"out{EVIL.replace('/', '')}"
+    answer = run("predict", place, "-o", out, "--model", "phantom", "--force")
+    assert answer.returncode == 1
+    assert "\\x1b]0;owned" in harmless(answer)
+    table = (out / "summary.csv").read_text()
+    assert "\n'=1+1,left_atrium," in table
+    assert all(c.isprintable() for line in table.split("\n") for c in line)
+    mask = out / evil.name
+    commands: list[list[object]] = [
+        ["verify", out],
+        ["evaluate", mask, mask, "-o", tmp_path / f"e{EVIL.replace('/', '')}"],
+        ["inspect", evil],
+        ["inspect", evil, "--json"],
+        ["predict", evil, "-o", evil, "--model", "phantom"],
+        ["predict", tmp_path / "none\x1b[31m", "-o", out],
+        ["prepare", place, "-o", tmp_path / "p", "--dry-run"],
+        ["doctor", tmp_path / "none\x1b[31m"],
+        ["phantom", "-o", evil],
+        ["send", "A@localhost:1", evil],
+        ["train", tmp_path / "none\x1b[31m.toml", "-o", tmp_path / "t"],
+    ]
+    for words in commands:
+        said = harmless(run(*words))
+        assert said
+        assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("path", sorted(VERBS.glob("*.py")), ids=lambda p: p.name)
+def test_every_command_speaks_through_one_place(path: Path) -> None:
+    calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    names = {f.attr if isinstance(f, ast.Attribute) else getattr(f, "id", "") for f in calls}
+    assert not names & {"echo", "secho", "print"} - ({"print"} if path.name == "terminal.py" else set())

@@ -1,0 +1,117 @@
+"""The data doctor: each planted fault is found and nothing else; clean data are found clean."""
+
+from pathlib import Path
+
+import pytest
+from helpers.planted import (
+    CASE,
+    LABELLED,
+    PLANTS,
+    UNLABELLED,
+    VALIDATION,
+    Plant,
+    clean_set,
+    copy_of,
+    edit_index,
+    mask_of,
+)
+
+from c3s3_seg.dataset.check.check import examine
+from c3s3_seg.errors import InputError
+from c3s3_seg.io import load, save
+from c3s3_seg.report.findings import Finding
+
+
+@pytest.fixture(scope="session")
+def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return clean_set(tmp_path_factory.mktemp("doctor") / "clean")
+
+
+def serious(findings: tuple[Finding, ...]) -> set[tuple[str, str, tuple[str, ...]]]:
+    return {(f.severity, f.check, f.cases) for f in findings if f.severity != "info"}
+
+
+def test_a_clean_set_is_clean_and_every_case_is_looked_at(clean: Path) -> None:
+    told: list[tuple[str, int, int]] = []
+    found = examine(clean, progress=lambda *step: told.append(step))
+    assert found.findings == ()
+    assert not found.has_errors
+    assert [case.name for case in found.cases] == LABELLED + UNLABELLED + VALIDATION
+    assert [step[1:] for step in told] == [(n, 12) for n in range(1, 13)]
+    assert [case.mask is None for case in found.cases] == [case.kind == "unlabelled" for case in found.cases]
+
+
+@pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.name)
+def test_a_planted_fault_is_found_and_nothing_else(plant: Plant, clean: Path, tmp_path: Path) -> None:
+    folder = copy_of(clean, tmp_path / "set")
+    plant.do(folder)
+    found = examine(folder)
+    assert serious(found.findings) == {(plant.severity, plant.check, plant.cases)}
+    assert found.has_errors == (plant.severity == "error")
+
+
+def test_two_processes_find_the_same(clean: Path, tmp_path: Path) -> None:
+    folder = copy_of(clean, tmp_path / "set")
+    for plant in PLANTS[:3:2]:
+        plant.do(folder)
+    alone, together = examine(folder), examine(folder, workers=2)
+    assert serious(alone.findings) == serious(together.findings) != set()
+    assert [case.name for case in alone.cases] == [case.name for case in together.cases]
+
+
+def test_a_bad_mask_of_an_unlabelled_case_is_a_warning(clean: Path, tmp_path: Path) -> None:
+    folder = copy_of(clean, tmp_path / "set")
+    mask = load(mask_of(folder))
+    mask.array[mask.array == 2] = 9
+    save(mask, mask_of(folder))
+
+    def spare(index: dict) -> None:
+        index["labelled"].remove(CASE)
+        index["unlabelled"].append(CASE)
+
+    edit_index(folder, spare)
+    found = examine(folder)
+    assert serious(found.findings) == {("warning", "mask-values", (CASE,))}
+    assert "not used as long as the case is unlabelled" in found.findings[0].todo
+
+
+def test_axes_that_run_otherwise_are_no_fault(clean: Path, tmp_path: Path) -> None:
+    """Array and header turned together show the same patient."""
+    import SimpleITK
+
+    folder = copy_of(clean, tmp_path / "set")
+    for kind in ("imagesTr", "labelsTr"):
+        path = folder / kind / f"{CASE}.nii.gz"
+        image = SimpleITK.Flip(SimpleITK.ReadImage(str(path)), [True, True, False])
+        path.unlink()
+        SimpleITK.WriteImage(image, str(path))
+    found = examine(folder).findings
+    assert [(f.severity, f.check, f.cases) for f in found] == [("info", "axes", (CASE,))]
+
+
+def test_without_an_index_nothing_is_examined(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="prepare"):
+        examine(tmp_path)
+
+
+def test_few_cases_are_not_compared(clean: Path, tmp_path: Path) -> None:
+    """One labelled and one validation case, turned or not: nobody can know."""
+    folder = copy_of(clean, tmp_path / "set")
+    PLANTS[11].do(folder)
+    few = {"labelled": [CASE], "unlabelled": [], "validation": VALIDATION[:1]}
+    edit_index(folder, lambda index: index.update(few))
+    for path in [*(folder / "imagesTr").iterdir(), *(folder / "labelsTr").iterdir()]:
+        if path.name.split(".")[0] not in (CASE, VALIDATION[0]):
+            path.unlink()
+    assert {check for _, check, _ in serious(examine(folder).findings)} == {"few-cases"}
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("name", ["la", "hippocampus"])
+def test_the_real_data_are_clean(name: str, shared_data: Path) -> None:
+    found = examine(shared_data / name)
+    assert serious(found.findings) == set()
+    pairs = [f.cases for f in found.findings if f.check == "duplicate"]
+    # The public atria hold one scan twice, cropped otherwise; both are learnt from.
+    assert pairs == ([("0RZDK210BSMWAA6467LU", "CMPXO4J23G58J53Q98SZ")] if name == "la" else [])
+    assert len(found.cases) == {"la": 80, "hippocampus": 195}[name]

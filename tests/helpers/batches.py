@@ -1,0 +1,31 @@
+"""Shared by tests: MODEL, Told, masks."""
+
+from pathlib import Path
+
+from c3s3_seg.batch import Model, Progress
+from c3s3_seg.bundle import WEIGHTS
+from c3s3_seg.io.hashes import sha256
+
+MODEL = Model(WEIGHTS / "phantom", threads=1)
+
+
+class Told:
+    """Collects what a batch says."""
+
+    def __init__(self) -> None:
+        self.progress: list[Progress] = []
+
+    def __call__(self, progress: Progress) -> None:
+        self.progress.append(progress)
+
+    @property
+    def note(self) -> str:
+        return self.progress[0].note
+
+    @property
+    def done(self) -> list[str]:
+        return [p.outcome.case for p in self.progress if p.outcome is not None]
+
+
+def masks(out: Path) -> dict[str, str]:
+    return {path.name: sha256(path) for path in sorted(out.glob("*.nii.gz"))}

@@ -1,0 +1,15 @@
+"""Shared by tests: inside."""
+
+import numpy as np
+
+
+def inside(polygons: list[np.ndarray], points: np.ndarray) -> np.ndarray:
+    """Even-odd rule: points (n, 2) within an odd number of closed polygons."""
+    odd = np.zeros(len(points), bool)
+    for polygon in polygons:
+        for a, b in zip(polygon, np.roll(polygon, -1, axis=0), strict=True):
+            crosses = (a[1] > points[:, 1]) != (b[1] > points[:, 1])
+            with np.errstate(divide="ignore", invalid="ignore"):
+                at = a[0] + (points[:, 1] - a[1]) * (b[0] - a[0]) / (b[1] - a[1])
+            odd ^= crosses & (points[:, 0] < at)
+    return odd

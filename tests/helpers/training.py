@@ -1,0 +1,15 @@
+"""Shared by tests: sampler."""
+
+from pathlib import Path
+
+from c3s3_seg.training.config import AugmentConfig, load_config
+from c3s3_seg.training.data import Sampler, read_case, read_splits
+
+
+def sampler(config_path: Path, **changes: object) -> Sampler:
+    config = load_config(config_path)
+    data, splits = read_splits(config.data)
+    labelled = [read_case(data, name, config.task, labelled=True) for name in splits.labelled]
+    unlabelled = [read_case(data, name, config.task, labelled=False) for name in splits.unlabelled]
+    augment = AugmentConfig(**changes) if changes else config.augment  # type: ignore[arg-type]
+    return Sampler(labelled, unlabelled, task=config.task, data=config.data, augment=augment, seed=3)

@@ -1,0 +1,261 @@
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers.threshold import Threshold, ball
+
+from c3s3_seg.bundle import ModelBundle
+from c3s3_seg.errors import InputError, MemoryLimitError, MissingError
+from c3s3_seg.geometry.volume import Geometry, Volume
+from c3s3_seg.inference import Predictor, Settings, open_predictor, predictor
+from c3s3_seg.inference.backends import select as choice
+from c3s3_seg.phantom import simulate
+
+ANY: dict[str, Any] = {"allow_out_of_domain": True}
+
+
+@pytest.fixture(scope="module")
+def phantom():
+    return simulate(20_261)
+
+
+@pytest.fixture(scope="module")
+def bundle() -> ModelBundle:
+    return ModelBundle.find("phantom")
+
+
+def dice(a: np.ndarray, b: np.ndarray) -> float:
+    return float(2 * (a & b).sum() / (a.sum() + b.sum()))
+
+
+def test_an_unseen_phantom_is_segmented_in_its_own_geometry(bundle, phantom) -> None:
+    prediction = open_predictor(bundle, backend="openvino")(phantom.scan)
+    assert prediction.mask.geometry is phantom.scan.geometry
+    assert dice(prediction.mask.array > 0, phantom.truth.array > 0) >= 0.95
+    count = int((prediction.mask.array == 1).sum())
+    assert prediction.volume_ml["left_atrium"] == pytest.approx(count * phantom.scan.geometry.voxel_ml)
+
+
+def test_every_runtime_gives_the_same_mask(bundle, phantom) -> None:
+    masks = {
+        name: open_predictor(bundle, backend=name)(phantom.scan).mask.array
+        for name in ("openvino", "onnx", "torch")
+    }
+    for name in ("onnx", "torch"):
+        assert (masks[name] != masks["openvino"]).sum() <= 2, name
+
+
+def test_tiles_ensemble_and_probabilities(bundle, phantom) -> None:
+    settings = Settings(overlap=0.5, probabilities=True)
+    prediction = open_predictor(bundle, settings=settings, ensemble=True)(phantom.scan)
+    assert prediction.tiles > 1
+    probability = prediction.probabilities["left_atrium"].array
+    assert probability.shape == phantom.scan.array.shape
+    assert 0 <= probability.min() <= probability.max() <= 1.0001
+    inside = prediction.mask.array > 0
+    assert (probability[inside] > 0.5).all()
+    assert dice(inside, phantom.truth.array > 0) >= 0.93
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 1), (200, 180, 1), (3, 40, 40), (60, 70, 4), (4, 60, 70)])
+def test_odd_shapes_work(bundle, shape: tuple[int, int, int]) -> None:
+    scan = Geometry.build(shape, (1.5, 1.5, 1.5)).volume(np.random.default_rng(0).normal(size=shape))
+    for settings in (Settings(), Settings(overlap=0.5, weighting="gaussian", fill_holes=True)):
+        assert open_predictor(bundle, settings=settings)(scan, **ANY).mask.array.shape == shape
+
+
+@pytest.mark.parametrize("values", [np.zeros((40, 40, 40), np.int16), np.full((40, 40, 40), 1e8)])
+def test_a_scan_with_nothing_to_see_is_refused(bundle, values: np.ndarray) -> None:
+    scan = Geometry.build((40, 40, 40), (1.5, 1.5, 1.5)).volume(values)
+    with pytest.raises(InputError, match="the same value"):
+        open_predictor(bundle)(scan, **ANY)
+
+
+def test_an_offset_of_all_grey_values_changes_no_mask(bundle) -> None:
+    scan = simulate(2).scan
+    predictor = open_predictor(bundle)
+    wanted = predictor(scan).mask.array
+    assert wanted.any()
+    moved = scan.geometry.volume(scan.array.astype(np.float64) + 1e8)
+    assert (predictor(moved).mask.array == wanted).mean() > 0.9999
+    with pytest.raises(InputError, match="a range that float32 does not hold"):
+        predictor(scan.geometry.volume(scan.array.astype(np.float64) * 1e300))
+
+
+@pytest.mark.parametrize(("limit", "share"), [(1e9, 0.0), (-1e9, 1.0)])
+@pytest.mark.parametrize("overlap", [None, 0.5])
+def test_all_background_and_all_foreground(bundle, limit: float, share: float, overlap: float | None) -> None:
+    scan = Geometry.build((70, 60, 50), (1.5, 1.2, 2.0)).volume(ball((70, 60, 50), 20))
+    settings = Settings(overlap=overlap, fill_holes=True)
+    prediction = Predictor(bundle.task, [Threshold(limit)], settings)(scan, **ANY)
+    assert (prediction.mask.array == 1).mean() == share
+    assert prediction.tidied == {}
+
+
+LARGE = """
+import resource, sys
+from dataclasses import replace
+import numpy as np
+sys.path.insert(0, "tests")
+from helpers.threshold import Threshold, ball
+from c3s3_seg import Geometry, ModelBundle, Predictor, Settings
+shape = (600, 600, 1000)
+task = replace(ModelBundle.find("phantom").task, domain=None)
+scan = Geometry.build(shape, (1.8,) * 3).volume(ball(shape, 250))
+settings = Settings(overlap=0.0, fill_holes=True)
+prediction = Predictor(task, [Threshold(0.5)], settings)(scan)
+same = (prediction.mask.array == scan.array).all()
+print(bool(same), prediction.tiles, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+@pytest.mark.slow
+def test_a_very_large_scan_fits() -> None:
+    """360 million voxels: the scan, the network's input and the mask take 3.3 GB, all the rest a little."""
+    answer = subprocess.run(
+        [sys.executable, "-c", LARGE],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[2],
+    )
+    same, tiles, peak_mb = answer.stdout.split()
+    assert (same, int(tiles)) == ("True", 13 * 13 * 21)
+    assert int(peak_mb) < 4500
+
+
+def test_the_steps_can_be_run_apart_and_by_threads(bundle, phantom) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    predictor = open_predictor(bundle)
+    expected = predictor(phantom.scan).mask.array
+    with ThreadPoolExecutor(3) as pool:
+        prepared = list(pool.map(predictor.prepare, [predictor.check(phantom.scan)] * 3))
+        found = list(pool.map(lambda p: predictor.restore(p, predictor.network(p)), prepared[:1]))
+        found += [pool.submit(predictor.restore, p, predictor.network(p)).result() for p in prepared[1:]]
+    for prediction in found:
+        assert (prediction.mask.array != expected).sum() <= 2
+        assert set(prediction.seconds) == {"prepare", "network", "restore"}
+
+
+def test_flips_average_over_mirrored_views(bundle, phantom) -> None:
+    """Eight views of a scan and of its mirror image are the same eight: so are the masks."""
+    settings = Settings(flips=(0, 1, 2), keep_largest=False, overlap=0.0)
+    predictor = open_predictor(bundle, settings=settings)
+    shape = (48, 48, 48)
+    middle = phantom.scan.array[20:68, 20:68, 4:52]
+    grid = Geometry.build(shape, (1.8, 1.8, 1.8))
+    here = predictor(grid.volume(np.ascontiguousarray(middle)), **ANY).mask.array
+    there = predictor(grid.volume(np.ascontiguousarray(middle[::-1])), **ANY).mask.array
+    assert here.any()
+    assert (here[::-1] != there).sum() <= 2
+
+
+def test_turning_the_voxels_does_not_move_the_mask(bundle, phantom) -> None:
+    """The same scan stored with other axes: the same mask in mm."""
+    geometry = phantom.scan.geometry
+    affine = geometry.affine @ np.array(
+        [[0, 0, -1, geometry.shape[0] - 1], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1.0]]
+    )
+    turned = np.flip(phantom.scan.array, 0).transpose(1, 2, 0)
+    scan = Geometry(turned.shape, affine).volume(turned)
+    predictor = open_predictor(bundle)
+    here, there = predictor(phantom.scan).mask.array, predictor(scan).mask.array
+    assert (np.flip(here, 0).transpose(1, 2, 0) != there).sum() <= 2
+
+
+def test_what_cannot_be_had_is_an_error(bundle, monkeypatch) -> None:
+    monkeypatch.setattr(choice, "PACKAGES", {**choice.PACKAGES, "onnx": ("no_such_package", "pip install x")})
+    with pytest.raises(
+        MissingError, match=r"backend 'onnx' needs no_such_package, which is not installed\. pip install x"
+    ):
+        open_predictor(bundle, backend="onnx")
+
+
+def test_an_ensemble_of_one_is_refused() -> None:
+    with pytest.raises(InputError, match="holds one network"):
+        open_predictor(single(ModelBundle.find("phantom")), ensemble=True)
+
+
+def single(bundle: ModelBundle) -> ModelBundle:
+    from dataclasses import replace
+
+    return replace(bundle, manifest=replace(bundle.manifest, networks=bundle.networks[:1]))
+
+
+def modules_of(code: str) -> set[str]:
+    """Top-level modules, of this package also the inner ones, that a process has loaded after this code."""
+    answer = subprocess.run(
+        [sys.executable, "-c", code + "\nimport sys\nprint(*sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    names = answer.stdout.splitlines()[-1].split()
+    return {name if name.startswith("c3s3_seg") else name.split(".")[0] for name in names}
+
+
+PREDICT = """
+import sys
+from c3s3_seg.cli import app
+sys.argv = ["c3s3-seg", "predict", "{scan}", "-o", "{out}", "--model", "phantom"]
+try:
+    app()
+except SystemExit as end:
+    if end.code:
+        raise
+"""
+UNUSED = {
+    "torch", "onnx", "onnxruntime", "onnxscript", "pydicom", "safetensors", "tensorboard", "PIL", "contourpy",
+    "matplotlib", "pandas", "monai", "c3s3_seg.training", "c3s3_seg.export", "c3s3_seg.models",
+    "c3s3_seg.phantom",
+}  # fmt: skip
+
+
+def test_predict_imports_nothing_that_it_does_not_use(phantom, tmp_path: Path) -> None:
+    from c3s3_seg import save
+
+    save(phantom.scan, tmp_path / "scan.nii.gz")
+    loaded = modules_of(PREDICT.format(scan=tmp_path / "scan.nii.gz", out=tmp_path / "out"))
+    assert loaded & UNUSED == set()
+    assert {"openvino", "numpy"} <= loaded
+
+
+def test_help_imports_next_to_nothing() -> None:
+    code = "from c3s3_seg.cli import app\ntry:\n    app(['--help'])\nexcept SystemExit:\n    pass"
+    loaded = modules_of(code)
+    assert loaded & (UNUSED | {"numpy", "scipy", "openvino", "SimpleITK", "pydantic"}) == set()
+    plain = (
+        modules_of("import typer.main, typer.rich_utils") if "rich" in loaded else modules_of("import typer")
+    )
+    ours = {name for name in loaded - plain if not name.startswith("c3s3_seg")}
+    assert len(ours) <= 25, sorted(ours)
+    assert len({name for name in loaded if name.startswith("c3s3_seg")}) <= 24
+
+
+def test_prediction_in_python_imports_only_what_it_needs() -> None:
+    code = """
+import numpy as np
+from c3s3_seg import Geometry, ModelBundle, open_predictor
+scan = Geometry.build((48, 48, 48), (2, 2, 2)).volume(np.indices((48, 48, 48)).sum(axis=0) % 2)
+open_predictor(ModelBundle.find("phantom"), backend="openvino")(scan, allow_out_of_domain=True)
+"""
+    loaded = modules_of(code)
+    assert loaded & (UNUSED | {"SimpleITK", "typer", "rich"}) == set()
+    assert "scipy" not in loaded  # an empty mask has no components
+
+
+def test_a_scan_larger_than_the_memory_at_the_models_spacing_is_refused(
+    noise: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = open_predictor(ModelBundle.find("phantom"))
+    checked = made.check(noise, **ANY)
+    size = made.prepare(checked).array.size
+    monkeypatch.setattr(predictor, "available_memory", lambda: 12 * size)
+    made.prepare(checked)
+    monkeypatch.setattr(predictor, "available_memory", lambda: 12 * size - 1)
+    with pytest.raises(MemoryLimitError, match="at the model's spacing this scan takes"):
+        made.prepare(checked)

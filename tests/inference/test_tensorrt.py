@@ -1,0 +1,328 @@
+"""TensorRT without a GPU: what is missing is said, engines are trusted only where they were made."""
+
+import importlib.util
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from helpers import tensorrt_stand_in as stand_in
+from helpers import tensorrt_types
+
+from c3s3_seg import open_predictor
+from c3s3_seg.bundle import ModelBundle
+from c3s3_seg.errors import InputError, MissingError, RefusedError
+from c3s3_seg.export.export import export_folder
+from c3s3_seg.export.spec import Form
+from c3s3_seg.geometry.volume import Geometry
+from c3s3_seg.inference.backends import cuda
+from c3s3_seg.inference.backends.engine_cache import Profile, Stamp, Vault, build
+from c3s3_seg.inference.backends.onnxruntime import OnnxBackend
+from c3s3_seg.inference.backends.select import Wish, facts, open_backend
+from c3s3_seg.inference.backends.tensorrt import TensorRtBackend, widened
+
+PROFILE = Profile((32, 32, 48))
+STAMP = Stamp("ab", "GPU", "9.0", "11.4", "1x1x16x16x16")
+Machine = Callable[..., stand_in.Cuda]
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
+    """Put the stand-ins in place: a GPU and a TensorRT of these names; a cache folder of the test's own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    stand_in.Builder.built = 0
+
+    def put(gpu: str = "Stand-in GPU", version: str = "11.4.0.106") -> stand_in.Cuda:
+        runtime = stand_in.Cuda(gpu)
+        monkeypatch.setattr(cuda, "cudart", lambda: runtime)
+        monkeypatch.setitem(sys.modules, "tensorrt", stand_in.tensorrt(version))
+        return runtime
+
+    put()
+    return put
+
+
+def patches(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).normal(size=shape).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def phantom() -> ModelBundle:
+    return ModelBundle.find("phantom")
+
+
+@pytest.mark.parametrize("verb", ["predict", "export"])
+def test_without_tensorrt_one_line_says_what_to_install(verb: str, tmp_path: Path) -> None:
+    if importlib.util.find_spec("tensorrt"):
+        pytest.skip("TensorRT is installed here")
+    scan = tmp_path / "scan.nii.gz"
+    scan.touch()
+    given = {"predict": [scan, "--model", "phantom", "--backend"], "export": ["phantom", "--to"]}[verb]
+    words = [sys.executable, "-m", "c3s3_seg", verb, *given, "tensorrt", "-o", tmp_path / "out"]
+    answer = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert answer.returncode == 3
+    assert answer.stderr.count("\n") == 1
+    assert "No module named 'tensorrt'" in answer.stderr
+    assert "from NVIDIA's own package index" in answer.stderr
+    assert not [*(tmp_path / "out").rglob("*")]
+
+
+def test_libraries_that_do_not_load_are_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "tensorrt.py").write_text("raise ImportError('libnvinfer.so.11: cannot open')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
+    with pytest.raises(MissingError, match=r"cannot be loaded \(libnvinfer.so.11: cannot open\)"):
+        TensorRtBackend(b"")
+
+
+def test_without_a_driver_cuda_says_so() -> None:
+    """The real CUDA runtime, asked on a machine without a GPU."""
+    runtime = pytest.importorskip("cuda.bindings.runtime")
+    error, _ = runtime.cudaGetDeviceCount()
+    if int(error) == 0:
+        pytest.skip("there is a GPU here")
+    with pytest.raises(MissingError, match=r"CUDA says: .*\. Install TensorRT 11"):
+        cuda.gpu()
+    with pytest.raises(MissingError, match="CUDA says"):
+        cuda.Stream()
+
+
+def test_no_gpu_and_no_cuda_are_said(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine(gpu="")
+    with pytest.raises(MissingError, match="there is no NVIDIA GPU here"):
+        cuda.gpu()
+    monkeypatch.undo()
+    monkeypatch.setitem(sys.modules, "cuda.bindings", None)
+    with pytest.raises(MissingError, match="needs cuda-bindings"):
+        cuda.gpu()
+
+
+def test_a_bundle_gives_what_onnx_runtime_gives(machine: Machine, phantom: ModelBundle) -> None:
+    backend = TensorRtBackend.of_bundle(phantom, phantom.networks[0])
+    assert facts(backend) == {"backend": "tensorrt", "device": "cuda", "precision": "float32"}
+    wanted = OnnxBackend(phantom.folder / phantom.networks[0].graph)
+    for shape in ((1, 1, 32, 48, 16), (1, 1, 64, 48, 64), (1, 1, 16, 16, 16)):  # buffers grow and stay
+        given = patches(*shape)
+        np.testing.assert_allclose(backend(given), wanted(given), atol=1e-4)
+    with pytest.raises(InputError, match=r"the engine takes \(1, 1, 16, 16, 16\) to \(1, 1, 192, 192, 192\)"):
+        backend(patches(1, 1, 208, 16, 16))
+
+
+def test_memory_is_given_back(machine: Machine) -> None:
+    runtime = machine()
+    stream = cuda.Stream()
+    assert stream.upload("a", patches(4)) == stream.buffer("a", 8)
+    stream.buffer("a", 64)
+    back = np.zeros(4, np.float32)
+    stream.upload("a", patches(4))
+    stream.download("a", back)
+    stream.wait()
+    np.testing.assert_array_equal(back, patches(4))
+    assert len(runtime.memory) == 1
+    stream.close()
+    assert not runtime.memory
+    other = cuda.Stream()
+    other.buffer("b", 8)
+    assert len(runtime.memory) == 1
+    del other  # nobody holds it any more
+    assert not runtime.memory
+
+
+def test_an_engine_is_built_once_and_kept(
+    machine: Machine, phantom: ModelBundle, caplog: pytest.LogCaptureFixture
+) -> None:
+    graph = widened(phantom.folder / "model.onnx")
+    first = Vault.default().engine(graph, PROFILE)
+    assert Vault.default().engine(graph, PROFILE) == first
+    assert stand_in.Builder.built == 1
+    assert [r.levelno for r in caplog.records] == [logging.WARNING]
+    assert "building a TensorRT engine for Stand-in GPU, minutes, once: there is none yet" in caplog.text
+    assert (Vault.default().folder / "key").stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"gpu": "Other GPU"}, "gpu was Stand-in GPU, is Other GPU"),
+        ({"version": "11.5.0"}, "tensorrt was 11.4.0.106, is 11.5.0"),
+    ],
+)
+def test_an_engine_that_does_not_fit_is_built_anew(
+    machine: Machine,
+    phantom: ModelBundle,
+    caplog: pytest.LogCaptureFixture,
+    change: dict[str, str],
+    told: str,
+) -> None:
+    graph = widened(phantom.folder / "model.onnx")
+    Vault.default().engine(graph, PROFILE)
+    machine(**change)
+    Vault.default().engine(graph, PROFILE)
+    assert stand_in.Builder.built == 2
+    assert told in caplog.text
+
+
+@pytest.mark.parametrize("damage", ["bit", "foreign", "empty"])
+def test_an_engine_that_was_not_made_here_is_never_loaded(
+    machine: Machine, phantom: ModelBundle, caplog: pytest.LogCaptureFixture, damage: str, tmp_path: Path
+) -> None:
+    graph = widened(phantom.folder / "model.onnx")
+    vault = Vault.default()
+    vault.engine(graph, PROFILE)
+    (path,) = vault.folder.glob("*.engine")
+    content = bytearray(path.read_bytes())
+    if damage == "bit":
+        content[-1] ^= 1
+    elif damage == "foreign":  # whole and fitting, but sealed on another machine
+        elsewhere = Vault(tmp_path / "elsewhere")
+        elsewhere.engine(graph, PROFILE)
+        content = bytearray(next(elsewhere.folder.glob("*.engine")).read_bytes())
+    else:
+        content = bytearray()
+    path.write_bytes(content)
+    before = stand_in.Builder.built
+    vault.engine(graph, PROFILE)
+    assert stand_in.Builder.built == before + 1
+    assert "was not made here, or is damaged" in caplog.text
+
+
+def test_an_engine_of_another_release_is_built_anew(
+    machine: Machine, phantom: ModelBundle, caplog: pytest.LogCaptureFixture
+) -> None:
+    graph, vault = widened(phantom.folder / "model.onnx"), Vault.default()
+    vault.engine(graph, PROFILE)
+    (path,) = vault.folder.glob("*.engine")
+    for head in (b'{"graph": "ab"}', b"no JSON", b"[" * 100_000):
+        vault._seal(path, head + b"\nengine")
+        vault.engine(graph, PROFILE)
+        assert "another release of this program made it" in caplog.text
+        caplog.clear()
+    assert stand_in.Builder.built == 4
+
+
+def test_the_timing_cache_is_kept_unless_it_does_not_fit(machine: Machine, phantom: ModelBundle) -> None:
+    graph = widened(phantom.folder / "model.onnx")
+    engine, times = build(graph, PROFILE)
+    assert times == b"times"
+    assert build(graph, PROFILE, times) == (engine, times)
+    assert build(graph, PROFILE, b"of another GPU") == (engine, times)
+    assert build(graph, PROFILE, b"damaged") == (engine, times)
+
+
+def test_what_tensorrt_does_not_take_is_refused(machine: Machine) -> None:
+    with pytest.raises(RefusedError, match="TensorRT does not take this graph: reason 0"):
+        build(b"no graph", PROFILE)
+    with pytest.raises(RefusedError, match="TensorRT does not take this engine"):
+        TensorRtBackend(b"no engine")
+
+
+def test_an_engine_larger_than_the_gpu_is_refused(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stand_in.Engine, "create_execution_context", lambda _: None)
+    engine, _ = build(widened(ModelBundle.find("phantom").folder / "model.onnx"), PROFILE)
+    with pytest.raises(RefusedError, match="the engine does not fit into the GPU's memory"):
+        TensorRtBackend(engine)
+
+
+def test_what_an_engine_cannot_do_is_refused(machine: Machine, phantom: ModelBundle) -> None:
+    network = phantom.networks[0]
+    with pytest.raises(MissingError, match="computes in float32, and float16 was asked for"):
+        open_backend(phantom, network, Wish("tensorrt", precision="float16"))
+    with pytest.raises(MissingError, match="TensorRT runs on CUDA only"):
+        open_backend(phantom, network, Wish("tensorrt", device="cpu"))
+    assert open_backend(phantom, network, Wish("tensorrt", "cuda", "float32")).name == "tensorrt"
+
+
+def test_no_home_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_home() -> Path:
+        raise RuntimeError
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    with pytest.raises(InputError, match="Set XDG_CACHE_HOME"):
+        Vault.default()
+
+
+def test_a_stamp_names_what_differs() -> None:
+    assert STAMP.misfit(STAMP) is None
+    assert STAMP.misfit(replace(STAMP, graph="cd")) == "graph was ab, is cd"
+    assert STAMP.misfit(replace(STAMP, profile="x")) == "profile was 1x1x16x16x16, is x"
+
+
+def test_a_profile_holds_its_tile() -> None:
+    assert Profile((64, 64, 48), batch=4).shapes() == (
+        (1, 1, 16, 16, 16),
+        (4, 1, 64, 64, 48),
+        (4, 1, 192, 192, 192),
+    )
+    assert Profile((224, 64, 48)).shapes()[2] == (1, 1, 224, 192, 192)
+
+
+@pytest.mark.parametrize("name", ["left-atrium", "phantom"])  # 8 bits and half precision
+def test_a_widened_graph_says_the_same(name: str) -> None:
+    bundle = ModelBundle.find(name)
+    path = bundle.folder / bundle.networks[0].graph
+    graph = widened(path)
+    model = onnx.load_from_string(graph)
+    assert {t.data_type for t in model.graph.initializer} <= {onnx.TensorProto.FLOAT, onnx.TensorProto.INT64}
+    assert not any(t.external_data for t in model.graph.initializer)
+    assert not {"DequantizeLinear", "Cast"} & {n.op_type for n in model.graph.node}
+    wide = onnx.checker.check_model(model, full_check=True)
+    assert wide is None
+    given = patches(1, 1, 32, 32, 32)
+    session = stand_in.onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    np.testing.assert_allclose(session.run(None, {"scan": given})[0], OnnxBackend(path)(given), atol=1e-4)
+
+
+def test_an_exported_engine_passes_the_gate(machine: Machine, two_nets: ModelBundle, tmp_path: Path) -> None:
+    scan = Geometry.build((30, 28, 26)).volume(patches(30, 28, 26))
+    path, proof = export_folder(two_nets, "tensorrt", Form(), tmp_path / "out", [scan])
+    assert path.name == "toy.engine"
+    assert proof.runtime == "tensorrt"
+    assert {p.name for p in path.parent.iterdir()} == {
+        "toy.engine", "toy.onnx", "toy.json", "export.json", "README.md",
+    }  # fmt: skip
+
+
+def test_an_exported_engine_holds_the_companion(
+    machine: Machine, companions: ModelBundle, tmp_path: Path
+) -> None:
+    scan = Geometry.build((30, 28, 26)).volume(patches(30, 28, 26))
+    path, proof = export_folder(companions, "tensorrt", Form(ensemble=True), tmp_path / "out", [scan])
+    assert path.name == "first-ensemble.engine"
+    assert proof.runtime == "tensorrt"
+
+
+def test_predict_through_the_engine(machine: Machine, phantom: ModelBundle) -> None:
+    scan = Geometry.build((40, 36, 30), (1.8, 1.8, 1.8)).volume(patches(40, 36, 30))
+    a = open_predictor(phantom, backend="tensorrt")(scan).mask.array
+    b = open_predictor(phantom, backend="onnx")(scan).mask.array
+    assert (a != b).sum() <= 1
+
+
+def test_without_onnx_the_graph_cannot_be_read(monkeypatch: pytest.MonkeyPatch, phantom: ModelBundle) -> None:
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(MissingError, match="TensorRT needs onnx"):
+        widened(phantom.folder / "model.onnx")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not tensorrt_types.available(), reason="needs tensorrt-cu13-bindings and gcc")
+def test_our_calls_are_those_of_nvidias_bindings(tmp_path: Path) -> None:
+    """mypy, strict, with types read out of the compiled bindings; and it does say no."""
+    stubs = tensorrt_types.write_stub(tmp_path)
+    root = Path(__file__).parents[2]
+    wrong = tmp_path / "wrong.py"
+    wrong.write_text("import tensorrt as trt\n\nflag = trt.BuilderFlag.FP16\n")  # gone since TensorRT 11
+    config = ["--config-file", str(root / "pyproject.toml"), "--cache-dir", str(tmp_path / "cache")]
+    environment = {**os.environ, "MYPYPATH": str(stubs)}
+    for files, code in ((["-p", "c3s3_seg.inference"], 0), ([str(wrong)], 1)):
+        words = [sys.executable, "-m", "mypy", *config, *files]
+        answer = subprocess.run(words, cwd=root, env=environment, capture_output=True, text=True, check=False)
+        assert answer.returncode == code, answer.stdout
+    assert "FP16" in answer.stdout

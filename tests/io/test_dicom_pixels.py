@@ -1,0 +1,366 @@
+"""Pixels of every transfer syntax are the same numbers; padding is no value; a bad decoder harms nobody."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from conftest import rotation
+from helpers.dicom_files import edit, values
+from pydicom.encaps import encapsulate
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    HTJ2KLossless,
+    HTJ2KLosslessRPCL,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLSLossless,
+    RLELossless,
+)
+
+from c3s3_seg.errors import InputError
+from c3s3_seg.geometry.volume import Geometry, Volume
+from c3s3_seg.io import load
+from c3s3_seg.io.dicom import decoder as decoder_module
+from c3s3_seg.io.dicom.decoder import Decoder, Refused
+from c3s3_seg.io.dicom.write_series import save_series
+
+
+@pytest.fixture
+def oblique() -> Volume:
+    """Larger than the shared one: JPEG 2000 wants 32 pixels a side."""
+    i, j, k = np.indices((40, 36, 12))
+    grid = Geometry.build(i.shape, (0.7, 0.9, 2.5), (-31.5, 12.25, 80.0), rotation(12, -20, 30))
+    return grid.volume((i + 40 * j + 1440 * (k % 4)).astype(np.int16))
+
+
+@pytest.fixture
+def files(oblique: Volume, tmp_path: Path) -> list[Path]:
+    return save_series(oblique, tmp_path / "series", description="phantom", seed_uid="a")
+
+
+@pytest.mark.parametrize("syntax", [JPEG2000Lossless, JPEGLSLossless, RLELossless], ids=lambda u: u.name)
+@pytest.mark.parametrize("signed", [False, True])
+def test_compressed_is_the_same(oblique: Volume, files: list[Path], syntax: str, signed: bool) -> None:
+    for path in files:
+        data = pydicom.dcmread(path)
+        if signed:
+            data.PixelRepresentation = 1
+            data.PixelData = (data.pixel_array.astype(np.int16) - 3000).tobytes()
+        data.compress(syntax, generate_instance_uid=False)
+        data.save_as(path)
+    assert np.array_equal(load(files[0].parent).array, oblique.array - (3000 if signed else 0))
+
+
+@pytest.mark.parametrize("syntax", [HTJ2KLossless, HTJ2KLosslessRPCL], ids=lambda u: u.name)
+@pytest.mark.parametrize("signed", [False, True])
+def test_htj2k_by_openjph_is_the_same(oblique: Volume, files: list[Path], syntax: UID, signed: bool) -> None:
+    imagecodecs = pytest.importorskip("imagecodecs")
+
+    def change(data: pydicom.Dataset) -> None:
+        pixels = data.pixel_array
+        if signed:
+            data.PixelRepresentation = 1
+            pixels = pixels.astype(np.int16) - np.int16(3000)
+        # PS3.5, 10.18: RPCL order with a TLM marker for the second of the two.
+        coded = imagecodecs.htj2k_encode(pixels, reversible=True, tlm=syntax == HTJ2KLosslessRPCL)
+        assert b"OpenJPH" in coded[:200]
+        data.PixelData = encapsulate([coded])
+        data["PixelData"].VR = "OB"
+        data.file_meta.TransferSyntaxUID = syntax
+
+    for path in files:
+        edit(path, change)
+    assert np.array_equal(load(files[0].parent).array, oblique.array - (3000 if signed else 0))
+    files[5].write_bytes(files[5].read_bytes()[:-100])
+    with pytest.raises(InputError, match=files[5].name):
+        load(files[0].parent)
+
+
+@pytest.mark.parametrize("option", ["-e1", "-e14"], ids=["JPEG lossless SV1", "JPEG lossless"])
+def test_jpeg_lossless_by_dcmtk_is_the_same(oblique: Volume, files: list[Path], option: str) -> None:
+    import shutil
+
+    if shutil.which("dcmcjpeg") is None:
+        pytest.skip("dcmtk is not installed")
+    words = ["+e1"] if option == "-e1" else ["+el"]
+    for path in files:
+        subprocess.run(["dcmcjpeg", *words, str(path), str(path)], check=True, capture_output=True)
+    assert pydicom.dcmread(files[0]).file_meta.TransferSyntaxUID.is_compressed
+    assert np.array_equal(load(files[0].parent).array, oblique.array)
+
+
+@pytest.mark.parametrize(
+    "syntax", [DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian]
+)
+def test_uncompressed_is_the_same(oblique: Volume, files: list[Path], syntax: str) -> None:
+    big = syntax == ExplicitVRBigEndian
+    for path in files:
+        data = pydicom.dcmread(path)
+        if big:
+            data.PixelData = data.pixel_array.astype(">u2").tobytes()
+        data.file_meta.TransferSyntaxUID = syntax
+        pydicom.dcmwrite(path, data, implicit_vr=syntax == ImplicitVRLittleEndian, little_endian=not big)
+    assert np.array_equal(load(files[0].parent).array, oblique.array)
+
+
+def test_padding_becomes_the_smallest_value(oblique: Volume, files: list[Path]) -> None:
+    low = int(oblique.array[:, 3:].min())
+    for n, path in enumerate(files):
+        stored = np.maximum(oblique.array[:, :, n].T.astype(np.int16), low) - 1024
+        stored[:3] = -2000
+        edit(path, values(PixelRepresentation=1, PixelData=stored.tobytes(), RescaleIntercept="-24"))
+    for padding in (-2000, 63536):  # 63536 is -2000 in a tag written as unsigned
+        for path in files:
+            data = pydicom.dcmread(path)
+            data.add_new("PixelPaddingValue", "US" if padding > 0 else "SS", padding)
+            data.save_as(path)
+        back = load(files[0].parent)
+        assert (back.array[:, :3] == low - 1048).all()
+        assert np.array_equal(back.array[:, 3:], np.maximum(oblique.array[:, 3:], low) - 1048)
+        assert back.source.notes == (f"padding: {12 * 3 * 40} pixels were set to {low - 1048}",)
+    for path in files:
+        edit(path, values(PixelData=np.full((36, 40), -2000, np.int16).tobytes()))
+    assert "every pixel is the padding value" in load(files[0].parent).source.notes[0]
+
+
+def test_a_range_of_padding(oblique: Volume, files: list[Path]) -> None:
+    for path in files:
+        data = pydicom.dcmread(path)
+        data.add_new("PixelPaddingValue", "US", 0)
+        data.add_new("PixelPaddingRangeLimit", "US", 9)
+        data.save_as(path)
+    back = load(files[0].parent)
+    assert back.array.min() == 10
+    assert np.array_equal(back.array, np.maximum(oblique.array, 10))
+
+
+def compressed(files: list[Path]) -> Path:
+    for path in files:
+        data = pydicom.dcmread(path)
+        data.compress(JPEG2000Lossless, generate_instance_uid=False)
+        data.save_as(path)
+    return files[5]
+
+
+@pytest.mark.parametrize("fault", ["crash", "hang", "loop", "memory"])
+def test_a_decoder_that_fails_takes_nothing_down(
+    files: list[Path], fault: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The child really crashes, hangs or runs out of memory: its decoder is replaced by one that does."""
+    path = compressed(files)
+    act = {
+        "crash": "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)",
+        "hang": "import time; time.sleep(100)",
+        "loop": "while True: pass",
+        "memory": "bytearray(8 << 30)",
+    }[fault]
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\n"
+        "if '-m' in sys.orig_argv and 'c3s3_seg.io.dicom.decoder' in sys.orig_argv:\n"
+        "    import pydicom.pixels.utils\n"
+        "    def bad(*words, **options):\n"
+        f"        {act}\n"
+        "    pydicom.pixels.utils.pixel_array = bad\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(decoder_module, "FRAME_S", 1.0)
+    if fault == "hang":
+        monkeypatch.setattr(decoder_module, "LONGEST_S", 1.0)
+    words = {
+        "crash": "the decoder crashed",
+        "hang": "took too long",
+        "loop": "took too long",
+        "memory": "MemoryError",
+    }
+    with pytest.raises(InputError, match=rf"IM_0001.dcm' is damaged.*{words[fault]}"):
+        load(path.parent)
+
+
+def test_a_child_that_died_is_started_anew(files: list[Path], oblique: Volume) -> None:
+    compressed(files)
+    decoder = Decoder()
+    try:
+        first = decoder.pixels(files[0], None, (36, 40))
+        assert np.array_equal(first, oblique.array[:, :, 0].T)
+        assert decoder._child is not None
+        os.kill(decoder._child.pid, signal.SIGKILL)
+        with pytest.raises(Refused, match="crashed"):
+            decoder.pixels(files[1], None, (36, 40))
+        assert np.array_equal(decoder.pixels(files[1], None, (36, 40)), oblique.array[:, :, 1].T)
+    finally:
+        decoder.close()
+
+
+def test_a_program_that_was_stopped_has_not_waited(files: list[Path]) -> None:
+    """Parent and child stand still for longer than any limit, as under a batch system or on a laptop."""
+    compressed(files)
+    code = (
+        "import os, sys, threading\n"
+        "from c3s3_seg.io import decoder, load\n"
+        "decoder.FRAME_S = decoder.LONGEST_S = 1.0\n"
+        "ask, asked = decoder.Decoder._ask, []\n"
+        "def stop(self, child, question):\n"
+        "    asked.append(child.pid)\n"
+        "    if len(asked) == 3:\n"
+        "        os.kill(child.pid, 19)\n"
+        "        threading.Timer(0.3, lambda: os.kill(os.getpid(), 19)).start()\n"
+        "        print(child.pid, flush=True)\n"
+        "    return ask(self, child, question)\n"
+        "decoder.Decoder._ask = stop\n"
+        "print(load(sys.argv[1]).array.shape)\n"
+    )
+    command = [sys.executable, "-c", code, str(files[0].parent)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        child = int(process.stdout.readline())
+        time.sleep(2.5)
+        process.send_signal(signal.SIGCONT)
+        time.sleep(0.2)
+        os.kill(child, signal.SIGCONT)
+        assert process.stdout.read() == "(40, 36, 12)\n"
+
+
+def test_sizes_that_lie_are_refused(files: list[Path]) -> None:
+    path = compressed(files)
+    for other in files:
+        edit(other, values(Rows=60000, Columns=60000))
+    with pytest.raises(InputError, match="60000 x 60000 pixels in one frame"):
+        load(path.parent)
+
+
+def test_garbage_in_a_compressed_frame_is_refused(files: list[Path]) -> None:
+    path = compressed(files)
+    for content in (b"", b"\xff\x4f\xff\x51garbage!", os.urandom(500)):
+        edit(
+            path, lambda data, content=content: setattr(data, "PixelData", encapsulate([content or b"\0\0"]))
+        )
+        with pytest.raises(InputError, match=r"IM_0006\.dcm"):
+            load(path.parent)
+
+
+def test_values_beyond_the_bits_of_the_header_are_refused(oblique: Volume, files: list[Path]) -> None:
+    """A JPEG 2000 stream of 16 bits, where the header says 12: a mask of 12 bits would wrap the values."""
+    for path in files:
+        edit(path, values(PixelData=np.full((36, 40), 4000, np.uint16).tobytes()))
+    path = compressed(files)
+    for other in files:
+        edit(other, values(BitsStored=12, HighBit=11))
+    assert load(path.parent).array.max() == 4000
+    edit(path, values(BitsStored=11, HighBit=10))
+    with pytest.raises(InputError, match=r"IM_0006.dcm' is damaged.*values that its header's 11 bits"):
+        load(path.parent)
+
+
+def test_a_decoder_that_does_not_start_is_no_fault_of_the_file(
+    files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = compressed(files)
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys\nif 'c3s3_seg.io.dicom.decoder' in sys.orig_argv:\n    os._exit(7)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(InputError, match=r"IM_0001.dcm' cannot be decoded: the decoder did not start.*sound"):
+        load(path.parent)
+
+
+def test_a_deflated_bomb_is_refused(files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    from c3s3_seg.io.dicom import header as dicom_header
+
+    for path in files:
+        edit(path, lambda d: setattr(d.file_meta, "TransferSyntaxUID", DeflatedExplicitVRLittleEndian))
+    load(files[0].parent)
+    edit(files[2], values(ImageComments="x" * 500_000))
+    monkeypatch.setattr(dicom_header, "MAX_INFLATED", 400_000)
+    with pytest.raises(InputError, match=r"IM_0003.dcm' is damaged"):
+        load(files[0].parent)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ({"BitsStored": 12, "HighBit": 13}, "it has HighBit 13 with BitsStored 12; wanted 11"),
+        ({"BitsStored": 12, "HighBit": 3}, "it has HighBit 3 with BitsStored 12; wanted 11"),
+        ({"BitsStored": 20, "HighBit": 19}, "it has BitsStored 20 with BitsAllocated 16"),
+        ({"BitsStored": None}, "it has BitsStored 0 with BitsAllocated 16|its header has no BitsStored"),
+        ({"RescaleSlope": "0"}, "it has RescaleSlope 0"),
+        ({"RescaleSlope": "1e400"}, "it has RescaleSlope '1e400'; wanted a number"),
+    ],
+)
+@pytest.mark.parametrize("syntax", [None, RLELossless])
+def test_a_whole_file_with_an_odd_header_is_not_called_damaged(
+    files: list[Path], attributes: dict[str, object], message: str, syntax: UID | None
+) -> None:
+    def change(data: pydicom.Dataset) -> None:
+        if syntax:
+            data.compress(syntax, generate_instance_uid=False)
+        values(**attributes)(data)
+
+    edit(files[5], change)
+    with pytest.raises(InputError, match=message) as error:
+        load(files[0].parent)
+    assert "IM_0006.dcm" in str(error.value)
+    assert "damaged" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["FloatPixelData", "DoubleFloatPixelData"])
+def test_floating_point_pixels_are_named(files: list[Path], kind: str) -> None:
+    def change(data: pydicom.Dataset) -> None:
+        pixels = data.pixel_array.astype("<f4" if kind == "FloatPixelData" else "<f8")
+        del data.PixelData, data.BitsStored, data.HighBit, data.PixelRepresentation
+        data.BitsAllocated = pixels.itemsize * 8
+        setattr(data, kind, pixels.tobytes())
+
+    edit(files[5], change)
+    with pytest.raises(InputError, match=rf"'IM_0006.dcm' holds {kind}.*convert it to NIfTI") as error:
+        load(files[0].parent)
+    assert "damaged" not in str(error.value)
+
+
+def test_a_large_intercept_keeps_grey_values_apart(
+    files: list[Path], oblique: Volume, tmp_path: Path
+) -> None:
+    for file in files:
+        edit(file, values(RescaleIntercept=str(100_000_000), RescaleSlope="1"))
+    back = load(tmp_path / "series")
+    assert back.array.dtype == np.float64
+    assert np.array_equal(back.array - back.array.min(), oblique.array - oblique.array.min())
+    for file in files:
+        edit(file, values(RescaleIntercept=str(-1024), RescaleSlope="1"))
+    assert load(tmp_path / "series").array.dtype == np.float32
+
+
+def test_two_slices_that_only_float32_calls_equal_are_two(files: list[Path], tmp_path: Path) -> None:
+    for file in files:
+        edit(file, values(RescaleIntercept=str(100_000_000), RescaleSlope="1"))
+    data = pydicom.dcmread(files[0])
+    data.SOPInstanceUID += ".9"
+    pixels = data.pixel_array.copy()
+    pixels[3, 3] += 1
+    data.PixelData = pixels.tobytes()
+    data.save_as(tmp_path / "series" / "again.dcm")
+    with pytest.raises(InputError, match="two different slices lie at the same position"):
+        load(tmp_path / "series")
+
+
+@pytest.mark.parametrize("left_out", ["RescaleSlope", "RescaleIntercept"])
+def test_a_slice_without_a_scale_among_slices_with_one(
+    oblique: Volume, tmp_path: Path, left_out: str
+) -> None:
+    """It would be read as stored among neighbours that are not; where it says the same, it is taken."""
+    files = save_series(oblique, tmp_path / "a", description="", seed_uid="scale")
+    for file in files:
+        edit(file, values(RescaleSlope="1", RescaleIntercept="0"))
+    edit(files[3], lambda data: data.pop(left_out))
+    assert np.array_equal(load(tmp_path / "a").array, oblique.array)
+    for n, file in enumerate(files):
+        edit(file, values(**{left_out: None if n == 3 else "7"}))
+    with pytest.raises(InputError, match=f"1 of 12 slices have no {left_out}, '{files[3].name}' among them"):
+        load(tmp_path / "a")

@@ -1,0 +1,208 @@
+"""Several volumes in one series: told apart, listed, chosen; and what is no volume of the stack left out."""
+
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from helpers.dicom_files import edit, values
+from pydicom.uid import generate_uid
+
+from c3s3_seg.errors import InputError
+from c3s3_seg.geometry.volume import Geometry, Volume
+from c3s3_seg.io import SeriesRule, load
+from c3s3_seg.io.dicom.write_series import save_series
+
+Change = dict[str, object]
+
+
+def phases(volume: Volume, folder: Path, changes: list[Change]) -> list[Volume]:
+    """One series with a volume for each of the changes, shifted by 1 in value from the last."""
+    volumes = []
+    for n, change in enumerate(changes):
+        shifted = volume.geometry.volume(volume.array.astype(np.uint16) + n)
+        volumes.append(shifted)
+        for path in save_series(shifted, folder / str(n), description="", seed_uid="same"):
+            edit(path, values(**change, SOPInstanceUID=generate_uid()))
+    return volumes
+
+
+CASES: list[tuple[list[Change], list[str]]] = [
+    ([{"EchoNumbers": 1, "EchoTime": "2.5"}, {"EchoNumbers": 2, "EchoTime": "5"}], ["echo 1", "echo 2"]),
+    ([{"EchoTime": "2.46"}, {"EchoTime": "10"}, {"EchoTime": "4.92"}], ["TE 2.46", "TE 4.92", "TE 10"]),
+    ([{"DiffusionBValue": 1000.0}, {"DiffusionBValue": 0.0}], ["b 0.0", "b 1000.0"]),
+    (
+        [{"TemporalPositionIdentifier": "1"}, {"TemporalPositionIdentifier": "2"}],
+        ["time point 1", "time point 2"],
+    ),
+    (
+        [{"ImageType": ["ORIGINAL", "PRIMARY", "M"]}, {"ImageType": ["ORIGINAL", "PRIMARY", "P"]}],
+        ["type M", "type P"],
+    ),
+    ([{"InversionTime": "400"}, {"InversionTime": "150"}], ["TI 150", "TI 400"]),
+    ([{"FlipAngle": "5"}, {"FlipAngle": "26"}], ["flip 5", "flip 26"]),
+    ([{"AcquisitionNumber": "2"}, {"AcquisitionNumber": "1"}], ["acquisition 1", "acquisition 2"]),
+    ([{"AcquisitionTime": "101010"}, {"AcquisitionTime": "101020"}], ["time 1", "time 2"]),
+    (
+        [
+            {"EchoTime": "1", "TemporalPositionIdentifier": "1"},
+            {"EchoTime": "2", "TemporalPositionIdentifier": "1"},
+            {"EchoTime": "1", "TemporalPositionIdentifier": "2"},
+            {"EchoTime": "2", "TemporalPositionIdentifier": "2"},
+        ],
+        ["TE 1, time point 1", "TE 1, time point 2", "TE 2, time point 1", "TE 2, time point 2"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("changes", "labels"), CASES, ids=lambda c: str(len(c)))
+def test_phases_are_split_listed_and_chosen(
+    oblique: Volume, tmp_path: Path, changes: list[Change], labels: list[str]
+) -> None:
+    volumes = phases(oblique, tmp_path / "s", changes)
+    with pytest.raises(InputError, match=f"found {len(labels)} series") as error:
+        load(tmp_path / "s")
+    lines = str(error.value).splitlines()[1:]
+    assert [line.split("20 x 16, ")[1].split(". Choose")[0] for line in lines] == labels
+    seen = []
+    for number in range(1, len(labels) + 1):
+        back = load(tmp_path / "s", series=number)
+        seen.append(int(back.array[0, 0, 0]))
+        again = load(tmp_path / "s", series=back.source.series)
+        assert np.array_equal(again.array, back.array)
+        assert any(np.array_equal(back.array, volume.array) for volume in volumes)
+    assert sorted(seen) == list(range(len(labels)))
+    with pytest.raises(InputError, match="holds several volumes"):
+        load(tmp_path / "s", series=back.source.series_uid)
+
+
+@pytest.mark.parametrize(
+    ("tag", "vr", "owner", "numbers"),
+    [
+        (0x0019100C, "IS", "SIEMENS MR HEADER", ("0", "800")),
+        (0x20011003, "FL", "Philips Imaging DD 001", (0.0, 800.0)),
+        (0x00431039, "IS", "GEMS_PARM_01", ("0\\8\\0\\0", "800\\8\\0\\0")),
+    ],
+    ids=["Siemens", "Philips", "GE"],
+)
+def test_b_values_that_only_the_maker_writes(
+    oblique: Volume, tmp_path: Path, tag: int, vr: str, owner: str, numbers: tuple[object, object]
+) -> None:
+    phases(oblique, tmp_path / "s", [{}, {}])
+    for path in sorted((tmp_path / "s").rglob("*.dcm")):
+        data = pydicom.dcmread(path)
+        data.add_new((tag & 0xFFFF0000) + 0x10, "LO", owner)
+        data.add_new(tag, vr, numbers[int(path.parent.name)])
+        data.save_as(path)
+    with pytest.raises(InputError, match=r"(?s)found 2 series.*\bb \S*0.*\bb \S*800"):
+        load(tmp_path / "s")
+    for number in (1, 2):
+        assert np.array_equal(load(tmp_path / "s", series=number).array, oblique.array + (number - 1))
+
+
+def test_gradients_of_one_b_value(oblique: Volume, tmp_path: Path) -> None:
+    changes: list[Change] = [
+        {"DiffusionBValue": 0.0},
+        {"DiffusionBValue": 700.0, "DiffusionGradientOrientation": [1.0, 0.0, 0.0]},
+        {"DiffusionBValue": 700.0, "DiffusionGradientOrientation": [0.0, 1.0, 0.0]},
+    ]
+    phases(oblique, tmp_path / "s", changes)
+    with pytest.raises(InputError, match="found 3 series"):
+        load(tmp_path / "s")
+    seen = {int(load(tmp_path / "s", series=n).array[0, 0, 0]) for n in (1, 2, 3)}
+    assert seen == {0, 1, 2}
+
+
+def test_triggers_that_differ_from_place_to_place_go_by_their_order(oblique: Volume, tmp_path: Path) -> None:
+    phases(oblique, tmp_path / "s", [{}, {}, {}])
+    for path in sorted((tmp_path / "s").rglob("*.dcm")):
+        place = int(pydicom.dcmread(path).InstanceNumber)
+        edit(path, values(TriggerTime=str(100 * int(path.parent.name) + 3 * place)))
+    for number in (1, 2, 3):
+        assert np.array_equal(load(tmp_path / "s", series=number).array, oblique.array + (number - 1))
+
+
+def test_a_rest_is_not_a_phase(oblique: Volume, tmp_path: Path) -> None:
+    files = save_series(oblique, tmp_path / "s", description="", seed_uid="a")
+    extra = files[4].with_name("extra.dcm")
+    extra.write_bytes(files[4].read_bytes())
+    edit(extra, values(EchoTime="20", SOPInstanceUID=generate_uid(), PixelData=bytes(20 * 16 * 2)))
+    with pytest.raises(InputError, match="two different slices lie at the same position"):
+        load(tmp_path / "s")
+
+
+def test_a_view_of_another_plane_is_left_out_by_its_orientation(oblique: Volume, tmp_path: Path) -> None:
+    save_series(oblique, tmp_path / "s", description="", seed_uid="a")
+    turned = oblique.geometry.direction[:, [2, 0, 1]]
+    side = Geometry.build((9, 8, 1), (3, 3, 3), (0, 0, 0), turned)
+    (scout,) = save_series(
+        side.volume(np.ones((9, 8, 1), np.uint16)), tmp_path / "s/x", description="", seed_uid="a"
+    )
+    edit(scout, values(SOPInstanceUID=generate_uid()))
+    back = load(tmp_path / "s")
+    assert np.array_equal(back.array, oblique.array)
+    assert back.source.notes == ("series 1 of 2 was taken: MR, 12 slices, 20 x 16, plane 1",)
+
+
+def test_a_rule_takes_the_series_that_is_meant(oblique: Volume, tmp_path: Path) -> None:
+    for n, name in enumerate(("T1 tse", "LGE 3D", "LGE 3D MIP")):
+        other = oblique.geometry.volume(oblique.array + n)
+        for path in save_series(other, tmp_path / str(n), description=name, seed_uid=name):
+            edit(path, values(SeriesNumber=str(n)))
+    rule = SeriesRule("mr", r"lge|late", "mip")
+    back = load(tmp_path, rule=rule)
+    assert np.array_equal(back.array, oblique.array + 1)
+    assert back.source.notes == ("series 2 of 3 was taken: MR, 12 slices, 20 x 16",)
+    for unclear in (SeriesRule("MR", "lge"), SeriesRule("CT"), SeriesRule(None, "nothing")):
+        with pytest.raises(InputError, match=r"found [23] series"):
+            load(tmp_path, rule=unclear)
+    assert np.array_equal(load(tmp_path, series=3, rule=rule).array, oblique.array + 2)
+    with pytest.raises(ValueError, match="regular expression"):
+        SeriesRule(None, "(")
+
+
+def test_a_mosaic_is_refused(oblique: Volume, tmp_path: Path) -> None:
+    for path in save_series(oblique, tmp_path / "s", description="", seed_uid="a"):
+        edit(path, values(ImageType=["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"]))
+    with pytest.raises(InputError, match=r"is a mosaic.*dcm2niix"):
+        load(tmp_path / "s")
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "(a+)+$",
+        "(a|a)*$",
+        "(?:a?)*b",
+        "(a+){9}b",
+        "(?x)(a+) +b",
+        "(a+)(?#)+b",
+        "a*a*a*a*b",
+        "a?" * 22,
+        "x" * 201,
+    ],
+)
+def test_a_pattern_that_could_be_searched_for_without_end_is_refused(pattern: str) -> None:
+    for rule in ({"description": pattern}, {"exclude": pattern}):
+        with pytest.raises(ValueError, match="a regular expression that is found quickly"):
+            SeriesRule(**rule)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "found"),
+    [
+        ("^(?!.*(loc|scout)).*(t1|t2)", "Axial T1 3D"), (r"\bt1\b.*\+c", "ax T1 mpr +C"),
+        ("t1.*|t2.*|.*flair.*|.*dwi.*|.*adc.*", "b1000 DWI"), ("(late)? ?gad.{3}nium", "Gadolinium"),
+        ("[(]+late[)*]", "(LATE)"), ("a*a*a*", ""),
+    ],
+)  # fmt: skip
+def test_a_common_pattern_is_taken(pattern: str, found: str) -> None:
+    assert SeriesRule(None, pattern).takes("MR", found)
+    assert not SeriesRule(None, None, pattern).takes("MR", found)
+
+
+def test_a_long_description_is_searched_in_its_first_64_characters() -> None:
+    rule = SeriesRule(None, "a*a*a*b")
+    assert not rule.takes("MR", "a" * 10_000)
+    assert rule.takes("MR", "a" * 63 + "b")
+    assert not rule.takes("MR", "a" * 64 + "b")

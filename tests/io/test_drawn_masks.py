@@ -1,0 +1,123 @@
+"""`load_mask` takes DICOM SEG and RTSTRUCT, as `evaluate` gives them, and names the file that will not do."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.dicom_files import edit
+from helpers.dicom_seg import MAKER, SEGMENTS, drawn
+
+from c3s3_seg.errors import C3S3Error
+from c3s3_seg.geometry.volume import Volume
+from c3s3_seg.io import load, load_mask, save
+from c3s3_seg.io.dicom_objects.rtstruct_write import write_rtstruct
+from c3s3_seg.io.dicom_objects.seg_write import write_seg
+
+
+@pytest.fixture
+def mask(files: list[Path]) -> Volume:
+    return drawn(load(files[0].parent))
+
+
+def written(mask: Volume, path: Path, kind: str) -> Path:
+    if kind == "rtstruct":
+        write_rtstruct(mask, path, SEGMENTS, MAKER)
+    else:
+        write_seg(mask, path, SEGMENTS, MAKER, labelmap=kind == "labelmap")
+    return path
+
+
+@pytest.mark.parametrize("kind", ["seg", "labelmap", "rtstruct"])
+@pytest.mark.parametrize("name", ["a.dcm", "no_suffix"])
+def test_a_drawing_is_a_mask_on_the_grid_of_another(
+    mask: Volume, tmp_path: Path, kind: str, name: str
+) -> None:
+    save(mask, tmp_path / "a.nii.gz")
+    path, grid = written(mask, tmp_path / name, kind), load_mask(tmp_path / "a.nii.gz").geometry
+    back = load_mask(path, grid=grid, values={"left_atrium": 1, "wall": 3})
+    assert back.geometry is grid
+    assert back.array.dtype == np.uint8
+    assert np.array_equal(back.array, mask.array)
+    assert (back.source.path, back.source.notes) == (path, ())
+
+
+@pytest.mark.parametrize("kind", ["seg", "rtstruct"])
+def test_without_values_the_numbers_are_the_values_and_are_noted(
+    mask: Volume, tmp_path: Path, kind: str
+) -> None:
+    back = load_mask(written(mask, tmp_path / "a.dcm", kind), grid=mask.geometry)
+    assert np.array_equal(back.array, np.select([mask.array == 1, mask.array == 3], [1, 2]))
+    assert back.source.notes[-1].endswith(": left_atrium = 1, wall = 2")
+
+
+def test_numbers_that_are_no_values_give_way_to_the_order(mask: Volume, tmp_path: Path) -> None:
+    path = written(mask, tmp_path / "a.dcm", "rtstruct")
+
+    def from_nought(data) -> None:  # type: ignore[no-untyped-def]
+        for n, (region, contours) in enumerate(
+            zip(data.StructureSetROISequence, data.ROIContourSequence, strict=True)
+        ):
+            region.ROINumber = contours.ReferencedROINumber = n
+
+    edit(path, from_nought)
+    assert load_mask(path, grid=mask.geometry).source.notes[-1].endswith(": left_atrium = 1, wall = 2")
+
+
+@pytest.mark.parametrize("kind", ["seg", "labelmap"])
+def test_a_seg_has_a_grid_of_its_own(mask: Volume, tmp_path: Path, kind: str) -> None:
+    """From its first frame to its last: every voxel is at its place on it, gaps included."""
+    mask.array[:, :, 6] = 0  # a slice without a frame, between others
+    path = written(mask, tmp_path / "a.dcm", kind)
+    back = load_mask(path, values={"left_atrium": 1, "wall": 3})
+    assert back.geometry.frame_uid == mask.geometry.frame_uid
+    index = np.argwhere(back.array)
+    there = mask.geometry.to_index(back.geometry.to_mm(index))
+    assert np.abs(there - np.rint(there)).max() < 0.01
+    assert len(index) == np.count_nonzero(mask.array)
+    assert np.array_equal(mask.array[tuple(np.rint(there).astype(int).T)], back.array[tuple(index.T)])
+
+
+def test_one_frame_takes_its_thickness(mask: Volume, tmp_path: Path) -> None:
+    mask.array[:, :, :5], mask.array[:, :, 6:] = 0, 0
+    path = written(mask, tmp_path / "a.dcm", "seg")
+    assert load_mask(path).geometry.shape == (*mask.array.shape[:2], 1)
+    assert np.isclose(load_mask(path).geometry.spacing_mm[2], mask.geometry.spacing_mm[2])
+
+
+def test_refusals_name_the_file(mask: Volume, files: list[Path], tmp_path: Path) -> None:
+    seg, drawing = (written(mask, tmp_path / f"{kind}.dcm", kind) for kind in ("seg", "rtstruct"))
+    with pytest.raises(C3S3Error, match=r"IM_0001\.dcm: this DICOM file is no mask"):
+        load_mask(files[0])
+    with pytest.raises(C3S3Error, match=r"rtstruct\.dcm: .*the grid of its scan is needed"):
+        load_mask(drawing)
+    with pytest.raises(C3S3Error, match=r"seg\.dcm: this DICOM SEG holds none of liver"):
+        load_mask(seg, grid=mask.geometry, values={"liver": 1})
+    seg.write_bytes(seg.read_bytes()[:-2000])
+    with pytest.raises(C3S3Error, match=r"seg\.dcm: this DICOM SEG is damaged"):
+        load_mask(seg, grid=mask.geometry)
+    (tmp_path / "text.dcm").write_text("no DICOM at all")
+    with pytest.raises(C3S3Error, match=r"text\.dcm: this DICOM file is no mask"):
+        load_mask(tmp_path / "text.dcm")
+
+
+def test_frames_that_are_no_stack_need_the_scan(mask: Volume, tmp_path: Path) -> None:
+    path = written(mask, tmp_path / "a.dcm", "seg")
+
+    def shift(data) -> None:  # type: ignore[no-untyped-def]
+        place = data.PerFrameFunctionalGroupsSequence[2].PlanePositionSequence[0]
+        place.ImagePositionPatient = [float(v) + 0.7 for v in place.ImagePositionPatient]
+
+    edit(path, shift)
+    with pytest.raises(C3S3Error, match=r"a\.dcm: the frames of this DICOM SEG are no stack"):
+        load_mask(path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "keyword"),
+    [("seg", "PerFrameFunctionalGroupsSequence"), ("seg", "Rows"), ("rtstruct", "StructureSetROISequence")],
+)
+def test_an_attribute_that_is_missing_is_named(mask: Volume, tmp_path: Path, kind: str, keyword: str) -> None:
+    path = written(mask, tmp_path / "a.dcm", kind)
+    edit(path, lambda data: delattr(data, keyword))
+    with pytest.raises(C3S3Error, match=rf"a\.dcm: this (DICOM SEG|RTSTRUCT) (has no {keyword}|holds none)"):
+        load_mask(path, grid=mask.geometry, values={"left_atrium": 1})

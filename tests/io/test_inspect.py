@@ -1,0 +1,73 @@
+"""The table of series: what is a volume, what is refused, and why."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from helpers.dicom_files import edit, values
+
+from c3s3_seg.errors import InputError
+from c3s3_seg.geometry.volume import Volume
+from c3s3_seg.io import save
+from c3s3_seg.io.dicom.inspect import inspect
+from c3s3_seg.io.dicom.write_series import save_series
+from c3s3_seg.io.reading import Reading
+
+
+@pytest.fixture
+def study(oblique: Volume, tmp_path: Path) -> Path:
+    """A good series, one with a gap, one with a damaged slice, and a single image."""
+    made = {n: save_series(oblique, tmp_path / "study" / n, description=n, seed_uid=n) for n in "abcd"}
+    for number, files in enumerate(made.values(), 1):
+        for path in files:
+            edit(path, values(SeriesNumber=str(number)))
+    made["b"][4].unlink()
+    made["c"][4].write_bytes(made["c"][4].read_bytes()[:-50])
+    for path in made["d"][1:]:
+        path.unlink()
+    return tmp_path / "study"
+
+
+def test_each_series_has_its_verdict(study: Path) -> None:
+    rows = inspect(study)
+    assert [(row.number, row.description, row.slices, row.readable) for row in rows] == [
+        (1, "a", 12, True), (2, "b", 11, False), (3, "c", 12, False), (4, "d", 1, False),
+    ]  # fmt: skip
+    assert (rows[0].modality, rows[0].size, rows[0].verdict) == ("MR", "20 x 16", "volume")
+    assert (rows[0].spacing_mm, rows[0].orientation) == ("0.7 x 0.9 x 2.5", "LPS oblique")
+    assert rows[1].verdict.startswith("refused: slices are missing (1)")
+    assert "IM_0005.dcm' is damaged" in rows[2].verdict
+    assert rows[3].verdict == "no volume: a single image"
+    assert [row.readable for row in inspect(study, pixels=False)] == [True, False, True, False]
+    mended = inspect(study, Reading(fix=frozenset({"gaps"})))
+    assert mended[1].readable
+    assert "repaired on request (gaps)" in mended[1].verdict
+
+
+def test_an_image_file_is_one_row(oblique: Volume, tmp_path: Path) -> None:
+    save(oblique, tmp_path / "a.nii.gz")
+    (row,) = inspect(tmp_path / "a.nii.gz")
+    assert (row.slices, row.size, row.readable, row.verdict) == (12, "20 x 16", True, "volume")
+    (tmp_path / "a.nii.gz").write_bytes((tmp_path / "a.nii.gz").read_bytes()[:-20])
+    (row,) = inspect(tmp_path / "a.nii.gz")
+    assert not row.readable
+    assert "damaged" in row.verdict
+    with pytest.raises(InputError, match="no such file"):
+        inspect(tmp_path / "nothing.nii.gz")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="no DICOM"):
+        inspect(tmp_path / "empty")
+
+
+def test_the_verb_shows_the_table(study: Path) -> None:
+    command = [sys.executable, "-m", "c3s3_seg", "inspect", str(study)]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr
+    for word in ("Modality", "LPS oblique", "no volume: a single image", "slices are missing"):
+        assert word in answer.stdout
+    answer = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True)
+    assert [row["readable"] for row in json.loads(answer.stdout)] == [True, False, False, False]
+    none = subprocess.run([*command[:-1], str(study / "b")], capture_output=True, text=True, check=False)
+    assert none.returncode == 1

@@ -1,0 +1,110 @@
+"""The report page: whole, closed, honest about misses, and the same bytes for the same masks."""
+
+import json
+import math
+import re
+from pathlib import Path
+
+import pytest
+from helpers.reports import run, tags
+
+from c3s3_seg.errors import MissingError
+from c3s3_seg.metrics.results import CaseScore
+from c3s3_seg.metrics.scoring import PaperScore
+from c3s3_seg.report.html import DETAILED, Report, worst_first, write_report_page
+from c3s3_seg.report.page import SOLID, page
+from c3s3_seg.report.rows import Failure
+
+
+def test_every_tag_is_closed_and_nothing_is_fetched(report: Path) -> None:
+    found = tags(report)
+    for tag, attributes in found:
+        for name in ("src", "href"):
+            value = attributes.get(name) or "#"
+            assert value.startswith(("data:image/webp;base64,", "#")), (tag, value)
+    assert sum(tag == "script" and "src" in a for tag, a in found) == 0
+    (policy,) = [a["content"] for t, a in found if t == "meta" and a.get("http-equiv")]
+    assert "default-src 'none'" in str(policy)
+
+
+def test_links_lead_somewhere(report: Path) -> None:
+    found = tags(report)
+    ids = {a["id"] for _, a in found if a.get("id")}
+    links = {str(a["href"])[1:] for _, a in found if str(a.get("href", "")).startswith("#")}
+    assert links <= ids
+    assert len([a for t, a in found if t == "details" and a.get("class") == "case"]) == 6
+
+
+def test_misses_are_said_and_come_first(report: Path) -> None:
+    text = report.read_text(encoding="utf-8")
+    cases = re.findall(r"<summary><b>([\w-]+), label_1</b>", text)
+    assert set(cases[:2]) == {"missed", "no-truth"}
+    assert cases[-1] == "both-empty"
+    assert "The prediction is empty" in text
+    assert "The truth is empty" in text
+    assert "Both masks are empty" in text
+    assert 'data-v="Infinity" class="bad">∞' in text
+    assert 'data-v="nan">–' in text
+    assert "<b>2</b><span>one mask empty: infinite</span>" in text
+    assert "mean of 3 finite" in text
+    assert "with the image diagonal for a miss" in text
+
+
+def test_a_scan_on_another_grid_is_not_shown_and_said(report: Path) -> None:
+    text = report.read_text(encoding="utf-8")
+    assert "The scan is on another grid" in text
+    assert "No scan was given" in text
+
+
+def test_the_same_masks_give_the_same_bytes(folder: Path, report: Path) -> None:
+    assert run(folder, "again").read_bytes() == report.read_bytes()
+
+
+def test_paper_protocol_has_its_columns_and_counts_the_flattered(folder: Path) -> None:
+    text = run(folder, "paper", protocol="paper").read_text(encoding="utf-8")
+    assert "95HD (voxels)" in text
+    assert "<b>2</b><span>2 empty, counted as 0</span>" in text
+    assert "<b>1</b><span>one mask empty: infinite</span>" in text
+    assert "Bland-Altman" not in text
+
+
+def test_surfaces_are_small_and_in_the_patients_place(report: Path) -> None:
+    meshes = re.findall(r'class="mesh">(.*?)</script>', report.read_text(encoding="utf-8"))
+    assert len(meshes) == 5
+    assert all(len(mesh) < 200_000 for mesh in meshes)
+    assert json.loads(meshes[2])["cmax"] == -json.loads(meshes[2])["cmin"]
+
+
+def test_names_are_text(tmp_path: Path) -> None:
+    row = CaseScore("<script>alert(1)</script>", "a & b", PaperScore(0.5, 0.3, 1.0, 1.0, flattered=False))
+    failure = Failure("<b>x", "grid <1> & 2")
+    write_report_page(tmp_path / "r.html", Report("<i>", "paper", [row], [failure]), [])
+    text = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "alert(1)</script>" not in text.split('id="plotly"')[0]
+    assert "1 not measured" in text
+    assert "grid &lt;1&gt; &amp; 2" in text
+    tags(tmp_path / "r.html")
+
+
+def test_no_rows_still_make_a_page(tmp_path: Path) -> None:
+    write_report_page(tmp_path / "r.html", Report("Nothing", "clinical", [], [Failure("a", "gone")]), [])
+    assert "1 not measured" in (tmp_path / "r.html").read_text(encoding="utf-8")
+
+
+def test_only_the_worst_cases_are_drawn() -> None:
+    rows = [
+        CaseScore(str(n), "x", PaperScore(0.9, 0.8, float(n), 1.0, flattered=False))
+        for n in range(2 * DETAILED)
+    ]
+    rows.append(CaseScore("miss", "x", PaperScore(0.0, 0.0, 0.0, 0.0, flattered=True)))
+    rows.append(CaseScore("nothing", "x", PaperScore(1.0, 1.0, math.nan, math.nan, flattered=False)))
+    drawn = [row.case for row in worst_first(rows)]
+    assert len(drawn) == DETAILED
+    assert drawn[:2] == ["miss", str(2 * DETAILED - 1)]
+
+
+def test_without_plotly_a_page_with_surfaces_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "plotly.offline", None)
+    with pytest.raises(MissingError, match=r"c3s3-seg\[report\]"):
+        page("x", f"<main>{SOLID}</figure></main>")
+    assert b"plotly</script>" not in page("x", "<main>only words</main>")

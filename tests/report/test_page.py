@@ -1,0 +1,192 @@
+"""The pages in a browser: they open, sort, turn, stay silent and ask nobody for anything."""
+
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers.predicted import CASE
+
+from c3s3_seg.report.page import RISING, SIGNED, Scale
+from c3s3_seg.report.prediction_page import write_prediction_page
+
+BROWSER = next((p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n))), None)
+DRIVER = shutil.which("chromedriver")
+WHY = "no browser: install chromium and chromium-driver (apt-get) to test pages in one"
+in_browser = pytest.mark.skipif(not (BROWSER and DRIVER), reason=WHY)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(BROWSER)
+    for word in (
+        "headless=new",
+        "no-sandbox",
+        "disable-gpu",
+        "enable-unsafe-swiftshader",
+        "window-size=1280,1000",
+    ):
+        options.add_argument(f"--{word}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(str(DRIVER)))
+    yield driver
+    driver.quit()
+
+
+def open_page(browser: Any, path: Path) -> float:
+    """Seconds until it was loaded: where the machine is busy with other things, the best of three."""
+    best = float("inf")
+    for _ in range(3):
+        browser.get("about:blank")
+        browser.get_log("performance")
+        browser.get_log("browser")
+        started = time.perf_counter()
+        browser.get(path.as_uri())
+        best = min(best, time.perf_counter() - started)
+        if best < 3:
+            break
+    return best
+
+
+def wait_for(browser: Any, condition: str) -> None:
+    for _ in range(900):
+        if browser.execute_script(f"return Boolean({condition})"):
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"never became true: {condition}")
+
+
+def complaints(browser: Any) -> list[str]:
+    """What the console says, but for remarks of the software renderer on its own speed."""
+    return [
+        e["message"] for e in browser.get_log("browser") if e["level"] not in ("WARNING", "INFO", "DEBUG")
+    ]
+
+
+def requests(browser: Any) -> list[str]:
+    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    asked = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
+    return [url for url in asked if not url.startswith(("data:", "blob:"))]
+
+
+EYE = "document.querySelector('.stage.live .plot')?._fullLayout.scene.camera.eye"
+
+
+@in_browser
+def test_it_opens_sorts_turns_and_asks_nobody(browser: Any, report: Path) -> None:
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+
+    assert open_page(browser, report) < 3
+    first = "[...document.querySelectorAll('table.sortable tbody th')].map(x => x.textContent)"
+    header = browser.find_element(
+        By.XPATH, "//table[contains(@class,'sortable')]//button[contains(.,'95HD')]"
+    )
+    header.send_keys(Keys.ENTER)  # by keyboard
+    assert browser.execute_script(f"return {first}")[-1] == "both-empty"  # undefined comes last
+    assert browser.execute_script(f"return {first}")[0] == "good"
+    header.click()  # by mouse
+    falling = browser.execute_script(f"return {first}")
+    assert set(falling[:2]) == {"missed", "no-truth"}
+    assert falling[-1] == "both-empty"
+    browser.find_element(By.LINK_TEXT, "wide").click()
+    wait_for(browser, "location.hash && document.querySelector(location.hash).open")
+
+    stage = browser.execute_script("return document.querySelector(location.hash + ' .stage')")
+    ActionChains(browser).move_to_element(stage).perform()
+    wait_for(browser, EYE)
+    before = browser.execute_script(f"return {EYE}")
+    ActionChains(browser).click_and_hold(stage).move_by_offset(90, 20).release().perform()
+    wait_for(browser, f"Math.abs({EYE}.x - {before['x']}) > 0.05")
+    turned = browser.execute_script(f"return {EYE}")
+    stage.send_keys(Keys.ARROW_LEFT)
+    wait_for(browser, f"Math.hypot({EYE}.x - {turned['x']}, {EYE}.y - {turned['y']}) > 0.05")
+
+    assert complaints(browser) == []
+    assert requests(browser) == [report.as_uri()]
+
+
+@in_browser
+def test_the_page_of_a_prediction_turns_by_keyboard_alone(browser: Any, tmp_path: Path) -> None:
+    write_prediction_page(tmp_path / "case.html", CASE)
+    assert open_page(browser, tmp_path / "case.html") < 3
+    stage = browser.find_element("css selector", ".stage")
+    stage.send_keys("\ue007")  # Enter
+    wait_for(browser, EYE)
+    before = browser.execute_script(f"return {EYE}")
+    stage.send_keys("\ue013")  # arrow up
+    wait_for(browser, f"{EYE}.z > {before['z']} + 0.05")
+    assert complaints(browser) == []
+    assert requests(browser) == [(tmp_path / "case.html").as_uri()]
+
+
+@in_browser
+def test_the_checks_can_say_no(browser: Any, report: Path, tmp_path: Path) -> None:
+    text = report.read_text(encoding="utf-8").split("<script")[0]
+    (tmp_path / "x.js").write_text("")
+    bad = '<img src="x.png"><script>throw new Error("broken")</script>'
+    (tmp_path / "bad.html").write_text(text.replace("default-src 'none'", "default-src *; img-src *") + bad)
+    open_page(browser, tmp_path / "bad.html")
+    assert any("broken" in message for message in complaints(browser))
+    assert len(requests(browser)) == 2
+    (tmp_path / "guarded.html").write_text(text + '<img src="x.png">')
+    open_page(browser, tmp_path / "guarded.html")
+    assert any("Content Security Policy" in message for message in complaints(browser))
+
+
+@in_browser
+def test_on_paper_every_case_is_open_and_in_the_dark_letters_are_light(browser: Any, report: Path) -> None:
+    open_page(browser, report)
+    browser.execute_script("dispatchEvent(new Event('beforeprint'))")
+    assert browser.execute_script("return document.querySelectorAll('details.case:not([open])').length") == 0
+    browser.execute_script("dispatchEvent(new Event('afterprint'))")
+    assert browser.execute_script("return document.querySelectorAll('details.case:not([open])').length") == 5
+    dark = {"features": [{"name": "prefers-color-scheme", "value": "dark"}]}
+    colours = []
+    for media in ({}, dark):
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+        style = "getComputedStyle(document.body)"
+        found = browser.execute_script(f"return [{style}.color, {style}.backgroundColor]")
+        colours.append([sum(map(int, c[4:-1].split(", "))) for c in found])
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    (ink, ground), (dark_ink, dark_ground) = colours
+    assert ground - ink > 400
+    assert dark_ink - dark_ground > 400
+
+
+@in_browser
+@pytest.mark.data
+def test_twenty_atria_stay_below_12_mb_and_open_in_3_seconds(
+    browser: Any, shared_data: Path, tmp_path: Path
+) -> None:
+    from c3s3_seg.batch.evaluate import Settings, evaluate
+    from c3s3_seg.io import load_mask, save
+
+    (tmp_path / "moved").mkdir()
+    (tmp_path / "truth").mkdir()
+    for path in sorted((shared_data / "la" / "labelsTr").glob("*.nii.gz"))[:20]:
+        truth = load_mask(path)
+        save(truth.geometry.volume(np.roll(truth.array, 3, axis=0)), tmp_path / "moved" / path.name)
+        (tmp_path / "truth" / path.name).symlink_to(path)
+    settings = Settings(html=True, images=shared_data / "la" / "imagesTr")
+    page = evaluate(tmp_path / "moved", tmp_path / "truth", tmp_path / "out", settings).html_path
+    assert page is not None
+    assert page.stat().st_size < 12_000_000
+    assert open_page(browser, page) < 3
+    assert complaints(browser) == []
+
+
+def test_a_scale_gives_its_ends_and_its_middle_their_colours() -> None:
+    scale = Scale(-5, 5, SIGNED, "too small", "too large")
+    found = scale.colour(np.array([-9.0, -5.0, 0.0, 5.0, 9.0]))
+    assert [tuple(c) for c in found.tolist()] == [SIGNED[0], SIGNED[0], SIGNED[2], SIGNED[-1], SIGNED[-1]]
+    assert "+5 mm" in scale.bar()
+    assert "+" not in Scale(0, 1, RISING, "sure", "unsure", "").bar()

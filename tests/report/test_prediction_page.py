@@ -1,0 +1,64 @@
+"""The page of a case without truth, with and without what may be known of it."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.predicted import CASE, NOISE
+from helpers.reports import GRID, tags
+
+from c3s3_seg.errors import GeometryError
+from c3s3_seg.geometry.volume import Geometry
+from c3s3_seg.report.prediction_page import PredictedCase, Uncertainty, write_prediction_page
+
+
+def text_of(case: PredictedCase, folder: Path) -> str:
+    write_prediction_page(folder / "case.html", case)
+    tags(folder / "case.html")
+    return (folder / "case.html").read_text(encoding="utf-8")
+
+
+def test_it_shows_volumes_planes_surfaces_and_provenance(tmp_path: Path) -> None:
+    text = text_of(CASE, tmp_path)
+    assert "case &lt;1&gt;" in text
+    assert "<b>3.2 ml</b><span>atrium</span>" in text
+    assert text.count('class="stage"') == 2
+    assert "Nothing was found of scar." in text
+    assert "<dt>scan, spacing mm</dt><dd>1, 1, 1.5</dd>" in text
+    assert "Not a medical device" in text
+    assert "Flat" not in text
+
+
+def test_folders_of_the_scan_are_not_passed_on(tmp_path: Path) -> None:
+    text = text_of(CASE, tmp_path)
+    assert "a.nii.gz" in text
+    assert "doe" not in text.split('id="plotly"')[0]
+
+
+def test_flags_and_uncertainty_are_shown_where_they_are_known(tmp_path: Path) -> None:
+    assert "unsure" not in text_of(CASE, tmp_path).split("<script>")[0]
+    unsure = Uncertainty(
+        GRID.volume(np.full(GRID.shape, 0.4, np.float32)), "Disagreement of two networks", "mm"
+    )
+    case = replace(CASE, flags=("The field of view is unusual",), uncertainty=unsure)
+    text = text_of(case, tmp_path)
+    assert "The field of view is unusual" in text
+    assert "Disagreement of two networks" in text
+    assert "0.4 mm" in text
+
+
+def test_an_empty_mask_has_no_surface_and_says_so(tmp_path: Path) -> None:
+    empty = replace(CASE, mask=GRID.volume(np.zeros(GRID.shape, np.uint8)), labels={"atrium": 1})
+    text = text_of(empty, tmp_path)
+    assert 'class="stage"' not in text
+    assert "Nothing was found of atrium." in text
+
+
+def test_grids_that_differ_are_refused(tmp_path: Path) -> None:
+    other = Geometry.build(GRID.shape, (2, 2, 2)).volume(NOISE)
+    with pytest.raises(GeometryError, match="one grid"):
+        write_prediction_page(tmp_path / "x.html", replace(CASE, scan=other))
+    with pytest.raises(GeometryError, match="one grid"):
+        write_prediction_page(tmp_path / "x.html", replace(CASE, uncertainty=Uncertainty(other, "x")))
+    assert list(tmp_path.iterdir()) == []

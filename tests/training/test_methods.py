@@ -1,0 +1,80 @@
+"""Every method behind the one interface: it steps, learns, and is restored exactly."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers.training import sampler
+
+from c3s3_seg.training.config import load_config
+from c3s3_seg.training.methods import METHODS, build_method
+from c3s3_seg.training.methods.dtc import signed_distance
+from c3s3_seg.training.methods.uamt import UncertaintyAwareMeanTeacher
+from c3s3_seg.training.run import Run
+
+
+def steps(run: Run, config: Path, count: int) -> list[dict[str, float]]:
+    draw = sampler(config)
+    return [run.step(draw.batch(run.iteration, run.method.views(run.iteration))) for _ in range(count)]
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_a_restored_run_goes_on_as_if_unbroken(name: str, toy_config: Path, tmp_path: Path) -> None:
+    config = load_config(toy_config, [f"method={name}", "c3s3.warm_start=1"])
+    run = Run(config, tmp_path)
+    steps(run, toy_config, 2)
+    run.save()
+    expected = steps(run, toy_config, 2)
+    again = Run(config, tmp_path)
+    again.restore()
+    assert steps(again, toy_config, 2) == expected
+    for key, tensor in again.method.state_dict().items():
+        assert torch.equal(tensor, run.method.state_dict()[key]), key
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_every_optimised_parameter_moves_and_nothing_else(
+    name: str, toy_config: Path, tmp_path: Path
+) -> None:
+    run = Run(
+        load_config(toy_config, [f"method={name}", "c3s3.warm_start=0", "networks.dropout=0.0"]), tmp_path
+    )
+    before = {key: value.clone() for key, value in run.method.named_parameters()}
+    ours = {id(p) for group in run.method.optimised().values() for p in group}
+    (terms,) = steps(run, toy_config, 1)
+    assert np.isfinite(list(terms.values())).all()
+    for key, parameter in run.method.named_parameters():
+        without_gradient = name == "mcf" and key.startswith("project")
+        moved = not torch.equal(before[key], parameter)
+        if id(parameter) in ours and not without_gradient:
+            assert moved, key
+
+
+def test_mcf_is_c3s3_without_cosine_and_contrast(toy_config: Path, tmp_path: Path) -> None:
+    (terms,) = steps(
+        Run(load_config(toy_config, ["method=mcf", "c3s3.warm_start=0"]), tmp_path), toy_config, 1
+    )
+    assert terms["cos"] == terms["iuc"] == 0
+    assert terms["loss"] == pytest.approx(terms["seg_a"] + terms["seg_b"] + terms["cp_weight"] * terms["cp"])
+
+
+def test_the_teacher_is_slow_and_has_no_gradient(toy_config: Path) -> None:
+    method = build_method(load_config(toy_config, ["method=uamt"]))
+    assert isinstance(method, UncertaintyAwareMeanTeacher)
+    assert not any(p.requires_grad for p in method.teacher.parameters())
+    with torch.no_grad():
+        for p in method.student.parameters():
+            p.add_(1)
+    before = [p.clone() for p in method.teacher.parameters()]
+    method.after_step(1000)
+    for old, new in zip(before, method.teacher.parameters(), strict=True):
+        torch.testing.assert_close(new - old, torch.full_like(old, 0.01), atol=1e-4, rtol=0)
+
+
+def test_signed_distance_by_hand() -> None:
+    target = torch.zeros(1, 2, 7, 1, 1)
+    target[0, 0, 2:5] = 1  # depths 1 2 1; heights 2 1 . . . 1 2
+    distance = signed_distance(target)
+    torch.testing.assert_close(distance[0, 0].ravel(), torch.tensor([1, 0.5, -0.5, -1, -0.5, 0.5, 1]))
+    assert not distance[0, 1].any()

@@ -1,0 +1,170 @@
+"""A study: planned, trained, stopped, resumed, compared."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from c3s3_seg.errors import ConfigError, InputError
+from c3s3_seg.report.study_table import Trained, study_markdown, study_rows
+from c3s3_seg.training.study import finished, load_study, read_record
+
+STUDY = """
+base = "{config}"
+seeds = [1, 2]
+reference = "C3S3"
+set = ["run.iterations=2", "c3s3.warm_start=1"]
+[[entries]]
+name = "supervised VNet"
+set = ["method=supervised"]
+[[entries]]
+name = "C3S3"
+"""
+
+
+@pytest.fixture
+def study(toy_config: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "study.toml"
+    path.write_text(STUDY.format(config=toy_config))
+    return path
+
+
+def run(study: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "c3s3_seg", "study", str(study), "-o", str(study.parent / "out"), *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_a_share_that_is_none(study: Path) -> None:
+    refused = run(study, "--shard", "3/2")
+    assert refused.returncode == 2
+    assert "wanted an index of 1 to 2" in refused.stderr
+    assert not (study.parent / "out").exists()
+
+
+def test_the_place_of_the_table_is_looked_at_before_hours_of_training(study: Path) -> None:
+    (study.parent / "out" / "study.md").mkdir(parents=True)
+    refused = run(study)
+    assert refused.returncode == 2
+    assert "is a folder, wanted the path of a file to write" in refused.stderr
+    assert [path.name for path in (study.parent / "out").iterdir()] == ["study.md"]
+
+
+def test_shares_stop_and_resume(study: Path) -> None:
+    first = run(study, "--shard", "1/2")
+    assert first.returncode == 0, first.stderr
+    assert "2 of 4 runs are finished" in first.stdout
+    records = study.parent / "out" / "records"
+    before = {path.name: path.read_bytes() for path in records.iterdir()}
+    assert sorted(before) == ["supervised-vnet-1.json", "supervised-vnet-2.json"]
+    rest = run(study)
+    assert rest.returncode == 0, rest.stderr
+    assert "supervised-vnet-1" not in rest.stderr  # finished: not trained again
+    assert {name: (records / name).read_bytes() for name in before} == before
+    table = (study.parent / "out" / "study.md").read_text().splitlines()
+    assert len(table) == 2 + 3  # one net, and both nets of C3S3
+    assert {line.split(" | ")[1] for line in table[2:]} == {"vnet", "resvnet"}
+    older = records / "supervised-vnet-1.json"  # of a time when there was no such key
+    older.write_text(json.dumps(_without(json.loads(older.read_text()), "data", "labelled")))
+    assert run(study).returncode == 0
+    study.write_text(study.read_text().replace("run.iterations=2", "run.iterations=3"))
+    refused = run(study)
+    assert refused.returncode == 2
+    assert "made with other settings" in refused.stderr
+
+
+def test_all_entries_come_before_the_next_seed(study: Path) -> None:
+    _, plans = load_study(study)
+    assert [plan.name for plan in plans] == [
+        "supervised-vnet-1",
+        "c3s3-1",
+        "supervised-vnet-2",
+        "c3s3-2",
+    ]
+    assert [plan.config.run.seed for plan in plans] == [1, 1, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('reference = "C3S3"', 'reference = "C4S4"', "wanted one of supervised VNet, C3S3"),
+        ("seeds = [1, 2]", "seeds = []", "seeds"),
+        ("seeds = [1, 2]", "seeds = [1, 1]", "a seed appears twice"),
+        ("method=supervised", "method=nothing", "method = 'nothing'"),
+        ("run.iterations=2", "run.iteration=2", "no key 'run.iteration'"),
+        ("seeds =", "seed =", "no key 'seed'|'seeds' is missing"),
+    ],
+)
+def test_a_study_that_is_not_valid(study: Path, old: str, new: str, message: str) -> None:
+    study.write_text(study.read_text().replace(old, new))
+    with pytest.raises(ConfigError, match=message):
+        load_study(study)
+
+
+def test_a_record_that_is_not_valid(study: Path) -> None:
+    _, plans = load_study(study)
+    record = study.parent / "record.json"
+    record.write_text(json.dumps({"entry": "C3S3"}))
+    with pytest.raises(InputError, match="not a record of a study"):
+        read_record(record, plans[0])
+    whole = {"entry": "C3S3", "seed": 1, "iterations": 2, "seconds": 3.0, "nets": {}, "config": {}}
+    for content in (
+        "[" * 100_000, "[]", "7", "null", "{", *(json.dumps({**whole, key: None}) for key in whole),
+        json.dumps({**whole, "nets": {"vnet": {"case": {"ball": {"dice": "good"}}}}}),
+    ):  # fmt: skip
+        record.write_text(content)
+        with pytest.raises(InputError, match="not a record of a study"):
+            read_record(record, plans[0])
+    study.write_text("seeds = " + "[" * 100_000)
+    with pytest.raises(InputError, match="nested too deep"):
+        load_study(study)
+
+
+def trained(entry: str, seed: int, dice: tuple[float, float], hd: float = 2.0) -> Trained:
+    cases = {
+        f"case-{n}": {"ball": {"dice": d, "jaccard": d, "hd95_vox": hd if d else 0.0, "asd_vox": 1.0}}
+        for n, d in enumerate(dice)
+    }
+    return Trained(entry, seed, 100, 60.0 * seed, {"vnet": cases})
+
+
+def test_mean_spread_and_difference_by_hand() -> None:
+    runs = [
+        trained("base", 1, (0.6, 0.8)),
+        trained("base", 2, (0.8, 1.0)),
+        trained("other", 1, (0.5, 0.7)),
+        trained("other", 2, (0.5, 0.0)),
+    ]
+    base, other = study_rows(runs, "base")
+    assert base.mean["dice"] == pytest.approx(0.8)
+    assert base.spread["dice"] == pytest.approx(0.2 / 2**0.5)  # of 0.7 and 0.9
+    assert base.against == {}
+    assert base.seconds == 90
+    assert other.missed == 1
+    # per case: 0.5 against 0.7, 0.35 against 0.9
+    assert other.against["dice"].difference == pytest.approx(-0.375)
+    assert other.against["dice"].n == 2
+    text = study_markdown([base, other], "base")
+    assert "| base | vnet | 2 | 100 | 2 | 0.800 ± 0.141 |" in text
+    assert "1 predictions were empty" in text
+
+
+def _without(record: dict[str, Any], table: str, key: str) -> dict[str, Any]:
+    del record["config"][table][key]
+    return record
+
+
+@pytest.mark.parametrize("labelled", [5, 10, 20])
+def test_the_committed_records_give_the_published_table(labelled: int) -> None:
+    """Records outlive new keys of the configuration, and the log's figures are theirs."""
+    benchmarks = Path(__file__).parents[2] / "benchmarks"
+    overrides = [f"data.labelled={labelled}", "run.precision=float32"]
+    study, plans = load_study(benchmarks / "semi-supervised.toml", overrides)
+    done = finished(plans, benchmarks / f"gain-{labelled}")
+    assert len(done) == len(plans) == 6
+    log = (benchmarks / "training-log.md").read_text(encoding="utf-8").replace("*", "")
+    for row in study_rows(done, study.reference):
+        dice = f"{row.mean['dice']:.3f} ± {row.spread['dice']:.3f}"
+        assert f"| {labelled} | {row.entry} | {row.net} | {row.iterations} | {dice} |" in log

@@ -1,0 +1,346 @@
+"""Configuration, batches, checkpoints, and a run that is killed and goes on as if it had not been."""
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers.training import sampler
+from safetensors import safe_open
+from safetensors.torch import save
+
+from c3s3_seg.bundle import ModelBundle
+from c3s3_seg.errors import ConfigError, InputError
+from c3s3_seg.training import checkpoint
+from c3s3_seg.training.config import CONFIGS, load_config
+from c3s3_seg.training.data import Sampler, Views, read_splits
+from c3s3_seg.training.run import Run, schedule
+from c3s3_seg.training.step import Outputs, c3s3_loss
+from c3s3_seg.training.train import _batches
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.toml")), ids=lambda p: p.stem)
+def test_shipped_configurations_are_valid(path: Path) -> None:
+    assert load_config(path).task.name == path.stem
+    assert load_config(Path(path.stem)) == load_config(path)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("method=mcf2", "method = 'mcf2': wanted 'supervised', 'c3s3', 'mcf', 'uamt' or 'dtc'"),
+        ("run.iterations=0", "run.iterations = 0: wanted greater than 0"),
+        ("run.iteration=5", "no key 'run.iteration'.*Allowed here: iterations, labelled_batch"),
+        ("c3s3.alpha=1.5", "c3s3.alpha = 1.5"),
+        ("task.patch=[30, 32, 32]", "multiples of 16"),
+        ("c3s3.warm_start=8", "less than run.iterations = 8"),
+        ("augment.scale=[1.2, 0.8]", "smaller number first"),
+        ("iterations", "wanted key=value"),
+        ("method.name=c3s3", "'method' is a value, not a table"),
+    ],
+)
+def test_a_wrong_key_or_value_is_named(toy_config: Path, override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(toy_config, [override])
+
+
+def test_a_missing_configuration_names_the_shipped_ones(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="hippocampus, left-atrium"):
+        load_config(tmp_path / "nothing.toml")
+    broken = tmp_path / "broken.toml"
+    broken.write_text("method = ")
+    with pytest.raises(InputError, match="not valid TOML"):
+        load_config(broken)
+
+
+def test_batches_depend_on_the_iteration_alone(toy_config: Path) -> None:
+    draw = sampler(toy_config)
+    first, again, other = (draw.batch(n, Views(2, 1, 2)) for n in (5, 5, 6))
+    assert torch.equal(first.views[1], again.views[1])
+    assert not torch.equal(first.views[0], other.views[0])
+
+
+def test_batches_drawn_ahead_are_those_drawn_in_turn(toy_config: Path, tmp_path: Path) -> None:
+    draw, run = sampler(toy_config), Run(load_config(toy_config), tmp_path)
+    run.device = torch.device("meta")  # none of the CPU's: as for a GPU, threads draw
+    run.iteration = 1
+    ahead = list(_batches(draw, run))
+    assert len(ahead) == run.config.run.iterations - 1
+    for number, batch in enumerate(ahead, 1):
+        wanted = draw.batch(number, run.method.views(number))
+        assert torch.equal(batch.target, wanted.target)
+        assert all(torch.equal(a, b) for a, b in zip(batch.views, wanted.views, strict=True))
+
+
+def test_views_share_the_geometry_and_not_the_intensity(toy_config: Path) -> None:
+    batch = sampler(toy_config).batch(0, Views(2, 2, 2))
+    one, two = batch.views
+    assert one.shape == (4, 1, 32, 32, 32)
+    assert batch.target.shape == (2, 2, 32, 32, 32)
+    assert not torch.equal(one, two)
+    correlation = np.corrcoef(one.ravel(), two.ravel())[0, 1]
+    assert correlation > 0.6
+    torch.testing.assert_close(batch.target.sum(1), torch.ones(2, 32, 32, 32))
+
+
+def test_targets_lie_where_the_image_says(toy_config: Path) -> None:
+    """Balls are bright: image and target go through one sampling, rotations and flips included."""
+    batch = sampler(toy_config, rotation_rad=1.5, flip_axes=(0, 1, 2), elastic_mm=2.0).batch(1, Views(4))
+    inside = batch.target[:, 1] > 0.99
+    assert batch.views[0][:, 0][inside].mean() > batch.views[0][:, 0][~inside].mean() + 1
+
+
+def test_without_changes_a_crop_is_the_scan(toy_config: Path) -> None:
+    still = {
+        "rotation_rad": 0.0,
+        "scale": (1.0, 1.0),
+        "gain": 0.0,
+        "offset": 0.0,
+        "noise": 0.0,
+        "gamma": (1.0, 1.0),
+    }
+    draw = sampler(toy_config, **still)
+    draw.task = load_config(toy_config, ["task.patch=[16, 16, 16]"]).task
+    crop = draw._crop(draw.labelled[0], torch.Generator().manual_seed(0))
+    stack = draw.labelled[0].stack
+    assert crop.shape == (3, 16, 16, 16)
+    # Centres fall between voxels, so a crop is a mean of neighbours: within their range.
+    assert stack[0].min() <= crop[0].min() <= crop[0].max() <= stack[0].max()
+    assert crop[0].std() > 0.3
+
+
+def test_fewer_labels_than_there_are(toy_config: Path) -> None:
+    _, splits = read_splits(load_config(toy_config, ["data.labelled=1"]).data)
+    assert (splits.labelled, splits.unlabelled[-1]) == (("ball-0",), "ball-1")
+    with pytest.raises(InputError, match=r"data\.labelled = 3, but 2 cases are labelled"):
+        read_splits(load_config(toy_config, ["data.labelled=3"]).data)
+
+
+def test_unlabelled_crops_may_come_from_all_cases(toy_config: Path) -> None:
+    changes = ["data.fully_supervised=true", "data.unlabelled_stream=all"]
+    config = load_config(toy_config, changes)
+    draw = Sampler.of(config, *read_splits(config.data))
+    assert (len(draw.labelled), len(draw.unlabelled)) == (4, 4)
+    assert all(len(case.stack) == 1 and not len(case.foreground) for case in draw.unlabelled)
+    assert all(
+        torch.equal(a.stack[0], b.stack[0]) for a, b in zip(draw.labelled, draw.unlabelled, strict=True)
+    )
+    rest = load_config(toy_config, ["data.unlabelled_stream=all"])
+    draw = Sampler.of(rest, *read_splits(rest.data))
+    assert (len(draw.labelled), len(draw.unlabelled)) == (2, 4)
+    nothing = load_config(toy_config, changes[:1])
+    with pytest.raises(InputError, match=r"no unlabelled case.*data\.unlabelled_stream = 'all'"):
+        Sampler.of(nothing, *read_splits(nothing.data))
+
+
+def test_schedules_end_at_zero() -> None:
+    config = load_config(Path("left-atrium")).optimiser
+    assert schedule(config, 0) == 1
+    assert schedule(config, 0.5) == pytest.approx(0.5**0.9)
+    assert schedule(config, 1) == 0
+    assert schedule(replace(config, schedule="cosine"), 1) == pytest.approx(0)
+    assert schedule(replace(config, schedule="constant"), 1) == 1
+
+
+def outputs(config_path: Path) -> tuple[Run, Outputs, Outputs, object]:
+    config = load_config(config_path)
+    run = Run(config, Path("unused"))
+    batch = sampler(config_path).batch(4, Views(1, 1, 2))
+    run.method.train()
+    torch.manual_seed(0)
+    a, b = (Outputs.of(net, head, batch) for net, head in _nets(run))
+    return run, a, b, batch
+
+
+def _nets(run: Run) -> list[tuple[torch.nn.Module, torch.nn.Module]]:
+    method = run.method
+    return [(method.a, method.project_a), (method.b, method.project_b)]  # type: ignore[list-item]
+
+
+def test_the_total_is_the_sum_of_its_terms(toy_config: Path) -> None:
+    run, a, b, batch = outputs(toy_config)
+    total, terms = c3s3_loss(a, b, batch, run.method.competition, run.config.c3s3, 0.5)  # type: ignore[arg-type]
+    assert terms["cp_weight"] == terms["iuc_weight"] == pytest.approx(0.1 * np.exp(-1.25))
+    expected = terms["seg_a"] + terms["seg_b"] + terms["cos"]
+    expected += terms["cp_weight"] * terms["cp"] + terms["iuc_weight"] * terms["iuc"]
+    assert total.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_every_net_and_head_gets_a_finite_gradient(toy_config: Path) -> None:
+    run, a, b, batch = outputs(toy_config)
+    total, _ = c3s3_loss(a, b, batch, run.method.competition, run.config.c3s3, 1.0)  # type: ignore[arg-type]
+    total.backward()
+    for name, parameter in run.method.named_parameters():
+        assert parameter.grad is not None, name
+        assert torch.isfinite(parameter.grad).all(), name
+
+
+def test_a_checkpoint_of_another_run_is_refused(toy_config: Path, tmp_path: Path) -> None:
+    Run(load_config(toy_config), tmp_path).save()
+    other = Run(load_config(toy_config, ["optimiser.lr=0.02"]), tmp_path)
+    with pytest.raises(InputError, match=r"other settings \(optimiser.lr\)"):
+        other.restore()
+    (tmp_path / checkpoint.FILE).write_bytes(b"nonsense")
+    with pytest.raises(InputError, match="not a checkpoint of ours"):
+        other.restore()
+
+
+def rewritten(path: Path, change: Callable[[dict[str, Any], dict[str, torch.Tensor]], None]) -> None:
+    """A checkpoint whose facts and tensors were changed, in the right format."""
+    with safe_open(path, framework="pt") as file:
+        facts = json.loads(file.metadata()["state"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    change(facts, tensors)
+    path.write_bytes(save(tensors, metadata={"state": json.dumps(facts)}))
+
+
+def test_a_checkpoint_without_a_key_is_one_line(toy_config: Path, tmp_path: Path) -> None:
+    run = Run(load_config(toy_config), tmp_path)
+    run.save()
+    path = tmp_path / checkpoint.FILE
+    whole = path.read_bytes()
+    rewritten(path, lambda facts, tensors: None)
+    run.restore()
+    for fact in ("iteration", "config", "history", "seconds", "tensors"):
+        for change in (
+            lambda facts, _, fact=fact: facts.pop(fact),
+            lambda facts, _, fact=fact: facts.update({fact: None}),
+        ):
+            path.write_bytes(whole)
+            rewritten(path, change)
+            with pytest.raises(InputError, match=r"not a checkpoint of ours .*again without --resume"):
+                run.restore()
+    with safe_open(path, framework="pt") as file:
+        names = list(file.keys())
+    for prefix in ("method.", "ema.vnet.", "ema.resvnet.", "rng.cpu"):
+        name = next(n for n in names if n.startswith(prefix))
+        path.write_bytes(whole)
+        rewritten(path, lambda _, tensors, name=name: tensors.pop(name))
+        with pytest.raises(InputError, match=f"the checkpoint lacks the tensor '{name}'"):
+            run.restore()
+        path.write_bytes(whole)
+        rewritten(path, lambda _, tensors, name=name: tensors.update({name: torch.zeros(3, 5)}))
+        with pytest.raises(InputError, match="the checkpoint does not fit this run"):
+            run.restore()
+    path.write_bytes(save({"a": torch.zeros(1)}, metadata={"state": "[" * 100_000}))
+    with pytest.raises(InputError, match="nested too deep"):
+        run.restore()
+    path.write_bytes(save({"a": torch.zeros(1)}))
+    with pytest.raises(InputError, match="not a checkpoint of ours"):
+        run.restore()
+
+
+def test_disk_full_leaves_the_checkpoint_before(toy_config: Path, tmp_path: Path) -> None:
+    """RLIMIT_FSIZE below the checkpoint's size: a real failing write, in a process of its own."""
+    run = Run(load_config(toy_config), tmp_path)
+    run.save()
+    before = (tmp_path / checkpoint.FILE).read_bytes()
+    code = f"""
+import resource, signal
+from pathlib import Path
+from c3s3_seg.errors import InputError
+from c3s3_seg.training.config import load_config
+from c3s3_seg.training.run import Run
+run = Run(load_config(Path({str(toy_config)!r})), Path({str(tmp_path)!r}))
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+try:
+    run.save()
+except InputError as error:
+    print(error)
+"""
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "cannot be written (File too large)" in answer.stdout
+    assert (tmp_path / checkpoint.FILE).read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == [checkpoint.FILE]
+
+
+def start(config: Path, out: Path, *more: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "c3s3_seg", "train", str(config), "-o", str(out), *more]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def test_killed_and_resumed_is_bit_for_bit_unbroken(toy_config: Path, tmp_path: Path) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    unbroken = start(toy_config, whole)
+    killed = start(toy_config, broken)
+    while not (broken / checkpoint.FILE).exists():
+        assert killed.poll() is None, killed.communicate()[0]
+        time.sleep(0.01)
+    os.kill(killed.pid, signal.SIGKILL)
+    assert killed.wait() == -signal.SIGKILL
+    assert checkpoint.read(broken).iteration < 8
+    refused = start(toy_config, broken)
+    assert "already holds a run" in refused.communicate()[0]
+    assert refused.returncode == 2
+    resumed = start(toy_config, broken, "--resume")
+    for process in (unbroken, resumed):
+        text = process.communicate()[0]
+        assert process.returncode == 0, text
+    one, two = (ModelBundle.load(folder / "bundle") for folder in (whole, broken))
+    assert one.manifest.files["model.safetensors"] == two.manifest.files["model.safetensors"]
+    assert one.manifest.files["partner.safetensors"] == two.manifest.files["partner.safetensors"]
+    assert checkpoint.read(whole).history == checkpoint.read(broken).history
+    assert list((broken / "events").glob("events.out.tfevents.*"))
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_says_the_command_that_goes_on(toy_config: Path, tmp_path: Path, how: int) -> None:
+    out = tmp_path / "run of mine"
+    stopped = start(toy_config, out, "--set", "run.iterations=500")
+    while not (out / checkpoint.FILE).exists():
+        assert stopped.poll() is None, stopped.communicate()[0]
+        time.sleep(0.01)
+    stopped.send_signal(how)
+    said = stopped.communicate()[0]
+    assert stopped.returncode == 128 + how
+    assert "the same command goes on" not in said
+    command = said.split("go on from the last checkpoint with: ")[1].strip()
+    assert command.startswith("c3s3-seg train ")
+    words = shlex.split(command)[1:]
+    assert words[-1] == "--resume"
+    at = checkpoint.read(out).iteration
+    changes = ["--set", f"run.iterations={at + 4}"]  # soon over; and it may be lengthened
+    resumed = subprocess.run([sys.executable, "-m", "c3s3_seg", *words, *changes], check=False)
+    assert resumed.returncode == 0
+
+
+def test_a_run_that_is_stopped_before_its_first_checkpoint_begins_anew(
+    toy_config: Path, tmp_path: Path
+) -> None:
+    long = ["--set", "run.iterations=500", "--set", "run.checkpoint_every=500"]
+    stopped = start(toy_config, tmp_path, *long, "--set", "run.validate_every=500")
+    while not list((tmp_path / "events").glob("*")):
+        assert stopped.poll() is None, stopped.communicate()[0]
+        time.sleep(0.01)
+    stopped.send_signal(signal.SIGINT)
+    said = stopped.communicate()[0]
+    assert stopped.returncode == 130
+    assert "there is no checkpoint yet; the same command begins anew" in said
+
+
+def test_heads_that_join_after_the_warm_start_learn(toy_config: Path, tmp_path: Path) -> None:
+    """They have no momentum when the others do: once, that stopped a run in the middle."""
+    run = Run(load_config(toy_config), tmp_path)
+    draw = sampler(toy_config)
+    before = run.method.project_a[0].weight.clone()  # type: ignore[index,union-attr]
+    for iteration in range(5):
+        run.step(draw.batch(iteration, run.method.views(iteration)))
+    assert not torch.equal(before, run.method.project_a[0].weight)  # type: ignore[index,union-attr]
+
+
+def test_a_run_may_be_lengthened_and_says_so(toy_config: Path, tmp_path: Path) -> None:
+    Run(load_config(toy_config), tmp_path).save()
+    longer = Run(load_config(toy_config, ["run.iterations=9"]), tmp_path)
+    longer.restore()
+    assert longer.history == [{"iteration": 0, "changed": {"run.iterations": [8, 9]}}]
