@@ -21,7 +21,7 @@ from torch import Tensor
 
 from c3s3_seg.phantom import simulate
 from c3s3_seg.training.config import AugmentConfig, DataConfig, load_config
-from c3s3_seg.training.data import Case, Sampler, Views
+from c3s3_seg.training.data import Sampler, TrainingCase, Views
 
 PATCH = (64, 64, 48)
 CUT = (96, 96, 56)  # what a turned and magnified crop can reach, within the scan
@@ -29,17 +29,17 @@ CONFIG = AugmentConfig(elastic_mm=2.5, bias=0.15)
 Draw = Callable[[], Tensor]
 
 
-def a_case() -> Case:
+def a_case() -> TrainingCase:
     """A phantom as training holds it in memory."""
     phantom = simulate(0)
     scan = torch.from_numpy(phantom.scan.array.astype("float32"))
     organ = torch.from_numpy(phantom.truth.array.astype("float32"))
     stack = torch.stack([(scan - scan.mean()) / scan.std(), 1 - organ, organ])
     spacing = torch.tensor(phantom.scan.geometry.spacing_mm, dtype=torch.float32)
-    return Case(stack, organ.nonzero(), spacing)
+    return TrainingCase(stack, organ.nonzero(), spacing)
 
 
-def ours(case: Case) -> Draw:
+def ours(case: TrainingCase) -> Draw:
     task = load_config(Path("left-atrium")).task
     data = DataConfig(folder="", foreground_crops=0.5)
     sampler = Sampler([case], [], task=task, data=data, augment=CONFIG, seed=1)
@@ -47,7 +47,7 @@ def ours(case: Case) -> Draw:
     return lambda: sampler.batch(next(numbers), Views(labelled=1)).views[0]
 
 
-def monai(case: Case) -> Draw:
+def monai(case: TrainingCase) -> Draw:
     from monai import transforms as t
 
     turn, (low, high) = CONFIG.rotation_rad, CONFIG.scale
@@ -69,7 +69,7 @@ def monai(case: Case) -> Draw:
     return lambda: pipeline({"image": image, "target": target, "organ": target[1:]})[0]["image"]
 
 
-def torchio(case: Case) -> Draw:
+def torchio(case: TrainingCase) -> Draw:
     import torchio as tio
 
     subject = tio.Subject(
@@ -95,7 +95,7 @@ def torchio(case: Case) -> Draw:
     return draw
 
 
-def batchgenerators(case: Case) -> Draw:
+def batchgenerators(case: TrainingCase) -> Draw:
     from batchgeneratorsv2.transforms.intensity.brightness import MultiplicativeBrightnessTransform
     from batchgeneratorsv2.transforms.intensity.gamma import GammaTransform
     from batchgeneratorsv2.transforms.intensity.gaussian_noise import GaussianNoiseTransform

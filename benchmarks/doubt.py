@@ -14,7 +14,7 @@ from pathlib import Path
 from c3s3_seg import ModelBundle, load, load_mask
 from c3s3_seg.dataset import DataSet
 from c3s3_seg.phantom import simulate
-from c3s3_seg.training.bundles.calibrate import Case, Limit, calibrate_uncertainty
+from c3s3_seg.training.bundles.calibrate import Limit, ReferenceCase, calibrate_uncertainty
 
 PHANTOMS = range(40_000, 40_008)
 
@@ -31,28 +31,30 @@ def main() -> None:
     show(calibrate_uncertainty(bundle, found, name, options.bad_mm, lambda text: print(text, flush=True)))
 
 
-def cases(folder: Path | None) -> list[Case]:
+def cases(folder: Path | None) -> list[ReferenceCase]:
     if folder is None:
         made = {seed: simulate(seed) for seed in PHANTOMS}
-        return [Case(f"phantom-{seed}", phantom.scan, phantom.truth) for seed, phantom in made.items()]
+        return [
+            ReferenceCase(f"phantom-{seed}", phantom.scan, phantom.truth) for seed, phantom in made.items()
+        ]
     data = DataSet.load(folder)
     found = []
-    for name in data.splits.put_aside(8).validation:
+    for name in data.splits.hold_out(8).validation:
         scan = load(data.scan(name))
-        found.append(Case(name[:8], scan, load_mask(data.mask(name), grid=scan.geometry)))
+        found.append(ReferenceCase(name[:8], scan, load_mask(data.mask(name), grid=scan.geometry)))
     return found
 
 
 def show(limit: Limit) -> None:
     facts = limit.calibration
     print("\n| harm | median between (mm) | median true (mm) | bad | flagged |\n|---|---|---|---|---|")
-    for harm in dict.fromkeys(row.harm for row in limit.rows):
-        here = [row for row in limit.rows if row.harm == harm]
+    for degradation in dict.fromkeys(row.degradation for row in limit.rows):
+        here = [row for row in limit.rows if row.degradation == degradation]
         between, true = ([getattr(row, key) for row in here] for key in ("between_mm", "true_mm"))
         bad = sum(mm > facts.bad_mm for mm in true)
         flagged = sum(not mm <= facts.threshold_mm for mm in between)
         print(
-            f"| {harm} | {statistics.median(between):.2f} | {statistics.median(true):.2f}"
+            f"| {degradation} | {statistics.median(between):.2f} | {statistics.median(true):.2f}"
             f" | {bad} of {len(here)} | {flagged} |"
         )
     print(f"\nbad: true 95HD above {facts.bad_mm:.2f} mm")

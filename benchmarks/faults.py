@@ -385,7 +385,7 @@ def odd_names(ground: Ground) -> str:
     for name in names:
         (scans / name).write_bytes(content)
     bare = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
-    for words, environment in ((["--picture"], {}), (["--workers", "1"], bare)):
+    for words, environment in ((["--preview"], {}), (["--workers", "1"], bare)):
         target = out / str(len(environment))
         answer = ground.predict(target, *words, scans=scans, env={**os.environ, **environment})
         said(answer, 0)

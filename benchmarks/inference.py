@@ -108,11 +108,13 @@ def child(options: argparse.Namespace) -> None:
 
 def ours(name, bundle, volume):  # type: ignore[no-untyped-def]
     """Labels on the model's grid, slab by slab."""
-    from c3s3_seg.inference.backends.select import Wish, open_backend
+    from c3s3_seg.inference.backends.select import BackendRequest, open_backend
     from c3s3_seg.inference.streaming import stream
     from c3s3_seg.inference.tiling import Tiling, softmax
 
-    backend = open_backend(bundle, bundle.networks[0], Wish("torch" if name == "tiles-torch" else "openvino"))
+    backend = open_backend(
+        bundle, bundle.networks[0], BackendRequest("torch" if name == "tiles-torch" else "openvino")
+    )
     if name == "whole":
         tiling = Tiling.whole(volume.shape, 16)
     else:

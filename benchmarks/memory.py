@@ -103,7 +103,7 @@ def ours(network, volume, tile, goal, classes):  # type: ignore[no-untyped-def]
 
     from c3s3_seg.inference.streaming import stream
     from c3s3_seg.inference.tiling import Tiling
-    from c3s3_seg.inference.to_scan_grid import Restorer
+    from c3s3_seg.inference.to_scan_grid import ScanGridResampler
 
     labels = np.zeros(goal, np.uint8)
     slabs = stream(
@@ -111,7 +111,7 @@ def ours(network, volume, tile, goal, classes):  # type: ignore[no-untyped-def]
         Tiling.overlapping(volume.shape, tile, OVERLAP),
         lambda x: network(torch.from_numpy(x)).numpy(),
     )
-    for block in Restorer(volume.shape, goal, classes)(slabs):
+    for block in ScanGridResampler(volume.shape, goal, classes)(slabs):
         best, mask = block.channel(0).copy(), labels[block.where]
         for number in range(1, classes):
             values = block.channel(number)

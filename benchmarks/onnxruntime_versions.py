@@ -18,10 +18,10 @@ import onnxruntime
 
 from c3s3_seg import ModelBundle
 from c3s3_seg.errors import InputError
-from c3s3_seg.export.spec import Form
+from c3s3_seg.export.spec import GraphSpec
 from c3s3_seg.export.standalone import standalone_graph
 
-FORMS = {"fp32": Form(), "fp16": Form("fp16"), "ensemble": Form(ensemble=True)}
+FORMS = {"fp32": GraphSpec(), "fp16": GraphSpec("fp16"), "ensemble": GraphSpec(ensemble=True)}
 SHAPE = (2, 1, 64, 64, 48)
 # Run by each release: FOLDER holds patches.npy and NAME.onnx; NAME-VERSION.npy are its answers.
 ANSWER = """

@@ -4,7 +4,7 @@
 
 The 8 validation cases, whole scans on their own grid and the patches that cover them. Every format is
 written by `export_folder`, so each row has also passed the gate. An ensemble is the bundle's networks and
-its companion's in one graph, against torch running each of them. The last rows are MONAI's own runner on
+its linked bundle's in one graph, against torch running each of them. The last rows are MONAI's own runner on
 the exported folder: its pre- and post-processing instead of ours. The scans have their origin at zero, where
 MONAI pairs other voxels than elsewhere, so it also gets them moved by 100 mm.
 """
@@ -21,21 +21,21 @@ from c3s3_seg.bundle import Task
 from c3s3_seg.export.compare import masks_apart
 from c3s3_seg.export.export import export_folder, export_in_bundle
 from c3s3_seg.export.parity import Parity, ScanParity
-from c3s3_seg.export.spec import Form, Target
+from c3s3_seg.export.spec import GraphSpec, Target
 from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.inference import open_predictor
 
 CASES = 8  # the last of the unlabelled list: the validation cases of the shipped configuration
-FORMATS: tuple[tuple[str, Target, Form], ...] = (
-    ("onnx fp32", "onnx", Form()),
-    ("onnx fp16", "onnx", Form("fp16")),
-    ("openvino fp32", "openvino", Form()),
-    ("openvino fp16", "openvino", Form("fp16")),
-    ("onnx fp32, ensemble", "onnx", Form(ensemble=True)),
-    ("onnx fp16, ensemble", "onnx", Form("fp16", ensemble=True)),
-    ("openvino fp32, ensemble", "openvino", Form(ensemble=True)),
-    ("monai-bundle, ensemble", "monai-bundle", Form(ensemble=True)),
-    ("monai-bundle, network", "monai-bundle", Form()),
+FORMATS: tuple[tuple[str, Target, GraphSpec], ...] = (
+    ("onnx fp32", "onnx", GraphSpec()),
+    ("onnx fp16", "onnx", GraphSpec("fp16")),
+    ("openvino fp32", "openvino", GraphSpec()),
+    ("openvino fp16", "openvino", GraphSpec("fp16")),
+    ("onnx fp32, ensemble", "onnx", GraphSpec(ensemble=True)),
+    ("onnx fp16, ensemble", "onnx", GraphSpec("fp16", ensemble=True)),
+    ("openvino fp32, ensemble", "openvino", GraphSpec(ensemble=True)),
+    ("monai-bundle, ensemble", "monai-bundle", GraphSpec(ensemble=True)),
+    ("monai-bundle, network", "monai-bundle", GraphSpec()),
 )
 
 

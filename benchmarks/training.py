@@ -80,9 +80,12 @@ def measure(method: str, precision: str, options: argparse.Namespace) -> dict[st
     from c3s3_seg.training.run import Run
 
     size = tuple(options.size)
-    changes = [f"task.patch=[{size[0]}, {size[1]}, {size[2]}]", "c3s3.warm_start=0", "data.folder=none"]
-    precision, _, recompute = precision.partition("+")
-    changes += [f"run.recompute={'true' if recompute else 'false'}", f"run.device={options.device}"]
+    changes = [f"task.patch=[{size[0]}, {size[1]}, {size[2]}]", "c3s3.warm_up=0", "data.folder=none"]
+    precision, _, activation_checkpointing = precision.partition("+")
+    changes += [
+        f"run.activation_checkpointing={'true' if activation_checkpointing else 'false'}",
+        f"run.device={options.device}",
+    ]
     changes += [f"run.precision={precision}", f"method={'c3s3' if method == 'plain' else method}"]
     if method != "plain":
         keep_pages()
@@ -129,8 +132,8 @@ class Plain:
         a, b = ([self._forward(net, head, x) for x in batch.views] for net, head in self._nets())
         seg_a, seg_b = (seg_terms([out[0][:n] for out in outs], batch.target) for outs in (a, b))
         a_wins = seg_a.competition(config.alpha) <= seg_b.competition(config.alpha)
-        winner, loser = (a, b) if a_wins else (b, a)
-        l_cp = cross_pseudo([o[1][n:] for o in loser], [o[1][n:] for o in winner], config.sharpening)
+        primary, loser = (a, b) if a_wins else (b, a)
+        l_cp = cross_pseudo([o[1][n:] for o in loser], [o[1][n:] for o in primary], config.sharpening)
         l_cos = cosine_distance(a[0][1], b[1][1]) + cosine_distance(b[0][1], a[1][1])
         l_iuc = torch.stack([self._iuc(x, y, n) for x in a for y in b]).mean()
         shared = l_cos + 0.1 * ramp(0.5) * l_iuc

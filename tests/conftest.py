@@ -110,7 +110,7 @@ def toy_config(toy_data: Path) -> Path:
         vnet_filters = 2
         resvnet_filters = 2
         [c3s3]
-        warm_start = 3
+        warm_up = 3
         [augment]
         elastic_mm = 1.0
         bias = 0.1
@@ -159,7 +159,7 @@ def two_nets(tmp_path_factory: pytest.TempPathFactory) -> ModelBundle:
     from c3s3_seg.models import build
     from c3s3_seg.models.weights_format import to_bytes
 
-    networks = (Network("model", "vnet", 2), Network("partner", "resvnet", 2))
+    networks = (Network("model", "vnet", 2), Network("secondary", "resvnet", 2))
     task = Task("toy", "MR", (Label("a", 1), Label("b", 2)), Recipe((1.0, 1.0, 1.0)), (32, 32, 32))
     torch.manual_seed(0)
     files = {"README.md": b"# toy\n"}
@@ -172,7 +172,7 @@ def two_nets(tmp_path_factory: pytest.TempPathFactory) -> ModelBundle:
 
 @pytest.fixture(scope="session")
 def companions(tmp_path_factory: pytest.TempPathFactory) -> ModelBundle:
-    """A bundle of one VNet with random weights that names another such bundle as its companion."""
+    """A bundle of one VNet with random weights that names another such bundle as its linked bundle."""
     import torch
 
     from c3s3_seg.models import build
@@ -188,7 +188,7 @@ def companions(tmp_path_factory: pytest.TempPathFactory) -> ModelBundle:
         made = ModelBundle.create(
             folder / name, replace(task, name=name), {network.weights: to_bytes(net)}, (network,), {}
         )
-    return ModelBundle(made.folder, replace(made.manifest, companion="second")).add({})
+    return ModelBundle(made.folder, replace(made.manifest, linked_bundle="second")).add({})
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from c3s3_seg.batch.evaluate import Settings as EvaluateSettings
+from c3s3_seg.batch.evaluate import EvaluationSettings as EvaluateSettings
 from c3s3_seg.batch.evaluate import evaluate
 from c3s3_seg.errors import C3S3Error, is_out_of_memory, shown
 from c3s3_seg.geometry.volume import Geometry

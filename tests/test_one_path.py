@@ -88,7 +88,7 @@ def test_the_same_inputs_get_the_same_answers(name: str, predictor: Predictor, t
     mask = load_mask(tmp_path / "out" / "x.nii.gz")
     assert np.array_equal(mask.array, found.mask.array)
     assert mask.geometry.matches(found.mask.geometry)
-    assert facts["gate"] == found.check.record()
+    assert facts["domain_check"] == found.check.record()
     assert facts["notes"] == list(found.remarks)
     assert facts["volume_ml"] == pytest.approx(found.volume_ml)
 

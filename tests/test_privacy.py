@@ -64,7 +64,7 @@ def test_nothing_we_write_or_say_names_a_patient(scans: Path, tmp_path: Path) ->
         out,
         "--model",
         "phantom",
-        "--picture",
+        "--preview",
         "--fix",
         "gaps",
         "--probabilities",
@@ -103,10 +103,10 @@ def test_key_images_carry_the_patient_by_design_and_never_in_the_picture(scans: 
     other = tmp_path / "plain"
     other.symlink_to(scans / "good")
     for folder in (named, other):
-        answer = run("predict", folder, "-o", tmp_path / "out", "--model", "phantom", "--key-image")
+        answer = run("predict", folder, "-o", tmp_path / "out", "--model", "phantom", "--secondary-capture")
         assert answer.returncode == 0, answer.stderr
     pictures = [
-        pydicom.dcmread(tmp_path / "out" / f"{name}.key.dcm") for name in (f"{MARKER}-folder", "plain")
+        pydicom.dcmread(tmp_path / "out" / f"{name}.sc.dcm") for name in (f"{MARKER}-folder", "plain")
     ]
     assert pictures[0].PatientName == f"{MARKER}^NAME"
     assert pictures[0].PixelData == pictures[1].PixelData
@@ -206,7 +206,7 @@ def traces(content: bytes, *, dicom: bool = False) -> list[bytes]:
 def test_no_format_and_no_stream_names_a_patient_or_a_file(style: str, forms: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     more = {"nii.gz": ["--probabilities"], "nrrd": ["--json"], "mha": ["--workers", "2"]}.get(style, [])
-    words = ["--model", "phantom", "--format", style, "--picture", "--html", "--key-image", *more]
+    words = ["--model", "phantom", "--format", style, "--preview", "--html", "--secondary-capture", *more]
     # What a name looks like matters to what carries it.
     names = (*FORMS, "cut") if "." not in style and style not in ("nrrd", "mha") else ("one", "many", "cut")
     answer = run("predict", *(forms / name for name in names), "-o", out, *words)
@@ -215,7 +215,7 @@ def test_no_format_and_no_stream_names_a_patient_or_a_file(style: str, forms: Pa
     said = b" ".join(answer.stdout.split())
     assert b"the file 'file 11 of 57' is damaged" in said  # the notes come first in the order of the names
     written = [path for path in out.rglob("*") if path.is_file()]
-    assert len([path for path in written if path.name.endswith(".key.dcm")]) == len(names) - 1
+    assert len([path for path in written if path.name.endswith(".sc.dcm")]) == len(names) - 1
     for path in written:
         content = path.read_bytes()
         content = gzip.decompress(content) if path.suffix == ".gz" else content

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from c3s3_seg.batch.claims import Asked, check_places, clear, places, remove
-from c3s3_seg.batch.job import Job, Task
+from c3s3_seg.batch.job import CaseTask, Job
 from c3s3_seg.batch.outcome import Outcome, Refusal, may_be_quoted, trace_of
 from c3s3_seg.batch.output import write_case
 from c3s3_seg.batch.stages import Loaded, Predicted
@@ -45,15 +45,15 @@ class Steps:
     predictor: Predictor
     job: Job
 
-    def run(self, task: Task) -> Outcome:
+    def run(self, task: CaseTask) -> Outcome:
         """Everything for one case, one step after the other."""
         return self.write(self.predict(self.read(task)))
 
-    def read(self, task: Task) -> Loaded | Outcome:
+    def read(self, task: CaseTask) -> Loaded | Outcome:
         """What can be done while the network is at another case: load, check, prepare."""
         return self.prepare(self.check(self.load(task)))
 
-    def load(self, task: Task) -> Loaded | Outcome:
+    def load(self, task: CaseTask) -> Loaded | Outcome:
         """Read the scan and its truth; take their hashes."""
         return _attempt("load", task, lambda: _load(task, self.job))
 
@@ -92,7 +92,7 @@ def predict_case(case: Case, predictor: Predictor, job: Job, truth_path: Path | 
     C3S3Error
         If it fails.
     """
-    names, task = places(job, case.name, Asked.of(predictor)), Task(case, truth_path)
+    names, task = places(job, case.name, Asked.of(predictor)), CaseTask(case, truth_path)
     check_places(task, job.out, names)
     clear(job.out, task, names, {})
     outcome = Steps(predictor, job).run(task)
@@ -102,7 +102,7 @@ def predict_case(case: Case, predictor: Predictor, job: Job, truth_path: Path | 
     return outcome.row
 
 
-def _attempt(step: str, task: Task, work: Callable[[], T], loaded: Loaded | None = None) -> T | Outcome:
+def _attempt(step: str, task: CaseTask, work: Callable[[], T], loaded: Loaded | None = None) -> T | Outcome:
     """The step's result, or the outcome that says why there is none. A batch goes on in any case."""
     before = [] if loaded else _watched(task)
     try:
@@ -118,13 +118,13 @@ def _attempt(step: str, task: Task, work: Callable[[], T], loaded: Loaded | None
     return Outcome(task.case.name, task.place, refusal=refusal, inputs=inputs)
 
 
-def _watched(task: Task) -> list[Watch]:
+def _watched(task: CaseTask) -> list[Watch]:
     with suppress(C3S3Error, OSError):
         return [Watch(path) for path in (task.case.path, task.truth) if path is not None]
     return []
 
 
-def _settled(task: Task, before: list[Watch]) -> dict[str, str]:
+def _settled(task: CaseTask, before: list[Watch]) -> dict[str, str]:
     """The hashes of what was refused, so that a scan that is mended is tried again.
 
     None, if it was still being written while it was read: what is there by now was never looked at.
@@ -137,11 +137,11 @@ def _settled(task: Task, before: list[Watch]) -> dict[str, str]:
     return {}
 
 
-def _load(task: Task, job: Job) -> Loaded:
+def _load(task: CaseTask, job: Job) -> Loaded:
     started = time.perf_counter()
     how = job.reading
     scan = load(task.case.path, series=how.series, fix=how.fix, rule=how.rule, hashed=True)
-    check_format(scan, job.suffix, key_image=job.key_image)
+    check_format(scan, job.suffix, secondary_capture=job.secondary_capture)
     truth = _truth(task.truth, scan) if task.truth is not None else None
     found = {"scan": scan.source.sha256, "truth": truth.source.sha256 if truth else None}
     inputs = {key: value for key, value in found.items() if value is not None}
@@ -175,5 +175,5 @@ def _predict(loaded: Loaded, predictor: Predictor) -> Predicted:
     if prepared is None:
         checked = loaded.checked or predictor.check(loaded.scan)
         prepared = predictor.prepare(predictor.locate(checked))
-    prediction = predictor.restore(prepared, predictor.network(prepared))
+    prediction = predictor.to_scan_grid(prepared, predictor.network(prepared))
     return Predicted(loaded, prediction, {**loaded.seconds, **prediction.seconds})

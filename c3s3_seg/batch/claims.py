@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from c3s3_seg.batch.job import Job, Task
+from c3s3_seg.batch.job import CaseTask, Job
 from c3s3_seg.errors import C3S3Error, InputError
 from c3s3_seg.inference.predictor import Predictor
 from c3s3_seg.io.formats import image_suffix_of
@@ -57,14 +57,14 @@ def places(job: Job, case: str, asked: Asked) -> list[str]:
     names += [f"{REPAIRED}/{case}.nii.gz"] if job.reading.fix else []
     names += [f"{PROBABILITIES}/{case}.{label}.{image}" for label in asked.labels if asked.probabilities]
     names += [f"{UNCERTAINTY}/{case}.{image}"] if asked.uncertainty else []
-    names += [f"{case}.png"] if job.picture else []
-    names += [f"{case}.key.dcm"] if job.key_image else []
+    names += [f"{case}.png"] if job.preview else []
+    names += [f"{case}.sc.dcm"] if job.secondary_capture else []
     names += [f"{case}.html"] if job.html else []
     return [*names, f"{case}.json"]
 
 
 def check_places(
-    task: Task, out: Path, names: Iterable[str], recorded: Mapping[str, str] | None = None
+    task: CaseTask, out: Path, names: Iterable[str], recorded: Mapping[str, str] | None = None
 ) -> None:
     """Never write over a scan or its truth, nor over a file that somebody else put there or has edited.
 
@@ -109,7 +109,7 @@ def check_places(
             raise InputError(what, where=path, todo=TODO) from None
 
 
-def is_source(path: Path, task: Task) -> bool:
+def is_source(path: Path, task: CaseTask) -> bool:
     """Whether a path is that of the case's scan or of its truth."""
     sources = [task.case.path, *([task.truth] if task.truth is not None else [])]
     return os.path.realpath(path) in {os.path.realpath(source) for source in sources}
@@ -148,7 +148,7 @@ def _check_folder(folder: Path, out: Path) -> None:
         raise InputError("is a symbolic link, wanted a folder of its own", where=folder, todo=todo)
 
 
-def clear(out: Path, task: Task, names: Iterable[str], recorded: Mapping[str, str]) -> dict[str, str]:
+def clear(out: Path, task: CaseTask, names: Iterable[str], recorded: Mapping[str, str]) -> dict[str, str]:
     """Remove all that an earlier run wrote for a case, so that nothing of it stands beside what comes.
 
     Parameters

@@ -23,7 +23,7 @@ from typing import Any
 
 from c3s3_seg.batch.case import Steps
 from c3s3_seg.batch.executor import Engine
-from c3s3_seg.batch.job import Job, Model, Task, sendable
+from c3s3_seg.batch.job import CaseTask, Job, Model, sendable
 from c3s3_seg.batch.outcome import Outcome, Refusal
 from c3s3_seg.errors import C3S3Error, InputError, MissingError
 from c3s3_seg.system.hardware import available_processors
@@ -157,11 +157,11 @@ def _resources(client: Any) -> dict[str, int] | None:
     return {GPU: 1} if any(GPU in worker.get("resources", {}) for worker in workers) else None
 
 
-def _run(client: Any, setup: str, tasks: Iterable[Task]) -> Iterator[Outcome]:
+def _run(client: Any, setup: str, tasks: Iterable[CaseTask]) -> Iterator[Outcome]:
     """Keep the cluster busy without sending it everything at once; outcomes as they come."""
     source = iter(tasks)
     resources = _resources(client)
-    waiting: dict[Any, Task] = {}
+    waiting: dict[Any, CaseTask] = {}
     dask: Any = importlib.import_module("distributed")
     line = dask.as_completed(loop=client.loop)
 
@@ -179,7 +179,7 @@ def _run(client: Any, setup: str, tasks: Iterable[Task]) -> Iterator[Outcome]:
         send(1)
 
 
-def _outcome(future: Any, task: Task) -> Outcome:
+def _outcome(future: Any, task: CaseTask) -> Outcome:
     if future.status == "finished":
         return parse(Outcome, json.loads(future.result()), "cluster")
     reason = f"the cluster gave it up: {type(future.exception()).__name__}: {future.exception()}"
@@ -209,4 +209,4 @@ def _origin(setup: str) -> dict[str, Any]:
 def _one(setup: str, text: str) -> str:
     """Runs on a worker: one case, as JSON in and JSON out."""
     steps, _ = _open(setup)
-    return json.dumps(asdict(steps.run(parse(Task, json.loads(text), "cluster"))), default=os.fspath)
+    return json.dumps(asdict(steps.run(parse(CaseTask, json.loads(text), "cluster"))), default=os.fspath)

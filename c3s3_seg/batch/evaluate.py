@@ -35,7 +35,7 @@ Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
-class Settings:
+class EvaluationSettings:
     """How to measure.
 
     Parameters
@@ -110,7 +110,7 @@ def evaluate(
     predictions: Path,
     truth: Path,
     out: Path,
-    settings: Settings | None = None,
+    settings: EvaluationSettings | None = None,
     *,
     against: Path | None = None,
     progress: Progress | None = None,
@@ -126,7 +126,7 @@ def evaluate(
     out
         The folder for the two files; it is made if it is missing.
     settings
-        How to measure; None: as `Settings()`.
+        How to measure; None: as `EvaluationSettings()`.
     against
         Another set of predictions of the same cases, measured too and compared case by case.
     progress
@@ -146,7 +146,7 @@ def evaluate(
     C3S3Error
         What is wrong with a case, where there is only one.
     """
-    settings = settings or Settings()
+    settings = settings or EvaluationSettings()
     labels = settings.labels
     if labels is not None and (not labels or 0 in labels.values()):
         raise InputError(f"found the labels {shown(dict(labels))}, wanted at least one and none with value 0")
@@ -169,7 +169,7 @@ def evaluate(
 
 
 def _write(
-    out: Path, mine: _Measured, comparison: tuple[Paired, ...], settings: Settings
+    out: Path, mine: _Measured, comparison: tuple[Paired, ...], settings: EvaluationSettings
 ) -> EvaluationResult:
     csv_path, json_path = out / "cases.csv", out / "report.json"
     failures, remarks = mine.failures, mine.remarks
@@ -187,11 +187,13 @@ def _write(
     return result
 
 
-def _check_output(out: Path, settings: Settings) -> None:
+def _check_output(out: Path, settings: EvaluationSettings) -> None:
     check_output(out, ["cases.csv", "report.json", *(["report.html"] if settings.html else [])])
 
 
-def _write_page(path: Path, result: EvaluationResult, files: Sequence[CaseFiles], settings: Settings) -> None:
+def _write_page(
+    path: Path, result: EvaluationResult, files: Sequence[CaseFiles], settings: EvaluationSettings
+) -> None:
     from c3s3_seg.report.case_view import views
     from c3s3_seg.report.html import Report, worst_first, write_report_page
 
@@ -219,7 +221,7 @@ class _Work:
 
     files: CaseFiles
     labels: Labels
-    settings: Settings
+    settings: EvaluationSettings
 
 
 @dataclass(frozen=True)
@@ -231,7 +233,11 @@ class _Answer:
 
 
 def _measure_all(
-    predictions: Path, truth: Path, settings: Settings, progress: Progress | None, labels: Labels = ()
+    predictions: Path,
+    truth: Path,
+    settings: EvaluationSettings,
+    progress: Progress | None,
+    labels: Labels = (),
 ) -> _Measured:
     """Every case that has a truth; the others, and those that cannot be measured, are failures."""
     from c3s3_seg.io.mask_files import pair_masks
@@ -268,7 +274,7 @@ def _measure_all(
     return _Measured(rows, tuple(failures), labels, files, remarks)
 
 
-def _files(pairs: MaskPairs, settings: Settings) -> tuple[CaseFiles, ...]:
+def _files(pairs: MaskPairs, settings: EvaluationSettings) -> tuple[CaseFiles, ...]:
     """Where the files of each case are; refused where predictions or truths are scans."""
     from c3s3_seg.io.mask_pair import name_values
     from c3s3_seg.io.scan_like import refuse_scans
@@ -325,7 +331,7 @@ def _measure(work: _Work) -> _Answer:
 
 
 def _scores(
-    prediction: Volume, truth: Volume, values: Sequence[int], settings: Settings
+    prediction: Volume, truth: Volume, values: Sequence[int], settings: EvaluationSettings
 ) -> Mapping[int, Score | PaperScore]:
     if settings.protocol == "paper":
         return paper_scores(prediction, truth, values)

@@ -8,12 +8,12 @@ from typing import Any
 
 from c3s3_seg.batch.case import Steps
 from c3s3_seg.batch.claims import Asked
-from c3s3_seg.batch.job import Job, Task
+from c3s3_seg.batch.job import CaseTask, Job
 from c3s3_seg.batch.outcome import Outcome
 from c3s3_seg.batch.pipeline import overlapped
 from c3s3_seg.inference.predictor import Predictor
 
-Runner = Callable[[Iterable[Task]], Iterator[Outcome]]
+Runner = Callable[[Iterable[CaseTask]], Iterator[Outcome]]
 
 
 @dataclass(frozen=True)

@@ -36,14 +36,14 @@ class Job:
         File format of masks; probabilities go to NIfTI where it is a DICOM object.
     truth
         A file or a folder of masks to score against.
-    picture
+    preview
         Whether to draw each case as `<case>.png`.
     origin
         What produced the masks, for the JSON: bundle, hashes, backend, settings.
     html
         Whether to write a page of each case as `<case>.html`.
-    key_image
-        Whether to write the picture as a DICOM Secondary Capture, `<case>.key.dcm`.
+    secondary_capture
+        Whether to write the picture as a DICOM Secondary Capture, `<case>.sc.dcm`.
     deterministic
         Whether times are left out of the files, so that a second run writes the same bytes.
     reading
@@ -57,10 +57,10 @@ class Job:
     out: Path
     suffix: Suffix = "nii.gz"
     truth: Path | None = None
-    picture: bool = False
+    preview: bool = False
     origin: dict[str, Any] | None = None
     html: bool = False
-    key_image: bool = False
+    secondary_capture: bool = False
     deterministic: bool = False
     reading: Reading = field(default_factory=Reading)
     roi: str | None = None
@@ -86,7 +86,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Task:
+class CaseTask:
     """One case that is to be done.
 
     Parameters
@@ -157,7 +157,7 @@ def sendable(value: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class Plan:
+class BatchPlan:
     """How to go about many cases.
 
     Parameters
@@ -198,7 +198,7 @@ class Plan:
 
 
 def _hashes(bundle: ModelBundle, members: list[tuple[ModelBundle, Network]]) -> dict[str, str]:
-    """File -> sha256, of weights and graphs; a companion's file by its folder's name too."""
+    """File -> sha256, of weights and graphs; a linked bundle's file by its folder's name too."""
     names = {home.folder: "" if home is bundle else f"../{home.folder.name}/" for home, _ in members}
     return {
         names[home.folder] + file: home.manifest.files[file]

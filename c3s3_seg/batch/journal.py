@@ -43,7 +43,7 @@ CREATE TABLE IF NOT EXISTS cases (name TEXT PRIMARY KEY, run INTEGER, state TEXT
 
 
 @dataclass(frozen=True)
-class Record:
+class JournalRecord:
     """What the journal knows of a case.
 
     Parameters
@@ -130,7 +130,7 @@ class Journal:
         """Say what became of a case."""
         self._put("done" if outcome.row is not None else "failed", setting, outcome)
 
-    def adopt(self, record: Record) -> None:
+    def adopt(self, record: JournalRecord) -> None:
         """Put in a record as it is, with its time and the number of its run."""
         self._put(record.state, record.setting, record.outcome, (record.run, record.changed))
 
@@ -146,7 +146,7 @@ class Journal:
             cursor = self._db.execute("INSERT INTO runs (started, ended, facts) VALUES (?, ?, ?)", values)
             return int(cursor.lastrowid or 0)
 
-    def get(self, case: str) -> Record | None:
+    def get(self, case: str) -> JournalRecord | None:
         """What is known of a case.
 
         Raises
@@ -158,7 +158,7 @@ class Journal:
             row = self._db.execute("SELECT * FROM cases WHERE name = ?", (_text(case),)).fetchone()
         return None if row is None else self._record(row)
 
-    def records(self) -> Iterator[Record]:
+    def records(self) -> Iterator[JournalRecord]:
         """All cases by name."""
         with self._guarded():
             rows = self._db.execute("SELECT * FROM cases ORDER BY name").fetchall()
@@ -191,19 +191,19 @@ class Journal:
         values = (_text(outcome.case), run, state, changed, setting, body)
         with self._guarded():
             self._db.execute(
-                "INSERT OR REPLACE INTO cases VALUES (?, ?, ?, ?, ?, ?, ?)", (*values, _seal(values))
+                "INSERT OR REPLACE INTO cases VALUES (?, ?, ?, ?, ?, ?, ?)", (*values, _hmac(values))
             )
 
-    def _record(self, row: tuple[Any, ...]) -> Record:
+    def _record(self, row: tuple[Any, ...]) -> JournalRecord:
         *values, seal = row
         name, run, state, changed, setting, body = values
-        if _seal(tuple(values)) != seal:
+        if _hmac(tuple(values)) != seal:
             raise self._damaged(f"the row of case '{name}' is not the one that was written")
         try:
             outcome = parse(Outcome, parse_json(body, self.path), self.path)
         except InputError as error:
             raise self._damaged(f"the row of case '{name}': {error.what}") from error
-        return Record(state, setting, outcome, run, changed)
+        return JournalRecord(state, setting, outcome, run, changed)
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
@@ -249,7 +249,7 @@ def journal_path(folder: Path, shard: Shard | None = None) -> Path:
     return folder / (f"{STEM}.sqlite" if shard is None else f"{STEM}.{shard}.sqlite")
 
 
-def records_of(path: Path) -> list[Record]:
+def records_of(path: Path) -> list[JournalRecord]:
     """All cases of a journal that stays as it is: SQLite opens a copy, with the log that a kill has left.
 
     Raises
@@ -300,5 +300,5 @@ def _text(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode()
 
 
-def _seal(values: tuple[Any, ...]) -> str:
+def _hmac(values: tuple[Any, ...]) -> str:
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()

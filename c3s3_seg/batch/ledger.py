@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from c3s3_seg.batch.claims import EARLIER, clear, places, remove
-from c3s3_seg.batch.job import Task
+from c3s3_seg.batch.job import CaseTask
 from c3s3_seg.batch.journal import Journal
 from c3s3_seg.batch.outcome import STOPPED, Outcome, Refusal
 from c3s3_seg.batch.resume import Request, refuse_taken
@@ -30,7 +30,7 @@ class Ledger:
         self.taken: list[Outcome] = []  # cases whose places were taken after they were sorted out
         self._earlier: dict[str, dict[str, str]] = {}  # of the cases that were begun: what they had before
 
-    def begun(self, todo: list[Task]) -> Iterator[Task]:
+    def begun(self, todo: list[CaseTask]) -> Iterator[CaseTask]:
         """Before a case is handed out its old files go, and the journal says which ones may appear."""
         for task in todo:
             try:
@@ -42,7 +42,7 @@ class Ledger:
                 continue
             yield task
 
-    def _begin(self, task: Task) -> None:
+    def _begin(self, task: CaseTask) -> None:
         case, out = task.case.name, self.request.job.out
         names, record = self._places(case), self.journal.get(case)
         known = record.outcome.outputs if record is not None else {}
@@ -68,7 +68,7 @@ class Ledger:
                 raise
         return outcome
 
-    def undone(self, todo: list[Task], done: set[str], why: str) -> list[Outcome]:
+    def undone(self, todo: list[CaseTask], done: set[str], why: str) -> list[Outcome]:
         """The cases that a run which was stopped leaves to the next one."""
         what = f"it was not done, because the run was stopped: {why.rstrip('.')}"
         refusal = Refusal.of(InputError(what, todo="The same command again does it"), STOPPED)

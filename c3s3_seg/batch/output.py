@@ -49,7 +49,7 @@ def _write(predicted: Predicted, job: Job, model: ModelTask, written: list[Path]
     started = time.perf_counter()
     loaded, prediction = predicted.loaded, predicted.prediction
     case, scan = loaded.task.case, loaded.scan
-    if refers_to_source(job.suffix, key_image=job.key_image):
+    if refers_to_source(job.suffix, secondary_capture=job.secondary_capture):
         # Its headers are read once more: they must be those of the slices that were segmented.
         refuse_changed(case.path, loaded.inputs["scan"])
     scores = _score(case.name, prediction.mask, loaded.truth, model.label_values)
@@ -58,13 +58,13 @@ def _write(predicted: Predicted, job: Job, model: ModelTask, written: list[Path]
     repaired = save_repaired(scan, job.out, case.name)
     written += [repaired] if repaired is not None else []
     _save_probabilities(case, prediction, job, written)
-    _save_doubt(case, prediction, job, written)
-    if job.picture:
+    _save_uncertainty(case, prediction, job, written)
+    if job.preview:
         written.append(job.out / f"{case.name}.png")
         _draw(case, scan, prediction.mask, loaded.truth, written[-1])
-    if job.key_image:
-        written.append(job.out / f"{case.name}.key.dcm")
-        _key_image(scan, prediction.mask, job, written[-1])
+    if job.secondary_capture:
+        written.append(job.out / f"{case.name}.sc.dcm")
+        _secondary_capture(scan, prediction.mask, job, written[-1])
     spent = {**predicted.seconds, "write": time.perf_counter() - started}
     volumes = tuple(prediction.volume_ml.items())
     row = PredictionRow(case.name, volumes, sum(spent.values()), scores, prediction.notes)
@@ -98,12 +98,12 @@ def _save_probabilities(case: Case, prediction: Prediction, job: Job, written: l
         save(probability, written[-1], note=PROGRAM)
 
 
-def _save_doubt(case: Case, prediction: Prediction, job: Job, written: list[Path]) -> None:
-    if prediction.doubt is None:
+def _save_uncertainty(case: Case, prediction: Prediction, job: Job, written: list[Path]) -> None:
+    if prediction.uncertainty is None:
         return
     make_own_folder(job.out / UNCERTAINTY)
     written.append(job.out / UNCERTAINTY / f"{case.name}.{image_suffix_of(job.suffix)}")
-    save(prediction.doubt.map, written[-1], note=PROGRAM)
+    save(prediction.uncertainty.map, written[-1], note=PROGRAM)
 
 
 def _score(case: str, mask: Volume, truth: Volume | None, labels: dict[str, int]) -> tuple[CaseScore, ...]:
@@ -121,14 +121,14 @@ def _draw(case: Case, scan: Volume, mask: Volume, truth: Volume | None, path: Pa
     overlay_png(scan, masks, path, title=printable(case.name))
 
 
-def _key_image(scan: Volume, mask: Volume, job: Job, path: Path) -> None:
+def _secondary_capture(scan: Volume, mask: Volume, job: Job, path: Path) -> None:
     from c3s3_seg.io.dicom_objects.secondary_capture import write_capture
     from c3s3_seg.report.overlay import overlay_pixels
 
     # The model's name in place of the case's: a folder may be called by the patient's name.
     title = f"c3s3-seg {job.maker.name}: research use only"
-    picture = overlay_pixels(scan, {"prediction": mask}, title=title)
-    write_capture(picture, scan.source, path, job.maker)
+    preview = overlay_pixels(scan, {"prediction": mask}, title=title)
+    write_capture(preview, scan.source, path, job.maker)
 
 
 def _write_page(
@@ -136,7 +136,7 @@ def _write_page(
 ) -> None:
     from c3s3_seg.report.prediction_page import PredictedCase, Uncertainty, write_prediction_page
 
-    loaded, prediction, doubt = predicted.loaded, predicted.prediction, predicted.prediction.doubt
+    loaded, prediction, uncertainty = predicted.loaded, predicted.prediction, predicted.prediction.uncertainty
     words = "Where the bundle's two networks differ: half the sum of the differences of their probabilities"
     shown = PredictedCase(
         printable(row.case),
@@ -145,7 +145,7 @@ def _write_page(
         model.label_values,
         prediction.volume_ml,
         flags=row.notes,
-        uncertainty=Uncertainty(doubt.map, words) if doubt else None,
+        uncertainty=Uncertainty(uncertainty.map, words) if uncertainty else None,
         facts=facts,
     )
     write_prediction_page(path, shown)
@@ -171,17 +171,21 @@ def _facts(predicted: Predicted, row: PredictionRow, spent: dict[str, float], jo
         "seconds": {} if job.deterministic else {**spent, "total": row.seconds_s},
         "tiles": prediction.tiles,
         "tile": list(prediction.tile),
-        "tidied": prediction.tidied,
+        "postprocessed": prediction.postprocessed,
         "nothing_found": row.empty,
         "notes": list(prediction.remarks),
-        "doubt": _doubt(prediction),
-        "gate": prediction.check.record(),
+        "uncertainty": _uncertainty(prediction),
+        "domain_check": prediction.check.record(),
         "made_with": job.origin or {},
     }
 
 
-def _doubt(prediction: Prediction) -> dict[str, Any] | None:
-    doubt = prediction.doubt
-    if doubt is None:
+def _uncertainty(prediction: Prediction) -> dict[str, Any] | None:
+    uncertainty = prediction.uncertainty
+    if uncertainty is None:
         return None
-    return {"hd95_mm": plain(doubt.hd95_mm), "threshold_mm": doubt.threshold_mm, "flagged": doubt.flagged}
+    return {
+        "hd95_mm": plain(uncertainty.hd95_mm),
+        "threshold_mm": uncertainty.threshold_mm,
+        "flagged": uncertainty.flagged,
+    }

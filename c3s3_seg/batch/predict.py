@@ -13,7 +13,7 @@ from typing import Any
 
 from c3s3_seg.batch.claims import FOLDERS, Asked
 from c3s3_seg.batch.executor import Engine, in_this_process
-from c3s3_seg.batch.job import Job, Model, Plan, Task
+from c3s3_seg.batch.job import BatchPlan, CaseTask, Job, Model
 from c3s3_seg.batch.journal import Journal, gather, journal_path
 from c3s3_seg.batch.ledger import Ledger
 from c3s3_seg.batch.outcome import Outcome
@@ -33,7 +33,7 @@ from c3s3_seg.system.ownership import check_place
 
 
 @dataclass(frozen=True)
-class Progress:
+class BatchProgress:
     """How far a batch is; said after each case, and once before the first.
 
     Parameters
@@ -55,7 +55,7 @@ class Progress:
     note: str = ""
 
 
-Tell = Callable[[Progress], None]
+Report = Callable[[BatchProgress], None]
 
 
 @dataclass(frozen=True)
@@ -90,8 +90,8 @@ def predict_cases(
     inputs: Iterable[Path],
     model: Predictor | Model,
     job: Job,
-    tell: Tell | None = None,
-    plan: Plan | None = None,
+    report: Report | None = None,
+    plan: BatchPlan | None = None,
 ) -> BatchResult:
     """Segment files, DICOM folders and folders of cases; the same call again goes on where it ended.
 
@@ -104,7 +104,7 @@ def predict_cases(
         unless the plan asks for workers.
     job
         Where to and what else.
-    tell
+    report
         Called after each case.
     plan
         Workers, shard, limit, retries, time limit.
@@ -116,12 +116,12 @@ def predict_cases(
         hold no label of the model, an output folder that cannot be used or that another run holds, or a
         single case that fails. Among several cases a failing one becomes a row.
     """
-    plan = plan or Plan()
+    plan = plan or BatchPlan()
     check_folder(job.out)
     sweep_unpacked()
     cases = find_cases(list(inputs))
     truths = match_truth(cases, job.truth) if job.truth is not None else {}
-    tasks = [Task(case, truths.get(case.name)) for case in cases]
+    tasks = [CaseTask(case, truths.get(case.name)) for case in cases]
     if plan.shard is not None:
         tasks = plan.shard.of(tasks)
     check_truths([task.truth for task in tasks if task.truth is not None], model)
@@ -131,15 +131,15 @@ def predict_cases(
         engine = _engine(model, job, plan, held)
         stack.callback(sweep_unpacked)  # of workers that were ended in the middle of a case
         stack.callback(engine.close)
-        run = _Run(engine, replace(job, origin=engine.origin), plan, tell or _silent)
+        run = _Run(engine, replace(job, origin=engine.origin), plan, report or _silent)
         return run.all(tasks, single=len(cases) == 1)
 
 
-def _silent(progress: Progress) -> None:
+def _silent(progress: BatchProgress) -> None:
     del progress
 
 
-def _engine(model: Predictor | Model, job: Job, plan: Plan, held: tuple[int, ...]) -> Engine:
+def _engine(model: Predictor | Model, job: Job, plan: BatchPlan, held: tuple[int, ...]) -> Engine:
     if plan.case_timeout_s is not None and (plan.cluster is not None or not isinstance(model, Model)):
         what = "a case can only be ended in a worker process of this machine, which opens the model itself"
         raise InputError(what, todo="Leave the time limit of a case out")
@@ -171,15 +171,15 @@ def _asked(model: Model) -> Asked:
 class _Run:
     """One run over one folder that is held."""
 
-    def __init__(self, engine: Engine, job: Job, plan: Plan, tell: Tell) -> None:
-        self.engine, self.job, self.plan, self.tell = engine, job, plan, tell
+    def __init__(self, engine: Engine, job: Job, plan: BatchPlan, report: Report) -> None:
+        self.engine, self.job, self.plan, self.report = engine, job, plan, report
         self.request = Request(job, engine.asked, plan, _setting(engine.origin, job, engine.asked))
         self.path = journal_path(job.out, plan.shard)
         tag = "" if plan.shard is None else f".{plan.shard}"
         self.table = job.out / f"summary{tag}.csv"
         self.spoken_for = (self.table, *(job.out / name for name in provenance_names(plan.shard)))
 
-    def all(self, tasks: list[Task], *, single: bool) -> BatchResult:
+    def all(self, tasks: list[CaseTask], *, single: bool) -> BatchResult:
         """Sort out, do, record, sum up."""
         for path in self.spoken_for:
             check_place(path)
@@ -199,10 +199,10 @@ class _Run:
                     with suppress(OSError):
                         place.rmdir()
 
-    def _all(self, tasks: list[Task], journal: Journal, *, single: bool, discard: bool) -> BatchResult:
+    def _all(self, tasks: list[CaseTask], journal: Journal, *, single: bool, discard: bool) -> BatchResult:
         found = sort_out(tasks, journal, self.request)
         outcomes = {o.case: o for o in (*found.kept, *found.refused)}
-        self.tell(Progress(0, len(found.todo), note=found.note))
+        self.report(BatchProgress(0, len(found.todo), note=found.note))
         ledger, stopped, undone = Ledger(journal, self.request), "", []
         try:
             for outcome in self._do(found.todo, ledger):
@@ -223,26 +223,26 @@ class _Run:
         result = _result(tasks, outcomes, len(found.kept), found.left)
         return replace(result, undone=tuple(o.case for o in undone), stopped=stopped)
 
-    def _do(self, todo: list[Task], ledger: Ledger) -> Iterator[Outcome]:
+    def _do(self, todo: list[CaseTask], ledger: Ledger) -> Iterator[Outcome]:
         started, done = time.perf_counter(), 0
         with _closed(self.engine.run(ledger.begun(todo))) as run:
             for outcome in run:
                 done += 1
                 outcome = ledger.record(outcome)
                 each_s = (time.perf_counter() - started) / done
-                self.tell(Progress(done, len(todo), each_s * (len(todo) - done), outcome))
+                self.report(BatchProgress(done, len(todo), each_s * (len(todo) - done), outcome))
                 yield outcome
                 if outcome.refusal is not None and outcome.refusal.ends_the_batch:
                     break  # every further case would be computed and then fail in the same way
         for outcome in ledger.taken:
             done += 1
-            self.tell(Progress(done, len(todo), None, outcome))
+            self.report(BatchProgress(done, len(todo), None, outcome))
             yield outcome
 
     def _leave(self, undone: list[Outcome], total: int) -> list[Outcome]:
         """Say of each case that it is left."""
         for outcome in undone:
-            self.tell(Progress(total - len(undone), total, None, outcome))
+            self.report(BatchProgress(total - len(undone), total, None, outcome))
         return undone
 
     def _facts(self) -> dict[str, Any]:
@@ -258,7 +258,13 @@ class _Run:
         }
 
     def _sum_up(
-        self, tasks: list[Task], outcomes: dict[str, Outcome], journal: Journal, *, discard: bool, full: bool
+        self,
+        tasks: list[CaseTask],
+        outcomes: dict[str, Outcome],
+        journal: Journal,
+        *,
+        discard: bool,
+        full: bool,
     ) -> None:
         """The files that speak of all cases. A single case that failed in a new folder leaves nothing."""
         if discard and not any(o.row for o in outcomes.values()):
@@ -280,7 +286,7 @@ class _Run:
                 raise
 
 
-def _result(tasks: list[Task], outcomes: dict[str, Outcome], kept: int, left: int) -> BatchResult:
+def _result(tasks: list[CaseTask], outcomes: dict[str, Outcome], kept: int, left: int) -> BatchResult:
     ordered = [outcomes[task.case.name] for task in tasks if task.case.name in outcomes]
     rows = tuple(o.row for o in ordered if o.row is not None)
     return BatchResult(rows, tuple(o.failure for o in ordered if o.failure is not None), kept, left)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from c3s3_seg import __version__
-from c3s3_seg.batch.journal import STEM, Journal, Record
+from c3s3_seg.batch.journal import STEM, Journal, JournalRecord
 from c3s3_seg.system.files import write_whole
 from c3s3_seg.system.ownership import MARK
 from c3s3_seg.system.schema import plain
@@ -110,7 +110,7 @@ def provenance_names(shard: Shard | None) -> tuple[str, str]:
     return f"{NAME}{tag}.json", f"{STEM}{tag}.jsonl"
 
 
-def _case(record: Record, times: bool) -> dict[str, Any]:
+def _case(record: JournalRecord, times: bool) -> dict[str, Any]:
     outcome = record.outcome
     facts: dict[str, Any] = {
         "case": outcome.case,

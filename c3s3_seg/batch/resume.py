@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from c3s3_seg.batch.claims import Asked, check_places, check_unchanged, clear, is_source, places
-from c3s3_seg.batch.job import Job, Plan, Task
-from c3s3_seg.batch.journal import Journal, Record
+from c3s3_seg.batch.job import BatchPlan, CaseTask, Job
+from c3s3_seg.batch.journal import Journal, JournalRecord
 from c3s3_seg.batch.outcome import Outcome, Refusal
 from c3s3_seg.batch.provenance import RESERVED
 from c3s3_seg.errors import C3S3Error, InputError
@@ -34,7 +34,7 @@ class Sorted:
         Number of cases that the limit leaves for another run.
     """
 
-    todo: list[Task] = field(default_factory=list)
+    todo: list[CaseTask] = field(default_factory=list)
     kept: list[Outcome] = field(default_factory=list)
     refused: list[Outcome] = field(default_factory=list)
     redone: dict[str, int] = field(default_factory=dict)
@@ -73,11 +73,11 @@ class Request:
 
     job: Job
     asked: Asked
-    plan: Plan
+    plan: BatchPlan
     setting: str
 
 
-def sort_out(tasks: Sequence[Task], journal: Journal, request: Request) -> Sorted:
+def sort_out(tasks: Sequence[CaseTask], journal: Journal, request: Request) -> Sorted:
     """Compare each case with the journal and with the files that are there.
 
     Parameters
@@ -119,7 +119,7 @@ def sort_out(tasks: Sequence[Task], journal: Journal, request: Request) -> Sorte
     return result
 
 
-def _reason(task: Task, record: Record | None, request: Request) -> str | None:
+def _reason(task: CaseTask, record: JournalRecord | None, request: Request) -> str | None:
     """Why the case is to be done; None if it need not be. Raises if it must not be."""
     if RESERVED.fullmatch(task.case.name):
         what = f"a case called '{task.case.name}' would take the place of the folder's own provenance.json"
@@ -127,7 +127,7 @@ def _reason(task: Task, record: Record | None, request: Request) -> str | None:
     return _why(task, record, request)
 
 
-def refuse_taken(task: Task, record: Record | None, request: Request, journal: Journal) -> None:
+def refuse_taken(task: CaseTask, record: JournalRecord | None, request: Request, journal: Journal) -> None:
     """Refuse a case whose places are taken; what an earlier run wrote of it is no answer to this, and goes.
 
     Raises
@@ -149,7 +149,7 @@ def refuse_taken(task: Task, record: Record | None, request: Request, journal: J
         raise
 
 
-def _why(task: Task, record: Record | None, request: Request) -> str | None:
+def _why(task: CaseTask, record: JournalRecord | None, request: Request) -> str | None:
     if record is None:
         return "it is new"
     if record.state == "begun":
@@ -159,7 +159,7 @@ def _why(task: Task, record: Record | None, request: Request) -> str | None:
     return _done_before(task, record, request.setting, request.job)
 
 
-def _failed_before(task: Task, record: Record, setting: str, plan: Plan) -> str | None:
+def _failed_before(task: CaseTask, record: JournalRecord, setting: str, plan: BatchPlan) -> str | None:
     refusal = record.outcome.refusal
     if plan.retry_failed or refusal is None or not refusal.final or record.setting != setting:
         return "it is tried again"
@@ -169,7 +169,7 @@ def _failed_before(task: Task, record: Record, setting: str, plan: Plan) -> str 
     return "its scan has changed"
 
 
-def _done_before(task: Task, record: Record, setting: str, job: Job) -> str | None:
+def _done_before(task: CaseTask, record: JournalRecord, setting: str, job: Job) -> str | None:
     missing = _check_outputs(record.outcome, job.out)
     inputs = input_sha256(task.case.path, task.truth)
     known = record.outcome.inputs

@@ -28,7 +28,7 @@ _DECIDES = (
     "overlap",
     "stride",
     "weighting",
-    "flips",
+    "mirroring",
     "keep_largest",
     "min_volume_ml",
     "fill_holes",
@@ -37,7 +37,7 @@ _OF_ALL = (NAME, STEM, "summary", "cases", "report", "doctor")
 
 
 @dataclass(frozen=True)
-class Finding:
+class Discrepancy:
     """One thing that does not hold: which file, and what is wrong with it."""
 
     where: str
@@ -63,7 +63,7 @@ class Verdict:
     """
 
     checked: int = 0
-    wrong: list[Finding] = field(default_factory=list)
+    wrong: list[Discrepancy] = field(default_factory=list)
     stale: list[str] = field(default_factory=list)
     unreachable: list[str] = field(default_factory=list)
     strangers: list[str] = field(default_factory=list)
@@ -136,12 +136,12 @@ def _verify_journal(provenance: Path, cases: list[dict[str, Any]], verdict: Verd
     try:
         done = {r.outcome.case: r.outcome.outputs for r in records_of(path) if r.state == "done"}
     except C3S3Error as error:
-        verdict.wrong.append(Finding(str(path), error.what))
+        verdict.wrong.append(Discrepancy(str(path), error.what))
         return
     for case in sorted({*told, *done}):
         if told.get(case) != done.get(case):
             what = f"the journal and {provenance.name} record different files of the case"
-            verdict.wrong.append(Finding(case, what))
+            verdict.wrong.append(Discrepancy(case, what))
 
 
 def _model(made_with: dict[str, Any]) -> dict[str, Any]:
@@ -186,7 +186,7 @@ def _verify_case(case: dict[str, Any], out: Path, verdict: Verdict) -> Iterator[
         yield name
     if case["state"] == "begun":
         what = "the case was begun and not finished; the same command again does it"
-        verdict.wrong.append(Finding(case["case"], what))
+        verdict.wrong.append(Discrepancy(case["case"], what))
     if case["state"] != "done":
         return
     scan = Path(case["scan"])
@@ -196,11 +196,11 @@ def _verify_case(case: dict[str, Any], out: Path, verdict: Verdict) -> Iterator[
     try:
         found = scan_sha256(scan)
     except C3S3Error as error:
-        verdict.wrong.append(Finding(str(scan), error.what))
+        verdict.wrong.append(Discrepancy(str(scan), error.what))
         return
     verdict.checked += 1
     if found != case["inputs_sha256"]["scan"]:
-        verdict.wrong.append(Finding(str(scan), "the scan is not the one that was read"))
+        verdict.wrong.append(Discrepancy(str(scan), "the scan is not the one that was read"))
 
 
 def _compare(
@@ -211,11 +211,11 @@ def _compare(
             verdict.unreachable.append(str(path))
         else:
             what = "is no regular file any more" if reach else "the file is missing"
-            verdict.wrong.append(Finding(str(path), what))
+            verdict.wrong.append(Discrepancy(str(path), what))
         return
     verdict.checked += counted
     if sha256(path) != expected:
-        verdict.wrong.append(Finding(str(path), f"sha256 is not {expected[:12]}..., which was recorded"))
+        verdict.wrong.append(Discrepancy(str(path), f"sha256 is not {expected[:12]}..., which was recorded"))
 
 
 def _names(out: Path) -> Iterator[str]:

@@ -16,7 +16,7 @@ from dataclasses import asdict, replace
 from typing import IO, Any
 
 from c3s3_seg.batch.executor import in_this_process
-from c3s3_seg.batch.job import Job, Model, Task
+from c3s3_seg.batch.job import CaseTask, Job, Model
 from c3s3_seg.batch.outcome import Refusal
 from c3s3_seg.errors import C3S3Error, foreseen, is_out_of_memory, unforeseen
 from c3s3_seg.system.quiet import quiet_libraries
@@ -49,9 +49,9 @@ def main() -> None:
         _say(answers, outcome=asdict(outcome))
 
 
-def _tasks() -> Iterator[Task]:
+def _tasks() -> Iterator[CaseTask]:
     for line in sys.stdin:
-        yield parse(Task, json.loads(line), WHERE)
+        yield parse(CaseTask, json.loads(line), WHERE)
 
 
 def _take_stdout() -> IO[str]:

@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from c3s3_seg.batch.executor import Engine
-from c3s3_seg.batch.job import Job, Model, Task, sendable
+from c3s3_seg.batch.job import CaseTask, Job, Model, sendable
 from c3s3_seg.batch.outcome import Outcome, Refusal
 from c3s3_seg.errors import C3S3Error, InputError
 from c3s3_seg.system.hardware import available_processors
@@ -69,10 +69,10 @@ def worker_engine(
 
 
 @dataclass
-class _Worker:
+class _BatchWorker:
     process: subprocess.Popen[bytes]
     errors: Any  # an unnamed file with its stderr
-    tasks: deque[Task] = field(default_factory=deque)
+    tasks: deque[CaseTask] = field(default_factory=deque)
     rest: bytes = b""
     ready: bool = False
     since: float = field(default_factory=time.monotonic)  # of its first case, or of its start
@@ -116,7 +116,7 @@ class Pool:
         # network's way (0.064 against 0.059 s a case with two of them on two processors).
         self._overlap = count < available_processors()
         self._selector = selectors.DefaultSelector()
-        self._workers: list[_Worker] = []
+        self._workers: list[_BatchWorker] = []
         self._stillborn = 0
         self.origin: dict[str, Any] = {}
         try:
@@ -129,10 +129,10 @@ class Pool:
             self.close()
             raise
 
-    def run(self, tasks: Iterable[Task]) -> Iterator[Outcome]:
+    def run(self, tasks: Iterable[CaseTask]) -> Iterator[Outcome]:
         """Do the cases; outcomes come as they are finished."""
         fresh = iter(tasks)
-        again: deque[Task] = deque()
+        again: deque[CaseTask] = deque()
         more = True
         while True:
             for worker in self._workers:
@@ -180,12 +180,12 @@ class Pool:
             env={**os.environ, **dict.fromkeys(THREAD_VARIABLES, threads)},
         )
         os.set_blocking(process.stdout.fileno(), False)  # type: ignore[union-attr]
-        worker = _Worker(process, errors)
+        worker = _BatchWorker(process, errors)
         worker.send({"model": asdict(self._model), "job": asdict(self._job), "overlap": self._overlap})
         self._workers.append(worker)
         self._selector.register(process.stdout, selectors.EVENT_READ, worker)  # type: ignore[arg-type]
 
-    def _feed(self, worker: _Worker, fresh: Iterator[Task], again: deque[Task]) -> bool:
+    def _feed(self, worker: _BatchWorker, fresh: Iterator[CaseTask], again: deque[CaseTask]) -> bool:
         """Give a worker what it can take; False once there is nothing fresh."""
         if not worker.ready:
             return True
@@ -205,10 +205,10 @@ class Pool:
             worker.send(asdict(task))
         return True
 
-    def _listen(self) -> tuple[list[Outcome], list[tuple[Task, Refusal]]]:
+    def _listen(self) -> tuple[list[Outcome], list[tuple[CaseTask, Refusal]]]:
         """Wait for answers; what died is replaced, and its cases are given back with the reason."""
         outcomes: list[Outcome] = []
-        orphans: list[tuple[Task, Refusal]] = []
+        orphans: list[tuple[CaseTask, Refusal]] = []
         self._selector.select(LOOK_S)
         for worker in list(self._workers):
             # Dead first, then its last answers: a process of its own may keep the pipe open for longer.
@@ -219,7 +219,7 @@ class Pool:
                 orphans += self._bury(worker)
         return outcomes, orphans
 
-    def _answer(self, worker: _Worker, answer: dict[str, Any]) -> list[Outcome]:
+    def _answer(self, worker: _BatchWorker, answer: dict[str, Any]) -> list[Outcome]:
         if "refused" in answer:
             raise parse(Refusal, answer["refused"], "worker").error()
         if "origin" in answer:
@@ -230,13 +230,13 @@ class Pool:
         worker.since = time.monotonic()  # cases come out in their order: the next one is the first now
         return [outcome]
 
-    def _end_late(self) -> tuple[list[Outcome], list[Task]]:
+    def _end_late(self) -> tuple[list[Outcome], list[CaseTask]]:
         """End what takes longer than a case may; gives the cases that failed, and those that only waited.
 
         What runs in a library cannot be interrupted, so the process goes, and another one is started.
         """
         late: list[Outcome] = []
-        waiting: list[Task] = []
+        waiting: list[CaseTask] = []
         for worker in list(self._workers if self._limit_s is not None else ()):
             limit_s = (self._limit_s or 0.0) if worker.ready else max(self._limit_s or 0.0, OPEN_S)
             if time.monotonic() - worker.since <= limit_s or (worker.ready and not worker.tasks):
@@ -250,7 +250,7 @@ class Pool:
                 waiting += others
         return late, waiting
 
-    def _remove(self, worker: _Worker) -> str:
+    def _remove(self, worker: _BatchWorker) -> str:
         """Take leave of a process that is dead; gives the reason of its death."""
         self._selector.unregister(worker.process.stdout)  # type: ignore[arg-type]
         self._workers.remove(worker)
@@ -261,7 +261,7 @@ class Pool:
         worker.errors.close()
         return reason
 
-    def _bury(self, worker: _Worker) -> list[tuple[Task, Refusal]]:
+    def _bury(self, worker: _BatchWorker) -> list[tuple[CaseTask, Refusal]]:
         reason = self._remove(worker)
         self._stillborn += not worker.ready
         if self._stillborn >= STILLBORN:
@@ -271,7 +271,7 @@ class Pool:
         return [(task, _refusal(task, reason, todo)) for task in worker.tasks]
 
 
-def _too_late(task: Task, limit_s: float) -> Outcome:
+def _too_late(task: CaseTask, limit_s: float) -> Outcome:
     error = InputError(
         f"the case was not finished within {limit_s:g} s",
         where=task.case.path,
@@ -280,7 +280,7 @@ def _too_late(task: Task, limit_s: float) -> Outcome:
     return Outcome(task.case.name, task.place, refusal=Refusal.of(error, "worker"))
 
 
-def _refusal(task: Task, reason: str, todo: str) -> Refusal:
+def _refusal(task: CaseTask, reason: str, todo: str) -> Refusal:
     error: C3S3Error = InputError(
         f"the worker that had this case died: {reason}", where=task.case.path, todo=todo
     )

@@ -1,6 +1,6 @@
 """What the scans were like that a bundle was trained on: measured once, kept in its manifest, compared with.
 
-Grey values are compared by their quantiles. Those of MR have no unit, so each scan is first scaled by its
+Intensities are compared by their quantiles. Those of MR have no unit, so each scan is first scaled by its
 own 1st and 99th percentile; those of CT are Hounsfield units, and are compared as they are.
 """
 
@@ -47,10 +47,10 @@ class Domain:
         How many there were.
     spacing_mm, fov_mm, shape
         Smallest and largest, along the axes nearest to left, posterior, superior.
-    greys
-        Whether grey values were `scaled` by percentiles of the scan, or are `absolute`.
+    intensities
+        Whether intensities were `scaled` by percentiles of the scan, or are `absolute`.
     quantiles
-        The mean quantiles of the grey values, at 5, 10, ... 95 percent.
+        The mean quantiles of the intensities, at 5, 10, ... 95 percent.
     spread
         The mean distance of a scan's quantiles from those of the others, which 5 % of the scans exceed;
         of few scans more, by Student's t, since few scans show less of the spread than there is.
@@ -62,25 +62,25 @@ class Domain:
     spacing_mm: tuple[Range, Range, Range]
     fov_mm: tuple[Range, Range, Range]
     shape: tuple[Counts, Counts, Counts]
-    greys: Literal["scaled", "absolute"]
+    intensities: Literal["scaled", "absolute"]
     quantiles: Annotated[tuple[float, ...], CURVE]
     spread: NotNegative
     volume_ml: dict[str, Volumes] | None = None
 
     def distance(self, scan: Volume) -> float:
         """Mean distance of a scan's quantiles from the training set's, in units of `spread`."""
-        found = grey_quantiles(scan, self.greys)
+        found = intensity_quantiles(scan, self.intensities)
         return float(np.abs(found - np.array(self.quantiles)).mean()) / max(self.spread, 1e-6)
 
 
-def measure(scans: Iterable[Volume], greys: Literal["scaled", "absolute"]) -> Domain:
+def measure(scans: Iterable[Volume], intensities: Literal["scaled", "absolute"]) -> Domain:
     """Measure a training set.
 
     Parameters
     ----------
     scans
         All of them, on their own grids; they are looked at one by one.
-    greys
+    intensities
         `absolute` for Hounsfield units, else `scaled`.
 
     Raises
@@ -94,7 +94,7 @@ def measure(scans: Iterable[Volume], greys: Literal["scaled", "absolute"]) -> Do
         spacing = scan.geometry.spacing_mm[axes]
         shape = np.array(scan.geometry.shape)[axes]
         rows.append((spacing, spacing * shape, shape))
-        curves.append(grey_quantiles(scan, greys))
+        curves.append(intensity_quantiles(scan, intensities))
     if len(rows) < 2:
         raise InputError(f"found {len(rows)} scans to measure; wanted at least 2")
     spacing_mm, fov_mm, sizes = (_ranges(np.array([row[n] for row in rows])) for n in range(3))
@@ -103,11 +103,11 @@ def measure(scans: Iterable[Volume], greys: Literal["scaled", "absolute"]) -> Do
     spread = float(np.quantile(np.abs(every - others).mean(axis=1), 0.95)) * _few(len(every))
     whole = tuple((round(low), round(high)) for low, high in sizes)
     quantiles = tuple(round(float(q), 5) for q in every.mean(axis=0))
-    return Domain(len(rows), spacing_mm, fov_mm, whole, greys, quantiles, round(spread, 5))  # type: ignore[arg-type]
+    return Domain(len(rows), spacing_mm, fov_mm, whole, intensities, quantiles, round(spread, 5))  # type: ignore[arg-type]
 
 
-def grey_quantiles(scan: Volume, greys: Literal["scaled", "absolute"]) -> Floats:
-    """The grey values at 5, 10, ... 95 percent of the voxels.
+def intensity_quantiles(scan: Volume, intensities: Literal["scaled", "absolute"]) -> Floats:
+    """The intensities at 5, 10, ... 95 percent of the voxels.
 
     Raises
     ------
@@ -120,7 +120,7 @@ def grey_quantiles(scan: Volume, greys: Literal["scaled", "absolute"]) -> Floats
     if high <= low:
         raise InputError("all voxels have the same value: there is nothing to see", where=scan.source.path)
     curve = np.array(found, dtype=np.float64)
-    return curve if greys == "absolute" else (curve - low) / (high - low)
+    return curve if intensities == "absolute" else (curve - low) / (high - low)
 
 
 def _few(scans: int) -> float:

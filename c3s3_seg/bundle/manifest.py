@@ -142,7 +142,7 @@ ReadTask = Annotated[Task, Rule(_measured_on_its_labels, "volume_ml of its domai
 class Network:
     """One backbone in the bundle. `stem` names its files: stem.safetensors, stem.onnx.
 
-    A run has `model` and `partner`; an ensemble of folds `model`, which is the best of them, and others.
+    A run has `model` and `secondary`; an ensemble of folds `model`, which is the best of them, and others.
     """
 
     stem: FileName
@@ -177,7 +177,7 @@ class Calibration:
     auroc
         How well it tells bad cases from others: 1 perfectly, 0.5 by chance.
     cases
-        Scans it was found on, worsened copies included.
+        Scans it was found on, degraded copies included.
     found_on
         Which scans, in words.
     """
@@ -192,7 +192,7 @@ class Calibration:
 
 # What programs read of how a bundle was trained; the rest is for people.
 RECORDED: dict[str, tuple[type, ...]] = {
-    "config": (dict,), "data": (dict,), "cases": (dict,), "begun_from": (dict, type(None)),
+    "config": (dict,), "data": (dict,), "cases": (dict,), "initialized_from": (dict, type(None)),
     "validation_cases": (dict,), "validation_last": (list,), "validation_kept": (list,), "candidate": (str,),
     "kept": (str,), "fold": (str, type(None)), "iterations": (int,), "seconds": (int, float),
 }  # fmt: skip
@@ -207,7 +207,7 @@ def _is_record(facts: Any) -> bool:
     if not all(isinstance(record, dict) and "candidate" in record for record in records):
         return False
     cases = facts.get("validation_cases", {}).values()
-    inner = [*records, facts.get("config", {}), facts.get("begun_from") or {}]
+    inner = [*records, facts.get("config", {}), facts.get("initialized_from") or {}]
     return all(isinstance(case, dict) for case in cases) and all(_is_record(part) for part in inner if part)
 
 
@@ -217,8 +217,8 @@ class Manifest:
     """Everything about a bundle but the numbers.
 
     `training` and `parity` (of each exported graph, by its file name) are for the reader, not for programs.
-    `networks` begin with the winner. `companion` is the folder beside this one with more networks for the
-    same task, see `members`.
+    `networks` begin with the primary one. `linked_bundle` is the folder beside this one with more networks
+    for the same task, see `members`.
     """
 
     task: ReadTask
@@ -229,5 +229,5 @@ class Manifest:
     )
     parity: dict[str, Any] = field(default_factory=dict)
     format: Literal[1] = 1
-    doubt: Calibration | None = None
-    companion: FileName | None = None
+    uncertainty: Calibration | None = None
+    linked_bundle: FileName | None = None

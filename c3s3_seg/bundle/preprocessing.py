@@ -23,15 +23,15 @@ Millimetres = Annotated[float, Gt(0), Le(100)]
 
 LONGEST_SIDE = 2**14
 LARGEST_GRID = 2**29  # voxels of a model's grid: 2 GB. A whole body of 2 m at 1 mm has 0.5 of these
-# Squares and sums of grey values are taken on the way: float32 itself goes from 1e-38 to 3e38.
+# Squares and sums of intensities are taken on the way: float32 itself goes from 1e-38 to 3e38.
 LEAST_SPAN, MOST_SPAN = 1e-30, 1e30
-RESCALE = "Look at its header and its grey values, and export it with the values that it is meant to have"
+RESCALE = "Look at its header and its intensities, and export it with the values that it is meant to have"
 
 
 @closed
 @dataclass(frozen=True)
 class Intensity:
-    """How grey values become network input.
+    """How intensities become network input.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ class Intensity:
     high: float = 1.0
 
     def __call__(self, array: FloatArray, offset: float = 0.0) -> FloatArray:
-        """(i, j, k) grey values, less `offset` -> (i, j, k) network input. A flat volume becomes zeros."""
+        """(i, j, k) intensities, less `offset` -> (i, j, k) network input. A flat volume becomes zeros."""
         if self.rule == "window":
             low, high = self.low - offset, self.high - offset
             span = np.float32(self.high - self.low)
@@ -81,7 +81,7 @@ class Recipe:
     spacing_mm
         Voxel spacing of the model's grid along x, y, z.
     intensity
-        The grey value rule.
+        The intensity rule.
     orientation
         The model's axes point to the patient's left, posterior and superior side.
     """
@@ -122,9 +122,9 @@ class Recipe:
         Raises
         ------
         InputError
-            If its grey values are more than float32 holds, see `grey_fault`.
+            If its intensities are more than float32 holds, see `intensity_defect`.
         """
-        fault = grey_fault(scan.array)
+        fault = intensity_defect(scan.array)
         if fault:
             raise InputError(fault, where=scan.source.path, todo=RESCALE)
         grid = self.grid(scan.geometry)
@@ -158,18 +158,18 @@ class Recipe:
         return np.ascontiguousarray(array.transpose(np.argsort(permutation)))
 
 
-def grey_fault(array: NDArray[Any]) -> str:
-    """What makes grey values (any shape) unfit for a network, whose arithmetic is float32; empty if nothing.
+def intensity_defect(array: NDArray[Any]) -> str:
+    """What makes intensities (any shape) unfit for a network, whose arithmetic is float32; empty if nothing.
 
     An offset that all of them have in common does no harm: it is taken off first.
     """
     low, high = array.min(), array.max()
     if not (np.isfinite(low) and np.isfinite(high)):
-        return "found NaN or infinite grey values; wanted numbers"
+        return "found NaN or infinite intensities; wanted numbers"
     span = float(high) - float(low)
     if span > MOST_SPAN or (0 < span < LEAST_SPAN):
         return (
-            f"its grey values run from {float(low):.6g} to {float(high):.6g}, a range that float32 does not"
+            f"its intensities run from {float(low):.6g} to {float(high):.6g}, a range that float32 does not"
             f" hold; wanted one of {LEAST_SPAN:g} to {MOST_SPAN:g}"
         )
     return ""
@@ -196,14 +196,14 @@ def refuse_flat(scan: Volume, prepared: Volume) -> None:
     found = (
         f"all its voxels are {low:.6g}"
         if low == high
-        else f"its grey values run from {low:.6g} to {high:.6g}"
+        else f"its intensities run from {low:.6g} to {high:.6g}"
     )
-    what = f"the grey values have no spread left on the model's grid and in its range: {found}"
+    what = f"the intensities have no spread left on the model's grid and in its range: {found}"
     raise InputError(what, where=scan.source.path, todo=RESCALE)
 
 
 def _offset(array: NDArray[Any]) -> int | float:
-    """What has to be taken off the grey values before float32 can hold them; 0 where it can as they are."""
+    """What has to be taken off the intensities before float32 can hold them; 0 where it can as they are."""
     return 0 if fits_float32(array) else array.min().item()
 
 

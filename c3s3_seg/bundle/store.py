@@ -1,9 +1,9 @@
 """ModelBundle: what training promises inference. A folder of plain files, each with its sha256.
 
     manifest.json       see `manifest.Manifest`
-    model.safetensors   weights of the winner; convolutions in half precision, the rest in single
+    model.safetensors   weights of the primary network; convolutions in half precision, the rest in single
     model.onnx          its graph; reads the weights from model.safetensors
-    partner.*           the same for the other network, where it ships; an ensemble has fold-2.*, fold-3.* ...
+    secondary.*         the same for the other network, where it ships; an ensemble has fold-2.*, ...
     README.md           the model card
 
 Nothing in it is a pickle, and nothing is trusted whose hash is not the manifest's.
@@ -99,7 +99,7 @@ class ModelBundle:
     def calibrated(self, domain: Domain | None = None, uncertainty: Calibration | None = None) -> ModelBundle:
         """Write the domain and the uncertainty limit into the manifest; None keeps what it has."""
         task = replace(self.manifest.task, domain=domain or self.manifest.task.domain)
-        manifest = replace(self.manifest, task=task, doubt=uncertainty or self.manifest.doubt)
+        manifest = replace(self.manifest, task=task, uncertainty=uncertainty or self.manifest.uncertainty)
         return ModelBundle(self.folder, manifest).add({})
 
     @property
@@ -108,31 +108,33 @@ class ModelBundle:
         return self.manifest.task
 
     def members(self) -> list[tuple[ModelBundle, Network]]:
-        """All networks for this task, winner first, each with the bundle that holds it.
+        """All networks for this task, primary first, each with the bundle that holds it.
 
-        A bundle may name a companion, a folder beside it: another bundle of the same task, which brings
+        A bundle may name a linked bundle, a folder beside it: another bundle of the same task, which brings
         the networks that would have made this one too large.
 
         Raises
         ------
         InputError
-            If the companion is not there, is damaged, or does another task.
+            If the linked bundle is not there, is damaged, or does another task.
         """
         own = [(self, network) for network in self.networks]
-        name = self.manifest.companion
+        name = self.manifest.linked_bundle
         if name is None:
             return own
         folder = self.folder.parent / name
         if not _is_plain(name) or folder.resolve() == self.folder.resolve():
-            raise InputError(f"the companion '{name}' is not a folder beside this one", where=self.folder)
+            raise InputError(f"the linked bundle '{name}' is not a folder beside this one", where=self.folder)
         other = ModelBundle.load(folder)
         if (_outputs(other.task), other.task.recipe) != (_outputs(self.task), self.task.recipe):
-            raise InputError("its labels or its recipe are not those of its companion", where=other.folder)
+            raise InputError(
+                "its labels or its recipe are not those of its linked bundle", where=other.folder
+            )
         return own + [(other, network) for network in other.networks]
 
     @property
     def networks(self) -> tuple[Network, ...]:
-        """The backbones, winner first."""
+        """The backbones, primary first."""
         return self.manifest.networks
 
     def has(self, name: str) -> bool:

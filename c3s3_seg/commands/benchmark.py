@@ -43,8 +43,8 @@ def benchmark(
     if write_profile and path is not None:
         check_output_file(path)
         check_place(path, ours=_is_profile(path))
-    with Status() as tell:
-        result = survey(found, tell, RUNTIMES if runtime is None else (runtime,))
+    with Status() as report:
+        result = survey(found, report, RUNTIMES if runtime is None else (runtime,))
     table = Table(
         "Runtime", "Threads", "Tile", "s", "s / Mvoxel", "GFLOP/s", "of a matrix product", "Peak (MB)"
     )

@@ -37,7 +37,7 @@ def calibrate(
     check_folder(found.folder)
     index = DataSet.load(data)
     config = found.manifest.training.get("config", {}).get("data", {})
-    splits = index.splits.put_aside(config.get("validation_from_unlabelled", 0))
+    splits = index.splits.hold_out(config.get("validation_from_unlabelled", 0))
     with Status() as status:
         domain = measure_domain(found.task, index, splits, status)
         why = _without_limit(found, splits)
@@ -73,11 +73,11 @@ def _limit(
     bundle: ModelBundle, index: DataSet, splits: Splits, bad_mm: float | None, status: Status
 ) -> Limit:
     from c3s3_seg.io import load, load_mask
-    from c3s3_seg.training.bundles.calibrate import Case, calibrate_uncertainty
+    from c3s3_seg.training.bundles.calibrate import ReferenceCase, calibrate_uncertainty
 
     cases = []
     for name in splits.validation:
         scan = load(index.scan(name))
-        cases.append(Case(name, scan, load_mask(index.mask(name), grid=scan.geometry)))
+        cases.append(ReferenceCase(name, scan, load_mask(index.mask(name), grid=scan.geometry)))
     found_on = f"{len(cases)} validation cases of {index.folder.resolve().name}, as they are and degraded"
     return calibrate_uncertainty(bundle, cases, found_on, bad_mm, status)

@@ -12,7 +12,7 @@ import typer
 from c3s3_seg.commands.console import Bar, say, show
 
 if TYPE_CHECKING:
-    from c3s3_seg.dataset.check.check import Examination
+    from c3s3_seg.dataset.check.check import DataSetCheck
 
 
 def doctor(
@@ -30,13 +30,13 @@ def doctor(
 ) -> None:
     """Check a data set before training, or this installation.
 
-    Of a data set: files, grids, masks, orientations, grey values, scans that are there twice. Exit code 1:
+    Of a data set: files, grids, masks, orientations, intensities, scans that are there twice. Exit code 1:
     errors, from which nothing can be learnt; warnings alone give 0.
     """
     if dataset is None:
         _installation(as_json)
         return
-    from c3s3_seg.dataset.check.check import examine
+    from c3s3_seg.dataset.check.check import check_data_set
     from c3s3_seg.errors import InputError
     from c3s3_seg.system.files import make_folder
     from c3s3_seg.system.ownership import check_output, remove_ours
@@ -47,7 +47,7 @@ def doctor(
         check_output(out, ["doctor.json", *(["doctor.html"] if html else [])])
         make_folder(out)
     with Bar() as bar:
-        found = examine(dataset, workers=workers, progress=bar)
+        found = check_data_set(dataset, workers=workers, progress=bar)
         if out is not None:
             remove_ours(out / "doctor.html")  # of an earlier run, it would show other findings
             _write(found, out, html=html, bar=bar)
@@ -58,7 +58,7 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _write(found: Examination, out: Path, *, html: bool, bar: Bar) -> None:
+def _write(found: DataSetCheck, out: Path, *, html: bool, bar: Bar) -> None:
     from c3s3_seg.dataset.check.html import write_doctor_json, write_doctor_page
 
     write_doctor_json(out / "doctor.json", found)
@@ -66,7 +66,7 @@ def _write(found: Examination, out: Path, *, html: bool, bar: Bar) -> None:
         write_doctor_page(out / "doctor.html", found, progress=bar)
 
 
-def _say(found: Examination, as_json: bool) -> None:
+def _say(found: DataSetCheck, as_json: bool) -> None:
     from c3s3_seg.report.findings import findings_table, summary
 
     if as_json:
@@ -79,10 +79,10 @@ def _say(found: Examination, as_json: bool) -> None:
 
 
 def _installation(as_json: bool) -> None:
-    from c3s3_seg.batch.self_check import examine
+    from c3s3_seg.batch.self_check import check_data_set
 
     bad = 0
-    for check in examine():
+    for check in check_data_set():
         bad += not check.good
         line = f"{'ok ' if check.good else 'BAD'}  {check.name}: {check.found}"
         say(json.dumps(asdict(check)) if as_json else line)

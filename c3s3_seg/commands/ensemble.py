@@ -17,7 +17,7 @@ def ensemble(
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the new bundle.")],
 ) -> None:
-    """Make one bundle of the winners of several; `predict --ensemble` averages them."""
+    """Make one bundle of the primary networks of several; `predict --ensemble` averages them."""
     need("torch", "safetensors")
     from c3s3_seg.bundle import MANIFEST, ModelBundle
     from c3s3_seg.errors import InputError

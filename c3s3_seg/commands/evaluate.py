@@ -60,14 +60,14 @@ def evaluate(
     """Score masks against the truth: Dice, Jaccard, 95HD, ASD and more."""
     if html:
         need("plotly", extra="report")
-    from c3s3_seg.batch.evaluate import Settings
+    from c3s3_seg.batch.evaluate import EvaluationSettings
     from c3s3_seg.batch.evaluate import evaluate as run
     from c3s3_seg.dataset.labels import Labels
     from c3s3_seg.report.terminal import comparison_table, evaluation_table
 
     tolerances_mm = tuple(tolerance or (1.0, 2.0))
     named = Labels.parse(labels).values if labels is not None else None
-    settings = Settings(protocol, named, tolerances_mm, area_nsd, resample, workers, html, images)
+    settings = EvaluationSettings(protocol, named, tolerances_mm, area_nsd, resample, workers, html, images)
     with Bar() as bar:
         result = run(predictions, truth, out, settings, against=against, progress=bar)
     show(evaluation_table(result.rows, result.failures))

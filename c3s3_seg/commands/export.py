@@ -33,7 +33,7 @@ def export(
     ] = None,
     ensemble: Annotated[
         bool,
-        typer.Option("--ensemble", help="All networks in one file, averaged; a companion's too."),
+        typer.Option("--ensemble", help="All networks in one file, averaged; a linked bundle's too."),
     ] = False,
     check: Annotated[
         list[Path] | None,
@@ -48,18 +48,18 @@ def export(
     from c3s3_seg.errors import InputError
     from c3s3_seg.export.compare import check_scans
     from c3s3_seg.export.export import check_output, export_folder, export_in_bundle
-    from c3s3_seg.export.spec import Form
+    from c3s3_seg.export.spec import GraphSpec
 
-    found, form = ModelBundle.find(bundle), Form(precision, batch, ensemble)
-    if out is None and (to != "onnx" or form != Form()):
+    found, spec = ModelBundle.find(bundle), GraphSpec(precision, batch, ensemble)
+    if out is None and (to != "onnx" or spec != GraphSpec()):
         raise InputError("this export stands alone and needs a folder", todo="Give one with -o")
-    check_output(found, to, form, out)
+    check_output(found, to, spec, out)
     scans, what = check_scans(found, check or [])
     if out is None:
         exported, graphs = export_in_bundle(found, scans)
         proofs = {exported.folder / name: proof for name, proof in graphs.items()}
     else:
-        path, proof = export_folder(found, to, form, out, scans)
+        path, proof = export_folder(found, to, spec, out, scans)
         proofs = {path: proof}
     for path, proof in proofs.items():
         say(f"{path}: agrees with torch on {what}: {proof}.")

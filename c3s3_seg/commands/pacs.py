@@ -59,10 +59,10 @@ def fetch(
     Nothing listens on this machine, but for --move; with --tls that needs --certificate and --trust.
     """
     from c3s3_seg.errors import InputError
-    from c3s3_seg.io.pacs.association import Listener, Node
+    from c3s3_seg.io.pacs.association import AssociationListener, Node
     from c3s3_seg.io.pacs.client import fetch as get
     from c3s3_seg.io.pacs.client import find_studies
-    from c3s3_seg.io.pacs.query import Limits
+    from c3s3_seg.io.pacs.query import FetchLimits
     from c3s3_seg.system.hardware import parse_memory
 
     node, caller = Node.parse(server), _caller(title, timeout, tls, trust, certificate)
@@ -73,8 +73,8 @@ def fetch(
         raise InputError(
             f"{option} is for --move", todo=f"Give our AE title with --move, or leave {option} out"
         )
-    listener = None if move is None else Listener.parse(move, listen, sender or ())
-    limits = Limits(max_time, max_files, parse_memory(max_size))
+    listener = None if move is None else AssociationListener.parse(move, listen, sender or ())
+    limits = FetchLimits(max_time, max_files, parse_memory(max_size))
     if listener is not None and not listener.is_local:
         how = "" if caller.tls is not None else ", without encryption"
         where = f"{listener.host}:{listener.port}"

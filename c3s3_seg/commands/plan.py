@@ -39,7 +39,7 @@ def plan(
     from c3s3_seg.report.terminal import plan_table
     from c3s3_seg.system.files import check_output_file, write_whole
     from c3s3_seg.system.hardware import parse_memory
-    from c3s3_seg.training.planning.budget import Wishes
+    from c3s3_seg.training.planning.budget import Constraints
     from c3s3_seg.training.planning.builder import toml
     from c3s3_seg.training.planning.plan import make_plan
     from c3s3_seg.training.planning.timing import free_bytes, parse_time
@@ -49,10 +49,10 @@ def plan(
         raise InputError("is there already", where=out, todo="Give another file, or remove this one")
     limit = free_bytes() if memory is None else float(parse_memory(memory))
     begin = ModelBundle.find(start) if start is not None else None
-    wishes = Wishes(parse_time(budget), limit, begin, began_s)
+    constraints = Constraints(parse_time(budget), limit, begin, began_s)
     try:
         with Status() as status:
-            choices = make_plan(data, wishes, set_ or [], _Progress(status))
+            choices = make_plan(data, constraints, set_ or [], _Progress(status))
     except Stopped as stopped:
         stopped.todo = "nothing was written; the same command begins anew"
         raise

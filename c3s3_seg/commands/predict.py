@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from c3s3_seg.commands.console import need, say, show, shown
-from c3s3_seg.commands.progress import Teller
+from c3s3_seg.commands.progress import ProgressReporter
 
 BackendName = Literal["auto", "openvino", "onnx", "torch", "tensorrt"]
 DeviceName = Literal["auto", "cpu", "cuda"]
@@ -51,15 +51,17 @@ def predict(
     uncertainty: Annotated[
         bool,
         typer.Option(
-            "--uncertainty", help="Compare the networks: maps in OUT/uncertainty, doubtful cases flagged."
+            "--uncertainty", help="Compare the networks: maps in OUT/uncertainty, uncertain cases flagged."
         ),
     ] = False,
-    picture: Annotated[
-        bool, typer.Option("--picture", help="Draw each case with its contour as PNG.")
+    preview: Annotated[
+        bool, typer.Option("--preview", help="Draw each case with its contour as PNG.")
     ] = False,
-    key_image: Annotated[
+    secondary_capture: Annotated[
         bool,
-        typer.Option("--key-image", help="Write that picture as DICOM Secondary Capture. Needs DICOM input."),
+        typer.Option(
+            "--secondary-capture", help="Write that picture as DICOM Secondary Capture. Needs DICOM input."
+        ),
     ] = False,
     series: Annotated[
         str | None,
@@ -92,7 +94,7 @@ def predict(
         str | None, typer.Option(help="X,Y,Z voxels from tile to tile, in place of an overlap.")
     ] = None,
     blend: Annotated[Blend, typer.Option(help="How overlapping tiles are averaged.")] = "constant",
-    flips: Annotated[
+    mirroring: Annotated[
         str, typer.Option(help="Average over mirrored views along these axes, such as xy.")
     ] = "",
     protocol: Annotated[
@@ -151,10 +153,10 @@ def predict(
     if html:
         need("plotly", extra="report")
 
-    from c3s3_seg.batch import Job, Model, Plan, predict_cases
+    from c3s3_seg.batch import BatchPlan, Job, Model, predict_cases
     from c3s3_seg.bundle import ModelBundle
     from c3s3_seg.inference import Settings
-    from c3s3_seg.inference.settings import parse_flips, parse_stride, published
+    from c3s3_seg.inference.settings import parse_axes, parse_stride, published
     from c3s3_seg.inference.tuning.profile import existing_profile
     from c3s3_seg.io.reading import Reading, fixes
     from c3s3_seg.report.terminal import prediction_table
@@ -168,7 +170,7 @@ def predict(
         uncertainty=uncertainty,
         stride=None if stride is None else parse_stride(stride),
         weighting=blend,
-        flips=parse_flips(flips),
+        mirroring=parse_axes(mirroring),
         memory_bytes=None if memory is None else parse_memory(memory),
         keep_largest=keep_largest,
         fill_holes=fill_holes,
@@ -184,18 +186,18 @@ def predict(
         out,
         format,
         truth,
-        picture,
+        preview,
         html=html,
-        key_image=key_image,
+        secondary_capture=secondary_capture,
         deterministic=deterministic,
         reading=Reading(series, fixes(fix or []), bundle.task.series),
         roi=roi,
         allow_out_of_domain=force,
     )
     share = parse_shard(shard, os.environ) if shard is not None else None
-    plan = Plan(workers, share, limit, retry_failed, cluster, tuple(sys.argv), case_timeout)
-    with Teller(as_json=as_json, quiet=quiet) as tell:
-        result = predict_cases(inputs, how, job, tell, plan)
+    plan = BatchPlan(workers, share, limit, retry_failed, cluster, tuple(sys.argv), case_timeout)
+    with ProgressReporter(as_json=as_json, quiet=quiet) as report:
+        result = predict_cases(inputs, how, job, report, plan)
     if not (as_json or quiet):
         rows = result.rows if len(result.rows) <= LONGEST_TABLE else ()
         failures = [replace(f, reason=shown(f.reason, sys.stdout)) for f in result.failures]

@@ -14,7 +14,7 @@ from c3s3_seg.errors import listed, public
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from c3s3_seg.dataset.prepare.pipeline import Prepared
+    from c3s3_seg.dataset.prepare.pipeline import PreparedDataSet
 
 SPLITS = ("labelled", "unlabelled", "validation", "test")
 MOST = 8  # cases that a line lists
@@ -64,7 +64,7 @@ def prepare(
 ) -> None:
     """Make a data set to train on from a folder of scans, some of them with masks."""
     from c3s3_seg.dataset.labels import Labels
-    from c3s3_seg.dataset.prepare.assemble import Settings
+    from c3s3_seg.dataset.prepare.assemble import PrepareSettings
     from c3s3_seg.dataset.prepare.discover import Search
     from c3s3_seg.dataset.prepare.pipeline import prepare as run
     from c3s3_seg.io.reading import fixes
@@ -72,7 +72,7 @@ def prepare(
     search = Search(_rule(modality, series), fixes(fix or []), tuple(leave_out or ()), workers)
     known = Labels.parse(labels) if labels is not None else None
     kind = (modality or "").upper()
-    settings = Settings(search, known, patient, validation, seed, name or "", kind, empty_masks)
+    settings = PrepareSettings(search, known, patient, validation, seed, name or "", kind, empty_masks)
     with Bar() as bar:
         result = run(source, out, settings, bar, dry=dry_run)
     if as_json:
@@ -101,7 +101,7 @@ def _rule(modality: str | None, series: str | None) -> Any:
         raise InputError(f"--series is not {error}") from None
 
 
-def _tables(result: Prepared) -> list[Table]:
+def _tables(result: PreparedDataSet) -> list[Table]:
     """Cases and patients of each split; then what is refused, with its reason."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
@@ -123,7 +123,7 @@ def _tables(result: Prepared) -> list[Table]:
     return [table, refused]
 
 
-def _remarks(result: Prepared, dry: bool) -> list[str]:
+def _remarks(result: PreparedDataSet, dry: bool) -> list[str]:
     """What the table does not say."""
     data = result.data
     labels = ", ".join(f"{name} = {value}" for name, value in data.labels.items()) or "none"
@@ -153,7 +153,7 @@ def _remarks(result: Prepared, dry: bool) -> list[str]:
     return lines
 
 
-def _assumptions(result: Prepared) -> list[str]:
+def _assumptions(result: PreparedDataSet) -> list[str]:
     """Of whom the scans are, and what else was taken for granted."""
     from c3s3_seg.dataset.patients import BIDS, COPY, FOLDER, OWN, SERIAL, STEM
 
@@ -178,7 +178,7 @@ def _assumptions(result: Prepared) -> list[str]:
     return lines
 
 
-def _facts(result: Prepared) -> dict[str, Any]:
+def _facts(result: PreparedDataSet) -> dict[str, Any]:
     """The table as JSON."""
     data = result.data
     facts: dict[str, Any] = {"found": result.found, "labels": dict(data.labels), "modality": data.modality}

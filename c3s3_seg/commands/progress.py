@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 from c3s3_seg.commands.console import Status, say
 
 if TYPE_CHECKING:
-    from c3s3_seg.batch import Progress
+    from c3s3_seg.batch import BatchProgress
     from c3s3_seg.batch.outcome import Outcome
 
 EVERY_S = 30.0  # in a log file, a line of progress no more often than this
 
 
-class Teller:
-    """Call it with the batch's `Progress`; use it as a context.
+class ProgressReporter:
+    """Call it with the batch's `BatchProgress`; use it as a context.
 
     Parameters
     ----------
@@ -31,12 +31,12 @@ class Teller:
         self._status = Status()
         self._last = time.monotonic()
 
-    def __enter__(self) -> Teller:
+    def __enter__(self) -> ProgressReporter:
         if not self._quiet:
             self._status.__enter__()
         return self
 
-    def __call__(self, progress: Progress) -> None:
+    def __call__(self, progress: BatchProgress) -> None:
         """Say how far it is."""
         if self._json:
             for line in _lines(progress):
@@ -56,7 +56,7 @@ class Teller:
             self._status.__exit__()
 
 
-def _text(progress: Progress) -> str:
+def _text(progress: BatchProgress) -> str:
     left = "" if progress.left_s is None else f", about {duration(progress.left_s)} left"
     last = "" if progress.outcome is None else f": {progress.outcome.case}"
     return f"{progress.done} of {progress.total} done{left}{last}"
@@ -81,7 +81,7 @@ def _state(outcome: Outcome) -> str:
     return "nothing found" if outcome.row.empty else "done"
 
 
-def _lines(progress: Progress) -> list[dict[str, Any]]:
+def _lines(progress: BatchProgress) -> list[dict[str, Any]]:
     """The events of `--json`; documented in docs/operations.md."""
     if progress.outcome is None:
         return [{"event": "start", "total": progress.total, "note": progress.note}]

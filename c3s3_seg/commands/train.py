@@ -38,33 +38,33 @@ def train(
     need("torch", "safetensors", "tensorboard")
     from c3s3_seg.bundle import ModelBundle
     from c3s3_seg.training.config import load_config
-    from c3s3_seg.training.distributed import World
-    from c3s3_seg.training.loggers import open_listener
+    from c3s3_seg.training.distributed import ProcessGroup
+    from c3s3_seg.training.loggers import open_logger
     from c3s3_seg.training.train import train as run
 
     changes = [*(set_ or []), *([] if fold is None else [f"data.fold={fold}"])]
     settings = load_config(config, changes)
     begin = ModelBundle.find(start) if start is not None else None
     try:
-        with open_listener(out) as listener:
-            bundle = run(settings, out, listener, resume=resume, start=begin)
+        with open_logger(out) as logger:
+            bundle = run(settings, out, logger, resume=resume, start=begin)
     except Stopped as stopped:
         stopped.todo = _how_to_go_on(out, resume)
         raise
-    if World.of_environment().leads:
+    if ProcessGroup.of_environment().leads:
         _refuse_nothing(bundle)
         say(f"The bundle is {bundle.folder}. Next: c3s3-seg export {bundle.folder} --to onnx")
 
 
 def _how_to_go_on(out: Path, resume: bool) -> str:
     from c3s3_seg.training.checkpoint import FILE
-    from c3s3_seg.training.distributed import World
+    from c3s3_seg.training.distributed import ProcessGroup
 
     if not (out / FILE).exists():
         return "there is no checkpoint yet; the same command begins anew"
     if resume:
         return "the same command goes on from the last checkpoint"
-    if World.of_environment().size > 1:
+    if ProcessGroup.of_environment().size > 1:
         return "the same command with --resume goes on from the last checkpoint"
     return f"go on from the last checkpoint with: {shlex.join(['c3s3-seg', *sys.argv[1:], '--resume'])}"
 

@@ -62,7 +62,7 @@ class Splits:
         """All names for training: labelled, unlabelled, validation."""
         return self.labelled + self.unlabelled + self.validation
 
-    def put_aside(self, count: int) -> Splits:
+    def hold_out(self, count: int) -> Splits:
         """The last `count` unlabelled cases serve for validation, where no case does yet."""
         if self.validation or not count:
             return self
@@ -77,7 +77,7 @@ class Splits:
 
 @closed
 @dataclass(frozen=True)
-class Record:
+class CaseRecord:
     """Where a case comes from; written by `prepare`.
 
     Parameters
@@ -140,7 +140,7 @@ class DataSet:
     modality: str = ""
     labels: Mapping[str, int] = field(default_factory=dict)
     splits: Splits = Splits()
-    records: Mapping[str, Record] = field(default_factory=dict)
+    records: Mapping[str, CaseRecord] = field(default_factory=dict)
     patient_of: Mapping[str, str] = field(default_factory=dict)
     empty_masks: bool = False
 
@@ -161,7 +161,7 @@ class DataSet:
         splits = Splits(**parse(dict[str, tuple[PlainName, ...]], {k: data.get(k, []) for k in SPLITS}, path))
         _refuse_twice(splits, path)
         tables = parse(dict[str, dict[str, Any]], {k: data.get(k, {}) for k in ("cases", "patient_of")}, path)
-        by_case = parse(dict[PlainName, Record], tables["cases"], path)
+        by_case = parse(dict[PlainName, CaseRecord], tables["cases"], path)
         records = {str(case): record for case, record in by_case.items()}
         return cls(
             folder,

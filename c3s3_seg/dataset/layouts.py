@@ -33,7 +33,7 @@ from c3s3_seg.dataset.prepare.discover import (
     wanted_files,
     why_no_mask_file,
 )
-from c3s3_seg.dataset.prepare.inventory import Inventory, Mask, Pair, Part, Refused, Scan, Split
+from c3s3_seg.dataset.prepare.inventory import Inventory, Mask, Part, RefusedFile, Scan, ScanMaskPair, Split
 from c3s3_seg.dataset.prepare.pairing import KEPT
 from c3s3_seg.errors import ConfigError, InputError
 from c3s3_seg.io.cases import scan_stem, walk_files
@@ -104,15 +104,15 @@ def _inventory(
     pairs, refused = [], []
     for scan, part in taken:
         if part is None or is_left_out(part.place, search.leave_out):
-            pairs.append(Pair(scan))
+            pairs.append(ScanMaskPair(scan))
             continue
         probe = seen[part.files[0]]
         if isinstance(probe, Probe) and probe.values is not None:
-            pairs.append(Pair(scan, Mask(part, None, probe.values)))
+            pairs.append(ScanMaskPair(scan, Mask(part, None, probe.values)))
         else:
             reason = probe if isinstance(probe, str) else f"it {why_no_mask_file(part.files[0], search)}"
-            refused.append(Refused(part.place, reason + KEPT))
-            pairs.append(Pair(scan))
+            refused.append(RefusedFile(part.place, reason + KEPT))
+            pairs.append(ScanMaskPair(scan))
     return Inventory(tuple(pairs), tuple(refused), dict(passed), labels)
 
 

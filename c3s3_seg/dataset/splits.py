@@ -14,7 +14,7 @@ SHARE = 10  # one patient in so many judges
 
 
 @dataclass(frozen=True)
-class Member:
+class SplitCase:
     """A case to be assigned: its patient, whether it has a mask, and what the layout says it is for."""
 
     case: str
@@ -24,7 +24,7 @@ class Member:
 
 
 def assign(
-    members: Sequence[Member], wanted: int | None, seed: int, kept: frozenset[str] = frozenset()
+    members: Sequence[SplitCase], wanted: int | None, seed: int, kept: frozenset[str] = frozenset()
 ) -> Splits:
     """Assign each case.
 
@@ -65,7 +65,7 @@ def assign(
     return Splits(**{name: tuple(cases) for name, cases in sorted_in.items()})
 
 
-def _split(member: Member, drawn: set[str], fixed: set[str]) -> str:
+def _split(member: SplitCase, drawn: set[str], fixed: set[str]) -> str:
     if member.split in ("validation", "test"):
         return member.split if member.has_mask else ""
     if member.split:
@@ -77,7 +77,7 @@ def _split(member: Member, drawn: set[str], fixed: set[str]) -> str:
     return "labelled" if member.has_mask else "unlabelled"
 
 
-def _draw(free: Sequence[Member], wanted: int | None, seed: int, kept: frozenset[str]) -> set[str]:
+def _draw(free: Sequence[SplitCase], wanted: int | None, seed: int, kept: frozenset[str]) -> set[str]:
     """The patients who judge: those who did before, then others by chance."""
     able = list(dict.fromkeys(m.patient for m in free if m.has_mask))
     count = wanted if wanted is not None else min(max(1, round(len(able) / SHARE)), max(0, len(able) - 1))
@@ -92,9 +92,9 @@ def _draw(free: Sequence[Member], wanted: int | None, seed: int, kept: frozenset
     return {*before, *others[: count - len(before)]}
 
 
-def _refuse_torn(members: Sequence[Member]) -> None:
-    learnt = {m.patient for m in members if m.split in ("labelled", "unlabelled")}
-    torn = sorted(learnt & {m.patient for m in members if m.split in ("validation", "test")})
+def _refuse_torn(members: Sequence[SplitCase]) -> None:
+    trained_on = {m.patient for m in members if m.split in ("labelled", "unlabelled")}
+    torn = sorted(trained_on & {m.patient for m in members if m.split in ("validation", "test")})
     if torn:
         cases = ", ".join([m.case for m in members if m.patient == torn[0] and m.split][:5])
         raise InputError(

@@ -127,7 +127,7 @@ def _patches(task: Task, scan: Volume) -> list[FloatArray]:
     return [np.ascontiguousarray(padded[tile])[None, None] for tile in tiling.slices()]
 
 
-class Probabilities:
+class ProbabilityBackend:
     """A file that gives probabilities, as a backend, which gives logits: softmax(log p) = p.
 
     Parameters

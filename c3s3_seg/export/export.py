@@ -16,12 +16,12 @@ import numpy as np
 from c3s3_seg.bundle import CARD, ModelBundle, Network
 from c3s3_seg.errors import InputError, RefusedError
 from c3s3_seg.export.card import in_bundle_card, stand_alone_card
-from c3s3_seg.export.compare import Probabilities, compare
+from c3s3_seg.export.compare import ProbabilityBackend, compare
 from c3s3_seg.export.metadata import facts, weights
 from c3s3_seg.export.onnx import onnx_graph
 from c3s3_seg.export.openvino import openvino_files
 from c3s3_seg.export.parity import Parity
-from c3s3_seg.export.spec import Built, Form, Target
+from c3s3_seg.export.spec import Built, GraphSpec, Target
 from c3s3_seg.export.standalone import standalone_graph
 from c3s3_seg.export.trace import INPUT
 from c3s3_seg.geometry.volume import Volume
@@ -46,12 +46,12 @@ NAMES: dict[Target, tuple[str, ...]] = {
 }
 
 
-def check_output(bundle: ModelBundle, target: Target, form: Form, out: Path | None) -> None:
+def check_output(bundle: ModelBundle, target: Target, spec: GraphSpec, out: Path | None) -> None:
     """Before minutes of work: can the files be written, and would they take the place of somebody else's?
 
     Parameters
     ----------
-    bundle, target, form
+    bundle, target, spec
         As in `export_folder`.
     out
         The folder of a stand-alone export; None: the bundle's own.
@@ -64,7 +64,7 @@ def check_output(bundle: ModelBundle, target: Target, form: Form, out: Path | No
     if out is None:
         check_output_file(bundle.folder / CARD)
         return
-    stem = form.stem(bundle)
+    stem = spec.stem(bundle)
     check_folder(out)
     check_set(out, [stem + name if name.startswith(".") else name for name in NAMES[target]], FACTS)
 
@@ -92,7 +92,7 @@ def export_in_bundle(bundle: ModelBundle, scans: Sequence[Volume]) -> tuple[Mode
     RefusedError
         If it does not agree; the bundle is left as it was.
     """
-    check_output(bundle, "onnx", Form(), None)
+    check_output(bundle, "onnx", GraphSpec(), None)
     graphs: dict[str, bytes] = {}
     proofs: dict[str, Parity] = {}
     for network in bundle.networks:
@@ -116,7 +116,7 @@ def _check_graph(bundle: ModelBundle, network: Network, graph: bytes, scans: Seq
 
 
 def export_folder(
-    bundle: ModelBundle, target: Target, form: Form, out: Path, scans: Sequence[Volume]
+    bundle: ModelBundle, target: Target, spec: GraphSpec, out: Path, scans: Sequence[Volume]
 ) -> tuple[Path, Parity]:
     """Write an export that needs nothing of ours into a folder, if it agrees with torch on these scans.
 
@@ -136,27 +136,27 @@ def export_folder(
     """
     if not scans:
         raise InputError("there is no scan to compare on", todo="Give one with --check")
-    check_output(bundle, target, form, out)
+    check_output(bundle, target, spec, out)
     with _folder(out):
-        return _export(bundle, target, form, out, scans)
+        return _export(bundle, target, spec, out, scans)
 
 
 def _export(
-    bundle: ModelBundle, target: Target, form: Form, out: Path, scans: Sequence[Volume]
+    bundle: ModelBundle, target: Target, spec: GraphSpec, out: Path, scans: Sequence[Volume]
 ) -> tuple[Path, Parity]:
-    members, built = form.members(bundle), build(bundle, target, form)
+    members, built = spec.members(bundle), build(bundle, target, spec)
     with tempfile.TemporaryDirectory() as folder:
         _write(Path(folder), built.files)
         reference = [TorchBackend(load_torch(*member)) for member in members]
         opened = built.open(Path(folder) / built.network)
         proof = _approved(
-            compare(bundle.task, reference, [opened], scans, form.precision), built.network, out
+            compare(bundle.task, reference, [opened], scans, spec.precision), built.network, out
         )
-    card = stand_alone_card(bundle.task, members, form, built.network, proof).encode()
+    card = stand_alone_card(bundle.task, members, spec, built.network, proof).encode()
     files = {**built.files, built.card: card}
     record = {
         "format": target,
-        "facts": facts(bundle.task, members, form.precision),
+        "facts": facts(bundle.task, members, spec.precision),
         "weights": weights(members),
         "files": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
         "parity": dump(proof),
@@ -167,28 +167,28 @@ def _export(
     return out / built.network, proof
 
 
-def build(bundle: ModelBundle, target: Target, form: Form) -> Built:
+def build(bundle: ModelBundle, target: Target, spec: GraphSpec) -> Built:
     """The files of one format, in memory."""
     if target == "monai-bundle":
         from c3s3_seg.export.monai import monai_bundle
 
-        return monai_bundle(bundle, form)
+        return monai_bundle(bundle, spec)
     if target == "tensorrt":
         from c3s3_seg.export.tensorrt import tensorrt_engine
 
-        return tensorrt_engine(bundle, form)
+        return tensorrt_engine(bundle, spec)
     if target == "openvino":
         # The whole graph in single precision: OpenVINO rounds the weights itself.
-        graph = standalone_graph(bundle, Form("fp32", form.batch, form.ensemble))
-        files = openvino_files(bundle, graph, form)
+        graph = standalone_graph(bundle, GraphSpec("fp32", spec.batch, spec.ensemble))
+        files = openvino_files(bundle, graph, spec)
     else:
-        files = {f"{form.stem(bundle)}.onnx": standalone_graph(bundle, form)}
+        files = {f"{spec.stem(bundle)}.onnx": standalone_graph(bundle, spec)}
     onnxruntime = target == "onnx" and importlib.util.find_spec("onnxruntime") is not None
 
     def opened(path: Path) -> Backend:
         if onnxruntime:
-            return Probabilities(_in_onnx_runtime(path), "onnx", form.batch)
-        return Probabilities(OpenVinoBackend(path), "openvino", form.batch)
+            return ProbabilityBackend(_in_onnx_runtime(path), "onnx", spec.batch)
+        return ProbabilityBackend(OpenVinoBackend(path), "openvino", spec.batch)
 
     return Built(files, opened)
 

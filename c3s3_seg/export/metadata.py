@@ -29,7 +29,7 @@ def facts(task: Task, members: Members, precision: str) -> dict[str, str]:
 
 
 def weights(members: Members) -> dict[str, str]:
-    """The file of each network's weights -> its sha256; a companion's file with the companion's name."""
+    """The file of each network's weights -> its sha256; that of a linked bundle with the bundle's name."""
     (own, _), *_ = members
     found = {}
     for home, network in members:

@@ -21,9 +21,9 @@ from c3s3_seg import __version__
 from c3s3_seg.bundle import CARD, ModelBundle, Task
 from c3s3_seg.bundle.preprocessing import Intensity
 from c3s3_seg.errors import InputError
-from c3s3_seg.export.compare import Probabilities
+from c3s3_seg.export.compare import ProbabilityBackend
 from c3s3_seg.export.metadata import input_facts, output_facts, postprocess
-from c3s3_seg.export.spec import Built, Form
+from c3s3_seg.export.spec import Built, GraphSpec
 from c3s3_seg.export.standalone import averaged
 from c3s3_seg.export.trace import SIDES
 from c3s3_seg.inference.backends.runtimes import Backend
@@ -39,7 +39,7 @@ EXPRESSION = re.compile(r"^\s*[$@%]|[@%](#|::)")
 IMAGE, PRED = "image", "pred"
 
 
-def monai_bundle(bundle: ModelBundle, form: Form) -> Built:
+def monai_bundle(bundle: ModelBundle, spec: GraphSpec) -> Built:
     """The files of a MONAI bundle.
 
     Raises
@@ -48,13 +48,13 @@ def monai_bundle(bundle: ModelBundle, form: Form) -> Built:
         If half precision or a fixed batch is asked for: MONAI's runner chooses both itself. If MONAI would
         read a name as an expression.
     """
-    if form.precision != "fp32" or form.batch is not None:
+    if spec.precision != "fp32" or spec.batch is not None:
         what = "a MONAI bundle is exported in fp32 with the batch free"
         raise InputError(what, todo="Leave --precision and --batch out; MONAI's --evaluator#amp rounds")
-    texts = metadata(bundle, form)
+    texts = metadata(bundle, spec)
     refuse_expressions(texts, bundle.folder)
     files = {
-        NETWORK: _torchscript(bundle, form),
+        NETWORK: _torchscript(bundle, spec),
         "configs/metadata.json": _json(texts),
         "configs/inference.json": _json(inference(bundle.task)),
     }
@@ -92,11 +92,11 @@ def _json(content: dict[str, Any]) -> bytes:
     return json.dumps(content, indent=4).encode()
 
 
-def _torchscript(bundle: ModelBundle, form: Form) -> bytes:
+def _torchscript(bundle: ModelBundle, spec: GraphSpec) -> bytes:
     """(N, 1, X, Y, Z) -> probabilities, traced: there is no branch in the networks."""
     import torch
 
-    members = form.members(bundle)
+    members = spec.members(bundle)
     example = torch.zeros(1, members[0][1].channels, 2 * SIDES, 2 * SIDES, 2 * SIDES)
     stream = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad():
@@ -117,14 +117,14 @@ def _open(path: Path) -> Backend:
         with torch.inference_mode():
             return np.asarray(net(torch.from_numpy(patches)).numpy())
 
-    return Probabilities(run, "torchscript")
+    return ProbabilityBackend(run, "torchscript")
 
 
-def metadata(bundle: ModelBundle, form: Form) -> dict[str, Any]:
+def metadata(bundle: ModelBundle, spec: GraphSpec) -> dict[str, Any]:
     """`configs/metadata.json`, as the specification wants it."""
     import torch
 
-    task, members = bundle.task, form.members(bundle)
+    task, members = bundle.task, spec.members(bundle)
     names = ["background", *(label.name for label in task.labels)]
     return {
         "schema": SCHEMA,

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.export.metadata import facts
-from c3s3_seg.export.spec import Form
+from c3s3_seg.export.spec import GraphSpec
 
 
-def openvino_files(bundle: ModelBundle, graph: bytes, form: Form) -> dict[str, bytes]:
+def openvino_files(bundle: ModelBundle, graph: bytes, spec: GraphSpec) -> dict[str, bytes]:
     """NAME.xml and NAME.bin of a stand-alone ONNX graph in single precision.
 
     `fp16` halves the file: OpenVINO widens the weights where the device computes in single
@@ -19,9 +19,9 @@ def openvino_files(bundle: ModelBundle, graph: bytes, form: Form) -> dict[str, b
     import openvino
 
     model = openvino.Core().read_model(graph)
-    for key, text in facts(bundle.task, form.members(bundle), form.precision).items():
+    for key, text in facts(bundle.task, spec.members(bundle), spec.precision).items():
         model.set_rt_info(text, key.split("."))
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / f"{form.stem(bundle)}.xml"
-        openvino.save_model(model, path, compress_to_fp16=form.precision == "fp16")
+        path = Path(folder) / f"{spec.stem(bundle)}.xml"
+        openvino.save_model(model, path, compress_to_fp16=spec.precision == "fp16")
         return {file.name: file.read_bytes() for file in (path, path.with_suffix(".bin"))}

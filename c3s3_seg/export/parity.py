@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Limits:
+class ParityLimits:
     """What an export may differ by.
 
     Parameters
@@ -37,8 +37,8 @@ class Limits:
 # Measured on real scans: differences of 4e-6 in single precision and 4e-3 in half, see docs/export.md. A 95HD
 # of 0 lets no more than 5 % of a boundary move. Tightest is NSD in half precision: the worst scan has 0.9955.
 LIMITS = {
-    "fp32": Limits(difference=1e-3, flipped=1e-5, dice=0.9999, nsd=0.9999, hd95_vox=0.0, asd_vox=1e-3),
-    "fp16": Limits(difference=5e-2, flipped=5e-4, dice=0.998, nsd=0.995, hd95_vox=0.0, asd_vox=1e-2),
+    "fp32": ParityLimits(difference=1e-3, flipped=1e-5, dice=0.9999, nsd=0.9999, hd95_vox=0.0, asd_vox=1e-3),
+    "fp16": ParityLimits(difference=5e-2, flipped=5e-4, dice=0.998, nsd=0.995, hd95_vox=0.0, asd_vox=1e-2),
 }
 
 
@@ -68,7 +68,7 @@ class ScanParity:
     nsd: float
     voxel_mm: float
 
-    def beyond(self, limits: Limits) -> Iterator[str]:
+    def beyond(self, limits: ParityLimits) -> Iterator[str]:
         """What is worse than it may be, in words."""
         if self.difference > limits.difference:
             yield f"a probability differs by {self.difference:.1e} (limit {limits.difference:.0e})"

@@ -18,7 +18,7 @@ Members = Sequence[tuple[ModelBundle, Network]]  # networks, each with the bundl
 
 
 @dataclass(frozen=True)
-class Form:
+class GraphSpec:
     """What an exported file is to be.
 
     Parameters
@@ -28,7 +28,7 @@ class Form:
     batch
         Patches in one call; None leaves it free.
     ensemble
-        Whether the file gives the mean of all networks' probabilities, the companion's among them.
+        Whether the file gives the mean of all networks' probabilities, the linked bundle's among them.
     """
 
     precision: Precision = "fp32"
@@ -36,12 +36,12 @@ class Form:
     ensemble: bool = False
 
     def members(self, bundle: ModelBundle) -> Members:
-        """The networks that go into the file, the winner first.
+        """The networks that go into the file, the primary first.
 
         Raises
         ------
         InputError
-            If an ensemble is asked for and there is one network, or the companion is not whole.
+            If an ensemble is asked for and there is one network, or the linked bundle is not whole.
         """
         if not self.ensemble:
             return [(bundle, bundle.networks[0])]

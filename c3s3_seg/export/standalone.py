@@ -8,7 +8,7 @@ from typing import Any
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import MissingError
 from c3s3_seg.export.metadata import facts
-from c3s3_seg.export.spec import Form, Members
+from c3s3_seg.export.spec import GraphSpec, Members
 from c3s3_seg.export.trace import trace
 from c3s3_seg.inference.backends.runtimes import load_torch
 
@@ -17,7 +17,7 @@ OUTPUT = "probabilities"
 SINGLE = ("Softmax", "Unsqueeze", "Concat", "ReduceMean")
 
 
-def standalone_graph(bundle: ModelBundle, form: Form) -> bytes:
+def standalone_graph(bundle: ModelBundle, spec: GraphSpec) -> bytes:
     """(N, 1, X, Y, Z) float32 -> probabilities (N, C, X, Y, Z) float32, sides free multiples of 16.
 
     Raises
@@ -30,11 +30,11 @@ def standalone_graph(bundle: ModelBundle, form: Form) -> bytes:
     """
     import onnx
 
-    members = form.members(bundle)
-    model = trace(averaged(members), members[0][1].channels, OUTPUT, batch=form.batch)
-    if form.precision == "fp16":
+    members = spec.members(bundle)
+    model = trace(averaged(members), members[0][1].channels, OUTPUT, batch=spec.batch)
+    if spec.precision == "fp16":
         model = _to_half(model)
-    onnx.helper.set_model_props(model, facts(bundle.task, members, form.precision))
+    onnx.helper.set_model_props(model, facts(bundle.task, members, spec.precision))
     onnx.checker.check_model(model, full_check=True)
     return model.SerializeToString()  # type: ignore[no-any-return]
 

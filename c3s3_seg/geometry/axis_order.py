@@ -14,7 +14,7 @@ from c3s3_seg.geometry.volume import Geometry, Volume
 
 
 @dataclass(frozen=True)
-class Turn:
+class AxisPermutation:
     """How the axes of one grid go through another one.
 
     Parameters
@@ -34,7 +34,7 @@ class Turn:
         return self.order == (0, 1, 2) and not any(self.reversed)
 
 
-def turn_between(other: Geometry, wanted: Geometry) -> Turn | None:
+def permutation_between(other: Geometry, wanted: Geometry) -> AxisPermutation | None:
     """The turn that puts a grid's voxels onto those of another one; None if they are not the same voxels.
 
     Parameters
@@ -50,11 +50,11 @@ def turn_between(other: Geometry, wanted: Geometry) -> Turn | None:
         return None
     x, y, z = (int(axis) for axis in np.abs(steps).argmax(axis=0))
     against = [bool(steps[axis, n] < 0) for n, axis in enumerate((x, y, z))]
-    turn = Turn((x, y, z), (against[0], against[1], against[2]))
+    turn = AxisPermutation((x, y, z), (against[0], against[1], against[2]))
     return turn if _turned(other, turn).matches(wanted) else None
 
 
-def turned_onto(mask: Volume, wanted: Geometry) -> Volume:
+def permuted_onto(mask: Volume, wanted: Geometry) -> Volume:
     """A mask in the order of another grid's voxels; one whose voxels are others comes back as it is.
 
     Parameters
@@ -64,7 +64,7 @@ def turned_onto(mask: Volume, wanted: Geometry) -> Volume:
     wanted
         The grid of its scan.
     """
-    turn = turn_between(mask.geometry, wanted)
+    turn = permutation_between(mask.geometry, wanted)
     if turn is None or turn.is_none:
         return mask
     array = np.flip(mask.array.transpose(turn.order), tuple(n for n in range(3) if turn.reversed[n]))
@@ -72,7 +72,7 @@ def turned_onto(mask: Volume, wanted: Geometry) -> Volume:
     return wanted.volume(np.ascontiguousarray(array), replace(mask.source, notes=(*mask.source.notes, note)))
 
 
-def _turned(grid: Geometry, turn: Turn) -> Geometry:
+def _turned(grid: Geometry, turn: AxisPermutation) -> Geometry:
     first = np.zeros(3)
     affine = np.eye(4)
     for n, axis in enumerate(turn.order):

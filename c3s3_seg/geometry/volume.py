@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from c3s3_seg.errors import GeometryError, Told, shown
 
 Array = NDArray[Any]
-# float32 keeps 24 bits of a number. Grey values must keep 16 of their own range, whatever they are added to.
+# float32 keeps 24 bits of a number. Intensities must keep 16 of their own range, whatever they are added to.
 KEPT_BITS = 16
 
 
@@ -221,7 +221,7 @@ def _numbers(values: NDArray[np.float64]) -> str:
 
 
 def fits_float32(array: Array) -> bool:
-    """Whether float32 neither rounds grey values (any shape) together nor makes them infinite."""
+    """Whether float32 neither rounds intensities (any shape) together nor makes them infinite."""
     if array.dtype.kind not in "iuf" or (array.dtype.kind != "f" and array.dtype.itemsize <= 2):
         return True
     low, high = float(array.min()), float(array.max())
@@ -232,7 +232,7 @@ def fits_float32(array: Array) -> bool:
 
 
 def narrow(array: Array) -> Array:
-    """Grey values as float32 where that holds them, else as float64.
+    """Intensities as float32 where that holds them, else as float64.
 
     A scan with a large offset (values of 1e8 and some) would lose what tells its voxels apart.
     """

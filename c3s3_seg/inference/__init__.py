@@ -5,13 +5,13 @@ from __future__ import annotations
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import InputError
 from c3s3_seg.inference.backends.runtimes import Choice, OpenVinoBackend
-from c3s3_seg.inference.backends.select import Wish, open_backend
+from c3s3_seg.inference.backends.select import BackendRequest, open_backend
 from c3s3_seg.inference.memory import costs_of
 from c3s3_seg.inference.prediction import Prediction
 from c3s3_seg.inference.predictor import Predictor
 from c3s3_seg.inference.settings import Settings
 from c3s3_seg.inference.tuning.profile import with_profile
-from c3s3_seg.inference.uncertainty import Doubting
+from c3s3_seg.inference.uncertainty import NetworkComparison
 from c3s3_seg.system.telemetry import forbid
 
 forbid()  # before any of the above imports OpenVINO, which they do when they first need it
@@ -45,31 +45,31 @@ def open_predictor(
     MissingError
         If the runtime, the device or the precision that was asked for cannot be had.
     InputError
-        If the bundle lacks the file it needs, or holds one network and an ensemble or a measure of
-        doubt is asked for.
+        If the bundle lacks the file it needs, or holds one network and an ensemble or an
+        uncertainty estimate is asked for.
     """
     settings = settings or Settings()
     several = ensemble or settings.uncertainty
     members = bundle.members() if several else [(bundle, bundle.networks[0])]
     if several and len(members) < 2:
-        what = "an ensemble was asked for" if ensemble else "a measure of doubt needs two networks"
+        what = "an ensemble was asked for" if ensemble else "an uncertainty estimate needs two networks"
         raise InputError(f"{what}, but this bundle holds one network", where=bundle.folder)
     networks = [network for _, network in members]
-    wish = Wish(backend, settings.device, settings.precision, threads)
-    wish, best, remarks = with_profile(wish, settings.profile, networks[0])
-    backends = [open_backend(home, network, wish) for home, network in members]
+    request = BackendRequest(backend, settings.device, settings.precision, threads)
+    request, best, remarks = with_profile(request, settings.profile, networks[0])
+    backends = [open_backend(home, network, request) for home, network in members]
     for opened in backends:
         if settings.memory_bytes is not None and isinstance(opened, OpenVinoBackend):
             opened.keep = 1  # what the next scan needs must fit as well
     costs = costs_of(backends[0].name, [network.filters for network in networks])
     if best is not None and len(networks) == 1:
         costs = best.costs
-    calibration = bundle.manifest.doubt
-    doubting = Doubting(
+    calibration = bundle.manifest.uncertainty
+    comparison = NetworkComparison(
         leading=len(networks) if ensemble else 1,
         threshold_mm=calibration.threshold_mm if calibration else None,
     )
-    return Predictor(bundle.task, backends, settings, costs, doubting, remarks)
+    return Predictor(bundle.task, backends, settings, costs, comparison, remarks)
 
 
 __all__ = ["Prediction", "Predictor", "Settings", "open_predictor"]

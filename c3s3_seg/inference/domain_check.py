@@ -28,7 +28,7 @@ TOGETHER_REFUSE = 3.0
 VOLUME_SMALL, VOLUME_LARGE = 0.5, 2.0
 NOTHING_FOUND = "nothing found: no voxel has a label"
 # In units of the training set's own spread, which 5 % of its scans exceed.
-GREYS_WARN, GREYS_REFUSE = 2.0, 4.0
+INTENSITY_WARN, INTENSITY_REFUSE = 2.0, 4.0
 
 
 class DomainError(C3S3Error):
@@ -118,7 +118,7 @@ class DomainCheck:
             "verdict": self.level,
             "refusals": list(self.result.refusals),
             "warnings": list(self.result.warnings),
-            "forced": self.allowed,
+            "allowed_out_of_domain": self.allowed,
             "region": str(self.region) if self.region else None,
             "notes": list(self.notes),
         }
@@ -162,7 +162,7 @@ def check_frame(
 
 
 def check_intensities(scan: Volume, domain: Domain | None) -> CheckResult:
-    """The grey values, of a scan whose field of view is that of the training scans.
+    """The intensities, of a scan whose field of view is that of the training scans.
 
     Raises
     ------
@@ -173,12 +173,12 @@ def check_intensities(scan: Volume, domain: Domain | None) -> CheckResult:
         return CheckResult()
     distance = domain.distance(scan)
     reason = (
-        f"its grey values are distributed unlike those of the training scans (distance {distance:.1f},"
+        f"its intensities are distributed unlike those of the training scans (distance {distance:.1f},"
         f" where 95% of them are within 1)"
     )
-    if distance > GREYS_REFUSE:
+    if distance > INTENSITY_REFUSE:
         return CheckResult((reason,))
-    return CheckResult((), (reason,)) if distance > GREYS_WARN else CheckResult()
+    return CheckResult((), (reason,)) if distance > INTENSITY_WARN else CheckResult()
 
 
 def check_volumes(volume_ml: Mapping[str, float], domain: Domain | None) -> tuple[str, ...]:

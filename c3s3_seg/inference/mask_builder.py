@@ -10,11 +10,11 @@ import numpy as np
 from c3s3_seg.bundle import Task
 from c3s3_seg.bundle.preprocessing import orient
 from c3s3_seg.geometry.volume import Geometry
-from c3s3_seg.inference.postprocess import Tidying, tidy
+from c3s3_seg.inference.postprocess import Postprocessing, postprocess
 from c3s3_seg.inference.streaming import Slab
 from c3s3_seg.inference.tiling import FloatArray, Shape, mean
-from c3s3_seg.inference.to_scan_grid import Block, Restorer
-from c3s3_seg.inference.uncertainty import Doubt, Doubting, DoubtMap, Labels
+from c3s3_seg.inference.to_scan_grid import Block, ScanGridResampler
+from c3s3_seg.inference.uncertainty import Disagreement, DisagreementMap, Labels, NetworkComparison
 
 
 @dataclass
@@ -47,7 +47,9 @@ class MaskBuilder:
         self.mask = np.zeros(self.grid.shape, dtype=np.uint8)
         labels = self.task.labels if self.probabilities else ()
         self.kept = {label.name: np.zeros(self.grid.shape, np.float32) for label in labels}
-        self._compared = DoubtMap(self.task, self.grid.shape, self.networks) if self.networks > 1 else None
+        self._compared = (
+            DisagreementMap(self.task, self.grid.shape, self.networks) if self.networks > 1 else None
+        )
 
     def fill(self, slabs: Iterable[Slab], shape: Shape) -> None:
         """Write the most probable label of each voxel.
@@ -63,22 +65,22 @@ class MaskBuilder:
         wanted = [orient(array, self.grid) for array in self.kept.values()]
         x, y, z = goal.shape
         everything = self.probabilities or self._compared is not None
-        restorer = Restorer(shape, (x, y, z), self.task.classes, all_of_it=everything)
-        for block in restorer(slabs):
+        resampler = ScanGridResampler(shape, (x, y, z), self.task.classes, all_of_it=everything)
+        for block in resampler(slabs):
             self._decide(block, goal[block.where], [array[block.where] for array in wanted])
             if self._compared is not None:
                 self._compared.add(block, self.grid)
 
-    def tidy(self, wanted: Tidying) -> dict[str, dict[str, float]]:
+    def postprocess(self, wanted: Postprocessing) -> dict[str, dict[str, float]]:
         """Postprocess the mask, and those that are compared; label -> what was done, in ml."""
-        done = self._tidy(self.mask, wanted)
+        done = self._postprocess(self.mask, wanted)
         for mask in self._compared.masks if self._compared is not None else ():
-            self._tidy(mask, wanted)
+            self._postprocess(mask, wanted)
         return done
 
-    def doubt(self, doubting: Doubting) -> Doubt | None:
+    def uncertainty(self, comparison: NetworkComparison) -> Disagreement | None:
         """How far the networks differ; None where one network made the mask."""
-        return None if self._compared is None else self._compared.finish(self.grid, doubting)
+        return None if self._compared is None else self._compared.finish(self.grid, comparison)
 
     def _decide(self, block: Block, mask: Labels, kept: list[FloatArray]) -> None:
         """The most probable class of each voxel of a block; of equal ones the first, as argmax has it."""
@@ -97,7 +99,7 @@ class MaskBuilder:
         classes, count = self.task.classes, self.leading
         return mean((block.channel(n * classes + number) for n in range(count)), count)
 
-    def _tidy(self, mask: Labels, wanted: Tidying) -> dict[str, dict[str, float]]:
+    def _postprocess(self, mask: Labels, wanted: Postprocessing) -> dict[str, dict[str, float]]:
         voxel_ml = self.grid.voxel_ml
-        done = {label.name: tidy(mask, label.value, wanted, voxel_ml) for label in self.task.labels}
+        done = {label.name: postprocess(mask, label.value, wanted, voxel_ml) for label in self.task.labels}
         return {name: facts for name, facts in done.items() if facts}

@@ -19,7 +19,7 @@ PART = 8_000_000  # voxels that are labelled at a time: 32 MB
 
 
 @dataclass(frozen=True)
-class Tidying:
+class Postprocessing:
     """What to do to each label of a mask, in this order. Neighbours share a face.
 
     Parameters
@@ -37,7 +37,7 @@ class Tidying:
     fill_holes: bool = False
 
 
-def tidy(mask: Labels, value: int, wanted: Tidying, voxel_ml: float) -> dict[str, float]:
+def postprocess(mask: Labels, value: int, wanted: Postprocessing, voxel_ml: float) -> dict[str, float]:
     """Tidy one label of a mask (i, j, k), in place.
 
     Returns
@@ -58,7 +58,7 @@ def tidy(mask: Labels, value: int, wanted: Tidying, voxel_ml: float) -> dict[str
     return {name: ml for name, ml in done.items() if ml}
 
 
-def _remove(inside: Labels, value: int, wanted: Tidying, voxel_ml: float) -> int:
+def _remove(inside: Labels, value: int, wanted: Postprocessing, voxel_ml: float) -> int:
     found = _Components(inside, lambda part: part == value)
     kept = found.sizes * voxel_ml >= wanted.min_volume_ml
     if wanted.keep_largest:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.inference.domain_check import DomainCheck
 from c3s3_seg.inference.tiling import Shape
-from c3s3_seg.inference.uncertainty import Doubt
+from c3s3_seg.inference.uncertainty import Disagreement
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,13 +28,13 @@ class Prediction:
         Label name -> float32 volume in the scan's geometry; empty unless asked for.
     tile
         Voxels (x, y, z) of a tile.
-    tidied
+    postprocessed
         Label name -> what was done to its mask, in ml; without the labels that stayed as they were.
     check
         The domain check of the scan, and the region that was segmented.
     remarks
         What else the reader of the result should know, as sentences; see `notes`.
-    doubt
+    uncertainty
         How far the bundle's networks differ; None unless asked for.
     """
 
@@ -44,10 +44,10 @@ class Prediction:
     tiles: int
     probabilities: dict[str, Volume]
     tile: Shape = (0, 0, 0)
-    tidied: dict[str, dict[str, float]] = field(default_factory=dict)
+    postprocessed: dict[str, dict[str, float]] = field(default_factory=dict)
     check: DomainCheck = field(default_factory=DomainCheck)
     remarks: tuple[str, ...] = ()
-    doubt: Doubt | None = None
+    uncertainty: Disagreement | None = None
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -1,8 +1,8 @@
-"""The one path from a scan to its mask: check, locate, prepare, network, restore.
+"""The one path from a scan to its mask: check, locate, prepare, network, to_scan_grid.
 
 The command line, batches, validation in training and the Python API all take it. The steps can be run
-apart, each by a thread of its own: `prepare` scan n + 1 and `restore` scan n - 1 while the `network` works
-on scan n. Nothing in a `Predictor` changes while it is used.
+apart, each by a thread of its own: `prepare` scan n + 1 and `to_scan_grid` scan n - 1 while the `network`
+works on scan n. Nothing in a `Predictor` changes while it is used.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ from c3s3_seg.inference.settings import Settings
 from c3s3_seg.inference.streaming import Progress
 from c3s3_seg.inference.tiled_network import Probabilities, TiledNetwork
 from c3s3_seg.inference.tiling import FloatArray, Shape
-from c3s3_seg.inference.uncertainty import Doubt, Doubting, Labels
+from c3s3_seg.inference.uncertainty import Disagreement, Labels, NetworkComparison
 from c3s3_seg.system.hardware import available_memory
 
-__all__ = ["CheckedScan", "Prediction", "Predictor", "Prepared", "Settings"]
+__all__ = ["CheckedScan", "Prediction", "Predictor", "PreparedScan", "Settings"]
 
 RESAMPLING = 12  # bytes for each voxel of the model's grid, while a scan is brought to it
 
@@ -68,7 +68,7 @@ class CheckedScan:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedScan:
     """A scan, or its region of interest, as the network wants it; the scan itself is no longer needed.
 
     Parameters
@@ -112,7 +112,7 @@ class Predictor:
         How to run.
     costs
         What the networks take; None takes what was measured with 16 filters.
-    doubting
+    comparison
         How to compare the networks, where the settings ask for it; None: all of them make the mask.
     remarks
         What else belongs in the JSON of each case.
@@ -129,16 +129,16 @@ class Predictor:
         backends: Sequence[Backend],
         settings: Settings | None = None,
         costs: Costs | None = None,
-        doubting: Doubting | None = None,
+        comparison: NetworkComparison | None = None,
         remarks: Mapping[str, Any] | None = None,
     ) -> None:
         self.task, self.backends = task, tuple(backends)
         self.settings = (settings or Settings()).for_task(task)
         self.costs = costs or costs_of(self.backends[0].name, [MEASURED_FILTERS] * len(self.backends))
         self.remarks = dict(remarks or {})
-        self.doubting = doubting or Doubting(leading=len(self.backends))
+        self.comparison = comparison or NetworkComparison(leading=len(self.backends))
         if self.settings.uncertainty and len(self.backends) < 2:
-            raise InputError("doubt is the difference of two networks, and there is one")
+            raise InputError("uncertainty is the difference of two networks, and there is one")
 
     def __repr__(self) -> str:
         labels = ", ".join(label.name for label in self.task.labels)
@@ -152,7 +152,7 @@ class Predictor:
 
     def record(self) -> dict[str, Any]:
         """What decides the masks, for the JSON of each case: runtime, device, precision, settings."""
-        where = {**facts(self.backends[0]), "networks": self.doubting.leading}
+        where = {**facts(self.backends[0]), "networks": self.comparison.leading}
         return {**where, **self.settings.record(), **self.remarks}
 
     def __call__(
@@ -193,7 +193,7 @@ class Predictor:
         """
         checked = self.check(self._volume(scan), roi=roi, allow_out_of_domain=allow_out_of_domain)
         prepared = self.prepare(self.locate(checked, progress))
-        return self.restore(prepared, self.network(prepared, progress))
+        return self.to_scan_grid(prepared, self.network(prepared, progress))
 
     def check(
         self, scan: Volume, *, roi: str | None = None, allow_out_of_domain: bool = False
@@ -247,7 +247,7 @@ class Predictor:
             check = DomainCheck(result + CheckResult((error.what,)))
         return self._with_intensities(replace(checked, check=check, search=False))
 
-    def prepare(self, checked: CheckedScan) -> Prepared:
+    def prepare(self, checked: CheckedScan) -> PreparedScan:
         """Third step: crop to the region, orient, resample and normalise.
 
         Raises
@@ -255,7 +255,7 @@ class Predictor:
         GeometryError
             If the model's grid has far too many voxels for a scan.
         InputError
-            If nothing is left in it for a network to see, or its grey values are not what float32 holds.
+            If nothing is left in it for a network to see, or its intensities are not what float32 holds.
         MemoryLimitError
             If the model's grid has more than the free memory holds.
         """
@@ -270,26 +270,26 @@ class Predictor:
         prepared = self.task.recipe.to_model(part)
         refuse_flat(part, prepared)
         seconds = time.perf_counter() - started
-        return Prepared(prepared.array, part.geometry, scan.geometry, scan.source, checked.check, seconds)
+        return PreparedScan(prepared.array, part.geometry, scan.geometry, scan.source, checked.check, seconds)
 
-    def network(self, prepared: Prepared, progress: Progress | None = None) -> Probabilities:
+    def network(self, prepared: PreparedScan, progress: Progress | None = None) -> Probabilities:
         """Fourth step, which runs as its slabs are taken: the networks, tile by tile."""
         voxels = int(np.prod(prepared.part.shape, dtype=np.int64))
         tiled = TiledNetwork(self.task, self.backends, self.settings, self.costs)
         return tiled(prepared.array, voxels, progress)
 
-    def restore(self, prepared: Prepared, probabilities: Probabilities) -> Prediction:
+    def to_scan_grid(self, prepared: PreparedScan, probabilities: Probabilities) -> Prediction:
         """Fifth step: takes the slabs, and makes of them a mask on the scan's grid."""
         started = time.perf_counter()
         networks = len(self.backends) if self.settings.uncertainty else 1
-        keep, leading = self.settings.probabilities, self.doubting.leading
+        keep, leading = self.settings.probabilities, self.comparison.leading
         made = MaskBuilder(self.task, prepared.part, networks, leading, keep)
         made.fill(probabilities.slabs, prepared.shape)
-        tidied = made.tidy(self.settings.tidying(self.task))
-        doubt = made.doubt(self.doubting)
+        postprocessed = made.postprocess(self.settings.postprocessing(self.task))
+        uncertainty = made.uncertainty(self.comparison)
         counts = _counts(made.mask)
         volume_ml = {x.name: float(counts[x.value] * prepared.part.voxel_ml) for x in self.task.labels}
-        flag = doubt.note() if doubt else None
+        flag = uncertainty.note() if uncertainty else None
         remarks = (*probabilities.notes, *((flag,) if flag else ()))
         seconds = time.perf_counter() - started - probabilities.seconds
         return Prediction(
@@ -299,10 +299,13 @@ class Predictor:
             tiles=len(probabilities.tiling),
             probabilities={name: _whole(array, prepared) for name, array in made.kept.items()},
             tile=probabilities.tiling.tile,
-            tidied=tidied,
+            postprocessed=postprocessed,
             check=prepared.check,
             remarks=(*remarks, *check_volumes(volume_ml, self.task.domain)),
-            doubt=doubt and Doubt(_whole(doubt.map.array, prepared), doubt.hd95_mm, doubt.threshold_mm),
+            uncertainty=uncertainty
+            and Disagreement(
+                _whole(uncertainty.map.array, prepared), uncertainty.hd95_mm, uncertainty.threshold_mm
+            ),
         )
 
     def _volume(self, scan: Volume | str | os.PathLike[str]) -> Volume:
@@ -345,7 +348,7 @@ class _Foreground:
         return np.asarray(np.sum(each, axis=0), dtype=np.float32)
 
 
-def _whole(part: NDArray[Any], prepared: Prepared) -> Volume:
+def _whole(part: NDArray[Any], prepared: PreparedScan) -> Volume:
     """On the scan's grid, 0 around the region."""
     region = prepared.check.region
     if region is None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from c3s3_seg.bundle import Task
 from c3s3_seg.errors import InputError, shown
-from c3s3_seg.inference.postprocess import Tidying
+from c3s3_seg.inference.postprocess import Postprocessing
 from c3s3_seg.inference.tiling import Shape, Weighting
 from c3s3_seg.system.hardware import Device, Precision
 
@@ -29,7 +29,7 @@ class Settings:
         Voxels of the model's grid from tile to tile, in place of an overlap.
     weighting
         How overlapping tiles are averaged.
-    flips
+    mirroring
         Axes (0, 1, 2: the patient's left, back, head) along which the scan is also shown mirrored; the
         answers to all combinations are averaged.
     memory_bytes
@@ -37,9 +37,9 @@ class Settings:
     uncertainty
         Whether to compare the bundle's two networks.
     keep_largest, min_volume_ml, fill_holes
-        As in `Tidying`.
+        As in `Postprocessing`.
     device, precision
-        As in `Wish`.
+        As in `BackendRequest`.
     profile
         A file that `c3s3-seg benchmark` wrote on this machine: it decides what is left open.
 
@@ -53,7 +53,7 @@ class Settings:
     probabilities: bool = False
     stride: Shape | None = None
     weighting: Weighting = "constant"
-    flips: tuple[int, ...] = ()
+    mirroring: tuple[int, ...] = ()
     memory_bytes: int | None = None
     uncertainty: bool = False
     keep_largest: bool | None = None
@@ -70,18 +70,18 @@ class Settings:
             raise InputError(f"found a stride of {shown(self.stride)}, wanted whole numbers from 1 on")
         if self.stride is not None and self.overlap is not None:
             raise InputError("found both a stride and an overlap, wanted one of them")
-        if len(set(self.flips)) != len(self.flips) or not set(self.flips) <= {0, 1, 2}:
-            found = shown(self.flips)
+        if len(set(self.mirroring)) != len(self.mirroring) or not set(self.mirroring) <= {0, 1, 2}:
+            found = shown(self.mirroring)
             raise InputError(f"found the axes {found} to flip, wanted each of 0, 1, 2 at most once")
         if self.memory_bytes is not None and self.memory_bytes < 1:
             raise InputError(f"found a memory of {self.memory_bytes} bytes, wanted a positive number")
         if not self.min_volume_ml >= 0:
             raise InputError(f"found a least volume of {self.min_volume_ml} ml, wanted 0 or more")
 
-    def tidying(self, task: Task) -> Tidying:
+    def postprocessing(self, task: Task) -> Postprocessing:
         """What to do to the finished mask."""
         largest = task.keep_largest if self.keep_largest is None else self.keep_largest
-        return Tidying(largest, self.min_volume_ml, self.fill_holes)
+        return Postprocessing(largest, self.min_volume_ml, self.fill_holes)
 
     def for_task(self, task: Task) -> Settings:
         """With the task's own overlap and component rule where nothing else was asked for.
@@ -95,7 +95,7 @@ class Settings:
             what = f"found a stride of {self.stride} for tiles of {task.patch}: there would be gaps"
             raise InputError(what, todo="Give a smaller stride")
         overlap = task.overlap if self.overlap is None and self.stride is None else self.overlap
-        return replace(self, overlap=overlap, keep_largest=self.tidying(task).keep_largest)
+        return replace(self, overlap=overlap, keep_largest=self.postprocessing(task).keep_largest)
 
     def record(self) -> dict[str, Any]:
         """For the JSON of a case: everything that decides what the mask looks like."""
@@ -103,7 +103,7 @@ class Settings:
             "overlap": self.overlap,
             "stride": self.stride,
             "weighting": self.weighting,
-            "flips": list(self.flips),
+            "mirroring": list(self.mirroring),
             "keep_largest": self.keep_largest,
             "min_volume_ml": self.min_volume_ml,
             "fill_holes": self.fill_holes,
@@ -116,7 +116,7 @@ def published(settings: Settings) -> Settings:
     They averaged both networks, which is for the caller to open. The stride is in voxels of the model's
     grid, as theirs was.
     """
-    return replace(settings, overlap=None, stride=PUBLISHED_STRIDE, weighting="constant", flips=())
+    return replace(settings, overlap=None, stride=PUBLISHED_STRIDE, weighting="constant", mirroring=())
 
 
 def parse_stride(text: str) -> Shape:
@@ -134,7 +134,7 @@ def parse_stride(text: str) -> Shape:
     return x, y, z
 
 
-def parse_flips(text: str) -> tuple[int, ...]:
+def parse_axes(text: str) -> tuple[int, ...]:
     """`xz` -> (0, 2).
 
     Raises

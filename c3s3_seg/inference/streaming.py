@@ -58,7 +58,7 @@ def stream(
     Parameters
     ----------
     volume
-        (X, Y, Z) float32 network input; padded with zeros, the mean grey value, to the tiling's shape.
+        (X, Y, Z) float32 network input; padded with zeros, the mean intensity, to the tiling's shape.
     tiling
         The tiles.
     network

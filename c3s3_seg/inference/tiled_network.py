@@ -145,8 +145,8 @@ class TiledNetwork:
 
     def _mirrored(self, backend: Backend, patches: FloatArray) -> FloatArray:
         """Probabilities of one network, averaged over the mirrored views."""
-        flips = self.settings.flips
-        views = list(chain.from_iterable(combinations(flips, n) for n in range(len(flips) + 1)))
+        mirroring = self.settings.mirroring
+        views = list(chain.from_iterable(combinations(mirroring, n) for n in range(len(mirroring) + 1)))
 
         def one(view: tuple[int, ...]) -> FloatArray:
             axes = tuple(axis + 2 for axis in view)

@@ -50,7 +50,7 @@ class Block:
         return array
 
 
-class Restorer:
+class ScanGridResampler:
     """Interpolates slabs of one volume as they come.
 
     Parameters
@@ -65,7 +65,7 @@ class Restorer:
 
     def __init__(self, shape: Shape, goal: Shape, classes: int, *, all_of_it: bool = False) -> None:
         self._goal, self._classes = goal, classes
-        self._axes = [_Axis(n, m) for n, m in zip(shape, goal, strict=True)]
+        self._axes = [_GridAxis(n, m) for n, m in zip(shape, goal, strict=True)]
         # The winner of K classes has 1 / K or more; the rest is rounding.
         self._least = -1.0 if all_of_it else 1 / classes - 1e-4
 
@@ -99,7 +99,7 @@ class Restorer:
         yield Block((x, y, z), source[:, *inner], tuple(rows), n)
 
 
-class _Axis:
+class _GridAxis:
     """One axis of both grids: `first` and `last` are what each index of the goal depends on."""
 
     def __init__(self, size: int, goal: int) -> None:

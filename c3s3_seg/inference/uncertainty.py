@@ -25,7 +25,7 @@ BAND = 2.0  # how far from a boundary the map reaches, in voxels of the model's 
 
 
 @dataclass(frozen=True)
-class Doubting:
+class NetworkComparison:
     """How to compare networks.
 
     Parameters
@@ -42,7 +42,7 @@ class Doubting:
 
 
 @dataclass(frozen=True)
-class Doubt:
+class Disagreement:
     """What the first network and the others disagree about.
 
     Parameters
@@ -52,10 +52,10 @@ class Doubt:
         answers' probabilities (half the sum of |differences| over all classes), near the boundary of
         either mask and wherever their labels differ; 0 elsewhere.
     hd95_mm
-        Label name -> 95HD between the two masks, each tidied as the final one is. inf where one
+        Label name -> 95HD between the two masks, each postprocessed as the final one is. inf where one
         answer found nothing, nan where neither did.
     threshold_mm
-        As in `Doubting`.
+        As in `NetworkComparison`.
     """
 
     map: Volume
@@ -64,7 +64,7 @@ class Doubt:
 
     @property
     def flagged(self) -> bool | None:
-        """Whether a label is in doubt; finding nothing is doubtful too. None without a threshold."""
+        """Whether a label is uncertain; finding nothing is uncertain too. None without a threshold."""
         if self.threshold_mm is None:
             return None
         return any(not value <= self.threshold_mm for value in self.hd95_mm.values())
@@ -75,10 +75,10 @@ class Doubt:
             return None
         worst = max(self.hd95_mm.values(), key=lambda mm: math.inf if math.isnan(mm) else mm)
         found = f"differ by {worst:.1f} mm (95HD)" if math.isfinite(worst) else "do not both find every label"
-        return f"in doubt: the networks {found}; the limit is {self.threshold_mm:.1f} mm"
+        return f"uncertain: the networks {found}; the limit is {self.threshold_mm:.1f} mm"
 
 
-class DoubtMap:
+class DisagreementMap:
     """Gathers blocks: the mask of the first network, that of the mean of the others, and where they differ.
 
     Parameters
@@ -114,8 +114,8 @@ class DoubtMap:
         classes, count = self._task.classes, self._networks - 1
         return mean((block.channel((n + 1) * classes + number) for n in range(count)), count)
 
-    def finish(self, geometry: Geometry, doubting: Doubting) -> Doubt:
-        """After the masks were tidied: keep the map near their boundaries, and measure."""
+    def finish(self, geometry: Geometry, comparison: NetworkComparison) -> Disagreement:
+        """After the masks were postprocessed: keep the map near their boundaries, and measure."""
         a, b = self.masks
         near = near_boundary(a, b, geometry, BAND * max(self._task.recipe.spacing_mm))
         self.distance[~near & (a == b)] = 0
@@ -124,7 +124,7 @@ class DoubtMap:
             label.name: surface_distances(a == label.value, b == label.value, step).hd95()
             for label in self._task.labels
         }
-        return Doubt(geometry.volume(self.distance), hd95, doubting.threshold_mm)
+        return Disagreement(geometry.volume(self.distance), hd95, comparison.threshold_mm)
 
 
 def near_boundary(a: Labels, b: Labels, geometry: Geometry, reach_mm: float) -> NDArray[np.bool_]:

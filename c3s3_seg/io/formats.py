@@ -29,12 +29,12 @@ def image_suffix_of(wanted: Format) -> str:
     return "nii.gz" if wanted in _ENDINGS else wanted
 
 
-def refers_to_source(wanted: Format, *, key_image: bool = False) -> bool:
+def refers_to_source(wanted: Format, *, secondary_capture: bool = False) -> bool:
     """Whether what is written refers to the slices of the scan, so that their headers are read again."""
-    return wanted in _ENDINGS or key_image
+    return wanted in _ENDINGS or secondary_capture
 
 
-def check_format(scan: Volume, wanted: Format, *, key_image: bool = False) -> None:
+def check_format(scan: Volume, wanted: Format, *, secondary_capture: bool = False) -> None:
     """Refuse before anything is computed what could not be written afterwards.
 
     Raises
@@ -42,7 +42,7 @@ def check_format(scan: Volume, wanted: Format, *, key_image: bool = False) -> No
     InputError
         If a DICOM object is wanted and the scan is no DICOM series, or its slices have no UIDs.
     """
-    if refers_to_source(wanted, key_image=key_image):
+    if refers_to_source(wanted, secondary_capture=secondary_capture):
         from c3s3_seg.io.dicom_objects.references import origin
 
         with origin(scan.source):

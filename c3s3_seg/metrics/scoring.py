@@ -6,7 +6,7 @@ Percentiles interpolate linearly.
 
 Empty masks: both empty gives Dice and Jaccard 1 and distances nan (there is nothing to measure); one
 empty gives Dice and Jaccard 0, distances inf and NSD 0. A miss is never a distance of 0, except in
-`paper_score`, which says so in its field `flattered`.
+`paper_score`, which says so in its field `optimistic`.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class PaperScore:
         95th percentile of `d_pt` and `d_tp` pooled, in voxels whatever the spacing.
     asd_vox
         Mean of `d_pt`, in voxels.
-    flattered
+    optimistic
         Whether the prediction was empty and all four numbers are therefore 0: the worst
         overlap, but a perfect distance.
     """
@@ -105,10 +105,10 @@ class PaperScore:
     jaccard: float
     hd95_vox: float
     asd_vox: float
-    flattered: bool
+    optimistic: bool
 
     def flat(self) -> dict[str, float]:
-        """One number per column, in the order of the fields; `flattered` becomes 0 or 1."""
+        """One number per column, in the order of the fields; `optimistic` becomes 0 or 1."""
         return {field.name: getattr(self, field.name) + 0 for field in fields(self)}
 
 
@@ -238,7 +238,7 @@ def paper_score(prediction: Volume, truth: Volume, label: int = 1) -> PaperScore
     Returns
     -------
     PaperScore
-        In voxels. An empty prediction scores (0, 0, 0, 0) and is `flattered`, whatever the truth is.
+        In voxels. An empty prediction scores (0, 0, 0, 0) and is `optimistic`, whatever the truth is.
         An empty truth with a prediction, where the published scripts stop, scores 0 with distances inf.
 
     Raises
@@ -257,8 +257,8 @@ def paper_scores(prediction: Volume, truth: Volume, labels: Sequence[int]) -> di
 
 def _paper_score(pair: LabelPair) -> PaperScore:
     if not pair.first:
-        return PaperScore(0.0, 0.0, 0.0, 0.0, flattered=True)
-    return PaperScore(*_overlap(pair), pair.surfaces.hd95(), pair.surfaces.asd(), flattered=False)
+        return PaperScore(0.0, 0.0, 0.0, 0.0, optimistic=True)
+    return PaperScore(*_overlap(pair), pair.surfaces.hd95(), pair.surfaces.asd(), optimistic=False)
 
 
 def labels_in(mask: Volume) -> tuple[int, ...]:

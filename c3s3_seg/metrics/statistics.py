@@ -58,17 +58,17 @@ class Cohort:
         Its name.
     cases
         How many were measured.
-    flattered
+    optimistic
         How many empty predictions the paper protocol counted with a distance of 0.
     metrics
-        Pairs (column, statistics), in the order of the score's columns; without `flattered`.
+        Pairs (column, statistics), in the order of the score's columns; without `optimistic`.
     worst_cases
         Up to five names, the lowest Dice first.
     """
 
     label: str
     cases: int
-    flattered: int
+    optimistic: int
     metrics: tuple[tuple[str, Statistics], ...]
     worst_cases: tuple[str, ...]
 
@@ -131,9 +131,9 @@ def _cohort(label: str, rows: Sequence[CaseScore]) -> Cohort:
         # The diagonal is in mm: it can stand in for nothing else.
         worst = [row.diagonal_mm if name.endswith("_mm") else None for row in rows]
         metrics.append((name, statistics([values[name] for values in flat], worst)))
-    flattered = sum(isinstance(row.score, PaperScore) and row.score.flattered for row in rows)
+    optimistic = sum(isinstance(row.score, PaperScore) and row.score.optimistic for row in rows)
     ordered = sorted(rows, key=lambda row: (row.score.dice, row.case))
-    return Cohort(label, len(rows), flattered, tuple(metrics), tuple(r.case for r in ordered[:WORST_CASES]))
+    return Cohort(label, len(rows), optimistic, tuple(metrics), tuple(r.case for r in ordered[:WORST_CASES]))
 
 
 def _penalised(values: NDArray[np.float64], worst: Sequence[float | None] | None) -> float:

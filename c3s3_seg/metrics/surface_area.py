@@ -54,7 +54,7 @@ def area_within(a: Mask, b: Mask, spacing: ArrayLike, tolerances: tuple[float, .
     step = np.asarray(spacing, dtype=np.float64)
     if step.shape != (3,):
         raise InputError("the area of a surface needs a grid with right angles, found a sheared one")
-    areas = surfel_areas(step)
+    areas = surface_element_areas(step)
     (at_a, area_a), (at_b, area_b) = (_elements(mask, areas) for mask in (a, b))
     total = float(area_a.sum() + area_b.sum())
     near = Neighbours.of(step)
@@ -63,7 +63,7 @@ def area_within(a: Mask, b: Mask, spacing: ArrayLike, tolerances: tuple[float, .
     return [share / total if total else math.nan for share in within]
 
 
-def surfel_areas(spacing: Floats) -> Floats:
+def surface_element_areas(spacing: Floats) -> Floats:
     """(256,) float64: the area of the surface among eight voxels, by the code of which are inside."""
     # A normal is a product of two lengths: it scales with the spacings of the other two axes.
     scale = np.prod(spacing) / spacing

@@ -3,7 +3,7 @@
 from typing import Literal, get_args
 
 from c3s3_seg.errors import ConfigError
-from c3s3_seg.models.activation_checkpointing import set_recompute
+from c3s3_seg.models.activation_checkpointing import set_activation_checkpointing
 from c3s3_seg.models.blocks import Backbone, parameter_count
 from c3s3_seg.models.resvnet import ResVNet
 from c3s3_seg.models.vnet import VNet
@@ -28,4 +28,12 @@ def build(architecture: str, *, channels: int, classes: int, filters: int, dropo
     )
 
 
-__all__ = ["Architecture", "Backbone", "ResVNet", "VNet", "build", "parameter_count", "set_recompute"]
+__all__ = [
+    "Architecture",
+    "Backbone",
+    "ResVNet",
+    "VNet",
+    "build",
+    "parameter_count",
+    "set_activation_checkpointing",
+]

@@ -9,24 +9,24 @@ import torch
 from torch import Tensor, nn
 
 
-class Recomputing(nn.Module):
+class Checkpointed(nn.Module):
     """A module that calls its costly parts through `part`.
 
     Attributes
     ----------
-    recompute
+    activation_checkpointing
         Keep only inputs and output of each part in training, and compute the rest again.
     """
 
-    recompute = False
+    activation_checkpointing = False
 
     def part(self, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
         """`function(*inputs)`, a part of this module.
 
         Value, gradients and the running statistics of batch norms are the same with and without
-        `recompute`.
+        `activation_checkpointing`.
         """
-        if not (self.recompute and self.training and torch.is_grad_enabled()):
+        if not (self.activation_checkpointing and self.training and torch.is_grad_enabled()):
             return function(*inputs)
         from torch.utils.checkpoint import checkpoint
 
@@ -35,11 +35,11 @@ class Recomputing(nn.Module):
         )
 
 
-def set_recompute(module: nn.Module, wanted: bool) -> None:
+def set_activation_checkpointing(module: nn.Module, wanted: bool) -> None:
     """For all parts of a module that can."""
     for child in module.modules():
-        if isinstance(child, Recomputing):
-            child.recompute = wanted
+        if isinstance(child, Checkpointed):
+            child.activation_checkpointing = wanted
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from c3s3_seg.models.activation_checkpointing import Recomputing
+from c3s3_seg.models.activation_checkpointing import Checkpointed
 
 
 class Convolution(nn.Conv3d):
@@ -72,7 +72,7 @@ class BasicBlock(nn.Module):
         return self.relu(y + self.shortcut(x))  # type: ignore[no-any-return]
 
 
-class Decoder(Recomputing):
+class Decoder(Checkpointed):
     """The V-Net decoder: four upsamplings, each *adding* the encoder's map of the same size.
 
     Takes the five maps of an encoder, finest first, with `filters * (1, 2, 4, 8, 16)` channels,
@@ -113,7 +113,7 @@ def initialise(module: nn.Module) -> None:
             nn.init.zeros_(child.bias)
 
 
-class Backbone(Recomputing):
+class Backbone(Checkpointed):
     """An encoder, the decoder and a 1x1x1 output convolution.
 
     Sub-classes set `encode`, and `bottleneck` where the coarsest map passes something on its

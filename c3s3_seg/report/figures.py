@@ -46,7 +46,7 @@ def spread(dots: Sequence[Dot], title: str) -> str:
     if not finite:
         return _frame(title, "", "", '<text x="140" y="105" class="middle">nothing to show</text>')
     values = [dot.y for dot in finite]
-    axis = _Axis(*_range(values), HEIGHT - BOTTOM, TOP)
+    axis = _PlotAxis(*_range(values), HEIGHT - BOTTOM, TOP)
     middle = (LEFT + WIDTH - RIGHT) / 2
     low, median, high = (axis.at(float(q)) for q in np.percentile(values, (25, 50, 75)))
     left, right = middle - 60, middle + 60
@@ -76,8 +76,10 @@ def agreement(dots: Sequence[Dot], unit: str) -> str:
     if not dots:
         return _frame(title, "", "", '<text x="140" y="105" class="middle">nothing to show</text>')
     lines = limits([dot.y for dot in dots])
-    across = _Axis(*_range([dot.x for dot in dots]), LEFT, WIDTH - RIGHT)
-    up = _Axis(*_range([0.0, *(dot.y for dot in dots), *(line.y for line in lines)]), HEIGHT - BOTTOM, TOP)
+    across = _PlotAxis(*_range([dot.x for dot in dots]), LEFT, WIDTH - RIGHT)
+    up = _PlotAxis(
+        *_range([0.0, *(dot.y for dot in dots), *(line.y for line in lines)]), HEIGHT - BOTTOM, TOP
+    )
     drawn = [f'<line class="zero" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{up.at(0):.1f}" y2="{up.at(0):.1f}"/>']
     for line in lines:
         y = up.at(line.y)
@@ -103,7 +105,7 @@ def limits(differences: Sequence[float]) -> tuple[Line, ...]:
 
 
 @dataclass(frozen=True)
-class _Axis:
+class _PlotAxis:
     """Values from `low` to `high` at the pixels from `start` to `end`."""
 
     low: float

@@ -120,8 +120,8 @@ def _summary(cohort: Cohort) -> str:
         if name in numbers:
             tiles.append(_tile(name, numbers[name]))
     missed = max((found.infinite for found in numbers.values()), default=0)
-    empty = f"{cohort.flattered} empty, counted as 0"
-    for count, words in ((missed, "one mask empty: infinite"), (cohort.flattered, empty)):
+    empty = f"{cohort.optimistic} empty, counted as 0"
+    for count, words in ((missed, "one mask empty: infinite"), (cohort.optimistic, empty)):
         if count:
             tiles.append(f'<div class="tile"><b>{count}</b><span>{words}</span></div>')
     return f'<h2>{escape(cohort.label)}</h2><div class="tiles">{"".join(tiles)}</div>'

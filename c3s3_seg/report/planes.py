@@ -36,7 +36,7 @@ PLANES = (
 
 @dataclass(frozen=True, eq=False)
 class Panel:
-    """One plane cut out: grey values (rows, columns) uint8, masks alike bool, and a voxel's size in mm.
+    """One plane cut out: intensities (rows, columns) uint8, masks alike bool, and a voxel's size in mm.
 
     `mark` is the column and the row of a point to be marked, in voxels from the top left corner.
     """
@@ -62,7 +62,7 @@ def cut(
     Parameters
     ----------
     scan
-        Grey values (i, j, k). Oblique axes are taken as the nearest patient axes.
+        Intensities (i, j, k). Oblique axes are taken as the nearest patient axes.
     masks
         (i, j, k) bool each; the field is the box around them with 30 mm, or half of the box, around it.
     through

@@ -48,7 +48,7 @@ class PredictedCase:
     name
         The title. It is written as it stands: no patient's name.
     scan, mask
-        Grey values and labels (i, j, k) on one grid.
+        Intensities and labels (i, j, k) on one grid.
     labels
         Name -> value in the mask.
     volumes_ml

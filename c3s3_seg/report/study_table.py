@@ -131,7 +131,7 @@ def _per_case(runs: Sequence[Trained], net: str) -> list[CaseScore]:
     for case in runs[0].nets[net]:
         values = [metrics for run in runs for metrics in run.nets[net][case].values()]
         means = {m: fmean(v[m] for v in values) for m in METRICS}
-        score = PaperScore(**means, flattered=any(map(_missed, values)))
+        score = PaperScore(**means, optimistic=any(map(_missed, values)))
         rows.append(CaseScore(case, "all", score, None))
     return rows
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from c3s3_seg.io.dicom.inspect import Row
+from c3s3_seg.io.dicom.inspect import SeriesRow
 from c3s3_seg.metrics.paired_tests import Paired
 from c3s3_seg.metrics.results import CaseScore
 from c3s3_seg.metrics.statistics import Statistics, cohorts
@@ -112,7 +112,7 @@ def comparison_table(pairs: Sequence[Paired]) -> Table:
     return table
 
 
-def series_table(rows: Sequence[Row]) -> Table:
+def series_table(rows: Sequence[SeriesRow]) -> Table:
     """One line for each series that lies at a path; the number is what `--series` takes."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
@@ -185,8 +185,8 @@ def _add_means(
     table.add_section()
     for cohort in cohorts(rows):
         name = f"mean of {cohort.cases}"
-        if cohort.flattered:
-            name += f" ({cohort.flattered} empty, counted as 0)"
+        if cohort.optimistic:
+            name += f" ({cohort.optimistic} empty, counted as 0)"
         cells = [_mean(cohort.of(column), COLUMNS[column][1]) for column in columns]
         table.add_row(*_head(name, cohort.label, with_label), *[""] * blank, *cells, style="bold")
 

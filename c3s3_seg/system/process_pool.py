@@ -46,7 +46,7 @@ def each(task: Callable[[Any], Any], items: Sequence[Any], workers: int = 1) -> 
         yield from ((number, task(item)) for number, item in enumerate(items))
         return
     waiting = iter(enumerate(items))
-    team = [_Worker(task) for _ in range(min(workers, len(items)))]
+    team = [_PoolWorker(task) for _ in range(min(workers, len(items)))]
     try:
         busy = [worker for worker in team if worker.take(next(waiting, None))]
         while busy:
@@ -56,7 +56,7 @@ def each(task: Callable[[Any], Any], items: Sequence[Any], workers: int = 1) -> 
                 if isinstance(answer, Died):
                     team.remove(worker)
                     busy.remove(worker)
-                    worker = _Worker(task)
+                    worker = _PoolWorker(task)
                     team.append(worker)
                     busy.append(worker)
                 if not worker.take(next(waiting, None)):
@@ -67,7 +67,7 @@ def each(task: Callable[[Any], Any], items: Sequence[Any], workers: int = 1) -> 
             worker.stop()
 
 
-class _Worker:
+class _PoolWorker:
     """A process that answers one item after another. Ours is one end of its pipe, its own is the other."""
 
     def __init__(self, task: Callable[[Any], Any]) -> None:

@@ -10,7 +10,7 @@ from c3s3_seg.dataset import INDEX, DataSet
 from c3s3_seg.dataset.check.case_faults import values_in
 from c3s3_seg.errors import InputError
 from c3s3_seg.training.config import TrainConfig
-from c3s3_seg.training.data import Case, ValidationCase
+from c3s3_seg.training.data import TrainingCase, ValidationCase
 
 SPELLINGS = {"MRI": "MR", "MRT": "MR", "PET": "PT"}  # of DICOM's own codes
 CODES = ("CT", "MR", "PT", "NM", "US", "XA", "MG", "DX", "CR")
@@ -65,20 +65,20 @@ def _listed(labels: Mapping[str, int]) -> str:
 
 
 def check_cases(
-    config: TrainConfig, data: DataSet, learnt: Sequence[Case], judged: Sequence[ValidationCase]
+    config: TrainConfig, data: DataSet, trained_on: Sequence[TrainingCase], judged: Sequence[ValidationCase]
 ) -> list[str]:
     """What the scans and masks say, once all are read.
 
     Returns
     -------
-    Warnings: classes without a voxel, values that are learnt as background, grey values of another modality.
+    Warnings: classes without a voxel, values that are learnt as background, intensities of another modality.
 
     Raises
     ------
     InputError
         If the index has no labels, and no mask of the data holds a value of the configuration.
     """
-    labelled = {value for case in learnt for value in case.values}
+    labelled = {value for case in trained_on for value in case.values}
     truths = {value for case in judged for value in values_in(case.truth.array)}
     if not data.labels:
         _check_values(config, data, labelled | truths)
@@ -89,7 +89,7 @@ def check_cases(
         if judged and value not in truths:
             warnings.append(f"no validation case has a voxel of {name} ({value}): it is not judged")
     warnings += _left_out(config, data, labelled | truths)
-    return warnings + _grey_values(config, data, learnt)
+    return warnings + _intensities(config, data, trained_on)
 
 
 def _check_values(config: TrainConfig, data: DataSet, there: set[int]) -> None:
@@ -107,9 +107,9 @@ def _left_out(config: TrainConfig, data: DataSet, there: set[int]) -> list[str]:
     return [f"the masks hold {words}, which task.labels lacks: learnt as background"] if others else []
 
 
-def _grey_values(config: TrainConfig, data: DataSet, learnt: Sequence[Case]) -> list[str]:
+def _intensities(config: TrainConfig, data: DataSet, trained_on: Sequence[TrainingCase]) -> list[str]:
     """Where the index does not say the modality: only Hounsfield units reach down to air."""
-    wanted, lowest = modality(config.task.modality), median(case.lowest for case in learnt)
+    wanted, lowest = modality(config.task.modality), median(case.lowest for case in trained_on)
     if modality(data.modality) in CODES:
         return []
     if wanted == "MR" and lowest < AIR_HU:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from c3s3_seg.training import distributed as world
+from c3s3_seg.training import distributed as group
 from c3s3_seg.training.losses import SegTerms
 
 
@@ -33,7 +33,7 @@ class Competition(nn.Module):
     @torch.no_grad()
     def a_wins(self, a: SegTerms, b: SegTerms) -> bool:
         """Judge, and remember."""
-        now = world.mean([a.competition(self.alpha), b.competition(self.alpha)])
+        now = group.mean([a.competition(self.alpha), b.competition(self.alpha)])
         # Both averages begin at 0, so what they lack at first they lack alike.
         self.values.lerp_(torch.tensor(now, dtype=torch.float64, device=self.values.device), 1 - self.decay)
         return bool(self.values[0] <= self.values[1])

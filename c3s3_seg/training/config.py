@@ -162,7 +162,7 @@ class C3S3Config:
         tau of the contrast, eq. 7-9.
     anchors, negatives
         How many voxels are drawn for each contrast term.
-    warm_start
+    warm_up
         Iterations at the beginning in which both nets only learn from labels.
     """
 
@@ -182,7 +182,7 @@ class C3S3Config:
     temperature: Positive = 0.1
     anchors: Count = 4096
     negatives: Count = 256
-    warm_start: Annotated[int, Ge(0)] = 0
+    warm_up: Annotated[int, Ge(0)] = 0
 
 
 @closed
@@ -216,7 +216,7 @@ class RunConfig:
         it became stands in the history and on the card, and a resumed run keeps it. `bfloat16`:
         convolutions in bfloat16 (fast on CPUs with AMX and on GPUs since Ampere), the rest in float32.
         `float16`: for older GPUs; the loss is scaled so that small gradients survive.
-    recompute
+    activation_checkpointing
         Compute the largest maps again in the backward pass instead of keeping them: less memory, more
         time, the same numbers.
     patience
@@ -237,7 +237,7 @@ class RunConfig:
     seed: int = 1
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device: Literal["cpu", "cuda"] = "cpu"
-    recompute: bool = False
+    activation_checkpointing: bool = False
     threads: Count | None = None
     validate_every: Count = 500
     checkpoint_every: Count = 200
@@ -261,9 +261,9 @@ class TrainConfig:
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
 
 
-def warm_start(config: TrainConfig) -> int:
+def warm_up(config: TrainConfig) -> int:
     """Iterations of a run in which its method does not teach yet."""
-    return config.c3s3.warm_start if config.method in ("c3s3", "mcf") else 0
+    return config.c3s3.warm_up if config.method in ("c3s3", "mcf") else 0
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
@@ -307,9 +307,9 @@ def build_config(data: dict[str, Any], overrides: Sequence[str], where: str) -> 
 
 
 def _check(config: TrainConfig, where: str) -> None:
-    if config.method == "c3s3" and config.c3s3.warm_start >= config.run.iterations:
+    if config.method == "c3s3" and config.c3s3.warm_up >= config.run.iterations:
         limit = config.run.iterations
-        what = f"c3s3.warm_start = {config.c3s3.warm_start}: wanted less than run.iterations = {limit}"
+        what = f"c3s3.warm_up = {config.c3s3.warm_up}: wanted less than run.iterations = {limit}"
         raise ConfigError(what, where=where)
     if config.data.fold is not None and parse_share(config.data.fold, "data.fold")[1] < 2:
         raise ConfigError(f"data.fold = {config.data.fold!r}: wanted 2 folds or more", where=where)

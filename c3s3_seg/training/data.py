@@ -15,20 +15,20 @@ from torch import Generator, Tensor
 from c3s3_seg.bundle import Task
 from c3s3_seg.bundle.preprocessing import refuse_flat
 from c3s3_seg.dataset import INDEX, DataSet, Splits
-from c3s3_seg.dataset.check.case_faults import refuse_faults, values_in
+from c3s3_seg.dataset.check.case_faults import refuse_defects, values_in
 from c3s3_seg.errors import InputError
 from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.io import load, load_mask
 from c3s3_seg.training.augment import change_intensity, draw_geometry
 from c3s3_seg.training.config import AugmentConfig, DataConfig, TrainConfig
-from c3s3_seg.training.distributed import World
+from c3s3_seg.training.distributed import ProcessGroup
 from c3s3_seg.training.folds import read_splits as read_splits
 
-ALONE = World()
+ALONE = ProcessGroup()
 
 
 @dataclass(frozen=True)
-class Case:
+class TrainingCase:
     """One scan on the model's grid.
 
     Parameters
@@ -43,7 +43,7 @@ class Case:
     values
         In its mask, but 0.
     lowest
-        The scan's smallest grey value, in its own unit.
+        The scan's smallest intensity, in its own unit.
     """
 
     stack: Tensor
@@ -52,9 +52,9 @@ class Case:
     values: tuple[int, ...] = ()
     lowest: float = 0.0
 
-    def without_labels(self) -> Case:
+    def without_labels(self) -> TrainingCase:
         """The scan alone; shares the memory."""
-        return Case(self.stack[:1], self.foreground[:0], self.spacing_mm)
+        return TrainingCase(self.stack[:1], self.foreground[:0], self.spacing_mm)
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Batch:
         return len(self.target)
 
 
-def read_case(data: DataSet, name: str, task: Task, *, labelled: bool) -> Case:
+def read_case(data: DataSet, name: str, task: Task, *, labelled: bool) -> TrainingCase:
     """Read a scan, and its mask if it is a labelled one, onto the model's grid.
 
     Raises
@@ -106,7 +106,7 @@ def read_case(data: DataSet, name: str, task: Task, *, labelled: bool) -> Case:
     """
     scan = load(data.scan(name))
     mask = load_mask(data.mask(name), grid=scan.geometry) if labelled else None
-    refuse_faults(scan, mask, data.labels, required=not data.empty_masks)
+    refuse_defects(scan, mask, data.labels, required=not data.empty_masks)
     on_grid = task.recipe.to_model(scan)
     refuse_flat(scan, on_grid)
     layers = [torch.from_numpy(on_grid.array)[None]]
@@ -117,7 +117,7 @@ def read_case(data: DataSet, name: str, task: Task, *, labelled: bool) -> Case:
         foreground = (target.sum(dim=0) > 0.5).nonzero()
     spacing = torch.tensor(on_grid.geometry.spacing_mm, dtype=torch.float32)
     values = () if mask is None else tuple(values_in(mask.array))
-    return Case(torch.cat(layers), foreground, spacing, values, float(scan.array.min()))
+    return TrainingCase(torch.cat(layers), foreground, spacing, values, float(scan.array.min()))
 
 
 def read_validation(data: DataSet, names: tuple[str, ...]) -> list[ValidationCase]:
@@ -126,7 +126,7 @@ def read_validation(data: DataSet, names: tuple[str, ...]) -> list[ValidationCas
     for name in names:
         scan = load(data.scan(name))
         truth = load_mask(data.mask(name), grid=scan.geometry)
-        refuse_faults(scan, truth, data.labels, required=False)
+        refuse_defects(scan, truth, data.labels, required=False)
         cases.append(ValidationCase(name, scan, truth))
     return cases
 
@@ -142,27 +142,27 @@ class Sampler:
         Patch, crops and changes.
     seed
         With the iteration and a crop's number it decides every crop.
-    world
+    group
         Which share of each batch is drawn here.
     """
 
     def __init__(
         self,
-        labelled: list[Case],
-        unlabelled: list[Case],
+        labelled: list[TrainingCase],
+        unlabelled: list[TrainingCase],
         *,
         task: Task,
         data: DataConfig,
         augment: AugmentConfig,
         seed: int,
-        world: World = ALONE,
+        group: ProcessGroup = ALONE,
     ) -> None:
         self.labelled, self.unlabelled = labelled, unlabelled
         self.task, self.data, self.augment = task, data, augment
-        self.seed, self.world = seed, world
+        self.seed, self.group = seed, group
 
     @classmethod
-    def of(cls, config: TrainConfig, data: DataSet, splits: Splits, world: World = ALONE) -> Sampler:
+    def of(cls, config: TrainConfig, data: DataSet, splits: Splits, group: ProcessGroup = ALONE) -> Sampler:
         """Read the cases that a run learns from.
 
         Raises
@@ -185,7 +185,7 @@ class Sampler:
             data=config.data,
             augment=config.augment,
             seed=config.run.seed,
-            world=world,
+            group=group,
         )
 
     def batch(self, iteration: int, views: Views) -> Batch:
@@ -196,14 +196,14 @@ class Sampler:
                 (self.labelled, 0, views.labelled),
                 (self.unlabelled, views.labelled, views.unlabelled),
             )
-            for number in self.world.share(count)
+            for number in self.group.share(count)
         ]
-        labelled = len(self.world.share(views.labelled))
+        labelled = len(self.group.share(views.labelled))
         images = tuple(torch.stack(view) for view in zip(*(images for images, _ in drawn), strict=True))
         return Batch(images, torch.stack([target for _, target in drawn[:labelled]]))
 
     def _draw(
-        self, cases: list[Case], number: int, iteration: int, views: int
+        self, cases: list[TrainingCase], number: int, iteration: int, views: int
     ) -> tuple[list[Tensor], Tensor]:
         """Crop `number` of a batch: its views, each (1, *patch), and its target (C or 0, *patch)."""
         random = Generator().manual_seed((self.seed * 1_000_003 + iteration) * 1_009 + number)
@@ -211,7 +211,7 @@ class Sampler:
         crop = self._crop(case, random)
         return [change_intensity(crop[:1], self.augment, random) for _ in range(views)], crop[1:]
 
-    def _crop(self, case: Case, random: Generator) -> Tensor:
+    def _crop(self, case: TrainingCase, random: Generator) -> Tensor:
         """(layers, *patch): one sampling of the volume through a random affine and elastic map."""
         size = torch.tensor(case.stack.shape[1:])
         points = draw_geometry(self.task.patch, case.spacing_mm, self.augment, random)
@@ -223,7 +223,7 @@ class Sampler:
             crop[1] = 1 - crop[2:].sum(dim=0)
         return crop
 
-    def _centre(self, case: Case, size: Tensor, random: Generator) -> Tensor:
+    def _centre(self, case: TrainingCase, size: Tensor, random: Generator) -> Tensor:
         patch = torch.tensor(self.task.patch)
         if len(case.foreground) and float(torch.rand((), generator=random)) < self.data.foreground_crops:
             wanted = case.foreground[torch.randint(len(case.foreground), (), generator=random)].float()

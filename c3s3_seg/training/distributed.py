@@ -24,7 +24,7 @@ PATIENCE = timedelta(hours=2)
 
 
 @dataclass(frozen=True)
-class World:
+class ProcessGroup:
     """Which of how many processes this one is.
 
     Parameters
@@ -42,7 +42,7 @@ class World:
     local_rank: int = 0
 
     @classmethod
-    def of_environment(cls) -> World:
+    def of_environment(cls) -> ProcessGroup:
         """As torchrun says; one process where it does not."""
         rank, size, local = (int(os.environ.get(k, d)) for k, d in _VARIABLES)
         return cls(rank, size, local)
@@ -62,7 +62,7 @@ _VARIABLES = (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
 
 
 @contextmanager
-def join(config: TrainConfig) -> Iterator[World]:
+def join(config: TrainConfig) -> Iterator[ProcessGroup]:
     """Meet the other processes, if there are any, and part from them at the end.
 
     Raises
@@ -70,25 +70,25 @@ def join(config: TrainConfig) -> Iterator[World]:
     ConfigError
         If a batch cannot be shared out evenly.
     """
-    world = World.of_environment()
-    if world.size == 1:
-        yield world
+    group = ProcessGroup.of_environment()
+    if group.size == 1:
+        yield group
         return
-    _check(config, world)
+    _check(config, group)
     if config.run.device == "cuda":
-        torch.cuda.set_device(world.local_rank)
+        torch.cuda.set_device(group.local_rank)
     dist.init_process_group("nccl" if config.run.device == "cuda" else "gloo", timeout=PATIENCE)
     try:
-        yield world
+        yield group
     finally:
         dist.destroy_process_group()
 
 
-def _check(config: TrainConfig, world: World) -> None:
+def _check(config: TrainConfig, group: ProcessGroup) -> None:
     for key in ("labelled_batch", "unlabelled_batch", "warm_batch"):
         count = getattr(config.run, key)
-        if count % world.size:
-            raise ConfigError(f"run.{key} = {count}: wanted a multiple of the {world.size} processes")
+        if count % group.size:
+            raise ConfigError(f"run.{key} = {count}: wanted a multiple of the {group.size} processes")
 
 
 def total(local: Tensor) -> Tensor:

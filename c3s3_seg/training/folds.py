@@ -25,7 +25,7 @@ def read_splits(config: DataConfig) -> tuple[DataSet, Splits]:
         learnt from and judged by.
     """
     data = DataSet.load(Path(config.folder))
-    splits = data.splits.put_aside(config.validation_from_unlabelled)
+    splits = data.splits.hold_out(config.validation_from_unlabelled)
     if config.fully_supervised:
         splits = replace(splits, labelled=splits.labelled + splits.unlabelled, unlabelled=())
     if not splits.labelled:

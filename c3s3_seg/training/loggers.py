@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from c3s3_seg.system.files import printable
-from c3s3_seg.training.distributed import World
+from c3s3_seg.training.distributed import ProcessGroup
 from c3s3_seg.training.history import empty_masks
-from c3s3_seg.training.train import Listener
+from c3s3_seg.training.train import RunLogger
 from c3s3_seg.training.validation import Validation
 
 PLAIN_EVERY_S = 30.0  # how often a run without a terminal writes a line
@@ -115,28 +115,28 @@ class TensorBoard:
 class Both:
     """Several listeners as one."""
 
-    def __init__(self, *listeners: Listener) -> None:
+    def __init__(self, *listeners: RunLogger) -> None:
         self.listeners = listeners
 
     def began(self, iteration: int, total: int) -> None:
         """Tell all."""
-        for listener in self.listeners:
-            listener.began(iteration, total)
+        for logger in self.listeners:
+            logger.began(iteration, total)
 
     def stepped(self, iteration: int, terms: dict[str, float]) -> None:
         """Tell all."""
-        for listener in self.listeners:
-            listener.stepped(iteration, terms)
+        for logger in self.listeners:
+            logger.stepped(iteration, terms)
 
     def validated(self, iteration: int, results: list[Validation]) -> None:
         """Tell all."""
-        for listener in self.listeners:
-            listener.validated(iteration, results)
+        for logger in self.listeners:
+            logger.validated(iteration, results)
 
     def warned(self, text: str) -> None:
         """Tell all."""
-        for listener in self.listeners:
-            listener.warned(text)
+        for logger in self.listeners:
+            logger.warned(text)
 
 
 class Silent:
@@ -156,9 +156,9 @@ class Silent:
 
 
 @contextmanager
-def open_listener(folder: Path) -> Iterator[Listener]:
+def open_logger(folder: Path) -> Iterator[RunLogger]:
     """The terminal and TensorBoard (event files in `folder/events`); among several processes, the first's."""
-    if not World.of_environment().leads:
+    if not ProcessGroup.of_environment().leads:
         yield Silent()
         return
     terminal = Terminal()

@@ -15,12 +15,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from c3s3_seg.errors import InputError, MissingError
 from c3s3_seg.inference.backends.runtimes import forbid_tf32
-from c3s3_seg.models import set_recompute
+from c3s3_seg.models import set_activation_checkpointing
 from c3s3_seg.system.schema import dump, parse
 from c3s3_seg.training import checkpoint
-from c3s3_seg.training.config import OptimiserConfig, TrainConfig, warm_start
+from c3s3_seg.training.config import OptimiserConfig, TrainConfig, warm_up
 from c3s3_seg.training.data import ALONE, Batch, ValidationCase
-from c3s3_seg.training.distributed import World, led, mean, synchronise
+from c3s3_seg.training.distributed import ProcessGroup, led, mean, synchronise
 from c3s3_seg.training.ema import Ema
 from c3s3_seg.training.history import began_with, best_record, differences, scored, since_gain
 from c3s3_seg.training.methods import Method, Stepper, build_method
@@ -31,12 +31,12 @@ from c3s3_seg.training.validation import Validation, validate
 # reads. Noted in the history.
 MAY_CHANGE = {
     "run.iterations",
-    "c3s3.warm_start",
+    "c3s3.warm_up",
     "run.validate_every",
     "run.checkpoint_every",
     "run.patience",
     "run.threads",
-    "run.recompute",
+    "run.activation_checkpointing",
     "networks.ship",
     "networks.storage",
     "task.overlap",
@@ -48,15 +48,15 @@ MAY_CHANGE = {
 class Run:
     """Everything that changes while training, and its checkpoint."""
 
-    def __init__(self, config: TrainConfig, folder: Path, world: World = ALONE) -> None:
+    def __init__(self, config: TrainConfig, folder: Path, group: ProcessGroup = ALONE) -> None:
         torch.manual_seed(config.run.seed)
-        self.config, self.folder, self.world = config, folder, world
-        self.device = _device(config, world)
+        self.config, self.folder, self.group = config, folder, group
+        self.device = _device(config, group)
         self.method: Method = build_method(config).to(self.device)
         self.method.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         synchronise(self.method, self.device)
-        set_recompute(self.method, config.run.recompute)
-        self.stepper = _stepper(self.method, world)
+        set_activation_checkpointing(self.method, config.run.activation_checkpointing)
+        self.stepper = _stepper(self.method, group)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.run.precision == "float16")
         self.optimisers = {name: _sgd(p, config.optimiser) for name, p in self.method.optimised().items()}
         self.emas = {
@@ -84,7 +84,7 @@ class Run:
 
     def _agreed(self, chosen: Precision) -> Precision:
         """The first process's choice: all compute in the same."""
-        half = led(self.world.leads and chosen.name == "bfloat16")
+        half = led(self.group.leads and chosen.name == "bfloat16")
         return Precision("bfloat16" if half else "float32", chosen.why)
 
     def _precision_record(self, chosen: Precision) -> dict[str, Any]:
@@ -98,7 +98,7 @@ class Run:
     @property
     def begun(self) -> bool:
         """Whether it began from a bundle's networks."""
-        return any("begun_from" in record for record in self.history)
+        return any("initialized_from" in record for record in self.history)
 
     def step(self, batch: Batch) -> dict[str, float]:
         """One iteration; the numbers for the log."""
@@ -108,7 +108,7 @@ class Run:
         terms: dict[str, float] = {"lr": lr}
         self.method.train()
         # Dropout draws from the global generator: with this, an iteration depends on its number alone.
-        torch.manual_seed((self.config.run.seed * 1_000_003 + self.iteration) * 1_009 + self.world.rank)
+        torch.manual_seed((self.config.run.seed * 1_000_003 + self.iteration) * 1_009 + self.group.rank)
         with _autocast(self.device, precision):
             for phase in self.stepper(_to(batch, self.device), self.iteration):
                 self._descend(phase.loss, phase.optimisers, lr)
@@ -266,9 +266,9 @@ class Run:
             return net
         share, blended = self.config.run.blend, copy.deepcopy(net)
         first = {k: v.to(self.device) for k, v in self.first[name].items()}
-        learnt = net.state_dict()
+        trained_on = net.state_dict()
         blended.load_state_dict(
-            {k: first[k].lerp(v, share) if v.is_floating_point() else v for k, v in learnt.items()}
+            {k: first[k].lerp(v, share) if v.is_floating_point() else v for k, v in trained_on.items()}
         )
         return blended
 
@@ -278,7 +278,7 @@ class Run:
         for record in self.history:
             if "dice" in record:
                 dice.setdefault(record["iteration"], {})[record["candidate"]] = record["dice"]
-        counted = sum(iteration > warm_start(self.config) for iteration in dice)
+        counted = sum(iteration > warm_up(self.config) for iteration in dice)
         patience = self.config.run.patience
         return 0 < patience <= min(counted, since_gain([tuple(d.values()) for d in dice.values()]))
 
@@ -302,10 +302,10 @@ def _sgd(parameters: list[torch.nn.Parameter], config: OptimiserConfig) -> torch
     )
 
 
-def _stepper(method: Method, world: World) -> nn.Module:
+def _stepper(method: Method, group: ProcessGroup) -> nn.Module:
     """The method's step as a module; with several processes its gradients are the mean of all of them."""
     stepper = Stepper(method)
-    if world.size == 1:
+    if group.size == 1:
         return stepper
     # In the warm start the projectors have no gradient.
     return DistributedDataParallel(stepper, find_unused_parameters=True, broadcast_buffers=False)
@@ -316,7 +316,7 @@ def _autocast(device: torch.device, precision: str) -> torch.autocast:
     return torch.autocast(device.type, half, enabled=precision != "float32")
 
 
-def _device(config: TrainConfig, world: World) -> torch.device:
+def _device(config: TrainConfig, group: ProcessGroup) -> torch.device:
     if config.run.device == "cuda" and not torch.cuda.is_available():
         raise MissingError(
             "run.device = 'cuda', but torch finds no CUDA device", todo="Set run.device = 'cpu'"
@@ -325,7 +325,7 @@ def _device(config: TrainConfig, world: World) -> torch.device:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if config.run.device == "cuda":
         forbid_tf32()  # in half precision too, where the loss terms are still float32
-        return torch.device("cuda", world.local_rank)
+        return torch.device("cuda", group.local_rank)
     return torch.device(config.run.device)
 
 

@@ -18,7 +18,7 @@ from c3s3_seg.system.files import make_folder, make_own_folder, read_json, write
 from c3s3_seg.system.schema import closed, dump, parse
 from c3s3_seg.training import checkpoint
 from c3s3_seg.training.config import TrainConfig, load_config
-from c3s3_seg.training.loggers import open_listener
+from c3s3_seg.training.loggers import open_logger
 from c3s3_seg.training.train import train
 
 
@@ -58,7 +58,7 @@ class Study:
 
 
 @dataclass(frozen=True)
-class Plan:
+class StudyPlan:
     """One run that a study asks for."""
 
     entry: str
@@ -71,7 +71,7 @@ class Plan:
         return f"{re.sub('[^a-z0-9]+', '-', self.entry.lower()).strip('-')}-{self.seed}"
 
 
-def load_study(path: Path, overrides: Sequence[str] = ()) -> tuple[Study, list[Plan]]:
+def load_study(path: Path, overrides: Sequence[str] = ()) -> tuple[Study, list[StudyPlan]]:
     """Read a study and every configuration in it: nothing is trained before all of them are valid.
 
     Returns
@@ -103,14 +103,14 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> tuple[Study, list[P
     return study, plans
 
 
-def _plans(study: Study, overrides: Sequence[str]) -> Iterator[Plan]:
+def _plans(study: Study, overrides: Sequence[str]) -> Iterator[StudyPlan]:
     for seed in study.seeds:
         for entry in study.entries:
             changes = [*study.set, *entry.set, *overrides, f"run.seed={seed}", "networks.ship=[]"]
-            yield Plan(entry.name, seed, load_config(Path(study.base), changes))
+            yield StudyPlan(entry.name, seed, load_config(Path(study.base), changes))
 
 
-def run_study(plans: list[Plan], out: Path, tell: Callable[[str], None]) -> None:
+def run_study(plans: list[StudyPlan], out: Path, report: Callable[[str], None]) -> None:
     """Train what has no record yet.
 
     Parameters
@@ -119,7 +119,7 @@ def run_study(plans: list[Plan], out: Path, tell: Callable[[str], None]) -> None
         The runs, or a share of them.
     out
         Holds `records/NAME.json`, which are small and enough to resume, and `runs/NAME`.
-    tell
+    report
         Called with a line before each run.
 
     Raises
@@ -133,21 +133,21 @@ def run_study(plans: list[Plan], out: Path, tell: Callable[[str], None]) -> None
     for number, plan in enumerate(plans, start=1):
         record = out / "records" / f"{plan.name}.json"
         if not record.exists():
-            tell(f"{plan.name} ({number} of {len(plans)})")
+            report(f"{plan.name} ({number} of {len(plans)})")
             write_whole(record, json.dumps(_train(plan, out / "runs" / plan.name), indent=1).encode())
         read_record(record, plan)
 
 
-def finished(plans: list[Plan], out: Path) -> list[Trained]:
+def finished(plans: list[StudyPlan], out: Path) -> list[Trained]:
     """The records of the runs that have one."""
     records = [(out / "records" / f"{plan.name}.json", plan) for plan in plans]
     return [read_record(path, plan) for path, plan in records if path.exists()]
 
 
-def _train(plan: Plan, folder: Path) -> dict[str, Any]:
+def _train(plan: StudyPlan, folder: Path) -> dict[str, Any]:
     resume = (folder / checkpoint.FILE).exists()
-    with open_listener(folder) as listener:
-        bundle = train(plan.config, folder, listener, resume=resume)
+    with open_logger(folder) as logger:
+        bundle = train(plan.config, folder, logger, resume=resume)
     facts = bundle.manifest.training
     if not facts["validation_cases"]:
         raise InputError("a study needs validation cases, and there are none", where=plan.config.data.folder)
@@ -169,7 +169,7 @@ def _numbers(found: Any) -> Any:
     return float("nan" if found is None else found)
 
 
-def read_record(path: Path, plan: Plan) -> Trained:
+def read_record(path: Path, plan: StudyPlan) -> Trained:
     """A finished run.
 
     Raises
@@ -202,6 +202,6 @@ def _settings(config: TrainConfig) -> dict[str, Any]:
     settings: dict[str, Any] = dump(config)
     settings["data"].pop("folder")
     settings["data"].pop("note")
-    for key in ("threads", "recompute", "checkpoint_every"):
+    for key in ("threads", "activation_checkpointing", "checkpoint_every"):
         settings["run"].pop(key)
     return settings

@@ -19,7 +19,7 @@ from c3s3_seg.system.files import check_folder, check_own_folder, make_folder
 from c3s3_seg.system.hardware import available_processors
 from c3s3_seg.system.ownership import check_set
 from c3s3_seg.training import checkpoint
-from c3s3_seg.training.bundles.initialize import begin_from
+from c3s3_seg.training.bundles.initialize import initialize_from
 from c3s3_seg.training.bundles.write import write_bundle
 from c3s3_seg.training.checks import check_cases, check_index
 from c3s3_seg.training.config import TrainConfig
@@ -29,14 +29,14 @@ from c3s3_seg.training.run import Run
 from c3s3_seg.training.validation import Validation
 
 # Threads that draw batches for a GPU. A batch is a function of its iteration: their number changes nothing.
-PARTS = (CARD, "model.safetensors", "partner.safetensors")  # what every bundle has, or may have
+PARTS = (CARD, "model.safetensors", "secondary.safetensors")  # what every bundle has, or may have
 LOADERS = min(8, available_processors())
 
 
 NOTHING = "no network has a Dice above 0 on the validation cases: it has not learnt the task"
 
 
-class Listener(Protocol):
+class RunLogger(Protocol):
     """Who is told how the run goes."""
 
     def began(self, iteration: int, total: int) -> None:
@@ -55,7 +55,7 @@ class Listener(Protocol):
 def train(
     config: TrainConfig,
     folder: Path,
-    listener: Listener,
+    logger: RunLogger,
     *,
     resume: bool = False,
     start: ModelBundle | None = None,
@@ -68,7 +68,7 @@ def train(
         The run.
     folder
         Holds the checkpoint, the event files and the bundle.
-    listener
+    logger
         Is told of every iteration and validation.
     resume
         Go on from the newest checkpoint in `folder`.
@@ -97,14 +97,14 @@ def train(
     if not resume and (folder / checkpoint.FILE).exists():
         todo = "Go on with --resume, or give another folder"
         raise InputError("this folder already holds a run", where=folder, todo=todo)
-    with join(config) as world:
-        run = Run(config, folder, world)
+    with join(config) as group:
+        run = Run(config, folder, group)
         if resume:
             run.restore()
         elif start is not None:
-            begin_from(run, start)
-        results = _learn(run, data, splits, listener)
-        if world.leads:
+            initialize_from(run, start)
+        results = _learn(run, data, splits, logger)
+        if group.leads:
             write_bundle(run, data, splits, results)
         wait()
     return ModelBundle.load(folder / "bundle")
@@ -126,24 +126,24 @@ def _check_validation(config: TrainConfig, data: DataSet, splits: Splits) -> Non
         raise InputError(f"{key} needs validation cases, and there are none", where=data.folder, todo=todo)
 
 
-def _learn(run: Run, data: DataSet, splits: Splits, listener: Listener) -> list[Validation]:
+def _learn(run: Run, data: DataSet, splits: Splits, logger: RunLogger) -> list[Validation]:
     """From the run's iteration to its last; the last validation. One process alone validates and writes."""
-    config, leads = run.config, run.world.leads
+    config, leads = run.config, run.group.leads
     cases = read_validation(data, splits.validation) if leads else []
     results: list[Validation] = []
-    sampler = None if run.stalled() else Sampler.of(config, data, splits, run.world)
-    listener.began(run.iteration, config.run.iterations)
+    sampler = None if run.stalled() else Sampler.of(config, data, splits, run.group)
+    logger.began(run.iteration, config.run.iterations)
     if sampler is not None and leads:
-        _warn(run, listener, check_cases(config, data, sampler.labelled, cases))
+        _warn(run, logger, check_cases(config, data, sampler.labelled, cases))
     if cases and run.iteration == 0 and run.begun:  # what is to be improved
-        listener.validated(0, run.validate(cases))
+        logger.validated(0, run.validate(cases))
     for batch in () if sampler is None else _batches(sampler, run):
-        listener.stepped(run.iteration + 1, run.step(batch))
+        logger.stepped(run.iteration + 1, run.step(batch))
         ends = run.iteration == config.run.iterations
         if ends or run.iteration % config.run.validate_every == 0:
             if cases:
                 results = run.validate(cases)
-                listener.validated(run.iteration, results)
+                logger.validated(run.iteration, results)
             ends = ends or led(leads and run.stalled())
         if leads and (ends or run.iteration % config.run.checkpoint_every == 0):
             run.save()
@@ -152,14 +152,14 @@ def _learn(run: Run, data: DataSet, splits: Splits, listener: Listener) -> list[
     if not results and cases:  # resumed after the last iteration
         results = run.validate(cases)
     if results and not any(result.dice > 0 for result in results):
-        _warn(run, listener, [NOTHING])
+        _warn(run, logger, [NOTHING])
     return results
 
 
-def _warn(run: Run, listener: Listener, texts: list[str]) -> None:
+def _warn(run: Run, logger: RunLogger, texts: list[str]) -> None:
     for text in texts:
         run.warn(text)
-        listener.warned(text)
+        logger.warned(text)
 
 
 def _batches(sampler: Sampler, run: Run) -> Iterator[Batch]:

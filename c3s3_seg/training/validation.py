@@ -68,7 +68,7 @@ def validate(name: str, net: nn.Module, task: Task, cases: Sequence[ValidationCa
         found = paper_scores(mask, case.truth, list(task.label_values.values()))
         for label in task.labels:
             score = found[label.value]
-            missed += score.flattered
+            missed += score.optimistic
             per_case[case.name][label.name] = {
                 "dice": score.dice,
                 "jaccard": score.jaccard,

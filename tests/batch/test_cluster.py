@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from helpers.batches import MODEL, masks
 
-from c3s3_seg.batch import Job, Model, Plan, predict_cases, verify
+from c3s3_seg.batch import BatchPlan, Job, Model, predict_cases, verify
 from c3s3_seg.batch.cluster import cluster_engine
 from c3s3_seg.errors import InputError, MissingError
 
@@ -30,7 +30,11 @@ def test_two_workers_one_is_killed(small_scans: Path, tmp_path: Path) -> None:
     thread = threading.Thread(target=kill, daemon=True)
     thread.start()
     result = predict_cases(
-        [small_scans], MODEL, Job(there, allow_out_of_domain=True), None, Plan(workers=2, cluster="local")
+        [small_scans],
+        MODEL,
+        Job(there, allow_out_of_domain=True),
+        None,
+        BatchPlan(workers=2, cluster="local"),
     )
     thread.join(timeout=10)
     assert killed

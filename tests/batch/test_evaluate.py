@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from c3s3_seg.batch import evaluate as evaluate_module
-from c3s3_seg.batch.evaluate import Settings, evaluate
+from c3s3_seg.batch.evaluate import EvaluationSettings, evaluate
 from c3s3_seg.errors import InputError
 from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.io import save
@@ -118,16 +118,16 @@ def test_all_labels_of_any_truth_are_measured_in_every_case(folders: tuple[Path,
 
 
 def test_labels_by_name(folders: tuple[Path, Path, Path]) -> None:
-    result = evaluate(*folders, Settings(labels={"atrium": 1}))
+    result = evaluate(*folders, EvaluationSettings(labels={"atrium": 1}))
     assert {row.label for row in result.rows} == {"atrium"}
 
 
 def test_paper_protocol_flatters_a_miss_and_counts_it(folders: tuple[Path, Path, Path]) -> None:
     predictions, truth, out = folders
     save(cube(0, 0), predictions / "b.nii.gz")
-    result = evaluate(predictions, truth, out, Settings(protocol="paper"))
-    assert result.rows[1].score == PaperScore(0.0, 0.0, 0.0, 0.0, flattered=True)
-    assert result.cohorts[0].flattered == 1
+    result = evaluate(predictions, truth, out, EvaluationSettings(protocol="paper"))
+    assert result.rows[1].score == PaperScore(0.0, 0.0, 0.0, 0.0, optimistic=True)
+    assert result.cohorts[0].optimistic == 1
     assert result.cohorts[0].of("hd95_vox").mean == 0
     clinical = evaluate(predictions, truth, out)
     assert clinical.cohorts[0].of("hd95_mm").infinite == 1
@@ -163,7 +163,7 @@ def test_labels_that_make_no_sense_are_refused(
     folders: tuple[Path, Path, Path], labels: dict[str, int]
 ) -> None:
     with pytest.raises(InputError, match="labels"):
-        evaluate(*folders, Settings(labels=labels))
+        evaluate(*folders, EvaluationSettings(labels=labels))
 
 
 def test_an_output_folder_that_cannot_be_made_is_refused(folders: tuple[Path, Path, Path]) -> None:
@@ -184,7 +184,7 @@ def test_nothing_in_common_is_refused(folders: tuple[Path, Path, Path], tmp_path
 
 
 def test_tolerances_and_the_area_form_become_columns(folders: tuple[Path, Path, Path]) -> None:
-    result = evaluate(*folders, Settings(tolerances_mm=(0.5, 3.0), area_nsd=True))
+    result = evaluate(*folders, EvaluationSettings(tolerances_mm=(0.5, 3.0), area_nsd=True))
     columns = list(result.rows[0].score.flat())
     assert [c for c in columns if c.startswith("nsd")] == [
         "nsd_0.5mm", "nsd_3mm", "nsd_area_0.5mm", "nsd_area_3mm",
@@ -205,7 +205,7 @@ def test_another_grid_is_refused_unless_resampling_was_asked_for(folders: tuple[
     refused = evaluate(*folders)
     assert [failure.case for failure in refused.failures] == ["b"]
     assert refused.failures[0].reason.count("origin") == 2  # both grids are shown
-    result = evaluate(*folders, Settings(resample=True))
+    result = evaluate(*folders, EvaluationSettings(resample=True))
     assert result.failures == ()
     assert result.rows[1].score == score(cube(2, 9), cube(2, 7))
     (note,) = report_of(folders[2])["notes"]
@@ -220,7 +220,7 @@ def test_two_processes_answer_as_one_does(folders: tuple[Path, Path, Path]) -> N
     alone = evaluate(predictions, truth, out)
     told: list[int] = []
     together = evaluate(
-        predictions, truth, out, Settings(workers=2), progress=lambda _, done, __: told.append(done)
+        predictions, truth, out, EvaluationSettings(workers=2), progress=lambda _, done, __: told.append(done)
     )
     assert together.rows == alone.rows
     assert together.failures == alone.failures
@@ -267,7 +267,7 @@ def test_a_process_that_dies_is_a_failure_with_its_reason(
             yield number, Died("the process was ended by SIGKILL") if last else task(item)
 
     monkeypatch.setattr(module, "each", deadly)
-    result = evaluate(*folders, Settings(workers=2))
+    result = evaluate(*folders, EvaluationSettings(workers=2))
     assert [row.case for row in result.rows] == ["a"]
     assert result.failures == (Failure("b", "the process was ended by SIGKILL"),)
 
@@ -301,7 +301,7 @@ def test_a_case_without_a_label_in_common_is_dice_0_and_stays_in_the_means(
     for name, value, said in (("a", 1, 1), ("b", 2, 2), ("c", 1, 1), ("swapped", 1, 2)):
         save(cube(2, 7, value), truth / f"{name}.nii.gz")
         save(cube(2, 7, said), predictions / f"{name}.nii.gz")
-    result = evaluate(predictions, truth, out, Settings(labels={"one": 1}))
+    result = evaluate(predictions, truth, out, EvaluationSettings(labels={"one": 1}))
     assert result.failures == ()
     (cohort,) = result.cohorts
     assert (cohort.cases, cohort.of("dice").mean) == (4, 0.75)
@@ -313,9 +313,12 @@ def test_a_case_without_a_label_in_common_is_dice_0_and_stays_in_the_means(
 
 
 @pytest.mark.parametrize("values", [(255, 1), (1, 255), (2, 1)])
-@pytest.mark.parametrize("settings", [Settings(), Settings(labels={"organ": 1}), Settings(protocol="paper")])
+@pytest.mark.parametrize(
+    "settings",
+    [EvaluationSettings(), EvaluationSettings(labels={"organ": 1}), EvaluationSettings(protocol="paper")],
+)
 def test_a_set_without_a_label_in_common_is_mixed_up(
-    folders: tuple[Path, Path, Path], values: tuple[int, int], settings: Settings
+    folders: tuple[Path, Path, Path], values: tuple[int, int], settings: EvaluationSettings
 ) -> None:
     predictions, truth, out = folders
     for name in "ab":
@@ -329,7 +332,7 @@ def test_a_set_without_a_label_in_common_is_mixed_up(
 
 def test_labels_that_no_mask_holds_are_refused(folders: tuple[Path, Path, Path]) -> None:
     with pytest.raises(InputError, match=r"asked for 3 \(liver\), which no mask holds"):
-        evaluate(*folders, Settings(labels={"liver": 3}))
+        evaluate(*folders, EvaluationSettings(labels={"liver": 3}))
 
 
 def test_empty_predictions_are_a_miss_and_no_mixup(folders: tuple[Path, Path, Path]) -> None:
@@ -359,7 +362,7 @@ def test_a_label_that_no_truth_has_is_reported(folders: tuple[Path, Path, Path])
     assert result.remarks[0] == "no truth has the label 7, and the predictions of b do: not measured"
     assert result.remarks[1].endswith("(against)")
     assert report_of(out)["remarks"] == list(result.remarks)
-    asked = evaluate(predictions, truth, out, Settings(labels={"one": 1, "seven": 7, "nine": 9}))
+    asked = evaluate(predictions, truth, out, EvaluationSettings(labels={"one": 1, "seven": 7, "nine": 9}))
     assert asked.remarks == (
         "no truth has the label 7 (seven), and the predictions of b do: Dice 0 there",
         "no mask has the label 9 (nine): both masks are empty in every case",
@@ -446,10 +449,10 @@ def test_aggregates_by_hand(tmp_path: Path) -> None:
     assert far.mean_penalised == pytest.approx((0 + diagonal + 0) / 3)
     assert (two.of("nsd_1mm").mean, two.of("nsd_1mm").undefined) == (pytest.approx((1 + 0 + 1) / 3), 1)
 
-    paper = evaluate(tmp_path / "p", tmp_path / "t", tmp_path / "out", Settings(protocol="paper"))
+    paper = evaluate(tmp_path / "p", tmp_path / "t", tmp_path / "out", EvaluationSettings(protocol="paper"))
     one, two = paper.cohorts
     # In voxels; an empty prediction is 0 in every column: `swapped` and `missed` of label 1, `half` of 2.
-    assert (one.flattered, two.flattered) == (2, 1)
+    assert (one.optimistic, two.optimistic) == (2, 1)
     assert one.of("dice").mean == pytest.approx((1 + 2 / 3 + 0 + 0) / 4)
     assert one.of("hd95_vox").mean == pytest.approx((0 + 2 + 0 + 0) / 4)
     assert (one.of("hd95_vox").infinite, one.of("asd_vox").mean) == (0, 0)

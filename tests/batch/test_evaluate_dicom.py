@@ -9,7 +9,7 @@ import pytest
 from helpers.dicom_files import edit
 from helpers.dicom_seg import MAKER, SEGMENTS, drawn
 
-from c3s3_seg.batch.evaluate import EvaluationResult, Settings, evaluate
+from c3s3_seg.batch.evaluate import EvaluationResult, EvaluationSettings, evaluate
 from c3s3_seg.errors import C3S3Error, GeometryError, InputError
 from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.io import load, save
@@ -69,7 +69,7 @@ def test_every_kind_against_every_kind_scores_as_the_masks_do(
     write(moved, tmp_path / "p", of_prediction)
     write(truth, tmp_path / "t", of_truth)
     images = tmp_path / "series" if {of_prediction, of_truth} == {"rtstruct.dcm"} else None
-    result = evaluate(tmp_path / "p", tmp_path / "t", tmp_path / "out", Settings(images=images))
+    result = evaluate(tmp_path / "p", tmp_path / "t", tmp_path / "out", EvaluationSettings(images=images))
     wanted = scores(moved, truth, (1, 3))
     names = ("label_1", "label_2") if {of_prediction, of_truth} == {"nii.gz"} else ("left_atrium", "wall")
     assert [row.label for row in result.rows] == list(names)
@@ -94,7 +94,7 @@ def test_a_folder_for_each_case_and_files_beside_the_masks(truth: Volume, tmp_pa
         write(truth, tmp_path / "p", "seg.dcm", case)
         shutil.copytree(tmp_path / "series", tmp_path / "t" / case)
         shutil.move(write(truth, tmp_path / "s", "rtstruct.dcm"), tmp_path / "t" / case / "RS.1.2.3.dcm")
-    shutil.copy(next((tmp_path / "series").iterdir()), tmp_path / "p" / "a.key.dcm")
+    shutil.copy(next((tmp_path / "series").iterdir()), tmp_path / "p" / "a.sc.dcm")
     (tmp_path / "p" / "a.json").write_text("{}")
     assert [case.name for case in find_masks(tmp_path / "t")] == ["a", "b"]
     result = evaluate(tmp_path / "p", tmp_path / "t", tmp_path / "out")
@@ -185,7 +185,7 @@ def test_other_names_are_a_mixup_until_they_are_said_to_be_the_same(truth: Volum
     with pytest.raises(InputError, match=r"no label in common|in common.*2 \(LA\).*1 \(left_atrium\)"):
         evaluate(one, other, tmp_path / "out")
     labels = {"atrium": 1, "LA": 1, "left_atrium": 1}
-    result = evaluate(one, other, tmp_path / "out", Settings(labels=labels))
+    result = evaluate(one, other, tmp_path / "out", EvaluationSettings(labels=labels))
     assert dice_of(result) == {"atrium": 1}
 
 
@@ -193,7 +193,7 @@ def test_a_seg_that_holds_another_organ_alone_is_a_miss_and_stays(truth: Volume,
     for case, segment in (("a", SEGMENTS[0]), ("b", Segment("spleen", 1))):
         renamed(truth, tmp_path / "p" / f"{case}.dcm", segment)
         renamed(truth, tmp_path / "t" / f"{case}.dcm", SEGMENTS[0])
-    settings = Settings(labels={"left_atrium": 1})
+    settings = EvaluationSettings(labels={"left_atrium": 1})
     result = evaluate(tmp_path / "p", tmp_path / "t", tmp_path / "out", settings)
     assert [row.score.dice for row in result.rows] == [1, 0]
     assert result.cohorts[0].of("hd95_mm").infinite == 1
@@ -210,7 +210,7 @@ def test_numbers_that_do_not_agree_are_to_be_named(truth: Volume, tmp_path: Path
     with pytest.raises(InputError, match=r"'wall' has the number 1 here, and .* '?left_atrium.*--labels"):
         evaluate(tmp_path / "p", tmp_path / "t", tmp_path / "out")
     labels = {"left_atrium": 1, "wall": 2}
-    result = evaluate(tmp_path / "p", tmp_path / "t", tmp_path / "out", Settings(labels=labels))
+    result = evaluate(tmp_path / "p", tmp_path / "t", tmp_path / "out", EvaluationSettings(labels=labels))
     assert set(dice_of(result).values()) == {1}
     rtstruct = write(truth, tmp_path / "r", "rtstruct.dcm")
     edit(rtstruct, lambda data: setattr(data.StructureSetROISequence[1], "ROINumber", "70000"))
@@ -229,7 +229,7 @@ def test_a_mask_on_another_grid_is_refused(truth: Volume, tmp_path: Path) -> Non
 def test_the_page_shows_masks_of_dicom(truth: Volume, moved: Volume, tmp_path: Path) -> None:
     write(moved, tmp_path / "p", "seg.dcm")
     write(truth, tmp_path / "t", "rtstruct.dcm")
-    settings = Settings(html=True, images=tmp_path / "series")
+    settings = EvaluationSettings(html=True, images=tmp_path / "series")
     result = evaluate(tmp_path / "p" / "a.seg.dcm", tmp_path / "t", tmp_path / "out", settings)
     assert result.html_path is not None
     assert "left_atrium" in result.html_path.read_text(encoding="utf-8")
@@ -294,7 +294,7 @@ def test_the_names_of_dicom_files_are_not_written(truth: Volume, tmp_path: Path)
     for case in "ab":
         write(truth, tmp_path / "p", "nii.gz", case)
     edit(tmp_path / "t" / "a" / "SECRET^NAME.dcm", lambda data: delattr(data, "SegmentSequence"))
-    result = evaluate(tmp_path / "p", tmp_path / "t", tmp_path / "out", Settings(html=True))
+    result = evaluate(tmp_path / "p", tmp_path / "t", tmp_path / "out", EvaluationSettings(html=True))
     assert [failure.case for failure in result.failures] == ["c", "a"]
     assert "header of this DICOM SEG cannot be read" in result.failures[1].reason
     for path in (tmp_path / "out").iterdir():

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from c3s3_seg.batch.journal import Journal, _seal, gather, journal_path
+from c3s3_seg.batch.journal import Journal, _hmac, gather, journal_path
 from c3s3_seg.batch.outcome import Outcome, Refusal
 from c3s3_seg.errors import GeometryError, InputError
 from c3s3_seg.metrics.results import CaseScore
@@ -110,7 +110,7 @@ def test_a_row_that_is_no_outcome_is_refused_although_its_seal_holds(
     (row,) = database.execute("SELECT * FROM cases").fetchall()
     if isinstance(body, str):
         values = (*row[:5], body)
-        database.execute("UPDATE cases SET outcome = ?, seal = ?", (body, _seal(values)))
+        database.execute("UPDATE cases SET outcome = ?, seal = ?", (body, _hmac(values)))
     else:
         database.execute("UPDATE cases SET outcome = CAST(? AS TEXT)", (body,))
     database.execute("INSERT INTO runs (started, facts) VALUES ('', ?)", (body,))

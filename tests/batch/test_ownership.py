@@ -8,7 +8,7 @@ import pytest
 from helpers.batches import MODEL
 
 from c3s3_seg.batch import Job, predict_cases
-from c3s3_seg.batch.evaluate import Settings, evaluate
+from c3s3_seg.batch.evaluate import EvaluationSettings, evaluate
 from c3s3_seg.batch.journal import Journal, journal_path
 from c3s3_seg.errors import InputError
 from c3s3_seg.system.files import check_folder, make_own_folder, write_whole
@@ -50,11 +50,11 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("written")
     save(small_scan(0), folder / "x.nii.gz")
-    job = Job(folder / "out", allow_out_of_domain=True, picture=True, html=True)
+    job = Job(folder / "out", allow_out_of_domain=True, preview=True, html=True)
     predict_cases([folder / "x.nii.gz"], MODEL, job)
     mask, truth = folder / "out" / "x.nii.gz", folder / "truth.nii.gz"
     truth.write_bytes(mask.read_bytes())
-    evaluate(mask, truth, folder / "report", Settings(html=True))
+    evaluate(mask, truth, folder / "report", EvaluationSettings(html=True))
     return folder
 
 
@@ -74,7 +74,7 @@ def test_predict_replaces_no_file_of_others(small_scans: Path, tmp_path: Path, n
     (small_scans / "case-0.nii.gz").rename(tmp_path / "x.nii.gz")
     place = small_scans / name  # the output lies among the scans, with another format
     place.write_bytes(FOREIGN[name])
-    job = Job(small_scans, suffix="mha", allow_out_of_domain=True, picture=True, html=True)
+    job = Job(small_scans, suffix="mha", allow_out_of_domain=True, preview=True, html=True)
     with pytest.raises(InputError, match=f"{name}.*did not write"):
         predict_cases([tmp_path / "x.nii.gz"], MODEL, job)
     assert place.read_bytes() == FOREIGN[name]
@@ -103,7 +103,7 @@ def test_evaluate_replaces_no_file_of_others(written: Path, tmp_path: Path, name
     (tmp_path / name).write_bytes(FOREIGN.get(name, FOREIGN["x.html"]))
     mask, truth = written / "out" / "x.nii.gz", written / "truth.nii.gz"
     with pytest.raises(InputError, match=f"{name}.*did not write"):
-        evaluate(mask, truth, tmp_path, Settings(html=True))
+        evaluate(mask, truth, tmp_path, EvaluationSettings(html=True))
     assert [p.name for p in tmp_path.iterdir()] == [name]
     if name == "report.html":  # not asked for, not in the way
         evaluate(mask, truth, tmp_path)
@@ -112,7 +112,7 @@ def test_evaluate_replaces_no_file_of_others(written: Path, tmp_path: Path, name
 
 def test_evaluate_again_leaves_no_old_page(written: Path, tmp_path: Path) -> None:
     mask, truth = written / "out" / "x.nii.gz", written / "truth.nii.gz"
-    evaluate(mask, truth, tmp_path, Settings(html=True))
+    evaluate(mask, truth, tmp_path, EvaluationSettings(html=True))
     evaluate(mask, truth, tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["cases.csv", "report.json"]
 
@@ -151,7 +151,7 @@ def test_a_link_in_the_folder_is_not_followed(
 def test_a_link_in_a_cases_place_is_not_followed(written: Path, tmp_path: Path, name: str, kind: str) -> None:
     from dataclasses import replace
 
-    from c3s3_seg.inference import Settings as How
+    from c3s3_seg.inference import EvaluationSettings as How
 
     out = tmp_path / "out"
     out.mkdir()
@@ -159,7 +159,7 @@ def test_a_link_in_a_cases_place_is_not_followed(written: Path, tmp_path: Path, 
     model = replace(MODEL, settings=How(probabilities=True, uncertainty=True))
     with pytest.raises(InputError, match=name):
         predict_cases(
-            [written / "x.nii.gz"], model, Job(out, allow_out_of_domain=True, picture=True, html=True)
+            [written / "x.nii.gz"], model, Job(out, allow_out_of_domain=True, preview=True, html=True)
         )
     assert untouched(tmp_path / "victim")
     assert [p.name for p in out.iterdir()] == [name]
@@ -199,7 +199,7 @@ def test_a_lock_that_is_not_ours_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_no_file_of_a_share_is_a_link(small_scans: Path, tmp_path: Path) -> None:
-    from c3s3_seg.batch import Plan
+    from c3s3_seg.batch import BatchPlan
     from c3s3_seg.system.shard import Shard
 
     for name in (f"{NAME}.1-of-2", "journal.1-of-2.sqlite", "summary.1-of-2.csv", "provenance.1-of-2.json"):
@@ -208,7 +208,7 @@ def test_no_file_of_a_share_is_a_link(small_scans: Path, tmp_path: Path) -> None
         (out / name).symlink_to(tmp_path / "victim")
         with pytest.raises(InputError, match=name.replace(".", r"\.")):
             predict_cases(
-                [small_scans], MODEL, Job(out, allow_out_of_domain=True), None, Plan(shard=Shard(1, 2))
+                [small_scans], MODEL, Job(out, allow_out_of_domain=True), None, BatchPlan(shard=Shard(1, 2))
             )
     assert not (tmp_path / "victim").exists()
 

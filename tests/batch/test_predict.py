@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from helpers.batches import MODEL, Told, masks
 
-from c3s3_seg.batch import Job, Plan, predict_cases
+from c3s3_seg.batch import BatchPlan, Job, predict_cases
 from c3s3_seg.errors import InputError
 from c3s3_seg.inference import Settings
 from c3s3_seg.system.shard import Shard
@@ -14,7 +14,7 @@ from c3s3_seg.system.shard import Shard
 
 def run(scans: Path, out: Path, **plan: object) -> tuple[Told, object]:
     told = Told()
-    result = predict_cases([scans], MODEL, Job(out, allow_out_of_domain=True), told, Plan(**plan))  # type: ignore[arg-type]
+    result = predict_cases([scans], MODEL, Job(out, allow_out_of_domain=True), told, BatchPlan(**plan))  # type: ignore[arg-type]
     return told, result
 
 
@@ -49,7 +49,7 @@ def test_changed_scans_and_settings_are_noticed(small_scans: Path, tmp_path: Pat
     predict_cases([small_scans], model, Job(out, allow_out_of_domain=True), told)
     assert "5 finished cases are done again: weights or settings have changed" in told.note
     told = Told()
-    predict_cases([small_scans], model, Job(out, picture=True, allow_out_of_domain=True), told)
+    predict_cases([small_scans], model, Job(out, preview=True, allow_out_of_domain=True), told)
     assert len(told.done) == 5
 
 

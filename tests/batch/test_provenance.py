@@ -9,7 +9,7 @@ import pytest
 from conftest import small_scan
 from helpers.batches import MODEL
 
-from c3s3_seg.batch import Job, Plan, predict_cases, verify
+from c3s3_seg.batch import BatchPlan, Job, predict_cases, verify
 from c3s3_seg.batch import case as case_module
 from c3s3_seg.errors import InputError
 from c3s3_seg.geometry.volume import Geometry, Volume
@@ -27,7 +27,7 @@ def out(small_scans: Path, tmp_path: Path) -> Path:
         MODEL,
         Job(folder, allow_out_of_domain=True),
         None,
-        Plan(command=("c3s3-seg", "predict")),
+        BatchPlan(command=("c3s3-seg", "predict")),
     )
     return folder
 
@@ -209,7 +209,9 @@ def test_verify_does_not_wait_for_what_never_ends(out: Path, small_scans: Path) 
 def test_shards_are_verified_together(small_scans: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     for n in (1, 2):
-        predict_cases([small_scans], MODEL, Job(out, allow_out_of_domain=True), None, Plan(shard=Shard(n, 2)))
+        predict_cases(
+            [small_scans], MODEL, Job(out, allow_out_of_domain=True), None, BatchPlan(shard=Shard(n, 2))
+        )
     assert verify(out).checked == 5 * 3 + 2
     (out / "case-4.nii.gz").write_bytes(b"")
     assert len(verify(out).wrong) == 1
@@ -220,8 +222,8 @@ def test_deterministic_gives_the_same_bytes_twice(small_scans: Path, tmp_path: P
     model = replace(MODEL, deterministic=True, threads=None)
     for workers in (0, 0, 2):
         out = tmp_path / "out"
-        job = Job(out, picture=True, deterministic=True, allow_out_of_domain=True)
-        predict_cases([small_scans], model, job, None, Plan(workers=workers))
+        job = Job(out, preview=True, deterministic=True, allow_out_of_domain=True)
+        predict_cases([small_scans], model, job, None, BatchPlan(workers=workers))
         files = [p for p in sorted(out.iterdir()) if not p.name.startswith("journal")]
         contents.append({p.name: p.read_bytes() for p in files})
         out.rename(tmp_path / f"out-{len(contents)}")

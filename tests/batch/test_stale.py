@@ -39,7 +39,7 @@ def scan(tmp_path: Path) -> Path:
 
 
 def everything(scan: Path, out: Path) -> None:
-    predict_cases([scan], FULL, Job(out, allow_out_of_domain=True, picture=True, html=True))
+    predict_cases([scan], FULL, Job(out, allow_out_of_domain=True, preview=True, html=True))
 
 
 def names(out: Path) -> list[str]:
@@ -104,17 +104,17 @@ def test_an_image_that_becomes_a_dicom_object(tmp_path: Path) -> None:
     first = out / "phantom-3.nii.gz"
     kept = first.read_bytes()
     for suffix, name in (("dicom-seg", "phantom-3.seg.dcm"), ("rtstruct", "phantom-3.rtstruct.dcm")):
-        predict_cases([scan], MODEL, Job(out, suffix=suffix, key_image=suffix == "dicom-seg"))  # type: ignore[arg-type]
-        assert set(names(out)) - {"phantom-3.key.dcm"} == {"phantom-3.json", name}
+        predict_cases([scan], MODEL, Job(out, suffix=suffix, secondary_capture=suffix == "dicom-seg"))  # type: ignore[arg-type]
+        assert set(names(out)) - {"phantom-3.sc.dcm"} == {"phantom-3.json", name}
         assert verify(out).holds
-    assert "phantom-3.key.dcm" not in names(out)
+    assert "phantom-3.sc.dcm" not in names(out)
     first.write_bytes(kept)
     assert verify(out).stale == ["phantom-3.nii.gz"]
 
 
 def test_a_case_that_fails_now_keeps_no_mask(small_scans: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    job = Job(out, allow_out_of_domain=True, picture=True)
+    job = Job(out, allow_out_of_domain=True, preview=True)
     predict_cases([small_scans], MODEL, job)
     broken = small_scans / "case-2.nii.gz"
     broken.write_bytes(broken.read_bytes()[:-20])
@@ -155,7 +155,7 @@ def test_without_a_journal_too(scan: Path, tmp_path: Path) -> None:
     out.mkdir()
     predictor, _ = FULL.open()
     case = Case("x", scan)
-    predict_case(case, predictor, Job(out, allow_out_of_domain=True, picture=True, html=True), None)
+    predict_case(case, predictor, Job(out, allow_out_of_domain=True, preview=True, html=True), None)
     assert names(out) == ALL
     plain, _ = MODEL.open()
     predict_case(case, plain, Job(out, suffix="nrrd", allow_out_of_domain=True), None)
@@ -197,7 +197,7 @@ def test_a_scan_or_a_truth_that_lies_in_the_output_stays(scan: Path, tmp_path: P
     predict_cases([scan], MODEL, Job(out, allow_out_of_domain=True))
     mask = (out / "x.nii.gz").read_bytes()
     with pytest.raises(InputError, match="the mask would be written over its truth"):
-        predict_cases([scan], MODEL, Job(out, truth=out / "x.nii.gz", allow_out_of_domain=True, picture=True))
+        predict_cases([scan], MODEL, Job(out, truth=out / "x.nii.gz", allow_out_of_domain=True, preview=True))
     assert (out / "x.nii.gz").read_bytes() == mask
     assert verify(out).holds
     result = predict_cases([scan], MODEL, Job(out, "mha", truth=out / "x.nii.gz", allow_out_of_domain=True))
@@ -398,7 +398,7 @@ def test_memory_that_ends_in_an_import(scan: Path, tmp_path: Path, limit: int) -
     def little() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
 
-    words = ["predict", scan, "-o", tmp_path / "out", "--model", "phantom", "--force", "--picture"]
+    words = ["predict", scan, "-o", tmp_path / "out", "--model", "phantom", "--force", "--preview"]
     answer = run(*words, preexec_fn=little)
     if answer.returncode in (0, -11, -6):
         pytest.skip("this machine's libraries take less, or end the process themselves")

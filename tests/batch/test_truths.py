@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from helpers.batches import MODEL
 
-from c3s3_seg.batch import Job, Plan, predict_cases
+from c3s3_seg.batch import BatchPlan, Job, predict_cases
 from c3s3_seg.batch.predict import BatchResult
 from c3s3_seg.errors import InputError
 from c3s3_seg.io import load, save
@@ -28,7 +28,9 @@ def truths(scans: Path, *values: int) -> Path:
 
 
 def run(scans: Path, truth: Path, out: Path, **plan: int) -> BatchResult:
-    return predict_cases([scans], MODEL, Job(out, truth=truth, allow_out_of_domain=True), None, Plan(**plan))
+    return predict_cases(
+        [scans], MODEL, Job(out, truth=truth, allow_out_of_domain=True), None, BatchPlan(**plan)
+    )
 
 
 def test_scans_in_place_of_truths_are_refused_and_nothing_is_made(small_scans: Path, tmp_path: Path) -> None:

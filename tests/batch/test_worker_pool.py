@@ -15,8 +15,8 @@ import pytest
 from helpers.batches import MODEL, masks
 from onnx import TensorProto, helper
 
-from c3s3_seg.batch import Job, Model, Plan, predict_cases
-from c3s3_seg.batch.job import Task
+from c3s3_seg.batch import BatchPlan, Job, Model, predict_cases
+from c3s3_seg.batch.job import CaseTask
 from c3s3_seg.batch.outcome import Outcome
 from c3s3_seg.batch.worker_pool import Pool, reason_of_death
 from c3s3_seg.bundle import WEIGHTS, Label, ModelBundle, Network
@@ -26,8 +26,8 @@ from c3s3_seg.errors import InputError
 from c3s3_seg.io import Case, load, save
 
 
-def tasks(scans: Path) -> list[Task]:
-    return [Task(Case(p.name.removesuffix(".nii.gz"), p)) for p in sorted(scans.iterdir())]
+def tasks(scans: Path) -> list[CaseTask]:
+    return [CaseTask(Case(p.name.removesuffix(".nii.gz"), p)) for p in sorted(scans.iterdir())]
 
 
 def kill_when_busy(pool: Pool, times: int) -> threading.Thread:
@@ -51,7 +51,9 @@ def test_workers_do_what_one_process_does(small_scans: Path, tmp_path: Path) -> 
     (small_scans / "case-9.nii.gz").write_bytes(b"no scan")
     one, two = tmp_path / "one", tmp_path / "two"
     predict_cases([small_scans], MODEL, Job(one, allow_out_of_domain=True))
-    result = predict_cases([small_scans], MODEL, Job(two, allow_out_of_domain=True), None, Plan(workers=2))
+    result = predict_cases(
+        [small_scans], MODEL, Job(two, allow_out_of_domain=True), None, BatchPlan(workers=2)
+    )
     assert masks(one) == masks(two)
     assert [row.case for row in result.rows] == [f"case-{n}" for n in range(5)]
     assert [f.case for f in result.failures] == ["case-9"]
@@ -88,7 +90,7 @@ def test_what_cannot_start_is_said(small_scans: Path, tmp_path: Path) -> None:
             Model(tmp_path),
             Job(tmp_path / "out", allow_out_of_domain=True),
             None,
-            Plan(workers=1),
+            BatchPlan(workers=1),
         )
 
 
@@ -107,7 +109,7 @@ def test_no_process_unless_asked(small_scans: Path, tmp_path: Path, monkeypatch:
     predict_cases([small_scans], Model(WEIGHTS / "phantom"), Job(tmp_path / "out", allow_out_of_domain=True))
     with pytest.raises(AssertionError, match="a process was started"):
         predict_cases(
-            [small_scans], MODEL, Job(tmp_path / "out2", allow_out_of_domain=True), None, Plan(workers=1)
+            [small_scans], MODEL, Job(tmp_path / "out2", allow_out_of_domain=True), None, BatchPlan(workers=1)
         )
 
 
@@ -171,14 +173,14 @@ def test_a_single_case_that_never_ends_is_one_line(small_scans: Path, tmp_path: 
     brighten(scan)
     model = Model(endless(tmp_path), "openvino")
     with pytest.raises(InputError, match="not finished within 3 s"):
-        predict_cases([scan], model, Job(tmp_path / "out"), None, Plan(case_timeout_s=3))
+        predict_cases([scan], model, Job(tmp_path / "out"), None, BatchPlan(case_timeout_s=3))
     assert [p.name for p in (tmp_path / "out").iterdir()] == []
 
 
 def test_a_limit_that_suffices_changes_nothing(small_scans: Path, tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     predict_cases([small_scans], MODEL, Job(one, allow_out_of_domain=True))
-    plan = Plan(case_timeout_s=300)
+    plan = BatchPlan(case_timeout_s=300)
     result = predict_cases([small_scans], MODEL, Job(two, allow_out_of_domain=True), None, plan)
     assert masks(one) == masks(two)
     assert not result.failures
@@ -187,11 +189,11 @@ def test_a_limit_that_suffices_changes_nothing(small_scans: Path, tmp_path: Path
 def test_a_limit_that_cannot_be_is_refused(small_scans: Path, tmp_path: Path) -> None:
     for seconds in (0, -1, float("nan"), float("inf")):
         with pytest.raises(InputError, match=r"found a time limit of .*, wanted a positive number"):
-            Plan(case_timeout_s=seconds)
+            BatchPlan(case_timeout_s=seconds)
     predictor, _ = MODEL.open()
     for model, plan in (
-        (predictor, Plan(case_timeout_s=5)),
-        (MODEL, Plan(case_timeout_s=5, cluster="local")),
+        (predictor, BatchPlan(case_timeout_s=5)),
+        (MODEL, BatchPlan(case_timeout_s=5, cluster="local")),
     ):
         with pytest.raises(InputError, match="can only be ended in a worker process of this machine"):
             predict_cases([small_scans], model, Job(tmp_path / "out"), None, plan)

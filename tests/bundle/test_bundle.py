@@ -103,7 +103,7 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
 
 
 def with_companion(bundle: ModelBundle, name: str) -> ModelBundle:
-    return ModelBundle(bundle.folder, replace(bundle.manifest, companion=name)).add({})
+    return ModelBundle(bundle.folder, replace(bundle.manifest, linked_bundle=name)).add({})
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_a_companion_that_is_not_beside_it(bundle: ModelBundle, name: str, messa
 def test_a_companion_for_another_task_is_refused(bundle: ModelBundle) -> None:
     task = replace(TASK, labels=TASK.labels[:1])
     ModelBundle.create(bundle.folder.parent / "c", task, {NETWORK.weights: b"x"}, (NETWORK,), {})
-    with pytest.raises(InputError, match="not those of its companion"):
+    with pytest.raises(InputError, match="not those of its linked bundle"):
         with_companion(bundle, "c").members()
 
 
@@ -162,9 +162,11 @@ DOMAIN = Domain(
 @pytest.fixture
 def whole(bundle: ModelBundle) -> ModelBundle:
     """A bundle in whose manifest every key has a value."""
-    doubt = Calibration(2.5, 6.0, -0.3, 0.9, 72, "la")
+    uncertainty = Calibration(2.5, 6.0, -0.3, 0.9, 72, "la")
     task = replace(TASK, domain=DOMAIN, overlap=0.5, series=SeriesRule("CT", "portal"))
-    manifest = replace(bundle.manifest, task=task, doubt=doubt, companion="other", parity={"a": {"b": 1.5}})
+    manifest = replace(
+        bundle.manifest, task=task, uncertainty=uncertainty, linked_bundle="other", parity={"a": {"b": 1.5}}
+    )
     return ModelBundle(bundle.folder, manifest).add({})
 
 
@@ -239,17 +241,17 @@ def label(name: str, value: object) -> dict[str, object]:
         ("networks.0.channels", [0, -1, 2, True, "1"]),
         ("networks.0.stem", ["", "..", "../model", "/model", "a\0b", "x" * 300]),
         ("networks.0.architecture", ["", "unet"]),
-        ("doubt.threshold_mm", [0, -1, NAN, INF, True, "2.5"]),
-        ("doubt.bad_mm", [0, NAN]),
-        ("doubt.spearman", [-1.5, 2, NAN]),
-        ("doubt.auroc", [-0.1, 1.5, NAN]),
-        ("doubt.cases", [0, -3]),
-        ("companion", ["", "..", "../other", "/tmp", "a\nb"]),
+        ("uncertainty.threshold_mm", [0, -1, NAN, INF, True, "2.5"]),
+        ("uncertainty.bad_mm", [0, NAN]),
+        ("uncertainty.spearman", [-1.5, 2, NAN]),
+        ("uncertainty.auroc", [-0.1, 1.5, NAN]),
+        ("uncertainty.cases", [0, -3]),
+        ("linked_bundle", ["", "..", "../other", "/tmp", "a\nb"]),
         ("files", [{"model.safetensors": "abc"}, {"model.safetensors": 7}, []]),
         ("parity", [{"model.onnx": {"difference": NAN}}, 5]),
         ("training", [
             {"seconds": INF}, [], {"config": 7}, {"config": {"data": "x"}}, {"validation_cases": {"vnet": 3}},
-            {"validation_last": [7]}, {"begun_from": {"seconds": "long"}}, {"iterations": None},
+            {"validation_last": [7]}, {"initialized_from": {"seconds": "long"}}, {"iterations": None},
         ]),
         ("format", [0, 2, "1.0", NAN, None, True, "1"]),
     ],
@@ -286,8 +288,8 @@ def test_a_value_that_cannot_be_is_refused_when_the_manifest_is_read(
         ("task.labels.0.value", 1.0),
         ("task.keep_largest", False),
         ("task.series", {"modality": None, "description": "^(?!.*loc).*(lge|late).*3d", "exclude": None}),
-        ("doubt", None),
-        ("companion", None),
+        ("uncertainty", None),
+        ("linked_bundle", None),
         ("task.domain", None),
         ("task.domain.volume_ml", None),
     ],
@@ -391,7 +393,7 @@ def test_a_companion_with_its_labels_in_another_order_is_refused(bundle: ModelBu
     task = replace(TASK, labels=TASK.labels[::-1])
     assert task.label_values == TASK.label_values
     ModelBundle.create(bundle.folder.parent / "c", task, {NETWORK.weights: b"x"}, (NETWORK,), {})
-    with pytest.raises(InputError, match="not those of its companion"):
+    with pytest.raises(InputError, match="not those of its linked bundle"):
         with_companion(bundle, "c").members()
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from conftest import rotation
 
-from c3s3_seg.bundle.preprocessing import Intensity, Recipe, along, grey_fault, refuse_flat, weights
+from c3s3_seg.bundle.preprocessing import Intensity, Recipe, along, intensity_defect, refuse_flat, weights
 from c3s3_seg.errors import GeometryError, InputError
 from c3s3_seg.geometry.volume import Geometry, Volume, fits_float32, narrow
 
@@ -164,7 +164,7 @@ def test_grey_values_that_float32_does_not_hold_are_refused(oblique: Volume, fac
     scan = oblique.geometry.volume(oblique.array * factor)
     with pytest.raises(InputError, match=r"run from .* a range that float32 does not hold"):
         Recipe((1.0, 1.0, 1.0)).to_model(scan)
-    assert grey_fault(oblique.array * 1e25) == grey_fault(oblique.array * 1e-25) == ""
+    assert intensity_defect(oblique.array * 1e25) == intensity_defect(oblique.array * 1e-25) == ""
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

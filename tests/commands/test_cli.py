@@ -47,7 +47,7 @@ def refused(answer: subprocess.CompletedProcess[str], *parts: str) -> None:
 
 def test_a_folder_of_cases(cohort: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    answer = predict(cohort / "scans", "-o", out, "--truth", cohort / "truth", "--picture")
+    answer = predict(cohort / "scans", "-o", out, "--truth", cohort / "truth", "--preview")
     assert answer.returncode == 0, answer.stderr
     for word in ("phantom-30001", "phantom-30002", "Dice", "95HD (mm)", "ASD (mm)", "mean of 2"):
         assert word in answer.stdout

@@ -57,13 +57,15 @@ def test_flat_tiny_small_and_thick_scans(phantom: Phantom, tmp_path: Path) -> No
     assert "trained on 104 to 104" in said["smaller-than-a-patch"]
     assert "mm foot-head; the model was made for" in said["one-to-twenty"]
     assert list((tmp_path / "out").glob("*.nii.gz")) == []
-    forced = predict(scans, "-o", tmp_path / "forced", "--force")
+    forced = predict(scans, "-o", tmp_path / "allowed_out_of_domain", "--force")
     assert forced.returncode == 1
     assert " ".join(forced.stdout.split()).count("all voxels have the same value") == 2
     for name in ("smaller-than-a-patch", "one-to-twenty"):
-        mask = load_mask(tmp_path / "forced" / f"{name}.nii.gz")
+        mask = load_mask(tmp_path / "allowed_out_of_domain" / f"{name}.nii.gz")
         assert mask.geometry.matches(load(scans / f"{name}.nii.gz").geometry)
-        assert facts(tmp_path / "forced" / f"{name}.json")["gate"]["forced"]
+        assert facts(tmp_path / "allowed_out_of_domain" / f"{name}.json")["domain_check"][
+            "allowed_out_of_domain"
+        ]
 
 
 def test_grey_values_far_from_zero_and_beyond_float32(phantom: Phantom, tmp_path: Path) -> None:
@@ -102,7 +104,7 @@ def test_blank_uids_are_segmented_but_nothing_can_refer_to_them(phantom: Phantom
     mask = load_mask(tmp_path / "out" / "case.nii.gz")
     inside, truth = mask.array > 0, phantom.truth.array > 0
     assert 2 * (inside & truth).sum() / (inside.sum() + truth.sum()) > 0.9
-    for words in (["--format", "dicom-seg"], ["--format", "rtstruct"], ["--key-image"]):
+    for words in (["--format", "dicom-seg"], ["--format", "rtstruct"], ["--secondary-capture"]):
         answer = predict(tmp_path / "case", "-o", tmp_path / "none", *words)
         assert answer.returncode == 2
         assert "has no StudyInstanceUID, SeriesInstanceUID" in " ".join(answer.stderr.split())
@@ -114,7 +116,7 @@ def test_a_larger_scan_a_region_and_force_are_in_the_report(tmp_path: Path) -> N
     save(large.scan, tmp_path / "large.nii.gz")
     answer = predict(tmp_path / "large.nii.gz", "-o", tmp_path / "found")
     assert answer.returncode == 0, answer.stderr
-    gate = facts(tmp_path / "found" / "large.json")["gate"]
+    gate = facts(tmp_path / "found" / "large.json")["domain_check"]
     assert gate["verdict"] == "warn"
     assert gate["region"]
     assert "found by" in gate["notes"][0]
@@ -123,18 +125,18 @@ def test_a_larger_scan_a_region_and_force_are_in_the_report(tmp_path: Path) -> N
     sides = [f"{c - r}:{c + r}" for c, r in zip(middle, (56, 52, 28), strict=True)]
     answer = predict(tmp_path / "large.nii.gz", "-o", tmp_path / "given", "--roi", ",".join(sides))
     assert answer.returncode == 0, answer.stderr
-    gate = facts(tmp_path / "given" / "large.json")["gate"]
+    gate = facts(tmp_path / "given" / "large.json")["domain_check"]
     assert gate["notes"] == ["region of interest: as it was given"]
     for name in ("found", "given"):
         inside, truth = load_mask(tmp_path / name / "large.nii.gz").array > 0, large.truth.array > 0
         assert 2 * (inside & truth).sum() / (inside.sum() + truth.sum()) > 0.85
     thick = part(simulate(31_061).scan, (slice(None), slice(None), slice(None, None, 5)))
     save(thick, tmp_path / "thick.nii.gz")
-    answer = predict(tmp_path / "thick.nii.gz", "-o", tmp_path / "forced")
+    answer = predict(tmp_path / "thick.nii.gz", "-o", tmp_path / "allowed_out_of_domain")
     assert answer.returncode == 2
     assert "--force" in answer.stderr
-    answer = predict(tmp_path / "thick.nii.gz", "-o", tmp_path / "forced", "--force")
+    answer = predict(tmp_path / "thick.nii.gz", "-o", tmp_path / "allowed_out_of_domain", "--force")
     assert answer.returncode == 0, answer.stderr
-    gate = facts(tmp_path / "forced" / "thick.json")["gate"]
-    assert (gate["forced"], gate["verdict"]) == (True, "refuse")
+    gate = facts(tmp_path / "allowed_out_of_domain" / "thick.json")["domain_check"]
+    assert (gate["allowed_out_of_domain"], gate["verdict"]) == (True, "refuse")
     assert gate["refusals"]

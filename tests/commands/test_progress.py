@@ -4,10 +4,10 @@ import sys
 
 import pytest
 
-from c3s3_seg.batch import Progress
+from c3s3_seg.batch import BatchProgress
 from c3s3_seg.batch.outcome import Outcome, Refusal
 from c3s3_seg.commands import progress
-from c3s3_seg.commands.progress import Teller, duration
+from c3s3_seg.commands.progress import ProgressReporter, duration
 from c3s3_seg.report.rows import PredictionRow
 
 ROW = PredictionRow("a\nb", (("organ", 2.5),), 1.0)
@@ -16,10 +16,10 @@ FAILED = Outcome("c", "/scans/c", refusal=Refusal("it is broken", "c", None, "In
 
 
 def tell(capsys: pytest.CaptureFixture[str], *, as_json: bool, quiet: bool) -> tuple[list[str], str]:
-    with Teller(as_json=as_json, quiet=quiet) as teller:
-        teller(Progress(0, 2, note="3 cases were finished before"))
-        teller(Progress(1, 2, 7.25, DONE))
-        teller(Progress(2, 2, 0.0, FAILED))
+    with ProgressReporter(as_json=as_json, quiet=quiet) as teller:
+        teller(BatchProgress(0, 2, note="3 cases were finished before"))
+        teller(BatchProgress(1, 2, 7.25, DONE))
+        teller(BatchProgress(2, 2, 0.0, FAILED))
     said = capsys.readouterr()
     return said.out.splitlines(), said.err
 

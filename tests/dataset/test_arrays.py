@@ -13,7 +13,7 @@ from c3s3_seg.cli import app
 from c3s3_seg.dataset import DataSet
 from c3s3_seg.dataset.labels import Labels
 from c3s3_seg.dataset.prepare.arrays import NO_IMAGE, SLICES, UNLISTED
-from c3s3_seg.dataset.prepare.assemble import Settings, find
+from c3s3_seg.dataset.prepare.assemble import PrepareSettings, find
 from c3s3_seg.dataset.prepare.discover import Search
 from c3s3_seg.dataset.prepare.inventory import Inventory
 from c3s3_seg.dataset.prepare.pipeline import prepare
@@ -45,7 +45,7 @@ def test_any_name_in_any_folder(tmp_path: Path) -> None:
     hdf5(tmp_path / "source/x.H5", 1, label=False)
     hdf5(tmp_path / "source/a/vol.h5", 2)
     hdf5(tmp_path / "source/b/vol.h5", 3)
-    result = prepare(tmp_path / "source", tmp_path / "data", Settings(labels=Labels.parse("organ=1")))
+    result = prepare(tmp_path / "source", tmp_path / "data", PrepareSettings(labels=Labels.parse("organ=1")))
     assert result.refused == ()
     assert set(result.patients) == {"Case 7", "x", "a", "b"}
     assert result.masks == 3
@@ -57,7 +57,7 @@ def test_any_name_in_any_folder(tmp_path: Path) -> None:
 
 
 def test_lists_say_what_each_is_for_and_slices_are_passed_over(tmp_path: Path) -> None:
-    found = find(acdc(tmp_path), Settings())
+    found = find(acdc(tmp_path), PrepareSettings())
     assert splits(found) == {
         "patient001_frame01": "", "patient001_frame12": "", "patient002_frame01": "",
         "patient003_frame01": "test",
@@ -71,7 +71,7 @@ def test_lists_say_what_each_is_for_and_slices_are_passed_over(tmp_path: Path) -
 
 def test_a_val_list_is_for_validation(tmp_path: Path) -> None:
     (acdc(tmp_path / "source") / "val.list").write_text("patient002_frame08\n")
-    settings = Settings(labels=Labels.parse("heart=1"))
+    settings = PrepareSettings(labels=Labels.parse("heart=1"))
     assert splits(find(tmp_path / "source", settings))["patient002_frame08"] == "validation"
     result = prepare(tmp_path / "source", tmp_path / "data", settings)
     assert result.passed["scans that are left out, as their patients are for validation or test"] == 1
@@ -85,7 +85,7 @@ def test_a_listed_case_that_is_not_there(tmp_path: Path) -> None:
     with (acdc(tmp_path) / "train.list").open("a") as file:
         file.write("patient004_frame01\npatient005_frame01\n")
     with pytest.raises(InputError, match=r"train\.list: names 2 cases that are not there, 'patient004"):
-        find(tmp_path, Settings())
+        find(tmp_path, PrepareSettings())
     answer = CliRunner().invoke(app, ["prepare", str(tmp_path), "-o", str(tmp_path.with_name("out"))])
     assert isinstance(answer.exception, InputError)
 
@@ -94,32 +94,32 @@ def test_a_case_in_two_lists(tmp_path: Path) -> None:
     with (acdc(tmp_path) / "test.list").open("a") as file:
         file.write("patient001_frame01\n")
     with pytest.raises(InputError, match=r"'patient001_frame01' is in .*\.list and in .*\.list"):
-        find(tmp_path, Settings())
+        find(tmp_path, PrepareSettings())
 
 
 @pytest.mark.parametrize("line", ["../patient001_frame01", "/etc/passwd", "data/../../x.h5", "a\x1b[31m"])
 def test_a_list_names_nothing_outside(tmp_path: Path, line: str) -> None:
     (acdc(tmp_path) / "train.list").write_text(line + "\n")
     with pytest.raises(InputError, match="wanted the name of a case in this folder"):
-        find(tmp_path, Settings())
+        find(tmp_path, PrepareSettings())
 
 
 def test_a_listed_link_that_leads_out_is_not_followed(tmp_path: Path) -> None:
     source = acdc(tmp_path / "source")
     hdf5(tmp_path / "secret.h5", 50)
     (source / "data" / "patient009_frame01.h5").symlink_to(tmp_path / "secret.h5")
-    assert len(find(source, Settings()).pairs) == 4
+    assert len(find(source, PrepareSettings()).pairs) == 4
     with (source / "train.list").open("a") as file:
         file.write("patient009_frame01\n")
-    found = find(source, Settings())
+    found = find(source, PrepareSettings())
     assert len(found.pairs) == 4
     assert "is not followed" in found.refused[0].reason
 
 
 def test_what_is_left_out_may_be_listed(tmp_path: Path) -> None:
-    found = find(acdc(tmp_path), Settings(search=Search(leave_out=("*patient001*",))))
+    found = find(acdc(tmp_path), PrepareSettings(search=Search(leave_out=("*patient001*",))))
     assert set(splits(found)) == {"patient002_frame01", "patient003_frame01"}
-    found = find(tmp_path, Settings(search=Search(leave_out=("*.list",))))
+    found = find(tmp_path, PrepareSettings(search=Search(leave_out=("*.list",))))
     assert len(found.pairs) == 5
 
 
@@ -129,7 +129,7 @@ def test_beside_other_files(tmp_path: Path) -> None:
     hdf5(tmp_path / "p3.h5", 2)
     with h5py.File(tmp_path / "weights.h5", "w") as file:
         file["kernel"] = np.zeros(3)
-    found = find(tmp_path, Settings())
+    found = find(tmp_path, PrepareSettings())
     assert [(p.scan.part.kind, p.mask is not None) for p in found.pairs] == [
         ("image", True), ("dicom", False), ("hdf5", True),
     ]  # fmt: skip
@@ -145,7 +145,7 @@ def test_what_cannot_be_used_is_a_row(tmp_path: Path) -> None:
         file["image"], file["label"] = np.random.default_rng(0).random((4, 5, 6)), np.zeros((4, 5, 7))
     with h5py.File(tmp_path / "link.h5", "w") as file:
         file["image"] = h5py.ExternalLink("good.h5", "image")
-    found = find(tmp_path, Settings())
+    found = find(tmp_path, PrepareSettings())
     told = {item.place: item.reason for item in found.refused}
     assert "damaged" in told["cut.h5"]
     assert "not an HDF5 file" in told["text.h5"]
@@ -171,7 +171,7 @@ def test_an_array_larger_than_any_scan_is_not_read(tmp_path: Path) -> None:
 def test_a_list_names_no_other_place(tmp_path: Path, line: str) -> None:
     (acdc(tmp_path) / "train.list").write_text(f"{line}\n", encoding="utf-8")
     with pytest.raises(InputError, match="wanted the name of a case in this folder"):
-        find(tmp_path, Settings())
+        find(tmp_path, PrepareSettings())
 
 
 def test_a_list_that_is_a_link(tmp_path: Path) -> None:
@@ -180,8 +180,8 @@ def test_a_list_that_is_a_link(tmp_path: Path) -> None:
     (folder / "train.list").unlink()
     (folder / "train.list").symlink_to(tmp_path / "secret")
     with pytest.raises(InputError, match=r"train\.list: is a link to a file outside of the folder"):
-        find(folder, Settings())
+        find(folder, PrepareSettings())
     (folder / "train.list").unlink()
     (folder / "first.txt").write_text("patient001_frame01\n")
     (folder / "train.list").symlink_to("first.txt")
-    assert set(splits(find(folder, Settings()))) == {"patient001_frame01", "patient003_frame01"}
+    assert set(splits(find(folder, PrepareSettings()))) == {"patient001_frame01", "patient003_frame01"}

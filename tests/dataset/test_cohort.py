@@ -5,41 +5,43 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from c3s3_seg.dataset.check.case_summary import Examined, Facts
-from c3s3_seg.dataset.check.mask_statistics import MaskFacts
+from c3s3_seg.dataset.check.case_summary import CaseSummary, CheckedCase
+from c3s3_seg.dataset.check.mask_statistics import MaskStatistics
 from c3s3_seg.dataset.check.outliers import odd_ones
-from c3s3_seg.dataset.check.thumbnail import Thumb
+from c3s3_seg.dataset.check.thumbnail import Thumbnail
 
-THUMB = Thumb(np.zeros((4, 4, 4), np.float16), None, np.ones(3))
+THUMB = Thumbnail(np.zeros((4, 4, 4), np.float16), None, np.ones(3))
 CURVE = np.linspace(0, 1, 19)
 
 
-def cases(count: int, label: str = "organ") -> list[Examined]:
+def cases(count: int, label: str = "organ") -> list[CheckedCase]:
     random = np.random.default_rng(3)
     found = []
     for n in range(count):
-        mask = MaskFacts({label: float(10 * random.uniform(0.8, 1.25))}, {label: (0.0, None)}, 0.0)
-        greys = CURVE + random.uniform(-0.03, 0.03)
-        facts = Facts(np.ones(3), (40, 40, 40), "LPS", str(n), greys, greys, 0.0, False, THUMB, mask)
-        found.append(Examined(f"c{n}", "labelled", (), facts))
+        mask = MaskStatistics({label: float(10 * random.uniform(0.8, 1.25))}, {label: (0.0, None)}, 0.0)
+        intensities = CURVE + random.uniform(-0.03, 0.03)
+        facts = CaseSummary(
+            np.ones(3), (40, 40, 40), "LPS", str(n), intensities, intensities, 0.0, False, THUMB, mask
+        )
+        found.append(CheckedCase(f"c{n}", "labelled", (), facts))
     return found
 
 
-def change(case: Examined, **what: object) -> Examined:
+def change(case: CheckedCase, **what: object) -> CheckedCase:
     assert case.facts is not None
     return replace(case, facts=replace(case.facts, **what))
 
 
-def found(group: list[Examined], modality: str = "MR") -> list[tuple[str, str, tuple[str, ...]]]:
+def found(group: list[CheckedCase], modality: str = "MR") -> list[tuple[str, str, tuple[str, ...]]]:
     return [(f.severity, f.check, f.cases) for f in odd_ones(group, modality)]
 
 
-def first(group: list[Examined], **what: object) -> list[Examined]:
+def first(group: list[CheckedCase], **what: object) -> list[CheckedCase]:
     return [change(group[0], **what), *group[1:]]
 
 
-def mask(volume: float = 10.0, second: float = 0.0, cut: float = 0.0) -> MaskFacts:
-    return MaskFacts({"organ": volume}, {"organ": (second, (1, 2, 3) if second else None)}, cut)
+def mask(volume: float = 10.0, second: float = 0.0, cut: float = 0.0) -> MaskStatistics:
+    return MaskStatistics({"organ": volume}, {"organ": (second, (1, 2, 3) if second else None)}, cut)
 
 
 def test_nothing_is_odd() -> None:
@@ -51,7 +53,7 @@ def test_nothing_is_odd() -> None:
     ("what", "check"),
     [
         ({"spacing_mm": np.array([1, 1, 1.6])}, "spacing"),
-        ({"greys": CURVE + 0.5, "scaled_greys": CURVE + 0.5}, "greys"),
+        ({"intensities": CURVE + 0.5, "scaled_greys": CURVE + 0.5}, "intensities"),
         ({"at_top": 0.02}, "clipped"),
         ({"few_values": True}, "image-is-mask"),
         ({"shape": (40, 15, 40)}, "small"),
@@ -100,14 +102,21 @@ def test_with_few_cases_only_the_grossest_is_said() -> None:
 def test_ct_that_is_not_in_hounsfield_units() -> None:
     assert found(cases(6), "CT") == [("warning", "unit", ())]
     assert (
-        found([change(case, greys=case.facts.greys * 1000 - 900) for case in cases(6) if case.facts], "CT")
+        found(
+            [
+                change(case, intensities=case.facts.intensities * 1000 - 900)
+                for case in cases(6)
+                if case.facts
+            ],
+            "CT",
+        )
         == []
     )
 
 
 def test_the_odd_ct_scan_is_compared_as_it_is() -> None:
-    group = [change(case, greys=case.facts.greys * 1000 - 900) for case in cases(8) if case.facts]
-    assert found(first(group, greys=CURVE * 1000 + 124), "CT") == [("warning", "greys", ("c0",))]
+    group = [change(case, intensities=case.facts.intensities * 1000 - 900) for case in cases(8) if case.facts]
+    assert found(first(group, intensities=CURVE * 1000 + 124), "CT") == [("warning", "intensities", ("c0",))]
 
 
 def test_a_label_that_few_have_is_only_noted() -> None:

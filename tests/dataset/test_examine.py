@@ -16,7 +16,7 @@ from helpers.planted import (
     mask_of,
 )
 
-from c3s3_seg.dataset.check.check import examine
+from c3s3_seg.dataset.check.check import check_data_set
 from c3s3_seg.errors import InputError
 from c3s3_seg.io import load, save
 from c3s3_seg.report.findings import Finding
@@ -33,7 +33,7 @@ def serious(findings: tuple[Finding, ...]) -> set[tuple[str, str, tuple[str, ...
 
 def test_a_clean_set_is_clean_and_every_case_is_looked_at(clean: Path) -> None:
     told: list[tuple[str, int, int]] = []
-    found = examine(clean, progress=lambda *step: told.append(step))
+    found = check_data_set(clean, progress=lambda *step: told.append(step))
     assert found.findings == ()
     assert not found.has_errors
     assert [case.name for case in found.cases] == LABELLED + UNLABELLED + VALIDATION
@@ -45,7 +45,7 @@ def test_a_clean_set_is_clean_and_every_case_is_looked_at(clean: Path) -> None:
 def test_a_planted_fault_is_found_and_nothing_else(plant: Plant, clean: Path, tmp_path: Path) -> None:
     folder = copy_of(clean, tmp_path / "set")
     plant.do(folder)
-    found = examine(folder)
+    found = check_data_set(folder)
     assert serious(found.findings) == {(plant.severity, plant.check, plant.cases)}
     assert found.has_errors == (plant.severity == "error")
 
@@ -54,7 +54,7 @@ def test_two_processes_find_the_same(clean: Path, tmp_path: Path) -> None:
     folder = copy_of(clean, tmp_path / "set")
     for plant in PLANTS[:3:2]:
         plant.do(folder)
-    alone, together = examine(folder), examine(folder, workers=2)
+    alone, together = check_data_set(folder), check_data_set(folder, workers=2)
     assert serious(alone.findings) == serious(together.findings) != set()
     assert [case.name for case in alone.cases] == [case.name for case in together.cases]
 
@@ -70,7 +70,7 @@ def test_a_bad_mask_of_an_unlabelled_case_is_a_warning(clean: Path, tmp_path: Pa
         index["unlabelled"].append(CASE)
 
     edit_index(folder, spare)
-    found = examine(folder)
+    found = check_data_set(folder)
     assert serious(found.findings) == {("warning", "mask-values", (CASE,))}
     assert "not used as long as the case is unlabelled" in found.findings[0].todo
 
@@ -85,13 +85,13 @@ def test_axes_that_run_otherwise_are_no_fault(clean: Path, tmp_path: Path) -> No
         image = SimpleITK.Flip(SimpleITK.ReadImage(str(path)), [True, True, False])
         path.unlink()
         SimpleITK.WriteImage(image, str(path))
-    found = examine(folder).findings
+    found = check_data_set(folder).findings
     assert [(f.severity, f.check, f.cases) for f in found] == [("info", "axes", (CASE,))]
 
 
 def test_without_an_index_nothing_is_examined(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="prepare"):
-        examine(tmp_path)
+        check_data_set(tmp_path)
 
 
 def test_few_cases_are_not_compared(clean: Path, tmp_path: Path) -> None:
@@ -103,13 +103,13 @@ def test_few_cases_are_not_compared(clean: Path, tmp_path: Path) -> None:
     for path in [*(folder / "imagesTr").iterdir(), *(folder / "labelsTr").iterdir()]:
         if path.name.split(".")[0] not in (CASE, VALIDATION[0]):
             path.unlink()
-    assert {check for _, check, _ in serious(examine(folder).findings)} == {"few-cases"}
+    assert {check for _, check, _ in serious(check_data_set(folder).findings)} == {"few-cases"}
 
 
 @pytest.mark.data
 @pytest.mark.parametrize("name", ["la", "hippocampus"])
 def test_the_real_data_are_clean(name: str, shared_data: Path) -> None:
-    found = examine(shared_data / name)
+    found = check_data_set(shared_data / name)
     assert serious(found.findings) == set()
     pairs = [f.cases for f in found.findings if f.check == "duplicate"]
     # The public atria hold one scan twice, cropped otherwise; both are learnt from.

@@ -8,7 +8,7 @@ import pytest
 from c3s3_seg.bundle import Label, Task
 from c3s3_seg.bundle.preprocessing import Recipe
 from c3s3_seg.dataset import DataSet, Splits
-from c3s3_seg.dataset.check.case_faults import mask_fault, refuse_faults, scan_fault, values_in
+from c3s3_seg.dataset.check.case_faults import mask_defect, refuse_defects, scan_defect, values_in
 from c3s3_seg.errors import C3S3Error, InputError
 from c3s3_seg.geometry.volume import Array, Geometry, Volume
 from c3s3_seg.io import save
@@ -28,10 +28,10 @@ def noise() -> Array:
 
 
 def test_a_good_case_has_no_fault() -> None:
-    assert scan_fault(GRID.volume(noise())) is None
-    assert mask_fault(mask(1, 3), {"a": 1, "b": 3}) is None
-    assert mask_fault(mask(5), {}) is None  # where no label is named, any may be there
-    assert mask_fault(mask(), {"a": 1}, required=False) is None
+    assert scan_defect(GRID.volume(noise())) is None
+    assert mask_defect(mask(1, 3), {"a": 1, "b": 3}) is None
+    assert mask_defect(mask(5), {}) is None  # where no label is named, any may be there
+    assert mask_defect(mask(), {"a": 1}, required=False) is None
 
 
 @pytest.mark.parametrize(
@@ -46,16 +46,16 @@ def test_a_good_case_has_no_fault() -> None:
     ],
 )
 def test_a_bad_mask(found: Volume, labels: dict[str, int], check: str, words: str) -> None:
-    fault = mask_fault(found, labels)
-    assert fault is not None
-    assert fault.check == check
-    assert words in fault.found
+    defect = mask_defect(found, labels)
+    assert defect is not None
+    assert defect.check == check
+    assert words in defect.found
 
 
 def test_a_mask_of_0_and_255_is_told_how_to_be_mended() -> None:
-    fault = mask_fault(mask(255), {"a": 1})
-    assert fault is not None
-    assert "write 1 for 255" in fault.todo
+    defect = mask_defect(mask(255), {"a": 1})
+    assert defect is not None
+    assert "write 1 for 255" in defect.todo
 
 
 def test_values() -> None:
@@ -66,7 +66,7 @@ def test_values() -> None:
 
 def test_a_constant_scan_is_refused() -> None:
     with pytest.raises(InputError, match="all voxels are 3"):
-        refuse_faults(GRID.volume(np.full(GRID.shape, 3, np.int16)), None, {})
+        refuse_defects(GRID.volume(np.full(GRID.shape, 3, np.int16)), None, {})
 
 
 def cases(folder: Path, image: Array, truth: Array, grid: Geometry = GRID) -> DataSet:
@@ -133,7 +133,7 @@ def test_training_takes_a_validation_case_without_the_organ_but_no_unknown_value
 
 
 def test_a_scan_in_place_of_a_mask_is_called_one_whatever_the_labels(tmp_path: Path) -> None:
-    """Where no label is named any value may be there, and all grey values would be taken for labels."""
+    """Where no label is named any value may be there, and all intensities would be taken for labels."""
     from c3s3_seg.training.data import read_case, read_validation
 
     values = np.random.default_rng(0).integers(0, 255, GRID.shape)
@@ -144,6 +144,6 @@ def test_a_scan_in_place_of_a_mask_is_called_one_whatever_the_labels(tmp_path: P
             read_case(found, "one", TASK, labelled=True)
         with pytest.raises(InputError, match="this looks like a scan"):
             read_validation(found, ("one",))
-    fault = mask_fault(GRID.volume(values), {})
-    assert fault is not None
-    assert fault.check == "mask-values"
+    defect = mask_defect(GRID.volume(values), {})
+    assert defect is not None
+    assert defect.check == "mask-values"

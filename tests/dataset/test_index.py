@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from c3s3_seg.dataset import INDEX, DataSet, Record, Splits
+from c3s3_seg.dataset import INDEX, CaseRecord, DataSet, Splits
 from c3s3_seg.dataset.prepare.naming import read_earlier
 from c3s3_seg.errors import ConfigError, InputError
 
@@ -17,7 +17,7 @@ def write(folder: Path, content: object) -> Path:
 
 
 def test_what_is_saved_is_read_again(tmp_path: Path) -> None:
-    record = Record("p-1", {"image": "ab"}, {"image": "x/1"}, {"image": "cd"}, ("cropped",))
+    record = CaseRecord("p-1", {"image": "ab"}, {"image": "x/1"}, {"image": "cd"}, ("cropped",))
     splits = Splits(("a",), ("b", "c"), ("d",))
     data = DataSet(tmp_path, "livers", "CT", {"liver": 1, "tumour": 3}, splits, {"a": record})
     data.save(source="nobody's")
@@ -95,10 +95,10 @@ def test_a_segmentation_of_3d_slicer_is_the_mask_of_its_case(tmp_path: Path) -> 
 
 def test_validation_cases_are_put_aside_once() -> None:
     splits = Splits(("a",), ("b", "c", "d"))
-    aside = splits.put_aside(2)
+    aside = splits.hold_out(2)
     assert (aside.unlabelled, aside.validation) == (("b",), ("c", "d"))
-    assert aside.put_aside(1) == aside
-    assert splits.put_aside(0) == splits
+    assert aside.hold_out(1) == aside
+    assert splits.hold_out(0) == splits
 
 
 def test_masks_can_be_spared() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from c3s3_seg.dataset.labels import Labels, agreed
-from c3s3_seg.dataset.prepare.assemble import Settings, labels_of
+from c3s3_seg.dataset.prepare.assemble import PrepareSettings, labels_of
 from c3s3_seg.dataset.prepare.inventory import Inventory, Mask, Part
 from c3s3_seg.errors import InputError
 from c3s3_seg.io.dicom_objects.segmentation import Drawing
@@ -68,8 +68,8 @@ def test_what_they_do_not_agree_on(masks: list[Mask], message: str) -> None:
 
 def test_a_label_given_on_the_command_line_is_a_plain_name() -> None:
     """Of several names of one value the first is the label's; the others are what a drawing says."""
-    settings = Settings(labels=Labels.parse("../x=1"))
+    settings = PrepareSettings(labels=Labels.parse("../x=1"))
     with pytest.raises(InputError, match=r"the label '\.\./x': wanted a plain file name"):
         labels_of(Inventory(()), settings)
-    several = Settings(labels=Labels.parse("lung=1,Lung/left=1"))
+    several = PrepareSettings(labels=Labels.parse("lung=1,Lung/left=1"))
     assert labels_of(Inventory(()), several).named == {"lung": 1}

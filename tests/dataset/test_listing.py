@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from c3s3_seg.dataset import DataSet, Record, Splits
+from c3s3_seg.dataset import CaseRecord, DataSet, Splits
 from c3s3_seg.dataset.check.index_checks import (
-    check_listing,
+    check_files,
     check_names,
     kinds,
     leaking_patients,
@@ -18,8 +18,8 @@ from c3s3_seg.training.config import DataConfig
 from c3s3_seg.training.data import read_splits
 
 
-def record(patient: str) -> Record:
-    return Record(patient, {}, {}, {})
+def record(patient: str) -> CaseRecord:
+    return CaseRecord(patient, {}, {}, {})
 
 
 def checks(cases: dict[str, str]) -> list[tuple[str, tuple[str, ...]]]:
@@ -102,7 +102,7 @@ def test_counts_and_files(tmp_path: Path) -> None:
     (tmp_path / "imagesTr" / "notes.txt").touch()
     (tmp_path / "labelsTr" / "a.nii.gz").rename(tmp_path / "labelsTr" / "a.seg.nrrd")
     data = DataSet(tmp_path, splits=Splits(("a", "b"), (), ("c",)))
-    found = {(f.severity, f.check, f.cases) for f in check_listing(data)}
+    found = {(f.severity, f.check, f.cases) for f in check_files(data)}
     assert found == {
         ("error", "no-file", ("b",)),  # its mask
         ("error", "no-file", ("c",)),
@@ -111,9 +111,9 @@ def test_counts_and_files(tmp_path: Path) -> None:
         ("info", "no-labels", ()),
     }
     none = DataSet(tmp_path, labels={"a": 1}, splits=Splits((), ("a",), ()))
-    severities = [f.severity for f in check_listing(none) if f.check == "few-cases"]
+    severities = [f.severity for f in check_files(none) if f.check == "few-cases"]
     assert severities == ["error", "info"]
-    assert [f.found for f in check_listing(none) if f.check == "masks-unused"] == [
+    assert [f.found for f in check_files(none) if f.check == "masks-unused"] == [
         "1 unlabelled cases have a mask"
     ]
 
@@ -128,7 +128,7 @@ def leaking(folder: Path, **more: object) -> DataSet:
 
 def test_a_patient_on_both_sides_by_plain_names_is_refused_by_training(tmp_path: Path) -> None:
     data = leaking(tmp_path)
-    (leak,) = [f for f in check_listing(data) if f.check == "name-patient"]
+    (leak,) = [f for f in check_files(data) if f.check == "name-patient"]
     assert (leak.severity, leak.cases) == ("error", ("patient001_frame01", "patient001_frame12"))
     with pytest.raises(InputError, match=r"one patient \(patient001\).*patient_of"):
         read_splits(DataConfig(folder=str(tmp_path)))
@@ -138,7 +138,7 @@ def test_a_patient_on_both_sides_by_plain_names_is_refused_by_training(tmp_path:
 
 def test_the_index_may_say_that_they_are_two(tmp_path: Path) -> None:
     data = leaking(tmp_path, patient_of={"patient001_frame01": "1", "patient001_frame12": "2"})
-    assert not [f for f in check_listing(data) if "patient" in f.check]
+    assert not [f for f in check_files(data) if "patient" in f.check]
     assert read_splits(DataConfig(folder=str(tmp_path)))[1].validation == ("patient001_frame12",)
 
 
@@ -147,7 +147,7 @@ def test_the_index_may_say_that_they_are_one(tmp_path: Path) -> None:
     (tmp_path / "dataset.json").write_text(json.dumps(index))
     with pytest.raises(InputError, match=r"one patient \(1\).*b, a"):
         read_splits(DataConfig(folder=str(tmp_path)))
-    errors = [f.check for f in check_listing(DataSet.load(tmp_path)) if f.severity == "error"]
+    errors = [f.check for f in check_files(DataSet.load(tmp_path)) if f.severity == "error"]
     assert errors.count("patient-leak") == 1
 
 
@@ -164,7 +164,7 @@ def test_what_only_looks_like_visits_is_a_warning(tmp_path: Path) -> None:
     index = {"labelled": names[:-1], "validation": names[-1:]}
     (tmp_path / "dataset.json").write_text(json.dumps(index))
     assert read_splits(DataConfig(folder=str(tmp_path)))[1].validation == ("p05_v2",)
-    (warning,) = [f for f in check_listing(DataSet.load(tmp_path)) if f.check == "name-patient"]
+    (warning,) = [f for f in check_files(DataSet.load(tmp_path)) if f.check == "name-patient"]
     assert warning.severity == "warning"
 
 

@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from c3s3_seg.dataset.index import DataSet, Record, Splits
-from c3s3_seg.dataset.prepare.inventory import Pair, Part, Scan
+from c3s3_seg.dataset.index import CaseRecord, DataSet, Splits
+from c3s3_seg.dataset.prepare.inventory import Part, Scan, ScanMaskPair
 from c3s3_seg.dataset.prepare.naming import Earlier, name_cases, name_patients, read_earlier
 from c3s3_seg.errors import InputError
 
 
-def record(place: str, content: str, patient: str = "p-0001") -> Record:
-    return Record(patient, {"image": "x"}, {"image": place}, {"image": content})
+def record(place: str, content: str, patient: str = "p-0001") -> CaseRecord:
+    return CaseRecord(patient, {"image": "x"}, {"image": place}, {"image": content})
 
 
 def dicom(patient: str = "") -> Scan:
@@ -24,7 +24,9 @@ def image(place: str) -> Scan:
 
 
 def names(scans: list[Scan], contents: str, earlier: Earlier) -> list[str]:
-    return name_cases([Pair(scan) for scan in scans], [{"image": c} for c in contents.split()], earlier)
+    return name_cases(
+        [ScanMaskPair(scan) for scan in scans], [{"image": c} for c in contents.split()], earlier
+    )
 
 
 def test_numbers_for_dicom_and_stems_for_files() -> None:

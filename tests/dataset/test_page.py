@@ -12,7 +12,7 @@ from helpers.planted import CASE, PLANTS, clean_set, copy_of, mask_of
 from typer.testing import CliRunner
 
 from c3s3_seg.cli import app
-from c3s3_seg.dataset.check.check import Examination, examine
+from c3s3_seg.dataset.check.check import DataSetCheck, check_data_set
 from c3s3_seg.dataset.check.html import write_doctor_json, write_doctor_page
 from c3s3_seg.errors import InputError
 from c3s3_seg.io import load_mask, save
@@ -29,11 +29,11 @@ def sick(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def found(sick: Path) -> Examination:
-    return examine(sick)
+def found(sick: Path) -> DataSetCheck:
+    return check_data_set(sick)
 
 
-def test_the_page_is_closed_and_shows_each_finding(found: Examination, tmp_path: Path) -> None:
+def test_the_page_is_closed_and_shows_each_finding(found: DataSetCheck, tmp_path: Path) -> None:
     told: list[str] = []
     write_doctor_page(tmp_path / "a.html", found, progress=lambda what, *_: told.append(what))
     write_doctor_page(tmp_path / "b.html", found)
@@ -49,13 +49,13 @@ def test_the_page_is_closed_and_shows_each_finding(found: Examination, tmp_path:
     assert text.count('class="badge error"') == 2
 
 
-def test_links_lead_somewhere(found: Examination, tmp_path: Path) -> None:
+def test_links_lead_somewhere(found: DataSetCheck, tmp_path: Path) -> None:
     write_doctor_page(tmp_path / "a.html", found)
     text = (tmp_path / "a.html").read_text()
     assert set(re.findall(r'href="#([^"]+)"', text)) <= set(re.findall(r'id="([^"]+)"', text))
 
 
-def test_the_json_holds_findings_and_cases(found: Examination, tmp_path: Path) -> None:
+def test_the_json_holds_findings_and_cases(found: DataSetCheck, tmp_path: Path) -> None:
     write_doctor_json(tmp_path / "doctor.json", found)
     content = json.loads((tmp_path / "doctor.json").read_text())
     assert [(f["check"], f["cases"]) for f in content["findings"]] == [

@@ -6,7 +6,7 @@ from pathlib import Path, PurePath
 
 import pytest
 
-from c3s3_seg.dataset import DataSet, Record, Splits
+from c3s3_seg.dataset import CaseRecord, DataSet, Splits
 from c3s3_seg.dataset.patients import (
     BIDS,
     COPY,
@@ -141,7 +141,7 @@ def test_names_that_hold_nothing_else(name: str) -> None:
 
 
 def test_the_index_goes_before_the_names() -> None:
-    records = {"p1_ed": Record("p-0001", {}, {}, {}), "p2_ed": Record("p-0001", {}, {}, {})}
+    records = {"p1_ed": CaseRecord("p-0001", {}, {}, {}), "p2_ed": CaseRecord("p-0001", {}, {}, {})}
     splits = Splits(("p1_ed", "p2_ed", "p3_ed", "p3_es", "p4_ed"))
     data = DataSet(Path("x"), splits=splits, records=records, patient_of={"p3_es": "another", "p2_ed": "2"})
     known = patients_of(data, ())

@@ -29,10 +29,10 @@ from c3s3_seg.bundle.preprocessing import Recipe
 from c3s3_seg.cli import app
 from c3s3_seg.dataset import DataSet
 from c3s3_seg.dataset.labels import Labels
-from c3s3_seg.dataset.prepare.assemble import Settings
+from c3s3_seg.dataset.prepare.assemble import PrepareSettings
 from c3s3_seg.dataset.prepare.discover import Search
 from c3s3_seg.dataset.prepare.inventory import Part
-from c3s3_seg.dataset.prepare.pipeline import Prepared, prepare
+from c3s3_seg.dataset.prepare.pipeline import PreparedDataSet, prepare
 from c3s3_seg.errors import ConfigError, InputError
 from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.io import Fix, load, load_mask, save
@@ -79,7 +79,7 @@ def places(data: DataSet, source: Path) -> dict[str, Path]:
 
 
 def test_every_voxel_and_every_patient(archive: Path, tmp_path: Path) -> None:
-    result = prepare(archive, tmp_path / "data", Settings())
+    result = prepare(archive, tmp_path / "data", PrepareSettings())
     data = DataSet.load(tmp_path / "data")
     assert (result.found, result.refused, data.modality) == (7, (), "MR")
     assert data.labels == {"liver": 1, "tumour": 2}
@@ -108,7 +108,7 @@ def test_every_voxel_and_every_patient(archive: Path, tmp_path: Path) -> None:
 
 
 def test_train_takes_it(archive: Path, tmp_path: Path) -> None:
-    prepare(archive, tmp_path / "data", Settings())
+    prepare(archive, tmp_path / "data", PrepareSettings())
     from c3s3_seg.training.config import DataConfig
     from c3s3_seg.training.data import read_splits, read_validation
 
@@ -119,9 +119,9 @@ def test_train_takes_it(archive: Path, tmp_path: Path) -> None:
 
 def test_the_same_again_does_nothing_again(archive: Path, tmp_path: Path) -> None:
     out = tmp_path / "data"
-    prepare(archive, out, Settings())
+    prepare(archive, out, PrepareSettings())
     before, index = stamps(out), (out / "dataset.json").read_bytes()
-    result = prepare(archive, out, Settings(search=Search(workers=2)))
+    result = prepare(archive, out, PrepareSettings(search=Search(workers=2)))
     assert result.kept == len(result.patients)
     assert stamps(out) == before
     assert (out / "dataset.json").read_bytes() == index
@@ -132,14 +132,14 @@ def test_what_changed_is_made_again_and_what_is_new_keeps_the_old_names(
     archive: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "data"
-    prepare(archive, out, Settings(validation=1))
+    prepare(archive, out, PrepareSettings(validation=1))
     first = DataSet.load(out)
     old = places(first, archive)
     changed = next(case for case in first.splits.unlabelled)
     (out / "imagesTr" / f"{changed}.nii.gz").write_bytes(b"damaged since")
     study(archive / "AARON" / "1", 20, "seg", patient="AARON")
     study(archive / "BAKER" / "2", 21, "seg", patient="BAKER")
-    result = prepare(archive, out, Settings(validation=1))
+    result = prepare(archive, out, PrepareSettings(validation=1))
     data = DataSet.load(out)
     assert result.again == (changed,)
     assert result.kept == len(old) - 1
@@ -155,10 +155,10 @@ def test_what_changed_is_made_again_and_what_is_new_keeps_the_old_names(
 
 def test_a_source_that_is_gone_is_said(archive: Path, tmp_path: Path) -> None:
     out = tmp_path / "data"
-    prepare(archive, out, Settings())
+    prepare(archive, out, PrepareSettings())
     case, _ = next((c, f) for c, f in places(DataSet.load(out), archive).items() if f.parent.name == "BAKER")
     shutil.rmtree(archive / "BAKER")
-    result = prepare(archive, out, Settings())
+    result = prepare(archive, out, PrepareSettings())
     assert result.gone == (case,)
     assert case not in DataSet.load(out).records
     assert (out / "imagesTr" / f"{case}.nii.gz").exists()
@@ -169,7 +169,7 @@ def test_image_files_keep_their_names_and_a_changed_one_is_made_again(tmp_path: 
     for n, name in enumerate("abc"):
         image_case(source, n, f"images/{name}", f"masks/{name}_seg" if name != "c" else None)
     image_case(source, 9, "more/images/a")
-    result = prepare(source, out, Settings(modality="CT", validation=1))
+    result = prepare(source, out, PrepareSettings(modality="CT", validation=1))
     assert set(result.patients) == {"images_a_1", "images_a_2", "b", "c"}
     data = DataSet.load(out)
     assert (data.modality, data.labels) == ("CT", {"label_1": 1, "label_2": 2})
@@ -178,11 +178,11 @@ def test_image_files_keep_their_names_and_a_changed_one_is_made_again(tmp_path: 
     from c3s3_seg.io import save
 
     save(scan.geometry.volume(mask * (mask < 2)), source / "masks" / "b_seg.nii.gz")
-    again = prepare(source, out, Settings(modality="CT", validation=1))
+    again = prepare(source, out, PrepareSettings(modality="CT", validation=1))
     assert again.again == ("b",)
     assert DataSet.load(out).records["b"].values == (1,)
     (source / "masks" / "b_seg.nii.gz").unlink()
-    prepare(source, out, Settings(modality="CT", validation=0))
+    prepare(source, out, PrepareSettings(modality="CT", validation=0))
     data = DataSet.load(out)
     assert not data.has_mask("b")
     assert "b" in data.splits.unlabelled
@@ -191,7 +191,7 @@ def test_image_files_keep_their_names_and_a_changed_one_is_made_again(tmp_path: 
 def test_kill_at_any_moment_and_resume(archive: Path, tmp_path: Path) -> None:
     """Killed three times, at random moments; nothing half-written is in an index or under a name."""
     whole, out = tmp_path / "whole", tmp_path / "data"
-    prepare(archive, whole, Settings(name="x"))
+    prepare(archive, whole, PrepareSettings(name="x"))
     draw = random.Random(4)
     killed = 0
     command = [sys.executable, "-m", "c3s3_seg", "prepare", str(archive), "-o", str(out), "--name", "x"]
@@ -218,20 +218,20 @@ def test_two_runs_into_one_folder(archive: Path, tmp_path: Path) -> None:
     out = tmp_path / "data"
     out.mkdir()
     with hold(out), pytest.raises(InputError, match="another run writes into this folder"):
-        prepare(archive, out, Settings())
+        prepare(archive, out, PrepareSettings())
 
 
 def test_folders_that_cannot_be(archive: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="lie in one another"):
-        prepare(archive, archive / "data", Settings())
+        prepare(archive, archive / "data", PrepareSettings())
     with pytest.raises(InputError, match="lie in one another"):
-        prepare(archive, tmp_path, Settings())
+        prepare(archive, tmp_path, PrepareSettings())
     with pytest.raises(InputError, match="no such folder"):
-        prepare(tmp_path / "none", tmp_path / "data", Settings())
+        prepare(tmp_path / "none", tmp_path / "data", PrepareSettings())
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "dataset.json").write_text('{"labelled": ["a"]}')
     with pytest.raises(InputError, match="which `prepare` did not make"):
-        prepare(archive, tmp_path / "mine", Settings())
+        prepare(archive, tmp_path / "mine", PrepareSettings())
 
 
 def test_refusals_are_rows_and_the_others_go_on(archive: Path, tmp_path: Path) -> None:
@@ -242,7 +242,7 @@ def test_refusals_are_rows_and_the_others_go_on(archive: Path, tmp_path: Path) -
     edit(overlap, lambda d: setattr(d, "PixelData", b"\xff" * len(d.PixelData)))
     study(archive / "SMITH/c", 30, "seg", patient="SMITH")
     shutil.copy(archive / "SMITH/c/seg.dcm", archive / "SMITH/c/seg2.dcm")
-    result = prepare(archive, tmp_path / "data", Settings())
+    result = prepare(archive, tmp_path / "data", PrepareSettings())
     told = {r.place.partition(":")[0]: r.reason for r in result.refused}
     assert "all its voxels are 0" in told["YOUNG/1"]
     assert "two segments overlap" in told["ADAMS/1/seg.dcm"]
@@ -258,7 +258,7 @@ def test_the_same_scan_twice_is_one_case(tmp_path: Path) -> None:
     for n in range(3):
         image_case(tmp_path / "source", n, f"images/{n}", f"masks/{n}")
     shutil.copy(tmp_path / "source/images/0.nii.gz", tmp_path / "source/images/copy.nii.gz")
-    result = prepare(tmp_path / "source", tmp_path / "data", Settings())
+    result = prepare(tmp_path / "source", tmp_path / "data", PrepareSettings())
     assert [(r.place, r.reason) for r in result.refused] == [
         ("images/copy.nii.gz", "it is a copy of images/0.nii.gz")
     ]
@@ -267,15 +267,15 @@ def test_the_same_scan_twice_is_one_case(tmp_path: Path) -> None:
 
 
 def test_labels_that_are_named(archive: Path, tmp_path: Path) -> None:
-    prepare(archive, tmp_path / "data", Settings(labels=Labels.parse("Tumour=7")))
+    prepare(archive, tmp_path / "data", PrepareSettings(labels=Labels.parse("Tumour=7")))
     data = DataSet.load(tmp_path / "data")
     assert data.labels == {"Tumour": 7}
     case = data.splits.labelled[0]
     assert np.unique(load_mask(data.mask(case)).array).tolist() == [0, 7]
     assert "1 other segments of the DICOM SEG were left out" in data.records[case].notes
-    other = prepare(archive, tmp_path / "data", Settings(labels=Labels.parse("liver=1")))
+    other = prepare(archive, tmp_path / "data", PrepareSettings(labels=Labels.parse("liver=1")))
     assert len(other.again) == 5  # those with masks
-    none = prepare(archive, tmp_path / "other", Settings(labels=Labels.parse("spleen=1")))
+    none = prepare(archive, tmp_path / "other", PrepareSettings(labels=Labels.parse("spleen=1")))
     assert len(none.refused) == 5
     assert "named 'spleen'; it holds 'liver', 'tumour'" in none.refused[0].reason
 
@@ -283,7 +283,7 @@ def test_labels_that_are_named(archive: Path, tmp_path: Path) -> None:
 def test_a_value_that_no_label_has(tmp_path: Path) -> None:
     for n in range(2):
         image_case(tmp_path / "source", n, f"images/{n}", f"masks/{n}")
-    result = prepare(tmp_path / "source", tmp_path / "data", Settings(labels=Labels.parse("liver=1")))
+    result = prepare(tmp_path / "source", tmp_path / "data", PrepareSettings(labels=Labels.parse("liver=1")))
     assert len(result.refused) == 2
     assert "holds the value 2, which no label has" in result.refused[0].reason
 
@@ -291,10 +291,10 @@ def test_a_value_that_no_label_has(tmp_path: Path) -> None:
 def test_other_labels_are_asked_of_masks_that_are_there_already(tmp_path: Path) -> None:
     for n in range(2):
         image_case(tmp_path / "source", n, f"images/{n}", f"masks/{n}")
-    prepare(tmp_path / "source", tmp_path / "data", Settings(labels=Labels.parse("liver=1,tumour=2")))
-    renamed_only = Settings(labels=Labels.parse("Leber=1,Tumor=2"))
+    prepare(tmp_path / "source", tmp_path / "data", PrepareSettings(labels=Labels.parse("liver=1,tumour=2")))
+    renamed_only = PrepareSettings(labels=Labels.parse("Leber=1,Tumor=2"))
     assert prepare(tmp_path / "source", tmp_path / "data", renamed_only).kept == 2
-    result = prepare(tmp_path / "source", tmp_path / "data", Settings(labels=Labels.parse("liver=1")))
+    result = prepare(tmp_path / "source", tmp_path / "data", PrepareSettings(labels=Labels.parse("liver=1")))
     assert len(result.refused) == 2
 
 
@@ -309,7 +309,7 @@ def test_a_mask_drawn_on_a_converted_series_goes_back_to_its_slices(tmp_path: Pa
     save(
         other.volume(np.ascontiguousarray(mask[::-1, ::-1])), tmp_path / "source" / "p" / "drawn_mask.nii.gz"
     )
-    result = prepare(tmp_path / "source", tmp_path / "data", Settings())
+    result = prepare(tmp_path / "source", tmp_path / "data", PrepareSettings())
     assert (result.refused, result.masks) == ((), 1)
     data = DataSet.load(tmp_path / "data")
     back = load_mask(data.mask("case-0001"), grid=load(data.scan("case-0001")).geometry)
@@ -327,7 +327,7 @@ def test_masks_as_nibabel_and_3d_slicer_write_them(tmp_path: Path) -> None:
             save(grid.volume(mask * np.float64(1.0000153)), source / "masks" / "p1.nii.gz")
         else:
             save(grid.volume(mask), source / "masks" / "p0.seg.nrrd")
-    result = prepare(source, tmp_path / "data", Settings(labels=Labels.parse("liver=1,tumour=2")))
+    result = prepare(source, tmp_path / "data", PrepareSettings(labels=Labels.parse("liver=1,tumour=2")))
     assert (result.refused, result.masks) == ((), 2)
     data = DataSet.load(tmp_path / "data")
     for n in range(2):
@@ -343,7 +343,9 @@ def test_hdf5_labels_that_are_nearly_whole(tmp_path: Path) -> None:
             label = file["label"][()].astype(np.float32) * 1.0000153
             del file["label"]
             file["label"] = label
-    result = prepare(tmp_path / "la", tmp_path / "data", Settings(labels=Labels.parse("left_atrium=1")))
+    result = prepare(
+        tmp_path / "la", tmp_path / "data", PrepareSettings(labels=Labels.parse("left_atrium=1"))
+    )
     assert (result.refused, result.masks) == ((), 3)
     assert set(np.unique(load_mask(DataSet.load(tmp_path / "data").mask("CASE0")).array)) == {0, 1}
 
@@ -355,7 +357,7 @@ def test_grey_values_that_no_network_can_take_are_refused_and_an_offset_is_kept(
         volume, _ = scan_and_mask(len(name))
         array = volume.array.astype(np.float64) * factor + offset
         save(volume.geometry.volume(array), source / f"{name}.nii.gz")
-    result = prepare(tmp_path / "source", tmp_path / "data", Settings())
+    result = prepare(tmp_path / "source", tmp_path / "data", PrepareSettings())
     assert [r.place for r in result.refused] == ["images/huge.nii.gz"]
     assert "a range that float32 does not hold" in result.refused[0].reason
     moved = load(DataSet.load(tmp_path / "data").scan("moved")).array
@@ -377,7 +379,7 @@ def test_a_source_that_changes_while_it_is_read_is_refused(
         return volume
 
     monkeypatch.setattr(Part, "scan", swapped)
-    result = prepare(tmp_path / "source", tmp_path / "data", Settings())
+    result = prepare(tmp_path / "source", tmp_path / "data", PrepareSettings())
     assert ["changed while it was read" in r.reason for r in result.refused] == [True]
     records = DataSet.load(tmp_path / "data").records
     assert records["p1"].source_sha256["image"] == sha256(scan.with_name("p1.nii.gz"))
@@ -386,7 +388,7 @@ def test_a_source_that_changes_while_it_is_read_is_refused(
 def test_two_modalities_are_refused(archive: Path, tmp_path: Path) -> None:
     renamed(archive / "BAKER", Modality="PT")
     with pytest.raises(InputError, match=r"found 6 of MR, 1 of PT.*--modality"):
-        prepare(archive, tmp_path / "data", Settings())
+        prepare(archive, tmp_path / "data", PrepareSettings())
 
 
 def test_hdf5_with_a_test_list(tmp_path: Path) -> None:
@@ -394,7 +396,7 @@ def test_hdf5_with_a_test_list(tmp_path: Path) -> None:
     for n in range(6):
         hdf5(source / f"CASE{n}" / "mri_norm2.h5", n)
     (source / "test.list").write_text("CASE4\nCASE5\n")
-    prepare(source, tmp_path / "data", Settings(labels=Labels.parse("left_atrium=1")))
+    prepare(source, tmp_path / "data", PrepareSettings(labels=Labels.parse("left_atrium=1")))
     data = DataSet.load(tmp_path / "data")
     assert data.splits.test == ("CASE4", "CASE5")
     assert (len(data.splits.labelled), len(data.splits.validation)) == (3, 1)
@@ -412,10 +414,10 @@ def test_patients_from_names_and_a_torn_split(tmp_path: Path) -> None:
         image_case(source, n, f"imagesTr/{name}", f"labelsTr/{name}")
     index = {"labelled": ["p1_a", "p2_a"], "validation": ["p1_b", "p3_a"], "labels": {"x": 1, "y": 2}}
     (source / "dataset.json").write_text(json.dumps(index))
-    wanted = Settings(patient=r"p\d")
+    wanted = PrepareSettings(patient=r"p\d")
     with pytest.raises(InputError, match="patients on both sides"):
         prepare(source, tmp_path / "data", wanted)
-    prepare(source, tmp_path / "data", Settings(patient=r"p\d", validation=1))
+    prepare(source, tmp_path / "data", PrepareSettings(patient=r"p\d", validation=1))
     data = DataSet.load(tmp_path / "data")
     assert data.records["p1_a"].patient == data.records["p1_b"].patient
     assert ("p1_a" in data.splits.labelled) == ("p1_b" in data.splits.labelled)
@@ -487,8 +489,8 @@ def test_a_refusal_may_name_the_users_own_folder_and_only_on_the_terminal(tmp_pa
 
 @pytest.mark.data
 def test_real_dicom(shared_data: Path, tmp_path: Path) -> None:
-    settings = Settings(modality="MR", search=Search(leave_out=("philips*",)))
-    result: Prepared = prepare(shared_data / "dicom", tmp_path / "data", settings)
+    settings = PrepareSettings(modality="MR", search=Search(leave_out=("philips*",)))
+    result: PreparedDataSet = prepare(shared_data / "dicom", tmp_path / "data", settings)
     data = DataSet.load(tmp_path / "data")
     assert len(data.splits.unlabelled) == 3
     assert len(set(result.patients.values())) == 2  # the brain study is of one
@@ -536,9 +538,9 @@ def test_frames_of_a_patient_are_on_one_side_and_it_is_said(tmp_path: Path) -> N
         assert "Patients: 12 scans of 6 patients, by the folder of each subject." in answer.stdout
         assert "--patient REGEX says otherwise" in answer.stdout
         data = DataSet.load(tmp_path / f"data{seed}")
-        judged, learnt = sides(data)
+        judged, trained_on = sides(data)
         assert len(judged) == 2
-        assert not judged & learnt
+        assert not judged & trained_on
         assert len({record.patient for record in data.records.values()}) == 6
     told = json.loads(run(tmp_path / "source", "-o", tmp_path / "data0", "--json", "--dry-run").stdout)
     assert told["patients_by"] == {"the folder of each subject": {"scans": 12, "patients": 6}}
@@ -550,13 +552,13 @@ def test_the_user_knows_better_than_the_names(tmp_path: Path) -> None:
     """In a folder that was made before as well: who was taken for one patient is told apart."""
     frames(tmp_path / "source")
     out = tmp_path / "data"
-    prepare(tmp_path / "source", out, Settings())
-    result = prepare(tmp_path / "source", out, Settings(patient=r"[^/]+$"))
+    prepare(tmp_path / "source", out, PrepareSettings())
+    result = prepare(tmp_path / "source", out, PrepareSettings(patient=r"[^/]+$"))
     assert len(set(result.patients.values())) == 12
     assert result.patients_by == {"--patient": (12, 12)}
     assert result.kept == 12
     assert len({r.patient for r in DataSet.load(out).records.values()}) == 12
-    assert len(set(prepare(tmp_path / "source", out, Settings()).patients.values())) == 6
+    assert len(set(prepare(tmp_path / "source", out, PrepareSettings()).patients.values())) == 6
 
 
 @pytest.mark.data
@@ -615,18 +617,18 @@ def test_an_index_of_an_earlier_run_leads_nowhere_either(tmp_path: Path) -> None
     source, out = tmp_path / "source", tmp_path / "data"
     image_case(source, 0, "images/a", "masks/a")
     folder, before = victim(tmp_path)
-    prepare(source, out, Settings())
+    prepare(source, out, PrepareSettings())
     index = json.loads((out / "dataset.json").read_text())
     index["cases"]["../../victim/x"] = index["cases"].pop("a")
     index["labelled"] = []
     (out / "dataset.json").write_text(json.dumps(index))
     with pytest.raises(ConfigError, match="plain file name"):
-        prepare(source, out, Settings())
+        prepare(source, out, PrepareSettings())
     assert hashes(folder) == before
     for spoiled in ("{", "[]", "7", '{"prepared": 7}', "[" * 100_000):
         (out / "dataset.json").write_text(spoiled)
         with pytest.raises(InputError):
-            prepare(source, out, Settings())
+            prepare(source, out, PrepareSettings())
 
 
 def test_records_of_a_killed_run_that_are_odd(tmp_path: Path) -> None:
@@ -638,7 +640,7 @@ def test_records_of_a_killed_run_that_are_odd(tmp_path: Path) -> None:
     for name in ("a", "case-\u00b2", "p-\u0663"):
         (out / ".prepare" / f"{name}.json").write_text(json.dumps({**record, "patient": name}))
     os.mkfifo(out / ".prepare" / "pipe.json")
-    result = prepare(source, out, Settings())
+    result = prepare(source, out, PrepareSettings())
     assert set(result.patients) == {"a", "b", "c"}
     assert all(re.fullmatch(r"p-\d{4}", patient) for patient in result.patients.values())
 
@@ -651,11 +653,13 @@ def test_links_in_the_output_are_not_written_through(tmp_path: Path) -> None:
         out.mkdir()
         (out / name).symlink_to(folder)
         with pytest.raises(InputError, match="is a link"):
-            prepare(tmp_path / "source", out, Settings())
+            prepare(tmp_path / "source", out, PrepareSettings())
     assert hashes(folder) == before
     (tmp_path / "linked").symlink_to(tmp_path / "real")
     (tmp_path / "real").mkdir()
-    prepare(tmp_path / "source", tmp_path / "linked", Settings())  # the folder that the user names may be one
+    prepare(
+        tmp_path / "source", tmp_path / "linked", PrepareSettings()
+    )  # the folder that the user names may be one
     assert (tmp_path / "real" / "imagesTr" / "a.nii.gz").is_file()
 
 
@@ -664,7 +668,7 @@ def test_files_of_others_are_not_replaced(tmp_path: Path) -> None:
     image_case(tmp_path / "data", 5, "imagesTr/a", "labelsTr/b")
     before = hashes(tmp_path / "data")
     with pytest.raises(InputError, match=r"1 files here that `prepare` did not write, a\.nii\.gz"):
-        prepare(tmp_path / "source", tmp_path / "data", Settings())
+        prepare(tmp_path / "source", tmp_path / "data", PrepareSettings())
     kept = hashes(tmp_path / "data")
     assert {name: kept[name] for name in before} == before
     assert not (tmp_path / "data" / ".prepare").exists()
@@ -675,7 +679,9 @@ def test_a_place_that_cannot_be_is_refused_before_anything_is_read(tmp_path: Pat
     (tmp_path / "file").touch()
     for out in (tmp_path / "file", tmp_path / "file" / "data"):
         with pytest.raises(InputError, match="the folder cannot be made"):
-            prepare(tmp_path / "source", out, Settings(), lambda *_: pytest.fail("it was read"), dry=True)
+            prepare(
+                tmp_path / "source", out, PrepareSettings(), lambda *_: pytest.fail("it was read"), dry=True
+            )
 
 
 def test_names_of_files_that_no_case_can_have_are_rows(tmp_path: Path) -> None:
@@ -695,7 +701,7 @@ def test_names_of_files_that_no_case_can_have_are_rows(tmp_path: Path) -> None:
     folder.mkdir()
     (source / "y.nii.gz").rename(folder / "z.nii.gz")
     shutil.copy(source / "images/good.nii.gz", folder / "good.nii.gz")
-    prepare(source, tmp_path / "other", Settings())
+    prepare(source, tmp_path / "other", PrepareSettings())
     assert DataSet.load(tmp_path / "other").records["z"].source == {"image": "fold\\udcffer/z.nii.gz"}
 
 
@@ -709,7 +715,7 @@ def background_only(folder: Path) -> None:
 
 
 def test_a_background_only_mask_is_learnt_from_where_it_is_asked_for(tmp_path: Path) -> None:
-    from c3s3_seg.dataset.check.check import examine
+    from c3s3_seg.dataset.check.check import check_data_set
     from c3s3_seg.training.data import read_case
 
     background_only(tmp_path / "source")
@@ -718,7 +724,7 @@ def test_a_background_only_mask_is_learnt_from_where_it_is_asked_for(tmp_path: P
     assert answer.exit_code == 0
     assert "1 cases have a mask of background alone (b), which train refuses" in answer.stdout
     data = DataSet.load(tmp_path / "data")
-    found = [f for f in examine(tmp_path / "data").findings if f.check == "mask-empty"]
+    found = [f for f in check_data_set(tmp_path / "data").findings if f.check == "mask-empty"]
     assert [f.severity for f in found] == ["error"]
     with pytest.raises(InputError, match=r"the mask is empty.*empty_masks"):
         read_case(data, "b", TASK, labelled=True)
@@ -728,7 +734,7 @@ def test_a_background_only_mask_is_learnt_from_where_it_is_asked_for(tmp_path: P
     data = DataSet.load(tmp_path / "data")
     assert data.empty_masks
     assert "b" in data.splits.labelled
-    assert not [f for f in examine(tmp_path / "data").findings if f.check == "mask-empty"]
+    assert not [f for f in check_data_set(tmp_path / "data").findings if f.check == "mask-empty"]
     case = read_case(data, "b", TASK, labelled=True)
     assert len(case.foreground) == 0
     assert case.stack[1].min() == 1  # all of it is background

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from helpers.planted import SMALL
 
-from c3s3_seg.dataset.check.duplicates import Pair, duplicates, same_scans, same_voxels
-from c3s3_seg.dataset.check.thumbnail import Thumb, make_thumb
+from c3s3_seg.dataset.check.duplicates import CasePair, duplicates, same_scans, same_voxels
+from c3s3_seg.dataset.check.thumbnail import Thumbnail, make_thumbnail
 from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.phantom import simulate
 
@@ -17,8 +17,8 @@ def scans() -> list[Volume]:
     return [simulate(700 + n, SMALL).scan for n in range(4)]
 
 
-def thumbs(scans: list[Volume]) -> dict[str, Thumb]:
-    return {str(n): make_thumb(scan, None) for n, scan in enumerate(scans)}
+def thumbnails(scans: list[Volume]) -> dict[str, Thumbnail]:
+    return {str(n): make_thumbnail(scan, None) for n, scan in enumerate(scans)}
 
 
 def other(scan: Volume, array: np.ndarray) -> Volume:
@@ -26,9 +26,9 @@ def other(scan: Volume, array: np.ndarray) -> Volume:
 
 
 def test_four_patients_are_four(scans: list[Volume]) -> None:
-    assert same_scans(thumbs(scans)) == []
+    assert same_scans(thumbnails(scans)) == []
     assert same_scans({}) == []
-    assert same_scans(thumbs(scans[:1])) == []
+    assert same_scans(thumbnails(scans[:1])) == []
 
 
 @pytest.mark.parametrize("how", ["noise", "brightness", "cropped", "gamma"])
@@ -41,7 +41,7 @@ def test_the_same_scan_is_found(how: str, scans: list[Volume]) -> None:
         "gamma": array**0.8,
     }[how]
     base = [other(scan, scan.array) for scan in scans]
-    (pair,) = same_scans(thumbs([*base, other(scans[2], again)]))
+    (pair,) = same_scans(thumbnails([*base, other(scans[2], again)]))
     assert (pair.first, pair.second, pair.exact) == ("2", "4", False)
 
 
@@ -62,14 +62,14 @@ def test_the_same_voxels() -> None:
     ],
 )
 def test_how_serious_it_is(kinds: tuple[str, str], exact: bool, severity: str) -> None:
-    (found,) = duplicates([Pair("a", "b", 1.0, exact)], dict(zip("ab", kinds, strict=True)))
+    (found,) = duplicates([CasePair("a", "b", 1.0, exact)], dict(zip("ab", kinds, strict=True)))
     assert (found.severity, found.cases) == (severity, ("a", "b"))
 
 
 def test_known_pairs_are_not_compared(scans: list[Volume]) -> None:
     twice = [*scans, scans[0]]
-    assert len(same_scans(thumbs(twice))) == 1
-    assert same_scans(thumbs(twice), [Pair("0", "4", 1.0, True)]) == []
+    assert len(same_scans(thumbnails(twice))) == 1
+    assert same_scans(thumbnails(twice), [CasePair("0", "4", 1.0, True)]) == []
 
 
 @pytest.mark.data
@@ -80,4 +80,4 @@ def test_before_and_after_an_operation_are_two_scans(shared_data: Path) -> None:
 
     data = DataSet.load(shared_data / "la")
     names = ["1D7CUD1955YZPGK8XHJX", "Q7J0WYM695R9MA285ZW0", "06SR5RBREL16DQ6M8LWS"]
-    assert same_scans({name: make_thumb(load(data.scan(name)), None) for name in names}) == []
+    assert same_scans({name: make_thumbnail(load(data.scan(name)), None) for name in names}) == []

@@ -3,15 +3,15 @@
 import pytest
 
 from c3s3_seg.dataset.index import Splits
-from c3s3_seg.dataset.splits import Member, assign
+from c3s3_seg.dataset.splits import SplitCase, assign
 from c3s3_seg.errors import InputError
 
 
-def patients(count: int, scans: int = 1, masks: bool = True) -> list[Member]:
-    return [Member(f"c{p}-{s}", f"p{p}", masks) for p in range(count) for s in range(scans)]
+def patients(count: int, scans: int = 1, masks: bool = True) -> list[SplitCase]:
+    return [SplitCase(f"c{p}-{s}", f"p{p}", masks) for p in range(count) for s in range(scans)]
 
 
-def of(splits: Splits, members: list[Member]) -> dict[str, set[str]]:
+def of(splits: Splits, members: list[SplitCase]) -> dict[str, set[str]]:
     by_case = {m.case: m.patient for m in members}
     return {
         n: {by_case[c] for c in getattr(splits, n)} for n in ("labelled", "unlabelled", "validation", "test")
@@ -29,7 +29,7 @@ def test_about_one_in_ten_judges(count: int, wanted: int) -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_no_patient_is_on_both_sides(seed: int) -> None:
     """Three scans each, of which some have no mask: those of a judging patient are for nothing."""
-    members = [Member(f"{p}-{s}", f"p{p}", (p + s) % 3 > 0) for p in range(12) for s in range(3)]
+    members = [SplitCase(f"{p}-{s}", f"p{p}", (p + s) % 3 > 0) for p in range(12) for s in range(3)]
     splits = assign(members, 4, seed)
     found = of(splits, members)
     assert not found["validation"] & (found["labelled"] | found["unlabelled"])
@@ -47,14 +47,14 @@ def test_the_seed_draws_and_who_was_drawn_stays() -> None:
     assert assign(members, 3, 1) == first
     assert len({assign(members, 3, seed).validation for seed in range(8)}) > 4
     kept = frozenset(of(first, members)["validation"])
-    grown = [Member("new-a", "new-a", True), *members, Member("new-b", "new-b", True)]
+    grown = [SplitCase("new-a", "new-a", True), *members, SplitCase("new-b", "new-b", True)]
     assert of(assign(grown, 4, 7, kept), grown)["validation"] > kept
     fewer = [m for m in members if m.patient != sorted(kept)[0]]
     assert of(assign(fewer, 3, 1, kept), fewer)["validation"] > kept - {sorted(kept)[0]}
 
 
 def test_only_patients_with_masks_judge() -> None:
-    members = patients(3) + [Member(f"u{n}", f"u{n}", False) for n in range(50)]
+    members = patients(3) + [SplitCase(f"u{n}", f"u{n}", False) for n in range(50)]
     found = of(assign(members, None, 0), members)
     assert len(found["validation"]) == 1
     assert found["validation"] <= {"p0", "p1", "p2"}
@@ -69,16 +69,16 @@ def test_one_has_to_be_left_to_learn_from() -> None:
 
 def test_a_layouts_own_splits_are_kept() -> None:
     members = [
-        Member("a", "a", True, "labelled"), Member("b", "b", False, "unlabelled"),
-        Member("c", "c", True, "validation"), Member("t", "t", True, "test"),
-        Member("x", "x", False, "validation"), Member("y", "y", False, "labelled"),
-        Member("z", "z", True, "unlabelled"),
+        SplitCase("a", "a", True, "labelled"), SplitCase("b", "b", False, "unlabelled"),
+        SplitCase("c", "c", True, "validation"), SplitCase("t", "t", True, "test"),
+        SplitCase("x", "x", False, "validation"), SplitCase("y", "y", False, "labelled"),
+        SplitCase("z", "z", True, "unlabelled"),
     ]  # fmt: skip
     assert assign(members, None, 0) == Splits(("a",), ("b", "y", "z"), ("c",), ("t",))
 
 
 def test_test_patients_are_never_learnt_from() -> None:
-    members = [*patients(10), Member("t", "t", True, "test"), Member("t-2", "t", True)]
+    members = [*patients(10), SplitCase("t", "t", True, "test"), SplitCase("t-2", "t", True)]
     splits = assign(members, None, 0)
     assert splits.test == ("t",)
     assert "t-2" not in splits.cases
@@ -86,6 +86,6 @@ def test_test_patients_are_never_learnt_from() -> None:
 
 
 def test_splits_that_tear_a_patient_are_refused() -> None:
-    members = [Member("a", "p", True, "labelled"), Member("b", "p", True, "validation")]
+    members = [SplitCase("a", "p", True, "labelled"), SplitCase("b", "p", True, "validation")]
     with pytest.raises(InputError, match="1 patients on both sides, p for one"):
         assign(members, None, 0)

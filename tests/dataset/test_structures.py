@@ -12,10 +12,10 @@ from typer.testing import CliRunner
 from c3s3_seg.cli import app
 from c3s3_seg.dataset import DataSet
 from c3s3_seg.dataset.labels import Labels
-from c3s3_seg.dataset.prepare.assemble import Settings
+from c3s3_seg.dataset.prepare.assemble import PrepareSettings
 from c3s3_seg.dataset.prepare.inventory import Mask, Part, Scan
 from c3s3_seg.dataset.prepare.pairing import Shelf, trail
-from c3s3_seg.dataset.prepare.pipeline import Prepared, prepare
+from c3s3_seg.dataset.prepare.pipeline import PreparedDataSet, prepare
 from c3s3_seg.dataset.prepare.structures import gather
 from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.io import load, load_mask, save
@@ -47,8 +47,8 @@ def case(root: Path, name: str, at: str, masks: dict[str, np.ndarray], *, origin
     return scan
 
 
-def made(root: Path, labels: str) -> tuple[Prepared, DataSet]:
-    result = prepare(root, root.parent / "data", Settings(labels=Labels.parse(labels), validation=0))
+def made(root: Path, labels: str) -> tuple[PreparedDataSet, DataSet]:
+    result = prepare(root, root.parent / "data", PrepareSettings(labels=Labels.parse(labels), validation=0))
     return result, DataSet.load(root.parent / "data")
 
 
@@ -76,7 +76,9 @@ def test_structures_are_merged_by_their_names(tmp_path: Path, at: str, origin: b
     for scan in scans:
         assert np.array_equal(truth(data, scan), LIVER + 2 * SPLEEN)
     assert (
-        prepare(root, tmp_path / "data", Settings(labels=Labels.parse("spleen=2,liver=1"), validation=0)).kept
+        prepare(
+            root, tmp_path / "data", PrepareSettings(labels=Labels.parse("spleen=2,liver=1"), validation=0)
+        ).kept
         == 2
     )
 
@@ -186,7 +188,7 @@ def test_two_files_of_one_structure(tmp_path: Path) -> None:
 def test_without_labels_nothing_is_merged_and_the_way_is_said(tmp_path: Path) -> None:
     root = tmp_path / "source"
     case(root, "s1", "{case}/segmentations/{name}", {f"organ{n}": LIVER for n in range(12)})
-    result = prepare(root, tmp_path / "data", Settings())
+    result = prepare(root, tmp_path / "data", PrepareSettings())
     (refused,) = result.refused
     assert "12 masks fit this scan" in refused.reason
     assert "and 4 more" in refused.reason

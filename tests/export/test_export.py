@@ -34,7 +34,7 @@ def test_both_networks_are_exported_and_agree(
 ) -> None:
     monkeypatch.setattr(write, "onnx_graph", lambda _, network: graphs[network.graph])
     exported, proofs = export_in_bundle(fresh, [noise])
-    assert set(proofs) == {"model.onnx", "partner.onnx"}
+    assert set(proofs) == {"model.onnx", "secondary.onnx"}
     for proof in proofs.values():
         assert proof.patches == 8
         assert 0 < proof.difference < 1e-3
@@ -46,7 +46,7 @@ def test_both_networks_are_exported_and_agree(
         assert again.manifest.parity[network.graph]["patches"] == 8
     card = (again.folder / "README.md").read_text()
     assert card.count("## Parity with torch") == 1
-    assert "| partner.onnx | openvino | 8 |" in card
+    assert "| secondary.onnx | openvino | 8 |" in card
 
 
 def test_weights_are_stored_once_and_in_half_precision(graphs: dict[str, bytes]) -> None:

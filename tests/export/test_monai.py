@@ -18,7 +18,7 @@ from c3s3_seg.errors import InputError
 from c3s3_seg.export.compare import masks_apart
 from c3s3_seg.export.export import export_folder
 from c3s3_seg.export.monai import inference, metadata, monai_bundle, refuse_expressions
-from c3s3_seg.export.spec import Form
+from c3s3_seg.export.spec import GraphSpec
 from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.phantom import simulate
 
@@ -40,7 +40,7 @@ def scan() -> Volume:
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory, scan: Volume) -> Path:
     folder = tmp_path_factory.mktemp("monai") / "phantom"
-    path, proof = export_folder(ModelBundle.find("phantom"), "monai-bundle", Form(), folder, [scan])
+    path, proof = export_folder(ModelBundle.find("phantom"), "monai-bundle", GraphSpec(), folder, [scan])
     assert path == folder / "models" / "model.ts"
     assert proof.difference < 1e-5
     return folder
@@ -113,7 +113,7 @@ def test_an_ensemble_holds_the_networks_of_the_companion(companions: ModelBundle
     scan = Geometry.build((30, 28, 26)).volume(
         np.random.default_rng(0).normal(size=(30, 28, 26)).astype("f4")
     )
-    _, proof = export_folder(companions, "monai-bundle", Form(ensemble=True), tmp_path, [scan])
+    _, proof = export_folder(companions, "monai-bundle", GraphSpec(ensemble=True), tmp_path, [scan])
     assert proof.runtime == "torchscript"
     assert proof.difference < 1e-5
     assert (
@@ -185,14 +185,14 @@ def test_a_ct_task_without_tiles_and_with_values_of_its_own() -> None:
 
 
 def test_the_metadata_name_the_channels(two_nets: ModelBundle) -> None:
-    (pred,) = metadata(two_nets, Form())["network_data_format"]["outputs"].values()
+    (pred,) = metadata(two_nets, GraphSpec())["network_data_format"]["outputs"].values()
     assert pred["channel_def"] == {"0": "background", "1": "a", "2": "b"}
 
 
-@pytest.mark.parametrize("form", [Form("fp16"), Form(batch=2)])
-def test_what_monai_decides_itself_is_refused(two_nets: ModelBundle, form: Form) -> None:
+@pytest.mark.parametrize("form", [GraphSpec("fp16"), GraphSpec(batch=2)])
+def test_what_monai_decides_itself_is_refused(two_nets: ModelBundle, spec: GraphSpec) -> None:
     with pytest.raises(InputError, match="exported in fp32 with the batch free"):
-        monai_bundle(two_nets, form)
+        monai_bundle(two_nets, spec)
 
 
 CODE = "$__import__('pathlib').Path('ran').touch()"
@@ -237,23 +237,23 @@ def test_a_name_that_monai_would_run_is_refused(
     monkeypatch.chdir(tmp_path)
     bundle = named(two_nets, name, place)
     with pytest.raises(InputError, match="would be run or replaced by MONAI"):
-        monai_bundle(bundle, Form())
+        monai_bundle(bundle, GraphSpec())
     scan = Geometry.build((16, 16, 16)).volume(np.zeros((16, 16, 16), np.float32))
     with pytest.raises(InputError):
-        export_folder(bundle, "monai-bundle", Form(), tmp_path / "out", [scan])
+        export_folder(bundle, "monai-bundle", GraphSpec(), tmp_path / "out", [scan])
     assert not [p for p in tmp_path.rglob("*") if p.is_file()]
 
 
 def test_the_guard_is_needed(two_nets: ModelBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monai_reads(metadata(named(two_nets, CODE, "label"), Form()))
+    monai_reads(metadata(named(two_nets, CODE, "label"), GraphSpec()))
     assert (tmp_path / "ran").exists()  # or MONAI has changed, and nothing need be refused
 
 
 @pytest.mark.parametrize("name", PLAIN)
 def test_any_other_name_is_what_it_says(two_nets: ModelBundle, name: str) -> None:
     bundle = named(named(two_nets, name, "label"), name, "name")
-    content = metadata(bundle, Form())
+    content = metadata(bundle, GraphSpec())
     refuse_expressions(content, bundle.folder)
     assert monai_reads(json.loads(json.dumps(content))) == content
 

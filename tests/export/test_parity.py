@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from c3s3_seg.bundle import ModelBundle
-from c3s3_seg.export.compare import Probabilities, check_scans, compare
+from c3s3_seg.export.compare import ProbabilityBackend, check_scans, compare
 from c3s3_seg.export.parity import Parity, ScanParity
 from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.inference.backends.runtimes import TorchBackend, load_torch
@@ -79,14 +79,14 @@ def small(noise: Volume) -> Volume:
 
 
 def test_torch_agrees_with_itself_and_not_with_its_partner(two_nets: ModelBundle, small: Volume) -> None:
-    model, partner = (TorchBackend(load_torch(two_nets, n)) for n in two_nets.networks)
+    model, secondary = (TorchBackend(load_torch(two_nets, n)) for n in two_nets.networks)
     same = compare(two_nets.task, [model], [model], [small])
     assert same.holds
     assert (same.patches, same.difference, same.flipped) == (1, 0.0, 0)
     (scan,) = same.scans
     assert (scan.dice, scan.hd95_mm, scan.asd_mm, scan.nsd) == (1.0, 0.0, 0.0, 1.0)
     assert scan.labelled > 0
-    other = compare(two_nets.task, [model], [partner], [small])
+    other = compare(two_nets.task, [model], [secondary], [small])
     assert other.scans[0].dice < 0.99
     assert len(other.faults) >= 5
 
@@ -118,8 +118,8 @@ def test_probabilities_pass_as_logits_whatever_the_batch() -> None:
         return given[patches[:, 0, 0, 0, 0].astype(int)]
 
     patches = np.arange(3, dtype=np.float32).reshape(3, 1, 1, 1, 1)
-    np.testing.assert_allclose(np.exp(Probabilities(run, "x")(patches)), given, rtol=1e-6)
-    np.testing.assert_allclose(np.exp(Probabilities(run, "x", batch=2)(patches)), given, rtol=1e-6)
+    np.testing.assert_allclose(np.exp(ProbabilityBackend(run, "x")(patches)), given, rtol=1e-6)
+    np.testing.assert_allclose(np.exp(ProbabilityBackend(run, "x", batch=2)(patches)), given, rtol=1e-6)
     assert seen == [3, 2, 2, 2]
 
 

@@ -20,7 +20,7 @@ from c3s3_seg.export import export as write
 from c3s3_seg.export import standalone
 from c3s3_seg.export.export import export_folder
 from c3s3_seg.export.openvino import openvino_files
-from c3s3_seg.export.spec import Form, Target
+from c3s3_seg.export.spec import GraphSpec, Target
 from c3s3_seg.export.standalone import standalone_graph
 from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.inference.backends.runtimes import TorchBackend, load_torch
@@ -29,12 +29,12 @@ from c3s3_seg.inference.tiling import softmax
 
 @pytest.fixture(scope="module")
 def graph(two_nets: ModelBundle) -> bytes:
-    return standalone_graph(two_nets, Form())
+    return standalone_graph(two_nets, GraphSpec())
 
 
 @pytest.fixture(scope="module")
 def ensemble(two_nets: ModelBundle) -> bytes:
-    return standalone_graph(two_nets, Form(batch=2, ensemble=True))
+    return standalone_graph(two_nets, GraphSpec(batch=2, ensemble=True))
 
 
 def run(graph: bytes, patches: np.ndarray) -> np.ndarray:
@@ -51,12 +51,12 @@ def half(two_nets: ModelBundle, graph: bytes) -> bytes:
     """The same network in half precision; traced once."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(standalone, "trace", lambda *_, **__: onnx.load_from_string(graph))
-        return standalone_graph(two_nets, Form("fp16"))
+        return standalone_graph(two_nets, GraphSpec("fp16"))
 
 
 @pytest.fixture(scope="module")
 def companion_graph(companions: ModelBundle) -> bytes:
-    return standalone_graph(companions, Form(ensemble=True))
+    return standalone_graph(companions, GraphSpec(ensemble=True))
 
 
 def noise_patches(*shape: int) -> np.ndarray:
@@ -109,7 +109,7 @@ def test_an_ensemble_holds_the_networks_of_the_companion(
     quick: Callable[[bytes], None],
 ) -> None:
     quick(companion_graph)
-    path, proof = export_folder(companions, "onnx", Form(ensemble=True), tmp_path, [noise])
+    path, proof = export_folder(companions, "onnx", GraphSpec(ensemble=True), tmp_path, [noise])
     assert path.name == "first-ensemble.onnx"
     assert proof.difference < 1e-4
     patches = noise_patches(1, 1, 32, 32, 32)
@@ -132,8 +132,8 @@ def test_half_precision_is_half_the_size_and_close(graph: bytes, half: bytes) ->
 
 
 def test_openvino_carries_the_facts(two_nets: ModelBundle, graph: bytes, tmp_path: Path) -> None:
-    for form in (Form(), Form("fp16")):
-        for name, content in openvino_files(two_nets, graph, form).items():
+    for spec in (GraphSpec(), GraphSpec("fp16")):
+        for name, content in openvino_files(two_nets, graph, spec).items():
             (tmp_path / name).write_bytes(content)
     assert (tmp_path / "toy-fp16.bin").stat().st_size < 0.55 * (tmp_path / "toy.bin").stat().st_size
     model = openvino.Core().read_model(tmp_path / "toy-fp16.xml")
@@ -158,7 +158,7 @@ def quick(monkeypatch: pytest.MonkeyPatch, graph: bytes) -> Callable[[bytes], No
 def test_a_folder_holds_the_file_its_card_and_its_proof(
     two_nets: ModelBundle, noise: Volume, tmp_path: Path, quick: object
 ) -> None:
-    path, proof = export_folder(two_nets, "onnx", Form(), tmp_path / "out", [noise])
+    path, proof = export_folder(two_nets, "onnx", GraphSpec(), tmp_path / "out", [noise])
     assert path == tmp_path / "out" / "toy.onnx"
     record = json.loads((tmp_path / "out" / "export.json").read_text())
     assert record["parity"]["difference"] == proof.difference < 1e-3
@@ -203,12 +203,12 @@ def test_planted_faults_are_refused_and_nothing_is_written(
     onnx.checker.check_model(model, full_check=True)  # formally it is as good as the other
     quick(model.SerializeToString())
     with pytest.raises(RefusedError, match="differs from torch: on patches a probability differs by"):
-        export_folder(two_nets, target, Form(), tmp_path / "out", [noise])
+        export_folder(two_nets, target, GraphSpec(), tmp_path / "out", [noise])
     assert not (tmp_path / "out").exists()
 
 
 def leave_a_member_out(model: onnx.ModelProto) -> None:
-    """The winner's probabilities take the companion's place in the mean."""
+    """The winner's probabilities take the linked bundle's place in the mean."""
     (mean,) = [n for n in model.graph.node if n.op_type == "ReduceMean"]
     (stack,) = [n for n in model.graph.node if mean.input[0] in n.output]
     assert (stack.op_type, len(stack.input)) == ("Concat", 2)
@@ -216,7 +216,7 @@ def leave_a_member_out(model: onnx.ModelProto) -> None:
 
 
 def take_a_member_twice(model: onnx.ModelProto) -> None:
-    """The winner's kernels take the place of the companion's: the right names and shapes."""
+    """The winner's kernels take the place of the linked bundle's: the right names and shapes."""
     tensors = {t.name: t for t in model.graph.initializer}
     theirs = [name for name in tensors if "networks.1." in name]
     assert len(theirs) > 20
@@ -249,20 +249,20 @@ def test_planted_faults_of_an_ensemble_are_refused(
     with pytest.raises(
         RefusedError, match=r"first-ensemble.onnx differs from torch: on patches a probability"
     ):
-        export_folder(companions, "onnx", Form(ensemble=True), tmp_path / "out", [noise])
+        export_folder(companions, "onnx", GraphSpec(ensemble=True), tmp_path / "out", [noise])
     assert not (tmp_path / "out").exists()
 
 
 def test_a_refused_export_leaves_the_earlier_one(
     two_nets: ModelBundle, noise: Volume, tmp_path: Path, graph: bytes, quick: Callable[[bytes], None]
 ) -> None:
-    export_folder(two_nets, "onnx", Form(), tmp_path, [noise])
+    export_folder(two_nets, "onnx", GraphSpec(), tmp_path, [noise])
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     model = onnx.load_from_string(graph)
     shift_a_padding(model)
     quick(model.SerializeToString())
     with pytest.raises(RefusedError):
-        export_folder(two_nets, "onnx", Form(), tmp_path, [noise])
+        export_folder(two_nets, "onnx", GraphSpec(), tmp_path, [noise])
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
@@ -270,15 +270,17 @@ def test_where_onnx_runtime_is_not_installed_openvino_checks(
     two_nets: ModelBundle, noise: Volume, tmp_path: Path, quick: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(write.importlib.util, "find_spec", lambda _: None)
-    _, proof = export_folder(two_nets, "onnx", Form(), tmp_path / "out", [noise])
+    _, proof = export_folder(two_nets, "onnx", GraphSpec(), tmp_path / "out", [noise])
     assert proof.runtime == "openvino"
 
 
 def test_what_cannot_be_had_is_refused(two_nets: ModelBundle, noise: Volume, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no scan to compare on"):
-        export_folder(two_nets, "onnx", Form(), tmp_path, [])
+        export_folder(two_nets, "onnx", GraphSpec(), tmp_path, [])
     with pytest.raises(InputError, match="holds one network"):
-        export_folder(ModelBundle.find("left-atrium-vnet"), "onnx", Form(ensemble=True), tmp_path, [noise])
+        export_folder(
+            ModelBundle.find("left-atrium-vnet"), "onnx", GraphSpec(ensemble=True), tmp_path, [noise]
+        )
 
 
 @pytest.mark.parametrize("which", ["fp32", "fp16", "ensemble"])
@@ -318,7 +320,7 @@ def test_a_folder_that_cannot_be_is_refused_before_the_work(
     (tmp_path / "file").write_bytes(b"mine")
     for out in (tmp_path / "file", tmp_path / "file" / "below", tmp_path / ("x" * 256)):
         with pytest.raises(InputError, match=r"wanted a folder|cannot be made"):
-            export_folder(two_nets, target, Form(), out, [noise])
+            export_folder(two_nets, target, GraphSpec(), out, [noise])
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
     assert (tmp_path / "file").read_bytes() == b"mine"
 
@@ -329,7 +331,7 @@ def test_a_folder_that_is_denied_is_refused_before_the_work(
 ) -> None:
     (tmp_path / "denied").mkdir(mode=0o500)
     with pytest.raises(InputError, match="Permission denied"):
-        export_folder(two_nets, "onnx", Form(), tmp_path / "denied" / "out", [noise])
+        export_folder(two_nets, "onnx", GraphSpec(), tmp_path / "denied" / "out", [noise])
 
 
 @pytest.mark.parametrize(
@@ -348,16 +350,16 @@ def test_files_of_others_are_left_alone(
     path.parent.mkdir(exist_ok=True)
     path.write_text('{"mine": 1}')
     with pytest.raises(InputError, match="a file that c3s3-seg did not write"):
-        export_folder(two_nets, target, Form(), tmp_path, [noise])
+        export_folder(two_nets, target, GraphSpec(), tmp_path, [noise])
     assert path.read_text() == '{"mine": 1}'
     path.unlink()
     path.symlink_to(tmp_path / "elsewhere")  # a link is somebody's too, although nothing is behind it
     with pytest.raises(InputError, match="is a symbolic link, wanted a place to write to"):
-        export_folder(two_nets, target, Form(), tmp_path, [noise])
+        export_folder(two_nets, target, GraphSpec(), tmp_path, [noise])
     path.unlink()
     path.mkdir()
     with pytest.raises(InputError, match=r"wanted (a place to write to|a folder|the path of a file)"):
-        export_folder(two_nets, target, Form(), tmp_path, [noise])
+        export_folder(two_nets, target, GraphSpec(), tmp_path, [noise])
 
 
 def test_a_linked_folder_is_not_written_through(
@@ -367,21 +369,21 @@ def test_a_linked_folder_is_not_written_through(
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "models").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(InputError, match=r"wanted (a place to write to|a folder|the path of a file)"):
-        export_folder(two_nets, "monai-bundle", Form(), tmp_path / "out", [noise])
+        export_folder(two_nets, "monai-bundle", GraphSpec(), tmp_path / "out", [noise])
 
 
 def test_the_same_export_again_and_another_in_its_place(
     two_nets: ModelBundle, noise: Volume, tmp_path: Path, quick: object
 ) -> None:
     for target in ("onnx", "onnx", "openvino", "onnx"):
-        export_folder(two_nets, target, Form(), tmp_path / "a" / "b", [noise])  # type: ignore[arg-type]
+        export_folder(two_nets, target, GraphSpec(), tmp_path / "a" / "b", [noise])  # type: ignore[arg-type]
     found = {path.name for path in (tmp_path / "a" / "b").iterdir()}
     assert found == {"toy.onnx", "README.md", "export.json"}  # no file of a format that no record speaks of
 
 
 def test_the_names_of_the_files_are_known_before(two_nets: ModelBundle, quick: object) -> None:
     for target in ("onnx", "openvino", "monai-bundle"):
-        built = write.build(two_nets, target, Form())  # type: ignore[arg-type]
+        built = write.build(two_nets, target, GraphSpec())  # type: ignore[arg-type]
         foreseen = {f"toy{n}" if n.startswith(".") else n for n in write.NAMES[target]}  # type: ignore[index]
         assert {*built.files, built.card} == foreseen
 
@@ -393,7 +395,7 @@ def test_a_refused_export_leaves_no_folder(
     change_a_weight(model)
     quick(model.SerializeToString())
     with pytest.raises(RefusedError):
-        export_folder(two_nets, "onnx", Form(), tmp_path / "new" / "out", [noise])
+        export_folder(two_nets, "onnx", GraphSpec(), tmp_path / "new" / "out", [noise])
     assert not [*tmp_path.iterdir()]
 
 
@@ -405,7 +407,7 @@ def test_a_task_cannot_name_a_file_outside(
     task = replace(two_nets.task, name=name)
     bundle = ModelBundle(two_nets.folder, replace(two_nets.manifest, task=task))
     with pytest.raises(InputError, match=r"wanted a (plain )?file name"):
-        export_folder(bundle, target, Form(), tmp_path / "out", [noise])
+        export_folder(bundle, target, GraphSpec(), tmp_path / "out", [noise])
     assert not [*tmp_path.iterdir()]
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from conftest import rotation
 
-from c3s3_seg.geometry.axis_order import turn_between, turned_onto
+from c3s3_seg.geometry.axis_order import permutation_between, permuted_onto
 from c3s3_seg.geometry.volume import Geometry, Volume
 
 SCAN = Geometry.build((5, 6, 7), (0.7, 0.9, 2.5), (-31.5, 12.25, 80.0), rotation(12, -20, 30))
@@ -29,7 +29,7 @@ def stored(order: tuple[int, ...], flips: tuple[bool, ...]) -> Volume:
 def test_all_48(order: tuple[int, ...]) -> None:
     for flips in product((False, True), repeat=3):
         mask = stored(order, flips)
-        back = turned_onto(mask, SCAN)
+        back = permuted_onto(mask, SCAN)
         assert np.array_equal(back.array, MASK.array)
         assert back.geometry.matches(SCAN)
         changed = order != (0, 1, 2) or any(flips)
@@ -44,6 +44,6 @@ def test_other_voxels_are_left_as_they_are() -> None:
     turned = Geometry.build(SCAN.shape, SCAN.spacing_mm, SCAN.origin_mm)
     larger = Geometry((5, 6, 8), SCAN.affine)
     for other in (Geometry(SCAN.shape, shifted), Geometry(SCAN.shape, finer), turned, larger):
-        assert turn_between(other, SCAN) is None
+        assert permutation_between(other, SCAN) is None
         mask = other.volume(np.zeros(other.shape, np.uint8))
-        assert turned_onto(mask, SCAN) is mask
+        assert permuted_onto(mask, SCAN) is mask

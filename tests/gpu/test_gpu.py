@@ -19,9 +19,9 @@ from c3s3_seg import open_predictor
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import InputError, MissingError
 from c3s3_seg.export.export import export_folder
-from c3s3_seg.export.spec import Form
+from c3s3_seg.export.spec import GraphSpec
 from c3s3_seg.inference.backends.cuda import gpu
-from c3s3_seg.inference.backends.engine_cache import Profile, Stamp, Vault
+from c3s3_seg.inference.backends.engine_cache import CacheKey, EngineCache, ShapeProfile
 from c3s3_seg.inference.backends.onnxruntime import OnnxBackend
 from c3s3_seg.inference.backends.tensorrt import TensorRtBackend, widened
 from c3s3_seg.phantom import simulate
@@ -78,9 +78,9 @@ def test_masks_are_those_of_the_cpu(bundle: ModelBundle) -> None:
 
 
 @pytest.mark.parametrize(
-    "form", [Form(), Form("fp16"), Form(ensemble=True)], ids=["fp32", "fp16", "ensemble"]
+    "form", [GraphSpec(), GraphSpec("fp16"), GraphSpec(ensemble=True)], ids=["fp32", "fp16", "ensemble"]
 )
-def test_an_export_passes_the_gate(bundle: ModelBundle, form: Form, tmp_path: Path) -> None:
+def test_an_export_passes_the_gate(bundle: ModelBundle, form: GraphSpec, tmp_path: Path) -> None:
     path, proof = export_folder(bundle, "tensorrt", form, tmp_path, [simulate(0).scan])
     assert path.suffix == ".engine"
     assert proof.holds
@@ -88,10 +88,10 @@ def test_an_export_passes_the_gate(bundle: ModelBundle, form: Form, tmp_path: Pa
 
 def test_an_engine_is_kept_and_one_of_another_version_is_not(bundle: ModelBundle, vault: Path) -> None:
     graph = widened(bundle.folder / bundle.networks[0].graph)
-    profile = Profile(bundle.task.patch)
-    first = Vault.default().engine(graph, profile)
-    assert Vault.default().engine(graph, profile) == first
-    stamp = Stamp.here(graph, profile)
+    profile = ShapeProfile(bundle.task.patch)
+    first = EngineCache.default().engine(graph, profile)
+    assert EngineCache.default().engine(graph, profile) == first
+    stamp = CacheKey.here(graph, profile)
     assert replace(stamp, tensorrt="1.0").misfit(stamp) is not None
     assert (vault / "timing.cache").stat().st_size > 0
 

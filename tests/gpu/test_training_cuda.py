@@ -8,7 +8,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from c3s3_seg.training.config import TrainConfig, load_config  # noqa: E402
-from c3s3_seg.training.data import Case, Sampler  # noqa: E402
+from c3s3_seg.training.data import Sampler, TrainingCase  # noqa: E402
 from c3s3_seg.training.methods import METHODS  # noqa: E402
 from c3s3_seg.training.run import Run  # noqa: E402
 from c3s3_seg.training.train import deterministic  # noqa: E402
@@ -20,7 +20,7 @@ CHANGES = [
     "run.labelled_batch=2",
     "run.unlabelled_batch=2",
     "run.warm_batch=4",
-    "c3s3.warm_start=2",
+    "c3s3.warm_up=2",
     "networks.vnet_filters=4",
     "networks.resvnet_filters=4",
     "networks.dropout=0.0",
@@ -34,7 +34,7 @@ def config(*changes: str) -> TrainConfig:
     return load_config(Path("left-atrium"), [*CHANGES, *changes])
 
 
-def ball(number: int, *, labelled: bool) -> Case:
+def ball(number: int, *, labelled: bool) -> TrainingCase:
     random = torch.Generator().manual_seed(number)
     shape = torch.tensor([44, 40, 36])
     axes = torch.meshgrid(*(torch.arange(int(n)) for n in shape), indexing="ij")
@@ -42,7 +42,7 @@ def ball(number: int, *, labelled: bool) -> Case:
     inside = (torch.stack(axes, -1) - centre).norm(dim=-1) < 8 + 4 * float(torch.rand((), generator=random))
     scan = 2 * inside.float() + 0.5 * torch.randn(tuple(shape.tolist()), generator=random)
     layers = [scan, 1 - inside.float(), inside.float()] if labelled else [scan]
-    return Case(
+    return TrainingCase(
         torch.stack(layers), inside.nonzero() if labelled else torch.zeros(0, 3).long(), torch.ones(3)
     )
 
@@ -106,13 +106,16 @@ def test_a_resumed_run_ends_as_an_unbroken_one(precision: str, tmp_path: Path) -
 
 def test_recomputing_gives_the_same_step_in_less_memory(tmp_path: Path) -> None:
     found = {}
-    for recompute in ("false", "true"):
+    for activation_checkpointing in ("false", "true"):
         wanted = config(
-            "run.device=cuda", f"run.recompute={recompute}", "c3s3.warm_start=0", "task.patch=[64, 64, 64]"
+            "run.device=cuda",
+            f"run.activation_checkpointing={activation_checkpointing}",
+            "c3s3.warm_up=0",
+            "task.patch=[64, 64, 64]",
         )
         run = Run(wanted, tmp_path)
         torch.cuda.reset_peak_memory_stats()
         (terms,) = steps(run, 1)
-        found[recompute] = terms["loss"], torch.cuda.max_memory_allocated()
+        found[activation_checkpointing] = terms["loss"], torch.cuda.max_memory_allocated()
     assert found["true"][0] == pytest.approx(found["false"][0], rel=1e-5)
     assert found["true"][1] < found["false"][1]

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from c3s3_seg.batch import Model, Progress
+from c3s3_seg.batch import BatchProgress, Model
 from c3s3_seg.bundle import WEIGHTS
 from c3s3_seg.io.hashes import sha256
 
@@ -13,9 +13,9 @@ class Told:
     """Collects what a batch says."""
 
     def __init__(self) -> None:
-        self.progress: list[Progress] = []
+        self.progress: list[BatchProgress] = []
 
-    def __call__(self, progress: Progress) -> None:
+    def __call__(self, progress: BatchProgress) -> None:
         self.progress.append(progress)
 
     @property

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from c3s3_seg.batch.evaluate import Settings, evaluate
+from c3s3_seg.batch.evaluate import EvaluationSettings, evaluate
 from c3s3_seg.geometry.volume import Geometry
 from c3s3_seg.io import save
 
@@ -70,7 +70,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(folder: Path, name: str, **settings: object) -> Path:
-    options = Settings(html=True, images=folder / "images", **settings)  # type: ignore[arg-type]
+    options = EvaluationSettings(html=True, images=folder / "images", **settings)  # type: ignore[arg-type]
     result = evaluate(folder / "predictions", folder / "truth", folder / name, options)
     assert result.html_path is not None
     return result.html_path

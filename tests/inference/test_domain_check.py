@@ -128,7 +128,7 @@ def test_a_data_set_is_measured_without_its_validation_cases(toy_data: Path, tmp
     ball = replace(task, labels=(replace(task.labels[0], name="ball"),))
     data = DataSet.load(toy_data)
     found = measure_domain(ball, data, data.splits)
-    assert (found.scans, found.greys) == (4, "scaled")
+    assert (found.scans, found.intensities) == (4, "scaled")
     assert found.volume_ml is not None
     assert 1 < found.volume_ml["ball"][0] < found.volume_ml["ball"][1] < 10
     assert found.shape == ((40, 40), (36, 36), (34, 34))

@@ -134,7 +134,7 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str]
 
 
 def bundle_of(folder: Path, *kinds: str) -> ModelBundle:
-    stems = ("model", "partner")[: len(kinds)]
+    stems = ("model", "secondary")[: len(kinds)]
     files = {f"{stem}.safetensors": bytes(8) for stem in stems}
     files |= {f"{stem}.onnx": graph(kind) for stem, kind in zip(stems, kinds, strict=True)}
     networks = tuple(Network(stem, "vnet", 1) for stem in stems)
@@ -178,7 +178,9 @@ def test_a_wrong_output_fails_the_case(made: Callable[[str, str], Backend], back
         Predictor(TASK, [network], TILES)(scan())
 
 
-@pytest.mark.parametrize("settings", [TILES, Settings(), Settings(uncertainty=True), Settings(flips=(0, 2))])
+@pytest.mark.parametrize(
+    "settings", [TILES, Settings(), Settings(uncertainty=True), Settings(mirroring=(0, 2))]
+)
 @pytest.mark.parametrize("place", [0, 1, 2])
 def test_each_network_of_an_ensemble_is_looked_at(
     made: Callable[[str, str], Backend], settings: Settings, place: int

@@ -23,7 +23,7 @@ from c3s3_seg.errors import InputError
 from c3s3_seg.inference.backends.graph import INNER, read_graph
 from c3s3_seg.inference.backends.onnxruntime import OnnxBackend
 from c3s3_seg.inference.backends.runtimes import OpenVinoBackend
-from c3s3_seg.inference.backends.select import Wish, open_backend
+from c3s3_seg.inference.backends.select import BackendRequest, open_backend
 from c3s3_seg.inference.backends.tensorrt import widened
 from c3s3_seg.inference.tuning.measure_runtime import gflop, measure
 
@@ -292,17 +292,17 @@ def test_what_changes_after_its_hash_was_compared_is_not_run(tmp_path: Path, nam
     """Between the look at the hashes and the reading for the runtime."""
     shutil.copytree(WEIGHTS / "phantom", tmp_path / "b")
     bundle = ModelBundle.load(tmp_path / "b")
-    wish = Wish(backend)  # type: ignore[arg-type]
-    assert open_backend(bundle, bundle.networks[0], wish).name == backend
+    request = BackendRequest(backend)  # type: ignore[arg-type]
+    assert open_backend(bundle, bundle.networks[0], request).name == backend
     path = tmp_path / "b" / name
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
     if backend == "torch" and name == "model.onnx":
-        open_backend(bundle, bundle.networks[0], wish)  # which it does not read
+        open_backend(bundle, bundle.networks[0], request)  # which it does not read
         return
     with pytest.raises(InputError, match=f"{name}: has changed since its sha256 was compared"):
-        open_backend(bundle, bundle.networks[0], wish)
+        open_backend(bundle, bundle.networks[0], request)
 
 
 def test_filters_that_no_memory_holds_are_refused_before_a_network_is_built(tmp_path: Path) -> None:
@@ -311,7 +311,7 @@ def test_filters_that_no_memory_holds_are_refused_before_a_network_is_built(tmp_
     bundle = ModelBundle.load(tmp_path / "b")
     network = replace(bundle.networks[0], filters=1024)
     with pytest.raises(InputError, match="these are not the weights of a vnet with 1024 filters"):
-        open_backend(bundle, network, Wish("torch"))
+        open_backend(bundle, network, BackendRequest("torch"))
 
 
 @pytest.mark.parametrize(
@@ -331,17 +331,17 @@ def test_other_weights_with_the_right_hash_are_one_line(tmp_path: Path, change: 
     change(weights)
     bundle = bundle.add({"model.safetensors": save(weights)})
     with pytest.raises(InputError, match=r"model\.safetensors: these are not the weights of a vnet"):
-        open_backend(ModelBundle.load(bundle.folder), bundle.networks[0], Wish("torch"))
+        open_backend(ModelBundle.load(bundle.folder), bundle.networks[0], BackendRequest("torch"))
 
 
 def test_a_graph_without_a_hash_is_not_counted(two_nets: ModelBundle, tmp_path: Path) -> None:
     shutil.copytree(two_nets.folder, tmp_path / "b")
     bundle = ModelBundle.load(tmp_path / "b")
     (tmp_path / "b" / "model.onnx").write_bytes(b"whatever")
-    found = measure(bundle, Wish("torch"), (16, 16, 16))
+    found = measure(bundle, BackendRequest("torch"), (16, 16, 16))
     assert (found.runtime, found.gflop) == ("torch", 0.0)
     shipped = ModelBundle.find("phantom")
-    assert measure(shipped, Wish("openvino"), (16, 16, 16)).gflop > 0
+    assert measure(shipped, BackendRequest("openvino"), (16, 16, 16)).gflop > 0
 
 
 RUNTIMES = ["openvino", "onnx", "torch"]
@@ -357,8 +357,8 @@ def test_a_manifest_that_names_another_network_is_refused(
     bundle = ModelBundle.load(tmp_path / "b")
     true, other = bundle.networks[0], replace(bundle.networks[0], **change)
     with pytest.raises(InputError, match=r"model\.safetensors: these are (not )?the weights of a "):
-        open_backend(bundle, other, Wish(backend))
-    assert open_backend(bundle, true, Wish(backend)).name == backend
+        open_backend(bundle, other, BackendRequest(backend))
+    assert open_backend(bundle, true, BackendRequest(backend)).name == backend
 
 
 @pytest.mark.parametrize("backend", RUNTIMES[:2])
@@ -366,15 +366,15 @@ def test_a_graph_of_another_network_is_refused(tmp_path: Path, backend: Any) -> 
     """With the right hashes: the graph of a ResVNet over the weights of a VNet."""
     shutil.copytree(WEIGHTS / "phantom", tmp_path / "b")
     bundle = ModelBundle.load(tmp_path / "b")
-    strange = (tmp_path / "b" / "partner.onnx").read_bytes()
-    strange = strange.replace(b"partner.safetensors", b"./model.safetensors")
+    strange = (tmp_path / "b" / "secondary.onnx").read_bytes()
+    strange = strange.replace(b"secondary.safetensors", b"./model.safetensors")
     model = onnx.load_from_string(strange)
     for tensor in model.graph.initializer:
         for entry in tensor.external_data:
             entry.value = entry.value.removeprefix("./")
     bundle = bundle.add({"model.onnx": model.SerializeToString()})
     with pytest.raises(InputError, match=r"bytes \d+ to \d+ of 'model.safetensors', which are no tensor"):
-        open_backend(bundle, bundle.networks[0], Wish(backend))
+        open_backend(bundle, bundle.networks[0], BackendRequest(backend))
 
 
 def test_two_initializers_may_share_one_tensor(tmp_path: Path) -> None:

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from c3s3_seg.inference.postprocess import Tidying, tidy
+from c3s3_seg.inference.postprocess import Postprocessing, postprocess
 
-LARGEST = Tidying(keep_largest=True)
+LARGEST = Postprocessing(keep_largest=True)
 
 
 @pytest.fixture(params=[8_000_000, 40])
@@ -19,19 +19,19 @@ def test_the_largest_component_stays(part: int) -> None:
     mask[1:4, 1:4, 1:4] = 2
     mask[4, 4, 4] = 2  # touches at a corner only: another component
     mask[6:8, 6:8, 6:8] = 1
-    assert tidy(mask, 2, LARGEST, 0.5) == {"removed_ml": 0.5}
+    assert postprocess(mask, 2, LARGEST, 0.5) == {"removed_ml": 0.5}
     assert (mask == 2).sum() == 27
     assert (mask == 1).sum() == 8
-    assert tidy(mask, 5, LARGEST, 0.5) == {}  # absent: nothing happens
-    assert tidy(mask, 2, LARGEST, 0.5) == {}
+    assert postprocess(mask, 5, LARGEST, 0.5) == {}  # absent: nothing happens
+    assert postprocess(mask, 2, LARGEST, 0.5) == {}
 
 
 def test_small_components_go_even_the_last(part: int) -> None:
     mask = np.zeros((8, 8, 8), np.uint8)
     mask[:2, :2, :2] = mask[5, 5, 5] = 1
-    assert tidy(mask, 1, Tidying(min_volume_ml=0.002), 0.001) == {"removed_ml": 0.001}
+    assert postprocess(mask, 1, Postprocessing(min_volume_ml=0.002), 0.001) == {"removed_ml": 0.001}
     assert mask.sum() == 8
-    tidy(mask, 1, Tidying(min_volume_ml=1), 0.001)
+    postprocess(mask, 1, Postprocessing(min_volume_ml=1), 0.001)
     assert not mask.any()
 
 
@@ -41,7 +41,7 @@ def test_holes_are_filled_and_other_labels_are_not(part: int) -> None:
     mask[3:5, 3:5, 3:5] = 0
     mask[7, 7, 7] = 2  # enclosed too, but somebody else's
     mask[5, 5, 1:6] = 0  # open to the outside: no hole
-    assert tidy(mask, 1, Tidying(fill_holes=True), 1.0) == {"filled_ml": 8.0}
+    assert postprocess(mask, 1, Postprocessing(fill_holes=True), 1.0) == {"filled_ml": 8.0}
     assert (mask[3:5, 3:5, 3:5] == 1).all()
     assert mask[7, 7, 7] == 2
     assert not mask[5, 5, 1:6].any()
@@ -51,16 +51,16 @@ def test_holes_are_filled_and_other_labels_are_not(part: int) -> None:
 def test_noise_is_tidied_as_scipy_does(seed: int, part: int) -> None:
     here = np.random.default_rng(seed).random((14, 13, 12)) < 0.35
     mask = here.astype(np.uint8)
-    tidy(mask, 1, LARGEST, 1.0)
+    postprocess(mask, 1, LARGEST, 1.0)
     labels, _ = ndimage.label(here)
     np.testing.assert_array_equal(mask > 0, labels == np.bincount(labels.ravel())[1:].argmax() + 1)
     dense = ~here
     mask = dense.astype(np.uint8)
-    tidy(mask, 1, Tidying(fill_holes=True), 1.0)
+    postprocess(mask, 1, Postprocessing(fill_holes=True), 1.0)
     np.testing.assert_array_equal(mask > 0, ndimage.binary_fill_holes(dense))
 
 
 def test_a_full_mask_and_a_flat_one() -> None:
     mask = np.ones((4, 1, 3), np.uint8)
-    assert tidy(mask, 1, Tidying(True, 0.0, True), 1.0) == {}
+    assert postprocess(mask, 1, Postprocessing(True, 0.0, True), 1.0) == {}
     assert mask.all()

@@ -92,7 +92,7 @@ def test_all_background_and_all_foreground(bundle, limit: float, share: float, o
     settings = Settings(overlap=overlap, fill_holes=True)
     prediction = Predictor(bundle.task, [Threshold(limit)], settings)(scan, **ANY)
     assert (prediction.mask.array == 1).mean() == share
-    assert prediction.tidied == {}
+    assert prediction.postprocessed == {}
 
 
 LARGE = """
@@ -134,8 +134,8 @@ def test_the_steps_can_be_run_apart_and_by_threads(bundle, phantom) -> None:
     expected = predictor(phantom.scan).mask.array
     with ThreadPoolExecutor(3) as pool:
         prepared = list(pool.map(predictor.prepare, [predictor.check(phantom.scan)] * 3))
-        found = list(pool.map(lambda p: predictor.restore(p, predictor.network(p)), prepared[:1]))
-        found += [pool.submit(predictor.restore, p, predictor.network(p)).result() for p in prepared[1:]]
+        found = list(pool.map(lambda p: predictor.to_scan_grid(p, predictor.network(p)), prepared[:1]))
+        found += [pool.submit(predictor.to_scan_grid, p, predictor.network(p)).result() for p in prepared[1:]]
     for prediction in found:
         assert (prediction.mask.array != expected).sum() <= 2
         assert set(prediction.seconds) == {"prepare", "network", "restore"}
@@ -143,7 +143,7 @@ def test_the_steps_can_be_run_apart_and_by_threads(bundle, phantom) -> None:
 
 def test_flips_average_over_mirrored_views(bundle, phantom) -> None:
     """Eight views of a scan and of its mirror image are the same eight: so are the masks."""
-    settings = Settings(flips=(0, 1, 2), keep_largest=False, overlap=0.0)
+    settings = Settings(mirroring=(0, 1, 2), keep_largest=False, overlap=0.0)
     predictor = open_predictor(bundle, settings=settings)
     shape = (48, 48, 48)
     middle = phantom.scan.array[20:68, 20:68, 4:52]

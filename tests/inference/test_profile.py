@@ -8,7 +8,7 @@ import pytest
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import ConfigError, InputError
 from c3s3_seg.inference import Settings, open_predictor
-from c3s3_seg.inference.backends.select import Wish
+from c3s3_seg.inference.backends.select import BackendRequest
 from c3s3_seg.inference.tuning import profile
 from c3s3_seg.inference.tuning.profile import (
     Best,
@@ -53,8 +53,8 @@ def test_it_decides_what_was_left_open_and_the_record_says_so(bundle: ModelBundl
     asked = open_predictor(bundle, backend="openvino", settings=Settings(profile=path))
     assert asked.backends[0].name == "openvino"
     assert asked.record()["profile"]["why"] == "another runtime or device was asked for"
-    wish, _, _ = with_profile(Wish(threads=2), path, bundle.networks[0])
-    assert wish.threads == 2
+    request, _, _ = with_profile(BackendRequest(threads=2), path, bundle.networks[0])
+    assert request.threads == 2
     assert "profile" not in open_predictor(bundle).record()
 
 
@@ -65,14 +65,14 @@ def test_it_holds_for_its_machine_and_its_networks_only(
     write_profile(path, bundle.networks[0], BEST)
     write_profile(path, bundle.networks[1], replace(BEST, runtime="torch"))
     assert set(read_profile(path).networks) == {"vnet-3", "resvnet-2"}
-    wish, best, remarks = with_profile(Wish(), path, replace(bundle.networks[0], filters=32))
-    assert (wish, best) == (Wish(), None)
+    request, best, remarks = with_profile(BackendRequest(), path, replace(bundle.networks[0], filters=32))
+    assert (request, best) == (BackendRequest(), None)
     assert remarks["profile"]["why"] == "it has no entry for this kind of network"
     monkeypatch.setattr(profile, "PACKAGES", {"onnx": ("not_here", "")})
-    _, _, remarks = with_profile(Wish(), path, bundle.networks[0])
+    _, _, remarks = with_profile(BackendRequest(), path, bundle.networks[0])
     assert remarks["profile"]["why"] == "onnx is not installed any more"
     monkeypatch.setattr(Machine, "here", classmethod(lambda cls: Machine("another", 64)))
-    _, _, remarks = with_profile(Wish(), path, bundle.networks[0])
+    _, _, remarks = with_profile(BackendRequest(), path, bundle.networks[0])
     assert remarks["profile"]["why"] == "it was made on another machine"
     write_profile(path, bundle.networks[0], BEST)  # begun anew: the old entries were another machine's
     assert set(read_profile(path).networks) == {"vnet-3"}

@@ -45,7 +45,7 @@ def test_the_splits_are_those_of_the_benchmark(shared_data: Path) -> None:
 @pytest.mark.data
 @pytest.mark.slow
 def test_two_classes_train_and_predict(shared_data: Path, tmp_path: Path) -> None:
-    changes = [f"data.folder={shared_data / 'hippocampus'}", "run.iterations=6", "c3s3.warm_start=3"]
+    changes = [f"data.folder={shared_data / 'hippocampus'}", "run.iterations=6", "c3s3.warm_up=3"]
     changes += ["networks.vnet_filters=2", "networks.resvnet_filters=2", "run.precision=float32"]
     config = load_config(Path("hippocampus"), changes)
     with open_listener(tmp_path) as listener:
@@ -62,7 +62,7 @@ def test_two_classes_train_and_predict(shared_data: Path, tmp_path: Path) -> Non
 
 @pytest.mark.data
 def test_both_left_atrium_networks_make_one_mask(shared_data: Path) -> None:
-    """The companion's network comes from the folder beside the bundle."""
+    """The linked bundle's network comes from the folder beside the bundle."""
     bundle = ModelBundle.find("left-atrium")
     assert [network.architecture for _, network in bundle.members()] == ["resvnet", "vnet"]
     predictor = open_predictor(bundle, backend="openvino", ensemble=True)

@@ -26,7 +26,7 @@ def located(predictor: Predictor, scan: Volume, **options: Any) -> CheckedScan:
 
 def segment(predictor: Predictor, checked: CheckedScan) -> Prediction:
     prepared = predictor.prepare(checked)
-    return predictor.restore(prepared, predictor.network(prepared))
+    return predictor.to_scan_grid(prepared, predictor.network(prepared))
 
 
 def dice(one: Volume, other: Volume) -> float:
@@ -57,7 +57,7 @@ def test_the_verdict_does_not_depend_on_other_options() -> None:
             (Settings(), False),
             (Settings(uncertainty=True), False),
             (Settings(), True),
-            (Settings(overlap=0.25, flips=(0,), min_volume_ml=1000.0), False),
+            (Settings(overlap=0.25, mirroring=(0,), min_volume_ml=1000.0), False),
         )
     )
     assert plain["region"]

@@ -5,7 +5,7 @@ import pytest
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import InputError, MissingError
 from c3s3_seg.inference.backends import select as choice
-from c3s3_seg.inference.backends.select import Wish, candidates, facts, notes, open_backend
+from c3s3_seg.inference.backends.select import BackendRequest, candidates, facts, notes, open_backend
 
 
 @pytest.fixture(scope="module")
@@ -48,10 +48,10 @@ def test_a_gpu_that_no_runtime_can_use_is_told_in_the_report(bundle: ModelBundle
 def test_what_was_asked_for_is_taken_or_refused(bundle: ModelBundle, monkeypatch) -> None:
     network = bundle.networks[0]
     with pytest.raises(InputError, match=r"has no model\.onnx.*c3s3-seg export"):
-        open_backend(without_graphs(bundle), network, Wish("openvino"))
+        open_backend(without_graphs(bundle), network, BackendRequest("openvino"))
     if not choice.cuda_devices():
         with pytest.raises(MissingError, match=r"as asked .*no NVIDIA GPU was found"):
-            open_backend(bundle, network, Wish(device="cuda"))
+            open_backend(bundle, network, BackendRequest(device="cuda"))
     monkeypatch.setattr(choice, "PACKAGES", dict.fromkeys(choice.PACKAGES, ("not_here", "")))
     with pytest.raises(MissingError, match="no installed runtime can run this bundle"):
         open_backend(bundle, network)

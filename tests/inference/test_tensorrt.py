@@ -19,16 +19,16 @@ from c3s3_seg import open_predictor
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import InputError, MissingError, RefusedError
 from c3s3_seg.export.export import export_folder
-from c3s3_seg.export.spec import Form
+from c3s3_seg.export.spec import GraphSpec
 from c3s3_seg.geometry.volume import Geometry
 from c3s3_seg.inference.backends import cuda
-from c3s3_seg.inference.backends.engine_cache import Profile, Stamp, Vault, build
+from c3s3_seg.inference.backends.engine_cache import CacheKey, EngineCache, ShapeProfile, build
 from c3s3_seg.inference.backends.onnxruntime import OnnxBackend
-from c3s3_seg.inference.backends.select import Wish, facts, open_backend
+from c3s3_seg.inference.backends.select import BackendRequest, facts, open_backend
 from c3s3_seg.inference.backends.tensorrt import TensorRtBackend, widened
 
-PROFILE = Profile((32, 32, 48))
-STAMP = Stamp("ab", "GPU", "9.0", "11.4", "1x1x16x16x16")
+PROFILE = ShapeProfile((32, 32, 48))
+STAMP = CacheKey("ab", "GPU", "9.0", "11.4", "1x1x16x16x16")
 Machine = Callable[..., stand_in.Cuda]
 
 
@@ -138,12 +138,12 @@ def test_an_engine_is_built_once_and_kept(
     machine: Machine, phantom: ModelBundle, caplog: pytest.LogCaptureFixture
 ) -> None:
     graph = widened(phantom.folder / "model.onnx")
-    first = Vault.default().engine(graph, PROFILE)
-    assert Vault.default().engine(graph, PROFILE) == first
+    first = EngineCache.default().engine(graph, PROFILE)
+    assert EngineCache.default().engine(graph, PROFILE) == first
     assert stand_in.Builder.built == 1
     assert [r.levelno for r in caplog.records] == [logging.WARNING]
     assert "building a TensorRT engine for Stand-in GPU, minutes, once: there is none yet" in caplog.text
-    assert (Vault.default().folder / "key").stat().st_mode & 0o077 == 0
+    assert (EngineCache.default().folder / "key").stat().st_mode & 0o077 == 0
 
 
 @pytest.mark.parametrize(
@@ -161,9 +161,9 @@ def test_an_engine_that_does_not_fit_is_built_anew(
     told: str,
 ) -> None:
     graph = widened(phantom.folder / "model.onnx")
-    Vault.default().engine(graph, PROFILE)
+    EngineCache.default().engine(graph, PROFILE)
     machine(**change)
-    Vault.default().engine(graph, PROFILE)
+    EngineCache.default().engine(graph, PROFILE)
     assert stand_in.Builder.built == 2
     assert told in caplog.text
 
@@ -173,14 +173,14 @@ def test_an_engine_that_was_not_made_here_is_never_loaded(
     machine: Machine, phantom: ModelBundle, caplog: pytest.LogCaptureFixture, damage: str, tmp_path: Path
 ) -> None:
     graph = widened(phantom.folder / "model.onnx")
-    vault = Vault.default()
+    vault = EngineCache.default()
     vault.engine(graph, PROFILE)
     (path,) = vault.folder.glob("*.engine")
     content = bytearray(path.read_bytes())
     if damage == "bit":
         content[-1] ^= 1
     elif damage == "foreign":  # whole and fitting, but sealed on another machine
-        elsewhere = Vault(tmp_path / "elsewhere")
+        elsewhere = EngineCache(tmp_path / "elsewhere")
         elsewhere.engine(graph, PROFILE)
         content = bytearray(next(elsewhere.folder.glob("*.engine")).read_bytes())
     else:
@@ -195,11 +195,11 @@ def test_an_engine_that_was_not_made_here_is_never_loaded(
 def test_an_engine_of_another_release_is_built_anew(
     machine: Machine, phantom: ModelBundle, caplog: pytest.LogCaptureFixture
 ) -> None:
-    graph, vault = widened(phantom.folder / "model.onnx"), Vault.default()
+    graph, vault = widened(phantom.folder / "model.onnx"), EngineCache.default()
     vault.engine(graph, PROFILE)
     (path,) = vault.folder.glob("*.engine")
     for head in (b'{"graph": "ab"}', b"no JSON", b"[" * 100_000):
-        vault._seal(path, head + b"\nengine")
+        vault._hmac(path, head + b"\nengine")
         vault.engine(graph, PROFILE)
         assert "another release of this program made it" in caplog.text
         caplog.clear()
@@ -232,10 +232,10 @@ def test_an_engine_larger_than_the_gpu_is_refused(machine: Machine, monkeypatch:
 def test_what_an_engine_cannot_do_is_refused(machine: Machine, phantom: ModelBundle) -> None:
     network = phantom.networks[0]
     with pytest.raises(MissingError, match="computes in float32, and float16 was asked for"):
-        open_backend(phantom, network, Wish("tensorrt", precision="float16"))
+        open_backend(phantom, network, BackendRequest("tensorrt", precision="float16"))
     with pytest.raises(MissingError, match="TensorRT runs on CUDA only"):
-        open_backend(phantom, network, Wish("tensorrt", device="cpu"))
-    assert open_backend(phantom, network, Wish("tensorrt", "cuda", "float32")).name == "tensorrt"
+        open_backend(phantom, network, BackendRequest("tensorrt", device="cpu"))
+    assert open_backend(phantom, network, BackendRequest("tensorrt", "cuda", "float32")).name == "tensorrt"
 
 
 def test_no_home_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,7 +245,7 @@ def test_no_home_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(Path, "home", no_home)
     with pytest.raises(InputError, match="Set XDG_CACHE_HOME"):
-        Vault.default()
+        EngineCache.default()
 
 
 def test_a_stamp_names_what_differs() -> None:
@@ -255,12 +255,12 @@ def test_a_stamp_names_what_differs() -> None:
 
 
 def test_a_profile_holds_its_tile() -> None:
-    assert Profile((64, 64, 48), batch=4).shapes() == (
+    assert ShapeProfile((64, 64, 48), batch=4).shapes() == (
         (1, 1, 16, 16, 16),
         (4, 1, 64, 64, 48),
         (4, 1, 192, 192, 192),
     )
-    assert Profile((224, 64, 48)).shapes()[2] == (1, 1, 224, 192, 192)
+    assert ShapeProfile((224, 64, 48)).shapes()[2] == (1, 1, 224, 192, 192)
 
 
 @pytest.mark.parametrize("name", ["left-atrium", "phantom"])  # 8 bits and half precision
@@ -281,7 +281,7 @@ def test_a_widened_graph_says_the_same(name: str) -> None:
 
 def test_an_exported_engine_passes_the_gate(machine: Machine, two_nets: ModelBundle, tmp_path: Path) -> None:
     scan = Geometry.build((30, 28, 26)).volume(patches(30, 28, 26))
-    path, proof = export_folder(two_nets, "tensorrt", Form(), tmp_path / "out", [scan])
+    path, proof = export_folder(two_nets, "tensorrt", GraphSpec(), tmp_path / "out", [scan])
     assert path.name == "toy.engine"
     assert proof.runtime == "tensorrt"
     assert {p.name for p in path.parent.iterdir()} == {
@@ -293,7 +293,7 @@ def test_an_exported_engine_holds_the_companion(
     machine: Machine, companions: ModelBundle, tmp_path: Path
 ) -> None:
     scan = Geometry.build((30, 28, 26)).volume(patches(30, 28, 26))
-    path, proof = export_folder(companions, "tensorrt", Form(ensemble=True), tmp_path / "out", [scan])
+    path, proof = export_folder(companions, "tensorrt", GraphSpec(ensemble=True), tmp_path / "out", [scan])
     assert path.name == "first-ensemble.engine"
     assert proof.runtime == "tensorrt"
 

@@ -7,7 +7,7 @@ from c3s3_seg.bundle.preprocessing import Recipe
 from c3s3_seg.geometry.volume import Geometry
 from c3s3_seg.inference.streaming import Slab
 from c3s3_seg.inference.tiling import softmax
-from c3s3_seg.inference.to_scan_grid import BLOCK, Restorer
+from c3s3_seg.inference.to_scan_grid import BLOCK, ScanGridResampler
 
 Shape = tuple[int, int, int]
 
@@ -39,7 +39,7 @@ def whole(values: np.ndarray, goal: Shape) -> np.ndarray:
 def streamed(values: np.ndarray, goal: Shape, axis: int, thickness: int) -> np.ndarray:
     labels = np.zeros(goal, np.uint8)
     shape = values.shape[1:]
-    for block in Restorer(shape, goal, len(values))(cut(values, axis, thickness)):
+    for block in ScanGridResampler(shape, goal, len(values))(cut(values, axis, thickness)):
         labels[block.where] = np.stack([block.channel(n) for n in range(len(values))]).argmax(0)
     return labels
 
@@ -64,7 +64,7 @@ def test_blocks_cover_the_scan_where_all_of_it_is_wanted(axis: int, monkeypatch)
     monkeypatch.setattr("c3s3_seg.inference.to_scan_grid.BLOCK", 500)
     values, goal = probabilities(3, (10, 9, 8)), (21, 17, 12)
     found, times = np.zeros((3, *goal), np.float32), np.zeros(goal, int)
-    for block in Restorer((10, 9, 8), goal, 3, all_of_it=True)(cut(values, axis, 4)):
+    for block in ScanGridResampler((10, 9, 8), goal, 3, all_of_it=True)(cut(values, axis, 4)):
         times[block.where] += 1
         for number in range(3):
             found[number][block.where] = block.channel(number)
@@ -75,9 +75,9 @@ def test_blocks_cover_the_scan_where_all_of_it_is_wanted(axis: int, monkeypatch)
 def test_where_no_foreground_can_win_nothing_is_interpolated() -> None:
     values = np.zeros((2, 30, 30, 30), np.float32)
     values[0] = 1
-    assert list(Restorer((30, 30, 30), (60, 60, 60), 2)(cut(values, 0, 5))) == []
+    assert list(ScanGridResampler((30, 30, 30), (60, 60, 60), 2)(cut(values, 0, 5))) == []
     values[:, 12:15, 20:22, 4:6] = [[[[0]]], [[[1]]]]
-    blocks = list(Restorer((30, 30, 30), (60, 60, 60), 2)(cut(values, 0, 5)))
+    blocks = list(ScanGridResampler((30, 30, 30), (60, 60, 60), 2)(cut(values, 0, 5)))
     assert blocks
     assert sum(block.channel(0).size for block in blocks) < 60**3 / 50
 
@@ -94,7 +94,7 @@ def test_no_class_exists_at_full_size() -> None:
     values = probabilities(4, (32, 32, 32))
     goal = (256, 256, 256)
     tracemalloc.start()
-    for block in Restorer((32, 32, 32), goal, 4)(cut(values, 0, 8)):
+    for block in ScanGridResampler((32, 32, 32), goal, 4)(cut(values, 0, 8)):
         block.channel(1)
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()

@@ -11,7 +11,7 @@ from c3s3_seg.bundle import Calibration, ModelBundle
 from c3s3_seg.errors import ConfigError, InputError
 from c3s3_seg.geometry.volume import Geometry
 from c3s3_seg.inference import Settings, open_predictor
-from c3s3_seg.inference.uncertainty import Doubt, near_boundary
+from c3s3_seg.inference.uncertainty import Disagreement, near_boundary
 from c3s3_seg.metrics.scoring import score
 from c3s3_seg.phantom import simulate
 
@@ -34,14 +34,14 @@ def test_it_is_what_the_two_networks_say_apart(bundle, scan) -> None:
     keep = Settings(probabilities=True)
     a, b = (open_predictor(single(bundle, n), settings=keep)(scan) for n in (0, 1))
     found = open_predictor(bundle, settings=Settings(uncertainty=True))(scan)
-    assert found.doubt is not None
+    assert found.uncertainty is not None
     np.testing.assert_array_equal(found.mask.array, a.mask.array)  # the winner's mask, as without it
     expected = score(a.mask, b.mask).hd95_mm
-    assert found.doubt.hd95_mm == {"left_atrium": pytest.approx(expected)}
+    assert found.uncertainty.hd95_mm == {"left_atrium": pytest.approx(expected)}
     assert 0 < expected < 10
     p, q = (x.probabilities["left_atrium"].array for x in (a, b))
-    inside = found.doubt.map.array > 0
-    np.testing.assert_allclose(found.doubt.map.array[inside], np.abs(p - q)[inside], atol=1e-5)
+    inside = found.uncertainty.map.array > 0
+    np.testing.assert_allclose(found.uncertainty.map.array[inside], np.abs(p - q)[inside], atol=1e-5)
     differ = (p > 0.5) != (q > 0.5)
     assert differ.sum() > 100
     assert inside[differ].all()
@@ -58,7 +58,7 @@ def test_an_ensemble_may_make_the_mask(bundle, scan) -> None:
 
 
 def test_one_network_cannot_doubt(bundle) -> None:
-    with pytest.raises(InputError, match="a measure of doubt needs two networks"):
+    with pytest.raises(InputError, match="an uncertainty estimate needs two networks"):
         open_predictor(single(bundle, 0), settings=Settings(uncertainty=True))
 
 
@@ -73,9 +73,9 @@ def test_one_network_cannot_doubt(bundle) -> None:
     ],
 )
 def test_what_is_flagged(between, threshold, flagged, words) -> None:
-    doubt = Doubt(Geometry.build((1, 1, 1)).volume(np.zeros((1, 1, 1))), between, threshold)
-    assert doubt.flagged is flagged
-    note = doubt.note()
+    uncertainty = Disagreement(Geometry.build((1, 1, 1)).volume(np.zeros((1, 1, 1))), between, threshold)
+    assert uncertainty.flagged is flagged
+    note = uncertainty.note()
     if words is None:
         assert note is None
     else:
@@ -98,16 +98,16 @@ def test_the_threshold_lives_in_the_bundle(bundle, scan, tmp_path: Path) -> None
 
     shutil.copytree(bundle.folder, tmp_path / "copy")
     copy = ModelBundle.load(tmp_path / "copy")
-    assert copy.manifest.doubt is None
+    assert copy.manifest.uncertainty is None
     found = open_predictor(copy, settings=Settings(uncertainty=True))(scan)
-    assert found.doubt is not None
-    assert found.doubt.flagged is None
+    assert found.uncertainty is not None
+    assert found.uncertainty.flagged is None
     copy.calibrated(uncertainty=Calibration(0.5, 2.0, 0.8, 0.9, 40, "phantoms"))
     again = ModelBundle.load(tmp_path / "copy")
-    assert again.manifest.doubt == Calibration(0.5, 2.0, 0.8, 0.9, 40, "phantoms")
+    assert again.manifest.uncertainty == Calibration(0.5, 2.0, 0.8, 0.9, 40, "phantoms")
     found = open_predictor(again, settings=Settings(uncertainty=True))(scan)
-    assert found.doubt is not None
-    assert found.doubt.flagged is True
+    assert found.uncertainty is not None
+    assert found.uncertainty.flagged is True
     assert any("in doubt" in note for note in found.notes)
     manifest = tmp_path / "copy" / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"threshold_mm": 0.5', '"threshold_mm": "high"'))

@@ -29,7 +29,7 @@ from c3s3_seg.errors import InputError
 from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.io import load
 from c3s3_seg.io.dicom import decoder as decoder_module
-from c3s3_seg.io.dicom.decoder import Decoder, Refused
+from c3s3_seg.io.dicom.decoder import DecoderRefusal, PixelDecoder
 from c3s3_seg.io.dicom.write_series import save_series
 
 
@@ -186,13 +186,13 @@ def test_a_decoder_that_fails_takes_nothing_down(
 
 def test_a_child_that_died_is_started_anew(files: list[Path], oblique: Volume) -> None:
     compressed(files)
-    decoder = Decoder()
+    decoder = PixelDecoder()
     try:
         first = decoder.pixels(files[0], None, (36, 40))
         assert np.array_equal(first, oblique.array[:, :, 0].T)
         assert decoder._child is not None
         os.kill(decoder._child.pid, signal.SIGKILL)
-        with pytest.raises(Refused, match="crashed"):
+        with pytest.raises(DecoderRefusal, match="crashed"):
             decoder.pixels(files[1], None, (36, 40))
         assert np.array_equal(decoder.pixels(files[1], None, (36, 40)), oblique.array[:, :, 1].T)
     finally:

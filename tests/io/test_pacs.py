@@ -31,11 +31,11 @@ from c3s3_seg.io.dicom_objects.codes import Segment, Uid
 from c3s3_seg.io.dicom_objects.rtstruct_write import write_rtstruct
 from c3s3_seg.io.dicom_objects.secondary_capture import write_capture
 from c3s3_seg.io.dicom_objects.seg_write import write_seg
-from c3s3_seg.io.pacs.association import STORED, Caller, Listener, Node, Tls
+from c3s3_seg.io.pacs.association import STORED, AssociationListener, Caller, Node, Tls
 from c3s3_seg.io.pacs.client import FIND, GET, MOVE, fetch, find_studies, send
 from c3s3_seg.io.pacs.inbox import Inbox
 from c3s3_seg.io.pacs.listener import listening
-from c3s3_seg.io.pacs.query import Limits, Wanted
+from c3s3_seg.io.pacs.query import FetchLimits, Wanted
 
 pytest.importorskip("pynetdicom")
 
@@ -74,12 +74,12 @@ def running(command: list[str], node: Node, folder: Path) -> Iterator[Node]:
 
 
 @pytest.fixture(scope="module")
-def listener() -> Listener:
-    return Listener("MOVED", "127.0.0.1", free_port())
+def listener() -> AssociationListener:
+    return AssociationListener("MOVED", "127.0.0.1", free_port())
 
 
 @pytest.fixture(scope="module")
-def dcmqrscp(tmp_path_factory: pytest.TempPathFactory, listener: Listener) -> Iterator[Node]:
+def dcmqrscp(tmp_path_factory: pytest.TempPathFactory, listener: AssociationListener) -> Iterator[Node]:
     path, folder, port = program("dcmqrscp"), tmp_path_factory.mktemp("pacs"), free_port()
     (folder / "db").mkdir()
     (folder / "qr.cfg").write_text(
@@ -93,7 +93,7 @@ def dcmqrscp(tmp_path_factory: pytest.TempPathFactory, listener: Listener) -> It
 
 
 @pytest.fixture(scope="module")
-def orthanc(tmp_path_factory: pytest.TempPathFactory, listener: Listener) -> Iterator[Node]:
+def orthanc(tmp_path_factory: pytest.TempPathFactory, listener: AssociationListener) -> Iterator[Node]:
     path, folder, port = program("Orthanc", "orthanc"), tmp_path_factory.mktemp("orthanc"), free_port()
     us = {"AET": "C3S3SEG", "Host": "127.0.0.1", "Port": 1, "AllowGet": True}
     settings = {
@@ -133,7 +133,7 @@ def hashes(folder: Path) -> dict[str, int]:
 
 
 def test_a_study_goes_and_comes_back(
-    server: Node, files: list[Path], oblique: Volume, listener: Listener, tmp_path: Path
+    server: Node, files: list[Path], oblique: Volume, listener: AssociationListener, tmp_path: Path
 ) -> None:
     assert send(server, files) == 12
     study = str(pydicom.dcmread(files[0]).StudyInstanceUID)
@@ -186,7 +186,7 @@ def test_what_we_make_is_taken(server: Node, files: list[Path], tmp_path: Path) 
     segments = (Segment("organ", 1),)
     write_seg(mask, tmp_path / "a.seg.dcm", segments)
     write_rtstruct(mask, tmp_path / "a.rtstruct.dcm", segments)
-    write_capture(np.zeros((9, 8, 3), np.uint8), scan.source, tmp_path / "a.key.dcm")
+    write_capture(np.zeros((9, 8, 3), np.uint8), scan.source, tmp_path / "a.sc.dcm")
     assert send(server, sorted(tmp_path.glob("*.dcm"))) == 3
 
 
@@ -243,12 +243,12 @@ def test_tls(dcmqrscp: Node, files: list[Path], oblique: Volume, tmp_path: Path)
 def test_nobody_listens_but_on_loopback_unless_told(
     files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert Listener.parse("US", None) == Listener("US", "127.0.0.1", 11112)
-    assert Listener.parse("US", None).is_local
-    assert not Listener.parse("US", "0.0.0.0:11112").is_local
-    assert not Listener.parse("US", "pacs.example:11112").is_local
+    assert AssociationListener.parse("US", None) == AssociationListener("US", "127.0.0.1", 11112)
+    assert AssociationListener.parse("US", None).is_local
+    assert not AssociationListener.parse("US", "0.0.0.0:11112").is_local
+    assert not AssociationListener.parse("US", "pacs.example:11112").is_local
     with pytest.raises(InputError, match="wanted TITLE@host:port"):
-        Listener.parse("US", "no port")
+        AssociationListener.parse("US", "no port")
     bound: list[tuple[str, int]] = []
     bind = socket.socket.bind
     monkeypatch.setattr(socket.socket, "bind", lambda self, place: bound.append(place) or bind(self, place))
@@ -261,16 +261,20 @@ def test_nobody_listens_but_on_loopback_unless_told(
     # The ends of connections that we open are bound to any port of no address in particular.
     assert [place for place in bound if place[1] != 0] == []
     with pytest.raises(InputError, match="cannot be reached"):
-        fetch(nobody, tmp_path, study="1.2", listener=Listener("US", port=port))
+        fetch(nobody, tmp_path, study="1.2", listener=AssociationListener("US", port=port))
     assert [place for place in bound if place[1] != 0] == [("127.0.0.1", port)]
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         with pytest.raises(InputError, match=r"cannot listen on 127\.0\.0\.1"):
-            fetch(nobody, tmp_path, study="1.2", listener=Listener("US", port=taken.getsockname()[1]))
+            fetch(
+                nobody, tmp_path, study="1.2", listener=AssociationListener("US", port=taken.getsockname()[1])
+            )
 
 
-def test_strangers_are_not_listened_to(listener: Listener, files: list[Path], tmp_path: Path) -> None:
+def test_strangers_are_not_listened_to(
+    listener: AssociationListener, files: list[Path], tmp_path: Path
+) -> None:
     """While we wait for a study, somebody else sends; or another study comes, or a name that leads out."""
     study = str(pydicom.dcmread(files[0]).StudyInstanceUID)
     inbox = Inbox(tmp_path / "in", Wanted(Uid(study)), listening=True)
@@ -296,7 +300,7 @@ def test_strangers_are_not_listened_to(listener: Listener, files: list[Path], tm
 
 
 def test_a_guessed_title_from_another_host_stores_nothing(
-    listener: Listener, files: list[Path], tmp_path: Path
+    listener: AssociationListener, files: list[Path], tmp_path: Path
 ) -> None:
     """The stranger is at 127.0.0.2; he is let in where --sender names him."""
     import pynetdicom
@@ -317,7 +321,7 @@ def test_a_guessed_title_from_another_host_stores_nothing(
     study = Uid(str(pydicom.dcmread(files[0]).StudyInstanceUID))
     for senders, answer in (((), None), (("127.0.0.2",), 0)):
         inbox = Inbox(tmp_path / "in", Wanted(study), listening=True)
-        ear = Listener(listener.title, listener.host, listener.port, senders)
+        ear = AssociationListener(listener.title, listener.host, listener.port, senders)
         with listening(ear, Node("PACS", "127.0.0.1", 1), inbox, Caller()):
             assert store() == answer
         assert len(inbox.files) == (answer == 0)
@@ -326,7 +330,7 @@ def test_a_guessed_title_from_another_host_stores_nothing(
             Node("X", "127.0.0.1", 1),
             tmp_path / "out",
             study="1.2",
-            listener=Listener("US", senders=("no such host",)),
+            listener=AssociationListener("US", senders=("no such host",)),
         )
 
 
@@ -343,7 +347,7 @@ def test_titles_are_checked(title: str) -> None:
     with pytest.raises(InputError, match="AE title"):
         Caller(title)
     with pytest.raises(InputError, match="wanted TITLE@host:port"):
-        Listener.parse(title, "127.0.0.1:104")
+        AssociationListener.parse(title, "127.0.0.1:104")
     with pytest.raises(InputError, match="timeout"):
         Caller(timeout_s=float("nan"))
 
@@ -619,20 +623,20 @@ def test_a_transfer_has_limits(slices: list[pydicom.Dataset], tmp_path: Path) ->
         faulty(slices, found_of(slices), wait_s=0.4) as node,
         pytest.raises(RefusedError, match=r"took more than 1 s.*--max-time"),
     ):
-        fetch(node, out, study=study, limits=Limits(seconds_s=1))
+        fetch(node, out, study=study, limits=FetchLimits(seconds_s=1))
     with faulty(slices, found_of(slices)) as node:
         with pytest.raises(RefusedError, match=r"more than 11 files came.*--max-files"):
-            fetch(node, out, study=study, limits=Limits(files=11))
+            fetch(node, out, study=study, limits=FetchLimits(files=11))
         with pytest.raises(RefusedError, match=r"more than 9,000 bytes came.*--max-size"):
-            fetch(node, out, study=study, limits=Limits(size_bytes=9000))
+            fetch(node, out, study=study, limits=FetchLimits(size_bytes=9000))
         big = copy(slices[0], PixelData=bytes(8 << 20), Rows=2048, Columns=2048)
         with faulty([big], found_of(slices)) as other, pytest.raises(RefusedError, match="1,000 bytes"):
-            fetch(other, out, study=study, limits=Limits(size_bytes=1000))
+            fetch(other, out, study=study, limits=FetchLimits(size_bytes=1000))
         assert not out.exists()
-        assert len(fetch(node, out, study=study, limits=Limits(60, 12, 1 << 20))) == 12
+        assert len(fetch(node, out, study=study, limits=FetchLimits(60, 12, 1 << 20))) == 12
     for limits in ({"seconds_s": 0}, {"seconds_s": float("nan")}, {"files": 0}, {"size_bytes": -1}):
         with pytest.raises(InputError, match="wanted positive numbers"):
-            Limits(**limits)
+            FetchLimits(**limits)
 
 
 def test_what_is_there_is_compared(slices: list[pydicom.Dataset], tmp_path: Path) -> None:
@@ -694,7 +698,7 @@ def test_a_server_without_the_service(slices: list[pydicom.Dataset], tmp_path: P
 
 
 def test_c_move_with_tls_needs_a_listener_with_tls(
-    slices: list[pydicom.Dataset], files: list[Path], listener: Listener, tmp_path: Path
+    slices: list[pydicom.Dataset], files: list[Path], listener: AssociationListener, tmp_path: Path
 ) -> None:
     """A stranger without a certificate, or with one that nobody vouches for, stores nothing."""
     certificates(tmp_path, "us", "server", "other")
@@ -732,7 +736,7 @@ def test_c_move_with_tls_needs_a_listener_with_tls(
 @pytest.mark.slow
 def test_orthanc_moves_over_tls(files: list[Path], oblique: Volume, tmp_path: Path) -> None:
     certificates(tmp_path, "us", "server")
-    port, ear = free_port(), Listener("MOVED", "127.0.0.1", free_port())
+    port, ear = free_port(), AssociationListener("MOVED", "127.0.0.1", free_port())
     settings = {
         "DicomAet": "TESTPACS", "DicomPort": port, "HttpServerEnabled": False, "Plugins": [],
         "StorageDirectory": "db", "IndexDirectory": "db", "DicomAlwaysAllowMove": True,
@@ -775,7 +779,7 @@ def test_what_cannot_be_sent_is_said(files: list[Path], tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("fault", ["half", "two of one", "another study", "none"])
 def test_c_move_is_checked_as_c_get(
-    slices: list[pydicom.Dataset], listener: Listener, tmp_path: Path, fault: str
+    slices: list[pydicom.Dataset], listener: AssociationListener, tmp_path: Path, fault: str
 ) -> None:
     other = copy(slices[2], PixelData=slices[3].PixelData)
     sent, words = {
@@ -796,7 +800,7 @@ def test_c_move_is_checked_as_c_get(
 
 
 def test_a_file_is_the_one_that_its_message_names(
-    slices: list[pydicom.Dataset], listener: Listener, tmp_path: Path
+    slices: list[pydicom.Dataset], listener: AssociationListener, tmp_path: Path
 ) -> None:
     """And a store that says that somebody else's C-MOVE caused it is not ours."""
     import pynetdicom

@@ -33,7 +33,7 @@ def noise(kind: str) -> np.ndarray:
         return np.asarray((254 * (field - field.min()) / np.ptp(field)).astype(np.uint8))
     arrays = {
         "8 bits": random.integers(0, 255, SHAPE).astype(np.uint8),
-        "few grey values": random.integers(0, 64, SHAPE).astype(np.uint8),
+        "few intensities": random.integers(0, 64, SHAPE).astype(np.uint8),
         "CT": random.normal(0, 300, SHAPE).astype(np.int16),
         "CT from 0": random.normal(1024, 100, SHAPE).astype(np.uint16),
         "whole floats": random.integers(0, 2000, SHAPE).astype(np.float32),
@@ -49,7 +49,7 @@ def noise(kind: str) -> np.ndarray:
 
 @pytest.mark.parametrize(
     "kind",
-    ["8 bits", "few grey values", "CT", "CT from 0", "whole floats", "fractions", "negative fractions",
+    ["8 bits", "few intensities", "CT", "CT from 0", "whole floats", "fractions", "negative fractions",
      "scaled to 1", "brain alone", "tiny", "ramp", "smooth"],
 )  # fmt: skip
 def test_scans_of_every_kind_are_known(kind: str) -> None:

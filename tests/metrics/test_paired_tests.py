@@ -19,7 +19,7 @@ from c3s3_seg.metrics.scoring import PaperScore
 
 def rows(dice: list[float], asd: list[float]) -> list[CaseScore]:
     return [
-        CaseScore(f"case-{n}", "organ", PaperScore(d, d / (2 - d), 1.0, a, flattered=False))
+        CaseScore(f"case-{n}", "organ", PaperScore(d, d / (2 - d), 1.0, a, optimistic=False))
         for n, (d, a) in enumerate(zip(dice, asd, strict=True))
     ]
 

@@ -144,9 +144,9 @@ def test_surfaces_of_empty_masks() -> None:
 
 
 def test_paper_counts_an_empty_prediction_as_four_zeros_and_says_so() -> None:
-    flattered = PaperScore(0.0, 0.0, 0.0, 0.0, flattered=True)
-    assert paper_score(volume(EMPTY), volume(POINT_A)) == flattered
-    assert paper_score(volume(EMPTY), volume(EMPTY)) == flattered
+    optimistic = PaperScore(0.0, 0.0, 0.0, 0.0, optimistic=True)
+    assert paper_score(volume(EMPTY), volume(POINT_A)) == optimistic
+    assert paper_score(volume(EMPTY), volume(EMPTY)) == optimistic
 
 
 def test_paper_does_not_reward_a_prediction_where_there_is_no_truth() -> None:
@@ -155,7 +155,7 @@ def test_paper_does_not_reward_a_prediction_where_there_is_no_truth() -> None:
 
 def test_paper_counts_in_voxels_whatever_the_spacing() -> None:
     found = paper_score(volume(POINT_A, (0.5, 1, 2)), volume(POINT_B, (0.5, 1, 2)))
-    assert found == PaperScore(0.0, 0.0, 3.0, 3.0, flattered=False)
+    assert found == PaperScore(0.0, 0.0, 3.0, 3.0, optimistic=False)
     assert list(found.flat()) == ["dice", "jaccard", "hd95_vox", "asd_vox", "flattered"]
     assert found.flat()["flattered"] == 0
 
@@ -229,8 +229,8 @@ def test_an_organ_that_is_called_another_is_a_miss_of_both() -> None:
     ] * 2
     assert [s.volume_error_ml for s in found.values()] == [0.112, -0.112]
     paper = paper_scores(one, two, (1, 2))
-    assert paper[1] == PaperScore(0, 0, math.inf, math.inf, flattered=False)
-    assert paper[2] == PaperScore(0, 0, 0, 0, flattered=True)
+    assert paper[1] == PaperScore(0, 0, math.inf, math.inf, optimistic=False)
+    assert paper[2] == PaperScore(0, 0, 0, 0, optimistic=True)
     assert score(one, two).dice == 0
 
 

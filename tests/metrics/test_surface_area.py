@@ -9,7 +9,7 @@ from helpers.masks import blobs
 from surface_distance import lookup_tables
 
 from c3s3_seg.errors import InputError
-from c3s3_seg.metrics.surface_area import CORNERS, area_within, surfel_areas
+from c3s3_seg.metrics.surface_area import CORNERS, area_within, surface_element_areas
 
 SPACINGS = [(1.0, 1.0, 1.0), (0.625, 0.625, 2.5), (0.3, 1.7, 0.9)]
 
@@ -20,7 +20,7 @@ def test_all_256_areas_equal_the_table_of_surface_distance(spacing: tuple[float,
     # Their code gives corner (i, j, k) the weight that stands there in their kernel.
     weights = [int(lookup_tables.ENCODE_NEIGHBOURHOOD_3D_KERNEL[corner]) for corner in CORNERS]
     order = [sum(w for bit, w in enumerate(weights) if code >> bit & 1) for code in range(256)]
-    assert surfel_areas(np.array(spacing)) == pytest.approx(theirs[order], abs=1e-12)
+    assert surface_element_areas(np.array(spacing)) == pytest.approx(theirs[order], abs=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -42,7 +42,7 @@ def test_a_large_cube_has_its_own_area() -> None:
     assert share == 1
     from c3s3_seg.metrics.surface_area import _elements
 
-    area = _elements(cube, surfel_areas(np.ones(3)))[1].sum()
+    area = _elements(cube, surface_element_areas(np.ones(3)))[1].sum()
     assert area == pytest.approx(6 * 30 * 30, rel=0.05)  # its edges are bevelled
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from c3s3_seg.errors import ConfigError
-from c3s3_seg.models import ResVNet, VNet, build, parameter_count, set_recompute
+from c3s3_seg.models import ResVNet, VNet, build, parameter_count, set_activation_checkpointing
 from c3s3_seg.models.blocks import Convolution
 from c3s3_seg.training.config import load_config
 from c3s3_seg.training.methods import build_method
@@ -47,10 +47,10 @@ def test_recomputing_changes_nothing_but_memory(architecture: str) -> None:
     """Loss, gradients and running statistics; and fewer bytes are kept for the backward pass."""
     x = torch.randn(2, 1, 32, 32, 32, generator=torch.Generator().manual_seed(0))
     seen = []
-    for recompute in (False, True):
+    for activation_checkpointing in (False, True):
         torch.manual_seed(0)
         net = build(architecture, channels=1, classes=2, filters=4, dropout=0.0)
-        set_recompute(net, recompute)
+        set_activation_checkpointing(net, activation_checkpointing)
         kept: dict[int, int] = {}
 
         def pack(tensor: torch.Tensor, kept: dict[int, int] = kept) -> torch.Tensor:

@@ -13,7 +13,7 @@ from c3s3_seg.report.mesh import Mesh
 
 def rows(*hd95: float) -> list[CaseScore]:
     return [
-        CaseScore(str(n), "x", PaperScore(0.9, 0.8, value, 1.0, flattered=False))
+        CaseScore(str(n), "x", PaperScore(0.9, 0.8, value, 1.0, optimistic=False))
         for n, value in enumerate(hd95)
     ]
 

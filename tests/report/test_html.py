@@ -76,7 +76,7 @@ def test_surfaces_are_small_and_in_the_patients_place(report: Path) -> None:
 
 
 def test_names_are_text(tmp_path: Path) -> None:
-    row = CaseScore("<script>alert(1)</script>", "a & b", PaperScore(0.5, 0.3, 1.0, 1.0, flattered=False))
+    row = CaseScore("<script>alert(1)</script>", "a & b", PaperScore(0.5, 0.3, 1.0, 1.0, optimistic=False))
     failure = Failure("<b>x", "grid <1> & 2")
     write_report_page(tmp_path / "r.html", Report("<i>", "paper", [row], [failure]), [])
     text = (tmp_path / "r.html").read_text(encoding="utf-8")
@@ -93,11 +93,11 @@ def test_no_rows_still_make_a_page(tmp_path: Path) -> None:
 
 def test_only_the_worst_cases_are_drawn() -> None:
     rows = [
-        CaseScore(str(n), "x", PaperScore(0.9, 0.8, float(n), 1.0, flattered=False))
+        CaseScore(str(n), "x", PaperScore(0.9, 0.8, float(n), 1.0, optimistic=False))
         for n in range(2 * DETAILED)
     ]
-    rows.append(CaseScore("miss", "x", PaperScore(0.0, 0.0, 0.0, 0.0, flattered=True)))
-    rows.append(CaseScore("nothing", "x", PaperScore(1.0, 1.0, math.nan, math.nan, flattered=False)))
+    rows.append(CaseScore("miss", "x", PaperScore(0.0, 0.0, 0.0, 0.0, optimistic=True)))
+    rows.append(CaseScore("nothing", "x", PaperScore(1.0, 1.0, math.nan, math.nan, optimistic=False)))
     drawn = [row.case for row in worst_first(rows)]
     assert len(drawn) == DETAILED
     assert drawn[:2] == ["miss", str(2 * DETAILED - 1)]

@@ -167,7 +167,7 @@ def test_on_paper_every_case_is_open_and_in_the_dark_letters_are_light(browser: 
 def test_twenty_atria_stay_below_12_mb_and_open_in_3_seconds(
     browser: Any, shared_data: Path, tmp_path: Path
 ) -> None:
-    from c3s3_seg.batch.evaluate import Settings, evaluate
+    from c3s3_seg.batch.evaluate import EvaluationSettings, evaluate
     from c3s3_seg.io import load_mask, save
 
     (tmp_path / "moved").mkdir()
@@ -176,7 +176,7 @@ def test_twenty_atria_stay_below_12_mb_and_open_in_3_seconds(
         truth = load_mask(path)
         save(truth.geometry.volume(np.roll(truth.array, 3, axis=0)), tmp_path / "moved" / path.name)
         (tmp_path / "truth" / path.name).symlink_to(path)
-    settings = Settings(html=True, images=shared_data / "la" / "imagesTr")
+    settings = EvaluationSettings(html=True, images=shared_data / "la" / "imagesTr")
     page = evaluate(tmp_path / "moved", tmp_path / "truth", tmp_path / "out", settings).html_path
     assert page is not None
     assert page.stat().st_size < 12_000_000

@@ -36,8 +36,8 @@ ROWS = (
     CaseScore("d", "atrium", clinical(1.0, math.nan), 100.0),
 )
 PAPER = (
-    CaseScore("a", "atrium", PaperScore(0.9, 0.8, 2.0, 1.0, flattered=False)),
-    CaseScore("b", "atrium", PaperScore(0.0, 0.0, 0.0, 0.0, flattered=True)),
+    CaseScore("a", "atrium", PaperScore(0.9, 0.8, 2.0, 1.0, optimistic=False)),
+    CaseScore("b", "atrium", PaperScore(0.0, 0.0, 0.0, 0.0, optimistic=True)),
 )
 FAILED = (Failure("[red]e", "damaged.nii.gz: the file ends early."),)
 
@@ -96,7 +96,7 @@ def test_cohorts_by_label_with_worst_cases_and_flattered() -> None:
     assert (atrium.label, atrium.cases, wall.label, wall.cases) == ("atrium", 4, "wall", 8)
     assert atrium.worst_cases == ("c", "b", "a", "d")
     assert wall.worst_cases == ("n1", "n2", "n3", "n4", "n5")
-    assert (cohorts(PAPER)[0].flattered, atrium.flattered) == (1, 0)
+    assert (cohorts(PAPER)[0].optimistic, atrium.optimistic) == (1, 0)
     assert cohorts([]) == ()
     with pytest.raises(KeyError):
         atrium.of("flattered")

@@ -6,11 +6,11 @@ import pytest
 
 from c3s3_seg.errors import ConfigError
 from c3s3_seg.training.config import load_config
-from c3s3_seg.training.planning.builder import BY_HAND, Draft, toml
+from c3s3_seg.training.planning.builder import BY_HAND, ConfigBuilder, toml
 
 
-def filled(*overrides: str) -> Draft:
-    draft = Draft(overrides)
+def filled(*overrides: str) -> ConfigBuilder:
+    draft = ConfigBuilder(overrides)
     labels = [{"name": 'le "foie"', "value": 1, "code": {"value": "1", "meaning": "Liver", "scheme": "SCT"}}]
     for key, value in {
         "run.iterations": 10,
@@ -60,4 +60,4 @@ def test_a_wrong_value_is_named() -> None:
     with pytest.raises(ConfigError, match="multiples of 16"):
         filled("task.patch=[30, 32, 32]").config()
     with pytest.raises(ConfigError, match="wanted key=value"):
-        Draft(["run.iterations"])
+        ConfigBuilder(["run.iterations"])

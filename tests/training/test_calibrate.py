@@ -14,7 +14,13 @@ from c3s3_seg.cli import app
 from c3s3_seg.errors import InputError
 from c3s3_seg.inference.domain_check import DomainError
 from c3s3_seg.phantom import simulate
-from c3s3_seg.training.bundles.calibrate import Case, auroc, best_threshold, calibrate_uncertainty, degraded
+from c3s3_seg.training.bundles.calibrate import (
+    ReferenceCase,
+    auroc,
+    best_threshold,
+    calibrate_uncertainty,
+    degraded,
+)
 from c3s3_seg.training.config import load_config
 from c3s3_seg.training.loggers import Silent
 from c3s3_seg.training.train import train
@@ -43,7 +49,7 @@ def test_the_command_writes_domain_and_limit(phantoms: Path, tmp_path: Path) -> 
     after = ModelBundle.load(tmp_path / "bundle")
     assert after.task.domain is not None
     assert after.task.domain.scans == 2
-    limit = after.manifest.doubt
+    limit = after.manifest.uncertainty
     assert limit is not None
     assert limit.cases == 2 * 9
     assert limit.threshold_mm > 0
@@ -60,7 +66,7 @@ def test_one_network_gets_a_domain_and_no_limit(phantoms: Path, tmp_path: Path) 
     found = CliRunner().invoke(app, ["calibrate", str(tmp_path / "bundle"), str(phantoms)])
     assert found.exit_code == 0, found.output
     assert "No uncertainty limit: the bundle holds one network." in found.output
-    assert ModelBundle.load(tmp_path / "bundle").manifest.doubt is None
+    assert ModelBundle.load(tmp_path / "bundle").manifest.uncertainty is None
 
 
 def test_a_limit_that_divides_nothing_is_refused_and_nothing_is_written(
@@ -78,7 +84,7 @@ def test_a_limit_that_divides_nothing_is_refused_and_nothing_is_written(
 def test_one_case_is_too_few() -> None:
     made = simulate(40_000)
     with pytest.raises(InputError, match="found 1 validation cases, wanted 2"):
-        calibrate_uncertainty(ModelBundle.find("phantom"), [Case("a", made.scan, made.truth)], "one")
+        calibrate_uncertainty(ModelBundle.find("phantom"), [ReferenceCase("a", made.scan, made.truth)], "one")
 
 
 def test_degraded_scans_keep_their_masks_in_place() -> None:

@@ -20,7 +20,7 @@ SHRUNK = [
     "networks.vnet_filters=2",
     "networks.resvnet_filters=2",
     "run.iterations=4",
-    "c3s3.warm_start=2",
+    "c3s3.warm_up=2",
     "run.device=cpu",
     "c3s3.anchors=64",
 ]

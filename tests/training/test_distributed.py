@@ -10,7 +10,7 @@ import pytest
 from c3s3_seg.errors import ConfigError
 from c3s3_seg.training import checkpoint
 from c3s3_seg.training.config import load_config
-from c3s3_seg.training.distributed import World, join
+from c3s3_seg.training.distributed import ProcessGroup, join
 
 STEPS = 4
 # Every voxel is an anchor and a negative, and nothing is dropped: no chance is left but the crops'.
@@ -21,7 +21,7 @@ CHANGES = [
     "run.warm_batch=4",
     "run.threads=1",
     "optimiser.lr=0.001",  # rounding grows with every step, and the faster the larger it is
-    "c3s3.warm_start=1",
+    "c3s3.warm_up=1",
     "c3s3.anchors=4096",
     "c3s3.negatives=4096",
     "c3s3.contrast_weight=1.0",
@@ -78,9 +78,9 @@ def test_two_processes_have_the_losses_of_one(toy_config: Path, tmp_path: Path) 
 
 
 def test_every_crop_is_drawn_once() -> None:
-    shares = [list(World(rank, 3).share(6)) for rank in range(3)]
+    shares = [list(ProcessGroup(rank, 3).share(6)) for rank in range(3)]
     assert [number for share in shares for number in share] == list(range(6))
-    assert list(World().share(5)) == list(range(5))
+    assert list(ProcessGroup().share(5)) == list(range(5))
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(toy_config: Path, monkeypatch: pytest.MonkeyPatch) -> None:

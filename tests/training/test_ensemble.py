@@ -13,13 +13,13 @@ import pytest
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import InputError
 from c3s3_seg.export.export import export_folder
-from c3s3_seg.export.spec import Form
+from c3s3_seg.export.spec import GraphSpec
 from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.inference import Settings, open_predictor
 from c3s3_seg.metrics.scoring import score
 from c3s3_seg.training.bundles.domain import merge_domains
 from c3s3_seg.training.bundles.ensemble import make_ensemble
-from c3s3_seg.training.bundles.initialize import begin_from
+from c3s3_seg.training.bundles.initialize import initialize_from
 from c3s3_seg.training.config import load_config
 from c3s3_seg.training.loggers import Silent
 from c3s3_seg.training.run import Run
@@ -113,11 +113,11 @@ def test_doubt_is_the_first_against_the_mean_of_the_others(made: ModelBundle, no
     rest = replace(made, manifest=replace(made.manifest, networks=made.networks[1:]))
     others = open_predictor(rest, ensemble=True)(noise, allow_out_of_domain=True)
     np.testing.assert_array_equal(found.mask.array, first.mask.array)
-    assert found.doubt is not None
+    assert found.uncertainty is not None
     for label, value in made.task.label_values.items():
         a, b = (x.mask.geometry.volume((x.mask.array == value).astype(np.uint8)) for x in (first, others))
         if a.array.any() and b.array.any():
-            assert found.doubt.hd95_mm[label] == pytest.approx(score(a, b).hd95_mm)
+            assert found.uncertainty.hd95_mm[label] == pytest.approx(score(a, b).hd95_mm)
 
 
 def only(bundle: ModelBundle, place: int) -> ModelBundle:
@@ -125,7 +125,7 @@ def only(bundle: ModelBundle, place: int) -> ModelBundle:
 
 
 def test_all_networks_go_into_one_exported_graph(made: ModelBundle, noise: Volume, tmp_path: Path) -> None:
-    path, proof = export_folder(made, "onnx", Form(ensemble=True), tmp_path / "onnx", [noise])
+    path, proof = export_folder(made, "onnx", GraphSpec(ensemble=True), tmp_path / "onnx", [noise])
     assert proof.holds
     record = json.loads((path.parent / "export.json").read_text())
     assert len(record["weights"]) == COUNT
@@ -134,8 +134,8 @@ def test_all_networks_go_into_one_exported_graph(made: ModelBundle, noise: Volum
 def test_a_run_begins_from_the_first_of_a_kind(made: ModelBundle, layers_data: Path, tmp_path: Path) -> None:
     config = load_config(Path("pancreas"), [*CHANGES, f"data.folder={layers_data}"])
     run = Run(config, tmp_path)
-    begin_from(run, made)
-    taken = run.history[0]["begun_from"]["weights_sha256"]
+    initialize_from(run, made)
+    taken = run.history[0]["initialized_from"]["weights_sha256"]
     assert taken == {"vnet": made.manifest.files["model.safetensors"]}
 
 

@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from c3s3_seg.dataset import DataSet, Record, Splits
+from c3s3_seg.dataset import CaseRecord, DataSet, Splits
 from c3s3_seg.errors import ConfigError, InputError
 from c3s3_seg.training.config import DataConfig, load_config
 from c3s3_seg.training.data import read_splits
 from c3s3_seg.training.folds import divide, take_fold
 
 
-def record(patient: str) -> Record:
-    return Record(patient, {}, {}, {})
+def record(patient: str) -> CaseRecord:
+    return CaseRecord(patient, {}, {}, {})
 
 
 def data_set(**patients: str) -> DataSet:

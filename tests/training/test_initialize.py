@@ -8,9 +8,9 @@ import torch
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import ConfigError, InputError
 from c3s3_seg.training import checkpoint
-from c3s3_seg.training.bundles.initialize import begin_from
+from c3s3_seg.training.bundles.initialize import initialize_from
 from c3s3_seg.training.config import load_config
-from c3s3_seg.training.loggers import Silent, open_listener
+from c3s3_seg.training.loggers import Silent, open_logger
 from c3s3_seg.training.run import Run
 from c3s3_seg.training.train import train
 
@@ -18,14 +18,14 @@ from c3s3_seg.training.train import train
 @pytest.fixture(scope="module")
 def bundle(toy_config: Path, tmp_path_factory: pytest.TempPathFactory) -> ModelBundle:
     folder = tmp_path_factory.mktemp("start") / "first"
-    with open_listener(folder) as listener:
-        return train(load_config(toy_config), folder, listener)
+    with open_logger(folder) as logger:
+        return train(load_config(toy_config), folder, logger)
 
 
 def test_nets_and_averages_are_the_bundles(toy_config: Path, bundle: ModelBundle, tmp_path: Path) -> None:
     run = Run(load_config(toy_config, ["run.seed=9"]), tmp_path)
     fresh = {k: v.clone() for k, v in run.method.state_dict().items()}
-    begin_from(run, bundle)
+    initialize_from(run, bundle)
     for name, (net, _) in run.method.candidates().items():
         average = run.emas[name].net.state_dict()
         assert all(torch.equal(v, average[k]) for k, v in net.state_dict().items())
@@ -35,9 +35,9 @@ def test_nets_and_averages_are_the_bundles(toy_config: Path, bundle: ModelBundle
 
 
 def test_the_card_says_where_it_came_from(toy_config: Path, bundle: ModelBundle, tmp_path: Path) -> None:
-    with open_listener(tmp_path) as listener:
-        second = train(load_config(toy_config), tmp_path, listener, start=bundle)
-    origin = second.manifest.training["begun_from"]
+    with open_logger(tmp_path) as logger:
+        second = train(load_config(toy_config), tmp_path, logger, start=bundle)
+    origin = second.manifest.training["initialized_from"]
     before = bundle.manifest.training
     assert (origin["iterations"], origin["seconds"]) == (before["iterations"], before["seconds"])
     assert (
@@ -61,7 +61,7 @@ def test_a_bundle_that_does_not_fit(
 ) -> None:
     run = Run(load_config(toy_config, [override]), tmp_path)
     with pytest.raises(InputError, match=message):
-        begin_from(run, bundle)
+        initialize_from(run, bundle)
 
 
 def test_what_ships_may_be_blended_with_what_it_began_from(
@@ -69,7 +69,7 @@ def test_what_ships_may_be_blended_with_what_it_began_from(
 ) -> None:
     config = load_config(toy_config, ["run.blend=0.25"])
     run = Run(config, tmp_path)
-    begin_from(run, bundle)
+    initialize_from(run, bundle)
     first = {k: v.clone() for k, v in run.emas["vnet"].net.state_dict().items()}
     with torch.no_grad():
         run.emas["vnet"].net.output.weight.add_(4.0)  # type: ignore[operator]

@@ -21,7 +21,7 @@ def steps(run: Run, config: Path, count: int) -> list[dict[str, float]]:
 
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_a_restored_run_goes_on_as_if_unbroken(name: str, toy_config: Path, tmp_path: Path) -> None:
-    config = load_config(toy_config, [f"method={name}", "c3s3.warm_start=1"])
+    config = load_config(toy_config, [f"method={name}", "c3s3.warm_up=1"])
     run = Run(config, tmp_path)
     steps(run, toy_config, 2)
     run.save()
@@ -37,9 +37,7 @@ def test_a_restored_run_goes_on_as_if_unbroken(name: str, toy_config: Path, tmp_
 def test_every_optimised_parameter_moves_and_nothing_else(
     name: str, toy_config: Path, tmp_path: Path
 ) -> None:
-    run = Run(
-        load_config(toy_config, [f"method={name}", "c3s3.warm_start=0", "networks.dropout=0.0"]), tmp_path
-    )
+    run = Run(load_config(toy_config, [f"method={name}", "c3s3.warm_up=0", "networks.dropout=0.0"]), tmp_path)
     before = {key: value.clone() for key, value in run.method.named_parameters()}
     ours = {id(p) for group in run.method.optimised().values() for p in group}
     (terms,) = steps(run, toy_config, 1)
@@ -52,9 +50,7 @@ def test_every_optimised_parameter_moves_and_nothing_else(
 
 
 def test_mcf_is_c3s3_without_cosine_and_contrast(toy_config: Path, tmp_path: Path) -> None:
-    (terms,) = steps(
-        Run(load_config(toy_config, ["method=mcf", "c3s3.warm_start=0"]), tmp_path), toy_config, 1
-    )
+    (terms,) = steps(Run(load_config(toy_config, ["method=mcf", "c3s3.warm_up=0"]), tmp_path), toy_config, 1)
     assert terms["cos"] == terms["iuc"] == 0
     assert terms["loss"] == pytest.approx(terms["seg_a"] + terms["seg_b"] + terms["cp_weight"] * terms["cp"])
 

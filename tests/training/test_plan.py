@@ -12,18 +12,18 @@ import pytest
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.dataset import DataSet
 from c3s3_seg.errors import InputError
-from c3s3_seg.training.bundles.initialize import begin_from
+from c3s3_seg.training.bundles.initialize import initialize_from
 from c3s3_seg.training.config import TrainConfig, load_config
 from c3s3_seg.training.loggers import Silent
 from c3s3_seg.training.planning import budget as fit
-from c3s3_seg.training.planning.budget import Wishes
+from c3s3_seg.training.planning.budget import Constraints
 from c3s3_seg.training.planning.plan import crop, make_plan, window
-from c3s3_seg.training.planning.statistics import Facts
+from c3s3_seg.training.planning.statistics import DataStatistics
 from c3s3_seg.training.planning.timing import Timing
 from c3s3_seg.training.run import Run
 from c3s3_seg.training.train import train
 
-ATRIUM = Facts(
+ATRIUM = DataStatistics(
     modality="MR",
     labels={"left_atrium": 1},
     spacing_mm=(0.625, 0.625, 0.625),
@@ -66,11 +66,11 @@ def counted(
     return seen
 
 
-def planned(folder: Path, *overrides: str, hours: float = 1.0, **wishes: object) -> TrainConfig:
-    choices = make_plan(folder, Wishes(hours * 3600, **wishes), overrides, lambda _: None)  # type: ignore[arg-type]
-    from c3s3_seg.training.planning.builder import Draft
+def planned(folder: Path, *overrides: str, hours: float = 1.0, **constraints: object) -> TrainConfig:
+    choices = make_plan(folder, Constraints(hours * 3600, **constraints), overrides, lambda _: None)  # type: ignore[arg-type]
+    from c3s3_seg.training.planning.builder import ConfigBuilder
 
-    draft = Draft([])
+    draft = ConfigBuilder([])
     for choice in choices:
         draft.put(choice.key, choice.value, choice.reason)
     return draft.config()
@@ -88,14 +88,14 @@ def test_ct_without_unlabelled_cases(layers_data: Path, monkeypatch: pytest.Monk
     assert (config.networks.vnet_filters, config.networks.dropout) == (8, 0.0)
     assert config.run.precision == "auto"
     assert config.run.iterations == int((0.92 * 900 - 5 - 0.05 - 8 * 0.1) / 0.5)
-    assert config.c3s3.warm_start == 0
+    assert config.c3s3.warm_up == 0
 
 
 def test_mr_with_unlabelled_cases(toy_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     counted(monkeypatch, 1.0)
     config = planned(toy_data)
     assert (config.method, config.task.recipe.intensity.rule) == ("c3s3", "zscore")
-    assert config.c3s3.warm_start == config.run.iterations // 2
+    assert config.c3s3.warm_up == config.run.iterations // 2
     assert config.run.validate_every < config.run.iterations
 
 
@@ -125,20 +125,20 @@ def test_a_short_budget_takes_narrow_networks_and_then_a_coarser_grid(
 
 
 def test_planning_takes_a_tenth_of_the_budget_and_a_minute_at_most() -> None:
-    assert [Wishes(60.0 * minutes).own_s for minutes in (1, 5, 10, 600)] == [6, 30, 60, 60]
-    spent = Wishes(600.0, began_s=time.monotonic() - 50)
+    assert [Constraints(60.0 * minutes).own_s for minutes in (1, 5, 10, 600)] == [6, 30, 60, 60]
+    spent = Constraints(600.0, began_s=time.monotonic() - 50)
     assert 9 < spent.left_s <= 10
-    assert Wishes(600.0, began_s=time.monotonic() - 90).left_s == 0
+    assert Constraints(600.0, began_s=time.monotonic() - 90).left_s == 0
 
 
-def reasons(folder: Path, wishes: Wishes, *overrides: str) -> dict[str, str]:
-    return {c.key: c.reason for c in make_plan(folder, wishes, overrides, lambda _: None)}
+def reasons(folder: Path, constraints: Constraints, *overrides: str) -> dict[str, str]:
+    return {c.key: c.reason for c in make_plan(folder, constraints, overrides, lambda _: None)}
 
 
 def test_where_time_is_spent_a_plan_says_what_it_assumes(toy_data: Path) -> None:
     """Nothing is timed: the budget of planning was spent before it began."""
     began = time.monotonic()
-    why = reasons(toy_data, Wishes(3600, began_s=began - 60))
+    why = reasons(toy_data, Constraints(3600, began_s=began - 60))
     assert time.monotonic() - began < 30
     found = why["run.iterations"]
     assert "not measured in the 60 s that a plan may take, but assumed: a step takes " in found
@@ -151,7 +151,7 @@ def test_a_budget_that_is_assumed_to_be_too_small_says_what_was_assumed(toy_data
     with pytest.raises(
         InputError, match=r"allows 0 iterations; not measured .* but assumed: .*--budget \d+m"
     ):
-        make_plan(toy_data, Wishes(5), [], lambda _: None)
+        make_plan(toy_data, Constraints(5), [], lambda _: None)
 
 
 def test_the_levels_after_a_slow_one_are_taken_in_proportion(
@@ -160,7 +160,7 @@ def test_the_levels_after_a_slow_one_are_taken_in_proportion(
     monkeypatch.setattr(fit, "SMALL", 0)
     seen = counted(monkeypatch, 100.0)
     monkeypatch.setattr(fit, "WORTH_S", 1e9)  # as if the first level had taken all the time
-    why = reasons(toy_data, Wishes(3600))
+    why = reasons(toy_data, Constraints(3600))
     assert len(seen) == 1
     assert "steps take in proportion to crops and filters" in why["run.iterations"]
 
@@ -171,7 +171,7 @@ def test_the_precision_is_left_to_the_machine_that_trains(
 ) -> None:
     counted(monkeypatch, 1.0)
     assert planned(toy_data, *overrides).run.precision == expected
-    why = reasons(toy_data, Wishes(3600), *overrides)["run.precision"]
+    why = reasons(toy_data, Constraints(3600), *overrides)["run.precision"]
     assert ("on this one bfloat16: it has units" in why) is (expected == "auto")
 
 
@@ -180,7 +180,7 @@ def test_a_busy_machine_is_told(
     toy_data: Path, monkeypatch: pytest.MonkeyPatch, waited: float, said: bool
 ) -> None:
     counted(monkeypatch, seconds=0.5, waited=waited)
-    choices = make_plan(toy_data, Wishes(3600), [], lambda _: None)
+    choices = make_plan(toy_data, Constraints(3600), [], lambda _: None)
     reason = next(choice.reason for choice in choices if choice.key == "run.iterations")
     assert ("other programs had the processors for 40%" in reason) is said
 
@@ -222,9 +222,9 @@ def test_a_plan_from_a_bundle_fits_it(
     assert config.networks.vnet_filters == 2
     assert config.augment == load_config(toy_data / "toy.toml").augment
     assert config.optimiser.lr < load_config(toy_data / "toy.toml").optimiser.lr
-    assert (config.run.keep, config.c3s3.warm_start) == ("best", 0)
+    assert (config.run.keep, config.c3s3.warm_up) == ("best", 0)
     assert len(seen) == 1
-    begin_from(Run(config, tmp_path), toy_bundle)
+    initialize_from(Run(config, tmp_path), toy_bundle)
 
 
 def test_a_network_from_chance_warms_up(
@@ -233,7 +233,7 @@ def test_a_network_from_chance_warms_up(
     counted(monkeypatch, 1.0)
     single = replace(toy_bundle, manifest=replace(toy_bundle.manifest, networks=toy_bundle.networks[:1]))
     config = planned(toy_data, start=single)
-    assert config.c3s3.warm_start == config.run.iterations // 2
+    assert config.c3s3.warm_up == config.run.iterations // 2
 
 
 def test_a_bundle_for_something_else_is_refused(
@@ -243,23 +243,23 @@ def test_a_bundle_for_something_else_is_refused(
         planned(layers_data, start=toy_bundle)
     data = DataSet.load(toy_data)
     other = replace(data, modality="CT")
-    from c3s3_seg.training.planning.builder import Draft
+    from c3s3_seg.training.planning.builder import ConfigBuilder
     from c3s3_seg.training.planning.from_bundle import from_bundle
 
     with pytest.raises(InputError, match="the modality is CT, the bundle's MR"):
-        from_bundle(Draft([]), other, data.splits, toy_bundle)
+        from_bundle(ConfigBuilder([]), other, data.splits, toy_bundle)
 
 
 def test_one_network_and_no_unlabelled_cases(toy_data: Path, toy_bundle: ModelBundle) -> None:
-    from c3s3_seg.training.planning.builder import Draft
+    from c3s3_seg.training.planning.builder import ConfigBuilder
     from c3s3_seg.training.planning.from_bundle import from_bundle
 
     data = DataSet.load(toy_data)
-    (partner,) = toy_bundle.networks[1:]
-    single = replace(toy_bundle, manifest=replace(toy_bundle.manifest, networks=(partner,)))
-    draft = Draft([])
+    (secondary,) = toy_bundle.networks[1:]
+    single = replace(toy_bundle, manifest=replace(toy_bundle.manifest, networks=(secondary,)))
+    draft = ConfigBuilder([])
     from_bundle(draft, data, replace(data.splits, unlabelled=()), single)
-    assert (draft["method"], draft["networks.supervised"]) == ("supervised", partner.architecture)
+    assert (draft["method"], draft["networks.supervised"]) == ("supervised", secondary.architecture)
     reasons = {choice.key: choice.reason for choice in draft.choices()}
     assert sum("begins from chance" in reason for reason in reasons.values()) == 1
 
@@ -332,11 +332,11 @@ def test_the_verb_writes_what_train_takes(toy_data: Path, tmp_path: Path) -> Non
     words += ["--set", "run.iterations=3", "--set", "run.precision=float32"]
     answer = cli(*words)
     assert answer.returncode == 0, answer.stderr
-    for part in ("task.patch", "run.iterations", "grey values of MR have no unit", "c3s3-seg train"):
+    for part in ("task.patch", "run.iterations", "intensities of MR have no unit", "c3s3-seg train"):
         assert part in answer.stdout
     config = load_config(plan)
     assert config.run.iterations == 3
-    assert config.c3s3.warm_start == 1
+    assert config.c3s3.warm_up == 1
     assert train(config, tmp_path / "run", Silent()).manifest.training["iterations"] == 3
     again = cli(*words)
     assert again.returncode == 2

@@ -44,7 +44,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, dice: dict[str, list[float]]) -> N
     monkeypatch.setattr(run, "validate", say)
 
 
-CHANGES = ["run.validate_every=1", "run.checkpoint_every=2", "c3s3.warm_start=1"]
+CHANGES = ["run.validate_every=1", "run.checkpoint_every=2", "c3s3.warm_up=1"]
 
 
 def records(bundle: ModelBundle, key: str) -> dict[str, tuple[int, float]]:
@@ -89,7 +89,7 @@ def until(toy_config: Path, iteration: int) -> Run:
 def test_a_run_ends_when_its_patience_does(
     toy_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    changes = [*CHANGES, "run.patience=2", "c3s3.warm_start=3"]
+    changes = [*CHANGES, "run.patience=2", "c3s3.warm_up=3"]
     scripted(monkeypatch, {"vnet": [0.5, 0.4, 0.4, 0.4, 0.4, 0.4], "resvnet": [0.1] * 6})
     bundle = train(load_config(toy_config, changes), tmp_path, Silent())
     # 1 to 3 are the warm start, which is not counted; 4 and 5 bring nothing.
@@ -118,7 +118,7 @@ def test_a_resumed_run_knows_what_was_best(toy_config: Path, tmp_path: Path) -> 
     assert checkpoint.read(tmp_path / "broken").iteration == 4
     resumed = train(load_config(toy_config, changes), tmp_path / "broken", Silent(), resume=True)
     assert resumed.manifest.training["validation_kept"] == whole.manifest.training["validation_kept"]
-    for name in ("model.safetensors", "partner.safetensors"):
+    for name in ("model.safetensors", "secondary.safetensors"):
         assert resumed.manifest.files[name] == whole.manifest.files[name]
 
 

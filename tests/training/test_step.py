@@ -18,7 +18,7 @@ from c3s3_seg.training.step import Outputs, c3s3_loss
 def method(config: Path, *changes: str) -> tuple[C3S3, Batch]:
     """C3S3 without dropout, and a batch of one labelled and one unlabelled crop."""
     settings = load_config(
-        config, ["c3s3.warm_start=0", "networks.dropout=0.0", "run.labelled_batch=1", *changes]
+        config, ["c3s3.warm_up=0", "networks.dropout=0.0", "run.labelled_batch=1", *changes]
     )
     torch.manual_seed(0)
     net = C3S3(settings).train()

@@ -16,7 +16,7 @@ STUDY = """
 base = "{config}"
 seeds = [1, 2]
 reference = "C3S3"
-set = ["run.iterations=2", "c3s3.warm_start=1"]
+set = ["run.iterations=2", "c3s3.warm_up=1"]
 [[entries]]
 name = "supervised VNet"
 set = ["method=supervised"]

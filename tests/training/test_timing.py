@@ -75,10 +75,10 @@ def test_what_is_no_time(text: str) -> None:
 def test_steps_that_take_too_long_are_ended_and_assumed(toy_config: Path) -> None:
     """The networks are far too wide for the time."""
     wide = ["networks.vnet_filters=64", "networks.resvnet_filters=64", "task.patch=[96, 96, 96]"]
-    config = load_config(toy_config, [*wide, "run.iterations=100", "c3s3.warm_start=8"])
+    config = load_config(toy_config, [*wide, "run.iterations=100", "c3s3.warm_up=8"])
     told: list[str] = []
     began = time.monotonic()
-    found = time_steps(config, limit_s=4.0, tell=told.append)
+    found = time_steps(config, limit_s=4.0, report=told.append)
     assert time.monotonic() - began < 30
     assert found.guessed
     assert found.assumed[0].startswith("a step takes ")
@@ -88,7 +88,7 @@ def test_steps_that_take_too_long_are_ended_and_assumed(toy_config: Path) -> Non
 
 
 def test_without_time_all_is_assumed_and_no_process_started(toy_config: Path) -> None:
-    config = load_config(toy_config, ["c3s3.warm_start=3"])
+    config = load_config(toy_config, ["c3s3.warm_up=3"])
     began = time.monotonic()
     found = time_steps(config, limit_s=0.5)
     assert time.monotonic() - began < 0.5
@@ -106,7 +106,7 @@ def pieces(config: TrainConfig, *said: tuple[str, object]) -> Timing:
 
 
 def test_what_is_known_is_taken_and_the_rest_follows_from_it(toy_config: Path) -> None:
-    config = load_config(toy_config, ["c3s3.warm_start=3"])
+    config = load_config(toy_config, ["c3s3.warm_up=3"])
     begun = [("loaded", None), ("load_s", 0.2), ("case_bytes", 100), ("voxels", 4 * 32**3)]
     begun += [("precision", Precision("bfloat16", "it has units")), ("warm_s", 3.0), ("peak_bytes", 1e9)]
     first = pieces(config, *begun)
@@ -138,7 +138,7 @@ def test_a_process_that_dies_needs_more_memory_than_there_is(toy_config: Path) -
 
 
 def test_steps_are_real(toy_config: Path, two_nets: ModelBundle) -> None:
-    found = time_steps(load_config(toy_config, ["run.iterations=100", "c3s3.warm_start=8"]))
+    found = time_steps(load_config(toy_config, ["run.iterations=100", "c3s3.warm_up=8"]))
     for seconds in (found.warm_s, found.full_s, found.validate_s, found.load_s):
         assert 0 < seconds < inf
     assert found.case_bytes >= 2 * 4 * 27 * 26 * 27  # of an unlabelled case, and half as much again

@@ -43,7 +43,7 @@ def test_shipped_configurations_are_valid(path: Path) -> None:
         ("run.iteration=5", "no key 'run.iteration'.*Allowed here: iterations, labelled_batch"),
         ("c3s3.alpha=1.5", "c3s3.alpha = 1.5"),
         ("task.patch=[30, 32, 32]", "multiples of 16"),
-        ("c3s3.warm_start=8", "less than run.iterations = 8"),
+        ("c3s3.warm_up=8", "less than run.iterations = 8"),
         ("augment.scale=[1.2, 0.8]", "smaller number first"),
         ("iterations", "wanted key=value"),
         ("method.name=c3s3", "'method' is a value, not a table"),
@@ -289,7 +289,7 @@ def test_killed_and_resumed_is_bit_for_bit_unbroken(toy_config: Path, tmp_path: 
         assert process.returncode == 0, text
     one, two = (ModelBundle.load(folder / "bundle") for folder in (whole, broken))
     assert one.manifest.files["model.safetensors"] == two.manifest.files["model.safetensors"]
-    assert one.manifest.files["partner.safetensors"] == two.manifest.files["partner.safetensors"]
+    assert one.manifest.files["secondary.safetensors"] == two.manifest.files["secondary.safetensors"]
     assert checkpoint.read(whole).history == checkpoint.read(broken).history
     assert list((broken / "events").glob("events.out.tfevents.*"))
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from c3s3_seg.bundle.preprocessing import grey_fault
+from c3s3_seg.bundle.preprocessing import intensity_defect
 from c3s3_seg.dataset.index import INDEX
 from c3s3_seg.errors import InputError
 from c3s3_seg.geometry.volume import Array, Volume
@@ -19,7 +19,7 @@ from c3s3_seg.io.scan_like import scan_words
 
 
 @dataclass(frozen=True)
-class Fault:
+class CaseDefect:
     """An error of a case: which check found it, what was found, what was wanted, what to do."""
 
     check: str
@@ -28,19 +28,21 @@ class Fault:
     todo: str
 
 
-def scan_fault(scan: Volume) -> Fault | None:
+def scan_defect(scan: Volume) -> CaseDefect | None:
     """What is wrong with a scan that could be read; None if nothing is."""
-    fault = grey_fault(scan.array)
-    if fault:
+    defect = intensity_defect(scan.array)
+    if defect:
         todo = "Export it with the values that it is meant to have, or leave the case out"
-        return Fault("grey-range", fault, "grey values that float32 holds", todo)
+        return CaseDefect("grey-range", defect, "intensities that float32 holds", todo)
     if scan.array.max() > scan.array.min():
         return None
     value = f"all voxels are {scan.array.flat[0]:g}"
-    return Fault("constant", value, "a scan with something to see", "Export it again, or leave the case out")
+    return CaseDefect(
+        "constant", value, "a scan with something to see", "Export it again, or leave the case out"
+    )
 
 
-def mask_fault(mask: Volume, labels: Mapping[str, int], *, required: bool = True) -> Fault | None:
+def mask_defect(mask: Volume, labels: Mapping[str, int], *, required: bool = True) -> CaseDefect | None:
     """What is wrong with a mask that could be read; None if nothing is.
 
     Parameters
@@ -55,11 +57,11 @@ def mask_fault(mask: Volume, labels: Mapping[str, int], *, required: bool = True
     words = scan_words(mask.array)
     if words is not None:
         todo = "Put its mask in the place of this file"
-        return Fault("mask-values", words, "a mask", todo)
+        return CaseDefect("mask-values", words, "a mask", todo)
     there = values_in(mask.array)
     if required and not there:
         todo = f'Draw the mask, list the case as unlabelled, or set "empty_masks": true in {INDEX}'
-        return Fault("mask-empty", "the mask is empty", "at least one label in it", todo)
+        return CaseDefect("mask-empty", "the mask is empty", "at least one label in it", todo)
     unknown = [value for value in there if value not in labels.values()] if labels else []
     if not unknown:
         return None
@@ -68,10 +70,10 @@ def mask_fault(mask: Volume, labels: Mapping[str, int], *, required: bool = True
     if unknown == [255] == there and len(labels) == 1:
         todo = f"It looks like a mask of 0 and 255: write {next(iter(labels.values()))} for 255"
     known = ", ".join(f"{value} ({name})" for name, value in labels.items())
-    return Fault("mask-values", found, f"0 and {known}", todo)
+    return CaseDefect("mask-values", found, f"0 and {known}", todo)
 
 
-def refuse_faults(
+def refuse_defects(
     scan: Volume, mask: Volume | None, labels: Mapping[str, int], *, required: bool = True
 ) -> None:
     """Raise what makes a case unfit to learn from.
@@ -83,18 +85,18 @@ def refuse_faults(
     mask
         Its mask, where it has to have one.
     labels, required
-        As for `mask_fault`.
+        As for `mask_defect`.
 
     Raises
     ------
     InputError
         Naming the file, if the scan is constant, or the mask is empty or holds other values.
     """
-    fault, path = scan_fault(scan), scan.source.path
-    if fault is None and mask is not None:
-        fault, path = mask_fault(mask, labels, required=required), mask.source.path
-    if fault is not None:
-        raise InputError(f"{fault.found}; wanted {fault.wanted}", where=path, todo=fault.todo)
+    defect, path = scan_defect(scan), scan.source.path
+    if defect is None and mask is not None:
+        defect, path = mask_defect(mask, labels, required=required), mask.source.path
+    if defect is not None:
+        raise InputError(f"{defect.found}; wanted {defect.wanted}", where=path, todo=defect.todo)
 
 
 def values_in(mask: Array) -> list[int]:

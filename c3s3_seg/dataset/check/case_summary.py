@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from c3s3_seg.bundle.domain import Floats, grey_quantiles
+from c3s3_seg.bundle.domain import Floats, intensity_quantiles
 from c3s3_seg.bundle.preprocessing import orient
-from c3s3_seg.dataset.check.case_faults import Fault, mask_fault, scan_fault
-from c3s3_seg.dataset.check.mask_statistics import MaskFacts, measure_mask
-from c3s3_seg.dataset.check.thumbnail import Thumb, make_thumb
+from c3s3_seg.dataset.check.case_faults import CaseDefect, mask_defect, scan_defect
+from c3s3_seg.dataset.check.mask_statistics import MaskStatistics, measure_mask
+from c3s3_seg.dataset.check.thumbnail import Thumbnail, make_thumbnail
 from c3s3_seg.errors import C3S3Error
 from c3s3_seg.geometry.volume import Volume, narrow
 from c3s3_seg.io import load, load_mask
@@ -24,7 +24,7 @@ GRID_TOL_MM = 1e-2  # as everywhere, see Geometry.matches
 
 
 @dataclass(frozen=True)
-class Work:
+class SummaryJob:
     """One case to be looked at.
 
     Parameters
@@ -51,7 +51,7 @@ class Work:
 
 
 @dataclass(frozen=True, eq=False)
-class Facts:
+class CaseSummary:
     """What a case is compared with others by.
 
     Parameters
@@ -62,13 +62,13 @@ class Facts:
         Where the file's axes run, as `LPS`.
     voxels
         Hash of the voxels along the patient's axes: the same for the same scan in another format.
-    greys, scaled_greys
+    intensities, scaled_intensities
         Quantiles, see `domain`.
     at_top
         Share of the voxels that have the largest value.
     few_values
         Whether the image holds so few different values that it may be a mask.
-    thumb
+    thumbnail
         The small copy.
     mask
         Of the mask, where there is one that can be used.
@@ -78,44 +78,44 @@ class Facts:
     shape: tuple[int, ...]
     axes: str
     voxels: str
-    greys: Floats
-    scaled_greys: Floats
+    intensities: Floats
+    scaled_intensities: Floats
     at_top: float
     few_values: bool
-    thumb: Thumb
-    mask: MaskFacts | None
+    thumbnail: Thumbnail
+    mask: MaskStatistics | None
 
 
 @dataclass(frozen=True, eq=False)
-class Examined:
+class CheckedCase:
     """A case that was looked at: its findings, and its facts where it could be read."""
 
     name: str
     kind: str
     findings: tuple[Finding, ...]
-    facts: Facts | None = None
+    facts: CaseSummary | None = None
 
     @property
-    def mask(self) -> MaskFacts | None:
+    def mask(self) -> MaskStatistics | None:
         """Of its mask, if there is a good one."""
         return self.facts.mask if self.facts else None
 
 
-def look(work: Work) -> Examined:
+def look(work: SummaryJob) -> CheckedCase:
     """Read a case and look at it; whatever is wrong is a finding, never an error."""
     findings = _changed(work)
     try:
         scan = load(work.scan)
     except Exception as error:
-        return Examined(work.name, work.kind, (*findings, _unreadable(work, work.scan, error)))
-    fault = scan_fault(scan)
-    if fault:
-        return Examined(work.name, work.kind, (*findings, _finding(work, fault)))
+        return CheckedCase(work.name, work.kind, (*findings, _unreadable(work, work.scan, error)))
+    defect = scan_defect(scan)
+    if defect:
+        return CheckedCase(work.name, work.kind, (*findings, _finding(work, defect)))
     mask, wrong = _mask(work, scan)
-    return Examined(work.name, work.kind, (*findings, *wrong), _facts(scan, mask, work.labels))
+    return CheckedCase(work.name, work.kind, (*findings, *wrong), _facts(scan, mask, work.labels))
 
 
-def _mask(work: Work, scan: Volume) -> tuple[Volume | None, list[Finding]]:
+def _mask(work: SummaryJob, scan: Volume) -> tuple[Volume | None, list[Finding]]:
     """The mask if it can be used, and what is wrong with it; of an unlabelled case that is no error."""
     if work.mask is None:
         return None, []
@@ -125,40 +125,42 @@ def _mask(work: Work, scan: Volume) -> tuple[Volume | None, list[Finding]]:
         return None, [_spared(work, _unreadable(work, work.mask, error))]
     if not mask.geometry.matches(scan.geometry, GRID_TOL_MM):
         found = f"the mask has {mask.geometry}; its image {scan.geometry}"
-        fault = Fault("other-grid", found, "one grid", "Resample the mask to the image that it was drawn on")
-        return None, [_spared(work, _finding(work, fault))]
-    wrong = mask_fault(mask, work.labels, required=work.kind == "labelled" and not work.empty)
+        defect = CaseDefect(
+            "other-grid", found, "one grid", "Resample the mask to the image that it was drawn on"
+        )
+        return None, [_spared(work, _finding(work, defect))]
+    wrong = mask_defect(mask, work.labels, required=work.kind == "labelled" and not work.empty)
     if wrong is None:
         return scan.geometry.volume(mask.array, mask.source), []
     return None, [_spared(work, replace(_finding(work, wrong), shown=(work.name,)))]
 
 
-def _facts(scan: Volume, mask: Volume | None, labels: Mapping[str, int]) -> Facts:
+def _facts(scan: Volume, mask: Volume | None, labels: Mapping[str, int]) -> CaseSummary:
     axes = list(scan.geometry.patient_axes[0])
     turned = np.ascontiguousarray(orient(narrow(scan.array), scan.geometry))
     few = np.unique(scan.array.ravel()[:: max(1, scan.array.size // 50_000)])
-    return Facts(
+    return CaseSummary(
         spacing_mm=scan.geometry.spacing_mm[axes],
         shape=tuple(scan.geometry.shape[axis] for axis in axes),
         axes=scan.geometry.letters,
         voxels=hashlib.sha256(repr(turned.shape).encode() + turned.tobytes()).hexdigest(),
-        greys=_quantiles(scan, absolute=True),
-        scaled_greys=_quantiles(scan, absolute=False),
+        intensities=_quantiles(scan, absolute=True),
+        scaled_intensities=_quantiles(scan, absolute=False),
         at_top=float((scan.array == scan.array.max()).mean()),
         few_values=len(few) <= FEW_VALUES,
-        thumb=make_thumb(scan, mask),
+        thumbnail=make_thumbnail(scan, mask),
         mask=measure_mask(mask, labels) if mask is not None else None,
     )
 
 
 def _quantiles(scan: Volume, *, absolute: bool) -> Floats:
     try:
-        return grey_quantiles(scan, "absolute" if absolute else "scaled")
+        return intensity_quantiles(scan, "absolute" if absolute else "scaled")
     except C3S3Error:  # almost all voxels are alike; then the scan is far from the others
         return np.zeros(19)
 
 
-def _changed(work: Work) -> list[Finding]:
+def _changed(work: SummaryJob) -> list[Finding]:
     """Files that are no longer those that the record knows."""
     files = {"image": work.scan, "label": work.mask}
     changed = []
@@ -179,7 +181,7 @@ def _hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _unreadable(work: Work, path: Path, error: Exception) -> Finding:
+def _unreadable(work: SummaryJob, path: Path, error: Exception) -> Finding:
     known = isinstance(error, C3S3Error)
     what = error.what if isinstance(error, C3S3Error) else f"{type(error).__name__}: {error}"
     todo = (error.todo if isinstance(error, C3S3Error) else None) or "Export it again, or leave the case out"
@@ -187,11 +189,11 @@ def _unreadable(work: Work, path: Path, error: Exception) -> Finding:
     return Finding("error", "unreadable", (work.name,), found, "a whole file" if known else "", todo)
 
 
-def _finding(work: Work, fault: Fault) -> Finding:
-    return Finding("error", fault.check, (work.name,), fault.found, fault.wanted, fault.todo)
+def _finding(work: SummaryJob, defect: CaseDefect) -> Finding:
+    return Finding("error", defect.check, (work.name,), defect.found, defect.wanted, defect.todo)
 
 
-def _spared(work: Work, finding: Finding) -> Finding:
+def _spared(work: SummaryJob, finding: Finding) -> Finding:
     if work.kind != "unlabelled":
         return finding
     todo = f"{finding.todo}; it is not used as long as the case is unlabelled"

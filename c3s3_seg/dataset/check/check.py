@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from c3s3_seg.dataset.check.case_summary import Examined, Work, look
+from c3s3_seg.dataset.check.case_summary import CheckedCase, SummaryJob, look
 from c3s3_seg.dataset.check.duplicates import duplicates, same_scans, same_voxels
-from c3s3_seg.dataset.check.index_checks import check_listing, kinds
+from c3s3_seg.dataset.check.index_checks import check_files, kinds
 from c3s3_seg.dataset.check.mask_alignment import fits, ill_fitting
-from c3s3_seg.dataset.check.orientation import likeness, turned_cases
+from c3s3_seg.dataset.check.orientation import likeness, misoriented_cases
 from c3s3_seg.dataset.check.outliers import odd_ones
 from c3s3_seg.dataset.index import DataSet
 from c3s3_seg.report.findings import Finding, by_severity
@@ -22,7 +22,7 @@ Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, eq=False)
-class Examination:
+class DataSetCheck:
     """What was found in a data set.
 
     Parameters
@@ -37,7 +37,7 @@ class Examination:
 
     data: DataSet
     findings: tuple[Finding, ...]
-    cases: tuple[Examined, ...]
+    cases: tuple[CheckedCase, ...]
 
     @property
     def has_errors(self) -> bool:
@@ -45,7 +45,7 @@ class Examination:
         return any(finding.severity == "error" for finding in self.findings)
 
 
-def examine(folder: Path, *, workers: int = 1, progress: Progress | None = None) -> Examination:
+def check_data_set(folder: Path, *, workers: int = 1, progress: Progress | None = None) -> DataSetCheck:
     """Examine a data set.
 
     Parameters
@@ -63,9 +63,9 @@ def examine(folder: Path, *, workers: int = 1, progress: Progress | None = None)
         If there is no index, or it cannot be understood.
     """
     data = DataSet.load(folder)
-    listed = check_listing(data)
+    listed = check_files(data)
     work = _work(data)
-    cases: dict[int, Examined] = {}
+    cases: dict[int, CheckedCase] = {}
     for number, answer in each(look, work, workers):
         cases[number] = _died(work[number], answer) if isinstance(answer, Died) else answer
         if progress:
@@ -73,10 +73,10 @@ def examine(folder: Path, *, workers: int = 1, progress: Progress | None = None)
     looked = tuple(cases[number] for number in range(len(work)))
     alone = [finding for case in looked for finding in case.findings]
     findings = by_severity([*listed, *alone, *_together(looked, data)])
-    return Examination(data, tuple(findings), looked)
+    return DataSetCheck(data, tuple(findings), looked)
 
 
-def _work(data: DataSet) -> list[Work]:
+def _work(data: DataSet) -> list[SummaryJob]:
     """The cases whose scan is there; a file that is not is found in the listing."""
     work = []
     for name, kind in kinds(data.splits).items():
@@ -86,20 +86,20 @@ def _work(data: DataSet) -> list[Work]:
         mask = masks[0] if len(masks) == 1 else None
         record = data.records.get(name)
         hashes = record.sha256 if record else {}
-        work.append(Work(name, kind, scans[0], mask, dict(data.labels), hashes, data.empty_masks))
+        work.append(SummaryJob(name, kind, scans[0], mask, dict(data.labels), hashes, data.empty_masks))
     return work
 
 
-def _together(cases: tuple[Examined, ...], data: DataSet) -> list[Finding]:
+def _together(cases: tuple[CheckedCase, ...], data: DataSet) -> list[Finding]:
     """What only shows when cases are compared."""
     facts = {case.name: case.facts for case in cases if case.facts is not None}
-    thumbs = {name: one.thumb for name, one in facts.items() if not one.few_values}
-    strange = turned_cases(likeness(thumbs))
+    thumbnails = {name: one.thumbnail for name, one in facts.items() if not one.few_values}
+    strange = misoriented_cases(likeness(thumbnails))
     said = {finding.cases[0] for finding in strange}
     exact = same_voxels({name: one.voxels for name, one in facts.items()})
-    pairs = [*exact, *same_scans(thumbs, exact)]
-    ill = ill_fitting(fits(thumbs), said)
-    odd = [f for f in odd_ones(cases, data.modality) if not (f.check == "greys" and f.cases[0] in said)]
+    pairs = [*exact, *same_scans(thumbnails, exact)]
+    ill = ill_fitting(fits(thumbnails), said)
+    odd = [f for f in odd_ones(cases, data.modality) if not (f.check == "intensities" and f.cases[0] in said)]
     headers = _headers({name: one.axes for name, one in facts.items()})
     return [*odd, *strange, *ill, *headers, *duplicates(pairs, kinds(data.splits))]
 
@@ -117,8 +117,8 @@ def _headers(axes: dict[str, str]) -> list[Finding]:
     ]
 
 
-def _died(work: Work, answer: Died) -> Examined:
+def _died(work: SummaryJob, answer: Died) -> CheckedCase:
     found = f"{work.scan.parent.name}/{work.scan.name}: {answer.reason}"
     todo = "Look at the file alone with c3s3-seg inspect"
     finding = Finding("error", "unreadable", (work.name,), found, "a whole file", todo)
-    return Examined(work.name, work.kind, (finding,))
+    return CheckedCase(work.name, work.kind, (finding,))

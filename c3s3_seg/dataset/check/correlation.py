@@ -11,10 +11,10 @@ from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float32]
 Bools = NDArray[np.bool_]
-Turn = tuple[tuple[int, int, int], tuple[bool, bool, bool]]
+AxisPermutation = tuple[tuple[int, int, int], tuple[bool, bool, bool]]
 
 # The 48 ways in which a volume's axes can be confused: an order, and which of them run backwards.
-TURNS: tuple[Turn, ...] = tuple(
+TURNS: tuple[AxisPermutation, ...] = tuple(
     ((order[0], order[1], order[2]), (flips[0], flips[1], flips[2]))
     for order in permutations(range(3))
     for flips in product((False, True), repeat=3)
@@ -25,17 +25,17 @@ TINY = 1e-9
 
 @dataclass(frozen=True, eq=False)
 class Cube:
-    """Grey values (n, n, n) float32, and where they are known."""
+    """Intensities (n, n, n) float32, and where they are known."""
 
     values: Floats
     inside: Bools
 
-    def turned(self, turn: Turn) -> Cube:
+    def turned(self, turn: AxisPermutation) -> Cube:
         """The same with its axes in another order and direction."""
         return Cube(turned(self.values, turn), turned(self.inside, turn))
 
 
-def turned(array: NDArray[Any], turn: Turn) -> NDArray[Any]:
+def turned(array: NDArray[Any], turn: AxisPermutation) -> NDArray[Any]:
     """An array (x, y, z) with its axes in another order and direction: a view."""
     order, flips = turn
     return np.flip(array.transpose(order), tuple(axis for axis in range(3) if flips[axis]))

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from c3s3_seg.dataset.check.correlation import TINY, correlation, cube
-from c3s3_seg.dataset.check.thumbnail import Thumb
+from c3s3_seg.dataset.check.thumbnail import Thumbnail
 from c3s3_seg.report.findings import Finding, Severity
 
 Doubles = NDArray[np.float64]
@@ -28,7 +28,7 @@ SAME = 0.95
 
 
 @dataclass(frozen=True)
-class Pair:
+class CasePair:
     """Two cases with the same scan, and how alike they are: 1 to the voxel."""
 
     first: str
@@ -37,21 +37,23 @@ class Pair:
     exact: bool
 
 
-def same_voxels(hashes: Mapping[str, str]) -> list[Pair]:
+def same_voxels(hashes: Mapping[str, str]) -> list[CasePair]:
     """Pairs of cases whose voxels have the same hash."""
     alike: dict[str, list[str]] = {}
     for name, digest in hashes.items():
         alike.setdefault(digest, []).append(name)
-    return [Pair(a, b, 1.0, True) for names in alike.values() for a, b in combinations(names, 2)]
+    return [CasePair(a, b, 1.0, True) for names in alike.values() for a, b in combinations(names, 2)]
 
 
-def same_scans(thumbs: Mapping[str, Thumb], known: Sequence[Pair] = ()) -> list[Pair]:
+def same_scans(thumbnails: Mapping[str, Thumbnail], known: Sequence[CasePair] = ()) -> list[CasePair]:
     """Pairs of cases that show the same scan, but for those that are known."""
-    names, done = list(thumbs), {frozenset((pair.first, pair.second)) for pair in known}
+    names, done = list(thumbnails), {frozenset((pair.first, pair.second)) for pair in known}
     if len(names) < 2:
         return []
-    side_mm = float(np.prod(np.median([thumb.fov_mm for thumb in thumbs.values()], axis=0)) ** (1 / 3))
-    every = list(thumbs.values())
+    side_mm = float(
+        np.prod(np.median([thumbnail.fov_mm for thumbnail in thumbnails.values()], axis=0)) ** (1 / 3)
+    )
+    every = list(thumbnails.values())
     fine: dict[int, _Fine] = {}
     pairs = []
     for (i, j), start_mm in _candidates(every, side_mm / ACROSS).items():
@@ -61,11 +63,11 @@ def same_scans(thumbs: Mapping[str, Thumb], known: Sequence[Pair] = ()) -> list[
             fine[n] = _Fine(every[n], side_mm / FINE)
         found = _likeness(fine[i], fine[j], start_mm)
         if found > SAME:
-            pairs.append(Pair(names[i], names[j], found, False))
+            pairs.append(CasePair(names[i], names[j], found, False))
     return pairs
 
 
-def duplicates(pairs: Sequence[Pair], kinds: Mapping[str, str]) -> list[Finding]:
+def duplicates(pairs: Sequence[CasePair], kinds: Mapping[str, str]) -> list[Finding]:
     """A finding for each pair; it is serious where one is learnt from and the other judged by.
 
     Parameters
@@ -78,7 +80,7 @@ def duplicates(pairs: Sequence[Pair], kinds: Mapping[str, str]) -> list[Finding]
     return [_finding(pair, kinds[pair.first], kinds[pair.second]) for pair in pairs]
 
 
-def _finding(pair: Pair, first: str, second: str) -> Finding:
+def _finding(pair: CasePair, first: str, second: str) -> Finding:
     how = "the same voxels" if pair.exact else f"the same scan (likeness {pair.likeness:.2f})"
     # Twice among those that are learnt from is double weight, no more.
     severity: Severity = "info"
@@ -99,16 +101,16 @@ def _finding(pair: Pair, first: str, second: str) -> Finding:
     )
 
 
-def _candidates(thumbs: list[Thumb], step_mm: float) -> dict[tuple[int, int], Doubles]:
+def _candidates(thumbnails: list[Thumbnail], step_mm: float) -> dict[tuple[int, int], Doubles]:
     """The pairs that look most alike from afar, and by how many mm the first has to be moved."""
     from scipy import fft
 
     size, near = SIZE + 2 * REACH - 2, np.r_[0 : REACH + 1, SIZE + REACH - 2 : SIZE + 2 * REACH - 2]
-    spectra = fft.rfftn(np.stack([_coarse(t, step_mm) for t in thumbs]), (size,) * 3, axes=(1, 2, 3))
+    spectra = fft.rfftn(np.stack([_coarse(t, step_mm) for t in thumbnails]), (size,) * 3, axes=(1, 2, 3))
     found: dict[tuple[int, int], Doubles] = {}
     for i, own in enumerate(spectra):
         moves = fft.irfftn(np.conj(own) * spectra, (size,) * 3, axes=(1, 2, 3))
-        moves = moves[:, near][:, :, near][:, :, :, near].reshape(len(thumbs), -1)
+        moves = moves[:, near][:, :, near][:, :, :, near].reshape(len(thumbnails), -1)
         likeness = moves.max(axis=1)
         likeness[i] = -1
         for j in np.argsort(likeness)[-NEAREST:].tolist():
@@ -120,9 +122,9 @@ def _candidates(thumbs: list[Thumb], step_mm: float) -> dict[tuple[int, int], Do
     return found
 
 
-def _coarse(thumb: Thumb, step_mm: float) -> NDArray[np.float32]:
-    middle = (np.array(thumb.grey.shape) - 1) / 2
-    found = cube(thumb.blurred(0.5 * step_mm), thumb.spacing_mm, middle, step_mm, SIZE)
+def _coarse(thumbnail: Thumbnail, step_mm: float) -> NDArray[np.float32]:
+    middle = (np.array(thumbnail.grey.shape) - 1) / 2
+    found = cube(thumbnail.blurred(0.5 * step_mm), thumbnail.spacing_mm, middle, step_mm, SIZE)
     values = np.where(found.inside, found.values - found.values[found.inside].mean(), 0)
     return np.asarray(values / (np.linalg.norm(values) + TINY), dtype=np.float32)
 
@@ -130,19 +132,19 @@ def _coarse(thumb: Thumb, step_mm: float) -> NDArray[np.float32]:
 class _Fine:
     """A small copy without its coarse structure, and the points at which others are compared with it."""
 
-    def __init__(self, thumb: Thumb, step_mm: float) -> None:
-        self.step_mm, self.thumb = step_mm, thumb
-        self.band = thumb.blurred(0.5 * step_mm) - thumb.blurred((0.25 + BAND**2) ** 0.5 * step_mm)
+    def __init__(self, thumbnail: Thumbnail, step_mm: float) -> None:
+        self.step_mm, self.thumbnail = step_mm, thumbnail
+        self.band = thumbnail.blurred(0.5 * step_mm) - thumbnail.blurred((0.25 + BAND**2) ** 0.5 * step_mm)
         every = self.points_mm()
         # A fixed choice: the same data give the same answer.
         self.some = every[:, np.random.default_rng(0).permutation(every.shape[1])[:SOME]]
 
     def points_mm(self) -> Doubles:
         """(3, n) from its middle; of a scan far larger than the others they lie less densely."""
-        step_mm = max(self.step_mm, float(np.prod(self.thumb.fov_mm) ** (1 / 3)) / (2 * FINE))
+        step_mm = max(self.step_mm, float(np.prod(self.thumbnail.fov_mm) ** (1 / 3)) / (2 * FINE))
         sides = [
             (np.arange(n) - (n - 1) / 2) * step_mm
-            for n in np.ceil(self.thumb.fov_mm / step_mm).astype(int).tolist()
+            for n in np.ceil(self.thumbnail.fov_mm / step_mm).astype(int).tolist()
         ]
         return np.stack(np.meshgrid(*sides, indexing="ij")).reshape(3, -1)
 
@@ -156,7 +158,7 @@ class _Fine:
 
     def _places(self, points_mm: Doubles) -> Doubles:
         middle = (np.array(self.band.shape)[:, None] - 1) / 2
-        return np.asarray(points_mm / self.thumb.spacing_mm[:, None] + middle, dtype=np.float64)
+        return np.asarray(points_mm / self.thumbnail.spacing_mm[:, None] + middle, dtype=np.float64)
 
     def _read(self, places: Doubles) -> NDArray[np.float32]:
         from scipy import ndimage
@@ -168,7 +170,7 @@ def _likeness(a: _Fine, b: _Fine, start_mm: Doubles) -> float:
     """Correlation of the fine structure, the larger one moved to where it fits the smaller best."""
     from scipy.optimize import minimize
 
-    if np.prod(a.thumb.fov_mm) < np.prod(b.thumb.fov_mm):
+    if np.prod(a.thumbnail.fov_mm) < np.prod(b.thumbnail.fov_mm):
         a, b, start_mm = b, a, -start_mm
     for evaluations, tolerance, reach in ((45, 1e-3, 1.0), (120, 1e-4, 0.5)):
         steps = np.eye(3) * b.step_mm * reach

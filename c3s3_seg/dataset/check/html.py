@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from c3s3_seg.dataset.check.check import Examination, Progress
+from c3s3_seg.dataset.check.check import DataSetCheck, Progress
 from c3s3_seg.dataset.index import DataSet
 from c3s3_seg.errors import C3S3Error
 from c3s3_seg.geometry.volume import Array, Volume
@@ -33,7 +33,7 @@ MEANINGS: dict[Severity, str] = {
 HEADINGS: dict[Severity, str] = {"error": "Errors", "warning": "Warnings", "info": "Notes"}
 
 
-def write_doctor_json(path: Path, found: Examination) -> None:
+def write_doctor_json(path: Path, found: DataSetCheck) -> None:
     """Write all findings, and what was measured of each case.
 
     Raises
@@ -60,7 +60,7 @@ def write_doctor_json(path: Path, found: Examination) -> None:
     write_whole(path, text.encode("utf-8", "backslashreplace"))  # file names need not be Unicode
 
 
-def write_doctor_page(path: Path, found: Examination, *, progress: Progress | None = None) -> None:
+def write_doctor_page(path: Path, found: DataSetCheck, *, progress: Progress | None = None) -> None:
     """Write the page.
 
     Parameters
@@ -93,7 +93,7 @@ def write_doctor_page(path: Path, found: Examination, *, progress: Progress | No
     write_whole(path, page(title, f"<main>{''.join(parts)}</main>"))
 
 
-def _head(title: str, found: Examination) -> str:
+def _head(title: str, found: DataSetCheck) -> str:
     splits = found.data.splits
     errors, warnings = (sum(f.severity == s for f in found.findings) for s in ("error", "warning"))
     numbers = [
@@ -113,7 +113,7 @@ def _head(title: str, found: Examination) -> str:
     )
 
 
-def _diagrams(found: Examination) -> str:
+def _diagrams(found: DataSetCheck) -> str:
     """Volumes of the labels, each case a dot that leads to its first finding."""
     links: dict[str, str] = {}
     for finding in reversed(found.findings):

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 
-from c3s3_seg.dataset.index import IMAGES, INDEX, MASKS, DataSet, Record, Splits
+from c3s3_seg.dataset.index import IMAGES, INDEX, MASKS, CaseRecord, DataSet, Splits
 from c3s3_seg.dataset.patients import GIVEN, Guess, patients_of
 from c3s3_seg.errors import InputError
 from c3s3_seg.io.cases import MASK_ENDINGS, scan_stem
@@ -40,7 +40,7 @@ def kinds(splits: Splits) -> dict[str, str]:
     return {name: kind for kind in ("labelled", "unlabelled", "validation") for name in getattr(splits, kind)}
 
 
-def check_listing(data: DataSet) -> list[Finding]:
+def check_files(data: DataSet) -> list[Finding]:
     """Everything that the index and the names of the files tell."""
     cases = kinds(data.splits)
     findings = [
@@ -53,7 +53,7 @@ def check_listing(data: DataSet) -> list[Finding]:
 
 
 def leaking_patients(
-    splits: Splits, records: Mapping[str, Record], patient_of: Mapping[str, str] | None = None
+    splits: Splits, records: Mapping[str, CaseRecord], patient_of: Mapping[str, str] | None = None
 ) -> list[Finding]:
     """A patient of whom one scan is learnt from and another one judged by, as the index has it.
 
@@ -98,7 +98,7 @@ def refuse_leaks(data: DataSet, splits: Splits) -> None:
 
 
 def check_names(
-    cases: Mapping[str, str], records: Mapping[str, Record], patient_of: Mapping[str, str] | None = None
+    cases: Mapping[str, str], records: Mapping[str, CaseRecord], patient_of: Mapping[str, str] | None = None
 ) -> list[Finding]:
     """What the names of cases give away.
 

@@ -2,7 +2,7 @@
 
 Edges alone do not tell: the wall of an atrium is often as bright as what is around it. So two things
 are asked at once, and their gains added. The cohort: where do the others have their mask in a picture
-like this one, and of what shape? The case: would the mask, turned or moved back, explain the grey values
+like this one, and of what shape? The case: would the mask, turned or moved back, explain the intensities
 around its boundary better than it does now?
 """
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from c3s3_seg.dataset.check.correlation import Cube, correlation, cube, mean_of_others, moved
 from c3s3_seg.dataset.check.orientation import AXES
-from c3s3_seg.dataset.check.thumbnail import Floats, Thumb
+from c3s3_seg.dataset.check.thumbnail import Floats, Thumbnail
 from c3s3_seg.report.findings import Finding
 
 LEAST = 5
@@ -47,29 +47,29 @@ class Fit:
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """A case as it is compared: its grey values and masks (labels, n, n, n) around its mask's centre."""
+    """A case as it is compared: its intensities and masks (labels, n, n, n) around its mask's centre."""
 
     name: str
-    thumb: Thumb
+    thumbnail: Thumbnail
     grey: Floats
     masks: Floats
     centre: NDArray[np.float64]
     extent_mm: NDArray[np.float64]
 
 
-def fits(thumbs: Mapping[str, Thumb]) -> dict[str, Fit]:
+def fits(thumbnails: Mapping[str, Thumbnail]) -> dict[str, Fit]:
     """Judge each mask that is not empty; of fewer than `LEAST`, or of small organs, nothing is said."""
-    labelled = {n: t for n, t in thumbs.items() if t.labels is not None and (t.labels > 0).any()}
+    labelled = {n: t for n, t in thumbnails.items() if t.labels is not None and (t.labels > 0).any()}
     if len(labelled) < LEAST:
         return {}
     values = _largest_labels(labelled)
-    parts = [_part(name, thumb, values) for name, thumb in labelled.items()]
+    parts = [_part(name, thumbnail, values) for name, thumbnail in labelled.items()]
     extent_mm = np.median([part.extent_mm for part in parts], axis=0)
     step_mm = float(np.prod(extent_mm) ** (1 / 3)) / ACROSS
-    if (extent_mm / np.median([p.thumb.spacing_mm for p in parts], axis=0)).min() < SMALLEST:
+    if (extent_mm / np.median([p.thumbnail.spacing_mm for p in parts], axis=0)).min() < SMALLEST:
         return {}
-    parts = [_part(p.name, p.thumb, values, 0.4 * step_mm) for p in parts]
-    cubes = [cube(p.grey, p.thumb.spacing_mm, p.centre, step_mm, SIZE) for p in parts]
+    parts = [_part(p.name, p.thumbnail, values, 0.4 * step_mm) for p in parts]
+    cubes = [cube(p.grey, p.thumbnail.spacing_mm, p.centre, step_mm, SIZE) for p in parts]
     shapes = [_shape(p, p.masks, p.centre, step_mm) for p in parts]
     total = np.sum(shapes, axis=0)
     found = {}
@@ -108,36 +108,36 @@ def _side(axis: int, move_mm: float) -> str:
     return (("to the right", "to the left"), ("forward", "back"), ("down", "up"))[axis][move_mm > 0]
 
 
-def _largest_labels(thumbs: Mapping[str, Thumb]) -> list[int]:
+def _largest_labels(thumbnails: Mapping[str, Thumbnail]) -> list[int]:
     counts: dict[int, int] = {}
-    for thumb in thumbs.values():
-        if thumb.labels is None:
+    for thumbnail in thumbnails.values():
+        if thumbnail.labels is None:
             continue
-        for value, count in zip(*np.unique(thumb.labels, return_counts=True), strict=True):
+        for value, count in zip(*np.unique(thumbnail.labels, return_counts=True), strict=True):
             counts[int(value)] = counts.get(int(value), 0) + int(count)
     counts.pop(0, None)
     return sorted(counts, key=lambda value: -counts[value])[:PARTS]
 
 
-def _part(name: str, thumb: Thumb, values: list[int], blur_mm: float = 0.0) -> _Part:
-    labels = thumb.labels if thumb.labels is not None else np.zeros(thumb.grey.shape, np.int32)
+def _part(name: str, thumbnail: Thumbnail, values: list[int], blur_mm: float = 0.0) -> _Part:
+    labels = thumbnail.labels if thumbnail.labels is not None else np.zeros(thumbnail.grey.shape, np.int32)
     masks = np.stack([labels == value for value in values]).astype(np.float32)
     places = np.argwhere(labels > 0)
     extent = np.ptp(places, axis=0) + 1
-    grey = thumb.blurred(blur_mm)
-    return _Part(name, thumb, grey, masks, places.mean(axis=0), extent * thumb.spacing_mm)
+    grey = thumbnail.blurred(blur_mm)
+    return _Part(name, thumbnail, grey, masks, places.mean(axis=0), extent * thumbnail.spacing_mm)
 
 
 def _shape(part: _Part, masks: Floats, centre: NDArray[np.float64], step_mm: float) -> Floats:
     """Masks (labels, n, n, n) around a place; outside of the scan there is none."""
-    cut = [cube(mask, part.thumb.spacing_mm, centre, step_mm, SIZE) for mask in masks]
+    cut = [cube(mask, part.thumbnail.spacing_mm, centre, step_mm, SIZE) for mask in masks]
     return np.stack([np.where(one.inside, one.values, 0) for one in cut])
 
 
 def _fit(part: _Part, own: Cube, mean: Cube, usual: Floats, step_mm: float) -> Fit:
     move, best, now = moved(own, mean, REACH)
     # What lies at +move in the mean lies at the centre here: the mask's place is the other way.
-    back = -move * step_mm / part.thumb.spacing_mm
+    back = -move * step_mm / part.thumbnail.spacing_mm
     place = part.centre + back
     likes, explained = [], []
     for flips in FLIPS:
@@ -160,7 +160,7 @@ def _explained(part: _Part, masks: Floats) -> float:
     if not inside.any():
         return 0.0
     box = tuple(slice(max(0, int(n.min()) - BAND - 1), int(n.max()) + BAND + 2) for n in np.nonzero(inside))
-    body, grey = inside[box], part.thumb.grey[box].astype(np.float32)
+    body, grey = inside[box], part.thumbnail.grey[box].astype(np.float32)
     band = ndimage.binary_dilation(body, iterations=BAND)
     band &= ~ndimage.binary_erosion(body, iterations=BAND)
     kinds = np.where(body, masks[(slice(None), *box)].argmax(axis=0) + 1, 0)[band]

@@ -22,7 +22,7 @@ Voxel = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
-class MaskFacts:
+class MaskStatistics:
     """Of one mask.
 
     Parameters
@@ -69,7 +69,7 @@ def why_no_mask(volume: Volume) -> str:
     return f"{what}: more than {MOST_VALUES} different ones, or one above {LARGEST_VALUE}. Rename or mend it."
 
 
-def measure_mask(mask: Volume, labels: Mapping[str, int]) -> MaskFacts:
+def measure_mask(mask: Volume, labels: Mapping[str, int]) -> MaskStatistics:
     """Measure a mask (i, j, k); where no labels are named, every value but 0 counts as one."""
     names = labels or {str(value): int(value) for value in np.unique(mask.array) if value}
     volumes, second = {}, {}
@@ -77,7 +77,7 @@ def measure_mask(mask: Volume, labels: Mapping[str, int]) -> MaskFacts:
         body = mask.array == value
         volumes[name] = float(np.count_nonzero(body)) * mask.geometry.voxel_ml
         second[name] = _second(body)
-    return MaskFacts(volumes, second, _cut(mask.array != 0))
+    return MaskStatistics(volumes, second, _cut(mask.array != 0))
 
 
 def _box(body: Bools) -> tuple[slice, ...] | None:

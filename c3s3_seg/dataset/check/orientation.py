@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from c3s3_seg.dataset.check.correlation import TURNS, correlation, cube, mean_of_others
-from c3s3_seg.dataset.check.thumbnail import Thumb
+from c3s3_seg.dataset.check.thumbnail import Thumbnail
 from c3s3_seg.report.findings import Finding
 
 LEAST = 5  # cases: the mean of fewer shows single cases
@@ -19,7 +19,7 @@ ACROSS = 14  # of them across a usual field of view
 GAIN = 0.08
 # As it is, it is less like the mean than all but this share of the cases; turned back, nearly as much.
 USUAL, NEARLY = 0.1, 0.9
-# Grey values that run against the mean of the others: clean 0.33 (atria), 0.51, 0.75; inverted: -0.56.
+# Intensities that run against the mean of the others: clean 0.33 (atria), 0.51, 0.75; inverted: -0.56.
 UNLIKE, CLEAR = 0.0, 0.3
 AXES = ("left-right", "front-back", "foot-head")
 
@@ -39,25 +39,25 @@ class Likeness:
         return self.best - self.as_is
 
     @property
-    def is_turned(self) -> bool:
+    def is_permuted(self) -> bool:
         """Whether it would look clearly more like the others if it were turned."""
         return self.gain > GAIN and self.as_is < self.usual and self.best > NEARLY * self.usual
 
     @property
     def is_unlike(self) -> bool:
         """Whether it is like the others in no turn, where these are like one another."""
-        return not self.is_turned and self.as_is < UNLIKE and self.usual > CLEAR
+        return not self.is_permuted and self.as_is < UNLIKE and self.usual > CLEAR
 
 
-def likeness(thumbs: Mapping[str, Thumb]) -> dict[str, Likeness]:
+def likeness(thumbnails: Mapping[str, Thumbnail]) -> dict[str, Likeness]:
     """Compare each case with the others; of fewer than `LEAST` cases nothing is said."""
-    if len(thumbs) < LEAST:
+    if len(thumbnails) < LEAST:
         return {}
-    fov = np.median([thumb.fov_mm for thumb in thumbs.values()], axis=0)
+    fov = np.median([thumbnail.fov_mm for thumbnail in thumbnails.values()], axis=0)
     step_mm = float(np.prod(fov) ** (1 / 3)) / ACROSS
     cubes = [
         cube(t.blurred(0.4 * step_mm), t.spacing_mm, (np.array(t.grey.shape) - 1) / 2, step_mm, SIZE)
-        for t in thumbs.values()
+        for t in thumbnails.values()
     ]
     rows = []
     for own, mean in zip(cubes, mean_of_others(cubes), strict=True):
@@ -68,20 +68,22 @@ def likeness(thumbs: Mapping[str, Thumb]) -> dict[str, Likeness]:
     best = found[:, 1:].argmax(axis=1) + 1
     return {
         name: Likeness(float(row[0]), float(row[n]), _words(n), usual)
-        for name, row, n in zip(thumbs, found, best, strict=True)
+        for name, row, n in zip(thumbnails, found, best, strict=True)
     }
 
 
-def turned_cases(alike: Mapping[str, Likeness]) -> list[Finding]:
+def misoriented_cases(alike: Mapping[str, Likeness]) -> list[Finding]:
     """A finding for each case that is turned, or unlike all; beside it a usual case is shown."""
     typical = max(alike, key=lambda name: alike[name].as_is, default="")
     return [
-        _finding(name, one, (name, typical)) for name, one in alike.items() if one.is_turned or one.is_unlike
+        _finding(name, one, (name, typical))
+        for name, one in alike.items()
+        if one.is_permuted or one.is_unlike
     ]
 
 
 def _finding(name: str, one: Likeness, shown: tuple[str, str]) -> Finding:
-    if one.is_turned:
+    if one.is_permuted:
         found = f"as it is, its correlation with the others is {one.as_is:.2f}; {one.turn} {one.best:.2f}"
         wanted = "voxels where the header says that they are"
         todo = "Look at the letters in the picture; if they are wrong, export the case again"

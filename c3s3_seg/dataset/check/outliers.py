@@ -1,4 +1,4 @@
-"""Cases that are unlike the others: in spacing, volume, pieces, grey values, cut by the border.
+"""Cases that are unlike the others: in spacing, volume, pieces, intensities, cut by the border.
 
 A cohort says what is usual. A robust distance (from the median, in units of the median distance) is asked
 for together with a plain factor, so that neither a narrow cohort nor a wide one raises a false alarm.
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from c3s3_seg.bundle.domain import Floats
-from c3s3_seg.dataset.check.case_summary import FEW_VALUES, Examined, Facts
+from c3s3_seg.dataset.check.case_summary import FEW_VALUES, CaseSummary, CheckedCase
 from c3s3_seg.report.findings import Finding, Severity
 
 FAR = 5.0  # robust standard deviations; clean: 3.5 (volumes of 80 atria), 2.9 (195 hippocampi)
@@ -22,20 +22,20 @@ SECOND_PIECE = 0.05  # of the largest; clean: 0.001 (atria), 0.002 (hippocampi)
 CUT = 0.12  # of the surface on one side of the scan; clean: 0.058 (atria), 0 (hippocampi)
 USUAL = 0.5  # what this share of the cases has is how the data are, not a fault of one
 PRESENT = 0.8  # a label that so many cases have is missing in the others
-GREYS_FAR, GREYS_LEAST = 8.0, 5  # clean: 6.0 (atria), 4.3 (hippocampi), 2.5 (phantoms)
+INTENSITY_FAR, INTENSITY_LEAST = 8.0, 5  # clean: 6.0 (atria), 4.3 (hippocampi), 2.5 (phantoms)
 CLIPPED = 0.01  # of the voxels at the largest value; clean: 2e-6 (atria), 3e-4 (hippocampi)
 NARROW = 16  # voxels: the networks halve a scan four times
 FLAT = 6.0  # largest spacing over smallest
 AIR_HU = -100.0  # a CT scan shows air or fat somewhere
 
 
-def odd_ones(cases: Sequence[Examined], modality: str) -> list[Finding]:
+def odd_ones(cases: Sequence[CheckedCase], modality: str) -> list[Finding]:
     """What is unlike the others, or unfit in itself, among the cases that could be read."""
     known = [(case.name, case.facts) for case in cases if case.facts is not None]
     if not known:
         return []
     masked = [case for case in cases if case.mask is not None]
-    findings = _spacing(known) + _sizes(known) + _greys(known, modality) + _values(known, modality)
+    findings = _spacing(known) + _sizes(known) + _intensities(known, modality) + _values(known, modality)
     return findings + _volumes(masked) + _missing(masked) + _pieces(masked) + _cut(masked)
 
 
@@ -45,7 +45,7 @@ def _deviations(values: Floats, floor: float) -> Floats:
     return np.asarray(away / max(1.4826 * float(np.median(away)), floor))
 
 
-def _spacing(known: list[tuple[str, Facts]]) -> list[Finding]:
+def _spacing(known: list[tuple[str, CaseSummary]]) -> list[Finding]:
     if len(known) < SPACING_LEAST:
         return []
     logs = np.log([facts.spacing_mm for _, facts in known])
@@ -70,7 +70,7 @@ def _spacing(known: list[tuple[str, Facts]]) -> list[Finding]:
     ]
 
 
-def _sizes(known: list[tuple[str, Facts]]) -> list[Finding]:
+def _sizes(known: list[tuple[str, CaseSummary]]) -> list[Finding]:
     findings = []
     for name, facts in known:
         if min(facts.shape) < NARROW:
@@ -86,29 +86,31 @@ def _sizes(known: list[tuple[str, Facts]]) -> list[Finding]:
     return findings
 
 
-def _greys(known: list[tuple[str, Facts]], modality: str) -> list[Finding]:
+def _intensities(known: list[tuple[str, CaseSummary]], modality: str) -> list[Finding]:
     known = [(name, facts) for name, facts in known if not facts.few_values]
-    if len(known) < GREYS_LEAST:
+    if len(known) < INTENSITY_LEAST:
         return []
-    curves = np.array([facts.greys if modality == "CT" else facts.scaled_greys for _, facts in known])
+    curves = np.array(
+        [facts.intensities if modality == "CT" else facts.scaled_intensities for _, facts in known]
+    )
     away = np.abs(curves - np.median(curves, axis=0)).mean(axis=1)
     usual = max(float(np.median(away)), 1e-3)
     todo = "Look whether it is of the same modality, sequence and unit"
     return [
         Finding(
             "warning",
-            "greys",
+            "intensities",
             (known[n][0],),
-            f"grey values are distributed unlike the others' ({away[n] / usual:.1f} times as far as usual)",
-            f"at most {GREYS_FAR:g} times",
+            f"intensities are distributed unlike the others' ({away[n] / usual:.1f} times as far as usual)",
+            f"at most {INTENSITY_FAR:g} times",
             todo,
             (known[n][0],),
         )
-        for n in np.flatnonzero(away > GREYS_FAR * usual).tolist()
+        for n in np.flatnonzero(away > INTENSITY_FAR * usual).tolist()
     ]
 
 
-def _values(known: list[tuple[str, Facts]], modality: str) -> list[Finding]:
+def _values(known: list[tuple[str, CaseSummary]], modality: str) -> list[Finding]:
     findings = []
     clipped = [n for n, (_, facts) in enumerate(known) if facts.at_top > CLIPPED and not facts.few_values]
     severity: Severity = "info" if len(clipped) > USUAL * len(known) else "warning"
@@ -122,13 +124,13 @@ def _values(known: list[tuple[str, Facts]], modality: str) -> list[Finding]:
             f"the image has at most {FEW_VALUES} different values: is it a mask?",
             "Put the scan in its place",
         )
-        findings.append(Finding("warning", "image-is-mask", (name,), what, "grey values", todo, (name,)))
+        findings.append(Finding("warning", "image-is-mask", (name,), what, "intensities", todo, (name,)))
     return findings + _unit(known, modality)
 
 
-def _unit(known: list[tuple[str, Facts]], modality: str) -> list[Finding]:
+def _unit(known: list[tuple[str, CaseSummary]], modality: str) -> list[Finding]:
     """A whole cohort of CT without a voxel below fat is not in Hounsfield units."""
-    lowest = [float(facts.greys[0]) for _, facts in known]
+    lowest = [float(facts.intensities[0]) for _, facts in known]
     if modality != "CT" or np.median(lowest) < AIR_HU:
         return []
     what = f"half of the scans have 95% of their voxels above {np.median(lowest):.0f}"
@@ -136,7 +138,7 @@ def _unit(known: list[tuple[str, Facts]], modality: str) -> list[Finding]:
     return [Finding("warning", "unit", (), what, f"air or fat below {AIR_HU:g} HU", todo)]
 
 
-def _volumes(masked: list[Examined]) -> list[Finding]:
+def _volumes(masked: list[CheckedCase]) -> list[Finding]:
     findings = []
     for label in _labels(masked):
         there = [(c.name, c.mask.volumes_ml[label]) for c in masked if c.mask and c.mask.volumes_ml[label]]
@@ -155,7 +157,7 @@ def _volumes(masked: list[Examined]) -> list[Finding]:
     return findings
 
 
-def _missing(masked: list[Examined]) -> list[Finding]:
+def _missing(masked: list[CheckedCase]) -> list[Finding]:
     findings = []
     for label in _labels(masked):
         without = [c.name for c in masked if c.mask and not c.mask.volumes_ml[label]]
@@ -175,7 +177,7 @@ def _missing(masked: list[Examined]) -> list[Finding]:
     return findings
 
 
-def _pieces(masked: list[Examined]) -> list[Finding]:
+def _pieces(masked: list[CheckedCase]) -> list[Finding]:
     findings = []
     for label in _labels(masked):
         rows = [(c.name, *c.mask.second[label]) for c in masked if c.mask]
@@ -192,7 +194,7 @@ def _pieces(masked: list[Examined]) -> list[Finding]:
     return findings
 
 
-def _cut(masked: list[Examined]) -> list[Finding]:
+def _cut(masked: list[CheckedCase]) -> list[Finding]:
     cut = [(c.name, c.mask.cut) for c in masked if c.mask and c.mask.cut > CUT]
     if len(cut) > USUAL * len(masked):
         what = f"{len(cut)} of {len(masked)} masks end at the border of their scan"
@@ -212,7 +214,7 @@ def _cut(masked: list[Examined]) -> list[Finding]:
     ]
 
 
-def _labels(masked: list[Examined]) -> list[str]:
+def _labels(masked: list[CheckedCase]) -> list[str]:
     return list(dict.fromkeys(name for case in masked if case.mask for name in case.mask.volumes_ml))
 
 

@@ -12,11 +12,11 @@ from c3s3_seg.geometry.volume import Volume
 
 Floats = NDArray[np.float32]
 VOXELS = 32_000  # of a small copy: 64 KB, so that a thousand cases fit into memory
-REACH = 3.0  # standard deviations beyond which a grey value counts no more: metal, vessels
+REACH = 3.0  # standard deviations beyond which an intensity counts no more: metal, vessels
 
 
 @dataclass(frozen=True, eq=False)
-class Thumb:
+class Thumbnail:
     """A case made small.
 
     Parameters
@@ -39,14 +39,14 @@ class Thumb:
         return np.asarray(self.spacing_mm * self.grey.shape, dtype=np.float64)
 
     def blurred(self, sigma_mm: float) -> Floats:
-        """Grey values (x, y, z) within `REACH`, blurred by a Gaussian."""
+        """Intensities (x, y, z) within `REACH`, blurred by a Gaussian."""
         from scipy import ndimage
 
         grey = np.clip(self.grey.astype(np.float32), -REACH, REACH)
         return np.asarray(ndimage.gaussian_filter(grey, sigma_mm / self.spacing_mm), dtype=np.float32)
 
 
-def make_thumb(scan: Volume, mask: Volume | None) -> Thumb:
+def make_thumbnail(scan: Volume, mask: Volume | None) -> Thumbnail:
     """The small copy of a scan and its mask, which are on one grid."""
     geometry = scan.geometry
     fov = geometry.spacing_mm * geometry.shape
@@ -60,4 +60,4 @@ def make_thumb(scan: Volume, mask: Volume | None) -> Thumb:
             for n, size in zip(small.array.shape, turned.shape, strict=True)
         ]
         labels = turned[np.ix_(*places)].astype(np.int32)
-    return Thumb(small.array.astype(np.float16), labels, small.geometry.spacing_mm)
+    return Thumbnail(small.array.astype(np.float16), labels, small.geometry.spacing_mm)

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 
 from c3s3_seg.dataset.check.mask_statistics import few_values, why_no_mask
 from c3s3_seg.dataset.index import is_inside
-from c3s3_seg.dataset.prepare.inventory import Mask, Pair, Part, Refused, Scan, Split, reason_of
+from c3s3_seg.dataset.prepare.inventory import Mask, Part, RefusedFile, Scan, ScanMaskPair, Split, reason_of
 from c3s3_seg.dataset.prepare.pairing import KEPT
 from c3s3_seg.errors import C3S3Error, InputError
 from c3s3_seg.io.image.hdf5 import HDF5_SUFFIXES, array_shapes
@@ -37,8 +37,8 @@ UNLISTED = "HDF5 files that no list names"
 class Arrays:
     """What was found in HDF5 files."""
 
-    pairs: list[Pair] = field(default_factory=list)
-    refused: list[Refused] = field(default_factory=list)
+    pairs: list[ScanMaskPair] = field(default_factory=list)
+    refused: list[RefusedFile] = field(default_factory=list)
     passed: Counter[str] = field(default_factory=Counter)
     assumed: tuple[str, ...] = ()
 
@@ -82,7 +82,7 @@ def find_arrays(root: Path, files: Sequence[Path], leaves_out: Callable[[Path], 
         try:
             shapes[path] = array_shapes(path, ("image", "label"))
         except C3S3Error as error:
-            found.refused += [] if leaves_out(path) else [Refused(_place(path, root), reason_of(error))]
+            found.refused += [] if leaves_out(path) else [RefusedFile(_place(path, root), reason_of(error))]
     volumes = [path for path, arrays in shapes.items() if len(arrays.get("image", ())) == 3]
     others = [path for path, arrays in shapes.items() if len(arrays.get("image", ())) != 3]
     kept = [path for path in others if not leaves_out(path)]
@@ -102,7 +102,7 @@ def find_arrays(root: Path, files: Sequence[Path], leaves_out: Callable[[Path], 
             found.passed[UNLISTED] += 1
         elif splits is not None and not is_inside(root, file.path):
             reason = "it is listed, and a link to a file outside of this folder, which is not followed"
-            found.refused.append(Refused(_place(file.path, root), reason))
+            found.refused.append(RefusedFile(_place(file.path, root), reason))
         else:
             _take(file, root, shapes[file.path], (splits or {}).get(file.path, ""), found)
     unknown = sum(file.spacing_mm is UNKNOWN_MM for file in taken)
@@ -203,8 +203,8 @@ def _take(
         except C3S3Error as error:
             reason = reason_of(error)
     if reason is not None:
-        found.refused.append(Refused(label.place, reason + KEPT))
-    found.pairs.append(Pair(scan, Mask(label, None, values) if values is not None else None))
+        found.refused.append(RefusedFile(label.place, reason + KEPT))
+    found.pairs.append(ScanMaskPair(scan, Mask(label, None, values) if values is not None else None))
 
 
 def _place(path: Path, root: Path) -> str:

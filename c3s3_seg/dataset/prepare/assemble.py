@@ -13,9 +13,9 @@ from c3s3_seg.dataset.layouts import read_layout
 from c3s3_seg.dataset.patients import GIVEN, OWN, Guess, counted, patients_by_path
 from c3s3_seg.dataset.prepare.convert import SUFFIX, source_hashes
 from c3s3_seg.dataset.prepare.discover import Progress, Search, by_name, discover, silent
-from c3s3_seg.dataset.prepare.inventory import Inventory, Mask, Pair, Part, Refused
+from c3s3_seg.dataset.prepare.inventory import Inventory, Mask, Part, RefusedFile, ScanMaskPair
 from c3s3_seg.dataset.prepare.naming import Earlier, name_cases, name_patients, read_earlier
-from c3s3_seg.dataset.splits import Member, assign
+from c3s3_seg.dataset.splits import SplitCase, assign
 from c3s3_seg.errors import C3S3Error, InputError
 from c3s3_seg.io.image.files import image_stem, image_suffix
 from c3s3_seg.system.files import PlainName, printable
@@ -25,7 +25,7 @@ UNREAD = {"image": ""}  # known as nothing: reading it will say why
 
 
 @dataclass(frozen=True)
-class Settings:
+class PrepareSettings:
     """What is wanted.
 
     Parameters
@@ -55,10 +55,10 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Plan:
+class PreparePlan:
     """What is to be made: pairs with their names and patients, and who is for what."""
 
-    pairs: tuple[Pair, ...]
+    pairs: tuple[ScanMaskPair, ...]
     cases: tuple[str, ...]
     patients: tuple[str, ...]
     hashes: tuple[Mapping[str, str], ...]
@@ -73,7 +73,7 @@ class Plan:
         return [number for number, case in enumerate(self.cases) if case in named]
 
 
-def find(source: Path, settings: Settings, progress: Progress = silent) -> Inventory:
+def find(source: Path, settings: PrepareSettings, progress: Progress = silent) -> Inventory:
     """What a folder holds, whatever its layout, with the patients as they are wanted.
 
     Raises
@@ -107,7 +107,7 @@ def _with_plain_names(found: Inventory) -> Inventory:
             pairs.append(pair)
         except ValueError as error:
             reason = f"its name cannot be that of a case: wanted {error}. Rename it."
-            refused.append(Refused(pair.scan.part.place, reason))
+            refused.append(RefusedFile(pair.scan.part.place, reason))
     return replace(found, pairs=tuple(pairs), refused=(*found.refused, *refused))
 
 
@@ -138,12 +138,12 @@ def _as_found(patient: str, number: int) -> Guess:
     return Guess(patient or f"scan {number}", rule)
 
 
-def _unsplit(pair: Pair) -> Pair:
+def _unsplit(pair: ScanMaskPair) -> ScanMaskPair:
     """A layout's own splits give way to a draw that was asked for; its test cases stay what they are."""
     return pair if pair.scan.split == "test" else replace(pair, scan=replace(pair.scan, split=""))
 
 
-def labels_of(inventory: Inventory, settings: Settings) -> Labels:
+def labels_of(inventory: Inventory, settings: PrepareSettings) -> Labels:
     """The labels of all masks: as they are given, as the layout has them, or as the masks do.
 
     Raises
@@ -163,7 +163,7 @@ def labels_of(inventory: Inventory, settings: Settings) -> Labels:
     return labels
 
 
-def modality_of(pairs: Sequence[Pair], settings: Settings) -> str:
+def modality_of(pairs: Sequence[ScanMaskPair], settings: PrepareSettings) -> str:
     """The modality of all scans, as far as it is known.
 
     Raises
@@ -178,7 +178,9 @@ def modality_of(pairs: Sequence[Pair], settings: Settings) -> str:
     raise InputError(f"a data set is of one modality; found {found}", todo="Choose one with --modality")
 
 
-def arrange(inventory: Inventory, out: Path, labels: Labels, settings: Settings, progress: Progress) -> Plan:
+def arrange(
+    inventory: Inventory, out: Path, labels: Labels, settings: PrepareSettings, progress: Progress
+) -> PreparePlan:
     """Give each scan its name, its patient and its split; what an earlier run has given is kept.
 
     Parameters
@@ -206,15 +208,17 @@ def arrange(inventory: Inventory, out: Path, labels: Labels, settings: Settings,
     cases = name_cases(pairs, hashes, earlier)
     patients = name_patients([pair.scan for pair in pairs], cases, earlier)
     members = [
-        Member(case, patient, pair.mask is not None, pair.scan.split)
+        SplitCase(case, patient, pair.mask is not None, pair.scan.split)
         for case, patient, pair in zip(cases, patients, pairs, strict=True)
     ]
     kept = earlier.validation if earlier.draw == (settings.validation, settings.seed) else frozenset()
     splits = assign(members, settings.validation, settings.seed, kept)
-    return Plan(pairs, tuple(cases), tuple(patients), hashes, splits, labels, earlier)
+    return PreparePlan(pairs, tuple(cases), tuple(patients), hashes, splits, labels, earlier)
 
 
-def _hash_all(pairs: Sequence[Pair], settings: Settings, progress: Progress) -> tuple[Mapping[str, str], ...]:
+def _hash_all(
+    pairs: Sequence[ScanMaskPair], settings: PrepareSettings, progress: Progress
+) -> tuple[Mapping[str, str], ...]:
     work = [(pair.scan.part, pair.mask) for pair in pairs]
     answers: dict[int, Mapping[str, str]] = {}
     for number, answer in each(_hashes, work, settings.search.workers):

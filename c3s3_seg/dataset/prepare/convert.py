@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from c3s3_seg.dataset.check.case_faults import scan_fault
-from c3s3_seg.dataset.index import Record
+from c3s3_seg.dataset.check.case_faults import scan_defect
+from c3s3_seg.dataset.index import CaseRecord
 from c3s3_seg.dataset.labels import Labels
 from c3s3_seg.dataset.prepare.inventory import Part, reason_of
 from c3s3_seg.errors import C3S3Error, InputError, public
@@ -29,7 +29,7 @@ SUFFIX = ".nii.gz"
 
 
 @dataclass(frozen=True)
-class Work:
+class ConvertJob:
     """One case, as it goes to a worker; nothing in it says who the patient is.
 
     Parameters
@@ -70,7 +70,7 @@ class Work:
     state: Path
     settings: str
     sources: Mapping[str, str]
-    known: Record | None
+    known: CaseRecord | None
     fix: frozenset[Fix]
 
 
@@ -78,12 +78,12 @@ class Work:
 class Made:
     """What became of a case: its record; whether it was there already; why its mask was refused."""
 
-    record: Record
+    record: CaseRecord
     kept: bool = False
     mask_refused: str = ""
 
 
-def convert(work: Work) -> Made | str:
+def convert(work: ConvertJob) -> Made | str:
     """Make a case, unless it is there already with the same source and settings; else the reason why not."""
     try:
         if work.known is not None:
@@ -118,7 +118,7 @@ def _mask_sha256(mask: Part) -> str:
     return hashlib.sha256("\n".join(each).encode()).hexdigest()
 
 
-def _is_whole(work: Work, known: Record, sources: Mapping[str, str]) -> bool:
+def _is_whole(work: ConvertJob, known: CaseRecord, sources: Mapping[str, str]) -> bool:
     """Whether the files of an earlier run are there as they were, and made from the same with the same."""
     if known.source_sha256 != sources or known.settings != work.settings:
         return False
@@ -128,15 +128,15 @@ def _is_whole(work: Work, known: Record, sources: Mapping[str, str]) -> bool:
     return all(files[key].is_file() and sha256(files[key]) == known.sha256[key] for key in known.sha256)
 
 
-def _make(work: Work) -> Made:
+def _make(work: ConvertJob) -> Made:
     read = [part for part in (work.scan, work.mask) if part is not None]
     watched = [Watch(part.files[0], part.files) for part in read]
     scan = work.scan.scan(work.root, work.fix)
     if scan.array.min() == scan.array.max():
         raise InputError(f"all its voxels are {scan.array.flat[0]}")
-    fault = scan_fault(scan)
-    if fault is not None:
-        raise InputError(fault.found)
+    defect = scan_defect(scan)
+    if defect is not None:
+        raise InputError(defect.found)
     mask, refused = _mask(work, scan)
     sources = source_hashes(work.scan, work.mask)
     for watch in watched:  # the hashes must be those of what was read
@@ -157,14 +157,14 @@ def _make(work: Work) -> Made:
         values = tuple(int(v) for v in np.unique(mask.array) if v)
     parts = {"image": work.scan, "label": work.mask}
     places = {key: part.public for key in hashes if (part := parts[key]) is not None}
-    record = Record(
+    record = CaseRecord(
         work.patient, hashes, places, sources, _public(notes), values=values, settings=work.settings
     )
     write_whole(work.state / f"{work.case}.json", json.dumps(dump(record)).encode())
     return Made(record, mask_refused=refused)
 
 
-def _check_places(work: Work) -> None:
+def _check_places(work: ConvertJob) -> None:
     """Never write over, or remove, a file that another program put there, or a mask that somebody has edited.
 
     Raises
@@ -182,7 +182,7 @@ def _check_places(work: Work) -> None:
             raise InputError("there is a mask that was changed since it was written", where=path, todo=TODO)
 
 
-def _mask(work: Work, scan: Volume) -> tuple[Volume | None, str]:
+def _mask(work: ConvertJob, scan: Volume) -> tuple[Volume | None, str]:
     """The mask on the scan's grid; or none, and why it was refused."""
     if work.mask is None:
         return None, ""

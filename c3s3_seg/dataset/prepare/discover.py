@@ -16,7 +16,7 @@ from pathlib import Path, PurePath
 from c3s3_seg.dataset.check.mask_statistics import few_values, why_no_mask
 from c3s3_seg.dataset.labels import Labels
 from c3s3_seg.dataset.prepare.arrays import Arrays, find_arrays, is_array_file
-from c3s3_seg.dataset.prepare.inventory import Haul, Inventory, Mask, Part, Refused, Scan, reason_of
+from c3s3_seg.dataset.prepare.inventory import Discovery, Inventory, Mask, Part, RefusedFile, Scan, reason_of
 from c3s3_seg.dataset.prepare.pairing import Grids, Shelf, pair, says, trail
 from c3s3_seg.dataset.prepare.structures import LEFT_OUT, Gathered, gather
 from c3s3_seg.errors import C3S3Error, InputError
@@ -103,7 +103,7 @@ def discover(root: Path, search: Search, progress: Progress = silent) -> Invento
     InputError
         If a folder cannot be read.
     """
-    found = Haul()
+    found = Discovery()
     arrays = arrays_in(root, search)
     dicoms, images = [], []
     for path in wanted_files(root, search.leave_out):
@@ -114,7 +114,7 @@ def discover(root: Path, search: Search, progress: Progress = silent) -> Invento
         elif is_dicom(path):
             dicoms.append(path)
         elif is_zip(path):
-            found.refused.append(Refused(_place(path, root), "archives are not looked into: unpack it"))
+            found.refused.append(RefusedFile(_place(path, root), "archives are not looked into: unpack it"))
         else:
             found.passed["neither images nor DICOM"] += 1
     if dicoms:
@@ -139,7 +139,7 @@ def arrays_in(root: Path, search: Search) -> Arrays:
     return find_arrays(root, files, lambda p: is_left_out(p.relative_to(root).as_posix(), search.leave_out))
 
 
-def _sort_dicom(root: Path, files: Sequence[Path], search: Search, found: Haul) -> None:
+def _sort_dicom(root: Path, files: Sequence[Path], search: Search, found: Discovery) -> None:
     from c3s3_seg.dataset.prepare.discover_dicom import find_drawings, find_scans
     from c3s3_seg.io.dicom.series import look_through
 
@@ -151,16 +151,18 @@ def _sort_dicom(root: Path, files: Sequence[Path], search: Search, found: Haul) 
         found.passed.update(add.passed)
 
 
-def _sort_images(root: Path, images: Sequence[Path], search: Search, found: Haul, progress: Progress) -> None:
+def _sort_images(
+    root: Path, images: Sequence[Path], search: Search, found: Discovery, progress: Progress
+) -> None:
     """Scans first, as some masks are known by lying on the grid of one."""
     unsure: list[tuple[Path, Probe]] = []
     for path, probe in probes(images, search, progress):
         said = says(stem_path(path, root))
         if isinstance(probe, str):
-            found.refused.append(Refused(_place(path, root), probe))
+            found.refused.append(RefusedFile(_place(path, root), probe))
         elif probe.values is None and said == "mask":
             reason = f"it is named like a mask, and {why_no_mask_file(path, search)}"
-            found.refused.append(Refused(_place(path, root), reason))
+            found.refused.append(RefusedFile(_place(path, root), reason))
         elif probe.values is None:
             found.scans.append(_scan(path, root, probe.grid))
         elif said == "mask":
@@ -176,7 +178,7 @@ def _sort_images(root: Path, images: Sequence[Path], search: Search, found: Haul
                 f"it holds {len(probe.values or ())} whole values, as a mask does, and neither its name nor"
                 " a scan on its grid says so: put 'mask' or 'seg' into its name, or leave it out"
             )
-            found.refused.append(Refused(_place(path, root), reason))
+            found.refused.append(RefusedFile(_place(path, root), reason))
 
 
 def probes(images: Sequence[Path], search: Search, progress: Progress) -> Iterator[tuple[Path, Probe | str]]:
@@ -230,7 +232,7 @@ def _place(path: Path, root: Path) -> str:
     return os.fspath(path.relative_to(root))
 
 
-def by_name(scans: Sequence[Scan], pattern: str) -> tuple[list[Scan], list[Refused]]:
+def by_name(scans: Sequence[Scan], pattern: str) -> tuple[list[Scan], list[RefusedFile]]:
     """Patients from the paths: the first group of a regular expression, or all that it matches.
 
     Raises
@@ -248,7 +250,7 @@ def by_name(scans: Sequence[Scan], pattern: str) -> tuple[list[Scan], list[Refus
         name = match.group(1 if match.groups() else 0) if match is not None else ""
         if not name:
             reason = f"--patient '{pattern}' is not found in its path, so of whom it is is not known"
-            refused.append(Refused(scan.part.place, reason))
+            refused.append(RefusedFile(scan.part.place, reason))
         else:
             kept.append(replace(scan, patient=f"name {name}"))
     return kept, refused

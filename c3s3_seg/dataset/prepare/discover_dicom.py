@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 
-from c3s3_seg.dataset.prepare.inventory import Haul, Mask, Part, Refused, Scan, reason_of
+from c3s3_seg.dataset.prepare.inventory import Discovery, Mask, Part, RefusedFile, Scan, reason_of
 from c3s3_seg.dataset.prepare.pairing import trail
 from c3s3_seg.errors import C3S3Error, InputError
 from c3s3_seg.geometry.volume import Geometry
@@ -19,7 +19,7 @@ from c3s3_seg.io.dicom_objects.segmentation import SEG_CLASSES, look_at_drawing
 from c3s3_seg.io.reading import Fix, Reading, SeriesRule
 
 
-def find_scans(found: Found, rule: SeriesRule | None, fix: frozenset[Fix]) -> Haul:
+def find_scans(found: Found, rule: SeriesRule | None, fix: frozenset[Fix]) -> Discovery:
     """The series that are volumes, by their headers alone; damaged files that belong to none are refused too.
 
     Parameters
@@ -33,28 +33,28 @@ def find_scans(found: Found, rule: SeriesRule | None, fix: frozenset[Fix]) -> Ha
     """
     files = _files_of(found)
     damaged, strays = _damage(found)
-    haul = Haul(refused=strays)
+    discovery = Discovery(refused=strays)
     for number, series in enumerate(found.series):
         place = f"{_folder(series, found.root)}: {series}"
         if _is_seg(series):
             continue
         if not series.is_volume:
-            haul.passed["DICOM series that are no volumes (localizers, single images)"] += 1
+            discovery.passed["DICOM series that are no volumes (localizers, single images)"] += 1
         elif not _is_wanted(series, rule):
-            haul.passed["DICOM series that are not wanted"] += 1
+            discovery.passed["DICOM series that are not wanted"] += 1
         elif number in damaged:
-            haul.refused.append(Refused(place, damaged[number]))
+            discovery.refused.append(RefusedFile(place, damaged[number]))
         else:
             try:
-                haul.scans.append(_scan(series, place, files[_group(series)], found.root, fix))
+                discovery.scans.append(_scan(series, place, files[_group(series)], found.root, fix))
             except C3S3Error as error:
-                haul.refused.append(Refused(place, reason_of(error)))
-    return haul
+                discovery.refused.append(RefusedFile(place, reason_of(error)))
+    return discovery
 
 
-def find_drawings(found: Found, rule: SeriesRule | None) -> Haul:
+def find_drawings(found: Found, rule: SeriesRule | None) -> Discovery:
     """The SEG and RTSTRUCT files among what was read; those of series that are not wanted are passed over."""
-    haul = Haul()
+    discovery = Discovery()
     unwanted = {series.uid for series in found.series if not _is_wanted(series, rule)}
     segs = [(item.path, item.name) for series in found.series if _is_seg(series) for item in series.slices]
     others = [(path, name) for name in found.ignored if is_dicom(path := found.root / name)]
@@ -62,15 +62,15 @@ def find_drawings(found: Found, rule: SeriesRule | None) -> Haul:
         try:
             drawing = look_at_drawing(path)
         except InputError as error:
-            haul.refused.append(Refused(place, reason_of(error)))
+            discovery.refused.append(RefusedFile(place, reason_of(error)))
             continue
         if drawing is None:
-            haul.passed["DICOM objects of other kinds"] += 1
+            discovery.passed["DICOM objects of other kinds"] += 1
         elif drawing.series and drawing.series <= unwanted:
-            haul.passed["masks of DICOM series that are not wanted"] += 1
+            discovery.passed["masks of DICOM series that are not wanted"] += 1
         else:
-            haul.masks.append(Mask(Part("drawing", place, (path,), drawing=drawing)))
-    return haul
+            discovery.masks.append(Mask(Part("drawing", place, (path,), drawing=drawing)))
+    return discovery
 
 
 def _is_seg(series: Series) -> bool:
@@ -126,7 +126,7 @@ def _folder(series: Series, root: Path) -> str:
     return os.path.relpath(os.path.commonpath([item.path.parent for item in series.slices]), root)
 
 
-def _damage(found: Found) -> tuple[dict[int, str], list[Refused]]:
+def _damage(found: Found) -> tuple[dict[int, str], list[RefusedFile]]:
     """Number of a series -> its damage; and damaged files that belong to none of them."""
     damaged: dict[int, str] = {}
     strays = []
@@ -135,7 +135,7 @@ def _damage(found: Found) -> tuple[dict[int, str], list[Refused]]:
         hits = _victims(item, found)
         damaged |= dict.fromkeys(hits, reason)
         if not hits:
-            strays.append(Refused(item.name, f"it {item.verdict}. Copy or export it again"))
+            strays.append(RefusedFile(item.name, f"it {item.verdict}. Copy or export it again"))
     return damaged, strays
 
 

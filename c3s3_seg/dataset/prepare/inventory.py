@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from c3s3_seg.errors import C3S3Error, Told, foreseen, is_out_of_memory, unforeseen
-from c3s3_seg.geometry.axis_order import turned_onto
+from c3s3_seg.geometry.axis_order import permuted_onto
 from c3s3_seg.geometry.volume import Geometry, Source, Volume
 from c3s3_seg.io import load, load_mask
 from c3s3_seg.io.dicom_objects.segmentation import Drawing, load_drawing
@@ -120,7 +120,7 @@ class Part:
 
 
 def _on_grid(path: Path, grid: Geometry) -> Volume:
-    mask = turned_onto(load_mask(path), grid)
+    mask = permuted_onto(load_mask(path), grid)
     return mask if mask.geometry is grid else load_mask(path, grid=grid)
 
 
@@ -182,7 +182,7 @@ class Mask:
 
 
 @dataclass(frozen=True)
-class Refused:
+class RefusedFile:
     """What cannot be used, why, and what to do. For the terminal: the place may name a patient."""
 
     place: str
@@ -206,7 +206,7 @@ def reason_of(error: Exception) -> str:
 
 
 @dataclass(frozen=True)
-class Pair:
+class ScanMaskPair:
     """A scan, and its mask where it has one; `note` says how they were matched, where that has to be said."""
 
     scan: Scan
@@ -215,12 +215,12 @@ class Pair:
 
 
 @dataclass
-class Haul:
+class Discovery:
     """What has been found so far, before masks are given to scans."""
 
     scans: list[Scan] = field(default_factory=list)
     masks: list[Mask] = field(default_factory=list)
-    refused: list[Refused] = field(default_factory=list)
+    refused: list[RefusedFile] = field(default_factory=list)
     passed: Counter[str] = field(default_factory=Counter)
 
 
@@ -244,8 +244,8 @@ class Inventory:
         What a patient was known by -> how many scans, of how many patients.
     """
 
-    pairs: tuple[Pair, ...]
-    refused: tuple[Refused, ...] = ()
+    pairs: tuple[ScanMaskPair, ...]
+    refused: tuple[RefusedFile, ...] = ()
     passed: Mapping[str, int] = field(default_factory=dict)
     labels: Mapping[str, int] = field(default_factory=dict)
     assumed: tuple[str, ...] = ()

@@ -9,9 +9,9 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from c3s3_seg.dataset.index import INDEX, DataSet, Record
+from c3s3_seg.dataset.index import INDEX, CaseRecord, DataSet
 from c3s3_seg.dataset.prepare.convert import STATE, SUFFIX
-from c3s3_seg.dataset.prepare.inventory import Pair, Scan
+from c3s3_seg.dataset.prepare.inventory import Scan, ScanMaskPair
 from c3s3_seg.errors import C3S3Error, InputError
 from c3s3_seg.io.cases import unique_names
 from c3s3_seg.system.files import PlainName, read_json
@@ -32,7 +32,7 @@ class Earlier:
         What decided that: how many were wanted, and the seed.
     """
 
-    records: Mapping[str, Record] = field(default_factory=dict)
+    records: Mapping[str, CaseRecord] = field(default_factory=dict)
     validation: frozenset[str] = frozenset()
     draw: tuple[int | None, int] | None = None
 
@@ -47,7 +47,7 @@ def read_earlier(out: Path) -> Earlier:
     """
     state = out / STATE
     folder = next((f for f in (out, state) if (f / INDEX).is_file()), None)
-    records: dict[str, Record] = {}
+    records: dict[str, CaseRecord] = {}
     validation: frozenset[str] = frozenset()
     draw = None
     if folder is not None:
@@ -68,15 +68,17 @@ def read_earlier(out: Path) -> Earlier:
     return Earlier(whole, validation, draw)
 
 
-def _record(path: Path) -> Record | None:
+def _record(path: Path) -> CaseRecord | None:
     try:
         PlainName(path.stem)
-        return parse(Record, read_json(path), path)
+        return parse(CaseRecord, read_json(path), path)
     except (C3S3Error, ValueError):
         return None  # not ours, or not whole: that case is done again
 
 
-def name_cases(pairs: Sequence[Pair], hashes: Sequence[Mapping[str, str]], earlier: Earlier) -> list[str]:
+def name_cases(
+    pairs: Sequence[ScanMaskPair], hashes: Sequence[Mapping[str, str]], earlier: Earlier
+) -> list[str]:
     """A name for each scan: the one that it had; else for DICOM the next number, for a file its stem.
 
     Parameters
@@ -125,7 +127,7 @@ def _same_content(place: str, content: str) -> object:
     return content
 
 
-def _name_new(pairs: Sequence[Pair], names: dict[int, str], taken: Iterable[str]) -> None:
+def _name_new(pairs: Sequence[ScanMaskPair], names: dict[int, str], taken: Iterable[str]) -> None:
     taken = list(taken)
     new = [number for number in range(len(pairs)) if number not in names]
     numbers = count(

@@ -10,9 +10,9 @@ from pathlib import PurePath
 
 import numpy as np
 
-from c3s3_seg.dataset.prepare.inventory import Mask, Pair, Refused, Scan
+from c3s3_seg.dataset.prepare.inventory import Mask, RefusedFile, Scan, ScanMaskPair
 from c3s3_seg.errors import listed
-from c3s3_seg.geometry.axis_order import turn_between
+from c3s3_seg.geometry.axis_order import permutation_between
 from c3s3_seg.geometry.volume import Geometry
 from c3s3_seg.io.dicom_objects.segmentation import MOST
 
@@ -60,7 +60,7 @@ def trail(path: PurePath) -> tuple[str, ...]:
 
 def pair(
     scans: Sequence[Scan], masks: Sequence[Mask], merged: Mapping[int, Mask] | None = None
-) -> tuple[list[Pair], list[Refused]]:
+) -> tuple[list[ScanMaskPair], list[RefusedFile]]:
     """Give each mask to its scan.
 
     Parameters
@@ -89,13 +89,13 @@ def pair(
         if len(hits) == 1:
             given[hits[0]].append((mask, why))
         else:
-            refused.append(Refused(mask.part.place, _why_not(hits, scans, why)))
+            refused.append(RefusedFile(mask.part.place, _why_not(hits, scans, why)))
     pairs = []
     for number, scan in enumerate(scans):
         own = given[number]
         if len(own) > 1:
-            refused.append(Refused(scan.part.place, _several([mask.part.place for mask, _ in own])))
-        pairs.append(Pair(scan, *own[0]) if len(own) == 1 else Pair(scan))
+            refused.append(RefusedFile(scan.part.place, _several([mask.part.place for mask, _ in own])))
+        pairs.append(ScanMaskPair(scan, *own[0]) if len(own) == 1 else ScanMaskPair(scan))
     return pairs, refused
 
 
@@ -134,7 +134,7 @@ class Grids:
         key = (grid.shape, grid.affine.tobytes())
         if key not in self._seen:
             near = {n for place in _places(grid, NEAR_MM) for n in self._at.get(place, ())}
-            self._seen[key] = [n for n in sorted(near) if turn_between(grid, self._grids[n])]
+            self._seen[key] = [n for n in sorted(near) if permutation_between(grid, self._grids[n])]
         return self._seen[key]
 
 

@@ -18,12 +18,19 @@ from typing import Any
 from c3s3_seg import __version__
 from c3s3_seg.dataset.index import IMAGES, INDEX, MASKS, TEST_FOLDERS, DataSet
 from c3s3_seg.dataset.labels import Labels
-from c3s3_seg.dataset.prepare.assemble import Plan, Settings, arrange, find, labels_of, modality_of
-from c3s3_seg.dataset.prepare.convert import STATE, SUFFIX, Made, Work, convert
+from c3s3_seg.dataset.prepare.assemble import (
+    PreparePlan,
+    PrepareSettings,
+    arrange,
+    find,
+    labels_of,
+    modality_of,
+)
+from c3s3_seg.dataset.prepare.convert import STATE, SUFFIX, ConvertJob, Made, convert
 from c3s3_seg.dataset.prepare.discover import Progress, silent
-from c3s3_seg.dataset.prepare.inventory import OVERLAP, Part, Refused
+from c3s3_seg.dataset.prepare.inventory import OVERLAP, Part, RefusedFile
 from c3s3_seg.dataset.prepare.pairing import KEPT
-from c3s3_seg.dataset.splits import Member, assign
+from c3s3_seg.dataset.splits import SplitCase, assign
 from c3s3_seg.errors import InputError
 from c3s3_seg.system.files import check_folder, make_folder, make_own_folder, plain_name
 from c3s3_seg.system.lock import hold
@@ -34,7 +41,7 @@ JUDGE = "scans that are left out, as their patients are for validation or test"
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedDataSet:
     """What became of the folder.
 
     Parameters
@@ -70,7 +77,7 @@ class Prepared:
     found: int
     data: DataSet
     patients: Mapping[str, str] = field(default_factory=dict)
-    refused: tuple[Refused, ...] = ()
+    refused: tuple[RefusedFile, ...] = ()
     passed: Mapping[str, int] = field(default_factory=dict)
     masks: int = 0
     kept: int = 0
@@ -83,8 +90,8 @@ class Prepared:
 
 
 def prepare(
-    source: Path, out: Path, settings: Settings, progress: Progress = silent, *, dry: bool = False
-) -> Prepared:
+    source: Path, out: Path, settings: PrepareSettings, progress: Progress = silent, *, dry: bool = False
+) -> PreparedDataSet:
     """Make a data set.
 
     Parameters
@@ -102,7 +109,7 @@ def prepare(
 
     Returns
     -------
-    Prepared
+    PreparedDataSet
         Scans that cannot be used are in its refusals; the others go on.
 
     Raises
@@ -118,7 +125,7 @@ def prepare(
     labels, modality = labels_of(inventory, settings), modality_of(inventory.pairs, settings)
     empty = DataSet(out, settings.name or out.resolve().name, modality, labels.named)
     empty = replace(empty, empty_masks=settings.empty_masks)
-    before = Prepared(
+    before = PreparedDataSet(
         len(inventory.pairs),
         empty,
         {},
@@ -156,7 +163,7 @@ def _check_out(out: Path) -> None:
             raise InputError(what, where=out / name, todo="Give another folder with -o")
 
 
-def _foreseen(plan: Plan, before: Prepared) -> Prepared:
+def _foreseen(plan: PreparePlan, before: PreparedDataSet) -> PreparedDataSet:
     passed = _passed(before, len(plan.cases) - len(plan.wanted))
     patients = {plan.cases[n]: plan.patients[n] for n in plan.wanted}
     masks = sum(plan.pairs[n].mask is not None for n in plan.wanted)
@@ -164,13 +171,13 @@ def _foreseen(plan: Plan, before: Prepared) -> Prepared:
     return replace(before, data=data, patients=patients, passed=passed, masks=masks)
 
 
-def _passed(before: Prepared, idle: int) -> dict[str, int]:
+def _passed(before: PreparedDataSet, idle: int) -> dict[str, int]:
     return {**before.passed, **({JUDGE: idle} if idle else {})}
 
 
 def _carry_out(
-    plan: Plan, source: Path, settings: Settings, before: Prepared, progress: Progress
-) -> Prepared:
+    plan: PreparePlan, source: Path, settings: PrepareSettings, before: PreparedDataSet, progress: Progress
+) -> PreparedDataSet:
     data = replace(before.data, splits=plan.splits)
     work = [_work(plan, number, source, data, settings) for number in plan.wanted]
     _spare_others(data.folder, work)
@@ -183,25 +190,27 @@ def _carry_out(
     copies = _copies(made)
     refused = [r for n, item in enumerate(work) if (r := _refusal(item, answers[n])) is not None]
     places = {item.case: item.scan.place for item in work}
-    refused += [Refused(places[c], f"it is a copy of {places[first]}") for c, first in copies.items()]
+    refused += [RefusedFile(places[c], f"it is a copy of {places[first]}") for c, first in copies.items()]
     result = replace(before, data=data, refused=(*before.refused, *refused))
     return _finish(plan, made, set(copies), settings, result)
 
 
-def _refusal(work: Work, answer: Made | str | Died) -> Refused | None:
+def _refusal(work: ConvertJob, answer: Made | str | Died) -> RefusedFile | None:
     if not isinstance(answer, Made):
-        return Refused(work.scan.place, answer.reason if isinstance(answer, Died) else answer)
+        return RefusedFile(work.scan.place, answer.reason if isinstance(answer, Died) else answer)
     if answer.mask_refused and work.mask is not None:
-        return Refused(work.mask.place, answer.mask_refused + KEPT)
+        return RefusedFile(work.mask.place, answer.mask_refused + KEPT)
     return None
 
 
-def _work(plan: Plan, number: int, source: Path, data: DataSet, settings: Settings) -> Work:
+def _work(
+    plan: PreparePlan, number: int, source: Path, data: DataSet, settings: PrepareSettings
+) -> ConvertJob:
     pair, case = plan.pairs[number], plan.cases[number]
     mask = pair.mask.part if pair.mask is not None else None
     name = plain_name(f"{case}{SUFFIX}", "the case's file", source)
     known = [FORMAT, sorted(settings.search.fix), _meaning(plan.labels, mask)]
-    return Work(
+    return ConvertJob(
         case=case,
         patient=plan.patients[number],
         scan=pair.scan.part,
@@ -235,7 +244,7 @@ def _set_aside(out: Path) -> None:
         (out / INDEX).replace(out / STATE / INDEX)
 
 
-def _spare_others(out: Path, work: list[Work]) -> None:
+def _spare_others(out: Path, work: list[ConvertJob]) -> None:
     """Files of these names, where no run of ours has been, are somebody else's."""
     if (out / INDEX).is_file() or (out / STATE).is_dir():
         return
@@ -258,12 +267,16 @@ def _copies(made: Mapping[str, Made]) -> dict[str, str]:
 
 
 def _finish(
-    plan: Plan, made: Mapping[str, Made], copies: set[str], settings: Settings, before: Prepared
-) -> Prepared:
+    plan: PreparePlan,
+    made: Mapping[str, Made],
+    copies: set[str],
+    settings: PrepareSettings,
+    before: PreparedDataSet,
+) -> PreparedDataSet:
     """Split by what was really made, write the index, and take away what is not in it."""
     kinds = {case: pair.scan.split for case, pair in zip(plan.cases, plan.pairs, strict=True)}
     records = {case: item.record for case, item in made.items() if case not in copies}
-    members = [Member(c, r.patient, "label" in r.sha256, kinds[c]) for c, r in records.items()]
+    members = [SplitCase(c, r.patient, "label" in r.sha256, kinds[c]) for c, r in records.items()]
     patients = dict(zip(plan.cases, plan.patients, strict=True))
     drawn = frozenset(patients[case] for case in plan.splits.validation)
     splits = assign(members, settings.validation, settings.seed, drawn)
@@ -299,7 +312,7 @@ def _clear(data: DataSet, cases: set[str]) -> None:
                 path.unlink(missing_ok=True)
 
 
-def _facts(result: Prepared, settings: Settings) -> dict[str, Any]:
+def _facts(result: PreparedDataSet, settings: PrepareSettings) -> dict[str, Any]:
     """What the index says of the run. Refusals are counted and not named: a place may name a patient."""
     return {
         "program": f"c3s3-seg {__version__}",

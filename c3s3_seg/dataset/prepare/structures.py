@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
 from c3s3_seg.dataset.labels import Labels
-from c3s3_seg.dataset.prepare.inventory import Mask, Part, Refused
+from c3s3_seg.dataset.prepare.inventory import Mask, Part, RefusedFile
 from c3s3_seg.dataset.prepare.pairing import KEPT, ROLES, Shelf, trail, words
 from c3s3_seg.geometry.volume import Geometry
 from c3s3_seg.io.image.files import image_stem
@@ -26,7 +26,7 @@ class Gathered:
 
     masks: dict[int, Mask] = field(default_factory=dict)
     rest: list[Mask] = field(default_factory=list)
-    refused: list[Refused] = field(default_factory=list)
+    refused: list[RefusedFile] = field(default_factory=list)
     left_out: int = 0
 
 
@@ -41,7 +41,7 @@ def gather(shelf: Shelf, masks: Sequence[Mask], labels: Labels) -> Gathered:
         What is wanted.
     """
     found: dict[int, dict[str, list[Mask]]] = defaultdict(lambda: defaultdict(list))
-    forms = {name: _form(name) for name in sorted(labels.values, key=len, reverse=True)}
+    forms = {name: _spec(name) for name in sorted(labels.values, key=len, reverse=True)}
     rest, single = [], []
     for mask in masks:
         if mask.part.kind != "image" or mask.grid is None or len(mask.values or ()) > 1:
@@ -56,18 +56,18 @@ def gather(shelf: Shelf, masks: Sequence[Mask], labels: Labels) -> Gathered:
     strangers = [mask for mask, akin in single if not akin]
     if not _is_structured(found, labels, bool(strangers), bool([m for m in rest if m.grid is not None])):
         return Gathered(rest=list(masks))
-    lost = [mask for mask in strangers if _form(_stem_path(mask.part.place).name) in forms.values()]
+    lost = [mask for mask in strangers if _spec(_stem_path(mask.part.place).name) in forms.values()]
     left_out = len(strangers) - len(lost)
     gathered = Gathered(rest=rest + [mask for mask, akin in single if akin], left_out=left_out)
     for mask in lost:
         reason = "it is named like a label, and is on the grid of no scan that its path names, or of several"
-        gathered.refused.append(Refused(mask.part.place, reason))
+        gathered.refused.append(RefusedFile(mask.part.place, reason))
     for number, held in found.items():
         twice = next((name for name, files in held.items() if len(files) > 1), None)
         if twice is not None:
             places = ", ".join(mask.part.place for mask in held[twice])
             reason = f"{len(held[twice])} files hold its structure '{twice}': {places}. Leave one out.{KEPT}"
-            gathered.refused.append(Refused(shelf.scans[number].part.place, reason))
+            gathered.refused.append(RefusedFile(shelf.scans[number].part.place, reason))
         else:
             gathered.masks[number] = _merged({name: files[0] for name, files in held.items()})
     return gathered
@@ -91,7 +91,7 @@ def _structure(mask: Mask, grid: Geometry, shelf: Shelf, forms: Mapping[str, str
     """
     found: dict[int, str] = {}
     path = _stem_path(mask.part.place)
-    folders, stem, last = trail(path.parent), _form(path.name), trail(PurePath(path.name))
+    folders, stem, last = trail(path.parent), _spec(path.name), trail(PurePath(path.name))
     for name, form in forms.items():
         for rest in _without(folders, stem, last, form):
             for number in shelf.holding(rest, grid):
@@ -115,7 +115,7 @@ def _without(
         yield (*(folder for folder in folders if folder != name), *last)
 
 
-def _form(name: str) -> str:
+def _spec(name: str) -> str:
     """A name as `trail` has it; one of mere role words stays."""
     found = words(name)
     return "_".join([word for word in found if word not in ROLES] or found)

@@ -31,7 +31,7 @@ SEAL = 32  # bytes of an HMAC-SHA256
 
 
 @dataclass(frozen=True)
-class Profile:
+class ShapeProfile:
     """For which inputs an engine is made.
 
     Parameters
@@ -57,7 +57,7 @@ class Profile:
 
 
 @dataclass(frozen=True)
-class Stamp:
+class CacheKey:
     """What an engine fits: nothing else may run it.
 
     Parameters
@@ -79,7 +79,7 @@ class Stamp:
     profile: str
 
     @classmethod
-    def here(cls, graph: bytes, profile: Profile) -> Stamp:
+    def here(cls, graph: bytes, profile: ShapeProfile) -> CacheKey:
         """Of an engine that would be built now.
 
         Raises
@@ -91,7 +91,7 @@ class Stamp:
         shapes = " ".join("x".join(map(str, shape)) for shape in profile.shapes())
         return cls(hashlib.sha256(graph).hexdigest(), found.name, found.capability, version, shapes)
 
-    def misfit(self, here: Stamp) -> str | None:
+    def misfit(self, here: CacheKey) -> str | None:
         """What differs from `here`, in words; None where the engine fits."""
         pairs = [(name, value, getattr(here, name)) for name, value in asdict(self).items()]
         return next((f"{name} was {was}, is {now}" for name, was, now in pairs if was != now), None)
@@ -112,7 +112,7 @@ def library() -> Any:
     return tensorrt
 
 
-def build(graph: bytes, profile: Profile, timing: bytes = b"") -> tuple[bytes, bytes]:
+def build(graph: bytes, profile: ShapeProfile, timing: bytes = b"") -> tuple[bytes, bytes]:
     """A serialized engine, and the timing cache that makes the next one faster.
 
     Precision is the graph's own: TensorRT 11 knows no other way, and 10 is told so. TF32 is off, so that
@@ -159,7 +159,7 @@ def build(graph: bytes, profile: Profile, timing: bytes = b"") -> tuple[bytes, b
     return bytes(engine), bytes(config.get_timing_cache().serialize())
 
 
-class Vault:
+class EngineCache:
     """The engines of this user on this machine.
 
     Parameters
@@ -172,7 +172,7 @@ class Vault:
         self.folder = folder
 
     @classmethod
-    def default(cls) -> Vault:
+    def default(cls) -> EngineCache:
         """`$XDG_CACHE_HOME/c3s3-seg/tensorrt`, by default under `~/.cache`.
 
         Raises
@@ -188,40 +188,40 @@ class Vault:
             raise InputError("there is no home folder to keep engines in", todo=todo) from None
         return cls(base / "c3s3-seg" / "tensorrt")
 
-    def engine(self, graph: bytes, profile: Profile) -> bytes:
+    def engine(self, graph: bytes, profile: ShapeProfile) -> bytes:
         """The engine for this graph, GPU and TensorRT; built, with a message, where there is none that fits.
 
         Raises
         ------
         MissingError, RefusedError
-            As `Stamp.here` and `build` do.
+            As `CacheKey.here` and `build` do.
         """
-        here = Stamp.here(graph, profile)
+        here = CacheKey.here(graph, profile)
         path = self.folder / f"{here.graph[:24]}-{profile.batch}.engine"
         content, why = self._open(path, here)
         if content is not None:
             return content
         LOG.warning("building a TensorRT engine for %s, minutes, once: %s", here.gpu, why)
         timing = self.folder / "timing.cache"
-        kept, _ = self._unseal(timing)
+        kept, _ = self._verified(timing)
         engine, times = build(graph, profile, kept or b"")
-        self._seal(path, json.dumps(asdict(here)).encode() + b"\n" + engine)
-        self._seal(timing, times)
+        self._hmac(path, json.dumps(asdict(here)).encode() + b"\n" + engine)
+        self._hmac(timing, times)
         return engine
 
-    def _open(self, path: Path, here: Stamp) -> tuple[bytes | None, str]:
+    def _open(self, path: Path, here: CacheKey) -> tuple[bytes | None, str]:
         """The engine, or None and why not."""
-        content, why = self._unseal(path)
+        content, why = self._verified(path)
         if content is None:
             return None, why
         head, _, engine = content.partition(b"\n")
         try:
-            misfit = Stamp(**json.loads(head)).misfit(here)
+            misfit = CacheKey(**json.loads(head)).misfit(here)
         except (TypeError, ValueError, RecursionError):
             misfit = "another release of this program made it"
         return (None, misfit) if misfit else (engine, "")
 
-    def _unseal(self, path: Path) -> tuple[bytes | None, str]:
+    def _verified(self, path: Path) -> tuple[bytes | None, str]:
         """What was sealed here, or None and why it is not to be trusted."""
         if not path.is_file():
             return None, "there is none yet"
@@ -230,7 +230,7 @@ class Vault:
             return None, f"{path} was not made here, or is damaged"
         return sealed[SEAL:], ""
 
-    def _seal(self, path: Path, content: bytes) -> None:
+    def _hmac(self, path: Path, content: bytes) -> None:
         make_folder(self.folder)
         write_whole(path, self._sign(content) + content)
 

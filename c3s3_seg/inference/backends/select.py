@@ -22,7 +22,7 @@ PACKAGES: dict[str, tuple[str, str]] = {
 
 
 @dataclass(frozen=True)
-class Wish:
+class BackendRequest:
     """What was asked for.
 
     Parameters
@@ -41,7 +41,7 @@ class Wish:
     threads: int | None = None
 
 
-def open_backend(bundle: ModelBundle, network: Network, wish: Wish | None = None) -> Backend:
+def open_backend(bundle: ModelBundle, network: Network, request: BackendRequest | None = None) -> Backend:
     """Load one network into the runtime that was asked for, or the best that can be had.
 
     Raises
@@ -52,20 +52,20 @@ def open_backend(bundle: ModelBundle, network: Network, wish: Wish | None = None
     InputError
         If the bundle holds no graph for it.
     """
-    wish = wish or Wish()
-    if wish.runtime == "tensorrt":  # never chosen by `auto`: its first run builds an engine for minutes
-        return _open_tensorrt(bundle, network, wish)
-    if wish.runtime != "auto":
-        return _open(bundle, network, wish.runtime, wish)
+    request = request or BackendRequest()
+    if request.runtime == "tensorrt":  # never chosen by `auto`: its first run builds an engine for minutes
+        return _open_tensorrt(bundle, network, request)
+    if request.runtime != "auto":
+        return _open(bundle, network, request.runtime, request)
     refusals: list[str] = []
-    for runtime, device in candidates(bundle, network, wish.device):
+    for runtime, device in candidates(bundle, network, request.device):
         try:
-            backend = _open(bundle, network, runtime, replace(wish, device=device))
+            backend = _open(bundle, network, runtime, replace(request, device=device))
         except MissingError as error:
             refusals.append(f"{runtime} on {device}: {error.what}")
             continue
         return _noting(backend, [f"not used: {why}" for why in refusals])
-    raise _nothing_fits(bundle, wish, refusals)
+    raise _nothing_fits(bundle, request, refusals)
 
 
 def candidates(bundle: ModelBundle, network: Network, device: Device) -> Iterator[tuple[Runtime, Device]]:
@@ -105,35 +105,35 @@ def _noting(backend: Backend, more: list[str]) -> Backend:
     return backend
 
 
-def _open(bundle: ModelBundle, network: Network, runtime: Runtime, wish: Wish) -> Backend:
+def _open(bundle: ModelBundle, network: Network, runtime: Runtime, request: BackendRequest) -> Backend:
     package, install = PACKAGES[runtime]
     if importlib.util.find_spec(package) is None:
         raise MissingError(f"the backend '{runtime}' needs {package}, which is not installed", todo=install)
     if runtime == "torch":
-        return open_torch(bundle, network, wish.threads, wish.device, wish.precision)
+        return open_torch(bundle, network, request.threads, request.device, request.precision)
     if not bundle.has(network.graph):
         todo = f"Make it with: c3s3-seg export {bundle.folder} --to onnx"
         raise InputError(f"the bundle has no {network.graph}", where=bundle.folder, todo=todo)
     kind = OpenVinoBackend if runtime == "openvino" else OnnxBackend
     check_network(bundle.folder / network.weights, network)
     graph, hashes = bundle.folder / network.graph, bundle.manifest.files
-    return kind(graph, wish.threads, wish.device, wish.precision, hashes)
+    return kind(graph, request.threads, request.device, request.precision, hashes)
 
 
-def _open_tensorrt(bundle: ModelBundle, network: Network, wish: Wish) -> Backend:
-    if wish.device == "cpu":
+def _open_tensorrt(bundle: ModelBundle, network: Network, request: BackendRequest) -> Backend:
+    if request.device == "cpu":
         raise MissingError("TensorRT runs on CUDA only", todo="Leave --device out, or take another --backend")
-    if wish.precision not in ("auto", "float32"):
-        what = f"the engine of a bundle computes in float32, and {wish.precision} was asked for"
+    if request.precision not in ("auto", "float32"):
+        what = f"the engine of a bundle computes in float32, and {request.precision} was asked for"
         raise MissingError(what, todo="Leave --precision out, or take --backend torch")
     from c3s3_seg.inference.backends.tensorrt import TensorRtBackend
 
     return TensorRtBackend.of_bundle(bundle, network)
 
 
-def _nothing_fits(bundle: ModelBundle, wish: Wish, refusals: list[str]) -> MissingError:
+def _nothing_fits(bundle: ModelBundle, request: BackendRequest, refusals: list[str]) -> MissingError:
     todo = f"Install one, or: c3s3-seg export {bundle.folder} --to onnx"
-    if wish.device == "cuda" and not cuda_devices():
+    if request.device == "cuda" and not cuda_devices():
         refusals.insert(0, NO_GPU)
     why = f" ({'; '.join(refusals)})" if refusals else ""
     return MissingError(

@@ -15,7 +15,7 @@ import numpy as np
 from c3s3_seg.bundle import ModelBundle, Network
 from c3s3_seg.errors import InputError, MissingError, RefusedError
 from c3s3_seg.inference.backends.cuda import INSTALL, Stream
-from c3s3_seg.inference.backends.engine_cache import INPUT, Profile, Vault, library
+from c3s3_seg.inference.backends.engine_cache import INPUT, EngineCache, ShapeProfile, library
 from c3s3_seg.inference.backends.execute import opening
 from c3s3_seg.inference.backends.graph import read_graph
 from c3s3_seg.inference.tiling import FloatArray
@@ -72,9 +72,9 @@ class TensorRtBackend:
         if not bundle.has(network.graph):
             todo = f"Make it with: c3s3-seg export {bundle.folder} --to onnx"
             raise InputError(f"the bundle has no {network.graph}", where=bundle.folder, todo=todo)
-        profile = Profile(bundle.task.patch, network.channels)
+        profile = ShapeProfile(bundle.task.patch, network.channels)
         graph = widened(bundle.folder / network.graph, bundle.manifest.files)
-        return cls(Vault.default().engine(graph, profile))
+        return cls(EngineCache.default().engine(graph, profile))
 
     def __call__(self, patches: FloatArray) -> FloatArray:
         """See `Backend`.

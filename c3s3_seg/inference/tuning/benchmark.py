@@ -57,7 +57,7 @@ class Survey:
 
 def survey(
     bundle: ModelBundle,
-    tell: Callable[[str], None] | None = None,
+    report: Callable[[str], None] | None = None,
     runtimes: Sequence[Runtime] = RUNTIMES,
 ) -> Survey:
     """Measure every installed runtime on the bundle's tiles; the fastest also with other tiles and threads.
@@ -66,7 +66,7 @@ def survey(
     ----------
     bundle
         Its first network is measured.
-    tell
+    report
         Called with what is measured now.
     runtimes
         The only ones to try.
@@ -75,8 +75,8 @@ def survey(
     failed: list[tuple[str, str]] = []
 
     def attempt(runtime: Runtime, threads: int | None, tile: Shape) -> None:
-        if tell is not None:
-            tell(f"{runtime}, {threads or 'all'} threads, tiles of {tile}")
+        if report is not None:
+            report(f"{runtime}, {threads or 'all'} threads, tiles of {tile}")
         try:
             found.append(measured(bundle, runtime, threads, tile))
         except MissingError as error:

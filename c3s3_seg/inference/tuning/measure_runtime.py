@@ -21,7 +21,7 @@ from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import MissingError, shown
 from c3s3_seg.inference.backends.graph import read_graph
 from c3s3_seg.inference.backends.runtimes import Runtime
-from c3s3_seg.inference.backends.select import Wish, facts, open_backend
+from c3s3_seg.inference.backends.select import BackendRequest, facts, open_backend
 from c3s3_seg.inference.tiling import Shape
 from c3s3_seg.system.process_pool import follow_parent
 
@@ -98,11 +98,11 @@ def measured(bundle: ModelBundle, runtime: Runtime, threads: int | None, tile: S
     return Measurement(**{**found, "tile": tuple(found["tile"])})
 
 
-def measure(bundle: ModelBundle, wish: Wish, tile: Shape) -> Measurement:
+def measure(bundle: ModelBundle, request: BackendRequest, tile: Shape) -> Measurement:
     """Measure in this process."""
     patch = np.random.default_rng(0).normal(size=(1, 1, *tile)).astype(np.float32)
     started = time.perf_counter()
-    backend = open_backend(bundle, bundle.networks[0], wish)
+    backend = open_backend(bundle, bundle.networks[0], request)
     opened = time.perf_counter()
     backend(patch)
     first = time.perf_counter() - opened
@@ -113,7 +113,7 @@ def measure(bundle: ModelBundle, wish: Wish, tile: Shape) -> Measurement:
         runtime=where["backend"],
         device=where["device"],
         precision=where["precision"],
-        threads=wish.threads,
+        threads=request.threads,
         tile=tile,
         open_s=opened - started,
         first_s=first,
@@ -173,8 +173,8 @@ def main(words: list[str]) -> None:
     follow_parent()
     folder, runtime, threads, x, y, z = words
     bundle = ModelBundle.load(Path(folder))
-    wish = replace(Wish(), runtime=runtime, threads=int(threads) or None)  # type: ignore[arg-type]
-    sys.stdout.write(json.dumps(asdict(measure(bundle, wish, (int(x), int(y), int(z))))) + "\n")
+    request = replace(BackendRequest(), runtime=runtime, threads=int(threads) or None)  # type: ignore[arg-type]
+    sys.stdout.write(json.dumps(asdict(measure(bundle, request, (int(x), int(y), int(z))))) + "\n")
 
 
 if __name__ == "__main__":

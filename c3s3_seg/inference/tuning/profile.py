@@ -18,7 +18,7 @@ from typing import Any, Literal
 from c3s3_seg.bundle import Network
 from c3s3_seg.errors import ConfigError, InputError
 from c3s3_seg.inference.backends.runtimes import Runtime
-from c3s3_seg.inference.backends.select import PACKAGES, Wish
+from c3s3_seg.inference.backends.select import PACKAGES, BackendRequest
 from c3s3_seg.inference.memory import Costs
 from c3s3_seg.system.files import make_folder, read_json, read_regular, write_whole
 from c3s3_seg.system.hardware import available_processors
@@ -158,7 +158,9 @@ def write_profile(path: Path, network: Network, best: Best) -> Profile:
     return profile
 
 
-def with_profile(wish: Wish, path: Path | None, network: Network) -> tuple[Wish, Best | None, Remarks]:
+def with_profile(
+    request: BackendRequest, path: Path | None, network: Network
+) -> tuple[BackendRequest, Best | None, Remarks]:
     """Let a profile decide the runtime and the threads that were left open.
 
     Returns
@@ -172,25 +174,25 @@ def with_profile(wish: Wish, path: Path | None, network: Network) -> tuple[Wish,
         If the file is no profile.
     """
     if path is None:
-        return wish, None, {}
+        return request, None, {}
     profile = read_profile(path)
     best = profile.best(network)
     digest = hashlib.sha256(read_regular(path)).hexdigest()
-    why = _unused(wish, profile, best)
+    why = _unused(request, profile, best)
     if best is None or why:
-        return wish, None, {"profile": {"sha256": digest, "used": False, "why": why}}
-    threads = best.threads if wish.threads is None else wish.threads
+        return request, None, {"profile": {"sha256": digest, "used": False, "why": why}}
+    threads = best.threads if request.threads is None else request.threads
     decided = {"runtime": best.runtime, "threads": threads}
-    return replace(wish, **decided), best, {"profile": {"sha256": digest, "used": True, **decided}}  # type: ignore[arg-type]
+    return replace(request, **decided), best, {"profile": {"sha256": digest, "used": True, **decided}}  # type: ignore[arg-type]
 
 
-def _unused(wish: Wish, profile: Profile, best: Best | None) -> str | None:
+def _unused(request: BackendRequest, profile: Profile, best: Best | None) -> str | None:
     """Why a profile does not decide; None if it does."""
     if profile.machine != Machine.here():
         return "it was made on another machine"
     if best is None:
         return "it has no entry for this kind of network"
-    if wish.runtime not in ("auto", best.runtime) or wish.device == "cuda":
+    if request.runtime not in ("auto", best.runtime) or request.device == "cuda":
         return "another runtime or device was asked for"
     if importlib.util.find_spec(PACKAGES[best.runtime][0]) is None:
         return f"{best.runtime} is not installed any more"

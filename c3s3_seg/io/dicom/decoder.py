@@ -41,7 +41,7 @@ NEEDED = (
 RLE = "1.2.840.10008.1.2.5"
 
 
-class Refused(Exception):  # noqa: N818 - it is an answer, not an error of ours
+class DecoderRefusal(Exception):  # noqa: N818 - it is an answer, not an error of ours
     """The pixels of a file cannot be had. `todo` is set if it is not the file's fault."""
 
     def __init__(self, why: str, todo: str = "") -> None:
@@ -49,7 +49,7 @@ class Refused(Exception):  # noqa: N818 - it is an answer, not an error of ours
         self.todo = todo
 
 
-class Decoder:
+class PixelDecoder:
     """The parent's end. A child that died is started anew for the next file."""
 
     def __init__(self) -> None:
@@ -61,11 +61,11 @@ class Decoder:
 
         Raises
         ------
-        Refused
+        DecoderRefusal
             If there is no decoder, or it failed, crashed, took too long or too much memory.
         """
         if shape[0] * shape[1] * 4 > MAX_FRAME:
-            raise Refused(f"{shape[0]} x {shape[1]} pixels in one frame")
+            raise DecoderRefusal(f"{shape[0]} x {shape[1]} pixels in one frame")
         if self._child is None:
             self._child = self._start()
         question = {"path": os.path.abspath(path), "frame": frame}
@@ -74,7 +74,7 @@ class Decoder:
         except (TimeoutError, EOFError, OSError) as error:
             self.close()
             slow = isinstance(error, TimeoutError)
-            raise Refused("the decoder took too long" if slow else "the decoder crashed") from None
+            raise DecoderRefusal("the decoder took too long" if slow else "the decoder crashed") from None
 
     def close(self) -> None:
         """End the child."""
@@ -107,7 +107,7 @@ class Decoder:
             self._child = child
             self.close()
             todo = "The file may be sound: see whether there is memory left, and try again"
-            raise Refused("cannot be decoded: the decoder did not start", todo) from None
+            raise DecoderRefusal("cannot be decoded: the decoder did not start", todo) from None
         return child
 
     def _ask(self, child: subprocess.Popen[bytes], question: bytes) -> Array:
@@ -116,11 +116,11 @@ class Decoder:
         child.stdin.write(question)
         answer = json.loads(_line(child, FRAME_S))
         if "error" in answer:
-            raise Refused(answer["error"], answer.get("todo", ""))
+            raise DecoderRefusal(answer["error"], answer.get("todo", ""))
         dtype, shape = np.dtype(answer["dtype"]), tuple(answer["shape"])
         size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
         if size > MAX_FRAME:
-            raise Refused("it unpacks to more than its header says")
+            raise DecoderRefusal("it unpacks to more than its header says")
         if len(self._buffer) < size:
             self._buffer = bytearray(size)
         _fill(child, memoryview(self._buffer)[:size], FRAME_S)
@@ -203,7 +203,7 @@ def main() -> None:
             if question["path"] not in held:
                 held = {question["path"]: _open(Path(question["path"]), pydicom)}
             pixels = _decode(held[question["path"]], question["frame"])
-        except Refused as refused:
+        except DecoderRefusal as refused:
             _tell(answers, {"error": str(refused), "todo": refused.todo})
             continue
         except Exception as error:  # pydicom and its decoders raise whatever they trip over
@@ -248,13 +248,15 @@ def _check_holds_pixels(data: Any) -> None:
     for keyword in ("FloatPixelData", "DoubleFloatPixelData"):
         if keyword in data:
             why = f"holds {keyword}, which no slice of CT, MR or PET has; wanted whole numbers in PixelData"
-            raise Refused(why, "The file is whole: have it exported with PixelData, or convert it to NIfTI")
+            raise DecoderRefusal(
+                why, "The file is whole: have it exported with PixelData, or convert it to NIfTI"
+            )
     if "PixelData" not in data:
-        raise Refused("it holds no PixelData")
+        raise DecoderRefusal("it holds no PixelData")
     lacks = [keyword for keyword in NEEDED if data.get(keyword) is None]
     if lacks:
         todo = "The file is whole, its header is not valid: have the series exported again"
-        raise Refused(f"cannot be decoded: its header has no {', '.join(lacks)}", todo)
+        raise DecoderRefusal(f"cannot be decoded: its header has no {', '.join(lacks)}", todo)
 
 
 def _check_decoder(syntax: Any) -> None:
@@ -267,7 +269,7 @@ def _check_decoder(syntax: Any) -> None:
     if decoder is None or not decoder.is_available:
         needs = "; ".join(decoder.missing_dependencies) if decoder else ""
         todo = f"Install one of its decoders ({needs})" if needs else "Export it uncompressed"
-        raise Refused(f"is compressed as {syntax.name}, for which no decoder is installed", todo)
+        raise DecoderRefusal(f"is compressed as {syntax.name}, for which no decoder is installed", todo)
 
 
 def _check_end(data: Any, path: Path) -> None:
@@ -303,7 +305,7 @@ def _check_range(pixels: Array, bits: int) -> None:
     """
     low = -(1 << bits - 1) if pixels.dtype.kind == "i" else 0
     if int(pixels.min()) < low or int(pixels.max()) >= 1 << bits:
-        raise Refused(f"it holds values that its header's {bits} bits cannot")
+        raise DecoderRefusal(f"it holds values that its header's {bits} bits cannot")
 
 
 if __name__ == "__main__":

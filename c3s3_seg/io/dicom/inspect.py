@@ -15,7 +15,7 @@ from c3s3_seg.io.reading import Reading
 
 
 @dataclass(frozen=True)
-class Row:
+class SeriesRow:
     """One series of a DICOM folder, or one image file.
 
     Parameters
@@ -47,7 +47,7 @@ class Row:
     verdict: str
 
 
-def inspect(path: str | Path, reading: Reading | None = None, *, pixels: bool = True) -> list[Row]:
+def inspect(path: str | Path, reading: Reading | None = None, *, pixels: bool = True) -> list[SeriesRow]:
     """Look at an image file, a DICOM file or folder, a DICOMDIR or a zip file.
 
     Parameters
@@ -75,7 +75,7 @@ def inspect(path: str | Path, reading: Reading | None = None, *, pixels: bool = 
     return [_image_row(path, reading)]
 
 
-def _series_rows(path: Path, reading: Reading, pixels: bool) -> list[Row]:
+def _series_rows(path: Path, reading: Reading, pixels: bool) -> list[SeriesRow]:
     from c3s3_seg.io.dicom.load import build, check, find_series
     from c3s3_seg.io.dicom.series import choose
 
@@ -88,7 +88,7 @@ def _series_rows(path: Path, reading: Reading, pixels: bool) -> list[Row]:
         head = (number, series.key, series.modality, series.description, len(series.slices))
         size = f"{first.text('Columns')} x {first.text('Rows')}"
         if not series.is_volume:
-            rows.append(Row(*head, size, "", "", False, f"no volume: {series.why_not}"))
+            rows.append(SeriesRow(*head, size, "", "", False, f"no volume: {series.why_not}"))
             continue
         try:
             chosen, notes = choose(found, Reading(number, reading.fix))
@@ -99,22 +99,24 @@ def _series_rows(path: Path, reading: Reading, pixels: bool) -> list[Row]:
             if pixels:
                 volume = build(chosen, notes, path, reading)
                 grid, notes = volume.geometry, volume.source.notes
-            rows.append(Row(*head, size, *_grid(grid), True, _verdict(notes)))
+            rows.append(SeriesRow(*head, size, *_grid(grid), True, _verdict(notes)))
         except C3S3Error as error:
-            rows.append(Row(*head, size, "", "", False, _joined("refused: ", error.what)))
+            rows.append(SeriesRow(*head, size, "", "", False, _joined("refused: ", error.what)))
     return rows
 
 
-def _image_row(path: Path, reading: Reading) -> Row:
+def _image_row(path: Path, reading: Reading) -> SeriesRow:
     try:
         volume: Volume = load(path, fix=reading.fix)
     except C3S3Error as error:
         if not path.is_file():
             raise
-        return Row(1, "", "-", "", 0, "-", "", "", False, _joined("refused: ", error.what))
+        return SeriesRow(1, "", "-", "", 0, "-", "", "", False, _joined("refused: ", error.what))
     shape = volume.geometry.shape
     size = f"{shape[0]} x {shape[1]}"
-    return Row(1, "", "-", "", shape[2], size, *_grid(volume.geometry), True, _verdict(volume.source.notes))
+    return SeriesRow(
+        1, "", "-", "", shape[2], size, *_grid(volume.geometry), True, _verdict(volume.source.notes)
+    )
 
 
 def _verdict(notes: tuple[str, ...]) -> str:

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from c3s3_seg.errors import C3S3Error, InputError, shown
 from c3s3_seg.geometry.volume import Array, narrow
-from c3s3_seg.io.dicom.decoder import Decoder, Refused
+from c3s3_seg.io.dicom.decoder import DecoderRefusal, PixelDecoder
 from c3s3_seg.io.dicom.header import Slice
 from c3s3_seg.system.files import printable
 
 
 @dataclass(frozen=True)
-class Plane:
+class PixelPlane:
     """The rescaled pixels (row, column) of a slice, and which of them are padding, if any may be.
 
     They are float32, or float64 where an intercept far above the slope would round them together.
@@ -40,7 +40,7 @@ class Pixels:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._decoder: Decoder | None = None
+        self._decoder: PixelDecoder | None = None
         # Of slices with an odd HighBit: whether their lowest bits are used, None where all values are 0.
         self._loose: dict[str, bool | None] = {}
 
@@ -51,7 +51,7 @@ class Pixels:
         if self._decoder is not None:
             self._decoder.close()
 
-    def read(self, item: Slice, out: Array | None = None) -> Plane:
+    def read(self, item: Slice, out: Array | None = None) -> PixelPlane:
         """The pixels of one slice, into `out` (row, column) where it is given.
 
         Raises
@@ -81,7 +81,7 @@ class Pixels:
             raise self._damaged(item, type(error).__name__) from error
         if not ((stored.dtype.kind != "f" and bits.whole) or np.isfinite(values).all()):
             raise InputError(f"the file '{item.name}' has NaN or infinite pixel values", where=self.root)
-        return Plane(values, padding)
+        return PixelPlane(values, padding)
 
     def notes(self) -> tuple[str, ...]:
         """What has to be said of all slices that were read.
@@ -118,10 +118,10 @@ class Pixels:
         if pixels is not None:
             return pixels
         if self._decoder is None:
-            self._decoder = Decoder()
+            self._decoder = PixelDecoder()
         try:
             pixels = self._decoder.pixels(item.path, item.frame, shape)
-        except Refused as refused:
+        except DecoderRefusal as refused:
             if refused.todo:
                 raise InputError(f"'{item.name}' {refused}", where=self.root, todo=refused.todo) from None
             raise self._damaged(item, str(refused)) from None

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from c3s3_seg.errors import C3S3Error, GeometryError, InputError
 from c3s3_seg.geometry.volume import Array, Geometry, Source, Volume
-from c3s3_seg.io.dicom.decoder import Decoder, Refused
+from c3s3_seg.io.dicom.decoder import DecoderRefusal, PixelDecoder
 from c3s3_seg.io.dicom.header import unreadable
 
 OFF_VOXELS = 0.05  # places are written as decimals; a SEG of another grid is off by far more somewhere
@@ -152,11 +152,11 @@ def _pixels(data: Any, path: Path) -> Iterator[Array]:
         for frame in range(count):
             yield _plain(data, frame)
         return
-    decoder = Decoder()
+    decoder = PixelDecoder()
     try:
         for frame in range(count):
             yield decoder.pixels(path, frame, (int(data.Rows), int(data.Columns)))
-    except Refused as refused:
+    except DecoderRefusal as refused:
         raise InputError(f"its frames cannot be decoded ({refused})", where=path) from None
     finally:
         decoder.close()

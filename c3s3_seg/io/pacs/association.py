@@ -79,7 +79,7 @@ class Node:
 
 
 @dataclass(frozen=True)
-class Listener:
+class AssociationListener:
     """Where files of a C-MOVE are received: our title, as the server knows it, an address and a port.
 
     Parameters
@@ -96,7 +96,7 @@ class Listener:
     senders: tuple[str, ...] = ()
 
     @classmethod
-    def parse(cls, title: str, address: str | None, senders: Sequence[str] = ()) -> Listener:
+    def parse(cls, title: str, address: str | None, senders: Sequence[str] = ()) -> AssociationListener:
         """From a title, `host:port` and the hosts of other senders.
 
         Raises

@@ -18,16 +18,16 @@ from c3s3_seg.io.pacs.association import (
     PLAIN,
     REPORTS,
     STORED,
+    AssociationListener,
     Caller,
     Context,
-    Listener,
     Node,
     association,
     check_status,
 )
 from c3s3_seg.io.pacs.inbox import Inbox, gathering, put_in_place
 from c3s3_seg.io.pacs.listener import listening
-from c3s3_seg.io.pacs.query import Limits, Wanted, search_key, text_of, uid_key
+from c3s3_seg.io.pacs.query import FetchLimits, Wanted, search_key, text_of, uid_key
 
 FIND, GET, MOVE = (f"1.2.840.10008.5.1.4.1.2.2.{n}" for n in (1, 3, 2))
 # One for each syntax: of several in one context a server takes one, and could send nothing else.
@@ -120,8 +120,8 @@ def fetch(
     accession: str | None = None,
     patient: str | None = None,
     caller: Caller | None = None,
-    listener: Listener | None = None,
-    limits: Limits | None = None,
+    listener: AssociationListener | None = None,
+    limits: FetchLimits | None = None,
 ) -> list[Path]:
     """Fetch a study, or a series of it: `out/<series UID>/<instance UID>.dcm`, all of it or nothing.
 
@@ -158,12 +158,12 @@ def fetch(
         "" if patient is None else search_key(patient, "the patient's id"),
     )
     with gathering(Path(out)) as aside:
-        inbox = Inbox(aside, wanted, limits or Limits(), listening=listener is not None)
+        inbox = Inbox(aside, wanted, limits or FetchLimits(), listening=listener is not None)
         _transfer(node, inbox, caller or Caller(), listener)
         return put_in_place(inbox, Path(out))
 
 
-def _transfer(node: Node, inbox: Inbox, caller: Caller, listener: Listener | None) -> None:
+def _transfer(node: Node, inbox: Inbox, caller: Caller, listener: AssociationListener | None) -> None:
     """Let the server send, and check that all came."""
     level = "STUDY" if inbox.wanted.series is None else "SERIES"
     uids = {"StudyInstanceUID": inbox.wanted.study}

@@ -19,7 +19,7 @@ from typing import Any
 from c3s3_seg.errors import C3S3Error, InputError, RefusedError
 from c3s3_seg.io.dicom_objects.codes import Uid
 from c3s3_seg.io.pacs.association import SUCCESS
-from c3s3_seg.io.pacs.query import NAMES, Limits, Wanted, text_of
+from c3s3_seg.io.pacs.query import NAMES, FetchLimits, Wanted, text_of
 from c3s3_seg.system.files import make_folder, read_regular, write_whole
 
 NOT_UNDERSTOOD, NO_ROOM, NOT_ALLOWED = 0xC000, 0xA700, 0x0124
@@ -43,7 +43,7 @@ class Inbox:
 
     aside: Path
     wanted: Wanted
-    limits: Limits = field(default_factory=Limits)
+    limits: FetchLimits = field(default_factory=FetchLimits)
     listening: bool = False
     files: dict[Uid, Path] = field(default_factory=dict)  # instance -> its file, aside
     taken: int = 0  # stores that were accepted, identical ones too

@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from typing import Any
 
 from c3s3_seg.errors import InputError
-from c3s3_seg.io.pacs.association import REPORTS, STORED, Caller, Listener, Node, addresses
+from c3s3_seg.io.pacs.association import REPORTS, STORED, AssociationListener, Caller, Node, addresses
 from c3s3_seg.io.pacs.inbox import NOT_ALLOWED, Inbox
 
 
 @contextmanager
-def listening(listener: Listener, node: Node, inbox: Inbox, caller: Caller) -> Iterator[None]:
+def listening(listener: AssociationListener, node: Node, inbox: Inbox, caller: Caller) -> Iterator[None]:
     """Listen until the end of the block to one server: its title, its hosts and, with TLS, its certificate.
 
     Raises

@@ -94,7 +94,7 @@ def text_of(header: Any, name: str) -> str:
 
 
 @dataclass(frozen=True)
-class Limits:
+class FetchLimits:
     """What a transfer may take. A server that goes on for ever fills no disk and holds no batch.
 
     Parameters

@@ -25,11 +25,11 @@ BAD = 2.0  # a scan is bad above so many times the median of the true 95HD of th
 LEAST_CASES = 2
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
-Harm = Callable[[Array], Array]
+Degradation = Callable[[Array], Array]
 
 
 @dataclass(frozen=True)
-class Case:
+class ReferenceCase:
     """A scan with its reference mask on the same grid."""
 
     name: str
@@ -38,11 +38,11 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Row:
+class CalibrationRow:
     """One version of a scan: 95HD between the networks and true 95HD, in mm; inf where one is missing."""
 
     case: str
-    harm: str
+    degradation: str
     between_mm: float
     true_mm: float
 
@@ -63,14 +63,14 @@ class Limit:
     """
 
     calibration: Calibration
-    rows: tuple[Row, ...]
+    rows: tuple[CalibrationRow, ...]
     caught: float = field(default=float("nan"))
     false_alarms: float = field(default=float("nan"))
 
 
 def calibrate_uncertainty(
     bundle: ModelBundle,
-    cases: Sequence[Case],
+    cases: Sequence[ReferenceCase],
     found_on: str,
     bad_mm: float | None = None,
     report: Callable[[str], None] | None = None,
@@ -99,7 +99,7 @@ def calibrate_uncertainty(
         raise InputError(f"found {len(cases)} validation cases, wanted {LEAST_CASES} or more to calibrate on")
     predictor = open_predictor(bundle, settings=Settings(uncertainty=True))
     rows = tuple(row for case in cases for row in _rows(case, predictor, report))
-    clean = statistics.median(row.true_mm for row in rows if row.harm == UNTOUCHED)
+    clean = statistics.median(row.true_mm for row in rows if row.degradation == UNTOUCHED)
     bad_mm = BAD * clean if bad_mm is None else bad_mm
     between, true = (np.array([getattr(row, key) for row in rows]) for key in ("between_mm", "true_mm"))
     bad = true > bad_mm
@@ -112,15 +112,17 @@ def calibrate_uncertainty(
     return Limit(calibration, rows, *_left_out(rows, between, bad))
 
 
-def _rows(case: Case, predictor: Predictor, report: Callable[[str], None] | None) -> Iterator[Row]:
+def _rows(
+    case: ReferenceCase, predictor: Predictor, report: Callable[[str], None] | None
+) -> Iterator[CalibrationRow]:
     """Degraded scans may leave the domain, which is the point of them."""
-    for harm, scan, truth in degraded(case.scan, case.truth):
+    for degradation, scan, truth in degraded(case.scan, case.truth):
         if report is not None:
-            report(f"{case.name}, {harm}")
+            report(f"{case.name}, {degradation}")
         found = predictor(scan, allow_out_of_domain=True)
-        between = found.doubt.hd95_mm if found.doubt else {}
+        between = found.uncertainty.hd95_mm if found.uncertainty else {}
         true = {x.name: score(found.mask, truth, x.value).hd95_mm for x in predictor.task.labels}
-        yield Row(case.name, harm, _worst(between.values()), _worst(true.values()))
+        yield CalibrationRow(case.name, degradation, _worst(between.values()), _worst(true.values()))
 
 
 def _worst(distances_mm: Iterable[float]) -> float:
@@ -131,8 +133,8 @@ def _worst(distances_mm: Iterable[float]) -> float:
 def degraded(scan: Volume, truth: Volume) -> Iterator[tuple[str, Volume, Volume]]:
     """The scan as it is and degraded in two degrees of each kind, with its mask: (kind, scan, mask)."""
     array = scan.array.astype(np.float32)
-    for name, harm in HARMS.items():
-        yield name, scan.geometry.volume(np.asarray(harm(array), np.float32), scan.source), truth
+    for name, degradation in DEGRADATIONS.items():
+        yield name, scan.geometry.volume(np.asarray(degradation(array), np.float32), scan.source), truth
     for name, share in CROPS.items():
         first = int(share * scan.geometry.shape[0])
         affine = scan.geometry.affine.copy()
@@ -142,30 +144,30 @@ def degraded(scan: Volume, truth: Volume) -> Iterator[tuple[str, Volume, Volume]
         yield name, grid.volume(array[first:], scan.source), grid.volume(truth.array[first:])
 
 
-def _noise(strength: float) -> Harm:
+def _noise(strength: float) -> Degradation:
     return lambda scan: scan + np.random.default_rng(0).normal(0, strength * scan.std(), scan.shape)
 
 
-def _blur(voxels: float) -> Harm:
-    def harm(scan: Array) -> Array:
+def _blur(voxels: float) -> Degradation:
+    def degradation(scan: Array) -> Array:
         from scipy import ndimage
 
         return np.asarray(ndimage.gaussian_filter(scan, voxels))
 
-    return harm
+    return degradation
 
 
-def _ghosts(strength: float) -> Harm:
+def _ghosts(strength: float) -> Degradation:
     """Copies shifted along the second axis, as breathing leaves them along the phase encoding."""
 
-    def harm(scan: Array) -> Array:
+    def degradation(scan: Array) -> Array:
         shift = scan.shape[1] // 4 + int(np.random.default_rng(0).integers(-5, 6))
         return np.asarray(scan + strength * (np.roll(scan, shift, 1) + np.roll(scan, -shift, 1)))
 
-    return harm
+    return degradation
 
 
-HARMS: dict[str, Harm] = {
+DEGRADATIONS: dict[str, Degradation] = {
     UNTOUCHED: lambda scan: scan,
     "noise 0.5": _noise(0.5),
     "noise 1": _noise(1.0),
@@ -203,7 +205,7 @@ def best_threshold(value: Floats, bad: Flags) -> float:
     return float(middles[int(np.argmax(gain))])
 
 
-def _left_out(rows: Sequence[Row], between: Floats, bad: Flags) -> tuple[float, float]:
+def _left_out(rows: Sequence[CalibrationRow], between: Floats, bad: Flags) -> tuple[float, float]:
     """Sensitivity, and share of false alarms, of limits that were found without the case."""
     flagged = np.zeros(len(rows), bool)
     for case in {row.case for row in rows}:

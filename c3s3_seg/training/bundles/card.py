@@ -26,7 +26,7 @@ Research use only. Not a medical device.
 - **Grid**: {spacing} mm, axes LPS; training crops of {" x ".join(map(str, task.patch))} voxels.
 - **Method**: {config.method}, {facts["iterations"]} iterations, seed {run.seed}, {_precision(config, facts)}.
 - **Data**: `{config.data.folder}`: {counts} cases.
-{_fold(config)}{_blend(config)}{_beginning(facts["begun_from"])}{_changes(facts["changed_on_resume"])}{_warnings(facts)}{config.data.note}
+{_fold(config)}{_blend(config)}{_beginning(facts["initialized_from"])}{_changes(facts["changed_on_resume"])}{_warnings(facts)}{config.data.note}
 ## Validation
 
 Every net of the run, last weights (moving average), before they were rounded for storage. The scans' own

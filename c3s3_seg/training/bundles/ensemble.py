@@ -1,4 +1,4 @@
-"""The winners of several folds as one bundle, whose probabilities inference averages."""
+"""The primary networks of several folds as one bundle, whose probabilities inference averages."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ SCORES = {"dice": "Dice", "jaccard": "Jaccard", "hd95_vox": "95HD (voxel)", "asd
 
 
 @dataclass(frozen=True)
-class Member:
-    """The winner of one run.
+class EnsembleMember:
+    """The primary network of one run.
 
     Parameters
     ----------
     bundle
         What the run wrote.
     network
-        Its winner, with the stem that it has in the ensemble.
+        Its primary network, with the stem that it has in the ensemble.
     fold
         "i/k"; None where the run was no fold.
     scores
@@ -56,10 +56,10 @@ class Member:
 
 
 def make_ensemble(bundles: Sequence[ModelBundle], out: Path) -> ModelBundle:
-    """Write one bundle with the winner of each of several, the best on validation first.
+    """Write one bundle with the primary network of each of several, the best on validation first.
 
-    Only the winner of each is taken, without its companion. Graphs are left behind, since they name the files
-    that they read: export the new bundle for that.
+    Only the primary network of each is taken, without its linked bundle. Graphs are left behind, since they
+    name the files that they read: export the new bundle for that.
 
     Raises
     ------
@@ -88,13 +88,13 @@ def make_ensemble(bundles: Sequence[ModelBundle], out: Path) -> ModelBundle:
     return ModelBundle.create(out, task, files, networks, plain(_facts(named)))
 
 
-def _member(bundle: ModelBundle) -> Member:
+def _member(bundle: ModelBundle) -> EnsembleMember:
     facts, network = bundle.manifest.training, bundle.networks[0]
     # Bundles from before there was a choice of weights ship the last ones.
     records = facts.get("validation_kept") or facts.get("validation_last") or []
     record = next((r for r in records if r["candidate"] == network.architecture), None)
     scores = None if record is None else {key: _number(record[key]) for key in SCORES}
-    return Member(bundle, network, facts.get("fold"), scores)
+    return EnsembleMember(bundle, network, facts.get("fold"), scores)
 
 
 def _number(found: Any) -> float:
@@ -102,8 +102,8 @@ def _number(found: Any) -> float:
     return float("nan" if found is None else found)
 
 
-def _named(members: Sequence[Member]) -> list[Member]:
-    """The winner is `model`, as in every bundle; the others bear their fold's number, or their place."""
+def _named(members: Sequence[EnsembleMember]) -> list[EnsembleMember]:
+    """The primary network is `model`, as in every bundle; the others have their fold's number or place."""
     named = []
     for place, member in enumerate(members, start=1):
         stem = f"fold-{member.fold.split('/')[0]}" if member.fold else f"member-{place}"
@@ -120,16 +120,16 @@ def _same_task(first: ModelBundle, other: ModelBundle) -> None:
             raise InputError(what, where=other.folder, todo="Put only runs of one configuration together")
 
 
-def _all_different(members: Sequence[Member]) -> None:
+def _all_different(members: Sequence[EnsembleMember]) -> None:
     seen: dict[str, Path] = {}
     for member in members:
         if member.weights_sha256 in seen:
-            what = f"its winner is the same network as that of {seen[member.weights_sha256]}"
+            what = f"its primary network is the same network as that of {seen[member.weights_sha256]}"
             raise InputError(what, where=member.bundle.folder)
         seen[member.weights_sha256] = member.bundle.folder
 
 
-def _one_division(members: Sequence[Member]) -> None:
+def _one_division(members: Sequence[EnsembleMember]) -> None:
     """Folds are those of one division of one data set, and each is there once."""
     folds = [member.fold for member in members]
     if not any(folds):
@@ -141,12 +141,12 @@ def _one_division(members: Sequence[Member]) -> None:
         raise InputError(f"these are not different folds of one division: {found}", todo=todo)
 
 
-def _division(member: Member) -> tuple[str, Any]:
+def _division(member: EnsembleMember) -> tuple[str, Any]:
     data = member.bundle.manifest.training.get("config", {}).get("data", {})
     return (member.fold or "").partition("/")[2], data.get("fold_seed")
 
 
-def _facts(members: Sequence[Member]) -> dict[str, Any]:
+def _facts(members: Sequence[EnsembleMember]) -> dict[str, Any]:
     trainings = [member.bundle.manifest.training for member in members]
     per_case = (
         (member.network.stem, training.get("validation_cases", {}).get(member.network.architecture))
@@ -163,7 +163,7 @@ def _facts(members: Sequence[Member]) -> dict[str, Any]:
     }
 
 
-def cross_validated(members: Sequence[Member]) -> dict[str, dict[str, float]]:
+def cross_validated(members: Sequence[EnsembleMember]) -> dict[str, dict[str, float]]:
     """Score -> mean and standard deviation over folds; empty unless every member is a fold with scores."""
     if any(member.fold is None or member.scores is None for member in members):
         return {}
@@ -173,7 +173,7 @@ def cross_validated(members: Sequence[Member]) -> dict[str, dict[str, float]]:
     return {key: {"mean": round(fmean(v), 4), "sd": round(stdev(v), 4)} for key, v in whole.items()}
 
 
-def ensemble_card(members: Sequence[Member]) -> str:
+def ensemble_card(members: Sequence[EnsembleMember]) -> str:
     """The card as Markdown."""
     task = members[0].bundle.task
     labels = ", ".join(f"{label.value} = {label.name}" for label in task.labels)
@@ -185,7 +185,7 @@ Research use only. Not a medical device.
 
 - **Task**: {task.modality}; labels {labels}.
 - **Grid**: {spacing} mm, axes LPS; training crops of {" x ".join(map(str, task.patch))} voxels.
-- **An ensemble** of {len(members)} networks, each the winner of a run of its own. `predict --ensemble`
+- **An ensemble** of {len(members)} networks, each the primary network of its own run. `predict --ensemble`
   averages their probabilities; without it the first alone makes the mask.
 {note}
 ## Members
@@ -198,7 +198,7 @@ learnt from most of the others' validation cases.
 {_mean_line(members)}"""
 
 
-def _table(members: Sequence[Member]) -> str:
+def _table(members: Sequence[EnsembleMember]) -> str:
     heads = ["file", "network", "fold", "weights", *SCORES.values()]
     rows = [heads, ["---"] * len(heads)]
     for member in members:
@@ -210,7 +210,7 @@ def _table(members: Sequence[Member]) -> str:
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
-def _mean_line(members: Sequence[Member]) -> str:
+def _mean_line(members: Sequence[EnsembleMember]) -> str:
     found = cross_validated(members)
     if not found:
         return "No cross-validated mean: not every member is a fold with validation cases.\n"

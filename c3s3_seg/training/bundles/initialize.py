@@ -12,7 +12,7 @@ from c3s3_seg.training.checks import modality
 from c3s3_seg.training.run import Run
 
 
-def begin_from(run: Run, bundle: ModelBundle) -> None:
+def initialize_from(run: Run, bundle: ModelBundle) -> None:
     """Fill the nets of a fresh run, and their averages, with a bundle's weights.
 
     A net that the bundle does not hold begins from chance; of several of one kind, as in an ensemble, the
@@ -39,7 +39,7 @@ def begin_from(run: Run, bundle: ModelBundle) -> None:
         run.emas[network.architecture].net.load_state_dict(weights)
         if run.config.run.blend < 1:
             run.first[network.architecture] = weights
-    run.history.append({"iteration": 0, "begun_from": _origin(bundle, taken)})
+    run.history.append({"iteration": 0, "initialized_from": _origin(bundle, taken)})
 
 
 def _first_of_each(
@@ -55,7 +55,7 @@ def _first_of_each(
 def _origin(bundle: ModelBundle, taken: list[tuple[ModelBundle, Network]]) -> dict[str, Any]:
     """What the card says of the bundle; `seconds` counts its own forebears too."""
     facts = bundle.manifest.training
-    earlier = facts.get("begun_from") or {}
+    earlier = facts.get("initialized_from") or {}
     return {
         "bundle": bundle.task.name,
         "networks": [network.architecture for _, network in taken],

@@ -23,8 +23,9 @@ from c3s3_seg.training.validation import Validation
 def write_bundle(run: Run, data: DataSet, splits: Splits, results: list[Validation]) -> ModelBundle:
     """Choose the candidate with the best mean Dice on validation and write `folder/bundle`.
 
-    Without validation cases the first candidate is the winner. The other one ships as the partner,
-    unless the configuration names only one. With `run.keep` = best each net ships as it was when it was best.
+    Without validation cases the first candidate is the primary network. The other one ships as the secondary
+    one, unless the configuration names only one. With `run.keep` = best each net ships as it was when it was
+    best.
     """
     kept = _kept(run, results)
     scores = {record["candidate"]: record["dice"] for record in kept}
@@ -33,7 +34,7 @@ def write_bundle(run: Run, data: DataSet, splits: Splits, results: list[Validati
     order = sorted((name for name in candidates if name in wanted), key=lambda name: -scores.get(name, 0.0))
     networks: list[Network] = []
     files: dict[str, bytes] = {}
-    for stem, name in zip(("model", "partner"), order, strict=False):
+    for stem, name in zip(("model", "secondary"), order, strict=False):
         network = replace(candidates[name][1], stem=stem)
         networks.append(network)
         net = run.answer(name)
@@ -82,7 +83,9 @@ def _facts(run: Run, splits: Splits, results: list[Validation]) -> dict[str, Any
         "torch": str(torch.__version__),
         "validation_last": [scored(result, run.iteration) for result in results],
         "validation_best": best,
-        "begun_from": next((r["begun_from"] for r in run.history if "begun_from" in r), None),
+        "initialized_from": next(
+            (r["initialized_from"] for r in run.history if "initialized_from" in r), None
+        ),
         "changed_on_resume": [record for record in run.history if "changed" in record],
         "validation_cases": {result.candidate: result.per_case for result in results},
     }

@@ -35,7 +35,7 @@ class C3S3(Method):
     def views(self, iteration: int) -> Views:
         """Warm start: labelled crops, one view. Then both kinds, two views, or one that is seen twice."""
         run, c3s3 = self.config.run, self.config.c3s3
-        if iteration < c3s3.warm_start:
+        if iteration < c3s3.warm_up:
             return Views(labelled=run.warm_batch)
         count = 2 if c3s3.views == "independent" else 1
         return Views(labelled=run.labelled_batch, unlabelled=run.unlabelled_batch, count=count)
@@ -43,16 +43,14 @@ class C3S3(Method):
     def step(self, batch: Batch, iteration: int) -> Iterator[Phase]:
         """One phase: one backward of the sum of all terms."""
         config = self.config.c3s3
-        warm = iteration < config.warm_start
+        warm = iteration < config.warm_up
         passes = 2 if config.views == "identical" and not warm else 1
         a = Outputs.of(self.a, self.project_a, batch, passes)
         b = Outputs.of(self.b, self.project_b, batch, passes)
         if warm:
             loss, terms = warm_loss(a, b, batch)
         else:
-            progress = (iteration - config.warm_start) / max(
-                1, self.config.run.iterations - config.warm_start
-            )
+            progress = (iteration - config.warm_up) / max(1, self.config.run.iterations - config.warm_up)
             loss, terms = c3s3_loss(a, b, batch, self.competition, config, progress)
         yield Phase(loss, ("main",), terms)
 

@@ -12,7 +12,7 @@ from c3s3_seg.dataset import Splits
 from c3s3_seg.errors import InputError
 from c3s3_seg.system.hardware import cuda_devices
 from c3s3_seg.training.config import TrainConfig
-from c3s3_seg.training.planning.builder import Draft
+from c3s3_seg.training.planning.builder import ConfigBuilder
 from c3s3_seg.training.planning.step_costs import scaled
 from c3s3_seg.training.planning.timing import BUSY, MOST, STEPS, Length, Timing, length, time_steps
 
@@ -28,12 +28,13 @@ BUSY_WORDS = (
     "other programs had the processors for {:.0%} of the time of these steps:"
     " plan again when it is quiet, or set run.threads=1"
 )
-Tell = Callable[[str], None]
+SMALLER = "--set run.activation_checkpointing=true, a smaller task.patch or fewer filters"
+Report = Callable[[str], None]
 Regrid = Callable[[float], None]
 
 
 @dataclass(frozen=True)
-class Wishes:
+class Constraints:
     """What a run may take: wall clock, memory (of the process, or of the GPU), and what it begins from.
 
     Planning itself takes a tenth of the budget and a minute at most, from `began_s` on (time.monotonic).
@@ -55,12 +56,14 @@ class Wishes:
         return max(0.0, self.began_s + self.own_s - time.monotonic())
 
 
-def fit(draft: Draft, splits: Splits, wishes: Wishes, tell: Tell, regrid: Regrid | None) -> None:
+def fit(
+    builder: ConfigBuilder, splits: Splits, constraints: Constraints, report: Report, regrid: Regrid | None
+) -> None:
     """Choose everything that depends on time and memory.
 
     Parameters
     ----------
-    draft
+    builder
         With all that the data or the bundle decides.
     regrid
         Chooses spacing and crop again, so much coarser; None where a bundle fixes the grid and the networks.
@@ -70,30 +73,30 @@ def fit(draft: Draft, splits: Splits, wishes: Wishes, tell: Tell, regrid: Regrid
     InputError
         If not even the smallest fits.
     """
-    _device(draft)
-    timing, found = _search(draft, splits, wishes, tell, regrid)
-    _run(draft, splits, wishes, timing, found)
-    if wishes.start is not None and splits.validation:
-        draft.put("run.keep", "best", "on validation never worse than what it begins from")
+    _device(builder)
+    timing, found = _search(builder, splits, constraints, report, regrid)
+    _run(builder, splits, constraints, timing, found)
+    if constraints.start is not None and splits.validation:
+        builder.put("run.keep", "best", "on validation never worse than what it begins from")
 
 
 def _search(
-    draft: Draft, splits: Splits, wishes: Wishes, tell: Tell, regrid: Regrid | None
+    builder: ConfigBuilder, splits: Splits, constraints: Constraints, report: Report, regrid: Regrid | None
 ) -> tuple[Timing, Length]:
     """The largest networks on the finest grid with which enough iterations fit, or else the smallest."""
-    levels: tuple[tuple[int, float], ...] = LEVELS[1:] if prod(draft["task.patch"]) <= SMALL else LEVELS
+    levels: tuple[tuple[int, float], ...] = LEVELS[1:] if prod(builder["task.patch"]) <= SMALL else LEVELS
     if regrid is None:
         levels = LEVELS[-1:]  # what a level is made of, the bundle decides
-    trials = _Trials(draft, wishes, tell)
+    trials = _Trials(builder, constraints, report)
     for level in levels:
         if regrid is not None:
-            _networks(draft, level[0])
+            _networks(builder, level[0])
             regrid(level[1])
-        _batches(draft)
+        _batches(builder)
         last = level == levels[-1]
         timing = trials(last=last)
         try:
-            found = _length(draft, splits, wishes, timing)
+            found = _length(builder, splits, constraints, timing)
         except InputError:
             if last:
                 raise
@@ -106,87 +109,87 @@ def _search(
 class _Trials:
     """Times drafts as long as there is time, and never the same configuration twice; then it assumes."""
 
-    def __init__(self, draft: Draft, wishes: Wishes, tell: Tell) -> None:
-        self._draft, self._wishes, self._tell = draft, wishes, tell
+    def __init__(self, builder: ConfigBuilder, constraints: Constraints, report: Report) -> None:
+        self._builder, self._constraints, self._tell = builder, constraints, report
         self._done: list[tuple[TrainConfig, Timing]] = []
 
     def __call__(self, *, last: bool) -> Timing:
         """The steps of the draft as it stands; `last`: there is nothing else to keep time for."""
-        limit_s = self._wishes.left_s * (1.0 if last else EACH)
+        limit_s = self._constraints.left_s * (1.0 if last else EACH)
         config = self._config()
         known = next((timing for before, timing in self._done if before == config), None)
         if known is None and self._done and (limit_s < WORTH_S or self._done[-1][1].guessed):
             before, measured = self._done[-1]
             known = scaled(measured, before, config)
         timing = self._time(config, limit_s) if known is None else known
-        if not self._draft.is_set("run.precision"):
+        if not self._builder.is_set("run.precision"):
             self._put_precision(timing)
         return timing
 
     def _config(self, **more: object) -> TrainConfig:
-        warm = {"c3s3__warm_start": STEPS + 1} if _share(self._draft, self._wishes) else {}
-        return self._draft.config(run__iterations=MOST, **warm, **more)
+        warm = {"c3s3__warm_up": STEPS + 1} if _share(self._builder, self._constraints) else {}
+        return self._builder.config(run__iterations=MOST, **warm, **more)
 
     def _time(self, config: TrainConfig, limit_s: float) -> Timing:
         crop = " x ".join(map(str, config.task.patch))
         spacing = " x ".join(f"{s:g}" for s in config.task.recipe.spacing_mm)
 
-        def tell(words: str) -> None:
+        def report(words: str) -> None:
             self._tell(f"crops of {crop} at {spacing} mm: {words}")
 
         try:
-            timing = time_steps(config, self._wishes.start, limit_s, tell)
+            timing = time_steps(config, self._constraints.start, limit_s, report)
         except InputError:
             if config.run.precision != "auto":
                 raise
             # A loss that is not finite in bfloat16. What is wrong with the data is so in float32 too.
             config = self._config(run__precision="float32")
-            timing = time_steps(config, self._wishes.start, limit_s, tell)
-            self._draft.put("run.precision", "float32", "steps in bfloat16 failed")
+            timing = time_steps(config, self._constraints.start, limit_s, report)
+            self._builder.put("run.precision", "float32", "steps in bfloat16 failed")
         self._done.append((config, timing))
         return timing
 
     def _put_precision(self, timing: Timing) -> None:
-        if "run.precision" in self._draft and self._draft["run.precision"] == "float32":
+        if "run.precision" in self._builder and self._builder["run.precision"] == "float32":
             return
         why = "the faster of float32 and bfloat16, on the machine that trains"
         if timing.precision:
             why = f"{why}; on this one {timing.precision}: {timing.precision_why}"
-        self._draft.put("run.precision", "auto", why)
+        self._builder.put("run.precision", "auto", why)
 
 
-def _device(draft: Draft) -> None:
+def _device(builder: ConfigBuilder) -> None:
     if not cuda_devices():  # torch takes seconds to load, and would say no
         return
     import torch
 
     if torch.cuda.is_available():
-        draft.put("run.device", "cuda", f"torch finds {torch.cuda.get_device_name()}")
+        builder.put("run.device", "cuda", f"torch finds {torch.cuda.get_device_name()}")
 
 
-def _networks(draft: Draft, filters: int) -> None:
+def _networks(builder: ConfigBuilder, filters: int) -> None:
     narrow = filters < 16
     why = "narrow networks: small crops or a short budget" if narrow else "the published width"
     for name in ("vnet_filters", "resvnet_filters"):
-        draft.put(f"networks.{name}", filters, why)
+        builder.put(f"networks.{name}", filters, why)
     why = "networks learn faster without: 0.95 against 0.83 Dice on phantoms, 0.89 against 0.85 on atria"
-    draft.put("networks.dropout", 0.0, why)
+    builder.put("networks.dropout", 0.0, why)
     lr, organs = (0.05, "phantoms and hippocampi") if narrow else (0.03, "atria")
-    draft.put("optimiser.lr", lr, f"without dropout {lr:g} did well on {organs}, and 0.01 was slower")
+    builder.put("optimiser.lr", lr, f"without dropout {lr:g} did well on {organs}, and 0.01 was slower")
 
 
-def _batches(draft: Draft) -> None:
-    crops = 2 if prod(draft["task.patch"]) <= SMALL else 1
+def _batches(builder: ConfigBuilder) -> None:
+    crops = 2 if prod(builder["task.patch"]) <= SMALL else 1
     why = "small crops" if crops == 2 else "large crops, one of each kind"
-    if draft["method"] == "supervised":
-        draft.put("run.labelled_batch", 2 * crops, why)
+    if builder["method"] == "supervised":
+        builder.put("run.labelled_batch", 2 * crops, why)
         return
-    draft.put("run.labelled_batch", crops, why)
-    draft.put("run.unlabelled_batch", crops, "as many as labelled ones")
-    draft.put("run.warm_batch", 2 * crops, "as many crops in a step as later")
+    builder.put("run.labelled_batch", crops, why)
+    builder.put("run.unlabelled_batch", crops, "as many as labelled ones")
+    builder.put("run.warm_batch", 2 * crops, "as many crops in a step as later")
 
 
-def _length(draft: Draft, splits: Splits, wishes: Wishes, timing: Timing) -> Length:
+def _length(builder: ConfigBuilder, splits: Splits, constraints: Constraints, timing: Timing) -> Length:
     """What fits.
 
     Raises
@@ -194,58 +197,61 @@ def _length(draft: Draft, splits: Splits, wishes: Wishes, timing: Timing) -> Len
     InputError
         If nothing does.
     """
-    learnt = len(splits.labelled) + (0 if draft["method"] == "supervised" else len(splits.unlabelled))
-    need = timing.needs_bytes(learnt)
+    trained_on = len(splits.labelled) + (0 if builder["method"] == "supervised" else len(splits.unlabelled))
+    need = timing.needs_bytes(trained_on)
     if isinf(need):
         what = "the system ended a process that took some steps, as it does when memory runs out"
-        todo = "Give it more memory, or --set run.recompute=true, a smaller task.patch or fewer filters"
+        todo = f"Give it more memory, or {SMALLER}"
         raise InputError(what, todo=todo)
-    if need > wishes.memory_bytes:
-        what = f"this run needs {need / 1e9:.1f} GB, and {wishes.memory_bytes / 1e9:.1f} GB are allowed"
-        todo = "Give more --memory, or --set run.recompute=true, a smaller task.patch or fewer filters"
+    if need > constraints.memory_bytes:
+        what = f"this run needs {need / 1e9:.1f} GB, and {constraints.memory_bytes / 1e9:.1f} GB are allowed"
+        todo = f"Give more --memory, or {SMALLER}"
         raise InputError(what, todo=todo)
-    cases, begun = (learnt, len(splits.validation)), wishes.start is not None
+    cases, begun = (trained_on, len(splits.validation)), constraints.start is not None
     try:
-        return length(timing, wishes.budget_s, cases, _share(draft, wishes), begun=begun)
+        return length(timing, constraints.budget_s, cases, _share(builder, constraints), begun=begun)
     except InputError as error:
-        raise InputError(f"{error.what}{_assumed(timing, wishes)}", todo=error.todo) from None
+        raise InputError(f"{error.what}{_assumed(timing, constraints)}", todo=error.todo) from None
 
 
-def _assumed(timing: Timing, wishes: Wishes) -> str:
+def _assumed(timing: Timing, constraints: Constraints) -> str:
     """What was not measured, and why not; empty where all was."""
     if not timing.assumed:
         return ""
     return (
-        f"; not measured in the {round(wishes.own_s, 1):g} s that a plan may take, but assumed: "
+        f"; not measured in the {round(constraints.own_s, 1):g} s that a plan may take, but assumed: "
         + "; ".join(timing.assumed)
     )
 
 
-def _share(draft: Draft, wishes: Wishes) -> float:
+def _share(builder: ConfigBuilder, constraints: Constraints) -> float:
     """Of the iterations that are the warm start's: none where both networks can teach from the beginning."""
     both = {"vnet", "resvnet"}
-    able = wishes.start is not None and both <= {n.architecture for _, n in wishes.start.members()}
-    return 0.0 if able or draft["method"] == "supervised" else WARM
+    able = constraints.start is not None and both <= {n.architecture for _, n in constraints.start.members()}
+    return 0.0 if able or builder["method"] == "supervised" else WARM
 
 
-def _run(draft: Draft, splits: Splits, wishes: Wishes, timing: Timing, found: Length) -> None:
-    share = _share(draft, wishes)
+def _run(
+    builder: ConfigBuilder, splits: Splits, constraints: Constraints, timing: Timing, found: Length
+) -> None:
+    share = _share(builder, constraints)
     steps = f"{timing.full_s:.2f} s a step"
     if share:
         steps = f"{timing.warm_s:.2f} s a step of the warm start, {timing.full_s:.2f} s then"
     judging = f"{found.validations} validations of {timing.validate_s * len(splits.validation):.0f} s"
-    why = (
-        f"{wishes.budget_s / 60:.0f} min: {steps}; {judging if splits.validation else 'no validation cases'}"
-    )
+    judging = judging if splits.validation else "no validation cases"
+    why = f"{constraints.budget_s / 60:.0f} min: {steps}; {judging}"
     if found.iterations == MOST:
         why = f"the published number; {why}"
-    why = f"{why}{_assumed(timing, wishes)}"
+    why = f"{why}{_assumed(timing, constraints)}"
     if timing.waited > BUSY:
         why = f"{why}; {BUSY_WORDS.format(timing.waited)}"
-    iterations = draft.put("run.iterations", found.iterations, why)
-    if draft["method"] != "supervised":
+    iterations = builder.put("run.iterations", found.iterations, why)
+    if builder["method"] != "supervised":
         warm = int(share * iterations)
         why = f"{share:.0%} of the iterations learn from labels alone"
-        draft.put("c3s3.warm_start", warm, why if share else "the bundle's networks can teach at once")
-    draft.put("run.validate_every", max(1, found.every), f"{max(1, found.validations)} times in all")
-    draft.put("run.checkpoint_every", max(10, iterations // 20), "what a kill costs at most, 5 % of the run")
+        builder.put("c3s3.warm_up", warm, why if share else "the bundle's networks can teach at once")
+    builder.put("run.validate_every", max(1, found.every), f"{max(1, found.validations)} times in all")
+    builder.put(
+        "run.checkpoint_every", max(10, iterations // 20), "what a kill costs at most, 5 % of the run"
+    )

@@ -23,7 +23,7 @@ class Choice:
     reason: str
 
 
-class Draft:
+class ConfigBuilder:
     """Choices in the order in which they are made.
 
     Parameters

@@ -8,7 +8,7 @@ from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.dataset import INDEX, DataSet, Splits
 from c3s3_seg.errors import InputError
 from c3s3_seg.system.schema import dump
-from c3s3_seg.training.planning.builder import Draft
+from c3s3_seg.training.planning.builder import ConfigBuilder
 
 SLOWER = 0.4  # of the learning rate that the bundle began with
 BLEND = 0.5  # of what is learnt; alone it fits the few new labels too closely (benchmarks/training-log.md)
@@ -17,7 +17,7 @@ COPIED = "as in the bundle"
 SETTINGS = ("networks.dropout", "networks.storage", "c3s3.alpha")
 
 
-def from_bundle(draft: Draft, data: DataSet, splits: Splits, bundle: ModelBundle) -> None:
+def from_bundle(builder: ConfigBuilder, data: DataSet, splits: Splits, bundle: ModelBundle) -> None:
     """Copy the task, the widths and the augmentation; choose the method and a lower learning rate.
 
     Raises
@@ -26,20 +26,20 @@ def from_bundle(draft: Draft, data: DataSet, splits: Splits, bundle: ModelBundle
         If the data set has other labels or another modality than the bundle.
     """
     _same_task(data, bundle)
-    _task(draft, bundle)
+    _task(builder, bundle)
     before: dict[str, Any] = bundle.manifest.training.get("config", {})
-    _networks(draft, splits, bundle)
+    _networks(builder, splits, bundle)
     for key in SETTINGS:
         table, name = key.split(".")
         if name in before.get(table, {}):
-            draft.put(key, before[table][name], COPIED)
+            builder.put(key, before[table][name], COPIED)
     for name, value in before.get("augment", {}).items():
-        draft.put(f"augment.{name}", value, COPIED)
-    draft.put(
+        builder.put(f"augment.{name}", value, COPIED)
+    builder.put(
         "run.blend", BLEND, "the rest is what it began from: few new labels are soon fitted too closely"
     )
     rate = before.get("optimiser", {}).get("lr", 0.01)
-    draft.put(
+    builder.put(
         "optimiser.lr", round(SLOWER * rate, 4), f"{SLOWER:g} of the {rate:g} that the bundle began with"
     )
 
@@ -55,17 +55,17 @@ def _same_task(data: DataSet, bundle: ModelBundle) -> None:
         raise InputError(what, where=data.folder / INDEX, todo="Plan without --from")
 
 
-def _task(draft: Draft, bundle: ModelBundle) -> None:
+def _task(builder: ConfigBuilder, bundle: ModelBundle) -> None:
     task = bundle.task
-    draft.put("task.name", f"{task.name}-tuned", "the bundle's name, and what it is")
+    builder.put("task.name", f"{task.name}-tuned", "the bundle's name, and what it is")
     for key in ("modality", "labels", "patch", "keep_largest", "overlap", "series"):
         value = _known(dump(task)[key])
         if value is not None:
-            draft.put(f"task.{key}", value, COPIED)
-    draft.put("task.recipe.spacing_mm", list(task.recipe.spacing_mm), COPIED)
+            builder.put(f"task.{key}", value, COPIED)
+    builder.put("task.recipe.spacing_mm", list(task.recipe.spacing_mm), COPIED)
     for key, value in dump(task.recipe.intensity).items():
         if key == "rule" or task.recipe.intensity.rule == "window":
-            draft.put(f"task.recipe.intensity.{key}", value, COPIED)
+            builder.put(f"task.recipe.intensity.{key}", value, COPIED)
 
 
 def _known(value: Any) -> Any:
@@ -75,17 +75,17 @@ def _known(value: Any) -> Any:
     return [_known(item) for item in value] if isinstance(value, list) else value
 
 
-def _networks(draft: Draft, splits: Splits, bundle: ModelBundle) -> None:
+def _networks(builder: ConfigBuilder, splits: Splits, bundle: ModelBundle) -> None:
     widths: dict[str, int] = {}
     for _, network in bundle.members():
         widths.setdefault(network.architecture, network.filters)
-    winner = bundle.networks[0].architecture
+    primary = bundle.networks[0].architecture
     for name in ("vnet", "resvnet"):
         own = name in widths
         why = COPIED if own else "the bundle has none: this one begins from chance"
-        draft.put(f"networks.{name}_filters", widths.get(name, widths[winner]), why)
+        builder.put(f"networks.{name}_filters", widths.get(name, widths[primary]), why)
     if splits.unlabelled:
-        draft.put("method", "c3s3", f"{len(splits.unlabelled)} unlabelled cases can teach")
+        builder.put("method", "c3s3", f"{len(splits.unlabelled)} unlabelled cases can teach")
         return
-    draft.put("method", "supervised", "there are no unlabelled cases")
-    draft.put("networks.supervised", winner, "the bundle's winner")
+    builder.put("method", "supervised", "there are no unlabelled cases")
+    builder.put("networks.supervised", primary, "the bundle's primary network")

@@ -16,10 +16,10 @@ from c3s3_seg.dataset import INDEX, DataSet, Splits
 from c3s3_seg.system.schema import parse
 from c3s3_seg.training.config import DataConfig
 from c3s3_seg.training.folds import read_splits
-from c3s3_seg.training.planning.budget import Wishes, fit
-from c3s3_seg.training.planning.builder import Choice, Draft
+from c3s3_seg.training.planning.budget import Constraints, fit
+from c3s3_seg.training.planning.builder import Choice, ConfigBuilder
 from c3s3_seg.training.planning.from_bundle import from_bundle
-from c3s3_seg.training.planning.statistics import Facts, Triple, measure
+from c3s3_seg.training.planning.statistics import DataStatistics, Triple, measure
 
 FINEST = 35  # voxels across an organ: 1.25 mm at an atrium of 43 mm, which costs 0.009 Dice at most
 MARGIN = 1.25  # of a crop around the organ
@@ -28,21 +28,23 @@ CROP = 200_000  # voxels: 64 x 64 x 48, with which both nets learn on two cores
 READING = 0.3  # of the time that planning may take
 BESIDE = 0.5  # of the foreground's span that a window shows on either side
 ROUND = 5  # Hounsfield units
-Tell = Callable[[str], None]
+Report = Callable[[str], None]
 
 
-def make_plan(folder: Path, wishes: Wishes, overrides: Sequence[str], tell: Tell) -> list[Choice]:
+def make_plan(
+    folder: Path, constraints: Constraints, overrides: Sequence[str], report: Report
+) -> list[Choice]:
     """Measure a data set and some steps, and choose.
 
     Parameters
     ----------
     folder
         Holds the index, scans and masks.
-    wishes
+    constraints
         Time, memory, and a bundle to begin from.
     overrides
         `key=value`: what is not to be chosen.
-    tell
+    report
         Called with what is being done.
 
     Raises
@@ -53,63 +55,63 @@ def make_plan(folder: Path, wishes: Wishes, overrides: Sequence[str], tell: Tell
     ConfigError
         If a value that was set is not allowed.
     """
-    draft = Draft(overrides)
-    draft.put("data.folder", folder.as_posix(), "relative to where `train` is run")
-    data, splits = read_splits(_data_config(draft))
+    builder = ConfigBuilder(overrides)
+    builder.put("data.folder", folder.as_posix(), "relative to where `train` is run")
+    data, splits = read_splits(_data_config(builder))
     regrid = None
-    if wishes.start is None:
-        facts = measure(data, splits, tell, READING * wishes.left_s)
-        from_data(draft, data, splits, facts)
-        regrid = partial(_grid, draft, facts)
+    if constraints.start is None:
+        facts = measure(data, splits, report, READING * constraints.left_s)
+        from_data(builder, data, splits, facts)
+        regrid = partial(_grid, builder, facts)
     else:
-        from_bundle(draft, data, splits, wishes.start)
-    fit(draft, splits, wishes, tell, regrid)
-    return draft.choices()
+        from_bundle(builder, data, splits, constraints.start)
+    fit(builder, splits, constraints, report, regrid)
+    return builder.choices()
 
 
-def _data_config(draft: Draft) -> DataConfig:
+def _data_config(builder: ConfigBuilder) -> DataConfig:
     """What is known of the data so far; everything else has its default."""
     names = DataConfig.__dataclass_fields__
-    known = {name: draft[f"data.{name}"] for name in names if f"data.{name}" in draft}
+    known = {name: builder[f"data.{name}"] for name in names if f"data.{name}" in builder}
     return parse(DataConfig, known, "--set data")
 
 
-def from_data(draft: Draft, data: DataSet, splits: Splits, facts: Facts) -> None:
+def from_data(builder: ConfigBuilder, data: DataSet, splits: Splits, facts: DataStatistics) -> None:
     """Choose all that the scans decide."""
-    _task(draft, data, facts)
-    _intensity(draft, facts)
-    _grid(draft, facts)
-    _method(draft, splits)
+    _task(builder, data, facts)
+    _intensity(builder, facts)
+    _grid(builder, facts)
+    _method(builder, splits)
 
 
-def _task(draft: Draft, data: DataSet, facts: Facts) -> None:
+def _task(builder: ConfigBuilder, data: DataSet, facts: DataStatistics) -> None:
     name = re.sub("[^a-z0-9]+", "-", (data.name or data.folder.resolve().name).lower()).strip("-")
-    draft.put("task.name", name or "task", "the data set's name")
+    builder.put("task.name", name or "task", "the data set's name")
     known = f"{INDEX} says so" if data.modality else "the scans say so"
-    draft.put(
+    builder.put(
         "task.modality", facts.modality or "MR", known if facts.modality else "not known: MR is assumed"
     )
     labels = [{"name": name, "value": value} for name, value in facts.labels.items()]
-    draft.put(
+    builder.put(
         "task.labels", labels, f"of {INDEX}" if data.labels else "values found in the masks; give them names"
     )
     pieces = "in every mask read each label is one piece" if facts.one_piece else "labels have several pieces"
-    draft.put("task.keep_largest", facts.one_piece, pieces)
+    builder.put("task.keep_largest", facts.one_piece, pieces)
 
 
-def _intensity(draft: Draft, facts: Facts) -> None:
-    if draft["task.modality"] != "CT":
-        draft.put("task.recipe.intensity.rule", "zscore", "grey values of MR have no unit")
+def _intensity(builder: ConfigBuilder, facts: DataStatistics) -> None:
+    if builder["task.modality"] != "CT":
+        builder.put("task.recipe.intensity.rule", "zscore", "intensities of MR have no unit")
         return
     if (
-        draft.put("task.recipe.intensity.rule", "window", "grey values of CT are Hounsfield units")
+        builder.put("task.recipe.intensity.rule", "window", "intensities of CT are Hounsfield units")
         != "window"
     ):
         return
     low, high = window(*facts.grey)
     seen = f"{facts.grey[0]:.0f} to {facts.grey[1]:.0f} HU hold 99 % of the foreground"
-    draft.put("task.recipe.intensity.low", low, f"{seen}; half of that span is shown below it too")
-    draft.put("task.recipe.intensity.high", high, f"{seen}; half of that span is shown above it too")
+    builder.put("task.recipe.intensity.low", low, f"{seen}; half of that span is shown below it too")
+    builder.put("task.recipe.intensity.high", high, f"{seen}; half of that span is shown above it too")
 
 
 def window(low: float, high: float) -> tuple[float, float]:
@@ -122,7 +124,7 @@ def window(low: float, high: float) -> tuple[float, float]:
     return ROUND * float((low - beside) // ROUND), -ROUND * float(-(high + beside) // ROUND)
 
 
-def _grid(draft: Draft, facts: Facts, coarser: float = 1.0) -> None:
+def _grid(builder: ConfigBuilder, facts: DataStatistics, coarser: float = 1.0) -> None:
     fine = coarser * facts.diameter_mm / FINEST
     why = f"the scans' own, median of {facts.read}"
     if facts.skipped:
@@ -134,15 +136,15 @@ def _grid(draft: Draft, facts: Facts, coarser: float = 1.0) -> None:
     if coarser > 1 and fine > min(facts.spacing_mm):
         why += f", and {coarser:g} times coarser saves time that the budget lacks"
     wanted = [round(max(own, fine), 2) for own in facts.spacing_mm]
-    spacing = draft.put("task.recipe.spacing_mm", wanted, why)
+    spacing = builder.put("task.recipe.spacing_mm", wanted, why)
     sides = crop(tuple(spacing), facts)
     held = " x ".join(f"{side:.0f}" for side in facts.organ_mm)
-    draft.put(
+    builder.put(
         "task.patch", list(sides), f"holds an organ of {held} mm and a quarter more, as far as scans reach"
     )
 
 
-def crop(spacing_mm: Triple, facts: Facts) -> tuple[int, ...]:
+def crop(spacing_mm: Triple, facts: DataStatistics) -> tuple[int, ...]:
     """Sides of a crop, multiples of 16: the organ and a margin, as far as scans reach and a step bears."""
     wanted = [
         min(MARGIN * o, f) / s for o, f, s in zip(facts.organ_mm, facts.fov_mm, spacing_mm, strict=True)
@@ -153,17 +155,17 @@ def crop(spacing_mm: Triple, facts: Facts) -> tuple[int, ...]:
     return tuple(sides)
 
 
-def _method(draft: Draft, splits: Splits) -> None:
+def _method(builder: ConfigBuilder, splits: Splits) -> None:
     count = len(splits.unlabelled)
     if count:
-        draft.put("method", "c3s3", f"{count} unlabelled cases can teach")
+        builder.put("method", "c3s3", f"{count} unlabelled cases can teach")
     else:
-        draft.put("method", "supervised", "there are no unlabelled cases")
-    several = len(draft["task.labels"]) > 1
+        builder.put("method", "supervised", "there are no unlabelled cases")
+    several = len(builder["task.labels"]) > 1
     alpha, where = (0.5, "pancreas and hippocampus") if several else (0.8, "the left atrium")
-    draft.put("c3s3.alpha", alpha, f"as at {where}")
-    draft.put(
+    builder.put("c3s3.alpha", alpha, f"as at {where}")
+    builder.put(
         "augment.elastic_mm",
-        round(2 * min(draft["task.recipe.spacing_mm"]), 2),
+        round(2 * min(builder["task.recipe.spacing_mm"]), 2),
         "two voxels, as at the atrium",
     )

@@ -18,7 +18,7 @@ from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.io import load, load_mask
 
 SAMPLE = 24  # labelled cases that are read, evenly spaced over the list
-VALUES = 4096  # foreground grey values of each case that count for the quantiles
+VALUES = 4096  # foreground intensities of each case that count for the quantiles
 LARGE = 95  # percentile over the cases of what a crop must hold
 WHOLE = 0.99  # share of a label in its largest component, from which it counts as one piece
 
@@ -26,7 +26,7 @@ Triple = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
-class Facts:
+class DataStatistics:
     """Medians over the labelled cases that were read, along the patient's axes (x, y, z).
 
     Parameters
@@ -44,7 +44,7 @@ class Facts:
     one_piece
         Whether in every mask each label is one connected piece (6-neighbours), but for 1 % of it.
     grey
-        The foreground's 0.5 % and 99.5 % quantiles of grey values, in the scans' unit.
+        The foreground's 0.5 % and 99.5 % quantiles of intensities, in the scans' unit.
     read
         How many cases these are.
     skipped
@@ -76,15 +76,15 @@ class _Seen:
 
 
 def measure(
-    data: DataSet, splits: Splits, tell: Callable[[str], None] | None = None, limit_s: float = inf
-) -> Facts:
+    data: DataSet, splits: Splits, report: Callable[[str], None] | None = None, limit_s: float = inf
+) -> DataStatistics:
     """Read some labelled cases and measure them.
 
     Parameters
     ----------
     data, splits
         The data set, and which of its cases are labelled.
-    tell
+    report
         Called with each case before it is read.
     limit_s
         After so long no further case is read; one with a label always is.
@@ -100,8 +100,8 @@ def measure(
     for name in names:
         if seen and time.monotonic() > until:
             break
-        if tell is not None:
-            tell(f"measuring {name} ({read + 1} of {len(names)})")
+        if report is not None:
+            report(f"measuring {name} ({read + 1} of {len(names)})")
         scan = load(data.scan(name))
         mask = load_mask(data.mask(name), grid=scan.geometry)
         modality, read = modality or scan.source.modality or "", read + 1
@@ -155,9 +155,9 @@ def _one_piece(inside: NDArray[np.bool_]) -> bool:
     return count < 2 or bool(np.bincount(pieces.ravel())[1:].max() >= WHOLE * np.count_nonzero(inside))
 
 
-def _together(seen: list[_Seen], modality: str, labels: Mapping[str, int]) -> Facts:
+def _together(seen: list[_Seen], modality: str, labels: Mapping[str, int]) -> DataStatistics:
     low, high = np.quantile(np.concatenate([case.grey for case in seen]), [0.005, 0.995])
-    return Facts(
+    return DataStatistics(
         modality=modality,
         labels=labels,
         spacing_mm=_triple(np.median([case.spacing_mm for case in seen], axis=0)),

@@ -8,7 +8,7 @@ from math import inf, prod
 from statistics import fmean, median
 from typing import Any
 
-from c3s3_seg.training.config import TrainConfig, warm_start
+from c3s3_seg.training.config import TrainConfig, warm_up
 from c3s3_seg.training.planning.trial import READ, STEPS
 
 # Of a step of the warm start, per voxel of its crops and filter of its nets: both nets of 16 filters on two
@@ -138,7 +138,7 @@ class Pieces:
         """Of the warm start and of the method itself; where that is the same, one number twice."""
         config, going_s = self.config, time.monotonic() - self._said_s
         warm, full = (_typical(self._found.get(name, [])) for name in ("warm_s", "full_s"))
-        longer = LONGER.get(config.method, 1.0) if warm_start(config) else 1.0
+        longer = LONGER.get(config.method, 1.0) if warm_up(config) else 1.0
         if warm is None and full is None:
             begun_s = going_s if "precision" in self._found else 0.0  # the step that did not end in time
             warm = max(VOXEL_S * cost(config), begun_s)
@@ -167,7 +167,7 @@ def _typical(seconds: list[float]) -> float | None:
 
 
 def _crops(config: TrainConfig) -> int:
-    return config.run.warm_batch if warm_start(config) else config.run.labelled_batch
+    return config.run.warm_batch if warm_up(config) else config.run.labelled_batch
 
 
 def cost(config: TrainConfig) -> float:

@@ -27,7 +27,7 @@ VALIDATING = 0.2  # of the budget at most
 LEAST = 10  # iterations; fewer are no training
 MOST = 6000  # iterations, the published number; more has only been seen to overfit
 STARTING_S = 5.0  # torch, and writing the bundle
-Tell = Callable[[str], None]
+Report = Callable[[str], None]
 BUSY = 0.1  # of the time: two threads of which one waits hold each other up far more than that
 
 
@@ -48,7 +48,7 @@ def time_steps(
     config: TrainConfig,
     start: ModelBundle | None = None,
     limit_s: float = inf,
-    tell: Tell = lambda _: None,
+    report: Report = lambda _: None,
 ) -> Timing:
     """Run a few steps in a fresh process: memory is that of such a run and nothing else.
 
@@ -60,7 +60,7 @@ def time_steps(
         A bundle to begin from.
     limit_s
         After so long the process is ended; what is not known then is assumed, and said to be.
-    tell
+    report
         Called about once a second with how far it is.
 
     Raises
@@ -78,7 +78,7 @@ def time_steps(
     process.start()
     theirs.close()
     try:
-        _listen(ours, found, began, limit_s, tell)
+        _listen(ours, found, began, limit_s, report)
     finally:
         process.kill()
         process.join()
@@ -86,14 +86,14 @@ def time_steps(
     return found.timing()
 
 
-def _listen(pipe: Connection, found: Pieces, began: float, limit_s: float, tell: Tell) -> None:
+def _listen(pipe: Connection, found: Pieces, began: float, limit_s: float, report: Report) -> None:
     """Take what the process says until it ends, dies, or the time is up."""
     while not found.complete:
         spent_s = time.monotonic() - began
         if spent_s >= limit_s:
             return
         limit = f" of at most {limit_s:.0f}" if limit_s < inf else ""
-        tell(f"{found.words}; {spent_s:.0f}{limit} s")
+        report(f"{found.words}; {spent_s:.0f}{limit} s")
         if pipe.poll(min(1.0, limit_s - spent_s)):
             try:
                 found.take(*pipe.recv())
@@ -125,8 +125,8 @@ def length(
     InputError
         If fewer than `LEAST` iterations fit.
     """
-    learnt, judged = cases
-    rest = SPARE * budget_s - STARTING_S - timing.load_s * (learnt + judged)
+    trained_on, judged = cases
+    rest = SPARE * budget_s - STARTING_S - timing.load_s * (trained_on + judged)
     once = timing.validate_s * judged
     validations = 0 if not judged else max(1, min(VALIDATIONS, int(VALIDATING * budget_s / max(once, 1e-9))))
     rest -= once * begun

@@ -17,7 +17,7 @@ from c3s3_seg.errors import C3S3Error, DefectError
 from c3s3_seg.system.allocator import keep_pages
 from c3s3_seg.system.hardware import is_memory_error
 from c3s3_seg.system.process_pool import follow_parent
-from c3s3_seg.training.config import TrainConfig, warm_start
+from c3s3_seg.training.config import TrainConfig, warm_up
 
 STEPS = 3  # timed ones of each kind; one before them warms up
 READ = 2  # cases of each kind that are read for them
@@ -47,7 +47,7 @@ def measure_steps(config: TrainConfig, start: ModelBundle | None) -> Iterator[tu
     `load_s` and `case_bytes` of a case, `voxels` of it on the model's grid, `precision`, `warm_s` and
     `full_s` of a step several times, `validate_s` of a case twice, `peak_bytes` and `waited` so far.
     """
-    from c3s3_seg.training.bundles.initialize import begin_from
+    from c3s3_seg.training.bundles.initialize import initialize_from
     from c3s3_seg.training.data import Sampler, read_splits, read_validation
     from c3s3_seg.training.run import Run
     from c3s3_seg.training.train import deterministic
@@ -66,10 +66,10 @@ def measure_steps(config: TrainConfig, start: ModelBundle | None) -> Iterator[tu
     yield "voxels", sum(case.stack[0].numel() for case in cases) // len(cases)
     run = Run(config, Path("unused"))
     if start is not None:
-        begin_from(run, start)
+        initialize_from(run, start)
     yield "precision", run.precision
     validation = read_validation(data, judged)
-    kinds = {"warm_s": 0, "full_s": warm_start(config)} if warm_start(config) else {"full_s": 0}
+    kinds = {"warm_s": 0, "full_s": warm_up(config)} if warm_up(config) else {"full_s": 0}
     for number in range(STEPS + 1):
         before = scheduled()
         for name, first in kinds.items():
