@@ -11,14 +11,15 @@ from pathlib import Path
 from statistics import fmean
 
 from c3s3_seg import ModelBundle, Settings, load, load_mask, open_predictor
+from c3s3_seg.inference import BackendRequest
 from c3s3_seg.metrics.scoring import paper_score
 
 WAYS = {
     "as the bundle says": Settings(),
     "tiles, overlap 0.5": Settings(overlap=0.5),
     "tiles, overlap 0.5, Gaussian": Settings(overlap=0.5, weighting="gaussian"),
-    "as the bundle says, bfloat16": Settings(precision="bfloat16"),
-    "as the bundle says, all flips": Settings(flips=(0, 1, 2)),
+    "as the bundle says, bfloat16": BackendRequest(precision="bfloat16"),
+    "as the bundle says, mirrored along all axes": Settings(mirroring=(0, 1, 2)),
 }
 
 
@@ -34,9 +35,12 @@ def main() -> None:
         scan = load(options.data / "imagesTr" / f"{name}.nii.gz")
         cases.append((scan, load_mask(options.data / "labelsTr" / f"{name}.nii.gz", grid=scan.geometry)))
     print("| | Dice | 95HD (voxel) | tiles |\n|---|---|---|---|")
-    for way, settings in WAYS.items():
+    for way, how in WAYS.items():
         try:
-            predictor = open_predictor(bundle, settings=settings)
+            if isinstance(how, BackendRequest):
+                predictor = open_predictor(bundle, backend=how)
+            else:
+                predictor = open_predictor(bundle, settings=how)
         except Exception as error:  # a precision that this processor lacks
             print(f"| {way} | {error} | | |")
             continue

@@ -21,12 +21,13 @@ from c3s3_seg.bundle import Task
 from c3s3_seg.export.compare import masks_apart
 from c3s3_seg.export.export import export_folder, export_in_bundle
 from c3s3_seg.export.parity import Parity, ScanParity
-from c3s3_seg.export.spec import GraphSpec, Target
+from c3s3_seg.export.spec import GraphSpec
 from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.inference import open_predictor
+from c3s3_seg.system.choices import ExportTarget
 
 CASES = 8  # the last of the unlabelled list: the validation cases of the shipped configuration
-FORMATS: tuple[tuple[str, Target, GraphSpec], ...] = (
+FORMATS: tuple[tuple[str, ExportTarget, GraphSpec], ...] = (
     ("onnx fp32", "onnx", GraphSpec()),
     ("onnx fp16", "onnx", GraphSpec("fp16")),
     ("openvino fp32", "openvino", GraphSpec()),

@@ -55,7 +55,7 @@ CASES = [
     bad_spacing,
     bad_labels,
     lambda _: Settings(stride=(np.int64(0), np.int64(1), np.int64(1))),  # type: ignore[arg-type]
-    lambda _: Settings(flips=(np.int64(7),)),  # type: ignore[arg-type]
+    lambda _: Settings(mirroring=(np.int64(7),)),  # type: ignore[arg-type]
     lambda _: Geometry.build((3, 4, 5), (np.float64(0), 1, 1)),
     lambda _: surface_distances(MASK, MASK, np.array([1.0, -1.0, 1.0])),
 ]

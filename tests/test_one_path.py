@@ -118,14 +118,17 @@ def test_the_api_loads_a_path_or_says_what_to_give(predictor: Predictor, tmp_pat
 
 
 def test_a_long_prediction_reports_its_progress(predictor: Predictor) -> None:
-    told: list[tuple[int, int]] = []
-    predictor(
-        simulate(31_050, Simulator(shape=(170, 150, 76))).scan, progress=lambda n, m: told.append((n, m))
-    )
-    windows = [pair for pair in told if pair[1] == told[0][1]]
-    assert told[0][1] > 1
-    assert windows[0] == (1, told[0][1])
-    assert told[-1][0] == told[-1][1]
+    told: list[tuple[str, int, int]] = []
+
+    def progress(what: str, done: int = 0, total: int = 0) -> None:
+        told.append((what, done, total))
+
+    predictor(simulate(31_050, Simulator(shape=(170, 150, 76))).scan, progress=progress)
+    windows = [row for row in told if "coarse" in row[0]]
+    tiles = [row for row in told if row[0] == "tiles"]
+    assert windows[-1][1] == windows[-1][2] > 1
+    assert tiles[-1][1] == tiles[-1][2]
+    assert told[0] == windows[0]
 
 
 def test_objects_describe_themselves_in_one_line(predictor: Predictor) -> None:

@@ -14,8 +14,8 @@ from c3s3_seg.io.dicom.write_series import save_series
 from c3s3_seg.io.dicom_objects.rtstruct_write import write_rtstruct
 from c3s3_seg.io.dicom_objects.secondary_capture import write_capture
 from c3s3_seg.io.dicom_objects.seg_write import write_seg
-from c3s3_seg.io.reading import Fix
 from c3s3_seg.phantom import simulate
+from c3s3_seg.system.choices import Fix
 
 # What the real slices themselves have wrong in what has to be repeated, and a program's own way to count it.
 THEIRS = ("Patient's Age", "Dicom dataset contains invalid data values")

@@ -22,10 +22,11 @@ from c3s3_seg.batch.truths import refuse_0_and_255
 from c3s3_seg.errors import C3S3Error, GeometryError, InputError, foreseen, unforeseen
 from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.inference.predictor import Predictor
-from c3s3_seg.io import Case, load, load_mask
+from c3s3_seg.io import Case, load_mask, read
 from c3s3_seg.io.formats import check_format
 from c3s3_seg.io.hashes import Watch, input_sha256
 from c3s3_seg.report.rows import PredictionRow
+from c3s3_seg.system.progress import Progress, silent
 
 T = TypeVar("T")
 
@@ -40,10 +41,13 @@ class Steps:
         The loaded model.
     job
         What to do with each case.
+    progress
+        Called with the windows and tiles of each case.
     """
 
     predictor: Predictor
     job: Job
+    progress: Progress = silent
 
     def run(self, task: CaseTask) -> Outcome:
         """Everything for one case, one step after the other."""
@@ -73,7 +77,9 @@ class Steps:
         """Find the organ in a larger scan; run the network; resample its probabilities to the scan's grid."""
         if isinstance(loaded, Outcome):
             return loaded
-        return _attempt("predict", loaded.task, lambda: _predict(loaded, self.predictor), loaded)
+        return _attempt(
+            "predict", loaded.task, lambda: _predict(loaded, self.predictor, self.progress), loaded
+        )
 
     def write(self, predicted: Predicted | Outcome) -> Outcome:
         """Score; write the mask and all that goes with it; take the hashes of what was written."""
@@ -139,8 +145,7 @@ def _settled(task: CaseTask, before: list[Watch]) -> dict[str, str]:
 
 def _load(task: CaseTask, job: Job) -> Loaded:
     started = time.perf_counter()
-    how = job.reading
-    scan = load(task.case.path, series=how.series, fix=how.fix, rule=how.rule, hashed=True)
+    scan = read(task.case.path, job.reading, hashed=True)
     check_format(scan, job.suffix, secondary_capture=job.secondary_capture)
     truth = _truth(task.truth, scan) if task.truth is not None else None
     found = {"scan": scan.source.sha256, "truth": truth.source.sha256 if truth else None}
@@ -170,10 +175,10 @@ def _prepare(loaded: Loaded, predictor: Predictor) -> Loaded:
     return replace(loaded, prepared=predictor.prepare(loaded.checked))
 
 
-def _predict(loaded: Loaded, predictor: Predictor) -> Predicted:
+def _predict(loaded: Loaded, predictor: Predictor, progress: Progress) -> Predicted:
     prepared = loaded.prepared
     if prepared is None:
         checked = loaded.checked or predictor.check(loaded.scan)
-        prepared = predictor.prepare(predictor.locate(checked))
-    prediction = predictor.to_scan_grid(prepared, predictor.network(prepared))
+        prepared = predictor.prepare(predictor.locate(checked, progress))
+    prediction = predictor.to_scan_grid(prepared, predictor.network(prepared, progress))
     return Predicted(loaded, prediction, {**loaded.seconds, **prediction.seconds})

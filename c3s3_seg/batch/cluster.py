@@ -138,9 +138,9 @@ def _key_of_openssl() -> tuple[str, str]:
 
 def _placed(model: Model, address: str, workers: int) -> Model:
     """On this machine the processors are shared out; elsewhere a runtime takes what its worker may."""
-    if address != "local" or model.threads is not None:
+    if address != "local" or model.backend.threads is not None:
         return model
-    return replace(model, threads=max(1, available_processors() // workers))
+    return model.with_threads(max(1, available_processors() // workers))
 
 
 def _absolute(job: Job) -> Job:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from c3s3_seg.errors import C3S3Error, InputError, shown
 from c3s3_seg.metrics.paired_tests import Paired, compare
-from c3s3_seg.metrics.results import CaseScore, Protocol
+from c3s3_seg.metrics.results import CaseScore
 from c3s3_seg.metrics.scoring import PaperScore, Score, diagonal_mm, labels_in, paper_scores, scores
 from c3s3_seg.metrics.statistics import Cohort, cohorts
 from c3s3_seg.report.label_values import (
@@ -22,16 +22,17 @@ from c3s3_seg.report.label_values import (
 )
 from c3s3_seg.report.rows import CaseFiles, Failure
 from c3s3_seg.report.tables import write_cases_csv, write_report_json
+from c3s3_seg.system.choices import ScoreProtocol
 from c3s3_seg.system.files import make_folder
 from c3s3_seg.system.ownership import check_output, remove_ours
 from c3s3_seg.system.process_pool import Died, each
+from c3s3_seg.system.progress import Progress
 
 if TYPE_CHECKING:
     from c3s3_seg.geometry.volume import Volume
     from c3s3_seg.io.mask_files import MaskPairs
 
 # Called with (case that is done, how many are, of how many).
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class EvaluationSettings:
         grid where prediction and truth are DICOM SEG or RTSTRUCT.
     """
 
-    protocol: Protocol = "clinical"
+    protocol: ScoreProtocol = "clinical"
     labels: Mapping[str, int] | None = None
     tolerances_mm: tuple[float, ...] = (1.0, 2.0)
     area_nsd: bool = False

@@ -12,6 +12,7 @@ from c3s3_seg.batch.job import CaseTask, Job
 from c3s3_seg.batch.outcome import Outcome
 from c3s3_seg.batch.pipeline import overlapped
 from c3s3_seg.inference.predictor import Predictor
+from c3s3_seg.system.progress import Progress, silent
 
 Runner = Callable[[Iterable[CaseTask]], Iterator[Outcome]]
 
@@ -41,9 +42,11 @@ class Engine:
     asked: Asked = field(default_factory=Asked)
 
 
-def in_this_process(predictor: Predictor, job: Job, *, overlap: bool = True) -> Runner:
+def in_this_process(
+    predictor: Predictor, job: Job, progress: Progress = silent, *, overlap: bool = True
+) -> Runner:
     """Load, network and writing of neighbouring cases at the same time, in threads; or each in its turn."""
-    steps = Steps(predictor, job)
+    steps = Steps(predictor, job, progress)
     if not overlap:
         return lambda tasks: map(steps.run, tasks)
     return lambda tasks: overlapped(tasks, steps.read, steps.predict, steps.write)

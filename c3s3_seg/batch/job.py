@@ -6,21 +6,21 @@ import hashlib
 import json
 import math
 import os
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from c3s3_seg.bundle import ModelBundle, Network
 from c3s3_seg.errors import InputError
-from c3s3_seg.inference import Predictor, Settings, open_predictor
-from c3s3_seg.inference.backends.runtimes import Choice
+from c3s3_seg.inference import BackendRequest, Predictor, Settings, open_predictor
 from c3s3_seg.io import Case, Reading
 from c3s3_seg.io.dicom_objects.codes import Maker
-from c3s3_seg.io.formats import Format, mask_path
+from c3s3_seg.io.formats import mask_path
+from c3s3_seg.system.choices import MaskFormat
 from c3s3_seg.system.schema import dump
 from c3s3_seg.system.shard import Shard
 
-Suffix = Format
+Suffix = MaskFormat
 NOT_IN_THE_OUTPUT = ("out", "origin")
 
 
@@ -117,19 +117,22 @@ class Model:
     ----------
     bundle
         Folder of the bundle.
-    backend, settings, ensemble, threads
-        As `c3s3_seg.open_predictor` takes them. Threads None: the runtime's own choice in one
+    backend, settings, ensemble
+        As `c3s3_seg.open_predictor` takes them. No number of threads: the runtime's own choice in one
         process, a fair share of the processors in each of several workers.
     deterministic
         One thread unless told otherwise, and only algorithms that give the same bits twice.
     """
 
     bundle: Path
-    backend: Choice = "auto"
+    backend: BackendRequest = field(default_factory=BackendRequest)
     settings: Settings = field(default_factory=Settings)
     ensemble: bool = False
-    threads: int | None = None
     deterministic: bool = False
+
+    def with_threads(self, threads: int) -> Model:
+        """The same on so many threads."""
+        return replace(self, backend=replace(self.backend, threads=threads))
 
     def open(self) -> tuple[Predictor, dict[str, Any]]:
         """The loaded predictor, and what the masks will have been made with.
@@ -140,9 +143,9 @@ class Model:
             If the bundle is not whole, or the runtime cannot be had.
         """
         bundle = ModelBundle.load(self.bundle)
-        threads = 1 if self.deterministic and self.threads is None else self.threads
+        model = self.with_threads(1) if self.deterministic and self.backend.threads is None else self
         predictor = open_predictor(
-            bundle, backend=self.backend, settings=self.settings, ensemble=self.ensemble, threads=threads
+            bundle, backend=model.backend, settings=self.settings, ensemble=self.ensemble
         )
         if self.deterministic:
             from c3s3_seg.system.determinism import only_repeatable

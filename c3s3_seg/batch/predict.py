@@ -30,6 +30,7 @@ from c3s3_seg.report.rows import Failure, PredictionRow
 from c3s3_seg.system.files import check_folder, make_folder, write_whole
 from c3s3_seg.system.lock import hold
 from c3s3_seg.system.ownership import check_place
+from c3s3_seg.system.progress import Progress, silent
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,7 @@ def predict_cases(
     job: Job,
     report: Report | None = None,
     plan: BatchPlan | None = None,
+    progress: Progress = silent,
 ) -> BatchResult:
     """Segment files, DICOM folders and folders of cases; the same call again goes on where it ended.
 
@@ -108,6 +110,8 @@ def predict_cases(
         Called after each case.
     plan
         Workers, shard, limit, retries, time limit.
+    progress
+        Called with the windows and tiles of each case that this process segments itself.
 
     Raises
     ------
@@ -128,7 +132,7 @@ def predict_cases(
     make_folder(job.out)
     with ExitStack() as stack:
         held = stack.enter_context(hold(job.out, str(plan.shard) if plan.shard else None))
-        engine = _engine(model, job, plan, held)
+        engine = _engine(model, job, plan, held, progress)
         stack.callback(sweep_unpacked)  # of workers that were ended in the middle of a case
         stack.callback(engine.close)
         run = _Run(engine, replace(job, origin=engine.origin), plan, report or _silent)
@@ -139,7 +143,9 @@ def _silent(progress: BatchProgress) -> None:
     del progress
 
 
-def _engine(model: Predictor | Model, job: Job, plan: BatchPlan, held: tuple[int, ...]) -> Engine:
+def _engine(
+    model: Predictor | Model, job: Job, plan: BatchPlan, held: tuple[int, ...], progress: Progress
+) -> Engine:
     if plan.case_timeout_s is not None and (plan.cluster is not None or not isinstance(model, Model)):
         what = "a case can only be ended in a worker process of this machine, which opens the model itself"
         raise InputError(what, todo="Leave the time limit of a case out")
@@ -158,7 +164,7 @@ def _engine(model: Predictor | Model, job: Job, plan: BatchPlan, held: tuple[int
         predictor, origin = model.open()
     else:
         predictor, origin = model, job.origin or {}
-    run = in_this_process(predictor, replace(job, origin=origin))
+    run = in_this_process(predictor, replace(job, origin=origin), progress)
     return Engine(run, origin, bundle, asked=Asked.of(predictor))
 
 

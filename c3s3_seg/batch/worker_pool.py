@@ -63,8 +63,8 @@ def worker_engine(
     C3S3Error
         If the model cannot be opened.
     """
-    threads = model.threads or (1 if model.deterministic else max(1, available_processors() // count))
-    pool = Pool(replace(model, threads=threads), job, count, held, limit_s)
+    threads = model.backend.threads or (1 if model.deterministic else max(1, available_processors() // count))
+    pool = Pool(model.with_threads(threads), job, count, held, limit_s)
     return Engine(pool.run, pool.origin, str(model.bundle), pool.close)
 
 
@@ -169,7 +169,7 @@ class Pool:
         self._selector.close()
 
     def _start(self) -> None:
-        threads = str(self._model.threads)
+        threads = str(self._model.backend.threads)
         errors = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the worker
         process = subprocess.Popen(
             [sys.executable, "-m", "c3s3_seg.batch.worker"],

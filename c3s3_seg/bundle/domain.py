@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Annotated
 
 import numpy as np
 from annotated_types import Ge, Gt
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from c3s3_seg.errors import InputError
 from c3s3_seg.geometry.volume import Volume
+from c3s3_seg.system.choices import Intensities
 from c3s3_seg.system.schema import Rule, closed
 
 RISING = Rule(lambda ends: ends[0] <= ends[1], "the smaller number first")
@@ -62,7 +63,7 @@ class Domain:
     spacing_mm: tuple[Range, Range, Range]
     fov_mm: tuple[Range, Range, Range]
     shape: tuple[Counts, Counts, Counts]
-    intensities: Literal["scaled", "absolute"]
+    intensities: Intensities
     quantiles: Annotated[tuple[float, ...], CURVE]
     spread: NotNegative
     volume_ml: dict[str, Volumes] | None = None
@@ -73,7 +74,7 @@ class Domain:
         return float(np.abs(found - np.array(self.quantiles)).mean()) / max(self.spread, 1e-6)
 
 
-def measure(scans: Iterable[Volume], intensities: Literal["scaled", "absolute"]) -> Domain:
+def measure(scans: Iterable[Volume], intensities: Intensities) -> Domain:
     """Measure a training set.
 
     Parameters
@@ -106,7 +107,7 @@ def measure(scans: Iterable[Volume], intensities: Literal["scaled", "absolute"])
     return Domain(len(rows), spacing_mm, fov_mm, whole, intensities, quantiles, round(spread, 5))  # type: ignore[arg-type]
 
 
-def intensity_quantiles(scan: Volume, intensities: Literal["scaled", "absolute"]) -> Floats:
+def intensity_quantiles(scan: Volume, intensities: Intensities) -> Floats:
     """The intensities at 5, 10, ... 95 percent of the voxels.
 
     Raises

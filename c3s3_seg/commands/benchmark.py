@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from c3s3_seg.commands.console import Status, say, show
-
-RuntimeName = Literal["openvino", "onnx", "torch"]
+from c3s3_seg.system.choices import CpuRuntime
 
 
 def benchmark(
@@ -17,7 +16,7 @@ def benchmark(
         str, typer.Argument(help="A shipped bundle's name, or a bundle's folder.")
     ] = "left-atrium",
     runtime: Annotated[
-        RuntimeName | None, typer.Option(help="Only this runtime. Default: all that are installed.")
+        CpuRuntime | None, typer.Option(help="Only this runtime. Default: all that are installed.")
     ] = None,
     write_profile: Annotated[
         bool, typer.Option("--write-profile", help="Keep the result; `predict` then uses it.")

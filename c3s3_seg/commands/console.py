@@ -57,11 +57,11 @@ class Status:
         self._status.start()
         return self
 
-    def __call__(self, what: str) -> None:
-        """Say what is at work now."""
+    def __call__(self, what: str, done: int = 0, total: int = 0) -> None:
+        """See `Progress`."""
         from rich.markup import escape
 
-        self._status.update(escape(printable(what)))
+        self._status.update(escape(printable(counted(what, done, total))))
 
     def note(self, what: str) -> None:
         """Say something that stays, in a log file too."""
@@ -86,14 +86,20 @@ class Bar:
         self._bar.start()
         return self
 
-    def __call__(self, what: str, done: int, total: int) -> None:
-        """Say what has just been done."""
+    def __call__(self, what: str, done: int = 0, total: int = 0) -> None:
+        """See `Progress`."""
         from rich.markup import escape
 
-        self._bar.update(self._task, description=escape(printable(what)), completed=done, total=total)
+        text = escape(printable(what))
+        self._bar.update(self._task, description=text, completed=done, total=total or None)
 
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
+
+
+def counted(what: str, done: int, total: int) -> str:
+    """`tiles (3 of 12)`; without a total, what is done alone."""
+    return f"{what} ({done} of {total})" if total else what
 
 
 def show(table: object) -> None:

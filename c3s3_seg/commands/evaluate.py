@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from c3s3_seg.commands.console import Bar, need, say, show
-
-ProtocolName = Literal["clinical", "paper"]
+from c3s3_seg.system.choices import ScoreProtocol
 
 
 def evaluate(
@@ -19,7 +18,7 @@ def evaluate(
     truth: Annotated[Path, typer.Argument(help="The truth: a mask, or a folder of masks of the same names.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for report.json and cases.csv.")],
     protocol: Annotated[
-        ProtocolName, typer.Option(help="clinical: mm. paper: voxels, as published evaluations count.")
+        ScoreProtocol, typer.Option(help="clinical: mm. paper: voxels, as published evaluations count.")
     ] = "clinical",
     labels: Annotated[
         str | None,

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from c3s3_seg.commands.console import need, say
-
-ExportTarget = Literal["onnx", "openvino", "tensorrt", "monai-bundle"]
-ExportPrecision = Literal["fp32", "fp16"]
+from c3s3_seg.system.choices import ExportPrecision, ExportTarget
 
 
 def export(

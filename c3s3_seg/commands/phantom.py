@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from c3s3_seg.commands.console import say
-
-PhantomFormat = Literal["dicom", "nii.gz"]
-TruthFormat = Literal["nii.gz", "dicom-seg", "rtstruct", "none"]
-PhantomModality = Literal["MR", "CT"]
+from c3s3_seg.system.choices import PhantomFormat, PhantomModality, TruthFormat
 
 
 def phantom(

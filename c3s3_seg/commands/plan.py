@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from c3s3_seg.commands.console import Status, Stopped, need, say, show
+from c3s3_seg.commands.console import Status, Stopped, counted, need, say, show
 from c3s3_seg.commands.progress import EVERY_S
 
 
@@ -71,7 +71,8 @@ class _Progress:
     def __init__(self, status: Status) -> None:
         self._status, self._said_s = status, -EVERY_S
 
-    def __call__(self, what: str) -> None:
+    def __call__(self, what: str, done: int = 0, total: int = 0) -> None:
+        what = counted(what, done, total)
         self._status(what)
         if not self._status.live and time.monotonic() - self._said_s >= EVERY_S:
             self._said_s = time.monotonic()

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from c3s3_seg.commands.console import need, say, show, shown
 from c3s3_seg.commands.progress import ProgressReporter
+from c3s3_seg.system.choices import BackendName, Device, MaskFormat, Precision, TilesOf, Weighting
 
-BackendName = Literal["auto", "openvino", "onnx", "torch", "tensorrt"]
-DeviceName = Literal["auto", "cpu", "cuda"]
-PrecisionName = Literal["auto", "float32", "float16", "bfloat16"]
-Blend = Literal["constant", "gaussian"]
-Published = Literal["paper"]
-ImageFormat = Literal["nii.gz", "nrrd", "mha", "dicom-seg", "dicom-labelmap", "rtstruct"]
 LONGEST_TABLE = 200  # cases that a terminal shows one by one; summary.csv has them all
 
 
@@ -41,7 +36,7 @@ def predict(
         Path | None, typer.Option(help="A mask, or a folder of masks, to score against.")
     ] = None,
     format: Annotated[
-        ImageFormat, typer.Option(help="File format of the masks. The last three need DICOM input.")
+        MaskFormat, typer.Option(help="File format of the masks. The last three need DICOM input.")
     ] = "nii.gz",
     probabilities: Annotated[
         bool,
@@ -82,9 +77,9 @@ def predict(
         bool, typer.Option("--html", help="Write each case as a page too: one file, a surface that turns.")
     ] = False,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of the runtime, per worker.")] = None,
-    device: Annotated[DeviceName, typer.Option(help="Where the network runs.")] = "auto",
+    device: Annotated[Device, typer.Option(help="Where the network runs.")] = "auto",
     precision: Annotated[
-        PrecisionName, typer.Option(help="Of the network; auto: float32 on a CPU, float16 in torch on CUDA.")
+        Precision, typer.Option(help="Of the network; auto: float32 on a CPU, float16 in torch on CUDA.")
     ] = "auto",
     memory: Annotated[
         str | None,
@@ -93,12 +88,12 @@ def predict(
     stride: Annotated[
         str | None, typer.Option(help="X,Y,Z voxels from tile to tile, in place of an overlap.")
     ] = None,
-    blend: Annotated[Blend, typer.Option(help="How overlapping tiles are averaged.")] = "constant",
+    blend: Annotated[Weighting, typer.Option(help="How overlapping tiles are averaged.")] = "constant",
     mirroring: Annotated[
         str, typer.Option(help="Average over mirrored views along these axes, such as xy.")
     ] = "",
     protocol: Annotated[
-        Published | None,
+        TilesOf | None,
         typer.Option(help="paper: the published evaluation's tiles (stride 18,18,4) and both networks."),
     ] = None,
     keep_largest: Annotated[
@@ -155,7 +150,7 @@ def predict(
 
     from c3s3_seg.batch import BatchPlan, Job, Model, predict_cases
     from c3s3_seg.bundle import ModelBundle
-    from c3s3_seg.inference import Settings
+    from c3s3_seg.inference import BackendRequest, Settings
     from c3s3_seg.inference.settings import parse_axes, parse_stride, published
     from c3s3_seg.inference.tuning.profile import existing_profile
     from c3s3_seg.io.reading import Reading, fixes
@@ -164,6 +159,7 @@ def predict(
     from c3s3_seg.system.shard import parse_shard
 
     bundle = ModelBundle.find(model)
+    request = BackendRequest(backend, device, precision, threads)
     settings = Settings(
         overlap,
         probabilities,
@@ -175,13 +171,11 @@ def predict(
         keep_largest=keep_largest,
         fill_holes=fill_holes,
         min_volume_ml=min_volume,
-        device=device,
-        precision=precision,
         profile=existing_profile(os.environ),
     )
     if protocol == "paper":
         settings, ensemble = published(settings), True
-    how = Model(bundle.folder.resolve(), backend, settings, ensemble, threads, deterministic)
+    how = Model(bundle.folder.resolve(), request, settings, ensemble, deterministic)
     job = Job(
         out,
         format,
@@ -197,7 +191,7 @@ def predict(
     share = parse_shard(shard, os.environ) if shard is not None else None
     plan = BatchPlan(workers, share, limit, retry_failed, cluster, tuple(sys.argv), case_timeout)
     with ProgressReporter(as_json=as_json, quiet=quiet) as report:
-        result = predict_cases(inputs, how, job, report, plan)
+        result = predict_cases(inputs, how, job, report, plan, report.part)
     if not (as_json or quiet):
         rows = result.rows if len(result.rows) <= LONGEST_TABLE else ()
         failures = [replace(f, reason=shown(f.reason, sys.stdout)) for f in result.failures]

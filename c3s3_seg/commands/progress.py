@@ -6,7 +6,7 @@ import json
 import time
 from typing import TYPE_CHECKING, Any
 
-from c3s3_seg.commands.console import Status, say
+from c3s3_seg.commands.console import Status, counted, say
 
 if TYPE_CHECKING:
     from c3s3_seg.batch import BatchProgress
@@ -30,6 +30,7 @@ class ProgressReporter:
         self._json, self._quiet = as_json, quiet
         self._status = Status()
         self._last = time.monotonic()
+        self._text = "the first case"
 
     def __enter__(self) -> ProgressReporter:
         if not self._quiet:
@@ -45,11 +46,16 @@ class ProgressReporter:
             return
         if progress.note:
             self._status.note(progress.note)
-        text = _text(progress)
+        self._text = text = _text(progress)
         self._status(text)
         if not self._status.live and time.monotonic() - self._last > EVERY_S:
             self._last = time.monotonic()
             self._status.note(text)
+
+    def part(self, what: str, done: int = 0, total: int = 0) -> None:
+        """See `Progress`: how far the case is that is at work."""
+        if not self._quiet:
+            self._status(f"{self._text}; {counted(what, done, total)}")
 
     def __exit__(self, *_: object) -> None:
         if not self._quiet:

@@ -39,9 +39,14 @@ def study(
     check_output(out, ["study.md"])
     what, plans = load_study(config, set_ or [])
     mine = parse_shard(shard, os.environ).of(plans)
-    run_study(mine, out, lambda line: say(f"training {line}", err=True))
+    run_study(mine, out, _report)
     done = finished(plans, out)
     rows = study_rows(done, what.reference)
     write_whole(out / "study.md", study_markdown(rows, what.reference).encode())
     show(study_table(rows, what.reference))
     say(f"{len(done)} of {len(plans)} runs are finished; the table is also in {out / 'study.md'}.")
+
+
+def _report(what: str, done: int = 0, total: int = 0) -> None:
+    del done, total
+    say(f"training {what}", err=True)

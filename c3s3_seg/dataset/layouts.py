@@ -23,13 +23,11 @@ from c3s3_seg.dataset.patients import GIVEN, patients_of
 from c3s3_seg.dataset.prepare.arrays import is_array_file
 from c3s3_seg.dataset.prepare.discover import (
     Probe,
-    Progress,
     Search,
     arrays_in,
     image_part,
     is_left_out,
     probes,
-    silent,
     wanted_files,
     why_no_mask_file,
 )
@@ -40,6 +38,7 @@ from c3s3_seg.io.cases import scan_stem, walk_files
 from c3s3_seg.io.detect import is_dicom
 from c3s3_seg.io.image.files import image_stem, image_suffix
 from c3s3_seg.system.files import PlainName, printable
+from c3s3_seg.system.progress import Progress, silent
 from c3s3_seg.system.schema import parse
 
 MODALITIES = {"MR": "MR", "MRI": "MR", "CT": "CT", "PET": "PT", "PT": "PT"}

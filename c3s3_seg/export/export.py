@@ -21,19 +21,20 @@ from c3s3_seg.export.metadata import facts, weights
 from c3s3_seg.export.onnx import onnx_graph
 from c3s3_seg.export.openvino import openvino_files
 from c3s3_seg.export.parity import Parity
-from c3s3_seg.export.spec import Built, GraphSpec, Target
+from c3s3_seg.export.spec import Built, GraphSpec
 from c3s3_seg.export.standalone import standalone_graph
 from c3s3_seg.export.trace import INPUT
 from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.inference.backends.runtimes import Backend, OpenVinoBackend, TorchBackend, load_torch
 from c3s3_seg.inference.tiling import FloatArray
+from c3s3_seg.system.choices import ExportTarget
 from c3s3_seg.system.files import check_folder, check_output_file, make_own_folder, write_whole
 from c3s3_seg.system.ownership import check_set, replacing
 from c3s3_seg.system.schema import dump
 
 FACTS = "export.json"
 # What a format writes; a name that begins with a dot follows the stem.
-NAMES: dict[Target, tuple[str, ...]] = {
+NAMES: dict[ExportTarget, tuple[str, ...]] = {
     "onnx": (".onnx", CARD),
     "openvino": (".xml", ".bin", CARD),
     "tensorrt": (".engine", ".onnx", ".json", CARD),
@@ -46,7 +47,7 @@ NAMES: dict[Target, tuple[str, ...]] = {
 }
 
 
-def check_output(bundle: ModelBundle, target: Target, spec: GraphSpec, out: Path | None) -> None:
+def check_output(bundle: ModelBundle, target: ExportTarget, spec: GraphSpec, out: Path | None) -> None:
     """Before minutes of work: can the files be written, and would they take the place of somebody else's?
 
     Parameters
@@ -116,7 +117,7 @@ def _check_graph(bundle: ModelBundle, network: Network, graph: bytes, scans: Seq
 
 
 def export_folder(
-    bundle: ModelBundle, target: Target, spec: GraphSpec, out: Path, scans: Sequence[Volume]
+    bundle: ModelBundle, target: ExportTarget, spec: GraphSpec, out: Path, scans: Sequence[Volume]
 ) -> tuple[Path, Parity]:
     """Write an export that needs nothing of ours into a folder, if it agrees with torch on these scans.
 
@@ -142,7 +143,7 @@ def export_folder(
 
 
 def _export(
-    bundle: ModelBundle, target: Target, spec: GraphSpec, out: Path, scans: Sequence[Volume]
+    bundle: ModelBundle, target: ExportTarget, spec: GraphSpec, out: Path, scans: Sequence[Volume]
 ) -> tuple[Path, Parity]:
     members, built = spec.members(bundle), build(bundle, target, spec)
     with tempfile.TemporaryDirectory() as folder:
@@ -167,7 +168,7 @@ def _export(
     return out / built.network, proof
 
 
-def build(bundle: ModelBundle, target: Target, spec: GraphSpec) -> Built:
+def build(bundle: ModelBundle, target: ExportTarget, spec: GraphSpec) -> Built:
     """The files of one format, in memory."""
     if target == "monai-bundle":
         from c3s3_seg.export.monai import monai_bundle

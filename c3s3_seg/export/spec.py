@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from c3s3_seg.bundle import CARD, ModelBundle, Network
 from c3s3_seg.errors import InputError
 from c3s3_seg.inference.backends.runtimes import Backend
+from c3s3_seg.system.choices import ExportPrecision
 from c3s3_seg.system.files import plain_name
 
-Target = Literal["onnx", "openvino", "tensorrt", "monai-bundle"]
-Precision = Literal["fp32", "fp16"]
 Members = Sequence[tuple[ModelBundle, Network]]  # networks, each with the bundle that holds it
 
 
@@ -31,7 +29,7 @@ class GraphSpec:
         Whether the file gives the mean of all networks' probabilities, the linked bundle's among them.
     """
 
-    precision: Precision = "fp32"
+    precision: ExportPrecision = "fp32"
     batch: int | None = None
     ensemble: bool = False
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import InputError
-from c3s3_seg.inference.backends.runtimes import Choice, OpenVinoBackend
+from c3s3_seg.inference.backends.runtimes import OpenVinoBackend
 from c3s3_seg.inference.backends.select import BackendRequest, open_backend
 from c3s3_seg.inference.memory import costs_of
 from c3s3_seg.inference.prediction import Prediction
@@ -12,6 +12,7 @@ from c3s3_seg.inference.predictor import Predictor
 from c3s3_seg.inference.settings import Settings
 from c3s3_seg.inference.tuning.profile import with_profile
 from c3s3_seg.inference.uncertainty import NetworkComparison
+from c3s3_seg.system.choices import BackendName
 from c3s3_seg.system.telemetry import forbid
 
 forbid()  # before any of the above imports OpenVINO, which they do when they first need it
@@ -20,10 +21,9 @@ forbid()  # before any of the above imports OpenVINO, which they do when they fi
 def open_predictor(
     bundle: ModelBundle,
     *,
-    backend: Choice = "auto",
+    backend: BackendName | BackendRequest = "auto",
     settings: Settings | None = None,
     ensemble: bool = False,
-    threads: int | None = None,
 ) -> Predictor:
     """Load a bundle's network into a runtime.
 
@@ -32,13 +32,12 @@ def open_predictor(
     bundle
         The model.
     backend
-        `auto` takes the fastest that is installed; any other is taken or refused.
+        `auto` takes the fastest that is installed; any other is taken or refused. A `BackendRequest` names
+        device, precision and threads too.
     settings
         How to tile and what to keep.
     ensemble
         Average the probabilities of all networks: both of a run, or all members of an ensemble.
-    threads
-        How many; None leaves it to the runtime.
 
     Raises
     ------
@@ -55,7 +54,7 @@ def open_predictor(
         what = "an ensemble was asked for" if ensemble else "an uncertainty estimate needs two networks"
         raise InputError(f"{what}, but this bundle holds one network", where=bundle.folder)
     networks = [network for _, network in members]
-    request = BackendRequest(backend, settings.device, settings.precision, threads)
+    request = backend if isinstance(backend, BackendRequest) else BackendRequest(backend)
     request, best, remarks = with_profile(request, settings.profile, networks[0])
     backends = [open_backend(home, network, request) for home, network in members]
     for opened in backends:
@@ -72,4 +71,4 @@ def open_predictor(
     return Predictor(bundle.task, backends, settings, costs, comparison, remarks)
 
 
-__all__ = ["Prediction", "Predictor", "Settings", "open_predictor"]
+__all__ = ["BackendRequest", "Prediction", "Predictor", "Settings", "open_predictor"]

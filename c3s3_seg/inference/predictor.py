@@ -34,11 +34,11 @@ from c3s3_seg.inference.memory import MEASURED_FILTERS, Costs, costs_of
 from c3s3_seg.inference.prediction import Prediction
 from c3s3_seg.inference.roi import COARSE, Box, find_region, parse_box
 from c3s3_seg.inference.settings import Settings
-from c3s3_seg.inference.streaming import Progress
 from c3s3_seg.inference.tiled_network import Probabilities, TiledNetwork
 from c3s3_seg.inference.tiling import FloatArray, Shape
 from c3s3_seg.inference.uncertainty import Disagreement, Labels, NetworkComparison
 from c3s3_seg.system.hardware import available_memory
+from c3s3_seg.system.progress import Progress
 
 __all__ = ["CheckedScan", "Prediction", "Predictor", "PreparedScan", "Settings"]
 
@@ -175,7 +175,7 @@ class Predictor:
         allow_out_of_domain
             Segment a scan that the domain check refuses; the prediction's `check` and notes record it.
         progress
-            Called with (done, all): windows while the organ is looked for, then tiles.
+            Called with (what, done, total): windows while the organ is looked for, then tiles.
 
         Returns
         -------

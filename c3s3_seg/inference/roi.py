@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from c3s3_seg.bundle.domain import Domain
 from c3s3_seg.errors import InputError, shown
 from c3s3_seg.geometry.volume import Array, Geometry, Volume, narrow
-from c3s3_seg.inference.streaming import Progress
+from c3s3_seg.system.progress import Progress
 
 Foreground = Callable[[Volume], NDArray[np.float32]]
 # Networks are trained on scans that are scaled by up to about this much.
@@ -106,7 +106,7 @@ def find_region(
         The coarse pass: a window of the scan -> the probability of any label, on the window's grid. It
         resamples to `COARSE` times the model's spacing.
     progress
-        Called with (windows done, all windows).
+        Called after each window.
 
     Raises
     ------
@@ -182,7 +182,7 @@ def _coarse_pass(
             total[box._slices] += weight * foreground(part)
         weights[box._slices] += weight
         if progress is not None:
-            progress(number, len(places))
+            progress("windows of the coarse search", number, len(places))
     return np.asarray(total / weights), len(places)
 
 

@@ -9,8 +9,8 @@ from typing import Any
 from c3s3_seg.bundle import Task
 from c3s3_seg.errors import InputError, shown
 from c3s3_seg.inference.postprocess import Postprocessing
-from c3s3_seg.inference.tiling import Shape, Weighting
-from c3s3_seg.system.hardware import Device, Precision
+from c3s3_seg.inference.tiling import Shape
+from c3s3_seg.system.choices import Weighting
 
 PUBLISHED_STRIDE = (18, 18, 4)  # of the published evaluations on the left atrium
 
@@ -38,8 +38,6 @@ class Settings:
         Whether to compare the bundle's two networks.
     keep_largest, min_volume_ml, fill_holes
         As in `Postprocessing`.
-    device, precision
-        As in `BackendRequest`.
     profile
         A file that `c3s3-seg benchmark` wrote on this machine: it decides what is left open.
 
@@ -59,8 +57,6 @@ class Settings:
     keep_largest: bool | None = None
     min_volume_ml: float = 0.0
     fill_holes: bool = False
-    device: Device = "auto"
-    precision: Precision = "auto"
     profile: Path | None = None
 
     def __post_init__(self) -> None:

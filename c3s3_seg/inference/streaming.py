@@ -12,11 +12,12 @@ from typing import TypeVar
 
 import numpy as np
 
-from c3s3_seg.inference.tiling import FloatArray, Tiling, Weighting, importance
+from c3s3_seg.inference.tiling import FloatArray, Tiling, importance
+from c3s3_seg.system.choices import Weighting
+from c3s3_seg.system.progress import Progress
 
 T = TypeVar("T")
 Network = Callable[[FloatArray], FloatArray]
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def stream(
     axis
         Along which to stream; None leaves it to the tiling.
     progress
-        Called with (done, all) after each tile.
+        Called after each tile.
 
     Yields
     ------
@@ -85,7 +86,7 @@ def stream(
             answer = network(np.ascontiguousarray(padded[tile])[None, None])[0]
             done += 1
             if progress is not None:
-                progress(done, len(tiling))
+                progress("tiles", done, len(tiling))
             if len(tiling) == 1:
                 yield Slab(along, 0, answer[:, *inside])
                 return

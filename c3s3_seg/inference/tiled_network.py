@@ -16,8 +16,9 @@ from c3s3_seg.inference.backends.runtimes import Backend
 from c3s3_seg.inference.backends.select import notes
 from c3s3_seg.inference.memory import MULTIPLE, Budget, Costs, smaller
 from c3s3_seg.inference.settings import Settings
-from c3s3_seg.inference.streaming import Progress, Slab, stream
+from c3s3_seg.inference.streaming import Slab, stream
 from c3s3_seg.inference.tiling import FloatArray, Tiling, mean, softmax
+from c3s3_seg.system.progress import Progress
 
 WHOLE_LIMIT = 1_500_000  # voxels of a single tile: 0.35 GB in OpenVINO, 0.8 GB in ONNX Runtime
 
@@ -77,7 +78,7 @@ class TiledNetwork:
         scan_voxels
             Of the grid to which the probabilities will be resampled, which takes memory too.
         progress
-            Called with (tiles done, all tiles).
+            Called after each tile.
         """
         found = Probabilities(iter(()), self._tiling(array, scan_voxels))
         found.notes += chain.from_iterable(notes(backend) for backend in self.backends)

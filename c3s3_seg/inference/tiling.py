@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from c3s3_seg.system.choices import Weighting
+
 FloatArray = NDArray[np.float32]
 Shape = tuple[int, int, int]
-Weighting = Literal["constant", "gaussian"]
 
 SIGMA = 0.125  # of the Gaussian, as a share of a tile's side: MONAI's and nnU-Net's value
 LEAST_WEIGHT = 1e-3  # MONAI's: no voxel of a tile counts for nothing

@@ -19,9 +19,21 @@ from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.io.cases import Case, find_cases, match_truth
 from c3s3_seg.io.detect import is_dicom, is_zip
 from c3s3_seg.io.image.files import IMAGE_SUFFIXES, image_suffix, load_image, load_mask, save
-from c3s3_seg.io.reading import Fix, Reading, SeriesRule, fixes
+from c3s3_seg.io.reading import Reading, SeriesRule, fixes
+from c3s3_seg.system.choices import Fix
 
-__all__ = ["Case", "Fix", "Reading", "SeriesRule", "find_cases", "load", "load_mask", "match_truth", "save"]
+__all__ = [
+    "Case",
+    "Fix",
+    "Reading",
+    "SeriesRule",
+    "find_cases",
+    "load",
+    "load_mask",
+    "match_truth",
+    "read",
+    "save",
+]
 
 
 def load(
@@ -65,8 +77,12 @@ def load(
     GeometryError
         If the grid is not one of right angles and even spacing.
     """
+    return read(path, Reading(series, fixes((fix,) if isinstance(fix, str) else fix), rule), hashed=hashed)
+
+
+def read(path: str | Path, reading: Reading, *, hashed: bool = False) -> Volume:
+    """Read a scan as `load` does, with all choices in one object."""
     path = Path(path)
-    reading = Reading(series, fixes((fix,) if isinstance(fix, str) else fix), rule)
     if is_zip(path):
         return _load_zip(path, reading, hashed)
     if path.is_dir() or is_dicom(path):
@@ -79,7 +95,7 @@ def load(
             " or a folder with a DICOM series",
             where=path,
         )
-    if series is not None:
+    if reading.series is not None:
         raise InputError("an image file has no series to choose from", where=path, todo="Leave series out")
     return load_image(path, orthonormal="orthonormal" in reading.fix, hashed=hashed, dense=True)
 

@@ -4,37 +4,37 @@ from __future__ import annotations
 
 import gzip
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 from c3s3_seg.geometry.orthonormalize import REPAIRED
 from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.io.detect import is_dicom
 from c3s3_seg.io.dicom_objects.codes import Maker, Segment
 from c3s3_seg.io.image.files import SAVE_SUFFIXES, image_suffix, save
+from c3s3_seg.system.choices import MaskFormat
 from c3s3_seg.system.files import make_own_folder
 from c3s3_seg.system.ownership import PROGRAM
 
-Format = Literal["nii.gz", "nrrd", "mha", "dicom-seg", "dicom-labelmap", "rtstruct"]
-FORMATS: tuple[str, ...] = get_args(Format)
+FORMATS: tuple[str, ...] = get_args(MaskFormat)
 _ENDINGS = {"dicom-seg": "seg.dcm", "dicom-labelmap": "seg.dcm", "rtstruct": "rtstruct.dcm"}
 
 
-def mask_path(folder: Path, case: str, wanted: Format) -> Path:
+def mask_path(folder: Path, case: str, wanted: MaskFormat) -> Path:
     """Where the mask of a case goes."""
     return folder / f"{case}.{_ENDINGS.get(wanted, wanted)}"
 
 
-def image_suffix_of(wanted: Format) -> str:
+def image_suffix_of(wanted: MaskFormat) -> str:
     """The image format for what DICOM SEG and RTSTRUCT cannot hold: probabilities."""
     return "nii.gz" if wanted in _ENDINGS else wanted
 
 
-def refers_to_source(wanted: Format, *, secondary_capture: bool = False) -> bool:
+def refers_to_source(wanted: MaskFormat, *, secondary_capture: bool = False) -> bool:
     """Whether what is written refers to the slices of the scan, so that their headers are read again."""
     return wanted in _ENDINGS or secondary_capture
 
 
-def check_format(scan: Volume, wanted: Format, *, secondary_capture: bool = False) -> None:
+def check_format(scan: Volume, wanted: MaskFormat, *, secondary_capture: bool = False) -> None:
     """Refuse before anything is computed what could not be written afterwards.
 
     Raises
@@ -50,7 +50,7 @@ def check_format(scan: Volume, wanted: Format, *, secondary_capture: bool = Fals
 
 
 def write_mask(
-    mask: Volume, path: Path, wanted: Format, segments: tuple[Segment, ...], maker: Maker | None = None
+    mask: Volume, path: Path, wanted: MaskFormat, segments: tuple[Segment, ...], maker: Maker | None = None
 ) -> None:
     """Write a mask in one of the formats.
 

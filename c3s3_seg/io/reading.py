@@ -5,12 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 from c3s3_seg.errors import InputError
+from c3s3_seg.system.choices import Fix
 from c3s3_seg.system.schema import closed
-
-Fix = Literal["gaps", "tilt", "orthonormal"]
 
 # A pattern may come with somebody's bundle, and Python's search has no limit of time: over 64 letters (a+)+$
 # takes years. What `_slowness` lets through takes seconds at worst.

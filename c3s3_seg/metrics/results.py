@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from c3s3_seg.metrics.scoring import PaperScore, Score
-
-Protocol = Literal["clinical", "paper"]
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,12 @@ precision: running variances would overflow half precision. No pickles: safetens
 """
 
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from c3s3_seg.errors import InputError
-
-Storage = Literal["half", "int8"]
+from c3s3_seg.system.choices import Storage
 
 SCALE = ".scale"  # name of a kernel's scales: the kernel's own and this
 LARGE = 2**14  # numbers in a kernel from which 8 bits pay: stems and output layers stay exact

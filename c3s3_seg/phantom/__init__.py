@@ -1,13 +1,13 @@
 """Simulated scans of the heart with a known answer. A seed alone decides every byte."""
 
-from c3s3_seg.phantom.simulate import Modality, Phantom, Simulator, rotation, simulate
-from c3s3_seg.phantom.truth import TruthFormat
-from c3s3_seg.phantom.write import FileFormat, parse_cohort, save, write_cohort
+from c3s3_seg.phantom.simulate import Phantom, Simulator, rotation, simulate
+from c3s3_seg.phantom.write import parse_cohort, save, write_cohort
+from c3s3_seg.system.choices import PhantomFormat, PhantomModality, TruthFormat
 
 __all__ = [
-    "FileFormat",
-    "Modality",
     "Phantom",
+    "PhantomFormat",
+    "PhantomModality",
     "Simulator",
     "TruthFormat",
     "parse_cohort",

@@ -8,7 +8,6 @@ anatomy as a CT has Hounsfield units in place of brightness, an even field and G
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 
@@ -16,8 +15,7 @@ from c3s3_seg.errors import InputError
 from c3s3_seg.geometry.volume import Array, Geometry, Source, Volume
 from c3s3_seg.phantom.anatomy import Variation, build_anatomy
 from c3s3_seg.phantom.solids import Canvas, Field, Floats, smooth_field
-
-Modality = Literal["MR", "CT"]
+from c3s3_seg.system.choices import PhantomModality
 
 # Brightness as a fraction of the blood in the atrium: (lowest, highest) over all scans. Myocardium
 # is nulled by the inversion pulse and fat is suppressed; every blood pool is as bright as the atrium.
@@ -106,7 +104,7 @@ class Phantom:
     truth: Volume
 
 
-def simulate(seed: int, simulator: Simulator | None = None, modality: Modality = "MR") -> Phantom:
+def simulate(seed: int, simulator: Simulator | None = None, modality: PhantomModality = "MR") -> Phantom:
     """One heart region from a seed (an integer from 0 on): the same seed gives the same bytes.
 
     As MR and as CT a seed is the same patient in the same place.

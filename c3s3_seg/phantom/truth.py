@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 from c3s3_seg.errors import InputError
 from c3s3_seg.geometry.volume import Volume
+from c3s3_seg.system.choices import TruthFormat
 from c3s3_seg.system.files import make_own_folder
-
-TruthFormat = Literal["nii.gz", "dicom-seg", "rtstruct", "none"]
 
 
 def check_truth(truth: str, *, is_dicom: bool) -> None:

@@ -7,18 +7,16 @@ import shutil
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal
 
 from c3s3_seg.errors import InputError
-from c3s3_seg.phantom.simulate import Modality, Phantom, simulate
-from c3s3_seg.phantom.truth import TruthFormat, check_truth, save_truth, truth_path
+from c3s3_seg.phantom.simulate import Phantom, simulate
+from c3s3_seg.phantom.truth import check_truth, save_truth, truth_path
+from c3s3_seg.system.choices import PhantomFormat, PhantomModality, TruthFormat
 from c3s3_seg.system.files import check_folder, make_folder
-
-FileFormat = Literal["dicom", "nii.gz"]
 
 
 def save(
-    phantom: Phantom, folder: Path, *, seed: int, file_format: FileFormat, truth: TruthFormat = "nii.gz"
+    phantom: Phantom, folder: Path, *, seed: int, file_format: PhantomFormat, truth: TruthFormat = "nii.gz"
 ) -> tuple[Path, Path | None]:
     """Write a phantom below a folder; gives the paths of the scan and of the truth.
 
@@ -75,7 +73,7 @@ def _discard(path: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def check_places(folder: Path, seeds: Iterable[int], file_format: FileFormat, truth: TruthFormat) -> None:
+def check_places(folder: Path, seeds: Iterable[int], file_format: PhantomFormat, truth: TruthFormat) -> None:
     """Before the first phantom is simulated: whether all of them can be written.
 
     Raises
@@ -91,7 +89,9 @@ def check_places(folder: Path, seeds: Iterable[int], file_format: FileFormat, tr
                 _refuse_existing(path)
 
 
-def _places(folder: Path, name: str, file_format: FileFormat, truth: TruthFormat) -> tuple[Path, Path | None]:
+def _places(
+    folder: Path, name: str, file_format: PhantomFormat, truth: TruthFormat
+) -> tuple[Path, Path | None]:
     """Of the scan and of its truth."""
     scan = folder / (name if file_format == "dicom" else f"{name}.nii.gz")
     return scan, truth_path(folder, name, truth)
@@ -104,7 +104,7 @@ def write_cohort(
     unlabelled: int,
     validation: int,
     seed: int,
-    modality: Modality = "MR",
+    modality: PhantomModality = "MR",
 ) -> Path:
     """Write a training set of phantoms with seeds `seed`, `seed + 1`, ...; gives its `dataset.json`.
 
@@ -134,7 +134,7 @@ def write_cohort(
         raise
 
 
-def _write_cohort(folder: Path, counts: Mapping[str, int], seed: int, modality: Modality) -> Path:
+def _write_cohort(folder: Path, counts: Mapping[str, int], seed: int, modality: PhantomModality) -> Path:
     from c3s3_seg.dataset import DataSet, Splits
     from c3s3_seg.io import save as save_image
 

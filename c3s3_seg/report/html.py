@@ -9,7 +9,7 @@ from html import escape
 from pathlib import Path
 
 from c3s3_seg.metrics.paired_tests import Paired
-from c3s3_seg.metrics.results import CaseScore, Protocol
+from c3s3_seg.metrics.results import CaseScore
 from c3s3_seg.metrics.scoring import Score
 from c3s3_seg.metrics.statistics import Cohort, Statistics, cohorts
 from c3s3_seg.report.case_view import CaseView
@@ -18,6 +18,7 @@ from c3s3_seg.report.page import image, page, solid_html, table
 from c3s3_seg.report.rows import Failure
 from c3s3_seg.report.tables import CONVENTIONS, PROTOCOLS, definitions_of, notes_of, software_version
 from c3s3_seg.report.terminal import COLUMNS
+from c3s3_seg.system.choices import ScoreProtocol
 from c3s3_seg.system.files import write_whole
 
 DETAILED = 20  # cases that are drawn: the worst ones; the table has all
@@ -39,7 +40,7 @@ class Report:
     """
 
     title: str
-    protocol: Protocol
+    protocol: ScoreProtocol
     rows: Sequence[CaseScore]
     failures: Sequence[Failure] = ()
     comparison: Sequence[Paired] = ()

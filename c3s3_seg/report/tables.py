@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from c3s3_seg.metrics.paired_tests import Paired
-from c3s3_seg.metrics.results import CaseScore, Protocol
+from c3s3_seg.metrics.results import CaseScore
 from c3s3_seg.metrics.statistics import Cohort, cohorts
 from c3s3_seg.report.rows import Failure
+from c3s3_seg.system.choices import ScoreProtocol
 from c3s3_seg.system.files import csv_bytes, write_whole
 from c3s3_seg.system.schema import plain
 
@@ -87,7 +88,7 @@ def write_report_json(
     rows: Sequence[CaseScore],
     failures: Sequence[Failure],
     *,
-    protocol: Protocol,
+    protocol: ScoreProtocol,
     comparison: Sequence[Paired] = (),
     remarks: Sequence[str] = (),
 ) -> None:

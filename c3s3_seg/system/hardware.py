@@ -8,12 +8,9 @@ import importlib.util
 import os
 import re
 import sys
-from typing import Literal
 
 from c3s3_seg.errors import InputError, MissingError
-
-Device = Literal["auto", "cpu", "cuda"]
-Precision = Literal["auto", "float32", "float16", "bfloat16"]
+from c3s3_seg.system.choices import Device
 
 NO_GPU = "no NVIDIA GPU was found: the driver's library is not there or lists none"
 BOTH_WHEELS = (

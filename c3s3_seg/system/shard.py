@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from c3s3_seg.errors import InputError
+from c3s3_seg.errors import ConfigError, InputError
 
 T = TypeVar("T")
 TODO = (
@@ -29,6 +30,21 @@ class Shard:
         return f"{self.index}-of-{self.count}"
 
 
+def parse_share(text: str, what: str) -> tuple[int, int]:
+    """`i/n` -> (i, n), with i from 1 to n.
+
+    Raises
+    ------
+    ConfigError
+        If it is not of that form, naming `what`.
+    """
+    match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)
+    index, count = (int(part) for part in match.groups()) if match else (0, 0)
+    if not 1 <= index <= count:
+        raise ConfigError(f"found {what} {text!r}, wanted I/N with I from 1 to N", todo="For example 1/2")
+    return index, count
+
+
 def parse_shard(text: str, environment: Mapping[str, str]) -> Shard:
     """`2/8`, or `auto` or `auto/8` from the index that a scheduler gave.
 
@@ -48,9 +64,10 @@ def parse_shard(text: str, environment: Mapping[str, str]) -> Shard:
     head, _, tail = text.partition("/")
     if head == "auto":
         return _scheduled(tail, environment)
-    if not (head.isdecimal() and tail.isdecimal()):
-        raise InputError(f"found the shard '{text}', wanted INDEX/COUNT", todo=TODO)
-    return _checked(int(head), int(tail), text)
+    try:
+        return Shard(*parse_share(text, "the shard"))
+    except ConfigError as error:
+        raise InputError(error.what, todo=TODO) from None
 
 
 def _scheduled(count: str, environment: Mapping[str, str]) -> Shard:
@@ -59,16 +76,16 @@ def _scheduled(count: str, environment: Mapping[str, str]) -> Shard:
             step = int(environment.get("SLURM_ARRAY_TASK_STEP", "1"))
             first = int(environment.get("SLURM_ARRAY_TASK_MIN", "0" if count else "missing"))
             index = (int(environment["SLURM_ARRAY_TASK_ID"]) - first) // step + 1
-            return _checked(index, int(count or environment["SLURM_ARRAY_TASK_COUNT"]), "auto")
-        return _checked(int(environment["JOB_COMPLETION_INDEX"]) + 1, int(count), "auto")
+            return _checked(index, int(count or environment["SLURM_ARRAY_TASK_COUNT"]))
+        return _checked(int(environment["JOB_COMPLETION_INDEX"]) + 1, int(count))
     except (KeyError, ValueError, ZeroDivisionError) as error:
         what = "found no usable SLURM_ARRAY_TASK_ID, _MIN and _COUNT, nor a JOB_COMPLETION_INDEX with a count"
         raise InputError(what, todo=TODO) from error
 
 
-def _checked(index: int, count: int, text: str) -> Shard:
+def _checked(index: int, count: int) -> Shard:
     if not 1 <= index <= count:
         raise InputError(
-            f"found the shard '{text}' = {index}/{count}, wanted an index of 1 to {count}", todo=TODO
+            f"found the shard 'auto' = {index}/{count}, wanted an index of 1 to {count}", todo=TODO
         )
     return Shard(index, count)

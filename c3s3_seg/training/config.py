@@ -13,7 +13,8 @@ from annotated_types import Ge, Gt, Le, Lt
 from c3s3_seg.bundle import ReadTask
 from c3s3_seg.errors import ConfigError, InputError
 from c3s3_seg.system.schema import closed, parse
-from c3s3_seg.training.overrides import parse_share, put
+from c3s3_seg.system.shard import parse_share
+from c3s3_seg.training.overrides import put
 
 CONFIGS = Path(__file__).parent / "configs"
 

@@ -11,8 +11,8 @@ from c3s3_seg.dataset import INDEX, DataSet, Splits
 from c3s3_seg.dataset.check.index_checks import refuse_leaks
 from c3s3_seg.dataset.patients import GIVEN, Guess, patients_of
 from c3s3_seg.errors import InputError
+from c3s3_seg.system.shard import parse_share
 from c3s3_seg.training.config import DataConfig
-from c3s3_seg.training.overrides import parse_share
 
 
 def read_splits(config: DataConfig) -> tuple[DataSet, Splits]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import tomllib
 from collections.abc import Sequence
 from typing import Any
@@ -49,18 +48,3 @@ def nested(overrides: Sequence[str]) -> dict[str, Any]:
     for override in overrides:
         put(data, override)
     return data
-
-
-def parse_share(text: str, key: str) -> tuple[int, int]:
-    """ "i/k" -> (i, k), with i from 1 to k.
-
-    Raises
-    ------
-    ConfigError
-        If it is not of that form, naming `key`.
-    """
-    match = re.fullmatch(r"(\d+)/(\d+)", text)
-    number, count = (int(part) for part in match.groups()) if match else (0, 0)
-    if not 1 <= number <= count:
-        raise ConfigError(f"found {key} {text!r}, wanted I/N with I from 1 to N", todo="For example 1/2")
-    return number, count

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,6 +15,7 @@ from annotated_types import MinLen
 from c3s3_seg.errors import ConfigError, InputError
 from c3s3_seg.report.study_table import Trained
 from c3s3_seg.system.files import make_folder, make_own_folder, read_json, write_whole
+from c3s3_seg.system.progress import Progress
 from c3s3_seg.system.schema import closed, dump, parse
 from c3s3_seg.training import checkpoint
 from c3s3_seg.training.config import TrainConfig, load_config
@@ -110,7 +111,7 @@ def _plans(study: Study, overrides: Sequence[str]) -> Iterator[StudyPlan]:
             yield StudyPlan(entry.name, seed, load_config(Path(study.base), changes))
 
 
-def run_study(plans: list[StudyPlan], out: Path, report: Callable[[str], None]) -> None:
+def run_study(plans: list[StudyPlan], out: Path, report: Progress) -> None:
     """Train what has no record yet.
 
     Parameters

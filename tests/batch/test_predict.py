@@ -124,13 +124,13 @@ def test_a_defect_in_one_case_costs_one_case(
 ) -> None:
     from c3s3_seg.batch import case
 
-    def load(path: Path, **how: object) -> object:
+    def read(path: Path, *how: object, **more: object) -> object:
         if path.name == "case-1.nii.gz":
             raise ZeroDivisionError("nobody foresaw this")
-        return real(path, **how)  # type: ignore[arg-type]
+        return real(path, *how, **more)  # type: ignore[arg-type]
 
-    real = case.load
-    monkeypatch.setattr(case, "load", load)
+    real = case.read
+    monkeypatch.setattr(case, "read", read)
     _, result = run(small_scans, tmp_path / "out")
     assert len(result.rows) == 4
     assert (

@@ -13,6 +13,7 @@ from c3s3_seg.batch import BatchPlan, Job, predict_cases, verify
 from c3s3_seg.batch import case as case_module
 from c3s3_seg.errors import InputError
 from c3s3_seg.geometry.volume import Geometry, Volume
+from c3s3_seg.inference import BackendRequest
 from c3s3_seg.io import load, load_image, load_mask, save
 from c3s3_seg.io.dicom.write_series import save_series
 from c3s3_seg.io.hashes import scan_sha256, sha256
@@ -219,7 +220,7 @@ def test_shards_are_verified_together(small_scans: Path, tmp_path: Path) -> None
 
 def test_deterministic_gives_the_same_bytes_twice(small_scans: Path, tmp_path: Path) -> None:
     contents = []
-    model = replace(MODEL, deterministic=True, threads=None)
+    model = replace(MODEL, deterministic=True, backend=BackendRequest())
     for workers in (0, 0, 2):
         out = tmp_path / "out"
         job = Job(out, preview=True, deterministic=True, allow_out_of_domain=True)

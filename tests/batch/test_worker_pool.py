@@ -23,6 +23,7 @@ from c3s3_seg.bundle import WEIGHTS, Label, ModelBundle, Network
 from c3s3_seg.bundle import Task as BundleTask
 from c3s3_seg.bundle.preprocessing import Intensity, Recipe
 from c3s3_seg.errors import InputError
+from c3s3_seg.inference import BackendRequest
 from c3s3_seg.io import Case, load, save
 
 
@@ -171,7 +172,7 @@ def test_a_case_that_never_ends_fails_and_the_others_go_on(
 def test_a_single_case_that_never_ends_is_one_line(small_scans: Path, tmp_path: Path) -> None:
     scan = small_scans / "case-1.nii.gz"
     brighten(scan)
-    model = Model(endless(tmp_path), "openvino")
+    model = Model(endless(tmp_path), BackendRequest("openvino"))
     with pytest.raises(InputError, match="not finished within 3 s"):
         predict_cases([scan], model, Job(tmp_path / "out"), None, BatchPlan(case_timeout_s=3))
     assert [p.name for p in (tmp_path / "out").iterdir()] == []

@@ -20,11 +20,12 @@ from c3s3_seg.export import export as write
 from c3s3_seg.export import standalone
 from c3s3_seg.export.export import export_folder
 from c3s3_seg.export.openvino import openvino_files
-from c3s3_seg.export.spec import GraphSpec, Target
+from c3s3_seg.export.spec import GraphSpec
 from c3s3_seg.export.standalone import standalone_graph
 from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.inference.backends.runtimes import TorchBackend, load_torch
 from c3s3_seg.inference.tiling import softmax
+from c3s3_seg.system.choices import ExportTarget
 
 
 @pytest.fixture(scope="module")
@@ -196,7 +197,7 @@ def test_planted_faults_are_refused_and_nothing_is_written(
     graph: bytes,
     quick: Callable[[bytes], None],
     fault: Callable[[onnx.ModelProto], None],
-    target: write.Target,
+    target: write.ExportTarget,
 ) -> None:
     model = onnx.load_from_string(graph)
     fault(model)
@@ -315,7 +316,7 @@ def no_tracing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("target", ["onnx", "openvino", "monai-bundle"])
 def test_a_folder_that_cannot_be_is_refused_before_the_work(
-    two_nets: ModelBundle, noise: Volume, tmp_path: Path, no_tracing: None, target: Target
+    two_nets: ModelBundle, noise: Volume, tmp_path: Path, no_tracing: None, target: ExportTarget
 ) -> None:
     (tmp_path / "file").write_bytes(b"mine")
     for out in (tmp_path / "file", tmp_path / "file" / "below", tmp_path / ("x" * 256)):
@@ -344,7 +345,7 @@ def test_a_folder_that_is_denied_is_refused_before_the_work(
     ],
 )  # fmt: skip
 def test_files_of_others_are_left_alone(
-    two_nets: ModelBundle, noise: Volume, tmp_path: Path, no_tracing: None, target: Target, name: str
+    two_nets: ModelBundle, noise: Volume, tmp_path: Path, no_tracing: None, target: ExportTarget, name: str
 ) -> None:
     path = tmp_path / name
     path.parent.mkdir(exist_ok=True)
@@ -402,7 +403,7 @@ def test_a_refused_export_leaves_no_folder(
 @pytest.mark.parametrize("name", ["../evil", "/tmp/evil", "..", "a/b", "a\0b", "x" * 249])
 @pytest.mark.parametrize("target", ["onnx", "openvino", "tensorrt", "monai-bundle"])
 def test_a_task_cannot_name_a_file_outside(
-    two_nets: ModelBundle, noise: Volume, tmp_path: Path, no_tracing: None, name: str, target: Target
+    two_nets: ModelBundle, noise: Volume, tmp_path: Path, no_tracing: None, name: str, target: ExportTarget
 ) -> None:
     task = replace(two_nets.task, name=name)
     bundle = ModelBundle(two_nets.folder, replace(two_nets.manifest, task=task))

@@ -8,8 +8,9 @@ Nothing here has been run so far: no machine with a GPU was at hand.
 import numpy as np
 import pytest
 
-from c3s3_seg import Settings, open_predictor
+from c3s3_seg import open_predictor
 from c3s3_seg.bundle import ModelBundle
+from c3s3_seg.inference import BackendRequest
 from c3s3_seg.inference.backends.onnxruntime import CUDA, OnnxBackend
 from c3s3_seg.phantom import simulate
 from c3s3_seg.system.hardware import cuda_devices, installed
@@ -37,7 +38,7 @@ def test_cuda_runs_in_single_precision_and_gives_the_logits_of_the_cpu(bundle: M
 
 
 def test_masks_are_those_of_the_cpu(bundle: ModelBundle) -> None:
-    scan, settings = simulate(20_261).scan, Settings(device="cuda", precision="float32")
+    scan, request = simulate(20_261).scan, BackendRequest("onnx", "cuda", "float32")
     b = open_predictor(bundle, backend="openvino")(scan).mask.array
-    a = open_predictor(bundle, backend="onnx", settings=settings)(scan).mask.array
+    a = open_predictor(bundle, backend=request)(scan).mask.array
     assert (a != b).sum() <= 1e-5 * a.size

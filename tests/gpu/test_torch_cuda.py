@@ -7,8 +7,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from c3s3_seg import Settings, open_predictor  # noqa: E402
+from c3s3_seg import open_predictor  # noqa: E402
 from c3s3_seg.bundle import ModelBundle  # noqa: E402
+from c3s3_seg.inference import BackendRequest  # noqa: E402
 from c3s3_seg.inference.backends.runtimes import open_torch  # noqa: E402
 from c3s3_seg.phantom import simulate  # noqa: E402
 
@@ -40,10 +41,8 @@ def test_single_precision_rounds_nothing_to_tf32(bundle: ModelBundle) -> None:
 def test_masks_are_those_of_the_cpu(bundle: ModelBundle, precision: str, allowed: float) -> None:
     """`auto` is half precision on a GPU."""
     scan = simulate(20_261).scan
-    on_cpu = open_predictor(bundle, backend="torch", settings=Settings(device="cpu"))(scan)
-    on_gpu = open_predictor(bundle, backend="torch", settings=Settings(device="cuda", precision=precision))(
-        scan
-    )
+    on_cpu = open_predictor(bundle, backend=BackendRequest("torch", "cpu"))(scan)
+    on_gpu = open_predictor(bundle, backend=BackendRequest("torch", "cuda", precision))(scan)
     assert (on_gpu.mask.array != on_cpu.mask.array).sum() <= allowed * on_cpu.mask.array.size
 
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from c3s3_seg.inference.streaming import Slab, stitch, stream
-from c3s3_seg.inference.tiling import Tiling, Weighting
+from c3s3_seg.inference.tiling import Tiling
+from c3s3_seg.system.choices import Weighting
 
 Shape = tuple[int, int, int]
 

@@ -12,6 +12,7 @@ import pytest
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.dataset import DataSet
 from c3s3_seg.errors import InputError
+from c3s3_seg.system.progress import silent
 from c3s3_seg.training.bundles.initialize import initialize_from
 from c3s3_seg.training.config import TrainConfig, load_config
 from c3s3_seg.training.loggers import Silent
@@ -67,7 +68,7 @@ def counted(
 
 
 def planned(folder: Path, *overrides: str, hours: float = 1.0, **constraints: object) -> TrainConfig:
-    choices = make_plan(folder, Constraints(hours * 3600, **constraints), overrides, lambda _: None)  # type: ignore[arg-type]
+    choices = make_plan(folder, Constraints(hours * 3600, **constraints), overrides, silent)  # type: ignore[arg-type]
     from c3s3_seg.training.planning.builder import ConfigBuilder
 
     draft = ConfigBuilder([])
@@ -132,7 +133,7 @@ def test_planning_takes_a_tenth_of_the_budget_and_a_minute_at_most() -> None:
 
 
 def reasons(folder: Path, constraints: Constraints, *overrides: str) -> dict[str, str]:
-    return {c.key: c.reason for c in make_plan(folder, constraints, overrides, lambda _: None)}
+    return {c.key: c.reason for c in make_plan(folder, constraints, overrides, silent)}
 
 
 def test_where_time_is_spent_a_plan_says_what_it_assumes(toy_data: Path) -> None:
@@ -151,7 +152,7 @@ def test_a_budget_that_is_assumed_to_be_too_small_says_what_was_assumed(toy_data
     with pytest.raises(
         InputError, match=r"allows 0 iterations; not measured .* but assumed: .*--budget \d+m"
     ):
-        make_plan(toy_data, Constraints(5), [], lambda _: None)
+        make_plan(toy_data, Constraints(5), [], silent)
 
 
 def test_the_levels_after_a_slow_one_are_taken_in_proportion(
@@ -180,7 +181,7 @@ def test_a_busy_machine_is_told(
     toy_data: Path, monkeypatch: pytest.MonkeyPatch, waited: float, said: bool
 ) -> None:
     counted(monkeypatch, seconds=0.5, waited=waited)
-    choices = make_plan(toy_data, Constraints(3600), [], lambda _: None)
+    choices = make_plan(toy_data, Constraints(3600), [], silent)
     reason = next(choice.reason for choice in choices if choice.key == "run.iterations")
     assert ("other programs had the processors for 40%" in reason) is said
 

@@ -40,7 +40,7 @@ def run(study: Path, *words: str) -> subprocess.CompletedProcess[str]:
 def test_a_share_that_is_none(study: Path) -> None:
     refused = run(study, "--shard", "3/2")
     assert refused.returncode == 2
-    assert "wanted an index of 1 to 2" in refused.stderr
+    assert "wanted I/N with I from 1 to N" in refused.stderr
     assert not (study.parent / "out").exists()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,9 +15,9 @@ from c3s3_seg.dataset.check.outliers import odd_ones
 from c3s3_seg.dataset.index import DataSet
 from c3s3_seg.report.findings import Finding, by_severity
 from c3s3_seg.system.process_pool import Died, each
+from c3s3_seg.system.progress import Progress
 
 # Called with (what is done, how many are, of how many).
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from c3s3_seg.dataset.check.check import DataSetCheck, Progress
+from c3s3_seg.dataset.check.check import DataSetCheck
 from c3s3_seg.dataset.index import DataSet
 from c3s3_seg.errors import C3S3Error
 from c3s3_seg.geometry.volume import Array, Volume
@@ -21,6 +21,7 @@ from c3s3_seg.report.overlay import COLOURS, planes_webp
 from c3s3_seg.report.page import image, page
 from c3s3_seg.report.tables import software_version
 from c3s3_seg.system.files import printable, write_whole
+from c3s3_seg.system.progress import Progress
 
 PICTURES = 40  # findings that are drawn; the page lists all
 LABELS = 4  # of which a diagram of volumes is drawn

@@ -12,7 +12,7 @@ from c3s3_seg.dataset.labels import Labels, agreed
 from c3s3_seg.dataset.layouts import read_layout
 from c3s3_seg.dataset.patients import GIVEN, OWN, Guess, counted, patients_by_path
 from c3s3_seg.dataset.prepare.convert import SUFFIX, source_hashes
-from c3s3_seg.dataset.prepare.discover import Progress, Search, by_name, discover, silent
+from c3s3_seg.dataset.prepare.discover import Search, by_name, discover
 from c3s3_seg.dataset.prepare.inventory import Inventory, Mask, Part, RefusedFile, ScanMaskPair
 from c3s3_seg.dataset.prepare.naming import Earlier, name_cases, name_patients, read_earlier
 from c3s3_seg.dataset.splits import SplitCase, assign
@@ -20,6 +20,7 @@ from c3s3_seg.errors import C3S3Error, InputError
 from c3s3_seg.io.image.files import image_stem, image_suffix
 from c3s3_seg.system.files import PlainName, printable
 from c3s3_seg.system.process_pool import each
+from c3s3_seg.system.progress import Progress, silent
 
 UNREAD = {"image": ""}  # known as nothing: reading it will say why
 

@@ -19,7 +19,7 @@ from c3s3_seg.geometry.volume import Array, Volume
 from c3s3_seg.io import save
 from c3s3_seg.io.formats import is_own_result
 from c3s3_seg.io.hashes import Watch, content_sha256, sha256
-from c3s3_seg.io.reading import Fix
+from c3s3_seg.system.choices import Fix
 from c3s3_seg.system.files import make_own_folder, write_whole
 from c3s3_seg.system.ownership import PROGRAM, TODO, check_place
 from c3s3_seg.system.schema import dump

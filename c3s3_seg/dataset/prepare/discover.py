@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path, PurePath
@@ -25,15 +25,12 @@ from c3s3_seg.io.cases import walk_files
 from c3s3_seg.io.detect import is_dicom, is_zip
 from c3s3_seg.io.hashes import scan_files
 from c3s3_seg.io.image.files import image_stem, image_suffix, load_image
-from c3s3_seg.io.reading import Fix, SeriesRule
+from c3s3_seg.io.reading import SeriesRule
+from c3s3_seg.system.choices import Fix
 from c3s3_seg.system.process_pool import Died, each
+from c3s3_seg.system.progress import Progress, silent
 
 # Called with (what is at work, how many are done, of how many).
-Progress = Callable[[str, int, int], None]
-
-
-def silent(what: str, done: int, total: int) -> None:
-    """No progress."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from c3s3_seg.io.dicom.header import Broken
 from c3s3_seg.io.dicom.load import check
 from c3s3_seg.io.dicom.series import Found, Series
 from c3s3_seg.io.dicom_objects.segmentation import SEG_CLASSES, look_at_drawing
-from c3s3_seg.io.reading import Fix, Reading, SeriesRule
+from c3s3_seg.io.reading import Reading, SeriesRule
+from c3s3_seg.system.choices import Fix
 
 
 def find_scans(found: Found, rule: SeriesRule | None, fix: frozenset[Fix]) -> Discovery:

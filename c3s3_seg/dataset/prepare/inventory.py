@@ -16,7 +16,8 @@ from c3s3_seg.geometry.volume import Geometry, Source, Volume
 from c3s3_seg.io import load, load_mask
 from c3s3_seg.io.dicom_objects.segmentation import Drawing, load_drawing
 from c3s3_seg.io.image.files import ROUNDED, as_labels
-from c3s3_seg.io.reading import Fix, Reading
+from c3s3_seg.io.reading import Reading
+from c3s3_seg.system.choices import Fix
 from c3s3_seg.system.files import printable
 
 OVERLAP = "structures overlap, the label named later was taken"

@@ -27,7 +27,6 @@ from c3s3_seg.dataset.prepare.assemble import (
     modality_of,
 )
 from c3s3_seg.dataset.prepare.convert import STATE, SUFFIX, ConvertJob, Made, convert
-from c3s3_seg.dataset.prepare.discover import Progress, silent
 from c3s3_seg.dataset.prepare.inventory import OVERLAP, Part, RefusedFile
 from c3s3_seg.dataset.prepare.pairing import KEPT
 from c3s3_seg.dataset.splits import SplitCase, assign
@@ -35,6 +34,7 @@ from c3s3_seg.errors import InputError
 from c3s3_seg.system.files import check_folder, make_folder, make_own_folder, plain_name
 from c3s3_seg.system.lock import hold
 from c3s3_seg.system.process_pool import Died, each
+from c3s3_seg.system.progress import Progress, silent
 
 FORMAT = "1"  # of what is written: another one is written anew
 JUDGE = "scans that are left out, as their patients are for validation or test"

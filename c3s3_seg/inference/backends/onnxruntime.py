@@ -20,7 +20,8 @@ from c3s3_seg.errors import InputError, MissingError
 from c3s3_seg.inference.backends.execute import opening
 from c3s3_seg.inference.backends.graph import read_graph
 from c3s3_seg.inference.tiling import FloatArray
-from c3s3_seg.system.hardware import NO_GPU, Device, Precision, check_onnx_wheels, cuda_devices
+from c3s3_seg.system.choices import Device, Precision
+from c3s3_seg.system.hardware import NO_GPU, check_onnx_wheels, cuda_devices
 
 INPUT, OUTPUT = "scan", "logits"
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"

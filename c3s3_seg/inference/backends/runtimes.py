@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,14 +20,13 @@ from c3s3_seg.inference.backends.execute import Backend as Backend
 from c3s3_seg.inference.backends.execute import opening
 from c3s3_seg.inference.backends.graph import LARGEST, read_graph
 from c3s3_seg.inference.tiling import FloatArray
+from c3s3_seg.system.choices import Device, Precision
 from c3s3_seg.system.files import read_known
-from c3s3_seg.system.hardware import NO_GPU, Device, Precision, is_memory_error
+from c3s3_seg.system.hardware import NO_GPU, is_memory_error
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-Runtime = Literal["openvino", "onnx", "torch"]  # fastest on a CPU first, as measured
-Choice = Literal["auto", "openvino", "onnx", "torch", "tensorrt"]
 
 # Shapes that OpenVINO keeps compiled. Each holds its weights and maps (some 0.15 GB for a whole atrium) and
 # saves 0.3 s. The last 20 unlabelled atria have 4 shapes, and each is compiled once.

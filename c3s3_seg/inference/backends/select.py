@@ -11,8 +11,9 @@ from c3s3_seg.bundle import ModelBundle, Network
 from c3s3_seg.errors import InputError, MissingError
 from c3s3_seg.inference.backends.graph import check_network
 from c3s3_seg.inference.backends.onnxruntime import OnnxBackend
-from c3s3_seg.inference.backends.runtimes import Backend, Choice, OpenVinoBackend, Runtime, open_torch
-from c3s3_seg.system.hardware import NO_GPU, Device, Precision, cuda_devices, installed
+from c3s3_seg.inference.backends.runtimes import Backend, OpenVinoBackend, open_torch
+from c3s3_seg.system.choices import BackendName, CpuRuntime, Device, Precision
+from c3s3_seg.system.hardware import NO_GPU, cuda_devices, installed
 
 PACKAGES: dict[str, tuple[str, str]] = {
     "openvino": ("openvino", "pip install c3s3-seg"),
@@ -35,7 +36,7 @@ class BackendRequest:
         On the CPU; None leaves it to the runtime.
     """
 
-    runtime: Choice = "auto"
+    runtime: BackendName = "auto"
     device: Device = "auto"
     precision: Precision = "auto"
     threads: int | None = None
@@ -68,17 +69,17 @@ def open_backend(bundle: ModelBundle, network: Network, request: BackendRequest 
     raise _nothing_fits(bundle, request, refusals)
 
 
-def candidates(bundle: ModelBundle, network: Network, device: Device) -> Iterator[tuple[Runtime, Device]]:
+def candidates(bundle: ModelBundle, network: Network, device: Device) -> Iterator[tuple[CpuRuntime, Device]]:
     """Runtimes that are installed and find their file in the bundle, the best first, and where to run.
 
     On a machine with a GPU those that may use it come first.
     """
-    order: list[tuple[Runtime, Device]] = []
+    order: list[tuple[CpuRuntime, Device]] = []
     if device == "cuda" or (device == "auto" and cuda_devices()):
         order += [("onnx", "cuda")] if device == "cuda" or installed("onnxruntime-gpu") else []
         order += [("torch", "cuda")]
     if device != "cuda":
-        order += [(runtime, "cpu") for runtime in get_args(Runtime)]
+        order += [(runtime, "cpu") for runtime in get_args(CpuRuntime)]
     for runtime, place in order:
         fits = runtime == "torch" or bundle.has(network.graph)
         if fits and importlib.util.find_spec(PACKAGES[runtime][0]) is not None:
@@ -105,7 +106,7 @@ def _noting(backend: Backend, more: list[str]) -> Backend:
     return backend
 
 
-def _open(bundle: ModelBundle, network: Network, runtime: Runtime, request: BackendRequest) -> Backend:
+def _open(bundle: ModelBundle, network: Network, runtime: CpuRuntime, request: BackendRequest) -> Backend:
     package, install = PACKAGES[runtime]
     if importlib.util.find_spec(package) is None:
         raise MissingError(f"the backend '{runtime}' needs {package}, which is not installed", todo=install)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import get_args
 
@@ -11,14 +11,15 @@ import numpy as np
 
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import MissingError
-from c3s3_seg.inference.backends.runtimes import Runtime
 from c3s3_seg.inference.backends.select import PACKAGES
 from c3s3_seg.inference.tiling import Shape
 from c3s3_seg.inference.tuning.measure_runtime import Measurement, measured
 from c3s3_seg.inference.tuning.profile import Best, Machine
+from c3s3_seg.system.choices import CpuRuntime
+from c3s3_seg.system.progress import Progress
 
 MULTIPLE = 16
-RUNTIMES: tuple[Runtime, ...] = get_args(Runtime)
+RUNTIMES: tuple[CpuRuntime, ...] = get_args(CpuRuntime)
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,8 @@ class Survey:
 
 def survey(
     bundle: ModelBundle,
-    report: Callable[[str], None] | None = None,
-    runtimes: Sequence[Runtime] = RUNTIMES,
+    report: Progress | None = None,
+    runtimes: Sequence[CpuRuntime] = RUNTIMES,
 ) -> Survey:
     """Measure every installed runtime on the bundle's tiles; the fastest also with other tiles and threads.
 
@@ -74,7 +75,7 @@ def survey(
     found: list[Measurement] = []
     failed: list[tuple[str, str]] = []
 
-    def attempt(runtime: Runtime, threads: int | None, tile: Shape) -> None:
+    def attempt(runtime: CpuRuntime, threads: int | None, tile: Shape) -> None:
         if report is not None:
             report(f"{runtime}, {threads or 'all'} threads, tiles of {tile}")
         try:
@@ -92,7 +93,7 @@ def survey(
         else:
             attempt(runtime, None, sizes[0])
     if found:
-        fastest: Runtime = min(found, key=lambda m: m.seconds).runtime  # type: ignore[assignment]
+        fastest: CpuRuntime = min(found, key=lambda m: m.seconds).runtime  # type: ignore[assignment]
         for threads in other_threads(cores):
             attempt(fastest, threads, sizes[0])
         for tile in sizes[1:]:

@@ -20,9 +20,9 @@ import numpy as np
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import MissingError, shown
 from c3s3_seg.inference.backends.graph import read_graph
-from c3s3_seg.inference.backends.runtimes import Runtime
 from c3s3_seg.inference.backends.select import BackendRequest, facts, open_backend
 from c3s3_seg.inference.tiling import Shape
+from c3s3_seg.system.choices import CpuRuntime
 from c3s3_seg.system.process_pool import follow_parent
 
 MATRIX = 2048  # side of the matrix product that the network is held against
@@ -74,7 +74,7 @@ class Measurement:
         return self.gflop / self.seconds
 
 
-def measured(bundle: ModelBundle, runtime: Runtime, threads: int | None, tile: Shape) -> Measurement:
+def measured(bundle: ModelBundle, runtime: CpuRuntime, threads: int | None, tile: Shape) -> Measurement:
     """Start a process that loads the bundle's first network, runs a tile of noise and says what it took.
 
     Raises

@@ -17,9 +17,9 @@ from typing import Any, Literal
 
 from c3s3_seg.bundle import Network
 from c3s3_seg.errors import ConfigError, InputError
-from c3s3_seg.inference.backends.runtimes import Runtime
 from c3s3_seg.inference.backends.select import PACKAGES, BackendRequest
 from c3s3_seg.inference.memory import Costs
+from c3s3_seg.system.choices import CpuRuntime
 from c3s3_seg.system.files import make_folder, read_json, read_regular, write_whole
 from c3s3_seg.system.hardware import available_processors
 from c3s3_seg.system.schema import closed, dump, parse
@@ -59,7 +59,7 @@ class Best:
         As in `Costs`, of this runtime.
     """
 
-    runtime: Runtime
+    runtime: CpuRuntime
     threads: int
     seconds_per_mvoxel: float
     gflop_s: float

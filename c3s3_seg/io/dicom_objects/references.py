@@ -18,7 +18,8 @@ from c3s3_seg.io.dicom.header import Slice
 from c3s3_seg.io.dicom.load import check, find_series
 from c3s3_seg.io.dicom.series import choose
 from c3s3_seg.io.dicom_objects.codes import Uid
-from c3s3_seg.io.reading import Fix, Reading
+from c3s3_seg.io.reading import Reading
+from c3s3_seg.system.choices import Fix
 
 # Without these nothing can refer to a slice (PS3.3, 10.3 and C.7.4.1).
 NEEDED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID", "FrameOfReferenceUID")

@@ -19,6 +19,7 @@ from c3s3_seg.errors import InputError
 from c3s3_seg.geometry.volume import Array, Geometry, Volume
 from c3s3_seg.inference import Predictor, Settings, open_predictor
 from c3s3_seg.metrics.scoring import score
+from c3s3_seg.system.progress import Progress
 
 UNTOUCHED = "none"
 BAD = 2.0  # a scan is bad above so many times the median of the true 95HD of the untouched ones
@@ -73,7 +74,7 @@ def calibrate_uncertainty(
     cases: Sequence[ReferenceCase],
     found_on: str,
     bad_mm: float | None = None,
-    report: Callable[[str], None] | None = None,
+    report: Progress | None = None,
 ) -> Limit:
     """Find the 95HD between the networks above which a case is to be looked at.
 
@@ -112,9 +113,7 @@ def calibrate_uncertainty(
     return Limit(calibration, rows, *_left_out(rows, between, bad))
 
 
-def _rows(
-    case: ReferenceCase, predictor: Predictor, report: Callable[[str], None] | None
-) -> Iterator[CalibrationRow]:
+def _rows(case: ReferenceCase, predictor: Predictor, report: Progress | None) -> Iterator[CalibrationRow]:
     """Degraded scans may leave the domain, which is the point of them."""
     for degradation, scan, truth in degraded(case.scan, case.truth):
         if report is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -14,11 +14,10 @@ from c3s3_seg.dataset import INDEX, DataSet, Splits
 from c3s3_seg.errors import InputError
 from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.io import load, load_mask
+from c3s3_seg.system.progress import Progress
 
 
-def measure_domain(
-    task: Task, data: DataSet, splits: Splits, report: Callable[[str], None] | None = None
-) -> Domain:
+def measure_domain(task: Task, data: DataSet, splits: Splits, report: Progress | None = None) -> Domain:
     """Measure the labelled and unlabelled cases of a data set; validation cases are left out.
 
     Parameters

@@ -11,6 +11,7 @@ from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.dataset import Splits
 from c3s3_seg.errors import InputError
 from c3s3_seg.system.hardware import cuda_devices
+from c3s3_seg.system.progress import Progress
 from c3s3_seg.training.config import TrainConfig
 from c3s3_seg.training.planning.builder import ConfigBuilder
 from c3s3_seg.training.planning.step_costs import scaled
@@ -29,7 +30,6 @@ BUSY_WORDS = (
     " plan again when it is quiet, or set run.threads=1"
 )
 SMALLER = "--set run.activation_checkpointing=true, a smaller task.patch or fewer filters"
-Report = Callable[[str], None]
 Regrid = Callable[[float], None]
 
 
@@ -57,7 +57,7 @@ class Constraints:
 
 
 def fit(
-    builder: ConfigBuilder, splits: Splits, constraints: Constraints, report: Report, regrid: Regrid | None
+    builder: ConfigBuilder, splits: Splits, constraints: Constraints, report: Progress, regrid: Regrid | None
 ) -> None:
     """Choose everything that depends on time and memory.
 
@@ -81,7 +81,7 @@ def fit(
 
 
 def _search(
-    builder: ConfigBuilder, splits: Splits, constraints: Constraints, report: Report, regrid: Regrid | None
+    builder: ConfigBuilder, splits: Splits, constraints: Constraints, report: Progress, regrid: Regrid | None
 ) -> tuple[Timing, Length]:
     """The largest networks on the finest grid with which enough iterations fit, or else the smallest."""
     levels: tuple[tuple[int, float], ...] = LEVELS[1:] if prod(builder["task.patch"]) <= SMALL else LEVELS
@@ -109,8 +109,8 @@ def _search(
 class _Trials:
     """Times drafts as long as there is time, and never the same configuration twice; then it assumes."""
 
-    def __init__(self, builder: ConfigBuilder, constraints: Constraints, report: Report) -> None:
-        self._builder, self._constraints, self._tell = builder, constraints, report
+    def __init__(self, builder: ConfigBuilder, constraints: Constraints, report: Progress) -> None:
+        self._builder, self._constraints, self._report = builder, constraints, report
         self._done: list[tuple[TrainConfig, Timing]] = []
 
     def __call__(self, *, last: bool) -> Timing:
@@ -134,8 +134,8 @@ class _Trials:
         crop = " x ".join(map(str, config.task.patch))
         spacing = " x ".join(f"{s:g}" for s in config.task.recipe.spacing_mm)
 
-        def report(words: str) -> None:
-            self._tell(f"crops of {crop} at {spacing} mm: {words}")
+        def report(what: str, done: int = 0, total: int = 0) -> None:
+            self._report(f"crops of {crop} at {spacing} mm: {what}", done, total)
 
         try:
             timing = time_steps(config, self._constraints.start, limit_s, report)

@@ -7,12 +7,13 @@ what memory it needs is measured here, with real steps on this machine.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from math import prod
 from pathlib import Path
 
 from c3s3_seg.dataset import INDEX, DataSet, Splits
+from c3s3_seg.system.progress import Progress
 from c3s3_seg.system.schema import parse
 from c3s3_seg.training.config import DataConfig
 from c3s3_seg.training.folds import read_splits
@@ -28,11 +29,10 @@ CROP = 200_000  # voxels: 64 x 64 x 48, with which both nets learn on two cores
 READING = 0.3  # of the time that planning may take
 BESIDE = 0.5  # of the foreground's span that a window shows on either side
 ROUND = 5  # Hounsfield units
-Report = Callable[[str], None]
 
 
 def make_plan(
-    folder: Path, constraints: Constraints, overrides: Sequence[str], report: Report
+    folder: Path, constraints: Constraints, overrides: Sequence[str], report: Progress
 ) -> list[Choice]:
     """Measure a data set and some steps, and choose.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import inf, pi
 
@@ -16,6 +16,7 @@ from c3s3_seg.dataset.check.case_faults import values_in
 from c3s3_seg.errors import InputError
 from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.io import load, load_mask
+from c3s3_seg.system.progress import Progress
 
 SAMPLE = 24  # labelled cases that are read, evenly spaced over the list
 VALUES = 4096  # foreground intensities of each case that count for the quantiles
@@ -76,7 +77,7 @@ class _Seen:
 
 
 def measure(
-    data: DataSet, splits: Splits, report: Callable[[str], None] | None = None, limit_s: float = inf
+    data: DataSet, splits: Splits, report: Progress | None = None, limit_s: float = inf
 ) -> DataStatistics:
     """Read some labelled cases and measure them.
 

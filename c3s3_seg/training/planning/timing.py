@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil, inf
 from multiprocessing import get_context
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import InputError
+from c3s3_seg.system.progress import Progress, silent
 from c3s3_seg.training.config import TrainConfig
 from c3s3_seg.training.planning.step_costs import Pieces
 from c3s3_seg.training.planning.step_costs import Timing as Timing
@@ -27,7 +27,6 @@ VALIDATING = 0.2  # of the budget at most
 LEAST = 10  # iterations; fewer are no training
 MOST = 6000  # iterations, the published number; more has only been seen to overfit
 STARTING_S = 5.0  # torch, and writing the bundle
-Report = Callable[[str], None]
 BUSY = 0.1  # of the time: two threads of which one waits hold each other up far more than that
 
 
@@ -48,7 +47,7 @@ def time_steps(
     config: TrainConfig,
     start: ModelBundle | None = None,
     limit_s: float = inf,
-    report: Report = lambda _: None,
+    report: Progress = silent,
 ) -> Timing:
     """Run a few steps in a fresh process: memory is that of such a run and nothing else.
 
@@ -86,7 +85,7 @@ def time_steps(
     return found.timing()
 
 
-def _listen(pipe: Connection, found: Pieces, began: float, limit_s: float, report: Report) -> None:
+def _listen(pipe: Connection, found: Pieces, began: float, limit_s: float, report: Progress) -> None:
     """Take what the process says until it ends, dies, or the time is up."""
     while not found.complete:
         spent_s = time.monotonic() - began

@@ -1,0 +1,20 @@
+"""The words that options, arguments and keys may have: each list stands here once. Imports nothing."""
+
+from typing import Literal
+
+BackendName = Literal["auto", "openvino", "onnx", "torch", "tensorrt"]
+CpuRuntime = Literal["openvino", "onnx", "torch"]  # fastest on a CPU first, as measured
+Device = Literal["auto", "cpu", "cuda"]
+Precision = Literal["auto", "float32", "float16", "bfloat16"]
+Weighting = Literal["constant", "gaussian"]  # of overlapping tiles
+TilesOf = Literal["paper"]  # whose published evaluation
+MaskFormat = Literal["nii.gz", "nrrd", "mha", "dicom-seg", "dicom-labelmap", "rtstruct"]
+Fix = Literal["gaps", "tilt", "orthonormal"]
+ScoreProtocol = Literal["clinical", "paper"]
+ExportTarget = Literal["onnx", "openvino", "tensorrt", "monai-bundle"]
+ExportPrecision = Literal["fp32", "fp16"]
+PhantomFormat = Literal["dicom", "nii.gz"]
+TruthFormat = Literal["nii.gz", "dicom-seg", "rtstruct", "none"]
+PhantomModality = Literal["MR", "CT"]
+Intensities = Literal["scaled", "absolute"]
+Storage = Literal["half", "int8"]  # of large kernels in a bundle
