@@ -162,8 +162,8 @@ def test_a_missing_runtime_is_exit_code_3(cohort: Path, tmp_path: Path) -> None:
     scan = cohort / "scans" / "phantom-30002.nii.gz"
     code = f"""
 import sys
-from c3s3_seg.inference import choice
-choice.PACKAGES["torch"] = ("torch_is_not_here", "pip install 'c3s3-seg[train]'")
+from c3s3_seg.inference.backends import select
+select.PACKAGES["torch"] = ("torch_is_not_here", "pip install 'c3s3-seg[train]'")
 words = ["predict", "{scan}", "-o", "{tmp_path}", "--model", "phantom", "--backend", "torch"]
 sys.argv = ["c3s3-seg", *words]
 from c3s3_seg.cli import main

@@ -447,7 +447,7 @@ def test_exit_codes_and_the_table(archive: Path, tmp_path: Path) -> None:
     answer = run(tmp_path / "empty", "-o", tmp_path / "none")
     assert answer.exit_code == 2
     assert "nothing here" in answer.stdout
-    with pytest.raises(InputError, match="--series is not a regular expression"):
+    with pytest.raises(InputError, match="series= is not a regular expression"):
         raise run(archive, "-o", tmp_path / "d", "--series", "(").exception  # type: ignore[misc]
 
 

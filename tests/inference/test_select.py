@@ -4,7 +4,7 @@ import pytest
 
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import InputError, MissingError
-from c3s3_seg.inference.backends import select as choice
+from c3s3_seg.inference.backends import select
 from c3s3_seg.inference.backends.select import BackendRequest, candidates, facts, notes, open_backend
 
 
@@ -27,8 +27,8 @@ def test_auto_takes_the_fastest_that_fits(bundle: ModelBundle) -> None:
 
 
 def test_a_gpu_comes_first_where_there_is_one(bundle: ModelBundle, monkeypatch) -> None:
-    monkeypatch.setattr(choice, "cuda_devices", lambda: 1)
-    monkeypatch.setattr(choice, "installed", lambda *names: list(names))
+    monkeypatch.setattr(select, "cuda_devices", lambda: 1)
+    monkeypatch.setattr(select, "installed", lambda *names: list(names))
     order = list(candidates(bundle, bundle.networks[0], "auto"))
     assert order[:3] == [("onnx", "cuda"), ("torch", "cuda"), ("openvino", "cpu")]
     assert list(candidates(bundle, bundle.networks[0], "cuda")) == order[:2]
@@ -39,7 +39,7 @@ def test_a_gpu_that_no_runtime_can_use_is_told_in_the_report(bundle: ModelBundle
     torch = pytest.importorskip("torch")
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    monkeypatch.setattr(choice, "cuda_devices", lambda: 1)
+    monkeypatch.setattr(select, "cuda_devices", lambda: 1)
     found = open_backend(bundle, bundle.networks[0])
     assert found.name == "openvino"
     assert any("not used: torch on cuda" in note for note in notes(found))
@@ -49,9 +49,9 @@ def test_what_was_asked_for_is_taken_or_refused(bundle: ModelBundle, monkeypatch
     network = bundle.networks[0]
     with pytest.raises(InputError, match=r"has no model\.onnx.*c3s3-seg export"):
         open_backend(without_graphs(bundle), network, BackendRequest("openvino"))
-    if not choice.cuda_devices():
+    if not select.cuda_devices():
         with pytest.raises(MissingError, match=r"as asked .*no NVIDIA GPU was found"):
             open_backend(bundle, network, BackendRequest(device="cuda"))
-    monkeypatch.setattr(choice, "PACKAGES", dict.fromkeys(choice.PACKAGES, ("not_here", "")))
+    monkeypatch.setattr(select, "PACKAGES", dict.fromkeys(select.PACKAGES, ("not_here", "")))
     with pytest.raises(MissingError, match="no installed runtime can run this bundle"):
         open_backend(bundle, network)

@@ -102,7 +102,7 @@ def test_what_is_no_slice_names_its_class_its_file_and_the_option(
         edit(path, change)
     with pytest.raises(InputError, match="0 series that are volumes") as error:
         load(files[0].parent)
-    for word in ("IM_0001.dcm", "Secondary Capture Image Storage", "--series"):
+    for word in ("IM_0001.dcm", "Secondary Capture Image Storage", "series="):
         assert word in str(error.value)
     (row,) = inspect(files[0].parent)
     assert "Secondary Capture Image Storage" in row.verdict

@@ -30,7 +30,7 @@ def test_missing_slices_are_interpolated_only_on_request(ramp: Volume, tmp_path:
     files = save_series(ramp, tmp_path / "s", description="", seed_uid="a")
     for n in (4, 7, 8):
         files[n].unlink()
-    with pytest.raises(InputError, match=r"missing \(3\).*--fix gaps"):
+    with pytest.raises(InputError, match=r"missing \(3\).*fix='gaps'"):
         load(tmp_path / "s")
     back = load(tmp_path / "s", fix=("gaps",))
     assert back.geometry.matches(ramp.geometry, 1e-3)
@@ -74,7 +74,7 @@ def test_tilt_is_straightened_on_request(ramp: Volume, tmp_path: Path) -> None:
         data.PixelData = np.round(seen * 16).T.astype("<u2").tobytes()
         data.RescaleSlope, data.RescaleIntercept = "0.0625", "0"
         data.save_as(path)
-    with pytest.raises(GeometryError, match=r"tilted by 10\.3 degrees.*--fix tilt"):
+    with pytest.raises(GeometryError, match=r"tilted by 10\.3 degrees.*fix='tilt'"):
         load(tmp_path / "s")
     back = load(tmp_path / "s", fix=("tilt",))
     assert back.geometry.is_orthogonal
@@ -106,7 +106,7 @@ def test_a_small_shear_takes_the_nearest_rotation_on_request(tmp_path: Path) -> 
     affine[0, 1] = 0.01
     array = np.arange(4 * 5 * 6, dtype=np.int16).reshape(4, 5, 6)
     nibabel.save(nibabel.Nifti1Image(array, affine), tmp_path / "a.nii")
-    with pytest.raises(GeometryError, match=r"not perpendicular.*--fix orthonormal"):
+    with pytest.raises(GeometryError, match=r"not perpendicular.*fix='orthonormal'"):
         load(tmp_path / "a.nii")
     back = load(tmp_path / "a.nii", fix=("orthonormal",))
     assert back.geometry.is_orthogonal
