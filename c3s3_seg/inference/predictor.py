@@ -295,7 +295,7 @@ class Predictor:
         return Prediction(
             mask=_whole(made.mask, prepared),
             volume_ml=volume_ml,
-            seconds={"prepare": prepared.seconds, "network": probabilities.seconds, "restore": seconds},
+            seconds={"prepare": prepared.seconds, "network": probabilities.seconds, "to_scan_grid": seconds},
             tiles=len(probabilities.tiling),
             probabilities={name: _whole(array, prepared) for name, array in made.kept.items()},
             tile=probabilities.tiling.tile,

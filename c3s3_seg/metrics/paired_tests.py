@@ -61,7 +61,7 @@ def compare(rows: Sequence[CaseScore], against: Sequence[CaseScore]) -> tuple[Pa
     for label in dict.fromkeys(row.label for row, _ in pairs):
         mine = [(row.score.flat(), other) for row, other in pairs if row.label == label]
         for metric in mine[0][0]:
-            if metric not in ("flattered", "truth_ml"):
+            if metric not in ("optimistic", "truth_ml"):
                 results.append(_paired(label, metric, [(a[metric], b[metric]) for a, b in mine]))
     return tuple(results)
 

@@ -124,7 +124,7 @@ def statistics(
 
 
 def _cohort(label: str, rows: Sequence[CaseScore]) -> Cohort:
-    columns = [name for name in rows[0].score.flat() if name != "flattered"]
+    columns = [name for name in rows[0].score.flat() if name != "optimistic"]
     flat = [row.score.flat() for row in rows]
     metrics = []
     for name in columns:

@@ -43,7 +43,7 @@ DEFINITIONS = {
     "volume_error_ml": "Volume of the prediction minus that of the truth, in ml.",
     "hd95_vox": "95th percentile of the surface distances of both directions pooled, in voxels.",
     "asd_vox": "Mean distance from the prediction's surface to the truth's, one direction, in voxels.",
-    "flattered": "1 where the prediction was empty and its distances were therefore counted as 0.",
+    "optimistic": "1 where the prediction was empty and its distances were therefore counted as 0.",
 }
 
 CONVENTIONS = {

@@ -460,7 +460,7 @@ def test_aggregates_by_hand(tmp_path: Path) -> None:
     assert (two.of("hd95_vox").infinite, two.of("hd95_vox").mean) == (1, 0)
 
     written = report_of(tmp_path / "out")["cohorts"]
-    assert [c["flattered"] for c in written] == [2, 1]
+    assert [c["optimistic"] for c in written] == [2, 1]
     assert written[1]["metrics"]["hd95_vox"]["infinite"] == 1
 
     answer = command(tmp_path / "p", tmp_path / "t", "-o", tmp_path / "out")

@@ -235,7 +235,7 @@ def label(name: str, value: object) -> dict[str, object]:
         ("task.domain.quantiles", [[], [0.0] * 18, [0.0] * 20, [*range(18), 0], [NAN] * 19]),
         ("task.domain.spread", [-1, NAN, INF]),
         ("task.domain.volume_ml", [{"liver": [-1, 5]}, {"liver": [9, 5]}, {"heart": [1, 2]}]),
-        ("task.domain.greys", ["grey"]),
+        ("task.domain.intensities", ["grey"]),
         ("networks", [[], {}, None]),
         ("networks.0.filters", [0, -4, 10**9, 2.5, NAN, True, "4"]),
         ("networks.0.channels", [0, -1, 2, True, "1"]),

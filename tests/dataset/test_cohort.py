@@ -53,7 +53,7 @@ def test_nothing_is_odd() -> None:
     ("what", "check"),
     [
         ({"spacing_mm": np.array([1, 1, 1.6])}, "spacing"),
-        ({"intensities": CURVE + 0.5, "scaled_greys": CURVE + 0.5}, "intensities"),
+        ({"intensities": CURVE + 0.5, "scaled_intensities": CURVE + 0.5}, "intensities"),
         ({"at_top": 0.02}, "clipped"),
         ({"few_values": True}, "image-is-mask"),
         ({"shape": (40, 15, 40)}, "small"),

@@ -138,7 +138,7 @@ def test_the_steps_can_be_run_apart_and_by_threads(bundle, phantom) -> None:
         found += [pool.submit(predictor.to_scan_grid, p, predictor.network(p)).result() for p in prepared[1:]]
     for prediction in found:
         assert (prediction.mask.array != expected).sum() <= 2
-        assert set(prediction.seconds) == {"prepare", "network", "restore"}
+        assert set(prediction.seconds) == {"prepare", "network", "to_scan_grid"}
 
 
 def test_flips_average_over_mirrored_views(bundle, phantom) -> None:

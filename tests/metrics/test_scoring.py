@@ -156,8 +156,8 @@ def test_paper_does_not_reward_a_prediction_where_there_is_no_truth() -> None:
 def test_paper_counts_in_voxels_whatever_the_spacing() -> None:
     found = paper_score(volume(POINT_A, (0.5, 1, 2)), volume(POINT_B, (0.5, 1, 2)))
     assert found == PaperScore(0.0, 0.0, 3.0, 3.0, optimistic=False)
-    assert list(found.flat()) == ["dice", "jaccard", "hd95_vox", "asd_vox", "flattered"]
-    assert found.flat()["flattered"] == 0
+    assert list(found.flat()) == ["dice", "jaccard", "hd95_vox", "asd_vox", "optimistic"]
+    assert found.flat()["optimistic"] == 0
 
 
 # --- what is refused

@@ -99,7 +99,7 @@ def test_cohorts_by_label_with_worst_cases_and_flattered() -> None:
     assert (cohorts(PAPER)[0].optimistic, atrium.optimistic) == (1, 0)
     assert cohorts([]) == ()
     with pytest.raises(KeyError):
-        atrium.of("flattered")
+        atrium.of("optimistic")
 
 
 # --- files
@@ -150,9 +150,9 @@ def test_json_has_everything_and_only_what_json_knows(tmp_path: Path) -> None:
 def test_json_of_the_paper_protocol_says_how_many_were_flattered(tmp_path: Path) -> None:
     write_report_json(tmp_path / "report.json", PAPER, [], protocol="paper")
     report = json.loads((tmp_path / "report.json").read_text())
-    assert report["cohorts"][0]["flattered"] == 1
+    assert report["cohorts"][0]["optimistic"] == 1
     assert report["failures"] == []
-    assert set(report["definitions"]) == {"surface", "dice", "jaccard", "hd95_vox", "asd_vox", "flattered"}
+    assert set(report["definitions"]) == {"surface", "dice", "jaccard", "hd95_vox", "asd_vox", "optimistic"}
 
 
 def test_the_same_rows_give_the_same_bytes(tmp_path: Path) -> None:
