@@ -33,7 +33,7 @@ from c3s3_seg.io.dicom_objects.codes import Segment
 from c3s3_seg.io.dicom_objects.rtstruct_write import write_rtstruct
 from c3s3_seg.io.dicom_objects.seg_write import write_seg
 from c3s3_seg.io.image.hdf5 import load_hdf5
-from c3s3_seg.system.quiet import quiet_libraries
+from c3s3_seg.system.process import quiet_libraries
 
 LIMIT_S = 10.0
 SYNTAXES = {

@@ -74,7 +74,7 @@ def main() -> None:
 def measure(method: str, precision: str, options: argparse.Namespace) -> dict[str, float]:
     import torch
 
-    from c3s3_seg.system.allocator import keep_pages
+    from c3s3_seg.system.process import keep_pages
     from c3s3_seg.training.config import load_config
     from c3s3_seg.training.data import Batch
     from c3s3_seg.training.run import Run

@@ -29,7 +29,7 @@ from c3s3_seg.commands.study import study
 from c3s3_seg.commands.train import train
 from c3s3_seg.commands.verify import verify
 from c3s3_seg.errors import C3S3Error, DefectError, InputError, foreseen, is_out_of_memory, unforeseen
-from c3s3_seg.system.quiet import quiet_libraries
+from c3s3_seg.system.process import quiet_libraries
 
 TRACEBACK = "C3S3_SEG_TRACEBACK"  # set: a defect shows where it was raised
 

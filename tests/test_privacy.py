@@ -280,7 +280,7 @@ def test_no_library_warns_of_a_name(
 
 def test_what_nobody_foresaw_is_kept_without_its_text(forms: Path, tmp_path: Path) -> None:
     """A library's error quotes a header: the journal gets where it was raised, and no more."""
-    from c3s3_seg.batch.outcome import may_be_quoted, trace_of
+    from c3s3_seg.batch.records import may_be_quoted, trace_of
     from c3s3_seg.errors import unforeseen
 
     def fail() -> None:

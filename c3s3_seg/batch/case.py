@@ -15,9 +15,8 @@ from typing import TypeVar
 
 from c3s3_seg.batch.claims import Asked, check_places, clear, places, remove
 from c3s3_seg.batch.job import CaseTask, Job
-from c3s3_seg.batch.outcome import Outcome, Refusal, may_be_quoted, trace_of
 from c3s3_seg.batch.output import write_case
-from c3s3_seg.batch.stages import Loaded, Predicted
+from c3s3_seg.batch.records import Loaded, Outcome, Predicted, Refusal, may_be_quoted, trace_of
 from c3s3_seg.batch.truths import refuse_0_and_255
 from c3s3_seg.errors import C3S3Error, GeometryError, InputError, foreseen, unforeseen
 from c3s3_seg.geometry.volume import Volume

@@ -24,10 +24,10 @@ from typing import Any
 from c3s3_seg.batch.case import Steps
 from c3s3_seg.batch.executor import Engine
 from c3s3_seg.batch.job import CaseTask, Job, Model, sendable
-from c3s3_seg.batch.outcome import Outcome, Refusal
+from c3s3_seg.batch.records import Outcome, Refusal
 from c3s3_seg.errors import C3S3Error, InputError, MissingError
 from c3s3_seg.system.hardware import available_processors
-from c3s3_seg.system.quiet import quiet_libraries
+from c3s3_seg.system.process import quiet_libraries
 from c3s3_seg.system.schema import parse
 
 TRIES = 2  # how many workers a case may take down before it is the case's fault

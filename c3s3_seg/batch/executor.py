@@ -9,8 +9,8 @@ from typing import Any
 from c3s3_seg.batch.case import Steps
 from c3s3_seg.batch.claims import Asked
 from c3s3_seg.batch.job import CaseTask, Job
-from c3s3_seg.batch.outcome import Outcome
 from c3s3_seg.batch.pipeline import overlapped
+from c3s3_seg.batch.records import Outcome
 from c3s3_seg.inference.predictor import Predictor
 from c3s3_seg.system.progress import Progress, silent
 

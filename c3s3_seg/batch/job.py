@@ -148,7 +148,7 @@ class Model:
             bundle, backend=model.backend, settings=self.settings, ensemble=self.ensemble
         )
         if self.deterministic:
-            from c3s3_seg.system.determinism import only_repeatable
+            from c3s3_seg.system.process import only_repeatable
 
             only_repeatable(predictor.backends[0].name)
         return predictor, origin(bundle, predictor)

@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from c3s3_seg.batch.outcome import Outcome
+from c3s3_seg.batch.records import Outcome
 from c3s3_seg.errors import InputError
 from c3s3_seg.system.files import parse_json, read_regular
 from c3s3_seg.system.lock import now

@@ -9,7 +9,7 @@ from dataclasses import replace
 from c3s3_seg.batch.claims import EARLIER, clear, places, remove
 from c3s3_seg.batch.job import CaseTask
 from c3s3_seg.batch.journal import Journal
-from c3s3_seg.batch.outcome import STOPPED, Outcome, Refusal
+from c3s3_seg.batch.records import STOPPED, Outcome, Refusal
 from c3s3_seg.batch.resume import Request, refuse_taken
 from c3s3_seg.errors import C3S3Error, InputError
 

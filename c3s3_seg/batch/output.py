@@ -9,8 +9,7 @@ from typing import Any
 from c3s3_seg import __version__
 from c3s3_seg.batch.claims import PROBABILITIES, UNCERTAINTY, remove, sealed
 from c3s3_seg.batch.job import Job
-from c3s3_seg.batch.outcome import Outcome
-from c3s3_seg.batch.stages import Predicted
+from c3s3_seg.batch.records import Outcome, Predicted
 from c3s3_seg.bundle import Task as ModelTask
 from c3s3_seg.errors import public
 from c3s3_seg.geometry.volume import Volume

@@ -16,8 +16,8 @@ from c3s3_seg.batch.executor import Engine, in_this_process
 from c3s3_seg.batch.job import BatchPlan, CaseTask, Job, Model
 from c3s3_seg.batch.journal import Journal, gather, journal_path
 from c3s3_seg.batch.ledger import Ledger
-from c3s3_seg.batch.outcome import Outcome
 from c3s3_seg.batch.provenance import LEFT_BEHIND, provenance_names, surroundings, write_provenance
+from c3s3_seg.batch.records import Outcome
 from c3s3_seg.batch.resume import Request, sort_out
 from c3s3_seg.batch.summary import summary
 from c3s3_seg.batch.truths import check_truths

@@ -10,8 +10,8 @@ from pathlib import Path
 from c3s3_seg.batch.claims import Asked, check_places, check_unchanged, clear, is_source, places
 from c3s3_seg.batch.job import BatchPlan, CaseTask, Job
 from c3s3_seg.batch.journal import Journal, JournalRecord
-from c3s3_seg.batch.outcome import Outcome, Refusal
 from c3s3_seg.batch.provenance import RESERVED
+from c3s3_seg.batch.records import Outcome, Refusal
 from c3s3_seg.errors import C3S3Error, InputError
 from c3s3_seg.io.hashes import input_sha256
 

@@ -17,9 +17,9 @@ from typing import IO, Any
 
 from c3s3_seg.batch.executor import in_this_process
 from c3s3_seg.batch.job import CaseTask, Job, Model
-from c3s3_seg.batch.outcome import Refusal
+from c3s3_seg.batch.records import Refusal
 from c3s3_seg.errors import C3S3Error, foreseen, is_out_of_memory, unforeseen
-from c3s3_seg.system.quiet import quiet_libraries
+from c3s3_seg.system.process import quiet_libraries
 from c3s3_seg.system.schema import parse
 
 WHERE = "the line from the program that started this worker"

@@ -22,7 +22,7 @@ from typing import Any
 
 from c3s3_seg.batch.executor import Engine
 from c3s3_seg.batch.job import CaseTask, Job, Model, sendable
-from c3s3_seg.batch.outcome import Outcome, Refusal
+from c3s3_seg.batch.records import Outcome, Refusal
 from c3s3_seg.errors import C3S3Error, InputError
 from c3s3_seg.system.hardware import available_processors
 from c3s3_seg.system.schema import parse

@@ -15,6 +15,7 @@ from annotated_types import Gt, Le
 from numpy.typing import NDArray
 
 from c3s3_seg.errors import GeometryError, InputError
+from c3s3_seg.geometry.resample import orient, oriented, resample
 from c3s3_seg.geometry.volume import Geometry, Volume, fits_float32
 from c3s3_seg.system.schema import Rule, closed
 
@@ -98,9 +99,9 @@ class Recipe:
         GeometryError
             If it would have more than `LARGEST_GRID` voxels, or `LONGEST_SIDE` along an axis.
         """
-        oriented = _oriented(scan)
+        reoriented = oriented(scan)
         with np.errstate(over="ignore", divide="ignore"):  # infinitely many are too many
-            sides = np.asarray(oriented.shape) / (np.asarray(self.spacing_mm) / oriented.spacing_mm)
+            sides = np.asarray(reoriented.shape) / (np.asarray(self.spacing_mm) / reoriented.spacing_mm)
             voxels = float(np.prod(np.maximum(sides, 1)))
         if not (voxels <= LARGEST_GRID and sides.max() <= LONGEST_SIDE):
             spacing, found = (" x ".join(f"{n:.3g}" for n in each) for each in (self.spacing_mm, sides))
@@ -110,10 +111,10 @@ class Recipe:
             )
         shape = [max(1, round(n)) for n in sides]
         # The field of view is kept to the edge, so the spacing moves by less than half a voxel in all.
-        exact = np.asarray(oriented.shape) / np.asarray(shape)
-        affine = oriented.affine.copy()
+        exact = np.asarray(reoriented.shape) / np.asarray(shape)
+        affine = reoriented.affine.copy()
         affine[:3, :3] *= exact
-        affine[:3, 3] = oriented.to_mm((exact - 1) / 2)
+        affine[:3, 3] = reoriented.to_mm((exact - 1) / 2)
         return Geometry((shape[0], shape[1], shape[2]), affine, scan.frame_uid)
 
     def to_model(self, scan: Volume) -> Volume:
@@ -134,7 +135,7 @@ class Recipe:
             # In the type of the voxels where that is exact, else in float64; neither overflows here.
             kind = oriented.dtype if oriented.dtype.kind in "iu" else np.dtype(np.float64)
             oriented = np.subtract(oriented, kind.type(offset), dtype=kind)
-        array = _resample(oriented.astype(np.float32), grid.shape)
+        array = resample(oriented.astype(np.float32), grid.shape)
         return grid.volume(self.intensity(array, float(offset)), scan.source)
 
     def occupancy(self, mask: Volume, values: tuple[int, ...]) -> FloatArray:
@@ -144,7 +145,7 @@ class Recipe:
         """
         grid = self.grid(mask.geometry)
         oriented = orient(mask.array, mask.geometry)
-        return np.stack([_resample((oriented == v).astype(np.float32), grid.shape) for v in values])
+        return np.stack([resample((oriented == v).astype(np.float32), grid.shape) for v in values])
 
     def to_scan(self, probability: NDArray[Any], scan: Geometry) -> FloatArray:
         """(i, j, k) numbers on the model's grid -> (i, j, k) float32 on the scan's grid, linear.
@@ -153,7 +154,7 @@ class Recipe:
         """
         permutation, flips = scan.patient_axes
         oriented_shape = [scan.shape[axis] for axis in permutation]
-        array = _resample(np.asarray(probability, dtype=np.float32), tuple(oriented_shape))
+        array = resample(np.asarray(probability, dtype=np.float32), tuple(oriented_shape))
         array = np.flip(array, tuple(axis for axis in range(3) if flips[axis]))
         return np.ascontiguousarray(array.transpose(np.argsort(permutation)))
 
@@ -205,68 +206,3 @@ def refuse_flat(scan: Volume, prepared: Volume) -> None:
 def _offset(array: NDArray[Any]) -> int | float:
     """What has to be taken off the intensities before float32 can hold them; 0 where it can as they are."""
     return 0 if fits_float32(array) else array.min().item()
-
-
-def orient(array: NDArray[Any], geometry: Geometry) -> NDArray[Any]:
-    """An array (i, j, k) on a scan's grid, seen along the patient's axes (x, y, z): a view."""
-    permutation, flips = geometry.patient_axes
-    turned: NDArray[Any] = array.transpose(permutation)
-    return np.flip(turned, tuple(axis for axis in range(3) if flips[axis]))
-
-
-def _oriented(geometry: Geometry) -> Geometry:
-    """The grid of `orient(array, geometry)`."""
-    permutation, flips = geometry.patient_axes
-    first = np.zeros(3)
-    affine = np.eye(4)
-    for row, (axis, flip) in enumerate(zip(permutation, flips, strict=True)):
-        affine[:3, row] = geometry.affine[:3, axis] * (-1 if flip else 1)
-        first[axis] = geometry.shape[axis] - 1 if flip else 0
-    affine[:3, 3] = geometry.to_mm(first)
-    i, j, k = (geometry.shape[axis] for axis in permutation)
-    return Geometry((i, j, k), affine, geometry.frame_uid)
-
-
-def _resample(array: FloatArray, shape: tuple[int, ...]) -> FloatArray:
-    """Same field of view, another number of voxels: averages going down, linear going up."""
-    # Gathering along the last axis is the slowest: it is done where there is least to gather.
-    order = sorted(range(3), key=lambda n: n if shape[n] < array.shape[n] else 5 - n)
-    for axis in order:
-        if shape[axis] != array.shape[axis]:
-            array = along(weights(array.shape[axis], shape[axis]), array, axis)
-    return np.ascontiguousarray(array, dtype=np.float32)
-
-
-def along(rows: FloatArray, array: FloatArray, axis: int) -> FloatArray:
-    """Weighted sums along one axis, for rows (n_out, n_in) in which few neighbours count.
-
-    Neighbours are gathered and added up. The matrix product that it stands for is up to eight times slower,
-    and its threads go on spinning when it is done: the network that came next took twice as long for it.
-    """
-    used, n_in = rows != 0, rows.shape[1]
-    first = used.argmax(axis=1)
-    span = int((n_in - used[:, ::-1].argmax(axis=1) - first).max())
-
-    def term(step: int) -> FloatArray:
-        index = np.minimum(first + step, n_in - 1)
-        weight = np.where(first + step < n_in, rows[np.arange(len(rows)), index], np.float32(0))
-        part: FloatArray = np.take(array, index, axis=axis, mode="clip")
-        part *= np.expand_dims(weight, tuple(n for n in range(array.ndim) if n != axis))
-        return part
-
-    total = term(0)
-    for step in range(1, span):
-        total += term(step)
-    return total
-
-
-def weights(n_in: int, n_out: int) -> FloatArray:
-    """Rows (n_out, n_in) that sum to 1: box averages where voxels grow, linear where they shrink."""
-    factor = n_in / n_out
-    if factor > 1:
-        edges = np.arange(n_out + 1) * factor
-        low = np.maximum(edges[:-1, None], np.arange(n_in))
-        high = np.minimum(edges[1:, None], np.arange(n_in) + 1)
-        return np.asarray((high - low).clip(0) / factor, dtype=np.float32)
-    centres = ((np.arange(n_out) + 0.5) * factor - 0.5).clip(0, n_in - 1)
-    return np.asarray((1 - np.abs(centres[:, None] - np.arange(n_in))).clip(0), dtype=np.float32)

@@ -10,7 +10,7 @@ from c3s3_seg.commands.console import Status, counted, say
 
 if TYPE_CHECKING:
     from c3s3_seg.batch import BatchProgress
-    from c3s3_seg.batch.outcome import Outcome
+    from c3s3_seg.batch.records import Outcome
 
 EVERY_S = 30.0  # in a log file, a line of progress no more often than this
 
@@ -78,7 +78,7 @@ def duration(seconds_s: float) -> str:
 
 
 def _state(outcome: Outcome) -> str:
-    from c3s3_seg.batch.outcome import STOPPED
+    from c3s3_seg.batch.records import STOPPED
 
     if outcome.refusal is not None and outcome.refusal.step == STOPPED:
         return "not done"

@@ -13,9 +13,9 @@ from c3s3_seg.inference.settings import Settings
 from c3s3_seg.inference.tuning.profile import with_profile
 from c3s3_seg.inference.uncertainty import NetworkComparison
 from c3s3_seg.system.choices import BackendName
-from c3s3_seg.system.telemetry import forbid
+from c3s3_seg.system.process import forbid_telemetry
 
-forbid()  # before any of the above imports OpenVINO, which they do when they first need it
+forbid_telemetry()  # before any of the above imports OpenVINO, which they do when they first need it
 
 
 def open_predictor(

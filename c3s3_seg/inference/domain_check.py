@@ -11,8 +11,8 @@ import numpy as np
 
 from c3s3_seg.bundle.domain import Domain
 from c3s3_seg.errors import C3S3Error
+from c3s3_seg.geometry.box import Box
 from c3s3_seg.geometry.volume import Volume
-from c3s3_seg.inference.roi import Box
 
 AXES = ("left-right", "front-back", "foot-head")
 # Factors by which a scan may lie outside of the training range before a word is said; before it is refused.

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from c3s3_seg.bundle import Task
-from c3s3_seg.bundle.preprocessing import orient
+from c3s3_seg.geometry.resample import orient
 from c3s3_seg.geometry.volume import Geometry
 from c3s3_seg.inference.postprocess import Postprocessing, postprocess
 from c3s3_seg.inference.streaming import Slab

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from c3s3_seg.bundle import Task
 from c3s3_seg.bundle.preprocessing import refuse_flat
 from c3s3_seg.errors import InputError, MemoryLimitError
+from c3s3_seg.geometry.box import Box, parse_box
 from c3s3_seg.geometry.volume import Geometry, Source, Volume
 from c3s3_seg.inference.backends.runtimes import Backend
 from c3s3_seg.inference.backends.select import facts
@@ -32,7 +33,7 @@ from c3s3_seg.inference.domain_check import (
 from c3s3_seg.inference.mask_builder import MaskBuilder
 from c3s3_seg.inference.memory import MEASURED_FILTERS, Costs, costs_of
 from c3s3_seg.inference.prediction import Prediction
-from c3s3_seg.inference.roi import COARSE, Box, find_region, parse_box
+from c3s3_seg.inference.roi import COARSE, find_region
 from c3s3_seg.inference.settings import Settings
 from c3s3_seg.inference.tiled_network import Probabilities, TiledNetwork
 from c3s3_seg.inference.tiling import FloatArray, Shape

@@ -7,7 +7,6 @@ normalised for itself; where they agree on a component of a plausible size, the 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
@@ -16,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from c3s3_seg.bundle.domain import Domain
-from c3s3_seg.errors import InputError, shown
-from c3s3_seg.geometry.volume import Array, Geometry, Volume, narrow
+from c3s3_seg.errors import InputError
+from c3s3_seg.geometry.box import Box
+from c3s3_seg.geometry.volume import Geometry, Volume, narrow
 from c3s3_seg.system.progress import Progress
 
 Foreground = Callable[[Volume], NDArray[np.float32]]
@@ -30,59 +30,6 @@ PLAUSIBLE = (0.4, 2.0)
 # Above this share of the best candidate's weight the second one could as well be meant.
 RIVAL = 0.7
 MARGIN_MM = 15.0
-
-
-@dataclass(frozen=True)
-class Box:
-    """A part of a scan: first voxel and the one after the last, along i, j, k."""
-
-    low: tuple[int, int, int]
-    high: tuple[int, int, int]
-
-    def crop(self, scan: Volume) -> Volume:
-        """The part, in its place in mm."""
-        affine = scan.geometry.affine.copy()
-        affine[:3, 3] = scan.geometry.to_mm(self.low)
-        shape = tuple(b - a for a, b in zip(self.low, self.high, strict=True))
-        grid = Geometry((shape[0], shape[1], shape[2]), affine, scan.geometry.frame_uid)
-        return Volume(np.ascontiguousarray(scan.array[self._slices]), grid, scan.source)
-
-    def paste(self, part: Volume, scan: Geometry) -> Volume:
-        """The whole grid with the part in its place, 0 around it."""
-        whole: Array = np.zeros(scan.shape, dtype=part.array.dtype)
-        whole[self._slices] = part.array
-        return scan.volume(whole, part.source)
-
-    @property
-    def _slices(self) -> tuple[slice, ...]:
-        return tuple(slice(a, b) for a, b in zip(self.low, self.high, strict=True))
-
-    def __str__(self) -> str:
-        return ",".join(f"{axis}{a}:{b}" for axis, a, b in zip("xyz", self.low, self.high, strict=True))
-
-
-def parse_box(text: str, scan: Geometry) -> Box:
-    """`x0:x1,y0:y1,z0:z1`: voxels from 0, the last one not included; with `mm` behind, positions in mm, LPS.
-
-    Raises
-    ------
-    InputError
-        If it is not that, or no part of the scan.
-    """
-    number = r"\s*(-?\d+(?:\.\d+)?)\s*"
-    match = re.fullmatch(rf"{number}:{number},{number}:{number},{number}:{number}(mm)?\s*", text)
-    if match is None:
-        what = f"found the region '{text}', wanted x0:x1,y0:y1,z0:z1 in voxels, or the same with mm behind"
-        raise InputError(what)
-    values = np.array([float(v) for v in match.groups()[:6]]).reshape(3, 2)
-    if match.group(7):
-        corners = scan.to_index(list(product(*values)))
-        values = np.stack([corners.min(axis=0), corners.max(axis=0) + 1], axis=1)
-    low = np.clip(np.floor(values[:, 0]), 0, scan.shape).astype(int)
-    high = np.clip(np.ceil(values[:, 1]), 0, scan.shape).astype(int)
-    if (high - low).min() < 1:
-        raise InputError(f"the region '{text}' holds no voxel of a scan of {shown(scan.shape)} voxels")
-    return _box(low, high)
 
 
 def find_region(
@@ -123,7 +70,7 @@ def find_region(
             todo="Say where it is with --roi",
         )
     low, high = _around(found[0].low, found[0].high, coarse.geometry, domain)
-    box = _box(low * block, np.minimum(high * block, scan.geometry.shape))
+    box = Box.of(low * block, np.minimum(high * block, scan.geometry.shape))
     notes = [
         f"region of interest: {box} of {scan.geometry.shape} voxels, found by {windows} coarse windows"
         f" ({found[0].volume_ml:.0f} ml)"
@@ -140,11 +87,6 @@ class _Candidate:
     high: NDArray[np.int_]
     volume_ml: float
     weight: float
-
-
-def _box(low: NDArray[np.int_], high: NDArray[np.int_]) -> Box:
-    (a, b, c), (d, e, f) = (tuple(int(n) for n in corner) for corner in (low, high))
-    return Box((a, b, c), (d, e, f))
 
 
 def _shrunk(scan: Volume, spacing_mm: tuple[float, float, float]) -> tuple[Volume, NDArray[np.int_]]:
@@ -176,11 +118,11 @@ def _coarse_pass(
     total, weights = np.zeros(shape, np.float32), np.full(shape, 1e-6, np.float32)
     places = list(product(*starts))
     for number, place in enumerate(places, 1):
-        box = _box(np.array(place), np.array(place) + size)
+        box = Box.of(np.array(place), np.array(place) + size)
         part = box.crop(scan)
         if part.array.max() > part.array.min():  # else it is air, in which nothing is
-            total[box._slices] += weight * foreground(part)
-        weights[box._slices] += weight
+            total[box.slices] += weight * foreground(part)
+        weights[box.slices] += weight
         if progress is not None:
             progress("windows of the coarse search", number, len(places))
     return np.asarray(total / weights), len(places)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from c3s3_seg.bundle.preprocessing import along, weights
+from c3s3_seg.geometry.resample import along, weights
 from c3s3_seg.inference.streaming import Slab
 from c3s3_seg.inference.tiling import FloatArray, Shape
 

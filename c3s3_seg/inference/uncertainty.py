@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from c3s3_seg.bundle import Task
-from c3s3_seg.bundle.preprocessing import orient
+from c3s3_seg.geometry.resample import orient
 from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.inference.tiling import FloatArray, mean
 from c3s3_seg.inference.to_scan_grid import Block

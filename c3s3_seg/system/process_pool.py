@@ -14,7 +14,7 @@ from multiprocessing.process import BaseProcess
 from threading import Thread
 from typing import Any
 
-from c3s3_seg.system.quiet import quiet_libraries
+from c3s3_seg.system.process import quiet_libraries
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ import torch
 from c3s3_seg.bundle import CARD, MANIFEST, ModelBundle
 from c3s3_seg.dataset import DataSet, Splits
 from c3s3_seg.errors import ConfigError, InputError
-from c3s3_seg.system.allocator import keep_pages
 from c3s3_seg.system.files import check_folder, check_own_folder, make_folder
 from c3s3_seg.system.hardware import available_processors
 from c3s3_seg.system.ownership import check_set
+from c3s3_seg.system.process import keep_pages
 from c3s3_seg.training import checkpoint
 from c3s3_seg.training.bundles.initialize import initialize_from
 from c3s3_seg.training.bundles.write import write_bundle

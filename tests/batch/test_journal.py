@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from c3s3_seg.batch.journal import Journal, _hmac, gather, journal_path
-from c3s3_seg.batch.outcome import Outcome, Refusal
+from c3s3_seg.batch.records import Outcome, Refusal
 from c3s3_seg.errors import GeometryError, InputError
 from c3s3_seg.metrics.results import CaseScore
 from c3s3_seg.metrics.scoring import Score

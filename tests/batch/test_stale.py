@@ -15,7 +15,7 @@ from conftest import small_scan
 from helpers.batches import MODEL, Told
 
 from c3s3_seg.batch import Job, predict_case, predict_cases, verify
-from c3s3_seg.batch.outcome import Outcome, Refusal
+from c3s3_seg.batch.records import Outcome, Refusal
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import (
     InputError,

@@ -17,7 +17,7 @@ from onnx import TensorProto, helper
 
 from c3s3_seg.batch import BatchPlan, Job, Model, predict_cases
 from c3s3_seg.batch.job import CaseTask
-from c3s3_seg.batch.outcome import Outcome
+from c3s3_seg.batch.records import Outcome
 from c3s3_seg.batch.worker_pool import Pool, reason_of_death
 from c3s3_seg.bundle import WEIGHTS, Label, ModelBundle, Network
 from c3s3_seg.bundle import Task as BundleTask

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from conftest import rotation
 
-from c3s3_seg.bundle.preprocessing import Intensity, Recipe, along, intensity_defect, refuse_flat, weights
+from c3s3_seg.bundle.preprocessing import Intensity, Recipe, intensity_defect, refuse_flat
 from c3s3_seg.errors import GeometryError, InputError
+from c3s3_seg.geometry.resample import along, weights
 from c3s3_seg.geometry.volume import Geometry, Volume, fits_float32, narrow
 
 

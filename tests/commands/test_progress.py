@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from c3s3_seg.batch import BatchProgress
-from c3s3_seg.batch.outcome import Outcome, Refusal
+from c3s3_seg.batch.records import Outcome, Refusal
 from c3s3_seg.commands import progress
 from c3s3_seg.commands.progress import ProgressReporter, duration
 from c3s3_seg.report.rows import PredictionRow

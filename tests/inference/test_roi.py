@@ -7,10 +7,10 @@ import pytest
 
 from c3s3_seg import ModelBundle, Prediction, open_predictor
 from c3s3_seg.errors import InputError
+from c3s3_seg.geometry.box import Box, parse_box
 from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.inference.domain_check import DomainError
 from c3s3_seg.inference.predictor import CheckedScan, Predictor
-from c3s3_seg.inference.roi import Box, parse_box
 from c3s3_seg.inference.settings import Settings
 from c3s3_seg.phantom import Simulator, simulate
 

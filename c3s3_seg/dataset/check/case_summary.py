@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from c3s3_seg.bundle.domain import Floats, intensity_quantiles
-from c3s3_seg.bundle.preprocessing import orient
 from c3s3_seg.dataset.check.case_faults import CaseDefect, mask_defect, scan_defect
 from c3s3_seg.dataset.check.mask_statistics import MaskStatistics, measure_mask
 from c3s3_seg.dataset.check.thumbnail import Thumbnail, make_thumbnail
 from c3s3_seg.errors import C3S3Error
+from c3s3_seg.geometry.resample import orient
 from c3s3_seg.geometry.volume import Volume, narrow
 from c3s3_seg.io import load, load_mask
 from c3s3_seg.report.findings import Finding

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from c3s3_seg.bundle.preprocessing import Recipe, orient
+from c3s3_seg.bundle.preprocessing import Recipe
+from c3s3_seg.geometry.resample import orient
 from c3s3_seg.geometry.volume import Volume
 
 Floats = NDArray[np.float32]

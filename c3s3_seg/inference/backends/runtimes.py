@@ -195,7 +195,7 @@ def open_torch(
     """
     import torch
 
-    from c3s3_seg.system.allocator import keep_pages
+    from c3s3_seg.system.process import keep_pages
 
     has_cuda = torch.cuda.is_available()
     if device == "cuda" and not has_cuda:

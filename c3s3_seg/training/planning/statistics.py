@@ -10,10 +10,11 @@ from math import inf, pi
 import numpy as np
 from numpy.typing import NDArray
 
-from c3s3_seg.bundle.preprocessing import Recipe, orient
+from c3s3_seg.bundle.preprocessing import Recipe
 from c3s3_seg.dataset import INDEX, DataSet, Splits
 from c3s3_seg.dataset.check.case_faults import values_in
 from c3s3_seg.errors import InputError
+from c3s3_seg.geometry.resample import orient
 from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.io import load, load_mask
 from c3s3_seg.system.progress import Progress

@@ -1,4 +1,4 @@
-"""What became of one case: the record that travels from a worker to the journal."""
+"""A case on its way through the steps, and what became of it: the record that goes to the journal."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from c3s3_seg import errors
+from c3s3_seg.batch.job import CaseTask
 from c3s3_seg.errors import NO_MEMORY, C3S3Error, InputError, StorageError, Told
+from c3s3_seg.geometry.volume import Volume
+from c3s3_seg.inference.prediction import Prediction
+from c3s3_seg.inference.predictor import CheckedScan, PreparedScan
 from c3s3_seg.io.detect import is_dicom, is_zip
 from c3s3_seg.report.rows import Failure, PredictionRow
 
@@ -130,3 +134,25 @@ def may_be_quoted(scan: Path) -> bool:
         return not (scan.is_dir() or is_zip(scan) or is_dicom(scan))
     except OSError:
         return False
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A scan that was read and found fit, with its truth and the hashes of both."""
+
+    task: CaseTask
+    scan: Volume
+    truth: Volume | None
+    inputs: dict[str, str]
+    seconds: dict[str, float]
+    checked: CheckedScan | None = None
+    prepared: PreparedScan | None = None
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """A scan with its mask."""
+
+    loaded: Loaded
+    prediction: Prediction
+    seconds: dict[str, float]

@@ -1,0 +1,74 @@
+"""A box of voxels in a scan: the region of interest."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+
+from c3s3_seg.errors import InputError, shown
+from c3s3_seg.geometry.volume import Array, Geometry, Volume
+
+
+@dataclass(frozen=True)
+class Box:
+    """A part of a scan: first voxel and the one after the last, along i, j, k."""
+
+    low: tuple[int, int, int]
+    high: tuple[int, int, int]
+
+    @classmethod
+    def of(cls, low: Sequence[int] | NDArray[np.int_], high: Sequence[int] | NDArray[np.int_]) -> Box:
+        """From arrays (3,)."""
+        (a, b, c), (d, e, f) = (tuple(int(n) for n in corner) for corner in (low, high))
+        return cls((a, b, c), (d, e, f))
+
+    def crop(self, scan: Volume) -> Volume:
+        """The part, in its place in mm."""
+        affine = scan.geometry.affine.copy()
+        affine[:3, 3] = scan.geometry.to_mm(self.low)
+        shape = tuple(b - a for a, b in zip(self.low, self.high, strict=True))
+        grid = Geometry((shape[0], shape[1], shape[2]), affine, scan.geometry.frame_uid)
+        return Volume(np.ascontiguousarray(scan.array[self.slices]), grid, scan.source)
+
+    def paste(self, part: Volume, scan: Geometry) -> Volume:
+        """The whole grid with the part in its place, 0 around it."""
+        whole: Array = np.zeros(scan.shape, dtype=part.array.dtype)
+        whole[self.slices] = part.array
+        return scan.volume(whole, part.source)
+
+    @property
+    def slices(self) -> tuple[slice, ...]:
+        """Of an array (i, j, k) of the scan."""
+        return tuple(slice(a, b) for a, b in zip(self.low, self.high, strict=True))
+
+    def __str__(self) -> str:
+        return ",".join(f"{axis}{a}:{b}" for axis, a, b in zip("xyz", self.low, self.high, strict=True))
+
+
+def parse_box(text: str, scan: Geometry) -> Box:
+    """`x0:x1,y0:y1,z0:z1`: voxels from 0, the last one not included; with `mm` behind, positions in mm, LPS.
+
+    Raises
+    ------
+    InputError
+        If it is not that, or no part of the scan.
+    """
+    number = r"\s*(-?\d+(?:\.\d+)?)\s*"
+    match = re.fullmatch(rf"{number}:{number},{number}:{number},{number}:{number}(mm)?\s*", text)
+    if match is None:
+        what = f"found the region '{text}', wanted x0:x1,y0:y1,z0:z1 in voxels, or the same with mm behind"
+        raise InputError(what)
+    values = np.array([float(v) for v in match.groups()[:6]]).reshape(3, 2)
+    if match.group(7):
+        corners = scan.to_index(list(product(*values)))
+        values = np.stack([corners.min(axis=0), corners.max(axis=0) + 1], axis=1)
+    low = np.clip(np.floor(values[:, 0]), 0, scan.shape).astype(int)
+    high = np.clip(np.ceil(values[:, 1]), 0, scan.shape).astype(int)
+    if (high - low).min() < 1:
+        raise InputError(f"the region '{text}' holds no voxel of a scan of {shown(scan.shape)} voxels")
+    return Box.of(low, high)

@@ -1,0 +1,79 @@
+"""What a process is told once: quiet libraries, no telemetry, repeatable algorithms, memory that is kept."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import sys
+import warnings
+
+# Parameters of mallopt(3), from glibc's malloc.h.
+TRIM_THRESHOLD, TOP_PAD, MMAP_MAX, ARENA_MAX = -1, -2, -4, -8
+PAD_BYTES = 64 * 2**20
+
+
+def quiet_libraries() -> None:
+    """Silence warnings and logs of libraries in a process that is ours: the command line, a worker.
+
+    pydicom, highdicom and pynetdicom quote values of headers in both, names of patients among them. What a
+    user has to know of a file stands in our own errors and notes, which quote none. A process that uses us
+    as a library keeps its own settings.
+    """
+    warnings.simplefilter("ignore")
+    warnings.showwarning = _nothing  # for a library that resets the filters
+    root = logging.getLogger()
+    if not root.handlers:
+        root.addHandler(logging.NullHandler())  # else what nobody handles is printed (logging.lastResort)
+    ours = logging.getLogger("c3s3_seg")
+    if not ours.handlers:
+        ours.addHandler(logging.StreamHandler(sys.stderr))
+
+
+def _nothing(*_: object, **__: object) -> None:
+    pass
+
+
+def forbid_telemetry() -> None:
+    """Keep `import openvino` from reporting to Google Analytics.
+
+    It does so on every import, from a process that it forks (openvino 2026.4, openvino_telemetry
+    2025.2): measured on a machine without a network, that process outlives a killed parent. Where
+    the package cannot be imported, OpenVINO takes its own empty stand-in.
+    """
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+
+
+def only_repeatable(runtime: str) -> None:
+    """Let a runtime use only algorithms whose result does not depend on chance or timing.
+
+    Parameters
+    ----------
+    runtime
+        Name of the backend. OpenVINO and ONNX Runtime on the CPU are repeatable as they are, with one
+        and the same number of threads; torch has to be told, on CUDA above all (not run so far).
+    """
+    if runtime == "torch":
+        import torch
+
+        # cuBLAS reads it when it is first used; torch refuses to be deterministic without it.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
+
+
+def keep_pages() -> None:
+    """Keep freed memory in the process instead of giving it back after every layer.
+
+    A training step allocates and frees hundreds of maps of 10 to 50 MB, and so does a forward pass in
+    torch (250,000 page faults at 112 x 112 x 80). By default each is a fresh mapping whose pages the
+    kernel must clear one by one: on a busy virtual machine that has cost ten times the arithmetic.
+    Does nothing where the C library is not glibc.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return
+    for parameter, value in ((MMAP_MAX, 0), (TRIM_THRESHOLD, -1), (TOP_PAD, PAD_BYTES), (ARENA_MAX, 1)):
+        mallopt(parameter, value)
