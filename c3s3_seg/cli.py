@@ -1,4 +1,4 @@
-"""The command line: its verbs, and what becomes of an error."""
+"""The command line: its commands, and what becomes of an error."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-VERBS = (
+COMMANDS = (
     predict, evaluate, inspect, prepare, plan, train, ensemble, study, export, calibrate, fetch, send,
     phantom, verify, doctor, benchmark,
 )  # fmt: skip
-for verb in VERBS:
-    app.command()(verb)
+for command in COMMANDS:
+    app.command()(command)
 
 
 def _stop(number: int, frame: object) -> None:

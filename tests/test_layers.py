@@ -119,3 +119,12 @@ def test_no_module_needs_itself() -> None:
     """Not even by an import within a function."""
     modules = {module(path) for path in TREES} - {"c3s3_seg"}
     TopologicalSorter({module(path): imports(tree) & modules for path, tree in TREES.items()}).prepare()
+
+
+def test_a_class_name_stands_once_in_the_package() -> None:
+    homes: dict[str, list[str]] = {}
+    for path, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef):
+                homes.setdefault(node.name, []).append(module(path))
+    assert {name: found for name, found in homes.items() if len(found) > 1} == {}

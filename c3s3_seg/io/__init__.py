@@ -1,4 +1,4 @@
-"""The door between files and volumes. Every axis and sign convention of a file format lives in this room.
+"""Files to volumes and back. Every axis and sign convention of a file format lives in this package.
 
 `load` reads a scan, `load_mask` a mask, `save` writes either; `find_cases` and `match_truth` say
 which scans there are and which truth belongs to them. The rule is: the right volume, or a refusal

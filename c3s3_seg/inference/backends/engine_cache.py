@@ -1,8 +1,8 @@
 """TensorRT engines: how they are built, and the folder on this machine that keeps them.
 
 An engine is machine code for one GPU and one TensorRT, made from one graph. Loading one runs it, so an
-engine is never taken from a bundle or a download: it is sealed with a key that never leaves the user's
-cache folder, and what was not sealed here is built anew from the graph.
+engine is never taken from a bundle or a download: it is signed with a key that never leaves the user's
+cache folder, and what was not signed here is built anew from the graph.
 
 Not run on a GPU so far: type-checked against the bindings of TensorRT 11.4 and 10.16.
 """
@@ -27,7 +27,7 @@ LOG = logging.getLogger("c3s3_seg.tensorrt")
 INPUT = "scan"
 Shape = tuple[int, int, int]
 SMALLEST, LARGEST = 16, 192  # sides of a tile; larger ones need memory in proportion, asked for or not
-SEAL = 32  # bytes of an HMAC-SHA256
+SIGNATURE = 32  # bytes of an HMAC-SHA256
 
 
 @dataclass(frozen=True)
@@ -222,13 +222,13 @@ class EngineCache:
         return (None, misfit) if misfit else (engine, "")
 
     def _verified(self, path: Path) -> tuple[bytes | None, str]:
-        """What was sealed here, or None and why it is not to be trusted."""
+        """What was signed here, or None and why it is not to be trusted."""
         if not path.is_file():
             return None, "there is none yet"
-        sealed = path.read_bytes()
-        if not hmac.compare_digest(sealed[:SEAL], self._sign(sealed[SEAL:])):
+        signed = path.read_bytes()
+        if not hmac.compare_digest(signed[:SIGNATURE], self._sign(signed[SIGNATURE:])):
             return None, f"{path} was not made here, or is damaged"
-        return sealed[SEAL:], ""
+        return signed[SIGNATURE:], ""
 
     def _hmac(self, path: Path, content: bytes) -> None:
         make_folder(self.folder)
@@ -242,6 +242,6 @@ class EngineCache:
         path = self.folder / "key"
         if not path.is_file():
             make_folder(self.folder)
-            write_whole(path, secrets.token_bytes(SEAL))
+            write_whole(path, secrets.token_bytes(SIGNATURE))
             path.chmod(0o600)
         return path.read_bytes()

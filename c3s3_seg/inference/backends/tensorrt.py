@@ -61,7 +61,7 @@ class TensorRtBackend:
 
     @classmethod
     def of_bundle(cls, bundle: ModelBundle, network: Network) -> TensorRtBackend:
-        """The network of a bundle, its engine taken from the user's vault or built now.
+        """The network of a bundle, its engine taken from the user's engine cache or built now.
 
         Raises
         ------
