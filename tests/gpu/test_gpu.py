@@ -51,7 +51,7 @@ def bundle(request: pytest.FixtureRequest) -> ModelBundle:
 
 
 @pytest.fixture(autouse=True)
-def vault(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One cache for the module: engines take minutes."""
     folder = tmp_path_factory.getbasetemp() / "cache"
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
@@ -86,14 +86,14 @@ def test_an_export_passes_the_gate(bundle: ModelBundle, form: GraphSpec, tmp_pat
     assert proof.holds
 
 
-def test_an_engine_is_kept_and_one_of_another_version_is_not(bundle: ModelBundle, vault: Path) -> None:
+def test_an_engine_is_kept_and_one_of_another_version_is_not(bundle: ModelBundle, cache: Path) -> None:
     graph = widened(bundle.folder / bundle.networks[0].graph)
     profile = ShapeProfile(bundle.task.patch)
     first = EngineCache.default().engine(graph, profile)
     assert EngineCache.default().engine(graph, profile) == first
     stamp = CacheKey.here(graph, profile)
     assert replace(stamp, tensorrt="1.0").misfit(stamp) is not None
-    assert (vault / "timing.cache").stat().st_size > 0
+    assert (cache / "timing.cache").stat().st_size > 0
 
 
 def test_the_command_line(tmp_path: Path) -> None:

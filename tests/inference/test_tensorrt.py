@@ -173,9 +173,9 @@ def test_an_engine_that_was_not_made_here_is_never_loaded(
     machine: Machine, phantom: ModelBundle, caplog: pytest.LogCaptureFixture, damage: str, tmp_path: Path
 ) -> None:
     graph = widened(phantom.folder / "model.onnx")
-    vault = EngineCache.default()
-    vault.engine(graph, PROFILE)
-    (path,) = vault.folder.glob("*.engine")
+    cache = EngineCache.default()
+    cache.engine(graph, PROFILE)
+    (path,) = cache.folder.glob("*.engine")
     content = bytearray(path.read_bytes())
     if damage == "bit":
         content[-1] ^= 1
@@ -187,7 +187,7 @@ def test_an_engine_that_was_not_made_here_is_never_loaded(
         content = bytearray()
     path.write_bytes(content)
     before = stand_in.Builder.built
-    vault.engine(graph, PROFILE)
+    cache.engine(graph, PROFILE)
     assert stand_in.Builder.built == before + 1
     assert "was not made here, or is damaged" in caplog.text
 
@@ -195,12 +195,12 @@ def test_an_engine_that_was_not_made_here_is_never_loaded(
 def test_an_engine_of_another_release_is_built_anew(
     machine: Machine, phantom: ModelBundle, caplog: pytest.LogCaptureFixture
 ) -> None:
-    graph, vault = widened(phantom.folder / "model.onnx"), EngineCache.default()
-    vault.engine(graph, PROFILE)
-    (path,) = vault.folder.glob("*.engine")
+    graph, cache = widened(phantom.folder / "model.onnx"), EngineCache.default()
+    cache.engine(graph, PROFILE)
+    (path,) = cache.folder.glob("*.engine")
     for head in (b'{"graph": "ab"}', b"no JSON", b"[" * 100_000):
-        vault._hmac(path, head + b"\nengine")
-        vault.engine(graph, PROFILE)
+        cache._hmac(path, head + b"\nengine")
+        cache.engine(graph, PROFILE)
         assert "another release of this program made it" in caplog.text
         caplog.clear()
     assert stand_in.Builder.built == 4
