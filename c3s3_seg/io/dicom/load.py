@@ -201,7 +201,7 @@ def _check_one(slices: tuple[Slice, ...], root: Path) -> tuple[str, ...]:
     ways = len({item.text("PatientName") for item in slices})
     if ways == 1:
         return ()
-    return (f"the slices write the patient's name in {ways} ways, which differ in empty parts alone",)
+    return (f"the slices write the patient's name in {ways} ways, which differ in empty parts or in capitals alone",)
 
 
 def _check_scaled(slices: tuple[Slice, ...], root: Path) -> None:
@@ -231,12 +231,12 @@ def _rescales(text: str, default: float) -> bool:
 
 
 def _plain(item: Slice, keyword: str) -> str:
-    """An attribute as text; of a name without what means nothing (PS3.5, 6.2, PN): empty parts, spaces."""
+    """An attribute as text; of a name without what means nothing (PS3.5, 6.2, PN): empty parts, spaces, case."""
     text = item.text(keyword)
     if keyword != "PatientName":
         return text
     groups = ["^".join(part.strip() for part in group.split("^")).rstrip("^") for group in text.split("=")]
-    return "=".join(groups).rstrip("=")
+    return "=".join(groups).rstrip("=").casefold()
 
 
 def _doubles(place: tuple[Slice, ...], pixels: Pixels, root: Path) -> tuple[Slice, ...]:
