@@ -201,7 +201,8 @@ def _check_one(slices: tuple[Slice, ...], root: Path) -> tuple[str, ...]:
     ways = len({item.text("PatientName") for item in slices})
     if ways == 1:
         return ()
-    return (f"the slices write the patient's name in {ways} ways, which differ in empty parts or in capitals alone",)
+    differ = "which differ in empty parts or in capitals alone"
+    return (f"the slices write the patient's name in {ways} ways, {differ}",)
 
 
 def _check_scaled(slices: tuple[Slice, ...], root: Path) -> None:
@@ -231,7 +232,7 @@ def _rescales(text: str, default: float) -> bool:
 
 
 def _plain(item: Slice, keyword: str) -> str:
-    """An attribute as text; of a name without what means nothing (PS3.5, 6.2, PN): empty parts, spaces, case."""
+    """An attribute as text; of a name without empty parts, spaces and case (PS3.5, 6.2, PN)."""
     text = item.text(keyword)
     if keyword != "PatientName":
         return text
