@@ -151,7 +151,7 @@ def test_a_link_in_the_folder_is_not_followed(
 def test_a_link_in_a_cases_place_is_not_followed(written: Path, tmp_path: Path, name: str, kind: str) -> None:
     from dataclasses import replace
 
-    from c3s3_seg.inference import EvaluationSettings as How
+    from c3s3_seg.inference import Settings as How
 
     out = tmp_path / "out"
     out.mkdir()

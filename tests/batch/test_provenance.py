@@ -14,7 +14,8 @@ from c3s3_seg.batch import case as case_module
 from c3s3_seg.errors import InputError
 from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.inference import BackendRequest
-from c3s3_seg.io import load, load_image, load_mask, save
+from c3s3_seg.io import Reading, load, load_image, load_mask, save
+from c3s3_seg.io import read as read_scan
 from c3s3_seg.io.dicom.write_series import save_series
 from c3s3_seg.io.hashes import scan_sha256, sha256
 from c3s3_seg.system.shard import Shard
@@ -242,16 +243,16 @@ def test_a_file_that_is_swapped_has_the_hash_of_the_voxels_that_were_read(
         save(volume, tmp_path / f"{name}.nii.gz")
     old, new = (sha256(tmp_path / f"{name}.nii.gz") for name in truths)
 
-    def swapped(path: Path, **how: object) -> Volume:
+    def swapped(path: Path, reading: Reading, *, hashed: bool) -> Volume:
         if when == "before":
             os.replace(tmp_path / "new.nii.gz", scan)
-        volume = load(path, **how)  # type: ignore[arg-type]
+        volume = read_scan(path, reading, hashed=hashed)
         if when == "after":
             os.replace(tmp_path / "new.nii.gz", scan)
         return volume
 
     save(truths["old"], scan)
-    monkeypatch.setattr(case_module, "load", swapped)
+    monkeypatch.setattr(case_module, "read", swapped)
     out = tmp_path / "out"
     predict_cases([scan], MODEL, Job(out, allow_out_of_domain=True))
     read = truths["new" if when == "before" else "old"]
@@ -320,14 +321,14 @@ def test_a_file_that_is_still_being_copied_is_tried_again(
     whole = scan.read_bytes()
     scan.write_bytes(whole[:2000])
 
-    def completed(path: Path, **how: object) -> Volume:
+    def completed(path: Path, reading: Reading, *, hashed: bool) -> Volume:
         try:
-            return load(path, **how)  # type: ignore[arg-type]
+            return read_scan(path, reading, hashed=hashed)
         finally:
             scan.write_bytes(whole)
 
     job = Job(tmp_path / "out", allow_out_of_domain=True)
-    monkeypatch.setattr(case_module, "load", completed)
+    monkeypatch.setattr(case_module, "read", completed)
     assert len(predict_cases([small_scans], MODEL, job).failures) == 1
     monkeypatch.undo()
     assert predict_cases([small_scans], MODEL, job).failures == ()

@@ -98,7 +98,8 @@ def test_names_of_a_data_set_are_text_on_the_page_and_on_the_terminal(tmp_path: 
         (folder / kind / f"{CASE}.nii.gz").rename(folder / kind / f"{case}.nii.gz")
         (folder / kind / f"{evil.replace('/', '')}.nii.gz").touch()
         (folder / kind / os.fsdecode(b"not\xffunicode.nii.gz")).touch()
-    index |= {"name": evil, "labels": {evil: 1, f"2{evil}": 2, "3\nlines": 3}}
+    label = '<script>alert(1)<b>"onload="x'
+    index |= {"name": evil, "labels": {label: 1, f"2{label}": 2, "3": 3}}
     index["labelled"] = [case if name == CASE else name for name in index["labelled"]]
     (folder / "dataset.json").write_text(json.dumps(index))
     mask = load_mask(mask_of(folder, case))

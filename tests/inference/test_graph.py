@@ -317,7 +317,7 @@ def test_filters_that_no_memory_holds_are_refused_before_a_network_is_built(tmp_
 @pytest.mark.parametrize(
     "change",
     [
-        lambda weights: weights.pop(next(iter(weights))),
+        lambda weights: weights.pop("output.weight"),
         lambda weights: weights.update(more=torch.zeros(3)),
         lambda weights: weights.update({"output.weight": weights["output.weight"].int()}),
         lambda weights: weights.update({"output.weight": torch.zeros(3, dtype=torch.complex64)}),
@@ -367,11 +367,11 @@ def test_a_graph_of_another_network_is_refused(tmp_path: Path, backend: Any) -> 
     shutil.copytree(WEIGHTS / "phantom", tmp_path / "b")
     bundle = ModelBundle.load(tmp_path / "b")
     strange = (tmp_path / "b" / "secondary.onnx").read_bytes()
-    strange = strange.replace(b"secondary.safetensors", b"./model.safetensors")
+    strange = strange.replace(b"secondary.safetensors", b"././model.safetensors")
     model = onnx.load_from_string(strange)
     for tensor in model.graph.initializer:
         for entry in tensor.external_data:
-            entry.value = entry.value.removeprefix("./")
+            entry.value = entry.value.removeprefix("././")
     bundle = bundle.add({"model.onnx": model.SerializeToString()})
     with pytest.raises(InputError, match=r"bytes \d+ to \d+ of 'model.safetensors', which are no tensor"):
         open_backend(bundle, bundle.networks[0], BackendRequest(backend))

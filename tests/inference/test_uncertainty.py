@@ -108,7 +108,7 @@ def test_the_threshold_lives_in_the_bundle(bundle, scan, tmp_path: Path) -> None
     found = open_predictor(again, settings=Settings(uncertainty=True))(scan)
     assert found.uncertainty is not None
     assert found.uncertainty.flagged is True
-    assert any("in doubt" in note for note in found.notes)
+    assert any("uncertain" in note for note in found.notes)
     manifest = tmp_path / "copy" / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"threshold_mm": 0.5', '"threshold_mm": "high"'))
     with pytest.raises(ConfigError, match="threshold_mm"):
