@@ -14,6 +14,7 @@ from annotated_types import Ge, Gt, Le, Lt, MaxLen
 from c3s3_seg.bundle.domain import Domain
 from c3s3_seg.bundle.preprocessing import Recipe
 from c3s3_seg.io.reading import SeriesRule
+from c3s3_seg.models import Architecture
 from c3s3_seg.system.files import PlainName
 from c3s3_seg.system.schema import Rule, closed
 
@@ -143,12 +144,20 @@ class Network:
     """One backbone in the bundle. `stem` names its files: stem.safetensors, stem.onnx.
 
     A run has `model` and `secondary`; an ensemble of folds `model`, which is the best of them, and others.
+    `name` is what the records of its training call it, where that is not the architecture: of two V-Nets that
+    were trained together, `vnet-a` and `vnet-b`.
     """
 
     stem: FileName
-    architecture: Literal["vnet", "resvnet"]
+    architecture: Architecture
     filters: Annotated[int, Ge(1), Le(1024)]
     channels: Annotated[int, Ge(1), Le(1)] = 1
+    name: FileName | None = None
+
+    @property
+    def candidate(self) -> str:
+        """What the records of its training call it."""
+        return self.name or self.architecture
 
     @property
     def weights(self) -> str:

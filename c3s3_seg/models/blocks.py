@@ -1,4 +1,4 @@
-"""The pieces that both backbones are made of.
+"""The pieces that backbones are made of.
 
 All tensors are (N, C, X, Y, Z) float. Convolutions are followed by batch norm and ReLU.
 """
@@ -114,23 +114,28 @@ def initialise(module: nn.Module) -> None:
 
 
 class Backbone(Checkpointed):
-    """An encoder, the decoder and a 1x1x1 output convolution.
+    """An encoder, a decoder and a 1x1x1 output convolution.
 
-    Sub-classes set `encode`, and `bottleneck` where the coarsest map passes something on its
-    way. Every side of the input must be a multiple of `MULTIPLE`.
+    Sub-classes take `channels`, `classes`, `filters` and `dropout`. They define `encode`, and `new_decoder`
+    where it is not V-Net's; they set `bottleneck` where the coarsest map passes something on its way. Every
+    side of the input must be a multiple of `MULTIPLE`.
     """
 
     MULTIPLE = 16
 
-    def __init__(self, filters: int, classes: int, dropout: float) -> None:
+    def __init__(self, channels: int = 1, classes: int = 2, filters: int = 16, dropout: float = 0.5) -> None:
         super().__init__()
         self.bottleneck: nn.Module = nn.Identity()
-        self.decoder = Decoder(filters, dropout)
+        self.decoder = self.new_decoder(filters, dropout)
         self.output = nn.Conv3d(filters, classes, 1)
 
     def encode(self, x: Tensor) -> list[Tensor]:
         """(N, C, X, Y, Z) -> five maps, finest first."""
-        raise TypeError(f"{type(self).__name__} has no encoder: use VNet or ResVNet")
+        raise TypeError(f"{type(self).__name__} has no encoder: use a backbone of c3s3_seg.models.BACKBONES")
+
+    def new_decoder(self, filters: int, dropout: float) -> nn.Module:
+        """Five maps, finest first -> (N, filters, X, Y, Z)."""
+        return Decoder(filters, dropout)
 
     def features(self, x: Tensor, passes: int = 1) -> Tensor:
         """The decoder's last features: (N, C, X, Y, Z) -> (passes * N, filters, X, Y, Z).

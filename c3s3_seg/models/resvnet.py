@@ -6,7 +6,7 @@ from c3s3_seg.models.blocks import Backbone, BasicBlock, initialise
 
 
 class ResVNet(Backbone):
-    """Backbone B: 17,930,354 parameters at 16 filters, 1 channel, 2 classes.
+    """Backbone B of the paper: 17,930,354 parameters at 16 filters, 1 channel, 2 classes.
 
     Parameters
     ----------
@@ -23,7 +23,7 @@ class ResVNet(Backbone):
     BLOCKS = (3, 4, 6, 3)
 
     def __init__(self, channels: int = 1, classes: int = 2, filters: int = 16, dropout: float = 0.5) -> None:
-        super().__init__(filters, classes, dropout)
+        super().__init__(channels, classes, filters, dropout)
         self.stem = nn.Sequential(
             nn.Conv3d(channels, filters, 7, padding=3, bias=False),
             nn.BatchNorm3d(filters),

@@ -6,7 +6,7 @@ from c3s3_seg.models.blocks import Backbone, conv_norm_relu, initialise, stage
 
 
 class VNet(Backbone):
-    """Backbone A: 9,448,866 parameters at 16 filters, 1 channel, 2 classes.
+    """Backbone A of the paper: 9,448,866 parameters at 16 filters, 1 channel, 2 classes.
 
     Parameters
     ----------
@@ -23,7 +23,7 @@ class VNet(Backbone):
     CONVOLUTIONS = (1, 2, 3, 3, 3)  # per encoder stage, finest first
 
     def __init__(self, channels: int = 1, classes: int = 2, filters: int = 16, dropout: float = 0.5) -> None:
-        super().__init__(filters, classes, dropout)
+        super().__init__(channels, classes, filters, dropout)
         widths = [filters * 2**level for level in range(5)]
         ins = [channels, *widths[1:]]
         self.stages = nn.ModuleList(
