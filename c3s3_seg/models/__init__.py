@@ -38,6 +38,7 @@ class BackboneEntry:
 BACKBONES = {
     "vnet": BackboneEntry("c3s3_seg.models.vnet", "VNet", "stages.0.0.0.weight"),
     "resvnet": BackboneEntry("c3s3_seg.models.resvnet", "ResVNet", "stem.0.weight"),
+    "resencunet": BackboneEntry("c3s3_seg.models.resencunet", "ResEncUNet", "encoder.0.0.0.weight"),
 }
 
 WANTED = " or ".join(map(repr, BACKBONES))
