@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Annotated
 
 from c3s3_seg.errors import ConfigError
+from c3s3_seg.models.strides import EVEN, Strides
 from c3s3_seg.system.schema import Rule
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ class BackboneEntry:
     Parameters
     ----------
     module, class_name
-        Its class takes `channels`, `classes`, `filters` and `dropout`.
+        Its class takes `channels`, `classes`, `filters`, `dropout` and `strides`.
     first_kernel
         Name of its first kernel, (filters, channels, x, y, z), in a state dict; no other backbone has one of
         that name. By it a weights file is recognised without torch.
@@ -45,7 +46,15 @@ WANTED = " or ".join(map(repr, BACKBONES))
 Architecture = Annotated[str, Rule(lambda name: name in BACKBONES, WANTED)]
 
 
-def build(architecture: str, *, channels: int, classes: int, filters: int, dropout: float = 0.5) -> Backbone:
+def build(
+    architecture: str,
+    *,
+    channels: int,
+    classes: int,
+    filters: int,
+    dropout: float = 0.5,
+    strides: Strides = EVEN,
+) -> Backbone:
     """A freshly initialised backbone.
 
     Raises
@@ -57,7 +66,7 @@ def build(architecture: str, *, channels: int, classes: int, filters: int, dropo
         raise ConfigError(f"found architecture '{architecture}', wanted {WANTED}")
     entry = BACKBONES[architecture]
     kind: type[Backbone] = getattr(import_module(entry.module), entry.class_name)
-    return kind(channels, classes, filters, dropout)
+    return kind(channels, classes, filters, dropout, strides)
 
 
 __all__ = ["BACKBONES", "Architecture", "BackboneEntry", "build"]

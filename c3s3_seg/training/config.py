@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt, Le, Lt
 
 from c3s3_seg.bundle import ReadTask
+from c3s3_seg.bundle.manifest import check_patch
 from c3s3_seg.errors import ConfigError, InputError
 from c3s3_seg.system.schema import closed, parse
 from c3s3_seg.system.shard import parse_share
@@ -282,6 +283,7 @@ def build_config(data: dict[str, Any], overrides: Sequence[str], where: str) -> 
 
 
 def _check(config: TrainConfig, where: str) -> None:
+    check_patch(config.task, where)
     if config.method == "c3s3" and config.c3s3.warm_up >= config.run.iterations:
         limit = config.run.iterations
         what = f"c3s3.warm_up = {config.c3s3.warm_up}: wanted less than run.iterations = {limit}"

@@ -150,7 +150,14 @@ def _nets(config: TrainConfig, device: torch.device) -> Nets:
     with torch.random.fork_rng(devices=[]):
         layer = nn.Conv3d(1, filters, 3, padding=1)
         # Without dropout, which would draw from the global generator while the run does.
-        net = build(wider.architecture, channels=1, classes=config.task.classes, filters=filters, dropout=0.0)
+        net = build(
+            wider.architecture,
+            channels=1,
+            classes=config.task.classes,
+            filters=filters,
+            dropout=0.0,
+            strides=config.task.network_strides,
+        )
     for made in (layer, net):
         made.to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     return layer, net

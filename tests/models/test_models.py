@@ -9,6 +9,7 @@ from c3s3_seg.models import BACKBONES, WANTED, build
 from c3s3_seg.models.activation_checkpointing import set_activation_checkpointing
 from c3s3_seg.models.blocks import Convolution, parameter_count
 from c3s3_seg.models.resvnet import ResVNet
+from c3s3_seg.models.strides import Strides, multiple_of
 from c3s3_seg.models.vnet import VNet
 from c3s3_seg.training.config import load_config
 from c3s3_seg.training.methods import build_method
@@ -25,6 +26,17 @@ def test_shapes_follow_channels_classes_and_filters(architecture: str) -> None:
     x = torch.zeros(1, 2, 32, 16, 48)
     assert net(x).shape == (1, 4, 32, 16, 48)
     assert net.features(x).shape == (1, 2, 32, 16, 48)
+
+
+@pytest.mark.parametrize("architecture", BACKBONES)
+def test_sides_are_halved_as_the_strides_say(architecture: str) -> None:
+    strides: Strides = ((2, 2, 1), (2, 1, 1), (2, 2, 2), (2, 2, 1))
+    net = build(architecture, channels=1, classes=2, filters=2, strides=strides).eval()
+    x = torch.zeros(1, 1, *(2 * side for side in multiple_of(strides)))
+    assert [tuple(level.shape[2:]) for level in net.encode(x)] == [
+        (32, 16, 4), (16, 8, 4), (8, 8, 4), (4, 4, 2), (2, 2, 2)
+    ]  # fmt: skip
+    assert net(x).shape == (1, 2, 32, 16, 4)
 
 
 @pytest.mark.parametrize("architecture", BACKBONES)

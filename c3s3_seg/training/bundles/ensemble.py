@@ -113,7 +113,7 @@ def _named(members: Sequence[EnsembleMember]) -> list[EnsembleMember]:
 
 
 def _same_task(first: ModelBundle, other: ModelBundle) -> None:
-    for key in ("modality", "labels", "recipe", "patch"):
+    for key in ("modality", "labels", "recipe", "patch", "strides"):
         ours, theirs = getattr(first.task, key), getattr(other.task, key)
         if ours != theirs:
             what = f"task.{key} is {theirs}, and {ours} in {first.folder}"

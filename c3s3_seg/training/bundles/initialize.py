@@ -80,6 +80,9 @@ def _same_task(run: Run, bundle: ModelBundle) -> None:
     if ours.recipe != theirs.recipe:
         what = f"task.recipe: the bundle has {theirs.recipe}, the configuration {ours.recipe}"
         raise InputError(what, where=bundle.folder, todo=todo)
+    if ours.network_strides != theirs.network_strides:
+        what = f"task.strides: the bundle has {theirs.strides}, the configuration {ours.strides}"
+        raise InputError(what, where=bundle.folder, todo="Copy task.strides from the bundle's manifest.json")
 
 
 def _same_widths(run: Run, taken: Mapping[str, Network], bundle: ModelBundle) -> None:

@@ -65,6 +65,7 @@ def fresh(config: TrainConfig) -> list[tuple[Backbone, Network]]:
                 classes=config.task.classes,
                 filters=network.filters,
                 dropout=config.networks.dropout,
+                strides=config.task.network_strides,
             ),
             network,
         )
