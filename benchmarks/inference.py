@@ -116,7 +116,7 @@ def ours(name, bundle, volume):  # type: ignore[no-untyped-def]
         bundle, bundle.networks[0], BackendRequest("torch" if name == "tiles-torch" else "openvino")
     )
     if name == "whole":
-        tiling = Tiling.whole(volume.shape, 16)
+        tiling = Tiling.whole(volume.shape, (16, 16, 16))
     else:
         tiling = Tiling.overlapping(volume.shape, bundle.task.patch, OVERLAP)
     backend(np.zeros((1, 1, *tiling.tile), np.float32))

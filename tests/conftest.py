@@ -107,8 +107,8 @@ def toy_config(toy_data: Path) -> Path:
         [data]
         folder = "{toy_data}"
         [networks]
-        vnet_filters = 2
-        resvnet_filters = 2
+        a.filters = 2
+        b.filters = 2
         [c3s3]
         warm_up = 3
         [augment]

@@ -7,28 +7,37 @@ import re
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Lt, MaxLen
 
 from c3s3_seg.bundle.domain import Domain
 from c3s3_seg.bundle.preprocessing import Recipe
+from c3s3_seg.errors import ConfigError, shown
 from c3s3_seg.io.reading import SeriesRule
+from c3s3_seg.models import Architecture
+from c3s3_seg.models.strides import EVEN, Strides, multiple_of
 from c3s3_seg.system.files import PlainName
 from c3s3_seg.system.schema import Rule, closed
 
-SIDES = 16  # every side of a patch is a multiple: the networks halve it four times
+SIDES = 16  # the multiple of the sides of a patch where every downsampling halves every axis
 MODALITY = re.compile("[A-Za-z0-9][A-Za-z0-9_ -]{0,15}")
 SHA256 = re.compile("[0-9a-f]{64}")
 LARGEST_SIDE, LARGEST_PATCH = 1024, 2**26  # voxels; a patch of the latter takes 15 GB in OpenVINO
 
 FileName = Annotated[str, PlainName]
-Side = Annotated[int, Ge(SIDES), Le(LARGEST_SIDE), Rule(lambda n: n % SIDES == 0, f"multiples of {SIDES}")]
+Side = Annotated[int, Ge(1), Le(LARGEST_SIDE)]  # and a multiple, see `check_patch`
 Patch = Annotated[
     tuple[Side, Side, Side],
     Rule(lambda sides: math.prod(sides) <= LARGEST_PATCH, f"at most {LARGEST_PATCH:,} voxels in all"),
 ]
 Positive = Annotated[float, Gt(0)]
+Stride = tuple[Literal[1, 2], Literal[1, 2], Literal[1, 2]]
+ReadStrides = Annotated[
+    tuple[Stride, Stride, Stride, Stride],
+    Rule(lambda levels: all(2 in level for level in levels), "downsamplings that halve one axis at least"),
+]
 # What DICOM's code strings and short texts may hold (PS3.5, 6.2).
 Modality = Annotated[
     str,
@@ -106,6 +115,9 @@ class Task:
         Which series of a study it wants, where a folder holds several volumes. None: the user says.
     domain
         What the scans were like that it was trained on. None: no scan is compared with them.
+    strides
+        Of the four downsamplings of its networks. None: each halves every axis. With thick slices the first
+        ones leave their axis as it is, until the spacing has evened out.
     """
 
     name: FileName
@@ -117,6 +129,17 @@ class Task:
     overlap: Annotated[float, Ge(0), Lt(1)] | None = None
     series: SeriesRule | None = None
     domain: Domain | None = None
+    strides: ReadStrides | None = None
+
+    @property
+    def network_strides(self) -> Strides:
+        """Of the four downsamplings."""
+        return self.strides or EVEN
+
+    @property
+    def multiple(self) -> tuple[int, int, int]:
+        """What the sides of a tile (x, y, z) are multiples of."""
+        return multiple_of(self.network_strides)
 
     @property
     def classes(self) -> int:
@@ -127,6 +150,22 @@ class Task:
     def label_values(self) -> dict[str, int]:
         """Name -> value in masks."""
         return {label.name: label.value for label in self.labels}
+
+
+def check_patch(task: Task, where: str | Path) -> None:
+    """Refuse a patch that the networks cannot halve as often as they do.
+
+    Raises
+    ------
+    ConfigError
+        Naming the multiples.
+    """
+    if any(side % n for side, n in zip(task.patch, task.multiple, strict=True)):
+        if task.multiple == (SIDES, SIDES, SIDES):
+            wanted = f"multiples of {SIDES}"
+        else:
+            wanted = f"multiples of {shown(task.multiple)}, as task.strides has it"
+        raise ConfigError(f"task.patch = {list(task.patch)}: wanted {wanted}", where=where)
 
 
 def _measured_on_its_labels(task: Task) -> bool:
@@ -143,12 +182,20 @@ class Network:
     """One backbone in the bundle. `stem` names its files: stem.safetensors, stem.onnx.
 
     A run has `model` and `secondary`; an ensemble of folds `model`, which is the best of them, and others.
+    `name` is what the records of its training call it, where that is not the architecture: of two V-Nets that
+    were trained together, `vnet-a` and `vnet-b`.
     """
 
     stem: FileName
-    architecture: Literal["vnet", "resvnet"]
+    architecture: Architecture
     filters: Annotated[int, Ge(1), Le(1024)]
     channels: Annotated[int, Ge(1), Le(1)] = 1
+    name: FileName | None = None
+
+    @property
+    def candidate(self) -> str:
+        """What the records of its training call it."""
+        return self.name or self.architecture
 
     @property
     def weights(self) -> str:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from c3s3_seg.bundle.domain import Domain
-from c3s3_seg.bundle.manifest import Calibration, Manifest, Network, Task, differ
+from c3s3_seg.bundle.manifest import Calibration, Manifest, Network, Task, check_patch, differ
 from c3s3_seg.errors import ConfigError, InputError
 from c3s3_seg.system.files import PlainName, make_folder, plain_name, read_json, write_whole
 from c3s3_seg.system.ownership import check_set, replacing, restoring
@@ -54,6 +54,7 @@ class ModelBundle:
         data = read_json(path)
         _check_finite(data, path)
         manifest = parse(Manifest, data, path)
+        check_patch(manifest.task, path)
         for name, expected in manifest.files.items():
             _verify(folder, name, expected)
         _check_networks(folder, manifest)
@@ -126,10 +127,9 @@ class ModelBundle:
         if not _is_plain(name) or folder.resolve() == self.folder.resolve():
             raise InputError(f"the linked bundle '{name}' is not a folder beside this one", where=self.folder)
         other = ModelBundle.load(folder)
-        if (_outputs(other.task), other.task.recipe) != (_outputs(self.task), self.task.recipe):
-            raise InputError(
-                "its labels or its recipe are not those of its linked bundle", where=other.folder
-            )
+        if _interface(other.task) != _interface(self.task):
+            what = "its labels, its recipe or its strides are not those of its linked bundle"
+            raise InputError(what, where=other.folder)
         return own + [(other, network) for network in other.networks]
 
     @property
@@ -151,9 +151,10 @@ def _known_bundles() -> str:
     return f"Give a folder with a {MANIFEST}, or the name of a shipped bundle: {', '.join(shipped_bundles())}"
 
 
-def _outputs(task: Task) -> list[tuple[str, int]]:
-    """What the network's outputs mean, in their order."""
-    return [(label.name, label.value) for label in task.labels]
+def _interface(task: Task) -> tuple[Any, ...]:
+    """What goes into a network, and what its outputs mean, in their order."""
+    labels = [(label.name, label.value) for label in task.labels]
+    return labels, task.recipe, task.network_strides
 
 
 def _is_file(path: Path) -> bool:

@@ -7,7 +7,6 @@ import json
 from c3s3_seg.bundle import Task
 from c3s3_seg.bundle.preprocessing import Intensity
 from c3s3_seg.export.spec import Members
-from c3s3_seg.export.trace import SIDES
 from c3s3_seg.system.schema import dump
 
 
@@ -45,9 +44,14 @@ def input_facts(task: Task) -> str:
         f"'scan', float32 (batch, 1, x, y, z). {task.modality}. Turn the axes so that x, y, z run to the"
         f" patient's left, back and head (DICOM LPS); resample to {spacing} mm over the same field of view,"
         " by averages where voxels grow and linearly where they shrink; then"
-        f" {_intensity(task.recipe.intensity)}. Sides are multiples of {SIDES}: pad with 0 on both ends."
-        f" {_tiles(task)}"
+        f" {_intensity(task.recipe.intensity)}. Sides are multiples of {_multiple(task)}:"
+        f" pad with 0 on both ends. {_tiles(task)}"
     )
+
+
+def _multiple(task: Task) -> str:
+    """One number where it is the same along all axes."""
+    return " x ".join(map(str, task.multiple if len(set(task.multiple)) > 1 else task.multiple[:1]))
 
 
 def _intensity(rule: Intensity) -> str:

@@ -25,7 +25,6 @@ from c3s3_seg.export.compare import ProbabilityBackend
 from c3s3_seg.export.metadata import input_facts, output_facts, postprocess
 from c3s3_seg.export.spec import Built, GraphSpec
 from c3s3_seg.export.standalone import averaged
-from c3s3_seg.export.trace import SIDES
 from c3s3_seg.inference.backends.runtimes import Backend
 from c3s3_seg.inference.tiling import FloatArray
 from c3s3_seg.system.files import printable
@@ -97,7 +96,7 @@ def _torchscript(bundle: ModelBundle, spec: GraphSpec) -> bytes:
     import torch
 
     members = spec.members(bundle)
-    example = torch.zeros(1, members[0][1].channels, 2 * SIDES, 2 * SIDES, 2 * SIDES)
+    example = torch.zeros(1, members[0][1].channels, *(2 * n for n in bundle.task.multiple))
     stream = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # TorchScript is deprecated in torch, but what MONAI reads
@@ -160,7 +159,7 @@ def _tensor(task: Task, channels: dict[str, str], kind: str = "") -> dict[str, A
         "format": kind or ("hounsfield" if task.modality == "CT" else "magnitude"),
         "modality": task.modality,
         "num_channels": len(channels),
-        "spatial_shape": [f"{SIDES}*n"] * 3,
+        "spatial_shape": [f"{n}*n" for n in task.multiple],
         "dtype": "float32",
         "value_range": [0, 1] if kind or window else [],
         "is_patch_data": True,
@@ -232,7 +231,7 @@ def _preprocessing(task: Task) -> list[dict[str, Any]]:
         _step("EnsureTyped", IMAGE, dtype="$torch.float32"),
     ]
     if task.overlap is None:
-        steps.append(_step("DivisiblePadd", IMAGE, k=SIDES, mode="constant", value=0))
+        steps.append(_step("DivisiblePadd", IMAGE, k=list(task.multiple), mode="constant", value=0))
     return steps
 
 

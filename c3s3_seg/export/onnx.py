@@ -35,7 +35,7 @@ def onnx_graph(bundle: ModelBundle, network: Network) -> bytes:
     import onnx
 
     net = load_torch(bundle, network)
-    model = trace(net, network.channels, OUTPUT, fold=False)
+    model = trace(net, bundle.task, network.channels, OUTPUT, fold=False)
     _drop_invented_biases(model, set(net.state_dict()))
     _use_stored_weights(model, bundle.folder / network.weights)
     facts = {

@@ -18,7 +18,7 @@ SINGLE = ("Softmax", "Unsqueeze", "Concat", "ReduceMean")
 
 
 def standalone_graph(bundle: ModelBundle, spec: GraphSpec) -> bytes:
-    """(N, 1, X, Y, Z) float32 -> probabilities (N, C, X, Y, Z) float32, sides free multiples of 16.
+    """(N, 1, X, Y, Z) float32 -> probabilities (N, C, X, Y, Z) float32, sides free multiples of the task's.
 
     Raises
     ------
@@ -31,7 +31,7 @@ def standalone_graph(bundle: ModelBundle, spec: GraphSpec) -> bytes:
     import onnx
 
     members = spec.members(bundle)
-    model = trace(averaged(members), members[0][1].channels, OUTPUT, batch=spec.batch)
+    model = trace(averaged(members), bundle.task, members[0][1].channels, OUTPUT, batch=spec.batch)
     if spec.precision == "fp16":
         model = _to_half(model)
     onnx.helper.set_model_props(model, facts(bundle.task, members, spec.precision))

@@ -18,7 +18,7 @@ from c3s3_seg.inference.backends.tensorrt import TensorRtBackend
 def tensorrt_engine(bundle: ModelBundle, spec: GraphSpec) -> Built:
     """NAME.engine, NAME.onnx and NAME.json, which says what the engine fits.
 
-    The batch is free from 1 to `spec.batch` (default 1), sides are multiples of 16 up to 192.
+    The batch is free from 1 to `spec.batch` (default 1), sides are multiples of the task's up to 192.
 
     Raises
     ------

@@ -9,38 +9,43 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
+from c3s3_seg.bundle import Task
 from c3s3_seg.errors import RefusedError
 
 INPUT = "scan"
-SIDES = 16  # every side of the input must be a multiple: four downsamplings
 # torch.export finds out by itself which sizes may vary; these bounds keep its search short.
-LARGEST_BATCH, LARGEST_SIDE = 64, 64 * SIDES
+LARGEST_BATCH, LARGEST_SIDE = 64, 1024
 
 
-def trace(net: Any, channels: int, output: str, *, batch: int | None = None, fold: bool = True) -> Any:
+def trace(
+    net: Any, task: Task, channels: int, output: str, *, batch: int | None = None, fold: bool = True
+) -> Any:
     """An ONNX model of a network in evaluation mode: `scan` (N, C, X, Y, Z) -> `output`.
 
     Parameters
     ----------
     net
         The torch module.
+    task
+        What the sides are multiples of.
     channels
         Of its input.
     output
         What its answer is to be called.
     batch
-        N, or None to leave it free. The sides are free multiples of 16.
+        N, or None to leave it free. The sides are free multiples of the task's.
     fold
         Whether batch norms are folded into convolutions. Without it every parameter keeps its name.
     """
     import torch
     from onnxscript import optimizer
 
-    example = torch.zeros(batch or 2, channels, 2 * SIDES, 3 * SIDES, 4 * SIDES)
+    sides = [n * m for n, m in zip((2, 3, 4), task.multiple, strict=True)]
+    example = torch.zeros(batch or 2, channels, *sides)
     with _quiet():
         program = torch.onnx.export(
             net, (example,), dynamo=True, optimize=fold, external_data=False, verbose=False,
-            input_names=[INPUT], output_names=[output], dynamic_shapes=(_free(batch),),
+            input_names=[INPUT], output_names=[output], dynamic_shapes=(_free(batch, task.multiple),),
         )  # fmt: skip
         if program is None:
             raise RefusedError("torch.onnx.export gave no program")
@@ -52,12 +57,14 @@ def trace(net: Any, channels: int, output: str, *, batch: int | None = None, fol
     return model
 
 
-def _free(batch: int | None) -> dict[int, Any]:
+def _free(batch: int | None, multiple: tuple[int, int, int]) -> dict[int, Any]:
     import torch
 
     side = torch.export.Dim
-    sides = ((2, "x"), (3, "y"), (4, "z"))
-    free = {axis: SIDES * side(name, min=1, max=LARGEST_SIDE // SIDES) for axis, name in sides}
+    free = {
+        axis: n * side(name, min=1, max=LARGEST_SIDE // n) if n > 1 else side(name, min=1, max=LARGEST_SIDE)
+        for axis, name, n in zip((2, 3, 4), "xyz", multiple, strict=True)
+    }
     return free if batch else {0: side("batch", min=1, max=LARGEST_BATCH), **free}
 
 

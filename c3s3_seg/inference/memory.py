@@ -10,7 +10,6 @@ import numpy as np
 from c3s3_seg.errors import MemoryLimitError, shown
 from c3s3_seg.inference.tiling import Shape, Tiling
 
-MULTIPLE = 16  # four downsamplings: every side of a tile
 FLOAT = 4
 
 
@@ -61,6 +60,8 @@ class Budget:
         Probabilities a voxel.
     scan_voxels, model_voxels
         Of the two grids.
+    multiple
+        What the sides of a tile are multiples of.
     """
 
     limit: int
@@ -68,6 +69,7 @@ class Budget:
     channels: int
     scan_voxels: int
     model_voxels: int
+    multiple: Shape
 
     def needed(self, tiling: Tiling) -> int:
         """Peak memory of the process, in bytes: what was measured of the runtime, and our own arrays."""
@@ -88,7 +90,7 @@ class Budget:
         MemoryLimitError
             If even those do not fit.
         """
-        for tile in _shrinking(most, patch):
+        for tile in _shrinking(most, patch, self.multiple):
             tiling = Tiling.overlapping(shape, tile, overlap)
             if self.needed(tiling) <= self.limit:
                 return tiling
@@ -99,24 +101,25 @@ class Budget:
         )
 
 
-def _shrinking(tile: Shape, patch: Shape) -> Iterator[Shape]:
-    """From a tile down to the training size: the side that exceeds it most becomes shorter by 16."""
+def _shrinking(tile: Shape, patch: Shape, multiple: Shape) -> Iterator[Shape]:
+    """From a tile down to the training size: the side that exceeds it most becomes shorter by a multiple."""
     sides = list(tile)
     while True:
         yield sides[0], sides[1], sides[2]
-        excess = [n / p if n - MULTIPLE >= p else 0.0 for n, p in zip(sides, patch, strict=True)]
+        excess = [n / p if n - m >= p else 0.0 for n, p, m in zip(sides, patch, multiple, strict=True)]
         if not max(excess):
             return
-        sides[excess.index(max(excess))] -= MULTIPLE
+        axis = excess.index(max(excess))
+        sides[axis] -= multiple[axis]
 
 
-def smaller(tiling: Tiling, patch: Shape, shape: Shape) -> Tiling | None:
+def smaller(tiling: Tiling, patch: Shape, shape: Shape, multiple: Shape) -> Tiling | None:
     """What to try when memory was full: tiles of the training size, or half of those; None if tiny."""
     tile = tiling.tile
     low = [min(t, p) for t, p in zip(tile, patch, strict=True)]
     if tuple(low) == tile:
         longest = low.index(max(low))
-        low[longest] = low[longest] // 2 // MULTIPLE * MULTIPLE
+        low[longest] = low[longest] // 2 // multiple[longest] * multiple[longest]
         if not low[longest]:
             return None
     return Tiling.overlapping(shape, (low[0], low[1], low[2]), 0.5)

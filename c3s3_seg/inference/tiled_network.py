@@ -14,7 +14,7 @@ from c3s3_seg.errors import MemoryLimitError
 from c3s3_seg.inference.backends.execute import run
 from c3s3_seg.inference.backends.runtimes import Backend
 from c3s3_seg.inference.backends.select import notes
-from c3s3_seg.inference.memory import MULTIPLE, Budget, Costs, smaller
+from c3s3_seg.inference.memory import Budget, Costs, smaller
 from c3s3_seg.inference.settings import Settings
 from c3s3_seg.inference.streaming import Slab, stream
 from c3s3_seg.inference.tiling import FloatArray, Tiling, mean, softmax
@@ -91,11 +91,12 @@ class TiledNetwork:
         if settings.stride is not None:
             return Tiling.stepping((x, y, z), patch, settings.stride)
         overlap = 0.5 if settings.overlap is None else settings.overlap
-        whole = Tiling.whole((x, y, z), MULTIPLE)
+        whole = Tiling.whole((x, y, z), self.task.multiple)
         fits = np.prod(whole.shape, dtype=np.int64) <= WHOLE_LIMIT
         if settings.memory_bytes is not None:
             channels = self.task.classes * (len(self.backends) if settings.uncertainty else 1)
-            budget = Budget(settings.memory_bytes, self.costs, channels, scan_voxels, array.size)
+            multiple = self.task.multiple
+            budget = Budget(settings.memory_bytes, self.costs, channels, scan_voxels, array.size, multiple)
             # Tiles of the training size that were asked for stay that size: they are checked, not grown.
             most = patch if settings.overlap is not None else whole.shape
             return budget.largest((x, y, z), most, patch, overlap)
@@ -111,7 +112,7 @@ class TiledNetwork:
             return
         except MemoryLimitError as error:
             x, y, z = array.shape
-            tiling = smaller(found.tiling, self.task.patch, (x, y, z))
+            tiling = smaller(found.tiling, self.task.patch, (x, y, z), self.task.multiple)
             if given or tiling is None:
                 raise
             found.notes.append(f"{error.what}; went on with tiles of {_times(tiling.tile)}")

@@ -37,9 +37,9 @@ class Tiling:
     starts: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 
     @classmethod
-    def whole(cls, shape: Shape, multiple: int) -> Tiling:
+    def whole(cls, shape: Shape, multiple: Shape) -> Tiling:
         """One tile: the whole volume, each side rounded up to a multiple."""
-        x, y, z = (-(-n // multiple) * multiple for n in shape)
+        x, y, z = (-(-n // m) * m for n, m in zip(shape, multiple, strict=True))
         return cls((x, y, z), (x, y, z), ((0,), (0,), (0,)))
 
     @classmethod

@@ -1,17 +1,60 @@
-"""The two backbones of C3S3: nets only."""
+"""Backbones: nets only. This table is all that the rest of the package knows of them.
 
-from typing import Literal, get_args
+A new backbone is a file in this package with a sub-class of `blocks.Backbone`, and a row here. The module of
+a row is imported when such a net is built: names are checked, and graphs run, without torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Annotated
 
 from c3s3_seg.errors import ConfigError
-from c3s3_seg.models.activation_checkpointing import set_activation_checkpointing
-from c3s3_seg.models.blocks import Backbone, parameter_count
-from c3s3_seg.models.resvnet import ResVNet
-from c3s3_seg.models.vnet import VNet
+from c3s3_seg.models.strides import EVEN, Strides
+from c3s3_seg.system.schema import Rule
 
-Architecture = Literal["vnet", "resvnet"]
+if TYPE_CHECKING:
+    from c3s3_seg.models.blocks import Backbone
 
 
-def build(architecture: str, *, channels: int, classes: int, filters: int, dropout: float = 0.5) -> Backbone:
+@dataclass(frozen=True)
+class BackboneEntry:
+    """Where a backbone is.
+
+    Parameters
+    ----------
+    module, class_name
+        Its class takes `channels`, `classes`, `filters`, `dropout` and `strides`.
+    first_kernel
+        Name of its first kernel, (filters, channels, x, y, z), in a state dict; no other backbone has one of
+        that name. By it a weights file is recognised without torch.
+    """
+
+    module: str
+    class_name: str
+    first_kernel: str
+
+
+BACKBONES = {
+    "vnet": BackboneEntry("c3s3_seg.models.vnet", "VNet", "stages.0.0.0.weight"),
+    "resvnet": BackboneEntry("c3s3_seg.models.resvnet", "ResVNet", "stem.0.weight"),
+    "resencunet": BackboneEntry("c3s3_seg.models.resencunet", "ResEncUNet", "encoder.0.0.0.weight"),
+}
+
+WANTED = " or ".join(map(repr, BACKBONES))
+Architecture = Annotated[str, Rule(lambda name: name in BACKBONES, WANTED)]
+
+
+def build(
+    architecture: str,
+    *,
+    channels: int,
+    classes: int,
+    filters: int,
+    dropout: float = 0.5,
+    strides: Strides = EVEN,
+) -> Backbone:
     """A freshly initialised backbone.
 
     Raises
@@ -19,21 +62,11 @@ def build(architecture: str, *, channels: int, classes: int, filters: int, dropo
     ConfigError
         If there is no such architecture.
     """
-    if architecture == "vnet":
-        return VNet(channels, classes, filters, dropout)
-    if architecture == "resvnet":
-        return ResVNet(channels, classes, filters, dropout)
-    raise ConfigError(
-        f"found architecture '{architecture}', wanted one of {', '.join(get_args(Architecture))}"
-    )
+    if architecture not in BACKBONES:
+        raise ConfigError(f"found architecture '{architecture}', wanted {WANTED}")
+    entry = BACKBONES[architecture]
+    kind: type[Backbone] = getattr(import_module(entry.module), entry.class_name)
+    return kind(channels, classes, filters, dropout, strides)
 
 
-__all__ = [
-    "Architecture",
-    "Backbone",
-    "ResVNet",
-    "VNet",
-    "build",
-    "parameter_count",
-    "set_activation_checkpointing",
-]
+__all__ = ["BACKBONES", "Architecture", "BackboneEntry", "build"]

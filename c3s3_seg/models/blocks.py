@@ -1,4 +1,4 @@
-"""The pieces that both backbones are made of.
+"""The pieces that backbones are made of.
 
 All tensors are (N, C, X, Y, Z) float. Convolutions are followed by batch norm and ReLU.
 """
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from c3s3_seg.models.activation_checkpointing import Checkpointed
+from c3s3_seg.models.strides import EVEN, NONE, Strides, Triple
 
 
 class Convolution(nn.Conv3d):
@@ -28,10 +29,12 @@ class Convolution(nn.Conv3d):
         return super().forward(x)
 
 
-def conv_norm_relu(channels_in: int, channels_out: int, *, stride: int = 1) -> nn.Sequential:
-    """A convolution, batch norm and ReLU: 3x3x3 at stride 1, 2x2x2 at stride 2 (which halves each side)."""
-    size, padding = (3, 1) if stride == 1 else (2, 0)
-    convolution = Convolution(channels_in, channels_out, size, stride=stride, padding=padding)
+def conv_norm_relu(channels_in: int, channels_out: int, stride: Triple | None = None) -> nn.Sequential:
+    """A convolution, batch norm and ReLU: 3x3x3, or as large as the stride, by which it divides the sides."""
+    if stride is None:
+        convolution = Convolution(channels_in, channels_out, 3, padding=1)
+    else:
+        convolution = Convolution(channels_in, channels_out, stride, stride=stride)
     return nn.Sequential(convolution, nn.BatchNorm3d(channels_out), nn.ReLU(inplace=True))
 
 
@@ -41,9 +44,9 @@ def stage(count: int, channels_in: int, channels_out: int) -> nn.Sequential:
     return nn.Sequential(*(conv_norm_relu(a, b) for a, b in pairwise(widths)))
 
 
-def upsample(channels_in: int, channels_out: int) -> nn.Sequential:
-    """A transposed 2x2x2 convolution that doubles each side."""
-    convolution = nn.ConvTranspose3d(channels_in, channels_out, 2, stride=2)
+def upsample(channels_in: int, channels_out: int, stride: Triple) -> nn.Sequential:
+    """A transposed convolution as large as its stride, by which it multiplies the sides."""
+    convolution = nn.ConvTranspose3d(channels_in, channels_out, stride, stride=stride)
     return nn.Sequential(convolution, nn.BatchNorm3d(channels_out), nn.ReLU(inplace=True))
 
 
@@ -53,7 +56,7 @@ class BasicBlock(nn.Module):
     Where the stride or the width changes, the shortcut is a 1x1x1 convolution.
     """
 
-    def __init__(self, channels_in: int, channels_out: int, stride: int = 1) -> None:
+    def __init__(self, channels_in: int, channels_out: int, stride: Triple = NONE) -> None:
         super().__init__()
         self.first = Convolution(channels_in, channels_out, 3, stride=stride, padding=1, bias=False)
         self.norm1 = nn.BatchNorm3d(channels_out)
@@ -61,7 +64,7 @@ class BasicBlock(nn.Module):
         self.norm2 = nn.BatchNorm3d(channels_out)
         self.relu = nn.ReLU(inplace=True)
         self.shortcut: nn.Module = nn.Identity()
-        if stride != 1 or channels_in != channels_out:
+        if stride != NONE or channels_in != channels_out:
             projection = nn.Conv3d(channels_in, channels_out, 1, stride=stride, bias=False)
             self.shortcut = nn.Sequential(projection, nn.BatchNorm3d(channels_out))
 
@@ -82,10 +85,10 @@ class Decoder(Checkpointed):
     CONVOLUTIONS = (1, 2, 3, 3)  # per stage, finest first
     LARGE = 2  # levels whose maps are worth computing again
 
-    def __init__(self, filters: int, dropout: float = 0.5) -> None:
+    def __init__(self, filters: int, dropout: float = 0.5, strides: Strides = EVEN) -> None:
         super().__init__()
         widths = [filters * 2**level for level in range(5)]
-        self.ups = nn.ModuleList(upsample(widths[i + 1], widths[i]) for i in range(4))
+        self.ups = nn.ModuleList(upsample(widths[i + 1], widths[i], strides[i]) for i in range(4))
         self.stages = nn.ModuleList(
             stage(count, widths[i], widths[i]) for i, count in enumerate(self.CONVOLUTIONS)
         )
@@ -114,23 +117,33 @@ def initialise(module: nn.Module) -> None:
 
 
 class Backbone(Checkpointed):
-    """An encoder, the decoder and a 1x1x1 output convolution.
+    """An encoder, a decoder and a 1x1x1 output convolution.
 
-    Sub-classes set `encode`, and `bottleneck` where the coarsest map passes something on its
-    way. Every side of the input must be a multiple of `MULTIPLE`.
+    Sub-classes take `channels`, `classes`, `filters`, `dropout` and `strides`. They define `encode`, and
+    `new_decoder` where it is not V-Net's; they set `bottleneck` where the coarsest map passes something on
+    its way. The sides of the input must be multiples of `multiple_of(strides)`.
     """
 
-    MULTIPLE = 16
-
-    def __init__(self, filters: int, classes: int, dropout: float) -> None:
+    def __init__(
+        self,
+        channels: int = 1,
+        classes: int = 2,
+        filters: int = 16,
+        dropout: float = 0.5,
+        strides: Strides = EVEN,
+    ) -> None:
         super().__init__()
         self.bottleneck: nn.Module = nn.Identity()
-        self.decoder = Decoder(filters, dropout)
+        self.decoder = self.new_decoder(filters, dropout, strides)
         self.output = nn.Conv3d(filters, classes, 1)
 
     def encode(self, x: Tensor) -> list[Tensor]:
         """(N, C, X, Y, Z) -> five maps, finest first."""
-        raise TypeError(f"{type(self).__name__} has no encoder: use VNet or ResVNet")
+        raise TypeError(f"{type(self).__name__} has no encoder: use a backbone of c3s3_seg.models.BACKBONES")
+
+    def new_decoder(self, filters: int, dropout: float, strides: Strides) -> nn.Module:
+        """Five maps, finest first -> (N, filters, X, Y, Z)."""
+        return Decoder(filters, dropout, strides)
 
     def features(self, x: Tensor, passes: int = 1) -> Tensor:
         """The decoder's last features: (N, C, X, Y, Z) -> (passes * N, filters, X, Y, Z).

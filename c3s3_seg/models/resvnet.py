@@ -3,10 +3,11 @@
 from torch import Tensor, nn
 
 from c3s3_seg.models.blocks import Backbone, BasicBlock, initialise
+from c3s3_seg.models.strides import EVEN, Strides
 
 
 class ResVNet(Backbone):
-    """Backbone B: 17,930,354 parameters at 16 filters, 1 channel, 2 classes.
+    """Backbone B of the paper: 17,930,354 parameters at 16 filters, 1 channel, 2 classes.
 
     Parameters
     ----------
@@ -18,12 +19,21 @@ class ResVNet(Backbone):
         Feature maps at full resolution; the stem has stride 1, so no detail is lost before it.
     dropout
         Share of the channels that are dropped before the output, in training.
+    strides
+        Of the four downsamplings, see `c3s3_seg.models.strides`.
     """
 
     BLOCKS = (3, 4, 6, 3)
 
-    def __init__(self, channels: int = 1, classes: int = 2, filters: int = 16, dropout: float = 0.5) -> None:
-        super().__init__(filters, classes, dropout)
+    def __init__(
+        self,
+        channels: int = 1,
+        classes: int = 2,
+        filters: int = 16,
+        dropout: float = 0.5,
+        strides: Strides = EVEN,
+    ) -> None:
+        super().__init__(channels, classes, filters, dropout, strides)
         self.stem = nn.Sequential(
             nn.Conv3d(channels, filters, 7, padding=3, bias=False),
             nn.BatchNorm3d(filters),
@@ -32,7 +42,7 @@ class ResVNet(Backbone):
         widths = [filters * 2**level for level in range(5)]
         self.stages = nn.ModuleList(
             nn.Sequential(
-                BasicBlock(widths[i], widths[i + 1], stride=2),
+                BasicBlock(widths[i], widths[i + 1], strides[i]),
                 *(BasicBlock(widths[i + 1], widths[i + 1]) for _ in range(count - 1)),
             )
             for i, count in enumerate(self.BLOCKS)

@@ -3,10 +3,11 @@
 from torch import Tensor, nn
 
 from c3s3_seg.models.blocks import Backbone, conv_norm_relu, initialise, stage
+from c3s3_seg.models.strides import EVEN, Strides
 
 
 class VNet(Backbone):
-    """Backbone A: 9,448,866 parameters at 16 filters, 1 channel, 2 classes.
+    """Backbone A of the paper: 9,448,866 parameters at 16 filters, 1 channel, 2 classes.
 
     Parameters
     ----------
@@ -18,18 +19,29 @@ class VNet(Backbone):
         Feature maps at full resolution; doubled at each of four downsamplings.
     dropout
         Share of the channels that are dropped at the bottleneck and before the output, in training.
+    strides
+        Of the four downsamplings, see `c3s3_seg.models.strides`.
     """
 
     CONVOLUTIONS = (1, 2, 3, 3, 3)  # per encoder stage, finest first
 
-    def __init__(self, channels: int = 1, classes: int = 2, filters: int = 16, dropout: float = 0.5) -> None:
-        super().__init__(filters, classes, dropout)
+    def __init__(
+        self,
+        channels: int = 1,
+        classes: int = 2,
+        filters: int = 16,
+        dropout: float = 0.5,
+        strides: Strides = EVEN,
+    ) -> None:
+        super().__init__(channels, classes, filters, dropout, strides)
         widths = [filters * 2**level for level in range(5)]
         ins = [channels, *widths[1:]]
         self.stages = nn.ModuleList(
             stage(count, ins[i], widths[i]) for i, count in enumerate(self.CONVOLUTIONS)
         )
-        self.downs = nn.ModuleList(conv_norm_relu(widths[i], widths[i + 1], stride=2) for i in range(4))
+        self.downs = nn.ModuleList(
+            conv_norm_relu(widths[i], widths[i + 1], stride) for i, stride in enumerate(strides)
+        )
         self.bottleneck = nn.Dropout3d(dropout)
         initialise(self)
 

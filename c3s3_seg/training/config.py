@@ -11,9 +11,11 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt, Le, Lt
 
 from c3s3_seg.bundle import ReadTask
+from c3s3_seg.bundle.manifest import check_patch
 from c3s3_seg.errors import ConfigError, InputError
 from c3s3_seg.system.schema import closed, parse
 from c3s3_seg.system.shard import parse_share
+from c3s3_seg.training.networks import NetworksConfig
 from c3s3_seg.training.overrides import put
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -96,33 +98,6 @@ class AugmentConfig:
     noise: NotNegative = 0.1
     gamma: tuple[Positive, Positive] = (0.7, 1.5)
     bias: NotNegative = 0.0
-
-
-@closed
-@dataclass(frozen=True)
-class NetworksConfig:
-    """Widths of backbone A (VNet) and B (ResVNet), and which one a supervised run trains.
-
-    Parameters
-    ----------
-    vnet_filters, resvnet_filters
-        Feature maps at full resolution.
-    supervised
-        The backbone of a supervised run.
-    dropout
-        Share of the channels that are dropped in training. With a few filters 0 is better.
-    ship
-        The nets that go into the bundle; none named: all.
-    storage
-        How the bundle holds large kernels: in half precision, or in 8 bits (half as large again).
-    """
-
-    vnet_filters: Count = 16
-    resvnet_filters: Count = 16
-    supervised: Literal["vnet", "resvnet"] = "vnet"
-    dropout: Share = 0.5
-    ship: tuple[Literal["vnet", "resvnet"], ...] = ()
-    storage: Literal["half", "int8"] = "half"
 
 
 @closed
@@ -308,18 +283,27 @@ def build_config(data: dict[str, Any], overrides: Sequence[str], where: str) -> 
 
 
 def _check(config: TrainConfig, where: str) -> None:
+    check_patch(config.task, where)
     if config.method == "c3s3" and config.c3s3.warm_up >= config.run.iterations:
         limit = config.run.iterations
         what = f"c3s3.warm_up = {config.c3s3.warm_up}: wanted less than run.iterations = {limit}"
         raise ConfigError(what, where=where)
     if config.data.fold is not None and parse_share(config.data.fold, "data.fold")[1] < 2:
         raise ConfigError(f"data.fold = {config.data.fold!r}: wanted 2 folds or more", where=where)
+    _check_shipped(config, where)
     low, high = config.augment.scale
     if low > high:
         raise ConfigError(
             f"augment.scale = {config.augment.scale}: wanted the smaller number first", where=where
         )
     _check_labels(config, where)
+
+
+def _check_shipped(config: TrainConfig, where: str) -> None:
+    trained = config.networks.trained(config.method)
+    if config.networks.ship and not set(config.networks.ship) & set(trained):
+        what = f"networks.ship = {list(config.networks.ship)}: method '{config.method}' trains only"
+        raise ConfigError(f"{what} {', '.join(trained)}", where=where)
 
 
 def _check_labels(config: TrainConfig, where: str) -> None:

@@ -13,10 +13,12 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
+from operator import attrgetter
 
 import torch
 from torch import nn
 
+from c3s3_seg.bundle import Network
 from c3s3_seg.models import build
 from c3s3_seg.training.config import TrainConfig
 
@@ -66,7 +68,7 @@ def choose(config: TrainConfig, limit_s: float = LIMIT_S) -> Precision:
     units = bfloat16_units(device)
     if not units:
         return Precision("float32", "there are no units for bfloat16 here, which would be emulated")
-    if prod(config.task.patch) * _wider(config)[1] < LEAST:
+    if prod(config.task.patch) * _wider(config).filters < LEAST:
         return Precision(
             "float32", f"{units}; on crops and networks as small as these bfloat16 saves nothing"
         )
@@ -142,21 +144,28 @@ Nets = tuple[nn.Module, nn.Module]
 
 
 def _nets(config: TrainConfig, device: torch.device) -> Nets:
-    """A layer, and the backbone that takes the longer; the global generator stays as it was."""
-    name, filters = _wider(config)
+    """A layer, and the widest backbone; the global generator stays as it was."""
+    wider = _wider(config)
+    filters = wider.filters
     with torch.random.fork_rng(devices=[]):
         layer = nn.Conv3d(1, filters, 3, padding=1)
         # Without dropout, which would draw from the global generator while the run does.
-        net = build(name, channels=1, classes=config.task.classes, filters=filters, dropout=0.0)
+        net = build(
+            wider.architecture,
+            channels=1,
+            classes=config.task.classes,
+            filters=filters,
+            dropout=0.0,
+            strides=config.task.network_strides,
+        )
     for made in (layer, net):
         made.to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     return layer, net
 
 
-def _wider(config: TrainConfig) -> tuple[str, int]:
-    """The backbone that takes the longer, and its filters."""
-    name = config.networks.supervised if config.method == "supervised" else "resvnet"
-    return name, getattr(config.networks, f"{name}_filters")
+def _wider(config: TrainConfig) -> Network:
+    """Of the backbones that are trained, the one with more filters, or the second."""
+    return max(reversed(config.networks.trained(config.method).values()), key=attrgetter("filters"))
 
 
 def _time_both(config: TrainConfig, nets: Nets, device: torch.device, found: _Found) -> None:

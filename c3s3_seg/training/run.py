@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from c3s3_seg.errors import InputError, MissingError
 from c3s3_seg.inference.backends.runtimes import forbid_tf32
-from c3s3_seg.models import set_activation_checkpointing
+from c3s3_seg.models.activation_checkpointing import set_activation_checkpointing
 from c3s3_seg.system.schema import dump, parse
 from c3s3_seg.training import checkpoint
 from c3s3_seg.training.config import OptimiserConfig, TrainConfig, warm_up

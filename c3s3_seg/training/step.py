@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor, nn
 
-from c3s3_seg.models import Backbone
+from c3s3_seg.models.blocks import Backbone
 from c3s3_seg.training.competition import Competition
 from c3s3_seg.training.config import C3S3Config
 from c3s3_seg.training.data import Batch

@@ -13,6 +13,7 @@ from c3s3_seg.bundle.domain import Domain
 from c3s3_seg.bundle.preprocessing import Intensity, Recipe
 from c3s3_seg.errors import ConfigError, InputError
 from c3s3_seg.io.reading import SeriesRule
+from c3s3_seg.models import WANTED
 from c3s3_seg.system.files import write_whole
 from c3s3_seg.system.schema import dump, parse
 
@@ -69,7 +70,7 @@ def test_a_manifest_cannot_point_out_of_its_folder(bundle: ModelBundle) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('"vnet"', '"unet"', "networks.0.architecture = 'unet': wanted 'vnet' or 'resvnet'"),
+        ('"vnet"', '"unet"', f"networks.0.architecture = 'unet': wanted {WANTED}"),
         ('"format": 1', '"format": 2', "format = 2: wanted 1"),
         ('"modality"', '"mode"', "task"),
         ("{", "[", "cannot be read as JSON"),

@@ -49,6 +49,15 @@ def test_nothing_is_odd() -> None:
     assert found([]) == []
 
 
+def test_ten_thick_slices_are_not_small() -> None:
+    """Slices of 10 mm are halved twice, so that 4 are enough."""
+    for slices, expected in ((10, set()), (3, {"small"})):
+        group = [
+            change(case, shape=(64, 64, slices), spacing_mm=np.array([1.7, 1.7, 10])) for case in cases(12)
+        ]
+        assert {check for _, check, _ in found(group)} == expected
+
+
 @pytest.mark.parametrize(
     ("what", "check"),
     [

@@ -34,7 +34,7 @@ def test_what_is_tried() -> None:
     assert other_threads(1) == []
     assert other_threads(2) == [1]
     assert other_threads(8) == [1, 4]
-    sizes = tiles((64, 64, 48))
+    sizes = tiles((64, 64, 48), (16, 16, 16))
     assert sizes[0] == (64, 64, 48)
     assert all(side % 16 == 0 for tile in sizes for side in tile)
 

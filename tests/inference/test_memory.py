@@ -10,17 +10,18 @@ from c3s3_seg.inference.tiling import Shape, Tiling
 
 SHAPE: Shape = (300, 280, 150)
 PATCH: Shape = (64, 64, 48)
+SIXTEEN: Shape = (16, 16, 16)
 
 
 def budget(limit: float) -> Budget:
     voxels = int(np.prod(SHAPE))
-    return Budget(int(limit), MEASURED["openvino"], 2, 8 * voxels, voxels)
+    return Budget(int(limit), MEASURED["openvino"], 2, 8 * voxels, voxels, SIXTEEN)
 
 
 def test_more_memory_gives_larger_tiles_and_then_the_whole() -> None:
     sizes = []
     for limit in (1.2e9, 1.6e9, 2.5e9, 1e10):
-        tiling = budget(limit).largest(SHAPE, Tiling.whole(SHAPE, 16).shape, PATCH, 0.5)
+        tiling = budget(limit).largest(SHAPE, Tiling.whole(SHAPE, SIXTEEN).shape, PATCH, 0.5)
         assert budget(limit).needed(tiling) <= limit
         assert all(t % 16 == 0 and t >= p for t, p in zip(tiling.tile, PATCH, strict=True))
         sizes.append(int(np.prod(tiling.tile)))
@@ -33,7 +34,7 @@ def test_tiles_of_the_training_size_are_checked_and_not_grown() -> None:
 
 
 def test_a_thin_scan_keeps_its_thin_tiles() -> None:
-    thin = Budget(10**10, MEASURED["openvino"], 2, 10**6, 10**6)
+    thin = Budget(10**10, MEASURED["openvino"], 2, 10**6, 10**6, SIXTEEN)
     assert thin.largest((200, 200, 4), (208, 208, 16), PATCH, 0.5).tile == (208, 208, 16)
 
 
@@ -49,13 +50,13 @@ def test_costs_grow_with_the_filters_and_the_networks() -> None:
 
 
 def test_what_to_try_when_memory_was_full() -> None:
-    found = smaller(Tiling.whole(SHAPE, 16), PATCH, SHAPE)
+    found = smaller(Tiling.whole(SHAPE, SIXTEEN), PATCH, SHAPE, SIXTEEN)
     assert found is not None
     assert found.tile == PATCH
-    again = smaller(found, PATCH, SHAPE)
+    again = smaller(found, PATCH, SHAPE, SIXTEEN)
     assert again is not None
     assert again.tile == (32, 64, 48)
-    assert smaller(Tiling.whole((16, 16, 16), 16), PATCH, (16, 16, 16)) is None
+    assert smaller(Tiling.whole(SIXTEEN, SIXTEEN), PATCH, SIXTEEN, SIXTEEN) is None
 
 
 MEMORY_IS_FULL = """

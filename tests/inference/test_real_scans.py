@@ -46,10 +46,10 @@ def test_the_splits_are_those_of_the_benchmark(shared_data: Path) -> None:
 @pytest.mark.slow
 def test_two_classes_train_and_predict(shared_data: Path, tmp_path: Path) -> None:
     changes = [f"data.folder={shared_data / 'hippocampus'}", "run.iterations=6", "c3s3.warm_up=3"]
-    changes += ["networks.vnet_filters=2", "networks.resvnet_filters=2", "run.precision=float32"]
+    changes += ["networks.a.filters=2", "networks.b.filters=2", "run.precision=float32"]
     config = load_config(Path("hippocampus"), changes)
-    with open_logger(tmp_path) as listener:
-        bundle = train(config, tmp_path, listener)
+    with open_logger(tmp_path) as logger:
+        bundle = train(config, tmp_path, logger)
     assert bundle.task.label_values == {"anterior": 1, "posterior": 2}
     per_case = bundle.manifest.training["validation_cases"]["vnet"]
     assert len(per_case) == 19

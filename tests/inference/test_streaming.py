@@ -30,7 +30,7 @@ def test_stitching_gives_back_every_voxel(shape: Shape, overlap: float, axis: in
 
 def test_the_whole_volume_goes_through_untouched() -> None:
     volume = noise((50, 33, 16))
-    np.testing.assert_array_equal(stitch(volume, Tiling.whole(volume.shape, 16), copy)[0], volume)
+    np.testing.assert_array_equal(stitch(volume, Tiling.whole(volume.shape, (16, 16, 16)), copy)[0], volume)
 
 
 def test_slabs_follow_each_other_and_hold_only_finished_planes() -> None:

@@ -5,7 +5,7 @@ from c3s3_seg.inference.tiling import LEAST_WEIGHT, Tiling, importance, softmax
 
 
 def test_the_whole_volume_is_one_tile() -> None:
-    tiling = Tiling.whole((50, 33, 16), 16)
+    tiling = Tiling.whole((50, 33, 16), (16, 16, 16))
     assert tiling.shape == tiling.tile == (64, 48, 16)
     assert len(tiling) == 1
 

@@ -1,9 +1,16 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 
 from c3s3_seg.errors import ConfigError
-from c3s3_seg.models import ResVNet, VNet, build, parameter_count, set_activation_checkpointing
-from c3s3_seg.models.blocks import Convolution
+from c3s3_seg.models import BACKBONES, WANTED, build
+from c3s3_seg.models.activation_checkpointing import set_activation_checkpointing
+from c3s3_seg.models.blocks import Convolution, parameter_count
+from c3s3_seg.models.resvnet import ResVNet
+from c3s3_seg.models.strides import Strides, multiple_of
+from c3s3_seg.models.vnet import VNet
 from c3s3_seg.training.config import load_config
 from c3s3_seg.training.methods import build_method
 
@@ -13,7 +20,7 @@ def test_parameter_counts_are_the_published_ones() -> None:
     assert parameter_count(ResVNet()) == 17_930_354
 
 
-@pytest.mark.parametrize("architecture", ["vnet", "resvnet"])
+@pytest.mark.parametrize("architecture", BACKBONES)
 def test_shapes_follow_channels_classes_and_filters(architecture: str) -> None:
     net = build(architecture, channels=2, classes=4, filters=2).eval()
     x = torch.zeros(1, 2, 32, 16, 48)
@@ -21,7 +28,18 @@ def test_shapes_follow_channels_classes_and_filters(architecture: str) -> None:
     assert net.features(x).shape == (1, 2, 32, 16, 48)
 
 
-@pytest.mark.parametrize("architecture", ["vnet", "resvnet"])
+@pytest.mark.parametrize("architecture", BACKBONES)
+def test_sides_are_halved_as_the_strides_say(architecture: str) -> None:
+    strides: Strides = ((2, 2, 1), (2, 1, 1), (2, 2, 2), (2, 2, 1))
+    net = build(architecture, channels=1, classes=2, filters=2, strides=strides).eval()
+    x = torch.zeros(1, 1, *(2 * side for side in multiple_of(strides)))
+    assert [tuple(level.shape[2:]) for level in net.encode(x)] == [
+        (32, 16, 4), (16, 8, 4), (8, 8, 4), (4, 4, 2), (2, 2, 2)
+    ]  # fmt: skip
+    assert net(x).shape == (1, 2, 32, 16, 4)
+
+
+@pytest.mark.parametrize("architecture", BACKBONES)
 def test_every_parameter_learns(architecture: str) -> None:
     torch.manual_seed(0)
     net = build(architecture, channels=1, classes=2, filters=2)
@@ -37,12 +55,26 @@ def test_the_projection_head_is_not_part_of_the_nets(toy_config) -> None:
         assert not any("project" in name for name in net.state_dict())
 
 
+def test_names_are_known_without_torch() -> None:
+    """The manifest, configurations and graphs ask for them, in processes that must not load torch."""
+    code = "import sys, c3s3_seg.bundle, c3s3_seg.inference.backends.graph; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_weights_tell_their_backbone() -> None:
+    """The first kernel is there, has `filters` slices, and no other backbone has one of that name."""
+    states = {name: build(name, channels=1, classes=2, filters=3).state_dict() for name in BACKBONES}
+    for name, entry in BACKBONES.items():
+        assert [other for other, state in states.items() if entry.first_kernel in state] == [name]
+        assert states[name][entry.first_kernel].shape[0] == 3
+
+
 def test_an_unknown_architecture_is_refused() -> None:
-    with pytest.raises(ConfigError, match="'unet', wanted one of vnet, resvnet"):
+    with pytest.raises(ConfigError, match=f"'unet', wanted {WANTED}"):
         build("unet", channels=1, classes=2, filters=2)
 
 
-@pytest.mark.parametrize("architecture", ["vnet", "resvnet"])
+@pytest.mark.parametrize("architecture", BACKBONES)
 def test_recomputing_changes_nothing_but_memory(architecture: str) -> None:
     """Loss, gradients and running statistics; and fewer bytes are kept for the backward pass."""
     x = torch.randn(2, 1, 32, 32, 32, generator=torch.Generator().manual_seed(0))

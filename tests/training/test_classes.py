@@ -17,8 +17,8 @@ from c3s3_seg.training.train import train
 
 # Each stands for a number that only a GPU can bear.
 SHRUNK = [
-    "networks.vnet_filters=2",
-    "networks.resvnet_filters=2",
+    "networks.a.filters=2",
+    "networks.b.filters=2",
     "run.iterations=4",
     "c3s3.warm_up=2",
     "run.device=cpu",

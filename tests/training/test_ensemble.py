@@ -28,8 +28,8 @@ from c3s3_seg.training.train import train
 COUNT = 4
 CHANGES = [
     "method=supervised",
-    "networks.vnet_filters=2",
-    "networks.resvnet_filters=2",
+    "networks.a.filters=2",
+    "networks.b.filters=2",
     "task.patch=[32, 32, 32]",
     "run.labelled_batch=1",
     "run.iterations=2",

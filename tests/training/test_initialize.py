@@ -50,7 +50,7 @@ def test_the_card_says_where_it_came_from(toy_config: Path, bundle: ModelBundle,
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("networks.vnet_filters=3", "Set networks.vnet_filters = "),
+        ("networks.a.filters=3", "Set networks.a.filters = "),
         ("task.recipe.spacing_mm=[9.0, 9.0, 9.0]", "task.recipe: the bundle has"),
         ('task.labels=[{name="other", value=1}]', "task.labels: the bundle has"),
         ("task.modality=CT", "task.modality: the bundle has MR, the configuration CT"),

@@ -58,7 +58,7 @@ def counted(
 
     def say(config: TrainConfig, *_: object) -> Timing:
         seen.append(config)
-        size = config.networks.vnet_filters / 16
+        size = config.networks.a.filters / 16
         return Timing(
             seconds * size, seconds * size, 0.1, 0.01, 1000, peak * size, waited, "bfloat16", "it has units"
         )
@@ -86,7 +86,7 @@ def test_ct_without_unlabelled_cases(layers_data: Path, monkeypatch: pytest.Monk
     assert -80 < config.task.recipe.intensity.low < 0 < 220 < config.task.recipe.intensity.high < 330
     assert config.task.recipe.spacing_mm == (1.0, 1.1, 1.2)
     assert config.task.patch == (32, 32, 32)
-    assert (config.networks.vnet_filters, config.networks.dropout) == (8, 0.0)
+    assert (config.networks.a.filters, config.networks.dropout) == (8, 0.0)
     assert config.run.precision == "auto"
     assert config.run.iterations == int((0.92 * 900 - 5 - 0.05 - 8 * 0.1) / 0.5)
     assert config.c3s3.warm_up == 0
@@ -102,9 +102,9 @@ def test_mr_with_unlabelled_cases(toy_data: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_what_is_set_holds_and_the_rest_follows(toy_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = counted(monkeypatch, 1.0)
-    wide = ["networks.vnet_filters=16", "task.recipe.spacing_mm=[2.0, 2.0, 2.0]", "run.precision=float32"]
+    wide = ["networks.a.filters=16", "task.recipe.spacing_mm=[2.0, 2.0, 2.0]", "run.precision=float32"]
     config = planned(toy_data, *wide, "data.fold=1/2")
-    assert config.networks.vnet_filters == 16
+    assert config.networks.a.filters == 16
     assert config.task.recipe.spacing_mm == (2.0, 2.0, 2.0)
     assert {found.run.precision for found in seen} == {"float32"}
     assert config.data.fold == "1/2"
@@ -117,7 +117,7 @@ def test_a_short_budget_takes_narrow_networks_and_then_a_coarser_grid(
     monkeypatch.setattr("c3s3_seg.training.planning.plan.FINEST", 5)
     counted(monkeypatch, 1.0)
     roomy, short = planned(toy_data, hours=10), planned(toy_data, hours=0.3)
-    assert (roomy.networks.vnet_filters, short.networks.vnet_filters) == (16, 8)
+    assert (roomy.networks.a.filters, short.networks.a.filters) == (16, 8)
     seen = counted(monkeypatch, 10.0)
     shorter = planned(toy_data, hours=0.15)
     assert shorter.task.recipe.spacing_mm[0] > short.task.recipe.spacing_mm[0]
@@ -189,7 +189,7 @@ def test_a_busy_machine_is_told(
 def test_memory_that_does_not_suffice(toy_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fit, "SMALL", 0)
     counted(monkeypatch, 1.0)
-    assert planned(toy_data, hours=10, memory_bytes=0.7e9).networks.vnet_filters == 8
+    assert planned(toy_data, hours=10, memory_bytes=0.7e9).networks.a.filters == 8
     with pytest.raises(InputError, match=r"needs 0\.5 GB, and 0\.1 GB are allowed\. Give more memory_bytes="):
         planned(toy_data, memory_bytes=0.1e9)
 
@@ -220,7 +220,7 @@ def test_a_plan_from_a_bundle_fits_it(
     seen = counted(monkeypatch, 1.0)
     config = planned(toy_data, start=toy_bundle)
     assert (config.task.patch, config.task.recipe) == (toy_bundle.task.patch, toy_bundle.task.recipe)
-    assert config.networks.vnet_filters == 2
+    assert config.networks.a.filters == 2
     assert config.augment == load_config(toy_data / "toy.toml").augment
     assert config.optimiser.lr < load_config(toy_data / "toy.toml").optimiser.lr
     assert (config.run.keep, config.c3s3.warm_up) == ("best", 0)
@@ -260,7 +260,10 @@ def test_one_network_and_no_unlabelled_cases(toy_data: Path, toy_bundle: ModelBu
     single = replace(toy_bundle, manifest=replace(toy_bundle.manifest, networks=(secondary,)))
     draft = ConfigBuilder([])
     from_bundle(draft, data, replace(data.splits, unlabelled=()), single)
-    assert (draft["method"], draft["networks.supervised"]) == ("supervised", secondary.architecture)
+    assert (draft["method"], draft["networks.supervised"]) == (
+        "supervised",
+        {"vnet": "a", "resvnet": "b"}[secondary.architecture],
+    )
     reasons = {choice.key: choice.reason for choice in draft.choices()}
     assert sum("begins from chance" in reason for reason in reasons.values()) == 1
 
@@ -299,7 +302,7 @@ def alive(pid: int) -> bool:
 def test_a_plan_that_is_ended_leaves_nothing_at_work(toy_data: Path, tmp_path: Path, how: int) -> None:
     """While its process takes steps that last for minutes."""
     words = ["plan", toy_data, "-o", tmp_path / "plan.toml", "--budget", "9h"]
-    words += ["--set", "networks.resvnet_filters=64", "--set", "task.patch=[128, 128, 128]"]
+    words += ["--set", "networks.b.filters=64", "--set", "task.patch=[128, 128, 128]"]
     command = [sys.executable, "-m", "c3s3_seg", *map(str, words)]
     plan = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     until = time.monotonic() + 60
@@ -329,7 +332,7 @@ def test_the_verb_writes_what_train_takes(toy_data: Path, tmp_path: Path) -> Non
     """The whole way, with real steps: plan, load, train."""
     plan = tmp_path / "plan.toml"
     words = ["plan", str(toy_data), "-o", str(plan), "--budget", "40s", "--memory", "4GB"]
-    words += ["--set", "networks.vnet_filters=2", "--set", "networks.resvnet_filters=2"]
+    words += ["--set", "networks.a.filters=2", "--set", "networks.b.filters=2"]
     words += ["--set", "run.iterations=3", "--set", "run.precision=float32"]
     answer = cli(*words)
     assert answer.returncode == 0, answer.stderr

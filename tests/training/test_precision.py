@@ -87,7 +87,7 @@ def test_small_crops_and_what_is_set_are_not_probed(
 
 def test_the_probe_is_real_ends_in_time_and_leaves_the_generator(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "bfloat16_units", lambda _: "units")
-    small = ["networks.vnet_filters=4", "networks.resvnet_filters=4"]
+    small = ["networks.a.filters=4", "networks.b.filters=4"]
     before, began = torch.get_rng_state(), time.monotonic()
     chosen = choose(load_config(Path("left-atrium"), small), limit_s=1.0)
     assert time.monotonic() - began < 20

@@ -116,7 +116,7 @@ def test_identical_views_share_the_encoder_and_not_the_dropout(toy_config: Path)
     both = Outputs.of(net.a, net.project_a, batch, passes=2)
     assert torch.equal(both.logits[0], both.logits[1])
     assert net.views(0).count == 1
-    dropping = load_config(toy_config, ["networks.dropout=0.5", "networks.vnet_filters=8"])
+    dropping = load_config(toy_config, ["networks.dropout=0.5", "networks.a.filters=8"])
     torch.manual_seed(0)
     random = C3S3(dropping).train()
     seen = Outputs.of(random.a, random.project_a, batch, passes=2)

@@ -74,7 +74,7 @@ def test_what_is_no_time(text: str) -> None:
 
 def test_steps_that_take_too_long_are_ended_and_assumed(toy_config: Path) -> None:
     """The networks are far too wide for the time."""
-    wide = ["networks.vnet_filters=64", "networks.resvnet_filters=64", "task.patch=[96, 96, 96]"]
+    wide = ["networks.a.filters=64", "networks.b.filters=64", "task.patch=[96, 96, 96]"]
     config = load_config(toy_config, [*wide, "run.iterations=100", "c3s3.warm_up=8"])
     told: list[str] = []
     began = time.monotonic()
@@ -125,7 +125,7 @@ def test_what_is_known_is_taken_and_the_rest_follows_from_it(toy_config: Path) -
 
 def test_another_configuration_takes_in_proportion(toy_config: Path) -> None:
     before = load_config(toy_config)
-    narrow = load_config(toy_config, ["networks.vnet_filters=1", "networks.resvnet_filters=1"])
+    narrow = load_config(toy_config, ["networks.a.filters=1", "networks.b.filters=1"])
     found = scaled(TIMING, before, narrow)
     assert (found.warm_s, found.full_s, found.validate_s) == (0.5, 1.5, 1.0)
     assert "in proportion" in found.assumed[0]

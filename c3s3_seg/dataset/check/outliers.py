@@ -12,6 +12,7 @@ import numpy as np
 
 from c3s3_seg.bundle.domain import Floats
 from c3s3_seg.dataset.check.case_summary import FEW_VALUES, CaseSummary, CheckedCase
+from c3s3_seg.models.strides import multiple_of, strides_of
 from c3s3_seg.report.findings import Finding, Severity
 
 FAR = 5.0  # robust standard deviations; clean: 3.5 (volumes of 80 atria), 2.9 (195 hippocampi)
@@ -24,7 +25,6 @@ USUAL = 0.5  # what this share of the cases has is how the data are, not a fault
 PRESENT = 0.8  # a label that so many cases have is missing in the others
 INTENSITY_FAR, INTENSITY_LEAST = 8.0, 5  # clean: 6.0 (atria), 4.3 (hippocampi), 2.5 (phantoms)
 CLIPPED = 0.01  # of the voxels at the largest value; clean: 2e-6 (atria), 3e-4 (hippocampi)
-NARROW = 16  # voxels: the networks halve a scan four times
 FLAT = 6.0  # largest spacing over smallest
 AIR_HU = -100.0  # a CT scan shows air or fat somewhere
 
@@ -73,10 +73,11 @@ def _spacing(known: list[tuple[str, CaseSummary]]) -> list[Finding]:
 def _sizes(known: list[tuple[str, CaseSummary]]) -> list[Finding]:
     findings = []
     for name, facts in known:
-        if min(facts.shape) < NARROW:
+        least = multiple_of(strides_of(facts.spacing_mm.tolist()))
+        if any(side < n for side, n in zip(facts.shape, least, strict=True)):
             what = f"{' x '.join(map(str, facts.shape))} voxels"
             todo = "Choose a finer grid for training, or leave the case out"
-            wanted = f"at least {NARROW} along each axis, which the networks halve four times"
+            wanted = f"at least {' x '.join(map(str, least))}, which the networks halve to one voxel"
             findings.append(Finding("warning", "small", (name,), what, wanted, todo))
         ratio = float(facts.spacing_mm.max() / facts.spacing_mm.min())
         if ratio > FLAT:

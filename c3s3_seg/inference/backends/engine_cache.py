@@ -37,7 +37,7 @@ class ShapeProfile:
     Parameters
     ----------
     tile
-        The tile (x, y, z) that it is tuned for; any sides from 16 to 192 are taken.
+        The tile (x, y, z) that it is tuned for; any sides from 16, or its own, to 192 are taken.
     channels
         Of the input.
     batch
@@ -50,7 +50,7 @@ class ShapeProfile:
 
     def shapes(self) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
         """Smallest, tuned and largest (N, C, x, y, z)."""
-        least = (1, self.channels, SMALLEST, SMALLEST, SMALLEST)
+        least = (1, self.channels, *(min(SMALLEST, side) for side in self.tile))
         best = (self.batch, self.channels, *self.tile)
         most = (self.batch, self.channels, *(max(LARGEST, side) for side in self.tile))
         return least, best, most

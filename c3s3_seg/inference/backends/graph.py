@@ -16,6 +16,7 @@ from pathlib import Path
 
 from c3s3_seg.bundle import Network
 from c3s3_seg.errors import InputError
+from c3s3_seg.models import BACKBONES
 from c3s3_seg.system.files import parse_json, printable, read_known
 
 LARGEST = 2**31 - 1  # bytes: protocol buffers take no more
@@ -37,8 +38,6 @@ RAW_DATA, EXTERNAL_DATA, DATA_LOCATION = 9, 13, 14  # of a tensor
 EXTERNAL = 1
 Parts = list[bytes | memoryview]
 LONGEST_HEADER = 1 << 24  # bytes of a safetensors file before its numbers; ours have some 40,000
-# The first kernel of each architecture.
-FIRST = {"vnet": "stages.0.0.0.weight", "resvnet": "stem.0.weight"}
 
 
 def read_graph(path: Path, hashes: Mapping[str, str] | None = None) -> bytes:
@@ -80,7 +79,8 @@ def check_network(weights: Path, network: Network) -> None:
     """
     with weights.open("rb") as file:
         stored = stored_tensors(file.read(LONGEST_HEADER))
-    known = {name: stored[first][0] for name, first in FIRST.items() if first in stored}
+    first = {name: entry.first_kernel for name, entry in BACKBONES.items()}
+    known = {name: stored[kernel][0] for name, kernel in first.items() if kernel in stored}
     if not known or known.get(network.architecture, [0])[:1] == [network.filters]:
         return
     found = ", ".join(f"a {name} with {next(iter(shape), 0)} filters" for name, shape in known.items())

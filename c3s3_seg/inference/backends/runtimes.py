@@ -169,7 +169,13 @@ def load_torch(bundle: ModelBundle, network: Network) -> nn.Module:
     path, classes = bundle.folder / network.weights, bundle.task.classes
     content = read_known(path, bundle.manifest.files, LARGEST)
     with torch.device("meta"):  # a manifest may ask for more filters than any memory holds
-        net = build(network.architecture, channels=network.channels, classes=classes, filters=network.filters)
+        net = build(
+            network.architecture,
+            channels=network.channels,
+            classes=classes,
+            filters=network.filters,
+            strides=bundle.task.network_strides,
+        )
     try:
         net.load_state_dict(from_bytes(content, path), assign=True)
     except RuntimeError as error:  # a key too many or too few, or another shape

@@ -18,7 +18,6 @@ from c3s3_seg.inference.tuning.profile import Best, Machine
 from c3s3_seg.system.choices import CpuRuntime
 from c3s3_seg.system.progress import Progress
 
-MULTIPLE = 16
 RUNTIMES: tuple[CpuRuntime, ...] = get_args(CpuRuntime)
 
 
@@ -83,7 +82,7 @@ def survey(
         except MissingError as error:
             failed.append((runtime, error.what))
 
-    sizes = tiles(bundle.task.patch)
+    sizes = tiles(bundle.task.patch, bundle.task.multiple)
     cores = Machine.here().cores
     for runtime in runtimes:
         if runtime != "torch" and not bundle.has(bundle.networks[0].graph):
@@ -101,11 +100,10 @@ def survey(
     return Survey(tuple(found), tuple(failed))
 
 
-def tiles(patch: Shape) -> Sequence[Shape]:
+def tiles(patch: Shape, multiple: Shape) -> Sequence[Shape]:
     """The training size, and about two and four times its voxels."""
-    x, y, z = (-(-side // MULTIPLE) * MULTIPLE for side in patch)
-    wide = [int(side * 1.25) // MULTIPLE * MULTIPLE + MULTIPLE for side in (x, y, z)]
-    return (x, y, z), (wide[0], wide[1], z), (wide[0] + MULTIPLE, wide[1] + MULTIPLE, wide[2])
+    x, y, z = (int(side * 1.25) // n * n + n for side, n in zip(patch, multiple, strict=True))
+    return patch, (x, y, patch[2]), (x + multiple[0], y + multiple[1], z)
 
 
 def other_threads(cores: int) -> list[int]:

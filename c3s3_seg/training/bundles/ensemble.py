@@ -82,7 +82,7 @@ def make_ensemble(bundles: Sequence[ModelBundle], out: Path) -> ModelBundle:
         for member in named
     }
     files[CARD] = ensemble_card(named).encode()
-    networks = tuple(member.network for member in named)
+    networks = tuple(replace(member.network, name=None) for member in named)
     domain = merge_domains([member.bundle.task.domain for member in named])
     task = replace(named[0].bundle.task, domain=domain)
     return ModelBundle.create(out, task, files, networks, plain(_facts(named)))
@@ -92,7 +92,7 @@ def _member(bundle: ModelBundle) -> EnsembleMember:
     facts, network = bundle.manifest.training, bundle.networks[0]
     # Bundles from before there was a choice of weights ship the last ones.
     records = facts.get("validation_kept") or facts.get("validation_last") or []
-    record = next((r for r in records if r["candidate"] == network.architecture), None)
+    record = next((r for r in records if r["candidate"] == network.candidate), None)
     scores = None if record is None else {key: _number(record[key]) for key in SCORES}
     return EnsembleMember(bundle, network, facts.get("fold"), scores)
 
@@ -113,7 +113,7 @@ def _named(members: Sequence[EnsembleMember]) -> list[EnsembleMember]:
 
 
 def _same_task(first: ModelBundle, other: ModelBundle) -> None:
-    for key in ("modality", "labels", "recipe", "patch"):
+    for key in ("modality", "labels", "recipe", "patch", "strides"):
         ours, theirs = getattr(first.task, key), getattr(other.task, key)
         if ours != theirs:
             what = f"task.{key} is {theirs}, and {ours} in {first.folder}"
@@ -149,7 +149,7 @@ def _division(member: EnsembleMember) -> tuple[str, Any]:
 def _facts(members: Sequence[EnsembleMember]) -> dict[str, Any]:
     trainings = [member.bundle.manifest.training for member in members]
     per_case = (
-        (member.network.stem, training.get("validation_cases", {}).get(member.network.architecture))
+        (member.network.stem, training.get("validation_cases", {}).get(member.network.candidate))
         for member, training in zip(members, trainings, strict=True)
     )
     return {

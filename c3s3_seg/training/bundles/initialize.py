@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Mapping
 from typing import Any
 
 from c3s3_seg.bundle import ModelBundle, Network
@@ -11,12 +11,15 @@ from c3s3_seg.inference.backends.runtimes import load_torch
 from c3s3_seg.training.checks import modality
 from c3s3_seg.training.run import Run
 
+Member = tuple[ModelBundle, Network]
+
 
 def initialize_from(run: Run, bundle: ModelBundle) -> None:
     """Fill the nets of a fresh run, and their averages, with a bundle's weights.
 
-    A net that the bundle does not hold begins from chance; of several of one kind, as in an ensemble, the
-    first is taken. What was taken goes into the history, and from there into the new bundle's card.
+    Each net takes the first of the bundle's networks of its architecture that no other net has taken, one of
+    its own width before others; without one it begins from chance. What was taken goes into the history, and
+    from there into the new bundle's card.
 
     Raises
     ------
@@ -26,40 +29,40 @@ def initialize_from(run: Run, bundle: ModelBundle) -> None:
     _same_task(run, bundle)
     candidates = run.method.candidates()
     members = bundle.members()
-    taken = _first_of_each(members, candidates)
+    taken = _taken(members, {name: network for name, (_, network) in candidates.items()})
     if not taken:
         found = ", ".join(network.architecture for _, network in members)
         what = f"it holds {found}; method '{run.config.method}' trains {', '.join(candidates)}"
         raise InputError(what, where=bundle.folder, todo="Choose another method, or set networks.supervised")
-    for home, network in taken:
-        net, wanted = candidates[network.architecture]
-        _same_width(network, wanted, bundle)
+    _same_widths(run, {name: network for name, (_, network) in taken.items()}, bundle)
+    for name, (home, network) in taken.items():
         weights = load_torch(home, network).state_dict()
-        net.load_state_dict(weights)
-        run.emas[network.architecture].net.load_state_dict(weights)
+        candidates[name][0].load_state_dict(weights)
+        run.emas[name].net.load_state_dict(weights)
         if run.config.run.blend < 1:
-            run.first[network.architecture] = weights
+            run.first[name] = weights
     run.history.append({"iteration": 0, "initialized_from": _origin(bundle, taken)})
 
 
-def _first_of_each(
-    members: list[tuple[ModelBundle, Network]], kinds: Collection[str]
-) -> list[tuple[ModelBundle, Network]]:
-    first: dict[str, tuple[ModelBundle, Network]] = {}
-    for home, network in members:
-        if network.architecture in kinds:
-            first.setdefault(network.architecture, (home, network))
-    return list(first.values())
+def _taken(members: list[Member], wanted: Mapping[str, Network]) -> dict[str, Member]:
+    """Candidate -> what it takes."""
+    left, found = list(members), dict[str, Member]()
+    for name, network in wanted.items():
+        fitting = [member for member in left if member[1].architecture == network.architecture]
+        if fitting:
+            found[name] = min(fitting, key=lambda member: member[1].filters != network.filters)
+            left.remove(found[name])
+    return found
 
 
-def _origin(bundle: ModelBundle, taken: list[tuple[ModelBundle, Network]]) -> dict[str, Any]:
+def _origin(bundle: ModelBundle, taken: Mapping[str, Member]) -> dict[str, Any]:
     """What the card says of the bundle; `seconds` counts its own forebears too."""
     facts = bundle.manifest.training
     earlier = facts.get("initialized_from") or {}
     return {
         "bundle": bundle.task.name,
-        "networks": [network.architecture for _, network in taken],
-        "weights_sha256": {n.architecture: home.manifest.files[n.weights] for home, n in taken},
+        "networks": list(taken),
+        "weights_sha256": {name: home.manifest.files[n.weights] for name, (home, n) in taken.items()},
         "iterations": facts.get("iterations", 0) + earlier.get("iterations", 0),
         "seconds": facts.get("seconds", 0) + earlier.get("seconds", 0),
     }
@@ -77,10 +80,15 @@ def _same_task(run: Run, bundle: ModelBundle) -> None:
     if ours.recipe != theirs.recipe:
         what = f"task.recipe: the bundle has {theirs.recipe}, the configuration {ours.recipe}"
         raise InputError(what, where=bundle.folder, todo=todo)
+    if ours.network_strides != theirs.network_strides:
+        what = f"task.strides: the bundle has {theirs.strides}, the configuration {ours.strides}"
+        raise InputError(what, where=bundle.folder, todo="Copy task.strides from the bundle's manifest.json")
 
 
-def _same_width(found: Network, wanted: Network, bundle: ModelBundle) -> None:
-    if found.filters != wanted.filters:
-        name = f"networks.{found.architecture}_filters"
-        what = f"its {found.architecture} has {found.filters} filters, the configuration {wanted.filters}"
-        raise InputError(what, where=bundle.folder, todo=f"Set {name} = {found.filters}")
+def _same_widths(run: Run, taken: Mapping[str, Network], bundle: ModelBundle) -> None:
+    for slot, wanted in run.config.networks.trained(run.config.method).items():
+        found = taken.get(wanted.candidate, wanted)
+        if found.filters != wanted.filters:
+            what = f"its {found.architecture} has {found.filters} filters, the configuration {wanted.filters}"
+            todo = f"Set networks.{slot}.filters = {found.filters}"
+            raise InputError(what, where=bundle.folder, todo=todo)

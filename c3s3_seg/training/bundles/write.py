@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
@@ -29,9 +28,10 @@ def write_bundle(run: Run, data: DataSet, splits: Splits, results: list[Validati
     """
     kept = _kept(run, results)
     scores = {record["candidate"]: record["dice"] for record in kept}
-    candidates = run.method.candidates()
-    wanted: Collection[str] = run.config.networks.ship or candidates
-    order = sorted((name for name in candidates if name in wanted), key=lambda name: -scores.get(name, 0.0))
+    candidates, ship = run.method.candidates(), run.config.networks.ship
+    trained = run.config.networks.trained(run.config.method)
+    wanted = [network.candidate for slot, network in trained.items() if slot in (ship or trained)]
+    order = sorted(wanted, key=lambda name: -scores.get(name, 0.0))
     networks: list[Network] = []
     files: dict[str, bytes] = {}
     for stem, name in zip(("model", "secondary"), order, strict=False):

@@ -10,7 +10,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from c3s3_seg.bundle import Network
-from c3s3_seg.models import Backbone
+from c3s3_seg.models import build
+from c3s3_seg.models.blocks import Backbone
 from c3s3_seg.training.config import TrainConfig
 from c3s3_seg.training.data import Batch, Views
 
@@ -52,6 +53,24 @@ class Method(nn.Module, ABC):
     def optimised(self) -> dict[str, list[nn.Parameter]]:
         """Parameters by the name of their optimiser."""
         return {"main": list(self.parameters())}
+
+
+def fresh(config: TrainConfig) -> list[tuple[Backbone, Network]]:
+    """The nets that the run trains, freshly initialised, A before B."""
+    return [
+        (
+            build(
+                network.architecture,
+                channels=network.channels,
+                classes=config.task.classes,
+                filters=network.filters,
+                dropout=config.networks.dropout,
+                strides=config.task.network_strides,
+            ),
+            network,
+        )
+        for network in config.networks.trained(config.method).values()
+    ]
 
 
 class Stepper(nn.Module):

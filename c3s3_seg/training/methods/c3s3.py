@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from torch import nn
 
 from c3s3_seg.bundle import Network
-from c3s3_seg.models import Backbone, build
+from c3s3_seg.models.blocks import Backbone
 from c3s3_seg.training.competition import Competition
 from c3s3_seg.training.config import TrainConfig
 from c3s3_seg.training.data import Batch, Views
-from c3s3_seg.training.methods.base import Method, Phase
+from c3s3_seg.training.methods.base import Method, Phase, fresh
 from c3s3_seg.training.step import Outputs, c3s3_loss, warm_loss
 
 CHANNELS = 64  # of the projected features
@@ -21,15 +21,12 @@ def projector(filters: int) -> nn.Sequential:
 
 
 class C3S3(Method):
-    """Backbone A is a VNet, backbone B a ResVNet; each has a projector that is never exported."""
+    """Backbones A and B, of any two architectures; each has a projector that is never exported."""
 
     def __init__(self, config: TrainConfig) -> None:
         super().__init__(config)
-        widths, classes = config.networks, config.task.classes
-        shape = {"channels": 1, "classes": classes}
-        self.a = build("vnet", **shape, filters=widths.vnet_filters, dropout=widths.dropout)
-        self.b = build("resvnet", **shape, filters=widths.resvnet_filters, dropout=widths.dropout)
-        self.project_a, self.project_b = projector(widths.vnet_filters), projector(widths.resvnet_filters)
+        (self.a, self.info_a), (self.b, self.info_b) = fresh(config)
+        self.project_a, self.project_b = projector(self.info_a.filters), projector(self.info_b.filters)
         self.competition = Competition(config.c3s3.alpha, config.c3s3.competition_memory)
 
     def views(self, iteration: int) -> Views:
@@ -56,8 +53,7 @@ class C3S3(Method):
 
     def candidates(self) -> dict[str, tuple[Backbone, Network]]:
         """Both nets."""
-        widths = self.config.networks
         return {
-            "vnet": (self.a, Network("model", "vnet", widths.vnet_filters)),
-            "resvnet": (self.b, Network("model", "resvnet", widths.resvnet_filters)),
+            self.info_a.candidate: (self.a, self.info_a),
+            self.info_b.candidate: (self.b, self.info_b),
         }

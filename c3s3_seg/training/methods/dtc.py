@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from c3s3_seg.bundle import Network
-from c3s3_seg.models import Backbone, build
+from c3s3_seg.models.blocks import Backbone
 from c3s3_seg.training.config import TrainConfig
 from c3s3_seg.training.data import Batch, Views
 from c3s3_seg.training.losses import ramp, seg_terms
-from c3s3_seg.training.methods.base import Method, Phase
+from c3s3_seg.training.methods.base import Method, Phase, fresh
 
 # The published numbers.
 STEEPNESS = 1500.0  # of the sigmoid that turns a distance into a label
@@ -20,14 +20,12 @@ WEIGHT = 0.1  # of the agreement, reached by the ramp
 
 
 class DualTaskConsistency(Method):
-    """A VNet with a second head, tanh, for the signed distance of each foreground class."""
+    """Backbone A with a second head, tanh, for the signed distance of each foreground class."""
 
     def __init__(self, config: TrainConfig) -> None:
         super().__init__(config)
-        filters, dropout = config.networks.vnet_filters, config.networks.dropout
-        self.info = Network("model", "vnet", filters)
-        self.net = build("vnet", channels=1, classes=config.task.classes, filters=filters, dropout=dropout)
-        self.distance = nn.Conv3d(filters, config.task.classes - 1, 1)
+        ((self.net, self.info),) = fresh(config)
+        self.distance = nn.Conv3d(self.info.filters, config.task.classes - 1, 1)
 
     def views(self, iteration: int) -> Views:
         """Both kinds of crops, one view."""
@@ -51,7 +49,7 @@ class DualTaskConsistency(Method):
 
     def candidates(self) -> dict[str, tuple[Backbone, Network]]:
         """The net; the second head stays behind."""
-        return {"vnet": (self.net, self.info)}
+        return {self.info.candidate: (self.net, self.info)}
 
 
 def signed_distance(target: Tensor) -> Tensor:

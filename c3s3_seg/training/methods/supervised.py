@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 
 from c3s3_seg.bundle import Network
-from c3s3_seg.models import Backbone, build
+from c3s3_seg.models.blocks import Backbone
 from c3s3_seg.training.config import TrainConfig
 from c3s3_seg.training.data import Batch, Views
 from c3s3_seg.training.losses import seg_terms
-from c3s3_seg.training.methods.base import Method, Phase
+from c3s3_seg.training.methods.base import Method, Phase, fresh
 
 
 class Supervised(Method):
@@ -15,11 +15,7 @@ class Supervised(Method):
 
     def __init__(self, config: TrainConfig) -> None:
         super().__init__(config)
-        kind = config.networks.supervised
-        filters = config.networks.vnet_filters if kind == "vnet" else config.networks.resvnet_filters
-        self.info = Network("model", kind, filters)
-        dropout = config.networks.dropout
-        self.net = build(kind, channels=1, classes=config.task.classes, filters=filters, dropout=dropout)
+        ((self.net, self.info),) = fresh(config)
 
     def views(self, iteration: int) -> Views:
         """Labelled crops, one view."""
@@ -34,4 +30,4 @@ class Supervised(Method):
 
     def candidates(self) -> dict[str, tuple[Backbone, Network]]:
         """The only net."""
-        return {self.info.architecture: (self.net, self.info)}
+        return {self.info.candidate: (self.net, self.info)}

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from c3s3_seg.bundle import Network
-from c3s3_seg.models import Backbone, build
+from c3s3_seg.models.blocks import Backbone
 from c3s3_seg.training.config import TrainConfig
 from c3s3_seg.training.data import Batch, Views
 from c3s3_seg.training.ema import Ema
 from c3s3_seg.training.losses import ramp, seg_terms
-from c3s3_seg.training.methods.base import Method, Phase
+from c3s3_seg.training.methods.base import Method, Phase, fresh
 
 # The published numbers.
 NOISE, NOISE_LIMIT = 0.1, 0.2  # in standard deviations of the scan
@@ -22,15 +22,11 @@ WEIGHT = 0.1  # of the consistency, reached by the ramp
 
 
 class UncertaintyAwareMeanTeacher(Method):
-    """The student is a VNet; the teacher its moving average, run with dropout and noise."""
+    """The student is backbone A; the teacher its moving average, run with dropout and noise."""
 
     def __init__(self, config: TrainConfig) -> None:
         super().__init__(config)
-        filters, dropout = config.networks.vnet_filters, config.networks.dropout
-        self.info = Network("model", "vnet", filters)
-        self.student = build(
-            "vnet", channels=1, classes=config.task.classes, filters=filters, dropout=dropout
-        )
+        ((self.student, self.info),) = fresh(config)
         self._average = Ema(self.student, TEACHER_DECAY)
         self.teacher = self._average.net  # a sub-module, so that the checkpoint holds it
 
@@ -77,4 +73,4 @@ class UncertaintyAwareMeanTeacher(Method):
 
     def candidates(self) -> dict[str, tuple[Backbone, Network]]:
         """The student."""
-        return {"vnet": (self.student, self.info)}
+        return {self.info.candidate: (self.student, self.info)}

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from c3s3_seg.bundle import ModelBundle
+from c3s3_seg.bundle import MANIFEST, ModelBundle, Network
 from c3s3_seg.dataset import INDEX, DataSet, Splits
 from c3s3_seg.errors import InputError
-from c3s3_seg.system.schema import dump
+from c3s3_seg.system.schema import dump, parse
+from c3s3_seg.training.networks import SLOTS, NetworksConfig, Slot
 from c3s3_seg.training.planning.builder import ConfigBuilder
 
 SLOWER = 0.4  # of the learning rate that the bundle began with
@@ -58,7 +59,7 @@ def _same_task(data: DataSet, bundle: ModelBundle) -> None:
 def _task(builder: ConfigBuilder, bundle: ModelBundle) -> None:
     task = bundle.task
     builder.put("task.name", f"{task.name}-tuned", "the bundle's name, and what it is")
-    for key in ("modality", "labels", "patch", "keep_largest", "overlap", "series"):
+    for key in ("modality", "labels", "patch", "strides", "keep_largest", "overlap", "series"):
         value = _known(dump(task)[key])
         if value is not None:
             builder.put(f"task.{key}", value, COPIED)
@@ -76,16 +77,38 @@ def _known(value: Any) -> Any:
 
 
 def _networks(builder: ConfigBuilder, splits: Splits, bundle: ModelBundle) -> None:
-    widths: dict[str, int] = {}
-    for _, network in bundle.members():
-        widths.setdefault(network.architecture, network.filters)
-    primary = bundle.networks[0].architecture
-    for name in ("vnet", "resvnet"):
-        own = name in widths
-        why = COPIED if own else "the bundle has none: this one begins from chance"
-        builder.put(f"networks.{name}_filters", widths.get(name, widths[primary]), why)
+    primary, taken = bundle.networks[0], _pair(bundle)
+    for slot, (architecture, network) in taken.items():
+        why = COPIED if network else "the other backbone of its run, or of the paper"
+        builder.put(f"networks.{slot}.architecture", architecture, why)
+        why = COPIED if network else "the bundle has none: this one begins from chance"
+        builder.put(f"networks.{slot}.filters", (network or primary).filters, why)
     if splits.unlabelled:
         builder.put("method", "c3s3", f"{len(splits.unlabelled)} unlabelled cases can teach")
         return
     builder.put("method", "supervised", "there are no unlabelled cases")
-    builder.put("networks.supervised", primary, "the bundle's primary network")
+    slot = next(slot for slot, (_, network) in taken.items() if network == primary)
+    builder.put("networks.supervised", slot, "the bundle's primary network")
+
+
+def _pair(bundle: ModelBundle) -> dict[Slot, tuple[str, Network | None]]:
+    """The architectures of both slots, and the bundle's network of each.
+
+    They are those of its own run; where that trained another pair, or nothing is known of it, the primary
+    network is in one of the slots.
+    """
+    primary, pair = bundle.networks[0], NetworksConfig()
+    recorded = bundle.manifest.training.get("config", {}).get("networks")
+    if recorded is not None:
+        pair = parse(NetworksConfig, recorded, bundle.folder / MANIFEST)
+    wanted = {slot: pair.backbone(slot).architecture for slot in SLOTS}
+    if primary.architecture not in wanted.values():
+        wanted["a"] = primary.architecture
+    left = [network for _, network in bundle.members()]
+    found: dict[Slot, tuple[str, Network | None]] = {}
+    for slot, architecture in wanted.items():
+        network = next((network for network in left if network.architecture == architecture), None)
+        found[slot] = architecture, network
+        if network is not None:
+            left.remove(network)
+    return found

@@ -11,8 +11,11 @@ from collections.abc import Sequence
 from functools import partial
 from math import prod
 from pathlib import Path
+from typing import Any, cast
 
+from c3s3_seg.bundle.manifest import ReadStrides
 from c3s3_seg.dataset import INDEX, DataSet, Splits
+from c3s3_seg.models.strides import EVEN, Strides, multiple_of, strides_of
 from c3s3_seg.system.progress import Progress
 from c3s3_seg.system.schema import parse
 from c3s3_seg.training.config import DataConfig
@@ -24,7 +27,7 @@ from c3s3_seg.training.planning.statistics import DataStatistics, Triple, measur
 
 FINEST = 35  # voxels across an organ: 1.25 mm at an atrium of 43 mm, which costs 0.009 Dice at most
 MARGIN = 1.25  # of a crop around the organ
-STEP, SMALLEST = 16, 32  # sides of a crop; below 32 the coarsest map has one voxel
+SMALLEST = 2  # voxels of a side of the coarsest map
 CROP = 200_000  # voxels: 64 x 64 x 48, with which both nets learn on two cores
 READING = 0.3  # of the time that planning may take
 BESIDE = 0.5  # of the foreground's span that a window shows on either side
@@ -137,21 +140,38 @@ def _grid(builder: ConfigBuilder, facts: DataStatistics, coarser: float = 1.0) -
         why += f", and {coarser:g} times coarser saves time that the budget lacks"
     wanted = [round(max(own, fine), 2) for own in facts.spacing_mm]
     spacing = builder.put("task.recipe.spacing_mm", wanted, why)
-    sides = crop(tuple(spacing), facts)
+    strides = strides_of(tuple(spacing))
+    if strides != EVEN:
+        why = f"an axis of {max(spacing):g} mm is halved only where the others are as coarse"
+        builder.put("task.strides", [list(level) for level in strides], why)
+    elif "task.strides" in builder and not builder.is_set("task.strides"):
+        builder.put("task.strides", [list(level) for level in strides], "spacings are even enough")
+    sides = crop(tuple(spacing), facts, multiple_of(_strides(builder)))
     held = " x ".join(f"{side:.0f}" for side in facts.organ_mm)
     builder.put(
         "task.patch", list(sides), f"holds an organ of {held} mm and a quarter more, as far as scans reach"
     )
 
 
-def crop(spacing_mm: Triple, facts: DataStatistics) -> tuple[int, ...]:
-    """Sides of a crop, multiples of 16: the organ and a margin, as far as scans reach and a step bears."""
+def _strides(builder: ConfigBuilder) -> Strides:
+    """Those that hold: a person may have set them."""
+    if "task.strides" not in builder:
+        return EVEN
+    strides: Strides = parse(cast(Any, ReadStrides), builder["task.strides"], "task.strides")
+    return strides
+
+
+def crop(spacing_mm: Triple, facts: DataStatistics, multiple: tuple[int, int, int]) -> tuple[int, ...]:
+    """Sides of a crop, such multiples: the organ and a margin, as far as scans reach and a step bears."""
     wanted = [
         min(MARGIN * o, f) / s for o, f, s in zip(facts.organ_mm, facts.fov_mm, spacing_mm, strict=True)
     ]
-    sides = [max(SMALLEST, STEP * round(side / STEP)) for side in wanted]
-    while prod(sides) > CROP and max(sides) > SMALLEST:
-        sides[sides.index(max(sides))] -= STEP
+    smallest = [SMALLEST * n for n in multiple]
+    sides = [max(s, n * round(side / n)) for side, n, s in zip(wanted, multiple, smallest, strict=True)]
+    while prod(sides) > CROP and sides != smallest:
+        above = [side if side > least else 0 for side, least in zip(sides, smallest, strict=True)]
+        axis = above.index(max(above))
+        sides[axis] -= multiple[axis]
     return tuple(sides)
 
 

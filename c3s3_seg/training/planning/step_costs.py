@@ -173,9 +173,9 @@ def _crops(config: TrainConfig) -> int:
 def cost(config: TrainConfig) -> float:
     """Voxels of the crops of a first step, times half the filters of its nets."""
     nets = config.networks
-    filters = nets.vnet_filters + nets.resvnet_filters
+    filters = nets.a.filters + nets.b.filters
     if config.method == "supervised":
-        filters = nets.vnet_filters if nets.supervised == "vnet" else nets.resvnet_filters
+        filters = nets.backbone(nets.supervised).filters
     return _crops(config) * prod(config.task.patch) * filters / 2
 
 

@@ -1,0 +1,134 @@
+"""ResEncUNet: a U-Net with a residual encoder, as nnU-Net 2 plans it (Isensee et al., MICCAI 2024)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from c3s3_seg.models.activation_checkpointing import Checkpointed
+from c3s3_seg.models.blocks import Backbone, Convolution, initialise
+from c3s3_seg.models.strides import EVEN, NONE, Strides, Triple
+
+SLOPE = 0.01  # of the leaky ReLU below 0
+WIDEST = 10  # times `filters`: from 32 nnU-Net goes up to 320
+
+
+class ResEncUNet(Backbone):
+    """Residual blocks on five levels, a plain decoder that concatenates: 15,705,218 parameters at 16 filters.
+
+    What differs from nnU-Net's: five levels (crops here are small), one output (no deep supervision), and
+    batch norm for instance norm, so that a voxel's answer does not depend on the size of the tile, and the
+    norms become part of the convolutions in inference.
+
+    Parameters
+    ----------
+    channels
+        Input channels.
+    classes
+        Output classes, background included.
+    filters
+        Feature maps at full resolution; doubled at each of four downsamplings, up to ten times as many.
+    dropout
+        Share of the channels that are dropped before the output, in training.
+    strides
+        Of the four downsamplings, see `c3s3_seg.models.strides`.
+    """
+
+    BLOCKS = (1, 3, 4, 6, 6)  # per level, finest first
+
+    def __init__(
+        self,
+        channels: int = 1,
+        classes: int = 2,
+        filters: int = 16,
+        dropout: float = 0.5,
+        strides: Strides = EVEN,
+    ) -> None:
+        super().__init__(channels, classes, filters, dropout, strides)
+        maps = widths(filters)
+        stem = convolution(channels, filters)
+        self.encoder = nn.ModuleList([nn.Sequential(stem, *_level(filters, filters, self.BLOCKS[0]))])
+        for (finer, coarser), count, stride in zip(pairwise(maps), self.BLOCKS[1:], strides, strict=True):
+            self.encoder.append(nn.Sequential(*_level(finer, coarser, count, stride)))
+        initialise(self)
+
+    def new_decoder(self, filters: int, dropout: float, strides: Strides) -> nn.Module:
+        """Five maps, finest first -> (N, filters, X, Y, Z)."""
+        return ConcatenatingDecoder(widths(filters), dropout, strides)
+
+    def encode(self, x: Tensor) -> list[Tensor]:
+        """(N, C, X, Y, Z) -> five maps, finest first."""
+        finest, *coarser = self.encoder
+        maps = [self.part(finest, x)]
+        for level in coarser:
+            maps.append(level(maps[-1]))
+        return maps
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions; the shortcut averages where the stride is not 1 (ResNet-D, He et al. 2019)."""
+
+    def __init__(self, channels_in: int, channels_out: int, stride: Triple = NONE) -> None:
+        super().__init__()
+        self.first = convolution(channels_in, channels_out, stride)
+        self.second = Convolution(channels_out, channels_out, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm3d(channels_out)
+        self.activation = nn.LeakyReLU(SLOPE, inplace=True)
+        shortcut: list[nn.Module] = [] if stride == NONE else [nn.AvgPool3d(stride, stride)]
+        if channels_in != channels_out:
+            projection = nn.Conv3d(channels_in, channels_out, 1, bias=False)
+            shortcut += [projection, nn.BatchNorm3d(channels_out)]
+        self.shortcut = nn.Sequential(*shortcut)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, X, Y, Z) -> (N, channels_out, X/stride, Y/stride, Z/stride)."""
+        y = self.norm(self.second(self.first(x)))
+        return self.activation(y + self.shortcut(x))  # type: ignore[no-any-return]
+
+
+class ConcatenatingDecoder(Checkpointed):
+    """U-Net's: four upsamplings, each followed by one convolution of its map beside the encoder's."""
+
+    LARGE = 2  # levels whose maps are worth computing again
+
+    def __init__(self, maps: Sequence[int], dropout: float, strides: Strides) -> None:
+        super().__init__()
+        pairs = list(pairwise(maps))
+        self.ups = nn.ModuleList(
+            nn.ConvTranspose3d(coarser, finer, stride, stride=stride)
+            for (finer, coarser), stride in zip(pairs, strides, strict=True)
+        )
+        self.stages = nn.ModuleList(convolution(2 * finer, finer) for finer, _ in pairs)
+        self.dropout = nn.Dropout3d(dropout)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Five maps, finest first -> (N, filters, X, Y, Z)."""
+        x = maps[-1]
+        for level in reversed(range(len(self.ups))):
+            step = partial(self._level, level)
+            x = self.part(step, x, maps[level]) if level < self.LARGE else step(x, maps[level])
+        return self.dropout(x)  # type: ignore[no-any-return]
+
+    def _level(self, level: int, x: Tensor, skip: Tensor) -> Tensor:
+        return self.stages[level](torch.cat([self.ups[level](x), skip], dim=1))  # type: ignore[no-any-return]
+
+
+def widths(filters: int) -> list[int]:
+    """Feature maps of the five levels, finest first."""
+    return [filters * min(2**level, WIDEST) for level in range(len(ResEncUNet.BLOCKS))]
+
+
+def convolution(channels_in: int, channels_out: int, stride: Triple = NONE) -> nn.Sequential:
+    """A 3x3x3 convolution, batch norm and leaky ReLU."""
+    kernel = Convolution(channels_in, channels_out, 3, stride=stride, padding=1, bias=False)
+    return nn.Sequential(kernel, nn.BatchNorm3d(channels_out), nn.LeakyReLU(SLOPE, inplace=True))
+
+
+def _level(channels_in: int, channels_out: int, count: int, stride: Triple = NONE) -> list[nn.Module]:
+    """`count` residual blocks, the first of which changes resolution and width."""
+    first = ResidualBlock(channels_in, channels_out, stride)
+    return [first, *(ResidualBlock(channels_out, channels_out) for _ in range(count - 1))]

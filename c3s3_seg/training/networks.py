@@ -1,0 +1,88 @@
+"""Which backbones a run trains: the table `networks` of its configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Literal, get_args
+
+from annotated_types import Ge, Gt, Le
+
+from c3s3_seg.bundle import Network
+from c3s3_seg.models import Architecture
+from c3s3_seg.system.choices import Storage
+from c3s3_seg.system.schema import closed
+
+Slot = Literal["a", "b"]
+SLOTS: tuple[Slot, ...] = get_args(Slot)
+
+
+@closed
+@dataclass(frozen=True)
+class BackboneA:
+    """Backbone A: unless it is set, the paper's V-Net.
+
+    Parameters
+    ----------
+    architecture
+        A name in `c3s3_seg.models.BACKBONES`.
+    filters
+        Feature maps at full resolution.
+    """
+
+    architecture: Architecture = "vnet"
+    filters: Annotated[int, Gt(0)] = 16
+
+
+@closed
+@dataclass(frozen=True)
+class BackboneB(BackboneA):
+    """Backbone B: unless it is set, the paper's ResVNet."""
+
+    architecture: Architecture = "resvnet"
+
+
+@closed
+@dataclass(frozen=True)
+class NetworksConfig:
+    """The two backbones, and which of them a run trains and ships.
+
+    Parameters
+    ----------
+    a, b
+        The two that compete. A method with one network (UA-MT, DTC) trains A.
+    supervised
+        The one that a supervised run trains.
+    dropout
+        Share of the channels that are dropped in training. With a few filters 0 is better.
+    ship
+        Those that go into the bundle; none named: all.
+    storage
+        How the bundle holds large kernels: in half precision, or in 8 bits (half as large again).
+    """
+
+    a: BackboneA = field(default_factory=BackboneA)
+    b: BackboneB = field(default_factory=BackboneB)
+    supervised: Slot = "a"
+    dropout: Annotated[float, Ge(0), Le(1)] = 0.5
+    ship: tuple[Slot, ...] = ()
+    storage: Storage = "half"
+
+    def backbone(self, slot: Slot) -> BackboneA:
+        """That of a slot."""
+        return self.a if slot == "a" else self.b
+
+    def trained(self, method: str) -> dict[Slot, Network]:
+        """What a run of a method trains, as its bundle will describe it; no two have one `candidate` name."""
+        slots = self._slots(method)
+        names = [self.backbone(slot).architecture for slot in slots]
+        found: dict[Slot, Network] = {}
+        for slot, architecture in zip(slots, names, strict=True):
+            name = f"{architecture}-{slot}" if names.count(architecture) > 1 else None
+            found[slot] = Network("model", architecture, self.backbone(slot).filters, name=name)
+        return found
+
+    def _slots(self, method: str) -> Sequence[Slot]:
+        if method == "supervised":
+            return (self.supervised,)
+        return SLOTS if method in ("c3s3", "mcf") else ("a",)

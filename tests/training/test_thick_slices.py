@@ -1,0 +1,112 @@
+"""Ten slices of 10 mm, as in short-axis cine: an axis is not halved before the others are as coarse."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from c3s3_seg.dataset import DataSet, Splits
+from c3s3_seg.errors import ConfigError
+from c3s3_seg.export.export import export_in_bundle
+from c3s3_seg.geometry.volume import Geometry
+from c3s3_seg.inference import Settings, open_predictor
+from c3s3_seg.io import load, save
+from c3s3_seg.models.strides import strides_of
+from c3s3_seg.training.config import TrainConfig, build_config
+from c3s3_seg.training.loggers import Silent
+from c3s3_seg.training.planning.builder import ConfigBuilder
+from c3s3_seg.training.planning.plan import from_data
+from c3s3_seg.training.planning.statistics import measure
+from c3s3_seg.training.train import train
+
+SPACING = (1.5, 1.5, 10.0)
+STRIDES = [[2, 2, 1], [2, 2, 1], [2, 2, 2], [2, 2, 2]]
+
+
+@pytest.fixture(scope="module")
+def cine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two labelled, one unlabelled and one validation case: a bright ball of 25 mm, 40 x 40 x 10 voxels."""
+    folder = tmp_path_factory.mktemp("cine")
+    (folder / "imagesTr").mkdir()
+    (folder / "labelsTr").mkdir()
+    names = tuple(f"heart-{n}" for n in range(4))
+    random = np.random.default_rng(5)
+    geometry = Geometry.build((40, 40, 10), SPACING)
+    for name in names:
+        offsets = (np.moveaxis(np.indices(geometry.shape), 0, -1) - (19.5, 19.5, 4.5)) * SPACING
+        mask = (np.linalg.norm(offsets, axis=-1) < random.uniform(20, 30)).astype(np.uint8)
+        image = (100 * mask + random.normal(100, 15, geometry.shape)).astype(np.float32)
+        save(geometry.volume(image), folder / "imagesTr" / f"{name}.nii.gz")
+        save(geometry.volume(mask), folder / "labelsTr" / f"{name}.nii.gz")
+    splits = Splits(names[:2], names[2:3], names[3:])
+    DataSet(folder, "Cine", "MR", {"heart": 1}, splits).save()
+    return folder
+
+
+def config(folder: Path, *overrides: str) -> TrainConfig:
+    task = {
+        "name": "cine",
+        "modality": "MR",
+        "patch": [32, 32, 8],
+        "labels": [{"name": "heart", "value": 1}],
+        "recipe": {"spacing_mm": list(SPACING)},
+        "strides": STRIDES,
+    }
+    networks = {"a": {"filters": 2}, "b": {"filters": 2}, "dropout": 0.0}
+    data = {"task": task, "method": "c3s3", "data": {"folder": str(folder)}, "networks": networks}
+    data |= {"run": {"iterations": 8}, "c3s3": {"warm_up": 4}, "augment": {"elastic_mm": 2.0}}
+    return build_config(data, overrides, "cine.toml")
+
+
+def test_ten_slices_stay_ten(cine: Path, tmp_path: Path) -> None:
+    """Trained, exported and predicted; the network sees 12 slices in one tile, not 32."""
+    bundle = train(config(cine), tmp_path / "run", Silent())
+    scan = load(cine / "imagesTr" / "heart-3.nii.gz")
+    exported, proofs = export_in_bundle(bundle, [scan])
+    assert len(proofs) == 2
+    settings = Settings(probabilities=True)
+    first, second = (
+        open_predictor(exported, backend=name, settings=settings, ensemble=True)(scan)
+        for name in ("torch", "onnx")
+    )
+    assert first.tile == second.tile == (48, 48, 12)
+    assert first.mask.geometry.matches(scan.geometry)
+    ours, theirs = (answer.probabilities["heart"].array for answer in (first, second))
+    np.testing.assert_allclose(ours, theirs, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("task.patch=[32, 32, 10]", r"task\.patch = \[32, 32, 10\]: wanted multiples of \(16, 16, 4\)"),
+        ("task.strides=[[2, 2, 1], [2, 2, 1]]", r"task\.strides"),
+        ("task.strides=[[2, 2, 2], [2, 2, 2], [2, 2, 2], [1, 1, 1]]", "halve one axis at least"),
+        ("task.strides=[[2, 2, 3], [2, 2, 2], [2, 2, 2], [2, 2, 2]]", r"strides\.0\.2 = 3: wanted 1 or 2"),
+    ],
+)
+def test_what_does_not_fit_is_refused(cine: Path, override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        config(cine, override)
+
+
+def test_strides_follow_the_spacing() -> None:
+    assert [list(level) for level in strides_of(SPACING)] == STRIDES
+    assert set(strides_of((1.0, 1.2, 1.9))) == {(2, 2, 2)}
+    assert strides_of((0.7, 0.7, 10.0))[:3] == ((2, 2, 1), (2, 2, 1), (2, 2, 1))
+    assert strides_of((5.0, 1.0, 1.0))[0] == (1, 2, 2)
+
+
+def planned(folder: Path, *overrides: str) -> ConfigBuilder:
+    draft, data = ConfigBuilder(overrides), DataSet.load(folder)
+    from_data(draft, data, data.splits, measure(data, data.splits, lambda *_: None, 60.0))
+    return draft
+
+
+def test_a_plan_proposes_them_and_a_crop_that_fits(cine: Path, toy_data: Path) -> None:
+    draft = planned(cine)
+    assert draft["task.strides"] == STRIDES
+    assert all(side % n == 0 for side, n in zip(draft["task.patch"], (16, 16, 4), strict=True))
+    assert draft["task.patch"][2] <= 12
+    assert "task.strides" not in planned(toy_data)
+    by_hand = planned(cine, f"task.strides={[[2, 2, 2]] * 4}")
+    assert by_hand["task.patch"][2] % 16 == 0
