@@ -16,7 +16,7 @@ from c3s3_seg.report.terminal import cell, plan_table, prediction_table
 
 EVIL = "\x1b]0;owned\x07[red]\x1b[2J\u202e[/]\r"
 SEEN = "\\x1b]0;owned\\x07[red]\\x1b[2J\\u202e[/]\\r"
-VERBS = Path(__file__).parents[2] / "c3s3_seg" / "verbs"
+COMMANDS = Path(__file__).parents[2] / "c3s3_seg" / "commands"
 
 
 def run(*words: object) -> "subprocess.CompletedProcess[bytes]":
@@ -87,8 +87,8 @@ def test_no_command_prints_what_a_terminal_obeys(tmp_path: Path) -> None:
         assert "Traceback" not in said
 
 
-@pytest.mark.parametrize("path", sorted(VERBS.glob("*.py")), ids=lambda p: p.name)
+@pytest.mark.parametrize("path", sorted(COMMANDS.glob("*.py")), ids=lambda p: p.name)
 def test_every_command_speaks_through_one_place(path: Path) -> None:
     calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
     names = {f.attr if isinstance(f, ast.Attribute) else getattr(f, "id", "") for f in calls}
-    assert not names & {"echo", "secho", "print"} - ({"print"} if path.name == "terminal.py" else set())
+    assert not names & {"echo", "secho", "print"} - ({"print"} if path.name == "console.py" else set())
