@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import gzip
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
 
 from c3s3_seg.geometry.orthonormalize import REPAIRED
 from c3s3_seg.geometry.volume import Volume
@@ -15,23 +16,74 @@ from c3s3_seg.system.choices import MaskFormat
 from c3s3_seg.system.files import make_own_folder
 from c3s3_seg.system.ownership import PROGRAM
 
-FORMATS: tuple[str, ...] = get_args(MaskFormat)
-_ENDINGS = {"dicom-seg": "seg.dcm", "dicom-labelmap": "seg.dcm", "rtstruct": "rtstruct.dcm"}
+Segments = tuple[Segment, ...]
+
+
+def _write_image(mask: Volume, path: Path, segments: Segments, maker: Maker | None) -> None:
+    save(mask, path, note=PROGRAM)
+
+
+def _write_seg(mask: Volume, path: Path, segments: Segments, maker: Maker | None) -> None:
+    from c3s3_seg.io.dicom_objects.seg_write import write_seg
+
+    write_seg(mask, path, segments, maker)
+
+
+def _write_labelmap(mask: Volume, path: Path, segments: Segments, maker: Maker | None) -> None:
+    from c3s3_seg.io.dicom_objects.seg_write import write_seg
+
+    write_seg(mask, path, segments, maker, labelmap=True)
+
+
+def _write_rtstruct(mask: Volume, path: Path, segments: Segments, maker: Maker | None) -> None:
+    from c3s3_seg.io.dicom_objects.rtstruct_write import write_rtstruct
+
+    write_rtstruct(mask, path, segments, maker)
+
+
+@dataclass(frozen=True)
+class MaskWriter:
+    """One format of masks.
+
+    Parameters
+    ----------
+    ending
+        What follows the name of the case.
+    write
+        Writes a mask: (mask, path, segments, maker).
+    refers_to_source
+        Whether the file refers to the DICOM slices of the scan. Such a format holds no probabilities.
+    """
+
+    ending: str
+    write: Callable[[Volume, Path, Segments, Maker | None], None]
+    refers_to_source: bool = False
+
+
+# A further format is a function that writes it, a row here, and its name in `MaskFormat`.
+WRITERS: dict[MaskFormat, MaskWriter] = {
+    "nii.gz": MaskWriter("nii.gz", _write_image),
+    "nrrd": MaskWriter("nrrd", _write_image),
+    "mha": MaskWriter("mha", _write_image),
+    "dicom-seg": MaskWriter("seg.dcm", _write_seg, refers_to_source=True),
+    "dicom-labelmap": MaskWriter("seg.dcm", _write_labelmap, refers_to_source=True),
+    "rtstruct": MaskWriter("rtstruct.dcm", _write_rtstruct, refers_to_source=True),
+}
 
 
 def mask_path(folder: Path, case: str, wanted: MaskFormat) -> Path:
     """Where the mask of a case goes."""
-    return folder / f"{case}.{_ENDINGS.get(wanted, wanted)}"
+    return folder / f"{case}.{WRITERS[wanted].ending}"
 
 
 def image_suffix_of(wanted: MaskFormat) -> str:
     """The image format for what DICOM SEG and RTSTRUCT cannot hold: probabilities."""
-    return "nii.gz" if wanted in _ENDINGS else wanted
+    return "nii.gz" if WRITERS[wanted].refers_to_source else WRITERS[wanted].ending
 
 
 def refers_to_source(wanted: MaskFormat, *, secondary_capture: bool = False) -> bool:
     """Whether what is written refers to the slices of the scan, so that their headers are read again."""
-    return wanted in _ENDINGS or secondary_capture
+    return WRITERS[wanted].refers_to_source or secondary_capture
 
 
 def check_format(scan: Volume, wanted: MaskFormat, *, secondary_capture: bool = False) -> None:
@@ -50,7 +102,7 @@ def check_format(scan: Volume, wanted: MaskFormat, *, secondary_capture: bool = 
 
 
 def write_mask(
-    mask: Volume, path: Path, wanted: MaskFormat, segments: tuple[Segment, ...], maker: Maker | None = None
+    mask: Volume, path: Path, wanted: MaskFormat, segments: Segments, maker: Maker | None = None
 ) -> None:
     """Write a mask in one of the formats.
 
@@ -59,16 +111,7 @@ def write_mask(
     InputError
         As `save`, `write_seg` and `write_rtstruct` do.
     """
-    if wanted == "rtstruct":
-        from c3s3_seg.io.dicom_objects.rtstruct_write import write_rtstruct
-
-        write_rtstruct(mask, path, segments, maker)
-    elif wanted in _ENDINGS:
-        from c3s3_seg.io.dicom_objects.seg_write import write_seg
-
-        write_seg(mask, path, segments, maker, labelmap=wanted == "dicom-labelmap")
-    else:
-        save(mask, path, note=PROGRAM)
+    WRITERS[wanted].write(mask, path, segments, maker)
 
 
 def save_repaired(scan: Volume, out: Path, case: str) -> Path | None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -21,7 +21,24 @@ from c3s3_seg.io.image.nifti import Parts, read_nifti
 from c3s3_seg.io.image.nrrd_mha import read_nrrd_or_meta
 from c3s3_seg.system.files import OF_THE_STORAGE, lack_of_room
 
-IMAGE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
+
+class Reader(Protocol):
+    """Reads the files of one format."""
+
+    def __call__(self, path: Path, *, hashed: bool, dense: bool) -> Parts:
+        """What the file holds; `hashed` and `dense` as in `load_image`."""
+
+
+# Suffix -> its reader. A further format is a module beside this one and its rows here.
+READERS: dict[str, Reader] = {
+    ".nii": read_nifti,
+    ".nii.gz": read_nifti,
+    ".nrrd": read_nrrd_or_meta,
+    ".nhdr": read_nrrd_or_meta,
+    ".mha": read_nrrd_or_meta,
+    ".mhd": read_nrrd_or_meta,
+}
+IMAGE_SUFFIXES = tuple(READERS)
 _LONGEST_FIRST = sorted(IMAGE_SUFFIXES, key=len, reverse=True)
 SAVE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha")
 # Outside this range a header has its units wrong; the finest CT voxel is about 0.01 mm.
@@ -83,9 +100,8 @@ def load_image(
     suffix = image_suffix(path)
     if suffix is None:
         raise InputError(f"this is not an image file; wanted {', '.join(IMAGE_SUFFIXES)}", where=path)
-    read = read_nifti if suffix.startswith(".nii") else read_nrrd_or_meta
     try:
-        return _checked(read(path, hashed=hashed, dense=dense), path, orthonormal)
+        return _checked(READERS[suffix](path, hashed=hashed, dense=dense), path, orthonormal)
     except MemoryError as error:  # what was free when it was asked for may be taken by now
         todo = "Give more memory, or a coarser scan"
         raise MemoryLimitError("the memory did not suffice to read it", where=path, todo=todo) from error

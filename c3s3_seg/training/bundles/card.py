@@ -71,8 +71,8 @@ def _kept(facts: dict[str, Any]) -> str:
     if facts["kept"] == "last":
         return ""
     return f"""
-The weights in this bundle are those of each net's best validation, chosen by these scores, which therefore
-flatter them:
+The weights in this bundle are those of each net's best validation. They were chosen by these scores, which
+are therefore optimistic:
 
 {_table(facts["validation_kept"], "iteration")}{_empty(facts["validation_kept"])}"""
 
