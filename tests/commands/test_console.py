@@ -16,7 +16,7 @@ from c3s3_seg.report.terminal import cell, plan_table, prediction_table
 
 EVIL = "\x1b]0;owned\x07[red]\x1b[2J\u202e[/]\r"
 SEEN = "\\x1b]0;owned\\x07[red]\\x1b[2J\\u202e[/]\\r"
-VERBS = Path(__file__).parents[2] / "c3s3_seg" / "verbs"
+VERBS = Path(__file__).parents[2] / "c3s3_seg" / "commands"
 
 
 def run(*words: object) -> "subprocess.CompletedProcess[bytes]":

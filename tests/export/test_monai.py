@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from c3s3_seg.export.spec import GraphSpec
 from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.phantom import simulate
 
-pytest.importorskip("monai", reason="the peer that reads these bundles")
+# Looked up and not imported: MONAI takes seconds, also where none of these tests is run.
+pytestmark = pytest.mark.skipif(find_spec("monai") is None, reason="MONAI reads these bundles")
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +191,7 @@ def test_the_metadata_name_the_channels(two_nets: ModelBundle) -> None:
     assert pred["channel_def"] == {"0": "background", "1": "a", "2": "b"}
 
 
-@pytest.mark.parametrize("form", [GraphSpec("fp16"), GraphSpec(batch=2)])
+@pytest.mark.parametrize("spec", [GraphSpec("fp16"), GraphSpec(batch=2)])
 def test_what_monai_decides_itself_is_refused(two_nets: ModelBundle, spec: GraphSpec) -> None:
     with pytest.raises(InputError, match="exported in fp32 with the batch free"):
         monai_bundle(two_nets, spec)
