@@ -1,14 +1,13 @@
 """The command line and the Python API take one path: equal inputs get equal masks, notes and refusals."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from helpers.command import run
 
 from c3s3_seg import Geometry, ModelBundle, Predictor, Volume, load, load_mask, open_predictor, save
 from c3s3_seg.errors import C3S3Error, InputError, in_python
@@ -60,10 +59,7 @@ CASES: dict[str, Callable[[], Made]] = {
 
 
 def command(path: Path, out: Path, options: list[str]) -> tuple[int, str]:
-    words = ["predict", str(path), "-o", str(out), "--model", "phantom", *options]
-    found = subprocess.run(
-        [sys.executable, "-m", "c3s3_seg", *words], capture_output=True, text=True, check=False
-    )
+    found = run("predict", path, "-o", out, "--model", "phantom", *options)
     return found.returncode, found.stderr
 
 

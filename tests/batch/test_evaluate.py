@@ -2,15 +2,14 @@
 
 import csv
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import numpy as np
 import pytest
+from helpers.command import run
 
 from c3s3_seg.batch import evaluate as evaluate_module
 from c3s3_seg.batch.evaluate import EvaluationSettings, evaluate
@@ -277,8 +276,7 @@ def test_the_command_with_every_option(folders: tuple[Path, Path, Path]) -> None
     shifted_grid(folders)
     words = ["evaluate", predictions, truth, "-o", out, "--workers", "2", "--resample", "--area-nsd"]
     words += ["--tolerance", "0.5", "--tolerance", "3", "--html"]
-    command = [sys.executable, "-m", "c3s3_seg", *map(str, words)]
-    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    answer = run(*words)
     assert answer.returncode == 0, answer.stderr
     assert "report.html" in answer.stdout
     text = (out / "report.html").read_text(encoding="utf-8")
@@ -470,10 +468,8 @@ def test_aggregates_by_hand(tmp_path: Path) -> None:
     assert "(1 inf, 1 nan)" in answer.stdout
 
 
-def command(*words: object) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, "-m", "c3s3_seg", "evaluate", *map(str, words)]
-    wide = {**os.environ, "COLUMNS": "200"}
-    return subprocess.run(line, capture_output=True, text=True, check=False, env=wide)
+def command(*words: object) -> "CompletedProcess[str]":
+    return run("evaluate", *words, COLUMNS="200")
 
 
 # --- scans in place of masks, and what pairs with nothing

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import small_scan
+from helpers import command
 from helpers.batches import MODEL, Told
 
 from c3s3_seg.batch import Job, predict_case, predict_cases, verify
@@ -227,14 +228,14 @@ def test_verify_tells_stale_files_from_those_of_others(scan: Path, tmp_path: Pat
     assert sorted(verdict.stale) == [name for name in ALL if name != "x.json"]
     assert sorted(verdict.strangers) == ["drawn-by-hand.nii.gz", "mine.txt", "pipe", "x.mp4"]
     assert not verdict.holds
-    answer = run("verify", out)
+    answer = command.run("verify", out)
     assert answer.returncode == 1
     assert "stale: x.png: written by c3s3-seg, but not by the present run" in answer.stdout
     assert "not written by c3s3-seg: mine.txt" in answer.stdout
     assert "10 files" not in answer.stdout
     for name in verdict.stale:
         (out / name).unlink()
-    assert run("verify", out).returncode == 0  # strangers alone are no fault
+    assert command.run("verify", out).returncode == 0  # strangers alone are no fault
 
 
 def test_verify_knows_a_mask_of_another_model(small_scans: Path, tmp_path: Path) -> None:

@@ -1,11 +1,10 @@
 """`predict --truth`: what is no truth is refused before anything is predicted; a miss stays a miss."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import command
 from helpers.batches import MODEL
 
 from c3s3_seg.batch import BatchPlan, Job, predict_cases
@@ -42,8 +41,7 @@ def test_scans_in_place_of_truths_are_refused_and_nothing_is_made(small_scans: P
             run(small_scans, copies, tmp_path / "out", **how)
     assert not (tmp_path / "out").exists()
     words = ["predict", small_scans, "--model", "phantom", "-o", tmp_path / "out", "--truth", copies]
-    line = [sys.executable, "-m", "c3s3_seg", *map(str, words)]
-    answer = subprocess.run(line, capture_output=True, text=True, check=False)
+    answer = command.run(*words)
     assert answer.returncode == 2
     assert "looks like a scan" in answer.stderr
 

@@ -1,12 +1,11 @@
 import json
 import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.command import run
 
 from c3s3_seg.bundle import Calibration, Code, Label, Manifest, ModelBundle, Network, Task, shipped_bundles
 from c3s3_seg.bundle.domain import Domain
@@ -342,9 +341,8 @@ def test_a_training_file_that_never_ends_or_is_nested_without_end(tmp_path: Path
 
 
 def refused(*words: object) -> str:
-    """What the command line says: one line, exit code 2, within seconds."""
-    command = [sys.executable, "-m", "c3s3_seg", *map(str, words)]
-    answer = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    """What the command line says: one line, exit code 2."""
+    answer = run(*words)
     assert answer.returncode == 2, answer.stderr
     assert answer.stderr.startswith("error: ")
     assert answer.stderr.count("\n") == 1, answer.stderr

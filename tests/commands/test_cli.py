@@ -9,16 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.command import run
 
 from c3s3_seg.geometry.volume import Geometry
 from c3s3_seg.io import load_mask, save
 from c3s3_seg.phantom import save as save_phantom
 from c3s3_seg.phantom import simulate
-
-
-def run(*words: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "c3s3_seg", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 def predict(*words: object) -> subprocess.CompletedProcess[str]:

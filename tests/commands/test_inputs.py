@@ -1,13 +1,13 @@
 """Rows of docs/inputs.md that only the whole program shows: `predict` on scans that are odd, not damaged."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import numpy as np
 import pytest
+from helpers.command import run
 from helpers.dicom_files import edit, values
 
 from c3s3_seg.geometry.volume import Geometry, Volume
@@ -21,9 +21,8 @@ def phantom() -> Phantom:
     return simulate(31_060)
 
 
-def predict(*words: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "c3s3_seg", "predict", *map(str, words), "--model", "phantom"]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+def predict(*words: object) -> "CompletedProcess[str]":
+    return run("predict", *words, "--model", "phantom")
 
 
 def facts(path: Path) -> Any:

@@ -3,11 +3,11 @@
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
+from helpers import command
 from helpers.planted import CASE, PLANTS, clean_set, copy_of, mask_of
 from typer.testing import CliRunner
 
@@ -66,9 +66,8 @@ def test_the_json_holds_findings_and_cases(found: DataSetCheck, tmp_path: Path) 
     assert content["cases"][0]["volumes_ml"].keys() == {"lower", "upper"}
 
 
-def run(*words: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "c3s3_seg", "doctor", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+def run(*words: object) -> "CompletedProcess[str]":
+    return command.run("doctor", *words)
 
 
 def test_the_verb_says_it_and_fails(sick: Path, tmp_path: Path) -> None:

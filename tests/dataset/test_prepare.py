@@ -18,6 +18,7 @@ import numpy as np
 import pydicom
 import pytest
 from click.testing import Result
+from helpers import command
 from helpers.archive import image_case, renamed, scan_and_mask, study
 from helpers.benchmark_files import hdf5
 from helpers.dicom_files import edit
@@ -603,8 +604,7 @@ def test_no_list_of_any_layout_leads_out(tmp_path: Path, layout: str) -> None:
     if "link" in layout:
         (source / "imagesTr" / "link.nii.gz").symlink_to(folder / "secret.nii.gz")
     (source / "dataset.json").write_text(json.dumps(EVIL[layout]))
-    command = [sys.executable, "-m", "c3s3_seg", "prepare", str(source), "-o", str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = command.run("prepare", source, "-o", out)
     assert done.returncode == 2, done.stdout + done.stderr
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from c3s3_seg.export.spec import GraphSpec
 from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.phantom import simulate
 
-pytest.importorskip("monai", reason="the peer that reads these bundles")
+# Looked up and not imported: MONAI takes seconds, also where none of these tests is run.
+pytestmark = pytest.mark.skipif(find_spec("monai") is None, reason="MONAI reads these bundles")
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ import onnx
 import onnxruntime
 import openvino
 import pytest
+from helpers import command
 
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import InputError, RefusedError
@@ -414,8 +415,7 @@ def test_a_task_cannot_name_a_file_outside(
 
 def test_the_command_line_looks_at_the_folder_first(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("mine")
-    command = [sys.executable, "-m", "c3s3_seg", "export", "phantom", "-o", tmp_path]
-    answer = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
+    answer = command.run("export", "phantom", "-o", tmp_path)
     assert answer.returncode == 2
     assert "a file that c3s3-seg did not write" in answer.stderr
     assert answer.stderr.count("\n") == 1

@@ -14,6 +14,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from helpers.command import run
 from onnx import AttributeProto, TensorProto, helper
 from safetensors.torch import load, save
 
@@ -255,19 +256,8 @@ def test_broken_files_with_the_right_hashes_are_one_line(
     small_scans: Path, tmp_path: Path, backend: str
 ) -> None:
     files = {"model.safetensors": b"\x10" + bytes(40), "model.onnx": GOOD[:-3]}
-    command = [
-        sys.executable,
-        "-m",
-        "c3s3_seg",
-        "predict",
-        small_scans,
-        "--model",
-        bundle_of(tmp_path, files),
-    ]
-    answer = subprocess.run(
-        [*map(str, command), "-o", tmp_path / "out", "--backend", backend],
-        capture_output=True, text=True, check=False, timeout=120,
-    )  # fmt: skip
+    words = [small_scans, "--model", bundle_of(tmp_path, files), "-o", tmp_path / "out", "--backend", backend]
+    answer = run("predict", *words)
     assert answer.returncode == 2, answer.stderr
     assert answer.stderr.count("\n") == 1, answer.stderr
     assert answer.stderr.startswith("error: ")

@@ -1,11 +1,10 @@
 """The table of series: what is a volume, what is refused, and why."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from helpers.command import run
 from helpers.dicom_files import edit, values
 
 from c3s3_seg.errors import InputError
@@ -62,12 +61,11 @@ def test_an_image_file_is_one_row(oblique: Volume, tmp_path: Path) -> None:
 
 
 def test_the_verb_shows_the_table(study: Path) -> None:
-    command = [sys.executable, "-m", "c3s3_seg", "inspect", str(study)]
-    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    answer = run("inspect", study)
     assert answer.returncode == 0, answer.stderr
     for word in ("Modality", "LPS oblique", "no volume: a single image", "slices are missing"):
         assert word in answer.stdout
-    answer = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True)
+    answer = run("inspect", study, "--json")
+    assert answer.returncode == 0, answer.stderr
     assert [row["readable"] for row in json.loads(answer.stdout)] == [True, False, False, False]
-    none = subprocess.run([*command[:-1], str(study / "b")], capture_output=True, text=True, check=False)
-    assert none.returncode == 1
+    assert run("inspect", study / "b").returncode == 1

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from helpers.command import run
 from helpers.dicom_files import edit, values
 from pydicom.uid import UID, JPEG2000Lossless, RLELossless
 
@@ -152,14 +153,10 @@ def test_a_study_goes_and_comes_back(
         again = fetch(server, tmp_path / name, study=study, series=series, accession="A77", listener=how)
         assert again == back
     assert not (tmp_path / "none").exists()
-    command = [sys.executable, "-m", "c3s3_seg", "fetch", str(server), "-o", str(tmp_path / "cli")]
-    answer = subprocess.run([*command, "--accession", "A77"], capture_output=True, text=True, check=False)
+    answer = run("fetch", server, "-o", tmp_path / "cli", "--accession", "A77")
     assert answer.stdout == f"12 files are in {tmp_path / 'cli'}.\n", answer.stderr
-    command[6] = str(tmp_path / "cli-moved")
     address = ["--move", listener.title, "--listen", f"{listener.host}:{listener.port}"]
-    answer = subprocess.run(
-        [*command, "--study", study, *address], capture_output=True, text=True, check=False
-    )
+    answer = run("fetch", server, "-o", tmp_path / "cli-moved", "--study", study, *address)
     assert answer.stdout == f"12 files are in {tmp_path / 'cli-moved'}.\n", answer.stderr
 
 
@@ -486,10 +483,7 @@ def test_what_a_search_finds_is_compared(answer: dict[str, str], words: str | No
             return
         with pytest.raises(InputError, match=words):
             find_studies(node, "A77", patient="P")
-        command = ["fetch", str(node), "-o", str(tmp_path / "out"), "--accession", "A77", "--patient", "P"]
-        said = subprocess.run(
-            [sys.executable, "-m", "c3s3_seg", *command], capture_output=True, text=True, check=False
-        )
+        said = run("fetch", node, "-o", tmp_path / "out", "--accession", "A77", "--patient", "P")
     assert (said.returncode, said.stderr.count("\n")) == (2, 1), said.stderr
     assert words in said.stderr
     assert not (tmp_path / "out").exists()
@@ -706,11 +700,8 @@ def test_c_move_with_tls_needs_a_listener_with_tls(
     for tls in (Tls(), Tls(tmp_path / "server.pem"), Tls(None, tmp_path / "us.both")):
         with pytest.raises(InputError, match=r"--certificate and --trust"):
             fetch(Node("X", "127.0.0.1", 9), out, study=study, listener=listener, caller=Caller(tls=tls))
-    command = ["fetch", "X@127.0.0.1:9", "-o", str(out), "--study", study, "--move", "US", "--trust"]
-    answer = subprocess.run(
-        [sys.executable, "-m", "c3s3_seg", *command, str(tmp_path / "server.pem")],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    words = ["X@127.0.0.1:9", "-o", out, "--study", study, "--move", "US"]
+    answer = run("fetch", *words, "--trust", tmp_path / "server.pem")
     assert (answer.returncode, answer.stderr.count("\n")) == (2, 1), answer.stderr
     assert not out.exists()
     inbox = Inbox(out, Wanted(Uid(study)), listening=True)

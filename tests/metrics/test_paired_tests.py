@@ -2,12 +2,11 @@
 
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.command import run
 from scipy.stats import wilcoxon
 
 from c3s3_seg.geometry.volume import Geometry
@@ -76,9 +75,8 @@ def test_the_command_compares(tmp_path: Path) -> None:
         save(geometry.volume(mask), tmp_path / "truth" / f"{n}.nii.gz")
         save(geometry.volume(mask), tmp_path / "a" / f"{n}.nii.gz")
         save(geometry.volume(np.roll(mask, 1, axis=0)), tmp_path / "b" / f"{n}.nii.gz")
-    command = [sys.executable, "-m", "c3s3_seg", "evaluate", tmp_path / "a", tmp_path / "truth"]
-    command += ["-o", tmp_path / "report", "--against", tmp_path / "b"]
-    answer = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    words = [tmp_path / "a", tmp_path / "truth", "-o", tmp_path / "report", "--against", tmp_path / "b"]
+    answer = run("evaluate", *words)
     assert answer.returncode == 0, answer.stderr
     assert "Wilcoxon p" in answer.stdout
     report = json.loads((tmp_path / "report" / "report.json").read_text())
@@ -91,9 +89,7 @@ def test_a_single_case_that_cannot_be_measured_is_an_error(tmp_path: Path) -> No
     save(Geometry.build((4, 4, 4)).volume(np.ones((4, 4, 4), np.uint8)), tmp_path / "a.nii.gz")
     save(Geometry.build((4, 4, 4), (2, 2, 2)).volume(np.ones((4, 4, 4), np.uint8)), tmp_path / "t.nii.gz")
     words = ["evaluate", tmp_path / "a.nii.gz", tmp_path / "t.nii.gz", "-o", tmp_path / "r"]
-    answer = subprocess.run(
-        [sys.executable, "-m", "c3s3_seg", *map(str, words)], capture_output=True, text=True, check=False
-    )
+    answer = run(*words)
     assert answer.returncode == 2
     assert answer.stderr.startswith("error: ")
     assert "grid" in answer.stderr

@@ -2,13 +2,12 @@
 
 import json
 import math
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from helpers import command
 
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.commands.train import _refuse_nothing
@@ -177,14 +176,9 @@ def test_a_warning_is_heard_noted_once_and_on_the_card(
     assert f"- **Warning**: {line}." in (bundle.folder / "README.md").read_text()
 
 
-def cli(*words: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "c3s3_seg", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
 def test_a_learning_rate_of_10_finds_nothing_and_says_so(toy_config: Path, tmp_path: Path) -> None:
     """A network that finds nothing is no success: a script must not go on to export and use it."""
-    answer = cli("train", toy_config, "-o", tmp_path, "--set", "optimiser.lr=10")
+    answer = command.run("train", toy_config, "-o", tmp_path, "--set", "optimiser.lr=10")
     assert answer.returncode == 1, answer.stdout + answer.stderr
     assert "95HD 0.00" not in answer.stdout
     assert "Dice 0.0000, Jaccard 0.0000, every mask is empty: no distances" in answer.stdout
@@ -233,7 +227,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(toy_config: Pa
     with pytest.raises(InputError, match=r"weights of vnet are not finite at iteration 4"):
         run.save()
     assert (tmp_path / checkpoint.FILE).read_bytes() == before
-    answer = cli("train", toy_config, "-o", tmp_path / "wild", "--set", "optimiser.lr=1e30")
+    answer = command.run("train", toy_config, "-o", tmp_path / "wild", "--set", "optimiser.lr=1e30")
     assert answer.returncode == 2
     (line,) = answer.stderr.strip().splitlines()
     assert "the run diverges: " in line
@@ -288,7 +282,7 @@ def test_what_is_infinite_or_not_a_number_becomes_strict_json(
 
 
 def test_a_good_run_ends_with_0(toy_config: Path, tmp_path: Path) -> None:
-    answer = cli("train", toy_config, "-o", tmp_path)
+    answer = command.run("train", toy_config, "-o", tmp_path)
     assert answer.returncode == 0, answer.stderr
     assert "warning" not in answer.stdout
     assert "95HD" in answer.stdout

@@ -3,11 +3,10 @@
 import csv
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from helpers.command import run
 
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.phantom import write_cohort
@@ -24,11 +23,6 @@ SHRUNK = [
     "run.device=cpu",
     "c3s3.anchors=64",
 ]
-
-
-def run(*words: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "c3s3_seg", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module")

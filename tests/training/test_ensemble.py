@@ -2,13 +2,12 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import command
 
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import InputError
@@ -169,12 +168,10 @@ def test_runs_that_are_no_folds_have_no_cross_validated_mean(
 
 
 def test_the_verb(folds: list[ModelBundle], tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "c3s3_seg", "ensemble", *(str(b.folder) for b in folds)]
-    answer = subprocess.run(
-        [*command, "-o", str(tmp_path / "e")], capture_output=True, text=True, check=False
-    )
+    words = ["ensemble", *(bundle.folder for bundle in folds), "-o", tmp_path / "e"]
+    answer = command.run(*words)
     assert answer.returncode == 0, answer.stderr
     assert "4 networks; cross-validated Dice" in answer.stdout
-    again = subprocess.run([*command, "-o", str(tmp_path / "e")], capture_output=True, text=True, check=False)
+    again = command.run(*words)
     assert again.returncode == 2
     assert "holds a bundle already" in again.stderr

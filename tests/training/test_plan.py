@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from helpers.command import run
 
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.dataset import DataSet
@@ -271,11 +272,6 @@ def test_one_network_and_no_unlabelled_cases(toy_data: Path, toy_bundle: ModelBu
     assert sum("begins from chance" in reason for reason in reasons.values()) == 1
 
 
-def cli(*words: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "c3s3_seg", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
 def test_the_output_is_looked_at_before_the_data(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     for out, words in (
@@ -283,7 +279,7 @@ def test_the_output_is_looked_at_before_the_data(tmp_path: Path) -> None:
         (tmp_path, "is a folder"),
         (tmp_path / ("x" * 300), "cannot be written"),
     ):
-        answer = cli("plan", tmp_path / "no-data", "-o", out)
+        answer = run("plan", tmp_path / "no-data", "-o", out)
         assert answer.returncode == 2
         (line,) = answer.stderr.strip().splitlines()
         assert words in line
@@ -337,7 +333,7 @@ def test_the_verb_writes_what_train_takes(toy_data: Path, tmp_path: Path) -> Non
     words = ["plan", str(toy_data), "-o", str(plan), "--budget", "40s", "--memory", "4GB"]
     words += ["--set", "networks.a.filters=2", "--set", "networks.b.filters=2"]
     words += ["--set", "run.iterations=3", "--set", "run.precision=float32"]
-    answer = cli(*words)
+    answer = run(*words)
     assert answer.returncode == 0, answer.stderr
     for part in ("task.patch", "run.iterations", "intensities of MR have no unit", "c3s3-seg train"):
         assert part in answer.stdout
@@ -345,6 +341,6 @@ def test_the_verb_writes_what_train_takes(toy_data: Path, tmp_path: Path) -> Non
     assert config.run.iterations == 3
     assert config.c3s3.warm_up == 1
     assert train(config, tmp_path / "run", Silent()).manifest.training["iterations"] == 3
-    again = cli(*words)
+    again = run(*words)
     assert again.returncode == 2
     assert "is there already" in again.stderr

@@ -1,12 +1,12 @@
 """A study: planned, trained, stopped, resumed, compared."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
+from helpers import command
 
 from c3s3_seg.errors import ConfigError, InputError
 from c3s3_seg.report.study_table import Trained, study_markdown, study_rows
@@ -32,9 +32,8 @@ def study(toy_config: Path, tmp_path: Path) -> Path:
     return path
 
 
-def run(study: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "c3s3_seg", "study", str(study), "-o", str(study.parent / "out"), *words]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+def run(study: Path, *words: str) -> "CompletedProcess[str]":
+    return command.run("study", study, "-o", study.parent / "out", *words)
 
 
 def test_a_share_that_is_none(study: Path) -> None:
