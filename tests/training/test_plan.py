@@ -47,6 +47,7 @@ def test_a_crop_holds_the_organ_as_far_as_a_step_bears() -> None:
     small = replace(ATRIUM, fov_mm=(35, 51, 36), organ_mm=(26, 41, 29))
     assert crop((1.0, 1.0, 1.0), small, EVEN) == (32, 48, 32)
     assert crop((5.0, 5.0, 5.0), small, EVEN) == (32, 32, 32)
+    assert crop((1.0, 1.0, 5.0), small, (16, 16, 4)) == (32, 48, 8)
 
 
 def test_a_window_shows_the_foreground_and_its_neighbours() -> None:

@@ -1,6 +1,6 @@
 """Does the disagreement of two networks foretell the error? By kind of degradation.
 
-    python benchmarks/doubt.py [--bundle phantom] [--data DATA] [--bad-mm MM]
+    python benchmarks/uncertainty.py [--bundle phantom] [--data DATA] [--bad-mm MM]
 
 Prints what `c3s3-seg calibrate` measures and writes into a bundle's manifest. DATA is a training set's
 folder; its validation cases are used (of `la`: the last 8 of the unlabelled list). Without it, phantoms
