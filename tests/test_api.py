@@ -31,7 +31,7 @@ def test_a_wrong_name_says_which_there_are() -> None:
 def test_a_wrong_name_fails_in_a_type_checker(tmp_path: Path) -> None:
     code = tmp_path / "user.py"
     code.write_text("import c3s3_seg\nreveal_type(c3s3_seg.load)\nc3s3_seg.lod('x')\n")
-    # In the repository, so that what `make lint` has found out of the package and its libraries is not found anew.
+    # In the repository, whose cache holds what `make lint` has found out of the package and its libraries.
     words = [sys.executable, "-m", "mypy", str(code)]
     found = subprocess.run(words, capture_output=True, text=True, check=False, cwd=ROOT)
     assert 'Module has no attribute "lod"' in found.stdout

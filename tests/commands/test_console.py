@@ -91,4 +91,4 @@ def test_no_command_prints_what_a_terminal_obeys(tmp_path: Path) -> None:
 def test_every_command_speaks_through_one_place(path: Path) -> None:
     calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
     names = {f.attr if isinstance(f, ast.Attribute) else getattr(f, "id", "") for f in calls}
-    assert not names & {"echo", "secho", "print"} - ({"print"} if path.name == "terminal.py" else set())
+    assert not names & {"echo", "secho", "print"} - ({"print"} if path.name == "console.py" else set())
