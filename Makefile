@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint sbom clean
+.PHONY: demo test test-fast coverage lint sbom clean
 
 # An unseen phantom as a DICOM series: segmented, scored, drawn. No shipped bundle has seen this seed.
 SEED := 20261
@@ -24,9 +24,22 @@ demo: $(VENV)/base
 	@echo
 	@echo "Research use only."
 
+# One thread a process, because there is a process a core. Files are taken in their
+# order: by default the one with the fewest tests is the last, and that is the tutorial, the longest. Bytecode is kept whatever the environment says: tests start hundreds of processes.
+PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+
+# Before a change is handed on: everything.
 test: $(VENV)/dev
 	$(MAKE) --no-print-directory lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+	$(PYTEST)
+
+# While a change is made: all but the tests marked slow.
+test-fast: $(VENV)/dev
+	$(PYTEST) -m "not slow"
+
+# Which share of the lines and branches all tests run, in processes that they start too.
+coverage: $(VENV)/dev
+	$(PYTEST) --cov --cov-report=term:skip-covered
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .

@@ -20,6 +20,8 @@ from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.io import load
 from c3s3_seg.io.dicom.inspect import inspect
 
+pytestmark = pytest.mark.slow
+
 
 def processor_s() -> float:
     """Seconds of this thread: a busy machine is no hang."""

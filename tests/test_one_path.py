@@ -14,6 +14,8 @@ from c3s3_seg.errors import C3S3Error, InputError, in_python
 from c3s3_seg.inference.domain_check import DomainError
 from c3s3_seg.phantom import Simulator, simulate
 
+pytestmark = pytest.mark.slow
+
 Made = tuple[Volume, list[str]]
 
 

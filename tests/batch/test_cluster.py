@@ -13,6 +13,8 @@ from c3s3_seg.batch import BatchPlan, Job, Model, predict_cases, verify
 from c3s3_seg.batch.cluster import cluster_engine
 from c3s3_seg.errors import InputError, MissingError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.slow
 def test_two_workers_one_is_killed(small_scans: Path, tmp_path: Path) -> None:

@@ -271,6 +271,7 @@ def test_a_process_that_dies_is_a_failure_with_its_reason(
     assert result.failures == (Failure("b", "the process was ended by SIGKILL"),)
 
 
+@pytest.mark.slow
 def test_the_command_with_every_option(folders: tuple[Path, Path, Path]) -> None:
     predictions, truth, out = folders
     shifted_grid(folders)

@@ -61,6 +61,7 @@ def dice_of(result: EvaluationResult) -> dict[str, float]:
     return {row.label: row.score.dice for row in result.rows}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("of_prediction", KINDS)
 @pytest.mark.parametrize("of_truth", KINDS)
 def test_every_kind_against_every_kind_scores_as_the_masks_do(

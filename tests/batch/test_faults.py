@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 SOURCE = Path(__file__).parents[2] / "benchmarks" / "faults.py"
 SPEC = importlib.util.spec_from_file_location("faults", SOURCE)
 assert SPEC is not None

@@ -37,6 +37,7 @@ def test_the_same_command_again_does_what_is_left(small_scans: Path, tmp_path: P
     assert not [p for p in pieces.iterdir() if p.name.startswith(".")]
 
 
+@pytest.mark.slow
 def test_changed_scans_and_settings_are_noticed(small_scans: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     run(small_scans, out)

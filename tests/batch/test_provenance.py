@@ -20,6 +20,8 @@ from c3s3_seg.io.dicom.write_series import save_series
 from c3s3_seg.io.hashes import scan_sha256, sha256
 from c3s3_seg.system.shard import Shard
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def out(small_scans: Path, tmp_path: Path) -> Path:

@@ -30,6 +30,8 @@ from c3s3_seg.errors import (
 from c3s3_seg.inference import Settings
 from c3s3_seg.io import Case, load_mask, save
 
+pytestmark = pytest.mark.slow
+
 FULL = replace(MODEL, settings=Settings(probabilities=True, uncertainty=True))
 
 

@@ -26,6 +26,8 @@ from c3s3_seg.errors import InputError
 from c3s3_seg.inference import BackendRequest
 from c3s3_seg.io import Case, load, save
 
+pytestmark = pytest.mark.slow
+
 
 def tasks(scans: Path) -> list[CaseTask]:
     return [CaseTask(Case(p.name.removesuffix(".nii.gz"), p)) for p in sorted(scans.iterdir())]

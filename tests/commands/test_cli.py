@@ -41,6 +41,7 @@ def refused(answer: subprocess.CompletedProcess[str], *parts: str) -> None:
         assert part in lines[0]
 
 
+@pytest.mark.slow
 def test_a_folder_of_cases(cohort: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     answer = predict(cohort / "scans", "-o", out, "--truth", cohort / "truth", "--preview")
@@ -139,6 +140,7 @@ def test_nothing_of_somebody_else_is_overwritten(cohort: Path, tmp_path: Path) -
     assert (out / "scan.nii.gz").read_bytes() == b"a mask drawn by hand"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["nii.gz", "nrrd", "mha"])
 def test_formats_and_probabilities(cohort: Path, tmp_path: Path, suffix: str) -> None:
     from c3s3_seg.io import load
@@ -201,6 +203,7 @@ print([name for name in heavy if name in sys.modules])
     assert answer.stdout.strip().endswith("[]")
 
 
+@pytest.mark.slow
 def test_train_and_export_make_a_bundle_that_predicts(
     toy_config: Path, toy_data: Path, tmp_path: Path
 ) -> None:
@@ -252,6 +255,7 @@ def test_threads_wait_briefly_unless_told_otherwise(given: dict[str, str], expec
     assert answer.stdout.splitlines()[-1] == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("error", "code", "parts"),
     [

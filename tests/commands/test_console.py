@@ -53,6 +53,7 @@ def test_a_table_shows_names_as_they_are() -> None:
     assert cell("[red]x[/red]\\").plain == "[red]x[/red]\\"
 
 
+@pytest.mark.slow
 def test_no_command_prints_what_a_terminal_obeys(tmp_path: Path) -> None:
     place = tmp_path / "s"
     place.mkdir()

@@ -67,6 +67,7 @@ def test_flat_tiny_small_and_thick_scans(phantom: Phantom, tmp_path: Path) -> No
         ]
 
 
+@pytest.mark.slow
 def test_grey_values_far_from_zero_and_beyond_float32(phantom: Phantom, tmp_path: Path) -> None:
     scans = tmp_path / "scans"
     scans.mkdir()
@@ -110,6 +111,7 @@ def test_blank_uids_are_segmented_but_nothing_can_refer_to_them(phantom: Phantom
     assert list((tmp_path / "none").glob("case*")) == []
 
 
+@pytest.mark.slow
 def test_a_larger_scan_a_region_and_force_are_in_the_report(tmp_path: Path) -> None:
     large = simulate(31_050, Simulator(shape=(170, 150, 76)))
     save(large.scan, tmp_path / "large.nii.gz")

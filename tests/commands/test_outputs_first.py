@@ -36,6 +36,7 @@ def scan(tmp_path: Path) -> Path:
     return tmp_path / "in" / "x.nii.gz"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["file", "file/below", "file/a/b", "n" * 300])
 @pytest.mark.parametrize("command", COMMANDS)
 def test_an_output_that_cannot_be_made(scan: Path, tmp_path: Path, command: str, place: str) -> None:
@@ -61,6 +62,7 @@ def test_doctor_and_study_replace_no_file_of_others(scan: Path, tmp_path: Path) 
         assert (out / name).read_text() == "mine"
 
 
+@pytest.mark.slow
 def test_doctor_again_leaves_no_old_page(toy_data: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     for words, wanted in ((["--html"], ["doctor.html", "doctor.json"]), ([], ["doctor.json"])):

@@ -21,6 +21,8 @@ from c3s3_seg.errors import InputError
 from c3s3_seg.io import load, save
 from c3s3_seg.report.findings import Finding
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="session")
 def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -33,6 +33,7 @@ def found(sick: Path) -> DataSetCheck:
     return check_data_set(sick)
 
 
+@pytest.mark.slow
 def test_the_page_is_closed_and_shows_each_finding(found: DataSetCheck, tmp_path: Path) -> None:
     told: list[str] = []
     write_doctor_page(tmp_path / "a.html", found, progress=lambda what, *_: told.append(what))
@@ -78,6 +79,7 @@ def test_the_verb_says_it_and_fails(sick: Path, tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"doctor.json", "doctor.html"}
 
 
+@pytest.mark.slow
 def test_the_verb_in_json_and_on_bad_input(sick: Path, tmp_path: Path) -> None:
     answer = run(sick.parent / "clean", "--json")
     assert (answer.returncode, answer.stdout) == (0, "")

@@ -119,6 +119,7 @@ def test_train_takes_it(archive: Path, tmp_path: Path) -> None:
     assert read_validation(data, splits.validation)[0].truth.array.any()
 
 
+@pytest.mark.slow
 def test_the_same_again_does_nothing_again(archive: Path, tmp_path: Path) -> None:
     out = tmp_path / "data"
     prepare(archive, out, PrepareSettings())
@@ -190,6 +191,7 @@ def test_image_files_keep_their_names_and_a_changed_one_is_made_again(tmp_path: 
     assert "b" in data.splits.unlabelled
 
 
+@pytest.mark.slow
 def test_kill_at_any_moment_and_resume(archive: Path, tmp_path: Path) -> None:
     """Killed three times, at random moments; nothing half-written is in an index or under a name."""
     whole, out = tmp_path / "whole", tmp_path / "data"
@@ -596,6 +598,7 @@ EVIL: dict[str, dict[str, object]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", EVIL)
 def test_no_list_of_any_layout_leads_out(tmp_path: Path, layout: str) -> None:
     source, out = tmp_path / "source", tmp_path / "data"

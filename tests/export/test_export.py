@@ -16,6 +16,8 @@ from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.models import build
 from c3s3_seg.models.weights_format import LARGE, SCALE, from_file, to_bytes
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def fresh(two_nets: ModelBundle, tmp_path: Path) -> ModelBundle:

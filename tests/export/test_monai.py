@@ -24,7 +24,10 @@ from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.phantom import simulate
 
 # Looked up and not imported: MONAI takes seconds, also where none of these tests is run.
-pytestmark = pytest.mark.skipif(find_spec("monai") is None, reason="MONAI reads these bundles")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(find_spec("monai") is None, reason="MONAI reads these bundles"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -28,6 +28,8 @@ from c3s3_seg.inference.backends.runtimes import TorchBackend, load_torch
 from c3s3_seg.inference.tiling import softmax
 from c3s3_seg.system.choices import ExportTarget
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def graph(two_nets: ModelBundle) -> bytes:

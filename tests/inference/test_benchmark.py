@@ -11,6 +11,8 @@ from c3s3_seg.errors import MissingError
 from c3s3_seg.inference.tuning.benchmark import Survey, other_threads, tiles
 from c3s3_seg.inference.tuning.measure_runtime import Measurement, gflop, measured
 
+pytestmark = pytest.mark.slow
+
 
 def seen(runtime: str, tile: tuple[int, int, int], seconds: float, peak: float) -> Measurement:
     return Measurement(runtime, "cpu", "float32", None, tile, 0.1, 1.0, seconds, 10.0, 100.0, int(peak))

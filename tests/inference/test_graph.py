@@ -401,6 +401,7 @@ def endless() -> onnx.ModelProto:
     return graph_of([both, loop], [onnx.numpy_helper.from_array(np.array(True), "yes")])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["openvino", "onnx"])
 def test_a_graph_that_never_ends_can_be_stopped(small_scans: Path, tmp_path: Path, backend: str) -> None:
     """By the signal that a scheduler sends, and by a limit: nothing of the case is left."""

@@ -8,6 +8,8 @@ from c3s3_seg.errors import MemoryLimitError
 from c3s3_seg.inference.memory import MEASURED, Budget, costs_of, smaller
 from c3s3_seg.inference.tiling import Shape, Tiling
 
+pytestmark = pytest.mark.slow
+
 SHAPE: Shape = (300, 280, 150)
 PATCH: Shape = (64, 64, 48)
 SIXTEEN: Shape = (16, 16, 16)

@@ -34,6 +34,7 @@ def dice(one: Volume, other: Volume) -> float:
     return float(2 * (a & b).sum() / (a.sum() + b.sum()))
 
 
+@pytest.mark.slow
 def test_the_organ_is_found_in_a_larger_scan(predictor: Predictor) -> None:
     phantom = simulate(31_050, Simulator(shape=(170, 150, 76)))
     checked = located(predictor, phantom.scan)
@@ -48,6 +49,7 @@ def test_the_organ_is_found_in_a_larger_scan(predictor: Predictor) -> None:
     assert dice(found.mask, phantom.truth) > dice(everywhere.mask, phantom.truth)
 
 
+@pytest.mark.slow
 def test_the_verdict_does_not_depend_on_other_options() -> None:
     bundle = ModelBundle.find("phantom")
     scan = simulate(31_050, Simulator(shape=(170, 150, 76))).scan
@@ -64,6 +66,7 @@ def test_the_verdict_does_not_depend_on_other_options() -> None:
     assert all(facts == plain for facts in others)
 
 
+@pytest.mark.slow
 def test_the_sizes_of_a_given_region_are_checked(predictor: Predictor) -> None:
     scan = simulate(31_052, Simulator(shape=(224, 208, 112))).scan
     with pytest.raises(DomainError, match=r"several of its sizes.*roi="):

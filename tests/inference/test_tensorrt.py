@@ -27,6 +27,8 @@ from c3s3_seg.inference.backends.onnxruntime import OnnxBackend
 from c3s3_seg.inference.backends.select import BackendRequest, facts, open_backend
 from c3s3_seg.inference.backends.tensorrt import TensorRtBackend, widened
 
+pytestmark = pytest.mark.slow
+
 PROFILE = ShapeProfile((32, 32, 48))
 STAMP = CacheKey("ab", "GPU", "9.0", "11.4", "1x1x16x16x16")
 Machine = Callable[..., stand_in.Cuda]

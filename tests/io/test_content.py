@@ -97,6 +97,7 @@ def test_a_sparse_file_that_goes_on_for_ever_is_not_read(tmp_path: Path, name: s
         load(path)
 
 
+@pytest.mark.slow
 def test_two_gigabytes_of_zeros_in_two_megabytes_are_refused_at_once(tmp_path: Path) -> None:
     """In a process that may take no more than 1 GB: refused by the header, before a byte is allocated."""
     bomb = tmp_path / "bomb.nii.gz"

@@ -352,6 +352,7 @@ def test_a_slice_beside_the_others_is_refused(oblique: Volume, files: list[Path]
         load(files[0].parent)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", [0, 5, -1])
 @pytest.mark.parametrize("length", [0, 60, 128, 130, 132, 140, 400, 900, -10, -100])
 def test_a_truncated_file_is_refused_by_name(files: list[Path], which: int, length: int) -> None:
@@ -361,6 +362,7 @@ def test_a_truncated_file_is_refused_by_name(files: list[Path], which: int, leng
         load(path.parent)
 
 
+@pytest.mark.slow
 def test_truncation_at_any_length_is_never_silent(oblique: Volume, files: list[Path]) -> None:
     whole = files[-1].read_bytes()
     for length in range(0, len(whole), 37):
@@ -471,6 +473,7 @@ def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
         load(tmp_path)
 
 
+@pytest.mark.slow
 def test_rle_and_big_endian_give_the_same_voxels(oblique: Volume, files: list[Path]) -> None:
     for path in files[:6]:
         data = pydicom.dcmread(path)
@@ -489,6 +492,7 @@ def test_rle_and_big_endian_give_the_same_voxels(oblique: Volume, files: list[Pa
             load(files[0].parent)
 
 
+@pytest.mark.slow
 def test_deflated_and_jpeg_ls_give_the_same_voxels(oblique: Volume, files: list[Path]) -> None:
     pytest.importorskip("jpeg_ls")
     for path in files[:6]:

@@ -46,6 +46,7 @@ def files(oblique: Volume, tmp_path: Path) -> list[Path]:
     return save_series(oblique, tmp_path / "series", description="phantom", seed_uid="a")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("syntax", [JPEG2000Lossless, JPEGLSLossless, RLELossless], ids=lambda u: u.name)
 @pytest.mark.parametrize("signed", [False, True])
 def test_compressed_is_the_same(oblique: Volume, files: list[Path], syntax: str, signed: bool) -> None:
@@ -59,6 +60,7 @@ def test_compressed_is_the_same(oblique: Volume, files: list[Path], syntax: str,
     assert np.array_equal(load(files[0].parent).array, oblique.array - (3000 if signed else 0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("syntax", [HTJ2KLossless, HTJ2KLosslessRPCL], ids=lambda u: u.name)
 @pytest.mark.parametrize("signed", [False, True])
 def test_htj2k_by_openjph_is_the_same(oblique: Volume, files: list[Path], syntax: UID, signed: bool) -> None:
@@ -150,6 +152,7 @@ def compressed(files: list[Path]) -> Path:
     return files[5]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["crash", "hang", "loop", "memory"])
 def test_a_decoder_that_fails_takes_nothing_down(
     files: list[Path], fault: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -199,33 +202,48 @@ def test_a_child_that_died_is_started_anew(files: list[Path], oblique: Volume) -
         decoder.close()
 
 
+STOPPED = """
+import os, signal, sys
+from c3s3_seg.io import load
+from c3s3_seg.io.dicom import decoder
+
+ask, worked_s = decoder.PixelDecoder._ask, decoder._worked_s
+questions, steps = [], []
+decoder.FRAME_S, decoder.LONGEST_S = 1.0, 1000.0  # a busy machine may take its time
+
+def stop_the_child(self, child, question):
+    questions.append(question)
+    if len(questions) == 3:
+        os.kill(child.pid, signal.SIGSTOP)
+    return ask(self, child, question)
+
+def stop_here(child):  # comes after each step of waiting, before the time is compared with the limits
+    if len(questions) == 3:
+        steps.append(child)
+        if len(steps) == 2:
+            decoder.LONGEST_S = 2 * decoder.STEP_S + 1.0
+            os.kill(os.getpid(), signal.SIGSTOP)
+        if len(steps) == 4:  # the time was taken and compared since then
+            decoder.LONGEST_S = 1000.0
+            os.kill(child, signal.SIGCONT)
+    return worked_s(child)
+
+decoder.PixelDecoder._ask, decoder._worked_s = stop_the_child, stop_here
+print(load(sys.argv[1]).array.shape, len(steps) >= 4)
+"""
+
+
 def test_a_program_that_was_stopped_has_not_waited(files: list[Path]) -> None:
     """Parent and child stand still for longer than any limit, as under a batch system or on a laptop."""
     compressed(files)
-    code = (
-        "import os, sys, threading\n"
-        "from c3s3_seg.io import decoder, load\n"
-        "decoder.FRAME_S = decoder.LONGEST_S = 1.0\n"
-        "ask, asked = decoder.Decoder._ask, []\n"
-        "def stop(self, child, question):\n"
-        "    asked.append(child.pid)\n"
-        "    if len(asked) == 3:\n"
-        "        os.kill(child.pid, 19)\n"
-        "        threading.Timer(0.3, lambda: os.kill(os.getpid(), 19)).start()\n"
-        "        print(child.pid, flush=True)\n"
-        "    return ask(self, child, question)\n"
-        "decoder.Decoder._ask = stop\n"
-        "print(load(sys.argv[1]).array.shape)\n"
-    )
-    command = [sys.executable, "-c", code, str(files[0].parent)]
+    command = [sys.executable, "-c", STOPPED, str(files[0].parent)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        child = int(process.stdout.readline())
-        time.sleep(2.5)
+        _, status = os.waitpid(process.pid, os.WUNTRACED)
+        assert os.WIFSTOPPED(status)
+        time.sleep(2.5)  # LONGEST_S is 1.5 now
         process.send_signal(signal.SIGCONT)
-        time.sleep(0.2)
-        os.kill(child, signal.SIGCONT)
-        assert process.stdout.read() == "(40, 36, 12)\n"
+        assert process.stdout.read() == "(40, 36, 12) True\n"
 
 
 def test_sizes_that_lie_are_refused(files: list[Path]) -> None:

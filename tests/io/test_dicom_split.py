@@ -55,6 +55,7 @@ CASES: list[tuple[list[Change], list[str]]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("changes", "labels"), CASES, ids=lambda c: str(len(c)))
 def test_phases_are_split_listed_and_chosen(
     oblique: Volume, tmp_path: Path, changes: list[Change], labels: list[str]

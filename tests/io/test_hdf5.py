@@ -105,6 +105,7 @@ def test_a_pipe_is_refused(tmp_path: Path) -> None:
         array_shapes(tmp_path / "a.h5", ("image",))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [0x00, 0x7F, 0xFF])
 def test_a_damaged_header_is_never_more_than_one_line(tmp_path: Path, value: int) -> None:
     """h5py raises what its authors did not foresee either (an OverflowError, for one)."""

@@ -38,6 +38,8 @@ from c3s3_seg.io.pacs.inbox import Inbox
 from c3s3_seg.io.pacs.listener import listening
 from c3s3_seg.io.pacs.query import FetchLimits, Wanted
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("pynetdicom")
 
 

@@ -74,6 +74,7 @@ def test_an_unknown_architecture_is_refused() -> None:
         build("unet", channels=1, classes=2, filters=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", BACKBONES)
 def test_recomputing_changes_nothing_but_memory(architecture: str) -> None:
     """Loss, gradients and running statistics; and fewer bytes are kept for the backward pass."""

@@ -54,6 +54,7 @@ def test_another_seed_is_another_heart() -> None:
     assert not np.array_equal(one.scan.array, other.scan.array)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)
 def test_truth_is_one_atrium_of_plausible_size(seed: int) -> None:
     truth = phantom(seed).truth

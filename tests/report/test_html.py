@@ -16,6 +16,7 @@ from c3s3_seg.report.page import SOLID, page
 from c3s3_seg.report.rows import Failure
 
 
+@pytest.mark.slow
 def test_every_tag_is_closed_and_nothing_is_fetched(report: Path) -> None:
     found = tags(report)
     for tag, attributes in found:
@@ -56,6 +57,7 @@ def test_a_scan_on_another_grid_is_not_shown_and_said(report: Path) -> None:
     assert "No scan was given" in text
 
 
+@pytest.mark.slow
 def test_the_same_masks_give_the_same_bytes(folder: Path, report: Path) -> None:
     assert run(folder, "again").read_bytes() == report.read_bytes()
 

@@ -79,6 +79,7 @@ def requests(browser: Any) -> list[str]:
 EYE = "document.querySelector('.stage.live .plot')?._fullLayout.scene.camera.eye"
 
 
+@pytest.mark.slow
 @in_browser
 def test_it_opens_sorts_turns_and_asks_nobody(browser: Any, report: Path) -> None:
     from selenium.webdriver.common.action_chains import ActionChains

@@ -25,6 +25,8 @@ from c3s3_seg.training.config import load_config
 from c3s3_seg.training.loggers import Silent
 from c3s3_seg.training.train import train
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:

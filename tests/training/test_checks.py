@@ -25,6 +25,8 @@ from c3s3_seg.training.study import _numbers
 from c3s3_seg.training.train import NOTHING, train
 from c3s3_seg.training.validation import Validation
 
+pytestmark = pytest.mark.slow
+
 
 def indexed(toy_data: Path, folder: Path, **keys: object) -> Path:
     """The toy data with further keys in the index."""

@@ -14,6 +14,8 @@ from c3s3_seg.training.config import load_config
 from c3s3_seg.training.loggers import Silent
 from c3s3_seg.training.train import train
 
+pytestmark = pytest.mark.slow
+
 # Each stands for a number that only a GPU can bear.
 SHRUNK = [
     "networks.a.filters=2",

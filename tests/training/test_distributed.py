@@ -12,6 +12,8 @@ from c3s3_seg.training import checkpoint
 from c3s3_seg.training.config import load_config
 from c3s3_seg.training.distributed import ProcessGroup, join
 
+pytestmark = pytest.mark.slow
+
 STEPS = 4
 # Every voxel is an anchor and a negative, and nothing is dropped: no chance is left but the crops'.
 CHANGES = [

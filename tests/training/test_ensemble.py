@@ -24,6 +24,8 @@ from c3s3_seg.training.loggers import Silent
 from c3s3_seg.training.run import Run
 from c3s3_seg.training.train import train
 
+pytestmark = pytest.mark.slow
+
 COUNT = 4
 CHANGES = [
     "method=supervised",

@@ -14,6 +14,8 @@ from c3s3_seg.training.loggers import Silent, open_logger
 from c3s3_seg.training.run import Run
 from c3s3_seg.training.train import train
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def bundle(toy_config: Path, tmp_path_factory: pytest.TempPathFactory) -> ModelBundle:

@@ -19,6 +19,7 @@ def steps(run: Run, config: Path, count: int) -> list[dict[str, float]]:
     return [run.step(draw.batch(run.iteration, run.method.views(run.iteration))) for _ in range(count)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_a_restored_run_goes_on_as_if_unbroken(name: str, toy_config: Path, tmp_path: Path) -> None:
     config = load_config(toy_config, [f"method={name}", "c3s3.warm_up=1"])

@@ -219,6 +219,7 @@ def toy_bundle(toy_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Mo
     return train(load_config(toy_config), tmp_path_factory.mktemp("plan") / "run", Silent())
 
 
+@pytest.mark.slow
 def test_a_plan_from_a_bundle_fits_it(
     toy_data: Path, toy_bundle: ModelBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -297,6 +298,7 @@ def alive(pid: int) -> bool:
     return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="processes are looked up in /proc")
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_a_plan_that_is_ended_leaves_nothing_at_work(toy_data: Path, tmp_path: Path, how: int) -> None:
@@ -328,6 +330,7 @@ def threads(pid: int) -> int:
         return 0
 
 
+@pytest.mark.slow
 def test_the_verb_writes_what_train_takes(toy_data: Path, tmp_path: Path) -> None:
     """The whole way, with real steps: plan, load, train."""
     plan = tmp_path / "plan.toml"

@@ -151,6 +151,7 @@ def test_a_resumed_run_keeps_what_it_began_with(
     assert not any("changed" in record for record in again.history)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("began", ["float32", "bfloat16", "float16"])
 def test_a_run_from_before_there_was_auto_goes_on_as_it_was(
     toy_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, began: str

@@ -17,6 +17,8 @@ from c3s3_seg.training.run import Run, best_record, since_gain
 from c3s3_seg.training.train import train
 from c3s3_seg.training.validation import Validation
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("validations", "expected"),

@@ -86,6 +86,7 @@ def test_the_winner_gets_no_gradient_from_what_it_teaches(toy_config: Path) -> N
     assert not all(equal for name, equal in same.items() if name.startswith(loser))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [
@@ -140,6 +141,7 @@ def test_competition_with_and_without_memory() -> None:
     assert "values" in slow.state_dict()
 
 
+@pytest.mark.slow
 def test_float16_scales_the_loss(toy_config: Path, tmp_path: Path) -> None:
     run = Run(load_config(toy_config, ["run.precision=float16"]), tmp_path)
     draw = sampler(toy_config)

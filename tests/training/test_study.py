@@ -12,6 +12,8 @@ from c3s3_seg.errors import ConfigError, InputError
 from c3s3_seg.report.study_table import Trained, study_markdown, study_rows
 from c3s3_seg.training.study import finished, load_study, read_record
 
+pytestmark = pytest.mark.slow
+
 STUDY = """
 base = "{config}"
 seeds = [1, 2]

@@ -72,6 +72,7 @@ def test_what_is_no_time(text: str) -> None:
         parse_time(text)
 
 
+@pytest.mark.slow
 def test_steps_that_take_too_long_are_ended_and_assumed(toy_config: Path) -> None:
     """The networks are far too wide for the time."""
     wide = ["networks.a.filters=64", "networks.b.filters=64", "task.patch=[96, 96, 96]"]
@@ -137,6 +138,7 @@ def test_a_process_that_dies_needs_more_memory_than_there_is(toy_config: Path) -
     assert found.timing().needs_bytes(2) == inf
 
 
+@pytest.mark.slow
 def test_steps_are_real(toy_config: Path, two_nets: ModelBundle) -> None:
     found = time_steps(load_config(toy_config, ["run.iterations=100", "c3s3.warm_up=8"]))
     for seconds in (found.warm_s, found.full_s, found.validate_s, found.load_s):

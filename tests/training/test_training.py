@@ -28,6 +28,8 @@ from c3s3_seg.training.run import Run, schedule
 from c3s3_seg.training.step import Outputs, c3s3_loss
 from c3s3_seg.training.train import _batches
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.toml")), ids=lambda p: p.stem)
 def test_shipped_configurations_are_valid(path: Path) -> None:
