@@ -45,7 +45,7 @@ class Discrepancy:
 
 
 @dataclass
-class Verdict:
+class Verification:
     """What `verify` found.
 
     Parameters
@@ -74,7 +74,7 @@ class Verdict:
         return not (self.wrong or self.stale)
 
 
-def verify(out: Path) -> Verdict:
+def verify(out: Path) -> Verification:
     """Compare every file that the provenance of a folder names with its sha256.
 
     Parameters
@@ -92,7 +92,7 @@ def verify(out: Path) -> Verdict:
         raise InputError(
             f"there is no {NAME}.json here", where=out, todo="Give the folder that `predict -o` wrote to"
         )
-    verdict = Verdict()
+    result = Verification()
     known: set[str] = set()
     cases: dict[str, dict[str, Any]] = {}
     runs: list[dict[str, Any]] = []
@@ -100,34 +100,34 @@ def verify(out: Path) -> Verdict:
         facts = _read(path)
         made = {run.get("run"): _model(run["made_with"]) for run in facts["runs"]}
         runs += facts["runs"]
-        known |= set(_verify_tables(facts, out, verdict))
-        _verify_journal(path, facts["cases"], verdict)
+        known |= set(_verify_tables(facts, out, result))
+        _verify_journal(path, facts["cases"], result)
         for case in facts["cases"]:
             case["model"] = made.get(case.get("run"))
             if _is_newer(case, cases.get(case["case"])):
                 cases[case["case"]] = case
     for case in cases.values():
-        known |= set(_verify_case(case, out, verdict))
+        known |= set(_verify_case(case, out, result))
     for folder, weights in _bundles(runs).items():
         for name, expected in weights.items():
-            _compare(Path(folder) / name, expected, verdict, reach=True)
+            _compare(Path(folder) / name, expected, result, reach=True)
     runs.sort(key=lambda run: str(run.get("started", "")))  # of one second, the later one stays the later
     newest = _model(runs[-1]["made_with"]) if runs else None
     for case in cases.values():  # a mask of another model, whose scan was not given to the present run
         if case["model"] not in (None, newest):
-            verdict.stale += case["outputs_sha256"]
-    _sort_rest(out, cases, known, verdict)
-    return verdict
+            result.stale += case["outputs_sha256"]
+    _sort_rest(out, cases, known, result)
+    return result
 
 
-def _verify_tables(facts: dict[str, Any], out: Path, verdict: Verdict) -> Iterator[str]:
+def _verify_tables(facts: dict[str, Any], out: Path, result: Verification) -> Iterator[str]:
     """The files that speak of all cases; an older folder has no hashes of them."""
     for name, expected in facts.get("tables_sha256", {}).items():
-        _compare(out / name, expected, verdict, counted=False)
+        _compare(out / name, expected, result, counted=False)
         yield name
 
 
-def _verify_journal(provenance: Path, cases: list[dict[str, Any]], verdict: Verdict) -> None:
+def _verify_journal(provenance: Path, cases: list[dict[str, Any]], result: Verification) -> None:
     """Whether the journal is whole and records for each case what the provenance does. Nothing is changed."""
     path = provenance.with_name(f"{STEM}{provenance.stem.removeprefix(NAME)}.sqlite")
     if not os.path.lexists(path):  # it may be thrown away: every case is done anew then
@@ -136,12 +136,12 @@ def _verify_journal(provenance: Path, cases: list[dict[str, Any]], verdict: Verd
     try:
         done = {r.outcome.case: r.outcome.outputs for r in records_of(path) if r.state == "done"}
     except C3S3Error as error:
-        verdict.wrong.append(Discrepancy(str(path), error.what))
+        result.wrong.append(Discrepancy(str(path), error.what))
         return
     for case in sorted({*told, *done}):
         if told.get(case) != done.get(case):
             what = f"the journal and {provenance.name} record different files of the case"
-            verdict.wrong.append(Discrepancy(case, what))
+            result.wrong.append(Discrepancy(case, what))
 
 
 def _model(made_with: dict[str, Any]) -> dict[str, Any]:
@@ -160,7 +160,7 @@ def _bundles(runs: list[dict[str, Any]]) -> dict[str, dict[str, str]]:
     return {run["bundle"]: run["made_with"].get("weights_sha256", {}) for run in runs if run["bundle"]}
 
 
-def _sort_rest(out: Path, cases: dict[str, dict[str, Any]], known: set[str], verdict: Verdict) -> None:
+def _sort_rest(out: Path, cases: dict[str, dict[str, Any]], known: set[str], result: Verification) -> None:
     """Files that no record of the present run speaks of: stale, if they are ours, or somebody else's."""
     # As bytes: a run in another locale has written the same names in other characters.
     names = {os.fsencode(name) for name in known}
@@ -171,7 +171,7 @@ def _sort_rest(out: Path, cases: dict[str, dict[str, Any]], known: set[str], ver
     for name in rest:
         path = out / name
         stale = not path.is_symlink() and path.is_file() and _is_stale(path, earlier)
-        (verdict.stale if stale else verdict.strangers).append(name)
+        (result.stale if stale else result.strangers).append(name)
 
 
 def _is_stale(path: Path, earlier: set[str]) -> bool:
@@ -180,42 +180,42 @@ def _is_stale(path: Path, earlier: set[str]) -> bool:
     return left or is_ours(path) or is_own_result(path) or sha256(path) in earlier
 
 
-def _verify_case(case: dict[str, Any], out: Path, verdict: Verdict) -> Iterator[str]:
+def _verify_case(case: dict[str, Any], out: Path, result: Verification) -> Iterator[str]:
     for name, expected in case["outputs_sha256"].items():
-        _compare(out / name, expected, verdict)
+        _compare(out / name, expected, result)
         yield name
     if case["state"] == "begun":
         what = "the case was begun and not finished; the same command again does it"
-        verdict.wrong.append(Discrepancy(case["case"], what))
+        result.wrong.append(Discrepancy(case["case"], what))
     if case["state"] != "done":
         return
     scan = Path(case["scan"])
     if not scan.exists():
-        verdict.unreachable.append(str(scan))
+        result.unreachable.append(str(scan))
         return
     try:
         found = scan_sha256(scan)
     except C3S3Error as error:
-        verdict.wrong.append(Discrepancy(str(scan), error.what))
+        result.wrong.append(Discrepancy(str(scan), error.what))
         return
-    verdict.checked += 1
+    result.checked += 1
     if found != case["inputs_sha256"]["scan"]:
-        verdict.wrong.append(Discrepancy(str(scan), "the scan is not the one that was read"))
+        result.wrong.append(Discrepancy(str(scan), "the scan is not the one that was read"))
 
 
 def _compare(
-    path: Path, expected: str, verdict: Verdict, *, reach: bool = False, counted: bool = True
+    path: Path, expected: str, result: Verification, *, reach: bool = False, counted: bool = True
 ) -> None:
     if not path.is_file() or (path.is_symlink() and not reach):
         if reach and not os.path.lexists(path):
-            verdict.unreachable.append(str(path))
+            result.unreachable.append(str(path))
         else:
             what = "is no regular file any more" if reach else "the file is missing"
-            verdict.wrong.append(Discrepancy(str(path), what))
+            result.wrong.append(Discrepancy(str(path), what))
         return
-    verdict.checked += counted
+    result.checked += counted
     if sha256(path) != expected:
-        verdict.wrong.append(Discrepancy(str(path), f"sha256 is not {expected[:12]}..., which was recorded"))
+        result.wrong.append(Discrepancy(str(path), f"sha256 is not {expected[:12]}..., which was recorded"))
 
 
 def _names(out: Path) -> Iterator[str]:

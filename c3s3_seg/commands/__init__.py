@@ -1,1 +1,1 @@
-"""The verbs: each parses, calls and shows. No logic; every heavy import is inside the verb that needs it."""
+"""The commands: each parses, calls and shows. No logic; heavy imports are inside the functions."""

@@ -74,7 +74,10 @@ def predict(
         typer.Option(help="Where to look: x0:x1,y0:y1,z0:z1 in voxels, or in mm (LPS) with mm behind."),
     ] = None,
     html: Annotated[
-        bool, typer.Option("--html", help="Write each case as a page too: one file, a surface that turns.")
+        bool,
+        typer.Option(
+            "--html", help="Write an HTML report of each case: one file, with an interactive 3D surface."
+        ),
     ] = False,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of the runtime, per worker.")] = None,
     device: Annotated[Device, typer.Option(help="Where the network runs.")] = "auto",
@@ -135,7 +138,7 @@ def predict(
     as_json: Annotated[
         bool, typer.Option("--json", help="A JSON line on stdout for each case, no table.")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
 ) -> None:
     """Segment scans: each becomes a mask in its own geometry, and a line in the table.
 

@@ -36,7 +36,7 @@ def prepare(
         ),
     ] = None,
     validation: Annotated[
-        int | None, typer.Option(min=0, help="Patients that are not learnt from. Default: about 1 in 10.")
+        int | None, typer.Option(min=0, help="Patients that are not in training. Default: about 1 in 10.")
     ] = None,
     seed: Annotated[int, typer.Option(help="What draws them.")] = 0,
     modality: Annotated[

@@ -19,17 +19,17 @@ def verify(
     """
     from c3s3_seg.batch import verify as run
 
-    verdict = run(out)
-    for finding in verdict.wrong:
+    result = run(out)
+    for finding in result.wrong:
         say(f"wrong: {finding.where}: {finding.what}")
-    for name in verdict.stale:
+    for name in result.stale:
         say(f"stale: {name}: written by c3s3-seg, but not by the present run; remove it or move it away")
-    for place in verdict.unreachable:
+    for place in result.unreachable:
         say(f"not compared, it is no longer there: {place}")
-    for name in verdict.strangers:
+    for name in result.strangers:
         say(f"not written by c3s3-seg: {name}")
-    word = "all as recorded" if not verdict.wrong else f"{len(verdict.wrong)} not as recorded"
-    stale = f"; {len(verdict.stale)} stale" if verdict.stale else ""
-    say(f"{verdict.checked} files compared: {word}{stale}.")
-    if not verdict.holds:
+    word = "all as recorded" if not result.wrong else f"{len(result.wrong)} not as recorded"
+    stale = f"; {len(result.stale)} stale" if result.stale else ""
+    say(f"{result.checked} files compared: {word}{stale}.")
+    if not result.holds:
         raise typer.Exit(1)

@@ -46,9 +46,9 @@ class Splits:
     labelled, unlabelled
         To learn from.
     validation
-        To choose by. None of them is learnt from.
+        To choose by. None of them is trained on.
     test
-        To be measured once, at the end: neither learnt from nor chosen by. Their files lie in `imagesTs`
+        To be measured once, at the end: neither trained on nor chosen by. Their files lie in `imagesTs`
         and `labelsTs`, and they are not among `cases`.
     """
 
@@ -132,7 +132,7 @@ class DataSet:
     patient_of
         Case -> its patient, where the index says so by hand: names of cases are not looked at then.
     empty_masks
-        Whether a labelled case may hold nothing but background, and is learnt from as such.
+        Whether a labelled case may hold nothing but background, and is trained on as such.
     """
 
     folder: Path
@@ -243,7 +243,7 @@ def _refuse_twice(splits: Splits, path: Path) -> None:
     twice = [name for name, count in Counter(splits.cases + splits.test).items() if count > 1]
     if twice:
         more = f" and {len(twice) - 1} more" if len(twice) > 1 else ""
-        what = f"names the case '{twice[0]}'{more} twice; no case may be learnt from and judged by"
+        what = f"names the case '{twice[0]}'{more} twice; no case may be in training and in validation"
         raise InputError(what, where=path)
 
 

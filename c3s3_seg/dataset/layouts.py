@@ -118,7 +118,7 @@ def _inventory(
 def _labels(index: Mapping[str, Any], path: Path) -> dict[str, int]:
     found = index.get("labels", {})
     if isinstance(found, dict) and "ignore" in found:
-        what = "its label 'ignore' marks voxels that are not to be learnt from, which this cannot do"
+        what = "its label 'ignore' marks voxels that are not to be trained on, which this cannot do"
         raise InputError(what, where=path, todo="Leave those cases out, or give those voxels a label")
     return parse_labels(found, path)
 

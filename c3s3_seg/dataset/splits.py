@@ -1,4 +1,4 @@
-"""Who is learnt from and who judges: by patient, never by scan."""
+"""Who is in training and who in validation: by patient, never by scan."""
 
 from __future__ import annotations
 

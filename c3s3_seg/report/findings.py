@@ -22,7 +22,7 @@ class Finding:
     Parameters
     ----------
     severity
-        `error`: nothing can be learnt from it as it is. `warning`: a person should look.
+        `error`: nothing can be trained on it as it is. `warning`: a person should look.
         `info`: it is good to know.
     check
         Which check found it: a short name, see docs/data-doctor.md.

@@ -118,7 +118,7 @@ def series_table(rows: Sequence[SeriesRow]) -> Table:
     from rich.table import Table
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for header in ("No.", "Modality", "Description", "Slices", "Size", "Spacing (mm)", "Axes", "Verdict"):
+    for header in ("No.", "Modality", "Description", "Slices", "Size", "Spacing (mm)", "Axes", "Status"):
         table.add_column(header, overflow="fold", justify="right" if header in ("No.", "Slices") else "left")
     for row in rows:
         texts = (row.modality, row.description, str(row.slices), row.size, row.spacing_mm, row.orientation)

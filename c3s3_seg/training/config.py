@@ -38,7 +38,7 @@ class DataConfig:
     validation_from_unlabelled
         The last so many of the unlabelled list serve for validation, where dataset.json names none.
     labelled
-        Take only the first so many labelled cases; the others are learnt from without their masks.
+        Take only the first so many labelled cases; the others are trained on without their masks.
     fully_supervised
         Use the labels of the unlabelled cases too. Only for runs that are named so.
     unlabelled_stream
@@ -182,11 +182,11 @@ class RunConfig:
     Parameters
     ----------
     iterations
-        Optimiser steps, warm start included.
+        Optimiser steps, warm-up included.
     labelled_batch, unlabelled_batch
         Crops of each kind in a step. A supervised step takes `labelled_batch` only.
     warm_batch
-        Labelled crops in a step of the warm start.
+        Labelled crops in a step of the warm-up.
     precision
         `auto`: bfloat16 where the device has units for it and a probe finds it faster, else float32; what
         it became stands in the history and on the card, and a resumed run keeps it. `bfloat16`:
@@ -196,7 +196,7 @@ class RunConfig:
         Compute the largest maps again in the backward pass instead of keeping them: less memory, more
         time, the same numbers.
     patience
-        The run ends after so many validations in a row, the warm start's not counted, in which no net has
+        The run ends after so many validations in a row, the warm-up's not counted, in which no net has
         a better mean Dice than before; 0: never.
     keep
         Which weights of each net become the bundle: those after the last iteration, or the best on

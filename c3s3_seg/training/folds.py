@@ -22,7 +22,7 @@ def read_splits(config: DataConfig) -> tuple[DataSet, Splits]:
     ------
     InputError
         If there is no data set, no labelled case, or fewer of them than are wanted, or a patient is
-        learnt from and judged by.
+        in training and validation.
     """
     data = DataSet.load(Path(config.folder))
     splits = data.splits.hold_out(config.validation_from_unlabelled)

@@ -307,7 +307,7 @@ def _stepper(method: Method, group: ProcessGroup) -> nn.Module:
     stepper = Stepper(method)
     if group.size == 1:
         return stepper
-    # In the warm start the projectors have no gradient.
+    # In the warm-up the projectors have no gradient.
     return DistributedDataParallel(stepper, find_unused_parameters=True, broadcast_buffers=False)
 
 

@@ -69,7 +69,7 @@ class Outputs:
 
 
 def warm_loss(a: Outputs, b: Outputs, batch: Batch) -> tuple[Tensor, Terms]:
-    """The warm start: L_seg of both nets."""
+    """The warm-up: L_seg of both nets."""
     seg_a, seg_b = (seg_terms(list(net.logits), batch.target) for net in (a, b))
     return seg_a.loss + seg_b.loss, {"seg_a": float(seg_a.loss.detach()), "seg_b": float(seg_b.loss.detach())}
 

@@ -165,7 +165,7 @@ def _warn(run: Run, logger: RunLogger, texts: list[str]) -> None:
 def _batches(sampler: Sampler, run: Run) -> Iterator[Batch]:
     """Batches from the run's iteration on.
 
-    On a GPU the next ones are drawn while this one is learnt from. On a CPU that costs more than it
+    On a GPU the next ones are drawn while this one is trained on. On a CPU that costs more than it
     saves: a second thread brings a second team of workers for the same cores (0.89 against 0.70 s a
     step on two cores).
     """

@@ -114,6 +114,6 @@ def test_the_real_data_are_clean(name: str, shared_data: Path) -> None:
     found = check_data_set(shared_data / name)
     assert serious(found.findings) == set()
     pairs = [f.cases for f in found.findings if f.check == "duplicate"]
-    # The public atria hold one scan twice, cropped otherwise; both are learnt from.
+    # The public atria hold one scan twice, cropped otherwise; both are trained on.
     assert pairs == ([("0RZDK210BSMWAA6467LU", "CMPXO4J23G58J53Q98SZ")] if name == "la" else [])
     assert len(found.cases) == {"la": 80, "hippocampus": 195}[name]

@@ -98,7 +98,7 @@ def test_a_fold_looks_for_a_patient_on_both_sides(tmp_path: Path) -> None:
             config = DataConfig(str(tmp_path), fold=fold)
             if refused:
                 with pytest.raises(
-                    InputError, match=r"scans of one patient \(1\) are learnt from and judged by"
+                    InputError, match=r"scans of one patient \(1\) are in training and validation"
                 ):
                     read_splits(config)
             else:

@@ -94,7 +94,7 @@ def test_a_run_ends_when_its_patience_does(
     changes = [*CHANGES, "run.patience=2", "c3s3.warm_up=3"]
     scripted(monkeypatch, {"vnet": [0.5, 0.4, 0.4, 0.4, 0.4, 0.4], "resvnet": [0.1] * 6})
     bundle = train(load_config(toy_config, changes), tmp_path, Silent())
-    # 1 to 3 are the warm start, which is not counted; 4 and 5 bring nothing.
+    # 1 to 3 are the warm-up, which is not counted; 4 and 5 bring nothing.
     assert bundle.manifest.training["iterations"] == 5
     assert checkpoint.read(tmp_path).iteration == 5
     scripted(monkeypatch, {"vnet": [0.4], "resvnet": [0.1]})

@@ -68,7 +68,7 @@ def same_scans(thumbnails: Mapping[str, Thumbnail], known: Sequence[CasePair] = 
 
 
 def duplicates(pairs: Sequence[CasePair], kinds: Mapping[str, str]) -> list[Finding]:
-    """A finding for each pair; it is serious where one is learnt from and the other judged by.
+    """A finding for each pair; it is serious where one is in training and the other in validation.
 
     Parameters
     ----------
@@ -82,7 +82,7 @@ def duplicates(pairs: Sequence[CasePair], kinds: Mapping[str, str]) -> list[Find
 
 def _finding(pair: CasePair, first: str, second: str) -> Finding:
     how = "the same voxels" if pair.exact else f"the same scan (likeness {pair.likeness:.2f})"
-    # Twice among those that are learnt from is double weight, no more.
+    # Twice among those in training is double weight, no more.
     severity: Severity = "info"
     todo = "Leave one of them out, unless it shall count twice"
     if "validation" in (first, second):

@@ -27,7 +27,7 @@ PICTURES = 40  # findings that are drawn; the page lists all
 LABELS = 4  # of which a diagram of volumes is drawn
 
 MEANINGS: dict[Severity, str] = {
-    "error": "Nothing sound can be learnt from these as they are.",
+    "error": "Nothing sound can be trained on these as they are.",
     "warning": "Look at these. They may be right: a check compares, it does not know.",
     "info": "Good to know.",
 }

@@ -55,7 +55,7 @@ def check_files(data: DataSet) -> list[Finding]:
 def leaking_patients(
     splits: Splits, records: Mapping[str, CaseRecord], patient_of: Mapping[str, str] | None = None
 ) -> list[Finding]:
-    """A patient of whom one scan is learnt from and another one judged by, as the index has it.
+    """A patient of whom one scan is in training and another in validation, as the index has it.
 
     Parameters
     ----------
@@ -74,7 +74,7 @@ def leaking_patients(
         aside = [name for name in names if name in judged]
         if aside and len(aside) < len(names):
             cases = (*aside, *(name for name in names if name not in judged))
-            found = f"scans of one patient ({patient}) are learnt from and judged by"
+            found = f"scans of one patient ({patient}) are in training and validation"
             todo = "Put all scans of a patient on one side"
             wanted = "no patient on both sides"
             findings.append(Finding("error", "patient-leak", cases, found, wanted, todo))
@@ -87,7 +87,7 @@ def refuse_leaks(data: DataSet, splits: Splits) -> None:
     Raises
     ------
     InputError
-        If a patient is learnt from and judged by.
+        If a patient is in training and in validation.
     """
     sides = kinds(splits) | dict.fromkeys(splits.test, "validation")
     named = _patients_by_name(sides, patients_of(data, sides))
@@ -124,7 +124,7 @@ def _copies(cases: Mapping[str, str]) -> list[Finding]:
     for names in alike.values():
         sides = {cases[name] == "validation" for name in names}
         if len(sides) == 2:
-            found = "by their names they are copies of one case, learnt from and judged by"
+            found = "by their names they are copies of one case, in training and validation"
             todo = "Put them on one side, or rename them if they are different patients"
             findings.append(
                 Finding(
@@ -170,7 +170,7 @@ def _patients_by_name(cases: Mapping[str, str], patients: Mapping[str, Guess]) -
         sides = {cases[name] == "validation" for name in names}
         sure = {cases[name] == "validation" for name in names if patients[name].is_sure}
         if len(sides) == 2:
-            what = f"by their names they are scans of one patient ({patient}), learnt from and judged by"
+            what = f"by their names they are scans of one patient ({patient}), in training and validation"
             wanted = "no patient on both sides"
             todo = (
                 "Put all scans of a patient on one side; of different patients, give each its own in"
@@ -185,7 +185,7 @@ def _counts(data: DataSet) -> list[Finding]:
     splits, findings = data.splits, []
     counts = {kind: len(getattr(splits, kind)) for kind in ("labelled", "validation")}
     if not counts["labelled"]:
-        todo = "List the cases whose masks are to be learnt from"
+        todo = "List the cases whose masks are to be trained on"
         findings.append(Finding("error", "few-cases", (), "no case is labelled", "at least one", todo))
     elif counts["labelled"] < FEW:
         what = f"{counts['labelled']} labelled case{'s' * (counts['labelled'] > 1)}"
@@ -201,7 +201,9 @@ def _counts(data: DataSet) -> list[Finding]:
     spare = [name for name in splits.unlabelled if data.has_mask(name)]
     if spare:
         what = f"{len(spare)} unlabelled cases have a mask"
-        findings.append(Finding("info", "masks-unused", (), what, "", "Nothing: they are not learnt from"))
+        findings.append(
+            Finding("info", "masks-unused", (), what, "", "Nothing: they are not used in training")
+        )
     if not data.labels:
         todo = "Name them in dataset.json, so that other values are noticed"
         findings.append(Finding("info", "no-labels", (), "the index names no labels", "", todo))

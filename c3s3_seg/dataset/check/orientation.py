@@ -87,7 +87,7 @@ def _finding(name: str, one: Likeness, shown: tuple[str, str]) -> Finding:
         found = f"as it is, its correlation with the others is {one.as_is:.2f}; {one.turn} {one.best:.2f}"
         wanted = "voxels where the header says that they are"
         todo = "Look at the letters in the picture; if they are wrong, export the case again"
-        return Finding("warning", "turned", (name,), found, wanted, todo, shown)
+        return Finding("warning", "orientation", (name,), found, wanted, todo, shown)
     found = f"it is unlike the others in any orientation (correlation {one.as_is:.2f})"
     wanted = "one part of the body, one kind of scan"
     todo = "Look whether it is of the same modality, sequence and part of the body"

@@ -192,7 +192,7 @@ Research use only. Not a medical device.
 
 Scores of each on the validation cases of its own run (paper protocol, voxel units, mean over cases and
 labels), before weights were rounded for storage. The ensemble as such was not scored: each of its members has
-learnt from most of the others' validation cases.
+trained on most of the others' validation cases.
 
 {_table(members)}
 {_mean_line(members)}"""

@@ -49,7 +49,7 @@ def write_bundle(run: Run, data: DataSet, splits: Splits, results: list[Validati
 
 
 def _domain(run: Run, data: DataSet, splits: Splits) -> Domain | None:
-    """Of the scans that were learnt from; a single one has no spread, and there is no domain of it."""
+    """Of the scans that were trained on; a single one has no spread, and there is no domain of it."""
     used = splits if _used(run, splits) else replace(splits, unlabelled=())
     if len(used.labelled) + len(used.unlabelled) < 2:
         return None

@@ -229,7 +229,7 @@ def _assumed(timing: Timing, constraints: Constraints) -> str:
 
 
 def _share(builder: ConfigBuilder, constraints: Constraints) -> float:
-    """Of the iterations that are the warm start's: none where both networks can teach from the beginning."""
+    """Of the iterations that are the warm-up's: none where both networks can teach from the beginning."""
     both = Counter(builder[f"networks.{slot}.architecture"] for slot in SLOTS)
     start = constraints.start
     able = start is not None and both <= Counter(network.architecture for _, network in start.members())
@@ -242,7 +242,7 @@ def _run(
     share = _share(builder, constraints)
     steps = f"{timing.full_s:.2f} s a step"
     if share:
-        steps = f"{timing.warm_s:.2f} s a step of the warm start, {timing.full_s:.2f} s then"
+        steps = f"{timing.warm_s:.2f} s a step of the warm-up, {timing.full_s:.2f} s then"
     judging = f"{found.validations} validations of {timing.validate_s * len(splits.validation):.0f} s"
     judging = judging if splits.validation else "no validation cases"
     why = f"{constraints.budget_s / 60:.0f} min: {steps}; {judging}"

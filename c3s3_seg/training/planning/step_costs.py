@@ -11,10 +11,10 @@ from typing import Any
 from c3s3_seg.training.config import TrainConfig, warm_up
 from c3s3_seg.training.planning.trial import READ, STEPS
 
-# Of a step of the warm start, per voxel of its crops and filter of its nets: both nets of 16 filters on two
+# Of a step of the warm-up, per voxel of its crops and filter of its nets: both nets of 16 filters on two
 # crops of 64 x 64 x 48 take 3.7 s on two cores with AVX2 (benchmarks/training-log.md).
 VOXEL_S = 6e-7
-# How much longer a step of the method itself takes than one of the warm start.
+# How much longer a step of the method itself takes than one of the warm-up.
 LONGER = {"c3s3": 2.3, "mcf": 1.9}
 LOAD_S = 1.0  # of a case
 WHOLE = 4  # crops that a scan is as large as
@@ -27,7 +27,7 @@ class Timing:
     Parameters
     ----------
     warm_s, full_s
-        Of a step of the warm start, and of the method's own.
+        Of a step of the warm-up, and of the method's own.
     validate_s
         Of one case by all nets.
     load_s, case_bytes
@@ -63,7 +63,7 @@ class Timing:
         return self.peak_bytes + self.case_bytes * max(0, cases - READ)
 
     def mean_s(self, share: float) -> float:
-        """Of a step, where `share` of them are the warm start's."""
+        """Of a step, where `share` of them are the warm-up's."""
         return share * self.warm_s + (1 - share) * self.full_s
 
 
@@ -135,7 +135,7 @@ class Pieces:
         return default
 
     def _steps_s(self, assumed: list[str]) -> tuple[float, float]:
-        """Of the warm start and of the method itself; where that is the same, one number twice."""
+        """Of the warm-up and of the method itself; where that is the same, one number twice."""
         config, going_s = self.config, time.monotonic() - self._said_s
         warm, full = (_typical(self._found.get(name, [])) for name in ("warm_s", "full_s"))
         longer = LONGER.get(config.method, 1.0) if warm_up(config) else 1.0
@@ -147,7 +147,7 @@ class Pieces:
         if full is None:
             full = max(longer * (warm or 0.0), going_s)
             if longer > 1:
-                assumed.append(f"after the warm start it takes {full:.2f} s")
+                assumed.append(f"after the warm-up it takes {full:.2f} s")
         return (full / longer if warm is None else warm), full
 
     def _validate_s(self, warm_s: float, assumed: list[str]) -> float:

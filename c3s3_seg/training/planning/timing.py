@@ -115,7 +115,7 @@ def length(
     cases
         To learn from, and for validation.
     share
-        Of the iterations that are the warm start's.
+        Of the iterations that are the warm-up's.
     begun
         Whether it begins from a bundle, and so validates once before its first iteration.
 
