@@ -149,6 +149,26 @@ class Geometry:
         """Put an array of this grid's shape into it: the only way to make a mask."""
         return Volume(array, self, source or Source())
 
+    def refuse_other_frame(self, frame_uid: object, path: Path, kind: str) -> None:
+        """Positions in two frames of reference cannot be compared (PS3.3, C.7.4.1).
+
+        Parameters
+        ----------
+        frame_uid
+            Of what was drawn; nothing where it is not known.
+        path, kind
+            The file that was drawn, and what it is.
+
+        Raises
+        ------
+        GeometryError
+            If both name a frame of reference, and not the same.
+        """
+        frame = str(frame_uid or "")
+        if frame and self.frame_uid and frame != self.frame_uid:
+            what = f"this {kind} is in another frame of reference than the scan"
+            raise GeometryError(what, where=path, todo="Give the series that it was drawn on")
+
     def __repr__(self) -> str:
         return f"Geometry(shape={self.shape}, spacing_mm={_numbers(self.spacing_mm)}, axes={self.letters})"
 

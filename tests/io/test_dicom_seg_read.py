@@ -23,6 +23,21 @@ def mask(files: list[Path]) -> Volume:
     return drawn(load(files[0].parent))
 
 
+@pytest.mark.parametrize(("frame", "refused"), [("1.2.3.4", True), ("", False)])
+def test_another_frame_of_reference_is_refused(
+    mask: Volume, tmp_path: Path, frame: str, refused: bool
+) -> None:
+    """Frames on the very voxels of the scan, measured from another origin."""
+    assert mask.geometry.frame_uid
+    write_seg(mask, tmp_path / "a.dcm", SEGMENTS, MAKER)
+    edit(tmp_path / "a.dcm", values(FrameOfReferenceUID=frame))
+    if refused:
+        with pytest.raises(GeometryError, match="another frame of reference than the scan"):
+            read(tmp_path / "a.dcm", mask.geometry)
+    else:
+        assert np.array_equal(read(tmp_path / "a.dcm", mask.geometry).array, mask.array)
+
+
 @pytest.mark.parametrize("labelmap", [False, True])
 def test_a_seg_comes_back_to_the_voxel(mask: Volume, tmp_path: Path, labelmap: bool) -> None:
     write_seg(mask, tmp_path / "a.dcm", SEGMENTS, MAKER, labelmap=labelmap)

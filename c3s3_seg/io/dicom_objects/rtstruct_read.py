@@ -71,7 +71,7 @@ def read_rtstruct(path: Path, grid: Geometry, values: Mapping[str, int]) -> Volu
         for number, region in regions.items():
             value = values.get(region_name(region))
             if value is not None:
-                _same_frame(region, grid, path)
+                grid.refuse_other_frame(region.get("ReferencedFrameOfReferenceUID"), path, "RTSTRUCT")
                 found = _region(drawn.get(number, []), region_name(region), grid, path)
                 _put(array, found.array, value, path)
                 notes += found.notes
@@ -207,13 +207,6 @@ def _refuse_sparse(slices: set[int], name: str, path: Path) -> None:
             where=path,
             todo="Interpolate them where they were drawn: slices without a contour would be background",
         )
-
-
-def _same_frame(region: Any, grid: Geometry, path: Path) -> None:
-    frame = str(region.get("ReferencedFrameOfReferenceUID", "") or "")
-    if frame and grid.frame_uid and frame != grid.frame_uid:
-        what = "this RTSTRUCT is in another frame of reference than the scan"
-        raise GeometryError(what, where=path, todo="Give the series that it was drawn on")
 
 
 def _put(array: Array, region: NDArray[np.bool_], value: int, path: Path) -> None:

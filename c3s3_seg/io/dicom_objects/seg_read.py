@@ -46,10 +46,12 @@ def read_seg(path: Path, grid: Geometry, values: Mapping[str, int]) -> Volume:
     InputError
         If it is fractional, two segments overlap, a frame does not say where it lies, or it is damaged.
     GeometryError
-        If a frame does not lie on the voxels of the grid, or lies outside of it.
+        If a frame does not lie on the voxels of the grid, or lies outside of it; if the scan is in another
+        frame of reference (PS3.3, C.7.4.1).
     """
     try:
         data = _open(path)
+        grid.refuse_other_frame(data.get("FrameOfReferenceUID"), path, "DICOM SEG")
         numbers = segment_names(data)
         wanted = {number: values[name] for number, name in numbers.items() if name in values}
         array = np.zeros(grid.shape, dtype=np.uint16)
