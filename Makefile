@@ -24,8 +24,9 @@ demo: $(VENV)/base
 	@echo
 	@echo "Research use only."
 
-# One thread a process, because there is a process a core. Files are taken in their
-# order: by default the one with the fewest tests is the last, and that is the tutorial, the longest. Bytecode is kept whatever the environment says: tests start hundreds of processes.
+# One thread a process, because there is a process a core. Files are taken in their order: by default the one
+# with the fewest tests is the last, and that is the tutorial, the longest. Bytecode is kept whatever the
+# environment says: tests start hundreds of processes.
 PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 # Before a change is handed on: everything.
