@@ -183,7 +183,7 @@ def test_a_ct_task_without_tiles_and_with_values_of_its_own() -> None:
     assert config["inferer"] == {"_target_": "SimpleInferer"}
     steps = {step["_target_"]: step for step in config["preprocessing"]["transforms"]}
     assert (steps["ScaleIntensityRanged"]["a_min"], steps["ScaleIntensityRanged"]["a_max"]) == (-125, 275)
-    assert steps["DivisiblePadd"]["k"] == 16
+    assert steps["DivisiblePadd"]["k"] == [16, 16, 16]
     after = {step["_target_"]: step for step in config["postprocessing"]["transforms"]}
     assert after["MapLabelValued"]["target_labels"] == [0, 1, 3]
     assert after["KeepLargestConnectedComponentd"]["applied_labels"] == [1, 3]
