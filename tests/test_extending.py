@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 DOCUMENT = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
 
@@ -44,6 +46,7 @@ def run(script: str, work: Path, packages: Path) -> str:
     return answer.stdout
 
 
+@pytest.mark.slow
 def test_the_recipe_of_a_method_trains(toy_config: Path, tmp_path: Path) -> None:
     ignored = shutil.ignore_patterns("weights", "__pycache__")
     shutil.copytree(ROOT / "c3s3_seg", tmp_path / "copy" / "c3s3_seg", ignore=ignored)
@@ -58,6 +61,7 @@ def test_the_recipe_of_a_method_trains(toy_config: Path, tmp_path: Path) -> None
     assert training["cases"]["unlabelled"] == 2
 
 
+@pytest.mark.slow
 def test_the_recipe_of_a_bundle_makes_one_that_exports(tmp_path: Path) -> None:
     (script,) = (block for language, block in blocks("A model bundle") if language == "python")
     small = script.replace("filters=16", "filters=2").replace("(96, 96, 96)", "(32, 32, 32)")

@@ -47,6 +47,7 @@ def check_all(scan: Volume, folder: Path) -> None:
     assert np.array_equal(key.pixel_array, picture)
 
 
+@pytest.mark.slow
 @pytest.mark.data
 @pytest.mark.parametrize("name", REAL)
 def test_of_a_real_series(shared_data: Path, tmp_path: Path, name: str) -> None:
@@ -54,6 +55,7 @@ def test_of_a_real_series(shared_data: Path, tmp_path: Path, name: str) -> None:
     check_all(load(shared_data / "dicom" / place, fix=fix), tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["phantom", "compressed", "enhanced"])
 def test_of_a_phantom(tmp_path: Path, kind: str) -> None:
     files = save_series(simulate(31_070).scan, tmp_path / "s", description="", seed_uid=kind)

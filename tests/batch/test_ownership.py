@@ -58,6 +58,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_what_we_wrote_is_ours(written: Path) -> None:
     names = ["x.json", "x.png", "x.html", "summary.csv", "provenance.json", "journal.jsonl", "journal.sqlite"]
     assert [name for name in names if not is_ours(written / "out" / name)] == []
@@ -146,6 +147,7 @@ def test_a_link_in_the_folder_is_not_followed(
     assert (out / name).is_symlink()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["file", "folder", "nothing"])
 @pytest.mark.parametrize("name", ["x.nii.gz", "x.json", "x.png", "x.html", "probabilities", "uncertainty"])
 def test_a_link_in_a_cases_place_is_not_followed(written: Path, tmp_path: Path, name: str, kind: str) -> None:

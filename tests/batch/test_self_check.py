@@ -4,6 +4,7 @@ from c3s3_seg.batch import self_check as doctor
 from c3s3_seg.bundle import shipped_bundles
 
 
+@pytest.mark.slow
 def test_a_good_installation() -> None:
     checks = {check.name: check for check in doctor.check_data_set()}
     assert all(check.good for check in checks.values()), checks
@@ -13,6 +14,7 @@ def test_a_good_installation() -> None:
     assert "Dice 0.9" in checks["phantom from end to end"].found
 
 
+@pytest.mark.slow
 def test_what_is_bad_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "LEAST_DICE", 1.1)
     monkeypatch.setattr(doctor, "shipped_bundles", lambda: ["no-such"])

@@ -84,6 +84,7 @@ def test_a_folder_of_cases(cohort: Path, tmp_path: Path) -> None:
     assert "phantom-30001.nii.gz: sha256 is not" in verdict.stdout
 
 
+@pytest.mark.slow
 def test_one_failing_case_is_a_row_and_the_others_go_on(cohort: Path, tmp_path: Path) -> None:
     scans = tmp_path / "scans"
     scans.mkdir()
@@ -172,6 +173,7 @@ main()
     assert "pip install 'c3s3-seg[train]'" in answer.stderr
 
 
+@pytest.mark.slow
 def test_a_closed_stdout_costs_nothing(cohort: Path, tmp_path: Path) -> None:
     scan = cohort / "scans" / "phantom-30002.nii.gz"
     command = f"'{sys.executable}' -m c3s3_seg predict '{scan}' -o '{tmp_path}' --model phantom >&-"

@@ -96,6 +96,7 @@ def test_grey_values_far_from_zero_and_beyond_float32(phantom: Phantom, tmp_path
         assert not (tmp_path / "out" / f"{name}.nii.gz").exists()
 
 
+@pytest.mark.slow
 def test_blank_uids_are_segmented_but_nothing_can_refer_to_them(phantom: Phantom, tmp_path: Path) -> None:
     for path in save_series(phantom.scan, tmp_path / "case", description="", seed_uid="a"):
         edit(path, values(SeriesInstanceUID="", StudyInstanceUID="", FrameOfReferenceUID=""))

@@ -50,6 +50,7 @@ def test_the_page_is_closed_and_shows_each_finding(found: DataSetCheck, tmp_path
     assert text.count('class="badge error"') == 2
 
 
+@pytest.mark.slow
 def test_links_lead_somewhere(found: DataSetCheck, tmp_path: Path) -> None:
     write_doctor_page(tmp_path / "a.html", found)
     text = (tmp_path / "a.html").read_text()
@@ -71,6 +72,7 @@ def run(*words: object) -> "CompletedProcess[str]":
     return command.run("doctor", *words)
 
 
+@pytest.mark.slow
 def test_the_verb_says_it_and_fails(sick: Path, tmp_path: Path) -> None:
     answer = run(sick, "-o", tmp_path / "out", "--html")
     assert answer.returncode == 1, answer.stderr
@@ -89,6 +91,7 @@ def test_the_verb_in_json_and_on_bad_input(sick: Path, tmp_path: Path) -> None:
     assert "--html needs a folder" in run(sick, "--html").stderr
 
 
+@pytest.mark.slow
 def test_names_of_a_data_set_are_text_on_the_page_and_on_the_terminal(tmp_path: Path) -> None:
     """Labels, the data set, its cases and stray files may be called anything."""
     evil = '<script>alert(1)</script>"onload="x\x1b]0;title\x07\u202e'

@@ -78,6 +78,7 @@ def small(noise: Volume) -> Volume:
     return Geometry.build((30, 28, 26)).volume(noise.array[:30, :28, :26])
 
 
+@pytest.mark.slow
 def test_torch_agrees_with_itself_and_not_with_its_partner(two_nets: ModelBundle, small: Volume) -> None:
     model, secondary = (TorchBackend(load_torch(two_nets, n)) for n in two_nets.networks)
     same = compare(two_nets.task, [model], [model], [small])

@@ -238,6 +238,7 @@ def test_an_export_is_looked_at_too(made: Callable[[str, str], Backend]) -> None
     assert compare(TASK, [made("torch", "good")], [made("openvino", "good")], [scan()]).holds
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_batch_goes_on_after_a_case_with_a_wrong_output(tmp_path: Path, workers: int) -> None:
     from c3s3_seg.io import save

@@ -324,6 +324,7 @@ def test_other_weights_with_the_right_hash_are_one_line(tmp_path: Path, change: 
         open_backend(ModelBundle.load(bundle.folder), bundle.networks[0], BackendRequest("torch"))
 
 
+@pytest.mark.slow
 def test_a_graph_without_a_hash_is_not_counted(two_nets: ModelBundle, tmp_path: Path) -> None:
     shutil.copytree(two_nets.folder, tmp_path / "b")
     bundle = ModelBundle.load(tmp_path / "b")

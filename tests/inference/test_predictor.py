@@ -39,6 +39,7 @@ def test_an_unseen_phantom_is_segmented_in_its_own_geometry(bundle, phantom) -> 
     assert prediction.volume_ml["left_atrium"] == pytest.approx(count * phantom.scan.geometry.voxel_ml)
 
 
+@pytest.mark.slow
 def test_every_runtime_gives_the_same_mask(bundle, phantom) -> None:
     masks = {
         name: open_predictor(bundle, backend=name)(phantom.scan).mask.array
@@ -60,6 +61,7 @@ def test_tiles_ensemble_and_probabilities(bundle, phantom) -> None:
     assert dice(inside, phantom.truth.array > 0) >= 0.93
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(2, 1, 1), (200, 180, 1), (3, 40, 40), (60, 70, 4), (4, 60, 70)])
 def test_odd_shapes_work(bundle, shape: tuple[int, int, int]) -> None:
     scan = Geometry.build(shape, (1.5, 1.5, 1.5)).volume(np.random.default_rng(0).normal(size=shape))
@@ -127,6 +129,7 @@ def test_a_very_large_scan_fits() -> None:
     assert int(peak_mb) < 4500
 
 
+@pytest.mark.slow
 def test_the_steps_can_be_run_apart_and_by_threads(bundle, phantom) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
@@ -215,6 +218,7 @@ UNUSED = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_predict_imports_nothing_that_it_does_not_use(phantom, tmp_path: Path) -> None:
     from c3s3_seg import save
 

@@ -15,6 +15,7 @@ from c3s3_seg.training.loggers import open_logger
 from c3s3_seg.training.train import train
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_left_atrium_reaches_what_the_card_says(shared_data: Path) -> None:
     bundle = ModelBundle.find("left-atrium")
@@ -60,6 +61,7 @@ def test_two_classes_train_and_predict(shared_data: Path, tmp_path: Path) -> Non
     assert prediction.mask.geometry.matches(scan.geometry)
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_both_left_atrium_networks_make_one_mask(shared_data: Path) -> None:
     """The linked bundle's network comes from the folder beside the bundle."""
@@ -72,6 +74,7 @@ def test_both_left_atrium_networks_make_one_mask(shared_data: Path) -> None:
     assert paper_score(predictor(scan).mask, truth).dice > 0.8
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_hippocampus_reaches_what_the_card_says(shared_data: Path) -> None:
     bundle = ModelBundle.find("hippocampus")

@@ -77,6 +77,7 @@ def test_the_sizes_of_a_given_region_are_checked(predictor: Predictor) -> None:
         located(predictor, scan, roi="100:120,52:156,28:84")
 
 
+@pytest.mark.slow
 def test_windows_of_air_in_which_nothing_varies_are_passed_over(predictor: Predictor) -> None:
     phantom = simulate(31_050)
     low = phantom.scan.array.min()

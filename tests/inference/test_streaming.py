@@ -65,6 +65,7 @@ def test_memory_does_not_depend_on_the_length_of_the_streamed_axis() -> None:
     assert peak(640) <= 1.05 * peak(64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(50, 33, 20), (7, 40, 70), (16, 16, 24)])
 @pytest.mark.parametrize("overlap", [0.0, 0.3, 0.5, 0.75])
 @pytest.mark.parametrize("weighting", ["constant", "gaussian"])

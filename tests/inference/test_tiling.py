@@ -35,6 +35,7 @@ def test_layers_are_the_tiles_in_their_order() -> None:
     assert len(layers) == len(tiling)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tile", [(16, 16, 16), (64, 64, 48), (1, 5, 2)])
 def test_gaussian_weights_are_those_of_monai(tile: tuple[int, int, int]) -> None:
     pytest.importorskip("monai")

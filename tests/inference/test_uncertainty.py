@@ -30,6 +30,7 @@ def single(bundle: ModelBundle, place: int) -> ModelBundle:
     return replace(bundle, manifest=replace(bundle.manifest, networks=bundle.networks[place : place + 1]))
 
 
+@pytest.mark.slow
 def test_it_is_what_the_two_networks_say_apart(bundle, scan) -> None:
     keep = Settings(probabilities=True)
     a, b = (open_predictor(single(bundle, n), settings=keep)(scan) for n in (0, 1))
@@ -48,6 +49,7 @@ def test_it_is_what_the_two_networks_say_apart(bundle, scan) -> None:
     assert inside.mean() < 0.3  # a band, not the whole scan
 
 
+@pytest.mark.slow
 def test_an_ensemble_may_make_the_mask(bundle, scan) -> None:
     mean = open_predictor(bundle, ensemble=True)(scan)
     found = open_predictor(bundle, ensemble=True, settings=Settings(uncertainty=True, probabilities=True))(
@@ -94,6 +96,7 @@ def test_the_band_follows_millimetres() -> None:
     assert not near_boundary(empty, empty, Geometry.build((20, 20, 20)), 2.5).any()
 
 
+@pytest.mark.slow
 def test_the_threshold_lives_in_the_bundle(bundle, scan, tmp_path: Path) -> None:
 
     shutil.copytree(bundle.folder, tmp_path / "copy")

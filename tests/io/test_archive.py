@@ -111,6 +111,7 @@ def test_a_damaged_a_twofold_and_an_encrypted_archive_are_refused(files: list[Pa
         load(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
 def test_damage_in_any_kind_of_packing_is_refused(oblique: Volume, tmp_path: Path, method: int) -> None:
     path = tmp_path / "study.zip"

@@ -176,6 +176,7 @@ def test_a_segmentation_of_3d_slicer_as_a_prediction_has_the_truth_of_its_scan(t
     assert pairs == {"x": truths / "x_gt.nii.gz", "y.seg": truths / "y.seg.nrrd"}
 
 
+@pytest.mark.slow
 def test_ten_thousand_files_are_found_and_matched_in_a_moment(tmp_path: Path) -> None:
     """Each step was quadratic, and took minutes; with the limits here a busy machine has time to spare."""
     scans, truths = tmp_path / "scans", tmp_path / "truths"

@@ -221,6 +221,7 @@ def test_a_private_group_is_not_the_scale_of_a_frame(oblique: Volume, enhanced: 
     assert np.array_equal(load(enhanced).array, oblique.array)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", ["FrameType", "ComplexImageComponent"])
 def test_magnitude_and_phase_in_one_file_are_two_volumes(oblique: Volume, enhanced: Path, by: str) -> None:
     values = {"FrameType": (["ORIGINAL", "PRIMARY", "M"], ["ORIGINAL", "PRIMARY", "P"])}

@@ -233,6 +233,7 @@ print(load(sys.argv[1]).array.shape, len(steps) >= 4)
 """
 
 
+@pytest.mark.slow
 def test_a_program_that_was_stopped_has_not_waited(files: list[Path]) -> None:
     """Parent and child stand still for longer than any limit, as under a batch system or on a laptop."""
     compressed(files)

@@ -19,6 +19,7 @@ from c3s3_seg.io.dicom_objects.rtstruct_write import write_rtstruct
 from c3s3_seg.io.dicom_objects.seg_write import write_seg
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["as it is", "shuffled", "compressed"])
 def test_dcmqi_reads_the_same_voxels(files: list[Path], tmp_path: Path, change: str) -> None:
     folder = files[0].parent
@@ -176,6 +177,7 @@ def test_a_seg_that_is_wrong_never_reaches_its_name(
     assert not (tmp_path / "a.dcm").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_the_real_oblique_mr_and_the_real_tilted_ct(shared_data: Path, tmp_path: Path) -> None:
     for name in ("oblique-t1", "philips-ct-tilt"):

@@ -335,6 +335,7 @@ def test_the_check_against_medpy_can_say_no() -> None:
         assert_equals_medpy(p, t, Geometry(p.shape, sheared))
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_a_real_atrium_equals_medpy(shared_data: Path) -> None:
     from scipy.ndimage import binary_erosion

@@ -67,6 +67,7 @@ def test_truth_is_one_atrium_of_plausible_size(seed: int) -> None:
     assert truth.array[1:-1, 1:-1, 1:-1].sum() == truth.array.sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)
 def test_geometry_is_shared_oblique_and_uneven(seed: int) -> None:
     scan, truth = phantom(seed).scan, phantom(seed).truth
@@ -191,6 +192,7 @@ def test_an_unknown_format_is_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_cohort_has_the_layout_of_a_training_set(tmp_path: Path) -> None:
     folder = tmp_path / "cohort"
     path = write_cohort(folder, labelled=1, unlabelled=1, validation=1, seed=1)
@@ -215,6 +217,7 @@ def test_a_cohort_of_a_negative_size_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "cohort").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("truth", ["dicom-seg", "rtstruct"])
 def test_a_truth_among_the_slices_is_the_truth(tmp_path: Path, truth: str) -> None:
     from c3s3_seg.io.dicom_objects.segmentation import load_drawing, look_at_drawing

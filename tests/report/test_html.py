@@ -28,6 +28,7 @@ def test_every_tag_is_closed_and_nothing_is_fetched(report: Path) -> None:
     assert "default-src 'none'" in str(policy)
 
 
+@pytest.mark.slow
 def test_links_lead_somewhere(report: Path) -> None:
     found = tags(report)
     ids = {a["id"] for _, a in found if a.get("id")}
@@ -62,6 +63,7 @@ def test_the_same_masks_give_the_same_bytes(folder: Path, report: Path) -> None:
     assert run(folder, "again").read_bytes() == report.read_bytes()
 
 
+@pytest.mark.slow
 def test_paper_protocol_has_its_columns_and_counts_the_flattered(folder: Path) -> None:
     text = run(folder, "paper", protocol="paper").read_text(encoding="utf-8")
     assert "95HD (voxels)" in text

@@ -115,6 +115,7 @@ def test_it_opens_sorts_turns_and_asks_nobody(browser: Any, report: Path) -> Non
     assert requests(browser) == [report.as_uri()]
 
 
+@pytest.mark.slow
 @in_browser
 def test_the_page_of_a_prediction_turns_by_keyboard_alone(browser: Any, tmp_path: Path) -> None:
     write_prediction_page(tmp_path / "case.html", CASE)
@@ -129,6 +130,7 @@ def test_the_page_of_a_prediction_turns_by_keyboard_alone(browser: Any, tmp_path
     assert requests(browser) == [(tmp_path / "case.html").as_uri()]
 
 
+@pytest.mark.slow
 @in_browser
 def test_the_checks_can_say_no(browser: Any, report: Path, tmp_path: Path) -> None:
     text = report.read_text(encoding="utf-8").split("<script")[0]
@@ -163,6 +165,7 @@ def test_on_paper_every_case_is_open_and_in_the_dark_letters_are_light(browser: 
     assert dark_ink - dark_ground > 400
 
 
+@pytest.mark.slow
 @in_browser
 @pytest.mark.data
 def test_twenty_atria_stay_below_12_mb_and_open_in_3_seconds(

@@ -18,6 +18,7 @@ RUNTIMES: tuple[BackendName, ...] = ("torch", "onnx")
 PAPER = {"vnet", "resvnet"}  # the bundles that ship are made of them, and all other tests
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", BACKBONES.keys() - PAPER)
 def test_it_trains_exports_and_predicts(
     architecture: str, toy_config: Path, toy_data: Path, tmp_path: Path

@@ -34,6 +34,7 @@ def test_a_restored_run_goes_on_as_if_unbroken(name: str, toy_config: Path, tmp_
         assert torch.equal(tensor, run.method.state_dict()[key]), key
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_every_optimised_parameter_moves_and_nothing_else(
     name: str, toy_config: Path, tmp_path: Path

@@ -71,12 +71,14 @@ def twins(toy_config: Path, tmp_path_factory: pytest.TempPathFactory) -> ModelBu
     return train(load_config(toy_config, TWICE), folder / "run", Silent())
 
 
+@pytest.mark.slow
 def test_two_of_one_architecture_have_names_of_their_own(twins: ModelBundle) -> None:
     facts = ModelBundle.load(twins.folder).manifest.training
     assert set(facts["validation_cases"]) == {"vnet-a", "vnet-b"}
     assert {network.candidate: network.filters for network in twins.networks} == {"vnet-a": 2, "vnet-b": 3}
 
 
+@pytest.mark.slow
 def test_the_one_that_is_named_ships(toy_config: Path, tmp_path: Path) -> None:
     bundle = train(load_config(toy_config, [*TWICE, 'networks.ship=["b"]']), tmp_path, Silent())
     assert [(network.stem, network.candidate) for network in bundle.networks] == [("model", "vnet-b")]

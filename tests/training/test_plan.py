@@ -234,6 +234,7 @@ def test_a_plan_from_a_bundle_fits_it(
     initialize_from(Run(config, tmp_path), toy_bundle)
 
 
+@pytest.mark.slow
 def test_a_network_from_chance_warms_up(
     toy_data: Path, toy_bundle: ModelBundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:

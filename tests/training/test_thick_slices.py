@@ -58,6 +58,7 @@ def config(folder: Path, *overrides: str) -> TrainConfig:
     return build_config(data, overrides, "cine.toml")
 
 
+@pytest.mark.slow
 def test_ten_slices_stay_ten(cine: Path, tmp_path: Path) -> None:
     """Trained, exported and predicted; the network sees 12 slices in one tile, not 32."""
     bundle = train(config(cine), tmp_path / "run", Silent())
