@@ -93,14 +93,16 @@ class DomainCheck:
         The part of the scan that is segmented; None: all of it.
     notes
         How the region was found, a sentence each.
-    allowed
-        Whether the scan was to be refused and was segmented all the same, because the user allowed it.
     """
 
     result: CheckResult = field(default_factory=CheckResult)
     region: Box | None = None
     notes: tuple[str, ...] = ()
-    allowed: bool = False
+
+    @property
+    def allowed(self) -> bool:
+        """Whether the scan was to be refused and was segmented all the same, because the user allowed it."""
+        return bool(self.result.refusals)
 
     @property
     def level(self) -> str:

@@ -37,7 +37,7 @@ from c3s3_seg.inference.roi import COARSE, find_region
 from c3s3_seg.inference.settings import Settings
 from c3s3_seg.inference.tiled_network import Probabilities, TiledNetwork
 from c3s3_seg.inference.tiling import FloatArray, Shape
-from c3s3_seg.inference.uncertainty import Disagreement, Labels, NetworkComparison
+from c3s3_seg.inference.uncertainty import Labels, NetworkComparison
 from c3s3_seg.system.hardware import available_memory
 from c3s3_seg.system.progress import Progress
 
@@ -303,10 +303,7 @@ class Predictor:
             postprocessed=postprocessed,
             check=prepared.check,
             remarks=(*remarks, *check_volumes(volume_ml, self.task.domain)),
-            uncertainty=uncertainty
-            and Disagreement(
-                _whole(uncertainty.map.array, prepared), uncertainty.hd95_mm, uncertainty.threshold_mm
-            ),
+            uncertainty=uncertainty and replace(uncertainty, map=_whole(uncertainty.map.array, prepared)),
         )
 
     def _volume(self, scan: Volume | str | os.PathLike[str]) -> Volume:
@@ -320,12 +317,12 @@ class Predictor:
         raise InputError(f"found {type(scan).__name__}, wanted a Volume or the path of a scan", todo=todo)
 
     def _with_intensities(self, checked: CheckedScan) -> CheckedScan:
-        """The check of the intensities, of the region where there is one; then the verdict."""
+        """Check the intensities, of the region where there is one; then settle the whole check."""
         scan, check = checked.scan, checked.check
         part = check.region.crop(scan) if check.region else scan
         result = check.result + check_intensities(part, self.task.domain)
         result.settle(scan, allowed=checked.allow_out_of_domain)
-        return replace(checked, check=replace(check, result=result, allowed=bool(result.refusals)))
+        return replace(checked, check=replace(check, result=result))
 
     def _foreground(self) -> _Foreground:
         """For the coarse pass. The region must not depend on other options: the primary network alone."""

@@ -108,7 +108,7 @@ def stack(slices: tuple[Slice, ...], root: Path, fix: Collection[str] = ()) -> S
     order = np.lexsort((np.arange(len(slices)), heights))
     slices = tuple(slices[n] for n in order)
     points, heights = points[order], heights[order]
-    upright = _is_upright(slices, points, turn, UPRIGHT_PART * spacing.min(), "tilt" in fix, root)
+    upright = _is_untilted(slices, points, turn, UPRIGHT_PART * spacing.min(), "tilt" in fix, root)
     starts = np.flatnonzero(np.diff(heights, prepend=-np.inf) > SAME_MM)
     places = tuple(slices[a:b] for a, b in zip(starts, [*starts[1:].tolist(), len(slices)], strict=True))
     if len(places) < 2:
@@ -234,7 +234,7 @@ def _turn(cosines: Floats, first: Slice, root: Path) -> tuple[Floats, tuple[str,
     return np.column_stack([i, j, normal / np.linalg.norm(normal)]), notes
 
 
-def _is_upright(
+def _is_untilted(
     slices: tuple[Slice, ...], points: Floats, turn: Floats, limit: float, mend: bool, root: Path
 ) -> bool:
     """Whether there is no gantry tilt, by the positions: the tag for it is often 0 or absent."""
