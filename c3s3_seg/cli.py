@@ -128,8 +128,8 @@ def _defect(error: Exception) -> C3S3Error:
         traceback.print_exc()
     frames = traceback.extract_tb(error.__traceback__)
     where = f"{os.path.basename(frames[-1].filename)}, line {frames[-1].lineno}" if frames else None
-    said = str(error).strip().splitlines()
-    what = f"{type(error).__name__}{f': {said[0]}' if said else ''}"
+    lines = str(error).strip().splitlines()
+    what = f"{type(error).__name__}{f': {lines[0]}' if lines else ''}"
     todo = f"This is a defect of the program: please report it, with what {TRACEBACK}=1 shows"
     return DefectError(what, where=where, todo=todo)
 

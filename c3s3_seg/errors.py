@@ -252,12 +252,12 @@ def unforeseen(error: BaseException, *, quote: bool = True) -> C3S3Error:
     quote
         Whether its text may be kept. Of a DICOM scan it may not: libraries quote headers and file names.
     """
-    said = [line.strip() for line in str(error).splitlines() if line.strip()] if quote else []
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] if quote else []
     if is_out_of_memory(error):
-        telling = [line for line in said if any(word in line.lower() for word in OUT_OF_MEMORY + NO_THREAD)]
-        first = f": {(telling or said)[0]}" if said else ""
+        relevant = [line for line in lines if any(word in line.lower() for word in OUT_OF_MEMORY + NO_THREAD)]
+        first = f": {(relevant or lines)[0]}" if lines else ""
         return MemoryLimitError(f"{NO_MEMORY}{first}", todo=MORE_MEMORY)
-    first = f": {said[0]}" if said else ""
+    first = f": {lines[0]}" if lines else ""
     todo = "This is a defect of the program: please report it; the journal holds the traceback"
     return DefectError(f"{type(error).__name__}{first}", todo=todo)
 
@@ -290,9 +290,9 @@ def is_out_of_memory(error: BaseException | None) -> bool:
     while error is not None and id(error) not in seen:
         seen.add(id(error))
         number = error.errno if isinstance(error, OSError) else None
-        said = str(error).lower()
+        text = str(error).lower()
         words = OUT_OF_MEMORY + (NO_THREAD if isinstance(error, RuntimeError) else ())
-        if isinstance(error, MemoryError) or number == errno.ENOMEM or any(word in said for word in words):
+        if isinstance(error, MemoryError) or number == errno.ENOMEM or any(word in text for word in words):
             return True
         if isinstance(error, SystemError) and _in_an_import(error):
             return True

@@ -85,7 +85,7 @@ def check_places(
         If a place is taken by something that we did not write, is a link, or has too long a name.
     """
     names = list(names)
-    facts = _facts(out / names[-1])
+    metadata = _metadata(out / names[-1])
     for name in names:
         path = out / name
         _check_folder(path.parent, out)
@@ -98,7 +98,7 @@ def check_places(
         known = (recorded or {}).get(name)
         check_unchanged(path, known)
         # The mask of a case whose JSON is of before it named its files is known by that JSON alone.
-        by_json = _is_named(path, name, facts) or (facts and FILES not in facts and name == names[0])
+        by_json = _is_named(path, name, metadata) or (metadata and FILES not in metadata and name == names[0])
         unsure = known is not None and (known != "" or path.suffix not in MARKED)
         try:
             check_place(path, ours=bool(by_json) or unsure)
@@ -168,8 +168,8 @@ def clear(out: Path, task: CaseTask, names: Iterable[str], recorded: Mapping[str
         sha256 -> name of what was recorded, so that it is known if it turns up again.
     """
     case = task.case.name
-    facts = _facts(out / f"{case}.json") or {}
-    listed = facts.get(FILES)
+    metadata = _metadata(out / f"{case}.json") or {}
+    listed = metadata.get(FILES)
     listed = {k: v for k, v in listed.items() if isinstance(v, str)} if isinstance(listed, dict) else {}
     for name, known in {**listed, **dict.fromkeys(names, ""), **recorded}.items():
         path = out / name
@@ -202,19 +202,19 @@ def _is_inside(name: str, out: Path) -> bool:
     return len(parts) == 1 or (parts[0] in FOLDERS and not (out / parts[0]).is_symlink())
 
 
-def _facts(path: Path) -> dict[str, Any] | None:
+def _metadata(path: Path) -> dict[str, Any] | None:
     """The JSON of a case, if it is ours."""
     if path.is_symlink() or not path.is_file():
         return None
     with suppress(C3S3Error, OSError):
-        facts = read_json(path)
-        return facts if isinstance(facts, dict) and MARK in facts else None
+        metadata = read_json(path)
+        return metadata if isinstance(metadata, dict) and MARK in metadata else None
     return None
 
 
-def _is_named(path: Path, name: str, facts: dict[str, Any] | None) -> bool:
+def _is_named(path: Path, name: str, metadata: dict[str, Any] | None) -> bool:
     """Whether the JSON of the case says that this very file was written with it."""
-    listed = facts.get(FILES) if facts else None
+    listed = metadata.get(FILES) if metadata else None
     if not isinstance(listed, dict) or not path.is_file() or path.is_symlink():
         return False
     with suppress(C3S3Error):
@@ -226,13 +226,13 @@ def left_behind(out: Path, names: Iterable[str]) -> dict[str, str]:
     """What those of the files that are JSON of a case say was written with it: name -> sha256."""
     named: dict[str, str] = {}
     for name in (name for name in names if name.endswith(".json")):
-        listed = (_facts(out / name) or {}).get(FILES)
+        listed = (_metadata(out / name) or {}).get(FILES)
         if isinstance(listed, dict):
             named |= {str(k): str(v) for k, v in listed.items()}
     return named
 
 
-def sealed(facts: dict[str, Any], out: Path, written: Iterable[Path]) -> tuple[bytes, dict[str, str]]:
+def sealed(metadata: dict[str, Any], out: Path, written: Iterable[Path]) -> tuple[bytes, dict[str, str]]:
     """A case's JSON with the hashes of what was written before it; and these hashes."""
     hashes = {str(path.relative_to(out)): sha256(path) for path in written}
-    return json.dumps({**facts, FILES: hashes}, indent=1).encode(), hashes
+    return json.dumps({**metadata, FILES: hashes}, indent=1).encode(), hashes

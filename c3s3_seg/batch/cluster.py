@@ -125,15 +125,15 @@ def _security(dask: Any) -> Any:
 def _key_of_openssl() -> tuple[str, str]:
     words = "openssl req -x509 -newkey rsa:2048 -nodes -days 365 -subj /CN=dask-internal -keyout - -out -"
     try:
-        answer = subprocess.run(words.split(), capture_output=True, text=True, check=True).stdout
+        reply = subprocess.run(words.split(), capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError) as error:
         todo = "pip install cryptography, or install the program openssl"
         raise MissingError(
             "a local cluster talks TLS, and nothing here can make a key for it", todo=todo
         ) from error
-    begin = answer.index("-----BEGIN CERTIFICATE-----")
-    end = answer.index("-----END CERTIFICATE-----") + len("-----END CERTIFICATE-----\n")
-    return answer[begin:end], answer[:begin] + answer[end:]
+    begin = reply.index("-----BEGIN CERTIFICATE-----")
+    end = reply.index("-----END CERTIFICATE-----") + len("-----END CERTIFICATE-----\n")
+    return reply[begin:end], reply[:begin] + reply[end:]
 
 
 def _placed(model: Model, address: str, workers: int) -> Model:
@@ -190,9 +190,9 @@ def _outcome(future: Any, task: CaseTask) -> Outcome:
 def _open(setup: str) -> tuple[Steps, dict[str, Any]]:
     if setup not in _opened:
         quiet_libraries()  # this process is a Dask worker
-        facts = json.loads(setup)
-        predictor, origin = parse(Model, facts["model"], "cluster").open()
-        job = replace(parse(Job, facts["job"], "cluster"), origin=origin)
+        request = json.loads(setup)
+        predictor, origin = parse(Model, request["model"], "cluster").open()
+        job = replace(parse(Job, request["job"], "cluster"), origin=origin)
         _opened.clear()  # of an earlier run: its memory is wanted
         _opened[setup] = Steps(predictor, job), origin
     return _opened[setup]

@@ -226,7 +226,7 @@ class _Work:
 
 
 @dataclass(frozen=True)
-class _Answer:
+class _Evaluated:
     """What was measured of a case, and what its masks hold."""
 
     rows: tuple[CaseScore, ...]
@@ -252,26 +252,26 @@ def _measure_all(
     labels = labels or first_names(settings.labels) or labels_of(files, settings.workers)
     refuse_mixup(files, labels)
     work = [_Work(case, labels, settings) for case in files]
-    answers: dict[int, _Answer | Exception | Died] = {}
-    for number, answer in each(_try, work, settings.workers):
-        answers[number] = answer
+    outcomes: dict[int, _Evaluated | Exception | Died] = {}
+    for number, outcome in each(_try, work, settings.workers):
+        outcomes[number] = outcome
         if progress:
-            progress(files[number].case, len(answers), len(files))
-    measured: list[_Answer] = []
+            progress(files[number].case, len(outcomes), len(files))
+    measured: list[_Evaluated] = []
     for number, case in enumerate(files):
-        answer = answers[number]
-        if isinstance(answer, _Answer):
-            measured.append(answer)
+        outcome = outcomes[number]
+        if isinstance(outcome, _Evaluated):
+            measured.append(outcome)
             continue
-        if len(files) == 1 and isinstance(answer, C3S3Error):
-            raise answer
-        reason = _reason(answer)
+        if len(files) == 1 and isinstance(outcome, C3S3Error):
+            raise outcome
+        reason = _reason(outcome)
         for path in (case.prediction, case.truth):
             reason = reason.replace(str(path), str(_public(path)))
         failures.append(Failure(case.case, reason))
-    rows = tuple(row for answer in measured for row in answer.rows)
+    rows = tuple(row for outcome in measured for row in outcome.rows)
     names = dict(files[0].names)
-    remarks = label_remarks([answer.held for answer in measured], dict(labels), names)
+    remarks = label_remarks([outcome.held for outcome in measured], dict(labels), names)
     return _Measured(rows, tuple(failures), labels, files, remarks)
 
 
@@ -304,7 +304,7 @@ def _scans(cases: Sequence[str], images: Path | None) -> dict[str, Path]:
     return {scan.name: scan.path for scan in found}
 
 
-def _try(work: _Work) -> _Answer | Exception:
+def _try(work: _Work) -> _Evaluated | Exception:
     """One bad case must not stop the others, whatever is wrong with it."""
     try:
         return _measure(work)
@@ -312,7 +312,7 @@ def _try(work: _Work) -> _Answer | Exception:
         return error if isinstance(error, C3S3Error) else RuntimeError(_reason(error))
 
 
-def _measure(work: _Work) -> _Answer:
+def _measure(work: _Work) -> _Evaluated:
     from c3s3_seg.geometry.resample import resample_mask
     from c3s3_seg.io.mask_pair import load_pair
 
@@ -328,7 +328,7 @@ def _measure(work: _Work) -> _Answer:
     notes = tuple(f"prediction: {note}" for note in prediction.source.notes)
     notes += tuple(f"truth: {note}" for note in wanted.source.notes)
     rows = tuple(CaseScore(files.case, name, found[n], diagonal, notes) for name, n in labels.items())
-    return _Answer(rows, held)
+    return _Evaluated(rows, held)
 
 
 def _scores(
@@ -347,8 +347,8 @@ def _public(path: Path) -> Path:
     return path if image_suffix(path) else path.parent
 
 
-def _reason(answer: Exception | Died) -> str:
-    if isinstance(answer, Died):
-        return answer.reason
-    plain = isinstance(answer, C3S3Error | RuntimeError)
-    return str(answer) if plain else f"{type(answer).__name__}: {answer}"
+def _reason(outcome: Exception | Died) -> str:
+    if isinstance(outcome, Died):
+        return outcome.reason
+    plain = isinstance(outcome, C3S3Error | RuntimeError)
+    return str(outcome) if plain else f"{type(outcome).__name__}: {outcome}"

@@ -69,9 +69,9 @@ class Job:
     @property
     def maker(self) -> Maker:
         """What makes the masks, as DICOM objects say it."""
-        facts = self.origin or {}
-        hashes = sorted(facts.get("weights_sha256", {}).values())
-        return Maker(str(facts.get("bundle", "c3s3-seg")), hashes[0][:16] if hashes else "0")
+        parts = self.origin or {}
+        hashes = sorted(parts.get("weights_sha256", {}).values())
+        return Maker(str(parts.get("bundle", "c3s3-seg")), hashes[0][:16] if hashes else "0")
 
     def mask_of(self, case: str) -> Path:
         """Where the mask of a case goes."""
@@ -213,8 +213,8 @@ def _hashes(bundle: ModelBundle, members: list[tuple[ModelBundle, Network]]) -> 
 
 def _task_sha256(bundle: ModelBundle, members: list[tuple[ModelBundle, Network]]) -> str:
     """Of the manifest's labels, grid, domain and networks: they decide the masks as the weights do."""
-    facts = [dump(bundle.task), *(dump(network) for _, network in members)]
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    parts = [dump(bundle.task), *(dump(network) for _, network in members)]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def origin(bundle: ModelBundle, predictor: Predictor) -> dict[str, Any]:

@@ -34,7 +34,7 @@ STEM = "journal"
 SQLITE = b"SQLite format 3\0"
 LARGEST = 1 << 30  # bytes; 100,000 cases have some 300 MB
 State = Literal["begun", "done", "failed"]
-RUNS = "CREATE TABLE runs (id INTEGER PRIMARY KEY, started TEXT, ended TEXT, facts TEXT)"
+RUNS = "CREATE TABLE runs (id INTEGER PRIMARY KEY, started TEXT, ended TEXT, details TEXT)"
 TABLES = f"""
 {RUNS.replace("TABLE", "TABLE IF NOT EXISTS")};
 CREATE TABLE IF NOT EXISTS cases (name TEXT PRIMARY KEY, run INTEGER, state TEXT, changed TEXT,
@@ -101,11 +101,11 @@ class Journal:
             what = "is a database of another program, not our journal"
             raise InputError(what, where=self.path, todo=TODO)
 
-    def start(self, facts: dict[str, Any]) -> None:
+    def start(self, details: dict[str, Any]) -> None:
         """Begin a run; what is recorded from now on is of this run."""
         with self._guarded():
             cursor = self._db.execute(
-                "INSERT INTO runs (started, facts) VALUES (?, ?)", (now(), json.dumps(facts))
+                "INSERT INTO runs (started, details) VALUES (?, ?)", (now(), json.dumps(details))
             )
             self.run = int(cursor.lastrowid or 0)
 
@@ -134,16 +134,16 @@ class Journal:
         """Put in a record as it is, with its time and the number of its run."""
         self._put(record.state, record.setting, record.outcome, (record.run, record.changed))
 
-    def adopt_run(self, facts: dict[str, Any]) -> int:
+    def adopt_run(self, details: dict[str, Any]) -> int:
         """Put in a run of another journal; gives its number here."""
-        rest = {k: v for k, v in facts.items() if k not in ("run", "started", "ended")}
-        values = (facts["started"], facts["ended"], json.dumps(rest))
+        rest = {k: v for k, v in details.items() if k not in ("run", "started", "ended")}
+        values = (details["started"], details["ended"], json.dumps(rest))
         with self._guarded():
-            same = "SELECT id FROM runs WHERE started = ? AND ended IS ? AND facts = ?"
+            same = "SELECT id FROM runs WHERE started = ? AND ended IS ? AND details = ?"
             known = self._db.execute(same, values).fetchone()
             if known is not None:
                 return int(known[0])
-            cursor = self._db.execute("INSERT INTO runs (started, ended, facts) VALUES (?, ?, ?)", values)
+            cursor = self._db.execute("INSERT INTO runs (started, ended, details) VALUES (?, ?, ?)", values)
             return int(cursor.lastrowid or 0)
 
     def get(self, case: str) -> JournalRecord | None:
@@ -166,20 +166,20 @@ class Journal:
             yield self._record(row)
 
     def runs(self) -> Iterator[dict[str, Any]]:
-        """All runs in their order: id, started, ended and the facts."""
+        """All runs in their order: id, started, ended and the details."""
         with self._guarded():
             rows = self._db.execute("SELECT * FROM runs ORDER BY id").fetchall()
-        for number, started, ended, facts in rows:
+        for number, started, ended, details in rows:
             with self._guarded():
-                yield {"run": number, "started": started, "ended": ended, **json.loads(facts)}
+                yield {"run": number, "started": started, "ended": ended, **json.loads(details)}
 
     def lines(self) -> Iterator[str]:
         """The journal as JSON lines: first the runs, then the cases."""
         for run in self.runs():
             yield json.dumps(run)
         for record in self.records():
-            facts = plain(asdict(record.outcome))
-            yield json.dumps({"state": record.state, "run": record.run, "changed": record.changed, **facts})
+            details = plain(asdict(record.outcome))
+            yield json.dumps({"state": record.state, "run": record.run, "changed": record.changed, **details})
 
     def close(self) -> None:
         """Close it; the write-ahead log goes into the file."""
@@ -234,8 +234,8 @@ def _check_files(path: Path) -> None:
     for part in ("", "-wal", "-shm", "-journal"):
         file = path.with_name(path.name + part)
         with suppress(FileNotFoundError, NotADirectoryError):
-            facts = file.lstat()
-            if not stat.S_ISREG(facts.st_mode) or facts.st_nlink > 1:
+            details = file.lstat()
+            if not stat.S_ISREG(details.st_mode) or details.st_nlink > 1:
                 what = "is a link or no regular file, wanted the journal that c3s3-seg makes here"
                 raise InputError(what, where=file, todo=TODO)
     with suppress(FileNotFoundError, NotADirectoryError):

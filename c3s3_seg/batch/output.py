@@ -67,12 +67,12 @@ def _write(predicted: Predicted, job: Job, model: ModelTask, written: list[Path]
     spent = {**predicted.seconds, "write": time.perf_counter() - started}
     volumes = tuple(prediction.volume_ml.items())
     row = PredictionRow(case.name, volumes, sum(spent.values()), scores, prediction.notes)
-    facts = _facts(predicted, row, spent, job)
+    metadata = _metadata(predicted, row, spent, job)
     if job.html:
         written.append(job.out / f"{case.name}.html")
-        _write_page(predicted, row, facts, model, written[-1])
+        _write_page(predicted, row, metadata, model, written[-1])
     hashing = time.perf_counter()
-    content, outputs = sealed(facts, job.out, written)
+    content, outputs = sealed(metadata, job.out, written)
     written.append(job.out / f"{case.name}.json")
     write_whole(written[-1], content)
     outputs[written[-1].name] = sha256(written[-1])
@@ -131,7 +131,7 @@ def _secondary_capture(scan: Volume, mask: Volume, job: Job, path: Path) -> None
 
 
 def _write_page(
-    predicted: Predicted, row: PredictionRow, facts: dict[str, Any], model: ModelTask, path: Path
+    predicted: Predicted, row: PredictionRow, metadata: dict[str, Any], model: ModelTask, path: Path
 ) -> None:
     from c3s3_seg.report.prediction_page import PredictedCase, Uncertainty, write_prediction_page
 
@@ -145,12 +145,12 @@ def _write_page(
         prediction.volume_ml,
         flags=row.notes,
         uncertainty=Uncertainty(uncertainty.map, words) if uncertainty else None,
-        facts=facts,
+        facts=metadata,
     )
     write_prediction_page(path, shown)
 
 
-def _facts(predicted: Predicted, row: PredictionRow, spent: dict[str, float], job: Job) -> dict[str, Any]:
+def _metadata(predicted: Predicted, row: PredictionRow, spent: dict[str, float], job: Job) -> dict[str, Any]:
     loaded, prediction = predicted.loaded, predicted.prediction
     scan, grid = loaded.scan, loaded.scan.geometry
     return {

@@ -195,7 +195,7 @@ class _Run:
             if self.plan.shard is None:
                 _sweep(self.job.out)
                 gather(journal, self.job.out)
-            journal.start(self._facts())
+            journal.start(self._run_details())
             return self._all(tasks, journal, single=single, discard=fresh and single)
         finally:
             journal.close()
@@ -251,7 +251,7 @@ class _Run:
             self.report(BatchProgress(total - len(undone), total, None, outcome))
         return undone
 
-    def _facts(self) -> dict[str, Any]:
+    def _run_details(self) -> dict[str, Any]:
         return {
             "command": list(self.plan.command),
             "bundle": self.engine.bundle,
@@ -300,10 +300,10 @@ def _result(tasks: list[CaseTask], outcomes: dict[str, Outcome], kept: int, left
 
 def _setting(origin: dict[str, Any], job: Job, asked: Asked) -> str:
     """One hash for weights, settings and what was asked for."""
-    facts: list[Any] = [origin, job.request()]
+    parts: list[Any] = [origin, job.request()]
     if asked.probabilities or asked.uncertainty:
-        facts.append([asked.probabilities, asked.uncertainty])
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+        parts.append([asked.probabilities, asked.uncertainty])
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 @contextmanager

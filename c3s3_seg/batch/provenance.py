@@ -88,7 +88,7 @@ def write_provenance(
     runs = list(journal.runs())
     if not times:
         runs = [{k: v for k, v in runs[-1].items() if k not in ("run", "started", "ended", "command")}]
-    facts: dict[str, Any] = {
+    document: dict[str, Any] = {
         MARK: __version__,
         "format": 1,
         "what": "Every file that c3s3-seg wrote here, with its sha256, and what it was made from and with.",
@@ -99,9 +99,9 @@ def write_provenance(
     name, lines = provenance_names(shard)
     content = "".join(f"{line}\n" for line in journal.lines()).encode()
     if times:  # lines hold times, and two runs with --deterministic write the same provenance
-        facts["tables_sha256"] |= {lines: hashlib.sha256(content).hexdigest()}
+        document["tables_sha256"] |= {lines: hashlib.sha256(content).hexdigest()}
     write_whole(out / lines, content)
-    write_whole(out / name, json.dumps(plain(facts), indent=1).encode())
+    write_whole(out / name, json.dumps(plain(document), indent=1).encode())
 
 
 def provenance_names(shard: Shard | None) -> tuple[str, str]:
@@ -112,7 +112,7 @@ def provenance_names(shard: Shard | None) -> tuple[str, str]:
 
 def _case(record: JournalRecord, times: bool) -> dict[str, Any]:
     outcome = record.outcome
-    facts: dict[str, Any] = {
+    document: dict[str, Any] = {
         "case": outcome.case,
         "state": record.state,
         "scan": outcome.scan,
@@ -122,10 +122,10 @@ def _case(record: JournalRecord, times: bool) -> dict[str, Any]:
         "setting": record.setting,
     }
     if outcome.verdict:
-        facts["verdict"] = outcome.verdict
+        document["verdict"] = outcome.verdict
     if outcome.refusal is not None:
-        facts["refusal"] = {k: v for k, v in asdict(outcome.refusal).items() if k != "detail"}
+        document["refusal"] = {k: v for k, v in asdict(outcome.refusal).items() if k != "detail"}
     if times:
-        facts |= {"run": record.run, "changed": record.changed, "seconds": outcome.seconds}
-        facts |= {"earlier_sha256": outcome.earlier} if outcome.earlier else {}
-    return facts
+        document |= {"run": record.run, "changed": record.changed, "seconds": outcome.seconds}
+        document |= {"earlier_sha256": outcome.earlier} if outcome.earlier else {}
+    return document

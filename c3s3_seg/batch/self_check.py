@@ -50,9 +50,9 @@ def check_data_set() -> Iterator[Check]:
 
 
 def _versions() -> Iterator[Check]:
-    facts = surroundings()
+    parts = surroundings()
     for part in ("versions", "machine"):
-        found = ", ".join(f"{name} {value}" for name, value in facts[part].items() if name != "name")
+        found = ", ".join(f"{name} {value}" for name, value in parts[part].items() if name != "name")
         yield Check(part, True, found)
 
 

@@ -97,12 +97,12 @@ def verify(out: Path) -> Verification:
     cases: dict[str, dict[str, Any]] = {}
     runs: list[dict[str, Any]] = []
     for path in paths:
-        facts = _read(path)
-        made = {run.get("run"): _model(run["made_with"]) for run in facts["runs"]}
-        runs += facts["runs"]
-        known |= set(_verify_tables(facts, out, result))
-        _verify_journal(path, facts["cases"], result)
-        for case in facts["cases"]:
+        document = _read(path)
+        made = {run.get("run"): _model(run["made_with"]) for run in document["runs"]}
+        runs += document["runs"]
+        known |= set(_verify_tables(document, out, result))
+        _verify_journal(path, document["cases"], result)
+        for case in document["cases"]:
             case["model"] = made.get(case.get("run"))
             if _is_newer(case, cases.get(case["case"])):
                 cases[case["case"]] = case
@@ -120,9 +120,9 @@ def verify(out: Path) -> Verification:
     return result
 
 
-def _verify_tables(facts: dict[str, Any], out: Path, result: Verification) -> Iterator[str]:
+def _verify_tables(document: dict[str, Any], out: Path, result: Verification) -> Iterator[str]:
     """The files that speak of all cases; an older folder has no hashes of them."""
-    for name, expected in facts.get("tables_sha256", {}).items():
+    for name, expected in document.get("tables_sha256", {}).items():
         _compare(out / name, expected, result, counted=False)
         yield name
 
@@ -234,15 +234,15 @@ def _is_of_the_folder(path: Path, name: str) -> bool:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        facts = read_json(path)
-        if not all(isinstance(facts[key], list) for key in ("runs", "cases")):
+        document = read_json(path)
+        if not all(isinstance(document[key], list) for key in ("runs", "cases")):
             raise ValueError("runs and cases are not lists")
-        for case in facts["cases"]:
+        for case in document["cases"]:
             _check_case(case)
-        for name, text in facts.get("tables_sha256", {}).items():
+        for name, text in document.get("tables_sha256", {}).items():
             if not isinstance(text, str) or Path(name).name != name:
                 raise ValueError("a table outside of the folder, or without a hash")
-        for run in facts["runs"]:
+        for run in document["runs"]:
             weights = run["made_with"].get("weights_sha256", {})
             if not all(isinstance(text, str) for text in (run["bundle"], *weights, *weights.values())):
                 raise TypeError("a run whose bundle or weights_sha256 are no texts")
@@ -250,7 +250,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise InputError(f"the provenance cannot be read ({error.what})", where=path) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"the provenance cannot be read ({error})", where=path) from error
-    found: dict[str, Any] = facts
+    found: dict[str, Any] = document
     return found
 
 

@@ -30,23 +30,23 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all: the parent decides
     _die_with_the_parent()
     quiet_libraries()
-    answers = _take_stdout()
+    replies = _take_stdout()
     setup = json.loads(sys.stdin.readline())
     job = parse(Job, setup["job"], WHERE)
     try:
         predictor, origin = parse(Model, setup["model"], WHERE).open()
     except C3S3Error as error:
-        _say(answers, refused=asdict(Refusal.of(foreseen(error), "open")))
+        _send(replies, refused=asdict(Refusal.of(foreseen(error), "open")))
         return
     except Exception as error:
         if not isinstance(error, RuntimeError) and not is_out_of_memory(error):
             raise
-        _say(answers, refused=asdict(Refusal.of(unforeseen(error), "open")))
+        _send(replies, refused=asdict(Refusal.of(unforeseen(error), "open")))
         return
-    _say(answers, origin=origin)
+    _send(replies, origin=origin)
     run = in_this_process(predictor, replace(job, origin=origin), overlap=setup["overlap"])
     for outcome in run(_tasks()):
-        _say(answers, outcome=asdict(outcome))
+        _send(replies, outcome=asdict(outcome))
 
 
 def _tasks() -> Iterator[CaseTask]:
@@ -55,15 +55,15 @@ def _tasks() -> Iterator[CaseTask]:
 
 
 def _take_stdout() -> IO[str]:
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    return answers
+    return replies
 
 
-def _say(answers: IO[str], **what: Any) -> None:
+def _send(replies: IO[str], **what: Any) -> None:
     try:
-        answers.write(json.dumps(what) + "\n")
-        answers.flush()
+        replies.write(json.dumps(what) + "\n")
+        replies.flush()
     except BrokenPipeError:  # nobody listens any more
         os._exit(1)
 

@@ -214,18 +214,18 @@ class Pool:
             # Dead first, then its last answers: a process of its own may keep the pipe open for longer.
             dead = worker.process.poll() is not None
             for line in worker.lines():
-                outcomes += self._answer(worker, json.loads(line))
+                outcomes += self._receive(worker, json.loads(line))
             if dead:
                 orphans += self._bury(worker)
         return outcomes, orphans
 
-    def _answer(self, worker: _BatchWorker, answer: dict[str, Any]) -> list[Outcome]:
-        if "refused" in answer:
-            raise parse(Refusal, answer["refused"], "worker").error()
-        if "origin" in answer:
-            worker.ready, self.origin, self._stillborn = True, answer["origin"], 0
+    def _receive(self, worker: _BatchWorker, message: dict[str, Any]) -> list[Outcome]:
+        if "refused" in message:
+            raise parse(Refusal, message["refused"], "worker").error()
+        if "origin" in message:
+            worker.ready, self.origin, self._stillborn = True, message["origin"], 0
             return []
-        outcome = parse(Outcome, answer["outcome"], "worker")
+        outcome = parse(Outcome, message["outcome"], "worker")
         worker.tasks = deque(task for task in worker.tasks if task.case.name != outcome.case)
         worker.since = time.monotonic()  # cases come out in their order: the next one is the first now
         return [outcome]

@@ -245,16 +245,16 @@ RECORDED: dict[str, tuple[type, ...]] = {
 }  # fmt: skip
 
 
-def _is_record(facts: Any) -> bool:
-    """Whether the facts of a training have the types with which they are read."""
-    kinds = ((facts[key], kinds) for key, kinds in RECORDED.items() if key in facts)
+def _is_record(training_record: Any) -> bool:
+    """Whether the record of a training has the types with which they are read."""
+    kinds = ((training_record[key], kinds) for key, kinds in RECORDED.items() if key in training_record)
     if not all(isinstance(value, kind) for value, kind in kinds):
         return False
-    records = [*facts.get("validation_last", []), *facts.get("validation_kept", [])]
+    records = [*training_record.get("validation_last", []), *training_record.get("validation_kept", [])]
     if not all(isinstance(record, dict) and "candidate" in record for record in records):
         return False
-    cases = facts.get("validation_cases", {}).values()
-    inner = [*records, facts.get("config", {}), facts.get("initialized_from") or {}]
+    cases = training_record.get("validation_cases", {}).values()
+    inner = [*records, training_record.get("config", {}), training_record.get("initialized_from") or {}]
     return all(isinstance(case, dict) for case in cases) and all(_is_record(part) for part in inner if part)
 
 
@@ -271,7 +271,7 @@ class Manifest:
     task: ReadTask
     networks: Annotated[tuple[Network, ...], Rule(lambda some: len(some) > 0, "at least one network")]
     files: dict[str, Annotated[str, Rule(lambda text: bool(SHA256.fullmatch(text)), "a sha256")]]
-    training: Annotated[dict[str, Any], Rule(_is_record, "facts as training writes them")] = field(
+    training: Annotated[dict[str, Any], Rule(_is_record, "a record as training writes it")] = field(
         default_factory=dict
     )
     parity: dict[str, Any] = field(default_factory=dict)

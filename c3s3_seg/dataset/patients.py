@@ -140,8 +140,8 @@ def patients_of(data: DataSet, cases: Iterable[str]) -> dict[str, Guess]:
     unknown = [name for name in names if name not in given]
     guesses = dict(zip(unknown, patients_by_path([PurePath(name) for name in unknown]), strict=True))
     # A patient that the index names and one that was guessed are different people.
-    said = {name: Guess(f"patient {given[name]}", GIVEN) for name in names if name in given}
-    return said | {name: Guess(guess.patient, guess.rule) for name, guess in guesses.items()}
+    stated = {name: Guess(f"patient {given[name]}", GIVEN) for name in names if name in given}
+    return stated | {name: Guess(guess.patient, guess.rule) for name, guess in guesses.items()}
 
 
 def counted(guesses: Iterable[Guess]) -> dict[str, tuple[int, int]]:
@@ -166,15 +166,15 @@ def _subject_folders(paths: Sequence[tuple[str, ...]]) -> list[str]:
         if at is not None:
             beside[path[:at]][path[at]].add(path[-1])
     alike = {above: _are_subjects(folders) for above, folders in beside.items()}
-    answers = []
+    found = []
     for path, at in zip(paths, candidates, strict=True):
         if at is None or not (
             alike[path[:at]] or _says_subject(path[at], path[-1], len(beside[path[:at]][path[at]]))
         ):
-            answers.append("")
+            found.append("")
         else:
-            answers.append(path[at])
-    return answers
+            found.append(path[at])
+    return found
 
 
 def _candidate(path: tuple[str, ...]) -> int | None:

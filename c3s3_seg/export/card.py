@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from c3s3_seg.bundle import Task
-from c3s3_seg.export.metadata import input_facts, output_facts, postprocess
+from c3s3_seg.export.metadata import input_spec, output_spec, postprocess
 from c3s3_seg.export.parity import Parity
 from c3s3_seg.export.spec import GraphSpec, Members
 
@@ -28,8 +28,8 @@ Research use only. Not a medical device.
 
 `{file}`: {nets}; {spec.precision}; {batch} in one call.
 
-- **Input**: {input_facts(task)}
-- **Output**: {output_facts(task, len(members))}
+- **Input**: {input_spec(task)}
+- **Output**: {output_spec(task, len(members))}
 - **Afterwards**: {postprocess(task)}
 
 {_section({file: proof})}"""

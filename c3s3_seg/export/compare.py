@@ -146,11 +146,11 @@ class ProbabilityBackend:
     def __call__(self, patches: FloatArray) -> FloatArray:
         """See `Backend`."""
         if self._batch is None or self._batch == len(patches):
-            answer = self._run(patches)
+            output = self._run(patches)
         else:
             one_by_one = [self._run(np.repeat(patch[None], self._batch, axis=0))[-1] for patch in patches]
-            answer = np.stack(one_by_one)
-        return np.asarray(np.log(np.maximum(answer, 1e-30)), dtype=np.float32)
+            output = np.stack(one_by_one)
+        return np.asarray(np.log(np.maximum(output, 1e-30)), dtype=np.float32)
 
 
 def check_scans(bundle: ModelBundle, given: Sequence[Path]) -> tuple[list[Volume], str]:
@@ -161,9 +161,9 @@ def check_scans(bundle: ModelBundle, given: Sequence[Path]) -> tuple[list[Volume
     """
     if given:
         return [load(path) for path in given], f"{len(given)} given scan(s)"
-    facts = bundle.manifest.training
-    cases: dict[str, object] = next(iter(facts.get("validation_cases", {}).values()), {})
-    folder = Path(facts.get("config", {}).get("data", {}).get("folder", ""))
+    training_record = bundle.manifest.training
+    cases: dict[str, object] = next(iter(training_record.get("validation_cases", {}).values()), {})
+    folder = Path(training_record.get("config", {}).get("data", {}).get("folder", ""))
     for name in cases:
         path = folder / "imagesTr" / f"{name}.nii.gz"
         if path.is_file():

@@ -17,7 +17,7 @@ from c3s3_seg.bundle import CARD, ModelBundle, Network
 from c3s3_seg.errors import InputError, RefusedError
 from c3s3_seg.export.card import in_bundle_card, stand_alone_card
 from c3s3_seg.export.compare import ProbabilityBackend, compare
-from c3s3_seg.export.metadata import facts, weights
+from c3s3_seg.export.metadata import properties, weights
 from c3s3_seg.export.onnx import onnx_graph
 from c3s3_seg.export.openvino import openvino_files
 from c3s3_seg.export.parity import Parity
@@ -157,7 +157,7 @@ def _export(
     files = {**built.files, built.card: card}
     record = {
         "format": target,
-        "facts": facts(bundle.task, members, spec.precision),
+        "properties": properties(bundle.task, members, spec.precision),
         "weights": weights(members),
         "files": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
         "parity": dump(proof),

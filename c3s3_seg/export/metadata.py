@@ -10,7 +10,7 @@ from c3s3_seg.export.spec import Members
 from c3s3_seg.system.schema import dump
 
 
-def facts(task: Task, members: Members, precision: str) -> dict[str, str]:
+def properties(task: Task, members: Members, precision: str) -> dict[str, str]:
     """Key -> text; `c3s3.task`, `c3s3.networks` and `c3s3.weights` are JSON, the others are for people.
 
     The keys are the same in ONNX metadata, in OpenVINO's `rt_info` and in `export.json`.
@@ -20,8 +20,8 @@ def facts(task: Task, members: Members, precision: str) -> dict[str, str]:
         "c3s3.networks": json.dumps([dump(network) for _, network in members]),
         "c3s3.weights": json.dumps(weights(members)),
         "c3s3.precision": precision,
-        "c3s3.input": input_facts(task),
-        "c3s3.output": output_facts(task, len(members)),
+        "c3s3.input": input_spec(task),
+        "c3s3.output": output_spec(task, len(members)),
         "c3s3.postprocess": postprocess(task),
         "c3s3.use": "Research use only. Not a medical device.",
     }
@@ -37,7 +37,7 @@ def weights(members: Members) -> dict[str, str]:
     return found
 
 
-def input_facts(task: Task) -> str:
+def input_spec(task: Task) -> str:
     """From the scan to the network's input."""
     spacing = " x ".join(f"{s:g}" for s in task.recipe.spacing_mm)
     return (
@@ -67,7 +67,7 @@ def _tiles(task: Task) -> str:
     return f"Tiles of {patch} that overlap by {task.overlap:g} of a side; average where they overlap."
 
 
-def output_facts(task: Task, networks: int) -> str:
+def output_spec(task: Task, networks: int) -> str:
     """What the numbers that come out are."""
     names = ", ".join(["background", *(label.name for label in task.labels)])
     mean = f", the mean of {networks} networks" if networks > 1 else ""

@@ -22,7 +22,7 @@ from c3s3_seg.bundle import CARD, ModelBundle, Task
 from c3s3_seg.bundle.preprocessing import Intensity
 from c3s3_seg.errors import InputError
 from c3s3_seg.export.compare import ProbabilityBackend
-from c3s3_seg.export.metadata import input_facts, output_facts, postprocess
+from c3s3_seg.export.metadata import input_spec, output_spec, postprocess
 from c3s3_seg.export.spec import Built, GraphSpec
 from c3s3_seg.export.standalone import averaged
 from c3s3_seg.inference.backends.runtimes import Backend
@@ -140,7 +140,7 @@ def metadata(bundle: ModelBundle, spec: GraphSpec) -> dict[str, Any]:
         "supported_apps": {},
         "name": task.name,
         "task": f"{task.modality}: segmentation of {', '.join(names[1:])}",
-        "description": f"{input_facts(task)} {output_facts(task, len(members))} {postprocess(task)}",
+        "description": f"{input_spec(task)} {output_spec(task, len(members))} {postprocess(task)}",
         "authors": "trained and exported with c3s3-seg",
         "copyright": "that of whoever trained the bundle, see docs/README.md",
         "intended_use": "Research use only. Not a medical device.",

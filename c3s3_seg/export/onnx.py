@@ -38,12 +38,12 @@ def onnx_graph(bundle: ModelBundle, network: Network) -> bytes:
     model = trace(net, bundle.task, network.channels, OUTPUT, fold=False)
     _drop_invented_biases(model, set(net.state_dict()))
     _use_stored_weights(model, bundle.folder / network.weights)
-    facts = {
+    properties = {
         "c3s3.task": json.dumps(dump(bundle.task)),
         "c3s3.network": json.dumps(dump(network)),
         "c3s3.output": "logits; probabilities are their softmax over axis 1",
     }
-    onnx.helper.set_model_props(model, facts)
+    onnx.helper.set_model_props(model, properties)
     return model.SerializeToString()  # type: ignore[no-any-return]
 
 

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from c3s3_seg.bundle import ModelBundle
-from c3s3_seg.export.metadata import facts
+from c3s3_seg.export.metadata import properties
 from c3s3_seg.export.spec import GraphSpec
 
 
@@ -14,12 +14,12 @@ def openvino_files(bundle: ModelBundle, graph: bytes, spec: GraphSpec) -> dict[s
     """NAME.xml and NAME.bin of a stand-alone ONNX graph in single precision.
 
     `fp16` halves the file: OpenVINO widens the weights where the device computes in single
-    precision, as a CPU does. The facts are in the XML's `rt_info`.
+    precision, as a CPU does. The metadata are in the XML's `rt_info`.
     """
     import openvino
 
     model = openvino.Core().read_model(graph)
-    for key, text in facts(bundle.task, spec.members(bundle), spec.precision).items():
+    for key, text in properties(bundle.task, spec.members(bundle), spec.precision).items():
         model.set_rt_info(text, key.split("."))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"{spec.stem(bundle)}.xml"

@@ -1,4 +1,4 @@
-"""One ONNX file that needs nothing beside it: weights, softmax and the facts to use it."""
+"""One ONNX file that needs nothing beside it: weights, softmax and the metadata to use it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import MissingError
-from c3s3_seg.export.metadata import facts
+from c3s3_seg.export.metadata import properties
 from c3s3_seg.export.spec import GraphSpec, Members
 from c3s3_seg.export.trace import trace
 from c3s3_seg.inference.backends.runtimes import load_torch
@@ -34,7 +34,7 @@ def standalone_graph(bundle: ModelBundle, spec: GraphSpec) -> bytes:
     model = trace(averaged(members), bundle.task, members[0][1].channels, OUTPUT, batch=spec.batch)
     if spec.precision == "fp16":
         model = _to_half(model)
-    onnx.helper.set_model_props(model, facts(bundle.task, members, spec.precision))
+    onnx.helper.set_model_props(model, properties(bundle.task, members, spec.precision))
     onnx.checker.check_model(model, full_check=True)
     return model.SerializeToString()  # type: ignore[no-any-return]
 
@@ -50,8 +50,8 @@ def averaged(members: Members) -> Any:
             self.networks = nn.ModuleList(load_torch(*member) for member in members)
 
         def forward(self, scan: Tensor) -> Tensor:
-            answers = [torch.softmax(network(scan), dim=1) for network in self.networks]
-            return answers[0] if len(answers) == 1 else torch.stack(answers).mean(dim=0)
+            outputs = [torch.softmax(network(scan), dim=1) for network in self.networks]
+            return outputs[0] if len(outputs) == 1 else torch.stack(outputs).mean(dim=0)
 
     return Averaged().eval()
 

@@ -102,4 +102,4 @@ class MaskBuilder:
     def _postprocess(self, mask: Labels, wanted: Postprocessing) -> dict[str, dict[str, float]]:
         voxel_ml = self.grid.voxel_ml
         done = {label.name: postprocess(mask, label.value, wanted, voxel_ml) for label in self.task.labels}
-        return {name: facts for name, facts in done.items() if facts}
+        return {name: labels for name, labels in done.items() if labels}

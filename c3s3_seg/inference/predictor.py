@@ -22,7 +22,7 @@ from c3s3_seg.errors import InputError, MemoryLimitError
 from c3s3_seg.geometry.box import Box, parse_box
 from c3s3_seg.geometry.volume import Geometry, Source, Volume
 from c3s3_seg.inference.backends.runtimes import Backend
-from c3s3_seg.inference.backends.select import facts
+from c3s3_seg.inference.backends.select import describe
 from c3s3_seg.inference.domain_check import (
     CheckResult,
     DomainCheck,
@@ -153,7 +153,7 @@ class Predictor:
 
     def record(self) -> dict[str, Any]:
         """What decides the masks, for the JSON of each case: runtime, device, precision, settings."""
-        where = {**facts(self.backends[0]), "networks": self.comparison.leading}
+        where = {**describe(self.backends[0]), "networks": self.comparison.leading}
         return {**where, **self.settings.record(), **self.remarks}
 
     def __call__(

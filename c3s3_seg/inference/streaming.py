@@ -83,16 +83,16 @@ def stream(
     done, layers = 0, tiling.starts[along]
     for start, following in zip(layers, (*layers[1:], tiling.shape[along]), strict=True):
         for tile in tiling.layer(start, along):
-            answer = network(np.ascontiguousarray(padded[tile])[None, None])[0]
+            output = network(np.ascontiguousarray(padded[tile])[None, None])[0]
             done += 1
             if progress is not None:
                 progress("tiles", done, len(tiling))
             if len(tiling) == 1:
-                yield Slab(along, 0, answer[:, *inside])
+                yield Slab(along, 0, output[:, *inside])
                 return
-            ring = ring or _Ring(len(answer), tiling, weighting, along)
-            ring.add(tile, answer)
-            del answer
+            ring = ring or _Ring(len(output), tiling, weighting, along)
+            ring.add(tile, output)
+            del output
         if ring is not None:
             yield from ring.finish(start, following, inside)
 
@@ -136,9 +136,9 @@ class _Ring:
         weights = importance(tiling.tile, weighting)
         self._weights = None if weights is None else np.moveaxis(weights, axis, 0)
 
-    def add(self, tile: tuple[slice, slice, slice], answer: FloatArray) -> None:
+    def add(self, tile: tuple[slice, slice, slice], output: FloatArray) -> None:
         """Add what the network said about a tile."""
-        values = np.moveaxis(answer, 1 + self._axis, 1)
+        values = np.moveaxis(output, 1 + self._axis, 1)
         if self._weights is not None:
             values = values * self._weights
         first, *across = self._split(tile)

@@ -100,8 +100,8 @@ def sweep_unpacked() -> None:
 def _sweep(folder: Path) -> None:
     top = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        facts = os.fstat(top)
-        if facts.st_uid != os.geteuid() or facts.st_mode & 0o077:
+        status = os.fstat(top)
+        if status.st_uid != os.geteuid() or status.st_mode & 0o077:
             return
         handle = os.open(HELD, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=top)
         try:

@@ -120,12 +120,12 @@ class Opened:
             handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
             raise InputError(f"the file cannot be read: {error.strerror or error}", where=path) from error
-        facts = os.fstat(handle)
-        if not stat.S_ISREG(facts.st_mode):
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
             os.close(handle)
             what = "this is no file that can be read, but a pipe, a device or a folder"
             raise InputError(what, where=path)
-        self._file, self.size = os.fdopen(handle, "rb", buffering=0), facts.st_size
+        self._file, self.size = os.fdopen(handle, "rb", buffering=0), status.st_size
 
     def __enter__(self) -> Opened:
         return self

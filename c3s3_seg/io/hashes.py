@@ -126,10 +126,10 @@ def refuse_changed(path: Path, known: str) -> None:
 def _state(path: Path) -> tuple[int, ...]:
     """What a file system changes when a file is written, replaced or renamed; empty if it is not there."""
     try:
-        facts = path.stat()
+        status = path.stat()
     except OSError:
         return ()
-    return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def content_sha256(files: Sequence[Path], part: str = "") -> str:

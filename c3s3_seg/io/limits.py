@@ -79,7 +79,7 @@ def times(shape: tuple[int, ...]) -> str:
 def free_bytes() -> float:
     """Memory that this process could still get: of the machine, its container and its own limit."""
     free = [float(line.split()[1]) * 1024 for line in _lines("/proc/meminfo") if line.startswith("MemAvail")]
-    for most, used, facts, key in (
+    for most, used, stat_file, key in (
         ("memory.max", "memory.current", "memory.stat", "inactive_file "),
         (
             "memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat",
@@ -89,7 +89,7 @@ def free_bytes() -> float:
         limit, taken = (" ".join(_lines(f"/sys/fs/cgroup/{name}")) for name in (most, used))
         if limit.isdecimal() and taken.isdecimal():
             # What files are cached goes before anything is refused.
-            cached = [int(x.split()[1]) for x in _lines(f"/sys/fs/cgroup/{facts}") if x.startswith(key)]
+            cached = [int(x.split()[1]) for x in _lines(f"/sys/fs/cgroup/{stat_file}") if x.startswith(key)]
             free.append(float(int(limit) - int(taken) + sum(cached)))
     return min([*free, *_own_limit()], default=float("inf"))
 

@@ -84,12 +84,12 @@ def _elements(mask: Mask, areas: Floats) -> tuple[Points, Floats]:
 @lru_cache(maxsize=1)
 def _normals() -> tuple[Floats, ...]:
     """For each code (n, 3): normals of its triangles on a grid of unit cubes, as long as their areas."""
-    answers = []
+    points = []
     for code in range(256):
         inside = {corner: bool(code >> bit & 1) for bit, corner in enumerate(CORNERS)}
         found = [_largest(loop) for loop in _loops(inside)]
-        answers.append(np.concatenate([np.zeros((1, 3)), *found]))
-    return tuple(answers)
+        points.append(np.concatenate([np.zeros((1, 3)), *found]))
+    return tuple(points)
 
 
 def _loops(inside: dict[tuple[int, ...], bool]) -> list[Loop]:

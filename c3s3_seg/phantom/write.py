@@ -37,20 +37,20 @@ def save(
         todo = "Take --format nii.gz"
         raise InputError("simulated series are MR; a CT can be written as NIfTI only", todo=todo)
     name = f"phantom-{seed}"
-    scan, answer = _places(folder, name, file_format, truth)
-    for path in (scan, answer):
+    scan, mask = _places(folder, name, file_format, truth)
+    for path in (scan, mask):
         if path is not None:
             _refuse_existing(path)
     make_folder(folder)
     try:
-        _write(phantom, scan, answer, seed, truth)
+        _write(phantom, scan, mask, seed, truth)
     except BaseException:  # the next try would be refused for what is there already
         _discard(scan)
         raise
-    return scan, answer
+    return scan, mask
 
 
-def _write(phantom: Phantom, scan: Path, answer: Path | None, seed: int, truth: TruthFormat) -> None:
+def _write(phantom: Phantom, scan: Path, mask: Path | None, seed: int, truth: TruthFormat) -> None:
     from c3s3_seg.io import save as save_image
 
     if not scan.name.endswith(".nii.gz"):
@@ -60,8 +60,8 @@ def _write(phantom: Phantom, scan: Path, answer: Path | None, seed: int, truth: 
         save_series(phantom.scan, scan, description=words, seed_uid=scan.name, patient=patient)
     else:
         save_image(phantom.scan, scan)
-    if answer is not None:
-        save_truth(phantom.truth, answer, scan, truth)
+    if mask is not None:
+        save_truth(phantom.truth, mask, scan, truth)
 
 
 def _discard(path: Path) -> None:

@@ -126,10 +126,10 @@ def read_regular(path: Path, limit: int = JSON_BYTES) -> bytes:
         # Without O_NONBLOCK, opening a FIFO waits for its other end.
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(handle, "rb") as file:
-            facts = os.fstat(file.fileno())
-            if not stat.S_ISREG(facts.st_mode):
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
                 raise InputError("wanted a regular file", where=path)
-            content = file.read(min(limit, facts.st_size) + 1)  # as much memory as it asks for is reserved
+            content = file.read(min(limit, status.st_size) + 1)  # as much memory as it asks for is reserved
     except OSError as error:
         raise InputError(f"cannot be read ({error.strerror or error})", where=path) from error
     if len(content) > limit:

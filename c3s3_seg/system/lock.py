@@ -96,10 +96,10 @@ def _is_lock(handle: int) -> bool:
 
     A second name (a hard link) would have what is written to it appear elsewhere.
     """
-    facts = os.fstat(handle)
-    if not stat.S_ISREG(facts.st_mode) or facts.st_nlink > 1 or facts.st_size > SIGNED_BYTES:
+    status = os.fstat(handle)
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1 or status.st_size > SIGNED_BYTES:
         return False
-    return facts.st_size == 0 or _who(handle) is not None
+    return status.st_size == 0 or _who(handle) is not None
 
 
 def _foreign(path: Path) -> InputError:

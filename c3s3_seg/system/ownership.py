@@ -27,7 +27,7 @@ _PAGES = (
     b'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta '
     b'http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data: blob:;',
 )
-_TABLES = b"CREATE TABLE runs (id INTEGER PRIMARY KEY, started TEXT, ended TEXT, facts TEXT)"
+_TABLES = b"CREATE TABLE runs (id INTEGER PRIMARY KEY, started TEXT, ended TEXT, details TEXT)"
 _PROVENANCE = "Every file that c3s3-seg wrote here"
 _SUMMARY = ("case,label,volume_ml,seconds,", ",error")
 _SCORES = ("case,label,dice,jaccard,hd95_mm,", "case,label,dice,jaccard,hd95_vox,")
@@ -182,8 +182,8 @@ def _indexed(path: Path) -> dict[str, str] | None:
     if not _is_regular(path):
         return None
     with suppress(C3S3Error):
-        facts = read_json(path)
-        files = facts.get("files") if isinstance(facts, dict) else None
+        document = read_json(path)
+        files = document.get("files") if isinstance(document, dict) else None
         return files if isinstance(files, dict) else None
     return None
 
@@ -214,12 +214,12 @@ def read_head(path: Path) -> bytes:
 
 
 def _json(path: Path) -> bool:
-    facts = read_json(path)
-    if not isinstance(facts, dict):
+    document = read_json(path)
+    if not isinstance(document, dict):
         return False
-    software = facts.get("software")
+    software = document.get("software")
     named = isinstance(software, dict) and software.get("name") == PROGRAM
-    return named or MARK in facts or str(facts.get("what", "")).startswith(_PROVENANCE)
+    return named or MARK in document or str(document.get("what", "")).startswith(_PROVENANCE)
 
 
 def _lines(path: Path) -> bool:

@@ -52,8 +52,8 @@ def each(task: Callable[[Any], Any], items: Sequence[Any], workers: int = 1) -> 
         while busy:
             ready = wait([worker.pipe for worker in busy])
             for worker in [worker for worker in busy if worker.pipe in ready]:
-                number, answer = worker.number, worker.answer()
-                if isinstance(answer, Died):
+                number, result = worker.number, worker.result()
+                if isinstance(result, Died):
                     team.remove(worker)
                     busy.remove(worker)
                     worker = _PoolWorker(task)
@@ -61,7 +61,7 @@ def each(task: Callable[[Any], Any], items: Sequence[Any], workers: int = 1) -> 
                     busy.append(worker)
                 if not worker.take(next(waiting, None)):
                     busy.remove(worker)
-                yield number, answer
+                yield number, result
     finally:
         for worker in team:
             worker.stop()
@@ -88,7 +88,7 @@ class _PoolWorker:
             self.pipe.send(item)
         return True
 
-    def answer(self) -> Any:
+    def result(self) -> Any:
         """Of the item that was taken, once the pipe is ready: ready without an answer is an end."""
         try:
             return self.pipe.recv()

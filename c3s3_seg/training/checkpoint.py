@@ -19,7 +19,7 @@ from c3s3_seg.system.hardware import is_memory_error
 Tensors = dict[str, Tensor]
 FILE = "checkpoint.safetensors"
 # What is written beside the tensors, and the names of those.
-FACTS: dict[str, tuple[type, ...]] = {
+STATE_FIELDS: dict[str, tuple[type, ...]] = {
     "iteration": (int,), "config": (dict,), "history": (list,), "seconds": (int, float),
 }  # fmt: skip
 ANEW = "Start the run again without --resume"
@@ -54,10 +54,10 @@ def write(run: Path, state: State) -> None:
     """Replace the checkpoint; on a full disk the one before stays as it was."""
     from safetensors.torch import save
 
-    facts = {name: getattr(state, name) for name in FACTS}
-    facts["tensors"] = sorted(state.tensors)
+    stored = {name: getattr(state, name) for name in STATE_FIELDS}
+    stored["tensors"] = sorted(state.tensors)
     tensors = {name: tensor.detach().contiguous() for name, tensor in state.tensors.items()}
-    write_whole(run / FILE, save(tensors, metadata={"state": json.dumps(facts)}))
+    write_whole(run / FILE, save(tensors, metadata={"state": json.dumps(stored)}))
 
 
 def read(run: Path) -> State:
@@ -77,15 +77,17 @@ def read(run: Path) -> State:
         )
     try:
         with safe_open(path, framework="pt") as file:
-            facts = parse_json(file.metadata()["state"], path)
+            stored = parse_json(file.metadata()["state"], path)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        missing = next((name for name in facts["tensors"] if name not in tensors), None)
+        missing = next((name for name in stored["tensors"] if name not in tensors), None)
         if missing is not None:
             raise InputError(f"the checkpoint lacks the tensor '{missing}'", where=path, todo=ANEW)
-        wrong = next((name for name, kind in FACTS.items() if not isinstance(facts[name], kind)), None)
-        if wrong is not None or not all(isinstance(record, dict) for record in facts["history"]):
+        wrong = next(
+            (name for name, kind in STATE_FIELDS.items() if not isinstance(stored[name], kind)), None
+        )
+        if wrong is not None or not all(isinstance(record, dict) for record in stored["history"]):
             raise TypeError(f"{wrong or 'history'} is not what it was written as")
-        return State(tensors=tensors, **{name: facts[name] for name in FACTS})
+        return State(tensors=tensors, **{name: stored[name] for name in STATE_FIELDS})
     except (SafetensorError, KeyError, TypeError, OSError) as error:
         raise InputError(f"not a checkpoint of ours ({error})", where=path, todo=ANEW) from error
 

@@ -112,9 +112,9 @@ def mean(values: list[float]) -> list[float]:
     return averaged
 
 
-def led(answer: bool) -> bool:
+def led(value: bool) -> bool:
     """What the first process says; all of them must ask."""
-    return any(mean([float(answer)]))
+    return any(mean([float(value)]))
 
 
 def wait() -> None:

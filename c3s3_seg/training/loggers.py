@@ -38,7 +38,7 @@ class Terminal:
         )  # fmt: skip
         self.task = self.progress.add_task("", total=None)
         self.first, self.total = 0, 0
-        self.started = self.said = time.monotonic()
+        self.started = self.reported = time.monotonic()
 
     def began(self, iteration: int, total: int) -> None:
         """Set the bar's ends."""
@@ -50,8 +50,8 @@ class Terminal:
         text = f"loss {terms['loss']:.3f}"
         self.progress.update(self.task, completed=iteration, description=text)
         now = time.monotonic()
-        if not self.console.is_terminal and (now - self.said > PLAIN_EVERY_S or iteration == self.total):
-            self.said = now
+        if not self.console.is_terminal and (now - self.reported > PLAIN_EVERY_S or iteration == self.total):
+            self.reported = now
             left = (now - self.started) / max(1, iteration - self.first) * (self.total - iteration)
             self.console.print(
                 f"iteration {iteration} of {self.total}, {text}, {left / 60:.0f} min left", highlight=False

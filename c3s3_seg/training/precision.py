@@ -200,8 +200,8 @@ def _work(net: nn.Module, crops: int, sides: tuple[int, ...], device: torch.devi
     given = given.to(memory_format=torch.channels_last_3d)
 
     def work() -> torch.Tensor:
-        answer: torch.Tensor = net(given)
-        return answer.float().square().mean()
+        output: torch.Tensor = net(given)
+        return output.float().square().mean()
 
     return work
 

@@ -250,16 +250,16 @@ class Run:
             If a weight is not finite.
         """
         self.check_finite()
-        results = [validate(name, self.answer(name), self.config.task, cases) for name in self.emas]
+        results = [validate(name, self.evaluated(name), self.config.task, cases) for name in self.emas]
         for result in results:
             name, record = result.candidate, scored(result, self.iteration)
             before = best_record(self.history, name)
             if self.config.run.keep == "best" and (before is None or record["dice"] > before["dice"]):
-                self.best[name] = {k: v.clone() for k, v in self.answer(name).state_dict().items()}
+                self.best[name] = {k: v.clone() for k, v in self.evaluated(name).state_dict().items()}
             self.history.append(record)
         return results
 
-    def answer(self, name: str) -> nn.Module:
+    def evaluated(self, name: str) -> nn.Module:
         """A net as it would ship now: its average, blended with what it began from."""
         net = self.emas[name].net
         if name not in self.first:

@@ -149,16 +149,16 @@ def _train(plan: StudyPlan, folder: Path) -> dict[str, Any]:
     resume = (folder / checkpoint.FILE).exists()
     with open_logger(folder) as logger:
         bundle = train(plan.config, folder, logger, resume=resume)
-    facts = bundle.manifest.training
-    if not facts["validation_cases"]:
+    training_record = bundle.manifest.training
+    if not training_record["validation_cases"]:
         raise InputError("a study needs validation cases, and there are none", where=plan.config.data.folder)
     return {
         "entry": plan.entry,
         "seed": plan.seed,
-        "iterations": facts["iterations"],
-        "seconds": facts["seconds"],
-        "precision": facts["precision"],
-        "nets": _numbers(facts["validation_cases"]),
+        "iterations": training_record["iterations"],
+        "seconds": training_record["seconds"],
+        "precision": training_record["precision"],
+        "nets": _numbers(training_record["validation_cases"]),
         "config": _settings(plan.config),
     }
 

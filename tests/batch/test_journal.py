@@ -113,13 +113,13 @@ def test_a_row_that_is_no_outcome_is_refused_although_its_seal_holds(
         database.execute("UPDATE cases SET outcome = ?, seal = ?", (body, _hmac(values)))
     else:
         database.execute("UPDATE cases SET outcome = CAST(? AS TEXT)", (body,))
-    database.execute("INSERT INTO runs (started, facts) VALUES ('', ?)", (body,))
+    database.execute("INSERT INTO runs (started, details) VALUES ('', ?)", (body,))
     database.commit()
     database.close()
     journal = Journal(path)
     with pytest.raises(InputError, match=r"the journal (is damaged|cannot be written or read)"):
         journal.get("a")
-    if body != '{"case": 7}':  # facts of a run may be any table
+    if body != '{"case": 7}':  # details of a run may be any table
         with pytest.raises(InputError, match=r"the journal (is damaged|cannot be written or read)"):
             list(journal.runs())
     journal.close()

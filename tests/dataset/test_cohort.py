@@ -28,8 +28,8 @@ def cases(count: int, label: str = "organ") -> list[CheckedCase]:
 
 
 def change(case: CheckedCase, **what: object) -> CheckedCase:
-    assert case.facts is not None
-    return replace(case, facts=replace(case.facts, **what))
+    assert case.summary is not None
+    return replace(case, summary=replace(case.summary, **what))
 
 
 def found(group: list[CheckedCase], modality: str = "MR") -> list[tuple[str, str, tuple[str, ...]]]:
@@ -113,9 +113,9 @@ def test_ct_that_is_not_in_hounsfield_units() -> None:
     assert (
         found(
             [
-                change(case, intensities=case.facts.intensities * 1000 - 900)
+                change(case, intensities=case.summary.intensities * 1000 - 900)
                 for case in cases(6)
-                if case.facts
+                if case.summary
             ],
             "CT",
         )
@@ -124,7 +124,8 @@ def test_ct_that_is_not_in_hounsfield_units() -> None:
 
 
 def test_the_odd_ct_scan_is_compared_as_it_is() -> None:
-    group = [change(case, intensities=case.facts.intensities * 1000 - 900) for case in cases(8) if case.facts]
+    odd = [case for case in cases(8) if case.summary]
+    group = [change(case, intensities=case.summary.intensities * 1000 - 900) for case in odd]
     assert found(first(group, intensities=CURVE * 1000 + 124), "CT") == [("warning", "intensities", ("c0",))]
 
 

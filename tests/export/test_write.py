@@ -123,7 +123,7 @@ def test_an_ensemble_holds_the_networks_of_the_companion(
     record = json.loads((tmp_path / "export.json").read_text())
     assert set(record["weights"]) == {"model.safetensors", "second/model.safetensors"}
     assert len(set(record["weights"].values())) == 2
-    assert json.loads(record["facts"]["c3s3.weights"]) == record["weights"]
+    assert json.loads(record["properties"]["c3s3.weights"]) == record["weights"]
     assert "the mean of 2 networks" in (tmp_path / "README.md").read_text()
 
 

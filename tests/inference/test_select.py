@@ -5,7 +5,7 @@ import pytest
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import InputError, MissingError
 from c3s3_seg.inference.backends import select
-from c3s3_seg.inference.backends.select import BackendRequest, candidates, facts, notes, open_backend
+from c3s3_seg.inference.backends.select import BackendRequest, candidates, describe, notes, open_backend
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def without_graphs(bundle: ModelBundle) -> ModelBundle:
 def test_auto_takes_the_fastest_that_fits(bundle: ModelBundle) -> None:
     network = bundle.networks[0]
     found = open_backend(bundle, network)
-    assert facts(found) == {"backend": "openvino", "device": "cpu", "precision": "float32"}
+    assert describe(found) == {"backend": "openvino", "device": "cpu", "precision": "float32"}
     assert notes(found) == ()
     assert list(candidates(without_graphs(bundle), network, "cpu")) == [("torch", "cpu")]
 

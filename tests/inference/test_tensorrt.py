@@ -24,7 +24,7 @@ from c3s3_seg.geometry.volume import Geometry
 from c3s3_seg.inference.backends import cuda
 from c3s3_seg.inference.backends.engine_cache import CacheKey, EngineCache, ShapeProfile, build
 from c3s3_seg.inference.backends.onnxruntime import OnnxBackend
-from c3s3_seg.inference.backends.select import BackendRequest, facts, open_backend
+from c3s3_seg.inference.backends.select import BackendRequest, describe, open_backend
 from c3s3_seg.inference.backends.tensorrt import TensorRtBackend, widened
 
 pytestmark = pytest.mark.slow
@@ -107,7 +107,7 @@ def test_no_gpu_and_no_cuda_are_said(machine: Machine, monkeypatch: pytest.Monke
 
 def test_a_bundle_gives_what_onnx_runtime_gives(machine: Machine, phantom: ModelBundle) -> None:
     backend = TensorRtBackend.of_bundle(phantom, phantom.networks[0])
-    assert facts(backend) == {"backend": "tensorrt", "device": "cuda", "precision": "float32"}
+    assert describe(backend) == {"backend": "tensorrt", "device": "cuda", "precision": "float32"}
     wanted = OnnxBackend(phantom.folder / phantom.networks[0].graph)
     for shape in ((1, 1, 32, 48, 16), (1, 1, 64, 48, 64), (1, 1, 16, 16, 16)):  # buffers grow and stay
         given = patches(*shape)

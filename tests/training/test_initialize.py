@@ -75,13 +75,13 @@ def test_what_ships_may_be_blended_with_what_it_began_from(
     first = {k: v.clone() for k, v in run.emas["vnet"].net.state_dict().items()}
     with torch.no_grad():
         run.emas["vnet"].net.output.weight.add_(4.0)  # type: ignore[operator]
-    answer = run.answer("vnet").state_dict()
+    answer = run.evaluated("vnet").state_dict()
     torch.testing.assert_close(answer["output.weight"], first["output.weight"] + 1.0)
     torch.testing.assert_close(answer["output.bias"], first["output.bias"])
     run.save()
     again = Run(config, tmp_path)
     again.restore()
-    assert torch.equal(again.answer("vnet").state_dict()["output.weight"], answer["output.weight"])
+    assert torch.equal(again.evaluated("vnet").state_dict()["output.weight"], answer["output.weight"])
 
 
 def test_a_run_validates_what_it_begins_from(toy_config: Path, bundle: ModelBundle, tmp_path: Path) -> None:

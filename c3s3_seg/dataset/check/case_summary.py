@@ -88,17 +88,17 @@ class CaseSummary:
 
 @dataclass(frozen=True, eq=False)
 class CheckedCase:
-    """A case that was looked at: its findings, and its facts where it could be read."""
+    """A case that was looked at: its findings, and its summary where it could be read."""
 
     name: str
     kind: str
     findings: tuple[Finding, ...]
-    facts: CaseSummary | None = None
+    summary: CaseSummary | None = None
 
     @property
     def mask(self) -> MaskStatistics | None:
         """Of its mask, if there is a good one."""
-        return self.facts.mask if self.facts else None
+        return self.summary.mask if self.summary else None
 
 
 def look(work: SummaryJob) -> CheckedCase:
@@ -112,7 +112,7 @@ def look(work: SummaryJob) -> CheckedCase:
     if defect:
         return CheckedCase(work.name, work.kind, (*findings, _finding(work, defect)))
     mask, wrong = _mask(work, scan)
-    return CheckedCase(work.name, work.kind, (*findings, *wrong), _facts(scan, mask, work.labels))
+    return CheckedCase(work.name, work.kind, (*findings, *wrong), _summarize(scan, mask, work.labels))
 
 
 def _mask(work: SummaryJob, scan: Volume) -> tuple[Volume | None, list[Finding]]:
@@ -135,7 +135,7 @@ def _mask(work: SummaryJob, scan: Volume) -> tuple[Volume | None, list[Finding]]
     return None, [_spared(work, replace(_finding(work, wrong), shown=(work.name,)))]
 
 
-def _facts(scan: Volume, mask: Volume | None, labels: Mapping[str, int]) -> CaseSummary:
+def _summarize(scan: Volume, mask: Volume | None, labels: Mapping[str, int]) -> CaseSummary:
     axes = list(scan.geometry.patient_axes[0])
     turned = np.ascontiguousarray(orient(narrow(scan.array), scan.geometry))
     few = np.unique(scan.array.ravel()[:: max(1, scan.array.size // 50_000)])

@@ -65,8 +65,8 @@ def check_data_set(folder: Path, *, workers: int = 1, progress: Progress | None 
     listed = check_files(data)
     work = _work(data)
     cases: dict[int, CheckedCase] = {}
-    for number, answer in each(look, work, workers):
-        cases[number] = _died(work[number], answer) if isinstance(answer, Died) else answer
+    for number, result in each(look, work, workers):
+        cases[number] = _died(work[number], result) if isinstance(result, Died) else result
         if progress:
             progress(work[number].name, len(cases), len(work))
     looked = tuple(cases[number] for number in range(len(work)))
@@ -91,15 +91,17 @@ def _work(data: DataSet) -> list[SummaryJob]:
 
 def _together(cases: tuple[CheckedCase, ...], data: DataSet) -> list[Finding]:
     """What only shows when cases are compared."""
-    facts = {case.name: case.facts for case in cases if case.facts is not None}
-    thumbnails = {name: one.thumbnail for name, one in facts.items() if not one.few_values}
+    summary = {case.name: case.summary for case in cases if case.summary is not None}
+    thumbnails = {name: one.thumbnail for name, one in summary.items() if not one.few_values}
     strange = misoriented_cases(likeness(thumbnails))
-    said = {finding.cases[0] for finding in strange}
-    exact = same_voxels({name: one.voxels for name, one in facts.items()})
+    reported = {finding.cases[0] for finding in strange}
+    exact = same_voxels({name: one.voxels for name, one in summary.items()})
     pairs = [*exact, *same_scans(thumbnails, exact)]
-    ill = ill_fitting(fits(thumbnails), said)
-    odd = [f for f in odd_ones(cases, data.modality) if not (f.check == "intensities" and f.cases[0] in said)]
-    headers = _headers({name: one.axes for name, one in facts.items()})
+    ill = ill_fitting(fits(thumbnails), reported)
+    odd = [
+        f for f in odd_ones(cases, data.modality) if not (f.check == "intensities" and f.cases[0] in reported)
+    ]
+    headers = _headers({name: one.axes for name, one in summary.items()})
     return [*odd, *strange, *ill, *headers, *duplicates(pairs, kinds(data.splits))]
 
 
@@ -116,8 +118,8 @@ def _headers(axes: dict[str, str]) -> list[Finding]:
     ]
 
 
-def _died(work: SummaryJob, answer: Died) -> CheckedCase:
-    found = f"{work.scan.parent.name}/{work.scan.name}: {answer.reason}"
+def _died(work: SummaryJob, result: Died) -> CheckedCase:
+    found = f"{work.scan.parent.name}/{work.scan.name}: {result.reason}"
     todo = "Look at the file alone with c3s3-seg inspect"
     finding = Finding("error", "unreadable", (work.name,), found, "a whole file", todo)
     return CheckedCase(work.name, work.kind, (finding,))

@@ -175,8 +175,8 @@ def _likeness(a: _Fine, b: _Fine, start_mm: Doubles) -> float:
     for evaluations, tolerance, reach in ((45, 1e-3, 1.0), (120, 1e-4, 0.5)):
         steps = np.eye(3) * b.step_mm * reach
         options = {"xtol": 0.02 * b.step_mm, "ftol": tolerance, "maxfev": evaluations, "direc": steps}
-        answer = minimize(lambda m: -b.correlation(a, m, b.some), start_mm, method="Powell", options=options)
-        start_mm = answer.x
-        if -answer.fun < DIFFERENT:
+        optimum = minimize(lambda m: -b.correlation(a, m, b.some), start_mm, method="Powell", options=options)
+        start_mm = optimum.x
+        if -optimum.fun < DIFFERENT:
             break
     return b.correlation(a, start_mm, b.points_mm())

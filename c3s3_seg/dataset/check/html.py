@@ -44,10 +44,13 @@ def write_doctor_json(path: Path, found: DataSetCheck) -> None:
     """
     cases = []
     for case in found.cases:
-        row: dict[str, object] = {"case": case.name, "kind": case.kind, "read": case.facts is not None}
-        if case.facts is not None:
-            row |= {"shape": list(case.facts.shape), "spacing_mm": case.facts.spacing_mm.round(5).tolist()}
-            row |= {"axes": case.facts.axes}
+        row: dict[str, object] = {"case": case.name, "kind": case.kind, "read": case.summary is not None}
+        if case.summary is not None:
+            row |= {
+                "shape": list(case.summary.shape),
+                "spacing_mm": case.summary.spacing_mm.round(5).tolist(),
+            }
+            row |= {"axes": case.summary.axes}
         if case.mask is not None:
             row["volumes_ml"] = {name: round(ml, 4) for name, ml in case.mask.volumes_ml.items()}
         cases.append(row)
@@ -135,8 +138,8 @@ def _diagrams(found: DataSetCheck) -> str:
 def _finding(finding: Finding, pictures: str) -> str:
     names = ", ".join(finding.cases[:12]) or "the data set"
     more = f" and {len(finding.cases) - 12} more" if len(finding.cases) > 12 else ""
-    facts = (("Found", finding.found), ("Wanted", finding.wanted), ("What to do", finding.todo))
-    listed = "".join(f"<dt>{name}</dt><dd>{_text(text)}</dd>" for name, text in facts if text)
+    rows = (("Found", finding.found), ("Wanted", finding.wanted), ("What to do", finding.todo))
+    listed = "".join(f"<dt>{name}</dt><dd>{_text(text)}</dd>" for name, text in rows if text)
     opened = "" if finding.severity == "info" else " open"
     return (
         f'<details class="case" id="{_anchor(finding)}"{opened}><summary>'

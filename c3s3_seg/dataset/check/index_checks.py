@@ -151,9 +151,9 @@ def _plain(name: str) -> str:
 def _states_another_split(cases: Mapping[str, str]) -> list[Finding]:
     findings = []
     for name, kind in cases.items():
-        said = [word for word in re.split(r"[^a-z]+", name.casefold()) if word in TOKENS]
-        if said and all(kind not in TOKENS[word] for word in said):
-            found, wanted = f"its name says '{said[0]}', the index {kind}", "names and index that agree"
+        tokens = [word for word in re.split(r"[^a-z]+", name.casefold()) if word in TOKENS]
+        if tokens and all(kind not in TOKENS[word] for word in tokens):
+            found, wanted = f"its name says '{tokens[0]}', the index {kind}", "names and index that agree"
             todo = "Look whether the index is right"
             findings.append(Finding("warning", "name-split", (name,), found, wanted, todo))
     return findings

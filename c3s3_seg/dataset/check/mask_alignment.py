@@ -78,19 +78,19 @@ def fits(thumbnails: Mapping[str, Thumbnail]) -> dict[str, Fit]:
     return found
 
 
-def ill_fitting(found: Mapping[str, Fit], said: set[str]) -> list[Finding]:
+def ill_fitting(found: Mapping[str, Fit], reported: set[str]) -> list[Finding]:
     """A finding for each mask that would fit better elsewhere.
 
     Parameters
     ----------
     found
         Of `fits`.
-    said
+    reported
         Cases whose scan is turned or strange: of them it is said already.
     """
     findings = []
     for name, fit in found.items():
-        if name in said or max(fit.mirrored - MIRRORED, fit.moved - MOVED) <= 0:
+        if name in reported or max(fit.mirrored - MIRRORED, fit.moved - MOVED) <= 0:
             continue
         if fit.mirrored - MIRRORED > fit.moved - MOVED:
             sides = " and ".join(AXES[axis] for axis in range(3) if fit.flips[axis])

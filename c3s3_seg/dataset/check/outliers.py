@@ -31,7 +31,7 @@ AIR_HU = -100.0  # a CT scan shows air or fat somewhere
 
 def odd_ones(cases: Sequence[CheckedCase], modality: str) -> list[Finding]:
     """What is unlike the others, or unfit in itself, among the cases that could be read."""
-    known = [(case.name, case.facts) for case in cases if case.facts is not None]
+    known = [(case.name, case.summary) for case in cases if case.summary is not None]
     if not known:
         return []
     masked = [case for case in cases if case.mask is not None]
@@ -48,7 +48,7 @@ def _deviations(values: Floats, floor: float) -> Floats:
 def _spacing(known: list[tuple[str, CaseSummary]]) -> list[Finding]:
     if len(known) < SPACING_LEAST:
         return []
-    logs = np.log([facts.spacing_mm for _, facts in known])
+    logs = np.log([summary.spacing_mm for _, summary in known])
     usual = np.median(logs, axis=0)
     findings = []
     for axis in range(3):
@@ -72,27 +72,27 @@ def _spacing(known: list[tuple[str, CaseSummary]]) -> list[Finding]:
 
 def _sizes(known: list[tuple[str, CaseSummary]]) -> list[Finding]:
     findings = []
-    for name, facts in known:
-        least = multiple_of(strides_of(facts.spacing_mm.tolist()))
-        if any(side < n for side, n in zip(facts.shape, least, strict=True)):
-            what = f"{' x '.join(map(str, facts.shape))} voxels"
+    for name, summary in known:
+        least = multiple_of(strides_of(summary.spacing_mm.tolist()))
+        if any(side < n for side, n in zip(summary.shape, least, strict=True)):
+            what = f"{' x '.join(map(str, summary.shape))} voxels"
             todo = "Choose a finer grid for training, or leave the case out"
             wanted = f"at least {' x '.join(map(str, least))}, which the networks halve to one voxel"
             findings.append(Finding("warning", "small", (name,), what, wanted, todo))
-        ratio = float(facts.spacing_mm.max() / facts.spacing_mm.min())
+        ratio = float(summary.spacing_mm.max() / summary.spacing_mm.min())
         if ratio > FLAT:
-            what = f"voxels of {_times(facts.spacing_mm)} mm: {ratio:.1f} times as thick as wide"
+            what = f"voxels of {_times(summary.spacing_mm)} mm: {ratio:.1f} times as thick as wide"
             todo = "Choose a grid for training that is coarser in the plane"
             findings.append(Finding("warning", "anisotropic", (name,), what, f"at most {FLAT:g} times", todo))
     return findings
 
 
 def _intensities(known: list[tuple[str, CaseSummary]], modality: str) -> list[Finding]:
-    known = [(name, facts) for name, facts in known if not facts.few_values]
+    known = [(name, summary) for name, summary in known if not summary.few_values]
     if len(known) < INTENSITY_LEAST:
         return []
     curves = np.array(
-        [facts.intensities if modality == "CT" else facts.scaled_intensities for _, facts in known]
+        [summary.intensities if modality == "CT" else summary.scaled_intensities for _, summary in known]
     )
     away = np.abs(curves - np.median(curves, axis=0)).mean(axis=1)
     usual = max(float(np.median(away)), 1e-3)
@@ -113,14 +113,16 @@ def _intensities(known: list[tuple[str, CaseSummary]], modality: str) -> list[Fi
 
 def _values(known: list[tuple[str, CaseSummary]], modality: str) -> list[Finding]:
     findings = []
-    clipped = [n for n, (_, facts) in enumerate(known) if facts.at_top > CLIPPED and not facts.few_values]
+    clipped = [
+        n for n, (_, summary) in enumerate(known) if summary.at_top > CLIPPED and not summary.few_values
+    ]
     severity: Severity = "info" if len(clipped) > USUAL * len(known) else "warning"
-    for name, facts in (known[n] for n in clipped):
-        what = f"{facts.at_top:.1%} of the voxels have the largest value: they were clipped"
+    for name, summary in (known[n] for n in clipped):
+        what = f"{summary.at_top:.1%} of the voxels have the largest value: they were clipped"
         todo = "Export it without a window, or with the same one for all"
         wanted = f"at most {CLIPPED:.0%}"
         findings.append(Finding(severity, "clipped", (name,), what, wanted, todo, (name,)))
-    for name in (name for name, facts in known if facts.few_values):
+    for name in (name for name, summary in known if summary.few_values):
         what, todo = (
             f"the image has at most {FEW_VALUES} different values: is it a mask?",
             "Put the scan in its place",
@@ -131,7 +133,7 @@ def _values(known: list[tuple[str, CaseSummary]], modality: str) -> list[Finding
 
 def _unit(known: list[tuple[str, CaseSummary]], modality: str) -> list[Finding]:
     """A whole cohort of CT without a voxel below fat is not in Hounsfield units."""
-    lowest = [float(facts.intensities[0]) for _, facts in known]
+    lowest = [float(summary.intensities[0]) for _, summary in known]
     if modality != "CT" or np.median(lowest) < AIR_HU:
         return []
     what = f"half of the scans have 95% of their voxels above {np.median(lowest):.0f}"

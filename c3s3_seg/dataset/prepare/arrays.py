@@ -139,7 +139,7 @@ def _splits(lists: Sequence[Path], cases: Sequence[_File]) -> dict[Path, Split] 
     for file in cases:
         for name in {file.case, *file.names}:
             where[name].append(file.path)
-    said: dict[Path, str] = {}
+    assigned: dict[Path, str] = {}
     for path in lists:
         names = list(_lines(path))
         absent = [name for name in names if not any(alias in where for alias in _aliases(name))]
@@ -148,10 +148,10 @@ def _splits(lists: Sequence[Path], cases: Sequence[_File]) -> dict[Path, Split] 
             raise InputError(what, where=path, todo="Put them there, or take them off the list")
         for name in names:
             for scan in where[next(alias for alias in _aliases(name) if alias in where)]:
-                if said.setdefault(scan, path.name) != path.name:
-                    what = f"the case '{name}' is in {said[scan]} and in {path.name}"
+                if assigned.setdefault(scan, path.name) != path.name:
+                    what = f"the case '{name}' is in {assigned[scan]} and in {path.name}"
                     raise InputError(what, where=path, todo="Take it off one of them")
-    splits = {path: LISTS[name] for path, name in said.items()}
+    splits = {path: LISTS[name] for path, name in assigned.items()}
     if any(path.name == "train.list" for path in lists):
         return splits
     return {file.path: splits.get(file.path, "") for file in cases}

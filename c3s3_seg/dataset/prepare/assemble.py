@@ -221,11 +221,11 @@ def _hash_all(
     pairs: Sequence[ScanMaskPair], settings: PrepareSettings, progress: Progress
 ) -> tuple[Mapping[str, str], ...]:
     work = [(pair.scan.part, pair.mask) for pair in pairs]
-    answers: dict[int, Mapping[str, str]] = {}
-    for number, answer in each(_hashes, work, settings.search.workers):
-        answers[number] = answer if isinstance(answer, dict) else UNREAD
-        progress("comparing with the earlier run", len(answers), len(work))
-    return tuple(answers[number] for number in range(len(work)))
+    outcomes: dict[int, Mapping[str, str]] = {}
+    for number, outcome in each(_hashes, work, settings.search.workers):
+        outcomes[number] = outcome if isinstance(outcome, dict) else UNREAD
+        progress("comparing with the earlier run", len(outcomes), len(work))
+    return tuple(outcomes[number] for number in range(len(work)))
 
 
 def _hashes(work: tuple[Part, Mask | None]) -> Mapping[str, str]:

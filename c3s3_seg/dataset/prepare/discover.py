@@ -154,15 +154,15 @@ def _sort_images(
     """Scans first, as some masks are known by lying on the grid of one."""
     unsure: list[tuple[Path, Probe]] = []
     for path, probe in probes(images, search, progress):
-        said = says(stem_path(path, root))
+        role = says(stem_path(path, root))
         if isinstance(probe, str):
             found.refused.append(RefusedFile(_place(path, root), probe))
-        elif probe.values is None and said == "mask":
+        elif probe.values is None and role == "mask":
             reason = f"it is named like a mask, and {why_no_mask_file(path, search)}"
             found.refused.append(RefusedFile(_place(path, root), reason))
         elif probe.values is None:
             found.scans.append(_scan(path, root, probe.grid))
-        elif said == "mask":
+        elif role == "mask":
             found.masks.append(_mask(path, root, probe))
         else:
             unsure.append((path, probe))
@@ -181,11 +181,11 @@ def _sort_images(
 def probes(images: Sequence[Path], search: Search, progress: Progress) -> Iterator[tuple[Path, Probe | str]]:
     """What each image file holds, or why it cannot be read; in the order of the files."""
     mend = "orthonormal" in search.fix
-    answers: dict[int, Probe | str] = {}
-    for number, answer in each(_probe, [(path, mend) for path in images], search.workers):
-        answers[number] = answer.reason if isinstance(answer, Died) else answer
-        progress("looking into image files", len(answers), len(images))
-    yield from ((path, answers[number]) for number, path in enumerate(images))
+    results: dict[int, Probe | str] = {}
+    for number, result in each(_probe, [(path, mend) for path in images], search.workers):
+        results[number] = result.reason if isinstance(result, Died) else result
+        progress("looking into image files", len(results), len(images))
+    yield from ((path, results[number]) for number, path in enumerate(images))
 
 
 def _probe(work: tuple[Path, bool]) -> Probe | str:

@@ -220,7 +220,7 @@ def _by_grid(mask: Mask, grid: Geometry, shelf: Shelf) -> tuple[Sequence[int], s
         if on_it:
             return on_it, ""
     same = shelf.holding((), grid)
-    if len(same) == 1 and _is_telling(grid):
+    if len(same) == 1 and _is_distinctive(grid):
         return same, "paired with its mask by the grid alone: their names are not alike"
     if len(same) == 1:
         what = (
@@ -236,7 +236,7 @@ def _by_grid(mask: Mask, grid: Geometry, shelf: Shelf) -> tuple[Sequence[int], s
     return [], f"it is named like {others[0].part.place} and lies on another grid: {grid}{theirs}"
 
 
-def _is_telling(grid: Geometry) -> bool:
+def _is_distinctive(grid: Geometry) -> bool:
     """Whether a grid has a place of its own: at the origin lies everything that has lost its place."""
     return bool(np.abs(grid.origin_mm).max() > 0)
 

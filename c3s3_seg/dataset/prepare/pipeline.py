@@ -182,24 +182,24 @@ def _carry_out(
     work = [_work(plan, number, source, data, settings) for number in plan.wanted]
     _spare_others(data.folder, work)
     _set_aside(data.folder)
-    answers: dict[int, Made | str | Died] = {}
-    for number, answer in each(convert, work, settings.search.workers):
-        answers[number] = answer
-        progress(work[number].case, len(answers), len(work))
-    made = {work[n].case: answer for n in range(len(work)) if isinstance(answer := answers[n], Made)}
+    outcomes: dict[int, Made | str | Died] = {}
+    for number, outcome in each(convert, work, settings.search.workers):
+        outcomes[number] = outcome
+        progress(work[number].case, len(outcomes), len(work))
+    made = {work[n].case: outcome for n in range(len(work)) if isinstance(outcome := outcomes[n], Made)}
     copies = _copies(made)
-    refused = [r for n, item in enumerate(work) if (r := _refusal(item, answers[n])) is not None]
+    refused = [r for n, item in enumerate(work) if (r := _refusal(item, outcomes[n])) is not None]
     places = {item.case: item.scan.place for item in work}
     refused += [RefusedFile(places[c], f"it is a copy of {places[first]}") for c, first in copies.items()]
     result = replace(before, data=data, refused=(*before.refused, *refused))
     return _finish(plan, made, set(copies), settings, result)
 
 
-def _refusal(work: ConvertJob, answer: Made | str | Died) -> RefusedFile | None:
-    if not isinstance(answer, Made):
-        return RefusedFile(work.scan.place, answer.reason if isinstance(answer, Died) else answer)
-    if answer.mask_refused and work.mask is not None:
-        return RefusedFile(work.mask.place, answer.mask_refused + KEPT)
+def _refusal(work: ConvertJob, outcome: Made | str | Died) -> RefusedFile | None:
+    if not isinstance(outcome, Made):
+        return RefusedFile(work.scan.place, outcome.reason if isinstance(outcome, Died) else outcome)
+    if outcome.mask_refused and work.mask is not None:
+        return RefusedFile(work.mask.place, outcome.mask_refused + KEPT)
     return None
 
 
@@ -297,7 +297,7 @@ def _finish(
     )
     if taken:
         _clear(before.data, {*made} - taken)
-        result.data.save(prepared=_facts(result, settings))
+        result.data.save(prepared=_preparation(result, settings))
         shutil.rmtree(before.data.folder / STATE)
     return result
 
@@ -312,7 +312,7 @@ def _clear(data: DataSet, cases: set[str]) -> None:
                 path.unlink(missing_ok=True)
 
 
-def _facts(result: PreparedDataSet, settings: PrepareSettings) -> dict[str, Any]:
+def _preparation(result: PreparedDataSet, settings: PrepareSettings) -> dict[str, Any]:
     """What the index says of the run. Refusals are counted and not named: a place may name a patient."""
     return {
         "program": f"c3s3-seg {__version__}",

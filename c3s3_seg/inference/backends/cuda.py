@@ -42,7 +42,7 @@ def cudart() -> Any:
     return runtime
 
 
-def ask(answer: tuple[Any, ...]) -> Any:
+def ask(result: tuple[Any, ...]) -> Any:
     """The value of a CUDA call, which answers (error, value) or (error,).
 
     Raises
@@ -50,7 +50,7 @@ def ask(answer: tuple[Any, ...]) -> Any:
     MissingError
         If the error is one, in CUDA's words: no GPU, no driver, no memory left.
     """
-    error, *values = answer
+    error, *values = result
     if int(error) != 0:
         _, text = cudart().cudaGetErrorString(error)
         raise MissingError(f"CUDA says: {text.decode()}", todo=INSTALL)

@@ -124,7 +124,7 @@ def _open(onnxruntime: Any, graph: bytes, threads: int | None, device: Device) -
     start = partial(onnxruntime.InferenceSession, graph, options, enable_fallback=0)
     if device == "cpu" or CUDA not in onnxruntime.get_available_providers() or not cuda_devices():
         return start(providers=[CPU]), None
-    said = _preload(onnxruntime)
+    message = _preload(onnxruntime)
     try:
         session = start(providers=[(CUDA, CUDA_OPTIONS), CPU])
     except RuntimeError as error:
@@ -132,7 +132,7 @@ def _open(onnxruntime: Any, graph: bytes, threads: int | None, device: Device) -
     session.disable_fallback()  # before 1.23 the argument is not heard
     # What is available and what runs differ: only the session knows.
     runs = session.get_providers()[0] == CUDA
-    return session, None if runs else said or "it needs the CUDA and cuDNN libraries of its release"
+    return session, None if runs else message or "it needs the CUDA and cuDNN libraries of its release"
 
 
 def _one_line(text: str) -> str:
@@ -142,11 +142,11 @@ def _one_line(text: str) -> str:
 def _preload(onnxruntime: Any) -> str:
     """Load CUDA and cuDNN from where pip put them; what it says of those that are missing."""
     load = getattr(onnxruntime, "preload_dlls", None)  # since 1.21
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said):
+    message = io.StringIO()
+    with contextlib.redirect_stdout(message):
         if load is not None:
             load()
-    return _one_line(said.getvalue())
+    return _one_line(message.getvalue())
 
 
 def _why_no_cuda(onnxruntime: Any) -> str:

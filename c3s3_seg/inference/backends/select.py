@@ -86,7 +86,7 @@ def candidates(bundle: ModelBundle, network: Network, device: Device) -> Iterato
             yield runtime, place
 
 
-def facts(backend: Backend) -> dict[str, str]:
+def describe(backend: Backend) -> dict[str, str]:
     """Where and how a backend runs, for the JSON of a case."""
     return {
         "backend": backend.name,

@@ -94,14 +94,14 @@ class TensorRtBackend:
                 f"found tiles of {given.shape}, the engine takes {_sizes(least)} to {_sizes(most)}",
                 todo="Use smaller tiles: --overlap 0.5",
             )
-        answer = np.empty(_sizes(self._context.get_tensor_shape(self._output)), dtype=np.float32)
+        result = np.empty(_sizes(self._context.get_tensor_shape(self._output)), dtype=np.float32)
         self._context.set_tensor_address(INPUT, self._stream.upload(INPUT, given))
-        self._context.set_tensor_address(self._output, self._stream.buffer(self._output, answer.nbytes))
+        self._context.set_tensor_address(self._output, self._stream.buffer(self._output, result.nbytes))
         if not self._context.execute_async_v3(self._stream.handle):
             raise RefusedError("TensorRT did not run; its reasons are above")
-        self._stream.download(self._output, answer)
+        self._stream.download(self._output, result)
         self._stream.wait()
-        return answer
+        return result
 
 
 def _sizes(dims: Any) -> tuple[int, ...]:

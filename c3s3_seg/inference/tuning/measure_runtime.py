@@ -20,7 +20,7 @@ import numpy as np
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import MissingError, shown
 from c3s3_seg.inference.backends.graph import read_graph
-from c3s3_seg.inference.backends.select import BackendRequest, facts, open_backend
+from c3s3_seg.inference.backends.select import BackendRequest, describe, open_backend
 from c3s3_seg.inference.tiling import Shape
 from c3s3_seg.system.choices import CpuRuntime
 from c3s3_seg.system.process_pool import follow_parent
@@ -84,17 +84,17 @@ def measured(bundle: ModelBundle, runtime: CpuRuntime, threads: int | None, tile
     """
     words = [str(bundle.folder.resolve()), runtime, str(threads or 0), *map(str, tile)]
     counted = {} if threads is None else {f"{name}_NUM_THREADS": str(threads) for name in ("OMP", "OPENBLAS")}
-    answer = subprocess.run(
+    finished = subprocess.run(
         [sys.executable, "-m", "c3s3_seg.inference.tuning.measure_runtime", *words],
         env={**os.environ, **counted},
         capture_output=True,
         text=True,
         check=False,
     )
-    if answer.returncode:
-        last = (answer.stderr.strip().splitlines() or [f"exit code {answer.returncode}"])[-1]
+    if finished.returncode:
+        last = (finished.stderr.strip().splitlines() or [f"exit code {finished.returncode}"])[-1]
         raise MissingError(f"the runtime '{runtime}' failed on tiles of {shown(tile)}: {last}")
-    found = json.loads(answer.stdout.splitlines()[-1])
+    found = json.loads(finished.stdout.splitlines()[-1])
     return Measurement(**{**found, "tile": tuple(found["tile"])})
 
 
@@ -108,7 +108,7 @@ def measure(bundle: ModelBundle, request: BackendRequest, tile: Shape) -> Measur
     first = time.perf_counter() - opened
     seconds = median(_timed(lambda: backend(patch)) for _ in range(REPEATS))
     peak = _peak_bytes()
-    where = facts(backend)
+    where = describe(backend)
     return Measurement(
         runtime=where["backend"],
         device=where["device"],

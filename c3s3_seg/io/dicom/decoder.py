@@ -114,10 +114,10 @@ class PixelDecoder:
         if child.stdin is None:
             raise EOFError
         child.stdin.write(question)
-        answer = json.loads(_line(child, FRAME_S))
-        if "error" in answer:
-            raise DecoderRefusal(answer["error"], answer.get("todo", ""))
-        dtype, shape = np.dtype(answer["dtype"]), tuple(answer["shape"])
+        reply = json.loads(_line(child, FRAME_S))
+        if "error" in reply:
+            raise DecoderRefusal(reply["error"], reply.get("todo", ""))
+        dtype, shape = np.dtype(reply["dtype"]), tuple(reply["shape"])
         size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
         if size > MAX_FRAME:
             raise DecoderRefusal("it unpacks to more than its header says")
@@ -192,10 +192,10 @@ def main() -> None:
     import pydicom  # before the limit: what is loaded already is not counted
 
     warnings.simplefilter("ignore")
-    answers, questions = sys.stdout.buffer, sys.stdin.buffer
+    replies, questions = sys.stdout.buffer, sys.stdin.buffer
     _limit()
-    answers.write(b"ready\n")
-    answers.flush()
+    replies.write(b"ready\n")
+    replies.flush()
     held: dict[str, Any] = {}
     for line in questions:
         question = json.loads(line)
@@ -204,19 +204,19 @@ def main() -> None:
                 held = {question["path"]: _open(Path(question["path"]), pydicom)}
             pixels = _decode(held[question["path"]], question["frame"])
         except DecoderRefusal as refused:
-            _tell(answers, {"error": str(refused), "todo": refused.todo})
+            _send(replies, {"error": str(refused), "todo": refused.todo})
             continue
         except Exception as error:  # pydicom and its decoders raise whatever they trip over
-            _tell(answers, {"error": type(error).__name__})
+            _send(replies, {"error": type(error).__name__})
             continue
-        _tell(answers, {"dtype": pixels.dtype.str, "shape": pixels.shape})
-        answers.write(np.ascontiguousarray(pixels).data)
-        answers.flush()
+        _send(replies, {"dtype": pixels.dtype.str, "shape": pixels.shape})
+        replies.write(np.ascontiguousarray(pixels).data)
+        replies.flush()
 
 
-def _tell(answers: IO[bytes], answer: Mapping[str, Any]) -> None:
-    answers.write(json.dumps(answer).encode() + b"\n")
-    answers.flush()
+def _send(replies: IO[bytes], reply: Mapping[str, Any]) -> None:
+    replies.write(json.dumps(reply).encode() + b"\n")
+    replies.flush()
 
 
 def _limit() -> None:

@@ -74,13 +74,13 @@ def _phases(slices: Sequence[Slice]) -> list[Part]:
     places = _places(slices)
     if places is None or not _collide(zip(places, slices, strict=True)):
         return whole
-    said = {key: [item.text(key) for item in slices] for key in PHASES}
-    telling = [key for key, values in said.items() if len(set(values)) > 1]
+    values_of = {key: [item.text(key) for item in slices] for key in PHASES}
+    distinguishing = [key for key, values in values_of.items() if len(set(values)) > 1]
     for count in (1, 2, 3):
-        for keys in combinations(telling, count):
+        for keys in combinations(distinguishing, count):
             groups: dict[tuple[str, ...], list[tuple[int, Slice]]] = defaultdict(list)
             for n, place in enumerate(places):
-                groups[tuple(said[key][n] for key in keys)].append((place, slices[n]))
+                groups[tuple(values_of[key][n] for key in keys)].append((place, slices[n]))
             if _good(list(groups.values())):
                 order = enumerate(sorted(groups.items(), key=_order), 1)
                 return [(_label(keys, told, n), tuple(s for _, s in group)) for n, (told, group) in order]

@@ -99,8 +99,8 @@ def _grid_of(data: Any, path: Path) -> Geometry:
     normal = np.cross(i, j)
     heights = (points - points[0]) @ normal
     span, places = float(np.ptp(heights)), np.unique(np.round(heights, 3))
-    said = float(measures.get("SpacingBetweenSlices") or measures.get("SliceThickness") or 0)
-    step = float(np.diff(places).min()) if len(places) > 1 else said
+    stated = float(measures.get("SpacingBetweenSlices") or measures.get("SliceThickness") or 0)
+    step = float(np.diff(places).min()) if len(places) > 1 else stated
     if step <= 0:
         raise InputError("the one frame of this DICOM SEG does not say how thick it is", where=path)
     count = round(span / step)

@@ -284,12 +284,14 @@ def _checked(parts: Parts, path: Path, orthonormal: bool) -> Volume:
     return Volume(parts.array, geometry, Source(path=path, notes=notes, sha256=parts.sha256 or None))
 
 
-def _sides_note(said: str, geometry: Geometry) -> tuple[str, ...]:
+def _sides_note(stated: str, geometry: Geometry) -> tuple[str, ...]:
     """A note if the header names other sides than its directions have, where these are plain to see."""
     plain = np.abs(geometry.direction).max(axis=0).min() > PLAIN
-    if not plain or not re.fullmatch("[LRPASI]{3}", said) or said == geometry.letters:
+    if not plain or not re.fullmatch("[LRPASI]{3}", stated) or stated == geometry.letters:
         return ()
-    return (f"the axes are named {said} and have the directions {geometry.letters}: the directions are used",)
+    return (
+        f"the axes are named {stated} and have the directions {geometry.letters}: the directions are used",
+    )
 
 
 def _check_finite(array: Array, path: Path) -> None:

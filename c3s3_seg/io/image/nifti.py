@@ -209,11 +209,11 @@ def _slack_mm(header: Header) -> float:
 
 def _spacing_notes(header: Header, affine: NDArray[np.float64]) -> tuple[str, ...]:
     """A note if the header's spacing, which a lone sform repeats, is another one."""
-    found, said = np.linalg.norm(affine[:3, :3], axis=0), header.pixdim[1:4]
-    off_mm = np.abs(found - said) * (np.array(header.shape[:3]) - 1)
+    found, stated = np.linalg.norm(affine[:3, :3], axis=0), header.pixdim[1:4]
+    off_mm = np.abs(found - stated) * (np.array(header.shape[:3]) - 1)
     if not off_mm.max() > _slack_mm(header):
         return ()
-    what = f"pixdim is {said.round(4).tolist()} mm, the spacing of the sform {found.round(4).tolist()} mm"
+    what = f"pixdim is {stated.round(4).tolist()} mm, the spacing of the sform {found.round(4).tolist()} mm"
     return (f"{what}: the sform is used",)
 
 

@@ -178,7 +178,7 @@ def _transfer(node: Node, inbox: Inbox, caller: Caller, listener: AssociationLis
                 inbox.watching(link),
             ):
                 expected = _look_up(node, link, inbox, level, uids)
-                answers = list(_asked(node, link.send_c_get, query, GET))
+                responses = list(_asked(node, link.send_c_get, query, GET))
         else:
             with (
                 listening(listener, node, inbox, caller),
@@ -186,11 +186,11 @@ def _transfer(node: Node, inbox: Inbox, caller: Caller, listener: AssociationLis
                 inbox.watching(link),
             ):
                 expected = _look_up(node, link, inbox, level, uids)
-                answers = list(_asked(node, link.send_c_move, query, listener.title, MOVE))
+                responses = list(_asked(node, link.send_c_move, query, listener.title, MOVE))
     finally:
         if inbox.errors:  # why it was broken off says more than that it was
             raise inbox.errors[0]
-    status = answers[-1][0] if answers else None
+    status = responses[-1][0] if responses else None
     _check_end(node, status, "the transfer")
     _check_complete(node, inbox, status, expected)
 
@@ -223,18 +223,18 @@ def _look_up(node: Node, link: Any, inbox: Inbox, level: str, uids: dict[str, Ui
 
 def _check_complete(node: Node, inbox: Inbox, status: Any, expected: int | None) -> None:
     """Compare the files that came with what the server has and with what it says that it sent."""
-    said = {
+    counts = {
         name: int(getattr(status, f"NumberOf{name}Suboperations", None) or 0)
         for name in ("Remaining", "Completed", "Warning", "Failed")
     }
-    came, failed = len(inbox.files), said["Failed"] + said["Remaining"]
+    came, failed = len(inbox.files), counts["Failed"] + counts["Remaining"]
     todo = "Nothing was kept: fetch it again"
     if failed or not came:
         raise RefusedError(f"{node} sent {came} files and failed to send {failed}", todo=todo)
     if expected is not None and came < expected:
         raise RefusedError(f"{node} has {expected} files of this study and sent {came}", todo=todo)
-    if inbox.taken < said["Completed"] + said["Warning"]:
-        sent = said["Completed"] + said["Warning"]
+    if inbox.taken < counts["Completed"] + counts["Warning"]:
+        sent = counts["Completed"] + counts["Warning"]
         raise RefusedError(f"{node} says that it sent {sent} files, and {inbox.taken} came", todo=todo)
 
 

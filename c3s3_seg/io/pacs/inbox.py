@@ -67,8 +67,8 @@ class Inbox:
         InputError
             If it is of another accession number or patient than was asked for.
         """
-        asked, said = self.wanted, {"accession": accession, "patient": patient}
-        for name, value in said.items():
+        asked, returned = self.wanted, {"accession": accession, "patient": patient}
+        for name, value in returned.items():
             if value and getattr(asked, name) not in ("", value):
                 raise InputError(f"the study on the server is of another {name}, which was not asked for")
         self.wanted = replace(asked, patient=asked.patient or patient)

@@ -9,14 +9,17 @@ from c3s3_seg.bundle import Network
 from c3s3_seg.training.config import TrainConfig
 
 
-def model_card(config: TrainConfig, networks: Sequence[Network], facts: dict[str, Any]) -> str:
+def model_card(config: TrainConfig, networks: Sequence[Network], history: dict[str, Any]) -> str:
     """The card as Markdown."""
     task, run = config.task, config.run
-    counts = ", ".join(f"{count} {kind}" for kind, count in facts["cases"].items())
+    counts = ", ".join(f"{count} {kind}" for kind, count in history["cases"].items())
     labels = ", ".join(f"{label.value} = {label.name}" for label in task.labels)
     spacing = " x ".join(f"{s:g}" for s in task.recipe.spacing_mm)
     storage = {"half": "half precision", "int8": "8 bits"}[config.networks.storage]
     nets = "; ".join(f"{n.stem}: {n.architecture}, {n.filters} filters" for n in networks)
+    precision = _precision(config, history)
+    beginning, changes = _beginning(history["initialized_from"]), _changes(history["changed_on_resume"])
+    remarks = f"{_fold(config)}{_blend(config)}{beginning}{changes}{_warnings(history)}"
     return f"""# {task.name}
 
 Research use only. Not a medical device.
@@ -24,30 +27,30 @@ Research use only. Not a medical device.
 - **Task**: {task.modality}; labels {labels}.
 - **Networks**: {nets}. Kernels are stored in {storage} and run in single precision.
 - **Grid**: {spacing} mm, axes LPS; training crops of {" x ".join(map(str, task.patch))} voxels.
-- **Method**: {config.method}, {facts["iterations"]} iterations, seed {run.seed}, {_precision(config, facts)}.
+- **Method**: {config.method}, {history["iterations"]} iterations, seed {run.seed}, {precision}.
 - **Data**: `{config.data.folder}`: {counts} cases.
-{_fold(config)}{_blend(config)}{_beginning(facts["initialized_from"])}{_changes(facts["changed_on_resume"])}{_warnings(facts)}{config.data.note}
+{remarks}{config.data.note}
 ## Validation
 
 Every net of the run, last weights (moving average), before they were rounded for storage. The scans' own
 grids, paper protocol: voxel units, mean over cases and labels; an empty prediction counts as (0, 0, 0, 0).
 
-{_table(facts["validation_last"])}{_empty(facts["validation_last"])}
-Best during the run: {_best(facts["validation_best"])}.
-{_kept(facts)}
+{_table(history["validation_last"])}{_empty(history["validation_last"])}
+Best during the run: {_best(history["validation_best"])}.
+{_kept(history)}
 The exact configuration and the figures of each case are in `manifest.json`.
 """
 
 
-def _precision(config: TrainConfig, facts: dict[str, Any]) -> str:
+def _precision(config: TrainConfig, history: dict[str, Any]) -> str:
     """With what "auto" became, and why."""
     if config.run.precision != "auto":
         return config.run.precision
-    return f"{facts['precision']} (chosen by itself: {facts['precision_why']})"
+    return f"{history['precision']} (chosen by itself: {history['precision_why']})"
 
 
-def _warnings(facts: dict[str, Any]) -> str:
-    return "".join(f"- **Warning**: {text}.\n" for text in facts["warnings"])
+def _warnings(history: dict[str, Any]) -> str:
+    return "".join(f"- **Warning**: {text}.\n" for text in history["warnings"])
 
 
 def _fold(config: TrainConfig) -> str:
@@ -66,15 +69,15 @@ def _blend(config: TrainConfig) -> str:
     return f"- **Blended**: {share:g} of each weight is what was learnt, {1 - share:g} what it began from.\n"
 
 
-def _kept(facts: dict[str, Any]) -> str:
+def _kept(history: dict[str, Any]) -> str:
     """The weights that ship, where they are not the last ones."""
-    if facts["kept"] == "last":
+    if history["kept"] == "last":
         return ""
     return f"""
 The weights in this bundle are those of each net's best validation. They were chosen by these scores, which
 are therefore optimistic:
 
-{_table(facts["validation_kept"], "iteration")}{_empty(facts["validation_kept"])}"""
+{_table(history["validation_kept"], "iteration")}{_empty(history["validation_kept"])}"""
 
 
 def _beginning(origin: dict[str, Any] | None) -> str:

@@ -85,16 +85,16 @@ def make_ensemble(bundles: Sequence[ModelBundle], out: Path) -> ModelBundle:
     networks = tuple(replace(member.network, name=None) for member in named)
     domain = merge_domains([member.bundle.task.domain for member in named])
     task = replace(named[0].bundle.task, domain=domain)
-    return ModelBundle.create(out, task, files, networks, plain(_facts(named)))
+    return ModelBundle.create(out, task, files, networks, plain(_training_record(named)))
 
 
 def _member(bundle: ModelBundle) -> EnsembleMember:
-    facts, network = bundle.manifest.training, bundle.networks[0]
+    training_record, network = bundle.manifest.training, bundle.networks[0]
     # Bundles from before there was a choice of weights ship the last ones.
-    records = facts.get("validation_kept") or facts.get("validation_last") or []
+    records = training_record.get("validation_kept") or training_record.get("validation_last") or []
     record = next((r for r in records if r["candidate"] == network.candidate), None)
     scores = None if record is None else {key: _number(record[key]) for key in SCORES}
-    return EnsembleMember(bundle, network, facts.get("fold"), scores)
+    return EnsembleMember(bundle, network, training_record.get("fold"), scores)
 
 
 def _number(found: Any) -> float:
@@ -146,7 +146,7 @@ def _division(member: EnsembleMember) -> tuple[str, Any]:
     return (member.fold or "").partition("/")[2], data.get("fold_seed")
 
 
-def _facts(members: Sequence[EnsembleMember]) -> dict[str, Any]:
+def _training_record(members: Sequence[EnsembleMember]) -> dict[str, Any]:
     trainings = [member.bundle.manifest.training for member in members]
     per_case = (
         (member.network.stem, training.get("validation_cases", {}).get(member.network.candidate))
@@ -202,11 +202,11 @@ def _table(members: Sequence[EnsembleMember]) -> str:
     heads = ["file", "network", "fold", "weights", *SCORES.values()]
     rows = [heads, ["---"] * len(heads)]
     for member in members:
-        net, facts = member.network, member.bundle.manifest.training
+        net, training_record = member.network, member.bundle.manifest.training
         digits = {key: 3 if key in ("dice", "jaccard") else 2 for key in SCORES}
         scores = [f"{member.scores[key]:.{digits[key]}f}" if member.scores else "" for key in SCORES]
         kind = f"{net.architecture}, {net.filters} filters"
-        rows.append([net.weights, kind, member.fold or "none", facts.get("kept", "last"), *scores])
+        rows.append([net.weights, kind, member.fold or "none", training_record.get("kept", "last"), *scores])
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 

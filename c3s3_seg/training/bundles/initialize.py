@@ -57,14 +57,14 @@ def _taken(members: list[Member], wanted: Mapping[str, Network]) -> dict[str, Me
 
 def _origin(bundle: ModelBundle, taken: Mapping[str, Member]) -> dict[str, Any]:
     """What the card says of the bundle; `seconds` counts its own forebears too."""
-    facts = bundle.manifest.training
-    earlier = facts.get("initialized_from") or {}
+    training_record = bundle.manifest.training
+    earlier = training_record.get("initialized_from") or {}
     return {
         "bundle": bundle.task.name,
         "networks": list(taken),
         "weights_sha256": {name: home.manifest.files[n.weights] for name, (home, n) in taken.items()},
-        "iterations": facts.get("iterations", 0) + earlier.get("iterations", 0),
-        "seconds": facts.get("seconds", 0) + earlier.get("seconds", 0),
+        "iterations": training_record.get("iterations", 0) + earlier.get("iterations", 0),
+        "seconds": training_record.get("seconds", 0) + earlier.get("seconds", 0),
     }
 
 

@@ -1,4 +1,4 @@
-"""A finished run -> its bundle: weights, facts, card."""
+"""A finished run -> its bundle: weights, training record, card."""
 
 from __future__ import annotations
 
@@ -37,15 +37,18 @@ def write_bundle(run: Run, data: DataSet, splits: Splits, results: list[Validati
     for stem, name in zip(("model", "secondary"), order, strict=False):
         network = replace(candidates[name][1], stem=stem)
         networks.append(network)
-        net = run.answer(name)
+        net = run.evaluated(name)
         if name in run.best:
             net.load_state_dict(run.best[name])
         files[network.weights] = to_bytes(net, run.config.networks.storage)
-    facts = _facts(run, splits, results) | {"kept": run.config.run.keep, "validation_kept": kept}
-    files[CARD] = model_card(run.config, networks, facts).encode()
+    training_record = _training_record(run, splits, results) | {
+        "kept": run.config.run.keep,
+        "validation_kept": kept,
+    }
+    files[CARD] = model_card(run.config, networks, training_record).encode()
     task = replace(run.config.task, domain=_domain(run, data, splits))
     # JSON has no word for what is infinite or not a number, as a distance may be.
-    return ModelBundle.create(run.folder / "bundle", task, files, tuple(networks), plain(facts))
+    return ModelBundle.create(run.folder / "bundle", task, files, tuple(networks), plain(training_record))
 
 
 def _domain(run: Run, data: DataSet, splits: Splits) -> Domain | None:
@@ -63,7 +66,7 @@ def _kept(run: Run, results: list[Validation]) -> list[dict[str, Any]]:
     return [scored(result, run.iteration) for result in results]
 
 
-def _facts(run: Run, splits: Splits, results: list[Validation]) -> dict[str, Any]:
+def _training_record(run: Run, splits: Splits, results: list[Validation]) -> dict[str, Any]:
     judged = [record for record in run.history if "dice" in record]
     best = max(judged, key=lambda record: float(record["dice"]), default=None)
     return {

@@ -63,9 +63,9 @@ def make_plan(
     data, splits = read_splits(_data_config(builder))
     regrid = None
     if constraints.start is None:
-        facts = measure(data, splits, report, READING * constraints.left_s)
-        from_data(builder, data, splits, facts)
-        regrid = partial(_grid, builder, facts)
+        measured = measure(data, splits, report, READING * constraints.left_s)
+        from_data(builder, data, splits, measured)
+        regrid = partial(_grid, builder, measured)
     else:
         from_bundle(builder, data, splits, constraints.start)
     fit(builder, splits, constraints, report, regrid)
@@ -79,30 +79,32 @@ def _data_config(builder: ConfigBuilder) -> DataConfig:
     return parse(DataConfig, known, "--set data")
 
 
-def from_data(builder: ConfigBuilder, data: DataSet, splits: Splits, facts: DataStatistics) -> None:
+def from_data(builder: ConfigBuilder, data: DataSet, splits: Splits, measured: DataStatistics) -> None:
     """Choose all that the scans decide."""
-    _task(builder, data, facts)
-    _intensity(builder, facts)
-    _grid(builder, facts)
+    _task(builder, data, measured)
+    _intensity(builder, measured)
+    _grid(builder, measured)
     _method(builder, splits)
 
 
-def _task(builder: ConfigBuilder, data: DataSet, facts: DataStatistics) -> None:
+def _task(builder: ConfigBuilder, data: DataSet, measured: DataStatistics) -> None:
     name = re.sub("[^a-z0-9]+", "-", (data.name or data.folder.resolve().name).lower()).strip("-")
     builder.put("task.name", name or "task", "the data set's name")
     known = f"{INDEX} says so" if data.modality else "the scans say so"
     builder.put(
-        "task.modality", facts.modality or "MR", known if facts.modality else "not known: MR is assumed"
+        "task.modality", measured.modality or "MR", known if measured.modality else "not known: MR is assumed"
     )
-    labels = [{"name": name, "value": value} for name, value in facts.labels.items()]
+    labels = [{"name": name, "value": value} for name, value in measured.labels.items()]
     builder.put(
         "task.labels", labels, f"of {INDEX}" if data.labels else "values found in the masks; give them names"
     )
-    pieces = "in every mask read each label is one piece" if facts.one_piece else "labels have several pieces"
-    builder.put("task.keep_largest", facts.one_piece, pieces)
+    pieces = (
+        "in every mask read each label is one piece" if measured.one_piece else "labels have several pieces"
+    )
+    builder.put("task.keep_largest", measured.one_piece, pieces)
 
 
-def _intensity(builder: ConfigBuilder, facts: DataStatistics) -> None:
+def _intensity(builder: ConfigBuilder, measured: DataStatistics) -> None:
     if builder["task.modality"] != "CT":
         builder.put("task.recipe.intensity.rule", "zscore", "intensities of MR have no unit")
         return
@@ -111,8 +113,8 @@ def _intensity(builder: ConfigBuilder, facts: DataStatistics) -> None:
         != "window"
     ):
         return
-    low, high = window(*facts.grey)
-    seen = f"{facts.grey[0]:.0f} to {facts.grey[1]:.0f} HU hold 99 % of the foreground"
+    low, high = window(*measured.grey)
+    seen = f"{measured.grey[0]:.0f} to {measured.grey[1]:.0f} HU hold 99 % of the foreground"
     builder.put("task.recipe.intensity.low", low, f"{seen}; half of that span is shown below it too")
     builder.put("task.recipe.intensity.high", high, f"{seen}; half of that span is shown above it too")
 
@@ -127,18 +129,16 @@ def window(low: float, high: float) -> tuple[float, float]:
     return ROUND * float((low - beside) // ROUND), -ROUND * float(-(high + beside) // ROUND)
 
 
-def _grid(builder: ConfigBuilder, facts: DataStatistics, coarser: float = 1.0) -> None:
-    fine = coarser * facts.diameter_mm / FINEST
-    why = f"the scans' own, median of {facts.read}"
-    if facts.skipped:
-        why += f" (for {facts.skipped} more there was no time)"
-    if fine > min(facts.spacing_mm):
-        why += (
-            f"; not below {fine:.2f}: {FINEST} voxels across {facts.diameter_mm:.0f} mm cost some 0.01 Dice"
-        )
-    if coarser > 1 and fine > min(facts.spacing_mm):
+def _grid(builder: ConfigBuilder, measured: DataStatistics, coarser: float = 1.0) -> None:
+    fine = coarser * measured.diameter_mm / FINEST
+    why = f"the scans' own, median of {measured.read}"
+    if measured.skipped:
+        why += f" (for {measured.skipped} more there was no time)"
+    if fine > min(measured.spacing_mm):
+        why += f"; not below {fine:.2f}: {FINEST} voxels across {measured.diameter_mm:.0f} mm cost 0.01 Dice"
+    if coarser > 1 and fine > min(measured.spacing_mm):
         why += f", and {coarser:g} times coarser saves time that the budget lacks"
-    wanted = [round(max(own, fine), 2) for own in facts.spacing_mm]
+    wanted = [round(max(own, fine), 2) for own in measured.spacing_mm]
     spacing = builder.put("task.recipe.spacing_mm", wanted, why)
     strides = strides_of(tuple(spacing))
     if strides != EVEN:
@@ -146,8 +146,8 @@ def _grid(builder: ConfigBuilder, facts: DataStatistics, coarser: float = 1.0) -
         builder.put("task.strides", [list(level) for level in strides], why)
     elif "task.strides" in builder and not builder.is_set("task.strides"):
         builder.put("task.strides", [list(level) for level in strides], "spacings are even enough")
-    sides = crop(tuple(spacing), facts, multiple_of(_strides(builder)))
-    held = " x ".join(f"{side:.0f}" for side in facts.organ_mm)
+    sides = crop(tuple(spacing), measured, multiple_of(_strides(builder)))
+    held = " x ".join(f"{side:.0f}" for side in measured.organ_mm)
     builder.put(
         "task.patch", list(sides), f"holds an organ of {held} mm and a quarter more, as far as scans reach"
     )
@@ -161,10 +161,10 @@ def _strides(builder: ConfigBuilder) -> Strides:
     return strides
 
 
-def crop(spacing_mm: Triple, facts: DataStatistics, multiple: tuple[int, int, int]) -> tuple[int, ...]:
+def crop(spacing_mm: Triple, measured: DataStatistics, multiple: tuple[int, int, int]) -> tuple[int, ...]:
     """Sides of a crop, such multiples: the organ and a margin, as far as scans reach and a step bears."""
     wanted = [
-        min(MARGIN * o, f) / s for o, f, s in zip(facts.organ_mm, facts.fov_mm, spacing_mm, strict=True)
+        min(MARGIN * o, f) / s for o, f, s in zip(measured.organ_mm, measured.fov_mm, spacing_mm, strict=True)
     ]
     smallest = [SMALLEST * n for n in multiple]
     sides = [max(s, n * round(side / n)) for side, n, s in zip(wanted, multiple, smallest, strict=True)]
