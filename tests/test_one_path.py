@@ -16,6 +16,7 @@ from c3s3_seg.phantom import Simulator, simulate
 
 pytestmark = pytest.mark.slow
 
+LARGER = Simulator(shape=(140, 124, 62), spacing_mm=(1.5, 1.5, 2.2))  # 210 x 186 x 136 mm
 Made = tuple[Volume, list[str]]
 
 
@@ -47,12 +48,12 @@ CASES: dict[str, Callable[[], Made]] = {
     "phantom": lambda: (simulate(31_050).scan, []),
     "other axes": lambda: (turned(), []),
     "an offset": lambda: (moved(1e6, 1.0), []),
-    "larger": lambda: (simulate(31_050, Simulator(shape=(170, 150, 76))).scan, []),
+    "larger": lambda: (simulate(31_050, LARGER).scan, []),
     "region": lambda: (simulate(31_051).scan, ["--roi", "4:108,2:102,1:55"]),
     "region in mm": lambda: (simulate(31_051).scan, ["--roi", "-500:500,-500:500,-500:500mm"]),
     "empty region": lambda: (simulate(31_051).scan, ["--roi", "5:5,0:9,0:9"]),
     "coarse noise": lambda: (noise((40, 40, 40), 8.0), []),
-    "coarse noise, allowed": lambda: (noise((40, 40, 40), 8.0), ["--force"]),
+    "coarse noise, allowed": lambda: (noise((20, 20, 20), 8.0), ["--force"]),
     "nothing in a larger scan": lambda: (noise((160, 150, 80), 1.5), []),
     "one value": lambda: (simulate(31_050).scan.geometry.volume(np.full((112, 104, 56), 7.0)), []),
     "beyond float32": lambda: (moved(0.0, 1e300), []),
@@ -92,7 +93,7 @@ def test_the_same_inputs_get_the_same_answers(name: str, predictor: Predictor, t
 
 
 def test_what_the_command_refuses_the_api_refuses(predictor: Predictor) -> None:
-    scan = noise((40, 40, 40), 8.0)
+    scan = noise((20, 20, 20), 8.0)
     with pytest.raises(DomainError, match=r"its spacing is 8 mm left-right.*foot-head") as caught:
         predictor(scan)
     assert "allow_out_of_domain=True" in str(caught.value)
@@ -121,7 +122,7 @@ def test_a_long_prediction_reports_its_progress(predictor: Predictor) -> None:
     def progress(what: str, done: int = 0, total: int = 0) -> None:
         told.append((what, done, total))
 
-    predictor(simulate(31_050, Simulator(shape=(170, 150, 76))).scan, progress=progress)
+    predictor(simulate(31_050, LARGER).scan, progress=progress)
     windows = [row for row in told if "coarse" in row[0]]
     tiles = [row for row in told if row[0] == "tiles"]
     assert windows[-1][1] == windows[-1][2] > 1
