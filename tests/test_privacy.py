@@ -193,7 +193,9 @@ def named(form: str, number: int) -> Edit:
 def forms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A series for each form, with markers in its file names; one has a slice twice, one is cut off."""
     folder = tmp_path_factory.mktemp("forms")
-    plain, _ = save(simulate(31_010, COARSE), tmp_path_factory.mktemp("plain"), seed=31_010, file_format="dicom")
+    plain, _ = save(
+        simulate(31_010, COARSE), tmp_path_factory.mktemp("plain"), seed=31_010, file_format="dicom"
+    )
     for number, name in enumerate([*FORMS, "cut"]):
         path = shutil.copytree(plain, folder / name)
         for file in path.iterdir():

@@ -209,7 +209,8 @@ print([name for name in heavy if name in sys.modules])
 def test_train_and_export_make_a_bundle_that_predicts(
     toy_config: Path, toy_data: Path, tmp_path: Path
 ) -> None:
-    answer = run("train", toy_config, "-o", tmp_path / "run", "--set", "run.iterations=4")
+    words = ("--set", "run.iterations=4", "--set", "method=supervised")
+    answer = run("train", toy_config, "-o", tmp_path / "run", *words)
     assert answer.returncode == 0, answer.stderr
     assert "Dice" in answer.stdout
     bundle = tmp_path / "run" / "bundle"
@@ -226,7 +227,7 @@ def test_train_and_export_make_a_bundle_that_predicts(
     assert answer.returncode == 0, answer.stderr
     assert json.loads((tmp_path / "out" / "ball-4.json").read_text())["made_with"]["backend"] == "openvino"
     card = (bundle / "README.md").read_text()
-    assert "2 labelled, 2 unlabelled, 1 validation" in card
+    assert "2 labelled, 0 unlabelled, 1 validation" in card
 
 
 def test_an_export_that_stands_alone_needs_a_folder() -> None:
