@@ -16,13 +16,12 @@ from c3s3_seg.inference.predictor import Predictor
 from c3s3_seg.io.formats import image_suffix_of
 from c3s3_seg.io.hashes import sha256
 from c3s3_seg.system.files import check_name, read_json
-from c3s3_seg.system.ownership import MARK, TODO, check_place, is_ours, remove_ours
+from c3s3_seg.system.ownership import FILES, MARK, TODO, check_place, is_ours, remove_ours
 
 PROBABILITIES = "probabilities"  # apart, so that `evaluate` does not take them for masks
 UNCERTAINTY = "uncertainty"
 REPAIRED = "repaired"
 FOLDERS = (PROBABILITIES, UNCERTAINTY, REPAIRED)
-FILES = "files_sha256"  # in a case's JSON: what was written with it
 MARKED = (".json", ".html", ".png")  # these say in their content that they are ours
 EARLIER = 32  # hashes of replaced files that are remembered of a case
 

@@ -10,6 +10,7 @@ import typer
 
 from c3s3_seg.commands.console import Bar, say, show, shown
 from c3s3_seg.errors import listed, public
+from c3s3_seg.system.choices import UncorrectedUse
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -55,6 +56,12 @@ def prepare(
     empty_masks: Annotated[
         bool, typer.Option("--empty-masks", help="Learn from masks that hold nothing but background.")
     ] = False,
+    predictions: Annotated[
+        UncorrectedUse,
+        typer.Option(
+            help="What masks of predict become that were not corrected: labels of their scans, or nothing.",
+        ),
+    ] = "labels",
     name: Annotated[str | None, typer.Option(help="Of the data set. Default: its folder's name.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that read and write.")] = 1,
     dry_run: Annotated[
@@ -69,7 +76,13 @@ def prepare(
     from c3s3_seg.dataset.prepare.pipeline import prepare as run
     from c3s3_seg.io.reading import fixes
 
-    search = Search(_rule(modality, series), fixes(fix or []), tuple(leave_out or ()), workers)
+    search = Search(
+        _rule(modality, series),
+        fixes(fix or []),
+        tuple(leave_out or ()),
+        workers,
+        predictions=predictions,
+    )
     known = Labels.parse(labels) if labels is not None else None
     kind = (modality or "").upper()
     settings = PrepareSettings(search, known, patient, validation, seed, name or "", kind, empty_masks)
@@ -135,7 +148,7 @@ def _remarks(result: PreparedDataSet, dry: bool) -> list[str]:
         lines.append(
             f"{result.kept} cases were there already; {len(result.again)} had changed and were made again."
         )
-    lines += _assumptions(result)
+    lines += _corrections(result) + _assumptions(result)
     lines += [f"Passed over: {count} {reason}." for reason, count in result.passed.items()]
     if result.gone:
         gone = listed(result.gone, MOST)
@@ -150,6 +163,22 @@ def _remarks(result: PreparedDataSet, dry: bool) -> list[str]:
         lines.append("Nothing was written.")
     elif result.patients:
         lines.append(f"The data set is {data.folder}. Next: c3s3-seg doctor {data.folder}")
+    return lines
+
+
+def _corrections(result: PreparedDataSet) -> list[str]:
+    """Which masks come from `predict`."""
+    lines = []
+    if result.corrected:
+        cases = listed(result.corrected, MOST)
+        lines.append(f"{len(result.corrected)} masks are corrections of predictions ({cases}).")
+    if result.uncorrected:
+        cases = listed(result.uncorrected, MOST)
+        lines.append(
+            f"{len(result.uncorrected)} masks are predictions that were not corrected ({cases}): they are"
+            " trained on as they are, and never used for validation. --predictions unlabelled leaves the"
+            " masks out."
+        )
     return lines
 
 
@@ -192,4 +221,5 @@ def _facts(result: PreparedDataSet) -> dict[str, Any]:
     facts["passed_over"] = dict(result.passed)
     facts["patients_by"] = {rule: {"scans": n, "patients": m} for rule, (n, m) in result.patients_by.items()}
     facts |= {"assumed": list(result.assumed), "overlaps": list(result.overlaps), "empty": list(result.empty)}
+    facts |= {"corrected": list(result.corrected), "uncorrected": list(result.uncorrected)}
     return {**facts, "kept": result.kept, "again": sorted(result.again), "gone": list(result.gone)}

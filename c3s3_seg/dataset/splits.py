@@ -15,12 +15,16 @@ SHARE = 10  # one patient in so many judges
 
 @dataclass(frozen=True)
 class SplitCase:
-    """A case to be assigned: its patient, whether it has a mask, and what the layout says it is for."""
+    """A case to be assigned: its patient, whether it has a mask, and what the layout says it is for.
+
+    `predicted`: its mask is a prediction that was not corrected. It can teach, and cannot judge.
+    """
 
     case: str
     patient: str
     has_mask: bool
     split: Split = ""
+    predicted: bool = False
 
 
 def assign(
@@ -79,11 +83,13 @@ def _split(member: SplitCase, drawn: set[str], fixed: set[str]) -> str:
 
 def _draw(free: Sequence[SplitCase], wanted: int | None, seed: int, kept: frozenset[str]) -> set[str]:
     """The patients who judge: those who did before, then others by chance."""
-    able = list(dict.fromkeys(m.patient for m in free if m.has_mask))
+    predicted = {m.patient for m in free if m.predicted}
+    able = list(dict.fromkeys(m.patient for m in free if m.has_mask and m.patient not in predicted))
     count = wanted if wanted is not None else min(max(1, round(len(able) / SHARE)), max(0, len(able) - 1))
     if count and count >= len(able):
         raise InputError(
-            f"found {len(able)} patients with masks, and {count} are wanted for validation",
+            f"found {len(able)} patients with masks{' that are no predictions' if predicted else ''}, and"
+            f" {count} are wanted for validation",
             todo="Give a smaller number with --validation, so that one is left to learn from",
         )
     before = [patient for patient in able if patient in kept][:count]

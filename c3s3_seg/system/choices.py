@@ -10,6 +10,7 @@ Weighting = Literal["constant", "gaussian"]  # of overlapping tiles
 TilesOf = Literal["paper"]  # whose published evaluation
 MaskFormat = Literal["nii.gz", "nrrd", "mha", "dicom-seg", "dicom-labelmap", "rtstruct"]
 Fix = Literal["gaps", "tilt", "orthonormal"]
+UncorrectedUse = Literal["labels", "unlabelled"]  # what predictions become in a data set
 ScoreProtocol = Literal["clinical", "paper"]
 ExportTarget = Literal["onnx", "openvino", "tensorrt", "monai-bundle"]
 ExportPrecision = Literal["fp32", "fp16"]

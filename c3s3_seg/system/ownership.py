@@ -13,6 +13,7 @@ from c3s3_seg.errors import C3S3Error, InputError
 from c3s3_seg.system.files import check_folder, read_json, write_whole
 
 MARK = "c3s3_seg"  # the key by which a JSON of ours is known
+FILES = "files_sha256"  # in the JSON of a case: what was written with it, the mask first
 PROGRAM = "c3s3-seg"  # what pages, pictures and images of ours say that they were made by
 GENERATOR = f'<meta name="generator" content="{PROGRAM}">'
 # A private chunk that programs which do not know it leave out when they change a picture (PNG, 4.7.2).

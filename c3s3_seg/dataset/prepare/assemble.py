@@ -209,7 +209,7 @@ def arrange(
     cases = name_cases(pairs, hashes, earlier)
     patients = name_patients([pair.scan for pair in pairs], cases, earlier)
     members = [
-        SplitCase(case, patient, pair.mask is not None, pair.scan.split)
+        SplitCase(case, patient, pair.mask is not None, pair.scan.split, pair.origin == "prediction")
         for case, patient, pair in zip(cases, patients, pairs, strict=True)
     ]
     kept = earlier.validation if earlier.draw == (settings.validation, settings.seed) else frozenset()

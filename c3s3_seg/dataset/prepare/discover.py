@@ -18,6 +18,7 @@ from c3s3_seg.dataset.labels import Labels
 from c3s3_seg.dataset.prepare.arrays import Arrays, find_arrays, is_array_file
 from c3s3_seg.dataset.prepare.inventory import Discovery, Inventory, Mask, Part, RefusedFile, Scan, reason_of
 from c3s3_seg.dataset.prepare.pairing import Grids, Shelf, pair, says, trail
+from c3s3_seg.dataset.prepare.predictions import find_predictions
 from c3s3_seg.dataset.prepare.structures import LEFT_OUT, Gathered, gather
 from c3s3_seg.errors import C3S3Error, InputError
 from c3s3_seg.geometry.volume import Geometry
@@ -26,11 +27,12 @@ from c3s3_seg.io.detect import is_dicom, is_zip
 from c3s3_seg.io.hashes import scan_files
 from c3s3_seg.io.image.files import image_stem, image_suffix, load_image
 from c3s3_seg.io.reading import SeriesRule
-from c3s3_seg.system.choices import Fix
+from c3s3_seg.system.choices import Fix, UncorrectedUse
 from c3s3_seg.system.process_pool import Died, each
 from c3s3_seg.system.progress import Progress, silent
 
-# Called with (what is at work, how many are done, of how many).
+BESIDE = "files that predict wrote beside its masks"
+UNCORRECTED = "predictions that were not corrected"
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,9 @@ class Search:
         Processes that look into image files.
     labels
         The labels that are wanted, where they were named: mask files of one structure each are found by them.
+    predictions
+        What predictions of this program become that were not corrected: `labels` of their scans, or nothing,
+        so that their scans are `unlabelled`.
     """
 
     rule: SeriesRule | None = None
@@ -56,6 +61,7 @@ class Search:
     leave_out: tuple[str, ...] = ()
     workers: int = 1
     labels: Labels | None = None
+    predictions: UncorrectedUse = "labels"
 
 
 @dataclass(frozen=True)
@@ -103,8 +109,16 @@ def discover(root: Path, search: Search, progress: Progress = silent) -> Invento
     found = Discovery()
     arrays = arrays_in(root, search)
     dicoms, images = [], []
-    for path in wanted_files(root, search.leave_out):
+    files = list(wanted_files(root, search.leave_out))
+    predictions = find_predictions(files)
+    for path in files:
         if is_array_file(path):
+            continue
+        if path in predictions.others:
+            found.passed[BESIDE] += 1
+            continue
+        if predictions.origin(path) == "prediction" and search.predictions == "unlabelled":
+            found.passed[UNCORRECTED] += 1
             continue
         if image_suffix(path):
             images.append(path)
@@ -117,6 +131,7 @@ def discover(root: Path, search: Search, progress: Progress = silent) -> Invento
     if dicoms:
         _sort_dicom(root, dicoms, search, found)
     _sort_images(root, images, search, found, progress)
+    found.masks = [replace(mask, origin=predictions.origin(mask.part.files[0])) for mask in found.masks]
     found.scans.sort(key=lambda scan: scan.part.place)
     gathered = Gathered(rest=found.masks)
     if search.labels is not None:

@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 
+from c3s3_seg.dataset.prepare.predictions import MaskOrigin
 from c3s3_seg.errors import C3S3Error, Told, foreseen, is_out_of_memory, unforeseen
 from c3s3_seg.geometry.axis_order import permuted_onto
 from c3s3_seg.geometry.volume import Geometry, Source, Volume
@@ -174,12 +175,15 @@ class Mask:
         Foreground values in it; None where it is a drawing, which has names.
     trail
         As for a scan.
+    origin
+        Whether it is a prediction of this program, or the correction of one.
     """
 
     part: Part
     grid: Geometry | None = None
     values: tuple[int, ...] | None = None
     trail: tuple[str, ...] = ()
+    origin: MaskOrigin = ""
 
 
 @dataclass(frozen=True)
@@ -213,6 +217,11 @@ class ScanMaskPair:
     scan: Scan
     mask: Mask | None = None
     note: str = ""
+
+    @property
+    def origin(self) -> MaskOrigin:
+        """Of its mask; empty where it has none."""
+        return self.mask.origin if self.mask is not None else ""
 
 
 @dataclass

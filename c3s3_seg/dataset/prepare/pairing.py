@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import product
 from pathlib import PurePath
 
@@ -27,6 +28,11 @@ SCAN_WORDS = {
 ROLES = MASK_WORDS | SCAN_WORDS
 NEAR_MM = 0.05  # more than `Geometry.matches` lets voxels be apart
 KEPT = " The scan is taken without a mask"
+ORIGINS = {
+    "": "",
+    "prediction": "its mask is a prediction that was not corrected",
+    "correction": "its mask is the correction of a prediction",
+}
 
 
 def words(name: str) -> list[str]:
@@ -92,11 +98,25 @@ def pair(
             refused.append(RefusedFile(mask.part.place, _why_not(hits, scans, why)))
     pairs = []
     for number, scan in enumerate(scans):
-        own = given[number]
+        own = _corrected(given[number])
         if len(own) > 1:
             refused.append(RefusedFile(scan.part.place, _several([mask.part.place for mask, _ in own])))
         pairs.append(ScanMaskPair(scan, *own[0]) if len(own) == 1 else ScanMaskPair(scan))
     return pairs, refused
+
+
+def _corrected(given: list[tuple[Mask, str]]) -> list[tuple[Mask, str]]:
+    """Without the predictions, where one other mask of the same scan is there: it is their correction."""
+    others = [(mask, why) for mask, why in given if mask.origin != "prediction"]
+    if len(others) == 1 and len(given) > 1:
+        (mask, why) = others[0]
+        others = [(replace(mask, origin="correction"), why)]
+    kept = others if len(others) == 1 else given
+    return [(mask, _joined(why, ORIGINS[mask.origin])) for mask, why in kept]
+
+
+def _joined(*notes: str) -> str:
+    return "; ".join(note for note in notes if note)
 
 
 class Grids:

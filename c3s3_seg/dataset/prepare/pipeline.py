@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from c3s3_seg import __version__
-from c3s3_seg.dataset.index import IMAGES, INDEX, MASKS, TEST_FOLDERS, DataSet
+from c3s3_seg.dataset.index import IMAGES, INDEX, MASKS, TEST_FOLDERS, CaseRecord, DataSet
 from c3s3_seg.dataset.labels import Labels
 from c3s3_seg.dataset.prepare.assemble import (
     PreparePlan,
@@ -27,8 +27,9 @@ from c3s3_seg.dataset.prepare.assemble import (
     modality_of,
 )
 from c3s3_seg.dataset.prepare.convert import STATE, SUFFIX, ConvertJob, Made, convert
-from c3s3_seg.dataset.prepare.inventory import OVERLAP, Part, RefusedFile
+from c3s3_seg.dataset.prepare.inventory import OVERLAP, Part, RefusedFile, ScanMaskPair
 from c3s3_seg.dataset.prepare.pairing import KEPT
+from c3s3_seg.dataset.prepare.predictions import MaskOrigin
 from c3s3_seg.dataset.splits import SplitCase, assign
 from c3s3_seg.errors import InputError
 from c3s3_seg.system.files import check_folder, make_folder, make_own_folder, plain_name
@@ -72,6 +73,8 @@ class PreparedDataSet:
         Cases with structures that overlap, see the notes of each.
     empty
         Labelled cases whose mask holds nothing but background.
+    corrected, uncorrected
+        Cases whose mask is the correction of a prediction of this program; those whose mask is a prediction.
     """
 
     found: int
@@ -87,6 +90,8 @@ class PreparedDataSet:
     patients_by: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     overlaps: tuple[str, ...] = ()
     empty: tuple[str, ...] = ()
+    corrected: tuple[str, ...] = ()
+    uncorrected: tuple[str, ...] = ()
 
 
 def prepare(
@@ -168,7 +173,16 @@ def _foreseen(plan: PreparePlan, before: PreparedDataSet) -> PreparedDataSet:
     patients = {plan.cases[n]: plan.patients[n] for n in plan.wanted}
     masks = sum(plan.pairs[n].mask is not None for n in plan.wanted)
     data = replace(before.data, splits=plan.splits)
-    return replace(before, data=data, patients=patients, passed=passed, masks=masks)
+    origins = {plan.cases[n]: plan.pairs[n].origin for n in plan.wanted}
+    return replace(
+        before,
+        data=data,
+        patients=patients,
+        passed=passed,
+        masks=masks,
+        corrected=tuple(case for case, origin in origins.items() if origin == "correction"),
+        uncorrected=tuple(case for case, origin in origins.items() if origin == "prediction"),
+    )
 
 
 def _passed(before: PreparedDataSet, idle: int) -> dict[str, int]:
@@ -274,9 +288,12 @@ def _finish(
     before: PreparedDataSet,
 ) -> PreparedDataSet:
     """Split by what was really made, write the index, and take away what is not in it."""
-    kinds = {case: pair.scan.split for case, pair in zip(plan.cases, plan.pairs, strict=True)}
+    pairs = dict(zip(plan.cases, plan.pairs, strict=True))
     records = {case: item.record for case, item in made.items() if case not in copies}
-    members = [SplitCase(c, r.patient, "label" in r.sha256, kinds[c]) for c, r in records.items()]
+    members = [
+        SplitCase(c, r.patient, "label" in r.sha256, pairs[c].scan.split, pairs[c].origin == "prediction")
+        for c, r in records.items()
+    ]
     patients = dict(zip(plan.cases, plan.patients, strict=True))
     drawn = frozenset(patients[case] for case in plan.splits.validation)
     splits = assign(members, settings.validation, settings.seed, drawn)
@@ -294,12 +311,18 @@ def _finish(
         gone=tuple(sorted(set(plan.earlier.records) - set(plan.cases))),
         overlaps=tuple(c for c, r in records.items() if any(n.startswith(OVERLAP) for n in r.notes)),
         empty=tuple(c for c in (*splits.labelled, *splits.validation) if not records[c].values),
+        corrected=tuple(c for c, r in records.items() if _is_from(pairs[c], r, "correction")),
+        uncorrected=tuple(c for c, r in records.items() if _is_from(pairs[c], r, "prediction")),
     )
     if taken:
         _clear(before.data, {*made} - taken)
         result.data.save(prepared=_preparation(result, settings))
         shutil.rmtree(before.data.folder / STATE)
     return result
+
+
+def _is_from(pair: ScanMaskPair, record: CaseRecord, origin: MaskOrigin) -> bool:
+    return pair.origin == origin and "label" in record.sha256
 
 
 def _clear(data: DataSet, cases: set[str]) -> None:
@@ -321,4 +344,6 @@ def _preparation(result: PreparedDataSet, settings: PrepareSettings) -> dict[str
         "patients_by": {rule: scans for rule, (scans, _) in result.patients_by.items()},
         "refused": len(result.refused),
         "passed_over": dict(result.passed),
+        "corrected": list(result.corrected),
+        "uncorrected": list(result.uncorrected),
     }

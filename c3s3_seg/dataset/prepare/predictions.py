@@ -1,0 +1,74 @@
+"""What `predict` wrote into a folder that is to become a data set: masks, and files that are no scans.
+
+A person may correct a mask in place, or save the correction beside it. The JSON of each case has the
+hashes of what was written, so a mask that was changed since is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from c3s3_seg.errors import C3S3Error
+from c3s3_seg.io.hashes import sha256
+from c3s3_seg.system.files import read_json
+from c3s3_seg.system.ownership import FILES, MARK
+
+MaskOrigin = Literal["", "prediction", "correction"]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The outputs of `predict` among some files.
+
+    Parameters
+    ----------
+    masks
+        Mask -> whether it is as it was written (`prediction`) or was changed since (`correction`).
+    others
+        Probabilities, uncertainty maps, repaired scans, pictures and reports.
+    """
+
+    masks: Mapping[Path, MaskOrigin] = field(default_factory=dict)
+    others: frozenset[Path] = frozenset()
+
+    def origin(self, path: Path) -> MaskOrigin:
+        """Of a mask; empty where `predict` did not write it."""
+        return self.masks.get(path, "")
+
+
+def find_predictions(files: Collection[Path]) -> Predictions:
+    """Look into the JSON files among these; only files that are among them are taken as outputs."""
+    known = set(files)
+    masks: dict[Path, MaskOrigin] = {}
+    others: set[Path] = set()
+    for path in files:
+        if path.suffix != ".json":
+            continue
+        for number, (name, digest) in enumerate(_outputs(path).items()):
+            output = path.parent / name
+            if output not in known:
+                continue
+            if number == 0:  # the mask is written first
+                masks[output] = "prediction" if _is_unchanged(output, digest) else "correction"
+            else:
+                others.add(output)
+    return Predictions(masks, frozenset(others))
+
+
+def _outputs(path: Path) -> dict[str, Any]:
+    """Name -> sha256, as the JSON of a case has them; empty where it is none of ours."""
+    with suppress(C3S3Error, OSError):
+        content = read_json(path)
+        if isinstance(content, dict) and MARK in content and isinstance(content.get(FILES), dict):
+            return {str(name): digest for name, digest in content[FILES].items()}
+    return {}
+
+
+def _is_unchanged(path: Path, digest: object) -> bool:
+    with suppress(C3S3Error, OSError):
+        return sha256(path) == digest
+    return False
