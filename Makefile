@@ -61,11 +61,13 @@ $(VENV)/python:
 	touch $@
 
 $(VENV)/base: $(VENV)/python pyproject.toml constraints.txt
+	@echo "Installing the base packages into $(VENV): about 1 GB, some minutes at the first time."
 	$(PIP) -e .
 	touch $@
 
 # torch first, and pinned: a bare `torch` may bring gigabytes of CUDA.
 $(VENV)/dev: $(VENV)/base
+	@echo "Installing torch and the packages for training and tests: about 3 GB, some minutes."
 	$(PIP) torch==2.13.0
 	$(PIP) -e '.[dev]'
 	touch $@
