@@ -13,7 +13,7 @@ from c3s3_seg.bundle import WEIGHTS
 from c3s3_seg.cli import app
 from c3s3_seg.errors import InputError
 from c3s3_seg.inference.domain_check import DomainError
-from c3s3_seg.phantom import simulate
+from c3s3_seg.phantom import Simulator, simulate
 from c3s3_seg.training.bundles.calibrate import (
     ReferenceCase,
     auroc,
@@ -26,6 +26,7 @@ from c3s3_seg.training.loggers import Silent
 from c3s3_seg.training.train import train
 
 pytestmark = pytest.mark.slow
+COARSE = Simulator(shape=(72, 66, 36), spacing_mm=(1.95, 1.95, 2.8))
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,7 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("imagesTr", "labelsTr"):
         (folder / name).mkdir()
     for seed in range(4):
-        made = simulate(40_000 + seed)
+        made = simulate(40_000 + seed, COARSE)
         save(made.scan, folder / "imagesTr" / f"p{seed}.nii.gz")
         save(made.truth, folder / "labelsTr" / f"p{seed}.nii.gz")
     splits = {"labelled": ["p0", "p1"], "validation": ["p2", "p3"]}
@@ -84,13 +85,13 @@ def test_a_limit_that_divides_nothing_is_refused_and_nothing_is_written(
 
 
 def test_one_case_is_too_few() -> None:
-    made = simulate(40_000)
+    made = simulate(40_000, COARSE)
     with pytest.raises(InputError, match="found 1 validation cases, wanted 2"):
         calibrate_uncertainty(ModelBundle.find("phantom"), [ReferenceCase("a", made.scan, made.truth)], "one")
 
 
 def test_degraded_scans_keep_their_masks_in_place() -> None:
-    made = simulate(40_000)
+    made = simulate(40_000, COARSE)
     versions = list(degraded(made.scan, made.truth))
     assert len(versions) == 9
     for name, scan, truth in versions:

@@ -126,10 +126,12 @@ def only(bundle: ModelBundle, place: int) -> ModelBundle:
 
 
 def test_all_networks_go_into_one_exported_graph(made: ModelBundle, noise: Volume, tmp_path: Path) -> None:
-    path, proof = export_folder(made, "onnx", GraphSpec(ensemble=True), tmp_path / "onnx", [noise])
+    # Tracing takes seconds for each.
+    three = replace(made, manifest=replace(made.manifest, networks=made.networks[:3]))
+    path, proof = export_folder(three, "onnx", GraphSpec(ensemble=True), tmp_path / "onnx", [noise])
     assert proof.holds
     record = json.loads((path.parent / "export.json").read_text())
-    assert len(record["weights"]) == COUNT
+    assert len(record["weights"]) == 3
 
 
 def test_a_run_begins_from_the_first_of_a_kind(made: ModelBundle, layers_data: Path, tmp_path: Path) -> None:
