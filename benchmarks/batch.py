@@ -1,4 +1,4 @@
-"""Many phantom cases: cases per hour with every proof on, against a plain loop with none.
+"""Many phantom cases: cases per hour with all integrity checks, compared with a plain loop without checks.
 
     python benchmarks/batch.py [--cases 200] [--distinct 20] [--runs 3] [--fine] [--flat 1000]
 

@@ -9,7 +9,7 @@ what that process held before it began, the scan among that. With `--back` the n
 along each axis, and the labels are wanted on the scan's: the peer interpolates its probabilities, as its
 users do.
 
-`--tiles` measures what a tile costs in each runtime: the figures of `c3s3_seg/inference/budget.py`.
+`--tiles` measures what a tile costs in each runtime: the figures of `c3s3_seg/inference/memory.py`.
 """
 
 import argparse

@@ -19,9 +19,9 @@ from pathlib import Path
 CONTENDERS = {
     "plain transcription, float32": ("plain", "float32"),
     "C3S3, float32": ("c3s3", "float32"),
-    "C3S3, float32, recompute": ("c3s3", "float32+recompute"),
+    "C3S3, float32, run.activation_checkpointing": ("c3s3", "float32+recompute"),
     "C3S3, bfloat16": ("c3s3", "bfloat16"),
-    "C3S3, bfloat16, recompute": ("c3s3", "bfloat16+recompute"),
+    "C3S3, bfloat16, run.activation_checkpointing": ("c3s3", "bfloat16+recompute"),
     "MCF, float32": ("mcf", "float32"),
     "UA-MT, float32": ("uamt", "float32"),
     "supervised VNet, float32": ("supervised", "float32"),

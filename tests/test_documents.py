@@ -14,19 +14,21 @@ import test_layers
 import typer
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "benchmarks/README.md"])
 CARDS = sorted(ROOT.glob("c3s3_seg/weights/*/README.md"))
 # Options of the programs that the documents call beside ours.
 FOREIGN = {
     *("nproc-per-node", "array", "nthreads", "nworkers", "resources", "protocol", "no-dashboard"),
     *("tls-ca-file", "tls-cert", "tls-key", "meta", "config", "bundle", "dataset", "output"),
+    *("no-index", "find-links", "no-deps"),  # of pip
+    *("network", "read-only", "rm", "tmpfs", "user"),  # of docker
     *("kills", "flat", "tiles", "fine", "slices", "size", "steps"),  # of scripts in benchmarks/
 }
 METADATA = {f"c3s3.{key}" for key in ("task", "networks", "weights", "input", "output", "postprocess")}
 SUBTABLES = {"networks.a", "networks.b"}
 # Files that a recipe or a command makes.
 MADE = {"c3s3_seg/models/NAME.py"}
-names = pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: p.name)
+names = pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: p.relative_to(ROOT).as_posix())
 
 
 def options(command: click.Command) -> Iterator[str]:
@@ -70,8 +72,29 @@ def test_options_are_ours(path: Path) -> None:
     if path.name == "CHANGELOG.md":
         return  # of what was there once
     ours = set(options(typer.main.get_command(app))) | {"help", "version"}
-    found = set(re.findall(r"(?<![\w-])--([a-z][a-z-]+)", path.read_text(encoding="utf-8")))
+    text = re.sub(r"`python benchmarks/[^`]*`", "", path.read_text(encoding="utf-8"))
+    found = set(re.findall(r"(?<![\w-])--([a-z][a-z-]+)", text))
     assert found - ours - FOREIGN == set()
+
+
+@names
+def test_options_of_scripts_exist(path: Path) -> None:
+    for script, words in re.findall(
+        r"`python benchmarks/(\w+\.py)([^`]*)`", path.read_text(encoding="utf-8")
+    ):
+        source = (ROOT / "benchmarks" / script).read_text(encoding="utf-8")
+        found = set(re.findall(r"--[a-z][a-z-]+", words))
+        assert [option for option in found if f'"{option}"' not in source] == [], script
+
+
+def test_the_indexes_are_complete() -> None:
+    index = (ROOT / "docs/README.md").read_text(encoding="utf-8")
+    pages = {path.name for path in ROOT.glob("docs/*.md")} - {"README.md"}
+    assert [name for name in pages if f"({name}" not in index] == []
+    benchmarks = (ROOT / "benchmarks/README.md").read_text(encoding="utf-8")
+    scripts = [path.name for suffix in ("py", "sh", "toml") for path in ROOT.glob(f"benchmarks/*.{suffix}")]
+    assert scripts
+    assert [name for name in scripts if f"`{name}`" not in benchmarks] == []
 
 
 @names

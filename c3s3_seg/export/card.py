@@ -40,9 +40,10 @@ def _section(proofs: Mapping[str, Parity]) -> str:
     rows = "".join(_row(name, proof) for name, proof in proofs.items())
     return f"""{HEADING}
 
-The two masks of each whole scan, on its own grid; the worst scan and label count. NSD at half a voxel.
+The mask of the exported graph is compared with that of torch, on whole scans on their own grid. The table
+shows the worst scan and label; NSD has a tolerance of half a voxel.
 
-| file | run by | patches | largest difference | scans | flipped voxels | Dice | 95HD (mm) | ASD (mm) | NSD |
+| file | runtime | patches | largest difference | scans | flipped voxels | Dice | 95HD (mm) | ASD (mm) | NSD |
 |---|---|---|---|---|---|---|---|---|---|
 {rows}"""
 

@@ -192,7 +192,7 @@ def test_a_learning_rate_of_10_finds_nothing_and_says_so(toy_config: Path, tmp_p
     assert len(answer.stderr.strip().splitlines()) == 1
     card = (tmp_path / "bundle" / "README.md").read_text()
     assert "| vnet | 0.000 | 0.000 | none | none |" in card
-    assert "vnet: 1 of 1 masks are empty; no distance was measured of them." in card
+    assert "vnet: 1 of 1 masks are empty and have no distance." in card
     assert "- **Warning**: no network has a Dice above 0" in card
 
 

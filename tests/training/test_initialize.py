@@ -95,7 +95,7 @@ def test_a_run_validates_what_it_begins_from(toy_config: Path, bundle: ModelBund
     assert first == pytest.approx(before, abs=0.01)  # half precision lies between
     kept = {r["candidate"]: r["dice"] for r in facts["validation_kept"]}
     assert all(kept[name] >= first[name] for name in first)
-    assert "**Blended**: 0.5 of each weight is what was learnt" in (second.folder / "README.md").read_text()
+    assert "**Blended**: 0.5 of each weight is trained" in (second.folder / "README.md").read_text()
 
 
 def test_a_blend_needs_a_beginning(toy_config: Path, tmp_path: Path) -> None:

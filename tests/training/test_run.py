@@ -70,7 +70,8 @@ def test_the_best_weights_ship_and_the_card_says_both(
     scripted(monkeypatch, dice)
     last = train(load_config(toy_config, [*CHANGES, "run.iterations=4"]), tmp_path / "l", Silent())
     assert records(last, "validation_kept") == {"vnet": (4, 0.3), "resvnet": (4, 0.25)}
-    assert "those of each net's best validation" not in (last.folder / "README.md").read_text()
+    assert "of each network at its best validation" in card
+    assert "of each network at its best validation" not in (last.folder / "README.md").read_text()
     # The kept weights are those of iteration 2: the averages of a run that ends there, on the same schedule.
     half = until(toy_config, 2)
     kept = from_file(best.folder / best.networks[0].weights)

@@ -29,11 +29,12 @@ Research use only. Not a medical device.
 - **Grid**: {spacing} mm, axes LPS; training crops of {" x ".join(map(str, task.patch))} voxels.
 - **Method**: {config.method}, {history["iterations"]} iterations, seed {run.seed}, {precision}.
 - **Data**: `{config.data.folder}`: {counts} cases.
-{remarks}{config.data.note}
+{remarks}{note_paragraph(config.data.note)}
 ## Validation
 
-Every net of the run, last weights (moving average), before they were rounded for storage. The scans' own
-grids, paper protocol: voxel units, mean over cases and labels; an empty prediction counts as (0, 0, 0, 0).
+Scores of every network of the run with its last weights (moving average), before rounding for storage. Grid
+of the scans, paper protocol: voxel units, mean over cases and labels; an empty prediction counts as
+(0, 0, 0, 0).
 
 {_table(history["validation_last"])}{_empty(history["validation_last"])}
 Best during the run: {_best(history["validation_best"])}.
@@ -42,11 +43,16 @@ The exact configuration and the figures of each case are in `manifest.json`.
 """
 
 
+def note_paragraph(note: str) -> str:
+    """What a configuration says of its data, as a paragraph after the list; nothing of an empty note."""
+    return f"\n{note.strip()}\n" if note.strip() else ""
+
+
 def _precision(config: TrainConfig, history: dict[str, Any]) -> str:
     """With what "auto" became, and why."""
     if config.run.precision != "auto":
         return config.run.precision
-    return f"{history['precision']} (chosen by itself: {history['precision_why']})"
+    return f"{history['precision']} (selected by `auto`: {history['precision_why']})"
 
 
 def _warnings(history: dict[str, Any]) -> str:
@@ -57,8 +63,8 @@ def _fold(config: TrainConfig) -> str:
     if config.data.fold is None:
         return ""
     return (
-        f"- **Fold** {config.data.fold} of the labelled cases, by patient, seed {config.data.fold_seed}: it"
-        " is what validates here. Validation cases that the data set names took no part.\n"
+        f"- **Fold** {config.data.fold} of the labelled cases, by patient, seed {config.data.fold_seed}: this"
+        " fold is the validation set. The validation cases of the data set were not used.\n"
     )
 
 
@@ -66,7 +72,7 @@ def _blend(config: TrainConfig) -> str:
     share = config.run.blend
     if share == 1:
         return ""
-    return f"- **Blended**: {share:g} of each weight is what was learnt, {1 - share:g} what it began from.\n"
+    return f"- **Blended**: {share:g} of each weight is trained, {1 - share:g} is the initial weight.\n"
 
 
 def _kept(history: dict[str, Any]) -> str:
@@ -74,8 +80,8 @@ def _kept(history: dict[str, Any]) -> str:
     if history["kept"] == "last":
         return ""
     return f"""
-The weights in this bundle are those of each net's best validation. They were chosen by these scores, which
-are therefore optimistic:
+The bundle contains the weights of each network at its best validation. The weights were selected by these
+scores, so the scores are optimistic:
 
 {_table(history["validation_kept"], "iteration")}{_empty(history["validation_kept"])}"""
 
@@ -91,26 +97,26 @@ def _beginning(origin: dict[str, Any] | None) -> str:
 
 
 def _changes(records: list[dict[str, Any]]) -> str:
-    """What was set otherwise while the run was under way: nothing of it may go unsaid."""
+    """Every setting that was changed during the run."""
     lines = [
         f"  - iteration {record['iteration']}: `{key}` from {old} to {new}"
         for record in records
         for key, (old, new) in record["changed"].items()
     ]
-    return "\n".join(["- **Changed while it ran**:", *lines, ""]) if lines else ""
+    return "\n".join(["- **Changed during the run**:", *lines, ""]) if lines else ""
 
 
 def _table(records: list[dict[str, Any]], *more: str) -> str:
     if not records:
         return "No validation cases.\n"
-    heads = ["net", *more, "Dice", "Jaccard", "95HD (voxel)", "ASD (voxel)"]
+    heads = ["network", *more, "Dice", "Jaccard", "95HD (voxel)", "ASD (voxel)"]
     rows = [heads, ["---"] * len(heads)]
     for r in records:
         scores = [f"{r['dice']:.3f}", f"{r['jaccard']:.3f}", *_distances(r)]
         rows.append([r["candidate"], *(str(r[key]) for key in more), *scores])
     left_out = "".join(
-        f"\n{r['candidate']}: {r['infinite']} infinite distances (a label that the truth lacks) are"
-        " not in the means.\n"
+        f"\n{r['candidate']}: {r['infinite']} infinite distances (of a label that the truth lacks) are"
+        " not included in the means.\n"
         for r in records
         if r.get("infinite")
     )
@@ -126,7 +132,7 @@ def _distances(record: dict[str, Any]) -> list[str]:
 
 def _empty(records: list[dict[str, Any]]) -> str:
     lines = [
-        f"{r['candidate']}: {r['empty']} of {r['masks']} masks are empty; no distance was measured of them.\n"
+        f"{r['candidate']}: {r['empty']} of {r['masks']} masks are empty and have no distance.\n"
         for r in records
         if r.get("empty")
     ]

@@ -12,6 +12,7 @@ from typing import Any
 from c3s3_seg.bundle import CARD, ModelBundle, Network
 from c3s3_seg.errors import InputError
 from c3s3_seg.system.schema import plain
+from c3s3_seg.training.bundles.card import note_paragraph
 from c3s3_seg.training.bundles.domain import merge_domains
 
 SCORES = {"dice": "Dice", "jaccard": "Jaccard", "hd95_vox": "95HD (voxel)", "asd_vox": "ASD (voxel)"}
@@ -185,14 +186,14 @@ Research use only. Not a medical device.
 
 - **Task**: {task.modality}; labels {labels}.
 - **Grid**: {spacing} mm, axes LPS; training crops of {" x ".join(map(str, task.patch))} voxels.
-- **An ensemble** of {len(members)} networks, each the primary network of its own run. `predict --ensemble`
-  averages their probabilities; without it the first alone makes the mask.
-{note}
+- **Ensemble** of {len(members)} networks, each the primary network of its own run. `predict --ensemble`
+  averages their probabilities; without it the first network alone is used.
+{note_paragraph(note)}
 ## Members
 
-Scores of each on the validation cases of its own run (paper protocol, voxel units, mean over cases and
-labels), before weights were rounded for storage. The ensemble as such was not scored: each of its members has
-trained on most of the others' validation cases.
+Scores of each network on the validation cases of its own run (paper protocol, voxel units, mean over cases
+and labels), before rounding for storage. The ensemble itself was not scored, because each member was trained
+on most of the validation cases of the others.
 
 {_table(members)}
 {_mean_line(members)}"""
