@@ -66,11 +66,11 @@ def test_nothing_we_write_or_say_names_a_patient(scans: Path, tmp_path: Path) ->
         out,
         "--model",
         "phantom",
-        "--preview",
-        "--fix",
+        "--report",
+        "png,html",
+        "--repair",
         "gaps",
         "--probabilities",
-        "--html",
     )
     assert answer.returncode == 1  # three of the five are refused, and their reasons are in the output
     assert b"of two patients" in b" ".join(answer.stdout.split())  # lines break where the path is long
@@ -105,7 +105,7 @@ def test_key_images_carry_the_patient_by_design_and_never_in_the_picture(scans: 
     other = tmp_path / "plain"
     other.symlink_to(scans / "good")
     for folder in (named, other):
-        answer = run("predict", folder, "-o", tmp_path / "out", "--model", "phantom", "--secondary-capture")
+        answer = run("predict", folder, "-o", tmp_path / "out", "--model", "phantom", "--report", "sc")
         assert answer.returncode == 0, answer.stderr
     pictures = [
         pydicom.dcmread(tmp_path / "out" / f"{name}.sc.dcm") for name in (f"{MARKER}-folder", "plain")
@@ -208,7 +208,7 @@ def traces(content: bytes, *, dicom: bool = False) -> list[bytes]:
 def test_no_format_and_no_stream_names_a_patient_or_a_file(style: str, forms: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     more = {"nii.gz": ["--probabilities"], "nrrd": ["--json"], "mha": ["--workers", "2"]}.get(style, [])
-    words = ["--model", "phantom", "--format", style, "--preview", "--html", "--secondary-capture", *more]
+    words = ["--model", "phantom", "--format", style, "--report", "png,html,sc", *more]
     # What a name looks like matters to what carries it.
     names = (*FORMS, "cut") if "." not in style and style not in ("nrrd", "mha") else ("one", "many", "cut")
     answer = run("predict", *(forms / name for name in names), "-o", out, *words)

@@ -36,5 +36,5 @@ def test_the_tutorial_runs(tmp_path: Path) -> None:
     card = json.loads((work / "run" / "bundle" / "manifest.json").read_text())["training"]
     assert (card["method"], card["iterations"]) == ("c3s3", 30)
     assert (work / "run" / "bundle" / "model.onnx").is_file()
-    assert (work / "checked" / "doctor.html").is_file()
+    assert (work / "checked" / "check.html").is_file()
     assert (work / "report" / "report.html").is_file()
