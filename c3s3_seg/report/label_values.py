@@ -188,8 +188,9 @@ def case_facts(mask: Path) -> dict[str, Any] | None:
         return None
     if not isinstance(facts, dict) or MARK not in facts:
         return None
-    parts = (facts.get("labels", {}), facts.get("made_with", {}))
-    return facts if all(isinstance(part, dict) for part in parts) else None
+    labels, made_with = facts.get("labels", {}), facts.get("made_with", {})
+    whole = isinstance(labels, dict) and isinstance(made_with, dict)
+    return facts if whole and all(isinstance(value, int) for value in labels.values()) else None
 
 
 def _labels_in_file(work: tuple[Path, dict[str, int]]) -> tuple[int, ...]:
