@@ -133,13 +133,13 @@ def say(line: str, *, err: bool = False) -> None:
         _Tolerant(stream).write(printable(line) + "\n")
 
 
-def report_failures(failures: Sequence[Failure]) -> None:
+def report_failures(failures: Sequence[Failure], word: str = "failed") -> None:
     """Below a table: each case that failed, with its reason in one line, whatever its length."""
     if failures:
-        say(f"{len(failures)} failed:")
+        say(f"{len(failures)} {word}:")
     for failure in failures:
         reason = " ".join(part.strip() for part in shown(failure.reason, sys.stdout).splitlines())
-        say(f"  {failure.case}: {reason}")
+        say(f"  {shown(failure.case, sys.stdout)}: {reason}")
 
 
 class _Tolerant:

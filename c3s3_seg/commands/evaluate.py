@@ -82,7 +82,7 @@ def evaluate(
         list[float] | None,
         typer.Option(
             metavar="MM",
-            help="Of the normalised surface distance. May be repeated. Default: 1 and 2.",
+            help="Tolerance of the normalised surface distance. May be repeated. Default: 1 and 2.",
             rich_help_panel=METRICS,
         ),
     ] = None,

@@ -28,7 +28,7 @@ def export(
         ExportPrecision,
         typer.Option(
             metavar=options.one_of(ExportPrecision),
-            help="Of the network's arithmetic. Input and output are float32 in both.",
+            help="Precision of the network. Input and output are float32 in both.",
             rich_help_panel=options.NETWORK,
         ),
     ] = "float32",

@@ -18,6 +18,7 @@ ARGUMENTS, OTHERS, OPTIONS = "Arguments", "Other", "Options"
 FILES = {"fetch": "pacs", "send": "pacs"}  # commands that share a file
 # What Typer adds to the help of an option: limits are in the message of whoever crosses them.
 _LIMITS = re.compile(r"; x>=?[-\d.]+(?=[;\]])|  \[x>=?[-\d.]+\]$")
+_WHOLE = re.compile(r"(?<=\d)\.0(?=[;\]])")
 _RANGE = re.compile(r"([-\d.]+)<=x<=([-\d.]+)(?=[;\]])")
 
 
@@ -107,5 +108,5 @@ def _usage(argument: Any) -> str:
 
 
 def _readable(text: str) -> str:
-    """Without open limits, and `1 to 64` for `1<=x<=64`."""
-    return _RANGE.sub(r"\1 to \2", _LIMITS.sub("", text))
+    """Without open limits, `1 to 64` for `1<=x<=64`, and `30` for `30.0`."""
+    return _WHOLE.sub("", _RANGE.sub(r"\1 to \2", _LIMITS.sub("", text)))

@@ -54,7 +54,7 @@ NetworkPrecision = Annotated[
     Precision,
     typer.Option(
         metavar=one_of(Precision),
-        help="Of the network's arithmetic. auto: float32 on a CPU, float16 in torch on CUDA.",
+        help="Precision of the network. auto: float32 on a CPU, float16 in torch on CUDA.",
         rich_help_panel=HARDWARE,
     ),
 ]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from c3s3_seg.commands import options
-from c3s3_seg.commands.console import Bar, say, show, shown
+from c3s3_seg.commands.console import Bar, report_failures, say, show
 from c3s3_seg.errors import listed, public
 
 if TYPE_CHECKING:
@@ -82,7 +81,7 @@ def prepare(
     seed: Annotated[
         int,
         typer.Option(
-            metavar="NUMBER", help="Of the random choice of these patients.", rich_help_panel=PATIENTS
+            metavar="NUMBER", help="Seed of the random choice of these patients.", rich_help_panel=PATIENTS
         ),
     ] = 0,
     empty_masks: Annotated[
@@ -116,6 +115,7 @@ def prepare(
     from c3s3_seg.dataset.prepare.discover import Search
     from c3s3_seg.dataset.prepare.pipeline import prepare as run
     from c3s3_seg.io.reading import repairs
+    from c3s3_seg.report.rows import Failure
 
     search = Search(_rule(modality, series), repairs(repair or []), tuple(leave_out or ()), workers)
     known = Labels.parse(labels) if labels is not None else None
@@ -129,8 +129,8 @@ def prepare(
         for line in dumps(_facts(result), indent=1).splitlines():
             say(line)
     else:
-        for table in _tables(result):
-            show(table)
+        show(_table(result))
+        report_failures([Failure(item.place, item.reason) for item in result.refused], "refused")
         for line in _remarks(result, dry_run):
             say(line)
     if not result.patients:
@@ -149,26 +149,17 @@ def _rule(modality: str | None, series: str | None) -> Any:
         raise InputError(f"--series is not {error}") from None
 
 
-def _tables(result: PreparedDataSet) -> list[Table]:
-    """Cases and patients of each split; then what is refused, with its reason."""
+def _table(result: PreparedDataSet) -> Table:
+    """Cases and patients of each split."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
-
-    from c3s3_seg.report.terminal import cell
 
     facts = _facts(result)
     table = Table("For", "Cases", "Patients", box=SIMPLE_HEAD, pad_edge=False)
     for split in SPLITS:
         if facts[split]["cases"] or split != "test":
             table.add_row(split, str(facts[split]["cases"]), str(facts[split]["patients"]))
-    if not result.refused:
-        return [table]
-    refused = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for header in (f"Refused ({len(result.refused)})", "Reason"):
-        refused.add_column(header, overflow="fold")
-    for item in result.refused:
-        refused.add_row(*(cell(shown(text, sys.stdout)) for text in (item.place, item.reason)))
-    return [table, refused]
+    return table
 
 
 def _remarks(result: PreparedDataSet, dry: bool) -> list[str]:

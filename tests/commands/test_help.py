@@ -9,6 +9,7 @@ from importlib import import_module
 import pytest
 from helpers.command import run
 
+from c3s3_seg.batch.overrides import PredictKeys
 from c3s3_seg.cli import COMMANDS
 from c3s3_seg.commands.help_text import FILES
 
@@ -55,6 +56,13 @@ def test_predict_has_few_options() -> None:
     options = {name for name, _ in NAMED.findall(help_of("predict"))}
     assert len(options - {"--help"}) <= 30
     assert {"--report", "--tiling", "--set", "--tta", "--repair", "--max-memory", "--dry-run"} <= options
+
+
+def test_the_help_names_every_key_of_set() -> None:
+    text = " ".join(help_of("predict", columns=120).split())
+    listed = text.partition("Rare settings: ")[2].partition(". May be repeated")[0]
+    for name, table in vars(PredictKeys()).items():
+        assert f"{name}.{', .'.join(vars(table))}" in listed
 
 
 @pytest.mark.parametrize("words", [["--help"], ["predict", "--help"], ["--version"]])
