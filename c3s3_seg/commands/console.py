@@ -8,7 +8,6 @@ import sys
 from typing import IO, TYPE_CHECKING, TextIO, cast
 
 from c3s3_seg.errors import named, public
-from c3s3_seg.system.files import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,6 +27,13 @@ def need(*packages: str, extra: str = "train") -> None:
         raise MissingError(
             f"this needs {', '.join(missing)}, which the base installation leaves out", todo=todo
         )
+
+
+def printable(text: str) -> str:
+    """See `system.files.printable`, whose imports `--help` need not wait for."""
+    from c3s3_seg.system import files
+
+    return files.printable(text)
 
 
 def shown(text: str, stream: TextIO | None) -> str:

@@ -310,5 +310,8 @@ def _show(result: BatchResult, out: Path) -> None:
     if result.stopped:
         say(f"Stopped: {result.stopped}")
         say(f"{len(result.undone)} cases were not done; the same command does them.")
-    done = f"{len(result.rows)} masks" if not rows and result.rows else "Masks"
-    say(f"{done}, JSON and summary.csv are in {out}. Research use only.")
+    if result.rows:
+        masks = "Masks" if rows else f"{len(result.rows)} masks"
+        say(f"{masks}, JSON and summary.csv are in {out}. Research use only.")
+    else:
+        say(f"No mask was written; summary.csv is in {out}.")

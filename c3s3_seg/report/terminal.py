@@ -115,12 +115,13 @@ def series_table(rows: Sequence[SeriesRow]) -> Table:
     from rich.table import Table
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    headers = ("No.", "Status", "Modality", "Description", "Slices", "Size", "Spacing (mm)", "Axes", "Path")
-    for header in headers:
-        table.add_column(header, overflow="fold", justify="right" if header in ("No.", "Slices") else "left")
+    for header in ("No.", "Status", "Modality", "Series", "Size", "Spacing (mm)", "Axes", "Path"):
+        width = max(map(len, header.split()))  # no word of a header is broken
+        table.add_column(header, overflow="fold", min_width=width)
     for row in rows:
-        texts = (row.verdict, row.modality, row.description, str(row.slices), row.size, row.spacing_mm)
-        table.add_row(str(row.number), *(cell(text) for text in (*texts, row.orientation, row.path)))
+        size = f"{row.size} x {row.slices}" if row.slices else row.size
+        texts = (row.verdict, row.modality, row.description, size, row.spacing_mm, row.orientation, row.path)
+        table.add_row(str(row.number), *map(cell, texts))
     return table
 
 

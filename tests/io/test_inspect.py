@@ -40,6 +40,7 @@ def test_each_series_has_its_verdict(study: Path) -> None:
     assert (rows[0].spacing_mm, rows[0].orientation) == ("0.7 x 0.9 x 2.5", "LPS oblique")
     assert rows[1].verdict == "refused"
     assert rows[1].remarks[0].startswith("slices are missing (1)")
+    assert rows[1].remarks[0].endswith("let the gaps be interpolated with --repair gaps")
     assert "IM_0005.dcm' is damaged" in named(rows[2].remarks[0])
     assert (rows[3].verdict, rows[3].remarks) == ("no volume", ("a single image",))
     assert [row.readable for row in inspect(study, pixels=False)] == [True, False, True, False]

@@ -7,7 +7,7 @@ from pathlib import Path, PurePath
 
 import numpy as np
 
-from c3s3_seg.errors import C3S3Error, Told
+from c3s3_seg.errors import C3S3Error, Told, named, public
 from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.io import load
 from c3s3_seg.io.detect import is_dicom, is_zip
@@ -96,7 +96,7 @@ def _series_rows(path: Path, reading: Reading, pixels: bool) -> list[SeriesRow]:
         size = f"{first.text('Columns')} x {first.text('Rows')}"
         place = places.of(first.name)
         if not series.is_volume:
-            rows.append(SeriesRow(*head, size, "", "", False, "no volume", place, (series.why_not,)))
+            rows.append(SeriesRow(*head, size, "", "", False, "no volume", place, _told(series.why_not)))
             continue
         try:
             chosen, notes = choose(found, Reading(number, reading.repair))
@@ -107,9 +107,9 @@ def _series_rows(path: Path, reading: Reading, pixels: bool) -> list[SeriesRow]:
             if pixels:
                 volume = build(chosen, notes, path, reading)
                 grid, notes = volume.geometry, volume.source.notes
-            rows.append(SeriesRow(*head, size, *_grid(grid), True, "volume", place, notes))
+            rows.append(SeriesRow(*head, size, *_grid(grid), True, "volume", place, _told(*notes)))
         except C3S3Error as error:
-            rows.append(SeriesRow(*head, size, "", "", False, "refused", place, (error.what,)))
+            rows.append(SeriesRow(*head, size, "", "", False, "refused", place, (_reason(error),)))
     return rows
 
 
@@ -119,11 +119,24 @@ def _image_row(path: Path, reading: Reading) -> SeriesRow:
     except C3S3Error as error:
         if not path.is_file():
             raise
-        return SeriesRow(1, "", "-", "", 0, "-", "", "", False, "refused", path.name, (error.what,))
+        return SeriesRow(1, "", "-", "", 0, "-", "", "", False, "refused", path.name, (_reason(error),))
     shape = volume.geometry.shape
     size = f"{shape[0]} x {shape[1]}"
     grid = _grid(volume.geometry)
-    return SeriesRow(1, "", "-", "", shape[2], size, *grid, True, "volume", path.name, volume.source.notes)
+    return SeriesRow(
+        1, "", "-", "", shape[2], size, *grid, True, "volume", path.name, _told(*volume.source.notes)
+    )
+
+
+def _told(*texts: str) -> tuple[str, ...]:
+    """Each in both versions, with and without names of files."""
+    return tuple(Told(text, named=True) for text in texts)
+
+
+def _reason(error: C3S3Error) -> str:
+    """What is wrong and what to do, without the place, which is another column."""
+    todo = f". {error.todo}" if error.todo else ""
+    return Told.of(named(error.what) + named(todo), public(error.what) + public(todo), as_named=True)
 
 
 class _Places:
