@@ -157,7 +157,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, _stop)
     signal.signal(signal.SIGTERM, _stop)
     try:
-        app()
+        app(prog_name="c3s3-seg")  # with `python -m c3s3_seg` too
     except C3S3Error as error:
         _fail(error)
     except Stopped as stopped:

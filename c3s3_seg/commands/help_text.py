@@ -25,6 +25,14 @@ _RANGE = re.compile(r"([-\d.]+)<=x<=([-\d.]+)(?=[;\]])")
 class PanelCommand(TyperCommand):
     """A command whose options stand under the headings that `rich_help_panel` names."""
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """As Typer does; its messages begin with words of the package that it checks values with."""
+        try:
+            return super().parse_args(ctx, args)
+        except typer.BadParameter as error:
+            error.message = error.message.removeprefix("Value error, ").removeprefix("Input ")
+            raise
+
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """`[OPTIONS] INPUT...`."""
         arguments = [param for param in self.get_params(ctx) if param.param_type_name == "argument"]

@@ -93,6 +93,17 @@ def test_an_unknown_command_and_option_suggest_the_right_one() -> None:
     assert "--labels" in answer.stderr
 
 
+def test_a_wrong_value_is_answered_with_the_allowed_ones() -> None:
+    answer = run("predict", "a.nii", "-o", "out", "--tiling", "dense")
+    assert answer.returncode == 2
+    last = answer.stderr.splitlines()[-1]
+    assert last.startswith("Error: Invalid value for '--tiling': 'dense' is not one of ")
+    assert all(f"'{word}'" in last for word in ("default", "accurate", "paper"))
+    last = run("predict", "a.nii", "-o", "out", "--threads", "0").stderr.splitlines()[-1]
+    assert last.startswith("Error: Invalid value for '--threads': ")
+    assert "Input" not in last
+
+
 def completed(line: str) -> list[str]:
     """What a shell would offer at the end of a line."""
     words, number = f"c3s3-seg {line}", str(len(line.split(" ")))
