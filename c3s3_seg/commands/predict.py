@@ -5,20 +5,16 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, get_args
+from typing import Annotated
 
 import typer
 
 from c3s3_seg.commands import options
-from c3s3_seg.commands.console import need, report_failures, say, show
+from c3s3_seg.commands.console import say
 from c3s3_seg.commands.options import BATCH, HARDWARE, INPUT, MESSAGES, NETWORK, OUTPUT
+from c3s3_seg.commands.predict_output import print_cases, print_result, report_files
 from c3s3_seg.commands.progress import ProgressReporter
-from c3s3_seg.system.choices import DEVICES, MaskFormat, ReportFile, TilingPreset
-
-if TYPE_CHECKING:
-    from c3s3_seg.batch import BatchPlan, BatchResult, Job
-
-LONGEST_TABLE = 200  # cases that a terminal shows one by one; summary.csv has them all
+from c3s3_seg.system.choices import DEVICES, MaskFormat, TilingPreset
 
 
 def predict(
@@ -225,7 +221,7 @@ def predict(
     from c3s3_seg.system.hardware import parse_memory
     from c3s3_seg.system.shard import parse_shard
 
-    files = _report_files(report or [])
+    files = report_files(report or [])
     bundle = ModelBundle.find(model)
     request = BackendRequest(backend, device, precision, threads)
     keys = PredictKeys.parse(set_ or [])
@@ -253,65 +249,14 @@ def predict(
     share = parse_shard(shard, os.environ) if shard is not None else None
     plan = BatchPlan(workers, share, keys.batch.limit, retry_failed, cluster, tuple(sys.argv), case_timeout)
     if dry_run:
-        _list_cases(inputs, job, plan, as_json=as_json)
+        print_cases(inputs, job, plan, as_json=as_json)
         return
     with ProgressReporter(as_json=as_json, quiet=quiet, verbose=verbose) as progress:
         result = predict_cases(inputs, how, job, progress, plan, progress.part)
     if not (as_json or quiet):
-        _show(result, out)
+        print_result(result, out)
     empty = sum(row.empty for row in result.rows)
     if empty and not as_json:
         say(f"Nothing was found in {empty} of {len(result.rows)} scans: their masks are empty.", err=True)
     if result.failures or empty:
         raise typer.Exit(1)
-
-
-def _report_files(given: list[str]) -> set[str]:
-    """`png,html` -> both."""
-    from c3s3_seg.errors import InputError
-
-    wanted = {word.strip() for text in given for word in text.split(",")}
-    unknown = sorted(wanted - set(get_args(ReportFile)))
-    if unknown:
-        raise InputError(f"there is no --report {unknown[0]!r}; wanted {', '.join(get_args(ReportFile))}")
-    if "html" in wanted:
-        need("plotly", extra="report")
-    return wanted
-
-
-def _list_cases(inputs: list[Path], job: Job, plan: BatchPlan, *, as_json: bool) -> None:
-    """What `--dry-run` prints."""
-    import json
-
-    from c3s3_seg.batch.listing import list_cases
-    from c3s3_seg.report.terminal import cases_table
-
-    cases = list_cases(inputs, job, plan)
-    if as_json:
-        for case in cases:
-            say(json.dumps(case.record()))
-        return
-    show(cases_table([(c.name, c.state, c.scan, c.truth or "-", c.mask) for c in cases]))
-    todo = sum(case.to_do for case in cases)
-    say(f"{todo} of {len(cases)} cases would be segmented. Nothing was written.")
-
-
-def _show(result: BatchResult, out: Path) -> None:
-    """The table, and what has to be said below it."""
-    from c3s3_seg.report.terminal import prediction_table
-
-    rows = result.rows if len(result.rows) <= LONGEST_TABLE else ()
-    if rows:
-        show(prediction_table(rows))
-    report_failures(result.failures)
-    for row in rows:
-        for note in row.notes:
-            say(f"{row.case}: {note}.")
-    if result.stopped:
-        say(f"Stopped: {result.stopped}")
-        say(f"{len(result.undone)} cases were not done; the same command does them.")
-    if result.rows:
-        masks = "Masks" if rows else f"{len(result.rows)} masks"
-        say(f"{masks}, JSON and summary.csv are in {out}. Research use only.")
-    else:
-        say(f"No mask was written; summary.csv is in {out}.")
