@@ -14,13 +14,13 @@ demo: $(VENV)/base
 	@rm -rf demo
 	$(BIN)/c3s3-seg phantom -o demo --seed $(SEED)
 	$(BIN)/c3s3-seg predict demo/phantom-$(SEED) -o demo/out --model phantom \
-	  --truth demo/truth/phantom-$(SEED).nii.gz --preview
+	  --truth demo/truth/phantom-$(SEED).nii.gz --report png
 	@echo
 	@echo "The picture is demo/out/phantom-$(SEED).png: prediction and truth in three planes."
 	@echo "The scan is simulated, and so is all that this small bundle knows. For your own scan"
 	@echo "(late-gadolinium MRI, cropped around the heart; a file or a DICOM folder):"
 	@echo
-	@echo "  $(BIN)/c3s3-seg predict SCAN -o OUT --model left-atrium --preview"
+	@echo "  $(BIN)/c3s3-seg predict SCAN -o OUT --model left-atrium --report png"
 	@echo
 	@echo "Research use only."
 

@@ -43,7 +43,7 @@ def scans(data: Path, every: int) -> Iterator[tuple[str, Volume]]:
     yield "brain T1, thick slices (DICOM, MR)", load(next((dicom / "brain-study").glob("12*")))
     yield "hippocampus crop (DICOM, MR)", load(next((dicom / "brain-study").glob("13*")))
     yield "head phantom (DICOM, CT)", load(dicom / "philips-ct" / "S2010")
-    yield "head phantom, tilted (DICOM, CT)", load(dicom / "philips-ct-tilt", fix=("tilt", "gaps"))
+    yield "head phantom, tilted (DICOM, CT)", load(dicom / "philips-ct-tilt", repair=("tilt", "gaps"))
     for seed in range(31_050, 31_058):
         yield "phantoms", simulate(seed).scan
     for seed in range(31_050, 31_054):

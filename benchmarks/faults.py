@@ -31,7 +31,7 @@ from c3s3_seg.geometry.volume import Geometry
 from c3s3_seg.io import load_mask, save
 
 CASES = 12
-COMMAND = [sys.executable, "-m", "c3s3_seg", "predict", "--force"]  # blobs are no hearts
+COMMAND = [sys.executable, "-m", "c3s3_seg", "predict", "--allow-out-of-domain"]  # blobs are no hearts
 Answer = subprocess.CompletedProcess[str]
 
 
@@ -385,7 +385,7 @@ def odd_names(ground: Ground) -> str:
     for name in names:
         (scans / name).write_bytes(content)
     bare = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
-    for words, environment in ((["--preview"], {}), (["--workers", "1"], bare)):
+    for words, environment in ((["--report", "png"], {}), (["--workers", "1"], bare)):
         target = out / str(len(environment))
         answer = ground.predict(target, *words, scans=scans, env={**os.environ, **environment})
         said(answer, 0)
@@ -422,7 +422,7 @@ def many_files(ground: Ground) -> str:
     scans.mkdir()
     for n in range(ground.files):
         os.link(ground.scans / "case-00.nii.gz", scans / f"scan-{n:05}.nii.gz")
-    answer = ground.predict(out, "--limit", 3, scans=scans)
+    answer = ground.predict(out, "--set", "batch.limit=3", scans=scans)
     said(answer, 0, f"{ground.files - 3} cases are left for another run")
     assert len(visible(out)) == 3
     return f"0: {ground.files} files"

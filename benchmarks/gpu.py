@@ -1,8 +1,8 @@
 """One row of `gpu.sh`: a runtime on patches of a phantom, times and flipped voxels.
 
-    python benchmarks/gpu.py BUNDLE FOLDER torch|onnx|tensorrt fp32|fp16
+    python benchmarks/gpu.py BUNDLE FOLDER torch|onnx|tensorrt float32|float16
 
-FOLDER holds the exports that `gpu.sh` made. The first run, torch in fp32, leaves its labels there; the
+FOLDER holds the exports that `gpu.sh` made. The first run, torch in float32, leaves its labels there; the
 others are compared with them. Copies to and from the GPU are part of the time. Not run on a GPU so far.
 """
 
@@ -46,7 +46,7 @@ def onnx_network(path: Path) -> Network:
 
 def open_network(bundle: ModelBundle, folder: Path, runtime: str, precision: str) -> Network:
     if runtime == "torch":
-        return torch_network(bundle, precision == "fp16")
+        return torch_network(bundle, precision == "float16")
     ending = {"onnx": "onnx", "tensorrt": "engine"}[runtime]
     (path,) = (folder / f"{runtime}-{precision}").glob(f"*.{ending}")
     if runtime == "onnx":
@@ -76,7 +76,7 @@ def main(name: str, folder: Path, runtime: str, precision: str) -> None:
     network: Any = open_network(bundle, folder, runtime, precision)
     labels = network(patch).argmax(1)
     reference = folder / "labels.npy"
-    if (runtime, precision) == ("torch", "fp32"):
+    if (runtime, precision) == ("torch", "float32"):
         np.save(reference, labels)
     flipped = int((labels != np.load(reference)).sum())
     alone = median_ms(network, patch)

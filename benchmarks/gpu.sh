@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# torch, ONNX Runtime CUDA and TensorRT on one GPU, fp32 and fp16: latency, throughput, and the masks compared.
+# torch, ONNX Runtime CUDA and TensorRT on one GPU, float32 and float16: latency, throughput, and the masks compared.
 #
 #     benchmarks/gpu.sh [BUNDLE]        default: left-atrium
 #
@@ -12,15 +12,15 @@ out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader
 python -m pytest -q tests/gpu
-for precision in fp32 fp16; do
+for precision in float32 float16; do
   python -m c3s3_seg export "$bundle" --to onnx --precision $precision -o "$out/onnx-$precision"
   python -m c3s3_seg export "$bundle" --to tensorrt --precision $precision --batch 4 -o "$out/tensorrt-$precision"
 done
-echo "| runtime | precision | one patch, ms (median of 50) | patches a second, batch of 4 | flipped voxels against torch fp32 |"
+echo "| runtime | precision | one patch, ms (median of 50) | patches a second, batch of 4 | flipped voxels against torch float32 |"
 echo "|---|---|---|---|---|"
-python benchmarks/gpu.py "$bundle" "$out" torch fp32
+python benchmarks/gpu.py "$bundle" "$out" torch float32
 for runtime in torch onnx tensorrt; do
-  for precision in fp32 fp16; do
-    [ "$runtime-$precision" = torch-fp32 ] || python benchmarks/gpu.py "$bundle" "$out" $runtime $precision
+  for precision in float32 float16; do
+    [ "$runtime-$precision" = torch-float32 ] || python benchmarks/gpu.py "$bundle" "$out" $runtime $precision
   done
 done

@@ -2,7 +2,7 @@
 
     python benchmarks/onnxruntime_versions.py [BUNDLE] [VERSION ...]      default: left-atrium 1.20 1.23
 
-fp32, fp16 and the ensemble in one graph are exported here. Each release is installed with pip into an
+float32, float16 and the ensemble in one graph are exported here. Each release is installed with pip into an
 environment of its own, where nothing of ours is, and runs them on the same patches. A release that pip
 cannot get is left out, with a line that says so.
 """
@@ -21,7 +21,7 @@ from c3s3_seg.errors import InputError
 from c3s3_seg.export.spec import GraphSpec
 from c3s3_seg.export.standalone import standalone_graph
 
-FORMS = {"fp32": GraphSpec(), "fp16": GraphSpec("fp16"), "ensemble": GraphSpec(ensemble=True)}
+FORMS = {"float32": GraphSpec(), "float16": GraphSpec("float16"), "ensemble": GraphSpec(ensemble=True)}
 SHAPE = (2, 1, 64, 64, 48)
 # Run by each release: FOLDER holds patches.npy and NAME.onnx; NAME-VERSION.npy are its answers.
 ANSWER = """

@@ -28,13 +28,13 @@ from c3s3_seg.system.choices import ExportTarget
 
 CASES = 8  # the last of the unlabelled list: the validation cases of the shipped configuration
 FORMATS: tuple[tuple[str, ExportTarget, GraphSpec], ...] = (
-    ("onnx fp32", "onnx", GraphSpec()),
-    ("onnx fp16", "onnx", GraphSpec("fp16")),
-    ("openvino fp32", "openvino", GraphSpec()),
-    ("openvino fp16", "openvino", GraphSpec("fp16")),
-    ("onnx fp32, ensemble", "onnx", GraphSpec(ensemble=True)),
-    ("onnx fp16, ensemble", "onnx", GraphSpec("fp16", ensemble=True)),
-    ("openvino fp32, ensemble", "openvino", GraphSpec(ensemble=True)),
+    ("onnx float32", "onnx", GraphSpec()),
+    ("onnx float16", "onnx", GraphSpec("float16")),
+    ("openvino float32", "openvino", GraphSpec()),
+    ("openvino float16", "openvino", GraphSpec("float16")),
+    ("onnx float32, ensemble", "onnx", GraphSpec(ensemble=True)),
+    ("onnx float16, ensemble", "onnx", GraphSpec("float16", ensemble=True)),
+    ("openvino float32, ensemble", "openvino", GraphSpec(ensemble=True)),
     ("monai-bundle, ensemble", "monai-bundle", GraphSpec(ensemble=True)),
     ("monai-bundle, network", "monai-bundle", GraphSpec()),
 )
@@ -84,7 +84,7 @@ def monai_runs(folder: Path, name: str, task: Task, scans: list[Volume], referen
     for number, mine in enumerate(references):
         theirs = load_mask(out / f"{number}_mask.nii.gz", grid=mine.geometry)
         proofs.append(masks_apart(task, mine, theirs, 0.0))
-    return Parity("fp32", "monai", 0, 0, 0.0, 0, tuple(proofs))
+    return Parity("float32", "monai", 0, 0, 0.0, 0, tuple(proofs))
 
 
 def main(data: Path, name: str) -> None:

@@ -12,41 +12,65 @@ from typing import Annotated, NoReturn
 import typer
 
 from c3s3_seg import __version__
-from c3s3_seg.commands.benchmark import benchmark
-from c3s3_seg.commands.calibrate import calibrate
 from c3s3_seg.commands.console import Stopped, say, shown
-from c3s3_seg.commands.doctor import doctor
-from c3s3_seg.commands.ensemble import ensemble
-from c3s3_seg.commands.evaluate import evaluate
-from c3s3_seg.commands.export import export
-from c3s3_seg.commands.inspect import inspect
-from c3s3_seg.commands.pacs import fetch, send
-from c3s3_seg.commands.phantom import phantom
-from c3s3_seg.commands.plan import plan
-from c3s3_seg.commands.predict import predict
-from c3s3_seg.commands.prepare import prepare
-from c3s3_seg.commands.study import study
-from c3s3_seg.commands.train import train
-from c3s3_seg.commands.verify import verify
+from c3s3_seg.commands.help_text import WIDEST, LazyGroup
 from c3s3_seg.errors import C3S3Error, DefectError, InputError, foreseen, is_out_of_memory, unforeseen
 from c3s3_seg.system.process import quiet_libraries
 
 TRACEBACK = "C3S3_SEG_TRACEBACK"  # set: a defect shows where it was raised
+COMPLETION = "_C3S3_SEG_COMPLETE"  # set by the completion script of a shell
+
+# The summaries are those of the functions (tests compare them): `--help` imports no command.
+COMMANDS = {
+    "Segment": {
+        "predict": "Segment scans. Each mask lies on the grid of its scan.",
+        "evaluate": "Score masks against reference masks: Dice, 95HD, ASD and more.",
+        "verify": "Compare masks, scans and weights with the SHA-256 recorded by predict.",
+    },
+    "Train": {
+        "prepare": "Make a training data set from a folder of scans, some of them with masks.",
+        "plan": "Propose a training configuration for a data set, with a reason for every value.",
+        "train": "Train a model from a configuration. The result is the bundle OUT/bundle.",
+        "study": "Train and score several methods and seeds. The same command resumes.",
+    },
+    "Models": {
+        "models": "List the models: what each needs, its labels and its scores on validation.",
+        "export": "Export a model to run without torch, and compare its masks with those of torch.",
+        "ensemble": "Make one model of the primary networks of several, which predict --ensemble averages.",
+        "calibrate": "Measure the domain and the uncertainty limit of a model on its training data.",
+        "benchmark": "Measure runtimes, threads and tile sizes on this machine.",
+    },
+    "PACS": {
+        "fetch": "Fetch a study from a PACS (C-FIND with C-GET or C-MOVE), all of it or nothing.",
+        "send": "Send DICOM files to a PACS (C-STORE).",
+    },
+    "Check": {
+        "inspect": "List the series at a path, and why some of them cannot be read.",
+        "check": "Check a data set before training: files, grids, masks, intensities, duplicates.",
+        "doctor": "Check this installation: versions, devices, models, and a phantom from end to end.",
+    },
+    "Demo": {"phantom": "Simulate a scan of the heart with a known left atrium."},
+}
+
+
+class _Commands(LazyGroup):
+    """The commands of this program."""
+
+    places = COMMANDS
+
 
 app = typer.Typer(
     name="c3s3-seg",
+    cls=_Commands,
     help="3D medical image segmentation with sharp boundaries. Research use only; not a medical device.",
+    epilog="Exit codes: 0 success; 1 some cases failed, or a check found errors; 2 bad input; 3 not"
+    " installed; 4 a defect of the program; 130 and 143 interrupted.",
+    context_settings={"max_content_width": WIDEST},
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=False,  # its options make Typer import pydantic; those of `_root` do not
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-COMMANDS = (
-    predict, evaluate, inspect, prepare, plan, train, ensemble, study, export, calibrate, fetch, send,
-    phantom, verify, doctor, benchmark,
-)  # fmt: skip
-for command in COMMANDS:
-    app.command()(command)
 
 
 def _stop(number: int, frame: object) -> None:
@@ -57,20 +81,57 @@ def _stop(number: int, frame: object) -> None:
 
 def _version(wanted: bool) -> None:
     if wanted:
+        from c3s3_seg.system.hardware import runtime_versions
+
         typer.echo(f"c3s3-seg {__version__}")
+        for name, found in runtime_versions().items():
+            typer.echo(f"{name} {found}")
         raise typer.Exit
+
+
+def _install_completion(ctx: typer.Context, param: typer.CallbackParam, wanted: bool) -> None:
+    from typer.completion import install_callback
+
+    install_callback(ctx, param, wanted)
+
+
+def _show_completion(ctx: typer.Context, param: typer.CallbackParam, wanted: bool) -> None:
+    from typer.completion import show_callback
+
+    show_callback(ctx, param, wanted)
 
 
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+        bool,
+        typer.Option(
+            "--version",
+            callback=_version,
+            is_eager=True,
+            help="Show the versions of this program and of the installed runtimes.",
+        ),
+    ] = False,
+    install_completion: Annotated[
+        bool,
+        typer.Option(
+            "--install-completion",
+            callback=_install_completion,
+            is_eager=True,
+            help="Install completion for the current shell (bash, zsh, fish, PowerShell).",
+        ),
+    ] = False,
+    show_completion: Annotated[
+        bool,
+        typer.Option(
+            "--show-completion",
+            callback=_show_completion,
+            is_eager=True,
+            help="Print the completion script of the current shell.",
+        ),
     ] = False,
 ) -> None:
-    """Exit codes: 0 all went well; 1 some cases failed or a check said no; 2 bad input; 3 not installed;
-
-    4 a defect of the program; 130, 143 interrupted.
-    """
+    """See `app`."""
 
 
 def _wait_briefly() -> None:
@@ -88,11 +149,15 @@ def main() -> None:
     """Run the command line; what a user can mend is one line on stderr, never a traceback."""
     _wait_briefly()
     quiet_libraries()
+    if COMPLETION in os.environ:
+        from typer.completion import completion_init  # type: ignore[attr-defined]
+
+        completion_init()
     # typer would turn a KeyboardInterrupt into silence.
     signal.signal(signal.SIGINT, _stop)
     signal.signal(signal.SIGTERM, _stop)
     try:
-        app()
+        app(prog_name="c3s3-seg")  # with `python -m c3s3_seg` too
     except C3S3Error as error:
         _fail(error)
     except Stopped as stopped:

@@ -99,15 +99,21 @@ def named(text: str) -> str:
 
 
 # Options of the command line that have another name in the Python API (`load`, `Settings`, `Predictor`).
-_ARGUMENTS = {"force": "allow_out_of_domain=True", "memory": "memory_bytes="}
+_ARGUMENTS = {
+    "allow-out-of-domain": "allow_out_of_domain=True",
+    "max-memory": "memory_bytes=",
+    "set tiling.overlap": "overlap",
+    "repair": "repair=",
+}
 _VALUES = r"\d[\d.]*|tilt|gaps|orthonormal|cpu|onnx|torch|float32"
 _OPTION = re.compile(
-    rf"--(force|roi|series|fix|overlap|memory|device|precision|backend)\b(?: ({_VALUES})\b)?"
+    rf"--(allow-out-of-domain|roi|series|repair|set tiling\.overlap|max-memory|device|precision|backend)\b"
+    rf"(?: ({_VALUES})\b)?"
 )
 
 
 def in_python(text: str) -> str:
-    """A message in the words of the Python API: `--roi` is `roi=`, `--fix tilt` is `fix='tilt'`."""
+    """A message in the words of the Python API: `--roi` is `roi=`, `--repair tilt` is `repair='tilt'`."""
 
     def argument(found: re.Match[str]) -> str:
         name, value = _ARGUMENTS.get(found[1], f"{found[1]}="), found[2]
@@ -226,7 +232,7 @@ def listed(names: Iterable[str], most: int = 3) -> str:
 
 
 NO_MEMORY = "the memory did not suffice"
-MORE_MEMORY = "Give more memory, or fewer workers, or smaller tiles with --overlap 0.25"
+MORE_MEMORY = "Give more memory, or fewer workers, or smaller tiles with --set tiling.overlap=0.25"
 # What libraries say in place of a MemoryError: C++ runtimes, torch, the C library; the dynamic linker, when a
 # module is imported.
 OUT_OF_MEMORY = (

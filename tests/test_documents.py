@@ -6,9 +6,10 @@ import re
 import tomllib
 import typing
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from typing import Any
 
-import click
 import pytest
 import test_layers
 import typer
@@ -31,11 +32,17 @@ MADE = {"c3s3_seg/models/NAME.py"}
 names = pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: p.relative_to(ROOT).as_posix())
 
 
-def options(command: click.Command) -> Iterator[str]:
-    for parameter in command.params:
-        yield from (o.lstrip("-") for o in (*parameter.opts, *parameter.secondary_opts) if o[:2] == "--")
-    for child in getattr(command, "commands", {}).values():
-        yield from options(child)
+@cache
+def options() -> dict[str, set[str]]:
+    """Command, "" for the program itself -> its options without their dashes."""
+    from c3s3_seg.cli import app
+
+    group: Any = typer.main.get_command(app)
+    commands = {name: group.get_command(None, name) for name in group.list_commands(None)}
+    return {
+        name: {o.lstrip("-") for p in command.params for o in p.opts if o[:2] == "--"} | {"help"}
+        for name, command in {"": group, **commands}.items()
+    }
 
 
 def keys(kind: type, prefix: str = "") -> Iterator[str]:
@@ -67,14 +74,34 @@ def test_anchors_exist(path: Path) -> None:
 
 @names
 def test_options_are_ours(path: Path) -> None:
-    from c3s3_seg.cli import app
-
     if path.name == "CHANGELOG.md":
         return  # of what was there once
-    ours = set(options(typer.main.get_command(app))) | {"help", "version"}
+    ours = set().union(*options().values())
     text = re.sub(r"`python benchmarks/[^`]*`", "", path.read_text(encoding="utf-8"))
     found = set(re.findall(r"(?<![\w-])--([a-z][a-z-]+)", text))
     assert found - ours - FOREIGN == set()
+
+
+CALLING = [*DOCUMENTS, *CARDS, *(ROOT / name for name in ("Makefile", "Dockerfile", "Dockerfile.cuda"))]
+
+
+@pytest.mark.parametrize("path", CALLING, ids=lambda p: p.parent.name + "/" + p.name)
+def test_commands_have_the_options_that_they_are_called_with(path: Path) -> None:
+    """In `c3s3-seg predict ... --report png`, and in `predict --report png` between backquotes."""
+    if path.name == "CHANGELOG.md":
+        return
+    text = path.read_text(encoding="utf-8").replace("\\\n", " ")
+    verbs = "|".join(name for name in options() if name)
+    calls = re.findall(rf"(?:c3s3-seg(?::cuda)? |`)({verbs})\b([^`\n|#&;]*)", text)
+    wrong = [
+        f"{verb} --{option}"
+        for verb, words in calls
+        for option in re.findall(r"(?<![\w-])--([a-z][a-z-]+)", words)
+        if option not in options()[verb]
+    ]
+    assert wrong == []
+    if path.name in ("README.md", "Makefile") and path.parent == ROOT:
+        assert any("--" in words for _, words in calls)  # it looks at something
 
 
 @names

@@ -8,7 +8,7 @@ import pytest
 
 from c3s3_seg.batch.evaluate import EvaluationSettings as EvaluateSettings
 from c3s3_seg.batch.evaluate import evaluate
-from c3s3_seg.errors import C3S3Error, is_out_of_memory, shown
+from c3s3_seg.errors import C3S3Error, in_python, is_out_of_memory, shown
 from c3s3_seg.geometry.volume import Geometry
 from c3s3_seg.inference.settings import Settings
 from c3s3_seg.io.image.files import save
@@ -39,6 +39,20 @@ from c3s3_seg.metrics.surface_distance import surface_distances
 )
 def test_values_as_messages_show_them(value: object, text: str) -> None:
     assert shown(value) == text
+
+
+@pytest.mark.parametrize(
+    ("told", "python"),
+    [
+        ("Let it be corrected with --repair tilt", "Let it be corrected with repair='tilt'"),
+        ("smaller tiles with --set tiling.overlap=0.25", "smaller tiles with overlap=0.25"),
+        ("Allow more with --max-memory", "Allow more with memory_bytes="),
+        ("with --allow-out-of-domain", "with allow_out_of_domain=True"),
+        ("Take --device cpu, or --backend torch", "Take device='cpu', or backend='torch'"),
+    ],
+)
+def test_options_of_a_message_in_the_words_of_python(told: str, python: str) -> None:
+    assert in_python(told) == python
 
 
 def bad_spacing(folder: Path) -> None:

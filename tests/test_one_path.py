@@ -53,7 +53,7 @@ CASES: dict[str, Callable[[], Made]] = {
     "region in mm": lambda: (simulate(31_051).scan, ["--roi", "-500:500,-500:500,-500:500mm"]),
     "empty region": lambda: (simulate(31_051).scan, ["--roi", "5:5,0:9,0:9"]),
     "coarse noise": lambda: (noise((40, 40, 40), 8.0), []),
-    "coarse noise, allowed": lambda: (noise((20, 20, 20), 8.0), ["--force"]),
+    "coarse noise, allowed": lambda: (noise((20, 20, 20), 8.0), ["--allow-out-of-domain"]),
     "nothing in a larger scan": lambda: (noise((160, 150, 80), 1.5), []),
     "one value": lambda: (simulate(31_050).scan.geometry.volume(np.full((112, 104, 56), 7.0)), []),
     "beyond float32": lambda: (moved(0.0, 1e300), []),
@@ -71,7 +71,7 @@ def test_the_same_inputs_get_the_same_answers(name: str, predictor: Predictor, t
     scan, options = CASES[name]()
     path = tmp_path / "x.nii.gz"
     save(scan, path)
-    arguments: dict[str, Any] = {"allow_out_of_domain": "--force" in options}
+    arguments: dict[str, Any] = {"allow_out_of_domain": "--allow-out-of-domain" in options}
     arguments["roi"] = options[1] if "--roi" in options else None
     code, told = command(path, tmp_path / "out", options)
     if code == 2:

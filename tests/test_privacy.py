@@ -76,11 +76,11 @@ def test_nothing_we_write_or_say_names_a_patient(scans: Path, tmp_path: Path) ->
         out,
         "--model",
         "phantom",
-        "--preview",
-        "--fix",
+        "--report",
+        "png,html",
+        "--repair",
         "gaps",
         "--probabilities",
-        "--html",
     )
     assert answer.returncode == 1  # three of the five are refused, and their reasons are in the output
     assert b"of two patients" in b" ".join(answer.stdout.split())  # lines break where the path is long
@@ -115,7 +115,7 @@ def test_key_images_carry_the_patient_by_design_and_never_in_the_picture(scans: 
     other = tmp_path / "plain"
     other.symlink_to(scans / "good")
     for folder in (named, other):
-        answer = run("predict", folder, "-o", tmp_path / "out", "--model", "phantom", "--secondary-capture")
+        answer = run("predict", folder, "-o", tmp_path / "out", "--model", "phantom", "--report", "sc")
         assert answer.returncode == 0, answer.stderr
     pictures = [
         pydicom.dcmread(tmp_path / "out" / f"{name}.sc.dcm") for name in (f"{MARKER}-folder", "plain")
@@ -219,9 +219,9 @@ def traces(content: bytes, *, dicom: bool = False) -> list[bytes]:
 @pytest.mark.parametrize("style", FORMATS)
 def test_no_format_and_no_stream_names_a_patient_or_a_file(style: str, forms: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    pages = ["--preview", "--html", "--secondary-capture"]  # which do not depend on the format of the mask
+    pages = ["--report", "png,html,sc"]  # which do not depend on the format of the mask
     more = {"nii.gz": [*pages, "--probabilities"], "nrrd": ["--json"], "mha": ["--workers", "2"]}
-    more["dicom-seg"] = ["--secondary-capture"]
+    more["dicom-seg"] = ["--report", "sc"]
     words = ["--model", "phantom", "--format", style, *more.get(style, [])]
     # What a name looks like matters to what carries it.
     names = (*FORMS, "cut") if "." not in style and style not in ("nrrd", "mha") else ("one", "many", "cut")
@@ -232,7 +232,7 @@ def test_no_format_and_no_stream_names_a_patient_or_a_file(style: str, forms: Pa
     assert b"the file 'file 11 of 37' is damaged" in said  # the notes come first in the order of the names
     written = [path for path in out.rglob("*") if path.is_file()]
     captures = [path for path in written if path.name.endswith(".sc.dcm")]
-    assert len(captures) == (len(names) - 1) * ("--secondary-capture" in words)
+    assert len(captures) == (len(names) - 1) * ("--report" in words)
     for path in written:
         content = path.read_bytes()
         content = gzip.decompress(content) if path.suffix == ".gz" else content

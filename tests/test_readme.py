@@ -1,5 +1,6 @@
-"""The README's commands, run as they stand, in an empty folder with an empty HOME."""
+"""The commands of the README and of the tutorial, run as they stand in an empty folder with an empty HOME."""
 
+import json
 import os
 import re
 import subprocess
@@ -12,31 +13,47 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
 
-def shell_blocks() -> list[str]:
-    tested = README.split("<!-- test: begin -->")[1].split("<!-- test: end -->")[0]
-    return re.findall(r"```sh\n(.*?)```", tested, flags=re.DOTALL)
+def commands(text: str) -> list[str]:
+    """The lines of the shell blocks, without their comments."""
+    blocks = re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL)
+    return [re.sub(r"\s+#.*", "", line) for block in blocks for line in block.splitlines()]
 
 
 @pytest.mark.slow
-def test_the_readme_runs(tmp_path: Path) -> None:
-    blocks = shell_blocks()
-    assert len(blocks) == 6
-    home = tmp_path / "home"
+@pytest.mark.timeout(540)
+def test_the_readme_and_the_tutorial_run(tmp_path: Path) -> None:
+    """In one folder, as the tutorial repeats the README's third part: a command of both is run once."""
+    ours = commands(README.split("<!-- test: begin -->")[1].split("<!-- test: end -->")[0])
+    more = commands((ROOT / "docs" / "tutorial.md").read_text())
+    retrain = [line for line in ours if line in more]
+    assert (len(ours), len(more), len(retrain)) == (16, 10, 7)
+    home, work = tmp_path / "home", tmp_path / "work"
     home.mkdir()
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "HOME": str(home), "PATH": path}
-    work = tmp_path / "work"
     work.mkdir()
-    script = "set -eu\n" + "\n".join(blocks)
     answer = subprocess.run(
-        ["bash", "-c", script], cwd=work, env=environment, capture_output=True, text=True, check=False
+        ["bash", "-c", "\n".join(["set -eu", *dict.fromkeys([*ours, *more])])],
+        cwd=work,
+        env={**os.environ, "HOME": str(home), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert answer.returncode == 0, answer.stdout + answer.stderr
-    for name in ("out/phantom-1.nii.gz", "out/phantom-2.png", "report/report.html", "report-paper/cases.csv"):
+    for name in ("out/phantom-1.nii.gz", "out/phantom-2.png", "seg/phantom-1.seg.dcm"):
         assert (work / name).is_file(), name
-    assert (work / "seg/phantom-1.seg.dcm").is_file()
-    assert (work / "run/bundle/model.onnx").is_file()
-    assert (work / "out-mine/summary.csv").is_file()
+    for name in ("report/report.html", "report-paper/cases.csv", "checked/check.html", "scores/report.html"):
+        assert (work / name).is_file(), name
+    splits = json.loads((work / "data" / "dataset.json").read_text())
+    assert [len(splits[kind]) for kind in ("labelled", "unlabelled", "validation")] == [2, 3, 1]
+    card = json.loads((work / "run" / "bundle" / "manifest.json").read_text())["training"]
+    assert (card["method"], card["iterations"]) == ("c3s3", 12)
+    assert (work / "run" / "bundle" / "model.onnx").is_file()
+
+
+def test_the_readme_is_short() -> None:
+    lines = README.splitlines()
+    assert len(lines) <= 130
+    assert [line for line in lines if len(line) > 110 and not line.startswith("|")] == []
 
 
 def test_the_python_block_is_valid() -> None:

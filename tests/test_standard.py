@@ -15,11 +15,11 @@ from c3s3_seg.io.dicom_objects.rtstruct_write import write_rtstruct
 from c3s3_seg.io.dicom_objects.secondary_capture import write_capture
 from c3s3_seg.io.dicom_objects.seg_write import write_seg
 from c3s3_seg.phantom import simulate
-from c3s3_seg.system.choices import Fix
+from c3s3_seg.system.choices import Repair
 
 # What the real slices themselves have wrong in what has to be repeated, and a program's own way to count it.
 THEIRS = ("Patient's Age", "Dicom dataset contains invalid data values")
-REAL: dict[str, tuple[str, tuple[Fix, ...]]] = {
+REAL: dict[str, tuple[str, tuple[Repair, ...]]] = {
     "Philips CT": ("philips-ct/S2010", ()),
     "tilted CT": ("philips-ct-tilt", ("tilt", "gaps")),
     "oblique MR": ("oblique-t1", ()),
@@ -51,8 +51,8 @@ def check_all(scan: Volume, folder: Path) -> None:
 @pytest.mark.data
 @pytest.mark.parametrize("name", REAL)
 def test_of_a_real_series(shared_data: Path, tmp_path: Path, name: str) -> None:
-    place, fix = REAL[name]
-    check_all(load(shared_data / "dicom" / place, fix=fix), tmp_path)
+    place, repair = REAL[name]
+    check_all(load(shared_data / "dicom" / place, repair=repair), tmp_path)
 
 
 @pytest.mark.slow

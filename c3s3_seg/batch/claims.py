@@ -53,7 +53,7 @@ def places(job: Job, case: str, asked: Asked) -> list[str]:
     """All files that a case may write, by their names in the output folder; its JSON is the last."""
     image = image_suffix_of(job.suffix)
     names = [job.mask_of(case).name]
-    names += [f"{REPAIRED}/{case}.nii.gz"] if job.reading.fix else []
+    names += [f"{REPAIRED}/{case}.nii.gz"] if job.reading.repair else []
     names += [f"{PROBABILITIES}/{case}.{label}.{image}" for label in asked.labels if asked.probabilities]
     names += [f"{UNCERTAINTY}/{case}.{image}"] if asked.uncertainty else []
     names += [f"{case}.png"] if job.preview else []

@@ -18,6 +18,7 @@ from c3s3_seg.report.label_values import (
     first_names,
     label_remarks,
     labels_of,
+    named_beside,
     refuse_mixup,
 )
 from c3s3_seg.report.rows import CaseFiles, Failure
@@ -45,8 +46,9 @@ class EvaluationSettings:
         `clinical`: mm, see `metrics.score`. `paper`: voxels, see `metrics.paper_score`.
     labels
         Name -> value; of names with one value the first names the label, and the others are what some DICOM
-        SEG or RTSTRUCT files call it. None: every label of any truth, by the names in such files or as
-        `label_1`, `label_2`, ...; where all truths are empty those of the predictions, else `label_1`.
+        SEG or RTSTRUCT files call it. None: every label of any truth, by the names in such files, by those in
+        the JSON that `predict` writes beside a mask, or as `label_1`, `label_2`, ...; where all truths are
+        empty those of the predictions, else `label_1`.
     tolerances_mm
         Of the normalised surface distance.
     area_nsd
@@ -249,7 +251,10 @@ def _measure_all(
     files = _files(pairs, settings)
     if files[0].names and settings.labels is None:
         labels = ()  # names in other files may have other values: labels are compared by their names
-    labels = labels or first_names(settings.labels) or labels_of(files, settings.workers)
+    model = ""
+    if not (labels or settings.labels):
+        labels, model = named_beside(labels_of(files, settings.workers), files)
+    labels = labels or first_names(settings.labels)
     refuse_mixup(files, labels)
     work = [_Work(case, labels, settings) for case in files]
     outcomes: dict[int, _Evaluated | Exception | Died] = {}
@@ -272,6 +277,7 @@ def _measure_all(
     rows = tuple(row for outcome in measured for row in outcome.rows)
     names = dict(files[0].names)
     remarks = label_remarks([outcome.held for outcome in measured], dict(labels), names)
+    remarks += (f"the predictions are those of the model {model}",) if model else ()
     return _Measured(rows, tuple(failures), labels, files, remarks)
 
 

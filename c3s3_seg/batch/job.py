@@ -81,7 +81,7 @@ class Job:
         """What was asked for, as JSON: a case that was finished under another request is not finished."""
         asked: dict[str, Any] = dump(self)
         asked["truth"] = self.truth is not None  # which truth it was is known by its hash
-        asked["reading"]["fix"].sort()  # a set has no order of its own
+        asked["reading"]["repair"].sort()  # a set has no order of its own
         return {f.name: asked[f.name] for f in fields(self) if f.name not in NOT_IN_THE_OUTPUT}
 
 

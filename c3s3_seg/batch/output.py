@@ -67,7 +67,7 @@ def _write(predicted: Predicted, job: Job, model: ModelTask, written: list[Path]
     spent = {**predicted.seconds, "write": time.perf_counter() - started}
     volumes = tuple(prediction.volume_ml.items())
     row = PredictionRow(case.name, volumes, sum(spent.values()), scores, prediction.notes)
-    metadata = _metadata(predicted, row, spent, job)
+    metadata = _metadata(predicted, row, spent, job, model)
     if job.html:
         written.append(job.out / f"{case.name}.html")
         _write_page(predicted, row, metadata, model, written[-1])
@@ -150,7 +150,9 @@ def _write_page(
     write_prediction_page(path, shown)
 
 
-def _metadata(predicted: Predicted, row: PredictionRow, spent: dict[str, float], job: Job) -> dict[str, Any]:
+def _metadata(
+    predicted: Predicted, row: PredictionRow, spent: dict[str, float], job: Job, model: ModelTask
+) -> dict[str, Any]:
     loaded, prediction = predicted.loaded, predicted.prediction
     scan, grid = loaded.scan, loaded.scan.geometry
     return {
@@ -165,6 +167,7 @@ def _metadata(predicted: Predicted, row: PredictionRow, spent: dict[str, float],
             "spacing_mm": grid.spacing_mm.tolist(),
             "notes": [public(note) for note in scan.source.notes],
         },
+        "labels": model.label_values,
         "volume_ml": prediction.volume_ml,
         "scores": {s.label: plain(s.score.flat()) for s in row.scores},
         "seconds": {} if job.deterministic else {**spent, "total": row.seconds_s},

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,8 @@ class BatchProgress:
         What became of the last case; None before the first.
     note
         What has to be said before the first: resumed, redone, left out.
+    made_with
+        Before the first: the model, the runtime and the settings, as the JSON of each case has them.
     """
 
     done: int
@@ -54,6 +56,7 @@ class BatchProgress:
     left_s: float | None = None
     outcome: Outcome | None = None
     note: str = ""
+    made_with: Mapping[str, Any] = field(default_factory=dict)
 
 
 Report = Callable[[BatchProgress], None]
@@ -208,7 +211,7 @@ class _Run:
     def _all(self, tasks: list[CaseTask], journal: Journal, *, single: bool, discard: bool) -> BatchResult:
         found = sort_out(tasks, journal, self.request)
         outcomes = {o.case: o for o in (*found.kept, *found.refused)}
-        self.report(BatchProgress(0, len(found.todo), note=found.note))
+        self.report(BatchProgress(0, len(found.todo), note=found.note, made_with=self.engine.origin))
         ledger, stopped, undone = Ledger(journal, self.request), "", []
         try:
             for outcome in self._do(found.todo, ledger):

@@ -53,7 +53,7 @@ class Sorted:
                 )
         parts += [f"{count} finished cases are done again: {why}" for why, count in self.redone.items()]
         if self.left:
-            parts.append(f"{self.left} cases are left for another run (--limit)")
+            parts.append(f"{self.left} cases are left for another run (batch.limit)")
         return "; ".join(parts)
 
 

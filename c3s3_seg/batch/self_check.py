@@ -38,7 +38,7 @@ class Check:
     found: str
 
 
-def check_data_set() -> Iterator[Check]:
+def check_installation() -> Iterator[Check]:
     """Look at everything, one after the other; what fails is a result, not an error."""
     yield from _versions()
     yield _attempt("OpenVINO devices", _openvino)

@@ -33,7 +33,7 @@ _DECIDES = (
     "min_volume_ml",
     "fill_holes",
 )
-_OF_ALL = (NAME, STEM, "summary", "cases", "report", "doctor")
+_OF_ALL = (NAME, STEM, "summary", "cases", "report", "check")
 
 
 @dataclass(frozen=True)
@@ -225,7 +225,7 @@ def _names(out: Path) -> Iterator[str]:
 
 
 def _is_of_the_folder(path: Path, name: str) -> bool:
-    """The files that speak of all cases, and what `evaluate` and `doctor` write; known by their content."""
+    """The files that speak of all cases, and what `evaluate` and `check` write; known by their content."""
     if name.startswith((LOCK, f"{STEM}.sqlite-", f"{STEM}.sqlite")) or re.fullmatch(_SHARD_JOURNAL, name):
         return path.is_file() and not path.is_symlink()
     stem = path.name.split(".")[0]

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from typing import Any
 
 from c3s3_seg.bundle.domain import Domain
 from c3s3_seg.bundle.manifest import Calibration, Manifest, Network, Task, check_patch, differ
-from c3s3_seg.errors import ConfigError, InputError
+from c3s3_seg.errors import ConfigError, InputError, shown
 from c3s3_seg.system.files import PlainName, make_folder, plain_name, read_json, write_whole
 from c3s3_seg.system.ownership import check_set, replacing, restoring
 from c3s3_seg.system.schema import dump, parse
@@ -62,9 +63,19 @@ class ModelBundle:
 
     @classmethod
     def find(cls, name: str) -> ModelBundle:
-        """A shipped bundle by its name, or any bundle by its folder."""
+        """A shipped bundle by its name, or any bundle by its folder.
+
+        Raises
+        ------
+        InputError
+            If there is neither, or as `load` does.
+        """
         shipped = WEIGHTS / name
-        return cls.load(shipped if _is_file(shipped / MANIFEST) else Path(name))
+        if _is_file(shipped / MANIFEST):
+            return cls.load(shipped)
+        if not os.path.exists(name):  # unlike `Path.exists`, it does not raise for a name that is too long
+            raise InputError(f"there is no model {shown(name)}", todo=_known_bundles())
+        return cls.load(Path(name))
 
     @classmethod
     def create(
@@ -148,7 +159,7 @@ def shipped_bundles() -> list[str]:
 
 
 def _known_bundles() -> str:
-    return f"Give a folder with a {MANIFEST}, or the name of a shipped bundle: {', '.join(shipped_bundles())}"
+    return f"Give the name of a shipped model ({', '.join(shipped_bundles())}), or a folder with a {MANIFEST}"
 
 
 def _interface(task: Task) -> tuple[Any, ...]:

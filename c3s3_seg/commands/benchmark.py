@@ -7,19 +7,28 @@ from typing import Annotated
 
 import typer
 
+from c3s3_seg.commands import options
 from c3s3_seg.commands.console import Status, say, show
 from c3s3_seg.system.choices import CpuRuntime
 
 
 def benchmark(
-    bundle: Annotated[
-        str, typer.Argument(help="A shipped bundle's name, or a bundle's folder.")
-    ] = "left-atrium",
-    runtime: Annotated[
-        CpuRuntime | None, typer.Option(help="Only this runtime. Default: all that are installed.")
+    model: options.Model = "left-atrium",
+    backend: Annotated[
+        CpuRuntime | None,
+        typer.Option(
+            metavar=options.one_of(CpuRuntime),
+            help="Measure only this runtime. Default: all that are installed.",
+            rich_help_panel=options.HARDWARE,
+        ),
     ] = None,
     write_profile: Annotated[
-        bool, typer.Option("--write-profile", help="Keep the result; `predict` then uses it.")
+        bool,
+        typer.Option(
+            "--write-profile",
+            help="Store the result, so that predict uses it.",
+            rich_help_panel=options.OUTPUT,
+        ),
     ] = False,
 ) -> None:
     """Measure runtimes, threads and tile sizes on this machine."""
@@ -34,7 +43,7 @@ def benchmark(
     from c3s3_seg.system.files import check_output_file
     from c3s3_seg.system.ownership import check_place
 
-    found = ModelBundle.find(bundle)
+    found = ModelBundle.find(model)
     path = profile.profile_path(os.environ)
     if write_profile and path is None:
         what = f"there is no home to keep a profile in, and {profile.VARIABLE} is not set"
@@ -43,7 +52,7 @@ def benchmark(
         check_output_file(path)
         check_place(path, ours=_is_profile(path))
     with Status() as report:
-        result = survey(found, report, RUNTIMES if runtime is None else (runtime,))
+        result = survey(found, report, RUNTIMES if backend is None else (backend,))
     table = Table(
         "Runtime", "Threads", "Tile", "s", "s / Mvoxel", "GFLOP/s", "of a matrix product", "Peak (MB)"
     )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from c3s3_seg.commands import options
 from c3s3_seg.commands.console import Status, say
 
 if TYPE_CHECKING:
@@ -16,24 +17,33 @@ if TYPE_CHECKING:
 
 
 def calibrate(
-    bundle: Annotated[str, typer.Argument(help="A bundle's folder. Its manifest is written anew.")],
-    data: Annotated[Path, typer.Argument(help="The data set that it was trained on.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="Folder of a bundle. Its manifest is rewritten.")
+    ],
+    data: Annotated[
+        Path, typer.Argument(metavar="DATASET", help="Folder of the data set that it was trained on.")
+    ],
     bad_mm: Annotated[
         float | None,
-        typer.Option(min=0.0, help="A 95HD above this is bad. Default: twice the median of the cases."),
+        typer.Option(
+            min=0.0,
+            metavar="MM",
+            help="A 95HD above this counts as bad. Default: twice the median of the cases.",
+            rich_help_panel=options.SETTINGS,
+        ),
     ] = None,
 ) -> None:
-    """Measure a bundle's domain on the training cases, and its uncertainty limit on the validation cases.
+    """Measure the domain and the uncertainty limit of a model on its training data.
 
-    `predict` compares scans with the domain; `predict --uncertainty` flags cases above the limit, for which a
-    bundle of two networks and at least two validation cases are needed.
+    predict compares scans with the domain. predict --uncertainty flags cases above the limit, which needs a
+    bundle of two networks and at least two validation cases.
     """
     from c3s3_seg.bundle import ModelBundle
     from c3s3_seg.dataset import DataSet
     from c3s3_seg.system.files import check_folder
     from c3s3_seg.training.bundles.domain import measure_domain
 
-    found = ModelBundle.find(bundle)
+    found = ModelBundle.find(model)
     check_folder(found.folder)
     index = DataSet.load(data)
     config = found.manifest.training.get("config", {}).get("data", {})

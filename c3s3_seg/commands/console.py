@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from typing import IO, TextIO, cast
+from typing import IO, TYPE_CHECKING, TextIO, cast
 
 from c3s3_seg.errors import named, public
-from c3s3_seg.system.files import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from c3s3_seg.report.rows import Failure
 
 
 def need(*packages: str, extra: str = "train") -> None:
@@ -23,6 +27,13 @@ def need(*packages: str, extra: str = "train") -> None:
         raise MissingError(
             f"this needs {', '.join(missing)}, which the base installation leaves out", todo=todo
         )
+
+
+def printable(text: str) -> str:
+    """See `system.files.printable`, whose imports `--help` need not wait for."""
+    from c3s3_seg.system import files
+
+    return files.printable(text)
 
 
 def shown(text: str, stream: TextIO | None) -> str:
@@ -75,13 +86,18 @@ class Status:
 class Bar:
     """A progress bar on stderr with the time that is left; silent where stderr is no terminal."""
 
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._quiet = quiet
+
     def __enter__(self) -> Bar:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         console = Console(stderr=True)
         columns = (MofNCompleteColumn(), BarColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
-        self._bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._bar = Progress(
+            *columns, console=console, transient=True, disable=self._quiet or not console.is_terminal
+        )
         self._task = self._bar.add_task("starting", total=None)
         self._bar.start()
         return self
@@ -121,6 +137,15 @@ def say(line: str, *, err: bool = False) -> None:
     stream = sys.stderr if err else sys.stdout
     if stream is not None:
         _Tolerant(stream).write(printable(line) + "\n")
+
+
+def report_failures(failures: Sequence[Failure], word: str = "failed") -> None:
+    """Below a table: each case that failed, with its reason in one line, whatever its length."""
+    if failures:
+        say(f"{len(failures)} {word}:")
+    for failure in failures:
+        reason = " ".join(part.strip() for part in shown(failure.reason, sys.stdout).splitlines())
+        say(f"  {shown(failure.case, sys.stdout)}: {reason}")
 
 
 class _Tolerant:

@@ -7,17 +7,18 @@ from typing import Annotated
 
 import typer
 
+from c3s3_seg.commands import options
 from c3s3_seg.commands.console import need, say
 
 
 def ensemble(
     bundles: Annotated[
         list[str],
-        typer.Argument(help="Bundles of one task, such as the folds of a run.", metavar="BUNDLE..."),
+        typer.Argument(help="Bundles of one task, such as the folds of a run.", metavar="MODEL"),
     ],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the new bundle.")],
+    out: Annotated[Path, options.out("Folder of the new bundle.")],
 ) -> None:
-    """Make one bundle of the primary networks of several; `predict --ensemble` averages them."""
+    """Make one model of the primary networks of several, which predict --ensemble averages."""
     need("torch", "safetensors")
     from c3s3_seg.bundle import MANIFEST, ModelBundle
     from c3s3_seg.errors import InputError

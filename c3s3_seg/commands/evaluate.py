@@ -2,79 +2,153 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from c3s3_seg.commands.console import Bar, need, say, show
+from c3s3_seg.commands import options
+from c3s3_seg.commands.console import Bar, need, report_failures, say, show
+from c3s3_seg.commands.options import INPUT
+from c3s3_seg.errors import public
 from c3s3_seg.system.choices import ScoreProtocol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from c3s3_seg.batch.evaluate import EvaluationResult
+
+METRICS = "Metrics"
 
 
 def evaluate(
     predictions: Annotated[
-        Path, typer.Argument(help="A mask (image file, DICOM SEG or RTSTRUCT), or a folder of masks.")
+        Path,
+        typer.Argument(
+            metavar="PREDICTIONS",
+            help="A mask (image file, DICOM SEG or RTSTRUCT), or a folder of masks.",
+        ),
     ],
-    truth: Annotated[Path, typer.Argument(help="The truth: a mask, or a folder of masks of the same names.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for report.json and cases.csv.")],
-    protocol: Annotated[
-        ScoreProtocol, typer.Option(help="clinical: mm. paper: voxels, as published evaluations count.")
-    ] = "clinical",
+    truth: Annotated[
+        Path,
+        typer.Argument(metavar="REFERENCE", help="Reference mask, or a folder of masks of the same names."),
+    ],
+    out: Annotated[Path, options.out("Folder for report.json and cases.csv.")],
+    html: options.Html = False,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PATH",
+            help="Scan, or folder of scans: for the images of the HTML report, and for the grid where both"
+            " masks are DICOM SEG or RTSTRUCT.",
+            rich_help_panel=INPUT,
+        ),
+    ] = None,
     labels: Annotated[
         str | None,
         typer.Option(
             metavar="NAME=VALUE,...",
-            help="What to measure, and what the names in DICOM SEG and RTSTRUCT mean. Default: every label of"
-            " the truth.",
+            help="Labels to score, such as left_atrium=1. Default: every label of the reference, named as in"
+            " DICOM or in the JSON that predict wrote.",
+            rich_help_panel=INPUT,
         ),
     ] = None,
     against: Annotated[
-        Path | None, typer.Option(help="Other masks of the same cases, compared case by case.")
+        Path | None,
+        typer.Option(
+            metavar="PATH",
+            help="Other masks of the same cases, compared case by case.",
+            rich_help_panel=INPUT,
+        ),
     ] = None,
+    resample: Annotated[
+        bool,
+        typer.Option(
+            "--resample",
+            help="Resample masks on another grid to that of the reference; the report records it.",
+            rich_help_panel=INPUT,
+        ),
+    ] = False,
+    protocol: Annotated[
+        ScoreProtocol,
+        typer.Option(
+            metavar=options.one_of(ScoreProtocol),
+            help="clinical: in mm. paper: in voxels, as in the published evaluations.",
+            rich_help_panel=METRICS,
+        ),
+    ] = "clinical",
     tolerance: Annotated[
         list[float] | None,
         typer.Option(
-            metavar="MM", help="Of the normalised surface distance; may be repeated. Default: 1, 2."
+            metavar="MM",
+            help="Tolerance of the normalised surface distance. May be repeated. Default: 1 and 2.",
+            rich_help_panel=METRICS,
         ),
     ] = None,
     area_nsd: Annotated[
-        bool, typer.Option("--area-nsd", help="Measure it by surface area too, as surface-distance does.")
-    ] = False,
-    resample: Annotated[
         bool,
-        typer.Option("--resample", help="Put masks on another grid onto the truth's; the report says so."),
-    ] = False,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that measure.")] = 1,
-    html: Annotated[
-        bool, typer.Option("--html", help="Write report.html too: one file, no network, surfaces that turn.")
-    ] = False,
-    images: Annotated[
-        Path | None,
         typer.Option(
-            help="The scans, a file or a folder: for the pictures of the HTML report, and for the grid where"
-            " both masks are DICOM SEG or RTSTRUCT."
+            "--area-nsd",
+            help="Measure it by surface area too, as the package surface-distance does.",
+            rich_help_panel=METRICS,
         ),
-    ] = None,
+    ] = False,
+    workers: options.Workers = 1,
+    as_json: Annotated[
+        bool,
+        typer.Option(
+            "--json",
+            help="Print a JSON line for each case and label in place of the table.",
+            rich_help_panel=options.MESSAGES,
+        ),
+    ] = False,
+    quiet: options.Quiet = False,
 ) -> None:
-    """Score masks against the truth: Dice, Jaccard, 95HD, ASD and more."""
+    """Score masks against reference masks: Dice, 95HD, ASD and more."""
     if html:
         need("plotly", extra="report")
     from c3s3_seg.batch.evaluate import EvaluationSettings
     from c3s3_seg.batch.evaluate import evaluate as run
     from c3s3_seg.dataset.labels import Labels
-    from c3s3_seg.report.terminal import comparison_table, evaluation_table
 
     tolerances_mm = tuple(tolerance or (1.0, 2.0))
     named = Labels.parse(labels).values if labels is not None else None
     settings = EvaluationSettings(protocol, named, tolerances_mm, area_nsd, resample, workers, html, images)
-    with Bar() as bar:
+    with Bar(quiet=quiet) as bar:
         result = run(predictions, truth, out, settings, against=against, progress=bar)
-    show(evaluation_table(result.rows, result.failures))
-    if result.comparison:
-        show(comparison_table(result.comparison))
-    for remark in result.remarks:
-        say(f"Note: {remark}.")
-    written = "report.json, cases.csv and report.html" if html else "report.json and cases.csv"
-    say(f"{written} are in {out}.")
+    if as_json:
+        for line in _lines(result):
+            say(json.dumps(line))
+    elif not quiet:
+        _show(result)
+        written = "report.json, cases.csv and report.html" if html else "report.json and cases.csv"
+        say(f"{written} are in {out}.")
     if result.failures:
         raise typer.Exit(1)
+
+
+def _show(result: EvaluationResult) -> None:
+    from c3s3_seg.report.terminal import comparison_table, evaluation_table
+
+    if result.rows:
+        show(evaluation_table(result.rows))
+    if result.comparison:
+        show(comparison_table(result.comparison))
+    say(f"Labels: {', '.join(f'{name} = {value}' for name, value in result.labels)}.")
+    report_failures(result.failures)
+    for remark in result.remarks:
+        say(f"Note: {remark}.")
+
+
+def _lines(result: EvaluationResult) -> Iterator[dict[str, Any]]:
+    """The events of `--json`: scores, failed cases, means of each label."""
+    from c3s3_seg.system.schema import plain
+
+    for row in result.rows:
+        yield {"event": "score", "case": row.case, "label": row.label, **plain(row.score.flat())}
+    for failure in result.failures:
+        yield {"event": "failed", "case": failure.case, "reason": public(failure.reason)}
+    for cohort in result.cohorts:
+        means = {name: plain(cohort.of(name).mean) for name in result.rows[0].score.flat()}
+        yield {"event": "mean", "label": cohort.label, "cases": cohort.cases, **means}

@@ -7,40 +7,59 @@ from typing import Annotated
 
 import typer
 
+from c3s3_seg.commands import options
 from c3s3_seg.commands.console import need, say
 from c3s3_seg.system.choices import ExportPrecision, ExportTarget
 
 
 def export(
-    bundle: Annotated[str, typer.Argument(help="A bundle's folder, or a shipped bundle's name.")],
-    to: Annotated[ExportTarget, typer.Option("--to", help="The format.")] = "onnx",
+    model: options.Model,
+    to: Annotated[
+        ExportTarget,
+        typer.Option(
+            "--to", metavar=options.one_of(ExportTarget), help="Format.", rich_help_panel=options.OUTPUT
+        ),
+    ] = "onnx",
     out: Annotated[
         Path | None,
-        typer.Option(
-            "-o",
-            "--out",
-            help="Folder for an export that stands alone. Without it: the bundle's own ONNX graph.",
-        ),
+        options.out("Folder for an export that stands alone. Without it: the bundle's own ONNX graph."),
     ] = None,
     precision: Annotated[
-        ExportPrecision, typer.Option(help="Of the arithmetic; input and output are fp32 in both.")
-    ] = "fp32",
+        ExportPrecision,
+        typer.Option(
+            metavar=options.one_of(ExportPrecision),
+            help="Precision of the network. Input and output are float32 in both.",
+            rich_help_panel=options.NETWORK,
+        ),
+    ] = "float32",
     batch: Annotated[
         int | None,
-        typer.Option(min=1, max=64, help="Patches in one call: fixed, for TensorRT the most. Default: free."),
+        typer.Option(
+            min=1,
+            max=64,
+            metavar="NUMBER",
+            help="Patches in one call: fixed; for TensorRT the maximum. Default: free.",
+            rich_help_panel=options.NETWORK,
+        ),
     ] = None,
     ensemble: Annotated[
         bool,
-        typer.Option("--ensemble", help="All networks in one file, averaged; a linked bundle's too."),
+        typer.Option(
+            "--ensemble",
+            help="All networks averaged in one file, those of a linked bundle included.",
+            rich_help_panel=options.NETWORK,
+        ),
     ] = False,
     check: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Scans to compare on. Default: a validation case of the training data, else a phantom."
+            metavar="SCAN",
+            help="Scan to compare on; may be repeated. Default: a validation case, else a phantom.",
+            rich_help_panel=options.INPUT,
         ),
     ] = None,
 ) -> None:
-    """Write the networks so that they run without torch, after comparing masks and boundaries with torch."""
+    """Export a model to run without torch, and compare its masks with those of torch."""
     need("torch", "onnx", "onnxscript")
     from c3s3_seg.bundle import ModelBundle
     from c3s3_seg.errors import InputError
@@ -48,7 +67,7 @@ def export(
     from c3s3_seg.export.export import check_output, export_folder, export_in_bundle
     from c3s3_seg.export.spec import GraphSpec
 
-    found, spec = ModelBundle.find(bundle), GraphSpec(precision, batch, ensemble)
+    found, spec = ModelBundle.find(model), GraphSpec(precision, batch, ensemble)
     if out is None and (to != "onnx" or spec != GraphSpec()):
         raise InputError("this export stands alone and needs a folder", todo="Give one with -o")
     check_output(found, to, spec, out)

@@ -7,29 +7,40 @@ from typing import Annotated
 
 import typer
 
+from c3s3_seg.commands import options
 from c3s3_seg.commands.console import say, show, shown
 
 
 def inspect(
-    path: Annotated[Path, typer.Argument(help="An image file, a DICOM file or folder, a DICOMDIR or a zip.")],
-    fix: Annotated[
-        list[str] | None, typer.Option(help="As for predict: gaps, tilt, orthonormal. May be repeated.")
-    ] = None,
+    path: Annotated[
+        Path,
+        typer.Argument(metavar="PATH", help="Image file, DICOM file or folder, DICOMDIR or zip file."),
+    ],
+    repair: options.Repair = None,
     headers: Annotated[
-        bool, typer.Option("--headers", help="Look at headers alone: fast, but blind to damaged pixels.")
+        bool,
+        typer.Option(
+            "--headers",
+            help="Read headers only: faster, but damaged pixels are not noticed.",
+            rich_help_panel=options.INPUT,
+        ),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON, with the series UIDs.")] = False,
+    as_json: options.Json = False,
 ) -> None:
-    """Show the series at a path, and which of them can be read. The last column says why not."""
+    """List the series at a path, and why some of them cannot be read."""
     import sys
     from dataclasses import asdict, replace
 
     from c3s3_seg.io.dicom.inspect import inspect as look
-    from c3s3_seg.io.reading import Reading, fixes
-    from c3s3_seg.report.terminal import series_table
+    from c3s3_seg.io.reading import Reading, repairs
+    from c3s3_seg.report.terminal import series_remarks, series_table
 
-    rows = look(path, Reading(fix=fixes(fix or [])), pixels=not headers)
-    rows = [replace(row, verdict=shown(row.verdict, None if as_json else sys.stdout)) for row in rows]
+    rows = look(path, Reading(repair=repairs(repair or [])), pixels=not headers)
+    stream = None if as_json else sys.stdout
+    rows = [
+        replace(row, path=shown(row.path, stream), remarks=tuple(shown(r, stream) for r in row.remarks))
+        for row in rows
+    ]
     if as_json:
         from json import dumps
 
@@ -37,5 +48,7 @@ def inspect(
             say(line)
     else:
         show(series_table(rows))
+        for line in series_remarks(rows):
+            say(line)
     if not any(row.readable for row in rows):
         raise typer.Exit(1)

@@ -7,56 +7,120 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from c3s3_seg.commands import options
 from c3s3_seg.commands.console import say
 
 if TYPE_CHECKING:
     from c3s3_seg.io.pacs.association import Caller
 
-ServerText = Annotated[str, typer.Argument(help="The server: TITLE@host:port.", metavar="SERVER")]
-Title = Annotated[str, typer.Option(help="Our own AE title, as the server knows it.")]
-Timeout = Annotated[float, typer.Option(min=1.0, help="Seconds that an answer may take.")]
-Encrypted = Annotated[bool, typer.Option("--tls", help="Encrypt, and check the server's certificate.")]
+LINK, LISTENER, LIMITS = options.CONNECTION, "C-MOVE", "Limits"
+
+ServerText = Annotated[str, typer.Argument(help="Server: TITLE@host:port.", metavar="SERVER")]
+Title = Annotated[
+    str,
+    typer.Option(metavar="TITLE", help="Our own AE title, as the server knows it.", rich_help_panel=LINK),
+]
+Timeout = Annotated[
+    float,
+    typer.Option(
+        min=1.0, metavar="SECONDS", help="How long the server may take to answer.", rich_help_panel=LINK
+    ),
+]
+Encrypted = Annotated[
+    bool,
+    typer.Option("--tls", help="Encrypt, and check the server's certificate.", rich_help_panel=LINK),
+]
 Trusted = Annotated[
-    Path | None, typer.Option("--trust", help="PEM file of who may vouch for the server. Implies --tls.")
+    Path | None,
+    typer.Option(
+        "--trust",
+        metavar="FILE",
+        help="PEM file of the authorities trusted for the server. Implies --tls.",
+        rich_help_panel=LINK,
+    ),
 ]
 Shown = Annotated[
-    Path | None, typer.Option("--certificate", help="PEM file with our certificate and key. Implies --tls.")
+    Path | None,
+    typer.Option(
+        "--certificate",
+        metavar="FILE",
+        help="PEM file with our certificate and key. Implies --tls.",
+        rich_help_panel=LINK,
+    ),
 ]
 
 
 def fetch(
     server: ServerText,
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the files.")],
-    study: Annotated[str | None, typer.Option(help="Study UID.")] = None,
-    accession: Annotated[
-        str | None, typer.Option(help="Accession number, in place of the study UID.")
+    out: Annotated[Path, options.out("Folder for the files.")],
+    study: Annotated[
+        str | None, typer.Option(metavar="UID", help="Study to fetch.", rich_help_panel=options.INPUT)
     ] = None,
-    series: Annotated[str | None, typer.Option(help="Only the series of this UID.")] = None,
+    accession: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NUMBER",
+            help="Accession number, in place of --study.",
+            rich_help_panel=options.INPUT,
+        ),
+    ] = None,
+    series: Annotated[
+        str | None,
+        typer.Option(metavar="UID", help="Fetch only this series.", rich_help_panel=options.INPUT),
+    ] = None,
     patient: Annotated[
-        str | None, typer.Option(help="PatientID that the study must have; files of another are refused.")
+        str | None,
+        typer.Option(
+            metavar="ID",
+            help="PatientID that the study must have. Files of another are refused.",
+            rich_help_panel=options.INPUT,
+        ),
     ] = None,
     move: Annotated[
-        str | None, typer.Option(help="Let the server send to this AE title of ours (C-MOVE): we listen.")
+        str | None,
+        typer.Option(
+            metavar="TITLE",
+            help="Listen under this AE title, and let the server send to it (C-MOVE).",
+            rich_help_panel=LISTENER,
+        ),
     ] = None,
     listen: Annotated[
-        str | None, typer.Option(help="host:port to listen on for --move. Default: 127.0.0.1:11112.")
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Where to listen for --move. Default: 127.0.0.1:11112.",
+            rich_help_panel=LISTENER,
+        ),
     ] = None,
     sender: Annotated[
         list[str] | None,
-        typer.Option(help="A host that the server sends from, besides its own. May be repeated."),
+        typer.Option(
+            metavar="HOST",
+            help="Host that the server sends from, besides its own. May be repeated.",
+            rich_help_panel=LISTENER,
+        ),
     ] = None,
-    max_time: Annotated[float, typer.Option(min=1.0, help="Seconds that a study may take.")] = 7200.0,
-    max_files: Annotated[int, typer.Option(min=1, help="Files that a study may have.")] = 100_000,
-    max_size: Annotated[str, typer.Option(help="What the files of a study may take, such as 10GB.")] = "64GB",
+    max_time: Annotated[
+        float,
+        typer.Option(min=1.0, metavar="SECONDS", help="How long a study may take.", rich_help_panel=LIMITS),
+    ] = 7200.0,
+    max_files: Annotated[
+        int,
+        typer.Option(min=1, metavar="NUMBER", help="Files that a study may have.", rich_help_panel=LIMITS),
+    ] = 100_000,
+    max_size: Annotated[
+        str,
+        typer.Option(metavar="SIZE", help="What the files of a study may take.", rich_help_panel=LIMITS),
+    ] = "64GB",
     title: Title = "C3S3SEG",
     timeout: Timeout = 30.0,
     tls: Encrypted = False,
     trust: Trusted = None,
     certificate: Shown = None,
 ) -> None:
-    """Fetch a study from a PACS (C-FIND, C-GET): all of it or nothing.
+    """Fetch a study from a PACS (C-FIND with C-GET or C-MOVE), all of it or nothing.
 
-    Nothing listens on this machine, but for --move; with --tls that needs --certificate and --trust.
+    Only --move listens on this machine; together with --tls it needs --certificate and --trust.
     """
     from c3s3_seg.errors import InputError
     from c3s3_seg.io.pacs.association import AssociationListener, Node
@@ -101,7 +165,10 @@ def fetch(
 
 def send(
     server: ServerText,
-    files: Annotated[list[Path], typer.Argument(help="DICOM files, as `predict --format dicom-seg` writes.")],
+    files: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILE", help="DICOM files, such as predict --format dicom-seg writes."),
+    ],
     title: Title = "C3S3SEG",
     timeout: Timeout = 30.0,
     tls: Encrypted = False,

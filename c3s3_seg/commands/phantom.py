@@ -7,26 +7,57 @@ from typing import Annotated
 
 import typer
 
+from c3s3_seg.commands import options
 from c3s3_seg.commands.console import say
 from c3s3_seg.system.choices import PhantomFormat, PhantomModality, TruthFormat
 
+PATIENTS = "Patients"
+
 
 def phantom(
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder to write to.")],
-    format: Annotated[PhantomFormat, typer.Option(help="File format of the scan.")] = "dicom",
-    seed: Annotated[int, typer.Option(min=0, help="Another number is another patient.")] = 0,
-    count: Annotated[int, typer.Option(min=1, help="How many patients; the seed counts up.")] = 1,
+    out: Annotated[Path, options.out("Folder to write to.")],
+    format: Annotated[
+        PhantomFormat,
+        typer.Option(
+            metavar=options.one_of(PhantomFormat),
+            help="File format of the scan.",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = "dicom",
     truth: Annotated[
-        TruthFormat, typer.Option(help="How the true mask is written; DICOM: among the scan's slices.")
+        TruthFormat,
+        typer.Option(
+            metavar=options.one_of(TruthFormat),
+            help="File format of the true mask. DICOM lies beside the scan's slices.",
+            rich_help_panel=options.OUTPUT,
+        ),
     ] = "nii.gz",
-    cohort: Annotated[
-        str | None,
-        typer.Option(help="Write a training set instead: LABELLED,UNLABELLED,VALIDATION cases."),
-    ] = None,
+    seed: Annotated[
+        int,
+        typer.Option(
+            min=0, metavar="NUMBER", help="Each number is another patient.", rich_help_panel=PATIENTS
+        ),
+    ] = 0,
+    count: Annotated[
+        int,
+        typer.Option(min=1, metavar="NUMBER", help="Patients; the seed counts up.", rich_help_panel=PATIENTS),
+    ] = 1,
     modality: Annotated[
         PhantomModality,
-        typer.Option(help="Late-gadolinium MRI, or contrast-enhanced CT in Hounsfield units (no DICOM)."),
+        typer.Option(
+            metavar=options.one_of(PhantomModality),
+            help="Late-gadolinium MRI, or contrast-enhanced CT in Hounsfield units (no DICOM).",
+            rich_help_panel=PATIENTS,
+        ),
     ] = "MR",
+    cohort: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N,N,N",
+            help="Write a training set: numbers of labelled, unlabelled and validation cases.",
+            rich_help_panel=PATIENTS,
+        ),
+    ] = None,
 ) -> None:
     """Simulate a scan of the heart with a known left atrium."""
     from c3s3_seg.phantom import parse_cohort, save, simulate, write_cohort

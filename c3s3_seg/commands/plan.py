@@ -8,29 +8,29 @@ from typing import Annotated
 
 import typer
 
+from c3s3_seg.commands import options
 from c3s3_seg.commands.console import Status, Stopped, counted, need, say, show
 from c3s3_seg.commands.progress import EVERY_S
 
 
 def plan(
-    data: Annotated[Path, typer.Argument(help="A data set: a folder with dataset.json.", metavar="DATASET")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="The configuration to write, a TOML file.")],
-    budget: Annotated[str, typer.Option(help="How long the training may take: 6h, 90m, 1h30m.")] = "6h",
-    memory: Annotated[
-        str | None,
-        typer.Option(help="What the process (or the GPU) may take, such as 8GB. Default: what is free now."),
-    ] = None,
-    start: Annotated[
-        str | None, typer.Option("--from", help="A bundle that `train --from` is to begin from.")
-    ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Decide a key: --set task.patch='[64, 64, 64]'", metavar="KEY=VALUE"),
-    ] = None,
+    data: Annotated[Path, typer.Argument(help="Folder of a data set, with dataset.json.", metavar="DATASET")],
+    out: Annotated[Path, options.out("Configuration to write, a TOML file.", "FILE")],
+    budget: Annotated[
+        str,
+        typer.Option(
+            metavar="TIME",
+            help="How long the training may take: 6h, 90m, 1h30m.",
+            rich_help_panel=options.HARDWARE,
+        ),
+    ] = "6h",
+    max_memory: options.MaxMemory = None,
+    start: options.Start = None,
+    set_: options.Overrides = None,
 ) -> None:
     """Propose a training configuration for a data set, with a reason for every value.
 
-    It takes a tenth of the budget and a minute at most.
+    It takes a tenth of the budget, and at most a minute.
     """
     began_s = time.monotonic()
     need("torch", "safetensors")
@@ -47,7 +47,7 @@ def plan(
     check_output_file(out)
     if out.exists():
         raise InputError("is there already", where=out, todo="Give another file, or remove this one")
-    limit = free_bytes() if memory is None else float(parse_memory(memory))
+    limit = free_bytes() if max_memory is None else float(parse_memory(max_memory))
     begin = ModelBundle.find(start) if start is not None else None
     constraints = Constraints(parse_time(budget), limit, begin, began_s)
     try:

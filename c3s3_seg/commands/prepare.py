@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from c3s3_seg.commands.console import Bar, say, show, shown
+from c3s3_seg.commands import options
+from c3s3_seg.commands.console import Bar, report_failures, say, show
 from c3s3_seg.errors import listed, public
 from c3s3_seg.system.choices import UncorrectedUse
 
@@ -18,67 +18,117 @@ if TYPE_CHECKING:
     from c3s3_seg.dataset.prepare.pipeline import PreparedDataSet
 
 SPLITS = ("labelled", "unlabelled", "validation", "test")
+PATIENTS = "Patients"  # a heading of the help
 MOST = 8  # cases that a line lists
 
 
 def prepare(
-    source: Annotated[Path, typer.Argument(help="A folder with scans and masks, in whatever order.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the data set.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Folder with scans and masks, in any layout.")
+    ],
+    out: Annotated[Path, options.out("Folder of the data set.")],
     labels: Annotated[
         str | None,
-        typer.Option(metavar="NAME=VALUE,...", help="The labels; two names of one value are one label."),
+        typer.Option(
+            metavar="NAME=VALUE,...",
+            help="Labels of the masks. Several names may have one value.",
+            rich_help_panel=options.INPUT,
+        ),
     ] = None,
+    modality: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MR|CT|PT",
+            help="Take only DICOM series of this modality. For image files: their modality.",
+            rich_help_panel=options.INPUT,
+        ),
+    ] = None,
+    series: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REGEX",
+            help="Take only DICOM series whose description matches.",
+            rich_help_panel=options.INPUT,
+        ),
+    ] = None,
+    leave_out: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATTERN",
+            help="Skip files whose path matches. May be repeated.",
+            rich_help_panel=options.INPUT,
+        ),
+    ] = None,
+    repair: options.Repair = None,
     patient: Annotated[
         str | None,
         typer.Option(
             metavar="REGEX",
-            help="The patient in a scan's path: its first group, or all of it. Default: DICOM's PatientID; of"
-            " image files BIDS subjects, the folder of each subject, or names without visit and frame.",
+            help="Finds the patient in a scan's path: the first group, or the whole match. Default: the DICOM"
+            " PatientID; of image files the BIDS subject, the subject's folder, or the file name without"
+            " visit and frame.",
+            rich_help_panel=PATIENTS,
         ),
     ] = None,
     validation: Annotated[
-        int | None, typer.Option(min=0, help="Patients that are not in training. Default: about 1 in 10.")
+        int | None,
+        typer.Option(
+            min=0,
+            metavar="NUMBER",
+            help="Patients held out for validation. Default: about 1 in 10.",
+            rich_help_panel=PATIENTS,
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="What draws them.")] = 0,
-    modality: Annotated[
-        str | None, typer.Option(help="Take this one alone (MR, CT, PT); of image files: what they are.")
-    ] = None,
-    series: Annotated[
-        str | None, typer.Option(metavar="REGEX", help="Take DICOM series alone that are described so.")
-    ] = None,
-    leave_out: Annotated[
-        list[str] | None,
-        typer.Option(metavar="PATTERN", help="Pass over files with such a path. May be repeated."),
-    ] = None,
-    fix: Annotated[
-        list[str] | None, typer.Option(help="As for predict: gaps, tilt, orthonormal. May be repeated.")
-    ] = None,
+    seed: Annotated[
+        int,
+        typer.Option(
+            metavar="NUMBER", help="Seed of the random choice of these patients.", rich_help_panel=PATIENTS
+        ),
+    ] = 0,
     empty_masks: Annotated[
-        bool, typer.Option("--empty-masks", help="Learn from masks that hold nothing but background.")
+        bool,
+        typer.Option(
+            "--empty-masks",
+            help="Train on masks that hold only background too.",
+            rich_help_panel=options.OUTPUT,
+        ),
     ] = False,
     predictions: Annotated[
         UncorrectedUse,
         typer.Option(
-            help="What masks of predict become that were not corrected: labels of their scans, or nothing.",
+            metavar="labels|unlabelled",
+            help="Masks of predict that were not corrected: labels of their scans, or left out.",
+            rich_help_panel=options.INPUT,
         ),
     ] = "labels",
-    name: Annotated[str | None, typer.Option(help="Of the data set. Default: its folder's name.")] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that read and write.")] = 1,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Name of the data set. Default: that of its folder.",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = None,
+    workers: options.Workers = 1,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be done; write nothing.")
+        bool,
+        typer.Option(
+            "--dry-run", help="Report what would be done; write nothing.", rich_help_panel=options.BATCH
+        ),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="The table as JSON.")] = False,
+    as_json: options.Json = False,
 ) -> None:
-    """Make a data set to train on from a folder of scans, some of them with masks."""
+    """Make a training data set from a folder of scans, some of them with masks."""
     from c3s3_seg.dataset.labels import Labels
     from c3s3_seg.dataset.prepare.assemble import PrepareSettings
     from c3s3_seg.dataset.prepare.discover import Search
     from c3s3_seg.dataset.prepare.pipeline import prepare as run
-    from c3s3_seg.io.reading import fixes
+    from c3s3_seg.io.reading import repairs
+    from c3s3_seg.report.rows import Failure
 
     search = Search(
         _rule(modality, series),
-        fixes(fix or []),
+        repairs(repair or []),
         tuple(leave_out or ()),
         workers,
         predictions=predictions,
@@ -94,8 +144,8 @@ def prepare(
         for line in dumps(_facts(result), indent=1).splitlines():
             say(line)
     else:
-        for table in _tables(result):
-            show(table)
+        show(_table(result))
+        report_failures([Failure(item.place, item.reason) for item in result.refused], "refused")
         for line in _remarks(result, dry_run):
             say(line)
     if not result.patients:
@@ -114,26 +164,17 @@ def _rule(modality: str | None, series: str | None) -> Any:
         raise InputError(f"--series is not {error}") from None
 
 
-def _tables(result: PreparedDataSet) -> list[Table]:
-    """Cases and patients of each split; then what is refused, with its reason."""
+def _table(result: PreparedDataSet) -> Table:
+    """Cases and patients of each split."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
-
-    from c3s3_seg.report.terminal import cell
 
     facts = _facts(result)
     table = Table("For", "Cases", "Patients", box=SIMPLE_HEAD, pad_edge=False)
     for split in SPLITS:
         if facts[split]["cases"] or split != "test":
             table.add_row(split, str(facts[split]["cases"]), str(facts[split]["patients"]))
-    if not result.refused:
-        return [table]
-    refused = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for header in (f"Refused ({len(result.refused)})", "Reason"):
-        refused.add_column(header, overflow="fold")
-    for item in result.refused:
-        refused.add_row(*(cell(shown(text, sys.stdout)) for text in (item.place, item.reason)))
-    return [table, refused]
+    return table
 
 
 def _remarks(result: PreparedDataSet, dry: bool) -> list[str]:
@@ -162,7 +203,7 @@ def _remarks(result: PreparedDataSet, dry: bool) -> list[str]:
     if dry:
         lines.append("Nothing was written.")
     elif result.patients:
-        lines.append(f"The data set is {data.folder}. Next: c3s3-seg doctor {data.folder}")
+        lines.append(f"The data set is {data.folder}. Next: c3s3-seg check {data.folder}")
     return lines
 
 

@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from c3s3_seg.commands.console import Status, counted, say
+from c3s3_seg.errors import InputError
 
 if TYPE_CHECKING:
     from c3s3_seg.batch import BatchProgress
@@ -24,10 +25,19 @@ class ProgressReporter:
         Write a JSON line on stdout for each case.
     quiet
         Say nothing on stderr.
+    verbose
+        Say on stderr with what the masks are made, and of each case its steps and their seconds.
+
+    Raises
+    ------
+    InputError
+        If both are asked for.
     """
 
-    def __init__(self, *, as_json: bool, quiet: bool) -> None:
-        self._json, self._quiet = as_json, quiet
+    def __init__(self, *, as_json: bool, quiet: bool, verbose: bool = False) -> None:
+        if quiet and verbose:
+            raise InputError("found --quiet and --verbose, wanted one of them")
+        self._json, self._quiet, self._verbose = as_json, quiet, verbose
         self._status = Status()
         self._last = time.monotonic()
         self._text = "the first case"
@@ -46,6 +56,8 @@ class ProgressReporter:
             return
         if progress.note:
             self._status.note(progress.note)
+        if self._verbose:
+            self._status.note(_details(progress))
         self._text = text = _text(progress)
         self._status(text)
         if not self._status.live and time.monotonic() - self._last > EVERY_S:
@@ -66,6 +78,31 @@ def _text(progress: BatchProgress) -> str:
     left = "" if progress.left_s is None else f", about {duration(progress.left_s)} left"
     last = "" if progress.outcome is None else f": {progress.outcome.case}"
     return f"{progress.done} of {progress.total} done{left}{last}"
+
+
+SETUP = (
+    "bundle",
+    "backend",
+    "device",
+    "precision",
+    "networks",
+    "overlap",
+    "stride",
+    "weighting",
+    "mirroring",
+)
+
+
+def _details(progress: BatchProgress) -> str:
+    """With what, before the first case; afterwards how the last case went."""
+    outcome = progress.outcome
+    if outcome is None:
+        known = {key: progress.made_with.get(key) for key in SETUP}
+        return ", ".join(f"{key} {value}" for key, value in known.items() if value not in (None, []))
+    steps = ", ".join(f"{step} {seconds:.2f} s" for step, seconds in outcome.seconds.items())
+    why = f": {outcome.failure.reason}" if outcome.failure is not None else ""
+    verdict = f"; domain check: {outcome.verdict}" if outcome.verdict else ""
+    return f"{outcome.case}: {_state(outcome)}{why}{verdict}{f'; {steps}' if steps else ''}"
 
 
 def duration(seconds_s: float) -> str:

@@ -8,26 +8,26 @@ from typing import Annotated
 
 import typer
 
+from c3s3_seg.commands import options
 from c3s3_seg.commands.console import need, say, show
 
 
 def study(
-    config: Annotated[Path, typer.Argument(help="A TOML file: base, seeds, reference, entries.")],
-    out: Annotated[
-        Path, typer.Option("-o", "--out", help="Folder for the runs, their records and study.md.")
+    config: Annotated[
+        Path, typer.Argument(metavar="FILE", help="TOML file: base, seeds, reference, entries.")
     ],
-    set_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", help="Override a key in every run: --set data.folder=mine", metavar="KEY=VALUE"
-        ),
-    ] = None,
+    out: Annotated[Path, options.out("Folder for the runs, their records and study.md.")],
+    set_: options.Overrides = None,
     shard: Annotated[
         str,
-        typer.Option(help="Only share I/N of the runs; auto in a SLURM array. Shares may run side by side."),
+        typer.Option(
+            metavar="I/N",
+            help="Only this share of the runs; auto in a SLURM array. Shares may run at the same time.",
+            rich_help_panel=options.BATCH,
+        ),
     ] = "1/1",
 ) -> None:
-    """Train and score several methods and seeds; the same command again resumes."""
+    """Train and score several methods and seeds. The same command resumes."""
     need("torch", "safetensors", "tensorboard")
     from c3s3_seg.report.study_table import study_markdown, study_rows
     from c3s3_seg.report.terminal import study_table

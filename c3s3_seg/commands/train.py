@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from c3s3_seg.commands import options
 from c3s3_seg.commands.console import Stopped, need, say
 
 if TYPE_CHECKING:
@@ -16,24 +17,35 @@ if TYPE_CHECKING:
 
 
 def train(
-    config: Annotated[Path, typer.Argument(help="A TOML file, or the name of a shipped configuration.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the run: checkpoint, scalars, bundle.")],
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Override a key: --set run.iterations=100", metavar="KEY=VALUE"),
-    ] = None,
+    config: Annotated[
+        Path,
+        typer.Argument(
+            metavar="CONFIG",
+            help="TOML file, or the name of a shipped configuration.",
+            autocompletion=options.config_names,
+        ),
+    ],
+    out: Annotated[Path, options.out("Folder of the run: checkpoint, scalars, bundle.")],
+    set_: options.Overrides = None,
     fold: Annotated[
         str | None,
-        typer.Option(help="I/K: part I of K of the labelled cases validates. Short for --set data.fold."),
+        typer.Option(
+            metavar="I/K",
+            help="Validate on part I of K of the labelled cases. Short for --set data.fold.",
+            rich_help_panel=options.SETTINGS,
+        ),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint.")] = False,
-    start: Annotated[
-        str | None, typer.Option("--from", help="A bundle whose networks the run begins from.")
-    ] = None,
+    start: options.Start = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume", help="Continue from the newest checkpoint.", rich_help_panel=options.SETTINGS
+        ),
+    ] = False,
 ) -> None:
-    """Train as a configuration says; the result is a bundle in OUT/bundle.
+    """Train a model from a configuration. The result is the bundle OUT/bundle.
 
-    Exit code 1: the bundle is there, and its networks leave the masks of all validation cases empty.
+    Exit code 1: the bundle was written, but its networks leave the mask of every validation case empty.
     """
     need("torch", "safetensors", "tensorboard")
     from c3s3_seg.bundle import ModelBundle
@@ -84,5 +96,5 @@ def _refuse_nothing(bundle: ModelBundle) -> None:
     records = bundle.manifest.training["validation_kept"]
     if records and all(record.get("empty", -1) == record.get("masks") for record in records):
         what = "no network of this bundle finds anything: the masks of all validation cases are empty"
-        todo = "Train longer, with a lower optimiser.lr, or look at the masks with c3s3-seg doctor"
+        todo = "Train longer, with a lower optimiser.lr, or look at the masks with c3s3-seg check"
         raise RefusedError(what, where=bundle.folder, todo=todo)

@@ -11,11 +11,11 @@ from c3s3_seg.commands.console import say
 
 
 def verify(
-    out: Annotated[Path, typer.Argument(help="A folder that `predict -o` wrote to.")],
+    out: Annotated[Path, typer.Argument(metavar="FOLDER", help="Output folder of predict.")],
 ) -> None:
-    """Compare masks, scans and weights with the sha256 that were recorded when the masks were made.
+    """Compare masks, scans and weights with the SHA-256 recorded by predict.
 
-    Exit code 1: a file is not as recorded, a case was not finished, or a file of an earlier run is there.
+    Exit code 1: a file differs from its record, a case was not finished, or a file of an earlier run is left.
     """
     from c3s3_seg.batch import verify as run
 

@@ -30,7 +30,7 @@ def compare(
     expected: Sequence[Backend],
     found: Sequence[Backend],
     scans: Sequence[Volume],
-    precision: str = "fp32",
+    precision: str = "float32",
 ) -> Parity:
     """Run both on patches of the training size that cover the middle of each scan, and on each scan.
 

@@ -180,7 +180,7 @@ def build(bundle: ModelBundle, target: ExportTarget, spec: GraphSpec) -> Built:
         return tensorrt_engine(bundle, spec)
     if target == "openvino":
         # The whole graph in single precision: OpenVINO rounds the weights itself.
-        graph = standalone_graph(bundle, GraphSpec("fp32", spec.batch, spec.ensemble))
+        graph = standalone_graph(bundle, GraphSpec("float32", spec.batch, spec.ensemble))
         files = openvino_files(bundle, graph, spec)
     else:
         files = {f"{spec.stem(bundle)}.onnx": standalone_graph(bundle, spec)}

@@ -47,8 +47,8 @@ def monai_bundle(bundle: ModelBundle, spec: GraphSpec) -> Built:
         If half precision or a fixed batch is asked for: MONAI's runner chooses both itself. If MONAI would
         read a name as an expression.
     """
-    if spec.precision != "fp32" or spec.batch is not None:
-        what = "a MONAI bundle is exported in fp32 with the batch free"
+    if spec.precision != "float32" or spec.batch is not None:
+        what = "a MONAI bundle is exported in float32 with the batch free"
         raise InputError(what, todo="Leave --precision and --batch out; MONAI's --evaluator#amp rounds")
     texts = metadata(bundle, spec)
     refuse_expressions(texts, bundle.folder)

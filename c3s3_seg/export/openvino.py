@@ -13,7 +13,7 @@ from c3s3_seg.export.spec import GraphSpec
 def openvino_files(bundle: ModelBundle, graph: bytes, spec: GraphSpec) -> dict[str, bytes]:
     """NAME.xml and NAME.bin of a stand-alone ONNX graph in single precision.
 
-    `fp16` halves the file: OpenVINO widens the weights where the device computes in single
+    `float16` halves the file: OpenVINO widens the weights where the device computes in single
     precision, as a CPU does. The metadata are in the XML's `rt_info`.
     """
     import openvino
@@ -23,5 +23,5 @@ def openvino_files(bundle: ModelBundle, graph: bytes, spec: GraphSpec) -> dict[s
         model.set_rt_info(text, key.split("."))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"{spec.stem(bundle)}.xml"
-        openvino.save_model(model, path, compress_to_fp16=spec.precision == "fp16")
+        openvino.save_model(model, path, compress_to_fp16=spec.precision == "float16")
         return {file.name: file.read_bytes() for file in (path, path.with_suffix(".bin"))}

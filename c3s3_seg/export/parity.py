@@ -37,8 +37,10 @@ class ParityLimits:
 # Measured on real scans: differences of 4e-6 in single precision and 4e-3 in half, see docs/export.md. A 95HD
 # of 0 lets no more than 5 % of a boundary move. Tightest is NSD in half precision: the worst scan has 0.9955.
 LIMITS = {
-    "fp32": ParityLimits(difference=1e-3, flipped=1e-5, dice=0.9999, nsd=0.9999, hd95_vox=0.0, asd_vox=1e-3),
-    "fp16": ParityLimits(difference=5e-2, flipped=5e-4, dice=0.998, nsd=0.995, hd95_vox=0.0, asd_vox=1e-2),
+    "float32": ParityLimits(
+        difference=1e-3, flipped=1e-5, dice=0.9999, nsd=0.9999, hd95_vox=0.0, asd_vox=1e-3
+    ),
+    "float16": ParityLimits(difference=5e-2, flipped=5e-4, dice=0.998, nsd=0.995, hd95_vox=0.0, asd_vox=1e-2),
 }
 
 

@@ -29,7 +29,7 @@ class GraphSpec:
         Whether the file gives the mean of all networks' probabilities, the linked bundle's among them.
     """
 
-    precision: ExportPrecision = "fp32"
+    precision: ExportPrecision = "float32"
     batch: int | None = None
     ensemble: bool = False
 
@@ -57,7 +57,7 @@ class GraphSpec:
         InputError
             If the task's name is no file's name, or too long for one.
         """
-        parts = [bundle.task.name, "ensemble" * self.ensemble, "fp16" * (self.precision == "fp16")]
+        parts = [bundle.task.name, "ensemble" * self.ensemble, "float16" * (self.precision == "float16")]
         stem = "-".join(part for part in parts if part)
         for name in (stem, f"{stem}.engine"):
             plain_name(name, "the task's name makes the file name", bundle.folder)

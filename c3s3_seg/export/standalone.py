@@ -32,7 +32,7 @@ def standalone_graph(bundle: ModelBundle, spec: GraphSpec) -> bytes:
 
     members = spec.members(bundle)
     model = trace(averaged(members), bundle.task, members[0][1].channels, OUTPUT, batch=spec.batch)
-    if spec.precision == "fp16":
+    if spec.precision == "float16":
         model = _to_half(model)
     onnx.helper.set_model_props(model, properties(bundle.task, members, spec.precision))
     onnx.checker.check_model(model, full_check=True)

@@ -76,7 +76,10 @@ class CheckResult:
         """
         if self.refusals and not allowed:
             region = ", give the region of the organ with --roi" if self.larger else ""
-            todo = f"Choose another model{region}, or take the result on your own responsibility with --force"
+            todo = (
+                f"Choose another model{region}, or take the result on your own responsibility with"
+                " --allow-out-of-domain"
+            )
             what = f"this is not a scan that the model was trained for: {'; '.join(self.refusals)}"
             raise DomainError(what, where=scan.source.path, todo=todo)
 

@@ -97,7 +97,7 @@ class Budget:
         raise MemoryLimitError(
             f"a memory of {self.limit / 1e9:.2f} GB was allowed, and this scan needs"
             f" {self.needed(tiling) / 1e9:.2f} GB with the smallest tiles {shown(tiling.tile)}",
-            todo="Allow more with --memory",
+            todo="Allow more with --max-memory",
         )
 
 

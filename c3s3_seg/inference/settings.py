@@ -10,7 +10,7 @@ from c3s3_seg.bundle import Task
 from c3s3_seg.errors import InputError, shown
 from c3s3_seg.inference.postprocess import Postprocessing
 from c3s3_seg.inference.tiling import Shape
-from c3s3_seg.system.choices import Weighting
+from c3s3_seg.system.choices import TilingPreset, Weighting
 
 PUBLISHED_STRIDE = (18, 18, 4)  # of the published evaluations on the left atrium
 
@@ -68,7 +68,7 @@ class Settings:
             raise InputError("found both a stride and an overlap, wanted one of them")
         if len(set(self.mirroring)) != len(self.mirroring) or not set(self.mirroring) <= {0, 1, 2}:
             found = shown(self.mirroring)
-            raise InputError(f"found the axes {found} to flip, wanted each of 0, 1, 2 at most once")
+            raise InputError(f"found the axes {found} to mirror, wanted each of 0, 1, 2 at most once")
         if self.memory_bytes is not None and self.memory_bytes < 1:
             raise InputError(f"found a memory of {self.memory_bytes} bytes, wanted a positive number")
         if not self.min_volume_ml >= 0:
@@ -106,28 +106,28 @@ class Settings:
         }
 
 
-def published(settings: Settings) -> Settings:
-    """With the tiles of the published evaluations: stride 18 x 18 x 4 and a flat average.
+def tiled(settings: Settings, preset: TilingPreset) -> Settings:
+    """With the tiles of a preset.
 
-    They averaged both networks, which is for the caller to open. The stride is in voxels of the model's
-    grid, as theirs was.
-    """
-    return replace(settings, overlap=None, stride=PUBLISHED_STRIDE, weighting="constant", mirroring=())
-
-
-def parse_stride(text: str) -> Shape:
-    """`18,18,4` -> (18, 18, 4).
+    `default`: as the task says. `accurate`: tiles of the training size that overlap by half, weighted by a
+    Gaussian. `paper`: those of the published evaluations, stride 18 x 18 x 4 and a flat average; they
+    averaged both networks too, which is for the caller to open. The stride is in voxels of the model's grid,
+    as theirs was.
 
     Raises
     ------
     InputError
-        If it is not three whole numbers.
+        If mirroring was asked for with the tiles of the published evaluations, which did not mirror.
     """
-    parts = text.split(",")
-    if len(parts) != 3 or not all(part.strip().isdigit() for part in parts):
-        raise InputError(f"found the stride {text!r}, wanted X,Y,Z", todo="For example: 18,18,4")
-    x, y, z = (int(part) for part in parts)
-    return x, y, z
+    if preset == "accurate":
+        return replace(settings, overlap=0.5, stride=None, weighting="gaussian")
+    if preset == "paper":
+        if settings.mirroring:
+            raise InputError(
+                "the published evaluations did not mirror", todo="Leave --tta or --tiling paper out"
+            )
+        return replace(settings, overlap=None, stride=PUBLISHED_STRIDE, weighting="constant")
+    return settings
 
 
 def parse_axes(text: str) -> tuple[int, ...]:
@@ -136,8 +136,8 @@ def parse_axes(text: str) -> tuple[int, ...]:
     Raises
     ------
     InputError
-        If another letter is among them.
+        If another letter is among them, or one comes twice.
     """
-    if not set(text) <= set("xyz"):
-        raise InputError(f"found the axes {text!r} to flip, wanted letters among xyz")
+    if not set(text) <= set("xyz") or len(set(text)) < len(text):
+        raise InputError(f"found the axes {text!r} for --tta, wanted letters among xyz, such as xy")
     return tuple("xyz".index(letter) for letter in text)

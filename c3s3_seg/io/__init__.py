@@ -19,13 +19,13 @@ from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.io.cases import Case, find_cases, match_truth
 from c3s3_seg.io.detect import is_dicom, is_zip
 from c3s3_seg.io.image.files import IMAGE_SUFFIXES, image_suffix, load_image, load_mask, save
-from c3s3_seg.io.reading import Reading, SeriesRule, fixes
-from c3s3_seg.system.choices import Fix
+from c3s3_seg.io.reading import Reading, SeriesRule, repairs
+from c3s3_seg.system.choices import Repair
 
 __all__ = [
     "Case",
-    "Fix",
     "Reading",
+    "Repair",
     "SeriesRule",
     "find_cases",
     "load",
@@ -40,7 +40,7 @@ def load(
     path: str | Path,
     *,
     series: int | str | None = None,
-    fix: Fix | Collection[Fix] = (),
+    repair: Repair | Collection[Repair] = (),
     rule: SeriesRule | None = None,
     hashed: bool = False,
 ) -> Volume:
@@ -53,7 +53,7 @@ def load(
         DICOM files, or a folder that holds DICOM files, in its sub-folders too.
     series
         Which series of the folder: its number in the list of the refusal (from 1), or its UID.
-    fix
+    repair
         Which faults may be repaired, see `Reading`: "gaps", "tilt", "orthonormal". Each repair is
         in the notes of the volume.
     rule
@@ -77,7 +77,9 @@ def load(
     GeometryError
         If the grid is not one of right angles and even spacing.
     """
-    return read(path, Reading(series, fixes((fix,) if isinstance(fix, str) else fix), rule), hashed=hashed)
+    return read(
+        path, Reading(series, repairs((repair,) if isinstance(repair, str) else repair), rule), hashed=hashed
+    )
 
 
 def read(path: str | Path, reading: Reading, *, hashed: bool = False) -> Volume:
@@ -97,7 +99,7 @@ def read(path: str | Path, reading: Reading, *, hashed: bool = False) -> Volume:
         )
     if reading.series is not None:
         raise InputError("an image file has no series to choose from", where=path, todo="Leave series out")
-    return load_image(path, orthonormal="orthonormal" in reading.fix, hashed=hashed, dense=True)
+    return load_image(path, orthonormal="orthonormal" in reading.repair, hashed=hashed, dense=True)
 
 
 def _load_dicom(path: Path, reading: Reading, hashed: bool) -> Volume:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from typing import NoReturn
 
 from c3s3_seg.errors import FileName, InputError, Told
 from c3s3_seg.io.detect import is_dicom, is_zip
@@ -151,12 +152,21 @@ def _scans(path: Path) -> list[Path]:
         return [path]
     scans = [p for p in entries if p in there or is_zip(p) or (p.is_dir() and _holds_dicom(p))]
     if not scans:
-        raise InputError(
-            f"found no scan here; looked for {', '.join(IMAGE_SUFFIXES)} files, DICOM slices and"
-            " sub-folders with DICOM slices",
-            where=path,
-        )
+        _refuse_empty(path, [p for p in entries if p.is_dir()])
     return scans
+
+
+def _refuse_empty(folder: Path, below: Sequence[Path]) -> NoReturn:
+    """Say what was looked for, and whether it lies one level below."""
+    found = [place for place in below if any(image_suffix(p) and not p.is_dir() for p in _visible(place))]
+    if found:
+        what = f"found no scan here, but image files one level below, in {len(found)} of its sub-folders"
+        raise InputError(what, where=folder, todo=f"Give the sub-folders themselves ({folder}/*/)")
+    what = (
+        f"found no scan here; looked for {', '.join(IMAGE_SUFFIXES)} files, DICOM slices and sub-folders with"
+        " DICOM slices"
+    )
+    raise InputError(what, where=folder)
 
 
 def _visible(folder: Path) -> list[Path]:

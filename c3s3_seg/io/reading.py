@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import get_args
 
 from c3s3_seg.errors import InputError
-from c3s3_seg.system.choices import Fix
+from c3s3_seg.system.choices import Repair
 from c3s3_seg.system.schema import closed
 
 # A pattern may come with somebody's bundle, and Python's search has no limit of time: over 64 letters (a+)+$
@@ -95,7 +95,7 @@ class Reading:
     ----------
     series
         Number (from 1) or UID of the series to take from a folder; None takes the only volume.
-    fix
+    repair
         Faults to mend, each recorded in the notes of the volume: `gaps` resamples missing or unevenly
         spaced slices, `tilt` undoes the shear of a tilted gantry, `orthonormal` takes the nearest
         rotation for axes that are not quite perpendicular. None is mended unasked.
@@ -104,11 +104,11 @@ class Reading:
     """
 
     series: int | str | None = None
-    fix: frozenset[Fix] = frozenset()
+    repair: frozenset[Repair] = frozenset()
     rule: SeriesRule | None = None
 
 
-def fixes(names: Collection[str]) -> frozenset[Fix]:
+def repairs(names: Collection[str]) -> frozenset[Repair]:
     """Names of repairs -> a set of them.
 
     Raises
@@ -116,7 +116,7 @@ def fixes(names: Collection[str]) -> frozenset[Fix]:
     InputError
         If one is unknown.
     """
-    known = get_args(Fix)
+    known = get_args(Repair)
     for name in names:
         if name not in known:
             raise InputError(f"there is no repair '{name}'; wanted {', '.join(known)}")

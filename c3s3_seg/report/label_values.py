@@ -9,10 +9,15 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from c3s3_seg.errors import InputError
+from c3s3_seg.io.cases import scan_stem
+from c3s3_seg.io.image.files import image_stem, image_suffix
 from c3s3_seg.metrics.scoring import labels_in
 from c3s3_seg.report.rows import CaseFiles
+from c3s3_seg.system.files import read_json
+from c3s3_seg.system.ownership import MARK
 from c3s3_seg.system.process_pool import Died, each
 
 Labels = tuple[tuple[str, int], ...]  # (name, value)
@@ -148,6 +153,44 @@ def labels_of(files: Sequence[CaseFiles], workers: int) -> Labels:
         if values:
             return tuple((named.get(value, f"label_{value}"), value) for value in sorted(values))
     return (("label_1", 1),)
+
+
+def named_beside(labels: Labels, files: Sequence[CaseFiles]) -> tuple[Labels, str]:
+    """Names that values alone lack, and the model, from the JSON which `predict` writes beside each mask.
+
+    Returns
+    -------
+    tuple
+        The labels, of which `label_1` has its name if all such files agree on it; the name of the model, ""
+        where they do not agree or there are none.
+    """
+    names: dict[int, set[str]] = {}
+    models: set[str] = set()
+    for case in files:
+        facts = case_facts(case.prediction) or {}
+        models.add(str(facts.get("made_with", {}).get("bundle", "")))
+        for name, value in facts.get("labels", {}).items():
+            names.setdefault(value, set()).add(name)
+    agreed = {value: next(iter(found)) for value, found in names.items() if len(found) == 1}
+    named = tuple((agreed.get(v, n) if n == f"label_{v}" else n, v) for n, v in labels)
+    unique = len({name for name, _ in named}) == len(named)
+    return named if unique else labels, models.pop() if len(models) == 1 else ""
+
+
+def case_facts(mask: Path) -> dict[str, Any] | None:
+    """The JSON of the case beside a mask; None where there is none of ours that can be read."""
+    if image_suffix(mask) is None:
+        return None
+    path = mask.with_name(f"{scan_stem(image_stem(mask))}.json")
+    try:
+        facts = read_json(path) if path.is_file() else None
+    except (InputError, OSError):
+        return None
+    if not isinstance(facts, dict) or MARK not in facts:
+        return None
+    labels, made_with = facts.get("labels", {}), facts.get("made_with", {})
+    whole = isinstance(labels, dict) and isinstance(made_with, dict)
+    return facts if whole and all(isinstance(value, int) for value in labels.values()) else None
 
 
 def _labels_in_file(work: tuple[Path, dict[str, int]]) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ from c3s3_seg.io.dicom.inspect import SeriesRow
 from c3s3_seg.metrics.paired_tests import Paired
 from c3s3_seg.metrics.results import CaseScore
 from c3s3_seg.metrics.statistics import Statistics, cohorts
-from c3s3_seg.report.rows import Failure, PredictionRow
+from c3s3_seg.report.rows import PredictionRow
 from c3s3_seg.report.study_table import StudyRow
 from c3s3_seg.system.files import printable
 
@@ -33,15 +33,13 @@ COLUMNS = {
 BRIEF = ("dice", "jaccard", "hd95_mm", "hd95_vox", "asd_mm", "asd_vox")
 
 
-def prediction_table(rows: Sequence[PredictionRow], failures: Sequence[Failure] = ()) -> Table:
+def prediction_table(rows: Sequence[PredictionRow]) -> Table:
     """One line for each case and label: volume, seconds and, where there was a truth, its scores.
 
     Parameters
     ----------
     rows
         What was predicted; may be empty.
-    failures
-        Cases that failed; each is a line with its reason below the table.
 
     Returns
     -------
@@ -65,19 +63,16 @@ def prediction_table(rows: Sequence[PredictionRow], failures: Sequence[Failure] 
             cells += [_number(values[name], COLUMNS[name][1]) if name in values else "" for name in columns]
             table.add_row(*_head(row.case if first else "", label, with_label), *cells)
     _add_means(table, scores, columns, with_label, blank=2)
-    _add_failures(table, failures)
     return table
 
 
-def evaluation_table(rows: Sequence[CaseScore], failures: Sequence[Failure] = ()) -> Table:
-    """One line for each case and label with units in the headers, a line of means, the failures.
+def evaluation_table(rows: Sequence[CaseScore]) -> Table:
+    """One line for each case and label with units in the headers, and a line of means.
 
     Parameters
     ----------
     rows
         What was measured, all of one protocol; may be empty.
-    failures
-        Cases that failed; each is a line with its reason below the table.
 
     Returns
     -------
@@ -92,7 +87,6 @@ def evaluation_table(rows: Sequence[CaseScore], failures: Sequence[Failure] = ()
         cells = [_number(values[name], COLUMNS[name][1]) for name in columns]
         table.add_row(*_head(row.case, row.label, with_label), *cells)
     _add_means(table, rows, columns, with_label, blank=0)
-    _add_failures(table, failures)
     return table
 
 
@@ -113,16 +107,43 @@ def comparison_table(pairs: Sequence[Paired]) -> Table:
 
 
 def series_table(rows: Sequence[SeriesRow]) -> Table:
-    """One line for each series that lies at a path; the number is what `--series` takes."""
+    """One line for each series that lies at a path; the number is what `--series` takes.
+
+    What `series_remarks` says stands below it.
+    """
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for header in ("No.", "Modality", "Description", "Slices", "Size", "Spacing (mm)", "Axes", "Status"):
-        table.add_column(header, overflow="fold", justify="right" if header in ("No.", "Slices") else "left")
+    for header in ("No.", "Status", "Modality", "Series", "Size", "Spacing (mm)", "Axes", "Path"):
+        width = max(map(len, header.split()))  # no word of a header is broken
+        table.add_column(header, overflow="fold", min_width=width)
     for row in rows:
-        texts = (row.modality, row.description, str(row.slices), row.size, row.spacing_mm, row.orientation)
-        table.add_row(str(row.number), *(cell(text) for text in (*texts, row.verdict)))
+        size = f"{row.size} x {row.slices}" if row.slices else row.size
+        texts = (row.verdict, row.modality, row.description, size, row.spacing_mm, row.orientation, row.path)
+        table.add_row(str(row.number), *map(cell, texts))
+    return table
+
+
+def series_remarks(rows: Sequence[SeriesRow]) -> list[str]:
+    """Each remark once, after the numbers of the series that it is about."""
+    of: dict[str, list[int]] = {}
+    for row in rows:
+        for remark in row.remarks:
+            of.setdefault(remark, []).append(row.number)
+    return [f"{', '.join(map(str, numbers))}: {remark}" for remark, numbers in of.items()]
+
+
+def cases_table(rows: Sequence[tuple[str, str, str, str, str]]) -> Table:
+    """One line for each case of a batch that is only listed."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for header in ("Case", "State", "Scan", "Reference", "Mask"):
+        table.add_column(header, overflow="fold")
+    for row in rows:
+        table.add_row(*map(cell, row))
     return table
 
 
@@ -189,16 +210,6 @@ def _add_means(
             name += f" ({cohort.optimistic} empty, counted as 0)"
         cells = [_mean(cohort.of(column), COLUMNS[column][1]) for column in columns]
         table.add_row(*_head(name, cohort.label, with_label), *[""] * blank, *cells, style="bold")
-
-
-def _add_failures(table: Table, failures: Sequence[Failure]) -> None:
-    from rich.text import Text
-
-    if failures:
-        lines = [f"{len(failures)} failed", *(f"{failure.case}: {failure.reason}" for failure in failures)]
-        lines = [printable(line) for line in lines]
-        table.caption = Text("\n".join(lines), style="red")
-        table.caption_justify = "left"
 
 
 def cell(text: str) -> Text:

@@ -4,16 +4,17 @@ from typing import Literal
 
 BackendName = Literal["auto", "openvino", "onnx", "torch", "tensorrt"]
 CpuRuntime = Literal["openvino", "onnx", "torch"]  # fastest on a CPU first, as measured
-Device = Literal["auto", "cpu", "cuda"]
+DEVICES = "auto|cpu|cuda|cuda:N"  # N: which GPU; see `hardware.check_device`
 Precision = Literal["auto", "float32", "float16", "bfloat16"]
 Weighting = Literal["constant", "gaussian"]  # of overlapping tiles
-TilesOf = Literal["paper"]  # whose published evaluation
+TilingPreset = Literal["default", "accurate", "paper"]
+ReportFile = Literal["png", "html", "sc"]  # beside the mask of a case
 MaskFormat = Literal["nii.gz", "nrrd", "mha", "dicom-seg", "dicom-labelmap", "rtstruct"]
-Fix = Literal["gaps", "tilt", "orthonormal"]
+Repair = Literal["gaps", "tilt", "orthonormal"]
 UncorrectedUse = Literal["labels", "unlabelled"]  # what predictions become in a data set
 ScoreProtocol = Literal["clinical", "paper"]
 ExportTarget = Literal["onnx", "openvino", "tensorrt", "monai-bundle"]
-ExportPrecision = Literal["fp32", "fp16"]
+ExportPrecision = Literal["float32", "float16"]
 PhantomFormat = Literal["dicom", "nii.gz"]
 TruthFormat = Literal["nii.gz", "dicom-seg", "rtstruct", "none"]
 PhantomModality = Literal["MR", "CT"]

@@ -10,7 +10,7 @@ import re
 import sys
 
 from c3s3_seg.errors import InputError, MissingError
-from c3s3_seg.system.choices import Device
+from c3s3_seg.system.choices import DEVICES
 
 NO_GPU = "no NVIDIA GPU was found: the driver's library is not there or lists none"
 BOTH_WHEELS = (
@@ -46,6 +46,28 @@ def cuda_devices() -> int:
     return 0
 
 
+def check_device(device: str) -> None:
+    """Refuse what names no device.
+
+    Raises
+    ------
+    InputError
+        If it is none of `auto`, `cpu`, `cuda` and `cuda:N`.
+    """
+    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", device, re.ASCII):
+        raise InputError(f"there is no device {device!r}; wanted {DEVICES.replace('|', ', ')}")
+
+
+def is_cuda(device: str) -> bool:
+    """Whether an NVIDIA GPU was asked for, whichever."""
+    return device.startswith("cuda")
+
+
+def cuda_index(device: str) -> int:
+    """Which GPU: 1 for `cuda:1`, 0 where none is named."""
+    return int(device.partition(":")[2] or 0)
+
+
 def openvino_devices() -> list[str]:
     """Names as OpenVINO gives them: CPU, GPU.0, NPU; empty where it is not installed."""
     if importlib.util.find_spec("openvino") is None:
@@ -68,7 +90,16 @@ def installed(*distributions: str) -> list[str]:
     return found
 
 
-def check_onnx_wheels(device: Device) -> str | None:
+def runtime_versions() -> dict[str, str]:
+    """Python and the runtimes that are installed, by the name of their distribution; imports none."""
+    found = {"python": sys.version.split()[0]}
+    for name in ("openvino", "onnxruntime", "onnxruntime-gpu", "torch", "tensorrt", "tensorrt-cu13"):
+        if installed(name):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def check_onnx_wheels(device: str) -> str | None:
     """A sentence for the report if both builds of ONNX Runtime are installed; None if not.
 
     Raises
@@ -78,7 +109,7 @@ def check_onnx_wheels(device: Device) -> str | None:
     """
     if len(installed("onnxruntime", "onnxruntime-gpu")) < 2:
         return None
-    if device == "cuda":
+    if is_cuda(device):
         raise MissingError(BOTH_WHEELS, todo=MEND_WHEELS)
     return f"{BOTH_WHEELS}. {MEND_WHEELS}."
 

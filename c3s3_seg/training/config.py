@@ -13,10 +13,10 @@ from annotated_types import Ge, Gt, Le, Lt
 from c3s3_seg.bundle import ReadTask
 from c3s3_seg.bundle.manifest import check_patch
 from c3s3_seg.errors import ConfigError, InputError
+from c3s3_seg.system.overrides import put
 from c3s3_seg.system.schema import closed, parse
 from c3s3_seg.system.shard import parse_share
 from c3s3_seg.training.networks import NetworksConfig
-from c3s3_seg.training.overrides import put
 
 CONFIGS = Path(__file__).parent / "configs"
 

@@ -102,7 +102,7 @@ def read_case(data: DataSet, name: str, task: Task, *, labelled: bool) -> Traini
     Raises
     ------
     InputError
-        If a file cannot be read, or `c3s3-seg doctor` would call the case an error.
+        If a file cannot be read, or `c3s3-seg check` would call the case an error.
     """
     scan = load(data.scan(name))
     mask = load_mask(data.mask(name), grid=scan.geometry) if labelled else None

@@ -583,3 +583,54 @@ def test_a_scan_beside_its_truth_is_passed_over(folders: tuple[Path, Path, Path]
     assert [row.case for row in result.rows] == ["a", "b"]
     assert result.rows[0].score.dice == 1
     assert [failure.case for failure in result.failures] == ["b"]
+
+
+def beside(folder: Path, case: str, labels: dict[str, int], model: str = "hippocampus") -> None:
+    """The JSON that `predict` writes beside a mask."""
+    facts = {"c3s3_seg": "0", "case": case, "labels": labels, "made_with": {"bundle": model}}
+    (folder / f"{case}.json").write_text(json.dumps(facts))
+
+
+def test_labels_and_model_are_named_as_the_json_beside_the_masks(folders: tuple[Path, Path, Path]) -> None:
+    predictions, truth, out = folders
+    for name in "ab":
+        save(two_organs(1, 2), predictions / f"{name}.nii.gz")
+        save(two_organs(1, 2), truth / f"{name}.nii.gz")
+        beside(predictions, name, {"anterior": 1, "posterior": 2})
+    result = evaluate(predictions, truth, out)
+    assert result.labels == (("anterior", 1), ("posterior", 2))
+    assert result.remarks == ("the predictions are those of the model hippocampus",)
+    answer = command(predictions, truth, "-o", out)
+    assert "Labels: anterior = 1, posterior = 2." in answer.stdout
+    assert "model hippocampus" in answer.stdout
+    assert command(predictions, truth, "-o", out, "--labels", "head=1").stdout.count("head = 1.") == 1
+    beside(predictions, "b", {"head": 1, "posterior": 2}, "another")  # two models in one folder
+    result = evaluate(predictions, truth, out)
+    assert (result.labels, result.remarks) == ((("label_1", 1), ("posterior", 2)), ())
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["{}", "[]", "{", '{"c3s3_seg": "0", "labels": ["a"]}', '{"c3s3_seg": "0", "labels": {"a": []}}'],
+)
+def test_a_json_that_is_none_of_ours_names_nothing(folders: tuple[Path, Path, Path], content: str) -> None:
+    predictions, truth, out = folders
+    (predictions / "a.json").write_text(content)
+    result = evaluate(predictions, truth, out)
+    assert (result.labels, result.remarks) == ((("label_1", 1),), ())
+
+
+def test_json_lines_and_quiet(folders: tuple[Path, Path, Path]) -> None:
+    predictions, truth, out = folders
+    (predictions / "b.nii.gz").write_bytes(b"no mask")
+    answer = command(predictions, truth, "-o", out, "--json", "--labels", "atrium=1")
+    assert answer.returncode == 1
+    score_line, failed, mean = map(json.loads, answer.stdout.splitlines())
+    assert (score_line["event"], score_line["case"], score_line["label"]) == ("score", "a", "atrium")
+    assert score_line["dice"] == 1.0
+    assert (failed["event"], failed["case"]) == ("failed", "b")
+    assert failed["reason"]
+    assert (mean["event"], mean["label"], mean["cases"], mean["dice"]) == ("mean", "atrium", 1, 1.0)
+    quiet = command(predictions, truth, "-o", out, "--quiet")
+    assert (quiet.returncode, quiet.stdout) == (1, "")
+    assert (out / "report.json").is_file()

@@ -19,7 +19,7 @@ FOREIGN = {
     "x.json": b'{"RepetitionTime": 2.0}',
     "provenance.json": b'{"runs": [], "cases": []}',
     "report.json": b"[1, 2]",
-    "doctor.json": b'{"software": {"name": "another"}}',
+    "check.json": b'{"software": {"name": "another"}}',
     "x.png": b"\x89PNG\r\n\x1a\n" + b"\0" * 60,
     "x.html": b"<!DOCTYPE html>\n<html><head><title>mine</title></head></html>",
     "summary.csv": b"case,label,volume\nx,heart,1\n",

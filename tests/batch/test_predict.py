@@ -25,7 +25,7 @@ def test_the_same_command_again_does_what_is_left(small_scans: Path, tmp_path: P
     assert told.progress[-1].left_s == 0
     assert len(result.rows) == 5
     told, result = run(small_scans, pieces, limit=2)
-    assert told.note == "3 cases are left for another run (--limit)"
+    assert told.note == "3 cases are left for another run (batch.limit)"
     assert (len(result.rows), result.left) == (2, 3)
     (pieces / "case-0.nii.gz").unlink()
     told, result = run(small_scans, pieces)

@@ -6,7 +6,7 @@ from c3s3_seg.bundle import shipped_bundles
 
 @pytest.mark.slow
 def test_a_good_installation() -> None:
-    checks = {check.name: check for check in doctor.check_data_set()}
+    checks = {check.name: check for check in doctor.check_installation()}
     assert all(check.good for check in checks.values()), checks
     assert "numpy" in checks["versions"].found
     assert "CPU" in checks["OpenVINO devices"].found
@@ -18,7 +18,7 @@ def test_a_good_installation() -> None:
 def test_what_is_bad_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "LEAST_DICE", 1.1)
     monkeypatch.setattr(doctor, "shipped_bundles", lambda: ["no-such"])
-    checks = {check.name: check for check in doctor.check_data_set()}
+    checks = {check.name: check for check in doctor.check_installation()}
     assert not checks["phantom from end to end"].good
     assert "wanted at least 1.1" in checks["phantom from end to end"].found
     assert "no manifest.json" in checks["bundle no-such"].found

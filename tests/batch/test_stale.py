@@ -307,7 +307,18 @@ def test_a_full_disk_ends_the_run_at_its_first_case(tmp_path: Path, workers: int
         volume = small_scan(n)
         array = volume.array.repeat(3, 0).repeat(4, 1).repeat(3, 2)
         save(volume.geometry.build(array.shape, (1.0, 1.0, 1.0)).volume(array), scans / f"{n:02}.nii.gz")
-    words = ["predict", scans, "-o", out, "--model", "phantom", "--force", "--threads", 1, "--json"]
+    words = [
+        "predict",
+        scans,
+        "-o",
+        out,
+        "--model",
+        "phantom",
+        "--allow-out-of-domain",
+        "--threads",
+        1,
+        "--json",
+    ]
     words += ["--format", "nrrd", "--probabilities", "--workers", workers]
     answer = run(*words, preexec_fn=limited)
     assert answer.returncode == 1, answer.stderr
@@ -401,7 +412,17 @@ def test_memory_that_ends_in_an_import(scan: Path, tmp_path: Path, limit: int) -
     def little() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
 
-    words = ["predict", scan, "-o", tmp_path / "out", "--model", "phantom", "--force", "--preview"]
+    words = [
+        "predict",
+        scan,
+        "-o",
+        tmp_path / "out",
+        "--model",
+        "phantom",
+        "--allow-out-of-domain",
+        "--report",
+        "png",
+    ]
     answer = run(*words, preexec_fn=little)
     if answer.returncode in (0, -11, -6):
         pytest.skip("this machine's libraries take less, or end the process themselves")

@@ -55,7 +55,7 @@ def test_a_missing_file_and_a_missing_manifest_are_refused(bundle: ModelBundle) 
     (bundle.folder / NETWORK.weights).unlink()
     with pytest.raises(InputError, match="it is not there"):
         ModelBundle.load(bundle.folder)
-    with pytest.raises(InputError, match=r"name of a shipped bundle: .*phantom"):
+    with pytest.raises(InputError, match=r"name of a shipped model \(hippocampus, .*phantom"):
         ModelBundle.load(bundle.folder / "nowhere")
 
 
@@ -365,7 +365,7 @@ def test_the_command_line_says_it_in_one_line(whole: ModelBundle, tmp_path: Path
     path.unlink()
     path.symlink_to("/dev/zero")
     assert "there is no manifest.json here" in refused("export", whole.folder)
-    assert "there is no manifest.json here" in refused("export", "x" * 5000)
+    assert "there is no model" in refused("export", "x" * 5000)
     assert not (tmp_path / "out").exists()
 
 

@@ -44,7 +44,7 @@ def refused(answer: subprocess.CompletedProcess[str], *parts: str) -> None:
 @pytest.mark.slow
 def test_a_folder_of_cases(cohort: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    answer = predict(cohort / "scans", "-o", out, "--truth", cohort / "truth", "--preview")
+    answer = predict(cohort / "scans", "-o", out, "--truth", cohort / "truth", "--report", "png")
     assert answer.returncode == 0, answer.stderr
     for word in ("phantom-30001", "phantom-30002", "Dice", "95HD (mm)", "ASD (mm)", "mean of 2"):
         assert word in answer.stdout
@@ -117,7 +117,7 @@ def test_bad_input_is_one_clear_line(cohort: Path, tmp_path: Path) -> None:
     refused(predict(tmp_path / "nothing.nii.gz", "-o", out), "nothing.nii.gz")
     refused(predict(empty, "-o", out), "empty")
     refused(predict(text, "-o", out), "notes.txt", ".nii.gz")
-    refused(run("predict", scan, "-o", out, "--model", tmp_path / "no-bundle"), "no manifest.json", "phantom")
+    refused(run("predict", scan, "-o", out, "--model", tmp_path / "none"), "there is no model", "phantom")
     refused(predict(scan, "-o", out, "--truth", tmp_path / "no-truth"), "no-truth")
     shifted = tmp_path / "shifted.nii.gz"
     truth = load_mask(cohort / "truth" / "phantom-30002.nii.gz")
@@ -148,7 +148,15 @@ def test_formats_and_probabilities(cohort: Path, tmp_path: Path, suffix: str) ->
 
     scan = cohort / "scans" / "phantom-30001"
     answer = predict(
-        scan, "-o", tmp_path, "--format", suffix, "--probabilities", "--ensemble", "--overlap", 0.25
+        scan,
+        "-o",
+        tmp_path,
+        "--format",
+        suffix,
+        "--probabilities",
+        "--ensemble",
+        "--set",
+        "tiling.overlap=0.25",
     )
     assert answer.returncode == 0, answer.stderr
     mask = load_mask(tmp_path / f"phantom-30001.{suffix}")
@@ -182,27 +190,12 @@ def test_a_closed_stdout_costs_nothing(cohort: Path, tmp_path: Path) -> None:
     assert (tmp_path / "phantom-30002.nii.gz").is_file()
 
 
-def test_usage_errors_and_help() -> None:
-    assert run("predict").returncode == 2
-    assert run("--version").stdout.startswith("c3s3-seg ")
-    for verb in ("predict", "evaluate", "train", "export", "phantom", "verify", "doctor"):
-        assert "Options" in run(verb, "--help").stdout
-
-
-def test_help_imports_nothing_heavy() -> None:
-    code = """
-import sys
-sys.argv = ["c3s3-seg", "--help"]
-from c3s3_seg.cli import main
-try:
-    main()
-except SystemExit:
-    pass
-heavy = ("numpy", "scipy", "torch", "SimpleITK", "pydicom", "openvino", "pydantic", "onnxruntime")
-print([name for name in heavy if name in sys.modules])
-"""
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert answer.stdout.strip().endswith("[]")
+def test_usage_errors() -> None:
+    answer = run("predict")
+    assert answer.returncode == 2
+    assert "Missing argument 'INPUT'" in answer.stderr
+    assert run("").returncode == 2
+    assert run().stderr.startswith("Usage: c3s3-seg [OPTIONS] COMMAND")
 
 
 @pytest.mark.slow
@@ -231,7 +224,7 @@ def test_train_and_export_make_a_bundle_that_predicts(
 
 
 def test_an_export_that_stands_alone_needs_a_folder() -> None:
-    for words in (["--to", "openvino"], ["--precision", "fp16"], ["--ensemble"], ["--batch", "2"]):
+    for words in (["--to", "openvino"], ["--precision", "float16"], ["--ensemble"], ["--batch", "2"]):
         refused(run("export", "phantom", *words), "this export stands alone and needs a folder", "-o")
 
 
@@ -292,13 +285,13 @@ def test_what_no_check_foresaw_is_one_line(error: str, code: int, parts: tuple[s
 
 def test_an_empty_mask_is_no_success(small_scans: Path, tmp_path: Path) -> None:
     """The mask is written, and the case, the table, the JSON lines and the exit code say that it is empty."""
-    words = ["predict", str(small_scans / "case-0.nii.gz"), "--model", "phantom", "--force"]
+    words = ["predict", str(small_scans / "case-0.nii.gz"), "--model", "phantom", "--allow-out-of-domain"]
     found = run(*words, "-o", str(tmp_path / "found"))
     assert found.returncode == 0, found.stderr
     facts = json.loads((tmp_path / "found" / "case-0.json").read_text())
     assert facts["nothing_found"] is False
     assert any("the volume of 'left_atrium' is" in note for note in facts["notes"])  # a ball of 4 ml
-    empty = run(*words, "-o", str(tmp_path / "empty"), "--min-volume", "1000")
+    empty = run(*words, "-o", str(tmp_path / "empty"), "--set", "postprocess.min_volume_ml=1000")
     assert empty.returncode == 1
     assert "Nothing was found in 1 of 1 scans" in empty.stderr
     assert "case-0: nothing found: no voxel has a label" in empty.stdout
@@ -306,5 +299,5 @@ def test_an_empty_mask_is_no_success(small_scans: Path, tmp_path: Path) -> None:
     assert facts["nothing_found"] is True
     assert not load_mask(tmp_path / "empty" / "case-0.nii.gz").array.any()
     assert ",nothing found" in (tmp_path / "empty" / "summary.csv").read_text()
-    again = run(*words, "-o", str(tmp_path / "empty"), "--min-volume", "1000", "--json")
+    again = run(*words, "-o", str(tmp_path / "empty"), "--set", "postprocess.min_volume_ml=1000", "--json")
     assert again.returncode == 1  # what an earlier run found empty is still no success

@@ -9,6 +9,7 @@ import pytest
 from conftest import small_scan
 from rich.console import Console
 
+from c3s3_seg.commands.console import report_failures
 from c3s3_seg.io import save
 from c3s3_seg.report.findings import Finding, findings_table
 from c3s3_seg.report.rows import Failure, PredictionRow
@@ -42,7 +43,7 @@ def test_a_table_shows_names_as_they_are() -> None:
     rows = [PredictionRow(EVIL, ((EVIL, 1.0), ("b", 2.0)), 0.1)]
     finding = Finding("error", EVIL, (EVIL,), EVIL, EVIL, EVIL)
     tables = [
-        prediction_table(rows, [Failure(EVIL, EVIL)]),
+        prediction_table(rows),
         findings_table([finding]),
         plan_table([(EVIL, EVIL, EVIL)]),
     ]
@@ -51,6 +52,19 @@ def test_a_table_shows_names_as_they_are() -> None:
         assert [c for c in text if not c.isprintable() and c != "\n"] == []
         assert SEEN in "".join(text.split()) or "\\x1b]0;owned" in text
     assert cell("[red]x[/red]\\").plain == "[red]x[/red]\\"
+
+
+def test_a_reason_is_one_line_below_the_table(capsys: pytest.CaptureFixture[str]) -> None:
+    long = f"{'a long reason ' * 20}\n  in two lines {EVIL}"
+    report_failures([Failure("a", long), Failure(EVIL, "b.nii.gz: the file ends early.")])
+    head, first, second = capsys.readouterr().out.splitlines()
+    assert head == "2 failed:"
+    assert first.startswith(f"  a: {'a long reason ' * 20}in two lines ")
+    assert "\\n" not in first
+    assert "\\x1b" in first
+    assert second.endswith(": b.nii.gz: the file ends early.")
+    report_failures([])
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.slow
@@ -62,7 +76,7 @@ def test_no_command_prints_what_a_terminal_obeys(tmp_path: Path) -> None:
     save(small_scan(1), place / "=1+1.nii.gz")
     (place / f"{EVIL.replace('/', '')}2.nii.gz").write_bytes(b"no scan")
     out = tmp_path / f"out{EVIL.replace('/', '')}"
-    answer = run("predict", place, "-o", out, "--model", "phantom", "--force")
+    answer = run("predict", place, "-o", out, "--model", "phantom", "--allow-out-of-domain")
     assert answer.returncode == 1
     assert "\\x1b]0;owned" in harmless(answer)
     table = (out / "summary.csv").read_text()
@@ -77,7 +91,7 @@ def test_no_command_prints_what_a_terminal_obeys(tmp_path: Path) -> None:
         ["predict", evil, "-o", evil, "--model", "phantom"],
         ["predict", tmp_path / "none\x1b[31m", "-o", out],
         ["prepare", place, "-o", tmp_path / "p", "--dry-run"],
-        ["doctor", tmp_path / "none\x1b[31m"],
+        ["check", tmp_path / "none\x1b[31m"],
         ["phantom", "-o", evil],
         ["send", "A@localhost:1", evil],
         ["train", tmp_path / "none\x1b[31m.toml", "-o", tmp_path / "t"],

@@ -56,7 +56,7 @@ def test_flat_tiny_small_and_thick_scans(phantom: Phantom, tmp_path: Path) -> No
     assert "trained on 104 to 104" in said["smaller-than-a-patch"]
     assert "mm foot-head; the model was made for" in said["one-to-twenty"]
     assert list((tmp_path / "out").glob("*.nii.gz")) == []
-    forced = predict(scans, "-o", tmp_path / "allowed_out_of_domain", "--force")
+    forced = predict(scans, "-o", tmp_path / "allowed_out_of_domain", "--allow-out-of-domain")
     assert forced.returncode == 1
     assert " ".join(forced.stdout.split()).count("all voxels have the same value") == 2
     for name in ("smaller-than-a-patch", "one-to-twenty"):
@@ -105,7 +105,7 @@ def test_blank_uids_are_segmented_but_nothing_can_refer_to_them(phantom: Phantom
     mask = load_mask(tmp_path / "out" / "case.nii.gz")
     inside, truth = mask.array > 0, phantom.truth.array > 0
     assert 2 * (inside & truth).sum() / (inside.sum() + truth.sum()) > 0.9
-    for words in (["--format", "dicom-seg"], ["--format", "rtstruct"], ["--secondary-capture"]):
+    for words in (["--format", "dicom-seg"], ["--format", "rtstruct"], ["--report", "sc"]):
         answer = predict(tmp_path / "case", "-o", tmp_path / "none", *words)
         assert answer.returncode == 2
         assert "has no StudyInstanceUID, SeriesInstanceUID" in " ".join(answer.stderr.split())
@@ -136,8 +136,10 @@ def test_a_larger_scan_a_region_and_force_are_in_the_report(tmp_path: Path) -> N
     save(thick, tmp_path / "thick.nii.gz")
     answer = predict(tmp_path / "thick.nii.gz", "-o", tmp_path / "allowed_out_of_domain")
     assert answer.returncode == 2
-    assert "--force" in answer.stderr
-    answer = predict(tmp_path / "thick.nii.gz", "-o", tmp_path / "allowed_out_of_domain", "--force")
+    assert "--allow-out-of-domain" in answer.stderr
+    answer = predict(
+        tmp_path / "thick.nii.gz", "-o", tmp_path / "allowed_out_of_domain", "--allow-out-of-domain"
+    )
     assert answer.returncode == 0, answer.stderr
     gate = facts(tmp_path / "allowed_out_of_domain" / "thick.json")["domain_check"]
     assert (gate["allowed_out_of_domain"], gate["verdict"]) == (True, "refuse")

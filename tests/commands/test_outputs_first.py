@@ -21,7 +21,7 @@ COMMANDS = {
     "evaluate --html": ["evaluate", "{scan}", "{scan}", "--html"],
     "phantom": ["phantom"],
     "phantom --cohort": ["phantom", "--cohort", "1,0,0"],
-    "doctor": ["doctor", "none"],
+    "check": ["check", "none"],
     "prepare": ["prepare", "{folder}"],
     "train": ["train", "left-atrium"],
     "ensemble": ["ensemble", "none", "none"],
@@ -51,10 +51,10 @@ def test_an_output_that_cannot_be_made(scan: Path, tmp_path: Path, command: str,
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "in"]
 
 
-def test_doctor_and_study_replace_no_file_of_others(scan: Path, tmp_path: Path) -> None:
+def test_check_and_study_replace_no_file_of_others(scan: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    for name, words in {"doctor.json": COMMANDS["doctor"], "study.md": COMMANDS["study"]}.items():
+    for name, words in {"check.json": COMMANDS["check"], "study.md": COMMANDS["study"]}.items():
         (out / name).write_text("mine")
         answer = run(*words, "-o", out)
         assert answer.returncode == 2
@@ -63,14 +63,14 @@ def test_doctor_and_study_replace_no_file_of_others(scan: Path, tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_doctor_again_leaves_no_old_page(toy_data: Path, tmp_path: Path) -> None:
+def test_check_again_leaves_no_old_page(toy_data: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    for words, wanted in ((["--html"], ["doctor.html", "doctor.json"]), ([], ["doctor.json"])):
-        assert run("doctor", toy_data, "-o", out, *words).returncode in (0, 1)
+    for words, wanted in ((["--html"], ["check.html", "check.json"]), ([], ["check.json"])):
+        assert run("check", toy_data, "-o", out, *words).returncode in (0, 1)
         assert sorted(p.name for p in out.iterdir()) == wanted
-    (out / "doctor.html").write_text("mine")
-    run("doctor", toy_data, "-o", out)
-    assert (out / "doctor.html").read_text() == "mine"
+    (out / "check.html").write_text("mine")
+    run("check", toy_data, "-o", out)
+    assert (out / "check.html").read_text() == "mine"
 
 
 def test_all_phantoms_are_looked_at_before_the_first(tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ def test_damage_is_of_its_own_series_alone(tmp_path: Path) -> None:
     assert "'cut/IM_0004.dcm' is damaged" in told["cut"]
     assert "slices are missing (1)" in told["gap"]
     assert "it is damaged" in told["stray/IM_0001.dcm"]
-    mended = discover(tmp_path, Search(fix=frozenset({"gaps"})))
+    mended = discover(tmp_path, Search(repair=frozenset({"gaps"})))
     assert set(masks(mended)) == {"gap", "good"}
 
 

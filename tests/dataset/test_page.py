@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from c3s3_seg.cli import app
 from c3s3_seg.dataset.check.check import DataSetCheck, check_data_set
-from c3s3_seg.dataset.check.html import write_doctor_json, write_doctor_page
+from c3s3_seg.dataset.check.html import write_check_json, write_check_page
 from c3s3_seg.errors import InputError
 from c3s3_seg.io import load_mask, save
 
@@ -36,8 +36,8 @@ def found(sick: Path) -> DataSetCheck:
 @pytest.mark.slow
 def test_the_page_is_closed_and_shows_each_finding(found: DataSetCheck, tmp_path: Path) -> None:
     told: list[str] = []
-    write_doctor_page(tmp_path / "a.html", found, progress=lambda what, *_: told.append(what))
-    write_doctor_page(tmp_path / "b.html", found)
+    write_check_page(tmp_path / "a.html", found, progress=lambda what, *_: told.append(what))
+    write_check_page(tmp_path / "b.html", found)
     text = (tmp_path / "a.html").read_text()
     assert text == (tmp_path / "b.html").read_text()
     assert not re.findall(r"(?:src|href)=\"(?!data:|#)", text)
@@ -52,14 +52,14 @@ def test_the_page_is_closed_and_shows_each_finding(found: DataSetCheck, tmp_path
 
 @pytest.mark.slow
 def test_links_lead_somewhere(found: DataSetCheck, tmp_path: Path) -> None:
-    write_doctor_page(tmp_path / "a.html", found)
+    write_check_page(tmp_path / "a.html", found)
     text = (tmp_path / "a.html").read_text()
     assert set(re.findall(r'href="#([^"]+)"', text)) <= set(re.findall(r'id="([^"]+)"', text))
 
 
 def test_the_json_holds_findings_and_cases(found: DataSetCheck, tmp_path: Path) -> None:
-    write_doctor_json(tmp_path / "doctor.json", found)
-    content = json.loads((tmp_path / "doctor.json").read_text())
+    write_check_json(tmp_path / "check.json", found)
+    content = json.loads((tmp_path / "check.json").read_text())
     assert [(f["check"], f["cases"]) for f in content["findings"]] == [
         ("mask-values", [CASE]),
         ("no-file", ["heart-3"]),
@@ -69,7 +69,7 @@ def test_the_json_holds_findings_and_cases(found: DataSetCheck, tmp_path: Path) 
 
 
 def run(*words: object) -> "CompletedProcess[str]":
-    return command.run("doctor", *words)
+    return command.run("check", *words)
 
 
 @pytest.mark.slow
@@ -78,7 +78,7 @@ def test_the_verb_says_it_and_fails(sick: Path, tmp_path: Path) -> None:
     assert answer.returncode == 1, answer.stderr
     assert "mask-values" in answer.stdout
     assert "12 cases examined, 2 errors." in answer.stdout
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"doctor.json", "doctor.html"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"check.json", "check.html"}
 
 
 @pytest.mark.slow
@@ -110,9 +110,9 @@ def test_names_of_a_data_set_are_text_on_the_page_and_on_the_terminal(tmp_path: 
     broken = mask.array.copy()
     broken[:3] = 1  # far from the rest: a finding with a picture
     save(mask.geometry.volume(broken), mask_of(folder, case))
-    answer = CliRunner().invoke(app, ["doctor", str(folder), "-o", str(tmp_path / "out"), "--html"])
+    answer = CliRunner().invoke(app, ["check", str(folder), "-o", str(tmp_path / "out"), "--html"])
     assert answer.exit_code in (0, 1), answer.output
-    page = (tmp_path / "out" / "doctor.html").read_text()
+    page = (tmp_path / "out" / "check.html").read_text()
     assert "&lt;script&gt;alert(1)" in page
     assert 'alt="Three planes of &lt;img src=x' in page
     shown = page.replace(page[page.index("<script>") : page.index("</script>")], "")  # the page's own
@@ -121,12 +121,12 @@ def test_names_of_a_data_set_are_text_on_the_page_and_on_the_terminal(tmp_path: 
     assert "<img src=x" not in shown
     for text in (page, answer.output):
         assert not [c for c in text if c not in "\n\t " and not c.isprintable()]
-    assert json.loads((tmp_path / "out" / "doctor.json").read_bytes())["data_set"] == evil
+    assert json.loads((tmp_path / "out" / "check.json").read_bytes())["data_set"] == evil
 
 
 def test_a_place_that_cannot_be_written_is_refused_before_a_case_is_read(sick: Path, tmp_path: Path) -> None:
-    (tmp_path / "out" / "doctor.html").mkdir(parents=True)
-    answer = CliRunner().invoke(app, ["doctor", str(sick), "-o", str(tmp_path / "out"), "--html"])
+    (tmp_path / "out" / "check.html").mkdir(parents=True)
+    answer = CliRunner().invoke(app, ["check", str(sick), "-o", str(tmp_path / "out"), "--html"])
     assert isinstance(answer.exception, InputError)
     assert "is a folder" in str(answer.exception)
-    assert not (tmp_path / "out" / "doctor.json").exists()
+    assert not (tmp_path / "out" / "check.json").exists()

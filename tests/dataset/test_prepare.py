@@ -38,7 +38,7 @@ from c3s3_seg.errors import ConfigError, InputError
 from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.io import load, load_mask, save
 from c3s3_seg.io.hashes import sha256
-from c3s3_seg.system.choices import Fix
+from c3s3_seg.system.choices import Repair
 from c3s3_seg.system.lock import hold
 
 TASK = Task("toy", "CT", (Label("organ", 1), Label("lump", 2)), Recipe((3.0, 3.0, 3.0)), (16, 16, 16))
@@ -376,8 +376,8 @@ def test_a_source_that_changes_while_it_is_read_is_refused(
     scan = tmp_path / "source" / "images" / "p0.nii.gz"
     real, seen = Part.scan, []
 
-    def swapped(part: Part, root: Path, fix: frozenset[Fix]) -> Volume:
-        volume = real(part, root, fix)
+    def swapped(part: Part, root: Path, repair: frozenset[Repair]) -> Volume:
+        volume = real(part, root, repair)
         if part.files[0] == scan and not seen:
             seen.append(scan.write_bytes(scan.read_bytes()[:-4] + bytes(4)))
         return volume

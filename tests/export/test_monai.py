@@ -194,9 +194,9 @@ def test_the_metadata_name_the_channels(two_nets: ModelBundle) -> None:
     assert pred["channel_def"] == {"0": "background", "1": "a", "2": "b"}
 
 
-@pytest.mark.parametrize("spec", [GraphSpec("fp16"), GraphSpec(batch=2)])
+@pytest.mark.parametrize("spec", [GraphSpec("float16"), GraphSpec(batch=2)])
 def test_what_monai_decides_itself_is_refused(two_nets: ModelBundle, spec: GraphSpec) -> None:
-    with pytest.raises(InputError, match="exported in fp32 with the batch free"):
+    with pytest.raises(InputError, match="exported in float32 with the batch free"):
         monai_bundle(two_nets, spec)
 
 

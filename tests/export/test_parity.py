@@ -14,7 +14,7 @@ from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.inference.backends.runtimes import TorchBackend, load_torch
 
 SAME = ScanParity(0.0, 0, 1_000_000, 5000, 1.0, 0.0, 0.0, 1.0, voxel_mm=0.625)
-GOOD = Parity("fp32", "onnx", 8, 1_000_000, 1e-5, 0, (SAME,))
+GOOD = Parity("float32", "onnx", 8, 1_000_000, 1e-5, 0, (SAME,))
 
 
 def test_what_is_the_same_holds() -> None:
@@ -62,8 +62,8 @@ def test_one_flipped_voxel_in_a_small_mask_may_be() -> None:
 def test_half_precision_has_limits_of_its_own() -> None:
     rounded = replace(GOOD, difference=2e-2, flipped=100)
     assert not rounded.holds
-    assert replace(rounded, precision="fp16").holds
-    assert not replace(rounded, precision="fp16", difference=6e-2).holds
+    assert replace(rounded, precision="float16").holds
+    assert not replace(rounded, precision="float16", difference=6e-2).holds
 
 
 def test_a_scan_in_which_nothing_was_found_is_mentioned() -> None:

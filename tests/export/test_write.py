@@ -55,7 +55,7 @@ def half(two_nets: ModelBundle, graph: bytes) -> bytes:
     """The same network in half precision; traced once."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(standalone, "trace", lambda *_, **__: onnx.load_from_string(graph))
-        return standalone_graph(two_nets, GraphSpec("fp16"))
+        return standalone_graph(two_nets, GraphSpec("float16"))
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ def test_the_facts_travel_in_the_file(graph: bytes) -> None:
     assert "subtract the mean of the whole volume" in facts["c3s3.input"]
     assert "background, a, b. Softmax is applied." in facts["c3s3.output"]
     assert "a = 1, b = 2" in facts["c3s3.postprocess"]
-    assert facts["c3s3.precision"] == "fp32"
+    assert facts["c3s3.precision"] == "float32"
 
 
 def test_nothing_of_the_exporter_is_left(graph: bytes) -> None:
@@ -136,11 +136,11 @@ def test_half_precision_is_half_the_size_and_close(graph: bytes, half: bytes) ->
 
 
 def test_openvino_carries_the_facts(two_nets: ModelBundle, graph: bytes, tmp_path: Path) -> None:
-    for spec in (GraphSpec(), GraphSpec("fp16")):
+    for spec in (GraphSpec(), GraphSpec("float16")):
         for name, content in openvino_files(two_nets, graph, spec).items():
             (tmp_path / name).write_bytes(content)
-    assert (tmp_path / "toy-fp16.bin").stat().st_size < 0.55 * (tmp_path / "toy.bin").stat().st_size
-    model = openvino.Core().read_model(tmp_path / "toy-fp16.xml")
+    assert (tmp_path / "toy-float16.bin").stat().st_size < 0.55 * (tmp_path / "toy.bin").stat().st_size
+    model = openvino.Core().read_model(tmp_path / "toy-float16.xml")
     assert "a = 1, b = 2" in model.get_rt_info(["c3s3", "postprocess"]).value
     patches = noise_patches(2, 1, 32, 32, 32)
     # Unless told, OpenVINO computes in bfloat16 where the CPU can.
@@ -287,12 +287,12 @@ def test_what_cannot_be_had_is_refused(two_nets: ModelBundle, noise: Volume, tmp
         )
 
 
-@pytest.mark.parametrize("which", ["fp32", "fp16", "ensemble"])
+@pytest.mark.parametrize("which", ["float32", "float16", "ensemble"])
 def test_nvidia_tools_accept_the_file(
     half: bytes, graph: bytes, companion_graph: bytes, which: str, tmp_path: Path
 ) -> None:
     """`polygraphy inspect model` and `polygraphy surgeon sanitize`, as a user would run them."""
-    content, classes = {"fp32": (graph, 3), "fp16": (half, 3), "ensemble": (companion_graph, 2)}[which]
+    content, classes = {"float32": (graph, 3), "float16": (half, 3), "ensemble": (companion_graph, 2)}[which]
     path, clean = tmp_path / "it.onnx", tmp_path / "clean.onnx"
     path.write_bytes(content)
     shape = f"('batch', {classes}, '16*x', '16*y', '16*z')"

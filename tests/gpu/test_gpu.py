@@ -78,7 +78,9 @@ def test_masks_are_those_of_the_cpu(bundle: ModelBundle) -> None:
 
 
 @pytest.mark.parametrize(
-    "form", [GraphSpec(), GraphSpec("fp16"), GraphSpec(ensemble=True)], ids=["fp32", "fp16", "ensemble"]
+    "form",
+    [GraphSpec(), GraphSpec("float16"), GraphSpec(ensemble=True)],
+    ids=["float32", "float16", "ensemble"],
 )
 def test_an_export_passes_the_gate(bundle: ModelBundle, form: GraphSpec, tmp_path: Path) -> None:
     path, proof = export_folder(bundle, "tensorrt", form, tmp_path, [simulate(0).scan])

@@ -28,8 +28,10 @@ def bundle(request: pytest.FixtureRequest) -> ModelBundle:
 
 def test_cuda_runs_in_single_precision_and_gives_the_logits_of_the_cpu(bundle: ModelBundle) -> None:
     graph = bundle.folder / bundle.networks[0].graph
-    backend, wanted = OnnxBackend(graph, device="cuda"), OnnxBackend(graph, device="cpu")
+    device = f"cuda:{cuda_devices() - 1}"
+    backend, wanted = OnnxBackend(graph, device=device), OnnxBackend(graph, device="cpu")
     options = backend._session.get_provider_options()[CUDA]
+    assert options["device_id"] == device.removeprefix("cuda:")
     assert (backend.device, options["use_tf32"], options["enable_cuda_graph"]) == ("cuda", "0", "0")
     for shape in (bundle.task.patch, bundle.task.patch, (96, 80, 48), (16, 16, 16)):
         patch = np.random.default_rng(0).normal(size=(1, 1, *shape)).astype(np.float32)

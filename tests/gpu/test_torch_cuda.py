@@ -49,3 +49,6 @@ def test_masks_are_those_of_the_cpu(bundle: ModelBundle, precision: str, allowed
 def test_cuda_is_taken_where_it_is(bundle: ModelBundle) -> None:
     backend = open_torch(bundle, bundle.networks[0])
     assert (backend.device, backend.precision) == ("cuda", "float16")
+    last = torch.cuda.device_count() - 1
+    chosen = open_torch(bundle, bundle.networks[0], device=f"cuda:{last}")
+    assert (chosen.device, next(chosen._net.parameters()).device.index) == ("cuda", last)

@@ -44,6 +44,9 @@ class Cuda(types.ModuleType):
     def cudaGetDeviceCount(self) -> tuple[int, int]:  # noqa: N802
         return 0, 1 if self.gpu else 0
 
+    def cudaSetDevice(self, index: int) -> tuple[int]:  # noqa: N802
+        return (0 if index == 0 and self.gpu else 1,)
+
     def cudaGetDevice(self) -> tuple[int, int]:  # noqa: N802
         return 0, 0
 

@@ -68,7 +68,7 @@ def test_the_verb_measures_writes_and_predict_uses_it(tmp_path: Path) -> None:
     assert "C3S3_SEG_PROFILE is not set" in homeless.stderr
     profile = tmp_path / "profile.json"
     answer = run(
-        "benchmark", "phantom", "--runtime", "openvino", "--write-profile", C3S3_SEG_PROFILE=str(profile)
+        "benchmark", "phantom", "--backend", "openvino", "--write-profile", C3S3_SEG_PROFILE=str(profile)
     )
     assert answer.returncode == 0, answer.stderr
     assert "GFLOP/s" in answer.stdout

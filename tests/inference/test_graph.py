@@ -409,7 +409,7 @@ def test_a_graph_that_never_ends_can_be_stopped(small_scans: Path, tmp_path: Pat
     content = endless().SerializeToString()
     bundle = bundle_of(tmp_path, {"model.safetensors": b"", "model.onnx": content})
     words = [sys.executable, "-m", "c3s3_seg", "predict", small_scans / "case-0.nii.gz", "--model", bundle]
-    words = [*map(str, words), "--backend", backend, "--force", "-o"]
+    words = [*map(str, words), "--backend", backend, "--allow-out-of-domain", "-o"]
     out = tmp_path / "out"
     with subprocess.Popen([*words, out], stderr=subprocess.PIPE, text=True) as process:
         while not any((out / f"journal.sqlite{part}").exists() for part in ("-wal", "")):

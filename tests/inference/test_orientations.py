@@ -48,7 +48,7 @@ def test_all_48_orientations_give_the_same_mask_in_mm(tmp_path: Path) -> None:
     ]
     # Smaller than in training along all axes: it is refused otherwise.
     answer = subprocess.run(
-        [*command, "--model", "phantom", "--force"], capture_output=True, text=True, check=False
+        [*command, "--model", "phantom", "--allow-out-of-domain"], capture_output=True, text=True, check=False
     )
     assert answer.returncode == 0, answer.stderr
     first = load_mask(tmp_path / "out" / "x+y+z+.nii.gz")

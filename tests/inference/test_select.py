@@ -45,6 +45,17 @@ def test_a_gpu_that_no_runtime_can_use_is_told_in_the_report(bundle: ModelBundle
     assert any("not used: torch on cuda" in note for note in notes(found))
 
 
+def test_a_gpu_that_is_not_there_is_named(bundle: ModelBundle, monkeypatch) -> None:
+    for count, there in ((1, "cuda:0"), (2, "cuda:0 to cuda:1")):
+        monkeypatch.setattr(select, "cuda_devices", lambda count=count: count)
+        with pytest.raises(MissingError, match=f"there is no cuda:2: the driver lists {there}"):
+            open_backend(bundle, bundle.networks[0], BackendRequest("torch", "cuda:2"))
+    with pytest.raises(InputError, match="there is no device 'cuda:one'"):
+        BackendRequest(device="cuda:one")
+    found = list(select.candidates(bundle, bundle.networks[0], "cuda:1"))
+    assert {device for _, device in found} == {"cuda:1"}
+
+
 def test_what_was_asked_for_is_taken_or_refused(bundle: ModelBundle, monkeypatch) -> None:
     network = bundle.networks[0]
     with pytest.raises(InputError, match=r"has no model\.onnx.*c3s3-seg export"):

@@ -4,7 +4,7 @@ import pytest
 
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import InputError
-from c3s3_seg.inference.settings import Settings, parse_axes, parse_stride, published
+from c3s3_seg.inference.settings import Settings, parse_axes, tiled
 
 
 @pytest.mark.parametrize(
@@ -14,8 +14,8 @@ from c3s3_seg.inference.settings import Settings, parse_axes, parse_stride, publ
         ({"overlap": -0.1}, "overlap of -0.1"),
         ({"stride": (0, 1, 1)}, "stride of"),
         ({"stride": (8, 8, 8), "overlap": 0.5}, "both a stride and an overlap"),
-        ({"mirroring": (0, 0)}, "to flip"),
-        ({"mirroring": (3,)}, "to flip"),
+        ({"mirroring": (0, 0)}, "to mirror"),
+        ({"mirroring": (3,)}, "to mirror"),
         ({"memory_bytes": 0}, "memory of 0"),
         ({"min_volume_ml": -1.0}, "least volume"),
         ({"min_volume_ml": float("nan")}, "least volume"),
@@ -38,18 +38,17 @@ def test_the_task_decides_what_is_left_open() -> None:
 
 
 def test_the_published_tiles() -> None:
-    settings = published(Settings(overlap=0.5, weighting="gaussian", mirroring=(0,), fill_holes=True))
+    settings = tiled(Settings(overlap=0.5, weighting="gaussian", fill_holes=True), "paper")
     assert (settings.stride, settings.overlap, settings.weighting) == ((18, 18, 4), None, "constant")
     assert settings.fill_holes
     assert settings.record()["stride"] == (18, 18, 4)
+    with pytest.raises(InputError, match="did not mirror"):
+        tiled(Settings(mirroring=(0,)), "paper")
 
 
 def test_words_of_the_command_line() -> None:
-    assert parse_stride("18,18,4") == (18, 18, 4)
     assert parse_axes("xz") == (0, 2)
     assert parse_axes("") == ()
-    for text in ("18,18", "a,b,c", "1,2,-3"):
-        with pytest.raises(InputError, match="stride"):
-            parse_stride(text)
-    with pytest.raises(InputError, match="flip"):
-        parse_axes("xw")
+    for text in ("xw", "xx"):
+        with pytest.raises(InputError, match="--tta"):
+            parse_axes(text)

@@ -237,7 +237,11 @@ def test_what_an_engine_cannot_do_is_refused(machine: Machine, phantom: ModelBun
         open_backend(phantom, network, BackendRequest("tensorrt", precision="float16"))
     with pytest.raises(MissingError, match="TensorRT runs on CUDA only"):
         open_backend(phantom, network, BackendRequest("tensorrt", device="cpu"))
-    assert open_backend(phantom, network, BackendRequest("tensorrt", "cuda", "float32")).name == "tensorrt"
+    with pytest.raises(MissingError, match="CUDA says: error 1"):  # the stand-in has one GPU
+        open_backend(phantom, network, BackendRequest("tensorrt", "cuda:1"))
+    for device in ("cuda", "cuda:0"):
+        backend = open_backend(phantom, network, BackendRequest("tensorrt", device, "float32"))
+        assert (backend.name, backend.device) == ("tensorrt", "cuda")  # type: ignore[attr-defined]
 
 
 def test_no_home_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -105,7 +105,7 @@ def test_what_is_no_slice_names_its_class_its_file_and_the_option(
     for word in ("IM_0001.dcm", "Secondary Capture Image Storage", "series="):
         assert word in str(error.value)
     (row,) = inspect(files[0].parent)
-    assert "Secondary Capture Image Storage" in row.verdict
+    assert "Secondary Capture Image Storage" in row.remarks[0]
     if missing:
         with pytest.raises(InputError, match=f"no valid {missing}"):
             load(files[0].parent, series=1)

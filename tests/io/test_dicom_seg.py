@@ -99,7 +99,7 @@ def test_a_mask_of_a_repaired_scan_goes_back_to_the_slices(files: list[Path], tm
         where = scan.geometry.to_mm((0, 0, n)) + n * 0.41 * scan.geometry.direction[:, 1]
         edit(path, values(ImagePositionPatient=[f"{v:.6f}" for v in where]))
     files[5].unlink()
-    scan = load(files[0].parent, fix=("tilt", "gaps"))
+    scan = load(files[0].parent, repair=("tilt", "gaps"))
     # What is at each place of the repaired grid, in the mask of the slices that were never tilted.
     ball = np.linalg.norm(
         scan.geometry.to_mm(np.moveaxis(np.indices(scan.array.shape), 0, -1))
@@ -181,7 +181,7 @@ def test_a_seg_that_is_wrong_never_reaches_its_name(
 @pytest.mark.data
 def test_the_real_oblique_mr_and_the_real_tilted_ct(shared_data: Path, tmp_path: Path) -> None:
     for name in ("oblique-t1", "philips-ct-tilt"):
-        mask = drawn(load(shared_data / "dicom" / name, fix=("tilt", "gaps")))
+        mask = drawn(load(shared_data / "dicom" / name, repair=("tilt", "gaps")))
         write_seg(mask, tmp_path / "a.dcm", SEGMENTS, MAKER)
         if name == "oblique-t1":
             assert differing(tmp_path / "a.dcm", mask, tmp_path / "q") == 0

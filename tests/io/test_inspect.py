@@ -7,7 +7,7 @@ import pytest
 from helpers.command import run
 from helpers.dicom_files import edit, values
 
-from c3s3_seg.errors import InputError
+from c3s3_seg.errors import InputError, named, public
 from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.io import save
 from c3s3_seg.io.dicom.inspect import inspect
@@ -35,14 +35,18 @@ def test_each_series_has_its_verdict(study: Path) -> None:
         (1, "a", 12, True), (2, "b", 11, False), (3, "c", 12, False), (4, "d", 1, False),
     ]  # fmt: skip
     assert (rows[0].modality, rows[0].size, rows[0].verdict) == ("MR", "20 x 16", "volume")
+    assert [row.path for row in rows] == ["a", "b", "c", "d"]
+    assert public(rows[1].path) == "folder 2"
     assert (rows[0].spacing_mm, rows[0].orientation) == ("0.7 x 0.9 x 2.5", "LPS oblique")
-    assert rows[1].verdict.startswith("refused: slices are missing (1)")
-    assert "IM_0005.dcm' is damaged" in rows[2].verdict
-    assert rows[3].verdict == "no volume: a single image"
+    assert rows[1].verdict == "refused"
+    assert rows[1].remarks[0].startswith("slices are missing (1)")
+    assert rows[1].remarks[0].endswith("let the gaps be interpolated with --repair gaps")
+    assert "IM_0005.dcm' is damaged" in named(rows[2].remarks[0])
+    assert (rows[3].verdict, rows[3].remarks) == ("no volume", ("a single image",))
     assert [row.readable for row in inspect(study, pixels=False)] == [True, False, True, False]
-    mended = inspect(study, Reading(fix=frozenset({"gaps"})))
+    mended = inspect(study, Reading(repair=frozenset({"gaps"})))
     assert mended[1].readable
-    assert "repaired on request (gaps)" in mended[1].verdict
+    assert any("repaired on request (gaps)" in remark for remark in mended[1].remarks)
 
 
 def test_an_image_file_is_one_row(oblique: Volume, tmp_path: Path) -> None:
@@ -52,7 +56,7 @@ def test_an_image_file_is_one_row(oblique: Volume, tmp_path: Path) -> None:
     (tmp_path / "a.nii.gz").write_bytes((tmp_path / "a.nii.gz").read_bytes()[:-20])
     (row,) = inspect(tmp_path / "a.nii.gz")
     assert not row.readable
-    assert "damaged" in row.verdict
+    assert "damaged" in row.remarks[0]
     with pytest.raises(InputError, match="no such file"):
         inspect(tmp_path / "nothing.nii.gz")
     (tmp_path / "empty").mkdir()
@@ -63,9 +67,26 @@ def test_an_image_file_is_one_row(oblique: Volume, tmp_path: Path) -> None:
 def test_the_verb_shows_the_table(study: Path) -> None:
     answer = run("inspect", study)
     assert answer.returncode == 0, answer.stderr
-    for word in ("Modality", "LPS oblique", "no volume: a single image", "slices are missing"):
+    for word in (
+        "Modality",
+        "LPS oblique",
+        "no volume",
+        "folder 2",
+        "\n4: a single image\n",
+        "\n2: slices are missing",
+    ):
         assert word in answer.stdout
     answer = run("inspect", study, "--json")
     assert answer.returncode == 0, answer.stderr
     assert [row["readable"] for row in json.loads(answer.stdout)] == [True, False, False, False]
     assert run("inspect", study / "b").returncode == 1
+
+
+def test_a_remark_that_series_share_is_printed_once(oblique: Volume, tmp_path: Path) -> None:
+    for name in "abc":
+        for path in save_series(oblique, tmp_path / name, description=name, seed_uid=name)[1:]:
+            path.unlink()
+    answer = run("inspect", tmp_path)
+    assert answer.returncode == 1
+    assert answer.stdout.count("a single image") == 1
+    assert answer.stdout.endswith("\n1, 2, 3: a single image\n")

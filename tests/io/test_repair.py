@@ -30,9 +30,9 @@ def test_missing_slices_are_interpolated_only_on_request(ramp: Volume, tmp_path:
     files = save_series(ramp, tmp_path / "s", description="", seed_uid="a")
     for n in (4, 7, 8):
         files[n].unlink()
-    with pytest.raises(InputError, match=r"missing \(3\).*fix='gaps'"):
+    with pytest.raises(InputError, match=r"missing \(3\).*repair='gaps'"):
         load(tmp_path / "s")
-    back = load(tmp_path / "s", fix=("gaps",))
+    back = load(tmp_path / "s", repair=("gaps",))
     assert back.geometry.matches(ramp.geometry, 1e-3)
     assert np.abs(back.array - ramp.array).max() < 0.01
     (note,) = back.source.notes
@@ -49,7 +49,7 @@ def test_uneven_slices_are_resampled_on_request(ramp: Volume, tmp_path: Path) ->
         edit(path, values(ImagePositionPatient=[f"{v:.6f}" for v in where]))
     with pytest.raises(GeometryError, match="unevenly spaced"):
         load(tmp_path / "s")
-    back = load(tmp_path / "s", fix=("gaps",))
+    back = load(tmp_path / "s", repair=("gaps",))
     assert back.geometry.is_orthogonal
     assert np.isclose(back.geometry.spacing_mm[2] * (back.geometry.shape[2] - 1), 26.56, atol=1e-3)
     # Each plane is what linear interpolation between its neighbours gives.
@@ -74,9 +74,9 @@ def test_tilt_is_straightened_on_request(ramp: Volume, tmp_path: Path) -> None:
         data.PixelData = np.round(seen * 16).T.astype("<u2").tobytes()
         data.RescaleSlope, data.RescaleIntercept = "0.0625", "0"
         data.save_as(path)
-    with pytest.raises(GeometryError, match=r"tilted by 10\.3 degrees.*fix='tilt'"):
+    with pytest.raises(GeometryError, match=r"tilted by 10\.3 degrees.*repair='tilt'"):
         load(tmp_path / "s")
-    back = load(tmp_path / "s", fix=("tilt",))
+    back = load(tmp_path / "s", repair=("tilt",))
     assert back.geometry.is_orthogonal
     assert back.source.notes[0].startswith("repaired on request (tilt)")
     assert "10.3 degrees" in back.source.notes[0]
@@ -86,12 +86,12 @@ def test_tilt_is_straightened_on_request(ramp: Volume, tmp_path: Path) -> None:
     wanted = 1000 + there @ [8, 12, 20]
     assert np.abs(back.array[tuple(middle.T)] - wanted).max() < 0.2
     with pytest.raises(GeometryError, match="tilted"):
-        load(tmp_path / "s", fix=("gaps",))
+        load(tmp_path / "s", repair=("gaps",))
 
 
 @pytest.mark.data
 def test_the_real_tilted_ct_is_straightened(shared_data: Path) -> None:
-    back = load(shared_data / "dicom" / "philips-ct-tilt", fix=("tilt", "gaps"))
+    back = load(shared_data / "dicom" / "philips-ct-tilt", repair=("tilt", "gaps"))
     assert back.geometry.is_orthogonal
     assert [note[:26] for note in back.source.notes if "repaired" in note] == [
         "repaired on request (tilt)",
@@ -106,9 +106,9 @@ def test_a_small_shear_takes_the_nearest_rotation_on_request(tmp_path: Path) -> 
     affine[0, 1] = 0.01
     array = np.arange(4 * 5 * 6, dtype=np.int16).reshape(4, 5, 6)
     nibabel.save(nibabel.Nifti1Image(array, affine), tmp_path / "a.nii")
-    with pytest.raises(GeometryError, match=r"not perpendicular.*fix='orthonormal'"):
+    with pytest.raises(GeometryError, match=r"not perpendicular.*repair='orthonormal'"):
         load(tmp_path / "a.nii")
-    back = load(tmp_path / "a.nii", fix=("orthonormal",))
+    back = load(tmp_path / "a.nii", repair=("orthonormal",))
     assert back.geometry.is_orthogonal
     assert np.allclose(back.geometry.spacing_mm, np.linalg.norm(affine[:3, :3], axis=0))
     middle = np.array([1.5, 2, 2.5])
@@ -118,14 +118,14 @@ def test_a_small_shear_takes_the_nearest_rotation_on_request(tmp_path: Path) -> 
     affine[0, 1] = 0.4
     nibabel.save(nibabel.Nifti1Image(array, affine), tmp_path / "b.nii")
     with pytest.raises(GeometryError, match=r"sheared by 18\.4 degrees; up to 5 can be repaired"):
-        load(tmp_path / "b.nii", fix=("orthonormal",))
+        load(tmp_path / "b.nii", repair=("orthonormal",))
 
 
 def test_what_needs_no_repair_is_left_alone(ramp: Volume, tmp_path: Path) -> None:
     save_series(ramp, tmp_path / "s", description="", seed_uid="a")
     save(ramp, tmp_path / "a.nii.gz")
     for path in (tmp_path / "s", tmp_path / "a.nii.gz"):
-        back = load(path, fix=("gaps", "tilt", "orthonormal"))
+        back = load(path, repair=("gaps", "tilt", "orthonormal"))
         assert np.array_equal(back.array, ramp.array)
         assert back.source.notes == ()
 
@@ -138,4 +138,4 @@ def test_a_scan_that_is_nearly_all_missing_is_refused(ramp: Volume, tmp_path: Pa
     where = grid.origin_mm + 400 * grid.direction[:, 2]
     edit(files[-1], values(ImagePositionPatient=[f"{v:.6f}" for v in where]))
     with pytest.raises(InputError, match="nearly all of the scan is missing"):
-        load(tmp_path / "s", fix=("gaps",))
+        load(tmp_path / "s", repair=("gaps",))

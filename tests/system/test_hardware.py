@@ -3,9 +3,12 @@ import pytest
 from c3s3_seg.errors import InputError, MissingError
 from c3s3_seg.system import hardware
 from c3s3_seg.system.hardware import (
+    check_device,
     check_onnx_wheels,
     cuda_devices,
+    cuda_index,
     installed,
+    is_cuda,
     is_memory_error,
     parse_memory,
 )
@@ -29,13 +32,23 @@ def test_distributions_are_known_by_their_own_names() -> None:
     assert installed("numpy", "no-such-distribution") == ["numpy"]
 
 
+def test_devices_and_which_gpu() -> None:
+    for text in ("auto", "cpu", "cuda", "cuda:0", "cuda:12"):
+        check_device(text)
+    for text in ("", "gpu", "cuda:", "cuda:-1", "cuda:1234", "CPU", "cuda:1 "):
+        with pytest.raises(InputError, match="wanted auto, cpu, cuda, cuda:N"):
+            check_device(text)
+    assert [cuda_index(text) for text in ("auto", "cuda", "cuda:3")] == [0, 0, 3]
+    assert [is_cuda(text) for text in ("auto", "cpu", "cuda", "cuda:1")] == [False, False, True, True]
+
+
 def test_two_builds_of_onnx_runtime_are_noticed(monkeypatch) -> None:
     monkeypatch.setattr(hardware, "installed", lambda *names: list(names))
     note = check_onnx_wheels("cpu")
     assert note is not None
     assert "pip uninstall -y onnxruntime onnxruntime-gpu" in note
     with pytest.raises(MissingError, match="each overwrites the other's files"):
-        check_onnx_wheels("cuda")
+        check_onnx_wheels("cuda:1")
     monkeypatch.setattr(hardware, "installed", lambda *names: ["onnxruntime"])
     assert check_onnx_wheels("cuda") is None
 

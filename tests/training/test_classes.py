@@ -58,7 +58,7 @@ def test_export_prediction_and_report_have_all_of_them(
     truth = tmp_path / "truth"
     truth.mkdir()
     shutil.copy(layers_data / "labelsTr" / "layers-4.nii.gz", truth)
-    words = ["--model", bundle.folder, "--force", "--truth", truth, "--ensemble"]
+    words = ["--model", bundle.folder, "--allow-out-of-domain", "--truth", truth, "--ensemble"]
     answer = run("predict", scan, "-o", out, "--uncertainty", *words)
     assert answer.returncode == 0, answer.stderr
     facts = json.loads((out / "layers-4.json").read_text())

@@ -335,7 +335,7 @@ def threads(pid: int) -> int:
 def test_the_verb_writes_what_train_takes(toy_data: Path, tmp_path: Path) -> None:
     """The whole way, with real steps: plan, load, train."""
     plan = tmp_path / "plan.toml"
-    words = ["plan", str(toy_data), "-o", str(plan), "--budget", "40s", "--memory", "4GB"]
+    words = ["plan", str(toy_data), "-o", str(plan), "--budget", "40s", "--max-memory", "4GB"]
     words += ["--set", "networks.a.filters=2", "--set", "networks.b.filters=2"]
     words += ["--set", "run.iterations=3", "--set", "run.precision=float32"]
     answer = run(*words)

@@ -34,7 +34,7 @@ MEANINGS: dict[Severity, str] = {
 HEADINGS: dict[Severity, str] = {"error": "Errors", "warning": "Warnings", "info": "Notes"}
 
 
-def write_doctor_json(path: Path, found: DataSetCheck) -> None:
+def write_check_json(path: Path, found: DataSetCheck) -> None:
     """Write all findings, and what was measured of each case.
 
     Raises
@@ -64,7 +64,7 @@ def write_doctor_json(path: Path, found: DataSetCheck) -> None:
     write_whole(path, text.encode("utf-8", "backslashreplace"))  # file names need not be Unicode
 
 
-def write_doctor_page(path: Path, found: DataSetCheck, *, progress: Progress | None = None) -> None:
+def write_check_page(path: Path, found: DataSetCheck, *, progress: Progress | None = None) -> None:
     """Write the page.
 
     Parameters
@@ -87,7 +87,7 @@ def write_doctor_page(path: Path, found: DataSetCheck, *, progress: Progress | N
         pictures[id(finding)] = _figures(found.data, finding)
         if progress:
             progress(f"picture of {finding.cases[0]}", number + 1, len(drawn))
-    title = printable(f"{found.data.name or found.data.folder.resolve().name}: data doctor")
+    title = printable(f"{found.data.name or found.data.folder.resolve().name}: data set check")
     parts = [_head(title, found), _diagrams(found)]
     for severity, heading in HEADINGS.items():
         rows = [f for f in found.findings if f.severity == severity]

@@ -19,7 +19,7 @@ from c3s3_seg.geometry.volume import Array, Volume
 from c3s3_seg.io import save
 from c3s3_seg.io.formats import is_own_result
 from c3s3_seg.io.hashes import Watch, content_sha256, sha256
-from c3s3_seg.system.choices import Fix
+from c3s3_seg.system.choices import Repair
 from c3s3_seg.system.files import make_own_folder, write_whole
 from c3s3_seg.system.ownership import PROGRAM, TODO, check_place
 from c3s3_seg.system.schema import dump
@@ -54,7 +54,7 @@ class ConvertJob:
         Hashes of the source, where they are known already.
     known
         What was recorded when it was made before.
-    fix
+    repair
         Repairs that are allowed.
     """
 
@@ -71,7 +71,7 @@ class ConvertJob:
     settings: str
     sources: Mapping[str, str]
     known: CaseRecord | None
-    fix: frozenset[Fix]
+    repair: frozenset[Repair]
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def _is_whole(work: ConvertJob, known: CaseRecord, sources: Mapping[str, str]) -
 def _make(work: ConvertJob) -> Made:
     read = [part for part in (work.scan, work.mask) if part is not None]
     watched = [Watch(part.files[0], part.files) for part in read]
-    scan = work.scan.scan(work.root, work.fix)
+    scan = work.scan.scan(work.root, work.repair)
     if scan.array.min() == scan.array.max():
         raise InputError(f"all its voxels are {scan.array.flat[0]}")
     defect = scan_defect(scan)

@@ -27,7 +27,7 @@ from c3s3_seg.io.detect import is_dicom, is_zip
 from c3s3_seg.io.hashes import scan_files
 from c3s3_seg.io.image.files import image_stem, image_suffix, load_image
 from c3s3_seg.io.reading import SeriesRule
-from c3s3_seg.system.choices import Fix, UncorrectedUse
+from c3s3_seg.system.choices import Repair, UncorrectedUse
 from c3s3_seg.system.process_pool import Died, each
 from c3s3_seg.system.progress import Progress, silent
 
@@ -43,7 +43,7 @@ class Search:
     ----------
     rule
         Which DICOM series are wanted; None takes every volume.
-    fix
+    repair
         Repairs that are allowed.
     leave_out
         Patterns of paths, relative to the source, that are passed over: `*.old.nii.gz`, `2019/*`.
@@ -57,7 +57,7 @@ class Search:
     """
 
     rule: SeriesRule | None = None
-    fix: frozenset[Fix] = frozenset()
+    repair: frozenset[Repair] = frozenset()
     leave_out: tuple[str, ...] = ()
     workers: int = 1
     labels: Labels | None = None
@@ -156,7 +156,7 @@ def _sort_dicom(root: Path, files: Sequence[Path], search: Search, found: Discov
     from c3s3_seg.io.dicom.series import look_through
 
     seen = look_through(root, files)
-    for add in (find_scans(seen, search.rule, search.fix), find_drawings(seen, search.rule)):
+    for add in (find_scans(seen, search.rule, search.repair), find_drawings(seen, search.rule)):
         found.scans += add.scans
         found.masks += add.masks
         found.refused += add.refused
@@ -195,7 +195,7 @@ def _sort_images(
 
 def probes(images: Sequence[Path], search: Search, progress: Progress) -> Iterator[tuple[Path, Probe | str]]:
     """What each image file holds, or why it cannot be read; in the order of the files."""
-    mend = "orthonormal" in search.fix
+    mend = "orthonormal" in search.repair
     results: dict[int, Probe | str] = {}
     for number, result in each(_probe, [(path, mend) for path in images], search.workers):
         results[number] = result.reason if isinstance(result, Died) else result
@@ -215,7 +215,7 @@ def _probe(work: tuple[Path, bool]) -> Probe | str:
 def why_no_mask_file(path: Path, search: Search) -> str:
     """What an image file holds that no mask has; its probe found no values of a mask."""
     try:
-        return why_no_mask(load_image(path, orthonormal="orthonormal" in search.fix))
+        return why_no_mask(load_image(path, orthonormal="orthonormal" in search.repair))
     except C3S3Error as error:  # it was readable a moment ago
         return f"cannot be read any more: {reason_of(error)}"
 

@@ -17,10 +17,10 @@ from c3s3_seg.io.dicom.load import check
 from c3s3_seg.io.dicom.series import Found, Series
 from c3s3_seg.io.dicom_objects.segmentation import SEG_CLASSES, look_at_drawing
 from c3s3_seg.io.reading import Reading, SeriesRule
-from c3s3_seg.system.choices import Fix
+from c3s3_seg.system.choices import Repair
 
 
-def find_scans(found: Found, rule: SeriesRule | None, fix: frozenset[Fix]) -> Discovery:
+def find_scans(found: Found, rule: SeriesRule | None, repair: frozenset[Repair]) -> Discovery:
     """The series that are volumes, by their headers alone; damaged files that belong to none are refused too.
 
     Parameters
@@ -29,7 +29,7 @@ def find_scans(found: Found, rule: SeriesRule | None, fix: frozenset[Fix]) -> Di
         What `look_through` read.
     rule
         Which of them are wanted; None takes all.
-    fix
+    repair
         Repairs that are allowed.
     """
     files = _files_of(found)
@@ -47,7 +47,7 @@ def find_scans(found: Found, rule: SeriesRule | None, fix: frozenset[Fix]) -> Di
             discovery.refused.append(RefusedFile(place, damaged[number]))
         else:
             try:
-                discovery.scans.append(_scan(series, place, files[_group(series)], found.root, fix))
+                discovery.scans.append(_scan(series, place, files[_group(series)], found.root, repair))
             except C3S3Error as error:
                 discovery.refused.append(RefusedFile(place, reason_of(error)))
     return discovery
@@ -82,8 +82,8 @@ def _is_wanted(series: Series, rule: SeriesRule | None) -> bool:
     return rule is None or rule.takes(series.modality, series.description)
 
 
-def _scan(series: Series, place: str, files: Sequence[Path], root: Path, fix: frozenset[Fix]) -> Scan:
-    placed = check(series, root, Reading(series.key, fix))
+def _scan(series: Series, place: str, files: Sequence[Path], root: Path, repair: frozenset[Repair]) -> Scan:
+    placed = check(series, root, Reading(series.key, repair))
     first = series.slices[0]
     grid = None
     if placed.even and placed.upright:  # else it has none before it is repaired

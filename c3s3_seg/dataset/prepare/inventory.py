@@ -18,7 +18,7 @@ from c3s3_seg.io import load, load_mask
 from c3s3_seg.io.dicom_objects.segmentation import Drawing, load_drawing
 from c3s3_seg.io.image.files import ROUNDED, as_labels
 from c3s3_seg.io.reading import Reading
-from c3s3_seg.system.choices import Fix
+from c3s3_seg.system.choices import Repair
 from c3s3_seg.system.files import printable
 
 OVERLAP = "structures overlap, the label named later was taken"
@@ -70,7 +70,7 @@ class Part:
         """What tells it apart from others in the same files."""
         return self.key.partition("#")[2] if self.kind == "dicom" else self.key
 
-    def scan(self, root: Path, fix: frozenset[Fix]) -> Volume:
+    def scan(self, root: Path, repair: frozenset[Repair]) -> Volume:
         """Read it as a scan.
 
         Raises
@@ -81,12 +81,12 @@ class Part:
         if self.kind == "dicom":
             from c3s3_seg.io.dicom.load import load_listed
 
-            return load_listed(self.files, root, Reading(self.key, fix))
+            return load_listed(self.files, root, Reading(self.key, repair))
         if self.kind == "hdf5":
             from c3s3_seg.io.image.hdf5 import load_hdf5
 
             return load_hdf5(self.files[0], self.key, self.spacing_mm)
-        return load(self.files[0], fix=fix & {"orthonormal"})
+        return load(self.files[0], repair=repair & {"orthonormal"})
 
     def mask(self, grid: Geometry, values: Mapping[str, int]) -> Volume:
         """Read it as a mask on the grid of its scan; `values` are those of its names, where it has any.

@@ -223,7 +223,7 @@ def _work(
     pair, case = plan.pairs[number], plan.cases[number]
     mask = pair.mask.part if pair.mask is not None else None
     name = plain_name(f"{case}{SUFFIX}", "the case's file", source)
-    known = [FORMAT, sorted(settings.search.fix), _meaning(plan.labels, mask)]
+    known = [FORMAT, sorted(settings.search.repair), _meaning(plan.labels, mask)]
     return ConvertJob(
         case=case,
         patient=plan.patients[number],
@@ -238,7 +238,7 @@ def _work(
         settings=hashlib.sha256(json.dumps(known).encode()).hexdigest(),
         sources=plan.hashes[number] if plan.hashes and plan.hashes[number]["image"] else {},
         known=plan.earlier.records.get(case),
-        fix=settings.search.fix,
+        repair=settings.search.repair,
     )
 
 

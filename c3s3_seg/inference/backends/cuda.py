@@ -73,6 +73,17 @@ def gpu() -> Gpu:
     return Gpu(name, f"{properties.major}.{properties.minor}")
 
 
+def use_gpu(index: int) -> None:
+    """Choose the GPU of this thread.
+
+    Raises
+    ------
+    MissingError
+        If there is no such GPU.
+    """
+    ask(cudart().cudaSetDevice(index))
+
+
 class Stream:
     """A CUDA stream with named buffers that grow as needed and are kept between calls.
 

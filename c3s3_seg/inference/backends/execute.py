@@ -56,7 +56,7 @@ def run(backend: Backend, patches: FloatArray, classes: int) -> FloatArray:
             raise InputError(what) from error
         what = f"memory was full with tiles of {tile} in {backend.name}"
         raise MemoryLimitError(
-            what, todo="Give --memory, so that tiles fit, or a smaller --overlap"
+            what, todo="Give --max-memory, so that tiles fit, or smaller tiles with --set tiling.overlap=0.25"
         ) from error
     wanted = (len(patches), classes, *patches.shape[2:])
     if logits.shape != wanted or logits.dtype.kind != "f":

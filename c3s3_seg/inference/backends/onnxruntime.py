@@ -20,8 +20,8 @@ from c3s3_seg.errors import InputError, MissingError
 from c3s3_seg.inference.backends.execute import opening
 from c3s3_seg.inference.backends.graph import read_graph
 from c3s3_seg.inference.tiling import FloatArray
-from c3s3_seg.system.choices import Device, Precision
-from c3s3_seg.system.hardware import NO_GPU, check_onnx_wheels, cuda_devices
+from c3s3_seg.system.choices import Precision
+from c3s3_seg.system.hardware import NO_GPU, check_onnx_wheels, cuda_devices, cuda_index, is_cuda
 
 INPUT, OUTPUT = "scan", "logits"
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
@@ -52,7 +52,7 @@ class OnnxBackend:
         self,
         graph: Path,
         threads: int | None = None,
-        device: Device = "auto",
+        device: str = "auto",
         precision: Precision = "auto",
         hashes: Mapping[str, str] | None = None,
     ) -> None:
@@ -68,13 +68,13 @@ class OnnxBackend:
         _check_names(self._session, graph)
         self.device = "cuda" if self._session.get_providers()[0] == CUDA else "cpu"
         self.precision = "float32"
-        if device == "cuda" and self.device != "cuda":
+        if is_cuda(device) and self.device != "cuda":
             why = failure or _why_no_cuda(onnxruntime)
             todo = "pip install 'onnxruntime-gpu[cuda,cudnn]' brings the libraries" if failure else None
             raise MissingError(f"ONNX Runtime does not run on CUDA here: {why}", todo=todo)
         if failure:
             self.notes += (f"CUDA was not used: {failure}",)
-        self._value = onnxruntime.OrtValue
+        self._value, self._index = onnxruntime.OrtValue, cuda_index(device)
         self._given: Any = None
         self._answer: Any = None
         self._alone = threading.Lock()  # bound memory serves one caller at a time
@@ -92,8 +92,8 @@ class OnnxBackend:
             if self._answer is None or tuple(self._given.shape()) != patches.shape:
                 self._given = self._answer = None  # given back before more is asked for
                 shape = list(patches.shape)
-                self._given = self._value.ortvalue_from_shape_and_type(shape, np.float32, place, 0)
-                binding.bind_output(OUTPUT, place)
+                self._given = self._value.ortvalue_from_shape_and_type(shape, np.float32, place, self._index)
+                binding.bind_output(OUTPUT, place, self._index)
             else:
                 binding.bind_ortvalue_output(OUTPUT, self._answer)
             self._given.update_inplace(np.ascontiguousarray(patches))
@@ -112,7 +112,7 @@ def _check_names(session: Any, graph: Path) -> None:
         raise InputError(f"{found}; wanted {INPUT} and {OUTPUT}", where=graph)
 
 
-def _open(onnxruntime: Any, graph: bytes, threads: int | None, device: Device) -> tuple[Any, str | None]:
+def _open(onnxruntime: Any, graph: bytes, threads: int | None, device: str) -> tuple[Any, str | None]:
     """A session, and why it does not run on CUDA where that was tried.
 
     ONNX Runtime's own fall to the CPU is off: it prints to stdout, and may come in the midst of a scan.
@@ -126,7 +126,7 @@ def _open(onnxruntime: Any, graph: bytes, threads: int | None, device: Device) -
         return start(providers=[CPU]), None
     message = _preload(onnxruntime)
     try:
-        session = start(providers=[(CUDA, CUDA_OPTIONS), CPU])
+        session = start(providers=[(CUDA, {**CUDA_OPTIONS, "device_id": str(cuda_index(device))}), CPU])
     except RuntimeError as error:
         return start(providers=[CPU]), _one_line(str(error))
     session.disable_fallback()  # before 1.23 the argument is not heard

@@ -20,9 +20,9 @@ from c3s3_seg.inference.backends.execute import Backend as Backend
 from c3s3_seg.inference.backends.execute import opening
 from c3s3_seg.inference.backends.graph import LARGEST, read_graph
 from c3s3_seg.inference.tiling import FloatArray
-from c3s3_seg.system.choices import Device, Precision
+from c3s3_seg.system.choices import Precision
 from c3s3_seg.system.files import read_known
-from c3s3_seg.system.hardware import NO_GPU, is_memory_error
+from c3s3_seg.system.hardware import NO_GPU, cuda_index, is_cuda, is_memory_error
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -50,13 +50,13 @@ class OpenVinoBackend:
         self,
         graph: Path,
         threads: int | None = None,
-        device: Device = "auto",
+        device: str = "auto",
         precision: Precision = "auto",
         hashes: Mapping[str, str] | None = None,
     ) -> None:
         import openvino
 
-        if device == "cuda":
+        if is_cuda(device):
             todo = "Take --backend onnx or torch for CUDA, or --device cpu"
             raise MissingError("OpenVINO does not run on CUDA", todo=todo)
         self._core = openvino.Core()
@@ -189,7 +189,7 @@ def open_torch(
     bundle: ModelBundle,
     network: Network,
     threads: int | None = None,
-    device: Device = "auto",
+    device: str = "auto",
     precision: Precision = "auto",
 ) -> TorchBackend:
     """A bundle's network in torch, made fast: pages kept, batch norm folded, on CUDA in half precision.
@@ -204,12 +204,12 @@ def open_torch(
     from c3s3_seg.system.process import keep_pages
 
     has_cuda = torch.cuda.is_available()
-    if device == "cuda" and not has_cuda:
+    if is_cuda(device) and not has_cuda:
         why = NO_GPU if torch.version.cuda else "this build of torch is for the CPU only"
         raise MissingError(f"torch does not run on CUDA here: {why}", todo="Take --device cpu")
-    place = "cuda" if has_cuda and device != "cpu" else "cpu"
+    place = f"cuda:{cuda_index(device)}" if has_cuda and device != "cpu" else "cpu"
     if precision == "auto":
-        precision = "float16" if place == "cuda" else "float32"
+        precision = "float32" if place == "cpu" else "float16"
     if place == "cpu":
         keep_pages()
     elif precision == "float32":

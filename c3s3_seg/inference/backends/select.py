@@ -12,8 +12,8 @@ from c3s3_seg.errors import InputError, MissingError
 from c3s3_seg.inference.backends.graph import check_network
 from c3s3_seg.inference.backends.onnxruntime import OnnxBackend
 from c3s3_seg.inference.backends.runtimes import Backend, OpenVinoBackend, open_torch
-from c3s3_seg.system.choices import BackendName, CpuRuntime, Device, Precision
-from c3s3_seg.system.hardware import NO_GPU, cuda_devices, installed
+from c3s3_seg.system.choices import BackendName, CpuRuntime, Precision
+from c3s3_seg.system.hardware import NO_GPU, check_device, cuda_devices, cuda_index, installed, is_cuda
 
 PACKAGES: dict[str, tuple[str, str]] = {
     "openvino": ("openvino", "pip install c3s3-seg"),
@@ -30,16 +30,26 @@ class BackendRequest:
     ----------
     runtime
         `auto` takes the best that can be had; any other is taken or refused.
-    device, precision
+    device
+        `auto`, `cpu`, `cuda`, or `cuda:1` for the second GPU; likewise.
+    precision
         Likewise.
     threads
         On the CPU; None leaves it to the runtime.
+
+    Raises
+    ------
+    InputError
+        If there is no such device.
     """
 
     runtime: BackendName = "auto"
-    device: Device = "auto"
+    device: str = "auto"
     precision: Precision = "auto"
     threads: int | None = None
+
+    def __post_init__(self) -> None:
+        check_device(self.device)
 
 
 def open_backend(bundle: ModelBundle, network: Network, request: BackendRequest | None = None) -> Backend:
@@ -54,6 +64,7 @@ def open_backend(bundle: ModelBundle, network: Network, request: BackendRequest 
         If the bundle holds no graph for it.
     """
     request = request or BackendRequest()
+    _check_index(request.device)
     if request.runtime == "tensorrt":  # never chosen by `auto`: its first run builds an engine for minutes
         return _open_tensorrt(bundle, network, request)
     if request.runtime != "auto":
@@ -69,16 +80,17 @@ def open_backend(bundle: ModelBundle, network: Network, request: BackendRequest 
     raise _nothing_fits(bundle, request, refusals)
 
 
-def candidates(bundle: ModelBundle, network: Network, device: Device) -> Iterator[tuple[CpuRuntime, Device]]:
+def candidates(bundle: ModelBundle, network: Network, device: str) -> Iterator[tuple[CpuRuntime, str]]:
     """Runtimes that are installed and find their file in the bundle, the best first, and where to run.
 
     On a machine with a GPU those that may use it come first.
     """
-    order: list[tuple[CpuRuntime, Device]] = []
-    if device == "cuda" or (device == "auto" and cuda_devices()):
-        order += [("onnx", "cuda")] if device == "cuda" or installed("onnxruntime-gpu") else []
-        order += [("torch", "cuda")]
-    if device != "cuda":
+    order: list[tuple[CpuRuntime, str]] = []
+    gpu = device if is_cuda(device) else "cuda"
+    if is_cuda(device) or (device == "auto" and cuda_devices()):
+        order += [("onnx", gpu)] if is_cuda(device) or installed("onnxruntime-gpu") else []
+        order += [("torch", gpu)]
+    if not is_cuda(device):
         order += [(runtime, "cpu") for runtime in get_args(CpuRuntime)]
     for runtime, place in order:
         fits = runtime == "torch" or bundle.has(network.graph)
@@ -98,6 +110,14 @@ def describe(backend: Backend) -> dict[str, str]:
 def notes(backend: Backend) -> tuple[str, ...]:
     """What the reader of a result should know of the runtime."""
     return tuple(getattr(backend, "notes", ()))
+
+
+def _check_index(device: str) -> None:
+    """Whether the GPU is there. Without any GPU the runtimes say what is missing."""
+    count = cuda_devices() if ":" in device else 0
+    if count and cuda_index(device) >= count:
+        there = "cuda:0" if count == 1 else f"cuda:0 to cuda:{count - 1}"
+        raise MissingError(f"there is no {device}: the driver lists {there}")
 
 
 def _noting(backend: Backend, more: list[str]) -> Backend:
@@ -129,12 +149,12 @@ def _open_tensorrt(bundle: ModelBundle, network: Network, request: BackendReques
         raise MissingError(what, todo="Leave --precision out, or take --backend torch")
     from c3s3_seg.inference.backends.tensorrt import TensorRtBackend
 
-    return TensorRtBackend.of_bundle(bundle, network)
+    return TensorRtBackend.of_bundle(bundle, network, cuda_index(request.device))
 
 
 def _nothing_fits(bundle: ModelBundle, request: BackendRequest, refusals: list[str]) -> MissingError:
     todo = f"Install one, or: c3s3-seg export {bundle.folder} --to onnx"
-    if request.device == "cuda" and not cuda_devices():
+    if is_cuda(request.device) and not cuda_devices():
         refusals.insert(0, NO_GPU)
     why = f" ({'; '.join(refusals)})" if refusals else ""
     return MissingError(

@@ -14,7 +14,7 @@ import numpy as np
 
 from c3s3_seg.bundle import ModelBundle, Network
 from c3s3_seg.errors import InputError, MissingError, RefusedError
-from c3s3_seg.inference.backends.cuda import INSTALL, Stream
+from c3s3_seg.inference.backends.cuda import INSTALL, Stream, use_gpu
 from c3s3_seg.inference.backends.engine_cache import INPUT, EngineCache, ShapeProfile, library
 from c3s3_seg.inference.backends.execute import opening
 from c3s3_seg.inference.backends.graph import read_graph
@@ -28,6 +28,8 @@ class TensorRtBackend:
     ----------
     engine
         Serialized. It is machine code: only what was built here may be given.
+    index
+        Which GPU.
 
     Raises
     ------
@@ -39,10 +41,12 @@ class TensorRtBackend:
 
     name, device = "tensorrt", "cuda"
 
-    def __init__(self, engine: bytes) -> None:
+    def __init__(self, engine: bytes, index: int = 0) -> None:
         library()
         import tensorrt as trt
 
+        self._index = index
+        use_gpu(index)
         self._stream = Stream()
         self._runtime = trt.Runtime(trt.Logger(trt.Logger.WARNING))
         self._engine = self._runtime.deserialize_cuda_engine(engine)
@@ -60,7 +64,7 @@ class TensorRtBackend:
         (self._output,) = outputs
 
     @classmethod
-    def of_bundle(cls, bundle: ModelBundle, network: Network) -> TensorRtBackend:
+    def of_bundle(cls, bundle: ModelBundle, network: Network, index: int = 0) -> TensorRtBackend:
         """The network of a bundle, its engine taken from the user's engine cache or built now.
 
         Raises
@@ -72,9 +76,10 @@ class TensorRtBackend:
         if not bundle.has(network.graph):
             todo = f"Make it with: c3s3-seg export {bundle.folder} --to onnx"
             raise InputError(f"the bundle has no {network.graph}", where=bundle.folder, todo=todo)
+        use_gpu(index)
         profile = ShapeProfile(bundle.task.patch, network.channels)
         graph = widened(bundle.folder / network.graph, bundle.manifest.files)
-        return cls(EngineCache.default().engine(graph, profile))
+        return cls(EngineCache.default().engine(graph, profile), index)
 
     def __call__(self, patches: FloatArray) -> FloatArray:
         """See `Backend`.
@@ -85,6 +90,7 @@ class TensorRtBackend:
             If the tiles are larger than the engine was made for.
         """
         with self._alone:
+            use_gpu(self._index)  # CUDA keeps it for each thread
             return self._run(np.ascontiguousarray(patches, dtype=np.float32))
 
     def _run(self, given: FloatArray) -> FloatArray:
@@ -92,7 +98,7 @@ class TensorRtBackend:
             least, _, most = self._engine.get_tensor_profile_shape(INPUT, 0)
             raise InputError(
                 f"found tiles of {given.shape}, the engine takes {_sizes(least)} to {_sizes(most)}",
-                todo="Use smaller tiles: --overlap 0.5",
+                todo="Use smaller tiles: --set tiling.overlap=0.5",
             )
         result = np.empty(_sizes(self._context.get_tensor_shape(self._output)), dtype=np.float32)
         self._context.set_tensor_address(INPUT, self._stream.upload(INPUT, given))

@@ -21,7 +21,7 @@ from c3s3_seg.inference.backends.select import PACKAGES, BackendRequest
 from c3s3_seg.inference.memory import Costs
 from c3s3_seg.system.choices import CpuRuntime
 from c3s3_seg.system.files import make_folder, read_json, read_regular, write_whole
-from c3s3_seg.system.hardware import available_processors
+from c3s3_seg.system.hardware import available_processors, is_cuda
 from c3s3_seg.system.schema import closed, dump, parse
 
 VARIABLE = "C3S3_SEG_PROFILE"
@@ -192,7 +192,7 @@ def _unused(request: BackendRequest, profile: Profile, best: Best | None) -> str
         return "it was made on another machine"
     if best is None:
         return "it has no entry for this kind of network"
-    if request.runtime not in ("auto", best.runtime) or request.device == "cuda":
+    if request.runtime not in ("auto", best.runtime) or is_cuda(request.device):
         return "another runtime or device was asked for"
     if importlib.util.find_spec(PACKAGES[best.runtime][0]) is None:
         return f"{best.runtime} is not installed any more"

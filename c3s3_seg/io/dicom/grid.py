@@ -83,7 +83,7 @@ def numbers(item: Slice, keyword: str, count: int, root: Path) -> Floats:
     return values
 
 
-def stack(slices: tuple[Slice, ...], root: Path, fix: Collection[str] = ()) -> Stack:
+def stack(slices: tuple[Slice, ...], root: Path, repair: Collection[str] = ()) -> Stack:
     """Order the slices and find their grid.
 
     Parameters
@@ -92,7 +92,7 @@ def stack(slices: tuple[Slice, ...], root: Path, fix: Collection[str] = ()) -> S
         Of one series.
     root
         The folder that messages name.
-    fix
+    repair
         `gaps` and `tilt` let through what can be repaired.
 
     Raises
@@ -108,12 +108,12 @@ def stack(slices: tuple[Slice, ...], root: Path, fix: Collection[str] = ()) -> S
     order = np.lexsort((np.arange(len(slices)), heights))
     slices = tuple(slices[n] for n in order)
     points, heights = points[order], heights[order]
-    upright = _is_untilted(slices, points, turn, UPRIGHT_PART * spacing.min(), "tilt" in fix, root)
+    upright = _is_untilted(slices, points, turn, UPRIGHT_PART * spacing.min(), "tilt" in repair, root)
     starts = np.flatnonzero(np.diff(heights, prepend=-np.inf) > SAME_MM)
     places = tuple(slices[a:b] for a, b in zip(starts, [*starts[1:].tolist(), len(slices)], strict=True))
     if len(places) < 2:
         raise InputError(f"found slices at {len(places)} position; a volume needs two or more", where=root)
-    even = _is_even(places, np.diff(heights[starts]), "gaps" in fix, root)
+    even = _is_even(places, np.diff(heights[starts]), "gaps" in repair, root)
     # PS3.3, C.7.6.2.1.1: the row direction goes with the column index, and PixelSpacing is rows first.
     found = Stack(places, points[starts], turn, spacing[::-1], even, upright, notes)
     if not (even and upright):
@@ -250,7 +250,7 @@ def _is_untilted(
         raise GeometryError(
             f"the gantry was tilted by {degrees:.3g} degrees: the slices shift sideways from one to the next",
             where=root,
-            todo="Let it be corrected with --fix tilt, or use a reconstruction without tilt",
+            todo="Let it be corrected with --repair tilt, or use a reconstruction without tilt",
         )
     worst = slices[int(across.argmax())].name
     raise GeometryError(
@@ -274,11 +274,11 @@ def _is_even(places: tuple[tuple[Slice, ...], ...], gaps: Floats, mend: bool, ro
             f"slices are missing ({int(whole.sum() - len(odd))}): {where},"
             f" where the usual step is {usual:.4g} mm",
             where=root,
-            todo="Export the whole series again, or let the gaps be interpolated with --fix gaps",
+            todo="Export the whole series again, or let the gaps be interpolated with --repair gaps",
         )
     raise GeometryError(
         f"the slices are unevenly spaced: the steps are {gaps.min():.4g} to {gaps.max():.4g} mm,"
         f" the widest at '{places[int(gaps.argmax())][0].name}'",
         where=root,
-        todo="Give an evenly spaced reconstruction, or let it be resampled with --fix gaps",
+        todo="Give an evenly spaced reconstruction, or let it be resampled with --repair gaps",
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 
@@ -32,7 +32,11 @@ class SeriesRow:
     readable
         Whether `predict` would take it.
     verdict
-        `volume`, `no volume` or `refused`, and the reason or the notes.
+        `volume`, `no volume` or `refused`.
+    path
+        The folder of its first slice, relative to what was looked at; of an image file its name.
+    remarks
+        Why it is refused or no volume, or the notes of the volume.
     """
 
     number: int
@@ -45,6 +49,8 @@ class SeriesRow:
     orientation: str
     readable: bool
     verdict: str
+    path: str
+    remarks: tuple[str, ...] = ()
 
 
 def inspect(path: str | Path, reading: Reading | None = None, *, pixels: bool = True) -> list[SeriesRow]:
@@ -79,19 +85,21 @@ def _series_rows(path: Path, reading: Reading, pixels: bool) -> list[SeriesRow]:
     from c3s3_seg.io.dicom.load import build, check, find_series
     from c3s3_seg.io.dicom.series import choose
 
-    found, _ = find_series(path, Reading(None, reading.fix, reading.rule))
+    found, _ = find_series(path, Reading(None, reading.repair, reading.rule))
     if not found.series:
         choose(found, reading)  # says why
     rows = []
+    places = _Places()
     for number, series in enumerate(found.series, 1):
         first = series.slices[0]
         head = (number, series.key, series.modality, series.description, len(series.slices))
         size = f"{first.text('Columns')} x {first.text('Rows')}"
+        place = places.of(first.name)
         if not series.is_volume:
-            rows.append(SeriesRow(*head, size, "", "", False, f"no volume: {series.why_not}"))
+            rows.append(SeriesRow(*head, size, "", "", False, "no volume", place, _told(series.why_not)))
             continue
         try:
-            chosen, notes = choose(found, Reading(number, reading.fix))
+            chosen, notes = choose(found, Reading(number, reading.repair))
             placed = check(chosen, found.root, reading)
             shape = first.number("Columns", 0), first.number("Rows", 0), len(placed.places)
             grid = Geometry(shape, placed.affine)
@@ -99,33 +107,49 @@ def _series_rows(path: Path, reading: Reading, pixels: bool) -> list[SeriesRow]:
             if pixels:
                 volume = build(chosen, notes, path, reading)
                 grid, notes = volume.geometry, volume.source.notes
-            rows.append(SeriesRow(*head, size, *_grid(grid), True, _verdict(notes)))
+            rows.append(SeriesRow(*head, size, *_grid(grid), True, "volume", place, _told(*notes)))
         except C3S3Error as error:
-            rows.append(SeriesRow(*head, size, "", "", False, _joined("refused: ", error.what)))
+            rows.append(SeriesRow(*head, size, "", "", False, "refused", place, (_reason(error),)))
     return rows
 
 
 def _image_row(path: Path, reading: Reading) -> SeriesRow:
     try:
-        volume: Volume = load(path, fix=reading.fix)
+        volume: Volume = load(path, repair=reading.repair)
     except C3S3Error as error:
         if not path.is_file():
             raise
-        return SeriesRow(1, "", "-", "", 0, "-", "", "", False, _joined("refused: ", error.what))
+        return SeriesRow(1, "", "-", "", 0, "-", "", "", False, "refused", path.name, (_reason(error),))
     shape = volume.geometry.shape
     size = f"{shape[0]} x {shape[1]}"
+    grid = _grid(volume.geometry)
     return SeriesRow(
-        1, "", "-", "", shape[2], size, *_grid(volume.geometry), True, _verdict(volume.source.notes)
+        1, "", "-", "", shape[2], size, *grid, True, "volume", path.name, _told(*volume.source.notes)
     )
 
 
-def _verdict(notes: tuple[str, ...]) -> str:
-    return _joined("volume", *(part for note in notes for part in ("; ", note)))
+def _told(*texts: str) -> tuple[str, ...]:
+    """Each in both versions, with and without names of files."""
+    return tuple(Told(text, named=True) for text in texts)
 
 
-def _joined(*parts: str) -> str:
-    """Both versions of a sentence, as its parts have them."""
-    return Told.of("".join(map(named, parts)), "".join(map(public, parts)), as_named=True)
+def _reason(error: C3S3Error) -> str:
+    """What is wrong and what to do, without the place, which is another column."""
+    todo = f". {error.todo}" if error.todo else ""
+    return Told.of(named(error.what) + named(todo), public(error.what) + public(todo), as_named=True)
+
+
+class _Places:
+    """Folders of series: by their names on a terminal, by their numbers where the text is kept."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[PurePath, int] = {PurePath(): 0}
+
+    def of(self, file: str) -> str:
+        """The folder of a slice; `.` is the folder that was looked at."""
+        folder = PurePath(file).parent
+        number = self._numbers.setdefault(folder, len(self._numbers))
+        return Told.of(str(folder), f"folder {number}" if number else ".", as_named=True)
 
 
 def _grid(geometry: Geometry) -> tuple[str, str]:

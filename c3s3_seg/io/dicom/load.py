@@ -113,7 +113,7 @@ def _series_of(path: Path, reading: Reading) -> tuple[Found, Reading]:
             where=path,
             todo="Give its folder and choose one of them with --series",
         )
-    return found, Reading((own or numbers)[0], reading.fix, reading.rule)
+    return found, Reading((own or numbers)[0], reading.repair, reading.rule)
 
 
 def build(series: Series, notes: tuple[str, ...], path: Path, reading: Reading) -> Volume:
@@ -154,7 +154,7 @@ def check(series: Series, root: Path, reading: Reading) -> Stack:
     _check_kind(series.slices, root)
     notes = _check_one(series.slices, root)
     _check_scaled(series.slices, root)
-    found = stack(series.slices, root, reading.fix)
+    found = stack(series.slices, root, reading.repair)
     return replace(found, notes=(*notes, *found.notes))
 
 

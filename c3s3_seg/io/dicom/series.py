@@ -89,9 +89,9 @@ class Found:
 
     @property
     def table(self) -> str:
-        """One line for each series: number, modality, slices, size. No patients, dates or descriptions."""
+        """Of each series number, modality, slices, size, in one line. No patients, dates or descriptions."""
         lines = [f"{s} ({s.why_not})" if s.why_not else str(s) for s in self.series]
-        return "".join(f"\n  {n}: {line}" for n, line in enumerate(lines, 1))
+        return "; ".join(f"{n}: {line}" for n, line in enumerate(lines, 1))
 
 
 def look_through(root: Path, files: Iterable[Path] | None = None) -> Found:
@@ -162,7 +162,7 @@ def _only_volume(found: Found, rule: SeriesRule | None) -> Series:
     if len(volumes) == 1:
         return volumes[0]
     raise InputError(
-        f"found {len(volumes)} series that are volumes; wanted one. The series are:{found.table}",
+        f"found {len(volumes)} series that are volumes; wanted one. The series are {found.table}",
         where=found.root,
         todo="Choose one by its number or its UID (--series); `c3s3-seg inspect` says more of each"
         if volumes
@@ -193,7 +193,7 @@ def _by_name(found: Found, series: str) -> Series:
     same = [n for n, candidate in enumerate(found.series, 1) if series and candidate.uid == series]
     what = f"the series '{series}' holds several volumes" if same else f"there is no series '{series}'"
     raise InputError(
-        f"{what}. The series are:{found.table}",
+        f"{what}. The series are {found.table}",
         where=found.root,
         todo=f"Give a number from 1 to {len(found.series)}, or a UID and what follows it: UID#echo 2"
         if same

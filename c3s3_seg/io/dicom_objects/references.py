@@ -19,7 +19,7 @@ from c3s3_seg.io.dicom.load import check, find_series
 from c3s3_seg.io.dicom.series import choose
 from c3s3_seg.io.dicom_objects.codes import Uid
 from c3s3_seg.io.reading import Reading
-from c3s3_seg.system.choices import Fix
+from c3s3_seg.system.choices import Repair
 
 # Without these nothing can refer to a slice (PS3.3, 10.3 and C.7.4.1).
 NEEDED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID", "FrameOfReferenceUID")
@@ -110,10 +110,10 @@ def is_from_dicom(source: Source) -> bool:
 def _open(path: Path, source: Source) -> Origin:
     import pydicom
 
-    every: frozenset[Fix] = frozenset(
+    every: frozenset[Repair] = frozenset(
         {"gaps", "tilt"}
     )  # what was repaired when it was read is no obstacle here
-    found, reading = find_series(path, Reading(fix=every))
+    found, reading = find_series(path, Reading(repair=every))
     if reading.series is None:
         reading = Reading(source.series or None, every)
     series, _ = choose(found, reading)

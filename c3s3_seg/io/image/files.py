@@ -276,7 +276,7 @@ def _checked(parts: Parts, path: Path, orthonormal: bool) -> Volume:
         raise GeometryError(
             f"the axes are not perpendicular: sheared by {np.degrees(np.arcsin(cosine)):.3g} degrees",
             where=path,
-            todo="Resample the scan, or let the nearest rotation be taken with --fix orthonormal",
+            todo="Resample the scan, or let the nearest rotation be taken with --repair orthonormal",
         )
     if parts.array.dtype.kind == "f":
         _check_finite(parts.array, path)

@@ -209,7 +209,7 @@ def _length(builder: ConfigBuilder, splits: Splits, constraints: Constraints, ti
         raise InputError(what, todo=todo)
     if need > constraints.memory_bytes:
         what = f"this run needs {need / 1e9:.1f} GB, and {constraints.memory_bytes / 1e9:.1f} GB are allowed"
-        todo = f"Give more --memory, or {SMALLER}"
+        todo = f"Give more --max-memory, or {SMALLER}"
         raise InputError(what, todo=todo)
     cases, begun = (trained_on, len(splits.validation)), constraints.start is not None
     try:

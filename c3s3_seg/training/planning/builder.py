@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from c3s3_seg.system.overrides import nested
 from c3s3_seg.training.config import TrainConfig, build_config
-from c3s3_seg.training.overrides import nested
 
 BY_HAND = "as set"
 TABLES = ("task", "data", "networks", "c3s3", "augment", "optimiser", "run")

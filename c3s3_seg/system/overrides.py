@@ -1,4 +1,4 @@
-"""What is decided on the command line: `--set key.key=value`, and shares such as "1/5"."""
+"""What is decided on the command line: `--set key.key=value`."""
 
 from __future__ import annotations
 

@@ -1,0 +1,82 @@
+"""What a batch would do, without doing it: `predict --dry-run`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from c3s3_seg.batch.job import BatchPlan, CaseTask, Job
+from c3s3_seg.batch.journal import journal_path, records_of
+from c3s3_seg.io import find_cases, match_truth
+from c3s3_seg.system.files import check_folder
+
+_STATES = {"begun": "unfinished", "done": "done", "failed": "failed before"}
+
+
+@dataclass(frozen=True)
+class ListedCase:
+    """One case of a batch.
+
+    Parameters
+    ----------
+    name
+        Of the case.
+    scan, truth, mask
+        Where they are, or will be.
+    state
+        `new`, `unfinished`, `failed before` or `done`, as the journal of the output folder says. Whether the
+        files of a case that is done are still the same is looked at when the batch runs.
+    to_do
+        Whether it would be segmented.
+    """
+
+    name: str
+    scan: str
+    truth: str | None
+    mask: str
+    state: str
+    to_do: bool
+
+    def record(self) -> dict[str, Any]:
+        """As JSON."""
+        return asdict(self)
+
+
+def list_cases(inputs: Iterable[Path], job: Job, plan: BatchPlan) -> list[ListedCase]:
+    """The cases of a batch in their order; nothing is written, and no scan is read.
+
+    Parameters
+    ----------
+    inputs, job, plan
+        As for `predict_cases`.
+
+    Raises
+    ------
+    C3S3Error
+        If there is no case, no truth where one was asked for, or the journal of the output folder is damaged.
+    """
+    check_folder(job.out)
+    cases = find_cases(list(inputs))
+    truths = match_truth(cases, job.truth) if job.truth is not None else {}
+    tasks = [CaseTask(case, truths.get(case.name)) for case in cases]
+    if plan.shard is not None:
+        tasks = plan.shard.of(tasks)
+    known = _states(journal_path(job.out, plan.shard))
+    listed, left = [], plan.limit
+    for task in tasks:
+        state = known.get(task.case.name, "new")
+        to_do = state in ("new", "unfinished") or (state == "failed before" and plan.retry_failed)
+        if to_do and left is not None:
+            to_do, left = left > 0, max(0, left - 1)
+        truth = None if task.truth is None else str(task.truth)
+        mask = str(job.mask_of(task.case.name))
+        listed.append(ListedCase(task.case.name, str(task.case.path), truth, mask, state, to_do))
+    return listed
+
+
+def _states(journal: Path) -> dict[str, str]:
+    if not journal.exists():
+        return {}
+    return {record.outcome.case: _STATES[record.state] for record in records_of(journal)}

@@ -1,0 +1,80 @@
+"""The rare settings of a prediction: `predict --set KEY=VALUE`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Annotated
+
+from c3s3_seg.errors import InputError
+from c3s3_seg.inference.settings import Settings, tiled
+from c3s3_seg.system.choices import TilingPreset, Weighting
+from c3s3_seg.system.overrides import nested
+from c3s3_seg.system.schema import Rule, closed, parse
+
+Positive = Annotated[int, Rule(lambda value: value >= 1, "a whole number from 1 on")]
+
+
+@closed
+@dataclass(frozen=True)
+class TilingKeys:
+    """As in `Settings`; None leaves a key to the preset."""
+
+    overlap: float | None = None
+    stride: tuple[Positive, Positive, Positive] | None = None
+    weighting: Weighting | None = None
+
+
+@closed
+@dataclass(frozen=True)
+class PostprocessKeys:
+    """As in `Settings`; None leaves `keep_largest` to the bundle."""
+
+    keep_largest: bool | None = None
+    min_volume_ml: float = 0.0
+    fill_holes: bool = False
+
+
+@closed
+@dataclass(frozen=True)
+class BatchKeys:
+    """As in `BatchPlan`."""
+
+    limit: Positive | None = None
+
+
+@closed
+@dataclass(frozen=True)
+class PredictKeys:
+    """Every key that `predict --set` takes."""
+
+    tiling: TilingKeys = field(default_factory=TilingKeys)
+    postprocess: PostprocessKeys = field(default_factory=PostprocessKeys)
+    batch: BatchKeys = field(default_factory=BatchKeys)
+
+    @classmethod
+    def parse(cls, overrides: Sequence[str]) -> PredictKeys:
+        """`tiling.overlap=0.5`, `postprocess.fill_holes=true`, ... -> what they say.
+
+        Raises
+        ------
+        ConfigError
+            If there is no such key, or it does not take the value.
+        """
+        return parse(cls, nested(overrides), "--set")
+
+    def settings(self, settings: Settings, preset: TilingPreset) -> Settings:
+        """The preset's tiles, then these keys.
+
+        Raises
+        ------
+        InputError
+            If a key of the tiling is given with the tiles of the published evaluations.
+        """
+        asked = {key: value for key, value in vars(self.tiling).items() if value is not None}
+        if asked and preset == "paper":
+            what = f"the tiles of --tiling paper are fixed, and tiling.{next(iter(asked))} was set"
+            raise InputError(what, todo="Leave one of them out")
+        if "stride" in asked:
+            asked = {"overlap": None, **asked}  # in place of the preset's
+        return replace(tiled(settings, preset), **asked, **vars(self.postprocess))

@@ -1,0 +1,113 @@
+"""The models that are there, each with what it needs and how good it was: `c3s3-seg models`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from c3s3_seg.bundle.store import MANIFEST, ModelBundle, shipped_bundles
+from c3s3_seg.errors import InputError
+
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class ModelSummary:
+    """One model.
+
+    Parameters
+    ----------
+    name
+        What `--model` takes: of a shipped model its name, of another its folder.
+    modality, labels
+        What it segments.
+    grid_mm
+        Spacing (i, j, k) of the grid on which the network works.
+    spacing_mm, fov_mm
+        Smallest and largest spacing and field of view (i, j, k) of the training scans; None where the domain
+        was not measured.
+    networks
+        How many there are, those of a linked bundle left out.
+    linked
+        The linked bundle, or None.
+    dice, hd95_mm, cases
+        Means of the primary network over labels and cases of validation, and the number of cases; None where
+        the bundle does not know. 95HD is None too on an anisotropic grid, as it was measured in voxels.
+    size_bytes
+        Of its files.
+    """
+
+    name: str
+    modality: str
+    labels: tuple[str, ...]
+    grid_mm: tuple[float, ...]
+    spacing_mm: tuple[Range, ...] | None
+    fov_mm: tuple[Range, ...] | None
+    networks: int
+    linked: str | None
+    dice: float | None
+    hd95_mm: float | None
+    cases: int | None
+    size_bytes: int
+
+
+def find_models(folders: Iterable[Path] = ()) -> list[str]:
+    """What `--model` takes: the shipped models, then each bundle at or below the folders.
+
+    Raises
+    ------
+    InputError
+        If one of them is no folder.
+    """
+    found = shipped_bundles()
+    for folder in folders:
+        if not folder.is_dir():
+            raise InputError("there is no such folder", where=folder)
+        found += [str(path.parent) for path in sorted(folder.rglob(MANIFEST))]
+    return found
+
+
+def summarize(name: str) -> ModelSummary:
+    """What is to be known of a model.
+
+    Raises
+    ------
+    InputError
+        If its bundle is damaged.
+    """
+    bundle = ModelBundle.find(name)
+    task, domain = bundle.task, bundle.task.domain
+    grid_mm = tuple(task.recipe.spacing_mm)
+    score = _validation(bundle)
+    hd95_vox = score.get("hd95_vox")
+    isotropic = max(grid_mm) - min(grid_mm) < 1e-6
+    files = (MANIFEST, *bundle.manifest.files)
+    return ModelSummary(
+        name,
+        task.modality,
+        tuple(label.name for label in task.labels),
+        grid_mm,
+        None if domain is None else tuple(domain.spacing_mm),
+        None if domain is None else tuple(domain.fov_mm),
+        len(bundle.networks),
+        bundle.manifest.linked_bundle,
+        score.get("dice"),
+        hd95_vox * grid_mm[0] if hd95_vox is not None and isotropic else None,
+        _facts(bundle.manifest.training, "cases").get("validation"),
+        sum((bundle.folder / file).stat().st_size for file in files),
+    )
+
+
+def _validation(bundle: ModelBundle) -> dict[str, Any]:
+    """The record of the primary network, as training wrote it."""
+    training = bundle.manifest.training
+    records = training.get("validation_kept") or training.get("validation_last") or []
+    own = [r for r in records if r.get("candidate") == bundle.networks[0].architecture]
+    return dict((own or records or [{}])[0])
+
+
+def _facts(training: dict[str, Any], key: str) -> dict[str, Any]:
+    found = training.get(key)
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,120 @@
+"""The look of `--help`: commands and options under headings, as plain text of the terminal's width.
+
+Typer's own headings need rich, whose import takes longer than all the rest of `--help`.
+"""
+
+from __future__ import annotations
+
+import re
+from importlib import import_module
+from typing import Any, ClassVar
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+WIDEST = 120  # columns; longer lines are hard to read
+FIRST = 26  # columns of the names; a longer one has a line of its own
+ARGUMENTS, OTHERS, OPTIONS = "Arguments", "Other", "Options"
+FILES = {"fetch": "pacs", "send": "pacs"}  # commands that share a file
+# What Typer adds to the help of an option: limits are in the message of whoever crosses them.
+_LIMITS = re.compile(r"; x>=?[-\d.]+(?=[;\]])|  \[x>=?[-\d.]+\]$")
+_WHOLE = re.compile(r"(?<=\d)\.0(?=[;\]])")
+_RANGE = re.compile(r"([-\d.]+)<=x<=([-\d.]+)(?=[;\]])")
+
+
+class PanelCommand(TyperCommand):
+    """A command whose options stand under the headings that `rich_help_panel` names."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """As Typer does; its messages begin with words of the package that it checks values with."""
+        try:
+            return super().parse_args(ctx, args)
+        except typer.BadParameter as error:
+            error.message = error.message.removeprefix("Value error, ").removeprefix("Input ")
+            raise
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """`[OPTIONS] INPUT...`."""
+        arguments = [param for param in self.get_params(ctx) if param.param_type_name == "argument"]
+        return ["[OPTIONS]", *(_usage(argument) for argument in arguments)]
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Arguments first, then each heading in the order of its first option."""
+        _write(_panels(self, ctx, OTHERS), formatter)
+
+
+class LazyGroup(TyperGroup):
+    """The commands of `places` under their headings; the module of one is imported when it is asked for."""
+
+    places: ClassVar[dict[str, dict[str, str]]] = {}  # heading -> command -> its summary
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """In the order of the headings."""
+        del ctx
+        named = [name for commands in self.places.values() for name in commands]
+        return [*named, *(name for name in self.commands if name not in named)]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Load the command; for an unknown name all of them, so that the message suggests one."""
+        known = self.list_commands(ctx)
+        for name in [cmd_name] if cmd_name in known else known:
+            if name not in self.commands:
+                self.commands[name] = _load(name)
+        return super().get_command(ctx, cmd_name)
+
+    def get_help_option(self, ctx: Any) -> Any:
+        """With a default that needs no conversion, for which Typer would import pydantic."""
+        option = super().get_help_option(ctx)
+        if option is not None:
+            option.default = False
+        return option
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """The commands with their whole summaries, then the options of the program."""
+        _write({heading: list(rows.items()) for heading, rows in self.places.items()}, formatter)
+        _write(_panels(self, ctx, OPTIONS), formatter)
+
+
+def _load(name: str) -> Any:
+    module = import_module(f"c3s3_seg.commands.{FILES.get(name, name)}")
+    app = typer.Typer(add_completion=False, rich_markup_mode=None)
+    app.command(name, cls=PanelCommand)(getattr(module, name))
+    return typer.main.get_command(app)
+
+
+def _panels(command: Any, ctx: Any, others: str) -> dict[str, list[tuple[str, str]]]:
+    """Heading -> what stands under it, as (name, help). `others`: the last heading, of what has none."""
+    panels: dict[str, list[tuple[str, str]]] = {}
+    for param in command.get_params(ctx):
+        record = param.get_help_record(ctx)
+        if record is None:
+            continue
+        if param.param_type_name == "argument":
+            panels.setdefault(ARGUMENTS, []).append((_name(param), record[1].removesuffix("  [required]")))
+        else:
+            panel = getattr(param, "rich_help_panel", None) or others
+            panels.setdefault(panel, []).append((record[0], _readable(record[1])))
+    return {**panels, others: panels.pop(others, [])}
+
+
+def _write(panels: dict[str, list[tuple[str, str]]], formatter: Any) -> None:
+    """All panels with one width of the first column."""
+    names = [len(name) for rows in panels.values() for name, _ in rows]
+    width = max((length for length in names if length <= FIRST), default=FIRST)
+    for heading, rows in panels.items():
+        with formatter.section(heading):
+            formatter.write_dl([(name.ljust(width), text) for name, text in rows], col_max=width)
+
+
+def _name(argument: Any) -> str:
+    return str(argument.metavar or argument.name.upper())
+
+
+def _usage(argument: Any) -> str:
+    name = _name(argument) + ("..." if argument.nargs != 1 else "")
+    return name if argument.required else f"[{name}]"
+
+
+def _readable(text: str) -> str:
+    """Without open limits, `1 to 64` for `1<=x<=64`, and `30` for `30.0`."""
+    return _WHOLE.sub("", _RANGE.sub(r"\1 to \2", _LIMITS.sub("", text)))

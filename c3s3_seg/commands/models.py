@@ -1,0 +1,93 @@
+"""`c3s3-seg models`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from c3s3_seg.commands import options
+from c3s3_seg.commands.console import report_failures, say, show
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.table import Table
+
+    from c3s3_seg.bundle.catalogue import ModelSummary
+
+LONGEST_NAME = 16  # columns that a name gets before it is folded
+
+
+def models(
+    folders: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="FOLDER", help="List the bundles below these folders too."),
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """List the models: what each needs, its labels and its scores on validation.
+
+    Exit code 1: a bundle is damaged.
+    """
+    from c3s3_seg.bundle.catalogue import find_models, summarize
+    from c3s3_seg.errors import C3S3Error
+    from c3s3_seg.report.rows import Failure
+
+    found, failures = [], []
+    for name in find_models(folders or []):
+        try:
+            found.append(summarize(name))
+        except C3S3Error as error:
+            failures.append(Failure(name, error.told))
+    if as_json:
+        for model in found:
+            say(json.dumps(asdict(model)))
+    else:
+        show(_table(found))
+        say("Input: modality, spacing, field of view of the training scans. Dice, 95HD: on validation cases.")
+        report_failures(failures)
+    if failures:
+        raise typer.Exit(1)
+
+
+def _table(models: Sequence[ModelSummary]) -> Table:
+    """One line for each model: what it needs, and how good it was."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    from c3s3_seg.report.terminal import cell
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("Model", overflow="fold", min_width=LONGEST_NAME if models else None)
+    table.add_column("Labels", overflow="fold")
+    table.add_column("Input", overflow="fold")
+    for header in ("Dice", "95HD mm", "MB"):
+        table.add_column(header, justify="right", no_wrap=True)
+    for model in models:
+        scores = (_known(model.dice, 3), _known(model.hd95_mm, 1))
+        texts = (model.name, ", ".join(model.labels), _input(model))
+        table.add_row(*map(cell, (*texts, *scores, f"{model.size_bytes / 1e6:.1f}")))
+    return table
+
+
+def _input(model: ModelSummary) -> str:
+    """`MR, 0.6 mm, 92-145 x 82-99 x 55 mm`: modality, spacing, field of view."""
+    parts = [model.modality]
+    if model.spacing_mm is not None and model.fov_mm is not None:
+        parts += [f"{_ranges(model.spacing_mm, 1)} mm", f"{_ranges(model.fov_mm, 0)} mm"]
+    return ", ".join(parts)
+
+
+def _ranges(ranges: Sequence[tuple[float, float]], decimals: int) -> str:
+    """`0.6 x 0.6 x 1-2`; once where all axes are alike."""
+    texts = [[f"{value:.{decimals}f}" for value in pair] for pair in ranges]
+    axes = [low if low == high else f"{low}-{high}" for low, high in texts]
+    return axes[0] if len(set(axes)) == 1 else " x ".join(axes)
+
+
+def _known(value: float | None, decimals: int) -> str:
+    return "-" if value is None else f"{value:.{decimals}f}"

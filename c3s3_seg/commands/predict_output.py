@@ -1,0 +1,71 @@
+"""What `c3s3-seg predict` prints on stdout, and which files it writes beside the masks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+from c3s3_seg.commands.console import need, report_failures, say, show
+from c3s3_seg.errors import InputError
+from c3s3_seg.system.choices import ReportFile
+
+if TYPE_CHECKING:
+    from c3s3_seg.batch import BatchPlan, BatchResult, Job
+
+LONGEST_TABLE = 200  # cases that a terminal shows one by one; summary.csv has them all
+
+
+def report_files(given: list[str]) -> set[str]:
+    """The words of `--report`: `png,html` -> both.
+
+    Raises
+    ------
+    InputError
+        If one is unknown.
+    MissingError
+        If the HTML report was asked for and plotly is not installed.
+    """
+    wanted = {word.strip() for text in given for word in text.split(",")}
+    unknown = sorted(wanted - set(get_args(ReportFile)))
+    if unknown:
+        raise InputError(f"there is no --report {unknown[0]!r}; wanted {', '.join(get_args(ReportFile))}")
+    if "html" in wanted:
+        need("plotly", extra="report")
+    return wanted
+
+
+def print_cases(inputs: list[Path], job: Job, plan: BatchPlan, *, as_json: bool) -> None:
+    """What `--dry-run` prints."""
+    from c3s3_seg.batch.listing import list_cases
+    from c3s3_seg.report.terminal import cases_table
+
+    cases = list_cases(inputs, job, plan)
+    if as_json:
+        for case in cases:
+            say(json.dumps(case.record()))
+        return
+    show(cases_table([(c.name, c.state, c.scan, c.truth or "-", c.mask) for c in cases]))
+    todo = sum(case.to_do for case in cases)
+    say(f"{todo} of {len(cases)} cases would be segmented. Nothing was written.")
+
+
+def print_result(result: BatchResult, out: Path) -> None:
+    """The table, and what has to be said below it."""
+    from c3s3_seg.report.terminal import prediction_table
+
+    rows = result.rows if len(result.rows) <= LONGEST_TABLE else ()
+    if rows:
+        show(prediction_table(rows))
+    report_failures(result.failures)
+    for row in rows:
+        for note in row.notes:
+            say(f"{row.case}: {note}.")
+    if result.stopped:
+        say(f"Stopped: {result.stopped}")
+        say(f"{len(result.undone)} cases were not done; the same command does them.")
+    if result.rows:
+        masks = "Masks" if rows else f"{len(result.rows)} masks"
+        say(f"{masks}, JSON and summary.csv are in {out}. Research use only.")
+    else:
+        say(f"No mask was written; summary.csv is in {out}.")

@@ -1,0 +1,132 @@
+"""`--help` of the program and of each command, as a terminal of 80 or 120 columns shows it."""
+
+import os
+import re
+import subprocess
+import sys
+from importlib import import_module
+
+import pytest
+from helpers.command import run
+
+from c3s3_seg.batch.overrides import PredictKeys
+from c3s3_seg.cli import COMMANDS
+from c3s3_seg.commands.help_text import FILES
+
+NAMES = [name for commands in COMMANDS.values() for name in commands]
+TYPES = re.compile(r"<|\b(TEXT|INTEGER|FLOAT|BOOLEAN|DIRECTORY|list|str|int|float|Path|None)\b|\.\.\.$|x>=")
+NAMED = re.compile(r"^  (?:-\w, )?(--[\w-]+)(?: (\S+))?", re.MULTILINE)
+
+
+def help_of(*words: str, columns: int = 80) -> str:
+    answer = run(*words, "--help", COLUMNS=str(columns))
+    assert answer.returncode == 0, answer.stderr
+    return answer.stdout
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_the_program_shows_its_commands_in_groups(columns: int) -> None:
+    text = help_of(columns=columns)
+    assert max(map(len, text.splitlines())) <= columns
+    headings = re.findall(r"^(\w+):$", text, re.MULTILINE)
+    assert headings == ["Segment", "Train", "Models", "PACS", "Check", "Demo", "Options"]
+    flat = " ".join(text.split())
+    for commands in COMMANDS.values():
+        for name, summary in commands.items():
+            assert f"{name} {summary}" in flat  # whole, whatever the width
+    assert "130 and 143 interrupted." in flat
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_command_has_readable_help(name: str) -> None:
+    for columns in (80, 120):
+        text = help_of(name, columns=columns)
+        assert max(map(len, text.splitlines())) <= columns
+        assert [line for line in text.splitlines()[1:] if TYPES.search(line)] == []
+    text = help_of(name, columns=120)
+    function = getattr(import_module(f"c3s3_seg.commands.{FILES.get(name, name)}"), name)
+    summary = next(summary for commands in COMMANDS.values() for n, summary in commands.items() if n == name)
+    assert function.__doc__.splitlines()[0] == summary  # the help of the program has the same words
+    assert summary in " ".join(text.split())
+    others = text.partition("\nOther:\n")[2]
+    assert NAMED.findall(others) == [("--help", "")]  # all its own options have a heading
+
+
+def test_predict_has_few_options() -> None:
+    options = {name for name, _ in NAMED.findall(help_of("predict"))}
+    assert len(options - {"--help"}) <= 30
+    assert {"--report", "--tiling", "--set", "--tta", "--repair", "--max-memory", "--dry-run"} <= options
+
+
+def test_the_help_names_every_key_of_set() -> None:
+    text = " ".join(help_of("predict", columns=120).split())
+    listed = text.partition("Rare settings: ")[2].partition(". May be repeated")[0]
+    for name, table in vars(PredictKeys()).items():
+        assert f"{name}.{', .'.join(vars(table))}" in listed
+
+
+@pytest.mark.parametrize("words", [["--help"], ["predict", "--help"], ["--version"]])
+def test_help_imports_nothing_heavy(words: list[str]) -> None:
+    code = f"""
+import sys
+sys.argv = ["c3s3-seg", *{words!r}]
+from c3s3_seg.cli import main
+try:
+    main()
+except SystemExit:
+    pass
+heavy = ("numpy", "scipy", "torch", "SimpleITK", "pydicom", "openvino", "pydantic", "onnxruntime", "rich")
+print([name for name in heavy if name in sys.modules])
+others = [name for name in sys.modules if name.startswith("c3s3_seg.commands.")]
+print(len(others) < 8)  # no command but the one that was asked for
+"""
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.splitlines()[-2:] == ["[]", "True"]
+
+
+def test_an_unknown_command_and_option_suggest_the_right_one() -> None:
+    answer = run("predct")
+    assert answer.returncode == 2
+    assert "No such command 'predct'. Did you mean 'predict'" in answer.stderr
+    answer = run("evaluate", "a", "b", "-o", "c", "--label", "x=1")
+    assert answer.returncode == 2
+    assert "--labels" in answer.stderr
+
+
+def test_a_wrong_value_is_answered_with_the_allowed_ones() -> None:
+    answer = run("predict", "a.nii", "-o", "out", "--tiling", "dense")
+    assert answer.returncode == 2
+    last = answer.stderr.splitlines()[-1]
+    assert last.startswith("Error: Invalid value for '--tiling': 'dense' is not one of ")
+    assert all(f"'{word}'" in last for word in ("default", "accurate", "paper"))
+    last = run("predict", "a.nii", "-o", "out", "--threads", "0").stderr.splitlines()[-1]
+    assert last.startswith("Error: Invalid value for '--threads': ")
+    assert "Input" not in last
+
+
+def completed(line: str) -> list[str]:
+    """What a shell would offer at the end of a line."""
+    words, number = f"c3s3-seg {line}", str(len(line.split(" ")))
+    return run(_C3S3_SEG_COMPLETE="complete_bash", COMP_WORDS=words, COMP_CWORD=number).stdout.split()
+
+
+def test_a_shell_completes_commands_values_and_models(tmp_path: os.PathLike[str]) -> None:
+    assert completed("pre") == ["predict", "prepare"]
+    assert completed("predict --tiling ") == ["default", "accurate", "paper"]
+    assert completed("predict --model left") == ["left-atrium", "left-atrium-vnet"]
+    assert completed("train pan") == ["pancreas"]
+    assert "--repair" in completed("predict --re")
+    script = run(_C3S3_SEG_COMPLETE="source_bash").stdout
+    assert "complete -o default" in script
+    assert "c3s3-seg" in script
+
+
+def test_the_version_names_the_installed_runtimes() -> None:
+    import openvino
+
+    lines = run("--version").stdout.splitlines()
+    assert lines[0].startswith("c3s3-seg ")
+    assert lines[1] == f"python {sys.version.split()[0]}"
+    found = dict(line.split(" ", 1) for line in lines)
+    assert openvino.__version__.startswith(found["openvino"])
+    assert "tensorrt" not in found

@@ -1,0 +1,65 @@
+"""`c3s3-seg models`, and what is said of a model that is not there."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from helpers.command import run
+
+from c3s3_seg.bundle import WEIGHTS, ModelBundle, shipped_bundles
+from c3s3_seg.bundle.catalogue import find_models, summarize
+from c3s3_seg.errors import InputError
+
+
+def test_the_shipped_models_with_what_they_need() -> None:
+    answer = run("models")
+    assert answer.returncode == 0, answer.stderr
+    for name in shipped_bundles():
+        assert name in answer.stdout
+    assert "anterior, posterior" in answer.stdout
+    assert "MR, 0.6 mm, 92-145 x 82-99 x 55 mm" in answer.stdout
+    models = {row["name"]: row for row in map(json.loads, run("models", "--json").stdout.splitlines())}
+    atrium = models["left-atrium"]
+    assert (atrium["modality"], atrium["labels"], atrium["linked"]) == (
+        "MR",
+        ["left_atrium"],
+        "left-atrium-vnet",
+    )
+    record = ModelBundle.find("left-atrium").manifest.training["validation_kept"][1]  # of its primary network
+    assert record["candidate"] == "resvnet"
+    assert atrium["dice"] == record["dice"]
+    assert atrium["hd95_mm"] == pytest.approx(record["hd95_vox"] * 1.25)
+    assert atrium["cases"] == 8
+    files = [path for path in (WEIGHTS / "left-atrium").iterdir() if path.is_file()]
+    assert atrium["size_bytes"] == sum(path.stat().st_size for path in files)
+
+
+def test_bundles_below_a_folder_and_a_damaged_one(tmp_path: Path) -> None:
+    for name in ("good", "bad"):
+        shutil.copytree(WEIGHTS / "phantom", tmp_path / "runs" / name)
+    (tmp_path / "runs" / "bad" / "README.md").write_text("changed")
+    answer = run("models", tmp_path)
+    assert answer.returncode == 1
+    assert "1 failed:" in answer.stdout
+    assert "README.md" in answer.stdout.splitlines()[-1]
+    folders = [str(tmp_path / "runs" / name) for name in ("bad", "good")]
+    assert find_models([tmp_path]) == [*shipped_bundles(), *folders]
+    assert summarize(folders[1]).labels == ("left_atrium",)
+    with pytest.raises(InputError, match="there is no such folder"):
+        find_models([tmp_path / "none"])
+
+
+def test_a_bundle_that_knows_little_is_listed(two_nets: ModelBundle) -> None:
+    summary = summarize(str(two_nets.folder))
+    assert (summary.dice, summary.hd95_mm, summary.cases, summary.spacing_mm) == (None, None, None, None)
+    assert summary.networks == 2
+
+
+def test_an_unknown_model_names_those_that_there_are(tmp_path: Path) -> None:
+    answer = run("predict", "scan.nii.gz", "-o", tmp_path / "out", "--model", "left-atrum")
+    assert answer.returncode == 2
+    (line,) = answer.stderr.splitlines()
+    assert "there is no model left-atrum" in line
+    assert all(name in line for name in shipped_bundles())
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,120 @@
+"""`predict`: what its options do that nothing else tests."""
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import small_scan
+from helpers.command import run
+
+from c3s3_seg.io import save
+
+PHANTOM = ("--model", "phantom", "--allow-out-of-domain")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--report", "pdf"], "there is no --report 'pdf'; wanted png, html, sc"),
+        (["--report", "png,"], "there is no --report ''"),
+        (["--device", "cuda:x"], "there is no device 'cuda:x'; wanted auto, cpu, cuda, cuda:N"),
+        (["--tta", "xx"], "for --tta, wanted letters among xyz"),
+        (["--tiling", "paper", "--tta", "x"], "the published evaluations did not mirror"),
+        (["--set", "fill_holes=true"], "there is no key 'fill_holes'"),
+        (["--quiet", "--verbose"], "found --quiet and --verbose"),
+    ],
+)
+def test_words_that_mean_nothing_are_refused(words: list[str], message: str, tmp_path: Path) -> None:
+    answer = run("predict", "scan.nii.gz", "-o", tmp_path / "out", "--model", "phantom", *words)
+    assert answer.returncode == 2
+    (line,) = answer.stderr.splitlines()
+    assert message in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_options_of_a_prediction_are_in_its_record(small_scans: Path, tmp_path: Path) -> None:
+    words = ["--tta", "xy", "--tiling", "accurate", "--set", "postprocess.fill_holes=true", "--report", "png"]
+    answer = run("predict", small_scans / "case-0.nii.gz", "-o", tmp_path / "out", *PHANTOM, *words)
+    assert answer.returncode == 0, answer.stderr
+    facts = json.loads((tmp_path / "out" / "case-0.json").read_text())
+    made = facts["made_with"]
+    assert (made["mirroring"], made["overlap"], made["weighting"]) == ([0, 1], 0.5, "gaussian")
+    assert made["fill_holes"] is True
+    assert facts["labels"] == {"left_atrium": 1}
+    assert (tmp_path / "out" / "case-0.png").is_file()
+
+
+def test_a_dry_run_lists_and_writes_nothing(small_scans: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    answer = run("predict", small_scans, "-o", out, *PHANTOM, "--dry-run")
+    assert answer.returncode == 0, answer.stderr
+    assert "case-4" in answer.stdout
+    assert answer.stdout.endswith("5 of 5 cases would be segmented. Nothing was written.\n")
+    assert not out.exists()
+    (small_scans / "case-1.nii.gz").write_bytes(b"no scan")
+    assert run("predict", small_scans, "-o", out, *PHANTOM, "--set", "batch.limit=3").returncode == 1
+    before = {path: path.read_bytes() for path in out.rglob("*")}
+    answer = run("predict", small_scans, "-o", out, *PHANTOM, "--dry-run", "--json", "--set", "batch.limit=1")
+    cases = [json.loads(line) for line in answer.stdout.splitlines()]
+    states = ["done", "failed before", "done", "new", "new"]
+    assert [case["state"] for case in cases] == states
+    assert [case["to_do"] for case in cases] == [False, False, False, True, False]  # one is the limit
+    assert cases[3]["mask"] == str(out / "case-3.nii.gz")
+    assert cases[3]["scan"] == str(small_scans / "case-3.nii.gz")
+    again = run("predict", small_scans, "-o", out, *PHANTOM, "--dry-run", "--retry-failed")
+    assert "3 of 5 cases would be segmented" in again.stdout
+    assert {path: path.read_bytes() for path in out.rglob("*")} == before
+
+
+def test_verbose_reports_setup_steps_and_failures_on_stderr(small_scans: Path, tmp_path: Path) -> None:
+    (small_scans / "case-1.nii.gz").write_bytes(b"no scan")
+    words = ["predict", small_scans, "-o", tmp_path / "out", *PHANTOM, "--set", "batch.limit=2"]
+    answer = run(*words, "--verbose", "--backend", "openvino")
+    setup, first, second, *_ = [line for line in answer.stderr.splitlines() if not line.startswith("3 cases")]
+    assert setup.startswith("bundle phantom, backend openvino, device cpu, precision float32, networks 1")
+    assert first.startswith("case-0: ")
+    assert "domain check: " in first
+    assert "load 0." in first
+    assert second.startswith("case-1: failed: ")
+
+
+def test_reasons_stand_below_the_table_one_a_line(small_scans: Path, tmp_path: Path) -> None:
+    for name in ("case-1", "case-3"):
+        (small_scans / f"{name}.nii.gz").write_bytes(b"no scan")
+    answer = run("predict", small_scans, "-o", tmp_path / "out", *PHANTOM)
+    assert answer.returncode == 1
+    lines = answer.stdout.splitlines()
+    start = lines.index("2 failed:")
+    assert "case-4" in "\n".join(lines[:start])
+    assert lines[start + 1].startswith("  case-1: ")
+    assert lines[start + 2].startswith("  case-3: ")
+    assert "\\n" not in answer.stdout
+
+
+def test_several_series_are_listed_in_one_line(tmp_path: Path, oblique: object) -> None:
+    from c3s3_seg.geometry.volume import Volume
+    from c3s3_seg.io.dicom.write_series import save_series
+
+    assert isinstance(oblique, Volume)
+    for name in "ab":
+        save_series(oblique, tmp_path / "study" / "x" / name, description=name, seed_uid=name)
+    answer = run("predict", tmp_path / "study", "-o", tmp_path / "out", "--series", 7, *PHANTOM)
+    assert answer.returncode == 2
+    (line,) = answer.stderr.splitlines()
+    assert "\\n" not in line
+    assert "The series are 1: " in line
+    assert "; 2: " in line
+
+
+def test_scans_one_level_below_are_pointed_at(tmp_path: Path) -> None:
+    for name in ("p1", "p2", "notes"):
+        (tmp_path / "archive" / name).mkdir(parents=True)
+    for n, name in enumerate(("p1", "p2")):
+        save(small_scan(n), tmp_path / "archive" / name / "scan.nii.gz")
+    answer = run("predict", tmp_path / "archive", "-o", tmp_path / "out", *PHANTOM)
+    assert answer.returncode == 2
+    assert "image files one level below, in 2 of its sub-folders" in answer.stderr
+    assert f"Give the sub-folders themselves ({tmp_path / 'archive'}/*/)" in answer.stderr
+    folders = [tmp_path / "archive" / name for name in ("p1", "p2")]
+    answer = run("predict", *folders, "-o", tmp_path / "out", *PHANTOM, "--dry-run")
+    assert "2 of 2 cases would be segmented" in answer.stdout
