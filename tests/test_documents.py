@@ -77,12 +77,13 @@ def test_options_are_ours(path: Path) -> None:
 @names
 def test_configuration_keys_are_ours(path: Path) -> None:
     from c3s3_seg.training.config import TrainConfig
+    from c3s3_seg.training.method_settings import METHOD_NAMES
 
     ours = set(keys(TrainConfig))
     text = path.read_text(encoding="utf-8")
-    tables = "run|data|task|networks|c3s3|augment|optimiser"
+    tables = "run|data|task|networks|augment|optimiser|" + "|".join(METHOD_NAMES)
     found = set(re.findall(rf"(?<![\w./])((?:{tables})\.[a-z_]+)(?= ?=|`)", text))
-    assert found - ours - METADATA - SUBTABLES - {"c3s3.py"} == set()
+    assert found - ours - METADATA - SUBTABLES - {f"{name}.py" for name in METHOD_NAMES} == set()
 
 
 def test_the_page_of_the_architecture_has_the_layers_of_the_test() -> None:

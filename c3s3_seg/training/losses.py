@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from c3s3_seg.training.config import C3S3Config
 from c3s3_seg.training.distributed import total
+from c3s3_seg.training.method_settings import C3S3Config
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,11 @@ def seg_terms(logits: list[Tensor], target: Tensor) -> SegTerms:
     ce = torch.stack([cross_entropy(x, target) for x in logits]).mean()
     dice = torch.stack([dice_loss(x.float().softmax(dim=1), target) for x in logits]).mean()
     return SegTerms(ce, dice)
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean of `values` where `mask` is 1; 0 for an empty mask."""
+    return (values * mask).sum() / mask.sum().clamp_min(1)
 
 
 def sharpen(probability: Tensor, temperature: float) -> Tensor:

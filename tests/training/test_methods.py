@@ -1,5 +1,6 @@
 """Every method behind the one interface: it steps, learns, and is restored exactly."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +9,18 @@ import torch
 from helpers.training import sampler
 
 from c3s3_seg.training.config import load_config
+from c3s3_seg.training.distances import signed_distance
 from c3s3_seg.training.methods import METHODS, build_method
-from c3s3_seg.training.methods.dtc import signed_distance
 from c3s3_seg.training.methods.uamt import UncertaintyAwareMeanTeacher
 from c3s3_seg.training.run import Run
+
+# Within four iterations of eight every method passes from its first phase to its last.
+PHASES = [
+    "c3s3.warm_up=1",
+    "bcp.pretraining=0.25",
+    "sdcl.pretraining=0.25",
+    "sassnet.discriminator_filters=4",
+]
 
 
 def steps(run: Run, config: Path, count: int) -> list[dict[str, float]]:
@@ -22,7 +31,7 @@ def steps(run: Run, config: Path, count: int) -> list[dict[str, float]]:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_a_restored_run_goes_on_as_if_unbroken(name: str, toy_config: Path, tmp_path: Path) -> None:
-    config = load_config(toy_config, [f"method={name}", "c3s3.warm_up=1"])
+    config = load_config(toy_config, [f"method={name}", *PHASES])
     run = Run(config, tmp_path)
     steps(run, toy_config, 2)
     run.save()
@@ -39,7 +48,8 @@ def test_a_restored_run_goes_on_as_if_unbroken(name: str, toy_config: Path, tmp_
 def test_every_optimised_parameter_moves_and_nothing_else(
     name: str, toy_config: Path, tmp_path: Path
 ) -> None:
-    run = Run(load_config(toy_config, [f"method={name}", "c3s3.warm_up=0", "networks.dropout=0.0"]), tmp_path)
+    changes = [f"method={name}", *PHASES, "c3s3.warm_up=0", "networks.dropout=0.0"]
+    run = Run(load_config(toy_config, changes), tmp_path)
     before = {key: value.clone() for key, value in run.method.named_parameters()}
     ours = {id(p) for group in run.method.optimised().values() for p in group}
     (terms,) = steps(run, toy_config, 1)
@@ -49,6 +59,22 @@ def test_every_optimised_parameter_moves_and_nothing_else(
         moved = not torch.equal(before[key], parameter)
         if id(parameter) in ours and not without_gradient:
             assert moved, key
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(METHODS))
+@pytest.mark.parametrize("foreground", [0.0, 1.0], ids=["empty", "full"])
+def test_gradients_are_finite_without_a_boundary(
+    name: str, foreground: float, toy_config: Path, tmp_path: Path
+) -> None:
+    run = Run(load_config(toy_config, [f"method={name}", *PHASES, "c3s3.warm_up=0"]), tmp_path)
+    run.iteration = 4
+    batch = sampler(toy_config).batch(4, run.method.views(4))
+    target = torch.full_like(batch.target, foreground)
+    target[:, 0] = 1 - foreground
+    run.step(replace(batch, target=target, distances=torch.zeros_like(batch.distances)))
+    run.check_finite()
+    assert all(torch.isfinite(p).all() for p in run.method.parameters())
 
 
 def test_mcf_is_c3s3_without_cosine_and_contrast(toy_config: Path, tmp_path: Path) -> None:
@@ -76,3 +102,5 @@ def test_signed_distance_by_hand() -> None:
     distance = signed_distance(target)
     torch.testing.assert_close(distance[0, 0].ravel(), torch.tensor([1, 0.5, -0.5, -1, -0.5, 0.5, 1]))
     assert not distance[0, 1].any()
+    on_boundary = signed_distance(target, zero_boundary=True)
+    torch.testing.assert_close(on_boundary[0, 0].ravel(), torch.tensor([1, 0.5, 0, -1, 0, 0.5, 1]))

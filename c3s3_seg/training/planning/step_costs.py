@@ -172,10 +172,7 @@ def _crops(config: TrainConfig) -> int:
 
 def cost(config: TrainConfig) -> float:
     """Voxels of the crops of a first step, times half the filters of its nets."""
-    nets = config.networks
-    filters = nets.a.filters + nets.b.filters
-    if config.method == "supervised":
-        filters = nets.backbone(nets.supervised).filters
+    filters = sum(network.filters for network in config.networks.trained(config.method).values())
     return _crops(config) * prod(config.task.patch) * filters / 2
 
 
