@@ -57,6 +57,12 @@ def seg_terms(logits: list[Tensor], target: Tensor) -> SegTerms:
     return SegTerms(ce, dice)
 
 
+def one_hot(label: Tensor, classes: int) -> Tensor:
+    """(N, ...) -> (N, classes, ...) float32."""
+    # Not the cross entropy of class numbers, which has no deterministic form on a GPU.
+    return torch.stack([label == value for value in range(classes)], dim=1).float()
+
+
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     """Mean of `values` where `mask` is 1; 0 for an empty mask."""
     return (values * mask).sum() / mask.sum().clamp_min(1)

@@ -118,7 +118,9 @@ class Run:
         with _autocast(self.device, precision):
             for phase in self.stepper(_to(batch, self.device), self.iteration):
                 self._descend(phase.loss, phase.optimisers, lr)
-                terms |= {"loss": float(phase.loss.detach()), **phase.terms}
+                if not set(phase.optimisers) <= self.own.keys():  # of the networks that are trained
+                    terms["loss"] = terms.get("loss", 0.0) + float(phase.loss.detach())
+                terms |= phase.terms
         self.method.after_step(self.iteration)
         for name, (net, _) in self.method.candidates().items():
             self.emas[name].update(net, self.iteration)

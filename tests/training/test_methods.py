@@ -20,6 +20,8 @@ PHASES = [
     "bcp.pretraining=0.25",
     "sdcl.pretraining=0.25",
     "sassnet.discriminator_filters=4",
+    "caussl.coefficient_start=0",
+    "caussl.every=0.25",
 ]
 
 

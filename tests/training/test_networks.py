@@ -35,8 +35,8 @@ def test_every_method_trains_what_its_configuration_says(toy_config: Path, metho
     config = load_config(toy_config, changes)
     candidates = build_method(config).candidates()
     assert list(candidates) == [n.candidate for n in config.networks.trained(method).values()]
-    expected = {"supervised": ["vnet"], **dict.fromkeys(PAIRS, ["resvnet", "vnet"])}
-    expected |= dict.fromkeys(TWINS, ["resvnet-a", "resvnet-b"])
+    expected = {"supervised": ["vnet"], **{name: ["resvnet", "vnet"] for name in PAIRS}}
+    expected |= {name: ["resvnet-a", "resvnet-b"] for name in TWINS}
     assert list(candidates) == expected.get(method, ["resvnet"])
     shapes = [p.shape for net, _ in candidates.values() for p in net.parameters()]
     if method in TWINS:

@@ -15,6 +15,7 @@ from c3s3_seg.models.blocks import Backbone
 from c3s3_seg.training.config import TrainConfig, warm_up
 from c3s3_seg.training.data import Batch, Views
 from c3s3_seg.training.ema import Ema
+from c3s3_seg.training.losses import one_hot
 from c3s3_seg.training.methods.base import Method, Phase, fresh, logged
 
 SMOOTH = 1e-5
@@ -114,7 +115,7 @@ def pseudo_labels(teacher: nn.Module, images: Tensor, largest: bool) -> Tensor:
     label = logits.argmax(dim=1)
     if largest:
         label = largest_components(label)
-    return F.one_hot(label, logits.shape[1]).movedim(-1, 1).float()
+    return one_hot(label, logits.shape[1])
 
 
 def largest_components(label: Tensor) -> Tensor:
