@@ -51,9 +51,9 @@ def test_the_box_is_of_the_batch_and_not_of_a_process(toy_config: Path) -> None:
     assert not draw_box((16, 16, 16), 1.0, torch.Generator()).any()
 
 
-def test_halves_share_the_crop_in_the_middle() -> None:
-    assert [half.tolist() for half in halves(torch.arange(4))] == [[0, 1], [2, 3]]
-    assert [half.tolist() for half in halves(torch.arange(3))] == [[0, 1], [1, 2]]
+def test_halves_share_an_odd_crop() -> None:
+    assert [half.tolist() for half in halves(torch.arange(4))] == [[0, 2], [1, 3]]
+    assert [half.tolist() for half in halves(torch.arange(3))] == [[0, 2], [1, 2]]
     assert [half.tolist() for half in halves(torch.arange(1))] == [[0], [0]]
 
 

@@ -1,6 +1,6 @@
 """Every method behind the one interface: it steps, learns, and is restored exactly."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +8,9 @@ import pytest
 import torch
 from helpers.training import sampler
 
-from c3s3_seg.training.config import load_config
+from c3s3_seg.training.config import TrainConfig, load_config
 from c3s3_seg.training.distances import signed_distance
+from c3s3_seg.training.method_settings import METHOD_NAMES
 from c3s3_seg.training.methods import METHODS, build_method
 from c3s3_seg.training.methods.uamt import UncertaintyAwareMeanTeacher
 from c3s3_seg.training.run import Run
@@ -106,3 +107,9 @@ def test_signed_distance_by_hand() -> None:
     assert not distance[0, 1].any()
     on_boundary = signed_distance(target, zero_boundary=True)
     torch.testing.assert_close(on_boundary[0, 0].ravel(), torch.tensor([1, 0.5, 0, -1, 0, 0.5, 1]))
+
+
+def test_every_name_has_a_method_and_a_section() -> None:
+    assert set(METHODS) == set(METHOD_NAMES)
+    sections = {field.name for field in fields(TrainConfig)}
+    assert set(METHODS) - sections == {"supervised", "mcf"}

@@ -136,13 +136,13 @@ def largest_components(label: Tensor) -> Tensor:
 
 
 def halves(crops: Tensor) -> tuple[Tensor, Tensor]:
-    """The first and the last half; of an odd number both hold the one in the middle."""
-    count = (len(crops) + 1) // 2
-    return crops[:count], crops[-count:]
+    """Every other crop, so that pairs are neighbours, which processes do not part; an odd last one is in both."""
+    second = crops[1::2] if len(crops) % 2 == 0 else torch.cat([crops[1::2], crops[-1:]])
+    return crops[0::2], second
 
 
 def paste_labelled(batch: Batch) -> Mixed:
-    """Pre-training: boxes of the last half of the labelled crops in the first half."""
+    """Pre-training: boxes of one half of the labelled crops in the other."""
     (a, b), (y_a, y_b), mask = halves(batch.views[0]), halves(batch.target), batch.box
     images, target = a * mask + b * (1 - mask), y_a * mask + y_b * (1 - mask)
     return Mixed(images, target, torch.ones_like(images))
