@@ -136,7 +136,7 @@ def largest_components(label: Tensor) -> Tensor:
 
 
 def halves(crops: Tensor) -> tuple[Tensor, Tensor]:
-    """Every other crop, so that pairs are neighbours, which processes do not part; an odd last one is in both."""
+    """Every other crop: pairs are neighbours, which processes do not part. An odd last one is in both."""
     second = crops[1::2] if len(crops) % 2 == 0 else torch.cat([crops[1::2], crops[-1:]])
     return crops[0::2], second
 

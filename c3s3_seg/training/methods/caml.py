@@ -114,8 +114,7 @@ def omni_correlation(ours: Tensor, theirs: Tensor, memory: Tensor, temperature: 
     log_ours = (ours @ memory.T / temperature).log_softmax(dim=1)
     correlation = (theirs @ memory.T / temperature).softmax(dim=1)
     floored = torch.logaddexp(log_ours, torch.full_like(log_ours, 1e-8).log())  # log(p + 1e-8)
-    loss: Tensor = -(correlation * floored).sum(dim=1).mean()
-    return loss
+    return -(correlation * floored).sum(dim=1).mean()
 
 
 class Bank(nn.Module):
@@ -157,7 +156,7 @@ class CrossSampleAttention(nn.Module):
         """(N, C, X, Y, Z) -> the same shape."""
         if not self.training:
             return x
-        rows = x.flatten(2).transpose(1, 2)
+        rows: Tensor = x.flatten(2).transpose(1, 2)
         with sdpa_kernel(SDPBackend.MATH):  # the others have no deterministic backward pass on a GPU
             rows = self.within(rows)
             rows = self.across(rows.transpose(0, 1)).transpose(0, 1)
