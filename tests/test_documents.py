@@ -20,7 +20,7 @@ CARDS = sorted(ROOT.glob("c3s3_seg/weights/*/README.md"))
 FOREIGN = {
     *("nproc-per-node", "array", "nthreads", "nworkers", "resources", "protocol", "no-dashboard"),
     *("tls-ca-file", "tls-cert", "tls-key", "meta", "config", "bundle", "dataset", "output"),
-    *("kills", "flat", "tiles", "fine", "slices", "size", "steps"),  # of scripts in benchmarks/
+    *("kills", "flat", "tiles", "fine", "slices", "size", "steps", "methods"),  # of scripts in benchmarks/
 }
 METADATA = {f"c3s3.{key}" for key in ("task", "networks", "weights", "input", "output", "postprocess")}
 SUBTABLES = {"networks.a", "networks.b"}

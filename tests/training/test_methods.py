@@ -8,12 +8,17 @@ import pytest
 import torch
 from helpers.training import sampler
 
+from c3s3_seg.bundle import ModelBundle
+from c3s3_seg.inference.backends.runtimes import load_torch
+from c3s3_seg.models import build
 from c3s3_seg.training.config import TrainConfig, load_config
 from c3s3_seg.training.distances import signed_distance
+from c3s3_seg.training.loggers import Silent
 from c3s3_seg.training.method_settings import METHOD_NAMES
 from c3s3_seg.training.methods import METHODS, build_method
 from c3s3_seg.training.methods.uamt import UncertaintyAwareMeanTeacher
 from c3s3_seg.training.run import Run
+from c3s3_seg.training.train import train
 
 # Within four iterations of eight every method passes from its first phase to its last.
 PHASES = [
@@ -107,6 +112,38 @@ def test_signed_distance_by_hand() -> None:
     assert not distance[0, 1].any()
     on_boundary = signed_distance(target, zero_boundary=True)
     torch.testing.assert_close(on_boundary[0, 0].ravel(), torch.tensor([1, 0.5, 0, -1, 0, 0.5, 1]))
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_only_the_segmentation_network_ships(name: str, toy_config: Path) -> None:
+    config = load_config(toy_config, [f"method={name}", "sassnet.discriminator_filters=4"])
+    for net, info in build_method(config).candidates().values():
+        plain = build(info.architecture, channels=1, classes=2, filters=info.filters)
+        assert {k: v.shape for k, v in net.state_dict().items()} == {
+            k: v.shape for k, v in plain.state_dict().items()
+        }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["caml", "sassnet", "tracoco"])
+def test_a_method_with_more_beside_its_network_writes_a_bundle(
+    name: str, toy_config: Path, tmp_path: Path
+) -> None:
+    changes = [
+        f"method={name}",
+        "run.iterations=3",
+        "run.validate_every=3",
+        "sassnet.discriminator_filters=4",
+    ]
+    bundle = train(load_config(toy_config, changes), tmp_path / "run", Silent())
+    facts = ModelBundle.load(bundle.folder).manifest.training
+    expected = ["vnet-a", "vnet-b"] if name == "tracoco" else ["vnet"]
+    assert sorted(network.candidate for network in bundle.networks) == expected
+    assert facts["method"] == name
+    assert facts["cases"]["unlabelled"] == 2
+    home, network = bundle.members()[0]
+    scan = torch.zeros(1, 1, 32, 32, 32)
+    assert load_torch(home, network).eval()(scan).shape == (1, 2, 32, 32, 32)
 
 
 def test_every_name_has_a_method_and_a_section() -> None:
