@@ -65,8 +65,8 @@ def one_hot(label: Tensor, classes: int) -> Tensor:
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     """Mean of `values` where `mask` is 1; 0 for an empty mask. Pooled over all processes."""
-    values_sum, count = total(torch.stack([(values * mask).sum(), mask.sum()]))
-    return values_sum / count.clamp_min(1)
+    pooled = total(torch.stack([(values * mask).sum(), mask.sum()]))
+    return pooled[0] / pooled[1].clamp_min(1)
 
 
 def sharpen(probability: Tensor, temperature: float) -> Tensor:
