@@ -85,6 +85,19 @@ def test_gradients_are_finite_without_a_boundary(
     assert all(torch.isfinite(p).all() for p in run.method.parameters())
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["caml", "ssnet", "tracoco"])
+def test_activation_checkpointing_gives_the_same_steps(name: str, toy_config: Path, tmp_path: Path) -> None:
+    """Where a method runs a network more than once, or changed it."""
+    found = []
+    for wanted in ("false", "true"):
+        changes = [f"method={name}", f"run.activation_checkpointing={wanted}"]
+        run = Run(load_config(toy_config, changes), tmp_path)
+        found.append((steps(run, toy_config, 2), run.method.state_dict()))
+    assert found[0][0] == found[1][0]
+    assert all(torch.equal(value, found[1][1][key]) for key, value in found[0][1].items())
+
+
 def test_mcf_is_c3s3_without_cosine_and_contrast(toy_config: Path, tmp_path: Path) -> None:
     (terms,) = steps(Run(load_config(toy_config, ["method=mcf", "c3s3.warm_up=0"]), tmp_path), toy_config, 1)
     assert terms["cos"] == terms["iuc"] == 0

@@ -52,12 +52,13 @@ class DiscrepancyCorrection(Method):
         unlabelled = batch.views[0][batch.labelled :]
         mixed = paste_both_ways(batch, pseudo_labels(self.teacher, unlabelled, config.largest_component))
         logits_a, logits_b = self.a(mixed.images).float(), self.b(mixed.images).float()
-        losses = [copy_paste_loss(x, mixed, config.pseudo_weight) for x in (logits_a, logits_b)]
-        mix_a, mix_b = (sum(half.mean() for half in loss.chunk(2)) for loss in losses)
+        mix_a, mix_b = (
+            2 * copy_paste_loss(x, mixed, config.pseudo_weight).mean()  # the sum of both directions
+            for x in (logits_a, logits_b)
+        )
         corrected = _both_ways(logits_a.softmax(dim=1), logits_b.softmax(dim=1), mixed, config)
-        loss = torch.as_tensor(mix_a + mix_b) + corrected
-        terms = {"mix_a": torch.as_tensor(mix_a), "mix_b": torch.as_tensor(mix_b), "corrected": corrected}
-        yield Phase(loss, ("main",), logged(**terms))
+        terms = logged(mix_a=mix_a, mix_b=mix_b, corrected=corrected)
+        yield Phase(mix_a + mix_b + corrected, ("main",), terms)
 
     def after_step(self, iteration: int) -> None:
         """The teacher follows A; in the pre-training it is A."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from c3s3_seg.bundle import Network
+from c3s3_seg.models.activation_checkpointing import settled
 from c3s3_seg.models.blocks import Backbone
 from c3s3_seg.training.config import TrainConfig
 from c3s3_seg.training.data import Batch, Views
@@ -64,7 +64,7 @@ class SmoothSeparable(Method):
         """Dice distance of the answer on each crop to that on the crop moved where it changes most."""
         config = self.config.ssnet
         noise = unit(torch.rand_like(images) - 0.5).requires_grad_(True)
-        with _unremembered(self.net):
+        with settled(self.net):  # the moved crops are not remembered
             moved = self.net(images + config.probe * noise).float().softmax(dim=1)
             # Only its direction is used; per voxel it would vanish in half precision.
             distance = plain_dice(moved, answer) * answer.numel()
@@ -117,19 +117,6 @@ def _selector(channels: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Linear(channels, channels), nn.BatchNorm1d(channels), nn.LeakyReLU(SLOPE), nn.Linear(channels, 1)
     )
-
-
-@contextmanager
-def _unremembered(net: nn.Module) -> Iterator[None]:
-    """Batch norms use the batch's statistics and do not keep them."""
-    norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm3d)]
-    for norm in norms:
-        norm.track_running_stats = False
-    try:
-        yield
-    finally:
-        for norm in norms:
-            norm.track_running_stats = True
 
 
 def unit(x: Tensor) -> Tensor:
