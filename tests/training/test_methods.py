@@ -98,6 +98,32 @@ def test_activation_checkpointing_gives_the_same_steps(name: str, toy_config: Pa
     assert all(torch.equal(value, found[1][1][key]) for key, value in found[0][1].items())
 
 
+# What each method adds to L_seg, left out by one number.
+LEFT_OUT = {
+    "uamt": "uamt.weight=0",
+    "dtc": "dtc.weight=0",
+    "bcp": "bcp.pseudo_weight=0",
+    "sdcl": "sdcl.correction_weight=0",
+    "sassnet": "sassnet.weight=0",
+    "tracoco": "tracoco.weight=0",
+    "caussl": "caussl.independence_weight=0",
+    "caml": "caml.correlation_weight=0",
+    "ssnet": "ssnet.contrast_weight=0",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LEFT_OUT)
+def test_leaving_the_mechanism_out_changes_the_step(name: str, toy_config: Path, tmp_path: Path) -> None:
+    found = []
+    for change in ([], [LEFT_OUT[name]]):
+        run = Run(load_config(toy_config, [f"method={name}", *PHASES, *change]), tmp_path)
+        run.iteration = 7  # the last: ramps are almost at 1
+        steps(run, toy_config, 1)
+        found.append([p for net, _ in run.method.candidates().values() for p in net.parameters()])
+    assert any(not torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
 def test_mcf_is_c3s3_without_cosine_and_contrast(toy_config: Path, tmp_path: Path) -> None:
     (terms,) = steps(Run(load_config(toy_config, ["method=mcf", "c3s3.warm_up=0"]), tmp_path), toy_config, 1)
     assert terms["cos"] == terms["iuc"] == 0
