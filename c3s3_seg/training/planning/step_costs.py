@@ -15,7 +15,7 @@ from c3s3_seg.training.planning.trial import READ, STEPS
 # crops of 64 x 64 x 48 take 3.7 s on two cores with AVX2 (benchmarks/training-log.md).
 VOXEL_S = 6e-7
 # How much longer a step of the method itself takes than one of the warm-up.
-LONGER = {"c3s3": 2.3, "mcf": 1.9}
+LONGER = {"c3s3": 2.3, "mcf": 1.9, "bcp": 1.4, "sdcl": 1.3}
 LOAD_S = 1.0  # of a case
 WHOLE = 4  # crops that a scan is as large as
 
