@@ -1,10 +1,13 @@
 """One training step, side by side: ours, a plain transcription of the equations, supervised, MCF.
 
-    python benchmarks/training.py [--size 64 64 48] [--steps 5] [--only NAME] [--device cuda]
+    python benchmarks/training.py [--methods] [--size 64 64 48] [--steps 5] [--only NAME] [--device cuda]
+
+With --methods: every method of `c3s3_seg.training.methods` in float32, beside supervised training.
 
 Every contender runs in a process of its own, one after the other: seconds are medians over the steps after
 the first, memory is the largest resident size of that process, or on a GPU the most that torch had allocated
-there. Random crops: the arithmetic is the same.
+there. Random crops: the arithmetic is the same. BCP and SDCL are measured after their pre-training, CauSSL
+with one update of its coefficients in each step, which is its mean.
 """
 
 import argparse
@@ -26,6 +29,11 @@ CONTENDERS = {
     "UA-MT, float32": ("uamt", "float32"),
     "supervised VNet, float32": ("supervised", "float32"),
 }
+METHODS = ["supervised", "uamt", "dtc", "sassnet", "ssnet", "caml", "bcp"]
+METHODS += ["mcf", "caussl", "tracoco", "sdcl", "c3s3"]  # two networks
+# Every method at its own step, not at its warm-up.
+OWN_STEP = ["c3s3.warm_up=0", "bcp.pretraining=0", "sdcl.pretraining=0"]
+OWN_STEP += ["caussl.coefficient_start=0", "caussl.every=1e-9"]
 
 
 def main() -> None:
@@ -33,42 +41,41 @@ def main() -> None:
     parser.add_argument("--size", nargs=3, type=int, default=[64, 64, 48])
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--only", choices=list(CONTENDERS))
+    parser.add_argument("--methods", action="store_true")
+    parser.add_argument("--only", choices=[*CONTENDERS, *METHODS])
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
         print(json.dumps(measure(*options.one, options)))
         return
     print(f"crops of {options.size}, 1 labelled + 1 unlabelled (supervised: 2 labelled), 16 filters\n")
-    print("| step | s | peak MB | times faster | memory |\n|---|---|---|---|---|")
+    contenders = {name: (name, "float32") for name in METHODS} if options.methods else CONTENDERS
+    ratio = "times supervised" if options.methods else "times faster"
+    print(f"| step | s | peak MB | {ratio} | memory |\n|---|---|---|---|---|")
     first: dict[str, float] | None = None
-    for name, (method, precision) in CONTENDERS.items():
+    for name, contender in contenders.items():
         if options.only not in (None, name):
             continue
-        size = [str(n) for n in options.size]
-        command = [
-            sys.executable,
-            __file__,
-            "--size",
-            *size,
-            "--steps",
-            str(options.steps),
-            "--device",
-            options.device,
-            "--one",
-            method,
-            precision,
-        ]
-        answer = subprocess.run(command, capture_output=True, text=True, check=False)
-        if answer.returncode:
-            print(f"| {name} | failed ({answer.returncode}) | | | |")
+        found = alone(contender, options)
+        if isinstance(found, int):
+            print(f"| {name} | failed ({found}) | | | |")
             continue
-        found = json.loads(answer.stdout.splitlines()[-1])
         first = first or found
-        ratio, share = first["seconds"] / found["seconds"], found["mb"] / first["mb"]
-        print(
-            f"| {name} | {found['seconds']:.3f} | {found['mb']:.0f} | {ratio:.2f} | {share:.2f} |", flush=True
-        )
+        slower = found["seconds"] / first["seconds"]
+        row = (name, f"{found['seconds']:.3f}", f"{found['mb']:.0f}")
+        row += (f"{slower if options.methods else 1 / slower:.2f}", f"{found['mb'] / first['mb']:.2f}")
+        print(f"| {' | '.join(row)} |", flush=True)
+
+
+def alone(contender: tuple[str, str], options: argparse.Namespace) -> dict[str, float] | int:
+    """Measure in a process of its own; its exit code where it failed."""
+    command = [sys.executable, __file__, "--size", *map(str, options.size), "--steps", str(options.steps)]
+    command += ["--device", options.device, "--one", *contender]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    if answer.returncode:
+        return answer.returncode
+    found: dict[str, float] = json.loads(answer.stdout.splitlines()[-1])
+    return found
 
 
 def measure(method: str, precision: str, options: argparse.Namespace) -> dict[str, float]:
@@ -76,11 +83,11 @@ def measure(method: str, precision: str, options: argparse.Namespace) -> dict[st
 
     from c3s3_seg.system.process import keep_pages
     from c3s3_seg.training.config import load_config
-    from c3s3_seg.training.data import Batch
     from c3s3_seg.training.run import Run
 
     size = tuple(options.size)
-    changes = [f"task.patch=[{size[0]}, {size[1]}, {size[2]}]", "c3s3.warm_up=0", "data.folder=none"]
+    changes = [f"task.patch=[{size[0]}, {size[1]}, {size[2]}]", "data.folder=none", "networks.ship=[]"]
+    changes += OWN_STEP
     precision, _, activation_checkpointing = precision.partition("+")
     changes += [
         f"run.activation_checkpointing={'true' if activation_checkpointing else 'false'}",
@@ -95,17 +102,34 @@ def measure(method: str, precision: str, options: argparse.Namespace) -> dict[st
     step = Plain(run).step if method == "plain" else run.step
     seconds = []
     for number in range(options.steps + 1):
-        views = run.method.views(number)
-        shape = (views.labelled + views.unlabelled, 1, *size)
-        images = tuple(torch.randn(shape, device=run.device) for _ in range(views.count))
-        inside = (torch.rand(views.labelled, 1, *size, device=run.device) < 0.2).float()
-        batch = Batch(images, torch.cat([1 - inside, inside], dim=1))
+        batch = random_batch(run.method.views(number), size, run.device)
         started = time.perf_counter()
         step(batch)
         if options.device == "cuda":
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - started)
     return {"seconds": statistics.median(seconds[1:]), "mb": peak_mb(options.device)}
+
+
+def random_batch(views, size, device):  # type: ignore[no-untyped-def]
+    import torch
+
+    from c3s3_seg.training.data import EMPTY, Batch, draw_box
+    from c3s3_seg.training.distances import signed_distance
+
+    crops = views.labelled + views.unlabelled
+    shape, count = (crops, 1, *size), 2 if views.shift else views.count
+    images = tuple(torch.randn(shape, device=device) for _ in range(count))
+    inside = (torch.rand(views.labelled, 1, *size, device=device) < 0.2).float()
+    offset = tuple(int(views.shift / 2 * side) for side in size)
+    return Batch(
+        images,
+        torch.cat([1 - inside, inside], dim=1),
+        tuple(range(views.labelled)),
+        (offset,) * crops if views.shift else (),
+        draw_box(size, views.box, torch.Generator()).to(device) if views.box else EMPTY,
+        EMPTY if views.distances == "none" else signed_distance(inside),
+    )
 
 
 def peak_mb(device: str) -> float:

@@ -23,7 +23,7 @@ FOREIGN = {
     *("tls-ca-file", "tls-cert", "tls-key", "meta", "config", "bundle", "dataset", "output"),
     *("no-index", "find-links", "no-deps"),  # of pip
     *("network", "read-only", "rm", "tmpfs", "user"),  # of docker
-    *("kills", "flat", "tiles", "fine", "slices", "size", "steps"),  # of scripts in benchmarks/
+    *("kills", "flat", "tiles", "fine", "slices", "size", "steps", "methods"),  # of scripts in benchmarks/
 }
 METADATA = {f"c3s3.{key}" for key in ("task", "networks", "weights", "input", "output", "postprocess")}
 SUBTABLES = {"networks.a", "networks.b"}
@@ -127,12 +127,14 @@ def test_the_indexes_are_complete() -> None:
 @names
 def test_configuration_keys_are_ours(path: Path) -> None:
     from c3s3_seg.training.config import TrainConfig
+    from c3s3_seg.training.method_settings import METHOD_NAMES
 
     ours = set(keys(TrainConfig))
     text = path.read_text(encoding="utf-8")
-    tables = "run|data|task|networks|c3s3|augment|optimiser"
+    tables = "run|data|task|networks|augment|optimiser|" + "|".join(METHOD_NAMES)
     found = set(re.findall(rf"(?<![\w./])((?:{tables})\.[a-z_]+)(?= ?=|`)", text))
-    assert found - ours - METADATA - SUBTABLES - {"c3s3.py"} == set()
+    files = {f"{name}.{suffix}" for name in METHOD_NAMES for suffix in ("py", "toml")}
+    assert found - ours - METADATA - SUBTABLES - files == set()
 
 
 def test_the_page_of_the_architecture_has_the_layers_of_the_test() -> None:

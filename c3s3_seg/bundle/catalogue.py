@@ -32,9 +32,9 @@ class ModelSummary:
         How many there are, those of a linked bundle left out.
     linked
         The linked bundle, or None.
-    dice, hd95_mm, cases
+    dice, hd95_vox, cases
         Means of the primary network over labels and cases of validation, and the number of cases; None where
-        the bundle does not know. 95HD is None too on an anisotropic grid, as it was measured in voxels.
+        the bundle does not know. 95HD is in voxels of the scans' own grids, as training measures it.
     size_bytes
         Of its files.
     """
@@ -48,7 +48,7 @@ class ModelSummary:
     networks: int
     linked: str | None
     dice: float | None
-    hd95_mm: float | None
+    hd95_vox: float | None
     cases: int | None
     size_bytes: int
 
@@ -81,8 +81,6 @@ def summarize(name: str) -> ModelSummary:
     task, domain = bundle.task, bundle.task.domain
     grid_mm = tuple(task.recipe.spacing_mm)
     score = _validation(bundle)
-    hd95_vox = score.get("hd95_vox")
-    isotropic = max(grid_mm) - min(grid_mm) < 1e-6
     files = (MANIFEST, *bundle.manifest.files)
     return ModelSummary(
         name,
@@ -94,7 +92,7 @@ def summarize(name: str) -> ModelSummary:
         len(bundle.networks),
         bundle.manifest.linked_bundle,
         score.get("dice"),
-        hd95_vox * grid_mm[0] if hd95_vox is not None and isotropic else None,
+        score.get("hd95_vox"),
         _facts(bundle.manifest.training, "cases").get("validation"),
         sum((bundle.folder / file).stat().st_size for file in files),
     )

@@ -48,7 +48,10 @@ def models(
             say(json.dumps(asdict(model)))
     else:
         show(_table(found))
-        say("Input: modality, spacing, field of view of the training scans. Dice, 95HD: on validation cases.")
+        say(
+            "Input: modality, spacing, field of view of the training scans. Dice, 95HD (voxels of the scan):"
+            " on validation cases."
+        )
         report_failures(failures)
     if failures:
         raise typer.Exit(1)
@@ -65,10 +68,10 @@ def _table(models: Sequence[ModelSummary]) -> Table:
     table.add_column("Model", overflow="fold", min_width=LONGEST_NAME if models else None)
     table.add_column("Labels", overflow="fold")
     table.add_column("Input", overflow="fold")
-    for header in ("Dice", "95HD mm", "MB"):
+    for header in ("Dice", "95HD vox", "MB"):
         table.add_column(header, justify="right", no_wrap=True)
     for model in models:
-        scores = (_known(model.dice, 3), _known(model.hd95_mm, 1))
+        scores = (_known(model.dice, 3), _known(model.hd95_vox, 2))
         texts = (model.name, ", ".join(model.labels), _input(model))
         table.add_row(*map(cell, (*texts, *scores, f"{model.size_bytes / 1e6:.1f}")))
     return table

@@ -31,7 +31,7 @@ class Checkpointed(nn.Module):
         from torch.utils.checkpoint import checkpoint
 
         return checkpoint(  # type: ignore[no-any-return]
-            function, *inputs, use_reentrant=False, context_fn=lambda: (nullcontext(), _settled(self))
+            function, *inputs, use_reentrant=False, context_fn=lambda: (nullcontext(), settled(self))
         )
 
 
@@ -43,7 +43,7 @@ def set_activation_checkpointing(module: nn.Module, wanted: bool) -> None:
 
 
 @contextmanager
-def _settled(module: nn.Module) -> Iterator[None]:
+def settled(module: nn.Module) -> Iterator[None]:
     """Batch norms that do not remember what they see: they have seen it once already."""
     norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm3d | nn.SyncBatchNorm)]
     kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]

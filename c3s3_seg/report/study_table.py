@@ -57,7 +57,8 @@ class StudyRow:
         in no mean.
     against
         Metric -> this row minus the same net of the reference, case by case; each case's values are
-        averaged over labels and seeds. Empty for the reference itself, and where it has no such net.
+        averaged over labels and seeds. The two nets of one architecture (`vnet-a`, `vnet-b`) are compared
+        with the one (`vnet`). Empty for the reference itself, and where it has no such net.
     """
 
     entry: str
@@ -88,10 +89,12 @@ def study_rows(runs: Sequence[Trained], reference: str) -> list[StudyRow]:
 
 def _row(entry: str, net: str, runs: Sequence[Trained], reference: str) -> StudyRow:
     mine = [run for run in runs if run.entry == entry and net in run.nets]
-    other = [run for run in runs if run.entry == reference and net in run.nets]
+    theirs = [run for run in runs if run.entry == reference]
+    same = net if any(net in run.nets for run in theirs) else net.removesuffix("-a").removesuffix("-b")
+    other = [run for run in theirs if same in run.nets]
     values = [_values(run.nets[net]) for run in mine]
     means = {m: [_mean([v[m] for v in one]) for one in values] for m in METRICS}
-    paired = compare(_per_case(mine, net), _per_case(other, net)) if other and entry != reference else ()
+    paired = compare(_per_case(mine, net), _per_case(other, same)) if other and entry != reference else ()
     return StudyRow(
         entry,
         net,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Le, Lt
+from annotated_types import Ge, Le
 
 from c3s3_seg.bundle import ReadTask
 from c3s3_seg.bundle.manifest import check_patch
@@ -16,14 +16,27 @@ from c3s3_seg.errors import ConfigError, InputError
 from c3s3_seg.system.overrides import put
 from c3s3_seg.system.schema import closed, parse
 from c3s3_seg.system.shard import parse_share
+from c3s3_seg.training.method_settings import (
+    BCPConfig,
+    C3S3Config,
+    CAMLConfig,
+    CauSSLConfig,
+    Count,
+    DTCConfig,
+    MethodName,
+    NotNegative,
+    Positive,
+    SASSNetConfig,
+    SDCLConfig,
+    Share,
+    SSNetConfig,
+    TraCoCoConfig,
+    UAMTConfig,
+)
 from c3s3_seg.training.networks import NetworksConfig
 
 CONFIGS = Path(__file__).parent / "configs"
-
-Count = Annotated[int, Gt(0)]
-Share = Annotated[float, Ge(0), Le(1)]
-Positive = Annotated[float, Gt(0)]
-NotNegative = Annotated[float, Ge(0)]
+DISCRIMINATOR_SIDE = 16
 
 
 @closed
@@ -102,67 +115,6 @@ class AugmentConfig:
 
 @closed
 @dataclass(frozen=True)
-class C3S3Config:
-    """The method's own numbers; equations and rows refer to the paper and its difference table.
-
-    Parameters
-    ----------
-    alpha
-        Eq. 4: weight of the cross entropy in the competition.
-    competition_memory
-        Row 7: share of the past in the values that compete; 0: this step alone, as in the paper.
-    sharpening
-        Eq. 5: the temperature T.
-    cp_weight, cp_schedule
-        Row 6: peak weight of L_cp, reached by the ramp exp(-5 (1 - progress)^2). The paper: 1, `constant`.
-    cosine_weight
-        Weight of L_cos, eq. 6; 0 leaves it out.
-    cosine
-        Row 4. `cross`: eq. 6, across networks and views, on probabilities. `published`: within a
-        network, on logits, along the last axis.
-    contrast_weight, contrast_schedule
-        Row 3: peak of lambda, eq. 3, reached by the same ramp; 0 leaves the contrast out. The published
-        code has no lambda: 1, `constant`.
-    contrast
-        Row 1. `intersection-union`: eq. 7-10, masks choose anchors and negatives. `published`: one
-        cosine a voxel, masked voxels count as e^0; its optimum is orthogonal where the nets agree.
-    contrast_crops
-        Row 2: on `unlabelled` crops, or on `all` as published.
-    contrast_backwards
-        Row 8: how often the contrast's gradient counts. Two losses with a backward each, as
-        published, count it twice; one backward of the sum, with 2 here, is the same.
-    views
-        Row 5. `independent`: two intensity changes of each crop. `identical`: one, seen twice, so that
-        only dropout differs; the encoder runs once.
-    temperature
-        tau of the contrast, eq. 7-9.
-    anchors, negatives
-        How many voxels are drawn for each contrast term.
-    warm_up
-        Iterations at the beginning in which both nets only learn from labels.
-    """
-
-    alpha: Share = 0.8
-    competition_memory: Annotated[float, Ge(0), Lt(1)] = 0.0
-    sharpening: Positive = 0.1
-    cp_weight: NotNegative = 0.1
-    cp_schedule: Literal["ramp", "constant"] = "ramp"
-    cosine_weight: NotNegative = 1.0
-    cosine: Literal["cross", "published"] = "cross"
-    contrast_weight: NotNegative = 0.1
-    contrast_schedule: Literal["ramp", "constant"] = "ramp"
-    contrast: Literal["intersection-union", "published"] = "intersection-union"
-    contrast_crops: Literal["unlabelled", "all"] = "unlabelled"
-    contrast_backwards: Literal[1, 2] = 1
-    views: Literal["independent", "identical"] = "independent"
-    temperature: Positive = 0.1
-    anchors: Count = 4096
-    negatives: Count = 256
-    warm_up: Annotated[int, Ge(0)] = 0
-
-
-@closed
-@dataclass(frozen=True)
 class OptimiserConfig:
     """SGD with momentum; the learning rate falls to 0 by `schedule`, or stays `constant`."""
 
@@ -225,9 +177,9 @@ class RunConfig:
 @closed
 @dataclass(frozen=True)
 class TrainConfig:
-    """A whole run."""
+    """A whole run. A method reads its own section; `mcf` reads that of `c3s3`."""
 
-    method: Literal["supervised", "c3s3", "mcf", "uamt", "dtc"]
+    method: MethodName
     task: ReadTask
     data: DataConfig
     run: RunConfig
@@ -235,11 +187,25 @@ class TrainConfig:
     c3s3: C3S3Config = field(default_factory=C3S3Config)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    uamt: UAMTConfig = field(default_factory=UAMTConfig)
+    dtc: DTCConfig = field(default_factory=DTCConfig)
+    bcp: BCPConfig = field(default_factory=BCPConfig)
+    sdcl: SDCLConfig = field(default_factory=SDCLConfig)
+    sassnet: SASSNetConfig = field(default_factory=SASSNetConfig)
+    tracoco: TraCoCoConfig = field(default_factory=TraCoCoConfig)
+    caussl: CauSSLConfig = field(default_factory=CauSSLConfig)
+    caml: CAMLConfig = field(default_factory=CAMLConfig)
+    ssnet: SSNetConfig = field(default_factory=SSNetConfig)
 
 
 def warm_up(config: TrainConfig) -> int:
     """Iterations of a run in which its method does not teach yet."""
-    return config.c3s3.warm_up if config.method in ("c3s3", "mcf") else 0
+    if config.method in ("c3s3", "mcf"):
+        return config.c3s3.warm_up
+    if config.method in ("bcp", "sdcl"):
+        share = (config.bcp if config.method == "bcp" else config.sdcl).pretraining
+        return int(share * config.run.iterations)
+    return 0
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
@@ -291,6 +257,7 @@ def _check(config: TrainConfig, where: str) -> None:
     if config.data.fold is not None and parse_share(config.data.fold, "data.fold")[1] < 2:
         raise ConfigError(f"data.fold = {config.data.fold!r}: wanted 2 folds or more", where=where)
     _check_shipped(config, where)
+    _check_method(config, where)
     low, high = config.augment.scale
     if low > high:
         raise ConfigError(
@@ -304,6 +271,22 @@ def _check_shipped(config: TrainConfig, where: str) -> None:
     if config.networks.ship and not set(config.networks.ship) & set(trained):
         what = f"networks.ship = {list(config.networks.ship)}: method '{config.method}' trains only"
         raise ConfigError(f"{what} {', '.join(trained)}", where=where)
+
+
+def _check_method(config: TrainConfig, where: str) -> None:
+    """What a method wants of other sections."""
+    run, smallest = config.run, min(config.task.patch)
+    counts = (run.labelled_batch, run.unlabelled_batch)
+    if config.method in ("bcp", "sdcl") and len({(n + 1) // 2 for n in counts}) > 1:
+        what = f"run.labelled_batch = {counts[0]} and run.unlabelled_batch = {counts[1]}"
+        raise ConfigError(f"{what}: '{config.method}' mixes their halves, wanted as many", where=where)
+    if config.method == "sassnet" and smallest < DISCRIMINATOR_SIDE:
+        what = f"task.patch has a side of {smallest}: the discriminator of 'sassnet' halves it four times"
+        raise ConfigError(f"{what}, wanted {DISCRIMINATOR_SIDE} at least", where=where)
+    width = 8 * config.networks.a.filters
+    if config.method == "caml" and width % config.caml.heads:
+        what = f"caml.heads = {config.caml.heads}: wanted a divisor of 8 x networks.a.filters = {width}"
+        raise ConfigError(what, where=where)
 
 
 def _check_labels(config: TrainConfig, where: str) -> None:

@@ -7,6 +7,7 @@ would have drawn, and several loaders could share the work.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -21,10 +22,14 @@ from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.io import load, load_mask
 from c3s3_seg.training.augment import change_intensity, draw_geometry
 from c3s3_seg.training.config import AugmentConfig, DataConfig, TrainConfig
+from c3s3_seg.training.distances import signed_distance
 from c3s3_seg.training.distributed import ProcessGroup
 from c3s3_seg.training.folds import read_splits as read_splits
 
 ALONE = ProcessGroup()
+EMPTY = torch.empty(0)
+Offset = tuple[int, int, int]
+BOX = 1_008  # in place of a crop's number: what a batch's box is drawn by
 
 
 @dataclass(frozen=True)
@@ -68,32 +73,72 @@ class ValidationCase:
 
 @dataclass(frozen=True)
 class Views:
-    """What a method wants in a batch: crops of each kind, and independent intensity changes of each."""
+    """What a method wants in a batch.
+
+    Parameters
+    ----------
+    labelled, unlabelled
+        Crops of each kind.
+    count
+        Independent intensity changes of each.
+    shift
+        Above 0, the second view is another crop of the same scan, moved by at most this share of each side;
+        both lie in one sampling of the scan with one intensity change, so that they agree where they overlap.
+    box
+        Above 0, a mask to mix crops by: a box of this share of each side.
+    distances
+        Signed distance maps of the labelled crops: `plain`, or with 0 on the boundary.
+    """
 
     labelled: int
     unlabelled: int = 0
     count: int = 1
+    shift: float = 0.0
+    box: float = 0.0
+    distances: Literal["none", "plain", "zero boundary"] = "none"
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Labelled crops first, then unlabelled.
+    """Labelled crops first, then unlabelled. What a method did not ask for is empty.
 
     Parameters
     ----------
     views
-        Each (L + U, 1, X, Y, Z) float32: the same crops under different intensities.
+        Each (L + U, 1, X, Y, Z) float32: the same crops under different intensities, or pairs that overlap.
     target
-        (L, C, X, Y, Z) float32 in [0, 1], sums to 1 over C.
+        (L, C, X, Y, Z) float32 in [0, 1], sums to 1 over C; of the first view.
+    cases
+        The number of each labelled crop's case among the labelled ones.
+    offsets
+        Where each crop of the second view begins in that of the first, in voxels.
+    box
+        (X, Y, Z) float32: 0 in a box, 1 elsewhere. The same for all processes.
+    distances
+        (L, C - 1, X, Y, Z) float32 in [-1, 1], negative inside: the signed distance of each foreground class.
     """
 
     views: tuple[Tensor, ...]
     target: Tensor
+    cases: tuple[int, ...] = ()
+    offsets: tuple[Offset, ...] = ()
+    box: Tensor = EMPTY
+    distances: Tensor = EMPTY
 
     @property
     def labelled(self) -> int:
         """L."""
         return len(self.target)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One crop of a batch: its views, each (1, *patch), its target (C or 0, *patch), and whence it is."""
+
+    images: tuple[Tensor, ...]
+    target: Tensor
+    case: int
+    offset: Offset = (0, 0, 0)
 
 
 def read_case(data: DataSet, name: str, task: Task, *, labelled: bool) -> TrainingCase:
@@ -191,30 +236,60 @@ class Sampler:
     def batch(self, iteration: int, views: Views) -> Batch:
         """The batch of one iteration, or this process's share of it."""
         drawn = [
-            self._draw(cases, first + number, iteration, views.count)
+            self._draw(cases, first + number, iteration, views)
             for cases, first, count in (
                 (self.labelled, 0, views.labelled),
                 (self.unlabelled, views.labelled, views.unlabelled),
             )
             for number in self.group.share(count)
         ]
-        labelled = len(self.group.share(views.labelled))
-        images = tuple(torch.stack(view) for view in zip(*(images for images, _ in drawn), strict=True))
-        return Batch(images, torch.stack([target for _, target in drawn[:labelled]]))
+        labelled = drawn[: len(self.group.share(views.labelled))]
+        target = torch.stack([crop.target for crop in labelled])
+        distances = EMPTY
+        if views.distances != "none":
+            distances = signed_distance(target[:, 1:], zero_boundary=views.distances == "zero boundary")
+        return Batch(
+            tuple(torch.stack(view) for view in zip(*(crop.images for crop in drawn), strict=True)),
+            target,
+            tuple(crop.case for crop in labelled),
+            tuple(crop.offset for crop in drawn) if views.shift else (),
+            draw_box(self.task.patch, views.box, self._random(iteration, BOX)) if views.box else EMPTY,
+            distances,
+        )
 
-    def _draw(
-        self, cases: list[TrainingCase], number: int, iteration: int, views: int
-    ) -> tuple[list[Tensor], Tensor]:
-        """Crop `number` of a batch: its views, each (1, *patch), and its target (C or 0, *patch)."""
-        random = Generator().manual_seed((self.seed * 1_000_003 + iteration) * 1_009 + number)
-        case = cases[int(torch.randint(len(cases), (), generator=random))]
-        crop = self._crop(case, random)
-        return [change_intensity(crop[:1], self.augment, random) for _ in range(views)], crop[1:]
+    def _random(self, iteration: int, number: int) -> Generator:
+        return Generator().manual_seed((self.seed * 1_000_003 + iteration) * 1_009 + number)
 
-    def _crop(self, case: TrainingCase, random: Generator) -> Tensor:
-        """(layers, *patch): one sampling of the volume through a random affine and elastic map."""
+    def _draw(self, cases: list[TrainingCase], number: int, iteration: int, views: Views) -> Drawn:
+        """Crop `number` of a batch."""
+        random = self._random(iteration, number)
+        index = int(torch.randint(len(cases), (), generator=random))
+        if views.shift:
+            return self._draw_pair(cases, index, views.shift, random)
+        crop = self._crop(cases[index], random)
+        images = tuple(change_intensity(crop[:1], self.augment, random) for _ in range(views.count))
+        return Drawn(images, crop[1:], index)
+
+    def _draw_pair(self, cases: list[TrainingCase], index: int, share: float, random: Generator) -> Drawn:
+        """Two crops out of a sampling that is larger by their offset."""
+        limits = [int(share * side) for side in self.task.patch]
+        x, y, z = (int(torch.randint(-n, n + 1, (), generator=random)) for n in limits)
+        crop = self._crop(cases[index], random, (abs(x), abs(y), abs(z)))
+        image = change_intensity(crop[:1], self.augment, random)
+        first, second = self._part((-x, -y, -z)), self._part((x, y, z))
+        return Drawn((image[first], image[second]), crop[1:][first], index, (x, y, z))
+
+    def _part(self, offset: Offset) -> tuple[slice, ...]:
+        """Where one crop of a pair lies, whose partner's offset is the negative of `offset`."""
+        begins = [max(0, n) for n in offset]
+        parts = (slice(n, n + side) for n, side in zip(begins, self.task.patch, strict=True))
+        return (slice(None), *parts)
+
+    def _crop(self, case: TrainingCase, random: Generator, more: Offset = (0, 0, 0)) -> Tensor:
+        """(layers, *(patch + more)): one sampling of the volume through a random affine and elastic map."""
         size = torch.tensor(case.stack.shape[1:])
-        points = draw_geometry(self.task.patch, case.spacing_mm, self.augment, random)
+        x, y, z = (side + extra for side, extra in zip(self.task.patch, more, strict=True))
+        points = draw_geometry((x, y, z), case.spacing_mm, self.augment, random)
         points = points + self._centre(case, size, random)
         # grid_sample wants (z, y, x) order and -1 .. 1 from edge to edge
         grid = ((2 * points + 1) / size - 1).flip(-1)
@@ -233,3 +308,14 @@ class Sampler:
         half = patch / 2
         low, high = torch.minimum(half, size - half), torch.maximum(half, size - half)
         return wanted.clamp(low - 0.5, high - 0.5)
+
+
+def draw_box(sides: tuple[int, int, int], share: float, random: Generator) -> Tensor:
+    """(X, Y, Z) float32: 0 in a box of `share` of each side at a random place, 1 elsewhere."""
+    mask = torch.ones(sides)
+    lengths = [round(share * side) for side in sides]
+    spare = zip(sides, lengths, strict=True)
+    begins = [int(torch.randint(side - length + 1, (), generator=random)) for side, length in spare]
+    x, y, z = (slice(n, n + length) for n, length in zip(begins, lengths, strict=True))
+    mask[x, y, z] = 0
+    return mask

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from c3s3_seg.training.config import C3S3Config
 from c3s3_seg.training.distributed import total
+from c3s3_seg.training.method_settings import C3S3Config
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,18 @@ def seg_terms(logits: list[Tensor], target: Tensor) -> SegTerms:
     ce = torch.stack([cross_entropy(x, target) for x in logits]).mean()
     dice = torch.stack([dice_loss(x.float().softmax(dim=1), target) for x in logits]).mean()
     return SegTerms(ce, dice)
+
+
+def one_hot(label: Tensor, classes: int) -> Tensor:
+    """(N, ...) -> (N, classes, ...) float32."""
+    # Not the cross entropy of class numbers, which has no deterministic form on a GPU.
+    return torch.stack([label == value for value in range(classes)], dim=1).float()
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean of `values` where `mask` is 1; 0 for an empty mask. Pooled over all processes."""
+    pooled = total(torch.stack([(values * mask).sum(), mask.sum()]))
+    return pooled[0] / pooled[1].clamp_min(1)
 
 
 def sharpen(probability: Tensor, temperature: float) -> Tensor:

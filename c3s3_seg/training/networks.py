@@ -15,6 +15,8 @@ from c3s3_seg.system.schema import closed
 
 Slot = Literal["a", "b"]
 SLOTS: tuple[Slot, ...] = get_args(Slot)
+PAIRS = ("c3s3", "mcf", "sdcl")  # methods that train A and B
+TWINS = ("tracoco", "caussl")  # methods that train two networks as A is configured
 
 
 @closed
@@ -50,7 +52,8 @@ class NetworksConfig:
     Parameters
     ----------
     a, b
-        The two that compete. A method with one network (UA-MT, DTC) trains A.
+        The two that compete. A method with one network (UA-MT, DTC) trains A, one with two of the same
+        architecture (TraCoCo, CauSSL) trains A twice.
     supervised
         The one that a supervised run trains.
     dropout
@@ -75,14 +78,16 @@ class NetworksConfig:
     def trained(self, method: str) -> dict[Slot, Network]:
         """What a run of a method trains, as its bundle will describe it; no two have one `candidate` name."""
         slots = self._slots(method)
-        names = [self.backbone(slot).architecture for slot in slots]
+        backbones = [self.backbone("a" if method in TWINS else slot) for slot in slots]
+        names = [backbone.architecture for backbone in backbones]
         found: dict[Slot, Network] = {}
-        for slot, architecture in zip(slots, names, strict=True):
+        for slot, backbone in zip(slots, backbones, strict=True):
+            architecture = backbone.architecture
             name = f"{architecture}-{slot}" if names.count(architecture) > 1 else None
-            found[slot] = Network("model", architecture, self.backbone(slot).filters, name=name)
+            found[slot] = Network("model", architecture, backbone.filters, name=name)
         return found
 
     def _slots(self, method: str) -> Sequence[Slot]:
         if method == "supervised":
             return (self.supervised,)
-        return SLOTS if method in ("c3s3", "mcf") else ("a",)
+        return SLOTS if method in (*PAIRS, *TWINS) else ("a",)

@@ -6,6 +6,7 @@ import copy
 import math
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from c3s3_seg.errors import InputError, MissingError
+from c3s3_seg.errors import ConfigError, InputError, MissingError
 from c3s3_seg.inference.backends.runtimes import forbid_tf32
 from c3s3_seg.models.activation_checkpointing import set_activation_checkpointing
 from c3s3_seg.system.schema import dump, parse
@@ -23,7 +24,7 @@ from c3s3_seg.training.data import ALONE, Batch, ValidationCase
 from c3s3_seg.training.distributed import ProcessGroup, led, mean, synchronise
 from c3s3_seg.training.ema import Ema
 from c3s3_seg.training.history import began_with, best_record, differences, scored, since_gain
-from c3s3_seg.training.methods import Method, Stepper, build_method
+from c3s3_seg.training.methods import Adam, Method, Stepper, build_method
 from c3s3_seg.training.precision import Precision, choose
 from c3s3_seg.training.validation import Validation, validate
 
@@ -53,12 +54,17 @@ class Run:
         self.config, self.folder, self.group = config, folder, group
         self.device = _device(config, group)
         self.method: Method = build_method(config).to(self.device)
+        _refuse_several(self.method, group)
         self.method.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         synchronise(self.method, self.device)
         set_activation_checkpointing(self.method, config.run.activation_checkpointing)
         self.stepper = _stepper(self.method, group)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.run.precision == "float16")
-        self.optimisers = {name: _sgd(p, config.optimiser) for name, p in self.method.optimised().items()}
+        self.own = self.method.own_optimisers()
+        self.optimisers = {
+            name: _adam(p, self.own[name]) if name in self.own else _sgd(p, config.optimiser)
+            for name, p in self.method.optimised().items()
+        }
         self.emas = {
             name: Ema(net, config.optimiser.ema) for name, (net, _) in self.method.candidates().items()
         }
@@ -112,7 +118,9 @@ class Run:
         with _autocast(self.device, precision):
             for phase in self.stepper(_to(batch, self.device), self.iteration):
                 self._descend(phase.loss, phase.optimisers, lr)
-                terms |= {"loss": float(phase.loss.detach()), **phase.terms}
+                if not set(phase.optimisers) <= self.own.keys():  # of the networks that are trained
+                    terms["loss"] = terms.get("loss", 0.0) + float(phase.loss.detach())
+                terms |= phase.terms
         self.method.after_step(self.iteration)
         for name, (net, _) in self.method.candidates().items():
             self.emas[name].update(net, self.iteration)
@@ -124,7 +132,7 @@ class Run:
             raise self._diverged(f"the loss is {float(loss.detach())}")
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         for name in names:
-            for group in self.optimisers[name].param_groups:
+            for group in () if name in self.own else self.optimisers[name].param_groups:
                 group["lr"] = lr
             self.scaler.step(self.optimisers[name])
             self.optimisers[name].zero_grad(set_to_none=True)  # not to lie about in the next forward
@@ -302,6 +310,16 @@ def _sgd(parameters: list[torch.nn.Parameter], config: OptimiserConfig) -> torch
     )
 
 
+def _adam(parameters: list[torch.nn.Parameter], config: Adam) -> torch.optim.Optimizer:
+    return torch.optim.Adam(parameters, config.lr, config.betas)
+
+
+def _refuse_several(method: Method, group: ProcessGroup) -> None:
+    if group.size > 1 and method.alone:
+        what = f"method '{method.config.method}' trains in one process only: {method.alone}"
+        raise ConfigError(what, todo="Start it without torchrun")
+
+
 def _stepper(method: Method, group: ProcessGroup) -> nn.Module:
     """The method's step as a module; with several processes its gradients are the mean of all of them."""
     stepper = Stepper(method)
@@ -331,4 +349,5 @@ def _device(config: TrainConfig, group: ProcessGroup) -> torch.device:
 
 def _to(batch: Batch, device: torch.device) -> Batch:
     views = tuple(v.to(device, memory_format=torch.channels_last_3d) for v in batch.views)
-    return Batch(views, batch.target.to(device))
+    moved = {name: getattr(batch, name).to(device) for name in ("target", "box", "distances")}
+    return replace(batch, views=views, **moved)

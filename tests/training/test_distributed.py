@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -37,9 +38,13 @@ TORCHRUN += ["--rdzv-endpoint", "127.0.0.1:0", "--local-addr", "127.0.0.1"]
 LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo"} if Path("/sys/class/net/lo").exists() else {}
 
 
-def train(config: Path, out: Path, *launcher: str) -> str:
+# Pairs of crops that one process mixes are those that each of two processes mixes.
+MIXING = ["method=sdcl", "run.labelled_batch=4", "run.unlabelled_batch=4", "sdcl.pretraining=0.25"]
+
+
+def train(config: Path, out: Path, more: Sequence[str], *launcher: str) -> str:
     words = [sys.executable, *launcher, "-m", "c3s3_seg", "train", str(config), "-o", str(out)]
-    words += [word for change in CHANGES for word in ("--set", change)]
+    words += [word for change in (*CHANGES, *more) for word in ("--set", change)]
     environment = os.environ | LOOPBACK | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
@@ -61,12 +66,17 @@ def scalars(run: Path) -> dict[str, list[float]]:
     return {tag: [event.value for event in events.Scalars(tag)] for tag in tags}
 
 
-def test_two_processes_have_the_losses_of_one(toy_config: Path, tmp_path: Path) -> None:
-    train(toy_config, tmp_path / "one")
-    said = train(toy_config, tmp_path / "two", *TORCHRUN)
+@pytest.mark.parametrize(
+    ("more", "terms"), [([], {"cp", "cos", "iuc", "a_wins"}), (MIXING, {"mix_a", "mix_b", "corrected"})]
+)
+def test_two_processes_have_the_losses_of_one(
+    more: list[str], terms: set[str], toy_config: Path, tmp_path: Path
+) -> None:
+    train(toy_config, tmp_path / "one", more)
+    said = train(toy_config, tmp_path / "two", more, *TORCHRUN)
     one, two = scalars(tmp_path / "one"), scalars(tmp_path / "two")
     assert len(one["train/loss"]) == STEPS
-    assert one.keys() == two.keys() >= {"train/cp", "train/cos", "train/iuc", "train/a_wins"}
+    assert one.keys() == two.keys() >= {f"train/{term}" for term in terms}
     for tag, values in one.items():
         assert two[tag][:1] == pytest.approx(values[:1], rel=1e-5, abs=1e-6), tag
         assert two[tag] == pytest.approx(values, rel=2e-3, abs=1e-6), tag

@@ -12,7 +12,7 @@ from c3s3_seg.training.bundles.initialize import initialize_from
 from c3s3_seg.training.config import load_config
 from c3s3_seg.training.loggers import Silent
 from c3s3_seg.training.methods import METHODS, build_method
-from c3s3_seg.training.networks import SLOTS, NetworksConfig
+from c3s3_seg.training.networks import PAIRS, SLOTS, TWINS, NetworksConfig
 from c3s3_seg.training.planning.builder import ConfigBuilder
 from c3s3_seg.training.planning.from_bundle import from_bundle
 from c3s3_seg.training.run import Run
@@ -35,8 +35,12 @@ def test_every_method_trains_what_its_configuration_says(toy_config: Path, metho
     config = load_config(toy_config, changes)
     candidates = build_method(config).candidates()
     assert list(candidates) == [n.candidate for n in config.networks.trained(method).values()]
-    expected = {"c3s3": ["resvnet", "vnet"], "mcf": ["resvnet", "vnet"], "supervised": ["vnet"]}
+    expected = {"supervised": ["vnet"], **{name: ["resvnet", "vnet"] for name in PAIRS}}
+    expected |= {name: ["resvnet-a", "resvnet-b"] for name in TWINS}
     assert list(candidates) == expected.get(method, ["resvnet"])
+    shapes = [p.shape for net, _ in candidates.values() for p in net.parameters()]
+    if method in TWINS:
+        assert shapes[: len(shapes) // 2] == shapes[len(shapes) // 2 :]
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,9 @@ from c3s3_seg.dataset import DataSet
 from c3s3_seg.errors import InputError
 from c3s3_seg.system.progress import silent
 from c3s3_seg.training.bundles.initialize import initialize_from
-from c3s3_seg.training.config import TrainConfig, load_config
+from c3s3_seg.training.config import TrainConfig, load_config, warm_up
 from c3s3_seg.training.loggers import Silent
+from c3s3_seg.training.method_settings import METHOD_NAMES
 from c3s3_seg.training.planning import budget as fit
 from c3s3_seg.training.planning.budget import Constraints
 from c3s3_seg.training.planning.plan import crop, make_plan, window
@@ -103,6 +104,19 @@ def test_mr_with_unlabelled_cases(toy_data: Path, monkeypatch: pytest.MonkeyPatc
     assert (config.method, config.task.recipe.intensity.rule) == ("c3s3", "zscore")
     assert config.c3s3.warm_up == config.run.iterations // 2
     assert config.run.validate_every < config.run.iterations
+
+
+@pytest.mark.parametrize("method", METHOD_NAMES)
+def test_every_method_has_a_plan(toy_data: Path, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    """Steps of the method itself take twice as long: the length counts as many as will be of each kind."""
+    timing = Timing(0.5, 1.0, 0.1, 0.01, 1000, 1e9, 0.0, "float32", "as set")
+    monkeypatch.setattr(fit, "time_steps", lambda *_: timing)
+    config = planned(toy_data, f"method={method}")
+    assert config.method == method
+    taken = 0.5 * warm_up(config) + config.run.iterations - warm_up(config)
+    spare = 0.92 * 3600 - 5 - 0.01 * (2 if method == "supervised" else 4) - 8 * 0.1
+    assert taken == pytest.approx(spare, rel=1e-3)
+    assert (config.c3s3.warm_up > 0) == (method in ("c3s3", "mcf"))
 
 
 def test_what_is_set_holds_and_the_rest_follows(toy_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

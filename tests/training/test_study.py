@@ -1,6 +1,7 @@
 """A study: planned, trained, stopped, resumed, compared."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
@@ -150,6 +151,14 @@ def test_mean_spread_and_difference_by_hand() -> None:
     text = study_markdown([base, other], "base")
     assert "| base | vnet | 2 | 100 | 2 | 0.800 ± 0.141 |" in text
     assert "1 predictions were empty" in text
+
+
+def test_two_nets_of_one_architecture_are_compared_with_the_one() -> None:
+    base, two = trained("base", 1, (0.6, 0.8)), trained("two", 1, (0.7, 0.8))
+    nets = {"vnet-a": two.nets["vnet"], "vnet-b": base.nets["vnet"]}
+    rows = study_rows([base, replace(two, nets=nets)], "base")
+    assert [row.net for row in rows] == ["vnet", "vnet-a", "vnet-b"]
+    assert [row.against["dice"].difference for row in rows[1:]] == pytest.approx([0.05, 0])
 
 
 def _without(record: dict[str, Any], table: str, key: str) -> dict[str, Any]:

@@ -40,7 +40,7 @@ def test_shipped_configurations_are_valid(path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("method=mcf2", "method = 'mcf2': wanted 'supervised', 'c3s3', 'mcf', 'uamt' or 'dtc'"),
+        ("method=mcf2", "method = 'mcf2': wanted 'supervised', 'c3s3', 'mcf', .* or 'ssnet'"),
         ("run.iterations=0", "run.iterations = 0: wanted greater than 0"),
         ("run.iteration=5", "no key 'run.iteration'.*Allowed here: iterations, labelled_batch"),
         ("c3s3.alpha=1.5", "c3s3.alpha = 1.5"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -25,11 +26,26 @@ class Phase:
     terms: dict[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Adam:
+    """An optimiser of a method's own beside the run's SGD; its learning rate stays constant."""
+
+    lr: float
+    betas: tuple[float, float] = (0.9, 0.999)
+
+
 class Method(nn.Module, ABC):
     """Built from the run's configuration.
 
     Heads, teachers and memories are sub-modules, so `state_dict()` is the checkpoint.
+
+    Attributes
+    ----------
+    alone
+        Why several processes cannot train it as one; empty where they can.
     """
+
+    alone: ClassVar[str] = ""
 
     def __init__(self, config: TrainConfig) -> None:
         super().__init__()
@@ -53,6 +69,19 @@ class Method(nn.Module, ABC):
     def optimised(self) -> dict[str, list[nn.Parameter]]:
         """Parameters by the name of their optimiser."""
         return {"main": list(self.parameters())}
+
+    def own_optimisers(self) -> dict[str, Adam]:
+        """Those of `optimised` that are not the run's SGD."""
+        return {}
+
+    def progress(self, iteration: int) -> float:
+        """The share of the run that is done: what drives ramps and starts."""
+        return iteration / self.config.run.iterations
+
+
+def logged(**terms: Tensor) -> dict[str, float]:
+    """A phase's terms as numbers for the log."""
+    return {name: float(value.detach()) for name, value in terms.items()}
 
 
 def fresh(config: TrainConfig) -> list[tuple[Backbone, Network]]:

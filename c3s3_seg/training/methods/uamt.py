@@ -11,14 +11,8 @@ from c3s3_seg.models.blocks import Backbone
 from c3s3_seg.training.config import TrainConfig
 from c3s3_seg.training.data import Batch, Views
 from c3s3_seg.training.ema import Ema
-from c3s3_seg.training.losses import ramp, seg_terms
+from c3s3_seg.training.losses import masked_mean, ramp, seg_terms
 from c3s3_seg.training.methods.base import Method, Phase, fresh
-
-# The published numbers.
-NOISE, NOISE_LIMIT = 0.1, 0.2  # in standard deviations of the scan
-PASSES = 8
-TEACHER_DECAY = 0.99
-WEIGHT = 0.1  # of the consistency, reached by the ramp
 
 
 class UncertaintyAwareMeanTeacher(Method):
@@ -27,7 +21,7 @@ class UncertaintyAwareMeanTeacher(Method):
     def __init__(self, config: TrainConfig) -> None:
         super().__init__(config)
         ((self.student, self.info),) = fresh(config)
-        self._average = Ema(self.student, TEACHER_DECAY)
+        self._average = Ema(self.student, config.uamt.teacher_decay)
         self.teacher = self._average.net  # a sub-module, so that the checkpoint holds it
 
     def views(self, iteration: int) -> Views:
@@ -42,8 +36,8 @@ class UncertaintyAwareMeanTeacher(Method):
         seg = seg_terms([logits[:n]], batch.target)
         wanted, certain = self._teach(images[n:], progress)
         difference = (logits[n:].float().softmax(dim=1) - wanted).square().mean(dim=1)
-        consistency = (difference * certain).sum() / certain.sum().clamp_min(1)
-        weight = WEIGHT * ramp(progress)
+        consistency = masked_mean(difference, certain)
+        weight = self.config.uamt.weight * ramp(progress)
         terms = {"seg": seg.loss, "consistency": consistency, "certain": certain.mean()}
         loss = seg.loss + weight * consistency
         yield Phase(loss, ("main",), {name: float(value.detach()) for name, value in terms.items()})
@@ -52,14 +46,15 @@ class UncertaintyAwareMeanTeacher(Method):
     def _teach(self, images: Tensor, progress: float) -> tuple[Tensor, Tensor]:
         """The teacher's answer (N, C, X, Y, Z), and 1 where the entropy of its mean over passes is low."""
         self.teacher.train()  # dropout is part of the uncertainty
-        answers = [self._noisy(images) for _ in range(PASSES)]
+        answers = [self._noisy(images) for _ in range(self.config.uamt.passes)]
         mean = torch.stack(answers).mean(dim=0)
         entropy = -(mean * mean.clamp_min(1e-6).log()).sum(dim=1)
         limit = (0.75 + 0.25 * ramp(progress)) * math.log(mean.shape[1])
         return answers[0], (entropy < limit).float()
 
     def _noisy(self, images: Tensor) -> Tensor:
-        noise = (torch.randn_like(images) * NOISE).clamp(-NOISE_LIMIT, NOISE_LIMIT)
+        config = self.config.uamt
+        noise = (torch.randn_like(images) * config.noise).clamp(-config.noise_limit, config.noise_limit)
         probability: Tensor = self.teacher(images + noise).float().softmax(dim=1)
         return probability
 

@@ -13,7 +13,7 @@ from c3s3_seg.dataset import Splits
 from c3s3_seg.errors import InputError
 from c3s3_seg.system.hardware import cuda_devices
 from c3s3_seg.system.progress import Progress
-from c3s3_seg.training.config import TrainConfig
+from c3s3_seg.training.config import TrainConfig, warm_up
 from c3s3_seg.training.networks import SLOTS, NetworksConfig
 from c3s3_seg.training.planning.builder import ConfigBuilder
 from c3s3_seg.training.planning.step_costs import scaled
@@ -32,6 +32,7 @@ BUSY_WORDS = (
     " plan again when it is quiet, or set run.threads=1"
 )
 SMALLER = "--set run.activation_checkpointing=true, a smaller task.patch or fewer filters"
+COMPETING = ("c3s3", "mcf")  # methods whose warm-up a plan chooses
 Regrid = Callable[[float], None]
 
 
@@ -129,7 +130,8 @@ class _Trials:
         return timing
 
     def _config(self, **more: object) -> TrainConfig:
-        warm = {"c3s3__warm_up": STEPS + 1} if _share(self._builder, self._constraints) else {}
+        chosen = self._builder["method"] in COMPETING and _share(self._builder, self._constraints)
+        warm = {"c3s3__warm_up": STEPS + 1} if chosen else {}
         return self._builder.config(run__iterations=MOST, **warm, **more)
 
     def _time(self, config: TrainConfig, limit_s: float) -> Timing:
@@ -230,10 +232,12 @@ def _assumed(timing: Timing, constraints: Constraints) -> str:
 
 def _share(builder: ConfigBuilder, constraints: Constraints) -> float:
     """Of the iterations that are the warm-up's: none where both networks can teach from the beginning."""
+    if builder["method"] not in COMPETING:
+        return warm_up(builder.config(run__iterations=MOST)) / MOST
     both = Counter(builder[f"networks.{slot}.architecture"] for slot in SLOTS)
     start = constraints.start
     able = start is not None and both <= Counter(network.architecture for _, network in start.members())
-    return 0.0 if able or builder["method"] == "supervised" else WARM
+    return 0.0 if able else WARM
 
 
 def _run(
@@ -252,7 +256,7 @@ def _run(
     if timing.waited > BUSY:
         why = f"{why}; {BUSY_WORDS.format(timing.waited)}"
     iterations = builder.put("run.iterations", found.iterations, why)
-    if builder["method"] != "supervised":
+    if builder["method"] in COMPETING:
         warm = int(share * iterations)
         why = f"{share:.0%} of the iterations learn from labels alone"
         builder.put("c3s3.warm_up", warm, why if share else "the bundle's networks can teach at once")

@@ -9,9 +9,10 @@ from typing import Any
 
 from c3s3_seg.system.overrides import nested
 from c3s3_seg.training.config import TrainConfig, build_config
+from c3s3_seg.training.method_settings import METHOD_NAMES
 
 BY_HAND = "as set"
-TABLES = ("task", "data", "networks", "c3s3", "augment", "optimiser", "run")
+TABLES = ("task", "data", "networks", *METHOD_NAMES, "augment", "optimiser", "run")
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from c3s3_seg.training.planning.trial import READ, STEPS
 # crops of 64 x 64 x 48 take 3.7 s on two cores with AVX2 (benchmarks/training-log.md).
 VOXEL_S = 6e-7
 # How much longer a step of the method itself takes than one of the warm-up.
-LONGER = {"c3s3": 2.3, "mcf": 1.9}
+LONGER = {"c3s3": 2.3, "mcf": 1.9, "bcp": 1.4, "sdcl": 1.3}
 LOAD_S = 1.0  # of a case
 WHOLE = 4  # crops that a scan is as large as
 
@@ -172,10 +172,7 @@ def _crops(config: TrainConfig) -> int:
 
 def cost(config: TrainConfig) -> float:
     """Voxels of the crops of a first step, times half the filters of its nets."""
-    nets = config.networks
-    filters = nets.a.filters + nets.b.filters
-    if config.method == "supervised":
-        filters = nets.backbone(nets.supervised).filters
+    filters = sum(network.filters for network in config.networks.trained(config.method).values())
     return _crops(config) * prod(config.task.patch) * filters / 2
 
 

@@ -1,0 +1,357 @@
+"""The methods' own numbers: one section of a configuration for each, with the published values as defaults.
+
+Ramps and starts are shares of the run: progress = iteration / iterations, so that a short run goes through
+the same schedule. Where a paper and its published code differ, the paper's form is the default.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal, get_args
+
+from annotated_types import Ge, Gt, Le, Lt
+
+from c3s3_seg.system.schema import closed
+
+MethodName = Literal[
+    "supervised",
+    "c3s3",
+    "mcf",
+    "uamt",
+    "dtc",
+    "bcp",
+    "sdcl",
+    "sassnet",
+    "tracoco",
+    "caussl",
+    "caml",
+    "ssnet",
+]
+METHOD_NAMES: tuple[str, ...] = get_args(MethodName)
+
+Count = Annotated[int, Gt(0)]
+Share = Annotated[float, Ge(0), Le(1)]
+PositiveShare = Annotated[float, Gt(0), Le(1)]
+Positive = Annotated[float, Gt(0)]
+NotNegative = Annotated[float, Ge(0)]
+
+
+@closed
+@dataclass(frozen=True)
+class C3S3Config:
+    """The method's own numbers; equations and rows refer to the paper and its difference table.
+
+    Parameters
+    ----------
+    alpha
+        Eq. 4: weight of the cross entropy in the competition.
+    competition_memory
+        Row 7: share of the past in the values that compete; 0: this step alone, as in the paper.
+    sharpening
+        Eq. 5: the temperature T.
+    cp_weight, cp_schedule
+        Row 6: peak weight of L_cp, reached by the ramp exp(-5 (1 - progress)^2). The paper: 1, `constant`.
+    cosine_weight
+        Weight of L_cos, eq. 6; 0 leaves it out.
+    cosine
+        Row 4. `cross`: eq. 6, across networks and views, on probabilities. `published`: within a
+        network, on logits, along the last axis.
+    contrast_weight, contrast_schedule
+        Row 3: peak of lambda, eq. 3, reached by the same ramp; 0 leaves the contrast out. The published
+        code has no lambda: 1, `constant`.
+    contrast
+        Row 1. `intersection-union`: eq. 7-10, masks choose anchors and negatives. `published`: one
+        cosine a voxel, masked voxels count as e^0; its optimum is orthogonal where the nets agree.
+    contrast_crops
+        Row 2: on `unlabelled` crops, or on `all` as published.
+    contrast_backwards
+        Row 8: how often the contrast's gradient counts. Two losses with a backward each, as
+        published, count it twice; one backward of the sum, with 2 here, is the same.
+    views
+        Row 5. `independent`: two intensity changes of each crop. `identical`: one, seen twice, so that
+        only dropout differs; the encoder runs once.
+    temperature
+        tau of the contrast, eq. 7-9.
+    anchors, negatives
+        How many voxels are drawn for each contrast term.
+    warm_up
+        Iterations at the beginning in which both nets only learn from labels.
+    """
+
+    alpha: Share = 0.8
+    competition_memory: Annotated[float, Ge(0), Lt(1)] = 0.0
+    sharpening: Positive = 0.1
+    cp_weight: NotNegative = 0.1
+    cp_schedule: Literal["ramp", "constant"] = "ramp"
+    cosine_weight: NotNegative = 1.0
+    cosine: Literal["cross", "published"] = "cross"
+    contrast_weight: NotNegative = 0.1
+    contrast_schedule: Literal["ramp", "constant"] = "ramp"
+    contrast: Literal["intersection-union", "published"] = "intersection-union"
+    contrast_crops: Literal["unlabelled", "all"] = "unlabelled"
+    contrast_backwards: Literal[1, 2] = 1
+    views: Literal["independent", "identical"] = "independent"
+    temperature: Positive = 0.1
+    anchors: Count = 4096
+    negatives: Count = 256
+    warm_up: Annotated[int, Ge(0)] = 0
+
+
+@closed
+@dataclass(frozen=True)
+class UAMTConfig:
+    """UA-MT.
+
+    Parameters
+    ----------
+    passes
+        Of the teacher, with dropout and noise, whose mean gives the uncertainty.
+    noise, noise_limit
+        Standard deviation and largest size of the noise, in standard deviations of the scan.
+    teacher_decay
+        Share of the teacher that is kept in a step.
+    weight
+        Of the consistency, reached by the ramp.
+    """
+
+    passes: Count = 8
+    noise: NotNegative = 0.1
+    noise_limit: NotNegative = 0.2
+    teacher_decay: Share = 0.99
+    weight: NotNegative = 0.1
+
+
+@closed
+@dataclass(frozen=True)
+class DTCConfig:
+    """DTC.
+
+    Parameters
+    ----------
+    steepness
+        Of the sigmoid that turns a distance into a label.
+    distance_weight
+        Of the distance head's error on labelled crops.
+    weight
+        Of the agreement of both heads, reached by the ramp.
+    """
+
+    steepness: Positive = 1500.0
+    distance_weight: NotNegative = 0.3
+    weight: NotNegative = 0.1
+
+
+@closed
+@dataclass(frozen=True)
+class BCPConfig:
+    """BCP.
+
+    Parameters
+    ----------
+    pretraining
+        Share of the run in which labelled crops are pasted into labelled ones; published: 2,000 of 17,000.
+    box
+        Sides of the pasted box, as a share of the crop's.
+    pseudo_weight
+        Of the region with pseudo-labels; the labelled region has 1.
+    teacher_decay
+        Share of the teacher that is kept in a step.
+    largest_component
+        Keep only the largest component of each class of a pseudo-label.
+    """
+
+    pretraining: Annotated[float, Ge(0), Lt(1)] = 0.118
+    box: PositiveShare = 2 / 3
+    pseudo_weight: NotNegative = 0.5
+    teacher_decay: Share = 0.99
+    largest_component: bool = True
+
+
+@closed
+@dataclass(frozen=True)
+class SDCLConfig(BCPConfig):
+    """SDCL: BCP's numbers, and the weights of the two terms where the networks differ.
+
+    Parameters
+    ----------
+    correction_weight
+        Of the squared error on voxels where the two networks differ.
+    entropy_weight
+        Of the cross entropy with the uniform distribution on those of them that are wrong.
+    """
+
+    correction_weight: NotNegative = 0.5
+    entropy_weight: NotNegative = 0.05
+
+
+@closed
+@dataclass(frozen=True)
+class SASSNetConfig:
+    """SASSNet.
+
+    Parameters
+    ----------
+    distance_weight
+        Of the distance head's error on labelled crops.
+    weight
+        Of the adversarial term, reached by the ramp; published: 0.01 for 16 labels, 0.015 for 8.
+    discriminator_filters
+        Of the discriminator's first convolutions; doubled three times.
+    discriminator_lr
+        Of its Adam; it stays constant.
+    """
+
+    distance_weight: NotNegative = 0.3
+    weight: NotNegative = 0.01
+    discriminator_filters: Count = 64
+    discriminator_lr: Positive = 1e-4
+
+
+@closed
+@dataclass(frozen=True)
+class TraCoCoConfig:
+    """TraCoCo.
+
+    Parameters
+    ----------
+    shift
+        How far the second crop of a pair is moved at most, as a share of each side. Published: as far as the
+        scan allows, on each axis, which depends on its size.
+    noise
+        Largest size of the uniform noise on every input that is learnt from, in standard deviations of the
+        scan. Published: of intensities in [0, 1].
+    weight, ramp
+        Of all terms without labels, reached by the ramp after this share of the run. Published: 1 for 16
+        labels, 0.3 for 8; 320 of 9,000 iterations.
+    translation_weight, entropy_weight
+        Of the divergence in the overlap, and of the negative entropy there.
+    confident, unlikely
+        Positive learning above this probability of the teacher's class, negative learning below that of the
+        class that it finds least likely.
+    mix
+        Both parameters of the beta distribution of CutMix.
+    translation
+        `paper`: the divergence of the class probabilities. `published`: logits are clamped to [1e-6, 1], and
+        the softmax goes along the x axis.
+    """
+
+    shift: PositiveShare = 0.3
+    noise: NotNegative = 0.2
+    weight: NotNegative = 1.0
+    ramp: PositiveShare = 0.036
+    translation_weight: NotNegative = 0.3
+    entropy_weight: NotNegative = 0.1
+    confident: Share = 0.65
+    unlikely: Share = 0.1
+    mix: Positive = 4.0
+    translation: Literal["paper", "published"] = "paper"
+
+
+@closed
+@dataclass(frozen=True)
+class CauSSLConfig:
+    """CauSSL, the form on cross pseudo supervision.
+
+    Parameters
+    ----------
+    weight
+        Of the pseudo supervision, reached by the ramp.
+    pseudo_weight
+        Of its cross entropy, on top.
+    independence_weight
+        Of the dependence of the two networks' weights, which they minimise.
+    coefficient_lr
+        Of the Adam that maximises it over the coefficients; it stays constant.
+    pseudo_start, coefficient_start
+        Shares of the run after which pseudo supervision and the coefficients' updates begin. Published: 400
+        and 500 of 5,000 iterations.
+    every
+        A round of updates of the coefficients begins after each such share of the run; published: 60
+        iterations of 5,000.
+    updates
+        In a round, for each iteration of it: 1 makes 60 updates every 60 iterations.
+    """
+
+    weight: NotNegative = 0.1
+    pseudo_weight: NotNegative = 0.3
+    independence_weight: NotNegative = 3.0
+    coefficient_lr: Positive = 2e-2
+    pseudo_start: Share = 0.08
+    coefficient_start: Share = 0.1
+    every: PositiveShare = 0.012
+    updates: Positive = 1.0
+
+
+@closed
+@dataclass(frozen=True)
+class CAMLConfig:
+    """CAML.
+
+    Parameters
+    ----------
+    consistency_weight, correlation_weight, ramp
+        Of the mutual consistency and of the omni-correlation, reached by the ramp after this share of the
+        run. Published: 15 x 150 of 15,000 iterations for 16 labels, 20 x 150 for 8, 40 x 150 for 4.
+    supervised_weight
+        Of the Dice of both branches.
+    temperature
+        Of the correlation, and of the sharpening.
+    heads, attention_dropout
+        Of the cross-sample attention; its width is that of the third downsampling, a multiple of `heads`.
+    channels
+        Of the projected features.
+    slots, stored
+        The bank: labelled case n writes into slot n modulo `slots`, at most so many vectors a class.
+        Published: a slot for each case, and all its voxels.
+    drawn
+        Vectors of each class that a step draws from the bank.
+    voxels
+        Of each class on unlabelled crops, the surest first, that are correlated with them.
+    """
+
+    consistency_weight: NotNegative = 1.0
+    correlation_weight: NotNegative = 0.05
+    ramp: PositiveShare = 0.15
+    supervised_weight: NotNegative = 0.5
+    temperature: Positive = 0.1
+    heads: Count = 4
+    attention_dropout: Annotated[float, Ge(0), Lt(1)] = 0.5
+    channels: Count = 32
+    slots: Count = 64
+    stored: Count = 512
+    drawn: Count = 256
+    voxels: Count = 12800
+
+
+@closed
+@dataclass(frozen=True)
+class SSNetConfig:
+    """SS-Net.
+
+    Parameters
+    ----------
+    weight
+        Of smoothness and separation together, reached by the ramp.
+    contrast_weight
+        Of the separation.
+    probe, radius
+        Length of the random step from which the adversarial direction is found, and of the adversarial step.
+    channels
+        Of the projected features.
+    vectors
+        In the memory of each class.
+    voxels
+        Of each class that are contrasted in a step, labelled and unlabelled ones apart. Published: all.
+    memory
+        `paper`: every class has a memory, of the voxels that its selector ranks highest. `published`: the
+        background has none, and the voxels ranked lowest are kept.
+    """
+
+    weight: NotNegative = 1.0
+    contrast_weight: NotNegative = 0.1
+    probe: Positive = 10.0
+    radius: Positive = 10.0
+    channels: Count = 32
+    vectors: Count = 32
+    voxels: Count = 4096
+    memory: Literal["paper", "published"] = "paper"

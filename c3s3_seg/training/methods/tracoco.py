@@ -1,0 +1,145 @@
+"""TraCoCo (Liu et al., TMI 2024): two networks answer alike where two crops overlap, and teach each other."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from c3s3_seg.bundle import Network
+from c3s3_seg.models.blocks import Backbone
+from c3s3_seg.training.config import TrainConfig
+from c3s3_seg.training.data import Batch, Offset, Views
+from c3s3_seg.training.losses import masked_mean, ramp, seg_terms
+from c3s3_seg.training.method_settings import TraCoCoConfig
+from c3s3_seg.training.methods.base import Method, Phase, fresh, logged
+
+Slices = tuple[slice, ...]
+
+
+class TranslationConsistency(Method):
+    """Two networks as backbone A is configured. The second one's unlabelled crops are mixed (CutMix).
+
+    All terms are over the softmax of all classes: the teacher's likeliest class is learnt where it is
+    certain, and its least likely one unlearnt. Each network takes its crops in one forward; published with
+    one for each kind of crop.
+    """
+
+    alone = "each network has a backward pass of its own"
+
+    def __init__(self, config: TrainConfig) -> None:
+        super().__init__(config)
+        (self.a, self.info_a), (self.b, self.info_b) = fresh(config)
+
+    def views(self, iteration: int) -> Views:
+        """Both kinds of crops, in pairs that overlap."""
+        run = self.config.run
+        return Views(run.labelled_batch, run.unlabelled_batch, shift=self.config.tracoco.shift)
+
+    def step(self, batch: Batch, iteration: int) -> Iterator[Phase]:
+        """Two phases, one for each network, so that only one graph is in memory."""
+        crops, config = batch.views[0], self.config.tracoco
+        weight = config.weight * ramp(self.progress(iteration) / config.ramp)
+        with torch.no_grad():
+            clean_a, clean_b = self.a(crops).float(), self.b(crops).float()
+        n = batch.labelled
+        loss, terms = self._loss(self.a, batch, crops[n:], clean_b[n:], weight)
+        yield Phase(loss, ("a",), {f"{name}_a": value for name, value in terms.items()})
+        mixed, wanted = cut_mix(crops, clean_a, config.mix)
+        loss, terms = self._loss(self.b, batch, mixed[n:], wanted[n:], weight)
+        yield Phase(loss, ("b",), {f"{name}_b": value for name, value in terms.items()})
+
+    def _loss(
+        self, net: nn.Module, batch: Batch, unlabelled: Tensor, wanted: Tensor, weight: float
+    ) -> tuple[Tensor, dict[str, float]]:
+        """Of one network; `wanted` is what the other one answers on `unlabelled` (logits)."""
+        config, (first, second) = self.config.tracoco, batch.views
+        crops = torch.cat([first, second, unlabelled])
+        noisy = crops + config.noise * (2 * torch.rand_like(crops) - 1)
+        logits, moved, taught = net(noisy).float().split([len(first), len(second), len(unlabelled)])
+        seg = seg_terms([logits[: batch.labelled]], batch.target).loss / 2
+        crc = confident_loss(taught, wanted, config)
+        pairs = [_overlapping(*pair) for pair in zip(logits, moved, batch.offsets, strict=True)]
+        divergence = torch.stack([translation_loss(a, b, config) for a, b in pairs]).sum()
+        certainty = torch.stack([negative_entropy(part) for pair in pairs for part in pair]).mean()
+        consistency = config.translation_weight * divergence + config.entropy_weight * certainty
+        terms = logged(seg=seg, crc=crc, translation=divergence, certainty=certainty)
+        return seg + weight * (crc + consistency), terms
+
+    def optimised(self) -> dict[str, list[nn.Parameter]]:
+        """One optimiser for each network."""
+        return {"a": list(self.a.parameters()), "b": list(self.b.parameters())}
+
+    def candidates(self) -> dict[str, tuple[Backbone, Network]]:
+        """Both networks."""
+        return {
+            self.info_a.candidate: (self.a, self.info_a),
+            self.info_b.candidate: (self.b, self.info_b),
+        }
+
+
+def overlap(sides: Offset, offset: Offset) -> tuple[Slices, Slices]:
+    """Where two crops see the same voxels: slices of the first, and of the second, which is at `offset`."""
+    pairs = list(zip(sides, offset, strict=True))
+    first = tuple(slice(max(0, d), n + min(0, d)) for n, d in pairs)
+    second = tuple(slice(max(0, -d), n - max(0, d)) for n, d in pairs)
+    return first, second
+
+
+def _overlapping(first: Tensor, second: Tensor, offset: Offset) -> tuple[Tensor, Tensor]:
+    """The overlap in the answers (C, X, Y, Z) on both crops of a pair."""
+    x, y, z = first.shape[1:]
+    in_first, in_second = overlap((x, y, z), offset)
+    return first[(slice(None), *in_first)], second[(slice(None), *in_second)]
+
+
+def translation_loss(first: Tensor, second: Tensor, config: TraCoCoConfig) -> Tensor:
+    """KL(second || first), mean over voxels, of the logits (C, x, y, z) of an overlap in two crops."""
+    axis = 0
+    if config.translation == "published":
+        first, second, axis = first.clamp(1e-6, 1), second.clamp(1e-6, 1), 1
+    log_first, log_second = first.log_softmax(dim=axis), second.log_softmax(dim=axis)
+    return (log_second.exp() * (log_second - log_first)).sum(dim=axis).mean()
+
+
+def negative_entropy(logits: Tensor) -> Tensor:
+    """Mean over voxels of sum_c p log p; to minimise it keeps the answers from collapsing."""
+    log_p = logits.log_softmax(dim=0)
+    return (log_p.exp() * log_p).sum(dim=0).mean()
+
+
+def confident_loss(logits: Tensor, wanted: Tensor, config: TraCoCoConfig) -> Tensor:
+    """The confident regional cross entropy: positive learning where the other network is certain.
+
+    Negative learning pushes down the class that it finds least likely, where that is unlikely enough. Each
+    voxel counts as much as the teacher's probability of the class in question.
+
+    Parameters
+    ----------
+    logits, wanted
+        (N, C, X, Y, Z): of the network that learns, and of the one that teaches.
+    """
+    teacher = wanted.softmax(dim=1)
+    (most, likely), (least, unlikely) = teacher.max(dim=1), teacher.min(dim=1)
+    log_p = logits.log_softmax(dim=1)
+    positive = -log_p.gather(1, likely[:, None])[:, 0] * most
+    negative = -(1 - log_p.exp().gather(1, unlikely[:, None])[:, 0]).clamp_min(1e-6).log() * least
+    learnt = masked_mean(positive, (most >= config.confident).float())
+    return learnt + masked_mean(negative, (least < config.unlikely).float())
+
+
+def cut_mix(crops: Tensor, wanted: Tensor, mix: float) -> tuple[Tensor, Tensor]:
+    """A box in x and y, over all of z, of each crop and its answer is that of another crop of the batch."""
+    share = float(torch.distributions.Beta(mix, mix).sample())
+    partner = torch.randperm(len(crops)).to(crops.device)
+    slices: list[slice] = [slice(None), slice(None)]
+    for side in crops.shape[2:4]:
+        length = round(math.sqrt(1 - share) * side)
+        begin = int(torch.randint(side - length + 1, ()))
+        slices.append(slice(begin, begin + length))
+    box = tuple(slices)
+    mixed, answer = crops.clone(), wanted.clone()
+    mixed[box], answer[box] = crops[partner][box], wanted[partner][box]
+    return mixed, answer

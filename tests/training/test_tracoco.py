@@ -1,0 +1,126 @@
+"""TraCoCo: pairs of crops that overlap, and the losses worked out by hand."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.training import sampler
+from torch import Tensor
+
+from c3s3_seg.training.config import load_config
+from c3s3_seg.training.data import Views
+from c3s3_seg.training.method_settings import TraCoCoConfig
+from c3s3_seg.training.methods import build_method
+from c3s3_seg.training.methods.tracoco import (
+    TranslationConsistency,
+    confident_loss,
+    cut_mix,
+    negative_entropy,
+    overlap,
+    translation_loss,
+)
+
+PAPER = TraCoCoConfig()
+
+
+def logits(*foreground: float) -> Tensor:
+    """Foreground probabilities along x -> logits (2, n, 1, 1)."""
+    p = torch.tensor(foreground).reshape(1, -1, 1, 1)
+    return torch.cat([1 - p, p]).log()
+
+
+def test_a_pair_shows_the_same_voxels_where_it_overlaps(toy_config: Path) -> None:
+    batch = sampler(toy_config, elastic_mm=2.0, flip_axes=(0,)).batch(3, Views(2, 3, shift=0.4))
+    assert batch.views[0].shape == batch.views[1].shape == (5, 1, 32, 32, 32)
+    assert len(set(batch.offsets)) > 1
+    assert all(abs(step) <= 12 for offset in batch.offsets for step in offset)
+    for first, second, offset in zip(*batch.views, batch.offsets, strict=True):
+        here, there = overlap((32, 32, 32), offset)
+        assert torch.equal(first[0][here], second[0][there])
+        assert first[0][here].shape == tuple(32 - abs(step) for step in offset)
+
+
+def test_the_target_is_of_the_first_crop(toy_config: Path) -> None:
+    batch = sampler(toy_config).batch(3, Views(3, shift=0.4))
+    inside = batch.target[:, 1] > 0.99
+    contrast = [view[:, 0][inside].mean() - view[:, 0][~inside].mean() for view in batch.views]
+    assert contrast[0] > 1
+    assert contrast[0] > contrast[1] + 0.5
+
+
+def test_overlaps_by_hand() -> None:
+    first, second = overlap((4, 4, 4), (1, -2, 0))
+    assert first == (slice(1, 4), slice(0, 2), slice(0, 4))
+    assert second == (slice(0, 3), slice(2, 4), slice(0, 4))
+
+
+def test_the_divergence_by_hand() -> None:
+    first, second = logits(0.8, 0.5), logits(0.5, 0.5)
+    expected = (0.5 * math.log(0.5 / 0.8) + 0.5 * math.log(0.5 / 0.2)) / 2
+    assert translation_loss(first, second, PAPER).item() == pytest.approx(expected, rel=1e-5)
+    assert translation_loss(first, first, PAPER).item() == pytest.approx(0, abs=1e-7)
+
+
+def test_the_published_divergence_is_blind_to_certain_answers() -> None:
+    """Logits above 1 are clamped alike, so it does not see that two crops disagree."""
+    published = replace(PAPER, translation="published")
+    first, second = torch.full((2, 3, 1, 1), 2.0), torch.full((2, 3, 1, 1), 2.0)
+    first[0], second[1] = 5.0, 5.0
+    assert translation_loss(first, second, published).item() == 0
+    assert translation_loss(first, second, PAPER).item() > 1
+
+
+def test_the_entropy_by_hand() -> None:
+    expected = (0.5 * math.log(0.5) + 0.5 * math.log(0.5) + 0.9 * math.log(0.9) + 0.1 * math.log(0.1)) / 2
+    assert negative_entropy(logits(0.5, 0.9)).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_confident_learning_by_hand() -> None:
+    """The teacher is sure of the first voxel, likely right on the second, and undecided on the third."""
+    ours, theirs = logits(0.6, 0.3, 0.9)[None], logits(0.95, 0.3, 0.5)[None]
+    positive = (-math.log(0.6) * 0.95 - math.log(0.7) * 0.7) / 2
+    negative = -math.log(1 - 0.4) * 0.05  # the background of the first voxel alone is below 0.1
+    assert confident_loss(ours, theirs, PAPER).item() == pytest.approx(positive + negative, rel=1e-4)
+    strict = replace(PAPER, confident=0.8)
+    left_out = -math.log(0.6) * 0.95 + negative
+    assert confident_loss(ours, theirs, strict).item() == pytest.approx(left_out, rel=1e-4)
+    nothing = replace(PAPER, confident=1.0, unlikely=0.0)
+    assert confident_loss(ours, theirs, nothing).item() == 0
+
+
+def test_a_mixed_crop_and_its_answer_have_one_box() -> None:
+    crops = torch.arange(3.0).reshape(3, 1, 1, 1, 1).expand(3, 1, 8, 8, 4).contiguous()
+    answers = torch.cat([crops, -crops], dim=1)
+    torch.manual_seed(1)
+    mixed, wanted = cut_mix(crops, answers, 4.0)
+    assert torch.equal(wanted, torch.cat([mixed, -mixed], dim=1))
+    changed = mixed != crops
+    assert bool(changed.any())
+    assert torch.equal(changed[..., :1].expand_as(changed), changed)  # over all of z
+    assert not bool(changed.all())
+
+
+@pytest.mark.slow
+def test_each_mechanism_changes_the_loss(toy_config: Path) -> None:
+    """At the end of the run, where the ramp is 1, the sum is that of its terms with the published weights."""
+    changes = ["method=tracoco", "networks.dropout=0.0", "tracoco.noise=0.0"]
+    method = build_method(load_config(toy_config, changes))
+    assert isinstance(method, TranslationConsistency)
+    batch = sampler(toy_config).batch(8, method.views(8))
+    torch.manual_seed(0)
+    a, b = method.step(batch, 8)
+    assert (a.optimisers, b.optimisers) == (("a",), ("b",))
+    for phase, name in ((a, "a"), (b, "b")):
+        seg, crc, translation, certainty = (
+            phase.terms[f"{term}_{name}"] for term in ("seg", "crc", "translation", "certainty")
+        )
+        assert min(crc, translation, -certainty) > 0
+        expected = seg + crc + 0.3 * translation + 0.1 * certainty
+        assert float(phase.loss.detach()) == pytest.approx(expected, rel=1e-4)
+    # Without a shift both crops are one, and the term vanishes.
+    still = replace(batch, views=(batch.views[0], batch.views[0]), offsets=((0, 0, 0),) * 3)
+    torch.manual_seed(0)
+    a, _ = method.step(still, 8)
+    assert a.terms["translation_a"] == pytest.approx(0, abs=1e-4)
