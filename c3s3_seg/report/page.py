@@ -14,7 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from c3s3_seg.errors import MissingError
+from c3s3_seg.report.layers import Colour
 from c3s3_seg.report.mesh import Floats, Mesh, mesh_webp
+from c3s3_seg.report.rows import Failure
+from c3s3_seg.report.viewer import VIEWER
 from c3s3_seg.system.ownership import GENERATOR
 
 ASSETS = Path(__file__).parent / "page"
@@ -27,6 +30,8 @@ POLICY = (
 )
 
 SOLID = '<figure class="solid">'  # how a surface begins: a page without one needs no script to turn it
+
+FOLDED = 10  # failures from which their list is folded
 
 # Blue is too small, orange too large: told apart with any colour vision.
 SIGNED = ((33, 76, 158), (112, 164, 222), (236, 236, 232), (240, 163, 68), (166, 60, 6))
@@ -103,7 +108,8 @@ def page(title: str, body: str) -> bytes:
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<meta name="color-scheme" content="light dark"><title>{escape(title)}</title><style>{style}</style>'
     )
-    foot = f"{plotly}<script>{script}</script>"
+    viewer = (ASSETS / "viewer.js").read_text(encoding="utf-8") if VIEWER in body else ""
+    foot = f"{plotly}<script>{script}{viewer}</script>"
     return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head><body>{body}{foot}</body></html>\n'.encode()
 
 
@@ -139,6 +145,25 @@ def image(webp: bytes, words: str) -> str:
     """A picture inside the page."""
     data = base64.b64encode(webp).decode()
     return f'<img src="data:image/webp;base64,{data}" alt="{escape(words, quote=True)}">'
+
+
+def key(name: str, colour: Colour) -> str:
+    """A line of the legend."""
+    return f'<span class="key" style="border-color: rgb{colour}"></span>{escape(name)} &nbsp;'
+
+
+def folded(summary: str, inner: str, kind: str) -> str:
+    """What is there for those who look for it: closed until it is clicked."""
+    return f'<details class="{kind}"><summary>{escape(summary)}</summary>{inner}</details>'
+
+
+def failed(failures: Sequence[Failure], what: str) -> str:
+    """How many cases failed, each with its reason; of many the list is folded."""
+    listed = "".join(f"<li><b>{escape(f.case)}</b>: {escape(f.reason)}</li>" for f in failures)
+    summary = f"{len(failures)} {what}"
+    if len(failures) > FOLDED:
+        return folded(summary, f"<ul>{listed}</ul>", "flags")
+    return f'<div class="flags"><b>{summary}</b><ul>{listed}</ul></div>'
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, sortable: bool = False) -> str:
