@@ -139,13 +139,18 @@ def _made_by(maker: Maker) -> str:
     return f"model {maker.name} ({maker.serial[:8]}), c3s3-seg {__version__}"
 
 
+def made_by(job: Job) -> str:
+    """The same as a sentence, with the date unless times are left out."""
+    text = _made_by(job.maker)
+    return f"{text[0].upper()}{text[1:]}" + ("." if job.deterministic else f", {today()}.")
+
+
 def _write_page(
     predicted: Predicted, row: PredictionRow, facts: dict[str, Any], model: ModelTask, job: Job, path: Path
 ) -> None:
     from c3s3_seg.report.prediction_page import PredictedCase, write_prediction_page
 
     loaded, prediction = predicted.loaded, predicted.prediction
-    made = _made_by(job.maker)
     shown = PredictedCase(
         printable(row.case),
         loaded.scan,
@@ -156,7 +161,7 @@ def _write_page(
         scores=row.scores,
         flags=row.notes,
         uncertainty=_shown_uncertainty(prediction),
-        made=f"{made[0].upper()}{made[1:]}" + ("." if job.deterministic else f", {today()}."),
+        made=made_by(job),
         facts=facts,
     )
     write_prediction_page(path, shown)

@@ -18,7 +18,7 @@ from c3s3_seg.batch.journal import Journal, gather, journal_path
 from c3s3_seg.batch.ledger import Ledger
 from c3s3_seg.batch.provenance import LEFT_BEHIND, provenance_names, surroundings, write_provenance
 from c3s3_seg.batch.records import Outcome
-from c3s3_seg.batch.resume import Request, sort_out
+from c3s3_seg.batch.resume import REPORT, Request, sort_out
 from c3s3_seg.batch.summary import summary
 from c3s3_seg.batch.truths import check_truths
 from c3s3_seg.bundle import ModelBundle
@@ -183,7 +183,9 @@ class _Run:
         self.path = journal_path(job.out, plan.shard)
         tag = "" if plan.shard is None else f".{plan.shard}"
         self.table = job.out / f"summary{tag}.csv"
+        self.report_page = job.out / f"{REPORT}{tag}.html"
         self.spoken_for = (self.table, *(job.out / name for name in provenance_names(plan.shard)))
+        self.spoken_for += (self.report_page,) if job.html else ()
 
     def all(self, tasks: list[CaseTask], *, single: bool) -> BatchResult:
         """Sort out, do, record, sum up."""
@@ -284,6 +286,10 @@ class _Run:
             write_whole(self.table, table)
             tables = {self.table.name: hashlib.sha256(table).hexdigest()}
             write_provenance(journal, self.job.out, self.plan.shard, times=times, tables=tables)
+            if self.job.html:
+                from c3s3_seg.batch.folder_report import write_folder_report
+
+                write_folder_report(self.report_page, self.job, result.rows, result.failures)
         except StorageError:
             # Those of an earlier run would speak of other masks; the journal knows what became of each case.
             for path in self.spoken_for:

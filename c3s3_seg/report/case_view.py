@@ -14,9 +14,9 @@ from c3s3_seg.errors import C3S3Error
 from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.metrics.boundary_errors import BoundaryError, boundary_error
 from c3s3_seg.metrics.results import CaseScore
-from c3s3_seg.report.layers import layers
 from c3s3_seg.report.mesh import Floats, Mesh, surface_mesh
 from c3s3_seg.report.numbers import in_page
+from c3s3_seg.report.outlines import outlines
 from c3s3_seg.report.overlay import planes_webp
 from c3s3_seg.report.page import SIGNED, Scale, Solid
 from c3s3_seg.report.rows import CaseFiles
@@ -114,7 +114,7 @@ def _view(row: CaseScore, shown: Contents, words: str, scale: Scale, packed: Pac
         words = (
             f"Planes through the largest error, {in_page(error.worst_mm, 'hd_mm')} mm, in the ring. {words}"
         )
-    drawn = layers(shown.mask, shown.labels, shown.truth)
+    drawn = outlines(shown.mask, shown.labels, shown.truth)
     at = error.worst if error else _middle(p if p.any() or not t.any() else t)
     planes = planes_webp(shown.scan, drawn, at)
     solid = error_solid(p, t, shown.mask.geometry, error, scale)

@@ -14,9 +14,9 @@ from c3s3_seg.metrics.scoring import Score
 from c3s3_seg.metrics.statistics import Cohort, Statistics, cohorts
 from c3s3_seg.report.case_view import CaseView
 from c3s3_seg.report.figures import Dot, agreement, spread
-from c3s3_seg.report.layers import TRUTH, label_colours
-from c3s3_seg.report.numbers import COLUMNS, column, in_page, rounded
-from c3s3_seg.report.page import failed, folded, image, key, page, solid_html, table
+from c3s3_seg.report.numbers import COLUMNS, column, in_page
+from c3s3_seg.report.outlines import TRUTH, label_colours
+from c3s3_seg.report.page import failed, folded, image, key, number_cell, page, solid_html, table, text_cell
 from c3s3_seg.report.rows import Failure
 from c3s3_seg.report.tables import CONVENTIONS, PROTOCOLS, definitions_of, notes_of, software_version
 from c3s3_seg.report.viewer import viewer_html
@@ -185,12 +185,20 @@ def _comparison(pairs: Sequence[Paired]) -> str:
         return ""
     rows = []
     for pair in shown:
-        name, decimals = COLUMNS[pair.metric]
+        name = COLUMNS[pair.metric][0]
         cells = [
-            _cell(value, decimals)
+            number_cell(value, pair.metric)
             for value in (pair.mean, pair.against, pair.difference, pair.low, pair.high)
         ]
-        rows.append([escape(name), *_text(pair.label), *cells, _cell(pair.p, 3), _cell(pair.n, 0)])
+        rows.append(
+            [
+                escape(name),
+                text_cell(escape(pair.label)),
+                *cells,
+                number_cell(pair.p, "p"),
+                number_cell(pair.n, "n"),
+            ]
+        )
     headers = ["Metric", "Label", "This", "Against", "Difference", "from", "to", "Wilcoxon p", "Cases"]
     return "<h2>Against the other masks</h2>" + table(headers, rows)
 
@@ -204,8 +212,8 @@ def _all_cases(rows: Sequence[CaseScore], links: dict[tuple[str, str], str]) -> 
     for row in rows:
         flat, link = row.score.flat(), links.get((row.case, row.label))
         name = f'<a href="#{link}">{escape(row.case)}</a>' if link else escape(row.case)
-        cells = [_cell(flat.get(header, math.nan), column(header)[1]) for header in columns]
-        body.append([name, *(_text(row.label) if several else []), *cells])
+        cells = [number_cell(flat.get(header, math.nan), header) for header in columns]
+        body.append([name, *([text_cell(escape(row.label))] if several else []), *cells])
     headers = ["Case", *(["Label"] if several else []), *(column(header)[0] for header in columns)]
     return (
         '<h2 id="cases">Every case</h2><p class="lead">In the order of their names; a click on a header '
@@ -253,14 +261,3 @@ def _columns(rows: Sequence[CaseScore]) -> list[str]:
     overlap = ("dice", "jaccard", "hd95_mm", "hd95_vox", "asd_mm", "asd_vox", "assd_mm", "hd_mm")
     volumes = ("volume_ml", "truth_ml", "volume_error_ml")
     return [name for name in (*overlap, *shares, *volumes) if name in first]
-
-
-def _text(value: str) -> list[str]:
-    return [f'<td class="text">{escape(value)}</td>']
-
-
-def _cell(value: float, decimals: int) -> str:
-    plain = {math.inf: "Infinity", -math.inf: "-Infinity"}.get(value, str(value))
-    shown = rounded(value, decimals, infinite="∞", undefined="–")
-    bad = ' class="bad"' if math.isinf(value) else ""
-    return f'<td data-v="{plain}"{bad}>{shown}</td>'

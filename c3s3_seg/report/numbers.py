@@ -17,6 +17,7 @@ COLUMNS = {
     "volume_error_ml": ("Error (ml)", 1),
 }
 _MORE = {"truth_ml": ("Truth (ml)", 1), "hd_mm": ("HD (mm)", 2), "uncertainty_mm": ("Uncertainty (mm)", 2)}
+_MORE |= {"p": ("Wilcoxon p", 3), "n": ("Cases", 0)}
 
 
 def column(name: str) -> tuple[str, int]:

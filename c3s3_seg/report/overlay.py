@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from c3s3_seg.errors import GeometryError, InputError
 from c3s3_seg.geometry.volume import Volume
-from c3s3_seg.report.layers import Colour, Layer, layers
+from c3s3_seg.report.outlines import Colour, Outline, outlines
 from c3s3_seg.report.planes import Panel, cut, largest_plane
 from c3s3_seg.system.files import write_whole
 from c3s3_seg.system.ownership import PNG_CHUNK, PROGRAM
@@ -109,8 +109,8 @@ def _overlay(overlay: Overlay) -> Image:
         if not mask.geometry.matches(overlay.scan.geometry):
             what = f"the grid of the mask '{name}' is {mask.geometry}, the scan's {overlay.scan.geometry}"
             raise GeometryError(what)
-    shown = layers(overlay.mask, overlay.labels, overlay.truth)
-    panels = cut(overlay.scan, [layer.mask for layer in shown], _middle(overlay))
+    shown = outlines(overlay.mask, overlay.labels, overlay.truth)
+    panels = cut(overlay.scan, [outline.mask for outline in shown], _middle(overlay))
     return _compose([replace(panel, mark=None) for panel in panels], shown, overlay)
 
 
@@ -159,7 +159,7 @@ def _layout(sizes_mm: list[tuple[float, float]]) -> tuple[float, list[tuple[int,
     return scale, corners, total
 
 
-def planes_webp(scan: Volume, shown: Sequence[Layer], through: tuple[int, int, int] | None = None) -> bytes:
+def planes_webp(scan: Volume, shown: Sequence[Outline], through: tuple[int, int, int] | None = None) -> bytes:
     """The three planes alone, without title and legend, as a small WebP file of 1200 px width at most.
 
     Parameters
@@ -169,8 +169,8 @@ def planes_webp(scan: Volume, shown: Sequence[Layer], through: tuple[int, int, i
     shown
         What is outlined; the field is around all of it.
     """
-    panels = cut(scan, [layer.mask for layer in shown], through)
-    image, _, height = _paint(panels, [layer.colour for layer in shown], GAP)
+    panels = cut(scan, [outline.mask for outline in shown], through)
+    image, _, height = _paint(panels, [outline.colour for outline in shown], GAP)
     data = io.BytesIO()
     image.crop((0, HEADER - GAP, WIDTH, HEADER + height + GAP)).save(data, format="WEBP", quality=82)
     return data.getvalue()
@@ -188,10 +188,10 @@ def _paint(panels: list[Panel], colours: Sequence[Colour], footer: int) -> tuple
     return image, draw, height
 
 
-def _compose(panels: list[Panel], shown: Sequence[Layer], overlay: Overlay) -> Image:
-    legend = _legend(list(dict.fromkeys((layer.name, layer.colour) for layer in shown)))
+def _compose(panels: list[Panel], shown: Sequence[Outline], overlay: Overlay) -> Image:
+    legend = _legend(list(dict.fromkeys((outline.name, outline.colour) for outline in shown)))
     image, draw, height = _paint(
-        panels, [layer.colour for layer in shown], FOOTER + LINE * (legend[-1].row + 1)
+        panels, [outline.colour for outline in shown], FOOTER + LINE * (legend[-1].row + 1)
     )
     width = WIDTH - 2 * MARGIN
     draw.text((MARGIN, HEADER / 2), _fitted(overlay.title, width, 22), fill=TEXT, font=_font(22), anchor="lm")
@@ -210,7 +210,7 @@ def _compose(panels: list[Panel], shown: Sequence[Layer], overlay: Overlay) -> I
 
 
 @dataclass(frozen=True)
-class _Entry:
+class _LegendEntry:
     """A name in the legend, and where it stands."""
 
     name: str
@@ -219,7 +219,7 @@ class _Entry:
     row: int
 
 
-def _legend(names: Sequence[tuple[str, Colour]]) -> list[_Entry]:
+def _legend(names: Sequence[tuple[str, Colour]]) -> list[_LegendEntry]:
     """Names side by side, in as many rows as they need."""
     entries, x, row = [], float(MARGIN), 0
     for name, colour in names:
@@ -227,7 +227,7 @@ def _legend(names: Sequence[tuple[str, Colour]]) -> list[_Entry]:
         width = 38 + _font(18).getlength(fitted)
         if x > MARGIN and x + width > WIDTH - MARGIN:
             x, row = float(MARGIN), row + 1
-        entries.append(_Entry(fitted, colour, x, row))
+        entries.append(_LegendEntry(fitted, colour, x, row))
         x += width + 32
     return entries
 

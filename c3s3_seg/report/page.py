@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -14,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from c3s3_seg.errors import MissingError
-from c3s3_seg.report.layers import Colour
 from c3s3_seg.report.mesh import Floats, Mesh, mesh_webp
+from c3s3_seg.report.numbers import in_page
+from c3s3_seg.report.outlines import Colour
 from c3s3_seg.report.rows import Failure
 from c3s3_seg.report.viewer import VIEWER
 from c3s3_seg.system.ownership import GENERATOR
@@ -166,12 +168,28 @@ def failed(failures: Sequence[Failure], what: str) -> str:
     return f'<div class="flags"><b>{summary}</b><ul>{listed}</ul></div>'
 
 
-def table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, sortable: bool = False) -> str:
+def number_cell(value: float, name: str) -> str:
+    """A value of a column of a score, which is sorted by its size."""
+    plain = {math.inf: "Infinity", -math.inf: "-Infinity"}.get(value, str(value))
+    bad = ' class="bad"' if math.isinf(value) else ""
+    return f'<td data-v="{plain}"{bad}>{in_page(value, name)}</td>'
+
+
+def text_cell(inner: str, order: int | None = None) -> str:
+    """Text that is HTML already, sorted as text or by a number."""
+    value = "" if order is None else f' data-v="{order}"'
+    return f'<td class="text"{value}>{inner}</td>'
+
+
+def table(
+    headers: Sequence[str], rows: Sequence[Sequence[str]], *, sortable: bool = False, kind: str = ""
+) -> str:
     """A table of cells that are HTML already; the first column is a row's name."""
     button = '<button type="button">{}</button>' if sortable else "{}"
     head = "".join(f'<th scope="col">{button.format(escape(header))}</th>' for header in headers)
     lines = "".join("<tr>" + f'<th scope="row">{row[0]}</th>' + "".join(row[1:]) + "</tr>" for row in rows)
-    name = ' class="sortable"' if sortable else ""
+    kinds = " ".join(["sortable"] * sortable + [kind] * bool(kind))
+    name = f' class="{kinds}"' if kinds else ""
     return (
         f'<div class="wide"><table{name}><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>'
     )

@@ -19,9 +19,9 @@ from c3s3_seg.metrics.boundary_errors import BoundaryError, boundary_error
 from c3s3_seg.metrics.results import CaseScore
 from c3s3_seg.metrics.surface_distance import surface_voxels
 from c3s3_seg.report.case_view import PLAIN, Mask, at_vertices, error_scale, error_solid, worst_spot
-from c3s3_seg.report.layers import TRUTH, label_colours, layers
 from c3s3_seg.report.mesh import surface_mesh
 from c3s3_seg.report.numbers import column, in_page
+from c3s3_seg.report.outlines import TRUTH, label_colours, outlines
 from c3s3_seg.report.overlay import planes_webp
 from c3s3_seg.report.page import RISING, Scale, Solid, folded, image, key, page, solid_html
 from c3s3_seg.report.viewer import Contents, Spot, pack, viewer_html
@@ -216,8 +216,8 @@ def _least_sure(case: PredictedCase) -> list[Spot]:
 
 def _planes(case: PredictedCase, at: tuple[int, int, int] | None) -> str:
     """The still planes, through a voxel or where the first label has its largest area."""
-    shown = layers(case.mask, case.labels, case.truth)
-    found = [layer for layer in shown if layer.mask.any()] or shown
+    shown = outlines(case.mask, case.labels, case.truth)
+    found = [outline for outline in shown if outline.mask.any()] or shown
     words = "Planes through the largest error, in the ring." if at else "The planes of the largest area."
     picture = image(planes_webp(case.scan, found, at), "Three planes with the contours")
     return f'<figure class="planes">{picture}<figcaption>{words}</figcaption></figure>'

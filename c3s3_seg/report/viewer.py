@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from c3s3_seg.geometry.volume import Array, Volume
-from c3s3_seg.report.layers import TRUTH, label_colours
+from c3s3_seg.report.outlines import TRUTH, label_colours
 from c3s3_seg.report.planes import PLANES, PatientOrder, field_around, intensity_window, largest_plane
 
 VIEWER = '<section class="viewer"'  # how a viewer begins: a page without one needs no script for it
-VOXELS = 8_000_000  # of all scans in a page: beyond it blocks of voxels are averaged; masks stay as they are
+VOXELS = 16_000_000  # of all scans in a page: beyond it blocks of voxels are averaged; masks stay as they are
 LAYERS = ("Prediction", "Truth")
 MODES = ("outline", "fill", "off")
 

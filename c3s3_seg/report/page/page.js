@@ -83,8 +83,11 @@ function unpack({ dtype, bdata }) {
   return new { f4: Float32Array, u2: Uint16Array, u4: Uint32Array }[dtype](bytesOf(bdata).buffer);
 }
 
+const WEBGL = Boolean(document.createElement("canvas").getContext("webgl2")); // without it pictures stay still
+if (!WEBGL) document.querySelectorAll(".stage .hint").forEach((hint) => { hint.textContent = "No WebGL 2: a still picture"; });
+
 async function turn(stage) {
-  if (stage.classList.contains("live") || stage.classList.contains("waiting")) return;
+  if (!WEBGL || stage.classList.contains("live") || stage.classList.contains("waiting")) return;
   stage.classList.add("waiting");
   stage.querySelector(".hint").textContent = "One moment";
   const Plotly = await loadPlotly();

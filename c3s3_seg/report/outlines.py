@@ -26,7 +26,7 @@ LABELS = tuple(colour for colour in COLOURS if colour != TRUTH)
 
 
 @dataclass(frozen=True, eq=False)
-class Layer:
+class Outline:
     """One outline: its name in the legend, the mask (i, j, k) bool and its colour."""
 
     name: str
@@ -39,8 +39,8 @@ def label_colours(labels: Mapping[str, int]) -> dict[str, Colour]:
     return {name: LABELS[n % len(LABELS)] for n, name in enumerate(labels)}
 
 
-def layers(mask: Volume, labels: Mapping[str, int], truth: Volume | None = None) -> list[Layer]:
-    """A layer for each label of the prediction, then for each of the truth.
+def outlines(mask: Volume, labels: Mapping[str, int], truth: Volume | None = None) -> list[Outline]:
+    """An outline for each label of the prediction, then for each of the truth.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ def layers(mask: Volume, labels: Mapping[str, int], truth: Volume | None = None)
         Name -> value.
     """
     colours = label_colours(labels)
-    found = [Layer(name, mask.array == value, colours[name]) for name, value in labels.items()]
+    found = [Outline(name, mask.array == value, colours[name]) for name, value in labels.items()]
     if truth is not None:
-        found += [Layer("truth", truth.array == value, TRUTH) for value in labels.values()]
+        found += [Outline("truth", truth.array == value, TRUTH) for value in labels.values()]
     return found
