@@ -26,7 +26,7 @@ LABELS = tuple(colour for colour in COLOURS if colour != TRUTH)
 
 
 @dataclass(frozen=True, eq=False)
-class Outline:
+class LabelOutline:
     """One outline: its name in the legend, the mask (i, j, k) bool and its colour."""
 
     name: str
@@ -39,7 +39,7 @@ def label_colours(labels: Mapping[str, int]) -> dict[str, Colour]:
     return {name: LABELS[n % len(LABELS)] for n, name in enumerate(labels)}
 
 
-def outlines(mask: Volume, labels: Mapping[str, int], truth: Volume | None = None) -> list[Outline]:
+def outlines(mask: Volume, labels: Mapping[str, int], truth: Volume | None = None) -> list[LabelOutline]:
     """An outline for each label of the prediction, then for each of the truth.
 
     Parameters
@@ -50,7 +50,7 @@ def outlines(mask: Volume, labels: Mapping[str, int], truth: Volume | None = Non
         Name -> value.
     """
     colours = label_colours(labels)
-    found = [Outline(name, mask.array == value, colours[name]) for name, value in labels.items()]
+    found = [LabelOutline(name, mask.array == value, colours[name]) for name, value in labels.items()]
     if truth is not None:
-        found += [Outline("truth", truth.array == value, TRUTH) for value in labels.values()]
+        found += [LabelOutline("truth", truth.array == value, TRUTH) for value in labels.values()]
     return found

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from c3s3_seg.errors import GeometryError, InputError
 from c3s3_seg.geometry.volume import Volume
-from c3s3_seg.report.outlines import Colour, Outline, outlines
+from c3s3_seg.report.outlines import Colour, LabelOutline, outlines
 from c3s3_seg.report.planes import Panel, cut, largest_plane
 from c3s3_seg.system.files import write_whole
 from c3s3_seg.system.ownership import PNG_CHUNK, PROGRAM
@@ -159,7 +159,9 @@ def _layout(sizes_mm: list[tuple[float, float]]) -> tuple[float, list[tuple[int,
     return scale, corners, total
 
 
-def planes_webp(scan: Volume, shown: Sequence[Outline], through: tuple[int, int, int] | None = None) -> bytes:
+def planes_webp(
+    scan: Volume, shown: Sequence[LabelOutline], through: tuple[int, int, int] | None = None
+) -> bytes:
     """The three planes alone, without title and legend, as a small WebP file of 1200 px width at most.
 
     Parameters
@@ -188,7 +190,7 @@ def _paint(panels: list[Panel], colours: Sequence[Colour], footer: int) -> tuple
     return image, draw, height
 
 
-def _compose(panels: list[Panel], shown: Sequence[Outline], overlay: Overlay) -> Image:
+def _compose(panels: list[Panel], shown: Sequence[LabelOutline], overlay: Overlay) -> Image:
     legend = _legend(list(dict.fromkeys((outline.name, outline.colour) for outline in shown)))
     image, draw, height = _paint(
         panels, [outline.colour for outline in shown], FOOTER + LINE * (legend[-1].row + 1)

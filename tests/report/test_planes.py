@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from c3s3_seg.geometry.volume import Geometry
-from c3s3_seg.report.outlines import COLOURS, Outline
+from c3s3_seg.report.outlines import COLOURS, LabelOutline
 from c3s3_seg.report.overlay import planes_webp
 from c3s3_seg.report.planes import PLANES, cut
 
@@ -41,5 +41,5 @@ def test_without_a_voxel_there_is_no_mark() -> None:
     mask[5:9, 5:9, 5:9] = True
     volume = geometry.volume(mask.astype(np.float32))
     assert all(panel.mark is None for panel in cut(volume, [mask]))
-    outline = Outline("organ", mask, COLOURS[0])
+    outline = LabelOutline("organ", mask, COLOURS[0])
     assert planes_webp(volume, [outline]) != planes_webp(volume, [outline], (5, 5, 5))

@@ -17,7 +17,7 @@ from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.io import load, load_mask
 from c3s3_seg.report.figures import Dot, spread
 from c3s3_seg.report.findings import Finding, Severity, summary
-from c3s3_seg.report.outlines import COLOURS, Outline
+from c3s3_seg.report.outlines import COLOURS, LabelOutline
 from c3s3_seg.report.overlay import planes_webp
 from c3s3_seg.report.page import image, page
 from c3s3_seg.report.tables import software_version
@@ -177,14 +177,14 @@ def _figure(data: DataSet, name: str, at: tuple[int, int, int] | None, *, usual:
         for outline in masks
     )
     through = at if masks else None
-    nothing = Outline("", np.zeros(scan.geometry.shape, dtype=bool), COLOURS[0])
+    nothing = LabelOutline("", np.zeros(scan.geometry.shape, dtype=bool), COLOURS[0])
     picture = planes_webp(scan, masks or [nothing], through)
     words = f"{name}{', a usual case to compare with' if usual else ''}. L is the patient's left."
     shown = image(picture, f"Three planes of {printable(name)}")
     return f'<figure class="planes">{shown}<figcaption>{keys}{_text(words)}</figcaption></figure>'
 
 
-def _masks(data: DataSet, name: str, scan: Volume) -> list[Outline]:
+def _masks(data: DataSet, name: str, scan: Volume) -> list[LabelOutline]:
     """Where each label is; values without a name have their number."""
     try:
         mask = load_mask(data.mask(name), grid=scan.geometry)
@@ -193,6 +193,6 @@ def _masks(data: DataSet, name: str, scan: Volume) -> list[Outline]:
     names = {value: label for label, value in data.labels.items()}
     values = [int(value) for value in np.unique(mask.array) if value]
     return [
-        Outline(names.get(value, f"value {value}"), mask.array == value, colour)
+        LabelOutline(names.get(value, f"value {value}"), mask.array == value, colour)
         for value, colour in zip(values, COLOURS, strict=False)
     ]
