@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from c3s3_seg.report.numbers import column, in_page
-from c3s3_seg.report.page import failed, image, number_cell, page, table, text_cell
+from c3s3_seg.report.page import FOLDER_PAGE, failed, image, number_cell, page, table, text_cell
 from c3s3_seg.report.rows import Failure, PredictionRow
 from c3s3_seg.system.files import printable, write_whole
 
@@ -101,7 +101,7 @@ def write_folder_page(
         f'<h2>Cases</h2><p class="lead">{order}; a click on a header sorts. A picture leads to the case\'s '
         f"page.</p>{_table(ordered, measured)}"
     )
-    write_whole(path, page(title, f"<main>{body}</main>"))
+    write_whole(path, page(title, f"<main>{body}</main>", FOLDER_PAGE))
 
 
 def _table(cases: Sequence[FolderCase], measured: bool) -> str:

@@ -20,7 +20,7 @@ from c3s3_seg.report.numbers import in_page
 from c3s3_seg.report.outlines import Colour
 from c3s3_seg.report.rows import Failure
 from c3s3_seg.report.viewer import VIEWER
-from c3s3_seg.system.ownership import GENERATOR
+from c3s3_seg.system.ownership import GENERATOR, is_ours, read_head
 
 ASSETS = Path(__file__).parent / "page"
 
@@ -30,6 +30,9 @@ POLICY = (
     "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; "
     "script-src 'unsafe-inline' 'unsafe-eval'"
 )
+
+# Says which of our pages it is, near its beginning: `evaluate` too writes a report.html.
+FOLDER_PAGE = '<meta name="description" content="predicted cases">'
 
 SOLID = '<figure class="solid">'  # how a surface begins: a page without one needs no script to turn it
 
@@ -94,8 +97,13 @@ class Solid:
     words: str
 
 
-def page(title: str, body: str) -> bytes:
-    """The whole page around its body.
+def is_folder_page(path: Path) -> bool:
+    """Whether a file is a page of predicted cases that we wrote."""
+    return is_ours(path) and FOLDER_PAGE.encode() in read_head(path)
+
+
+def page(title: str, body: str, kind: str = "") -> bytes:
+    """The whole page around its body; `kind` is a tag that says which page it is.
 
     Raises
     ------
@@ -106,7 +114,8 @@ def page(title: str, body: str) -> bytes:
     # Unpacked and started when the first surface is turned: the page opens without waiting for it.
     plotly = f'<script type="text/plain" id="plotly">{_plotly()}</script>' if SOLID in body else ""
     head = (
-        f'{GENERATOR}<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        f'{GENERATOR}{kind}<meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<meta name="color-scheme" content="light dark"><title>{escape(title)}</title><style>{style}</style>'
     )

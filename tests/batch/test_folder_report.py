@@ -1,6 +1,7 @@
 """report.html of a prediction: over all cases of a run, done now or before, with what is written of each."""
 
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from helpers.batches import MODEL
 
 from c3s3_seg.batch import Job, predict_cases
+from c3s3_seg.batch.evaluate import EvaluationSettings, evaluate
 from c3s3_seg.batch.verification import verify
 from c3s3_seg.inference import Settings
 
@@ -31,6 +33,23 @@ def test_it_is_over_all_cases_and_again_after_a_resumed_run(tmp_path: Path, smal
     assert verify(out).wrong == []
 
 
-def test_without_pages_of_the_cases_there_is_none(tmp_path: Path, small_scans: Path) -> None:
-    predict_cases([small_scans], MODEL, Job(tmp_path / "out", allow_out_of_domain=True))
-    assert not (tmp_path / "out" / "report.html").exists()
+@pytest.mark.slow
+def test_a_run_without_it_takes_the_old_one_away_and_leaves_that_of_an_evaluation(
+    tmp_path: Path, small_scans: Path
+) -> None:
+    out, scans = tmp_path / "out", sorted(small_scans.iterdir())[:2]
+    report = out / "report.html"
+    with_pages = Job(out, html=True, allow_out_of_domain=True)
+    predict_cases(scans, MODEL, with_pages)
+    assert report.exists()
+    predict_cases(scans, MODEL, replace(with_pages, html=False))
+    assert not report.exists()
+    predict_cases(scans[:1], MODEL, with_pages)  # a single case has its own page
+    assert not report.exists()
+    mask = out / f"{scans[0].name.split('.')[0]}.nii.gz"
+    truth = tmp_path / mask.name
+    shutil.copy(mask, truth)
+    evaluate(mask, truth, out, EvaluationSettings(html=True, labels={"organ": 1}))
+    before = report.read_bytes()
+    predict_cases(scans, MODEL, replace(with_pages, html=False))
+    assert report.read_bytes() == before
