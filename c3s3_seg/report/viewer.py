@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from c3s3_seg.geometry.volume import Array, Volume
 from c3s3_seg.report.outlines import TRUTH, label_colours
-from c3s3_seg.report.planes import PLANES, PatientOrder, field_around, intensity_window, largest_plane
+from c3s3_seg.report.planes import PLANES, PatientOrder, Plane, field_around, intensity_window, largest_plane
 
 VIEWER = '<section class="viewer"'  # how a viewer begins: a page without one needs no script for it
 VOXELS = 16_000_000  # of all scans in a page: beyond it blocks of voxels are averaged; masks stay as they are
@@ -164,18 +164,26 @@ def viewer_html(
     )
     planes = "".join(
         f'<figure class="plane{"" if n else " large"}" data-plane="{n}"><canvas tabindex="0" role="img" '
-        f'aria-label="{plane.name} plane of {escape(name, quote=True)}"></canvas><figcaption><label>'
+        f'aria-label="{plane.name} plane of {escape(name, quote=True)}" '
+        f'style="aspect-ratio: {_ratio(packed, plane):.3f}"></canvas><figcaption><label>'
         f'<span>{plane.name}</span><input type="range" min="0" max="{packed.shape[plane.across] - 1}">'
         f"</label><output></output></figcaption></figure>"
         for n, plane in enumerate(PLANES)
     )
     first = _listed(packed.place(start) if start else packed.middle)
+    keys = "M and T: prediction and truth" if len(packed.layers) > 1 else "M: prediction"
     return (
         f'{VIEWER} data-volume="{packed.name}" data-at="{first}"><div class="tools">{switches}'
         f'{jumps}<button type="button" class="reset">Reset window</button><output class="level"></output>'
         "<p>Wheel or arrow keys: slice. Drag: window and level. Click: crosshair. Double click: enlarge. "
-        f'M and T: mask and truth.</p></div><div class="cells">{still}{planes}{cells}</div></section>'
+        f'{keys}.</p></div><div class="cells">{still}{planes}{cells}</div></section>'
     )
+
+
+def _ratio(packed: Packed, plane: Plane) -> float:
+    """Width by height of a canvas: that of the field, between a square and twice as wide as high."""
+    sizes = [n * mm for n, mm in zip(packed.shape, packed.order.spacing_mm, strict=True)]
+    return min(2.0, max(1.0, sizes[plane.right] / sizes[plane.down]))
 
 
 def _listed(place: Voxel) -> str:

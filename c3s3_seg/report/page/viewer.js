@@ -189,8 +189,8 @@ class Viewer {
   }
 }
 
-// A viewer is unpacked when it comes into view. Without DecompressionStream the still planes remain.
-if (window.DecompressionStream && window.IntersectionObserver) {
+// A viewer is unpacked when it comes into view. In an older browser the still planes remain.
+if (window.DecompressionStream && Array.prototype.with) {
   const seen = new IntersectionObserver((entries) => entries.forEach(async ({ isIntersecting, target }) => {
     if (!isIntersecting) return;
     seen.unobserve(target);
