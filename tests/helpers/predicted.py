@@ -30,8 +30,10 @@ _TRUTH = ball(8)
 _TRUTH[20:36, 18, 12] = 1
 WORST = (35, 18, 12)
 _LABELS = {"atrium": 1}
+_HEAD_IS_BRIGHT = NOISE + np.float32(150) * (np.arange(GRID.shape[2]) >= 18)
 SCORED = replace(
     CASE,
+    scan=GRID.volume(_HEAD_IS_BRIGHT),
     mask=GRID.volume(ball(8)),
     labels=_LABELS,
     volumes_ml={"atrium": 3.21},

@@ -139,6 +139,16 @@ ORANGE = """(() => {
   return count;
 })()"""
 
+SHADE = """(() => {
+  const canvas = document.querySelector('.plane canvas');
+  return canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data.reduce((a, b) => a + b);
+})()"""
+HEAD_UP = """(() => {
+  const canvas = arguments[0], row = (y) => canvas.getContext('2d').getImageData(0, y, canvas.width, 9).data;
+  const sum = (data) => data.reduce((a, b) => a + b);
+  return sum(row(20)) > 1.2 * sum(row(canvas.height - 29));
+})()"""
+
 
 @pytest.fixture
 def viewer(browser: Any, tmp_path: Path) -> Iterator[Path]:
@@ -184,9 +194,20 @@ def test_the_viewer_scrolls_switches_sets_the_window_and_finds_the_worst_error(
     ActionChains(browser).move_to_element_with_offset(canvas, 40, 30).click().perform()
     wait_for(browser, f"{AT} !== '{start[0]},{start[1]},{start[2] - 1}'")
     assert at()[2] == start[2] - 1  # the other two planes have moved
+    coronal = browser.find_elements("css selector", ".plane canvas")[1]
+    assert browser.execute_script(f"return {HEAD_UP}", coronal)
+    low = coronal.size["height"] // 2 - 8
+    for down, z in ((-low, "> 20"), (low, "< 3")):
+        ActionChains(browser).move_to_element_with_offset(coronal, 0, down).click().perform()
+        wait_for(browser, f"{AT}.split(',')[2] {z}")
     level = browser.find_element("css selector", ".level").text
-    ActionChains(browser).click_and_hold(canvas).move_by_offset(60, 20).release().perform()
-    wait_for(browser, f"document.querySelector('.level').textContent !== '{level}'")
+    shade = browser.execute_script(f"return {SHADE}")
+    ActionChains(browser).click_and_hold(canvas).move_by_offset(0, 40).release().perform()
+    wait_for(browser, f"{SHADE} < 0.95 * {shade}")  # a higher level makes it darker
+    window = browser.find_element("css selector", ".level").text.split(",")[0]
+    assert window == level.split(",")[0]
+    ActionChains(browser).click_and_hold(canvas).move_by_offset(60, 0).release().perform()
+    wait_for(browser, f"!document.querySelector('.level').textContent.startsWith('{window},')")
     browser.find_element("css selector", ".reset").click()
     wait_for(browser, f"document.querySelector('.level').textContent === '{level}'")
 
