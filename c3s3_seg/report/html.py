@@ -168,7 +168,7 @@ def _diagrams(rows: Sequence[CaseScore], links: dict[tuple[str, str], str]) -> s
     for name in FIGURES:
         if name in rows[0].score.flat():
             dots = [Dot(0.0, row.score.flat()[name], row.case, link(row)) for row in rows]
-            drawn.append(spread(dots, COLUMNS[name][0]))
+            drawn.append(spread(dots, *COLUMNS[name]))
     volumes = [
         Dot((row.score.volume_ml + row.score.truth_ml) / 2, row.score.volume_error_ml, row.case, link(row))
         for row in rows

@@ -28,6 +28,7 @@ from c3s3_seg.report.viewer import Contents, Spot, pack, viewer_html
 from c3s3_seg.system.files import write_whole
 
 SCORES = ("dice", "hd95_mm", "hd95_vox", "asd_mm", "asd_vox")  # beside the volume, where there is a truth
+SHOWN = ("case", "volume_ml", "scores", "uncertainty", "notes")  # of the facts: they stand at the top
 STILL = re.compile(rb'<img src="data:image/webp;base64,([A-Za-z0-9+/=]+)"')
 
 
@@ -127,7 +128,8 @@ def write_prediction_page(path: Path, case: PredictedCase) -> None:
         raise GeometryError(what, where=case.scan.source.path)
     missing = [name for name, value in case.labels.items() if not (case.mask.array == value).any()]
     parts = [_head(case, missing), _view(case)]
-    parts.append(folded("Provenance", f'<dl class="facts">{_facts(case.facts)}</dl>', "provenance"))
+    facts = {name: value for name, value in case.facts.items() if name not in SHOWN}
+    parts.append(folded("Provenance", f'<dl class="facts">{_facts(facts)}</dl>', "provenance"))
     write_whole(path, page(case.name, f"<main>{''.join(parts)}</main>"))
 
 

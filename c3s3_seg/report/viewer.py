@@ -163,7 +163,8 @@ def viewer_html(
         for spot in spots
     )
     planes = "".join(
-        f'<figure class="plane{"" if n else " large"}" data-plane="{n}"><canvas tabindex="0" role="img" '
+        f'<figure class="plane{"" if n else " large"}" data-plane="{n}">'
+        f'<canvas tabindex="0" role="application" '
         f'aria-label="{plane.name} plane of {escape(name, quote=True)}" '
         f'style="aspect-ratio: {_ratio(packed, plane):.3f}"></canvas><figcaption><label>'
         f'<span>{plane.name}</span><input type="range" min="0" max="{packed.shape[plane.across] - 1}">'
@@ -214,11 +215,13 @@ def _averaged(scan: Array, spacing_mm: tuple[float, float, float], voxels: int) 
         block[axis] += 1
     if block == [1, 1, 1]:
         return scan, block
-    total, count = scan.astype(np.float32), np.ones(scan.shape, dtype=np.float32)
+    means = scan.astype(np.float32)
     for axis, size in enumerate(block):
-        starts = np.arange(0, total.shape[axis], size)
-        total, count = (np.add.reduceat(array, starts, axis=axis) for array in (total, count))
-    return total / count, block
+        starts = np.arange(0, scan.shape[axis], size)
+        counts = np.diff(starts, append=scan.shape[axis]).astype(np.float32)
+        means = np.add.reduceat(means, starts, axis=axis)
+        means /= counts.reshape([-1 if n == axis else 1 for n in range(3)])
+    return means, block
 
 
 def _slices(order: PatientOrder, axis: int, start: int) -> list[int]:

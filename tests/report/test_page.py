@@ -1,79 +1,23 @@
 """The pages in a browser: they open, sort, turn, stay silent and ask nobody for anything."""
 
-import json
-import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from helpers.browser import complaints, in_browser, open_page, requests, started, wait_for
 from helpers.predicted import CASE, SCORED, WORST
 
 from c3s3_seg.report.page import RISING, SIGNED, Scale
 from c3s3_seg.report.prediction_page import write_prediction_page
 
-BROWSER = next((p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n))), None)
-DRIVER = shutil.which("chromedriver")
-WHY = "no browser: install chromium and chromium-driver (apt-get) to test pages in one"
-in_browser = pytest.mark.skipif(not (BROWSER and DRIVER), reason=WHY)
-
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = str(BROWSER)
-    for word in (
-        "headless=new",
-        "no-sandbox",
-        "disable-gpu",
-        "enable-unsafe-swiftshader",
-        "window-size=1280,1000",
-    ):
-        options.add_argument(f"--{word}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(str(DRIVER)))
+    driver = started()
     yield driver
     driver.quit()
-
-
-def open_page(browser: Any, path: Path) -> float:
-    """Seconds until it was loaded: where the machine is busy with other things, the best of three."""
-    best = float("inf")
-    for _ in range(3):
-        browser.get("about:blank")
-        browser.get_log("performance")
-        browser.get_log("browser")
-        started = time.perf_counter()
-        browser.get(path.as_uri())
-        best = min(best, time.perf_counter() - started)
-        if best < 3:
-            break
-    return best
-
-
-def wait_for(browser: Any, condition: str) -> None:
-    for _ in range(900):
-        if browser.execute_script(f"return Boolean({condition})"):
-            return
-        time.sleep(0.1)
-    raise AssertionError(f"never became true: {condition}")
-
-
-def complaints(browser: Any) -> list[str]:
-    """What the console says, but for remarks of the software renderer on its own speed."""
-    return [
-        e["message"] for e in browser.get_log("browser") if e["level"] not in ("WARNING", "INFO", "DEBUG")
-    ]
-
-
-def requests(browser: Any) -> list[str]:
-    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    asked = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
-    return [url for url in asked if not url.startswith(("data:", "blob:"))]
 
 
 EYE = "document.querySelector('.stage.live .plot')?._fullLayout.scene.camera.eye"
@@ -162,6 +106,7 @@ def viewer(browser: Any, tmp_path: Path) -> Iterator[Path]:
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
 
 
+@pytest.mark.slow
 @in_browser
 def test_the_viewer_scrolls_switches_sets_the_window_and_finds_the_worst_error(
     browser: Any, viewer: Path
@@ -217,6 +162,7 @@ def test_the_viewer_scrolls_switches_sets_the_window_and_finds_the_worst_error(
     assert requests(browser) == [viewer.as_uri()]
 
 
+@pytest.mark.slow
 @in_browser
 def test_a_narrow_window_and_paper_show_all_of_a_case(browser: Any, viewer: Path) -> None:
     narrow = {"width": 400, "height": 900, "deviceScaleFactor": 1, "mobile": False}
@@ -233,6 +179,7 @@ def test_a_narrow_window_and_paper_show_all_of_a_case(browser: Any, viewer: Path
     assert browser.execute_script(f"return {boxes}") == [0, 0, 1]
 
 
+@pytest.mark.slow
 @in_browser
 def test_an_old_browser_keeps_the_still_pictures(browser: Any, viewer: Path) -> None:
     old = (
