@@ -22,9 +22,9 @@ from c3s3_seg.report.label_values import (
     refuse_mixup,
 )
 from c3s3_seg.report.rows import CaseFiles, Failure
-from c3s3_seg.report.tables import write_cases_csv, write_report_json
+from c3s3_seg.report.tables import today, write_cases_csv, write_report_json
 from c3s3_seg.system.choices import ScoreProtocol
-from c3s3_seg.system.files import make_folder
+from c3s3_seg.system.files import make_folder, printable
 from c3s3_seg.system.ownership import check_output, remove_ours
 from c3s3_seg.system.process_pool import Died, each
 from c3s3_seg.system.progress import Progress
@@ -158,13 +158,16 @@ def evaluate(
     mine = _measure_all(predictions, truth, settings, progress)
     comparison: tuple[Paired, ...] = ()
     failures, remarks = mine.failures, mine.remarks
+    sides = [("predictions", _side(predictions)), ("truth", _side(truth))]
     if against is not None:
+        sides.append(("against", _side(against)))
         other = _measure_all(against, truth, settings, progress, mine.labels)
         failures += tuple(Failure(f"{f.case} (against)", f.reason) for f in other.failures)
         remarks += tuple(f"{remark} (against)" for remark in other.remarks)
         comparison = compare(mine.rows, other.rows)
     try:
-        return _write(out, replace(mine, failures=failures, remarks=remarks), comparison, settings)
+        measured = replace(mine, failures=failures, remarks=remarks, sides=tuple(sides))
+        return _write(out, measured, comparison, settings)
     except BaseException:  # half a report would be taken for one
         for name in ("cases.csv", "report.json", "report.html"):
             remove_ours(out / name)
@@ -185,7 +188,7 @@ def _write(
         mine.rows, failures, cohorts(mine.rows), mine.labels, csv_path, json_path, comparison, None, remarks
     )
     if settings.html:
-        _write_page(out / "report.html", result, mine.files, settings)
+        _write_page(out / "report.html", result, mine, settings)
         return replace(result, html_path=out / "report.html")
     return result
 
@@ -194,16 +197,14 @@ def _check_output(out: Path, settings: EvaluationSettings) -> None:
     check_output(out, ["cases.csv", "report.json", *(["report.html"] if settings.html else [])])
 
 
-def _write_page(
-    path: Path, result: EvaluationResult, files: Sequence[CaseFiles], settings: EvaluationSettings
-) -> None:
+def _write_page(path: Path, result: EvaluationResult, mine: _Measured, settings: EvaluationSettings) -> None:
     from c3s3_seg.report.case_view import views
     from c3s3_seg.report.html import Report, worst_first, write_report_page
 
     rows = worst_first(result.rows)
-    drawn = views(rows, {f.case: f for f in files}, dict(result.labels), resample=settings.resample)
+    drawn = views(rows, {f.case: f for f in mine.files}, dict(result.labels), resample=settings.resample)
     title, measured = "Masks against the truth", (result.rows, result.failures, result.comparison)
-    report = Report(title, settings.protocol, *measured, result.remarks)
+    report = Report(title, settings.protocol, *measured, result.remarks, mine.sides, today())
     write_report_page(path, report, drawn)
 
 
@@ -216,6 +217,7 @@ class _Measured:
     labels: Labels
     files: tuple[CaseFiles, ...]
     remarks: tuple[str, ...]
+    sides: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -344,6 +346,11 @@ def _scores(
         return paper_scores(prediction, truth, values)
     tolerances, area = settings.tolerances_mm, settings.area_nsd
     return scores(prediction, truth, values, tolerances_mm=tolerances, area_nsd=area)
+
+
+def _side(path: Path) -> str:
+    """The name of a folder or of a file, without where it lies: pages are passed on."""
+    return printable((path if path.is_dir() else _public(path)).resolve().name)
 
 
 def _public(path: Path) -> Path:

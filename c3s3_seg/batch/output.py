@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from c3s3_seg import __version__
 from c3s3_seg.batch.claims import PROBABILITIES, UNCERTAINTY, remove, sealed
@@ -15,16 +15,20 @@ from c3s3_seg.errors import public
 from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.inference.prediction import Prediction
 from c3s3_seg.io import Case, save
-from c3s3_seg.io.dicom_objects.codes import Segment
+from c3s3_seg.io.dicom_objects.codes import Maker, Segment
 from c3s3_seg.io.formats import image_suffix_of, refers_to_source, save_repaired, write_mask
 from c3s3_seg.io.hashes import refuse_changed, sha256
 from c3s3_seg.metrics.results import CaseScore
 from c3s3_seg.metrics.scoring import diagonal_mm
 from c3s3_seg.metrics.scoring import scores as measure
 from c3s3_seg.report.rows import PredictionRow
+from c3s3_seg.report.tables import today
 from c3s3_seg.system.files import make_own_folder, printable, write_whole
 from c3s3_seg.system.ownership import MARK, PROGRAM
 from c3s3_seg.system.schema import plain
+
+if TYPE_CHECKING:
+    from c3s3_seg.report.prediction_page import Uncertainty as ShownUncertainty
 
 
 def write_case(predicted: Predicted, job: Job, model: ModelTask) -> Outcome:
@@ -60,17 +64,17 @@ def _write(predicted: Predicted, job: Job, model: ModelTask, written: list[Path]
     _save_uncertainty(case, prediction, job, written)
     if job.preview:
         written.append(job.out / f"{case.name}.png")
-        _draw(case, scan, prediction.mask, loaded.truth, written[-1])
+        _draw(predicted, job, model, written[-1])
     if job.secondary_capture:
         written.append(job.out / f"{case.name}.sc.dcm")
-        _secondary_capture(scan, prediction.mask, job, written[-1])
+        _secondary_capture(scan, prediction.mask, job, model, written[-1])
     spent = {**predicted.seconds, "write": time.perf_counter() - started}
     volumes = tuple(prediction.volume_ml.items())
     row = PredictionRow(case.name, volumes, sum(spent.values()), scores, prediction.notes)
     metadata = _metadata(predicted, row, spent, job, model)
     if job.html:
         written.append(job.out / f"{case.name}.html")
-        _write_page(predicted, row, metadata, model, written[-1])
+        _write_page(predicted, row, metadata, model, job, written[-1])
     hashing = time.perf_counter()
     content, outputs = sealed(metadata, job.out, written)
     written.append(job.out / f"{case.name}.json")
@@ -113,41 +117,69 @@ def _score(case: str, mask: Volume, truth: Volume | None, labels: dict[str, int]
     return tuple(CaseScore(case, name, found[value], worst) for name, value in labels.items())
 
 
-def _draw(case: Case, scan: Volume, mask: Volume, truth: Volume | None, path: Path) -> None:
-    from c3s3_seg.report.overlay import overlay_png
+def _draw(predicted: Predicted, job: Job, model: ModelTask, path: Path) -> None:
+    from c3s3_seg.report.overlay import Overlay, overlay_png
 
-    masks = {"prediction": mask} | ({"truth": truth} if truth is not None else {})
-    overlay_png(scan, masks, path, title=printable(case.name))
+    loaded, mask = predicted.loaded, predicted.prediction.mask
+    title, footer = printable(loaded.task.case.name), _made_by(job.maker)
+    overlay_png(Overlay(loaded.scan, mask, model.label_values, loaded.truth, title, footer), path)
 
 
-def _secondary_capture(scan: Volume, mask: Volume, job: Job, path: Path) -> None:
+def _secondary_capture(scan: Volume, mask: Volume, job: Job, model: ModelTask, path: Path) -> None:
     from c3s3_seg.io.dicom_objects.secondary_capture import write_capture
-    from c3s3_seg.report.overlay import overlay_pixels
+    from c3s3_seg.report.overlay import Overlay, overlay_pixels
 
     # The model's name in place of the case's: a folder may be called by the patient's name.
-    title = f"c3s3-seg {job.maker.name}: research use only"
-    preview = overlay_pixels(scan, {"prediction": mask}, title=title)
-    write_capture(preview, scan.source, path, job.maker)
+    shown = Overlay(scan, mask, model.label_values, title=job.maker.name, footer=_made_by(job.maker))
+    write_capture(overlay_pixels(shown), scan.source, path, job.maker)
+
+
+def _made_by(maker: Maker) -> str:
+    """The model, its weights and this program's version."""
+    return f"model {maker.name} ({maker.serial[:8]}), c3s3-seg {__version__}"
+
+
+def made_by(job: Job) -> str:
+    """The same as a sentence, with the date unless times are left out."""
+    text = _made_by(job.maker)
+    return f"{text[0].upper()}{text[1:]}" + ("." if job.deterministic else f", {today()}.")
 
 
 def _write_page(
-    predicted: Predicted, row: PredictionRow, metadata: dict[str, Any], model: ModelTask, path: Path
+    predicted: Predicted,
+    row: PredictionRow,
+    metadata: dict[str, Any],
+    model: ModelTask,
+    job: Job,
+    path: Path,
 ) -> None:
-    from c3s3_seg.report.prediction_page import PredictedCase, Uncertainty, write_prediction_page
+    from c3s3_seg.report.prediction_page import PredictedCase, write_prediction_page
 
-    loaded, prediction, uncertainty = predicted.loaded, predicted.prediction, predicted.prediction.uncertainty
-    words = "Where the bundle's two networks differ: half the sum of the differences of their probabilities"
+    loaded, prediction = predicted.loaded, predicted.prediction
     shown = PredictedCase(
         printable(row.case),
         loaded.scan,
         prediction.mask,
         model.label_values,
         prediction.volume_ml,
+        truth=loaded.truth,
+        scores=row.scores,
         flags=row.notes,
-        uncertainty=Uncertainty(uncertainty.map, words) if uncertainty else None,
-        facts=metadata,
+        uncertainty=_shown_uncertainty(prediction),
+        made=made_by(job),
+        metadata=metadata,
     )
     write_prediction_page(path, shown)
+
+
+def _shown_uncertainty(prediction: Prediction) -> ShownUncertainty | None:
+    from c3s3_seg.report.prediction_page import Uncertainty
+
+    found = prediction.uncertainty
+    words = "Where the bundle's two networks differ: half the sum of the differences of their probabilities"
+    if found is None:
+        return None
+    return Uncertainty(found.map, words, hd95_mm=found.hd95_mm, limit_mm=found.threshold_mm)
 
 
 def _metadata(

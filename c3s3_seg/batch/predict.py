@@ -18,7 +18,7 @@ from c3s3_seg.batch.journal import Journal, gather, journal_path
 from c3s3_seg.batch.ledger import Ledger
 from c3s3_seg.batch.provenance import LEFT_BEHIND, provenance_names, surroundings, write_provenance
 from c3s3_seg.batch.records import Outcome
-from c3s3_seg.batch.resume import Request, sort_out
+from c3s3_seg.batch.resume import REPORT, Request, sort_out
 from c3s3_seg.batch.summary import summary
 from c3s3_seg.batch.truths import check_truths
 from c3s3_seg.bundle import ModelBundle
@@ -26,6 +26,7 @@ from c3s3_seg.errors import InputError, StorageError
 from c3s3_seg.inference.predictor import Predictor
 from c3s3_seg.io import find_cases, match_truth
 from c3s3_seg.io.archive import sweep_unpacked
+from c3s3_seg.report.page import is_folder_page
 from c3s3_seg.report.rows import Failure, PredictionRow
 from c3s3_seg.system.files import check_folder, make_folder, write_whole
 from c3s3_seg.system.lock import hold
@@ -186,10 +187,13 @@ class _Run:
         self.path = journal_path(job.out, plan.shard)
         tag = "" if plan.shard is None else f".{plan.shard}"
         self.table = job.out / f"summary{tag}.csv"
+        self.report_page = job.out / f"{REPORT}{tag}.html"
         self.spoken_for = (self.table, *(job.out / name for name in provenance_names(plan.shard)))
 
     def all(self, tasks: list[CaseTask], *, single: bool) -> BatchResult:
         """Sort out, do, record, sum up."""
+        if self.job.html and len(tasks) > 1:
+            self.spoken_for += (self.report_page,)
         for path in self.spoken_for:
             check_place(path)
         fresh, empty = not self.path.exists(), _empty_folders(self.job.out)
@@ -287,12 +291,22 @@ class _Run:
             write_whole(self.table, table)
             tables = {self.table.name: hashlib.sha256(table).hexdigest()}
             write_provenance(journal, self.job.out, self.plan.shard, times=times, tables=tables)
+            self._write_report(result)
         except StorageError:
             # Those of an earlier run would speak of other masks; the journal knows what became of each case.
             for path in self.spoken_for:
                 path.unlink(missing_ok=True)
             if not full:
                 raise
+
+    def _write_report(self, result: BatchResult) -> None:
+        """The page of all cases where it was asked for; else that of an earlier run goes."""
+        if self.report_page in self.spoken_for:
+            from c3s3_seg.batch.folder_report import write_folder_report
+
+            write_folder_report(self.report_page, self.job, result.rows, result.failures)
+        elif is_folder_page(self.report_page):
+            self.report_page.unlink(missing_ok=True)
 
 
 def _result(tasks: list[CaseTask], outcomes: dict[str, Outcome], kept: int, left: int) -> BatchResult:

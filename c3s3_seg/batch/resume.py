@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -14,6 +15,9 @@ from c3s3_seg.batch.provenance import RESERVED
 from c3s3_seg.batch.records import Outcome, Refusal
 from c3s3_seg.errors import C3S3Error, InputError
 from c3s3_seg.io.hashes import input_sha256
+
+REPORT = "report"  # the page of all cases; a shard's has its number behind it
+_OF_REPORT = re.compile(rf"{REPORT}(\.\d+-of-\d+)?", re.IGNORECASE)
 
 
 @dataclass
@@ -123,6 +127,9 @@ def _reason(task: CaseTask, record: JournalRecord | None, request: Request) -> s
     """Why the case is to be done; None if it need not be. Raises if it must not be."""
     if RESERVED.fullmatch(task.case.name):
         what = f"a case called '{task.case.name}' would take the place of the folder's own provenance.json"
+        raise InputError(what, where=task.case.path, todo="Rename the scan")
+    if request.job.html and _OF_REPORT.fullmatch(task.case.name):
+        what = f"the page of a case called '{task.case.name}' would take the place of the page of all cases"
         raise InputError(what, where=task.case.path, todo="Rename the scan")
     return _why(task, record, request)
 

@@ -93,7 +93,7 @@ def summarize(name: str) -> ModelSummary:
         bundle.manifest.linked_bundle,
         score.get("dice"),
         score.get("hd95_vox"),
-        _facts(bundle.manifest.training, "cases").get("validation"),
+        _table(bundle.manifest.training, "cases").get("validation"),
         sum((bundle.folder / file).stat().st_size for file in files),
     )
 
@@ -106,6 +106,6 @@ def _validation(bundle: ModelBundle) -> dict[str, Any]:
     return dict((own or records or [{}])[0])
 
 
-def _facts(training: dict[str, Any], key: str) -> dict[str, Any]:
+def _table(training: dict[str, Any], key: str) -> dict[str, Any]:
     found = training.get(key)
     return found if isinstance(found, dict) else {}

@@ -83,7 +83,7 @@ def _is_profile(path: Path) -> bool:
     from c3s3_seg.system.files import read_json
 
     try:
-        facts = read_json(path)
+        content = read_json(path)
     except InputError:
         return False
-    return isinstance(facts, dict) and {"machine", "networks"} <= set(facts)
+    return isinstance(content, dict) and {"machine", "networks"} <= set(content)

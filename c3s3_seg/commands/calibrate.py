@@ -57,11 +57,11 @@ def calibrate(
     if limit is None:
         say(f"No uncertainty limit: {why}.")
         return
-    facts = limit.calibration
+    measured = limit.calibration
     say(
-        f"Uncertainty limit {facts.threshold_mm:.2f} mm (95HD between the networks), from {facts.cases}"
-        f" scans: AUROC {facts.auroc:.2f}, Spearman {facts.spearman:.2f} for a 95HD above"
-        f" {facts.bad_mm:.2f} mm."
+        f"Uncertainty limit {measured.threshold_mm:.2f} mm (95HD between the networks), from {measured.cases}"
+        f" scans: AUROC {measured.auroc:.2f}, Spearman {measured.spearman:.2f} for a 95HD above"
+        f" {measured.bad_mm:.2f} mm."
     )
     say(
         f"Each case left out in turn: {limit.caught:.0%} of the bad flagged, {limit.false_alarms:.0%} of the"

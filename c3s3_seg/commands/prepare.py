@@ -141,7 +141,7 @@ def prepare(
     if as_json:
         from json import dumps
 
-        for line in dumps(_facts(result), indent=1).splitlines():
+        for line in dumps(_as_json(result), indent=1).splitlines():
             say(line)
     else:
         show(_table(result))
@@ -169,11 +169,11 @@ def _table(result: PreparedDataSet) -> Table:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    facts = _facts(result)
+    content = _as_json(result)
     table = Table("For", "Cases", "Patients", box=SIMPLE_HEAD, pad_edge=False)
     for split in SPLITS:
-        if facts[split]["cases"] or split != "test":
-            table.add_row(split, str(facts[split]["cases"]), str(facts[split]["patients"]))
+        if content[split]["cases"] or split != "test":
+            table.add_row(split, str(content[split]["cases"]), str(content[split]["patients"]))
     return table
 
 
@@ -248,19 +248,25 @@ def _assumptions(result: PreparedDataSet) -> list[str]:
     return lines
 
 
-def _facts(result: PreparedDataSet) -> dict[str, Any]:
+def _as_json(result: PreparedDataSet) -> dict[str, Any]:
     """The table as JSON."""
     data = result.data
-    facts: dict[str, Any] = {"found": result.found, "labels": dict(data.labels), "modality": data.modality}
+    content: dict[str, Any] = {"found": result.found, "labels": dict(data.labels), "modality": data.modality}
     for split in SPLITS:
         cases = getattr(data.splits, split)
-        facts[split] = {"cases": len(cases), "patients": len({result.patients[case] for case in cases})}
-    facts["with_masks"] = result.masks
-    facts["refused"] = [
+        content[split] = {"cases": len(cases), "patients": len({result.patients[case] for case in cases})}
+    content["with_masks"] = result.masks
+    content["refused"] = [
         {"place": public(item.place), "reason": public(item.reason)} for item in result.refused
     ]
-    facts["passed_over"] = dict(result.passed)
-    facts["patients_by"] = {rule: {"scans": n, "patients": m} for rule, (n, m) in result.patients_by.items()}
-    facts |= {"assumed": list(result.assumed), "overlaps": list(result.overlaps), "empty": list(result.empty)}
-    facts |= {"corrected": list(result.corrected), "uncorrected": list(result.uncorrected)}
-    return {**facts, "kept": result.kept, "again": sorted(result.again), "gone": list(result.gone)}
+    content["passed_over"] = dict(result.passed)
+    content["patients_by"] = {
+        rule: {"scans": n, "patients": m} for rule, (n, m) in result.patients_by.items()
+    }
+    content |= {
+        "assumed": list(result.assumed),
+        "overlaps": list(result.overlaps),
+        "empty": list(result.empty),
+    }
+    content |= {"corrected": list(result.corrected), "uncorrected": list(result.uncorrected)}
+    return {**content, "kept": result.kept, "again": sorted(result.again), "gone": list(result.gone)}

@@ -129,7 +129,7 @@ def _lines(progress: BatchProgress) -> list[dict[str, Any]]:
     if progress.outcome is None:
         return [{"event": "start", "total": progress.total, "note": progress.note}]
     outcome = progress.outcome
-    facts: dict[str, Any] = {
+    content: dict[str, Any] = {
         "event": "case",
         "case": outcome.case,
         "state": _state(outcome),
@@ -140,7 +140,7 @@ def _lines(progress: BatchProgress) -> list[dict[str, Any]]:
         "left_s": None if progress.left_s is None else round(progress.left_s, 1),
     }
     if outcome.row is not None:
-        facts |= {"volume_ml": dict(outcome.row.volumes_ml), "seconds": outcome.seconds}
+        content |= {"volume_ml": dict(outcome.row.volumes_ml), "seconds": outcome.seconds}
     if outcome.failure is not None:
-        facts["reason"] = outcome.failure.reason
-    return [facts]
+        content["reason"] = outcome.failure.reason
+    return [content]

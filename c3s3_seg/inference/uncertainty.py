@@ -18,6 +18,7 @@ from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.inference.tiling import FloatArray, mean
 from c3s3_seg.inference.to_scan_grid import Block
 from c3s3_seg.metrics.surface_distance import surface_distances
+from c3s3_seg.report.numbers import COLUMNS, rounded
 
 Labels = NDArray[np.uint8]
 
@@ -71,11 +72,14 @@ class Disagreement:
 
     def note(self) -> str | None:
         """A sentence for the reader of a flagged case."""
-        if not self.flagged:
+        if self.threshold_mm is None or not self.flagged:
             return None
         worst = max(self.hd95_mm.values(), key=lambda mm: math.inf if math.isnan(mm) else mm)
-        found = f"differ by {worst:.1f} mm (95HD)" if math.isfinite(worst) else "do not both find every label"
-        return f"uncertain: the networks {found}; the limit is {self.threshold_mm:.1f} mm"
+        decimals = COLUMNS["hd95_mm"][1]
+        found = f"differ by {rounded(worst, decimals)} mm (95HD)"
+        if not math.isfinite(worst):
+            found = "do not both find every label"
+        return f"uncertain: the networks {found}; the limit is {rounded(self.threshold_mm, decimals)} mm"
 
 
 class DisagreementMap:

@@ -15,9 +15,12 @@ from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.metrics.boundary_errors import BoundaryError, boundary_error
 from c3s3_seg.metrics.results import CaseScore
 from c3s3_seg.report.mesh import Floats, Mesh, surface_mesh
+from c3s3_seg.report.numbers import in_page
+from c3s3_seg.report.outlines import outlines
 from c3s3_seg.report.overlay import planes_webp
 from c3s3_seg.report.page import SIGNED, Scale, Solid
 from c3s3_seg.report.rows import CaseFiles
+from c3s3_seg.report.viewer import VOXELS, Contents, Packed, Spot, pack
 
 Mask = NDArray[np.bool_]
 PLAIN = Scale(-1, 1, ((200, 180, 150), (200, 180, 150)), "", "")
@@ -25,12 +28,31 @@ PLAIN = Scale(-1, 1, ((200, 180, 150), (200, 180, 150)), "", "")
 
 @dataclass(frozen=True, eq=False)
 class CaseView:
-    """One label of one case, drawn: a WebP of the planes, the surface, and a sentence on each."""
+    """One label of one case, drawn.
+
+    Parameters
+    ----------
+    row
+        What was measured.
+    planes, planes_words
+        A WebP of the planes, and a sentence on it.
+    solid
+        The surface; None where both masks are empty.
+    volume
+        What the viewer scrolls through; the views of one case have the same one.
+    spots
+        Where the viewer's buttons lead to.
+    at
+        The voxel in which the planes meet; None: where the labels have their largest areas.
+    """
 
     row: CaseScore
     planes: bytes
     planes_words: str
     solid: Solid | None
+    volume: Packed
+    spots: tuple[Spot, ...] = ()
+    at: tuple[int, int, int] | None = None
 
 
 def views(
@@ -49,9 +71,13 @@ def views(
     resample
         Whether predictions on another grid are put on the truth's.
     """
-    scale = error_scale(rows)
+    scale, packed = error_scale(rows), dict[str, Packed]()
+    share = VOXELS // max(1, len({row.case for row in rows}))
     for row in rows:
-        yield _view(row, files[row.case], labels[row.label], scale, resample)
+        contents, words = _contents(files[row.case], labels, resample)
+        if row.case not in packed:
+            packed[row.case] = pack(contents, f"volume-{len(packed) + 1}", share)
+        yield _view(row, contents, words, scale, packed[row.case])
 
 
 def error_scale(rows: Sequence[CaseScore]) -> Scale:
@@ -65,21 +91,40 @@ def error_scale(rows: Sequence[CaseScore]) -> Scale:
     return Scale(-limit, limit, SIGNED, "too small", "too large")
 
 
-def _view(row: CaseScore, files: CaseFiles, value: int, scale: Scale, resample: bool) -> CaseView:
+def _contents(files: CaseFiles, labels: Mapping[str, int], resample: bool) -> tuple[Contents, str]:
+    """What a case shows, and why it shows no scan."""
     from c3s3_seg.geometry.resample import resample_mask
     from c3s3_seg.io.mask_pair import load_pair
 
     prediction, truth = load_pair(files.prediction, files.truth, dict(files.names), files.scan)
     if resample:
         prediction = resample_mask(prediction, truth.geometry)
-    p, t = prediction.array == value, truth.array == value
     scan, words = _scan(files.scan, truth.geometry)
-    error = boundary_error(p, t, truth)
-    masks = [p, t] if p.any() or not t.any() else [t, p]
+    return Contents(scan, prediction, labels, truth), words
+
+
+def _view(row: CaseScore, shown: Contents, words: str, scale: Scale, packed: Packed) -> CaseView:
+    value = shown.labels[row.label]
+    truth = shown.truth or shown.mask
+    p, t = shown.mask.array == value, truth.array == value
+    error = boundary_error(p, t, shown.mask)
+    spots: tuple[Spot, ...] = ()
     if error:
-        words = f"Planes through the largest error, {error.worst_mm:.1f} mm, in the ring. {words}"
-    planes = planes_webp(scan, [p, t], error.worst if error else _middle(masks[0]))
-    return CaseView(row, planes, words, _solid(p, t, truth.geometry, error, scale))
+        spots = (worst_spot(error),)
+        words = (
+            f"Planes through the largest error, {in_page(error.worst_mm, 'hd_mm')} mm, in the ring. {words}"
+        )
+    drawn = outlines(shown.mask, shown.labels, shown.truth)
+    at = error.worst if error else _middle(p if p.any() or not t.any() else t)
+    planes = planes_webp(shown.scan, drawn, at)
+    solid = error_solid(p, t, shown.mask.geometry, error, scale)
+    return CaseView(row, planes, words, solid, packed, spots, at)
+
+
+def worst_spot(error: BoundaryError, label: str = "") -> Spot:
+    """Where the boundary of a label is most wrong, as a button."""
+    of = f" of {label}" if label else ""
+    return Spot(f"Largest error{of}, {in_page(error.worst_mm, 'hd_mm')} mm", error.worst)
 
 
 def _scan(path: Path | None, grid: Geometry) -> tuple[Volume, str]:
@@ -107,7 +152,8 @@ def _middle(mask: Mask) -> tuple[int, int, int] | None:
     return i, j, k
 
 
-def _solid(p: Mask, t: Mask, grid: Geometry, error: BoundaryError | None, scale: Scale) -> Solid | None:
+def error_solid(p: Mask, t: Mask, grid: Geometry, error: BoundaryError | None, scale: Scale) -> Solid | None:
+    """The surface of a label by its distance to the truth; None where both masks are empty."""
     if error is None:
         if not (p.any() or t.any()):
             return None

@@ -9,6 +9,8 @@ from html import escape
 
 import numpy as np
 
+from c3s3_seg.report.numbers import COLUMNS, rounded
+
 WIDTH, HEIGHT = 280, 210
 LEFT, RIGHT, TOP, BOTTOM = 42, 10, 12, 38
 
@@ -32,7 +34,7 @@ class Line:
     dashed: bool = False
 
 
-def spread(dots: Sequence[Dot], title: str) -> str:
+def spread(dots: Sequence[Dot], title: str, decimals: int = 3) -> str:
     """Every case as a dot at its height, beside a box from quartile to quartile with the median.
 
     Parameters
@@ -41,6 +43,8 @@ def spread(dots: Sequence[Dot], title: str) -> str:
         Their `y` is shown; `x` is not looked at. Values that are not finite are left out.
     title
         Of the diagram, with the unit.
+    decimals
+        Of the value that a dot says.
     """
     finite = sorted((dot for dot in dots if math.isfinite(dot.y)), key=lambda dot: dot.y)
     if not finite:
@@ -58,7 +62,7 @@ def spread(dots: Sequence[Dot], title: str) -> str:
     for n, dot in enumerate(finite):
         # The golden ratio spreads neighbours in value over the width, the same way every time.
         x = middle + ((n * 0.618034) % 1 - 0.5) * 110
-        marks.append(_dot(x, axis.at(dot.y), dot, f"{dot.y:.4g}"))
+        marks.append(_dot(x, axis.at(dot.y), dot, rounded(dot.y, decimals)))
     return _frame(title, axis.ticks(), "", box + "".join(marks))
 
 
@@ -89,10 +93,17 @@ def agreement(dots: Sequence[Dot], unit: str) -> str:
             f'<text class="word" x="{LEFT + 5}" y="{y - 4:.1f}">'
             f"{escape(line.word)} {line.y:+.1f}</text>"
         )
-    marks = [_dot(across.at(d.x), up.at(d.y), d, f"{d.y:+.3g} {unit} at {d.x:.3g} {unit}") for d in dots]
+    marks = [_dot(across.at(d.x), up.at(d.y), d, _difference(d, unit)) for d in dots]
     words = f"mean of both ({unit}); Bland-Altman"
     below = f'<text x="{(LEFT + WIDTH) / 2}" y="{HEIGHT - 6}" class="middle">{escape(words)}</text>'
     return _frame(title, up.ticks(), across.ticks(below=True) + below, "".join(drawn + marks))
+
+
+def _difference(dot: Dot, unit: str) -> str:
+    """What a dot of volumes says."""
+    decimals = COLUMNS["volume_ml"][1]
+    sign = "+" if dot.y >= 0 else ""
+    return f"{sign}{rounded(dot.y, decimals)} {unit} at {rounded(dot.x, decimals)} {unit}"
 
 
 def limits(differences: Sequence[float]) -> tuple[Line, ...]:

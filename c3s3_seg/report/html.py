@@ -14,14 +14,17 @@ from c3s3_seg.metrics.scoring import Score
 from c3s3_seg.metrics.statistics import Cohort, Statistics, cohorts
 from c3s3_seg.report.case_view import CaseView
 from c3s3_seg.report.figures import Dot, agreement, spread
-from c3s3_seg.report.page import image, page, solid_html, table
+from c3s3_seg.report.numbers import COLUMNS, column, in_page
+from c3s3_seg.report.outlines import TRUTH, label_colours
+from c3s3_seg.report.page import failed, folded, image, key, number_cell, page, solid_html, table, text_cell
 from c3s3_seg.report.rows import Failure
 from c3s3_seg.report.tables import CONVENTIONS, PROTOCOLS, definitions_of, notes_of, software_version
-from c3s3_seg.report.terminal import COLUMNS
+from c3s3_seg.report.viewer import viewer_html
 from c3s3_seg.system.choices import ScoreProtocol
 from c3s3_seg.system.files import write_whole
 
 DETAILED = 20  # cases that are drawn: the worst ones; the table has all
+BRIEF = ("dice", "hd95_mm", "hd95_vox", "asd_mm", "asd_vox", "volume_error_ml")
 FIGURES = ("dice", "hd95_mm", "hd95_vox", "asd_mm", "asd_vox")
 
 
@@ -37,6 +40,10 @@ class Report:
         By which the rows were measured.
     rows, failures, comparison, remarks
         As for `tables.write_report_json`.
+    sides
+        Pairs (what it is, name of its folder or file) of the masks that were compared.
+    date
+        On which it was measured, as YYYY-MM-DD; empty: it is not said.
     """
 
     title: str
@@ -45,6 +52,8 @@ class Report:
     failures: Sequence[Failure] = ()
     comparison: Sequence[Paired] = ()
     remarks: Sequence[str] = ()
+    sides: Sequence[tuple[str, str]] = ()
+    date: str = ""
 
 
 def worst_first(rows: Sequence[CaseScore]) -> list[CaseScore]:
@@ -80,17 +89,20 @@ def write_report_page(path: Path, report: Report, views: Iterable[CaseView]) -> 
     """
     links: dict[tuple[str, str], str] = {}
     drawn: list[str] = []
+    volumes: dict[str, str] = {}
     for number, view in enumerate(views):
         links[view.row.case, view.row.label] = f"case-{number + 1}"
         drawn.append(_case(view, f"case-{number + 1}", opened=number == 0))
+        volumes[view.volume.name] = view.volume.html
     parts = [_head(report), _failures(report.failures)]
     for cohort in cohorts(report.rows):
         parts += [_summary(cohort), _diagrams([r for r in report.rows if r.label == cohort.label], links)]
     parts += [_comparison(report.comparison), _all_cases(report.rows, links)]
     if drawn:
         what = "All cases" if len(drawn) == len(report.rows) else f"The {len(drawn)} worst cases"
-        parts += [f"<h2>{what}, one by one</h2>", _key(), *drawn]
-    parts.append(_definitions(report))
+        order = "a missed label first, then by falling 95HD"
+        parts += [f"<h2>{what}, one by one: {order}</h2>", _key(report.rows), *drawn]
+    parts += [_definitions(report), *volumes.values()]
     write_whole(path, page(report.title, f"<main>{''.join(parts)}</main>"))
 
 
@@ -101,17 +113,24 @@ def _head(report: Report) -> str:
     flags = f'<div class="flags"><b>Notes</b><ul>{listed}</ul></div>' if listed else ""
     return (
         f"<header><h1>{escape(report.title)}</h1>"
-        f'<p class="lead">Protocol <b>{report.protocol}</b>. {escape(PROTOCOLS[report.protocol])} '
-        f"c3s3-seg {escape(software_version())}.</p>"
+        f'<p class="lead">{_sides(report)}Protocol <b>{report.protocol}</b>. '
+        f"{escape(PROTOCOLS[report.protocol])} c3s3-seg {escape(software_version())}.</p>"
         f'<p class="research">Research use only. Not a medical device.</p></header>{flags}'
     )
+
+
+def _sides(report: Report) -> str:
+    """Which masks were compared, and when."""
+    named = [f"{what} <b>{escape(name)}</b>" for what, name in report.sides]
+    dated = [f"measured on {escape(report.date)}"] if report.date else []
+    text = ", ".join([*named, *dated])
+    return f"{text[0].upper()}{text[1:]}. " if text else ""
 
 
 def _failures(failures: Sequence[Failure]) -> str:
     if not failures:
         return ""
-    listed = "".join(f"<li><b>{escape(f.case)}</b>: {escape(f.reason)}</li>" for f in failures)
-    return f'<div class="flags"><b>{len(failures)} not measured</b><ul>{listed}</ul></div>'
+    return failed(failures, "not measured")
 
 
 def _summary(cohort: Cohort) -> str:
@@ -129,15 +148,15 @@ def _summary(cohort: Cohort) -> str:
 
 
 def _tile(name: str, found: Statistics) -> str:
-    title, decimals = COLUMNS[name]
+    title, _ = COLUMNS[name]
     interval = ""
     if math.isfinite(found.low):
-        interval = f"<span>95% interval {found.low:.{decimals}f} to {found.high:.{decimals}f}</span>"
+        interval = f"<span>95% interval {in_page(found.low, name)} to {in_page(found.high, name)}</span>"
     finite = found.n - found.infinite - found.undefined
     of = f" of {finite} finite" if finite < found.n else ""
-    mean = f"<b>{_number(found.mean, decimals)}</b><span>{title}, mean{of}</span>"
+    mean = f"<b>{in_page(found.mean, name)}</b><span>{title}, mean{of}</span>"
     if found.infinite and math.isfinite(found.mean_penalised):
-        interval += f"<span>{found.mean_penalised:.{decimals}f} with the image diagonal for a miss</span>"
+        interval += f"<span>{in_page(found.mean_penalised, name)} with the image diagonal for a miss</span>"
     return f'<div class="tile">{mean}{interval}</div>'
 
 
@@ -149,7 +168,7 @@ def _diagrams(rows: Sequence[CaseScore], links: dict[tuple[str, str], str]) -> s
     for name in FIGURES:
         if name in rows[0].score.flat():
             dots = [Dot(0.0, row.score.flat()[name], row.case, link(row)) for row in rows]
-            drawn.append(spread(dots, COLUMNS[name][0]))
+            drawn.append(spread(dots, *COLUMNS[name]))
     volumes = [
         Dot((row.score.volume_ml + row.score.truth_ml) / 2, row.score.volume_error_ml, row.case, link(row))
         for row in rows
@@ -166,12 +185,20 @@ def _comparison(pairs: Sequence[Paired]) -> str:
         return ""
     rows = []
     for pair in shown:
-        name, decimals = COLUMNS[pair.metric]
+        name = COLUMNS[pair.metric][0]
         cells = [
-            _cell(value, decimals)
+            number_cell(value, pair.metric)
             for value in (pair.mean, pair.against, pair.difference, pair.low, pair.high)
         ]
-        rows.append([escape(name), *_text(pair.label), *cells, _cell(pair.p, 3), _cell(pair.n, 0)])
+        rows.append(
+            [
+                escape(name),
+                text_cell(escape(pair.label)),
+                *cells,
+                number_cell(pair.p, "p"),
+                number_cell(pair.n, "n"),
+            ]
+        )
     headers = ["Metric", "Label", "This", "Against", "Difference", "from", "to", "Wilcoxon p", "Cases"]
     return "<h2>Against the other masks</h2>" + table(headers, rows)
 
@@ -185,44 +212,46 @@ def _all_cases(rows: Sequence[CaseScore], links: dict[tuple[str, str], str]) -> 
     for row in rows:
         flat, link = row.score.flat(), links.get((row.case, row.label))
         name = f'<a href="#{link}">{escape(row.case)}</a>' if link else escape(row.case)
-        cells = [_cell(flat.get(column, math.nan), _column(column)[1]) for column in columns]
-        body.append([name, *(_text(row.label) if several else []), *cells])
-    headers = ["Case", *(["Label"] if several else []), *(_column(column)[0] for column in columns)]
-    return '<h2 id="cases">Every case</h2>' + table(headers, body, sortable=True)
+        cells = [number_cell(flat.get(header, math.nan), header) for header in columns]
+        body.append([name, *([text_cell(escape(row.label))] if several else []), *cells])
+    headers = ["Case", *(["Label"] if several else []), *(column(header)[0] for header in columns)]
+    return (
+        '<h2 id="cases">Every case</h2><p class="lead">In the order of their names; a click on a header '
+        f"sorts.</p>{table(headers, body, sortable=True)}"
+    )
 
 
 def _case(view: CaseView, link: str, *, opened: bool) -> str:
     flat, name = view.row.score.flat(), f"{view.row.case}, {view.row.label}"
-    brief = [
-        f"<span>{COLUMNS[column][0]} {_number(flat[column], COLUMNS[column][1])}</span>"
-        for column in ("dice", "hd95_mm", "hd95_vox", "asd_mm", "asd_vox", "volume_error_ml")
-        if column in flat
-    ]
-    facts = "".join(
-        f"<dt>{_column(column)[0]}</dt><dd>{_number(flat[column], _column(column)[1])}</dd>"
-        for column in _columns([view.row])
+    shown = [part for part in BRIEF if part in flat]
+    brief = "".join(f"<span>{column(part)[0]} {in_page(flat[part], part)}</span>" for part in shown)
+    scores = "".join(
+        f"<dt>{column(part)[0]}</dt><dd>{in_page(flat[part], part)}</dd>" for part in _columns([view.row])
     )
     solid = solid_html(view.solid, name) if view.solid else "<p>Both masks are empty.</p>"
+    still = (
+        f'<figure class="planes">{image(view.planes, f"Three planes of {name} with both contours")}'
+        f"<figcaption>{escape(view.planes_words)}</figcaption></figure>"
+    )
+    viewer = viewer_html(
+        view.volume, still, f'{solid}<dl class="scores">{scores}</dl>', view.spots, name, view.at
+    )
     return (
         f'<details class="case" id="{link}"{" open" if opened else ""}><summary><b>{escape(name)}</b>'
-        f'{"".join(brief)}</summary><div class="views"><figure class="planes">'
-        f"{image(view.planes, f'Three planes of {name} with both contours')}"
-        f"<figcaption>{escape(view.planes_words)}</figcaption><dl>{facts}</dl></figure>{solid}</div></details>"
+        f"{brief}</summary>{viewer}</details>"
     )
 
 
-def _key() -> str:
-    return (
-        '<p class="lead"><span class="key p"></span>prediction &nbsp; <span class="key t"></span>truth. '
-        "L is the patient's left. Surfaces turn under the mouse or with the arrow keys.</p>"
-    )
+def _key(rows: Sequence[CaseScore]) -> str:
+    labels = {row.label: n for n, row in enumerate(rows)}
+    keys = "".join(key(name, colour) for name, colour in label_colours(labels).items())
+    return f'<p class="lead">Prediction: {keys} {key("truth", TRUTH)} L is the patient\'s left.</p>'
 
 
 def _definitions(report: Report) -> str:
     terms = {**definitions_of(report.rows), **CONVENTIONS}
     listed = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in terms.items())
-    summary = '<details class="definitions"><summary>Definitions</summary>'
-    return f"<h2>What the numbers mean</h2>{summary}<dl>{listed}</dl></details>"
+    return f"<h2>What the numbers mean</h2>{folded('Definitions', f'<dl>{listed}</dl>', 'definitions')}"
 
 
 def _columns(rows: Sequence[CaseScore]) -> list[str]:
@@ -232,27 +261,3 @@ def _columns(rows: Sequence[CaseScore]) -> list[str]:
     overlap = ("dice", "jaccard", "hd95_mm", "hd95_vox", "asd_mm", "asd_vox", "assd_mm", "hd_mm")
     volumes = ("volume_ml", "truth_ml", "volume_error_ml")
     return [name for name in (*overlap, *shares, *volumes) if name in first]
-
-
-def _column(name: str) -> tuple[str, int]:
-    """Header and decimals."""
-    if name.startswith("nsd"):
-        kind, _, tolerance = name.removesuffix("mm").rpartition("_")
-        return f"NSD{' by area' if kind == 'nsd_area' else ''}, {tolerance} mm", 3
-    return {"truth_ml": ("Truth (ml)", 1), "hd_mm": ("HD (mm)", 2)}.get(name) or COLUMNS[name]
-
-
-def _text(value: str) -> list[str]:
-    return [f'<td class="text">{escape(value)}</td>']
-
-
-def _cell(value: float, decimals: int) -> str:
-    plain = {math.inf: "Infinity", -math.inf: "-Infinity"}.get(value, str(value))
-    bad = ' class="bad"' if math.isinf(value) else ""
-    return f'<td data-v="{plain}"{bad}>{_number(value, decimals)}</td>'
-
-
-def _number(value: float, decimals: int) -> str:
-    if math.isnan(value):
-        return "–"
-    return "∞" if math.isinf(value) else f"{value:.{decimals}f}"

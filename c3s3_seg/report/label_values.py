@@ -167,9 +167,9 @@ def named_beside(labels: Labels, files: Sequence[CaseFiles]) -> tuple[Labels, st
     names: dict[int, set[str]] = {}
     models: set[str] = set()
     for case in files:
-        facts = case_facts(case.prediction) or {}
-        models.add(str(facts.get("made_with", {}).get("bundle", "")))
-        for name, value in facts.get("labels", {}).items():
+        metadata = case_metadata(case.prediction) or {}
+        models.add(str(metadata.get("made_with", {}).get("bundle", "")))
+        for name, value in metadata.get("labels", {}).items():
             names.setdefault(value, set()).add(name)
     agreed = {value: next(iter(found)) for value, found in names.items() if len(found) == 1}
     named = tuple((agreed.get(v, n) if n == f"label_{v}" else n, v) for n, v in labels)
@@ -177,20 +177,20 @@ def named_beside(labels: Labels, files: Sequence[CaseFiles]) -> tuple[Labels, st
     return named if unique else labels, models.pop() if len(models) == 1 else ""
 
 
-def case_facts(mask: Path) -> dict[str, Any] | None:
+def case_metadata(mask: Path) -> dict[str, Any] | None:
     """The JSON of the case beside a mask; None where there is none of ours that can be read."""
     if image_suffix(mask) is None:
         return None
     path = mask.with_name(f"{scan_stem(image_stem(mask))}.json")
     try:
-        facts = read_json(path) if path.is_file() else None
+        metadata = read_json(path) if path.is_file() else None
     except (InputError, OSError):
         return None
-    if not isinstance(facts, dict) or MARK not in facts:
+    if not isinstance(metadata, dict) or MARK not in metadata:
         return None
-    labels, made_with = facts.get("labels", {}), facts.get("made_with", {})
+    labels, made_with = metadata.get("labels", {}), metadata.get("made_with", {})
     whole = isinstance(labels, dict) and isinstance(made_with, dict)
-    return facts if whole and all(isinstance(value, int) for value in labels.values()) else None
+    return metadata if whole and all(isinstance(value, int) for value in labels.values()) else None
 
 
 def _labels_in_file(work: tuple[Path, dict[str, int]]) -> tuple[int, ...]:

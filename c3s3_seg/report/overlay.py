@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,8 @@ from numpy.typing import NDArray
 
 from c3s3_seg.errors import GeometryError, InputError
 from c3s3_seg.geometry.volume import Volume
-from c3s3_seg.report.planes import Panel, cut
+from c3s3_seg.report.outlines import Colour, LabelOutline, outlines
+from c3s3_seg.report.planes import Panel, cut, largest_plane
 from c3s3_seg.system.files import write_whole
 from c3s3_seg.system.ownership import PNG_CHUNK, PROGRAM
 
@@ -21,50 +23,74 @@ if TYPE_CHECKING:
     from PIL.ImageDraw import ImageDraw
 
 WIDTH, HEIGHT = 1200, 900  # of the picture, and of the planes at most
-MARGIN, GAP, HEADER, FOOTER = 24, 16, 56, 48
+MARGIN, GAP, HEADER, FOOTER, LINE = 24, 16, 56, 44, 28
 SMOOTH = 4  # contours are drawn so many times larger and scaled down: Pillow draws without antialiasing
 BACKGROUND, TEXT, FAINT = (14, 16, 20), (236, 238, 242), (150, 156, 166)
 
-# Okabe and Ito, colours that are told apart with any colour vision; those that stand out from grey first.
-COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (204, 121, 167), (213, 94, 0))
 
-
-def overlay_png(scan: Volume, masks: Mapping[str, Volume], path: Path, *, title: str) -> None:
-    """One PNG, 1200 px wide: axial, coronal and sagittal plane with the contour of each mask.
+@dataclass(frozen=True, eq=False)
+class Overlay:
+    """What a picture shows.
 
     Parameters
     ----------
     scan
         The scan (i, j, k). Oblique axes are drawn as the nearest patient axes.
-    masks
-        Name for the legend -> mask on the scan's grid; everything but 0 is inside. The planes are
-        those in which the first mask has its largest area; where it is empty, the middle ones.
+    mask
+        The predicted labels on the scan's grid. The planes are those in which the labels together have
+        their largest area; where there is none, the middle ones.
+    labels
+        Name -> value; each is drawn in its own colour.
+    truth
+        The true labels on the same grid, all in one colour; None: not known.
+    title
+        A line above the planes.
+    footer
+        What made the mask, for the line below the legend; slices and "Research use only" come after it.
+
+    Title and footer are written as they stand: no patient's name.
+    """
+
+    scan: Volume
+    mask: Volume
+    labels: Mapping[str, int]
+    truth: Volume | None = None
+    title: str = ""
+    footer: str = ""
+
+
+def overlay_png(overlay: Overlay, path: Path) -> None:
+    """One PNG, 1200 px wide: axial, coronal and sagittal plane with the contour of each label.
+
+    Parameters
+    ----------
+    overlay
+        What is drawn.
     path
         The PNG; it is replaced if it is there.
-    title
-        A line above the planes. It is written as it stands: no patient's name.
 
     Patient left is at the right of the axial and coronal plane, the back at the right of the
     sagittal one, the head up. Grey runs from the 1st to the 99.5th percentile of the scan. The
-    field is the box around all masks with 30 mm, or half of the box, around it.
+    field is the box around all masks with 30 mm, or half of the box, around it. Slices are counted
+    from 1 in the order of the file.
 
     Raises
     ------
     GeometryError
         If a mask is not on the scan's grid.
     InputError
-        If no mask was given, or the file cannot be written.
+        If there is no label, or the file cannot be written.
     """
     from PIL.PngImagePlugin import PngInfo
 
     maker = PngInfo()
     maker.add(PNG_CHUNK, PROGRAM.encode())
     data = io.BytesIO()
-    _overlay(scan, masks, title).save(data, format="PNG", pnginfo=maker)
+    _overlay(overlay).save(data, format="PNG", pnginfo=maker)
     write_whole(path, data.getvalue())
 
 
-def overlay_pixels(scan: Volume, masks: Mapping[str, Volume], *, title: str) -> NDArray[np.uint8]:
+def overlay_pixels(overlay: Overlay) -> NDArray[np.uint8]:
     """The picture of `overlay_png` as (row, column, 3) uint8.
 
     Raises
@@ -72,19 +98,27 @@ def overlay_pixels(scan: Volume, masks: Mapping[str, Volume], *, title: str) -> 
     GeometryError, InputError
         As `overlay_png`.
     """
-    return np.asarray(_overlay(scan, masks, title), dtype=np.uint8)
+    return np.asarray(_overlay(overlay), dtype=np.uint8)
 
 
-def _overlay(scan: Volume, masks: Mapping[str, Volume], title: str) -> Image:
-    if not masks:
-        raise InputError("found no mask to draw, wanted at least one")
-    for name, mask in masks.items():
-        if not mask.geometry.matches(scan.geometry):
-            raise GeometryError(
-                f"the grid of the mask '{name}' is {mask.geometry}, the scan's {scan.geometry}"
-            )
-    panels = cut(scan, [mask.array != 0 for mask in masks.values()])
-    return _compose(panels, list(masks), title)
+def _overlay(overlay: Overlay) -> Image:
+    if not overlay.labels:
+        raise InputError("found no label to draw, wanted at least one")
+    given = {"prediction": overlay.mask} | ({"truth": overlay.truth} if overlay.truth is not None else {})
+    for name, mask in given.items():
+        if not mask.geometry.matches(overlay.scan.geometry):
+            what = f"the grid of the mask '{name}' is {mask.geometry}, the scan's {overlay.scan.geometry}"
+            raise GeometryError(what)
+    shown = outlines(overlay.mask, overlay.labels, overlay.truth)
+    panels = cut(overlay.scan, [outline.mask for outline in shown], _middle(overlay))
+    return _compose([replace(panel, mark=None) for panel in panels], shown, overlay)
+
+
+def _middle(overlay: Overlay) -> tuple[int, int, int] | None:
+    """Where the labels together have their largest areas."""
+    mask = np.isin(overlay.mask.array, list(overlay.labels.values()))
+    i, j, k = (largest_plane(mask, axis) for axis in range(3))
+    return i, j, k
 
 
 def _layout(sizes_mm: list[tuple[float, float]]) -> tuple[float, list[tuple[int, int]], int]:
@@ -126,62 +160,103 @@ def _layout(sizes_mm: list[tuple[float, float]]) -> tuple[float, list[tuple[int,
 
 
 def planes_webp(
-    scan: Volume, masks: list[NDArray[np.bool_]], through: tuple[int, int, int] | None = None
+    scan: Volume, shown: Sequence[LabelOutline], through: tuple[int, int, int] | None = None
 ) -> bytes:
     """The three planes alone, without title and legend, as a small WebP file of 1200 px width at most.
 
     Parameters
     ----------
-    scan, masks, through
+    scan, through
         As for `planes.cut`; `through` is marked by a ring.
+    shown
+        What is outlined; the field is around all of it.
     """
-    image, _, height = _paint(cut(scan, masks, through))
+    panels = cut(scan, [outline.mask for outline in shown], through)
+    image, _, height = _paint(panels, [outline.colour for outline in shown], GAP)
     data = io.BytesIO()
     image.crop((0, HEADER - GAP, WIDTH, HEADER + height + GAP)).save(data, format="WEBP", quality=82)
     return data.getvalue()
 
 
-def _paint(panels: list[Panel]) -> tuple[Image, ImageDraw, int]:
-    """The picture with its planes and room for title and legend, and the height of the planes."""
+def _paint(panels: list[Panel], colours: Sequence[Colour], footer: int) -> tuple[Image, ImageDraw, int]:
+    """The picture with its planes and room for title and footer, and the height of the planes."""
     from PIL import Image, ImageDraw
 
     scale, corners, height = _layout([panel.size_mm for panel in panels])
-    image = Image.new("RGB", (WIDTH, HEADER + height + FOOTER), BACKGROUND)
+    image = Image.new("RGB", (WIDTH, HEADER + height + footer), BACKGROUND)
     draw = ImageDraw.Draw(image)
     for panel, corner in zip(panels, corners, strict=True):
-        _draw_panel(image, draw, panel, corner, scale)
+        _draw_panel(image, draw, panel, colours, (*corner, scale))
     return image, draw, height
 
 
-def _compose(panels: list[Panel], names: list[str], title: str) -> Image:
-    image, draw, height = _paint(panels)
-    draw.text(
-        (MARGIN, HEADER / 2), _fitted(draw, title, WIDTH - 2 * MARGIN), fill=TEXT, font=_font(22), anchor="lm"
+def _compose(panels: list[Panel], shown: Sequence[LabelOutline], overlay: Overlay) -> Image:
+    legend = _legend(list(dict.fromkeys((outline.name, outline.colour) for outline in shown)))
+    image, draw, height = _paint(
+        panels, [outline.colour for outline in shown], FOOTER + LINE * (legend[-1].row + 1)
     )
-    _draw_legend(draw, names, HEADER + height + FOOTER / 2)
+    width = WIDTH - 2 * MARGIN
+    draw.text((MARGIN, HEADER / 2), _fitted(overlay.title, width, 22), fill=TEXT, font=_font(22), anchor="lm")
+    top = HEADER + height + LINE
+    for entry in legend:
+        y = top + entry.row * LINE
+        draw.line([(entry.x, y), (entry.x + 28, y)], fill=entry.colour, width=4)
+        draw.text((entry.x + 38, y), entry.name, fill=TEXT, font=_font(18), anchor="lm")
+    slices = ", ".join(f"{panel.plane.name.lower()} {panel.slice}" for panel in panels)
+    parts = [overlay.footer, f"slices {slices}", "L is the patient's left"]
+    line = _fitted(" \u00b7 ".join(part for part in parts if part), width - 170, 16)
+    y = top + (legend[-1].row + 1) * LINE
+    draw.text((MARGIN, y), line, fill=FAINT, font=_font(16), anchor="lm")
+    draw.text((WIDTH - MARGIN, y), "Research use only", fill=TEXT, font=_font(16), anchor="rm")
     return image
 
 
-def _fitted(draw: ImageDraw, text: str, width: float) -> str:
-    font = _font(22)
-    if draw.textlength(text, font=font) <= width:
+@dataclass(frozen=True)
+class _LegendEntry:
+    """A name in the legend, and where it stands."""
+
+    name: str
+    colour: Colour
+    x: float
+    row: int
+
+
+def _legend(names: Sequence[tuple[str, Colour]]) -> list[_LegendEntry]:
+    """Names side by side, in as many rows as they need."""
+    entries, x, row = [], float(MARGIN), 0
+    for name, colour in names:
+        fitted = _fitted(name, WIDTH - 2 * MARGIN - 38, 18)
+        width = 38 + _font(18).getlength(fitted)
+        if x > MARGIN and x + width > WIDTH - MARGIN:
+            x, row = float(MARGIN), row + 1
+        entries.append(_LegendEntry(fitted, colour, x, row))
+        x += width + 32
+    return entries
+
+
+def _fitted(text: str, width: float, size: int) -> str:
+    font = _font(size)
+    if font.getlength(text) <= width:
         return text
-    while text and draw.textlength(text + " ...", font=font) > width:
+    while text and font.getlength(text + " ...") > width:
         text = text[:-1]
     return text + " ..."
 
 
-def _draw_panel(image: Image, draw: ImageDraw, panel: Panel, corner: tuple[int, int], scale: float) -> None:
+def _draw_panel(
+    image: Image, draw: ImageDraw, panel: Panel, colours: Sequence[Colour], place: tuple[int, int, float]
+) -> None:
+    """A panel with its top left corner at `place`, which ends with the pixels per mm."""
     from PIL import Image
 
+    left, top, scale = place
     width, height = (max(1, round(mm * scale)) for mm in panel.size_mm)
     picture = Image.fromarray(panel.grey).resize((width, height), Image.Resampling.BICUBIC).convert("RGB")
     # The voxel's size in pixels comes from the rounded width, so that contour and picture agree.
     pixels = (width / panel.grey.shape[1], height / panel.grey.shape[0])
-    lines = _contours(panel.masks, (width, height), pixels)
+    lines = _contours(panel.masks, colours, (width, height), pixels)
     picture.paste(lines.convert("RGB"), mask=lines.getchannel("A"))
-    image.paste(picture, corner)
-    left, top = corner
+    image.paste(picture, (left, top))
     middle_x, middle_y = left + width / 2, top + height / 2
     spots = (
         (left + 8, middle_y, "lm"),
@@ -197,11 +272,21 @@ def _draw_panel(image: Image, draw: ImageDraw, panel: Panel, corner: tuple[int, 
         for radius, colour, width in ((15, BACKGROUND, 5), (14, TEXT, 2)):
             box = (x - radius, y - radius, x + radius, y + radius)
             draw.ellipse(box, outline=colour, width=width)
-    draw.text((left + 8, top + 6), panel.plane.name, fill=TEXT, font=_font(16), anchor="lt", **style)
+    draw.text(
+        (left + 8, top + 6),
+        f"{panel.plane.name} {panel.slice}",
+        fill=TEXT,
+        font=_font(16),
+        anchor="lt",
+        **style,
+    )
 
 
 def _contours(
-    masks: tuple[NDArray[np.bool_], ...], size: tuple[int, int], pixels: tuple[float, float]
+    masks: Sequence[NDArray[np.bool_]],
+    colours: Sequence[Colour],
+    size: tuple[int, int],
+    pixels: tuple[float, float],
 ) -> Image:
     """RGBA picture of the contours; the first mask is drawn last, on top."""
     from contourpy import contour_generator
@@ -209,29 +294,14 @@ def _contours(
 
     layer = Image.new("RGBA", (size[0] * SMOOTH, size[1] * SMOOTH))
     draw = ImageDraw.Draw(layer)
-    for number, mask in reversed(list(enumerate(masks))):
+    for mask, colour in reversed(list(zip(masks, colours, strict=True))):
         # A frame of background closes the contours of masks that touch the edge.
         lines = contour_generator(z=np.pad(mask.astype(np.float64), 1)).lines(0.5)
         for line in lines:
             # Index 0 of the framed mask is the centre of a voxel before the first: at -0.5 voxels.
             points = [tuple(point) for point in (np.asarray(line) - 0.5) * pixels * SMOOTH]
-            draw.line([*points, points[1]], fill=(*_colour(number), 255), width=2 * SMOOTH + 2, joint="curve")
+            draw.line([*points, points[1]], fill=(*colour, 255), width=2 * SMOOTH + 2, joint="curve")
     return layer.resize(size, Image.Resampling.BOX)
-
-
-def _draw_legend(draw: ImageDraw, names: list[str], middle_y: float) -> None:
-    x = float(MARGIN)
-    for number, name in enumerate(names):
-        draw.line([(x, middle_y), (x + 28, middle_y)], fill=_colour(number), width=4)
-        draw.text((x + 38, middle_y), name, fill=TEXT, font=_font(18), anchor="lm")
-        x += 38 + draw.textlength(name, font=_font(18)) + 32
-    note, font = "L is the patient's left", _font(16)
-    if x + draw.textlength(note, font=font) <= WIDTH - MARGIN:
-        draw.text((WIDTH - MARGIN, middle_y), note, fill=FAINT, font=font, anchor="rm")
-
-
-def _colour(number: int) -> tuple[int, int, int]:
-    return COLOURS[number % len(COLOURS)]
 
 
 def _font(size: int) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -15,7 +16,11 @@ from numpy.typing import NDArray
 
 from c3s3_seg.errors import MissingError
 from c3s3_seg.report.mesh import Floats, Mesh, mesh_webp
-from c3s3_seg.system.ownership import GENERATOR
+from c3s3_seg.report.numbers import in_page
+from c3s3_seg.report.outlines import Colour
+from c3s3_seg.report.rows import Failure
+from c3s3_seg.report.viewer import VIEWER
+from c3s3_seg.system.ownership import GENERATOR, is_ours, read_head
 
 ASSETS = Path(__file__).parent / "page"
 
@@ -26,7 +31,12 @@ POLICY = (
     "script-src 'unsafe-inline' 'unsafe-eval'"
 )
 
+# Says which of our pages it is, near its beginning: `evaluate` too writes a report.html.
+FOLDER_PAGE = '<meta name="description" content="predicted cases">'
+
 SOLID = '<figure class="solid">'  # how a surface begins: a page without one needs no script to turn it
+
+FOLDED = 10  # failures from which their list is folded
 
 # Blue is too small, orange too large: told apart with any colour vision.
 SIGNED = ((33, 76, 158), (112, 164, 222), (236, 236, 232), (240, 163, 68), (166, 60, 6))
@@ -87,8 +97,13 @@ class Solid:
     words: str
 
 
-def page(title: str, body: str) -> bytes:
-    """The whole page around its body.
+def is_folder_page(path: Path) -> bool:
+    """Whether a file is a page of predicted cases that we wrote."""
+    return is_ours(path) and FOLDER_PAGE.encode() in read_head(path)
+
+
+def page(title: str, body: str, kind: str = "") -> bytes:
+    """The whole page around its body; `kind` is a tag that says which page it is.
 
     Raises
     ------
@@ -99,11 +114,13 @@ def page(title: str, body: str) -> bytes:
     # Unpacked and started when the first surface is turned: the page opens without waiting for it.
     plotly = f'<script type="text/plain" id="plotly">{_plotly()}</script>' if SOLID in body else ""
     head = (
-        f'{GENERATOR}<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        f'{GENERATOR}{kind}<meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<meta name="color-scheme" content="light dark"><title>{escape(title)}</title><style>{style}</style>'
     )
-    foot = f"{plotly}<script>{script}</script>"
+    viewer = (ASSETS / "viewer.js").read_text(encoding="utf-8") if VIEWER in body else ""
+    foot = f"{plotly}<script>{script}{viewer}</script>"
     return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head><body>{body}{foot}</body></html>\n'.encode()
 
 
@@ -141,12 +158,47 @@ def image(webp: bytes, words: str) -> str:
     return f'<img src="data:image/webp;base64,{data}" alt="{escape(words, quote=True)}">'
 
 
-def table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, sortable: bool = False) -> str:
+def key(name: str, colour: Colour) -> str:
+    """A line of the legend."""
+    return f'<span class="key" style="border-color: rgb{colour}"></span>{escape(name)} &nbsp;'
+
+
+def folded(summary: str, inner: str, kind: str) -> str:
+    """What is there for those who look for it: closed until it is clicked."""
+    return f'<details class="{kind}"><summary>{escape(summary)}</summary>{inner}</details>'
+
+
+def failed(failures: Sequence[Failure], what: str) -> str:
+    """How many cases failed, each with its reason; of many the list is folded."""
+    listed = "".join(f"<li><b>{escape(f.case)}</b>: {escape(f.reason)}</li>" for f in failures)
+    summary = f"{len(failures)} {what}"
+    if len(failures) > FOLDED:
+        return folded(summary, f"<ul>{listed}</ul>", "flags")
+    return f'<div class="flags"><b>{summary}</b><ul>{listed}</ul></div>'
+
+
+def number_cell(value: float, name: str) -> str:
+    """A value of a column of a score, which is sorted by its size."""
+    plain = {math.inf: "Infinity", -math.inf: "-Infinity"}.get(value, str(value))
+    bad = ' class="bad"' if math.isinf(value) else ""
+    return f'<td data-v="{plain}"{bad}>{in_page(value, name)}</td>'
+
+
+def text_cell(inner: str, order: int | None = None) -> str:
+    """Text that is HTML already, sorted as text or by a number."""
+    value = "" if order is None else f' data-v="{order}"'
+    return f'<td class="text"{value}>{inner}</td>'
+
+
+def table(
+    headers: Sequence[str], rows: Sequence[Sequence[str]], *, sortable: bool = False, kind: str = ""
+) -> str:
     """A table of cells that are HTML already; the first column is a row's name."""
     button = '<button type="button">{}</button>' if sortable else "{}"
     head = "".join(f'<th scope="col">{button.format(escape(header))}</th>' for header in headers)
     lines = "".join("<tr>" + f'<th scope="row">{row[0]}</th>' + "".join(row[1:]) + "</tr>" for row in rows)
-    name = ' class="sortable"' if sortable else ""
+    kinds = " ".join(["sortable"] * sortable + [kind] * bool(kind))
+    name = f' class="{kinds}"' if kinds else ""
     return (
         f'<div class="wide"><table{name}><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>'
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from c3s3_seg.geometry.volume import Array, Volume
+from c3s3_seg.geometry.volume import Array, Geometry, Volume
 
 FIELD_MARGIN_MM = 30.0
 
@@ -34,6 +34,17 @@ PLANES = (
 )
 
 
+@dataclass(frozen=True)
+class SliceNumber:
+    """Which slice of the file a plane shows, counted from 1 in the order of the file, and of how many."""
+
+    number: int
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.count}"
+
+
 @dataclass(frozen=True, eq=False)
 class Panel:
     """One plane cut out: intensities (rows, columns) uint8, masks alike bool, and a voxel's size in mm.
@@ -46,12 +57,62 @@ class Panel:
     masks: tuple[NDArray[np.bool_], ...]
     row_mm: float
     column_mm: float
+    slice: SliceNumber
     mark: tuple[float, float] | None = None
 
     @property
     def size_mm(self) -> tuple[float, float]:
         """Width and height."""
         return self.grey.shape[1] * self.column_mm, self.grey.shape[0] * self.row_mm
+
+
+@dataclass(frozen=True)
+class PatientOrder:
+    """The axes of a grid in patient order: x to the left, y to the back, z to the head.
+
+    Oblique axes are taken as the nearest patient axes.
+
+    Parameters
+    ----------
+    axes
+        For each patient axis the axis of the grid.
+    backwards
+        For each patient axis whether the grid runs against it.
+    counts, spacing_mm
+        Along the patient axes: voxels, and their size.
+    """
+
+    axes: tuple[int, int, int]
+    backwards: tuple[bool, bool, bool]
+    counts: tuple[int, int, int]
+    spacing_mm: tuple[float, float, float]
+
+    @classmethod
+    def of(cls, geometry: Geometry) -> PatientOrder:
+        """The order of a grid."""
+        axes, backwards = geometry.patient_axes
+        x, y, z = axes
+        shape, spacing = geometry.shape, geometry.spacing_mm.tolist()
+        counts = (shape[x], shape[y], shape[z])
+        return cls((x, y, z), backwards, counts, (spacing[x], spacing[y], spacing[z]))
+
+    def turned(self, array: Array) -> Array:
+        """(i, j, k) -> (x, y, z), a view."""
+        turn = tuple(slice(None, None, -1) if flip else slice(None) for flip in self.backwards)
+        return array.transpose(self.axes)[turn]
+
+    def voxel(self, index: tuple[int, int, int]) -> tuple[int, int, int]:
+        """A voxel (i, j, k) -> its place (x, y, z) in the turned array."""
+        x, y, z = (
+            count - 1 - index[axis] if flip else index[axis]
+            for axis, flip, count in zip(self.axes, self.backwards, self.counts, strict=True)
+        )
+        return x, y, z
+
+    def slice_number(self, axis: int, place: int) -> SliceNumber:
+        """The slice of the file at a place along a patient axis."""
+        count = self.counts[axis]
+        return SliceNumber(count - place if self.backwards[axis] else place + 1, count)
 
 
 def cut(
@@ -68,20 +129,16 @@ def cut(
     through
         The voxel of the scan in which the planes meet. None: where the first mask has its largest area.
     """
-    axes, backwards = scan.geometry.patient_axes
-    turn = tuple(slice(None, None, -1) if flip else slice(None) for flip in backwards)
-    array, *turned = (item.transpose(axes)[turn] for item in (scan.array, *masks))
-    spacing = scan.geometry.spacing_mm[list(axes)]
-    meet = None
-    if through is not None:
-        there = [(through[a], scan.array.shape[a] - 1 - through[a]) for a in axes]
-        meet = [flipped if flip else plain for (plain, flipped), flip in zip(there, backwards, strict=True)]
-    field = _field(turned, spacing)
-    low, high = _window(scan.array)
+    order = PatientOrder.of(scan.geometry)
+    array, *turned = (order.turned(item) for item in (scan.array, *masks))
+    meet = order.voxel(through) if through is not None else None
+    field = field_around(turned, order.spacing_mm)
+    low, high = intensity_window(scan.array)
     panels = []
     for plane in PLANES:
         where: list[slice | int] = list(field)
-        where[plane.across] = meet[plane.across] if meet else _largest(turned[0], plane.across)
+        place = meet[plane.across] if meet else largest_plane(turned[0], plane.across)
+        where[plane.across] = place
         index = tuple(where)
         grey = np.clip((_upright(array[index], plane).astype(np.float64) - low) / (high - low), 0, 1)
         panels.append(
@@ -89,15 +146,18 @@ def cut(
                 plane=plane,
                 grey=np.nan_to_num(grey * 255).round().astype(np.uint8),
                 masks=tuple(_upright(mask[index], plane) for mask in turned),
-                row_mm=float(spacing[plane.down]),
-                column_mm=float(spacing[plane.right]),
+                row_mm=order.spacing_mm[plane.down],
+                column_mm=order.spacing_mm[plane.right],
+                slice=order.slice_number(plane.across, place),
                 mark=_mark(meet, field, plane, turned[0].shape) if meet else None,
             )
         )
     return panels
 
 
-def _mark(meet: list[int], field: list[slice], plane: Plane, shape: tuple[int, ...]) -> tuple[float, float]:
+def _mark(
+    meet: tuple[int, int, int], field: list[slice], plane: Plane, shape: tuple[int, ...]
+) -> tuple[float, float]:
     """Column and row of the voxel in which the planes meet, its centre, in the picture."""
     ends = [part.indices(size)[:2] for part, size in zip(field, shape, strict=True)]
     column = meet[plane.right] - ends[plane.right][0]
@@ -113,13 +173,14 @@ def _upright(section: Array, plane: Plane) -> Array:
     return picture[::-1] if plane.down == 2 else picture
 
 
-def _largest(mask: NDArray[np.bool_], axis: int) -> int:
+def largest_plane(mask: NDArray[np.bool_], axis: int) -> int:
+    """Where along an axis a mask has its largest area; of an empty mask the middle."""
     others = tuple(n for n in range(3) if n != axis)
     areas = np.count_nonzero(mask, axis=others)
     return int(areas.argmax()) if areas.any() else mask.shape[axis] // 2
 
 
-def _field(masks: list[NDArray[np.bool_]], spacing: NDArray[np.float64]) -> list[slice]:
+def field_around(masks: list[NDArray[np.bool_]], spacing: tuple[float, float, float]) -> list[slice]:
     """What is shown: the box around all masks with a margin; where all are empty, everything."""
     field = []
     for axis in range(3):
@@ -133,12 +194,12 @@ def _field(masks: list[NDArray[np.bool_]], spacing: NDArray[np.float64]) -> list
     return field
 
 
-def _window(array: Array) -> tuple[float, float]:
-    """1st and 99.5th percentile of the finite values, from at most some two million voxels."""
+def intensity_window(array: Array, ends: tuple[float, float] = (1, 99.5)) -> tuple[float, float]:
+    """Two percentiles of the finite values, from at most some two million voxels."""
     step = max(1, round((array.size / 2e6) ** (1 / 3)))
     sample = array[::step, ::step, ::step].astype(np.float64)
     sample = sample[np.isfinite(sample)]
     if not sample.size:
         return 0.0, 1.0
-    low, high = np.percentile(sample, (1, 99.5))
+    low, high = np.percentile(sample, ends)
     return float(low), float(high if high > low else low + 1)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import base64
+import binascii
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -12,17 +15,26 @@ import numpy as np
 
 from c3s3_seg.errors import GeometryError
 from c3s3_seg.geometry.volume import Volume
+from c3s3_seg.metrics.boundary_errors import BoundaryError, boundary_error
+from c3s3_seg.metrics.results import CaseScore
 from c3s3_seg.metrics.surface_distance import surface_voxels
-from c3s3_seg.report.case_view import PLAIN, Mask, at_vertices
+from c3s3_seg.report.case_view import PLAIN, Mask, at_vertices, error_scale, error_solid, worst_spot
 from c3s3_seg.report.mesh import surface_mesh
-from c3s3_seg.report.overlay import COLOURS, planes_webp
-from c3s3_seg.report.page import RISING, Scale, Solid, image, page, solid_html
+from c3s3_seg.report.numbers import column, in_page
+from c3s3_seg.report.outlines import TRUTH, label_colours, outlines
+from c3s3_seg.report.overlay import planes_webp
+from c3s3_seg.report.page import RISING, Scale, Solid, folded, image, key, page, solid_html
+from c3s3_seg.report.viewer import Contents, Spot, pack, viewer_html
 from c3s3_seg.system.files import write_whole
+
+SCORES = ("dice", "hd95_mm", "hd95_vox", "asd_mm", "asd_vox")  # beside the volume, where there is a truth
+SHOWN = ("case", "volume_ml", "scores", "uncertainty", "notes")  # of the metadata: they stand at the top
+STILL = re.compile(rb'<img src="data:image/webp;base64,([A-Za-z0-9+/=]+)"')
 
 
 @dataclass(frozen=True, eq=False)
 class Uncertainty:
-    """How unsure the prediction is at each voxel.
+    """How unsure the prediction is at each voxel, and for each label in one number.
 
     Parameters
     ----------
@@ -32,11 +44,17 @@ class Uncertainty:
         What they are, a sentence without its full stop.
     unit
         Of the numbers; empty for shares.
+    hd95_mm
+        Name of the label -> 95HD between the masks of two networks.
+    limit_mm
+        Beyond which a case is flagged; None where nobody has calibrated it.
     """
 
     volume: Volume
     words: str
     unit: str = ""
+    hd95_mm: Mapping[str, float] = field(default_factory=dict)
+    limit_mm: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,11 +71,17 @@ class PredictedCase:
         Name -> value in the mask.
     volumes_ml
         Name -> volume.
+    truth
+        Labels on the same grid; None where they are not known.
+    scores
+        Of the labels, where there is a truth.
     flags
         What a reader should know before trusting it, a sentence each.
     uncertainty
         Colours the surface, where it is known.
-    facts
+    made
+        Model, version and date, for the line below the title.
+    metadata
         Provenance: scan, model, hashes, settings; nested as in the case's JSON.
     """
 
@@ -66,9 +90,17 @@ class PredictedCase:
     mask: Volume
     labels: Mapping[str, int]
     volumes_ml: Mapping[str, float]
+    truth: Volume | None = None
+    scores: tuple[CaseScore, ...] = ()
     flags: tuple[str, ...] = ()
     uncertainty: Uncertainty | None = None
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    made: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def contents(self) -> Contents:
+        """What its viewer shows."""
+        return Contents(self.scan, self.mask, self.labels, self.truth)
 
 
 def write_prediction_page(path: Path, case: PredictedCase) -> None:
@@ -84,74 +116,144 @@ def write_prediction_page(path: Path, case: PredictedCase) -> None:
     Raises
     ------
     GeometryError
-        If scan, mask and uncertainty are not on one grid.
+        If scan, mask, truth and uncertainty are not on one grid.
     InputError
         If it cannot be written.
     MissingError
         If plotly is not installed.
     """
-    known = [case.scan, *([case.uncertainty.volume] if case.uncertainty else [])]
-    if not all(volume.geometry.matches(case.mask.geometry) for volume in known):
-        raise GeometryError("scan, mask and uncertainty are not on one grid", where=case.scan.source.path)
-    masks = {name: case.mask.array == value for name, value in case.labels.items()}
-    found = {name: mask for name, mask in masks.items() if mask.any()}
-    parts = [_head(case, [name for name in masks if name not in found])]
-    if found:
-        parts.append(_planes(case, found))
-        parts += [_surface(case, name, mask) for name, mask in found.items()]
-    parts.append(f'<h2>Provenance</h2><dl class="facts">{_facts(case.facts)}</dl>')
+    known = [case.scan, case.truth, case.uncertainty.volume if case.uncertainty else None]
+    if not all(volume.geometry.matches(case.mask.geometry) for volume in known if volume is not None):
+        what = "scan, mask, truth and uncertainty are not on one grid"
+        raise GeometryError(what, where=case.scan.source.path)
+    missing = [name for name, value in case.labels.items() if not (case.mask.array == value).any()]
+    parts = [_head(case, missing), _view(case)]
+    metadata = {name: value for name, value in case.metadata.items() if name not in SHOWN}
+    parts.append(folded("Provenance", f'<dl class="facts">{_metadata_rows(metadata)}</dl>', "provenance"))
     write_whole(path, page(case.name, f"<main>{''.join(parts)}</main>"))
 
 
+def still_of(page: Path) -> bytes | None:
+    """The WebP of the planes out of the page of a case; None where there is none."""
+    with page.open("rb") as file:
+        found = STILL.search(file.read(1 << 20))  # it stands before the volume and the surfaces
+    if found is None:
+        return None
+    try:
+        return base64.b64decode(found[1], validate=True)
+    except binascii.Error:
+        return None
+
+
 def _head(case: PredictedCase, missing: list[str]) -> str:
-    tiles = "".join(
-        f'<div class="tile"><b>{volume:.1f} ml</b><span>{escape(name)}</span></div>'
-        for name, volume in case.volumes_ml.items()
-    )
     flags = [*case.flags, *(f"Nothing was found of {name}." for name in missing)]
     listed = "".join(f"<li>{escape(flag)}</li>" for flag in flags)
     warning = f'<div class="flags"><b>Look at these first</b><ul>{listed}</ul></div>' if flags else ""
+    made = f'<p class="lead">{escape(case.made)}</p>' if case.made else ""
+    rows = "".join(f'<div class="tiles row">{"".join(_tiles(case, name))}</div>' for name in case.volumes_ml)
     return (
-        f'<header><h1>{escape(case.name)}</h1><p class="research">Research use only. Not a medical device. '
-        f'Made by a program; nobody has checked it.</p></header>{warning}<div class="tiles">{tiles}</div>'
+        f'<header><h1>{escape(case.name)}</h1>{made}<p class="research">Research use only. Not a medical '
+        f"device. Made by a program; nobody has checked it.</p></header>{warning}{rows}"
     )
 
 
-def _planes(case: PredictedCase, found: Mapping[str, Mask]) -> str:
-    picture = planes_webp(case.scan, list(found.values()))
-    keys = "".join(
-        f'<span class="key" style="border-color: rgb{COLOURS[n % len(COLOURS)]}"></span>{escape(name)} &nbsp;'
-        for n, name in enumerate(found)
-    )
-    return (
-        f'<h2>Planes</h2><figure class="planes alone">{image(picture, "Three planes with the contours")}'
-        f"<figcaption>{keys} The planes of the largest area. L is the patient's left.</figcaption></figure>"
-    )
+def _tiles(case: PredictedCase, name: str) -> Iterable[str]:
+    """The numbers of one label: its volume, its scores, and how far two networks differ."""
+    score = next((row.score.flat() for row in case.scores if row.label == name), {})
+    truth = f"truth {in_page(score['truth_ml'], 'truth_ml')} ml" if "truth_ml" in score else ""
+    yield _tile(f"{in_page(case.volumes_ml[name], 'volume_ml')} ml", name, truth)
+    for metric in SCORES:
+        if metric in score:
+            yield _tile(in_page(score[metric], metric), column(metric)[0])
+    if case.uncertainty and name in case.uncertainty.hd95_mm:
+        value, limit = case.uncertainty.hd95_mm[name], case.uncertainty.limit_mm
+        words = "no limit is calibrated" if limit is None else f"limit {in_page(limit, 'uncertainty_mm')} mm"
+        beyond = limit is not None and not value <= limit
+        yield _tile(
+            in_page(value, "uncertainty_mm"), column("uncertainty_mm")[0], words, "tile bad" if beyond else ""
+        )
 
 
-def _surface(case: PredictedCase, name: str, mask: Mask) -> str:
+def _tile(number: str, words: str, more: str = "", kind: str = "") -> str:
+    extra = f"<span>{escape(more)}</span>" if more else ""
+    return f'<div class="{kind or "tile"}"><b>{number}</b><span>{escape(words)}</span>{extra}</div>'
+
+
+def _view(case: PredictedCase) -> str:
+    """Planes and surfaces in one view; of two empty masks the planes alone."""
+    masks = {name: case.mask.array == value for name, value in case.labels.items()}
+    errors = _errors(case, masks)
+    worst_first = sorted(errors.items(), key=lambda item: -item[1].worst_mm)
+    spots = [worst_spot(error, name if len(masks) > 1 else "") for name, error in worst_first]
+    start = spots[0].at if spots else None
+    packed = pack(case.contents, "volume-1")
+    solids = "".join(_surface(case, name, mask, errors.get(name)) for name, mask in masks.items())
+    still = _planes(case, start)
+    viewer = viewer_html(packed, still, solids, spots + _least_sure(case), case.name, start)
+    colours = label_colours(case.labels)
+    keys = "".join(key(name, colours[name]) for name in case.labels)
+    truth = key("truth", TRUTH) if case.truth else ""
+    return f'<p class="lead">{keys} {truth} L is the patient\'s left.</p>{viewer}{packed.html}'
+
+
+def _errors(case: PredictedCase, masks: Mapping[str, Mask]) -> dict[str, BoundaryError]:
+    """Where each label is wrong, where there is a truth."""
+    if case.truth is None:
+        return {}
+    found = {
+        name: boundary_error(mask, case.truth.array == case.labels[name], case.mask)
+        for name, mask in masks.items()
+    }
+    return {name: error for name, error in found.items() if error is not None}
+
+
+def _least_sure(case: PredictedCase) -> list[Spot]:
+    """Where two networks differ most."""
+    if case.uncertainty is None:
+        return []
+    values = case.uncertainty.volume.array
+    i, j, k = (int(n) for n in np.unravel_index(int(values.argmax()), values.shape))
+    return [Spot("Least sure voxel", (i, j, k))] if values[i, j, k] > 0 else []
+
+
+def _planes(case: PredictedCase, at: tuple[int, int, int] | None) -> str:
+    """The still planes, through a voxel or where the first label has its largest area."""
+    shown = outlines(case.mask, case.labels, case.truth)
+    found = [outline for outline in shown if outline.mask.any()] or shown
+    words = "Planes through the largest error, in the ring." if at else "The planes of the largest area."
+    picture = image(planes_webp(case.scan, found, at), "Three planes with the contours")
+    return f'<figure class="planes">{picture}<figcaption>{words}</figcaption></figure>'
+
+
+def _surface(case: PredictedCase, name: str, mask: Mask, error: BoundaryError | None) -> str:
+    """By the uncertainty where it is known, else by the distance to the truth, else plain."""
+    if not mask.any():
+        return ""
     mesh = surface_mesh(mask, case.mask.geometry)
-    solid = Solid(mesh, np.zeros(len(mesh.vertices_mm)), PLAIN, "Smoothed to look at.")
+    solid: Solid | None = Solid(mesh, np.zeros(len(mesh.vertices_mm)), PLAIN, f"{name}. Smoothed to look at.")
     if case.uncertainty:
         there, _ = surface_voxels(mask)
         values = case.uncertainty.volume.array[tuple(there)].astype(np.float64)
         shown = at_vertices(mesh, case.mask.geometry.to_mm(there.T), values)
         top = float(np.percentile(values, 99)) or 1.0
         scale = Scale(0.0, float(f"{top:.2g}"), RISING, "sure", "unsure", case.uncertainty.unit)
-        solid = Solid(mesh, shown, scale, f"{case.uncertainty.words}. Smoothed to look at.")
-    return f'<h2>Surface: {escape(name)}</h2><div class="alone">{solid_html(solid, name)}</div>'
+        solid = Solid(mesh, shown, scale, f"{name}. {case.uncertainty.words}. Smoothed to look at.")
+    elif error is not None:
+        truth = np.zeros_like(mask) if case.truth is None else case.truth.array == case.labels[name]
+        solid = error_solid(mask, truth, case.mask.geometry, error, error_scale(case.scores))
+    return solid_html(solid, name) if solid else ""
 
 
-def _facts(facts: Mapping[str, Any], prefix: str = "") -> str:
-    """Nested facts, one line each; what is empty is left out."""
+def _metadata_rows(metadata: Mapping[str, Any], prefix: str = "") -> str:
+    """Nested metadata, one line each; what is empty is left out."""
     lines = []
-    for key, value in facts.items():
-        name = f"{prefix}{key}".replace("_", " ")
+    for word, value in metadata.items():
+        name = f"{prefix}{word}".replace("_", " ")
         if isinstance(value, Mapping):
-            lines.append(_facts(value, f"{name}, "))
+            lines.append(_metadata_rows(value, f"{name}, "))
         elif value not in (None, "", [], ()):
             text = ", ".join(map(_plain, value)) if isinstance(value, list | tuple) else _plain(value)
-            text = Path(text).name if key == "path" else text  # pages are passed on: folders tell too much
+            text = Path(text).name if word == "path" else text  # pages are passed on: folders tell too much
             lines.append(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>")
     return "".join(lines)
 

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -148,6 +149,11 @@ def _definition(column: str) -> str:
     if column.startswith("nsd_area_"):
         return "nsd_area"
     return "nsd" if column.startswith("nsd_") else column
+
+
+def today() -> str:
+    """The date in UTC, YYYY-MM-DD."""
+    return datetime.now(UTC).date().isoformat()
 
 
 def software_version() -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -10,6 +9,7 @@ from c3s3_seg.io.dicom.inspect import SeriesRow
 from c3s3_seg.metrics.paired_tests import Paired
 from c3s3_seg.metrics.results import CaseScore
 from c3s3_seg.metrics.statistics import Statistics, cohorts
+from c3s3_seg.report.numbers import COLUMNS, rounded
 from c3s3_seg.report.rows import PredictionRow
 from c3s3_seg.report.study_table import StudyRow
 from c3s3_seg.system.files import printable
@@ -18,18 +18,6 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-# Column of the score -> header and decimals, in the order in which they are shown.
-COLUMNS = {
-    "dice": ("Dice", 4),
-    "jaccard": ("Jaccard", 4),
-    "hd95_mm": ("95HD (mm)", 2),
-    "hd95_vox": ("95HD (voxels)", 2),
-    "asd_mm": ("ASD (mm)", 2),
-    "asd_vox": ("ASD (voxels)", 2),
-    "assd_mm": ("ASSD (mm)", 2),
-    "volume_ml": ("Volume (ml)", 1),
-    "volume_error_ml": ("Error (ml)", 1),
-}
 BRIEF = ("dice", "jaccard", "hd95_mm", "hd95_vox", "asd_mm", "asd_vox")
 
 
@@ -60,7 +48,7 @@ def prediction_table(rows: Sequence[PredictionRow]) -> Table:
             first = number == 0
             values = measured.get(label, {})
             cells = [f"{volume_ml:.1f}", f"{row.seconds_s:.1f}" if first else ""]
-            cells += [_number(values[name], COLUMNS[name][1]) if name in values else "" for name in columns]
+            cells += [rounded(values[name], COLUMNS[name][1]) if name in values else "" for name in columns]
             table.add_row(*_head(row.case if first else "", label, with_label), *cells)
     _add_means(table, scores, columns, with_label, blank=2)
     return table
@@ -84,7 +72,7 @@ def evaluation_table(rows: Sequence[CaseScore]) -> Table:
     table = _table([row.case for row in rows], with_label, [COLUMNS[name][0] for name in columns])
     for row in rows:
         values = row.score.flat()
-        cells = [_number(values[name], COLUMNS[name][1]) for name in columns]
+        cells = [rounded(values[name], COLUMNS[name][1]) for name in columns]
         table.add_row(*_head(row.case, row.label, with_label), *cells)
     _add_means(table, rows, columns, with_label, blank=0)
     return table
@@ -98,10 +86,10 @@ def comparison_table(pairs: Sequence[Paired]) -> Table:
     table.columns[0].header = "Metric"
     for pair in (pair for pair in pairs if pair.metric in COLUMNS):
         name, decimals = COLUMNS[pair.metric]
-        means = [_number(value, decimals) for value in (pair.mean, pair.against, pair.difference)]
-        interval = f"{_number(pair.low, decimals)} to {_number(pair.high, decimals)}"
+        means = [rounded(value, decimals) for value in (pair.mean, pair.against, pair.difference)]
+        interval = f"{rounded(pair.low, decimals)} to {rounded(pair.high, decimals)}"
         left_out = f" ({pair.left_out} left out)" if pair.left_out else ""
-        cells = [*means, interval, _number(pair.p, 3), f"{pair.n}{left_out}"]
+        cells = [*means, interval, rounded(pair.p, 3), f"{pair.n}{left_out}"]
         table.add_row(*_head(name, pair.label, with_label), *cells)
     return table
 
@@ -223,12 +211,8 @@ def _head(case: str, label: str, with_label: bool) -> list[Text]:
     return [cell(case), cell(label)] if with_label else [cell(case)]
 
 
-def _number(value: float, decimals: int) -> str:
-    return f"{value:.{decimals}f}" if math.isfinite(value) else str(value)
-
-
 def _mean(numbers: Statistics, decimals: int) -> str:
-    text = _number(numbers.mean, decimals)
+    text = rounded(numbers.mean, decimals)
     counts = ((numbers.infinite, "inf"), (numbers.undefined, "nan"))
     notes = [f"{count} {name}" for count, name in counts if count]
     return f"{text} ({', '.join(notes)})" if notes else text

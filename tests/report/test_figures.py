@@ -61,4 +61,5 @@ def test_names_are_text_and_dots_lead_to_their_cases() -> None:
     figure = spread(dots(1.0, 2.0), "a < b")
     assert "<0>" not in figure
     assert [e.attrib["href"] for e in parsed(figure).iter("a")] == ["#case-0", "#case-1"]
-    assert re.search("case &lt;0&gt;: 1", figure)
+    assert re.search("case &lt;0&gt;: 1.000", figure)
+    assert "case &lt;0&gt;: 1.0<" in spread(dots(1.04), "x", 1)

@@ -29,6 +29,14 @@ def test_every_tag_is_closed_and_nothing_is_fetched(report: Path) -> None:
 
 
 @pytest.mark.slow
+def test_it_says_its_two_sides_its_date_and_its_order(report: Path) -> None:
+    text = report.read_text(encoding="utf-8").split("<main>")[1]
+    assert re.search(r"Predictions <b>predictions</b>, truth <b>truth</b>, measured on \d{4}-\d\d-\d\d", text)
+    assert "a missed label first, then by falling 95HD" in text
+    assert "In the order of their names" in text
+
+
+@pytest.mark.slow
 def test_links_lead_somewhere(report: Path) -> None:
     found = tags(report)
     ids = {a["id"] for _, a in found if a.get("id")}

@@ -1,79 +1,23 @@
 """The pages in a browser: they open, sort, turn, stay silent and ask nobody for anything."""
 
-import json
-import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from helpers.predicted import CASE
+from helpers.browser import complaints, in_browser, open_page, requests, started, wait_for
+from helpers.predicted import CASE, SCORED, WORST
 
 from c3s3_seg.report.page import RISING, SIGNED, Scale
 from c3s3_seg.report.prediction_page import write_prediction_page
 
-BROWSER = next((p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n))), None)
-DRIVER = shutil.which("chromedriver")
-WHY = "no browser: install chromium and chromium-driver (apt-get) to test pages in one"
-in_browser = pytest.mark.skipif(not (BROWSER and DRIVER), reason=WHY)
-
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = str(BROWSER)
-    for word in (
-        "headless=new",
-        "no-sandbox",
-        "disable-gpu",
-        "enable-unsafe-swiftshader",
-        "window-size=1280,1000",
-    ):
-        options.add_argument(f"--{word}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(str(DRIVER)))
+    driver = started()
     yield driver
     driver.quit()
-
-
-def open_page(browser: Any, path: Path) -> float:
-    """Seconds until it was loaded: where the machine is busy with other things, the best of three."""
-    best = float("inf")
-    for _ in range(3):
-        browser.get("about:blank")
-        browser.get_log("performance")
-        browser.get_log("browser")
-        started = time.perf_counter()
-        browser.get(path.as_uri())
-        best = min(best, time.perf_counter() - started)
-        if best < 3:
-            break
-    return best
-
-
-def wait_for(browser: Any, condition: str) -> None:
-    for _ in range(900):
-        if browser.execute_script(f"return Boolean({condition})"):
-            return
-        time.sleep(0.1)
-    raise AssertionError(f"never became true: {condition}")
-
-
-def complaints(browser: Any) -> list[str]:
-    """What the console says, but for remarks of the software renderer on its own speed."""
-    return [
-        e["message"] for e in browser.get_log("browser") if e["level"] not in ("WARNING", "INFO", "DEBUG")
-    ]
-
-
-def requests(browser: Any) -> list[str]:
-    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    asked = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
-    return [url for url in asked if not url.startswith(("data:", "blob:"))]
 
 
 EYE = "document.querySelector('.stage.live .plot')?._fullLayout.scene.camera.eye"
@@ -106,7 +50,7 @@ def test_it_opens_sorts_turns_and_asks_nobody(browser: Any, report: Path) -> Non
     wait_for(browser, EYE)
     before = browser.execute_script(f"return {EYE}")
     ActionChains(browser).click_and_hold(stage).move_by_offset(90, 20).release().perform()
-    wait_for(browser, f"Math.abs({EYE}.x - {before['x']}) > 0.05")
+    wait_for(browser, f"Math.hypot({EYE}.x - {before['x']}, {EYE}.y - {before['y']}) > 0.05")
     turned = browser.execute_script(f"return {EYE}")
     stage.send_keys(Keys.ARROW_LEFT)
     wait_for(browser, f"Math.hypot({EYE}.x - {turned['x']}, {EYE}.y - {turned['y']}) > 0.05")
@@ -130,6 +74,130 @@ def test_the_page_of_a_prediction_turns_by_keyboard_alone(browser: Any, tmp_path
     assert requests(browser) == [(tmp_path / "case.html").as_uri()]
 
 
+AT = "document.querySelector('.viewer').dataset.at"
+ORANGE = """(() => {
+  const canvas = document.querySelector('.plane canvas');
+  const data = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
+  let count = 0;
+  for (let n = 0; n < data.length; n += 4) count += data[n] > data[n + 2] + 60;
+  return count;
+})()"""
+
+SHADE = """(() => {
+  const canvas = document.querySelector('.plane canvas');
+  return canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data.reduce((a, b) => a + b);
+})()"""
+HEAD_UP = """(() => {
+  const canvas = arguments[0], row = (y) => canvas.getContext('2d').getImageData(0, y, canvas.width, 9).data;
+  const sum = (data) => data.reduce((a, b) => a + b);
+  return sum(row(20)) > 1.2 * sum(row(canvas.height - 29));
+})()"""
+
+
+@pytest.fixture
+def viewer(browser: Any, tmp_path: Path) -> Iterator[Path]:
+    """The page of a case with a truth, its viewer unpacked."""
+    page = tmp_path / "case.html"
+    write_prediction_page(page, SCORED)
+    open_page(browser, page)
+    wait_for(browser, "document.querySelector('.viewer.live')")
+    yield page
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
+
+
+@pytest.mark.slow
+@in_browser
+def test_the_viewer_scrolls_switches_sets_the_window_and_finds_the_worst_error(
+    browser: Any, viewer: Path
+) -> None:
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.actions.wheel_input import ScrollOrigin
+    from selenium.webdriver.common.keys import Keys
+    from selenium.webdriver.support.ui import Select
+
+    def at() -> list[int]:
+        return [int(n) for n in browser.execute_script(f"return {AT}").split(",")]
+
+    start, (canvas, *_) = at(), browser.find_elements("css selector", ".plane canvas")
+    ActionChains(browser).scroll_from_origin(ScrollOrigin.from_element(canvas), 0, 100).perform()
+    wait_for(browser, f"{AT} === '{start[0]},{start[1]},{start[2] - 2}'")
+    canvas.send_keys(Keys.ARROW_UP)
+    wait_for(browser, f"{AT} === '{start[0]},{start[1]},{start[2] - 1}'")
+    shown = browser.find_element("css selector", ".plane output").text
+    assert shown == f"{start[2]}/24"  # counted from 1
+
+    wait_for(browser, f"{ORANGE} > 100")
+    outline = browser.execute_script(f"return {ORANGE}")
+    Select(browser.find_element("css selector", "select")).select_by_visible_text("fill")
+    wait_for(browser, f"{ORANGE} > {3 * outline}")
+    canvas.send_keys("m")
+    wait_for(browser, f"{ORANGE} === 0")
+    canvas.send_keys("m")
+    wait_for(browser, f"{ORANGE} === {outline}")
+
+    ActionChains(browser).move_to_element_with_offset(canvas, 40, 30).click().perform()
+    wait_for(browser, f"{AT} !== '{start[0]},{start[1]},{start[2] - 1}'")
+    assert at()[2] == start[2] - 1  # the other two planes have moved
+    coronal = browser.find_elements("css selector", ".plane canvas")[1]
+    assert browser.execute_script(f"return {HEAD_UP}", coronal)
+    low = coronal.size["height"] // 2 - 8
+    for down, z in ((-low, "> 20"), (low, "< 3")):
+        ActionChains(browser).move_to_element_with_offset(coronal, 0, down).click().perform()
+        wait_for(browser, f"{AT}.split(',')[2] {z}")
+    level = browser.find_element("css selector", ".level").text
+    shade = browser.execute_script(f"return {SHADE}")
+    ActionChains(browser).click_and_hold(canvas).move_by_offset(0, 40).release().perform()
+    wait_for(browser, f"{SHADE} < 0.95 * {shade}")  # a higher level makes it darker
+    window = browser.find_element("css selector", ".level").text.split(",")[0]
+    assert window == level.split(",")[0]
+    ActionChains(browser).click_and_hold(canvas).move_by_offset(60, 0).release().perform()
+    wait_for(browser, f"!document.querySelector('.level').textContent.startsWith('{window},')")
+    browser.find_element("css selector", ".reset").click()
+    wait_for(browser, f"document.querySelector('.level').textContent === '{level}'")
+
+    browser.find_element("xpath", "//button[contains(., 'Largest error, 8.')]").click()
+    wait_for(browser, f"{AT} === '{','.join(map(str, WORST))}'")  # the whole grid is in the field
+    assert complaints(browser) == []
+    assert requests(browser) == [viewer.as_uri()]
+
+
+@pytest.mark.slow
+@in_browser
+def test_a_narrow_window_and_paper_show_all_of_a_case(browser: Any, viewer: Path) -> None:
+    narrow = {"width": 400, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", narrow)
+    browser.execute_script("document.querySelector('.provenance').open = true")
+    wide = browser.execute_script(
+        "return [document.documentElement.scrollWidth,"
+        " ...[...document.querySelectorAll('.facts dd, .plane canvas')].map(x => x.clientWidth)]"
+    )
+    assert wide[0] <= 400
+    assert min(wide[1:]) > 300
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    boxes = "['.plane', '.tools', '.planes img'].map(x => document.querySelector(x).getClientRects().length)"
+    assert browser.execute_script(f"return {boxes}") == [0, 0, 1]
+
+
+@pytest.mark.slow
+@in_browser
+def test_an_old_browser_keeps_the_still_pictures(browser: Any, viewer: Path) -> None:
+    old = (
+        "delete window.DecompressionStream; const get = HTMLCanvasElement.prototype.getContext;"
+        "HTMLCanvasElement.prototype.getContext = function (kind, ...more) {"
+        " return kind.startsWith('webgl') ? null : get.call(this, kind, ...more); };"
+    )
+    script = browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": old})
+    open_page(browser, viewer)
+    browser.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", script)
+    browser.find_element("css selector", ".stage").send_keys("\ue007")  # Enter
+    assert "No WebGL 2" in browser.find_element("css selector", ".stage .hint").text
+    assert not browser.find_elements("css selector", ".live")
+    assert browser.find_element("css selector", ".planes img").is_displayed()
+    assert not browser.find_element("css selector", ".tools").is_displayed()
+    assert complaints(browser) == []
+
+
 @pytest.mark.slow
 @in_browser
 def test_the_checks_can_say_no(browser: Any, report: Path, tmp_path: Path) -> None:
@@ -146,10 +214,12 @@ def test_the_checks_can_say_no(browser: Any, report: Path, tmp_path: Path) -> No
 
 
 @in_browser
-def test_on_paper_every_case_is_open_and_in_the_dark_letters_are_light(browser: Any, report: Path) -> None:
+def test_on_paper_cases_and_definitions_are_open_and_in_the_dark_letters_are_light(
+    browser: Any, report: Path
+) -> None:
     open_page(browser, report)
     browser.execute_script("dispatchEvent(new Event('beforeprint'))")
-    assert browser.execute_script("return document.querySelectorAll('details.case:not([open])').length") == 0
+    assert browser.execute_script("return document.querySelectorAll('details:not([open])').length") == 0
     browser.execute_script("dispatchEvent(new Event('afterprint'))")
     assert browser.execute_script("return document.querySelectorAll('details.case:not([open])').length") == 5
     dark = {"features": [{"name": "prefers-color-scheme", "value": "dark"}]}
@@ -168,7 +238,7 @@ def test_on_paper_every_case_is_open_and_in_the_dark_letters_are_light(browser: 
 @pytest.mark.slow
 @in_browser
 @pytest.mark.data
-def test_twenty_atria_stay_below_12_mb_and_open_in_3_seconds(
+def test_twenty_atria_stay_below_20_mb_and_open_in_3_seconds(
     browser: Any, shared_data: Path, tmp_path: Path
 ) -> None:
     from c3s3_seg.batch.evaluate import EvaluationSettings, evaluate
@@ -183,7 +253,7 @@ def test_twenty_atria_stay_below_12_mb_and_open_in_3_seconds(
     settings = EvaluationSettings(html=True, images=shared_data / "la" / "imagesTr")
     page = evaluate(tmp_path / "moved", tmp_path / "truth", tmp_path / "out", settings).html_path
     assert page is not None
-    assert page.stat().st_size < 12_000_000
+    assert page.stat().st_size < 20_000_000
     assert open_page(browser, page) < 3
     assert complaints(browser) == []
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from c3s3_seg.geometry.volume import Geometry
+from c3s3_seg.report.outlines import COLOURS, LabelOutline
 from c3s3_seg.report.overlay import planes_webp
 from c3s3_seg.report.planes import PLANES, cut
 
@@ -24,6 +25,9 @@ def test_the_mark_stands_on_the_voxel(direction: np.ndarray) -> None:
     voxel[47, 22, 33] = True
     scan = geometry.volume(organ.astype(np.float32))
     panels = cut(scan, [organ, voxel], through=(47, 22, 33))
+    # Slices are counted from 1 in the order of the file, whatever way its axes run.
+    numbers = {(panel.slice.number, panel.slice.count) for panel in panels}
+    assert numbers == {(48, 80), (23, 70), (34, 60)}
     assert [panel.plane for panel in panels] == list(PLANES)
     for panel in panels:
         assert panel.mark is not None
@@ -37,4 +41,5 @@ def test_without_a_voxel_there_is_no_mark() -> None:
     mask[5:9, 5:9, 5:9] = True
     volume = geometry.volume(mask.astype(np.float32))
     assert all(panel.mark is None for panel in cut(volume, [mask]))
-    assert planes_webp(volume, [mask]) != planes_webp(volume, [mask], (5, 5, 5))
+    outline = LabelOutline("organ", mask, COLOURS[0])
+    assert planes_webp(volume, [outline]) != planes_webp(volume, [outline], (5, 5, 5))

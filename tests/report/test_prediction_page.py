@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.predicted import CASE, NOISE
+from helpers.predicted import CASE, NOISE, SCORED
 from helpers.reports import GRID, tags
 
 from c3s3_seg.errors import GeometryError
@@ -33,11 +33,11 @@ def test_it_shows_volumes_planes_surfaces_and_provenance(tmp_path: Path) -> None
 def test_folders_of_the_scan_are_not_passed_on(tmp_path: Path) -> None:
     text = text_of(CASE, tmp_path)
     assert "a.nii.gz" in text
-    assert "doe" not in text.split('id="plotly"')[0]
+    assert "doe" not in text.split('class="volume"')[0]
 
 
 def test_flags_and_uncertainty_are_shown_where_they_are_known(tmp_path: Path) -> None:
-    assert "unsure" not in text_of(CASE, tmp_path).split("<script>")[0]
+    assert "unsure" not in text_of(CASE, tmp_path).split("<main>")[1].split("</main>")[0]
     unsure = Uncertainty(
         GRID.volume(np.full(GRID.shape, 0.4, np.float32)), "Disagreement of two networks", "mm"
     )
@@ -46,6 +46,26 @@ def test_flags_and_uncertainty_are_shown_where_they_are_known(tmp_path: Path) ->
     assert "The field of view is unusual" in text
     assert "Disagreement of two networks" in text
     assert "0.4 mm" in text
+
+
+def test_scores_and_uncertainty_with_its_limit_stand_at_the_top(tmp_path: Path) -> None:
+    unsure = Uncertainty(
+        GRID.volume(np.full(GRID.shape, 0.4, np.float32)), "x", hd95_mm={"atrium": 3.456}, limit_mm=2.758
+    )
+    text = text_of(replace(SCORED, uncertainty=unsure, made="Model x, 2026-01-02."), tmp_path)
+    head = text.split("<main>")[1].split('<section class="viewer"')[0]
+    flat = SCORED.scores[0].score.flat()
+    expected = {"Dice": f"{flat['dice']:.4f}", "95HD (mm)": f"{flat['hd95_mm']:.2f}"}
+    for words, number in expected.items():
+        assert f"<b>{number}</b><span>{words}</span>" in head
+    assert f"truth {flat['truth_ml']:.1f} ml" in head
+    assert '<div class="tile bad"><b>3.46</b><span>Uncertainty (mm)</span><span>limit 2.76 mm</span>' in head
+    assert "Model x, 2026-01-02." in head
+    assert "truth</span>" not in head
+    assert ">Largest error, " in text
+    assert ">Least sure voxel<" in text
+    assert "distance to the truth" not in text  # the surface shows the uncertainty
+    assert "distance to the truth" in text_of(SCORED, tmp_path)
 
 
 def test_an_empty_mask_has_no_surface_and_says_so(tmp_path: Path) -> None:
@@ -57,6 +77,8 @@ def test_an_empty_mask_has_no_surface_and_says_so(tmp_path: Path) -> None:
 
 def test_grids_that_differ_are_refused(tmp_path: Path) -> None:
     other = Geometry.build(GRID.shape, (2, 2, 2)).volume(NOISE)
+    with pytest.raises(GeometryError, match="one grid"):
+        write_prediction_page(tmp_path / "x.html", replace(CASE, truth=other))
     with pytest.raises(GeometryError, match="one grid"):
         write_prediction_page(tmp_path / "x.html", replace(CASE, scan=other))
     with pytest.raises(GeometryError, match="one grid"):

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,9 @@ from rich.table import Table
 from c3s3_seg.errors import GeometryError, InputError
 from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.metrics.results import CaseScore
-from c3s3_seg.metrics.scoring import PaperScore, Score, score
+from c3s3_seg.metrics.scoring import PaperScore, Score
 from c3s3_seg.metrics.statistics import cohorts, statistics
-from c3s3_seg.report.overlay import _layout, overlay_png
+from c3s3_seg.report.overlay import LINE, Overlay, _layout, overlay_png
 from c3s3_seg.report.planes import PLANES, cut
 from c3s3_seg.report.rows import Failure, PredictionRow
 from c3s3_seg.report.tables import write_cases_csv, write_report_json
@@ -307,21 +308,37 @@ def count_colour(path: Path, colour: tuple[int, int, int]) -> int:
     return int((np.abs(pixels - colour).max(axis=2) < 12).sum())
 
 
+ORANGE, BLUE, GREEN = (230, 159, 0), (86, 180, 233), (0, 158, 115)
+
+
 def test_overlay_is_a_png_of_1200_pixels_with_both_contours(tmp_path: Path) -> None:
     scan, mask = scan_with_marks(Geometry.build((40, 40, 20), (1, 1, 2), direction=rotation(5, 8, -10)))
     path = tmp_path / "case.png"
-    overlay_png(scan, {"prediction": mask}, path, title="case")
+    overlay = Overlay(scan, mask, {"organ": 1}, title="case")
+    overlay_png(overlay, path)
     with Image.open(path) as image:
         assert image.format == "PNG"
         assert image.width == 1200
         assert not image.info
-    orange, blue = (230, 159, 0), (86, 180, 233)
-    assert count_colour(path, orange) > 1000
-    assert count_colour(path, blue) == 0
+    assert count_colour(path, ORANGE) > 1000
+    assert count_colour(path, BLUE) == 0
     truth = mask.geometry.volume(np.roll(mask.array, 4, axis=0))
-    overlay_png(scan, {"prediction": mask, "truth": truth}, path, title="case")
-    assert count_colour(path, blue) > 1000
+    overlay_png(replace(overlay, truth=truth), path)
+    assert count_colour(path, BLUE) > 1000
     assert [p.name for p in tmp_path.iterdir()] == ["case.png"]
+
+
+def test_each_label_has_its_own_colour_and_the_footer_has_room_for_all_names(tmp_path: Path) -> None:
+    scan, mask = scan_with_marks(Geometry.build((40, 40, 20)))
+    halves = mask.array * np.where(np.arange(40) < 20, 1, 2)[:, None, None]
+    overlay = Overlay(scan, mask.geometry.volume(halves.astype(np.uint8)), {"left": 1, "right": 2})
+    overlay_png(overlay, tmp_path / "a.png")
+    assert min(count_colour(tmp_path / "a.png", colour) for colour in (ORANGE, GREEN)) > 500
+    many = {f"a label with a long name {n}": n for n in range(1, 13)}
+    overlay_png(replace(overlay, labels=many), tmp_path / "b.png")
+    sizes = [Image.open(tmp_path / name).size for name in ("a.png", "b.png")]
+    assert sizes[0][0] == sizes[1][0] == 1200
+    assert sizes[1][1] - sizes[0][1] == 2 * LINE
 
 
 @pytest.mark.parametrize("fill", [0, 1])
@@ -329,18 +346,20 @@ def test_overlay_of_an_empty_and_of_a_full_mask(tmp_path: Path, fill: int) -> No
     geometry = Geometry.build((12, 14, 9), (1, 1, 3))
     flat = geometry.volume(np.full(geometry.shape, 7, dtype=np.int16))
     mask = geometry.volume(np.full(geometry.shape, fill, dtype=np.uint8))
-    overlay_png(flat, {"a" * 300: mask}, tmp_path / "a.png", title="long " * 100)
+    shown = Overlay(flat, mask, {"a" * 300: 1}, title="long " * 100, footer="wide " * 100)
+    overlay_png(shown, tmp_path / "a.png")
     assert (tmp_path / "a.png").stat().st_size > 1000
 
 
-def test_overlay_refuses_another_grid_no_mask_and_no_folder(tmp_path: Path, oblique: Volume) -> None:
+def test_overlay_refuses_another_grid_no_label_and_no_folder(tmp_path: Path, oblique: Volume) -> None:
     other = Geometry.build(oblique.geometry.shape).volume(oblique.array)
+    good = Overlay(oblique, oblique, {"organ": 1})
     with pytest.raises(GeometryError, match="grid of the mask 'truth'"):
-        overlay_png(oblique, {"truth": other}, tmp_path / "a.png", title="")
+        overlay_png(replace(good, truth=other), tmp_path / "a.png")
     with pytest.raises(InputError, match="at least one"):
-        overlay_png(oblique, {}, tmp_path / "a.png", title="")
+        overlay_png(replace(good, labels={}), tmp_path / "a.png")
     with pytest.raises(InputError, match="cannot be written"):
-        overlay_png(oblique, {"mask": oblique}, tmp_path / "none" / "a.png", title="")
+        overlay_png(good, tmp_path / "none" / "a.png")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -350,5 +369,5 @@ def test_overlay_of_a_real_case(tmp_path: Path, shared_data: Path) -> None:
 
     truth = sorted((shared_data / "la" / "labelsTr").glob("*.nii.gz"))[0]
     scan, mask = load(shared_data / "la" / "imagesTr" / truth.name), load_mask(truth)
-    overlay_png(scan, {"truth": mask}, tmp_path / "a.png", title=f"Dice {score(mask, mask).dice:.2f}")
-    assert count_colour(tmp_path / "a.png", (230, 159, 0)) > 2000
+    overlay_png(Overlay(scan, mask, {"atrium": 1}), tmp_path / "a.png")
+    assert count_colour(tmp_path / "a.png", ORANGE) > 2000

@@ -13,11 +13,12 @@ import numpy as np
 from c3s3_seg.dataset.check.check import DataSetCheck
 from c3s3_seg.dataset.index import DataSet
 from c3s3_seg.errors import C3S3Error
-from c3s3_seg.geometry.volume import Array, Volume
+from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.io import load, load_mask
 from c3s3_seg.report.figures import Dot, spread
 from c3s3_seg.report.findings import Finding, Severity, summary
-from c3s3_seg.report.overlay import COLOURS, planes_webp
+from c3s3_seg.report.outlines import COLOURS, LabelOutline
+from c3s3_seg.report.overlay import planes_webp
 from c3s3_seg.report.page import image, page
 from c3s3_seg.report.tables import software_version
 from c3s3_seg.system.files import printable, write_whole
@@ -175,22 +176,26 @@ def _figure(data: DataSet, name: str, at: tuple[int, int, int] | None, *, usual:
         return ""
     masks = _masks(data, name, scan)
     keys = "".join(
-        f'<span class="key" style="border-color: rgb{colour}"></span>{_text(label)} &nbsp;'
-        for label, colour in zip(masks, COLOURS, strict=False)
+        f'<span class="key" style="border-color: rgb{outline.colour}"></span>{_text(outline.name)} &nbsp;'
+        for outline in masks
     )
     through = at if masks else None
-    picture = planes_webp(scan, list(masks.values()) or [np.zeros(scan.geometry.shape, dtype=bool)], through)
+    nothing = LabelOutline("", np.zeros(scan.geometry.shape, dtype=bool), COLOURS[0])
+    picture = planes_webp(scan, masks or [nothing], through)
     words = f"{name}{', a usual case to compare with' if usual else ''}. L is the patient's left."
     shown = image(picture, f"Three planes of {printable(name)}")
     return f'<figure class="planes">{shown}<figcaption>{keys}{_text(words)}</figcaption></figure>'
 
 
-def _masks(data: DataSet, name: str, scan: Volume) -> dict[str, Array]:
-    """Label -> where it is; values without a name have their number."""
+def _masks(data: DataSet, name: str, scan: Volume) -> list[LabelOutline]:
+    """Where each label is; values without a name have their number."""
     try:
         mask = load_mask(data.mask(name), grid=scan.geometry)
     except C3S3Error:
-        return {}
+        return []
     names = {value: label for label, value in data.labels.items()}
     values = [int(value) for value in np.unique(mask.array) if value]
-    return {names.get(value, f"value {value}"): mask.array == value for value in values[: len(COLOURS)]}
+    return [
+        LabelOutline(names.get(value, f"value {value}"), mask.array == value, colour)
+        for value, colour in zip(values, COLOURS, strict=False)
+    ]

@@ -34,10 +34,10 @@ function openTarget() {
 addEventListener("hashchange", openTarget);
 openTarget();
 
-// On paper every case is open.
+// On paper everything is open but the provenance.
 let opened = [];
 addEventListener("beforeprint", () => {
-  opened = [...document.querySelectorAll("details.case:not([open])")];
+  opened = [...document.querySelectorAll("details:not(.provenance, [open])")];
   opened.forEach((one) => { one.open = true; });
 });
 addEventListener("afterprint", () => opened.forEach((one) => { one.open = false; }));
@@ -48,13 +48,18 @@ const ALIVE = 4;
 const live = [];
 let plotly = null;
 
+function bytesOf(base64) {
+  return Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
+}
+
+function unzipped(base64) {
+  return new Response(new Blob([bytesOf(base64)]).stream().pipeThrough(new DecompressionStream("gzip")));
+}
+
 function loadPlotly() {
   plotly ??= (async () => {
-    const packed = document.getElementById("plotly").textContent;
-    const bytes = Uint8Array.from(atob(packed), (letter) => letter.charCodeAt(0));
-    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
     const script = document.createElement("script");
-    script.textContent = await new Response(stream).text();
+    script.textContent = await unzipped(document.getElementById("plotly").textContent).text();
     document.head.append(script);
     return window.Plotly;
   })();
@@ -75,12 +80,14 @@ function letters(mesh, ink) {
 }
 
 function unpack({ dtype, bdata }) {
-  const bytes = Uint8Array.from(atob(bdata), (letter) => letter.charCodeAt(0)).buffer;
-  return new { f4: Float32Array, u2: Uint16Array, u4: Uint32Array }[dtype](bytes);
+  return new { f4: Float32Array, u2: Uint16Array, u4: Uint32Array }[dtype](bytesOf(bdata).buffer);
 }
 
+const WEBGL = Boolean(document.createElement("canvas").getContext("webgl2")); // without it pictures stay still
+if (!WEBGL) document.querySelectorAll(".stage .hint").forEach((hint) => { hint.textContent = "No WebGL 2: a still picture"; });
+
 async function turn(stage) {
-  if (stage.classList.contains("live") || stage.classList.contains("waiting")) return;
+  if (!WEBGL || stage.classList.contains("live") || stage.classList.contains("waiting")) return;
   stage.classList.add("waiting");
   stage.querySelector(".hint").textContent = "One moment";
   const Plotly = await loadPlotly();

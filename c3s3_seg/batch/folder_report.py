@@ -1,0 +1,50 @@
+"""report.html of a prediction: all cases of a run, out of the files of each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from c3s3_seg.batch.job import Job
+from c3s3_seg.batch.output import made_by
+from c3s3_seg.errors import C3S3Error
+from c3s3_seg.report.folder_page import FolderCase, write_folder_page
+from c3s3_seg.report.prediction_page import still_of
+from c3s3_seg.report.rows import Failure, PredictionRow
+from c3s3_seg.system.files import read_json
+
+
+def write_folder_report(
+    path: Path, job: Job, rows: Sequence[PredictionRow], failures: Sequence[Failure]
+) -> None:
+    """Write it. It says nothing that the cases' JSON files and pages do not, so no hash of it is recorded.
+
+    Raises
+    ------
+    InputError
+        If it cannot be written.
+    """
+    title = f"{len(rows)} predicted {'case' if len(rows) == 1 else 'cases'}: {job.maker.name}"
+    write_folder_page(path, title, [_case(job.out, row) for row in rows], failures, made_by(job))
+
+
+def _case(out: Path, row: PredictionRow) -> FolderCase:
+    found = _uncertainty(out / f"{row.case}.json")
+    values = {name: math.nan if mm is None else float(mm) for name, mm in found.get("hd95_mm", {}).items()}
+    page, planes = out / f"{row.case}.html", None
+    with suppress(OSError):
+        planes = still_of(page)
+    limit_mm = found.get("threshold_mm")
+    return FolderCase(row, values, limit_mm, planes, page.name if page.is_file() else "")
+
+
+def _uncertainty(path: Path) -> Mapping[str, Any]:
+    """What a case's JSON says of it; nothing where it was not measured or the file was taken away."""
+    with suppress(C3S3Error, OSError):
+        metadata = read_json(path)
+        found = metadata.get("uncertainty") if isinstance(metadata, dict) else None
+        return found if isinstance(found, dict) else {}
+    return {}

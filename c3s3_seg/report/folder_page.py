@@ -1,0 +1,153 @@
+"""Many predicted cases on one HTML page, those that most need a look first; each leads to its own page."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from pathlib import Path
+from urllib.parse import quote
+
+from c3s3_seg.report.numbers import column, in_page
+from c3s3_seg.report.page import FOLDER_PAGE, failed, image, number_cell, page, table, text_cell
+from c3s3_seg.report.rows import Failure, PredictionRow
+from c3s3_seg.system.files import printable, write_whole
+
+THUMBNAIL = 600  # pixels of width: a page of 200 cases has some 5 MB
+
+
+@dataclass(frozen=True)
+class FolderCase:
+    """One predicted case of many.
+
+    Parameters
+    ----------
+    row
+        Its name, volumes and notes.
+    uncertainty_mm
+        Name of the label -> 95HD between the masks of two networks; empty where it was not measured.
+    limit_mm
+        Beyond which the model flags a case; None where nobody has calibrated it.
+    planes
+        A WebP of three planes; None where there is none.
+    link
+        The case's own page, as a path from the folder; empty where there is none.
+    """
+
+    row: PredictionRow
+    uncertainty_mm: Mapping[str, float] = field(default_factory=dict)
+    limit_mm: float | None = None
+    planes: bytes | None = None
+    link: str = ""
+
+    @property
+    def most_mm(self) -> float:
+        """Of the least sure label; inf where a network found nothing, -inf where it was not measured."""
+        values = [math.inf if math.isnan(mm) else mm for mm in self.uncertainty_mm.values()]
+        return max(values, default=-math.inf)
+
+    @property
+    def flagged(self) -> bool:
+        """Whether it is beyond the limit."""
+        return self.limit_mm is not None and self.most_mm > self.limit_mm
+
+
+def least_sure_first(cases: Iterable[FolderCase]) -> list[FolderCase]:
+    """Empty masks, then by falling uncertainty, then those with more notes, then by name."""
+    return sorted(cases, key=lambda c: (not c.row.empty, -c.most_mm, -len(c.row.notes), c.row.case))
+
+
+def write_folder_page(
+    path: Path, title: str, cases: Sequence[FolderCase], failures: Sequence[Failure], made: str = ""
+) -> None:
+    """Write the page.
+
+    Parameters
+    ----------
+    path
+        The HTML file; it is replaced if it is there. The same cases give the same bytes.
+    title
+        Of the page. It is written as it stands: no patient's name.
+    cases
+        In any order.
+    failures
+        Cases without a mask, and why.
+    made
+        Model, version and date.
+
+    Raises
+    ------
+    InputError
+        If it cannot be written.
+    """
+    ordered = least_sure_first(cases)
+    measured = any(case.uncertainty_mm for case in ordered)
+    order = (
+        "Empty masks first, then by falling uncertainty" if measured else "Empty masks first, then by notes"
+    )
+    limit = next((case.limit_mm for case in ordered if case.limit_mm is not None), None)
+    numbers = [(len(ordered), "predicted"), (sum(c.row.empty for c in ordered), "empty")]
+    if limit is not None:
+        flagged = sum(case.flagged for case in ordered)
+        numbers.append((flagged, f"less sure than the limit of {in_page(limit, 'uncertainty_mm')} mm"))
+    numbers += [(sum(bool(c.row.notes) for c in ordered), "with notes"), (len(failures), "failed")]
+    tiles = "".join(f'<div class="tile"><b>{n}</b><span>{words}</span></div>' for n, words in numbers)
+    body = (
+        f'<header><h1>{escape(title)}</h1><p class="lead">{escape(made)}</p><p class="research">Research use '
+        "only. Not a medical device. Made by a program; nobody has checked it.</p></header>"
+        f'<div class="tiles row">{tiles}</div>{failed(failures, "failed") if failures else ""}'
+        f'<h2>Cases</h2><p class="lead">{order}; a click on a header sorts. A picture leads to the case\'s '
+        f"page.</p>{_table(ordered, measured)}"
+    )
+    write_whole(path, page(title, f"<main>{body}</main>", FOLDER_PAGE))
+
+
+def _table(cases: Sequence[FolderCase], measured: bool) -> str:
+    labels = list(dict.fromkeys(label for case in cases for label, _ in case.row.volumes_ml))
+    headers = ["Case", *([column("uncertainty_mm")[0]] if measured else []), *(f"{x} (ml)" for x in labels)]
+    rows = []
+    for case in cases:
+        volumes = dict(case.row.volumes_ml)
+        cells = [_uncertainty(case)] if measured else []
+        cells += [number_cell(volumes.get(label, math.nan), "volume_ml") for label in labels]
+        cells = [*cells, _notes(case)]
+        named = zip([*headers[1:], "Notes"], cells, strict=True)
+        rows.append([_picture(case), *(_named(name, cell) for name, cell in named)])
+    return table([*headers, "Notes"], rows, sortable=True, kind="results") if rows else ""
+
+
+def _named(header: str, cell: str) -> str:
+    """A cell that says its header, which stands before it in a narrow window."""
+    return cell.replace("<td", f'<td data-h="{escape(header, quote=True)}"', 1)
+
+
+def _picture(case: FolderCase) -> str:
+    name = escape(printable(case.row.case))
+    drawn = image(_thumbnail(case.planes), f"Three planes of {name}") if case.planes else ""
+    inner = f"{drawn}<span>{name}</span>"
+    return f'<a href="{quote(case.link)}">{inner}</a>' if case.link else inner
+
+
+def _uncertainty(case: FolderCase) -> str:
+    bad = ' class="bad"' if case.flagged or math.isinf(case.most_mm) else ""
+    plain = case.most_mm if math.isfinite(case.most_mm) else "Infinity" if case.most_mm > 0 else "nan"
+    shown = in_page(case.most_mm, "uncertainty_mm") if case.uncertainty_mm else "–"
+    return f'<td data-v="{plain}"{bad}>{shown}</td>'
+
+
+def _notes(case: FolderCase) -> str:
+    notes = [*(["Nothing was found."] if case.row.empty else []), *case.row.notes]
+    return text_cell("".join(f"<p>{escape(note)}</p>" for note in notes), order=len(notes))
+
+
+def _thumbnail(planes: bytes) -> bytes:
+    from PIL import Image
+
+    with Image.open(io.BytesIO(planes)) as whole:
+        small = whole.convert("RGB")
+    small.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
+    data = io.BytesIO()
+    small.save(data, format="WEBP", quality=75)
+    return data.getvalue()

@@ -1,0 +1,42 @@
+"""How the metrics are called and how many decimals they get: the only place in which a report rounds."""
+
+from __future__ import annotations
+
+import math
+
+# Column of the score -> header and decimals, in the order in which they are shown.
+COLUMNS = {
+    "dice": ("Dice", 4),
+    "jaccard": ("Jaccard", 4),
+    "hd95_mm": ("95HD (mm)", 2),
+    "hd95_vox": ("95HD (voxels)", 2),
+    "asd_mm": ("ASD (mm)", 2),
+    "asd_vox": ("ASD (voxels)", 2),
+    "assd_mm": ("ASSD (mm)", 2),
+    "volume_ml": ("Volume (ml)", 1),
+    "volume_error_ml": ("Error (ml)", 1),
+}
+_MORE = {"truth_ml": ("Truth (ml)", 1), "hd_mm": ("HD (mm)", 2), "uncertainty_mm": ("Uncertainty (mm)", 2)}
+_MORE |= {"p": ("Wilcoxon p", 3), "n": ("Cases", 0)}
+
+
+def column(name: str) -> tuple[str, int]:
+    """Header and decimals of any column of a score."""
+    if name.startswith("nsd"):
+        kind, _, tolerance = name.removesuffix("mm").rpartition("_")
+        return f"NSD{' by area' if kind == 'nsd_area' else ''}, {tolerance} mm", 3
+    return _MORE.get(name) or COLUMNS[name]
+
+
+def rounded(value: float, decimals: int, *, infinite: str = "inf", undefined: str = "nan") -> str:
+    """A number with so many decimals, or the word for one that is none."""
+    if math.isnan(value):
+        return undefined
+    if math.isinf(value):
+        return infinite if value > 0 else f"-{infinite}"
+    return f"{value:.{decimals}f}"
+
+
+def in_page(value: float, name: str) -> str:
+    """A value of a column as pages show it."""
+    return rounded(value, column(name)[1], infinite="∞", undefined="–")

@@ -1,0 +1,55 @@
+"""report.html of a prediction: over all cases of a run, done now or before, with what is written of each."""
+
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from helpers.batches import MODEL
+
+from c3s3_seg.batch import Job, predict_cases
+from c3s3_seg.batch.evaluate import EvaluationSettings, evaluate
+from c3s3_seg.batch.verification import verify
+from c3s3_seg.inference import Settings
+
+
+@pytest.mark.slow
+def test_it_is_over_all_cases_and_again_after_a_resumed_run(tmp_path: Path, small_scans: Path) -> None:
+    out = tmp_path / "out"
+    model = replace(MODEL, settings=Settings(uncertainty=True))
+    job = Job(out, html=True, allow_out_of_domain=True)
+    predict_cases(sorted(small_scans.iterdir())[:2], model, job)
+    first = (out / "report.html").read_text(encoding="utf-8")
+    (small_scans / "report.nii.gz").write_bytes((small_scans / "case-4.nii.gz").read_bytes())
+    result = predict_cases([small_scans], model, job)
+    assert [failure.case for failure in result.failures] == ["report"]
+    text = (out / "report.html").read_text(encoding="utf-8")
+    assert "would take the place of the page of all cases" in text
+    assert "Uncertainty (mm)" in text
+    for page, cases in ((first, 2), (text, 5)):
+        assert sorted(re.findall(r'href="(case-\d)\.html"', page)) == [f"case-{n}" for n in range(cases)]
+        assert page.count("<img") == cases
+    assert verify(out).wrong == []
+
+
+@pytest.mark.slow
+def test_a_run_without_it_takes_the_old_one_away_and_leaves_that_of_an_evaluation(
+    tmp_path: Path, small_scans: Path
+) -> None:
+    out, scans = tmp_path / "out", sorted(small_scans.iterdir())[:2]
+    report = out / "report.html"
+    with_pages = Job(out, html=True, allow_out_of_domain=True)
+    predict_cases(scans, MODEL, with_pages)
+    assert report.exists()
+    predict_cases(scans, MODEL, replace(with_pages, html=False))
+    assert not report.exists()
+    predict_cases(scans[:1], MODEL, with_pages)  # a single case has its own page
+    assert not report.exists()
+    mask = out / f"{scans[0].name.split('.')[0]}.nii.gz"
+    truth = tmp_path / mask.name
+    shutil.copy(mask, truth)
+    evaluate(mask, truth, out, EvaluationSettings(html=True, labels={"organ": 1}))
+    before = report.read_bytes()
+    predict_cases(scans, MODEL, replace(with_pages, html=False))
+    assert report.read_bytes() == before
