@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.organ import organ
 
 from c3s3_seg import load_mask, open_predictor, save
 from c3s3_seg.bundle import Label, ModelBundle, Task
@@ -34,12 +35,7 @@ pytestmark = [
 def scan() -> Volume:
     """The middle of a phantom: one tile is enough here."""
     whole = simulate(20_261)
-    box = [np.flatnonzero(whole.truth.array.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
-    cut = tuple(slice(max(0, int(b[0]) - 6), int(b[-1]) + 7) for b in box)
-    array = whole.scan.array[cut]
-    affine = whole.scan.geometry.affine.copy()
-    affine[:3, 3] = whole.scan.geometry.to_mm([part.start for part in cut])
-    return Geometry(array.shape, affine).volume(array)
+    return organ(whole.scan, whole.truth)[0]
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.organ import organ
 from typer.testing import CliRunner
 
 from c3s3_seg import Geometry, ModelBundle, load, open_predictor, save
@@ -36,8 +37,9 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name).mkdir()
     for seed in range(4):
         made = simulate(40_000 + seed)
-        save(made.scan, folder / "imagesTr" / f"p{seed}.nii.gz")
-        save(made.truth, folder / "labelsTr" / f"p{seed}.nii.gz")
+        scan, truth = organ(made.scan, made.truth)
+        save(scan, folder / "imagesTr" / f"p{seed}.nii.gz")
+        save(truth, folder / "labelsTr" / f"p{seed}.nii.gz")
     splits = {"labelled": ["p0", "p1"], "validation": ["p2", "p3"]}
     (folder / "dataset.json").write_text(json.dumps(splits))
     return folder
@@ -114,7 +116,7 @@ def test_threshold_and_area_by_hand() -> None:
 
 
 def test_a_trained_bundle_knows_its_domain(toy_config: Path, tmp_path: Path) -> None:
-    config = load_config(toy_config)
+    config = load_config(toy_config, ["run.iterations=4"])
     bundle = train(config, tmp_path / "run", Silent())
     domain = bundle.task.domain
     assert domain is not None
