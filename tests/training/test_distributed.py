@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers import command
 
 from c3s3_seg.errors import ConfigError
 from c3s3_seg.training import checkpoint
@@ -37,9 +38,13 @@ TORCHRUN += ["--rdzv-endpoint", "127.0.0.1:0", "--local-addr", "127.0.0.1"]
 LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo"} if Path("/sys/class/net/lo").exists() else {}
 
 
-def train(config: Path, out: Path, *launcher: str) -> str:
-    words = [sys.executable, *launcher, "-m", "c3s3_seg", "train", str(config), "-o", str(out)]
-    words += [word for change in CHANGES for word in ("--set", change)]
+def words_of(config: Path, out: Path) -> list[str]:
+    changes = [word for change in CHANGES for word in ("--set", change)]
+    return ["train", str(config), "-o", str(out), *changes]
+
+
+def train_with_two(config: Path, out: Path) -> str:
+    words = [sys.executable, *TORCHRUN, "-m", "c3s3_seg", *words_of(config, out)]
     environment = os.environ | LOOPBACK | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
@@ -62,8 +67,9 @@ def scalars(run: Path) -> dict[str, list[float]]:
 
 
 def test_two_processes_have_the_losses_of_one(toy_config: Path, tmp_path: Path) -> None:
-    train(toy_config, tmp_path / "one")
-    said = train(toy_config, tmp_path / "two", *TORCHRUN)
+    answer = command.run(*words_of(toy_config, tmp_path / "one"))
+    assert answer.returncode == 0, answer.stderr
+    said = train_with_two(toy_config, tmp_path / "two")
     one, two = scalars(tmp_path / "one"), scalars(tmp_path / "two")
     assert len(one["train/loss"]) == STEPS
     assert one.keys() == two.keys() >= {"train/cp", "train/cos", "train/iuc", "train/a_wins"}
