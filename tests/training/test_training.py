@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shlex
 import signal
 import subprocess
@@ -244,26 +245,19 @@ def test_a_checkpoint_without_a_key_is_one_line(toy_config: Path, tmp_path: Path
 
 
 def test_disk_full_leaves_the_checkpoint_before(toy_config: Path, tmp_path: Path) -> None:
-    """RLIMIT_FSIZE below the checkpoint's size: a real failing write, in a process of its own."""
+    """RLIMIT_FSIZE below the checkpoint's size: a real failing write."""
     run = Run(load_config(toy_config), tmp_path)
     run.save()
     before = (tmp_path / checkpoint.FILE).read_bytes()
-    code = f"""
-import resource, signal
-from pathlib import Path
-from c3s3_seg.errors import InputError
-from c3s3_seg.training.config import load_config
-from c3s3_seg.training.run import Run
-run = Run(load_config(Path({str(toy_config)!r})), Path({str(tmp_path)!r}))
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
-try:
-    run.save()
-except InputError as error:
-    print(error)
-"""
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "cannot be written (File too large)" in answer.stdout
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(InputError, match=r"cannot be written \(File too large\)"):
+            run.save()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
     assert (tmp_path / checkpoint.FILE).read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == [checkpoint.FILE]
 
