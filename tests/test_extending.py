@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers import command
 
 ROOT = Path(__file__).parents[1]
 DOCUMENT = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
@@ -62,11 +63,15 @@ def test_the_recipe_of_a_method_trains(toy_config: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_the_recipe_of_a_bundle_makes_one_that_exports(tmp_path: Path) -> None:
+def test_the_recipe_of_a_bundle_makes_one_that_exports(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (script,) = (block for language, block in blocks("A model bundle") if language == "python")
     small = script.replace("filters=16", "filters=2").replace("(96, 96, 96)", "(32, 32, 32)")
-    (tmp_path / "make.py").write_text(small)
-    run("python make.py && c3s3-seg export liver --to onnx", tmp_path, ROOT)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(small, "make.py", "exec"), {"__name__": "__main__"})
+    answer = command.run("export", "liver", "--to", "onnx")
+    assert answer.returncode == 0, answer.stderr
     assert (tmp_path / "liver" / "model.onnx").is_file()
 
 

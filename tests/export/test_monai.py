@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.organ import organ
 
 from c3s3_seg import load_mask, open_predictor, save
 from c3s3_seg.bundle import Label, ModelBundle, Task
@@ -34,12 +35,7 @@ pytestmark = [
 def scan() -> Volume:
     """The middle of a phantom: one tile is enough here."""
     whole = simulate(20_261)
-    box = [np.flatnonzero(whole.truth.array.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
-    cut = tuple(slice(max(0, int(b[0]) - 6), int(b[-1]) + 7) for b in box)
-    array = whole.scan.array[cut]
-    affine = whole.scan.geometry.affine.copy()
-    affine[:3, 3] = whole.scan.geometry.to_mm([part.start for part in cut])
-    return Geometry(array.shape, affine).volume(array)
+    return organ(whole.scan, whole.truth)[0]
 
 
 @pytest.fixture(scope="module")
@@ -51,32 +47,41 @@ def exported(tmp_path_factory: pytest.TempPathFactory, scan: Volume) -> Path:
     return folder
 
 
-def monai(folder: Path, *words: str) -> str:
-    """`python -m monai.bundle ...` where nothing of ours can be imported."""
+def monai(folder: Path, *commands: list[str]) -> str:
+    """`python -m monai.bundle ...` where nothing of ours can be imported; its imports take seconds."""
     empty = folder / "empty"
     empty.mkdir(exist_ok=True)
-    code = "import runpy, sys; sys.modules['c3s3_seg'] = None; "
-    code += "runpy.run_module('monai.bundle', None, '__main__')"
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"HOME": str(empty)}
     configs = ["--meta_file", "configs/metadata.json", "--config_file", "configs/inference.json"]
+    code = "import json, runpy, sys; sys.modules['c3s3_seg'] = None\n"
+    code += "for words in json.loads(sys.argv[1]):\n"
+    code += "    sys.argv[1:] = words; runpy.run_module('monai.bundle', None, '__main__')"
+    words = json.dumps([[*command, *configs] for command in commands])
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"HOME": str(empty)}
     answer = subprocess.run(
-        [sys.executable, "-c", code, *words, *configs],
+        [sys.executable, "-c", code, words],
         cwd=folder, env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert answer.returncode == 0, answer.stdout + answer.stderr
     return answer.stdout + answer.stderr
 
 
-def test_monai_runs_the_bundle_and_finds_our_mask(exported: Path, scan: Volume, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def ran(exported: Path, scan: Volume, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """MONAI runs the bundle on the scan and verifies its network: what it said, and the mask."""
+    folder = tmp_path_factory.mktemp("ran")
+    (folder / "scans").mkdir()
+    save(scan, folder / "scans" / "one.nii.gz")
+    given = ["--dataset_dir", str(folder / "scans"), "--output_dir", str(folder / "masks")]
+    verify = ["verify_net_in_out", "--net_id", "network_def", "--n", "2", "--device", "cpu"]
+    told = monai(exported, ["run", "--bundle_root", ".", *given], verify)
+    return told, folder / "masks" / "one_mask.nii.gz"
+
+
+def test_monai_runs_the_bundle_and_finds_our_mask(ran: tuple[str, Path], scan: Volume) -> None:
     bundle = ModelBundle.find("phantom")
-    (tmp_path / "scans").mkdir()
-    save(scan, tmp_path / "scans" / "one.nii.gz")
-    told = monai(
-        exported, "run", "--bundle_root", ".",
-        "--dataset_dir", str(tmp_path / "scans"), "--output_dir", str(tmp_path / "masks"),
-    )  # fmt: skip
+    told, mask = ran
     assert "deprecated name" not in told
-    theirs = load_mask(tmp_path / "masks" / "one_mask.nii.gz", grid=scan.geometry)
+    theirs = load_mask(mask, grid=scan.geometry)
     ours = open_predictor(bundle, backend="torch")(scan).mask
     apart = masks_apart(bundle.task, ours, theirs, 0.0)
     # MONAI samples linearly where we average; 1.25 mm to 1.8 mm is where that shows.
@@ -127,9 +132,8 @@ def test_an_ensemble_holds_the_networks_of_the_companion(companions: ModelBundle
     )
 
 
-def test_monai_accepts_the_network_and_the_properties(exported: Path) -> None:
-    told = monai(exported, "verify_net_in_out", "--net_id", "network_def", "--n", "2", "--device", "cpu")
-    assert "data shape of network is verified with no error" in told
+def test_monai_accepts_the_network_and_the_properties(exported: Path, ran: tuple[str, Path]) -> None:
+    assert "data shape of network is verified with no error" in ran[0]
     from monai.bundle import ConfigWorkflow
 
     workflow = ConfigWorkflow(

@@ -23,8 +23,8 @@ PAPER = {"vnet", "resvnet"}  # the bundles that ship are made of them, and all o
 def test_it_trains_exports_and_predicts(
     architecture: str, toy_config: Path, toy_data: Path, tmp_path: Path
 ) -> None:
-    changes = [f"networks.a.architecture={architecture}", "method=supervised", "run.iterations=12"]
-    changes += ["networks.dropout=0.0", "optimiser.lr=0.05", "run.validate_every=12"]
+    changes = [f"networks.a.architecture={architecture}", "method=supervised", "run.iterations=4"]
+    changes += ["networks.dropout=0.0", "optimiser.lr=0.05", "run.validate_every=4"]
     bundle = train(load_config(toy_config, changes), tmp_path / "run", Silent())
     assert bundle.networks[0].architecture == architecture
     scan = load(toy_data / "imagesTr" / "ball-4.nii.gz")

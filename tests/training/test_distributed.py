@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from helpers import command
 
 from c3s3_seg.errors import ConfigError
 from c3s3_seg.training import checkpoint
@@ -42,9 +43,13 @@ LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo"} if Path("/sys/class/net/lo").exists() el
 MIXING = ["method=sdcl", "run.labelled_batch=4", "run.unlabelled_batch=4", "sdcl.pretraining=0.25"]
 
 
-def train(config: Path, out: Path, more: Sequence[str], *launcher: str) -> str:
-    words = [sys.executable, *launcher, "-m", "c3s3_seg", "train", str(config), "-o", str(out)]
-    words += [word for change in (*CHANGES, *more) for word in ("--set", change)]
+def words_of(config: Path, out: Path, more: Sequence[str]) -> list[str]:
+    changes = [word for change in (*CHANGES, *more) for word in ("--set", change)]
+    return ["train", str(config), "-o", str(out), *changes]
+
+
+def train_with_two(config: Path, out: Path, more: Sequence[str]) -> str:
+    words = [sys.executable, *TORCHRUN, "-m", "c3s3_seg", *words_of(config, out, more)]
     environment = os.environ | LOOPBACK | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
@@ -72,8 +77,9 @@ def scalars(run: Path) -> dict[str, list[float]]:
 def test_two_processes_have_the_losses_of_one(
     more: list[str], terms: set[str], toy_config: Path, tmp_path: Path
 ) -> None:
-    train(toy_config, tmp_path / "one", more)
-    said = train(toy_config, tmp_path / "two", more, *TORCHRUN)
+    answer = command.run(*words_of(toy_config, tmp_path / "one", more))
+    assert answer.returncode == 0, answer.stderr
+    said = train_with_two(toy_config, tmp_path / "two", more)
     one, two = scalars(tmp_path / "one"), scalars(tmp_path / "two")
     assert len(one["train/loss"]) == STEPS
     assert one.keys() == two.keys() >= {f"train/{term}" for term in terms}

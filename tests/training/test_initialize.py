@@ -15,13 +15,14 @@ from c3s3_seg.training.run import Run
 from c3s3_seg.training.train import train
 
 pytestmark = pytest.mark.slow
+SHORT = ["run.iterations=4"]  # the warm start takes three
 
 
 @pytest.fixture(scope="module")
 def bundle(toy_config: Path, tmp_path_factory: pytest.TempPathFactory) -> ModelBundle:
     folder = tmp_path_factory.mktemp("start") / "first"
     with open_logger(folder) as logger:
-        return train(load_config(toy_config), folder, logger)
+        return train(load_config(toy_config, SHORT), folder, logger)
 
 
 def test_nets_and_averages_are_the_bundles(toy_config: Path, bundle: ModelBundle, tmp_path: Path) -> None:
@@ -38,7 +39,7 @@ def test_nets_and_averages_are_the_bundles(toy_config: Path, bundle: ModelBundle
 
 def test_the_card_says_where_it_came_from(toy_config: Path, bundle: ModelBundle, tmp_path: Path) -> None:
     with open_logger(tmp_path) as logger:
-        second = train(load_config(toy_config), tmp_path, logger, start=bundle)
+        second = train(load_config(toy_config, SHORT), tmp_path, logger, start=bundle)
     origin = second.manifest.training["initialized_from"]
     before = bundle.manifest.training
     assert (origin["iterations"], origin["seconds"]) == (before["iterations"], before["seconds"])
@@ -86,7 +87,7 @@ def test_what_ships_may_be_blended_with_what_it_began_from(
 
 def test_a_run_validates_what_it_begins_from(toy_config: Path, bundle: ModelBundle, tmp_path: Path) -> None:
     """And with a learning rate of nearly nothing it ships the same: the blend of equals."""
-    changes = ["run.blend=0.5", "run.keep=best", "optimiser.lr=1e-9", "optimiser.ema=0.0"]
+    changes = [*SHORT, "run.blend=0.5", "run.keep=best", "optimiser.lr=1e-9", "optimiser.ema=0.0"]
     second = train(load_config(toy_config, changes), tmp_path, Silent(), start=bundle)
     facts = second.manifest.training
     before = {r["candidate"]: r["dice"] for r in bundle.manifest.training["validation_last"]}

@@ -19,6 +19,7 @@ from c3s3_seg.training.run import Run
 from c3s3_seg.training.train import train
 
 TWICE = ["networks.b.architecture=vnet", "networks.b.filters=3"]
+SHORT = "run.iterations=4"  # the warm start takes three
 
 
 def test_the_papers_pair_is_the_default() -> None:
@@ -72,7 +73,7 @@ def test_something_must_ship(toy_config: Path) -> None:
 def twins(toy_config: Path, tmp_path_factory: pytest.TempPathFactory) -> ModelBundle:
     """A bundle of two V-Nets that competed."""
     folder = tmp_path_factory.mktemp("twins")
-    return train(load_config(toy_config, TWICE), folder / "run", Silent())
+    return train(load_config(toy_config, [*TWICE, SHORT]), folder / "run", Silent())
 
 
 @pytest.mark.slow
@@ -84,7 +85,7 @@ def test_two_of_one_architecture_have_names_of_their_own(twins: ModelBundle) -> 
 
 @pytest.mark.slow
 def test_the_one_that_is_named_ships(toy_config: Path, tmp_path: Path) -> None:
-    bundle = train(load_config(toy_config, [*TWICE, 'networks.ship=["b"]']), tmp_path, Silent())
+    bundle = train(load_config(toy_config, [*TWICE, SHORT, 'networks.ship=["b"]']), tmp_path, Silent())
     assert [(network.stem, network.candidate) for network in bundle.networks] == [("model", "vnet-b")]
 
 

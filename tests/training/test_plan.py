@@ -230,7 +230,9 @@ def test_a_loss_that_is_not_finite_rules_a_precision_out(
 
 @pytest.fixture(scope="module")
 def toy_bundle(toy_config: Path, tmp_path_factory: pytest.TempPathFactory) -> ModelBundle:
-    return train(load_config(toy_config), tmp_path_factory.mktemp("plan") / "run", Silent())
+    return train(
+        load_config(toy_config, ["run.iterations=4"]), tmp_path_factory.mktemp("plan") / "run", Silent()
+    )
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shlex
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import command
 from helpers.training import sampler
 from safetensors import safe_open
 from safetensors.torch import save
@@ -243,26 +245,19 @@ def test_a_checkpoint_without_a_key_is_one_line(toy_config: Path, tmp_path: Path
 
 
 def test_disk_full_leaves_the_checkpoint_before(toy_config: Path, tmp_path: Path) -> None:
-    """RLIMIT_FSIZE below the checkpoint's size: a real failing write, in a process of its own."""
+    """RLIMIT_FSIZE below the checkpoint's size: a real failing write."""
     run = Run(load_config(toy_config), tmp_path)
     run.save()
     before = (tmp_path / checkpoint.FILE).read_bytes()
-    code = f"""
-import resource, signal
-from pathlib import Path
-from c3s3_seg.errors import InputError
-from c3s3_seg.training.config import load_config
-from c3s3_seg.training.run import Run
-run = Run(load_config(Path({str(toy_config)!r})), Path({str(tmp_path)!r}))
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
-try:
-    run.save()
-except InputError as error:
-    print(error)
-"""
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "cannot be written (File too large)" in answer.stdout
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(InputError, match=r"cannot be written \(File too large\)"):
+            run.save()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
     assert (tmp_path / checkpoint.FILE).read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == [checkpoint.FILE]
 
@@ -274,7 +269,6 @@ def start(config: Path, out: Path, *more: str) -> subprocess.Popen[str]:
 
 def test_killed_and_resumed_is_bit_for_bit_unbroken(toy_config: Path, tmp_path: Path) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    unbroken = start(toy_config, whole)
     killed = start(toy_config, broken)
     while not (broken / checkpoint.FILE).exists():
         assert killed.poll() is None, killed.communicate()[0]
@@ -282,13 +276,12 @@ def test_killed_and_resumed_is_bit_for_bit_unbroken(toy_config: Path, tmp_path: 
     os.kill(killed.pid, signal.SIGKILL)
     assert killed.wait() == -signal.SIGKILL
     assert checkpoint.read(broken).iteration < 8
-    refused = start(toy_config, broken)
-    assert "already holds a run" in refused.communicate()[0]
+    refused = command.run("train", toy_config, "-o", broken)
+    assert "already holds a run" in refused.stderr
     assert refused.returncode == 2
-    resumed = start(toy_config, broken, "--resume")
-    for process in (unbroken, resumed):
-        text = process.communicate()[0]
-        assert process.returncode == 0, text
+    for words in ((whole,), (broken, "--resume")):
+        answer = command.run("train", toy_config, "-o", *words)
+        assert answer.returncode == 0, answer.stderr
     one, two = (ModelBundle.load(folder / "bundle") for folder in (whole, broken))
     assert one.manifest.files["model.safetensors"] == two.manifest.files["model.safetensors"]
     assert one.manifest.files["secondary.safetensors"] == two.manifest.files["secondary.safetensors"]
@@ -307,14 +300,13 @@ def test_a_stopped_run_says_the_command_that_goes_on(toy_config: Path, tmp_path:
     said = stopped.communicate()[0]
     assert stopped.returncode == 128 + how
     assert "the same command goes on" not in said
-    command = said.split("go on from the last checkpoint with: ")[1].strip()
-    assert command.startswith("c3s3-seg train ")
-    words = shlex.split(command)[1:]
+    line = said.split("go on from the last checkpoint with: ")[1].strip()
+    assert line.startswith("c3s3-seg train ")
+    words = shlex.split(line)[1:]
     assert words[-1] == "--resume"
     at = checkpoint.read(out).iteration
-    changes = ["--set", f"run.iterations={at + 4}"]  # soon over; and it may be lengthened
-    resumed = subprocess.run([sys.executable, "-m", "c3s3_seg", *words, *changes], check=False)
-    assert resumed.returncode == 0
+    resumed = command.run(*words, "--set", f"run.iterations={at + 4}")  # soon over; and it may be lengthened
+    assert resumed.returncode == 0, resumed.stderr
 
 
 def test_a_run_that_is_stopped_before_its_first_checkpoint_begins_anew(
