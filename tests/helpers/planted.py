@@ -87,68 +87,74 @@ class Plant:
     """A fault: how it is planted, which check finds it with which severity, in which cases."""
 
     name: str
-    do: Callable[[Path], None]
+    do: Callable[..., None]
     severity: str
     check: str
     cases: tuple[str, ...] = (CASE,)
 
-
-def other_grid(folder: Path) -> None:
-    mask = load(mask_of(folder))
-    save(cropped(mask, (slice(0, 50), slice(0, 52), slice(0, 32))), mask_of(folder))
-
-
-def moved_mask(folder: Path) -> None:
-    change(mask_of(folder), lambda mask: np.roll(mask, 12, axis=0))
+    def finding(self, case: str = CASE) -> tuple[str, str, tuple[str, ...]]:
+        """What is found where the fault was planted in a case: severity, check, cases."""
+        return self.severity, self.check, tuple(name.replace(CASE, case) for name in self.cases)
 
 
-def unknown_value(folder: Path) -> None:
+def other_grid(folder: Path, case: str = CASE) -> None:
+    mask = load(mask_of(folder, case))
+    save(cropped(mask, (slice(0, 50), slice(0, 52), slice(0, 32))), mask_of(folder, case))
+
+
+def moved_mask(folder: Path, case: str = CASE) -> None:
+    change(mask_of(folder, case), lambda mask: np.roll(mask, 12, axis=0))
+
+
+def unknown_value(folder: Path, case: str = CASE) -> None:
     def seven(mask: Array) -> Array:
         mask = mask.copy()
         mask[tuple(np.argwhere(mask)[0])] = 7
         return mask
 
-    change(mask_of(folder), seven)
+    change(mask_of(folder, case), seven)
 
 
-def two_hundred_and_fifty_five(folder: Path) -> None:
-    change(mask_of(folder), lambda mask: (mask > 0) * np.uint8(255))
+def two_hundred_and_fifty_five(folder: Path, case: str = CASE) -> None:
+    change(mask_of(folder, case), lambda mask: (mask > 0) * np.uint8(255))
 
 
-def stray(folder: Path) -> None:
-    shutil.copy(image_of(folder), image_of(folder, "stray"))
+def stray(folder: Path, case: str = CASE) -> None:
+    shutil.copy(image_of(folder, case), image_of(folder, "stray"))
 
 
-def mask_among_scans(folder: Path) -> None:
-    shutil.copy(mask_of(folder), image_of(folder, f"{CASE}_seg"))
+def mask_among_scans(folder: Path, case: str = CASE) -> None:
+    shutil.copy(mask_of(folder, case), image_of(folder, f"{case}_seg"))
 
 
-def fractions(folder: Path) -> None:
-    change(mask_of(folder), lambda mask: mask.astype(np.float32) * 0.9)
+def fractions(folder: Path, case: str = CASE) -> None:
+    change(mask_of(folder, case), lambda mask: mask.astype(np.float32) * 0.9)
 
 
-def second_piece(folder: Path) -> None:
+def second_piece(folder: Path, case: str = CASE) -> None:
     def two(mask: Array) -> Array:
         mask = mask.copy()
         mask[2:10, 2:10, 2:8] = 1
         return mask
 
-    change(mask_of(folder), two)
+    change(mask_of(folder, case), two)
 
 
-def tiny_mask(folder: Path) -> None:
+def tiny_mask(folder: Path, case: str = CASE) -> None:
     from scipy import ndimage
 
-    change(mask_of(folder), lambda mask: np.where(ndimage.binary_erosion(mask > 0, iterations=3), mask, 0))
+    change(
+        mask_of(folder, case), lambda mask: np.where(ndimage.binary_erosion(mask > 0, iterations=3), mask, 0)
+    )
 
 
-def turned_case(folder: Path) -> None:
-    for path in (image_of(folder), mask_of(folder)):
+def turned_case(folder: Path, case: str = CASE) -> None:
+    for path in (image_of(folder, case), mask_of(folder, case)):
         change(path, lambda array: np.flip(array, (0, 1)))
 
 
-def wrong_header(folder: Path) -> None:
-    for path in (image_of(folder), mask_of(folder)):
+def wrong_header(folder: Path, case: str = CASE) -> None:
+    for path in (image_of(folder, case), mask_of(folder, case)):
         volume = load(path)
         affine = volume.geometry.affine.copy()
         affine[:, 1] *= -1
@@ -156,18 +162,18 @@ def wrong_header(folder: Path) -> None:
         save(Geometry(volume.array.shape, affine).volume(volume.array), path)
 
 
-def same_scan(folder: Path) -> None:
+def same_scan(folder: Path, case: str = CASE) -> None:
     path = image_of(folder, VALIDATION[0])
     path.unlink()
-    shutil.copy(image_of(folder), path)
+    shutil.copy(image_of(folder, case), path)
     mask = mask_of(folder, VALIDATION[0])
     mask.unlink()
-    shutil.copy(mask_of(folder), mask)
+    shutil.copy(mask_of(folder, case), mask)
 
 
-def saved_again(folder: Path) -> None:
+def saved_again(folder: Path, case: str = CASE) -> None:
     """Brighter, noisier and cropped by two voxels."""
-    same_scan(folder)
+    same_scan(folder, case)
     crop_both(folder, (slice(2, 56), slice(2, 50), slice(0, 31)), VALIDATION[0])
     noise = np.random.default_rng(0)
 
@@ -192,56 +198,58 @@ def records(folder: Path, patients: dict[str, str]) -> None:
     edit_index(folder, add)
 
 
-def same_patient(folder: Path) -> None:
-    records(folder, {CASE: "p-1", VALIDATION[0]: "p-1", LABELLED[2]: "p-2", LABELLED[3]: "p-2"})
+def same_patient(folder: Path, case: str = CASE) -> None:
+    records(folder, {case: "p-1", VALIDATION[0]: "p-1", LABELLED[2]: "p-2", LABELLED[3]: "p-2"})
 
 
-def changed_file(folder: Path) -> None:
-    records(folder, {CASE: "p-1"})
-    change(image_of(folder), lambda image: image + 1)
+def changed_file(folder: Path, case: str = CASE) -> None:
+    records(folder, {case: "p-1"})
+    change(image_of(folder, case), lambda image: image + 1)
 
 
-def with_nan(folder: Path) -> None:
+def with_nan(folder: Path, case: str = CASE) -> None:
     import SimpleITK
 
-    image = SimpleITK.Cast(SimpleITK.ReadImage(str(image_of(folder))), SimpleITK.sitkFloat32)
+    image = SimpleITK.Cast(SimpleITK.ReadImage(str(image_of(folder, case))), SimpleITK.sitkFloat32)
     image[3, 4, 5] = float("nan")
-    image_of(folder).unlink()
-    path = folder / "imagesTr" / f"{CASE}.mha"  # SimpleITK would write zeros for it into NIfTI
+    image_of(folder, case).unlink()
+    path = folder / "imagesTr" / f"{case}.mha"  # SimpleITK would write zeros for it into NIfTI
     SimpleITK.WriteImage(image, str(path))
 
 
-def inverted(folder: Path) -> None:
-    change(image_of(folder), lambda image: image.max() - image)
+def inverted(folder: Path, case: str = CASE) -> None:
+    change(image_of(folder, case), lambda image: image.max() - image)
 
 
-def clipped(folder: Path) -> None:
-    change(image_of(folder), lambda image: np.minimum(image, np.quantile(image, 0.97)).astype(image.dtype))
+def clipped(folder: Path, case: str = CASE) -> None:
+    change(
+        image_of(folder, case), lambda image: np.minimum(image, np.quantile(image, 0.97)).astype(image.dtype)
+    )
 
 
-def truncated(folder: Path) -> None:
-    content = image_of(folder).read_bytes()
-    image_of(folder).unlink()
-    image_of(folder).write_bytes(content[: len(content) // 2])
+def truncated(folder: Path, case: str = CASE) -> None:
+    content = image_of(folder, case).read_bytes()
+    image_of(folder, case).unlink()
+    image_of(folder, case).write_bytes(content[: len(content) // 2])
 
 
-def named_like_a_copy(folder: Path) -> None:
+def named_like_a_copy(folder: Path, case: str = CASE) -> None:
     def rename(index: dict) -> None:
-        index["validation"][0] = f"{CASE}_aug"
+        index["validation"][0] = f"{case}_aug"
 
     edit_index(folder, rename)
     for kind in ("imagesTr", "labelsTr"):
-        (folder / kind / f"{VALIDATION[0]}.nii.gz").rename(folder / kind / f"{CASE}_aug.nii.gz")
+        (folder / kind / f"{VALIDATION[0]}.nii.gz").rename(folder / kind / f"{case}_aug.nii.gz")
 
 
-def cut_off(folder: Path) -> None:
-    mask = load_mask(mask_of(folder)).array
+def cut_off(folder: Path, case: str = CASE) -> None:
+    mask = load_mask(mask_of(folder, case)).array
     used = np.flatnonzero((mask > 0).any(axis=(1, 2)))
     start = int(used[0] + (used[-1] - used[0]) * 0.45)
-    crop_both(folder, (slice(start, None), slice(None), slice(None)))
+    crop_both(folder, (slice(start, None), slice(None), slice(None)), case)
 
 
-def wrong_spacing(folder: Path) -> None:
+def wrong_spacing(folder: Path, case: str = CASE) -> None:
     path = image_of(folder, UNLABELLED[0])
     volume = load(path)
     affine = volume.geometry.affine.copy()
@@ -249,12 +257,12 @@ def wrong_spacing(folder: Path) -> None:
     save(Geometry(volume.array.shape, affine).volume(volume.array), path)
 
 
-def mask_as_image(folder: Path) -> None:
-    change(image_of(folder), lambda _: load_mask(mask_of(folder)).array)
+def mask_as_image(folder: Path, case: str = CASE) -> None:
+    change(image_of(folder, case), lambda _: load_mask(mask_of(folder, case)).array)
 
 
-def no_upper(folder: Path) -> None:
-    change(mask_of(folder), lambda mask: np.minimum(mask, 1) * (mask == 1))
+def no_upper(folder: Path, case: str = CASE) -> None:
+    change(mask_of(folder, case), lambda mask: np.minimum(mask, 1) * (mask == 1))
 
 
 PLANTS = (
@@ -262,9 +270,19 @@ PLANTS = (
     Plant("mask with an unknown value", unknown_value, "error", "mask-values"),
     Plant("mask of 0 and 255", two_hundred_and_fifty_five, "error", "mask-values"),
     Plant("mask with fractions", fractions, "error", "unreadable"),
-    Plant("mask that is empty", lambda f: change(mask_of(f), np.zeros_like), "error", "mask-empty"),
+    Plant(
+        "mask that is empty",
+        lambda f, case=CASE: change(mask_of(f, case), np.zeros_like),
+        "error",
+        "mask-empty",
+    ),
     Plant("mask moved", moved_mask, "warning", "mask-moved"),
-    Plant("mask mirrored", lambda f: change(mask_of(f), lambda m: np.flip(m, 2)), "warning", "mask-mirrored"),
+    Plant(
+        "mask mirrored",
+        lambda f, case=CASE: change(mask_of(f, case), lambda m: np.flip(m, 2)),
+        "warning",
+        "mask-mirrored",
+    ),
     Plant("mask in two pieces", second_piece, "warning", "fragmented"),
     Plant("mask far too small", tiny_mask, "warning", "volume"),
     Plant("label missing", no_upper, "warning", "label-missing"),
@@ -276,14 +294,19 @@ PLANTS = (
     Plant("saved again on both sides", saved_again, "warning", "duplicate", (CASE, VALIDATION[0])),
     Plant("one patient on both sides", same_patient, "error", "patient-leak", (VALIDATION[0], CASE)),
     Plant("file changed since", changed_file, "warning", "changed-file"),
-    Plant("constant scan", lambda f: change(image_of(f), lambda i: np.full_like(i, 9)), "error", "constant"),
+    Plant(
+        "constant scan",
+        lambda f, case=CASE: change(image_of(f, case), lambda i: np.full_like(i, 9)),
+        "error",
+        "constant",
+    ),
     Plant("NaN in the scan", with_nan, "error", "unreadable"),
     Plant("intensities inverted", inverted, "warning", "unlike"),
     Plant("intensities clipped", clipped, "warning", "clipped"),
     Plant("a mask in place of the scan", mask_as_image, "warning", "image-is-mask"),
     Plant("file truncated", truncated, "error", "unreadable"),
-    Plant("scan missing", lambda f: image_of(f).unlink(), "error", "no-file"),
-    Plant("mask missing", lambda f: mask_of(f).unlink(), "error", "no-file"),
+    Plant("scan missing", lambda f, case=CASE: image_of(f, case).unlink(), "error", "no-file"),
+    Plant("mask missing", lambda f, case=CASE: mask_of(f, case).unlink(), "error", "no-file"),
     Plant("scan not listed", stray, "warning", "unlisted", ("stray",)),
     Plant("mask among the scans", mask_among_scans, "warning", "mask-among-scans", (f"{CASE}_seg",)),
     Plant("a copy by its name", named_like_a_copy, "warning", "name-copy", (CASE, f"{CASE}_aug")),

@@ -129,17 +129,32 @@ def _coarse(thumbnail: Thumbnail, step_mm: float) -> NDArray[np.float32]:
     return np.asarray(values / (np.linalg.norm(values) + TINY), dtype=np.float32)
 
 
+@dataclass(frozen=True, eq=False)
+class _Points:
+    """Points (3, n) in mm from the middle of a scan, and its fine structure (n,) there."""
+
+    mm: Doubles
+    values: NDArray[np.float32]
+
+
 class _Fine:
     """A small copy without its coarse structure, and the points at which others are compared with it."""
 
     def __init__(self, thumbnail: Thumbnail, step_mm: float) -> None:
         self.step_mm, self.thumbnail = step_mm, thumbnail
         self.band = thumbnail.blurred(0.5 * step_mm) - thumbnail.blurred((0.25 + BAND**2) ** 0.5 * step_mm)
-        every = self.points_mm()
+        every = self._points_mm()
         # A fixed choice: the same data give the same answer.
-        self.some = every[:, np.random.default_rng(0).permutation(every.shape[1])[:SOME]]
+        self.some = self._read_at(every[:, np.random.default_rng(0).permutation(every.shape[1])[:SOME]])
 
-    def points_mm(self) -> Doubles:
+    def all(self) -> _Points:
+        """Every point, with what is there."""
+        return self._read_at(self._points_mm())
+
+    def _read_at(self, points_mm: Doubles) -> _Points:
+        return _Points(points_mm, self._read(self._places(points_mm)))
+
+    def _points_mm(self) -> Doubles:
         """(3, n) from its middle; of a scan far larger than the others they lie less densely."""
         step_mm = max(self.step_mm, float(np.prod(self.thumbnail.fov_mm) ** (1 / 3)) / (2 * FINE))
         sides = [
@@ -148,13 +163,13 @@ class _Fine:
         ]
         return np.stack(np.meshgrid(*sides, indexing="ij")).reshape(3, -1)
 
-    def correlation(self, other: _Fine, move_mm: Doubles, points_mm: Doubles) -> float:
-        """With another, which is moved, at points; -1 where less than 40 % of them are known."""
-        places = other._places(points_mm - move_mm[:, None])
-        known = ((places >= 0) & (places <= np.array(other.band.shape)[:, None] - 1)).all(axis=0)
+    def correlation(self, moved: _Points, move_mm: Doubles) -> float:
+        """With points of another, which is moved; -1 where less than 40 % of them are known here."""
+        places = self._places(moved.mm - move_mm[:, None])
+        known = ((places >= 0) & (places <= np.array(self.band.shape)[:, None] - 1)).all(axis=0)
         if np.count_nonzero(known) < 0.4 * known.size:
             return -1.0
-        return correlation(other._read(places[:, known]), self._read(self._places(points_mm[:, known])))
+        return correlation(self._read(places[:, known]), moved.values[known])
 
     def _places(self, points_mm: Doubles) -> Doubles:
         middle = (np.array(self.band.shape)[:, None] - 1) / 2
@@ -175,8 +190,8 @@ def _likeness(a: _Fine, b: _Fine, start_mm: Doubles) -> float:
     for evaluations, tolerance, reach in ((45, 1e-3, 1.0), (120, 1e-4, 0.5)):
         steps = np.eye(3) * b.step_mm * reach
         options = {"xtol": 0.02 * b.step_mm, "ftol": tolerance, "maxfev": evaluations, "direc": steps}
-        optimum = minimize(lambda m: -b.correlation(a, m, b.some), start_mm, method="Powell", options=options)
+        optimum = minimize(lambda m: -a.correlation(b.some, m), start_mm, method="Powell", options=options)
         start_mm = optimum.x
         if -optimum.fun < DIFFERENT:
             break
-    return b.correlation(a, start_mm, b.points_mm())
+    return a.correlation(b.all(), start_mm)
