@@ -239,7 +239,7 @@ def test_magnitude_and_phase_in_one_file_are_two_volumes(oblique: Volume, enhanc
         data.PixelData = np.concatenate([pixels, pixels + 1]).tobytes()
 
     edit(enhanced, change)
-    with pytest.raises(InputError, match=r"(?s)found 2 series.*(M|MAGNITUDE)\n.*(P|PHASE)"):
+    with pytest.raises(InputError, match=r"found 2 series.*(M|MAGNITUDE); .*(P|PHASE)"):
         load(enhanced.parent)
     with pytest.raises(InputError, match=r"one\.dcm: this file holds 2 volumes.*series="):
         load(enhanced)
