@@ -304,3 +304,8 @@ def is_out_of_memory(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+def to_install(extra: str) -> str:
+    """What to do where the packages of an extra are missing: nothing of this program is on an index."""
+    return f"Run pip install '.[{extra}]' in the clone, or add [{extra}] to the wheel (docs/installation.md)"

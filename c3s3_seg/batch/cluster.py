@@ -25,7 +25,7 @@ from c3s3_seg.batch.case import Steps
 from c3s3_seg.batch.executor import Engine
 from c3s3_seg.batch.job import CaseTask, Job, Model, sendable
 from c3s3_seg.batch.records import Outcome, Refusal
-from c3s3_seg.errors import C3S3Error, InputError, MissingError
+from c3s3_seg.errors import C3S3Error, InputError, MissingError, to_install
 from c3s3_seg.system.hardware import available_processors
 from c3s3_seg.system.process import quiet_libraries
 from c3s3_seg.system.schema import parse
@@ -60,7 +60,7 @@ def cluster_engine(model: Model, job: Job, address: str, workers: int) -> Engine
         If the model cannot be opened there.
     """
     if importlib.util.find_spec("distributed") is None:
-        todo = "pip install 'c3s3-seg[cluster]'"
+        todo = to_install("cluster")
         raise MissingError("a cluster needs Dask, which is not installed", todo=todo)
     stack = ExitStack()
     try:

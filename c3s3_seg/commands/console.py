@@ -19,14 +19,12 @@ def need(*packages: str, extra: str = "train") -> None:
     """Say what to install before anything is imported that would not be found."""
     import importlib.util
 
-    from c3s3_seg.errors import MissingError
+    from c3s3_seg.errors import MissingError, to_install
 
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
-        todo = f"pip install 'c3s3-seg[{extra}]'"
-        raise MissingError(
-            f"this needs {', '.join(missing)}, which the base installation leaves out", todo=todo
-        )
+        what = f"this needs {', '.join(missing)}, which the base installation leaves out"
+        raise MissingError(what, todo=to_install(extra))
 
 
 def printable(text: str) -> str:

@@ -6,7 +6,7 @@ import warnings
 from typing import Any
 
 from c3s3_seg.bundle import ModelBundle
-from c3s3_seg.errors import MissingError
+from c3s3_seg.errors import MissingError, to_install
 from c3s3_seg.export.metadata import properties
 from c3s3_seg.export.spec import GraphSpec, Members
 from c3s3_seg.export.trace import trace
@@ -61,7 +61,7 @@ def _to_half(model: Any) -> Any:
         from onnxconverter_common import float16
     except ImportError:
         what = "half precision needs onnxconverter-common, which is not installed"
-        raise MissingError(what, todo="pip install 'c3s3-seg[train]'") from None
+        raise MissingError(what, todo=to_install("train")) from None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it tells of each weight that is too small for half precision
         single = [*float16.DEFAULT_OP_BLOCK_LIST, *SINGLE]

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from c3s3_seg.errors import MissingError
+from c3s3_seg.errors import MissingError, to_install
 from c3s3_seg.report.mesh import Floats, Mesh, mesh_webp
 from c3s3_seg.report.numbers import in_page
 from c3s3_seg.report.outlines import Colour
@@ -216,7 +216,7 @@ def _plotly() -> str:
     try:
         from plotly.offline import get_plotlyjs
     except ImportError as error:
-        todo = "pip install 'c3s3-seg[report]'"
+        todo = to_install("report")
         raise MissingError(
             "an HTML page needs plotly, which the base installation leaves out", todo=todo
         ) from error

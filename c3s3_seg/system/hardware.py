@@ -17,7 +17,9 @@ BOTH_WHEELS = (
     "onnxruntime and onnxruntime-gpu are both installed; each overwrites the other's files, so which of"
     " them runs is chance"
 )
-MEND_WHEELS = "pip uninstall -y onnxruntime onnxruntime-gpu, then pip install 'c3s3-seg[gpu]' (or '[onnx]')"
+MEND_WHEELS = (
+    "pip uninstall -y onnxruntime onnxruntime-gpu, then pip install '.[gpu]' (or '.[onnx]') in the clone"
+)
 # How runtimes say that memory is full: OpenVINO, ONNX Runtime, torch, CUDA.
 FULL = re.compile(
     r"bad_alloc|bad alloc|out of memory|failed to allocate|can't allocate|cannot allocate|not enough memory"

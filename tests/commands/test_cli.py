@@ -170,7 +170,7 @@ def test_a_missing_runtime_is_exit_code_3(cohort: Path, tmp_path: Path) -> None:
     code = f"""
 import sys
 from c3s3_seg.inference.backends import select
-select.PACKAGES["torch"] = ("torch_is_not_here", "pip install 'c3s3-seg[train]'")
+select.PACKAGES["torch"] = ("torch_is_not_here", "pip install '.[train]'")
 words = ["predict", "{scan}", "-o", "{tmp_path}", "--model", "phantom", "--backend", "torch"]
 sys.argv = ["c3s3-seg", *words]
 from c3s3_seg.cli import main
@@ -178,7 +178,7 @@ main()
 """
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert answer.returncode == 3
-    assert "pip install 'c3s3-seg[train]'" in answer.stderr
+    assert "pip install '.[train]'" in answer.stderr
 
 
 @pytest.mark.slow

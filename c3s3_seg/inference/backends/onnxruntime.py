@@ -151,5 +151,5 @@ def _preload(onnxruntime: Any) -> str:
 
 def _why_no_cuda(onnxruntime: Any) -> str:
     if CUDA not in onnxruntime.get_available_providers():
-        return "its CPU build is installed (pip uninstall onnxruntime, pip install 'c3s3-seg[gpu]')"
+        return "its CPU build is installed (pip uninstall onnxruntime; pip install '.[gpu]' in the clone)"
     return NO_GPU

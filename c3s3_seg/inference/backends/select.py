@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import get_args
 
 from c3s3_seg.bundle import ModelBundle, Network
-from c3s3_seg.errors import InputError, MissingError
+from c3s3_seg.errors import InputError, MissingError, to_install
 from c3s3_seg.inference.backends.graph import check_network
 from c3s3_seg.inference.backends.onnxruntime import OnnxBackend
 from c3s3_seg.inference.backends.runtimes import Backend, OpenVinoBackend, open_torch
@@ -16,9 +16,9 @@ from c3s3_seg.system.choices import BackendName, CpuRuntime, Precision
 from c3s3_seg.system.hardware import NO_GPU, check_device, cuda_devices, cuda_index, installed, is_cuda
 
 PACKAGES: dict[str, tuple[str, str]] = {
-    "openvino": ("openvino", "pip install c3s3-seg"),
-    "onnx": ("onnxruntime", "pip install 'c3s3-seg[onnx]' (CPU) or 'c3s3-seg[gpu]' (CUDA)"),
-    "torch": ("torch", "pip install 'c3s3-seg[train]'"),
+    "openvino": ("openvino", "Run pip install . in the clone, or install the wheel"),
+    "onnx": ("onnxruntime", f"{to_install('onnx')}; on CUDA gpu in place of onnx"),
+    "torch": ("torch", to_install("train")),
 }
 
 

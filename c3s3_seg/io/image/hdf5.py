@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from c3s3_seg.errors import C3S3Error, InputError, MissingError
+from c3s3_seg.errors import C3S3Error, InputError, MissingError, to_install
 from c3s3_seg.geometry.volume import Array, Geometry, Source, Volume
 from c3s3_seg.io.content import Opened
 from c3s3_seg.io.limits import DENSE_FLOOR, check_dense, check_size
@@ -137,6 +137,6 @@ def _h5py() -> Any:
     try:
         import h5py
     except ImportError as error:
-        todo = "pip install 'c3s3-seg[train]'"
+        todo = to_install("train")
         raise MissingError("reading HDF5 files needs h5py", todo=todo) from error
     return h5py

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from c3s3_seg.errors import InputError, MissingError
+from c3s3_seg.errors import InputError, MissingError, to_install
 
 AE_TITLE = "C3S3SEG"
 LIMIT_S = 30.0
@@ -210,7 +210,7 @@ class Caller:
         try:
             import pynetdicom
         except ImportError as error:
-            raise MissingError("pynetdicom is not installed", todo="pip install 'c3s3-seg[pacs]'") from error
+            raise MissingError("pynetdicom is not installed", todo=to_install("pacs")) from error
         entity = pynetdicom.AE(ae_title=self.title)
         entity.acse_timeout = entity.dimse_timeout = self.timeout_s
         entity.network_timeout = entity.connection_timeout = self.timeout_s
