@@ -65,7 +65,7 @@ def test_no_scheduler_and_no_dask(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(InputError, match=r"tcp://127\.0\.0\.1:9: the Dask scheduler does not answer"):
         cluster_engine(MODEL, Job(tmp_path, allow_out_of_domain=True), "tcp://127.0.0.1:9", 0)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(MissingError, match=r"c3s3-seg\[cluster\]"):
+    with pytest.raises(MissingError, match=r"pip install '\.\[cluster\]'"):
         cluster_engine(MODEL, Job(tmp_path, allow_out_of_domain=True), "local", 0)
 
 

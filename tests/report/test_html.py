@@ -117,6 +117,6 @@ def test_only_the_worst_cases_are_drawn() -> None:
 
 def test_without_plotly_a_page_with_surfaces_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "plotly.offline", None)
-    with pytest.raises(MissingError, match=r"c3s3-seg\[report\]"):
+    with pytest.raises(MissingError, match=r"pip install '\.\[report\]'"):
         page("x", f"<main>{SOLID}</figure></main>")
     assert b"plotly</script>" not in page("x", "<main>only words</main>")
