@@ -15,8 +15,8 @@ from c3s3_seg.errors import C3S3Error, InputError
 from c3s3_seg.inference.predictor import Predictor
 from c3s3_seg.io.formats import image_suffix_of
 from c3s3_seg.io.hashes import sha256
-from c3s3_seg.system.files import check_name, read_json
-from c3s3_seg.system.ownership import FILES, MARK, TODO, check_place, is_ours, remove_ours
+from c3s3_seg.system.files import check_name
+from c3s3_seg.system.ownership import FILES, TODO, check_place, is_ours, read_case, remove_ours
 
 PROBABILITIES = "probabilities"  # apart, so that `evaluate` does not take them for masks
 UNCERTAINTY = "uncertainty"
@@ -84,7 +84,7 @@ def check_places(
         If a place is taken by something that we did not write, is a link, or has too long a name.
     """
     names = list(names)
-    metadata = _metadata(out / names[-1])
+    metadata = read_case(out / names[-1])
     for name in names:
         path = out / name
         _check_folder(path.parent, out)
@@ -167,7 +167,7 @@ def clear(out: Path, task: CaseTask, names: Iterable[str], recorded: Mapping[str
         sha256 -> name of what was recorded, so that it is known if it turns up again.
     """
     case = task.case.name
-    metadata = _metadata(out / f"{case}.json") or {}
+    metadata = read_case(out / f"{case}.json") or {}
     listed = metadata.get(FILES)
     listed = {k: v for k, v in listed.items() if isinstance(v, str)} if isinstance(listed, dict) else {}
     for name, known in {**listed, **dict.fromkeys(names, ""), **recorded}.items():
@@ -201,16 +201,6 @@ def _is_inside(name: str, out: Path) -> bool:
     return len(parts) == 1 or (parts[0] in FOLDERS and not (out / parts[0]).is_symlink())
 
 
-def _metadata(path: Path) -> dict[str, Any] | None:
-    """The JSON of a case, if it is ours."""
-    if path.is_symlink() or not path.is_file():
-        return None
-    with suppress(C3S3Error, OSError):
-        metadata = read_json(path)
-        return metadata if isinstance(metadata, dict) and MARK in metadata else None
-    return None
-
-
 def _is_named(path: Path, name: str, metadata: dict[str, Any] | None) -> bool:
     """Whether the JSON of the case says that this very file was written with it."""
     listed = metadata.get(FILES) if metadata else None
@@ -225,7 +215,7 @@ def left_behind(out: Path, names: Iterable[str]) -> dict[str, str]:
     """What those of the files that are JSON of a case say was written with it: name -> sha256."""
     named: dict[str, str] = {}
     for name in (name for name in names if name.endswith(".json")):
-        listed = (_metadata(out / name) or {}).get(FILES)
+        listed = (read_case(out / name) or {}).get(FILES)
         if isinstance(listed, dict):
             named |= {str(k): str(v) for k, v in listed.items()}
     return named

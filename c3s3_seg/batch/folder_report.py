@@ -10,11 +10,10 @@ from typing import Any
 
 from c3s3_seg.batch.job import Job
 from c3s3_seg.batch.output import made_by
-from c3s3_seg.errors import C3S3Error
 from c3s3_seg.report.folder_page import FolderCase, write_folder_page
 from c3s3_seg.report.prediction_page import still_of
 from c3s3_seg.report.rows import Failure, PredictionRow
-from c3s3_seg.system.files import read_json
+from c3s3_seg.system.ownership import read_case
 
 
 def write_folder_report(
@@ -43,8 +42,5 @@ def _case(out: Path, row: PredictionRow) -> FolderCase:
 
 def _uncertainty(path: Path) -> Mapping[str, Any]:
     """What a case's JSON says of it; nothing where it was not measured or the file was taken away."""
-    with suppress(C3S3Error, OSError):
-        metadata = read_json(path)
-        found = metadata.get("uncertainty") if isinstance(metadata, dict) else None
-        return found if isinstance(found, dict) else {}
-    return {}
+    found = (read_case(path) or {}).get("uncertainty")
+    return found if isinstance(found, dict) else {}

@@ -16,8 +16,7 @@ from c3s3_seg.io.cases import scan_stem
 from c3s3_seg.io.image.files import image_stem, image_suffix
 from c3s3_seg.metrics.scoring import labels_in
 from c3s3_seg.report.rows import CaseFiles
-from c3s3_seg.system.files import read_json
-from c3s3_seg.system.ownership import MARK
+from c3s3_seg.system.ownership import read_case
 from c3s3_seg.system.process_pool import Died, each
 
 Labels = tuple[tuple[str, int], ...]  # (name, value)
@@ -182,11 +181,8 @@ def case_metadata(mask: Path) -> dict[str, Any] | None:
     if image_suffix(mask) is None:
         return None
     path = mask.with_name(f"{scan_stem(image_stem(mask))}.json")
-    try:
-        metadata = read_json(path) if path.is_file() else None
-    except (InputError, OSError):
-        return None
-    if not isinstance(metadata, dict) or MARK not in metadata:
+    metadata = read_case(path)
+    if metadata is None:
         return None
     labels, made_with = metadata.get("labels", {}), metadata.get("made_with", {})
     whole = isinstance(labels, dict) and isinstance(made_with, dict)

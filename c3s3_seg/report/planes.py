@@ -140,12 +140,12 @@ def cut(
         place = meet[plane.across] if meet else largest_plane(turned[0], plane.across)
         where[plane.across] = place
         index = tuple(where)
-        grey = np.clip((_upright(array[index], plane).astype(np.float64) - low) / (high - low), 0, 1)
+        grey = np.clip((_displayed(array[index], plane).astype(np.float64) - low) / (high - low), 0, 1)
         panels.append(
             Panel(
                 plane=plane,
                 grey=np.nan_to_num(grey * 255).round().astype(np.uint8),
-                masks=tuple(_upright(mask[index], plane) for mask in turned),
+                masks=tuple(_displayed(mask[index], plane) for mask in turned),
                 row_mm=order.spacing_mm[plane.down],
                 column_mm=order.spacing_mm[plane.right],
                 slice=order.slice_number(plane.across, place),
@@ -167,7 +167,7 @@ def _mark(
     return column + 0.5, row + 0.5
 
 
-def _upright(section: Array, plane: Plane) -> Array:
+def _displayed(section: Array, plane: Plane) -> Array:
     """A section with its axes in rising order -> (rows, columns), the head up."""
     picture = section.T  # the axis that runs right comes first in all three planes
     return picture[::-1] if plane.down == 2 else picture

@@ -8,6 +8,7 @@ import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
+from typing import Any
 
 from c3s3_seg.errors import C3S3Error, InputError
 from c3s3_seg.system.files import check_folder, read_json, write_whole
@@ -199,6 +200,16 @@ def remove_ours(path: Path) -> None:
     if is_ours(path):
         with suppress(OSError):
             path.unlink()
+
+
+def read_case(path: Path) -> dict[str, Any] | None:
+    """The JSON that `predict` wrote of a case; None where it is missing, damaged or somebody else's."""
+    if not _is_regular(path):
+        return None
+    with suppress(C3S3Error, OSError):
+        content = read_json(path)
+        return content if isinstance(content, dict) and MARK in content else None
+    return None
 
 
 def _is_regular(path: Path) -> bool:

@@ -170,7 +170,7 @@ def test_a_missing_runtime_is_exit_code_3(cohort: Path, tmp_path: Path) -> None:
     code = f"""
 import sys
 from c3s3_seg.inference.backends import select
-select.PACKAGES["torch"] = ("torch_is_not_here", "pip install '.[train]'")
+select.PACKAGES["torch"] = ("torch_is_not_here", select.PACKAGES["torch"][1])
 words = ["predict", "{scan}", "-o", "{tmp_path}", "--model", "phantom", "--backend", "torch"]
 sys.argv = ["c3s3-seg", *words]
 from c3s3_seg.cli import main

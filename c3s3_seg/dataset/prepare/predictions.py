@@ -14,8 +14,7 @@ from typing import Any, Literal
 
 from c3s3_seg.errors import C3S3Error
 from c3s3_seg.io.hashes import sha256
-from c3s3_seg.system.files import read_json
-from c3s3_seg.system.ownership import FILES, MARK
+from c3s3_seg.system.ownership import FILES, read_case
 
 MaskOrigin = Literal["", "prediction", "correction"]
 
@@ -61,11 +60,8 @@ def find_predictions(files: Collection[Path]) -> Predictions:
 
 def _outputs(path: Path) -> dict[str, Any]:
     """Name -> sha256, as the JSON of a case has them; empty where it is none of ours."""
-    with suppress(C3S3Error, OSError):
-        content = read_json(path)
-        if isinstance(content, dict) and MARK in content and isinstance(content.get(FILES), dict):
-            return {str(name): digest for name, digest in content[FILES].items()}
-    return {}
+    listed = (read_case(path) or {}).get(FILES)
+    return {str(name): digest for name, digest in listed.items()} if isinstance(listed, dict) else {}
 
 
 def _is_unchanged(path: Path, digest: object) -> bool:
