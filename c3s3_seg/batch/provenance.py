@@ -15,6 +15,7 @@ from typing import Any
 from c3s3_seg import __version__
 from c3s3_seg.batch.journal import STEM, Journal, JournalRecord
 from c3s3_seg.system.files import write_whole
+from c3s3_seg.system.hardware import processor_name
 from c3s3_seg.system.ownership import MARK
 from c3s3_seg.system.schema import plain
 from c3s3_seg.system.shard import Shard
@@ -36,7 +37,7 @@ def surroundings() -> dict[str, Any]:
         "machine": {
             "name": platform.node(),
             "system": platform.platform(),
-            "processor": _processor(),
+            "processor": processor_name(),
             "processors": os.cpu_count(),
         },
     }
@@ -51,14 +52,6 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor()
 
 
 def write_provenance(

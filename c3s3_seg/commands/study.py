@@ -16,7 +16,7 @@ def study(
     config: Annotated[
         Path, typer.Argument(metavar="FILE", help="TOML file: base, seeds, reference, entries.")
     ],
-    out: Annotated[Path, options.out("Folder for the runs, their records and study.md.")],
+    out: Annotated[Path, options.out("Folder for the runs, their records, study.md and study.html.")],
     set_: options.Overrides = None,
     shard: Annotated[
         str,
@@ -26,25 +26,40 @@ def study(
             rich_help_panel=options.BATCH,
         ),
     ] = "1/1",
+    allow_mixed: Annotated[
+        bool,
+        typer.Option(
+            "--allow-mixed",
+            help="Compare runs of several machines, precisions or code versions. The tables say so.",
+            rich_help_panel=options.BATCH,
+        ),
+    ] = False,
 ) -> None:
     """Train and score several methods and seeds. The same command resumes."""
     need("torch", "safetensors", "tensorboard")
-    from c3s3_seg.report.study_table import study_markdown, study_rows
+    from c3s3_seg.report.study_page import write_study_page
+    from c3s3_seg.report.study_table import mixture, study_markdown, study_rows
     from c3s3_seg.report.terminal import study_table
     from c3s3_seg.system.files import write_whole
     from c3s3_seg.system.ownership import check_output
     from c3s3_seg.system.shard import parse_shard
-    from c3s3_seg.training.study import finished, load_study, run_study
+    from c3s3_seg.training.study import check_conditions, finished, load_study, refuse_mixture, run_study
 
-    check_output(out, ["study.md"])
+    check_output(out, ["study.md", "study.html"])
     what, plans = load_study(config, set_ or [])
-    mine = parse_shard(shard, os.environ).of(plans)
-    run_study(mine, out, _report)
+    if not allow_mixed:
+        check_conditions(plans, out)
+    run_study(parse_shard(shard, os.environ).of(plans), out, _report)
     done = finished(plans, out)
-    rows = study_rows(done, what.reference)
-    write_whole(out / "study.md", study_markdown(rows, what.reference).encode())
+    if not allow_mixed:
+        refuse_mixture(done, out)
+    rows, mixed = study_rows(done, what.reference), mixture(done)
+    write_whole(out / "study.md", study_markdown(rows, what.reference, mixed).encode())
+    write_study_page(out / "study.html", config.stem, what.reference, done)
     show(study_table(rows, what.reference))
-    say(f"{len(done)} of {len(plans)} runs are finished; the table is also in {out / 'study.md'}.")
+    for line in mixed:
+        say(f"not the same conditions: {line}", err=True)
+    say(f"{len(done)} of {len(plans)} runs are finished; the tables are also in {out / 'study.html'}.")
 
 
 def _report(what: str, done: int = 0, total: int = 0) -> None:

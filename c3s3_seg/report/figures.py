@@ -13,6 +13,7 @@ from c3s3_seg.report.numbers import COLUMNS, rounded
 
 WIDTH, HEIGHT = 280, 210
 LEFT, RIGHT, TOP, BOTTOM = 42, 10, 12, 38
+WIDE, NAMES, ROW = 560, 190, 21  # of a forest plot: its width, that of the names, the height of a row
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,62 @@ def spread(dots: Sequence[Dot], title: str, decimals: int = 3) -> str:
         x = middle + ((n * 0.618034) % 1 - 0.5) * 110
         marks.append(_dot(x, axis.at(dot.y), dot, rounded(dot.y, decimals)))
     return _frame(title, axis.ticks(), "", box + "".join(marks))
+
+
+@dataclass(frozen=True)
+class Span:
+    """One row of a forest plot: a value and its interval. `marked` rows are drawn in full colour."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+    marked: bool = True
+
+
+def forest(spans: Sequence[Span], title: str, decimals: int = 3, *, zero: bool = False) -> str:
+    """A forest plot: each row's value as a dot on the line of its interval, from top to bottom.
+
+    Parameters
+    ----------
+    spans
+        Rows without a finite value are named and left empty; an interval that is not finite is left out.
+    title
+        Of the diagram, with the unit.
+    decimals
+        Of the values that are said.
+    zero
+        Whether values are differences: 0 is on the axis and has a line of its own.
+    """
+    finite = [v for s in spans for v in (s.low, s.value, s.high) if math.isfinite(v)]
+    if not finite:
+        return _frame(title, "", "", '<text x="140" y="105" class="middle">nothing to show</text>')
+    height = TOP + ROW * len(spans) + BOTTOM
+    axis = _PlotAxis(*_range([*finite, *([0.0] if zero else [])]), NAMES, WIDE - 2 * RIGHT)
+    across = [
+        f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{height - BOTTOM}"/>'
+        f'<text x="{x:.1f}" y="{height - BOTTOM + 15}" class="middle">{word}</text>'
+        for x, word in axis.places()
+    ]
+    if zero:
+        x = f"{axis.at(0):.1f}"
+        across.append(f'<line class="median" x1="{x}" x2="{x}" y1="{TOP}" y2="{height - BOTTOM}"/>')
+    rows = [_span(span, TOP + ROW * (n + 0.5), axis, decimals) for n, span in enumerate(spans)]
+    return _frame(title, "".join(across), "", "".join(rows), (WIDE, height))
+
+
+def _span(span: Span, y: float, axis: _PlotAxis, decimals: int) -> str:
+    name = f'<text class="name" x="4" y="{y + 4:.1f}">{escape(span.name)}</text>'
+    if not math.isfinite(span.value):
+        return name
+    words, line = f"{span.name}: {rounded(span.value, decimals)}", ""
+    if math.isfinite(span.low) and math.isfinite(span.high):
+        words += f", 95 % interval {rounded(span.low, decimals)} to {rounded(span.high, decimals)}"
+        ends = f'x1="{axis.at(span.low):.1f}" x2="{axis.at(span.high):.1f}"'
+        line = f'<line class="interval" {ends} y1="{y:.1f}" y2="{y:.1f}"/>'
+    kind = "" if span.marked else ' class="faint"'
+    dot = f'<circle cx="{axis.at(span.value):.1f}" cy="{y:.1f}" r="4.5"/>'
+    return f"{name}<g{kind}><title>{escape(words)}</title>{line}{dot}</g>"
 
 
 def agreement(dots: Sequence[Dot], unit: str) -> str:
@@ -127,13 +184,17 @@ class _PlotAxis:
     def at(self, value: float) -> float:
         return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
 
-    def ticks(self, *, below: bool = False) -> str:
-        """Up to six round numbers with a thin line each."""
+    def places(self) -> list[tuple[float, str]]:
+        """Up to six round numbers: the pixel and the text of each."""
         step = _round_step((self.high - self.low) / 5)
         first, decimals = math.ceil(self.low / step - 1e-9), max(0, -math.floor(math.log10(step) + 1e-9))
+        numbers = range(first, math.floor(self.high / step + 1e-9) + 1)
+        return [(self.at(n * step), f"{n * step:.{decimals}f}") for n in numbers]
+
+    def ticks(self, *, below: bool = False) -> str:
+        """Round numbers with a thin line each."""
         out = []
-        for n in range(first, math.floor(self.high / step + 1e-9) + 1):
-            place, word = self.at(n * step), f"{n * step:.{decimals}f}"
+        for place, word in self.places():
             if below:
                 out.append(f'<text x="{place:.1f}" y="{HEIGHT - BOTTOM + 15}" class="middle">{word}</text>')
             else:
@@ -164,8 +225,9 @@ def _dot(x: float, y: float, dot: Dot, value: str) -> str:
     )
 
 
-def _frame(title: str, ticks: str, across: str, inner: str) -> str:
+def _frame(title: str, ticks: str, across: str, inner: str, size: tuple[int, int] = (WIDTH, HEIGHT)) -> str:
     return (
-        f'<figure><figcaption>{escape(title)}</figcaption><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="group" '
+        f"<figure><figcaption>{escape(title)}</figcaption>"
+        f'<svg viewBox="0 0 {size[0]} {size[1]}" role="group" '
         f'aria-label="{escape(title, quote=True)}">{ticks}{across}{inner}</svg></figure>'
     )

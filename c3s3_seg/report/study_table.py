@@ -4,15 +4,44 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean, stdev
 
 from c3s3_seg.metrics.paired_tests import Paired, compare
 from c3s3_seg.metrics.results import CaseScore
 from c3s3_seg.metrics.scoring import PaperScore
+from c3s3_seg.metrics.statistics import statistics
 
+MIXED = (
+    "The runs were not made under the same conditions, so their minutes and scores are not fully comparable:"
+)
 METRICS = ("dice", "jaccard", "hd95_vox", "asd_vox")
 Cases = Mapping[str, Mapping[str, Mapping[str, float]]]
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """Under what a run was trained. Rows of one table are compared fairly only under the same.
+
+    Parameters
+    ----------
+    machine
+        The processor or the GPU, as the system names it.
+    precision
+        In which the networks computed: float32, bfloat16 or float16.
+    code
+        Versions of c3s3-seg and torch, and a hash of the code that trains and measures.
+
+    An empty text: a record that is older than these keys.
+    """
+
+    machine: str = ""
+    precision: str = ""
+    code: str = ""
+
+    def __str__(self) -> str:
+        named = {"machine": self.machine, "precision": self.precision, "code": self.code}
+        return ", ".join(text or f"{name} not recorded" for name, text in named.items())
 
 
 @dataclass(frozen=True)
@@ -27,6 +56,8 @@ class Trained:
         What it took.
     nets
         Net -> case -> label -> metric -> value, by the paper protocol, after the last iteration.
+    conditions
+        Machine, precision and code.
     """
 
     entry: str
@@ -34,6 +65,7 @@ class Trained:
     iterations: int
     seconds: float
     nets: Mapping[str, Cases]
+    conditions: Conditions = Conditions()
 
 
 @dataclass(frozen=True)
@@ -59,6 +91,8 @@ class StudyRow:
         Metric -> this row minus the same net of the reference, case by case; each case's values are
         averaged over labels and seeds. The two nets of one architecture (`vnet-a`, `vnet-b`) are compared
         with the one (`vnet`). Empty for the reference itself, and where it has no such net.
+    interval
+        Metric -> 95 % interval of the mean over cases, each averaged over labels and seeds (bootstrap).
     """
 
     entry: str
@@ -71,6 +105,7 @@ class StudyRow:
     missed: int
     against: dict[str, Paired]
     infinite: int = 0
+    interval: dict[str, tuple[float, float]] = field(default_factory=dict)
 
 
 def study_rows(runs: Sequence[Trained], reference: str) -> list[StudyRow]:
@@ -94,7 +129,8 @@ def _row(entry: str, net: str, runs: Sequence[Trained], reference: str) -> Study
     other = [run for run in theirs if same in run.nets]
     values = [_values(run.nets[net]) for run in mine]
     means = {m: [_mean([v[m] for v in one]) for one in values] for m in METRICS}
-    paired = compare(_per_case(mine, net), _per_case(other, same)) if other and entry != reference else ()
+    cases = _per_case(mine, net)
+    paired = compare(cases, _per_case(other, same)) if other and entry != reference else ()
     return StudyRow(
         entry,
         net,
@@ -106,7 +142,34 @@ def _row(entry: str, net: str, runs: Sequence[Trained], reference: str) -> Study
         missed=sum(_missed(v) for one in values for v in one),
         against={pair.metric: pair for pair in paired},
         infinite=sum(math.isinf(v["hd95_vox"]) for one in values for v in one),
+        interval={m: _interval([case.score.flat()[m] for case in cases]) for m in METRICS},
     )
+
+
+def _interval(values: Sequence[float]) -> tuple[float, float]:
+    found = statistics(values)
+    return found.low, found.high
+
+
+def runs_under(runs: Sequence[Trained]) -> dict[Conditions, list[Trained]]:
+    """The runs under each of the conditions; of a fair table there is one."""
+    found: dict[Conditions, list[Trained]] = {}
+    for run in runs:
+        found.setdefault(run.conditions, []).append(run)
+    return found
+
+
+def mixture(runs: Sequence[Trained]) -> list[str]:
+    """A line for each of several conditions with its runs; none where all runs had the same."""
+    found = runs_under(runs)
+    return [f"{conditions}: {_named(under)}" for conditions, under in found.items()] * (len(found) > 1)
+
+
+def _named(runs: Sequence[Trained]) -> str:
+    seeds: dict[str, list[int]] = {}
+    for run in runs:
+        seeds.setdefault(run.entry, []).append(run.seed)
+    return ", ".join(f"{entry} (seed {', '.join(map(str, which))})" for entry, which in seeds.items())
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -139,8 +202,8 @@ def _per_case(runs: Sequence[Trained], net: str) -> list[CaseScore]:
     return rows
 
 
-def study_markdown(rows: Sequence[StudyRow], reference: str) -> str:
-    """The table for a README or a log."""
+def study_markdown(rows: Sequence[StudyRow], reference: str, mixed: Sequence[str] = ()) -> str:
+    """The table for a README or a log, and of `mixture` what it mixes."""
     head = ["method", "net", "seeds", "iterations", "min a run", "Dice", "95HD (voxel)", "ASD (voxel)"]
     head += [f"Dice minus {reference} [95 %], p", f"95HD minus {reference} [95 %], p"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
@@ -157,6 +220,8 @@ def study_markdown(rows: Sequence[StudyRow], reference: str) -> str:
         lines.append(
             f"\n{infinite} infinite distances (a label that the truth does not have) are in no mean."
         )
+    if mixed:
+        lines += [f"\n{MIXED}\n", *(f"- {line}" for line in mixed)]
     return "\n".join(lines) + "\n"
 
 

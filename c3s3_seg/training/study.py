@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import tomllib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 from annotated_types import MinLen
 
+from c3s3_seg import __version__
 from c3s3_seg.errors import ConfigError, InputError
-from c3s3_seg.report.study_table import Trained
+from c3s3_seg.report.study_table import Conditions, Trained, mixture
 from c3s3_seg.system.files import make_folder, make_own_folder, read_json, write_whole
+from c3s3_seg.system.hardware import is_cuda, processor_name
 from c3s3_seg.system.progress import Progress
 from c3s3_seg.system.schema import closed, dump, parse
 from c3s3_seg.training import checkpoint
 from c3s3_seg.training.config import TrainConfig, load_config
 from c3s3_seg.training.loggers import open_logger
 from c3s3_seg.training.train import train
+
+# What decides scores and times: a change of it between two runs of a study has to be said.
+DECIDING = ("geometry", "metrics", "models", "training")
 
 
 @closed
@@ -145,6 +151,60 @@ def finished(plans: list[StudyPlan], out: Path) -> list[Trained]:
     return [read_record(path, plan) for path, plan in records if path.exists()]
 
 
+def current_conditions(config: TrainConfig) -> Conditions:
+    """Of a run that is trained now; the precision is known only after it."""
+    import torch
+
+    gpu = is_cuda(config.run.device) and torch.cuda.is_available()
+    machine = torch.cuda.get_device_name() if gpu else processor_name()
+    return Conditions(machine, "", f"c3s3-seg {__version__} ({_code_hash()}), torch {torch.__version__}")
+
+
+def _code_hash() -> str:
+    """Eight digits of the SHA-256 of the code that trains and measures."""
+    package = Path(__file__).parents[1]
+    found = hashlib.sha256()
+    for path in sorted(path for name in DECIDING for path in (package / name).rglob("*.py")):
+        found.update(f"{path.relative_to(package).as_posix()}\n".encode() + path.read_bytes())
+    return found.hexdigest()[:8]
+
+
+def check_conditions(plans: list[StudyPlan], out: Path) -> None:
+    """Refuse to add runs to records of another machine or of other code, before hours of training.
+
+    Raises
+    ------
+    InputError
+        If they differ, or the records that are there differ already.
+    """
+    done = finished(plans, out)
+    here = [
+        Trained(plan.entry, plan.seed, 0, 0.0, {}, current_conditions(plan.config))
+        for plan in plans
+        if not (out / "records" / f"{plan.name}.json").exists()
+    ]
+    known = [replace(run, conditions=replace(run.conditions, precision="")) for run in done]
+    refuse_mixture(done, out)
+    refuse_mixture([*known, *here], out)
+
+
+def refuse_mixture(runs: Sequence[Trained], out: Path) -> None:
+    """Refuse runs of several machines, precisions or versions of the code.
+
+    Raises
+    ------
+    InputError
+        If there are several.
+    """
+    lines = mixture(runs)
+    if lines:
+        raise InputError(
+            f"the runs would not be compared under the same conditions. {'; '.join(lines)}",
+            where=out / "records",
+            todo="Give another folder with -o, or --allow-mixed: then the tables say so",
+        )
+
+
 def _train(plan: StudyPlan, folder: Path) -> dict[str, Any]:
     resume = (folder / checkpoint.FILE).exists()
     with open_logger(folder) as logger:
@@ -157,7 +217,7 @@ def _train(plan: StudyPlan, folder: Path) -> dict[str, Any]:
         "seed": plan.seed,
         "iterations": training_record["iterations"],
         "seconds": training_record["seconds"],
-        "precision": training_record["precision"],
+        "conditions": dump(replace(current_conditions(plan.config), precision=training_record["precision"])),
         "nets": _numbers(training_record["validation_cases"]),
         "config": _settings(plan.config),
     }
@@ -181,6 +241,7 @@ def read_record(path: Path, plan: StudyPlan) -> Trained:
     try:
         data = read_json(path)
         found = {k: data[k] for k in ("entry", "seed", "iterations", "seconds", "nets")}
+        found["conditions"] = data.get("conditions", {})
         trained, settings = parse(Trained, found, path), _with_defaults(data["config"])
     except (KeyError, TypeError) as error:
         raise InputError(f"not a record of a study ({error})", where=path) from error

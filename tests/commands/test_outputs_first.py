@@ -54,12 +54,14 @@ def test_an_output_that_cannot_be_made(scan: Path, tmp_path: Path, command: str,
 def test_check_and_study_replace_no_file_of_others(scan: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    for name, words in {"check.json": COMMANDS["check"], "study.md": COMMANDS["study"]}.items():
+    wanted = {"check.json": "check", "study.md": "study", "study.html": "study"}
+    for name, words in {name: COMMANDS[command] for name, command in wanted.items()}.items():
         (out / name).write_text("mine")
         answer = run(*words, "-o", out)
         assert answer.returncode == 2
         assert f"{name}: there is a file that c3s3-seg did not write" in answer.stderr
         assert (out / name).read_text() == "mine"
+        (out / name).unlink()
 
 
 @pytest.mark.slow

@@ -10,7 +10,8 @@ import pytest
 from helpers import command
 
 from c3s3_seg.errors import ConfigError, InputError
-from c3s3_seg.report.study_table import Trained, study_markdown, study_rows
+from c3s3_seg.report.study_page import write_study_page
+from c3s3_seg.report.study_table import Conditions, Trained, study_markdown, study_rows
 from c3s3_seg.training.study import finished, load_study, read_record
 
 pytestmark = pytest.mark.slow
@@ -68,13 +69,45 @@ def test_shares_stop_and_resume(study: Path) -> None:
     table = (study.parent / "out" / "study.md").read_text().splitlines()
     assert len(table) == 2 + 3  # one net, and both nets of C3S3
     assert {line.split(" | ")[1] for line in table[2:]} == {"vnet", "resvnet"}
+    page = (study.parent / "out" / "study.html").read_text()
+    assert page.count("<svg") == 6  # three metrics: scores, and differences from C3S3
+    assert "not made under the same conditions" not in page
     older = records / "supervised-vnet-1.json"  # of a time when there was no such key
     older.write_text(json.dumps(_without(json.loads(older.read_text()), "data", "labelled")))
     assert run(study).returncode == 0
+    _change_machine(records / "c3s3-1.json")
+    refused = run(study)
+    assert refused.returncode == 2
+    assert "not be compared under the same conditions" in refused.stderr
+    assert "C3S3 (seed 1)" in refused.stderr
+    mixed = run(study, "--allow-mixed")
+    assert mixed.returncode == 0
+    for text in (
+        mixed.stderr,
+        *((study.parent / "out" / name).read_text() for name in ("study.md", "study.html")),
+    ):
+        assert "Another 9000, float32, c3s3-seg" in text
     study.write_text(study.read_text().replace("run.iterations=2", "run.iterations=3"))
     refused = run(study)
     assert refused.returncode == 2
     assert "made with other settings" in refused.stderr
+
+
+def _change_machine(path: Path) -> None:
+    record = json.loads(path.read_text())
+    record["conditions"]["machine"] = "Another 9000"
+    path.write_text(json.dumps(record))
+
+
+def test_records_of_another_machine_are_refused_before_training(study: Path) -> None:
+    out = study.parent / "out"
+    assert run(study, "--shard", "1/4").returncode == 0
+    _change_machine(out / "records" / "supervised-vnet-1.json")
+    refused = run(study)
+    assert refused.returncode == 2
+    assert "Another 9000" in refused.stderr
+    assert "--allow-mixed" in refused.stderr
+    assert len(list((out / "runs").iterdir())) == 1
 
 
 def test_all_entries_come_before_the_next_seed(study: Path) -> None:
@@ -151,6 +184,30 @@ def test_mean_spread_and_difference_by_hand() -> None:
     text = study_markdown([base, other], "base")
     assert "| base | vnet | 2 | 100 | 2 | 0.800 ± 0.141 |" in text
     assert "1 predictions were empty" in text
+
+
+def test_the_page_says_what_is_compared(tmp_path: Path) -> None:
+    runs = [trained("base", 1, (0.6, 0.8)), trained("<b>other", 1, (0.5, 0.0))]
+    other = Conditions("Another 9000", "bfloat16", "c3s3-seg 0.1")
+    write_study_page(tmp_path / "a.html", "title", "base", [runs[0], replace(runs[1], conditions=other)])
+    text = (tmp_path / "a.html").read_text()
+    assert "&lt;b&gt;other" in text
+    assert "<b>other" not in text
+    assert "Another 9000, bfloat16, c3s3-seg 0.1: &lt;b&gt;other (seed 1)" in text
+    assert "machine not recorded, precision not recorded, code not recorded: base (seed 1)" in text
+    assert "1 predictions were empty" in text
+    assert "-0.450</td>" in text  # 0.25 less 0.7
+    assert 'x1="' in text
+    write_study_page(tmp_path / "b.html", "title", "base", [])
+    assert "0 runs, seeds none, 0 validation cases" in (tmp_path / "b.html").read_text()
+
+
+def test_the_interval_of_a_mean_is_over_cases() -> None:
+    runs = [trained("base", seed, (0.6, 0.8)) for seed in (1, 2)]
+    (row,) = study_rows(runs, "base")
+    assert row.interval["dice"] == pytest.approx(
+        (0.6, 0.8)
+    )  # two cases: a resample may have one of them twice
 
 
 def test_two_nets_of_one_architecture_are_compared_with_the_one() -> None:
