@@ -18,6 +18,7 @@ from c3s3_seg.errors import C3S3Error, DefectError, InputError, foreseen, is_out
 from c3s3_seg.system.process import quiet_libraries
 
 TRACEBACK = "C3S3_SEG_TRACEBACK"  # set: a defect shows where it was raised
+CONFIG = "C3S3_SEG_CONFIG"  # the configuration file, as --config
 COMPLETION = "_C3S3_SEG_COMPLETE"  # set by the completion script of a shell
 
 # The summaries are those of the functions (tests compare them): `--help` imports no command.
@@ -57,6 +58,7 @@ class _Commands(LazyGroup):
     """The commands of this program."""
 
     places = COMMANDS
+    texts = ("config",)
 
 
 app = typer.Typer(
@@ -103,6 +105,16 @@ def _show_completion(ctx: typer.Context, param: typer.CallbackParam, wanted: boo
 
 @app.callback()
 def _root(
+    config: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            envvar=CONFIG,
+            show_envvar=False,
+            help="Configuration file with defaults of options; none: no file. Default: c3s3-seg.toml of the"
+            " working folder, else of the user.",
+        ),
+    ] = None,
     version: Annotated[
         bool,
         typer.Option(

@@ -28,7 +28,7 @@ Timeout = Annotated[
 ]
 Encrypted = Annotated[
     bool,
-    typer.Option("--tls", help="Encrypt, and check the server's certificate.", rich_help_panel=LINK),
+    typer.Option("--tls/--no-tls", help="Encrypt, and check the server's certificate.", rich_help_panel=LINK),
 ]
 Trusted = Annotated[
     Path | None,

@@ -45,7 +45,7 @@ def predict(
         typer.Option(
             metavar="png,html,sc",
             help="More files for each case: a preview with contours (png), an HTML report with a 3D surface"
-            " (html), the preview as DICOM Secondary Capture (sc; needs DICOM input).",
+            " (html), the preview as DICOM Secondary Capture (sc; needs DICOM input); or none.",
             rich_help_panel=OUTPUT,
         ),
     ] = None,
@@ -89,7 +89,7 @@ def predict(
     uncertainty: Annotated[
         bool,
         typer.Option(
-            "--uncertainty",
+            "--uncertainty/--no-uncertainty",
             help="Compare the networks: maps in OUT/uncertainty, and a flag on uncertain cases.",
             rich_help_panel=NETWORK,
         ),

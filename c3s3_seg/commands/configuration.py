@@ -1,0 +1,131 @@
+"""Defaults of options: from the environment, then from `c3s3-seg.toml`, by click's own means.
+
+Each option that `system/config_keys.py` names gets its variable when its command is loaded, and the values of
+the file are the `default_map` of the command's context. So click decides what holds: command line,
+environment, file, the default of the function.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from c3s3_seg.system.config_keys import keys_of
+
+if TYPE_CHECKING:
+    from c3s3_seg.system.config_file import FoundConfig
+    from c3s3_seg.system.config_values import ConfigValues
+
+STORED = "c3s3_seg.configuration"  # in the context's `meta`: the file is read once
+SERVER = "server"
+
+
+def load(ctx: Any) -> ConfigValues | None:
+    """The configuration file of this run, which is looked for, read and checked once; None without one.
+
+    Raises
+    ------
+    InputError
+        If it cannot be used, or a key or a value is wrong.
+    """
+    if STORED not in ctx.meta:
+        from c3s3_seg.system.config_file import find
+
+        found = find(ctx.find_root().params.get("config"), os.environ)
+        ctx.meta[STORED] = None if found is None else _read(found)
+    stored: ConfigValues | None = ctx.meta[STORED]
+    return stored
+
+
+def _read(found: FoundConfig) -> ConfigValues:
+    from c3s3_seg.system.config_values import ConfigValues
+
+    return ConfigValues.load(found)
+
+
+def name_variables(command: Any) -> Any:
+    """Give the options of a command the environment variables of their keys."""
+    variables = {key.option: key.variable for key in keys_of(command.name)}
+    for param in command.params:
+        if variables.get(param.name) is not None:
+            param.envvar, param.show_envvar = variables[param.name], False
+    return command
+
+
+class Defaults:
+    """What a command takes from the configuration file, before and after its command line is parsed.
+
+    Parameters
+    ----------
+    command
+        The command.
+    ctx
+        Its context, whose `default_map` is set.
+    args
+        The words of its command line.
+    """
+
+    def __init__(self, command: Any, ctx: Any, args: list[str]) -> None:
+        self._ctx, self._server = ctx, None
+        given = ctx.find_root().params.get("config") is not None
+        self._config = config = load(ctx) if keys_of(command.name) or given else None
+        if config is None:
+            return
+        if config.servers and any(param.name == SERVER for param in command.params):
+            self._server = _named(command, ctx, args, config)
+        ctx.default_map = config.defaults_of(command.name, self._server)
+
+    def applied(self) -> None:
+        """Put the address of a named server in the place of its name, and say on stderr what was used."""
+        from c3s3_seg.commands.console import say
+
+        if self._config is None:
+            return
+        found, params = self._config.found, self._ctx.params
+        if self._server is not None:
+            params[SERVER] = self._config.servers[self._server][SERVER]
+            say(f"{self._server} is {params[SERVER]} ({found.path})", err=True)
+        used = [name for name in params if _source(self._ctx, name) == "DEFAULT_MAP"]
+        if used and found.origin == "working folder" and not params.get("quiet"):
+            names = ", ".join(sorted(used))
+            say(f"{found.path} in the working folder sets {names} (--config none ignores it)", err=True)
+
+
+def _source(ctx: Any, name: str) -> str:
+    source = ctx.get_parameter_source(name)
+    return "" if source is None else str(source.name)
+
+
+def _named(command: Any, ctx: Any, args: list[str], config: ConfigValues) -> str | None:
+    """The name of a server that the command line has; None for an address."""
+    from c3s3_seg.errors import InputError
+
+    text = command.make_parser(ctx).parse_args(args=list(args))[0].get(SERVER)
+    if not text or "@" in text or ":" in text:
+        return None
+    if text not in config.servers:
+        names = ", ".join(sorted(config.servers))
+        raise InputError(
+            f"there is no server {text!r}",
+            where=config.found.path,
+            todo=f"Give TITLE@host:port or one of: {names}",
+        )
+    return str(text)
+
+
+def name_variable_in(error: Any, ctx: Any) -> None:
+    """Let the message about a bad value name the environment variable that it is from."""
+    param = getattr(error, "param", None)
+    if param is not None and param.envvar and _source(ctx, param.name) == "ENVIRONMENT":
+        error.param_hint = f"{param.envvar} in the environment"
+
+
+def server_names(ctx: Any) -> list[str]:
+    """For the completion of a shell: the servers of the configuration file."""
+    from c3s3_seg.errors import C3S3Error
+
+    try:
+        config = load(ctx)
+    except C3S3Error:
+        return []
+    return [] if config is None else sorted(config.servers)
