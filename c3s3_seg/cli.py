@@ -48,6 +48,7 @@ COMMANDS = {
     "Check": {
         "inspect": "List the series at a path, and why some of them cannot be read.",
         "check": "Check a data set before training: files, grids, masks, intensities, duplicates.",
+        "config": "Show the defaults that hold and where each comes from, or print an example file.",
         "doctor": "Check this installation: versions, devices, models, and a phantom from end to end.",
     },
     "Demo": {"phantom": "Simulate a scan of the heart with a known left atrium."},
@@ -165,6 +166,8 @@ def main() -> None:
         from typer.completion import completion_init  # type: ignore[attr-defined]
 
         completion_init()
+        # Typer folds the descriptions at this width, and fish would offer each further line as a word.
+        os.environ["COLUMNS"] = "10000"
     # typer would turn a KeyboardInterrupt into silence.
     signal.signal(signal.SIGINT, _stop)
     signal.signal(signal.SIGTERM, _stop)

@@ -40,7 +40,8 @@ def options() -> dict[str, set[str]]:
     group: Any = typer.main.get_command(app)
     commands = {name: group.get_command(None, name) for name in group.list_commands(None)}
     return {
-        name: {o.lstrip("-") for p in command.params for o in p.opts if o[:2] == "--"} | {"help"}
+        name: {o.lstrip("-") for p in command.params for o in (*p.opts, *p.secondary_opts) if o[:2] == "--"}
+        | {"help"}
         for name, command in {"": group, **commands}.items()
     }
 

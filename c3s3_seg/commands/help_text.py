@@ -26,19 +26,15 @@ class PanelCommand(TyperCommand):
     """A command whose options stand under the headings that `rich_help_panel` names."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """As Typer does, with defaults from the configuration file, which help and completion do without.
-
-        Typer's messages begin with words of the package that it checks values with.
-        """
-        from c3s3_seg.commands import configuration
+        """As Typer does, with defaults from the configuration file, which help and completion do without."""
+        from c3s3_seg.commands import option_defaults
 
         reads = not ctx.resilient_parsing and "--help" not in args
-        defaults = configuration.Defaults(self, ctx, args) if reads else None
+        defaults = option_defaults.Defaults(self, ctx, args) if reads else None
         try:
             rest = super().parse_args(ctx, args)
         except typer.BadParameter as error:
-            error.message = error.message.removeprefix("Value error, ").removeprefix("Input ")
-            configuration.name_variable_in(error, ctx)
+            option_defaults.clarify(error, ctx)
             raise
         if defaults is not None:
             defaults.applied()
@@ -98,9 +94,9 @@ def _load(name: str) -> Any:
     module = import_module(f"c3s3_seg.commands.{FILES.get(name, name)}")
     app = typer.Typer(add_completion=False, rich_markup_mode=None)
     app.command(name, cls=PanelCommand)(getattr(module, name))
-    from c3s3_seg.commands import configuration
+    from c3s3_seg.commands import option_defaults
 
-    return configuration.name_variables(typer.main.get_command(app))
+    return option_defaults.name_variables(typer.main.get_command(app))
 
 
 def _panels(command: Any, ctx: Any, others: str) -> dict[str, list[tuple[str, str]]]:

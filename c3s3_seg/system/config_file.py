@@ -98,7 +98,7 @@ def read(found: FoundConfig) -> dict[str, Any]:
 
     from c3s3_seg.system.files import read_regular
 
-    check = None if found.origin == "given" else lambda status: _check_owner(status, found.path)
+    check = None if found.origin == "given" else lambda status: check_owner(status, found.path)
     content = read_regular(found.path, FILE_BYTES, check)
     try:
         return tomllib.loads(content.decode("utf-8"))
@@ -108,8 +108,21 @@ def read(found: FoundConfig) -> dict[str, Any]:
         raise InputError("not valid TOML: it is nested too deep", where=found.path) from None
 
 
-def _check_owner(status: os.stat_result, path: Path) -> None:
-    """Refuse a file that somebody else could have put there: it names models, servers and files to write."""
+def check_owner(status: os.stat_result, path: Path) -> None:
+    """Refuse a file that somebody else could have put there: it names models, servers and files to write.
+
+    Parameters
+    ----------
+    status
+        Of the opened file.
+    path
+        Its path, for the message.
+
+    Raises
+    ------
+    InputError
+        If it is owned by another user than this one and root, or others may write to it.
+    """
     if not hasattr(os, "geteuid"):  # Windows: its rights are not in the mode
         return
     todo = f"If you trust it, give it with --config {path} or {VARIABLE}"

@@ -67,7 +67,7 @@ KEYS = (
         "model",
         ("predict", "benchmark"),
         "left-atrium",
-        "Model: the name of a shipped one, or a folder, written with a separator (./mine)",
+        "Model: a name, or a folder written with a separator, as ./mine",
     ),
     ConfigKey("format", "format", _PREDICT, "nii.gz", "File format of the masks"),
     ConfigKey("report", "report", _PREDICT, ["png", "html"], "More files for each case"),

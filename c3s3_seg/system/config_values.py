@@ -136,7 +136,7 @@ def _values(table: Any, folder: Path, prefix: str = "") -> dict[str, Any]:
 
 def _placed(kind: str, value: Any, folder: Path) -> Any:
     is_folder = kind == "model" and any(mark in value for mark in ("/", os.sep))
-    return os.path.join(folder, os.path.expanduser(value)) if kind == "path" or is_folder else value
+    return str(folder / os.path.expanduser(value)) if kind == "path" or is_folder else value
 
 
 def _refuse_secrets(table: Mapping[str, Any], where: Path, prefix: str = "") -> None:

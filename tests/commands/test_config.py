@@ -2,6 +2,9 @@
 
 import json
 import os
+import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,10 +15,10 @@ from helpers.command import run
 
 from c3s3_seg.cli import app
 from c3s3_seg.commands.help_text import LazyGroup
+from c3s3_seg.errors import InputError
+from c3s3_seg.system.config_file import FoundConfig, check_owner, find, read, user_folder
 from c3s3_seg.system.config_keys import KEYS
-from c3s3_seg.system.config_values import KINDS
-
-COMMANDS = sorted({command for key in KEYS for command in key.commands})
+from c3s3_seg.system.config_values import KINDS, ConfigValues
 
 
 @pytest.fixture(autouse=True)
@@ -228,3 +231,266 @@ def test_what_a_file_may_not_say_is_one_line(file: str | bytes, parts: tuple[str
 def test_a_secret_is_not_repeated() -> None:
     Path("wrong.toml").write_text("[pacs.a]\nserver = 'https://me:hunter2@h/x'\n")
     assert "hunter2" not in run("--config", "wrong.toml", *PREDICT).stderr
+
+
+def test_help_and_completion_do_without_the_file() -> None:
+    write("wrokers = 2")
+    answer = run("predict", "--help", C3S3_SEG_MODEL="other")
+    assert (answer.returncode, answer.stderr) == (0, "")
+    assert "[default: left-atrium]" in answer.stdout
+    assert run("inspect", "nothing").stderr.startswith("error: nothing: ")  # has no key
+    assert run("--config", "c3s3-seg.toml", "inspect", "nothing").stderr.startswith("error: c3s3-seg.toml: ")
+    assert completed("bash", "fetch ") == []
+
+
+def test_a_value_of_the_environment_is_refused_by_the_name_of_its_variable() -> None:
+    for name, value, wanted in (
+        ("C3S3_SEG_WORKERS", "two", "integer"),
+        ("C3S3_SEG_THREADS", "0", "greater than or equal to 1"),
+        ("C3S3_SEG_FORMAT", "stl", "'nii.gz'"),
+        ("C3S3_SEG_UNCERTAINTY", "maybe", "boolean"),
+    ):
+        for words in (PREDICT, ("config",)):
+            answer = run(*words, **{name: value})
+            assert answer.returncode == 2
+            last = answer.stderr.splitlines()[-1]
+            assert last.startswith(f"Error: Invalid value for {name} in the environment: ")
+            assert wanted in last
+            assert "Input" not in last
+
+
+SERVERS = """
+[pacs.archive]
+server = "ARCHIVE@127.0.0.1:11112"
+title = "OURS"
+trust = "ca.pem"
+[pacs.second]
+server = "SECOND@[::1]:104"
+"""
+
+
+def test_a_server_goes_by_its_name(tmp_path: Path, calls: Callable[..., dict[str, Any]]) -> None:
+    file = write(SERVERS, tmp_path / "etc" / "pacs.toml")
+    words = ("--config", file, "send")
+    found = calls(*words, "archive", "a.dcm")
+    assert (found["server"], found["title"]) == ("ARCHIVE@127.0.0.1:11112", "OURS")
+    assert found["trust"] == file.parent / "ca.pem"  # paths count from the file
+    assert found["stderr"] == f"archive is ARCHIVE@127.0.0.1:11112 ({file})\n"  # who gets the files
+    found = calls(*words, "second", "a.dcm", C3S3_SEG_PACS_TITLE="OTHER")
+    assert (found["server"], found["title"], found["trust"]) == ("SECOND@[::1]:104", "OTHER", None)
+    found = calls(*words, "ARCHIVE@127.0.0.1:11112", "a.dcm")
+    assert (found["server"], found["title"], found["stderr"]) == ("ARCHIVE@127.0.0.1:11112", "C3S3SEG", "")
+    answer = run(*words, "archiv", "a.dcm")
+    assert answer.returncode == 2
+    told = f"error: {file}: there is no server 'archiv'. Give TITLE@host:port or one of: archive, second.\n"
+    assert answer.stderr == told
+    answer = run("send", "archive", "a.dcm")
+    assert answer.returncode == 2
+    assert "'archive'" in answer.stderr
+    assert "TITLE@host:port" in answer.stderr
+
+
+def test_paths_count_from_the_folder_of_the_file(
+    tmp_path: Path, calls: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    file = tmp_path / "etc" / "c.toml"
+    absolute = str(tmp_path / "there")
+    for model, expected in (
+        ("phantom", "phantom"),
+        ("./mine", str(tmp_path / "etc" / "mine")),
+        ("~/mine", str(tmp_path / "mine")),
+        (absolute, absolute),
+    ):
+        write(f"model = '{model}'", file)
+        assert calls("--config", file, *PREDICT)["model"] == expected
+        assert calls("--config", file, "benchmark")["model"] == expected
+
+
+def test_a_file_that_was_found_must_be_ours(tmp_path: Path, calls: Callable[..., dict[str, Any]]) -> None:
+    user = write("workers = 1", tmp_path / "user" / "c3s3-seg" / "c3s3-seg.toml")
+    for file in (write("workers = 2"), user):
+        expected = calls(*PREDICT)["workers"]
+        file.chmod(0o646)
+        answer = run(*PREDICT)
+        assert answer.returncode == 2
+        assert f"error: {file}: was found, and others may write to it (mode 646). Run chmod" in answer.stderr
+        assert calls("--config", file, *PREDICT)["workers"] == expected  # given: the user's decision
+        file.unlink()
+    for mode, group, owner, refused_for in (
+        (0o100664, os.geteuid(), os.geteuid(), None),  # a group of the user alone
+        (0o100664, 4242, os.geteuid(), "others may write"),
+        (0o100644, 4242, 0, None),
+        (0o100644, 4242, os.geteuid() + 7, f"user {os.geteuid() + 7} owns it"),
+    ):
+        status = os.stat_result((mode, 0, 0, 1, owner, group, 0, 0, 0, 0))
+        if refused_for is None:
+            check_owner(status, user)
+        else:
+            with pytest.raises(InputError, match=refused_for):
+                check_owner(status, user)
+
+
+def test_what_is_no_readable_file_is_refused(tmp_path: Path) -> None:
+    os.mkfifo("pipe.toml")
+    Path("folder.toml").mkdir()
+    for name, told in (
+        ("none.toml", "cannot be read (No such file or directory)"),
+        ("pipe.toml", "wanted a regular file"),
+        ("folder.toml", "cannot be read (Is a directory)"),
+    ):
+        for words, environment in ((("--config", name), {}), ((), {"C3S3_SEG_CONFIG": name})):
+            answer = run(*words, *PREDICT, **environment)
+            assert (answer.returncode, answer.stderr) == (2, f"error: {name}: {told}.\n")
+    Path("c3s3-seg.toml").symlink_to("none.toml")  # not passed over in favour of the user's
+    write("workers = 1", tmp_path / "user" / "c3s3-seg" / "c3s3-seg.toml")
+    assert run(*PREDICT).stderr.startswith("error: c3s3-seg.toml: cannot be read")
+
+
+@pytest.mark.parametrize(
+    ("platform", "environment", "expected"),
+    [
+        ("linux", {"HOME": "/h"}, "/h/.config/c3s3-seg"),
+        ("linux", {"HOME": "/h", "XDG_CONFIG_HOME": "/x"}, "/x/c3s3-seg"),
+        ("linux", {"HOME": "/h", "XDG_CONFIG_HOME": "x"}, "/h/.config/c3s3-seg"),
+        ("linux", {}, None),
+        ("darwin", {"HOME": "/h"}, "/h/Library/Application Support/c3s3-seg"),
+        ("win32", {"APPDATA": "/r", "HOME": "/h"}, "/r/c3s3-seg"),
+        ("win32", {}, None),
+    ],
+)
+def test_the_folder_of_the_user(platform: str, environment: dict[str, str], expected: str | None) -> None:
+    assert user_folder(environment, platform) == (Path(expected) if expected else None)
+
+
+def test_another_table_is_for_its_command() -> None:
+    file = write("workers = 2\n[serve]\nanything = { token = 1 }\n")
+    found = find(None, {})
+    assert found == FoundConfig(file, "working folder")
+    assert read(found)["serve"] == {"anything": {"token": 1}}
+    assert ConfigValues.load(found).values == {"workers": 2}
+
+
+def shown(*words: object, **environment: str) -> dict[str, dict[str, Any]]:
+    answer = run(*words, "config", "show", "--json", **environment)
+    assert answer.returncode == 0, answer.stderr
+    return {row["key"]: row for row in json.loads(answer.stdout)["keys"]}
+
+
+def test_config_show_says_what_holds_and_why() -> None:
+    rows = shown()
+    assert all(row["source"] == "default" and row["where"] == "" for row in rows.values())
+    assert rows["model"]["value"] == "left-atrium"
+    assert rows["threads"]["value"] is None
+    names = {key.name for key in SET}
+    assert set(rows) == names
+    write("workers = 3\nreport = ['png']\n[limits]\nmax_files = 9\n" + SERVERS)
+    rows = shown(C3S3_SEG_WORKERS="4", C3S3_SEG_PACS_TIMEOUT="9", C3S3_SEG_TRUST="not ours")
+    assert rows["workers"] == {
+        "key": "workers",
+        "value": 4,
+        "source": "environment",
+        "where": "C3S3_SEG_WORKERS",
+    }
+    assert rows["report"] == {"key": "report", "value": ["png"], "source": "file", "where": "c3s3-seg.toml"}
+    assert rows["limits.max_files"]["value"] == 9
+    assert rows["limits.max_size"]["source"] == "default"
+    assert rows["pacs.archive.server"]["value"] == "ARCHIVE@127.0.0.1:11112"
+    assert (rows["pacs.archive.title"]["value"], rows["pacs.second.title"]["value"]) == ("OURS", "C3S3SEG")
+    assert [rows[f"pacs.{name}.timeout"]["source"] for name in ("archive", "second")] == ["environment"] * 2
+    servers = {
+        f"pacs.{name}.{key.option}" for key in KEYS if key.of_a_server for name in ("archive", "second")
+    }
+    assert set(rows) == {name for name in names if "NAME" not in name} | servers
+    text = run("config").stdout
+    assert re.search(r"^ workers +3 +file c3s3-seg.toml *$", text, re.MULTILINE)
+    assert "Configuration file: c3s3-seg.toml (working folder)." in text
+    assert "No configuration file holds." in run("--config", "none", "config").stdout
+    write("wrokers = 3")
+    assert run("config").returncode == 2
+
+
+def test_the_example_file_holds_when_its_marks_are_removed() -> None:
+    text = run("config", "example").stdout
+    found = FoundConfig(write(text), "given")
+    assert ConfigValues.load(found).values == {}
+    keys = [line.removeprefix("# ") for line in text.splitlines() if re.match(r"# (\w+ = |\[)", line)]
+    write("\n".join(keys))
+    loaded = ConfigValues.load(found)
+    examples = {key.name: key.example for key in KEYS}
+    assert set(loaded.values) == {name for name in examples if "NAME" not in name}
+    assert set(loaded.servers["archive"]) == {key.option for key in KEYS if key.of_a_server}
+    assert max(map(len, text.splitlines())) <= 110
+
+
+def test_provenance_has_the_options_of_file_and_environment(small_scans: Path) -> None:
+    write("model = 'phantom'\nformat = 'mha'\nreport = []\nuncertainty = false\n[limits]\nmax_files = 3\n")
+    scan = small_scans / "case-0.nii.gz"
+    answer = run("predict", scan, "-o", "out", "--allow-out-of-domain", "--quiet", C3S3_SEG_WORKERS="0")
+    assert answer.returncode == 0, answer.stderr
+    run_details = json.loads(Path("out/provenance.json").read_text())["runs"][-1]
+    given = ["c3s3-seg", "predict", str(scan), "-o", "out", "--allow-out-of-domain", "--quiet"]
+    more = ["--model=phantom", "--format=mha", "--no-uncertainty", "--workers=0"]
+    assert run_details["command"] == given + more
+    assert Path("out/case-0.mha").is_file()
+
+
+def test_without_a_file_nothing_more_is_imported() -> None:
+    """Of the modules that only a file needs: TOML, the types of its keys."""
+    code = """
+import sys
+sys.argv = ["c3s3-seg", "predict", "none.nii.gz", "-o", "out", *sys.argv[1:]]
+from c3s3_seg.cli import main
+try:
+    main()
+except SystemExit:
+    print([name for name in ("tomllib", "c3s3_seg.system.config_values") if name in sys.modules])
+"""
+    found = []
+    for words in ([], ["--help"]):
+        answer = subprocess.run(
+            [sys.executable, "-c", code, *words], capture_output=True, text=True, check=True
+        )
+        found.append(answer.stdout.splitlines()[-1])
+    assert found == [found[0], "[]"]
+    assert "config_values" not in found[0]
+
+
+def completed(shell: str, line: str) -> list[str]:
+    """What a shell is given for the end of a line: the words without their descriptions."""
+    words = f"c3s3-seg {line}"
+    environment = {"_C3S3_SEG_COMPLETE": f"complete_{shell}"}
+    if shell == "bash":
+        environment |= {"COMP_WORDS": words, "COMP_CWORD": str(len(line.split(" ")))}
+    else:
+        environment |= {"_TYPER_COMPLETE_ARGS": words, "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
+    answer = run(**environment)
+    assert answer.stderr == ""
+    if shell == "zsh":
+        return re.findall(r'(?:^|\(\()"(.*?)"', answer.stdout, re.MULTILINE)
+    return [text.split("\t")[0] for text in answer.stdout.splitlines() if text]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shells_complete_commands_options_and_values(shell: str) -> None:
+    write(SERVERS)
+    expected = {
+        "con": ["config"],
+        "--conf": ["--config"],
+        "config ": ["show", "example"],
+        "predict --model left": ["left-atrium", "left-atrium-vnet"],
+        "predict --format dicom": ["dicom-seg", "dicom-labelmap"],
+        "predict --report png,": ["png,html", "png,sc"],
+        "predict --report n": ["none"],
+        "predict --device ": ["auto", "cpu", "cuda"],
+        "predict --backend o": ["openvino", "onnx"],
+        "predict --precision b": ["bfloat16"],
+        "predict --set tiling.": ["tiling.overlap=", "tiling.stride=", "tiling.weighting="],
+        "predict --no-": ["--no-uncertainty"],
+        "predict --uncer": ["--uncertainty"],
+        "inspect --repair ": ["gaps", "tilt", "orthonormal"],
+        "fetch ": ["archive", "second"],
+        "send a": ["archive"],
+        "--config none fetch ": [],
+    }
+    assert {line: completed(shell, line) for line in expected} == expected

@@ -8,7 +8,10 @@ environment, file, the default of the function.
 from __future__ import annotations
 
 import os
+import sys
 from typing import TYPE_CHECKING, Any
+
+import typer
 
 from c3s3_seg.system.config_keys import keys_of
 
@@ -16,7 +19,7 @@ if TYPE_CHECKING:
     from c3s3_seg.system.config_file import FoundConfig
     from c3s3_seg.system.config_values import ConfigValues
 
-STORED = "c3s3_seg.configuration"  # in the context's `meta`: the file is read once
+STORED = "c3s3_seg.config_values"  # in the context's `meta`: the file is read once
 SERVER = "server"
 
 
@@ -85,13 +88,14 @@ class Defaults:
         if self._server is not None:
             params[SERVER] = self._config.servers[self._server][SERVER]
             say(f"{self._server} is {params[SERVER]} ({found.path})", err=True)
-        used = [name for name in params if _source(self._ctx, name) == "DEFAULT_MAP"]
+        used = [name for name in params if source_of(self._ctx, name) == "DEFAULT_MAP"]
         if used and found.origin == "working folder" and not params.get("quiet"):
             names = ", ".join(sorted(used))
             say(f"{found.path} in the working folder sets {names} (--config none ignores it)", err=True)
 
 
-def _source(ctx: Any, name: str) -> str:
+def source_of(ctx: Any, name: str) -> str:
+    """Where click took the value of a parameter from: COMMANDLINE, ENVIRONMENT, DEFAULT_MAP or DEFAULT."""
     source = ctx.get_parameter_source(name)
     return "" if source is None else str(source.name)
 
@@ -113,19 +117,43 @@ def _named(command: Any, ctx: Any, args: list[str], config: ConfigValues) -> str
     return str(text)
 
 
-def name_variable_in(error: Any, ctx: Any) -> None:
-    """Let the message about a bad value name the environment variable that it is from."""
+def clarify(error: Any, ctx: Any) -> None:
+    """Let a message about a bad value name the environment variable that it is from, in plain words.
+
+    Typer's messages begin with words of the package that it checks values with.
+    """
+    error.message = error.message.removeprefix("Value error, ").removeprefix("Input ")
     param = getattr(error, "param", None)
-    if param is not None and param.envvar and _source(ctx, param.name) == "ENVIRONMENT":
+    if param is not None and param.envvar and source_of(ctx, param.name) == "ENVIRONMENT":
         error.param_hint = f"{param.envvar} in the environment"
 
 
-def server_names(ctx: Any) -> list[str]:
-    """For the completion of a shell: the servers of the configuration file."""
+def command_line(ctx: Any) -> tuple[str, ...]:
+    """The words of this run, and those that do what the environment and the configuration file did.
+
+    So provenance says all, whatever becomes of the file.
+    """
+    words = []
+    for param in ctx.command.params:
+        if source_of(ctx, param.name) in ("ENVIRONMENT", "DEFAULT_MAP") and param.param_type_name == "option":
+            words += _words(param, ctx.params[param.name])
+    return (*sys.argv, *words)
+
+
+def _words(param: Any, value: Any) -> list[str]:
+    if isinstance(value, bool):
+        return [(param.opts if value else param.secondary_opts)[-1]]
+    values = value if isinstance(value, list | tuple) else [value]
+    return [f"{param.opts[-1]}={item}" for item in values]
+
+
+def server_names(ctx: typer.Context, incomplete: str) -> list[str]:
+    """For the completion of a shell: the servers of the configuration file of this beginning."""
     from c3s3_seg.errors import C3S3Error
 
     try:
         config = load(ctx)
     except C3S3Error:
         return []
-    return [] if config is None else sorted(config.servers)
+    servers = [] if config is None else sorted(config.servers)
+    return [name for name in servers if name.startswith(incomplete)]
