@@ -20,6 +20,8 @@ from c3s3_seg.system.config_file import FoundConfig, check_owner, find, read, us
 from c3s3_seg.system.config_keys import KEYS
 from c3s3_seg.system.config_values import KINDS, ConfigValues
 
+ROOT = Path(__file__).parents[2]
+
 
 @pytest.fixture(autouse=True)
 def own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -421,6 +423,20 @@ def test_the_example_file_holds_when_its_marks_are_removed() -> None:
     assert set(loaded.values) == {name for name in examples if "NAME" not in name}
     assert set(loaded.servers["archive"]) == {key.option for key in KEYS if key.of_a_server}
     assert max(map(len, text.splitlines())) <= 110
+
+
+def test_the_page_has_every_key_and_an_example_that_holds() -> None:
+    page = (ROOT / "docs/configuration.md").read_text(encoding="utf-8")
+    rows = [
+        f"| `{key.name}` | `{json.dumps(key.example)}` | {', '.join(key.commands) or 'fetch, send'} |"
+        f" {f'`{key.variable}`' if key.variable else '-'} | {key.about} |"
+        for key in KEYS
+    ]
+    assert [line for line in page.splitlines() if re.match(r"\| `[a-zA-Z_.]+` \| `", line)] == rows
+    (block,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    loaded = ConfigValues.load(FoundConfig(write(block), "given"))
+    assert loaded.values["limits.max_time"] == 3600
+    assert loaded.servers["archive"]["title"] == "C3S3SEG"
 
 
 def test_provenance_has_the_options_of_file_and_environment(small_scans: Path) -> None:
