@@ -22,7 +22,7 @@ FOREIGN = {
     *("nproc-per-node", "array", "nthreads", "nworkers", "resources", "protocol", "no-dashboard"),
     *("tls-ca-file", "tls-cert", "tls-key", "meta", "config", "bundle", "dataset", "output"),
     *("no-index", "find-links", "no-deps"),  # of pip
-    *("network", "read-only", "rm", "tmpfs", "user"),  # of docker
+    *("network", "read-only", "rm", "tmpfs", "user", "memory", "build-arg"),  # of docker
     *("kills", "flat", "tiles", "fine", "slices", "size", "steps", "methods"),  # of scripts in benchmarks/
 }
 METADATA = {f"c3s3.{key}" for key in ("task", "networks", "weights", "input", "output", "postprocess")}
