@@ -40,6 +40,18 @@ class PanelCommand(TyperCommand):
             defaults.applied()
         return rest
 
+    def invoke(self, ctx: Any) -> Any:
+        """As Typer does; an error about an option that the user did not give says who set it."""
+        from c3s3_seg.errors import C3S3Error
+
+        try:
+            return super().invoke(ctx)
+        except C3S3Error as error:
+            from c3s3_seg.commands import option_defaults
+
+            option_defaults.name_origin(error, ctx)
+            raise
+
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """`[OPTIONS] INPUT...`."""
         arguments = [param for param in self.get_params(ctx) if param.param_type_name == "argument"]

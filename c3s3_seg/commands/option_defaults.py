@@ -8,6 +8,7 @@ environment, file, the default of the function.
 from __future__ import annotations
 
 import os
+import re
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ import typer
 from c3s3_seg.system.config_keys import keys_of
 
 if TYPE_CHECKING:
+    from c3s3_seg.errors import C3S3Error
     from c3s3_seg.system.config_file import FoundConfig
     from c3s3_seg.system.config_values import ConfigValues
 
@@ -126,6 +128,20 @@ def clarify(error: Any, ctx: Any) -> None:
     param = getattr(error, "param", None)
     if param is not None and param.envvar and source_of(ctx, param.name) == "ENVIRONMENT":
         error.param_hint = f"{param.envvar} in the environment"
+
+
+def name_origin(error: C3S3Error, ctx: Any) -> None:
+    """Let an error about an option, or about its value, say that the environment or the file set it."""
+    config, told = ctx.meta.get(STORED), error.told
+    for param in ctx.command.params:
+        value, source = ctx.params.get(param.name), source_of(ctx, param.name)
+        if source not in ("ENVIRONMENT", "DEFAULT_MAP"):
+            continue
+        is_value = isinstance(value, str) and len(value) > 2 and value in told
+        if is_value or re.search(rf"--{param.name.replace('_', '-')}\b", told):
+            where = param.envvar if config is None or source == "ENVIRONMENT" else config.found.path
+            note = f"{param.name} is set by {where}"
+            error.todo = f"{error.todo}; {note}" if error.todo else f"Here {note}"
 
 
 def command_line(ctx: Any) -> tuple[str, ...]:

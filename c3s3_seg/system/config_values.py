@@ -17,7 +17,9 @@ from c3s3_seg.system.config_keys import ANY_SERVER, KEYS, SERVER_TABLE, UNCHECKE
 from c3s3_seg.system.hardware import check_device, parse_memory
 from c3s3_seg.system.schema import Rule, closed, parse
 
-SECRET = re.compile(r"token|passw|secret|api_?key|credential|private_?key", re.IGNORECASE)
+SECRET = re.compile(
+    r"token|passw|secret|api[_-]?key|credential|private[_-]?key|bearer|authori[sz]ation", re.IGNORECASE
+)
 PASSWORD = re.compile(r"://[^/\s]*@")  # in an address: a user, or a user and a password
 SERVER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 ADDRESS = re.compile(r"[^@\s]{1,16}@\S+|https?://\S+")
@@ -139,16 +141,21 @@ def _placed(kind: str, value: Any, folder: Path) -> Any:
     return str(folder / os.path.expanduser(value)) if kind == "path" or is_folder else value
 
 
-def _refuse_secrets(table: Mapping[str, Any], where: Path, prefix: str = "") -> None:
-    for name, value in table.items():
-        if isinstance(value, dict):
-            _refuse_secrets(value, where, f"{prefix}{name}.")
-        elif SECRET.search(name) or (isinstance(value, str) and PASSWORD.search(value)):
-            raise ConfigError(
-                f"the key '{prefix}{name}' holds a secret, which a configuration file may not",
-                where=where,
-                todo="Remove it, and give the secret in the environment of the command that needs it",
-            )
+def _refuse_secrets(value: Any, where: Path, name: str = "", prefix: str = "") -> None:
+    """Before anything else is checked: a message about a wrong value repeats it."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            _refuse_secrets(item, where, key, f"{prefix}{name}." if name else prefix)
+    elif isinstance(value, list):
+        for item in value:
+            _refuse_secrets(item, where, name, prefix)
+    named = SECRET.search(name) and not isinstance(value, dict)
+    if named or (isinstance(value, str) and PASSWORD.search(value)):
+        raise ConfigError(
+            f"the key '{prefix}{name}' holds a secret, which a configuration file may not",
+            where=where,
+            todo="Remove it, and give the secret in the environment of the command that needs it",
+        )
 
 
 def _check_server(name: str, table: Mapping[str, Any], where: Path) -> None:

@@ -217,6 +217,10 @@ def refused(file: str | bytes, *parts: str) -> None:
         ("[pacs.-a]\nserver = 'A@h:1'", ("pacs.'-a'", "letters, digits")),
         ("token = 'x'", ("'token' holds a secret", "in the environment")),
         ("[pacs.a]\nserver = 'A@h:1'\napi_key = 'x'", ("'pacs.a.api_key' holds a secret",)),
+        ("[[pacs]]\ntoken = 'x'", ("'pacs.token' holds a secret",)),
+        ("report = [{ Api-Key = 'x' }]", ("'report.Api-Key' holds a secret",)),
+        ("model = { password = ['x'] }", ("'model.password' holds a secret",)),
+        ('"work\\ners\\u001b[31m" = 2', ("there is no key 'work",)),
         ("[pacs.a]\nserver = 'https://me:word@h/x'", ("'pacs.a.server' holds a secret",)),
         ("threads = 1\nworkers = x\n", ("not valid TOML", "line 2")),
         ("workers = 1\nworkers = 2", ("not valid TOML",)),
@@ -259,6 +263,20 @@ def test_a_value_of_the_environment_is_refused_by_the_name_of_its_variable() -> 
             assert last.startswith(f"Error: Invalid value for {name} in the environment: ")
             assert wanted in last
             assert "Input" not in last
+
+
+def test_an_error_about_an_option_says_who_set_it(tmp_path: Path) -> None:
+    """The user of a shared file may not know what it says."""
+    file = write("model = 'left-atrum'", tmp_path / "user" / "c3s3-seg" / "c3s3-seg.toml")
+    told = run(*PREDICT).stderr
+    assert told.startswith("error: there is no model left-atrum. ")
+    assert told.endswith(f"; model is set by {file}.\n")
+    told = run(*PREDICT, C3S3_SEG_MODEL="another", C3S3_SEG_MAX_MEMORY="much").stderr
+    assert told.endswith("; model is set by C3S3_SEG_MODEL.\n")
+    assert told.count("set by") == 1  # the memory is not what the error is about
+    assert "set by" not in run(*PREDICT, "--model", "another").stderr
+    told = run(*PREDICT, "--model", "phantom", C3S3_SEG_MAX_MEMORY="much").stderr
+    assert told.endswith(". Here max_memory is set by C3S3_SEG_MAX_MEMORY.\n")
 
 
 SERVERS = """
