@@ -528,3 +528,22 @@ def test_shells_complete_commands_options_and_values(shell: str) -> None:
         "--config none fetch ": [],
     }
     assert {line: completed(shell, line) for line in expected} == expected
+
+
+def test_the_script_for_bash_works_in_bash() -> None:
+    write(SERVERS)
+    code = """
+source /dev/stdin <<< "$(_C3S3_SEG_COMPLETE=source_bash c3s3-seg)"
+COMP_WORDS=(c3s3-seg send se) COMP_CWORD=2
+$(complete -p c3s3-seg | sed 's/.*-F //; s/ .*//') c3s3-seg
+echo "${COMPREPLY[*]}"
+"""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    answer = subprocess.run(
+        ["bash", "-c", code],
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert answer.stdout == "second\n"
