@@ -18,6 +18,7 @@ from c3s3_seg.errors import C3S3Error, DefectError, InputError, foreseen, is_out
 from c3s3_seg.system.process import quiet_libraries
 
 TRACEBACK = "C3S3_SEG_TRACEBACK"  # set: a defect shows where it was raised
+CONFIG = "C3S3_SEG_CONFIG"  # the configuration file, as --config
 COMPLETION = "_C3S3_SEG_COMPLETE"  # set by the completion script of a shell
 
 # The summaries are those of the functions (tests compare them): `--help` imports no command.
@@ -47,6 +48,7 @@ COMMANDS = {
     "Check": {
         "inspect": "List the series at a path, and why some of them cannot be read.",
         "check": "Check a data set before training: files, grids, masks, intensities, duplicates.",
+        "config": "Show the defaults that hold and where each comes from, or print an example file.",
         "doctor": "Check this installation: versions, devices, models, and a phantom from end to end.",
     },
     "Demo": {"phantom": "Simulate a scan of the heart with a known left atrium."},
@@ -57,6 +59,7 @@ class _Commands(LazyGroup):
     """The commands of this program."""
 
     places = COMMANDS
+    texts = ("config",)
 
 
 app = typer.Typer(
@@ -103,6 +106,16 @@ def _show_completion(ctx: typer.Context, param: typer.CallbackParam, wanted: boo
 
 @app.callback()
 def _root(
+    config: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            envvar=CONFIG,
+            show_envvar=False,
+            help="Configuration file with defaults of options; none: no file. Default: c3s3-seg.toml of the"
+            " working folder, else of the user.",
+        ),
+    ] = None,
     version: Annotated[
         bool,
         typer.Option(
@@ -153,6 +166,8 @@ def main() -> None:
         from typer.completion import completion_init  # type: ignore[attr-defined]
 
         completion_init()
+        # Typer folds the descriptions at this width, and fish would offer each further line as a word.
+        os.environ["COLUMNS"] = "10000"
     # typer would turn a KeyboardInterrupt into silence.
     signal.signal(signal.SIGINT, _stop)
     signal.signal(signal.SIGTERM, _stop)

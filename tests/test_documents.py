@@ -22,7 +22,7 @@ FOREIGN = {
     *("nproc-per-node", "array", "nthreads", "nworkers", "resources", "protocol", "no-dashboard"),
     *("tls-ca-file", "tls-cert", "tls-key", "meta", "config", "bundle", "dataset", "output"),
     *("no-index", "find-links", "no-deps"),  # of pip
-    *("network", "read-only", "rm", "tmpfs", "user"),  # of docker
+    *("network", "read-only", "rm", "tmpfs", "user", "memory", "build-arg"),  # of docker
     *("kills", "flat", "tiles", "fine", "slices", "size", "steps", "methods"),  # of scripts in benchmarks/
 }
 METADATA = {f"c3s3.{key}" for key in ("task", "networks", "weights", "input", "output", "postprocess")}
@@ -40,7 +40,8 @@ def options() -> dict[str, set[str]]:
     group: Any = typer.main.get_command(app)
     commands = {name: group.get_command(None, name) for name in group.list_commands(None)}
     return {
-        name: {o.lstrip("-") for p in command.params for o in p.opts if o[:2] == "--"} | {"help"}
+        name: {o.lstrip("-") for p in command.params for o in (*p.opts, *p.secondary_opts) if o[:2] == "--"}
+        | {"help"}
         for name, command in {"": group, **commands}.items()
     }
 

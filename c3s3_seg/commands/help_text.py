@@ -26,11 +26,30 @@ class PanelCommand(TyperCommand):
     """A command whose options stand under the headings that `rich_help_panel` names."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """As Typer does; its messages begin with words of the package that it checks values with."""
+        """As Typer does, with defaults from the configuration file, which help and completion do without."""
+        from c3s3_seg.commands import option_defaults
+
+        reads = not ctx.resilient_parsing and "--help" not in args
+        defaults = option_defaults.Defaults(self, ctx, args) if reads else None
         try:
-            return super().parse_args(ctx, args)
+            rest = super().parse_args(ctx, args)
         except typer.BadParameter as error:
-            error.message = error.message.removeprefix("Value error, ").removeprefix("Input ")
+            option_defaults.clarify(error, ctx)
+            raise
+        if defaults is not None:
+            defaults.applied()
+        return rest
+
+    def invoke(self, ctx: Any) -> Any:
+        """As Typer does; an error about an option that the user did not give says who set it."""
+        from c3s3_seg.errors import C3S3Error
+
+        try:
+            return super().invoke(ctx)
+        except C3S3Error as error:
+            from c3s3_seg.commands import option_defaults
+
+            option_defaults.name_origin(error, ctx)
             raise
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
@@ -47,6 +66,14 @@ class LazyGroup(TyperGroup):
     """The commands of `places` under their headings; the module of one is imported when it is asked for."""
 
     places: ClassVar[dict[str, dict[str, str]]] = {}  # heading -> command -> its summary
+    texts: ClassVar[tuple[str, ...]] = ()  # options of the program that are taken as they are given
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        for option in self.params:
+            if option.name in self.texts:
+                # Typer would import pydantic for the conversion, even if the option is not given.
+                option.process_value = lambda ctx, value: value  # type: ignore[method-assign]
 
     def list_commands(self, ctx: Any) -> list[str]:
         """In the order of the headings."""
@@ -79,7 +106,9 @@ def _load(name: str) -> Any:
     module = import_module(f"c3s3_seg.commands.{FILES.get(name, name)}")
     app = typer.Typer(add_completion=False, rich_markup_mode=None)
     app.command(name, cls=PanelCommand)(getattr(module, name))
-    return typer.main.get_command(app)
+    from c3s3_seg.commands import option_defaults
+
+    return option_defaults.name_variables(typer.main.get_command(app))
 
 
 def _panels(command: Any, ctx: Any, others: str) -> dict[str, list[tuple[str, str]]]:

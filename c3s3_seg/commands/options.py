@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -24,6 +25,32 @@ def model_names(incomplete: str) -> list[str]:
     from c3s3_seg.bundle import shipped_bundles
 
     return [name for name in shipped_bundles() if name.startswith(incomplete)]
+
+
+def one_word(words: Iterable[str]) -> Callable[[str], list[str]]:
+    """For the completion of a shell: these words. Where Typer has the `Literal` itself it completes alone."""
+    known = tuple(words)
+    return lambda incomplete: [word for word in known if word.startswith(incomplete)]
+
+
+def some_words(words: Iterable[str], alone: str) -> Callable[[str], list[str]]:
+    """For the completion of a shell: several of these words with commas between them, or one word alone."""
+    known = tuple(words)
+
+    def complete(incomplete: str) -> list[str]:
+        given = incomplete.split(",")[:-1]
+        more = [",".join((*given, word)) for word in known if word not in given]
+        return [text for text in (*more, *(() if given else (alone,))) if text.startswith(incomplete)]
+
+    return complete
+
+
+def rare_keys(incomplete: str) -> list[str]:
+    """For the completion of a shell: the keys of `predict --set`."""
+    from c3s3_seg.batch.overrides import PredictKeys
+
+    keys = [f"{table}.{key}=" for table, held in vars(PredictKeys()).items() for key in vars(held)]
+    return [key for key in keys if key.startswith(incomplete)]
 
 
 def config_names(incomplete: str) -> list[str]:
@@ -72,6 +99,7 @@ Repair = Annotated[
         metavar=one_of(choices.Repair),
         help="Repair a fault of the scan that is refused otherwise. May be repeated.",
         rich_help_panel=INPUT,
+        autocompletion=one_word(get_args(choices.Repair)),
     ),
 ]
 Workers = Annotated[

@@ -9,13 +9,21 @@ import typer
 
 from c3s3_seg.commands import options
 from c3s3_seg.commands.console import say
+from c3s3_seg.commands.option_defaults import server_names
 
 if TYPE_CHECKING:
     from c3s3_seg.io.pacs.association import Caller
 
 LINK, LISTENER, LIMITS = options.CONNECTION, "C-MOVE", "Limits"
 
-ServerText = Annotated[str, typer.Argument(help="Server: TITLE@host:port.", metavar="SERVER")]
+ServerText = Annotated[
+    str,
+    typer.Argument(
+        help="Server: TITLE@host:port, or its name in the configuration file.",
+        metavar="SERVER",
+        autocompletion=server_names,
+    ),
+]
 Title = Annotated[
     str,
     typer.Option(metavar="TITLE", help="Our own AE title, as the server knows it.", rich_help_panel=LINK),
@@ -28,7 +36,7 @@ Timeout = Annotated[
 ]
 Encrypted = Annotated[
     bool,
-    typer.Option("--tls", help="Encrypt, and check the server's certificate.", rich_help_panel=LINK),
+    typer.Option("--tls/--no-tls", help="Encrypt, and check the server's certificate.", rich_help_panel=LINK),
 ]
 Trusted = Annotated[
     Path | None,

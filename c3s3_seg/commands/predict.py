@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 
 from c3s3_seg.commands import options
 from c3s3_seg.commands.console import say
+from c3s3_seg.commands.option_defaults import command_line
 from c3s3_seg.commands.options import BATCH, HARDWARE, INPUT, MESSAGES, NETWORK, OUTPUT
 from c3s3_seg.commands.predict_output import print_cases, print_result, report_files
 from c3s3_seg.commands.progress import ProgressReporter
-from c3s3_seg.system.choices import DEVICES, MaskFormat, TilingPreset
+from c3s3_seg.system.choices import DEVICES, MaskFormat, ReportFile, TilingPreset
 
 
 def predict(
+    ctx: typer.Context,
     inputs: Annotated[
         list[Path],
         typer.Argument(help="Image files, DICOM folders, or folders of cases.", metavar="INPUT"),
@@ -45,8 +46,9 @@ def predict(
         typer.Option(
             metavar="png,html,sc",
             help="More files for each case: a preview with contours (png), an HTML report with a 3D surface"
-            " (html), the preview as DICOM Secondary Capture (sc; needs DICOM input).",
+            " (html), the preview as DICOM Secondary Capture (sc; needs DICOM input); or none.",
             rich_help_panel=OUTPUT,
+            autocompletion=options.some_words(get_args(ReportFile), alone="none"),
         ),
     ] = None,
     probabilities: Annotated[
@@ -89,7 +91,7 @@ def predict(
     uncertainty: Annotated[
         bool,
         typer.Option(
-            "--uncertainty",
+            "--uncertainty/--no-uncertainty",
             help="Compare the networks: maps in OUT/uncertainty, and a flag on uncertain cases.",
             rich_help_panel=NETWORK,
         ),
@@ -102,6 +104,7 @@ def predict(
             help="Rare settings: tiling.overlap, .stride, .weighting; postprocess.keep_largest,"
             " .min_volume_ml, .fill_holes; batch.limit. May be repeated.",
             rich_help_panel=NETWORK,
+            autocompletion=options.rare_keys,
         ),
     ] = None,
     series: Annotated[
@@ -132,7 +135,12 @@ def predict(
     backend: options.Backend = "auto",
     device: Annotated[
         str,
-        typer.Option(metavar=DEVICES, help="Where the network runs.", rich_help_panel=HARDWARE),
+        typer.Option(
+            metavar=DEVICES,
+            help="Where the network runs.",
+            rich_help_panel=HARDWARE,
+            autocompletion=options.one_word(("auto", "cpu", "cuda")),
+        ),
     ] = "auto",
     precision: options.NetworkPrecision = "auto",
     threads: Annotated[
@@ -162,6 +170,7 @@ def predict(
             metavar="I/N",
             help="Only this share of the cases; auto in a SLURM array; auto/8 in a Kubernetes job.",
             rich_help_panel=BATCH,
+            autocompletion=options.one_word(("auto",)),
         ),
     ] = None,
     cluster: Annotated[
@@ -170,6 +179,7 @@ def predict(
             metavar="ADDRESS",
             help="Use a Dask cluster: local, tcp://HOST:PORT or tls://HOST:PORT.",
             rich_help_panel=BATCH,
+            autocompletion=options.one_word(("local",)),
         ),
     ] = None,
     case_timeout: Annotated[
@@ -247,7 +257,7 @@ def predict(
         allow_out_of_domain=allow_out_of_domain,
     )
     share = parse_shard(shard, os.environ) if shard is not None else None
-    plan = BatchPlan(workers, share, keys.batch.limit, retry_failed, cluster, tuple(sys.argv), case_timeout)
+    plan = BatchPlan(workers, share, keys.batch.limit, retry_failed, cluster, command_line(ctx), case_timeout)
     if dry_run:
         print_cases(inputs, job, plan, as_json=as_json)
         return

@@ -17,7 +17,7 @@ LONGEST_TABLE = 200  # cases that a terminal shows one by one; summary.csv has t
 
 
 def report_files(given: list[str]) -> set[str]:
-    """The words of `--report`: `png,html` -> both.
+    """The words of `--report`: `png,html` -> both; `none` alone -> none, whatever a configuration file says.
 
     Raises
     ------
@@ -27,6 +27,8 @@ def report_files(given: list[str]) -> set[str]:
         If the HTML report was asked for and plotly is not installed.
     """
     wanted = {word.strip() for text in given for word in text.split(",")}
+    if wanted == {"none"}:
+        return set()
     unknown = sorted(wanted - set(get_args(ReportFile)))
     if unknown:
         raise InputError(f"there is no --report {unknown[0]!r}; wanted {', '.join(get_args(ReportFile))}")

@@ -12,7 +12,7 @@ import re
 import secrets
 import stat
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -114,8 +114,19 @@ def read_known(path: Path, hashes: Mapping[str, str] | None, limit: int) -> byte
     return content
 
 
-def read_regular(path: Path, limit: int = JSON_BYTES) -> bytes:
+def read_regular(
+    path: Path, limit: int = JSON_BYTES, check: Callable[[os.stat_result], None] | None = None
+) -> bytes:
     """The content of a regular file of at most `limit` bytes; a FIFO or a device is never read.
+
+    Parameters
+    ----------
+    path
+        The file.
+    limit
+        Bytes that it may have.
+    check
+        Called with owner and mode of the file that was opened, before it is read; may raise.
 
     Raises
     ------
@@ -129,6 +140,8 @@ def read_regular(path: Path, limit: int = JSON_BYTES) -> bytes:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise InputError("wanted a regular file", where=path)
+            if check is not None:
+                check(status)
             content = file.read(min(limit, status.st_size) + 1)  # as much memory as it asks for is reserved
     except OSError as error:
         raise InputError(f"cannot be read ({error.strerror or error})", where=path) from error

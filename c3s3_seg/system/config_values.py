@@ -1,0 +1,166 @@
+"""What a configuration file says: each key of `config_keys` with its type, checked as a whole."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, make_dataclass
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any
+
+from c3s3_seg.errors import ConfigError, InputError
+from c3s3_seg.system.choices import BackendName, MaskFormat, Precision, ReportFile
+from c3s3_seg.system.config_file import FoundConfig, read
+from c3s3_seg.system.config_keys import ANY_SERVER, KEYS, SERVER_TABLE, UNCHECKED, keys_of
+from c3s3_seg.system.hardware import check_device, parse_memory
+from c3s3_seg.system.schema import Rule, closed, parse
+
+SECRET = re.compile(
+    r"token|passw|secret|api[_-]?key|credential|private[_-]?key|bearer|authori[sz]ation", re.IGNORECASE
+)
+PASSWORD = re.compile(r"://[^/\s]*@")  # in an address: a user, or a user and a password
+SERVER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+ADDRESS = re.compile(r"[^@\s]{1,16}@\S+|https?://\S+")
+
+
+def _accepted(check: Callable[[str], object]) -> Callable[[str], bool]:
+    """Whether a function of ours takes the text."""
+
+    def holds(text: str) -> bool:
+        try:
+            check(text)
+        except InputError:
+            return False
+        return True
+
+    return holds
+
+
+_TEXT = Annotated[str, Rule(lambda text: bool(text.strip()), "a text that is not empty")]
+KINDS: dict[str, Any] = {
+    "text": _TEXT,
+    "path": _TEXT,
+    "model": _TEXT,
+    "flag": bool,
+    "format": MaskFormat,
+    "report": list[ReportFile],
+    "backend": BackendName,
+    "precision": Precision,
+    "device": Annotated[str, Rule(_accepted(check_device), "'auto', 'cpu', 'cuda' or 'cuda:N'")],
+    "size": Annotated[str, Rule(_accepted(parse_memory), "a size such as '8GB'")],
+    "address": Annotated[
+        str, Rule(lambda text: bool(ADDRESS.fullmatch(text)), "'TITLE@host:port' or 'https://host/path'")
+    ],
+    "count": Annotated[int, Rule(lambda number: number >= 1, "a whole number of at least 1")],
+    "count or 0": Annotated[int, Rule(lambda number: number >= 0, "a whole number of at least 0")],
+    "seconds": Annotated[float, Rule(lambda number: number >= 1, "seconds, at least 1")],
+}
+
+
+@dataclass(frozen=True)
+class ConfigValues:
+    """What holds of a configuration file.
+
+    Parameters
+    ----------
+    found
+        The file.
+    values
+        Name of a key -> its value, without the tables of servers.
+    servers
+        Name of a server -> the last part of a key (`server`, `title`, ...) -> its value.
+    """
+
+    found: FoundConfig
+    values: Mapping[str, Any] = field(default_factory=dict)
+    servers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, found: FoundConfig) -> ConfigValues:
+        """Read a file and check all of it, whatever command is run; only `serve` is not looked at.
+
+        Raises
+        ------
+        InputError
+            As `config_file.read`.
+        ConfigError
+            Naming the file, the key, what was found and what was wanted; for a secret, where it belongs.
+        """
+        data = {name: value for name, value in read(found).items() if name != UNCHECKED}
+        _refuse_secrets(data, found.path)
+        keys = parse(_schema(), data, found.path)
+        folder = found.path.parent
+        values = {**_values(keys, folder), **_values(keys.limits, folder, "limits.")}
+        servers = {name: _values(table, folder) for name, table in keys.pacs.items()}
+        for name, table in servers.items():
+            _check_server(name, table, found.path)
+        return cls(found, values, servers)
+
+    def defaults_of(self, command: str | None, server: str | None = None) -> dict[str, Any]:
+        """Parameter of a command -> what the file says; for `fetch` and `send` of the named server."""
+        of_server = self.servers.get(server, {}) if server is not None else {}
+        found: dict[str, Any] = {}
+        for key in keys_of(command):
+            value = of_server.get(key.option) if key.of_a_server else self.values.get(key.name)
+            if value is not None:
+                found[key.option] = value
+        return found
+
+
+@cache
+def _schema() -> Any:
+    """A closed dataclass of all keys, with one for each table."""
+
+    def table(name: str, prefix: str, *more: Any) -> type:
+        own = [(key.option, KINDS[key.kind] | None, None) for key in KEYS if key.table == prefix]
+        return closed(make_dataclass(name, [*own, *more], frozen=True))
+
+    limits = table("limits", "limits.")
+    server = table("server", f"{SERVER_TABLE}.{ANY_SERVER}.")
+    tables: tuple[Any, ...] = (
+        ("limits", limits, field(default_factory=limits)),
+        (SERVER_TABLE, dict[str, server], field(default_factory=dict)),  # type: ignore[valid-type]
+    )
+    return table("keys", "", *tables)
+
+
+def _values(table: Any, folder: Path, prefix: str = "") -> dict[str, Any]:
+    """Name of a key -> its value, of the keys that are set; paths count from the folder of the file."""
+    kinds = {key.option: key.kind for key in KEYS}
+    return {
+        prefix + name: _placed(kinds[name], value, folder)
+        for name, value in vars(table).items()
+        if value is not None and name in kinds
+    }
+
+
+def _placed(kind: str, value: Any, folder: Path) -> Any:
+    is_folder = kind == "model" and any(mark in value for mark in ("/", os.sep))
+    return str(folder / os.path.expanduser(value)) if kind == "path" or is_folder else value
+
+
+def _refuse_secrets(value: Any, where: Path, name: str = "", prefix: str = "") -> None:
+    """Before anything else is checked: a message about a wrong value repeats it."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            _refuse_secrets(item, where, key, f"{prefix}{name}." if name else prefix)
+    elif isinstance(value, list):
+        for item in value:
+            _refuse_secrets(item, where, name, prefix)
+    named = SECRET.search(name) and not isinstance(value, dict)
+    if named or (isinstance(value, str) and PASSWORD.search(value)):
+        raise ConfigError(
+            f"the key '{prefix}{name}' holds a secret, which a configuration file may not",
+            where=where,
+            todo="Remove it, and give the secret in the environment of the command that needs it",
+        )
+
+
+def _check_server(name: str, table: Mapping[str, Any], where: Path) -> None:
+    if not SERVER_NAME.fullmatch(name):
+        what = f"[{SERVER_TABLE}.{name!r}]: wanted a name of letters, digits, '_' and '-'"
+        raise ConfigError(what, where=where)
+    if "server" not in table:
+        raise ConfigError(f"the key '{SERVER_TABLE}.{name}.server' is missing", where=where)
