@@ -11,11 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from c3s3_seg.models.activation_checkpointing import Checkpointed
-from c3s3_seg.models.strides import EVEN, NONE, Strides, Triple
+from c3s3_seg.models.strides import EVEN, NONE, Strides, Triple, kernels_of
+
+CUBE: Triple = (3, 3, 3)
 
 
 class Convolution(nn.Conv3d):
-    """3x3x3; on a CPU under bfloat16, maps of 2 planes are convolved in single precision.
+    """A convolution; on a CPU under bfloat16, maps of 2 planes are convolved in single precision.
 
     oneDNN's weight gradient of such a map reads memory that nobody wrote, on CPUs with AVX-512 bfloat16
     (found with torch 2.13: half of the gradients were not finite). It is the coarsest level of crops of 32.
@@ -29,19 +31,28 @@ class Convolution(nn.Conv3d):
         return super().forward(x)
 
 
-def conv_norm_relu(channels_in: int, channels_out: int, stride: Triple | None = None) -> nn.Sequential:
-    """A convolution, batch norm and ReLU: 3x3x3, or as large as the stride, by which it divides the sides."""
-    if stride is None:
-        convolution = Convolution(channels_in, channels_out, 3, padding=1)
-    else:
-        convolution = Convolution(channels_in, channels_out, stride, stride=stride)
+def same(kernel: Triple) -> Triple:
+    """The padding with which a kernel of odd sides keeps the sides of its input."""
+    x, y, z = (side // 2 for side in kernel)
+    return x, y, z
+
+
+def conv_norm_relu(channels_in: int, channels_out: int, kernel: Triple = CUBE) -> nn.Sequential:
+    """A convolution that keeps the sides, batch norm and ReLU."""
+    convolution = Convolution(channels_in, channels_out, kernel, padding=same(kernel))
     return nn.Sequential(convolution, nn.BatchNorm3d(channels_out), nn.ReLU(inplace=True))
 
 
-def stage(count: int, channels_in: int, channels_out: int) -> nn.Sequential:
-    """`count` 3x3x3 convolutions, the first of which changes the number of channels."""
+def downsample(channels_in: int, channels_out: int, stride: Triple) -> nn.Sequential:
+    """A convolution as large as its stride, by which it divides the sides, batch norm and ReLU."""
+    convolution = Convolution(channels_in, channels_out, stride, stride=stride)
+    return nn.Sequential(convolution, nn.BatchNorm3d(channels_out), nn.ReLU(inplace=True))
+
+
+def stage(count: int, channels_in: int, channels_out: int, kernel: Triple = CUBE) -> nn.Sequential:
+    """`count` convolutions, the first of which changes the number of channels."""
     widths = [channels_in] + [channels_out] * count
-    return nn.Sequential(*(conv_norm_relu(a, b) for a, b in pairwise(widths)))
+    return nn.Sequential(*(conv_norm_relu(a, b, kernel) for a, b in pairwise(widths)))
 
 
 def upsample(channels_in: int, channels_out: int, stride: Triple) -> nn.Sequential:
@@ -51,16 +62,21 @@ def upsample(channels_in: int, channels_out: int, stride: Triple) -> nn.Sequenti
 
 
 class BasicBlock(nn.Module):
-    """The residual block of ResNet-18/34 (He et al. 2016, fig. 2) with 3x3x3 convolutions.
+    """The residual block of ResNet-18/34 (He et al. 2016, fig. 2) with 3D convolutions.
 
     Where the stride or the width changes, the shortcut is a 1x1x1 convolution.
     """
 
-    def __init__(self, channels_in: int, channels_out: int, stride: Triple = NONE) -> None:
+    def __init__(
+        self, channels_in: int, channels_out: int, stride: Triple = NONE, kernel: Triple = CUBE
+    ) -> None:
         super().__init__()
-        self.first = Convolution(channels_in, channels_out, 3, stride=stride, padding=1, bias=False)
+        padding = same(kernel)
+        self.first = Convolution(
+            channels_in, channels_out, kernel, stride=stride, padding=padding, bias=False
+        )
         self.norm1 = nn.BatchNorm3d(channels_out)
-        self.second = Convolution(channels_out, channels_out, 3, padding=1, bias=False)
+        self.second = Convolution(channels_out, channels_out, kernel, padding=padding, bias=False)
         self.norm2 = nn.BatchNorm3d(channels_out)
         self.relu = nn.ReLU(inplace=True)
         self.shortcut: nn.Module = nn.Identity()
@@ -89,8 +105,9 @@ class Decoder(Checkpointed):
         super().__init__()
         widths = [filters * 2**level for level in range(5)]
         self.ups = nn.ModuleList(upsample(widths[i + 1], widths[i], strides[i]) for i in range(4))
+        kernels = kernels_of(strides)
         self.stages = nn.ModuleList(
-            stage(count, widths[i], widths[i]) for i, count in enumerate(self.CONVOLUTIONS)
+            stage(count, widths[i], widths[i], kernels[i]) for i, count in enumerate(self.CONVOLUTIONS)
         )
         self.dropout = nn.Dropout3d(dropout)
 

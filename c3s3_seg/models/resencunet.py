@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from c3s3_seg.models.activation_checkpointing import Checkpointed
-from c3s3_seg.models.blocks import Backbone, Convolution, initialise
-from c3s3_seg.models.strides import EVEN, NONE, Strides, Triple
+from c3s3_seg.models.blocks import CUBE, Backbone, Convolution, initialise, same
+from c3s3_seg.models.strides import EVEN, NONE, Strides, Triple, kernels_of
 
 SLOPE = 0.01  # of the leaky ReLU below 0
 WIDEST = 10  # times `filters`: from 32 nnU-Net goes up to 320
@@ -50,10 +50,13 @@ class ResEncUNet(Backbone):
     ) -> None:
         super().__init__(channels, classes, filters, dropout, strides)
         maps = widths(filters)
-        stem = convolution(channels, filters)
-        self.encoder = nn.ModuleList([nn.Sequential(stem, *_level(filters, filters, self.BLOCKS[0]))])
-        for (finer, coarser), count, stride in zip(pairwise(maps), self.BLOCKS[1:], strides, strict=True):
-            self.encoder.append(nn.Sequential(*_level(finer, coarser, count, stride)))
+        kernels = kernels_of(strides)
+        stem = convolution(channels, filters, kernel=kernels[0])
+        finest = _level(filters, filters, self.BLOCKS[0], kernel=kernels[0])
+        self.encoder = nn.ModuleList([nn.Sequential(stem, *finest)])
+        levels = zip(pairwise(maps), self.BLOCKS[1:], strides, kernels[1:], strict=True)
+        for (finer, coarser), count, stride, kernel in levels:
+            self.encoder.append(nn.Sequential(*_level(finer, coarser, count, stride, kernel)))
         initialise(self)
 
     def new_decoder(self, filters: int, dropout: float, strides: Strides) -> nn.Module:
@@ -72,10 +75,12 @@ class ResEncUNet(Backbone):
 class ResidualBlock(nn.Module):
     """Two convolutions; the shortcut averages where the stride is not 1 (ResNet-D, He et al. 2019)."""
 
-    def __init__(self, channels_in: int, channels_out: int, stride: Triple = NONE) -> None:
+    def __init__(
+        self, channels_in: int, channels_out: int, stride: Triple = NONE, kernel: Triple = CUBE
+    ) -> None:
         super().__init__()
-        self.first = convolution(channels_in, channels_out, stride)
-        self.second = Convolution(channels_out, channels_out, 3, padding=1, bias=False)
+        self.first = convolution(channels_in, channels_out, stride, kernel)
+        self.second = Convolution(channels_out, channels_out, kernel, padding=same(kernel), bias=False)
         self.norm = nn.BatchNorm3d(channels_out)
         self.activation = nn.LeakyReLU(SLOPE, inplace=True)
         shortcut: list[nn.Module] = [] if stride == NONE else [nn.AvgPool3d(stride, stride)]
@@ -102,7 +107,11 @@ class ConcatenatingDecoder(Checkpointed):
             nn.ConvTranspose3d(coarser, finer, stride, stride=stride)
             for (finer, coarser), stride in zip(pairs, strides, strict=True)
         )
-        self.stages = nn.ModuleList(convolution(2 * finer, finer) for finer, _ in pairs)
+        kernels = kernels_of(strides)
+        self.stages = nn.ModuleList(
+            convolution(2 * finer, finer, kernel=kernel)
+            for (finer, _), kernel in zip(pairs, kernels, strict=False)
+        )
         self.dropout = nn.Dropout3d(dropout)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
@@ -122,13 +131,18 @@ def widths(filters: int) -> list[int]:
     return [filters * min(2**level, WIDEST) for level in range(len(ResEncUNet.BLOCKS))]
 
 
-def convolution(channels_in: int, channels_out: int, stride: Triple = NONE) -> nn.Sequential:
-    """A 3x3x3 convolution, batch norm and leaky ReLU."""
-    kernel = Convolution(channels_in, channels_out, 3, stride=stride, padding=1, bias=False)
-    return nn.Sequential(kernel, nn.BatchNorm3d(channels_out), nn.LeakyReLU(SLOPE, inplace=True))
+def convolution(
+    channels_in: int, channels_out: int, stride: Triple = NONE, kernel: Triple = CUBE
+) -> nn.Sequential:
+    """A convolution, batch norm and leaky ReLU."""
+    first = Convolution(channels_in, channels_out, kernel, stride=stride, padding=same(kernel), bias=False)
+    return nn.Sequential(first, nn.BatchNorm3d(channels_out), nn.LeakyReLU(SLOPE, inplace=True))
 
 
-def _level(channels_in: int, channels_out: int, count: int, stride: Triple = NONE) -> list[nn.Module]:
+def _level(
+    channels_in: int, channels_out: int, count: int, stride: Triple = NONE, kernel: Triple = CUBE
+) -> list[nn.Module]:
     """`count` residual blocks, the first of which changes resolution and width."""
-    first = ResidualBlock(channels_in, channels_out, stride)
-    return [first, *(ResidualBlock(channels_out, channels_out) for _ in range(count - 1))]
+    first = ResidualBlock(channels_in, channels_out, stride, kernel)
+    more = (ResidualBlock(channels_out, channels_out, kernel=kernel) for _ in range(count - 1))
+    return [first, *more]

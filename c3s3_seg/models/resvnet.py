@@ -2,8 +2,8 @@
 
 from torch import Tensor, nn
 
-from c3s3_seg.models.blocks import Backbone, BasicBlock, initialise
-from c3s3_seg.models.strides import EVEN, Strides
+from c3s3_seg.models.blocks import Backbone, BasicBlock, initialise, same
+from c3s3_seg.models.strides import EVEN, Strides, Triple, kernels_of
 
 
 class ResVNet(Backbone):
@@ -34,16 +34,18 @@ class ResVNet(Backbone):
         strides: Strides = EVEN,
     ) -> None:
         super().__init__(channels, classes, filters, dropout, strides)
+        kernels = kernels_of(strides)
+        wide = _wide(kernels[0])
         self.stem = nn.Sequential(
-            nn.Conv3d(channels, filters, 7, padding=3, bias=False),
+            nn.Conv3d(channels, filters, wide, padding=same(wide), bias=False),
             nn.BatchNorm3d(filters),
             nn.ReLU(inplace=True),
         )
         widths = [filters * 2**level for level in range(5)]
         self.stages = nn.ModuleList(
             nn.Sequential(
-                BasicBlock(widths[i], widths[i + 1], strides[i]),
-                *(BasicBlock(widths[i + 1], widths[i + 1]) for _ in range(count - 1)),
+                BasicBlock(widths[i], widths[i + 1], strides[i], kernels[i + 1]),
+                *(BasicBlock(widths[i + 1], widths[i + 1], kernel=kernels[i + 1]) for _ in range(count - 1)),
             )
             for i, count in enumerate(self.BLOCKS)
         )
@@ -55,3 +57,9 @@ class ResVNet(Backbone):
         for level in self.stages:
             maps.append(level(maps[-1]))
         return maps
+
+
+def _wide(kernel: Triple) -> Triple:
+    """7 where a kernel has 3, as the stem of ResNet."""
+    x, y, z = (7 if side > 1 else 1 for side in kernel)
+    return x, y, z

@@ -9,6 +9,7 @@ Strides = tuple[Triple, Triple, Triple, Triple]
 EVEN: Strides = ((2, 2, 2), (2, 2, 2), (2, 2, 2), (2, 2, 2))
 NONE: Triple = (1, 1, 1)  # of what keeps its sides
 THICK = 2.0  # times the smallest spacing, from which an axis is not halved: nnU-Net's value
+LEAST = 4  # voxels of a side that halving may leave: nnU-Net's value
 
 
 def multiple_of(strides: Strides) -> Triple:
@@ -21,16 +22,46 @@ def multiple_of(strides: Strides) -> Triple:
     return x, y, z
 
 
-def strides_of(spacing_mm: Sequence[float]) -> Strides:
+def strides_of(spacing_mm: Sequence[float], sides: Sequence[float] | None = None) -> Strides:
     """For voxels of this size: each downsampling halves the axes whose spacing is below twice the smallest.
+
+    Parameters
+    ----------
+    spacing_mm
+        Of the network's input, along x, y and z.
+    sides
+        How many voxels a scan has along each: an axis is not halved where fewer than 4 would be left.
 
     >>> strides_of((1.5, 1.5, 10.0))
     ((2, 2, 1), (2, 2, 1), (2, 2, 2), (2, 2, 2))
+    >>> strides_of((1.5, 1.5, 10.0), (96, 96, 10))
+    ((2, 2, 1), (2, 2, 1), (2, 2, 2), (2, 2, 1))
     """
     spacing = [float(size) for size in spacing_mm]
+    left = [float(side) for side in sides] if sides is not None else [float("inf")] * 3
     found = []
     for _ in EVEN:
-        x, y, z = (2 if size < THICK * min(spacing) else 1 for size in spacing)
+        wanted = [size < THICK * min(spacing) for size in spacing]
+        halved = [may and side >= 2 * LEAST for may, side in zip(wanted, left, strict=True)]
+        x, y, z = (2 if half else 1 for half in (halved if any(halved) else wanted))
         spacing = [size * stride for size, stride in zip(spacing, (x, y, z), strict=True)]
+        left = [side / stride for side, stride in zip(left, (x, y, z), strict=True)]
         found.append((x, y, z))
     return found[0], found[1], found[2], found[3]
+
+
+def kernels_of(strides: Strides) -> tuple[Triple, Triple, Triple, Triple, Triple]:
+    """Sides of the convolutions on the five levels, finest first: 1 across slices that are still thick.
+
+    A slice is thick on a level where its axis is not halved, and was not before; on the coarsest level
+    everything is 3, so that slices see each other.
+
+    >>> kernels_of(((2, 2, 1), (2, 2, 1), (2, 2, 2), (2, 2, 1)))
+    ((3, 3, 1), (3, 3, 1), (3, 3, 3), (3, 3, 3), (3, 3, 3))
+    """
+    found, thick = [], [True, True, True]
+    for stride in strides:
+        thick = [was and step == 1 for was, step in zip(thick, stride, strict=True)]
+        x, y, z = (1 if still else 3 for still in thick)
+        found.append((x, y, z))
+    return found[0], found[1], found[2], found[3], (3, 3, 3)

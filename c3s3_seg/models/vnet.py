@@ -2,8 +2,8 @@
 
 from torch import Tensor, nn
 
-from c3s3_seg.models.blocks import Backbone, conv_norm_relu, initialise, stage
-from c3s3_seg.models.strides import EVEN, Strides
+from c3s3_seg.models.blocks import Backbone, downsample, initialise, stage
+from c3s3_seg.models.strides import EVEN, Strides, kernels_of
 
 
 class VNet(Backbone):
@@ -36,11 +36,12 @@ class VNet(Backbone):
         super().__init__(channels, classes, filters, dropout, strides)
         widths = [filters * 2**level for level in range(5)]
         ins = [channels, *widths[1:]]
+        kernels = kernels_of(strides)
         self.stages = nn.ModuleList(
-            stage(count, ins[i], widths[i]) for i, count in enumerate(self.CONVOLUTIONS)
+            stage(count, ins[i], widths[i], kernels[i]) for i, count in enumerate(self.CONVOLUTIONS)
         )
         self.downs = nn.ModuleList(
-            conv_norm_relu(widths[i], widths[i + 1], stride) for i, stride in enumerate(strides)
+            downsample(widths[i], widths[i + 1], stride) for i, stride in enumerate(strides)
         )
         self.bottleneck = nn.Dropout3d(dropout)
         initialise(self)

@@ -16,18 +16,25 @@ def draw_geometry(
 ) -> Tensor:
     """Where the voxels of a crop are read from: (X, Y, Z, 3) voxel offsets from the crop's centre.
 
-    Rotation, magnification and displacement act in mm, so they mean the same at every spacing.
+    Rotation, magnification and displacement act in mm, so they mean the same at every spacing; with
+    `slice_axis` they leave the position along that axis as it is.
     """
     axes = [(torch.arange(n) - (n - 1) / 2) * s for n, s in zip(patch, spacing_mm, strict=True)]
     points = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
     angles = _uniform(-config.rotation_rad, config.rotation_rad, random, 3)
+    if config.slice_axis is not None:
+        angles = angles * torch.eye(3)[config.slice_axis]
     matrix = _rotation(angles) / _log_uniform(config.scale, random)
+    if config.slice_axis is not None:
+        matrix[config.slice_axis, config.slice_axis] = 1.0
     for axis in config.flip_axes:
         if float(torch.rand((), generator=random)) < 0.5:
             matrix[:, axis] *= -1
     points = points @ matrix.T
     if config.elastic_mm > 0:
         field = torch.randn(1, 3, *[LATTICE] * 3, generator=random) * config.elastic_mm
+        if config.slice_axis is not None:
+            field[:, config.slice_axis] = 0.0
         points = points + _smooth(field, patch)[0].movedim(0, -1)
     return points / spacing_mm
 

@@ -64,6 +64,10 @@ class DataConfig:
         Which patients share a part; all folds of one cross-validation have the same.
     foreground_crops
         The share of labelled crops that are centred on a foreground voxel.
+    foreground_by
+        How that voxel is drawn. `voxel`: any of the foreground. `label`: a label of the case first, and then
+        one of its voxels, so that small labels are seen as often as large ones; and a label of which
+        validation finds hardly anything is drawn three times as often, until it is learnt.
     note
         What a reader of the model card must know of these scans.
     """
@@ -76,6 +80,7 @@ class DataConfig:
     fold: str | None = None
     fold_seed: int = 1
     foreground_crops: Share = 0.5
+    foreground_by: Literal["voxel", "label"] = "voxel"
     note: str = ""
 
 
@@ -100,6 +105,9 @@ class AugmentConfig:
         Smallest and largest exponent on intensities scaled to [0, 1].
     bias
         Standard deviation of the logarithm of a smooth multiplicative field (coil sensitivity).
+    slice_axis
+        For thick slices: the axis (0, 1, 2) across them. Rotation, magnification and displacement then stay
+        within a slice, and crops begin at a whole one, so that no voxel is a mean of two slices.
     """
 
     rotation_rad: NotNegative = 0.25
@@ -111,6 +119,7 @@ class AugmentConfig:
     noise: NotNegative = 0.1
     gamma: tuple[Positive, Positive] = (0.7, 1.5)
     bias: NotNegative = 0.0
+    slice_axis: Literal[0, 1, 2] | None = None
 
 
 @closed

@@ -6,7 +6,8 @@ would have drawn, and several loaders could share the work.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -29,6 +30,7 @@ from c3s3_seg.training.folds import read_splits as read_splits
 ALONE = ProcessGroup()
 EMPTY = torch.empty(0)
 Offset = tuple[int, int, int]
+FOCUS = 3.0  # times as often as others is a label drawn that is not learnt
 BOX = 1_008  # in place of a crop's number: what a batch's box is drawn by
 
 
@@ -43,6 +45,8 @@ class TrainingCase:
         first. Without labels: (1, X, Y, Z).
     foreground
         (n, 3) indices of foreground voxels; empty without labels.
+    by_label
+        Name -> the same, for each label that has a voxel.
     spacing_mm
         (3,) of this case.
     values
@@ -56,6 +60,7 @@ class TrainingCase:
     spacing_mm: Tensor
     values: tuple[int, ...] = ()
     lowest: float = 0.0
+    by_label: Mapping[str, Tensor] = field(default_factory=dict)
 
     def without_labels(self) -> TrainingCase:
         """The scan alone; shares the memory."""
@@ -88,6 +93,8 @@ class Views:
         Above 0, a mask to mix crops by: a box of this share of each side.
     distances
         Signed distance maps of the labelled crops: `plain`, or with 0 on the boundary.
+    focus
+        Labels that are drawn `FOCUS` times as often as others, where crops are drawn by label.
     """
 
     labelled: int
@@ -96,6 +103,7 @@ class Views:
     shift: float = 0.0
     box: float = 0.0
     distances: Literal["none", "plain", "zero boundary"] = "none"
+    focus: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -156,13 +164,25 @@ def read_case(data: DataSet, name: str, task: Task, *, labelled: bool) -> Traini
     refuse_flat(scan, on_grid)
     layers = [torch.from_numpy(on_grid.array)[None]]
     foreground = torch.zeros(0, 3, dtype=torch.long)
+    by_label: dict[str, Tensor] = {}
     if mask is not None:
         target = torch.from_numpy(task.recipe.occupancy(mask, tuple(x.value for x in task.labels)))
         layers += [1 - target.sum(dim=0, keepdim=True), target]
-        foreground = (target.sum(dim=0) > 0.5).nonzero()
+        inside = target.sum(dim=0) > 0.5
+        foreground = inside.nonzero()
+        largest = target.argmax(dim=0)[inside]
+        voxels = {label.name: foreground[largest == n] for n, label in enumerate(task.labels)}
+        by_label = {name: found for name, found in voxels.items() if len(found)}
     spacing = torch.tensor(on_grid.geometry.spacing_mm, dtype=torch.float32)
     values = () if mask is None else tuple(values_in(mask.array))
-    return TrainingCase(torch.cat(layers), foreground, spacing, values, float(scan.array.min()))
+    return TrainingCase(
+        torch.cat(layers),
+        foreground,
+        spacing,
+        values,
+        float(scan.array.min()),
+        by_label,
+    )
 
 
 def read_validation(data: DataSet, names: tuple[str, ...]) -> list[ValidationCase]:
@@ -265,16 +285,16 @@ class Sampler:
         random = self._random(iteration, number)
         index = int(torch.randint(len(cases), (), generator=random))
         if views.shift:
-            return self._draw_pair(cases, index, views.shift, random)
-        crop = self._crop(cases[index], random)
+            return self._draw_pair(cases, index, views, random)
+        crop = self._crop(cases[index], views, random)
         images = tuple(change_intensity(crop[:1], self.augment, random) for _ in range(views.count))
         return Drawn(images, crop[1:], index)
 
-    def _draw_pair(self, cases: list[TrainingCase], index: int, share: float, random: Generator) -> Drawn:
+    def _draw_pair(self, cases: list[TrainingCase], index: int, views: Views, random: Generator) -> Drawn:
         """Two crops out of a sampling that is larger by their offset."""
-        limits = [int(share * side) for side in self.task.patch]
+        limits = [int(views.shift * side) for side in self.task.patch]
         x, y, z = (int(torch.randint(-n, n + 1, (), generator=random)) for n in limits)
-        crop = self._crop(cases[index], random, (abs(x), abs(y), abs(z)))
+        crop = self._crop(cases[index], views, random, (abs(x), abs(y), abs(z)))
         image = change_intensity(crop[:1], self.augment, random)
         first, second = self._part((-x, -y, -z)), self._part((x, y, z))
         return Drawn((image[first], image[second]), crop[1:][first], index, (x, y, z))
@@ -285,12 +305,12 @@ class Sampler:
         parts = (slice(n, n + side) for n, side in zip(begins, self.task.patch, strict=True))
         return (slice(None), *parts)
 
-    def _crop(self, case: TrainingCase, random: Generator, more: Offset = (0, 0, 0)) -> Tensor:
+    def _crop(self, case: TrainingCase, views: Views, random: Generator, more: Offset = (0, 0, 0)) -> Tensor:
         """(layers, *(patch + more)): one sampling of the volume through a random affine and elastic map."""
         size = torch.tensor(case.stack.shape[1:])
         x, y, z = (side + extra for side, extra in zip(self.task.patch, more, strict=True))
         points = draw_geometry((x, y, z), case.spacing_mm, self.augment, random)
-        points = points + self._centre(case, size, random)
+        points = points + self._centre(case, size, views.focus, random)
         # grid_sample wants (z, y, x) order and -1 .. 1 from edge to edge
         grid = ((2 * points + 1) / size - 1).flip(-1)
         crop = F.grid_sample(case.stack[None], grid[None], padding_mode="zeros", align_corners=False)[0]
@@ -298,16 +318,29 @@ class Sampler:
             crop[1] = 1 - crop[2:].sum(dim=0)
         return crop
 
-    def _centre(self, case: TrainingCase, size: Tensor, random: Generator) -> Tensor:
+    def _centre(self, case: TrainingCase, size: Tensor, focus: tuple[str, ...], random: Generator) -> Tensor:
         patch = torch.tensor(self.task.patch)
         if len(case.foreground) and float(torch.rand((), generator=random)) < self.data.foreground_crops:
-            wanted = case.foreground[torch.randint(len(case.foreground), (), generator=random)].float()
+            voxels = case.foreground
+            if self.data.foreground_by == "label":
+                voxels = _draw_label(case.by_label, focus, random)
+            wanted = voxels[torch.randint(len(voxels), (), generator=random)].float()
         else:
             wanted = torch.rand(3, generator=random) * (size - 1)
         # The crop stays inside the scan where the scan is larger, and holds all of it where it is smaller.
         half = patch / 2
         low, high = torch.minimum(half, size - half), torch.maximum(half, size - half)
-        return wanted.clamp(low - 0.5, high - 0.5)
+        centre = wanted.clamp(low - 0.5, high - 0.5)
+        if (axis := self.augment.slice_axis) is not None:
+            begin = centre[axis] - (patch[axis] - 1) / 2
+            centre[axis] += begin.round() - begin
+        return centre
+
+
+def _draw_label(by_label: Mapping[str, Tensor], focus: tuple[str, ...], random: Generator) -> Tensor:
+    """The voxels of one label."""
+    weights = torch.tensor([FOCUS if name in focus else 1.0 for name in by_label])
+    return list(by_label.values())[int(torch.multinomial(weights, 1, generator=random))]
 
 
 def draw_box(sides: tuple[int, int, int], share: float, random: Generator) -> Tensor:

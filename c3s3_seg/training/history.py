@@ -9,12 +9,24 @@ from c3s3_seg.training.precision import Precision
 from c3s3_seg.training.validation import Validation
 
 Records = list[dict[str, Any]]
+UNLEARNT = 0.3  # mean Dice below which a label counts as not learnt
+LAG = 8  # iterations from a validation to the first crops drawn by it: loaders draw as far ahead
 
 
 def scored(result: Validation, iteration: int) -> dict[str, Any]:
     """The record of a validation, with the number of empty masks, of which the protocol counts distance 0."""
     empty, masks = empty_masks(result)
-    return result.record(iteration) | ({"empty": empty, "masks": masks} if empty else {})
+    weak = [name for name, dice in result.by_label.items() if dice < UNLEARNT]
+    counted = {"empty": empty, "masks": masks} if empty else {}
+    return result.record(iteration) | counted | ({"unlearnt": weak} if weak else {})
+
+
+def unlearnt(history: Records, iteration: int) -> tuple[str, ...]:
+    """The labels that no network had learnt at the last validation by then; none before the first."""
+    judged = [r for r in history if "dice" in r and 0 < r["iteration"] <= iteration]
+    last = [r for r in judged if r["iteration"] == judged[-1]["iteration"]]
+    weak = [set(r.get("unlearnt", ())) for r in last]
+    return tuple(sorted(set.intersection(*weak))) if weak else ()
 
 
 def empty_masks(result: Validation) -> tuple[int, int]:

@@ -23,7 +23,7 @@ from c3s3_seg.training.config import OptimiserConfig, TrainConfig, warm_up
 from c3s3_seg.training.data import ALONE, Batch, ValidationCase
 from c3s3_seg.training.distributed import ProcessGroup, led, mean, synchronise
 from c3s3_seg.training.ema import Ema
-from c3s3_seg.training.history import began_with, best_record, differences, scored, since_gain
+from c3s3_seg.training.history import LAG, began_with, best_record, differences, scored, since_gain, unlearnt
 from c3s3_seg.training.methods import Adam, Method, Stepper, build_method
 from c3s3_seg.training.precision import Precision, choose
 from c3s3_seg.training.validation import Validation, validate
@@ -279,6 +279,13 @@ class Run:
             {k: first[k].lerp(v, share) if v.is_floating_point() else v for k, v in trained_on.items()}
         )
         return blended
+
+    def focus(self, iteration: int) -> tuple[str, ...]:
+        """The labels that crops of this iteration are to show more often.
+
+        Of several processes one validates, so that the others would not know.
+        """
+        return unlearnt(self.history, iteration - LAG) if self.group.size == 1 else ()
 
     def stalled(self) -> bool:
         """Whether the patience is at its end."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Protocol
@@ -23,8 +24,9 @@ from c3s3_seg.training.bundles.initialize import initialize_from
 from c3s3_seg.training.bundles.write import write_bundle
 from c3s3_seg.training.checks import check_cases, check_index
 from c3s3_seg.training.config import TrainConfig
-from c3s3_seg.training.data import Batch, Sampler, read_splits, read_validation
+from c3s3_seg.training.data import FOCUS, Batch, Sampler, ValidationCase, Views, read_splits, read_validation
 from c3s3_seg.training.distributed import join, led, wait
+from c3s3_seg.training.history import UNLEARNT, unlearnt
 from c3s3_seg.training.run import Run
 from c3s3_seg.training.validation import Validation
 
@@ -142,8 +144,7 @@ def _learn(run: Run, data: DataSet, splits: Splits, logger: RunLogger) -> list[V
         ends = run.iteration == config.run.iterations
         if ends or run.iteration % config.run.validate_every == 0:
             if cases:
-                results = run.validate(cases)
-                logger.validated(run.iteration, results)
+                results = _judge(run, cases, logger)
             ends = ends or led(leads and run.stalled())
         if leads and (ends or run.iteration % config.run.checkpoint_every == 0):
             run.save()
@@ -151,8 +152,29 @@ def _learn(run: Run, data: DataSet, splits: Splits, logger: RunLogger) -> list[V
             break
     if not results and cases:  # resumed after the last iteration
         results = run.validate(cases)
+    _warn(run, logger, _not_learnt(run, results))
+    return results
+
+
+def _not_learnt(run: Run, results: list[Validation]) -> list[str]:
+    """For the card."""
     if results and not any(result.dice > 0 for result in results):
-        _warn(run, logger, [NOTHING])
+        return [NOTHING]
+    names = unlearnt(run.history, run.iteration) if results else ()
+    return [f"{name} is not learnt: its Dice is below {UNLEARNT}" for name in names]
+
+
+def _judge(run: Run, cases: list[ValidationCase], logger: RunLogger) -> list[Validation]:
+    """Validate, and name the labels of which hardly anything is found, while there is time to learn them."""
+    results = run.validate(cases)
+    logger.validated(run.iteration, results)
+    if run.iteration == run.config.run.iterations:
+        return results
+    for name in unlearnt(run.history, run.iteration):
+        remedy = "set data.foreground_by = 'label' to show it more often"
+        if run.config.data.foreground_by == "label":
+            remedy = f"crops show it {FOCUS:g} times as often from now on"
+        logger.warned(f"{name} is not learnt yet (Dice below {UNLEARNT}); {remedy}")
     return results
 
 
@@ -169,7 +191,11 @@ def _batches(sampler: Sampler, run: Run) -> Iterator[Batch]:
     saves: a second thread brings a second team of workers for the same cores (0.89 against 0.70 s a
     step on two cores).
     """
-    views, coming = run.method.views, iter(range(run.iteration, run.config.run.iterations))
+    coming = iter(range(run.iteration, run.config.run.iterations))
+
+    def views(iteration: int) -> Views:
+        return replace(run.method.views(iteration), focus=run.focus(iteration))
+
     if run.device.type == "cpu":
         yield from (sampler.batch(iteration, views(iteration)) for iteration in coming)
         return

@@ -48,6 +48,15 @@ class Validation:
         """What has to be said beside the means; empty where every distance is in them."""
         return f" ({self.infinite} infinite distances left out)" if self.infinite else ""
 
+    @property
+    def by_label(self) -> dict[str, float]:
+        """Mean Dice of each label."""
+        names = dict.fromkeys(name for labels in self.per_case.values() for name in labels)
+        return {
+            name: fmean(labels[name]["dice"] for labels in self.per_case.values() if name in labels)
+            for name in names
+        }
+
     def record(self, iteration: int) -> dict[str, Any]:
         """For the history and the card."""
         means = {k: round(getattr(self, k), 4) for k in ("dice", "jaccard", "hd95_vox", "asd_vox")}

@@ -100,10 +100,30 @@ def test_ct_without_unlabelled_cases(layers_data: Path, monkeypatch: pytest.Monk
 
 def test_mr_with_unlabelled_cases(toy_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     counted(monkeypatch, 1.0)
-    config = planned(toy_data)
+    config = planned(toy_data, hours=20)
     assert (config.method, config.task.recipe.intensity.rule) == ("c3s3", "zscore")
+    assert config.run.iterations >= fit.TEACHING
     assert config.c3s3.warm_up == config.run.iterations // 2
     assert config.run.validate_every < config.run.iterations
+
+
+@pytest.mark.parametrize("c3s3_s", [1.0, 100.0])  # as assumed, and so slow that only timing shows it
+def test_where_too_few_steps_fit_labels_alone_are_learnt(
+    toy_data: Path, monkeypatch: pytest.MonkeyPatch, c3s3_s: float
+) -> None:
+    def say(config: TrainConfig, *_: object) -> Timing:
+        seconds = c3s3_s if config.method == "c3s3" else 0.5
+        return Timing(seconds, seconds, 0.1, 0.01, 1000, 1e9)
+
+    monkeypatch.setattr(fit, "time_steps", say)
+    hours = 1.0 if c3s3_s == 1.0 else 20.0
+    config = planned(toy_data, hours=hours)
+    assert (config.method, config.run.labelled_batch) == ("supervised", 4)
+    why = reasons(toy_data, Constraints(hours * 3600))["method"]
+    count = int(0.92 * 3600 / 0.5 / fit.COSTS) if hours == 1.0 else 662
+    assert f"2 unlabelled cases too, some {count} iterations would fit; below 5000" in why
+    assert "docs/results.md" in why
+    assert planned(toy_data, "method=c3s3", hours=hours).method == "c3s3"
 
 
 @pytest.mark.parametrize("method", METHOD_NAMES)
@@ -353,7 +373,7 @@ def test_the_verb_writes_what_train_takes(toy_data: Path, tmp_path: Path) -> Non
     plan = tmp_path / "plan.toml"
     words = ["plan", str(toy_data), "-o", str(plan), "--budget", "40s", "--max-memory", "4GB"]
     words += ["--set", "networks.a.filters=2", "--set", "networks.b.filters=2"]
-    words += ["--set", "run.iterations=3", "--set", "run.precision=float32"]
+    words += ["--set", "run.iterations=3", "--set", "run.precision=float32", "--set", "method=c3s3"]
     answer = run(*words)
     assert answer.returncode == 0, answer.stderr
     for part in ("task.patch", "run.iterations", "intensities of MR have no unit", "c3s3-seg train"):

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from c3s3_seg.dataset import DataSet, Splits
 from c3s3_seg.errors import ConfigError
@@ -11,8 +12,10 @@ from c3s3_seg.export.export import export_in_bundle
 from c3s3_seg.geometry.volume import Geometry
 from c3s3_seg.inference import Settings, open_predictor
 from c3s3_seg.io import load, save
-from c3s3_seg.models.strides import strides_of
-from c3s3_seg.training.config import TrainConfig, build_config
+from c3s3_seg.models import BACKBONES, build
+from c3s3_seg.models.strides import EVEN, kernels_of, strides_of
+from c3s3_seg.training.config import AugmentConfig, DataConfig, TrainConfig, build_config
+from c3s3_seg.training.data import Sampler, TrainingCase, Views
 from c3s3_seg.training.loggers import Silent
 from c3s3_seg.training.planning.builder import ConfigBuilder
 from c3s3_seg.training.planning.plan import from_data
@@ -96,6 +99,52 @@ def test_strides_follow_the_spacing() -> None:
     assert strides_of((5.0, 1.0, 1.0))[0] == (1, 2, 2)
 
 
+def test_an_axis_keeps_four_voxels_and_kernels_follow() -> None:
+    """What nnU-Net 2 plans for ten slices of 10 mm: strides 1, 1, 2, 1 and kernels 1, 1, 3, 3, 3 across."""
+    strides = strides_of(SPACING, (150, 140, 10))
+    assert [stride[2] for stride in strides] == [1, 1, 2, 1]
+    assert [kernel[2] for kernel in kernels_of(strides)] == [1, 1, 3, 3, 3]
+    assert strides_of(SPACING, (40, 40, 4))[3] == (2, 2, 2)  # each level halves something
+    assert set(kernels_of(EVEN)) == {(3, 3, 3)}
+
+
+@pytest.mark.parametrize("architecture", sorted(BACKBONES))
+def test_finest_maps_do_not_look_across_thick_slices(architecture: str) -> None:
+    """Counted in the first convolutions: a slice changes nothing of its neighbour before maps are halved."""
+    strides = strides_of(SPACING, (150, 140, 10))
+    torch.manual_seed(0)
+    net = build(architecture, channels=1, classes=2, filters=8, strides=strides).eval()
+    x = torch.zeros(1, 1, 32, 32, 10)
+    y = x.clone()
+    y[..., 4] = 1.0
+    with torch.no_grad():
+        changed = (net.encode(x)[0] != net.encode(y)[0]).any(dim=1)[0].any(dim=(0, 1))
+    assert changed.nonzero().flatten().tolist() == [4]
+
+
+def thick(case: TrainingCase, patch: tuple[int, int, int], seed: int) -> torch.Tensor:
+    """A crop of it under strong geometry within slices."""
+    augment = AugmentConfig(rotation_rad=1.0, scale=(0.8, 1.3), elastic_mm=4.0, slice_axis=2)
+    task = config(Path(), f"task.patch={list(patch)}").task
+    draw = Sampler([case], [], task=task, data=DataConfig("", foreground_crops=0.0), augment=augment, seed=0)
+    return draw._crop(case, Views(1), torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize(("slices", "patch"), [(10, 12), (10, 8), (9, 8), (9, 12)])
+def test_augmentation_within_slices_never_mixes_two(slices: int, patch: int) -> None:
+    numbers = torch.arange(1.0, slices + 1).expand(1, 128, 128, slices)
+    case = TrainingCase(numbers, torch.zeros(0, 3), torch.tensor(SPACING))
+    for seed in range(5):
+        crop = thick(case, (32, 32, patch), seed)[0]
+        inner = crop[12:20, 12:20].flatten(0, 1)
+        values = inner.amax(dim=0)
+        torch.testing.assert_close(inner, values.expand_as(inner))
+        torch.testing.assert_close(values, values.round())
+        there = values[values > 0]
+        torch.testing.assert_close(there.diff(), torch.ones(len(there) - 1))
+        assert len(there) == min(slices, patch)
+
+
 def planned(folder: Path, *overrides: str) -> ConfigBuilder:
     draft, data = ConfigBuilder(overrides), DataSet.load(folder)
     from_data(draft, data, data.splits, measure(data, data.splits, lambda *_: None, 60.0))
@@ -107,6 +156,8 @@ def test_a_plan_proposes_them_and_a_crop_that_fits(cine: Path, toy_data: Path) -
     assert draft["task.strides"] == STRIDES
     assert all(side % n == 0 for side, n in zip(draft["task.patch"], (16, 16, 4), strict=True))
     assert draft["task.patch"][2] <= 12
+    assert draft["augment.slice_axis"] == 2
+    assert "augment.slice_axis" not in planned(toy_data)
     assert "task.strides" not in planned(toy_data)
     by_hand = planned(cine, f"task.strides={[[2, 2, 2]] * 4}")
     assert by_hand["task.patch"][2] % 16 == 0

@@ -115,7 +115,7 @@ def test_without_changes_a_crop_is_the_scan(toy_config: Path) -> None:
     }
     draw = sampler(toy_config, **still)
     draw.task = load_config(toy_config, ["task.patch=[16, 16, 16]"]).task
-    crop = draw._crop(draw.labelled[0], torch.Generator().manual_seed(0))
+    crop = draw._crop(draw.labelled[0], Views(1), torch.Generator().manual_seed(0))
     stack = draw.labelled[0].stack
     assert crop.shape == (3, 16, 16, 16)
     # Centres fall between voxels, so a crop is a mean of neighbours: within their range.

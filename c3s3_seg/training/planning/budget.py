@@ -17,7 +17,7 @@ from c3s3_seg.training.config import TrainConfig, warm_up
 from c3s3_seg.training.networks import SLOTS, NetworksConfig
 from c3s3_seg.training.planning.builder import ConfigBuilder
 from c3s3_seg.training.planning.step_costs import scaled
-from c3s3_seg.training.planning.timing import BUSY, MOST, STEPS, Length, Timing, length, time_steps
+from c3s3_seg.training.planning.timing import BUSY, MOST, SPARE, STEPS, Length, Timing, length, time_steps
 
 ENOUGH = 1000  # iterations; where fewer fit, smaller networks or a coarser grid are tried
 SMALL = 100_000  # voxels of a crop up to which narrow networks learn better
@@ -33,6 +33,11 @@ BUSY_WORDS = (
 )
 SMALLER = "--set run.activation_checkpointing=true, a smaller task.patch or fewer filters"
 COMPETING = ("c3s3", "mcf")  # methods whose warm-up a plan chooses
+# C3S3 is taken where so many of its iterations fit: with 5,000 it was as good as labels alone at equal steps
+# (left atrium), and in equal time it was behind with 5, 10 and 20 labelled cases (hippocampus).
+TEACHING = 5000
+COSTS = 5.0  # supervised steps in the time of one of C3S3, half of them warm-up (docs/training.md)
+TABLE = "docs/results.md, What C3S3 brings"
 Regrid = Callable[[float], None]
 
 
@@ -77,20 +82,54 @@ def fit(
         If not even the smallest fits.
     """
     _device(builder)
-    timing, found = _search(builder, splits, constraints, report, regrid)
+    trials = _Trials(builder, constraints, report)
+    timing, found = _search(builder, splits, constraints, trials, regrid)
+    if splits.unlabelled and regrid is not None and not builder.is_set("method"):
+        timing, found = _choose_method(builder, splits, constraints, trials, (timing, found), regrid)
     _run(builder, splits, constraints, timing, found)
     if constraints.start is not None and splits.validation:
         builder.put("run.keep", "best", "on validation never worse than what it begins from")
 
 
+def _choose_method(
+    builder: ConfigBuilder,
+    splits: Splits,
+    constraints: Constraints,
+    trials: _Trials,
+    supervised: tuple[Timing, Length],
+    regrid: Regrid,
+) -> tuple[Timing, Length]:
+    """C3S3 where enough of its iterations fit, else labels alone."""
+    count = len(splits.unlabelled)
+    fit_in = int(SPARE * constraints.budget_s / supervised[0].full_s / COSTS)
+    if fit_in >= TEACHING:
+        builder.put("method", "c3s3", f"{count} unlabelled cases can teach: {TABLE}")
+        try:
+            timing, found = _search(builder, splits, constraints, trials, regrid)
+        except InputError:  # its networks do not fit into the memory
+            found = Length(0, 0)
+        if found.iterations >= TEACHING:
+            return timing, found
+        fit_in = found.iterations
+    why = (
+        f"of C3S3, which would learn from {count} unlabelled cases too, some {fit_in} iterations would fit;"
+        f" below {TEACHING} labels alone were better in equal time ({TABLE})"
+    )
+    builder.put("method", "supervised", why)
+    return _search(builder, splits, constraints, trials, regrid)
+
+
 def _search(
-    builder: ConfigBuilder, splits: Splits, constraints: Constraints, report: Progress, regrid: Regrid | None
+    builder: ConfigBuilder,
+    splits: Splits,
+    constraints: Constraints,
+    trials: _Trials,
+    regrid: Regrid | None,
 ) -> tuple[Timing, Length]:
     """The largest networks on the finest grid with which enough iterations fit, or else the smallest."""
     levels: tuple[tuple[int, float], ...] = LEVELS[1:] if prod(builder["task.patch"]) <= SMALL else LEVELS
     if regrid is None:
         levels = LEVELS[-1:]  # what a level is made of, the bundle decides
-    trials = _Trials(builder, constraints, report)
     for level in levels:
         if regrid is not None:
             _networks(builder, level[0])

@@ -43,6 +43,11 @@ class ConfigBuilder:
             self._choices[key] = Choice(key, value, reason)
         return self._choices[key].value
 
+    def remove(self, key: str) -> None:
+        """Take a choice back: the default holds."""
+        if key not in self._set:
+            self._choices.pop(key, None)
+
     def __getitem__(self, key: str) -> Any:
         return self._choices[key].value
 

@@ -35,7 +35,8 @@ def from_bundle(builder: ConfigBuilder, data: DataSet, splits: Splits, bundle: M
         if name in before.get(table, {}):
             builder.put(key, before[table][name], COPIED)
     for name, value in before.get("augment", {}).items():
-        builder.put(f"augment.{name}", value, COPIED)
+        if value is not None:
+            builder.put(f"augment.{name}", value, COPIED)
     builder.put(
         "run.blend", BLEND, "the rest is what it began from: few new labels are soon fitted too closely"
     )

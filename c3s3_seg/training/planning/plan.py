@@ -32,6 +32,8 @@ CROP = 200_000  # voxels: 64 x 64 x 48, with which both nets learn on two cores
 READING = 0.3  # of the time that planning may take
 BESIDE = 0.5  # of the foreground's span that a window shows on either side
 ROUND = 5  # Hounsfield units
+NONE_UNLABELLED = "there are no unlabelled cases"
+THICK = 3.0  # times the next spacing: from there nnU-Net too augments slice by slice
 
 
 def make_plan(
@@ -140,9 +142,11 @@ def _grid(builder: ConfigBuilder, measured: DataStatistics, coarser: float = 1.0
         why += f", and {coarser:g} times coarser saves time that the budget lacks"
     wanted = [round(max(own, fine), 2) for own in measured.spacing_mm]
     spacing = builder.put("task.recipe.spacing_mm", wanted, why)
-    strides = strides_of(tuple(spacing))
+    _slices(builder, spacing)
+    reach = [f / s for f, s in zip(measured.fov_mm, spacing, strict=True)]
+    strides = strides_of(tuple(spacing), reach)
     if strides != EVEN:
-        why = f"an axis of {max(spacing):g} mm is halved only where the others are as coarse"
+        why = f"an axis of {max(spacing):g} mm is halved where the others are as coarse, down to 4 voxels"
         builder.put("task.strides", [list(level) for level in strides], why)
     elif "task.strides" in builder and not builder.is_set("task.strides"):
         builder.put("task.strides", [list(level) for level in strides], "spacings are even enough")
@@ -151,6 +155,18 @@ def _grid(builder: ConfigBuilder, measured: DataStatistics, coarser: float = 1.0
     builder.put(
         "task.patch", list(sides), f"holds an organ of {held} mm and a quarter more, as far as scans reach"
     )
+
+
+def _slices(builder: ConfigBuilder, spacing: Sequence[float]) -> None:
+    """Whether augmentation stays within slices."""
+    ratio = max(spacing) / sorted(spacing)[1]
+    if ratio > THICK:
+        why = (
+            f"slices are {ratio:.1f} times as thick as their pixels are wide: no voxel is to be a mean of two"
+        )
+        builder.put("augment.slice_axis", list(spacing).index(max(spacing)), why)
+    elif "augment.slice_axis" in builder and not builder.is_set("augment.slice_axis"):
+        builder.remove("augment.slice_axis")
 
 
 def _strides(builder: ConfigBuilder) -> Strides:
@@ -176,12 +192,12 @@ def crop(spacing_mm: Triple, measured: DataStatistics, multiple: tuple[int, int,
 
 
 def _method(builder: ConfigBuilder, splits: Splits) -> None:
-    count = len(splits.unlabelled)
-    if count:
-        builder.put("method", "c3s3", f"{count} unlabelled cases can teach")
-    else:
-        builder.put("method", "supervised", "there are no unlabelled cases")
+    why = "unlabelled cases have brought nothing in so little time" if splits.unlabelled else NONE_UNLABELLED
+    builder.put("method", "supervised", why)
     several = len(builder["task.labels"]) > 1
+    if several:
+        why = "a small label is seen as often as a large one"
+        builder.put("data.foreground_by", "label", why)
     alpha, where = (0.5, "pancreas and hippocampus") if several else (0.8, "the left atrium")
     builder.put("c3s3.alpha", alpha, f"as at {where}")
     builder.put(

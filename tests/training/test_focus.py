@@ -1,0 +1,117 @@
+"""Crops by label, and labels that are not learnt."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from c3s3_seg.training.config import AugmentConfig, DataConfig, TrainConfig, build_config
+from c3s3_seg.training.data import FOCUS, Sampler, TrainingCase, read_case, read_splits
+from c3s3_seg.training.history import LAG, UNLEARNT, unlearnt
+from c3s3_seg.training.loggers import Silent
+from c3s3_seg.training.run import Run
+from c3s3_seg.training.train import train
+from c3s3_seg.training.validation import Validation
+
+LABELS = ({"name": "core", "value": 1}, {"name": "middle", "value": 2}, {"name": "shell", "value": 5})
+
+
+def config(folder: Path, **run: object) -> TrainConfig:
+    task = {"name": "layers", "modality": "CT", "patch": [32, 32, 32], "labels": list(LABELS)}
+    task["recipe"] = {
+        "spacing_mm": [1.5, 1.5, 1.5],
+        "intensity": {"rule": "window", "low": -100, "high": 300},
+    }
+    networks = {"a": {"filters": 2}, "b": {"filters": 2}, "dropout": 0.0}
+    data = {"folder": str(folder), "foreground_by": "label"}
+    rest = {"run": {"iterations": 2, "labelled_batch": 1, "precision": "float32", **run}}
+    return build_config(
+        {"task": task, "method": "supervised", "data": data, "networks": networks, **rest}, [], ""
+    )
+
+
+def test_a_case_knows_the_voxels_of_each_label(layers_data: Path) -> None:
+    found = config(layers_data)
+    data, _ = read_splits(found.data)
+    case = read_case(data, "layers-0", found.task, labelled=True)
+    assert list(case.by_label) == ["core", "middle", "shell"]
+    assert sum(map(len, case.by_label.values())) == len(case.foreground)
+    for number, voxels in enumerate(case.by_label.values(), start=2):
+        x, y, z = voxels.T
+        assert (case.stack[2:, x, y, z].argmax(dim=0) == number - 2).all()
+
+
+def shares(focus: tuple[str, ...], by: str) -> list[float]:
+    """How often a crop is centred on each of two labels, of which the first has 1 % of the voxels."""
+    small, large = torch.tensor([[5, 5, 5]]), torch.tensor([[20, 20, 20]]).expand(99, 3)
+    case = TrainingCase(
+        torch.zeros(1, 32, 32, 32),
+        torch.cat([small, large]),
+        torch.ones(3),
+        by_label={"small": small, "large": large},
+    )
+    task = replace(config(Path()).task, patch=(2, 2, 2))
+    data = DataConfig("", foreground_crops=1.0, foreground_by=by)  # type: ignore[arg-type]
+    draw = Sampler([case], [], task=task, data=data, augment=AugmentConfig(), seed=0)
+    random = torch.Generator().manual_seed(0)
+    size = torch.tensor([32, 32, 32])
+    drawn = torch.stack([draw._centre(case, size, focus, random) for _ in range(800)])
+    return [float((drawn[:, 0] < 10).float().mean()), float((drawn[:, 0] > 10).float().mean())]
+
+
+@pytest.mark.parametrize(
+    ("focus", "by", "expected"),
+    [
+        ((), "voxel", 0.01),
+        ((), "label", 0.5),
+        (("small",), "label", FOCUS / (FOCUS + 1)),
+        (("small",), "voxel", 0.01),
+    ],
+)
+def test_how_often_a_small_label_is_shown(focus: tuple[str, ...], by: str, expected: float) -> None:
+    """Within four standard deviations of a binomial share of 800."""
+    small, large = shares(focus, by)
+    assert small + large == pytest.approx(1)
+    assert small == pytest.approx(expected, abs=4 * (0.25 / 800) ** 0.5)
+
+
+def validation(candidate: str, **dice: float) -> Validation:
+    per_case = {"case": {name: {"dice": value, "hd95_vox": 1.0} for name, value in dice.items()}}
+    return Validation(candidate, 0.5, 0.4, 1.0, 1.0, per_case)
+
+
+def test_unlearnt_is_what_no_network_finds_at_the_last_validation() -> None:
+    from c3s3_seg.training.history import scored
+
+    history = [
+        scored(validation("vnet", core=UNLEARNT - 0.01, shell=0.9), 10),
+        scored(validation("resvnet", core=0.1, shell=0.1), 10),
+        scored(validation("vnet", core=UNLEARNT, shell=0.9), 20),
+        scored(validation("resvnet", core=0.1, shell=0.9), 20),
+    ]
+    assert [unlearnt(history, n) for n in (9, 10, 19, 20)] == [(), ("core",), ("core",), ()]
+
+
+class Told(Silent):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def warned(self, text: str) -> None:
+        self.lines.append(text)
+
+
+@pytest.mark.slow
+def test_what_is_not_learnt_is_named_and_shown_more_often(layers_data: Path, tmp_path: Path) -> None:
+    """Two iterations teach nothing; a resumed run draws by the same validations as an unbroken one."""
+    told = Told()
+    settings = config(layers_data, iterations=2, validate_every=1, checkpoint_every=1)
+    bundle = train(settings, tmp_path / "run", told)
+    early = [line for line in told.lines if "crops show it 3 times as often" in line]
+    assert any(line.startswith("core is not learnt yet") for line in early)
+    assert any(line.startswith("core is not learnt: ") or "has not learnt" in line for line in told.lines)
+    assert not any("yet" in text for text in bundle.manifest.training["warnings"])
+    run = Run(settings, tmp_path / "run")
+    run.restore()
+    assert run.focus(1 + LAG)
+    assert run.focus(LAG) == ()
