@@ -142,6 +142,7 @@ def _grid(builder: ConfigBuilder, measured: DataStatistics, coarser: float = 1.0
         why += f", and {coarser:g} times coarser saves time that the budget lacks"
     wanted = [round(max(own, fine), 2) for own in measured.spacing_mm]
     spacing = builder.put("task.recipe.spacing_mm", wanted, why)
+    builder.put("augment.elastic_mm", round(2 * min(spacing), 2), "two voxels, as at the atrium")
     _slices(builder, spacing)
     reach = [f / s for f, s in zip(measured.fov_mm, spacing, strict=True)]
     strides = strides_of(tuple(spacing), reach)
@@ -200,8 +201,3 @@ def _method(builder: ConfigBuilder, splits: Splits) -> None:
         builder.put("data.foreground_by", "label", why)
     alpha, where = (0.5, "pancreas and hippocampus") if several else (0.8, "the left atrium")
     builder.put("c3s3.alpha", alpha, f"as at {where}")
-    builder.put(
-        "augment.elastic_mm",
-        round(2 * min(builder["task.recipe.spacing_mm"]), 2),
-        "two voxels, as at the atrium",
-    )
