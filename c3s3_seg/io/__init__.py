@@ -19,7 +19,7 @@ from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.io.cases import Case, find_cases, match_truth
 from c3s3_seg.io.detect import is_dicom, is_zip
 from c3s3_seg.io.image.files import IMAGE_SUFFIXES, image_suffix, load_image, load_mask, save
-from c3s3_seg.io.reading import Reading, SeriesRule, repairs
+from c3s3_seg.io.reading import Reading, SeriesRule, parse_series, repairs
 from c3s3_seg.system.choices import Repair
 
 __all__ = [
@@ -39,7 +39,7 @@ __all__ = [
 def load(
     path: str | Path,
     *,
-    series: int | str | None = None,
+    series: int | str | SeriesRule | None = None,
     repair: Repair | Collection[Repair] = (),
     rule: SeriesRule | None = None,
     hashed: bool = False,
@@ -52,7 +52,8 @@ def load(
         `.nii`, `.nii.gz`, `.nrrd`, `.nhdr`, `.mha`, `.mhd`, a DICOM file, a DICOMDIR, a zip file with
         DICOM files, or a folder that holds DICOM files, in its sub-folders too.
     series
-        Which series of the folder: its number in the list of the refusal (from 1), or its UID.
+        Which series of the folder: its number in the list of the refusal (from 1), its UID, or a rule that
+        exactly one of them fits.
     repair
         Which faults may be repaired, see `Reading`: "gaps", "tilt", "orthonormal". Each repair is
         in the notes of the volume.
@@ -77,9 +78,9 @@ def load(
     GeometryError
         If the grid is not one of right angles and even spacing.
     """
-    return read(
-        path, Reading(series, repairs((repair,) if isinstance(repair, str) else repair), rule), hashed=hashed
-    )
+    wanted = parse_series(series) if isinstance(series, str) else series
+    mended = repairs((repair,) if isinstance(repair, str) else repair)
+    return read(path, Reading(wanted, mended, rule), hashed=hashed)
 
 
 def read(path: str | Path, reading: Reading, *, hashed: bool = False) -> Volume:

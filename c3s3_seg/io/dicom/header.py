@@ -42,7 +42,8 @@ NAMES: list[Any] = [
     "TriggerTime", "AcquisitionTime", "InstanceNumber", "BitsAllocated", "BitsStored", "HighBit",
     "PixelRepresentation", "LossyImageCompression", "RescaleSlope", "RescaleIntercept", "PixelPaddingValue",
     "PixelPaddingRangeLimit", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
-    "StudyInstanceUID", "ComplexImageComponent", 0x0019100C, 0x20011003, 0x00431039,
+    "StudyInstanceUID", "ComplexImageComponent", "SequenceName", "ProtocolName", "ScanningSequence",
+    "PulseSequenceName", 0x0019100C, 0x20011003, 0x00431039,
 ]  # fmt: skip
 _NUMBERS = {"US": "u2", "SS": "i2", "US or SS": "u2", "UL": "u4", "SL": "i4", "FD": "f8", "FL": "f4"}
 TAGS = [Tag(name) for name in NAMES]  # pydicom would turn the names into numbers for each file anew
