@@ -13,25 +13,32 @@ import hashlib
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from c3s3_seg.errors import C3S3Error, InputError
 from c3s3_seg.geometry.volume import Volume
-from c3s3_seg.io.cases import Case, find_cases, match_truth
+from c3s3_seg.io.cases import Case, Skipped, match_truth
 from c3s3_seg.io.detect import is_dicom, is_zip
 from c3s3_seg.io.image.files import IMAGE_SUFFIXES, image_suffix, load_image, load_mask, save
+from c3s3_seg.io.places import find_cases
 from c3s3_seg.io.reading import Reading, SeriesRule, parse_series, repairs
 from c3s3_seg.system.choices import Repair
+
+if TYPE_CHECKING:
+    from c3s3_seg.io.hashes import Watch
 
 __all__ = [
     "Case",
     "Reading",
     "Repair",
     "SeriesRule",
+    "Skipped",
     "find_cases",
     "load",
     "load_mask",
     "match_truth",
     "read",
+    "read_case",
     "save",
 ]
 
@@ -103,12 +110,29 @@ def read(path: str | Path, reading: Reading, *, hashed: bool = False) -> Volume:
     return load_image(path, orthonormal="orthonormal" in reading.repair, hashed=hashed, dense=True)
 
 
+def read_case(case: Case, reading: Reading, *, hashed: bool = False) -> Volume:
+    """Read the scan of a case: of a DICOM series whose files are known, these and no others."""
+    if not case.files:
+        return read(case.path, reading, hashed=hashed)
+    if not case.path.exists():
+        raise InputError("there is no such file or folder", where=case.path)
+    from c3s3_seg.io.dicom.load import load_files
+    from c3s3_seg.io.hashes import Watch
+
+    watch = Watch(case.path, case.paths) if hashed else None
+    volume = load_files(case.path, case.paths, replace(reading, series=case.series or None, rule=None))
+    return _with_hash(volume, watch)
+
+
 def _load_dicom(path: Path, reading: Reading, hashed: bool) -> Volume:
     from c3s3_seg.io.dicom.load import load_series
     from c3s3_seg.io.hashes import Watch
 
     watch = Watch(path) if hashed else None
-    volume = load_series(path, reading)
+    return _with_hash(load_series(path, reading), watch)
+
+
+def _with_hash(volume: Volume, watch: Watch | None) -> Volume:
     if watch is None:
         return volume
     return replace(volume, source=replace(volume.source, sha256=watch.sha256()))

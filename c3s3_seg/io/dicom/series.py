@@ -66,9 +66,25 @@ class Series:
         return SeriesFacts(self.description, first.text("Modality"), tuple(names), tuple(kinds))
 
     @property
+    def study(self) -> str:
+        """StudyInstanceUID; empty where the files have none."""
+        return self.slices[0].text("StudyInstanceUID")
+
+    @property
     def is_volume(self) -> bool:
         """Whether it is a stack of CT, MR or PET slices, by their class or by modality and place."""
         return not self.why_not
+
+    @property
+    def kind(self) -> str:
+        """What it is where it is no volume, in words that name no file."""
+        first = self.slices[0]
+        if first.is_localizer:
+            return "a localizer"
+        if first.is_capture:
+            return "a secondary capture"
+        other = next((s for s in self.slices if not is_slice(s)), None)
+        return "a single image" if other is None else class_name(other)
 
     @property
     def why_not(self) -> str:
@@ -104,17 +120,23 @@ class Found:
         return "; ".join(f"{n}: {line}" for n, line in enumerate(lines, 1))
 
 
-def look_through(root: Path, files: Iterable[Path] | None = None) -> Found:
-    """Read the header of every DICOM file below a folder (or of `files`) and sort them by series."""
+def look_through(
+    root: Path, files: Iterable[Path] | None = None, among: Iterable[Path] | None = None
+) -> Found:
+    """Read the header of every DICOM file below a folder (or of `files`) and sort them by series.
+
+    `among` are the files by whose order messages call them, where `files` are but some of these.
+    """
     groups: dict[str, list[Slice]] = {}
     broken: list[Broken] = []
     ignored: list[str] = []
     stubs: list[Path] = []
     suffixes = set(DICOM_SUFFIXES)
     every = list(walk_files(root) if files is None else files)
+    counted = every if among is None else sorted({*among, *every})
     names = {
-        path: FileName(str(path.relative_to(root)), f"file {number} of {len(every)}")
-        for number, path in enumerate(every, 1)
+        path: FileName(str(path.relative_to(root)), f"file {number} of {len(counted)}")
+        for number, path in enumerate(counted, 1)
     }
     for path in every:
         item = look_at(path, names[path])

@@ -1,0 +1,113 @@
+"""Batches over studies: several series, our own objects stored back, junk, links, damage."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from helpers.command import run
+from helpers.studies import heart, report, series, small, whole_study
+
+from c3s3_seg.batch.journal import journal_path, records_of
+
+PHANTOM = ("--model", "phantom", "--threads", 1)
+STORED = ("--format", "dicom-seg", "--report", "sc")
+
+
+def predict(*words: object) -> tuple[int, str, list[dict[str, object]]]:
+    """The exit code, stderr in one line, and the events of a run."""
+    answer = run("predict", *words, *PHANTOM, "--json")
+    events = [json.loads(line) for line in answer.stdout.splitlines()]
+    return answer.returncode, " ".join(answer.stderr.split()), events
+
+
+def states(events: list[dict[str, object]]) -> dict[object, object]:
+    return {event["case"]: event["state"] for event in events if event["event"] == "case"}
+
+
+@pytest.mark.slow
+def test_the_night_after_our_own_objects_were_stored_beside_the_scan(tmp_path: Path) -> None:
+    study, out = whole_study(tmp_path / "archive" / "p1", "p1", heart(), flat=True), tmp_path / "out"
+    code, said, events = predict(study, "-o", out, *STORED)
+    assert (code, states(events)) == (0, {"p1_s3": "skipped", "p1_s2": "done"}), said
+    assert "passed over: p1_s3: this is not a scan that the model was trained for" in said
+    assert {r.outcome.case: r.state for r in records_of(journal_path(out))} == {
+        "p1_s2": "done",
+        "p1_s3": "skipped",
+    }
+    before = {path.name: path.stat().st_mtime_ns for path in out.glob("p1*")}
+    for name in ("p1_s2.seg.dcm", "p1_s2.sc.dcm"):
+        shutil.copy(out / name, study)
+    for _ in range(2):
+        code, said, events = predict(study, "-o", out, *STORED)
+        assert (code, states(events)) == (0, {}), said
+        assert "1 cases were finished before" in said
+        assert "1 series were passed over before" in said
+        assert f"passed over: {study}, series 4: Segmentation Storage" in said
+        assert f"passed over: {study}, series 5: a secondary capture" in said
+    assert {path.name: path.stat().st_mtime_ns for path in out.glob("p1*")} == before
+    assert run("verify", out).returncode == 0
+    code, said, events = predict(tmp_path / "archive", "-o", out, *STORED)  # the same from further above
+    assert (code, states(events)) == (0, {}), said
+
+
+@pytest.mark.slow
+def test_a_study_of_which_no_series_is_in_the_domain_is_one_failure(tmp_path: Path) -> None:
+    study = tmp_path / "p1"
+    for number in (1, 2):
+        series(small(), study, "p1", number)
+    alone = run("predict", study, "-o", tmp_path / "alone", *PHANTOM)
+    assert alone.returncode == 2
+    message = " ".join(alone.stderr.split())
+    assert "none of the 2 series of the study can be segmented: p1_s1: this is not a scan" in message
+    assert "p1_s2: this is not a scan" in message
+    series(heart(), tmp_path / "p2", "p2", 1)
+    out = tmp_path / "out"
+    for _ in range(2):
+        code, said, events = predict(study, tmp_path / "p2", "-o", out)
+        assert code == 1, said
+    assert states(events) == {}
+    table = (out / "summary.csv").read_text()
+    assert table.count("none of the 2 series") == 1
+    series(heart(), study, "p1", 3)
+    code, said, events = predict(study, tmp_path / "p2", "-o", out)
+    assert (code, states(events)) == (0, {"p1_s1": "skipped", "p1_s2": "skipped", "p1_s3": "done"}), said
+    assert "none of" not in (out / "summary.csv").read_text()
+
+
+@pytest.mark.slow
+def test_a_dry_run_lists_what_is_passed_over(tmp_path: Path) -> None:
+    whole_study(tmp_path / "archive" / "p1", "p1", small())
+    report(tmp_path / "archive" / "p2", "p2")
+    answer = run(
+        "predict",
+        tmp_path / "archive",
+        "-o",
+        tmp_path / "out",
+        *PHANTOM,
+        "--dry-run",
+        "--series",
+        "description~lge",
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert "p1_s2" in answer.stdout
+    for line in (
+        "p1, series 1: a localizer.",
+        "p1, series 3: it does not fit 'description~lge'.",
+        "p2: DICOM objects without an image (1).",
+        "1 of 1 cases would be segmented.",
+    ):
+        assert line in answer.stdout
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_shards_take_whole_studies(tmp_path: Path) -> None:
+    for n in range(3):
+        whole_study(tmp_path / "archive" / f"p{n}", f"p{n}", heart(), flat=True)
+    done = []
+    for share in ("1/2", "2/2"):
+        code, said, events = predict(tmp_path / "archive", "-o", tmp_path / "out", "--shard", share)
+        assert code == 0, said
+        done.append(sorted(str(case) for case in states(events)))
+    assert done == [["p0_s2", "p0_s3", "p2_s2", "p2_s3"], ["p1_s2", "p1_s3"]]
