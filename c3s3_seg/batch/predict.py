@@ -222,8 +222,9 @@ class _Run:
         tasks = list(inputs.tasks)
         found, studies = sort_out(tasks, journal, self.request), Studies(tasks)
         ledger, stopped, undone = Ledger(journal, self.request), "", []
-        outcomes = {o.case: o for known in (*found.kept, *found.refused) for o in studies.add(known)}
-        begin = BatchProgress(0, len(found.todo), note=found.note, made_with=self.engine.origin)
+        known = [o for kept in found.kept for o in studies.add(kept)]
+        outcomes = {o.case: o for o in (*known, *(o for new in found.refused for o in studies.add(new)))}
+        begin = BatchProgress(0, len(found.todo), note=found.note(known), made_with=self.engine.origin)
         self.report(replace(begin, skipped=inputs.skipped))
         try:
             for outcome in self._do(found.todo, ledger, studies):

@@ -44,16 +44,19 @@ class Sorted:
     redone: dict[str, int] = field(default_factory=dict)
     left: int = 0
 
-    @property
-    def note(self) -> str:
-        """What has to be said before the first case."""
+    def note(self, known: Sequence[Outcome]) -> str:
+        """What has to be said before the first case.
+
+        Parameters
+        ----------
+        known
+            What is decided by earlier runs: of the kept outcomes, of a study that failed but one.
+        """
         parts = []
         if self.kept:
-            passed = sum(o.passed_over for o in self.kept)
-            failed = sum(o.refusal is not None for o in self.kept) - passed
-            done = len(self.kept) - failed - passed
+            done, failed = sum(o.row is not None for o in known), sum(o.failure is not None for o in known)
             parts.append(f"{done} cases were finished before; their hashes hold")
-            if passed:
+            if passed := sum(o.passed_over for o in known):
                 parts.append(f"{passed} series were passed over before and have not changed")
             if failed:
                 parts.append(

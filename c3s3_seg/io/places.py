@@ -143,20 +143,26 @@ class _Finder:
             _refuse_empty(folder, [p for p in entries if p.is_dir()])
         if self.numbered and not images and len(scans) > 1 and _is_one_study(scans):
             scans = [folder]
-        for path in scans:
-            self.add(path)
+        self._add_all(scans)
         self._skip(folder, rest)
+
+    def _add_all(self, scans: Sequence[Path]) -> None:
+        """In their order; where one is a link to another one, it is the link that is passed over."""
+        before = dict(self.found)
+        for path in sorted(scans, key=os.path.islink):
+            self.add(path)
+        order = {path: n for n, path in enumerate(scans)}
+        fresh = [item for item in self.found.items() if item[0] not in before]
+        self.found = before | dict(sorted(fresh, key=lambda item: order[item[1]]))
 
     def _among(self, entries: Sequence[Path], images: Sequence[Path]) -> tuple[list[Path], list[Path]]:
         """The scans among the entries of a folder of cases, and what else there is."""
         there = set(images)
-        scans: list[Path] = []
-        rest: list[Path] = []
-        for path in entries:
-            found = [path] if path in there else self._at(path)
-            scans += found
-            rest += [] if found or self._is_known(path) else [path]
-        return scans, rest
+        found = {}
+        for path in sorted(entries, key=os.path.islink):  # what a link leads to comes before it
+            found[path] = [path] if path in there else self._at(path)
+        scans = [place for path in entries for place in found[path]]
+        return scans, [path for path in entries if not found[path] and not self._is_known(path)]
 
     def _at(self, path: Path) -> list[Path]:
         """The archive or the studies at or below a path; a link that leads nowhere fails as a case."""

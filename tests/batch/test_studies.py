@@ -111,3 +111,69 @@ def test_shards_take_whole_studies(tmp_path: Path) -> None:
         assert code == 0, said
         done.append(sorted(str(case) for case in states(events)))
     assert done == [["p0_s2", "p0_s3", "p2_s2", "p2_s3"], ["p1_s2", "p1_s3"]]
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    """30 studies of one series, flat, nested and deeper; two are damaged. Beside them junk and a link."""
+    root, scan = tmp_path / "archive", heart()
+    for n in range(8):
+        series(scan, root / f"single{n}", f"single{n}", 1)
+        whole_study(root / f"flat{n}", f"flat{n}", scan, flat=True)
+        whole_study(root / f"nested{n}", f"nested{n}", scan)
+    for n in range(4):
+        series(scan, root / "2024" / f"patient{n % 2}" / f"visit{n}" / "lge", f"visit{n}", 1)
+    for name in ("cut", "gap"):
+        whole_study(root / name, name, scan, flat=True)
+    cut, gap = sorted((root / "cut").glob("S2*"))[9], sorted((root / "gap").glob("S2*"))[9]
+    cut.write_bytes(cut.read_bytes()[:-99])
+    gap.unlink()
+    for name in ("notes.txt", "thumbs/a.png", "empty/.keep"):
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_text("")
+    report(root / "letters", "letters")
+    (root / "again").symlink_to("flat0")
+    return root
+
+
+def failures(stdout: str) -> list[str]:
+    """The lines of the cases that failed, below the table."""
+    lines = stdout.split(" failed:\n")[1].splitlines()
+    return [line.strip() for line in lines if line.startswith("  ")]
+
+
+@pytest.mark.slow
+def test_an_archive_of_thirty_studies_night_after_night(archive: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    first = run("predict", archive, "-o", out, *PHANTOM, *STORED)
+    assert first.returncode == 1  # for the two damaged series
+    failed = failures(first.stdout)
+    assert [line.split(":")[0] for line in failed] == ["cut_s2", "gap_s2"]
+    assert "passed over: " in first.stdout
+    said = " ".join(first.stderr.split())
+    for line in (
+        "again: the same folder as",
+        "thumbs: a folder without DICOM images",
+        "other files than scans (1)",
+    ):
+        assert line in said
+    done = {r.outcome.case for r in records_of(journal_path(out)) if r.state == "done"}
+    assert done == {
+        *(f"single{n}" for n in range(8)), *(f"visit{n}" for n in range(4)),
+        *(f"{kind}{n}_s2" for kind in ("flat", "nested") for n in range(8)),
+    }  # fmt: skip
+    before = {path.name: path.stat().st_mtime_ns for path in out.glob("*.dcm")}
+    assert len(before) == 2 * 28
+    for n in range(8):  # what we wrote is stored with the study
+        for name in ("seg", "sc"):
+            shutil.copy(out / f"flat{n}_s2.{name}.dcm", archive / f"flat{n}")
+            shutil.copy(out / f"nested{n}_s2.{name}.dcm", archive / f"nested{n}")
+            (archive / f"single{n}" / name).mkdir()
+            shutil.copy(out / f"single{n}.{name}.dcm", archive / f"single{n}" / name)
+    second = run("predict", archive, "-o", out, *PHANTOM, *STORED)
+    assert second.returncode == 1  # the same two, which have not changed
+    assert failures(second.stdout) == failed
+    said = " ".join(second.stderr.split())
+    assert "28 cases were finished before; their hashes hold; 16 series were passed over before" in said
+    assert "; 2 cases failed before and have not changed" in said
+    assert {path.name: path.stat().st_mtime_ns for path in out.glob("*.dcm")} == before
