@@ -13,6 +13,7 @@ from c3s3_seg.batch.journal import journal_path, records_of
 from c3s3_seg.errors import C3S3Error
 from c3s3_seg.io import Case, Skipped, match_truth
 from c3s3_seg.io.studies import Known, find_scans
+from c3s3_seg.system.progress import Progress, silent
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Inputs:
     single: bool
 
 
-def collect(inputs: Iterable[Path], job: Job, plan: BatchPlan) -> Inputs:
+def collect(inputs: Iterable[Path], job: Job, plan: BatchPlan, progress: Progress = silent) -> Inputs:
     """Find the cases and their truths.
 
     Raises
@@ -42,7 +43,7 @@ def collect(inputs: Iterable[Path], job: Job, plan: BatchPlan) -> Inputs:
     InputError
         If there is no case, or no truth where one was asked for.
     """
-    scans = find_scans(list(inputs), job.reading, lambda: _known(job.out, plan))
+    scans = find_scans(list(inputs), job.reading, lambda: _known(job.out, plan), progress)
     truths = match_truth(scans.cases, job.truth) if job.truth is not None else {}
     studies: dict[str, list[CaseTask]] = defaultdict(list)
     for case in scans.cases:  # the series of a study stay in one shard: what becomes of one depends on all

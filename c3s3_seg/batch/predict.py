@@ -137,7 +137,7 @@ def predict_cases(
     plan = plan or BatchPlan()
     check_folder(job.out)
     sweep_unpacked()
-    found = collect(inputs, job, plan)
+    found = collect(inputs, job, plan, progress)
     check_truths([task.truth for task in found.tasks if task.truth is not None], model)
     make_folder(job.out)
     with ExitStack() as stack:

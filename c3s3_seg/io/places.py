@@ -15,6 +15,8 @@ from c3s3_seg.io.cases import Case, RealPaths, Skipped, stem_of, unique_names, v
 from c3s3_seg.io.detect import is_dicom, is_zip
 from c3s3_seg.io.image.files import IMAGE_SUFFIXES, image_suffix
 
+FIRST = 4  # files of a folder that are asked for their study: the first may be a DICOMDIR, or damaged
+
 
 class NoScanError(InputError):
     """A path that was given and holds nothing to segment; among others it is passed over."""
@@ -185,7 +187,7 @@ class _Finder:
         except InputError:  # it may not be read, and fails as a case
             return [folder]
         below, rest = self._among(entries, ())
-        if len(below) == 1 or _is_one_study(below):
+        if len(below) == 1 or (below and _is_one_study(below)):
             return [folder]
         if below:
             self._skip(folder, rest)
@@ -211,13 +213,13 @@ def _without_study(folder: Path) -> str:
 
 
 def _is_one_study(places: Sequence[Path]) -> bool:
-    """Whether the first file of each is of one and the same study, as far as they say."""
+    """Whether the first files of all of them are of one and the same study, as far as they say."""
     from c3s3_seg.io.dicom.header import study_of
 
     if not all(place.is_dir() for place in places):
         return False
-    studies = {study_of(path) for place in places for path in islice(_dicom_files(place), 1)}
-    return len(studies - {""}) == 1
+    first = [map(study_of, islice(_dicom_files(place), FIRST)) for place in places]
+    return len({next(filter(None, studies), "") for studies in first} - {""}) == 1
 
 
 def _dicom_files(place: Path) -> Iterator[Path]:

@@ -16,6 +16,7 @@ from c3s3_seg.io.detect import is_dicom, is_zip
 from c3s3_seg.io.image.files import image_suffix
 from c3s3_seg.io.places import find_places, folder_of
 from c3s3_seg.io.reading import Reading, SeriesRule
+from c3s3_seg.system.progress import Progress, silent
 
 if TYPE_CHECKING:
     from c3s3_seg.io.dicom.header import Broken
@@ -44,7 +45,12 @@ class FoundScan:
     study: str = ""
 
 
-def find_scans(paths: Sequence[str | Path], reading: Reading, known: Callable[[], Known] = dict) -> Scans:
+def find_scans(
+    paths: Sequence[str | Path],
+    reading: Reading,
+    known: Callable[[], Known] = dict,
+    progress: Progress = silent,
+) -> Scans:
     """The cases at these paths: each image file, and each DICOM series that is asked for.
 
     Parameters
@@ -56,6 +62,8 @@ def find_scans(paths: Sequence[str | Path], reading: Reading, known: Callable[[]
         of a study are cases, or those that the model's own rule takes.
     known
         Is asked, if there are DICOM series, for the cases of earlier runs: they keep their names.
+    progress
+        Called with the number of places of which the headers are read.
 
     Raises
     ------
@@ -67,7 +75,8 @@ def find_scans(paths: Sequence[str | Path], reading: Reading, known: Callable[[]
     skipped = list(places.skipped)
     real = RealPaths()
     found: dict[tuple[str, str], FoundScan] = {}
-    for place in places.found:
+    for number, place in enumerate(places.found, 1):
+        progress("reading headers", number, len(places.found))
         for scan in _scans(place, reading, skipped, single=len(places.found) == 1):
             first = real.path(_first(scan))
             same = found.setdefault((first, scan.series), scan)
@@ -89,6 +98,9 @@ def series_files(path: Path, series: str) -> tuple[Path, ...]:
 
 def _scans(place: Path, reading: Reading, skipped: list[Skipped], *, single: bool) -> Iterator[FoundScan]:
     """The scans at one place. One that cannot be looked at is a scan that fails when it is read."""
+    if image_suffix(place) and reading.series is not None and not single and place.exists():
+        skipped.append(Skipped(str(place), "an image file, which has no series to choose from"))
+        return
     if image_suffix(place) or is_zip(place) or not place.exists():
         yield FoundScan(place)
         return

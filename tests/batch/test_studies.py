@@ -4,11 +4,15 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers.command import run
 from helpers.studies import heart, report, series, small, whole_study
 
+from c3s3_seg.batch.evaluate import EvaluationSettings, evaluate
 from c3s3_seg.batch.journal import journal_path, records_of
+from c3s3_seg.io import Reading, read_case, save
+from c3s3_seg.io.studies import find_scans
 
 PHANTOM = ("--model", "phantom", "--threads", 1)
 STORED = ("--format", "dicom-seg", "--report", "sc")
@@ -75,6 +79,16 @@ def test_a_study_of_which_no_series_is_in_the_domain_is_one_failure(tmp_path: Pa
     assert "none of" not in (out / "summary.csv").read_text()
 
 
+@pytest.mark.data
+@pytest.mark.slow
+def test_the_hippocampus_of_a_real_study_with_two_volumes(shared_data: Path, tmp_path: Path) -> None:
+    answer = run(
+        "predict", shared_data / "dicom" / "brain-study", "-o", tmp_path, "--model", "hippocampus", "--json"
+    )
+    events = [json.loads(line) for line in answer.stdout.splitlines()]
+    assert (answer.returncode, sorted(states(events).values())) == (0, ["done", "skipped"]), answer.stderr
+
+
 @pytest.mark.slow
 def test_a_dry_run_lists_what_is_passed_over(tmp_path: Path) -> None:
     whole_study(tmp_path / "archive" / "p1", "p1", small())
@@ -99,6 +113,24 @@ def test_a_dry_run_lists_what_is_passed_over(tmp_path: Path) -> None:
     ):
         assert line in answer.stdout
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_the_masks_of_series_are_evaluated_on_their_scans(tmp_path: Path) -> None:
+    for n in (1, 2):
+        whole_study(tmp_path / "archive" / f"p{n}", f"p{n}", small(5))
+    for case in find_scans([tmp_path / "archive"], Reading()).cases[:2]:
+        scan = read_case(case, Reading())
+        mask = scan.geometry.volume((scan.array > 100).astype(np.uint8))
+        for folder in ("masks", "truth"):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            save(mask, tmp_path / folder / f"{case.name}.nii.gz")
+    settings = EvaluationSettings(html=True, images=tmp_path / "archive")
+    evaluate(tmp_path / "masks", tmp_path / "truth", tmp_path / "report", settings)
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "p1_s3" in page
+    assert "No scan was given" not in page
+    assert "The scan could not be read" not in page
 
 
 @pytest.mark.slow

@@ -51,16 +51,17 @@ def series(
 
 
 def report(folder: Path, study: str) -> Path:
-    """A structured report, which has no image."""
+    """A structured report, which has no image; of no study where `study` is empty."""
     data = pydicom.Dataset()
     data.file_meta = pydicom.dataset.FileMetaDataset()
     data.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
     data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID = UID(STRUCTURED_REPORT)
     data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID = uid(study, "report")
-    data.StudyInstanceUID, data.SeriesInstanceUID, data.Modality = uid(study), uid(study, "sr"), "SR"
+    data.StudyInstanceUID = uid(study) if study else ""
+    data.SeriesInstanceUID, data.Modality = uid(study, "sr"), "SR"
     folder.mkdir(parents=True, exist_ok=True)
-    data.save_as(folder / "report.dcm", enforce_file_format=True)
-    return folder / "report.dcm"
+    data.save_as(folder / "A_report.dcm", enforce_file_format=True)
+    return folder / "A_report.dcm"
 
 
 def whole_study(folder: Path, study: str, scan: Volume, *, flat: bool = False) -> Path:

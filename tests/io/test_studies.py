@@ -73,6 +73,14 @@ def test_a_rule_takes_what_fits_in_every_study(archive: Path) -> None:
     assert "p3, series 1: it does not fit 'description~lge'" in reasons(scans, archive)
 
 
+def test_an_image_file_fits_no_rule(archive: Path) -> None:
+    save(small(), archive / "a.nii.gz")
+    assert names(found(archive)) == ["a", "p1_s2", "p1_s3", "p2_s2", "p2_s3", "p3"]
+    scans = found(archive, wanted="modality=MR,description~lge")
+    assert names(scans) == ["p1_s2", "p2_s2"]
+    assert reasons(scans, archive)[0] == "a.nii.gz: an image file, which has no series to choose from"
+
+
 def test_the_rule_of_the_model_chooses_among_several_and_gives_way_where_nothing_fits(archive: Path) -> None:
     scans = found(archive, rule="description~lge")
     assert names(scans) == ["p1_s2", "p2_s2", "p3"]
@@ -209,6 +217,24 @@ def test_names_stay_when_a_study_grows_and_moves_within_its_archive(archive: Pat
     os.rename(archive / "p3", archive / "renamed")
     moved = find_scans([archive / "renamed"], Reading(), lambda: before)
     assert sorted(names(moved)) == ["p3", "renamed_s8"]
+
+
+def test_a_directory_file_before_the_slices_hides_no_study(tmp_path: Path) -> None:
+    for number in (1, 2):
+        series(small(), tmp_path / "a" / "p" / str(number), "p", number)
+        report(tmp_path / "a" / "p" / str(number), "")
+    assert names(found(tmp_path / "a")) == ["p_s1", "p_s2"]
+
+
+@pytest.mark.data
+@pytest.mark.slow
+def test_real_studies(shared_data: Path) -> None:
+    scans = found(shared_data / "dicom")
+    assert [name.split("_")[0] for name in names(scans)] == [
+        "brain-study", "brain-study", "oblique-t1", "philips-ct", "philips-ct-tilt",
+    ]  # fmt: skip
+    assert "philips-ct, series 1: a localizer" in reasons(scans, shared_data / "dicom")
+    assert names(found(shared_data / "dicom", wanted="modality=CT,description!~stereo")) == ["philips-ct"]
 
 
 def test_series_of_one_number_have_names_of_their_own(tmp_path: Path) -> None:
