@@ -202,16 +202,16 @@ def _named(found: Sequence[FoundScan], real: RealPaths, known: Callable[[], Know
 
 
 def _kept(found: Sequence[FoundScan], known: Known) -> dict[int, str]:
-    """Position -> the name that a series has had; of copies of a series that of the one at its place."""
-    times = Counter(scan.series for scan in found)
+    """Position -> the name that a series had when it was found at its place, or further above or below."""
     kept: dict[int, str] = {}
+    taken: set[str] = set()
     for n, scan in enumerate(found):
-        cases = list(known.get(scan.series, ())) if scan.series else []
-        if len(cases) > 1 or times[scan.series] > 1:
-            cases = [case for case in cases if _is_near(case.path, scan.path)]
-        name = next((case.name for case in cases if case.name not in kept.values()), None)
+        cases = known.get(scan.series, ()) if scan.series else ()
+        names = (case.name for case in cases if _is_near(case.path, scan.path))
+        name = next((name for name in names if name not in taken), None)
         if name is not None:
             kept[n] = name
+            taken.add(name)
     return kept
 
 
