@@ -235,7 +235,11 @@ def predict(
         html="html" in files,
         secondary_capture="sc" in files,
         deterministic=deterministic,
-        reading=Reading(parse_series(series), repairs(repair or []), bundle.task.series),
+        reading=Reading(
+            parse_series(series),
+            repairs(repair or []),
+            bundle.task.series if allow_out_of_domain else bundle.task.series_rule,
+        ),
         roi=roi,
         allow_out_of_domain=allow_out_of_domain,
     )

@@ -209,3 +209,21 @@ def test_an_archive_of_thirty_studies_night_after_night(archive: Path, tmp_path:
     assert "28 cases were finished before; their hashes hold; 16 series were passed over before" in said
     assert "; 2 cases failed before and have not changed" in said
     assert {path.name: path.stat().st_mtime_ns for path in out.glob("*.dcm")} == before
+
+
+@pytest.mark.slow
+def test_volumes_of_another_modality_are_not_read_beside_one_of_the_model(tmp_path: Path) -> None:
+    study = tmp_path / "p1"
+    series(heart(), study, "p1", 1)
+    files = series(small(6), study, "p1", 2, Modality="CT", SOPClassUID="1.2.840.10008.5.1.4.1.1.2")
+    files[2].unlink()  # a gap, which would be a failure
+    code, said, events = predict(study, "-o", tmp_path / "out")
+    assert (code, states(events)) == (0, {"p1_s1": "done"}), said
+    assert f"{study}, series 2: it does not fit 'modality=MR', as the model wants it" in said
+    for path in study.glob("S1*"):
+        path.unlink()
+    series(small(6), study, "p1", 3, Modality="CT", SOPClassUID="1.2.840.10008.5.1.4.1.1.2")
+    code, said, events = predict(study, "-o", tmp_path / "other")
+    assert code == 2
+    assert "none of the 2 series" in said
+    assert "its modality is CT, wanted MR" in said
