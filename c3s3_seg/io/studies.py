@@ -125,6 +125,7 @@ def _scans(place: Path, reading: Reading, skipped: list[Skipped], *, single: boo
 def _each(place: Path, found: Found, taken: Sequence[Series]) -> Iterator[FoundScan]:
     root = place if place.is_dir() else place.parent
     volumes = [series for series in found.series if series.is_volume or series in taken]
+    several = len(volumes) > 1 and (place.is_dir() or len(taken) > 1)  # one slice stands for its series
     numbers = Counter(map(_number, volumes))
     for series in taken:
         label = _number(series)
@@ -132,7 +133,7 @@ def _each(place: Path, found: Found, taken: Sequence[Series]) -> Iterator[FoundS
             label += ("-" if label else "") + hashlib.sha256(series.key.encode()).hexdigest()[:6]
         files = tuple(os.path.relpath(path, root) for path in _files(found, series))
         study = series.study or os.path.abspath(place)
-        yield FoundScan(place, label if len(volumes) > 1 else "", series.key, files, study)
+        yield FoundScan(place, label if several else "", series.key, files, study)
 
 
 def _number(series: Series) -> str:

@@ -47,8 +47,7 @@ def test_the_night_after_our_own_objects_were_stored_beside_the_scan(tmp_path: P
         assert (code, states(events)) == (0, {}), said
         assert "1 cases were finished before" in said
         assert "1 series were passed over before" in said
-        assert f"passed over: {study}, series 4: Segmentation Storage" in said
-        assert f"passed over: {study}, series 5: a secondary capture" in said
+        assert all(f": {kind}" in said for kind in ("Segmentation Storage", "a secondary capture"))
     assert {path.name: path.stat().st_mtime_ns for path in out.glob("p1*")} == before
     assert run("verify", out).returncode == 0
     code, said, events = predict(tmp_path / "archive", "-o", out, *STORED)  # the same from further above
@@ -176,8 +175,9 @@ def failures(stdout: str) -> list[str]:
 
 @pytest.mark.slow
 def test_an_archive_of_thirty_studies_night_after_night(archive: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    first = run("predict", archive, "-o", out, *PHANTOM, *STORED)
+    out, ours = tmp_path / "out", tmp_path / "ours"
+    assert run("predict", archive / "single0", "-o", ours, *PHANTOM, *STORED).returncode == 0
+    first = run("predict", archive, "-o", out, *PHANTOM)
     assert first.returncode == 1  # for the two damaged series
     failed = failures(first.stdout)
     assert [line.split(":")[0] for line in failed] == ["cut_s2", "gap_s2"]
@@ -194,21 +194,19 @@ def test_an_archive_of_thirty_studies_night_after_night(archive: Path, tmp_path:
         *(f"single{n}" for n in range(8)), *(f"visit{n}" for n in range(4)),
         *(f"{kind}{n}_s2" for kind in ("flat", "nested") for n in range(8)),
     }  # fmt: skip
-    before = {path.name: path.stat().st_mtime_ns for path in out.glob("*.dcm")}
-    assert len(before) == 2 * 28
-    for n in range(8):  # what we wrote is stored with the study
-        for name in ("seg", "sc"):
-            shutil.copy(out / f"flat{n}_s2.{name}.dcm", archive / f"flat{n}")
-            shutil.copy(out / f"nested{n}_s2.{name}.dcm", archive / f"nested{n}")
-            (archive / f"single{n}" / name).mkdir()
-            shutil.copy(out / f"single{n}.{name}.dcm", archive / f"single{n}" / name)
-    second = run("predict", archive, "-o", out, *PHANTOM, *STORED)
+    before = {path.name: path.stat().st_mtime_ns for path in out.glob("*.nii.gz")}
+    assert len(before) == 28
+    for study in archive.glob("[fns]*[0-9]"):  # what we write is stored with the study
+        for path in ours.glob("*.dcm"):
+            shutil.copy(path, study)
+    second = run("predict", archive, "-o", out, *PHANTOM)
     assert second.returncode == 1  # the same two, which have not changed
     assert failures(second.stdout) == failed
     said = " ".join(second.stderr.split())
     assert "28 cases were finished before; their hashes hold; 16 series were passed over before" in said
     assert "; 2 cases failed before and have not changed" in said
-    assert {path.name: path.stat().st_mtime_ns for path in out.glob("*.dcm")} == before
+    assert said.count("Segmentation Storage") == said.count("a secondary capture") == 24
+    assert {path.name: path.stat().st_mtime_ns for path in out.glob("*.nii.gz")} == before
 
 
 @pytest.mark.slow
@@ -227,3 +225,27 @@ def test_volumes_of_another_modality_are_not_read_beside_one_of_the_model(tmp_pa
     assert code == 2
     assert "none of the 2 series" in said
     assert "its modality is CT, wanted MR" in said
+
+
+def test_what_has_vanished_fails_and_the_rest_is_done(small_scans: Path, tmp_path: Path) -> None:
+    for name in ("case-1", "case-2", "case-3"):
+        (small_scans / f"{name}.nii.gz").unlink()
+    (small_scans / "gone").symlink_to(tmp_path / "nowhere")
+    (small_scans / "again.nii.gz").symlink_to("case-0.nii.gz")
+    (small_scans / "notes.txt").write_text("")
+    words = (small_scans, tmp_path / "none.nii", "-o", tmp_path / "out", "--allow-out-of-domain")
+    code, said, events = predict(*words)
+    assert (code, states(events)) == (
+        1, {"case-0": "done", "case-4": "done", "gone": "failed", "none": "failed"},
+    )  # fmt: skip
+    reasons = [str(event["reason"]) for event in events if event.get("state") == "failed"]
+    assert all("there is no such file or folder" in reason for reason in reasons)
+    skipped = [(event["place"], event["reason"]) for event in events if event["event"] == "skipped"]
+    assert skipped == [
+        (str(small_scans / "again.nii.gz"), f"the same scan as {small_scans / 'case-0.nii.gz'}"),
+        (str(small_scans), "other files than scans (1)"),
+    ]
+    (tmp_path / "none.nii").write_bytes((small_scans / "case-0.nii.gz").read_bytes())
+    (small_scans / "gone").unlink()
+    code, said, events = predict(*words)
+    assert (code, states(events)) == (0, {"none": "done"}), said

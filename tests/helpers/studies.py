@@ -1,7 +1,9 @@
 """What tests of studies share: series of one study, nested or flat, with what a PACS has beside them."""
 
-import shutil
+from functools import cache
+from io import BytesIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pydicom
@@ -15,11 +17,13 @@ COARSE = Simulator(shape=(72, 66, 36), spacing_mm=(1.95, 1.95, 2.8))
 STRUCTURED_REPORT = "1.2.840.10008.5.1.4.1.1.88.11"
 
 
-def heart(seed: int = 31_000) -> Volume:
+@cache
+def heart() -> Volume:
     """A scan that the phantom model takes."""
-    return simulate(seed, COARSE).scan
+    return simulate(31_000, COARSE).scan
 
 
+@cache
 def small(slices: int = 4) -> Volume:
     """A volume that its domain check refuses: too few slices and too small a field of view."""
     shape = (12, 10, slices)
@@ -36,18 +40,35 @@ def series(
     volume: Volume, folder: Path, study: str, number: int, description: str = "", **attributes: object
 ) -> list[Path]:
     """Add a series to the files of a folder, under names of their own."""
-    aside = folder / ".aside"
-    files = save_series(volume, aside, description=description, seed_uid=f"{study}-{number}", patient=study)
+    folder.mkdir(parents=True, exist_ok=True)
     placed = []
-    for path in files:
-        data = pydicom.dcmread(path)
-        data.StudyInstanceUID, data.SeriesNumber = uid(study), str(number)
+    for n, content in enumerate(_slices(volume), 1):
+        data = pydicom.dcmread(BytesIO(content))
+        data.PatientID, data.StudyInstanceUID, data.FrameOfReferenceUID = (
+            study,
+            uid(study),
+            uid(study, "frame"),
+        )
+        data.SeriesInstanceUID, data.SeriesNumber = uid(study, number), str(number)
+        data.SeriesDescription = description
+        data.SOPInstanceUID = data.file_meta.MediaStorageSOPInstanceUID = uid(study, number, n)
         for keyword, value in attributes.items():
             setattr(data, keyword, value)
-        placed.append(folder / f"S{number}_{path.name}")
+        placed.append(folder / f"S{number}_IM_{n:04d}.dcm")
         data.save_as(placed[-1])
-    shutil.rmtree(aside)
     return placed
+
+
+_WRITTEN: dict[int, tuple[Volume, list[bytes]]] = {}
+
+
+def _slices(volume: Volume) -> list[bytes]:
+    """The files of a volume, which are written once."""
+    if id(volume) not in _WRITTEN:
+        with TemporaryDirectory() as folder:
+            files = save_series(volume, Path(folder) / "s", description="", seed_uid="template")
+            _WRITTEN[id(volume)] = volume, [path.read_bytes() for path in files]
+    return _WRITTEN[id(volume)][1]
 
 
 def report(folder: Path, study: str) -> Path:

@@ -97,6 +97,15 @@ def test_a_number_is_that_of_inspect_and_a_uid_is_one_series(archive: Path) -> N
     assert "p1, series 2: another one was asked for" in reasons(scans, archive)
 
 
+def test_one_slice_stands_for_its_series(tmp_path: Path) -> None:
+    study = whole_study(tmp_path / "p", "p", small(5), flat=True)
+    scans = found(study / "S3_IM_0002.dcm")
+    (case,) = scans.cases
+    assert (case.name, scans.skipped) == ("S3_IM_0002", ())
+    assert [path.name[:2] for path in case.paths] == ["S3"] * 4
+    assert read_case(case, Reading(), hashed=True).source.sha256 == scan_sha256(case.path, case.paths)
+
+
 def test_a_tree_as_fetch_writes_it(tmp_path: Path) -> None:
     out = tmp_path / "out"
     for number in (1, 2):
