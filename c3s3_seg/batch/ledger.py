@@ -72,6 +72,8 @@ class Ledger:
 
     def decide(self, outcome: Outcome) -> None:
         """Write down that a series is passed over, or is so no longer, where that is not what is known."""
+        if outcome.refusal is None:
+            return
         with suppress(C3S3Error):  # where nothing can be written any more, that is told already
             known = self.journal.get(outcome.case)
             if known is None or known.state not in ("failed", "skipped"):

@@ -221,11 +221,11 @@ class _Run:
     def _all(self, inputs: Inputs, journal: Journal, *, discard: bool) -> BatchResult:
         tasks = list(inputs.tasks)
         found, studies = sort_out(tasks, journal, self.request), Studies(tasks)
-        ledger, stopped, undone = Ledger(journal, self.request), "", []
-        known = [o for kept in found.kept for o in studies.add(kept)]
-        outcomes = {o.case: o for o in (*known, *(o for new in found.refused for o in studies.add(new)))}
-        begin = BatchProgress(0, len(found.todo), note=found.note(known), made_with=self.engine.origin)
+        found.kept = [o for kept in found.kept for o in studies.add(kept)]
+        outcomes = {o.case: o for o in (*found.kept, *found.refused)}
+        begin = BatchProgress(0, len(found.todo), note=found.note, made_with=self.engine.origin)
         self.report(replace(begin, skipped=inputs.skipped))
+        ledger, stopped, undone = Ledger(journal, self.request), "", []
         try:
             for outcome in self._do(found.todo, ledger, studies):
                 outcomes[outcome.case] = outcome
@@ -249,25 +249,22 @@ class _Run:
         return replace(result, undone=tuple(o.case for o in undone), stopped=stopped, skipped=skipped)
 
     def _do(self, todo: list[CaseTask], ledger: Ledger, studies: Studies) -> Iterator[Outcome]:
-        """Give what is decided: of a series that is refused that may be later, with the rest of its study."""
+        """Give what is decided: a series that is refused may wait for the rest of its study."""
         started, done = time.perf_counter(), 0
         with _closed(self.engine.run(ledger.begun(todo))) as run:
             for outcome in run:
                 done += 1
                 outcome = ledger.record(outcome)
-                left_s = (time.perf_counter() - started) / done * (len(todo) - done)
-                yield from self._tell(studies.add(outcome), BatchProgress(done, len(todo), left_s))
+                each_s = (time.perf_counter() - started) / done
+                for decided in studies.add(outcome):
+                    self.report(BatchProgress(done, len(todo), each_s * (len(todo) - done), decided))
+                    yield decided
                 if outcome.refusal is not None and outcome.refusal.ends_the_batch:
                     break  # every further case would be computed and then fail in the same way
-        for outcome in ledger.taken:
-            done += 1
-            yield from self._tell(studies.add(outcome), BatchProgress(done, len(todo), None))
-        yield from self._tell(studies.rest(), BatchProgress(done, len(todo), None))
-
-    def _tell(self, decided: list[Outcome], progress: BatchProgress) -> Iterator[Outcome]:
-        for outcome in decided:
-            self.report(replace(progress, outcome=outcome))
-            yield outcome
+        done += len(ledger.taken)
+        for decided in (*(o for taken in ledger.taken for o in studies.add(taken)), *studies.rest()):
+            self.report(BatchProgress(done, len(todo), None, decided))
+            yield decided
 
     def _leave(self, undone: list[Outcome], total: int) -> list[Outcome]:
         """Say of each case that it is left."""

@@ -44,19 +44,16 @@ class Sorted:
     redone: dict[str, int] = field(default_factory=dict)
     left: int = 0
 
-    def note(self, known: Sequence[Outcome]) -> str:
-        """What has to be said before the first case.
-
-        Parameters
-        ----------
-        known
-            What is decided by earlier runs: of the kept outcomes, of a study that failed but one.
-        """
+    @property
+    def note(self) -> str:
+        """What has to be said before the first case."""
         parts = []
         if self.kept:
-            done, failed = sum(o.row is not None for o in known), sum(o.failure is not None for o in known)
+            failed = sum(o.failure is not None for o in self.kept)
+            passed = sum(o.passed_over for o in self.kept)
+            done = len(self.kept) - failed - passed
             parts.append(f"{done} cases were finished before; their hashes hold")
-            if passed := sum(o.passed_over for o in known):
+            if passed:
                 parts.append(f"{passed} series were passed over before and have not changed")
             if failed:
                 parts.append(
