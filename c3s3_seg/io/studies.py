@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from c3s3_seg.io.dicom.header import Broken
     from c3s3_seg.io.dicom.series import Found, Series
 
+LARGEST_NUMBER = 2**31 - 1  # of a series, as DICOM has it (PS3.5, 6.2, IS): it goes into file names
 MOST_TOLD = 5  # reasons of one line
 Known = Mapping[str, Sequence[Case]]  # series -> cases
 
@@ -139,7 +140,7 @@ def _each(place: Path, found: Found, taken: Sequence[Series]) -> Iterator[FoundS
 def _number(series: Series) -> str:
     """`s3`; empty where the series has no number."""
     number = series.slices[0].number("SeriesNumber", -1)
-    return f"s{number}" if number >= 0 else ""
+    return f"s{number}" if 0 <= number <= LARGEST_NUMBER else ""
 
 
 def _taken(found: Found, reading: Reading) -> list[Series]:

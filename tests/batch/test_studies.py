@@ -50,6 +50,12 @@ def test_the_night_after_our_own_objects_were_stored_beside_the_scan(tmp_path: P
         assert all(f": {kind}" in said for kind in ("Segmentation Storage", "a secondary capture"))
     assert {path.name: path.stat().st_mtime_ns for path in out.glob("p1*")} == before
     assert run("verify", out).returncode == 0
+    told = json.loads((out / "provenance.json").read_text())
+    assert told["runs"][-1]["passed_over"] == {
+        "a localizer": 1, "Segmentation Storage": 1, "a secondary capture": 1,
+        "DICOM objects without an image (1)": 1,
+    }  # fmt: skip
+    assert {case["case"]: case["state"] for case in told["cases"]} == {"p1_s2": "done", "p1_s3": "skipped"}
     code, said, events = predict(tmp_path / "archive", "-o", out, *STORED)  # the same from further above
     assert (code, states(events)) == (0, {}), said
 

@@ -1,16 +1,18 @@
 """Which series of which studies are cases, under which names, and what is passed over and why."""
 
 import os
+import re
 import shutil
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 from helpers.dicom_files import edit, values
 from helpers.studies import report, series, small, uid, whole_study
 
 from c3s3_seg.errors import InputError
-from c3s3_seg.io import read_case, save
+from c3s3_seg.io import match_truth, read_case, save
 from c3s3_seg.io.hashes import scan_sha256
 from c3s3_seg.io.reading import Reading, SeriesRule, parse_series
 from c3s3_seg.io.studies import Scans, find_scans, series_files
@@ -71,6 +73,21 @@ def test_a_rule_takes_what_fits_in_every_study(archive: Path) -> None:
     assert names(scans) == ["p1_s2", "p2_s2"]
     assert "p1, series 3: it does not fit 'description~lge'" in reasons(scans, archive)
     assert "p3, series 1: it does not fit 'description~lge'" in reasons(scans, archive)
+
+
+def test_one_truth_is_for_one_series(archive: Path, tmp_path: Path) -> None:
+    save(small(), tmp_path / "truth.nii.gz")
+    with pytest.raises(
+        InputError, match=r"one truth file was given for 2 cases\. Choose one series with series="
+    ):
+        match_truth(found(archive / "p1").cases, tmp_path / "truth.nii.gz")
+    chosen = found(archive / "p1", wanted="2").cases
+    assert match_truth(chosen, tmp_path / "truth.nii.gz") == {"p1_s2": tmp_path / "truth.nii.gz"}
+    for name in ("p1", "p2_s3"):  # that of the folder, where one series of it is done, or that of the series
+        (tmp_path / "truths").mkdir(exist_ok=True)
+        save(small(), tmp_path / "truths" / f"{name}.nii.gz")
+    assert set(match_truth(chosen, tmp_path / "truths")) == {"p1_s2"}
+    assert set(match_truth(found(archive).cases, tmp_path / "truths")) == {"p2_s3"}
 
 
 def test_an_image_file_fits_no_rule(archive: Path) -> None:
@@ -227,6 +244,16 @@ def test_names_stay_when_a_study_grows_and_whatever_folder_is_given(archive: Pat
         assert [name for name in sorted(names(grown)) if name.startswith("p3")] == ["p3", "p3_s1", "p3_s8"]
     os.rename(archive / "p3", archive / "renamed")
     assert "renamed_s8" in names(find_scans([archive], Reading(), lambda: before))
+
+
+def test_a_number_that_is_none_stays_out_of_the_names(tmp_path: Path) -> None:
+    for number, written in enumerate(("9" * 300, "../../x", "-4", ""), 1):
+        for path in series(small(), tmp_path / "a" / "p", "p", number):
+            data = pydicom.dcmread(path)
+            data.add_new("SeriesNumber", "LO", written)
+            data.save_as(path)
+    assert all(re.fullmatch("p_[0-9a-f]{6}", name) for name in names(found(tmp_path / "a")))
+    assert len(set(names(found(tmp_path / "a")))) == 4
 
 
 def test_a_directory_file_before_the_slices_hides_no_study(tmp_path: Path) -> None:
