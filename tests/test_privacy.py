@@ -82,7 +82,7 @@ def test_nothing_we_write_or_say_names_a_patient(scans: Path, tmp_path: Path) ->
         "gaps",
         "--probabilities",
     )
-    assert answer.returncode == 1  # three of the five are refused, and their reasons are in the output
+    assert answer.returncode == 1  # two of the five are refused, and their reasons are in the output
     assert b"of two patients" in b" ".join(answer.stdout.split())  # lines break where the path is long
     assert found(answer.stdout, answer.stderr) == []
     files = [path for path in out.rglob("*") if path.is_file()]
@@ -93,9 +93,9 @@ def test_nothing_we_write_or_say_names_a_patient(scans: Path, tmp_path: Path) ->
         if path.suffix == ".gz":
             content = gzip.decompress(content)
         assert found(content, str(path.relative_to(out)).encode()) == [], path
-    for name in ("cut", "mixed", "two"):
+    for name in ("cut", "mixed", "two"):  # of the last one both series are done
         alone = run("predict", scans / name, "-o", tmp_path / "o", "--model", "phantom")
-        assert alone.returncode == 2
+        assert alone.returncode == (0 if name == "two" else 2)
         assert found(alone.stderr, alone.stdout) == []
 
 
@@ -244,7 +244,7 @@ def test_no_format_and_no_stream_names_a_patient_or_a_file(style: str, forms: Pa
             name = path.name.split(".")[0]
             assert str(back.PatientName).strip() == FORMS[name][1].strip(), path
     facts = (out / "many.json").read_text()
-    assert "ignored, not DICOM images: file 1 of 38" in facts
+    assert b"many: files that are no DICOM (1)" in b" ".join(answer.stderr.split()) or "--json" in words
     assert "dropped, the same slice twice: file 38 of 38" in facts
     with sqlite3.connect(out / "journal.sqlite") as journal:
         assert "file 11 of 37" in str(journal.execute("SELECT * FROM cases").fetchall())

@@ -21,7 +21,7 @@ from c3s3_seg.batch.truths import refuse_0_and_255
 from c3s3_seg.errors import C3S3Error, GeometryError, InputError, foreseen, unforeseen
 from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.inference.predictor import Predictor
-from c3s3_seg.io import Case, load_mask, read
+from c3s3_seg.io import Case, load_mask, read_case
 from c3s3_seg.io.formats import check_format
 from c3s3_seg.io.hashes import Watch, input_sha256
 from c3s3_seg.report.rows import PredictionRow
@@ -125,7 +125,8 @@ def _attempt(step: str, task: CaseTask, work: Callable[[], T], loaded: Loaded | 
 
 def _watched(task: CaseTask) -> list[Watch]:
     with suppress(C3S3Error, OSError):
-        return [Watch(path) for path in (task.case.path, task.truth) if path is not None]
+        scan = Watch(task.case.path, task.case.paths or None)
+        return [scan] if task.truth is None else [scan, Watch(task.truth)]
     return []
 
 
@@ -135,7 +136,7 @@ def _settled(task: CaseTask, before: list[Watch]) -> dict[str, str]:
     None, if it was still being written while it was read: what is there by now was never looked at.
     """
     with suppress(C3S3Error, OSError):
-        inputs = input_sha256(task.case.path, task.truth)
+        inputs = input_sha256(task.case.path, task.truth, task.case.paths)
         for watch in before:
             watch.check()
         return inputs if before else {}
@@ -144,7 +145,7 @@ def _settled(task: CaseTask, before: list[Watch]) -> dict[str, str]:
 
 def _load(task: CaseTask, job: Job) -> Loaded:
     started = time.perf_counter()
-    scan = read(task.case.path, job.reading, hashed=True)
+    scan = read_case(task.case, job.reading, hashed=True)
     check_format(scan, job.suffix, secondary_capture=job.secondary_capture)
     truth = _truth(task.truth, scan) if task.truth is not None else None
     found = {"scan": scan.source.sha256, "truth": truth.source.sha256 if truth else None}

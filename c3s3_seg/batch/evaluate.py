@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -309,7 +310,18 @@ def _scans(cases: Sequence[str], images: Path | None) -> dict[str, Path]:
     found = find_cases([images])
     if len(found) == len(cases) == 1:
         return {cases[0]: found[0].path}
-    return {scan.name: scan.path for scan in found}
+    scans = {scan.name: scan.path for scan in found}
+    return scans if set(cases) <= set(scans) else {**_series_scans(images), **scans}
+
+
+def _series_scans(images: Path) -> dict[str, Path]:
+    """The series of studies by the names that `predict` gives them: a file stands for its series."""
+    from c3s3_seg.io.reading import Reading
+    from c3s3_seg.io.studies import find_scans
+
+    with suppress(InputError):  # nothing but image files, whose names are known
+        return {case.name: case.paths[0] for case in find_scans([images], Reading()).cases if case.files}
+    return {}
 
 
 def _try(work: _Work) -> _Evaluated | Exception:

@@ -81,7 +81,8 @@ class Job:
         """What was asked for, as JSON: a case that was finished under another request is not finished."""
         asked: dict[str, Any] = dump(self)
         asked["truth"] = self.truth is not None  # which truth it was is known by its hash
-        asked["reading"]["repair"].sort()  # a set has no order of its own
+        # Which series it was is known by the hash of the scan, too; a set has no order of its own.
+        asked["reading"] = {"repair": sorted(asked["reading"]["repair"])}
         return {f.name: asked[f.name] for f in fields(self) if f.name not in NOT_IN_THE_OUTPUT}
 
 

@@ -33,7 +33,7 @@ from c3s3_seg.system.shard import Shard
 STEM = "journal"
 SQLITE = b"SQLite format 3\0"
 LARGEST = 1 << 30  # bytes; 100,000 cases have some 300 MB
-State = Literal["begun", "done", "failed"]
+State = Literal["begun", "done", "failed", "skipped"]
 RUNS = "CREATE TABLE runs (id INTEGER PRIMARY KEY, started TEXT, ended TEXT, details TEXT)"
 TABLES = f"""
 {RUNS.replace("TABLE", "TABLE IF NOT EXISTS")};
@@ -49,7 +49,8 @@ class JournalRecord:
     Parameters
     ----------
     state
-        `begun`: its files may be there, in whole, but it was not finished.
+        `begun`: its files may be there, in whole, but it was not finished. `skipped`: a series that the
+        domain check refused, of a study of which another one was segmented.
     setting
         Hash of weights and settings that it was done with.
     outcome
@@ -128,7 +129,8 @@ class Journal:
 
     def record(self, outcome: Outcome, setting: str) -> None:
         """Say what became of a case."""
-        self._put("done" if outcome.row is not None else "failed", setting, outcome)
+        failed: State = "skipped" if outcome.passed_over else "failed"
+        self._put("done" if outcome.row is not None else failed, setting, outcome)
 
     def adopt(self, record: JournalRecord) -> None:
         """Put in a record as it is, with its time and the number of its run."""

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from c3s3_seg.batch.claims import EARLIER, clear, places, remove
 from c3s3_seg.batch.job import CaseTask
-from c3s3_seg.batch.journal import Journal
+from c3s3_seg.batch.journal import Journal, State
 from c3s3_seg.batch.records import STOPPED, Outcome, Refusal
 from c3s3_seg.batch.resume import Request, refuse_taken
 from c3s3_seg.errors import C3S3Error, InputError
@@ -28,6 +28,7 @@ class Ledger:
     def __init__(self, journal: Journal, request: Request) -> None:
         self.journal, self.request = journal, request
         self.taken: list[Outcome] = []  # cases whose places were taken after they were sorted out
+        self._series: dict[str, str] = {}
         self._earlier: dict[str, dict[str, str]] = {}  # of the cases that were begun: what they had before
 
     def begun(self, todo: list[CaseTask]) -> Iterator[CaseTask]:
@@ -49,7 +50,7 @@ class Ledger:
         refuse_taken(task, record, self.request, self.journal)  # once more: hours may have passed
         earlier = dict(record.outcome.earlier) if record is not None else {}
         earlier |= clear(out, task, names, known)
-        self._earlier[case] = earlier
+        self._earlier[case], self._series[case] = earlier, task.case.series
         self.journal.begin(case, task.place, self.request.setting, names, earlier)
 
     def record(self, outcome: Outcome) -> Outcome:
@@ -57,7 +58,8 @@ class Ledger:
         written = {(known, name) for name, known in outcome.outputs.items()}
         before = self._earlier.pop(outcome.case, {})
         kept = [item for item in before.items() if item not in written]
-        outcome = replace(outcome, earlier=dict(kept[-EARLIER:]))
+        series = self._series.get(outcome.case, outcome.series)
+        outcome = replace(outcome, earlier=dict(kept[-EARLIER:]), series=series)
         if outcome.row is None:
             remove(self.request.job.out, self._places(outcome.case))
         try:
@@ -67,6 +69,19 @@ class Ledger:
             if outcome.refusal is None or not outcome.refusal.ends_the_batch:
                 raise
         return outcome
+
+    def decide(self, outcome: Outcome) -> None:
+        """Write down that a series is passed over, or is so no longer, where that is not what is known."""
+        if outcome.refusal is None:
+            return
+        with suppress(C3S3Error):  # where nothing can be written any more, that is told already
+            known = self.journal.get(outcome.case)
+            if known is None or known.state not in ("failed", "skipped"):
+                return
+            state: State = "skipped" if outcome.passed_over else "failed"
+            if known.state != state:
+                passed = replace(known.outcome, passed_over=outcome.passed_over)
+                self.journal.adopt(replace(known, state=state, outcome=passed))
 
     def undone(self, todo: list[CaseTask], done: set[str], why: str) -> list[Outcome]:
         """The cases that a run which was stopped leaves to the next one."""

@@ -7,12 +7,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from c3s3_seg.batch.job import BatchPlan, CaseTask, Job
+from c3s3_seg.batch.inputs import collect
+from c3s3_seg.batch.job import BatchPlan, Job
 from c3s3_seg.batch.journal import journal_path, records_of
-from c3s3_seg.io import find_cases, match_truth
+from c3s3_seg.io import Skipped
 from c3s3_seg.system.files import check_folder
 
-_STATES = {"begun": "unfinished", "done": "done", "failed": "failed before"}
+_STATES = {"begun": "unfinished", "done": "done", "failed": "failed before", "skipped": "passed over before"}
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,9 @@ class ListedCase:
     scan, truth, mask
         Where they are, or will be.
     state
-        `new`, `unfinished`, `failed before` or `done`, as the journal of the output folder says. Whether the
-        files of a case that is done are still the same is looked at when the batch runs.
+        `new`, `unfinished`, `failed before`, `passed over before` or `done`, as the journal of the output
+        folder says. Whether the files of a case that is done are still the same is looked at when the batch
+        runs.
     to_do
         Whether it would be segmented.
     """
@@ -44,8 +46,10 @@ class ListedCase:
         return asdict(self)
 
 
-def list_cases(inputs: Iterable[Path], job: Job, plan: BatchPlan) -> list[ListedCase]:
-    """The cases of a batch in their order; nothing is written, and no scan is read.
+def list_cases(
+    inputs: Iterable[Path], job: Job, plan: BatchPlan
+) -> tuple[list[ListedCase], tuple[Skipped, ...]]:
+    """The cases of a batch in their order, and what is passed over; nothing is written, no scan is read.
 
     Parameters
     ----------
@@ -58,14 +62,10 @@ def list_cases(inputs: Iterable[Path], job: Job, plan: BatchPlan) -> list[Listed
         If there is no case, no truth where one was asked for, or the journal of the output folder is damaged.
     """
     check_folder(job.out)
-    cases = find_cases(list(inputs))
-    truths = match_truth(cases, job.truth) if job.truth is not None else {}
-    tasks = [CaseTask(case, truths.get(case.name)) for case in cases]
-    if plan.shard is not None:
-        tasks = plan.shard.of(tasks)
+    found = collect(inputs, job, plan)
     known = _states(journal_path(job.out, plan.shard))
     listed, left = [], plan.limit
-    for task in tasks:
+    for task in found.tasks:
         state = known.get(task.case.name, "new")
         to_do = state in ("new", "unfinished") or (state == "failed before" and plan.retry_failed)
         if to_do and left is not None:
@@ -73,7 +73,7 @@ def list_cases(inputs: Iterable[Path], job: Job, plan: BatchPlan) -> list[Listed
         truth = None if task.truth is None else str(task.truth)
         mask = str(job.mask_of(task.case.name))
         listed.append(ListedCase(task.case.name, str(task.case.path), truth, mask, state, to_do))
-    return listed
+    return listed, found.skipped
 
 
 def _states(journal: Path) -> dict[str, str]:

@@ -54,7 +54,7 @@ def _write(predicted: Predicted, job: Job, model: ModelTask, written: list[Path]
     case, scan = loaded.task.case, loaded.scan
     if refers_to_source(job.suffix, secondary_capture=job.secondary_capture):
         # Its headers are read once more: they must be those of the slices that were segmented.
-        refuse_changed(case.path, loaded.inputs["scan"])
+        refuse_changed(case.path, loaded.inputs["scan"], case.paths)
     scores = _score(case.name, prediction.mask, loaded.truth, model.label_values)
     written.append(job.mask_of(case.name))
     write_mask(prediction.mask, written[0], job.suffix, segments(model), job.maker)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -13,18 +14,20 @@ from typing import Any
 
 from c3s3_seg.batch.claims import FOLDERS, Asked
 from c3s3_seg.batch.executor import Engine, in_this_process
+from c3s3_seg.batch.inputs import Inputs, collect
 from c3s3_seg.batch.job import BatchPlan, CaseTask, Job, Model
 from c3s3_seg.batch.journal import Journal, gather, journal_path
 from c3s3_seg.batch.ledger import Ledger
 from c3s3_seg.batch.provenance import LEFT_BEHIND, provenance_names, surroundings, write_provenance
 from c3s3_seg.batch.records import Outcome
 from c3s3_seg.batch.resume import REPORT, Request, sort_out
+from c3s3_seg.batch.studies import Studies
 from c3s3_seg.batch.summary import summary
 from c3s3_seg.batch.truths import check_truths
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import InputError, StorageError
 from c3s3_seg.inference.predictor import Predictor
-from c3s3_seg.io import find_cases, match_truth
+from c3s3_seg.io import Skipped
 from c3s3_seg.io.archive import sweep_unpacked
 from c3s3_seg.report.page import is_folder_page
 from c3s3_seg.report.rows import Failure, PredictionRow
@@ -50,6 +53,8 @@ class BatchProgress:
         What has to be said before the first: resumed, redone, left out.
     made_with
         Before the first: the model, the runtime and the settings, as the JSON of each case has them.
+    skipped
+        Before the first: what was given or found, and is no case.
     """
 
     done: int
@@ -58,6 +63,7 @@ class BatchProgress:
     outcome: Outcome | None = None
     note: str = ""
     made_with: Mapping[str, Any] = field(default_factory=dict)
+    skipped: tuple[Skipped, ...] = ()
 
 
 Report = Callable[[BatchProgress], None]
@@ -81,6 +87,9 @@ class BatchResult:
         Cases that were not done, because nothing could be written any more; each is in `failures` too.
     stopped
         Why the run ended before its last case; "" where it did not.
+    skipped
+        What was passed over: what is no case, and series that the domain check refused in studies of
+        which another series was segmented.
     """
 
     rows: tuple[PredictionRow, ...]
@@ -89,6 +98,7 @@ class BatchResult:
     left: int = 0
     undone: tuple[str, ...] = ()
     stopped: str = ""
+    skipped: tuple[Skipped, ...] = ()
 
 
 def predict_cases(
@@ -104,7 +114,7 @@ def predict_cases(
     Parameters
     ----------
     inputs
-        What `c3s3_seg.io.find_cases` takes.
+        What `c3s3_seg.io.find_cases` takes; of a DICOM study the series that `job.reading` asks for.
     model
         The loaded model; or how to open it, which workers and clusters need. No process is started
         unless the plan asks for workers.
@@ -122,17 +132,13 @@ def predict_cases(
     C3S3Error
         If nothing can be predicted: no case, no truth where one was asked for, truths that are scans or
         hold no label of the model, an output folder that cannot be used or that another run holds, or a
-        single case that fails. Among several cases a failing one becomes a row.
+        single case or study that fails. Among several cases a failing one becomes a row.
     """
     plan = plan or BatchPlan()
     check_folder(job.out)
     sweep_unpacked()
-    cases = find_cases(list(inputs))
-    truths = match_truth(cases, job.truth) if job.truth is not None else {}
-    tasks = [CaseTask(case, truths.get(case.name)) for case in cases]
-    if plan.shard is not None:
-        tasks = plan.shard.of(tasks)
-    check_truths([task.truth for task in tasks if task.truth is not None], model)
+    found = collect(inputs, job, plan, progress)
+    check_truths([task.truth for task in found.tasks if task.truth is not None], model)
     make_folder(job.out)
     with ExitStack() as stack:
         held = stack.enter_context(hold(job.out, str(plan.shard) if plan.shard else None))
@@ -140,7 +146,7 @@ def predict_cases(
         stack.callback(sweep_unpacked)  # of workers that were ended in the middle of a case
         stack.callback(engine.close)
         run = _Run(engine, replace(job, origin=engine.origin), plan, report or _silent)
-        return run.all(tasks, single=len(cases) == 1)
+        return run.all(found)
 
 
 def _silent(progress: BatchProgress) -> None:
@@ -190,9 +196,9 @@ class _Run:
         self.report_page = job.out / f"{REPORT}{tag}.html"
         self.spoken_for = (self.table, *(job.out / name for name in provenance_names(plan.shard)))
 
-    def all(self, tasks: list[CaseTask], *, single: bool) -> BatchResult:
+    def all(self, found: Inputs) -> BatchResult:
         """Sort out, do, record, sum up."""
-        if self.job.html and len(tasks) > 1:
+        if self.job.html and len(found.tasks) > 1:
             self.spoken_for += (self.report_page,)
         for path in self.spoken_for:
             check_place(path)
@@ -202,8 +208,8 @@ class _Run:
             if self.plan.shard is None:
                 _sweep(self.job.out)
                 gather(journal, self.job.out)
-            journal.start(self._run_details())
-            return self._all(tasks, journal, single=single, discard=fresh and single)
+            journal.start(self._run_details(found.skipped))
+            return self._all(found, journal, discard=fresh and found.single)
         finally:
             journal.close()
             if self.plan.shard is None:
@@ -212,15 +218,18 @@ class _Run:
                     with suppress(OSError):
                         place.rmdir()
 
-    def _all(self, tasks: list[CaseTask], journal: Journal, *, single: bool, discard: bool) -> BatchResult:
-        found = sort_out(tasks, journal, self.request)
+    def _all(self, inputs: Inputs, journal: Journal, *, discard: bool) -> BatchResult:
+        tasks = list(inputs.tasks)
+        found, studies = sort_out(tasks, journal, self.request), Studies(tasks)
+        found.kept = [o for kept in found.kept for o in studies.add(kept)]
         outcomes = {o.case: o for o in (*found.kept, *found.refused)}
-        self.report(BatchProgress(0, len(found.todo), note=found.note, made_with=self.engine.origin))
+        begin = BatchProgress(0, len(found.todo), note=found.note, made_with=self.engine.origin)
+        self.report(replace(begin, skipped=inputs.skipped))
         ledger, stopped, undone = Ledger(journal, self.request), "", []
         try:
-            for outcome in self._do(found.todo, ledger):
+            for outcome in self._do(found.todo, ledger, studies):
                 outcomes[outcome.case] = outcome
-                if outcome.refusal is not None and outcome.refusal.ends_the_batch and not single:
+                if outcome.refusal is not None and outcome.refusal.ends_the_batch and not inputs.single:
                     stopped = outcome.refusal.error().told.named
             if stopped:
                 self.engine.close()  # workers write no more
@@ -229,28 +238,33 @@ class _Run:
             else:
                 journal.end()
         finally:
+            for outcome in outcomes.values():
+                ledger.decide(outcome)
             self._sum_up(tasks, outcomes, journal, discard=discard, full=bool(stopped))
-        refusal = outcomes[tasks[0].case.name].refusal if single and outcomes else None
-        if refusal is not None:
-            raise refusal.error()
         result = _result(tasks, outcomes, len(found.kept), found.left)
-        return replace(result, undone=tuple(o.case for o in undone), stopped=stopped)
+        refusals = [o.refusal for o in outcomes.values() if o.refusal is not None and not o.passed_over]
+        if inputs.single and refusals and not result.rows:
+            raise refusals[0].error()
+        skipped = (*inputs.skipped, *result.skipped)
+        return replace(result, undone=tuple(o.case for o in undone), stopped=stopped, skipped=skipped)
 
-    def _do(self, todo: list[CaseTask], ledger: Ledger) -> Iterator[Outcome]:
+    def _do(self, todo: list[CaseTask], ledger: Ledger, studies: Studies) -> Iterator[Outcome]:
+        """Give what is decided: a series that is refused may wait for the rest of its study."""
         started, done = time.perf_counter(), 0
         with _closed(self.engine.run(ledger.begun(todo))) as run:
             for outcome in run:
                 done += 1
                 outcome = ledger.record(outcome)
                 each_s = (time.perf_counter() - started) / done
-                self.report(BatchProgress(done, len(todo), each_s * (len(todo) - done), outcome))
-                yield outcome
+                for decided in studies.add(outcome):
+                    self.report(BatchProgress(done, len(todo), each_s * (len(todo) - done), decided))
+                    yield decided
                 if outcome.refusal is not None and outcome.refusal.ends_the_batch:
                     break  # every further case would be computed and then fail in the same way
-        for outcome in ledger.taken:
-            done += 1
-            self.report(BatchProgress(done, len(todo), None, outcome))
-            yield outcome
+        done += len(ledger.taken)
+        for decided in (*(o for taken in ledger.taken for o in studies.add(taken)), *studies.rest()):
+            self.report(BatchProgress(done, len(todo), None, decided))
+            yield decided
 
     def _leave(self, undone: list[Outcome], total: int) -> list[Outcome]:
         """Say of each case that it is left."""
@@ -258,7 +272,7 @@ class _Run:
             self.report(BatchProgress(total - len(undone), total, None, outcome))
         return undone
 
-    def _run_details(self) -> dict[str, Any]:
+    def _run_details(self, skipped: Iterable[Skipped]) -> dict[str, Any]:
         return {
             "command": list(self.plan.command),
             "bundle": self.engine.bundle,
@@ -266,6 +280,7 @@ class _Run:
             "request": self.job.request(),
             "setting": self.request.setting,
             "deterministic": self.job.deterministic,
+            "passed_over": dict(Counter(item.reason for item in skipped)),
             "seeds": "no random number is drawn",
             **surroundings(),
         }
@@ -312,7 +327,9 @@ class _Run:
 def _result(tasks: list[CaseTask], outcomes: dict[str, Outcome], kept: int, left: int) -> BatchResult:
     ordered = [outcomes[task.case.name] for task in tasks if task.case.name in outcomes]
     rows = tuple(o.row for o in ordered if o.row is not None)
-    return BatchResult(rows, tuple(o.failure for o in ordered if o.failure is not None), kept, left)
+    failures = tuple(o.failure for o in ordered if o.failure is not None)
+    skipped = tuple(o.skipped for o in ordered if o.skipped is not None)
+    return BatchResult(rows, failures, kept, left, skipped=skipped)
 
 
 def _setting(origin: dict[str, Any], job: Job, asked: Asked) -> str:

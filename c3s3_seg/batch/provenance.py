@@ -114,6 +114,8 @@ def _case(record: JournalRecord, times: bool) -> dict[str, Any]:
         "outputs_sha256": outcome.outputs if record.state == "done" else {},
         "setting": record.setting,
     }
+    if outcome.series:
+        document["series"] = outcome.series
     if outcome.verdict:
         document["verdict"] = outcome.verdict
     if outcome.refusal is not None:

@@ -12,6 +12,7 @@ from c3s3_seg.errors import NO_MEMORY, C3S3Error, InputError, StorageError, Told
 from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.inference.prediction import Prediction
 from c3s3_seg.inference.predictor import CheckedScan, PreparedScan
+from c3s3_seg.io import Skipped
 from c3s3_seg.io.detect import is_dicom, is_zip
 from c3s3_seg.report.rows import Failure, PredictionRow
 
@@ -89,6 +90,10 @@ class Outcome:
         What a check said of the scan or the mask; "" where nothing was asked or found.
     earlier
         sha256 -> file name of what earlier runs wrote for the case and this one has replaced or removed.
+    series
+        Of a DICOM study the series, as `Case.series` has it.
+    passed_over
+        Whether it is no failure that the domain check refused it: another series of its study was segmented.
     """
 
     case: str
@@ -100,11 +105,19 @@ class Outcome:
     seconds: dict[str, float] = field(default_factory=dict)
     verdict: str = ""
     earlier: dict[str, str] = field(default_factory=dict)
+    series: str = ""
+    passed_over: bool = False
 
     @property
     def failure(self) -> Failure | None:
         """Its row in the table, where it failed."""
-        return None if self.refusal is None else Failure(self.case, self.refusal.error().told)
+        failed = self.refusal is not None and not self.passed_over
+        return Failure(self.case, self.refusal.error().told) if failed and self.refusal else None
+
+    @property
+    def skipped(self) -> Skipped | None:
+        """Why it was passed over, where it was."""
+        return Skipped(self.case, self.refusal.what) if self.passed_over and self.refusal else None
 
 
 def _place(where: str | Path, scan: Path | None) -> str:

@@ -49,8 +49,12 @@ class Sorted:
         """What has to be said before the first case."""
         parts = []
         if self.kept:
-            failed = sum(o.refusal is not None for o in self.kept)
-            parts.append(f"{len(self.kept) - failed} cases were finished before; their hashes hold")
+            failed = sum(o.failure is not None for o in self.kept)
+            passed = sum(o.passed_over for o in self.kept)
+            done = len(self.kept) - failed - passed
+            parts.append(f"{done} cases were finished before; their hashes hold")
+            if passed:
+                parts.append(f"{passed} series were passed over before and have not changed")
             if failed:
                 parts.append(
                     f"{failed} cases failed before and have not changed (--retry-failed tries again)"
@@ -161,24 +165,28 @@ def _why(task: CaseTask, record: JournalRecord | None, request: Request) -> str 
         return "it is new"
     if record.state == "begun":
         return "it was not finished"
-    if record.state == "failed":
+    if record.state in ("failed", "skipped"):
         return _failed_before(task, record, request.setting, request.plan)
     return _done_before(task, record, request.setting, request.job)
 
 
 def _failed_before(task: CaseTask, record: JournalRecord, setting: str, plan: BatchPlan) -> str | None:
     refusal = record.outcome.refusal
-    if plan.retry_failed or refusal is None or not refusal.final or record.setting != setting:
+    again = plan.retry_failed and record.state == "failed"
+    if again or refusal is None or not refusal.final or record.setting != setting:
         return "it is tried again"
     with suppress(C3S3Error):
-        if record.outcome.inputs and input_sha256(task.case.path, task.truth) == record.outcome.inputs:
+        if (
+            record.outcome.inputs
+            and input_sha256(task.case.path, task.truth, task.case.paths) == record.outcome.inputs
+        ):
             return None
     return "its scan has changed"
 
 
 def _done_before(task: CaseTask, record: JournalRecord, setting: str, job: Job) -> str | None:
     missing = _check_outputs(record.outcome, job.out)
-    inputs = input_sha256(task.case.path, task.truth)
+    inputs = input_sha256(task.case.path, task.truth, task.case.paths)
     known = record.outcome.inputs
     if inputs["scan"] != known.get("scan"):
         if task.place != record.outcome.scan:

@@ -15,6 +15,7 @@ from c3s3_seg.batch.provenance import LEFT_BEHIND, NAME, RESERVED
 from c3s3_seg.errors import C3S3Error, InputError
 from c3s3_seg.io.formats import is_own_result
 from c3s3_seg.io.hashes import scan_sha256, sha256
+from c3s3_seg.io.studies import series_files
 from c3s3_seg.system.files import read_json
 from c3s3_seg.system.lock import NAME as LOCK
 from c3s3_seg.system.ownership import is_ours
@@ -194,7 +195,7 @@ def _verify_case(case: dict[str, Any], out: Path, result: Verification) -> Itera
         result.unreachable.append(str(scan))
         return
     try:
-        found = scan_sha256(scan)
+        found = scan_sha256(scan, series_files(scan, case["series"]) if case.get("series") else ())
     except C3S3Error as error:
         result.wrong.append(Discrepancy(str(scan), error.what))
         return
@@ -256,9 +257,9 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _check_case(case: dict[str, Any]) -> None:
     """What `verify` relies on. A name that leads out of the folder is none that we wrote."""
-    texts = (case["case"], case["state"], case["scan"])
+    texts = (case["case"], case["state"], case["scan"], case.get("series", ""))
     if not all(isinstance(text, str) for text in texts):
-        raise TypeError("a case whose name, state or scan is no text")
+        raise TypeError("a case whose name, state, scan or series is no text")
     for key in ("inputs_sha256", "outputs_sha256"):
         if not all(isinstance(part, str) for item in case[key].items() for part in item):
             raise TypeError(f"{key} is no table of texts")

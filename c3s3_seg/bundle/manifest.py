@@ -112,7 +112,7 @@ class Task:
         How inference runs unless told otherwise. None: the whole volume at once, while it is small
         enough. A number: tiles of `patch` that share this part of their side.
     series
-        Which series of a study it wants, where a folder holds several volumes. None: the user says.
+        Which series of a study it wants, where a folder holds several volumes. None: those of its modality.
     domain
         What the scans were like that it was trained on. None: no scan is compared with them.
     strides
@@ -130,6 +130,11 @@ class Task:
     series: SeriesRule | None = None
     domain: Domain | None = None
     strides: ReadStrides | None = None
+
+    @property
+    def series_rule(self) -> SeriesRule:
+        """Which of several volumes it wants where the user does not say."""
+        return self.series or SeriesRule(f"modality={self.modality}")
 
     @property
     def network_strides(self) -> Strides:

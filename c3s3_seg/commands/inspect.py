@@ -16,6 +16,7 @@ def inspect(
         Path,
         typer.Argument(metavar="PATH", help="Image file, DICOM file or folder, DICOMDIR or zip file."),
     ],
+    series: options.Series = None,
     repair: options.Repair = None,
     headers: Annotated[
         bool,
@@ -27,15 +28,18 @@ def inspect(
     ] = False,
     as_json: options.Json = False,
 ) -> None:
-    """List the series at a path, and why some of them cannot be read."""
+    """List the series at a path, and why some of them cannot be read.
+
+    With --series it says which of them are taken, and why the others are not.
+    """
     import sys
     from dataclasses import asdict, replace
 
     from c3s3_seg.io.dicom.inspect import inspect as look
-    from c3s3_seg.io.reading import Reading, repairs
+    from c3s3_seg.io.reading import Reading, parse_series, repairs
     from c3s3_seg.report.terminal import series_remarks, series_table
 
-    rows = look(path, Reading(repair=repairs(repair or [])), pixels=not headers)
+    rows = look(path, Reading(parse_series(series), repairs(repair or [])), pixels=not headers)
     stream = None if as_json else sys.stdout
     rows = [
         replace(row, path=shown(row.path, stream), remarks=tuple(shown(r, stream) for r in row.remarks))

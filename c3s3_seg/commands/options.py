@@ -102,6 +102,15 @@ Repair = Annotated[
         autocompletion=one_word(get_args(choices.Repair)),
     ),
 ]
+Series = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NUMBER|UID|RULE",
+        help="DICOM series: its number in c3s3-seg inspect, its UID, or a rule that it must fit, such as"
+        " 'modality=MR,description~lge' (docs/inputs.md).",
+        rich_help_panel=INPUT,
+    ),
+]
 Workers = Annotated[
     int, typer.Option(min=1, metavar="NUMBER", help="Processes to use.", rich_help_panel=BATCH)
 ]

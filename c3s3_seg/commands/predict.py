@@ -107,14 +107,7 @@ def predict(
             autocompletion=options.rare_keys,
         ),
     ] = None,
-    series: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SERIES",
-            help="DICOM series of a folder: its number in c3s3-seg inspect, or its UID.",
-            rich_help_panel=INPUT,
-        ),
-    ] = None,
+    series: options.Series = None,
     roi: Annotated[
         str | None,
         typer.Option(
@@ -227,7 +220,7 @@ def predict(
     from c3s3_seg.inference import BackendRequest, Settings
     from c3s3_seg.inference.settings import parse_axes
     from c3s3_seg.inference.tuning.profile import existing_profile
-    from c3s3_seg.io.reading import Reading, repairs
+    from c3s3_seg.io.reading import Reading, parse_series, repairs
     from c3s3_seg.system.hardware import parse_memory
     from c3s3_seg.system.shard import parse_shard
 
@@ -252,7 +245,11 @@ def predict(
         html="html" in files,
         secondary_capture="sc" in files,
         deterministic=deterministic,
-        reading=Reading(series, repairs(repair or []), bundle.task.series),
+        reading=Reading(
+            parse_series(series),
+            repairs(repair or []),
+            bundle.task.series if allow_out_of_domain else bundle.task.series_rule,
+        ),
         roi=roi,
         allow_out_of_domain=allow_out_of_domain,
     )

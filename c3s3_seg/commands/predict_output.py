@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -11,8 +13,12 @@ from c3s3_seg.errors import InputError
 from c3s3_seg.system.choices import ReportFile
 
 if TYPE_CHECKING:
-    from c3s3_seg.batch import BatchPlan, BatchResult, Job
+    from collections.abc import Iterable
 
+    from c3s3_seg.batch import BatchPlan, BatchResult, Job
+    from c3s3_seg.io import Skipped
+
+MOST_REASONS = 4  # of what was passed over
 LONGEST_TABLE = 200  # cases that a terminal shows one by one; summary.csv has them all
 
 
@@ -42,12 +48,16 @@ def print_cases(inputs: list[Path], job: Job, plan: BatchPlan, *, as_json: bool)
     from c3s3_seg.batch.listing import list_cases
     from c3s3_seg.report.terminal import cases_table
 
-    cases = list_cases(inputs, job, plan)
+    cases, skipped = list_cases(inputs, job, plan)
     if as_json:
         for case in cases:
             say(json.dumps(case.record()))
+        for item in skipped:
+            say(json.dumps({"state": "skipped", **asdict(item)}))
         return
     show(cases_table([(c.name, c.state, c.scan, c.truth or "-", c.mask) for c in cases]))
+    for item in skipped:
+        say(f"Passed over: {item}.")
     todo = sum(case.to_do for case in cases)
     say(f"{todo} of {len(cases)} cases would be segmented. Nothing was written.")
 
@@ -66,8 +76,18 @@ def print_result(result: BatchResult, out: Path) -> None:
     if result.stopped:
         say(f"Stopped: {result.stopped}")
         say(f"{len(result.undone)} cases were not done; the same command does them.")
+    if result.skipped:
+        say(f"{len(result.skipped)} passed over: {_counted(result.skipped)}.")
     if result.rows:
         masks = "Masks" if rows else f"{len(result.rows)} masks"
         say(f"{masks}, JSON and summary.csv are in {out}. Research use only.")
     else:
         say(f"No mask was written; summary.csv is in {out}.")
+
+
+def _counted(skipped: Iterable[Skipped]) -> str:
+    """What was passed over: the commonest reasons with their numbers. stderr had them one by one."""
+    counts = Counter(item.reason.partition(": ")[0].partition(" (")[0] for item in skipped)
+    told = [f"{reason} ({count})" for reason, count in counts.most_common(MOST_REASONS)]
+    rest = counts.total() - sum(count for _, count in counts.most_common(MOST_REASONS))
+    return "; ".join([*told, f"others ({rest})"] if rest else told)

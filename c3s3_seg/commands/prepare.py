@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from c3s3_seg.dataset.prepare.pipeline import PreparedDataSet
+    from c3s3_seg.io.reading import SeriesRule
 
 SPLITS = ("labelled", "unlabelled", "validation", "test")
 PATIENTS = "Patients"  # a heading of the help
@@ -46,8 +47,8 @@ def prepare(
     series: Annotated[
         str | None,
         typer.Option(
-            metavar="REGEX",
-            help="Take only DICOM series whose description matches.",
+            metavar="RULE",
+            help="Take only DICOM series that fit a rule, such as 'description~lge' (docs/inputs.md).",
             rich_help_panel=options.INPUT,
         ),
     ] = None,
@@ -154,14 +155,21 @@ def prepare(
         raise typer.Exit(1)
 
 
-def _rule(modality: str | None, series: str | None) -> Any:
+def _rule(modality: str | None, series: str | None) -> SeriesRule | None:
+    """Both options as one rule: there is no number or UID that all folders of an archive share."""
     from c3s3_seg.errors import InputError
-    from c3s3_seg.io.reading import SeriesRule
+    from c3s3_seg.io.reading import FORM, SeriesRule, parse_series
 
-    try:
-        return SeriesRule(modality, series) if modality or series else None
-    except ValueError as error:
-        raise InputError(f"--series is not {error}") from None
+    wanted = [f"modality={modality}"] if modality else []
+    if series:
+        rule = parse_series(series)
+        if not isinstance(rule, SeriesRule):
+            raise InputError(
+                f"--series is '{series}'; of a folder of many scans, wanted a rule such as {FORM}"
+            )
+        wanted.append(rule.text)
+    parsed = parse_series(",".join(wanted)) if wanted else None
+    return parsed if isinstance(parsed, SeriesRule) else None
 
 
 def _table(result: PreparedDataSet) -> Table:

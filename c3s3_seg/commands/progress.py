@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from c3s3_seg.commands.console import Status, counted, say
@@ -56,6 +57,10 @@ class ProgressReporter:
             return
         if progress.note:
             self._status.note(progress.note)
+        for item in progress.skipped:
+            self._status.note(f"passed over: {item}")
+        if progress.outcome is not None and progress.outcome.skipped is not None:
+            self._status.note(f"passed over: {progress.outcome.skipped}")
         if self._verbose:
             self._status.note(_details(progress))
         self._text = text = _text(progress)
@@ -120,14 +125,15 @@ def _state(outcome: Outcome) -> str:
     if outcome.refusal is not None and outcome.refusal.step == STOPPED:
         return "not done"
     if outcome.row is None:
-        return "failed"
+        return "skipped" if outcome.passed_over else "failed"
     return "nothing found" if outcome.row.empty else "done"
 
 
 def _lines(progress: BatchProgress) -> list[dict[str, Any]]:
     """The events of `--json`; documented in docs/operations.md."""
     if progress.outcome is None:
-        return [{"event": "start", "total": progress.total, "note": progress.note}]
+        start = {"event": "start", "total": progress.total, "note": progress.note}
+        return [start, *({"event": "skipped", **asdict(item)} for item in progress.skipped)]
     outcome = progress.outcome
     content: dict[str, Any] = {
         "event": "case",
@@ -141,6 +147,7 @@ def _lines(progress: BatchProgress) -> list[dict[str, Any]]:
     }
     if outcome.row is not None:
         content |= {"volume_ml": dict(outcome.row.volumes_ml), "seconds": outcome.seconds}
-    if outcome.failure is not None:
-        content["reason"] = outcome.failure.reason
+    told = outcome.failure or outcome.skipped
+    if told is not None:
+        content["reason"] = told.reason
     return [content]

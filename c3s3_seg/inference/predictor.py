@@ -312,7 +312,7 @@ class Predictor:
         if isinstance(scan, str | os.PathLike):
             from c3s3_seg.io import load
 
-            return load(os.fspath(scan), rule=self.task.series)
+            return load(os.fspath(scan), rule=self.task.series_rule)
         todo = "An array becomes a Volume with: Geometry.build(array.shape, spacing_mm).volume(array)"
         raise InputError(f"found {type(scan).__name__}, wanted a Volume or the path of a scan", todo=todo)
 

@@ -13,25 +13,32 @@ import hashlib
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from c3s3_seg.errors import C3S3Error, InputError
 from c3s3_seg.geometry.volume import Volume
-from c3s3_seg.io.cases import Case, find_cases, match_truth
+from c3s3_seg.io.cases import Case, Skipped, match_truth
 from c3s3_seg.io.detect import is_dicom, is_zip
 from c3s3_seg.io.image.files import IMAGE_SUFFIXES, image_suffix, load_image, load_mask, save
-from c3s3_seg.io.reading import Reading, SeriesRule, repairs
+from c3s3_seg.io.places import find_cases
+from c3s3_seg.io.reading import Reading, SeriesRule, parse_series, repairs
 from c3s3_seg.system.choices import Repair
+
+if TYPE_CHECKING:
+    from c3s3_seg.io.hashes import Watch
 
 __all__ = [
     "Case",
     "Reading",
     "Repair",
     "SeriesRule",
+    "Skipped",
     "find_cases",
     "load",
     "load_mask",
     "match_truth",
     "read",
+    "read_case",
     "save",
 ]
 
@@ -39,7 +46,7 @@ __all__ = [
 def load(
     path: str | Path,
     *,
-    series: int | str | None = None,
+    series: int | str | SeriesRule | None = None,
     repair: Repair | Collection[Repair] = (),
     rule: SeriesRule | None = None,
     hashed: bool = False,
@@ -52,7 +59,8 @@ def load(
         `.nii`, `.nii.gz`, `.nrrd`, `.nhdr`, `.mha`, `.mhd`, a DICOM file, a DICOMDIR, a zip file with
         DICOM files, or a folder that holds DICOM files, in its sub-folders too.
     series
-        Which series of the folder: its number in the list of the refusal (from 1), or its UID.
+        Which series of the folder: its number in the list of the refusal (from 1), its UID, or a rule that
+        exactly one of them fits.
     repair
         Which faults may be repaired, see `Reading`: "gaps", "tilt", "orthonormal". Each repair is
         in the notes of the volume.
@@ -77,9 +85,9 @@ def load(
     GeometryError
         If the grid is not one of right angles and even spacing.
     """
-    return read(
-        path, Reading(series, repairs((repair,) if isinstance(repair, str) else repair), rule), hashed=hashed
-    )
+    wanted = parse_series(series) if isinstance(series, str) else series
+    mended = repairs((repair,) if isinstance(repair, str) else repair)
+    return read(path, Reading(wanted, mended, rule), hashed=hashed)
 
 
 def read(path: str | Path, reading: Reading, *, hashed: bool = False) -> Volume:
@@ -102,12 +110,29 @@ def read(path: str | Path, reading: Reading, *, hashed: bool = False) -> Volume:
     return load_image(path, orthonormal="orthonormal" in reading.repair, hashed=hashed, dense=True)
 
 
+def read_case(case: Case, reading: Reading, *, hashed: bool = False) -> Volume:
+    """Read the scan of a case: of a DICOM series whose files are known, these and no others."""
+    if not case.files:
+        return read(case.path, reading, hashed=hashed)
+    if not case.path.exists():
+        raise InputError("there is no such file or folder", where=case.path)
+    from c3s3_seg.io.dicom.load import load_files
+    from c3s3_seg.io.hashes import Watch
+
+    watch = Watch(case.path, case.paths) if hashed else None
+    volume = load_files(case.path, case.paths, replace(reading, series=case.series or None, rule=None))
+    return _with_hash(volume, watch)
+
+
 def _load_dicom(path: Path, reading: Reading, hashed: bool) -> Volume:
     from c3s3_seg.io.dicom.load import load_series
     from c3s3_seg.io.hashes import Watch
 
     watch = Watch(path) if hashed else None
-    volume = load_series(path, reading)
+    return _with_hash(load_series(path, reading), watch)
+
+
+def _with_hash(volume: Volume, watch: Watch | None) -> Volume:
     if watch is None:
         return volume
     return replace(volume, source=replace(volume.source, sha256=watch.sha256()))

@@ -9,10 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import NoReturn
 
-from c3s3_seg.errors import FileName, InputError, Told
-from c3s3_seg.io.detect import is_dicom, is_zip
+from c3s3_seg.errors import InputError, Told
 from c3s3_seg.io.image.files import IMAGE_SUFFIXES, image_stem, image_suffix
 
 # What follows the name of the scan in that of its mask. 3D Slicer writes `x.seg.nrrd`, and `x-label.nrrd`.
@@ -22,41 +20,59 @@ TRUTH_ENDINGS = ("", *MASK_ENDINGS)
 
 @dataclass(frozen=True)
 class Case:
-    """One scan: a name that no other case of the run has, without suffix, and where it is."""
-
-    name: str
-    path: Path
-
-
-def find_cases(paths: Sequence[str | Path]) -> list[Case]:
-    """The scans at these paths.
+    """One scan: a name that no other case of the run has, without suffix, and where it is.
 
     Parameters
     ----------
-    paths
-        Each an image file, a DICOM file, a zip file with DICOM files, a folder with DICOM files, or a
-        folder of cases: image files, zip files and sub-folders that each hold a DICOM series. Hidden
-        files are passed over, and a scan that is given twice is taken once.
-
-    Returns
-    -------
-    list of Case
-        In the order of `paths`, and by name within a folder. Names differ in more than upper and
-        lower case, so that their outputs can lie in one folder on any file system.
-
-    Raises
-    ------
-    InputError
-        If a path is missing or holds no scan, or a folder mixes DICOM slices and image files.
+    name, path
+        Its name, and the image file, or the folder or one file of a DICOM study.
+    series
+        Of a DICOM study the series, as `Series.key` has it; "" where the path says it all.
+    files
+        All files of that series, relative to `root`: what is read, and what its hash is of. None are
+        known of an image file or an archive.
+    study
+        What the series of one study have in common, where there are several to choose among; else "".
     """
-    real = _Real()
-    found: dict[str, Path] = {}
-    for given in paths:
-        for path in _scans(Path(given)):
-            found.setdefault(real.path(path), path)
-    scans = list(found.values())
-    names = unique_names([(os.path.basename(real.path(path.parent)), _stem(path)) for path in scans])
-    return [Case(name, path) for name, path in zip(names, scans, strict=True)]
+
+    name: str
+    path: Path
+    series: str = ""
+    files: tuple[str, ...] = ()
+    study: str = ""
+
+    @property
+    def root(self) -> Path:
+        """The folder that the files lie in or below."""
+        return self.path.parent if self.path.is_file() else self.path
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The files of the series, where they are known."""
+        root = self.root
+        return tuple(root / file for file in self.files)
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """What was given or found and is no case. Of a DICOM study it names no file and no description.
+
+    Parameters
+    ----------
+    place
+        The path, or the folder of the study.
+    reason
+        Why it was passed over.
+    series
+        The number of the series in `inspect`; 0 where it is no series.
+    """
+
+    place: str
+    reason: str
+    series: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.place}{f', series {self.series}' if self.series else ''}: {self.reason}"
 
 
 def match_truth(cases: Sequence[Case], truth: str | Path) -> dict[str, Path]:
@@ -83,22 +99,23 @@ def match_truth(cases: Sequence[Case], truth: str | Path) -> dict[str, Path]:
     truth = Path(truth)
     if truth.is_file():
         if len(cases) != 1:
+            several = len({case.path for case in cases}) == 1
             raise InputError(
                 f"one truth file was given for {len(cases)} cases",
                 where=truth,
-                todo="Give a folder of truths",
+                todo="Choose one series with --series" if several else "Give a folder of truths",
             )
         return {cases[0].name: truth}
     by_stem: dict[str, list[Path]] = {}
-    real = _Real()
-    for path in _visible(truth):
+    real = RealPaths()
+    for path in visible(truth):
         if image_suffix(path) and path.is_file():
             by_stem.setdefault(image_stem(path), []).append(path)
-    stems = Counter(_stem(case.path) for case in cases)
+    stems = Counter(stem_of(case.path) for case in cases)
     pairs = {}
     for case in cases:
         # A case that was renamed, because another one had its name, must not take the other one's truth.
-        names = {case.name} | ({_stem(case.path)} if stems[_stem(case.path)] == 1 else set())
+        names = {case.name} | ({stem_of(case.path)} if stems[stem_of(case.path)] == 1 else set())
         # Where a mask is itself the case, its own name is as good: x.seg.nrrd is measured by x_gt.nii.gz.
         names |= {shorter for name in names if (shorter := scan_stem(name)) not in stems}
         own = real.path(case.path)
@@ -131,45 +148,14 @@ def mask_files(folder: Path, case: str) -> list[Path]:
     return [path for name in names if os.path.isfile(path := folder / name)]
 
 
-def _scans(path: Path) -> list[Path]:
-    if path.is_file():
-        if image_suffix(path) is None and not is_dicom(path) and not is_zip(path):
-            raise InputError(f"this is not a scan; wanted {', '.join(IMAGE_SUFFIXES)} or DICOM", where=path)
-        return [path]
-    if path.exists() and not path.is_dir():
-        raise InputError("this is a pipe or a device; wanted an image file or a folder", where=path)
-    entries = _visible(path)
-    images = [p for p in entries if image_suffix(p) and not p.is_dir()]
-    there = set(images)
-    if any(is_dicom(p) for p in entries if p not in there):
-        if images:
-            raise InputError(
-                f"the folder holds DICOM slices and image files ({FileName(images[0].name, 'one or more')}):"
-                " which is the scan",
-                where=path,
-                todo="Name the image files one by one, or put the slices into a folder of their own",
-            )
-        return [path]
-    scans = [p for p in entries if p in there or is_zip(p) or (p.is_dir() and _holds_dicom(p))]
-    if not scans:
-        _refuse_empty(path, [p for p in entries if p.is_dir()])
-    return scans
+def visible(folder: Path) -> list[Path]:
+    """What lies in a folder, by name, without hidden entries and links that lead up.
 
-
-def _refuse_empty(folder: Path, below: Sequence[Path]) -> NoReturn:
-    """Say what was looked for, and whether it lies one level below."""
-    found = [place for place in below if any(image_suffix(p) and not p.is_dir() for p in _visible(place))]
-    if found:
-        what = f"found no scan here, but image files one level below, in {len(found)} of its sub-folders"
-        raise InputError(what, where=folder, todo=f"Give the sub-folders themselves ({folder}/*/)")
-    what = (
-        f"found no scan here; looked for {', '.join(IMAGE_SUFFIXES)} files, DICOM slices and sub-folders with"
-        " DICOM slices"
-    )
-    raise InputError(what, where=folder)
-
-
-def _visible(folder: Path) -> list[Path]:
+    Raises
+    ------
+    InputError
+        If the folder is not there or cannot be read.
+    """
     try:
         with os.scandir(folder) as found:
             entries = sorted(found, key=lambda entry: entry.name)
@@ -208,11 +194,7 @@ def walk_files(folder: Path) -> Iterator[Path]:
         yield from (path for path in paths if path.is_file() or not path.exists())
 
 
-def _holds_dicom(folder: Path) -> bool:
-    return any(is_dicom(path) for path in walk_files(folder))
-
-
-class _Real:
+class RealPaths:
     """Where paths lead in the end; each folder is looked up once. A link to a scan is the same scan."""
 
     def __init__(self) -> None:
@@ -228,7 +210,8 @@ class _Real:
         return os.path.join(self._folders[folder], path.name)
 
 
-def _stem(path: Path) -> str:
+def stem_of(path: Path) -> str:
+    """The name of a scan: that of its file without suffix, or of its folder."""
     name = image_stem(path) if image_suffix(path) else path.name
     if image_suffix(path) is None and path.is_file():
         name = path.stem or path.name

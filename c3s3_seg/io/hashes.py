@@ -39,21 +39,30 @@ def sha256(path: Path) -> str:
         raise InputError(f"the file cannot be read: {error.strerror or error}", where=path) from error
 
 
-def scan_sha256(path: Path) -> str:
+def scan_sha256(path: Path, files: Sequence[Path] = ()) -> str:
     """Of a scan: the file's own where it is one file, else of the list of its files' names and hashes.
 
-    A DICOM folder's file names may hold what they should not, so they go into the hash and nowhere else.
+    The names are relative to the folder that all files lie in, so that it does not matter where a series was
+    looked for. A DICOM folder's file names may hold what they should not, so they go into the hash and
+    nowhere else.
+
+    Parameters
+    ----------
+    path
+        The scan.
+    files
+        Of a DICOM series all its files, where they are known: others beside them are of no matter.
 
     Raises
     ------
     InputError
         If the scan is not there or cannot be read.
     """
-    files = scan_files(path)
-    if len(files) == 1 and files[0] == path:
+    every = list(files) or scan_files(path)
+    if len(every) == 1 and every[0] == path:
         return sha256(path)
-    root = path if path.is_dir() else path.parent
-    return sha256_of_list(root, {file: sha256(file) for file in files})
+    root = Path(os.path.commonpath([file.parent for file in every])) if every else path
+    return sha256_of_list(root, {file: sha256(file) for file in every})
 
 
 class Watch:
@@ -88,7 +97,7 @@ class Watch:
         InputError
             If a file changed, came or went, or cannot be read.
         """
-        found = scan_sha256(self._path)
+        found = scan_sha256(self._path, self._files or ())
         self.check()
         return found
 
@@ -111,7 +120,7 @@ class Watch:
         return [sha256(file) for file, state in self._before.items() if state]
 
 
-def refuse_changed(path: Path, known: str) -> None:
+def refuse_changed(path: Path, known: str, files: Sequence[Path] = ()) -> None:
     """Refuse a scan that is no longer the one that was read.
 
     Raises
@@ -119,7 +128,7 @@ def refuse_changed(path: Path, known: str) -> None:
     InputError
         If its `scan_sha256` is not `known`.
     """
-    if scan_sha256(path) != known:
+    if scan_sha256(path, files) != known:
         raise InputError("it changed after it was read", where=path, todo=WAIT)
 
 
@@ -153,15 +162,15 @@ def content_sha256(files: Sequence[Path], part: str = "") -> str:
     return hashlib.sha256("\n".join([*each, part]).encode()).hexdigest()
 
 
-def input_sha256(scan: Path, truth: Path | None) -> dict[str, str]:
-    """Of what a case is made from: its scan and, where it has one, its truth.
+def input_sha256(scan: Path, truth: Path | None, files: Sequence[Path] = ()) -> dict[str, str]:
+    """Of what a case is made from: its scan, of which these are the files, and its truth where it has one.
 
     Raises
     ------
     InputError
         If one of them cannot be read.
     """
-    hashes = {"scan": scan_sha256(scan)}
+    hashes = {"scan": scan_sha256(scan, files)}
     if truth is None:
         return hashes
     # One DICOM object is a truth on its own; one slice stands for its series.

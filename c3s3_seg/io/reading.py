@@ -5,86 +5,166 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import get_args
+from fnmatch import fnmatchcase
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, get_args
 
 from c3s3_seg.errors import InputError
 from c3s3_seg.system.choices import Repair
-from c3s3_seg.system.schema import closed
 
-# A pattern may come with somebody's bundle, and Python's search has no limit of time: over 64 letters (a+)+$
-# takes years. What `_slowness` lets through takes seconds at worst.
-LONGEST_PATTERN, LONGEST_DESCRIPTION = 200, 64  # characters; the latter is that of DICOM
-MOST_WAYS = 21  # 2 to the power of this: ways to match that are tried. A repeat has 2^6, one a character
-REPEAT = 6
-# The parts of a pattern; an escape or a class is one character to the rest of it.
-PARTS = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|(?P<times>(?:[*+?]|\{\d*,?\d*\})[?+]?)|.", re.DOTALL)
+if TYPE_CHECKING:
+    from pydantic_core import CoreSchema
+
+LONGEST_RULE, LONGEST_VALUE = 500, 64  # characters; the latter is that of a description in DICOM
+KEYS = ("description", "modality", "sequence", "type")
+FORM = "modality=MR,description~lge"
+_CONDITION = re.compile(r"\s*([^=~!\s]*)\s*(!=|!~|=|~)\s*(.*?)\s*", re.DOTALL)
+_UID = re.compile(r"[0-9][\w.-]*(#.+)?", re.DOTALL)
 
 
-@closed
 @dataclass(frozen=True)
-class SeriesRule:
-    """Which series of a study a model wants, where a folder holds several volumes.
+class SeriesFacts:
+    """What a rule looks at: what the headers of a series say of it.
 
     Parameters
     ----------
-    modality
-        DICOM modality (MR, CT); None takes any.
-    description
-        A regular expression to be found in SeriesDescription, upper and lower case alike; None takes any.
-    exclude
-        A regular expression not to be found in it; None excludes nothing.
+    description, modality
+        SeriesDescription and Modality.
+    sequence
+        SequenceName, ProtocolName, ScanningSequence and PulseSequenceName, each value.
+    type
+        The values of ImageType.
+    """
+
+    description: str = ""
+    modality: str = ""
+    sequence: tuple[str, ...] = ()
+    type: tuple[str, ...] = ()
+
+    def values(self, key: str) -> tuple[str, ...]:
+        """Those of a key of a rule, as they are compared."""
+        found = getattr(self, key)
+        values = (found,) if isinstance(found, str) else found
+        return tuple(value[:LONGEST_VALUE].strip().casefold() for value in values)
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One condition of a rule: `description~lge|late`.
+
+    Parameters
+    ----------
+    key
+        One of `KEYS`.
+    negated
+        Whether no value may be like one of the patterns.
+    whole
+        Whether a value has to be the pattern (`=`), or to contain it (`~`).
+    patterns
+        In folded case; with `~`, `*` stands for any characters and `?` for one.
+    text
+        As it was written.
+    """
+
+    key: str
+    negated: bool
+    whole: bool
+    patterns: tuple[str, ...]
+    text: str
+
+    @classmethod
+    def parse(cls, text: str) -> Condition:
+        """`description~lge|late`.
+
+        Raises
+        ------
+        ValueError
+            If it is no condition.
+        """
+        found = _CONDITION.fullmatch(text)
+        if found is None:
+            raise ValueError(f"'{text.strip()}' is no condition: wanted one of =, !=, ~, !~ after a key")
+        key, operator, values = found[1].casefold(), found[2], found[3].casefold()
+        if key not in KEYS:
+            raise ValueError(f"there is no key '{found[1]}', allowed: {', '.join(KEYS)}")
+        patterns = tuple(value.strip() for value in values.split("|"))
+        if not all(patterns):
+            raise ValueError(f"'{text.strip()}' has no value")
+        return cls(key, operator[0] == "!", operator[-1] == "=", patterns, text.strip())
+
+    def holds(self, facts: SeriesFacts) -> bool:
+        """Whether a series fulfils it."""
+        values = facts.values(self.key)
+        return self.negated != any(self._fits(value, p) for value in values for p in self.patterns)
+
+    def _fits(self, value: str, pattern: str) -> bool:
+        if self.whole:
+            return value == pattern
+        return fnmatchcase(value, f"*{pattern.replace('[', '[[]')}*")  # which takes no longer with many *
+
+
+@dataclass(frozen=True)
+class SeriesRule:
+    """Which series are meant: conditions with commas between them, all of which must hold.
+
+    `modality=MR,description~lge|late,type!=DERIVED`: see docs/inputs.md for the grammar.
+
+    Parameters
+    ----------
+    text
+        The rule as it was written; in a manifest and in JSON it is this text.
 
     Raises
     ------
     ValueError
-        If one is no regular expression, or one that might be searched for without an end.
+        If it is malformed; the message follows the word "wanted".
     """
 
-    modality: str | None = None
-    description: str | None = None
-    exclude: str | None = None
+    text: str
 
     def __post_init__(self) -> None:
-        for pattern in (self.description, self.exclude):
-            try:
-                re.compile(pattern or "")
-            except (re.error, OverflowError, RecursionError) as error:
-                raise ValueError(f"a regular expression ('{pattern}': {error})") from None
-            why = _slowness(pattern or "")
-            if why:
-                raise ValueError(f"a regular expression that is found quickly ('{pattern}' {why})")
+        if len(self.text) > LONGEST_RULE:
+            raise ValueError(f"a series rule of up to {LONGEST_RULE} characters")
+        try:
+            _ = self.conditions
+        except ValueError as error:
+            raise ValueError(f"a series rule such as {FORM} ({error})") from None
 
-    def takes(self, modality: str, description: str) -> bool:
-        """Whether a series of this modality and description is meant."""
-        description = description[:LONGEST_DESCRIPTION]
-        if self.modality is not None and modality.upper() != self.modality.upper():
-            return False
-        if self.description is not None and not re.search(self.description, description, re.IGNORECASE):
-            return False
-        return self.exclude is None or not re.search(self.exclude, description, re.IGNORECASE)
+    @cached_property
+    def conditions(self) -> tuple[Condition, ...]:
+        """All of them."""
+        return tuple(Condition.parse(part) for part in self.text.split(","))
+
+    def objection(self, facts: SeriesFacts) -> str:
+        """The first condition that does not hold, without a word of the header; "" if the series is meant."""
+        return next((condition.text for condition in self.conditions if not condition.holds(facts)), "")
+
+    def takes(self, facts: SeriesFacts) -> bool:
+        """Whether a series is meant."""
+        return not self.objection(facts)
+
+    def __str__(self) -> str:
+        return self.text
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> CoreSchema:
+        """From its text; workers are sent what `asdict` makes of it."""
+        del source, handler
+        from pydantic_core import core_schema
+
+        parsed = core_schema.no_info_after_validator_function(cls, core_schema.str_schema(strict=True))
+        return core_schema.no_info_before_validator_function(
+            _text_of, parsed, serialization=core_schema.to_string_ser_schema()
+        )
 
 
-def _slowness(pattern: str) -> str:
-    """What could make the search for a valid regular expression very long; "" if nothing does."""
-    if len(pattern) > LONGEST_PATTERN:
-        return f"is longer than {LONGEST_PATTERN} characters"
-    if re.search(r"\(\?([a-z]*x|#)", pattern):  # they may stand between a group and its repeat
-        return "has comments"
-    ways, depth, before = [0], 0, ""  # ways of each alternative of the whole pattern
-    for part in PARTS.finditer(pattern):
-        text, times = part[0], part["times"]
-        if times and before != "(":
-            once = times[0] == "?"
-            if before == ")" and not once:
-                return "repeats a group"
-            ways[-1] += 1 if once else 0 if times[1:-1].isdigit() else REPEAT
-        elif text == "|" and depth:
-            ways[-1] += 1
-        elif text == "|":
-            ways.append(0)
-        depth += (text == "(") - (text == ")")
-        before = text
-    return "has too many repeats and options" if max(ways) > MOST_WAYS else ""
+def _text_of(value: Any) -> Any:
+    if isinstance(value, SeriesRule):
+        return value.text
+    return value["text"] if isinstance(value, dict) and set(value) == {"text"} else value
+
+
+Wanted = int | str | SeriesRule | None
 
 
 @dataclass(frozen=True)
@@ -94,18 +174,40 @@ class Reading:
     Parameters
     ----------
     series
-        Number (from 1) or UID of the series to take from a folder; None takes the only volume.
+        Number (from 1) or UID of the series to take from a folder, or a rule that it must fit; None takes
+        the only volume.
     repair
         Faults to mend, each recorded in the notes of the volume: `gaps` resamples missing or unevenly
         spaced slices, `tilt` undoes the shear of a tilted gantry, `orthonormal` takes the nearest
         rotation for axes that are not quite perpendicular. None is mended unasked.
     rule
-        Which series to take among several, where `series` does not say.
+        Which series to take among several volumes, where `series` does not say; where it fits none of
+        them, all of them are still in question.
     """
 
-    series: int | str | None = None
+    series: Wanted = None
     repair: frozenset[Repair] = frozenset()
     rule: SeriesRule | None = None
+
+
+def parse_series(text: str | None) -> Wanted:
+    """What `--series` says: a number, a UID or a rule.
+
+    Raises
+    ------
+    InputError
+        If it is none of them.
+    """
+    if text is None:
+        return None
+    try:
+        if any(sign in text.partition("#")[0] for sign in "=~"):
+            return SeriesRule(text)
+        if _UID.fullmatch(text.strip()):
+            return text.strip()
+        raise ValueError(f"the number of a series in `c3s3-seg inspect`, its UID, or a rule such as {FORM}")
+    except ValueError as error:
+        raise InputError(f"--series is '{text[:LONGEST_RULE]}'; wanted {error}") from None
 
 
 def repairs(names: Collection[str]) -> frozenset[Repair]:

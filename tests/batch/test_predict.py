@@ -9,6 +9,7 @@ from helpers.batches import MODEL, Told, masks
 from c3s3_seg.batch import BatchPlan, Job, predict_cases
 from c3s3_seg.errors import InputError
 from c3s3_seg.inference import Settings
+from c3s3_seg.io import Case
 from c3s3_seg.system.shard import Shard
 
 
@@ -125,13 +126,13 @@ def test_a_defect_in_one_case_costs_one_case(
 ) -> None:
     from c3s3_seg.batch import case
 
-    def read(path: Path, *how: object, **more: object) -> object:
-        if path.name == "case-1.nii.gz":
+    def read(asked: Case, *how: object, **more: object) -> object:
+        if asked.path.name == "case-1.nii.gz":
             raise ZeroDivisionError("nobody foresaw this")
-        return real(path, *how, **more)  # type: ignore[arg-type]
+        return real(asked, *how, **more)  # type: ignore[arg-type]
 
-    real = case.read
-    monkeypatch.setattr(case, "read", read)
+    real = case.read_case
+    monkeypatch.setattr(case, "read_case", read)
     _, result = run(small_scans, tmp_path / "out")
     assert len(result.rows) == 4
     assert (

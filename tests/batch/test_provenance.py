@@ -14,8 +14,7 @@ from c3s3_seg.batch import case as case_module
 from c3s3_seg.errors import InputError
 from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.inference import BackendRequest
-from c3s3_seg.io import Reading, load, load_image, load_mask, save
-from c3s3_seg.io import read as read_scan
+from c3s3_seg.io import Case, Reading, load, load_image, load_mask, read_case, save
 from c3s3_seg.io.dicom.write_series import save_series
 from c3s3_seg.io.hashes import scan_sha256, sha256
 from c3s3_seg.system.shard import Shard
@@ -245,16 +244,16 @@ def test_a_file_that_is_swapped_has_the_hash_of_the_voxels_that_were_read(
         save(volume, tmp_path / f"{name}.nii.gz")
     old, new = (sha256(tmp_path / f"{name}.nii.gz") for name in truths)
 
-    def swapped(path: Path, reading: Reading, *, hashed: bool) -> Volume:
+    def swapped(case: Case, reading: Reading, *, hashed: bool) -> Volume:
         if when == "before":
             os.replace(tmp_path / "new.nii.gz", scan)
-        volume = read_scan(path, reading, hashed=hashed)
+        volume = read_case(case, reading, hashed=hashed)
         if when == "after":
             os.replace(tmp_path / "new.nii.gz", scan)
         return volume
 
     save(truths["old"], scan)
-    monkeypatch.setattr(case_module, "read", swapped)
+    monkeypatch.setattr(case_module, "read_case", swapped)
     out = tmp_path / "out"
     predict_cases([scan], MODEL, Job(out, allow_out_of_domain=True))
     read = truths["new" if when == "before" else "old"]
@@ -297,15 +296,15 @@ def test_a_series_that_is_swapped_fails_and_is_tried_again(
 
     series(tmp_path / "scans" / "b", 3)
     files, others = series(tmp_path / "scans" / "a", 0), series(tmp_path / "other", 1)
-    real = dicom.load_series
+    real = dicom.load_files
 
-    def swapped(path: Path, reading: object) -> Volume:
-        volume = real(path, reading)  # type: ignore[arg-type]
+    def swapped(path: Path, *how: object) -> Volume:
+        volume = real(path, *how)  # type: ignore[arg-type]
         if path.name == "a":
             os.replace(others[4], files[4])
         return volume
 
-    monkeypatch.setattr(dicom, "load_series", swapped)
+    monkeypatch.setattr(dicom, "load_files", swapped)
     job = Job(tmp_path / "out", allow_out_of_domain=True)
     result = predict_cases([tmp_path / "scans"], MODEL, job)
     assert [(f.case, "changed while it was read" in f.reason) for f in result.failures] == [("a", True)]
@@ -323,14 +322,14 @@ def test_a_file_that_is_still_being_copied_is_tried_again(
     whole = scan.read_bytes()
     scan.write_bytes(whole[:2000])
 
-    def completed(path: Path, reading: Reading, *, hashed: bool) -> Volume:
+    def completed(case: Case, reading: Reading, *, hashed: bool) -> Volume:
         try:
-            return read_scan(path, reading, hashed=hashed)
+            return read_case(case, reading, hashed=hashed)
         finally:
             scan.write_bytes(whole)
 
     job = Job(tmp_path / "out", allow_out_of_domain=True)
-    monkeypatch.setattr(case_module, "read", completed)
+    monkeypatch.setattr(case_module, "read_case", completed)
     assert len(predict_cases([small_scans], MODEL, job).failures) == 1
     monkeypatch.undo()
     assert predict_cases([small_scans], MODEL, job).failures == ()

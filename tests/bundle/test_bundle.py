@@ -163,7 +163,7 @@ DOMAIN = Domain(
 def whole(bundle: ModelBundle) -> ModelBundle:
     """A bundle in whose manifest every key has a value."""
     uncertainty = Calibration(2.5, 6.0, -0.3, 0.9, 72, "la")
-    task = replace(TASK, domain=DOMAIN, overlap=0.5, series=SeriesRule("CT", "portal"))
+    task = replace(TASK, domain=DOMAIN, overlap=0.5, series=SeriesRule("modality=CT,description~portal"))
     manifest = replace(
         bundle.manifest, task=task, uncertainty=uncertainty, linked_bundle="other", parity={"a": {"b": 1.5}}
     )
@@ -227,7 +227,7 @@ def label(name: str, value: object) -> dict[str, object]:
                         [10**9, 16, 16], [1024, 1024, 1024], [2**70, 16, 16], [NAN, 16, 16], ["32", 32, 32]]),
         ("task.overlap", [-0.1, 1, 1.0, 2, NAN, INF, "half", "0.5", False]),
         ("task.keep_largest", ["perhaps", 2, 1, 0, 1.0, "true", "yes", None]),
-        ("task.series", [{"description": "("}, {"modality": 7}, {"exclude": "(a+)+$"}]),
+        ("task.series", ["lge", "colour=red", "modality=", {"modality": "MR"}, 7, "type~" + "x" * 500]),
         ("task.domain.scans", [0, -1, True, "3"]),
         ("task.domain.spacing_mm.1", [[0, 1], [-1, 1], [2, 1], [NAN, 1], [1, INF], [1], ["1", 2], [True, 2]]),
         ("task.domain.fov_mm.2", [[0, 1], [5, 1], [1, NAN]]),
@@ -287,7 +287,7 @@ def test_a_value_that_cannot_be_is_refused_when_the_manifest_is_read(
         ("networks.0.filters", 64.0),
         ("task.labels.0.value", 1.0),
         ("task.keep_largest", False),
-        ("task.series", {"modality": None, "description": "^(?!.*loc).*(lge|late).*3d", "exclude": None}),
+        ("task.series", "modality = MR, description !~ loc, description ~ lge*3d|late*3d, type = ORIGINAL"),
         ("uncertainty", None),
         ("linked_bundle", None),
         ("task.domain", None),

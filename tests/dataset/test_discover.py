@@ -90,7 +90,7 @@ def test_several_series_in_a_folder_localizers_and_a_rule(tmp_path: Path) -> Non
     found = discover(tmp_path, Search())
     assert sorted(p.mask is not None for p in found.pairs) == [False, True]
     assert found.passed == {"DICOM series that are no volumes (localizers, single images)": 1}
-    none = discover(tmp_path, Search(rule=SeriesRule("CT")))
+    none = discover(tmp_path, Search(rule=SeriesRule("modality=CT")))
     assert none.pairs == ()
     assert none.passed["DICOM series that are not wanted"] == 2
     assert none.passed["masks of DICOM series that are not wanted"] == 1

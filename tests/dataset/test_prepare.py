@@ -452,8 +452,9 @@ def test_exit_codes_and_the_table(archive: Path, tmp_path: Path) -> None:
     answer = run(tmp_path / "empty", "-o", tmp_path / "none")
     assert answer.exit_code == 2
     assert "nothing here" in answer.stdout
-    with pytest.raises(InputError, match="series= is not a regular expression"):
-        raise run(archive, "-o", tmp_path / "d", "--series", "(").exception  # type: ignore[misc]
+    for wrong, message in (("lge=x", "there is no key 'lge'"), ("3", "wanted a rule such as modality=MR")):
+        with pytest.raises(InputError, match=message):
+            raise run(archive, "-o", tmp_path / "d", "--series", wrong).exception  # type: ignore[misc]
 
 
 def test_nothing_that_is_written_or_said_of_a_series_names_a_patient(tmp_path: Path) -> None:
@@ -468,7 +469,7 @@ def test_nothing_that_is_written_or_said_of_a_series_names_a_patient(tmp_path: P
             file.rename(folder / f"{MARKER}-{file.name}")
     doubled = sorted((source / f"{MARKER}^NAME 2").iterdir())[3]
     shutil.copy(doubled, doubled.with_name(f"{MARKER}-again.dcm"))
-    answer = run(source, "-o", out, "--series", MARKER, "--name", "mine")
+    answer = run(source, "-o", out, "--series", f"description~{MARKER}", "--name", "mine")
     assert answer.exit_code == 0, answer.output
     assert found(answer.output.encode()) == []
     data = DataSet.load(out)

@@ -42,9 +42,11 @@ NAMES: list[Any] = [
     "TriggerTime", "AcquisitionTime", "InstanceNumber", "BitsAllocated", "BitsStored", "HighBit",
     "PixelRepresentation", "LossyImageCompression", "RescaleSlope", "RescaleIntercept", "PixelPaddingValue",
     "PixelPaddingRangeLimit", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
-    "StudyInstanceUID", "ComplexImageComponent", 0x0019100C, 0x20011003, 0x00431039,
+    "StudyInstanceUID", "ComplexImageComponent", "SequenceName", "ProtocolName", "ScanningSequence",
+    "PulseSequenceName", 0x0019100C, 0x20011003, 0x00431039,
 ]  # fmt: skip
 _NUMBERS = {"US": "u2", "SS": "i2", "US or SS": "u2", "UL": "u4", "SL": "i4", "FD": "f8", "FL": "f4"}
+STUDY_TAGS: list[Any] = ["StudyInstanceUID"]
 TAGS = [Tag(name) for name in NAMES]  # pydicom would turn the names into numbers for each file anew
 
 
@@ -173,6 +175,18 @@ def look_at(path: Path, name: str) -> Slice | Broken | bool:
             return _look_into(file, path, name)
     except OSError as error:
         return Broken(name, f"it cannot be read: {error.strerror or error}")
+
+
+def study_of(path: Path) -> str:
+    """The StudyInstanceUID of a DICOM object of any kind; "" if it has none or cannot be read."""
+    try:
+        with path.open("rb") as file:
+            _check_inflated(file.read(PREFIX_END), file)
+            file.seek(0)
+            data = pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=STUDY_TAGS)
+        return Slice(path, path.name, data).text("StudyInstanceUID")
+    except Exception:  # pydicom raises whatever its parser trips over
+        return ""
 
 
 def own_copy(data: pydicom.Dataset, keywords: Iterable[Any] | None = None) -> pydicom.Dataset:

@@ -11,7 +11,7 @@ from c3s3_seg.errors import C3S3Error, Told, named, public
 from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.io import load
 from c3s3_seg.io.detect import is_dicom, is_zip
-from c3s3_seg.io.reading import Reading
+from c3s3_seg.io.reading import Reading, SeriesRule
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class SeriesRow:
     readable
         Whether `predict` would take it.
     verdict
-        `volume`, `no volume` or `refused`.
+        `volume`, `no volume`, `refused` or `not asked for`.
     path
         The folder of its first slice, relative to what was looked at; of an image file its name.
     remarks
@@ -61,7 +61,7 @@ def inspect(path: str | Path, reading: Reading | None = None, *, pixels: bool = 
     path
         As `load` takes it.
     reading
-        The repairs that would be asked for.
+        The repairs that would be asked for, and which series.
     pixels
         Whether the pixels are decoded too; without them a damaged slice is not noticed.
 
@@ -83,11 +83,11 @@ def inspect(path: str | Path, reading: Reading | None = None, *, pixels: bool = 
 
 def _series_rows(path: Path, reading: Reading, pixels: bool) -> list[SeriesRow]:
     from c3s3_seg.io.dicom.load import build, check, find_series
-    from c3s3_seg.io.dicom.series import choose
+    from c3s3_seg.io.dicom.series import choose, objection
 
     found, _ = find_series(path, Reading(None, reading.repair, reading.rule))
-    if not found.series:
-        choose(found, reading)  # says why
+    if not found.series or not isinstance(reading.series, SeriesRule | None):
+        choose(found, reading)  # says why there is none, or none of this number or UID
     rows = []
     places = _Places()
     for number, series in enumerate(found.series, 1):
@@ -97,6 +97,9 @@ def _series_rows(path: Path, reading: Reading, pixels: bool) -> list[SeriesRow]:
         place = places.of(first.name)
         if not series.is_volume:
             rows.append(SeriesRow(*head, size, "", "", False, "no volume", place, _told(series.why_not)))
+            continue
+        if why_not := objection(found, series, reading.series):
+            rows.append(SeriesRow(*head, size, "", "", False, "not asked for", place, (why_not,)))
             continue
         try:
             chosen, notes = choose(found, Reading(number, reading.repair))

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from c3s3_seg.errors import InputError, listed
 from c3s3_seg.geometry.volume import Geometry, Source, Volume
+from c3s3_seg.io.cases import walk_files
 from c3s3_seg.io.detect import is_dicomdir
 from c3s3_seg.io.dicom.grid import Stack, stack
 from c3s3_seg.io.dicom.header import FRAME_CLASSES, Slice
@@ -80,6 +81,29 @@ def load_listed(files: Sequence[Path], root: Path, reading: Reading) -> Volume:
     return build(chosen, notes, root, reading)
 
 
+def load_files(path: Path, files: Sequence[Path], reading: Reading) -> Volume:
+    """Read a series of which all files are known; messages call them as `load_series` does of `path`.
+
+    Parameters
+    ----------
+    path
+        A folder, or one file of the series.
+    files
+        All files of the series, with what else is of it.
+    reading
+        Which of several phases, and what may be repaired.
+
+    Raises
+    ------
+    InputError, GeometryError
+        For the reasons of `load_series`.
+    """
+    root = path if path.is_dir() else path.parent
+    among = walk_files(root) if path.is_dir() else _beside(path)
+    chosen, notes = choose(look_through(root, files, among), reading)
+    return build(chosen, notes, path, reading)
+
+
 def find_series(path: Path, reading: Reading) -> tuple[Found, Reading]:
     """What lies at a path, and the reading with the series that one file stands for."""
     if path.is_dir():
@@ -101,9 +125,7 @@ def _series_of(path: Path, reading: Reading) -> tuple[Found, Reading]:
     if not alone.series:
         return alone, reading
     uid = alone.series[0].uid
-    found = look_through(
-        root, [p for p in sorted(root.iterdir()) if p.is_file() and not p.name.startswith(".")]
-    )
+    found = look_through(root, _beside(path))
     numbers = [n for n, s in enumerate(found.series, 1) if s.uid == uid]
     own = [n for n in numbers if path in {s.path for s in found.series[n - 1].slices}]
     held = [found.series[n - 1] for n in own if found.series[n - 1].is_volume]
@@ -114,6 +136,11 @@ def _series_of(path: Path, reading: Reading) -> tuple[Found, Reading]:
             todo="Give its folder and choose one of them with --series",
         )
     return found, Reading((own or numbers)[0], reading.repair, reading.rule)
+
+
+def _beside(path: Path) -> list[Path]:
+    """The files in the folder of one."""
+    return [p for p in sorted(path.parent.iterdir()) if p.is_file() and not p.name.startswith(".")]
 
 
 def build(series: Series, notes: tuple[str, ...], path: Path, reading: Reading) -> Volume:

@@ -13,7 +13,9 @@ from c3s3_seg.io.dicom.frames import frames, is_enhanced
 from c3s3_seg.io.dicom.header import Broken, Slice, look_at
 from c3s3_seg.io.dicom.kind import class_name, has_slice_class, is_slice, of_one_kind
 from c3s3_seg.io.dicom.volumes import split
-from c3s3_seg.io.reading import Reading, SeriesRule
+from c3s3_seg.io.reading import Reading, SeriesFacts, SeriesRule, Wanted
+
+SEQUENCE = ("SequenceName", "ProtocolName", "ScanningSequence", "PulseSequenceName")
 
 
 @dataclass(frozen=True)
@@ -56,9 +58,33 @@ class Series:
             return ""
 
     @property
+    def facts(self) -> SeriesFacts:
+        """What a rule looks at."""
+        first = self.slices[0]
+        names = [value for keyword in SEQUENCE for value in first.text(keyword).split("\\") if value]
+        kinds = [value for value in first.text("ImageType").split("\\") if value]
+        return SeriesFacts(self.description, first.text("Modality"), tuple(names), tuple(kinds))
+
+    @property
+    def study(self) -> str:
+        """StudyInstanceUID; empty where the files have none."""
+        return self.slices[0].text("StudyInstanceUID")
+
+    @property
     def is_volume(self) -> bool:
         """Whether it is a stack of CT, MR or PET slices, by their class or by modality and place."""
         return not self.why_not
+
+    @property
+    def kind(self) -> str:
+        """What it is where it is no volume, in words that name no file."""
+        first = self.slices[0]
+        if first.is_localizer:
+            return "a localizer"
+        if first.is_capture:
+            return "a secondary capture"
+        other = next((s for s in self.slices if not is_slice(s)), None)
+        return "a single image" if other is None else class_name(other)
 
     @property
     def why_not(self) -> str:
@@ -94,17 +120,23 @@ class Found:
         return "; ".join(f"{n}: {line}" for n, line in enumerate(lines, 1))
 
 
-def look_through(root: Path, files: Iterable[Path] | None = None) -> Found:
-    """Read the header of every DICOM file below a folder (or of `files`) and sort them by series."""
+def look_through(
+    root: Path, files: Iterable[Path] | None = None, among: Iterable[Path] | None = None
+) -> Found:
+    """Read the header of every DICOM file below a folder (or of `files`) and sort them by series.
+
+    `among` are the files by whose order messages call them, where `files` are but some of these.
+    """
     groups: dict[str, list[Slice]] = {}
     broken: list[Broken] = []
     ignored: list[str] = []
     stubs: list[Path] = []
     suffixes = set(DICOM_SUFFIXES)
     every = list(walk_files(root) if files is None else files)
+    counted = every if among is None else sorted({*among, *every})
     names = {
-        path: FileName(str(path.relative_to(root)), f"file {number} of {len(every)}")
-        for number, path in enumerate(every, 1)
+        path: FileName(str(path.relative_to(root)), f"file {number} of {len(counted)}")
+        for number, path in enumerate(counted, 1)
     }
     for path in every:
         item = look_at(path, names[path])
@@ -146,7 +178,9 @@ def choose(found: Found, reading: Reading) -> tuple[Series, tuple[str, ...]]:
     if not found.series:
         _refuse_broken(found.broken, found.root)
         raise InputError("found no DICOM slices here", where=found.root)
-    if reading.series is not None:
+    if isinstance(reading.series, SeriesRule):
+        chosen = _only_fitting(found, reading.series)
+    elif reading.series is not None:
         chosen = _by_name(found, str(reading.series))
     else:
         chosen = _only_volume(found, reading.rule)
@@ -154,10 +188,20 @@ def choose(found: Found, reading: Reading) -> tuple[Series, tuple[str, ...]]:
     return chosen, _notes(found, chosen)
 
 
+def objection(found: Found, series: Series, wanted: Wanted) -> str:
+    """Why a series is not the one, or none of those, that `--series` asks for; "" if it is."""
+    if wanted is None:
+        return ""
+    if isinstance(wanted, SeriesRule):
+        condition = wanted.objection(series.facts)
+        return f"it does not fit '{condition}'" if condition else ""
+    return "" if series is _by_name(found, str(wanted)) else "another one was asked for"
+
+
 def _only_volume(found: Found, rule: SeriesRule | None) -> Series:
     volumes = [s for s in found.series if s.is_volume]
     if len(volumes) > 1 and rule is not None:
-        meant = [s for s in volumes if rule.takes(s.modality, s.description)]
+        meant = [s for s in volumes if rule.takes(s.facts)]
         volumes = meant or volumes
     if len(volumes) == 1:
         return volumes[0]
@@ -167,6 +211,17 @@ def _only_volume(found: Found, rule: SeriesRule | None) -> Series:
         todo="Choose one by its number or its UID (--series); `c3s3-seg inspect` says more of each"
         if volumes
         else "If one is a stack of slices all the same, name it: --series and its number",
+    )
+
+
+def _only_fitting(found: Found, rule: SeriesRule) -> Series:
+    fitting = [s for s in found.series if s.is_volume and rule.takes(s.facts)]
+    if len(fitting) == 1:
+        return fitting[0]
+    raise InputError(
+        f"found {len(fitting)} series that fit the rule '{rule}'; wanted one. The series are {found.table}",
+        where=found.root,
+        todo="`c3s3-seg inspect` with this rule says which condition each of them does not fulfil",
     )
 
 

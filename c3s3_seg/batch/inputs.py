@@ -1,0 +1,69 @@
+"""The cases of a batch: what its inputs hold, under the names that earlier runs gave."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from c3s3_seg.batch.job import BatchPlan, CaseTask, Job
+from c3s3_seg.batch.journal import journal_path, records_of
+from c3s3_seg.errors import C3S3Error
+from c3s3_seg.io import Case, Skipped, match_truth
+from c3s3_seg.io.studies import Known, find_scans
+from c3s3_seg.system.progress import Progress, silent
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a batch is about.
+
+    Parameters
+    ----------
+    tasks
+        The cases of this run, or of its shard.
+    skipped
+        What else was given or found, and why it is no case.
+    single
+        Whether it is about one scan or one study alone, whose failure is the failure of the command.
+    """
+
+    tasks: tuple[CaseTask, ...]
+    skipped: tuple[Skipped, ...]
+    single: bool
+
+
+def collect(inputs: Iterable[Path], job: Job, plan: BatchPlan, progress: Progress = silent) -> Inputs:
+    """Find the cases and their truths.
+
+    Raises
+    ------
+    InputError
+        If there is no case, or no truth where one was asked for.
+    """
+    scans = find_scans(list(inputs), job.reading, lambda: _known(job.out, plan), progress)
+    truths = match_truth(scans.cases, job.truth) if job.truth is not None else {}
+    studies: dict[str, list[CaseTask]] = defaultdict(list)
+    for case in scans.cases:  # the series of a study stay in one shard: what becomes of one depends on all
+        studies[f"study {case.study}" if case.study else case.name].append(
+            CaseTask(case, truths.get(case.name))
+        )
+    groups = list(studies.values())
+    mine = groups if plan.shard is None else plan.shard.of(groups)
+    order = {case.name: n for n, case in enumerate(scans.cases)}
+    tasks = sorted((task for group in mine for task in group), key=lambda task: order[task.case.name])
+    return Inputs(tuple(tasks), scans.skipped, len(groups) == 1)
+
+
+def _known(out: Path, plan: BatchPlan) -> Known:
+    """The cases of DICOM series in the journals of the folder. A journal that is damaged is refused later."""
+    known: dict[str, dict[str, Case]] = defaultdict(dict)
+    for path in {journal_path(out, None), journal_path(out, plan.shard)}:
+        with suppress(C3S3Error):
+            for record in records_of(path) if path.exists() else ():
+                outcome = record.outcome
+                if outcome.series:
+                    known[outcome.series][outcome.case] = Case(outcome.case, Path(outcome.scan))
+    return {series: list(cases.values()) for series, cases in known.items()}

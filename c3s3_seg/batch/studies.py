@@ -1,0 +1,83 @@
+"""What becomes of a study with several series: those out of the domain are passed over beside one that is in.
+
+Nobody has said which series of a study is the scan, so the domain check decides. A series that it refuses is
+no failure where another one of the study was segmented; where none was, the study is one failure.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+from c3s3_seg.batch.job import CaseTask
+from c3s3_seg.batch.records import STOPPED, Outcome
+from c3s3_seg.inference.domain_check import DomainError
+
+
+@dataclass
+class _Study:
+    waiting: set[str] = field(default_factory=set)  # cases of which nothing is known yet
+    held: list[Outcome] = field(default_factory=list)  # refused ones, until the last case is known
+    segmented: bool = False
+    stopped: bool = False
+
+
+class Studies:
+    """Takes the outcome of each case, and gives those that are decided by it.
+
+    Parameters
+    ----------
+    tasks
+        All cases of the run.
+    """
+
+    def __init__(self, tasks: Iterable[CaseTask]) -> None:
+        cases: dict[str, list[str]] = defaultdict(list)
+        for task in tasks:
+            if task.case.study:
+                cases[task.case.study].append(task.case.name)
+        several = {study: names for study, names in cases.items() if len(names) > 1}
+        self._of = {name: study for study, names in several.items() for name in names}
+        self._studies = {study: _Study(set(names)) for study, names in several.items()}
+
+    def add(self, outcome: Outcome) -> list[Outcome]:
+        """The outcome itself, unless the rest of its study decides; with the last one all that were held."""
+        study = self._studies.get(self._of.get(outcome.case, ""))
+        if study is None:
+            return [replace(outcome, passed_over=False)]
+        study.waiting.discard(outcome.case)
+        study.segmented |= outcome.row is not None
+        refusal = outcome.refusal
+        study.stopped |= refusal is not None and refusal.step == STOPPED
+        decided = []
+        if refusal is not None and refusal.final:
+            study.held.append(outcome)
+        else:
+            decided.append(outcome)
+        return decided if study.waiting else decided + self._settle(study)
+
+    def rest(self) -> list[Outcome]:
+        """What is held of studies of which cases were left for another run."""
+        return [outcome for study in self._studies.values() for outcome in self._settle(study, whole=False)]
+
+    def _settle(self, study: _Study, *, whole: bool = True) -> list[Outcome]:
+        held, study.held = study.held, []
+        if study.segmented or study.stopped or not whole:
+            return [replace(outcome, passed_over=is_out_of_domain(outcome)) for outcome in held]
+        return _one_failure(held)
+
+
+def is_out_of_domain(outcome: Outcome) -> bool:
+    """Whether the domain check refused the case."""
+    return outcome.refusal is not None and outcome.refusal.kind == DomainError.__name__
+
+
+def _one_failure(held: Sequence[Outcome]) -> list[Outcome]:
+    """None of the series could be segmented: the first one fails with all reasons, for the study."""
+    refusals = [(outcome.case, outcome.refusal) for outcome in held if outcome.refusal is not None]
+    if len(refusals) < 2:
+        return [replace(outcome, passed_over=False) for outcome in held]
+    reasons = "; ".join(f"{case}: {refusal.what}" for case, refusal in refusals)
+    what = f"none of the {len(refusals)} series of the study can be segmented: {reasons}"
+    return [replace(held[0], refusal=replace(refusals[0][1], what=what), passed_over=False)]

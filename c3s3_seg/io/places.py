@@ -1,0 +1,239 @@
+"""Where the scans are: image files, archives and the folders of DICOM studies, at any depth."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import NoReturn
+
+from c3s3_seg.errors import FileName, InputError
+from c3s3_seg.io.cases import Case, RealPaths, Skipped, stem_of, unique_names, visible, walk_files
+from c3s3_seg.io.detect import is_dicom, is_zip
+from c3s3_seg.io.image.files import IMAGE_SUFFIXES, image_suffix
+
+FIRST = 4  # files of a folder that are asked for their study: the first may be a DICOMDIR, or damaged
+
+
+class NoScanError(InputError):
+    """A path that was given and holds nothing to segment; among others it is passed over."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Paths with scans, each once: image files, archives, DICOM files, and folders of DICOM studies.
+
+    `skipped` is what else was given or found beside them.
+    """
+
+    found: tuple[Path, ...]
+    skipped: tuple[Skipped, ...] = ()
+
+
+def find_cases(paths: Sequence[str | Path]) -> list[Case]:
+    """The scans at these paths; a folder with a DICOM study is one, whatever is in it.
+
+    Parameters
+    ----------
+    paths
+        Each an image file, a DICOM file, a zip file with DICOM files, a folder with DICOM files, or a
+        folder of cases: image files, zip files and sub-folders that each hold a DICOM study. Hidden
+        files are passed over, and a scan that is given twice is taken once.
+
+    Returns
+    -------
+    list of Case
+        In the order of `paths`, and by name within a folder. Names differ in more than upper and
+        lower case, so that their outputs can lie in one folder on any file system.
+
+    Raises
+    ------
+    InputError
+        If a path is missing or holds no scan, or a folder mixes DICOM slices and image files.
+    """
+    found = find_places(paths).found
+    real = RealPaths()
+    names = unique_names([(folder_of(path, real), stem_of(path)) for path in found])
+    return [Case(name, path) for name, path in zip(names, found, strict=True)]
+
+
+def folder_of(path: Path, real: RealPaths) -> str:
+    """The name of the folder that a scan lies in, which tells apart scans of one name."""
+    return os.path.basename(real.path(path.parent))
+
+
+def find_places(paths: Sequence[str | Path], *, numbered: bool = False) -> Places:
+    """What may be a scan at these paths, before any header is read.
+
+    Parameters
+    ----------
+    paths
+        As `find_cases` takes them.
+    numbered
+        Whether series are chosen by the number that `inspect` gives them: a folder with one study in
+        sub-folders is then looked at as a whole.
+
+    Raises
+    ------
+    InputError
+        If nothing is found, or a single path that is given is missing or holds no scan; among several
+        a missing one is found, so that it fails as a case, and one without a scan is passed over.
+    """
+    finder = _Finder(numbered)
+    for given in paths:
+        try:
+            finder.look_at(Path(given))
+        except NoScanError as error:
+            if len(paths) == 1:
+                raise
+            finder.skipped.append(Skipped(str(given), error.what))
+        except InputError:
+            if len(paths) == 1 or os.path.exists(given):
+                raise
+            finder.add(Path(given))
+    if not finder.found:
+        what = f"found no scan at any of {len(paths)} paths"
+        raise NoScanError(what, where=str(paths[0]) if paths else None)
+    return Places(tuple(finder.found.values()), tuple(finder.skipped))
+
+
+class _Finder:
+    def __init__(self, numbered: bool) -> None:
+        self.numbered = numbered
+        self.found: dict[str, Path] = {}
+        self.skipped: list[Skipped] = []
+        self._real = RealPaths()
+        self._folders: dict[str, Path] = {}
+
+    def add(self, path: Path) -> None:
+        """A scan; one that is known by another path is named."""
+        known = self.found.setdefault(self._real.path(path), path)
+        if known != path:
+            self.skipped.append(Skipped(str(path), f"the same scan as {known}"))
+
+    def look_at(self, path: Path) -> None:
+        """A path that was given."""
+        if path.is_file():
+            if image_suffix(path) is None and not is_dicom(path) and not is_zip(path):
+                what = f"this is not a scan; wanted {', '.join(IMAGE_SUFFIXES)} or DICOM"
+                raise NoScanError(what, where=path)
+            self.add(path)
+        elif path.exists() and not path.is_dir():
+            raise NoScanError("this is a pipe or a device; wanted an image file or a folder", where=path)
+        else:
+            self._look_into(path)
+
+    def _look_into(self, folder: Path) -> None:
+        entries = visible(folder)
+        images = [p for p in entries if image_suffix(p) and not p.is_dir()]
+        known = set(images)
+        if any(is_dicom(p) for p in entries if p not in known):
+            if images:
+                raise InputError(
+                    "the folder holds DICOM slices and image files"
+                    f" ({FileName(images[0].name, 'one or more')}): which is the scan",
+                    where=folder,
+                    todo="Name the image files one by one, or put the slices into a folder of their own",
+                )
+            self.add(folder)
+            return
+        scans, rest = self._among(entries, images)
+        if not scans:
+            _refuse_empty(folder, [p for p in entries if p.is_dir()])
+        if self.numbered and not images and len(scans) > 1 and _is_one_study(scans):
+            scans = [folder]
+        self._add_all(scans)
+        self._skip(folder, rest)
+
+    def _add_all(self, scans: Sequence[Path]) -> None:
+        """In their order; where one is a link to another one, it is the link that is passed over."""
+        before = dict(self.found)
+        for path in sorted(scans, key=os.path.islink):
+            self.add(path)
+        order = {path: n for n, path in enumerate(scans)}
+        fresh = [item for item in self.found.items() if item[0] not in before]
+        self.found = before | dict(sorted(fresh, key=lambda item: order[item[1]]))
+
+    def _among(self, entries: Sequence[Path], images: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+        """The scans among the entries of a folder of cases, and what else there is."""
+        there = set(images)
+        found = {}
+        for path in sorted(entries, key=os.path.islink):  # what a link leads to comes before it
+            found[path] = [path] if path in there else self._at(path)
+        scans = [place for path in entries for place in found[path]]
+        return scans, [path for path in entries if not found[path] and not self._is_known(path)]
+
+    def _at(self, path: Path) -> list[Path]:
+        """The archive or the studies at or below a path; a link that leads nowhere fails as a case."""
+        if is_zip(path) or not path.exists():
+            return [path]
+        return self._studies(path) if path.is_dir() else []
+
+    def _studies(self, folder: Path) -> list[Path]:
+        """The folders with DICOM studies at or below a folder: its own path where there is but one."""
+        known = self._folders.setdefault(self._real.path(folder), folder)
+        if known != folder:
+            self.skipped.append(Skipped(str(folder), f"the same folder as {known}"))
+            return []
+        try:
+            if self.numbered:
+                return [folder] if any(_dicom_files(folder)) else []
+            entries = visible(folder)
+            if any(is_dicom(path) for path in entries):
+                return [folder]
+        except InputError:  # it may not be read, and fails as a case
+            return [folder]
+        below, rest = self._among(entries, ())
+        if len(below) == 1 or (below and _is_one_study(below)):
+            return [folder]
+        if below:
+            self._skip(folder, rest)
+        return below
+
+    def _is_known(self, path: Path) -> bool:
+        return path.is_dir() and self._folders.get(self._real.path(path)) != path
+
+    def _skip(self, folder: Path, rest: Sequence[Path]) -> None:
+        files = sum(not path.is_dir() for path in rest)
+        if files:
+            self.skipped.append(Skipped(str(folder), f"other files than scans ({files})"))
+        for path in rest:
+            if path.is_dir():
+                self.skipped.append(Skipped(str(path), _without_study(path)))
+
+
+def _without_study(folder: Path) -> str:
+    with suppress(InputError):
+        if any(image_suffix(path) for path in visible(folder)):
+            return "a folder with image files, which are taken only if it is given itself"
+    return "a folder without DICOM images"
+
+
+def _is_one_study(places: Sequence[Path]) -> bool:
+    """Whether the first files of all of them are of one and the same study, as far as they say."""
+    from c3s3_seg.io.dicom.header import study_of
+
+    if not all(place.is_dir() for place in places):
+        return False
+    first = [map(study_of, islice(_dicom_files(place), FIRST)) for place in places]
+    return len({next(filter(None, studies), "") for studies in first} - {""}) == 1
+
+
+def _dicom_files(place: Path) -> Iterator[Path]:
+    return (path for path in walk_files(place) if is_dicom(path))
+
+
+def _refuse_empty(folder: Path, below: Sequence[Path]) -> NoReturn:
+    """Say what was looked for, and whether it lies one level below."""
+    found = [place for place in below if any(image_suffix(p) and not p.is_dir() for p in visible(place))]
+    if found:
+        what = f"found no scan here, but image files one level below, in {len(found)} of its sub-folders"
+        raise NoScanError(what, where=folder, todo=f"Give the sub-folders themselves ({folder}/*/)")
+    what = (
+        f"found no scan here; looked for {', '.join(IMAGE_SUFFIXES)} files, DICOM slices and sub-folders with"
+        " DICOM slices"
+    )
+    raise NoScanError(what, where=folder)

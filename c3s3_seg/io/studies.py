@@ -1,0 +1,241 @@
+"""From places to cases: of every DICOM study the series that are asked for, and why not the others."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from c3s3_seg.errors import C3S3Error, InputError
+from c3s3_seg.io.cases import Case, RealPaths, Skipped, stem_of, unique_names
+from c3s3_seg.io.detect import is_dicom, is_zip
+from c3s3_seg.io.image.files import image_suffix
+from c3s3_seg.io.places import find_places, folder_of
+from c3s3_seg.io.reading import Reading, SeriesRule
+from c3s3_seg.system.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from c3s3_seg.io.dicom.header import Broken
+    from c3s3_seg.io.dicom.series import Found, Series
+
+LARGEST_NUMBER = 2**31 - 1  # of a series, as DICOM has it (PS3.5, 6.2, IS): it goes into file names
+MOST_TOLD = 5  # reasons of one line
+Known = Mapping[str, Sequence[Case]]  # series -> cases
+
+
+@dataclass(frozen=True)
+class Scans:
+    """The cases of a run, and what was given and is none."""
+
+    cases: tuple[Case, ...]
+    skipped: tuple[Skipped, ...] = ()
+
+
+@dataclass(frozen=True)
+class FoundScan:
+    """A scan without a name: `number` is what tells it from the other volumes of its study."""
+
+    path: Path
+    number: str = ""
+    series: str = ""
+    files: tuple[str, ...] = ()
+    study: str = ""
+
+
+def find_scans(
+    paths: Sequence[str | Path],
+    reading: Reading,
+    known: Callable[[], Known] = dict,
+    progress: Progress = silent,
+) -> Scans:
+    """The cases at these paths: each image file, and each DICOM series that is asked for.
+
+    Parameters
+    ----------
+    paths
+        As `find_cases` takes them; studies are found at any depth.
+    reading
+        Which series of each study. A rule takes all that fit it, in every study; without one all volumes
+        of a study are cases, or those that the model's own rule takes.
+    known
+        Is asked, if there are DICOM series, for the cases of earlier runs: they keep their names.
+    progress
+        Called with the number of places of which the headers are read.
+
+    Raises
+    ------
+    InputError
+        If there is no case.
+    """
+    numbered = isinstance(reading.series, int) or str(reading.series).isdigit()
+    places = find_places(paths, numbered=numbered)
+    skipped = list(places.skipped)
+    real = RealPaths()
+    found: dict[tuple[str, str], FoundScan] = {}
+    for number, place in enumerate(places.found, 1):
+        progress("reading headers", number, len(places.found))
+        for scan in _scans(place, reading, skipped, single=len(places.found) == 1):
+            first = real.path(_first(scan))
+            same = found.setdefault((first, scan.series), scan)
+            if same is not scan:
+                skipped.append(Skipped(str(scan.path), f"the same scan as {same.path}"))
+    if not found:
+        _refuse(paths, skipped)
+    return Scans(_named(list(found.values()), real, known), tuple(skipped))
+
+
+def series_files(path: Path, series: str) -> tuple[Path, ...]:
+    """The files that a series of a study is read from, as `Case.paths` has them; none if it is not there."""
+    from c3s3_seg.io.dicom.load import find_series
+
+    found, _ = find_series(path, Reading())
+    chosen = next((item for item in found.series if item.key == series), None)
+    return () if chosen is None else tuple(_files(found, chosen))
+
+
+def _scans(place: Path, reading: Reading, skipped: list[Skipped], *, single: bool) -> Iterator[FoundScan]:
+    """The scans at one place. One that cannot be looked at is a scan that fails when it is read."""
+    if image_suffix(place) and reading.series is not None and not single and place.exists():
+        skipped.append(Skipped(str(place), "an image file, which has no series to choose from"))
+        return
+    if image_suffix(place) or is_zip(place) or not place.exists():
+        yield FoundScan(place)
+        return
+    from c3s3_seg.io.dicom.load import find_series
+    from c3s3_seg.io.dicom.series import choose
+
+    try:
+        found, reading = find_series(place, reading)
+    except C3S3Error:
+        yield FoundScan(place)
+        return
+    taken = _taken(found, reading)
+    if place.is_dir():
+        skipped += _rest(place, found, taken, reading)
+    if not taken and single:
+        choose(found, reading)  # says why
+    if not taken and any(not _is_of(item, found.series) for item in found.broken):
+        yield FoundScan(place)  # what cannot be read may have been the scan
+    yield from _each(place, found, taken)
+
+
+def _each(place: Path, found: Found, taken: Sequence[Series]) -> Iterator[FoundScan]:
+    root = place if place.is_dir() else place.parent
+    volumes = [series for series in found.series if series.is_volume or series in taken]
+    several = len(volumes) > 1 and (place.is_dir() or len(taken) > 1)  # one slice stands for its series
+    numbers = Counter(map(_number, volumes))
+    for series in taken:
+        label = _number(series)
+        if not label or numbers[label] > 1:
+            label += ("-" if label else "") + hashlib.sha256(series.key.encode()).hexdigest()[:6]
+        files = tuple(os.path.relpath(path, root) for path in _files(found, series))
+        study = series.study or os.path.abspath(place)
+        yield FoundScan(place, label if several else "", series.key, files, study)
+
+
+def _number(series: Series) -> str:
+    """`s3`; empty where the series has no number."""
+    number = series.slices[0].number("SeriesNumber", -1)
+    return f"s{number}" if 0 <= number <= LARGEST_NUMBER else ""
+
+
+def _taken(found: Found, reading: Reading) -> list[Series]:
+    """The series of a study that are asked for; damaged ones too, which fail when they are read."""
+    if reading.series is not None and not isinstance(reading.series, SeriesRule):
+        wanted = str(reading.series)
+        return [s for n, s in enumerate(found.series, 1) if wanted in (str(n), s.key, s.uid)]
+    damaged = {item.series_uid for item in found.broken}
+    volumes = [s for s in found.series if s.is_volume or (s.uid and s.uid in damaged)]
+    if reading.series is not None:
+        return [s for s in volumes if reading.series.takes(s.facts)]
+    meant = [s for s in volumes if reading.rule is None or reading.rule.takes(s.facts)]
+    return meant if meant and len(volumes) > 1 else volumes
+
+
+def _rest(place: Path, found: Found, taken: Sequence[Series], reading: Reading) -> Iterator[Skipped]:
+    """What else a study holds: its other series, and files that are no images."""
+    for number, series in enumerate(found.series, 1):
+        if series not in taken:
+            yield Skipped(str(place), _reason(series, reading), number)
+    objects = sum(is_dicom(found.root / str(name)) for name in found.ignored)
+    counts = {
+        "DICOM objects without an image": objects,
+        "files that are no DICOM": len(found.ignored) - objects,
+        "damaged files of series that are not read": sum(not _is_of(item, taken) for item in found.broken),
+    }
+    yield from (Skipped(str(place), f"{what} ({count})") for what, count in counts.items() if count)
+
+
+def _reason(series: Series, reading: Reading) -> str:
+    if not series.is_volume:
+        return series.kind
+    if isinstance(reading.series, SeriesRule):
+        return f"it does not fit '{reading.series.objection(series.facts)}'"
+    if reading.series is None and reading.rule is not None:
+        return f"it does not fit '{reading.rule.objection(series.facts)}', as the model wants it"
+    return "another one was asked for"
+
+
+def _is_of(item: Broken, several: Sequence[Series]) -> bool:
+    """Whether a damaged file is, or may be, of one of the series."""
+    return any(series.uid.startswith(item.series_uid or "") for series in several)
+
+
+def _files(found: Found, series: Series) -> list[Path]:
+    """All files of a series: those of its other parts, its localizers, and damaged ones."""
+    same = [s for s in found.series if s.uid and s.uid == series.uid] or [series]
+    files = {i.path for s in same for i in (*s.slices, *s.localizers, *s.captures, *s.others)}
+    return sorted(files | {found.root / str(b.name) for b in found.broken if _is_of(b, [series])})
+
+
+def _named(found: Sequence[FoundScan], real: RealPaths, known: Callable[[], Known]) -> tuple[Case, ...]:
+    """Cases with names that differ: those of an earlier run, else of the folder or file and the series."""
+    kept = _kept(found, known()) if any(scan.series for scan in found) else {}
+    rest = [n for n in range(len(found)) if n not in kept]
+    stems = [(folder_of(found[n].path, real), _stem(found[n])) for n in rest]
+    names = {**kept, **dict(zip(rest, unique_names(stems, kept.values()), strict=True))}
+    return tuple(
+        Case(names[n], scan.path, scan.series, scan.files, scan.study) for n, scan in enumerate(found)
+    )
+
+
+def _kept(found: Sequence[FoundScan], known: Known) -> dict[int, str]:
+    """Position -> the name that a series had when it was found at its place, or further above or below."""
+    kept: dict[int, str] = {}
+    taken: set[str] = set()
+    for n, scan in enumerate(found):
+        cases = known.get(scan.series, ()) if scan.series else ()
+        names = (case.name for case in cases if _is_near(case.path, scan.path))
+        name = next((name for name in names if name not in taken), None)
+        if name is not None:
+            kept[n] = name
+            taken.add(name)
+    return kept
+
+
+def _stem(scan: FoundScan) -> str:
+    return stem_of(scan.path) + (f"_{scan.number}" if scan.number else "")
+
+
+def _is_near(one: Path, other: Path) -> bool:
+    """Whether one path is the other, or above it."""
+    first, second = Path(os.path.abspath(one)), Path(os.path.abspath(other))
+    return first == second or first in second.parents or second in first.parents
+
+
+def _first(scan: FoundScan) -> Path:
+    """A file of the scan, or its own path."""
+    if not scan.files:
+        return scan.path
+    return (scan.path if scan.path.is_dir() else scan.path.parent) / scan.files[0]
+
+
+def _refuse(paths: Sequence[str | Path], skipped: Sequence[Skipped]) -> NoReturn:
+    reasons = list(dict.fromkeys(item.reason for item in skipped))
+    told = "; ".join(reasons[:MOST_TOLD]) + ("; ..." if len(reasons) > MOST_TOLD else "")
+    where = str(paths[0]) if len(paths) == 1 else None
+    raise InputError(f"found nothing to segment; {len(skipped)} passed over: {told}", where=where)

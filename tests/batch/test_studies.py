@@ -1,0 +1,257 @@
+"""Batches over studies: several series, our own objects stored back, junk, links, damage."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.command import run
+from helpers.studies import heart, report, series, small, whole_study
+
+from c3s3_seg.batch.evaluate import EvaluationSettings, evaluate
+from c3s3_seg.batch.journal import journal_path, records_of
+from c3s3_seg.io import Reading, read_case, save
+from c3s3_seg.io.studies import find_scans
+
+PHANTOM = ("--model", "phantom", "--threads", 1)
+STORED = ("--format", "dicom-seg", "--report", "sc")
+
+
+def predict(*words: object) -> tuple[int, str, list[dict[str, object]]]:
+    """The exit code, stderr in one line, and the events of a run."""
+    answer = run("predict", *words, *PHANTOM, "--json")
+    events = [json.loads(line) for line in answer.stdout.splitlines()]
+    return answer.returncode, " ".join(answer.stderr.split()), events
+
+
+def states(events: list[dict[str, object]]) -> dict[object, object]:
+    return {event["case"]: event["state"] for event in events if event["event"] == "case"}
+
+
+@pytest.mark.slow
+def test_the_night_after_our_own_objects_were_stored_beside_the_scan(tmp_path: Path) -> None:
+    study, out = whole_study(tmp_path / "archive" / "p1", "p1", heart(), flat=True), tmp_path / "out"
+    code, said, events = predict(study, "-o", out, *STORED)
+    assert (code, states(events)) == (0, {"p1_s3": "skipped", "p1_s2": "done"}), said
+    assert "passed over: p1_s3: this is not a scan that the model was trained for" in said
+    assert {r.outcome.case: r.state for r in records_of(journal_path(out))} == {
+        "p1_s2": "done",
+        "p1_s3": "skipped",
+    }
+    before = {path.name: path.stat().st_mtime_ns for path in out.glob("p1*")}
+    for name in ("p1_s2.seg.dcm", "p1_s2.sc.dcm"):
+        shutil.copy(out / name, study)
+    for _ in range(2):
+        code, said, events = predict(study, "-o", out, *STORED)
+        assert (code, states(events)) == (0, {}), said
+        assert "1 cases were finished before" in said
+        assert "1 series were passed over before" in said
+        assert all(f": {kind}" in said for kind in ("Segmentation Storage", "a secondary capture"))
+    assert {path.name: path.stat().st_mtime_ns for path in out.glob("p1*")} == before
+    assert run("verify", out).returncode == 0
+    told = json.loads((out / "provenance.json").read_text())
+    assert told["runs"][-1]["passed_over"] == {
+        "a localizer": 1, "Segmentation Storage": 1, "a secondary capture": 1,
+        "DICOM objects without an image (1)": 1,
+    }  # fmt: skip
+    assert {case["case"]: case["state"] for case in told["cases"]} == {"p1_s2": "done", "p1_s3": "skipped"}
+    code, said, events = predict(tmp_path / "archive", "-o", out, *STORED)  # the same from further above
+    assert (code, states(events)) == (0, {}), said
+
+
+@pytest.mark.slow
+def test_a_study_of_which_no_series_is_in_the_domain_is_one_failure(tmp_path: Path) -> None:
+    study = tmp_path / "p1"
+    for number in (1, 2):
+        series(small(), study, "p1", number)
+    alone = run("predict", study, "-o", tmp_path / "alone", *PHANTOM)
+    assert alone.returncode == 2
+    message = " ".join(alone.stderr.split())
+    assert "none of the 2 series of the study can be segmented: p1_s1: this is not a scan" in message
+    assert "p1_s2: this is not a scan" in message
+    series(heart(), tmp_path / "p2", "p2", 1)
+    out = tmp_path / "out"
+    for _ in range(2):
+        code, said, events = predict(study, tmp_path / "p2", "-o", out)
+        assert code == 1, said
+    assert states(events) == {}
+    table = (out / "summary.csv").read_text()
+    assert table.count("none of the 2 series") == 1
+    series(heart(), study, "p1", 3)
+    code, said, events = predict(study, tmp_path / "p2", "-o", out)
+    assert (code, states(events)) == (0, {"p1_s1": "skipped", "p1_s2": "skipped", "p1_s3": "done"}), said
+    assert "none of" not in (out / "summary.csv").read_text()
+
+
+@pytest.mark.data
+@pytest.mark.slow
+def test_the_hippocampus_of_a_real_study_with_two_volumes(shared_data: Path, tmp_path: Path) -> None:
+    answer = run(
+        "predict", shared_data / "dicom" / "brain-study", "-o", tmp_path, "--model", "hippocampus", "--json"
+    )
+    events = [json.loads(line) for line in answer.stdout.splitlines()]
+    assert (answer.returncode, sorted(states(events).values())) == (0, ["done", "skipped"]), answer.stderr
+
+
+@pytest.mark.slow
+def test_a_dry_run_lists_what_is_passed_over(tmp_path: Path) -> None:
+    whole_study(tmp_path / "archive" / "p1", "p1", small())
+    report(tmp_path / "archive" / "p2", "p2")
+    answer = run(
+        "predict",
+        tmp_path / "archive",
+        "-o",
+        tmp_path / "out",
+        *PHANTOM,
+        "--dry-run",
+        "--series",
+        "description~lge",
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert "p1_s2" in answer.stdout
+    for line in (
+        "p1, series 1: a localizer.",
+        "p1, series 3: it does not fit 'description~lge'.",
+        "p2: DICOM objects without an image (1).",
+        "1 of 1 cases would be segmented.",
+    ):
+        assert line in answer.stdout
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_the_masks_of_series_are_evaluated_on_their_scans(tmp_path: Path) -> None:
+    for n in (1, 2):
+        whole_study(tmp_path / "archive" / f"p{n}", f"p{n}", small(5))
+    for case in find_scans([tmp_path / "archive"], Reading()).cases[:2]:
+        scan = read_case(case, Reading())
+        mask = scan.geometry.volume((scan.array > 100).astype(np.uint8))
+        for folder in ("masks", "truth"):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            save(mask, tmp_path / folder / f"{case.name}.nii.gz")
+    settings = EvaluationSettings(html=True, images=tmp_path / "archive")
+    evaluate(tmp_path / "masks", tmp_path / "truth", tmp_path / "report", settings)
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "p1_s3" in page
+    assert "No scan was given" not in page
+    assert "The scan could not be read" not in page
+
+
+@pytest.mark.slow
+def test_shards_take_whole_studies(tmp_path: Path) -> None:
+    for n in range(3):
+        whole_study(tmp_path / "archive" / f"p{n}", f"p{n}", heart(), flat=True)
+    done = []
+    for share in ("1/2", "2/2"):
+        code, said, events = predict(tmp_path / "archive", "-o", tmp_path / "out", "--shard", share)
+        assert code == 0, said
+        done.append(sorted(str(case) for case in states(events)))
+    assert done == [["p0_s2", "p0_s3", "p2_s2", "p2_s3"], ["p1_s2", "p1_s3"]]
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    """30 studies of one series, flat, nested and deeper; two are damaged. Beside them junk and a link."""
+    root, scan = tmp_path / "archive", heart()
+    for n in range(8):
+        series(scan, root / f"single{n}", f"single{n}", 1)
+        whole_study(root / f"flat{n}", f"flat{n}", scan, flat=True)
+        whole_study(root / f"nested{n}", f"nested{n}", scan)
+    for n in range(4):
+        series(scan, root / "2024" / f"patient{n % 2}" / f"visit{n}" / "lge", f"visit{n}", 1)
+    for name in ("cut", "gap"):
+        whole_study(root / name, name, scan, flat=True)
+    cut, gap = sorted((root / "cut").glob("S2*"))[9], sorted((root / "gap").glob("S2*"))[9]
+    cut.write_bytes(cut.read_bytes()[:-99])
+    gap.unlink()
+    for name in ("notes.txt", "thumbs/a.png", "empty/.keep"):
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_text("")
+    report(root / "letters", "letters")
+    (root / "again").symlink_to("flat0")
+    return root
+
+
+def failures(stdout: str) -> list[str]:
+    """The lines of the cases that failed, below the table."""
+    lines = stdout.split(" failed:\n")[1].splitlines()
+    return [line.strip() for line in lines if line.startswith("  ")]
+
+
+@pytest.mark.slow
+def test_an_archive_of_thirty_studies_night_after_night(archive: Path, tmp_path: Path) -> None:
+    out, ours = tmp_path / "out", tmp_path / "ours"
+    assert run("predict", archive / "single0", "-o", ours, *PHANTOM, *STORED).returncode == 0
+    first = run("predict", archive, "-o", out, *PHANTOM)
+    assert first.returncode == 1  # for the two damaged series
+    failed = failures(first.stdout)
+    assert [line.split(":")[0] for line in failed] == ["cut_s2", "gap_s2"]
+    assert "passed over: " in first.stdout
+    said = " ".join(first.stderr.split())
+    for line in (
+        "again: the same folder as",
+        "thumbs: a folder without DICOM images",
+        "other files than scans (1)",
+    ):
+        assert line in said
+    done = {r.outcome.case for r in records_of(journal_path(out)) if r.state == "done"}
+    assert done == {
+        *(f"single{n}" for n in range(8)), *(f"visit{n}" for n in range(4)),
+        *(f"{kind}{n}_s2" for kind in ("flat", "nested") for n in range(8)),
+    }  # fmt: skip
+    before = {path.name: path.stat().st_mtime_ns for path in out.glob("*.nii.gz")}
+    assert len(before) == 28
+    for study in archive.glob("[fns]*[0-9]"):  # what we write is stored with the study
+        for path in ours.glob("*.dcm"):
+            shutil.copy(path, study)
+    second = run("predict", archive, "-o", out, *PHANTOM)
+    assert second.returncode == 1  # the same two, which have not changed
+    assert failures(second.stdout) == failed
+    said = " ".join(second.stderr.split())
+    assert "28 cases were finished before; their hashes hold; 16 series were passed over before" in said
+    assert "; 2 cases failed before and have not changed" in said
+    assert said.count("Segmentation Storage") == said.count("a secondary capture") == 24
+    assert {path.name: path.stat().st_mtime_ns for path in out.glob("*.nii.gz")} == before
+
+
+@pytest.mark.slow
+def test_volumes_of_another_modality_are_not_read_beside_one_of_the_model(tmp_path: Path) -> None:
+    study = tmp_path / "p1"
+    series(heart(), study, "p1", 1)
+    files = series(small(6), study, "p1", 2, Modality="CT", SOPClassUID="1.2.840.10008.5.1.4.1.1.2")
+    files[2].unlink()  # a gap, which would be a failure
+    code, said, events = predict(study, "-o", tmp_path / "out")
+    assert (code, states(events)) == (0, {"p1_s1": "done"}), said
+    assert f"{study}, series 2: it does not fit 'modality=MR', as the model wants it" in said
+    for path in study.glob("S1*"):
+        path.unlink()
+    series(small(6), study, "p1", 3, Modality="CT", SOPClassUID="1.2.840.10008.5.1.4.1.1.2")
+    code, said, events = predict(study, "-o", tmp_path / "other")
+    assert code == 2
+    assert "none of the 2 series" in said
+    assert "its modality is CT, wanted MR" in said
+
+
+def test_what_has_vanished_fails_and_the_rest_is_done(small_scans: Path, tmp_path: Path) -> None:
+    for name in ("case-1", "case-2", "case-3"):
+        (small_scans / f"{name}.nii.gz").unlink()
+    (small_scans / "gone").symlink_to(tmp_path / "nowhere")
+    (small_scans / "again.nii.gz").symlink_to("case-0.nii.gz")
+    (small_scans / "notes.txt").write_text("")
+    words = (small_scans, tmp_path / "none.nii", "-o", tmp_path / "out", "--allow-out-of-domain")
+    code, said, events = predict(*words)
+    assert (code, states(events)) == (
+        1, {"case-0": "done", "case-4": "done", "gone": "failed", "none": "failed"},
+    )  # fmt: skip
+    reasons = [str(event["reason"]) for event in events if event.get("state") == "failed"]
+    assert all("there is no such file or folder" in reason for reason in reasons)
+    skipped = [(event["place"], event["reason"]) for event in events if event["event"] == "skipped"]
+    assert skipped == [
+        (str(small_scans / "again.nii.gz"), f"the same scan as {small_scans / 'case-0.nii.gz'}"),
+        (str(small_scans), "other files than scans (1)"),
+    ]
+    (tmp_path / "none.nii").write_bytes((small_scans / "case-0.nii.gz").read_bytes())
+    (small_scans / "gone").unlink()
+    code, said, events = predict(*words)
+    assert (code, states(events)) == (0, {"none": "done"}), said

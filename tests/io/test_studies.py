@@ -1,0 +1,286 @@
+"""Which series of which studies are cases, under which names, and what is passed over and why."""
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from helpers.dicom_files import edit, values
+from helpers.studies import report, series, small, uid, whole_study
+
+from c3s3_seg.errors import InputError
+from c3s3_seg.io import match_truth, read_case, save
+from c3s3_seg.io.hashes import scan_sha256
+from c3s3_seg.io.reading import Reading, SeriesRule, parse_series
+from c3s3_seg.io.studies import Scans, find_scans, series_files
+
+
+def found(*paths: Path, wanted: str | None = None, rule: str | None = None) -> Scans:
+    return find_scans(paths, Reading(parse_series(wanted), rule=None if rule is None else SeriesRule(rule)))
+
+
+def names(scans: Scans) -> list[str]:
+    return [case.name for case in scans.cases]
+
+
+def reasons(scans: Scans, root: Path) -> list[str]:
+    return [str(item).removeprefix(f"{root}/") for item in scans.skipped]
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    """p1 flat, p2 nested, each with two volumes, a localizer and a report; p3 with one volume."""
+    for name in ("p1", "p2"):
+        whole_study(tmp_path / "archive" / name, name, small(5), flat=name == "p1")
+    series(small(), tmp_path / "archive" / "p3", "p3", 7)
+    return tmp_path / "archive"
+
+
+def test_every_volume_of_every_study_is_a_case_and_the_rest_is_told(archive: Path) -> None:
+    scans = found(archive)
+    assert names(scans) == ["p1_s2", "p1_s3", "p2_s2", "p2_s3", "p3"]
+    assert {case.study for case in scans.cases} == {uid("p1"), uid("p2"), uid("p3")}
+    assert reasons(scans, archive) == [
+        "p1, series 1: a localizer",
+        "p1: DICOM objects without an image (1)",
+        "p2, series 1: a localizer",
+        "p2: DICOM objects without an image (1)",
+    ]
+
+
+@pytest.mark.parametrize("flat", [True, False])
+def test_only_the_files_of_its_series_are_read_and_hashed(tmp_path: Path, flat: bool) -> None:
+    study = whole_study(tmp_path / "p", "p", small(5), flat=flat)
+    case = found(tmp_path, wanted="description~lge").cases[0]
+    assert (case.name, case.path, len(case.files)) == ("p_s2", study, 5)
+    before = scan_sha256(case.path, case.paths)
+    volume = read_case(case, Reading(), hashed=True)
+    assert np.array_equal(volume.array, small(5).array)
+    assert volume.source.sha256 == before
+    assert set(series_files(study, case.series)) == set(case.paths)
+    series(small(), study, "p", 9)
+    report(study / "more", "p")
+    assert scan_sha256(study, series_files(study, case.series)) == before
+    edit(case.paths[2], values(SeriesDescription="changed"))
+    assert scan_sha256(study, series_files(study, case.series)) != before
+
+
+def test_a_rule_takes_what_fits_in_every_study(archive: Path) -> None:
+    scans = found(archive, wanted="description~lge")
+    assert names(scans) == ["p1_s2", "p2_s2"]
+    assert "p1, series 3: it does not fit 'description~lge'" in reasons(scans, archive)
+    assert "p3, series 1: it does not fit 'description~lge'" in reasons(scans, archive)
+
+
+def test_one_truth_is_for_one_series(archive: Path, tmp_path: Path) -> None:
+    save(small(), tmp_path / "truth.nii.gz")
+    with pytest.raises(
+        InputError, match=r"one truth file was given for 2 cases\. Choose one series with series="
+    ):
+        match_truth(found(archive / "p1").cases, tmp_path / "truth.nii.gz")
+    chosen = found(archive / "p1", wanted="2").cases
+    assert match_truth(chosen, tmp_path / "truth.nii.gz") == {"p1_s2": tmp_path / "truth.nii.gz"}
+    for name in ("p1", "p2_s3"):  # that of the folder, where one series of it is done, or that of the series
+        (tmp_path / "truths").mkdir(exist_ok=True)
+        save(small(), tmp_path / "truths" / f"{name}.nii.gz")
+    assert set(match_truth(chosen, tmp_path / "truths")) == {"p1_s2"}
+    assert set(match_truth(found(archive).cases, tmp_path / "truths")) == {"p2_s3"}
+
+
+def test_an_image_file_fits_no_rule(archive: Path) -> None:
+    save(small(), archive / "a.nii.gz")
+    assert names(found(archive)) == ["a", "p1_s2", "p1_s3", "p2_s2", "p2_s3", "p3"]
+    scans = found(archive, wanted="modality=MR,description~lge")
+    assert names(scans) == ["p1_s2", "p2_s2"]
+    assert reasons(scans, archive)[0] == "a.nii.gz: an image file, which has no series to choose from"
+
+
+def test_the_rule_of_the_model_chooses_among_several_and_gives_way_where_nothing_fits(archive: Path) -> None:
+    scans = found(archive, rule="description~lge")
+    assert names(scans) == ["p1_s2", "p2_s2", "p3"]
+    assert "p2, series 3: it does not fit 'description~lge', as the model wants it" in reasons(scans, archive)
+    assert names(found(archive, rule="description~nothing")) == names(found(archive))
+
+
+def test_a_number_is_that_of_inspect_and_a_uid_is_one_series(archive: Path) -> None:
+    assert names(found(archive, wanted="2")) == ["p1_s2", "p2_s2"]
+    assert names(found(archive / "p1", wanted="3")) == ["p1_s3"]
+    key = found(archive).cases[3].series
+    scans = found(archive, wanted=key)
+    assert (names(scans), scans.cases[0].series) == (["p2_s3"], key)
+    assert "p1, series 2: another one was asked for" in reasons(scans, archive)
+
+
+def test_one_slice_stands_for_its_series(tmp_path: Path) -> None:
+    study = whole_study(tmp_path / "p", "p", small(5), flat=True)
+    scans = found(study / "S3_IM_0002.dcm")
+    (case,) = scans.cases
+    assert (case.name, scans.skipped) == ("S3_IM_0002", ())
+    assert [path.name[:2] for path in case.paths] == ["S3"] * 4
+    assert read_case(case, Reading(), hashed=True).source.sha256 == scan_sha256(case.path, case.paths)
+
+
+def test_a_tree_as_fetch_writes_it(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for number in (1, 2):
+        series(small(), out / uid("a", number), "a", number)
+    assert sorted(names(found(out))) == sorted(str(uid("a", number)) for number in (1, 2))
+    assert len({case.study for case in found(out).cases}) == 1
+    assert names(found(out, wanted="2")) == ["out_s2"]
+
+
+def test_studies_lie_at_any_depth(tmp_path: Path) -> None:
+    root = tmp_path / "archive"
+    for patient in ("p1", "p2"):
+        for study in "ab":
+            series(small(), root / "2024" / patient / f"{patient}{study}" / "x", patient + study, 1)
+    (root / "2024" / "p1" / "read me.txt").write_text("")
+    assert names(found(root)) == ["p1a", "p1b", "p2a", "p2b"]
+    assert reasons(found(root), root) == ["2024/p1: other files than scans (1)"]
+
+
+def test_junk_is_passed_over_in_a_batch_and_refused_alone(tmp_path: Path) -> None:
+    root = tmp_path / "archive"
+    series(small(), root / "p1", "p1", 1)
+    report(root / "reports", "p2")
+    for name in ("notes.txt", "empty/.x", "thumbs/a.png", "images/b.nii.gz"):
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_text("")
+    scans = found(root)
+    assert names(scans) == ["p1"]
+    assert reasons(scans, root) == [
+        f"{root}: other files than scans (1)",
+        "empty: a folder without DICOM images",
+        "images: a folder with image files, which are taken only if it is given itself",
+        "thumbs: a folder without DICOM images",
+        "reports: DICOM objects without an image (1)",
+    ]
+    given = found(root / "p1", root / "notes.txt", root / "empty", root / "reports")
+    assert names(given) == ["p1"]
+    assert len(given.skipped) == 3
+    for alone, message in (
+        ("notes.txt", "not a scan"),
+        ("empty", "no scan here"),
+        ("reports", "no DICOM slices"),
+    ):
+        with pytest.raises(InputError, match=message):
+            found(root / alone)
+    with pytest.raises(InputError, match="found nothing to segment"):
+        found(root / "p1", root / "reports", wanted="modality=CT")
+
+
+def test_what_has_vanished_is_a_case_that_fails(tmp_path: Path) -> None:
+    root = tmp_path / "archive"
+    series(small(), root / "p1", "p1", 1)
+    (root / "gone").symlink_to(tmp_path / "nowhere")
+    assert names(found(root)) == ["gone", "p1"]
+    cases = found(root / "p1", tmp_path / "none.nii").cases
+    assert [case.name for case in cases] == ["p1", "none"]
+    shutil.rmtree(root / "p1")
+    for case in cases:
+        with pytest.raises(InputError, match="there is no such file or folder"):
+            read_case(case, Reading(), hashed=True)
+    with pytest.raises(InputError, match="cannot be read"):
+        found(tmp_path / "none.nii")
+
+
+def test_a_slice_that_vanishes_is_missed(tmp_path: Path) -> None:
+    series(small(), tmp_path / "p1", "p1", 1)
+    (case,) = found(tmp_path / "p1").cases
+    case.paths[0].unlink()
+    with pytest.raises(InputError, match="No such file"):
+        read_case(case, Reading())
+
+
+def test_a_link_to_what_is_listed_is_named(tmp_path: Path) -> None:
+    root = tmp_path / "archive"
+    files = series(small(), root / "p1", "p1", 1)
+    save(small(), root / "a.nii.gz")
+    (root / "b.nii.gz").symlink_to("a.nii.gz")
+    (root / "p2").symlink_to("p1")
+    (root / "p3").mkdir()
+    for path in files:
+        (root / "p3" / path.name).symlink_to(path)
+    scans = found(root, root / "p1")
+    assert names(scans) == ["a", "p1"]
+    assert reasons(scans, root) == [
+        f"p2: the same folder as {root}/p1",
+        f"b.nii.gz: the same scan as {root}/a.nii.gz",
+        f"p3: the same scan as {root}/p1",
+    ]
+
+
+def test_links_that_go_round_in_circles_end(tmp_path: Path) -> None:
+    for name, other in (("a", "b"), ("b", "a")):
+        series(small(), tmp_path / "t" / name / "x", f"{name}x", 1)
+        series(small(), tmp_path / "t" / name / "y", f"{name}y", 1)
+        (tmp_path / "t" / name / "other").symlink_to(tmp_path / "t" / other)
+    assert len(found(tmp_path / "t").cases) == 4
+
+
+def test_damage_of_a_series_is_its_own(archive: Path) -> None:
+    lge, cine = found(archive / "p1").cases
+    cine.paths[1].write_bytes(cine.paths[1].read_bytes()[:-20])
+    scans = found(archive / "p1")
+    assert names(scans) == ["p1_s2", "p1_s3"]
+    assert np.array_equal(read_case(scans.cases[0], Reading()).array, read_case(lge, Reading()).array)
+    with pytest.raises(InputError, match="is damaged"):
+        read_case(scans.cases[1], Reading())
+    for path in (archive / "p3").iterdir():
+        path.write_bytes(path.read_bytes()[:200])
+    (archive / "p3" / "more.dcm").write_bytes(b"")
+    assert names(found(archive)) == ["p1_s2", "p1_s3", "p2_s2", "p2_s3", "p3"]
+
+
+def test_names_stay_when_a_study_grows_and_whatever_folder_is_given(archive: Path) -> None:
+    before = {case.series: [case] for case in found(archive).cases}
+    series(small(), archive / "p3", "p3", 8)
+    series(small(), archive / "p3" / "next", "next", 1)
+    for given in (archive, archive.parent, archive / "p3"):
+        grown = find_scans([given], Reading(), lambda: before)
+        assert [name for name in sorted(names(grown)) if name.startswith("p3")] == ["p3", "p3_s1", "p3_s8"]
+    os.rename(archive / "p3", archive / "renamed")
+    assert "renamed_s8" in names(find_scans([archive], Reading(), lambda: before))
+
+
+def test_a_number_that_is_none_stays_out_of_the_names(tmp_path: Path) -> None:
+    for number, written in enumerate(("9" * 300, "../../x", "-4", ""), 1):
+        for path in series(small(), tmp_path / "a" / "p", "p", number):
+            data = pydicom.dcmread(path)
+            data.add_new("SeriesNumber", "LO", written)
+            data.save_as(path)
+    assert all(re.fullmatch("p_[0-9a-f]{6}", name) for name in names(found(tmp_path / "a")))
+    assert len(set(names(found(tmp_path / "a")))) == 4
+
+
+def test_a_directory_file_before_the_slices_hides_no_study(tmp_path: Path) -> None:
+    for number in (1, 2):
+        series(small(), tmp_path / "a" / "p" / str(number), "p", number)
+        report(tmp_path / "a" / "p" / str(number), "")
+    assert names(found(tmp_path / "a")) == ["p_s1", "p_s2"]
+
+
+@pytest.mark.data
+@pytest.mark.slow
+def test_real_studies(shared_data: Path) -> None:
+    scans = found(shared_data / "dicom")
+    assert [name.split("_")[0] for name in names(scans)] == [
+        "brain-study", "brain-study", "oblique-t1", "philips-ct", "philips-ct-tilt",
+    ]  # fmt: skip
+    assert "philips-ct, series 1: a localizer" in reasons(scans, shared_data / "dicom")
+    assert names(found(shared_data / "dicom", wanted="modality=CT,description!~stereo")) == ["philips-ct"]
+
+
+def test_series_of_one_number_have_names_of_their_own(tmp_path: Path) -> None:
+    for study in "ab":
+        series(small(), tmp_path / "p" / study, study, 4)
+    (tmp_path / "p" / "a" / "note.txt").write_text("")
+    shutil.move(tmp_path / "p" / "b" / "S4_IM_0001.dcm", tmp_path / "p" / "S4_IM_0001.dcm")
+    first, second = names(found(tmp_path / "p"))
+    assert first.startswith("p_s4-")
+    assert second.startswith("p_s4-")
+    assert len({first, second}) == 2
+    assert [first, second] == names(found(tmp_path / "p"))
