@@ -147,9 +147,9 @@ def test_a_study_goes_and_comes_back(
         assert len(back) == 12
         assert hashes(tmp_path / name) == hashes(files[0].parent)
         assert np.array_equal(load(tmp_path / name).array, oblique.array)
-        with pytest.raises(InputError, match="sent 0 files: the study is unknown to it"):
+        with pytest.raises(InputError, match=r"has no study 1\.2\.3\.4"):
             fetch(server, tmp_path / "none", study="1.2.3.4", listener=how)
-        with pytest.raises(InputError, match="the series is unknown to it"):
+        with pytest.raises(InputError, match=r"has no series 1\.2\.3\.4 in the study"):
             fetch(server, tmp_path / "none", study=study, series="1.2.3.4", listener=how)
         series = str(pydicom.dcmread(files[0]).SeriesInstanceUID)
         again = fetch(server, tmp_path / name, study=study, series=series, accession="A77", listener=how)

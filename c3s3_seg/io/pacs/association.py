@@ -8,7 +8,7 @@ import re
 import socket
 import ssl
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -283,6 +283,12 @@ def _unreached(node: Node, caller: Caller, reasons: Sequence[str]) -> InputError
         )
     how = "with TLS" if caller.tls else "without TLS (--tls)"
     return InputError(f"{node} cannot be reached {how}", todo="Check host and port")
+
+
+def cut(link: Any) -> None:
+    """Close a connection under whoever reads from it; a polite end would wait for the other side."""
+    with suppress(OSError, AttributeError, ValueError):
+        link.dul.socket.socket.shutdown(socket.SHUT_RDWR)
 
 
 def check_status(node: Node, status: Any, what: str) -> None:
