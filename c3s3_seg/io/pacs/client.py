@@ -30,7 +30,7 @@ from c3s3_seg.io.pacs.association import (
 )
 from c3s3_seg.io.pacs.inbox import AGAIN, Inbox
 from c3s3_seg.io.pacs.listener import listening
-from c3s3_seg.io.pacs.outbox import Outgoing, Stored, collect
+from c3s3_seg.io.pacs.outbox import Outgoing, Sent, collect
 from c3s3_seg.io.pacs.query import MOST_STUDIES, FetchLimits, Wanted, study_keys, study_uids, text_of
 from c3s3_seg.io.pacs.server import fetch_study
 
@@ -102,9 +102,10 @@ class DimseServer:
             expected = _look_up(self.node, link, inbox)
             return expected, list(_asked(self.node, link.send_c_move, query, listener.title, MOVE))
 
-    def store(self, files: Sequence[Outgoing]) -> Iterator[Stored]:
+    def store(self, files: Sequence[Outgoing]) -> Iterator[Sent]:
         """See `Server`."""
-        contexts = [(kind, [syntax]) for kind, syntax in dict.fromkeys((f.kind, f.syntax) for f in files)]
+        kinds = dict.fromkeys((str(file.kind), str(file.syntax)) for file in files)
+        contexts = [(kind, [syntax]) for kind, syntax in kinds]
         if len(contexts) > 128:  # PS3.8, 9.3.2
             raise InputError("the files are of more than 128 kinds", todo="Send them in several runs")
         with association(self.node, self.caller, contexts) as link:
@@ -112,9 +113,9 @@ class DimseServer:
                 try:
                     _store(self.node, link, file)
                 except InputError as error:
-                    yield Stored(file, error)
+                    yield Sent(file, error)
                 else:
-                    yield Stored(file)
+                    yield Sent(file)
 
 
 def _store(node: Node, link: Any, file: Outgoing) -> None:

@@ -42,7 +42,7 @@ class Outgoing:
 
 
 @dataclass(frozen=True)
-class Stored:
+class Sent:
     """What became of a file.
 
     Parameters

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from c3s3_seg.io.pacs.inbox import Inbox
-from c3s3_seg.io.pacs.outbox import Outgoing, Stored
+from c3s3_seg.io.pacs.outbox import Outgoing, Sent
 from c3s3_seg.io.pacs.query import FetchLimits, Wanted
 from c3s3_seg.io.pacs.staging import gathering, put_in_place
 
@@ -36,7 +36,7 @@ class Server(Protocol):
             If not all of it came, something else came, or a limit was reached.
         """
 
-    def store(self, files: Sequence[Outgoing]) -> Iterator[Stored]:
+    def store(self, files: Sequence[Outgoing]) -> Iterator[Sent]:
         """Store files one after the other, each with what became of it. To store a file again is safe.
 
         Raises
