@@ -15,7 +15,7 @@ from c3s3_seg.errors import C3S3Error, InputError, RefusedError
 from c3s3_seg.io.limits import free_bytes
 from c3s3_seg.io.pacs.association import Caller
 from c3s3_seg.io.pacs.http_session import ANSWER_BYTES, Wire, client, ending_after, explained, limited
-from c3s3_seg.io.pacs.inbox import SUCCESS, Inbox
+from c3s3_seg.io.pacs.inbox import SUCCESS, Came, Inbox
 from c3s3_seg.io.pacs.outbox import Outgoing, Sent
 from c3s3_seg.io.pacs.query import MOST_STUDIES, NAMES, Wanted, study_keys, study_uids
 from c3s3_seg.io.pacs.web_address import Credentials, WebAddress
@@ -227,8 +227,8 @@ def _texts(item: Any) -> dict[str, str]:
     return found
 
 
-def _with_our_header(part: bytes) -> tuple[bytes, bytes]:
-    """A file that came, with a header as C-GET gives it, and its data set.
+def _with_our_header(part: bytes) -> Came:
+    """A file that came, with a header as C-GET gives it.
 
     What the server has in preamble and header (programs, titles, whatever it likes) is dropped, so that both
     ways give the same file.
@@ -244,13 +244,11 @@ def _with_our_header(part: bytes) -> tuple[bytes, bytes]:
     syntax = UID(str(meta.TransferSyntaxUID))
     if not syntax.is_transfer_syntax or syntax.is_deflated:  # no limit holds for what that unpacks to
         raise RefusedError("the server sent a file in a transfer syntax that is not taken (deflated)")
-    named = {
-        "sop_class_uid": UID(str(meta.MediaStorageSOPClassUID)),
-        "sop_instance_uid": UID(str(meta.MediaStorageSOPInstanceUID)),
-    }
-    made = encode_file_meta(create_file_meta(transfer_syntax=syntax, **named))
+    kind, uid = UID(str(meta.MediaStorageSOPClassUID)), UID(str(meta.MediaStorageSOPInstanceUID))
+    made = create_file_meta(sop_class_uid=kind, sop_instance_uid=uid, transfer_syntax=syntax)
     bare = bytes(part[start:])
-    return bytes(128) + b"DICM" + made + bare, bare
+    content = bytes(128) + b"DICM" + encode_file_meta(made) + bare
+    return Came(content, bare, {"SOPClassUID": kind, "SOPInstanceUID": uid})
 
 
 def _whole(file: Outgoing) -> Any:

@@ -21,6 +21,25 @@ SUCCESS, NOT_UNDERSTOOD, NO_ROOM, NOT_ALLOWED = 0x0000, 0xC000, 0xA700, 0x0124
 AGAIN = "Nothing was kept: fetch it again"
 
 
+@dataclass(frozen=True)
+class Came:
+    """A file as it came.
+
+    Parameters
+    ----------
+    content
+        The file as it is written.
+    bare
+        Its data set, without the header of the file.
+    named
+        What the message or the header around it says that it is (PS3.7, 9.1.1.1).
+    """
+
+    content: bytes
+    bare: bytes
+    named: Mapping[str, object]
+
+
 @dataclass
 class Inbox:
     """Takes the files of one study into a folder aside.
@@ -95,29 +114,21 @@ class Inbox:
 
     def store(self, event: Any) -> int:
         """Answer a C-STORE with a status; a listener has a thread for each connection."""
-        request = event.request
-        named = {"SOPInstanceUID": request.AffectedSOPInstanceUID, "SOPClassUID": request.AffectedSOPClassUID}
 
-        def parts() -> tuple[bytes, bytes]:
-            return event.encoded_dataset(), event.encoded_dataset(include_meta=False)
+        def read() -> Came:
+            named = {
+                "SOPInstanceUID": event.request.AffectedSOPInstanceUID,
+                "SOPClassUID": event.request.AffectedSOPClassUID,
+            }
+            return Came(event.encoded_dataset(), event.encoded_dataset(include_meta=False), named)
 
-        return self.take(parts, named)
+        return self.take(read)
 
-    def take(
-        self, parts: Callable[[], tuple[bytes, bytes]], named: Mapping[str, object] | None = None
-    ) -> int:
-        """Keep a file of the study, or note in `errors` why it is none; gives the status of a C-STORE.
-
-        Parameters
-        ----------
-        parts
-            Gives the file, and its data set without the header of the file.
-        named
-            What a message around it says that it is (PS3.7, 9.1.1.1).
-        """
+    def take(self, read: Callable[[], Came]) -> int:
+        """Keep a file of the study, or note in `errors` why it is none; gives the status of a C-STORE."""
         with self._turn:
             try:
-                return self._take(*parts(), named or {})
+                return self._take(read())
             except C3S3Error as error:
                 self.errors.append(error)
                 return NO_ROOM
@@ -125,21 +136,21 @@ class Inbox:
                 self._refuse(f"a file that cannot be read ({type(error).__name__})")
                 return NOT_UNDERSTOOD
 
-    def _take(self, content: bytes, bare: bytes, named: Mapping[str, object]) -> int:
+    def _take(self, came: Came) -> int:
         from pydicom import dcmread
 
-        header = dcmread(BytesIO(content), stop_before_pixels=True, specific_tags=list(NAMES))
-        reason = self.wanted.objection(header) or self._unlike(header, named)
+        header = dcmread(BytesIO(came.content), stop_before_pixels=True, specific_tags=list(NAMES))
+        reason = self.wanted.objection(header) or self._unlike(header, came.named)
         if reason:
             if not self.listening or text_of(header, "StudyInstanceUID") == self.wanted.study:
                 self._refuse(reason)
             return NOT_UNDERSTOOD
-        uid, digest = Uid(text_of(header, "SOPInstanceUID")), hashlib.sha256(bare).digest()
+        uid, digest = Uid(text_of(header, "SOPInstanceUID")), hashlib.sha256(came.bare).digest()
         if self._hashes.setdefault(uid, digest) != digest:
             self._refuse("two different files of one SOP Instance UID")
             return NOT_UNDERSTOOD
         if uid not in self.files:
-            self._keep(uid, text_of(header, "SeriesInstanceUID"), content)
+            self._keep(uid, text_of(header, "SeriesInstanceUID"), came.content)
         self.taken += 1
         return SUCCESS
 
