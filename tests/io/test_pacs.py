@@ -221,7 +221,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_dicomweb_and_dimse_give_the_same_files(
     orthanc: Node, web: str, oblique: Volume, tmp_path: Path
 ) -> None:
-    """Scan, a compressed copy, SEG, RTSTRUCT and capture: stored by one, fetched by the other, equal bytes."""
+    """Scan, a compressed copy, SEG, RTSTRUCT and capture: sent by one, fetched by the other, equal bytes."""
     files = save_series(oblique, tmp_path / "plain", description="", seed_uid="both")
     packed = save_series(oblique, tmp_path / "packed", description="", seed_uid="packed")
     study, scan_series = (
