@@ -196,7 +196,7 @@ def send(
     pacs = server_of(server, caller, allow_http=allow_http)
     outbox = collect(files, every=every)
     for reason, names in outbox.skipped.items():
-        say(shown(f"not sent, {reason}: {listed(names)}", sys.stderr), err=True)
+        say(shown(f"{len(names)} not sent, {reason}: {listed(names)}", sys.stderr), err=True)
     if not outbox.files:
         raise InputError("found nothing to send here")
     _warn(pacs, None, caller)

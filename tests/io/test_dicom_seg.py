@@ -88,10 +88,10 @@ def test_series_are_told_apart(files: list[Path], tmp_path: Path) -> None:
     """By description and by number, as the list of a viewer shows them."""
     made = written(tmp_path / "one", drawn(load(files[0].parent)))
     assert {name: data.SeriesDescription for name, data in made.items()} == {
-        "capture": "c3s3-seg left-atrium: picture",
-        "labelmap": "c3s3-seg left-atrium: label map",
-        "rtstruct": "c3s3-seg left-atrium: contours",
-        "seg": "c3s3-seg left-atrium: segmentation",
+        "capture": "left-atrium: picture (c3s3-seg)",
+        "labelmap": "left-atrium: label map (c3s3-seg)",
+        "rtstruct": "left-atrium: contours (c3s3-seg)",
+        "seg": "left-atrium: segmentation (c3s3-seg)",
     }
     assert {name: data.SeriesNumber for name, data in made.items()} == {
         "seg": 90_011, "labelmap": 90_012, "rtstruct": 90_013, "capture": 90_014

@@ -392,7 +392,7 @@ def test_files_are_stored_one_by_one(folder: Path) -> None:
         assert "413" in answer.stderr
         answer = run("send", address, folder)
         assert (answer.returncode, answer.stdout) == (0, "2 files were sent.\n")
-        assert "not sent, no DICOM file: " in answer.stderr
+        assert "2 not sent, no DICOM file: " in answer.stderr
         assert "summary.csv" not in answer.stderr  # where it is no terminal, the file has no name
     posts = [body for kind, path, _, body in how.requests if (kind, path) == ("POST", "/dicom-web/studies")]
     assert len(posts) == 6

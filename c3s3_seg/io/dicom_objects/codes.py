@@ -61,7 +61,7 @@ class Maker:
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of series that we make: its place among those of a scan, and the end of its description."""
+    """A kind of series that we make: its place among those of a scan, and the word for it."""
 
     place: int
     word: str
@@ -75,9 +75,9 @@ class Kind:
         return 90_000 + 10 * of_scan + self.place
 
     def description(self, maker: Maker) -> str:
-        """Series description, of at most 64 characters (PS3.5, 6.2, LO)."""
-        end = f": {self.word}"
-        return f"c3s3-seg {maker.name}"[: 64 - len(end)] + end
+        """Series description, of at most 64 characters (PS3.5, 6.2, LO); lists show the first twenty."""
+        end = f": {self.word} (c3s3-seg)"
+        return maker.name[: 64 - len(end)] + end
 
 
 SEGMENTATION, LABEL_MAP = Kind(1, "segmentation"), Kind(2, "label map")
