@@ -225,6 +225,8 @@ def test_secrets_are_of_the_environment_and_stay_there(
         monkeypatch.setenv(name, str(netrc))
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
     how, said = Behaviour(parts=[instance(1)]), []
     for given, expected in (
         ({}, None),
@@ -329,6 +331,10 @@ def test_certificates_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert len(how.requests) == 2
         plain = address.replace("https", "http")
         assert "broke the connection" in run("fetch", plain, *words[2:]).stderr
+    with serving(Behaviour(drip_s=0.1), tmp_path / "server.both") as address:
+        server = server_of(address, Caller(tls=Tls(tmp_path / "server.pem")))
+        with pytest.raises(RefusedError, match="took more than 1 s"):
+            fetch_study(server, tmp_path / "no", Wanted.parse(STUDY), FetchLimits(seconds_s=1))
     with serving(how, tmp_path / "server.both", tmp_path / "us.pem") as address:
         words = ["fetch", address, "-o", tmp_path / "out", "--study", STUDY]
         words += ["--trust", tmp_path / "server.pem", "--certificate"]
@@ -394,9 +400,13 @@ def test_files_are_stored_one_by_one(folder: Path) -> None:
         assert (answer.returncode, answer.stdout) == (0, "2 files were sent.\n")
         assert "2 not sent, no DICOM file: " in answer.stderr
         assert "summary.csv" not in answer.stderr  # where it is no terminal, the file has no name
+        how.stored = {"00081198": "x" * (17 << 20)}
+        answer = run("send", address, folder)
+        assert (answer.returncode, "more than 16,777,216 bytes" in answer.stderr) == (1, True), answer.stderr
+        assert "00081198" not in answer.stderr
     posts = [body for kind, path, _, body in how.requests if (kind, path) == ("POST", "/dicom-web/studies")]
-    assert len(posts) == 6
-    sent = posts[-1].partition(b"\r\n\r\n")[2].rpartition(b"\r\n--")[0]
+    assert len(posts) == 7
+    sent = posts[-2].partition(b"\r\n\r\n")[2].rpartition(b"\r\n--")[0]
     assert sent == (folder / "deep" / "b.dcm").read_bytes()
 
 

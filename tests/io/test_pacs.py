@@ -44,6 +44,7 @@ from c3s3_seg.io.pacs.query import FetchLimits, Wanted
 pytestmark = pytest.mark.slow
 
 pytest.importorskip("pynetdicom")
+MR = "1.2.840.10008.5.1.4.1.1.4"
 DICOMWEB = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")  # where Debian has it
 
 
@@ -748,11 +749,54 @@ def test_a_killed_transfer_leaves_nothing_that_reads_as_a_scan(
     assert not left.exists()
 
 
+def test_a_file_that_is_refused_does_not_keep_the_others(files: list[Path], tmp_path: Path) -> None:
+    """Each is named with the reason; a connection that breaks keeps what was stored."""
+    import pynetdicom
+    from pynetdicom import evt
+
+    stored: list[str] = []
+
+    def store(event: "evt.Event") -> int:
+        uid = str(event.request.AffectedSOPInstanceUID)
+        if breaks and len(stored) == breaks[0]:
+            event.assoc.abort()
+        if uid == refused and not breaks:
+            return 0xA700
+        stored.append(uid)
+        return 0x0000
+
+    refused, breaks = str(pydicom.dcmread(files[3]).SOPInstanceUID), list[int]()
+    server = pynetdicom.AE("PACS")
+    server.add_supported_context(MR)
+    handlers = [(evt.EVT_C_STORE, store)]
+    here = server.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
+    node = f"PACS@127.0.0.1:{here.server_address[1]}"
+    try:
+        answer = run("send", node, files[0].parent)
+        assert (answer.returncode, "did not make (--all sends it too)" in answer.stderr) == (2, True)
+        answer = run("send", node, files[0].parent, "--all")
+        assert answer.returncode == 1, answer.stderr
+        assert answer.stdout == "11 files were sent, 1 were not; the same command sends them again.\n"
+        assert answer.stderr.count("failed: ") == answer.stderr.count("status 0xA700") == 1
+        assert len(set(stored)) == len(stored) == 11
+        breaks.append(15)
+        answer = run("send", node, files[0].parent, "--all", "--timeout", "5")
+        assert (answer.returncode, answer.stderr.count("broke the connection")) == (1, 8), answer.stderr
+        assert answer.stdout.startswith("4 files were sent, 8 were not"), answer.stdout
+    finally:
+        here.shutdown()
+
+
 def test_a_server_without_the_service(slices: list[pydicom.Dataset], tmp_path: Path) -> None:
     with faulty(slices, searches=False) as node:
         with pytest.raises(InputError, match="cannot be reached"):  # nothing that we ask for is offered
             find_studies(node, "A77")
         assert len(fetch(node, tmp_path, study=str(slices[0].StudyInstanceUID))) == 12
+    with (
+        faulty([], searches=False) as node,
+        pytest.raises(InputError, match=r"has no study 1\.2\.3\.4"),
+    ):
+        fetch(node, tmp_path / "none", study="1.2.3.4")
 
 
 def test_c_move_with_tls_needs_a_listener_with_tls(
