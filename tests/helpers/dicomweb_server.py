@@ -121,7 +121,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def _drip(self, pause_s: float) -> None:
-        for _ in range(600):
+        while True:
             self.wfile.write(b"H")
             self.wfile.flush()
             time.sleep(pause_s)

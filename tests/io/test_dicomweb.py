@@ -227,7 +227,8 @@ def test_secrets_are_of_the_environment_and_stay_there(
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    how, said = Behaviour(parts=[instance(1)]), []
+    search = [found(StudyInstanceUID=STUDY, AccessionNumber="A77")]
+    how, said = Behaviour(search, parts=[instance(1)]), []
     for given, expected in (
         ({}, None),
         ({TOKEN: SECRET}, f"Bearer {SECRET}"),
@@ -235,7 +236,7 @@ def test_secrets_are_of_the_environment_and_stay_there(
     ):
         how.requests.clear()
         with serving(how) as address:
-            answer = run("fetch", address, "-o", tmp_path / "out", "--study", STUDY, **given)
+            answer = run("fetch", address, "-o", tmp_path / "out", "--accession", "A77", **given)
         assert answer.returncode == 0, answer.stderr
         assert {head.get("Authorization") for _, _, head, _ in how.requests} == {expected}
         said += [answer.stdout, answer.stderr]
