@@ -242,7 +242,7 @@ def test_secrets_are_of_the_environment_and_stay_there(
         said += [answer.stdout, answer.stderr]
         for code in (401, 302, 500):
             with serving(Behaviour(code=code)) as address:
-                answer = run("fetch", address, "-o", tmp_path / "no", "--study", STUDY, **given)
+                answer = run("fetch", address, "-o", tmp_path / "no", "--accession", "A77", **given)
             assert (answer.returncode in (1, 2), answer.stderr.count("\n")) == (True, 1), answer.stderr
             said += [answer.stdout, answer.stderr]
     assert SECRET not in "".join(said) + caplog.text
@@ -302,7 +302,6 @@ def test_addresses_are_taken() -> None:
     assert warning(server_of("https://pacs.example/x")) == warning(server_of("http://127.0.0.1/x")) == ""
     for text, how, words in (
         ("A@host:104", {"allow_http": True}, "--allow-http is for"),
-        ("https://host/x", {"caller": Caller("US")}, "--title is for"),
         ("http://127.0.0.1/x", {"caller": Caller(tls=Tls())}, "has no TLS"),
     ):
         with pytest.raises(InputError, match=words):
@@ -420,6 +419,13 @@ def test_a_server_that_refuses_us_is_asked_once(folder: Path) -> None:
         assert words in answer.stderr
     answer = run("send", address, folder)
     assert (answer.returncode, "cannot be reached" in answer.stderr) == (2, True), answer.stderr
+    how = Behaviour(store_codes=[200, 401])
+    (folder / "later.dcm").write_bytes(instance(9, Manufacturer="c3s3-seg"))
+    with serving(how) as address:
+        answer = run("send", address, *(folder / name for name in ("a.dcm", "later.dcm", "deep/b.dcm")))
+    assert (answer.returncode, len(how.requests)) == (1, 2)  # the third is not tried, and said to be missing
+    for name in ("later.dcm", "b.dcm"):
+        assert sum(f"{name}: " in line and "401" in line for line in answer.stderr.splitlines()) == 1
     (folder / "empty").mkdir()
     answer = run("send", address, folder / "empty")
     assert (answer.returncode, answer.stderr) == (2, "error: found nothing to send here.\n")
@@ -438,7 +444,8 @@ def test_a_second_file_cannot_hide_in_one(tmp_path: Path) -> None:
         data = pydicom.dcmread(tmp_path / "a.dcm")
         data.add_new(0x00091001, "OB", hidden + bytes(len(hidden) % 2))
         data.save_as(tmp_path / "b.dcm")
-        files = collect([tmp_path / "b.dcm"]).files
-        with pytest.raises(RefusedError, match="holds the mark that separates files"):
-            list(server_of(address).store(files))
-    assert len(how.requests) == 1
+        (tmp_path / "c.dcm").write_bytes(instance(3))
+        answer = run("send", address, tmp_path / "b.dcm", tmp_path / "c.dcm")
+    assert (answer.returncode, answer.stdout[:18]) == (1, "1 files were sent,"), answer.stderr
+    assert "b.dcm: it holds the mark that separates files in a transfer" in answer.stderr
+    assert len(how.requests) == 2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from c3s3_seg.errors import InputError
-from c3s3_seg.io.pacs.association import AE_TITLE, AssociationListener, Caller, Node
+from c3s3_seg.io.pacs.association import AssociationListener, Caller, Node
 from c3s3_seg.io.pacs.client import DimseServer
 from c3s3_seg.io.pacs.dicomweb import WebServer
 from c3s3_seg.io.pacs.server import Server
@@ -25,7 +25,7 @@ def server_of(
         `TITLE@host:port` for DIMSE, `https://host/path` for DICOMweb. Its token, or user and password, are in
         the environment: see `Credentials`.
     caller
-        How we introduce ourselves.
+        How we introduce ourselves; DICOMweb has no titles.
     listener
         Where the server is to send files: C-MOVE, by DIMSE alone.
     allow_http
@@ -42,9 +42,8 @@ def server_of(
             raise InputError("--allow-http is for http://host/path", todo="Leave it out")
         return DimseServer(Node.parse(text), caller, listener)
     address = WebAddress.parse(text, allow_http=allow_http)
-    if listener is not None or caller.title != AE_TITLE:
-        option = "--move" if listener is not None else "--title"
-        raise InputError(f"{option} is for a server TITLE@host:port", todo=f"Leave {option} out")
+    if listener is not None:
+        raise InputError("--move is for a server TITLE@host:port", todo="Leave --move out")
     if caller.tls is not None and not address.is_encrypted:
         raise InputError("http:// has no TLS, which was asked for", todo="Give https://host/path")
     return WebServer(address, caller, Credentials.from_environment())

@@ -16,7 +16,7 @@ from c3s3_seg.io.limits import free_bytes
 from c3s3_seg.io.pacs.association import Caller
 from c3s3_seg.io.pacs.http_session import ANSWER_BYTES, Wire, client, ending_after, explained, limited
 from c3s3_seg.io.pacs.inbox import SUCCESS, Came, Inbox
-from c3s3_seg.io.pacs.outbox import Outgoing, Sent
+from c3s3_seg.io.pacs.outbox import OneFileError, Outgoing, Sent
 from c3s3_seg.io.pacs.query import MOST_STUDIES, NAMES, Wanted, study_keys, study_uids
 from c3s3_seg.io.pacs.web_address import Credentials, WebAddress
 
@@ -126,41 +126,41 @@ class WebServer:
     def store(self, files: Sequence[Outgoing]) -> Iterator[Sent]:
         """See `Server`."""
         wire = Wire(limited(ANSWER_BYTES))
-        broken: C3S3Error | None = None
+        lost: C3S3Error | None = None  # why no more files can be sent
         with client(self.address, self.caller, self.credentials, wire, piece=1 << 40) as web:
             for number, file in enumerate(files):
-                error = broken
-                if error is None:
-                    wire.count = limited(ANSWER_BYTES)
-                    error, is_broken = self._store(web, wire, file)
-                    if is_broken and number == 0 and error is not None:
+                error = lost or self._store(web, wire, file)
+                if error is not None and not isinstance(error, OneFileError):
+                    if number == 0:
                         raise error
-                    broken = error if is_broken else None
+                    lost, error = error, _about(file, error)
                 yield Sent(file, error)
 
-    def _store(self, web: Any, wire: Wire, file: Outgoing) -> tuple[C3S3Error | None, bool]:
-        """Why a file was not stored, and whether the next ones cannot be either."""
+    def _store(self, web: Any, wire: Wire, file: Outgoing) -> C3S3Error | None:
+        """Why a file was not stored; a `OneFileError` if that says nothing about the next ones."""
         from requests.exceptions import HTTPError, RequestException
 
+        wire.count = limited(ANSWER_BYTES)
         try:
             with ending_after(STORE_S, wire.cut):
-                answer = web.store_instances([_whole(file)])
+                return _not_stored(self.address, web.store_instances([_whole(file)]), file)
+        except C3S3Error as error:
+            return _about(file, error) if isinstance(error, OneFileError) else error
         except HTTPError as error:
             said, answered = explained(self.address, error, "the file"), cast(Any, error.response)
+            if answered.status_code in OF_THE_SERVER:
+                return said
             with suppress(Exception):  # the reason is in the body, if the server gives one
-                said = _not_stored(self.address, _data_set(answered.json()), file) or said
-            return InputError(
-                said.what, where=file.name, todo=said.todo
-            ), answered.status_code in OF_THE_SERVER
+                return _not_stored(self.address, _data_set(answered.json()), file) or _about(file, said)
+            return _about(file, said)
         except RequestException as error:
-            said = explained(self.address, error, "the file")
-            return InputError(said.what, where=file.name, todo=said.todo), True
-        except C3S3Error as error:
-            return error, error.where is None
+            return explained(self.address, error, "the file")
         except Exception as error:
-            said = explained(self.address, error, "the file")
-            return InputError(said.what, where=file.name, todo=said.todo), False
-        return _not_stored(self.address, answer, file), False
+            return _about(file, explained(self.address, error, "the file"))
+
+
+def _about(file: Outgoing, error: C3S3Error) -> OneFileError:
+    return OneFileError(error.what, where=file.name, todo=error.todo)
 
 
 class _Body:
@@ -256,15 +256,16 @@ def _whole(file: Outgoing) -> Any:
 
     try:
         if file.path.stat().st_size > SENT_BYTES:
-            raise InputError(
-                "is larger than what is sent by DICOMweb (2 GB)", where=file.name,
-                todo="Send it by DIMSE (TITLE@host:port)",
-            )  # fmt: skip
+            what, todo = (
+                "is larger than what is sent by DICOMweb (2 GB)",
+                "Send it by DIMSE (TITLE@host:port)",
+            )
+            raise OneFileError(what, where=file.name, todo=todo)
         return dcmread(file.path)
     except C3S3Error:
         raise
     except Exception as error:  # pydicom raises whatever its parser trips over
-        raise InputError(f"cannot be read ({type(error).__name__})", where=file.name) from error
+        raise OneFileError(f"cannot be read ({type(error).__name__})", where=file.name) from error
 
 
 def _data_set(answer: Any) -> Any:
@@ -273,11 +274,11 @@ def _data_set(answer: Any) -> Any:
     return Dataset.from_json(answer)
 
 
-def _not_stored(address: WebAddress, answer: Any, file: Outgoing) -> InputError | None:
+def _not_stored(address: WebAddress, answer: Any, file: Outgoing) -> OneFileError | None:
     """Why the server has not stored a file, by its own answer (PS3.18, 10.5.3.2)."""
     failed = answer.get("FailedSOPSequence") or []
     if not failed:
         return None
     reason = failed[0].get("FailureReason")
     why = f" (reason 0x{int(reason):04X})" if reason is not None else ""
-    return InputError(f"{address} did not store the file{why}", where=file.name)
+    return OneFileError(f"{address} did not store the file{why}", where=file.name)

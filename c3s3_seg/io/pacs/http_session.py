@@ -14,8 +14,11 @@ from typing import Any
 
 from c3s3_seg.errors import InputError, MissingError, RefusedError, to_install
 from c3s3_seg.io.pacs.association import Caller, Tls
+from c3s3_seg.io.pacs.outbox import OneFileError
 from c3s3_seg.io.pacs.web_address import PASSWORD, TOKEN, USER, Credentials, WebAddress
 
+# Of the libraries: they quote addresses with what was searched for, tracebacks, and what the server says.
+LOGGERS = ("dicomweb_client", "urllib3", "retrying")
 ANSWER_BYTES = 16 << 20  # of a search, or of what is said about a store
 # The files as they are stored: a server would convert compressed ones otherwise (PS3.18, 8.7.3.5.2).
 AS_STORED = 'multipart/related; type="application/dicom"; transfer-syntax=*'
@@ -96,11 +99,13 @@ def client(
         If a certificate cannot be used.
     """
     try:
+        import pynetdicom  # noqa: F401  # writes the headers of files that come
         import requests
         from dicomweb_client.web import DICOMwebClient
     except ImportError as error:
-        raise MissingError("dicomweb-client is not installed", todo=to_install("pacs")) from error
-    for name in ("dicomweb_client", "urllib3"):  # they quote addresses with keys, and what the server says
+        what = "dicomweb-client or pynetdicom is not installed"
+        raise MissingError(what, todo=to_install("pacs")) from error
+    for name in LOGGERS:
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     with requests.Session() as session:
         # No proxy, no `.netrc` and no other authorities than those that were given: the environment decides
@@ -147,7 +152,7 @@ def _check_parts(request: Any) -> None:
     boundary["Content-Type"] = request.headers.get("Content-Type", "")
     mark = boundary.get_param("boundary")
     if isinstance(mark, str) and request.body.count(mark.encode()) != 2:  # before the file, and after it
-        raise RefusedError("a file holds the mark that separates files in a transfer; it is not sent")
+        raise OneFileError("it holds the mark that separates files in a transfer")
 
 
 def _checker(address: WebAddress, wire: Wire) -> Callable[..., Any]:

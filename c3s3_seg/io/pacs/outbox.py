@@ -41,6 +41,10 @@ class Outgoing:
     maker: str = ""
 
 
+class OneFileError(InputError):
+    """A file that was not stored, for a reason that says nothing about the next ones."""
+
+
 @dataclass(frozen=True)
 class Sent:
     """What became of a file.
