@@ -42,8 +42,8 @@ COMMANDS = {
         "benchmark": "Measure runtimes, threads and tile sizes on this machine.",
     },
     "PACS": {
-        "fetch": "Fetch a study from a PACS (C-FIND with C-GET or C-MOVE), all of it or nothing.",
-        "send": "Send DICOM files to a PACS (C-STORE).",
+        "fetch": "Fetch a study from a PACS by DIMSE or DICOMweb, all of it or nothing.",
+        "send": "Send DICOM files to a PACS by DIMSE or DICOMweb; sending them again is safe.",
     },
     "Check": {
         "inspect": "List the series at a path, and why some of them cannot be read.",

@@ -33,6 +33,8 @@ HEAVY = {
     "SimpleITK": {"io"},
     "pydicom": {"io"},
     "pynetdicom": {"io"},
+    "dicomweb_client": {"io"},
+    "requests": {"io"},
     "h5py": {"io"},
     "nibabel": {"io"},
     "typer": {"cli", "commands"},

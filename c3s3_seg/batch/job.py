@@ -71,7 +71,8 @@ class Job:
         """What makes the masks, as DICOM objects say it."""
         parts = self.origin or {}
         hashes = sorted(parts.get("weights_sha256", {}).values())
-        return Maker(str(parts.get("bundle", "c3s3-seg")), hashes[0][:16] if hashes else "0")
+        serial = hashes[0][:16] if hashes else "0"
+        return Maker(str(parts.get("bundle", "c3s3-seg")), serial, dated=not self.deterministic)
 
     def mask_of(self, case: str) -> Path:
         """Where the mask of a case goes."""

@@ -10,6 +10,7 @@ from c3s3_seg import __version__
 from c3s3_seg.batch.claims import PROBABILITIES, UNCERTAINTY, remove, sealed
 from c3s3_seg.batch.job import Job
 from c3s3_seg.batch.records import Outcome, Predicted
+from c3s3_seg.bundle import Label
 from c3s3_seg.bundle import Task as ModelTask
 from c3s3_seg.errors import public
 from c3s3_seg.geometry.volume import Volume
@@ -87,10 +88,16 @@ def _write(predicted: Predicted, job: Job, model: ModelTask, written: list[Path]
 
 def segments(task: ModelTask) -> tuple[Segment, ...]:
     """The labels of a task as DICOM names them."""
-    return tuple(
-        Segment(x.name, x.value, (x.code.value, x.code.scheme, x.code.meaning) if x.code else None)
-        for x in task.labels
-    )
+    return tuple(_segment(label) for label in task.labels)
+
+
+def _segment(label: Label) -> Segment:
+    code = label.code
+    if code is None:
+        return Segment(label.name, label.value)
+    part = code.modifier
+    modifier = None if part is None else (part.value, part.scheme, part.meaning)
+    return Segment(label.name, label.value, (code.value, code.scheme, code.meaning), modifier)
 
 
 def _save_probabilities(case: Case, prediction: Prediction, job: Job, written: list[Path]) -> None:

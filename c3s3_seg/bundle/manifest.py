@@ -55,12 +55,26 @@ CodeText = Annotated[
 
 @closed
 @dataclass(frozen=True)
-class Code:
-    """A coded concept, as DICOM SEG wants it (PS3.3, 8.8): `scheme` SCT is SNOMED CT."""
+class Qualifier:
+    """A coded concept that narrows another one, such as anterior or left: `scheme` SCT is SNOMED CT."""
 
     value: CodeText
     meaning: CodeText
     scheme: CodeText = "SCT"
+
+
+@closed
+@dataclass(frozen=True)
+class Code:
+    """A coded concept, as DICOM SEG wants it (PS3.3, 8.8): `scheme` SCT is SNOMED CT.
+
+    `modifier` says which part, where the part has no code of its own.
+    """
+
+    value: CodeText
+    meaning: CodeText
+    scheme: CodeText = "SCT"
+    modifier: Qualifier | None = None
 
 
 @closed

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from c3s3_seg.commands import options
-from c3s3_seg.commands.console import say
+from c3s3_seg.commands.console import say, shown
 from c3s3_seg.commands.option_defaults import server_names
+from c3s3_seg.errors import listed
 
 if TYPE_CHECKING:
-    from c3s3_seg.io.pacs.association import Caller
+    from c3s3_seg.io.pacs.association import AssociationListener, Caller
+    from c3s3_seg.io.pacs.server import Server
 
 LINK, LISTENER, LIMITS = options.CONNECTION, "C-MOVE", "Limits"
 
 ServerText = Annotated[
     str,
     typer.Argument(
-        help="Server: TITLE@host:port, or its name in the configuration file.",
+        help="Server: TITLE@host:port, https://host/path (DICOMweb), or its name in the configuration file.",
         metavar="SERVER",
         autocompletion=server_names,
     ),
@@ -53,6 +57,14 @@ Shown = Annotated[
         "--certificate",
         metavar="FILE",
         help="PEM file with our certificate and key. Implies --tls.",
+        rich_help_panel=LINK,
+    ),
+]
+Http = Annotated[
+    bool,
+    typer.Option(
+        "--allow-http",
+        help="Allow http://, without encryption, to another machine.",
         rich_help_panel=LINK,
     ),
 ]
@@ -125,48 +137,31 @@ def fetch(
     tls: Encrypted = False,
     trust: Trusted = None,
     certificate: Shown = None,
+    allow_http: Http = False,
 ) -> None:
-    """Fetch a study from a PACS (C-FIND with C-GET or C-MOVE), all of it or nothing.
+    """Fetch a study from a PACS by DIMSE or DICOMweb, all of it or nothing.
 
     Only --move listens on this machine; together with --tls it needs --certificate and --trust.
+    DICOMweb takes C3S3_SEG_TOKEN, or C3S3_SEG_USER and C3S3_SEG_PASSWORD, from the environment.
     """
     from c3s3_seg.errors import InputError
-    from c3s3_seg.io.pacs.association import AssociationListener, Node
-    from c3s3_seg.io.pacs.client import fetch as get
-    from c3s3_seg.io.pacs.client import find_studies
-    from c3s3_seg.io.pacs.query import FetchLimits
+    from c3s3_seg.io.pacs.connect import server_of
+    from c3s3_seg.io.pacs.query import FetchLimits, Wanted
+    from c3s3_seg.io.pacs.server import fetch_study
     from c3s3_seg.system.hardware import parse_memory
 
-    node, caller = Node.parse(server), _caller(title, timeout, tls, trust, certificate)
+    caller = _caller(title, timeout, tls, trust, certificate)
+    listener = _listener(move, listen, sender or ())
+    pacs = server_of(server, caller, listener=listener, allow_http=allow_http)
     if (study is None) == (accession is None):
         raise InputError("wanted either --study or --accession")
-    if move is None and (listen is not None or sender):
-        option = "--listen" if listen is not None else "--sender"
-        raise InputError(
-            f"{option} is for --move", todo=f"Give our AE title with --move, or leave {option} out"
-        )
-    listener = None if move is None else AssociationListener.parse(move, listen, sender or ())
     limits = FetchLimits(max_time, max_files, parse_memory(max_size))
-    if listener is not None and not listener.is_local:
-        how = "" if caller.tls is not None else ", without encryption"
-        where = f"{listener.host}:{listener.port}"
-        say(f"listening on {where}, which other machines can reach{how}", err=True)
-    studies = [study] if study is not None else find_studies(node, accession or "", caller, patient=patient)
+    _warn(pacs, listener, caller)
+    studies = [study] if study is not None else pacs.find_studies(accession or "", patient)
     if not studies:
-        raise InputError(f"{node} has no study of this accession number")
+        raise InputError(f"{pacs} has no study of this accession number")
     fetched = [
-        get(
-            node,
-            out,
-            study=uid,
-            series=series,
-            accession=accession,
-            patient=patient,
-            caller=caller,
-            listener=listener,
-            limits=limits,
-        )
-        for uid in studies
+        fetch_study(pacs, out, Wanted.parse(uid, series, accession, patient), limits) for uid in studies
     ]
     say(f"{sum(map(len, fetched))} files are in {out}.")
 
@@ -175,20 +170,77 @@ def send(
     server: ServerText,
     files: Annotated[
         list[Path],
-        typer.Argument(metavar="FILE", help="DICOM files, such as predict --format dicom-seg writes."),
+        typer.Argument(
+            metavar="PATH",
+            help="DICOM files, and folders whose objects made by c3s3-seg are sent.",
+        ),
     ],
+    every: Annotated[
+        bool,
+        typer.Option(
+            "--all",
+            help="Send all DICOM objects of folders, not only those made by c3s3-seg.",
+            rich_help_panel=options.INPUT,
+        ),
+    ] = False,
     title: Title = "C3S3SEG",
     timeout: Timeout = 30.0,
     tls: Encrypted = False,
     trust: Trusted = None,
     certificate: Shown = None,
+    allow_http: Http = False,
 ) -> None:
-    """Send DICOM files to a PACS (C-STORE)."""
-    from c3s3_seg.io.pacs.association import Node
-    from c3s3_seg.io.pacs.client import send as store
+    """Send DICOM files to a PACS by DIMSE or DICOMweb; sending them again is safe.
+
+    DICOMweb takes C3S3_SEG_TOKEN, or C3S3_SEG_USER and C3S3_SEG_PASSWORD, from the environment.
+    """
+    from c3s3_seg.errors import InputError
+    from c3s3_seg.io.pacs.connect import server_of
+    from c3s3_seg.io.pacs.outbox import collect
 
     caller = _caller(title, timeout, tls, trust, certificate)
-    say(f"{store(Node.parse(server), files, caller)} files were sent.")
+    pacs = server_of(server, caller, allow_http=allow_http)
+    outbox = collect(files, every=every)
+    for reason, names in outbox.skipped.items():
+        say(shown(f"{len(names)} not sent, {reason}: {listed(names)}", sys.stderr), err=True)
+    if not outbox.files:
+        raise InputError("found nothing to send here")
+    _warn(pacs, None, caller)
+    failed = 0
+    for stored in pacs.store(outbox.files):
+        if stored.error is not None:
+            failed += 1
+            say(shown(f"failed: {stored.error.told}", sys.stderr), err=True)
+    sent = len(outbox.files) - failed
+    if failed:
+        say(f"{sent} files were sent, {failed} were not; the same command sends them again.")
+        raise typer.Exit(1)
+    say(f"{sent} files were sent.")
+
+
+def _listener(move: str | None, listen: str | None, senders: Sequence[str]) -> AssociationListener | None:
+    from c3s3_seg.errors import InputError
+    from c3s3_seg.io.pacs.association import AssociationListener
+
+    if move is not None:
+        return AssociationListener.parse(move, listen, senders)
+    if listen is not None or senders:
+        option = "--listen" if listen is not None else "--sender"
+        what = f"{option} is for --move"
+        raise InputError(what, todo=f"Give our AE title with --move, or leave {option} out")
+    return None
+
+
+def _warn(pacs: Server, listener: AssociationListener | None, caller: Caller) -> None:
+    """Say what is open to others before anything goes over the network."""
+    from c3s3_seg.io.pacs.connect import warning
+
+    if listener is not None and not listener.is_local:
+        how = "" if caller.tls is not None else ", without encryption"
+        where = f"{listener.host}:{listener.port}"
+        say(f"listening on {where}, which other machines can reach{how}", err=True)
+    if text := warning(pacs):
+        say(text, err=True)
 
 
 def _caller(title: str, timeout: float, tls: bool, trust: Path | None, certificate: Path | None) -> Caller:

@@ -9,20 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from c3s3_seg.geometry.volume import Volume
+from c3s3_seg.io.dicom_objects.codes import LABEL_COLOURS
 
 Colour = tuple[int, int, int]
 
-# Okabe and Ito, colours that are told apart with any colour vision; those that stand out from grey first.
-COLOURS: tuple[Colour, ...] = (
-    (230, 159, 0),
-    (86, 180, 233),
-    (0, 158, 115),
-    (240, 228, 66),
-    (204, 121, 167),
-    (213, 94, 0),
-)
-TRUTH = COLOURS[1]
-LABELS = tuple(colour for colour in COLOURS if colour != TRUTH)
+# The labels as in DICOM SEG, and the last colour of Okabe and Ito that stands out from grey.
+LABELS: tuple[Colour, ...] = LABEL_COLOURS
+TRUTH: Colour = (86, 180, 233)
+COLOURS = (LABELS[0], TRUTH, *LABELS[1:])
 
 
 @dataclass(frozen=True, eq=False)

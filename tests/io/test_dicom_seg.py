@@ -1,6 +1,8 @@
 """DICOM SEG out: another program reads the same voxels at the same places, and the standard is kept."""
 
 import shutil
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import numpy as np
@@ -8,15 +10,22 @@ import pydicom
 import pytest
 from helpers.dicom_files import edit, values
 from helpers.dicom_seg import MAKER, SEGMENTS, differing, drawn, errors
+from highdicom.color import CIELabColor
 from pydicom.uid import JPEG2000Lossless, RLELossless, generate_uid
 
+from c3s3_seg.batch.output import segments as bundle_segments
+from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import InputError
-from c3s3_seg.geometry.volume import Geometry
+from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.io import load, save
 from c3s3_seg.io.dicom.write_series import save_series
 from c3s3_seg.io.dicom_objects import seg_write as dicom_seg
+from c3s3_seg.io.dicom_objects.codes import LABEL_CIELAB, LABEL_COLOURS, Maker
 from c3s3_seg.io.dicom_objects.rtstruct_write import write_rtstruct
+from c3s3_seg.io.dicom_objects.secondary_capture import write_capture
 from c3s3_seg.io.dicom_objects.seg_write import write_seg
+
+PARTS = (("255549009", "SCT", "Anterior"), ("255551008", "SCT", "Posterior"))
 
 
 @pytest.mark.slow
@@ -63,6 +72,100 @@ def test_each_frame_refers_to_the_slice_it_lies_on(files: list[Path], tmp_path: 
     )
     assert (seg.SegmentationType, seg.PatientID) == ("BINARY", "PHANTOM")
     assert seg.FrameOfReferenceUID == mask.geometry.frame_uid
+
+
+def written(folder: Path, mask: Volume, maker: Maker = MAKER) -> dict[str, pydicom.FileDataset]:
+    """One object of each kind."""
+    folder.mkdir()
+    write_seg(mask, folder / "seg.dcm", SEGMENTS, maker)
+    write_seg(mask, folder / "labelmap.dcm", SEGMENTS, maker, labelmap=True)
+    write_rtstruct(mask, folder / "rtstruct.dcm", SEGMENTS, maker)
+    write_capture(np.zeros((9, 8, 3), np.uint8), mask.source, folder / "capture.dcm", maker)
+    return {path.stem: pydicom.dcmread(path) for path in sorted(folder.iterdir())}
+
+
+def test_series_are_told_apart(files: list[Path], tmp_path: Path) -> None:
+    """By description and by number, as the list of a viewer shows them."""
+    made = written(tmp_path / "one", drawn(load(files[0].parent)))
+    assert {name: data.SeriesDescription for name, data in made.items()} == {
+        "capture": "left-atrium: picture (c3s3-seg)",
+        "labelmap": "left-atrium: label map (c3s3-seg)",
+        "rtstruct": "left-atrium: contours (c3s3-seg)",
+        "seg": "left-atrium: segmentation (c3s3-seg)",
+    }
+    assert {name: data.SeriesNumber for name, data in made.items()} == {
+        "seg": 90_011, "labelmap": 90_012, "rtstruct": 90_013, "capture": 90_014
+    }  # fmt: skip
+    assert len({data.SeriesInstanceUID for data in made.values()}) == 4
+    for path in files:
+        edit(path, values(SeriesNumber="7"))
+    other = written(tmp_path / "other", drawn(load(files[0].parent)), Maker("x" * 99))
+    numbers = {data.SeriesNumber for data in [*made.values(), *other.values()]}
+    assert len(numbers) == 8
+    assert {len(data.SeriesDescription) for data in other.values()} == {64}
+
+
+def test_objects_say_when_they_were_made(files: list[Path], tmp_path: Path) -> None:
+    """In the time zone of the scan; dates of the study stay as they are."""
+    for path in files:
+        edit(path, values(StudyDate="20200102", StudyTime="235959", TimezoneOffsetFromUTC="+1400"))
+    mask = drawn(load(files[0].parent))
+    today = datetime.now(timezone(timedelta(hours=14)))
+    days = {day.strftime("%Y%m%d") for day in (today, today + timedelta(minutes=5))}
+    for name, data in written(tmp_path / "dated", mask).items():
+        keywords = ["InstanceCreationDate", "SeriesDate"]
+        keywords += ["StructureSetDate"] if name == "rtstruct" else ["ContentDate"]
+        keywords += ["DateOfSecondaryCapture"] if name == "capture" else []
+        for keyword in keywords:
+            assert data[keyword].value in days, (name, keyword)
+            assert len(data[keyword.replace("Date", "Time")].value) == 6, (name, keyword)
+        assert (data.StudyDate, data.StudyTime) == ("20200102", "235959")
+        assert data.TimezoneOffsetFromUTC == "+1400"
+        assert errors(tmp_path / "dated" / f"{name}.dcm") == []
+
+
+def test_without_dates_a_second_run_writes_the_same_bytes(files: list[Path], tmp_path: Path) -> None:
+    mask = drawn(load(files[0].parent))
+    maker = replace(MAKER, dated=False)
+    for date in ("20200102", ""):
+        for path in files:
+            edit(path, values(StudyDate=date))
+        kept, _ = (written(tmp_path / f"{n}{date}", mask, maker) for n in (1, 2))
+        for name, data in kept.items():
+            assert "SeriesDate" not in data
+            assert "InstanceCreationDate" not in data
+            first, second = ((tmp_path / f"{n}{date}" / f"{name}.dcm").read_bytes() for n in (1, 2))
+            assert first == second, name
+            assert errors(tmp_path / f"1{date}" / f"{name}.dcm") == []
+        assert kept["seg"].ContentDate == (date or "19700101")
+
+
+def test_parts_of_the_hippocampus_have_codes_and_colours(files: list[Path], tmp_path: Path) -> None:
+    """The shipped bundle's: the hippocampus, and which part; in the colours of pictures and pages."""
+    segments = bundle_segments(ModelBundle.find("hippocampus").task)
+    scan = load(files[0].parent)
+    mask = scan.geometry.volume(np.minimum(drawn(scan).array, 2), scan.source)
+    for labelmap in (False, True):
+        write_seg(mask, tmp_path / "a.dcm", segments, MAKER, labelmap=labelmap)
+        assert errors(tmp_path / "a.dcm") == []
+        seg = pydicom.dcmread(tmp_path / "a.dcm")
+        for item, part, label in zip(seg.SegmentSequence[-2:], PARTS, ("anterior", "posterior"), strict=True):
+            (code,) = item.SegmentedPropertyTypeCodeSequence
+            (modifier,) = code.SegmentedPropertyTypeModifierCodeSequence
+            found = [(c.CodeValue, c.CodingSchemeDesignator, c.CodeMeaning) for c in (code, modifier)]
+            assert (item.SegmentLabel, found) == (label, [("5366008", "SCT", "Hippocampus"), part])
+    for item, colour in zip(seg.SegmentSequence[-2:], LABEL_COLOURS, strict=False):
+        shown = CIELabColor.from_dicom_value(item.RecommendedDisplayCIELabValue).to_rgb()
+        assert np.abs(np.array(shown) - colour).max() <= 2
+    write_rtstruct(mask, tmp_path / "r.dcm", segments, MAKER)
+    assert errors(tmp_path / "r.dcm") == []
+    contours = pydicom.dcmread(tmp_path / "r.dcm").ROIContourSequence
+    assert [tuple(item.ROIDisplayColor) for item in contours] == list(LABEL_COLOURS[:2])
+
+
+def test_the_two_lists_of_colours_are_the_same_colours() -> None:
+    for rgb, lab in zip(LABEL_COLOURS, LABEL_CIELAB, strict=True):
+        assert np.abs(np.array(CIELabColor(*map(float, lab)).to_rgb()) - rgb).max() <= 2
 
 
 def test_labelmap_on_request(files: list[Path], tmp_path: Path) -> None:

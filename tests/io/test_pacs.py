@@ -1,5 +1,7 @@
 """Real servers on loopback, dcmqrscp and Orthanc: a study is sent, found and fetched; refusals are plain.
 
+Orthanc is asked by DIMSE and, with its plug-in, by DICOMweb.
+
 `.ci/run` installs both; where they are missing these tests are skipped.
 """
 
@@ -19,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from helpers.certificates import certificates
 from helpers.command import run
 from helpers.dicom_files import edit, values
 from pydicom.uid import UID, JPEG2000Lossless, RLELossless
@@ -41,6 +44,8 @@ from c3s3_seg.io.pacs.query import FetchLimits, Wanted
 pytestmark = pytest.mark.slow
 
 pytest.importorskip("pynetdicom")
+MR = "1.2.840.10008.5.1.4.1.1.4"
+DICOMWEB = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")  # where Debian has it
 
 
 def free_port() -> int:
@@ -96,12 +101,23 @@ def dcmqrscp(tmp_path_factory: pytest.TempPathFactory, listener: AssociationList
 
 
 @pytest.fixture(scope="module")
-def orthanc(tmp_path_factory: pytest.TempPathFactory, listener: AssociationListener) -> Iterator[Node]:
+def http_port() -> int:
+    return free_port()
+
+
+@pytest.fixture(scope="module")
+def orthanc(
+    tmp_path_factory: pytest.TempPathFactory, listener: AssociationListener, http_port: int
+) -> Iterator[Node]:
     path, folder, port = program("Orthanc", "orthanc"), tmp_path_factory.mktemp("orthanc"), free_port()
     us = {"AET": "C3S3SEG", "Host": "127.0.0.1", "Port": 1, "AllowGet": True}
     settings = {
-        "DicomAet": "TESTPACS", "DicomPort": port, "HttpServerEnabled": False, "RemoteAccessAllowed": False,
-        "StorageDirectory": str(folder / "db"), "IndexDirectory": str(folder / "db"), "Plugins": [],
+        "DicomAet": "TESTPACS", "DicomPort": port, "RemoteAccessAllowed": False,
+        "HttpServerEnabled": DICOMWEB.exists(), "HttpPort": http_port,
+        "AuthenticationEnabled": True, "RegisteredUsers": {"us": "s3cret"},
+        "StorageDirectory": str(folder / "db"), "IndexDirectory": str(folder / "db"),
+        "Plugins": [str(DICOMWEB)] if DICOMWEB.exists() else [],
+        "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
         "DicomCheckCalledAet": True, "DicomAlwaysAllowGet": True, "DicomAlwaysAllowFind": True,
         "DicomAlwaysAllowMove": True, "DicomScpTimeout": 3,
         "DicomModalities": {
@@ -112,6 +128,16 @@ def orthanc(tmp_path_factory: pytest.TempPathFactory, listener: AssociationListe
     (folder / "orthanc.json").write_text(json.dumps(settings))
     with running([path, str(folder / "orthanc.json")], Node("TESTPACS", "127.0.0.1", port), folder) as node:
         yield node
+
+
+@pytest.fixture
+def web(orthanc: Node, http_port: int, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The same Orthanc, by DICOMweb."""
+    if not DICOMWEB.exists():
+        pytest.skip("orthanc-dicomweb is not installed")
+    monkeypatch.setenv("C3S3_SEG_USER", "us")
+    monkeypatch.setenv("C3S3_SEG_PASSWORD", "s3cret")
+    return f"http://127.0.0.1:{http_port}/dicom-web"
 
 
 @pytest.fixture(params=["dcmqrscp", "orthanc"])
@@ -147,9 +173,9 @@ def test_a_study_goes_and_comes_back(
         assert len(back) == 12
         assert hashes(tmp_path / name) == hashes(files[0].parent)
         assert np.array_equal(load(tmp_path / name).array, oblique.array)
-        with pytest.raises(InputError, match="sent 0 files: the study is unknown to it"):
+        with pytest.raises(InputError, match=r"has no study 1\.2\.3\.4"):
             fetch(server, tmp_path / "none", study="1.2.3.4", listener=how)
-        with pytest.raises(InputError, match="the series is unknown to it"):
+        with pytest.raises(InputError, match=r"has no series 1\.2\.3\.4 in the study"):
             fetch(server, tmp_path / "none", study=study, series="1.2.3.4", listener=how)
         series = str(pydicom.dcmread(files[0]).SeriesInstanceUID)
         again = fetch(server, tmp_path / name, study=study, series=series, accession="A77", listener=how)
@@ -189,6 +215,56 @@ def test_what_we_make_is_taken(server: Node, files: list[Path], tmp_path: Path) 
     assert send(server, sorted(tmp_path.glob("*.dcm"))) == 3
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.dcm")}
+
+
+def test_dicomweb_and_dimse_give_the_same_files(
+    orthanc: Node, web: str, oblique: Volume, tmp_path: Path
+) -> None:
+    """Scan, a compressed copy, SEG, RTSTRUCT and capture: sent by one, fetched by the other, equal bytes."""
+    files = save_series(oblique, tmp_path / "plain", description="", seed_uid="both")
+    packed = save_series(oblique, tmp_path / "packed", description="", seed_uid="packed")
+    study, scan_series = (
+        str(pydicom.dcmread(files[0]).get(k)) for k in ("StudyInstanceUID", "SeriesInstanceUID")
+    )
+    for path in packed:
+        data = pydicom.dcmread(path)
+        data.StudyInstanceUID = study
+        data.compress(RLELossless, generate_instance_uid=False)
+        data.save_as(path)
+    scan = load(files[0].parent)
+    mask = scan.geometry.volume((scan.array > 2000).astype(np.uint8), scan.source)
+    segments = (Segment("organ", 1),)
+    (tmp_path / "made").mkdir()
+    write_seg(mask, tmp_path / "made" / "a.seg.dcm", segments)
+    write_rtstruct(mask, tmp_path / "made" / "a.rtstruct.dcm", segments)
+    write_capture(np.zeros((9, 8, 3), np.uint8), scan.source, tmp_path / "made" / "a.sc.dcm")
+    assert send(orthanc, files) == 12
+    for _ in range(2):  # the second time is a retry
+        answer = run("send", web, tmp_path / "packed", "--all")
+        assert (answer.returncode, answer.stdout) == (0, "12 files were sent.\n"), answer.stderr
+        answer = run("send", web, tmp_path / "made")
+        assert (answer.returncode, answer.stdout) == (0, "3 files were sent.\n"), answer.stderr
+    for name, server in {"dimse": str(orthanc), "web": web}.items():
+        answer = run("fetch", server, "-o", tmp_path / name, "--study", study)
+        assert answer.stdout == f"27 files are in {tmp_path / name}.\n", answer.stderr
+        answer = run("fetch", server, "-o", tmp_path / name, "--study", study)  # nothing is new
+        assert answer.returncode == 0, answer.stderr
+        for words in (["--study", "1.2.3.4"], ["--study", "1.2.3.4", "--series", "1.2"]):
+            answer = run("fetch", server, "-o", tmp_path / "none", *words)
+            assert answer.stderr == f"error: {server} has no study 1.2.3.4. Check the UID (--study).\n"
+            assert answer.returncode == 2
+        answer = run("fetch", server, "-o", tmp_path / "none", "--study", study, "--series", "1.2")
+        assert f"has no series 1.2 in the study {study}" in answer.stderr
+    assert contents(tmp_path / "dimse") == contents(tmp_path / "web")
+    scan_series = str(pydicom.dcmread(files[0]).SeriesInstanceUID)
+    assert np.array_equal(load(tmp_path / "web" / scan_series).array, oblique.array)
+    assert not (tmp_path / "none").exists()
+    answer = run("fetch", web, "-o", tmp_path / "none", "--study", study, C3S3_SEG_PASSWORD="wrong")
+    assert (answer.returncode, "401 Unauthorized" in answer.stderr) == (2, True), answer.stderr
+
+
 def test_refusals_are_plain(server: Node, files: list[Path], tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"refuses us \('C3S3SEG'\): .*[Cc]alled AE title"):
         send(Node("OTHER", server.host, server.port), files[:1])
@@ -209,19 +285,6 @@ def test_a_server_that_says_nothing_is_given_up(files: list[Path]) -> None:
         silent.listen()
         with pytest.raises(InputError, match="cannot be reached"):
             send(Node("X", "127.0.0.1", silent.getsockname()[1]), files[:1], Caller(timeout_s=1))
-
-
-def certificates(folder: Path, *names: str) -> None:
-    """Self-signed ones: `NAME.pem` and `NAME.key`, and both in `NAME.both`."""
-    for name in names:
-        subprocess.run(
-            [program("openssl"), "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
-             "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1",
-             "-keyout", f"{name}.key", "-out", f"{name}.pem"],
-            cwd=folder, check=True, capture_output=True,
-        )  # fmt: skip
-        both = (folder / f"{name}.pem").read_bytes() + (folder / f"{name}.key").read_bytes()
-        (folder / f"{name}.both").write_bytes(both)
 
 
 def test_tls(dcmqrscp: Node, files: list[Path], oblique: Volume, tmp_path: Path) -> None:
@@ -686,11 +749,54 @@ def test_a_killed_transfer_leaves_nothing_that_reads_as_a_scan(
     assert not left.exists()
 
 
+def test_a_file_that_is_refused_does_not_keep_the_others(files: list[Path], tmp_path: Path) -> None:
+    """Each is named with the reason; a connection that breaks keeps what was stored."""
+    import pynetdicom
+    from pynetdicom import evt
+
+    stored: list[str] = []
+
+    def store(event: "evt.Event") -> int:
+        uid = str(event.request.AffectedSOPInstanceUID)
+        if breaks and len(stored) == breaks[0]:
+            event.assoc.abort()
+        if uid == refused and not breaks:
+            return 0xA700
+        stored.append(uid)
+        return 0x0000
+
+    refused, breaks = str(pydicom.dcmread(files[3]).SOPInstanceUID), list[int]()
+    server = pynetdicom.AE("PACS")
+    server.add_supported_context(MR)
+    handlers = [(evt.EVT_C_STORE, store)]
+    here = server.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
+    node = f"PACS@127.0.0.1:{here.server_address[1]}"
+    try:
+        answer = run("send", node, files[0].parent)
+        assert (answer.returncode, "did not make (--all sends it too)" in answer.stderr) == (2, True)
+        answer = run("send", node, files[0].parent, "--all")
+        assert answer.returncode == 1, answer.stderr
+        assert answer.stdout == "11 files were sent, 1 were not; the same command sends them again.\n"
+        assert answer.stderr.count("failed: ") == answer.stderr.count("status 0xA700") == 1
+        assert len(set(stored)) == len(stored) == 11
+        breaks.append(15)
+        answer = run("send", node, files[0].parent, "--all", "--timeout", "5")
+        assert (answer.returncode, answer.stderr.count("broke the connection")) == (1, 8), answer.stderr
+        assert answer.stdout.startswith("4 files were sent, 8 were not"), answer.stdout
+    finally:
+        here.shutdown()
+
+
 def test_a_server_without_the_service(slices: list[pydicom.Dataset], tmp_path: Path) -> None:
     with faulty(slices, searches=False) as node:
         with pytest.raises(InputError, match="cannot be reached"):  # nothing that we ask for is offered
             find_studies(node, "A77")
         assert len(fetch(node, tmp_path, study=str(slices[0].StudyInstanceUID))) == 12
+    with (
+        faulty([], searches=False) as node,
+        pytest.raises(InputError, match=r"has no study 1\.2\.3\.4"),
+    ):
+        fetch(node, tmp_path / "none", study="1.2.3.4")
 
 
 def test_c_move_with_tls_needs_a_listener_with_tls(

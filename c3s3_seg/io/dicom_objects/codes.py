@@ -1,4 +1,7 @@
-"""What DICOM calls a label, the program that drew it, and an object: its UID. Imports nothing of ours."""
+"""What DICOM calls a label, the program that drew it, a series and an object: its UID.
+
+Imports nothing of ours.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,10 @@ import re
 from dataclasses import dataclass
 
 OWN_SCHEME = "99C3S3"  # PS3.16, 8: private schemes begin with 99
+# Of the labels in their order: Okabe and Ito, which are told apart with any colour vision, as red, green and
+# blue; and the same colours in CIELab, as DICOM SEG has them.
+LABEL_COLOURS = ((230, 159, 0), (0, 158, 115), (240, 228, 66), (204, 121, 167), (213, 94, 0))
+LABEL_CIELAB = ((71, 16, 75), (58, -46, 13), (89, -13, 75), (61, 39, -11), (54, 43, 63))
 
 
 @dataclass(frozen=True)
@@ -20,11 +27,14 @@ class Segment:
         In the mask.
     code
         Value, scheme and meaning; SNOMED CT is the scheme SCT. None: a private code is made of the name.
+    modifier
+        Of the code: which part it is, where the part has no code of its own.
     """
 
     name: str
     value: int
     code: tuple[str, str, str] | None = None
+    modifier: tuple[str, str, str] | None = None
 
     @property
     def coded(self) -> tuple[str, str, str]:
@@ -34,10 +44,44 @@ class Segment:
 
 @dataclass(frozen=True)
 class Maker:
-    """What made the mask, for the equipment module: the bundle's name and the hash of its weights."""
+    """What made the mask, for the equipment module.
+
+    Parameters
+    ----------
+    name, serial
+        The bundle's name and the hash of its weights.
+    dated
+        Whether objects say when they were made. Without, a second run writes the same bytes.
+    """
 
     name: str = "c3s3-seg"
     serial: str = "0"
+    dated: bool = True
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of series that we make: its place among those of a scan, and the word for it."""
+
+    place: int
+    word: str
+
+    def number(self, scan: object) -> int:
+        """Series number: far from those of the scanner, another for each scan and kind, always the same."""
+        try:
+            of_scan = int(str(scan or 0)) % 1000
+        except ValueError:
+            of_scan = 0
+        return 90_000 + 10 * of_scan + self.place
+
+    def description(self, maker: Maker) -> str:
+        """Series description, of at most 64 characters (PS3.5, 6.2, LO); lists show the first twenty."""
+        end = f": {self.word} (c3s3-seg)"
+        return maker.name[: 64 - len(end)] + end
+
+
+SEGMENTATION, LABEL_MAP = Kind(1, "segmentation"), Kind(2, "label map")
+CONTOURS, PICTURE = Kind(3, "contours"), Kind(4, "picture")
 
 
 class Uid(str):

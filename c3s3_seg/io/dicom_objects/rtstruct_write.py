@@ -17,14 +17,13 @@ from pydicom.uid import RTStructureSetStorage
 
 from c3s3_seg.geometry.volume import Array, Volume
 from c3s3_seg.io.dicom.header import Slice
-from c3s3_seg.io.dicom_objects.codes import Maker, Segment
+from c3s3_seg.io.dicom_objects.codes import CONTOURS, LABEL_COLOURS, Maker, Segment
 from c3s3_seg.io.dicom_objects.common import derived, item_of, reference
 from c3s3_seg.io.dicom_objects.references import Origin, origin
 from c3s3_seg.io.dicom_objects.seg_write import hash_of
 from c3s3_seg.system.files import write_whole
 
 STUDY_COMPONENT = "1.2.840.10008.3.1.2.3.1"
-COLOURS = ((220, 40, 40), (40, 90, 220), (40, 170, 70), (240, 150, 30), (150, 60, 200))
 
 Contours = list[tuple[Slice, NDArray[np.float64]]]
 
@@ -86,9 +85,12 @@ def _data_set(
     source: Origin, segments: tuple[Segment, ...], contours: list[Contours], maker: Maker, content: str
 ) -> FileDataset:
     first = source.header(source.slices[0])
-    data = derived(source, maker, RTStructureSetStorage, f"rtstruct {content}")
-    data.StructureSetDate, data.StructureSetTime = data.InstanceCreationDate, data.InstanceCreationTime
-    data.Modality, data.SeriesNumber, data.OperatorsName = "RTSTRUCT", "9001", ""
+    data = derived(source, maker, RTStructureSetStorage, CONTOURS, f"rtstruct {content}")
+    data.StructureSetDate, data.StructureSetTime = (
+        data.pop("ContentDate").value,
+        data.pop("ContentTime").value,
+    )
+    data.Modality, data.OperatorsName = "RTSTRUCT", ""
     data.StructureSetLabel, data.StructureSetDescription = "c3s3-seg", "Research use only"
     data.ApprovalStatus = "UNAPPROVED"
     frame = str(first.FrameOfReferenceUID)
@@ -122,7 +124,8 @@ def _roi(number: int, segment: Segment, frame: str) -> Dataset:
 
 def _drawn(source: Origin, number: int, contours: Contours) -> Dataset:
     drawn = item_of(
-        ROIDisplayColor=list(COLOURS[(number - 1) % len(COLOURS)]), ReferencedROINumber=str(number)
+        ROIDisplayColor=list(LABEL_COLOURS[(number - 1) % len(LABEL_COLOURS)]),
+        ReferencedROINumber=str(number),
     )
     if contours:
         drawn.ContourSequence = [
@@ -140,6 +143,10 @@ def _drawn(source: Origin, number: int, contours: Contours) -> Dataset:
 def _observed(number: int, segment: Segment) -> Dataset:
     value, scheme, meaning = segment.coded
     code = item_of(CodeValue=value, CodingSchemeDesignator=scheme, CodeMeaning=meaning)
+    if segment.modifier is not None:
+        value, scheme, meaning = segment.modifier
+        part = item_of(CodeValue=value, CodingSchemeDesignator=scheme, CodeMeaning=meaning)
+        code.SegmentedPropertyTypeModifierCodeSequence = [part]
     return item_of(
         ObservationNumber=str(number),
         ReferencedROINumber=str(number),

@@ -10,7 +10,7 @@ from pydicom.uid import SecondaryCaptureImageStorage
 
 from c3s3_seg.errors import InputError
 from c3s3_seg.geometry.volume import Array, Source
-from c3s3_seg.io.dicom_objects.codes import Maker
+from c3s3_seg.io.dicom_objects.codes import PICTURE, Maker
 from c3s3_seg.io.dicom_objects.common import derived, reference
 from c3s3_seg.io.dicom_objects.references import origin
 from c3s3_seg.io.dicom_objects.seg_write import hash_of
@@ -40,13 +40,15 @@ def write_capture(picture: Array, source: Source, path: Path, maker: Maker | Non
     if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
         raise InputError(f"found a picture {picture.shape} of {picture.dtype}; wanted (row, column, 3) uint8")
     with origin(source) as found:
-        data = derived(found, maker or Maker(), SecondaryCaptureImageStorage, f"capture {hash_of(picture)}")
+        content = f"capture {hash_of(picture)}"
+        data = derived(found, maker or Maker(), SecondaryCaptureImageStorage, PICTURE, content)
         # One for each file: a reference without a frame number is to all its frames.
         first_of_file = {item.path: item for item in reversed(found.slices)}
         data.SourceImageSequence = [reference(found, item) for item in first_of_file.values()]
     for item in data.SourceImageSequence:
         item.pop("ReferencedFrameNumber", None)
-    data.Modality, data.SeriesNumber, data.Laterality, data.ConversionType = "OT", "9002", "", "WSD"
+    data.Modality, data.Laterality, data.ConversionType = "OT", "", "WSD"
+    data.DateOfSecondaryCapture, data.TimeOfSecondaryCapture = data.ContentDate, data.ContentTime
     data.ImageType = ["DERIVED", "SECONDARY", "OTHER"]
     data.ImageComments = "Research use only"
     data.PatientOrientation, data.BurnedInAnnotation, data.LossyImageCompression = "", "NO", "00"

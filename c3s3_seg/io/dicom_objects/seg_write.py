@@ -20,16 +20,14 @@ from pydicom.valuerep import format_number_as_ds
 from c3s3_seg import __version__
 from c3s3_seg.errors import InputError
 from c3s3_seg.geometry.volume import Array, Volume
-from c3s3_seg.io.dicom_objects.codes import Maker, Segment
-from c3s3_seg.io.dicom_objects.common import TYPE_2
+from c3s3_seg.io.dicom_objects.codes import LABEL_CIELAB, LABEL_MAP, SEGMENTATION, Maker, Segment
+from c3s3_seg.io.dicom_objects.common import TYPE_2, date
 from c3s3_seg.io.dicom_objects.references import Origin, origin
 from c3s3_seg.system.files import write_whole
 
 # PS3.16, CID 7150: the category of everything that is an organ or a part of one.
 CATEGORY = ("123037004", "SCT", "Anatomical Structure")
 PLACE_MM = 1e-3
-# CIELab, so that viewers show the labels apart: red, blue, green, orange, violet.
-COLOURS = ((53, 80, 67), (32, 79, -100), (60, -60, 55), (75, 24, 78), (45, 70, -60))
 
 
 def write_seg(
@@ -92,20 +90,7 @@ def _encode(
     import highdicom
 
     images, planes = _images(source, planes)
-    family = highdicom.sr.CodedConcept("123110", "DCM", "Artificial Intelligence")
-    identity = highdicom.AlgorithmIdentificationSequence(f"c3s3-seg {maker.name}"[:64], family, __version__)
-    described = [
-        highdicom.seg.SegmentDescription(
-            segment_number=number,
-            segment_label=segment.name[:64],
-            segmented_property_category=highdicom.sr.CodedConcept(*CATEGORY),
-            segmented_property_type=highdicom.sr.CodedConcept(*segment.coded),
-            algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
-            algorithm_identification=identity,
-            display_color=highdicom.color.CIELabColor(*map(float, COLOURS[(number - 1) % len(COLOURS)])),
-        )
-        for number, segment in enumerate(segments, 1)
-    ]
+    kind = LABEL_MAP if labelmap else SEGMENTATION
     kinds = highdicom.seg.SegmentationTypeValues
     patient = _set_aside(images)
     # The same mask of the same slices by the same model is the same instance.
@@ -114,9 +99,9 @@ def _encode(
         source_images=images,
         pixel_array=planes,
         segmentation_type=kinds.LABELMAP if labelmap else kinds.BINARY,
-        segment_descriptions=described,
+        segment_descriptions=_described(segments, maker),
         series_instance_uid=generate_uid(entropy_srcs=[*seed, "series"]),
-        series_number=_series_number(images[0]),
+        series_number=kind.number(images[0].get("SeriesNumber")),
         sop_instance_uid=generate_uid(entropy_srcs=[*seed, "instance"]),
         instance_number=1,
         manufacturer="c3s3-seg",
@@ -125,13 +110,47 @@ def _encode(
         device_serial_number=maker.serial[:64],
         content_label="SEGMENTATION",
         content_description="Research use only",
-        series_description=f"c3s3-seg {maker.name}"[:64],
+        series_description=kind.description(maker),
         transfer_syntax_uid=ExplicitVRLittleEndian,
         omit_empty_frames=bool(planes.any()),
     )
     for element in patient:
         made[element.tag] = element
+    _name_dimensions(made, generate_uid(entropy_srcs=[*seed, "dimensions"]))
+    date(made, images[0].get("TimezoneOffsetFromUTC"), maker)
     return made
+
+
+def _name_dimensions(made: Any, uid: str) -> None:
+    """Replace the random UID of the order of the frames: the same instance has the same bytes."""
+    for item in (*made.DimensionOrganizationSequence, *made.DimensionIndexSequence):
+        item.DimensionOrganizationUID = uid
+
+
+def _described(segments: tuple[Segment, ...], maker: Maker) -> list[Any]:
+    """The segments as highdicom wants them: code, colour, and what drew them."""
+    import highdicom
+
+    family = highdicom.sr.CodedConcept("123110", "DCM", "Artificial Intelligence")
+    identity = highdicom.AlgorithmIdentificationSequence(f"c3s3-seg {maker.name}"[:64], family, __version__)
+    described = []
+    for number, segment in enumerate(segments, 1):
+        colour = LABEL_CIELAB[(number - 1) % len(LABEL_CIELAB)]
+        item = highdicom.seg.SegmentDescription(
+            segment_number=number,
+            segment_label=segment.name[:64],
+            segmented_property_category=highdicom.sr.CodedConcept(*CATEGORY),
+            segmented_property_type=highdicom.sr.CodedConcept(*segment.coded),
+            algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+            algorithm_identification=identity,
+            display_color=highdicom.color.CIELabColor(*map(float, colour)),
+        )
+        if segment.modifier is not None:  # PS3.3, C.8.20.4.1
+            part = highdicom.sr.CodedConcept(*segment.modifier)
+            (code,) = item.SegmentedPropertyTypeCodeSequence
+            code.SegmentedPropertyTypeModifierCodeSequence = [part]
+        described.append(item)
+    return described
 
 
 def _set_aside(images: list[Any]) -> list[Any]:
@@ -154,14 +173,6 @@ def hash_of(planes: Array) -> str:
     import hashlib
 
     return hashlib.sha256(np.ascontiguousarray(planes).data).hexdigest()
-
-
-def _series_number(image: Any) -> int:
-    # PS3.3, C.7.3.1.1.1: an integer string; far from those of the scanner, and the same each time.
-    try:
-        return 9000 + int(image.get("SeriesNumber") or 0) % 1000
-    except (TypeError, ValueError):
-        return 9000
 
 
 def _images(source: Origin, planes: Array) -> tuple[list[Any], Array]:

@@ -8,7 +8,7 @@ import re
 import socket
 import ssl
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 from c3s3_seg.errors import InputError, MissingError, to_install
 
 AE_TITLE = "C3S3SEG"
+SERVER_FORMS = "TITLE@host:port, or https://host/path"
 LIMIT_S = 30.0
 HANDSHAKE_S = 5.0
 SUCCESS, PENDING, WARNING = 0x0000, 0xFF00, 0xB000
@@ -45,7 +46,10 @@ Context = tuple[str, list[str]]
 def _parse(text: str) -> tuple[str, str, int]:
     match = re.fullmatch(r"([^@]{1,16})@([^@\s]+):([0-9]{1,5})", text)
     if match is None or not 0 < int(match[3]) < 65536 or not _is_title(match[1]):
-        raise InputError(f"found the server '{text}', wanted TITLE@host:port")
+        shown = (
+            "" if ":" in text.partition("@")[0] else f" '{text}'"
+        )  # before the colon and behind it: a login
+        raise InputError(f"found the server{shown}, wanted {SERVER_FORMS}")
     return match[1], match[2], int(match[3])
 
 
@@ -53,6 +57,14 @@ def _is_title(text: str) -> bool:
     """Whether it is an AE title (PS3.5, 6.2, AE): ASCII without control characters and `\\`, not blank."""
     plain = text.isascii() and text.isprintable() and "\\" not in text
     return plain and 1 <= len(text) <= 16 and bool(text.strip())
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine, by its address or by the name `localhost`."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 @dataclass(frozen=True)
@@ -111,10 +123,7 @@ class AssociationListener:
     @property
     def is_local(self) -> bool:
         """Whether only this machine can reach it."""
-        try:
-            return ipaddress.ip_address(self.host.strip("[]")).is_loopback
-        except ValueError:
-            return self.host == "localhost"
+        return is_loopback(self.host)
 
 
 class _Hasty(ssl.SSLSocket):
@@ -283,6 +292,12 @@ def _unreached(node: Node, caller: Caller, reasons: Sequence[str]) -> InputError
         )
     how = "with TLS" if caller.tls else "without TLS (--tls)"
     return InputError(f"{node} cannot be reached {how}", todo="Check host and port")
+
+
+def cut(link: Any) -> None:
+    """Close a connection under whoever reads from it; a polite end would wait for the other side."""
+    with suppress(OSError, AttributeError, ValueError):
+        link.dul.socket.socket.shutdown(socket.SHUT_RDWR)
 
 
 def check_status(node: Node, status: Any, what: str) -> None:

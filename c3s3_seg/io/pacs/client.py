@@ -1,4 +1,4 @@
-"""Talking to a PACS: find a study (C-FIND), fetch it (C-GET or C-MOVE), send what was made of it (C-STORE).
+"""A PACS over DIMSE: find a study (C-FIND), fetch it (C-GET or C-MOVE), send what was made of it (C-STORE).
 
 C-GET brings the files over the connection that we open ourselves. Only C-MOVE, where it is asked for,
 makes us listen: on loopback unless told otherwise, to the one server, for the one study.
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,58 +26,157 @@ from c3s3_seg.io.pacs.association import (
     Node,
     association,
     check_status,
+    cut,
 )
-from c3s3_seg.io.pacs.inbox import Inbox, gathering, put_in_place
+from c3s3_seg.io.pacs.inbox import AGAIN, Inbox
 from c3s3_seg.io.pacs.listener import listening
-from c3s3_seg.io.pacs.query import FetchLimits, Wanted, search_key, text_of, uid_key
+from c3s3_seg.io.pacs.outbox import Outgoing, Sent, collect
+from c3s3_seg.io.pacs.query import MOST_STUDIES, FetchLimits, Wanted, study_keys, study_uids, text_of
+from c3s3_seg.io.pacs.server import fetch_study
 
 FIND, GET, MOVE = (f"1.2.840.10008.5.1.4.1.2.2.{n}" for n in (1, 3, 2))
 # One for each syntax: of several in one context a server takes one, and could send nothing else.
 RECEIVED: list[Context] = [(kind, [syntax]) for kind, several in STORED.items() for syntax in several]
 RECEIVED += REPORTS.items()
-MOST_STUDIES = 100  # of one accession number
-COUNTS = {"STUDY": "NumberOfStudyRelatedInstances", "SERIES": "NumberOfSeriesRelatedInstances"}
 
 
-def find_studies(
-    node: Node, accession: str, caller: Caller | None = None, *, patient: str | None = None
-) -> list[str]:
-    """The study UIDs of an accession number.
+@dataclass(frozen=True)
+class DimseServer:
+    """A PACS that is spoken to by DIMSE; a `Server`.
 
     Parameters
     ----------
     node, caller
         The server, and how we introduce ourselves.
-    accession
-        The number, as it is: a value that stands for others (empty, `*`, `?`, `\\`) is refused.
-    patient
-        PatientID that the studies must have.
+    listener
+        Where the server is to send files (C-MOVE). None: over the connection that we open (C-GET).
+        With TLS it speaks TLS too, for which the caller needs a certificate and a list of trusted ones.
+    """
+
+    node: Node
+    caller: Caller = field(default_factory=Caller)
+    listener: AssociationListener | None = None
+
+    def __str__(self) -> str:
+        return str(self.node)
+
+    def find_studies(self, accession: str, patient: str | None = None) -> list[str]:
+        """See `Server`."""
+        asked = study_keys(accession, patient)
+        query = _query("STUDY", **{"StudyInstanceUID": "", "PatientID": "", **asked})
+        with association(self.node, self.caller, [(FIND, PLAIN)]) as link:
+            found = _found(self.node, link, query, 4 * self.caller.timeout_s)
+        return study_uids(self, found, asked)
+
+    def transfer(self, inbox: Inbox) -> None:
+        """See `Server`."""
+        inbox.listening = self.listener is not None
+        query = _query(inbox.wanted.level, **inbox.wanted.uids)
+        try:
+            if self.listener is None:
+                expected, responses = self._get(inbox, query)
+            else:
+                expected, responses = self._move(inbox, query, self.listener)
+        finally:
+            if inbox.errors:  # why it was broken off says more than that it was
+                raise inbox.errors[0]
+        status = responses[-1][0] if responses else None
+        _check_end(self.node, status, "the transfer")
+        _check_complete(self.node, inbox, status, expected)
+
+    def _get(self, inbox: Inbox, query: Any) -> tuple[int | None, list[Any]]:
+        contexts = [(FIND, PLAIN), (GET, PLAIN), *RECEIVED]
+        with (
+            association(self.node, self.caller, contexts, inbox.store, inbox.received) as link,
+            inbox.watching(partial(cut, link)),
+        ):
+            expected = _look_up(self.node, link, inbox)
+            return expected, list(_asked(self.node, link.send_c_get, query, GET))
+
+    def _move(self, inbox: Inbox, query: Any, listener: AssociationListener) -> tuple[int | None, list[Any]]:
+        with (
+            listening(listener, self.node, inbox, self.caller),
+            association(self.node, self.caller, [(FIND, PLAIN), (MOVE, PLAIN)]) as link,
+            inbox.watching(partial(cut, link)),
+        ):
+            expected = _look_up(self.node, link, inbox)
+            return expected, list(_asked(self.node, link.send_c_move, query, listener.title, MOVE))
+
+    def store(self, files: Sequence[Outgoing]) -> Iterator[Sent]:
+        """See `Server`."""
+        kinds = dict.fromkeys((str(file.kind), str(file.syntax)) for file in files)
+        contexts = [(kind, [syntax]) for kind, syntax in kinds]
+        if len(contexts) > 128:  # PS3.8, 9.3.2
+            raise InputError("the files are of more than 128 kinds", todo="Send them in several runs")
+        with association(self.node, self.caller, contexts) as link:
+            for file in files:
+                try:
+                    _store(self.node, link, file)
+                except InputError as error:
+                    yield Sent(file, error)
+                else:
+                    yield Sent(file)
+
+
+def _store(node: Node, link: Any, file: Outgoing) -> None:
+    if not link.is_established:
+        raise InputError(f"{node} broke the connection before this file", where=file.name)
+    try:
+        status = link.send_c_store(file.path)
+    except ValueError as error:  # pynetdicom: no context was accepted for this class and syntax
+        raise InputError(f"{node} does not take files of this kind", where=file.name) from error
+    except Exception as error:  # pydicom reads and encodes all of the file for the first time
+        raise InputError(f"cannot be sent ({type(error).__name__})", where=file.name) from error
+    try:
+        check_status(node, status, "the file")
+    except InputError as error:
+        raise InputError(error.what, where=file.name) from error
+
+
+def find_studies(
+    node: Node, accession: str, caller: Caller | None = None, *, patient: str | None = None
+) -> list[str]:
+    """`DimseServer.find_studies`."""
+    return DimseServer(node, caller or Caller()).find_studies(accession, patient)
+
+
+def fetch(
+    node: Node,
+    out: Path,
+    *,
+    study: str,
+    series: str | None = None,
+    accession: str | None = None,
+    patient: str | None = None,
+    caller: Caller | None = None,
+    listener: AssociationListener | None = None,
+    limits: FetchLimits | None = None,
+) -> list[Path]:
+    """`fetch_study` by DIMSE, with its words as text.
 
     Raises
     ------
     InputError
-        If the number cannot be asked for, the server cannot be reached or does not answer, or it answers with
-        studies of another accession number or patient, of several patients, or without a study UID.
+        Also if a UID is none, or a key could match anything else.
     """
-    asked = {"AccessionNumber": search_key(accession, "the accession number")}
-    if patient is not None:
-        asked["PatientID"] = search_key(patient, "the patient's id")
-    query = _query("STUDY", **{"StudyInstanceUID": "", "PatientID": "", **asked})
-    caller = caller or Caller()
-    with association(node, caller, [(FIND, PLAIN)]) as link:
-        found = _found(node, link, query, 4 * caller.timeout_s)
-    for item in found:
-        for keyword, value in asked.items():
-            if text_of(item, keyword) != value:
-                raise InputError(
-                    f"{node} answered with a study of another {keyword}, which was not asked for"
-                )
-    if len({text_of(item, "PatientID") for item in found}) > 1:
-        raise InputError(
-            f"{node} has studies of two patients under this accession number",
-            todo="Give the study UID with --study",
-        )
-    return list(dict.fromkeys(text_of(item, "StudyInstanceUID") for item in found))
+    wanted = Wanted.parse(study, series, accession, patient)
+    return fetch_study(DimseServer(node, caller or Caller(), listener), Path(out), wanted, limits)
+
+
+def send(node: Node, paths: Sequence[Path], caller: Caller | None = None) -> int:
+    """Send DICOM files by DIMSE, up to the first that is not taken, and return how many.
+
+    Raises
+    ------
+    InputError
+        If a file is no DICOM file or has no valid UIDs, or the server cannot be reached or refuses one.
+    """
+    done = 0
+    for stored in DimseServer(node, caller or Caller()).store(collect(paths).files):
+        if stored.error is not None:
+            raise stored.error
+        done += 1
+    return done
 
 
 def _found(node: Node, link: Any, query: Any, limit_s: float) -> list[Any]:
@@ -111,91 +212,7 @@ def _check_end(node: Node, status: Any, what: str) -> None:
     check_status(node, status, what)
 
 
-def fetch(
-    node: Node,
-    out: Path,
-    *,
-    study: str,
-    series: str | None = None,
-    accession: str | None = None,
-    patient: str | None = None,
-    caller: Caller | None = None,
-    listener: AssociationListener | None = None,
-    limits: FetchLimits | None = None,
-) -> list[Path]:
-    """Fetch a study, or a series of it: `out/<series UID>/<instance UID>.dcm`, all of it or nothing.
-
-    Files are gathered in a hidden folder and moved into place when the study is complete.
-
-    Parameters
-    ----------
-    node, caller
-        The server, and how we introduce ourselves.
-    out
-        The folder.
-    study, series
-        UIDs. Without a series all series of the study are fetched.
-    accession, patient
-        What the files must carry: another accession number or PatientID is refused.
-    listener
-        Where the server is to send them (C-MOVE). None: over the connection that we open (C-GET).
-        With TLS it speaks TLS too, for which the caller needs a certificate and a list of trusted ones.
-    limits
-        Of time, files and bytes.
-
-    Raises
-    ------
-    InputError
-        If a UID is none; the server cannot be reached, refuses or does not have the study; or a file
-        cannot be written.
-    RefusedError
-        If not all of it came, something else came, or a limit was reached.
-    """
-    wanted = Wanted(
-        uid_key(study, "the study UID"),
-        None if series is None else uid_key(series, "the series UID"),
-        "" if accession is None else search_key(accession, "the accession number"),
-        "" if patient is None else search_key(patient, "the patient's id"),
-    )
-    with gathering(Path(out)) as aside:
-        inbox = Inbox(aside, wanted, limits or FetchLimits(), listening=listener is not None)
-        _transfer(node, inbox, caller or Caller(), listener)
-        return put_in_place(inbox, Path(out))
-
-
-def _transfer(node: Node, inbox: Inbox, caller: Caller, listener: AssociationListener | None) -> None:
-    """Let the server send, and check that all came."""
-    level = "STUDY" if inbox.wanted.series is None else "SERIES"
-    uids = {"StudyInstanceUID": inbox.wanted.study}
-    if inbox.wanted.series is not None:
-        uids["SeriesInstanceUID"] = inbox.wanted.series
-    query = _query(level, **uids)
-    try:
-        if listener is None:
-            contexts = [(FIND, PLAIN), (GET, PLAIN), *RECEIVED]
-            with (
-                association(node, caller, contexts, inbox.store, inbox.received) as link,
-                inbox.watching(link),
-            ):
-                expected = _look_up(node, link, inbox, level, uids)
-                responses = list(_asked(node, link.send_c_get, query, GET))
-        else:
-            with (
-                listening(listener, node, inbox, caller),
-                association(node, caller, [(FIND, PLAIN), (MOVE, PLAIN)]) as link,
-                inbox.watching(link),
-            ):
-                expected = _look_up(node, link, inbox, level, uids)
-                responses = list(_asked(node, link.send_c_move, query, listener.title, MOVE))
-    finally:
-        if inbox.errors:  # why it was broken off says more than that it was
-            raise inbox.errors[0]
-    status = responses[-1][0] if responses else None
-    _check_end(node, status, "the transfer")
-    _check_complete(node, inbox, status, expected)
-
-
-def _look_up(node: Node, link: Any, inbox: Inbox, level: str, uids: dict[str, Uid]) -> int | None:
+def _look_up(node: Node, link: Any, inbox: Inbox) -> int | None:
     """How many files the server has of it; None where it does not say. What it says of the patient is noted.
 
     Raises
@@ -205,20 +222,15 @@ def _look_up(node: Node, link: Any, inbox: Inbox, level: str, uids: dict[str, Ui
     """
     if not any(context.abstract_syntax == FIND for context in link.accepted_contexts):
         return None
-    asked = {"AccessionNumber": "", "PatientID": ""} if level == "STUDY" else {}
-    found = _found(node, link, _query(level, **uids, **asked, **{COUNTS[level]: ""}), inbox.limits.seconds_s)
+    wanted, limit_s = inbox.wanted, inbox.limits.seconds_s
+    asked = {"AccessionNumber": "", "PatientID": ""} if wanted.series is None else {}
+    query = _query(wanted.level, **wanted.uids, **asked, **{wanted.count: ""})
+    found = _found(node, link, query, limit_s)
     if not found:
-        kind = "study" if level == "STUDY" else "series"
-        raise InputError(
-            f"{node} sent 0 files: the {kind} is unknown to it", todo=f"Check its UID (--{kind})"
-        )
-    meant = [item for item in found if all(text_of(item, k) in ("", uid) for k, uid in uids.items())]
-    if not meant:
-        raise InputError(f"{node} answered with another {level.lower()}, which was not asked for")
-    item = meant[0]
-    inbox.expect(text_of(item, "AccessionNumber"), text_of(item, "PatientID"))
-    count = text_of(item, COUNTS[level])
-    return int(count) if count.isascii() and count.isdigit() else None
+        alone = _query("STUDY", StudyInstanceUID=wanted.study)
+        knows = wanted.series is not None and _found(node, link, alone, limit_s)
+        raise wanted.unknown(node, series=bool(knows))
+    return inbox.look_up(node, found)
 
 
 def _check_complete(node: Node, inbox: Inbox, status: Any, expected: int | None) -> None:
@@ -228,53 +240,14 @@ def _check_complete(node: Node, inbox: Inbox, status: Any, expected: int | None)
         for name in ("Remaining", "Completed", "Warning", "Failed")
     }
     came, failed = len(inbox.files), counts["Failed"] + counts["Remaining"]
-    todo = "Nothing was kept: fetch it again"
+    if expected is None and not (came or failed):  # it offers no search that would have said so
+        raise inbox.wanted.unknown(node, series=False)
     if failed or not came:
-        raise RefusedError(f"{node} sent {came} files and failed to send {failed}", todo=todo)
-    if expected is not None and came < expected:
-        raise RefusedError(f"{node} has {expected} files of this study and sent {came}", todo=todo)
+        raise RefusedError(f"{node} sent {came} files and failed to send {failed}", todo=AGAIN)
+    inbox.check_complete(node, expected)
     if inbox.taken < counts["Completed"] + counts["Warning"]:
         sent = counts["Completed"] + counts["Warning"]
-        raise RefusedError(f"{node} says that it sent {sent} files, and {inbox.taken} came", todo=todo)
-
-
-def send(node: Node, paths: Sequence[Path], caller: Caller | None = None) -> int:
-    """Send DICOM files, and return how many.
-
-    Raises
-    ------
-    InputError
-        If a file is no DICOM file or has no valid UIDs, or the server cannot be reached or refuses one.
-    """
-    wanted = {path: _kind_of(path) for path in paths}
-    contexts = [(kind, [syntax]) for kind, syntax in dict.fromkeys(wanted.values())]
-    if len(contexts) > 128:  # PS3.8, 9.3.2
-        raise InputError("the files are of more than 128 kinds", todo="Send them in several runs")
-    with association(node, caller or Caller(), contexts) as link:
-        for path in paths:
-            try:
-                status = link.send_c_store(path)
-            except ValueError as error:  # pynetdicom: no context was accepted for this class and syntax
-                raise InputError(f"{node} does not take files of this kind", where=path) from error
-            check_status(node, status, f"'{path.name}'")
-    return len(paths)
-
-
-def _kind_of(path: Path) -> tuple[str, str]:
-    """SOP class and transfer syntax of a file that can be sent."""
-    from pydicom import dcmread
-
-    try:
-        if not path.is_file():  # a pipe would be waited for
-            raise OSError("no regular file")
-        data = dcmread(path, stop_before_pixels=True, specific_tags=["SOPClassUID", "SOPInstanceUID"])
-        meta = data.file_meta
-        kind, instance = Uid(str(meta.MediaStorageSOPClassUID)), Uid(str(meta.MediaStorageSOPInstanceUID))
-        if (text_of(data, "SOPClassUID"), text_of(data, "SOPInstanceUID")) != (kind, instance):
-            raise ValueError("two instances in one file")
-        return kind, Uid(str(meta.TransferSyntaxUID))
-    except Exception as error:  # pydicom raises whatever its parser trips over
-        raise InputError("this is not a DICOM file that can be sent", where=path) from error
+        raise RefusedError(f"{node} says that it sent {sent} files, and {inbox.taken} came", todo=AGAIN)
 
 
 def _query(level: str, **attributes: str) -> Any:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from c3s3_seg.errors import InputError
-from c3s3_seg.io.pacs.association import REPORTS, STORED, AssociationListener, Caller, Node, addresses
+from c3s3_seg.io.pacs.association import REPORTS, STORED, AssociationListener, Caller, Node, addresses, cut
 from c3s3_seg.io.pacs.inbox import NOT_ALLOWED, Inbox
 
 
@@ -30,7 +31,7 @@ def listening(listener: AssociationListener, node: Node, inbox: Inbox, caller: C
     context = caller.tls.listening() if caller.tls is not None else None
 
     def reject(event: Any) -> None:
-        inbox.follow(event.assoc)
+        inbox.follow(partial(cut, event.assoc))
         if event.assoc.requestor.address not in allowed:
             event.assoc.acse.send_reject(0x01, 0x01, 0x01)  # for good, by the user of the service, no reason
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from c3s3_seg.io.dicom_objects.codes import Uid
 NAMES = (
     "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID", "AccessionNumber", "PatientID",
 )  # fmt: skip
+MOST_STUDIES = 100  # of one accession number
 
 
 def search_key(text: str, what: str) -> str:
@@ -67,6 +69,65 @@ class Wanted:
     accession: str = ""
     patient: str = ""
 
+    @classmethod
+    def parse(
+        cls,
+        study: str,
+        series: str | None = None,
+        accession: str | None = None,
+        patient: str | None = None,
+    ) -> Wanted:
+        """From what a user gives.
+
+        Raises
+        ------
+        InputError
+            If a UID is none, or a key could match anything else.
+        """
+        return cls(
+            uid_key(study, "the study UID"),
+            None if series is None else uid_key(series, "the series UID"),
+            "" if accession is None else search_key(accession, "the accession number"),
+            "" if patient is None else search_key(patient, "the patient's id"),
+        )
+
+    @property
+    def level(self) -> str:
+        """`STUDY` or `SERIES`, as a query names it."""
+        return "STUDY" if self.series is None else "SERIES"
+
+    @property
+    def count(self) -> str:
+        """The attribute in which an answer says how many files there are."""
+        return f"NumberOf{self.level.title()}RelatedInstances"
+
+    @property
+    def uids(self) -> dict[str, str]:
+        """What a query asks for."""
+        series = {} if self.series is None else {"SeriesInstanceUID": str(self.series)}
+        return {"StudyInstanceUID": str(self.study), **series}
+
+    def unknown(self, server: object, *, series: bool = False) -> InputError:
+        """The error for a study, or a series of a known study, that a server does not have."""
+        if series:
+            what = f"{server} has no series {self.series} in the study {self.study}"
+            return InputError(what, todo="Check the UID (--series)")
+        return InputError(f"{server} has no study {self.study}", todo="Check the UID (--study)")
+
+    def meant(self, server: object, found: Sequence[Any]) -> Any:
+        """The one of the answers that was asked for.
+
+        Raises
+        ------
+        InputError
+            If it answers with others.
+        """
+        same = [item for item in found if all(text_of(item, k) in ("", v) for k, v in self.uids.items())]
+        if not same:
+            what = f"{server} answered with another {self.level.lower()}, which was not asked for"
+            raise InputError(what)
+        return same[0]
+
     def objection(self, header: Any) -> str:
         """Why a file is not of it; empty if it is. Says which attribute differs, and no value."""
         study, series, instance, kind, accession, patient = (text_of(header, name) for name in NAMES)
@@ -91,6 +152,43 @@ def text_of(header: Any, name: str) -> str:
         return str(header.get(name, "") or "").strip(" \0")
     except Exception:  # pydicom converts a value when it is first asked for, and raises what it likes
         return ""
+
+
+def study_keys(accession: str, patient: str | None) -> dict[str, str]:
+    """What a search for studies asks for.
+
+    Raises
+    ------
+    InputError
+        If a value could match others than itself.
+    """
+    asked = {"AccessionNumber": search_key(accession, "the accession number")}
+    if patient is not None:
+        asked["PatientID"] = search_key(patient, "the patient's id")
+    return asked
+
+
+def study_uids(server: object, found: Sequence[Any], asked: Mapping[str, str]) -> list[str]:
+    """The studies that a search found, once each.
+
+    Raises
+    ------
+    InputError
+        If one has no valid UID or is of something else than was asked for, or they are of two patients.
+    """
+    for item in found:
+        if not Uid.is_valid(text_of(item, "StudyInstanceUID")):
+            raise InputError(f"{server} answered the search without a valid study UID")
+        for keyword, value in asked.items():
+            if text_of(item, keyword) != value:
+                what = f"{server} answered with a study of another {keyword}, which was not asked for"
+                raise InputError(what)
+    if len({text_of(item, "PatientID") for item in found}) > 1:
+        raise InputError(
+            f"{server} has studies of two patients under this accession number",
+            todo="Give the study UID with --study",
+        )
+    return list(dict.fromkeys(text_of(item, "StudyInstanceUID") for item in found))
 
 
 @dataclass(frozen=True)

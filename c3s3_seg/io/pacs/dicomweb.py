@@ -1,0 +1,284 @@
+"""A PACS over DICOMweb: find a study (QIDO-RS), fetch it (WADO-RS), store what was made of it (STOW-RS)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from email.message import Message
+from functools import partial
+from http import HTTPStatus
+from io import BytesIO
+from typing import Any, cast
+
+from c3s3_seg.errors import C3S3Error, InputError, RefusedError
+from c3s3_seg.io.limits import free_bytes
+from c3s3_seg.io.pacs.association import Caller
+from c3s3_seg.io.pacs.http_session import ANSWER_BYTES, Wire, client, ending_after, explained, limited
+from c3s3_seg.io.pacs.inbox import SUCCESS, Came, Inbox
+from c3s3_seg.io.pacs.outbox import OneFileError, Outgoing, Sent
+from c3s3_seg.io.pacs.query import MOST_STUDIES, NAMES, Wanted, study_keys, study_uids
+from c3s3_seg.io.pacs.web_address import Credentials, WebAddress
+
+# A file is held three times while it is taken out of the answer; an element has at most 4 GB (PS3.5, 7.1.1).
+FILE_BYTES, FILE_FLOOR, COPIES = 1 << 32, 1 << 26, 4
+SENT_BYTES = (1 << 31) - (1 << 20)  # what TLS takes at once
+STORE_S = 7200.0
+TAIL = 4096
+# PS3.10, 7.1: behind the preamble the prefix, then (0002,0000) with the length of the rest of the header.
+HEADER_BEGINS = b"DICM" + b"\x02\x00\x00\x00UL\x04\x00"
+# The server itself, not this file, is what the answer is about.
+OF_THE_SERVER = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND)
+COUNTS = ("NumberOfStudyRelatedInstances", "NumberOfSeriesRelatedInstances")
+
+
+@dataclass(frozen=True)
+class WebServer:
+    """A PACS that is spoken to by DICOMweb; a `Server`.
+
+    Parameters
+    ----------
+    address
+        Below it there is `/studies`.
+    caller
+        How long an answer may take, and TLS; the title is not used.
+    credentials
+        By what the server knows us.
+    """
+
+    address: WebAddress
+    caller: Caller = field(default_factory=Caller)
+    credentials: Credentials = field(default_factory=Credentials)
+
+    def __str__(self) -> str:
+        return str(self.address)
+
+    def find_studies(self, accession: str, patient: str | None = None) -> list[str]:
+        """See `Server`."""
+        asked = study_keys(accession, patient)
+        wire, late = Wire(limited(ANSWER_BYTES)), list[bool]()
+
+        def end() -> None:
+            late.append(True)
+            wire.cut()
+
+        with client(self.address, self.caller, self.credentials, wire) as web:
+            try:
+                with ending_after(4 * self.caller.timeout_s, end):
+                    found = _search(web, asked)
+            except C3S3Error:
+                raise
+            except Exception as error:
+                if late:
+                    what = f"{self} does not come to an end with its answer"
+                    raise InputError(what, todo="Give it longer with --timeout") from error
+                raise explained(self.address, error, "the search") from error
+        return study_uids(self, found, asked)
+
+    def transfer(self, inbox: Inbox) -> None:
+        """See `Server`."""
+        wire = Wire(limited(ANSWER_BYTES))
+        what = "the search"
+        try:
+            with (
+                client(self.address, self.caller, self.credentials, wire) as web,
+                inbox.watching(wire.cut),
+            ):
+                expected = self._look_up(web, inbox)
+                what = "the transfer"
+                self._receive(web, wire, inbox)
+        except C3S3Error:
+            raise
+        except Exception as error:
+            raise explained(self.address, error, what) from error
+        finally:
+            if inbox.errors:  # why it was broken off says more than that it was
+                raise inbox.errors[0]
+        inbox.check_complete(self, expected)
+
+    def _look_up(self, web: Any, inbox: Inbox) -> int | None:
+        """How many files the server has of it; None where it does not say."""
+        wanted = inbox.wanted
+        found = _search(web, wanted.uids, wanted)
+        if not found:
+            knows = wanted.series is not None and _search(web, {"StudyInstanceUID": str(wanted.study)})
+            raise wanted.unknown(self, series=bool(knows))
+        return inbox.look_up(self, found)
+
+    def _receive(self, web: Any, wire: Wire, inbox: Inbox) -> None:
+        """Take the parts of the answer one after the other."""
+        wanted = inbox.wanted
+        series = "" if wanted.series is None else f"/series/{wanted.series}"
+        body = _Body(inbox)
+        wire.count = body
+        # Of a study the library gives data sets, which it has decoded; as bulk data it gives the bytes.
+        parts = web.iter_bulkdata(f"{self.address}/studies/{wanted.study}{series}")
+        end = _closing(wire.media)
+        if not end:
+            raise RefusedError(f"{self} sent no files, but something else")
+        for part in parts:
+            body.of_this_file = 0
+            if inbox.take(partial(_with_our_header, part)) != SUCCESS:
+                return
+        if end not in body.tail:
+            raise RefusedError(f"{self} broke off after {len(inbox.files)} files", todo="Fetch it again")
+
+    def store(self, files: Sequence[Outgoing]) -> Iterator[Sent]:
+        """See `Server`."""
+        wire = Wire(limited(ANSWER_BYTES))
+        lost: C3S3Error | None = None  # why no more files can be sent
+        with client(self.address, self.caller, self.credentials, wire, piece=1 << 40) as web:
+            for number, file in enumerate(files):
+                error = lost or self._store(web, wire, file)
+                if error is not None and not isinstance(error, OneFileError):
+                    if number == 0:
+                        raise error
+                    lost, error = error, _about(file, error)
+                yield Sent(file, error)
+
+    def _store(self, web: Any, wire: Wire, file: Outgoing) -> C3S3Error | None:
+        """Why a file was not stored; a `OneFileError` if that says nothing about the next ones."""
+        from requests.exceptions import HTTPError, RequestException
+
+        wire.count = limited(ANSWER_BYTES)
+        try:
+            with ending_after(STORE_S, wire.cut):
+                return _not_stored(self.address, web.store_instances([_whole(file)]), file)
+        except C3S3Error as error:
+            return _about(file, error) if isinstance(error, OneFileError) else error
+        except HTTPError as error:
+            said, answered = explained(self.address, error, "the file"), cast(Any, error.response)
+            if answered.status_code in OF_THE_SERVER:
+                return said
+            with suppress(Exception):  # the reason is in the body, if the server gives one
+                return _not_stored(self.address, _data_set(answered.json()), file) or _about(file, said)
+            return _about(file, said)
+        except RequestException as error:
+            return explained(self.address, error, "the file")
+        except Exception as error:
+            return _about(file, explained(self.address, error, "the file"))
+
+
+def _about(file: Outgoing, error: C3S3Error) -> OneFileError:
+    return OneFileError(error.what, where=file.name, todo=error.todo)
+
+
+class _Body:
+    """Counts the body of a study for its inbox, holds a single file to what memory takes, keeps the end."""
+
+    def __init__(self, inbox: Inbox) -> None:
+        self._inbox = inbox
+        self._most = int(min(FILE_BYTES, max(FILE_FLOOR, free_bytes() / COPIES)))
+        self.of_this_file = 0
+        self.tail = b""
+
+    def __call__(self, piece: bytes) -> None:
+        self._inbox.count(len(piece))
+        if self._inbox.errors:
+            raise self._inbox.errors[0]
+        self.of_this_file += len(piece)
+        if self.of_this_file > self._most:
+            what = f"the transfer was stopped: a file of more than {self._most:,} bytes came"
+            raise RefusedError(what, todo="Free memory, or fetch by DIMSE (TITLE@host:port)")
+        self.tail = (self.tail + piece)[-TAIL:]
+
+
+def _closing(media: str) -> bytes:
+    """What the last part of an answer is followed by; nothing if the answer has no parts."""
+    message = Message()
+    message["Content-Type"] = media
+    boundary = message.get_param("boundary")
+    if message.get_content_type() != "multipart/related" or not isinstance(boundary, str) or not boundary:
+        return b""
+    return f"\r\n--{boundary}--".encode("latin-1", "replace")
+
+
+def _search(web: Any, asked: dict[str, str], wanted: Wanted | None = None) -> list[dict[str, str]]:
+    """What the server finds: of studies, or of the series of one if a series is wanted."""
+    from requests.exceptions import HTTPError
+
+    if wanted is None or wanted.series is None:
+        fields = ["StudyInstanceUID", "PatientID", "AccessionNumber", COUNTS[0]]
+        found = web.search_for_studies(search_filters=asked, fields=fields, limit=MOST_STUDIES + 1)
+    else:
+        try:
+            series = {"SeriesInstanceUID": asked["SeriesInstanceUID"]}
+            fields = ["SeriesInstanceUID", COUNTS[1]]
+            found = web.search_for_series(str(wanted.study), search_filters=series, fields=fields)
+        except HTTPError as error:  # some servers say of an unknown study that it is not there
+            if cast(Any, error.response).status_code != HTTPStatus.NOT_FOUND:
+                raise
+            return []
+    if len(found) > MOST_STUDIES:
+        raise InputError(f"the server answered with more than {MOST_STUDIES} studies or series")
+    return [_texts(item) for item in found]
+
+
+def _texts(item: Any) -> dict[str, str]:
+    """The attributes that count, from DICOM JSON (PS3.18, F.2): single values, as text."""
+    from pydicom.datadict import tag_for_keyword
+
+    found = {}
+    for name in (*NAMES, *COUNTS):
+        held = item.get(f"{tag_for_keyword(name):08X}")
+        values = held.get("Value") if isinstance(held, dict) else None
+        if isinstance(values, list) and len(values) == 1 and isinstance(values[0], str | int):
+            found[name] = str(values[0])
+    return found
+
+
+def _with_our_header(part: bytes) -> Came:
+    """A file that came, with a header as C-GET gives it.
+
+    What the server has in preamble and header (programs, titles, whatever it likes) is dropped, so that both
+    ways give the same file.
+    """
+    from pydicom import dcmread
+    from pydicom.uid import UID
+    from pynetdicom.dsutils import create_file_meta, encode_file_meta
+
+    if part[128:140] != HEADER_BEGINS:
+        raise RefusedError("the server sent something that is no DICOM file")
+    start = 144 + int.from_bytes(part[140:144], "little")
+    meta = dcmread(BytesIO(part[:start])).file_meta  # of the header alone: nothing is unpacked yet
+    syntax = UID(str(meta.TransferSyntaxUID))
+    if not syntax.is_transfer_syntax or syntax.is_deflated:  # no limit holds for what that unpacks to
+        raise RefusedError("the server sent a file in a transfer syntax that is not taken (deflated)")
+    kind, uid = UID(str(meta.MediaStorageSOPClassUID)), UID(str(meta.MediaStorageSOPInstanceUID))
+    made = create_file_meta(sop_class_uid=kind, sop_instance_uid=uid, transfer_syntax=syntax)
+    bare = bytes(part[start:])
+    content = bytes(128) + b"DICM" + encode_file_meta(made) + bare
+    return Came(content, bare, {"SOPClassUID": kind, "SOPInstanceUID": uid})
+
+
+def _whole(file: Outgoing) -> Any:
+    from pydicom import dcmread
+
+    try:
+        if file.path.stat().st_size > SENT_BYTES:
+            what, todo = (
+                "is larger than what is sent by DICOMweb (2 GB)",
+                "Send it by DIMSE (TITLE@host:port)",
+            )
+            raise OneFileError(what, where=file.name, todo=todo)
+        return dcmread(file.path)
+    except C3S3Error:
+        raise
+    except Exception as error:  # pydicom raises whatever its parser trips over
+        raise OneFileError(f"cannot be read ({type(error).__name__})", where=file.name) from error
+
+
+def _data_set(answer: Any) -> Any:
+    from pydicom import Dataset
+
+    return Dataset.from_json(answer)
+
+
+def _not_stored(address: WebAddress, answer: Any, file: Outgoing) -> OneFileError | None:
+    """Why the server has not stored a file, by its own answer (PS3.18, 10.5.3.2)."""
+    failed = answer.get("FailedSOPSequence") or []
+    if not failed:
+        return None
+    reason = failed[0].get("FailureReason")
+    why = f" (reason 0x{int(reason):04X})" if reason is not None else ""
+    return OneFileError(f"{address} did not store the file{why}", where=file.name)

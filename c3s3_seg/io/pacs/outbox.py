@@ -1,0 +1,186 @@
+"""What is sent to a PACS: the files that are named, and of folders the DICOM objects that we made."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from c3s3_seg.errors import C3S3Error, FileName, InputError
+from c3s3_seg.io.detect import MEDIA_DIRECTORY, PREFIX_END, first_bytes
+from c3s3_seg.io.dicom_objects.codes import Uid
+from c3s3_seg.io.pacs.query import text_of
+from c3s3_seg.system.ownership import PROGRAM
+
+NO_DICOM, DIRECTORY = "no DICOM file", "the index of a DICOM medium"
+OUTWARD, HIDDEN, TWICE = "a link that leads out of the folder", "hidden", "an instance that is sent already"
+FOREIGN = f"a DICOM object that {PROGRAM} did not make (--all sends it too)"
+DAMAGED = "a DICOM file that cannot be sent: its header is damaged or contradicts itself"
+
+
+@dataclass(frozen=True)
+class Outgoing:
+    """A file that can be sent.
+
+    Parameters
+    ----------
+    path, name
+        The file, and how messages call it.
+    kind, syntax, instance
+        Its SOP class, transfer syntax and SOP instance UIDs.
+    maker
+        Manufacturer, as its header says.
+    """
+
+    path: Path
+    name: FileName
+    kind: Uid
+    syntax: Uid
+    instance: Uid
+    maker: str = ""
+
+
+class OneFileError(InputError):
+    """A file that was not stored, for a reason that says nothing about the next ones."""
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What became of a file.
+
+    Parameters
+    ----------
+    file
+        The file.
+    error
+        Why the server does not have it now; None: it has it.
+    """
+
+    file: Outgoing
+    error: C3S3Error | None = None
+
+
+@dataclass(frozen=True)
+class Outbox:
+    """What is sent, and what is not.
+
+    Parameters
+    ----------
+    files
+        In the order in which they are sent.
+    skipped
+        Reason -> the files of folders that are passed over.
+    """
+
+    files: tuple[Outgoing, ...]
+    skipped: dict[str, tuple[str, ...]]
+
+
+def collect(paths: Sequence[Path], *, every: bool = False) -> Outbox:
+    """Look through files and folders.
+
+    Parameters
+    ----------
+    paths
+        A file is sent, whatever it is of DICOM. Of a folder and those below it the objects are sent that
+        this program made.
+    every
+        Send all DICOM objects of folders.
+
+    Raises
+    ------
+    InputError
+        If a file that is named is no DICOM file, or a folder cannot be read.
+    """
+    files: dict[Uid, Outgoing] = {}
+    skipped: dict[str, list[str]] = {}
+    for path, name, reason, is_named in _every(paths):
+        file = None if reason else _outgoing_or_none(path, name, is_named)
+        reason = reason or _reason_against(path, file, every or is_named)
+        if not reason and file is not None and file.instance in files:
+            reason = TWICE
+        if reason or file is None:
+            skipped.setdefault(reason, []).append(f"{name}")
+        else:
+            files[file.instance] = file
+    return Outbox(tuple(files.values()), {reason: tuple(names) for reason, names in skipped.items()})
+
+
+def _every(paths: Sequence[Path]) -> Iterator[tuple[Path, FileName, str, bool]]:
+    """Each file, what it is called, why it is passed over unread, and whether the user named it."""
+    for given in paths:
+        if not given.is_dir():
+            yield given, FileName(str(given), str(given)), "", True
+            continue
+        for number, (path, reason) in enumerate(_looked_through(given), 1):
+            # What lies beside DICOM files may have the name of a patient.
+            yield path, FileName(str(path), f"{given}: file {number}"), reason, False
+
+
+def _reason_against(path: Path, file: Outgoing | None, every: bool) -> str:
+    if file is None:
+        damaged = path.is_file() and first_bytes(path)[128:PREFIX_END] == b"DICM"
+        return DAMAGED if damaged else NO_DICOM
+    if file.kind == MEDIA_DIRECTORY:
+        return DIRECTORY
+    return "" if every or file.maker == PROGRAM else FOREIGN
+
+
+def _looked_through(folder: Path) -> Iterator[tuple[Path, str]]:
+    """All that lies below a folder, sorted, with the reason why it is passed over unread."""
+
+    def refuse(error: OSError) -> None:
+        raise InputError(f"the folder cannot be read: {error.strerror}", where=folder) from error
+
+    inside = os.path.realpath(folder)
+    for root, folders, files in os.walk(folder, onerror=refuse):
+        below = [Path(root) / name for name in sorted(folders)]
+        passed = {path: HIDDEN if path.name.startswith(".") else _outward(path, inside) for path in below}
+        # A link to a folder inside leads to what is looked through anyway.
+        folders[:] = [path.name for path in below if not passed[path] and not path.is_symlink()]
+        yield from ((path, reason) for path, reason in passed.items() if reason)
+        for path in (Path(root) / name for name in sorted(files)):
+            yield path, HIDDEN if path.name.startswith(".") else _outward(path, inside)
+
+
+def _outward(path: Path, inside: str) -> str:
+    if not path.is_symlink():
+        return ""
+    return "" if os.path.realpath(path).startswith(os.path.join(inside, "")) else OUTWARD
+
+
+def _outgoing_or_none(path: Path, name: FileName, is_named: bool) -> Outgoing | None:
+    try:
+        return outgoing(path, name)
+    except InputError:
+        if is_named:
+            raise
+        return None
+
+
+def outgoing(path: Path, name: FileName | None = None) -> Outgoing:
+    """A file that can be sent.
+
+    Raises
+    ------
+    InputError
+        If it is no DICOM file, or has no valid UIDs.
+    """
+    from pydicom import dcmread
+
+    name = name or FileName(str(path), str(path))
+    try:
+        if not path.is_file():  # a pipe would be waited for
+            raise OSError("no regular file")
+        wanted = ["SOPClassUID", "SOPInstanceUID", "Manufacturer"]
+        data = dcmread(path, stop_before_pixels=True, specific_tags=wanted)
+        meta = data.file_meta
+        kind, instance = Uid(str(meta.MediaStorageSOPClassUID)), Uid(str(meta.MediaStorageSOPInstanceUID))
+        same = (text_of(data, "SOPClassUID"), text_of(data, "SOPInstanceUID")) == (kind, instance)
+        if not same and kind != MEDIA_DIRECTORY:
+            raise ValueError("two instances in one file")
+        syntax = Uid(str(meta.TransferSyntaxUID))
+        return Outgoing(path, name, kind, syntax, instance, text_of(data, "Manufacturer"))
+    except Exception as error:  # pydicom raises whatever its parser trips over
+        raise InputError("this is not a DICOM file that can be sent", where=name) from error

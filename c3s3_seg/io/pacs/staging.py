@@ -1,0 +1,113 @@
+"""Where a study is gathered, hidden, and how it is put into place when it is whole."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from c3s3_seg.errors import InputError
+from c3s3_seg.io.pacs.inbox import Inbox
+from c3s3_seg.system.files import make_folder, read_regular
+
+ASIDE = ".c3s3-seg-fetch-"  # hidden: nothing that looks for scans looks into it
+
+
+@contextmanager
+def gathering(out: Path) -> Iterator[Path]:
+    """A hidden folder in `out`, readable by this user only, until the end of the block.
+
+    What a killed transfer left is removed first. An `out` that was not there goes again if it stays empty.
+    """
+    made = [path for path in (out, *out.parents) if not path.exists()]
+    make_folder(out)
+    _sweep(out)
+    try:
+        aside = Path(tempfile.mkdtemp(prefix=ASIDE, dir=out))
+    except OSError as error:
+        raise InputError(f"the folder cannot be written to ({error.strerror})", where=out) from error
+    try:
+        with _held(aside):
+            yield aside
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+        with suppress(OSError):  # not empty: the study is there
+            for path in made:
+                path.rmdir()
+
+
+def _sweep(out: Path) -> None:
+    for left in out.glob(f"{ASIDE}*"):
+        with suppress(OSError), _held(left):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Hold a folder of ours until the end of the block or of the process; OSError if another process does."""
+    import fcntl
+
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(handle)
+
+
+def put_in_place(inbox: Inbox, out: Path) -> list[Path]:
+    """Move a whole study to `out/<series UID>/<instance UID>.dcm`; files that are there already are compared.
+
+    Raises
+    ------
+    InputError
+        If another file is in the place of one, or a file cannot be moved: nothing of the study is left then.
+    """
+    for folder in inbox.folders:
+        place = out / folder.name
+        if place.is_symlink() or (place.exists() and not place.is_dir()):
+            raise InputError(
+                "a link or a file is in the place of a series' folder", where=place, todo="Move it away"
+            )
+    places = {path: out / path.relative_to(inbox.aside) for path in inbox.files.values()}
+    there = {path for path, place in places.items() if _is_there(path, place)}
+    done: list[Path] = []
+    try:
+        for folder in inbox.folders:
+            if not (
+                out / folder.name
+            ).exists():  # the usual case: a series is there as a whole, or not at all
+                _move(folder, out / folder.name, done)
+                continue
+            for path in sorted(folder.iterdir()):
+                if path not in there:
+                    _move(path, places[path], done)
+    except OSError as error:
+        for place in done:
+            shutil.rmtree(place, ignore_errors=True) if place.is_dir() else place.unlink(missing_ok=True)
+        what = f"the files cannot be put into place ({error.strerror or error})"
+        raise InputError(what, where=out) from error
+    return sorted(places.values())
+
+
+def _move(path: Path, place: Path, done: list[Path]) -> None:
+    path.rename(place)
+    done.append(place)
+
+
+def _is_there(path: Path, place: Path) -> bool:
+    """Whether the same file is in its place already."""
+    if not place.exists() and not place.is_symlink():
+        return False
+    size = path.stat().st_size
+    same = not place.is_symlink() and place.stat().st_size == size
+    if not same or read_regular(place, size) != path.read_bytes():
+        raise InputError(
+            "another file is in the place of one of the study",
+            where=place,
+            todo="Move it away, or give another folder with -o",
+        )
+    return True
