@@ -43,6 +43,7 @@ COMMANDS = {
     "PACS": {
         "fetch": "Fetch a study from a PACS (C-FIND with C-GET or C-MOVE), all of it or nothing.",
         "send": "Send DICOM files to a PACS (C-STORE).",
+        "serve": "Segment what comes to a folder or from a PACS, and store the results, until it is stopped.",
     },
     "Check": {
         "inspect": "List the series at a path, and why some of them cannot be read.",

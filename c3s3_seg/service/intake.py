@@ -1,0 +1,47 @@
+"""What every source does with a file: into the spool, and its study into the queue."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from c3s3_seg.io.pacs.identity import Identity
+from c3s3_seg.service.metrics import Metrics
+from c3s3_seg.service.queue import StudyQueue
+from c3s3_seg.service.spool import Spool, key_of
+
+
+@dataclass(frozen=True)
+class Intake:
+    """Takes files.
+
+    Parameters
+    ----------
+    queue, spool, metrics
+        Of the service.
+    """
+
+    queue: StudyQueue
+    spool: Spool
+    metrics: Metrics
+
+    def take(self, found: Identity, content: bytes) -> bool:
+        """Take a file; True once it is safe, False if there is no room for it.
+
+        The same file once more changes nothing, and neither does a result of ours that a PACS sends on.
+
+        Raises
+        ------
+        InputError
+            If it cannot be written.
+        """
+        if self.queue.is_ours(found.instance) or self.spool.holds(found, content):
+            return True
+        if not self.spool.has_room(found, len(content)):
+            self.metrics.failed("no room")
+            return False
+        key = key_of(found.study)
+        self.queue.touch(key)  # before: a study that was done must not stay so beside a new file
+        self.spool.put(found, content)
+        self.queue.touch(key)  # after: writing may have taken longer than the quiet time
+        self.metrics.received(len(content))
+        return True
