@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 from c3s3_seg.io.pacs.identity import Identity
 from c3s3_seg.service.metrics import Metrics
+from c3s3_seg.service.outbox import Outbox
 from c3s3_seg.service.queue import StudyQueue
+from c3s3_seg.service.source_memory import SourceMemory
 from c3s3_seg.service.spool import Spool, key_of
 
 
@@ -16,11 +18,13 @@ class Intake:
 
     Parameters
     ----------
-    queue, spool, metrics
+    queue, outbox, memory, spool, metrics
         Of the service.
     """
 
     queue: StudyQueue
+    outbox: Outbox
+    memory: SourceMemory
     spool: Spool
     metrics: Metrics
 
@@ -34,7 +38,7 @@ class Intake:
         InputError
             If it cannot be written.
         """
-        if self.queue.is_ours(found.instance) or self.spool.holds(found, content):
+        if self.outbox.is_ours(found.instance) or self.spool.holds(found, content):
             return True
         if not self.spool.has_room(found, len(content)):
             self.metrics.failed("no room")

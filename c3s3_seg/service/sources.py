@@ -17,8 +17,8 @@ from c3s3_seg.io.pacs.client import fetch
 from c3s3_seg.io.pacs.identity import identity
 from c3s3_seg.io.pacs.query import FetchLimits
 from c3s3_seg.io.pacs.search import FoundSeries, series_of_days
+from c3s3_seg.service.database import Clock
 from c3s3_seg.service.intake import Intake
-from c3s3_seg.service.queue import Clock
 from c3s3_seg.service.settings import LimitSettings, PollSettings, WatchSettings
 from c3s3_seg.service.spool import key_of
 from c3s3_seg.system.files import read_regular
@@ -61,7 +61,7 @@ class FolderSource:
         InputError
             If the folder cannot be read, or there is no room.
         """
-        folder, queue = key_of(str(self.settings.folder)), self.intake.queue
+        folder, memory = key_of(str(self.settings.folder)), self.intake.memory
         taken, there = 0, set()
         for entry in _entries(self.settings.folder):
             key = f"{folder}:{key_of(os.fsdecode(entry.name))}"
@@ -72,13 +72,13 @@ class FolderSource:
                 self._seen[key] = (signature, self.clock())
                 continue
             settled = self.clock() - since >= self.settings.settle_s
-            if settled and signature and queue.remembered("watched", key) != signature:
+            if settled and signature and memory.remembered("watched", key) != signature:
                 taken += self._take(entry)
                 if _signature(entry) == signature:  # else it changed meanwhile, and is taken once more
-                    queue.remember("watched", key, signature)
+                    memory.remember("watched", key, signature)
         for gone in set(self._seen) - there:
             del self._seen[gone]
-        queue.forget_watched(folder, there)
+        memory.forget_watched(folder, there)
         return taken
 
     def _take(self, entry: Path) -> int:
@@ -162,7 +162,7 @@ class PacsSource:
             If the PACS cannot be reached or does not answer; what was fetched is kept.
         """
         shutil.rmtree(self.folder, ignore_errors=True)
-        queue, server = self.intake.queue, self.settings.server
+        memory, server = self.intake.memory, self.settings.server
         today = datetime.fromtimestamp(self.clock(), UTC).date()
         window = (self._since(today), today + timedelta(days=1))  # its clock may be in another time zone
         found = series_of_days(
@@ -171,7 +171,7 @@ class PacsSource:
         taken, errors = 0, []
         for series in found:
             key = key_of(series.series)
-            seen, had = before = queue.polled(server, key)
+            seen, had = before = memory.polled(server, key)
             if series.count == seen and series.count != had:
                 try:
                     taken += self._fetch(series)
@@ -179,14 +179,14 @@ class PacsSource:
                 except C3S3Error as error:
                     errors.append(error)
             if (series.count, had) != before:
-                queue.note_polled(server, key, series.count, had)
+                memory.note_polled(server, key, series.count, had)
         if errors:
             raise errors[0]
-        queue.remember("polls", server, today.isoformat())
+        memory.remember("polls", server, today.isoformat())
         return taken
 
     def _since(self, today: date) -> date:
-        last = self.intake.queue.remembered("polls", self.settings.server)
+        last = self.intake.memory.remembered("polls", self.settings.server)
         since = min(date.fromisoformat(last), today) if last else today
         return since - timedelta(days=self.settings.days)
 

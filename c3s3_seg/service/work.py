@@ -17,6 +17,7 @@ from c3s3_seg.errors import C3S3Error, public
 from c3s3_seg.io.pacs.client import send
 from c3s3_seg.io.pacs.identity import identity
 from c3s3_seg.service.metrics import Metrics
+from c3s3_seg.service.outbox import Outbox
 from c3s3_seg.service.queue import Finished, QueuedStudy, StudyQueue
 from c3s3_seg.service.segment import Problem, SegmentedStudy, SegmentTask
 from c3s3_seg.service.settings import NodeSettings, ServeSettings
@@ -37,7 +38,7 @@ class Work:
 
     Parameters
     ----------
-    settings, queue, spool, metrics
+    settings, queue, outbox, spool, metrics
         Of the service.
     segmenter
         Segments one study, in a worker process.
@@ -47,6 +48,7 @@ class Work:
 
     settings: ServeSettings
     queue: StudyQueue
+    outbox: Outbox
     spool: Spool
     metrics: Metrics
     segmenter: Segmenter
@@ -119,12 +121,12 @@ class Work:
         try:
             instances = {str(identity(path.read_bytes()).instance): path for path in files}
             self.step("expect")
-            for instance in self.queue.expect(target.server, list(instances), study.key, study.revision + 1):
+            for instance in self.outbox.expect(target.server, list(instances), study.key, study.revision + 1):
                 self.step("store")
                 with self._timed("store"):
                     send(target.node, [instances[instance]], target.caller)
                 self.step("stored")
-                self.queue.stored(target.server, instance)
+                self.outbox.stored(target.server, instance)
                 self.metrics.add("objects")
         except (C3S3Error, OSError) as error:
             return public(error.what) if isinstance(error, C3S3Error) else "a result cannot be read"
