@@ -224,7 +224,8 @@ def run(folder: Path, studies: int, kills: int, every_s: float) -> int:
     ids = Counter(json.loads(line)["id"] for line in lines)
     print(
         f"{len(sent)} studies sent, {kills} times SIGKILL, {len(found)} studies with a SEG,"
-        f" {len(missing)} missing, {len(twice)} twice, {len(lines)} lines in the log of results ({len(lines) - len(ids)} twice),"
+        f" {len(missing)} missing, {len(twice)} twice,"
+        f" {len(lines)} lines in the log of results ({len(lines) - len(ids)} twice),"
         f" exit code after SIGTERM {code}"
     )
     good = refused and not missing and not twice and len(found) == studies and len(ids) == len(lines)

@@ -11,9 +11,10 @@ from typing import Any
 
 from c3s3_seg import __version__
 from c3s3_seg.batch.job import BatchPlan, Job, Model
-from c3s3_seg.batch.predict import predict_cases
+from c3s3_seg.batch.predict import BatchProgress, predict_cases
+from c3s3_seg.batch.records import Refusal
 from c3s3_seg.bundle import ModelBundle
-from c3s3_seg.errors import C3S3Error, DefectError, MemoryLimitError, StorageError, public
+from c3s3_seg.errors import C3S3Error, public
 from c3s3_seg.inference import BackendRequest, Predictor
 from c3s3_seg.inference import Settings as PredictorSettings
 from c3s3_seg.io.reading import Reading
@@ -22,9 +23,14 @@ from c3s3_seg.system.files import read_json
 from c3s3_seg.system.hardware import parse_memory
 from c3s3_seg.system.ownership import FILES
 
-# A study in which there is nothing for the model is no failure: it is passed over, and said to be.
-PASSED_OVER = ("DomainError", "NoScanError")
-KINDS = {StorageError: "storage", MemoryLimitError: "memory", DefectError: "defect"}
+# Error -> kind. A study in which there is nothing for the model is no failure: it is passed over.
+KINDS = {
+    "DomainError": "passed over",
+    "NoScanError": "passed over",
+    "StorageError": "storage",
+    "MemoryLimitError": "memory",
+    "DefectError": "defect",
+}
 
 
 @dataclass(frozen=True)
@@ -140,13 +146,18 @@ def job_of(settings: ServeSettings, out: Path) -> Job:
 
 def segment(task: SegmentTask, predictor: Predictor, job: Job) -> SegmentedStudy:
     """Segment a study, or go on where an earlier attempt ended."""
+    refusals: list[Refusal] = []
+
+    def note(progress: BatchProgress) -> None:
+        if progress.outcome is not None and progress.outcome.refusal is not None:
+            refusals.append(progress.outcome.refusal)
+
     try:
-        result = predict_cases([task.folder], predictor, replace(job, out=task.out), None, _PLAN)
+        result = predict_cases([task.folder], predictor, replace(job, out=task.out), note, _PLAN)
     except C3S3Error as error:
-        return SegmentedStudy(problems=(problem_of(error),))
+        return SegmentedStudy(problems=tuple(map(_refused, refusals)) or (problem_of(error),))
     done = tuple(_series(task.out, row.case) for row in result.rows)
-    problems = tuple(Problem("scan", without_table(failure.reason)) for failure in result.failures)
-    return SegmentedStudy(done, problems)
+    return SegmentedStudy(done, tuple(map(_refused, refusals)))
 
 
 _PLAN = BatchPlan(retry_failed=True)  # the queue decides what is tried again
@@ -154,9 +165,13 @@ _PLAN = BatchPlan(retry_failed=True)  # the queue decides what is tried again
 
 def problem_of(error: C3S3Error) -> Problem:
     """What an error means for the study."""
-    if type(error).__name__ in PASSED_OVER:
-        return Problem("passed over", without_table(public(error.what)))
-    return Problem(KINDS.get(type(error), "scan"), without_table(public(error.what)))
+    kind = KINDS.get(type(error).__name__, "scan")
+    return Problem(kind, without_table(public(error.what)))
+
+
+def _refused(refusal: Refusal) -> Problem:
+    kind = KINDS.get(refusal.kind, "scan" if refusal.final else "storage")
+    return Problem(kind, without_table(public(refusal.what)))
 
 
 def without_table(text: str) -> str:

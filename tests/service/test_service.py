@@ -1,0 +1,186 @@
+"""A service without its processes: what becomes of a study, from the folder to the PACS and the log."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from helpers.dicom_files import edit, values
+from helpers.service import Bench, counting_pacs, free_port, study
+
+from c3s3_seg.errors import InputError
+from c3s3_seg.service.service import opened
+from c3s3_seg.service.spool import key_of
+from c3s3_seg.system.lock import hold
+
+STORE = '[[serve.store]]\nserver = "PACS@127.0.0.1:{}"\ntimeout_s = 5\n[serve.retry]\nattempts = 3\n'
+
+
+def test_a_folder_becomes_a_seg_in_the_pacs_and_a_line_in_the_log(tmp_path: Path) -> None:
+    with counting_pacs() as pacs:
+        bench = Bench(tmp_path, STORE.format(pacs.node.port) + "[serve.output]\ncapture = true\n")
+        study(tmp_path / "watch" / "one", 1, PatientName="SECRET^NAME")
+        (tmp_path / "watch" / "one" / "notes.txt").write_text("no DICOM")
+        assert bench.wait(8) == []  # it has settled, but the quiet time is not over
+        (line,) = bench.wait()
+        assert sorted(data.Modality for data in pacs.kept.values()) == ["OT", "SEG"]
+        assert set(pacs.times.values()) == {1}
+        assert (line["verdict"], line["revision"]) == ("segmented", 1)
+        (result,) = line["results"]
+        assert result["model"] == "phantom"
+        assert set(result["volume_ml"]) == {"left_atrium"}
+        assert line["stored"] == [str(pacs.node)]
+        uid = next(iter(pacs.kept.values())).StudyInstanceUID
+        assert line["study"] == key_of(uid)
+        assert uid not in json.dumps(line)
+        # Once more the same, and what we made ourselves: nothing is done again.
+        bench.take(sorted((tmp_path / "watch" / "one").glob("*.dcm")))
+        shutil.copytree(tmp_path / "watch" / "one", tmp_path / "watch" / "two")
+        bench.take(list((bench.settings.state / "results").rglob("*.seg.dcm")))
+        assert len(bench.wait()) == 1
+        assert set(pacs.times.values()) == {1}
+    assert bench.segmented == 1
+    names = [str(path) for path in bench.settings.state.rglob("*")]
+    assert not [name for name in names if "SECRET" in name or uid in name]
+
+
+def test_the_files_of_a_finished_study_go_and_late_ones_are_judged(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    files = study(tmp_path / "sent", 1)
+    bench.take(files)
+    assert len(bench.wait()) == 1
+    bench.wait(170)
+    assert bench.service.spool.size_bytes == 0
+    assert bench.counts() == {"done": 1}
+    bench.take(files[:3])  # a part of the series that was done
+    bench.wait()
+    assert bench.counts() == {"dead": 1}
+    bench.take(files)  # all of it again, as it was
+    assert len(bench.wait()) == 1
+    assert (bench.counts(), bench.segmented) == ({"done": 1}, 1)
+
+
+def test_a_changed_series_is_a_new_revision_and_another_object_is_not(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, '[serve.output]\nuids = "plain"\n')
+    files = study(tmp_path / "sent", 1)
+    bench.take(files[:-1])
+    (first,) = bench.wait()
+    capture = tmp_path / "capture.dcm"
+    shutil.copy(files[0], capture)
+    kind = "1.2.840.10008.5.1.4.1.1.88.11"  # a structured report
+    edit(capture, lambda d: d.file_meta.update({0x00020002: d.file_meta[0x00020002]}))
+    edit(capture, values(SOPClassUID=kind, SOPInstanceUID="1.2.3.4", SeriesInstanceUID="1.2.3"))
+    bench.take([capture])
+    assert bench.wait() == [first]
+    assert bench.segmented == 1
+    bench.take(files[-1:])
+    lines = bench.wait()
+    assert [line["revision"] for line in lines] == [1, 2]
+    assert lines[0]["study"] == lines[1]["study"]
+    assert len({line["id"] for line in lines}) == 2
+
+
+def test_a_pacs_that_does_not_answer_is_tried_again_and_given_up(tmp_path: Path) -> None:
+    port = free_port()
+    bench = Bench(tmp_path, STORE.format(port))
+    bench.take(study(tmp_path / "sent", 1))
+    bench.wait(15)
+    assert bench.counts() == {"failed": 1}
+    bench.wait(80)  # 30 and 60 s after the attempts
+    assert bench.counts() == {"failed": 1}
+    bench.wait(15)
+    assert bench.counts() == {"dead": 1}
+    assert bench.service.metrics.failures["store"] == 3
+    with counting_pacs(port) as pacs:
+        bench.service.queue.revive()
+        assert len(bench.wait(5)) == 1
+    assert set(pacs.times.values()) == {1}
+
+
+def test_what_is_no_scan_for_the_model_is_passed_over(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, base=BASE_IN_DOMAIN)
+    bench.take(study(tmp_path / "sent", 1))
+    (line,) = bench.wait()
+    assert (line["verdict"], line["results"]) == ("passed over", [])
+    assert line["notes"]
+    assert bench.counts() == {"done": 1}
+    assert not list((bench.settings.state / "results").rglob("*.dcm"))
+
+
+def test_a_scan_that_cannot_be_read_is_dead_at_once(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    files = study(tmp_path / "sent", 1)
+    bench.take([*files[:5], *files[7:]])  # a gap
+    bench.wait()
+    assert bench.counts() == {"dead": 1}
+    bench.take(files[5:7])
+    assert len(bench.wait()) == 1
+    assert bench.counts() == {"done": 1}
+
+
+@pytest.mark.parametrize(
+    "limit",
+    ['free = "900000GB"', 'spool = "20KB"', 'study = "20KB"', "files = 3"],
+    ids=lambda s: s.split()[0],
+)
+def test_where_there_is_no_room_nothing_is_taken(tmp_path: Path, limit: str) -> None:
+    bench = Bench(tmp_path, base=BASE_IN_DOMAIN.replace('free = "1MB"', limit))
+    taken = bench.take(study(tmp_path / "sent", 1))
+    assert not all(taken)
+    assert bench.service.spool.size_bytes <= 20_000
+    assert bench.service.metrics.failures["no room"] == taken.count(False)
+    study(tmp_path / "watch" / "one", 2)
+    with pytest.raises(InputError, match="the spool has no room"):
+        bench.wait()
+
+
+def test_a_study_waits_while_its_files_change(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    files = study(tmp_path / "sent", 1)
+    place = tmp_path / "watch" / "one"
+    place.mkdir()
+    for path in files:
+        shutil.copy(path, place)
+        bench.wait(3)
+    assert bench.counts() == {}
+    assert len(bench.wait()) == 1
+    assert bench.segmented == 1
+
+
+def test_links_in_the_watched_folder_are_not_followed(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    study(tmp_path / "sent", 1)
+    (tmp_path / "watch" / "link").symlink_to(tmp_path / "sent")
+    (tmp_path / "watch" / "one").mkdir()
+    for path in (tmp_path / "sent").iterdir():
+        (tmp_path / "watch" / "one" / path.name).symlink_to(path)
+    assert bench.wait() == []
+    assert bench.counts() == {}
+
+
+def test_a_spool_without_its_queue_is_taken_up(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.take(study(tmp_path / "sent", 1))
+    bench.service.close()
+    for path in bench.settings.state.glob("queue.sqlite*"):
+        path.unlink()
+    again = Bench(tmp_path)
+    assert again.counts() == {"received": 1}
+    assert len(again.wait()) == 1
+
+
+def test_two_services_on_one_folder_are_refused(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    with hold(bench.settings.state), pytest.raises(InputError, match="another run"), opened(bench.settings):
+        pass
+
+
+BASE_IN_DOMAIN = """
+[serve]
+state = "state"
+model = "phantom"
+quiet_s = 10
+watch = [{ folder = "watch", settle_s = 5 }]
+[serve.limits]
+free = "1MB"
+"""
