@@ -78,14 +78,14 @@ class _Reception:
         """Refuse a host that is not listed; pynetdicom itself refuses titles."""
         if self.hosts and event.assoc.requestor.address not in self.hosts:
             event.assoc.acse.send_reject(0x01, 0x01, 0x01)  # for good, by the user of the service, no reason
+            self.refused("host")
+            event.assoc.kill()  # waits until it is sent
 
     def rejected(self, event: Any) -> None:
         """Say why an association was refused, without the words of whoever asked for it."""
         asked = event.assoc.requestor
         calling, called = (str(getattr(asked.primitive, f"{name}_ae_title")).strip() for name in _TITLES)
-        if self.hosts and asked.address not in self.hosts:
-            self.refused("host")
-        elif calling not in {title.strip() for title in self.gate.callers}:
+        if calling not in {title.strip() for title in self.gate.callers}:
             self.refused("calling title")
         elif called != self.gate.listener.title.strip():
             self.refused("called title")
