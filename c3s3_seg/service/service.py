@@ -61,6 +61,7 @@ class Service:
     stopping: threading.Event = field(default_factory=threading.Event)
     break_off: threading.Event = field(default_factory=threading.Event)
     metrics: Metrics = field(default_factory=Metrics)
+    phase: str = ""  # why it does not take studies: it begins, or it ends
 
     def __post_init__(self) -> None:
         """Open queue and spool, and take up what a killed service left."""
@@ -135,7 +136,7 @@ class Service:
 
     def health(self) -> dict[str, str]:
         """What is wrong, by name; "" where nothing is."""
-        found = {"queue": "", "disk": ""}
+        found = {"queue": "", "disk": "", "intake": self.phase}
         try:
             self.queue.counts()
         except C3S3Error as error:
@@ -158,6 +159,7 @@ class Service:
         C3S3Error
             If an address is taken, or something that is needed is not installed.
         """
+        self.phase = "the service begins"
         workers = [self._worker() for _ in range(self.settings.workers)]
         with ExitStack() as stack:
             collector = Collector(self.queue, self.spool, self.metrics)
@@ -169,9 +171,11 @@ class Service:
                 stack.enter_context(receiving(gate, self.intake.take, self.metrics.refuse))
             for source in self.sources():
                 self._thread(self._serve_source, source)
+            self.phase = ""
             LOGGER.info("the service takes studies")
             while not self.stopping.wait(TICK_S):
                 self._guarded_tick()
+            self.phase = "the service ends"
         self._guarded_tick()
         LOGGER.info("the service has ended; %s", self.queue.counts())
 

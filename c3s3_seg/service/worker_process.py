@@ -49,6 +49,11 @@ class WorkerProcess:
     _errors: Any = None
     _rest: bytes = b""
 
+    @property
+    def process_id(self) -> int | None:
+        """Of the worker that runs now."""
+        return None if self._process is None else self._process.pid
+
     def segment(self, task: SegmentTask) -> SegmentedStudy:
         """Have a study segmented; a worker that dies is a problem of kind `worker`.
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from c3s3_seg.errors import C3S3Error, InputError
 from c3s3_seg.io.pacs.association import (
@@ -71,7 +72,8 @@ class _Reception:
     take: Take
     refused: Callable[[str], None]
     hosts: frozenset[str]
-    on_wire: dict[int, int] = field(default_factory=dict)  # association -> bytes since its last message
+    # Association -> bytes since its last message; what comes after its end is not counted for another one.
+    on_wire: WeakKeyDictionary[Any, int] = field(default_factory=WeakKeyDictionary)
     turn: threading.Lock = field(default_factory=threading.Lock)
 
     def requested(self, event: Any) -> None:
@@ -95,16 +97,16 @@ class _Reception:
     def data(self, event: Any) -> None:
         """Count what comes: of an object that never ends no size is ever known."""
         with self.turn:
-            seen = self.on_wire.get(id(event.assoc), 0) + len(event.data)
-            self.on_wire[id(event.assoc)] = seen
+            seen = self.on_wire.get(event.assoc, 0) + len(event.data)
+            self.on_wire[event.assoc] = seen
         if seen > self.gate.object_bytes + (1 << 20):
             self.refused("size")
             cut(event.assoc)
 
     def message(self, event: Any) -> None:
-        """A message is complete, or the connection closed: count anew."""
+        """A message is complete: count anew."""
         with self.turn:
-            self.on_wire.pop(id(event.assoc), None)
+            self.on_wire.pop(event.assoc, None)
 
     def store(self, event: Any) -> int:
         """Answer a C-STORE with a status."""
@@ -160,7 +162,7 @@ def receiving(gate: Gate, take: Take, refused: Callable[[str], None]) -> Iterato
     handlers: Any = [
         (events.EVT_REQUESTED, reception.requested), (events.EVT_REJECTED, reception.rejected),
         (events.EVT_DATA_RECV, reception.data), (events.EVT_DIMSE_RECV, reception.message),
-        (events.EVT_CONN_CLOSE, reception.message), (events.EVT_C_STORE, reception.store),
+        (events.EVT_C_STORE, reception.store),
     ]  # fmt: skip
     context = gate.tls.listening() if gate.tls is not None else None
     place = (listener.host.strip("[]"), listener.port)
