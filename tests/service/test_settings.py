@@ -1,5 +1,7 @@
 """The table `serve`: what is taken, and what is refused with the name of the file and of the key."""
 
+import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -7,7 +9,17 @@ from helpers.command import run
 from helpers.service import BASE, settings
 
 from c3s3_seg.errors import ConfigError
-from c3s3_seg.service.settings import ServeSettings, read_settings
+from c3s3_seg.service.settings import (
+    LimitSettings,
+    ListenSettings,
+    MonitorSettings,
+    OutputSettings,
+    PollSettings,
+    RetrySettings,
+    ServeSettings,
+    WatchSettings,
+    read_settings,
+)
 
 SOURCE = '[serve]\nstate = "s"\nwatch = [{ folder = "w" }]\n'
 
@@ -50,6 +62,18 @@ def test_what_is_refused(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message) as error:
         read_settings(path)
     assert error.value.where == path
+
+
+def test_the_page_names_every_key() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "service.md").read_text()
+    rows = re.findall(r"^\| (`[^|]*`) \|", page.split("## Settings")[1].split("## States")[0], re.MULTILINE)
+    named = {key for row in rows for key in re.findall(r"`(\w+)`", row)}
+    tables = {"watch", "listen", "poll", "store", "output", "limits", "retry", "monitor"}
+    kinds = (
+        ServeSettings, WatchSettings, ListenSettings, PollSettings, OutputSettings, LimitSettings,
+        RetrySettings, MonitorSettings,
+    )  # fmt: skip
+    assert named == {field.name for kind in kinds for field in fields(kind)} - tables
 
 
 def test_the_command_checks_a_file(tmp_path: Path) -> None:
