@@ -1,6 +1,6 @@
 """The SQLite file of the service: how it is opened, and that what goes wrong with it is said in one line.
 
-    studies    what is to be done, and what was done: `queue`
+    studies    what is to be done, and what was done; refused: files that had no room: `queue`
     objects    results and where they are stored; results: lines that wait for the log: `outbox`
     polled, polls, watched    what sources remember: `source_memory`
 
@@ -31,6 +31,7 @@ STUDIES = (
 )
 TABLES = f"""
 {STUDIES.replace("TABLE", "TABLE IF NOT EXISTS")};
+CREATE TABLE IF NOT EXISTS refused (study TEXT, instance TEXT, PRIMARY KEY (study, instance));
 CREATE INDEX IF NOT EXISTS by_state ON studies (state, next_try);
 CREATE TABLE IF NOT EXISTS objects (target TEXT, instance TEXT, study TEXT, revision INTEGER, stored REAL,
                                     PRIMARY KEY (target, instance));

@@ -40,12 +40,13 @@ class Intake:
         """
         if self.outbox.is_ours(found.instance) or self.spool.holds(found, content):
             return True
+        key, instance = key_of(found.study), key_of(found.instance)
         if not self.spool.has_room(found, len(content)):
             self.metrics.failed("no room")
+            self.queue.refuse(key, instance)  # a part of a study is not to be taken for all of it
             return False
-        key = key_of(found.study)
         self.queue.touch(key)  # before: a study that was done must not stay so beside a new file
         self.spool.put(found, content)
-        self.queue.touch(key)  # after: writing may have taken longer than the quiet time
+        self.queue.accept(key, instance)  # after: writing may have taken longer than the quiet time
         self.metrics.received(len(content))
         return True

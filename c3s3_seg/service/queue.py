@@ -124,6 +124,17 @@ class StudyQueue:
                     "UPDATE studies SET state = 'received', changed = ? WHERE key = ?", now, key
                 )
 
+    def refuse(self, key: str, instance: str) -> None:
+        """A file of a study had no room: the study is not complete without it."""
+        self.touch(key)
+        self.database.run("INSERT OR IGNORE INTO refused VALUES (?, ?)", key, instance)
+
+    def accept(self, key: str, instance: str) -> None:
+        """A file of a study is in the spool: it may have been refused before."""
+        self.touch(key)
+        if self.database.row("SELECT 1 FROM refused WHERE study = ? LIMIT 1", key) is not None:
+            self.database.run("DELETE FROM refused WHERE study = ? AND instance = ?", key, instance)
+
     def close_quiet(self, quiet_s: float) -> list[str]:
         """Studies of which no file came for so long are complete; gives their keys."""
         now = self.database.clock()
@@ -133,10 +144,18 @@ class StudyQueue:
             for key, changed in rows:
                 last = max(changed, self._touched[key]) if key in self._touched else changed
                 if now - last >= quiet_s or last > now + CLOCK_JUMP_S:  # the clock was set back
-                    self._move(key, "complete", attempts=0, next_try=now)
+                    self._close(key, now)
                     self._touched.pop(key, None)
                     found.append(key)
         return found
+
+    def _close(self, key: str, now: float) -> None:
+        (missing,) = self.database.row("SELECT count(*) FROM refused WHERE study = ?", key) or (0,)
+        if not missing:
+            self._move(key, "complete", attempts=0, next_try=now, kind="", reason="")
+            return
+        reason = f"{missing} files of it had no room, or made it larger than allowed; it has to be sent again"
+        self._move(key, "dead", kind="no room", reason=reason)
 
     # What is worked on
 
@@ -202,10 +221,10 @@ class StudyQueue:
         return len(rows)
 
     def revive(self) -> int:
-        """Try all dead studies again."""
+        """Try all dead studies again whose files are there."""
         return self.database.run(
             "UPDATE studies SET state = 'complete', attempts = 0, interrupted = 0, next_try = ? WHERE"
-            " state = 'dead'",
+            " state = 'dead' AND removed = 0 AND key NOT IN (SELECT study FROM refused)",
             self.database.clock(),
         )
 
@@ -222,17 +241,17 @@ class StudyQueue:
         counts: dict[str, int] = dict.fromkeys(STATES, 0)
         return counts | dict(rows)
 
-    def finished_before(self, when: float, *, removed: bool) -> list[QueuedStudy]:
-        """Studies that were done before then, and whose files were removed or not."""
-        question = f"SELECT {COLUMNS} FROM studies WHERE state = 'done' AND removed = ? AND changed < ?"
-        return [_study(row) for row in self.database.rows(question, int(removed), when)]
+    def ended_before(self, state: QueueState, when: float, *, removed: bool) -> list[QueuedStudy]:
+        """Studies that are done, or dead, since before then, and whose files were removed or not."""
+        question = f"SELECT {COLUMNS} FROM studies WHERE state = ? AND removed = ? AND changed < ?"
+        return [_study(row) for row in self.database.rows(question, state, int(removed), when)]
 
     @contextmanager
     def removing(self, key: str) -> Iterator[bool]:
-        """While the files of a done study are removed; False if it is not done any more."""
+        """While the files of a study that has ended are removed; False if it has not any more."""
         with self.database.guarded():
             row = self.get(key)
-            good = row is not None and row.state == "done"
+            good = row is not None and row.state in ("done", "dead")
             if good:
                 self.database.run("UPDATE studies SET removed = 1 WHERE key = ?", key)
             yield good

@@ -17,7 +17,7 @@ from c3s3_seg.service.intake import Intake
 from c3s3_seg.service.metrics import Metrics
 from c3s3_seg.service.monitor import Collector, monitoring
 from c3s3_seg.service.outbox import Outbox
-from c3s3_seg.service.queue import StudyQueue
+from c3s3_seg.service.queue import QueueState, StudyQueue
 from c3s3_seg.service.results_log import write_lines
 from c3s3_seg.service.segment import job_of, model_of
 from c3s3_seg.service.settings import ServeSettings
@@ -107,13 +107,15 @@ class Service:
     def clean(self) -> None:
         """Remove the files of studies that were finished long ago, and their results where asked for."""
         limits, keep_days = self.settings.limits, self.settings.output.keep_days
-        for study in self.queue.finished_before(self.clock() - limits.keep_spool_s, removed=False):
-            with self.queue.removing(study.key) as still:
-                if still:
-                    self.spool.remove(study.key)
+        ages: dict[QueueState, float] = {"done": limits.keep_spool_s, "dead": limits.keep_dead_days * DAY_S}
+        for state, age_s in ages.items():
+            for study in self.queue.ended_before(state, self.clock() - age_s, removed=False):
+                with self.queue.removing(study.key) as still:
+                    if still:
+                        self.spool.remove(study.key)
         if keep_days is None:
             return
-        for study in self.queue.finished_before(self.clock() - keep_days * DAY_S, removed=True):
+        for study in self.queue.ended_before("done", self.clock() - keep_days * DAY_S, removed=True):
             shutil.rmtree(self.settings.state / "results" / study.key, ignore_errors=True)
 
     def work(self, segmenter: Segmenter) -> Work:

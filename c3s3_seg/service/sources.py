@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import shutil
 import stat
@@ -11,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
-from c3s3_seg.errors import C3S3Error, InputError
+from c3s3_seg.errors import C3S3Error, InputError, public
 from c3s3_seg.io.cases import walk_files
 from c3s3_seg.io.pacs.client import fetch
 from c3s3_seg.io.pacs.identity import identity
@@ -19,12 +20,49 @@ from c3s3_seg.io.pacs.query import FetchLimits
 from c3s3_seg.io.pacs.search import FoundSeries, series_of_days
 from c3s3_seg.service.database import Clock
 from c3s3_seg.service.intake import Intake
-from c3s3_seg.service.settings import LimitSettings, PollSettings, WatchSettings
+from c3s3_seg.service.node_settings import PollSettings, WatchSettings
+from c3s3_seg.service.settings import LimitSettings
 from c3s3_seg.service.spool import key_of
 from c3s3_seg.system.files import read_regular
 from c3s3_seg.system.hardware import parse_memory
 
-FULL = "the spool has no room, or a study is larger than allowed; it is tried again"
+FULL = "the spool has no room, or a study is larger than allowed; it is tried again later"
+LONGEST_S = 3600.0
+LOGGER = logging.getLogger(__name__)
+
+
+class NoRoomError(InputError):
+    """A file had no room in the spool."""
+
+
+@dataclass
+class Patience:
+    """What failed is tried again after waits that grow, so that it does not hold up the others.
+
+    Parameters
+    ----------
+    first_s
+        The first wait.
+    clock
+        Of the service.
+    """
+
+    first_s: float
+    clock: Clock
+    _failed: dict[str, tuple[int, float]] = field(default_factory=dict)  # what -> times, when it is due
+
+    def is_due(self, what: str) -> bool:
+        """Whether it may be tried."""
+        return self.clock() >= self._failed.get(what, (0, 0.0))[1]
+
+    def failed(self, what: str) -> None:
+        """It failed once more."""
+        times = self._failed.get(what, (0, 0.0))[0] + 1
+        self._failed[what] = times, self.clock() + min(LONGEST_S, self.first_s * 2.0 ** min(times, 30))
+
+    def succeeded(self, what: str) -> None:
+        """It did not."""
+        self._failed.pop(what, None)
 
 
 @dataclass
@@ -48,6 +86,10 @@ class FolderSource:
     clock: Clock
     _seen: dict[str, tuple[str, float]] = field(default_factory=dict)  # entry -> signature, since when
 
+    def __post_init__(self) -> None:
+        """Nothing has failed yet."""
+        self._patience = Patience(self.settings.every_s, self.clock)
+
     @property
     def name(self) -> str:
         """For messages and metrics."""
@@ -59,7 +101,7 @@ class FolderSource:
         Raises
         ------
         InputError
-            If the folder cannot be read, or there is no room.
+            If the folder cannot be read.
         """
         folder, memory = key_of(str(self.settings.folder)), self.intake.memory
         taken, there = 0, set()
@@ -72,13 +114,24 @@ class FolderSource:
                 self._seen[key] = (signature, self.clock())
                 continue
             settled = self.clock() - since >= self.settings.settle_s
-            if settled and signature and memory.remembered("watched", key) != signature:
-                taken += self._take(entry)
-                if _signature(entry) == signature:  # else it changed meanwhile, and is taken once more
-                    memory.remember("watched", key, signature)
+            known = not signature or memory.remembered("watched", key) == signature
+            if settled and not known and self._patience.is_due(key):
+                taken += self._take_whole(entry, key, signature)
         for gone in set(self._seen) - there:
             del self._seen[gone]
         memory.forget_watched(folder, there)
+        return taken
+
+    def _take_whole(self, entry: Path, key: str, signature: str) -> int:
+        try:
+            taken = self._take(entry)
+        except NoRoomError as error:  # which `/healthz` shows, or this study is too large; others are not
+            LOGGER.warning("%s: %s", self.name, error.what)
+            self._patience.failed(key)
+            return 0
+        self._patience.succeeded(key)
+        if _signature(entry) == signature:  # else it changed meanwhile, and is taken once more
+            self.intake.memory.remember("watched", key, signature)
         return taken
 
     def _take(self, entry: Path) -> int:
@@ -91,7 +144,7 @@ class FolderSource:
                 self.intake.metrics.failed("not DICOM")
                 continue
             if not self.intake.take(found, content):
-                raise InputError(FULL)
+                raise NoRoomError(FULL)
             taken += 1
         return taken
 
@@ -148,6 +201,10 @@ class PacsSource:
     intake: Intake
     clock: Clock
 
+    def __post_init__(self) -> None:
+        """Nothing has failed yet."""
+        self._patience = Patience(self.settings.every_s, self.clock)
+
     @property
     def name(self) -> str:
         """For messages and metrics."""
@@ -159,7 +216,7 @@ class PacsSource:
         Raises
         ------
         C3S3Error
-            If the PACS cannot be reached or does not answer; what was fetched is kept.
+            If the PACS cannot be reached or does not answer the search.
         """
         shutil.rmtree(self.folder, ignore_errors=True)
         memory, server = self.intake.memory, self.settings.server
@@ -168,22 +225,29 @@ class PacsSource:
         found = series_of_days(
             self.settings.node, self.settings.caller, window, [m.upper() for m in self.settings.modalities]
         )
-        taken, errors = 0, []
+        taken = 0
         for series in found:
             key = key_of(series.series)
             seen, had = before = memory.polled(server, key)
-            if series.count == seen and series.count != had:
-                try:
-                    taken += self._fetch(series)
-                    had = series.count
-                except C3S3Error as error:
-                    errors.append(error)
+            wanted = series.count == seen and series.count != had and self._patience.is_due(key)
+            if wanted and (files := self._try(series, key)):
+                taken, had = taken + files, series.count
             if (series.count, had) != before:
                 memory.note_polled(server, key, series.count, had)
-        if errors:
-            raise errors[0]
         memory.remember("polls", server, today.isoformat())
         return taken
+
+    def _try(self, series: FoundSeries, key: str) -> int:
+        """Fetch a series; 0 if it failed, which does not hold up the others."""
+        try:
+            files = self._fetch(series)
+        except C3S3Error as error:
+            LOGGER.warning("%s: a series could not be fetched: %s", self.name, public(error.what))
+            self.intake.metrics.failed("fetch")
+            self._patience.failed(key)
+            return 0
+        self._patience.succeeded(key)
+        return files
 
     def _since(self, today: date) -> date:
         last = self.intake.memory.remembered("polls", self.settings.server)
@@ -205,7 +269,7 @@ class PacsSource:
             for path in paths:
                 content = read_regular(path, parse_memory(self.limits.object))
                 if not self.intake.take(identity(content), content):
-                    raise InputError(FULL)
+                    raise NoRoomError(FULL)
         finally:
             shutil.rmtree(self.folder, ignore_errors=True)
         return len(paths)

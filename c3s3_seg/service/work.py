@@ -17,10 +17,11 @@ from c3s3_seg.errors import C3S3Error, public
 from c3s3_seg.io.pacs.client import send
 from c3s3_seg.io.pacs.identity import identity
 from c3s3_seg.service.metrics import Metrics
+from c3s3_seg.service.node_settings import NodeSettings
 from c3s3_seg.service.outbox import Outbox
 from c3s3_seg.service.queue import Finished, QueuedStudy, StudyQueue
 from c3s3_seg.service.segment import Problem, SegmentedStudy, SegmentTask
-from c3s3_seg.service.settings import NodeSettings, ServeSettings
+from c3s3_seg.service.settings import ServeSettings
 from c3s3_seg.service.spool import Contents, Spool, key_of
 from c3s3_seg.service.worker_process import BrokenOffError
 

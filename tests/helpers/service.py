@@ -117,10 +117,10 @@ class Bench:
         self.segmented += 1
         return in_process(self.settings)(task)
 
-    def wait(self, seconds: int = 30) -> list[dict[str, Any]]:
+    def wait(self, seconds: int = 30, step: int = 1) -> list[dict[str, Any]]:
         """Let time pass, look at the sources, and do all that is due; gives the log of results."""
-        for _ in range(seconds):
-            self.clock.sleep(1)
+        for _ in range(0, seconds, step):
+            self.clock.sleep(step)
             for source in self.sources:
                 source.look()
             self.service.tick()

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -130,8 +131,22 @@ def test_where_there_is_no_room_nothing_is_taken(tmp_path: Path, limit: str) -> 
     assert bench.service.spool.size_bytes <= 20_000
     assert bench.service.metrics.failures["no room"] == taken.count(False)
     study(tmp_path / "watch" / "one", 2)
-    with pytest.raises(InputError, match="the spool has no room"):
-        bench.wait()
+    bench.wait(30)
+    assert (set(bench.counts()), bench.segmented) == ({"dead"}, 0)  # a part of a study is not segmented
+    dead = bench.service.queue.ended_before("dead", bench.clock(), removed=False)
+    assert {found.kind for found in dead} == {"no room"}
+
+
+def test_a_study_that_had_no_room_is_done_once_all_of_it_came(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, base=BASE_IN_DOMAIN.replace('free = "1MB"', 'spool = "20KB"'))
+    files = study(tmp_path / "watch" / "one", 1)
+    study(tmp_path / "watch" / "two", 2)
+    bench.wait(30)
+    assert bench.counts() == {"dead": 2}
+    bench.service.spool.room = replace(bench.service.spool.room, spool_bytes=1_000_000)
+    assert len(bench.wait(200)) == 2
+    assert bench.counts() == {"done": 2}
+    assert bench.service.spool.size_bytes >= 2 * sum(path.stat().st_size for path in files)
 
 
 def test_a_study_waits_while_its_files_change(tmp_path: Path) -> None:

@@ -9,15 +9,13 @@ from helpers.command import run
 from helpers.service import BASE, settings
 
 from c3s3_seg.errors import ConfigError
+from c3s3_seg.service.node_settings import ListenSettings, PollSettings, WatchSettings
 from c3s3_seg.service.settings import (
     LimitSettings,
-    ListenSettings,
     MonitorSettings,
     OutputSettings,
-    PollSettings,
     RetrySettings,
     ServeSettings,
-    WatchSettings,
     read_settings,
 )
 
