@@ -116,7 +116,7 @@ class Service:
         if keep_days is None:
             return
         for study in self.queue.ended_before("done", self.clock() - keep_days * DAY_S, removed=True):
-            shutil.rmtree(self.settings.state / "results" / study.key, ignore_errors=True)
+            shutil.rmtree(self.settings.results / study.key, ignore_errors=True)
 
     def work(self, segmenter: Segmenter) -> Work:
         """What does a study."""
@@ -186,7 +186,7 @@ class Service:
         self.database.close()
 
     def _worker(self) -> WorkerProcess:
-        job = job_of(self.settings, self.settings.state / "results")
+        job = job_of(self.settings, self.settings.results)
         limit_s = self.settings.limits.study_s
         return WorkerProcess(model_of(self.settings), job, limit_s, self.break_off)
 
@@ -256,7 +256,8 @@ def opened(
     C3S3Error
         If the folder cannot be used, another service holds it, or the model is not there.
     """
-    check_folder(settings.state)
+    for folder in (settings.state, settings.results):
+        check_folder(folder)
     model_of(settings)
     if not settings.state.exists():
         make_folder(settings.state)

@@ -31,14 +31,17 @@ class OutputSettings:
         File of JSON lines, one for each study that is finished; default: `results.jsonl` in `state`.
     uids
         How the log names study and series: `hash` (SHA-256 of the UID, shortened) or `plain`.
+    folder
+        Where results are written; default: `results` in `state`.
     keep_days
-        How long the results of a study are kept in `state` after they are stored; none: for ever.
+        How long the results of a study are kept there after they are stored; none: for ever.
     """
 
     capture: bool = False
     uncertainty: bool = False
     log: Path | None = None
     uids: Literal["hash", "plain"] = "hash"
+    folder: Path | None = None
     keep_days: NotNegative | None = None
 
 
@@ -153,6 +156,11 @@ class ServeSettings:
     limits: LimitSettings = field(default_factory=LimitSettings)
     retry: RetrySettings = field(default_factory=RetrySettings)
     monitor: MonitorSettings = field(default_factory=MonitorSettings)
+
+    @property
+    def results(self) -> Path:
+        """The folder of results: `<study>/<revision>`."""
+        return self.output.folder or self.state / "results"
 
     @property
     def log(self) -> Path:

@@ -72,7 +72,8 @@ class Work:
 
     def _do(self, study: QueuedStudy) -> None:
         self.step("snapshot")
-        folder, contents = self.spool.snapshot(study.key)
+        with self._timed("snapshot"):
+            folder, contents = self.spool.snapshot(study.key)
         if is_unchanged(study.done, contents):
             self._finish(study, Finished(study.revision, study.done))
             return
@@ -81,7 +82,7 @@ class Work:
             self._fail(study, Problem("scan", missing))
             return
         found = SegmentedStudy(problems=(Problem("passed over", "no object in it is a slice of a scan"),))
-        out = self.settings.state / "results" / study.key / str(study.revision + 1)
+        out = self.settings.results / study.key / str(study.revision + 1)
         if any(series.may_be_scan for series in contents.values()):
             self.step("segment")
             with self._timed("segment"):

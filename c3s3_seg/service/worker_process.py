@@ -72,7 +72,10 @@ class WorkerProcess:
         self._send(asdict(task))
         answer = self._answer(end)
         if "study" in answer:
-            return parse(SegmentedStudy, answer["study"], "the worker")
+            study = parse(SegmentedStudy, answer["study"], "the worker")
+            if any(problem.kind in ("memory", "defect") for problem in study.problems):
+                self.close()  # what is left in it is not known
+            return study
         self.close()
         return _failed(answer)
 

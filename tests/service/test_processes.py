@@ -53,7 +53,7 @@ def test_a_kill_at_any_step_loses_nothing_and_doubles_nothing(tmp_path: Path) ->
         bench = Bench(tmp_path, more)
         bench.take(list((tmp_path / "sent").iterdir()))
         bench.service.close()
-        steps = [("segment", 1), ("store", 1), ("stored", 1), ("stored", 2), ("finish", 1), ("finished", 1)]
+        steps = [("segment", 1), ("stored", 1), ("stored", 2), ("finish", 1), ("finished", 1)]
         for step, count in steps:
             assert killed_at(tmp_path, more, step, count) == -signal.SIGKILL, step
         bench = Bench(tmp_path, more)

@@ -1,6 +1,8 @@
 """The listener: known titles and hosts only, limits, answers to a sender, C-ECHO."""
 
+import shutil
 import socket
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -13,7 +15,7 @@ import pytest
 from helpers.service import free_port, study
 
 from c3s3_seg.errors import InputError
-from c3s3_seg.io.pacs.association import ECHO, PLAIN, AssociationListener, Caller, Node, association
+from c3s3_seg.io.pacs.association import ECHO, PLAIN, AssociationListener, Caller, Node, Tls, association
 from c3s3_seg.io.pacs.client import send
 from c3s3_seg.io.pacs.identity import Identity
 from c3s3_seg.io.pacs.receiver import Gate, receiving
@@ -136,6 +138,33 @@ def test_an_object_without_valid_uids_is_not_taken(tmp_path: Path) -> None:
         assert link.send_c_store(data).Status == 0xC000
         link.release()
         assert desk.came == []
+
+
+def test_with_certificates_only_their_holders_are_served(tmp_path: Path) -> None:
+    files = study(tmp_path / "s", 1)[:2]
+    certificates(tmp_path, "us", "scanner", "other")
+    trusting = Tls(tmp_path / "scanner.pem", tmp_path / "us.both")
+    with open_desk(tls=trusting) as desk:
+        known = Tls(tmp_path / "us.pem", tmp_path / "scanner.both")
+        assert send(desk.node, files, Caller("SCANNER", 10.0, known)) == 2
+        for tls in (None, Tls(tmp_path / "us.pem"), Tls(tmp_path / "us.pem", tmp_path / "other.both")):
+            with pytest.raises(InputError):
+                send(desk.node, files, Caller("SCANNER", 5.0, tls))
+        assert len(desk.came) == 2
+
+
+def certificates(folder: Path, *names: str) -> None:
+    """Self-signed ones: `NAME.pem`, and with its key `NAME.both`."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    for name in names:
+        words = (
+            "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost"
+            f" -addext subjectAltName=DNS:localhost,IP:127.0.0.1 -keyout {name}.key -out {name}.pem"
+        )
+        subprocess.run(words.split(), cwd=folder, check=True, capture_output=True)
+        both = (folder / f"{name}.pem").read_bytes() + (folder / f"{name}.key").read_bytes()
+        (folder / f"{name}.both").write_bytes(both)
 
 
 def test_an_address_that_is_taken_is_said() -> None:

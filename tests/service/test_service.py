@@ -10,16 +10,18 @@ from helpers.dicom_files import edit, values
 from helpers.service import Bench, counting_pacs, free_port, study
 
 from c3s3_seg.errors import InputError
+from c3s3_seg.service.segment import without_table
 from c3s3_seg.service.service import opened
 from c3s3_seg.service.spool import key_of
 from c3s3_seg.system.lock import hold
 
+KEPT = '[serve.output]\ncapture = true\nfolder = "kept"\n'
 STORE = '[[serve.store]]\nserver = "PACS@127.0.0.1:{}"\ntimeout_s = 5\n[serve.retry]\nattempts = 3\n'
 
 
 def test_a_folder_becomes_a_seg_in_the_pacs_and_a_line_in_the_log(tmp_path: Path) -> None:
     with counting_pacs() as pacs:
-        bench = Bench(tmp_path, STORE.format(pacs.node.port) + "[serve.output]\ncapture = true\n")
+        bench = Bench(tmp_path, STORE.format(pacs.node.port) + KEPT)
         study(tmp_path / "watch" / "one", 1, PatientName="SECRET^NAME")
         (tmp_path / "watch" / "one" / "notes.txt").write_text("no DICOM")
         assert bench.wait(8) == []  # it has settled, but the quiet time is not over
@@ -37,12 +39,35 @@ def test_a_folder_becomes_a_seg_in_the_pacs_and_a_line_in_the_log(tmp_path: Path
         # Once more the same, and what we made ourselves: nothing is done again.
         bench.take(sorted((tmp_path / "watch" / "one").glob("*.dcm")))
         shutil.copytree(tmp_path / "watch" / "one", tmp_path / "watch" / "two")
-        bench.take(list((bench.settings.state / "results").rglob("*.seg.dcm")))
+        ours = list((tmp_path / "kept").rglob("*.seg.dcm"))
+        assert len(ours) == 1
+        bench.take(ours)
         assert len(bench.wait()) == 1
         assert set(pacs.times.values()) == {1}
     assert bench.segmented == 1
     names = [str(path) for path in bench.settings.state.rglob("*")]
     assert not [name for name in names if "SECRET" in name or uid in name]
+    assert leaks(bench) == []
+
+
+def leaks(bench: Bench) -> list[Path]:
+    """Files beside DICOM objects that hold a planted value."""
+    files = [path for path in bench.settings.state.rglob("*") if path.is_file() and path.suffix != ".dcm"]
+    return [path for path in files if b"SECRET" in path.read_bytes()]
+
+
+def test_descriptions_of_series_stay_out_of_reasons_and_logs(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert without_table("found 2 series. The series are 1: SECRET") == "found 2 series."
+    bench = Bench(tmp_path)
+    for seed in (1, 2):
+        words = {"StudyInstanceUID": "1.2.3", "SeriesDescription": f"SECRET {seed}", "PatientID": "SECRET"}
+        bench.take(study(tmp_path / str(seed), seed, **words))
+    bench.wait()
+    assert sum(bench.counts().values()) == 1
+    assert "SECRET" not in caplog.text
+    assert leaks(bench) == []
 
 
 def test_the_files_of_a_finished_study_go_and_late_ones_are_judged(tmp_path: Path) -> None:
