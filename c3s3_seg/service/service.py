@@ -151,6 +151,8 @@ class Service:
         for name, wrong in list(self.metrics.source_errors.items()):
             late = self.clock() - self.metrics.source_seen.get(name, self._started) > LATE_S
             found[name] = wrong if late else ""
+        if self.clock() - self.metrics.source_seen.get("service", self.clock()) > LATE_S:
+            found["service"] = found["service"] or "it has not looked at the queue for minutes"
         return found
 
     def run(self) -> None:
@@ -239,6 +241,8 @@ class Service:
                 return
 
     def _complain(self, name: str, error: C3S3Error) -> None:
+        if self.stopping.is_set():  # the queue is being closed under it
+            return
         text = public(error.what)
         if self.metrics.source_errors.get(name) != text:  # once, and not at every look
             LOGGER.warning("%s: %s", name, text)

@@ -42,8 +42,7 @@ def test_compose() -> None:
 
 
 def test_kubernetes() -> None:
-    for path in sorted((DEPLOY / "kubernetes").glob("*.yaml")):
-        check(linter("kubernetes-validate"), "--strict", path)
+    check(linter("kubernetes-validate"), "--strict", *sorted((DEPLOY / "kubernetes").glob("*.yaml")))
 
 
 def test_the_script_of_cron() -> None:

@@ -10,7 +10,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from helpers.service import Bench, counting_pacs, free_port, in_process, results, settings, study
+from helpers.service import Bench, counting_pacs, free_port, results, settings, study
 
 from c3s3_seg.io.pacs.association import Caller, Node
 from c3s3_seg.io.pacs.client import send
@@ -87,7 +87,6 @@ def test_a_worker_that_dies_is_a_failed_attempt(tmp_path: Path) -> None:
     (problem,) = late.segment(SegmentTask(tmp_path / "sent", tmp_path / "out" / "3")).problems
     assert "it took more than 0.01 s" in problem.reason
     assert late.process_id is None
-    assert in_process(chosen)(SegmentTask(tmp_path / "sent", tmp_path / "out" / "4")).series
 
 
 def serve(folder: Path) -> subprocess.Popen[bytes]:

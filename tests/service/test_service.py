@@ -187,6 +187,29 @@ def test_a_study_waits_while_its_files_change(tmp_path: Path) -> None:
     assert bench.segmented == 1
 
 
+def test_a_queue_that_cannot_be_written_loses_and_doubles_nothing(tmp_path: Path) -> None:
+    """As on a full disk: not even the failure can be noted, until there is room again."""
+    moments: list[str] = []
+
+    def step(name: str) -> None:
+        moments.append(name)
+        if moments.count("finish") == 1 and name == "finish":
+            bench.service.database.run("PRAGMA query_only = 1")
+
+    with counting_pacs() as pacs:
+        bench = Bench(tmp_path, STORE.format(pacs.node.port), step=step)
+        bench.take(study(tmp_path / "sent", 1))
+        with pytest.raises(InputError, match="the queue cannot be written"):
+            bench.wait()
+        assert bench.counts() == {"working": 1}
+        with pytest.raises(InputError, match="the queue cannot be written"):
+            bench.service.tick()
+        bench.service.database.run("PRAGMA query_only = 0")
+        assert len(bench.wait()) == 1
+        assert bench.counts() == {"done": 1}
+        assert set(pacs.times.values()) == {1}
+
+
 def test_links_in_the_watched_folder_are_not_followed(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     study(tmp_path / "sent", 1)
