@@ -22,6 +22,7 @@ import threading
 import time
 import urllib.request
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import pydicom
@@ -142,8 +143,10 @@ class Served:
     def memory_mb(self) -> list[float]:
         """Resident memory of the service and of each worker."""
         own = self.process.pid
-        children = Path(f"/proc/{own}/task").glob("*/children")
-        pids = [own, *(int(pid) for path in children for pid in path.read_text().split())]
+        pids = [own]
+        for path in Path(f"/proc/{own}/task").glob("*/children"):
+            with suppress(OSError):  # a thread that has just ended
+                pids += [int(pid) for pid in path.read_text().split()]
         return [_resident_mb(pid) for pid in pids]
 
 

@@ -113,10 +113,13 @@ class Service:
                 with self.queue.removing(study.key) as still:
                     if still:
                         self.spool.remove(study.key)
-        if keep_days is None:
+        if keep_days is None or not self.settings.results.is_dir():
             return
-        for study in self.queue.ended_before("done", self.clock() - keep_days * DAY_S, removed=True):
-            shutil.rmtree(self.settings.results / study.key, ignore_errors=True)
+        for folder in self.settings.results.iterdir():
+            known = self.queue.get(folder.name)
+            aged = known is not None and self.clock() - known.changed > keep_days * DAY_S
+            if known is not None and known.state == "done" and aged and not folder.is_symlink():
+                shutil.rmtree(folder, ignore_errors=True)
 
     def work(self, segmenter: Segmenter) -> Work:
         """What does a study."""

@@ -94,9 +94,9 @@ class Work:
         self._conclude(study, found, contents, out)
 
     def _conclude(self, study: QueuedStudy, found: SegmentedStudy, contents: Contents, out: Path) -> None:
-        done = _record(found, contents)
+        done = record(study.done, found, contents)
         revision = study.revision + 1
-        if study.revision and done["chosen"] == study.done.get("chosen") and done["chosen"]:
+        if done["chosen"] and done["chosen"] == study.done.get("chosen"):
             # Other series came, and the segmented ones are as they were: so are the results.
             shutil.rmtree(out, ignore_errors=True)
             self._finish(study, Finished(study.revision, done))
@@ -192,11 +192,15 @@ class Work:
             self.metrics.spent(stage, time.perf_counter() - started)
 
 
-def _record(found: SegmentedStudy, contents: Contents) -> dict[str, Any]:
-    """What is remembered of a study that is done: all its series, and those that were segmented."""
-    chosen = {key_of(one.series) for one in found.series}
-    known = {key: [series.digest, series.count] for key, series in contents.items()}
-    return {"series": known, "chosen": {key: known[key] for key in sorted(chosen) if key in known}}
+def record(before: dict[str, Any], found: SegmentedStudy, contents: Contents) -> dict[str, Any]:
+    """What is remembered of a study that is done: all its series, and those that were segmented.
+
+    Series of an earlier revision that are not there any more stay known: they may be sent again.
+    """
+    here = {key: [series.digest, series.count] for key, series in contents.items()}
+    chosen = {key: value for key, value in before.get("chosen", {}).items() if key not in here}
+    chosen |= {key: here[key] for key in map(key_of, (one.series for one in found.series)) if key in here}
+    return {"series": {**before.get("series", {}), **here}, "chosen": chosen}
 
 
 def is_unchanged(done: dict[str, Any], contents: Contents) -> bool:

@@ -10,9 +10,10 @@ from helpers.dicom_files import edit, values
 from helpers.service import Bench, counting_pacs, free_port, study
 
 from c3s3_seg.errors import InputError
-from c3s3_seg.service.segment import without_table
+from c3s3_seg.service.segment import SegmentedSeries, SegmentedStudy, without_table
 from c3s3_seg.service.service import opened
-from c3s3_seg.service.spool import key_of
+from c3s3_seg.service.spool import SeriesFiles, key_of
+from c3s3_seg.service.work import is_unchanged, record
 from c3s3_seg.system.lock import hold
 
 KEPT = '[serve.output]\ncapture = true\nfolder = "kept"\n'
@@ -84,6 +85,31 @@ def test_the_files_of_a_finished_study_go_and_late_ones_are_judged(tmp_path: Pat
     bench.take(files)  # all of it again, as it was
     assert len(bench.wait()) == 1
     assert (bench.counts(), bench.segmented) == ({"done": 1}, 1)
+
+
+def test_series_of_an_earlier_revision_stay_known() -> None:
+    """Their files were removed; another series comes, and then the first ones are sent again."""
+    heart, localizer = SeriesFiles("a", 36, True), SeriesFiles("b", 3, True)
+    segmented = SegmentedSeries("1.2", "ok", (), False, {}, None, "phantom", "", "", 1.0, ())
+    first = record({}, SegmentedStudy((segmented,)), {key_of("1.2"): heart})
+    assert not is_unchanged({}, {key_of("1.2"): heart})
+    assert is_unchanged(first, {key_of("1.2"): heart})
+    assert not is_unchanged(first, {key_of("1.3"): localizer})
+    second = record(first, SegmentedStudy(), {key_of("1.3"): localizer})
+    assert second["chosen"] == first["chosen"] == {key_of("1.2"): ["a", 36]}
+    assert is_unchanged(second, {key_of("1.2"): heart, key_of("1.3"): localizer})
+    assert is_unchanged(second, {key_of("1.9"): SeriesFiles("c", 1, False)})
+    assert not is_unchanged(second, {key_of("1.2"): replace(heart, digest="d")})
+
+
+def test_results_are_removed_after_the_time_that_was_set(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, "[serve.output]\nkeep_days = 0.01\n")
+    bench.take(study(tmp_path / "sent", 1))
+    bench.wait()
+    assert list(bench.settings.results.rglob("*.seg.dcm"))
+    bench.wait(1000, 10)
+    assert list(bench.settings.results.iterdir()) == []
+    assert bench.counts() == {"done": 1}
 
 
 def test_a_changed_series_is_a_new_revision_and_another_object_is_not(tmp_path: Path) -> None:
