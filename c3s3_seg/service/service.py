@@ -147,7 +147,7 @@ class Service:
         except C3S3Error as error:
             found["queue"] = public(error.what)
         room = self.spool.room
-        if self.spool.free_bytes() < room.free_bytes:
+        if self.spool.is_disk_full:
             found["disk"] = "less space is free than serve.limits.free"
         elif self.spool.size_bytes >= room.spool_bytes:
             found["disk"] = "the spool is as large as serve.limits.spool"

@@ -27,6 +27,7 @@ from c3s3_seg.system.files import read_regular
 from c3s3_seg.system.hardware import parse_memory
 
 FULL = "the spool has no room, or a study is larger than allowed; it is tried again later"
+NO_SPACE = "less space is free than serve.limits.free: nothing is fetched"
 LONGEST_S = 3600.0
 LOGGER = logging.getLogger(__name__)
 
@@ -216,9 +217,11 @@ class PacsSource:
         Raises
         ------
         C3S3Error
-            If the PACS cannot be reached or does not answer the search.
+            If the PACS cannot be reached or does not answer the search, or the disk has no room.
         """
         shutil.rmtree(self.folder, ignore_errors=True)
+        if self.intake.spool.is_disk_full:
+            raise InputError(NO_SPACE)
         memory, server = self.intake.memory, self.settings.server
         today = datetime.fromtimestamp(self.clock(), UTC).date()
         window = (self._since(today), today + timedelta(days=1))  # its clock may be in another time zone

@@ -103,6 +103,11 @@ class Spool:
         """Left on the disk."""
         return shutil.disk_usage(self.folder).free
 
+    @property
+    def is_disk_full(self) -> bool:
+        """Whether less space is left than is to stay free."""
+        return self.free_bytes() < self.room.free_bytes
+
     def holds(self, found: Identity, content: bytes) -> bool:
         """Whether the very same file is there."""
         place = self._place(found)
