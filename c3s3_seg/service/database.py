@@ -1,7 +1,7 @@
 """The SQLite file of the service: how it is opened, and that what goes wrong with it is said in one line.
 
     studies    what is to be done, and what was done; refused: files that had no room: `queue`
-    objects    results and where they are stored; results: lines that wait for the log: `outbox`
+    objects    results and where they are stored; results: lines that wait for the log: `deliveries`
     polled, polls, watched    what sources remember: `source_memory`
 
 Every change is on the disk before the next step (write-ahead log, synchronous = FULL). One process writes:

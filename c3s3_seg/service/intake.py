@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from c3s3_seg.io.pacs.identity import Identity
+from c3s3_seg.service.deliveries import Deliveries
 from c3s3_seg.service.metrics import Metrics
-from c3s3_seg.service.outbox import Outbox
 from c3s3_seg.service.queue import StudyQueue
 from c3s3_seg.service.source_memory import SourceMemory
 from c3s3_seg.service.spool import Spool, key_of
@@ -18,12 +18,12 @@ class Intake:
 
     Parameters
     ----------
-    queue, outbox, memory, spool, metrics
+    queue, deliveries, memory, spool, metrics
         Of the service.
     """
 
     queue: StudyQueue
-    outbox: Outbox
+    deliveries: Deliveries
     memory: SourceMemory
     spool: Spool
     metrics: Metrics
@@ -38,7 +38,7 @@ class Intake:
         InputError
             If it cannot be written.
         """
-        if self.outbox.is_ours(found.instance) or self.spool.holds(found, content):
+        if self.deliveries.is_ours(found.instance) or self.spool.holds(found, content):
             return True
         key, instance = key_of(found.study), key_of(found.instance)
         if not self.spool.has_room(found, len(content)):

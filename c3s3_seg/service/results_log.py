@@ -8,19 +8,19 @@ from contextlib import suppress
 from pathlib import Path
 
 from c3s3_seg.errors import InputError
-from c3s3_seg.service.outbox import Outbox
+from c3s3_seg.service.deliveries import Deliveries
 
 TAIL_BYTES = 4 << 20  # in it the lines are looked for that a killed service may have written already
 
 
-def write_lines(path: Path, outbox: Outbox, *, first: bool = False) -> int:
+def write_lines(path: Path, deliveries: Deliveries, *, first: bool = False) -> int:
     """Append the lines that wait in the queue; gives how many. The file is opened anew each time.
 
     Parameters
     ----------
     path
         The log; a rotated one is made anew.
-    outbox
+    deliveries
         Where the lines wait.
     first
         Whether the service has just started: the last line may be half written, or be there already.
@@ -30,7 +30,7 @@ def write_lines(path: Path, outbox: Outbox, *, first: bool = False) -> int:
     InputError
         If it cannot be written; the lines stay in the queue.
     """
-    waiting = outbox.unlogged()
+    waiting = deliveries.unlogged()
     if not waiting and not first:
         return 0
     try:
@@ -39,7 +39,7 @@ def write_lines(path: Path, outbox: Outbox, *, first: bool = False) -> int:
         for name, line in waiting:
             if name not in known:
                 _append(path, line)
-            outbox.logged(name)
+            deliveries.logged(name)
     except OSError as error:
         raise InputError(f"cannot be written ({error.strerror or error})", where=path) from error
     return len(waiting)

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from c3s3_seg.errors import C3S3Error, InputError, public
 from c3s3_seg.io.pacs.receiver import receiving
 from c3s3_seg.service.database import Clock, ServiceDatabase
+from c3s3_seg.service.deliveries import Deliveries
 from c3s3_seg.service.intake import Intake
 from c3s3_seg.service.metrics import Metrics
 from c3s3_seg.service.monitor import Collector, monitoring
-from c3s3_seg.service.outbox import Outbox
 from c3s3_seg.service.queue import QueueState, StudyQueue
 from c3s3_seg.service.results_log import write_lines
 from c3s3_seg.service.segment import job_of, model_of
@@ -67,18 +67,20 @@ class Service:
         """Open queue and spool, and take up what a killed service left."""
         limits, state = self.settings.limits, self.settings.state
         self.database = ServiceDatabase(state / "queue.sqlite", self.clock)
-        self.queue, self.outbox = StudyQueue(self.database), Outbox(self.database)
+        self.queue, self.deliveries = StudyQueue(self.database), Deliveries(self.database)
         self.spool = Spool(state, Room(
             parse_memory(limits.free), parse_memory(limits.spool), parse_memory(limits.study), limits.files
         ))  # fmt: skip
-        self.intake = Intake(self.queue, self.outbox, SourceMemory(self.database), self.spool, self.metrics)
+        self.intake = Intake(
+            self.queue, self.deliveries, SourceMemory(self.database), self.spool, self.metrics
+        )
         recovered = self.queue.recover()
         known = [key for key in self.spool.studies() if self.queue.get(key) is None]
         for key in known:  # their queue was moved away
             self.queue.touch(key)
         if recovered or known:
             LOGGER.info("%d studies were in work, %d were not in the queue", recovered, len(known))
-        write_lines(self.settings.log, self.outbox, first=True)
+        write_lines(self.settings.log, self.deliveries, first=True)
         self._cleaned, self._started = self.clock(), self.clock()
         self._stranded: list[str] = []
 
@@ -99,7 +101,7 @@ class Service:
             self.queue.give_back(self._stranded[-1])
             self._stranded.pop()
         self.queue.close_quiet(self.settings.quiet_s)
-        write_lines(self.settings.log, self.outbox)
+        write_lines(self.settings.log, self.deliveries)
         if self.clock() - self._cleaned >= CLEAN_S:
             self._cleaned = self.clock()
             self.clean()
@@ -123,7 +125,9 @@ class Service:
 
     def work(self, segmenter: Segmenter) -> Work:
         """What does a study."""
-        return Work(self.settings, self.queue, self.outbox, self.spool, self.metrics, segmenter, self.step)
+        return Work(
+            self.settings, self.queue, self.deliveries, self.spool, self.metrics, segmenter, self.step
+        )
 
     def work_one(self, work: Work) -> bool:
         """Do the study that is due; False if there is none."""

@@ -16,9 +16,9 @@ from typing import Any
 from c3s3_seg.errors import C3S3Error, public
 from c3s3_seg.io.pacs.client import send
 from c3s3_seg.io.pacs.identity import identity
+from c3s3_seg.service.deliveries import Deliveries
 from c3s3_seg.service.metrics import Metrics
 from c3s3_seg.service.node_settings import NodeSettings
-from c3s3_seg.service.outbox import Outbox
 from c3s3_seg.service.queue import Finished, QueuedStudy, StudyQueue
 from c3s3_seg.service.segment import Problem, SegmentedStudy, SegmentTask
 from c3s3_seg.service.settings import ServeSettings
@@ -39,7 +39,7 @@ class Work:
 
     Parameters
     ----------
-    settings, queue, outbox, spool, metrics
+    settings, queue, deliveries, spool, metrics
         Of the service.
     segmenter
         Segments one study, in a worker process.
@@ -49,7 +49,7 @@ class Work:
 
     settings: ServeSettings
     queue: StudyQueue
-    outbox: Outbox
+    deliveries: Deliveries
     spool: Spool
     metrics: Metrics
     segmenter: Segmenter
@@ -123,12 +123,14 @@ class Work:
         try:
             instances = {str(identity(path.read_bytes()).instance): path for path in files}
             self.step("expect")
-            for instance in self.outbox.expect(target.server, list(instances), study.key, study.revision + 1):
+            for instance in self.deliveries.expect(
+                target.server, list(instances), study.key, study.revision + 1
+            ):
                 self.step("store")
                 with self._timed("store"):
                     send(target.node, [instances[instance]], target.caller)
                 self.step("stored")
-                self.outbox.stored(target.server, instance)
+                self.deliveries.stored(target.server, instance)
                 self.metrics.add("objects")
         except (C3S3Error, OSError) as error:
             return public(error.what) if isinstance(error, C3S3Error) else "a result cannot be read"

@@ -7,7 +7,7 @@ from helpers.service import SetClock
 
 from c3s3_seg.errors import InputError
 from c3s3_seg.service.database import ServiceDatabase
-from c3s3_seg.service.outbox import Outbox
+from c3s3_seg.service.deliveries import Deliveries
 from c3s3_seg.service.queue import MOST_INTERRUPTED, Finished, StudyQueue
 from c3s3_seg.service.results_log import write_lines
 
@@ -109,24 +109,24 @@ def test_what_was_in_work_is_done_again_but_not_for_ever(
 
 
 def test_lines_are_written_once(tmp_path: Path, database: ServiceDatabase) -> None:
-    queue, outbox, log = StudyQueue(database), Outbox(database), tmp_path / "results.jsonl"
+    queue, deliveries, log = StudyQueue(database), Deliveries(database), tmp_path / "results.jsonl"
     for key in ("a", "b"):
         queue.touch(key)
         queue.finish(key, Finished(1, {}, f'{{"id": "{key}-1"}}'))
     # The service was killed after it had written one line and half of the next.
     log.write_text('{"id": "a-1"}\n{"id": "b')
-    assert write_lines(log, outbox, first=True) == 2
+    assert write_lines(log, deliveries, first=True) == 2
     assert log.read_text() == '{"id": "a-1"}\n{"id": "b-1"}\n'
-    assert write_lines(log, outbox) == 0
+    assert write_lines(log, deliveries) == 0
 
 
 def test_objects_are_remembered_for_each_target(database: ServiceDatabase) -> None:
-    outbox = Outbox(database)
-    assert outbox.expect("one", ["1.2", "1.3"], "a", 1) == ["1.2", "1.3"]
-    outbox.stored("one", "1.2")
-    assert outbox.expect("one", ["1.2", "1.3"], "a", 1) == ["1.3"]
-    assert outbox.expect("two", ["1.2", "1.3"], "a", 1) == ["1.2", "1.3"]
-    assert (outbox.is_ours("1.2"), outbox.is_ours("1.9")) == (True, False)
+    deliveries = Deliveries(database)
+    assert deliveries.expect("one", ["1.2", "1.3"], "a", 1) == ["1.2", "1.3"]
+    deliveries.stored("one", "1.2")
+    assert deliveries.expect("one", ["1.2", "1.3"], "a", 1) == ["1.3"]
+    assert deliveries.expect("two", ["1.2", "1.3"], "a", 1) == ["1.2", "1.3"]
+    assert (deliveries.is_ours("1.2"), deliveries.is_ours("1.9")) == (True, False)
 
 
 @pytest.mark.parametrize("content", [b"something else", b"SQLite format 3\0" + bytes(5000)])

@@ -253,7 +253,10 @@ def test_a_spool_without_its_queue_is_taken_up(tmp_path: Path) -> None:
     bench.service.close()
     for path in bench.settings.state.glob("queue.sqlite*"):
         path.unlink()
+    (half,) = (bench.settings.state / "spool").glob("*/*")
+    (half / ".0123.part").write_bytes(b"half a file that a killed service left")
     again = Bench(tmp_path)
+    assert not list(again.settings.state.rglob("*.part"))
     assert again.counts() == {"received": 1}
     assert len(again.wait()) == 1
 

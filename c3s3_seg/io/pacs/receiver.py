@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -23,7 +24,7 @@ from c3s3_seg.io.pacs.association import (
     addresses,
 )
 from c3s3_seg.io.pacs.identity import Identity, identity
-from c3s3_seg.io.pacs.inbox import NO_ROOM, NOT_UNDERSTOOD, cut
+from c3s3_seg.io.pacs.inbox import NO_ROOM, NOT_UNDERSTOOD
 
 PARTING_S = 5.0  # what a sender gets at the end to finish the association that is open
 
@@ -101,7 +102,7 @@ class _Reception:
             self.on_wire[event.assoc] = seen
         if seen > self.gate.object_bytes + (1 << 20):
             self.refused("size")
-            cut(event.assoc)
+            _cut(event.assoc)
 
     def message(self, event: Any) -> None:
         """A message is complete: count anew."""
@@ -126,6 +127,12 @@ class _Reception:
 
 
 _TITLES = ("calling", "called")
+
+
+def _cut(link: Any) -> None:
+    """Close a connection under whoever reads from it; a polite end would wait for the other side."""
+    with suppress(OSError, AttributeError, ValueError):
+        link.dul.socket.socket.shutdown(socket.SHUT_RDWR)
 
 
 @contextmanager

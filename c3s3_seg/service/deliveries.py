@@ -9,7 +9,7 @@ from c3s3_seg.service.database import ServiceDatabase
 
 
 @dataclass(frozen=True)
-class Outbox:
+class Deliveries:
     """What is to be stored and logged, and what was.
 
     Parameters
