@@ -44,6 +44,7 @@ COMMANDS = {
     "PACS": {
         "fetch": "Fetch a study from a PACS by DIMSE or DICOMweb, all of it or nothing.",
         "send": "Send DICOM files to a PACS by DIMSE or DICOMweb; sending them again is safe.",
+        "serve": "Segment what comes to a folder or from a PACS, and store the results, until it is stopped.",
     },
     "Check": {
         "inspect": "List the series at a path, and why some of them cannot be read.",

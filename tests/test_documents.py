@@ -23,7 +23,8 @@ FOREIGN = {
     *("tls-ca-file", "tls-cert", "tls-key", "meta", "config", "bundle", "dataset", "output"),
     *("no-index", "find-links", "no-deps"),  # of pip
     *("network", "read-only", "rm", "tmpfs", "user", "memory", "build-arg"),  # of docker
-    *("kills", "flat", "tiles", "fine", "slices", "size", "steps", "methods"),  # of scripts in benchmarks/
+    # of scripts in benchmarks/
+    *("kills", "flat", "studies", "tiles", "fine", "slices", "size", "steps", "methods"),
 }
 METADATA = {f"c3s3.{key}" for key in ("task", "networks", "weights", "input", "output", "postprocess")}
 SUBTABLES = {"networks.a", "networks.b"}

@@ -39,6 +39,8 @@ STORED = {_STORAGE + end: [*PLAIN, *_PACKED] for end in _SCANS} | {
     _STORAGE + end: [*PLAIN, _PACKED[-1]] for end in _MADE
 }
 REPORTS = {_STORAGE + end: PLAIN for end in _OTHERS}
+SCANS = frozenset(_STORAGE + end for end in _SCANS)
+ECHO = "1.2.840.10008.1.1"
 
 Context = tuple[str, list[str]]
 

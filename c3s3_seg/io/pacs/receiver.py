@@ -1,0 +1,194 @@
+"""A storage SCP: takes the objects that known senders send, for as long as it runs (C-STORE, C-ECHO)."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from c3s3_seg.errors import C3S3Error, InputError
+from c3s3_seg.io.pacs.association import (
+    ECHO,
+    PLAIN,
+    REPORTS,
+    STORED,
+    SUCCESS,
+    AssociationListener,
+    Caller,
+    Tls,
+    addresses,
+)
+from c3s3_seg.io.pacs.identity import Identity, identity
+from c3s3_seg.io.pacs.inbox import NO_ROOM, NOT_UNDERSTOOD
+
+PARTING_S = 5.0  # what a sender gets at the end to finish the association that is open
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Who may send what.
+
+    Parameters
+    ----------
+    listener
+        Our title, address and port; `senders` are the hosts that may connect, any if there are none.
+    callers
+        Titles that senders call themselves: one at least.
+    tls
+        Who connects must show a certificate that is trusted. None: no encryption.
+    associations
+        How many at once.
+    object_bytes
+        Size of one object.
+    timeout_s
+        How long a sender may be silent.
+    """
+
+    listener: AssociationListener
+    callers: tuple[str, ...]
+    tls: Tls | None = None
+    associations: int = 8
+    object_bytes: int = 1 << 30
+    timeout_s: float = 60.0
+
+    def __post_init__(self) -> None:
+        """Raise InputError unless titles are such."""
+        if not self.callers:
+            raise InputError("no calling title is allowed: wanted one at least")
+        for title in (self.listener.title, *self.callers):
+            Caller(title, self.timeout_s)
+
+
+Take = Callable[[Identity, bytes], bool]
+
+
+@dataclass
+class _Reception:
+    gate: Gate
+    take: Take
+    refused: Callable[[str], None]
+    hosts: frozenset[str]
+    # Association -> bytes since its last message; what comes after its end is not counted for another one.
+    on_wire: WeakKeyDictionary[Any, int] = field(default_factory=WeakKeyDictionary)
+    turn: threading.Lock = field(default_factory=threading.Lock)
+
+    def requested(self, event: Any) -> None:
+        """Refuse a host that is not listed; pynetdicom itself refuses titles."""
+        if self.hosts and event.assoc.requestor.address not in self.hosts:
+            event.assoc.acse.send_reject(0x01, 0x01, 0x01)  # for good, by the user of the service, no reason
+            self.refused("host")
+            event.assoc.kill()  # waits until it is sent
+
+    def rejected(self, event: Any) -> None:
+        """Say why an association was refused, without the words of whoever asked for it."""
+        asked = event.assoc.requestor
+        calling, called = (str(getattr(asked.primitive, f"{name}_ae_title")).strip() for name in _TITLES)
+        if calling not in {title.strip() for title in self.gate.callers}:
+            self.refused("calling title")
+        elif called != self.gate.listener.title.strip():
+            self.refused("called title")
+        else:
+            self.refused("limit")
+
+    def data(self, event: Any) -> None:
+        """Count what comes: of an object that never ends no size is ever known."""
+        with self.turn:
+            seen = self.on_wire.get(event.assoc, 0) + len(event.data)
+            self.on_wire[event.assoc] = seen
+        if seen > self.gate.object_bytes + (1 << 20):
+            self.refused("size")
+            _cut(event.assoc)
+
+    def message(self, event: Any) -> None:
+        """A message is complete: count anew."""
+        with self.turn:
+            self.on_wire.pop(event.assoc, None)
+
+    def store(self, event: Any) -> int:
+        """Answer a C-STORE with a status."""
+        try:
+            content = event.encoded_dataset()
+            found = identity(content)
+            asked = event.request
+            named = (str(asked.AffectedSOPInstanceUID or ""), str(asked.AffectedSOPClassUID or ""))
+            if named != (found.instance, found.kind):  # PS3.7, 9.1.1.1: both must be of one object
+                return NOT_UNDERSTOOD
+        except Exception:  # pydicom raises whatever its parser trips over
+            return NOT_UNDERSTOOD
+        try:
+            return SUCCESS if self.take(found, content) else NO_ROOM
+        except (C3S3Error, OSError):
+            return NO_ROOM
+
+
+_TITLES = ("calling", "called")
+
+
+def _cut(link: Any) -> None:
+    """Close a connection under whoever reads from it; a polite end would wait for the other side."""
+    with suppress(OSError, AttributeError, ValueError):
+        link.dul.socket.socket.shutdown(socket.SHUT_RDWR)
+
+
+@contextmanager
+def receiving(gate: Gate, take: Take, refused: Callable[[str], None]) -> Iterator[None]:
+    """Listen until the end of the block.
+
+    Parameters
+    ----------
+    gate
+        Where, and who may send.
+    take
+        Called with each object, from several threads: True once it is safe on the disk, False if there is
+        no room for it. Only then the sender is answered.
+    refused
+        Called with the reason of each refusal: `calling title`, `called title`, `host`, `limit`, `size`.
+
+    Raises
+    ------
+    InputError
+        If the address is taken, a host is not known, or TLS has no certificate to show or to check by.
+    MissingError
+        If pynetdicom is not installed.
+    """
+    listener = gate.listener
+    entity = Caller(listener.title, gate.timeout_s).entity([])
+    import pynetdicom
+
+    entity.require_called_aet, entity.require_calling_aet = True, list(gate.callers)
+    entity.maximum_associations = gate.associations
+    for kind, syntaxes in (STORED | REPORTS | {ECHO: PLAIN}).items():
+        entity.add_supported_context(kind, syntaxes)
+    reception = _Reception(gate, take, refused, addresses(listener.senders))
+    events = pynetdicom.evt
+    handlers: Any = [
+        (events.EVT_REQUESTED, reception.requested), (events.EVT_REJECTED, reception.rejected),
+        (events.EVT_DATA_RECV, reception.data), (events.EVT_DIMSE_RECV, reception.message),
+        (events.EVT_C_STORE, reception.store),
+    ]  # fmt: skip
+    context = gate.tls.listening() if gate.tls is not None else None
+    place = (listener.host.strip("[]"), listener.port)
+    try:
+        server = entity.start_server(place, block=False, evt_handlers=handlers, ssl_context=context)
+    except OSError as error:
+        what = f"cannot listen on {listener.host}:{listener.port}: {error.strerror or error}"
+        raise InputError(what, todo="Give another address or port") from error
+    try:
+        yield
+    finally:
+        server.shutdown()
+        _part(entity)
+
+
+def _part(entity: Any) -> None:
+    """Let open associations come to their end for a moment; what was not acknowledged is sent again."""
+    end = time.monotonic() + PARTING_S
+    while entity.active_associations and time.monotonic() < end:
+        time.sleep(0.05)
+    for link in entity.active_associations:
+        link.abort()

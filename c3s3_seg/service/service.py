@@ -1,0 +1,281 @@
+"""The service: sources, the queue and workers, from the start to the last study."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+
+from c3s3_seg.errors import C3S3Error, InputError, public
+from c3s3_seg.io.pacs.receiver import receiving
+from c3s3_seg.service.database import Clock, ServiceDatabase
+from c3s3_seg.service.deliveries import Deliveries
+from c3s3_seg.service.intake import Intake
+from c3s3_seg.service.metrics import Metrics
+from c3s3_seg.service.monitor import Collector, monitoring
+from c3s3_seg.service.queue import QueueState, StudyQueue
+from c3s3_seg.service.results_log import write_lines
+from c3s3_seg.service.segment import job_of, model_of
+from c3s3_seg.service.settings import ServeSettings
+from c3s3_seg.service.source_memory import SourceMemory
+from c3s3_seg.service.sources import FolderSource, PacsSource
+from c3s3_seg.service.spool import Room, Spool, key_of
+from c3s3_seg.service.work import Segmenter, Work
+from c3s3_seg.service.worker_process import BrokenOffError, WorkerProcess
+from c3s3_seg.system.files import check_folder, make_folder
+from c3s3_seg.system.hardware import parse_memory
+from c3s3_seg.system.lock import hold
+
+LOGGER = logging.getLogger(__name__)
+TICK_S = 0.5
+CLEAN_S = 60.0
+LATE_S = 300.0  # a source may fail for so long before the service is said not to be ready
+DAY_S = 86_400.0
+
+
+def _silent(step: str) -> None:
+    del step
+
+
+@dataclass
+class Service:
+    """Everything that runs, on one `state` folder that is held.
+
+    Parameters
+    ----------
+    settings
+        The table `serve`.
+    clock
+        Seconds since 1970.
+    step
+        Told the name of each step of a study before it is begun.
+    """
+
+    settings: ServeSettings
+    clock: Clock = time.time
+    step: Callable[[str], None] = _silent
+    stopping: threading.Event = field(default_factory=threading.Event)
+    break_off: threading.Event = field(default_factory=threading.Event)
+    metrics: Metrics = field(default_factory=Metrics)
+    phase: str = ""  # why it does not take studies: it begins, or it ends
+
+    def __post_init__(self) -> None:
+        """Open queue and spool, and take up what a killed service left."""
+        limits, state = self.settings.limits, self.settings.state
+        self.database = ServiceDatabase(state / "queue.sqlite", self.clock)
+        self.queue, self.deliveries = StudyQueue(self.database), Deliveries(self.database)
+        self.spool = Spool(state, Room(
+            parse_memory(limits.free), parse_memory(limits.spool), parse_memory(limits.study), limits.files
+        ))  # fmt: skip
+        self.intake = Intake(
+            self.queue, self.deliveries, SourceMemory(self.database), self.spool, self.metrics
+        )
+        recovered = self.queue.recover()
+        known = [key for key in self.spool.studies() if self.queue.get(key) is None]
+        for key in known:  # their queue was moved away
+            self.queue.touch(key)
+        if recovered or known:
+            LOGGER.info("%d studies were in work, %d were not in the queue", recovered, len(known))
+        write_lines(self.settings.log, self.deliveries, first=True)
+        self._cleaned, self._started = self.clock(), self.clock()
+        self._stranded: list[str] = []
+
+    def sources(self) -> list[FolderSource | PacsSource]:
+        """What is looked at again and again."""
+        settings, size = self.settings, parse_memory(self.settings.limits.object)
+        folders = [FolderSource(watch, size, self.intake, self.clock) for watch in settings.watch]
+        fetched = settings.state / "fetched"
+        polls = [
+            PacsSource(poll, settings.limits, fetched / key_of(poll.server), self.intake, self.clock)
+            for poll in settings.poll
+        ]
+        return [*folders, *polls]
+
+    def tick(self) -> None:
+        """Close studies that were quiet, write lines that wait, remove what is old."""
+        while self._stranded:
+            self.queue.give_back(self._stranded[-1])
+            self._stranded.pop()
+        self.queue.close_quiet(self.settings.quiet_s)
+        write_lines(self.settings.log, self.deliveries)
+        if self.clock() - self._cleaned >= CLEAN_S:
+            self._cleaned = self.clock()
+            self.clean()
+
+    def clean(self) -> None:
+        """Remove the files of studies that were finished long ago, and their results where asked for."""
+        limits, keep_days = self.settings.limits, self.settings.output.keep_days
+        ages: dict[QueueState, float] = {"done": limits.keep_spool_s, "dead": limits.keep_dead_days * DAY_S}
+        for state, age_s in ages.items():
+            for study in self.queue.ended_before(state, self.clock() - age_s, removed=False):
+                with self.queue.removing(study.key) as still:
+                    if still:
+                        self.spool.remove(study.key)
+        if keep_days is None or not self.settings.results.is_dir():
+            return
+        for folder in self.settings.results.iterdir():
+            known = self.queue.get(folder.name)
+            aged = known is not None and self.clock() - known.changed > keep_days * DAY_S
+            if known is not None and known.state == "done" and aged and not folder.is_symlink():
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def work(self, segmenter: Segmenter) -> Work:
+        """What does a study."""
+        return Work(
+            self.settings, self.queue, self.deliveries, self.spool, self.metrics, segmenter, self.step
+        )
+
+    def work_one(self, work: Work) -> bool:
+        """Do the study that is due; False if there is none."""
+        study = self.queue.claim()
+        if study is None:
+            return False
+        try:
+            work.do(study)
+        except BrokenOffError:
+            self.queue.give_back(study.key)
+        except C3S3Error:  # not even the failure could be noted: the disk is full, for one
+            self._stranded.append(study.key)
+            raise
+        return True
+
+    def health(self) -> dict[str, str]:
+        """What is wrong, by name; "" where nothing is."""
+        found = {"queue": "", "disk": "", "intake": self.phase}
+        try:
+            self.queue.counts()
+        except C3S3Error as error:
+            found["queue"] = public(error.what)
+        room = self.spool.room
+        if self.spool.is_disk_full:
+            found["disk"] = "less space is free than serve.limits.free"
+        elif self.spool.size_bytes >= room.spool_bytes:
+            found["disk"] = "the spool is as large as serve.limits.spool"
+        for name, wrong in list(self.metrics.source_errors.items()):
+            late = self.clock() - self.metrics.source_seen.get(name, self._started) > LATE_S
+            found[name] = wrong if late else ""
+        if self.clock() - self.metrics.source_seen.get("service", self.clock()) > LATE_S:
+            found["service"] = found["service"] or "it has not looked at the queue for minutes"
+        return found
+
+    def run(self) -> None:
+        """Serve until `stopping` is set; then finish the study in work, and leave the rest in the queue.
+
+        Raises
+        ------
+        C3S3Error
+            If an address is taken, or something that is needed is not installed.
+        """
+        self.phase = "the service begins"
+        workers = [self._worker() for _ in range(self.settings.workers)]
+        with ExitStack() as stack:
+            collector = Collector(self.queue, self.spool, self.metrics)
+            stack.enter_context(monitoring(self.settings.monitor, collector, self.health))
+            threads = [self._thread(self._serve_worker, worker) for worker in workers]
+            stack.callback(self._drain, threads)
+            if self.settings.listen is not None:
+                gate = self.settings.listen.gate(parse_memory(self.settings.limits.object))
+                stack.enter_context(receiving(gate, self.intake.take, self.metrics.refuse))
+            for source in self.sources():
+                self._thread(self._serve_source, source)
+            self.phase = ""
+            LOGGER.info("the service takes studies")
+            while not self.stopping.wait(TICK_S):
+                self._guarded_tick()
+            self.phase = "the service ends"
+        self._guarded_tick()
+        LOGGER.info("the service has ended; %s", self.queue.counts())
+
+    def close(self) -> None:
+        """Close the queue."""
+        self.database.close()
+
+    def _worker(self) -> WorkerProcess:
+        job = job_of(self.settings, self.settings.results)
+        limit_s = self.settings.limits.study_s
+        return WorkerProcess(model_of(self.settings), job, limit_s, self.break_off)
+
+    def _thread(self, target: Callable[..., None], *words: object) -> threading.Thread:
+        thread = threading.Thread(target=target, args=words, daemon=True)
+        thread.start()
+        return thread
+
+    def _drain(self, threads: list[threading.Thread]) -> None:
+        """Wait for the studies in work; what takes too long is broken off and stays in the queue."""
+        self.stopping.set()
+        end = time.monotonic() + self.settings.limits.drain_s
+        for thread in threads:
+            thread.join(max(0.0, end - time.monotonic()))
+        self.break_off.set()
+        for thread in threads:
+            thread.join(10.0)  # a store may hang: its study is taken up at the next start
+
+    def _guarded_tick(self) -> None:
+        try:
+            self.tick()
+            self.metrics.source("service", self.clock())
+        except C3S3Error as error:
+            self._complain("service", error)
+
+    def _serve_worker(self, worker: WorkerProcess) -> None:
+        work = self.work(worker.segment)
+        try:
+            while not self.stopping.is_set():
+                try:
+                    if not self.work_one(work):
+                        self.stopping.wait(TICK_S)
+                    self.metrics.source("queue", self.clock())
+                except C3S3Error as error:
+                    self._complain("queue", error)
+                    self.stopping.wait(10 * TICK_S)
+        finally:
+            worker.close()
+
+    def _serve_source(self, source: FolderSource | PacsSource) -> None:
+        while True:
+            try:
+                source.look()
+                self.metrics.source(source.name, self.clock())
+            except C3S3Error as error:
+                self._complain(source.name, error)
+            except Exception as error:  # a source that dies must not do so in silence
+                self._complain(source.name, InputError(f"a defect of this program ({type(error).__name__})"))
+            if self.stopping.wait(source.settings.every_s):
+                return
+
+    def _complain(self, name: str, error: C3S3Error) -> None:
+        if self.stopping.is_set():  # the queue is being closed under it
+            return
+        text = public(error.what)
+        if self.metrics.source_errors.get(name) != text:  # once, and not at every look
+            LOGGER.warning("%s: %s", name, text)
+        self.metrics.source(name, self.clock(), text)
+
+
+@contextmanager
+def opened(
+    settings: ServeSettings, clock: Clock = time.time, step: Callable[[str], None] = _silent
+) -> Iterator[Service]:
+    """A service whose `state` folder is held until the end of the block.
+
+    Raises
+    ------
+    C3S3Error
+        If the folder cannot be used, another service holds it, or the model is not there.
+    """
+    for folder in (settings.state, settings.results):
+        check_folder(folder)
+    model_of(settings)
+    if not settings.state.exists():
+        make_folder(settings.state)
+        settings.state.chmod(0o700)  # scans of patients come into it
+    with hold(settings.state):
+        service = Service(settings, clock, step)
+        try:
+            yield service
+        finally:
+            service.close()

@@ -1,0 +1,278 @@
+"""Where studies come from beside the listener: a folder that is looked at, and a PACS that is asked."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+from c3s3_seg.errors import C3S3Error, InputError, public
+from c3s3_seg.io.cases import walk_files
+from c3s3_seg.io.pacs.client import fetch
+from c3s3_seg.io.pacs.identity import identity
+from c3s3_seg.io.pacs.query import FetchLimits
+from c3s3_seg.io.pacs.search import FoundSeries, series_of_days
+from c3s3_seg.service.database import Clock
+from c3s3_seg.service.intake import Intake
+from c3s3_seg.service.node_settings import PollSettings, WatchSettings
+from c3s3_seg.service.settings import LimitSettings
+from c3s3_seg.service.spool import key_of
+from c3s3_seg.system.files import read_regular
+from c3s3_seg.system.hardware import parse_memory
+
+FULL = "the spool has no room, or a study is larger than allowed; it is tried again later"
+NO_SPACE = "less space is free than serve.limits.free: nothing is fetched"
+LONGEST_S = 3600.0
+LOGGER = logging.getLogger(__name__)
+
+
+class NoRoomError(InputError):
+    """A file had no room in the spool."""
+
+
+@dataclass
+class Patience:
+    """What failed is tried again after waits that grow, so that it does not hold up the others.
+
+    Parameters
+    ----------
+    first_s
+        The first wait.
+    clock
+        Of the service.
+    """
+
+    first_s: float
+    clock: Clock
+    _failed: dict[str, tuple[int, float]] = field(default_factory=dict)  # what -> times, when it is due
+
+    def is_due(self, what: str) -> bool:
+        """Whether it may be tried."""
+        return self.clock() >= self._failed.get(what, (0, 0.0))[1]
+
+    def failed(self, what: str) -> None:
+        """It failed once more."""
+        times = self._failed.get(what, (0, 0.0))[0] + 1
+        self._failed[what] = times, self.clock() + min(LONGEST_S, self.first_s * 2.0 ** min(times, 30))
+
+    def succeeded(self, what: str) -> None:
+        """It did not."""
+        self._failed.pop(what, None)
+
+
+@dataclass
+class FolderSource:
+    """A watched folder: looked at again and again, which works on network mounts too.
+
+    Its entries are files or folders; one is taken once nothing in it has changed for a while, and again if
+    something changes later. Nothing in the folder is ever written, moved or removed.
+
+    Parameters
+    ----------
+    settings, object_bytes
+        Which folder; the largest file.
+    intake, clock
+        Of the service.
+    """
+
+    settings: WatchSettings
+    object_bytes: int
+    intake: Intake
+    clock: Clock
+    _seen: dict[str, tuple[str, float]] = field(default_factory=dict)  # entry -> signature, since when
+
+    def __post_init__(self) -> None:
+        """Nothing has failed yet."""
+        self._patience = Patience(self.settings.every_s, self.clock)
+
+    @property
+    def name(self) -> str:
+        """For messages and metrics."""
+        return f"watch {key_of(str(self.settings.folder))[:8]}"
+
+    def look(self) -> int:
+        """Take what has settled; gives the number of files.
+
+        Raises
+        ------
+        InputError
+            If the folder cannot be read.
+        """
+        folder, memory = key_of(str(self.settings.folder)), self.intake.memory
+        taken, there = 0, set()
+        for entry in _entries(self.settings.folder):
+            key = f"{folder}:{key_of(os.fsdecode(entry.name))}"
+            there.add(key)
+            signature = _signature(entry)
+            before, since = self._seen.get(key, ("", 0.0))
+            if signature != before:
+                self._seen[key] = (signature, self.clock())
+                continue
+            settled = self.clock() - since >= self.settings.settle_s
+            known = not signature or memory.remembered("watched", key) == signature
+            if settled and not known and self._patience.is_due(key):
+                taken += self._take_whole(entry, key, signature)
+        for gone in set(self._seen) - there:
+            del self._seen[gone]
+        memory.forget_watched(folder, there)
+        return taken
+
+    def _take_whole(self, entry: Path, key: str, signature: str) -> int:
+        try:
+            taken = self._take(entry)
+        except NoRoomError as error:  # which `/healthz` shows, or this study is too large; others are not
+            LOGGER.warning("%s: %s", self.name, error.what)
+            self._patience.failed(key)
+            return 0
+        self._patience.succeeded(key)
+        if _signature(entry) == signature:  # else it changed meanwhile, and is taken once more
+            self.intake.memory.remember("watched", key, signature)
+        return taken
+
+    def _take(self, entry: Path) -> int:
+        taken = 0
+        for path in _regular(entry):
+            try:
+                content = read_regular(path, self.object_bytes)
+                found = identity(content)
+            except InputError:  # no DICOM file, too large, or gone: others of the entry may be good
+                self.intake.metrics.failed("not DICOM")
+                continue
+            if not self.intake.take(found, content):
+                raise NoRoomError(FULL)
+            taken += 1
+        return taken
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        with os.scandir(folder) as found:
+            names = sorted(e.name for e in found if not e.name.startswith(".") and not e.is_symlink())
+    except OSError as error:
+        what = f"the watched folder cannot be read ({error.strerror or error})"
+        raise InputError(what, where=folder) from error
+    return [folder / name for name in names]
+
+
+def _regular(entry: Path) -> Iterator[Path]:
+    """The files of an entry; links are not followed."""
+    paths = walk_files(entry) if entry.is_dir() else [entry]
+    yield from (path for path in paths if not path.is_symlink() and path.is_file())
+
+
+def _signature(entry: Path) -> str:
+    """What changes when a file of it comes, goes, grows or is written; "" if it cannot be looked at."""
+    digest = hashlib.sha256()
+    try:
+        for path in _regular(entry):
+            status = path.stat(follow_symlinks=False)
+            if stat.S_ISREG(status.st_mode):
+                digest.update(os.fsencode(path) + f"|{status.st_size}|{status.st_mtime_ns}\n".encode())
+    except (OSError, C3S3Error):
+        return ""
+    return digest.hexdigest()
+
+
+@dataclass
+class PacsSource:
+    """A PACS that is asked for new series of some modalities, which are fetched one by one.
+
+    A series is taken once two polls in succession have seen the same number of objects in it, and again if
+    the number changes.
+
+    Parameters
+    ----------
+    settings, limits
+        Which PACS; what a series may take.
+    folder
+        Where series are fetched to, before they go to the spool.
+    intake, clock
+        Of the service.
+    """
+
+    settings: PollSettings
+    limits: LimitSettings
+    folder: Path
+    intake: Intake
+    clock: Clock
+
+    def __post_init__(self) -> None:
+        """Nothing has failed yet."""
+        self._patience = Patience(self.settings.every_s, self.clock)
+
+    @property
+    def name(self) -> str:
+        """For messages and metrics."""
+        return f"poll {self.settings.server}"
+
+    def look(self) -> int:
+        """Ask, and fetch what is new; gives the number of files.
+
+        Raises
+        ------
+        C3S3Error
+            If the PACS cannot be reached or does not answer the search, or the disk has no room.
+        """
+        shutil.rmtree(self.folder, ignore_errors=True)
+        if self.intake.spool.is_disk_full:
+            raise InputError(NO_SPACE)
+        memory, server = self.intake.memory, self.settings.server
+        today = datetime.fromtimestamp(self.clock(), UTC).date()
+        window = (self._since(today), today + timedelta(days=1))  # its clock may be in another time zone
+        found = series_of_days(
+            self.settings.node, self.settings.caller, window, [m.upper() for m in self.settings.modalities]
+        )
+        taken = 0
+        for series in found:
+            key = key_of(series.series)
+            seen, had = before = memory.polled(server, key)
+            wanted = series.count == seen and series.count != had and self._patience.is_due(key)
+            if wanted and (files := self._try(series, key)):
+                taken, had = taken + files, series.count
+            if (series.count, had) != before:
+                memory.note_polled(server, key, series.count, had)
+        memory.remember("polls", server, today.isoformat())
+        return taken
+
+    def _try(self, series: FoundSeries, key: str) -> int:
+        """Fetch a series; 0 if it failed, which does not hold up the others."""
+        try:
+            files = self._fetch(series)
+        except C3S3Error as error:
+            LOGGER.warning("%s: a series could not be fetched: %s", self.name, public(error.what))
+            self.intake.metrics.failed("fetch")
+            self._patience.failed(key)
+            return 0
+        self._patience.succeeded(key)
+        return files
+
+    def _since(self, today: date) -> date:
+        last = self.intake.memory.remembered("polls", self.settings.server)
+        since = min(date.fromisoformat(last), today) if last else today
+        return since - timedelta(days=self.settings.days)
+
+    def _fetch(self, series: FoundSeries) -> int:
+        size = FetchLimits(self.limits.study_s, self.limits.files, parse_memory(self.limits.study))
+        try:
+            paths = fetch(
+                self.settings.node,
+                self.folder,
+                study=series.study,
+                series=series.series,
+                caller=self.settings.caller,
+                listener=self.settings.listener,
+                limits=size,
+            )
+            for path in paths:
+                content = read_regular(path, parse_memory(self.limits.object))
+                if not self.intake.take(identity(content), content):
+                    raise NoRoomError(FULL)
+        finally:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        return len(paths)

@@ -1,0 +1,221 @@
+"""The received files: `spool/<study>/<series>/<instance>.dcm`, each name a hash of its UID.
+
+No name of a file says whose it is. A file is written aside, synced and renamed; a worker gets a folder of
+hard links to what was there when it began, so nothing changes under it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from c3s3_seg.errors import C3S3Error, InputError
+from c3s3_seg.io.hashes import sha256
+from c3s3_seg.io.pacs.identity import Identity, identity
+from c3s3_seg.system.files import make_folder, write_whole
+
+KEY_LENGTH = 32
+
+
+def key_of(uid: str) -> str:
+    """What stands for a UID in names and logs."""
+    return hashlib.sha256(uid.encode()).hexdigest()[:KEY_LENGTH]
+
+
+@dataclass(frozen=True)
+class Room:
+    """What the spool may take.
+
+    Parameters
+    ----------
+    free_bytes
+        Space on the disk below which nothing is taken.
+    spool_bytes, study_bytes, files
+        Size of all, size of a study, its number of files.
+    """
+
+    free_bytes: int
+    spool_bytes: int
+    study_bytes: int
+    files: int
+
+
+@dataclass(frozen=True)
+class SeriesFiles:
+    """The files of a series in a study.
+
+    Parameters
+    ----------
+    digest
+        Hash of their names and contents.
+    count
+        How many.
+    may_be_scan
+        Whether they are slices of CT, MR or PET.
+    """
+
+    digest: str
+    count: int
+    may_be_scan: bool
+
+
+Contents = dict[str, SeriesFiles]  # by the hash of the series UID
+
+
+class Spool:
+    """The folder of received files.
+
+    Parameters
+    ----------
+    folder
+        Made if it is not there.
+    room
+        What it may take.
+    """
+
+    def __init__(self, folder: Path, room: Room) -> None:
+        self.folder, self.work, self.room = folder / "spool", folder / "work", room
+        self._turn = threading.Lock()
+        self._sizes: dict[str, tuple[int, int]] = {}  # study -> files, bytes
+        make_folder(self.folder)
+        shutil.rmtree(self.work, ignore_errors=True)
+        make_folder(self.work)
+        for study in self.studies():
+            self._sizes[study] = _sweep(self.folder / study)
+
+    def studies(self) -> list[str]:
+        """Keys of the studies that have files."""
+        return sorted(p.name for p in self.folder.iterdir() if p.is_dir() and not p.is_symlink())
+
+    @property
+    def size_bytes(self) -> int:
+        """Of all files."""
+        with self._turn:
+            return sum(size for _, size in self._sizes.values())
+
+    def free_bytes(self) -> int:
+        """Left on the disk."""
+        return shutil.disk_usage(self.folder).free
+
+    @property
+    def is_disk_full(self) -> bool:
+        """Whether less space is left than is to stay free."""
+        return self.free_bytes() < self.room.free_bytes
+
+    def holds(self, found: Identity, content: bytes) -> bool:
+        """Whether the very same file is there."""
+        place = self._place(found)
+        try:
+            return place.stat().st_size == len(content) and place.read_bytes() == content
+        except OSError:
+            return False
+
+    def has_room(self, found: Identity, size: int) -> bool:
+        """Whether a file of this size may be put."""
+        files, bytes_ = self._sizes.get(key_of(found.study), (0, 0))
+        if files >= self.room.files or bytes_ + size > self.room.study_bytes:
+            return False
+        return self.size_bytes + size <= self.room.spool_bytes and (
+            self.free_bytes() - size >= self.room.free_bytes
+        )
+
+    def put(self, found: Identity, content: bytes) -> None:
+        """Write a file, in whole or not at all; it is on the disk afterwards.
+
+        Raises
+        ------
+        InputError
+            If it cannot be written.
+        """
+        place, study = self._place(found), key_of(found.study)
+        make_folder(place.parent)
+        before = place.stat().st_size if place.exists() else None
+        write_whole(place, content)
+        for folder in (place.parent, place.parent.parent, self.folder):
+            _sync(folder)
+        with self._turn:
+            files, bytes_ = self._sizes.get(study, (0, 0))
+            self._sizes[study] = (files + (before is None), bytes_ + len(content) - (before or 0))
+
+    def snapshot(self, study: str) -> tuple[Path, Contents]:
+        """A folder with all files of a study as they are now, and what they are.
+
+        Raises
+        ------
+        InputError
+            If there is none, or the folder cannot be made.
+        """
+        place = self.work / study
+        shutil.rmtree(place, ignore_errors=True)
+        make_folder(place)
+        try:
+            for file in _files(self.folder / study):
+                os.link(file, place / f"{file.parent.name}-{file.name}")
+        except OSError as error:
+            what = f"the files of a study cannot be linked ({error.strerror})"
+            raise InputError(what, where=place) from error
+        contents = _contents(place)
+        if not contents:
+            raise InputError("the files of a study are not in the spool any more", where=self.folder / study)
+        return place, contents
+
+    def drop_snapshot(self, study: str) -> None:
+        """Remove the folder of links."""
+        shutil.rmtree(self.work / study, ignore_errors=True)
+
+    def remove(self, study: str) -> None:
+        """Remove the files of a study."""
+        shutil.rmtree(self.folder / study, ignore_errors=True)
+        with self._turn:
+            self._sizes.pop(study, None)
+
+    def _place(self, found: Identity) -> Path:
+        names = (key_of(found.study), key_of(found.series), f"{key_of(found.instance)}.dcm")
+        return self.folder.joinpath(*names)
+
+
+def _files(study: Path) -> Iterator[Path]:
+    """The whole files of a study: ours, no links."""
+    with suppress(FileNotFoundError):
+        for series in sorted(study.iterdir()):
+            if series.is_dir() and not series.is_symlink():
+                yield from (p for p in sorted(series.glob("*.dcm")) if p.is_file() and not p.is_symlink())
+
+
+def _sweep(study: Path) -> tuple[int, int]:
+    """Remove what a killed service left half written; gives number and size of the rest."""
+    for left in study.glob("*/.*.part"):
+        left.unlink(missing_ok=True)
+    sizes = [path.stat().st_size for path in _files(study)]
+    return len(sizes), sum(sizes)
+
+
+def _contents(snapshot: Path) -> Contents:
+    by_series: dict[str, list[Path]] = {}
+    for path in sorted(snapshot.iterdir()):
+        by_series.setdefault(path.name[:KEY_LENGTH], []).append(path)
+    return {series: _series(paths) for series, paths in by_series.items()}
+
+
+def _series(paths: list[Path]) -> SeriesFiles:
+    lines = "".join(f"{path.name} {sha256(path)}\n" for path in paths)
+    try:
+        scan = identity(paths[0].read_bytes()).may_be_scan
+    except (C3S3Error, OSError):
+        scan = True  # whoever reads it will say what is wrong with it
+    return SeriesFiles(hashlib.sha256(lines.encode()).hexdigest(), len(paths), scan)
+
+
+def _sync(folder: Path) -> None:
+    """Have the entry of a new file on the disk too."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

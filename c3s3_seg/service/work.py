@@ -1,0 +1,226 @@
+"""One study: claimed, segmented, stored, finished. Each step can be the last before a kill."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from c3s3_seg.errors import C3S3Error, public
+from c3s3_seg.io.pacs.client import send
+from c3s3_seg.io.pacs.identity import identity
+from c3s3_seg.service.deliveries import Deliveries
+from c3s3_seg.service.metrics import Metrics
+from c3s3_seg.service.node_settings import NodeSettings
+from c3s3_seg.service.queue import Finished, QueuedStudy, StudyQueue
+from c3s3_seg.service.segment import Problem, SegmentedStudy, SegmentTask
+from c3s3_seg.service.settings import ServeSettings
+from c3s3_seg.service.spool import Contents, Spool, key_of
+from c3s3_seg.service.worker_process import BrokenOffError
+
+Segmenter = Callable[[SegmentTask], SegmentedStudy]
+LOGGER = logging.getLogger(__name__)
+
+
+def _silent(step: str) -> None:
+    del step
+
+
+@dataclass(frozen=True)
+class Work:
+    """Does studies.
+
+    Parameters
+    ----------
+    settings, queue, deliveries, spool, metrics
+        Of the service.
+    segmenter
+        Segments one study, in a worker process.
+    step
+        Told the name of each step before it is begun.
+    """
+
+    settings: ServeSettings
+    queue: StudyQueue
+    deliveries: Deliveries
+    spool: Spool
+    metrics: Metrics
+    segmenter: Segmenter
+    step: Callable[[str], None] = _silent
+
+    def do(self, study: QueuedStudy) -> None:
+        """Do a study that was claimed; what fails is noted and tried again later."""
+        try:
+            self._do(study)
+        except BrokenOffError:
+            raise
+        except C3S3Error as error:
+            self._fail(study, Problem("storage", public(error.what)))
+        except OSError as error:
+            self._fail(study, Problem("storage", error.strerror or type(error).__name__))
+        except Exception as error:  # whatever it is, the others are to be done
+            self._fail(study, Problem("defect", f"a defect of this program ({type(error).__name__})"))
+        finally:
+            self.spool.drop_snapshot(study.key)
+
+    def _do(self, study: QueuedStudy) -> None:
+        self.step("snapshot")
+        with self._timed("snapshot"):
+            folder, contents = self.spool.snapshot(study.key)
+        if is_unchanged(study.done, contents):
+            self._finish(study, Finished(study.revision, study.done))
+            return
+        missing = _missing(study, contents)
+        if missing:
+            self._fail(study, Problem("scan", missing))
+            return
+        found = SegmentedStudy(problems=(Problem("passed over", "no object in it is a slice of a scan"),))
+        out = self.settings.results / study.key / str(study.revision + 1)
+        if any(series.may_be_scan for series in contents.values()):
+            self.step("segment")
+            with self._timed("segment"):
+                found = self.segmenter(SegmentTask(folder, out))
+        for problem in found.problems:
+            if not problem.is_final or (problem.kind != "passed over" and not found.series):
+                self._fail(study, problem)
+                return
+        self._conclude(study, found, contents, out)
+
+    def _conclude(self, study: QueuedStudy, found: SegmentedStudy, contents: Contents, out: Path) -> None:
+        done = record(study.done, found, contents)
+        revision = study.revision + 1
+        if done["chosen"] and done["chosen"] == study.done.get("chosen"):
+            # Other series came, and the segmented ones are as they were: so are the results.
+            shutil.rmtree(out, ignore_errors=True)
+            self._finish(study, Finished(study.revision, done))
+            return
+        stored = [name for target in self.settings.store if (name := self._store(study, found, out, target))]
+        if stored:
+            self._fail(study, Problem("store", stored[0]))
+            return
+        line = self._line(study, found, revision)
+        kind = "" if found.series else "passed over"
+        reason = found.problems[0].reason if kind and found.problems else ""
+        if kind:
+            self.metrics.add("passed_over")
+            shutil.rmtree(out, ignore_errors=True)
+        self._finish(study, Finished(revision, done, line, kind, reason))
+
+    def _store(self, study: QueuedStudy, found: SegmentedStudy, out: Path, target: NodeSettings) -> str:
+        """Store what the target does not have yet; gives why it failed, "" if it did not.
+
+        The UID of an object follows from the slices, the model and the mask, and its file stays as it is:
+        an object that is sent once more, because the answer was lost, is the same instance.
+        """
+        files = [out / name for series in found.series for name in series.files]
+        try:
+            instances = {str(identity(path.read_bytes()).instance): path for path in files}
+            self.step("expect")
+            for instance in self.deliveries.expect(
+                target.server, list(instances), study.key, study.revision + 1
+            ):
+                self.step("store")
+                with self._timed("store"):
+                    send(target.node, [instances[instance]], target.caller)
+                self.step("stored")
+                self.deliveries.stored(target.server, instance)
+                self.metrics.add("objects")
+        except (C3S3Error, OSError) as error:
+            return public(error.what) if isinstance(error, C3S3Error) else "a result cannot be read"
+        return ""
+
+    def _finish(self, study: QueuedStudy, finished: Finished) -> None:
+        self.step("finish")
+        self.queue.finish(study.key, finished)
+        self.metrics.add("studies")
+        LOGGER.info("study %s is done (%s)", study.key, finished.kind or f"revision {finished.revision}")
+        self.step("finished")
+
+    def _fail(self, study: QueuedStudy, problem: Problem) -> None:
+        attempts = study.attempts + 1
+        retry = self.settings.retry
+        final = problem.is_final or attempts >= retry.attempts
+        self.metrics.failed(problem.kind)
+        state = self.queue.fail(
+            study.key, problem.kind, problem.reason, None if final else retry.wait_s(attempts)
+        )
+        LOGGER.warning("study %s is %s: %s: %s", study.key, state, problem.kind, problem.reason)
+
+    def _line(self, study: QueuedStudy, found: SegmentedStudy, revision: int) -> str:
+        plain = self.settings.output.uids == "plain"
+        first = next(iter(sorted((self.spool.folder / study.key).glob("*/*.dcm"))), None)
+        uid = str(identity(first.read_bytes()).study) if plain and first is not None else study.key
+        series = [
+            {
+                "series": one.series if plain else key_of(one.series),
+                "verdict": one.verdict,
+                "warnings": list(one.warnings),
+                "nothing_found": one.nothing_found,
+                "volume_ml": one.volumes_ml,
+                "uncertainty": one.uncertainty,
+                "model": one.model,
+                "weights": one.weights,
+                "version": one.version,
+                "seconds": one.seconds_s,
+                "files": list(one.files),
+            }
+            for one in found.series
+        ]
+        line: dict[str, Any] = {
+            "id": f"{study.key}-{revision}",
+            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+            "study": uid,
+            "revision": revision,
+            "verdict": "segmented" if found.series else "passed over",
+            "results": series,
+            "notes": [problem.reason for problem in found.problems],
+            "stored": [target.server for target in self.settings.store] if series else [],
+        }
+        return json.dumps(line)
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.metrics.spent(stage, time.perf_counter() - started)
+
+
+def record(before: dict[str, Any], found: SegmentedStudy, contents: Contents) -> dict[str, Any]:
+    """What is remembered of a study that is done: all its series, and those that were segmented.
+
+    Series of an earlier revision that are not there any more stay known: they may be sent again.
+    """
+    here = {key: [series.digest, series.count] for key, series in contents.items()}
+    chosen = {key: value for key, value in before.get("chosen", {}).items() if key not in here}
+    chosen |= {key: here[key] for key in map(key_of, (one.series for one in found.series)) if key in here}
+    return {"series": {**before.get("series", {}), **here}, "chosen": chosen}
+
+
+def is_unchanged(done: dict[str, Any], contents: Contents) -> bool:
+    """Whether what a study has now asks for no new result: every series that may be a scan is known."""
+    if not done:
+        return False
+    known = done.get("series", {})
+    return all(
+        known.get(key, [None])[0] == series.digest for key, series in contents.items() if series.may_be_scan
+    )
+
+
+def _missing(study: QueuedStudy, contents: Contents) -> str:
+    """Of a study whose files were removed only some came again: a part of a series is no scan."""
+    for key, (_, count) in study.done.get("chosen", {}).items():
+        if key in contents and contents[key].count < count:
+            return (
+                f"{contents[key].count} files of a series came that had {count}, which were removed after the"
+                " study was done; wanted the whole series"
+            )
+    return ""

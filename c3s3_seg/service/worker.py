@@ -1,0 +1,79 @@
+"""A worker process: opens the model once, takes studies as JSON lines on stdin, answers on stdout.
+
+    python -m c3s3_seg.service.worker
+
+It is a process of its own so that a lack of memory, or a fault in a library, ends an attempt and not the
+service. Where the system has to choose whom to end, it is to choose this one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from contextlib import suppress
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import IO, Any
+
+from c3s3_seg.batch.job import Job, Model
+from c3s3_seg.errors import C3S3Error, foreseen, unforeseen
+from c3s3_seg.service.segment import SegmentedStudy, SegmentTask, problem_of, segment
+from c3s3_seg.system.process import quiet_libraries
+from c3s3_seg.system.schema import parse, plain
+
+WHERE = "the line from the service that started this worker"
+FIRST_TO_END = b"600"  # oom_score_adj, up to 1000
+
+
+def main() -> None:
+    """Serve until stdin ends."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # they reach the whole group: the service decides
+        signal.signal(number, signal.SIG_IGN)
+    _die_with_the_service()
+    quiet_libraries()
+    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    setup = json.loads(sys.stdin.readline())
+    job = parse(Job, setup["job"], WHERE)
+    try:
+        predictor, origin = parse(Model, setup["model"], WHERE).open()
+    except C3S3Error as error:
+        _send(replies, refused=asdict(problem_of(foreseen(error))))
+        return
+    _send(replies, ready=True)
+    for line in sys.stdin:
+        task = parse(SegmentTask, json.loads(line), WHERE)
+        try:
+            study = segment(task, predictor, replace(job, origin=origin))
+        except Exception as error:  # a defect, or no memory: an attempt that failed
+            study = SegmentedStudy(problems=(problem_of(unforeseen(error, quote=False)),))
+        _send(replies, study=plain(asdict(study)))
+
+
+def _send(replies: IO[str], **what: Any) -> None:
+    try:
+        replies.write(json.dumps(what) + "\n")
+        replies.flush()
+    except BrokenPipeError:
+        os._exit(1)
+
+
+def _die_with_the_service() -> None:
+    """On Linux: a service that is killed takes its workers along (prctl, PR_SET_PDEATHSIG = 1)."""
+    if sys.platform == "linux":
+        import ctypes
+
+        parent = os.getppid()
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+        with suppress(OSError):
+            Path("/proc/self/oom_score_adj").write_bytes(FIRST_TO_END)
+
+
+if __name__ == "__main__":
+    main()
+    sys.stderr.flush()
+    os._exit(0)

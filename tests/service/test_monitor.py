@@ -1,0 +1,59 @@
+"""`/healthz` and `/metrics`: what they say, and that no value of a header is in it."""
+
+import json
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+from helpers.service import Bench, free_port, study
+
+from c3s3_seg.errors import InputError
+from c3s3_seg.service.monitor import Collector, monitoring
+from c3s3_seg.service.settings import MonitorSettings
+
+
+def get(port: int, path: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=30) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def test_health_and_metrics(tmp_path: Path) -> None:
+    bench, port = Bench(tmp_path), free_port()
+    bench.take(study(tmp_path / "sent", 1, PatientName="SECRET^NAME", PatientID="SECRET7"))
+    bench.wait()
+    service = bench.service
+    service.metrics.refuse("calling title")
+    collector = Collector(service.queue, service.spool, service.metrics)
+    with monitoring(MonitorSettings(port=port), collector, service.health):
+        code, text = get(port, "/metrics")
+        assert code == 200
+        for line in (
+            'c3s3_seg_studies{state="done"} 1.0',
+            'c3s3_seg_studies{state="dead"} 0.0',
+            "c3s3_seg_queue_length 0.0",
+            'c3s3_seg_handled_total{what="files"} 16.0',
+            'c3s3_seg_refused_associations_total{reason="calling title"} 1.0',
+            'c3s3_seg_stage_seconds_count{stage="segment"} 1.0',
+        ):
+            assert line in text.splitlines()
+        assert "SECRET" not in text
+        assert get(port, "/healthz")[0] == 200
+        assert get(port, "/other")[0] == 404
+        (tmp_path / "watch").rmdir()
+        service.metrics.source("watch", bench.clock(), "the watched folder cannot be read")
+        assert get(port, "/healthz/ready")[0] == 200  # for a while
+        bench.clock.sleep(1000)
+        code, text = get(port, "/healthz")
+        assert (code, json.loads(text)["checks"]["watch"]) == (503, "the watched folder cannot be read")
+        assert get(port, "/healthz/live")[0] == 200
+        service.close()
+        assert get(port, "/healthz")[0] == 503
+        with (
+            pytest.raises(InputError, match="cannot listen on"),
+            monitoring(MonitorSettings(port=port), collector, service.health),
+        ):
+            pass

@@ -1,0 +1,179 @@
+"""The listener: known titles and hosts only, limits, answers to a sender, C-ECHO."""
+
+import shutil
+import socket
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pynetdicom
+import pytest
+from helpers.service import free_port, study
+
+from c3s3_seg.errors import InputError
+from c3s3_seg.io.pacs.association import ECHO, PLAIN, AssociationListener, Caller, Node, Tls, association
+from c3s3_seg.io.pacs.client import send
+from c3s3_seg.io.pacs.identity import Identity
+from c3s3_seg.io.pacs.receiver import Gate, receiving
+
+US = Caller("SCANNER", 10.0)
+
+
+@dataclass
+class Desk:
+    """What came through a gate."""
+
+    node: Node
+    came: list[Identity] = field(default_factory=list)
+    refused: Counter[str] = field(default_factory=Counter)
+    room: bool = True
+
+    def take(self, found: Identity, content: bytes) -> bool:
+        assert content[128:132] == b"DICM"
+        self.came.append(found)
+        return self.room
+
+    def refuse(self, reason: str) -> None:
+        self.refused[reason] += 1
+
+    def has_refused(self, reason: str) -> bool:
+        """The sender may read the refusal before it is counted."""
+        for _ in range(100):
+            if self.refused[reason]:
+                return True
+            time.sleep(0.05)
+        return False
+
+
+@contextmanager
+def open_desk(senders: tuple[str, ...] = (), **more: object) -> Iterator[Desk]:
+    port = free_port()
+    desk = Desk(Node("SEGMENT", "127.0.0.1", port))
+    listener = AssociationListener("SEGMENT", "127.0.0.1", port, senders)
+    gate = Gate(listener, ("SCANNER", "OTHER"), **more)  # type: ignore[arg-type]
+    with receiving(gate, desk.take, desk.refuse):
+        yield desk
+
+
+def test_a_known_sender_is_served_and_strangers_are_refused(tmp_path: Path) -> None:
+    files = study(tmp_path / "s", 1)[:3]
+    with open_desk() as desk:
+        assert send(desk.node, files, US) == 3
+        assert len({found.instance for found in desk.came}) == 3
+        assert desk.came[0].may_be_scan
+        with pytest.raises(InputError, match="Calling AE title not recognised"):
+            send(desk.node, files, Caller("STRANGER", 10.0))
+        with pytest.raises(InputError, match="Called AE title not recognised"):
+            send(Node("WRONG", desk.node.host, desk.node.port), files, US)
+        assert desk.has_refused("calling title")
+        assert desk.has_refused("called title")
+        assert len(desk.came) == 3
+
+
+def test_an_echo_is_answered(tmp_path: Path) -> None:
+    with open_desk() as desk, association(desk.node, US, [(ECHO, PLAIN)]) as link:
+        assert link.send_c_echo().Status == 0x0000
+
+
+def test_another_host_is_refused(tmp_path: Path) -> None:
+    with open_desk(senders=("192.0.2.1",)) as desk:
+        with pytest.raises(InputError, match="refuses us"):
+            send(desk.node, study(tmp_path / "s", 1)[:1], US)
+        assert desk.has_refused("host")
+        assert desk.came == []
+
+
+def test_no_room_is_said_as_dicom_says_it(tmp_path: Path) -> None:
+    with open_desk() as desk:
+        desk.room = False
+        with pytest.raises(InputError, match="0xA700"):
+            send(desk.node, study(tmp_path / "s", 1)[:1], US)
+
+
+def test_an_object_that_is_larger_than_allowed_ends_its_connection(tmp_path: Path) -> None:
+    from helpers.dicom_files import edit, values
+
+    path = study(tmp_path / "s", 1)[0]
+    edit(path, values(PixelData=bytes(4 << 20)))
+    with open_desk(object_bytes=1 << 20) as desk:
+        with pytest.raises(InputError, match="broke the connection"):
+            send(desk.node, [path], US)
+        assert desk.has_refused("size")
+        assert desk.came == []
+        assert send(desk.node, study(tmp_path / "t", 2)[:2], US) == 2
+
+
+def test_more_associations_than_allowed_are_refused(tmp_path: Path) -> None:
+    files = study(tmp_path / "s", 1)[:1]
+    with open_desk(associations=1) as desk:
+        with (
+            association(desk.node, US, [(ECHO, PLAIN)]),
+            pytest.raises(InputError, match=r"[Ll]ocal limit exceeded"),
+        ):
+            send(desk.node, files, US)
+        assert desk.has_refused("limit")
+        for _ in range(100):  # the first one's thread ends a moment later
+            try:
+                assert send(desk.node, files, US) == 1
+                break
+            except InputError:
+                time.sleep(0.05)
+        assert len(desk.came) == 1
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value for VR UI")
+def test_an_object_without_valid_uids_is_not_taken(tmp_path: Path) -> None:
+    import pydicom
+
+    data = pydicom.dcmread(study(tmp_path / "s", 1)[0])
+    with open_desk() as desk:
+        entity = pynetdicom.AE(ae_title="SCANNER")
+        entity.add_requested_context(data.SOPClassUID, data.file_meta.TransferSyntaxUID)
+        link = entity.associate("127.0.0.1", desk.node.port, ae_title="SEGMENT")
+        data.StudyInstanceUID = "../../etc"
+        assert link.send_c_store(data).Status == 0xC000
+        link.release()
+        assert desk.came == []
+
+
+def test_with_certificates_only_their_holders_are_served(tmp_path: Path) -> None:
+    files = study(tmp_path / "s", 1)[:2]
+    certificates(tmp_path, "us", "scanner", "other")
+    trusting = Tls(tmp_path / "scanner.pem", tmp_path / "us.both")
+    with open_desk(tls=trusting) as desk:
+        known = Tls(tmp_path / "us.pem", tmp_path / "scanner.both")
+        assert send(desk.node, files, Caller("SCANNER", 10.0, known)) == 2
+        for tls in (None, Tls(tmp_path / "us.pem"), Tls(tmp_path / "us.pem", tmp_path / "other.both")):
+            with pytest.raises(InputError):
+                send(desk.node, files, Caller("SCANNER", 5.0, tls))
+        assert len(desk.came) == 2
+
+
+def certificates(folder: Path, *names: str) -> None:
+    """Self-signed ones: `NAME.pem`, and with its key `NAME.both`."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    for name in names:
+        words = (
+            "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost"
+            f" -addext subjectAltName=DNS:localhost,IP:127.0.0.1 -keyout {name}.key -out {name}.pem"
+        )
+        subprocess.run(words.split(), cwd=folder, check=True, capture_output=True)
+        both = (folder / f"{name}.pem").read_bytes() + (folder / f"{name}.key").read_bytes()
+        (folder / f"{name}.both").write_bytes(both)
+
+
+def test_an_address_that_is_taken_is_said() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        gate = Gate(AssociationListener("SEGMENT", "127.0.0.1", taken.getsockname()[1]), ("SCANNER",))
+        with (
+            pytest.raises(InputError, match=r"cannot listen on 127\.0\.0\.1"),
+            receiving(gate, lambda *_: True, lambda _: None),
+        ):
+            pass

@@ -1,0 +1,278 @@
+"""A service without its processes: what becomes of a study, from the folder to the PACS and the log."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from helpers.dicom_files import edit, values
+from helpers.service import Bench, counting_pacs, free_port, study
+
+from c3s3_seg.errors import InputError
+from c3s3_seg.service.segment import SegmentedSeries, SegmentedStudy, without_table
+from c3s3_seg.service.service import opened
+from c3s3_seg.service.spool import SeriesFiles, key_of
+from c3s3_seg.service.work import is_unchanged, record
+from c3s3_seg.system.lock import hold
+
+KEPT = '[serve.output]\ncapture = true\nfolder = "kept"\n'
+STORE = '[[serve.store]]\nserver = "PACS@127.0.0.1:{}"\ntimeout_s = 5\n[serve.retry]\nattempts = 3\n'
+
+
+def test_a_folder_becomes_a_seg_in_the_pacs_and_a_line_in_the_log(tmp_path: Path) -> None:
+    with counting_pacs() as pacs:
+        bench = Bench(tmp_path, STORE.format(pacs.node.port) + KEPT)
+        study(tmp_path / "watch" / "one", 1, PatientName="SECRET^NAME")
+        (tmp_path / "watch" / "one" / "notes.txt").write_text("no DICOM")
+        assert bench.wait(8) == []  # it has settled, but the quiet time is not over
+        (line,) = bench.wait()
+        assert sorted(data.Modality for data in pacs.kept.values()) == ["OT", "SEG"]
+        assert set(pacs.times.values()) == {1}
+        assert (line["verdict"], line["revision"]) == ("segmented", 1)
+        (result,) = line["results"]
+        assert result["model"] == "phantom"
+        assert set(result["volume_ml"]) == {"left_atrium"}
+        assert line["stored"] == [str(pacs.node)]
+        uid = next(iter(pacs.kept.values())).StudyInstanceUID
+        assert line["study"] == key_of(uid)
+        assert uid not in json.dumps(line)
+        # Once more the same, and what we made ourselves: nothing is done again.
+        bench.take(sorted((tmp_path / "watch" / "one").glob("*.dcm")))
+        shutil.copytree(tmp_path / "watch" / "one", tmp_path / "watch" / "two")
+        ours = list((tmp_path / "kept").rglob("*.seg.dcm"))
+        assert len(ours) == 1
+        bench.take(ours)
+        assert len(bench.wait()) == 1
+        assert set(pacs.times.values()) == {1}
+    assert bench.segmented == 1
+    names = [str(path) for path in bench.settings.state.rglob("*")]
+    assert not [name for name in names if "SECRET" in name or uid in name]
+    assert leaks(bench) == []
+
+
+def leaks(bench: Bench) -> list[Path]:
+    """Files beside DICOM objects that hold a planted value."""
+    files = [path for path in bench.settings.state.rglob("*") if path.is_file() and path.suffix != ".dcm"]
+    return [path for path in files if b"SECRET" in path.read_bytes()]
+
+
+def test_descriptions_of_series_stay_out_of_reasons_and_logs(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert without_table("found 2 series. The series are 1: SECRET") == "found 2 series."
+    bench = Bench(tmp_path)
+    for seed in (1, 2):
+        words = {"StudyInstanceUID": "1.2.3", "SeriesDescription": f"SECRET {seed}", "PatientID": "SECRET"}
+        bench.take(study(tmp_path / str(seed), seed, **words))
+    bench.wait()
+    assert sum(bench.counts().values()) == 1
+    assert "SECRET" not in caplog.text
+    assert leaks(bench) == []
+
+
+def test_the_files_of_a_finished_study_go_and_late_ones_are_judged(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    files = study(tmp_path / "sent", 1)
+    bench.take(files)
+    assert len(bench.wait()) == 1
+    bench.wait(170)
+    assert bench.service.spool.size_bytes == 0
+    assert bench.counts() == {"done": 1}
+    bench.take(files[:3])  # a part of the series that was done
+    bench.wait()
+    assert bench.counts() == {"dead": 1}
+    bench.take(files)  # all of it again, as it was
+    assert len(bench.wait()) == 1
+    assert (bench.counts(), bench.segmented) == ({"done": 1}, 1)
+
+
+def test_series_of_an_earlier_revision_stay_known() -> None:
+    """Their files were removed; another series comes, and then the first ones are sent again."""
+    heart, localizer = SeriesFiles("a", 36, True), SeriesFiles("b", 3, True)
+    segmented = SegmentedSeries("1.2", "ok", (), False, {}, None, "phantom", "", "", 1.0, ())
+    first = record({}, SegmentedStudy((segmented,)), {key_of("1.2"): heart})
+    assert not is_unchanged({}, {key_of("1.2"): heart})
+    assert is_unchanged(first, {key_of("1.2"): heart})
+    assert not is_unchanged(first, {key_of("1.3"): localizer})
+    second = record(first, SegmentedStudy(), {key_of("1.3"): localizer})
+    assert second["chosen"] == first["chosen"] == {key_of("1.2"): ["a", 36]}
+    assert is_unchanged(second, {key_of("1.2"): heart, key_of("1.3"): localizer})
+    assert is_unchanged(second, {key_of("1.9"): SeriesFiles("c", 1, False)})
+    assert not is_unchanged(second, {key_of("1.2"): replace(heart, digest="d")})
+
+
+def test_results_are_removed_after_the_time_that_was_set(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, "[serve.output]\nkeep_days = 0.01\n")
+    bench.take(study(tmp_path / "sent", 1))
+    bench.wait()
+    assert list(bench.settings.results.rglob("*.seg.dcm"))
+    bench.wait(1000, 10)
+    assert list(bench.settings.results.iterdir()) == []
+    assert bench.counts() == {"done": 1}
+
+
+def test_a_changed_series_is_a_new_revision_and_another_object_is_not(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, '[serve.output]\nuids = "plain"\n')
+    files = study(tmp_path / "sent", 1)
+    bench.take(files[:-1])
+    (first,) = bench.wait()
+    capture = tmp_path / "capture.dcm"
+    shutil.copy(files[0], capture)
+    kind = "1.2.840.10008.5.1.4.1.1.88.11"  # a structured report
+    edit(capture, lambda d: d.file_meta.update({0x00020002: d.file_meta[0x00020002]}))
+    edit(capture, values(SOPClassUID=kind, SOPInstanceUID="1.2.3.4", SeriesInstanceUID="1.2.3"))
+    bench.take([capture])
+    assert bench.wait() == [first]
+    assert bench.segmented == 1
+    bench.take(files[-1:])
+    lines = bench.wait()
+    assert [line["revision"] for line in lines] == [1, 2]
+    assert lines[0]["study"] == lines[1]["study"]
+    assert len({line["id"] for line in lines}) == 2
+
+
+def test_a_pacs_that_does_not_answer_is_tried_again_and_given_up(tmp_path: Path) -> None:
+    port = free_port()
+    bench = Bench(tmp_path, STORE.format(port))
+    bench.take(study(tmp_path / "sent", 1))
+    bench.wait(15)
+    assert bench.counts() == {"failed": 1}
+    bench.wait(80)  # 30 and 60 s after the attempts
+    assert bench.counts() == {"failed": 1}
+    bench.wait(15)
+    assert bench.counts() == {"dead": 1}
+    assert bench.service.metrics.failures["store"] == 3
+    with counting_pacs(port) as pacs:
+        bench.service.queue.revive()
+        assert len(bench.wait(5)) == 1
+    assert set(pacs.times.values()) == {1}
+
+
+def test_what_is_no_scan_for_the_model_is_passed_over(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, base=BASE_IN_DOMAIN)
+    bench.take(study(tmp_path / "sent", 1))
+    (line,) = bench.wait()
+    assert (line["verdict"], line["results"]) == ("passed over", [])
+    assert line["notes"]
+    assert bench.counts() == {"done": 1}
+    assert not list((bench.settings.state / "results").rglob("*.dcm"))
+
+
+def test_a_scan_that_cannot_be_read_is_dead_at_once(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    files = study(tmp_path / "sent", 1)
+    bench.take([*files[:5], *files[7:]])  # a gap
+    bench.wait()
+    assert bench.counts() == {"dead": 1}
+    bench.take(files[5:7])
+    assert len(bench.wait()) == 1
+    assert bench.counts() == {"done": 1}
+
+
+@pytest.mark.parametrize(
+    "limit",
+    ['free = "900000GB"', 'spool = "20KB"', 'study = "20KB"', "files = 3"],
+    ids=lambda s: s.split()[0],
+)
+def test_where_there_is_no_room_nothing_is_taken(tmp_path: Path, limit: str) -> None:
+    bench = Bench(tmp_path, base=BASE_IN_DOMAIN.replace('free = "1MB"', limit))
+    taken = bench.take(study(tmp_path / "sent", 1))
+    assert not all(taken)
+    assert bench.service.spool.size_bytes <= 20_000
+    assert bench.service.metrics.failures["no room"] == taken.count(False)
+    study(tmp_path / "watch" / "one", 2)
+    bench.wait(30)
+    assert (set(bench.counts()), bench.segmented) == ({"dead"}, 0)  # a part of a study is not segmented
+    dead = bench.service.queue.ended_before("dead", bench.clock(), removed=False)
+    assert {found.kind for found in dead} == {"no room"}
+
+
+def test_a_study_that_had_no_room_is_done_once_all_of_it_came(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, base=BASE_IN_DOMAIN.replace('free = "1MB"', 'spool = "20KB"'))
+    files = study(tmp_path / "watch" / "one", 1)
+    study(tmp_path / "watch" / "two", 2)
+    bench.wait(30)
+    assert bench.counts() == {"dead": 2}
+    bench.service.spool.room = replace(bench.service.spool.room, spool_bytes=1_000_000)
+    assert len(bench.wait(200)) == 2
+    assert bench.counts() == {"done": 2}
+    assert bench.service.spool.size_bytes >= 2 * sum(path.stat().st_size for path in files)
+
+
+def test_a_study_waits_while_its_files_change(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    files = study(tmp_path / "sent", 1)
+    place = tmp_path / "watch" / "one"
+    place.mkdir()
+    for path in files:
+        shutil.copy(path, place)
+        bench.wait(3)
+    assert bench.counts() == {}
+    assert len(bench.wait()) == 1
+    assert bench.segmented == 1
+
+
+def test_a_queue_that_cannot_be_written_loses_and_doubles_nothing(tmp_path: Path) -> None:
+    """As on a full disk: not even the failure can be noted, until there is room again."""
+    moments: list[str] = []
+
+    def step(name: str) -> None:
+        moments.append(name)
+        if moments.count("finish") == 1 and name == "finish":
+            bench.service.database.run("PRAGMA query_only = 1")
+
+    with counting_pacs() as pacs:
+        bench = Bench(tmp_path, STORE.format(pacs.node.port), step=step)
+        bench.take(study(tmp_path / "sent", 1))
+        with pytest.raises(InputError, match="the queue cannot be written"):
+            bench.wait()
+        assert bench.counts() == {"working": 1}
+        with pytest.raises(InputError, match="the queue cannot be written"):
+            bench.service.tick()
+        bench.service.database.run("PRAGMA query_only = 0")
+        assert len(bench.wait()) == 1
+        assert bench.counts() == {"done": 1}
+        assert set(pacs.times.values()) == {1}
+
+
+def test_links_in_the_watched_folder_are_not_followed(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    study(tmp_path / "sent", 1)
+    (tmp_path / "watch" / "link").symlink_to(tmp_path / "sent")
+    (tmp_path / "watch" / "one").mkdir()
+    for path in (tmp_path / "sent").iterdir():
+        (tmp_path / "watch" / "one" / path.name).symlink_to(path)
+    assert bench.wait() == []
+    assert bench.counts() == {}
+
+
+def test_a_spool_without_its_queue_is_taken_up(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.take(study(tmp_path / "sent", 1))
+    bench.service.close()
+    for path in bench.settings.state.glob("queue.sqlite*"):
+        path.unlink()
+    (half,) = (bench.settings.state / "spool").glob("*/*")
+    (half / ".0123.part").write_bytes(b"half a file that a killed service left")
+    again = Bench(tmp_path)
+    assert not list(again.settings.state.rglob("*.part"))
+    assert again.counts() == {"received": 1}
+    assert len(again.wait()) == 1
+
+
+def test_two_services_on_one_folder_are_refused(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    with hold(bench.settings.state), pytest.raises(InputError, match="another run"), opened(bench.settings):
+        pass
+
+
+BASE_IN_DOMAIN = """
+[serve]
+state = "state"
+model = "phantom"
+quiet_s = 10
+watch = [{ folder = "watch", settle_s = 5 }]
+[serve.limits]
+free = "1MB"
+"""

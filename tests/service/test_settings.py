@@ -1,0 +1,85 @@
+"""The table `serve`: what is taken, and what is refused with the name of the file and of the key."""
+
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from helpers.command import run
+from helpers.service import BASE, settings
+
+from c3s3_seg.errors import ConfigError
+from c3s3_seg.service.node_settings import ListenSettings, PollSettings, WatchSettings
+from c3s3_seg.service.settings import (
+    LimitSettings,
+    MonitorSettings,
+    OutputSettings,
+    RetrySettings,
+    ServeSettings,
+    read_settings,
+)
+
+SOURCE = '[serve]\nstate = "s"\nwatch = [{ folder = "w" }]\n'
+
+
+def test_defaults_and_places(tmp_path: Path) -> None:
+    path = tmp_path / "c3s3-seg.toml"
+    path.write_text('model = "another command\'s"\n' + SOURCE)
+    found = read_settings(path)
+    assert isinstance(found, ServeSettings)
+    assert (found.state, found.watch[0].folder) == (tmp_path / "s", tmp_path / "w")
+    assert found.log == tmp_path / "s" / "results.jsonl"
+    assert (found.monitor.host, found.store, found.listen) == ("127.0.0.1", (), None)
+    assert [found.retry.wait_s(n) for n in (1, 2, 3, 99)] == [30.0, 60.0, 120.0, 3600.0]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (SOURCE + "quite_s = 3\n", "there is no key 'serve.quite_s'"),
+        ('[serve]\nstate = "s"\n', "no source of studies"),
+        ("[other]\n", r"there is no table \[serve\]"),
+        ("[serve\n", "cannot be read as TOML"),
+        (SOURCE + "quiet_s = 0\n", "serve.quiet_s = 0.*wanted a positive number"),
+        (SOURCE + 'quiet_s = "3"\n', "serve.quiet_s"),
+        (SOURCE + "workers = true\n", "serve.workers = True: wanted a whole number"),
+        (SOURCE + '[serve.limits]\nfree = "much"\n', "serve.limits.free = 'much': wanted a size"),
+        (SOURCE + '[[serve.store]]\nserver = "PACS"\n', "wanted TITLE@host:port"),
+        (SOURCE + '[[serve.store]]\nserver = "P@h:1"\n[[serve.store]]\nserver = "P@h:1"\n', "twice"),
+        (SOURCE + "[serve.listen]\ncallers = []\n", "no calling title"),
+        (SOURCE + '[serve.listen]\ncallers = ["A\\\\B"]\n', "an AE title that is none"),
+        (SOURCE + '[serve.listen]\ncallers = ["A"]\ntrust = "t.pem"\n', "TLS needs both"),
+        (SOURCE + "[serve.listen]\nport = 1\n", "the key 'serve.listen.callers' is missing"),
+        (SOURCE + '[serve.output]\nuids = "name"\n', "serve.output.uids"),
+        (SOURCE + '[[serve.poll]]\nserver = "P@h:1"\nmodalities = ["M*"]\n', "wanted a modality"),
+    ],
+)
+def test_what_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "c3s3-seg.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message) as error:
+        read_settings(path)
+    assert error.value.where == path
+
+
+def test_the_page_names_every_key() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "service.md").read_text()
+    rows = re.findall(r"^\| (`[^|]*`) \|", page.split("## Settings")[1].split("## States")[0], re.MULTILINE)
+    named = {key for row in rows for key in re.findall(r"`(\w+)`", row)}
+    tables = {"watch", "listen", "poll", "store", "output", "limits", "retry", "monitor"}
+    kinds = (
+        ServeSettings, WatchSettings, ListenSettings, PollSettings, OutputSettings, LimitSettings,
+        RetrySettings, MonitorSettings,
+    )  # fmt: skip
+    assert named == {field.name for kind in kinds for field in fields(kind)} - tables
+
+
+def test_the_command_checks_a_file(tmp_path: Path) -> None:
+    settings(tmp_path)
+    path = tmp_path / "c3s3-seg.toml"
+    assert run("serve", "--config", path, "--check").stdout == f"{path}: the table [serve] is good.\n"
+    path.write_text(BASE.replace('"phantom"', '"no-such-model"'))
+    answer = run("serve", "--config", path, "--check")
+    assert answer.returncode == 2
+    assert "no-such-model" in answer.stderr
+    assert not (tmp_path / "state").exists()
