@@ -175,7 +175,7 @@ def test_a_single_case_that_never_ends_is_one_line(small_scans: Path, tmp_path: 
     scan = small_scans / "case-1.nii.gz"
     brighten(scan)
     model = Model(endless(tmp_path), BackendRequest("openvino"))
-    with pytest.raises(InputError, match="not finished within 0.5 s"):
+    with pytest.raises(InputError, match=r"not finished within 0\.5 s"):
         predict_cases([scan], model, Job(tmp_path / "out"), None, BatchPlan(case_timeout_s=0.5))
     assert [p.name for p in (tmp_path / "out").iterdir()] == []
 
