@@ -32,11 +32,8 @@ PHASES = [
 
 
 @pytest.fixture(scope="module")
-def toy_config(toy_config: Path) -> Path:
-    """Crops of a quarter of the size."""
-    path = toy_config.with_name("small-crops.toml")
-    path.write_text(toy_config.read_text().replace("patch = [32, 32, 32]", "patch = [32, 16, 16]"))
-    return path
+def toy_config(small_crops: Path) -> Path:
+    return small_crops
 
 
 def steps(run: Run, config: Path, count: int) -> list[dict[str, float]]:
