@@ -24,15 +24,20 @@ demo: $(VENV)/base
 	@echo
 	@echo "Research use only."
 
-# One thread a process, because there is a process a core. Files are taken in their order: by default the one
+# One thread a process, because there is a process a core, and one more for the time in which others wait for
+# servers and limits. Files are taken in their order: by default the one
 # with the fewest tests is the last, and that is the tutorial, the longest. Bytecode is kept whatever the
 # environment says: tests start hundreds of processes.
-PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+PROCESSES := $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
+PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
-# Before a change is handed on: everything.
+# Before a change is handed on: everything. The checks of the code run beside the tests; what they say comes
+# last, and either of the two can fail.
 test: $(VENV)/dev
-	$(MAKE) --no-print-directory lint
-	$(PYTEST)
+	@log=$$(mktemp); $(MAKE) --no-print-directory lint > $$log 2>&1 & lint=$$!; \
+	$(PYTEST); tests=$$?; \
+	wait $$lint; lint=$$?; cat $$log; rm $$log; \
+	test $$tests -eq 0 -a $$lint -eq 0
 
 # While a change is made: all but the tests marked slow.
 test-fast: $(VENV)/dev

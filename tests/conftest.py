@@ -94,18 +94,28 @@ def small_scan(seed: int) -> Volume:
 @pytest.fixture(scope="session")
 def toy_config(toy_data: Path) -> Path:
     """A configuration that trains both nets, tiny, on the toy data: 8 iterations, seconds."""
-    path = toy_data / "toy.toml"
+    return _toy(toy_data, "toy.toml", [32, 32, 32])
+
+
+@pytest.fixture(scope="session")
+def small_crops(toy_data: Path) -> Path:
+    """The same with crops of a quarter of the size: for tests in which no value depends on it."""
+    return _toy(toy_data, "small-crops.toml", [32, 16, 16])
+
+
+def _toy(data: Path, name: str, patch: list[int]) -> Path:
+    path = data / name
     path.write_text(
         f"""
         method = "c3s3"
         [task]
         name = "toy"
         modality = "MR"
-        patch = [32, 32, 32]
+        patch = {patch}
         labels = [{{ name = "ball", value = 1 }}]
         recipe = {{ spacing_mm = [1.5, 1.5, 1.5] }}
         [data]
-        folder = "{toy_data}"
+        folder = "{data}"
         [networks]
         a.filters = 2
         b.filters = 2

@@ -15,6 +15,11 @@ ROOT = Path(__file__).parents[1]
 DOCUMENT = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
 
 
+@pytest.fixture(scope="module")
+def toy_config(small_crops: Path) -> Path:
+    return small_crops
+
+
 def blocks(section: str) -> list[tuple[str, str]]:
     """The code blocks of a section: (language, content)."""
     (text,) = re.findall(rf"^## {section}\n(.*?)(?=^## |\Z)", DOCUMENT, flags=re.DOTALL | re.MULTILINE)

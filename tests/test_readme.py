@@ -3,11 +3,14 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
+from helpers.command import run
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -19,10 +22,20 @@ def commands(text: str) -> list[str]:
     return [re.sub(r"\s+#.*", "", line) for block in blocks for line in block.splitlines()]
 
 
+def in_a_shell(line: str) -> "CompletedProcess[str]":
+    return subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)
+
+
+def here(line: str) -> "CompletedProcess[str]":
+    return run(*shlex.split(line)[1:])
+
+
 @pytest.mark.slow
-@pytest.mark.timeout(540)
-def test_the_readme_and_the_tutorial_run(tmp_path: Path) -> None:
-    """In one folder, as the tutorial repeats the README's third part: a command of both is run once."""
+def test_the_readme_and_the_tutorial_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one folder, as the tutorial repeats the README's third part: a command of both is run once.
+
+    The first command is the installed program, as a shell finds it; the others are run in this process.
+    """
     ours = commands(README.split("<!-- test: begin -->")[1].split("<!-- test: end -->")[0])
     more = commands((ROOT / "docs" / "tutorial.md").read_text())
     retrain = [line for line in ours if line in more]
@@ -30,15 +43,13 @@ def test_the_readme_and_the_tutorial_run(tmp_path: Path) -> None:
     home, work = tmp_path / "home", tmp_path / "work"
     home.mkdir()
     work.mkdir()
-    answer = subprocess.run(
-        ["bash", "-c", "\n".join(["set -eu", *dict.fromkeys([*ours, *more])])],
-        cwd=work,
-        env={**os.environ, "HOME": str(home), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert answer.returncode == 0, answer.stdout + answer.stderr
+    monkeypatch.chdir(work)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    first, *others = dict.fromkeys([*ours, *more])
+    for line in (first, *others):
+        answer = in_a_shell(line) if line is first or not line.startswith("c3s3-seg ") else here(line)
+        assert answer.returncode == 0, f"{line}\n{answer.stdout}{answer.stderr}"
     for name in ("out/phantom-1.nii.gz", "out/phantom-2.png", "seg/phantom-1.seg.dcm"):
         assert (work / name).is_file(), name
     for name in ("report/report.html", "report-paper/cases.csv", "checked/check.html", "scores/report.html"):
@@ -46,7 +57,7 @@ def test_the_readme_and_the_tutorial_run(tmp_path: Path) -> None:
     splits = json.loads((work / "data" / "dataset.json").read_text())
     assert [len(splits[kind]) for kind in ("labelled", "unlabelled", "validation")] == [2, 3, 1]
     card = json.loads((work / "run" / "bundle" / "manifest.json").read_text())["training"]
-    assert (card["method"], card["iterations"]) == ("c3s3", 12)
+    assert (card["method"], card["iterations"]) == ("c3s3", 6)
     assert (work / "run" / "bundle" / "model.onnx").is_file()
 
 

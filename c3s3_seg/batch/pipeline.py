@@ -13,7 +13,7 @@ from typing import Any
 Stage = Callable[[Any], Any]
 WAIT_S = 0.2  # how long a thread may take to notice that it is no longer wanted
 # After Ctrl-C, for a stage in a library that cannot be interrupted: a graph may never end.
-GRACE_S = 10.0
+GRACE_S = 2.0
 STUCK = "c3s3-seg stage"  # name of the threads
 
 

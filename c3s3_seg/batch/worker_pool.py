@@ -151,9 +151,9 @@ class Pool:
             again.extend(waiting)
 
     def close(self) -> None:
-        """End all workers: those that are idle by themselves, the others now."""
+        """End all workers: those that are idle by themselves, the others and those that still start now."""
         for worker in self._workers:
-            if worker.tasks:
+            if worker.tasks or not worker.ready:
                 worker.process.terminate()
             with suppress(BrokenPipeError):
                 worker.process.stdin.close()  # type: ignore[union-attr]

@@ -15,6 +15,12 @@ from c3s3_seg.errors import RefusedError
 INPUT = "scan"
 # torch.export finds out by itself which sizes may vary; these bounds keep its search short.
 LARGEST_BATCH, LARGEST_SIDE = 64, 1024
+# Operators whose nodes are the same whatever the sides are. Reshape, Resize, Expand, Slice and the like are
+# not among them: a trace of fixed sides may hold these sides in their operands.
+OF_ANY_SIDES = {
+    "Add", "AveragePool", "BatchNormalization", "Concat", "Conv", "ConvTranspose", "LeakyRelu", "ReduceMean",
+    "Relu", "Softmax", "Unsqueeze",
+}  # fmt: skip
 
 
 def trace(
@@ -38,23 +44,55 @@ def trace(
         Whether batch norms are folded into convolutions. Without it every parameter keeps its name.
     """
     import torch
-    from onnxscript import optimizer
 
     sides = [n * m for n, m in zip((2, 3, 4), task.multiple, strict=True)]
     example = torch.zeros(batch or 2, channels, *sides)
+    # Sides that are free from the beginning take torch.export three times as long.
+    model = _model(net, example, output, fold, None)
+    if _fits_any_sides(model):
+        _free_sides(model, batch, task.multiple)
+    else:
+        model = _model(net, example, output, fold, _free(batch, task.multiple))
+    model.producer_name = "c3s3-seg"
+    return model
+
+
+def _model(net: Any, example: Any, output: str, fold: bool, free: dict[int, Any] | None) -> Any:
+    import torch
+    from onnxscript import optimizer
+
     with _quiet():
         program = torch.onnx.export(
             net, (example,), dynamo=True, optimize=fold, external_data=False, verbose=False,
-            input_names=[INPUT], output_names=[output], dynamic_shapes=(_free(batch, task.multiple),),
+            input_names=[INPUT], output_names=[output], dynamic_shapes=(free,) if free else None,
         )  # fmt: skip
         if program is None:
             raise RefusedError("torch.onnx.export gave no program")
         if not fold:
             optimizer.fold_constants(program.model)
     model = program.model_proto
-    model.producer_name = "c3s3-seg"
     _drop_traces(model)
     return model
+
+
+def _fits_any_sides(model: Any) -> bool:
+    """Whether nothing in a graph that was traced with fixed sides depends on them."""
+    stored = {tensor.name for tensor in model.graph.initializer}
+    return all(
+        node.op_type in OF_ANY_SIDES and not (node.op_type in ("Add", "Concat") and stored & set(node.input))
+        for node in model.graph.node
+    )
+
+
+def _free_sides(model: Any, batch: int | None, multiple: tuple[int, int, int]) -> None:
+    """Give batch and sides the names that a trace of free sizes gives them."""
+    sides = [f"{n}*{axis}" if n > 1 else axis for axis, n in zip("xyz", multiple, strict=True)]
+    names = [None if batch else "batch", None, *sides]
+    for value in (*model.graph.input, *model.graph.output):
+        for size, name in zip(value.type.tensor_type.shape.dim, names, strict=True):
+            if name:
+                size.dim_param = name
+    del model.graph.value_info[:]  # of the fixed sides
 
 
 def _free(batch: int | None, multiple: tuple[int, int, int]) -> dict[int, Any]:

@@ -18,6 +18,11 @@ RUNTIMES: tuple[BackendName, ...] = ("torch", "onnx")
 PAPER = {"vnet", "resvnet"}  # the bundles that ship are made of them, and all other tests
 
 
+@pytest.fixture(scope="module")
+def toy_config(small_crops: Path) -> Path:
+    return small_crops
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", BACKBONES.keys() - PAPER)
 def test_it_trains_exports_and_predicts(

@@ -31,6 +31,11 @@ COARSE = Simulator(shape=(72, 66, 36), spacing_mm=(1.95, 1.95, 2.8))
 
 
 @pytest.fixture(scope="module")
+def toy_config(small_crops: Path) -> Path:
+    return small_crops
+
+
+@pytest.fixture(scope="module")
 def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two labelled and two validation cases."""
     folder = tmp_path_factory.mktemp("phantoms")

@@ -28,6 +28,11 @@ from c3s3_seg.training.validation import Validation
 pytestmark = pytest.mark.slow
 
 
+@pytest.fixture(scope="module")
+def toy_config(small_crops: Path) -> Path:
+    return small_crops
+
+
 def indexed(toy_data: Path, folder: Path, **keys: object) -> Path:
     """The toy data with further keys in the index."""
     folder.mkdir()

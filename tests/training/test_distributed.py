@@ -1,5 +1,6 @@
 """Two processes that train as one."""
 
+import json
 import os
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from c3s3_seg.training.distributed import ProcessGroup, join
 
 pytestmark = pytest.mark.slow
 
+ROOT = Path(__file__).parents[2]
 STEPS = 4
 # Every voxel is an anchor and a negative, and nothing is dropped: no chance is left but the crops'.
 CHANGES = [
@@ -41,6 +43,10 @@ LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo"} if Path("/sys/class/net/lo").exists() el
 
 # Pairs of crops that one process mixes are those that each of two processes mixes.
 MIXING = ["method=sdcl", "run.labelled_batch=4", "run.unlabelled_batch=4", "sdcl.pretraining=0.25"]
+RUNS: dict[str, tuple[list[str], set[str]]] = {
+    "c3s3": ([], {"cp", "cos", "iuc", "a_wins"}),
+    "sdcl": (MIXING, {"mix_a", "mix_b", "corrected"}),
+}
 
 
 def words_of(config: Path, out: Path, more: Sequence[str]) -> list[str]:
@@ -48,9 +54,25 @@ def words_of(config: Path, out: Path, more: Sequence[str]) -> list[str]:
     return ["train", str(config), "-o", str(out), *changes]
 
 
-def train_with_two(config: Path, out: Path, more: Sequence[str]) -> str:
-    words = [sys.executable, *TORCHRUN, "-m", "c3s3_seg", *words_of(config, out, more)]
-    environment = os.environ | LOOPBACK | {"OMP_NUM_THREADS": "1"}
+# One after the other in the same processes: torch, the longest part, is imported once.
+SEVERAL = """
+import json, runpy, sys
+for words in json.loads(sys.argv[1]):
+    sys.argv = ["c3s3-seg", *words]
+    try:
+        runpy.run_module("c3s3_seg", run_name="__main__")
+    except SystemExit as end:
+        if end.code:
+            raise
+"""
+
+
+def train_with_two(folder: Path, *runs: list[str]) -> str:
+    """`torchrun -m c3s3_seg WORDS` for each."""
+    script = folder / "several.py"
+    script.write_text(SEVERAL)
+    words = [sys.executable, *TORCHRUN, str(script), json.dumps(runs)]
+    environment = os.environ | LOOPBACK | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
         words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     )
@@ -71,27 +93,33 @@ def scalars(run: Path) -> dict[str, list[float]]:
     return {tag: [event.value for event in events.Scalars(tag)] for tag in tags}
 
 
-@pytest.mark.parametrize(
-    ("more", "terms"), [([], {"cp", "cos", "iuc", "a_wins"}), (MIXING, {"mix_a", "mix_b", "corrected"})]
-)
+@pytest.fixture(scope="module")
+def with_two(toy_config: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Both runs in two processes: their folder, and what was said."""
+    folder = tmp_path_factory.mktemp("two")
+    runs = [words_of(toy_config, folder / name, more) for name, (more, _) in RUNS.items()]
+    return folder, train_with_two(folder, *runs)
+
+
+@pytest.mark.parametrize("name", RUNS)
 def test_two_processes_have_the_losses_of_one(
-    more: list[str], terms: set[str], toy_config: Path, tmp_path: Path
+    name: str, with_two: tuple[Path, str], toy_config: Path, tmp_path: Path
 ) -> None:
-    answer = command.run(*words_of(toy_config, tmp_path / "one", more))
+    more, terms = RUNS[name]
+    folders = [tmp_path / "one", with_two[0] / name]
+    answer = command.run(*words_of(toy_config, folders[0], more))
     assert answer.returncode == 0, answer.stderr
-    said = train_with_two(toy_config, tmp_path / "two", more)
-    one, two = scalars(tmp_path / "one"), scalars(tmp_path / "two")
+    one, two = map(scalars, folders)
     assert len(one["train/loss"]) == STEPS
     assert one.keys() == two.keys() >= {f"train/{term}" for term in terms}
     for tag, values in one.items():
         assert two[tag][:1] == pytest.approx(values[:1], rel=1e-5, abs=1e-6), tag
         assert two[tag] == pytest.approx(values, rel=2e-3, abs=1e-6), tag
-    assert said.count("The bundle is") == 1  # only the first process talks
-    assert checkpoint.read(tmp_path / "two").iteration == STEPS
-    assert (
-        checkpoint.read(tmp_path / "one").tensors.keys() == checkpoint.read(tmp_path / "two").tensors.keys()
-    )
-    names = [{p.name for p in (tmp_path / x / "bundle").iterdir()} for x in ("one", "two")]
+    assert with_two[1].count("The bundle is") == len(RUNS)  # only the first process talks
+    kept = [checkpoint.read(folder) for folder in folders]
+    assert kept[1].iteration == STEPS
+    assert kept[0].tensors.keys() == kept[1].tensors.keys()
+    names = [{path.name for path in (folder / "bundle").iterdir()} for folder in folders]
     assert names[0] == names[1]
 
 

@@ -19,6 +19,11 @@ SHORT = ["run.iterations=4"]  # the warm start takes three
 
 
 @pytest.fixture(scope="module")
+def toy_config(small_crops: Path) -> Path:
+    return small_crops
+
+
+@pytest.fixture(scope="module")
 def bundle(toy_config: Path, tmp_path_factory: pytest.TempPathFactory) -> ModelBundle:
     folder = tmp_path_factory.mktemp("start") / "first"
     with open_logger(folder) as logger:

@@ -31,6 +31,11 @@ PHASES = [
 ]
 
 
+@pytest.fixture(scope="module")
+def toy_config(small_crops: Path) -> Path:
+    return small_crops
+
+
 def steps(run: Run, config: Path, count: int) -> list[dict[str, float]]:
     draw = sampler(config)
     return [run.step(draw.batch(run.iteration, run.method.views(run.iteration))) for _ in range(count)]
@@ -47,8 +52,9 @@ def test_a_restored_run_goes_on_as_if_unbroken(name: str, toy_config: Path, tmp_
     again = Run(config, tmp_path)
     again.restore()
     assert steps(again, toy_config, 2) == expected
+    unbroken = run.method.state_dict()
     for key, tensor in again.method.state_dict().items():
-        assert torch.equal(tensor, run.method.state_dict()[key]), key
+        assert torch.equal(tensor, unbroken[key]), key
 
 
 @pytest.mark.slow

@@ -20,6 +20,11 @@ from c3s3_seg.training.validation import Validation
 pytestmark = pytest.mark.slow
 
 
+@pytest.fixture(scope="module")
+def toy_config(small_crops: Path) -> Path:
+    return small_crops
+
+
 @pytest.mark.parametrize(
     ("validations", "expected"),
     [

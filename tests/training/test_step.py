@@ -15,6 +15,11 @@ from c3s3_seg.training.run import Run
 from c3s3_seg.training.step import Outputs, c3s3_loss
 
 
+@pytest.fixture(scope="module")
+def toy_config(small_crops: Path) -> Path:
+    return small_crops
+
+
 def method(config: Path, *changes: str) -> tuple[C3S3, Batch]:
     """C3S3 without dropout, and a batch of one labelled and one unlabelled crop."""
     settings = load_config(
