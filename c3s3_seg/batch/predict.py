@@ -240,6 +240,7 @@ class _Run:
         finally:
             for outcome in outcomes.values():
                 ledger.decide(outcome)
+            discard = discard and not found.left and not any(o.passed_over for o in outcomes.values())
             self._sum_up(tasks, outcomes, journal, discard=discard, full=bool(stopped))
         result = _result(tasks, outcomes, len(found.kept), found.left)
         refusals = [o.refusal for o in outcomes.values() if o.refusal is not None and not o.passed_over]
@@ -294,7 +295,7 @@ class _Run:
         discard: bool,
         full: bool,
     ) -> None:
-        """The files that speak of all cases. A single case that failed in a new folder leaves nothing."""
+        """The files that speak of all cases. One scan or study that failed in a new folder leaves nothing."""
         if discard and not any(o.row for o in outcomes.values()):
             journal.close()
             self.path.unlink(missing_ok=True)

@@ -60,7 +60,8 @@ class ProgressReporter:
         for item in progress.skipped:
             self._status.note(f"passed over: {item}")
         if progress.outcome is not None and progress.outcome.skipped is not None:
-            self._status.note(f"passed over: {progress.outcome.skipped}")
+            first, more, _ = str(progress.outcome.skipped).partition("; ")  # the JSON lines have all reasons
+            self._status.note(f"passed over: {first}{' ...' if more else ''}")
         if self._verbose:
             self._status.note(_details(progress))
         self._text = text = _text(progress)

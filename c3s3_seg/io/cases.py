@@ -99,11 +99,11 @@ def match_truth(cases: Sequence[Case], truth: str | Path) -> dict[str, Path]:
     truth = Path(truth)
     if truth.is_file():
         if len(cases) != 1:
-            several = len({case.path for case in cases}) == 1
+            one_study = len({case.path for case in cases}) == 1
             raise InputError(
                 f"one truth file was given for {len(cases)} cases",
                 where=truth,
-                todo="Choose one series with --series" if several else "Give a folder of truths",
+                todo="Choose one series with --series" if one_study else "Give a folder of truths",
             )
         return {cases[0].name: truth}
     by_stem: dict[str, list[Path]] = {}

@@ -19,7 +19,7 @@ LONGEST_RULE, LONGEST_VALUE = 500, 64  # characters; the latter is that of a des
 KEYS = ("description", "modality", "sequence", "type")
 FORM = "modality=MR,description~lge"
 _CONDITION = re.compile(r"\s*([^=~!\s]*)\s*(!=|!~|=|~)\s*(.*?)\s*", re.DOTALL)
-_UID = re.compile(r"[0-9][\w.-]*(#.+)?", re.DOTALL)
+_UID = re.compile(r"[0-9][\w.-]*(#.+)?|#.+", re.DOTALL)  # a part of a series may be of one without a UID
 
 
 @dataclass(frozen=True)

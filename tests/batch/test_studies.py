@@ -67,6 +67,7 @@ def test_a_study_of_which_no_series_is_in_the_domain_is_one_failure(tmp_path: Pa
         series(small(), study, "p1", number)
     alone = run("predict", study, "-o", tmp_path / "alone", *PHANTOM)
     assert alone.returncode == 2
+    assert not list((tmp_path / "alone").iterdir())
     message = " ".join(alone.stderr.split())
     assert "none of the 2 series of the study can be segmented: p1_s1: this is not a scan" in message
     assert "p1_s2: this is not a scan" in message
@@ -255,3 +256,16 @@ def test_what_has_vanished_fails_and_the_rest_is_done(small_scans: Path, tmp_pat
     (small_scans / "gone").unlink()
     code, said, events = predict(*words)
     assert (code, states(events)) == (0, {"none": "done"}), said
+
+
+@pytest.mark.slow
+def test_a_limit_leaves_the_decision_to_the_next_run(tmp_path: Path) -> None:
+    series(small(), tmp_path / "p1", "p1", 1)
+    series(heart(), tmp_path / "p1", "p1", 2)
+    words = (tmp_path / "p1", "-o", tmp_path / "out", "--set", "batch.limit=1")
+    code, said, events = predict(*words)
+    assert (code, states(events)) == (0, {"p1_s1": "skipped"}), said
+    code, said, events = predict(*words)
+    assert (code, states(events)) == (0, {"p1_s2": "done", "p1_s1": "skipped"}), said
+    code, said, events = predict(*words)
+    assert (code, states(events)) == (0, {}), said

@@ -216,9 +216,11 @@ def test_several_series_are_listed_and_can_be_chosen(oblique: Volume, files: lis
         assert np.array_equal(back.array, small.array)
         assert back.source.series_uid == uid
     assert np.array_equal(load(folder, series=1).array, oblique.array)
-    for choice in (0, 3, -1, "1.2.3", ""):
+    for choice in (0, 3, -1, "1.2.3"):
         with pytest.raises(InputError, match=r"(?s)no series .*12 slices"):
             load(folder, series=choice)
+    with pytest.raises(InputError, match="wanted the number of a series"):
+        load(folder, series="")
 
 
 def test_a_secondary_capture_is_no_volume(oblique: Volume, files: list[Path]) -> None:

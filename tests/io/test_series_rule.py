@@ -68,8 +68,8 @@ def test_what_is_no_series_is_refused_in_one_line(text: str, message: str) -> No
 
 def test_numbers_and_uids_are_no_rules() -> None:
     assert parse_series(None) is None
-    assert [parse_series(text) for text in ("3", " 1.2.840.1 ", "1.2#echo 2", "1.2#b=7")] == [
-        "3", "1.2.840.1", "1.2#echo 2", "1.2#b=7",
+    assert [parse_series(text) for text in ("3", " 1.2.840.1 ", "1.2#echo 2", "1.2#b=7", "#echo 2")] == [
+        "3", "1.2.840.1", "1.2#echo 2", "1.2#b=7", "#echo 2",
     ]  # fmt: skip
 
 

@@ -247,7 +247,7 @@ def test_names_stay_when_a_study_grows_and_whatever_folder_is_given(archive: Pat
 
 
 def test_a_number_that_is_none_stays_out_of_the_names(tmp_path: Path) -> None:
-    for number, written in enumerate(("9" * 300, "../../x", "-4", ""), 1):
+    for number, written in enumerate(("9" * 60, "../../x", "-4", ""), 1):
         for path in series(small(), tmp_path / "a" / "p", "p", number):
             data = pydicom.dcmread(path)
             data.add_new("SeriesNumber", "LO", written)
