@@ -69,8 +69,7 @@ def _write(predicted: Predicted, job: Job, model: ModelTask, written: list[Path]
         written.append(job.out / f"{case.name}.sc.dcm")
         _secondary_capture(scan, prediction.mask, job, model, written[-1])
     spent = {**predicted.seconds, "write": time.perf_counter() - started}
-    volumes = tuple(prediction.volume_ml.items())
-    row = PredictionRow(case.name, volumes, sum(spent.values()), scores, prediction.notes)
+    row = _row(case.name, prediction, sum(spent.values()), scores, job)
     metadata = _metadata(predicted, row, spent, job, model)
     if job.html:
         written.append(job.out / f"{case.name}.html")
@@ -81,8 +80,26 @@ def _write(predicted: Predicted, job: Job, model: ModelTask, written: list[Path]
     write_whole(written[-1], content)
     outputs[written[-1].name] = sha256(written[-1])
     spent["hash"] = spent.get("hash", 0.0) + time.perf_counter() - hashing
-    verdict = "nothing found" if row.empty else prediction.check.level
-    return Outcome(case.name, loaded.task.place, row, None, loaded.inputs, outputs, spent, verdict)
+    return Outcome(case.name, loaded.task.place, row, None, loaded.inputs, outputs, spent)
+
+
+def _row(
+    case: str, prediction: Prediction, seconds_s: float, scores: tuple[CaseScore, ...], job: Job
+) -> PredictionRow:
+    uncertainty = prediction.uncertainty
+    return PredictionRow(
+        case,
+        tuple(prediction.volume_ml.items()),
+        seconds_s,
+        scores,
+        prediction.notes,
+        verdict=prediction.check.level,
+        warnings=prediction.warnings,
+        uncertainty_mm=tuple(uncertainty.hd95_mm.items()) if uncertainty else (),
+        uncertainty_limit_mm=uncertainty.threshold_mm if uncertainty else None,
+        model=job.maker.name,
+        version=__version__,
+    )
 
 
 def segments(task: ModelTask) -> tuple[Segment, ...]:
@@ -208,6 +225,7 @@ def _metadata(
         "postprocessed": prediction.postprocessed,
         "nothing_found": row.empty,
         "notes": list(prediction.remarks),
+        "warnings": list(row.warnings),
         "uncertainty": _uncertainty(prediction),
         "domain_check": prediction.check.record(),
         "made_with": job.origin or {},

@@ -10,6 +10,7 @@ from c3s3_seg import errors
 from c3s3_seg.batch.job import CaseTask
 from c3s3_seg.errors import NO_MEMORY, C3S3Error, InputError, StorageError, Told
 from c3s3_seg.geometry.volume import Volume
+from c3s3_seg.inference.domain_check import DomainError
 from c3s3_seg.inference.prediction import Prediction
 from c3s3_seg.inference.predictor import CheckedScan, PreparedScan
 from c3s3_seg.io.detect import is_dicom, is_zip
@@ -85,8 +86,6 @@ class Outcome:
         File name in the output folder -> sha256.
     seconds
         Step -> wall seconds.
-    verdict
-        What a check said of the scan or the mask; "" where nothing was asked or found.
     earlier
         sha256 -> file name of what earlier runs wrote for the case and this one has replaced or removed.
     """
@@ -98,8 +97,14 @@ class Outcome:
     inputs: dict[str, str] = field(default_factory=dict)
     outputs: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
-    verdict: str = ""
     earlier: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def verdict(self) -> str:
+        """Of the domain check: `pass`, `warn` or `refuse`; "" where it was not reached."""
+        if self.row is not None:
+            return self.row.verdict
+        return "refuse" if self.refusal is not None and self.refusal.kind == DomainError.__name__ else ""
 
     @property
     def failure(self) -> Failure | None:

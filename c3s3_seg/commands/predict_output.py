@@ -11,7 +11,10 @@ from c3s3_seg.errors import InputError
 from c3s3_seg.system.choices import ReportFile
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from c3s3_seg.batch import BatchPlan, BatchResult, Job
+    from c3s3_seg.report.rows import PredictionRow
 
 LONGEST_TABLE = 200  # cases that a terminal shows one by one; summary.csv has them all
 
@@ -50,13 +53,25 @@ def print_cases(inputs: list[Path], job: Job, plan: BatchPlan, *, as_json: bool)
     say(f"{todo} of {len(cases)} cases would be segmented. Nothing was written.")
 
 
+def shown_rows(rows: Sequence[PredictionRow]) -> Sequence[PredictionRow]:
+    """All cases of a small batch; of a larger one the doubtful ones, as many as a terminal shows."""
+    from c3s3_seg.report.terminal import doubtful_first
+
+    if len(rows) <= LONGEST_TABLE:
+        return rows
+    return doubtful_first([row for row in rows if row.doubtful])[:LONGEST_TABLE]
+
+
 def print_result(result: BatchResult, out: Path) -> None:
     """The table, and what has to be said below it."""
     from c3s3_seg.report.terminal import prediction_table
 
-    rows = result.rows if len(result.rows) <= LONGEST_TABLE else ()
+    rows = shown_rows(result.rows)
     if rows:
         show(prediction_table(rows))
+    if len(rows) < len(result.rows):
+        more = len(result.rows) - len(rows)
+        say(f"{more} more cases are not listed here; summary.csv lists all.")
     report_failures(result.failures)
     for row in rows:
         for note in row.notes:
@@ -65,7 +80,9 @@ def print_result(result: BatchResult, out: Path) -> None:
         say(f"Stopped: {result.stopped}")
         say(f"{len(result.undone)} cases were not done; the same command does them.")
     if result.rows:
-        masks = "Masks" if rows else f"{len(result.rows)} masks"
-        say(f"{masks}, JSON and summary.csv are in {out}. Research use only.")
+        doubtful = sum(row.doubtful for row in result.rows)
+        if doubtful:
+            say(f"{doubtful} of {len(result.rows)} cases should be looked at: see Check, and the notes.")
+        say(f"Masks, JSON and summary.csv are in {out}. Research use only.")
     else:
         say(f"No mask was written; summary.csv is in {out}.")

@@ -291,7 +291,7 @@ class Predictor:
         counts = _counts(made.mask)
         volume_ml = {x.name: float(counts[x.value] * prepared.part.voxel_ml) for x in self.task.labels}
         flag = uncertainty.note() if uncertainty else None
-        remarks = (*probabilities.notes, *((flag,) if flag else ()))
+        doubts = (*((flag,) if flag else ()), *check_volumes(volume_ml, self.task.domain))
         seconds = time.perf_counter() - started - probabilities.seconds
         return Prediction(
             mask=_whole(made.mask, prepared),
@@ -302,7 +302,8 @@ class Predictor:
             tile=probabilities.tiling.tile,
             postprocessed=postprocessed,
             check=prepared.check,
-            remarks=(*remarks, *check_volumes(volume_ml, self.task.domain)),
+            remarks=(*probabilities.notes, *doubts),
+            doubts=doubts,
             uncertainty=uncertainty and replace(uncertainty, map=_whole(uncertainty.map.array, prepared)),
         )
 
