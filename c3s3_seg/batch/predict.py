@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import secrets
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -12,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from c3s3_seg.batch.claims import FOLDERS, Asked
+from c3s3_seg.batch.counts import Counts
 from c3s3_seg.batch.executor import Engine, in_this_process
 from c3s3_seg.batch.job import BatchPlan, CaseTask, Job, Model
 from c3s3_seg.batch.journal import Journal, gather, journal_path
 from c3s3_seg.batch.ledger import Ledger
 from c3s3_seg.batch.provenance import LEFT_BEHIND, provenance_names, surroundings, write_provenance
 from c3s3_seg.batch.records import Outcome
-from c3s3_seg.batch.resume import REPORT, Request, sort_out
+from c3s3_seg.batch.resume import REPORT, Request, Sorted, sort_out
 from c3s3_seg.batch.summary import summary
 from c3s3_seg.batch.truths import check_truths
 from c3s3_seg.bundle import ModelBundle
@@ -50,6 +52,13 @@ class BatchProgress:
         What has to be said before the first: resumed, redone, left out.
     made_with
         Before the first: the model, the runtime and the settings, as the JSON of each case has them.
+    run
+        Name of this run; provenance.json has it too.
+    counts
+        What is done so far.
+    kept, refused
+        Before the first: cases of earlier runs that still hold, failed ones included; and cases that must
+        not be touched.
     """
 
     done: int
@@ -58,6 +67,10 @@ class BatchProgress:
     outcome: Outcome | None = None
     note: str = ""
     made_with: Mapping[str, Any] = field(default_factory=dict)
+    run: str = ""
+    counts: Counts = field(default_factory=Counts)
+    kept: tuple[Outcome, ...] = ()
+    refused: tuple[Outcome, ...] = ()
 
 
 Report = Callable[[BatchProgress], None]
@@ -81,6 +94,8 @@ class BatchResult:
         Cases that were not done, because nothing could be written any more; each is in `failures` too.
     stopped
         Why the run ended before its last case; "" where it did not.
+    counts
+        The same in numbers, and how many cases a person should look at.
     """
 
     rows: tuple[PredictionRow, ...]
@@ -89,6 +104,7 @@ class BatchResult:
     left: int = 0
     undone: tuple[str, ...] = ()
     stopped: str = ""
+    counts: Counts = field(default_factory=Counts)
 
 
 def predict_cases(
@@ -184,6 +200,8 @@ class _Run:
     def __init__(self, engine: Engine, job: Job, plan: BatchPlan, report: Report) -> None:
         self.engine, self.job, self.plan, self.report = engine, job, plan, report
         self.request = Request(job, engine.asked, plan, _setting(engine.origin, job, engine.asked))
+        self.name = secrets.token_hex(8)  # unique among all folders and shards: log files are shared
+        self.counts = Counts()
         self.path = journal_path(job.out, plan.shard)
         tag = "" if plan.shard is None else f".{plan.shard}"
         self.table = job.out / f"summary{tag}.csv"
@@ -215,7 +233,7 @@ class _Run:
     def _all(self, tasks: list[CaseTask], journal: Journal, *, single: bool, discard: bool) -> BatchResult:
         found = sort_out(tasks, journal, self.request)
         outcomes = {o.case: o for o in (*found.kept, *found.refused)}
-        self.report(BatchProgress(0, len(found.todo), note=found.note, made_with=self.engine.origin))
+        self._begin(len(tasks), found)
         ledger, stopped, undone = Ledger(journal, self.request), "", []
         try:
             for outcome in self._do(found.todo, ledger):
@@ -234,7 +252,18 @@ class _Run:
         if refusal is not None:
             raise refusal.error()
         result = _result(tasks, outcomes, len(found.kept), found.left)
-        return replace(result, undone=tuple(o.case for o in undone), stopped=stopped)
+        return replace(result, undone=tuple(o.case for o in undone), stopped=stopped, counts=self.counts)
+
+    def _begin(self, cases: int, found: Sorted) -> None:
+        """Say what there is to do, and what was done before."""
+        kept, refused = tuple(found.kept), tuple(found.refused)
+        self.counts = Counts(cases).plus(kept, kept=True).plus(refused)
+        start = BatchProgress(0, len(found.todo), None, None, found.note, self.engine.origin, self.name)
+        self.report(replace(start, counts=self.counts, kept=kept, refused=refused))
+
+    def _tell(self, done: int, total: int, left_s: float | None, outcome: Outcome) -> None:
+        self.counts = self.counts.plus([outcome])
+        self.report(BatchProgress(done, total, left_s, outcome, run=self.name, counts=self.counts))
 
     def _do(self, todo: list[CaseTask], ledger: Ledger) -> Iterator[Outcome]:
         started, done = time.perf_counter(), 0
@@ -243,23 +272,24 @@ class _Run:
                 done += 1
                 outcome = ledger.record(outcome)
                 each_s = (time.perf_counter() - started) / done
-                self.report(BatchProgress(done, len(todo), each_s * (len(todo) - done), outcome))
+                self._tell(done, len(todo), each_s * (len(todo) - done), outcome)
                 yield outcome
                 if outcome.refusal is not None and outcome.refusal.ends_the_batch:
                     break  # every further case would be computed and then fail in the same way
         for outcome in ledger.taken:
             done += 1
-            self.report(BatchProgress(done, len(todo), None, outcome))
+            self._tell(done, len(todo), None, outcome)
             yield outcome
 
     def _leave(self, undone: list[Outcome], total: int) -> list[Outcome]:
         """Say of each case that it is left."""
         for outcome in undone:
-            self.report(BatchProgress(total - len(undone), total, None, outcome))
+            self._tell(total - len(undone), total, None, outcome)
         return undone
 
     def _run_details(self) -> dict[str, Any]:
         return {
+            "id": self.name,
             "command": list(self.plan.command),
             "bundle": self.engine.bundle,
             "made_with": self.engine.origin,

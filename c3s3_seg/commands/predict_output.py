@@ -80,7 +80,7 @@ def print_result(result: BatchResult, out: Path) -> None:
         say(f"Stopped: {result.stopped}")
         say(f"{len(result.undone)} cases were not done; the same command does them.")
     if result.rows:
-        doubtful = sum(row.doubtful for row in result.rows)
+        doubtful = result.counts.doubtful
         if doubtful:
             say(f"{doubtful} of {len(result.rows)} cases should be looked at: see Check, and the notes.")
         say(f"Masks, JSON and summary.csv are in {out}. Research use only.")

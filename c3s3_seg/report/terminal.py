@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 MARKS = ("empty", "forced", "uncertain", "warning")  # of doubtful cases, the most serious first
+BRIEFEST = ("dice", "hd95_mm", "asd_mm")  # summary.csv has all
 BRIEF = ("dice", "jaccard", "hd95_mm", "hd95_vox", "asd_mm", "asd_vox")
 
 
@@ -43,20 +44,22 @@ def prediction_table(rows: Sequence[PredictionRow]) -> Table:
     """
     rows = doubtful_first(rows)
     scores = [score for row in rows for score in row.scores]
-    columns = [name for name in BRIEF if any(name in score.score.flat() for score in scores)]
+    columns = BRIEFEST if scores else ()
     with_label = len({label for row in rows for label, _ in row.volumes_ml}) > 1
     measured = any(row.uncertainty_mm for row in rows)
-    headers = ["Volume (ml)", "Time (s)", *(["Uncertainty (mm)"] if measured else [])]
-    table = _table(
-        [row.case for row in rows], with_label, [*headers, *(COLUMNS[name][0] for name in columns)]
-    )
-    table.add_column("Check", overflow="fold", min_width=max(map(len, MARKS)))
+    headers = ["Volume (ml)", "Time (s)", *(["Uncertain (mm)"] if measured else [])]
+    table = _table((), with_label, [])
+    table.collapse_padding = True
+    for header in [*headers, *(COLUMNS[name][0] for name in columns)]:
+        # The unit below: in 80 columns long names are folded, never a number.
+        table.add_column(header.replace(" (", "\n("), justify="right", no_wrap=True)
+    table.add_column("Check", no_wrap=True)
     for row in rows:
         for number, (label, volume_ml) in enumerate(row.volumes_ml):
             first = number == 0
             cells = [f"{volume_ml:.1f}", f"{row.seconds_s:.1f}" if first else ""]
             cells += [_uncertainty(row, label)] if measured else []
-            cells += [*_scores(row, label, columns), ", ".join(row.marks or ("pass",)) if first else ""]
+            cells += [*_scores(row, label, columns), (*row.marks, "pass")[0] if first else ""]
             head = _head(row.case if first else "", label, with_label)
             table.add_row(*head, *cells, style="yellow" if row.doubtful else None)
     _add_means(table, scores, columns, with_label, blank=len(headers))

@@ -54,7 +54,7 @@ def test_every_command_has_readable_help(name: str) -> None:
 
 def test_predict_has_few_options() -> None:
     options = {name for name, _ in NAMED.findall(help_of("predict"))}
-    assert len(options - {"--help"}) <= 30
+    assert len(options - {"--help"}) <= 32
     assert {"--report", "--tiling", "--set", "--tta", "--repair", "--max-memory", "--dry-run"} <= options
 
 
