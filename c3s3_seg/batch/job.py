@@ -16,6 +16,7 @@ from c3s3_seg.inference import BackendRequest, Predictor, Settings, open_predict
 from c3s3_seg.io import Case, Reading
 from c3s3_seg.io.dicom_objects.codes import Maker
 from c3s3_seg.io.formats import mask_path
+from c3s3_seg.report.rows import PredictionRow
 from c3s3_seg.system.choices import MaskFormat
 from c3s3_seg.system.schema import dump
 from c3s3_seg.system.shard import Shard
@@ -86,6 +87,29 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Kept:
+    """What an earlier run made of a case, where reports can be added to it without the network.
+
+    Parameters
+    ----------
+    row
+        What was found.
+    mask
+        Name of its mask in the output folder.
+    mask_sha256, scan_sha256
+        Of the mask, and of the scan that was segmented.
+    outputs
+        Files that stay as they are -> sha256: the mask, unless it is wanted in another format, and maps.
+    """
+
+    row: PredictionRow
+    mask: str
+    mask_sha256: str
+    scan_sha256: str
+    outputs: dict[str, str]
+
+
+@dataclass(frozen=True)
 class CaseTask:
     """One case that is to be done.
 
@@ -97,11 +121,14 @@ class CaseTask:
         The mask to score against.
     attempt
         How often it was begun before; a case that has seen its process die is done alone.
+    kept
+        The mask that is there and stays, where only reports are to be made; None: the case is segmented.
     """
 
     case: Case
     truth: Path | None = None
     attempt: int = 0
+    kept: Kept | None = None
 
     @property
     def place(self) -> str:

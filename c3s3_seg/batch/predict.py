@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import secrets
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
@@ -12,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from c3s3_seg.batch.changes import setting_of
 from c3s3_seg.batch.claims import FOLDERS, Asked
 from c3s3_seg.batch.counts import Counts
 from c3s3_seg.batch.executor import Engine, in_this_process
@@ -199,7 +199,7 @@ class _Run:
 
     def __init__(self, engine: Engine, job: Job, plan: BatchPlan, report: Report) -> None:
         self.engine, self.job, self.plan, self.report = engine, job, plan, report
-        self.request = Request(job, engine.asked, plan, _setting(engine.origin, job, engine.asked))
+        self.request = Request(job, engine.asked, plan, _settings(engine.origin, job, engine.asked))
         self.name = secrets.token_hex(8)  # unique among all folders and shards: log files are shared
         self.counts = Counts()
         self.path = journal_path(job.out, plan.shard)
@@ -292,8 +292,7 @@ class _Run:
             "id": self.name,
             "command": list(self.plan.command),
             "bundle": self.engine.bundle,
-            "made_with": self.engine.origin,
-            "request": self.job.request(),
+            **self.request.settings,
             "setting": self.request.setting,
             "deterministic": self.job.deterministic,
             "seeds": "no random number is drawn",
@@ -345,12 +344,9 @@ def _result(tasks: list[CaseTask], outcomes: dict[str, Outcome], kept: int, left
     return BatchResult(rows, tuple(o.failure for o in ordered if o.failure is not None), kept, left)
 
 
-def _setting(origin: dict[str, Any], job: Job, asked: Asked) -> str:
-    """One hash for weights, settings and what was asked for."""
-    parts: list[Any] = [origin, job.request()]
-    if asked.probabilities or asked.uncertainty:
-        parts.append([asked.probabilities, asked.uncertainty])
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+def _settings(origin: dict[str, Any], job: Job, asked: Asked) -> dict[str, Any]:
+    maps = {"probabilities": asked.probabilities, "uncertainty": asked.uncertainty}
+    return setting_of(origin, job.request(), maps)
 
 
 @contextmanager

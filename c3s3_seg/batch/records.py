@@ -143,7 +143,10 @@ def may_be_quoted(scan: Path) -> bool:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A scan that was read and found fit, with its truth and the hashes of both."""
+    """A scan that was read and found fit, with its truth and the hashes of both.
+
+    `mask` is that of an earlier run, on the scan's grid, where only reports are to be made.
+    """
 
     task: CaseTask
     scan: Volume
@@ -152,6 +155,7 @@ class Loaded:
     seconds: dict[str, float]
     checked: CheckedScan | None = None
     prepared: PreparedScan | None = None
+    mask: Volume | None = None
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,8 @@ def test_a_folder_of_cases(cohort: Path, tmp_path: Path) -> None:
     assert run("verify", out).returncode == 0
     again = predict(cohort / "scans", "-o", out)
     assert again.returncode == 0  # our own files may be written anew
-    assert "2 finished cases are done again: weights or settings have changed" in again.stderr
+    assert "2 finished cases get new reports without being segmented again" in again.stderr
+    assert "--truth: yes -> no" in again.stderr
     third = predict(cohort / "scans", "-o", out, "--json", "--workers", 2)
     first = json.loads(third.stdout.splitlines()[0])
     assert first["note"] == "2 cases were finished before; their hashes hold"
