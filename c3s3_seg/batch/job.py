@@ -22,6 +22,7 @@ from c3s3_seg.system.schema import dump
 from c3s3_seg.system.shard import Shard
 
 Suffix = MaskFormat
+STARTER_BYTES = 100_000_000  # of a process that starts workers and keeps the journal: 60 MB were measured
 NOT_IN_THE_OUTPUT = ("out", "origin")
 
 
@@ -161,6 +162,27 @@ class Model:
         """The same on so many threads."""
         return replace(self, backend=replace(self.backend, threads=threads))
 
+    def among(self, processes: int) -> Model:
+        """The same in one of so many processes on this machine: each may take its share of the memory.
+
+        The process that starts them takes a little of it, too.
+
+        Raises
+        ------
+        InputError
+            If nothing is left for them.
+        """
+        memory_bytes = self.settings.memory_bytes
+        if memory_bytes is not None:
+            memory_bytes -= STARTER_BYTES
+            if memory_bytes < processes:
+                what = (
+                    f"{processes} workers and the process that starts them do not fit into the --max-memory"
+                )
+                raise InputError(what, todo="Allow more, or give no --workers")
+        processes *= self.settings.processes
+        return replace(self, settings=replace(self.settings, memory_bytes=memory_bytes, processes=processes))
+
     def open(self) -> tuple[Predictor, dict[str, Any]]:
         """The loaded predictor, and what the masks will have been made with.
 
@@ -205,8 +227,8 @@ class BatchPlan:
     command
         The command line, for the provenance.
     case_timeout_s
-        Seconds that a case may take; None: as long as it wants. A limit takes at least one worker, since
-        what runs in a library can only be ended with its process.
+        Seconds that a case may take; None: as long as it wants. A limit takes at least one worker, and on a
+        cluster a process beside each of its workers: what runs in a library ends with its process only.
 
     Raises
     ------

@@ -166,13 +166,14 @@ def _silent(progress: BatchProgress) -> None:
 def _engine(
     model: Predictor | Model, job: Job, plan: BatchPlan, held: tuple[int, ...], progress: Progress
 ) -> Engine:
-    if plan.case_timeout_s is not None and (plan.cluster is not None or not isinstance(model, Model)):
-        what = "a case can only be ended in a worker process of this machine, which opens the model itself"
+    if plan.case_timeout_s is not None and not isinstance(model, Model):
+        what = "a case can only be ended in a worker process, which opens the model itself"
         raise InputError(what, todo="Leave the time limit of a case out")
     if isinstance(model, Model) and plan.cluster is not None:
         from c3s3_seg.batch.cluster import cluster_engine
 
-        return replace(cluster_engine(model, job, plan.cluster, plan.workers), asked=_asked(model))
+        engine = cluster_engine(model, job, plan.cluster, plan.workers, plan.case_timeout_s)
+        return replace(engine, asked=_asked(model))
     if isinstance(model, Model) and (plan.workers > 0 or plan.case_timeout_s is not None):
         from c3s3_seg.batch.worker_pool import worker_engine
 

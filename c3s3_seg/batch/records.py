@@ -8,7 +8,7 @@ from pathlib import Path
 
 from c3s3_seg import errors
 from c3s3_seg.batch.job import CaseTask
-from c3s3_seg.errors import NO_MEMORY, C3S3Error, InputError, StorageError, Told
+from c3s3_seg.errors import NO_MEMORY, C3S3Error, InputError, MemoryLimitError, StorageError, Told
 from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.inference.domain_check import DomainError
 from c3s3_seg.inference.prediction import Prediction
@@ -58,7 +58,8 @@ class Refusal:
     @property
     def final(self) -> bool:
         """Whether it would come again with the same scan."""
-        return self.step in OF_THE_SCAN and not self.what.startswith(NO_MEMORY)
+        lack = self.kind == MemoryLimitError.__name__ or self.what.startswith(NO_MEMORY)
+        return self.step in OF_THE_SCAN and not lack
 
     def error(self) -> C3S3Error:
         """The error, to be raised."""

@@ -144,7 +144,7 @@ def predict(
         str | None,
         typer.Option(
             metavar="SIZE",
-            help="Memory of the process, such as 2GB: the tiles are the largest that fit.",
+            help="Memory of all workers together, such as 2GB: the tiles are the largest that fit.",
             rich_help_panel=HARDWARE,
         ),
     ] = None,

@@ -165,6 +165,7 @@ def _case(progress: BatchProgress, outcome: Outcome, *, kept: bool = False) -> d
         "case": outcome.case,
         "state": _state(outcome),
         "kept": kept,
+        "segmented": not kept and "network" in outcome.seconds,
         "scan": outcome.scan,
         "verdict": outcome.verdict,
         "warnings": None,

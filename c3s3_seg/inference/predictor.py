@@ -265,9 +265,13 @@ class Predictor:
         part = box.crop(scan) if box else scan
         voxels = int(np.prod(self.task.recipe.grid(part.geometry).shape, dtype=np.int64))
         needed, free = RESAMPLING * voxels, available_memory()
-        if free is not None and needed > free:
+        processes = self.settings.processes
+        if free is not None and needed > free / processes:
             what = f"at the model's spacing this scan takes {needed / 1e9:.1f} GB"
-            raise MemoryLimitError(f"{what}, and {free / 1e9:.1f} GB are free", where=scan.source.path)
+            shares = f" for {processes} workers" if processes > 1 else ""
+            todo = "Give fewer --workers" if processes > 1 else None
+            what = f"{what}, and {free / 1e9:.1f} GB are free{shares}"
+            raise MemoryLimitError(what, where=scan.source.path, todo=todo)
         prepared = self.task.recipe.to_model(part)
         refuse_flat(part, prepared)
         seconds = time.perf_counter() - started
@@ -331,7 +335,8 @@ class Predictor:
         recipe = replace(self.task.recipe, spacing_mm=(x * COARSE, y * COARSE, z * COARSE))
         # A window of the scan is not one of the domain.
         task = replace(self.task, recipe=recipe, overlap=None, keep_largest=False, domain=None)
-        settings = Settings(probabilities=True, memory_bytes=self.settings.memory_bytes)
+        memory_bytes, processes = self.settings.memory_bytes, self.settings.processes
+        settings = Settings(probabilities=True, memory_bytes=memory_bytes, processes=processes)
         return _Foreground(Predictor(task, self.backends[:1], settings))
 
 

@@ -21,9 +21,9 @@ KEYS = {
     kind: set(keys.split())
     for kind, keys in {
         "start": "event time run model version cases total kept failed skipped left note",
-        "case": "event time run case state kept scan verdict warnings forced empty doubtful volume_ml"
-        " uncertainty_mm uncertainty_limit_mm uncertain model version reason seconds outputs_sha256"
-        " done total left_s",
+        "case": "event time run case state kept segmented scan verdict warnings forced empty doubtful"
+        " volume_ml uncertainty_mm uncertainty_limit_mm uncertain model version reason seconds"
+        " outputs_sha256 done total left_s",
         "end": "event time run cases done kept failed empty doubtful skipped left seconds exit_code error",
     }.items()
 }
@@ -70,7 +70,8 @@ def test_two_nights(small_scans: Path, tmp_path: Path) -> None:
     assert counts(end) == (2, 2, 1, 0, 4, 0)
     kept = {event["case"]: event for event in cases if event["kept"]}
     assert set(kept) == {"case-0", "case-1", "case-2"}
-    same = KEYS["case"] - {"time", "run", "kept", "done", "total", "left_s"}
+    assert [done["case-0"]["segmented"], kept["case-0"]["segmented"]] == [True, False]
+    same = KEYS["case"] - {"time", "run", "kept", "segmented", "done", "total", "left_s"}
     assert all(kept["case-0"][key] == done["case-0"][key] for key in same)
     logged = events(log.read_text())[len(first.stdout.splitlines()) :]
     assert [event["event"] for event in logged] == ["start", "case", "case", "end"]  # kept ones are above
