@@ -73,7 +73,7 @@ def _lines(row: PredictionRow, times: bool) -> Iterator[Sequence[object]]:
             f"{volume_ml:.3f}",
             f"{row.seconds_s:.2f}" if times else "",
             row.verdict,
-            "; ".join(row.warnings),
+            " | ".join(row.warnings),
             YES_NO[row.forced],
             YES_NO[row.empty],
             f"{uncertainty_mm[label]:.3f}" if label in uncertainty_mm else "",

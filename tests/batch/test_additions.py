@@ -13,11 +13,14 @@ from helpers.batches import MODEL, Told
 
 from c3s3_seg.batch import BatchPlan, BatchResult, Job, Model, predict_cases, verify
 from c3s3_seg.batch.journal import Journal, journal_path
+from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import InputError, StorageError
 from c3s3_seg.inference import Settings
 from c3s3_seg.io import load_mask, save
 from c3s3_seg.version import __version__
 
+CALIBRATED = ModelBundle.load(MODEL.bundle).manifest.uncertainty
+MODEL_LIMIT_MM = CALIBRATED.threshold_mm if CALIBRATED else None
 UNCERTAIN = replace(MODEL, settings=Settings(uncertainty=True))
 
 
@@ -77,8 +80,13 @@ def test_reports_and_scores_are_those_of_one_run(scan: Path, truth: Path, tmp_pa
     assert (after.st_ino, after.st_mtime_ns) == (mask.st_ino, mask.st_mtime_ns)
     assert result.rows[0].scores[0].score.dice > 0
     assert verify(tmp_path / "twice").holds
-    told, _ = predict(scan, tmp_path / "twice", UNCERTAIN, **everything)
+    told, kept = predict(scan, tmp_path / "twice", UNCERTAIN, **everything)
     assert told.done == []
+    assert kept.rows == result.rows  # the journal has all of it
+    (row,) = kept.rows
+    assert (row.verdict, row.forced, row.model, row.version) == ("refuse", True, "phantom", __version__)
+    assert [label for label, _ in row.uncertainty_mm] == ["left_atrium"]
+    assert row.uncertainty_limit_mm == MODEL_LIMIT_MM
 
 
 def test_what_is_asked_no_more_goes(scan: Path, truth: Path, tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def test_each_column_says_what_it_says() -> None:
     plain = lines["a", "organ"]
     assert [plain[name] for name in ("verdict", "warnings", "forced", "empty")] == ["pass", "", "no", "no"]
     assert [plain[name] for name in ("uncertainty_mm", "uncertain", "model", "version")] == ["", "", "m", "1"]
-    assert lines["b", "wall"]["warnings"] == "too large; too coarse"
+    assert lines["b", "wall"]["warnings"] == "too large | too coarse"
     assert (lines["b", "wall"]["verdict"], lines["b", "wall"]["forced"]) == ("refuse", "yes")
     assert (lines["c", "organ"]["uncertainty_mm"], lines["c", "wall"]["uncertainty_mm"]) == ("3.250", "inf")
     assert (lines["c", "organ"]["uncertain"], lines["d", "organ"]["uncertain"]) == ("yes", "no")
