@@ -225,11 +225,16 @@ def test_no_format_and_no_stream_names_a_patient_or_a_file(style: str, forms: Pa
     words = ["--model", "phantom", "--format", style, *more.get(style, [])]
     # What a name looks like matters to what carries it.
     names = (*FORMS, "cut") if "." not in style and style not in ("nrrd", "mha") else ("one", "many", "cut")
-    answer = run("predict", *(forms / name for name in names), "-o", out, *words)
+    answer = run(
+        "predict", *(forms / name for name in names), "-o", out, "--log-file", tmp_path / "x.log", *words
+    )
     assert answer.returncode == 1  # one is cut off
     assert traces(answer.stdout) + traces(answer.stderr) == []
     said = b" ".join(answer.stdout.split())
     assert b"the file 'file 11 of 37' is damaged" in said  # the notes come first in the order of the names
+    log = (tmp_path / "x.log").read_bytes()
+    assert traces(log) == []
+    assert b"the file 'file 11 of 37' is damaged" in log
     written = [path for path in out.rglob("*") if path.is_file()]
     captures = [path for path in written if path.name.endswith(".sc.dcm")]
     assert len(captures) == (len(names) - 1) * ("--report" in words)

@@ -13,11 +13,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
+from c3s3_seg.batch.additions import add_reports, kept_mask
 from c3s3_seg.batch.claims import Asked, check_places, clear, places, remove
 from c3s3_seg.batch.job import CaseTask, Job
 from c3s3_seg.batch.output import write_case
 from c3s3_seg.batch.records import Loaded, Outcome, Predicted, Refusal, may_be_quoted, trace_of
 from c3s3_seg.batch.truths import refuse_0_and_255
+from c3s3_seg.bundle import Task as ModelTask
 from c3s3_seg.errors import C3S3Error, GeometryError, InputError, foreseen, unforeseen
 from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.inference.predictor import Predictor
@@ -58,7 +60,7 @@ class Steps:
 
     def load(self, task: CaseTask) -> Loaded | Outcome:
         """Read the scan and its truth; take their hashes."""
-        return _attempt("load", task, lambda: _load(task, self.job))
+        return _attempt("load", task, lambda: _load(task, self.job, self.predictor.task))
 
     def check(self, loaded: Loaded | Outcome) -> Loaded | Outcome:
         """Whether this scan is one to predict."""
@@ -72,19 +74,25 @@ class Steps:
             return loaded
         return _attempt("prepare", loaded.task, lambda: _prepare(loaded, self.predictor), loaded)
 
-    def predict(self, loaded: Loaded | Outcome) -> Predicted | Outcome:
-        """Find the organ in a larger scan; run the network; resample its probabilities to the scan's grid."""
-        if isinstance(loaded, Outcome):
+    def predict(self, loaded: Loaded | Outcome) -> Predicted | Loaded | Outcome:
+        """Find the organ in a larger scan; run the network; resample its probabilities to the scan's grid.
+
+        A case whose mask is there stays as it is.
+        """
+        if isinstance(loaded, Outcome) or loaded.mask is not None:
             return loaded
         return _attempt(
             "predict", loaded.task, lambda: _predict(loaded, self.predictor, self.progress), loaded
         )
 
-    def write(self, predicted: Predicted | Outcome) -> Outcome:
+    def write(self, predicted: Predicted | Loaded | Outcome) -> Outcome:
         """Score; write the mask and all that goes with it; take the hashes of what was written."""
         if isinstance(predicted, Outcome):
             return predicted
         task = self.predictor.task
+        if isinstance(predicted, Loaded):
+            there = predicted
+            return _attempt("write", there.task, lambda: add_reports(there, self.job, task), there)
         loaded = predicted.loaded
         return _attempt("write", loaded.task, lambda: write_case(predicted, self.job, task), loaded)
 
@@ -143,14 +151,15 @@ def _settled(task: CaseTask, before: list[Watch]) -> dict[str, str]:
     return {}
 
 
-def _load(task: CaseTask, job: Job) -> Loaded:
+def _load(task: CaseTask, job: Job, model: ModelTask) -> Loaded:
     started = time.perf_counter()
     scan = read_case(task.case, job.reading, hashed=True)
     check_format(scan, job.suffix, secondary_capture=job.secondary_capture)
     truth = _truth(task.truth, scan) if task.truth is not None else None
     found = {"scan": scan.source.sha256, "truth": truth.source.sha256 if truth else None}
     inputs = {key: value for key, value in found.items() if value is not None}
-    return Loaded(task, scan, truth, inputs, {"load": time.perf_counter() - started})
+    mask = kept_mask(task, job, scan, model.label_values)
+    return Loaded(task, scan, truth, inputs, {"load": time.perf_counter() - started}, mask=mask)
 
 
 def _truth(path: Path, scan: Volume) -> Volume:
@@ -164,6 +173,8 @@ def _truth(path: Path, scan: Volume) -> Volume:
 def _check(loaded: Loaded, predictor: Predictor, job: Job) -> Loaded:
     if loaded.truth is not None:
         refuse_0_and_255(loaded.truth, predictor.task.label_values)
+    if loaded.mask is not None:  # it was checked when it was segmented
+        return loaded
     checked = predictor.check(loaded.scan, roi=job.roi, allow_out_of_domain=job.allow_out_of_domain)
     return replace(loaded, checked=checked)
 

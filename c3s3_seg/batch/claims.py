@@ -221,7 +221,20 @@ def left_behind(out: Path, names: Iterable[str]) -> dict[str, str]:
     return named
 
 
-def sealed(metadata: dict[str, Any], out: Path, written: Iterable[Path]) -> tuple[bytes, dict[str, str]]:
-    """A case's JSON with the hashes of what was written before it; and these hashes."""
-    hashes = {str(path.relative_to(out)): sha256(path) for path in written}
+def sealed(
+    metadata: dict[str, Any], out: Path, written: Iterable[Path], kept: Mapping[str, str] | None = None
+) -> tuple[bytes, dict[str, str]]:
+    """A case's JSON with the hashes of what was written before it, and of what stays; and these hashes."""
+    hashes = dict(kept or {}) | {str(path.relative_to(out)): sha256(path) for path in written}
     return json.dumps({**metadata, FILES: hashes}, indent=1).encode(), hashes
+
+
+def remove_replaced(out: Path, task: CaseTask, replaced: Mapping[str, str]) -> None:
+    """Remove files of an earlier run that are not part of the case any more, if they are as recorded."""
+    for name, known in replaced.items():
+        path = out / name
+        with suppress(OSError, C3S3Error):
+            if not _is_inside(name, out) or path.is_symlink() or not path.is_file() or is_source(path, task):
+                continue
+            if sha256(path) == known if known else is_ours(path):
+                path.unlink()

@@ -15,16 +15,17 @@ import importlib.util
 import json
 import os
 import subprocess
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from c3s3_seg.batch.case import Steps
-from c3s3_seg.batch.executor import Engine
+from c3s3_seg.batch.executor import Engine, in_this_process
 from c3s3_seg.batch.job import CaseTask, Job, Model, sendable
 from c3s3_seg.batch.records import Outcome, Refusal
+from c3s3_seg.batch.worker_pool import worker_engine
 from c3s3_seg.errors import C3S3Error, InputError, MissingError, to_install
 from c3s3_seg.system.hardware import available_processors
 from c3s3_seg.system.process import quiet_libraries
@@ -35,10 +36,13 @@ QUEUED = 3  # cases per worker that wait on the cluster; the others wait here
 CONNECT_S = 30
 GPU = "GPU"  # workers started with `dask worker --resources GPU=1` hold one model each per GPU
 
-_opened: dict[str, tuple[Steps, dict[str, Any]]] = {}  # of this worker process: a model is opened once
+_opened: dict[str, Engine] = {}  # of this worker process: a model is opened once
+_one_at_a_time = threading.Lock()  # a Dask worker may have several threads
 
 
-def cluster_engine(model: Model, job: Job, address: str, workers: int) -> Engine:
+def cluster_engine(
+    model: Model, job: Job, address: str, workers: int, limit_s: float | None = None
+) -> Engine:
     """Connect to a cluster, or start one on this machine, and open the model on one worker.
 
     Parameters
@@ -49,6 +53,8 @@ def cluster_engine(model: Model, job: Job, address: str, workers: int) -> Engine
         `local`, or that of a scheduler: `tcp://HOST:PORT`.
     workers
         Of a local cluster; 0: 2.
+    limit_s
+        Seconds that a case may take; None: as long as it wants.
 
     Raises
     ------
@@ -65,7 +71,7 @@ def cluster_engine(model: Model, job: Job, address: str, workers: int) -> Engine
     stack = ExitStack()
     try:
         client = stack.enter_context(_connect(address, workers or 2, stack))
-        setup = _setup(_placed(model, address, workers or 2), _absolute(job))
+        setup = _setup(_placed(model, address, workers or 2), _absolute(job), limit_s)
         origin = client.submit(_origin, setup, pure=False, resources=_resources(client)).result()
     except BaseException:
         stack.close()
@@ -138,7 +144,10 @@ def _key_of_openssl() -> tuple[str, str]:
 
 def _placed(model: Model, address: str, workers: int) -> Model:
     """On this machine the processors are shared out; elsewhere a runtime takes what its worker may."""
-    if address != "local" or model.backend.threads is not None:
+    if address != "local":
+        return model
+    model = model.among(workers)
+    if model.backend.threads is not None:
         return model
     return model.with_threads(max(1, available_processors() // workers))
 
@@ -147,8 +156,8 @@ def _absolute(job: Job) -> Job:
     return replace(job, out=job.out.absolute())
 
 
-def _setup(model: Model, job: Job) -> str:
-    return json.dumps({"model": asdict(model), "job": asdict(job)}, default=sendable)
+def _setup(model: Model, job: Job, limit_s: float | None) -> str:
+    return json.dumps({"model": asdict(model), "job": asdict(job), "limit_s": limit_s}, default=sendable)
 
 
 def _resources(client: Any) -> dict[str, int] | None:
@@ -187,26 +196,35 @@ def _outcome(future: Any, task: CaseTask) -> Outcome:
     return Outcome(task.case.name, task.place, refusal=Refusal.of(error, "worker"))
 
 
-def _open(setup: str) -> tuple[Steps, dict[str, Any]]:
+def _open(setup: str) -> Engine:
+    """The model of this run, in this process; with a time limit in one beside it, which can be ended."""
     if setup not in _opened:
         quiet_libraries()  # this process is a Dask worker
         request = json.loads(setup)
-        predictor, origin = parse(Model, request["model"], "cluster").open()
-        job = replace(parse(Job, request["job"], "cluster"), origin=origin)
-        _opened.clear()  # of an earlier run: its memory is wanted
-        _opened[setup] = Steps(predictor, job), origin
+        model, job = parse(Model, request["model"], "cluster"), parse(Job, request["job"], "cluster")
+        for engine in _opened.values():  # of an earlier run: its memory is wanted
+            engine.close()
+        _opened.clear()
+        if request["limit_s"] is not None:
+            _opened[setup] = worker_engine(model, job, 1, (), request["limit_s"])
+        else:
+            predictor, origin = model.open()
+            run = in_this_process(predictor, replace(job, origin=origin), overlap=False)
+            _opened[setup] = Engine(run, origin)
     return _opened[setup]
 
 
 def _origin(setup: str) -> dict[str, Any]:
     """Runs on a worker."""
     try:
-        return _open(setup)[1]
+        with _one_at_a_time:
+            return _open(setup).origin
     except C3S3Error as error:
         return {"refused": asdict(Refusal.of(error, "open"))}
 
 
 def _one(setup: str, text: str) -> str:
     """Runs on a worker: one case, as JSON in and JSON out."""
-    steps, _ = _open(setup)
-    return json.dumps(asdict(steps.run(parse(CaseTask, json.loads(text), "cluster"))), default=os.fspath)
+    with _one_at_a_time:
+        (outcome,) = _open(setup).run([parse(CaseTask, json.loads(text), "cluster")])
+    return json.dumps(asdict(outcome), default=os.fspath)

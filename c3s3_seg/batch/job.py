@@ -16,11 +16,13 @@ from c3s3_seg.inference import BackendRequest, Predictor, Settings, open_predict
 from c3s3_seg.io import Case, Reading
 from c3s3_seg.io.dicom_objects.codes import Maker
 from c3s3_seg.io.formats import mask_path
+from c3s3_seg.report.rows import PredictionRow
 from c3s3_seg.system.choices import MaskFormat
 from c3s3_seg.system.schema import dump
 from c3s3_seg.system.shard import Shard
 
 Suffix = MaskFormat
+STARTER_BYTES = 100_000_000  # of a process that starts workers and keeps the journal: 60 MB were measured
 NOT_IN_THE_OUTPUT = ("out", "origin")
 
 
@@ -88,6 +90,29 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Kept:
+    """What an earlier run made of a case, where reports can be added to it without the network.
+
+    Parameters
+    ----------
+    row
+        What was found.
+    mask
+        Name of its mask in the output folder.
+    mask_sha256, scan_sha256
+        Of the mask, and of the scan that was segmented.
+    outputs
+        Files that stay as they are -> sha256: the mask, unless it is wanted in another format, and maps.
+    """
+
+    row: PredictionRow
+    mask: str
+    mask_sha256: str
+    scan_sha256: str
+    outputs: dict[str, str]
+
+
+@dataclass(frozen=True)
 class CaseTask:
     """One case that is to be done.
 
@@ -99,11 +124,14 @@ class CaseTask:
         The mask to score against.
     attempt
         How often it was begun before; a case that has seen its process die is done alone.
+    kept
+        The mask that is there and stays, where only reports are to be made; None: the case is segmented.
     """
 
     case: Case
     truth: Path | None = None
     attempt: int = 0
+    kept: Kept | None = None
 
     @property
     def place(self) -> str:
@@ -135,6 +163,27 @@ class Model:
     def with_threads(self, threads: int) -> Model:
         """The same on so many threads."""
         return replace(self, backend=replace(self.backend, threads=threads))
+
+    def among(self, processes: int) -> Model:
+        """The same in one of so many processes on this machine: each may take its share of the memory.
+
+        The process that starts them takes a little of it, too.
+
+        Raises
+        ------
+        InputError
+            If nothing is left for them.
+        """
+        memory_bytes = self.settings.memory_bytes
+        if memory_bytes is not None:
+            memory_bytes -= STARTER_BYTES
+            if memory_bytes < processes:
+                what = (
+                    f"{processes} workers and the process that starts them do not fit into the --max-memory"
+                )
+                raise InputError(what, todo="Allow more, or give no --workers")
+        processes *= self.settings.processes
+        return replace(self, settings=replace(self.settings, memory_bytes=memory_bytes, processes=processes))
 
     def open(self) -> tuple[Predictor, dict[str, Any]]:
         """The loaded predictor, and what the masks will have been made with.
@@ -180,8 +229,8 @@ class BatchPlan:
     command
         The command line, for the provenance.
     case_timeout_s
-        Seconds that a case may take; None: as long as it wants. A limit takes at least one worker, since
-        what runs in a library can only be ended with its process.
+        Seconds that a case may take; None: as long as it wants. A limit takes at least one worker, and on a
+        cluster a process beside each of its workers: what runs in a library ends with its process only.
 
     Raises
     ------

@@ -80,6 +80,7 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.run = 0
+        self._details: dict[int, dict[str, Any] | None] = {}
         # Cases are begun by the thread that reads them and recorded by the one that waits for them.
         self._turn = threading.RLock()
         _check_files(path)
@@ -166,6 +167,15 @@ class Journal:
             rows = self._db.execute("SELECT * FROM cases ORDER BY name").fetchall()
         for row in rows:
             yield self._record(row)
+
+    def details(self, run: int) -> dict[str, Any] | None:
+        """What one run was started with; None where it is not known."""
+        if run not in self._details:
+            with self._guarded():
+                row = self._db.execute("SELECT details FROM runs WHERE id = ?", (run,)).fetchone()
+                found = None if row is None else parse_json(row[0], self.path)
+            self._details[run] = found if isinstance(found, dict) else None
+        return self._details[run]
 
     def runs(self) -> Iterator[dict[str, Any]]:
         """All runs in their order: id, started, ended and the details."""

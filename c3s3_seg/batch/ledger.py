@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 
-from c3s3_seg.batch.claims import EARLIER, clear, places, remove
+from c3s3_seg.batch.claims import EARLIER, clear, places, remove, remove_replaced
 from c3s3_seg.batch.job import CaseTask
-from c3s3_seg.batch.journal import Journal, State
+from c3s3_seg.batch.journal import Journal, JournalRecord, State
 from c3s3_seg.batch.records import STOPPED, Outcome, Refusal
 from c3s3_seg.batch.resume import Request, refuse_taken
 from c3s3_seg.errors import C3S3Error, InputError
@@ -29,6 +29,7 @@ class Ledger:
         self.journal, self.request = journal, request
         self.taken: list[Outcome] = []  # cases whose places were taken after they were sorted out
         self._series: dict[str, str] = {}
+        self._additions: dict[str, tuple[CaseTask, JournalRecord]] = {}  # begun: what is there already
         self._earlier: dict[str, dict[str, str]] = {}  # of the cases that were begun: what they had before
 
     def begun(self, todo: list[CaseTask]) -> Iterator[CaseTask]:
@@ -49,12 +50,33 @@ class Ledger:
         known = record.outcome.outputs if record is not None else {}
         refuse_taken(task, record, self.request, self.journal)  # once more: hours may have passed
         earlier = dict(record.outcome.earlier) if record is not None else {}
+        if task.kept is not None and record is not None:
+            self._begin_addition(task, record, names)
+            return
         earlier |= clear(out, task, names, known)
         self._earlier[case], self._series[case] = earlier, task.case.series
         self.journal.begin(case, task.place, self.request.setting, names, earlier)
 
+    def _begin_addition(self, task: CaseTask, record: JournalRecord, names: list[str]) -> None:
+        """The mask stays; the journal says which files may be half done, and whose mask it is."""
+        stay, before = task.kept.outputs if task.kept else {}, record.outcome
+        mask = {task.kept.mask: task.kept.mask_sha256} if task.kept else {}
+        # What is not asked for any more goes after the case is done: until then it belongs to the mask.
+        outputs = {**before.outputs, **dict.fromkeys(names, ""), **mask, **stay}
+        self._additions[task.case.name] = task, record
+        self._earlier[task.case.name] = dict(before.earlier)
+        self.journal.adopt(replace(record, state="begun", outcome=replace(before, outputs=outputs)))
+
     def record(self, outcome: Outcome) -> Outcome:
         """Write down what became of a case; the files of one that failed go."""
+        if outcome.case in self._additions:
+            task, record = self._additions.pop(outcome.case)
+            if outcome.row is None and self._restore(outcome, task, record):
+                return outcome
+            replaced = {n: h for n, h in record.outcome.outputs.items() if n not in outcome.outputs}
+            remove_replaced(self.request.job.out, task, replaced)
+            changed = {h: n for n, h in record.outcome.outputs.items() if h}
+            self._earlier[outcome.case] = {**record.outcome.earlier, **changed}
         written = {(known, name) for name, known in outcome.outputs.items()}
         before = self._earlier.pop(outcome.case, {})
         kept = [item for item in before.items() if item not in written]
@@ -82,6 +104,20 @@ class Ledger:
             if known.state != state:
                 passed = replace(known.outcome, passed_over=outcome.passed_over)
                 self.journal.adopt(replace(known, state=state, outcome=passed))
+
+    def _restore(self, outcome: Outcome, task: CaseTask, record: JournalRecord) -> bool:
+        """The reports could not be made: the mask stays as it was. False if it is not there any more."""
+        out, kept = self.request.job.out, task.kept
+        there = {n: h if (out / n).is_file() else "" for n, h in record.outcome.outputs.items()}
+        if kept is None or not there.get(kept.mask) or not all(there.get(name) for name in kept.outputs):
+            return False
+        self._earlier.pop(outcome.case, None)
+        try:
+            self.journal.adopt(replace(record, outcome=replace(record.outcome, outputs=there)))
+        except C3S3Error:
+            if outcome.refusal is None or not outcome.refusal.ends_the_batch:
+                raise
+        return True
 
     def undone(self, todo: list[CaseTask], done: set[str], why: str) -> list[Outcome]:
         """The cases that a run which was stopped leaves to the next one."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from c3s3_seg import __version__
 from c3s3_seg.batch.claims import PROBABILITIES, UNCERTAINTY, remove, sealed
 from c3s3_seg.batch.job import Job
-from c3s3_seg.batch.records import Outcome, Predicted
+from c3s3_seg.batch.records import Loaded, Outcome, Predicted
 from c3s3_seg.bundle import Label
 from c3s3_seg.bundle import Task as ModelTask
 from c3s3_seg.errors import public
@@ -56,34 +57,79 @@ def _write(predicted: Predicted, job: Job, model: ModelTask, written: list[Path]
     if refers_to_source(job.suffix, secondary_capture=job.secondary_capture):
         # Its headers are read once more: they must be those of the slices that were segmented.
         refuse_changed(case.path, loaded.inputs["scan"], case.paths)
-    scores = _score(case.name, prediction.mask, loaded.truth, model.label_values)
+    scores = score_case(case.name, prediction.mask, loaded.truth, model.label_values)
     written.append(job.mask_of(case.name))
     write_mask(prediction.mask, written[0], job.suffix, segments(model), job.maker)
     repaired = save_repaired(scan, job.out, case.name)
     written += [repaired] if repaired is not None else []
     _save_probabilities(case, prediction, job, written)
     _save_uncertainty(case, prediction, job, written)
-    if job.preview:
-        written.append(job.out / f"{case.name}.png")
-        _draw(predicted, job, model, written[-1])
-    if job.secondary_capture:
-        written.append(job.out / f"{case.name}.sc.dcm")
-        _secondary_capture(scan, prediction.mask, job, model, written[-1])
+    disagreement = prediction.uncertainty.map if prediction.uncertainty else None
+    result = Result(loaded, prediction.mask, model, disagreement)
+    write_pictures(result, job, written)
     spent = {**predicted.seconds, "write": time.perf_counter() - started}
-    volumes = tuple(prediction.volume_ml.items())
-    row = PredictionRow(case.name, volumes, sum(spent.values()), scores, prediction.notes)
+    row = _row(case.name, prediction, sum(spent.values()), scores, job)
     metadata = _metadata(predicted, row, spent, job, model)
-    if job.html:
-        written.append(job.out / f"{case.name}.html")
-        _write_page(predicted, row, metadata, model, job, written[-1])
+    write_page(result, row, metadata, job, written)
     hashing = time.perf_counter()
     content, outputs = sealed(metadata, job.out, written)
     written.append(job.out / f"{case.name}.json")
     write_whole(written[-1], content)
     outputs[written[-1].name] = sha256(written[-1])
     spent["hash"] = spent.get("hash", 0.0) + time.perf_counter() - hashing
-    verdict = "nothing found" if row.empty else prediction.check.level
-    return Outcome(case.name, loaded.task.place, row, None, loaded.inputs, outputs, spent, verdict)
+    return Outcome(case.name, loaded.task.place, row, None, loaded.inputs, outputs, spent)
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What reports show of a case.
+
+    Parameters
+    ----------
+    loaded
+        The scan and its truth.
+    mask
+        On the scan's grid.
+    model
+        Whose labels it holds.
+    uncertainty
+        Map of the networks' disagreement on the same grid; None where it was not measured.
+    """
+
+    loaded: Loaded
+    mask: Volume
+    model: ModelTask
+    uncertainty: Volume | None = None
+
+
+def write_pictures(result: Result, job: Job, written: list[Path]) -> None:
+    """The preview and the secondary capture, where they are asked for."""
+    case = result.loaded.task.case.name
+    if job.preview:
+        written.append(job.out / f"{case}.png")
+        _draw(result, job, written[-1])
+    if job.secondary_capture:
+        written.append(job.out / f"{case}.sc.dcm")
+        _secondary_capture(result, job, written[-1])
+
+
+def _row(
+    case: str, prediction: Prediction, seconds_s: float, scores: tuple[CaseScore, ...], job: Job
+) -> PredictionRow:
+    uncertainty = prediction.uncertainty
+    return PredictionRow(
+        case,
+        tuple(prediction.volume_ml.items()),
+        seconds_s,
+        scores,
+        prediction.notes,
+        verdict=prediction.check.level,
+        warnings=prediction.warnings,
+        uncertainty_mm=tuple(uncertainty.hd95_mm.items()) if uncertainty else (),
+        uncertainty_limit_mm=uncertainty.threshold_mm if uncertainty else None,
+        model=job.maker.name,
+        version=__version__,
+    )
 
 
 def segments(task: ModelTask) -> tuple[Segment, ...]:
@@ -116,7 +162,10 @@ def _save_uncertainty(case: Case, prediction: Prediction, job: Job, written: lis
     save(prediction.uncertainty.map, written[-1], note=PROGRAM)
 
 
-def _score(case: str, mask: Volume, truth: Volume | None, labels: dict[str, int]) -> tuple[CaseScore, ...]:
+def score_case(
+    case: str, mask: Volume, truth: Volume | None, labels: dict[str, int]
+) -> tuple[CaseScore, ...]:
+    """Scores of each label; none without a truth."""
     if truth is None:
         return ()
     worst = diagonal_mm(mask.geometry)
@@ -124,20 +173,21 @@ def _score(case: str, mask: Volume, truth: Volume | None, labels: dict[str, int]
     return tuple(CaseScore(case, name, found[value], worst) for name, value in labels.items())
 
 
-def _draw(predicted: Predicted, job: Job, model: ModelTask, path: Path) -> None:
+def _draw(result: Result, job: Job, path: Path) -> None:
     from c3s3_seg.report.overlay import Overlay, overlay_png
 
-    loaded, mask = predicted.loaded, predicted.prediction.mask
+    loaded, labels = result.loaded, result.model.label_values
     title, footer = printable(loaded.task.case.name), _made_by(job.maker)
-    overlay_png(Overlay(loaded.scan, mask, model.label_values, loaded.truth, title, footer), path)
+    overlay_png(Overlay(loaded.scan, result.mask, labels, loaded.truth, title, footer), path)
 
 
-def _secondary_capture(scan: Volume, mask: Volume, job: Job, model: ModelTask, path: Path) -> None:
+def _secondary_capture(result: Result, job: Job, path: Path) -> None:
     from c3s3_seg.io.dicom_objects.secondary_capture import write_capture
     from c3s3_seg.report.overlay import Overlay, overlay_pixels
 
+    scan, labels = result.loaded.scan, result.model.label_values
     # The model's name in place of the case's: a folder may be called by the patient's name.
-    shown = Overlay(scan, mask, model.label_values, title=job.maker.name, footer=_made_by(job.maker))
+    shown = Overlay(scan, result.mask, labels, title=job.maker.name, footer=_made_by(job.maker))
     write_capture(overlay_pixels(shown), scan.source, path, job.maker)
 
 
@@ -152,41 +202,39 @@ def made_by(job: Job) -> str:
     return f"{text[0].upper()}{text[1:]}" + ("." if job.deterministic else f", {today()}.")
 
 
-def _write_page(
-    predicted: Predicted,
-    row: PredictionRow,
-    metadata: dict[str, Any],
-    model: ModelTask,
-    job: Job,
-    path: Path,
+def write_page(
+    result: Result, row: PredictionRow, metadata: dict[str, Any], job: Job, written: list[Path]
 ) -> None:
+    """The HTML report, where it is asked for."""
+    if not job.html:
+        return
     from c3s3_seg.report.prediction_page import PredictedCase, write_prediction_page
 
-    loaded, prediction = predicted.loaded, predicted.prediction
+    written.append(job.out / f"{row.case}.html")
     shown = PredictedCase(
         printable(row.case),
-        loaded.scan,
-        prediction.mask,
-        model.label_values,
-        prediction.volume_ml,
-        truth=loaded.truth,
+        result.loaded.scan,
+        result.mask,
+        result.model.label_values,
+        dict(row.volumes_ml),
+        truth=result.loaded.truth,
         scores=row.scores,
         flags=row.notes,
-        uncertainty=_shown_uncertainty(prediction),
+        uncertainty=_shown_uncertainty(result.uncertainty, row),
         made=made_by(job),
         metadata=metadata,
     )
-    write_prediction_page(path, shown)
+    write_prediction_page(written[-1], shown)
 
 
-def _shown_uncertainty(prediction: Prediction) -> ShownUncertainty | None:
+def _shown_uncertainty(uncertainty: Volume | None, row: PredictionRow) -> ShownUncertainty | None:
     from c3s3_seg.report.prediction_page import Uncertainty
 
-    found = prediction.uncertainty
     words = "Where the bundle's two networks differ: half the sum of the differences of their probabilities"
-    if found is None:
+    if uncertainty is None:
         return None
-    return Uncertainty(found.map, words, hd95_mm=found.hd95_mm, limit_mm=found.threshold_mm)
+    hd95_mm, limit_mm = dict(row.uncertainty_mm), row.uncertainty_limit_mm
+    return Uncertainty(uncertainty, words, hd95_mm=hd95_mm, limit_mm=limit_mm)
 
 
 def _metadata(
@@ -215,6 +263,7 @@ def _metadata(
         "postprocessed": prediction.postprocessed,
         "nothing_found": row.empty,
         "notes": list(prediction.remarks),
+        "warnings": list(row.warnings),
         "uncertainty": _uncertainty(prediction),
         "domain_check": prediction.check.record(),
         "made_with": job.origin or {},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
@@ -12,7 +12,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from c3s3_seg.batch.changes import setting_of
 from c3s3_seg.batch.claims import FOLDERS, Asked
+from c3s3_seg.batch.counts import Counts
 from c3s3_seg.batch.executor import Engine, in_this_process
 from c3s3_seg.batch.inputs import Inputs, collect
 from c3s3_seg.batch.job import BatchPlan, CaseTask, Job, Model
@@ -20,7 +22,7 @@ from c3s3_seg.batch.journal import Journal, gather, journal_path
 from c3s3_seg.batch.ledger import Ledger
 from c3s3_seg.batch.provenance import LEFT_BEHIND, provenance_names, surroundings, write_provenance
 from c3s3_seg.batch.records import Outcome
-from c3s3_seg.batch.resume import REPORT, Request, sort_out
+from c3s3_seg.batch.resume import REPORT, Request, Sorted, sort_out
 from c3s3_seg.batch.studies import Studies
 from c3s3_seg.batch.summary import summary
 from c3s3_seg.batch.truths import check_truths
@@ -55,6 +57,13 @@ class BatchProgress:
         Before the first: the model, the runtime and the settings, as the JSON of each case has them.
     skipped
         Before the first: what was given or found, and is no case.
+    run
+        Name of this run; provenance.json has it too.
+    counts
+        What is done so far.
+    kept, refused
+        Before the first: cases of earlier runs that still hold, failed ones included; and cases that must
+        not be touched.
     """
 
     done: int
@@ -64,6 +73,10 @@ class BatchProgress:
     note: str = ""
     made_with: Mapping[str, Any] = field(default_factory=dict)
     skipped: tuple[Skipped, ...] = ()
+    run: str = ""
+    counts: Counts = field(default_factory=Counts)
+    kept: tuple[Outcome, ...] = ()
+    refused: tuple[Outcome, ...] = ()
 
 
 Report = Callable[[BatchProgress], None]
@@ -90,6 +103,8 @@ class BatchResult:
     skipped
         What was passed over: what is no case, and series that the domain check refused in studies of
         which another series was segmented.
+    counts
+        The same in numbers, and how many cases a person should look at.
     """
 
     rows: tuple[PredictionRow, ...]
@@ -99,6 +114,7 @@ class BatchResult:
     undone: tuple[str, ...] = ()
     stopped: str = ""
     skipped: tuple[Skipped, ...] = ()
+    counts: Counts = field(default_factory=Counts)
 
 
 def predict_cases(
@@ -156,13 +172,14 @@ def _silent(progress: BatchProgress) -> None:
 def _engine(
     model: Predictor | Model, job: Job, plan: BatchPlan, held: tuple[int, ...], progress: Progress
 ) -> Engine:
-    if plan.case_timeout_s is not None and (plan.cluster is not None or not isinstance(model, Model)):
-        what = "a case can only be ended in a worker process of this machine, which opens the model itself"
+    if plan.case_timeout_s is not None and not isinstance(model, Model):
+        what = "a case can only be ended in a worker process, which opens the model itself"
         raise InputError(what, todo="Leave the time limit of a case out")
     if isinstance(model, Model) and plan.cluster is not None:
         from c3s3_seg.batch.cluster import cluster_engine
 
-        return replace(cluster_engine(model, job, plan.cluster, plan.workers), asked=_asked(model))
+        engine = cluster_engine(model, job, plan.cluster, plan.workers, plan.case_timeout_s)
+        return replace(engine, asked=_asked(model))
     if isinstance(model, Model) and (plan.workers > 0 or plan.case_timeout_s is not None):
         from c3s3_seg.batch.worker_pool import worker_engine
 
@@ -189,7 +206,9 @@ class _Run:
 
     def __init__(self, engine: Engine, job: Job, plan: BatchPlan, report: Report) -> None:
         self.engine, self.job, self.plan, self.report = engine, job, plan, report
-        self.request = Request(job, engine.asked, plan, _setting(engine.origin, job, engine.asked))
+        self.request = Request(job, engine.asked, plan, _settings(engine.origin, job, engine.asked))
+        self.name = secrets.token_hex(8)  # unique among all folders and shards: log files are shared
+        self.counts = Counts()
         self.path = journal_path(job.out, plan.shard)
         tag = "" if plan.shard is None else f".{plan.shard}"
         self.table = job.out / f"summary{tag}.csv"
@@ -223,8 +242,7 @@ class _Run:
         found, studies = sort_out(tasks, journal, self.request), Studies(tasks)
         found.kept = [o for kept in found.kept for o in studies.add(kept)]
         outcomes = {o.case: o for o in (*found.kept, *found.refused)}
-        begin = BatchProgress(0, len(found.todo), note=found.note, made_with=self.engine.origin)
-        self.report(replace(begin, skipped=inputs.skipped))
+        self._begin(inputs, found, studies)
         ledger, stopped, undone = Ledger(journal, self.request), "", []
         try:
             for outcome in self._do(found.todo, ledger, studies):
@@ -246,8 +264,25 @@ class _Run:
         refusals = [o.refusal for o in outcomes.values() if o.refusal is not None and not o.passed_over]
         if inputs.single and refusals and not result.rows:
             raise refusals[0].error()
-        skipped = (*inputs.skipped, *result.skipped)
-        return replace(result, undone=tuple(o.case for o in undone), stopped=stopped, skipped=skipped)
+        return replace(
+            result,
+            undone=tuple(o.case for o in undone),
+            stopped=stopped,
+            skipped=(*inputs.skipped, *result.skipped),
+            counts=self.counts,
+        )
+
+    def _begin(self, inputs: Inputs, found: Sorted, studies: Studies) -> None:
+        """Say what there is to do, and what was done before."""
+        kept, refused = tuple(found.kept), tuple(found.refused)
+        counts = Counts(len(inputs.tasks), skipped=len(inputs.skipped))
+        self.counts = counts.plus(kept, kept=True).plus(refused).less(studies.told_with_another())
+        start = BatchProgress(0, len(found.todo), None, None, found.note, self.engine.origin, inputs.skipped)
+        self.report(replace(start, run=self.name, counts=self.counts, kept=kept, refused=refused))
+
+    def _tell(self, done: int, total: int, left_s: float | None, outcome: Outcome) -> None:
+        self.counts = self.counts.plus([outcome])
+        self.report(BatchProgress(done, total, left_s, outcome, run=self.name, counts=self.counts))
 
     def _do(self, todo: list[CaseTask], ledger: Ledger, studies: Studies) -> Iterator[Outcome]:
         """Give what is decided: a series that is refused may wait for the rest of its study."""
@@ -258,27 +293,29 @@ class _Run:
                 outcome = ledger.record(outcome)
                 each_s = (time.perf_counter() - started) / done
                 for decided in studies.add(outcome):
-                    self.report(BatchProgress(done, len(todo), each_s * (len(todo) - done), decided))
+                    self.counts = self.counts.less(studies.told_with_another())
+                    self._tell(done, len(todo), each_s * (len(todo) - done), decided)
                     yield decided
                 if outcome.refusal is not None and outcome.refusal.ends_the_batch:
                     break  # every further case would be computed and then fail in the same way
         done += len(ledger.taken)
         for decided in (*(o for taken in ledger.taken for o in studies.add(taken)), *studies.rest()):
-            self.report(BatchProgress(done, len(todo), None, decided))
+            self.counts = self.counts.less(studies.told_with_another())
+            self._tell(done, len(todo), None, decided)
             yield decided
 
     def _leave(self, undone: list[Outcome], total: int) -> list[Outcome]:
         """Say of each case that it is left."""
         for outcome in undone:
-            self.report(BatchProgress(total - len(undone), total, None, outcome))
+            self._tell(total - len(undone), total, None, outcome)
         return undone
 
     def _run_details(self, skipped: Iterable[Skipped]) -> dict[str, Any]:
         return {
+            "id": self.name,
             "command": list(self.plan.command),
             "bundle": self.engine.bundle,
-            "made_with": self.engine.origin,
-            "request": self.job.request(),
+            **self.request.settings,
             "setting": self.request.setting,
             "deterministic": self.job.deterministic,
             "passed_over": dict(Counter(item.reason for item in skipped)),
@@ -333,12 +370,9 @@ def _result(tasks: list[CaseTask], outcomes: dict[str, Outcome], kept: int, left
     return BatchResult(rows, failures, kept, left, skipped=skipped)
 
 
-def _setting(origin: dict[str, Any], job: Job, asked: Asked) -> str:
-    """One hash for weights, settings and what was asked for."""
-    parts: list[Any] = [origin, job.request()]
-    if asked.probabilities or asked.uncertainty:
-        parts.append([asked.probabilities, asked.uncertainty])
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+def _settings(origin: dict[str, Any], job: Job, asked: Asked) -> dict[str, Any]:
+    maps = {"probabilities": asked.probabilities, "uncertainty": asked.uncertainty}
+    return setting_of(origin, job.request(), maps)
 
 
 @contextmanager

@@ -27,6 +27,7 @@ RESERVED = re.compile(
 )  # no case may be called so: its JSON would be ours
 # What a kill leaves of a file that was being written (see `files.write_whole` and `io.save`).
 LEFT_BEHIND = re.compile(r"\.[0-9a-f]{12}(\.part|\.nii|\.nii\.gz|\.nrrd|\.mha|\.dcm)")
+TIMES = ("run", "id", "started", "ended", "command")  # of a run, by which two runs of the same differ
 PACKAGES = ("numpy", "scipy", "SimpleITK", "pydicom", "openvino", "onnxruntime", "onnxruntime-gpu", "torch")
 
 
@@ -80,7 +81,7 @@ def write_provenance(
     """
     runs = list(journal.runs())
     if not times:
-        runs = [{k: v for k, v in runs[-1].items() if k not in ("run", "started", "ended", "command")}]
+        runs = [{k: v for k, v in runs[-1].items() if k not in TIMES}]
     document: dict[str, Any] = {
         MARK: __version__,
         "format": 1,
@@ -118,6 +119,8 @@ def _case(record: JournalRecord, times: bool) -> dict[str, Any]:
         document["series"] = outcome.series
     if outcome.verdict:
         document["verdict"] = outcome.verdict
+    if outcome.row is not None:
+        document |= {"nothing_found": outcome.row.empty, "warnings": list(outcome.row.warnings)}
     if outcome.refusal is not None:
         document["refusal"] = {k: v for k, v in asdict(outcome.refusal).items() if k != "detail"}
     if times:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from c3s3_seg import errors
 from c3s3_seg.batch.job import CaseTask
-from c3s3_seg.errors import NO_MEMORY, C3S3Error, InputError, StorageError, Told
+from c3s3_seg.errors import NO_MEMORY, C3S3Error, InputError, MemoryLimitError, StorageError, Told
 from c3s3_seg.geometry.volume import Volume
+from c3s3_seg.inference.domain_check import DomainError
 from c3s3_seg.inference.prediction import Prediction
 from c3s3_seg.inference.predictor import CheckedScan, PreparedScan
 from c3s3_seg.io import Skipped
@@ -58,7 +59,8 @@ class Refusal:
     @property
     def final(self) -> bool:
         """Whether it would come again with the same scan."""
-        return self.step in OF_THE_SCAN and not self.what.startswith(NO_MEMORY)
+        lack = self.kind == MemoryLimitError.__name__ or self.what.startswith(NO_MEMORY)
+        return self.step in OF_THE_SCAN and not lack
 
     def error(self) -> C3S3Error:
         """The error, to be raised."""
@@ -86,8 +88,6 @@ class Outcome:
         File name in the output folder -> sha256.
     seconds
         Step -> wall seconds.
-    verdict
-        What a check said of the scan or the mask; "" where nothing was asked or found.
     earlier
         sha256 -> file name of what earlier runs wrote for the case and this one has replaced or removed.
     series
@@ -103,10 +103,16 @@ class Outcome:
     inputs: dict[str, str] = field(default_factory=dict)
     outputs: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
-    verdict: str = ""
     earlier: dict[str, str] = field(default_factory=dict)
     series: str = ""
     passed_over: bool = False
+
+    @property
+    def verdict(self) -> str:
+        """Of the domain check: `pass`, `warn` or `refuse`; "" where it was not reached."""
+        if self.row is not None:
+            return self.row.verdict
+        return "refuse" if self.refusal is not None and self.refusal.kind == DomainError.__name__ else ""
 
     @property
     def failure(self) -> Failure | None:
@@ -151,7 +157,10 @@ def may_be_quoted(scan: Path) -> bool:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A scan that was read and found fit, with its truth and the hashes of both."""
+    """A scan that was read and found fit, with its truth and the hashes of both.
+
+    `mask` is that of an earlier run, on the scan's grid, where only reports are to be made.
+    """
 
     task: CaseTask
     scan: Volume
@@ -160,6 +169,7 @@ class Loaded:
     seconds: dict[str, float]
     checked: CheckedScan | None = None
     prepared: PreparedScan | None = None
+    mask: Volume | None = None
 
 
 @dataclass(frozen=True)

@@ -6,15 +6,29 @@ import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any, get_args
 
-from c3s3_seg.batch.claims import Asked, check_places, check_unchanged, clear, is_source, places
-from c3s3_seg.batch.job import BatchPlan, CaseTask, Job
+from c3s3_seg.batch.changes import FORMAT, Change, changes, is_addition, reason, setting_sha256
+from c3s3_seg.batch.claims import (
+    FOLDERS,
+    PROBABILITIES,
+    Asked,
+    check_places,
+    check_unchanged,
+    clear,
+    is_source,
+    places,
+)
+from c3s3_seg.batch.job import BatchPlan, CaseTask, Job, Kept
 from c3s3_seg.batch.journal import Journal, JournalRecord
 from c3s3_seg.batch.provenance import RESERVED
 from c3s3_seg.batch.records import Outcome, Refusal
 from c3s3_seg.errors import C3S3Error, InputError
+from c3s3_seg.io.formats import mask_path
 from c3s3_seg.io.hashes import input_sha256
+from c3s3_seg.system.choices import MaskFormat
 
 REPORT = "report"  # the page of all cases; a shard's has its number behind it
 _OF_REPORT = re.compile(rf"{REPORT}(\.\d+-of-\d+)?", re.IGNORECASE)
@@ -34,6 +48,8 @@ class Sorted:
         Cases that must not be touched.
     redone
         Reason -> number of finished cases that are done again for it.
+    added
+        Reason -> number of finished cases that get reports, scores or another format without the network.
     left
         Number of cases that the limit leaves for another run.
     """
@@ -42,6 +58,7 @@ class Sorted:
     kept: list[Outcome] = field(default_factory=list)
     refused: list[Outcome] = field(default_factory=list)
     redone: dict[str, int] = field(default_factory=dict)
+    added: dict[str, int] = field(default_factory=dict)
     left: int = 0
 
     @property
@@ -60,6 +77,10 @@ class Sorted:
                     f"{failed} cases failed before and have not changed (--retry-failed tries again)"
                 )
         parts += [f"{count} finished cases are done again: {why}" for why, count in self.redone.items()]
+        parts += [
+            f"{count} finished cases get new reports without being segmented again: {why}"
+            for why, count in self.added.items()
+        ]
         if self.left:
             parts.append(f"{self.left} cases are left for another run (batch.limit)")
         return "; ".join(parts)
@@ -75,14 +96,35 @@ class Request:
         What is written for a case.
     plan
         How to go about it.
-    setting
-        Hash of the weights and settings.
+    settings
+        Weights, settings and what is asked for, as `changes.setting_of` makes them.
     """
 
     job: Job
     asked: Asked
     plan: BatchPlan
-    setting: str
+    settings: dict[str, Any]
+
+    @cached_property
+    def setting(self) -> str:
+        """Hash of the weights and settings."""
+        return setting_sha256(self.settings)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Why a case is to be done, and what of it stays.
+
+    Parameters
+    ----------
+    reason
+        As a clause.
+    kept
+        What stays, where the network need not run; None: all is made anew.
+    """
+
+    reason: str
+    kept: Kept | None = None
 
 
 def sort_out(tasks: Sequence[CaseTask], journal: Journal, request: Request) -> Sorted:
@@ -102,8 +144,9 @@ def sort_out(tasks: Sequence[CaseTask], journal: Journal, request: Request) -> S
     for task in tasks:
         record = journal.get(task.case.name)
         try:
-            reason = _reason(task, record, request)
-            if reason is not None:
+            decision = _decision(task, record, request, journal)
+            if decision is not None:
+                task = replace(task, kept=decision.kept)
                 refuse_taken(task, record, request, journal)
         except OSError as error:  # a place that cannot even be looked at
             refusal = Refusal.of(InputError(f"{error.strerror or error}", where=task.case.path), "begin")
@@ -112,14 +155,15 @@ def sort_out(tasks: Sequence[CaseTask], journal: Journal, request: Request) -> S
         except C3S3Error as error:
             result.refused.append(Outcome(task.case.name, task.place, refusal=Refusal.of(error, "begin")))
             continue
-        if reason is None and record is not None:
+        if decision is None and record is not None:
             if record.outcome.scan != task.place:  # it has moved; it is the same scan
                 record = replace(record, outcome=replace(record.outcome, scan=task.place))
                 journal.adopt(record)
             result.kept.append(record.outcome)
             continue
-        if reason and record is not None and record.state == "done":
-            result.redone[reason] = result.redone.get(reason, 0) + 1
+        if decision is not None and record is not None and record.state == "done":
+            counted = result.redone if decision.kept is None else result.added
+            counted[decision.reason] = counted.get(decision.reason, 0) + 1
         result.todo.append(task)
     if plan.limit is not None:
         result.left = max(0, len(result.todo) - plan.limit)
@@ -127,7 +171,9 @@ def sort_out(tasks: Sequence[CaseTask], journal: Journal, request: Request) -> S
     return result
 
 
-def _reason(task: CaseTask, record: JournalRecord | None, request: Request) -> str | None:
+def _decision(
+    task: CaseTask, record: JournalRecord | None, request: Request, journal: Journal
+) -> Decision | None:
     """Why the case is to be done; None if it need not be. Raises if it must not be."""
     if RESERVED.fullmatch(task.case.name):
         what = f"a case called '{task.case.name}' would take the place of the folder's own provenance.json"
@@ -135,7 +181,14 @@ def _reason(task: CaseTask, record: JournalRecord | None, request: Request) -> s
     if request.job.html and _OF_REPORT.fullmatch(task.case.name):
         what = f"the page of a case called '{task.case.name}' would take the place of the page of all cases"
         raise InputError(what, where=task.case.path, todo="Rename the scan")
-    return _why(task, record, request)
+    if record is None:
+        return Decision("it is new")
+    if record.state in ("failed", "skipped"):
+        again = _failed_before(task, record, request.setting, request.plan)
+        return None if again is None else Decision(again)
+    if record.outcome.row is None:
+        return Decision("it was not finished")
+    return _done_before(task, record, request, journal)
 
 
 def refuse_taken(task: CaseTask, record: JournalRecord | None, request: Request, journal: Journal) -> None:
@@ -152,22 +205,12 @@ def refuse_taken(task: CaseTask, record: JournalRecord | None, request: Request,
         check_places(task, request.job.out, names, known)
     except InputError as error:
         slip = any(is_source(request.job.out / name, task) for name in names)  # the wrong folder was given
-        if record is not None and record.state == "done" and not slip:
+        if record is not None and record.state == "done" and not slip and task.kept is None:
             earlier = {**record.outcome.earlier, **clear(request.job.out, task, (), known)}
             refusal = Refusal.of(error, "begin")
             outcome = Outcome(task.case.name, task.place, refusal=refusal, earlier=earlier)
             journal.record(outcome, request.setting)
         raise
-
-
-def _why(task: CaseTask, record: JournalRecord | None, request: Request) -> str | None:
-    if record is None:
-        return "it is new"
-    if record.state == "begun":
-        return "it was not finished"
-    if record.state in ("failed", "skipped"):
-        return _failed_before(task, record, request.setting, request.plan)
-    return _done_before(task, record, request.setting, request.job)
 
 
 def _failed_before(task: CaseTask, record: JournalRecord, setting: str, plan: BatchPlan) -> str | None:
@@ -184,8 +227,11 @@ def _failed_before(task: CaseTask, record: JournalRecord, setting: str, plan: Ba
     return "its scan has changed"
 
 
-def _done_before(task: CaseTask, record: JournalRecord, setting: str, job: Job) -> str | None:
-    missing = _check_outputs(record.outcome, job.out)
+def _done_before(
+    task: CaseTask, record: JournalRecord, request: Request, journal: Journal
+) -> Decision | None:
+    """A case that has a mask: keep it, add to it, or make it anew. One to which was added may be begun."""
+    missing = _missing_outputs(record.outcome, request.job.out)
     inputs = input_sha256(task.case.path, task.truth, task.case.paths)
     known = record.outcome.inputs
     if inputs["scan"] != known.get("scan"):
@@ -195,18 +241,52 @@ def _done_before(task: CaseTask, record: JournalRecord, setting: str, job: Job) 
                 where=task.case.path,
                 todo="Give another folder with -o",
             )
-        return "their scans have changed"
+        return Decision("their scans have changed")
+    found = _changes(record, request, journal)
+    kept = _kept(record, request, found, missing)
     if inputs.get("truth", known.get("truth")) != known.get("truth"):
-        return "their truths have changed"
-    if record.setting != setting:
-        return "weights or settings have changed"
-    return "files of theirs are missing" if missing else None
+        return Decision(reason(found) if found else "their truths have changed", kept)
+    if record.setting != request.setting:
+        return Decision(reason(found), kept)
+    return Decision("files of theirs are missing", kept) if missing or record.state == "begun" else None
 
 
-def _check_outputs(outcome: Outcome, out: Path) -> bool:
-    """Whether a file is missing; one that is there and is another one belongs to somebody."""
-    missing = False
+def _missing_outputs(outcome: Outcome, out: Path) -> set[str]:
+    """Files that are missing or not finished; one that is there and is another one belongs to somebody."""
+    missing = set()
     for name, known in outcome.outputs.items():
         check_unchanged(out / name, known)
-        missing = missing or not (out / name).is_file() or (out / name).is_symlink()
+        if not known or not (out / name).is_file() or (out / name).is_symlink():
+            missing.add(name)
     return missing
+
+
+def _changes(record: JournalRecord, request: Request, journal: Journal) -> tuple[Change, ...] | None:
+    if record.setting == request.setting:
+        return ()
+    before = journal.details(record.run)
+    if before is None or before.get("setting") != record.setting:
+        return None
+    return changes(before, request.settings)
+
+
+def _kept(
+    record: JournalRecord, request: Request, found: tuple[Change, ...] | None, missing: set[str]
+) -> Kept | None:
+    """What stays of a case, if the network is not needed for what has changed; else None."""
+    row, job, case = record.outcome.row, request.job, record.outcome.case
+    if row is None or found is None or not all(is_addition(change) for change in found):
+        return None
+    outputs = record.outcome.outputs
+    before = next((change.before for change in found if change.key == FORMAT), job.suffix)
+    if before not in get_args(MaskFormat) or before == "rtstruct":  # contours are not the voxels
+        return None
+    mask, wanted = mask_path(job.out, case, before).name, set(places(job, case, request.asked))
+    maps = {name for name in outputs if name.partition("/")[0] in FOLDERS}
+    if not request.asked.probabilities:
+        maps = {name for name in maps if not name.startswith(f"{PROBABILITIES}/")}
+    stay = [name for name in outputs if name in maps or (name == mask and before == job.suffix)]
+    if missing & {mask, *stay} or mask not in outputs or not set(stay) <= wanted:
+        return None
+    scan_sha256 = record.outcome.inputs["scan"]
+    return Kept(row, mask, outputs[mask], scan_sha256, {name: outputs[name] for name in stay})

@@ -40,6 +40,12 @@ class Studies:
         several = {study: names for study, names in cases.items() if len(names) > 1}
         self._of = {name: study for study, names in several.items() for name in names}
         self._studies = {study: _Study(set(names)) for study, names in several.items()}
+        self._told_with_another = 0
+
+    def told_with_another(self) -> int:
+        """How many cases, since this was asked last, are part of the failure of another of their study."""
+        number, self._told_with_another = self._told_with_another, 0
+        return number
 
     def add(self, outcome: Outcome) -> list[Outcome]:
         """The outcome itself, unless the rest of its study decides; with the last one all that were held."""
@@ -65,7 +71,9 @@ class Studies:
         held, study.held = study.held, []
         if study.segmented or study.stopped or not whole:
             return [replace(outcome, passed_over=is_out_of_domain(outcome)) for outcome in held]
-        return _one_failure(held)
+        decided = _one_failure(held)
+        self._told_with_another += len(held) - len(decided)
+        return decided
 
 
 def is_out_of_domain(outcome: Outcome) -> bool:

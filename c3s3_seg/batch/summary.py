@@ -2,14 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from c3s3_seg.report.rows import Failure, PredictionRow
 from c3s3_seg.system.files import csv_bytes
 
+# docs/operations.md describes each column. `system.ownership` knows the file by the first four and the last.
+RESULT = (
+    "case",
+    "label",
+    "volume_ml",
+    "seconds",
+    "verdict",
+    "warnings",
+    "forced",
+    "empty",
+    "uncertainty_mm",
+    "uncertainty_limit_mm",
+    "uncertain",
+    "model",
+    "version",
+)
+# Of `metrics.scoring.Score.flat`, but the volume. They are there without a reference too, and empty: whoever
+# reads the tables of many runs finds the same columns in each.
+SCORES = (
+    "dice",
+    "jaccard",
+    "hd95_mm",
+    "hd95_max_mm",
+    "hd_mm",
+    "asd_mm",
+    "assd_mm",
+    "masd_mm",
+    "nsd_1mm",
+    "nsd_2mm",
+    "truth_ml",
+    "volume_error_ml",
+)
+HEADER = (*RESULT, *SCORES, "error")
+YES_NO = {True: "yes", False: "no", None: ""}
+
 
 def summary(rows: Sequence[PredictionRow], failures: Sequence[Failure], *, times: bool = True) -> bytes:
-    """The file's content, UTF-8.
+    """The file's content, UTF-8. Its header is the same whatever was asked for.
 
     Parameters
     ----------
@@ -20,17 +55,32 @@ def summary(rows: Sequence[PredictionRow], failures: Sequence[Failure], *, times
     times
         Whether seconds are written; without them a second run gives the same bytes.
     """
-    scored = [score.score.flat() for row in rows for score in row.scores]
-    columns = list(scored[0]) if scored else []
-    rest = [c for c in columns if c != "volume_ml"]
-    lines: list[list[object]] = [["case", "label", "volume_ml", "seconds", *rest, "error"]]
-    for row in rows:
-        values = {score.label: score.score.flat() for score in row.scores}
-        spent = f"{row.seconds_s:.2f}" if times else ""
-        error = "nothing found" if row.empty else ""
-        for label, volume in row.volumes_ml:
-            numbers = [values[label][c] if label in values else "" for c in rest]
-            lines.append([row.case, label, f"{volume:.3f}", spent, *numbers, error])
-    for failure in failures:
-        lines.append([failure.case, "", "", "", *[""] * len(rest), failure.reason])
+    lines: list[Sequence[object]] = [HEADER]
+    lines += [line for row in rows for line in _lines(row, times)]
+    lines += [[failure.case, *[""] * (len(HEADER) - 2), failure.reason] for failure in failures]
     return csv_bytes(lines)
+
+
+def _lines(row: PredictionRow, times: bool) -> Iterator[Sequence[object]]:
+    scores = {score.label: score.score.flat() for score in row.scores}
+    uncertainty_mm = dict(row.uncertainty_mm)
+    limit_mm = row.uncertainty_limit_mm
+    for label, volume_ml in row.volumes_ml:
+        measured = scores.get(label, {})
+        yield (
+            row.case,
+            label,
+            f"{volume_ml:.3f}",
+            f"{row.seconds_s:.2f}" if times else "",
+            row.verdict,
+            " | ".join(row.warnings),
+            YES_NO[row.forced],
+            YES_NO[row.empty],
+            f"{uncertainty_mm[label]:.3f}" if label in uncertainty_mm else "",
+            "" if limit_mm is None else f"{limit_mm:.3f}",
+            YES_NO[row.uncertain],
+            row.model,
+            row.version,
+            *(measured.get(name, "") for name in SCORES),
+            "nothing found" if row.empty else "",
+        )

@@ -64,7 +64,7 @@ def worker_engine(
         If the model cannot be opened.
     """
     threads = model.backend.threads or (1 if model.deterministic else max(1, available_processors() // count))
-    pool = Pool(model.with_threads(threads), job, count, held, limit_s)
+    pool = Pool(model.with_threads(threads).among(count), job, count, held, limit_s)
     return Engine(pool.run, pool.origin, str(model.bundle), pool.close)
 
 

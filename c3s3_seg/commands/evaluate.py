@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from c3s3_seg.commands import options
 from c3s3_seg.commands.console import Bar, need, report_failures, say, show
+from c3s3_seg.commands.events import Events
 from c3s3_seg.commands.options import INPUT
 from c3s3_seg.errors import public
 from c3s3_seg.system.choices import ScoreProtocol
+from c3s3_seg.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from c3s3_seg.batch.evaluate import EvaluationResult
 
 METRICS = "Metrics"
@@ -99,10 +98,11 @@ def evaluate(
         bool,
         typer.Option(
             "--json",
-            help="Print a JSON line for each case and label in place of the table.",
+            help="Print a JSON line for each event, such as a score, in place of the table.",
             rich_help_panel=options.MESSAGES,
         ),
     ] = False,
+    log_file: options.LogFile = None,
     quiet: options.Quiet = False,
 ) -> None:
     """Score masks against reference masks: Dice, 95HD, ASD and more."""
@@ -115,12 +115,12 @@ def evaluate(
     tolerances_mm = tuple(tolerance or (1.0, 2.0))
     named = Labels.parse(labels).values if labels is not None else None
     settings = EvaluationSettings(protocol, named, tolerances_mm, area_nsd, resample, workers, html, images)
-    with Bar(quiet=quiet) as bar:
-        result = run(predictions, truth, out, settings, against=against, progress=bar)
-    if as_json:
-        for line in _lines(result):
-            say(json.dumps(line))
-    elif not quiet:
+    with Events(as_json=as_json, log_file=log_file) as events:
+        events("start", {"version": __version__, "protocol": protocol})
+        with Bar(quiet=quiet) as bar:
+            result = run(predictions, truth, out, settings, against=against, progress=bar)
+        _tell(result, events)
+    if not (as_json or quiet):
         _show(result)
         written = "report.json, cases.csv and report.html" if html else "report.json and cases.csv"
         say(f"{written} are in {out}.")
@@ -141,14 +141,16 @@ def _show(result: EvaluationResult) -> None:
         say(f"Note: {remark}.")
 
 
-def _lines(result: EvaluationResult) -> Iterator[dict[str, Any]]:
-    """The events of `--json`: scores, failed cases, means of each label."""
+def _tell(result: EvaluationResult, events: Events) -> None:
+    """The events: scores, failed cases, means of each label."""
     from c3s3_seg.system.schema import plain
 
     for row in result.rows:
-        yield {"event": "score", "case": row.case, "label": row.label, **plain(row.score.flat())}
+        events("score", {"case": row.case, "label": row.label, **plain(row.score.flat())})
     for failure in result.failures:
-        yield {"event": "failed", "case": failure.case, "reason": public(failure.reason)}
+        events("failed", {"case": failure.case, "reason": public(failure.reason)})
     for cohort in result.cohorts:
-        means = {name: plain(cohort.of(name).mean) for name in result.rows[0].score.flat()}
-        yield {"event": "mean", "label": cohort.label, "cases": cohort.cases, **means}
+        means = {name: plain(statistics.mean) for name, statistics in cohort.metrics}
+        events("mean", {"label": cohort.label, "cases": cohort.cases, **means})
+    events.ending = {"cases": len({row.case for row in result.rows}), "failed": len(result.failures)}
+    events.exit_code = int(bool(result.failures))

@@ -118,6 +118,14 @@ Json = Annotated[
     bool,
     typer.Option("--json", help="Print JSON on stdout in place of tables.", rich_help_panel=MESSAGES),
 ]
+LogFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Append each event to this file as a JSON line, with its time.",
+        rich_help_panel=MESSAGES,
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print only errors.", rich_help_panel=MESSAGES)]
 Verbose = Annotated[
     bool,

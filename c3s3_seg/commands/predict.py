@@ -10,6 +10,7 @@ import typer
 
 from c3s3_seg.commands import options
 from c3s3_seg.commands.console import say
+from c3s3_seg.commands.events import Events
 from c3s3_seg.commands.option_defaults import command_line
 from c3s3_seg.commands.options import BATCH, HARDWARE, INPUT, MESSAGES, NETWORK, OUTPUT
 from c3s3_seg.commands.predict_output import print_cases, print_result, report_files
@@ -144,7 +145,7 @@ def predict(
         str | None,
         typer.Option(
             metavar="SIZE",
-            help="Memory of the process, such as 2GB: the tiles are the largest that fit.",
+            help="Memory of all workers together, such as 2GB: the tiles are the largest that fit.",
             rich_help_panel=HARDWARE,
         ),
     ] = None,
@@ -204,9 +205,10 @@ def predict(
     as_json: Annotated[
         bool,
         typer.Option(
-            "--json", help="Print a JSON line for each case in place of the table.", rich_help_panel=MESSAGES
+            "--json", help="Print a JSON line for each event in place of the table.", rich_help_panel=MESSAGES
         ),
     ] = False,
+    log_file: options.LogFile = None,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
@@ -258,12 +260,16 @@ def predict(
     if dry_run:
         print_cases(inputs, job, plan, as_json=as_json)
         return
-    with ProgressReporter(as_json=as_json, quiet=quiet, verbose=verbose) as progress:
+    with (
+        Events(as_json=as_json, log_file=log_file) as events,
+        ProgressReporter(events, quiet=quiet, verbose=verbose) as progress,
+    ):
         result = predict_cases(inputs, how, job, progress, plan, progress.part)
+        events.exit_code = int(bool(result.failures) or result.counts.empty > 0)
     if not (as_json or quiet):
         print_result(result, out)
-    empty = sum(row.empty for row in result.rows)
+    empty = result.counts.empty
     if empty and not as_json:
         say(f"Nothing was found in {empty} of {len(result.rows)} scans: their masks are empty.", err=True)
-    if result.failures or empty:
-        raise typer.Exit(1)
+    if events.exit_code:
+        raise typer.Exit(events.exit_code)

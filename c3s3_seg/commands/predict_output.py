@@ -13,10 +13,11 @@ from c3s3_seg.errors import InputError
 from c3s3_seg.system.choices import ReportFile
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from c3s3_seg.batch import BatchPlan, BatchResult, Job
     from c3s3_seg.io import Skipped
+    from c3s3_seg.report.rows import PredictionRow
 
 MOST_REASONS = 4  # of what was passed over
 LONGEST_TABLE = 200  # cases that a terminal shows one by one; summary.csv has them all
@@ -62,13 +63,25 @@ def print_cases(inputs: list[Path], job: Job, plan: BatchPlan, *, as_json: bool)
     say(f"{todo} of {len(cases)} cases would be segmented. Nothing was written.")
 
 
+def shown_rows(rows: Sequence[PredictionRow]) -> Sequence[PredictionRow]:
+    """All cases of a small batch; of a larger one the doubtful ones, as many as a terminal shows."""
+    from c3s3_seg.report.terminal import doubtful_first
+
+    if len(rows) <= LONGEST_TABLE:
+        return rows
+    return doubtful_first([row for row in rows if row.doubtful])[:LONGEST_TABLE]
+
+
 def print_result(result: BatchResult, out: Path) -> None:
     """The table, and what has to be said below it."""
     from c3s3_seg.report.terminal import prediction_table
 
-    rows = result.rows if len(result.rows) <= LONGEST_TABLE else ()
+    rows = shown_rows(result.rows)
     if rows:
         show(prediction_table(rows))
+    if len(rows) < len(result.rows):
+        more = len(result.rows) - len(rows)
+        say(f"{more} more cases are not listed here; summary.csv lists all.")
     report_failures(result.failures)
     for row in rows:
         for note in row.notes:
@@ -79,8 +92,10 @@ def print_result(result: BatchResult, out: Path) -> None:
     if result.skipped:
         say(f"{len(result.skipped)} passed over: {_counted(result.skipped)}.")
     if result.rows:
-        masks = "Masks" if rows else f"{len(result.rows)} masks"
-        say(f"{masks}, JSON and summary.csv are in {out}. Research use only.")
+        doubtful = result.counts.doubtful
+        if doubtful:
+            say(f"{doubtful} of {len(result.rows)} cases should be looked at: see Check, and the notes.")
+        say(f"Masks, JSON and summary.csv are in {out}. Research use only.")
     else:
         say(f"No mask was written; summary.csv is in {out}.")
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from c3s3_seg.commands.console import Status, counted, say
-from c3s3_seg.errors import InputError
+from c3s3_seg.commands.console import Status, counted
+from c3s3_seg.commands.events import Events
+from c3s3_seg.errors import InputError, public
+from c3s3_seg.system.schema import plain
+from c3s3_seg.version import __version__
 
 if TYPE_CHECKING:
     from c3s3_seg.batch import BatchProgress
     from c3s3_seg.batch.records import Outcome
+    from c3s3_seg.report.rows import PredictionRow
 
 EVERY_S = 30.0  # in a log file, a line of progress no more often than this
 
@@ -22,8 +25,8 @@ class ProgressReporter:
 
     Parameters
     ----------
-    as_json
-        Write a JSON line on stdout for each case.
+    events
+        Takes the events for machines.
     quiet
         Say nothing on stderr.
     verbose
@@ -35,10 +38,12 @@ class ProgressReporter:
         If both are asked for.
     """
 
-    def __init__(self, *, as_json: bool, quiet: bool, verbose: bool = False) -> None:
+    def __init__(self, events: Events, *, quiet: bool, verbose: bool = False) -> None:
         if quiet and verbose:
             raise InputError("found --quiet and --verbose, wanted one of them")
-        self._json, self._quiet, self._verbose = as_json, quiet, verbose
+        self._events, self._quiet, self._verbose = events, quiet, verbose
+        if events.wanted:
+            events.ending = _end(None)
         self._status = Status()
         self._last = time.monotonic()
         self._text = "the first case"
@@ -50,9 +55,9 @@ class ProgressReporter:
 
     def __call__(self, progress: BatchProgress) -> None:
         """Say how far it is."""
-        if self._json:
-            for line in _lines(progress):
-                say(json.dumps(line))
+        if self._events.wanted:
+            self._events.ending = _end(progress)
+            self._tell(progress)
         if self._quiet:
             return
         if progress.note:
@@ -78,6 +83,19 @@ class ProgressReporter:
     def __exit__(self, *_: object) -> None:
         if not self._quiet:
             self._status.__exit__()
+
+    def _tell(self, progress: BatchProgress) -> None:
+        """The events of one step; the log file has kept cases from the run that did them."""
+        if progress.outcome is not None:
+            self._events("case", _case(progress, progress.outcome))
+            return
+        self._events("start", _start(progress))
+        for item in progress.skipped:
+            self._events("skipped", {"run": progress.run, **asdict(item)})
+        for outcome in progress.kept:
+            self._events("case", _case(progress, outcome, kept=True), logged=False)
+        for outcome in progress.refused:
+            self._events("case", _case(progress, outcome))
 
 
 def _text(progress: BatchProgress) -> str:
@@ -130,25 +148,71 @@ def _state(outcome: Outcome) -> str:
     return "nothing found" if outcome.row.empty else "done"
 
 
-def _lines(progress: BatchProgress) -> list[dict[str, Any]]:
-    """The events of `--json`; documented in docs/operations.md."""
-    if progress.outcome is None:
-        start = {"event": "start", "total": progress.total, "note": progress.note}
-        return [start, *({"event": "skipped", **asdict(item)} for item in progress.skipped)]
-    outcome = progress.outcome
+# The content of the events; docs/operations.md describes the keys, and every event has all of its kind.
+def _start(progress: BatchProgress) -> dict[str, Any]:
+    counts = progress.counts
+    return {
+        "run": progress.run,
+        "model": progress.made_with.get("bundle"),
+        "version": __version__,
+        "cases": counts.cases,
+        "total": progress.total,
+        "kept": counts.kept,
+        "failed": counts.failed,
+        "skipped": counts.skipped,
+        "left": counts.left - progress.total,
+        "note": progress.note,
+    }
+
+
+def _case(progress: BatchProgress, outcome: Outcome, *, kept: bool = False) -> dict[str, Any]:
+    row, told = outcome.row, outcome.failure or outcome.skipped
     content: dict[str, Any] = {
-        "event": "case",
+        "run": progress.run,
         "case": outcome.case,
         "state": _state(outcome),
+        "kept": kept,
+        "segmented": not kept and "network" in outcome.seconds,
         "scan": outcome.scan,
+        "verdict": outcome.verdict,
+        "warnings": None,
+        "forced": None,
+        "empty": None,
+        "doubtful": None,
+        "volume_ml": None,
+        "uncertainty_mm": None,
+        "uncertainty_limit_mm": None,
+        "uncertain": None,
+        "model": None,
+        "version": None,
+        "reason": None if told is None else public(told.reason),
+        "seconds": outcome.seconds,
         "outputs_sha256": outcome.outputs,
         "done": progress.done,
         "total": progress.total,
         "left_s": None if progress.left_s is None else round(progress.left_s, 1),
     }
-    if outcome.row is not None:
-        content |= {"volume_ml": dict(outcome.row.volumes_ml), "seconds": outcome.seconds}
-    told = outcome.failure or outcome.skipped
-    if told is not None:
-        content["reason"] = told.reason
-    return [content]
+    return content if row is None else content | _result(row)
+
+
+def _result(row: PredictionRow) -> dict[str, Any]:
+    return {
+        "warnings": [public(warning) for warning in row.warnings],
+        "forced": row.forced,
+        "empty": row.empty,
+        "doubtful": row.doubtful,
+        "volume_ml": dict(row.volumes_ml),
+        "uncertainty_mm": plain(dict(row.uncertainty_mm)) if row.uncertainty_mm else None,
+        "uncertainty_limit_mm": row.uncertainty_limit_mm,
+        "uncertain": row.uncertain,
+        "model": row.model,
+        "version": row.version,
+    }
+
+
+def _end(progress: BatchProgress | None) -> dict[str, Any]:
+    """What was done; zeros where the run ended before it had looked at the cases."""
+    from c3s3_seg.batch.counts import Counts
+
+    counts = Counts() if progress is None else progress.counts
+    return {"run": progress and progress.run, **asdict(counts), "left": counts.left}

@@ -53,7 +53,7 @@ class Budget:
     Parameters
     ----------
     limit
-        Bytes that the whole process may take.
+        Bytes that this process may take.
     costs
         Of the runtime.
     channels

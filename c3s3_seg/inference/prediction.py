@@ -36,6 +36,8 @@ class Prediction:
         What else the reader of the result should know, as sentences; see `notes`.
     uncertainty
         How far the bundle's networks differ; None unless asked for.
+    doubts
+        Those of the remarks that speak against the result.
     """
 
     mask: Volume
@@ -48,11 +50,18 @@ class Prediction:
     check: DomainCheck = field(default_factory=DomainCheck)
     remarks: tuple[str, ...] = ()
     uncertainty: Disagreement | None = None
+    doubts: tuple[str, ...] = ()
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What the reader of the result should know, a sentence each; the domain check comes first."""
         return (*self.check.remarks, *self.remarks)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Those of the notes that speak against the result; how it was made is not among them."""
+        result = self.check.result
+        return (*result.refusals, *result.warnings, *self.doubts)
 
     @property
     def empty(self) -> bool:

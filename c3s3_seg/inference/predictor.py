@@ -265,9 +265,13 @@ class Predictor:
         part = box.crop(scan) if box else scan
         voxels = int(np.prod(self.task.recipe.grid(part.geometry).shape, dtype=np.int64))
         needed, free = RESAMPLING * voxels, available_memory()
-        if free is not None and needed > free:
+        processes = self.settings.processes
+        if free is not None and needed > free / processes:
             what = f"at the model's spacing this scan takes {needed / 1e9:.1f} GB"
-            raise MemoryLimitError(f"{what}, and {free / 1e9:.1f} GB are free", where=scan.source.path)
+            shares = f" for {processes} workers" if processes > 1 else ""
+            todo = "Give fewer --workers" if processes > 1 else None
+            what = f"{what}, and {free / 1e9:.1f} GB are free{shares}"
+            raise MemoryLimitError(what, where=scan.source.path, todo=todo)
         prepared = self.task.recipe.to_model(part)
         refuse_flat(part, prepared)
         seconds = time.perf_counter() - started
@@ -291,7 +295,7 @@ class Predictor:
         counts = _counts(made.mask)
         volume_ml = {x.name: float(counts[x.value] * prepared.part.voxel_ml) for x in self.task.labels}
         flag = uncertainty.note() if uncertainty else None
-        remarks = (*probabilities.notes, *((flag,) if flag else ()))
+        doubts = (*((flag,) if flag else ()), *check_volumes(volume_ml, self.task.domain))
         seconds = time.perf_counter() - started - probabilities.seconds
         return Prediction(
             mask=_whole(made.mask, prepared),
@@ -302,7 +306,8 @@ class Predictor:
             tile=probabilities.tiling.tile,
             postprocessed=postprocessed,
             check=prepared.check,
-            remarks=(*remarks, *check_volumes(volume_ml, self.task.domain)),
+            remarks=(*probabilities.notes, *doubts),
+            doubts=doubts,
             uncertainty=uncertainty and replace(uncertainty, map=_whole(uncertainty.map.array, prepared)),
         )
 
@@ -330,7 +335,8 @@ class Predictor:
         recipe = replace(self.task.recipe, spacing_mm=(x * COARSE, y * COARSE, z * COARSE))
         # A window of the scan is not one of the domain.
         task = replace(self.task, recipe=recipe, overlap=None, keep_largest=False, domain=None)
-        settings = Settings(probabilities=True, memory_bytes=self.settings.memory_bytes)
+        memory_bytes, processes = self.settings.memory_bytes, self.settings.processes
+        settings = Settings(probabilities=True, memory_bytes=memory_bytes, processes=processes)
         return _Foreground(Predictor(task, self.backends[:1], settings))
 
 

@@ -33,7 +33,9 @@ class Settings:
         Axes (0, 1, 2: the patient's left, back, head) along which the scan is also shown mirrored; the
         answers to all combinations are averaged.
     memory_bytes
-        What the process may take in all. The tiles are the largest that fit.
+        What all processes together may take. The tiles are the largest that fit.
+    processes
+        How many of them work at a time, this one included: each may take its share of the memory.
     uncertainty
         Whether to compare the bundle's two networks.
     keep_largest, min_volume_ml, fill_holes
@@ -58,6 +60,7 @@ class Settings:
     min_volume_ml: float = 0.0
     fill_holes: bool = False
     profile: Path | None = None
+    processes: int = 1
 
     def __post_init__(self) -> None:
         if self.overlap is not None and not 0 <= self.overlap < 1:
@@ -71,8 +74,15 @@ class Settings:
             raise InputError(f"found the axes {found} to mirror, wanted each of 0, 1, 2 at most once")
         if self.memory_bytes is not None and self.memory_bytes < 1:
             raise InputError(f"found a memory of {self.memory_bytes} bytes, wanted a positive number")
+        if self.processes < 1:
+            raise InputError(f"found {self.processes} processes, wanted 1 or more")
         if not self.min_volume_ml >= 0:
             raise InputError(f"found a least volume of {self.min_volume_ml} ml, wanted 0 or more")
+
+    @property
+    def own_memory_bytes(self) -> int | None:
+        """What this process may take; None where nothing was said."""
+        return None if self.memory_bytes is None else self.memory_bytes // self.processes
 
     def postprocessing(self, task: Task) -> Postprocessing:
         """What to do to the finished mask."""

@@ -17,7 +17,7 @@ from c3s3_seg.inference.backends.select import notes
 from c3s3_seg.inference.memory import Budget, Costs, smaller
 from c3s3_seg.inference.settings import Settings
 from c3s3_seg.inference.streaming import Slab, stream
-from c3s3_seg.inference.tiling import FloatArray, Tiling, mean, softmax
+from c3s3_seg.inference.tiling import FloatArray, Shape, Tiling, mean, softmax
 from c3s3_seg.system.progress import Progress
 
 WHOLE_LIMIT = 1_500_000  # voxels of a single tile: 0.35 GB in OpenVINO, 0.8 GB in ONNX Runtime
@@ -93,14 +93,25 @@ class TiledNetwork:
         overlap = 0.5 if settings.overlap is None else settings.overlap
         whole = Tiling.whole((x, y, z), self.task.multiple)
         fits = np.prod(whole.shape, dtype=np.int64) <= WHOLE_LIMIT
-        if settings.memory_bytes is not None:
-            channels = self.task.classes * (len(self.backends) if settings.uncertainty else 1)
-            multiple = self.task.multiple
-            budget = Budget(settings.memory_bytes, self.costs, channels, scan_voxels, array.size, multiple)
+        if settings.own_memory_bytes is not None:
             # Tiles of the training size that were asked for stay that size: they are checked, not grown.
             most = patch if settings.overlap is not None else whole.shape
-            return budget.largest((x, y, z), most, patch, overlap)
+            return self._largest((x, y, z), most, scan_voxels, overlap)
         return whole if settings.overlap is None and fits else Tiling.overlapping((x, y, z), patch, overlap)
+
+    def _largest(self, shape: Shape, most: Shape, scan_voxels: int, overlap: float) -> Tiling:
+        """The largest tiles that fit into this process's share of the memory."""
+        settings, task = self.settings, self.task
+        channels = task.classes * (len(self.backends) if settings.uncertainty else 1)
+        limit, voxels = settings.own_memory_bytes or 0, int(np.prod(shape, dtype=np.int64))
+        budget = Budget(limit, self.costs, channels, scan_voxels, voxels, task.multiple)
+        try:
+            return budget.largest(shape, most, task.patch, overlap)
+        except MemoryLimitError as error:
+            if settings.processes == 1:
+                raise
+            what = f"{error.what}; {settings.processes} workers share the memory"
+            raise MemoryLimitError(what, todo=f"{error.todo}, or give fewer --workers") from None
 
     def _slabs(self, array: FloatArray, found: Probabilities, progress: Progress | None) -> Iterator[Slab]:
         """The stitched slabs. Out of memory before the first of them: smaller tiles, once."""

@@ -9,7 +9,7 @@ from c3s3_seg.io.dicom.inspect import SeriesRow
 from c3s3_seg.metrics.paired_tests import Paired
 from c3s3_seg.metrics.results import CaseScore
 from c3s3_seg.metrics.statistics import Statistics, cohorts
-from c3s3_seg.report.numbers import COLUMNS, rounded
+from c3s3_seg.report.numbers import COLUMNS, column, rounded
 from c3s3_seg.report.rows import PredictionRow
 from c3s3_seg.report.study_table import StudyRow
 from c3s3_seg.system.files import printable
@@ -18,11 +18,18 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
+MARKS = ("empty", "forced", "uncertain", "warning")  # of doubtful cases, the most serious first
+BRIEFEST = ("dice", "hd95_mm", "asd_mm")  # summary.csv has all
 BRIEF = ("dice", "jaccard", "hd95_mm", "hd95_vox", "asd_mm", "asd_vox")
 
 
+def doubtful_first(rows: Sequence[PredictionRow]) -> list[PredictionRow]:
+    """Empty masks, forced and uncertain cases, other warnings; then the rest, each in the order given."""
+    return sorted(rows, key=lambda row: min(map(MARKS.index, row.marks), default=len(MARKS)))
+
+
 def prediction_table(rows: Sequence[PredictionRow]) -> Table:
-    """One line for each case and label: volume, seconds and, where there was a truth, its scores.
+    """One line for each case and label, doubtful cases first, with a word that says why.
 
     Parameters
     ----------
@@ -32,26 +39,41 @@ def prediction_table(rows: Sequence[PredictionRow]) -> Table:
     Returns
     -------
     rich.table.Table
-        With a line of means below where there are scores of more than one case.
+        Volume, seconds, the networks' disagreement where it was measured, and scores where there was a
+        truth; with a line of means below where there are scores of more than one case.
     """
+    rows = doubtful_first(rows)
     scores = [score for row in rows for score in row.scores]
-    columns = [name for name in BRIEF if any(name in score.score.flat() for score in scores)]
+    columns = BRIEFEST if scores else ()
     with_label = len({label for row in rows for label, _ in row.volumes_ml}) > 1
-    table = _table(
-        [row.case for row in rows],
-        with_label,
-        ["Volume (ml)", "Time (s)", *(COLUMNS[name][0] for name in columns)],
-    )
+    measured = any(row.uncertainty_mm for row in rows)
+    headers = ["Volume (ml)", "Time (s)", *(["Uncertain (mm)"] if measured else [])]
+    table = _table((), with_label, [])
+    table.collapse_padding = True
+    for header in [*headers, *(COLUMNS[name][0] for name in columns)]:
+        # The unit below: in 80 columns long names are folded, never a number.
+        table.add_column(header.replace(" (", "\n("), justify="right", no_wrap=True)
+    table.add_column("Check", no_wrap=True)
     for row in rows:
-        measured = {score.label: score.score.flat() for score in row.scores}
         for number, (label, volume_ml) in enumerate(row.volumes_ml):
             first = number == 0
-            values = measured.get(label, {})
             cells = [f"{volume_ml:.1f}", f"{row.seconds_s:.1f}" if first else ""]
-            cells += [rounded(values[name], COLUMNS[name][1]) if name in values else "" for name in columns]
-            table.add_row(*_head(row.case if first else "", label, with_label), *cells)
-    _add_means(table, scores, columns, with_label, blank=2)
+            cells += [_uncertainty(row, label)] if measured else []
+            cells += [*_scores(row, label, columns), (*row.marks, "pass")[0] if first else ""]
+            head = _head(row.case if first else "", label, with_label)
+            table.add_row(*head, *cells, style="yellow" if row.doubtful else None)
+    _add_means(table, scores, columns, with_label, blank=len(headers))
     return table
+
+
+def _uncertainty(row: PredictionRow, label: str) -> str:
+    found_mm = dict(row.uncertainty_mm).get(label)
+    return "" if found_mm is None else rounded(found_mm, column("uncertainty_mm")[1])
+
+
+def _scores(row: PredictionRow, label: str, columns: Sequence[str]) -> list[str]:
+    values = next((score.score.flat() for score in row.scores if score.label == label), {})
+    return [rounded(values[name], COLUMNS[name][1]) if name in values else "" for name in columns]
 
 
 def evaluation_table(rows: Sequence[CaseScore]) -> Table:

@@ -9,6 +9,8 @@ import os
 import platform
 import re
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 from c3s3_seg.errors import InputError, MissingError
 from c3s3_seg.system.choices import DEVICES
@@ -26,6 +28,12 @@ FULL = re.compile(
     r"bad_alloc|bad alloc|out of memory|failed to allocate|can't allocate|cannot allocate|not enough memory"
     r"|could not create a memory|MemoryAllocation|OUT_OF_MEMORY",
     re.IGNORECASE,
+)
+CGROUPS = Path("/sys/fs/cgroup")
+# Of versions 2 and 1: the limit of a control group, what it uses, and what of that can be dropped.
+CGROUP_FILES = (
+    ("memory.max", "memory.current", "inactive_file"),
+    ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 )
 UNITS = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
@@ -127,14 +135,56 @@ def check_onnx_wheels(device: str) -> str | None:
     return f"{BOTH_WHEELS}. {MEND_WHEELS}."
 
 
-def available_memory() -> int | None:
-    """Bytes that new arrays may take without swapping; None where the system does not say."""
+def available_memory(cgroups: Path = CGROUPS, own: Path = Path("/proc/self/cgroup")) -> int | None:
+    """Bytes that new arrays may take without swapping; None where the system does not say.
+
+    In a container, or a job of a scheduler, what its control group leaves is less than what is free.
+
+    Parameters
+    ----------
+    cgroups
+        Where the control groups are mounted.
+    own
+        The file that names those of this process.
+    """
+    known = [_free_memory(), *(_left_by(group) for group in _groups(cgroups, own))]
+    return min((room for room in known if room is not None), default=None)
+
+
+def _free_memory() -> int | None:
     try:
         with open("/proc/meminfo", encoding="ascii") as file:
             found = re.search(r"^MemAvailable:\s+(\d+) kB", file.read(), re.MULTILINE)
     except OSError:
         return None
     return int(found[1]) * 1024 if found else None
+
+
+def _groups(cgroups: Path, own: Path) -> Iterator[Path]:
+    """The folders of this process's control groups of memory, versions 1 and 2, and of those above them."""
+    try:
+        lines = own.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return
+    for line in lines:
+        _, controllers, path = [*line.split(":", 2), "", ""][:3]
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        base = cgroups / "memory" if controllers else cgroups
+        # A container sees its own group as the root, whatever the path.
+        yield from (base / part for part in (path.strip("/"), *map(str, Path(path.strip("/")).parents)))
+
+
+def _left_by(group: Path) -> int | None:
+    """What a control group leaves, files in memory that can be dropped included; None without a limit."""
+    for limit, used, droppable in CGROUP_FILES:
+        try:
+            most, now = int((group / limit).read_text()), int((group / used).read_text())
+            cached = re.search(rf"^{droppable} (\d+)$", (group / "memory.stat").read_text(), re.MULTILINE)
+        except (OSError, ValueError):  # "max" is no limit
+            continue
+        return max(0, most - now + (int(cached[1]) if cached else 0))
+    return None
 
 
 def is_memory_error(error: Exception) -> bool:

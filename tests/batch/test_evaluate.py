@@ -625,12 +625,17 @@ def test_json_lines_and_quiet(folders: tuple[Path, Path, Path]) -> None:
     (predictions / "b.nii.gz").write_bytes(b"no mask")
     answer = command(predictions, truth, "-o", out, "--json", "--labels", "atrium=1")
     assert answer.returncode == 1
-    score_line, failed, mean = map(json.loads, answer.stdout.splitlines())
+    start, score_line, failed, mean, end = map(json.loads, answer.stdout.splitlines())
+    assert (start["event"], start["protocol"]) == ("start", "clinical")
+    assert (end["event"], end["cases"], end["failed"], end["exit_code"]) == ("end", 1, 1, 1)
+    assert all(line["time"].endswith("Z") for line in (start, score_line, failed, mean, end))
     assert (score_line["event"], score_line["case"], score_line["label"]) == ("score", "a", "atrium")
     assert score_line["dice"] == 1.0
     assert (failed["event"], failed["case"]) == ("failed", "b")
     assert failed["reason"]
     assert (mean["event"], mean["label"], mean["cases"], mean["dice"]) == ("mean", "atrium", 1, 1.0)
+    paper = command(predictions, truth, "-o", out, "--json", "--labels", "atrium=1", "--protocol", "paper")
+    assert json.loads(paper.stdout.splitlines()[3])["hd95_vox"] == 0.0
     quiet = command(predictions, truth, "-o", out, "--quiet")
     assert (quiet.returncode, quiet.stdout) == (1, "")
     assert (out / "report.json").is_file()

@@ -325,7 +325,8 @@ def test_a_full_disk_ends_the_run_at_its_first_case(tmp_path: Path, workers: int
     events = [json.loads(line) for line in answer.stdout.splitlines()]
     failed = {e["case"]: e["reason"] for e in events if e["event"] == "case"}
     assert len(failed) == 12
-    assert [e["state"] for e in events[1:]] == ["failed"] + 11 * ["not done"]
+    assert [e["state"] for e in events[1:-1]] == ["failed"] + 11 * ["not done"]
+    assert (events[-1]["failed"], events[-1]["left"], events[-1]["exit_code"]) == (1, 11, 1)
     assert "File too large" in events[1]["reason"]
     first, *rest = failed.values()
     assert "could not be written in full" in first

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from c3s3_seg.bundle import WEIGHTS, Label, ModelBundle, Network
 from c3s3_seg.bundle import Task as BundleTask
 from c3s3_seg.bundle.preprocessing import Intensity, Recipe
 from c3s3_seg.errors import InputError
-from c3s3_seg.inference import BackendRequest
+from c3s3_seg.inference import BackendRequest, Settings
 from c3s3_seg.io import Case, load, save
 
 pytestmark = pytest.mark.slow
@@ -150,6 +151,40 @@ def brighten(path: Path) -> None:
     save(scan, path)
 
 
+def test_the_memory_is_that_of_all_workers(tmp_path: Path) -> None:
+    """Their number divides it, on a local cluster too; what this process takes is not for them."""
+    from c3s3_seg.batch.cluster import _placed
+    from c3s3_seg.batch.job import STARTER_BYTES
+
+    model = replace(MODEL, settings=Settings(memory_bytes=2_100_000_000))
+    for shared in (model.among(4), _placed(model, "local", 4), _placed(model, "local", 2).among(2)):
+        settings = shared.settings
+        assert settings.processes == 4
+        assert settings.own_memory_bytes is not None
+        assert 4 * settings.own_memory_bytes + STARTER_BYTES <= 2_100_000_000
+    assert _placed(model, "tcp://h:1", 4).settings == model.settings  # a limit of each machine
+    with pytest.raises(InputError, match="2 workers and the process that starts them do not fit"):
+        replace(MODEL, settings=Settings(memory_bytes=100_000_001)).among(2)
+    assert MODEL.among(3).settings.memory_bytes is None
+
+
+def test_each_worker_keeps_to_its_share(small_scans: Path, tmp_path: Path) -> None:
+    """800 MB suffice for one process of OpenVINO, and not for three."""
+    out, job = tmp_path / "out", Job(tmp_path / "out", allow_out_of_domain=True)
+    model = replace(MODEL, settings=Settings(memory_bytes=800_000_000))
+    result = predict_cases([small_scans], model, job, None, BatchPlan(workers=3))
+    assert len(result.failures) == 5
+    assert "a memory of 0.23 GB was allowed" in result.failures[0].reason
+    assert "3 workers share the memory. Allow more with --max-memory, or give fewer --workers." in (
+        result.failures[0].reason
+    )
+    assert masks(out) == {}
+    result = predict_cases(
+        [small_scans], model, job, None, BatchPlan(workers=1)
+    )  # tried again: no fault of theirs
+    assert len(result.rows) == 5
+
+
 LIMIT_S = 4  # enough for a case on a busy machine, where the others take a second
 
 
@@ -169,6 +204,17 @@ def test_a_case_that_never_ends_fails_and_the_others_go_on(
     (refusal,) = (case["refusal"] for case in cases if case["state"] == "failed")
     assert refusal["what"] == f"the case was not finished within {LIMIT_S} s"
     assert refusal["where"] == str(small_scans / "case-1.nii.gz")
+
+
+def test_a_case_that_never_ends_fails_on_a_cluster_too(small_scans: Path, tmp_path: Path) -> None:
+    """Its process ends beside the Dask worker, which stays and starts another one."""
+    brighten(small_scans / "case-1.nii.gz")
+    model = Model(endless(tmp_path), BackendRequest("openvino"))
+    plan = BatchPlan(workers=1, cluster="local", case_timeout_s=LIMIT_S)
+    result = predict_cases([small_scans], model, Job(tmp_path / "out"), None, plan)
+    assert [failure.case for failure in result.failures] == ["case-1"]
+    assert f"the case was not finished within {LIMIT_S} s" in result.failures[0].reason
+    assert len(masks(tmp_path / "out")) == 4
 
 
 def test_a_single_case_that_never_ends_is_one_line(small_scans: Path, tmp_path: Path) -> None:
@@ -194,9 +240,5 @@ def test_a_limit_that_cannot_be_is_refused(small_scans: Path, tmp_path: Path) ->
         with pytest.raises(InputError, match=r"found a time limit of .*, wanted a positive number"):
             BatchPlan(case_timeout_s=seconds)
     predictor, _ = MODEL.open()
-    for model, plan in (
-        (predictor, BatchPlan(case_timeout_s=5)),
-        (MODEL, BatchPlan(case_timeout_s=5, cluster="local")),
-    ):
-        with pytest.raises(InputError, match="can only be ended in a worker process of this machine"):
-            predict_cases([small_scans], model, Job(tmp_path / "out"), None, plan)
+    with pytest.raises(InputError, match="can only be ended in a worker process"):
+        predict_cases([small_scans], predictor, Job(tmp_path / "out"), None, BatchPlan(case_timeout_s=5))

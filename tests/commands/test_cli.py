@@ -46,7 +46,7 @@ def test_a_folder_of_cases(cohort: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     answer = predict(cohort / "scans", "-o", out, "--truth", cohort / "truth", "--report", "png")
     assert answer.returncode == 0, answer.stderr
-    for word in ("phantom-30001", "phantom-30002", "Dice", "95HD (mm)", "ASD (mm)", "mean of 2"):
+    for word in ("phantom-30001", "phantom-30002", "Dice", "95HD", "ASD", "(mm)", "mean of 2"):
         assert word in answer.stdout
     for seed in (30_001, 30_002):
         name = f"phantom-{seed}"
@@ -75,9 +75,11 @@ def test_a_folder_of_cases(cohort: Path, tmp_path: Path) -> None:
     assert run("verify", out).returncode == 0
     again = predict(cohort / "scans", "-o", out)
     assert again.returncode == 0  # our own files may be written anew
-    assert "2 finished cases are done again: weights or settings have changed" in again.stderr
+    assert "2 finished cases get new reports without being segmented again" in again.stderr
+    assert "--truth: yes -> no" in again.stderr
     third = predict(cohort / "scans", "-o", out, "--json", "--workers", 2)
-    assert json.loads(third.stdout)["note"] == "2 cases were finished before; their hashes hold"
+    first = json.loads(third.stdout.splitlines()[0])
+    assert first["note"] == "2 cases were finished before; their hashes hold"
     (out / "phantom-30001.nii.gz").write_bytes(b"")
     verdict = run("verify", out)
     assert verdict.returncode == 1

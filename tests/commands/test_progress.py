@@ -5,8 +5,10 @@ import sys
 import pytest
 
 from c3s3_seg.batch import BatchProgress
+from c3s3_seg.batch.counts import Counts
 from c3s3_seg.batch.records import Outcome, Refusal
 from c3s3_seg.commands import progress
+from c3s3_seg.commands.events import Events
 from c3s3_seg.commands.progress import ProgressReporter, duration
 from c3s3_seg.report.rows import PredictionRow
 
@@ -16,18 +18,21 @@ FAILED = Outcome("c", "/scans/c", refusal=Refusal("it is broken", "c", None, "In
 
 
 def tell(capsys: pytest.CaptureFixture[str], *, as_json: bool, quiet: bool) -> tuple[list[str], str]:
-    with ProgressReporter(as_json=as_json, quiet=quiet) as teller:
-        teller(BatchProgress(0, 2, note="3 cases were finished before"))
-        teller(BatchProgress(1, 2, 7.25, DONE))
-        teller(BatchProgress(2, 2, 0.0, FAILED))
+    counts = Counts(2)
+    with Events(as_json=as_json) as events, ProgressReporter(events, quiet=quiet) as teller:
+        teller(BatchProgress(0, 2, note="3 cases were finished before", counts=counts))
+        for n, outcome in enumerate((DONE, FAILED), 1):
+            counts = counts.plus([outcome])
+            teller(BatchProgress(n, 2, (2 - n) * 7.25, outcome, counts=counts))
     said = capsys.readouterr()
     return said.out.splitlines(), said.err
 
 
 def test_machines_read_a_line_for_each_event(capsys: pytest.CaptureFixture[str]) -> None:
     out, err = tell(capsys, as_json=True, quiet=True)
-    start, first, second = map(json.loads, out)
-    assert start == {"event": "start", "total": 2, "note": "3 cases were finished before"}
+    start, first, second, end = map(json.loads, out)
+    assert (start["event"], start["total"], start["note"]) == ("start", 2, "3 cases were finished before")
+    assert (end["event"], end["cases"], end["done"], end["failed"], end["left"]) == ("end", 2, 1, 1, 0)
     assert (first["case"], first["state"], first["left_s"]) == ("a\nb", "done", 7.2)
     assert first["volume_ml"] == {"organ": 2.5}
     assert (second["state"], second["reason"]) == ("failed", "c: it is broken.")

@@ -267,3 +267,8 @@ def test_a_scan_larger_than_the_memory_at_the_models_spacing_is_refused(
     monkeypatch.setattr(predictor, "available_memory", lambda: 12 * size - 1)
     with pytest.raises(MemoryLimitError, match="at the model's spacing this scan takes"):
         made.prepare(checked)
+    monkeypatch.setattr(predictor, "available_memory", lambda: 3 * 12 * size - 1)
+    made.prepare(checked)
+    shared = open_predictor(ModelBundle.find("phantom"), settings=Settings(processes=3))
+    with pytest.raises(MemoryLimitError, match=r"GB are free for 3 workers. Give fewer --workers"):
+        shared.prepare(checked)

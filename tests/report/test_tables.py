@@ -219,11 +219,11 @@ def test_evaluation_table_of_several_labels_and_of_none() -> None:
 def test_prediction_table_with_and_without_truth() -> None:
     plain = (PredictionRow("a", (("atrium", 61.23),), 3.21),)
     text = shown(prediction_table(plain))
-    assert all(part in text for part in ("Volume (ml)", "61.2", "Time (s)", "3.2"))
+    assert all(part in text for part in ("Volume", "(ml)", "61.2", "Time", "(s)", "3.2"))
     assert "Dice" not in text
     scored = [PredictionRow(r.case, (("atrium", 61.23),), 3.21, (r,)) for r in ROWS]
     text = shown(prediction_table([*plain, *scored]))
-    assert all(part in text for part in ("Dice", "Jaccard", "95HD (mm)", "ASD (mm)", "mean of 4"))
+    assert all(part in text for part in ("Dice", "95HD", "ASD", "(mm)", "mean of 4"))
 
 
 def test_prediction_table_of_several_labels_has_a_line_each() -> None:

@@ -1,8 +1,11 @@
+from pathlib import Path
+
 import pytest
 
 from c3s3_seg.errors import InputError, MissingError
 from c3s3_seg.system import hardware
 from c3s3_seg.system.hardware import (
+    available_memory,
     check_device,
     check_onnx_wheels,
     cuda_devices,
@@ -70,3 +73,29 @@ def test_full_memory_is_known_in_the_words_of_every_runtime(error: Exception, fu
 
 def test_this_machine() -> None:
     assert cuda_devices() >= 0
+
+
+def test_a_control_group_leaves_less_than_what_is_free(tmp_path: Path) -> None:
+    """Versions 2 and 1; the tightest of the group and those above it; `max` is no limit."""
+    own, free = tmp_path / "own", available_memory(tmp_path / "none", tmp_path / "none")
+    assert free is not None
+    own.write_text("0::/job/step\n")
+    assert available_memory(tmp_path, own) == free
+    for folder, most in (("", "max"), ("job", "5000"), ("job/step", "9000")):
+        group(tmp_path / folder, "memory.max", most, "memory.current", "inactive_file 700")
+    assert available_memory(tmp_path, own) == 5000 - 1000 + 700
+    group(tmp_path, "memory.max", "3000", "memory.current", "inactive_file 0")  # as a container sees it
+    assert available_memory(tmp_path, own) == 2000
+    own.write_text("5:cpu:/x\n4:memory,hugetlb:/job\n")
+    first = tmp_path / "memory" / "job"
+    group(first, "memory.limit_in_bytes", "1500", "memory.usage_in_bytes", "total_inactive_file 100")
+    assert available_memory(tmp_path, own) == 600
+    group(first, "memory.limit_in_bytes", "900", "memory.usage_in_bytes", "total_inactive_file 0")
+    assert available_memory(tmp_path, own) == 0
+
+
+def group(folder: Path, limit: str, most: str, used: str, stat: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / limit).write_text(f"{most}\n")
+    (folder / used).write_text("1000\n")
+    (folder / "memory.stat").write_text(f"anon 1\n{stat}\n")

@@ -1,0 +1,103 @@
+"""Reports, scores and other formats of a mask that is there: the network does not run again.
+
+The mask is read back and its hash compared with the journal. Its JSON stays the record of how it was made;
+the scores, and the files that are written now, are put into it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from c3s3_seg.batch.claims import UNCERTAINTY, remove, sealed
+from c3s3_seg.batch.job import CaseTask, Job, Kept
+from c3s3_seg.batch.output import Result, score_case, segments, write_page, write_pictures
+from c3s3_seg.batch.records import Loaded, Outcome
+from c3s3_seg.bundle import Task as ModelTask
+from c3s3_seg.errors import C3S3Error, InputError
+from c3s3_seg.geometry.volume import Volume
+from c3s3_seg.io import load, load_mask
+from c3s3_seg.io.formats import refers_to_source, write_mask
+from c3s3_seg.io.hashes import refuse_changed, sha256
+from c3s3_seg.system.files import write_whole
+from c3s3_seg.system.ownership import FILES, read_case
+from c3s3_seg.system.schema import plain
+
+
+def kept_mask(task: CaseTask, job: Job, scan: Volume, labels: Mapping[str, int]) -> Volume | None:
+    """The mask of an earlier run on the scan's grid; None where it is not: the case is segmented again."""
+    kept = task.kept
+    if kept is None or scan.source.sha256 != kept.scan_sha256 or _record(task, job) is None:
+        return None
+    path = job.out / kept.mask
+    with suppress(C3S3Error, OSError):
+        if sha256(path) != kept.mask_sha256:
+            return None
+        array = load_mask(path, grid=scan.geometry, values=labels).array
+        if set(np.unique(array).tolist()) <= {0, *labels.values()}:
+            return scan.geometry.volume(array.astype(np.uint8), scan.source)
+    return None
+
+
+def add_reports(loaded: Loaded, job: Job, model: ModelTask) -> Outcome:
+    """Score; write the reports that are asked for, the mask in another format, and the JSON anew.
+
+    Raises
+    ------
+    C3S3Error
+        If a file cannot be written. What was written of it goes; the files of the earlier run stay.
+    """
+    written: list[Path] = []
+    try:
+        return _add(loaded, job, model, written)
+    except BaseException:
+        remove(job.out, [str(path.relative_to(job.out)) for path in written])
+        raise
+
+
+def _add(loaded: Loaded, job: Job, model: ModelTask, written: list[Path]) -> Outcome:
+    started = time.perf_counter()
+    task, kept, mask = loaded.task, loaded.task.kept, loaded.mask
+    metadata = _record(task, job)
+    if kept is None or mask is None or metadata is None:
+        raise InputError("the mask of the earlier run is not there any more", where=task.case.path)
+    case = task.case.name
+    if refers_to_source(job.suffix, secondary_capture=job.secondary_capture):
+        refuse_changed(task.case.path, loaded.inputs["scan"], task.case.paths)
+    row = replace(kept.row, scores=score_case(case, mask, loaded.truth, model.label_values))
+    if kept.mask not in kept.outputs:
+        written.append(job.mask_of(case))
+        write_mask(mask, written[0], job.suffix, segments(model), job.maker)
+    result = Result(loaded, mask, model, _uncertainty(kept, job, mask))
+    write_pictures(result, job, written)
+    metadata["scores"] = {s.label: plain(s.score.flat()) for s in row.scores}
+    metadata["scan"] = {**metadata["scan"], "path": str(task.case.path)}
+    write_page(result, row, metadata, job, written)
+    content, outputs = sealed(metadata, job.out, written, kept.outputs)
+    written.append(job.out / f"{case}.json")
+    write_whole(written[-1], content)
+    outputs[written[-1].name] = sha256(written[-1])
+    spent = {**loaded.seconds, "report": time.perf_counter() - started}
+    return Outcome(case, task.place, row, None, loaded.inputs, outputs, spent)
+
+
+def _uncertainty(kept: Kept, job: Job, mask: Volume) -> Volume | None:
+    names = [name for name in kept.outputs if name.startswith(f"{UNCERTAINTY}/")]
+    return mask.geometry.volume(load(job.out / names[0]).array) if names and job.html else None
+
+
+def _record(task: CaseTask, job: Job) -> dict[str, Any] | None:
+    """The JSON of the case, where it speaks of the mask that is there."""
+    found, kept = read_case(job.out / f"{task.case.name}.json"), task.kept
+    if found is None or kept is None or not isinstance(found.get("scan"), dict):
+        return None
+    files = found.get(FILES)
+    if not isinstance(files, dict) or files.get(kept.mask) != kept.mask_sha256:
+        return None
+    return {key: value for key, value in found.items() if key != FILES}

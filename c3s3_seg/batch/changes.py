@@ -1,0 +1,136 @@
+"""What this run asks for in another way than the run that made a mask: in words, and whether it matters."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from c3s3_seg.system.files import printable
+from c3s3_seg.version import __version__
+
+LONGEST = 60  # characters of a value
+UNKNOWN = "weights or settings have changed"
+# What is made of a mask and its scan: it can be added to a mask that is there.
+REPORTS = ("request.truth", "request.preview", "request.html", "request.secondary_capture")
+FORMAT = "request.suffix"
+VERSION = "version"
+PROBABILITIES = "asked.probabilities"
+# Keys as the command line calls them; any other key is told by its own name.
+NAMES = {
+    "made_with.bundle": "model",
+    "made_with.task_sha256": "labels, grid, domain or networks of the model",
+    "made_with.weights_sha256": "weights",
+    "made_with.mirroring": "--tta",
+    "made_with.backend": "--backend",
+    "made_with.device": "--device",
+    "made_with.precision": "--precision",
+    "made_with.overlap": "tiling.overlap",
+    "made_with.stride": "tiling.stride",
+    "made_with.weighting": "tiling.weighting",
+    "made_with.keep_largest": "postprocess.keep_largest",
+    "made_with.min_volume_ml": "postprocess.min_volume_ml",
+    "made_with.fill_holes": "postprocess.fill_holes",
+    "request.suffix": "--format",
+    "request.truth": "--truth",
+    "request.preview": "--report png",
+    "request.html": "--report html",
+    "request.secondary_capture": "--report sc",
+    "request.deterministic": "--deterministic",
+    "request.reading.series": "--series",
+    "request.reading.repair": "--repair",
+    "request.roi": "--roi",
+    "request.allow_out_of_domain": "--allow-out-of-domain",
+    "asked.probabilities": "--probabilities",
+    "asked.uncertainty": "--uncertainty",
+    VERSION: "c3s3-seg",
+}
+WORDS = {True: "yes", False: "no", None: "default"}
+
+
+@dataclass(frozen=True)
+class Change:
+    """One setting that has changed.
+
+    Parameters
+    ----------
+    key
+        Its place in the setting, with points.
+    before, now
+        Its values, as JSON has them.
+    """
+
+    key: str
+    before: Any
+    now: Any
+
+    @property
+    def words(self) -> str:
+        """`tiling.overlap: default -> 0.25`."""
+        name = NAMES.get(self.key, self.key.partition(".")[2])
+        return f"{name}: {_words(self.before)} -> {_words(self.now)}"
+
+
+def setting_of(origin: Mapping[str, Any], request: Mapping[str, Any], asked: Any) -> dict[str, Any]:
+    """All that a finished case must agree with, as JSON gives it back."""
+    parts = {"made_with": origin, "request": request, "asked": asked}
+    known: dict[str, Any] = json.loads(json.dumps(parts, sort_keys=True))
+    return known
+
+
+def setting_sha256(setting: Mapping[str, Any]) -> str:
+    """One hash for weights, settings and what was asked for."""
+    return hashlib.sha256(json.dumps(setting, sort_keys=True).encode()).hexdigest()
+
+
+def changes(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> tuple[Change, ...] | None:
+    """What differs between two settings, sorted by key; None where the first one is not known."""
+    if before is None or not all(isinstance(before.get(part), dict) for part in now):
+        return None
+    old, new = (dict(_flat({part: setting[part] for part in now})) for setting in (before, now))
+    keys = sorted({*old, *new})
+    found = [Change(k, old.get(k), new.get(k)) for k in keys if old.get(k) != new.get(k)]
+    versions = before.get("versions") if before else None
+    made_by = versions.get("c3s3_seg") if isinstance(versions, dict) else None
+    if found and made_by not in (None, __version__):  # alone it is no reason
+        found.append(Change(VERSION, made_by, __version__))
+    return tuple(found)
+
+
+def is_addition(change: Change) -> bool:
+    """Whether what is asked for can be made of the mask and its scan, or is only left out."""
+    left_out = change.key == PROBABILITIES and not change.now
+    return change.key in (*REPORTS, FORMAT, VERSION) or left_out
+
+
+def reason(found: tuple[Change, ...] | None) -> str:
+    """Why a case is done again, as a clause."""
+    if not found:
+        return UNKNOWN
+    keys = {change.key for change in found}
+    what = "weights" if any(key.startswith("made_with.weights_sha256") for key in keys) else "settings"
+    return f"{what} have changed ({'; '.join(change.words for change in found)})"
+
+
+def _flat(setting: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested tables -> keys with points. Hashes of weights are one value: their files are called alike."""
+    for key, value in setting.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict) and key != "weights_sha256":
+            yield from _flat(value, f"{name}.")
+        else:
+            yield name, value
+
+
+def _words(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return WORDS[value]
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {str(known)[:12]}" for name, known in sorted(value.items())) or "none"
+    if isinstance(value, list):
+        return ",".join(map(str, value)) or "none"
+    text = printable(str(value))
+    is_hash = len(text) == 64 and set(text) <= set("0123456789abcdef")
+    return text[:12] if is_hash else text if len(text) <= LONGEST else f"{text[:LONGEST]}..."

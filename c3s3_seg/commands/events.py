@@ -1,0 +1,108 @@
+"""Events as JSON lines: on stdout with `--json`, appended to a file with `--log-file`."""
+
+from __future__ import annotations
+
+import json
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import typer
+
+from c3s3_seg.commands.console import Stopped, say
+from c3s3_seg.errors import C3S3Error, DefectError, InputError, foreseen, is_out_of_memory, public
+
+
+class Events:
+    """Writes each event as one line of JSON; docs/operations.md has their keys. Use it as a context.
+
+    Parameters
+    ----------
+    as_json
+        Whether they are written on stdout.
+    log_file
+        To which they are appended; None: to none.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be opened for appending.
+    """
+
+    def __init__(self, *, as_json: bool, log_file: Path | None = None) -> None:
+        self._json, self._log = as_json, None
+        if log_file is not None:
+            from c3s3_seg.system.log_file import LogFile
+
+            self._log = LogFile(log_file)
+        self._complained = False
+        self.ending: dict[str, Any] = {}  # what the last event will say
+        self.exit_code = 0  # with which the command will end, if nothing is raised
+        self._started = time.monotonic()
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anybody reads them."""
+        return self._json or self._log is not None
+
+    def __call__(self, event: str, content: dict[str, Any], *, logged: bool = True) -> None:
+        """Write one. With `logged` false it is for stdout alone."""
+        line = json.dumps({"event": event, "time": now(), **content})
+        if self._json:
+            say(line)
+        if self._log is not None and logged:
+            self._append(line)
+
+    def __enter__(self) -> Events:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Write the last event, whatever ended the command: with what exit code, and why."""
+        code = self.exit_code if error is None else exit_code_of(error)
+        seconds = round(time.monotonic() - self._started, 3)
+        reason = None if error is None else _reason(error)
+        self("end", {**self.ending, "seconds": seconds, "exit_code": code, "error": reason})
+        if self._log is not None:
+            self._log.close()
+            self._log = None
+
+    def _append(self, line: str) -> None:
+        """A log that cannot be written ends no batch: it is said once; the next event is tried again."""
+        try:
+            if self._log is not None:
+                self._log.write(line)
+        except C3S3Error as error:
+            if not self._complained:
+                say(f"warning: the log file lacks events: {public(error.told)}", err=True)
+            self._complained = True
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601 with milliseconds."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def exit_code_of(error: BaseException) -> int:
+    """With which code the command line ends after an error, see `cli.main`."""
+    if isinstance(error, Stopped):
+        return 128 + error.number
+    if isinstance(error, typer.Exit):
+        return error.exit_code
+    if isinstance(error, C3S3Error):
+        return foreseen(error).exit_code
+    if is_out_of_memory(error) or (isinstance(error, OSError) and error.strerror):
+        return InputError.exit_code
+    return DefectError.exit_code
+
+
+def _reason(error: BaseException) -> str | None:
+    """In words without names of files in DICOM folders; a library's own words may quote a scan."""
+    if isinstance(error, typer.Exit):
+        return None
+    if isinstance(error, C3S3Error):
+        return public(foreseen(error).told)
+    return str(error) if isinstance(error, Stopped) else type(error).__name__

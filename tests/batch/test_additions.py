@@ -1,0 +1,248 @@
+"""What can be made of a mask that is there is made without the network; why a case is done again is said."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import small_scan
+from helpers.batches import MODEL, Told
+
+from c3s3_seg.batch import BatchPlan, BatchResult, Job, Model, predict_cases, verify
+from c3s3_seg.batch.journal import Journal, journal_path
+from c3s3_seg.bundle import ModelBundle
+from c3s3_seg.errors import InputError, StorageError
+from c3s3_seg.inference import Settings
+from c3s3_seg.io import load_mask, save
+from c3s3_seg.version import __version__
+
+CALIBRATED = ModelBundle.load(MODEL.bundle).manifest.uncertainty
+MODEL_LIMIT_MM = CALIBRATED.threshold_mm if CALIBRATED else None
+UNCERTAIN = replace(MODEL, settings=Settings(uncertainty=True))
+
+
+@pytest.fixture
+def scan(tmp_path: Path) -> Path:
+    save(small_scan(0), tmp_path / "x.nii.gz")
+    return tmp_path / "x.nii.gz"
+
+
+@pytest.fixture
+def truth(tmp_path: Path, scan: Path) -> Path:
+    """Eight voxels longer than what the network may find."""
+    volume = small_scan(0)
+    mask = volume.geometry.volume((volume.array > volume.array.mean()).astype(np.uint8))
+    (tmp_path / "truth").mkdir()
+    save(mask, tmp_path / "truth" / "x.nii.gz")
+    return tmp_path / "truth"
+
+
+def predict(scan: Path, out: Path, model: Model = MODEL, **more: Any) -> tuple[Told, BatchResult]:
+    told, plan = Told(), BatchPlan(workers=more.pop("workers", 0))
+    job = Job(out, allow_out_of_domain=True, deterministic=True, **more)
+    return told, predict_cases([scan], model, job, told, plan)
+
+
+def steps(told: Told) -> set[str]:
+    """Of the one case that was done."""
+    (outcome,) = (p.outcome for p in told.progress if p.outcome is not None)
+    return set(outcome.seconds)
+
+
+def files(out: Path) -> dict[str, bytes]:
+    """Of the cases: those of the folder hold the number of the run."""
+    of_all = ("summary", "provenance", "journal", ".c3s3")
+    return {
+        str(p.relative_to(out)): p.read_bytes()
+        for p in out.rglob("*")
+        if p.is_file() and not p.name.startswith(of_all)
+    }
+
+
+def test_reports_and_scores_are_those_of_one_run(scan: Path, truth: Path, tmp_path: Path) -> None:
+    """Byte by byte; the mask is not written again, and the network does not run."""
+    everything: dict[str, Any] = {"preview": True, "html": True, "truth": truth}
+    first, _ = predict(scan, tmp_path / "once", UNCERTAIN, **everything)
+    assert "network" in steps(first)
+    predict(scan, tmp_path / "twice", UNCERTAIN)
+    mask = (tmp_path / "twice" / "x.nii.gz").stat()
+    told, result = predict(scan, tmp_path / "twice", UNCERTAIN, **everything)
+    assert steps(told) == {"load", "report"}
+    assert (
+        told.note == "1 finished cases get new reports without being segmented again: settings have changed"
+        " (--report html: no -> yes; --report png: no -> yes; --truth: no -> yes)"
+    )
+    assert files(tmp_path / "once") == files(tmp_path / "twice")
+    after = (tmp_path / "twice" / "x.nii.gz").stat()
+    assert (after.st_ino, after.st_mtime_ns) == (mask.st_ino, mask.st_mtime_ns)
+    assert result.rows[0].scores[0].score.dice > 0
+    assert verify(tmp_path / "twice").holds
+    told, kept = predict(scan, tmp_path / "twice", UNCERTAIN, **everything)
+    assert told.done == []
+    assert kept.rows == result.rows  # the journal has all of it
+    (row,) = kept.rows
+    assert (row.verdict, row.forced, row.model, row.version) == ("refuse", True, "phantom", __version__)
+    assert [label for label, _ in row.uncertainty_mm] == ["left_atrium"]
+    assert row.uncertainty_limit_mm == MODEL_LIMIT_MM
+
+
+def test_what_is_asked_no_more_goes(scan: Path, truth: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    predict(scan, out, preview=True, truth=truth)
+    told, result = predict(scan, out, html=True)
+    assert steps(told) == {"load", "report"}
+    assert sorted(files(out)) == ["x.html", "x.json", "x.nii.gz"]
+    assert result.rows[0].scores == ()
+    assert json.loads(files(out)["x.json"])["scores"] == {}
+    assert verify(out).holds
+
+
+def test_another_truth_is_scored_and_a_missing_picture_is_drawn(
+    scan: Path, truth: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    _, before = predict(scan, out, truth=truth, preview=True)
+    shutil.copy(out / "x.nii.gz", truth / "x.nii.gz")
+    told, result = predict(scan, out, truth=truth, preview=True)
+    assert "their truths have changed" in told.note
+    assert steps(told) == {"load", "report"}
+    assert before.rows[0].scores[0].score.dice < 1  # type: ignore[union-attr]
+    assert result.rows[0].scores[0].score.dice == 1
+    picture = files(out)["x.png"]
+    (out / "x.png").unlink()
+    told, _ = predict(scan, out, truth=truth, preview=True)
+    assert "files of theirs are missing" in told.note
+    assert steps(told) == {"load", "report"}
+    assert files(out)["x.png"] == picture
+
+
+@pytest.mark.slow
+def test_another_format_is_converted(tmp_path: Path) -> None:
+    """DICOM SEG to image and back, with a secondary capture; contours are not the voxels of the mask."""
+    from c3s3_seg.phantom import save as save_phantom
+    from c3s3_seg.phantom import simulate
+
+    scan, _ = save_phantom(simulate(3), tmp_path, seed=3, file_format="dicom", truth="none")
+    out, name = tmp_path / "out", "phantom-3"
+    predict(scan, out)
+    mask = load_mask(out / f"{name}.nii.gz").array
+    formats = (("dicom-seg", "seg.dcm"), ("mha", "mha"), ("rtstruct", "rtstruct.dcm"))
+    for suffix, ending in formats:
+        told, _ = predict(scan, out, suffix=suffix, secondary_capture=suffix == "dicom-seg")
+        assert steps(told) == {"load", "report"}
+        captures = {f"{name}.sc.dcm"} if suffix == "dicom-seg" else set()
+        assert set(files(out)) == {f"{name}.json", f"{name}.{ending}"} | captures
+        if suffix == "mha":
+            assert (load_mask(out / f"{name}.mha").array == mask).all()
+        assert verify(out).holds
+    told, _ = predict(scan, out, suffix="nii.gz")
+    assert "network" in steps(told)
+    assert (load_mask(out / f"{name}.nii.gz").array == mask).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["maps", "tiles", "edited"])
+def test_what_needs_the_network_is_segmented_again(how: str, scan: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    predict(scan, out)
+    settings = {"maps": Settings(probabilities=True), "tiles": Settings(overlap=0.25)}
+    if how == "edited":
+        (out / "x.nii.gz").write_bytes(b"by hand")
+        with pytest.raises(InputError, match="edited or is damaged"):
+            predict(scan, out, preview=True)
+        return
+    told, _ = predict(scan, out, replace(MODEL, settings=settings[how]), preview=True)
+    assert "network" in steps(told)
+    words = {"maps": "--probabilities: no -> yes", "tiles": "tiling.overlap: 0.5 -> 0.25"}
+    assert "1 finished cases are done again: settings have changed" in told.note
+    assert words[how] in told.note
+    if how == "maps":  # to leave them out takes no network
+        told, _ = predict(scan, out)
+        assert steps(told) == {"load", "report"}
+        assert sorted(files(out)) == ["x.json", "x.nii.gz"]
+
+
+@pytest.mark.slow
+def test_weights_and_unknown_settings_are_named(scan: Path, tmp_path: Path) -> None:
+    from c3s3_seg.batch.changes import Change, changes, reason
+
+    old = {"made_with": {"weights_sha256": {"a.onnx": "1" * 64}}, "request": {}, "asked": {}}
+    new = {"made_with": {"weights_sha256": {"a.onnx": "2" * 64}}, "request": {}, "asked": {}}
+    assert (
+        reason(changes(old, new))
+        == "weights have changed (weights: a.onnx 111111111111 -> a.onnx 222222222222)"
+    )
+    assert reason(changes(None, new)) == reason(changes({}, new)) == "weights or settings have changed"
+    made_by = {"versions": {"c3s3_seg": "0.0.1"}}
+    assert reason(changes(old | made_by, new)).endswith(f"; c3s3-seg: 0.0.1 -> {__version__})")
+    assert changes(old | made_by, old) == ()  # an upgrade alone is no reason
+    assert Change("request.x.y", "a\nb", ["c", "d"]).words == "x.y: a\\nb -> c,d"
+    out = tmp_path / "out"
+    predict(scan, out)
+    journal = Journal(journal_path(out))
+    journal._db.execute("UPDATE runs SET details = '{}'")
+    journal.close()
+    told, _ = predict(scan, out, preview=True)
+    assert "done again: weights or settings have changed" in told.note
+
+
+@pytest.mark.slow
+def test_a_truth_that_does_not_fit_costs_no_mask(scan: Path, truth: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    predict(scan, out, preview=True)
+    before = files(out)
+    save(small_scan(3).geometry.volume(np.ones((24, 20, 16), np.uint8)), truth / "x.nii.gz")
+    with pytest.raises(InputError, match="another grid"):
+        predict(scan, out, truth=truth, preview=True)
+    assert files(out) == before
+    assert verify(out).holds
+    told, _ = predict(scan, out, preview=True)
+    assert told.done == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_addition_that_was_interrupted(
+    workers: int, scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a kill: the record is begun, a picture is there, the JSON is the old or the new one."""
+    out = tmp_path / "out"
+    predict(scan, out)
+    old = (out / "x.json").read_bytes()
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("c3s3_seg.batch.ledger.Ledger.record", killed)
+        with pytest.raises(KeyboardInterrupt):
+            predict(scan, out, preview=True)
+    assert (out / "x.png").exists()
+    assert verify(out).wrong[0].what.startswith("the case was begun and not finished")
+    for content in ((out / "x.json").read_bytes(), old):
+        (out / "x.json").write_bytes(content)
+        copy = shutil.copytree(out, tmp_path / f"copy-{len(list(tmp_path.iterdir()))}")
+        told, _ = predict(scan, copy, preview=True, workers=workers)
+        assert steps(told) == {"load", "report"}
+        assert verify(copy).holds
+
+
+def test_a_full_disk_costs_no_mask(scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "out"
+    predict(scan, out)
+    before = files(out)
+
+    def full(*_: object) -> None:
+        raise StorageError("cannot be written (No space left on device)", where=out / "x.png")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("c3s3_seg.batch.output._draw", full)
+        with pytest.raises(StorageError):
+            predict(scan, out, preview=True)
+    assert files(out) == before
+    told, _ = predict(scan, out, preview=True)
+    assert steps(told) == {"load", "report"}
+    assert verify(out).holds

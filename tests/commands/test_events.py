@@ -1,0 +1,177 @@
+"""The events of `--json` and `--log-file`: each line, its keys, and that there is an end whatever happens."""
+
+import json
+import os
+import re
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import small_scan
+from helpers.command import run
+
+from c3s3_seg.io import save
+from c3s3_seg.system.log_file import LogFile
+from c3s3_seg.version import __version__
+
+PHANTOM = ("--model", "phantom", "--allow-out-of-domain", "--threads", 1)
+DOCUMENT = Path(__file__).parents[2] / "docs" / "operations.md"
+KEYS = {
+    kind: set(keys.split())
+    for kind, keys in {
+        "start": "event time run model version cases total kept failed skipped left note",
+        "case": "event time run case state kept segmented scan verdict warnings forced empty doubtful"
+        " volume_ml uncertainty_mm uncertainty_limit_mm uncertain model version reason seconds"
+        " outputs_sha256 done total left_s",
+        "end": "event time run cases done kept failed empty doubtful skipped left seconds exit_code error",
+    }.items()
+}
+
+
+def events(text: str) -> list[dict[str, Any]]:
+    """Every line is an event with all keys of its kind, and no other."""
+    found = [json.loads(line) for line in text.splitlines()]
+    for event in found:
+        assert set(event) == KEYS[event["event"]]
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", event["time"])
+    assert [event["time"] for event in found] == sorted(event["time"] for event in found)
+    return found
+
+
+def counts(event: dict[str, Any]) -> tuple[int, ...]:
+    assert event["cases"] == sum(event[key] for key in ("done", "kept", "failed", "left"))
+    return tuple(event[key] for key in ("done", "kept", "failed", "empty", "doubtful", "left"))
+
+
+@pytest.mark.slow
+def test_two_nights(small_scans: Path, tmp_path: Path) -> None:
+    """The second one keeps the first one's cases, and says of each what the first one said."""
+    (small_scans / "case-1.nii.gz").write_bytes(b"no scan")
+    words = ["predict", small_scans, "-o", tmp_path / "out", *PHANTOM]
+    log = tmp_path / "night.log"
+    first = run(*words, "--json", "--log-file", log, "--set", "batch.limit=3")
+    assert first.returncode == 1
+    assert log.read_text() == first.stdout
+    start, *cases, end = events(first.stdout)
+    assert (start["total"], start["left"], start["model"], start["version"]) == (3, 2, "phantom", __version__)
+    assert counts(end) == (2, 0, 1, 0, 2, 2)
+    assert (end["exit_code"], end["error"]) == (1, None)
+    assert {event["run"] for event in (start, *cases, end)} == {start["run"]}
+    assert start["run"] == json.loads((tmp_path / "out" / "provenance.json").read_text())["runs"][0]["id"]
+    done = {event["case"]: event for event in cases}
+    assert (done["case-0"]["verdict"], done["case-0"]["forced"]) == ("refuse", True)
+    assert any("its field of view" in warning for warning in done["case-0"]["warnings"])
+    assert (done["case-1"]["state"], done["case-1"]["warnings"]) == ("failed", None)
+
+    second = run(*words, "--json", "--log-file", log)
+    start, *cases, end = events(second.stdout)
+    assert (start["kept"], start["failed"], start["total"]) == (2, 1, 2)
+    assert counts(end) == (2, 2, 1, 0, 4, 0)
+    kept = {event["case"]: event for event in cases if event["kept"]}
+    assert set(kept) == {"case-0", "case-1", "case-2"}
+    assert [done["case-0"]["segmented"], kept["case-0"]["segmented"]] == [True, False]
+    same = KEYS["case"] - {"time", "run", "kept", "segmented", "done", "total", "left_s"}
+    assert all(kept["case-0"][key] == done["case-0"][key] for key in same)
+    logged = events(log.read_text())[len(first.stdout.splitlines()) :]
+    assert [event["event"] for event in logged] == ["start", "case", "case", "end"]  # kept ones are above
+    assert [event["case"] for event in logged[1:-1]] == ["case-3", "case-4"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_writes_the_end(
+    number: signal.Signals, small_scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = LogFile.write
+
+    def then_signal(log: LogFile, line: str) -> None:
+        write(log, line)
+        if json.loads(line)["event"] == "case":
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(LogFile, "write", then_signal)
+    log = tmp_path / "x.log"
+    answer = run("predict", small_scans, "-o", tmp_path / "out", *PHANTOM, "--json", "--log-file", log)
+    assert answer.returncode == 128 + number
+    _, _, end = events(answer.stdout)
+    assert counts(end) == (1, 0, 0, 0, 1, 4)
+    assert (end["exit_code"], end["error"]) == (128 + number, f"stopped by {number.name}")
+    assert log.read_text() == answer.stdout
+
+
+def test_what_never_began_has_an_end(tmp_path: Path) -> None:
+    save(small_scan(0), tmp_path / "a.nii.gz")
+    answer = run("predict", tmp_path / "a.nii.gz", "-o", tmp_path / "out", "--model", "phantom", "--json")
+    *_, case, end = events(answer.stdout)
+    assert (case["state"], case["verdict"], end["exit_code"]) == ("failed", "refuse", 2)
+    assert "this is not a scan that the model was trained for" in end["error"]
+    (tmp_path / "nothing").mkdir()
+    answer = run("predict", tmp_path / "nothing", "-o", tmp_path / "out", "--model", "phantom", "--json")
+    (end,) = events(answer.stdout)
+    assert (answer.returncode, end["exit_code"], end["run"], end["cases"]) == (2, 2, None, 0)
+
+
+@pytest.mark.parametrize("how", ["folder", "pipe", "other", "denied", "journal.sqlite"])
+def test_a_log_file_that_cannot_be_used_is_refused_at_the_start(how: str, tmp_path: Path) -> None:
+    log = tmp_path / (how if "." in how else "x.log")
+    if how == "folder":
+        log.mkdir()
+    elif how == "pipe":
+        os.mkfifo(log)
+    elif how == "other":
+        log.write_text("case,label\n")
+    elif how == "denied":
+        log = tmp_path / "file" / "x.log"
+        log.parent.write_text("")
+    for words in (["predict", tmp_path, "--model", "phantom"], ["evaluate", tmp_path, tmp_path]):
+        answer = run(*words, "-o", tmp_path / "out", "--log-file", log)
+        assert answer.returncode == 2
+        assert answer.stderr.startswith(f"error: {log}: ")
+        assert answer.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+    if how == "other":
+        assert log.read_text() == "case,label\n"
+
+
+def test_a_log_file_that_was_rotated(tmp_path: Path) -> None:
+    path = tmp_path / "x.log"
+    log, line = LogFile(path), '{"event": "case"}'
+    log.write(line)
+    path.rename(tmp_path / "x.log.1")
+    log.write(line)
+    path.rename(tmp_path / "x.log.2")
+    path.touch()  # logrotate's `create`
+    log.write(line)
+    os.truncate(path, 0)  # and its `copytruncate`
+    log.write(line)
+    again = LogFile(path)
+    again.write(line)
+    log.write(line)
+    assert [p.read_text().splitlines() for p in sorted(tmp_path.iterdir())] == [3 * [line], [line], [line]]
+
+
+def test_a_log_that_cannot_be_written_any_more_ends_nothing(
+    small_scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "logs" / "x.log"
+    log.parent.mkdir()
+    write = LogFile.write
+
+    def after_it_went(file: LogFile, line: str) -> None:
+        if log.parent.exists():
+            log.unlink()
+            log.parent.rmdir()
+        write(file, line)
+
+    monkeypatch.setattr(LogFile, "write", after_it_went)
+    answer = run("predict", small_scans, "-o", tmp_path / "out", *PHANTOM, "--log-file", log)
+    assert answer.returncode == 0
+    assert answer.stderr.count("the log file lacks events") == 1
+
+
+@pytest.mark.parametrize("kind", KEYS)
+def test_the_document_has_every_key(kind: str) -> None:
+    text = DOCUMENT.read_text()
+    part = text.split("## Output for machines")[1].split("\n## ")[0]
+    for key in KEYS[kind]:
+        assert f"`{key}`" in part
