@@ -225,10 +225,11 @@ def run(folder: Path, studies: int, kills: int, every_s: float) -> int:
     twice, missing = [s for s, n in found.items() if n > 1], set(sent) - set(found)
     lines = (folder / "state" / "results.jsonl").read_text().splitlines()
     ids = Counter(json.loads(line)["id"] for line in lines)
+    revised = sum(json.loads(line)["revision"] > 1 for line in lines)  # a part of a study was taken for all
     print(
         f"{len(sent)} studies sent, {kills} times SIGKILL, {len(found)} studies with a SEG,"
         f" {len(missing)} missing, {len(twice)} twice,"
-        f" {len(lines)} lines in the log of results ({len(lines) - len(ids)} twice),"
+        f" {len(lines)} lines in the log of results ({len(lines) - len(ids)} twice, {revised} revised),"
         f" exit code after SIGTERM {code}"
     )
     good = refused and not missing and not twice and len(found) == studies and len(ids) == len(lines)

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from weakref import WeakKeyDictionary
 
 from c3s3_seg.io.pacs.identity import Identity
 from c3s3_seg.service.deliveries import Deliveries
@@ -10,6 +15,11 @@ from c3s3_seg.service.metrics import Metrics
 from c3s3_seg.service.queue import StudyQueue
 from c3s3_seg.service.source_memory import SourceMemory
 from c3s3_seg.service.spool import Spool, key_of
+
+
+@dataclass(eq=False)
+class Sending:
+    """Somebody who sends files one after the other; an association is one, too."""
 
 
 @dataclass(frozen=True)
@@ -27,20 +37,36 @@ class Intake:
     memory: SourceMemory
     spool: Spool
     metrics: Metrics
+    # Who sends -> the study that the last file was of: it is not complete as long as they go on.
+    _open: WeakKeyDictionary[Any, str] = field(default_factory=WeakKeyDictionary)
+    _turn: threading.Lock = field(default_factory=threading.Lock)
 
-    def take(self, found: Identity, content: bytes) -> bool:
+    def take(self, found: Identity, content: bytes, sender: Any = None) -> bool:
         """Take a file; True once it is safe, False if there is no room for it.
 
         The same file once more changes nothing, and neither does a result of ours that a PACS sends on.
+
+        Parameters
+        ----------
+        found, content
+            The file.
+        sender
+            An association, or a `Sending`; None: who sends it sends nothing more.
 
         Raises
         ------
         InputError
             If it cannot be written.
         """
-        if self.deliveries.is_ours(found.instance) or self.spool.holds(found, content):
+        if self.deliveries.is_ours(found.instance):
             return True
         key, instance = key_of(found.study), key_of(found.instance)
+        if sender is not None:
+            with self._turn:
+                self._open[sender] = key
+        if self.spool.holds(found, content):
+            self.queue.still_comes(key)
+            return True
         if not self.spool.has_room(found, len(content)):
             self.metrics.failed("no room")
             self.queue.refuse(key, instance)  # a part of a study is not to be taken for all of it
@@ -50,3 +76,30 @@ class Intake:
         self.queue.accept(key, instance)  # after: writing may have taken longer than the quiet time
         self.metrics.received(len(content))
         return True
+
+    def parted(self, sender: Any) -> None:
+        """Nothing more comes from them."""
+        with self._turn:
+            self._open.pop(sender, None)
+
+    @contextmanager
+    def sending(self, study: str | None = None) -> Iterator[Sending]:
+        """While the block runs, files of one study after the other come; of this one, where it is known."""
+        sender = Sending()
+        if study is not None:
+            with self._turn:
+                self._open[sender] = study
+        try:
+            yield sender
+        finally:
+            self.parted(sender)
+
+    @property
+    def being_sent(self) -> set[str]:
+        """Studies of which somebody may be about to send a further file."""
+        with self._turn:
+            return {key for sender, key in self._open.items() if getattr(sender, "is_alive", _always)()}
+
+
+def _always() -> bool:
+    return True

@@ -13,7 +13,7 @@ A study is known by a hash of its UID.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -135,14 +135,22 @@ class StudyQueue:
         if self.database.row("SELECT 1 FROM refused WHERE study = ? LIMIT 1", key) is not None:
             self.database.run("DELETE FROM refused WHERE study = ? AND instance = ?", key, instance)
 
-    def close_quiet(self, quiet_s: float) -> list[str]:
-        """Studies of which no file came for so long are complete; gives their keys."""
+    def still_comes(self, key: str) -> None:
+        """A file that is there already came once more: as after a transfer that was broken off."""
+        with self.database.guarded():
+            if key in self._touched:
+                self._touched[key] = self.database.clock()
+
+    def close_quiet(self, quiet_s: float, being_sent: Collection[str] = ()) -> list[str]:
+        """Studies of which no file came for so long, and none is to come, are complete; gives their keys."""
         now = self.database.clock()
         found = []
         with self.database.guarded():
             rows = self.database.rows("SELECT key, changed FROM studies WHERE state = 'received'")
             for key, changed in rows:
                 last = max(changed, self._touched[key]) if key in self._touched else changed
+                if key in being_sent:
+                    continue
                 if now - last >= quiet_s or last > now + CLOCK_JUMP_S:  # the clock was set back
                     self._close(key, now)
                     self._touched.pop(key, None)
@@ -218,6 +226,8 @@ class StudyQueue:
                 self._move(key, state, interrupted=interrupted + 1, again=0, next_try=self.database.clock())
             now = self.database.clock()  # when the last file of these came is not known
             self.database.run("UPDATE studies SET changed = ? WHERE state = 'received'", now)
+            for (key,) in self.database.rows("SELECT key FROM studies WHERE state = 'received'"):
+                self._touched[key] = now
         return len(rows)
 
     def revive(self) -> int:

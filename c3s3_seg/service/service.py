@@ -100,7 +100,7 @@ class Service:
         while self._stranded:
             self.queue.give_back(self._stranded[-1])
             self._stranded.pop()
-        self.queue.close_quiet(self.settings.quiet_s)
+        self.queue.close_quiet(self.settings.quiet_s, self.intake.being_sent)
         write_lines(self.settings.log, self.deliveries)
         if self.clock() - self._cleaned >= CLEAN_S:
             self._cleaned = self.clock()
@@ -179,7 +179,9 @@ class Service:
             stack.callback(self._drain, threads)
             if self.settings.listen is not None:
                 gate = self.settings.listen.gate(parse_memory(self.settings.limits.object))
-                stack.enter_context(receiving(gate, self.intake.take, self.metrics.refuse))
+                stack.enter_context(
+                    receiving(gate, self.intake.take, self.metrics.refuse, self.intake.parted)
+                )
             for source in self.sources():
                 self._thread(self._serve_source, source)
             self.phase = ""

@@ -10,6 +10,7 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
+from itertools import groupby
 from pathlib import Path
 
 from c3s3_seg.errors import C3S3Error, InputError, public
@@ -137,16 +138,17 @@ class FolderSource:
 
     def _take(self, entry: Path) -> int:
         taken = 0
-        for path in _regular(entry):
-            try:
-                content = read_regular(path, self.object_bytes)
-                found = identity(content)
-            except InputError:  # no DICOM file, too large, or gone: others of the entry may be good
-                self.intake.metrics.failed("not DICOM")
-                continue
-            if not self.intake.take(found, content):
-                raise NoRoomError(FULL)
-            taken += 1
+        with self.intake.sending() as sender:
+            for path in _regular(entry):
+                try:
+                    content = read_regular(path, self.object_bytes)
+                    found = identity(content)
+                except InputError:  # no DICOM file, too large, or gone: others of the entry may be good
+                    self.intake.metrics.failed("not DICOM")
+                    continue
+                if not self.intake.take(found, content, sender):
+                    raise NoRoomError(FULL)
+                taken += 1
         return taken
 
 
@@ -229,16 +231,23 @@ class PacsSource:
             self.settings.node, self.settings.caller, window, [m.upper() for m in self.settings.modalities]
         )
         taken = 0
-        for series in found:
-            key = key_of(series.series)
-            seen, had = before = memory.polled(server, key)
-            wanted = series.count == seen and series.count != had and self._patience.is_due(key)
-            if wanted and (files := self._try(series, key)):
-                taken, had = taken + files, series.count
-            if (series.count, had) != before:
-                memory.note_polled(server, key, series.count, had)
+        for study, several in groupby(found, key=lambda series: series.study):
+            with self.intake.sending(key_of(study)):  # it is complete once its last series was fetched
+                taken += sum(self._look_at(series) for series in several)
         memory.remember("polls", server, today.isoformat())
         return taken
+
+    def _look_at(self, series: FoundSeries) -> int:
+        """Fetch a series if it is time to; gives the number of files."""
+        memory, server, key = self.intake.memory, self.settings.server, key_of(series.series)
+        seen, had = before = memory.polled(server, key)
+        wanted = series.count == seen and series.count != had and self._patience.is_due(key)
+        files = self._try(series, key) if wanted else 0
+        if files:
+            had = series.count
+        if (series.count, had) != before:
+            memory.note_polled(server, key, series.count, had)
+        return files
 
     def _try(self, series: FoundSeries, key: str) -> int:
         """Fetch a series; 0 if it failed, which does not hold up the others."""

@@ -152,7 +152,7 @@ class CountingPacs:
     times: Counter[str] = field(default_factory=Counter)
     kept: dict[str, pydicom.Dataset] = field(default_factory=dict)
 
-    def take(self, found: Identity, content: bytes) -> bool:
+    def take(self, found: Identity, content: bytes, link: object) -> bool:
         self.times[str(found.instance)] += 1
         self.kept[str(found.instance)] = pydicom.dcmread(BytesIO(content))
         return True

@@ -31,10 +31,12 @@ class Desk:
     came: list[Identity] = field(default_factory=list)
     refused: Counter[str] = field(default_factory=Counter)
     room: bool = True
+    links: set[object] = field(default_factory=set)  # associations that are open
 
-    def take(self, found: Identity, content: bytes) -> bool:
+    def take(self, found: Identity, content: bytes, link: object) -> bool:
         assert content[128:132] == b"DICM"
         self.came.append(found)
+        self.links.add(link)
         return self.room
 
     def refuse(self, reason: str) -> None:
@@ -55,7 +57,7 @@ def open_desk(senders: tuple[str, ...] = (), **more: object) -> Iterator[Desk]:
     desk = Desk(Node("SEGMENT", "127.0.0.1", port))
     listener = AssociationListener("SEGMENT", "127.0.0.1", port, senders)
     gate = Gate(listener, ("SCANNER", "OTHER"), **more)  # type: ignore[arg-type]
-    with receiving(gate, desk.take, desk.refuse):
+    with receiving(gate, desk.take, desk.refuse, desk.links.discard):
         yield desk
 
 
@@ -63,6 +65,11 @@ def test_a_known_sender_is_served_and_strangers_are_refused(tmp_path: Path) -> N
     files = study(tmp_path / "s", 1)[:3]
     with open_desk() as desk:
         assert send(desk.node, files, US) == 3
+        for _ in range(100):
+            if not desk.links:
+                break
+            time.sleep(0.05)
+        assert desk.links == set()
         assert len({found.instance for found in desk.came}) == 3
         assert desk.came[0].may_be_scan
         with pytest.raises(InputError, match="Calling AE title not recognised"):

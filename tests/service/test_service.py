@@ -10,6 +10,7 @@ from helpers.dicom_files import edit, values
 from helpers.service import Bench, counting_pacs, free_port, study
 
 from c3s3_seg.errors import InputError
+from c3s3_seg.io.pacs.identity import identity
 from c3s3_seg.service.segment import SegmentedSeries, SegmentedStudy, without_table
 from c3s3_seg.service.service import opened
 from c3s3_seg.service.spool import SeriesFiles, key_of
@@ -198,6 +199,28 @@ def test_a_study_that_had_no_room_is_done_once_all_of_it_came(tmp_path: Path) ->
     assert len(bench.wait(200)) == 2
     assert bench.counts() == {"done": 2}
     assert bench.service.spool.size_bytes >= 2 * sum(path.stat().st_size for path in files)
+
+
+def test_a_study_waits_for_whoever_is_sending_it(tmp_path: Path) -> None:
+    """A sender that pauses with its association open, or begins again after it was cut off, is not done."""
+    bench = Bench(tmp_path)
+    contents = [path.read_bytes() for path in study(tmp_path / "sent", 1)]
+    take = bench.service.intake.take
+    with bench.service.intake.sending() as sender:
+        assert all(take(identity(content), content, sender) for content in contents[:9])
+        assert bench.wait() == []
+        assert bench.counts() == {"received": 1}
+    bench.service.close()
+    bench = Bench(tmp_path)  # the service was killed, and all of it is sent again
+    bench.clock.sleep(5000)
+    bench.service.queue.recover()
+    for content in contents:
+        assert bench.service.intake.take(identity(content), content)
+        bench.clock.sleep(9)
+        bench.service.tick()
+        assert bench.counts() == {"received": 1}
+    assert len(bench.wait()) == 1
+    assert bench.segmented == 1
 
 
 def test_a_study_waits_while_its_files_change(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ class Gate:
             Caller(title, self.timeout_s)
 
 
-Take = Callable[[Identity, bytes], bool]
+Take = Callable[[Identity, bytes, Any], bool]
 
 
 @dataclass
@@ -72,6 +72,7 @@ class _Reception:
     gate: Gate
     take: Take
     refused: Callable[[str], None]
+    parted: Callable[[Any], None]
     hosts: frozenset[str]
     # Association -> bytes since its last message; what comes after its end is not counted for another one.
     on_wire: WeakKeyDictionary[Any, int] = field(default_factory=WeakKeyDictionary)
@@ -109,6 +110,10 @@ class _Reception:
         with self.turn:
             self.on_wire.pop(event.assoc, None)
 
+    def closed(self, event: Any) -> None:
+        """The connection is closed, in whatever way."""
+        self.parted(event.assoc)
+
     def store(self, event: Any) -> int:
         """Answer a C-STORE with a status."""
         try:
@@ -121,7 +126,7 @@ class _Reception:
         except Exception:  # pydicom raises whatever its parser trips over
             return NOT_UNDERSTOOD
         try:
-            return SUCCESS if self.take(found, content) else NO_ROOM
+            return SUCCESS if self.take(found, content, event.assoc) else NO_ROOM
         except (C3S3Error, OSError):
             return NO_ROOM
 
@@ -135,8 +140,14 @@ def _cut(link: Any) -> None:
         link.dul.socket.socket.shutdown(socket.SHUT_RDWR)
 
 
+def _nothing(link: Any) -> None:
+    del link
+
+
 @contextmanager
-def receiving(gate: Gate, take: Take, refused: Callable[[str], None]) -> Iterator[None]:
+def receiving(
+    gate: Gate, take: Take, refused: Callable[[str], None], parted: Callable[[Any], None] = _nothing
+) -> Iterator[None]:
     """Listen until the end of the block.
 
     Parameters
@@ -144,10 +155,12 @@ def receiving(gate: Gate, take: Take, refused: Callable[[str], None]) -> Iterato
     gate
         Where, and who may send.
     take
-        Called with each object, from several threads: True once it is safe on the disk, False if there is
-        no room for it. Only then the sender is answered.
+        Called with each object and the association that it came over, from several threads: True once it is
+        safe on the disk, False if there is no room for it. Only then the sender is answered.
     refused
         Called with the reason of each refusal: `calling title`, `called title`, `host`, `limit`, `size`.
+    parted
+        Called with an association whose connection is closed.
 
     Raises
     ------
@@ -164,12 +177,12 @@ def receiving(gate: Gate, take: Take, refused: Callable[[str], None]) -> Iterato
     entity.maximum_associations = gate.associations
     for kind, syntaxes in (STORED | REPORTS | {ECHO: PLAIN}).items():
         entity.add_supported_context(kind, syntaxes)
-    reception = _Reception(gate, take, refused, addresses(listener.senders))
+    reception = _Reception(gate, take, refused, parted, addresses(listener.senders))
     events = pynetdicom.evt
     handlers: Any = [
         (events.EVT_REQUESTED, reception.requested), (events.EVT_REJECTED, reception.rejected),
         (events.EVT_DATA_RECV, reception.data), (events.EVT_DIMSE_RECV, reception.message),
-        (events.EVT_C_STORE, reception.store),
+        (events.EVT_CONN_CLOSE, reception.closed), (events.EVT_C_STORE, reception.store),
     ]  # fmt: skip
     context = gate.tls.listening() if gate.tls is not None else None
     place = (listener.host.strip("[]"), listener.port)
