@@ -6,19 +6,27 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from c3s3_seg.commands import options
 from c3s3_seg.commands.console import need, say
 
+if TYPE_CHECKING:
+    from c3s3_seg.system.config_file import FoundConfig
+
 
 def serve(
+    ctx: typer.Context,
     config: Annotated[
-        Path,
-        typer.Option(metavar="FILE", help="TOML file with the table [serve].", rich_help_panel=options.INPUT),
-    ] = Path("c3s3-seg.toml"),
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="TOML file with the table [serve]. Default: the configuration file of the other commands.",
+            rich_help_panel=options.INPUT,
+        ),
+    ] = None,
     check: Annotated[
         bool,
         typer.Option("--check", help="Check the configuration and end.", rich_help_panel=options.INPUT),
@@ -42,10 +50,11 @@ def serve(
     from c3s3_seg.service.service import opened
     from c3s3_seg.service.settings import read_settings
 
-    settings = read_settings(config)
+    file = _found(ctx, config)
+    settings = read_settings(file)
     if check:
         model_of(settings)
-        say(f"{config}: the table [serve] is good.")
+        say(f"{file.path}: the table [serve] is good.")
         return
     logging.getLogger("c3s3_seg").setLevel(logging.WARNING if quiet else logging.INFO)
     if settings.listen is not None and not settings.listen.gate(1).listener.is_local:
@@ -56,6 +65,25 @@ def serve(
             say(f"{service.queue.revive()} studies are tried again.", err=True)
         _end_on_signals(service.stopping.set)
         service.run()
+
+
+def _found(ctx: typer.Context, config: Path | None) -> FoundConfig:
+    """The configuration file: given here or to the program, in the environment, or found.
+
+    Raises
+    ------
+    InputError
+        If there is none.
+    """
+    from c3s3_seg.errors import InputError
+    from c3s3_seg.system.config_file import FILE_NAME, find
+
+    given = str(config) if config is not None else ctx.find_root().params.get("config")
+    found = find(given, os.environ)
+    if found is None:
+        todo = "Give one with --config; docs/service.md describes its table [serve]"
+        raise InputError(f"there is no configuration file {FILE_NAME}", todo=todo)
+    return found
 
 
 def _end_on_signals(stop: Callable[[], None]) -> None:

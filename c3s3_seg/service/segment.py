@@ -134,7 +134,8 @@ def model_of(settings: ServeSettings) -> Model:
 
 def job_of(settings: ServeSettings, out: Path) -> Job:
     """What to write of a study, and which of its series to take."""
-    rule = ModelBundle.find(settings.model).task.series
+    task = ModelBundle.find(settings.model).task
+    rule = task.series if settings.allow_out_of_domain else task.series_rule
     return Job(
         out,
         "dicom-seg",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,10 +9,8 @@ from typing import Annotated, Any, Literal
 from c3s3_seg.errors import C3S3Error, ConfigError
 from c3s3_seg.service.node_settings import ListenSettings, NodeSettings, PollSettings, WatchSettings
 from c3s3_seg.service.value_types import Count, NotNegative, Positive, Size
-from c3s3_seg.system.files import read_regular
+from c3s3_seg.system.config_file import FoundConfig, read
 from c3s3_seg.system.schema import Rule, closed, parse
-
-TOML_BYTES = 1 << 20
 
 
 @closed
@@ -173,18 +170,17 @@ class _ServeFile:
     serve: ServeSettings
 
 
-def read_settings(path: Path) -> ServeSettings:
-    """The table `serve` of a TOML file; relative paths in it are relative to the folder of the file.
+def read_settings(file: FoundConfig) -> ServeSettings:
+    """The table `serve` of a configuration file; relative paths in it are relative to its folder.
 
     Raises
     ------
     ConfigError
-        If it cannot be read, has no such table, or a key or a value in it is not allowed.
+        If it has no such table, or a key or a value in it is not allowed.
+    InputError
+        If it cannot be read.
     """
-    try:
-        data = tomllib.loads(read_regular(path, TOML_BYTES).decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"cannot be read as TOML ({error})", where=path) from error
+    data, path = read(file), file.path
     if "serve" not in data:
         raise ConfigError("there is no table [serve]", where=path, todo="See docs/service.md")
     settings = parse(_ServeFile, {"serve": data["serve"]}, path).serve

@@ -21,6 +21,7 @@ KEYS = {
     kind: set(keys.split())
     for kind, keys in {
         "start": "event time run model version cases total kept failed skipped left note",
+        "skipped": "event time run place reason series",
         "case": "event time run case state kept segmented scan verdict warnings forced empty doubtful"
         " volume_ml uncertainty_mm uncertainty_limit_mm uncertain model version reason seconds"
         " outputs_sha256 done total left_s",

@@ -25,6 +25,7 @@ from c3s3_seg.service.segment import SegmentedStudy, SegmentTask, job_of, model_
 from c3s3_seg.service.service import Service
 from c3s3_seg.service.settings import ServeSettings, read_settings
 from c3s3_seg.service.work import Segmenter
+from c3s3_seg.system.config_file import FoundConfig
 from helpers.dicom_files import edit, values
 
 BASE = """
@@ -66,7 +67,7 @@ def settings(folder: Path, more: str = "", base: str = BASE) -> ServeSettings:
     (folder / "watch").mkdir(exist_ok=True)
     path = folder / "c3s3-seg.toml"
     path.write_text(base + more)
-    return read_settings(path)
+    return read_settings(FoundConfig(path, "given"))
 
 
 def study(folder: Path, seed: int, **attributes: str) -> list[Path]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from c3s3_seg.service.settings import read_settings
+from c3s3_seg.system.config_file import FoundConfig
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -66,7 +67,7 @@ def test_the_settings_are_good_and_times_of_ending_fit(tmp_path: Path) -> None:
     start, end = config.index("[serve]"), config.index("port = 9110") + len("port = 9110")
     (tmp_path / "kubernetes.toml").write_text(config[start:end])
     files = [DEPLOY / "c3s3-seg.toml", DEPLOY / "compose" / "c3s3-seg.toml", tmp_path / "kubernetes.toml"]
-    drains = [read_settings(path).limits.drain_s for path in files]
+    drains = [read_settings(FoundConfig(path, "given")).limits.drain_s for path in files]
     for path, pattern in {
         "systemd/c3s3-seg.service": r"TimeoutStopSec=(\d+)",
         "compose/compose.yaml": r"stop_grace_period: (\d+)s",

@@ -8,7 +8,7 @@ import pytest
 from helpers.command import run
 from helpers.service import BASE, settings
 
-from c3s3_seg.errors import ConfigError
+from c3s3_seg.errors import C3S3Error
 from c3s3_seg.service.node_settings import ListenSettings, PollSettings, WatchSettings
 from c3s3_seg.service.settings import (
     LimitSettings,
@@ -18,6 +18,7 @@ from c3s3_seg.service.settings import (
     ServeSettings,
     read_settings,
 )
+from c3s3_seg.system.config_file import FoundConfig
 
 SOURCE = '[serve]\nstate = "s"\nwatch = [{ folder = "w" }]\n'
 
@@ -25,7 +26,7 @@ SOURCE = '[serve]\nstate = "s"\nwatch = [{ folder = "w" }]\n'
 def test_defaults_and_places(tmp_path: Path) -> None:
     path = tmp_path / "c3s3-seg.toml"
     path.write_text('model = "another command\'s"\n' + SOURCE)
-    found = read_settings(path)
+    found = read_settings(FoundConfig(path, "given"))
     assert isinstance(found, ServeSettings)
     assert (found.state, found.watch[0].folder) == (tmp_path / "s", tmp_path / "w")
     assert found.log == tmp_path / "s" / "results.jsonl"
@@ -39,7 +40,7 @@ def test_defaults_and_places(tmp_path: Path) -> None:
         (SOURCE + "quite_s = 3\n", "there is no key 'serve.quite_s'"),
         ('[serve]\nstate = "s"\n', "no source of studies"),
         ("[other]\n", r"there is no table \[serve\]"),
-        ("[serve\n", "cannot be read as TOML"),
+        ("[serve\n", "not valid TOML"),
         (SOURCE + "quiet_s = 0\n", "serve.quiet_s = 0.*wanted a positive number"),
         (SOURCE + 'quiet_s = "3"\n', "serve.quiet_s"),
         (SOURCE + "workers = true\n", "serve.workers = True: wanted a whole number"),
@@ -57,8 +58,8 @@ def test_defaults_and_places(tmp_path: Path) -> None:
 def test_what_is_refused(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "c3s3-seg.toml"
     path.write_text(text)
-    with pytest.raises(ConfigError, match=message) as error:
-        read_settings(path)
+    with pytest.raises(C3S3Error, match=message) as error:
+        read_settings(FoundConfig(path, "given"))
     assert error.value.where == path
 
 
@@ -83,3 +84,21 @@ def test_the_command_checks_a_file(tmp_path: Path) -> None:
     assert answer.returncode == 2
     assert "no-such-model" in answer.stderr
     assert not (tmp_path / "state").exists()
+
+
+def test_the_file_is_found_as_by_every_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    none = run("serve", "--check")
+    assert (none.returncode, "there is no configuration file c3s3-seg.toml" in none.stderr) == (2, True)
+    Path("other.toml").write_text(SOURCE.replace("[serve]", '[serve]\nmodel = "phantom"'))
+    for words, variable in (
+        (["serve", "--config", "other.toml"], ""),
+        (["--config", "other.toml", "serve"], ""),
+        (["serve"], "other.toml"),
+    ):
+        monkeypatch.setenv("C3S3_SEG_CONFIG", variable)
+        answer = run(*words, "--check")
+        assert answer.returncode == 0, answer.stderr
+        assert "other.toml: the table [serve] is good" in answer.stdout

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -22,6 +21,7 @@ from c3s3_seg.io.pacs.association import (
     Caller,
     Tls,
     addresses,
+    cut,
 )
 from c3s3_seg.io.pacs.identity import Identity, identity
 from c3s3_seg.io.pacs.inbox import NO_ROOM, NOT_UNDERSTOOD
@@ -103,7 +103,7 @@ class _Reception:
             self.on_wire[event.assoc] = seen
         if seen > self.gate.object_bytes + (1 << 20):
             self.refused("size")
-            _cut(event.assoc)
+            cut(event.assoc)
 
     def message(self, event: Any) -> None:
         """A message is complete: count anew."""
@@ -132,12 +132,6 @@ class _Reception:
 
 
 _TITLES = ("calling", "called")
-
-
-def _cut(link: Any) -> None:
-    """Close a connection under whoever reads from it; a polite end would wait for the other side."""
-    with suppress(OSError, AttributeError, ValueError):
-        link.dul.socket.socket.shutdown(socket.SHUT_RDWR)
 
 
 def _nothing(link: Any) -> None:
