@@ -14,7 +14,6 @@ from c3s3_seg.inference.predictor import CheckedScan, Predictor
 from c3s3_seg.inference.settings import Settings
 from c3s3_seg.phantom import Simulator, simulate
 
-
 COARSE_MM = (1.95, 1.95, 2.8)  # in place of (1.25, 1.25, 1.8): a quarter of the voxels
 
 

@@ -310,7 +310,8 @@ def test_a_stopped_run_says_the_command_that_goes_on(toy_config: Path, tmp_path:
     words = shlex.split(line)[1:]
     assert words[-1] == "--resume"
     at = checkpoint.read(out).iteration
-    resumed = command.run(*words, "--set", f"run.iterations={max(at + 1, 4)}")  # soon over; and it may be lengthened
+    longer = f"run.iterations={max(at + 1, 4)}"  # soon over; and it may be lengthened
+    resumed = command.run(*words, "--set", longer)
     assert resumed.returncode == 0, resumed.stderr
 
 
