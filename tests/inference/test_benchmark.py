@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
+from helpers.command import run
 
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import MissingError
