@@ -335,7 +335,7 @@ def test_a_full_disk_ends_the_run_at_its_first_case(tmp_path: Path, workers: int
     seconds = json.loads((out / "provenance.json").read_text())["cases"]
     assert len(seconds) <= 4  # what was under way when the first one failed
     assert verify(out).holds
-    answer = run(*words)
+    answer = command.run(*words)
     assert answer.returncode == 0, answer.stdout
     assert len(list(out.glob("*.nrrd"))) == 7
     assert verify(out).holds
