@@ -10,6 +10,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -422,6 +423,7 @@ def faulty(
     """
     import pynetdicom
     from pynetdicom import evt
+    from pynetdicom.transport import ThreadedAssociationServer
 
     server = pynetdicom.AE("PACS")
     for kind, syntaxes in STORED.items():
@@ -447,7 +449,10 @@ def faulty(
             yield 0xFF00, data
 
     handlers = [(evt.EVT_C_FIND, find), (evt.EVT_C_GET, get), (evt.EVT_C_MOVE, get)]
-    here = server.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
+    # As start_server(block=False), but it looks every 20 ms, and not every half second, whether it is to end.
+    here = server.make_server(("127.0.0.1", 0), evt_handlers=handlers, server_class=ThreadedAssociationServer)
+    server._servers.append(here)
+    threading.Thread(target=here.serve_forever, args=(0.02,), daemon=True).start()
     try:
         yield Node("PACS", "127.0.0.1", here.server_address[1])
     finally:
