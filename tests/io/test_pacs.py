@@ -448,7 +448,16 @@ def faulty(
             time.sleep(float(how.get("wait_s", 0)))  # type: ignore[arg-type]
             yield 0xFF00, data
 
-    handlers = [(evt.EVT_C_FIND, find), (evt.EVT_C_GET, get), (evt.EVT_C_MOVE, get)]
+    def at_once(event: "evt.Event") -> None:
+        connection = event.assoc.dul.socket.socket
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # as other servers: 40 ms a file
+
+    handlers = [
+        (evt.EVT_CONN_OPEN, at_once),
+        (evt.EVT_C_FIND, find),
+        (evt.EVT_C_GET, get),
+        (evt.EVT_C_MOVE, get),
+    ]
     # As start_server(block=False), but it looks every 20 ms, and not every half second, whether it is to end.
     here = server.make_server(("127.0.0.1", 0), evt_handlers=handlers, server_class=ThreadedAssociationServer)
     server._servers.append(here)
