@@ -14,9 +14,10 @@ from c3s3_seg.io.dicom.write_series import save_series
 from c3s3_seg.io.dicom_objects.rtstruct_write import write_rtstruct
 from c3s3_seg.io.dicom_objects.secondary_capture import write_capture
 from c3s3_seg.io.dicom_objects.seg_write import write_seg
-from c3s3_seg.phantom import simulate
+from c3s3_seg.phantom import Simulator, simulate
 from c3s3_seg.system.choices import Repair
 
+COARSE = Simulator(shape=(72, 66, 36), spacing_mm=(1.95, 1.95, 2.8))
 # What the real slices themselves have wrong in what has to be repeated, and a program's own way to count it.
 THEIRS = ("Patient's Age", "Dicom dataset contains invalid data values")
 REAL: dict[str, tuple[str, tuple[Repair, ...]]] = {
@@ -58,7 +59,7 @@ def test_of_a_real_series(shared_data: Path, tmp_path: Path, name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["phantom", "compressed", "enhanced"])
 def test_of_a_phantom(tmp_path: Path, kind: str) -> None:
-    files = save_series(simulate(31_070).scan, tmp_path / "s", description="", seed_uid=kind)
+    files = save_series(simulate(31_070, COARSE).scan, tmp_path / "s", description="", seed_uid=kind)
     if kind == "compressed":
         for path in files:
             data = pydicom.dcmread(path)

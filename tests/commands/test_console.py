@@ -1,12 +1,12 @@
 """Names of files hold what a terminal would obey: nothing of it reaches one, whatever the command."""
 
 import ast
-import subprocess
-import sys
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 from conftest import small_scan
+from helpers.command import run
 from rich.console import Console
 
 from c3s3_seg.commands.console import report_failures
@@ -20,14 +20,9 @@ SEEN = "\\x1b]0;owned\\x07[red]\\x1b[2J\\u202e[/]\\r"
 COMMANDS = Path(__file__).parents[2] / "c3s3_seg" / "commands"
 
 
-def run(*words: object) -> "subprocess.CompletedProcess[bytes]":
-    command = [sys.executable, "-m", "c3s3_seg", *map(str, words)]
-    return subprocess.run(command, capture_output=True, check=False, timeout=120)
-
-
-def harmless(answer: "subprocess.CompletedProcess[bytes]") -> str:
+def harmless(answer: "CompletedProcess[str]") -> str:
     """What was said, if a terminal shows all of it."""
-    text = (answer.stdout + answer.stderr).decode()
+    text = answer.stdout + answer.stderr
     assert [c for c in text if not c.isprintable() and c != "\n"] == []
     return "".join(text.split())
 

@@ -1,10 +1,8 @@
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from helpers.command import run
 
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import MissingError
@@ -54,15 +52,12 @@ def test_a_runtime_that_fails_says_why() -> None:
         measured(ModelBundle.find("phantom"), "openvino", 1, (17, 16, 16))
 
 
-def test_the_verb_measures_writes_and_predict_uses_it(tmp_path: Path) -> None:
-    environment = {k: v for k, v in os.environ.items() if k not in ("HOME", "XDG_CONFIG_HOME")}
-
-    def run(*words: object, **more: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "c3s3_seg", *map(str, words)]
-        return subprocess.run(
-            command, env={**environment, **more}, capture_output=True, text=True, check=False, cwd=tmp_path
-        )
-
+def test_the_verb_measures_writes_and_predict_uses_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HOME", "XDG_CONFIG_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
     homeless = run("benchmark", "phantom", "--write-profile")
     assert homeless.returncode == 2
     assert "C3S3_SEG_PROFILE is not set" in homeless.stderr

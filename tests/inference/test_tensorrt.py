@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from helpers import command, tensorrt_types
 from helpers import tensorrt_stand_in as stand_in
-from helpers import tensorrt_types
 
 from c3s3_seg import open_predictor
 from c3s3_seg.bundle import ModelBundle
@@ -66,8 +66,7 @@ def test_without_tensorrt_one_line_says_what_to_install(verb: str, tmp_path: Pat
     scan = tmp_path / "scan.nii.gz"
     scan.touch()
     given = {"predict": [scan, "--model", "phantom", "--backend"], "export": ["phantom", "--to"]}[verb]
-    words = [sys.executable, "-m", "c3s3_seg", verb, *given, "tensorrt", "-o", tmp_path / "out"]
-    answer = subprocess.run(words, capture_output=True, text=True, check=False)
+    answer = command.run(verb, *given, "tensorrt", "-o", tmp_path / "out")
     assert answer.returncode == 3
     assert answer.stderr.count("\n") == 1
     assert "No module named 'tensorrt'" in answer.stderr
