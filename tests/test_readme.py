@@ -57,7 +57,7 @@ def test_the_readme_and_the_tutorial_run(tmp_path: Path, monkeypatch: pytest.Mon
     splits = json.loads((work / "data" / "dataset.json").read_text())
     assert [len(splits[kind]) for kind in ("labelled", "unlabelled", "validation")] == [2, 3, 1]
     card = json.loads((work / "run" / "bundle" / "manifest.json").read_text())["training"]
-    assert (card["method"], card["iterations"]) == ("c3s3", 6)
+    assert (card["method"], card["iterations"]) == ("supervised", 6)
     assert (work / "run" / "bundle" / "model.onnx").is_file()
 
 

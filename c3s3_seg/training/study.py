@@ -260,10 +260,12 @@ def _with_defaults(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _settings(config: TrainConfig) -> dict[str, Any]:
-    """What decides the result; where the data lies and how many threads there are does not."""
+    """What decides the result; where the data lies, the codes of labels and the number of threads do not."""
     settings: dict[str, Any] = dump(config)
     settings["data"].pop("folder")
     settings["data"].pop("note")
+    for label in settings["task"]["labels"]:
+        label.pop("code", None)
     for key in ("threads", "activation_checkpointing", "checkpoint_every"):
         settings["run"].pop(key)
     return settings
