@@ -208,7 +208,8 @@ def refuse_taken(task: CaseTask, record: JournalRecord | None, request: Request,
         if record is not None and record.state == "done" and not slip and task.kept is None:
             earlier = {**record.outcome.earlier, **clear(request.job.out, task, (), known)}
             refusal = Refusal.of(error, "begin")
-            outcome = Outcome(task.case.name, task.place, refusal=refusal, earlier=earlier)
+            series = task.case.series
+            outcome = Outcome(task.case.name, task.place, refusal=refusal, earlier=earlier, series=series)
             journal.record(outcome, request.setting)
         raise
 

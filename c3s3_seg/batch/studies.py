@@ -40,11 +40,12 @@ class Studies:
         several = {study: names for study, names in cases.items() if len(names) > 1}
         self._of = {name: study for study, names in several.items() for name in names}
         self._studies = {study: _Study(set(names)) for study, names in several.items()}
-        self._told_with_another = 0
+        self.told: list[Outcome] = []  # failures that are part of that of another series of their study
+        self._counted = 0
 
     def told_with_another(self) -> int:
         """How many cases, since this was asked last, are part of the failure of another of their study."""
-        number, self._told_with_another = self._told_with_another, 0
+        number, self._counted = len(self.told) - self._counted, len(self.told)
         return number
 
     def add(self, outcome: Outcome) -> list[Outcome]:
@@ -72,7 +73,7 @@ class Studies:
         if study.segmented or study.stopped or not whole:
             return [replace(outcome, passed_over=is_out_of_domain(outcome)) for outcome in held]
         decided = _one_failure(held)
-        self._told_with_another += len(held) - len(decided)
+        self.told += [replace(outcome, passed_over=False) for outcome in held[len(decided) :]]
         return decided
 
 
