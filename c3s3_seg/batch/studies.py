@@ -38,6 +38,7 @@ class Studies:
             if task.case.study:
                 cases[task.case.study].append(task.case.name)
         several = {study: names for study, names in cases.items() if len(names) > 1}
+        self._order = {name: n for names in several.values() for n, name in enumerate(names)}
         self._of = {name: study for study, names in several.items() for name in names}
         self._studies = {study: _Study(set(names)) for study, names in several.items()}
         self.told: list[Outcome] = []  # failures that are part of that of another series of their study
@@ -72,6 +73,7 @@ class Studies:
         held, study.held = study.held, []
         if study.segmented or study.stopped or not whole:
             return [replace(outcome, passed_over=is_out_of_domain(outcome)) for outcome in held]
+        held.sort(key=lambda outcome: self._order[outcome.case])  # whichever worker was first
         decided = _one_failure(held)
         self.told += [replace(outcome, passed_over=False) for outcome in held[len(decided) :]]
         return decided

@@ -10,9 +10,12 @@ from helpers.command import run
 from helpers.studies import heart, report, series, small, uid, whole_study
 
 from c3s3_seg.batch.evaluate import EvaluationSettings, evaluate
+from c3s3_seg.batch.job import CaseTask
 from c3s3_seg.batch.journal import journal_path, records_of
+from c3s3_seg.batch.records import Outcome, Refusal
+from c3s3_seg.batch.studies import Studies
 from c3s3_seg.errors import StorageError
-from c3s3_seg.io import Reading, read_case, save
+from c3s3_seg.io import Case, Reading, read_case, save
 from c3s3_seg.io.studies import find_scans
 
 PHANTOM = ("--model", "phantom", "--threads", 1)
@@ -85,6 +88,17 @@ def test_a_study_of_which_no_series_is_in_the_domain_is_one_failure(tmp_path: Pa
     code, said, events = predict(study, tmp_path / "p2", "-o", out)
     assert (code, states(events)) == (0, {"p1_s1": "skipped", "p1_s2": "skipped", "p1_s3": "done"}), said
     assert "none of" not in (out / "summary.csv").read_text()
+
+
+def test_the_failure_of_a_study_has_the_name_of_its_first_series_whichever_worker_was_first() -> None:
+    tasks = [CaseTask(Case(name, Path("p1"), study="p1")) for name in ("s1", "s2", "s3")]
+    refusal = Refusal("too small", "p1", None, "DomainError", "check")
+    studies = Studies(tasks)
+    decided = [o for name in ("s3", "s1", "s2") for o in studies.add(Outcome(name, "p1", refusal=refusal))]
+    (failure,) = decided
+    assert failure.case == "s1"
+    assert failure.failure is not None
+    assert "s1: too small; s2: too small; s3: too small" in failure.failure.reason
 
 
 @pytest.mark.slow
