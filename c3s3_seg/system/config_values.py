@@ -138,7 +138,12 @@ def _values(table: Any, folder: Path, prefix: str = "") -> dict[str, Any]:
 
 def _placed(kind: str, value: Any, folder: Path) -> Any:
     is_folder = kind == "model" and any(mark in value for mark in ("/", os.sep))
-    return str(folder / os.path.expanduser(value)) if kind == "path" or is_folder else value
+    if kind != "path" and not is_folder:
+        return value
+    placed = str(folder / os.path.expanduser(value))
+    if is_folder and placed == os.path.basename(placed):  # without a separator it would be a name
+        return os.path.join(".", placed)
+    return placed
 
 
 def _refuse_secrets(value: Any, where: Path, name: str = "", prefix: str = "") -> None:
