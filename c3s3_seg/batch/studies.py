@@ -14,6 +14,8 @@ from c3s3_seg.batch.job import CaseTask
 from c3s3_seg.batch.records import STOPPED, Outcome
 from c3s3_seg.inference.domain_check import DomainError
 
+MOST_TOLD = 10  # series of a study whose reasons are told: a cine study has hundreds
+
 
 @dataclass
 class _Study:
@@ -89,6 +91,8 @@ def _one_failure(held: Sequence[Outcome]) -> list[Outcome]:
     refusals = [(outcome.case, outcome.refusal) for outcome in held if outcome.refusal is not None]
     if len(refusals) < 2:
         return [replace(outcome, passed_over=False) for outcome in held]
-    reasons = "; ".join(f"{case}: {refusal.what}" for case, refusal in refusals)
+    reasons = "; ".join(f"{case}: {refusal.what}" for case, refusal in refusals[:MOST_TOLD])
+    if len(refusals) > MOST_TOLD:
+        reasons += f"; and {len(refusals) - MOST_TOLD} more, whose reasons are in the journal"
     what = f"none of the {len(refusals)} series of the study can be segmented: {reasons}"
     return [replace(held[0], refusal=replace(refusals[0][1], what=what), passed_over=False)]

@@ -101,6 +101,16 @@ def test_the_failure_of_a_study_has_the_name_of_its_first_series_whichever_worke
     assert "s1: too small; s2: too small; s3: too small" in failure.failure.reason
 
 
+def test_a_study_of_hundreds_of_series_fails_in_a_line_that_can_be_read() -> None:
+    names = [f"s{n}" for n in range(300)]
+    studies = Studies(CaseTask(Case(name, Path("p1"), study="p1")) for name in names)
+    refusal = Refusal("too small", "p1", None, "DomainError", "check")
+    (failure,) = [o for name in names for o in studies.add(Outcome(name, "p1", refusal=refusal))]
+    assert failure.refusal is not None
+    assert failure.refusal.what.startswith("none of the 300 series of the study can be segmented: s0: too")
+    assert failure.refusal.what.endswith("; s9: too small; and 290 more, whose reasons are in the journal")
+
+
 @pytest.mark.slow
 def test_a_study_grows_after_reports_were_added_to_its_mask(tmp_path: Path) -> None:
     """The mask keeps its name: the journal still knows of which series it is."""
