@@ -16,7 +16,7 @@ import sqlite3
 import stat
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -116,16 +116,8 @@ class Journal:
         with self._guarded():
             self._db.execute("UPDATE runs SET ended = ? WHERE id = ?", (now(), self.run))
 
-    def begin(
-        self,
-        case: str,
-        scan: str,
-        setting: str,
-        outputs: Iterable[str] = (),
-        earlier: dict[str, str] | None = None,
-    ) -> None:
-        """Say that these files of a case may appear from now on, and what it had written before."""
-        outcome = Outcome(case, scan, outputs=dict.fromkeys(outputs, ""), earlier=earlier or {})
+    def begin(self, outcome: Outcome, setting: str) -> None:
+        """Say which files of a case may appear from now on, each with the hash "", and what it had before."""
         self._put("begun", setting, outcome)
 
     def record(self, outcome: Outcome, setting: str) -> None:

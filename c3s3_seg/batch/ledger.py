@@ -50,12 +50,15 @@ class Ledger:
         known = record.outcome.outputs if record is not None else {}
         refuse_taken(task, record, self.request, self.journal)  # once more: hours may have passed
         earlier = dict(record.outcome.earlier) if record is not None else {}
+        self._series[case] = task.case.series
         if task.kept is not None and record is not None:
             self._begin_addition(task, record, names)
             return
         earlier |= clear(out, task, names, known)
-        self._earlier[case], self._series[case] = earlier, task.case.series
-        self.journal.begin(case, task.place, self.request.setting, names, earlier)
+        self._earlier[case] = earlier
+        files = dict.fromkeys(names, "")
+        begun = Outcome(case, task.place, outputs=files, earlier=earlier, series=task.case.series)
+        self.journal.begin(begun, self.request.setting)
 
     def _begin_addition(self, task: CaseTask, record: JournalRecord, names: list[str]) -> None:
         """The mask stays; the journal says which files may be half done, and whose mask it is."""

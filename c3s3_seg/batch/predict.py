@@ -64,6 +64,8 @@ class BatchProgress:
     kept, refused
         Before the first: cases of earlier runs that still hold, failed ones included; and cases that must
         not be touched.
+    left
+        Before the first: how many the limit leaves for another run.
     """
 
     done: int
@@ -77,6 +79,7 @@ class BatchProgress:
     counts: Counts = field(default_factory=Counts)
     kept: tuple[Outcome, ...] = ()
     refused: tuple[Outcome, ...] = ()
+    left: int = 0
 
 
 Report = Callable[[BatchProgress], None]
@@ -251,12 +254,13 @@ class _Run:
                     stopped = outcome.refusal.error().told.named
             if stopped:
                 self.engine.close()  # workers write no more
-                undone = self._leave(ledger.undone(found.todo, set(outcomes), stopped), len(found.todo))
+                known = {*outcomes, *(o.case for o in studies.told)}
+                undone = self._leave(ledger.undone(found.todo, known, stopped), len(found.todo))
                 outcomes |= {o.case: o for o in undone}
             else:
                 journal.end()
         finally:
-            for outcome in outcomes.values():
+            for outcome in (*outcomes.values(), *studies.told):
                 ledger.decide(outcome)
             discard = discard and not found.left and not any(o.passed_over for o in outcomes.values())
             self._sum_up(tasks, outcomes, journal, discard=discard, full=bool(stopped))
@@ -278,7 +282,8 @@ class _Run:
         counts = Counts(len(inputs.tasks), skipped=len(inputs.skipped))
         self.counts = counts.plus(kept, kept=True).plus(refused).less(studies.told_with_another())
         start = BatchProgress(0, len(found.todo), None, None, found.note, self.engine.origin, inputs.skipped)
-        self.report(replace(start, run=self.name, counts=self.counts, kept=kept, refused=refused))
+        start = replace(start, run=self.name, counts=self.counts, left=found.left)
+        self.report(replace(start, kept=kept, refused=refused))
 
     def _tell(self, done: int, total: int, left_s: float | None, outcome: Outcome) -> None:
         self.counts = self.counts.plus([outcome])

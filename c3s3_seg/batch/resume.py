@@ -208,7 +208,8 @@ def refuse_taken(task: CaseTask, record: JournalRecord | None, request: Request,
         if record is not None and record.state == "done" and not slip and task.kept is None:
             earlier = {**record.outcome.earlier, **clear(request.job.out, task, (), known)}
             refusal = Refusal.of(error, "begin")
-            outcome = Outcome(task.case.name, task.place, refusal=refusal, earlier=earlier)
+            series = task.case.series
+            outcome = Outcome(task.case.name, task.place, refusal=refusal, earlier=earlier, series=series)
             journal.record(outcome, request.setting)
         raise
 
@@ -246,9 +247,14 @@ def _done_before(
     kept = _kept(record, request, found, missing)
     if inputs.get("truth", known.get("truth")) != known.get("truth"):
         return Decision(reason(found) if found else "their truths have changed", kept)
-    if record.setting != request.setting:
+    if record.setting != request.setting and not (missing and _are_additions(found) and kept is None):
         return Decision(reason(found), kept)
     return Decision("files of theirs are missing", kept) if missing or record.state == "begun" else None
+
+
+def _are_additions(found: tuple[Change, ...] | None) -> bool:
+    """Whether the network is not needed for what has changed."""
+    return found is not None and all(is_addition(change) for change in found)
 
 
 def _missing_outputs(outcome: Outcome, out: Path) -> set[str]:
@@ -275,10 +281,10 @@ def _kept(
 ) -> Kept | None:
     """What stays of a case, if the network is not needed for what has changed; else None."""
     row, job, case = record.outcome.row, request.job, record.outcome.case
-    if row is None or found is None or not all(is_addition(change) for change in found):
+    if row is None or not _are_additions(found):
         return None
     outputs = record.outcome.outputs
-    before = next((change.before for change in found if change.key == FORMAT), job.suffix)
+    before = next((change.before for change in found or () if change.key == FORMAT), job.suffix)
     if before not in get_args(MaskFormat) or before == "rtstruct":  # contours are not the voxels
         return None
     mask, wanted = mask_path(job.out, case, before).name, set(places(job, case, request.asked))

@@ -14,6 +14,8 @@ from c3s3_seg.batch.job import CaseTask
 from c3s3_seg.batch.records import STOPPED, Outcome
 from c3s3_seg.inference.domain_check import DomainError
 
+MOST_TOLD = 10  # series of a study whose reasons are told: a cine study has hundreds
+
 
 @dataclass
 class _Study:
@@ -38,13 +40,15 @@ class Studies:
             if task.case.study:
                 cases[task.case.study].append(task.case.name)
         several = {study: names for study, names in cases.items() if len(names) > 1}
+        self._order = {name: n for names in several.values() for n, name in enumerate(names)}
         self._of = {name: study for study, names in several.items() for name in names}
         self._studies = {study: _Study(set(names)) for study, names in several.items()}
-        self._told_with_another = 0
+        self.told: list[Outcome] = []  # failures that are part of that of another series of their study
+        self._counted = 0
 
     def told_with_another(self) -> int:
         """How many cases, since this was asked last, are part of the failure of another of their study."""
-        number, self._told_with_another = self._told_with_another, 0
+        number, self._counted = len(self.told) - self._counted, len(self.told)
         return number
 
     def add(self, outcome: Outcome) -> list[Outcome]:
@@ -71,8 +75,9 @@ class Studies:
         held, study.held = study.held, []
         if study.segmented or study.stopped or not whole:
             return [replace(outcome, passed_over=is_out_of_domain(outcome)) for outcome in held]
+        held.sort(key=lambda outcome: self._order[outcome.case])  # whichever worker was first
         decided = _one_failure(held)
-        self._told_with_another += len(held) - len(decided)
+        self.told += [replace(outcome, passed_over=False) for outcome in held[len(decided) :]]
         return decided
 
 
@@ -86,6 +91,8 @@ def _one_failure(held: Sequence[Outcome]) -> list[Outcome]:
     refusals = [(outcome.case, outcome.refusal) for outcome in held if outcome.refusal is not None]
     if len(refusals) < 2:
         return [replace(outcome, passed_over=False) for outcome in held]
-    reasons = "; ".join(f"{case}: {refusal.what}" for case, refusal in refusals)
+    reasons = "; ".join(f"{case}: {refusal.what}" for case, refusal in refusals[:MOST_TOLD])
+    if len(refusals) > MOST_TOLD:
+        reasons += f"; and {len(refusals) - MOST_TOLD} more, whose reasons are in the journal"
     what = f"none of the {len(refusals)} series of the study can be segmented: {reasons}"
     return [replace(held[0], refusal=replace(refusals[0][1], what=what), passed_over=False)]

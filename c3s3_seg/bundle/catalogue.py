@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,8 +66,13 @@ def find_models(folders: Iterable[Path] = ()) -> list[str]:
     for folder in folders:
         if not folder.is_dir():
             raise InputError("there is no such folder", where=folder)
-        found += [str(path.parent) for path in sorted(folder.rglob(MANIFEST))]
+        found += [_as_folder(path.parent) for path in sorted(folder.rglob(MANIFEST))]
     return found
+
+
+def _as_folder(place: Path) -> str:
+    """Its path, so that it is not taken for the shipped model of the same name."""
+    return os.path.join(".", place) if str(place) in shipped_bundles() else str(place)
 
 
 def summarize(name: str) -> ModelSummary:

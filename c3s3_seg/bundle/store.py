@@ -63,7 +63,7 @@ class ModelBundle:
 
     @classmethod
     def find(cls, name: str) -> ModelBundle:
-        """A shipped bundle by its name, or any bundle by its folder.
+        """A shipped bundle by its name, or any bundle by its folder; `./name` is always a folder.
 
         Raises
         ------
@@ -71,7 +71,8 @@ class ModelBundle:
             If there is neither, or as `load` does.
         """
         shipped = WEIGHTS / name
-        if _is_file(shipped / MANIFEST):
+        # `WEIGHTS / "./name"` is the shipped one as well: it would be taken for the folder that was meant.
+        if name == os.path.basename(name) and _is_file(shipped / MANIFEST):
             return cls.load(shipped)
         if not os.path.exists(name):  # unlike `Path.exists`, it does not raise for a name that is too long
             raise InputError(f"there is no model {shown(name)}", todo=_known_bundles())

@@ -161,7 +161,7 @@ def _rule(modality: str | None, series: str | None) -> SeriesRule | None:
     from c3s3_seg.io.reading import FORM, SeriesRule, parse_series
 
     wanted = [f"modality={modality}"] if modality else []
-    if series:
+    if series is not None:
         rule = parse_series(series)
         if not isinstance(rule, SeriesRule):
             raise InputError(

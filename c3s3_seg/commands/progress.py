@@ -160,7 +160,7 @@ def _start(progress: BatchProgress) -> dict[str, Any]:
         "kept": counts.kept,
         "failed": counts.failed,
         "skipped": counts.skipped,
-        "left": counts.left - progress.total,
+        "left": progress.left,
         "note": progress.note,
     }
 

@@ -133,8 +133,16 @@ def _each(place: Path, found: Found, taken: Sequence[Series]) -> Iterator[FoundS
         if not label or numbers[label] > 1:
             label += ("-" if label else "") + hashlib.sha256(series.key.encode()).hexdigest()[:6]
         files = tuple(os.path.relpath(path, root) for path in _files(found, series))
-        study = series.study or os.path.abspath(place)
+        study = _study_of(series) or os.path.abspath(place)
         yield FoundScan(place, label if several else "", series.key, files, study)
+
+
+def _study_of(series: Series) -> str:
+    """Hash of study and patient: some programs give several patients one UID."""
+    if not series.study:
+        return ""
+    patient = series.slices[0].text("PatientID")
+    return hashlib.sha256(f"{series.study}\0{patient}".encode(errors="replace")).hexdigest()
 
 
 def _number(series: Series) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,6 +11,7 @@ from c3s3_seg.errors import C3S3Error, ConfigError
 from c3s3_seg.service.node_settings import ListenSettings, NodeSettings, PollSettings, WatchSettings
 from c3s3_seg.service.value_types import Count, NotNegative, Positive, Size
 from c3s3_seg.system.config_file import FoundConfig, read
+from c3s3_seg.system.config_values import placed
 from c3s3_seg.system.schema import Rule, closed, parse
 
 
@@ -185,8 +187,11 @@ def read_settings(file: FoundConfig) -> ServeSettings:
         raise ConfigError("there is no table [serve]", where=path, todo="See docs/service.md")
     settings = parse(_ServeFile, {"serve": data["serve"]}, path).serve
     _check(settings, path)
-    placed: ServeSettings = _placed(settings, path.resolve().parent)
-    return placed
+    # Of a link its own folder counts, as for all keys: that of the target is another one after each update
+    # of a Kubernetes ConfigMap.
+    home = Path(os.path.abspath(path)).parent
+    there: ServeSettings = _placed(settings, home)
+    return replace(there, model=placed("model", settings.model, home))
 
 
 def _check(settings: ServeSettings, path: Path) -> None:

@@ -101,7 +101,7 @@ def read(found: FoundConfig) -> dict[str, Any]:
     check = None if found.origin == "given" else lambda status: check_owner(status, found.path)
     content = read_regular(found.path, FILE_BYTES, check)
     try:
-        return tomllib.loads(content.decode("utf-8"))
+        return tomllib.loads(content.decode("utf-8-sig"))  # editors on Windows put a mark before the text
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"not valid TOML: {error}", where=found.path) from error
     except RecursionError:

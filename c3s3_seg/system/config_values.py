@@ -130,15 +130,21 @@ def _values(table: Any, folder: Path, prefix: str = "") -> dict[str, Any]:
     """Name of a key -> its value, of the keys that are set; paths count from the folder of the file."""
     kinds = {key.option: key.kind for key in KEYS}
     return {
-        prefix + name: _placed(kinds[name], value, folder)
+        prefix + name: placed(kinds[name], value, folder)
         for name, value in vars(table).items()
         if value is not None and name in kinds
     }
 
 
-def _placed(kind: str, value: Any, folder: Path) -> Any:
+def placed(kind: str, value: Any, folder: Path) -> Any:
+    """A value of a key of this kind: relative paths, and models that are folders, count from the folder."""
     is_folder = kind == "model" and any(mark in value for mark in ("/", os.sep))
-    return str(folder / os.path.expanduser(value)) if kind == "path" or is_folder else value
+    if kind != "path" and not is_folder:
+        return value
+    found = str(folder / os.path.expanduser(value))
+    if is_folder and found == os.path.basename(found):  # without a separator it would be a name
+        return os.path.join(".", found)
+    return found
 
 
 def _refuse_secrets(value: Any, where: Path, name: str = "", prefix: str = "") -> None:

@@ -230,6 +230,16 @@ def test_an_addition_that_was_interrupted(
         assert verify(copy).holds
 
 
+def test_a_mask_that_is_gone_is_the_reason_why_the_network_runs(scan: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    predict(scan, out)
+    (out / "x.nii.gz").unlink()
+    told, _ = predict(scan, out, preview=True)
+    assert told.note == "1 finished cases are done again: files of theirs are missing"
+    assert "network" in steps(told)
+    assert verify(out).holds
+
+
 def test_a_full_disk_costs_no_mask(scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "out"
     predict(scan, out)

@@ -22,8 +22,8 @@ def test_what_goes_in_comes_out(tmp_path: Path) -> None:
     path = journal_path(tmp_path)
     journal = Journal(path)
     journal.start({"command": ["x"]})
-    journal.begin("b", "/scans/b.nii", "setting")
-    journal.begin("a", "/scans/a.nii", "setting")
+    journal.begin(Outcome("b", "/scans/b.nii"), "setting")
+    journal.begin(Outcome("a", "/scans/a.nii"), "setting")
     journal.record(DONE, "setting")
     journal.close()
     again = Journal(path)
@@ -68,7 +68,7 @@ def test_a_name_that_is_not_unicode(tmp_path: Path) -> None:
 )
 def test_a_row_that_was_changed_is_refused(tmp_path: Path, change: str) -> None:
     journal = Journal(journal_path(tmp_path))
-    journal.begin("b", "/b", "s")
+    journal.begin(Outcome("b", "/b"), "s")
     assert journal.get("b") is not None
     db = sqlite3.connect(journal.path, isolation_level=None)
     db.execute(f"UPDATE cases SET {change}")

@@ -260,7 +260,8 @@ def test_verify_says_no_to_a_case_that_was_not_finished(small_scans: Path, tmp_p
     out = tmp_path / "out"
     predict_cases([small_scans], MODEL, Job(out, allow_out_of_domain=True))
     journal = Journal(journal_path(out))
-    journal.begin("case-1", str(small_scans / "case-1.nii.gz"), "s", ["case-1.nii.gz", "case-1.json"])
+    files = {"case-1.nii.gz": "", "case-1.json": ""}
+    journal.begin(Outcome("case-1", str(small_scans / "case-1.nii.gz"), outputs=files), "s")
     write_provenance(journal, out, None)
     journal.close()
     verdict = verify(out)

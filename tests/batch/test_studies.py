@@ -7,11 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.command import run
-from helpers.studies import heart, report, series, small, whole_study
+from helpers.studies import heart, report, series, small, uid, whole_study
 
 from c3s3_seg.batch.evaluate import EvaluationSettings, evaluate
+from c3s3_seg.batch.job import CaseTask
 from c3s3_seg.batch.journal import journal_path, records_of
-from c3s3_seg.io import Reading, read_case, save
+from c3s3_seg.batch.records import Outcome, Refusal
+from c3s3_seg.batch.studies import Studies
+from c3s3_seg.errors import StorageError
+from c3s3_seg.io import Case, Reading, read_case, save
 from c3s3_seg.io.studies import find_scans
 
 PHANTOM = ("--model", "phantom", "--threads", 1)
@@ -84,6 +88,89 @@ def test_a_study_of_which_no_series_is_in_the_domain_is_one_failure(tmp_path: Pa
     code, said, events = predict(study, tmp_path / "p2", "-o", out)
     assert (code, states(events)) == (0, {"p1_s1": "skipped", "p1_s2": "skipped", "p1_s3": "done"}), said
     assert "none of" not in (out / "summary.csv").read_text()
+
+
+def test_the_failure_of_a_study_has_the_name_of_its_first_series_whichever_worker_was_first() -> None:
+    tasks = [CaseTask(Case(name, Path("p1"), study="p1")) for name in ("s1", "s2", "s3")]
+    refusal = Refusal("too small", "p1", None, "DomainError", "check")
+    studies = Studies(tasks)
+    decided = [o for name in ("s3", "s1", "s2") for o in studies.add(Outcome(name, "p1", refusal=refusal))]
+    (failure,) = decided
+    assert failure.case == "s1"
+    assert failure.failure is not None
+    assert "s1: too small; s2: too small; s3: too small" in failure.failure.reason
+
+
+def test_a_study_of_hundreds_of_series_fails_in_a_line_that_can_be_read() -> None:
+    names = [f"s{n}" for n in range(300)]
+    studies = Studies(CaseTask(Case(name, Path("p1"), study="p1")) for name in names)
+    refusal = Refusal("too small", "p1", None, "DomainError", "check")
+    (failure,) = [o for name in names for o in studies.add(Outcome(name, "p1", refusal=refusal))]
+    assert failure.refusal is not None
+    assert failure.refusal.what.startswith("none of the 300 series of the study can be segmented: s0: too")
+    assert failure.refusal.what.endswith("; s9: too small; and 290 more, whose reasons are in the journal")
+
+
+@pytest.mark.slow
+def test_a_study_grows_after_reports_were_added_to_its_mask(tmp_path: Path) -> None:
+    """The mask keeps its name: the journal still knows of which series it is."""
+    study, out = tmp_path / "p1", tmp_path / "out"
+    series(heart(), study, "p1", 1)
+    assert predict(study, "-o", out)[0] == 0
+    assert predict(study, "-o", out, "--report", "png")[0] == 0
+    series(small(), study, "p1", 2)
+    code, said, events = predict(study, "-o", out, "--report", "png")
+    assert (code, states(events)) == (0, {"p1_s2": "skipped"}), said
+    assert run("verify", out).returncode == 0
+
+
+@pytest.mark.slow
+def test_what_is_told_of_a_study_when_its_series_change(tmp_path: Path) -> None:
+    """No limit leaves series that wait for others of their study; the journal speaks of this run."""
+    study, out = tmp_path / "a" / "p1", tmp_path / "out"
+    series(heart(), tmp_path / "a" / "p2", "p2", 1)
+    for number in (1, 2):
+        series(small(), study, "p1", number)
+    assert predict(tmp_path / "a", "-o", out)[0] == 1
+    good = series(heart(), study, "p1", 3)
+    code, said, events = predict(tmp_path / "a", "-o", out)
+    start, end = events[0], events[-1]
+    assert (code, start["cases"], start["total"], start["left"]) == (0, 4, 1, 0), said
+    assert (end["cases"], end["done"], end["kept"], end["failed"], end["left"]) == (2, 1, 1, 0, 0)
+    for path in good:
+        path.unlink()
+    code, said, events = predict(tmp_path / "a", "-o", out)
+    assert (code, events[-1]["cases"], events[-1]["failed"]) == (1, 2, 1), said
+    known = {r.outcome.case: r.state for r in records_of(journal_path(out))}
+    assert (known["p1_s1"], known["p1_s2"]) == ("failed", "failed")
+
+
+def test_a_full_disk_leaves_no_series_whose_study_has_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in (1, 2):
+        series(small(), tmp_path / "a" / "p1", "p1", number)
+    for name in ("p2", "p3"):
+        series(heart(), tmp_path / "a" / name, name, 1)
+
+    def full(*_: object) -> None:
+        raise StorageError("cannot be written (No space left on device)", where=tmp_path)
+
+    monkeypatch.setattr("c3s3_seg.batch.case.write_case", full)
+    code, said, events = predict(tmp_path / "a", "-o", tmp_path / "out")
+    told = [(e["case"], e["state"]) for e in events if e["event"] == "case"]
+    assert told == [("p1_s1", "failed"), ("p2", "failed"), ("p3", "not done")], said
+    end = events[-1]
+    assert (code, end["cases"], end["failed"], end["left"]) == (1, 3, 2, 1)
+    assert (tmp_path / "out" / "summary.csv").read_text().count("it was not done") == 1
+
+
+@pytest.mark.slow
+def test_another_patient_with_the_same_study_uid_is_no_series_of_the_first(tmp_path: Path) -> None:
+    series(heart(), tmp_path / "a" / "p1", "p1", 1)
+    series(small(), tmp_path / "a" / "p2", "p2", 1, StudyInstanceUID=uid("p1"))
+    code, said, events = predict(tmp_path / "a", "-o", tmp_path / "out")
+    assert (code, states(events)) == (1, {"p1": "done", "p2": "failed"}), said
 
 
 @pytest.mark.data

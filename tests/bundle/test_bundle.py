@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,18 @@ from typing import Any
 import pytest
 from helpers.command import run
 
-from c3s3_seg.bundle import Calibration, Code, Label, Manifest, ModelBundle, Network, Task, shipped_bundles
+from c3s3_seg.bundle import (
+    WEIGHTS,
+    Calibration,
+    Code,
+    Label,
+    Manifest,
+    ModelBundle,
+    Network,
+    Task,
+    shipped_bundles,
+)
+from c3s3_seg.bundle.catalogue import find_models
 from c3s3_seg.bundle.domain import Domain
 from c3s3_seg.bundle.preprocessing import Intensity, Recipe
 from c3s3_seg.errors import ConfigError, InputError
@@ -92,6 +104,19 @@ def test_shipped_bundles_are_whole() -> None:
         bundle = ModelBundle.find(name)
         assert bundle.task.name == name
         assert bundle.has(bundle.networks[0].graph)
+
+
+def test_a_folder_is_not_taken_for_the_shipped_model_of_its_name(
+    bundle: ModelBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(bundle.folder, tmp_path / "here" / "phantom")
+    monkeypatch.chdir(tmp_path / "here")
+    for name in ("./phantom", "../here/phantom", str(tmp_path / "here" / "phantom")):
+        assert ModelBundle.find(name).folder.resolve() == tmp_path / "here" / "phantom"
+    assert ModelBundle.find("phantom").folder == WEIGHTS / "phantom"
+    assert find_models([Path()])[-1] == "./phantom"
+    with pytest.raises(InputError, match="there is no model"):
+        ModelBundle.find("./hippocampus")
 
 
 def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:

@@ -327,6 +327,15 @@ def test_paths_count_from_the_folder_of_the_file(
         assert calls("--config", file, "benchmark")["model"] == expected
 
 
+def test_a_folder_in_the_file_of_the_working_folder_stays_a_folder(
+    tmp_path: Path, calls: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whose name a shipped model has, too; and the file was written on Windows."""
+    monkeypatch.chdir(tmp_path)
+    Path("c3s3-seg.toml").write_bytes(b"\xef\xbb\xbfmodel = './phantom'\r\n")
+    assert calls(*PREDICT)["model"] == "./phantom"
+
+
 def test_a_file_that_was_found_must_be_ours(tmp_path: Path, calls: Callable[..., dict[str, Any]]) -> None:
     user = write("workers = 1", tmp_path / "user" / "c3s3-seg" / "c3s3-seg.toml")
     for file in (write("workers = 2"), user):

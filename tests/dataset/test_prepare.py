@@ -452,7 +452,11 @@ def test_exit_codes_and_the_table(archive: Path, tmp_path: Path) -> None:
     answer = run(tmp_path / "empty", "-o", tmp_path / "none")
     assert answer.exit_code == 2
     assert "nothing here" in answer.stdout
-    for wrong, message in (("lge=x", "there is no key 'lge'"), ("3", "wanted a rule such as modality=MR")):
+    for wrong, message in (
+        ("lge=x", "there is no key 'lge'"),
+        ("3", "wanted a rule such as modality=MR"),
+        ("", "is ''; wanted the number"),  # a variable that is not set is no rule that takes all
+    ):
         with pytest.raises(InputError, match=message):
             raise run(archive, "-o", tmp_path / "d", "--series", wrong).exception  # type: ignore[misc]
 

@@ -63,6 +63,16 @@ def test_what_is_refused(tmp_path: Path, text: str, message: str) -> None:
     assert error.value.where == path
 
 
+def test_paths_count_from_the_folder_of_a_link_and_a_model_may_be_a_folder(tmp_path: Path) -> None:
+    """As Kubernetes places a ConfigMap; the same as for the other keys of the file."""
+    (tmp_path / "..data").mkdir()
+    (tmp_path / "..data" / "c3s3-seg.toml").write_text(BASE.replace('"phantom"', '"./phantom"'))
+    link = tmp_path / "c3s3-seg.toml"
+    link.symlink_to(Path("..data") / "c3s3-seg.toml")
+    found = read_settings(FoundConfig(link, "given"))
+    assert (found.state.parent, found.model) == (tmp_path, str(tmp_path / "phantom"))
+
+
 def test_the_page_names_every_key() -> None:
     page = (Path(__file__).parents[2] / "docs" / "service.md").read_text()
     rows = re.findall(r"^\| (`[^|]*`) \|", page.split("## Settings")[1].split("## States")[0], re.MULTILINE)
