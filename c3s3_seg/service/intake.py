@@ -65,7 +65,7 @@ class Intake:
             with self._turn:
                 self._open[sender] = key
         if self.spool.holds(found, content):
-            self.queue.still_comes(key)
+            self.queue.still_comes(key, instance)
             return True
         if not self.spool.has_room(found, len(content)):
             self.metrics.failed("no room")

@@ -55,7 +55,8 @@ class Patience:
 
     def is_due(self, what: str) -> bool:
         """Whether it may be tried."""
-        return self.clock() >= self._failed.get(what, (0, 0.0))[1]
+        wait = self._failed.get(what, (0, 0.0))[1] - self.clock()
+        return not 0 < wait <= LONGEST_S  # longer than any: the clock was set back
 
     def failed(self, what: str) -> None:
         """It failed once more."""
@@ -115,7 +116,7 @@ class FolderSource:
             if signature != before:
                 self._seen[key] = (signature, self.clock())
                 continue
-            settled = self.clock() - since >= self.settings.settle_s
+            settled = not 0 <= self.clock() - since < self.settings.settle_s  # it may be set back meanwhile
             known = not signature or memory.remembered("watched", key) == signature
             if settled and not known and self._patience.is_due(key):
                 taken += self._take_whole(entry, key, signature)

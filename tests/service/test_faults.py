@@ -1,0 +1,95 @@
+"""What an unlucky operator or a hostile sender does to the service."""
+
+import os
+from pathlib import Path
+
+from helpers.service import Bench, study
+
+from c3s3_seg.io.pacs.identity import identity
+from c3s3_seg.service.spool import key_of
+
+DAY_S = 86_400.0
+
+
+def test_a_clock_that_is_set_back_holds_nothing_up(tmp_path: Path) -> None:
+    """A machine may start with a wrong clock, which is corrected when the network is there."""
+    bench = Bench(tmp_path)
+    bench.take(study(tmp_path / "sent", 1))
+    bench.clock.sleep(15)
+    bench.service.tick()
+    study(tmp_path / "watch" / "two", 2)
+    bench.sources[0].look()
+    assert bench.counts() == {"complete": 1}
+    bench.clock.sleep(-2 * DAY_S)
+    assert len(bench.wait()) == 2
+    bench.clock.sleep(-2 * DAY_S)
+    bench.wait(300, 10)
+    assert bench.service.spool.size_bytes == 0
+
+
+def test_what_failed_in_a_watched_folder_waits_for_no_clock(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, "files = 15\n", base=_limits_last())
+    study(tmp_path / "watch" / "one", 1)
+    bench.wait(20)
+    bench.clock.sleep(-2 * DAY_S)
+    assert bench.sources[0]._patience.is_due(next(iter(bench.sources[0]._seen)))
+
+
+def test_files_that_came_again_in_part_are_removed_with_the_dead_study(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    files = study(tmp_path / "sent", 1)
+    bench.take(files)
+    bench.wait(200)
+    bench.take(files[:3])
+    bench.wait()
+    assert bench.counts() == {"dead": 1}
+    assert bench.service.queue.revive() == 1  # its files are there
+    bench.wait()
+    bench.wait(int(40 * DAY_S), int(DAY_S))
+    assert bench.service.spool.size_bytes == 0
+
+
+def test_a_file_that_was_refused_and_then_written_before_a_kill_counts_as_there(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    files = study(tmp_path / "sent", 1)
+    bench.take(files)
+    found = identity(files[0].read_bytes())
+    bench.service.queue.refuse(key_of(found.study), key_of(found.instance))  # the note of a try before
+    bench.take(files[:1])
+    assert len(bench.wait()) == 1
+
+
+def test_folders_of_others_do_not_end_the_service(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, "[serve.output]\nkeep_days = 1\n")
+    for parent in ("results", "spool"):
+        place = bench.settings.state / parent
+        place.mkdir(exist_ok=True)
+        os.mkdir(os.fsencode(place) + b"/caf\xe9")
+    bench.service.clean()
+    assert bench.service.spool.studies() == []
+
+
+def test_a_damaged_row_does_not_end_the_worker_thread(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    for seed in (1, 2):
+        bench.take(study(tmp_path / str(seed), seed))
+        bench.clock.sleep(1)
+    first = key_of(identity(next((tmp_path / "1").iterdir()).read_bytes()).study)
+    bench.service.database.run("UPDATE studies SET done = '{' WHERE key = ?", first)
+    bench.clock.sleep(20)
+    bench.service.tick()
+    bench.service.stopping.wait = lambda _: True  # type: ignore[method-assign,assignment]
+    for _ in range(2):
+        with bench.service._guarded("queue"):
+            bench.service.work_one(bench.work)
+    assert bench.counts() == {"working": 1, "done": 1}
+    with bench.service._guarded("service"):
+        raise OSError("whatever")
+    assert "defect" in bench.service.metrics.source_errors["service"]
+
+
+def _limits_last() -> str:
+    from helpers.service import BASE
+
+    head, _, tail = BASE.partition("[serve.limits]")
+    return f"{head}{tail[tail.index('[serve.monitor]') :]}[serve.limits]\nfree = \"1MB\"\n"
