@@ -162,7 +162,7 @@ class StudyQueue:
         return found
 
     def follow_clock(self) -> None:
-        """Times of a clock that was set back since are those of now: nothing waits until it is there again."""
+        """Times of a clock that was set back since become those of now: nothing waits for it."""
         now = self.database.clock()
         statement = "UPDATE studies SET changed = ?, next_try = min(next_try, ?) WHERE changed > ?"
         self.database.run(statement, now, now, now + CLOCK_JUMP_S)

@@ -242,7 +242,7 @@ class Service:
 
     @contextmanager
     def _guarded(self, name: str, wait_s: float = 0.0) -> Iterator[None]:
-        """Whatever goes wrong in the block is said, and the thread goes on: one that dies does so in silence."""
+        """Say whatever goes wrong in the block, and go on: a thread dies in silence."""
         try:
             yield
         except C3S3Error as error:

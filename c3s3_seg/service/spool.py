@@ -97,7 +97,9 @@ class Spool:
 
     def studies(self) -> list[str]:
         """Keys of the studies that have files."""
-        return sorted(p.name for p in self.folder.iterdir() if is_key(p.name) and p.is_dir() and not p.is_symlink())
+        return sorted(
+            p.name for p in self.folder.iterdir() if is_key(p.name) and p.is_dir() and not p.is_symlink()
+        )
 
     @property
     def size_bytes(self) -> int:

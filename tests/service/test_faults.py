@@ -92,4 +92,4 @@ def _limits_last() -> str:
     from helpers.service import BASE
 
     head, _, tail = BASE.partition("[serve.limits]")
-    return f"{head}{tail[tail.index('[serve.monitor]') :]}[serve.limits]\nfree = \"1MB\"\n"
+    return f'{head}{tail[tail.index("[serve.monitor]") :]}[serve.limits]\nfree = "1MB"\n'
