@@ -1,4 +1,4 @@
-"""Deflated DICOM files: where a header is read, no more of a small file that unpacks to a large one is unpacked."""
+"""Deflated DICOM files: where only a header is read, nothing behind it is unpacked."""
 
 import resource
 import zlib

@@ -1,5 +1,6 @@
 """DICOMweb against servers that do what no good one does; a real one is in test_pacs.py."""
 
+import resource
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -193,6 +194,15 @@ def test_a_transfer_has_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(RefusedError, match="a file of more than 1,048,576 bytes came"):
         fetched(Behaviour(endless=b"x" * 65536), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_line_that_never_ends_is_not_kept(tmp_path: Path) -> None:
+    """Where the lengths of pieces are, the library reads lines without a limit."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for line in (b"0" * 65536, b"0;" * 65536):
+        with pytest.raises(C3S3Error, match=r"cannot be read|a line that does not end|broke the connection"):
+            fetched(Behaviour(line=line), tmp_path / "out", FetchLimits(seconds_s=5))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 << 10
 
 
 @pytest.mark.slow

@@ -1,11 +1,19 @@
 """What an unlucky operator or a hostile sender does to the service."""
 
+import json
 import os
+import resource
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
-from helpers.service import Bench, study
+import pytest
+from helpers.service import Bench, results, study
 
+from c3s3_seg.errors import InputError
 from c3s3_seg.io.pacs.identity import identity
+from c3s3_seg.service.segment import SegmentTask
 from c3s3_seg.service.spool import key_of
 
 DAY_S = 86_400.0
@@ -93,3 +101,83 @@ def _limits_last() -> str:
 
     head, _, tail = BASE.partition("[serve.limits]")
     return f'{head}{tail[tail.index("[serve.monitor]") :]}[serve.limits]\nfree = "1MB"\n'
+
+
+def test_an_entry_with_a_file_that_cannot_be_taken_waits_as_a_whole(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A part of a study is not to be taken for all of it."""
+    bench = Bench(tmp_path)
+    files = study(tmp_path / "watch" / "one", 1)
+    (tmp_path / "watch" / "one" / "movie.mp4").write_bytes(bytes(200_000))  # of no matter
+    bench.sources[0].object_bytes = 100_000  # type: ignore[union-attr]
+    last = files[-1].read_bytes()
+    files[-1].write_bytes(last + bytes(100_000))
+    study(tmp_path / "watch" / "two", 2)
+    assert len(bench.wait(60)) == 1
+    assert caplog.text.count("larger than serve.limits.object") < 6
+    files[-1].write_bytes(last)
+    assert len(bench.wait(60)) == 2
+
+
+def test_an_entry_that_cannot_be_looked_through_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench = Bench(tmp_path)
+    study(tmp_path / "watch" / "one", 1)
+    (tmp_path / "watch" / "one" / "closed").mkdir()
+    opened = os.scandir
+
+    def refusing(path: Any = ".") -> Any:  # tests may run as root, to whom nothing is closed
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", refusing)
+        assert bench.wait(60) == []
+    assert "cannot be read: none of it is taken" in caplog.text
+    assert len(bench.wait(60)) == 1
+
+
+def test_half_a_line_does_not_stay_in_the_log(tmp_path: Path) -> None:
+    """As where the disk is full, here by a limit to the size of files."""
+    bench = Bench(tmp_path)
+    bench.service.deliveries.database.run("INSERT INTO results VALUES ('a-1', ?)", json.dumps({"id": "a-1"}))
+    log = bench.settings.log
+    log.write_text("{}\n")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8, hard))
+    try:
+        with pytest.raises(InputError, match="cannot be written"):
+            _append_waiting(bench)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert log.read_text() == "{}\n"
+    bench.service.tick()
+    assert [line.get("id") for line in results(bench.settings)] == [None, "a-1"]
+
+
+def _append_waiting(bench: Bench) -> None:
+    from c3s3_seg.service.results_log import write_lines
+
+    write_lines(bench.settings.log, bench.service.deliveries)
+
+
+def test_an_answer_that_cannot_be_read_is_not_taken_for_the_next_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(tmp_path)
+    worker = bench.service._worker()
+    said = '{"ready": 1}\nnoise\n{"study": {}}\n'
+    talker = f"import sys; sys.stdout.write({said!r}); sys.stdout.flush(); sys.stdin.read()"
+    started = subprocess.Popen
+
+    def talks(_: Any, **words: Any) -> Any:
+        return started([sys.executable, "-c", talker], **words)
+
+    monkeypatch.setattr(subprocess, "Popen", talks)
+    with pytest.raises(ValueError, match="Expecting value"):
+        worker.segment(SegmentTask(tmp_path, tmp_path / "out"))
+    assert worker.process_id is None
+    assert worker._rest == b""
