@@ -62,7 +62,7 @@ class Behaviour:
     media, ending
         Of a transfer: content type, and what follows the last part.
     line
-        Repeat this for ever in place of the length of a piece.
+        Repeat this for ever in place of the length of a piece, behind `before_line`.
     endless
         Repeat this for ever in place of the parts.
     drip_s
@@ -80,6 +80,7 @@ class Behaviour:
     media: str = f'multipart/related; type="application/dicom"; boundary={MARK}'
     ending: bytes = f"\r\n--{MARK}--".encode()
     line: bytes = b""
+    before_line: bytes = b""
     endless: bytes = b""
     drip_s: float = 0.0
     stored: Any = field(default_factory=dict)
@@ -98,6 +99,7 @@ class _Handler(BaseHTTPRequestHandler):
         path = self.path.partition("?")[0]
         if how.line:
             self._head(how.code, {"Content-Type": how.media, "Transfer-Encoding": "chunked"})
+            self.wfile.write(how.before_line)
             while True:
                 self.wfile.write(how.line)
         if path.endswith(("/studies", "/series")):

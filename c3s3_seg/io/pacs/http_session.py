@@ -20,7 +20,6 @@ from c3s3_seg.io.pacs.web_address import PASSWORD, TOKEN, USER, Credentials, Web
 # Of the libraries: they quote addresses with what was searched for, tracebacks, and what the server says.
 LOGGERS = ("dicomweb_client", "urllib3", "retrying")
 ANSWER_BYTES = 16 << 20  # of a search, or of what is said about a store
-LINE_BYTES = 1 << 16  # of what is between the pieces of an answer
 # The files as they are stored: a server would convert compressed ones otherwise (PS3.18, 8.7.3.5.2).
 AS_STORED = 'multipart/related; type="application/dicom"; transfer-syntax=*'
 
@@ -171,29 +170,10 @@ def _checker(address: WebAddress, wire: Wire) -> Callable[..., Any]:
         if response.headers.get("Content-Encoding", "identity").lower() not in ("", "identity"):
             raise RefusedError(f"{address} sent a packed answer, which was not asked for")
         wire.media = response.headers.get("Content-Type", "")
-        answer = getattr(response.raw, "_original_response", None)
-        if getattr(answer, "fp", None) is not None:  # the library reads lengths of pieces without a limit
-            answer.fp = _ShortLines(answer.fp)
         response.raw = _Counted(response.raw, wire)
         return response
 
     return check
-
-
-class _ShortLines:
-    """What comes over a connection; a line of it that never ends is refused."""
-
-    def __init__(self, file: Any) -> None:
-        self._file = file
-
-    def readline(self, size: int = -1) -> bytes:
-        line: bytes = self._file.readline(LINE_BYTES if size < 0 else size)
-        if size < 0 and len(line) == LINE_BYTES:
-            raise RefusedError("the server's answer holds a line that does not end")
-        return line
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._file, name)
 
 
 class _Counted:
