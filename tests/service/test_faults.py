@@ -181,3 +181,15 @@ def test_an_answer_that_cannot_be_read_is_not_taken_for_the_next_study(
         worker.segment(SegmentTask(tmp_path, tmp_path / "out"))
     assert worker.process_id is None
     assert worker._rest == b""
+
+
+def test_an_association_that_is_kept_open_does_not_hold_a_study_for_ever(tmp_path: Path) -> None:
+    class Association:
+        """Open all the time."""
+
+    bench, link = Bench(tmp_path), Association()
+    for path in study(tmp_path / "sent", 1):
+        content = path.read_bytes()
+        bench.service.intake.take(identity(content), content, link)
+    assert bench.wait(500, 10) == []
+    assert len(bench.wait(200, 10)) == 1
