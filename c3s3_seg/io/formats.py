@@ -137,9 +137,9 @@ def is_own_result(path: Path) -> bool:
         if image_suffix(path) in SAVE_SUFFIXES:
             return f"{PROGRAM}".encode() in _header(path)
         if path.suffix.lower() == ".dcm" and is_dicom(path):
-            import pydicom
+            from c3s3_seg.io.deflated import header_of
 
-            return bool(pydicom.dcmread(path, stop_before_pixels=True).get("Manufacturer") == PROGRAM)
+            return bool(header_of(path).get("Manufacturer") == PROGRAM)
     except Exception:  # a damaged file says nothing
         return False
     return False

@@ -166,13 +166,12 @@ def _by_number(drawings: Sequence[Drawing]) -> dict[str, int]:
 
 
 def _numbers(drawing: Drawing) -> list[tuple[str, int]]:
-    import pydicom
-
+    from c3s3_seg.io.deflated import header_of
     from c3s3_seg.io.dicom_objects.rtstruct_read import region_name
     from c3s3_seg.io.dicom_objects.seg_read import segment_names
 
     try:
-        data: Any = pydicom.dcmread(drawing.path, stop_before_pixels=True, force=True)
+        data: Any = header_of(drawing.path, force=True)
         if drawing.kind == "dicom-seg":
             return [(name, number) for number, name in segment_names(data).items()]
         return [(region_name(item), int(item.ROINumber)) for item in data.StructureSetROISequence]

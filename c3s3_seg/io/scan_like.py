@@ -116,14 +116,13 @@ def _dicom_words(path: Path) -> str | None:
         return "this is an archive of DICOM files"
     if not is_dicom(path):
         return None
-    import pydicom
-
+    from c3s3_seg.io.deflated import header_of
     from c3s3_seg.io.dicom_objects.segmentation import look_at_drawing
 
     try:
         if look_at_drawing(path) is not None:
             return None
-        head: Any = pydicom.dcmread(path, specific_tags=["Modality"], stop_before_pixels=True, force=True)
+        head: Any = header_of(path, specific_tags=["Modality"], force=True)
         modality = str(head.get("Modality", "") or "")
     except Exception:  # pydicom raises whatever its parser trips over
         return None

@@ -16,6 +16,8 @@ from c3s3_seg.service.queue import StudyQueue
 from c3s3_seg.service.source_memory import SourceMemory
 from c3s3_seg.service.spool import Spool, key_of
 
+HELD_S = 600.0  # an open association holds its study up for so long after the last file
+
 
 @dataclass(eq=False)
 class Sending:
@@ -37,8 +39,8 @@ class Intake:
     memory: SourceMemory
     spool: Spool
     metrics: Metrics
-    # Who sends -> the study that the last file was of: it is not complete as long as they go on.
-    _open: WeakKeyDictionary[Any, str] = field(default_factory=WeakKeyDictionary)
+    # Who sends -> the study that the last file was of, and when: it is not complete as long as they go on.
+    _open: WeakKeyDictionary[Any, tuple[str, float]] = field(default_factory=WeakKeyDictionary)
     _turn: threading.Lock = field(default_factory=threading.Lock)
 
     def take(self, found: Identity, content: bytes, sender: Any = None) -> bool:
@@ -63,9 +65,9 @@ class Intake:
         key, instance = key_of(found.study), key_of(found.instance)
         if sender is not None:
             with self._turn:
-                self._open[sender] = key
+                self._open[sender] = key, self.queue.database.clock()
         if self.spool.holds(found, content):
-            self.queue.still_comes(key)
+            self.queue.still_comes(key, instance)
             return True
         if not self.spool.has_room(found, len(content)):
             self.metrics.failed("no room")
@@ -88,7 +90,7 @@ class Intake:
         sender = Sending()
         if study is not None:
             with self._turn:
-                self._open[sender] = study
+                self._open[sender] = study, self.queue.database.clock()
         try:
             yield sender
         finally:
@@ -97,9 +99,13 @@ class Intake:
     @property
     def being_sent(self) -> set[str]:
         """Studies of which somebody may be about to send a further file."""
+        now = self.queue.database.clock()
         with self._turn:
-            return {key for sender, key in self._open.items() if getattr(sender, "is_alive", _always)()}
+            return {key for sender, (key, when) in self._open.items() if _goes_on(sender, now - when)}
 
 
-def _always() -> bool:
-    return True
+def _goes_on(sender: Any, since_s: float) -> bool:
+    """Whether a further file may come: an association may be kept open, by C-ECHO, without one."""
+    if isinstance(sender, Sending):
+        return True
+    return abs(since_s) < HELD_S and bool(getattr(sender, "is_alive", lambda: True)())

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -15,7 +16,8 @@ from c3s3_seg.service.queue import StudyQueue
 from c3s3_seg.service.settings import MonitorSettings
 from c3s3_seg.service.spool import Spool
 
-REQUEST_S = 10.0
+REQUEST_S = 10.0  # for a whole request, however slowly it comes
+CONNECTIONS = 16  # at once; more are closed at once: the service needs its threads and files
 Health = Callable[[], dict[str, str]]
 
 
@@ -113,11 +115,10 @@ def monitoring(settings: MonitorSettings, collector: Collector, health: Health) 
         return 404, "text/plain", b"not found\n"
 
     try:
-        server = ThreadingHTTPServer((settings.host, settings.port), _handler(answer))
+        server = _Server((settings.host, settings.port), _handler(answer))
     except OSError as error:
         what = f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}"
         raise InputError(what, todo="Give another serve.monitor.port") from error
-    server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, name="monitor", daemon=True)
     thread.start()
     try:
@@ -126,6 +127,44 @@ def monitoring(settings: MonitorSettings, collector: Collector, health: Health) 
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+class _Server(ThreadingHTTPServer):
+    """Serves so many at once, and is silent about those who go away."""
+
+    daemon_threads = True
+
+    def __init__(self, *words: Any) -> None:
+        self._seats = threading.BoundedSemaphore(CONNECTIONS)
+        super().__init__(*words)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if not self._seats.acquire(blocking=False):
+            self.shutdown_request(request)
+            return
+        try:
+            super().process_request(request, client_address)
+        except RuntimeError:  # no thread can be started
+            self._seats.release()
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        timer = threading.Timer(REQUEST_S, _cut, (request,))
+        timer.daemon = True
+        try:
+            timer.start()
+            super().process_request_thread(request, client_address)
+        finally:
+            timer.cancel()
+            self._seats.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        del request, client_address  # whoever asked has gone: a traceback helps nobody
+
+
+def _cut(request: socket.socket) -> None:
+    with suppress(OSError):
+        request.shutdown(socket.SHUT_RDWR)
 
 
 def _handler(answer: Callable[[str], tuple[int, str, bytes]]) -> type[BaseHTTPRequestHandler]:

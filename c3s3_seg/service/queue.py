@@ -18,7 +18,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from c3s3_seg.service.database import ServiceDatabase
+from c3s3_seg.errors import InputError
+from c3s3_seg.service.database import MOVE, ServiceDatabase
 
 QueueState = Literal["received", "complete", "working", "done", "failed", "dead"]
 STATES: tuple[QueueState, ...] = ("received", "complete", "working", "done", "failed", "dead")
@@ -121,7 +122,7 @@ class StudyQueue:
                     self.database.run("UPDATE studies SET again = 1 WHERE key = ?", key)
             elif row[0] != "received" or fresh:
                 self.database.run(
-                    "UPDATE studies SET state = 'received', changed = ? WHERE key = ?", now, key
+                    "UPDATE studies SET state = 'received', changed = ?, removed = 0 WHERE key = ?", now, key
                 )
 
     def refuse(self, key: str, instance: str) -> None:
@@ -135,9 +136,12 @@ class StudyQueue:
         if self.database.row("SELECT 1 FROM refused WHERE study = ? LIMIT 1", key) is not None:
             self.database.run("DELETE FROM refused WHERE study = ? AND instance = ?", key, instance)
 
-    def still_comes(self, key: str) -> None:
+    def still_comes(self, key: str, instance: str) -> None:
         """A file that is there already came once more: as after a transfer that was broken off."""
+        question = "SELECT 1 FROM refused WHERE study = ? AND instance = ?"
         with self.database.guarded():
+            if self.database.row(question, key, instance) is not None:
+                self.accept(key, instance)  # a kill came between its writing and this note
             if key in self._touched:
                 self._touched[key] = self.database.clock()
 
@@ -157,6 +161,12 @@ class StudyQueue:
                     found.append(key)
         return found
 
+    def follow_clock(self) -> None:
+        """Times of a clock that was set back since become those of now: nothing waits for it."""
+        now = self.database.clock()
+        statement = "UPDATE studies SET changed = ?, next_try = min(next_try, ?) WHERE changed > ?"
+        self.database.run(statement, now, now, now + CLOCK_JUMP_S)
+
     def _close(self, key: str, now: float) -> None:
         (missing,) = self.database.row("SELECT count(*) FROM refused WHERE study = ?", key) or (0,)
         if not missing:
@@ -172,9 +182,8 @@ class StudyQueue:
         now = self.database.clock()
         with self.database.guarded():
             row = self.database.row(
-                "SELECT key FROM studies WHERE state IN ('complete', 'failed') AND (next_try <= ? OR next_try"
-                " > ? + 1e6) ORDER BY next_try LIMIT 1",
-                now,
+                "SELECT key FROM studies WHERE state IN ('complete', 'failed') AND next_try <= ?"
+                " ORDER BY next_try LIMIT 1",
                 now,
             )
             if row is None:
@@ -280,7 +289,11 @@ class StudyQueue:
 
 def _study(row: tuple[Any, ...]) -> QueuedStudy:
     key, state, revision, attempts, interrupted, next_try, changed, again, removed, done, kind, reason = row
+    try:
+        series = dict(json.loads(done))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise InputError("the queue is damaged: the series of a study cannot be read", todo=MOVE) from error
     return QueuedStudy(
         key, state, revision, attempts, interrupted, next_try, changed, bool(again), bool(removed),
-        json.loads(done), kind, reason,
+        series, kind, reason,
     )  # fmt: skip

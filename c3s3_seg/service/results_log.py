@@ -49,9 +49,13 @@ def _append(path: Path, line: str) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
     handle = os.open(path, flags, 0o640)
     try:
-        content = line.encode() + b"\n"
-        if os.write(handle, content) < len(content):
-            raise OSError("the disk is full")
+        content, before = line.encode() + b"\n", os.fstat(handle).st_size
+        try:
+            if os.write(handle, content) < len(content):
+                raise OSError("the disk is full")
+        except OSError:
+            os.ftruncate(handle, before)  # the next line is not to be added to half of this one
+            raise
         os.fsync(handle)
     finally:
         os.close(handle)

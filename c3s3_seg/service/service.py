@@ -23,7 +23,7 @@ from c3s3_seg.service.segment import job_of, model_of
 from c3s3_seg.service.settings import ServeSettings
 from c3s3_seg.service.source_memory import SourceMemory
 from c3s3_seg.service.sources import FolderSource, PacsSource
-from c3s3_seg.service.spool import Room, Spool, key_of
+from c3s3_seg.service.spool import Room, Spool, is_key, key_of
 from c3s3_seg.service.work import Segmenter, Work
 from c3s3_seg.service.worker_process import BrokenOffError, WorkerProcess
 from c3s3_seg.system.files import check_folder, make_folder
@@ -100,9 +100,10 @@ class Service:
         while self._stranded:
             self.queue.give_back(self._stranded[-1])
             self._stranded.pop()
+        self.queue.follow_clock()
         self.queue.close_quiet(self.settings.quiet_s, self.intake.being_sent)
         write_lines(self.settings.log, self.deliveries)
-        if self.clock() - self._cleaned >= CLEAN_S:
+        if abs(self.clock() - self._cleaned) >= CLEAN_S:  # it may be set back, too
             self._cleaned = self.clock()
             self.clean()
 
@@ -118,6 +119,8 @@ class Service:
         if keep_days is None or not self.settings.results.is_dir():
             return
         for folder in self.settings.results.iterdir():
+            if not is_key(folder.name):
+                continue
             known = self.queue.get(folder.name)
             aged = known is not None and self.clock() - known.changed > keep_days * DAY_S
             if known is not None and known.state == "done" and aged and not folder.is_symlink():
@@ -217,37 +220,39 @@ class Service:
             thread.join(10.0)  # a store may hang: its study is taken up at the next start
 
     def _guarded_tick(self) -> None:
-        try:
+        with self._guarded("service"):
             self.tick()
-            self.metrics.source("service", self.clock())
-        except C3S3Error as error:
-            self._complain("service", error)
 
     def _serve_worker(self, worker: WorkerProcess) -> None:
         work = self.work(worker.segment)
         try:
             while not self.stopping.is_set():
-                try:
+                with self._guarded("queue", 10 * TICK_S):
                     if not self.work_one(work):
                         self.stopping.wait(TICK_S)
-                    self.metrics.source("queue", self.clock())
-                except C3S3Error as error:
-                    self._complain("queue", error)
-                    self.stopping.wait(10 * TICK_S)
         finally:
             worker.close()
 
     def _serve_source(self, source: FolderSource | PacsSource) -> None:
         while True:
-            try:
+            with self._guarded(source.name):
                 source.look()
-                self.metrics.source(source.name, self.clock())
-            except C3S3Error as error:
-                self._complain(source.name, error)
-            except Exception as error:  # a source that dies must not do so in silence
-                self._complain(source.name, InputError(f"a defect of this program ({type(error).__name__})"))
             if self.stopping.wait(source.settings.every_s):
                 return
+
+    @contextmanager
+    def _guarded(self, name: str, wait_s: float = 0.0) -> Iterator[None]:
+        """Say whatever goes wrong in the block, and go on: a thread dies in silence."""
+        try:
+            yield
+        except C3S3Error as error:
+            self._complain(name, error)
+        except Exception as error:
+            self._complain(name, InputError(f"a defect of this program ({type(error).__name__})"))
+        else:
+            self.metrics.source(name, self.clock())
+            return
+        self.stopping.wait(wait_s)
 
     def _complain(self, name: str, error: C3S3Error) -> None:
         if self.stopping.is_set():  # the queue is being closed under it

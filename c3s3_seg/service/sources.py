@@ -15,6 +15,7 @@ from pathlib import Path
 
 from c3s3_seg.errors import C3S3Error, InputError, public
 from c3s3_seg.io.cases import walk_files
+from c3s3_seg.io.detect import PREFIX_END, begins_as_dicom
 from c3s3_seg.io.pacs.client import fetch
 from c3s3_seg.io.pacs.identity import identity
 from c3s3_seg.io.pacs.query import FetchLimits
@@ -29,12 +30,18 @@ from c3s3_seg.system.hardware import parse_memory
 
 FULL = "the spool has no room, or a study is larger than allowed; it is tried again later"
 NO_SPACE = "less space is free than serve.limits.free: nothing is fetched"
+UNREADABLE = "an entry has files or folders that cannot be read: none of it is taken until they can be"
+TOO_LARGE = "an entry has a file larger than serve.limits.object: none of it is taken"
 LONGEST_S = 3600.0
 LOGGER = logging.getLogger(__name__)
 
 
 class NoRoomError(InputError):
     """A file had no room in the spool."""
+
+
+class HeldUpError(InputError):
+    """A file of an entry cannot be taken now: without it a part of a study would be taken for all of it."""
 
 
 @dataclass
@@ -55,7 +62,8 @@ class Patience:
 
     def is_due(self, what: str) -> bool:
         """Whether it may be tried."""
-        return self.clock() >= self._failed.get(what, (0, 0.0))[1]
+        wait = self._failed.get(what, (0, 0.0))[1] - self.clock()
+        return not 0 < wait <= LONGEST_S  # longer than any: the clock was set back
 
     def failed(self, what: str) -> None:
         """It failed once more."""
@@ -115,8 +123,8 @@ class FolderSource:
             if signature != before:
                 self._seen[key] = (signature, self.clock())
                 continue
-            settled = self.clock() - since >= self.settings.settle_s
-            known = not signature or memory.remembered("watched", key) == signature
+            settled = not 0 <= self.clock() - since < self.settings.settle_s  # it may be set back meanwhile
+            known = memory.remembered("watched", key) == signature
             if settled and not known and self._patience.is_due(key):
                 taken += self._take_whole(entry, key, signature)
         for gone in set(self._seen) - there:
@@ -127,17 +135,18 @@ class FolderSource:
     def _take_whole(self, entry: Path, key: str, signature: str) -> int:
         try:
             taken = self._take(entry)
-        except NoRoomError as error:  # which `/healthz` shows, or this study is too large; others are not
+        except (NoRoomError, HeldUpError) as error:  # others of the folder may be taken
             LOGGER.warning("%s: %s", self.name, error.what)
             self._patience.failed(key)
             return 0
         self._patience.succeeded(key)
-        if _signature(entry) == signature:  # else it changed meanwhile, and is taken once more
+        if signature != UNREADABLE and _signature(entry) == signature:  # else it is taken once more
             self.intake.memory.remember("watched", key, signature)
         return taken
 
     def _take(self, entry: Path) -> int:
         taken = 0
+        self._check(entry)
         with self.intake.sending() as sender:
             for path in _regular(entry):
                 try:
@@ -150,6 +159,20 @@ class FolderSource:
                     raise NoRoomError(FULL)
                 taken += 1
         return taken
+
+    def _check(self, entry: Path) -> None:
+        """Raise HeldUpError unless all files can be read, and those of DICOM are small enough."""
+        try:
+            for path in _regular(entry):
+                with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+                    large = os.fstat(file.fileno()).st_size > self.object_bytes
+                    if large and begins_as_dicom(file.read(PREFIX_END)):
+                        raise HeldUpError(TOO_LARGE)
+        except HeldUpError:
+            raise
+        except (OSError, C3S3Error) as error:
+            self.intake.metrics.failed("unreadable")
+            raise HeldUpError(UNREADABLE) from error
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -169,7 +192,7 @@ def _regular(entry: Path) -> Iterator[Path]:
 
 
 def _signature(entry: Path) -> str:
-    """What changes when a file of it comes, goes, grows or is written; "" if it cannot be looked at."""
+    """What changes when a file of it comes, goes, grows or is written; or that it cannot be looked at."""
     digest = hashlib.sha256()
     try:
         for path in _regular(entry):
@@ -177,7 +200,7 @@ def _signature(entry: Path) -> str:
             if stat.S_ISREG(status.st_mode):
                 digest.update(os.fsencode(path) + f"|{status.st_size}|{status.st_mtime_ns}\n".encode())
     except (OSError, C3S3Error):
-        return ""
+        return UNREADABLE
     return digest.hexdigest()
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import threading
 from collections.abc import Iterator
@@ -26,6 +27,11 @@ KEY_LENGTH = 32
 def key_of(uid: str) -> str:
     """What stands for a UID in names and logs."""
     return hashlib.sha256(uid.encode()).hexdigest()[:KEY_LENGTH]
+
+
+def is_key(name: str) -> bool:
+    """Whether a name is what `key_of` gives: others in our folders are somebody else's."""
+    return re.fullmatch(r"[0-9a-f]{32}", name) is not None
 
 
 @dataclass(frozen=True)
@@ -91,7 +97,9 @@ class Spool:
 
     def studies(self) -> list[str]:
         """Keys of the studies that have files."""
-        return sorted(p.name for p in self.folder.iterdir() if p.is_dir() and not p.is_symlink())
+        return sorted(
+            p.name for p in self.folder.iterdir() if is_key(p.name) and p.is_dir() and not p.is_symlink()
+        )
 
     @property
     def size_bytes(self) -> int:

@@ -62,7 +62,13 @@ class WorkerProcess:
         BrokenOffError
             If `stop` was set meanwhile.
         """
-        end = time.monotonic() + self.limit_s
+        try:
+            return self._segment(task, time.monotonic() + self.limit_s)
+        except Exception:
+            self.close()  # what it answers next may be about this study
+            raise
+
+    def _segment(self, task: SegmentTask, end: float) -> SegmentedStudy:
         if self._process is None:
             self._start()
             answer = self._answer(end)

@@ -80,7 +80,7 @@ def _acquire(path: Path, shared: bool) -> int:
         except BlockingIOError:
             holder = _holder(handle)
             os.close(handle)
-            todo = "Wait for it to end, or give another folder with -o"
+            todo = "Wait for it to end, or give another folder"
             raise InputError(
                 f"another run writes into this folder{holder}", where=path.parent, todo=todo
             ) from None

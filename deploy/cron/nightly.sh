@@ -34,7 +34,7 @@ while IFS= read -r study || [ -n "$study" ]; do
     *[!0-9.]*) echo "not a study UID in $list" >&2; status=1; continue ;;
   esac
   if [ ! -d "$WORK/scans/$study" ]; then
-    "$PROGRAM" fetch "$SERVER" -o "$WORK/scans/$study.part" --study "$study" --title "$TITLE" \
+    "$PROGRAM" fetch "$SERVER" -o "$WORK/scans/$study.part" --study "$study" --title "$TITLE" </dev/null \
       && mv "$WORK/scans/$study.part" "$WORK/scans/$study" || status=1
   fi
 done <"$list"

@@ -61,6 +61,8 @@ class Behaviour:
         More of every answer.
     media, ending
         Of a transfer: content type, and what follows the last part.
+    line
+        Repeat this for ever in place of the length of a piece, behind `before_line`.
     endless
         Repeat this for ever in place of the parts.
     drip_s
@@ -77,6 +79,8 @@ class Behaviour:
     headers: dict[str, str] = field(default_factory=dict)
     media: str = f'multipart/related; type="application/dicom"; boundary={MARK}'
     ending: bytes = f"\r\n--{MARK}--".encode()
+    line: bytes = b""
+    before_line: bytes = b""
     endless: bytes = b""
     drip_s: float = 0.0
     stored: Any = field(default_factory=dict)
@@ -93,6 +97,11 @@ class _Handler(BaseHTTPRequestHandler):
         how = self.server.how
         how.requests.append(("GET", self.path, dict(self.headers.items()), b""))
         path = self.path.partition("?")[0]
+        if how.line:
+            self._head(how.code, {"Content-Type": how.media, "Transfer-Encoding": "chunked"})
+            self.wfile.write(how.before_line)
+            while True:
+                self.wfile.write(how.line)
         if path.endswith(("/studies", "/series")):
             answer = how.search if path.endswith("/studies") else how.series
             self._answer(answer if isinstance(answer, bytes) else json.dumps(answer).encode())

@@ -291,13 +291,13 @@ def test_a_decoder_that_does_not_start_is_no_fault_of_the_file(
 
 
 def test_a_deflated_bomb_is_refused(files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    from c3s3_seg.io.dicom import header as dicom_header
+    from c3s3_seg.io import deflated
 
     for path in files:
         edit(path, lambda d: setattr(d.file_meta, "TransferSyntaxUID", DeflatedExplicitVRLittleEndian))
     load(files[0].parent)
     edit(files[2], values(ImageComments="x" * 500_000))
-    monkeypatch.setattr(dicom_header, "MAX_INFLATED", 400_000)
+    monkeypatch.setattr(deflated, "MAX_INFLATED", 400_000)
     with pytest.raises(InputError, match=r"IM_0003.dcm' is damaged"):
         load(files[0].parent)
 

@@ -1,5 +1,6 @@
 """DICOMweb against servers that do what no good one does; a real one is in test_pacs.py."""
 
+import resource
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -193,6 +194,19 @@ def test_a_transfer_has_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(RefusedError, match="a file of more than 1,048,576 bytes came"):
         fetched(Behaviour(endless=b"x" * 65536), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_line_that_never_ends_is_not_kept(tmp_path: Path) -> None:
+    """Between and behind the pieces of an answer the libraries read lines: of no more than so many bytes."""
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for before_line in (b"", b"0\r\n", b"2\r\n[]\r\n0\r\n"):  # the last two: in the fields behind the body
+        with pytest.raises(C3S3Error, match="broke the connection"):
+            fetched(
+                Behaviour(line=b"0" * 65536, before_line=before_line),
+                tmp_path / "out",
+                FetchLimits(seconds_s=5),
+            )
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - used < 100 << 10
 
 
 @pytest.mark.slow

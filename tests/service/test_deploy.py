@@ -51,6 +51,18 @@ def test_the_script_of_cron() -> None:
     assert os.access(DEPLOY / "cron" / "nightly.sh", os.X_OK)
 
 
+def test_the_script_of_cron_reads_all_of_its_list(tmp_path: Path) -> None:
+    """Although the program that it calls may read what it is given."""
+    program = tmp_path / "program"
+    program.write_text('#!/bin/sh\ncat >/dev/null\n[ "$1" != fetch ] || mkdir "$4"\n')
+    program.chmod(0o755)
+    (tmp_path / "list.txt").write_text("1.1\n..\n1.2")
+    environment = {**os.environ, "PROGRAM": str(program), "WORK": str(tmp_path / "work")}
+    words = [str(DEPLOY / "cron" / "nightly.sh"), str(tmp_path / "list.txt")]
+    subprocess.run(words, env=environment, check=True, stdin=subprocess.DEVNULL)
+    assert {path.name for path in (tmp_path / "work" / "scans").iterdir()} == {"1.1", "1.2"}
+
+
 def test_the_unit_of_systemd(tmp_path: Path) -> None:
     text = (DEPLOY / "systemd" / "c3s3-seg.service").read_text()
     unit = tmp_path / "c3s3-seg.service"

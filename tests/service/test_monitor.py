@@ -1,6 +1,8 @@
 """`/healthz` and `/metrics`: what they say, and that no value of a header is in it."""
 
 import json
+import socket
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -9,6 +11,7 @@ import pytest
 from helpers.service import Bench, free_port, study
 
 from c3s3_seg.errors import InputError
+from c3s3_seg.service import monitor
 from c3s3_seg.service.monitor import Collector, monitoring
 from c3s3_seg.service.settings import MonitorSettings
 
@@ -57,3 +60,44 @@ def test_health_and_metrics(tmp_path: Path) -> None:
             monitoring(MonitorSettings(port=port), collector, service.health),
         ):
             pass
+
+
+def test_those_who_ask_too_slowly_or_too_often_do_not_hold_it_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(monitor, "REQUEST_S", 1.0)
+    monkeypatch.setattr(monitor, "CONNECTIONS", 4)
+    bench, port = Bench(tmp_path), free_port()
+    collector = Collector(bench.service.queue, bench.service.spool, bench.service.metrics)
+    with monitoring(MonitorSettings(port=port), collector, bench.service.health):
+        slow = [socket.create_connection(("127.0.0.1", port)) for _ in range(12)]
+        for _ in range(12):  # a byte now and then, for longer than a request may take
+            for one in slow:
+                _drip(one)
+            time.sleep(0.2)
+        assert get(port, "/healthz/live")[0] == 200
+        for one in slow:
+            one.close()
+        for method in ("HEAD", "POST", "../..", "A" * 70_000):
+            with socket.create_connection(("127.0.0.1", port), timeout=20) as asked:
+                asked.sendall(f"{method} /metrics HTTP/1.0\r\n\r\n".encode())
+                asked.shutdown(socket.SHUT_WR)
+                _drain(asked)
+        assert get(port, "/" + "a" * 60_000)[0] == 404
+        assert get(port, "/healthz")[0] == 200
+    assert capfd.readouterr().err == ""
+
+
+def _drain(one: socket.socket) -> None:
+    try:
+        while one.recv(1 << 16):
+            pass
+    except OSError:
+        return
+
+
+def _drip(one: socket.socket) -> None:
+    try:
+        one.sendall(b"G")
+    except OSError:
+        return

@@ -15,11 +15,11 @@ def listed_files(index: Path) -> list[Path]:
     InputError
         If it cannot be read, names a file that is not there or lies outside of its folder, or names none.
     """
-    import pydicom
+    from c3s3_seg.io.deflated import whole_of
 
     root = index.parent
     try:
-        records = pydicom.dcmread(index).DirectoryRecordSequence
+        records = whole_of(index).DirectoryRecordSequence
         named = [record.ReferencedFileID for record in records if "ReferencedFileID" in record]
         names = [[n] if isinstance(n, str) else [str(part) for part in n] for n in named]
     except Exception as error:  # pydicom raises whatever its parser trips over

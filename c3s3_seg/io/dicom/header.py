@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import os
-import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -18,8 +17,9 @@ from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import RawDataElement
 from pydicom.multival import MultiValue
 from pydicom.tag import BaseTag, Tag
-from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
+from c3s3_seg.io.deflated import header_of, parsed, whole_of
 from c3s3_seg.io.detect import DICOM_SUFFIXES, MEDIA_DIRECTORY, PREFIX_END, begins_as_dicom
 
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
@@ -28,8 +28,6 @@ FRAME_CLASSES = {
     _STORAGE + end for end in ("2.1", "2.2", "4.1", "4.4", "128.1", "130")
 }  # enhanced CT, MR, PET
 CAPTURE_CLASSES = {_STORAGE + end for end in ("7", "7.1", "7.2", "7.3", "7.4")}  # secondary captures
-# A deflated file is unpacked in one go before anything can be checked. No single slice is larger.
-MAX_INFLATED = 1 << 30
 
 # Only these are read from a header: a private header can be a hundred times as long. The numbers are
 # the b-values of Siemens, Philips and GE, which older scanners write nowhere else.
@@ -180,10 +178,7 @@ def look_at(path: Path, name: str) -> Slice | Broken | bool:
 def study_of(path: Path) -> str:
     """The StudyInstanceUID of a DICOM object of any kind; "" if it has none or cannot be read."""
     try:
-        with path.open("rb") as file:
-            _check_inflated(file.read(PREFIX_END), file)
-            file.seek(0)
-            data = pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=STUDY_TAGS)
+        data = header_of(path, force=True, specific_tags=STUDY_TAGS)
         return Slice(path, path.name, data).text("StudyInstanceUID")
     except Exception:  # pydicom raises whatever its parser trips over
         return ""
@@ -215,7 +210,7 @@ def own_copy(data: pydicom.Dataset, keywords: Iterable[Any] | None = None) -> py
 
 def read_whole(path: Path) -> Any:
     """A file with all its attributes; one without meta information is as it could be parsed."""
-    data = pydicom.dcmread(path, force=True)
+    data = whole_of(path, force=True)
     if "TransferSyntaxUID" not in data.file_meta:
         implicit, _ = data.original_encoding
         data.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
@@ -230,9 +225,8 @@ def _look_into(file: BinaryIO, path: Path, name: str) -> Slice | Broken | bool:
         named = path.suffix.lower() in DICOM_SUFFIXES
         return Broken(name, "it is named like a DICOM file and is none") if named else False
     try:
-        _check_inflated(head, file)
         file.seek(0)
-        data = pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=TAGS)
+        data = parsed(file, stop_before_pixels=True, force=True, specific_tags=TAGS)
         reached = _reaches_pixels(file)
         offset = _plain_pixels(data, file)
         item = Slice(path, name, data, None, offset)
@@ -264,22 +258,6 @@ def _reaches_pixels(file: BinaryIO) -> bool:
 def _storage_class(data: Any) -> str | None:
     meta = getattr(data, "file_meta", None) or {}
     return str(meta.get("MediaStorageSOPClassUID", "") or "") or None
-
-
-def _check_inflated(head: bytes, file: BinaryIO) -> None:
-    """Refuse a deflated file that unpacks to more than any slice has, before all of it is unpacked."""
-    start = file.read(1024)
-    if str(DeflatedExplicitVRLittleEndian).encode() not in start:
-        return
-    if head[128:] != b"DICM" or start[:8] != b"\x02\x00\x00\x00UL\x04\x00":
-        raise ValueError("deflated, and the length of its meta information is not given")
-    file.seek(PREFIX_END + 12 + int.from_bytes(start[8:12], "little"))
-    stream = zlib.decompressobj(-zlib.MAX_WBITS)
-    total = 0
-    while (block := stream.unconsumed_tail or file.read(1 << 16)) and not stream.eof:
-        total += len(stream.decompress(block, 1 << 20))
-        if total > MAX_INFLATED:
-            raise ValueError("deflated to a small part of what it unpacks to")
 
 
 def _plain_pixels(data: Any, file: BinaryIO) -> int | None:

@@ -57,10 +57,10 @@ def read_rtstruct(path: Path, grid: Geometry, values: Mapping[str, int]) -> Volu
     GeometryError
         If it is of another frame of reference, or a contour lies between or outside of the slices.
     """
-    import pydicom
+    from c3s3_seg.io.deflated import whole_of
 
     try:
-        data = pydicom.dcmread(path, force=True)
+        data = whole_of(path, force=True)
         regions = _regions(data, path)
         array = np.zeros(grid.shape, dtype=np.uint16)
         notes: list[str] = []

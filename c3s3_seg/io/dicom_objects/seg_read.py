@@ -117,9 +117,9 @@ def _grid_of(data: Any, path: Path) -> Geometry:
 
 
 def _open(path: Path) -> Any:
-    import pydicom
+    from c3s3_seg.io.deflated import whole_of
 
-    data = pydicom.dcmread(path, force=True)
+    data = whole_of(path, force=True)
     kind = str(data.get("SegmentationType", ""))
     if kind not in ("BINARY", "LABELMAP"):
         raise InputError(

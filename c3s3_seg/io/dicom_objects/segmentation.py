@@ -62,19 +62,19 @@ def look_at_drawing(path: Path) -> Drawing | None:
     InputError
         If it is one of them, and its header cannot be read.
     """
-    import pydicom
+    from c3s3_seg.io.deflated import header_of
 
     if not is_dicom(path):
         return None
     try:
-        head = pydicom.dcmread(path, specific_tags=["SOPClassUID"], stop_before_pixels=True, force=True)
+        head = header_of(path, specific_tags=["SOPClassUID"], force=True)
         kind = KIND.get(str(head.get("SOPClassUID", "")))
     except Exception:  # pydicom raises whatever its parser trips over; then it is nothing that we know
         return None
     if kind is None:
         return None
     try:
-        data = pydicom.dcmread(path, stop_before_pixels=True, force=True)
+        data = header_of(path, force=True)
         series, slices = (_of_seg if kind == "dicom-seg" else _of_rtstruct)(data)
         named: dict[str, int] = {}
         for number, name in _names(data, kind):

@@ -12,6 +12,7 @@ from io import BytesIO
 from typing import Any, cast
 
 from c3s3_seg.errors import C3S3Error, InputError, RefusedError
+from c3s3_seg.io.deflated import whole_of
 from c3s3_seg.io.limits import free_bytes
 from c3s3_seg.io.pacs.association import Caller
 from c3s3_seg.io.pacs.http_session import ANSWER_BYTES, Wire, client, ending_after, explained, limited
@@ -252,8 +253,6 @@ def _with_our_header(part: bytes) -> Came:
 
 
 def _whole(file: Outgoing) -> Any:
-    from pydicom import dcmread
-
     try:
         if file.path.stat().st_size > SENT_BYTES:
             what, todo = (
@@ -261,7 +260,7 @@ def _whole(file: Outgoing) -> Any:
                 "Send it by DIMSE (TITLE@host:port)",
             )
             raise OneFileError(what, where=file.name, todo=todo)
-        return dcmread(file.path)
+        return whole_of(file.path)
     except C3S3Error:
         raise
     except Exception as error:  # pydicom raises whatever its parser trips over

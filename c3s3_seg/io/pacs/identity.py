@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from io import BytesIO
 
 from c3s3_seg.errors import InputError
+from c3s3_seg.io.deflated import header_of
 from c3s3_seg.io.dicom_objects.codes import Uid
 from c3s3_seg.io.pacs.association import SCANS
 from c3s3_seg.io.pacs.query import text_of
@@ -49,10 +49,8 @@ def identity(content: bytes) -> Identity:
     InputError
         If it is no DICOM file, or a UID is missing or none. No value of the header is repeated.
     """
-    from pydicom import dcmread
-
     try:
-        header = dcmread(BytesIO(content), stop_before_pixels=True, specific_tags=list(_ASKED))
+        header = header_of(content, specific_tags=list(_ASKED))
         return Identity(*(Uid(text_of(header, name)) for name in _ASKED))
     except Exception as error:  # pydicom raises whatever its parser trips over
         raise InputError("this is no DICOM file with valid UIDs") from error

@@ -8,11 +8,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from c3s3_seg.errors import C3S3Error, InputError, RefusedError
+from c3s3_seg.io.deflated import header_of
 from c3s3_seg.io.dicom_objects.codes import Uid
 from c3s3_seg.io.pacs.query import NAMES, FetchLimits, Wanted, text_of
 from c3s3_seg.system.files import make_folder, write_whole
@@ -137,9 +137,7 @@ class Inbox:
                 return NOT_UNDERSTOOD
 
     def _take(self, came: Came) -> int:
-        from pydicom import dcmread
-
-        header = dcmread(BytesIO(came.content), stop_before_pixels=True, specific_tags=list(NAMES))
+        header = header_of(came.content, specific_tags=list(NAMES))
         reason = self.wanted.objection(header) or self._unlike(header, came.named)
         if reason:
             if not self.listening or text_of(header, "StudyInstanceUID") == self.wanted.study:

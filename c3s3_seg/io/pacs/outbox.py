@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from c3s3_seg.errors import C3S3Error, FileName, InputError
+from c3s3_seg.io.deflated import header_of
 from c3s3_seg.io.detect import MEDIA_DIRECTORY, PREFIX_END, first_bytes
 from c3s3_seg.io.dicom_objects.codes import Uid
 from c3s3_seg.io.pacs.query import text_of
@@ -167,14 +168,12 @@ def outgoing(path: Path, name: FileName | None = None) -> Outgoing:
     InputError
         If it is no DICOM file, or has no valid UIDs.
     """
-    from pydicom import dcmread
-
     name = name or FileName(str(path), str(path))
     try:
         if not path.is_file():  # a pipe would be waited for
             raise OSError("no regular file")
         wanted = ["SOPClassUID", "SOPInstanceUID", "Manufacturer"]
-        data = dcmread(path, stop_before_pixels=True, specific_tags=wanted)
+        data = header_of(path, specific_tags=wanted)
         meta = data.file_meta
         kind, instance = Uid(str(meta.MediaStorageSOPClassUID)), Uid(str(meta.MediaStorageSOPInstanceUID))
         same = (text_of(data, "SOPClassUID"), text_of(data, "SOPInstanceUID")) == (kind, instance)

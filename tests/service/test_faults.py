@@ -1,0 +1,195 @@
+"""What an unlucky operator or a hostile sender does to the service."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.service import Bench, results, study
+
+from c3s3_seg.errors import InputError
+from c3s3_seg.io.pacs.identity import identity
+from c3s3_seg.service.segment import SegmentTask
+from c3s3_seg.service.spool import key_of
+
+DAY_S = 86_400.0
+
+
+def test_a_clock_that_is_set_back_holds_nothing_up(tmp_path: Path) -> None:
+    """A machine may start with a wrong clock, which is corrected when the network is there."""
+    bench = Bench(tmp_path)
+    bench.take(study(tmp_path / "sent", 1))
+    bench.clock.sleep(15)
+    bench.service.tick()
+    study(tmp_path / "watch" / "two", 2)
+    bench.sources[0].look()
+    assert bench.counts() == {"complete": 1}
+    bench.clock.sleep(-2 * DAY_S)
+    assert len(bench.wait()) == 2
+    bench.clock.sleep(-2 * DAY_S)
+    bench.wait(300, 10)
+    assert bench.service.spool.size_bytes == 0
+
+
+def test_what_failed_in_a_watched_folder_waits_for_no_clock(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, "files = 15\n", base=_limits_last())
+    study(tmp_path / "watch" / "one", 1)
+    bench.wait(20)
+    bench.clock.sleep(-2 * DAY_S)
+    assert bench.sources[0]._patience.is_due(next(iter(bench.sources[0]._seen)))
+
+
+def test_files_that_came_again_in_part_are_removed_with_the_dead_study(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    files = study(tmp_path / "sent", 1)
+    bench.take(files)
+    bench.wait(200)
+    bench.take(files[:3])
+    bench.wait()
+    assert bench.counts() == {"dead": 1}
+    assert bench.service.queue.revive() == 1  # its files are there
+    bench.wait()
+    bench.wait(int(40 * DAY_S), int(DAY_S))
+    assert bench.service.spool.size_bytes == 0
+
+
+def test_a_file_that_was_refused_and_then_written_before_a_kill_counts_as_there(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    files = study(tmp_path / "sent", 1)
+    bench.take(files)
+    found = identity(files[0].read_bytes())
+    bench.service.queue.refuse(key_of(found.study), key_of(found.instance))  # the note of a try before
+    bench.take(files[:1])
+    assert len(bench.wait()) == 1
+
+
+def test_folders_of_others_do_not_end_the_service(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, "[serve.output]\nkeep_days = 1\n")
+    for parent in ("results", "spool"):
+        place = bench.settings.state / parent
+        place.mkdir(exist_ok=True)
+        os.mkdir(os.fsencode(place) + b"/caf\xe9")
+    bench.service.clean()
+    assert bench.service.spool.studies() == []
+
+
+def test_a_damaged_row_does_not_end_the_worker_thread(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    for seed in (1, 2):
+        bench.take(study(tmp_path / str(seed), seed))
+        bench.clock.sleep(1)
+    first = key_of(identity(next((tmp_path / "1").iterdir()).read_bytes()).study)
+    bench.service.database.run("UPDATE studies SET done = '{' WHERE key = ?", first)
+    bench.clock.sleep(20)
+    bench.service.tick()
+    bench.service.stopping.wait = lambda _: True  # type: ignore[method-assign,assignment]
+    for _ in range(2):
+        with bench.service._guarded("queue"):
+            bench.service.work_one(bench.work)
+    assert bench.counts() == {"working": 1, "done": 1}
+    with bench.service._guarded("service"):
+        raise OSError("whatever")
+    assert "defect" in bench.service.metrics.source_errors["service"]
+
+
+def _limits_last() -> str:
+    from helpers.service import BASE
+
+    head, _, tail = BASE.partition("[serve.limits]")
+    return f'{head}{tail[tail.index("[serve.monitor]") :]}[serve.limits]\nfree = "1MB"\n'
+
+
+def test_an_entry_with_a_file_that_cannot_be_taken_waits_as_a_whole(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A part of a study is not to be taken for all of it."""
+    bench = Bench(tmp_path)
+    files = study(tmp_path / "watch" / "one", 1)
+    (tmp_path / "watch" / "one" / "movie.mp4").write_bytes(bytes(200_000))  # of no matter
+    bench.sources[0].object_bytes = 100_000  # type: ignore[union-attr]
+    last = files[-1].read_bytes()
+    files[-1].write_bytes(last + bytes(100_000))
+    study(tmp_path / "watch" / "two", 2)
+    assert len(bench.wait(60)) == 1
+    assert caplog.text.count("larger than serve.limits.object") < 6
+    files[-1].write_bytes(last)
+    assert len(bench.wait(60)) == 2
+
+
+def test_an_entry_that_cannot_be_looked_through_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench = Bench(tmp_path)
+    study(tmp_path / "watch" / "one", 1)
+    (tmp_path / "watch" / "one" / "closed").mkdir()
+    opened = os.scandir
+
+    def refusing(path: Any = ".") -> Any:  # tests may run as root, to whom nothing is closed
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", refusing)
+        assert bench.wait(60) == []
+    assert "cannot be read: none of it is taken" in caplog.text
+    assert len(bench.wait(60)) == 1
+
+
+def test_half_a_line_does_not_stay_in_the_log(tmp_path: Path) -> None:
+    """As where the disk is full, here by a limit to the size of files."""
+    bench = Bench(tmp_path)
+    bench.service.deliveries.database.run("INSERT INTO results VALUES ('a-1', ?)", json.dumps({"id": "a-1"}))
+    log = bench.settings.log
+    log.write_text("{}\n")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8, hard))
+    try:
+        with pytest.raises(InputError, match="cannot be written"):
+            _append_waiting(bench)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert log.read_text() == "{}\n"
+    bench.service.tick()
+    assert [line.get("id") for line in results(bench.settings)] == [None, "a-1"]
+
+
+def _append_waiting(bench: Bench) -> None:
+    from c3s3_seg.service.results_log import write_lines
+
+    write_lines(bench.settings.log, bench.service.deliveries)
+
+
+def test_an_answer_that_cannot_be_read_is_not_taken_for_the_next_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(tmp_path)
+    worker = bench.service._worker()
+    said = '{"ready": 1}\nnoise\n{"study": {}}\n'
+    talker = f"import sys; sys.stdout.write({said!r}); sys.stdout.flush(); sys.stdin.read()"
+    started = subprocess.Popen
+
+    def talks(_: Any, **words: Any) -> Any:
+        return started([sys.executable, "-c", talker], **words)
+
+    monkeypatch.setattr(subprocess, "Popen", talks)
+    with pytest.raises(ValueError, match="Expecting value"):
+        worker.segment(SegmentTask(tmp_path, tmp_path / "out"))
+    assert worker.process_id is None
+    assert worker._rest == b""
+
+
+def test_an_association_that_is_kept_open_does_not_hold_a_study_for_ever(tmp_path: Path) -> None:
+    class Association:
+        """Open all the time."""
+
+    bench, link = Bench(tmp_path), Association()
+    for path in study(tmp_path / "sent", 1):
+        content = path.read_bytes()
+        bench.service.intake.take(identity(content), content, link)
+    assert bench.wait(500, 10) == []
+    assert len(bench.wait(200, 10)) == 1
