@@ -69,7 +69,8 @@ class Sorted:
             failed = sum(o.failure is not None for o in self.kept)
             passed = sum(o.passed_over for o in self.kept)
             done = len(self.kept) - failed - passed
-            parts.append(f"{done} cases were finished before; their hashes hold")
+            if done:
+                parts.append(f"{done} cases were finished before; their hashes hold")
             if passed:
                 parts.append(f"{passed} series were passed over before and have not changed")
             if failed:
