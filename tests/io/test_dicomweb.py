@@ -1,5 +1,6 @@
 """DICOMweb against servers that do what no good one does; a real one is in test_pacs.py."""
 
+import os
 import resource
 import subprocess
 from pathlib import Path
@@ -9,10 +10,12 @@ import pydicom
 import pytest
 from helpers.command import run
 from helpers.dicomweb_server import MARK, SERIES, STUDY, Behaviour, found, instance, serving
+from helpers.service import counting_pacs
 
 from c3s3_seg.errors import C3S3Error, InputError, RefusedError
 from c3s3_seg.io.pacs import dicomweb
 from c3s3_seg.io.pacs.association import Caller, Tls
+from c3s3_seg.io.pacs.client import DimseServer
 from c3s3_seg.io.pacs.connect import server_of, warning
 from c3s3_seg.io.pacs.outbox import collect
 from c3s3_seg.io.pacs.query import FetchLimits, Wanted
@@ -463,3 +466,23 @@ def test_a_second_file_cannot_hide_in_one(tmp_path: Path) -> None:
     assert (answer.returncode, answer.stdout[:18]) == (1, "1 files were sent,"), answer.stderr
     assert "b.dcm: it holds the mark that separates files in a transfer" in answer.stderr
     assert len(how.requests) == 2
+
+
+def test_a_file_that_changes_before_it_is_sent_is_not_sent(tmp_path: Path) -> None:
+    """What was looked at is what is sent: nobody else's file, and no pipe is waited for."""
+    for number in range(4):
+        (tmp_path / f"{number}.dcm").write_bytes(instance(number, Manufacturer="c3s3-seg"))
+    box, how = collect([tmp_path]), Behaviour()
+    (tmp_path / "0.dcm").write_bytes(instance(0, Manufacturer="c3s3-seg", PatientID="OTHER"))
+    (tmp_path / "1.dcm").unlink()
+    os.mkfifo(tmp_path / "1.dcm")
+    (tmp_path / "2.dcm").unlink()
+    with serving(how) as address:
+        sent = list(server_of(address).store(box.files))
+    assert ["changed, or removed" in str(one.error) for one in sent] == [True, True, True, False]
+    assert sent[3].error is None
+    assert len(how.requests) == 1
+    with counting_pacs() as pacs:
+        sent = list(DimseServer(pacs.node).store(box.files))
+    assert ["changed, or removed" in str(one.error) for one in sent] == [True, True, True, False]
+    assert set(pacs.kept) == {f"{SERIES}.3"}

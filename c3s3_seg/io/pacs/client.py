@@ -121,6 +121,7 @@ class DimseServer:
 def _store(node: Node, link: Any, file: Outgoing) -> None:
     if not link.is_established:
         raise InputError(f"{node} broke the connection before this file", where=file.name)
+    file.check_unchanged()
     try:
         status = link.send_c_store(file.path)
     except ValueError as error:  # pynetdicom: no context was accepted for this class and syntax

@@ -253,6 +253,7 @@ def _with_our_header(part: bytes) -> Came:
 
 
 def _whole(file: Outgoing) -> Any:
+    file.check_unchanged()
     try:
         if file.path.stat().st_size > SENT_BYTES:
             what, todo = (

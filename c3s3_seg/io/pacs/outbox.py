@@ -32,6 +32,8 @@ class Outgoing:
         Its SOP class, transfer syntax and SOP instance UIDs.
     maker
         Manufacturer, as its header says.
+    state
+        Of the file, when it was looked at.
     """
 
     path: Path
@@ -40,6 +42,17 @@ class Outgoing:
     syntax: Uid
     instance: Uid
     maker: str = ""
+    state: tuple[int, ...] = ()
+
+    def check_unchanged(self) -> None:
+        """Raise OneFileError if it is not the file any more that was looked at, or is a pipe."""
+        try:
+            same = _state(self.path) == self.state
+        except OSError:
+            same = False
+        if not same:
+            what = "it was changed, or removed, after it was looked at"
+            raise OneFileError(what, where=self.name, todo="Send it again")
 
 
 class OneFileError(InputError):
@@ -160,6 +173,11 @@ def _outgoing_or_none(path: Path, name: FileName, is_named: bool) -> Outgoing | 
         return None
 
 
+def _state(path: Path) -> tuple[int, ...]:
+    status = path.stat()
+    return status.st_mode, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
 def outgoing(path: Path, name: FileName | None = None) -> Outgoing:
     """A file that can be sent.
 
@@ -172,6 +190,7 @@ def outgoing(path: Path, name: FileName | None = None) -> Outgoing:
     try:
         if not path.is_file():  # a pipe would be waited for
             raise OSError("no regular file")
+        state = _state(path)
         wanted = ["SOPClassUID", "SOPInstanceUID", "Manufacturer"]
         data = header_of(path, specific_tags=wanted)
         meta = data.file_meta
@@ -180,6 +199,6 @@ def outgoing(path: Path, name: FileName | None = None) -> Outgoing:
         if not same and kind != MEDIA_DIRECTORY:
             raise ValueError("two instances in one file")
         syntax = Uid(str(meta.TransferSyntaxUID))
-        return Outgoing(path, name, kind, syntax, instance, text_of(data, "Manufacturer"))
+        return Outgoing(path, name, kind, syntax, instance, text_of(data, "Manufacturer"), state)
     except Exception as error:  # pydicom raises whatever its parser trips over
         raise InputError("this is not a DICOM file that can be sent", where=name) from error
