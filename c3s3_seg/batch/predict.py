@@ -108,6 +108,8 @@ class BatchResult:
         which another series was segmented.
     counts
         The same in numbers, and how many cases a person should look at.
+    known
+        Of `failures`, how many an earlier run told of: these cases have not changed, and were not tried again.
     """
 
     rows: tuple[PredictionRow, ...]
@@ -118,6 +120,12 @@ class BatchResult:
     stopped: str = ""
     skipped: tuple[Skipped, ...] = ()
     counts: Counts = field(default_factory=Counts)
+    known: int = 0
+
+    @property
+    def new_failures(self) -> int:
+        """How many cases failed of which no earlier run told."""
+        return len(self.failures) - self.known
 
 
 def predict_cases(
@@ -243,6 +251,7 @@ class _Run:
     def _all(self, inputs: Inputs, journal: Journal, *, discard: bool) -> BatchResult:
         tasks = list(inputs.tasks)
         found, studies = sort_out(tasks, journal, self.request), Studies(tasks)
+        before = {o.case for o in found.kept if o.failure is not None}
         found.kept = [o for kept in found.kept for o in studies.add(kept)]
         outcomes = {o.case: o for o in (*found.kept, *found.refused)}
         self._begin(inputs, found, studies)
@@ -274,6 +283,7 @@ class _Run:
             stopped=stopped,
             skipped=(*inputs.skipped, *result.skipped),
             counts=self.counts,
+            known=sum(o.case in before and o.failure is not None for o in outcomes.values()),
         )
 
     def _begin(self, inputs: Inputs, found: Sorted, studies: Studies) -> None:

@@ -265,7 +265,7 @@ def predict(
         ProgressReporter(events, quiet=quiet, verbose=verbose) as progress,
     ):
         result = predict_cases(inputs, how, job, progress, plan, progress.part)
-        events.exit_code = int(bool(result.failures) or result.counts.empty > 0)
+        events.exit_code = int(result.new_failures > 0 or result.counts.empty > 0)
     if not (as_json or quiet):
         print_result(result, out)
     empty = result.counts.empty

@@ -26,6 +26,7 @@ from c3s3_seg.io.pacs.association import (
 from c3s3_seg.io.pacs.identity import Identity, identity
 from c3s3_seg.io.pacs.inbox import NO_ROOM, NOT_UNDERSTOOD
 
+SPARE = 1 << 20  # bytes of a message beside its object
 PARTING_S = 5.0  # what a sender gets at the end to finish the association that is open
 
 
@@ -101,7 +102,7 @@ class _Reception:
         with self.turn:
             seen = self.on_wire.get(event.assoc, 0) + len(event.data)
             self.on_wire[event.assoc] = seen
-        if seen > self.gate.object_bytes + (1 << 20):
+        if seen > self.gate.object_bytes + SPARE:
             self.refused("size")
             cut(event.assoc)
 
@@ -118,6 +119,8 @@ class _Reception:
         """Answer a C-STORE with a status."""
         try:
             content = event.encoded_dataset()
+            if len(content) > self.gate.object_bytes + SPARE:  # all of it came before the connection was cut
+                return NO_ROOM
             found = identity(content)
             asked = event.request
             named = (str(asked.AffectedSOPInstanceUID or ""), str(asked.AffectedSOPClassUID or ""))
