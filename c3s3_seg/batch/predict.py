@@ -109,7 +109,7 @@ class BatchResult:
     counts
         The same in numbers, and how many cases a person should look at.
     known
-        Of `failures`, how many an earlier run told of: these cases have not changed, and were not tried again.
+        Of `failures`, how many an earlier run told of: they have not changed, and were not tried again.
     """
 
     rows: tuple[PredictionRow, ...]
