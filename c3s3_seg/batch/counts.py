@@ -23,7 +23,7 @@ class Counts:
         Those whose mask is of an earlier run and still holds.
     failed
         Those that failed, in this run or before.
-    empty, doubtful
+    empty, needs_review
         Of those that are done or kept: masks without a voxel; cases that a person should look at.
     skipped
         Inputs and series that were passed over and are no cases.
@@ -34,7 +34,7 @@ class Counts:
     kept: int = 0
     failed: int = 0
     empty: int = 0
-    doubtful: int = 0
+    needs_review: int = 0
     skipped: int = 0
 
     @property
@@ -59,7 +59,7 @@ class Counts:
                 done=counts.done + (not kept),
                 kept=counts.kept + kept,
                 empty=counts.empty + row.empty,
-                doubtful=counts.doubtful + row.doubtful,
+                needs_review=counts.needs_review + row.needs_review,
             )
         return counts
 

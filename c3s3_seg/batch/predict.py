@@ -219,7 +219,7 @@ class _Run:
         self.engine, self.job, self.plan, self.report = engine, job, plan, report
         self.request = Request(job, engine.asked, plan, _settings(engine.origin, job, engine.asked))
         self.name = secrets.token_hex(8)  # unique among all folders and shards: log files are shared
-        self.counts = Counts()
+        self.counts, self.studies = Counts(), Studies(())
         self.path = journal_path(job.out, plan.shard)
         tag = "" if plan.shard is None else f".{plan.shard}"
         self.table = job.out / f"summary{tag}.csv"
@@ -263,13 +263,13 @@ class _Run:
                     stopped = outcome.refusal.error().told.named
             if stopped:
                 self.engine.close()  # workers write no more
-                known = {*outcomes, *(o.case for o in studies.told)}
+                known = {*outcomes, *(o.case for o in studies.merged)}
                 undone = self._leave(ledger.undone(found.todo, known, stopped), len(found.todo))
                 outcomes |= {o.case: o for o in undone}
             else:
                 journal.end()
         finally:
-            for outcome in (*outcomes.values(), *studies.told):
+            for outcome in (*outcomes.values(), *studies.merged):
                 ledger.decide(outcome)
             discard = discard and not found.left and not any(o.passed_over for o in outcomes.values())
             self._sum_up(tasks, outcomes, journal, discard=discard, full=bool(stopped))
@@ -282,7 +282,7 @@ class _Run:
             undone=tuple(o.case for o in undone),
             stopped=stopped,
             skipped=(*inputs.skipped, *result.skipped),
-            counts=self.counts,
+            counts=self._merged_counts(),
             known=sum(o.case in before and o.failure is not None for o in outcomes.values()),
         )
 
@@ -290,14 +290,19 @@ class _Run:
         """Say what there is to do, and what was done before."""
         kept, refused = tuple(found.kept), tuple(found.refused)
         counts = Counts(len(inputs.tasks), skipped=len(inputs.skipped))
-        self.counts = counts.plus(kept, kept=True).plus(refused).less(studies.told_with_another())
+        self.counts, self.studies = counts.plus(kept, kept=True).plus(refused), studies
         start = BatchProgress(0, len(found.todo), None, None, found.note, self.engine.origin, inputs.skipped)
-        start = replace(start, run=self.name, counts=self.counts, left=found.left)
+        start = replace(start, run=self.name, counts=self._merged_counts(), left=found.left)
         self.report(replace(start, kept=kept, refused=refused))
 
-    def _tell(self, done: int, total: int, left_s: float | None, outcome: Outcome) -> None:
+    def _report_outcome(self, done: int, total: int, left_s: float | None, outcome: Outcome) -> None:
         self.counts = self.counts.plus([outcome])
-        self.report(BatchProgress(done, total, left_s, outcome, run=self.name, counts=self.counts))
+        counts = self._merged_counts()
+        self.report(BatchProgress(done, total, left_s, outcome, run=self.name, counts=counts))
+
+    def _merged_counts(self) -> Counts:
+        """A study of which no series can be segmented is one case."""
+        return self.counts.less(len(self.studies.merged))
 
     def _do(self, todo: list[CaseTask], ledger: Ledger, studies: Studies) -> Iterator[Outcome]:
         """Give what is decided: a series that is refused may wait for the rest of its study."""
@@ -308,21 +313,19 @@ class _Run:
                 outcome = ledger.record(outcome)
                 each_s = (time.perf_counter() - started) / done
                 for decided in studies.add(outcome):
-                    self.counts = self.counts.less(studies.told_with_another())
-                    self._tell(done, len(todo), each_s * (len(todo) - done), decided)
+                    self._report_outcome(done, len(todo), each_s * (len(todo) - done), decided)
                     yield decided
                 if outcome.refusal is not None and outcome.refusal.ends_the_batch:
                     break  # every further case would be computed and then fail in the same way
         done += len(ledger.taken)
         for decided in (*(o for taken in ledger.taken for o in studies.add(taken)), *studies.rest()):
-            self.counts = self.counts.less(studies.told_with_another())
-            self._tell(done, len(todo), None, decided)
+            self._report_outcome(done, len(todo), None, decided)
             yield decided
 
     def _leave(self, undone: list[Outcome], total: int) -> list[Outcome]:
         """Say of each case that it is left."""
         for outcome in undone:
-            self._tell(total - len(undone), total, None, outcome)
+            self._report_outcome(total - len(undone), total, None, outcome)
         return undone
 
     def _run_details(self, skipped: Iterable[Skipped]) -> dict[str, Any]:

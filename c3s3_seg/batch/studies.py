@@ -43,13 +43,7 @@ class Studies:
         self._order = {name: n for names in several.values() for n, name in enumerate(names)}
         self._of = {name: study for study, names in several.items() for name in names}
         self._studies = {study: _Study(set(names)) for study, names in several.items()}
-        self.told: list[Outcome] = []  # failures that are part of that of another series of their study
-        self._counted = 0
-
-    def told_with_another(self) -> int:
-        """How many cases, since this was asked last, are part of the failure of another of their study."""
-        number, self._counted = len(self.told) - self._counted, len(self.told)
-        return number
+        self.merged: list[Outcome] = []  # failures that are part of that of another series of their study
 
     def add(self, outcome: Outcome) -> list[Outcome]:
         """The outcome itself, unless the rest of its study decides; with the last one all that were held."""
@@ -77,7 +71,7 @@ class Studies:
             return [replace(outcome, passed_over=is_out_of_domain(outcome)) for outcome in held]
         held.sort(key=lambda outcome: self._order[outcome.case])  # whichever worker was first
         decided = _one_failure(held)
-        self.told += [replace(outcome, passed_over=False) for outcome in held[len(decided) :]]
+        self.merged += [replace(outcome, passed_over=False) for outcome in held[len(decided) :]]
         return decided
 
 

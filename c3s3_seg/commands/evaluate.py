@@ -119,7 +119,7 @@ def evaluate(
         events("start", {"version": __version__, "protocol": protocol})
         with Bar(quiet=quiet) as bar:
             result = run(predictions, truth, out, settings, against=against, progress=bar)
-        _tell(result, events)
+        _report(result, events)
     if not (as_json or quiet):
         _show(result)
         written = "report.json, cases.csv and report.html" if html else "report.json and cases.csv"
@@ -141,7 +141,7 @@ def _show(result: EvaluationResult) -> None:
         say(f"Note: {remark}.")
 
 
-def _tell(result: EvaluationResult, events: Events) -> None:
+def _report(result: EvaluationResult, events: Events) -> None:
     """The events: scores, failed cases, means of each label."""
     from c3s3_seg.system.schema import plain
 

@@ -64,12 +64,12 @@ def print_cases(inputs: list[Path], job: Job, plan: BatchPlan, *, as_json: bool)
 
 
 def shown_rows(rows: Sequence[PredictionRow]) -> Sequence[PredictionRow]:
-    """All cases of a small batch; of a larger one the doubtful ones, as many as a terminal shows."""
-    from c3s3_seg.report.terminal import doubtful_first
+    """All cases of a small batch; of a larger one those that need review, as many as a terminal shows."""
+    from c3s3_seg.report.terminal import review_first
 
     if len(rows) <= LONGEST_TABLE:
         return rows
-    return doubtful_first([row for row in rows if row.doubtful])[:LONGEST_TABLE]
+    return review_first([row for row in rows if row.needs_review])[:LONGEST_TABLE]
 
 
 def print_result(result: BatchResult, out: Path) -> None:
@@ -92,9 +92,9 @@ def print_result(result: BatchResult, out: Path) -> None:
     if result.skipped:
         say(f"{len(result.skipped)} passed over: {_counted(result.skipped)}.")
     if result.rows:
-        doubtful = result.counts.doubtful
-        if doubtful:
-            say(f"{doubtful} of {len(result.rows)} cases should be looked at: see Check, and the notes.")
+        review = result.counts.needs_review
+        if review:
+            say(f"{review} of {len(result.rows)} cases should be looked at: see Check, and the notes.")
         say(f"Masks, JSON and summary.csv are in {out}. Research use only.")
     else:
         say(f"No mask was written; summary.csv is in {out}.")

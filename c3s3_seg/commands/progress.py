@@ -57,7 +57,7 @@ class ProgressReporter:
         """Say how far it is."""
         if self._events.wanted:
             self._events.ending = _end(progress)
-            self._tell(progress)
+            self._report(progress)
         if self._quiet:
             return
         if progress.note:
@@ -84,7 +84,7 @@ class ProgressReporter:
         if not self._quiet:
             self._status.__exit__()
 
-    def _tell(self, progress: BatchProgress) -> None:
+    def _report(self, progress: BatchProgress) -> None:
         """The events of one step; the log file has kept cases from the run that did them."""
         if progress.outcome is not None:
             self._events("case", _case(progress, progress.outcome))
@@ -178,7 +178,7 @@ def _case(progress: BatchProgress, outcome: Outcome, *, kept: bool = False) -> d
         "warnings": None,
         "forced": None,
         "empty": None,
-        "doubtful": None,
+        "needs_review": None,
         "volume_ml": None,
         "uncertainty_mm": None,
         "uncertainty_limit_mm": None,
@@ -200,7 +200,7 @@ def _result(row: PredictionRow) -> dict[str, Any]:
         "warnings": [public(warning) for warning in row.warnings],
         "forced": row.forced,
         "empty": row.empty,
-        "doubtful": row.doubtful,
+        "needs_review": row.needs_review,
         "volume_ml": dict(row.volumes_ml),
         "uncertainty_mm": plain(dict(row.uncertainty_mm)) if row.uncertainty_mm else None,
         "uncertainty_limit_mm": row.uncertainty_limit_mm,

@@ -23,7 +23,7 @@ _UID = re.compile(r"[0-9][\w.-]*(#.+)?|#.+", re.DOTALL)  # a part of a series ma
 
 
 @dataclass(frozen=True)
-class SeriesFacts:
+class SeriesAttributes:
     """What a rule looks at: what the headers of a series say of it.
 
     Parameters
@@ -92,9 +92,9 @@ class Condition:
             raise ValueError(f"'{text.strip()}' has no value")
         return cls(key, operator[0] == "!", operator[-1] == "=", patterns, text.strip())
 
-    def holds(self, facts: SeriesFacts) -> bool:
+    def holds(self, attributes: SeriesAttributes) -> bool:
         """Whether a series fulfils it."""
-        values = facts.values(self.key)
+        values = attributes.values(self.key)
         return self.negated != any(self._fits(value, p) for value in values for p in self.patterns)
 
     def _fits(self, value: str, pattern: str) -> bool:
@@ -135,13 +135,13 @@ class SeriesRule:
         """All of them."""
         return tuple(Condition.parse(part) for part in self.text.split(","))
 
-    def objection(self, facts: SeriesFacts) -> str:
+    def objection(self, attributes: SeriesAttributes) -> str:
         """The first condition that does not hold, without a word of the header; "" if the series is meant."""
-        return next((condition.text for condition in self.conditions if not condition.holds(facts)), "")
+        return next((condition.text for condition in self.conditions if not condition.holds(attributes)), "")
 
-    def takes(self, facts: SeriesFacts) -> bool:
+    def takes(self, attributes: SeriesAttributes) -> bool:
         """Whether a series is meant."""
-        return not self.objection(facts)
+        return not self.objection(attributes)
 
     def __str__(self) -> str:
         return self.text

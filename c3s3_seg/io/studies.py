@@ -159,8 +159,8 @@ def _taken(found: Found, reading: Reading) -> list[Series]:
     damaged = {item.series_uid for item in found.broken}
     volumes = [s for s in found.series if s.is_volume or (s.uid and s.uid in damaged)]
     if reading.series is not None:
-        return [s for s in volumes if reading.series.takes(s.facts)]
-    meant = [s for s in volumes if reading.rule is None or reading.rule.takes(s.facts)]
+        return [s for s in volumes if reading.series.takes(s.attributes)]
+    meant = [s for s in volumes if reading.rule is None or reading.rule.takes(s.attributes)]
     return meant if meant and len(volumes) > 1 else volumes
 
 
@@ -182,9 +182,9 @@ def _reason(series: Series, reading: Reading) -> str:
     if not series.is_volume:
         return series.kind
     if isinstance(reading.series, SeriesRule):
-        return f"it does not fit '{reading.series.objection(series.facts)}'"
+        return f"it does not fit '{reading.series.objection(series.attributes)}'"
     if reading.series is None and reading.rule is not None:
-        return f"it does not fit '{reading.rule.objection(series.facts)}', as the model wants it"
+        return f"it does not fit '{reading.rule.objection(series.attributes)}', as the model wants it"
     return "another one was asked for"
 
 

@@ -73,16 +73,16 @@ class PredictionRow:
         return any(not mm <= limit_mm for _, mm in self.uncertainty_mm)
 
     @property
-    def doubtful(self) -> bool:
+    def needs_review(self) -> bool:
         """Whether a person should look at the result before it is used."""
         return bool(self.warnings or self.empty or self.forced or self.uncertain)
 
     @property
     def marks(self) -> tuple[str, ...]:
-        """Why it is doubtful, a word each, the most serious first."""
+        """Why it needs review, a word each, the most serious first."""
         found = ((self.empty, "empty"), (self.forced, "forced"), (bool(self.uncertain), "uncertain"))
         marks = tuple(word for holds, word in found if holds)
-        return marks or (("warning",) if self.doubtful else ())
+        return marks or (("warning",) if self.needs_review else ())
 
     @property
     def empty(self) -> bool:

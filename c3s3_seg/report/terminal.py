@@ -18,18 +18,18 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-MARKS = ("empty", "forced", "uncertain", "warning")  # of doubtful cases, the most serious first
+MARKS = ("empty", "forced", "uncertain", "warning")  # of cases that need review, the most serious first
 BRIEFEST = ("dice", "hd95_mm", "asd_mm")  # summary.csv has all
 BRIEF = ("dice", "jaccard", "hd95_mm", "hd95_vox", "asd_mm", "asd_vox")
 
 
-def doubtful_first(rows: Sequence[PredictionRow]) -> list[PredictionRow]:
+def review_first(rows: Sequence[PredictionRow]) -> list[PredictionRow]:
     """Empty masks, forced and uncertain cases, other warnings; then the rest, each in the order given."""
     return sorted(rows, key=lambda row: min(map(MARKS.index, row.marks), default=len(MARKS)))
 
 
 def prediction_table(rows: Sequence[PredictionRow]) -> Table:
-    """One line for each case and label, doubtful cases first, with a word that says why.
+    """One line for each case and label, those that need review first, with a word that says why.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ def prediction_table(rows: Sequence[PredictionRow]) -> Table:
         Volume, seconds, the networks' disagreement where it was measured, and scores where there was a
         truth; with a line of means below where there are scores of more than one case.
     """
-    rows = doubtful_first(rows)
+    rows = review_first(rows)
     scores = [score for row in rows for score in row.scores]
     columns = BRIEFEST if scores else ()
     with_label = len({label for row in rows for label, _ in row.volumes_ml}) > 1
@@ -61,7 +61,7 @@ def prediction_table(rows: Sequence[PredictionRow]) -> Table:
             cells += [_uncertainty(row, label)] if measured else []
             cells += [*_scores(row, label, columns), (*row.marks, "pass")[0] if first else ""]
             head = _head(row.case if first else "", label, with_label)
-            table.add_row(*head, *cells, style="yellow" if row.doubtful else None)
+            table.add_row(*head, *cells, style="yellow" if row.needs_review else None)
     _add_means(table, scores, columns, with_label, blank=len(headers))
     return table
 

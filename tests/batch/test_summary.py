@@ -45,7 +45,7 @@ def test_each_column_says_what_it_says() -> None:
     assert (lines["c", "organ"]["uncertain"], lines["d", "organ"]["uncertain"]) == ("yes", "no")
     assert lines["d", "wall"]["uncertainty_limit_mm"] == "2.000"
     assert (lines["e", "organ"]["empty"], lines["e", "organ"]["error"]) == ("yes", "nothing found")
-    assert [row.doubtful for row in ALL] == [False, True, True, False, True, True]
+    assert [row.needs_review for row in ALL] == [False, True, True, False, True, True]
 
 
 def test_the_header_is_the_same_in_every_run() -> None:
@@ -71,7 +71,7 @@ def shown(rows: tuple[PredictionRow, ...], width: int) -> str:
     return console.export_text()
 
 
-def test_the_table_has_doubtful_cases_first_and_fits_a_terminal() -> None:
+def test_the_table_has_cases_to_review_first_and_fits_a_terminal() -> None:
     score = scores(MASK, MASK, [1])[1]
     scored = replace(UNSURE, case="patient-0123456789-c", scores=(CaseScore("c", "organ", score),))
     text = shown((ROW, FORCED, scored, SURE, EMPTY, WARNED), 80)
@@ -83,7 +83,7 @@ def test_the_table_has_doubtful_cases_first_and_fits_a_terminal() -> None:
         assert f" {word} " in text
 
 
-def test_of_many_cases_a_terminal_shows_the_doubtful_ones() -> None:
+def test_of_many_cases_a_terminal_shows_those_to_review() -> None:
     many = [replace(ROW, case=str(n)) for n in range(LONGEST_TABLE)]
     assert list(shown_rows(many)) == many
     assert [row.case for row in shown_rows([*many, WARNED, EMPTY])] == ["e", "f"]

@@ -22,10 +22,11 @@ KEYS = {
     for kind, keys in {
         "start": "event time run model version cases total kept failed skipped left note",
         "skipped": "event time run place reason series",
-        "case": "event time run case state kept segmented scan verdict warnings forced empty doubtful"
+        "case": "event time run case state kept segmented scan verdict warnings forced empty needs_review"
         " volume_ml uncertainty_mm uncertainty_limit_mm uncertain model version reason seconds"
         " outputs_sha256 done total left_s",
-        "end": "event time run cases done kept failed empty doubtful skipped left seconds exit_code error",
+        "end": "event time run cases done kept failed empty needs_review skipped left seconds exit_code"
+        " error",
     }.items()
 }
 
@@ -42,7 +43,7 @@ def events(text: str) -> list[dict[str, Any]]:
 
 def counts(event: dict[str, Any]) -> tuple[int, ...]:
     assert event["cases"] == sum(event[key] for key in ("done", "kept", "failed", "left"))
-    return tuple(event[key] for key in ("done", "kept", "failed", "empty", "doubtful", "left"))
+    return tuple(event[key] for key in ("done", "kept", "failed", "empty", "needs_review", "left"))
 
 
 @pytest.mark.slow

@@ -12,10 +12,12 @@ from c3s3_seg.errors import InputError
 from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.io import load
 from c3s3_seg.io.dicom.write_series import save_series
-from c3s3_seg.io.reading import Reading, SeriesFacts, SeriesRule, parse_series
+from c3s3_seg.io.reading import Reading, SeriesAttributes, SeriesRule, parse_series
 from c3s3_seg.system.schema import dump, parse
 
-LGE = SeriesFacts("LGE 3D [late], 2.5", "MR", ("tfl3d1_ns", "GR", "IR"), ("ORIGINAL", "PRIMARY", "M", "ND"))
+LGE = SeriesAttributes(
+    "LGE 3D [late], 2.5", "MR", ("tfl3d1_ns", "GR", "IR"), ("ORIGINAL", "PRIMARY", "M", "ND")
+)
 
 
 @pytest.mark.parametrize(
@@ -38,8 +40,8 @@ def test_what_a_rule_takes(rule: str, taken: bool) -> None:
 
 
 def test_a_series_without_an_attribute_fits_no_equality_and_every_negation() -> None:
-    assert not SeriesRule("sequence=GR").takes(SeriesFacts())
-    assert SeriesRule("sequence!=GR,description!~lge").takes(SeriesFacts())
+    assert not SeriesRule("sequence=GR").takes(SeriesAttributes())
+    assert SeriesRule("sequence!=GR,description!~lge").takes(SeriesAttributes())
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ def _is_seg(series: Series) -> bool:
 
 
 def _is_wanted(series: Series, rule: SeriesRule | None) -> bool:
-    return rule is None or rule.takes(series.facts)
+    return rule is None or rule.takes(series.attributes)
 
 
 def _scan(series: Series, place: str, files: Sequence[Path], root: Path, repair: frozenset[Repair]) -> Scan:

@@ -13,7 +13,7 @@ from c3s3_seg.io.dicom.frames import frames, is_enhanced
 from c3s3_seg.io.dicom.header import Broken, Slice, look_at
 from c3s3_seg.io.dicom.kind import class_name, has_slice_class, is_slice, of_one_kind
 from c3s3_seg.io.dicom.volumes import split
-from c3s3_seg.io.reading import Reading, SeriesFacts, SeriesRule, Wanted
+from c3s3_seg.io.reading import Reading, SeriesAttributes, SeriesRule, Wanted
 
 SEQUENCE = ("SequenceName", "ProtocolName", "ScanningSequence", "PulseSequenceName")
 
@@ -58,12 +58,12 @@ class Series:
             return ""
 
     @property
-    def facts(self) -> SeriesFacts:
+    def attributes(self) -> SeriesAttributes:
         """What a rule looks at."""
         first = self.slices[0]
         names = [value for keyword in SEQUENCE for value in first.text(keyword).split("\\") if value]
         kinds = [value for value in first.text("ImageType").split("\\") if value]
-        return SeriesFacts(self.description, first.text("Modality"), tuple(names), tuple(kinds))
+        return SeriesAttributes(self.description, first.text("Modality"), tuple(names), tuple(kinds))
 
     @property
     def study(self) -> str:
@@ -193,7 +193,7 @@ def objection(found: Found, series: Series, wanted: Wanted) -> str:
     if wanted is None:
         return ""
     if isinstance(wanted, SeriesRule):
-        condition = wanted.objection(series.facts)
+        condition = wanted.objection(series.attributes)
         return f"it does not fit '{condition}'" if condition else ""
     return "" if series is _by_name(found, str(wanted)) else "another one was asked for"
 
@@ -201,7 +201,7 @@ def objection(found: Found, series: Series, wanted: Wanted) -> str:
 def _only_volume(found: Found, rule: SeriesRule | None) -> Series:
     volumes = [s for s in found.series if s.is_volume]
     if len(volumes) > 1 and rule is not None:
-        meant = [s for s in volumes if rule.takes(s.facts)]
+        meant = [s for s in volumes if rule.takes(s.attributes)]
         volumes = meant or volumes
     if len(volumes) == 1:
         return volumes[0]
@@ -215,7 +215,7 @@ def _only_volume(found: Found, rule: SeriesRule | None) -> Series:
 
 
 def _only_fitting(found: Found, rule: SeriesRule) -> Series:
-    fitting = [s for s in found.series if s.is_volume and rule.takes(s.facts)]
+    fitting = [s for s in found.series if s.is_volume and rule.takes(s.attributes)]
     if len(fitting) == 1:
         return fitting[0]
     raise InputError(

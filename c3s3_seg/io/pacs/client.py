@@ -6,7 +6,6 @@ makes us listen: on loopback unless told otherwise, to the one server, for the o
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,9 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from c3s3_seg.errors import InputError, RefusedError
-from c3s3_seg.io.dicom_objects.codes import Uid
 from c3s3_seg.io.pacs.association import (
-    PENDING,
     PLAIN,
     REPORTS,
     STORED,
@@ -31,10 +28,13 @@ from c3s3_seg.io.pacs.association import (
 from c3s3_seg.io.pacs.inbox import AGAIN, Inbox
 from c3s3_seg.io.pacs.listener import listening
 from c3s3_seg.io.pacs.outbox import Outgoing, Sent, collect
-from c3s3_seg.io.pacs.query import MOST_STUDIES, FetchLimits, Wanted, study_keys, study_uids, text_of
+from c3s3_seg.io.pacs.query import MOST_STUDIES, FetchLimits, Wanted, study_keys, study_uids
+from c3s3_seg.io.pacs.search import FIND as FIND
+from c3s3_seg.io.pacs.search import GET as GET
+from c3s3_seg.io.pacs.search import MOVE as MOVE
+from c3s3_seg.io.pacs.search import PATIENCE, answers, check_end, query, responses
 from c3s3_seg.io.pacs.server import fetch_study
 
-FIND, GET, MOVE = (f"1.2.840.10008.5.1.4.1.2.2.{n}" for n in (1, 3, 2))
 # One for each syntax: of several in one context a server takes one, and could send nothing else.
 RECEIVED: list[Context] = [(kind, [syntax]) for kind, several in STORED.items() for syntax in several]
 RECEIVED += REPORTS.items()
@@ -62,45 +62,45 @@ class DimseServer:
 
     def find_studies(self, accession: str, patient: str | None = None) -> list[str]:
         """See `Server`."""
-        asked = study_keys(accession, patient)
-        query = _query("STUDY", **{"StudyInstanceUID": "", "PatientID": "", **asked})
+        keys = study_keys(accession, patient)
+        asked = query("STUDY", **{"StudyInstanceUID": "", "PatientID": "", **keys})
         with association(self.node, self.caller, [(FIND, PLAIN)]) as link:
-            found = _found(self.node, link, query, 4 * self.caller.timeout_s)
-        return study_uids(self, found, asked)
+            found = answers(self.node, link, asked, PATIENCE * self.caller.timeout_s, most=MOST_STUDIES)
+        return study_uids(self, found, keys)
 
     def transfer(self, inbox: Inbox) -> None:
         """See `Server`."""
         inbox.listening = self.listener is not None
-        query = _query(inbox.wanted.level, **inbox.wanted.uids)
+        asked = query(inbox.wanted.level, **inbox.wanted.uids)
         try:
             if self.listener is None:
-                expected, responses = self._get(inbox, query)
+                expected, responses = self._get(inbox, asked)
             else:
-                expected, responses = self._move(inbox, query, self.listener)
+                expected, responses = self._move(inbox, asked, self.listener)
         finally:
             if inbox.errors:  # why it was broken off says more than that it was
                 raise inbox.errors[0]
         status = responses[-1][0] if responses else None
-        _check_end(self.node, status, "the transfer")
+        check_end(self.node, status, "the transfer")
         _check_complete(self.node, inbox, status, expected)
 
-    def _get(self, inbox: Inbox, query: Any) -> tuple[int | None, list[Any]]:
+    def _get(self, inbox: Inbox, asked: Any) -> tuple[int | None, list[Any]]:
         contexts = [(FIND, PLAIN), (GET, PLAIN), *RECEIVED]
         with (
             association(self.node, self.caller, contexts, inbox.store, inbox.received) as link,
             inbox.watching(partial(cut, link)),
         ):
             expected = _look_up(self.node, link, inbox)
-            return expected, list(_asked(self.node, link.send_c_get, query, GET))
+            return expected, list(responses(self.node, link.send_c_get, asked, GET))
 
-    def _move(self, inbox: Inbox, query: Any, listener: AssociationListener) -> tuple[int | None, list[Any]]:
+    def _move(self, inbox: Inbox, asked: Any, listener: AssociationListener) -> tuple[int | None, list[Any]]:
         with (
             listening(listener, self.node, inbox, self.caller),
             association(self.node, self.caller, [(FIND, PLAIN), (MOVE, PLAIN)]) as link,
             inbox.watching(partial(cut, link)),
         ):
             expected = _look_up(self.node, link, inbox)
-            return expected, list(_asked(self.node, link.send_c_move, query, listener.title, MOVE))
+            return expected, list(responses(self.node, link.send_c_move, asked, listener.title, MOVE))
 
     def store(self, files: Sequence[Outgoing]) -> Iterator[Sent]:
         """See `Server`."""
@@ -180,39 +180,6 @@ def send(node: Node, paths: Sequence[Path], caller: Caller | None = None) -> int
     return done
 
 
-def _found(node: Node, link: Any, query: Any, limit_s: float) -> list[Any]:
-    """The answers to a search, each with a valid study UID."""
-    found, status, end = [], None, time.monotonic() + limit_s
-    for status, item in _asked(node, link.send_c_find, query, FIND):
-        if getattr(status, "Status", None) not in (PENDING, PENDING + 1):
-            break
-        if item is None or not Uid.is_valid(text_of(item, "StudyInstanceUID")):
-            raise InputError(f"{node} answered the search without a valid study UID")
-        found.append(item)
-        if len(found) > MOST_STUDIES or time.monotonic() > end:
-            raise InputError(
-                f"{node} does not come to an end with its answers; {len(found)} studies came so far"
-            )
-    _check_end(node, status, "the search")
-    return found
-
-
-def _asked(node: Node, ask: Any, *words: Any) -> Iterator[tuple[Any, Any]]:
-    try:
-        yield from ask(*words)
-    except ValueError as error:  # pynetdicom: no context was accepted for this service
-        service = {FIND: "searches (C-FIND)", GET: "C-GET", MOVE: "C-MOVE"}[words[-1]]
-        todo = "Ask for C-MOVE instead (--move)" if words[-1] == GET else None
-        raise InputError(f"{node} does not offer {service} to us", todo=todo) from error
-
-
-def _check_end(node: Node, status: Any, what: str) -> None:
-    """The last answer must be an end: one that promises more was cut off."""
-    if getattr(status, "Status", None) in (PENDING, PENDING + 1):
-        status = None
-    check_status(node, status, what)
-
-
 def _look_up(node: Node, link: Any, inbox: Inbox) -> int | None:
     """How many files the server has of it; None where it does not say. What it says of the patient is noted.
 
@@ -224,12 +191,12 @@ def _look_up(node: Node, link: Any, inbox: Inbox) -> int | None:
     if not any(context.abstract_syntax == FIND for context in link.accepted_contexts):
         return None
     wanted, limit_s = inbox.wanted, inbox.limits.seconds_s
-    asked = {"AccessionNumber": "", "PatientID": ""} if wanted.series is None else {}
-    query = _query(wanted.level, **wanted.uids, **asked, **{wanted.count: ""})
-    found = _found(node, link, query, limit_s)
+    keys = {"AccessionNumber": "", "PatientID": ""} if wanted.series is None else {}
+    asked = query(wanted.level, **wanted.uids, **keys, **{wanted.count: ""})
+    found = answers(node, link, asked, limit_s, most=MOST_STUDIES)
     if not found:
-        alone = _query("STUDY", StudyInstanceUID=wanted.study)
-        knows = wanted.series is not None and _found(node, link, alone, limit_s)
+        alone = query("STUDY", StudyInstanceUID=wanted.study)
+        knows = wanted.series is not None and answers(node, link, alone, limit_s, most=MOST_STUDIES)
         raise wanted.unknown(node, series=bool(knows))
     return inbox.look_up(node, found)
 
@@ -249,13 +216,3 @@ def _check_complete(node: Node, inbox: Inbox, status: Any, expected: int | None)
     if inbox.taken < counts["Completed"] + counts["Warning"]:
         sent = counts["Completed"] + counts["Warning"]
         raise RefusedError(f"{node} says that it sent {sent} files, and {inbox.taken} came", todo=AGAIN)
-
-
-def _query(level: str, **attributes: str) -> Any:
-    from pydicom import Dataset
-
-    query = Dataset()
-    query.QueryRetrieveLevel = level
-    for keyword, value in attributes.items():
-        setattr(query, keyword, value)
-    return query

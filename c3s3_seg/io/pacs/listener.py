@@ -1,4 +1,4 @@
-"""Where a server sends files to that a C-MOVE asked for."""
+"""Servers of ours: the one that files of a C-MOVE are sent to, and what every other needs too."""
 
 from __future__ import annotations
 
@@ -8,7 +8,16 @@ from functools import partial
 from typing import Any
 
 from c3s3_seg.errors import InputError
-from c3s3_seg.io.pacs.association import REPORTS, STORED, AssociationListener, Caller, Node, addresses, cut
+from c3s3_seg.io.pacs.association import (
+    REPORTS,
+    STORED,
+    AssociationListener,
+    Caller,
+    Node,
+    Tls,
+    addresses,
+    cut,
+)
 from c3s3_seg.io.pacs.inbox import NOT_ALLOWED, Inbox
 
 
@@ -28,12 +37,11 @@ def listening(listener: AssociationListener, node: Node, inbox: Inbox, caller: C
     for kind, syntaxes in (STORED | REPORTS).items():
         entity.add_supported_context(kind, syntaxes)
     allowed = addresses([node.host, *listener.senders])
-    context = caller.tls.listening() if caller.tls is not None else None
 
     def reject(event: Any) -> None:
         inbox.follow(partial(cut, event.assoc))
         if event.assoc.requestor.address not in allowed:
-            event.assoc.acse.send_reject(0x01, 0x01, 0x01)  # for good, by the user of the service, no reason
+            reject_host(event.assoc)
 
     def store(event: Any) -> int:
         asked = event.assoc.requestor
@@ -45,16 +53,38 @@ def listening(listener: AssociationListener, node: Node, inbox: Inbox, caller: C
     handlers: Any = [
         (events.EVT_C_STORE, store), (events.EVT_REQUESTED, reject), (events.EVT_DATA_RECV, inbox.received)
     ]  # fmt: skip
+    with serving(entity, listener, handlers, caller.tls, "Give another address with --listen"):
+        yield
+
+
+@contextmanager
+def serving(
+    entity: Any, listener: AssociationListener, handlers: Any, tls: Tls | None, todo: str
+) -> Iterator[None]:
+    """Accept associations until the end of the block.
+
+    Raises
+    ------
+    InputError
+        If the address is taken, with `todo`, or TLS has no certificate to show or to check by.
+    """
+    context = tls.listening() if tls is not None else None
     place = (listener.host.strip("[]"), listener.port)
     try:
         server = entity.start_server(place, block=False, evt_handlers=handlers, ssl_context=context)
     except OSError as error:
         what = f"cannot listen on {listener.host}:{listener.port}: {error.strerror or error}"
-        raise InputError(what, todo="Give another address with --listen") from error
+        raise InputError(what, todo=todo) from error
     try:
         yield
     finally:
         server.shutdown()
+
+
+def reject_host(link: Any) -> None:
+    """Refuse an association for good, and wait until that is sent: else the peer sees a closed connection."""
+    link.acse.send_reject(0x01, 0x01, 0x01)  # for good, by the user of the service, no reason
+    link.kill()
 
 
 def _is_ours(request: Any, caller: Caller, node: Node) -> bool:

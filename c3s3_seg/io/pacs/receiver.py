@@ -25,6 +25,7 @@ from c3s3_seg.io.pacs.association import (
 )
 from c3s3_seg.io.pacs.identity import Identity, identity
 from c3s3_seg.io.pacs.inbox import NO_ROOM, NOT_UNDERSTOOD
+from c3s3_seg.io.pacs.listener import reject_host, serving
 
 SPARE = 1 << 20  # bytes of a message beside its object
 PARTING_S = 5.0  # what a sender gets at the end to finish the association that is open
@@ -82,9 +83,8 @@ class _Reception:
     def requested(self, event: Any) -> None:
         """Refuse a host that is not listed; pynetdicom itself refuses titles."""
         if self.hosts and event.assoc.requestor.address not in self.hosts:
-            event.assoc.acse.send_reject(0x01, 0x01, 0x01)  # for good, by the user of the service, no reason
             self.refused("host")
-            event.assoc.kill()  # waits until it is sent
+            reject_host(event.assoc)
 
     def rejected(self, event: Any) -> None:
         """Say why an association was refused, without the words of whoever asked for it."""
@@ -181,17 +181,10 @@ def receiving(
         (events.EVT_DATA_RECV, reception.data), (events.EVT_DIMSE_RECV, reception.message),
         (events.EVT_CONN_CLOSE, reception.closed), (events.EVT_C_STORE, reception.store),
     ]  # fmt: skip
-    context = gate.tls.listening() if gate.tls is not None else None
-    place = (listener.host.strip("[]"), listener.port)
     try:
-        server = entity.start_server(place, block=False, evt_handlers=handlers, ssl_context=context)
-    except OSError as error:
-        what = f"cannot listen on {listener.host}:{listener.port}: {error.strerror or error}"
-        raise InputError(what, todo="Give another address or port") from error
-    try:
-        yield
+        with serving(entity, listener, handlers, gate.tls, "Give another address or port"):
+            yield
     finally:
-        server.shutdown()
         _part(entity)
 
 

@@ -1,8 +1,9 @@
-"""Which series a PACS has of a range of days (C-FIND), for whoever asks again and again."""
+"""Searches of a PACS (C-FIND): the answers to one query, and the series of a range of days."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
@@ -12,8 +13,10 @@ from c3s3_seg.io.dicom_objects.codes import Uid
 from c3s3_seg.io.pacs.association import PENDING, PLAIN, Caller, Node, association, check_status
 from c3s3_seg.io.pacs.query import text_of
 
-FIND = "1.2.840.10008.5.1.4.1.2.2.1"
-MOST = 20_000  # answers to one question
+FIND, GET, MOVE = (f"1.2.840.10008.5.1.4.1.2.2.{n}" for n in (1, 3, 2))
+SERIES_FILES = "NumberOfSeriesRelatedInstances"
+MOST = 20_000  # answers to one query
+PATIENCE = 4.0  # times the timeout of an answer: what a whole search may take
 
 
 @dataclass(frozen=True)
@@ -52,56 +55,86 @@ def series_of_days(
     InputError
         If the server cannot be reached, does not answer, or answers without valid UIDs.
     """
-    window = "-".join(f"{day:%Y%m%d}" for day in days)
+    window, limit_s = "-".join(f"{day:%Y%m%d}" for day in days), PATIENCE * caller.timeout_s
     found: dict[Uid, FoundSeries] = {}
     with association(node, caller, [(FIND, PLAIN)]) as link:
         studies: dict[Uid, None] = {}
         for modality in modalities:
-            asked = {"StudyInstanceUID": "", "StudyDate": window, "ModalitiesInStudy": modality}
-            for item in _asked(node, link, "STUDY", asked):
-                studies[_uid(node, item, "StudyInstanceUID")] = None
+            asked = query("STUDY", StudyInstanceUID="", StudyDate=window, ModalitiesInStudy=modality)
+            for item in answers(node, link, asked, limit_s, most=MOST):
+                studies[Uid(text_of(item, "StudyInstanceUID"))] = None
         for study in studies:
-            keys = {"StudyInstanceUID": str(study), "SeriesInstanceUID": "", "Modality": ""}
-            for item in _asked(node, link, "SERIES", keys | {"NumberOfSeriesRelatedInstances": ""}):
-                if text_of(item, "Modality") in modalities and text_of(item, "StudyInstanceUID") in (
-                    "",
-                    study,
-                ):
-                    series = _uid(node, item, "SeriesInstanceUID")
+            asked = query(
+                "SERIES", StudyInstanceUID=study, SeriesInstanceUID="", Modality="", **{SERIES_FILES: ""}
+            )
+            for item in answers(node, link, asked, limit_s, most=MOST, uid="SeriesInstanceUID"):
+                same = text_of(item, "StudyInstanceUID") in ("", study)
+                if same and text_of(item, "Modality") in modalities:
+                    series = Uid(text_of(item, "SeriesInstanceUID"))
                     found[series] = FoundSeries(study, series, _count(item))
     return list(found.values())
 
 
-def _uid(node: Node, item: Any, name: str) -> Uid:
+def query(level: str, **attributes: str) -> Any:
+    """What is asked, as pydicom has it: `STUDY` or `SERIES`, and keyword -> value; empty: any."""
+    from pydicom import Dataset
+
+    asked = Dataset()
+    asked.QueryRetrieveLevel = level
+    for keyword, value in attributes.items():
+        setattr(asked, keyword, value)
+    return asked
+
+
+def answers(
+    node: Node, link: Any, asked: Any, limit_s: float, *, most: int, uid: str = "StudyInstanceUID"
+) -> list[Any]:
+    """The answers to a search, each with a valid UID of this kind.
+
+    Raises
+    ------
+    InputError
+        If one has none, there are more than `most` or they take longer than `limit_s`, or the server does not
+        search or breaks off.
+    """
+    found, status, end = [], None, time.monotonic() + limit_s
+    for status, item in responses(node, link.send_c_find, asked, FIND):
+        if getattr(status, "Status", None) not in (PENDING, PENDING + 1):
+            break
+        if item is None or not Uid.is_valid(text_of(item, uid)):
+            kind = uid.removesuffix("InstanceUID").lower()
+            raise InputError(f"{node} answered the search without a valid {kind} UID")
+        found.append(item)
+        if len(found) > most or time.monotonic() > end:
+            what = f"{node} does not come to an end with its answers; {len(found)} came so far"
+            raise InputError(what)
+    check_end(node, status, "the search")
+    return found
+
+
+def responses(node: Node, ask: Any, *words: Any) -> Iterator[tuple[Any, Any]]:
+    """The responses to C-FIND, C-GET or C-MOVE, whose UID is the last word.
+
+    Raises
+    ------
+    InputError
+        If the server does not offer it.
+    """
     try:
-        return Uid(text_of(item, name))
-    except ValueError:
-        raise InputError(f"{node} answered the search without a valid {name}") from None
+        yield from ask(*words)
+    except ValueError as error:  # pynetdicom: no context was accepted for this service
+        service = {FIND: "searches (C-FIND)", GET: "C-GET", MOVE: "C-MOVE"}[words[-1]]
+        todo = "Ask for C-MOVE instead (--move)" if words[-1] == GET else None
+        raise InputError(f"{node} does not offer {service} to us", todo=todo) from error
+
+
+def check_end(node: Node, status: Any, what: str) -> None:
+    """The last response must be an end: one that promises more was cut off."""
+    if getattr(status, "Status", None) in (PENDING, PENDING + 1):
+        status = None
+    check_status(node, status, what)
 
 
 def _count(item: Any) -> int:
-    text = text_of(item, "NumberOfSeriesRelatedInstances")
+    text = text_of(item, SERIES_FILES)
     return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else -1
-
-
-def _asked(node: Node, link: Any, level: str, keys: dict[str, str]) -> list[Any]:
-    from pydicom import Dataset
-
-    query, found, status = Dataset(), [], None
-    query.QueryRetrieveLevel = level
-    for keyword, value in keys.items():
-        setattr(query, keyword, value)
-    try:
-        for status, item in link.send_c_find(query, FIND):
-            if getattr(status, "Status", None) not in (PENDING, PENDING + 1):
-                break
-            if item is not None:
-                found.append(item)
-            if len(found) > MOST:
-                raise InputError(f"{node} answers with more than {MOST:,} objects", todo="Ask for fewer days")
-        else:
-            status = None  # the last answer promised more
-    except ValueError as error:  # pynetdicom: no context was accepted for this service
-        raise InputError(f"{node} does not offer searches (C-FIND) to us") from error
-    check_status(node, status, "the search")
-    return found
