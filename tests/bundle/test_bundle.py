@@ -99,7 +99,14 @@ def test_dump_and_parse_are_inverse(bundle: ModelBundle) -> None:
 
 
 def test_shipped_bundles_are_whole() -> None:
-    assert shipped_bundles() == ["hippocampus", "left-atrium", "left-atrium-vnet", "phantom"]
+    assert shipped_bundles() == [
+        "hippocampus",
+        "left-atrium",
+        "left-atrium-16",
+        "left-atrium-16-vnet",
+        "left-atrium-resvnet",
+        "phantom",
+    ]
     for name in shipped_bundles():
         bundle = ModelBundle.find(name)
         assert bundle.task.name == name

@@ -521,7 +521,12 @@ def test_shells_complete_commands_options_and_values(shell: str) -> None:
         "con": ["config"],
         "--conf": ["--config"],
         "config ": ["show", "example"],
-        "predict --model left": ["left-atrium", "left-atrium-vnet"],
+        "predict --model left": [
+            "left-atrium",
+            "left-atrium-16",
+            "left-atrium-16-vnet",
+            "left-atrium-resvnet",
+        ],
         "predict --format dicom": ["dicom-seg", "dicom-labelmap"],
         "predict --report png,": ["png,html", "png,sc"],
         "predict --report n": ["none"],

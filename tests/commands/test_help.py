@@ -115,7 +115,12 @@ def completed(line: str) -> list[str]:
 def test_a_shell_completes_commands_values_and_models(tmp_path: os.PathLike[str]) -> None:
     assert completed("pre") == ["predict", "prepare"]
     assert completed("predict --tiling ") == ["default", "accurate", "paper"]
-    assert completed("predict --model left") == ["left-atrium", "left-atrium-vnet"]
+    assert completed("predict --model left") == [
+        "left-atrium",
+        "left-atrium-16",
+        "left-atrium-16-vnet",
+        "left-atrium-resvnet",
+    ]
     assert completed("train pan") == ["pancreas"]
     assert "--repair" in completed("predict --re")
     script = run(_C3S3_SEG_COMPLETE="source_bash").stdout

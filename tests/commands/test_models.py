@@ -24,10 +24,10 @@ def test_the_shipped_models_with_what_they_need() -> None:
     assert (atrium["modality"], atrium["labels"], atrium["linked"]) == (
         "MR",
         ["left_atrium"],
-        "left-atrium-vnet",
+        "left-atrium-resvnet",
     )
-    record = ModelBundle.find("left-atrium").manifest.training["validation_kept"][1]  # of its primary network
-    assert record["candidate"] == "resvnet"
+    record = ModelBundle.find("left-atrium").manifest.training["validation_kept"][0]  # of its primary network
+    assert record["candidate"] == "vnet"
     assert atrium["dice"] == record["dice"]
     assert atrium["hd95_vox"] == record["hd95_vox"]
     assert atrium["cases"] == 8

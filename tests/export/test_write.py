@@ -290,7 +290,7 @@ def test_what_cannot_be_had_is_refused(two_nets: ModelBundle, noise: Volume, tmp
         export_folder(two_nets, "onnx", GraphSpec(), tmp_path, [])
     with pytest.raises(InputError, match="holds one network"):
         export_folder(
-            ModelBundle.find("left-atrium-vnet"), "onnx", GraphSpec(ensemble=True), tmp_path, [noise]
+            ModelBundle.find("left-atrium-resvnet"), "onnx", GraphSpec(ensemble=True), tmp_path, [noise]
         )
 
 
