@@ -36,6 +36,10 @@ class BackendRequest:
         Likewise.
     threads
         On the CPU; None leaves it to the runtime.
+    channels_last
+        Whether torch keeps the channels of a voxel together in memory, which its convolutions prefer.
+    cuda_graphs
+        Whether torch on CUDA records what it starts on the GPU for a shape of tiles, and plays it again.
 
     Raises
     ------
@@ -47,6 +51,8 @@ class BackendRequest:
     device: str = "auto"
     precision: Precision = "auto"
     threads: int | None = None
+    channels_last: bool = True
+    cuda_graphs: bool = True
 
     def __post_init__(self) -> None:
         check_device(self.device)
