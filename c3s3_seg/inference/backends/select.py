@@ -11,7 +11,7 @@ from c3s3_seg.bundle import ModelBundle, Network
 from c3s3_seg.errors import InputError, MissingError, to_install
 from c3s3_seg.inference.backends.graph import check_network
 from c3s3_seg.inference.backends.onnxruntime import OnnxBackend
-from c3s3_seg.inference.backends.runtimes import Backend, OpenVinoBackend, open_torch
+from c3s3_seg.inference.backends.runtimes import Backend, OpenVinoBackend, TorchOptions, open_torch
 from c3s3_seg.system.choices import BackendName, CpuRuntime, Precision
 from c3s3_seg.system.hardware import NO_GPU, check_device, cuda_devices, cuda_index, installed, is_cuda
 
@@ -137,7 +137,8 @@ def _open(bundle: ModelBundle, network: Network, runtime: CpuRuntime, request: B
     if importlib.util.find_spec(package) is None:
         raise MissingError(f"the backend '{runtime}' needs {package}, which is not installed", todo=install)
     if runtime == "torch":
-        return open_torch(bundle, network, request.threads, request.device, request.precision)
+        options = TorchOptions(request.channels_last, request.cuda_graphs)
+        return open_torch(bundle, network, request.threads, request.device, request.precision, options)
     if not bundle.has(network.graph):
         todo = f"Make it with: c3s3-seg export {bundle.folder} --to onnx"
         raise InputError(f"the bundle has no {network.graph}", where=bundle.folder, todo=todo)
