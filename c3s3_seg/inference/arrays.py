@@ -20,22 +20,23 @@ from c3s3_seg.system.hardware import available_memory
 BLOCK = 2_000_000  # voxels on the scan's grid that are worked on at a time: 8 MB a class
 
 
-class Arrays(Protocol):
-    """Operations on arrays of one place; `Array` is what it works on.
+class ArrayOperations(Protocol):
+    """Operations on arrays of one place; `Array` is what they work on."""
 
-    Parameters
-    ----------
-    on_device
-        Whether they lie where the network runs, and not in numpy.
-    own_memory
-        Whether that place has a memory of its own, as a GPU has.
-    block
-        Voxels of the scan's grid that are worked on at a time.
-    """
+    @property
+    def on_device(self) -> bool:
+        """Whether the arrays lie where the network runs, and not in numpy."""
+        ...
 
-    on_device: bool
-    own_memory: bool
-    block: int
+    @property
+    def own_memory(self) -> bool:
+        """Whether that place has a memory of its own, as a GPU has."""
+        ...
+
+    @property
+    def block(self) -> int:
+        """Voxels of the scan's grid that are worked on at a time."""
+        ...
 
     def free(self) -> int | None:
         """Bytes that new arrays may take; None where that is not known."""
@@ -122,81 +123,81 @@ class HostArrays:
     block = BLOCK
 
     def free(self) -> int | None:
-        """See `Arrays`."""
+        """See `ArrayOperations`."""
         return available_memory()
 
     def of(self, array: NDArray[Any]) -> Array:
-        """See `Arrays`."""
+        """See `ArrayOperations`."""
         return array
 
     def host(self, array: Array) -> NDArray[Any]:
-        """See `Arrays`."""
+        """See `ArrayOperations`."""
         return np.asarray(array)
 
     def put(self, view: NDArray[Any], array: Array) -> None:
-        """See `Arrays`."""
+        """See `ArrayOperations`."""
         if array is not view:
             view[...] = array
 
     def workspace(self, view: NDArray[Any]) -> Array:
-        """See `Arrays`."""
+        """See `ArrayOperations`."""
         return view
 
     def zeros(self, shape: Sequence[int], kind: str = "float32") -> Array:
-        """See `Arrays`."""
+        """See `ArrayOperations`."""
         return np.zeros(shape, dtype=kind)
 
     def moveaxis(self, array: Array, source: int, goal: int) -> Array:
-        """See `Arrays`."""
+        """See `ArrayOperations`."""
         return np.moveaxis(array, source, goal)
 
     def flip(self, array: Array, axes: Sequence[int]) -> Array:
-        """See `Arrays`."""
+        """See `ArrayOperations`."""
         return np.flip(array, tuple(axes))
 
     def pad(self, array: Array, pads: Sequence[tuple[int, int]]) -> Array:
-        """See `Arrays`."""
+        """See `ArrayOperations`."""
         return np.pad(array, pads)
 
     def concatenate(self, arrays: Sequence[Array], axis: int) -> Array:
-        """See `Arrays`."""
+        """See `ArrayOperations`."""
         return np.concatenate(arrays, axis=axis)
 
     def copy(self, array: Array) -> Array:
-        """See `Arrays`."""
+        """See `ArrayOperations`."""
         return array.copy()
 
     def dense(self, array: Array) -> Array:
-        """See `Arrays`."""
+        """See `ArrayOperations`."""
         return np.ascontiguousarray(array)
 
     def along(self, rows: FloatArray, array: Array, axis: int) -> Array:
-        """See `Arrays`."""
+        """See `ArrayOperations`."""
         return along(rows, array, axis)
 
     def larger(self, array: Array, other: Array) -> Array:
-        """See `Arrays`."""
+        """See `ArrayOperations`."""
         return np.maximum(array, other)
 
     def softmax(self, logits: Array) -> Array:
-        """See `Arrays`; in the logits' own memory where it may be written."""
+        """See `ArrayOperations`; in the logits' own memory where it may be written."""
         return softmax(logits)
 
     def run(self, backend: Any, patches: Array) -> Array:
-        """See `Arrays`."""
+        """See `ArrayOperations`."""
         return backend(patches)
 
     def is_real(self, array: Array) -> bool:
-        """See `Arrays`."""
+        """See `ArrayOperations`."""
         return bool(array.dtype.kind == "f")
 
     def single(self, array: Array) -> Array:
-        """See `Arrays`."""
+        """See `ArrayOperations`."""
         with np.errstate(over="ignore"):
             return np.asarray(array, dtype=np.float32)
 
     def not_finite(self, array: Array) -> int:
-        """See `Arrays`."""
+        """See `ArrayOperations`."""
         # NaN runs through both, infinity is one of them. 0.3 ms for an atrium, whose network takes 600 ms.
         if np.isfinite(array.min()) and np.isfinite(array.max()):
             return 0
@@ -206,7 +207,7 @@ class HostArrays:
 HOST = HostArrays()
 
 
-def arrays_of(array: Array) -> Arrays:
+def arrays_of(array: Array) -> ArrayOperations:
     """The operations for an array, by what it is."""
     if isinstance(array, np.ndarray):
         return HOST

@@ -10,7 +10,7 @@ import numpy as np
 from c3s3_seg.bundle import Task
 from c3s3_seg.geometry.resample import orient
 from c3s3_seg.geometry.volume import Geometry
-from c3s3_seg.inference.arrays import HOST, Arrays
+from c3s3_seg.inference.arrays import HOST, ArrayOperations
 from c3s3_seg.inference.postprocess import Postprocessing, postprocess
 from c3s3_seg.inference.streaming import Slab
 from c3s3_seg.inference.tiling import Array, FloatArray, Shape, mean
@@ -43,7 +43,7 @@ class MaskBuilder:
     networks: int = 1
     leading: int = 1
     probabilities: bool = False
-    arrays: Arrays = HOST
+    arrays: ArrayOperations = HOST
     mask: Labels = field(init=False)
     kept: dict[str, FloatArray] = field(init=False)
 

@@ -8,16 +8,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from c3s3_seg.bundle.preprocessing import ExactScan, Recipe, exact_in_float32, flat, refuse_flat
 from c3s3_seg.errors import C3S3Error, MemoryLimitError, MissingError
 from c3s3_seg.geometry.volume import Geometry, Volume
-from c3s3_seg.inference.arrays import HOST, Arrays
+from c3s3_seg.inference.arrays import HOST, ArrayOperations
 from c3s3_seg.inference.backends.execute import Backend, DeviceBackend
 from c3s3_seg.inference.settings import Settings
 from c3s3_seg.inference.tiling import Array, FloatArray
 from c3s3_seg.system.hardware import is_cuda, is_memory_error
+
+if TYPE_CHECKING:
+    from c3s3_seg.inference.device.arrays import TorchArrays
 
 Prepared = FloatArray | ExactScan
 GPU_SHARE = 0.8  # of what is free on a GPU may be planned with: its libraries take some, too
@@ -27,7 +30,7 @@ class Place(Protocol):
     """What differs between host and device."""
 
     @property
-    def arrays(self) -> Arrays:
+    def arrays(self) -> ArrayOperations:
         """The arithmetic."""
         ...
 
@@ -57,7 +60,7 @@ class Place(Protocol):
 class HostPlace:
     """numpy: all is done in `prepare`."""
 
-    arrays: Arrays = HOST
+    arrays: ArrayOperations = HOST
 
     def prepare(self, recipe: Recipe, part: Volume) -> Prepared:
         """See `Place`: (x, y, z) float32 on the model's grid."""
@@ -86,7 +89,7 @@ class DevicePlace:
     settings: Settings
 
     @property
-    def arrays(self) -> Arrays:
+    def arrays(self) -> TorchArrays:
         """See `Place`."""
         import torch
 
@@ -122,7 +125,7 @@ class DevicePlace:
         return array
 
 
-def memory_limit(settings: Settings, arrays: Arrays) -> int | None:
+def memory_limit(settings: Settings, arrays: ArrayOperations) -> int | None:
     """Bytes that this process may take where the arrays lie; None where nobody limits it.
 
     A GPU limits it always: the processes that share it may plan with a share of what is free there.

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from c3s3_seg.inference.arrays import Arrays, arrays_of
+from c3s3_seg.inference.arrays import ArrayOperations, arrays_of
 from c3s3_seg.inference.tiling import Array, FloatArray, Tiling, importance
 from c3s3_seg.system.choices import Weighting
 from c3s3_seg.system.progress import Progress
@@ -122,7 +122,7 @@ def stitch(
     return total
 
 
-def _pad(volume: Array, tiling: Tiling, arrays: Arrays) -> tuple[list[int], Array]:
+def _pad(volume: Array, tiling: Tiling, arrays: ArrayOperations) -> tuple[list[int], Array]:
     """Voxels put before each axis, and the volume with them; half of the padding goes before."""
     before = [(n - m) // 2 for n, m in zip(tiling.shape, volume.shape, strict=True)]
     pads = [(b, n - m - b) for b, n, m in zip(before, tiling.shape, volume.shape, strict=True)]
@@ -133,7 +133,7 @@ class _Ring:
     """Sums of as many planes as a tile is deep; plane n lies at n modulo that depth."""
 
     def __init__(
-        self, channels: int, tiling: Tiling, weighting: Weighting, axis: int, arrays: Arrays
+        self, channels: int, tiling: Tiling, weighting: Weighting, axis: int, arrays: ArrayOperations
     ) -> None:
         self._tiling, self._axis, self._depth, self._arrays = tiling, axis, tiling.tile[axis], arrays
         planes = [n for other, n in enumerate(tiling.shape) if other != axis]

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from c3s3_seg.geometry.resample import weights
-from c3s3_seg.inference.arrays import Arrays, arrays_of
+from c3s3_seg.inference.arrays import ArrayOperations, arrays_of
 from c3s3_seg.inference.streaming import Slab
 from c3s3_seg.inference.tiling import Array, FloatArray, Shape
 
@@ -40,7 +40,7 @@ class Block:
     axis: int
 
     @property
-    def arrays(self) -> Arrays:
+    def arrays(self) -> ArrayOperations:
         """Where its numbers lie."""
         return arrays_of(self.source)
 

@@ -35,7 +35,7 @@ class Backend(Protocol):
 
 @runtime_checkable
 class DeviceBackend(Protocol):
-    """A network that takes tensors where it runs, its `place` (`cpu`, `cuda:0`), and leaves its logits there."""
+    """A network that takes tensors where it runs, at its `place` (`cpu`, `cuda:0`), and answers there."""
 
     name: str
     place: str

@@ -1,4 +1,4 @@
-"""`Arrays` in torch, on a GPU or on the CPU.
+"""`ArrayOperations` in torch, on a GPU or on the CPU.
 
 On a GPU not run so far. Written so that no operation waits for the GPU but those that give a number or an
 array to the host.
@@ -35,12 +35,12 @@ class TorchArrays:
 
     @property
     def own_memory(self) -> bool:
-        """See `Arrays`."""
+        """See `ArrayOperations`."""
         return self.device.type == "cuda"
 
     @property
     def block(self) -> int:
-        """See `Arrays`."""
+        """See `ArrayOperations`."""
         return GPU_BLOCK if self.own_memory else HOST_BLOCK
 
     @cached_property
@@ -50,7 +50,7 @@ class TorchArrays:
         return torch
 
     def free(self) -> int | None:
-        """See `Arrays`: what the driver has left, and what torch holds without using it."""
+        """See `ArrayOperations`: what the driver has left, and what torch holds without using it."""
         if not self.own_memory:
             return available_memory()
         cuda = self._torch.cuda
@@ -58,60 +58,60 @@ class TorchArrays:
         return int(left + cuda.memory_reserved(self.device) - cuda.memory_allocated(self.device))
 
     def of(self, array: NDArray[Any]) -> Tensor:
-        """See `Arrays`. Only what is on the device is reversed or converted: the host just copies."""
+        """See `ArrayOperations`. The host copies; turning is done on the device."""
         reversed_axes = _reversed(array)
         tensor = self._torch.from_numpy(_plain(np.flip(array, reversed_axes))).to(self.device)
         return self.flip(tensor, reversed_axes)
 
     def host(self, array: Tensor) -> NDArray[Any]:
-        """See `Arrays`."""
+        """See `ArrayOperations`."""
         return np.asarray(array.cpu().numpy())
 
     def put(self, view: NDArray[Any], array: Tensor) -> None:
-        """See `Arrays`: in the order of the host's memory, so that one copy brings it there."""
+        """See `ArrayOperations`: in the order of the host's memory, so that one copy brings it there."""
         reversed_axes = _reversed(view)
         goal = self._torch.from_numpy(np.flip(view, reversed_axes))
         order = sorted(range(view.ndim), key=lambda axis: -abs(view.strides[axis]))
         goal.permute(order).copy_(self.flip(array, reversed_axes).permute(order).contiguous())
 
     def workspace(self, view: NDArray[Any]) -> Tensor:
-        """See `Arrays`."""
+        """See `ArrayOperations`."""
         return self.zeros(view.shape, str(view.dtype))
 
     def zeros(self, shape: Sequence[int], kind: str = "float32") -> Tensor:
-        """See `Arrays`."""
+        """See `ArrayOperations`."""
         zeros: Tensor = self._torch.zeros(tuple(shape), dtype=getattr(self._torch, kind), device=self.device)
         return zeros
 
     def moveaxis(self, array: Tensor, source: int, goal: int) -> Tensor:
-        """See `Arrays`."""
+        """See `ArrayOperations`."""
         return array.moveaxis(source, goal)
 
     def flip(self, array: Tensor, axes: Sequence[int]) -> Tensor:
-        """See `Arrays`."""
+        """See `ArrayOperations`."""
         return array.flip(tuple(axes)) if axes else array
 
     def pad(self, array: Tensor, pads: Sequence[tuple[int, int]]) -> Tensor:
-        """See `Arrays`."""
+        """See `ArrayOperations`."""
         behind = [count for before_and_behind in reversed(pads) for count in before_and_behind]
         padded: Tensor = self._torch.nn.functional.pad(array, behind)
         return padded
 
     def concatenate(self, arrays: Sequence[Tensor], axis: int) -> Tensor:
-        """See `Arrays`."""
+        """See `ArrayOperations`."""
         joined: Tensor = self._torch.cat(tuple(arrays), dim=axis)
         return joined
 
     def copy(self, array: Tensor) -> Tensor:
-        """See `Arrays`."""
+        """See `ArrayOperations`."""
         return array.clone()
 
     def dense(self, array: Tensor) -> Tensor:
-        """See `Arrays`."""
+        """See `ArrayOperations`."""
         return array.contiguous()
 
     def along(self, rows: NDArray[np.float32], array: Tensor, axis: int) -> Tensor:
-        """See `Arrays`."""
+        """See `ArrayOperations`."""
         total: Tensor | None = None
         sides = [-1 if n == axis else 1 for n in range(array.ndim)]
         for index, weight in neighbours(rows):
@@ -126,11 +126,11 @@ class TorchArrays:
         return total
 
     def larger(self, array: Tensor, other: Tensor) -> Tensor:
-        """See `Arrays`."""
+        """See `ArrayOperations`."""
         return array.maximum(other)
 
     def softmax(self, logits: Tensor) -> Tensor:
-        """See `Arrays`. The sum is formed class by class, as numpy forms it."""
+        """See `ArrayOperations`. The sum is formed class by class, as numpy forms it."""
         out = logits - logits.amax(dim=1, keepdim=True)
         out.exp_()
         total = out[:, :1].clone()
@@ -140,20 +140,20 @@ class TorchArrays:
         return out
 
     def run(self, backend: Any, patches: Tensor) -> Tensor:
-        """See `Arrays`."""
+        """See `ArrayOperations`."""
         logits: Tensor = backend.on_device(patches)
         return logits
 
     def is_real(self, array: Tensor) -> bool:
-        """See `Arrays`."""
+        """See `ArrayOperations`."""
         return array.dtype.is_floating_point
 
     def single(self, array: Tensor) -> Tensor:
-        """See `Arrays`."""
+        """See `ArrayOperations`."""
         return array.float()
 
     def not_finite(self, array: Tensor) -> int:
-        """See `Arrays`. Waits for the device, so that what fails there is an error of this tile."""
+        """See `ArrayOperations`. Waits for the device, so that what fails there is an error of this tile."""
         low, high = array.aminmax()
         if bool(self._torch.isfinite(low) & self._torch.isfinite(high)):
             return 0

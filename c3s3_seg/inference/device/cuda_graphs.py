@@ -79,7 +79,7 @@ def record_on_gpu(network: Network, patches: Tensor) -> Network:
     import torch
 
     with torch.cuda.device(patches.device):
-        given, stream = patches.clone(), torch.cuda.Stream()
+        given, stream = patches.clone(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             network(given)  # what is allocated for a stream when it is first used is not recorded

@@ -1,7 +1,7 @@
 """A scan is brought to the model's grid where the network runs: `Recipe.to_model` on tensors.
 
-Geometry and recipe say which axes, which weights and which intensities. Here is the arithmetic only, in the same
-order and precision, so that the network is given the same numbers.
+Geometry and recipe say which axes, which weights and which intensities. Here is the arithmetic only, in the
+same order and precision, so that the network is given the same numbers.
 """
 
 from __future__ import annotations
@@ -82,10 +82,9 @@ def scale(rule: Intensity, array: Tensor, offset: float) -> Tensor:
         span = torch.tensor(rule.high - rule.low, dtype=torch.float32, device=array.device)
         return array.clamp(low, high).sub_(low).div_(span)
     mean = array.mean(dtype=torch.float64)
-    flat = array.reshape(-1)
-    squares = torch.stack([(part.double() - mean).square_().sum() for part in flat.split(STATISTICS)])
+    parts = torch.split(array.reshape(-1), STATISTICS)
+    squares = torch.stack([(part.double() - mean).square_().sum() for part in parts])
     spread = (squares.sum() / array.numel()).sqrt()
-    low, high = array.aminmax()
-    if bool(spread <= 1e-6 * torch.maximum(low.abs(), high.abs()).double()):  # resampling leaves rounding
+    if bool(spread <= 1e-6 * array.abs().max().double()):  # resampling leaves rounding in a flat volume
         return torch.zeros_like(array)
     return array.sub(mean.float()).div_(spread.float())
