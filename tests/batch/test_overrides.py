@@ -32,7 +32,10 @@ def test_presets_and_keys_of_the_tiles() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("fill_holes=true", r"there is no key 'fill_holes'.*Allowed here: tiling, postprocess, batch"),
+        (
+            "fill_holes=true",
+            r"there is no key 'fill_holes'.*Allowed here: tiling, postprocess, batch, network",
+        ),
         ("postprocess.holes=true", "Allowed here: keep_largest, min_volume_ml, fill_holes"),
         ("postprocess.fill_holes=1", "postprocess.fill_holes = 1"),
         ("tiling.stride=[8, 8]", "tiling.stride"),
