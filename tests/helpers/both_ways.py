@@ -11,9 +11,9 @@ from c3s3_seg.inference import BackendRequest, Prediction, Predictor, Settings, 
 from c3s3_seg.system.choices import BackendName
 
 # Both ways do the same operations in float32 in the same order; only the exponential function of the softmax
-# is each library's own. They state 3 and 1 units in the last place (6e-8), so probabilities differ by up to 2.5e-7
-# before they are averaged and interpolated, where some twenty roundings of up to 6e-8 may fall either way. A label
-# is the larger of two such numbers: closer than 4e-6 nothing says which; the bound is a little wider.
+# is each library's own. They state 3 and 1 units in the last place (6e-8), so probabilities differ by up to
+# 2.5e-7 before they are averaged and interpolated, where some twenty roundings of 6e-8 may fall either way. A
+# label is the larger of two such numbers: closer than 4e-6 nothing says which; the bound is a little wider.
 BOUND = 1e-5
 
 
