@@ -267,7 +267,7 @@ def open_torch(
     net = fold_batch_norm(load_torch(bundle, network)).to(place)
     if not options.channels_last:
         net.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    if precision != "float32":
+    if place != "cpu" and precision != "float32":  # on the CPU some small maps are left in float32
         round_convolutions(net, getattr(torch, precision))
     return TorchBackend(net, threads, precision, options)
 
