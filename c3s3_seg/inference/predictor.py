@@ -38,6 +38,7 @@ from c3s3_seg.inference.settings import Settings
 from c3s3_seg.inference.tiled_network import Probabilities, TiledNetwork
 from c3s3_seg.inference.tiling import FloatArray, Shape
 from c3s3_seg.inference.uncertainty import Labels, NetworkComparison
+from c3s3_seg.system.hardware import is_memory_error
 from c3s3_seg.system.progress import Progress
 
 __all__ = ["CheckedScan", "Prediction", "Predictor", "PreparedScan", "Settings"]
@@ -300,12 +301,24 @@ class Predictor:
         return found
 
     def to_scan_grid(self, prepared: PreparedScan, probabilities: Probabilities) -> Prediction:
-        """Fifth step: takes the slabs, and makes of them a mask on the scan's grid."""
+        """Fifth step: takes the slabs, and makes of them a mask on the scan's grid, in memory of the host.
+
+        Raises
+        ------
+        InputError, MemoryLimitError
+            If a network fails, gives what are no logits, or takes more memory than there is.
+        """
         started = time.perf_counter()
         networks = len(self.backends) if self.settings.uncertainty else 1
         keep, leading = self.settings.probabilities, self.comparison.leading
         made = MaskBuilder(self.task, prepared.part, networks, leading, keep, self._place.arrays)
-        made.fill(probabilities.slabs, prepared.shape)
+        try:
+            made.fill(probabilities.slabs, prepared.shape)
+        except RuntimeError as error:  # of a device; numpy's is a MemoryError
+            if not is_memory_error(error):
+                raise
+            what = "memory was full on the device while the mask was made"
+            raise MemoryLimitError(what, where=prepared.source.path) from error
         postprocessed = made.postprocess(self.settings.postprocessing(self.task))
         uncertainty = made.uncertainty(self.comparison)
         counts = _counts(made.mask)

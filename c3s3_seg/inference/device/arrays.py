@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor, device
 
 HOST_BLOCK, GPU_BLOCK = 2_000_000, 32_000_000  # voxels; on a GPU few large kernels beat many small ones
+BLOCK_BYTES = 256  # of free memory for each voxel of a block
 # What torch computes with; other numbers become float32, which is where they end, before they are copied.
 KNOWN = {"b1", "i1", "i2", "i4", "i8", "u1", "f2", "f4", "f8"}
 
@@ -40,8 +41,10 @@ class TorchArrays:
 
     @property
     def block(self) -> int:
-        """See `ArrayOperations`."""
-        return GPU_BLOCK if self.own_memory else HOST_BLOCK
+        """See `ArrayOperations`: some 20 bytes for each voxel, of which a GPU has to have many left."""
+        if not self.own_memory:
+            return HOST_BLOCK
+        return min(GPU_BLOCK, max(HOST_BLOCK, (self.free() or 0) // BLOCK_BYTES))
 
     @cached_property
     def _torch(self) -> Any:
