@@ -14,6 +14,7 @@ from pathlib import Path
 
 from c3s3_seg.errors import InputError, MissingError
 from c3s3_seg.system.choices import DEVICES
+from c3s3_seg.system.libraries import import_openvino
 
 NO_GPU = "no NVIDIA GPU was found: the driver's library is not there or lists none"
 BOTH_WHEELS = (
@@ -93,9 +94,7 @@ def openvino_devices() -> list[str]:
     """Names as OpenVINO gives them: CPU, GPU.0, NPU; empty where it is not installed."""
     if importlib.util.find_spec("openvino") is None:
         return []
-    import openvino
-
-    core = openvino.Core()
+    core = import_openvino().Core()
     return [f"{name} ({core.get_property(name, 'FULL_DEVICE_NAME')})" for name in core.available_devices]
 
 

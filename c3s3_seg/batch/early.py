@@ -1,0 +1,69 @@
+"""The first case is read, checked and prepared while the network is opened."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import suppress
+from dataclasses import replace
+
+from c3s3_seg.batch.case import Steps
+from c3s3_seg.batch.job import CaseTask, Job
+from c3s3_seg.batch.pipeline import GRACE_S, STUCK
+from c3s3_seg.batch.records import Loaded, Outcome
+from c3s3_seg.bundle import Task
+from c3s3_seg.inference.memory import MEASURED_FILTERS, costs_of
+from c3s3_seg.inference.predictor import Predictor
+from c3s3_seg.inference.settings import Settings
+
+
+class EarlyRead:
+    """Reads one case in a thread; what comes of it, an error too, is what `Steps.read` would have given then.
+
+    Parameters
+    ----------
+    case
+        The case that will come first.
+    model
+        What the networks, which are not needed for it, will do.
+    settings
+        How they will run.
+    job
+        What to do with each case.
+    """
+
+    def __init__(self, case: CaseTask, model: Task, settings: Settings, job: Job) -> None:
+        # Without networks a predictor checks and prepares; it compares networks only where there are some.
+        settings = replace(settings, uncertainty=False)
+        predictor = Predictor(model, (), settings, costs_of("", [MEASURED_FILTERS]))
+        self._task, self._steps = case, Steps(predictor, job)
+        self._found: Loaded | Outcome | None = None
+        self._error: BaseException | None = None
+        self._read = threading.Event()
+        self._thread = threading.Thread(target=self._work, name=STUCK, daemon=True)
+        self._thread.start()
+
+    def take(self, task: CaseTask) -> Loaded | Outcome | None:
+        """What was read, once, if it is this case and nothing about it has changed; else None."""
+        if task != self._task:
+            return None
+        self._read.wait()
+        found, self._found = self._found, None
+        if self._error is not None:
+            raise self._error
+        return found
+
+    def close(self) -> None:
+        """Wait a moment for the thread: where the network could not be opened nobody needs what it reads."""
+        self._thread.join(GRACE_S)
+        self._found = None
+
+    def _work(self) -> None:
+        try:
+            self._found = self._steps.read(self._task)
+        except BaseException as error:
+            self._error = error
+        finally:
+            self._read.set()
+        # Now the network is compiled, which leaves Python alone: time to load what writes the mask.
+        with suppress(ImportError):
+            import SimpleITK  # noqa: F401
