@@ -191,7 +191,7 @@ def main() -> None:
 def program() -> None:
     """`main` as a process of its own, which ends without taking Python and the libraries apart.
 
-    That takes 0.14 s with OpenVINO and SimpleITK loaded, and nothing comes of it: the system takes the memory.
+    That takes 0.14 s with OpenVINO and SimpleITK loaded, and nothing comes of it: memory goes back anyway.
     Before it threads are waited for, and what libraries want to do at the end is done: the callback that ends
     the process is the first that is registered, so it runs last.
     """
@@ -206,7 +206,7 @@ def program() -> None:
 
 
 def _end(code: list[int]) -> None:
-    """End the process at once with this code, or as Python does where nobody takes what is left to be said."""
+    """End the process at once with this code, or with 120 where stdout takes no more, as Python does."""
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:

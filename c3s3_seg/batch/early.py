@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from contextlib import suppress
 from dataclasses import replace
 
 from c3s3_seg.batch.case import Steps
@@ -11,6 +10,7 @@ from c3s3_seg.batch.job import CaseTask, Job
 from c3s3_seg.batch.pipeline import GRACE_S, STUCK
 from c3s3_seg.batch.records import Loaded, Outcome
 from c3s3_seg.bundle import Task
+from c3s3_seg.inference.components import load_library
 from c3s3_seg.inference.memory import MEASURED_FILTERS, costs_of
 from c3s3_seg.inference.predictor import Predictor
 from c3s3_seg.inference.settings import Settings
@@ -65,5 +65,4 @@ class EarlyRead:
         finally:
             self._read.set()
         # Now the network is compiled, which leaves Python alone: time to load what writes the mask.
-        with suppress(ImportError):
-            import SimpleITK  # noqa: F401
+        load_library()

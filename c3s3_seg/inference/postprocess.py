@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from c3s3_seg.geometry.components import label_components
+from c3s3_seg.inference.components import label_components
 
 Mask = NDArray[np.bool_]
 Labels = NDArray[np.uint8]

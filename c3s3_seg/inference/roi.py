@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from c3s3_seg.bundle.domain import Domain
 from c3s3_seg.errors import InputError
 from c3s3_seg.geometry.box import Box
-from c3s3_seg.geometry.components import component_boxes, label_components
 from c3s3_seg.geometry.volume import Geometry, Volume, narrow
+from c3s3_seg.inference.components import component_boxes, label_components
 from c3s3_seg.system.progress import Progress
 
 Foreground = Callable[[Volume], NDArray[np.float32]]

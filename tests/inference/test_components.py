@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from c3s3_seg.geometry.components import component_boxes, label_components
+from c3s3_seg.inference.components import component_boxes, label_components
 
 
 @pytest.mark.parametrize("shape", [(9, 7, 5), (1, 4, 3), (5, 1, 1), (30, 24, 17)])
