@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from dataclasses import replace
 
 from c3s3_seg.batch.case import Steps
@@ -38,9 +39,15 @@ class EarlyRead:
         self._task, self._steps = case, Steps(predictor, job)
         self._found: Loaded | Outcome | None = None
         self._error: BaseException | None = None
-        self._read = threading.Event()
+        self._read, self._opened = threading.Event(), threading.Event()
+        self._predictor: Predictor | None = None
         self._thread = threading.Thread(target=self._work, name=STUCK, daemon=True)
         self._thread.start()
+
+    def compile_in(self, predictor: Predictor) -> None:
+        """The networks are open: as soon as the scan is read they can be compiled for its tiles."""
+        self._predictor = predictor
+        self._opened.set()
 
     def take(self, task: CaseTask) -> Loaded | Outcome | None:
         """What was read, once, if it is this case and nothing about it has changed; else None."""
@@ -53,16 +60,24 @@ class EarlyRead:
         return found
 
     def close(self) -> None:
-        """Wait a moment for the thread: where the network could not be opened nobody needs what it reads."""
+        """Wait a moment for the thread: where the networks could not be opened nobody needs what it reads."""
+        self._opened.set()
         self._thread.join(GRACE_S)
         self._found = None
 
     def _work(self) -> None:
         try:
-            self._found = self._steps.read(self._task)
+            found = self._found = self._steps.read(self._task)
         except BaseException as error:
             self._error = error
+            return
         finally:
             self._read.set()
-        # Now the network is compiled, which leaves Python alone: time to load what writes the mask.
-        load_library()
+        self._opened.wait()
+        if self._predictor is not None and isinstance(found, Loaded) and found.prepared is not None:
+            # Compiling leaves Python alone: time to load what writes the mask.
+            loader = threading.Thread(target=load_library, daemon=True)
+            loader.start()
+            with suppress(Exception):  # the step that runs the networks will say what is wrong
+                self._predictor.compile_for(found.prepared)
+            loader.join()

@@ -224,6 +224,8 @@ def _opened(model: Model, job: Job, progress: Progress, first: CaseTask | None) 
     except BaseException:
         close()
         raise
+    if early is not None:
+        early.compile_in(predictor)
     run = in_this_process(predictor, replace(job, origin=origin), progress, early=early)
     return Engine(run, origin, str(model.bundle), close, Asked.of(predictor))
 

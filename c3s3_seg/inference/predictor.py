@@ -21,7 +21,7 @@ from c3s3_seg.bundle.preprocessing import refuse_flat
 from c3s3_seg.errors import InputError, MemoryLimitError
 from c3s3_seg.geometry.box import Box, parse_box
 from c3s3_seg.geometry.volume import Geometry, Source, Volume
-from c3s3_seg.inference.backends.runtimes import Backend
+from c3s3_seg.inference.backends.runtimes import Backend, OpenVinoBackend
 from c3s3_seg.inference.backends.select import describe
 from c3s3_seg.inference.domain_check import (
     CheckResult,
@@ -276,6 +276,19 @@ class Predictor:
         refuse_flat(part, prepared)
         seconds = time.perf_counter() - started
         return PreparedScan(prepared.array, part.geometry, scan.geometry, scan.source, checked.check, seconds)
+
+    def compile_for(self, prepared: PreparedScan) -> None:
+        """Have the networks compiled for the tiles of a scan before they run, where a runtime does so.
+
+        Raises
+        ------
+        MemoryLimitError
+            As `network` does.
+        """
+        tile = self.network(prepared).tiling.tile
+        for backend in self.backends:
+            if isinstance(backend, OpenVinoBackend):
+                backend.compile_for((1, 1, *tile))
 
     def network(self, prepared: PreparedScan, progress: Progress | None = None) -> Probabilities:
         """Fourth step, which runs as its slabs are taken: the networks, tile by tile."""

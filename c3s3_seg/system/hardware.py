@@ -110,6 +110,19 @@ def installed(*distributions: str) -> list[str]:
     return found
 
 
+def installed_version(distribution: str) -> str | None:
+    """The version of a distribution, None where it is not installed.
+
+    `importlib.metadata.version` parses all of its metadata, licences among them, as a letter.
+    """
+    try:
+        found = importlib.metadata.distribution(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    stated = re.search(r"^Version: *(\S+)", found.read_text("METADATA") or "", re.MULTILINE)
+    return stated[1] if stated else found.version
+
+
 def runtime_versions() -> dict[str, str]:
     """Python and the runtimes that are installed, by the name of their distribution; imports none."""
     found = {"python": sys.version.split()[0]}

@@ -101,6 +101,11 @@ class OpenVinoBackend:
         with self._alone:
             return np.asarray(self._for(patches.shape)(patches)[0])
 
+    def compile_for(self, shape: tuple[int, ...]) -> None:
+        """Compile for patches of this shape (N, C, X, Y, Z) before the first of them comes."""
+        with self._alone:
+            self._for(shape)
+
     def _for(self, shape: tuple[int, ...]) -> Any:
         """The network for one shape: that runs faster than a dynamic one. The last few are kept."""
         compiled = self._compiled.pop(shape, None)
