@@ -32,7 +32,6 @@ from c3s3_seg.errors import InputError, StorageError
 from c3s3_seg.inference.predictor import Predictor
 from c3s3_seg.io import Skipped
 from c3s3_seg.io.archive import sweep_unpacked
-from c3s3_seg.report.page import is_folder_page
 from c3s3_seg.report.rows import Failure, PredictionRow
 from c3s3_seg.system.files import check_folder, make_folder, write_whole
 from c3s3_seg.system.lock import hold
@@ -404,8 +403,11 @@ class _Run:
             from c3s3_seg.batch.folder_report import write_folder_report
 
             write_folder_report(self.report_page, self.job, result.rows, result.failures)
-        elif is_folder_page(self.report_page):
-            self.report_page.unlink(missing_ok=True)
+        elif self.report_page.exists():
+            from c3s3_seg.report.page import is_folder_page
+
+            if is_folder_page(self.report_page):
+                self.report_page.unlink(missing_ok=True)
 
 
 def _result(tasks: list[CaseTask], outcomes: dict[str, Outcome], kept: int, left: int) -> BatchResult:
