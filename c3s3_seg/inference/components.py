@@ -35,7 +35,7 @@ def label_components(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], int]:
     import SimpleITK
 
     image = SimpleITK.GetImageFromArray(np.ascontiguousarray(mask).view(np.uint8))
-    found = SimpleITK.ConnectedComponent(image)
+    found = SimpleITK.ConnectedComponent(image)  # type: ignore[no-untyped-call]
     del image
     labels = SimpleITK.GetArrayFromImage(found).view(np.int32)
     return labels, int(labels.max(initial=0))
