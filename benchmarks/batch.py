@@ -91,7 +91,8 @@ def pss_mb(pid: int) -> float:
 def timed(command: list[str], tree: Path = HERE) -> tuple[float, float, list[float]]:
     """Wall seconds, processor seconds, and memory over time, of the package in this folder."""
     started, before_s = time.perf_counter(), processor_s()
-    process = subprocess.Popen(command, env=environment(tree))
+    # In that folder: with -m and -c Python looks for the package in the current one first.
+    process = subprocess.Popen(command, cwd=tree, env=environment(tree))
     meter = Meter(process.pid)
     meter.start()
     code = process.wait()
@@ -276,8 +277,12 @@ def main() -> None:
         if options.flat:
             flat(folder, options.flat)
             return
-        scans = options.scans or fill(folder, options.cases, options.distinct, fine=options.fine)
-        compare(folder, scans, options)
+        scans = (
+            options.scans.resolve()
+            if options.scans
+            else fill(folder, options.cases, options.distinct, fine=options.fine)
+        )
+        compare(folder, scans.resolve(), options)
         share_of_the_proofs(folder / "ours,-no-workers-0")
 
 
