@@ -13,8 +13,8 @@ from typing import Any, ClassVar, get_args
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-WIDEST = 120  # columns; longer lines are hard to read
-FIRST = 26  # columns of the names; a longer one has a line of its own
+from c3s3_seg.commands.program_help import FIRST
+
 ARGUMENTS, OTHERS, OPTIONS = "Arguments", "Other", "Options"
 FILES = {"fetch": "pacs", "send": "pacs"}  # commands that share a file
 # What Typer adds to the help of an option: limits are in the message of whoever crosses them.
