@@ -1,6 +1,7 @@
 """Many phantom cases: cases per hour with all integrity checks, compared with a plain loop without checks.
 
-    python benchmarks/batch.py [--cases 200] [--distinct 20] [--runs 3] [--fine] [--flat 1000]
+    python benchmarks/batch.py [--cases 200] [--distinct 20] [--runs 3] [--fine] [--before REVISION]
+    python benchmarks/batch.py --flat 1000
 
 Same files, same bundle, a process or set of workers per contender, in turn, start-up included (seconds in a
 run of minutes). Each contender has done two cases before, so that caches and byte code are warm for all.
@@ -8,11 +9,14 @@ The plain loop reads, predicts and writes with SimpleITK: no hash, no journal, n
 at the same time. Ours is `c3s3-seg predict`. Memory is that of all processes together (PSS, sampled).
 `--fine` takes the same hearts in the voxels of the public benchmark's scans (0.625 x 0.625 x 1.25 mm, 3.7
 million voxels); the default has half as many a side, so that the network is nearly all that there is to do.
+`--before` lets `predict` of a git revision run in turn with that of the working tree; the plain loop is that
+of the working tree.
 """
 
 import argparse
 import json
 import math
+import os
 import resource
 import statistics
 import subprocess
@@ -20,8 +24,12 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from cold_start import archived, environment
 
 PLAIN = """
 import sys
@@ -41,12 +49,13 @@ for path in sorted(scans.iterdir()):
     SimpleITK.WriteImage(image, str(out / path.name), useCompression=True)
 """
 OURS = [sys.executable, "-m", "c3s3_seg", "predict", "--model", "phantom", "--quiet"]
-CONTENDERS = {
+CONTENDERS: dict[str, list[str] | None] = {
     "plain loop, no proofs": None,
     "ours, no workers": [],
     "ours, 1 worker": ["--workers", "1"],
     "ours, 2 workers": ["--workers", "2"],
 }
+HERE = Path(__file__).parents[1]
 
 
 class Meter(threading.Thread):
@@ -79,10 +88,11 @@ def pss_mb(pid: int) -> float:
     return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
 
 
-def timed(command: list[str]) -> tuple[float, float, list[float]]:
-    """Wall seconds, processor seconds, and memory over time."""
+def timed(command: list[str], tree: Path = HERE) -> tuple[float, float, list[float]]:
+    """Wall seconds, processor seconds, and memory over time, of the package in this folder."""
     started, before_s = time.perf_counter(), processor_s()
-    process = subprocess.Popen(command)
+    # In that folder: with -m and -c Python looks for the package in the current one first.
+    process = subprocess.Popen(command, cwd=tree, env=environment(tree))
     meter = Meter(process.pid)
     meter.start()
     code = process.wait()
@@ -130,22 +140,38 @@ class Measured:
     peak_mb: float
 
 
-def compare(folder: Path, scans: Path, cases: int, runs: int) -> None:
+def contenders(before: str | None, folder: Path) -> dict[str, tuple[list[str] | None, Path]]:
+    """Name -> the options of `predict`, None for the plain loop, and the folder of the package."""
+    every = {name: (words, HERE) for name, words in CONTENDERS.items()}
+    if before is None:
+        return every
+    tree = archived(before, folder)
+    more = {
+        f"{before}{n.removeprefix('ours')}": (words, tree)
+        for n, words in CONTENDERS.items()
+        if words is not None
+    }
+    return every | more
+
+
+def compare(folder: Path, scans: Path, options: argparse.Namespace) -> None:
     """All contenders in turn, so many times over: a machine that slows down slows all of them."""
-    measured: dict[str, list[Measured]] = {name: [] for name in CONTENDERS}
+    cases, runs = len(list(scans.iterdir())), options.runs
+    every = contenders(options.before, folder)
+    measured: dict[str, list[Measured]] = {name: [] for name in every}
     few = folder / "few"
     few.mkdir()
     for path in sorted(scans.iterdir())[:2]:
         (few / path.name).symlink_to(path)
-    for name, words in CONTENDERS.items():
-        measure(folder / f"{name.replace(' ', '-')}-before", few, words)
+    for name, (words, tree) in every.items():
+        measure(folder / f"{name.replace(' ', '-')}-first", few, words, tree)
     for run in range(runs):
-        for name, words in CONTENDERS.items():
-            measured[name].append(measure(folder / f"{name.replace(' ', '-')}-{run}", scans, words))
+        for name, (words, tree) in every.items():
+            measured[name].append(measure(folder / f"{name.replace(' ', '-')}-{run}", scans, words, tree))
     print(f"{cases} cases, {runs} runs of each in turn; medians, and the ratio of every run.\n")
     print("| contender | cases per hour | ratio | ratios | s a case | processor s | network s | peak MB |")
     print("|---|---|---|---|---|---|---|---|")
-    plain = measured[next(iter(CONTENDERS))]
+    plain = measured[next(iter(every))]
     for name, found in measured.items():
         wall_s, used_s, network, peak = (
             statistics.median(getattr(m, key) for m in found) for key in Measured.__annotations__
@@ -156,46 +182,60 @@ def compare(folder: Path, scans: Path, cases: int, runs: int) -> None:
         print(f"| {name} | {row} | {'' if math.isnan(network) else f'{network:.3f}'} | {peak:.0f} |")
 
 
-def measure(out: Path, scans: Path, words: list[str] | None) -> Measured:
+def measure(out: Path, scans: Path, words: list[str] | None, tree: Path) -> Measured:
     command = [*OURS, str(scans), "-o", str(out), *(words or [])]
     if words is None:
         command = [sys.executable, "-c", PLAIN, str(scans), str(out)]
-    wall_s, used_s, memory = timed(command)
+    wall_s, used_s, memory = timed(command, tree)
     print(f"{out.name}: {wall_s:.1f} s", file=sys.stderr, flush=True)
     return Measured(wall_s, used_s, math.nan if words is None else network_s(out), max(memory))
 
 
-def share_of_the_proofs(out: Path, scans: Path) -> None:
-    """What hashes, read-back and journal cost a case, each measured alone on the files that are there."""
+def share_of_the_proofs(out: Path) -> None:
+    """What a case costs that the plain loop does without, each part alone on the files that are there.
+
+    Wall time; where writing waits for the disk, another case is in the network.
+    """
     from c3s3_seg.batch.journal import Journal
+
+    records = list(Journal(out / "journal.sqlite").records())[:40]
+    copy = Journal(out / "again.sqlite")
+    spent: dict[str, list[float]] = {}
+    for record in records:
+        for name, work in proofs(record, out, copy).items():
+            started = time.perf_counter()
+            work()
+            spent.setdefault(name, []).append(time.perf_counter() - started)
+    medians = {name: statistics.median(values) for name, values in spent.items()}
+    total = statistics.median(sum(r.outcome.seconds.values()) for r in records)
+    shown = ", ".join(f"{name} {1000 * value:.1f} ms" for name, value in medians.items())
+    share = sum(medians.values()) / total
+    print(f"\nProofs: {shown}; together {100 * share:.1f} % of a case of {total:.3f} s (medians).")
+
+
+def proofs(record: Any, out: Path, copy: Any) -> dict[str, Callable[[], object]]:
+    """What is done once more for a case that is done; `copy` is another journal."""
     from c3s3_seg.io.hashes import sha256
     from c3s3_seg.io.image.files import _compare, load_image
+    from c3s3_seg.system.files import write_whole
 
-    journal = Journal(out / "journal.sqlite")
-    records = list(journal.records())[:40]
-    copy = Journal(out / "again.sqlite")
-    spent: dict[str, list[float]] = {"hashes": [], "read-back": [], "journal": []}
-    total = statistics.median(sum(r.outcome.seconds.values()) for r in records)
-    for record in records:
-        outcome = record.outcome
-        started = time.perf_counter()
-        sha256(Path(outcome.scan))
-        for name in outcome.outputs:
-            sha256(out / name)
-        spent["hashes"].append(time.perf_counter() - started)
-        mask = out / f"{outcome.case}.nii.gz"
-        volume = load_image(mask)
-        started = time.perf_counter()
-        _compare(volume.array, volume.geometry, mask)
-        spent["read-back"].append(time.perf_counter() - started)
-        started = time.perf_counter()
-        copy.begin(outcome.case, outcome.scan, record.setting)
-        copy.record(outcome, record.setting)
-        spent["journal"].append(time.perf_counter() - started)
-    medians = {name: statistics.median(values) for name, values in spent.items()}
-    parts = ", ".join(f"{name} {1000 * value:.1f} ms" for name, value in medians.items())
-    share = sum(medians.values()) / total
-    print(f"\nProofs: {parts}; together {100 * share:.1f} % of a case of {total:.3f} s (medians).")
+    outcome, setting = record.outcome, record.setting
+    mask = out / f"{outcome.case}.nii.gz"
+    volume, made = load_image(mask), json.loads((out / f"{outcome.case}.json").read_text())
+    files = [Path(outcome.scan), *(out / name for name in outcome.outputs)]
+    return {
+        "hashes": lambda: [sha256(path) for path in files],
+        "read-back": lambda: _compare(volume.array, volume.geometry, mask),
+        "sync": lambda: [synced(path) for path in (mask, mask.parent)],
+        "JSON": lambda: write_whole(out / "again.json", json.dumps(made, indent=1).encode()),
+        "journal": lambda: [copy.begin(outcome, setting), copy.record(outcome, setting)],
+    }
+
+
+def synced(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    os.fsync(handle)
+    os.close(handle)
 
 
 def flat(folder: Path, cases: int) -> None:
@@ -229,6 +269,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3, help="of each contender, in turn")
     parser.add_argument("--fine", action="store_true", help="scans of 3.7 million voxels in place of 0.65")
     parser.add_argument("--flat", type=int, default=0, help="instead: memory over so many small cases")
+    parser.add_argument("--before", help="git revision whose predict runs too")
     parser.add_argument("--scans", type=Path, help="a folder that an earlier run filled with --cases")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -236,9 +277,13 @@ def main() -> None:
         if options.flat:
             flat(folder, options.flat)
             return
-        scans = options.scans or fill(folder, options.cases, options.distinct, fine=options.fine)
-        compare(folder, scans, len(list(scans.iterdir())), options.runs)
-        share_of_the_proofs(folder / "ours,-no-workers-0", scans)
+        scans = (
+            options.scans.resolve()
+            if options.scans
+            else fill(folder, options.cases, options.distinct, fine=options.fine)
+        )
+        compare(folder, scans.resolve(), options)
+        share_of_the_proofs(folder / "ours,-no-workers-0")
 
 
 if __name__ == "__main__":

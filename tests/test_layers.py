@@ -31,7 +31,7 @@ HEAVY = {
     "onnxconverter_common": {"export"},
     "tensorrt": {"inference"},
     "cuda": {"inference"},
-    "SimpleITK": {"io"},
+    "SimpleITK": {"io", "inference"},
     "pydicom": {"io"},
     "pynetdicom": {"io"},
     "dicomweb_client": {"io"},

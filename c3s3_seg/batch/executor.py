@@ -8,9 +8,10 @@ from typing import Any
 
 from c3s3_seg.batch.case import Steps
 from c3s3_seg.batch.claims import Asked
+from c3s3_seg.batch.early import EarlyRead
 from c3s3_seg.batch.job import CaseTask, Job
 from c3s3_seg.batch.pipeline import overlapped
-from c3s3_seg.batch.records import Outcome
+from c3s3_seg.batch.records import Loaded, Outcome
 from c3s3_seg.inference.predictor import Predictor
 from c3s3_seg.system.progress import Progress, silent
 
@@ -43,10 +44,22 @@ class Engine:
 
 
 def in_this_process(
-    predictor: Predictor, job: Job, progress: Progress = silent, *, overlap: bool = True
+    predictor: Predictor,
+    job: Job,
+    progress: Progress = silent,
+    *,
+    overlap: bool = True,
+    early: EarlyRead | None = None,
 ) -> Runner:
-    """Load, network and writing of neighbouring cases at the same time, in threads; or each in its turn."""
+    """Load, network and writing of neighbouring cases at the same time, in threads; or each in its turn.
+
+    `early` has read one of the cases already.
+    """
     steps = Steps(predictor, job, progress)
     if not overlap:
         return lambda tasks: map(steps.run, tasks)
-    return lambda tasks: overlapped(tasks, steps.read, steps.predict, steps.write)
+
+    def read(task: CaseTask) -> Loaded | Outcome:
+        return (early.take(task) if early is not None else None) or steps.read(task)
+
+    return lambda tasks: overlapped(tasks, read, steps.predict, steps.write)

@@ -185,15 +185,20 @@ class Model:
         processes *= self.settings.processes
         return replace(self, settings=replace(self.settings, memory_bytes=memory_bytes, processes=processes))
 
-    def open(self) -> tuple[Predictor, dict[str, Any]]:
+    def open(self, bundle: ModelBundle | None = None) -> tuple[Predictor, dict[str, Any]]:
         """The loaded predictor, and what the masks will have been made with.
+
+        Parameters
+        ----------
+        bundle
+            The model's, where it was loaded just now.
 
         Raises
         ------
         C3S3Error
             If the bundle is not whole, or the runtime cannot be had.
         """
-        bundle = ModelBundle.load(self.bundle)
+        bundle = bundle or ModelBundle.load(self.bundle)
         model = self.with_threads(1) if self.deterministic and self.backend.threads is None else self
         predictor = open_predictor(
             bundle, backend=model.backend, settings=self.settings, ensemble=self.ensemble

@@ -21,10 +21,7 @@ from c3s3_seg.io.dicom_objects.codes import Maker, Segment
 from c3s3_seg.io.formats import image_suffix_of, refers_to_source, save_repaired, write_mask
 from c3s3_seg.io.hashes import refuse_changed, sha256
 from c3s3_seg.metrics.results import CaseScore
-from c3s3_seg.metrics.scoring import diagonal_mm
-from c3s3_seg.metrics.scoring import scores as measure
 from c3s3_seg.report.rows import PredictionRow
-from c3s3_seg.report.tables import today
 from c3s3_seg.system.files import make_own_folder, printable, write_whole
 from c3s3_seg.system.ownership import MARK, PROGRAM
 from c3s3_seg.system.schema import plain
@@ -168,6 +165,9 @@ def score_case(
     """Scores of each label; none without a truth."""
     if truth is None:
         return ()
+    from c3s3_seg.metrics.scoring import diagonal_mm
+    from c3s3_seg.metrics.scoring import scores as measure
+
     worst = diagonal_mm(mask.geometry)
     found = measure(mask, truth, list(labels.values()))
     return tuple(CaseScore(case, name, found[value], worst) for name, value in labels.items())
@@ -198,6 +198,8 @@ def _made_by(maker: Maker) -> str:
 
 def made_by(job: Job) -> str:
     """The same as a sentence, with the date unless times are left out."""
+    from c3s3_seg.report.tables import today
+
     text = _made_by(job.maker)
     return f"{text[0].upper()}{text[1:]}" + ("." if job.deterministic else f", {today()}.")
 

@@ -15,6 +15,7 @@ from typing import Any
 from c3s3_seg.batch.changes import setting_of
 from c3s3_seg.batch.claims import FOLDERS, Asked
 from c3s3_seg.batch.counts import Counts
+from c3s3_seg.batch.early import EarlyRead
 from c3s3_seg.batch.executor import Engine, in_this_process
 from c3s3_seg.batch.inputs import Inputs, collect
 from c3s3_seg.batch.job import BatchPlan, CaseTask, Job, Model
@@ -31,7 +32,6 @@ from c3s3_seg.errors import InputError, StorageError
 from c3s3_seg.inference.predictor import Predictor
 from c3s3_seg.io import Skipped
 from c3s3_seg.io.archive import sweep_unpacked
-from c3s3_seg.report.page import is_folder_page
 from c3s3_seg.report.rows import Failure, PredictionRow
 from c3s3_seg.system.files import check_folder, make_folder, write_whole
 from c3s3_seg.system.lock import hold
@@ -169,7 +169,7 @@ def predict_cases(
     make_folder(job.out)
     with ExitStack() as stack:
         held = stack.enter_context(hold(job.out, str(plan.shard) if plan.shard else None))
-        engine = _engine(model, job, plan, held, progress)
+        engine = _engine(model, job, plan, held, progress, _first(found, job, plan))
         stack.callback(sweep_unpacked)  # of workers that were ended in the middle of a case
         stack.callback(engine.close)
         run = _Run(engine, replace(job, origin=engine.origin), plan, report or _silent)
@@ -180,8 +180,18 @@ def _silent(progress: BatchProgress) -> None:
     del progress
 
 
+def _first(found: Inputs, job: Job, plan: BatchPlan) -> CaseTask | None:
+    """The case that this run will certainly begin with; None in a folder with records of earlier runs."""
+    return None if journal_path(job.out, plan.shard).exists() else next(iter(found.tasks), None)
+
+
 def _engine(
-    model: Predictor | Model, job: Job, plan: BatchPlan, held: tuple[int, ...], progress: Progress
+    model: Predictor | Model,
+    job: Job,
+    plan: BatchPlan,
+    held: tuple[int, ...],
+    progress: Progress,
+    first: CaseTask | None,
 ) -> Engine:
     if plan.case_timeout_s is not None and not isinstance(model, Model):
         what = "a case can only be ended in a worker process, which opens the model itself"
@@ -196,14 +206,31 @@ def _engine(
 
         engine = worker_engine(model, job, max(1, plan.workers), held, plan.case_timeout_s)
         return replace(engine, asked=_asked(model))
-    bundle = ""
-    if isinstance(model, Model):
-        bundle = str(model.bundle)
-        predictor, origin = model.open()
-    else:
-        predictor, origin = model, job.origin or {}
-    run = in_this_process(predictor, replace(job, origin=origin), progress)
-    return Engine(run, origin, bundle, asked=Asked.of(predictor))
+    if not isinstance(model, Model):
+        origin = job.origin or {}
+        run = in_this_process(model, replace(job, origin=origin), progress)
+        return Engine(run, origin, asked=Asked.of(model))
+    return _opened(model, job, progress, first)
+
+
+def _opened(model: Model, job: Job, progress: Progress, first: CaseTask | None) -> Engine:
+    """In this process; the first case is read while the networks are opened."""
+    bundle = ModelBundle.load(model.bundle)
+    early = EarlyRead(first, bundle.task, model.settings, job) if first is not None else None
+    close = early.close if early is not None else _nothing
+    try:
+        predictor, origin = model.open(bundle)
+    except BaseException:
+        close()
+        raise
+    if early is not None:
+        early.compile_in(predictor)
+    run = in_this_process(predictor, replace(job, origin=origin), progress, early=early)
+    return Engine(run, origin, str(model.bundle), close, Asked.of(predictor))
+
+
+def _nothing() -> None:
+    """What is to be closed where nothing was begun."""
 
 
 def _asked(model: Model) -> Asked:
@@ -376,8 +403,11 @@ class _Run:
             from c3s3_seg.batch.folder_report import write_folder_report
 
             write_folder_report(self.report_page, self.job, result.rows, result.failures)
-        elif is_folder_page(self.report_page):
-            self.report_page.unlink(missing_ok=True)
+        elif self.report_page.exists():
+            from c3s3_seg.report.page import is_folder_page
+
+            if is_folder_page(self.report_page):
+                self.report_page.unlink(missing_ok=True)
 
 
 def _result(tasks: list[CaseTask], outcomes: dict[str, Outcome], kept: int, left: int) -> BatchResult:

@@ -8,14 +8,13 @@ import os
 import platform
 import re
 from dataclasses import asdict
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from c3s3_seg import __version__
 from c3s3_seg.batch.journal import STEM, Journal, JournalRecord
 from c3s3_seg.system.files import write_whole
-from c3s3_seg.system.hardware import processor_name
+from c3s3_seg.system.hardware import installed_version, processor_name
 from c3s3_seg.system.ownership import MARK
 from c3s3_seg.system.schema import plain
 from c3s3_seg.system.shard import Shard
@@ -46,13 +45,8 @@ def surroundings() -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Of the packages that a mask depends on, as installed."""
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+    found = {name: installed_version(name) for name in PACKAGES}
+    return {name: version for name, version in found.items() if version is not None}
 
 
 def write_provenance(

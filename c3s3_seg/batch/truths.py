@@ -10,10 +10,6 @@ from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import C3S3Error, InputError
 from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.inference.predictor import Predictor
-from c3s3_seg.io.mask_pair import load_labels
-from c3s3_seg.io.scan_like import refuse_scans
-from c3s3_seg.metrics.scoring import labels_in
-from c3s3_seg.report.label_values import listed_values
 
 TODO = "Give truths with the values of the model"
 
@@ -31,6 +27,11 @@ def check_truths(truths: Sequence[Path], model: Predictor | Model) -> None:
     """
     if not truths:
         return
+    from c3s3_seg.io.mask_pair import load_labels
+    from c3s3_seg.io.scan_like import refuse_scans
+    from c3s3_seg.metrics.scoring import labels_in
+    from c3s3_seg.report.label_values import listed_values
+
     refuse_scans(list(truths))
     task = ModelBundle.load(model.bundle).task if isinstance(model, Model) else model.task
     known = task.label_values
@@ -58,6 +59,9 @@ def refuse_0_and_255(truth: Volume, labels: Mapping[str, int]) -> None:
     InputError
         Naming the file.
     """
+    from c3s3_seg.metrics.scoring import labels_in
+    from c3s3_seg.report.label_values import listed_values
+
     if 255 not in labels.values() and labels_in(truth) == (255,):
         names = {value: name for name, value in labels.items()}
         what = f"the truth holds 0 and 255; wanted {listed_values(labels.values(), names)}"

@@ -19,6 +19,7 @@ from c3s3_seg.batch.executor import in_this_process
 from c3s3_seg.batch.job import CaseTask, Job, Model
 from c3s3_seg.batch.records import Refusal
 from c3s3_seg.errors import C3S3Error, foreseen, is_out_of_memory, unforeseen
+from c3s3_seg.system.libraries import leave_out_unused
 from c3s3_seg.system.process import quiet_libraries
 from c3s3_seg.system.schema import parse
 
@@ -30,6 +31,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all: the parent decides
     _die_with_the_parent()
     quiet_libraries()
+    leave_out_unused()
     replies = _take_stdout()
     setup = json.loads(sys.stdin.readline())
     job = parse(Job, setup["job"], WHERE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from typing import IO, TYPE_CHECKING, TextIO, cast
+from typing import IO, TYPE_CHECKING, Any, TextIO, cast
 
 from c3s3_seg.errors import named, public
 
@@ -57,28 +57,35 @@ class Stopped(BaseException):
 class Status:
     """A line on stderr that says what is at work; silent where stderr is no terminal."""
 
-    def __enter__(self) -> Status:
-        from rich.console import Console
+    live = False
+    _status: Any = None
 
-        self._console = Console(stderr=True)
-        self.live = self._console.is_terminal
-        self._status = self._console.status("starting")
-        self._status.start()
+    def __enter__(self) -> Status:
+        self.live = sys.stderr is not None and sys.stderr.isatty()
+        if self.live:  # rich takes longer to import than all else that is needed to read a scan
+            from rich.console import Console
+
+            self._status = Console(stderr=True).status("starting")
+            self._status.start()
         return self
 
     def __call__(self, what: str, done: int = 0, total: int = 0) -> None:
         """See `Progress`."""
-        from rich.markup import escape
+        if self.live:
+            from rich.markup import escape
 
-        self._status.update(escape(printable(counted(what, done, total))))
+            self._status.update(escape(printable(counted(what, done, total))))
 
     def note(self, what: str) -> None:
         """Say something that stays, in a log file too."""
-        if sys.stderr is not None:
-            self._console.print(printable(what), markup=False, highlight=False, soft_wrap=True)
+        if self.live:
+            self._status.console.print(printable(what), markup=False, highlight=False, soft_wrap=True)
+        else:
+            say(what, err=True)
 
     def __exit__(self, *_: object) -> None:
-        self._status.stop()
+        if self.live:
+            self._status.stop()
 
 
 class Bar:

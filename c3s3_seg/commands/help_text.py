@@ -6,14 +6,15 @@ Typer's own headings need rich, whose import takes longer than all the rest of `
 from __future__ import annotations
 
 import re
+from functools import partial
 from importlib import import_module
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-WIDEST = 120  # columns; longer lines are hard to read
-FIRST = 26  # columns of the names; a longer one has a line of its own
+from c3s3_seg.commands.program_help import FIRST
+
 ARGUMENTS, OTHERS, OPTIONS = "Arguments", "Other", "Options"
 FILES = {"fetch": "pacs", "send": "pacs"}  # commands that share a file
 # What Typer adds to the help of an option: limits are in the message of whoever crosses them.
@@ -102,13 +103,31 @@ class LazyGroup(TyperGroup):
         _write(_panels(self, ctx, OPTIONS), formatter)
 
 
+def spare_conversions(command: Any) -> Any:
+    """Let Typer convert only what needs it: it builds an adapter of pydantic for each option."""
+    for param in command.params:
+        param.process_value = partial(_converted, param, param.process_value)
+    return command
+
+
+def _converted(param: Any, convert: Any, ctx: Any, value: Any) -> Any:
+    """What `convert` would give; without it for what is left out, for texts and for allowed words."""
+    if param.required or param.callback is not None or param.multiple or param.nargs != 1:
+        return convert(ctx, value)
+    annotation, is_text = param.type_descriptor.annotation, type(value) is str
+    if value is None or (is_text and annotation is str) or (is_text and value in get_args(annotation)):
+        return value
+    is_default = type(value) is type(param.default) and value == param.default
+    return value if is_default and type(value) is annotation else convert(ctx, value)
+
+
 def _load(name: str) -> Any:
     module = import_module(f"c3s3_seg.commands.{FILES.get(name, name)}")
     app = typer.Typer(add_completion=False, rich_markup_mode=None)
     app.command(name, cls=PanelCommand)(getattr(module, name))
     from c3s3_seg.commands import option_defaults
 
-    return option_defaults.name_variables(typer.main.get_command(app))
+    return spare_conversions(option_defaults.name_variables(typer.main.get_command(app)))
 
 
 def _panels(command: Any, ctx: Any, others: str) -> dict[str, list[tuple[str, str]]]:

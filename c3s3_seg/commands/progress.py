@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -55,6 +56,9 @@ class ProgressReporter:
 
     def __call__(self, progress: BatchProgress) -> None:
         """Say how far it is."""
+        if progress.outcome is None and not self._quiet:
+            # Now the network is compiled and runs, which leave Python alone.
+            threading.Thread(target=_load_tables, daemon=True).start()
         if self._events.wanted:
             self._events.ending = _end(progress)
             self._report(progress)
@@ -96,6 +100,14 @@ class ProgressReporter:
             self._events("case", _case(progress, outcome, kept=True), logged=False)
         for outcome in progress.refused:
             self._events("case", _case(progress, outcome))
+
+
+def _load_tables() -> None:
+    """Import ahead what prints the table at the end."""
+    import rich.console
+    import rich.table  # noqa: F401
+
+    import c3s3_seg.report.terminal  # noqa: F401
 
 
 def _text(progress: BatchProgress) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.export.metadata import properties
 from c3s3_seg.export.spec import GraphSpec
+from c3s3_seg.system.libraries import import_openvino
 
 
 def openvino_files(bundle: ModelBundle, graph: bytes, spec: GraphSpec) -> dict[str, bytes]:
@@ -16,8 +17,7 @@ def openvino_files(bundle: ModelBundle, graph: bytes, spec: GraphSpec) -> dict[s
     `float16` halves the file: OpenVINO widens the weights where the device computes in single
     precision, as a CPU does. The metadata are in the XML's `rt_info`.
     """
-    import openvino
-
+    openvino = import_openvino()
     model = openvino.Core().read_model(graph)
     for key, text in properties(bundle.task, spec.members(bundle), spec.precision).items():
         model.set_rt_info(text, key.split("."))

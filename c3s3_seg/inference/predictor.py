@@ -20,7 +20,7 @@ from c3s3_seg.bundle import Task
 from c3s3_seg.errors import InputError, MemoryLimitError
 from c3s3_seg.geometry.box import Box, parse_box
 from c3s3_seg.geometry.volume import Volume
-from c3s3_seg.inference.backends.runtimes import Backend
+from c3s3_seg.inference.backends.runtimes import Backend, OpenVinoBackend
 from c3s3_seg.inference.backends.select import describe
 from c3s3_seg.inference.domain_check import (
     CheckResult,
@@ -101,12 +101,17 @@ class Predictor:
         """What the settings ask for, else what the task does by default."""
         return self.settings.overlap
 
+    @property
+    def on_device(self) -> bool:
+        """Whether the steps around the network are done where it runs: see `Settings.on_device`."""
+        return self._place.arrays.on_device
+
     def record(self) -> dict[str, Any]:
         """What decides the masks, for the JSON of each case: runtime, device, precision, settings.
 
         `on_device` says which way the steps around the network went, whatever the settings left open.
         """
-        where = {**describe(self.backends[0]), "on_device": self._place.arrays.on_device}
+        where = {**describe(self.backends[0]), "on_device": self.on_device}
         where["networks"] = self.comparison.leading
         return {**where, **self.settings.record(), **self.remarks}
 
@@ -232,6 +237,21 @@ class Predictor:
         array = self._place.prepare(self.task.recipe, part)
         seconds = time.perf_counter() - started
         return PreparedScan(array, part.geometry, shape, scan.geometry, scan.source, checked.check, seconds)
+
+    def compile_for(self, prepared: PreparedScan) -> None:
+        """Have the networks compiled for the tiles of a scan before they run, where a runtime does so.
+
+        Raises
+        ------
+        MemoryLimitError
+            As `network` does.
+        """
+        compiled = [backend for backend in self.backends if isinstance(backend, OpenVinoBackend)]
+        if not compiled:  # and where arrays lie on a GPU, it has its time for the scans
+            return
+        tile = self.network(prepared).tiling.tile
+        for backend in compiled:
+            backend.compile_for((1, 1, *tile))
 
     def network(self, prepared: PreparedScan, progress: Progress | None = None) -> Probabilities:
         """Fourth step, which runs as its slabs are taken: the networks, tile by tile.

@@ -18,6 +18,7 @@ from c3s3_seg.bundle.domain import Domain
 from c3s3_seg.errors import InputError
 from c3s3_seg.geometry.box import Box
 from c3s3_seg.geometry.volume import Geometry, Volume, narrow
+from c3s3_seg.inference.components import component_boxes, label_components
 from c3s3_seg.system.progress import Progress
 
 Foreground = Callable[[Volume], NDArray[np.float32]]
@@ -148,19 +149,18 @@ def _bump(size: NDArray[np.int_]) -> NDArray[np.float32]:
 
 def _candidates(probability: NDArray[np.float32], voxel_ml: float, domain: Domain) -> list[_Candidate]:
     """Components of a plausible size, the likeliest first."""
-    from scipy import ndimage
-
-    labels, count = ndimage.label(probability > 0.5)
+    labels, count = label_components(probability > 0.5)
     sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:] * voxel_ml
     sums = np.bincount(labels.ravel(), weights=probability.ravel(), minlength=count + 1)[1:] * voxel_ml
     ranges = (domain.volume_ml or {}).values()
     low = PLAUSIBLE[0] * sum(r[0] for r in ranges) if ranges else 0.0
     high = PLAUSIBLE[1] * sum(r[1] for r in ranges) if ranges else np.inf
-    found = []
-    for n, box in enumerate(ndimage.find_objects(labels)):
-        if low <= sizes[n] <= high:
-            corners = np.array([[s.start, s.stop] for s in box]).T
-            found.append(_Candidate(corners[0], corners[1], float(sizes[n]), float(sums[n] ** 2 / sizes[n])))
+    boxes = zip(*component_boxes(labels, count), strict=True)
+    found = [
+        _Candidate(first, end, float(size), float(total**2 / size))
+        for (first, end), size, total in zip(boxes, sizes, sums, strict=True)
+        if low <= size <= high
+    ]
     return sorted(found, key=lambda c: -c.weight)
 
 

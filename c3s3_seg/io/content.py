@@ -226,7 +226,8 @@ def unpack_head(packed: bytes, count: int, path: Path) -> bytes:
     """
     head = b""
     try:
-        for block in _blocks(memoryview(packed)):
+        # A mask is packed so tightly that a large block would be all of it.
+        for block in _blocks(memoryview(packed), count):
             head += block
             if len(head) >= count:
                 break
@@ -237,7 +238,7 @@ def unpack_head(packed: bytes, count: int, path: Path) -> bytes:
     return head[:count]
 
 
-def _blocks(packed: memoryview) -> Iterator[bytes]:
+def _blocks(packed: memoryview, size: int = BLOCK) -> Iterator[bytes]:
     """What a stream unpacks to, in small blocks; what follows it and is no further member comes as it is."""
     stream = zlib.decompressobj(wbits=47)  # finds out by itself whether it is zlib or gzip
     for start in range(0, len(packed), PIECE):
@@ -251,7 +252,7 @@ def _blocks(packed: memoryview) -> Iterator[bytes]:
                     yield rest
                     break
                 stream = zlib.decompressobj(wbits=31)
-            yield stream.decompress(rest, BLOCK)
+            yield stream.decompress(rest, size)
             rest = stream.unused_data if stream.eof else stream.unconsumed_tail
     yield stream.flush()
     if not stream.eof:

@@ -20,6 +20,7 @@ from typing import IO, Any
 from c3s3_seg.batch.job import Job, Model
 from c3s3_seg.errors import C3S3Error, foreseen, unforeseen
 from c3s3_seg.service.segment import SegmentedStudy, SegmentTask, problem_of, segment
+from c3s3_seg.system.libraries import leave_out_unused
 from c3s3_seg.system.process import quiet_libraries
 from c3s3_seg.system.schema import parse, plain
 
@@ -33,6 +34,7 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     _die_with_the_service()
     quiet_libraries()
+    leave_out_unused()
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     setup = json.loads(sys.stdin.readline())

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from c3s3_seg.errors import InputError, MissingError
 from c3s3_seg.system.choices import DEVICES
+from c3s3_seg.system.libraries import import_openvino
 
 NO_GPU = "no NVIDIA GPU was found: the driver's library is not there or lists none"
 BOTH_WHEELS = (
@@ -93,9 +94,7 @@ def openvino_devices() -> list[str]:
     """Names as OpenVINO gives them: CPU, GPU.0, NPU; empty where it is not installed."""
     if importlib.util.find_spec("openvino") is None:
         return []
-    import openvino
-
-    core = openvino.Core()
+    core = import_openvino().Core()
     return [f"{name} ({core.get_property(name, 'FULL_DEVICE_NAME')})" for name in core.available_devices]
 
 
@@ -109,6 +108,19 @@ def installed(*distributions: str) -> list[str]:
             continue
         found.append(name)
     return found
+
+
+def installed_version(distribution: str) -> str | None:
+    """The version of a distribution, None where it is not installed.
+
+    `importlib.metadata.version` parses all of its metadata, licences among them, as a letter.
+    """
+    try:
+        found = importlib.metadata.distribution(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    stated = re.search(r"^Version: *(\S+)", found.read_text("METADATA") or "", re.MULTILINE)
+    return stated[1] if stated else found.version
 
 
 def runtime_versions() -> dict[str, str]:

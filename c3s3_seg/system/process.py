@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 import sys
@@ -72,6 +71,8 @@ def keep_pages() -> None:
     """
     if not sys.platform.startswith("linux"):
         return
+    import ctypes  # here: `--help` need not wait for it
+
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return

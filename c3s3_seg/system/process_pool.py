@@ -14,6 +14,7 @@ from multiprocessing.process import BaseProcess
 from threading import Thread
 from typing import Any
 
+from c3s3_seg.system.libraries import leave_out_unused
 from c3s3_seg.system.process import quiet_libraries
 
 
@@ -108,6 +109,7 @@ def _serve(task: Callable[[Any], Any], pipe: Connection) -> None:
     follow_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that waits for us
     quiet_libraries()
+    leave_out_unused()
     while True:
         try:
             item = pipe.recv()

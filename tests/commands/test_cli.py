@@ -303,3 +303,26 @@ def test_an_empty_mask_is_no_success(small_scans: Path, tmp_path: Path) -> None:
     assert ",nothing found" in (tmp_path / "empty" / "summary.csv").read_text()
     again = run(*words, "-o", str(tmp_path / "empty"), "--set", "postprocess.min_volume_ml=1000", "--json")
     assert again.returncode == 1  # what an earlier run found empty is still no success
+
+
+PROGRAM = """
+import atexit, sys
+from c3s3_seg import cli
+def main():
+    atexit.register(print, "at the end")
+    print("said")
+    {last}
+cli.main = main
+cli.program()
+"""
+
+
+@pytest.mark.parametrize(
+    ("last", "code"), [("sys.exit(3)", 3), ("sys.exit()", 0), ("pass", 0), ("raise RuntimeError('x')", 1)]
+)
+def test_the_program_ends_early_but_not_before_what_is_left_to_do(last: str, code: int) -> None:
+    command = [sys.executable, "-c", PROGRAM.format(last=last)]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert answer.returncode == code
+    assert answer.stdout.splitlines() == ["said", "at the end"]
+    assert ("RuntimeError: x" in answer.stderr) == (code == 1)

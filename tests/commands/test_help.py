@@ -12,6 +12,7 @@ from helpers.command import run
 from c3s3_seg.batch.overrides import PredictKeys
 from c3s3_seg.cli import COMMANDS
 from c3s3_seg.commands.help_text import FILES
+from c3s3_seg.commands.program_help import page
 
 NAMES = [name for commands in COMMANDS.values() for name in commands]
 TYPES = re.compile(r"<|\b(TEXT|INTEGER|FLOAT|BOOLEAN|DIRECTORY|list|str|int|float|Path|None)\b|\.\.\.$|x>=")
@@ -84,6 +85,20 @@ print([name for name in modules if name in sys.modules])
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     own = [f"c3s3_seg.commands.{word}" for word in words if word == "predict"]
     assert answer.stdout.splitlines()[-2:] == ["[]", str(own)]
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80, 97, 120, 200])
+def test_the_page_without_typer_is_the_one_that_typer_makes(columns: int) -> None:
+    assert page(columns) == run("--help", COLUMNS=str(columns)).stdout
+
+
+def test_the_program_prints_that_page_and_imports_no_typer() -> None:
+    code = "import sys; sys.argv = ['c3s3-seg', '--help']\nfrom c3s3_seg.__main__ import program\nprogram()\n"
+    code += "print('typer' in sys.modules, file=sys.stderr)"
+    environment = {**os.environ, "COLUMNS": "80"}
+    command = [sys.executable, "-c", code]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert (answer.stdout, answer.stderr) == (page(80), "False\n")
 
 
 def test_an_unknown_command_and_option_suggest_the_right_one() -> None:

@@ -207,10 +207,10 @@ def modules_of(code: str) -> set[str]:
 
 PREDICT = """
 import sys
-from c3s3_seg.cli import app
+from c3s3_seg.cli import main
 sys.argv = ["c3s3-seg", "predict", "{scan}", "-o", "{out}", "--model", "phantom"]
 try:
-    app()
+    main()
 except SystemExit as end:
     if end.code:
         raise
@@ -218,7 +218,11 @@ except SystemExit as end:
 UNUSED = {
     "torch", "onnx", "onnxruntime", "onnxscript", "pydicom", "safetensors", "tensorboard", "PIL", "contourpy",
     "matplotlib", "pandas", "monai", "c3s3_seg.training", "c3s3_seg.export", "c3s3_seg.models.blocks",
-    "c3s3_seg.phantom",
+    "c3s3_seg.phantom", "scipy", "highdicom", "plotly", "h5py", "c3s3_seg.report.page",
+    "c3s3_seg.report.label_values", "c3s3_seg.io.dicom.load", "c3s3_seg.io.dicom.series",
+    "c3s3_seg.io.dicom_objects.seg_write", "c3s3_seg.io.dicom_objects.rtstruct_write",
+    "c3s3_seg.batch.verification", "c3s3_seg.batch.worker_pool", "c3s3_seg.system.process_pool",
+    "absl",  # of OpenVINO's conversion tools
 }  # fmt: skip
 
 

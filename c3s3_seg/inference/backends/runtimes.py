@@ -25,6 +25,7 @@ from c3s3_seg.inference.tiling import FloatArray
 from c3s3_seg.system.choices import Precision
 from c3s3_seg.system.files import read_known
 from c3s3_seg.system.hardware import NO_GPU, cuda_index, is_cuda, is_memory_error
+from c3s3_seg.system.libraries import import_openvino
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -56,12 +57,10 @@ class OpenVinoBackend:
         precision: Precision = "auto",
         hashes: Mapping[str, str] | None = None,
     ) -> None:
-        import openvino
-
         if is_cuda(device):
             todo = "Take --backend onnx or torch for CUDA, or --device cpu"
             raise MissingError("OpenVINO does not run on CUDA", todo=todo)
-        self._core = openvino.Core()
+        self._core = import_openvino().Core()
         self.device, self.precision = "cpu", "float32" if precision == "auto" else precision
         hint = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}[self.precision]
         _check_openvino_precision(self._core, self.precision)
@@ -103,6 +102,11 @@ class OpenVinoBackend:
         """See `Backend`."""
         with self._alone:
             return np.asarray(self._for(patches.shape)(patches)[0])
+
+    def compile_for(self, shape: tuple[int, ...]) -> None:
+        """Compile for patches of this shape (N, C, X, Y, Z) before the first of them comes."""
+        with self._alone:
+            self._for(shape)
 
     def _for(self, shape: tuple[int, ...]) -> Any:
         """The network for one shape: that runs faster than a dynamic one. The last few are kept."""

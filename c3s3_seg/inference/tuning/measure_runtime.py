@@ -23,6 +23,7 @@ from c3s3_seg.inference.backends.graph import read_graph
 from c3s3_seg.inference.backends.select import BackendRequest, describe, open_backend
 from c3s3_seg.inference.tiling import Shape
 from c3s3_seg.system.choices import CpuRuntime
+from c3s3_seg.system.libraries import import_openvino
 from c3s3_seg.system.process_pool import follow_parent
 
 MATRIX = 2048  # side of the matrix product that the network is held against
@@ -132,9 +133,7 @@ def _gflop(bundle: ModelBundle, tile: Shape) -> float:
 
 def gflop(graph: Path, tile: Shape, hashes: Mapping[str, str] | None = None) -> float:
     """Arithmetic of the convolutions of a graph on one tile, in 10^9 operations; see `read_graph`."""
-    import openvino
-
-    model = openvino.Core().read_model(read_graph(graph, hashes))
+    model = import_openvino().Core().read_model(read_graph(graph, hashes))
     model.reshape([1, 1, *tile])
     total = 0.0
     for node in model.get_ops():

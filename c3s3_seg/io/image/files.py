@@ -235,7 +235,8 @@ def save(volume: Volume, path: str | Path, *, note: str = "") -> None:
         raise InputError("the folder to write to does not exist", where=path.parent, todo="Create it first")
     if not volume.geometry.is_orthogonal:
         raise GeometryError("the axes are not perpendicular, which an image file cannot keep", where=path)
-    array = _writable(volume.array, path)
+    # SimpleITK copies rows far sooner, and what is read back is compared sooner, as the file has them.
+    array = np.asfortranarray(_writable(volume.array, path))
     # Short and hidden: a name of 255 bytes has no room for more, and a search for cases skips it.
     aside = path.parent / f".{secrets.token_hex(6)}{suffix}"
     try:
@@ -318,8 +319,7 @@ def _write(array: Array, geometry: Geometry, path: Path, note: str = "") -> None
 
     # Its warnings would go to stderr as they are.
     SimpleITK.ProcessObject.GlobalWarningDisplayOff()  # type: ignore[no-untyped-call]
-    # SimpleITK copies rows far sooner that lie in memory as they do in the file.
-    image: Any = SimpleITK.GetImageFromArray(np.asfortranarray(array).transpose(2, 1, 0))
+    image: Any = SimpleITK.GetImageFromArray(array.transpose(2, 1, 0))
     image.SetSpacing(geometry.spacing_mm.tolist())
     image.SetOrigin(geometry.origin_mm.tolist())
     image.SetDirection(geometry.direction.ravel().tolist())

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -148,15 +149,19 @@ def parse_header(head: bytes, path: Path) -> Header:
     return Header(shape, dtype, int(start), slope, inter, pixdim, qform, sform)
 
 
+@cache
+def _layout(size: int, order: str) -> np.dtype[Any]:
+    formats, offsets = _LAYOUTS[size]
+    names: Any = {"names": _NAMES, "formats": formats, "offsets": offsets, "itemsize": size}
+    layout: np.dtype[Any] = np.dtype(names)
+    return layout.newbyteorder(order)  # type: ignore[arg-type]
+
+
 def _fields(head: bytes, path: Path) -> Any:
     for order in "<>":
         size = int(np.frombuffer(head[:4], f"{order}i4")[0]) if len(head) >= 4 else 0
         if size in _LAYOUTS and len(head) >= size:
-            formats, offsets = _LAYOUTS[size]
-            layout = np.dtype(
-                {"names": _NAMES, "formats": formats, "offsets": offsets, "itemsize": size}
-            ).newbyteorder(order)  # type: ignore[arg-type]
-            return np.frombuffer(head[:size], layout)[0]
+            return np.frombuffer(head[:size], _layout(size, order))[0]
     raise InputError("this is not a NIfTI file, or it ends within its header", where=path)
 
 

@@ -1,0 +1,86 @@
+"""The first case is read, checked and prepared while the network is opened."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import suppress
+from dataclasses import replace
+
+from c3s3_seg.batch.case import Steps
+from c3s3_seg.batch.job import CaseTask, Job
+from c3s3_seg.batch.pipeline import GRACE_S, STUCK
+from c3s3_seg.batch.records import Loaded, Outcome
+from c3s3_seg.bundle import Task
+from c3s3_seg.inference.components import load_library
+from c3s3_seg.inference.memory import MEASURED_FILTERS, costs_of
+from c3s3_seg.inference.predictor import Predictor
+from c3s3_seg.inference.settings import Settings
+
+
+class EarlyRead:
+    """Reads one case in a thread; what comes of it, an error too, is what `Steps.read` would have given then.
+
+    Parameters
+    ----------
+    case
+        The case that will come first.
+    model
+        What the networks, which are not needed for it, will do.
+    settings
+        How they will run.
+    job
+        What to do with each case.
+    """
+
+    def __init__(self, case: CaseTask, model: Task, settings: Settings, job: Job) -> None:
+        # Without networks a predictor checks and prepares; it compares networks only where there are some.
+        settings = replace(settings, uncertainty=False, on_device=False)
+        predictor = Predictor(model, (), settings, costs_of("", [MEASURED_FILTERS]))
+        self._task, self._steps = case, Steps(predictor, job)
+        self._found: Loaded | Outcome | None = None
+        self._error: BaseException | None = None
+        self._read, self._opened = threading.Event(), threading.Event()
+        self._predictor: Predictor | None = None
+        self._thread = threading.Thread(target=self._work, name=STUCK, daemon=True)
+        self._thread.start()
+
+    def compile_in(self, predictor: Predictor) -> None:
+        """The networks are open: as soon as the scan is read they can be compiled for its tiles."""
+        self._predictor = predictor
+        self._opened.set()
+
+    def take(self, task: CaseTask) -> Loaded | Outcome | None:
+        """What was read, once, if it is this case and nothing about it has changed; else None.
+
+        None too where the networks prepare a scan on their own device: it was prepared on the host.
+        """
+        if task != self._task or (self._predictor is not None and self._predictor.on_device):
+            return None
+        self._read.wait()
+        found, self._found = self._found, None
+        if self._error is not None:
+            raise self._error
+        return found
+
+    def close(self) -> None:
+        """Wait a moment for the thread: where the networks could not be opened nobody needs what it reads."""
+        self._opened.set()
+        self._thread.join(GRACE_S)
+        self._found = None
+
+    def _work(self) -> None:
+        try:
+            found = self._found = self._steps.read(self._task)
+        except BaseException as error:
+            self._error = error
+            return
+        finally:
+            self._read.set()
+        self._opened.wait()
+        if self._predictor is not None and isinstance(found, Loaded) and found.prepared is not None:
+            # Compiling leaves Python alone: time to load what writes the mask.
+            loader = threading.Thread(target=load_library, daemon=True)
+            loader.start()
+            with suppress(Exception):  # the step that runs the networks will say what is wrong
+                self._predictor.compile_for(found.prepared)
+            loader.join()
