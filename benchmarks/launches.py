@@ -4,9 +4,9 @@
 
 On a GPU every operation that is no view and no allocation starts one kernel at least, and small crops take as
 long as the starting takes. The count is of operations (`aten::...`) for which torch has one kernel. The
-optimiser runs in its `foreach` form, which is torch's choice on a GPU, and a `_foreach` operation counts once, though it
-starts a kernel for every few dozen tensors. So a figure is a lower bound for a GPU; the times are not
-measured. `waits` are operations after which Python waits for the GPU: numbers that are read, and `nonzero`.
+optimiser runs in its `foreach` form, as on a GPU, and a `_foreach` operation counts once, though it starts a
+kernel for every few dozen tensors. So a figure is a lower bound for a GPU; no time is measured. `waits` are
+operations after which Python waits for the GPU: numbers that are read, and `nonzero`.
 
 With `--revision` the same step of another commit is counted too. The package of that commit is unpacked in a
 temporary folder.
@@ -27,18 +27,14 @@ WAITS = {"aten::_local_scalar_dense", "aten::nonzero"}
 WHOLE = {"aten::convolution_backward"}  # counted once, whatever is inside
 # Views, allocations, and what only looks at the form of a tensor start no kernel; drawing random numbers of
 # the contrast is work of the CPU on a GPU too.
-FREE = {
-    f"aten::{name}"
-    for name in (
-        "view", "as_strided", "as_strided_", "slice", "select", "expand", "permute", "transpose", "t",
-        "unsqueeze", "squeeze", "detach", "detach_", "alias", "_reshape_alias", "_unsafe_view", "split",
-        "split_with_sizes", "unbind", "unfold", "empty", "empty_like", "empty_strided", "new_empty",
-        "new_empty_strided", "resize_", "resize_as_", "set_", "result_type", "lift_fresh", "resolve_conj",
-        "resolve_neg", "to", "contiguous", "reshape", "item", "random_", "randperm", "real", "zero_grad",
-        "flatten", "movedim", "chunk", "ones", "zeros", "view_as", "expand_as", "type_as", "narrow", "numpy_T",
-        "is_nonzero", "broadcast_tensors", "split_with_sizes_copy", "clone", "randint", "index_put_",
-    )
-}  # fmt: skip
+NAMES = """
+view as_strided as_strided_ slice select expand permute transpose t mT unsqueeze squeeze detach detach_ alias
+_reshape_alias _unsafe_view split split_with_sizes unbind unfold unflatten flatten movedim chunk narrow
+view_as expand_as type_as broadcast_tensors to contiguous reshape clone item is_nonzero empty empty_like
+empty_strided new_empty new_empty_strided resize_ resize_as_ set_ ones zeros result_type lift_fresh
+resolve_conj resolve_neg real random_ randperm randint index_put_
+"""
+FREE = {f"aten::{name}" for name in NAMES.split()}
 
 
 def main() -> None:
