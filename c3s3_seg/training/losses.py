@@ -55,7 +55,7 @@ def dice_loss(probability: Tensor, target: Tensor, smooth: float = 1e-5) -> Tens
     """
     p, y = probability[..., 1:, :, :, :].float(), target[:, 1:]
     sums = [x.sum((-5, -3, -2, -1)) for x in (p * y, p.square(), y.square())]
-    overlap, predicted, wanted = total(torch.stack(torch.broadcast_tensors(*sums)))
+    overlap, predicted, wanted = total(torch.stack([x.expand_as(sums[0]) for x in sums]))
     loss: Tensor = (1 - (2 * overlap + smooth) / (predicted + wanted + smooth)).mean()
     return loss
 
@@ -64,6 +64,28 @@ def seg_terms(logits: list[Tensor], target: Tensor) -> SegTerms:
     """Eq. 2 over the views of one backbone; logits of the labelled part only."""
     views = logits[0][None] if len(logits) == 1 else torch.stack(logits)  # at once: fewer kernels
     return SegTerms(cross_entropy(views, target, 2), dice_loss(views.float().softmax(dim=2), target))
+
+
+def taught_loss(logits: list[Tensor], target: Tensor, temperature: float) -> Tensor:
+    """What a teacher's targets teach, mean over the views: CE + Dice, as labels do.
+
+    With a temperature T the cross entropy is that of p^(1/T) on both sides, times T^2, which keeps the size
+    of its gradient (Hinton et al., 2015, section 2). Both terms are smallest where the network answers as
+    the teacher does.
+
+    Parameters
+    ----------
+    logits
+        Per view (N, C, X, Y, Z).
+    target
+        (N, C, X, Y, Z): probabilities, or a mask's shares of each class.
+    """
+    if temperature == 1:
+        return seg_terms(logits, target).loss
+    views = torch.stack(logits).float()
+    soft = (target.clamp_min(1e-6).log() / temperature).softmax(dim=1)
+    ce = temperature**2 * cross_entropy(views / temperature, soft, 2)
+    return ce + dice_loss(views.softmax(dim=2), target)
 
 
 def one_hot(label: Tensor, classes: int) -> Tensor:
@@ -84,10 +106,22 @@ def sharpen(probability: Tensor, temperature: float) -> Tensor:
     return (probability.detach().clamp_min(1e-12).log() / temperature).softmax(dim=1)
 
 
-def cross_pseudo(loser: list[Tensor], winner: list[Tensor], temperature: float) -> Tensor:
-    """Eq. 5: sum over the views of the MSE between the loser and the winner's sharpened output."""
-    pairs = zip(loser, winner, strict=True)
-    return torch.stack([F.mse_loss(a, sharpen(b, temperature)) for a, b in pairs]).sum()
+def cross_pseudo(
+    loser: list[Tensor], winner: list[Tensor], temperature: float, confidence: float = 0.0
+) -> Tensor:
+    """Eq. 5: sum over the views of the MSE between the loser and the winner's sharpened output.
+
+    With a confidence: of the voxels where the winner's likeliest class has this probability or more; 0 where
+    there is none.
+    """
+    pairs = list(zip(loser, winner, strict=True))
+    if not confidence:
+        return torch.stack([F.mse_loss(a, sharpen(b, temperature)) for a, b in pairs]).sum()
+    terms = []
+    for a, b in pairs:
+        certain = (b.detach().amax(dim=1) >= confidence).float()
+        terms.append(masked_mean((a - sharpen(b, temperature)).square().mean(dim=1), certain))
+    return torch.stack(terms).sum()
 
 
 def cosine_distance(a: Tensor, b: Tensor) -> Tensor:
@@ -176,7 +210,9 @@ def intersection_union(a: Seen, b: Seen, config: C3S3Config, random: Generator, 
 def _agreed(a: Seen, b: Seen, first: int) -> tuple[Tensor, Tensor]:
     """Where both nets, and where either, find a class: (crops, views of A, views of B, classes, voxels)."""
     label = torch.arange(1, a.classes, device=a.predicted.device)[:, None]
-    of_a, of_b = (x.predicted.unflatten(0, (x.views, -1)).flatten(2)[:, first:].movedim(0, 1) for x in (a, b))
+    of_a, of_b = (
+        x.predicted.reshape(x.views, len(x.predicted) // x.views, -1)[:, first:].movedim(0, 1) for x in (a, b)
+    )
     in_a, in_b = of_a[:, :, None, None] == label, of_b[:, None, :, None] == label
     return in_a & in_b, in_a | in_b
 
@@ -196,7 +232,7 @@ def _contrasts(
     voxel, drawn, split = _draw(masks, (config.anchors, config.negatives), random)
     in_a, in_b = (voxel + torch.from_numpy(begin[:, None]).to(voxel.device) for begin in begins)
     query, others = a.at(in_a[:, :split]), b.at(in_b)
-    same, negatives = others.split([split, len(voxel[0]) - split], dim=1)
+    same, negatives = torch.split(others, [split, len(voxel[0]) - split], dim=1)
     positive = (query * same).sum(dim=2, keepdim=True)
     absent = ~drawn[:, None, split:]
     similarity = torch.cat([positive, (query @ negatives.mT).masked_fill(absent, -torch.inf)], dim=2)

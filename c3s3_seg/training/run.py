@@ -170,6 +170,21 @@ class Run:
         self.history.append({"iteration": self.iteration, "warning": text})
         return True
 
+    def note_teacher(self, record: dict[str, Any]) -> None:
+        """Note in the history who teaches, once.
+
+        Raises
+        ------
+        InputError
+            If the run began with another teacher.
+        """
+        known = next((entry["teacher"] for entry in self.history if "teacher" in entry), None)
+        if known is None:
+            self.history.append({"iteration": self.iteration, "teacher": record})
+        elif known != record:
+            what = f"the run began with the teacher {known}, found {record}"
+            raise InputError(what, where=self.folder, todo="Give the first one back, or start another run")
+
     def save(self) -> None:
         """Write the checkpoint.
 
@@ -359,5 +374,5 @@ def _device(config: TrainConfig, group: ProcessGroup) -> torch.device:
 
 def _to(batch: Batch, device: torch.device) -> Batch:
     views = tuple(v.to(device, memory_format=torch.channels_last_3d) for v in batch.views)
-    moved = {name: getattr(batch, name).to(device) for name in ("target", "box", "distances")}
+    moved = {name: getattr(batch, name).to(device) for name in ("target", "box", "distances", "taught")}
     return replace(batch, views=views, **moved)

@@ -74,7 +74,8 @@ class Outputs:
 
 def warm_loss(a: Outputs, b: Outputs, batch: Batch) -> tuple[Tensor, Terms]:
     """The warm-up: L_seg of both nets."""
-    seg_a, seg_b = (seg_terms(list(net.logits), batch.target) for net in (a, b))
+    n = batch.labelled
+    seg_a, seg_b = (seg_terms([x[:n] for x in net.logits], batch.target) for net in (a, b))
     return seg_a.loss + seg_b.loss, {"seg_a": float(seg_a.loss.detach()), "seg_b": float(seg_b.loss.detach())}
 
 
@@ -92,9 +93,8 @@ def c3s3_loss(
 
     # who learns
     winner, loser = (a, b) if a_wins else (b, a)
-    l_cp = cross_pseudo(
-        [p[n:] for p in loser.probability], [p[n:] for p in winner.probability], config.sharpening
-    )
+    taught, teaching = ([p[n:] for p in net.probability] for net in (loser, winner))
+    l_cp = cross_pseudo(taught, teaching, config.sharpening, config.confidence)
 
     # agreement
     l_cos = _agreement(a, b, config) if config.cosine_weight else zero
