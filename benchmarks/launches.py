@@ -32,7 +32,7 @@ view as_strided as_strided_ slice select expand permute transpose t mT unsqueeze
 _reshape_alias _unsafe_view split split_with_sizes unbind unfold unflatten flatten movedim chunk narrow
 view_as expand_as type_as broadcast_tensors to contiguous reshape clone item is_nonzero empty empty_like
 empty_strided new_empty new_empty_strided resize_ resize_as_ set_ ones zeros result_type lift_fresh
-resolve_conj resolve_neg real random_ randperm randint index_put_
+numpy_T resolve_conj resolve_neg real random_ randperm randint index_put_
 """
 FREE = {f"aten::{name}" for name in NAMES.split()}
 
