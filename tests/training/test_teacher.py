@@ -21,6 +21,8 @@ from c3s3_seg.training.data import Sampler, Views, read_splits
 from c3s3_seg.training.loggers import Silent
 from c3s3_seg.training.losses import seg_terms, taught_loss
 from c3s3_seg.training.methods import build_method
+from c3s3_seg.training.planning.budget import Constraints
+from c3s3_seg.training.planning.plan import make_plan
 from c3s3_seg.training.run import Run
 from c3s3_seg.training.teacher import BundleTeacher, MaskTeacher, Teacher, open_teacher
 from c3s3_seg.training.train import train
@@ -305,6 +307,11 @@ def test_a_teacher_of_another_task_is_refused(small_crops: Path, bundle: ModelBu
 def test_a_wrong_teacher_is_named(small_crops: Path, changes: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_config(small_crops, changes)
+
+
+def test_a_plan_has_no_teacher(toy_data: Path) -> None:
+    with pytest.raises(ConfigError, match="a plan measures steps without a teacher"):
+        make_plan(toy_data, Constraints(3600), ["teacher.masks=masks"], lambda text: None)
 
 
 def test_with_every_case_labelled_the_crops_come_from_all(
