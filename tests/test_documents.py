@@ -133,7 +133,7 @@ def test_configuration_keys_are_ours(path: Path) -> None:
 
     ours = set(keys(TrainConfig))
     text = path.read_text(encoding="utf-8")
-    tables = "run|data|task|networks|augment|optimiser|" + "|".join(METHOD_NAMES)
+    tables = "run|data|task|networks|teacher|augment|optimiser|" + "|".join(METHOD_NAMES)
     found = set(re.findall(rf"(?<![\w./])((?:{tables})\.[a-z_]+)(?= ?=|`)", text))
     files = {f"{name}.{suffix}" for name in METHOD_NAMES for suffix in ("py", "toml")}
     assert found - ours - METADATA - SUBTABLES - files == set()

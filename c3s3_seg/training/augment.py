@@ -27,6 +27,8 @@ def draw_geometry(
     matrix = _rotation(angles) / _log_uniform(config.scale, random)
     if config.slice_axis is not None:
         matrix[config.slice_axis, config.slice_axis] = 1.0
+    for axis in config.quarter_turns:
+        matrix = matrix @ _quarter_turns(axis, int(torch.randint(4, (), generator=random)))
     for axis in config.flip_axes:
         if float(torch.rand((), generator=random)) < 0.5:
             matrix[:, axis] *= -1
@@ -68,6 +70,16 @@ def _log_uniform(ends: tuple[float, float], random: Generator) -> Tensor:
     low, high = torch.tensor(ends).log()
     drawn: Tensor = (low + (high - low) * torch.rand((), generator=random)).exp()
     return drawn
+
+
+def _quarter_turns(axis: int, count: int) -> Tensor:
+    """(3, 3), exact: a rotation by `count` times 90 degrees about an axis."""
+    first, second = (n for n in range(3) if n != axis)
+    turn = torch.eye(3)
+    turn[[first, second]] = torch.eye(3)[[second, first]]
+    turn[first] *= -1
+    matrix: Tensor = torch.linalg.matrix_power(turn, count)
+    return matrix
 
 
 def _rotation(angles: Tensor) -> Tensor:

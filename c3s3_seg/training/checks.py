@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from statistics import median
 
+from c3s3_seg.bundle import ModelBundle, Task
 from c3s3_seg.dataset import INDEX, DataSet
 from c3s3_seg.dataset.check.case_faults import values_in
 from c3s3_seg.errors import InputError
@@ -33,6 +34,27 @@ def check_index(config: TrainConfig, data: DataSet) -> None:
         raise InputError(what, where=data.folder / INDEX, todo=todo)
     if data.labels:
         _check_labels(config, data)
+
+
+def check_task(ours: Task, bundle: ModelBundle) -> None:
+    """Refuse a bundle to begin from, or to be taught by, that is for other scans or labels than a run.
+
+    Raises
+    ------
+    InputError
+        If modality, labels or recipe are others.
+    """
+    theirs = bundle.task
+    if modality(ours.modality) != modality(theirs.modality):
+        what = f"task.modality: the bundle has {theirs.modality}, the configuration {ours.modality}"
+        raise InputError(what, where=bundle.folder, todo="Take a bundle of the same modality")
+    todo = "Copy task.labels and task.recipe from the bundle's manifest.json into the configuration"
+    if list(ours.label_values.items()) != list(theirs.label_values.items()):  # classes have their order
+        what = f"task.labels: the bundle has {theirs.label_values}, the configuration {ours.label_values}"
+        raise InputError(what, where=bundle.folder, todo=todo)
+    if ours.recipe != theirs.recipe:
+        what = f"task.recipe: the bundle has {theirs.recipe}, the configuration {ours.recipe}"
+        raise InputError(what, where=bundle.folder, todo=todo)
 
 
 def modality(text: str) -> str:

@@ -33,7 +33,8 @@ class Competition(nn.Module):
     @torch.no_grad()
     def a_wins(self, a: SegTerms, b: SegTerms) -> bool:
         """Judge, and remember."""
-        now = group.mean([a.competition(self.alpha), b.competition(self.alpha)])
+        values = torch.stack([terms.weighted(self.alpha) for terms in (a, b)])
+        now = group.mean(values.tolist())
         # Both averages begin at 0, so what they lack at first they lack alike.
         self.values.lerp_(torch.tensor(now, dtype=torch.float64, device=self.values.device), 1 - self.decay)
         return bool(self.values[0] <= self.values[1])

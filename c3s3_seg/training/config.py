@@ -17,6 +17,7 @@ from c3s3_seg.system.overrides import put
 from c3s3_seg.system.schema import closed, parse
 from c3s3_seg.system.shard import parse_share
 from c3s3_seg.training.method_settings import (
+    TAUGHT,
     BCPConfig,
     C3S3Config,
     CAMLConfig,
@@ -30,6 +31,7 @@ from c3s3_seg.training.method_settings import (
     SDCLConfig,
     Share,
     SSNetConfig,
+    TeacherConfig,
     TraCoCoConfig,
     UAMTConfig,
 )
@@ -99,6 +101,9 @@ class AugmentConfig:
         Standard deviation of a smooth displacement, defined on a coarse lattice; 0 turns it off.
     flip_axes
         Axes (0, 1, 2) that are mirrored half of the time. Not natural for organs in patient axes.
+    quarter_turns
+        Axes (0, 1, 2) about which a crop is turned by 0, 90, 180 or 270 degrees, on top of the small
+        rotation. With `slice_axis` only that axis may be named.
     gain, offset, noise
         Intensities become gain * x + offset + noise; standard deviations in units of the scan's own.
     gamma
@@ -114,6 +119,7 @@ class AugmentConfig:
     scale: tuple[Positive, Positive] = (0.85, 1.18)
     elastic_mm: NotNegative = 0.0
     flip_axes: tuple[Literal[0, 1, 2], ...] = ()
+    quarter_turns: tuple[Literal[0, 1, 2], ...] = ()
     gain: NotNegative = 0.1
     offset: NotNegative = 0.1
     noise: NotNegative = 0.1
@@ -193,6 +199,7 @@ class TrainConfig:
     data: DataConfig
     run: RunConfig
     networks: NetworksConfig = field(default_factory=NetworksConfig)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
     c3s3: C3S3Config = field(default_factory=C3S3Config)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
@@ -267,6 +274,8 @@ def _check(config: TrainConfig, where: str) -> None:
         raise ConfigError(f"data.fold = {config.data.fold!r}: wanted 2 folds or more", where=where)
     _check_shipped(config, where)
     _check_method(config, where)
+    _check_teacher(config, where)
+    _check_axes(config.augment, where)
     low, high = config.augment.scale
     if low > high:
         raise ConfigError(
@@ -286,9 +295,11 @@ def _check_method(config: TrainConfig, where: str) -> None:
     """What a method wants of other sections."""
     run, smallest = config.run, min(config.task.patch)
     counts = (run.labelled_batch, run.unlabelled_batch)
-    if config.method in ("bcp", "sdcl") and len({(n + 1) // 2 for n in counts}) > 1:
+    mixed = config.method in ("c3s3", "mcf") and config.c3s3.mix_weight > 0
+    if (config.method in ("bcp", "sdcl") or mixed) and len({(n + 1) // 2 for n in counts}) > 1:
         what = f"run.labelled_batch = {counts[0]} and run.unlabelled_batch = {counts[1]}"
-        raise ConfigError(f"{what}: '{config.method}' mixes their halves, wanted as many", where=where)
+        who = "c3s3.mix_weight" if mixed else f"'{config.method}'"
+        raise ConfigError(f"{what}: {who} mixes their halves, wanted as many", where=where)
     if config.method == "sassnet" and smallest < DISCRIMINATOR_SIDE:
         what = f"task.patch has a side of {smallest}: the discriminator of 'sassnet' halves it four times"
         raise ConfigError(f"{what}, wanted {DISCRIMINATOR_SIDE} at least", where=where)
@@ -296,6 +307,34 @@ def _check_method(config: TrainConfig, where: str) -> None:
     if config.method == "caml" and width % config.caml.heads:
         what = f"caml.heads = {config.caml.heads}: wanted a divisor of 8 x networks.a.filters = {width}"
         raise ConfigError(what, where=where)
+
+
+def _check_teacher(config: TrainConfig, where: str) -> None:
+    teacher = config.teacher
+    if not teacher.wanted:
+        return
+    wrong = ""
+    if teacher.bundle and teacher.masks:
+        wrong = "teacher.bundle and teacher.masks: wanted one of them"
+    elif config.method not in TAUGHT:
+        wrong = f"teacher: method '{config.method}' has none, wanted one of {', '.join(TAUGHT)}"
+    elif teacher.masks and teacher.temperature != 1:
+        wrong = f"teacher.temperature = {teacher.temperature:g}: masks have no probabilities, wanted 1"
+    elif teacher.masks and config.data.unlabelled_stream == "all":
+        wrong = "teacher.masks with data.unlabelled_stream = 'all': labelled cases have labels,"
+        wrong += " wanted 'unlabelled'"
+    if wrong:
+        raise ConfigError(wrong, where=where)
+
+
+def _check_axes(augment: AugmentConfig, where: str) -> None:
+    for key in ("flip_axes", "quarter_turns"):
+        axes = getattr(augment, key)
+        if len(set(axes)) < len(axes):
+            raise ConfigError(f"augment.{key} = {list(axes)}: wanted each axis once", where=where)
+    if augment.slice_axis is not None and set(augment.quarter_turns) - {augment.slice_axis}:
+        what = f"augment.quarter_turns = {list(augment.quarter_turns)}: would turn slices out of their plane"
+        raise ConfigError(f"{what}, wanted augment.slice_axis = {augment.slice_axis} only", where=where)
 
 
 def _check_labels(config: TrainConfig, where: str) -> None:

@@ -6,7 +6,7 @@ would have drawn, and several loaders could share the work.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -42,11 +42,13 @@ class TrainingCase:
     ----------
     stack
         (1 + C, X, Y, Z) float32: network input, then the soft target of each class, background
-        first. Without labels: (1, X, Y, Z).
+        first. Without labels: (1, X, Y, Z). Then the targets of a teacher, if there is one.
     foreground
         (n, 3) indices of foreground voxels; empty without labels.
     by_label
         Name -> the same, for each label that has a voxel.
+    taught
+        How many layers at the end of `stack` are a teacher's: C, or 0.
     spacing_mm
         (3,) of this case.
     values
@@ -61,10 +63,14 @@ class TrainingCase:
     values: tuple[int, ...] = ()
     lowest: float = 0.0
     by_label: Mapping[str, Tensor] = field(default_factory=dict)
+    taught: int = 0
 
     def without_labels(self) -> TrainingCase:
-        """The scan alone; shares the memory."""
-        return TrainingCase(self.stack[:1], self.foreground[:0], self.spacing_mm)
+        """The scan alone, which shares the memory, or with what a teacher says of it."""
+        stack = self.stack[:1]
+        if self.taught:
+            stack = torch.cat([stack, self.stack[-self.taught :]])
+        return TrainingCase(stack, self.foreground[:0], self.spacing_mm, taught=self.taught)
 
 
 @dataclass(frozen=True)
@@ -120,6 +126,8 @@ class Batch:
         The number of each labelled crop's case among the labelled ones.
     offsets
         Where each crop of the second view begins in that of the first, in voxels.
+    taught
+        (K, C, X, Y, Z) float32: a teacher's targets of the last K crops: of all, or of the unlabelled ones.
     box
         (X, Y, Z) float32: 0 in a box, 1 elsewhere. The same for all processes.
     distances
@@ -132,6 +140,7 @@ class Batch:
     offsets: tuple[Offset, ...] = ()
     box: Tensor = EMPTY
     distances: Tensor = EMPTY
+    taught: Tensor = EMPTY
 
     @property
     def labelled(self) -> int:
@@ -141,16 +150,24 @@ class Batch:
 
 @dataclass(frozen=True)
 class Drawn:
-    """One crop of a batch: its views, each (1, *patch), its target (C or 0, *patch), and whence it is."""
+    """One crop of a batch: its views, each (1, *patch), its target and a teacher's, each (C or 0, *patch)."""
 
     images: tuple[Tensor, ...]
     target: Tensor
     case: int
     offset: Offset = (0, 0, 0)
+    taught: Tensor = EMPTY
 
 
-def read_case(data: DataSet, name: str, task: Task, *, labelled: bool) -> TrainingCase:
+Teach = Callable[[str, Volume], Tensor | None]  # case, scan -> (C, X, Y, Z) on the model's grid, or nothing
+
+
+def read_case(
+    data: DataSet, name: str, task: Task, *, labelled: bool, teach: Teach | None = None
+) -> TrainingCase:
     """Read a scan, and its mask if it is a labelled one, onto the model's grid.
+
+    A teacher adds its targets; of an unlabelled case they say where the foreground is.
 
     Raises
     ------
@@ -163,16 +180,12 @@ def read_case(data: DataSet, name: str, task: Task, *, labelled: bool) -> Traini
     on_grid = task.recipe.to_model(scan)
     refuse_flat(scan, on_grid)
     layers = [torch.from_numpy(on_grid.array)[None]]
-    foreground = torch.zeros(0, 3, dtype=torch.long)
-    by_label: dict[str, Tensor] = {}
     if mask is not None:
-        target = torch.from_numpy(task.recipe.occupancy(mask, tuple(x.value for x in task.labels)))
-        layers += [1 - target.sum(dim=0, keepdim=True), target]
-        inside = target.sum(dim=0) > 0.5
-        foreground = inside.nonzero()
-        largest = target.argmax(dim=0)[inside]
-        voxels = {label.name: foreground[largest == n] for n, label in enumerate(task.labels)}
-        by_label = {name: found for name, found in voxels.items() if len(found)}
+        layers.append(occupied(mask, task))
+    taught = teach(name, scan) if teach is not None else None
+    if taught is not None:
+        layers.append(taught)
+    foreground, by_label = _foreground(layers[1] if len(layers) > 1 else None, task)
     spacing = torch.tensor(on_grid.geometry.spacing_mm, dtype=torch.float32)
     values = () if mask is None else tuple(values_in(mask.array))
     return TrainingCase(
@@ -182,7 +195,25 @@ def read_case(data: DataSet, name: str, task: Task, *, labelled: bool) -> Traini
         values,
         float(scan.array.min()),
         by_label,
+        0 if taught is None else len(taught),
     )
+
+
+def occupied(mask: Volume, task: Task) -> Tensor:
+    """(C, X, Y, Z) on the model's grid: how much of each voxel each class fills, background first."""
+    target = torch.from_numpy(task.recipe.occupancy(mask, tuple(x.value for x in task.labels)))
+    return torch.cat([1 - target.sum(dim=0, keepdim=True), target])
+
+
+def _foreground(target: Tensor | None, task: Task) -> tuple[Tensor, dict[str, Tensor]]:
+    """Voxels (n, 3) where labels fill more than half, and those of each label that has some."""
+    if target is None:
+        return torch.zeros(0, 3, dtype=torch.long), {}
+    inside = target[1:].sum(dim=0) > 0.5
+    foreground = inside.nonzero()
+    largest = target[1:].argmax(dim=0)[inside]
+    voxels = {label.name: foreground[largest == n] for n, label in enumerate(task.labels)}
+    return foreground, {name: found for name, found in voxels.items() if len(found)}
 
 
 def read_validation(data: DataSet, names: tuple[str, ...]) -> list[ValidationCase]:
@@ -194,6 +225,11 @@ def read_validation(data: DataSet, names: tuple[str, ...]) -> list[ValidationCas
         refuse_defects(scan, truth, data.labels, required=False)
         cases.append(ValidationCase(name, scan, truth))
     return cases
+
+
+def uses_unlabelled(config: TrainConfig) -> bool:
+    """Whether a run draws crops of unlabelled cases."""
+    return config.method != "supervised" or config.teacher.wanted
 
 
 class Sampler:
@@ -227,7 +263,14 @@ class Sampler:
         self.seed, self.group = seed, group
 
     @classmethod
-    def of(cls, config: TrainConfig, data: DataSet, splits: Splits, group: ProcessGroup = ALONE) -> Sampler:
+    def of(
+        cls,
+        config: TrainConfig,
+        data: DataSet,
+        splits: Splits,
+        group: ProcessGroup = ALONE,
+        teach: Teach | None = None,
+    ) -> Sampler:
         """Read the cases that a run learns from.
 
         Raises
@@ -235,13 +278,14 @@ class Sampler:
         InputError
             If a case cannot be read, or the method wants unlabelled cases and there are none.
         """
-        labelled = [read_case(data, name, config.task, labelled=True) for name in splits.labelled]
-        names = splits.unlabelled if config.method != "supervised" else ()
-        unlabelled = [read_case(data, name, config.task, labelled=False) for name in names]
-        if config.method != "supervised" and config.data.unlabelled_stream == "all":
+        task, both = config.task, uses_unlabelled(config)
+        labelled = [read_case(data, name, task, labelled=True, teach=teach) for name in splits.labelled]
+        names = splits.unlabelled if both else ()
+        unlabelled = [read_case(data, name, task, labelled=False, teach=teach) for name in names]
+        if both and config.data.unlabelled_stream == "all":
             unlabelled += [case.without_labels() for case in labelled]
-        if config.method != "supervised" and not unlabelled:
-            todo = "Set method = 'supervised', or data.unlabelled_stream = 'all'"
+        if both and not unlabelled:
+            todo = "Set method = 'supervised' without a teacher, or data.unlabelled_stream = 'all'"
             raise InputError("names no unlabelled case", where=data.folder / INDEX, todo=todo)
         return cls(
             labelled,
@@ -265,6 +309,7 @@ class Sampler:
         ]
         labelled = drawn[: len(self.group.share(views.labelled))]
         target = torch.stack([crop.target for crop in labelled])
+        taught = [crop.taught for crop in drawn if len(crop.taught)]
         distances = EMPTY
         if views.distances != "none":
             distances = signed_distance(target[:, 1:], zero_boundary=views.distances == "zero boundary")
@@ -275,6 +320,7 @@ class Sampler:
             tuple(crop.offset for crop in drawn) if views.shift else (),
             draw_box(self.task.patch, views.box, self._random(iteration, BOX)) if views.box else EMPTY,
             distances,
+            torch.stack(taught) if taught else EMPTY,
         )
 
     def _random(self, iteration: int, number: int) -> Generator:
@@ -288,7 +334,8 @@ class Sampler:
             return self._draw_pair(cases, index, views, random)
         crop = self._crop(cases[index], views, random)
         images = tuple(change_intensity(crop[:1], self.augment, random) for _ in range(views.count))
-        return Drawn(images, crop[1:], index)
+        end = len(crop) - cases[index].taught
+        return Drawn(images, crop[1:end], index, taught=crop[end:])
 
     def _draw_pair(self, cases: list[TrainingCase], index: int, views: Views, random: Generator) -> Drawn:
         """Two crops out of a sampling that is larger by their offset."""
@@ -314,8 +361,10 @@ class Sampler:
         # grid_sample wants (z, y, x) order and -1 .. 1 from edge to edge
         grid = ((2 * points + 1) / size - 1).flip(-1)
         crop = F.grid_sample(case.stack[None], grid[None], padding_mode="zeros", align_corners=False)[0]
-        if len(crop) > 1:  # outside of the scan is background
-            crop[1] = 1 - crop[2:].sum(dim=0)
+        end = len(crop) - case.taught
+        for first, last in ((1, end), (end, len(crop))):
+            if first < last:  # outside of the scan is background
+                crop[first] = 1 - crop[first + 1 : last].sum(dim=0)
         return crop
 
     def _centre(self, case: TrainingCase, size: Tensor, focus: tuple[str, ...], random: Generator) -> Tensor:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Generator, Tensor
 
 from c3s3_seg.training.distributed import total
@@ -28,33 +30,62 @@ class SegTerms:
         """L_seg = CE + Dice."""
         return self.ce + self.dice
 
+    def weighted(self, alpha: float) -> Tensor:
+        """Eq. 4: alpha CE + (1 - alpha) Dice, detached; the backbone with the lower value wins."""
+        return alpha * self.ce.detach() + (1 - alpha) * self.dice.detach()
+
     def competition(self, alpha: float) -> float:
-        """Eq. 4: alpha CE + (1 - alpha) Dice; the backbone with the lower value wins."""
-        return float(alpha * self.ce.detach() + (1 - alpha) * self.dice.detach())
+        """`weighted` as a number."""
+        return float(self.weighted(alpha))
 
 
-def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """Mean over voxels of -sum_c y log p, with soft targets (N, C, X, Y, Z)."""
-    return -(target * F.log_softmax(logits.float(), dim=1)).sum(dim=1).mean()
+def cross_entropy(logits: Tensor, target: Tensor, axis: int = 1) -> Tensor:
+    """Mean over voxels of -sum_c y log p, with soft targets (N, C, X, Y, Z).
+
+    Logits may have views before N; `axis` is that of their classes.
+    """
+    return -(target * F.log_softmax(logits.float(), dim=axis)).sum(dim=axis).mean()
 
 
 def dice_loss(probability: Tensor, target: Tensor, smooth: float = 1e-5) -> Tensor:
     """1 - Dice with squared denominators, mean over the foreground classes.
 
-    Pooled over the batch, over all processes if several train as one.
+    Pooled over the batch, over all processes if several train as one. Of several views (V, N, C, X, Y, Z) the
+    mean is taken, each pooled by itself.
     """
-    p, y = probability[:, 1:].float(), target[:, 1:]
-    sums = [x.sum((0, 2, 3, 4)) for x in (p * y, p.square(), y.square())]
-    overlap, predicted, wanted = total(torch.stack(sums))
+    p, y = probability[..., 1:, :, :, :].float(), target[:, 1:]
+    sums = [x.sum((-5, -3, -2, -1)) for x in (p * y, p.square(), y.square())]
+    overlap, predicted, wanted = total(torch.stack([x.expand_as(sums[0]) for x in sums]))
     loss: Tensor = (1 - (2 * overlap + smooth) / (predicted + wanted + smooth)).mean()
     return loss
 
 
 def seg_terms(logits: list[Tensor], target: Tensor) -> SegTerms:
     """Eq. 2 over the views of one backbone; logits of the labelled part only."""
-    ce = torch.stack([cross_entropy(x, target) for x in logits]).mean()
-    dice = torch.stack([dice_loss(x.float().softmax(dim=1), target) for x in logits]).mean()
-    return SegTerms(ce, dice)
+    views = logits[0][None] if len(logits) == 1 else torch.stack(logits)  # at once: fewer kernels
+    return SegTerms(cross_entropy(views, target, 2), dice_loss(views.float().softmax(dim=2), target))
+
+
+def taught_loss(logits: list[Tensor], target: Tensor, temperature: float) -> Tensor:
+    """What a teacher's targets teach, mean over the views: CE + Dice, as labels do.
+
+    With a temperature T the cross entropy is that of p^(1/T) on both sides, times T^2, which keeps the size
+    of its gradient (Hinton et al., 2015, section 2). Both terms are smallest where the network answers as
+    the teacher does.
+
+    Parameters
+    ----------
+    logits
+        Per view (N, C, X, Y, Z).
+    target
+        (N, C, X, Y, Z): probabilities, or a mask's shares of each class.
+    """
+    if temperature == 1:
+        return seg_terms(logits, target).loss
+    views = torch.stack(logits).float()
+    soft = (target.clamp_min(1e-6).log() / temperature).softmax(dim=1)
+    ce = temperature**2 * cross_entropy(views / temperature, soft, 2)
+    return ce + dice_loss(views.softmax(dim=2), target)
 
 
 def one_hot(label: Tensor, classes: int) -> Tensor:
@@ -75,10 +106,22 @@ def sharpen(probability: Tensor, temperature: float) -> Tensor:
     return (probability.detach().clamp_min(1e-12).log() / temperature).softmax(dim=1)
 
 
-def cross_pseudo(loser: list[Tensor], winner: list[Tensor], temperature: float) -> Tensor:
-    """Eq. 5: sum over the views of the MSE between the loser and the winner's sharpened output."""
-    pairs = zip(loser, winner, strict=True)
-    return torch.stack([F.mse_loss(a, sharpen(b, temperature)) for a, b in pairs]).sum()
+def cross_pseudo(
+    loser: list[Tensor], winner: list[Tensor], temperature: float, confidence: float = 0.0
+) -> Tensor:
+    """Eq. 5: sum over the views of the MSE between the loser and the winner's sharpened output.
+
+    With a confidence: of the voxels where the winner's likeliest class has this probability or more; 0 where
+    there is none.
+    """
+    pairs = list(zip(loser, winner, strict=True))
+    if not confidence:
+        return torch.stack([F.mse_loss(a, sharpen(b, temperature)) for a, b in pairs]).sum()
+    terms = []
+    for a, b in pairs:
+        certain = (b.detach().amax(dim=1) >= confidence).float()
+        terms.append(masked_mean((a - sharpen(b, temperature)).square().mean(dim=1), certain))
+    return torch.stack(terms).sum()
 
 
 def cosine_distance(a: Tensor, b: Tensor) -> Tensor:
@@ -109,19 +152,32 @@ class Rows:
     projector: torch.nn.Module
 
     def at(self, index: Tensor) -> Tensor:
-        """Unit vectors z = L2norm(projector(h)) of voxels in (N, X, Y, Z) order: (n,) -> (n, 64)."""
+        """Unit vectors z = L2norm(projector(h)) of voxels in (N, X, Y, Z) order: (..., n) -> (..., n, 64)."""
         rows = self.features.movedim(1, -1).flatten(0, 3)[index].float()
         with torch.autocast(rows.device.type, enabled=False):
-            return F.normalize(self.projector(rows), dim=1, eps=1e-6)
+            return F.normalize(self.projector(rows), dim=-1, eps=1e-6)
 
 
 @dataclass(frozen=True)
 class Seen:
-    """One net's view of some crops: rows, predicted class per voxel (N, X, Y, Z), number of classes."""
+    """What one net saw in some crops, in one view of them or in several.
+
+    Parameters
+    ----------
+    rows
+        Of N crops, or of V * N: all crops of the first view, then all of the second.
+    predicted
+        Class of each voxel, (V * N, X, Y, Z).
+    classes
+        Their number, background included.
+    views
+        V.
+    """
 
     rows: Rows
     predicted: Tensor
     classes: int
+    views: int = 1
 
 
 def contrast(a: Rows, b: Rows, masks: tuple[Tensor, Tensor], config: C3S3Config, random: Generator) -> Tensor:
@@ -129,37 +185,84 @@ def contrast(a: Rows, b: Rows, masks: tuple[Tensor, Tensor], config: C3S3Config,
 
     The positive of an anchor of net A is the same position in net B; the negatives are shared.
     """
-    anchors = _draw(masks[0], config.anchors, random)
-    negatives = _draw(masks[1], config.negatives, random)
-    if len(anchors) == 0 or len(negatives) == 0:
-        return a.features.new_zeros((), dtype=torch.float32)
-    query = a.at(anchors)
-    positive = (query * b.at(anchors)).sum(dim=1, keepdim=True)
-    similarity = torch.cat([positive, query @ b.at(negatives).T], dim=1) / config.temperature
-    return (similarity.logsumexp(dim=1) - similarity[:, 0]).mean()
+    nothing = np.zeros((2, 1), np.int64)
+    return _contrasts(a, b, torch.stack(masks)[None], nothing, config, random)[0]
 
 
-def intersection_union(a: Seen, b: Seen, config: C3S3Config, random: Generator) -> Tensor:
-    """Eq. 7-9, L_iuc of one pair: trusted foreground against the rest, trusted background against the union.
+def intersection_union(a: Seen, b: Seen, config: C3S3Config, random: Generator, first: int = 0) -> Tensor:
+    """Eq. 7-10: trusted foreground against the rest, trusted background against the union.
+
+    The mean over all pairs of a view of A and one of B, and over the crops from number `first` on. Negatives
+    come from the anchor's own crop: the same whether crops share a process or not. With more than one
+    foreground class, each stands against the rest and the mean is taken.
+    """
+    both, either = _agreed(a, b, first)
+    masks = torch.stack([both, ~both, ~either, either], dim=-2)
+    crops, views_a, views_b, classes, _, voxels = masks.shape
+    crop, i, j = np.indices((crops, views_a, views_b)).reshape(3, -1)
+    each = len(a.predicted) // a.views
+    begins = np.stack([view * each + first + crop for view in (i, j)]) * voxels
+    masks = masks.reshape(-1, 2, voxels)
+    terms = _contrasts(a.rows, b.rows, masks, begins.repeat(2 * classes, axis=1), config, random)
+    return terms.sum() / (classes * len(crop))
+
+
+def _agreed(a: Seen, b: Seen, first: int) -> tuple[Tensor, Tensor]:
+    """Where both nets, and where either, find a class: (crops, views of A, views of B, classes, voxels)."""
+    label = torch.arange(1, a.classes, device=a.predicted.device)[:, None]
+    of_a, of_b = (
+        x.predicted.reshape(x.views, len(x.predicted) // x.views, -1)[:, first:].movedim(0, 1) for x in (a, b)
+    )
+    in_a, in_b = of_a[:, :, None, None] == label, of_b[:, None, :, None] == label
+    return in_a & in_b, in_a | in_b
+
+
+def _contrasts(
+    a: Rows, b: Rows, masks: Tensor, begins: NDArray[np.int64], config: C3S3Config, random: Generator
+) -> Tensor:
+    """Eq. 7-9 for many terms at once, for a GPU is kept busy by few large kernels: (T,).
 
     Parameters
     ----------
-    a, b
-        What the two nets saw in the same crops. With more than one foreground class, each stands
-        against the rest and the mean is taken.
+    masks
+        (T, 2, n) bool: the anchors and the negatives of each term.
+    begins
+        (2, T): the number of the voxel of `a`, and of `b`, at which a term's masks begin.
     """
-    terms = []
-    for label in range(1, a.classes):
-        in_a, in_b = (a.predicted == label).flatten(), (b.predicted == label).flatten()
-        both, either = in_a & in_b, in_a | in_b
-        terms.append(contrast(a.rows, b.rows, (both, ~both), config, random))
-        terms.append(contrast(a.rows, b.rows, (~either, either), config, random))
-    return torch.stack(terms).sum() / (a.classes - 1)
+    voxel, drawn, split = _draw(masks, (config.anchors, config.negatives), random)
+    in_a, in_b = (voxel + torch.from_numpy(begin[:, None]).to(voxel.device) for begin in begins)
+    query, others = a.at(in_a[:, :split]), b.at(in_b)
+    same, negatives = torch.split(others, [split, len(voxel[0]) - split], dim=1)
+    positive = (query * same).sum(dim=2, keepdim=True)
+    absent = ~drawn[:, None, split:]
+    similarity = torch.cat([positive, (query @ negatives.mT).masked_fill(absent, -torch.inf)], dim=2)
+    similarity = similarity / config.temperature
+    weight = (drawn[:, :split] & drawn[:, split:].any(dim=1, keepdim=True)).float()
+    losses = similarity.logsumexp(dim=2) - similarity[:, :, 0]
+    return (losses * weight).sum(dim=1) / weight.sum(dim=1).clamp_min(1)
 
 
-def _draw(mask: Tensor, count: int, random: Generator) -> Tensor:
-    """At most `count` indices where a flat mask is true, with replacement where there are more."""
-    places = mask.nonzero()[:, 0]
-    if len(places) <= count:
-        return places
-    return places[torch.randint(len(places), (count,), generator=random).to(places.device)]
+def _draw(masks: Tensor, most: tuple[int, int], random: Generator) -> tuple[Tensor, Tensor, int]:
+    """At most so many voxels where each mask is true, with replacement where there are more.
+
+    Returns
+    -------
+    Numbers of voxels (T, A + N) int64: those of the first masks, then those of the second ones; whether each
+    was drawn, or fills a row of which there are fewer; and A.
+    """
+    counts = masks.sum(dim=2).tolist()
+    places = masks.flatten().nonzero()[:, 0]
+    split, length = (max(min(pair[n], most[n]) for pair in counts) for n in (0, 1))
+    picked = np.zeros((len(counts), split + length), np.int64)
+    drawn = np.zeros(picked.shape, np.bool_)
+    begin = 0  # of the places of a mask
+    for row, pair in enumerate(counts):
+        for column, count, limit in zip((0, split), pair, most, strict=True):
+            here = np.arange(count)
+            if count > limit:
+                here = torch.randint(count, (limit,), generator=random).numpy()
+            picked[row, column : column + len(here)] = begin + here
+            drawn[row, column : column + len(here)] = True
+            begin += count
+    moved = [torch.from_numpy(array).to(masks.device) for array in (picked, drawn)]
+    return places[moved[0]] % masks.shape[2] if begin else moved[0], moved[1], split

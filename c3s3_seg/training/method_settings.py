@@ -28,6 +28,7 @@ MethodName = Literal[
     "ssnet",
 ]
 METHOD_NAMES: tuple[str, ...] = get_args(MethodName)
+TAUGHT = ("supervised", "c3s3", "mcf")  # methods that the table `teacher` is for
 
 Count = Annotated[int, Gt(0)]
 Share = Annotated[float, Ge(0), Le(1)]
@@ -40,6 +41,9 @@ NotNegative = Annotated[float, Ge(0)]
 @dataclass(frozen=True)
 class C3S3Config:
     """The method's own numbers; equations and rows refer to the paper and its difference table.
+
+    What the paper does not have is off by default: `confidence`, `mix_weight`, `correction_weight` and
+    `entropy_weight`.
 
     Parameters
     ----------
@@ -76,6 +80,24 @@ class C3S3Config:
         How many voxels are drawn for each contrast term.
     warm_up
         Iterations at the beginning in which both nets only learn from labels.
+    confidence
+        The winner teaches (eq. 5) only in voxels where its probability of the likeliest class is at least
+        this; 0: everywhere, as in the paper.
+    mix_weight
+        Of BCP's loss of both nets on crops that are pasted into each other, labelled and unlabelled ones; the
+        moving average of the step's winner gives the pseudo-labels. 0 leaves it out; published for BCP: 1.
+    mix_box
+        Sides of the pasted box, as a share of the crop's.
+    correction_weight, entropy_weight
+        SDCL's two terms where the nets differ, see `SDCLConfig`; on the mixed crops where there are some,
+        else on the labelled crops and on the unlabelled ones with the pseudo-labels. 0 leaves a term out;
+        published for SDCL: 0.5 and 0.05.
+    pseudo_weight
+        Of the regions with pseudo-labels in these terms; regions with labels have 1.
+    teacher_decay
+        Share of the moving averages, which give the pseudo-labels, that is kept in a step.
+    largest_component
+        Keep only the largest component of each class of a pseudo-label.
     """
 
     alpha: Share = 0.8
@@ -95,6 +117,52 @@ class C3S3Config:
     anchors: Count = 4096
     negatives: Count = 256
     warm_up: Annotated[int, Ge(0)] = 0
+    confidence: Share = 0.0
+    mix_weight: NotNegative = 0.0
+    mix_box: PositiveShare = 2 / 3
+    correction_weight: NotNegative = 0.0
+    entropy_weight: NotNegative = 0.0
+    pseudo_weight: NotNegative = 0.5
+    teacher_decay: Share = 0.99
+    largest_component: bool = True
+
+    @property
+    def pseudo_labels(self) -> bool:
+        """Whether moving averages of both nets are kept, to give pseudo-labels."""
+        return max(self.mix_weight, self.correction_weight, self.entropy_weight) > 0
+
+
+@closed
+@dataclass(frozen=True)
+class TeacherConfig:
+    """What was segmented before and teaches now, with any method of `TAUGHT`; off by default.
+
+    A case never counts as labelled for it: not on the card, not in the domain, not in the competition.
+
+    Parameters
+    ----------
+    bundle
+        A model, by its name or its folder. The mean probabilities of all its networks (Gaussian tiles) are
+        soft targets on all scans, labelled and unlabelled: distillation. They are computed once for each
+        case and kept in the run's folder.
+    masks
+        A folder with a mask for each unlabelled case, as `c3s3-seg predict` writes it: a second generation.
+    weight
+        Of these targets; labels have 1.
+    temperature
+        At which both the bundle's probabilities and the network's are compared (Hinton et al., 2015): above
+        1 unlikely classes count more. Of `bundle` only.
+    """
+
+    bundle: str = ""
+    masks: str = ""
+    weight: NotNegative = 1.0
+    temperature: Positive = 1.0
+
+    @property
+    def wanted(self) -> bool:
+        """Whether there is a teacher."""
+        return bool(self.bundle or self.masks)
 
 
 @closed

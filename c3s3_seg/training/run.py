@@ -117,9 +117,9 @@ class Run:
         torch.manual_seed((self.config.run.seed * 1_000_003 + self.iteration) * 1_009 + self.group.rank)
         with _autocast(self.device, precision):
             for phase in self.stepper(_to(batch, self.device), self.iteration):
-                self._descend(phase.loss, phase.optimisers, lr)
+                loss = self._descend(phase.loss, phase.optimisers, lr)
                 if not set(phase.optimisers) <= self.own.keys():  # of the networks that are trained
-                    terms["loss"] = terms.get("loss", 0.0) + float(phase.loss.detach())
+                    terms["loss"] = terms.get("loss", 0.0) + loss
                 terms |= phase.terms
         self.method.after_step(self.iteration)
         for name, (net, _) in self.method.candidates().items():
@@ -127,9 +127,11 @@ class Run:
         self.iteration += 1
         return dict(zip(terms, mean(list(terms.values())), strict=True))
 
-    def _descend(self, loss: Tensor, names: tuple[str, ...], lr: float) -> None:
-        if not math.isfinite(float(loss.detach())):
-            raise self._diverged(f"the loss is {float(loss.detach())}")
+    def _descend(self, loss: Tensor, names: tuple[str, ...], lr: float) -> float:
+        """One backward pass and the optimisers' steps; the loss, which is read once: a GPU is waited for."""
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise self._diverged(f"the loss is {value}")
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         for name in names:
             for group in () if name in self.own else self.optimisers[name].param_groups:
@@ -137,6 +139,7 @@ class Run:
             self.scaler.step(self.optimisers[name])
             self.optimisers[name].zero_grad(set_to_none=True)  # not to lie about in the next forward
         self.scaler.update()
+        return value
 
     def _diverged(self, what: str) -> InputError:
         """What is said of numbers that are not finite; the checkpoint before stays as it was."""
@@ -166,6 +169,21 @@ class Run:
             return False
         self.history.append({"iteration": self.iteration, "warning": text})
         return True
+
+    def note_teacher(self, record: dict[str, Any]) -> None:
+        """Note in the history who teaches, once.
+
+        Raises
+        ------
+        InputError
+            If the run began with another teacher.
+        """
+        known = next((entry["teacher"] for entry in self.history if "teacher" in entry), None)
+        if known is None:
+            self.history.append({"iteration": self.iteration, "teacher": record})
+        elif known != record:
+            what = f"the run began with the teacher {known}, found {record}"
+            raise InputError(what, where=self.folder, todo="Give the first one back, or start another run")
 
     def save(self) -> None:
         """Write the checkpoint.
@@ -356,5 +374,5 @@ def _device(config: TrainConfig, group: ProcessGroup) -> torch.device:
 
 def _to(batch: Batch, device: torch.device) -> Batch:
     views = tuple(v.to(device, memory_format=torch.channels_last_3d) for v in batch.views)
-    moved = {name: getattr(batch, name).to(device) for name in ("target", "box", "distances")}
+    moved = {name: getattr(batch, name).to(device) for name in ("target", "box", "distances", "taught")}
     return replace(batch, views=views, **moved)

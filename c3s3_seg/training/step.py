@@ -40,14 +40,14 @@ class Outputs:
     Parameters
     ----------
     features
-        Per view (L + U, F, X, Y, Z).
+        Of all views, one after the other: (V * (L + U), F, X, Y, Z).
     logits, probability
         Per view (L + U, C, X, Y, Z), float32.
     projector
         The backbone's projection head.
     """
 
-    features: tuple[Tensor, ...]
+    features: Tensor
     logits: tuple[Tensor, ...]
     probability: tuple[Tensor, ...]
     projector: nn.Module
@@ -58,19 +58,24 @@ class Outputs:
         features = net.features(torch.cat(batch.views), passes)
         logits = net.output(features).float()
         views = len(batch.views) * passes
-        return cls(features.chunk(views), logits.chunk(views), logits.softmax(dim=1).chunk(views), projector)
+        return cls(features, logits.chunk(views), logits.softmax(dim=1).chunk(views), projector)
 
-    def seen(self, view: int, crop: int) -> Seen:
-        """One crop of one view, for the contrast."""
-        here = slice(crop, crop + 1)
-        rows = Rows(self.features[view][here], self.projector)
-        logits = self.logits[view][here]
+    def seen(self) -> Seen:
+        """All crops of all views, for the contrast."""
+        predicted = torch.cat([x.detach().argmax(dim=1) for x in self.logits])
+        return Seen(Rows(self.features, self.projector), predicted, self.logits[0].shape[1], len(self.logits))
+
+    def crop(self, view: int, number: int) -> Seen:
+        """One crop of one view, for the published contrast."""
+        logits = self.logits[view][number : number + 1]
+        rows = Rows(self.features.chunk(len(self.logits))[view][number : number + 1], self.projector)
         return Seen(rows, logits.detach().argmax(dim=1), logits.shape[1])
 
 
 def warm_loss(a: Outputs, b: Outputs, batch: Batch) -> tuple[Tensor, Terms]:
     """The warm-up: L_seg of both nets."""
-    seg_a, seg_b = (seg_terms(list(net.logits), batch.target) for net in (a, b))
+    n = batch.labelled
+    seg_a, seg_b = (seg_terms([x[:n] for x in net.logits], batch.target) for net in (a, b))
     return seg_a.loss + seg_b.loss, {"seg_a": float(seg_a.loss.detach()), "seg_b": float(seg_b.loss.detach())}
 
 
@@ -88,9 +93,8 @@ def c3s3_loss(
 
     # who learns
     winner, loser = (a, b) if a_wins else (b, a)
-    l_cp = cross_pseudo(
-        [p[n:] for p in loser.probability], [p[n:] for p in winner.probability], config.sharpening
-    )
+    taught, teaching = ([p[n:] for p in net.probability] for net in (loser, winner))
+    l_cp = cross_pseudo(taught, teaching, config.sharpening, config.confidence)
 
     # agreement
     l_cos = _agreement(a, b, config) if config.cosine_weight else zero
@@ -106,7 +110,7 @@ def c3s3_loss(
     total = seg_a.loss + seg_b.loss + config.cosine_weight * l_cos + l_unsup
     terms = {"seg_a": seg_a.loss, "seg_b": seg_b.loss, "cp": l_cp, "cos": l_cos, "iuc": l_iuc}
     return total, {
-        **{k: float(v.detach()) for k, v in terms.items()},
+        **dict(zip(terms, torch.stack([v.detach() for v in terms.values()]).tolist(), strict=True)),
         "a_wins": float(a_wins),
         "cp_weight": cp_weight,
         "iuc_weight": iuc_weight,
@@ -123,18 +127,15 @@ def _agreement(a: Outputs, b: Outputs, config: C3S3Config) -> Tensor:
 
 
 def _contrast(a: Outputs, b: Outputs, first: int, config: C3S3Config) -> Tensor:
-    """Eq. 10: the mean over the four pairs of views and the crops from `first` on.
-
-    Negatives come from the anchor's own crop: the same whether crops share a process or not.
-    """
+    """Eq. 10: the mean over the four pairs of views and the crops from `first` on."""
     random = Generator().manual_seed(int(torch.randint(2**31, ())))
+    if config.contrast == "intersection-union":
+        return intersection_union(a.seen(), b.seen(), config, random, first)
     pairs = [(0, 0), (0, 1), (1, 0), (1, 1)]
-    terms = []
-    for crop in range(first, len(a.logits[0])):
-        for i, j in pairs:
-            seen_a, seen_b = a.seen(i, crop), b.seen(j, crop)
-            if config.contrast == "published":
-                terms.append(masked_intersection_union(seen_a, seen_b, config.temperature))
-            else:
-                terms.append(intersection_union(seen_a, seen_b, config, random))
+    crops = range(first, len(a.logits[0]))
+    terms = [
+        masked_intersection_union(a.crop(i, n), b.crop(j, n), config.temperature)
+        for n in crops
+        for i, j in pairs
+    ]
     return torch.stack(terms).mean()

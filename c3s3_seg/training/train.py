@@ -28,6 +28,7 @@ from c3s3_seg.training.data import FOCUS, Batch, Sampler, ValidationCase, Views,
 from c3s3_seg.training.distributed import join, led, wait
 from c3s3_seg.training.history import UNLEARNT, unlearnt
 from c3s3_seg.training.run import Run
+from c3s3_seg.training.teacher import FOLDER, Teacher, open_teacher
 from c3s3_seg.training.validation import Validation
 
 # Threads that draw batches for a GPU. A batch is a function of its iteration: their number changes nothing.
@@ -81,10 +82,11 @@ def train(
     ------
     InputError
         If the folder already holds a run and `resume` is off, the data cannot be read or are not those of
-        the configuration (labels, modality), `start` does not fit it, or a loss or a weight is not finite.
+        the configuration (labels, modality), `start` or the teacher does not fit it or is not the one that a
+        resumed run began with, or a loss or a weight is not finite.
     """
     check_folder(folder)
-    for name in ("bundle", "events"):
+    for name in ("bundle", "events", *([FOLDER] if config.teacher.bundle else [])):
         check_own_folder(folder / name)
     check_set(folder / "bundle", PARTS, MANIFEST)
     keep_pages()
@@ -133,7 +135,9 @@ def _learn(run: Run, data: DataSet, splits: Splits, logger: RunLogger) -> list[V
     config, leads = run.config, run.group.leads
     cases = read_validation(data, splits.validation) if leads else []
     results: list[Validation] = []
-    sampler = None if run.stalled() else Sampler.of(config, data, splits, run.group)
+    sampler = None
+    if not run.stalled():
+        sampler = Sampler.of(config, data, splits, run.group, _teacher(run, data, splits))
     logger.began(run.iteration, config.run.iterations)
     if sampler is not None and leads:
         _warn(run, logger, check_cases(config, data, sampler.labelled, cases))
@@ -154,6 +158,18 @@ def _learn(run: Run, data: DataSet, splits: Splits, logger: RunLogger) -> list[V
         results = run.validate(cases)
     _warn(run, logger, _not_learnt(run, results))
     return results
+
+
+def _teacher(run: Run, data: DataSet, splits: Splits) -> Teacher | None:
+    """Opened, noted, and ready to say its targets; one process segments what it needs."""
+    teacher = open_teacher(run.config, data, splits, run.folder, run.device)
+    if teacher is None:
+        return None
+    run.note_teacher(teacher.record)
+    if run.group.leads:
+        teacher.prepare(splits.labelled + splits.unlabelled)
+    wait()
+    return teacher
 
 
 def _not_learnt(run: Run, results: list[Validation]) -> list[str]:

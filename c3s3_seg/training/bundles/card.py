@@ -19,7 +19,8 @@ def model_card(config: TrainConfig, networks: Sequence[Network], history: dict[s
     nets = "; ".join(f"{n.stem}: {n.architecture}, {n.filters} filters" for n in networks)
     precision = _precision(config, history)
     beginning, changes = _beginning(history["initialized_from"]), _changes(history["changed_on_resume"])
-    remarks = f"{_fold(config)}{_blend(config)}{beginning}{changes}{_warnings(history)}"
+    teacher = _teacher(config, history.get("teacher"))
+    remarks = f"{_fold(config)}{_blend(config)}{beginning}{teacher}{changes}{_warnings(history)}"
     return f"""# {task.name}
 
 Research use only. Not a medical device.
@@ -73,6 +74,24 @@ def _blend(config: TrainConfig) -> str:
     if share == 1:
         return ""
     return f"- **Blended**: {share:g} of each weight is trained, {1 - share:g} is the initial weight.\n"
+
+
+def _teacher(config: TrainConfig, record: dict[str, Any] | None) -> str:
+    """Who taught beside the labels; such cases are no labelled ones."""
+    if record is None:
+        return ""
+    weight = f"weight {config.teacher.weight:g}"
+    if "masks" in record:
+        return (
+            f"- **Pseudo-labels**: predicted masks of {record['cases']} unlabelled cases, {weight} (sha256 of"
+            f" their list {record['sha256'][:16]}). These cases have no labels and count as unlabelled.\n"
+        )
+    networks = ", ".join(digest[:16] for digest in record["weights_sha256"])
+    return (
+        f"- **Distilled**: the mean probabilities of the {record['networks']} networks of the bundle"
+        f" `{record['bundle']}` (sha256 {networks}) on all training scans, {weight}, temperature"
+        f" {config.teacher.temperature:g}.\n"
+    )
 
 
 def _kept(history: dict[str, Any]) -> str:

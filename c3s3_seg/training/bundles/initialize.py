@@ -8,7 +8,7 @@ from typing import Any
 from c3s3_seg.bundle import ModelBundle, Network
 from c3s3_seg.errors import InputError
 from c3s3_seg.inference.backends.runtimes import load_torch
-from c3s3_seg.training.checks import modality
+from c3s3_seg.training.checks import check_task
 from c3s3_seg.training.run import Run
 
 Member = tuple[ModelBundle, Network]
@@ -70,16 +70,7 @@ def _origin(bundle: ModelBundle, taken: Mapping[str, Member]) -> dict[str, Any]:
 
 def _same_task(run: Run, bundle: ModelBundle) -> None:
     ours, theirs = run.config.task, bundle.task
-    if modality(ours.modality) != modality(theirs.modality):
-        what = f"task.modality: the bundle has {theirs.modality}, the configuration {ours.modality}"
-        raise InputError(what, where=bundle.folder, todo="Begin from a bundle of the same modality")
-    todo = "Copy task.labels and task.recipe from the bundle's manifest.json into the configuration"
-    if ours.label_values != theirs.label_values:
-        what = f"task.labels: the bundle has {theirs.label_values}, the configuration {ours.label_values}"
-        raise InputError(what, where=bundle.folder, todo=todo)
-    if ours.recipe != theirs.recipe:
-        what = f"task.recipe: the bundle has {theirs.recipe}, the configuration {ours.recipe}"
-        raise InputError(what, where=bundle.folder, todo=todo)
+    check_task(ours, bundle)
     if ours.network_strides != theirs.network_strides:
         what = f"task.strides: the bundle has {theirs.strides}, the configuration {ours.strides}"
         raise InputError(what, where=bundle.folder, todo="Copy task.strides from the bundle's manifest.json")

@@ -14,6 +14,7 @@ from c3s3_seg.models.weights_format import to_bytes
 from c3s3_seg.system.schema import dump, plain
 from c3s3_seg.training.bundles.card import model_card
 from c3s3_seg.training.bundles.domain import measure_domain
+from c3s3_seg.training.data import uses_unlabelled
 from c3s3_seg.training.history import best_record, scored
 from c3s3_seg.training.run import Run
 from c3s3_seg.training.validation import Validation
@@ -89,13 +90,14 @@ def _training_record(run: Run, splits: Splits, results: list[Validation]) -> dic
         "initialized_from": next(
             (r["initialized_from"] for r in run.history if "initialized_from" in r), None
         ),
+        "teacher": next((r["teacher"] for r in run.history if "teacher" in r), None),
         "changed_on_resume": [record for record in run.history if "changed" in record],
         "validation_cases": {result.candidate: result.per_case for result in results},
     }
 
 
 def _used(run: Run, splits: Splits) -> int:
-    if run.config.method == "supervised":
+    if not uses_unlabelled(run.config):
         return 0
     both = run.config.data.unlabelled_stream == "all"
     return len(splits.unlabelled) + (len(splits.labelled) if both else 0)

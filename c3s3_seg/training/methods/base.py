@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -15,6 +15,8 @@ from c3s3_seg.models import build
 from c3s3_seg.models.blocks import Backbone
 from c3s3_seg.training.config import TrainConfig
 from c3s3_seg.training.data import Batch, Views
+from c3s3_seg.training.losses import taught_loss
+from c3s3_seg.training.method_settings import TeacherConfig
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,12 @@ class Method(nn.Module, ABC):
 def logged(**terms: Tensor) -> dict[str, float]:
     """A phase's terms as numbers for the log."""
     return {name: float(value.detach()) for name, value in terms.items()}
+
+
+def learn_from_teacher(logits: Sequence[Tensor], batch: Batch, config: TeacherConfig) -> Tensor:
+    """What a teacher's targets teach one net; logits per view (L + U, C, X, Y, Z)."""
+    taught = len(batch.taught)
+    return taught_loss([x[len(x) - taught :] for x in logits], batch.taught, config.temperature)
 
 
 def fresh(config: TrainConfig) -> list[tuple[Backbone, Network]]:

@@ -13,7 +13,7 @@ from c3s3_seg.training.config import TrainConfig, warm_up
 from c3s3_seg.training.data import Batch, Views
 from c3s3_seg.training.ema import Ema
 from c3s3_seg.training.losses import masked_mean
-from c3s3_seg.training.method_settings import SDCLConfig
+from c3s3_seg.training.method_settings import C3S3Config, SDCLConfig
 from c3s3_seg.training.methods.base import Method, Phase, fresh, logged
 from c3s3_seg.training.methods.bcp import (
     Mixed,
@@ -56,7 +56,7 @@ class DiscrepancyCorrection(Method):
             2 * copy_paste_loss(x, mixed, config.pseudo_weight).mean()  # the sum of both directions
             for x in (logits_a, logits_b)
         )
-        corrected = _both_ways(logits_a.softmax(dim=1), logits_b.softmax(dim=1), mixed, config)
+        corrected = both_ways(logits_a.softmax(dim=1), logits_b.softmax(dim=1), mixed, config)
         terms = logged(mix_a=mix_a, mix_b=mix_b, corrected=corrected)
         yield Phase(mix_a + mix_b + corrected, ("main",), terms)
 
@@ -76,13 +76,13 @@ class DiscrepancyCorrection(Method):
         }
 
 
-def _both_ways(p_a: Tensor, p_b: Tensor, mixed: Mixed, config: SDCLConfig) -> Tensor:
+def both_ways(p_a: Tensor, p_b: Tensor, mixed: Mixed, config: SDCLConfig | C3S3Config) -> Tensor:
     """The correction of both directions of pasting."""
     halves = [(p_a.chunk(2)[n], p_b.chunk(2)[n], mixed.half(n)) for n in (0, 1)]
     return torch.stack([correction(a, b, half, config) for a, b, half in halves]).sum()
 
 
-def correction(p_a: Tensor, p_b: Tensor, mixed: Mixed, config: SDCLConfig) -> Tensor:
+def correction(p_a: Tensor, p_b: Tensor, mixed: Mixed, config: SDCLConfig | C3S3Config) -> Tensor:
     """Where A and B differ: the squared error of both, and their certainty where they are wrong.
 
     Means over voxels, of the labelled region and of the other apart, weighted as in BCP. 0 where the

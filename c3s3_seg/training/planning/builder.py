@@ -12,7 +12,7 @@ from c3s3_seg.training.config import TrainConfig, build_config
 from c3s3_seg.training.method_settings import METHOD_NAMES
 
 BY_HAND = "as set"
-TABLES = ("task", "data", "networks", *METHOD_NAMES, "augment", "optimiser", "run")
+TABLES = ("task", "data", "networks", "teacher", *METHOD_NAMES, "augment", "optimiser", "run")
 
 
 @dataclass(frozen=True)

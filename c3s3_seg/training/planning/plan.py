@@ -15,6 +15,7 @@ from typing import Any, cast
 
 from c3s3_seg.bundle.manifest import ReadStrides
 from c3s3_seg.dataset import INDEX, DataSet, Splits
+from c3s3_seg.errors import ConfigError
 from c3s3_seg.models.strides import EVEN, Strides, multiple_of, strides_of
 from c3s3_seg.system.progress import Progress
 from c3s3_seg.system.schema import parse
@@ -58,9 +59,12 @@ def make_plan(
         If there is no labelled case, one cannot be read, the bundle does not fit the data, or the budget or
         the memory is too small.
     ConfigError
-        If a value that was set is not allowed.
+        If a value that was set is not allowed, or it names a teacher.
     """
     builder = ConfigBuilder(overrides)
+    if any(builder.is_set(f"teacher.{key}") for key in ("bundle", "masks")):
+        what = "teacher: a plan measures steps without a teacher"
+        raise ConfigError(what, todo="Leave it out here, and give it to train with --set")
     builder.put("data.folder", folder.as_posix(), "relative to where `train` is run")
     data, splits = read_splits(_data_config(builder))
     regrid = None

@@ -1,0 +1,91 @@
+"""Flips, right-angle rotations and larger crops in training."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.training import sampler
+from torch import Generator, Tensor
+
+from c3s3_seg.errors import ConfigError
+from c3s3_seg.training.augment import draw_geometry
+from c3s3_seg.training.config import AugmentConfig, load_config
+from c3s3_seg.training.data import Views
+
+STILL = {"rotation_rad": 0.0, "scale": (1.0, 1.0)}
+CUBE = (4, 4, 4)
+
+
+def offsets(seed: int, **changes: object) -> Tensor:
+    """Where a crop of 4 x 4 x 4 voxels of 1 mm is read from."""
+    config = AugmentConfig(**STILL, **changes)  # type: ignore[arg-type]
+    return draw_geometry(CUBE, torch.ones(3), config, Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_quarter_turn_is_exact_and_about_its_axis(axis: int) -> None:
+    plain = offsets(0)
+    others = [n for n in range(3) if n != axis]
+    turns = [torch.rot90(plain, k, dims=others) for k in range(4)]  # the same points, in another order
+    seen = set()
+    for seed in range(40):
+        found = offsets(seed, quarter_turns=(axis,))
+        assert torch.equal(found[..., axis], plain[..., axis])
+        (number,) = [k for k in range(4) if torch.equal(found, turns[k])]
+        seen.add(number)
+    assert seen == {0, 1, 2, 3}
+
+
+def test_quarter_turns_and_flips_of_all_axes_reach_all_48_orientations() -> None:
+    corners = [offsets(seed, quarter_turns=(0, 1, 2), flip_axes=(0, 1, 2)) for seed in range(1500)]
+    seen = {tuple(c[1, 0, 0].tolist() + c[0, 1, 0].tolist() + c[0, 0, 1].tolist()) for c in corners}
+    assert len(seen) == 48
+
+
+def test_without_turns_nothing_is_drawn_for_them() -> None:
+    """What later changes draw is what it was before the option came."""
+    before, after = Generator().manual_seed(1), Generator().manual_seed(1)
+    draw_geometry(CUBE, torch.ones(3), AugmentConfig(), before)
+    draw_geometry(CUBE, torch.ones(3), AugmentConfig(quarter_turns=()), after)
+    assert torch.equal(before.get_state(), after.get_state())
+    draw_geometry(CUBE, torch.ones(3), AugmentConfig(quarter_turns=(0,)), after)
+    draw_geometry(CUBE, torch.ones(3), AugmentConfig(), before)
+    assert not torch.equal(before.get_state(), after.get_state())
+
+
+def test_targets_turn_with_their_image(small_crops: Path) -> None:
+    """Balls are bright, off the middle of their scan."""
+    draw = sampler(small_crops, quarter_turns=(0, 1, 2))
+    batch = draw.batch(1, Views(4))
+    inside = batch.target[:, 1] > 0.99
+    assert inside.any()
+    assert batch.views[0][:, 0][inside].mean() > batch.views[0][:, 0][~inside].mean() + 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["augment.quarter_turns=[0, 0]"], r"quarter_turns = \[0, 0\]: wanted each axis once"),
+        (["augment.flip_axes=[1, 1]"], r"flip_axes = \[1, 1\]: wanted each axis once"),
+        (["augment.quarter_turns=[3]"], r"augment\.quarter_turns\.0 = 3"),
+        (
+            ["augment.slice_axis=2", "augment.quarter_turns=[0]"],
+            r"turn slices out of their plane, wanted augment.slice_axis = 2 only",
+        ),
+    ],
+)
+def test_wrong_axes_are_named(small_crops: Path, changes: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(small_crops, changes)
+    assert load_config(small_crops, ["augment.slice_axis=2", "augment.quarter_turns=[2]"])
+
+
+def test_larger_crops_can_be_set(small_crops: Path) -> None:
+    """Larger than the scan too: what is around it is background."""
+    larger = load_config(small_crops, ["task.patch=[64, 32, 32]"])
+    draw = sampler(small_crops)
+    draw.task = larger.task
+    batch = draw.batch(0, Views(1, 1))
+    assert batch.views[0].shape == (2, 1, 64, 32, 32)
+    torch.testing.assert_close(batch.target.sum(1), torch.ones(1, 64, 32, 32))
+    assert bool((batch.target[0, 0, 0] == 1).all())
