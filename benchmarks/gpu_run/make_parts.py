@@ -3,9 +3,9 @@
     benchmarks/gpu_parts.sh OUT [--wheel FILE] [--python 3.12] [--without NAME ...] [--part-mb 55]
 
 OUT is a folder that is not there yet. The wheels are onnxruntime-gpu (FILE, or the pinned release from the
-package index), the base packages of c3s3-seg, and what its tests and exports need; torch is taken to be on that
-machine. `--without` leaves out packages that are known to be there. Copy OUT to that machine, in as many steps as
-you like, and give the folder to `gpu.sh --parts`.
+package index), the base packages of c3s3-seg, and what its tests and exports need; torch is taken to be on
+that machine. `--without` leaves out packages that are known to be there. Copy OUT to that machine, in as many
+steps as you like, and give the folder to `gpu.sh --parts`.
 """
 
 from __future__ import annotations

@@ -1,0 +1,87 @@
+"""The parts of a run in their order, each with its limit: what matters most comes first, TensorRT last."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from gpu_run.job import FULL, REHEARSAL
+from gpu_run.rows import Row
+from gpu_run.runner import Part
+
+# (runtime, way, precision): the old way first, which is the one to compare with.
+WAYS = [("torch", way, precision) for precision in ("float32", "float16") for way in ("host", "device")]
+WAYS += [("onnx", "host", "float32"), ("onnx", "device", "float32")]
+TRAINING = ("float32", "float16", "bfloat16")
+CARD = "machine"  # the first part; without a card there is nothing to run
+HALVES = ("float32", "float16")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What all parts are told.
+
+    Parameters
+    ----------
+    out
+        The folder of the run.
+    bundle
+        Name or folder.
+    scan
+        Of the user; None: a phantom.
+    rehearse
+        Whether next to nothing is measured, on the CPU.
+    """
+
+    out: Path
+    bundle: str
+    scan: Path | None
+    rehearse: bool
+
+    def parts(self) -> Iterator[Part]:
+        """All of them; the seconds are limits, and what is left to the whole run is another."""
+        yield self._part(CARD, 60, Row("card"))
+        yield self._part("prepare", 60, Row("scans"))
+        yield self._part("reference", 120, self._row("scans on the CPU", "openvino", "host", "float32"))
+        for runtime, way, precision in WAYS:
+            yield self._measured("latency", 60, runtime, way, precision)
+        yield self._part("reference-batch", 60, self._row("batch", "openvino", "host", "float32"))
+        for runtime, way, precision in WAYS:
+            yield self._measured("batch", 60, runtime, way, precision)
+        yield from self._training()
+        yield self._part("tests", 120, Row("tests/gpu"))
+        yield from self._patches("torch", HALVES)
+        yield from self._patches("onnx", HALVES)
+        yield from self._patches("tensorrt", HALVES)
+        yield self._measured("latency", 180, "tensorrt", "host", "float32")
+
+    def _training(self) -> Iterator[Part]:
+        for crop in (REHEARSAL if self.rehearse else FULL).crops:
+            size = tuple(map(str, crop))
+            for precision in TRAINING:
+                row = Row(f"training step, crops of {' x '.join(size)}", "torch, C3S3", precision)
+                more = ("--precision", precision, "--crop", *size)
+                yield self._part("training", 60, row, *more)
+
+    def _patches(self, runtime: str, precisions: tuple[str, ...]) -> Iterator[Part]:
+        for precision in precisions:
+            if runtime != "torch":
+                yield self._measured("export", 90, runtime, "host", precision)
+            yield self._measured("patches", 40, runtime, "host", precision)
+
+    def _measured(self, kind: str, limit_s: float, runtime: str, way: str, precision: str) -> Part:
+        more = ("--runtime", runtime, "--way", way, "--precision", precision)
+        return self._part(kind, limit_s, self._row(kind, runtime, way, precision), *more)
+
+    def _part(self, kind: str, limit_s: float, row: Row, *more: str) -> Part:
+        command = [sys.executable, "-m", "gpu_run.work", kind, "--out", str(self.out)]
+        command += ["--bundle", self.bundle, *(["--scan", str(self.scan)] if self.scan else [])]
+        command += ["--rehearse"] if self.rehearse else []
+        name = "-".join([kind, *(word for word in more if word[:2] != "--")])
+        return Part(name, row, (*command, *more), limit_s)
+
+    @staticmethod
+    def _row(what: str, runtime: str, way: str, precision: str) -> Row:
+        return Row(what, f"{runtime}, {way}", precision)
