@@ -11,7 +11,7 @@ from c3s3_seg.system.choices import BackendName, Precision
 from gpu_run.rows import Row, add
 
 Shape = tuple[int, int, int]
-Way = Literal["host", "device"]
+Way = Literal["host", "device", "device-without-graphs"]
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,9 @@ class Job:
     rehearse
         Whether next to nothing is measured, on the CPU.
     runtime, way, precision
-        What is measured. `device`: all arithmetic of the inference runs where the network runs; `host`: the
-        network alone.
+        What is measured. `host`: the network alone runs on the GPU, its tiles go there and back; `device`: all
+        arithmetic of the inference runs there, and torch plays CUDA graphs; `device-without-graphs`: it does
+        not.
     crop
         Of a training step.
     """
@@ -95,6 +96,16 @@ class Job:
     def row(self) -> Row:
         """With the cells that say how."""
         return Row("", f"{self.runtime}, {self.way}", self.precision)
+
+    @property
+    def on_device(self) -> bool:
+        """`network.on_device`."""
+        return self.way != "host"
+
+    @property
+    def cuda_graphs(self) -> bool:
+        """`network.cuda_graphs`."""
+        return self.way == "device"
 
     def tell(self, row: Row) -> None:
         """Add a row to those of this process."""

@@ -14,6 +14,7 @@ from gpu_run.runner import Part
 # (runtime, way, precision): the old way first, which is the one to compare with.
 WAYS = [("torch", way, precision) for precision in ("float32", "float16") for way in ("host", "device")]
 WAYS += [("onnx", "host", "float32"), ("onnx", "device", "float32")]
+GRAPHS = ("torch", "device-without-graphs", "float16")  # what CUDA graphs are worth
 TRAINING = ("float32", "float16", "bfloat16")
 CARD = "machine"  # the first part; without a card there is nothing to run
 HALVES = ("float32", "float16")
@@ -45,7 +46,7 @@ class Plan:
         yield self._part(CARD, 60, Row("card"))
         yield self._part("prepare", 60, Row("scans"))
         yield self._part("reference", 120, self._row("scans on the CPU", "openvino", "host", "float32"))
-        for runtime, way, precision in WAYS:
+        for runtime, way, precision in [*WAYS, GRAPHS]:
             yield self._measured("latency", 60, runtime, way, precision)
         yield self._part("reference-batch", 60, self._row("batch", "openvino", "host", "float32"))
         for runtime, way, precision in WAYS:

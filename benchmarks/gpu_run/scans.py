@@ -17,7 +17,7 @@ from gpu_run.job import Job
 from gpu_run.rows import Row, agreement
 
 if TYPE_CHECKING:
-    from c3s3_seg import Predictor, Settings, Volume
+    from c3s3_seg import Predictor, Volume
 
 SEED = 20_264  # no shipped bundle has seen this phantom
 SCANS, BATCH, ONE = "scans", "batch", "one"
@@ -45,11 +45,9 @@ def prepare(job: Job) -> None:
 
 def latency(job: Job) -> None:
     """Seconds from a scan in memory to its mask, warm; on the CPU the masks become the reference."""
-    from c3s3_seg import ModelBundle, load, open_predictor
-    from c3s3_seg.inference import BackendRequest
+    from c3s3_seg import load
 
-    request = BackendRequest(job.runtime, job.device, job.precision)
-    predictor = open_predictor(ModelBundle.find(job.bundle), backend=request, settings=_settings(job))
+    predictor = _opened(job)
     small = load(job.out / SCANS / "small.nii.gz")
     for name, scan, repeats in zip(
         ("one atrium", "large scan"), (small, _large(small, job)), job.scale.repeats, strict=True
@@ -90,6 +88,8 @@ def _is_reference(job: Job) -> bool:
 
 def _timed(predictor: Predictor, scan: Volume, repeats: int, job: Job) -> tuple[NDArray[Any], Row]:
     """The mask, and a row with medians; without repeats of the only call, with its first steps in it."""
+    from c3s3_seg.inference.backends.select import notes
+
     _reset_peak(job)
     roi = ",".join(f"0:{n}" for n in scan.array.shape)  # all of it: nothing is looked for first
     seconds: list[float] = []
@@ -103,6 +103,7 @@ def _timed(predictor: Predictor, scan: Volume, repeats: int, job: Job) -> tuple[
     told = f"{statistics.median(seconds[warm]):.3f} s"
     remark = f"network {statistics.median(network[warm]):.3f} s, {found.tiles} tiles of {found.tile}"
     remark += _peak(job) if repeats else "; one call, its first"
+    remark = "; ".join([remark, *notes(predictor.backends[0])])
     return np.asarray(found.mask.array), replace(job.row, result=told, remark=remark)
 
 
@@ -116,7 +117,7 @@ def _predict(job: Job, scans: Path, out: Path) -> float:
     """
     command = [sys.executable, "-m", "c3s3_seg", "predict", str(scans), "-o", str(out), "--quiet"]
     command += ["--model", job.bundle, "--allow-out-of-domain", "--backend", job.runtime]
-    command += ["--device", job.device, "--precision", job.precision, *_option(job)]
+    command += ["--device", job.device, "--precision", job.precision, *_options(job)]
     started = time.perf_counter()
     answer = subprocess.run(command, capture_output=True, text=True, check=False)
     taken_s = time.perf_counter() - started
@@ -126,28 +127,44 @@ def _predict(job: Job, scans: Path, out: Path) -> float:
     return taken_s
 
 
-def _settings(job: Job) -> Settings:
-    """With the way that the arithmetic around the network takes.
+def _opened(job: Job) -> Predictor:
+    """The network in its runtime, with the way that the arithmetic around it takes."""
+    from c3s3_seg import ModelBundle, Settings, open_predictor
+    from c3s3_seg.inference import BackendRequest
+
+    request = BackendRequest(job.runtime, job.device, job.precision)
+    settings = Settings()
+    if _has_two_ways(job):
+        switch: dict[str, Any] = {"cuda_graphs": job.cuda_graphs}
+        request = replace(request, **switch)
+        switch = {"on_device": job.on_device}
+        settings = replace(settings, **switch)
+    return open_predictor(ModelBundle.find(job.bundle), backend=request, settings=settings)
+
+
+def _options(job: Job) -> list[str]:
+    """The same for the command."""
+    if not _has_two_ways(job):
+        return []
+    keys = {"on_device": job.on_device, "cuda_graphs": job.cuda_graphs}
+    return [word for key, on in keys.items() for word in ("--set", f"network.{key}={str(on).lower()}")]
+
+
+def _has_two_ways(job: Job) -> bool:
+    """Whether this checkout can stay on the device.
 
     Raises
     ------
     RuntimeError
-        If this checkout has one way only.
+        If it cannot, and this is to be measured.
     """
     from c3s3_seg import Settings
 
-    if "on_device" not in {field.name for field in fields(Settings)}:
-        if job.way == "device":
-            raise RuntimeError("this checkout has no inference that stays on the device")
-        return Settings()
-    switch: dict[str, Any] = {"on_device": job.way == "device"}
-    return Settings(**switch)
-
-
-def _option(job: Job) -> list[str]:
-    if job.way == "device":
-        raise RuntimeError("this checkout has no option for inference that stays on the device")
-    return []
+    if "on_device" in {field.name for field in fields(Settings)}:
+        return True
+    if job.on_device:
+        raise RuntimeError("this checkout has no inference that stays on the device")
+    return False
 
 
 def _small(job: Job) -> Volume:
