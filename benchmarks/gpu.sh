@@ -2,7 +2,7 @@
 # All that can be measured on one NVIDIA GPU in one call of at most 8 minutes; prints one table.
 #
 #     benchmarks/gpu.sh [--bundle left-atrium] [--scan FILE] [--parts FOLDER] [--list-sha256 HASH]
-#                       [--out FOLDER] [--minutes 8] [--rehearse]
+#                       [--out FOLDER] [--minutes 8] [--only GROUP ...] [--rehearse]
 #
 # Needs a CUDA build of torch. What else is missing comes from FOLDER, as gpu_parts.sh makes it, and is installed
 # below OUT, not into the environment of PYTHON (default: python3). TensorRT is measured where it is installed.

@@ -1,10 +1,11 @@
 """All that can be measured on one GPU, in one call with a limit of time; prints one table.
 
     benchmarks/gpu.sh [--bundle left-atrium] [--scan FILE] [--parts FOLDER] [--list-sha256 HASH]
-                      [--out FOLDER] [--minutes 8] [--rehearse]
+                      [--out FOLDER] [--minutes 8] [--only GROUP ...] [--rehearse]
 
 The masks of every runtime are compared with those of the CPU. `--parts` is what `gpu_parts.sh` made, for a
-machine without a package index. OUT keeps the table, a log of each part, the packages, and the masks.
+machine without a package index. OUT keeps the table, a log of each part, the packages, and the masks. Groups:
+scans, batch, training, tests, patches, tensorrt.
 `--rehearse` runs every part on the CPU with sizes at which nothing is measured: its figures mean nothing
 about a GPU.
 """
@@ -21,7 +22,7 @@ from pathlib import Path
 
 from c3s3_seg.errors import C3S3Error, InputError
 from gpu_run.install import environment, installed_from
-from gpu_run.plan import CARD, Plan
+from gpu_run.plan import CARD, GROUPS, Plan
 from gpu_run.rows import Row, table
 from gpu_run.runner import Runner
 
@@ -41,13 +42,13 @@ def main() -> int:
         return 2
     bundle = options.bundle or ("phantom" if options.rehearse else "left-atrium")
     plan = Plan(runner.out, bundle, options.scan and options.scan.absolute(), options.rehearse)
-    return measured(runner, plan)
+    return measured(runner, plan, options.only)
 
 
-def measured(runner: Runner, plan: Plan) -> int:
+def measured(runner: Runner, plan: Plan, groups: list[str]) -> int:
     """Run all parts and print the table; without a GPU end at the first."""
     try:
-        for part in plan.parts():
+        for part in plan.parts(groups):
             runner.run(part)
             if part.name == CARD and runner.rows[-1].failed:
                 print(f"gpu.sh: {runner.rows[-1].remark}", file=sys.stderr)
@@ -66,6 +67,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--list-sha256", help="what gpu_parts.sh printed")
     parser.add_argument("--out", type=Path, help="an empty folder, or one of an earlier call")
     parser.add_argument("--minutes", type=float, default=8.0)
+    parser.add_argument("--only", nargs="+", choices=GROUPS, default=GROUPS)
     parser.add_argument("--rehearse", action="store_true")
     return parser.parse_args()
 

@@ -26,8 +26,8 @@ class Scale:
         Voxels of the large scan.
     repeats
         Of the small and of the large scan, after one that is not counted; medians are told.
-    batch
-        Scans of the batch.
+    batch, compared
+        Scans of the batch, and how many of them the CPU does too.
     crops
         Sizes of the training steps.
     steps
@@ -39,15 +39,16 @@ class Scale:
     atrium: Shape = (192, 141, 88)
     spacing_mm: float = 0.625
     large: Shape = (512, 512, 300)
-    repeats: tuple[int, int] = (10, 3)
+    repeats: tuple[int, int] = (10, 1)
     batch: int = 20
+    compared: int = 4
     crops: tuple[Shape, ...] = ((64, 64, 48), (112, 112, 80))
     steps: int = 10
     patches: int = 50
 
 
 FULL = Scale()
-REHEARSAL = Scale((40, 32, 24), 2.5, (48, 40, 32), (1, 1), 3, ((16, 16, 16),), 1, 2)
+REHEARSAL = Scale((40, 32, 24), 2.5, (48, 40, 32), (1, 1), 3, 2, ((16, 16, 16),), 1, 2)
 
 
 @dataclass(frozen=True)
@@ -69,9 +70,9 @@ class Job:
     rehearse
         Whether next to nothing is measured, on the CPU.
     runtime, way, precision
-        What is measured. `host`: the network alone runs on the GPU, its tiles go there and back; `device`: all
-        arithmetic of the inference runs there, and torch plays CUDA graphs; `device-without-graphs`: it does
-        not.
+        What is measured. `host`: the network alone runs on the GPU, its tiles go there and back; `device`:
+        all arithmetic of the inference runs there, and torch plays CUDA graphs; `device-without-graphs`: it
+        does not.
     crop
         Of a training step.
     """

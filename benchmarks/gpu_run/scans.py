@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from c3s3_seg import Predictor, Volume
 
 SEED = 20_264  # no shipped bundle has seen this phantom
-SCANS, BATCH, ONE = "scans", "batch", "one"
+SCANS, BATCH, ONE, COMPARED = "scans", "batch", "one", "compared"
+REFERENCE = "compared-on-the-cpu"
 
 
 def prepare(job: Job) -> None:
@@ -28,7 +29,7 @@ def prepare(job: Job) -> None:
     from c3s3_seg import save
 
     scan, scale = _small(job), job.scale
-    for folder in (SCANS, BATCH, ONE):
+    for folder in (SCANS, BATCH, ONE, COMPARED):
         (job.out / folder).mkdir()
     save(scan, job.out / SCANS / "small.nii.gz")
     save(scan, job.out / ONE / "case-00.nii.gz")
@@ -36,7 +37,10 @@ def prepare(job: Job) -> None:
     for number in range(scale.batch):
         noise = np.random.default_rng(number).normal(0, spread, scan.array.shape)
         case = scan.geometry.volume((scan.array + noise).astype(np.float32), scan.source)
-        save(case, job.out / BATCH / f"case-{number:02}.nii.gz")
+        name = f"case-{number:02}.nii.gz"
+        save(case, job.out / BATCH / name)
+        if number < scale.compared:
+            (job.out / COMPARED / name).hardlink_to(job.out / BATCH / name)
     origin = "a scan of the user" if job.scan else "a phantom"
     job.tell(
         Row("scans", result=f"{_shape(scan.array)} and {_shape(_large(scan, job).array)}", remark=origin)
@@ -76,10 +80,18 @@ def batch(job: Job) -> None:
         result=f"{count / taken_s:.2f} scans/s ({taken_s:.1f} s)",
         remark=f"one scan alone, a fresh process: {alone_s:.1f} s",
     )
-    reference = job.out / f"{BATCH}-openvino-host-float32"
-    if masks != reference and reference.is_dir():
-        row = replace(row, **agreement(_masks(masks), _masks(reference)))
+    reference = job.out / REFERENCE
+    if reference.is_dir():
+        names = sorted(path.name for path in reference.glob("*.nii.gz"))
+        row = replace(row, **agreement(_masks(masks, names), _masks(reference, names)))
     job.tell(row)
+
+
+def reference_batch(job: Job) -> None:
+    """The first scans of the batch on the CPU."""
+    taken_s, count = _predict(job, job.out / COMPARED, job.out / REFERENCE), job.scale.compared
+    row = replace(job.row, what=f"the first {count} of the batch", result=f"{taken_s:.1f} s")
+    job.tell(replace(row, remark="a fresh process"))
 
 
 def _is_reference(job: Job) -> bool:
@@ -185,11 +197,11 @@ def _large(small: Volume, job: Job) -> Volume:
     return small.geometry.build(large, small.geometry.spacing_mm).volume(array, small.source)
 
 
-def _masks(folder: Path) -> NDArray[Any]:
-    """All masks of a batch, one behind the other along the first axis."""
+def _masks(folder: Path, names: list[str]) -> NDArray[Any]:
+    """Some masks of a batch, one behind the other along the first axis."""
     from c3s3_seg import load_mask
 
-    return np.concatenate([load_mask(path).array for path in sorted(folder.glob("*.nii.gz"))])
+    return np.concatenate([load_mask(folder / name).array for name in names])
 
 
 def _reset_peak(job: Job) -> None:

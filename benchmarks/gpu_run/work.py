@@ -101,7 +101,7 @@ KINDS: dict[str, Callable[[Job], None]] = {
     "prepare": scans.prepare,
     "reference": lambda job: scans.latency(job.on_cpu()),
     "latency": only_with_tensorrt(scans.latency),
-    "reference-batch": lambda job: scans.batch(job.on_cpu()),
+    "reference-batch": lambda job: scans.reference_batch(job.on_cpu()),
     "batch": scans.batch,
     "training": training,
     "tests": tests,
