@@ -39,7 +39,7 @@ def main() -> int:
     try:
         made = make(options)
     except (C3S3Error, OSError) as error:
-        print(f"gpu_parts.sh: {error}", file=sys.stderr)
+        print(f"gpu_parts.sh: {error.told if isinstance(error, C3S3Error) else error}", file=sys.stderr)
         return 2
     print(made)
     return 0
