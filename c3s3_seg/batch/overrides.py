@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 from c3s3_seg.errors import InputError
+from c3s3_seg.inference.backends.select import BackendRequest
 from c3s3_seg.inference.settings import Settings, tiled
 from c3s3_seg.system.choices import TilingPreset, Weighting
 from c3s3_seg.system.overrides import nested
@@ -45,12 +46,23 @@ class BatchKeys:
 
 @closed
 @dataclass(frozen=True)
+class NetworkKeys:
+    """As in `Settings` (`on_device`) and `BackendRequest`; None leaves `on_device` to the device."""
+
+    on_device: bool | None = None
+    channels_last: bool = True
+    cuda_graphs: bool = True
+
+
+@closed
+@dataclass(frozen=True)
 class PredictKeys:
     """Every key that `predict --set` takes."""
 
     tiling: TilingKeys = field(default_factory=TilingKeys)
     postprocess: PostprocessKeys = field(default_factory=PostprocessKeys)
     batch: BatchKeys = field(default_factory=BatchKeys)
+    network: NetworkKeys = field(default_factory=NetworkKeys)
 
     @classmethod
     def parse(cls, overrides: Sequence[str]) -> PredictKeys:
@@ -77,4 +89,11 @@ class PredictKeys:
             raise InputError(what, todo="Leave one of them out")
         if "stride" in asked:
             asked = {"overlap": None, **asked}  # in place of the preset's
-        return replace(tiled(settings, preset), **asked, **vars(self.postprocess))
+        return replace(
+            tiled(settings, preset), **asked, **vars(self.postprocess), on_device=self.network.on_device
+        )
+
+    def request(self, request: BackendRequest) -> BackendRequest:
+        """What was asked for, with these keys."""
+        network = self.network
+        return replace(request, channels_last=network.channels_last, cuda_graphs=network.cuda_graphs)

@@ -8,6 +8,7 @@ step is separable along the axes and its way back is exact in mm.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -125,18 +126,11 @@ class Recipe:
         InputError
             If its intensities are more than float32 holds, see `intensity_defect`.
         """
-        fault = intensity_defect(scan.array)
-        if fault:
-            raise InputError(fault, where=scan.source.path, todo=RESCALE)
+        exact = exact_in_float32(scan)
         grid = self.grid(scan.geometry)
-        offset = _offset(scan.array)
-        oriented = orient(scan.array, scan.geometry)
-        if offset:
-            # In the type of the voxels where that is exact, else in float64; neither overflows here.
-            kind = oriented.dtype if oriented.dtype.kind in "iu" else np.dtype(np.float64)
-            oriented = np.subtract(oriented, kind.type(offset), dtype=kind)
+        oriented = orient(exact.array, scan.geometry)
         array = resample(oriented.astype(np.float32), grid.shape)
-        return grid.volume(self.intensity(array, float(offset)), scan.source)
+        return grid.volume(self.intensity(array, exact.offset), scan.source)
 
     def occupancy(self, mask: Volume, values: tuple[int, ...]) -> FloatArray:
         """How much of each model voxel a label fills: (len(values), i, j, k) in [0, 1].
@@ -176,6 +170,41 @@ def intensity_defect(array: NDArray[Any]) -> str:
     return ""
 
 
+@dataclass(frozen=True)
+class ExactScan:
+    """Intensities that float32 holds without rounding them together.
+
+    Parameters
+    ----------
+    array
+        (i, j, k) on the scan's grid: as read, or less what they have in common.
+    offset
+        What was taken off; 0 as a rule.
+    """
+
+    array: NDArray[Any]
+    offset: float = 0.0
+
+
+def exact_in_float32(scan: Volume) -> ExactScan:
+    """Intensities that may be converted to float32.
+
+    Raises
+    ------
+    InputError
+        If they are more than float32 holds, see `intensity_defect`.
+    """
+    fault = intensity_defect(scan.array)
+    if fault:
+        raise InputError(fault, where=scan.source.path, todo=RESCALE)
+    offset = _offset(scan.array)
+    if not offset:
+        return ExactScan(scan.array)
+    # In the type of the voxels where that is exact, else in float64; neither overflows here.
+    kind = scan.array.dtype if scan.array.dtype.kind in "iu" else np.dtype(np.float64)
+    return ExactScan(np.subtract(scan.array, kind.type(offset), dtype=kind), float(offset))
+
+
 def refuse_flat(scan: Volume, prepared: Volume) -> None:
     """Refuse a scan in which a network would see nothing.
 
@@ -191,16 +220,20 @@ def refuse_flat(scan: Volume, prepared: Volume) -> None:
     InputError
         If all voxels of what the network would be given are the same.
     """
-    if prepared.array.max() > prepared.array.min():
-        return
-    low, high = float(scan.array.min()), float(scan.array.max())
+    if not prepared.array.max() > prepared.array.min():
+        raise flat(ExactScan(scan.array), scan.source.path)
+
+
+def flat(scan: ExactScan, where: Path | None) -> InputError:
+    """What is wrong with a scan in which a network would see nothing."""
+    low, high = (float(value) + scan.offset for value in (scan.array.min(), scan.array.max()))
     found = (
         f"all its voxels are {low:.6g}"
         if low == high
         else f"its intensities run from {low:.6g} to {high:.6g}"
     )
     what = f"the intensities have no spread left on the model's grid and in its range: {found}"
-    raise InputError(what, where=scan.source.path, todo=RESCALE)
+    return InputError(what, where=where, todo=RESCALE)
 
 
 def _offset(array: NDArray[Any]) -> int | float:

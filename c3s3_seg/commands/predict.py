@@ -103,7 +103,8 @@ def predict(
             "--set",
             metavar="KEY=VALUE",
             help="Rare settings: tiling.overlap, .stride, .weighting; postprocess.keep_largest,"
-            " .min_volume_ml, .fill_holes; batch.limit. May be repeated.",
+            " .min_volume_ml, .fill_holes; batch.limit; network.on_device, .channels_last, .cuda_graphs."
+            " May be repeated.",
             rich_help_panel=NETWORK,
             autocompletion=options.rare_keys,
         ),
@@ -228,8 +229,8 @@ def predict(
 
     files = report_files(report or [])
     bundle = ModelBundle.find(model)
-    request = BackendRequest(backend, device, precision, threads)
     keys = PredictKeys.parse(set_ or [])
+    request = keys.request(BackendRequest(backend, device, precision, threads))
     settings = Settings(
         probabilities=probabilities,
         uncertainty=uncertainty,

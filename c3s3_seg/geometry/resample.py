@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -68,12 +69,19 @@ def oriented(geometry: Geometry) -> Geometry:
 
 def resample(array: FloatArray, shape: tuple[int, ...]) -> FloatArray:
     """Same field of view, another number of voxels: averages going down, linear going up."""
-    # Gathering along the last axis is the slowest: it is done where there is least to gather.
-    order = sorted(range(3), key=lambda n: n if shape[n] < array.shape[n] else 5 - n)
-    for axis in order:
-        if shape[axis] != array.shape[axis]:
-            array = along(weights(array.shape[axis], shape[axis]), array, axis)
+    for axis in resampled_axes(array.shape, shape):
+        array = along(weights(array.shape[axis], shape[axis]), array, axis)
     return np.ascontiguousarray(array, dtype=np.float32)
+
+
+def resampled_axes(old: tuple[int, ...], new: tuple[int, ...]) -> list[int]:
+    """The axes whose number of voxels changes, in the order in which they are resampled.
+
+    The order decides how sums are rounded, so every way of resampling keeps it.
+    """
+    # Gathering along the last axis is the slowest: it is done where there is least to gather.
+    order = sorted(range(3), key=lambda n: n if new[n] < old[n] else 5 - n)
+    return [axis for axis in order if new[axis] != old[axis]]
 
 
 def along(rows: FloatArray, array: FloatArray, axis: int) -> FloatArray:
@@ -82,21 +90,39 @@ def along(rows: FloatArray, array: FloatArray, axis: int) -> FloatArray:
     Neighbours are gathered and added up. The matrix product that it stands for is up to eight times slower,
     and its threads go on spinning when it is done: the network that came next took twice as long for it.
     """
+    total: FloatArray | None = None
+    for index, weight in neighbours(rows):
+        part: FloatArray = np.take(array, index, axis=axis, mode="clip")
+        part *= np.expand_dims(weight, tuple(n for n in range(array.ndim) if n != axis))
+        if total is None:
+            total = part
+        else:
+            total += part
+    if total is None:
+        raise ValueError("every row has a neighbour that counts")
+    return total
+
+
+def neighbours(rows: FloatArray) -> Iterator[tuple[NDArray[np.intp], FloatArray]]:
+    """Which neighbours the weighted sums of `along` gather, in the order in which they are added.
+
+    Parameters
+    ----------
+    rows
+        (n_out, n_in) float32, each with a few numbers other than 0 side by side.
+
+    Yields
+    ------
+    tuple
+        For the first, second, ... neighbour of all outputs: its index and its weight, (n_out,) each.
+    """
     used, n_in = rows != 0, rows.shape[1]
     first = used.argmax(axis=1)
     span = int((n_in - used[:, ::-1].argmax(axis=1) - first).max())
-
-    def term(step: int) -> FloatArray:
+    for step in range(span):
         index = np.minimum(first + step, n_in - 1)
         weight = np.where(first + step < n_in, rows[np.arange(len(rows)), index], np.float32(0))
-        part: FloatArray = np.take(array, index, axis=axis, mode="clip")
-        part *= np.expand_dims(weight, tuple(n for n in range(array.ndim) if n != axis))
-        return part
-
-    total = term(0)
-    for step in range(1, span):
-        total += term(step)
-    return total
+        yield index, weight
 
 
 def weights(n_in: int, n_out: int) -> FloatArray:

@@ -10,9 +10,10 @@ import numpy as np
 from c3s3_seg.bundle import Task
 from c3s3_seg.geometry.resample import orient
 from c3s3_seg.geometry.volume import Geometry
+from c3s3_seg.inference.arrays import HOST, ArrayOperations
 from c3s3_seg.inference.postprocess import Postprocessing, postprocess
 from c3s3_seg.inference.streaming import Slab
-from c3s3_seg.inference.tiling import FloatArray, Shape, mean
+from c3s3_seg.inference.tiling import Array, FloatArray, Shape, mean
 from c3s3_seg.inference.to_scan_grid import Block, ScanGridResampler
 from c3s3_seg.inference.uncertainty import Disagreement, DisagreementMap, Labels, NetworkComparison
 
@@ -33,6 +34,8 @@ class MaskBuilder:
         How many of the compared networks make the mask.
     probabilities
         Whether to keep the probability of each label.
+    arrays
+        Where the slabs lie. The mask, and what else is kept, comes to the host.
     """
 
     task: Task
@@ -40,6 +43,7 @@ class MaskBuilder:
     networks: int = 1
     leading: int = 1
     probabilities: bool = False
+    arrays: ArrayOperations = HOST
     mask: Labels = field(init=False)
     kept: dict[str, FloatArray] = field(init=False)
 
@@ -61,7 +65,8 @@ class MaskBuilder:
         shape
             Voxels (x, y, z) of that grid.
         """
-        goal = orient(self.mask, self.grid)
+        mask = orient(self.mask, self.grid)
+        goal = self.arrays.workspace(mask)
         wanted = [orient(array, self.grid) for array in self.kept.values()]
         x, y, z = goal.shape
         everything = self.probabilities or self._compared is not None
@@ -70,6 +75,7 @@ class MaskBuilder:
             self._decide(block, goal[block.where], [array[block.where] for array in wanted])
             if self._compared is not None:
                 self._compared.add(block, self.grid)
+        self.arrays.put(mask, goal)
 
     def postprocess(self, wanted: Postprocessing) -> dict[str, dict[str, float]]:
         """Postprocess the mask, and those that are compared; label -> what was done, in ml."""
@@ -82,17 +88,18 @@ class MaskBuilder:
         """How far the networks differ; None where one network made the mask."""
         return None if self._compared is None else self._compared.finish(self.grid, comparison)
 
-    def _decide(self, block: Block, mask: Labels, kept: list[FloatArray]) -> None:
+    def _decide(self, block: Block, mask: Array, kept: list[FloatArray]) -> None:
         """The most probable class of each voxel of a block; of equal ones the first, as argmax has it."""
-        best = self._class(block, 0).copy()
+        best = self._class(block, 0)
         for number, label in enumerate(self.task.labels, start=1):
             found = self._class(block, number)
             mask[found > best] = label.value
-            np.maximum(best, found, out=best)
+            if number < len(self.task.labels):
+                best = self.arrays.larger(best, found)
             if kept:
-                kept[number - 1][...] = found
+                self.arrays.put(kept[number - 1], found)
 
-    def _class(self, block: Block, number: int) -> FloatArray:
+    def _class(self, block: Block, number: int) -> Array:
         """The probability of a class: of the networks that make the mask, where they were kept apart."""
         if self.networks == 1 or self.leading == 1:
             return block.channel(number)

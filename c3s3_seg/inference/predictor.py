@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from c3s3_seg.bundle import Task
-from c3s3_seg.bundle.preprocessing import refuse_flat
 from c3s3_seg.errors import InputError, MemoryLimitError
 from c3s3_seg.geometry.box import Box, parse_box
 from c3s3_seg.geometry.volume import Geometry, Source, Volume
@@ -32,13 +31,14 @@ from c3s3_seg.inference.domain_check import (
 )
 from c3s3_seg.inference.mask_builder import MaskBuilder
 from c3s3_seg.inference.memory import MEASURED_FILTERS, Costs, costs_of
+from c3s3_seg.inference.place import Prepared, place_for
 from c3s3_seg.inference.prediction import Prediction
 from c3s3_seg.inference.roi import COARSE, find_region
 from c3s3_seg.inference.settings import Settings
 from c3s3_seg.inference.tiled_network import Probabilities, TiledNetwork
 from c3s3_seg.inference.tiling import FloatArray, Shape
 from c3s3_seg.inference.uncertainty import Labels, NetworkComparison
-from c3s3_seg.system.hardware import available_memory
+from c3s3_seg.system.hardware import is_memory_error
 from c3s3_seg.system.progress import Progress
 
 __all__ = ["CheckedScan", "Prediction", "Predictor", "PreparedScan", "Settings"]
@@ -75,9 +75,11 @@ class PreparedScan:
     Parameters
     ----------
     array
-        (x, y, z) float32 on the model's grid.
+        (x, y, z) float32 on the model's grid; or the scan's own voxels, which `network` brings there.
     part
         Geometry of what is segmented.
+    shape
+        Voxels of the model's grid.
     geometry, source
         Of the scan.
     check
@@ -86,18 +88,13 @@ class PreparedScan:
         What it took.
     """
 
-    array: FloatArray
+    array: Prepared
     part: Geometry
+    shape: Shape
     geometry: Geometry
     source: Source
     check: DomainCheck
     seconds: float
-
-    @property
-    def shape(self) -> Shape:
-        """Voxels of the model's grid."""
-        x, y, z = self.array.shape
-        return x, y, z
 
 
 class Predictor:
@@ -122,6 +119,8 @@ class Predictor:
     ------
     InputError
         If a comparison is asked for and there is one network.
+    MissingError
+        If the steps around the network are to be done on its device, and it takes no tensors there.
     """
 
     def __init__(
@@ -138,6 +137,7 @@ class Predictor:
         self.costs = costs or costs_of(self.backends[0].name, [MEASURED_FILTERS] * len(self.backends))
         self.remarks = dict(remarks or {})
         self.comparison = comparison or NetworkComparison(leading=len(self.backends))
+        self._place = place_for(self.backends, self.settings)
         if self.settings.uncertainty and len(self.backends) < 2:
             raise InputError("uncertainty is the difference of two networks, and there is one")
 
@@ -152,8 +152,12 @@ class Predictor:
         return self.settings.overlap
 
     def record(self) -> dict[str, Any]:
-        """What decides the masks, for the JSON of each case: runtime, device, precision, settings."""
-        where = {**describe(self.backends[0]), "networks": self.comparison.leading}
+        """What decides the masks, for the JSON of each case: runtime, device, precision, settings.
+
+        `on_device` says which way the steps around the network went, whatever the settings left open.
+        """
+        where = {**describe(self.backends[0]), "on_device": self._place.arrays.on_device}
+        where["networks"] = self.comparison.leading
         return {**where, **self.settings.record(), **self.remarks}
 
     def __call__(
@@ -251,6 +255,8 @@ class Predictor:
     def prepare(self, checked: CheckedScan) -> PreparedScan:
         """Third step: crop to the region, orient, resample and normalise.
 
+        Where the network's device does that, here the scan is only checked, and `network` goes on.
+
         Raises
         ------
         GeometryError
@@ -263,8 +269,9 @@ class Predictor:
         started = time.perf_counter()
         scan, box = checked.scan, checked.check.region
         part = box.crop(scan) if box else scan
-        voxels = int(np.prod(self.task.recipe.grid(part.geometry).shape, dtype=np.int64))
-        needed, free = RESAMPLING * voxels, available_memory()
+        shape = self.task.recipe.grid(part.geometry).shape
+        voxels = int(np.prod(shape, dtype=np.int64))
+        needed, free = RESAMPLING * voxels, self._place.arrays.free()
         processes = self.settings.processes
         if free is not None and needed > free / processes:
             what = f"at the model's spacing this scan takes {needed / 1e9:.1f} GB"
@@ -272,24 +279,46 @@ class Predictor:
             todo = "Give fewer --workers" if processes > 1 else None
             what = f"{what}, and {free / 1e9:.1f} GB are free{shares}"
             raise MemoryLimitError(what, where=scan.source.path, todo=todo)
-        prepared = self.task.recipe.to_model(part)
-        refuse_flat(part, prepared)
+        array = self._place.prepare(self.task.recipe, part)
         seconds = time.perf_counter() - started
-        return PreparedScan(prepared.array, part.geometry, scan.geometry, scan.source, checked.check, seconds)
+        return PreparedScan(array, part.geometry, shape, scan.geometry, scan.source, checked.check, seconds)
 
     def network(self, prepared: PreparedScan, progress: Progress | None = None) -> Probabilities:
-        """Fourth step, which runs as its slabs are taken: the networks, tile by tile."""
-        voxels = int(np.prod(prepared.part.shape, dtype=np.int64))
-        tiled = TiledNetwork(self.task, self.backends, self.settings, self.costs)
-        return tiled(prepared.array, voxels, progress)
+        """Fourth step, which runs as its slabs are taken: the networks, tile by tile.
+
+        Raises
+        ------
+        InputError, MemoryLimitError
+            As `prepare` raises them, where the scan is brought to the model's grid here.
+        """
+        started = time.perf_counter()
+        part, where = prepared.part, prepared.source.path
+        array = self._place.to_network(self.task.recipe, prepared.array, part, where)
+        seconds = time.perf_counter() - started
+        voxels = int(np.prod(part.shape, dtype=np.int64))
+        found = TiledNetwork(self.task, self.backends, self.settings, self.costs)(array, voxels, progress)
+        found.prepare_s = seconds
+        return found
 
     def to_scan_grid(self, prepared: PreparedScan, probabilities: Probabilities) -> Prediction:
-        """Fifth step: takes the slabs, and makes of them a mask on the scan's grid."""
+        """Fifth step: takes the slabs, and makes of them a mask on the scan's grid, in memory of the host.
+
+        Raises
+        ------
+        InputError, MemoryLimitError
+            If a network fails, gives what are no logits, or takes more memory than there is.
+        """
         started = time.perf_counter()
         networks = len(self.backends) if self.settings.uncertainty else 1
         keep, leading = self.settings.probabilities, self.comparison.leading
-        made = MaskBuilder(self.task, prepared.part, networks, leading, keep)
-        made.fill(probabilities.slabs, prepared.shape)
+        made = MaskBuilder(self.task, prepared.part, networks, leading, keep, self._place.arrays)
+        try:
+            made.fill(probabilities.slabs, prepared.shape)
+        except RuntimeError as error:  # of a device; numpy's is a MemoryError
+            if not is_memory_error(error):
+                raise
+            what = "memory was full on the device while the mask was made"
+            raise MemoryLimitError(what, where=prepared.source.path) from error
         postprocessed = made.postprocess(self.settings.postprocessing(self.task))
         uncertainty = made.uncertainty(self.comparison)
         counts = _counts(made.mask)
@@ -300,7 +329,11 @@ class Predictor:
         return Prediction(
             mask=_whole(made.mask, prepared),
             volume_ml=volume_ml,
-            seconds={"prepare": prepared.seconds, "network": probabilities.seconds, "to_scan_grid": seconds},
+            seconds={
+                "prepare": prepared.seconds + probabilities.prepare_s,
+                "network": probabilities.seconds,
+                "to_scan_grid": seconds,
+            },
             tiles=len(probabilities.tiling),
             probabilities={name: _whole(array, prepared) for name, array in made.kept.items()},
             tile=probabilities.tiling.tile,
@@ -335,8 +368,13 @@ class Predictor:
         recipe = replace(self.task.recipe, spacing_mm=(x * COARSE, y * COARSE, z * COARSE))
         # A window of the scan is not one of the domain.
         task = replace(self.task, recipe=recipe, overlap=None, keep_largest=False, domain=None)
-        memory_bytes, processes = self.settings.memory_bytes, self.settings.processes
-        settings = Settings(probabilities=True, memory_bytes=memory_bytes, processes=processes)
+        own = self.settings
+        settings = Settings(
+            probabilities=True,
+            memory_bytes=own.memory_bytes,
+            processes=own.processes,
+            on_device=own.on_device,
+        )
         return _Foreground(Predictor(task, self.backends[:1], settings))
 
 

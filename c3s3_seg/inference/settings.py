@@ -42,6 +42,11 @@ class Settings:
         As in `Postprocessing`.
     profile
         A file that `c3s3-seg benchmark` wrote on this machine: it decides what is left open.
+    on_device
+        Whether the arithmetic around the network too runs where the network runs, on torch tensors:
+        resampling, intensities, softmax, stitching, the most probable label. Takes the backend torch or onnx.
+        None: yes on CUDA, no on the CPU. False: in numpy on the host. True on the CPU is there to prove that
+        both ways give the same labels.
 
     Raises
     ------
@@ -61,6 +66,7 @@ class Settings:
     fill_holes: bool = False
     profile: Path | None = None
     processes: int = 1
+    on_device: bool | None = None
 
     def __post_init__(self) -> None:
         if self.overlap is not None and not 0 <= self.overlap < 1:

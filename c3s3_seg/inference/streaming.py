@@ -12,12 +12,13 @@ from typing import TypeVar
 
 import numpy as np
 
-from c3s3_seg.inference.tiling import FloatArray, Tiling, importance
+from c3s3_seg.inference.arrays import ArrayOperations, arrays_of
+from c3s3_seg.inference.tiling import Array, FloatArray, Tiling, importance
 from c3s3_seg.system.choices import Weighting
 from c3s3_seg.system.progress import Progress
 
 T = TypeVar("T")
-Network = Callable[[FloatArray], FloatArray]
+Network = Callable[[Array], Array]
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Slab:
 
     axis: int
     start: int
-    values: FloatArray
+    values: Array
 
     @property
     def stop(self) -> int:
@@ -46,7 +47,7 @@ class Slab:
 
 
 def stream(
-    volume: FloatArray,
+    volume: Array,
     tiling: Tiling,
     network: Network,
     *,
@@ -59,7 +60,8 @@ def stream(
     Parameters
     ----------
     volume
-        (X, Y, Z) float32 network input; padded with zeros, the mean intensity, to the tiling's shape.
+        (X, Y, Z) float32 network input; padded with zeros, the mean intensity, to the tiling's shape. Where
+        it lies, all is done.
     tiling
         The tiles.
     network
@@ -77,20 +79,21 @@ def stream(
         In rising order, together the volume without its padding.
     """
     along = tiling.axis if axis is None else axis
-    before, padded = _pad(volume, tiling)
+    arrays = arrays_of(volume)
+    before, padded = _pad(volume, tiling, arrays)
     inside = [slice(b, b + n) for b, n in zip(before, volume.shape, strict=True)]
     ring: _Ring | None = None
     done, layers = 0, tiling.starts[along]
     for start, following in zip(layers, (*layers[1:], tiling.shape[along]), strict=True):
         for tile in tiling.layer(start, along):
-            output = network(np.ascontiguousarray(padded[tile])[None, None])[0]
+            output = network(arrays.dense(padded[tile])[None, None])[0]
             done += 1
             if progress is not None:
                 progress("tiles", done, len(tiling))
             if len(tiling) == 1:
                 yield Slab(along, 0, output[:, *inside])
                 return
-            ring = ring or _Ring(len(output), tiling, weighting, along)
+            ring = ring or _Ring(len(output), tiling, weighting, along, arrays)
             ring.add(tile, output)
             del output
         if ring is not None:
@@ -119,31 +122,35 @@ def stitch(
     return total
 
 
-def _pad(volume: FloatArray, tiling: Tiling) -> tuple[list[int], FloatArray]:
+def _pad(volume: Array, tiling: Tiling, arrays: ArrayOperations) -> tuple[list[int], Array]:
     """Voxels put before each axis, and the volume with them; half of the padding goes before."""
     before = [(n - m) // 2 for n, m in zip(tiling.shape, volume.shape, strict=True)]
     pads = [(b, n - m - b) for b, n, m in zip(before, tiling.shape, volume.shape, strict=True)]
-    return before, np.pad(volume, pads) if any(map(any, pads)) else volume
+    return before, arrays.pad(volume, pads) if any(map(any, pads)) else volume
 
 
 class _Ring:
     """Sums of as many planes as a tile is deep; plane n lies at n modulo that depth."""
 
-    def __init__(self, channels: int, tiling: Tiling, weighting: Weighting, axis: int) -> None:
-        self._tiling, self._axis, self._depth = tiling, axis, tiling.tile[axis]
+    def __init__(
+        self, channels: int, tiling: Tiling, weighting: Weighting, axis: int, arrays: ArrayOperations
+    ) -> None:
+        self._tiling, self._axis, self._depth, self._arrays = tiling, axis, tiling.tile[axis], arrays
         planes = [n for other, n in enumerate(tiling.shape) if other != axis]
-        self._sums = np.zeros((channels, self._depth, *planes), dtype=np.float32)
+        self._sums = arrays.zeros((channels, self._depth, *planes))
         weights = importance(tiling.tile, weighting)
-        self._weights = None if weights is None else np.moveaxis(weights, axis, 0)
+        self._weights = None if weights is None else arrays.of(np.moveaxis(weights, axis, 0))
+        self._counts = [arrays.of(_coverage(n, t, s)) for n, t, s in zip(*self._sides(), strict=True)]
 
-    def add(self, tile: tuple[slice, slice, slice], output: FloatArray) -> None:
+    def add(self, tile: tuple[slice, slice, slice], output: Array) -> None:
         """Add what the network said about a tile."""
-        values = np.moveaxis(output, 1 + self._axis, 1)
+        values = self._arrays.moveaxis(output, 1 + self._axis, 1)
         if self._weights is not None:
             values = values * self._weights
         first, *across = self._split(tile)
         for ring, part in _arcs(first.start, first.stop, self._depth):
-            self._sums[:, ring, *across] += values[:, part]
+            sums = self._sums[:, ring, *across]
+            sums += values[:, part]
 
     def finish(self, start: int, stop: int, inside: list[slice]) -> Iterator[Slab]:
         """Hand on the planes from `start` to before `stop`, then clear them for those that follow."""
@@ -155,21 +162,22 @@ class _Ring:
             first, last = max(low, kept.start), min(start + part.stop, kept.stop)
             if first < last:
                 values = sums[:, first - low : last - low, *across]
-                yield Slab(self._axis, first - kept.start, np.moveaxis(values, 1, 1 + self._axis))
+                yield Slab(self._axis, first - kept.start, self._arrays.moveaxis(values, 1, 1 + self._axis))
             sums[...] = 0
 
-    def _total_weight(self, start: int, stop: int) -> FloatArray:
+    def _total_weight(self, start: int, stop: int) -> Array:
         """(planes, ...): the sum of the weights with which the tiles counted in these planes."""
         if self._weights is None:
-            counts = [_coverage(n, t, s) for n, t, s in zip(*self._sides(), strict=True)]
-            return np.asarray(counts[0][start:stop, None, None] * counts[1][:, None] * counts[2])
-        total = np.zeros((stop - start, *self._sums.shape[2:]), dtype=np.float32)
+            first, second, third = self._counts
+            return first[start:stop, None, None] * second[:, None] * third
+        total = self._arrays.zeros((stop - start, *self._sums.shape[2:]))
         for first in self._tiling.starts[self._axis]:
             low, high = max(start, first), min(stop, first + self._depth)
             if low < high:
                 for tile in self._tiling.layer(first, self._axis):
                     _, *across = self._split(tile)
-                    total[low - start : high - start, *across] += self._weights[low - first : high - first]
+                    part = total[low - start : high - start, *across]
+                    part += self._weights[low - first : high - first]
         return total
 
     def _sides(self) -> tuple[list[int], list[int], list[tuple[int, ...]]]:

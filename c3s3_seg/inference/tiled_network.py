@@ -10,14 +10,17 @@ from itertools import chain, combinations
 import numpy as np
 
 from c3s3_seg.bundle import Task
-from c3s3_seg.errors import MemoryLimitError
+from c3s3_seg.errors import C3S3Error, MemoryLimitError
+from c3s3_seg.inference.arrays import arrays_of
 from c3s3_seg.inference.backends.execute import run
 from c3s3_seg.inference.backends.runtimes import Backend
 from c3s3_seg.inference.backends.select import notes
 from c3s3_seg.inference.memory import Budget, Costs, smaller
+from c3s3_seg.inference.place import memory_limit
 from c3s3_seg.inference.settings import Settings
 from c3s3_seg.inference.streaming import Slab, stream
-from c3s3_seg.inference.tiling import FloatArray, Shape, Tiling, mean, softmax
+from c3s3_seg.inference.tiling import Array, Shape, Tiling, mean
+from c3s3_seg.system.hardware import is_memory_error
 from c3s3_seg.system.progress import Progress
 
 WHOLE_LIMIT = 1_500_000  # voxels of a single tile: 0.35 GB in OpenVINO, 0.8 GB in ONNX Runtime
@@ -37,12 +40,15 @@ class Probabilities:
         Spent in the networks so far.
     notes
         As in `Prediction`.
+    prepare_s
+        Spent on bringing the scan to the model's grid, where that is done with the network.
     """
 
     slabs: Iterator[Slab]
     tiling: Tiling
     seconds: float = 0.0
     notes: list[str] = field(default_factory=list)
+    prepare_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -66,61 +72,66 @@ class TiledNetwork:
     settings: Settings
     costs: Costs
 
-    def __call__(
-        self, array: FloatArray, scan_voxels: int, progress: Progress | None = None
-    ) -> Probabilities:
+    def __call__(self, array: Array, scan_voxels: int, progress: Progress | None = None) -> Probabilities:
         """The networks run as the slabs are taken.
 
         Parameters
         ----------
         array
-            (x, y, z) float32 on the model's grid.
+            (x, y, z) float32 on the model's grid. Where it lies, all is done.
         scan_voxels
             Of the grid to which the probabilities will be resampled, which takes memory too.
         progress
             Called after each tile.
         """
         found = Probabilities(iter(()), self._tiling(array, scan_voxels))
-        found.notes += chain.from_iterable(notes(backend) for backend in self.backends)
+        found.notes += self._notes()
         found.slabs = self._slabs(array, found, progress)
         return found
 
-    def _tiling(self, array: FloatArray, scan_voxels: int) -> Tiling:
+    def _tiling(self, array: Array, scan_voxels: int) -> Tiling:
         settings, patch = self.settings, self.task.patch
         x, y, z = array.shape
         if settings.stride is not None:
             return Tiling.stepping((x, y, z), patch, settings.stride)
         overlap = 0.5 if settings.overlap is None else settings.overlap
         whole = Tiling.whole((x, y, z), self.task.multiple)
-        fits = np.prod(whole.shape, dtype=np.int64) <= WHOLE_LIMIT
+        limit = memory_limit(settings, arrays_of(array))
+        budget = self._budget(limit or 0, (x, y, z), scan_voxels)
         if settings.own_memory_bytes is not None:
             # Tiles of the training size that were asked for stay that size: they are checked, not grown.
             most = patch if settings.overlap is not None else whole.shape
-            return self._largest((x, y, z), most, scan_voxels, overlap)
-        return whole if settings.overlap is None and fits else Tiling.overlapping((x, y, z), patch, overlap)
+            return self._largest(budget, (x, y, z), most, overlap)
+        fits = np.prod(whole.shape, dtype=np.int64) <= WHOLE_LIMIT
+        usual = whole if settings.overlap is None and fits else Tiling.overlapping((x, y, z), patch, overlap)
+        if limit is None or budget.needed(usual) <= limit:
+            return usual
+        return self._largest(budget, (x, y, z), usual.tile, overlap)
 
-    def _largest(self, shape: Shape, most: Shape, scan_voxels: int, overlap: float) -> Tiling:
-        """The largest tiles that fit into this process's share of the memory."""
+    def _budget(self, limit: int, shape: Shape, scan_voxels: int) -> Budget:
         settings, task = self.settings, self.task
         channels = task.classes * (len(self.backends) if settings.uncertainty else 1)
-        limit, voxels = settings.own_memory_bytes or 0, int(np.prod(shape, dtype=np.int64))
-        budget = Budget(limit, self.costs, channels, scan_voxels, voxels, task.multiple)
+        voxels = int(np.prod(shape, dtype=np.int64))
+        return Budget(limit, self.costs, channels, scan_voxels, voxels, task.multiple)
+
+    def _largest(self, budget: Budget, shape: Shape, most: Shape, overlap: float) -> Tiling:
+        """The largest tiles that fit into this process's share of the memory."""
+        processes = self.settings.processes
         try:
-            return budget.largest(shape, most, task.patch, overlap)
+            return budget.largest(shape, most, self.task.patch, overlap)
         except MemoryLimitError as error:
-            if settings.processes == 1:
+            if processes == 1:
                 raise
-            what = f"{error.what}; {settings.processes} workers share the memory"
+            what = f"{error.what}; {processes} workers share the memory"
             raise MemoryLimitError(what, todo=f"{error.todo}, or give fewer --workers") from None
 
-    def _slabs(self, array: FloatArray, found: Probabilities, progress: Progress | None) -> Iterator[Slab]:
+    def _slabs(self, array: Array, found: Probabilities, progress: Progress | None) -> Iterator[Slab]:
         """The stitched slabs. Out of memory before the first of them: smaller tiles, once."""
-        given = 0
+        given, known = 0, self._notes()
         try:
             for slab in self._timed(array, found, progress):
                 given += 1
                 yield slab
-            return
         except MemoryLimitError as error:
             x, y, z = array.shape
             tiling = smaller(found.tiling, self.task.patch, (x, y, z), self.task.multiple)
@@ -128,9 +139,15 @@ class TiledNetwork:
                 raise
             found.notes.append(f"{error.what}; went on with tiles of {_times(tiling.tile)}")
             found.tiling = tiling
-        yield from self._timed(array, found, progress)
+        if not given:
+            yield from self._timed(array, found, progress)
+        found.notes += [note for note in self._notes() if note not in known]
 
-    def _timed(self, array: FloatArray, found: Probabilities, progress: Progress | None) -> Iterator[Slab]:
+    def _notes(self) -> list[str]:
+        """What the runtimes say; one may find out while it runs."""
+        return list(chain.from_iterable(notes(backend) for backend in self.backends))
+
+    def _timed(self, array: Array, found: Probabilities, progress: Progress | None) -> Iterator[Slab]:
         """Count the seconds that it takes to make the slabs."""
         slabs = stream(
             array, found.tiling, self._network, weighting=self.settings.weighting, progress=progress
@@ -139,32 +156,34 @@ class TiledNetwork:
             started = time.perf_counter()
             try:
                 slab = next(slabs, None)
-            except MemoryError as error:
+            except (MemoryError, RuntimeError) as error:
+                if isinstance(error, C3S3Error) or not is_memory_error(error):
+                    raise
                 raise MemoryLimitError("memory was full while tiles were stitched") from error
             found.seconds += time.perf_counter() - started
             if slab is None:
                 return
             yield slab
 
-    def _network(self, patches: FloatArray) -> FloatArray:
+    def _network(self, patches: Array) -> Array:
         """(1, 1, x, y, z) -> mean probabilities (1, C, x, y, z) over the networks and the mirrored views.
 
         Where uncertainty is wanted, the networks stay apart: (1, networks x C, x, y, z).
         """
         each = (self._mirrored(backend, patches) for backend in self.backends)
         if self.settings.uncertainty:
-            return np.concatenate(list(each), axis=1)
+            return arrays_of(patches).concatenate(list(each), axis=1)
         return mean(each, len(self.backends))
 
-    def _mirrored(self, backend: Backend, patches: FloatArray) -> FloatArray:
+    def _mirrored(self, backend: Backend, patches: Array) -> Array:
         """Probabilities of one network, averaged over the mirrored views."""
-        mirroring = self.settings.mirroring
+        mirroring, arrays = self.settings.mirroring, arrays_of(patches)
         views = list(chain.from_iterable(combinations(mirroring, n) for n in range(len(mirroring) + 1)))
 
-        def one(view: tuple[int, ...]) -> FloatArray:
+        def one(view: tuple[int, ...]) -> Array:
             axes = tuple(axis + 2 for axis in view)
-            mirrored = np.ascontiguousarray(np.flip(patches, axes))
-            return np.flip(softmax(run(backend, mirrored, self.task.classes)), axes)
+            mirrored = arrays.dense(arrays.flip(patches, axes))
+            return arrays.flip(arrays.softmax(run(backend, mirrored, self.task.classes)), axes)
 
         return mean((one(view) for view in views), len(views))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from c3s3_seg.system.choices import Weighting
 
 FloatArray = NDArray[np.float32]
+Array = Any  # FloatArray on the host; where `Settings.on_device` holds, a torch.Tensor of the same numbers
 Shape = tuple[int, int, int]
 
 SIGMA = 0.125  # of the Gaussian, as a share of a tile's side: MONAI's and nnU-Net's value
@@ -111,15 +113,15 @@ def softmax(logits: FloatArray) -> FloatArray:
     return out
 
 
-def mean(arrays: Iterator[FloatArray], count: int) -> FloatArray:
-    """The mean of arrays that need not exist at once."""
+def mean(arrays: Iterator[Array], count: int) -> Array:
+    """The mean of arrays that need not exist at once, on the host or on a device."""
     total = next(arrays)
     if count == 1:
         return total
-    total = total.copy()
+    total = total + next(arrays)  # new memory: the first may be a view
     for array in arrays:
         total += array
-    total /= np.float32(count)
+    total /= count
     return total
 
 

@@ -12,11 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from c3s3_seg.geometry.resample import along, weights
+from c3s3_seg.geometry.resample import weights
+from c3s3_seg.inference.arrays import ArrayOperations, arrays_of
 from c3s3_seg.inference.streaming import Slab
-from c3s3_seg.inference.tiling import FloatArray, Shape
-
-BLOCK = 2_000_000  # voxels on the scan's grid that are worked on at a time: 8 MB a class
+from c3s3_seg.inference.tiling import Array, FloatArray, Shape
 
 
 @dataclass(frozen=True)
@@ -36,17 +35,22 @@ class Block:
     """
 
     where: tuple[slice, slice, slice]
-    source: FloatArray
+    source: Array
     rows: tuple[FloatArray | None, ...]
     axis: int
 
-    def channel(self, number: int) -> FloatArray:
+    @property
+    def arrays(self) -> ArrayOperations:
+        """Where its numbers lie."""
+        return arrays_of(self.source)
+
+    def channel(self, number: int) -> Array:
         """One class, interpolated: (x, y, z) float32. May be a view."""
-        array: FloatArray = self.source[number]
+        array, arrays = self.source[number], self.arrays
         for axis in sorted(range(3), key=lambda n: (n == self.axis, -n)):
             rows = self.rows[axis]
             if rows is not None:
-                array = along(rows, array, axis)
+                array = arrays.along(rows, array, axis)
         return array
 
 
@@ -73,10 +77,10 @@ class ScanGridResampler:
         """Give blocks that do not overlap, in rising order; each holds until the next is asked for."""
         done, held = 0, _Held()
         for slab in slabs:
-            axis, n = self._axes[slab.axis], slab.axis
+            axis, n, block = self._axes[slab.axis], slab.axis, arrays_of(slab.values).block
             held = held.with_slab(slab)
             ready = axis.ready(slab.stop)
-            step = max(1, BLOCK * self._goal[n] // int(np.prod(self._goal)))
+            step = max(1, block * self._goal[n] // int(np.prod(self._goal)))
             for low in range(done, ready, step):
                 high = min(low + step, ready)
                 yield from self._block(held, slice(low, high), n)
@@ -131,13 +135,13 @@ class _Held:
     """Planes that are still needed: a few from before, and the slab that has just arrived."""
 
     slab: Slab | None = None
-    early: tuple[FloatArray, ...] = ()
+    early: tuple[Array, ...] = ()
     start: int = 0
 
     def with_slab(self, slab: Slab) -> _Held:
         return _Held(slab, self.early, self.start if self.early else slab.start)
 
-    def take(self, planes: slice) -> FloatArray:
+    def take(self, planes: slice) -> Array:
         """(K, x, y, z): planes of the model's grid, a view where one slab holds them all."""
         if self.slab is None:
             raise ValueError("there is no slab yet")
@@ -147,29 +151,27 @@ class _Held:
         parts = list(self.early[planes.start - self.start : planes.stop - self.start])
         if planes.stop > begin:
             parts.append(_cut(self.slab.values, axis, slice(0, planes.stop - begin)))
-        return np.concatenate(parts, axis=1 + axis)
+        return arrays_of(self.slab.values).concatenate(parts, axis=1 + axis)
 
     def tail(self, start: int) -> _Held:
         """Copies of the planes from `start` on: the slab itself is about to go."""
         if self.slab is None:
             return self
-        numbers = range(start, self.slab.stop)
-        return _Held(None, tuple(self.take(slice(n, n + 1)).copy() for n in numbers), start)
+        numbers, arrays = range(start, self.slab.stop), arrays_of(self.slab.values)
+        return _Held(None, tuple(arrays.copy(self.take(slice(n, n + 1))) for n in numbers), start)
 
 
-def _cut(values: FloatArray, axis: int, planes: slice) -> FloatArray:
-    return np.moveaxis(np.moveaxis(values, 1 + axis, 0)[planes], 0, 1 + axis)
+def _cut(values: Array, axis: int, planes: slice) -> Array:
+    return values[(slice(None),) * (1 + axis) + (planes,)]
 
 
-def _box(source: FloatArray, axis: int, classes: int, least: float) -> dict[int, slice]:
+def _box(source: Array, axis: int, classes: int, least: float) -> dict[int, slice]:
     """Along the axes other than `axis`: the ends of where a foreground class has `least` or more."""
     others = [n for n in range(3) if n != axis]
     if least < 0:
         return {n: slice(0, source.shape[1 + n]) for n in others}
-    found = np.zeros(np.delete(source.shape[1:], axis), dtype=np.bool_)
-    for number in range(len(source)):
-        if number % classes:
-            found |= (source[number] >= least).any(axis=axis)
+    hits = [(source[n] >= least).any(axis) for n in range(len(source)) if n % classes]
+    found = np.logical_or.reduce([arrays_of(hit).host(hit) for hit in hits])
     return {n: _ends(np.asarray(found.any(axis=1 - place))) for place, n in enumerate(others)}
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from c3s3_seg.bundle import Task
 from c3s3_seg.geometry.resample import orient
 from c3s3_seg.geometry.volume import Geometry, Volume
-from c3s3_seg.inference.tiling import FloatArray, mean
+from c3s3_seg.inference.tiling import Array, FloatArray, mean
 from c3s3_seg.inference.to_scan_grid import Block
 from c3s3_seg.metrics.surface_distance import surface_distances
 from c3s3_seg.report.numbers import COLUMNS, rounded
@@ -102,18 +102,21 @@ class DisagreementMap:
 
     def add(self, block: Block, geometry: Geometry) -> None:
         """Take what the networks say about a block of the scan of this geometry."""
-        masks = [orient(mask, geometry)[block.where] for mask in self.masks]
+        arrays = block.arrays
         best = [block.channel(0), self._others(block, 0)]
-        total = np.abs(best[0] - best[1])
+        total = abs(best[0] - best[1])
+        masks = [arrays.zeros(total.shape, "uint8") for _ in self.masks]
         for number, label in enumerate(self._task.labels, start=1):
             found = [block.channel(number), self._others(block, number)]
-            total += np.abs(found[0] - found[1])
+            total += abs(found[0] - found[1])
             for mask, new, old in zip(masks, found, best, strict=True):
                 mask[new > old] = label.value
-            best = [np.maximum(new, old) for new, old in zip(found, best, strict=True)]
-        orient(self.distance, geometry)[block.where] = total / 2
+            best = [arrays.larger(new, old) for new, old in zip(found, best, strict=True)]
+        for whole, mask in zip(self.masks, masks, strict=True):
+            arrays.put(orient(whole, geometry)[block.where], mask)
+        arrays.put(orient(self.distance, geometry)[block.where], total / 2)
 
-    def _others(self, block: Block, number: int) -> FloatArray:
+    def _others(self, block: Block, number: int) -> Array:
         """The mean probability of a class over all networks but the first."""
         classes, count = self._task.classes, self._networks - 1
         return mean((block.channel((n + 1) * classes + number) for n in range(count)), count)

@@ -4,7 +4,7 @@ import pytest
 
 from c3s3_seg.batch.overrides import PredictKeys
 from c3s3_seg.errors import ConfigError, InputError
-from c3s3_seg.inference import Settings
+from c3s3_seg.inference import BackendRequest, Settings
 
 
 def test_keys_reach_the_settings() -> None:
@@ -14,6 +14,14 @@ def test_keys_reach_the_settings() -> None:
     expected = Settings(overlap=0.25, weighting="gaussian", keep_largest=False, min_volume_ml=0.5)
     assert keys.settings(Settings(), "default") == expected
     assert PredictKeys.parse([]).settings(Settings(uncertainty=True), "default") == Settings(uncertainty=True)
+
+
+def test_keys_of_the_network_reach_settings_and_backend() -> None:
+    keys = PredictKeys.parse(["network.on_device=false", "network.cuda_graphs=false"])
+    assert keys.settings(Settings(), "default").on_device is False
+    asked = keys.request(BackendRequest("torch", "cuda"))
+    assert asked == BackendRequest("torch", "cuda", cuda_graphs=False)
+    assert PredictKeys.parse([]).request(asked).channels_last
 
 
 def test_presets_and_keys_of_the_tiles() -> None:
@@ -32,7 +40,10 @@ def test_presets_and_keys_of_the_tiles() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("fill_holes=true", r"there is no key 'fill_holes'.*Allowed here: tiling, postprocess, batch"),
+        (
+            "fill_holes=true",
+            r"there is no key 'fill_holes'.*Allowed here: tiling, postprocess, batch, network",
+        ),
         ("postprocess.holes=true", "Allowed here: keep_largest, min_volume_ml, fill_holes"),
         ("postprocess.fill_holes=1", "postprocess.fill_holes = 1"),
         ("tiling.stride=[8, 8]", "tiling.stride"),

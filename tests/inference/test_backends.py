@@ -9,15 +9,19 @@ import torch
 
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import MissingError
+from c3s3_seg.inference.backends.execute import DeviceBackend
 from c3s3_seg.inference.backends.onnxruntime import OnnxBackend
 from c3s3_seg.inference.backends.runtimes import (
     COMPILED,
     OpenVinoBackend,
     TorchBackend,
+    TorchOptions,
     fold_batch_norm,
     load_torch,
     open_torch,
+    round_convolutions,
 )
+from c3s3_seg.inference.device.cuda_graphs import CudaGraphs
 from c3s3_seg.models import build
 
 
@@ -55,6 +59,67 @@ def test_the_fast_torch_says_what_the_plain_one_says(bundle: ModelBundle, patch:
         plain = TorchBackend(load_torch(bundle, network))(patch)
         allowed = 1e-4 * float(np.abs(plain).max())  # float32 in other layouts, over 40 layers
         np.testing.assert_allclose(open_torch(bundle, network)(patch), plain, rtol=0, atol=allowed)
+
+
+def test_weights_that_are_rounded_once_say_what_autocast_says(bundle: ModelBundle) -> None:
+    """Bit for bit: it rounds the same weights for every tile. Done on a GPU only; here on a tile without the
+    small maps that the CPU leaves in float32."""
+    patch = np.random.default_rng(0).normal(size=(1, 1, 48, 48, 48)).astype(np.float32)
+    plain, rounded = (fold_batch_norm(load_torch(bundle, bundle.networks[0])) for _ in range(2))
+    round_convolutions(rounded, torch.bfloat16)
+    assert {p.dtype for p in rounded.parameters()} == {torch.bfloat16}
+    found, wanted = (TorchBackend(net, precision="bfloat16")(patch) for net in (rounded, plain))
+    np.testing.assert_array_equal(found, wanted)
+
+
+def test_the_layout_in_memory_changes_rounding_only(bundle: ModelBundle, patch: np.ndarray) -> None:
+    network = bundle.networks[0]
+    last, first = (
+        open_torch(bundle, network, device="cpu", options=TorchOptions(channels_last=wanted))
+        for wanted in (True, False)
+    )
+    weight = next(p for p in first._net.parameters() if p.ndim == 5 and min(p.shape[:2]) > 1)
+    assert weight.is_contiguous()
+    wanted = last(patch)
+    np.testing.assert_allclose(first(patch), wanted, rtol=0, atol=1e-4 * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("runtime", ["torch", "onnx"])
+def test_tensors_get_the_answers_of_arrays(runtime: str, bundle: ModelBundle, patch: np.ndarray) -> None:
+    """Each in memory of its own, whatever the layout of what was given."""
+    backend: TorchBackend | OnnxBackend
+    if runtime == "torch":
+        backend = open_torch(bundle, bundle.networks[0], device="cpu")
+    else:
+        backend = OnnxBackend(bundle.folder / bundle.networks[0].graph, device="cpu")
+    assert isinstance(backend, DeviceBackend)
+    assert backend.place == "cpu"
+    given = [patch, patch[:, :, :16], np.flip(patch, 3).copy(), patch]
+    found = [backend.on_device(torch.from_numpy(each)) for each in given]
+    turned = torch.from_numpy(patch.transpose(0, 1, 4, 3, 2).copy()).permute(0, 1, 4, 3, 2)
+    found.append(backend.on_device(turned))
+    for each, answer in zip([*given, patch], found, strict=True):
+        assert answer.dtype == torch.float32
+        wanted = backend(np.ascontiguousarray(each))
+        np.testing.assert_allclose(answer.numpy(), wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
+
+
+def test_a_graph_that_cannot_be_recorded_is_a_note_and_no_failure(
+    bundle: ModelBundle, patch: np.ndarray
+) -> None:
+    """As on a GPU, but for the recording itself."""
+
+    def refuse(*_: object) -> object:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    backend = open_torch(bundle, bundle.networks[0], device="cpu")
+    wanted = backend(patch)
+    backend._graphs = CudaGraphs(backend._logits, refuse)  # type: ignore[arg-type]
+    for _ in range(3):
+        np.testing.assert_array_equal(backend(patch), wanted)
+    assert backend._graphs is None
+    (note,) = backend.notes
+    assert note.startswith("no CUDA graph was recorded, which costs time only: operation not permitted")
 
 
 def test_what_a_runtime_cannot_do_is_an_error_that_says_why(bundle: ModelBundle) -> None:

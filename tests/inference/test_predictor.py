@@ -11,7 +11,7 @@ from helpers.threshold import Threshold, ball
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import InputError, MemoryLimitError, MissingError
 from c3s3_seg.geometry.volume import Geometry, Volume
-from c3s3_seg.inference import Predictor, Settings, open_predictor, predictor
+from c3s3_seg.inference import Predictor, Settings, arrays, open_predictor
 from c3s3_seg.inference.backends import select
 from c3s3_seg.phantom import simulate
 
@@ -262,12 +262,12 @@ def test_a_scan_larger_than_the_memory_at_the_models_spacing_is_refused(
     made = open_predictor(ModelBundle.find("phantom"))
     checked = made.check(noise, **ANY)
     size = made.prepare(checked).array.size
-    monkeypatch.setattr(predictor, "available_memory", lambda: 12 * size)
+    monkeypatch.setattr(arrays, "available_memory", lambda: 12 * size)
     made.prepare(checked)
-    monkeypatch.setattr(predictor, "available_memory", lambda: 12 * size - 1)
+    monkeypatch.setattr(arrays, "available_memory", lambda: 12 * size - 1)
     with pytest.raises(MemoryLimitError, match="at the model's spacing this scan takes"):
         made.prepare(checked)
-    monkeypatch.setattr(predictor, "available_memory", lambda: 3 * 12 * size - 1)
+    monkeypatch.setattr(arrays, "available_memory", lambda: 3 * 12 * size - 1)
     made.prepare(checked)
     shared = open_predictor(ModelBundle.find("phantom"), settings=Settings(processes=3))
     with pytest.raises(MemoryLimitError, match=r"GB are free for 3 workers. Give fewer --workers"):

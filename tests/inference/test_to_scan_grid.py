@@ -5,9 +5,10 @@ import pytest
 
 from c3s3_seg.bundle.preprocessing import Recipe
 from c3s3_seg.geometry.volume import Geometry
+from c3s3_seg.inference.arrays import BLOCK
 from c3s3_seg.inference.streaming import Slab
 from c3s3_seg.inference.tiling import softmax
-from c3s3_seg.inference.to_scan_grid import BLOCK, ScanGridResampler
+from c3s3_seg.inference.to_scan_grid import ScanGridResampler
 
 Shape = tuple[int, int, int]
 
@@ -61,7 +62,7 @@ def test_labels_are_those_of_the_plain_way(classes: int, axis: int, thickness: i
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_blocks_cover_the_scan_where_all_of_it_is_wanted(axis: int, monkeypatch) -> None:
-    monkeypatch.setattr("c3s3_seg.inference.to_scan_grid.BLOCK", 500)
+    monkeypatch.setattr("c3s3_seg.inference.arrays.HostArrays.block", 500)
     values, goal = probabilities(3, (10, 9, 8)), (21, 17, 12)
     found, times = np.zeros((3, *goal), np.float32), np.zeros(goal, int)
     for block in ScanGridResampler((10, 9, 8), goal, 3, all_of_it=True)(cut(values, axis, 4)):

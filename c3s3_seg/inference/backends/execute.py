@@ -5,19 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
 from c3s3_seg.errors import C3S3Error, InputError, MemoryLimitError
-from c3s3_seg.inference.tiling import FloatArray
+from c3s3_seg.inference.arrays import arrays_of
+from c3s3_seg.inference.tiling import Array, FloatArray
 from c3s3_seg.system.hardware import is_memory_error
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LONGEST_REASON = 300  # characters of what a runtime says that a message repeats
 
 
 class Backend(Protocol):
-    """A network that is ready to run. May say where and how it runs: `device`, `precision`, `notes`."""
+    """A network that is ready to run. May say where and how it runs: `device`, `precision`, `notes`.
+
+    One that takes tensors of torch is a `DeviceBackend` too.
+    """
 
     name: str
 
@@ -26,7 +33,19 @@ class Backend(Protocol):
         ...
 
 
-def run(backend: Backend, patches: FloatArray, classes: int) -> FloatArray:
+@runtime_checkable
+class DeviceBackend(Protocol):
+    """A network that takes tensors where it runs, at its `place` (`cpu`, `cuda:0`), and answers there."""
+
+    name: str
+    place: str
+
+    def on_device(self, patches: Tensor) -> Tensor:
+        """(N, 1, X, Y, Z) float32 -> logits (N, C, X, Y, Z) float32, in memory of their own."""
+        ...
+
+
+def run(backend: Backend, patches: Array, classes: int) -> Array:
     """Logits of a tile, proven to be such: every output of every network in every runtime passes here.
 
     Parameters
@@ -34,7 +53,7 @@ def run(backend: Backend, patches: FloatArray, classes: int) -> FloatArray:
     backend
         The network.
     patches
-        (N, 1, X, Y, Z) float32.
+        (N, 1, X, Y, Z) float32; of numpy, or a torch.Tensor for a network that takes it.
     classes
         How many outputs the task has, background included.
 
@@ -45,9 +64,14 @@ def run(backend: Backend, patches: FloatArray, classes: int) -> FloatArray:
     MemoryLimitError
         If memory was full, whatever the runtime calls it.
     """
+    arrays = arrays_of(patches)
     tile = " x ".join(str(side) for side in patches.shape[2:])
     try:
-        logits = backend(patches)
+        logits = arrays.run(backend, patches)
+        wanted = (len(patches), classes, *patches.shape[2:])
+        fits = tuple(logits.shape) == wanted and arrays.is_real(logits)
+        logits = arrays.single(logits) if fits else logits
+        unfit = arrays.not_finite(logits) if fits else 0
     except C3S3Error:
         raise
     except Exception as error:
@@ -58,16 +82,13 @@ def run(backend: Backend, patches: FloatArray, classes: int) -> FloatArray:
         raise MemoryLimitError(
             what, todo="Give --max-memory, so that tiles fit, or smaller tiles with --set tiling.overlap=0.25"
         ) from error
-    wanted = (len(patches), classes, *patches.shape[2:])
-    if logits.shape != wanted or logits.dtype.kind != "f":
-        found = f"{logits.dtype} numbers of shape {logits.shape}"
+    if not fits:
+        kind = str(logits.dtype).removeprefix("torch.")
+        found = f"{kind} numbers of shape {tuple(logits.shape)}"
         raise InputError(f"the network gave {found} in {backend.name}, wanted real ones of shape {wanted}")
-    with np.errstate(over="ignore"):
-        logits = np.asarray(logits, dtype=np.float32)
-    # NaN runs through both, infinity is one of them. 0.3 ms for a whole atrium, whose network takes 600 ms.
-    if not (np.isfinite(logits.min()) and np.isfinite(logits.max())):
-        count = np.count_nonzero(~np.isfinite(logits))
-        what = f"the network gave NaN or infinity in {count} of {logits.size} values of a tile of {tile}"
+    if unfit:
+        count = int(np.prod(wanted))
+        what = f"the network gave NaN or infinity in {unfit} of {count} values of a tile of {tile}"
         half = getattr(backend, "precision", "float32") == "float16"
         raise InputError(f"{what} in {backend.name}", todo="Try --precision float32" if half else None)
     return logits

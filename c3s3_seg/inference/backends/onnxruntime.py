@@ -12,7 +12,7 @@ import threading
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,6 +22,9 @@ from c3s3_seg.inference.backends.graph import read_graph
 from c3s3_seg.inference.tiling import FloatArray
 from c3s3_seg.system.choices import Precision
 from c3s3_seg.system.hardware import NO_GPU, check_onnx_wheels, cuda_devices, cuda_index, is_cuda
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 INPUT, OUTPUT = "scan", "logits"
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
@@ -56,6 +59,7 @@ class OnnxBackend:
         precision: Precision = "auto",
         hashes: Mapping[str, str] | None = None,
     ) -> None:
+        self._graph = graph
         wheels = check_onnx_wheels(device)
         self.notes: tuple[str, ...] = (wheels,) if wheels else ()
         if precision not in ("auto", "float32"):
@@ -75,6 +79,7 @@ class OnnxBackend:
         if failure:
             self.notes += (f"CUDA was not used: {failure}",)
         self._value, self._index = onnxruntime.OrtValue, cuda_index(device)
+        self.place = f"cuda:{self._index}" if self.device == "cuda" else "cpu"
         self._given: Any = None
         self._answer: Any = None
         self._alone = threading.Lock()  # bound memory serves one caller at a time
@@ -101,6 +106,32 @@ class OnnxBackend:
             self._session.run_with_iobinding(binding)
             (self._answer,) = binding.get_outputs()
             return np.array(self._answer.numpy())
+
+    def on_device(self, patches: Tensor) -> Tensor:
+        """See `DeviceBackend`: the session reads torch's memory and writes into it.
+
+        ONNX Runtime has a stream of its own: it waits for what torch has still to do on the patches, and has
+        finished when it comes back.
+        """
+        import torch
+
+        channels = self._session.get_outputs()[0].shape[1]
+        if not isinstance(channels, int):
+            raise InputError("the graph does not say how many channels it gives", where=self._graph)
+        given = patches.contiguous()
+        shape = (len(given), channels, *given.shape[2:])
+        logits = torch.empty(shape, dtype=torch.float32, device=given.device)
+        if self.device == "cuda":
+            torch.cuda.current_stream(given.device).synchronize()
+        with self._alone:
+            binding = self._session.io_binding()
+            for bind, name, tensor in (
+                (binding.bind_input, INPUT, given),
+                (binding.bind_output, OUTPUT, logits),
+            ):
+                bind(name, self.device, self._index, np.float32, list(tensor.shape), tensor.data_ptr())
+            self._session.run_with_iobinding(binding)
+        return logits
 
 
 def _check_names(session: Any, graph: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from c3s3_seg.errors import InputError, MissingError
 from c3s3_seg.inference.backends.execute import Backend as Backend
 from c3s3_seg.inference.backends.execute import opening
 from c3s3_seg.inference.backends.graph import LARGEST, read_graph
+from c3s3_seg.inference.device.cuda_graphs import CudaGraphs, record_on_gpu
 from c3s3_seg.inference.tiling import FloatArray
 from c3s3_seg.system.choices import Precision
 from c3s3_seg.system.files import read_known
@@ -122,6 +124,23 @@ def _check_openvino_precision(core: Any, precision: str) -> None:
         raise MissingError(what, todo="Leave --precision out, or take float32")
 
 
+@dataclass(frozen=True)
+class TorchOptions:
+    """How torch runs a network; neither changes what it computes by more than rounding.
+
+    Parameters
+    ----------
+    channels_last
+        Whether the channels of a voxel lie together in memory, which torch's convolutions prefer.
+    cuda_graphs
+        Whether what a GPU is told for a shape of patches is recorded, see `CudaGraphs`. Not for a network
+        that is in training, whose maps it would keep in memory.
+    """
+
+    channels_last: bool = True
+    cuda_graphs: bool = False
+
+
 class TorchBackend:
     """torch: what training validates with, and the reference of every export.
 
@@ -133,30 +152,57 @@ class TorchBackend:
         On the CPU.
     precision
         `float32`, or one of the two half precisions, in which convolutions are then computed.
+    options
+        How it runs.
     """
 
     name = "torch"
 
-    def __init__(self, net: nn.Module, threads: int | None = None, precision: Precision = "auto") -> None:
+    def __init__(
+        self,
+        net: nn.Module,
+        threads: int | None = None,
+        precision: Precision = "auto",
+        options: TorchOptions | None = None,
+    ) -> None:
         import torch
+
+        options = options or TorchOptions()
 
         if threads is not None:
             torch.set_num_threads(threads)
         self._torch = torch
         self._net = net.eval()
         self._device = next(net.parameters()).device
-        self.device = self._device.type
+        self.device, self.place = self._device.type, str(self._device)
         self.precision = "float32" if precision == "auto" else precision
+        self.notes: tuple[str, ...] = ()
+        self._layout = torch.channels_last_3d if options.channels_last else torch.contiguous_format
+        self._graphs = (
+            CudaGraphs(self._logits, record_on_gpu) if options.cuda_graphs and self.device == "cuda" else None
+        )
 
     def __call__(self, patches: FloatArray) -> FloatArray:
         """See `Backend`."""
+        logits = self.on_device(self._torch.from_numpy(patches).to(self._device))
+        return np.ascontiguousarray(logits.cpu().numpy())
+
+    def on_device(self, patches: Tensor) -> Tensor:
+        """See `DeviceBackend`."""
+        if self._graphs is None:
+            return self._logits(patches)
+        logits = self._graphs(patches)
+        if self._graphs.failure is not None:
+            self.notes, self._graphs = (*self.notes, self._graphs.failure), None
+        return logits
+
+    def _logits(self, patches: Tensor) -> Tensor:
         torch = self._torch
         half = self.precision != "float32"
         kind = getattr(torch, self.precision) if half else torch.bfloat16
         with torch.inference_mode(), torch.autocast(self.device, dtype=kind, enabled=half):
-            x = torch.from_numpy(patches).to(self._device, memory_format=torch.channels_last_3d)
-            logits: Tensor = self._net(x)
-            return np.ascontiguousarray(logits.float().cpu().numpy())
+            logits: Tensor = self._net(patches.to(memory_format=self._layout))
+            return logits.float().contiguous()
 
 
 def load_torch(bundle: ModelBundle, network: Network) -> nn.Module:
@@ -191,8 +237,11 @@ def open_torch(
     threads: int | None = None,
     device: str = "auto",
     precision: Precision = "auto",
+    options: TorchOptions | None = None,
 ) -> TorchBackend:
     """A bundle's network in torch, made fast: pages kept, batch norm folded, on CUDA in half precision.
+
+    Without options it also records CUDA graphs.
 
     Raises
     ------
@@ -214,8 +263,13 @@ def open_torch(
         keep_pages()
     elif precision == "float32":
         forbid_tf32()
+    options = options or TorchOptions(cuda_graphs=True)
     net = fold_batch_norm(load_torch(bundle, network)).to(place)
-    return TorchBackend(net, threads, precision)
+    if not options.channels_last:
+        net.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    if place != "cpu" and precision != "float32":  # on the CPU some small maps are left in float32
+        round_convolutions(net, getattr(torch, precision))
+    return TorchBackend(net, threads, precision, options)
 
 
 def forbid_tf32() -> None:
@@ -223,6 +277,15 @@ def forbid_tf32() -> None:
     import torch
 
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def round_convolutions(net: nn.Module, kind: Any) -> None:
+    """Keep the weights of convolutions as autocast rounds them, in place: else it does so for every tile."""
+    from torch import nn
+
+    for module in net.modules():
+        if isinstance(module, nn.Conv3d | nn.ConvTranspose3d):
+            module.to(kind)
 
 
 def fold_batch_norm(net: nn.Module) -> nn.Module:

@@ -11,7 +11,7 @@ from c3s3_seg.bundle import ModelBundle, Network
 from c3s3_seg.errors import InputError, MissingError, to_install
 from c3s3_seg.inference.backends.graph import check_network
 from c3s3_seg.inference.backends.onnxruntime import OnnxBackend
-from c3s3_seg.inference.backends.runtimes import Backend, OpenVinoBackend, open_torch
+from c3s3_seg.inference.backends.runtimes import Backend, OpenVinoBackend, TorchOptions, open_torch
 from c3s3_seg.system.choices import BackendName, CpuRuntime, Precision
 from c3s3_seg.system.hardware import NO_GPU, check_device, cuda_devices, cuda_index, installed, is_cuda
 
@@ -36,6 +36,10 @@ class BackendRequest:
         Likewise.
     threads
         On the CPU; None leaves it to the runtime.
+    channels_last
+        Whether torch keeps the channels of a voxel together in memory, which its convolutions prefer.
+    cuda_graphs
+        Whether torch on CUDA records what it starts on the GPU for a shape of tiles, and plays it again.
 
     Raises
     ------
@@ -47,6 +51,8 @@ class BackendRequest:
     device: str = "auto"
     precision: Precision = "auto"
     threads: int | None = None
+    channels_last: bool = True
+    cuda_graphs: bool = True
 
     def __post_init__(self) -> None:
         check_device(self.device)
@@ -131,7 +137,8 @@ def _open(bundle: ModelBundle, network: Network, runtime: CpuRuntime, request: B
     if importlib.util.find_spec(package) is None:
         raise MissingError(f"the backend '{runtime}' needs {package}, which is not installed", todo=install)
     if runtime == "torch":
-        return open_torch(bundle, network, request.threads, request.device, request.precision)
+        options = TorchOptions(request.channels_last, request.cuda_graphs)
+        return open_torch(bundle, network, request.threads, request.device, request.precision, options)
     if not bundle.has(network.graph):
         todo = f"Make it with: c3s3-seg export {bundle.folder} --to onnx"
         raise InputError(f"the bundle has no {network.graph}", where=bundle.folder, todo=todo)

@@ -1,0 +1,139 @@
+"""Where the steps around the network are done, and with how much memory."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers.threshold import Threshold
+
+from c3s3_seg.bundle import ModelBundle
+from c3s3_seg.errors import MissingError
+from c3s3_seg.geometry.volume import Geometry
+from c3s3_seg.inference import BackendRequest, Predictor, Settings, open_predictor
+from c3s3_seg.inference.arrays import HOST
+from c3s3_seg.inference.device.arrays import TorchArrays
+from c3s3_seg.inference.memory import costs_of
+from c3s3_seg.inference.place import GPU_SHARE, DevicePlace, HostPlace, memory_limit, place_for
+from c3s3_seg.inference.tiled_network import TiledNetwork
+
+
+class OnTensors(Threshold):
+    """A network that takes tensors."""
+
+    name = "torch"
+
+    def __init__(self, place: str) -> None:
+        super().__init__(0.0)
+        self.place = place
+
+    def on_device(self, patches: torch.Tensor) -> torch.Tensor:
+        return torch.cat([torch.zeros_like(patches), patches], 1)
+
+
+@dataclass(frozen=True)
+class Gpu(TorchArrays):
+    """A device that has so much memory of its own left."""
+
+    left: int = 0
+
+    @property
+    def own_memory(self) -> bool:
+        return True
+
+    def free(self) -> int | None:
+        return self.left
+
+
+@pytest.fixture(scope="module")
+def bundle() -> ModelBundle:
+    return ModelBundle.find("phantom")
+
+
+def test_on_the_cpu_it_is_the_host_unless_asked_for() -> None:
+    cpu = [OnTensors("cpu")]
+    assert isinstance(place_for(cpu, Settings()), HostPlace)
+    assert isinstance(place_for(cpu, Settings(on_device=False)), HostPlace)
+    place = place_for(cpu, Settings(on_device=True))
+    assert isinstance(place, DevicePlace)
+    assert place.arrays == TorchArrays(torch.device("cpu"))
+
+
+def test_on_cuda_it_is_the_device_unless_refused_or_torch_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = [OnTensors("cuda:0"), OnTensors("cuda:0")]
+    assert torch.cuda.is_available() or isinstance(place_for(cuda, Settings()), HostPlace)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    place = place_for(cuda, Settings())
+    assert isinstance(place, DevicePlace)
+    assert place.arrays.device == torch.device("cuda:0")
+    assert isinstance(place_for(cuda, Settings(on_device=False)), HostPlace)
+    assert isinstance(place_for([*cuda, Threshold(0.0)], Settings()), HostPlace)
+    assert isinstance(place_for([OnTensors("cuda:0"), OnTensors("cuda:1")], Settings()), HostPlace)
+
+
+def test_what_cannot_be_had_is_refused(bundle: ModelBundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(
+        MissingError, match=r"on_device .*threshold, which takes no tensors.*backend torch or"
+    ):
+        Predictor(bundle.task, [Threshold(0.0)], Settings(on_device=True))
+    with pytest.raises(MissingError, match="on_device was asked for on cuda:0, and torch does not run there"):
+        place_for([OnTensors("cuda:0")], Settings(on_device=True))
+    with pytest.raises(MissingError, match="runs in openvino"):
+        open_predictor(bundle, backend=BackendRequest("openvino"), settings=Settings(on_device=True))
+
+
+def test_the_record_says_which_way(bundle: ModelBundle) -> None:
+    for on_device in (False, True):
+        predictor = Predictor(bundle.task, [OnTensors("cpu")], Settings(on_device=on_device))
+        assert predictor.record()["on_device"] is on_device
+
+
+@pytest.mark.parametrize(
+    ("own", "processes", "free", "limit"),
+    [
+        (None, 1, 10_000, GPU_SHARE * 10_000),
+        (None, 2, 10_000, GPU_SHARE * 5_000),
+        (3_000, 1, 10_000, 3_000),
+        (30_000, 2, 10_000, GPU_SHARE * 5_000),
+    ],
+)
+def test_a_gpu_has_a_limit_of_its_own(own: int | None, processes: int, free: int, limit: float) -> None:
+    settings = Settings(memory_bytes=own, processes=processes)
+    assert memory_limit(settings, Gpu(torch.device("cpu"), free)) == limit
+    assert memory_limit(settings, HOST) == (None if own is None else own // processes)
+
+
+def test_on_a_gpu_tiles_are_the_usual_ones_while_they_fit(
+    bundle: ModelBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task, costs = replace(bundle.task, overlap=None), costs_of("torch", [16])
+    volume = torch.zeros(96, 96, 96)
+
+    def tile(left: int, **settings: Any) -> tuple[int, int, int]:
+        monkeypatch.setattr(
+            "c3s3_seg.inference.tiled_network.arrays_of", lambda _: Gpu(torch.device("cpu"), left)
+        )
+        tiled = TiledNetwork(task, (OnTensors("cuda:0"),), Settings(**settings), costs)
+        return tiled(volume, volume.numel()).tiling.tile
+
+    assert tile(80 * 10**9) == (96, 96, 96)
+    small = tile(1_100_000_000)
+    assert np.prod(small) < 96**3
+    assert min(small) >= 48
+    assert tile(80 * 10**9, overlap=0.5) == (48, 48, 48)  # not grown to what a GPU has room for
+
+
+def test_memory_that_is_full_on_the_device_is_one_line(
+    bundle: ModelBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr("c3s3_seg.inference.device.prepare.to_model_grid", full)
+    scan = Geometry.build((40, 40, 40), (1.8,) * 3).volume(np.random.default_rng(0).normal(size=(40,) * 3))
+    predictor = Predictor(replace(bundle.task, domain=None), [OnTensors("cpu")], Settings(on_device=True))
+    with pytest.raises(Exception, match="memory was full on cpu while the scan was brought") as caught:
+        predictor(scan)
+    assert type(caught.value).__name__ == "MemoryLimitError"
