@@ -6,7 +6,7 @@ import statistics
 import subprocess
 import sys
 import time
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -129,7 +129,9 @@ def _predict(job: Job, scans: Path, out: Path) -> float:
     """
     command = [sys.executable, "-m", "c3s3_seg", "predict", str(scans), "-o", str(out), "--quiet"]
     command += ["--model", job.bundle, "--allow-out-of-domain", "--backend", job.runtime]
-    command += ["--device", job.device, "--precision", job.precision, *_options(job)]
+    command += ["--device", job.device, "--precision", job.precision]
+    for key, on in {"on_device": job.on_device, "cuda_graphs": job.cuda_graphs}.items():
+        command += ["--set", f"network.{key}={str(on).lower()}"]
     started = time.perf_counter()
     answer = subprocess.run(command, capture_output=True, text=True, check=False)
     taken_s = time.perf_counter() - started
@@ -144,39 +146,9 @@ def _opened(job: Job) -> Predictor:
     from c3s3_seg import ModelBundle, Settings, open_predictor
     from c3s3_seg.inference import BackendRequest
 
-    request = BackendRequest(job.runtime, job.device, job.precision)
-    settings = Settings()
-    if _has_two_ways(job):
-        switch: dict[str, Any] = {"cuda_graphs": job.cuda_graphs}
-        request = replace(request, **switch)
-        switch = {"on_device": job.on_device}
-        settings = replace(settings, **switch)
+    request = BackendRequest(job.runtime, job.device, job.precision, cuda_graphs=job.cuda_graphs)
+    settings = Settings(on_device=job.on_device)
     return open_predictor(ModelBundle.find(job.bundle), backend=request, settings=settings)
-
-
-def _options(job: Job) -> list[str]:
-    """The same for the command."""
-    if not _has_two_ways(job):
-        return []
-    keys = {"on_device": job.on_device, "cuda_graphs": job.cuda_graphs}
-    return [word for key, on in keys.items() for word in ("--set", f"network.{key}={str(on).lower()}")]
-
-
-def _has_two_ways(job: Job) -> bool:
-    """Whether this checkout can stay on the device.
-
-    Raises
-    ------
-    RuntimeError
-        If it cannot, and this is to be measured.
-    """
-    from c3s3_seg import Settings
-
-    if "on_device" in {field.name for field in fields(Settings)}:
-        return True
-    if job.on_device:
-        raise RuntimeError("this checkout has no inference that stays on the device")
-    return False
 
 
 def _small(job: Job) -> Volume:
