@@ -243,6 +243,18 @@ def test_masks_are_compared() -> None:
         agreement(a, b[:2])
 
 
+def test_what_pytest_reports_is_counted(tmp_path: Path) -> None:
+    from gpu_run.work import told_by_junit
+
+    cases = (
+        "<testcase name='a'/><testcase name='b'><failure/></testcase><testcase name='c'><skipped/></testcase>"
+    )
+    (tmp_path / "tests.xml").write_text(f"<testsuites><testsuite>{cases}</testsuite></testsuites>")
+    assert told_by_junit(tmp_path / "tests.xml") == ("1 passed, 1 failed, 1 skipped", ["b"])
+    with pytest.raises(RuntimeError, match="no report"):
+        told_by_junit(tmp_path / "none.xml")
+
+
 @pytest.mark.parametrize("rehearse", [False, True])
 def test_every_command_of_the_plan_is_understood(
     rehearse: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

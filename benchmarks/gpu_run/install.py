@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
 import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 from typing import Any
 
@@ -90,13 +90,19 @@ def environment(site: Path | None) -> dict[str, str]:
     """
     made = dict(os.environ)
     python = [str(ROOT), str(ROOT / "benchmarks"), made.get("PYTHONPATH", "")]
-    packages = Path(sysconfig.get_paths()["purelib"])
-    libraries = [str(path) for path in sorted(packages.glob("nvidia/*/lib"))]
+    libraries = [str(path) for path in _cuda_libraries()]
     before = made.get("LD_LIBRARY_PATH", "")
     made["PYTHONPATH"] = os.pathsep.join(path for path in [str(site or ""), *python] if path)
     if libraries:
         made["LD_LIBRARY_PATH"] = os.pathsep.join([*libraries, *([before] if before else [])])
     return made
+
+
+def _cuda_libraries() -> list[Path]:
+    """Where pip put CUDA and cuDNN for torch: one folder for each of NVIDIA's packages."""
+    spec = importlib.util.find_spec("nvidia")
+    places = list(spec.submodule_search_locations or []) if spec else []
+    return sorted(path for place in places for path in Path(place).glob("*/lib"))
 
 
 def _pip(*words: str) -> str:

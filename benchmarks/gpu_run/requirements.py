@@ -8,7 +8,15 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 # Of the extras: `tests/gpu`, checkpoints, the export to ONNX in single and in half precision.
-MORE = ("pytest", "pytest-timeout", "safetensors", "onnx", "onnxscript", "onnxconverter-common")
+MORE = (
+    "pytest",
+    "pytest-timeout",
+    "pytest-xdist",
+    "safetensors",
+    "onnx",
+    "onnxscript",
+    "onnxconverter-common",
+)
 
 
 def normal(name: str) -> str:

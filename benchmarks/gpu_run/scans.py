@@ -177,7 +177,7 @@ def _masks(folder: Path, names: list[str]) -> NDArray[Any]:
 
 
 def _reset_peak(job: Job) -> None:
-    if job.device == "cuda":
+    if job.device == "cuda" and job.runtime == "torch":
         import torch
 
         torch.cuda.reset_peak_memory_stats()
