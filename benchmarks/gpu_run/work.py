@@ -77,10 +77,11 @@ def tests(job: Job) -> None:
     code = subprocess.run(command, cwd=ROOT, check=False).returncode
     taken = f"{time.perf_counter() - started:.0f} s"
     counts, failed = told_by_junit(report)
+    bad = code != 0 or (counts.startswith("0 passed") and not job.rehearse)  # with a GPU those of torch run
     job.tell(
         Row(
             "tests/gpu",
-            result=f"failed: {counts}" if code else counts,
+            result=f"failed: {counts}" if bad else counts,
             remark=", ".join([taken, *failed[:3]]),
         )
     )
