@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from c3s3_seg.bundle import Task
 from c3s3_seg.errors import InputError, MemoryLimitError
 from c3s3_seg.geometry.box import Box, parse_box
-from c3s3_seg.geometry.volume import Geometry, Source, Volume
+from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.inference.backends.runtimes import Backend
 from c3s3_seg.inference.backends.select import describe
 from c3s3_seg.inference.domain_check import (
@@ -31,12 +31,13 @@ from c3s3_seg.inference.domain_check import (
 )
 from c3s3_seg.inference.mask_builder import MaskBuilder
 from c3s3_seg.inference.memory import MEASURED_FILTERS, Costs, costs_of
-from c3s3_seg.inference.place import Prepared, place_for
+from c3s3_seg.inference.place import place_for
 from c3s3_seg.inference.prediction import Prediction
 from c3s3_seg.inference.roi import COARSE, find_region
 from c3s3_seg.inference.settings import Settings
+from c3s3_seg.inference.steps import CheckedScan, PreparedScan
 from c3s3_seg.inference.tiled_network import Probabilities, TiledNetwork
-from c3s3_seg.inference.tiling import FloatArray, Shape
+from c3s3_seg.inference.tiling import FloatArray
 from c3s3_seg.inference.uncertainty import Labels, NetworkComparison
 from c3s3_seg.system.hardware import is_memory_error
 from c3s3_seg.system.progress import Progress
@@ -44,57 +45,6 @@ from c3s3_seg.system.progress import Progress
 __all__ = ["CheckedScan", "Prediction", "Predictor", "PreparedScan", "Settings"]
 
 RESAMPLING = 12  # bytes for each voxel of the model's grid, while a scan is brought to it
-
-
-@dataclass(frozen=True)
-class CheckedScan:
-    """A scan that may be segmented, as far as that is known.
-
-    Parameters
-    ----------
-    scan
-        On its own grid.
-    check
-        What the domain check found.
-    search
-        Whether its field of view is larger than in training: `Predictor.locate` has to find the organ first.
-    allow_out_of_domain
-        What the user said.
-    """
-
-    scan: Volume
-    check: DomainCheck
-    search: bool = False
-    allow_out_of_domain: bool = False
-
-
-@dataclass(frozen=True)
-class PreparedScan:
-    """A scan, or its region of interest, as the network wants it; the scan itself is no longer needed.
-
-    Parameters
-    ----------
-    array
-        (x, y, z) float32 on the model's grid; or the scan's own voxels, which `network` brings there.
-    part
-        Geometry of what is segmented.
-    shape
-        Voxels of the model's grid.
-    geometry, source
-        Of the scan.
-    check
-        What the domain check found.
-    seconds
-        What it took.
-    """
-
-    array: Prepared
-    part: Geometry
-    shape: Shape
-    geometry: Geometry
-    source: Source
-    check: DomainCheck
-    seconds: float
 
 
 class Predictor:

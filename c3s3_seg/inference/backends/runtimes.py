@@ -189,11 +189,12 @@ class TorchBackend:
 
     def on_device(self, patches: Tensor) -> Tensor:
         """See `DeviceBackend`."""
-        if self._graphs is None:
+        graphs = self._graphs
+        if graphs is None:
             return self._logits(patches)
-        logits = self._graphs(patches)
-        if self._graphs.failure is not None:
-            self.notes, self._graphs = (*self.notes, self._graphs.failure), None
+        logits = graphs(patches)
+        if graphs.failure is not None and self._graphs is not None:
+            self.notes, self._graphs = (*self.notes, graphs.failure), None
         return logits
 
     def _logits(self, patches: Tensor) -> Tensor:
