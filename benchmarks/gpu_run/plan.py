@@ -48,7 +48,7 @@ class Plan:
         """Those of some groups; the seconds are limits, and what is left to the whole run is another."""
         yield self._part(CARD, 60, Row("card"))
         if {"scans", "batch", "tensorrt"} & set(groups):
-            yield self._part("prepare", 60, Row("scans"))
+            yield self._part("prepare", 90, Row("scans"))
         of = {"scans": self._scans, "batch": self._batch, "training": self._training}
         of |= {"tests": self._tests, "patches": self._patches, "tensorrt": self._tensorrt}
         for name in GROUPS:

@@ -36,7 +36,7 @@ def prepare(job: Job) -> None:
     spread = 0.005 * float(np.ptp(scan.array))
     for number in range(scale.batch):
         noise = np.random.default_rng(number).normal(0, spread, scan.array.shape)
-        case = scan.geometry.volume((scan.array + noise).astype(np.float32), scan.source)
+        case = scan.geometry.volume(_as_stored(scan.array + noise, scan.array.dtype), scan.source)
         name = f"case-{number:02}.nii.gz"
         save(case, job.out / BATCH / name)
         if number < scale.compared:
@@ -167,6 +167,13 @@ def _large(small: Volume, job: Job) -> Volume:
     pads = [(0, max(0, n - m)) for n, m in zip(large, small.array.shape, strict=True)]
     array = np.pad(small.array, pads, mode="wrap")[tuple(slice(0, n) for n in large)]
     return small.geometry.build(large, small.geometry.spacing_mm).volume(array, small.source)
+
+
+def _as_stored(values: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """In the type of the scan: whole numbers within its range, where it has one."""
+    if np.issubdtype(dtype, np.integer):
+        values = np.clip(np.rint(values), np.iinfo(dtype).min, np.iinfo(dtype).max)
+    return values.astype(dtype)
 
 
 def _masks(folder: Path, names: list[str]) -> NDArray[Any]:
