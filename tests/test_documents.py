@@ -25,6 +25,7 @@ FOREIGN = {
     *("network", "read-only", "rm", "tmpfs", "user", "memory", "build-arg"),  # of docker
     # of scripts in benchmarks/
     *("kills", "flat", "studies", "tiles", "fine", "slices", "size", "steps", "methods"),
+    *("scan", "parts", "list-sha", "minutes", "only", "rehearse", "python", "wheel", "without", "part-mb"),
 }
 METADATA = {f"c3s3.{key}" for key in ("task", "networks", "weights", "input", "output", "postprocess")}
 SUBTABLES = {"networks.a", "networks.b"}

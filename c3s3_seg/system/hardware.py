@@ -123,6 +123,10 @@ def installed_version(distribution: str) -> str | None:
     return stated[1] if stated else found.version
 
 
+def _folder(distribution: str) -> Path:
+    return Path(str(importlib.metadata.distribution(distribution).locate_file(""))).resolve()
+
+
 def runtime_versions() -> dict[str, str]:
     """Python and the runtimes that are installed, by the name of their distribution; imports none."""
     found = {"python": sys.version.split()[0]}
@@ -133,14 +137,17 @@ def runtime_versions() -> dict[str, str]:
 
 
 def check_onnx_wheels(device: str) -> str | None:
-    """A sentence for the report if both builds of ONNX Runtime are installed; None if not.
+    """A sentence for the report if both builds of ONNX Runtime are installed in one folder; None if not.
+
+    In two folders each has its own files, and the first on Python's path runs.
 
     Raises
     ------
     MissingError
         If CUDA was asked for: with both wheels nobody knows which of them would run.
     """
-    if len(installed("onnxruntime", "onnxruntime-gpu")) < 2:
+    both = installed("onnxruntime", "onnxruntime-gpu")
+    if len(both) < 2 or len({_folder(name) for name in both}) == 2:
         return None
     if is_cuda(device):
         raise MissingError(BOTH_WHEELS, todo=MEND_WHEELS)

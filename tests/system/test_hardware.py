@@ -1,9 +1,9 @@
+import sys
 from pathlib import Path
 
 import pytest
 
 from c3s3_seg.errors import InputError, MissingError
-from c3s3_seg.system import hardware
 from c3s3_seg.system.hardware import (
     available_memory,
     check_device,
@@ -45,15 +45,26 @@ def test_devices_and_which_gpu() -> None:
     assert [is_cuda(text) for text in ("auto", "cpu", "cuda", "cuda:1")] == [False, False, True, True]
 
 
-def test_two_builds_of_onnx_runtime_are_noticed(monkeypatch) -> None:
-    monkeypatch.setattr(hardware, "installed", lambda *names: list(names))
+def test_two_builds_of_onnx_runtime_in_one_folder_are_noticed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def install(folder: str, name: str) -> None:
+        facts = tmp_path / folder / f"{name.replace('-', '_')}-1.0.dist-info"
+        facts.mkdir(parents=True)
+        (facts / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+
+    install("one", "onnxruntime")
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "two"), str(tmp_path / "one")])
+    assert check_onnx_wheels("cuda") is None
+    install("two", "onnxruntime-gpu")  # as `pip install --target` does: neither overwrites the other
+    assert installed("onnxruntime", "onnxruntime-gpu") == ["onnxruntime", "onnxruntime-gpu"]
+    assert check_onnx_wheels("cuda") is None
+    install("two", "onnxruntime")
     note = check_onnx_wheels("cpu")
     assert note is not None
     assert "pip uninstall -y onnxruntime onnxruntime-gpu" in note
     with pytest.raises(MissingError, match="each overwrites the other's files"):
         check_onnx_wheels("cuda:1")
-    monkeypatch.setattr(hardware, "installed", lambda *names: ["onnxruntime"])
-    assert check_onnx_wheels("cuda") is None
 
 
 @pytest.mark.parametrize(
