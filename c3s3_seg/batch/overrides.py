@@ -81,11 +81,11 @@ class PredictKeys:
         Raises
         ------
         InputError
-            If a key of the tiling is given with the tiles of the published evaluations.
+            If a key of the tiling is given with the tiles of the published evaluations, or with one tile.
         """
         asked = {key: value for key, value in vars(self.tiling).items() if value is not None}
-        if asked and preset == "paper":
-            what = f"the tiles of --tiling paper are fixed, and tiling.{next(iter(asked))} was set"
+        if asked and preset in ("paper", "whole"):
+            what = f"the tiles of --tiling {preset} are fixed, and tiling.{next(iter(asked))} was set"
             raise InputError(what, todo="Leave one of them out")
         if "stride" in asked:
             asked = {"overlap": None, **asked}  # in place of the preset's

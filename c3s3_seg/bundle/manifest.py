@@ -18,6 +18,7 @@ from c3s3_seg.errors import ConfigError, shown
 from c3s3_seg.io.reading import SeriesRule
 from c3s3_seg.models import Architecture
 from c3s3_seg.models.strides import EVEN, Strides, multiple_of
+from c3s3_seg.system.choices import Weighting
 from c3s3_seg.system.files import PlainName
 from c3s3_seg.system.schema import Rule, closed
 
@@ -125,6 +126,8 @@ class Task:
     overlap
         How inference runs unless told otherwise. None: the whole volume at once, while it is small
         enough. A number: tiles of `patch` that share this part of their side.
+    weighting
+        How those tiles are averaged.
     series
         Which series of a study it wants, where a folder holds several volumes. None: those of its modality.
     domain
@@ -141,6 +144,7 @@ class Task:
     patch: Patch
     keep_largest: bool = True
     overlap: Annotated[float, Ge(0), Lt(1)] | None = None
+    weighting: Weighting = "constant"
     series: SeriesRule | None = None
     domain: Domain | None = None
     strides: ReadStrides | None = None

@@ -84,8 +84,8 @@ def predict(
         TilingPreset,
         typer.Option(
             metavar=options.one_of(TilingPreset),
-            help="default: as the bundle says. accurate: tiles overlap by half, Gaussian weights (slower)."
-            " paper: the tiles of the published evaluations, and both networks.",
+            help="default: as the bundle says. accurate: tiles overlap by half, Gaussian weights. whole: the"
+            " whole volume at once (faster). paper: the tiles of the published evaluations, both networks.",
             rich_help_panel=NETWORK,
         ),
     ] = "default",

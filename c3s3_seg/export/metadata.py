@@ -64,7 +64,8 @@ def _tiles(task: Task) -> str:
     patch = " x ".join(map(str, task.patch))
     if task.overlap is None:
         return f"The whole volume at once while memory allows, else tiles of {patch} that overlap by half."
-    return f"Tiles of {patch} that overlap by {task.overlap:g} of a side; average where they overlap."
+    average = "average weighted by a Gaussian" if task.weighting == "gaussian" else "average"
+    return f"Tiles of {patch} that overlap by {task.overlap:g} of a side; {average} where they overlap."
 
 
 def output_spec(task: Task, networks: int) -> str:

@@ -250,7 +250,7 @@ def _inferer(task: Task) -> dict[str, Any]:
         "roi_size": list(task.patch),
         "sw_batch_size": 1,
         "overlap": task.overlap,
-        "mode": "constant",
+        "mode": task.weighting,
         "padding_mode": "constant",
         "cval": 0.0,
     }

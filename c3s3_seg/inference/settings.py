@@ -28,7 +28,9 @@ class Settings:
     stride
         Voxels of the model's grid from tile to tile, in place of an overlap.
     weighting
-        How overlapping tiles are averaged.
+        How overlapping tiles are averaged. None: those of the task as the task says, others evenly.
+    whole
+        The whole volume at once while it is small enough, even if the task has tiles.
     mirroring
         Axes (0, 1, 2: the patient's left, back, head) along which the scan is also shown mirrored; the
         answers to all combinations are averaged.
@@ -57,7 +59,8 @@ class Settings:
     overlap: float | None = None
     probabilities: bool = False
     stride: Shape | None = None
-    weighting: Weighting = "constant"
+    weighting: Weighting | None = None
+    whole: bool = False
     mirroring: tuple[int, ...] = ()
     memory_bytes: int | None = None
     uncertainty: bool = False
@@ -73,8 +76,8 @@ class Settings:
             raise InputError(f"found an overlap of {self.overlap}, wanted 0 to below 1")
         if self.stride is not None and min(self.stride) < 1:
             raise InputError(f"found a stride of {shown(self.stride)}, wanted whole numbers from 1 on")
-        if self.stride is not None and self.overlap is not None:
-            raise InputError("found both a stride and an overlap, wanted one of them")
+        if (self.stride is not None) + (self.overlap is not None) + self.whole > 1:
+            raise InputError("found two of a stride, an overlap and the whole volume, wanted one of them")
         if len(set(self.mirroring)) != len(self.mirroring) or not set(self.mirroring) <= {0, 1, 2}:
             found = shown(self.mirroring)
             raise InputError(f"found the axes {found} to mirror, wanted each of 0, 1, 2 at most once")
@@ -96,7 +99,7 @@ class Settings:
         return Postprocessing(largest, self.min_volume_ml, self.fill_holes)
 
     def for_task(self, task: Task) -> Settings:
-        """With the task's own overlap and component rule where nothing else was asked for.
+        """With the task's own tiles and component rule where nothing else was asked for.
 
         Raises
         ------
@@ -106,8 +109,15 @@ class Settings:
         if self.stride is not None and any(s > p for s, p in zip(self.stride, task.patch, strict=True)):
             what = f"found a stride of {self.stride} for tiles of {task.patch}: there would be gaps"
             raise InputError(what, todo="Give a smaller stride")
-        overlap = task.overlap if self.overlap is None and self.stride is None else self.overlap
-        return replace(self, overlap=overlap, keep_largest=self.postprocessing(task).keep_largest)
+        asked = self.whole or self.overlap is not None or self.stride is not None
+        overlap = self.overlap if asked else task.overlap
+        weighting: Weighting = "constant" if asked else task.weighting
+        return replace(
+            self,
+            overlap=overlap,
+            weighting=self.weighting or weighting,
+            keep_largest=self.postprocessing(task).keep_largest,
+        )
 
     def record(self) -> dict[str, Any]:
         """For the JSON of a case: everything that decides what the mask looks like."""
@@ -126,9 +136,9 @@ def tiled(settings: Settings, preset: TilingPreset) -> Settings:
     """With the tiles of a preset.
 
     `default`: as the task says. `accurate`: tiles of the training size that overlap by half, weighted by a
-    Gaussian. `paper`: those of the published evaluations, stride 18 x 18 x 4 and a flat average; they
-    averaged both networks too, which is for the caller to open. The stride is in voxels of the model's grid,
-    as theirs was.
+    Gaussian. `whole`: the whole volume at once, which is faster. `paper`: those of the published evaluations,
+    stride 18 x 18 x 4 and a flat average; they averaged both networks too, which is for the caller to open.
+    The stride is in voxels of the model's grid, as theirs was.
 
     Raises
     ------
@@ -137,6 +147,8 @@ def tiled(settings: Settings, preset: TilingPreset) -> Settings:
     """
     if preset == "accurate":
         return replace(settings, overlap=0.5, stride=None, weighting="gaussian")
+    if preset == "whole":
+        return replace(settings, overlap=None, stride=None, whole=True)
     if preset == "paper":
         if settings.mirroring:
             raise InputError(

@@ -149,9 +149,8 @@ class TiledNetwork:
 
     def _timed(self, array: Array, found: Probabilities, progress: Progress | None) -> Iterator[Slab]:
         """Count the seconds that it takes to make the slabs."""
-        slabs = stream(
-            array, found.tiling, self._network, weighting=self.settings.weighting, progress=progress
-        )
+        weighting = self.settings.weighting or "constant"
+        slabs = stream(array, found.tiling, self._network, weighting=weighting, progress=progress)
         while True:
             started = time.perf_counter()
             try:

@@ -72,12 +72,18 @@ def parse(cls: type[T], data: Any, where: str | Path) -> T:
 
 
 @cache
-def _validator(cls: Any) -> Any:
+def _adapter(cls: Any) -> Any:
     """What pydantic makes of the annotations. It takes milliseconds, and a batch parses every case."""
     from pydantic import TypeAdapter
+
+    return TypeAdapter(cls)
+
+
+@cache
+def _validator(cls: Any) -> Any:
     from pydantic_core import SchemaValidator
 
-    return SchemaValidator(_exact(TypeAdapter(cls).core_schema))
+    return SchemaValidator(_exact(_adapter(cls).core_schema))
 
 
 def _exact(schema: Any, strict: bool = False) -> Any:
@@ -115,10 +121,8 @@ def _before(schema: Any) -> Any:
 
 
 def dump(instance: Any) -> Any:
-    """A dataclass -> what `json.dumps` takes. No adapter of its class is built for it."""
-    from pydantic_core import to_jsonable_python
-
-    return to_jsonable_python(instance)
+    """A dataclass -> what `json.dumps` takes, as its annotations say."""
+    return _adapter(type(instance)).dump_python(instance, mode="json")  # type: ignore[arg-type]
 
 
 def plain(value: Any) -> Any:

@@ -41,6 +41,7 @@ MAY_CHANGE = {
     "networks.ship",
     "networks.storage",
     "task.overlap",
+    "task.weighting",
     "task.keep_largest",
     "data.note",
 }

@@ -129,7 +129,7 @@ def completed(line: str) -> list[str]:
 
 def test_a_shell_completes_commands_values_and_models(tmp_path: os.PathLike[str]) -> None:
     assert completed("pre") == ["predict", "prepare"]
-    assert completed("predict --tiling ") == ["default", "accurate", "paper"]
+    assert completed("predict --tiling ") == ["default", "accurate", "whole", "paper"]
     assert completed("predict --model left") == [
         "left-atrium",
         "left-atrium-16",

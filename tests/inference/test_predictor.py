@@ -256,7 +256,8 @@ scan = Geometry.build((48, 48, 48), (2, 2, 2)).volume(np.indices((48, 48, 48)).s
 open_predictor(ModelBundle.find("phantom"), backend="openvino")(scan, allow_out_of_domain=True)
 """
     loaded = modules_of(code)
-    assert loaded & (UNUSED | {"SimpleITK", "typer", "rich"}) == set()
+    # In a process that is not ours OpenVINO brings all it has.
+    assert loaded & ((UNUSED - {"absl"}) | {"SimpleITK", "typer", "rich"}) == set()
     assert "scipy" not in loaded  # an empty mask has no components
 
 

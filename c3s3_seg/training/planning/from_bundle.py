@@ -60,7 +60,7 @@ def _same_task(data: DataSet, bundle: ModelBundle) -> None:
 def _task(builder: ConfigBuilder, bundle: ModelBundle) -> None:
     task = bundle.task
     builder.put("task.name", f"{task.name}-tuned", "the bundle's name, and what it is")
-    for key in ("modality", "labels", "patch", "strides", "keep_largest", "overlap", "series"):
+    for key in ("modality", "labels", "patch", "strides", "keep_largest", "overlap", "weighting", "series"):
         value = _known(dump(task)[key])
         if value is not None:
             builder.put(f"task.{key}", value, COPIED)
