@@ -121,7 +121,9 @@ def test_runtimes_are_imported_inside_functions() -> None:
 
 
 def test_no_assert_in_the_product() -> None:
-    found = [path for path, tree in trees().items() for node in ast.walk(tree) if isinstance(node, ast.Assert)]
+    found = [
+        path for path, tree in trees().items() for node in ast.walk(tree) if isinstance(node, ast.Assert)
+    ]
     assert found == []
 
 

@@ -31,7 +31,7 @@ from c3s3_seg.io.dicom_objects.seg_write import write_seg
 from c3s3_seg.phantom import Simulator, save, simulate
 
 pytestmark = pytest.mark.slow
-# An atrium and little around it, which the domain check would refuse: a third of the work, and the same words.
+# An atrium and little around it, which the domain check would refuse: a third of the work, the same words.
 SMALL = Simulator(shape=(44, 40, 16), spacing_mm=(1.95, 1.95, 4.0))
 MODEL = ("--model", "phantom", "--allow-out-of-domain")
 

@@ -201,31 +201,6 @@ def test_usage_errors() -> None:
     assert run().stderr.startswith("Usage: c3s3-seg [OPTIONS] COMMAND")
 
 
-@pytest.mark.slow
-def test_train_and_export_make_a_bundle_that_predicts(
-    small_crops: Path, toy_data: Path, tmp_path: Path
-) -> None:
-    words = ("--set", "run.iterations=4", "--set", "method=supervised")
-    answer = run("train", small_crops, "-o", tmp_path / "run", *words)
-    assert answer.returncode == 0, answer.stderr
-    assert "Dice" in answer.stdout
-    bundle = tmp_path / "run" / "bundle"
-    scan = toy_data / "imagesTr" / "ball-4.nii.gz"
-    refused(
-        run("predict", scan, "-o", tmp_path / "o", "--model", bundle, "--backend", "onnx"),
-        "no model.onnx",
-        "export",
-    )
-    answer = run("export", bundle, "--to", "onnx")
-    assert answer.returncode == 0, answer.stderr
-    assert "agrees with torch on validation case ball-4" in answer.stdout
-    answer = run("predict", scan, "-o", tmp_path / "out", "--model", bundle)
-    assert answer.returncode == 0, answer.stderr
-    assert json.loads((tmp_path / "out" / "ball-4.json").read_text())["made_with"]["backend"] == "openvino"
-    card = (bundle / "README.md").read_text()
-    assert "2 labelled, 0 unlabelled, 1 validation" in card
-
-
 def test_an_export_that_stands_alone_needs_a_folder() -> None:
     for words in (["--to", "openvino"], ["--precision", "float16"], ["--ensemble"], ["--batch", "2"]):
         refused(run("export", "phantom", *words), "this export stands alone and needs a folder", "-o")

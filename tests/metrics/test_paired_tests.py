@@ -27,7 +27,8 @@ B = [0.88, 0.91, 0.86, 0.80, 0.90, 0.90]
 
 
 def test_differences_by_hand() -> None:
-    from scipy.stats import wilcoxon  # a second to import, and every process that runs tests imports this file
+    # It takes a second, and every process that runs tests imports this file.
+    from scipy.stats import wilcoxon
 
     results = {pair.metric: pair for pair in compare(rows(A, B), rows(B, A))}
     dice = results["dice"]

@@ -10,7 +10,6 @@ from helpers.masks import blobs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from medpy.metric import binary as medpy
 
 from c3s3_seg.errors import GeometryError, InputError
 from c3s3_seg.geometry.volume import Geometry, Volume
@@ -296,6 +295,9 @@ def test_a_sheared_grid_is_measured_along_its_true_axes() -> None:
 
 
 def assert_equals_medpy(p: np.ndarray, t: np.ndarray, geometry: Geometry) -> None:
+    # It takes a second, and every process that runs tests imports this file.
+    from medpy.metric import binary as medpy
+
     found, spacing = score(geometry.volume(p), geometry.volume(t)), geometry.spacing_mm
     paper = paper_score(geometry.volume(p), geometry.volume(t))
     expected = {
