@@ -391,6 +391,8 @@ def test_labels_in_one_pass_are_as_each_alone(order: str, dtype: type) -> None:
 
 @pytest.mark.parametrize("label", [1, 2, 3])
 def test_each_of_many_labels_equals_medpy(label: int) -> None:
+    from medpy.metric import binary as medpy
+
     p, t = many_labels()
     spacing = (0.7, 1.1, 2.5)
     found = scores(volume(p, spacing), volume(t, spacing), (1, 2, 3))[label]
