@@ -1,6 +1,7 @@
 """The layers of docs/architecture.md: packages import only packages below them; runtimes stay in theirs."""
 
 import ast
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -48,7 +49,12 @@ AT_ONCE = {
     "SimpleITK": {"io"},
     "pydicom": {"io"},
 }
-TREES = {path: ast.parse(path.read_text()) for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+@cache
+def trees() -> dict[Path, ast.Module]:
+    """Every file of the package, parsed when a test asks: each process that runs tests imports this file."""
+    return {path: ast.parse(path.read_text()) for path in sorted(PACKAGE.rglob("*.py"))}
 
 
 def package(path: Path) -> str:
@@ -85,8 +91,8 @@ def offences(tree: ast.AST, home: str) -> list[str]:
 
 
 def test_imports_run_down() -> None:
-    assert {package(path) for path in TREES} <= set(LAYER)
-    found = {str(path): offences(tree, package(path)) for path, tree in TREES.items()}
+    assert {package(path) for path in trees()} <= set(LAYER)
+    found = {str(path): offences(tree, package(path)) for path, tree in trees().items()}
     assert {path: names for path, names in found.items() if names} == {}
 
 
@@ -107,7 +113,7 @@ def test_the_check_finds_what_runs_up() -> None:
 
 
 def test_runtimes_are_imported_inside_functions() -> None:
-    for path, tree in TREES.items():
+    for path, tree in trees().items():
         for node in tree.body:
             if isinstance(node, ast.Import | ast.ImportFrom):
                 heavy = {name.split(".")[0] for name in imports(node)} & set(HEAVY)
@@ -115,19 +121,21 @@ def test_runtimes_are_imported_inside_functions() -> None:
 
 
 def test_no_assert_in_the_product() -> None:
-    found = [path for path, tree in TREES.items() for node in ast.walk(tree) if isinstance(node, ast.Assert)]
+    found = [
+        path for path, tree in trees().items() for node in ast.walk(tree) if isinstance(node, ast.Assert)
+    ]
     assert found == []
 
 
 def test_no_module_needs_itself() -> None:
     """Not even by an import within a function."""
-    modules = {module(path) for path in TREES} - {"c3s3_seg"}
-    TopologicalSorter({module(path): imports(tree) & modules for path, tree in TREES.items()}).prepare()
+    modules = {module(path) for path in trees()} - {"c3s3_seg"}
+    TopologicalSorter({module(path): imports(tree) & modules for path, tree in trees().items()}).prepare()
 
 
 def test_a_class_name_stands_once_in_the_package() -> None:
     homes: dict[str, list[str]] = {}
-    for path, tree in TREES.items():
+    for path, tree in trees().items():
         for node in ast.walk(tree):
             if isinstance(node, ast.ClassDef):
                 homes.setdefault(node.name, []).append(module(path))

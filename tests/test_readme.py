@@ -47,15 +47,28 @@ def test_the_readme_and_the_tutorial_run(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     first, *others = dict.fromkeys([*ours, *more])
+    said = {}
     for line in (first, *others):
+        if line.startswith("c3s3-seg export "):  # until then there is no graph
+            early = here("c3s3-seg predict scans/phantom-1 -o o --model run/bundle --backend onnx")
+            assert early.returncode == 2
+            (reason,) = early.stderr.splitlines()
+            assert "no model.onnx" in reason
+            assert "export" in reason
         answer = in_a_shell(line) if line is first or not line.startswith("c3s3-seg ") else here(line)
         assert answer.returncode == 0, f"{line}\n{answer.stdout}{answer.stderr}"
+        said[line.split()[1]] = answer.stdout
+    assert "Dice" in said["train"]
     for name in ("out/phantom-1.nii.gz", "out/phantom-2.png", "seg/phantom-1.seg.dcm"):
         assert (work / name).is_file(), name
     for name in ("report/report.html", "report-paper/cases.csv", "checked/check.html", "scores/report.html"):
         assert (work / name).is_file(), name
     splits = json.loads((work / "data" / "dataset.json").read_text())
     assert [len(splits[kind]) for kind in ("labelled", "unlabelled", "validation")] == [2, 3, 1]
+    assert f"agrees with torch on validation case {splits['validation'][0]}" in said["export"]
+    assert "2 labelled, 0 unlabelled, 1 validation" in (work / "run" / "bundle" / "README.md").read_text()
+    made = json.loads((work / "segmented" / "phantom-7.json").read_text())["made_with"]
+    assert made["backend"] == "openvino"
     card = json.loads((work / "run" / "bundle" / "manifest.json").read_text())["training"]
     assert (card["method"], card["iterations"]) == ("supervised", 6)
     assert (work / "run" / "bundle" / "model.onnx").is_file()

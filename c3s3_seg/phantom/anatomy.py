@@ -98,8 +98,8 @@ class _Builder:
     rng: np.random.Generator
     variation: Variation
 
-    def vessel(self, knots: Knots) -> Field:
-        return self.canvas.tube(course(self.rng, knots, self.variation))
+    def vessel(self, *vessels: Knots) -> Field:
+        return self.canvas.tube(*(course(self.rng, knots, self.variation) for knots in vessels))
 
     def chamber(self, centre: ArrayLike, radii: ArrayLike, axes: ArrayLike | None = None) -> Field:
         spread = self.variation
@@ -138,14 +138,13 @@ def _atrium(build: _Builder, impressions: Field) -> tuple[Field, Field]:
     right = build.chamber((-10, 1, 0), (23, 17.5, 21))
     left = build.chamber((8, -1, -2), (23.5, 19.5, 24))
     trunks = [course(build.rng, vein, spread) for vein in VEINS]
-    veins = np.maximum.reduce([build.canvas.tube(trunk) for trunk in trunks])
+    veins = build.canvas.tube(*trunks)
     body = smooth_union(smooth_union(right, left, 2 * spread.fillet_mm), veins, spread.fillet_mm)
     body = smooth_union(body, build.vessel(APPENDAGE), spread.fillet_mm)
     body += spread.surface_mm * smooth_field(build.rng, build.canvas.shape, 9)
     # The aorta presses into the atrium, as in the scans; so the two can never overlap.
     body = -smooth_union(-body, impressions + spread.septum_mm, spread.fillet_mm)
-    branches = [build.canvas.tube(b) for trunk in trunks for b in build.forks(trunk)]
-    return body, np.maximum.reduce(branches)
+    return body, build.canvas.tube(*(branch for trunk in trunks for branch in build.forks(trunk)))
 
 
 def _left_heart(build: _Builder, impressions: Field) -> _LeftHeart:
@@ -181,12 +180,10 @@ def _right_heart(build: _Builder, keep_out: Field) -> dict[str, Field]:
     pools = {
         "right_atrium": np.maximum(
             build.chamber((-34, -29, -17), (22, 22, 27)),
-            np.maximum.reduce([build.vessel(k) for k in (CAVA_SUPERIOR, CAVA_INFERIOR, TRICUSPID)]),
+            build.vessel(CAVA_SUPERIOR, CAVA_INFERIOR, TRICUSPID),
         ),
         "right_ventricle": build.chamber((0, -59, -28), (39, 23, 27)),
-        "pulmonary_artery": np.maximum.reduce(
-            [build.vessel(knots) for knots in (PULMONARY_ARTERY, PULMONARY_RIGHT, PULMONARY_LEFT)]
-        ),
+        "pulmonary_artery": build.vessel(PULMONARY_ARTERY, PULMONARY_RIGHT, PULMONARY_LEFT),
     }
     return {name: np.minimum(field, -keep_out) for name, field in pools.items()}
 
@@ -207,14 +204,14 @@ def _surroundings(build: _Builder, heart: Field, vessels: Field) -> list[Layer]:
         start = np.array([build.rng.choice([-1, 1]) * build.rng.uniform(42, 60), 8, 5])
         start += build.rng.normal(0, 16, 3)
         tip = start + build.rng.normal(0, 14, 3) + (np.sign(start[0]) * 12, 4, 0)
-        twigs.append(build.canvas.tube(np.array([[*start, 2.2], [*tip, 1.0]])))
+        twigs.append(np.array([[*start, 2.2], [*tip, 1.0]]))
     height = (z + build.rng.uniform(0, 26)) % 26 - 13
     gullet = build.vessel(OESOPHAGUS)
     return [
         Layer("muscle", -thorax),
         Layer("subcutaneous", -thorax - 14),
         Layer("lung", lung),
-        Layer("lung_vessel", np.minimum(np.maximum.reduce(twigs), lung + 2)),
+        Layer("lung_vessel", np.minimum(build.canvas.tube(*twigs), lung + 2)),
         Layer("liver", liver),
         Layer("cortex", spine + 1.2),
         Layer("marrow", spine - 0.8),
@@ -236,7 +233,7 @@ def build_anatomy(canvas: Canvas, rng: np.random.Generator, variation: Variation
     right = _right_heart(build, np.maximum(wall_off, left.myocardium))
     # The aorta opens into the ventricle and into nothing else.
     branches = np.minimum(left.branches, -np.maximum(root, descending) - septum)
-    airways = np.maximum.reduce([canvas.tube(np.array(knots, dtype=np.float64)) for knots in AIRWAYS])
+    airways = canvas.tube(*(np.array(knots, dtype=np.float64) for knots in AIRWAYS))
     pools = {
         **right,
         "aorta": np.maximum(root, descending),

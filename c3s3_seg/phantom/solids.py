@@ -44,10 +44,10 @@ class Canvas:
             slices.append(slice(max(0, start * _COARSE), max(0, stop * _COARSE)))
         return slices[0], slices[1], slices[2]
 
-    def tube(self, knots: Floats) -> Field:
-        """Distance to a tapering tube along (n, 4) knots x, y, z, radius, with round ends."""
+    def tube(self, *tubes: Floats) -> Field:
+        """Distance to tapering tubes along (n, 4) knots x, y, z, radius, with round ends: their union."""
         field = np.full(self.shape, -_FAR_MM, np.float32)
-        for a, b in pairwise(knots):
+        for a, b in (piece for knots in tubes for piece in pairwise(knots)):
             reach = max(a[3], b[3])
             box = self.box(np.minimum(a, b)[:3] - reach, np.maximum(a, b)[:3] + reach)
             np.maximum(field[box], _segment(self.points[:, *box], a, b), out=field[box])

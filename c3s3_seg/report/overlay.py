@@ -292,7 +292,8 @@ def _contours(
     from contourpy import contour_generator
     from PIL import Image, ImageDraw
 
-    layer = Image.new("RGBA", (size[0] * SMOOTH, size[1] * SMOOTH))
+    # Premultiplied: lines are opaque, so the colours are the same, and Pillow scales without two conversions.
+    layer = Image.new("RGBa", (size[0] * SMOOTH, size[1] * SMOOTH))
     draw = ImageDraw.Draw(layer)
     for mask, colour in reversed(list(zip(masks, colours, strict=True))):
         # A frame of background closes the contours of masks that touch the edge.
@@ -301,7 +302,7 @@ def _contours(
             # Index 0 of the framed mask is the centre of a voxel before the first: at -0.5 voxels.
             points = [tuple(point) for point in (np.asarray(line) - 0.5) * pixels * SMOOTH]
             draw.line([*points, points[1]], fill=(*colour, 255), width=2 * SMOOTH + 2, joint="curve")
-    return layer.resize(size, Image.Resampling.BOX)
+    return layer.reduce(SMOOTH).convert("RGBA")
 
 
 def _font(size: int) -> Any:

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -200,31 +201,6 @@ def test_usage_errors() -> None:
     assert run().stderr.startswith("Usage: c3s3-seg [OPTIONS] COMMAND")
 
 
-@pytest.mark.slow
-def test_train_and_export_make_a_bundle_that_predicts(
-    toy_config: Path, toy_data: Path, tmp_path: Path
-) -> None:
-    words = ("--set", "run.iterations=4", "--set", "method=supervised")
-    answer = run("train", toy_config, "-o", tmp_path / "run", *words)
-    assert answer.returncode == 0, answer.stderr
-    assert "Dice" in answer.stdout
-    bundle = tmp_path / "run" / "bundle"
-    scan = toy_data / "imagesTr" / "ball-4.nii.gz"
-    refused(
-        run("predict", scan, "-o", tmp_path / "o", "--model", bundle, "--backend", "onnx"),
-        "no model.onnx",
-        "export",
-    )
-    answer = run("export", bundle, "--to", "onnx")
-    assert answer.returncode == 0, answer.stderr
-    assert "agrees with torch on validation case ball-4" in answer.stdout
-    answer = run("predict", scan, "-o", tmp_path / "out", "--model", bundle)
-    assert answer.returncode == 0, answer.stderr
-    assert json.loads((tmp_path / "out" / "ball-4.json").read_text())["made_with"]["backend"] == "openvino"
-    card = (bundle / "README.md").read_text()
-    assert "2 labelled, 0 unlabelled, 1 validation" in card
-
-
 def test_an_export_that_stands_alone_needs_a_folder() -> None:
     for words in (["--to", "openvino"], ["--precision", "float16"], ["--ensemble"], ["--batch", "2"]):
         refused(run("export", "phantom", *words), "this export stands alone and needs a folder", "-o")
@@ -253,36 +229,66 @@ def test_threads_wait_briefly_unless_told_otherwise(given: dict[str, str], expec
     assert answer.stdout.splitlines()[-1] == expected
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("error", "code", "parts"),
-    [
-        ("1 / 0", 4, ("ZeroDivisionError: division by zero", "This is a defect of the program", "line ")),
-        ("[].boom", 4, ("AttributeError", "defect")),
-        ("open('/none')", 2, ("error: /none: No such file or directory",)),
-        ("open('n' * 300)", 2, ("File name too long",)),
-        ("(_ for _ in ()).throw(MemoryError())", 2, ("the memory did not suffice",)),
-        ("(_ for _ in ()).throw(ImportError('x.so: cannot allocate memory'))", 2, ("did not suffice",)),
-    ],
+# An error that no check foresaw, the exit code, and what the last line says.
+UNFORESEEN = (
+    ("1 / 0", 4, ("ZeroDivisionError: division by zero", "This is a defect of the program", "line ")),
+    ("[].boom", 4, ("AttributeError", "defect")),
+    ("open('/none')", 2, ("error: /none: No such file or directory",)),
+    ("open('n' * 300)", 2, ("File name too long",)),
+    ("(_ for _ in ()).throw(MemoryError())", 2, ("the memory did not suffice",)),
+    ("(_ for _ in ()).throw(ImportError('x.so: cannot allocate memory'))", 2, ("did not suffice",)),
 )
-def test_what_no_check_foresaw_is_one_line(error: str, code: int, parts: tuple[str, ...]) -> None:
-    program = (
-        "import sys; from c3s3_seg import cli\n"
-        f"cli.app.command('boom')(lambda: {error})\n"
-        "sys.argv = ['c3s3-seg', 'boom']; cli.main()"
-    )
+BOOM = """
+import os, sys
+from c3s3_seg import cli
+
+def boom():
+    exec(sys.argv[2])
+
+cli.app.command("boom", context_settings={"ignore_unknown_options": True, "allow_extra_args": True})(boom)
+for error in sys.argv[1:]:
+    child = os.fork()
+    if not child:
+        sys.argv = ["c3s3-seg", "boom", error]
+        cli.main()
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    print("ends with", code, file=sys.stderr, flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def unforeseen() -> dict[bool, list[tuple[int, list[str]]]]:
+    """With the traceback asked for or not: exit code and lines on stderr, of a process for each error."""
+    found = {}
     for shown in (False, True):
         answer = subprocess.run(
-            [sys.executable, "-c", program],
+            [sys.executable, "-c", BOOM, *(error for error, _, _ in UNFORESEEN)],
             capture_output=True,
             text=True,
-            check=False,
+            check=True,
             env={**os.environ, **({"C3S3_SEG_TRACEBACK": "1"} if shown else {})},
         )
-        assert answer.returncode == code
-        assert ("Traceback" in answer.stderr) == (shown and code == 4)
-        assert all(part in answer.stderr.splitlines()[-1] for part in parts)
-        assert len(answer.stderr.splitlines()) == 1 or shown
+        *parts, rest = re.split(r"^ends with (-?\d+)\n", answer.stderr, flags=re.MULTILINE)
+        assert rest == ""
+        found[shown] = [
+            (int(code), text.splitlines()) for text, code in zip(parts[::2], parts[1::2], strict=True)
+        ]
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(len(UNFORESEEN)), ids=[error for error, _, _ in UNFORESEEN])
+def test_what_no_check_foresaw_is_one_line(
+    number: int, unforeseen: dict[bool, list[tuple[int, list[str]]]]
+) -> None:
+    _, code, parts = UNFORESEEN[number]
+    for shown, answers in unforeseen.items():
+        assert len(answers) == len(UNFORESEEN)
+        ended, lines = answers[number]
+        assert ended == code
+        assert any(line.startswith("Traceback") for line in lines) == (shown and code == 4)
+        assert all(part in lines[-1] for part in parts)
+        assert len(lines) == 1 or shown
 
 
 def test_an_empty_mask_is_no_success(small_scans: Path, tmp_path: Path) -> None:

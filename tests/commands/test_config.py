@@ -110,8 +110,11 @@ def on_the_line(key: str, value: Any) -> list[str]:
     return [word for item in (value if isinstance(value, list) else [value]) for word in (option, str(item))]
 
 
+PROGRAM: Any = typer.main.get_command(app)
+
+
 def options_of(command: str) -> set[str]:
-    return {param.name for param in typer.main.get_command(app).get_command(None, command).params}  # type: ignore[attr-defined]
+    return {param.name for param in PROGRAM.get_command(None, command).params}
 
 
 # `log_file` is an option of predict as soon as it writes log files.

@@ -280,19 +280,6 @@ def test_a_seg_that_is_wrong_never_reaches_its_name(
     assert not (tmp_path / "a.dcm").exists()
 
 
-@pytest.mark.slow
-@pytest.mark.data
-def test_the_real_oblique_mr_and_the_real_tilted_ct(shared_data: Path, tmp_path: Path) -> None:
-    for name in ("oblique-t1", "philips-ct-tilt"):
-        mask = drawn(load(shared_data / "dicom" / name, repair=("tilt", "gaps")))
-        write_seg(mask, tmp_path / "a.dcm", SEGMENTS, MAKER)
-        if name == "oblique-t1":
-            assert differing(tmp_path / "a.dcm", mask, tmp_path / "q") == 0
-        # The age of the volunteer is not written as the standard wants it, in the source already.
-        theirs = ("Patient's Age", "Dicom dataset contains invalid data values")
-        assert [e for e in errors(tmp_path / "a.dcm") if not any(t in e for t in theirs)] == []
-
-
 def test_a_label_map_of_odd_frames_does_not_end_the_program(tmp_path: Path) -> None:
     grid = Geometry.build((35, 51, 6))
     scan = grid.volume(np.arange(35 * 51 * 6).reshape(grid.shape) % 4000)

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.command import run
-from scipy.stats import wilcoxon
 
 from c3s3_seg.geometry.volume import Geometry
 from c3s3_seg.io import save
@@ -28,6 +27,9 @@ B = [0.88, 0.91, 0.86, 0.80, 0.90, 0.90]
 
 
 def test_differences_by_hand() -> None:
+    # It takes a second, and every process that runs tests imports this file.
+    from scipy.stats import wilcoxon
+
     results = {pair.metric: pair for pair in compare(rows(A, B), rows(B, A))}
     dice = results["dice"]
     assert dice.n == 6

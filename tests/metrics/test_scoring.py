@@ -10,7 +10,6 @@ from helpers.masks import blobs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from medpy.metric import binary as medpy
 
 from c3s3_seg.errors import GeometryError, InputError
 from c3s3_seg.geometry.volume import Geometry, Volume
@@ -296,6 +295,9 @@ def test_a_sheared_grid_is_measured_along_its_true_axes() -> None:
 
 
 def assert_equals_medpy(p: np.ndarray, t: np.ndarray, geometry: Geometry) -> None:
+    # It takes a second, and every process that runs tests imports this file.
+    from medpy.metric import binary as medpy
+
     found, spacing = score(geometry.volume(p), geometry.volume(t)), geometry.spacing_mm
     paper = paper_score(geometry.volume(p), geometry.volume(t))
     expected = {
@@ -389,6 +391,8 @@ def test_labels_in_one_pass_are_as_each_alone(order: str, dtype: type) -> None:
 
 @pytest.mark.parametrize("label", [1, 2, 3])
 def test_each_of_many_labels_equals_medpy(label: int) -> None:
+    from medpy.metric import binary as medpy
+
     p, t = many_labels()
     spacing = (0.7, 1.1, 2.5)
     found = scores(volume(p, spacing), volume(t, spacing), (1, 2, 3))[label]

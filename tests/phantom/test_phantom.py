@@ -23,6 +23,12 @@ def phantom(seed: int) -> Phantom:
     return simulate(seed)
 
 
+@lru_cache
+def tiny(seed: int) -> Phantom:
+    """For files, whose content does not matter."""
+    return simulate(seed, Simulator(shape=(24, 24, 12), spacing_mm=(5.0, 5.0, 8.0)))
+
+
 def best_threshold_dice(scan: np.ndarray, truth: np.ndarray) -> float:
     """The best Dice that "brighter than t" reaches, over 200 values of t."""
     inside, outside = np.sort(scan[truth > 0]), np.sort(scan[truth == 0])
@@ -166,29 +172,29 @@ def test_a_negative_seed_is_refused() -> None:
 
 @pytest.mark.parametrize("file_format", ["nii.gz", "dicom"])
 def test_a_saved_phantom_comes_back(tmp_path: Path, file_format: str) -> None:
-    scan_path, truth_path = save(phantom(0), tmp_path, seed=0, file_format=file_format)
+    scan_path, truth_path = save(tiny(0), tmp_path, seed=0, file_format=file_format)
     assert scan_path == tmp_path / ("phantom-0" if file_format == "dicom" else "phantom-0.nii.gz")
     assert truth_path == tmp_path / "truth" / "phantom-0.nii.gz"
     scan, truth = io.load(scan_path), io.load(truth_path)
-    assert scan.geometry.matches(phantom(0).scan.geometry)
-    assert truth.geometry.matches(phantom(0).scan.geometry)
-    assert np.array_equal(scan.array, phantom(0).scan.array)
-    assert np.array_equal(truth.array, phantom(0).truth.array)
+    assert scan.geometry.matches(tiny(0).scan.geometry)
+    assert truth.geometry.matches(tiny(0).scan.geometry)
+    assert np.array_equal(scan.array, tiny(0).scan.array)
+    assert np.array_equal(truth.array, tiny(0).truth.array)
 
 
 @pytest.mark.parametrize("spoil", [lambda p: p.unlink(), lambda p: None])
 def test_nothing_is_overwritten(tmp_path: Path, spoil: Callable[[Path], None]) -> None:
-    scan, truth = save(phantom(0), tmp_path, seed=0, file_format="nii.gz")
+    scan, truth = save(tiny(0), tmp_path, seed=0, file_format="nii.gz")
     spoil(scan)  # the truth alone is in the way, too
     before = truth.read_bytes()
     with pytest.raises(InputError, match="is there already"):
-        save(phantom(1), tmp_path, seed=0, file_format="nii.gz")
+        save(tiny(1), tmp_path, seed=0, file_format="nii.gz")
     assert truth.read_bytes() == before
 
 
 def test_an_unknown_format_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"wanted 'dicom' or 'nii\.gz'"):
-        save(phantom(0), tmp_path, seed=0, file_format="png")
+        save(tiny(0), tmp_path, seed=0, file_format="png")
     assert not list(tmp_path.iterdir())
 
 
@@ -237,8 +243,7 @@ def test_each_phantom_is_a_patient_and_a_study_of_its_own(tmp_path: Path) -> Non
 
     known = set()
     for seed in (1, 2):
-        small = simulate(seed, Simulator(shape=(24, 24, 12), spacing_mm=(5.0, 5.0, 8.0)))
-        scan, truth = save(small, tmp_path, seed=seed, file_format="dicom", truth="none")
+        scan, truth = save(tiny(seed), tmp_path, seed=seed, file_format="dicom", truth="none")
         assert truth is None
         data = pydicom.dcmread(next(scan.iterdir()))
         known |= {data.PatientID, data.StudyInstanceUID, data.SeriesInstanceUID, data.FrameOfReferenceUID}
@@ -248,9 +253,9 @@ def test_each_phantom_is_a_patient_and_a_study_of_its_own(tmp_path: Path) -> Non
 
 def test_truths_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="refers to the slices of a DICOM series"):
-        save(phantom(0), tmp_path, seed=0, file_format="nii.gz", truth="rtstruct")
+        save(tiny(0), tmp_path, seed=0, file_format="nii.gz", truth="rtstruct")
     with pytest.raises(InputError, match="found the truth 'stl'"):
-        save(phantom(0), tmp_path, seed=0, file_format="dicom", truth="stl")  # type: ignore[arg-type]
+        save(tiny(0), tmp_path, seed=0, file_format="dicom", truth="stl")  # type: ignore[arg-type]
 
 
 def test_as_a_ct_it_is_the_same_heart_in_hounsfield_units() -> None:
@@ -269,6 +274,7 @@ def test_as_a_ct_it_is_the_same_heart_in_hounsfield_units() -> None:
 
 
 def test_a_ct_is_no_series(tmp_path: Path) -> None:
+    small = Simulator(shape=(24, 24, 12), spacing_mm=(5.0, 5.0, 8.0))
     with pytest.raises(InputError, match="simulated series are MR"):
-        save(simulate(3, modality="CT"), tmp_path, seed=3, file_format="dicom")
+        save(simulate(3, small, "CT"), tmp_path, seed=3, file_format="dicom")
     assert not list(tmp_path.iterdir())

@@ -20,29 +20,43 @@ from c3s3_seg.service.worker_process import WorkerProcess
 pytestmark = pytest.mark.slow
 
 STORE = '[[serve.store]]\nserver = "PACS@127.0.0.1:{}"\n[serve.output]\ncapture = true\n'
-# A process of its own that is killed, as by kill -9, before the step that it is told.
+# For each step that it is told a process of its own, which is killed before that step, as by kill -9. They
+# are forks of one process that has imported what they need, and nothing else.
 KILLED = """
-import os, signal, sys
+import json, os, signal, sys
 from pathlib import Path
 from helpers.service import Bench
 
-folder, more, step, count = Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
-seen = []
+folder, more, steps = Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
 
-def at(name):
-    seen.append(name)
-    if seen.count(step) == count:
-        os.kill(os.getpid(), signal.SIGKILL)
+def until(step, count):
+    seen = []
 
-Bench(folder, more, step=at).wait()
+    def at(name):
+        seen.append(name)
+        if seen.count(step) == count:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    Bench(folder, more, step=at).wait()
+
+for step, count in steps:
+    child = os.fork()
+    if not child:
+        try:
+            until(step, count)
+        finally:
+            os._exit(1)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
 
-def killed_at(folder: Path, more: str, step: str, count: int = 1) -> int:
+def killed_at(folder: Path, more: str, steps: list[tuple[str, int]]) -> list[int]:
+    """How the process of each step ended."""
     tests = str(Path(__file__).parents[1])
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([tests, *sys.path])}
-    words = [sys.executable, "-c", KILLED, str(folder), more, step, str(count)]
-    return subprocess.run(words, env=environment, check=False, capture_output=True).returncode
+    words = [sys.executable, "-c", KILLED, str(folder), more, json.dumps(steps)]
+    answer = subprocess.run(words, env=environment, check=True, capture_output=True, text=True)
+    return [int(line) for line in answer.stdout.split()]
 
 
 def test_a_kill_at_any_step_loses_nothing_and_doubles_nothing(tmp_path: Path) -> None:
@@ -54,8 +68,7 @@ def test_a_kill_at_any_step_loses_nothing_and_doubles_nothing(tmp_path: Path) ->
         bench.take(list((tmp_path / "sent").iterdir()))
         bench.service.close()
         steps = [("segment", 1), ("stored", 1), ("stored", 2), ("finish", 1), ("finished", 1)]
-        for step, count in steps:
-            assert killed_at(tmp_path, more, step, count) == -signal.SIGKILL, step
+        assert killed_at(tmp_path, more, steps) == [-signal.SIGKILL] * len(steps)
         bench = Bench(tmp_path, more)
         (line,) = bench.wait()
         assert line["verdict"] == "segmented"
