@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from c3s3_seg.phantom.solids import Canvas, Field, Floats, smooth_field, smooth_union
+from c3s3_seg.phantom.solids import Canvas, Field, Floats, smooth_field, smooth_union, union
 
 Knots = tuple[tuple[float, float, float, float], ...]
 
@@ -138,14 +138,14 @@ def _atrium(build: _Builder, impressions: Field) -> tuple[Field, Field]:
     right = build.chamber((-10, 1, 0), (23, 17.5, 21))
     left = build.chamber((8, -1, -2), (23.5, 19.5, 24))
     trunks = [course(build.rng, vein, spread) for vein in VEINS]
-    veins = np.maximum.reduce([build.canvas.tube(trunk) for trunk in trunks])
+    veins = union([build.canvas.tube(trunk) for trunk in trunks])
     body = smooth_union(smooth_union(right, left, 2 * spread.fillet_mm), veins, spread.fillet_mm)
     body = smooth_union(body, build.vessel(APPENDAGE), spread.fillet_mm)
     body += spread.surface_mm * smooth_field(build.rng, build.canvas.shape, 9)
     # The aorta presses into the atrium, as in the scans; so the two can never overlap.
     body = -smooth_union(-body, impressions + spread.septum_mm, spread.fillet_mm)
     branches = [build.canvas.tube(b) for trunk in trunks for b in build.forks(trunk)]
-    return body, np.maximum.reduce(branches)
+    return body, union(branches)
 
 
 def _left_heart(build: _Builder, impressions: Field) -> _LeftHeart:
@@ -181,10 +181,10 @@ def _right_heart(build: _Builder, keep_out: Field) -> dict[str, Field]:
     pools = {
         "right_atrium": np.maximum(
             build.chamber((-34, -29, -17), (22, 22, 27)),
-            np.maximum.reduce([build.vessel(k) for k in (CAVA_SUPERIOR, CAVA_INFERIOR, TRICUSPID)]),
+            union([build.vessel(k) for k in (CAVA_SUPERIOR, CAVA_INFERIOR, TRICUSPID)]),
         ),
         "right_ventricle": build.chamber((0, -59, -28), (39, 23, 27)),
-        "pulmonary_artery": np.maximum.reduce(
+        "pulmonary_artery": union(
             [build.vessel(knots) for knots in (PULMONARY_ARTERY, PULMONARY_RIGHT, PULMONARY_LEFT)]
         ),
     }
@@ -200,7 +200,7 @@ def _surroundings(build: _Builder, heart: Field, vessels: Field) -> list[Layer]:
     liver = np.maximum(
         build.chamber((-45, -15, -100), (80, 75, 54)), build.chamber((55, -10, -108), (60, 60, 52))
     )
-    mediastinum = np.maximum.reduce([heart + 5, vessels + 3, spine + 4, liver + 3, middle])
+    mediastinum = union([heart + 5, vessels + 3, spine + 4, liver + 3, middle])
     lung = np.minimum(thorax, -mediastinum)
     twigs = []
     for _ in range(14):
@@ -214,7 +214,7 @@ def _surroundings(build: _Builder, heart: Field, vessels: Field) -> list[Layer]:
         Layer("muscle", -thorax),
         Layer("subcutaneous", -thorax - 14),
         Layer("lung", lung),
-        Layer("lung_vessel", np.minimum(np.maximum.reduce(twigs), lung + 2)),
+        Layer("lung_vessel", np.minimum(union(twigs), lung + 2)),
         Layer("liver", liver),
         Layer("cortex", spine + 1.2),
         Layer("marrow", spine - 0.8),
@@ -232,11 +232,11 @@ def build_anatomy(canvas: Canvas, rng: np.random.Generator, variation: Variation
     septum = variation.septum_mm
     root, descending = build.vessel(AORTA_ROOT), build.vessel(AORTA_DESCENDING)
     left = _left_heart(build, np.maximum(root, descending))
-    wall_off = np.maximum.reduce([left.uncut, left.ventricle, root, descending, left.branches]) + septum
+    wall_off = union([left.uncut, left.ventricle, root, descending, left.branches]) + septum
     right = _right_heart(build, np.maximum(wall_off, left.myocardium))
     # The aorta opens into the ventricle and into nothing else.
     branches = np.minimum(left.branches, -np.maximum(root, descending) - septum)
-    airways = np.maximum.reduce([canvas.tube(np.array(knots, dtype=np.float64)) for knots in AIRWAYS])
+    airways = union([canvas.tube(np.array(knots, dtype=np.float64)) for knots in AIRWAYS])
     pools = {
         **right,
         "aorta": np.maximum(root, descending),
@@ -244,9 +244,9 @@ def build_anatomy(canvas: Canvas, rng: np.random.Generator, variation: Variation
         "left_ventricle": left.ventricle,
         "left_atrium": left.cavity,
     }
-    right_side = np.maximum.reduce(list(right.values()))
-    heart = np.maximum.reduce([left.uncut, left.myocardium, right_side, root])
-    walls = np.maximum.reduce([right_side + 1.8, pools["aorta"] + 1.5, branches + 0.8, left.uncut + 1.8])
+    right_side = union(list(right.values()))
+    heart = union([left.uncut, left.myocardium, right_side, root])
+    walls = union([right_side + 1.8, pools["aorta"] + 1.5, branches + 0.8, left.uncut + 1.8])
     # Scar lies in the wall, in patches: where a slow random field is high, and not across the valve.
     patches = 4 * (smooth_field(rng, canvas.shape, 10) - np.float32(rng.uniform(0.9, 1.8)))
     scar = np.minimum(1.1 - np.abs(left.cavity + 1.0), np.minimum(patches, -left.ventricle - 2))

@@ -10,7 +10,6 @@ import importlib
 import json
 import os
 import resource
-import signal
 import socket
 import subprocess
 import sys
@@ -85,7 +84,9 @@ class Process:
         return int(self._answers.recv(64))
 
 
-def run(words: Sequence[object], limits: Mapping[int, int] | None = None) -> "subprocess.CompletedProcess[str]":
+def run(
+    words: Sequence[object], limits: Mapping[int, int] | None = None
+) -> "subprocess.CompletedProcess[str]":
     process = Process(words, stdout=PIPE, stderr=PIPE, limits=limits)
     out, err = process.communicate()
     return subprocess.CompletedProcess(process.args, process.wait(), out, err)
