@@ -29,9 +29,10 @@ _LONGEST = 1 << 17
 
 
 class Process:
-    """What tests use of `subprocess.Popen`, in text. `limits` are soft ones, by their number.
+    """What tests use of `subprocess.Popen`, in text; the exit code is negative for a signal.
 
-    The exit code is negative for a signal. `imports` are done beforehand, once for all such processes.
+    `limits` are soft ones, by their number; `environment` is added to that of the tests; `imports` are
+    done beforehand, once for all such processes.
     """
 
     def __init__(
@@ -41,12 +42,14 @@ class Process:
         stdout: int = DEVNULL,
         stderr: int = DEVNULL,
         limits: Mapping[int, int] | None = None,
+        environment: Mapping[str, str] | None = None,
         imports: tuple[str, ...] = PREDICT,
     ) -> None:
         self.args, self.returncode = [str(word) for word in words], None
         self.stdout, out = _pipe(stdout)
         self.stderr, err = (None, os.dup(out)) if stderr == STDOUT else _pipe(stderr)
-        request = {"words": self.args, "environment": dict(os.environ), "limits": dict(limits or {})}
+        more = {"environment": {**os.environ, **(environment or {})}, "limits": dict(limits or {})}
+        request = {"words": self.args, **more}
         self._answers, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         socket.send_fds(_server(imports), [json.dumps(request).encode()], [theirs.fileno(), out, err])
         theirs.close()
