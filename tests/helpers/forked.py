@@ -24,7 +24,16 @@ PREDICT = (
     "c3s3_seg.batch.predict", "c3s3_seg.batch.overrides", "c3s3_seg.system.config_file", "c3s3_seg.inference",
     "openvino", "pydantic.main", "rich.progress", "rich.status", "rich.table", "scipy.ndimage", "SimpleITK",
 )  # fmt: skip
-TRAIN = (*PREDICT, "c3s3_seg.commands.train", "c3s3_seg.training.run", "torch.utils.tensorboard")
+TRAIN = (
+    *PREDICT, "c3s3_seg.commands.train", "c3s3_seg.training.train", "torch.utils.tensorboard",
+    "torch._dynamo", "torch._inductor.config", "scipy.special",
+)  # fmt: skip
+PREPARE = (
+    "c3s3_seg.cli",
+    "c3s3_seg.commands.help_text",
+    "c3s3_seg.commands.prepare",
+    "c3s3_seg.dataset.prepare.pipeline",
+)
 _LONGEST = 1 << 17
 
 
