@@ -20,7 +20,7 @@ COARSE_MM = (1.95, 1.95, 2.8)  # in place of (1.25, 1.25, 1.8): a quarter of the
 @pytest.fixture(scope="module")
 def larger() -> Phantom:
     """A heart in a scan that is half as long again along each axis."""
-    return simulate(31_050, Simulator(shape=(109, 96, 49), spacing_mm=COARSE_MM))
+    return simulate(31_050, Simulator(shape=(170, 150, 76)))
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def test_the_organ_is_found_in_a_larger_scan(predictor: Predictor, larger: Phant
     assert found.mask.geometry is phantom.scan.geometry
     assert dice(found.mask, phantom.truth) > 0.9
     assert found.check == checked.check
-    everywhere = predictor(phantom.scan, roi="0:109,0:96,0:49", allow_out_of_domain=True)
+    everywhere = predictor(phantom.scan, roi="0:170,0:150,0:76", allow_out_of_domain=True)
     assert dice(found.mask, phantom.truth) > dice(everywhere.mask, phantom.truth)
 
 
