@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -89,10 +90,10 @@ def _segment(points: Field, a: Floats, b: Floats) -> Field:
     return np.asarray(part, dtype=np.float32)
 
 
-def union(fields: Sequence[Field]) -> Field:
+def union(fields: Sequence[NDArray[Any]]) -> Field:
     """Of at least one field. `np.maximum.reduce` would first copy all of them into one array."""
     first, *others = fields
-    found = first.copy()
+    found: Field = first.copy()
     for other in others:
         np.maximum(found, other, out=found)
     return found

@@ -20,7 +20,7 @@ from helpers import command, tensorrt_stand_in
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import InputError, RefusedError
 from c3s3_seg.export import export as write
-from c3s3_seg.export import standalone
+from c3s3_seg.export import standalone, tensorrt
 from c3s3_seg.export.export import export_folder
 from c3s3_seg.export.openvino import openvino_files
 from c3s3_seg.export.spec import GraphSpec
@@ -161,7 +161,8 @@ def quick(monkeypatch: pytest.MonkeyPatch, graph: bytes) -> Callable[[bytes], No
     """Spare the tests the tracing: `write` gets this graph."""
 
     def give(content: bytes) -> None:
-        monkeypatch.setattr(write, "standalone_graph", lambda *_: content)
+        for module in (write, tensorrt):
+            monkeypatch.setattr(module, "standalone_graph", lambda *_: content)
 
     give(graph)
     return give
