@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,6 +33,24 @@ from c3s3_seg.io import load_mask, save
 CASES = 8
 COMMAND = [sys.executable, "-m", "c3s3_seg", "predict", "--allow-out-of-domain"]  # blobs are no hearts
 Answer = subprocess.CompletedProcess[str]
+PIPE = subprocess.PIPE
+
+
+def start(
+    words: Sequence[object],
+    *,
+    stdout: int = subprocess.DEVNULL,
+    stderr: int = subprocess.DEVNULL,
+    limits: Mapping[int, int] | None = None,
+) -> "subprocess.Popen[str]":
+    """A process of its own; with soft limits of `resource`."""
+
+    def limited() -> None:
+        for number, limit in (limits or {}).items():
+            resource.setrlimit(number, (limit, resource.RLIM_INFINITY))
+
+    command = [str(word) for word in words]
+    return subprocess.Popen(command, stdout=stdout, stderr=stderr, text=True, preexec_fn=limited)
 
 
 @dataclass
@@ -45,8 +63,10 @@ class Ground:
     seed: int = 0
     hashes: dict[str, str] = field(default_factory=dict)
     seconds_s: float = 0.0
-    # What runs a command to which nothing happens; tests spare the process.
+    # What runs a command to which nothing happens, and what starts one to which something does: tests
+    # spare the process or its imports.
     undisturbed: Callable[[list[object]], Answer] | None = None
+    start: Callable[..., "subprocess.Popen[str]"] = start
 
     @property
     def scans(self) -> Path:
@@ -59,16 +79,23 @@ class Ground:
 
     def predict(self, out: Path, *words: object, scans: Path | None = None, **more: object) -> Answer:
         command = [*self.words(out, scans), *words]
-        if self.undisturbed is None or more:
-            return run(command, **more)
-        return self.undisturbed(command)
+        return run(command, **more) if more else self.run(command)
+
+    def run(self, command: list[object]) -> Answer:
+        return run(command) if self.undisturbed is None else self.undisturbed(command)
+
+    def limited(self, out: Path, *words: object, scans: Path, limits: Mapping[int, int]) -> Answer:
+        command = [*self.words(out, scans), *words]
+        process = self.start(command, stdout=PIPE, stderr=PIPE, limits=limits)
+        stdout, stderr = process.communicate(timeout=300)
+        return Answer(command, process.returncode, stdout, stderr)
 
     def words(self, out: Path, scans: Path | None = None) -> list[str]:
         return [*COMMAND, str(scans or self.scans), "-o", str(out), "--model", "phantom", "--threads", "1"]
 
-    def whole(self, out: Path, *words: object, **more: object) -> None:
+    def whole(self, out: Path) -> None:
         """The same command again ends as if nothing had happened; nothing is left over."""
-        answer = self.predict(out, *words, **more)
+        answer = self.predict(out)
         assert answer.returncode == 0, answer.stderr
         assert masks(out) == self.hashes, "other hashes"
         assert not leftovers(out), leftovers(out)
@@ -92,8 +119,9 @@ def prepare(
     files: int,
     seed: int = 0,
     undisturbed: Callable[[list[object]], Answer] | None = None,
+    start: Callable[..., "subprocess.Popen[str]"] = start,
 ) -> Ground:
-    ground = Ground(folder, kills, files, seed, undisturbed=undisturbed)
+    ground = Ground(folder, kills, files, seed, undisturbed=undisturbed, start=start)
     ground.scans.mkdir(parents=True)
     for n in range(CASES):
         save(scan(n), ground.scans / f"case-{n:02}.nii.gz")  # type: ignore[arg-type]
@@ -151,17 +179,26 @@ def killed_program_with_workers(ground: Ground) -> str:
 def killed_worker(ground: Ground) -> str:
     """A worker dies; the run goes on by itself."""
     out = ground.fresh("kill-worker")
-    process = subprocess.Popen(
-        [*ground.words(out), "--workers", "2"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    )
+    process = ground.start([*ground.words(out), "--workers", "2"])
     while not visible(out) if out.exists() else True:
         assert process.poll() is None
         time.sleep(0.005)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    os.kill(int(random.choice(children)), signal.SIGKILL)
+    os.kill(random.choice(children(process.pid)), signal.SIGKILL)
     assert process.wait(timeout=120) == 0
     assert masks(out) == ground.hashes
     return "0: replaced, its cases done again, the same hashes"
+
+
+def children(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def at_work(pid: int) -> bool:
+    """Neither gone nor waiting to be counted as gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def kill_often(ground: Ground, name: str, words: list[str], kill: Callable[..., None]) -> str:
@@ -169,35 +206,26 @@ def kill_often(ground: Ground, name: str, words: list[str], kill: Callable[..., 
     caught = 0
     for _ in range(ground.kills):
         out = ground.fresh(name)
-        command = [
-            *COMMAND,
-            str(ground.scans),
-            "-o",
-            str(out),
-            "--model",
-            "phantom",
-            "--threads",
-            "1",
-            *words,
-        ]
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = ground.start([*ground.words(out), *words])
         stop = draw.randrange(CASES)  # a random number of masks, then a random moment within a case
         while process.poll() is None and len(visible(out) if out.exists() else []) < stop:
             time.sleep(0.002)
         time.sleep(draw.uniform(0, 0.06))
+        workers = children(process.pid) if process.poll() is None else []
         caught += process.poll() is None
         kill(process)
         process.wait()
+        while any(map(at_work, workers)):  # they end by themselves; until then they hold the folder's lock
+            time.sleep(0.01)
         whole_so_far(ground, out)
-        # A process of its own: until it has started, the workers have ended, which hold the folder's lock.
-        ground.whole(out, *words, env=dict(os.environ))
+        ground.whole(out)
     return f"-9: {ground.kills} of {ground.kills} resumed to the same hashes ({caught} were still at work)"
 
 
 def signalled(ground: Ground, number: int, code: int) -> str:
     out = ground.fresh("signal")
     words = ground.words(out)
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = ground.start(words, stdout=PIPE, stderr=PIPE)
     while not (out.exists() and visible(out)):
         assert process.poll() is None
         time.sleep(0.005)
@@ -224,12 +252,8 @@ def disk_full_for_a_mask(ground: Ground) -> str:
     scans, out = ground.fresh("big"), ground.fresh("full")
     shutil.copytree(ground.scans, scans)
     save(scan(1, (60, 60, 60)), scans / "large.nii.gz")  # type: ignore[arg-type]
-
-    def limited() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, resource.RLIM_INFINITY))
-
     words = ["--probabilities", "--format", "mha"]
-    answer = ground.predict(out, *words, scans=scans, preexec_fn=limited)
+    answer = ground.limited(out, *words, scans=scans, limits={resource.RLIMIT_FSIZE: 400_000})
     text = said(answer, 1, "could not be written in full")
     assert not leftovers(out), leftovers(out)
     assert not (out / "large.json").exists()
@@ -261,11 +285,7 @@ def out_of_memory(ground: Ground) -> str:
         file.seek(42)
         file.write(np.array([1000, 1000, 150], "<i2").tobytes())
         file.truncate(352 + 600_000_000)
-
-    def limited() -> None:
-        resource.setrlimit(resource.RLIMIT_AS, (1_300_000_000, resource.RLIM_INFINITY))
-
-    answer = ground.predict(out, scans=scans, preexec_fn=limited)
+    answer = ground.limited(out, scans=scans, limits={resource.RLIMIT_AS: 1_300_000_000})
     text = said(answer, 1, "the memory did not suffice", "case-05")
     assert len(visible(out)) == CASES - 1
     assert not leftovers(out), leftovers(out)
@@ -292,7 +312,7 @@ def vanished(ground: Ground) -> str:
     scans, out = ground.fresh("vanishing"), ground.fresh("vanished")
     shutil.copytree(ground.scans, scans)
     words = [*ground.words(out, scans), "--json"]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = ground.start(words, stdout=PIPE, stderr=PIPE)
     assert process.stdout is not None
     assert json.loads(process.stdout.readline())["total"] == CASES
     last = scans / f"case-{CASES - 1:02}.nii.gz"
@@ -332,7 +352,7 @@ def bit_in_the_weights(ground: Ground) -> str:
         shutil.copytree(WEIGHTS / "phantom", bundle)
         flipped(bundle / name)
         out = ground.fresh("weights")
-        answer = run([*COMMAND, ground.scans, "-o", out, "--model", bundle])
+        answer = ground.run([*COMMAND, ground.scans, "-o", out, "--model", bundle])
         texts.append(said(answer, 2, "the manifest says", name, "Get the bundle again"))
         assert not out.exists()
     return texts[0]
@@ -357,9 +377,7 @@ def bit_in_a_mask(ground: Ground) -> str:
     out = ground.fresh("mask-bit")
     said(ground.predict(out), 0)
     flipped(out / "case-04.nii.gz")
-    checked = subprocess.run(
-        [sys.executable, "-m", "c3s3_seg", "verify", str(out)], capture_output=True, text=True, check=False
-    )
+    checked = ground.run([sys.executable, "-m", "c3s3_seg", "verify", out])
     said(checked, 1, "case-04.nii.gz: sha256 is not", "1 not as recorded")
     text = said(ground.predict(out), 1, "edited or is damaged")
     (out / "case-04.nii.gz").unlink()
@@ -370,7 +388,7 @@ def bit_in_a_mask(ground: Ground) -> str:
 def two_runs(ground: Ground) -> str:
     out = ground.fresh("two")
     words = [*ground.words(out), "--json"]
-    first = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+    first = ground.start(words, stdout=PIPE)
     assert first.stdout is not None
     first.stdout.readline()
     os.kill(first.pid, signal.SIGSTOP)
@@ -415,7 +433,7 @@ def same_names(ground: Ground) -> str:
     for folder, name in (("a", "scan"), ("b", "scan"), ("c", "SCAN"), ("d", "Scan")):
         (scans / folder).mkdir(parents=True)
         shutil.copy(ground.scans / "case-00.nii.gz", scans / folder / f"{name}.nii.gz")
-    answer = run([*COMMAND, *sorted(scans.glob("*/*")), "-o", out, "--model", "phantom"])
+    answer = ground.run([*COMMAND, *sorted(scans.glob("*/*")), "-o", out, "--model", "phantom"])
     said(answer, 0)
     assert [p.name for p in visible(out)] == [f"{x}.nii.gz" for x in ("a_scan", "b_scan", "c_SCAN", "d_Scan")]
     return "0: named after their folders"
@@ -456,15 +474,18 @@ def bare_environment(ground: Ground) -> str:
 
 def closed_stdout(ground: Ground) -> str:
     out = ground.fresh("closed")
-    words = " ".join(
-        f"'{w}'" for w in [*COMMAND, ground.scans, "-o", out, "--model", "phantom", "--threads", 1]
-    )
-    for tail in (">&-", "--json | head -n 1"):
-        command = f"set -o pipefail; {words} {tail}"
-        answer = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
-        assert (answer.returncode, answer.stderr) == (0, ""), answer
-        assert masks(out) == ground.hashes
-        shutil.rmtree(out)
+    words = " ".join(f"'{word}'" for word in ground.words(out))
+    answer = subprocess.run(["bash", "-c", f"{words} >&-"], capture_output=True, text=True, check=False)
+    assert (answer.returncode, answer.stderr) == (0, ""), answer
+    assert masks(out) == ground.hashes
+    shutil.rmtree(out)
+    process = ground.start([*ground.words(out), "--json"], stdout=PIPE, stderr=PIPE)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert json.loads(process.stdout.readline())["event"] == "start"
+    process.stdout.close()
+    assert (process.wait(timeout=300), process.stderr.read()) == (0, "")
+    assert masks(out) == ground.hashes
     return "0: nobody reads, the files are whole"
 
 

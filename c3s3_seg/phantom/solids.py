@@ -75,11 +75,17 @@ def _segment(points: Field, a: Floats, b: Floats) -> Field:
     """Distance to one piece of a tube between the knots a and b (4,), at points (3, i, j, k)."""
     start, along = a[:3].astype(np.float32), (b - a).astype(np.float32)
     offset = points - start[:, None, None, None]
-    part = np.einsum("a...,a->...", offset, along[:3]) / np.float32(along[:3] @ along[:3])
+    part = np.einsum("a...,a->...", offset, along[:3])
+    part /= np.float32(along[:3] @ along[:3])
     np.clip(part, 0, 1, out=part)
-    offset -= part * along[:3][:, None, None, None]
-    length = np.sqrt(np.einsum("a...,a...->...", offset, offset))
-    return np.asarray(np.float32(a[3]) + part * along[3] - length, dtype=np.float32)
+    for axis in range(3):
+        offset[axis] -= part * along[axis]
+    length = np.einsum("a...,a...->...", offset, offset)
+    np.sqrt(length, out=length)
+    part *= along[3]
+    part += np.float32(a[3])
+    part -= length
+    return np.asarray(part, dtype=np.float32)
 
 
 def smooth_union(a: Field, b: Field, fillet_mm: float) -> Field:

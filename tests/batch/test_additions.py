@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from conftest import small_scan
 from helpers.batches import MODEL, Told
+from helpers.studies import heart, series
 
 from c3s3_seg.batch import BatchPlan, BatchResult, Job, Model, predict_cases, verify
 from c3s3_seg.batch.journal import Journal, journal_path
@@ -122,11 +123,8 @@ def test_another_truth_is_scored_and_a_missing_picture_is_drawn(
 @pytest.mark.slow
 def test_another_format_is_converted(tmp_path: Path) -> None:
     """DICOM SEG to image and back, with a secondary capture; contours are not the voxels of the mask."""
-    from c3s3_seg.phantom import save as save_phantom
-    from c3s3_seg.phantom import simulate
-
-    scan, _ = save_phantom(simulate(3), tmp_path, seed=3, file_format="dicom", truth="none")
-    out, name = tmp_path / "out", "phantom-3"
+    series(heart(), tmp_path / "phantom-3", "p", 1)
+    scan, out, name = tmp_path / "phantom-3", tmp_path / "out", "phantom-3"
     predict(scan, out)
     mask = load_mask(out / f"{name}.nii.gz").array
     formats = (("dicom-seg", "seg.dcm"), ("mha", "mha"), ("rtstruct", "rtstruct.dcm"))

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers import command
+from helpers import command, forked
 
 pytestmark = pytest.mark.slow
 
@@ -20,12 +20,16 @@ SPEC.loader.exec_module(faults)
 
 @pytest.fixture(scope="module")
 def ground(tmp_path_factory: pytest.TempPathFactory):
-    """What is not disturbed is run in this process: `python -m c3s3_seg` are the first three words."""
+    """What is not disturbed is run in this process, and most of the rest in processes that need not import.
+
+    `python -m c3s3_seg` are the first three words.
+    """
     return faults.prepare(
         tmp_path_factory.mktemp("faults") / "ground",
         kills=1,
         files=500,
         undisturbed=lambda words: command.run(*words[3:]),
+        start=lambda words, **how: forked.Process(words[3:], **how),
     )
 
 

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,21 +23,34 @@ from c3s3_seg.system.shard import Shard
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
-def out(small_scans: Path, tmp_path: Path) -> Path:
-    folder = tmp_path / "out"
-    predict_cases(
-        [small_scans],
-        MODEL,
-        Job(folder, allow_out_of_domain=True),
-        None,
-        BatchPlan(command=("c3s3-seg", "predict")),
-    )
+def predicted(scans: Path, folder: Path) -> Path:
+    job, plan = Job(folder, allow_out_of_domain=True), BatchPlan(command=("c3s3-seg", "predict"))
+    predict_cases([scans], MODEL, job, None, plan)
     return folder
 
 
-def test_every_file_and_what_made_it(out: Path, small_scans: Path) -> None:
-    facts = json.loads((out / "provenance.json").read_text())
+@pytest.fixture
+def own(small_scans: Path, tmp_path: Path) -> Path:
+    """An output whose scans a test may change."""
+    return predicted(small_scans, tmp_path / "own")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    scans = tmp_path_factory.mktemp("scans")
+    for n in range(5):
+        save(small_scan(n), scans / f"case-{n}.nii.gz")
+    return predicted(scans, tmp_path_factory.mktemp("made") / "out")
+
+
+@pytest.fixture
+def out(made: Path, tmp_path: Path) -> Path:
+    """A copy of an output, of scans that no test changes."""
+    return Path(shutil.copytree(made, tmp_path / "out"))
+
+
+def test_every_file_and_what_made_it(own: Path, small_scans: Path) -> None:
+    facts = json.loads((own / "provenance.json").read_text())
     (run,) = facts["runs"]
     assert run["command"] == ["c3s3-seg", "predict"]
     assert run["made_with"]["backend"] == "openvino"
@@ -47,24 +61,24 @@ def test_every_file_and_what_made_it(out: Path, small_scans: Path) -> None:
         assert case["inputs_sha256"]["scan"] == sha256(small_scans / f"{name}.nii.gz")
         assert set(case["outputs_sha256"]) == {f"{name}.nii.gz", f"{name}.json"}
         for file, known in case["outputs_sha256"].items():
-            assert sha256(out / file) == known
-    assert len((out / "journal.jsonl").read_text().splitlines()) == 6
+            assert sha256(own / file) == known
+    assert len((own / "journal.jsonl").read_text().splitlines()) == 6
 
 
-def test_verify_says_yes_and_no(out: Path, small_scans: Path) -> None:
-    verdict = verify(out)
+def test_verify_says_yes_and_no(own: Path, small_scans: Path) -> None:
+    verdict = verify(own)
     assert verdict.holds
     assert verdict.checked == 5 * 3 + 2  # scan, mask and JSON of each; weights and graph
     assert not verdict.strangers
-    mask = out / "case-1.nii.gz"
+    mask = own / "case-1.nii.gz"
     volume = load_image(mask)
     volume.array[0, 0, 0] = 7
     save(volume, mask)
-    (out / "case-2.json").unlink()
-    (out / "mine.txt").write_text("a note")
+    (own / "case-2.json").unlink()
+    (own / "mine.txt").write_text("a note")
     (small_scans / "case-3.nii.gz").write_bytes(b"another scan")
     (small_scans / "case-4.nii.gz").unlink()
-    verdict = verify(out)
+    verdict = verify(own)
     assert [Path(f.where).name for f in verdict.wrong] == ["case-1.nii.gz", "case-2.json", "case-3.nii.gz"]
     assert verdict.strangers == ["mine.txt"]
     assert [Path(p).name for p in verdict.unreachable] == ["case-4.nii.gz"]
@@ -183,28 +197,28 @@ def test_a_provenance_that_is_none_is_one_line(tmp_path: Path, content: str) -> 
         verify(tmp_path)
 
 
-def test_verify_does_not_wait_for_what_never_ends(out: Path, small_scans: Path) -> None:
+def test_verify_does_not_wait_for_what_never_ends(own: Path, small_scans: Path) -> None:
     """Pipes and devices in place of a mask, a scan and the record itself, and as the folder."""
-    (out / "case-0.nii.gz").unlink()
-    os.mkfifo(out / "case-0.nii.gz")
-    (out / "case-1.nii.gz").unlink()
-    (out / "case-1.nii.gz").symlink_to("/dev/zero")
+    (own / "case-0.nii.gz").unlink()
+    os.mkfifo(own / "case-0.nii.gz")
+    (own / "case-1.nii.gz").unlink()
+    (own / "case-1.nii.gz").symlink_to("/dev/zero")
     (small_scans / "case-2.nii.gz").unlink()
     os.mkfifo(small_scans / "case-2.nii.gz")
     (small_scans / "case-3.nii.gz").unlink()
     (small_scans / "case-3.nii.gz").symlink_to("/dev/zero")
-    wrong = {Path(f.where).name: f.what for f in verify(out).wrong}
+    wrong = {Path(f.where).name: f.what for f in verify(own).wrong}
     assert wrong == {
         "case-0.nii.gz": "the file is missing",
         "case-1.nii.gz": "the file is missing",
         "case-2.nii.gz": "wanted a regular file",
         "case-3.nii.gz": "wanted a regular file",
     }
-    (out / "provenance.json").unlink()
-    os.mkfifo(out / "provenance.json")
+    (own / "provenance.json").unlink()
+    os.mkfifo(own / "provenance.json")
     with pytest.raises(InputError, match="wanted a regular file"):
-        verify(out)
-    for place in ("/dev/zero", out / "provenance.json"):
+        verify(own)
+    for place in ("/dev/zero", own / "provenance.json"):
         with pytest.raises(InputError, match=r"there is no provenance\.json here"):
             verify(Path(place))
 

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import small_scan
-from helpers import command
+from helpers import command, forked
 from helpers.batches import MODEL, Told
+from helpers.studies import heart, series
 
 from c3s3_seg.batch import Job, predict_case, predict_cases, verify
 from c3s3_seg.batch.records import Outcome, Refusal
@@ -45,6 +46,21 @@ def everything(scan: Path, out: Path) -> None:
     predict_cases([scan], FULL, Job(out, allow_out_of_domain=True, preview=True, html=True))
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the scan and an output with everything of it: made once, and copied."""
+    folder = tmp_path_factory.mktemp("made")
+    save(small_scan(0), folder / "x.nii.gz")
+    everything(folder / "x.nii.gz", folder / "out")
+    return folder
+
+
+@pytest.fixture
+def done(made: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """A scan, which no test changes, and an output of its own."""
+    return made / "x.nii.gz", shutil.copytree(made / "out", tmp_path / "out")
+
+
 def names(out: Path) -> list[str]:
     """Of the files of cases."""
     of_all = ("summary", "provenance", "journal")
@@ -62,9 +78,8 @@ ALL = [
 ]
 
 
-def test_other_options_leave_nothing_of_the_first_run(scan: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    everything(scan, out)
+def test_other_options_leave_nothing_of_the_first_run(done: tuple[Path, Path]) -> None:
+    scan, out = done
     assert names(out) == ALL
     predict_cases([scan], MODEL, Job(out, allow_out_of_domain=True))
     assert names(out) == ["x.json", "x.nii.gz"]
@@ -98,11 +113,8 @@ def test_another_manifest_is_another_model(scan: Path, tmp_path: Path) -> None:
 
 
 def test_an_image_that_becomes_a_dicom_object(tmp_path: Path) -> None:
-    from c3s3_seg.phantom import save as save_phantom
-    from c3s3_seg.phantom import simulate
-
-    scan, _ = save_phantom(simulate(3), tmp_path, seed=3, file_format="dicom", truth="none")
-    out = tmp_path / "out"
+    series(heart(), tmp_path / "phantom-3", "p", 1)
+    scan, out = tmp_path / "phantom-3", tmp_path / "out"
     predict_cases([scan], MODEL, Job(out))
     first = out / "phantom-3.nii.gz"
     kept = first.read_bytes()
@@ -169,9 +181,8 @@ def test_without_a_journal_too(scan: Path, tmp_path: Path) -> None:
     assert names(out) == []
 
 
-def test_a_journal_that_was_moved_away(scan: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    everything(scan, out)
+def test_a_journal_that_was_moved_away(done: tuple[Path, Path]) -> None:
+    scan, out = done
     (out / "journal.sqlite").unlink()
     predict_cases([scan], MODEL, Job(out, suffix="mha", allow_out_of_domain=True))
     assert names(out) == ["x.json", "x.mha"]
@@ -185,9 +196,8 @@ def test_a_journal_that_was_moved_away(scan: Path, tmp_path: Path) -> None:
     assert (out / "x.mha").read_bytes() == edited
 
 
-def test_what_an_edit_has_changed_stays(scan: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    everything(scan, out)
+def test_what_an_edit_has_changed_stays(done: tuple[Path, Path]) -> None:
+    scan, out = done
     (out / "x.html").write_bytes(b"notes of a person")
     with pytest.raises(InputError, match="edited or is damaged"):
         predict_cases([scan], MODEL, Job(out, allow_out_of_domain=True))
@@ -212,10 +222,8 @@ def test_a_scan_or_a_truth_that_lies_in_the_output_stays(scan: Path, tmp_path: P
     assert names(out) == ["x.json", "x.nii.gz", "x.nrrd"]
 
 
-def test_verify_tells_stale_files_from_those_of_others(scan: Path, tmp_path: Path) -> None:
-    out, old = tmp_path / "out", tmp_path / "old"
-    everything(scan, out)
-    shutil.copytree(out, old)
+def test_verify_tells_stale_files_from_those_of_others(done: tuple[Path, Path], made: Path) -> None:
+    (scan, out), old = done, made / "out"
     predict_cases([scan], MODEL, Job(out, suffix="mha", allow_out_of_domain=True))
     for name in ALL:
         if name != "x.json":
@@ -295,9 +303,8 @@ def run(*words: object, **more: object) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, **more)  # type: ignore[call-overload, no-any-return]
 
 
-def limited() -> None:
-    """No file may be larger: stands for a full disk, whose writes fail half way as well."""
-    resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, resource.RLIM_INFINITY))
+# No file may be larger: stands for a full disk, whose writes fail half way as well.
+FULL_DISK = {resource.RLIMIT_FSIZE: 200_000}
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -306,7 +313,7 @@ def test_a_full_disk_ends_the_run_at_its_first_case(tmp_path: Path, workers: int
     scans.mkdir()
     for n in range(7):
         volume = small_scan(n)
-        array = volume.array.repeat(3, 0).repeat(4, 1).repeat(3, 2)
+        array = volume.array.repeat(2, 0).repeat(2, 1).repeat(2, 2)
         save(volume.geometry.build(array.shape, (1.0, 1.0, 1.0)).volume(array), scans / f"{n:02}.nii.gz")
     words = [
         "predict",
@@ -320,8 +327,8 @@ def test_a_full_disk_ends_the_run_at_its_first_case(tmp_path: Path, workers: int
         1,
         "--json",
     ]
-    words += ["--format", "nrrd", "--probabilities", "--workers", workers]
-    answer = run(*words, preexec_fn=limited)
+    words += ["--format", "nrrd", "--probabilities"]
+    answer = forked.run([*words, "--workers", workers], FULL_DISK)
     assert answer.returncode == 1, answer.stderr
     events = [json.loads(line) for line in answer.stdout.splitlines()]
     failed = {e["case"]: e["reason"] for e in events if e["event"] == "case"}

@@ -243,14 +243,14 @@ def test_shards_take_whole_studies(tmp_path: Path) -> None:
 
 @pytest.fixture
 def archive(tmp_path: Path) -> Path:
-    """30 studies of one series, flat, nested and deeper; two are damaged. Beside them junk and a link."""
+    """13 studies of one series, flat, nested and deeper; two are damaged. Beside them junk and a link."""
     root, scan = tmp_path / "archive", heart()
-    for n in range(8):
+    for n in range(3):
         series(scan, root / f"single{n}", f"single{n}", 1)
         whole_study(root / f"flat{n}", f"flat{n}", scan, flat=True)
         whole_study(root / f"nested{n}", f"nested{n}", scan)
-    for n in range(4):
-        series(scan, root / "2024" / f"patient{n % 2}" / f"visit{n}" / "lge", f"visit{n}", 1)
+    for n in range(2):
+        series(scan, root / "2024" / "patient0" / f"visit{n}" / "lge", f"visit{n}", 1)
     for name in ("cut", "gap"):
         whole_study(root / name, name, scan, flat=True)
     cut, gap = sorted((root / "cut").glob("S2*"))[9], sorted((root / "gap").glob("S2*"))[9]
@@ -271,7 +271,7 @@ def failures(stdout: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_an_archive_of_thirty_studies_night_after_night(archive: Path, tmp_path: Path) -> None:
+def test_an_archive_of_many_studies_night_after_night(archive: Path, tmp_path: Path) -> None:
     out, ours = tmp_path / "out", tmp_path / "ours"
     assert run("predict", archive / "single0", "-o", ours, *PHANTOM, *STORED).returncode == 0
     first = run("predict", archive, "-o", out, *PHANTOM)
@@ -288,11 +288,11 @@ def test_an_archive_of_thirty_studies_night_after_night(archive: Path, tmp_path:
         assert line in said
     done = {r.outcome.case for r in records_of(journal_path(out)) if r.state == "done"}
     assert done == {
-        *(f"single{n}" for n in range(8)), *(f"visit{n}" for n in range(4)),
-        *(f"{kind}{n}_s2" for kind in ("flat", "nested") for n in range(8)),
+        *(f"single{n}" for n in range(3)), *(f"visit{n}" for n in range(2)),
+        *(f"{kind}{n}_s2" for kind in ("flat", "nested") for n in range(3)),
     }  # fmt: skip
     before = {path.name: path.stat().st_mtime_ns for path in out.glob("*.nii.gz")}
-    assert len(before) == 28
+    assert len(before) == 11
     for study in archive.glob("[fns]*[0-9]"):  # what we write is stored with the study
         for path in ours.glob("*.dcm"):
             shutil.copy(path, study)
@@ -300,9 +300,9 @@ def test_an_archive_of_thirty_studies_night_after_night(archive: Path, tmp_path:
     assert second.returncode == 0  # the same two are told, and have not changed
     assert failures(second.stdout) == failed
     said = " ".join(second.stderr.split())
-    assert "28 cases were finished before; their hashes hold; 16 series were passed over before" in said
+    assert "11 cases were finished before; their hashes hold; 6 series were passed over before" in said
     assert "; 2 cases failed before and have not changed" in said
-    assert said.count("Segmentation Storage") == said.count("a secondary capture") == 24
+    assert said.count("Segmentation Storage") == said.count("a secondary capture") == 9
     assert {path.name: path.stat().st_mtime_ns for path in out.glob("*.nii.gz")} == before
 
 

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.command import run
+from helpers.studies import COARSE, series
 
 from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.io import load, load_mask, save
-from c3s3_seg.phantom import Simulator, simulate
+from c3s3_seg.phantom import simulate
 
 pytestmark = pytest.mark.slow
 SEEDS = (31_101, 31_102, 31_103, 31_104)
@@ -20,10 +21,9 @@ SEEDS = (31_101, 31_102, 31_103, 31_104)
 def predicted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four scans and all that `predict` writes of them."""
     folder = tmp_path_factory.mktemp("predicted")
-    coarse = Simulator(shape=(72, 66, 36), spacing_mm=(1.95, 1.95, 2.8))
     (folder / "scans").mkdir()
     for seed in SEEDS:
-        save(simulate(seed, coarse).scan, folder / "scans" / f"p{seed}.nii.gz")
+        save(simulate(seed, COARSE).scan, folder / "scans" / f"p{seed}.nii.gz")
     more = ("--probabilities", "--uncertainty")
     ended = run("predict", folder / "scans", "-o", folder / "out", "--model", "phantom", *more)
     assert ended.returncode == 0, ended.stderr
@@ -91,8 +91,7 @@ def test_a_correction_as_dicom_seg(tmp_path: Path) -> None:
     scans, out = tmp_path / "all" / "scans", tmp_path / "all" / "out"
     seeds = (31_105, 31_106)
     for seed in seeds:
-        run("phantom", "-o", scans, "--seed", seed)
-    shutil.rmtree(scans / "truth")
+        series(simulate(seed, COARSE).scan, scans / f"phantom-{seed}", str(seed), 1)
     words = ("--model", "phantom", "--format", "dicom-seg")
     assert run("predict", scans, "-o", out, *words).returncode == 0
     from c3s3_seg.io.dicom_objects.codes import Segment

@@ -92,10 +92,10 @@ def test_the_verb_in_json_and_on_bad_input(sick: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_names_of_a_data_set_are_text_on_the_page_and_on_the_terminal(tmp_path: Path) -> None:
+def test_names_of_a_data_set_are_text_on_the_page_and_on_the_terminal(sick: Path, tmp_path: Path) -> None:
     """Labels, the data set, its cases and stray files may be called anything."""
     evil = '<script>alert(1)</script>"onload="x\x1b]0;title\x07\u202e'
-    folder = clean_set(tmp_path / "set")
+    folder = copy_of(sick.parent / "clean", tmp_path / "set")
     index = json.loads((folder / "dataset.json").read_text())
     case = "<img src=x onerror=alert(1)>"
     for kind in ("imagesTr", "labelsTr"):
@@ -105,6 +105,7 @@ def test_names_of_a_data_set_are_text_on_the_page_and_on_the_terminal(tmp_path: 
     label = '<script>alert(1)<b>"onload="x'
     index |= {"name": evil, "labels": {label: 1, f"2{label}": 2, "3": 3}}
     index["labelled"] = [case if name == CASE else name for name in index["labelled"]]
+    (folder / "dataset.json").unlink()  # the copy shares its files
     (folder / "dataset.json").write_text(json.dumps(index))
     mask = load_mask(mask_of(folder, case))
     broken = mask.array.copy()

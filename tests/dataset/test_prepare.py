@@ -8,8 +8,6 @@ import re
 import shlex
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from itertools import chain
@@ -20,7 +18,7 @@ import numpy as np
 import pydicom
 import pytest
 from click.testing import Result
-from helpers import command
+from helpers import command, forked
 from helpers.archive import image_case, renamed, scan_and_mask, study
 from helpers.benchmark_files import hdf5
 from helpers.dicom_files import edit
@@ -46,10 +44,10 @@ from c3s3_seg.system.lock import hold
 TASK = Task("toy", "CT", (Label("organ", 1), Label("lump", 2)), Recipe((3.0, 3.0, 3.0)), (16, 16, 16))
 
 
-@pytest.fixture
-def archive(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def whole_archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Seven series of five patients: SEG, RTSTRUCT and none; the patients' names are their folders'."""
-    folder = tmp_path / "archive"
+    folder = tmp_path_factory.mktemp("whole") / "archive"
     for seed, (name, truth) in enumerate(
         [
             ("MILLER/ct1", "seg"), ("MILLER/ct2", "none"), ("SMITH/a", "rtstruct"), ("SMITH/b", "seg"),
@@ -58,6 +56,12 @@ def archive(tmp_path: Path) -> Path:
     ):  # fmt: skip
         study(folder / name, seed, truth, patient=name.split("/")[0])
     return folder
+
+
+@pytest.fixture
+def archive(whole_archive: Path, tmp_path: Path) -> Path:
+    """A copy that a test may change."""
+    return Path(shutil.copytree(whole_archive, tmp_path / "archive"))
 
 
 def run(*words: object) -> Result:
@@ -200,9 +204,8 @@ def test_kill_at_any_moment_and_resume(archive: Path, tmp_path: Path) -> None:
     prepare(archive, whole, PrepareSettings(name="x"))
     draw = random.Random(4)
     killed = 0
-    command = [sys.executable, "-m", "c3s3_seg", "prepare", str(archive), "-o", str(out), "--name", "x"]
     for _ in range(3):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = forked.Process(["prepare", archive, "-o", out, "--name", "x"], imports=forked.PREPARE)
         started = time.monotonic()
         while not (out / ".prepare").exists() and process.poll() is None and time.monotonic() - started < 60:
             time.sleep(0.01)

@@ -15,17 +15,18 @@ import onnx
 import onnxruntime
 import openvino
 import pytest
-from helpers import command
+from helpers import command, tensorrt_stand_in
 
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import InputError, RefusedError
 from c3s3_seg.export import export as write
-from c3s3_seg.export import standalone
+from c3s3_seg.export import standalone, tensorrt
 from c3s3_seg.export.export import export_folder
 from c3s3_seg.export.openvino import openvino_files
 from c3s3_seg.export.spec import GraphSpec
 from c3s3_seg.export.standalone import standalone_graph
 from c3s3_seg.geometry.volume import Volume
+from c3s3_seg.inference.backends import cuda
 from c3s3_seg.inference.backends.runtimes import TorchBackend, load_torch
 from c3s3_seg.inference.tiling import softmax
 from c3s3_seg.system.choices import ExportTarget
@@ -160,7 +161,8 @@ def quick(monkeypatch: pytest.MonkeyPatch, graph: bytes) -> Callable[[bytes], No
     """Spare the tests the tracing: `write` gets this graph."""
 
     def give(content: bytes) -> None:
-        monkeypatch.setattr(write, "standalone_graph", lambda *_: content)
+        for module in (write, tensorrt):
+            monkeypatch.setattr(module, "standalone_graph", lambda *_: content)
 
     give(graph)
     return give
@@ -179,6 +181,40 @@ def test_a_folder_holds_the_file_its_card_and_its_proof(
     card = (tmp_path / "out" / "README.md").read_text()
     assert "| toy.onnx | onnx | 8 |" in card
     assert "Research use only" in card
+
+
+@pytest.fixture
+def stand_ins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A GPU and a TensorRT that are none, and a cache folder of the test's own."""
+    gpu = tensorrt_stand_in.Cuda("Stand-in GPU")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(cuda, "cudart", lambda: gpu)
+    monkeypatch.setitem(sys.modules, "tensorrt", tensorrt_stand_in.tensorrt("11.4.0.106"))
+
+
+def test_an_exported_engine_passes_the_gate(
+    two_nets: ModelBundle, noise: Volume, tmp_path: Path, quick: object, stand_ins: None
+) -> None:
+    path, proof = export_folder(two_nets, "tensorrt", GraphSpec(), tmp_path / "out", [noise])
+    assert path.name == "toy.engine"
+    assert proof.runtime == "tensorrt"
+    assert {p.name for p in path.parent.iterdir()} == {
+        "toy.engine", "toy.onnx", "toy.json", "export.json", "README.md",
+    }  # fmt: skip
+
+
+def test_an_exported_engine_holds_the_companion(
+    companions: ModelBundle,
+    noise: Volume,
+    tmp_path: Path,
+    companion_graph: bytes,
+    quick: Callable[[bytes], None],
+    stand_ins: None,
+) -> None:
+    quick(companion_graph)
+    path, proof = export_folder(companions, "tensorrt", GraphSpec(ensemble=True), tmp_path / "out", [noise])
+    assert path.name == "first-ensemble.engine"
+    assert proof.runtime == "tensorrt"
 
 
 def change_a_weight(model: onnx.ModelProto) -> None:

@@ -1,5 +1,7 @@
 """Shared by tests: sampler."""
 
+from copy import copy
+from functools import cache
 from pathlib import Path
 
 from c3s3_seg.training.config import AugmentConfig, load_config
@@ -7,6 +9,13 @@ from c3s3_seg.training.data import Sampler, read_case, read_splits
 
 
 def sampler(config_path: Path, **changes: object) -> Sampler:
+    """Of the configuration's cases, which are read once; what it draws depends on the iteration alone."""
+    return copy(_sampler(config_path, tuple(sorted(changes.items()))))
+
+
+@cache
+def _sampler(config_path: Path, given: tuple[tuple[str, object], ...]) -> Sampler:
+    changes = dict(given)
     config = load_config(config_path)
     data, splits = read_splits(config.data)
     labelled = [read_case(data, name, config.task, labelled=True) for name in splits.labelled]

@@ -1,8 +1,7 @@
 """An ONNX graph takes its weights from its own hashed file, wherever in the graph a tensor may be."""
 
 import shutil
-import subprocess
-import sys
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,6 +13,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from helpers import forked
 from helpers.command import run
 from onnx import AttributeProto, TensorProto, helper
 from safetensors.torch import load, save
@@ -408,19 +408,19 @@ def test_a_graph_that_never_ends_can_be_stopped(small_scans: Path, tmp_path: Pat
     """By the signal that a scheduler sends, and by a limit: nothing of the case is left."""
     content = endless().SerializeToString()
     bundle = bundle_of(tmp_path, {"model.safetensors": b"", "model.onnx": content})
-    words = [sys.executable, "-m", "c3s3_seg", "predict", small_scans / "case-0.nii.gz", "--model", bundle]
-    words = [*map(str, words), "--backend", backend, "--allow-out-of-domain", "-o"]
     out = tmp_path / "out"
-    with subprocess.Popen([*words, out], stderr=subprocess.PIPE, text=True) as process:
-        while not any((out / f"journal.sqlite{part}").exists() for part in ("-wal", "")):
-            time.sleep(0.1)
-        time.sleep(1)  # it was begun, and is in the network by now
-        process.terminate()
-        _, said = process.communicate(timeout=60)
+    words = ["predict", small_scans / "case-0.nii.gz", "--model", bundle, "--backend", backend]
+    words += ["--allow-out-of-domain", "-o", out]
+    process = forked.Process(words, stderr=forked.PIPE)
+    while not any((out / f"journal.sqlite{part}").exists() for part in ("-wal", "")):
+        time.sleep(0.1)
+    time.sleep(1)  # it was begun, and is in the network by now
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
     assert (process.returncode, said.count("\n")) == (143, 1)
     assert said.startswith("stopped by SIGTERM")
     assert not list(out.glob("case-0*"))
-    late = subprocess.run([*words, out, "--case-timeout", "0.5"], capture_output=True, text=True, check=False)
+    late = run(*words, "--case-timeout", "0.5")
     assert late.returncode == 2
     assert "was not finished within 0.5 s" in late.stderr
     assert not list(out.glob("case-0*"))

@@ -18,8 +18,6 @@ from helpers import tensorrt_stand_in as stand_in
 from c3s3_seg import open_predictor
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import InputError, MissingError, RefusedError
-from c3s3_seg.export.export import export_folder
-from c3s3_seg.export.spec import GraphSpec
 from c3s3_seg.geometry.volume import Geometry
 from c3s3_seg.inference.backends import cuda
 from c3s3_seg.inference.backends.engine_cache import CacheKey, EngineCache, ShapeProfile, build
@@ -282,25 +280,6 @@ def test_a_widened_graph_says_the_same(name: str) -> None:
     given = patches(1, 1, 32, 32, 32)
     session = stand_in.onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
     np.testing.assert_allclose(session.run(None, {"scan": given})[0], OnnxBackend(path)(given), atol=1e-4)
-
-
-def test_an_exported_engine_passes_the_gate(machine: Machine, two_nets: ModelBundle, tmp_path: Path) -> None:
-    scan = Geometry.build((30, 28, 26)).volume(patches(30, 28, 26))
-    path, proof = export_folder(two_nets, "tensorrt", GraphSpec(), tmp_path / "out", [scan])
-    assert path.name == "toy.engine"
-    assert proof.runtime == "tensorrt"
-    assert {p.name for p in path.parent.iterdir()} == {
-        "toy.engine", "toy.onnx", "toy.json", "export.json", "README.md",
-    }  # fmt: skip
-
-
-def test_an_exported_engine_holds_the_companion(
-    machine: Machine, companions: ModelBundle, tmp_path: Path
-) -> None:
-    scan = Geometry.build((30, 28, 26)).volume(patches(30, 28, 26))
-    path, proof = export_folder(companions, "tensorrt", GraphSpec(ensemble=True), tmp_path / "out", [scan])
-    assert path.name == "first-ensemble.engine"
-    assert proof.runtime == "tensorrt"
 
 
 def test_predict_through_the_engine(machine: Machine, phantom: ModelBundle) -> None:

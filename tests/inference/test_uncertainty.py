@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.organ import organ
 
 from c3s3_seg.bundle import Calibration, ModelBundle
 from c3s3_seg.errors import ConfigError, InputError
@@ -23,7 +24,9 @@ def bundle() -> ModelBundle:
 
 @pytest.fixture(scope="module")
 def scan():
-    return simulate(20_261).scan
+    """The middle of a phantom."""
+    whole = simulate(20_261)
+    return organ(whole.scan, whole.truth, margin=12)[0]
 
 
 def single(bundle: ModelBundle, place: int) -> ModelBundle:

@@ -1,13 +1,14 @@
 """Two processes that train as one."""
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from helpers import command
+from helpers import command, forked
 
 from c3s3_seg.errors import ConfigError
 from c3s3_seg.training import checkpoint
@@ -53,7 +54,7 @@ def words_of(config: Path, out: Path, more: Sequence[str]) -> list[str]:
     return ["train", str(config), "-o", str(out), *changes]
 
 
-def train_with_two(words: list[str]) -> str:
+def train_by_torchrun(words: list[str]) -> str:
     """`torchrun -m c3s3_seg WORDS`."""
     command = [sys.executable, *TORCHRUN, "-m", "c3s3_seg", *words]
     environment = os.environ | LOOPBACK | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
@@ -77,13 +78,33 @@ def scalars(run: Path) -> dict[str, list[float]]:
     return {tag: [event.value for event in events.Scalars(tag)] for tag in tags}
 
 
+def train_by_hand(words: list[str]) -> str:
+    """The same without torchrun's imports and its processes': two processes that know of each other."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+    shared |= LOOPBACK | {"OMP_NUM_THREADS": "1"}
+    processes = [
+        forked.Process(
+            words,
+            stdout=forked.PIPE,
+            stderr=forked.STDOUT,
+            imports=forked.TRAIN,
+            environment=shared | {"RANK": rank, "LOCAL_RANK": rank},
+        )
+        for rank in "01"
+    ]
+    said = [process.communicate(timeout=200)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
+    return "".join(said)
+
+
 @pytest.fixture(scope="module")
 def with_two(toy_config: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """Both runs in two processes: their folder, and what was said."""
+    """Both runs in two processes, one of them by torchrun: their folder, and what was said."""
     folder = tmp_path_factory.mktemp("two")
-    runs = [words_of(toy_config, folder / name, more) for name, (more, _) in RUNS.items()]
-    # Not in one torchrun: a second group of the same processes may find the addresses of the first.
-    return folder, "".join(map(train_with_two, runs))
+    c3s3, sdcl = (words_of(toy_config, folder / name, more) for name, (more, _) in RUNS.items())
+    return folder, train_by_torchrun(c3s3) + train_by_hand(sdcl)
 
 
 @pytest.mark.parametrize("name", RUNS)

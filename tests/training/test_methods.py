@@ -77,18 +77,17 @@ def test_every_optimised_parameter_moves_and_nothing_else(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(METHODS))
-@pytest.mark.parametrize("foreground", [0.0, 1.0], ids=["empty", "full"])
-def test_gradients_are_finite_without_a_boundary(
-    name: str, foreground: float, toy_config: Path, tmp_path: Path
-) -> None:
+def test_gradients_are_finite_without_a_boundary(name: str, toy_config: Path, tmp_path: Path) -> None:
+    """Crops that are all background, and crops that are all foreground."""
     run = Run(load_config(toy_config, [f"method={name}", *PHASES, "c3s3.warm_up=0"]), tmp_path)
-    run.iteration = 4
-    batch = sampler(toy_config).batch(4, run.method.views(4))
-    target = torch.full_like(batch.target, foreground)
-    target[:, 0] = 1 - foreground
-    run.step(replace(batch, target=target, distances=torch.zeros_like(batch.distances)))
-    run.check_finite()
-    assert all(torch.isfinite(p).all() for p in run.method.parameters())
+    for foreground in (0.0, 1.0):
+        run.iteration = 4
+        batch = sampler(toy_config).batch(4, run.method.views(4))
+        target = torch.full_like(batch.target, foreground)
+        target[:, 0] = 1 - foreground
+        run.step(replace(batch, target=target, distances=torch.zeros_like(batch.distances)))
+        run.check_finite()
+        assert all(torch.isfinite(p).all() for p in run.method.parameters()), foreground
 
 
 @pytest.mark.slow

@@ -109,8 +109,8 @@ def test_a_run_ends_when_its_patience_does(
 
 
 def test_a_resumed_run_knows_what_was_best(toy_config: Path, tmp_path: Path) -> None:
-    """Real validations: killed after iteration 4 of 8, and as if it had not been."""
-    changes = ["run.keep=best", "run.validate_every=2", "optimiser.lr=0.05"]
+    """Real validations: killed after iteration 2 of 4, and as if it had not been."""
+    changes = [*CHANGES, "run.iterations=4", "run.keep=best", "optimiser.lr=0.05"]
     whole = train(load_config(toy_config, changes), tmp_path / "whole", Silent())
 
     class Killed(Exception):  # noqa: N818
@@ -118,12 +118,12 @@ def test_a_resumed_run_knows_what_was_best(toy_config: Path, tmp_path: Path) -> 
 
     class Killer(Silent):
         def stepped(self, iteration: int, terms: dict[str, float]) -> None:
-            if iteration == 6:
+            if iteration == 3:
                 raise Killed
 
     with pytest.raises(Killed):
         train(load_config(toy_config, changes), tmp_path / "broken", Killer())
-    assert checkpoint.read(tmp_path / "broken").iteration == 4
+    assert checkpoint.read(tmp_path / "broken").iteration == 2
     resumed = train(load_config(toy_config, changes), tmp_path / "broken", Silent(), resume=True)
     assert resumed.manifest.training["validation_kept"] == whole.manifest.training["validation_kept"]
     for name in ("model.safetensors", "secondary.safetensors"):

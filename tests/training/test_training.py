@@ -5,8 +5,6 @@ import os
 import resource
 import shlex
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import command
+from helpers import command, forked
 from helpers.training import sampler
 from safetensors import safe_open
 from safetensors.torch import save
@@ -267,9 +265,9 @@ def test_disk_full_leaves_the_checkpoint_before(toy_config: Path, tmp_path: Path
     assert [p.name for p in tmp_path.iterdir()] == [checkpoint.FILE]
 
 
-def start(config: Path, out: Path, *more: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "c3s3_seg", "train", str(config), "-o", str(out), *more]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+def start(config: Path, out: Path, *more: str) -> forked.Process:
+    words = ["train", config, "-o", out, *more]
+    return forked.Process(words, stdout=forked.PIPE, stderr=forked.STDOUT, imports=forked.TRAIN)
 
 
 def test_killed_and_resumed_is_bit_for_bit_unbroken(toy_config: Path, tmp_path: Path) -> None:
