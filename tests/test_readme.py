@@ -53,6 +53,7 @@ def test_the_readme_and_the_tutorial_run(tmp_path: Path, monkeypatch: pytest.Mon
             early = here("c3s3-seg predict scans/phantom-1 -o o --model run/bundle --backend onnx")
             assert early.returncode == 2
             (reason,) = early.stderr.splitlines()
+            assert reason.startswith("error: ")
             assert "no model.onnx" in reason
             assert "export" in reason
         answer = in_a_shell(line) if line is first or not line.startswith("c3s3-seg ") else here(line)
