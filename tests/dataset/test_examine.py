@@ -67,11 +67,13 @@ def test_planted_faults_are_found_and_nothing_else(
 
 def test_two_processes_find_the_same(clean: Path, tmp_path: Path) -> None:
     folder = copy_of(clean, tmp_path / "set")
-    for plant in PLANTS[:3:2]:
-        plant.do(folder)
-    alone, together = check_data_set(folder), check_data_set(folder, workers=2)
-    assert serious(alone.findings) == serious(together.findings) != set()
-    assert [case.name for case in alone.cases] == [case.name for case in together.cases]
+    plants = list(zip(PLANTS[:3], SPOTS, strict=True))
+    for plant, case in plants:
+        plant.do(folder, case)
+    together = check_data_set(folder, workers=2)
+    # What one process finds: each of them is planted alone or with others above.
+    assert serious(together.findings) == {plant.finding(case) for plant, case in plants}
+    assert [case.name for case in together.cases] == LABELLED + UNLABELLED + VALIDATION
 
 
 def test_a_bad_mask_of_an_unlabelled_case_is_a_warning(clean: Path, tmp_path: Path) -> None:

@@ -1,12 +1,13 @@
 """From a data set to a configuration that loads, fits and trains."""
 
 import signal
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from helpers import forked
 from helpers.command import run
 
 from c3s3_seg.bundle import ModelBundle
@@ -341,7 +342,8 @@ def test_a_plan_that_is_ended_leaves_nothing_at_work(toy_data: Path, tmp_path: P
     """While its process takes steps that last for minutes."""
     words = ["plan", toy_data, "-o", tmp_path / "plan.toml", "--budget", "9h"]
     words += ["--set", "networks.b.filters=64", "--set", "task.patch=[128, 128, 128]"]
-    plan = forked.Process(words, stdout=forked.PIPE, stderr=forked.PIPE, imports=forked.TRAIN)
+    command = [sys.executable, "-m", "c3s3_seg", *map(str, words)]
+    plan = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     until = time.monotonic() + 60
     while not (at_work := [pid for pid in children(plan.pid) if threads(pid) > 1]):
         assert plan.poll() is None, plan.communicate()
