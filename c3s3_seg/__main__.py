@@ -1,10 +1,14 @@
 """`python -m c3s3_seg` is `c3s3-seg`."""
 
+import signal
 import sys
 
 
 def program() -> None:
     """The command line as a process of its own; `--help` alone is answered without what commands need."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        # Until `main` answers Ctrl-C it ends the process: the traceback of an import helps nobody.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     if sys.argv[1:] == ["--help"] and _helped():
         return
     from c3s3_seg import cli

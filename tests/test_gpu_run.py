@@ -93,6 +93,15 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
         listing(lambda x: x["wheels"][0].update(name="../../a-1.0-py3-none-any.whl")),
         "the name '../",
     ),
+    # Its first 256 characters alone are the name of a wheel.
+    "a path behind a name": (
+        listing(lambda x: x["wheels"][0].update(name=f"{'a' * 235}-1.0-py3-none-any.whl/../../evil")),
+        "the name 'aaa",
+    ),
+    "a long name": (
+        listing(lambda x: x["wheels"][0].update(name=f"{'a' * 300}-1.0-py3-none-any.whl")),
+        "the name 'aaa",
+    ),
     "an option": (listing(lambda x: x["wheels"][0].update(name="-r-1.0-py3-none-any.whl")), "the name '-r"),
     "a part's path": (listing(lambda x: x["parts"][0].update(name="/part-001")), "the name '/part"),
     "twice": (listing(lambda x: x["wheels"].append(x["wheels"][0])), "or one twice"),

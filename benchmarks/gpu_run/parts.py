@@ -22,6 +22,7 @@ LIST = "parts.json"
 PART_BYTES = 55 * 10**6
 LARGEST_LIST, LARGEST_PART, LARGEST_TOTAL = 10**6, 2**28, 4 * 10**9  # bytes; a part is held in memory
 MOST_PARTS = 999  # three digits
+LONGEST = 200  # characters of a name; file systems take 255 bytes
 WHEEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+!]*(-[A-Za-z0-9_.+!]+){4,5}\.whl", re.ASCII)
 PART = re.compile(r"part-\d{3}", re.ASCII)
 HASH = re.compile(r"[0-9a-f]{64}", re.ASCII)
@@ -140,7 +141,7 @@ def _pieces(rows: Any, form: re.Pattern[str], largest: int) -> tuple[Piece, ...]
         raise ValueError("a table is no list")
     made = [Piece(**row) for row in rows]
     for piece in made:
-        if not isinstance(piece.name, str) or not form.fullmatch(piece.name[:256]):
+        if not isinstance(piece.name, str) or len(piece.name) > LONGEST or not form.fullmatch(piece.name):
             raise ValueError(f"the name {str(piece.name)[:80]!r} is not one that gpu_parts.sh gives")
         if type(piece.size) is not int or not 0 < piece.size <= largest:
             raise ValueError(f"the size of {piece.name} is {str(piece.size)[:20]!r}")

@@ -27,6 +27,7 @@ NAMES = {
     "made_with.backend": "--backend",
     "made_with.device": "--device",
     "made_with.precision": "--precision",
+    "made_with.on_device": "network.on_device",
     "made_with.overlap": "tiling.overlap",
     "made_with.stride": "tiling.stride",
     "made_with.weighting": "tiling.weighting",

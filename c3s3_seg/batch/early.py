@@ -77,7 +77,9 @@ class EarlyRead:
         finally:
             self._read.set()
         self._opened.wait()
-        if self._predictor is not None and isinstance(found, Loaded) and found.prepared is not None:
+        if self._predictor is not None and self._predictor.on_device:
+            self._found = None  # `take` does not give it, and the batch may be long
+        elif self._predictor is not None and isinstance(found, Loaded) and found.prepared is not None:
             # Compiling leaves Python alone: time to load what writes the mask.
             loader = threading.Thread(target=load_library, daemon=True)
             loader.start()

@@ -24,6 +24,7 @@ from c3s3_seg.dataset import DataSet, Splits
 from c3s3_seg.dataset.check.case_faults import refuse_defects
 from c3s3_seg.errors import InputError
 from c3s3_seg.geometry.volume import Volume
+from c3s3_seg.inference.arrays import arrays_of
 from c3s3_seg.inference.backends.runtimes import TorchBackend, load_torch
 from c3s3_seg.inference.predictor import Predictor
 from c3s3_seg.inference.settings import Settings, tiled
@@ -175,11 +176,14 @@ class BundleTeacher:
         Raises
         ------
         InputError
-            If nothing is kept of the case.
+            If nothing is kept of the case, or not for its grid.
         """
-        found = self._kept(case)
+        found, shape = self._kept(case), self.task.recipe.grid(scan.geometry).shape
         if found is None:
             raise InputError(f"no probabilities of '{case}' are kept", where=self.folder)
+        if found.shape != (self.task.classes - 1, *shape):
+            what = f"the kept probabilities have the shape {tuple(found.shape)}, and the scan {shape}"
+            raise InputError(what, where=self._path(case), todo="Remove the file: it is made again")
         labels = found.float()
         return torch.cat([1 - labels.sum(dim=0, keepdim=True), labels])
 
@@ -196,33 +200,37 @@ class BundleTeacher:
         for slab in predictor.network(prepared).slabs:
             where = [slice(None)] * 4
             where[1 + slab.axis] = slice(slab.start, slab.stop)
-            found[tuple(where)] = slab.values
+            found[tuple(where)] = arrays_of(slab.values).host(slab.values)  # on CUDA they are tensors there
         return torch.from_numpy(found[1:]).half()
 
     def _path(self, case: str) -> Path:
         return self.folder / f"{case}.safetensors"
 
-    def _source(self, case: str) -> str:
-        """Of what a kept file must be: networks, grid and scan."""
+    def _stamp(self, case: str, probability: Tensor) -> str:
+        """Of networks, grid and scan, and of the numbers: the format has no checksum of its own."""
         recipe = repr((self.task.recipe, self.task.patch, self.task.label_values))
         scan = scan_sha256(self.data.scan(case))
-        return _digest(json.dumps([self.record["weights_sha256"], recipe, scan]))
+        numbers = hashlib.sha256(probability.contiguous().numpy().tobytes()).hexdigest()
+        about = [self.record["weights_sha256"], recipe, scan, list(probability.shape), numbers]
+        return _digest(json.dumps(about))
 
     def _keep(self, case: str, probability: Tensor) -> None:
         from safetensors.torch import save
 
-        write_whole(self._path(case), save({PROBABILITY: probability}, metadata={"of": self._source(case)}))
+        content = save({PROBABILITY: probability}, metadata={"of": self._stamp(case, probability)})
+        write_whole(self._path(case), content)
 
     def _kept(self, case: str) -> Tensor | None:
         """What is kept of a case; None where it is not there, damaged, or of something else."""
         from safetensors import SafetensorError, safe_open
 
-        with (
-            suppress(SafetensorError, OSError, KeyError),
-            safe_open(self._path(case), framework="pt") as file,
-        ):
-            if (file.metadata() or {}).get("of") == self._source(case):
-                found: Tensor = file.get_tensor(PROBABILITY)
+        path = self._path(case)
+        if not path.is_file():  # to open a FIFO would wait for its other end
+            return None
+        with suppress(SafetensorError, OSError, KeyError), safe_open(path, framework="pt") as file:
+            found: Tensor = file.get_tensor(PROBABILITY)
+            stated = (file.metadata() or {}).get("of")
+            if found.dtype == torch.float16 and stated == self._stamp(case, found):
                 return found
         return None
 

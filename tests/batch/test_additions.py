@@ -167,6 +167,8 @@ def test_what_needs_the_network_is_segmented_again(how: str, scan: Path, tmp_pat
 def test_weights_and_unknown_settings_are_named(scan: Path, tmp_path: Path) -> None:
     from c3s3_seg.batch.changes import Change, changes, reason
 
+    host, device = ({"made_with": {"on_device": on}, "request": {}, "asked": {}} for on in (False, True))
+    assert reason(changes(host, device)) == "settings have changed (network.on_device: no -> yes)"
     old = {"made_with": {"weights_sha256": {"a.onnx": "1" * 64}}, "request": {}, "asked": {}}
     new = {"made_with": {"weights_sha256": {"a.onnx": "2" * 64}}, "request": {}, "asked": {}}
     assert (

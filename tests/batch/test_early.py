@@ -86,6 +86,18 @@ def test_the_networks_are_compiled_for_its_tiles(scan: Path, tmp_path: Path) -> 
     assert list(predictor.backends[0]._compiled) == [(1, 1, *tile)]  # type: ignore[attr-defined]
 
 
+def test_what_nobody_will_take_is_not_kept(scan: Path, tmp_path: Path) -> None:
+    settings = Settings(on_device=True)
+    predictor = open_predictor(
+        ModelBundle.find("phantom"), backend=BackendRequest("torch", threads=1), settings=settings
+    )
+    read, _, task = early(scan, predictor, tmp_path)
+    read.compile_in(predictor)
+    read._thread.join()
+    assert read._found is None
+    assert read.take(task) is None
+
+
 def test_a_network_that_prepares_scans_itself_reads_them_itself(scan: Path, tmp_path: Path) -> None:
     bundle = ModelBundle.find("phantom")
     masks = []

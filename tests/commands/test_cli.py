@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -332,3 +333,22 @@ def test_the_program_ends_early_but_not_before_what_is_left_to_do(last: str, cod
     assert answer.returncode == code
     assert answer.stdout.splitlines() == ["said", "at the end"]
     assert ("RuntimeError: x" in answer.stderr) == (code == 1)
+
+
+INTERRUPTED = """
+import os, signal, sys
+class Finder:
+    def find_spec(self, name, path, target=None):
+        if name == "c3s3_seg.cli":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Finder())
+sys.argv = ["c3s3-seg", "models"]
+from c3s3_seg.__main__ import program
+program()
+"""
+
+
+def test_ctrl_c_while_the_program_is_imported_shows_no_traceback() -> None:
+    command = [sys.executable, "-c", INTERRUPTED]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (answer.returncode, answer.stdout, answer.stderr) == (-signal.SIGINT, "", "")

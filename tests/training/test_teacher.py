@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -196,6 +197,24 @@ def test_soft_targets_are_what_the_ensemble_predicts(
     torch.testing.assert_close(target.sum(0), torch.ones(target.shape[1:]))
 
 
+def test_a_teacher_whose_probabilities_stay_on_a_device_says_the_same(
+    small_crops: Path, bundle: ModelBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = load_config(small_crops)
+    data, _ = read_splits(config.data)
+    teacher = BundleTeacher(bundle, config.task, data, tmp_path, CPU)
+    scan, own = load(data.scan("ball-0")), teacher._predictor()
+    wanted = teacher._segment(own, scan)
+    device = Predictor(own.task, own.backends, replace(own.settings, on_device=True))
+
+    def refuse(self: Tensor, dtype: object = None) -> None:
+        raise TypeError("can't convert a tensor of a GPU to numpy")
+
+    monkeypatch.setattr(Tensor, "__array__", refuse)  # as torch does on CUDA
+    # Half precision of numbers up to 1, whose rounding the softmax of the other library may turn.
+    torch.testing.assert_close(teacher._segment(device, scan), wanted, atol=6e-4, rtol=0)
+
+
 def test_the_cache_is_used_and_never_trusted(small_crops: Path, bundle: ModelBundle, tmp_path: Path) -> None:
     config = load_config(small_crops)
     data, _ = read_splits(config.data)
@@ -206,10 +225,16 @@ def test_the_cache_is_used_and_never_trusted(small_crops: Path, bundle: ModelBun
     assert [p.name for p in path.parent.iterdir()] == [path.name]
     teacher.prepare(["ball-0"])
     assert path.stat().st_ino == made.st_ino  # not written again
-    for damaged in (b"", whole[:200], whole.replace(b'"of":"', b'"of":"x')[: len(whole)], b"\xff" * 64):
+    flipped = whole[:-1] + bytes([whole[-1] ^ 1])  # the format has no checksum
+    renamed = whole.replace(b'"of":"', b'"of":"x')[: len(whole)]
+    for damaged in (b"", whole[:200], renamed, b"\xff" * 64, flipped):
         path.write_bytes(damaged)
         teacher.prepare(["ball-0"])
         assert path.read_bytes() == whole
+    path.unlink()
+    os.mkfifo(path)  # whoever opens it waits
+    teacher.prepare(["ball-0"])
+    assert path.read_bytes() == whole
     # What is kept of another scan, or of other networks, is not taken.
     shutil.copy(path, path.with_name("ball-1.safetensors"))
     with pytest.raises(InputError, match="no probabilities of 'ball-1' are kept"):
@@ -217,6 +242,19 @@ def test_the_cache_is_used_and_never_trusted(small_crops: Path, bundle: ModelBun
     teacher.record["weights_sha256"] = ["other"]
     with pytest.raises(InputError, match="no probabilities of 'ball-0' are kept"):
         teacher("ball-0", load(data.scan("ball-0")))
+
+
+def test_kept_probabilities_of_another_grid_are_refused(
+    small_crops: Path, bundle: ModelBundle, tmp_path: Path
+) -> None:
+    config = load_config(small_crops)
+    data, _ = read_splits(config.data)
+    teacher = BundleTeacher(bundle, config.task, data, tmp_path, CPU)
+    teacher.prepare([])
+    teacher._keep("ball-0", torch.zeros(1, 3, 3, 3).half())
+    with pytest.raises(InputError, match=r"have the shape \(1, 3, 3, 3\), and the scan") as error:
+        teacher("ball-0", load(data.scan("ball-0")))
+    assert error.value.where == tmp_path / "teacher" / "ball-0.safetensors"
 
 
 def test_a_link_in_the_place_of_the_cache_is_refused(
