@@ -1,5 +1,6 @@
 """Shared fixtures: small volumes with known content, and the real scans where they are at hand."""
 
+import gc
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,12 @@ from c3s3_seg.geometry.volume import Geometry, Volume
 
 pytest_plugins = ["helpers.dicom_seg", "helpers.reports"]  # fixtures of several files
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def pytest_collection_finish() -> None:
+    """Libraries and tests are half a million objects that stay: no search for garbage goes through them."""
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -76,8 +76,11 @@ class Settings:
             raise InputError(f"found an overlap of {self.overlap}, wanted 0 to below 1")
         if self.stride is not None and min(self.stride) < 1:
             raise InputError(f"found a stride of {shown(self.stride)}, wanted whole numbers from 1 on")
-        if (self.stride is not None) + (self.overlap is not None) + self.whole > 1:
-            raise InputError("found two of a stride, an overlap and the whole volume, wanted one of them")
+        whole = self.whole or None
+        tilings = {"a stride": self.stride, "an overlap": self.overlap, "the whole volume": whole}
+        asked = [name for name, value in tilings.items() if value is not None]
+        if len(asked) > 1:
+            raise InputError(f"found both {' and '.join(asked)}, wanted one of them")
         if len(set(self.mirroring)) != len(self.mirroring) or not set(self.mirroring) <= {0, 1, 2}:
             found = shown(self.mirroring)
             raise InputError(f"found the axes {found} to mirror, wanted each of 0, 1, 2 at most once")

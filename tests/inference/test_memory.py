@@ -68,7 +68,8 @@ from c3s3_seg import Geometry, ModelBundle, Settings, open_predictor
 from c3s3_seg.inference import BackendRequest
 def noise(*shape):
     return Geometry.build(shape, (1.25,) * 3).volume(np.random.default_rng(0).normal(size=shape))
-predictor = open_predictor(ModelBundle.find("left-atrium"), backend=BackendRequest("openvino", threads=2))
+request, whole = BackendRequest("openvino", threads=2), Settings(whole=True)
+predictor = open_predictor(ModelBundle.find("left-atrium"), backend=request, settings=whole)
 predictor(noise(64, 64, 48), allow_out_of_domain=True)
 with open("/proc/self/statm") as file:
     used = int(file.read().split()[0]) * resource.getpagesize()
