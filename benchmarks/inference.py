@@ -7,7 +7,7 @@ The scan is the first validation atrium of DATA (the folder `la`), on the bundle
 gives another (0.625: as acquired). Every row is a process of its own; one runtime a process; medians over
 processes. Seconds and memory are those of network and stitching; each process has done the same work once
 before, so that imports and first calls are not timed. Ratios are against MONAI's row. nnU-Net's row appears
-where nnunetv2 is installed.
+where nnunetv2 is installed, those in bfloat16 where the processor computes in it (AVX-512 BF16 or AMX).
 """
 
 import argparse
@@ -29,6 +29,9 @@ ROWS = {
     "tiles-torch": "ours, same tiles, torch",
     "tiles": "ours, same tiles, OpenVINO",
     "whole": "ours, whole volume at once, OpenVINO",
+    "monai-bf16": "MONAI sliding_window_inference, torch, bfloat16 by autocast",
+    "tiles-bf16": "ours, same tiles, OpenVINO, bfloat16",
+    "whole-bf16": "ours, whole volume at once, OpenVINO, bfloat16",
 }
 
 
@@ -38,7 +41,10 @@ def main() -> None:
         child(options)
         return
     words = passed_on(options)
-    names = options.only or [n for n in ROWS if n != "nnunet" or importlib.util.find_spec("nnunetv2")]
+    left_out = () if importlib.util.find_spec("nnunetv2") else ("nnunet",)
+    if not computes_bfloat16():
+        left_out += tuple(name for name in ROWS if name.endswith("bf16"))
+    names = options.only or [name for name in ROWS if name not in left_out]
     results: dict[str, list[Result]] = {name: [] for name in names}
     for _ in range(options.repeats):  # in turn, so that a busy minute does not hit one contender alone
         for name in names:
@@ -47,6 +53,14 @@ def main() -> None:
                 sys.exit(f"{name} failed: {found}")
             results[name].append(found)
     table(results)
+
+
+def computes_bfloat16() -> bool:
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
 def table(results: dict[str, list[Result]]) -> None:
@@ -102,7 +116,7 @@ def child(options: argparse.Namespace) -> None:
     data = Path(options.data)
     case = json.loads((data / "dataset.json").read_text())["unlabelled"][-8]
     volume = task.recipe.to_model(load(data / "imagesTr" / f"{case}.nii.gz")).array
-    work = (ours if name in ("tiles", "tiles-torch", "whole") else torch_work)(name, bundle, volume)
+    work = (ours if name.startswith(("tiles", "whole")) else torch_work)(name, bundle, volume)
     watched(work, Path(target))
 
 
@@ -112,10 +126,11 @@ def ours(name, bundle, volume):  # type: ignore[no-untyped-def]
     from c3s3_seg.inference.streaming import stream
     from c3s3_seg.inference.tiling import Tiling, softmax
 
-    backend = open_backend(
-        bundle, bundle.networks[0], BackendRequest("torch" if name == "tiles-torch" else "openvino")
-    )
-    if name == "whole":
+    request = BackendRequest("torch" if name == "tiles-torch" else "openvino")
+    if name.endswith("bf16"):
+        request = replace(request, precision="bfloat16")
+    backend = open_backend(bundle, bundle.networks[0], request)
+    if name.startswith("whole"):
         tiling = Tiling.whole(volume.shape, (16, 16, 16))
     else:
         tiling = Tiling.overlapping(volume.shape, bundle.task.patch, OVERLAP)
@@ -145,10 +160,11 @@ def torch_work(name, bundle, volume):  # type: ignore[no-untyped-def]
     patch = bundle.task.patch
     with torch.inference_mode():
         net(torch.zeros(1, 1, *patch))
-    peer = {"monai": monai, "nnunet": nnunet, "published": published}[name]
+    peer = {"monai": monai, "nnunet": nnunet, "published": published}[name.removesuffix("-bf16")]
+    half = name.endswith("-bf16")
 
     def work() -> np.ndarray:
-        with torch.inference_mode():
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=half):
             return peer(net, volume, patch)
 
     return work
@@ -159,7 +175,9 @@ def monai(net, volume, patch):  # type: ignore[no-untyped-def]
     from monai.inferers.utils import sliding_window_inference
 
     scan = torch.from_numpy(volume)[None, None]
-    answer = sliding_window_inference(scan, patch, 1, lambda x: torch.softmax(net(x), 1), overlap=OVERLAP)
+    answer = sliding_window_inference(
+        scan, patch, 1, lambda x: torch.softmax(net(x).float(), 1), overlap=OVERLAP
+    )
     return answer[0].argmax(0).numpy()
 
 
