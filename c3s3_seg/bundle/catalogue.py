@@ -105,9 +105,9 @@ def summarize(name: str) -> ModelSummary:
 
 
 def _validation(bundle: ModelBundle) -> dict[str, Any]:
-    """The record of the primary network, as training wrote it."""
+    """The record of the primary network: in the bundle's own tiles if that was measured, else of training."""
     training = bundle.manifest.training
-    records = training.get("validation_kept") or training.get("validation_last") or []
+    records = next(filter(None, (training.get(f"validation_{of}") for of in ("default", "kept", "last"))), [])
     own = [r for r in records if r.get("candidate") == bundle.networks[0].architecture]
     return dict((own or records or [{}])[0])
 

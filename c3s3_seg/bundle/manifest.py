@@ -263,8 +263,9 @@ class Calibration:
 # What programs read of how a bundle was trained; the rest is for people.
 RECORDED: dict[str, tuple[type, ...]] = {
     "config": (dict,), "data": (dict,), "cases": (dict,), "initialized_from": (dict, type(None)),
-    "validation_cases": (dict,), "validation_last": (list,), "validation_kept": (list,), "candidate": (str,),
-    "kept": (str,), "fold": (str, type(None)), "iterations": (int,), "seconds": (int, float),
+    "validation_cases": (dict,), "validation_last": (list,), "validation_kept": (list,),
+    "validation_default": (list,), "candidate": (str,), "kept": (str,), "fold": (str, type(None)),
+    "iterations": (int,), "seconds": (int, float),
 }  # fmt: skip
 
 
@@ -273,7 +274,9 @@ def _is_record(training_record: Any) -> bool:
     kinds = ((training_record[key], kinds) for key, kinds in RECORDED.items() if key in training_record)
     if not all(isinstance(value, kind) for value, kind in kinds):
         return False
-    records = [*training_record.get("validation_last", []), *training_record.get("validation_kept", [])]
+    records = [
+        record for of in ("last", "kept", "default") for record in training_record.get(f"validation_{of}", [])
+    ]
     if not all(isinstance(record, dict) and "candidate" in record for record in records):
         return False
     cases = training_record.get("validation_cases", {}).values()

@@ -26,7 +26,7 @@ def test_the_shipped_models_with_what_they_need() -> None:
         ["left_atrium"],
         "left-atrium-resvnet",
     )
-    record = ModelBundle.find("left-atrium").manifest.training["validation_kept"][0]  # of its primary network
+    record = ModelBundle.find("left-atrium").manifest.training["validation_default"][0]  # in its own tiles
     assert record["candidate"] == "vnet"
     assert atrium["dice"] == record["dice"]
     assert atrium["hd95_vox"] == record["hd95_vox"]
