@@ -107,7 +107,8 @@ def summarize(name: str) -> ModelSummary:
 def _validation(bundle: ModelBundle) -> dict[str, Any]:
     """The record of the primary network: in the bundle's own tiles if that was measured, else of training."""
     training = bundle.manifest.training
-    records = next(filter(None, (training.get(f"validation_{of}") for of in ("default", "kept", "last"))), [])
+    found = (training.get(f"validation_{of}") for of in ("default", "kept", "last"))
+    records: list[dict[str, Any]] = next(filter(None, found), [])
     own = [r for r in records if r.get("candidate") == bundle.networks[0].architecture]
     return dict((own or records or [{}])[0])
 
