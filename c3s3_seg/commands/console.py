@@ -1,4 +1,4 @@
-"""What every verb needs of the terminal: a status line, a table, a word on what is not installed."""
+"""What every command needs of the terminal: a status line, a table, a word on what is not installed."""
 
 from __future__ import annotations
 

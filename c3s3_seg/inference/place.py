@@ -107,7 +107,8 @@ class DevicePlace:
 
         if not isinstance(prepared, ExactScan):
             raise TypeError("the scan was prepared for the host")
-        arrays, limit = self.arrays, memory_limit(self.settings, self.arrays)
+        arrays = self.arrays
+        limit = memory_limit(self.settings, arrays)
         try:
             array = to_model_grid(prepared, part, recipe.grid(part), arrays, limit)
             array = scale(recipe.intensity, array, prepared.offset)

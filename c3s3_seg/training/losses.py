@@ -34,10 +34,6 @@ class SegTerms:
         """Eq. 4: alpha CE + (1 - alpha) Dice, detached; the backbone with the lower value wins."""
         return alpha * self.ce.detach() + (1 - alpha) * self.dice.detach()
 
-    def competition(self, alpha: float) -> float:
-        """`weighted` as a number."""
-        return float(self.weighted(alpha))
-
 
 def cross_entropy(logits: Tensor, target: Tensor, axis: int = 1) -> Tensor:
     """Mean over voxels of -sum_c y log p, with soft targets (N, C, X, Y, Z).

@@ -55,7 +55,7 @@ def test_dice_is_the_mean_over_foreground_classes() -> None:
 
 def test_competition_eq4() -> None:
     terms = SegTerms(torch.tensor(0.5), torch.tensor(0.25))
-    assert terms.competition(0.8) == pytest.approx(0.8 * 0.5 + 0.2 * 0.25)
+    assert float(terms.weighted(0.8)) == pytest.approx(0.8 * 0.5 + 0.2 * 0.25)
     assert terms.loss.item() == 0.75
 
 
