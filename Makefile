@@ -28,8 +28,12 @@ demo: $(VENV)/base
 # servers and limits. Files are taken in their order: by default the one
 # with the fewest tests is the last, and that is the tutorial, the longest. Bytecode is kept whatever the
 # environment says: tests start hundreds of processes.
+# Temporary files are kept in memory where there is enough of it: tests write and sync thousands of files.
 PROCESSES := $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
-PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
+MEMORY := $(shell test -w /dev/shm -a "$$(df -Pk /dev/shm 2>/dev/null | awk 'END { print int($$4) }')" -gt 4000000 \
+  -a "$$(awk '/MemAvailable/ { print $$2 }' /proc/meminfo 2>/dev/null)" -gt 8000000 2>/dev/null \
+  && ! grep -q ' /dev/shm .*noexec' /proc/mounts && echo TMPDIR=/dev/shm)
+PYTEST := $(MEMORY) OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
 # Before a change is handed on: everything. The checks of the code run beside the tests; what they say comes
 # last, and either of the two can fail.

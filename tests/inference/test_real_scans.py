@@ -78,7 +78,7 @@ def few_of(source: Path, folder: Path, count: int) -> Path:
 @pytest.mark.slow
 def test_two_classes_train_and_predict(shared_data: Path, tmp_path: Path) -> None:
     data = few_of(shared_data / "hippocampus", tmp_path / "data", 6)
-    changes = [f"data.folder={data}", "run.iterations=6", "c3s3.warm_up=3"]
+    changes = [f"data.folder={data}", "run.iterations=2", "c3s3.warm_up=1"]
     changes += ["networks.a.filters=2", "networks.b.filters=2", "run.precision=float32"]
     config = load_config(Path("hippocampus"), changes)
     with open_logger(tmp_path / "run") as logger:

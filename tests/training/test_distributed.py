@@ -18,7 +18,7 @@ from c3s3_seg.training.distributed import ProcessGroup, join
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-STEPS = 4
+STEPS = 3
 # Every voxel is an anchor and a negative, and nothing is dropped: no chance is left but the crops'.
 CHANGES = [
     f"run.iterations={STEPS}",
@@ -26,14 +26,16 @@ CHANGES = [
     "run.unlabelled_batch=2",
     "run.warm_batch=4",
     "run.threads=1",
+    "run.seed=8",  # both networks predict both classes, which the contrast needs, and each wins once
     "optimiser.lr=0.001",  # rounding grows with every step, and the faster the larger it is
     "c3s3.warm_up=1",
-    "c3s3.anchors=4096",
-    "c3s3.negatives=4096",
+    "c3s3.anchors=1024",
+    "c3s3.negatives=1024",
     "c3s3.contrast_weight=1.0",
     "c3s3.cp_weight=1.0",
     "networks.dropout=0.0",
-    "task.patch=[16, 16, 16]",
+    "task.patch=[16, 16, 4]",
+    "task.strides=[[2, 2, 1], [2, 2, 1], [2, 2, 1], [1, 1, 2]]",
 ]
 # As --standalone, but by address: asking for the name of a machine can take minutes where nobody knows it.
 TORCHRUN = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d"]
@@ -118,9 +120,10 @@ def test_two_processes_have_the_losses_of_one(
     one, two = map(scalars, folders)
     assert len(one["train/loss"]) == STEPS
     assert one.keys() == two.keys() >= {f"train/{term}" for term in terms}
+    assert all(any(one[f"train/{term}"]) for term in terms)
     for tag, values in one.items():
         assert two[tag][:1] == pytest.approx(values[:1], rel=1e-5, abs=1e-6), tag
-        assert two[tag] == pytest.approx(values, rel=2e-3, abs=1e-6), tag
+        assert two[tag] == pytest.approx(values, rel=1e-3, abs=1e-6), tag
     assert with_two[1].count("The bundle is") == len(RUNS)  # only the first process talks
     kept = [checkpoint.read(folder) for folder in folders]
     assert kept[1].iteration == STEPS
