@@ -7,6 +7,7 @@ and the working tree run in turn, after one run of each that writes the byte cod
 and peak memory are those of the plain command. The phases are from runs with a stopwatch in the package: each
 is the time that a thread spends in it, less what other phases in it take; "the rest" is the time in which no
 thread is in a phase. Two threads may be at work at once, so phases add up to more than the wall time.
+A network that waits for its compilation in another thread is in both phases.
 The network alone is a loaded and compiled network on all tiles of this scan, the best of three scans.
 
 A folder as the scan is a DICOM study. `PYTHONDONTWRITEBYTECODE` is taken out of the environment.
@@ -32,7 +33,7 @@ PHASES = (
     "compile",
     "read",
     "check + prepare",
-    "network",
+    "network + its wait",
     "to grid",
     "write + verify",
     "the rest",
@@ -90,7 +91,7 @@ from c3s3_seg.inference.backends.runtimes import OpenVinoBackend
 from c3s3_seg.inference.predictor import Predictor
 for owner, name, phase in (
     (OpenVinoBackend, "__init__", "open graph"), (OpenVinoBackend, "_for", "compile"),
-    (OpenVinoBackend, "__call__", "network"), (Steps, "load", "read"), (Steps, "check", "check + prepare"),
+    (OpenVinoBackend, "__call__", "network + its wait"), (Steps, "load", "read"), (Steps, "check", "check + prepare"),
     (Steps, "prepare", "check + prepare"), (Predictor, "to_scan_grid", "to grid"),
     (Steps, "write", "write + verify"),
 ):

@@ -20,7 +20,8 @@ from c3s3_seg.training.planning.step_costs import scaled
 from c3s3_seg.training.planning.timing import BUSY, MOST, SPARE, STEPS, Length, Timing, length, time_steps
 
 ENOUGH = 1000  # iterations; where fewer fit, smaller networks or a coarser grid are tried
-SMALL = 100_000  # voxels of a crop up to which narrow networks learn better
+SMALL = 100_000  # voxels of a crop up to which narrow networks learn better in few iterations
+WIDE = MOST // 2  # iterations; where narrow networks have all that help and so many of wide ones fit
 WARM = 0.5  # of the iterations learn from labels alone, as in the bundles that ship
 OWN, OWN_S = 0.1, 60.0  # of the budget, and seconds: what planning itself may take
 EACH = 0.6  # of what is left of that, for the steps of one level; the last one has all of it
@@ -127,7 +128,8 @@ def _search(
     regrid: Regrid | None,
 ) -> tuple[Timing, Length]:
     """The largest networks on the finest grid with which enough iterations fit, or else the smallest."""
-    levels: tuple[tuple[int, float], ...] = LEVELS[1:] if prod(builder["task.patch"]) <= SMALL else LEVELS
+    small = prod(builder["task.patch"]) <= SMALL
+    levels: tuple[tuple[int, float], ...] = LEVELS[1:] if small else LEVELS
     if regrid is None:
         levels = LEVELS[-1:]  # what a level is made of, the bundle decides
     for level in levels:
@@ -145,7 +147,30 @@ def _search(
             continue
         if found.iterations >= ENOUGH:
             break
+    if small and regrid is not None and level == levels[0] and found.iterations == MOST:
+        return _widened(builder, splits, constraints, trials, (timing, found))
     return timing, found
+
+
+def _widened(
+    builder: ConfigBuilder,
+    splits: Splits,
+    constraints: Constraints,
+    trials: _Trials,
+    narrow: tuple[Timing, Length],
+) -> tuple[Timing, Length]:
+    """Wide networks where the narrow ones would leave the budget unused, if enough iterations fit."""
+    before = LEVELS[1][0]
+    _networks(builder, LEVELS[0][0])
+    timing = trials(last=True)
+    try:
+        found = _length(builder, splits, constraints, timing)
+    except InputError:  # they do not fit into the memory
+        found = Length(0, 0)
+    if found.iterations >= WIDE:
+        return timing, found
+    _networks(builder, before)
+    return narrow
 
 
 class _Trials:
