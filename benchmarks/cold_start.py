@@ -91,9 +91,9 @@ from c3s3_seg.inference.backends.runtimes import OpenVinoBackend
 from c3s3_seg.inference.predictor import Predictor
 for owner, name, phase in (
     (OpenVinoBackend, "__init__", "open graph"), (OpenVinoBackend, "_for", "compile"),
-    (OpenVinoBackend, "__call__", "network + its wait"), (Steps, "load", "read"), (Steps, "check", "check + prepare"),
-    (Steps, "prepare", "check + prepare"), (Predictor, "to_scan_grid", "to grid"),
-    (Steps, "write", "write + verify"),
+    (OpenVinoBackend, "__call__", "network + its wait"), (Steps, "load", "read"),
+    (Steps, "check", "check + prepare"), (Steps, "prepare", "check + prepare"),
+    (Predictor, "to_scan_grid", "to grid"), (Steps, "write", "write + verify"),
 ):
     setattr(owner, name, timed(phase, getattr(owner, name)))
 cli.main = recorded(cli.main)

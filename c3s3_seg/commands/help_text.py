@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 from typing import Any, ClassVar, get_args
 
 import typer
@@ -112,6 +113,7 @@ def spare_conversions(command: Any) -> Any:
 
 def _converted(param: Any, convert: Any, ctx: Any, value: Any) -> Any:
     """What `convert` would give; without it for what is left out, for texts and for allowed words."""
+    _refuse_empty_path(param, ctx, value)
     if param.required or param.callback is not None or param.multiple or param.nargs != 1:
         return convert(ctx, value)
     annotation, is_text = param.type_descriptor.annotation, type(value) is str
@@ -119,6 +121,14 @@ def _converted(param: Any, convert: Any, ctx: Any, value: Any) -> Any:
         return value
     is_default = type(value) is type(param.default) and value == param.default
     return value if is_default and type(value) is annotation else convert(ctx, value)
+
+
+def _refuse_empty_path(param: Any, ctx: Any, value: Any) -> None:
+    """An empty text, such as a variable of a script that is not set, would be the working folder."""
+    kinds = {param.type_descriptor.annotation} | set(get_args(param.type_descriptor.annotation))
+    texts = value if isinstance(value, list | tuple) else [value]
+    if "" in texts and any(isinstance(kind, type) and issubclass(kind, Path) for kind in kinds):
+        raise typer.BadParameter("found an empty path; write . for the working folder", ctx=ctx, param=param)
 
 
 def _load(name: str) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import InputError
 from c3s3_seg.inference.backends.runtimes import OpenVinoBackend
@@ -19,7 +21,7 @@ forbid_telemetry()  # before any of the above imports OpenVINO, which they do wh
 
 
 def open_predictor(
-    bundle: ModelBundle,
+    bundle: ModelBundle | str | Path,
     *,
     backend: BackendName | BackendRequest = "auto",
     settings: Settings | None = None,
@@ -30,7 +32,7 @@ def open_predictor(
     Parameters
     ----------
     bundle
-        The model.
+        The model; a text or a path as `ModelBundle.find` takes it.
     backend
         `auto` takes the fastest that is installed; any other is taken or refused. A `BackendRequest` names
         device, precision and threads too.
@@ -44,9 +46,11 @@ def open_predictor(
     MissingError
         If the runtime, the device or the precision that was asked for cannot be had.
     InputError
-        If the bundle lacks the file it needs, or holds one network and an ensemble or an
-        uncertainty estimate is asked for.
+        If there is no such model, the bundle lacks the file it needs, or it holds one network and an
+        ensemble or an uncertainty estimate is asked for.
     """
+    if not isinstance(bundle, ModelBundle):
+        bundle = ModelBundle.find(str(bundle))
     settings = settings or Settings()
     several = ensemble or settings.uncertainty
     members = bundle.members() if several else [(bundle, bundle.networks[0])]

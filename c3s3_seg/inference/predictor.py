@@ -168,8 +168,12 @@ class Predictor:
         DomainError
             If the model was not trained for such a scan, and it is not allowed.
         InputError
-            If the region is not one, or holds no voxel.
+            If the voxels are no real numbers (but bool, complex or text), or the region is not one or holds
+            no voxel.
         """
+        if scan.array.dtype.kind not in "iuf":
+            what = f"found voxels of type {scan.array.dtype}, wanted integers or floating-point numbers"
+            raise InputError(what, where=scan.source.path)
         box: Box | None = None
         notes: tuple[str, ...] = ()
         if roi is not None:  # only that part will be segmented

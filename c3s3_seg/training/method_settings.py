@@ -157,7 +157,7 @@ class TeacherConfig:
     bundle: str = ""
     masks: str = ""
     weight: NotNegative = 1.0
-    temperature: Positive = 1.0
+    temperature: Annotated[float, Ge(0.1)] = 1.0
 
     @property
     def wanted(self) -> bool:

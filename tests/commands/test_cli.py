@@ -202,6 +202,21 @@ def test_usage_errors() -> None:
     assert run().stderr.startswith("Usage: c3s3-seg [OPTIONS] COMMAND")
 
 
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        (["predict", "scan.nii.gz", "-o", ""], "'-o' / '--out'"),
+        (["predict", "scan.nii.gz", "", "-o", "out"], "'INPUT'"),
+        (["check", ""], "'DATASET'"),
+        (["evaluate", "a", "b", "-o", "c", "--images", ""], "'--images'"),
+    ],
+)
+def test_an_empty_path_is_not_the_working_folder(words: list[str], option: str, tmp_path: Path) -> None:
+    answer = run(*words)
+    assert answer.returncode == 2
+    assert f"Invalid value for {option}: found an empty path" in answer.stderr
+
+
 def test_an_export_that_stands_alone_needs_a_folder() -> None:
     for words in (["--to", "openvino"], ["--precision", "float16"], ["--ensemble"], ["--batch", "2"]):
         refused(run("export", "phantom", *words), "this export stands alone and needs a folder", "-o")

@@ -77,6 +77,20 @@ def test_a_scan_with_nothing_to_see_is_refused(bundle, values: np.ndarray) -> No
         open_predictor(bundle)(scan, **ANY)
 
 
+@pytest.mark.parametrize("kind", ["bool", "complex64", "U3", "object"])
+def test_voxels_that_are_no_real_numbers_are_refused(bundle, kind: str) -> None:
+    scan = Geometry.build((40, 40, 40)).volume(np.ones((40, 40, 40)).astype(kind))
+    with pytest.raises(InputError, match=f"found voxels of type .*{kind}, wanted integers or floating"):
+        open_predictor(bundle)(scan)
+
+
+def test_a_model_may_be_given_by_its_name(bundle, phantom) -> None:
+    by_name = open_predictor("phantom")
+    assert np.array_equal(by_name(phantom.scan).mask.array, open_predictor(bundle)(phantom.scan).mask.array)
+    with pytest.raises(InputError, match="there is no model phantoms"):
+        open_predictor("phantoms")
+
+
 def test_an_offset_of_all_grey_values_changes_no_mask(bundle) -> None:
     scan = simulate(2).scan
     predictor = open_predictor(bundle)

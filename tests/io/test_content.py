@@ -215,3 +215,14 @@ def test_many_members_are_one_stream() -> None:
     content, after = unpack(memoryview(packed), need(1003))
     assert content == b"abc" + b"d" * 1000
     assert after == 2000
+
+
+def test_a_header_behind_an_extra_field_of_64_kib(tmp_path: Path) -> None:
+    scan = Geometry.build((5, 4, 3)).volume(np.arange(60, dtype=np.int16).reshape(5, 4, 3))
+    save(scan, tmp_path / "scan.nii")
+    packed = gzip.compress((tmp_path / "scan.nii").read_bytes())
+    flags = bytes([packed[3] | 4])  # RFC 1952, 2.3: FEXTRA; its length stands behind the header of ten bytes
+    noise = np.random.default_rng(0).bytes(0xFFFF)
+    path = tmp_path / "scan.nii.gz"
+    path.write_bytes(packed[:3] + flags + packed[4:10] + b"\xff\xff" + noise + packed[10:])
+    assert np.array_equal(load(path).array, scan.array)

@@ -23,7 +23,7 @@ from c3s3_seg.geometry.volume import Array, narrow
 from c3s3_seg.io.content import Need, Opened, unpack, unpack_head
 
 GZIP_MAGIC = b"\x1f\x8b"
-FIRST = 1 << 16  # bytes of a packed file in which its header is, whatever name the gzip stream bears
+FIRST = 1 << 17  # bytes of a packed file in which its header is, after an extra field of 64 KiB too
 HEADER_BYTES = {348: 352, 540: 544}
 MOST_EXTENSIONS = 1 << 26  # bytes between header and voxels, which are unpacked as well
 DATA_TYPES = {
