@@ -223,15 +223,24 @@ def _without(record: dict[str, Any], table: str, key: str) -> dict[str, Any]:
     return record
 
 
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.mark.parametrize("path", sorted(BENCHMARKS.glob("*.toml")), ids=lambda path: path.stem)
+def test_the_studies_of_the_benchmarks_are_whole(path: Path) -> None:
+    study, plans = load_study(path, [])
+    assert study.reference in {plan.entry for plan in plans}
+    assert len({(plan.entry, plan.seed) for plan in plans}) == len(plans) >= 6
+
+
 @pytest.mark.parametrize("labelled", [5, 10, 20])
 def test_the_committed_records_give_the_published_table(labelled: int) -> None:
     """Records outlive new keys of the configuration, and the log's figures are theirs."""
-    benchmarks = Path(__file__).parents[2] / "benchmarks"
     overrides = [f"data.labelled={labelled}", "run.precision=float32"]
-    study, plans = load_study(benchmarks / "semi-supervised.toml", overrides)
-    done = finished(plans, benchmarks / f"gain-{labelled}")
+    study, plans = load_study(BENCHMARKS / "semi-supervised.toml", overrides)
+    done = finished(plans, BENCHMARKS / f"gain-{labelled}")
     assert len(done) == len(plans) == 6
-    log = (benchmarks / "training-log.md").read_text(encoding="utf-8").replace("*", "")
+    log = (BENCHMARKS / "training-log.md").read_text(encoding="utf-8").replace("*", "")
     for row in study_rows(done, study.reference):
         dice = f"{row.mean['dice']:.3f} ± {row.spread['dice']:.3f}"
         assert f"| {labelled} | {row.entry} | {row.net} | {row.iterations} | {dice} |" in log
