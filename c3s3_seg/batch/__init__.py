@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from c3s3_seg.batch.case import predict_case
 from c3s3_seg.batch.claims import PROBABILITIES
 from c3s3_seg.batch.job import BatchPlan, Job, Model, Suffix, origin
-from c3s3_seg.batch.predict import BatchProgress, BatchResult, predict_cases
+from c3s3_seg.batch.predict import predict_cases
+from c3s3_seg.batch.result import BatchProgress, BatchResult
 from c3s3_seg.system.ownership import MARK
 
 if TYPE_CHECKING:

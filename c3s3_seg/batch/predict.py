@@ -6,126 +6,36 @@ import hashlib
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from c3s3_seg.batch.changes import setting_of
 from c3s3_seg.batch.claims import FOLDERS, Asked
 from c3s3_seg.batch.counts import Counts
-from c3s3_seg.batch.early import EarlyRead
-from c3s3_seg.batch.executor import Engine, in_this_process
+from c3s3_seg.batch.engines import open_engine
+from c3s3_seg.batch.executor import Engine
 from c3s3_seg.batch.inputs import Inputs, collect
 from c3s3_seg.batch.job import BatchPlan, CaseTask, Job, Model
 from c3s3_seg.batch.journal import Journal, gather, journal_path
 from c3s3_seg.batch.ledger import Ledger
 from c3s3_seg.batch.provenance import LEFT_BEHIND, provenance_names, surroundings, write_provenance
 from c3s3_seg.batch.records import Outcome
+from c3s3_seg.batch.result import BatchProgress, BatchResult, Report, result_of
 from c3s3_seg.batch.resume import REPORT, Request, Sorted, sort_out
 from c3s3_seg.batch.studies import Studies
 from c3s3_seg.batch.summary import summary
 from c3s3_seg.batch.truths import check_truths
-from c3s3_seg.bundle import ModelBundle
-from c3s3_seg.errors import InputError, StorageError
+from c3s3_seg.errors import StorageError
 from c3s3_seg.inference.predictor import Predictor
 from c3s3_seg.io import Skipped
 from c3s3_seg.io.archive import sweep_unpacked
-from c3s3_seg.report.rows import Failure, PredictionRow
 from c3s3_seg.system.files import check_folder, make_folder, write_whole
 from c3s3_seg.system.lock import hold
 from c3s3_seg.system.ownership import check_place
 from c3s3_seg.system.progress import Progress, silent
-
-
-@dataclass(frozen=True)
-class BatchProgress:
-    """How far a batch is; said after each case, and once before the first.
-
-    Parameters
-    ----------
-    done, total
-        Cases of this run that are finished, failed ones included, and all that are to be done.
-    left_s
-        Estimate of the seconds that remain; None before the first case.
-    outcome
-        What became of the last case; None before the first.
-    note
-        What has to be said before the first: resumed, redone, left out.
-    made_with
-        Before the first: the model, the runtime and the settings, as the JSON of each case has them.
-    skipped
-        Before the first: what was given or found, and is no case.
-    run
-        Name of this run; provenance.json has it too.
-    counts
-        What is done so far.
-    kept, refused
-        Before the first: cases of earlier runs that still hold, failed ones included; and cases that must
-        not be touched.
-    left
-        Before the first: how many the limit leaves for another run.
-    """
-
-    done: int
-    total: int
-    left_s: float | None = None
-    outcome: Outcome | None = None
-    note: str = ""
-    made_with: Mapping[str, Any] = field(default_factory=dict)
-    skipped: tuple[Skipped, ...] = ()
-    run: str = ""
-    counts: Counts = field(default_factory=Counts)
-    kept: tuple[Outcome, ...] = ()
-    refused: tuple[Outcome, ...] = ()
-    left: int = 0
-
-
-Report = Callable[[BatchProgress], None]
-
-
-@dataclass(frozen=True)
-class BatchResult:
-    """What became of the cases, in their order.
-
-    Parameters
-    ----------
-    rows
-        Cases that are done, now or by an earlier run.
-    failures
-        Cases that failed.
-    kept
-        How many of both were done by an earlier run.
-    left
-        How many the limit left for another run.
-    undone
-        Cases that were not done, because nothing could be written any more; each is in `failures` too.
-    stopped
-        Why the run ended before its last case; "" where it did not.
-    skipped
-        What was passed over: what is no case, and series that the domain check refused in studies of
-        which another series was segmented.
-    counts
-        The same in numbers, and how many cases a person should look at.
-    known
-        Of `failures`, how many an earlier run told of: they have not changed, and were not tried again.
-    """
-
-    rows: tuple[PredictionRow, ...]
-    failures: tuple[Failure, ...]
-    kept: int = 0
-    left: int = 0
-    undone: tuple[str, ...] = ()
-    stopped: str = ""
-    skipped: tuple[Skipped, ...] = ()
-    counts: Counts = field(default_factory=Counts)
-    known: int = 0
-
-    @property
-    def new_failures(self) -> int:
-        """How many cases failed of which no earlier run told."""
-        return len(self.failures) - self.known
 
 
 def predict_cases(
@@ -169,7 +79,7 @@ def predict_cases(
     make_folder(job.out)
     with ExitStack() as stack:
         held = stack.enter_context(hold(job.out, str(plan.shard) if plan.shard else None))
-        engine = _engine(model, job, plan, held, progress, _first(found, job, plan))
+        engine = open_engine(model, job, plan, held, progress, _first(found, job, plan))
         stack.callback(sweep_unpacked)  # of workers that were ended in the middle of a case
         stack.callback(engine.close)
         run = _Run(engine, replace(job, origin=engine.origin), plan, report or _silent)
@@ -183,60 +93,6 @@ def _silent(progress: BatchProgress) -> None:
 def _first(found: Inputs, job: Job, plan: BatchPlan) -> CaseTask | None:
     """The case that this run will certainly begin with; None in a folder with records of earlier runs."""
     return None if journal_path(job.out, plan.shard).exists() else next(iter(found.tasks), None)
-
-
-def _engine(
-    model: Predictor | Model,
-    job: Job,
-    plan: BatchPlan,
-    held: tuple[int, ...],
-    progress: Progress,
-    first: CaseTask | None,
-) -> Engine:
-    if plan.case_timeout_s is not None and not isinstance(model, Model):
-        what = "a case can only be ended in a worker process, which opens the model itself"
-        raise InputError(what, todo="Leave the time limit of a case out")
-    if isinstance(model, Model) and plan.cluster is not None:
-        from c3s3_seg.batch.cluster import cluster_engine
-
-        engine = cluster_engine(model, job, plan.cluster, plan.workers, plan.case_timeout_s)
-        return replace(engine, asked=_asked(model))
-    if isinstance(model, Model) and (plan.workers > 0 or plan.case_timeout_s is not None):
-        from c3s3_seg.batch.worker_pool import worker_engine
-
-        engine = worker_engine(model, job, max(1, plan.workers), held, plan.case_timeout_s)
-        return replace(engine, asked=_asked(model))
-    if not isinstance(model, Model):
-        origin = job.origin or {}
-        run = in_this_process(model, replace(job, origin=origin), progress)
-        return Engine(run, origin, asked=Asked.of(model))
-    return _opened(model, job, progress, first)
-
-
-def _opened(model: Model, job: Job, progress: Progress, first: CaseTask | None) -> Engine:
-    """In this process; the first case is read while the networks are opened."""
-    bundle = ModelBundle.load(model.bundle)
-    early = EarlyRead(first, bundle.task, model.settings, job) if first is not None else None
-    close = early.close if early is not None else _nothing
-    try:
-        predictor, origin = model.open(bundle)
-    except BaseException:
-        close()
-        raise
-    if early is not None:
-        early.compile_in(predictor)
-    run = in_this_process(predictor, replace(job, origin=origin), progress, early=early)
-    return Engine(run, origin, str(model.bundle), close, Asked.of(predictor))
-
-
-def _nothing() -> None:
-    """What is to be closed where nothing was begun."""
-
-
-def _asked(model: Model) -> Asked:
-    """What a model that is opened elsewhere has each case write."""
-    task = ModelBundle.load(model.bundle).task
-    return Asked(tuple(task.label_values), model.settings.probabilities, model.settings.uncertainty)
 
 
 class _Run:
@@ -300,7 +156,7 @@ class _Run:
                 ledger.decide(outcome)
             discard = discard and not found.left and not any(o.passed_over for o in outcomes.values())
             self._sum_up(tasks, outcomes, journal, discard=discard, full=bool(stopped))
-        result = _result(tasks, outcomes, len(found.kept), found.left)
+        result = result_of(tasks, outcomes, len(found.kept), found.left)
         refusals = [o.refusal for o in outcomes.values() if o.refusal is not None and not o.passed_over]
         if inputs.single and refusals and not result.rows:
             raise refusals[0].error()
@@ -383,7 +239,7 @@ class _Run:
             self.path.unlink(missing_ok=True)
             return
         times = not self.job.deterministic
-        result = _result(tasks, outcomes, 0, 0)
+        result = result_of(tasks, outcomes)
         try:
             table = summary(result.rows, result.failures, times=times)
             write_whole(self.table, table)
@@ -408,14 +264,6 @@ class _Run:
 
             if is_folder_page(self.report_page):
                 self.report_page.unlink(missing_ok=True)
-
-
-def _result(tasks: list[CaseTask], outcomes: dict[str, Outcome], kept: int, left: int) -> BatchResult:
-    ordered = [outcomes[task.case.name] for task in tasks if task.case.name in outcomes]
-    rows = tuple(o.row for o in ordered if o.row is not None)
-    failures = tuple(o.failure for o in ordered if o.failure is not None)
-    skipped = tuple(o.skipped for o in ordered if o.skipped is not None)
-    return BatchResult(rows, failures, kept, left, skipped=skipped)
 
 
 def _settings(origin: dict[str, Any], job: Job, asked: Asked) -> dict[str, Any]:

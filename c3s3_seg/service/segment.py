@@ -11,8 +11,9 @@ from typing import Any
 
 from c3s3_seg import __version__
 from c3s3_seg.batch.job import BatchPlan, Job, Model
-from c3s3_seg.batch.predict import BatchProgress, predict_cases
+from c3s3_seg.batch.predict import predict_cases
 from c3s3_seg.batch.records import Refusal
+from c3s3_seg.batch.result import BatchProgress
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import C3S3Error, public
 from c3s3_seg.inference import BackendRequest, Predictor

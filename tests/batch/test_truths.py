@@ -8,7 +8,7 @@ from helpers import command
 from helpers.batches import MODEL
 
 from c3s3_seg.batch import BatchPlan, Job, predict_cases
-from c3s3_seg.batch.predict import BatchResult
+from c3s3_seg.batch.result import BatchResult
 from c3s3_seg.errors import InputError
 from c3s3_seg.io import load, save
 

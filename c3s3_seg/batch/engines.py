@@ -1,0 +1,90 @@
+"""Which engine does the cases of a batch: this process, its workers or a cluster."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from c3s3_seg.batch.claims import Asked
+from c3s3_seg.batch.early import EarlyRead
+from c3s3_seg.batch.executor import Engine, in_this_process
+from c3s3_seg.batch.job import BatchPlan, CaseTask, Job, Model
+from c3s3_seg.bundle import ModelBundle
+from c3s3_seg.errors import InputError
+from c3s3_seg.inference.predictor import Predictor
+from c3s3_seg.system.progress import Progress
+
+
+def open_engine(
+    model: Predictor | Model,
+    job: Job,
+    plan: BatchPlan,
+    held: tuple[int, ...],
+    progress: Progress,
+    first: CaseTask | None,
+) -> Engine:
+    """Open what does the cases.
+
+    Parameters
+    ----------
+    model
+        The loaded model; or how to open it.
+    job, plan
+        As `predict_cases` has them.
+    held
+        Descriptors of the lock of the output folder, which workers keep open.
+    progress
+        Of the cases that this process segments itself.
+    first
+        The case that certainly comes first; None where that is not known.
+
+    Raises
+    ------
+    InputError
+        If a case shall be ended after a time and the model is open already.
+    C3S3Error
+        If the model cannot be opened.
+    """
+    if plan.case_timeout_s is not None and not isinstance(model, Model):
+        what = "a case can only be ended in a worker process, which opens the model itself"
+        raise InputError(what, todo="Leave the time limit of a case out")
+    if isinstance(model, Model) and plan.cluster is not None:
+        from c3s3_seg.batch.cluster import cluster_engine
+
+        engine = cluster_engine(model, job, plan.cluster, plan.workers, plan.case_timeout_s)
+        return replace(engine, asked=_asked(model))
+    if isinstance(model, Model) and (plan.workers > 0 or plan.case_timeout_s is not None):
+        from c3s3_seg.batch.worker_pool import worker_engine
+
+        engine = worker_engine(model, job, max(1, plan.workers), held, plan.case_timeout_s)
+        return replace(engine, asked=_asked(model))
+    if not isinstance(model, Model):
+        origin = job.origin or {}
+        run = in_this_process(model, replace(job, origin=origin), progress)
+        return Engine(run, origin, asked=Asked.of(model))
+    return _opened(model, job, progress, first)
+
+
+def _opened(model: Model, job: Job, progress: Progress, first: CaseTask | None) -> Engine:
+    """In this process; the first case is read while the networks are opened."""
+    bundle = ModelBundle.load(model.bundle)
+    early = EarlyRead(first, bundle.task, model.settings, job) if first is not None else None
+    close = early.close if early is not None else _nothing
+    try:
+        predictor, origin = model.open(bundle)
+    except BaseException:
+        close()
+        raise
+    if early is not None:
+        early.compile_in(predictor)
+    run = in_this_process(predictor, replace(job, origin=origin), progress, early=early)
+    return Engine(run, origin, str(model.bundle), close, Asked.of(predictor))
+
+
+def _nothing() -> None:
+    """What is to be closed where nothing was begun."""
+
+
+def _asked(model: Model) -> Asked:
+    """What a model that is opened elsewhere has each case write."""
+    task = ModelBundle.load(model.bundle).task
+    return Asked(tuple(task.label_values), model.settings.probabilities, model.settings.uncertainty)
