@@ -24,12 +24,15 @@ BOTH_WHEELS = (
 MEND_WHEELS = (
     "pip uninstall -y onnxruntime onnxruntime-gpu, then pip install '.[gpu]' (or '.[onnx]') in the clone"
 )
-# How runtimes say that memory is full: OpenVINO, ONNX Runtime, torch, CUDA.
+# How runtimes say that memory is full: OpenVINO, ONNX Runtime, torch, CUDA, cuBLAS, cuDNN.
 FULL = re.compile(
     r"bad_alloc|bad alloc|out of memory|failed to allocate|can't allocate|cannot allocate|not enough memory"
-    r"|could not create a memory|MemoryAllocation|OUT_OF_MEMORY",
+    r"|could not create a memory|MemoryAllocation|OUT_OF_MEMORY"
+    r"|STATUS_ALLOC_FAILED|DEVICE_ALLOCATION_FAILED",
     re.IGNORECASE,
 )
+# What torch says where every way of cuDNN to compute a convolution failed, for want of memory perhaps.
+NO_ENGINE = "unable to find an engine to execute this computation"
 CGROUPS = Path("/sys/fs/cgroup")
 # Of versions 2 and 1: the limit of a control group, what it uses, and what of that can be dropped.
 CGROUP_FILES = (
@@ -209,6 +212,11 @@ def _left_by(group: Path) -> int | None:
 def is_memory_error(error: Exception) -> bool:
     """Whether an error says, in the words of any runtime, that memory is full."""
     return isinstance(error, MemoryError) or bool(FULL.search(str(error)))
+
+
+def lacks_engine(error: Exception) -> bool:
+    """Whether a GPU's library found no way to compute: too little memory, or a GPU that it does not know."""
+    return NO_ENGINE in str(error).lower()
 
 
 def parse_memory(text: str) -> int:

@@ -229,6 +229,26 @@ def test_a_runtime_that_fails_is_one_line() -> None:
         run(Answers(RuntimeError("CUDA out of memory")), PATCH, 2)
 
 
+def test_a_gpu_that_finds_no_way_to_compute_is_tried_with_smaller_tiles() -> None:
+    """Which is not said to be a lack of memory: the GPU may be one that cuDNN does not support."""
+
+    class Picky:
+        name = "stand-in"
+
+        def __call__(self, patches: np.ndarray) -> np.ndarray:
+            if patches[0, 0].size > 16**3:
+                raise RuntimeError("GET was unable to find an engine to execute this computation")
+            return np.concatenate([0.9 - patches, patches], 1)
+
+    found = Predictor(TASK, [Picky()], Settings(whole=True))(scan())
+    assert found.tile == (16, 16, 16)
+    assert found.mask.array[40, 5, 5] == found.mask.array.sum() == 1
+    (note,) = (note for note in found.notes if "went on" in note)
+    assert "found no way to compute tiles of 48 x 32 x 16" in note
+    assert "too little memory or with a GPU that it does not support" in note
+    assert "memory was full" not in note
+
+
 def test_an_export_is_looked_at_too(made: Callable[[str, str], Backend]) -> None:
     """A single channel would spread over the two of the reference."""
     for kind in ("one channel", "NaN"):

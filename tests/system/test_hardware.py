@@ -13,6 +13,7 @@ from c3s3_seg.system.hardware import (
     installed,
     is_cuda,
     is_memory_error,
+    lacks_engine,
     parse_memory,
 )
 
@@ -75,11 +76,22 @@ def test_two_builds_of_onnx_runtime_in_one_folder_are_noticed(
         (RuntimeError("bfc_arena.cc: Failed to allocate memory for requested buffer of size 83886080"), True),
         (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), True),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), False),
+        (RuntimeError("GET was unable to find an engine to execute this computation"), False),
         (RuntimeError("shapes do not match"), False),
     ],
 )
 def test_full_memory_is_known_in_the_words_of_every_runtime(error: Exception, full: bool) -> None:
     assert is_memory_error(error) is full
+
+
+def test_a_gpu_that_finds_no_way_to_compute_is_known() -> None:
+    for words in ("GET was unable to find an engine", "Unable to find an engine"):
+        assert lacks_engine(RuntimeError(f"{words} to execute this computation"))
+    assert not lacks_engine(RuntimeError("CUDA out of memory"))
 
 
 def test_this_machine() -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from c3s3_seg.errors import C3S3Error, InputError, MemoryLimitError
 from c3s3_seg.inference.arrays import arrays_of
 from c3s3_seg.inference.tiling import Array, FloatArray
-from c3s3_seg.system.hardware import is_memory_error
+from c3s3_seg.system.hardware import is_memory_error, lacks_engine
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,7 +62,7 @@ def run(backend: Backend, patches: Array, classes: int) -> Array:
     InputError
         If the network fails, or its output is not (N, classes, X, Y, Z) finite numbers.
     MemoryLimitError
-        If memory was full, whatever the runtime calls it.
+        If memory was full, whatever the runtime calls it, or a GPU's library found no way to compute.
     """
     arrays = arrays_of(patches)
     tile = " x ".join(str(side) for side in patches.shape[2:])
@@ -75,13 +75,7 @@ def run(backend: Backend, patches: Array, classes: int) -> Array:
     except C3S3Error:
         raise
     except Exception as error:
-        if not is_memory_error(error):
-            what = f"the network failed on tiles of {tile} in {backend.name} ({_reason(error)})"
-            raise InputError(what) from error
-        what = f"memory was full with tiles of {tile} in {backend.name}"
-        raise MemoryLimitError(
-            what, todo="Give --max-memory, so that tiles fit, or smaller tiles with --set tiling.overlap=0.25"
-        ) from error
+        raise _failure(error, f"tiles of {tile} in {backend.name}") from error
     if not fits:
         kind = str(logits.dtype).removeprefix("torch.")
         found = f"{kind} numbers of shape {tuple(logits.shape)}"
@@ -92,6 +86,17 @@ def run(backend: Backend, patches: Array, classes: int) -> Array:
         half = getattr(backend, "precision", "float32") == "float16"
         raise InputError(f"{what} in {backend.name}", todo="Try --precision float32" if half else None)
     return logits
+
+
+def _failure(error: Exception, where: str) -> C3S3Error:
+    """What a runtime raised, as an error of ours; one that smaller tiles may mend is a `MemoryLimitError`."""
+    todo = "Give --max-memory, so that tiles fit, or smaller tiles with --set tiling.overlap=0.25"
+    if is_memory_error(error):
+        return MemoryLimitError(f"memory was full with {where}", todo=todo)
+    if lacks_engine(error):
+        why = "which happens with too little memory or with a GPU that it does not support"
+        return MemoryLimitError(f"the GPU's library found no way to compute {where}, {why}", todo=todo)
+    return InputError(f"the network failed on {where} ({_reason(error)})")
 
 
 def _reason(error: Exception) -> str:
