@@ -8,6 +8,7 @@ from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import InputError
 from c3s3_seg.inference.backends.runtimes import OpenVinoBackend
 from c3s3_seg.inference.backends.select import BackendRequest, open_backend
+from c3s3_seg.inference.device.cuda_graphs import Recordings
 from c3s3_seg.inference.memory import costs_of
 from c3s3_seg.inference.prediction import Prediction
 from c3s3_seg.inference.predictor import Predictor
@@ -60,7 +61,8 @@ def open_predictor(
     networks = [network for _, network in members]
     request = backend if isinstance(backend, BackendRequest) else BackendRequest(backend)
     request, best, remarks = with_profile(request, settings.profile, networks[0])
-    backends = [open_backend(home, network, request) for home, network in members]
+    recordings = Recordings()
+    backends = [open_backend(home, network, request, recordings) for home, network in members]
     for opened in backends:
         if settings.memory_bytes is not None and isinstance(opened, OpenVinoBackend):
             opened.keep = 1  # what the next scan needs must fit as well

@@ -20,7 +20,7 @@ from c3s3_seg.errors import InputError, MissingError
 from c3s3_seg.inference.backends.execute import Backend as Backend
 from c3s3_seg.inference.backends.execute import opening
 from c3s3_seg.inference.backends.graph import LARGEST, read_graph
-from c3s3_seg.inference.device.cuda_graphs import CudaGraphs, record_on_gpu
+from c3s3_seg.inference.device.cuda_graphs import CudaGraphs, Recordings, record_on_gpu
 from c3s3_seg.inference.tiling import FloatArray
 from c3s3_seg.system.choices import Precision
 from c3s3_seg.system.files import read_known
@@ -139,10 +139,13 @@ class TorchOptions:
     cuda_graphs
         Whether what a GPU is told for a shape of patches is recorded, see `CudaGraphs`. Not for a network
         that is in training, whose maps it would keep in memory.
+    recordings
+        Shared with other networks on the GPU; None: with none.
     """
 
     channels_last: bool = True
     cuda_graphs: bool = False
+    recordings: Recordings | None = None
 
 
 class TorchBackend:
@@ -182,9 +185,9 @@ class TorchBackend:
         self.precision = "float32" if precision == "auto" else precision
         self.notes: tuple[str, ...] = ()
         self._layout = torch.channels_last_3d if options.channels_last else torch.contiguous_format
-        self._graphs = (
-            CudaGraphs(self._logits, record_on_gpu) if options.cuda_graphs and self.device == "cuda" else None
-        )
+        self._graphs: CudaGraphs | None = None
+        if options.cuda_graphs and self.device == "cuda":
+            self._graphs = CudaGraphs(self._logits, record_on_gpu, options.recordings)
 
     def __call__(self, patches: FloatArray) -> FloatArray:
         """See `Backend`."""
@@ -197,9 +200,14 @@ class TorchBackend:
         if graphs is None:
             return self._logits(patches)
         logits = graphs(patches)
-        if graphs.failure is not None and self._graphs is not None:
-            self.notes, self._graphs = (*self.notes, graphs.failure), None
+        if graphs.failure is not None and graphs.failure not in self.notes:
+            self.notes = (*self.notes, graphs.failure)
         return logits
+
+    @property
+    def kept_memory(self) -> int:
+        """Bytes of its device that CUDA graphs of this process keep, though torch counts them as unused."""
+        return self._graphs.recordings.memory(self._device) if self._graphs is not None else 0
 
     def _logits(self, patches: Tensor) -> Tensor:
         torch = self._torch

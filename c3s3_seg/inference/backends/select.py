@@ -12,6 +12,7 @@ from c3s3_seg.errors import InputError, MissingError, to_install
 from c3s3_seg.inference.backends.graph import check_network
 from c3s3_seg.inference.backends.onnxruntime import OnnxBackend
 from c3s3_seg.inference.backends.runtimes import Backend, OpenVinoBackend, TorchOptions, open_torch
+from c3s3_seg.inference.device.cuda_graphs import Recordings
 from c3s3_seg.system.choices import BackendName, CpuRuntime, Precision
 from c3s3_seg.system.hardware import NO_GPU, check_device, cuda_devices, cuda_index, installed, is_cuda
 
@@ -58,8 +59,22 @@ class BackendRequest:
         check_device(self.device)
 
 
-def open_backend(bundle: ModelBundle, network: Network, request: BackendRequest | None = None) -> Backend:
+def open_backend(
+    bundle: ModelBundle,
+    network: Network,
+    request: BackendRequest | None = None,
+    recordings: Recordings | None = None,
+) -> Backend:
     """Load one network into the runtime that was asked for, or the best that can be had.
+
+    Parameters
+    ----------
+    bundle, network
+        Which.
+    request
+        What was asked for.
+    recordings
+        Of CUDA graphs, shared with the networks that are opened with this one; None: with none.
 
     Raises
     ------
@@ -74,11 +89,11 @@ def open_backend(bundle: ModelBundle, network: Network, request: BackendRequest 
     if request.runtime == "tensorrt":  # never chosen by `auto`: its first run builds an engine for minutes
         return _open_tensorrt(bundle, network, request)
     if request.runtime != "auto":
-        return _open(bundle, network, request.runtime, request)
+        return _open(bundle, network, request.runtime, request, recordings)
     refusals: list[str] = []
     for runtime, device in candidates(bundle, network, request.device):
         try:
-            backend = _open(bundle, network, runtime, replace(request, device=device))
+            backend = _open(bundle, network, runtime, replace(request, device=device), recordings)
         except MissingError as error:
             refusals.append(f"{runtime} on {device}: {error.what}")
             continue
@@ -132,12 +147,18 @@ def _noting(backend: Backend, more: list[str]) -> Backend:
     return backend
 
 
-def _open(bundle: ModelBundle, network: Network, runtime: CpuRuntime, request: BackendRequest) -> Backend:
+def _open(
+    bundle: ModelBundle,
+    network: Network,
+    runtime: CpuRuntime,
+    request: BackendRequest,
+    recordings: Recordings | None,
+) -> Backend:
     package, install = PACKAGES[runtime]
     if importlib.util.find_spec(package) is None:
         raise MissingError(f"the backend '{runtime}' needs {package}, which is not installed", todo=install)
     if runtime == "torch":
-        options = TorchOptions(request.channels_last, request.cuda_graphs)
+        options = TorchOptions(request.channels_last, request.cuda_graphs, recordings)
         return open_torch(bundle, network, request.threads, request.device, request.precision, options)
     if not bundle.has(network.graph):
         todo = f"Make it with: c3s3-seg export {bundle.folder} --to onnx"
