@@ -38,8 +38,14 @@ class ArrayOperations(Protocol):
         """Voxels of the scan's grid that are worked on at a time."""
         ...
 
-    def free(self) -> int | None:
-        """Bytes that new arrays may take; None where that is not known."""
+    def free(self, processes: int = 1) -> int | None:
+        """Bytes that new arrays of this process may take; None where that is not known.
+
+        Parameters
+        ----------
+        processes
+            How many share what the place has left. What one has reserved for itself it need not share.
+        """
         ...
 
     def of(self, array: NDArray[Any]) -> Array:
@@ -122,9 +128,10 @@ class HostArrays:
     own_memory = False
     block = BLOCK
 
-    def free(self) -> int | None:
+    def free(self, processes: int = 1) -> int | None:
         """See `ArrayOperations`."""
-        return available_memory()
+        free = available_memory()
+        return None if free is None else free // processes
 
     def of(self, array: NDArray[Any]) -> Array:
         """See `ArrayOperations`."""

@@ -83,10 +83,13 @@ class DevicePlace:
         `cpu`, `cuda:0`: where all networks run.
     settings
         The memory that may be taken.
+    backends
+        The networks.
     """
 
     device: str
     settings: Settings
+    backends: tuple[Backend, ...]
 
     @property
     def arrays(self) -> TorchArrays:
@@ -108,7 +111,7 @@ class DevicePlace:
         if not isinstance(prepared, ExactScan):
             raise TypeError("the scan was prepared for the host")
         arrays = self.arrays
-        limit = memory_limit(self.settings, arrays)
+        limit = memory_limit(self.settings, arrays, self.backends)
         try:
             array = to_model_grid(prepared, part, recipe.grid(part), arrays, limit)
             array = scale(recipe.intensity, array, prepared.offset)
@@ -126,16 +129,18 @@ class DevicePlace:
         return array
 
 
-def memory_limit(settings: Settings, arrays: ArrayOperations) -> int | None:
+def memory_limit(settings: Settings, arrays: ArrayOperations, backends: Sequence[Backend] = ()) -> int | None:
     """Bytes that this process may take where the arrays lie; None where nobody limits it.
 
-    A GPU limits it always: the processes that share it may plan with a share of what is free there.
+    A GPU limits it always: the processes that share it may plan with a share of what is free there. What the
+    CUDA graphs of the networks keep is not.
     """
     own = settings.own_memory_bytes
-    free = arrays.free() if arrays.own_memory else None
+    free = arrays.free(settings.processes) if arrays.own_memory else None
     if free is None:
         return own
-    room = int(GPU_SHARE * free / settings.processes)
+    kept = max((getattr(backend, "kept_memory", 0) for backend in backends), default=0)  # of the process
+    room = max(0, int(GPU_SHARE * (free - kept)))
     return room if own is None else min(own, room)
 
 
@@ -157,7 +162,7 @@ def place_for(backends: Sequence[Backend], settings: Settings) -> Place:
     if is_cuda(device) and not _torch_has_cuda():
         what = f"on_device was asked for on {device}, and torch does not run there"
         raise MissingError(what, todo="Install a CUDA build of torch, or leave on_device out")
-    return DevicePlace(device, settings)
+    return DevicePlace(device, settings, tuple(backends))
 
 
 def _shared_device(backends: Sequence[Backend]) -> str | None:

@@ -223,13 +223,21 @@ class Predictor:
         InputError
             If nothing is left in it for a network to see, or its intensities are not what float32 holds.
         MemoryLimitError
-            If the model's grid has more than the free memory holds.
+            If the model's grid has more than the free memory of the host holds, where that is done there.
         """
         started = time.perf_counter()
         scan, box = checked.scan, checked.check.region
         part = box.crop(scan) if box else scan
         shape = self.task.recipe.grid(part.geometry).shape
-        voxels = int(np.prod(shape, dtype=np.int64))
+        if not self._place.arrays.own_memory:
+            # Of a GPU the scan before this one holds what it needs at the moment; `network` finds out.
+            self._check_memory(int(np.prod(shape, dtype=np.int64)), scan)
+        array = self._place.prepare(self.task.recipe, part)
+        seconds = time.perf_counter() - started
+        return PreparedScan(array, part.geometry, shape, scan.geometry, scan.source, checked.check, seconds)
+
+    def _check_memory(self, voxels: int, scan: Volume) -> None:
+        """Whether the host's memory holds a scan at the model's spacing while it is brought there."""
         needed, free = RESAMPLING * voxels, self._place.arrays.free()
         processes = self.settings.processes
         if free is not None and needed > free / processes:
@@ -238,9 +246,6 @@ class Predictor:
             todo = "Give fewer --workers" if processes > 1 else None
             what = f"{what}, and {free / 1e9:.1f} GB are free{shares}"
             raise MemoryLimitError(what, where=scan.source.path, todo=todo)
-        array = self._place.prepare(self.task.recipe, part)
-        seconds = time.perf_counter() - started
-        return PreparedScan(array, part.geometry, shape, scan.geometry, scan.source, checked.check, seconds)
 
     def compile_for(self, prepared: PreparedScan) -> None:
         """Have the networks compiled for the tiles of a scan before they run, where a runtime does so.

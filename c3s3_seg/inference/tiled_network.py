@@ -96,7 +96,7 @@ class TiledNetwork:
             return Tiling.stepping((x, y, z), patch, settings.stride)
         overlap = 0.5 if settings.overlap is None else settings.overlap
         whole = Tiling.whole((x, y, z), self.task.multiple)
-        limit = memory_limit(settings, arrays_of(array))
+        limit = memory_limit(settings, arrays_of(array), self.backends)
         budget = self._budget(limit or 0, (x, y, z), scan_voxels)
         if settings.own_memory_bytes is not None:
             # Tiles of the training size that were asked for stay that size: they are checked, not grown.
@@ -144,8 +144,8 @@ class TiledNetwork:
         found.notes += [note for note in self._notes() if note not in known]
 
     def _notes(self) -> list[str]:
-        """What the runtimes say; one may find out while it runs."""
-        return list(chain.from_iterable(notes(backend) for backend in self.backends))
+        """What the runtimes say, once each; one may find out while it runs."""
+        return list(dict.fromkeys(chain.from_iterable(notes(backend) for backend in self.backends)))
 
     def _timed(self, array: Array, found: Probabilities, progress: Progress | None) -> Iterator[Slab]:
         """Count the seconds that it takes to make the slabs."""

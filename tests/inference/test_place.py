@@ -9,7 +9,7 @@ import torch
 from helpers.threshold import Threshold
 
 from c3s3_seg.bundle import ModelBundle
-from c3s3_seg.errors import MissingError
+from c3s3_seg.errors import MemoryLimitError, MissingError
 from c3s3_seg.geometry.volume import Geometry
 from c3s3_seg.inference import BackendRequest, Predictor, Settings, open_predictor
 from c3s3_seg.inference.arrays import HOST
@@ -42,8 +42,8 @@ class Gpu(TorchArrays):
     def own_memory(self) -> bool:
         return True
 
-    def free(self) -> int | None:
-        return self.left
+    def free(self, processes: int = 1) -> int | None:
+        return self.left // processes
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +103,39 @@ def test_a_gpu_has_a_limit_of_its_own(own: int | None, processes: int, free: int
     settings = Settings(memory_bytes=own, processes=processes)
     assert memory_limit(settings, Gpu(torch.device("cpu"), free)) == limit
     assert memory_limit(settings, HOST) == (None if own is None else own // processes)
+
+
+def test_what_a_worker_holds_itself_is_not_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (6_000, 80_000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 5_000)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 1_000)
+    arrays = TorchArrays(torch.device("cuda:0"))
+    assert arrays.free() == 6_000 + 4_000
+    assert arrays.free(3) == 2_000 + 4_000
+    assert memory_limit(Settings(processes=3), arrays) == GPU_SHARE * 6_000
+
+
+def test_what_cuda_graphs_keep_is_not_free() -> None:
+    networks = [OnTensors("cuda:0"), OnTensors("cuda:0")]
+    for network in networks:  # both say it of the process
+        network.kept_memory = 4_000  # type: ignore[attr-defined]
+    gpu = Gpu(torch.device("cpu"), 10_000)
+    assert memory_limit(Settings(processes=2), gpu, networks) == GPU_SHARE * 1_000
+    assert memory_limit(Settings(), Gpu(torch.device("cpu"), 3_000), networks) == 0
+
+
+def test_a_scan_is_not_compared_with_what_the_one_before_holds_on_a_gpu(
+    bundle: ModelBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor = Predictor(replace(bundle.task, domain=None), [OnTensors("cpu")], Settings(on_device=True))
+    scan = Geometry.build((40, 40, 40), (1.8,) * 3).volume(np.random.default_rng(0).normal(size=(40,) * 3))
+    checked = predictor.check(scan)
+    monkeypatch.setattr(DevicePlace, "arrays", Gpu(torch.device("cpu"), 1))
+    assert predictor.prepare(checked).shape == (40, 40, 40)
+    monkeypatch.setattr(DevicePlace, "arrays", TorchArrays(torch.device("cpu")))
+    monkeypatch.setattr("c3s3_seg.inference.device.arrays.available_memory", lambda: 1)
+    with pytest.raises(MemoryLimitError, match=r"takes 0\.\d GB, and 0\.0 GB are free"):
+        predictor.prepare(checked)
 
 
 def test_on_a_gpu_tiles_are_the_usual_ones_while_they_fit(

@@ -1,7 +1,7 @@
 """`ArrayOperations` in torch, on a GPU or on the CPU.
 
 On a GPU not run so far. Written so that no operation waits for the GPU but those that give a number or an
-array to the host.
+array to the host, and the upload of a scan, which the driver copies out of ordinary memory in pieces.
 """
 
 from __future__ import annotations
@@ -52,19 +52,34 @@ class TorchArrays:
 
         return torch
 
-    def free(self) -> int | None:
-        """See `ArrayOperations`: what the driver has left, and what torch holds without using it."""
+    def free(self, processes: int = 1) -> int | None:
+        """See `ArrayOperations`: what the driver has left, and what torch holds without using it.
+
+        What CUDA graphs keep of that is for whoever knows of graphs to subtract: `Recordings.memory`.
+        """
         if not self.own_memory:
-            return available_memory()
+            free = available_memory()
+            return None if free is None else free // processes
         cuda = self._torch.cuda
         left, _ = cuda.mem_get_info(self.device)
-        return int(left + cuda.memory_reserved(self.device) - cuda.memory_allocated(self.device))
+        held = cuda.memory_reserved(self.device) - cuda.memory_allocated(self.device)
+        return int(left // processes + held)
 
     def of(self, array: NDArray[Any]) -> Tensor:
-        """See `ArrayOperations`. The host copies; turning is done on the device."""
+        """See `ArrayOperations`. The host waits until its copy is made; turning is done on the device."""
         reversed_axes = _reversed(array)
         tensor = self._torch.from_numpy(_plain(np.flip(array, reversed_axes))).to(self.device)
         return self.flip(tensor, reversed_axes)
+
+    def _small(self, array: NDArray[Any]) -> Tensor:
+        """A few numbers, without waiting for a GPU: memory that is pinned can be copied later.
+
+        torch keeps that memory until the copy is made, and takes it again for the next.
+        """
+        tensor: Tensor = self._torch.from_numpy(_plain(array))
+        if not self.own_memory:
+            return tensor.to(self.device)
+        return tensor.pin_memory().to(self.device, non_blocking=True)
 
     def host(self, array: Tensor) -> NDArray[Any]:
         """See `ArrayOperations`."""
@@ -118,8 +133,8 @@ class TorchArrays:
         total: Tensor | None = None
         sides = [-1 if n == axis else 1 for n in range(array.ndim)]
         for index, weight in neighbours(rows):
-            part = array.index_select(axis, self.of(index))
-            part *= self.of(weight).reshape(sides)
+            part = array.index_select(axis, self._small(index))
+            part *= self._small(weight).reshape(sides)
             if total is None:
                 total = part
             else:

@@ -61,6 +61,21 @@ def test_sums_along_an_axis_are_equal_bit_for_bit(old: int, new: int, axis: int)
     )
 
 
+def test_weights_go_to_a_gpu_without_waiting_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through pinned memory, which torch makes only where it finds a GPU; the rest is as on the CPU."""
+
+    class OwnMemory(TorchArrays):
+        own_memory = True  # type: ignore[assignment]
+
+    pinned: list[torch.Tensor] = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor) or tensor)
+    array, rows = noise(9, 10, 31), weights(31, 12)
+    found = OwnMemory(torch.device("cpu")).along(rows, torch.from_numpy(array), 2)
+    np.testing.assert_array_equal(found.numpy(), HOST.along(rows, array, 2))
+    assert pinned
+    assert max(tensor.numel() for tensor in pinned) == 12
+
+
 def test_softmax_is_equal_but_for_the_exponential_function() -> None:
     logits = noise(1, 5, 12, 13, 14) * 6
     kept = logits.copy()
