@@ -100,13 +100,20 @@ class TiledNetwork:
         budget = self._budget(limit or 0, (x, y, z), scan_voxels)
         if settings.own_memory_bytes is not None:
             # Tiles of the training size that were asked for stay that size: they are checked, not grown.
-            most = patch if settings.overlap is not None else whole.shape
+            most = patch if settings.overlap is not None else self._taken(whole.shape)
             return self._largest(budget, (x, y, z), most, overlap)
-        fits = np.prod(whole.shape, dtype=np.int64) <= WHOLE_LIMIT
+        fits = self._taken(whole.shape) == whole.shape and np.prod(whole.shape, dtype=np.int64) <= WHOLE_LIMIT
         usual = whole if settings.overlap is None and fits else Tiling.overlapping((x, y, z), patch, overlap)
         if limit is None or budget.needed(usual) <= limit:
             return usual
         return self._largest(budget, (x, y, z), usual.tile, overlap)
+
+    def _taken(self, tile: Shape) -> Shape:
+        """A tile, or what of it the networks take at once."""
+        x, y, z = tile
+        for a, b, c in (getattr(backend, "largest_tile", tile) for backend in self.backends):
+            x, y, z = min(x, a), min(y, b), min(z, c)
+        return x, y, z
 
     def _budget(self, limit: int, shape: Shape, scan_voxels: int) -> Budget:
         settings, task = self.settings, self.task

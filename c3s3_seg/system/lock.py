@@ -20,29 +20,38 @@ SIGNED_BYTES = 1000
 
 
 @contextmanager
-def hold(folder: Path, share: str | None = None) -> Iterator[tuple[int, ...]]:
+def hold(folder: Path, share: str | None = None, *, wait: bool = False) -> Iterator[tuple[int, ...]]:
     """Hold a folder for writing; gives the file descriptors, which workers may inherit.
 
     The kernel frees the lock when the last process that has the descriptor is gone: a crash leaves
     none behind, and as long as an orphaned worker could still write, nobody else can. Whoever names a
     share of one run holds the folder together with the other shares, and this one alone.
 
+    Parameters
+    ----------
+    folder
+        It is there.
+    share
+        Of the run; None: all of it.
+    wait
+        Whether to wait as long as somebody else holds it.
+
     Raises
     ------
     InputError
-        If somebody else holds it, with the process and the machine, or if no lock can be made there; a
-        `StorageError`, if there is no room for it.
+        If somebody else holds it, and that is not waited for, with the process and the machine; or if no
+        lock can be made there; a `StorageError`, if there is no room for it.
     """
     with ExitStack() as stack:
-        held = [stack.enter_context(_locked(folder / NAME, shared=share is not None))]
+        held = [stack.enter_context(_locked(folder / NAME, shared=share is not None, wait=wait))]
         if share is not None:
-            held.append(stack.enter_context(_locked(folder / f"{NAME}.{share}", shared=False)))
+            held.append(stack.enter_context(_locked(folder / f"{NAME}.{share}", shared=False, wait=wait)))
         yield tuple(held)
 
 
 @contextmanager
-def _locked(path: Path, *, shared: bool) -> Iterator[int]:
-    handle = _acquire(path, shared)
+def _locked(path: Path, *, shared: bool, wait: bool) -> Iterator[int]:
+    handle = _acquire(path, shared, wait)
     try:
         try:
             _sign(handle)
@@ -56,8 +65,10 @@ def _locked(path: Path, *, shared: bool) -> Iterator[int]:
         os.close(handle)
 
 
-def _acquire(path: Path, shared: bool) -> int:
+def _acquire(path: Path, shared: bool, wait: bool) -> int:
     import fcntl
+
+    how = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB)
 
     while True:
         try:
@@ -74,7 +85,7 @@ def _acquire(path: Path, shared: bool) -> int:
             os.close(handle)
             raise _foreign(path)
         try:
-            fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            fcntl.flock(handle, how)
             if os.path.exists(path) and os.path.samestat(os.fstat(handle), os.stat(path)):
                 return handle
         except BlockingIOError:

@@ -37,6 +37,7 @@ class Cuda(types.ModuleType):
         super().__init__("runtime")
         self.gpu = name
         self.memory: dict[int, Any] = {}
+        self.largest = 2**40  # bytes of a buffer; a larger one is not to be had
 
     def cudaGetErrorString(self, error: int) -> tuple[int, bytes]:  # noqa: N802
         return 0, f"error {error}".encode()
@@ -63,6 +64,8 @@ class Cuda(types.ModuleType):
         return self.cudaStreamDestroy(stream)
 
     def cudaMalloc(self, size: int) -> tuple[int, int]:  # noqa: N802
+        if size > self.largest:
+            return 2, 0
         block = ctypes.create_string_buffer(size)
         self.memory[ctypes.addressof(block)] = block
         return 0, ctypes.addressof(block)

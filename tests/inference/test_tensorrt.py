@@ -5,7 +5,9 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,8 +19,9 @@ from helpers import tensorrt_stand_in as stand_in
 
 from c3s3_seg import open_predictor
 from c3s3_seg.bundle import ModelBundle
-from c3s3_seg.errors import InputError, MissingError, RefusedError
+from c3s3_seg.errors import InputError, MemoryLimitError, MissingError, RefusedError
 from c3s3_seg.geometry.volume import Geometry
+from c3s3_seg.inference import Settings
 from c3s3_seg.inference.backends import cuda
 from c3s3_seg.inference.backends.engine_cache import CacheKey, EngineCache, ShapeProfile, build
 from c3s3_seg.inference.backends.onnxruntime import OnnxBackend
@@ -133,6 +136,30 @@ def test_memory_is_given_back(machine: Machine) -> None:
     assert not runtime.memory
 
 
+def test_memory_that_is_full_means_smaller_tiles(machine: Machine, phantom: ModelBundle) -> None:
+    runtime, settings = machine(), Settings(whole=True)
+    scan = Geometry.build((80, 64, 64), (1.8, 1.8, 1.8)).volume(patches(80, 64, 64))
+    runtime.largest = 2 * 4 * 48**3  # of the answer for a tile of the training size
+    found = open_predictor(phantom, backend="tensorrt", settings=settings)(scan, allow_out_of_domain=True)
+    assert found.tile == phantom.task.patch
+    told = "the GPU's memory is full (CUDA says: error 2); went on with tiles of 48 x 48 x 48"
+    assert told in found.notes
+    runtime.largest = 1000
+    with pytest.raises(MemoryLimitError, match=r"Free memory there, or take smaller tiles"):
+        cuda.Stream().buffer("a", 1001)
+
+
+@pytest.mark.parametrize("memory_bytes", [None, 10**10])
+def test_a_scan_longer_than_an_engines_largest_tile_is_tiled(
+    machine: Machine, phantom: ModelBundle, memory_bytes: int | None
+) -> None:
+    scan = Geometry.build((208, 20, 20), (1.8, 1.8, 1.8)).volume(patches(208, 20, 20))
+    settings = Settings(whole=True, memory_bytes=memory_bytes)
+    found = open_predictor(phantom, backend="tensorrt", settings=settings)(scan, allow_out_of_domain=True)
+    assert found.mask.array.shape == scan.array.shape
+    assert found.tile == (phantom.task.patch if memory_bytes is None else (192, 32, 32))
+
+
 def test_an_engine_is_built_once_and_kept(
     machine: Machine, phantom: ModelBundle, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -143,6 +170,50 @@ def test_an_engine_is_built_once_and_kept(
     assert [r.levelno for r in caplog.records] == [logging.WARNING]
     assert "building a TensorRT engine for Stand-in GPU, minutes, once: there is none yet" in caplog.text
     assert (EngineCache.default().folder / "key").stat().st_mode & 0o077 == 0
+
+
+def test_two_that_begin_together_build_one_engine(
+    machine: Machine, phantom: ModelBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first builds until the second has looked for an engine and found none."""
+    graph = widened(phantom.folder / "model.onnx")
+    building, second_has_looked = threading.Event(), threading.Event()
+    look, make = EngineCache._open, stand_in.Builder.build_serialized_network
+
+    def looks(cache: EngineCache, path: Path, here: CacheKey) -> tuple[bytes | None, str]:
+        found = look(cache, path, here)
+        if building.is_set():
+            second_has_looked.set()
+        return found
+
+    def makes(builder: stand_in.Builder, network: stand_in.Network, config: stand_in.Config) -> bytes | None:
+        building.set()
+        second_has_looked.wait(20)
+        return make(builder, network, config)
+
+    monkeypatch.setattr(EngineCache, "_open", looks)
+    monkeypatch.setattr(stand_in.Builder, "build_serialized_network", makes)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(EngineCache.default().engine, graph, PROFILE)
+        assert building.wait(20)
+        second = pool.submit(EngineCache.default().engine, graph, PROFILE)
+        assert first.result() == second.result()
+    assert second_has_looked.is_set()
+    assert stand_in.Builder.built == 1
+
+
+def test_a_key_that_was_written_in_part_is_no_key(machine: Machine, phantom: ModelBundle) -> None:
+    graph, cache = widened(phantom.folder / "model.onnx"), EngineCache.default()
+    cache.engine(graph, PROFILE)
+    key = cache.folder / "key"
+    for part in (b"", key.read_bytes()[:5]):
+        key.write_bytes(part)
+        key.chmod(0o644)
+        cache.engine(graph, PROFILE)
+        assert (len(key.read_bytes()), key.stat().st_mode & 0o777) == (32, 0o600)
+    assert stand_in.Builder.built == 3
+    cache.engine(graph, PROFILE)
+    assert stand_in.Builder.built == 3
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,26 @@ def holder(folder: Path) -> "subprocess.Popen[str]":
     assert process.stdout is not None
     assert process.stdout.readline() == "held\n"
     return process
+
+
+def test_who_waits_gets_it_after_the_other(tmp_path: Path) -> None:
+    process, order = holder(tmp_path), []
+
+    def wait() -> None:
+        with hold(tmp_path, wait=True):
+            order.append("held")
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    try:
+        with pytest.raises(InputError, match="another run"):
+            hold(tmp_path).__enter__()
+        order.append("refused")
+    finally:
+        process.kill()
+        process.wait()
+    thread.join(20)
+    assert order == ["refused", "held"]
 
 
 def test_a_second_process_is_refused_and_told_who_holds_it(tmp_path: Path) -> None:

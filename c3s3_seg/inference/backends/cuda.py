@@ -11,12 +11,14 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from c3s3_seg.errors import MissingError
+from c3s3_seg.errors import MemoryLimitError, MissingError
 
 INSTALL = (
     "Install TensorRT 11 (tensorrt-cu13) from NVIDIA's own package index and cuda-bindings,"
     " on a machine with an NVIDIA GPU and its driver"
 )
+FREE = "Free memory there, or take smaller tiles with --set tiling.overlap=0.25"
+OUT_OF_MEMORY = 2  # cudaErrorMemoryAllocation
 
 
 @dataclass(frozen=True)
@@ -48,12 +50,17 @@ def ask(result: tuple[Any, ...]) -> Any:
     Raises
     ------
     MissingError
-        If the error is one, in CUDA's words: no GPU, no driver, no memory left.
+        If the error is one, in CUDA's words: no GPU, no driver.
+    MemoryLimitError
+        If the GPU has not so much memory left.
     """
     error, *values = result
     if int(error) != 0:
         _, text = cudart().cudaGetErrorString(error)
-        raise MissingError(f"CUDA says: {text.decode()}", todo=INSTALL)
+        says = f"CUDA says: {text.decode()}"
+        if int(error) == OUT_OF_MEMORY:
+            raise MemoryLimitError(f"the GPU's memory is full ({says})", todo=FREE)
+        raise MissingError(says, todo=INSTALL)
     return values[0] if values else None
 
 

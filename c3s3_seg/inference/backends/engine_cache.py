@@ -21,7 +21,8 @@ from typing import Any
 
 from c3s3_seg.errors import InputError, MissingError, RefusedError
 from c3s3_seg.inference.backends.cuda import INSTALL, gpu
-from c3s3_seg.system.files import make_folder, write_whole
+from c3s3_seg.system.files import make_folder, unwritten, write_whole
+from c3s3_seg.system.lock import hold
 
 LOG = logging.getLogger("c3s3_seg.tensorrt")
 INPUT = "scan"
@@ -195,13 +196,23 @@ class EngineCache:
         ------
         MissingError, RefusedError
             As `CacheKey.here` and `build` do.
+        InputError
+            If nothing can be written into the folder, or it cannot be locked.
         """
         here = CacheKey.here(graph, profile)
         path = self.folder / f"{here.graph[:24]}-{profile.batch}.engine"
-        content, why = self._open(path, here)
+        content, _ = self._open(path, here)
         if content is not None:
             return content
-        LOG.warning("building a TensorRT engine for %s, minutes, once: %s", here.gpu, why)
+        make_folder(self.folder)
+        with hold(self.folder, wait=True):  # workers that begin together need one engine
+            content, why = self._open(path, here)
+            if content is not None:
+                return content
+            LOG.warning("building a TensorRT engine for %s, minutes, once: %s", here.gpu, why)
+            return self._build(path, here, graph, profile)
+
+    def _build(self, path: Path, here: CacheKey, graph: bytes, profile: ShapeProfile) -> bytes:
         timing = self.folder / "timing.cache"
         kept, _ = self._verified(timing)
         engine, times = build(graph, profile, kept or b"")
@@ -225,23 +236,33 @@ class EngineCache:
         """What was signed here, or None and why it is not to be trusted."""
         if not path.is_file():
             return None, "there is none yet"
-        signed = path.read_bytes()
-        if not hmac.compare_digest(signed[:SIGNATURE], self._sign(signed[SIGNATURE:])):
+        signed, key = path.read_bytes(), self._key()
+        if key is None or not hmac.compare_digest(signed[:SIGNATURE], _sign(key, signed[SIGNATURE:])):
             return None, f"{path} was not made here, or is damaged"
         return signed[SIGNATURE:], ""
 
     def _hmac(self, path: Path, content: bytes) -> None:
         make_folder(self.folder)
-        write_whole(path, self._sign(content) + content)
+        write_whole(path, _sign(self._key() or self._new_key(), content) + content)
 
-    def _sign(self, content: bytes) -> bytes:
-        return hmac.digest(self._key(), content, "sha256")
-
-    def _key(self) -> bytes:
-        """A secret of this folder, made when first needed; only the user can read it."""
+    def _key(self) -> bytes | None:
+        """The secret of this folder, which only the user can read; None where there is none yet."""
         path = self.folder / "key"
-        if not path.is_file():
-            make_folder(self.folder)
-            write_whole(path, secrets.token_bytes(SIGNATURE))
-            path.chmod(0o600)
-        return path.read_bytes()
+        key = path.read_bytes() if path.is_file() else b""
+        return key if len(key) == SIGNATURE else None
+
+    def _new_key(self) -> bytes:
+        """Make the secret, while the folder is held: nobody else makes one at the same time."""
+        path, key = self.folder / "key", secrets.token_bytes(SIGNATURE)
+        try:
+            path.unlink(missing_ok=True)  # a part of one, of a process that was killed
+            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            with os.fdopen(handle, "wb") as file:
+                file.write(key)
+        except OSError as error:
+            raise unwritten(f"cannot be written ({error.strerror or error})", path, error) from error
+        return key
+
+
+def _sign(key: bytes, content: bytes) -> bytes:
+    return hmac.digest(key, content, "sha256")

@@ -23,6 +23,7 @@ LONGEST_REASON = 300  # characters of what a runtime says that a message repeats
 class Backend(Protocol):
     """A network that is ready to run. May say where and how it runs: `device`, `precision`, `notes`.
 
+    One whose tiles have a largest size, which is never below that of training, says it: `largest_tile`.
     One that takes tensors of torch is a `DeviceBackend` too.
     """
 

@@ -18,7 +18,7 @@ from c3s3_seg.inference.backends.cuda import INSTALL, Stream, use_gpu
 from c3s3_seg.inference.backends.engine_cache import INPUT, EngineCache, ShapeProfile, library
 from c3s3_seg.inference.backends.execute import opening
 from c3s3_seg.inference.backends.graph import read_graph
-from c3s3_seg.inference.tiling import FloatArray
+from c3s3_seg.inference.tiling import FloatArray, Shape
 
 
 class TensorRtBackend:
@@ -81,6 +81,13 @@ class TensorRtBackend:
         graph = widened(bundle.folder / network.graph, bundle.manifest.files)
         return cls(EngineCache.default().engine(graph, profile), index)
 
+    @property
+    def largest_tile(self) -> Shape:
+        """The largest sides (x, y, z) of a tile that the engine was made for."""
+        _, _, most = self._engine.get_tensor_profile_shape(INPUT, 0)
+        x, y, z = _sizes(most)[2:]
+        return x, y, z
+
     def __call__(self, patches: FloatArray) -> FloatArray:
         """See `Backend`.
 
@@ -88,6 +95,8 @@ class TensorRtBackend:
         ------
         InputError
             If the tiles are larger than the engine was made for.
+        MemoryLimitError
+            If the GPU has no room for a tile and what comes of it.
         """
         with self._alone:
             use_gpu(self._index)  # CUDA keeps it for each thread
