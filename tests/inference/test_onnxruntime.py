@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+import torch
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail
 
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import MissingError
@@ -47,7 +49,7 @@ class Stand(types.ModuleType):
     def InferenceSession(self, path: str, options: Any, providers: Any, enable_fallback: int) -> Any:  # noqa: N802
         self.asked.append(providers)
         if enable_fallback or (self.fails and providers != [CPU]):
-            raise RuntimeError(self.fails)
+            raise Fail(self.fails)
         session = onnxruntime.InferenceSession(path, options, providers=[CPU])
         if self.runs and providers != [CPU]:
             session.get_providers = lambda: [CUDA, CPU]
@@ -98,6 +100,42 @@ def test_an_array_that_is_not_in_order_is_taken(graph: Path) -> None:
     )
 
 
+class Full:
+    """A session that has no memory until torch has given back what it does not use."""
+
+    def __init__(self, session: Any, words: str) -> None:
+        self.session, self.words, self.runs, self.given_back = session, words, 0, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.session, name)
+
+    def run_with_iobinding(self, binding: Any) -> None:
+        self.runs += 1
+        if not self.given_back:
+            raise Fail(self.words)
+        self.session.run_with_iobinding(binding)
+
+    def give_back(self) -> None:
+        assert sys.exc_info()[0] is None  # a traceback would hold memory
+        self.given_back += 1
+
+
+def test_memory_that_is_full_beside_torch_is_tried_once_more(
+    graph: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend, given = OnnxBackend(graph, device="cpu"), torch.from_numpy(patches(1, 1, 16, 16, 16))
+    wanted = backend.on_device(given)
+    session = Full(backend._session, "bfc_arena.cc: Failed to allocate memory for requested buffer")
+    monkeypatch.setattr(torch.cuda, "empty_cache", session.give_back)
+    backend._session = session
+    torch.testing.assert_close(backend.on_device(given), wanted)
+    assert (session.runs, session.given_back) == (2, 1)
+    session.given_back, session.words = 0, "no such kernel"
+    with pytest.raises(Fail, match="no such kernel"):
+        backend.on_device(given)
+    assert session.runs == 3
+
+
 def test_cuda_is_asked_for_single_precision_and_no_graphs(graph: Path, stand: Any) -> None:
     module = stand()
     backend = OnnxBackend(graph)
@@ -105,6 +143,7 @@ def test_cuda_is_asked_for_single_precision_and_no_graphs(graph: Path, stand: An
     (((provider, options), fallback),) = module.asked
     assert (provider, fallback) == (CUDA, CPU)
     assert options["use_tf32"] == options["enable_cuda_graph"] == "0"
+    assert options["arena_extend_strategy"] == "kSameAsRequested"
     assert not backend._session._enable_fallback
 
 

@@ -21,7 +21,14 @@ from c3s3_seg.inference.backends.execute import opening
 from c3s3_seg.inference.backends.graph import read_graph
 from c3s3_seg.inference.tiling import FloatArray
 from c3s3_seg.system.choices import Precision
-from c3s3_seg.system.hardware import NO_GPU, check_onnx_wheels, cuda_devices, cuda_index, is_cuda
+from c3s3_seg.system.hardware import (
+    NO_GPU,
+    check_onnx_wheels,
+    cuda_devices,
+    cuda_index,
+    is_cuda,
+    is_memory_error,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,6 +40,8 @@ CUDA_OPTIONS = {
     "enable_cuda_graph": "0",  # a graph fits one shape and fixed addresses, and tiles vary
     # The default tries every algorithm whenever a shape is new, and takes another one when timing varies.
     "cudnn_conv_algo_search": "HEURISTIC",
+    # The default asks for powers of two, of which up to half stays unused; torch needs memory beside it.
+    "arena_extend_strategy": "kSameAsRequested",
 }
 
 
@@ -111,7 +120,8 @@ class OnnxBackend:
         """See `DeviceBackend`: the session reads torch's memory and writes into it.
 
         ONNX Runtime has a stream of its own: it waits for what torch has still to do on the patches, and has
-        finished when it comes back.
+        finished when it comes back. Where memory is full, torch gives back what it does not use, and the
+        session runs once more.
         """
         import torch
 
@@ -123,6 +133,17 @@ class OnnxBackend:
         logits = torch.empty(shape, dtype=torch.float32, device=given.device)
         if self.device == "cuda":
             torch.cuda.current_stream(given.device).synchronize()
+        try:
+            self._run_on(given, logits)
+            return logits
+        except Exception as error:
+            if not is_memory_error(error):
+                raise
+        torch.cuda.empty_cache()  # what torch holds unused; does nothing where CUDA was never used
+        self._run_on(given, logits)
+        return logits
+
+    def _run_on(self, given: Tensor, logits: Tensor) -> None:
         with self._alone:
             binding = self._session.io_binding()
             for bind, name, tensor in (
@@ -131,7 +152,6 @@ class OnnxBackend:
             ):
                 bind(name, self.device, self._index, np.float32, list(tensor.shape), tensor.data_ptr())
             self._session.run_with_iobinding(binding)
-        return logits
 
 
 def _check_names(session: Any, graph: Path) -> None:
@@ -158,7 +178,7 @@ def _open(onnxruntime: Any, graph: bytes, threads: int | None, device: str) -> t
     message = _preload(onnxruntime)
     try:
         session = start(providers=[(CUDA, {**CUDA_OPTIONS, "device_id": str(cuda_index(device))}), CPU])
-    except RuntimeError as error:
+    except Exception as error:  # those of ONNX Runtime are no RuntimeErrors
         return start(providers=[CPU]), _one_line(str(error))
     session.disable_fallback()  # before 1.23 the argument is not heard
     # What is available and what runs differ: only the session knows.
