@@ -69,7 +69,7 @@ class Steps:
         return _attempt("check", loaded.task, lambda: _check(loaded, self.predictor, self.job), loaded)
 
     def prepare(self, loaded: Loaded | Outcome) -> Loaded | Outcome:
-        """Bring the scan to the model's grid."""
+        """Bring the scan to the model's grid, unless it is there."""
         if isinstance(loaded, Outcome):
             return loaded
         return _attempt("prepare", loaded.task, lambda: _prepare(loaded, self.predictor), loaded)
@@ -181,7 +181,7 @@ def _check(loaded: Loaded, predictor: Predictor, job: Job) -> Loaded:
 
 def _prepare(loaded: Loaded, predictor: Predictor) -> Loaded:
     """Where the organ has to be found first, which takes the network, `_predict` prepares the scan."""
-    if loaded.checked is None or loaded.checked.search:
+    if loaded.checked is None or loaded.checked.search or loaded.prepared is not None:
         return loaded
     return replace(loaded, prepared=predictor.prepare(loaded.checked))
 

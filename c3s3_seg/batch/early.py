@@ -1,4 +1,4 @@
-"""The first case is read, checked and prepared while the network is opened."""
+"""The first case is read and checked, and on the host prepared, while the network is opened."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from c3s3_seg.inference.components import load_library
 from c3s3_seg.inference.memory import MEASURED_FILTERS, costs_of
 from c3s3_seg.inference.predictor import Predictor
 from c3s3_seg.inference.settings import Settings
+from c3s3_seg.system.hardware import cuda_devices
 
 
 class EarlyRead:
@@ -33,10 +34,12 @@ class EarlyRead:
     """
 
     def __init__(self, case: CaseTask, model: Task, settings: Settings, job: Job) -> None:
+        self._wanted = settings.on_device
         # Without networks a predictor checks and prepares; it compares networks only where there are some.
         settings = replace(settings, uncertainty=False, on_device=False)
         predictor = Predictor(model, (), settings, costs_of("", [MEASURED_FILTERS]))
         self._task, self._steps = case, Steps(predictor, job)
+        self._checked: Loaded | Outcome | None = None
         self._found: Loaded | Outcome | None = None
         self._error: BaseException | None = None
         self._read, self._opened = threading.Event(), threading.Event()
@@ -52,12 +55,13 @@ class EarlyRead:
     def take(self, task: CaseTask) -> Loaded | Outcome | None:
         """What was read, once, if it is this case and nothing about it has changed; else None.
 
-        None too where the networks prepare a scan on their own device: it was prepared on the host.
+        It still has to be prepared where that was left to the networks' own device, or to who knows it.
         """
-        if task != self._task or (self._predictor is not None and self._predictor.on_device):
+        if task != self._task:
             return None
         self._read.wait()
-        found, self._found = self._found, None
+        found = self._checked if self._on_device else self._found
+        self._checked = self._found = None
         if self._error is not None:
             raise self._error
         return found
@@ -66,18 +70,26 @@ class EarlyRead:
         """Wait a moment for the thread: where the networks could not be opened nobody needs what it reads."""
         self._opened.set()
         self._thread.join(GRACE_S)
-        self._found = None
+        self._checked = self._found = None
+
+    @property
+    def _on_device(self) -> bool:
+        return self._predictor is not None and self._predictor.on_device
 
     def _work(self) -> None:
         try:
-            found = self._found = self._steps.read(self._task)
+            found = self._checked = self._steps.check(self._steps.load(self._task))
+            # Where there is a GPU, the networks, once they are open, say who prepares scans.
+            if self._wanted is False or (self._wanted is None and not cuda_devices()):
+                found = self._steps.prepare(found)
+            self._found = found
         except BaseException as error:
             self._error = error
             return
         finally:
             self._read.set()
         self._opened.wait()
-        if self._predictor is not None and self._predictor.on_device:
+        if self._on_device:
             self._found = None  # `take` does not give it, and the batch may be long
         elif self._predictor is not None and isinstance(found, Loaded) and found.prepared is not None:
             # Compiling leaves Python alone: time to load what writes the mask.

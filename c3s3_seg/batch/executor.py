@@ -53,13 +53,14 @@ def in_this_process(
 ) -> Runner:
     """Load, network and writing of neighbouring cases at the same time, in threads; or each in its turn.
 
-    `early` has read one of the cases already.
+    `early` has read one of the cases already, and may have prepared it.
     """
     steps = Steps(predictor, job, progress)
     if not overlap:
         return lambda tasks: map(steps.run, tasks)
 
     def read(task: CaseTask) -> Loaded | Outcome:
-        return (early.take(task) if early is not None else None) or steps.read(task)
+        found = early.take(task) if early is not None else None
+        return steps.read(task) if found is None else steps.prepare(found)
 
     return lambda tasks: overlapped(tasks, read, steps.predict, steps.write)

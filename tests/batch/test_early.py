@@ -1,6 +1,7 @@
 """The first case is read while the networks are opened: the same result, the same errors."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,10 +14,12 @@ from c3s3_seg.batch.predict import predict_cases
 from c3s3_seg.batch.records import Loaded, Outcome
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import C3S3Error
+from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.inference import Settings, open_predictor
 from c3s3_seg.inference.backends.select import BackendRequest
+from c3s3_seg.inference.place import HostPlace
 from c3s3_seg.inference.predictor import Predictor
-from c3s3_seg.io import Case
+from c3s3_seg.io import Case, read_case
 from c3s3_seg.phantom import Simulator, simulate
 
 
@@ -86,27 +89,73 @@ def test_the_networks_are_compiled_for_its_tiles(scan: Path, tmp_path: Path) -> 
     assert list(predictor.backends[0]._compiled) == [(1, 1, *tile)]  # type: ignore[attr-defined]
 
 
-def test_what_nobody_will_take_is_not_kept(scan: Path, tmp_path: Path) -> None:
-    settings = Settings(on_device=True)
+@pytest.mark.parametrize("wanted", [True, None])
+def test_what_a_device_prepares_is_read_and_checked_only(
+    scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: bool | None
+) -> None:
+    """`None` where there is a GPU: who prepares scans is known when the networks are open."""
+    monkeypatch.setattr("c3s3_seg.batch.early.cuda_devices", lambda: 1)
+    monkeypatch.setattr(HostPlace, "prepare", None)
     predictor = open_predictor(
-        ModelBundle.find("phantom"), backend=BackendRequest("torch", threads=1), settings=settings
+        ModelBundle.find("phantom"),
+        backend=BackendRequest("torch", threads=1),
+        settings=Settings(on_device=True),
     )
-    read, _, task = early(scan, predictor, tmp_path)
+    task, job = CaseTask(Case(scan.name, scan)), Job(tmp_path)
+    read, steps = EarlyRead(task, predictor.task, Settings(on_device=wanted), job), Steps(predictor, job)
     read.compile_in(predictor)
     read._thread.join()
-    assert read._found is None
+    found, expected = read.take(task), steps.check(steps.load(task))
+    assert isinstance(found, Loaded)
+    assert isinstance(expected, Loaded)
+    assert found.prepared is None
+    assert found.checked is not None
+    assert expected.checked is not None
+    assert found.checked.check == expected.checked.check
+    prepared = steps.prepare(found)
+    assert isinstance(prepared, Loaded)
+    assert prepared.prepared is not None
+    assert steps.prepare(prepared) is prepared
     assert read.take(task) is None
+    assert read._checked is read._found is None
 
 
-def test_a_network_that_prepares_scans_itself_reads_them_itself(scan: Path, tmp_path: Path) -> None:
+def test_what_was_prepared_on_the_host_is_not_given_to_a_device(scan: Path, tmp_path: Path) -> None:
+    predictor = open_predictor(
+        ModelBundle.find("phantom"),
+        backend=BackendRequest("torch", threads=1),
+        settings=Settings(on_device=True),
+    )
+    task = CaseTask(Case(scan.name, scan))
+    read = EarlyRead(task, predictor.task, Settings(on_device=False), Job(tmp_path))
+    read._read.wait()
+    assert isinstance(read._found, Loaded)
+    assert read._found.prepared is not None
+    read.compile_in(predictor)
+    found = read.take(task)
+    assert isinstance(found, Loaded)
+    assert found.prepared is None
+    read.close()
+
+
+def test_a_network_that_prepares_scans_itself_takes_what_was_read(
+    scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bundle = ModelBundle.find("phantom")
-    masks = []
+    masks, reads = [], []
+
+    def counted(*arguments: Any, **named: Any) -> Volume:
+        reads.append(arguments)
+        return read_case(*arguments, **named)
+
+    monkeypatch.setattr("c3s3_seg.batch.case.read_case", counted)
     for on_device in (False, True):
         settings = Settings(on_device=on_device)
         model = Model(bundle.folder, BackendRequest("torch", threads=1), settings)
         result = predict_cases([scan], model, Job(tmp_path / str(on_device)))
         assert (len(result.rows), result.failures) == (1, ())
         masks.append(load_mask(tmp_path / str(on_device) / scan.name).array)
+    assert len(reads) == 2
     # numpy and torch differ in the last bits of the softmax: see helpers.both_ways.
     assert np.mean(masks[0] != masks[1]) < 1e-4
 
