@@ -58,6 +58,8 @@ def only_repeatable(runtime: str) -> None:
         # cuBLAS reads it when it is first used; torch refuses to be deterministic without it.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
+        # Filling fresh tensors guards against reading them unwritten, which nothing here does.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         torch.backends.cudnn.benchmark = False
 
 
