@@ -72,7 +72,8 @@ def tests(job: Job) -> None:
     """`tests/gpu`, in several processes: most of their time is spent beside the GPU."""
     report = job.out / "tests.xml"
     command = [sys.executable, "-m", "pytest", "-q", "-n", "4", "-p", "no:cacheprovider"]
-    command += [f"--junitxml={report}", "tests/gpu"]
+    # Of TensorRT in one process, whose folder keeps the engines: each takes minutes.
+    command += ["--dist", "loadgroup", f"--junitxml={report}", "tests/gpu"]
     started = time.perf_counter()
     code = subprocess.run(command, cwd=ROOT, check=False).returncode
     taken = f"{time.perf_counter() - started:.0f} s"

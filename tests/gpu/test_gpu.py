@@ -42,7 +42,10 @@ def missing() -> str | None:
     return None
 
 
-pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
+pytestmark = [
+    pytest.mark.skipif(missing() is not None, reason=str(missing())),
+    pytest.mark.xdist_group("tensorrt"),  # one process: its folder keeps the engines
+]
 
 
 @pytest.fixture(scope="module", params=["phantom", "left-atrium"])
@@ -52,7 +55,7 @@ def bundle(request: pytest.FixtureRequest) -> ModelBundle:
 
 @pytest.fixture(autouse=True)
 def cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One cache for the module: engines take minutes."""
+    """One cache for a process that runs tests: engines take minutes."""
     folder = tmp_path_factory.getbasetemp() / "cache"
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
     return folder / "c3s3-seg" / "tensorrt"
