@@ -33,6 +33,7 @@ FULL = re.compile(
 )
 # What torch says where every way of cuDNN to compute a convolution failed, for want of memory perhaps.
 NO_ENGINE = "unable to find an engine to execute this computation"
+BROKEN_CUDNN = (90_800, 91_500)  # from 9.8 on, and mended in 9.15: see `slow_convolutions`
 CGROUPS = Path("/sys/fs/cgroup")
 # Of versions 2 and 1: the limit of a control group, what it uses, and what of that can be dropped.
 CGROUP_FILES = (
@@ -217,6 +218,24 @@ def is_memory_error(error: Exception) -> bool:
 def lacks_engine(error: Exception) -> bool:
     """Whether a GPU's library found no way to compute: too little memory, or a GPU that it does not know."""
     return NO_ENGINE in str(error).lower()
+
+
+def slow_convolutions(cudnn: int | None) -> tuple[str, ...]:
+    """A note where torch leaves cuDNN out of 3D convolutions in half precision and in its usual layout.
+
+    torch does so from 2.9.1 on, for versions of cuDNN that computed some of them wrong, unless the channels
+    of a voxel lie together (`ConvParams::use_cudnn` in its Convolution.cpp; its issue 166122).
+
+    Parameters
+    ----------
+    cudnn
+        As torch gives it: 91002 is 9.10.2; None without cuDNN.
+    """
+    if cudnn is None or not BROKEN_CUDNN[0] <= cudnn < BROKEN_CUDNN[1]:
+        return ()
+    version = f"{cudnn // 10_000}.{cudnn // 100 % 100}"
+    what = f"torch 2.9 and later compute 3D convolutions in half precision without cuDNN {version}, slowly"
+    return (f"{what}; cuDNN 9.15 or channels_last mends it",)
 
 
 def parse_memory(text: str) -> int:

@@ -15,6 +15,7 @@ from c3s3_seg.system.hardware import (
     is_memory_error,
     lacks_engine,
     parse_memory,
+    slow_convolutions,
 )
 
 
@@ -92,6 +93,14 @@ def test_a_gpu_that_finds_no_way_to_compute_is_known() -> None:
     for words in ("GET was unable to find an engine", "Unable to find an engine"):
         assert lacks_engine(RuntimeError(f"{words} to execute this computation"))
     assert not lacks_engine(RuntimeError("CUDA out of memory"))
+
+
+def test_versions_of_cudnn_that_torch_leaves_out_are_told() -> None:
+    for version in (None, 8902, 90701, 91500, 92100):
+        assert slow_convolutions(version) == ()
+    for version, name in ((90800, "9.8"), (91002, "9.10"), (91499, "9.14")):
+        (note,) = slow_convolutions(version)
+        assert f"without cuDNN {name}, slowly; cuDNN 9.15 or channels_last" in note
 
 
 def test_this_machine() -> None:

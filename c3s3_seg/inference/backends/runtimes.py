@@ -24,7 +24,7 @@ from c3s3_seg.inference.device.cuda_graphs import CudaGraphs, Recordings, record
 from c3s3_seg.inference.tiling import FloatArray
 from c3s3_seg.system.choices import Precision
 from c3s3_seg.system.files import read_known
-from c3s3_seg.system.hardware import NO_GPU, cuda_index, is_cuda, is_memory_error
+from c3s3_seg.system.hardware import NO_GPU, cuda_index, is_cuda, is_memory_error, slow_convolutions
 from c3s3_seg.system.libraries import import_openvino
 
 if TYPE_CHECKING:
@@ -282,7 +282,10 @@ def open_torch(
         net.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     if place != "cpu" and precision != "float32":  # on the CPU some small maps are left in float32
         round_convolutions(net, getattr(torch, precision))
-    return TorchBackend(net, threads, precision, options)
+    backend = TorchBackend(net, threads, precision, options)
+    if place != "cpu" and precision != "float32" and not options.channels_last:
+        backend.notes += slow_convolutions(torch.backends.cudnn.version())  # type: ignore[no-untyped-call]
+    return backend
 
 
 def forbid_tf32() -> None:
