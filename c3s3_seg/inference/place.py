@@ -14,7 +14,7 @@ from c3s3_seg.bundle.preprocessing import ExactScan, Recipe, exact_in_float32, f
 from c3s3_seg.errors import C3S3Error, MemoryLimitError, MissingError
 from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.inference.arrays import HOST, ArrayOperations
-from c3s3_seg.inference.backends.execute import Backend, DeviceBackend
+from c3s3_seg.inference.backends.execute import Backend, DeviceBackend, KeepingBackend
 from c3s3_seg.inference.settings import Settings
 from c3s3_seg.inference.tiling import Array, FloatArray
 from c3s3_seg.system.hardware import is_cuda, is_memory_error
@@ -132,16 +132,24 @@ class DevicePlace:
 def memory_limit(settings: Settings, arrays: ArrayOperations, backends: Sequence[Backend] = ()) -> int | None:
     """Bytes that this process may take where the arrays lie; None where nobody limits it.
 
-    A GPU limits it always: the processes that share it may plan with a share of what is free there. What the
-    CUDA graphs of the networks keep is not.
+    A GPU limits it always: the processes that share it may plan with a share of what is free there. What
+    these networks keep for themselves is not.
     """
     own = settings.own_memory_bytes
     free = arrays.free(settings.processes) if arrays.own_memory else None
     if free is None:
         return own
-    kept = max((getattr(backend, "kept_memory", 0) for backend in backends), default=0)  # of the process
+    keeping = [backend for backend in backends if isinstance(backend, KeepingBackend)]
+    kept = max((backend.kept_memory for backend in keeping), default=0)  # each says it of the process
     room = max(0, int(GPU_SHARE * (free - kept)))
     return room if own is None else min(own, room)
+
+
+def give_back(backends: Sequence[Backend]) -> None:
+    """Have networks give back the memory that they keep and can do without."""
+    for backend in backends:
+        if isinstance(backend, KeepingBackend):
+            backend.give_back()
 
 
 def place_for(backends: Sequence[Backend], settings: Settings) -> Place:

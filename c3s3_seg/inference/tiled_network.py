@@ -16,7 +16,7 @@ from c3s3_seg.inference.backends.execute import run
 from c3s3_seg.inference.backends.runtimes import Backend
 from c3s3_seg.inference.backends.select import notes
 from c3s3_seg.inference.memory import Budget, Costs, smaller
-from c3s3_seg.inference.place import memory_limit
+from c3s3_seg.inference.place import give_back, memory_limit
 from c3s3_seg.inference.settings import Settings
 from c3s3_seg.inference.streaming import Slab, stream
 from c3s3_seg.inference.tiling import Array, Shape, Tiling, mean
@@ -85,6 +85,7 @@ class TiledNetwork:
             Called after each tile.
         """
         found = Probabilities(iter(()), self._tiling(array, scan_voxels))
+        self._make_room(array, scan_voxels, found.tiling)
         found.notes += self._notes()
         found.slabs = self._slabs(array, found, progress)
         return found
@@ -96,7 +97,7 @@ class TiledNetwork:
             return Tiling.stepping((x, y, z), patch, settings.stride)
         overlap = 0.5 if settings.overlap is None else settings.overlap
         whole = Tiling.whole((x, y, z), self.task.multiple)
-        limit = memory_limit(settings, arrays_of(array), self.backends)
+        limit = memory_limit(settings, arrays_of(array))
         budget = self._budget(limit or 0, (x, y, z), scan_voxels)
         if settings.own_memory_bytes is not None:
             # Tiles of the training size that were asked for stay that size: they are checked, not grown.
@@ -107,6 +108,13 @@ class TiledNetwork:
         if limit is None or budget.needed(usual) <= limit:
             return usual
         return self._largest(budget, (x, y, z), usual.tile, overlap)
+
+    def _make_room(self, array: Array, scan_voxels: int, tiling: Tiling) -> None:
+        """Where the tiles might not fit beside what the networks keep, that goes: no tile depends on it."""
+        x, y, z = array.shape
+        left = memory_limit(self.settings, arrays_of(array), self.backends)
+        if left is not None and self._budget(left, (x, y, z), scan_voxels).needed(tiling) > left:
+            give_back(self.backends)
 
     def _taken(self, tile: Shape) -> Shape:
         """A tile, or what of it the networks take at once."""
@@ -147,6 +155,7 @@ class TiledNetwork:
             found.notes.append(f"{error.what}; went on with tiles of {_times(tiling.tile)}")
             found.tiling = tiling
         if not given:
+            give_back(self.backends)  # not in the `except`, whose traceback holds memory
             yield from self._timed(array, found, progress)
         found.notes += [note for note in self._notes() if note not in known]
 

@@ -130,6 +130,8 @@ def test_memory_of_a_graph_is_not_free(bundle: ModelBundle) -> None:
     assert backend.kept_memory == 0
     backend.on_device(patch)
     assert (backend.notes, backend.kept_memory > 0) == ((), True)
+    backend.give_back()
+    assert backend.kept_memory == 0
 
 
 @pytest.mark.skipif(installed("onnxruntime", "onnxruntime-gpu") != ["onnxruntime-gpu"],

@@ -9,7 +9,7 @@ import torch
 
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import MissingError
-from c3s3_seg.inference.backends.execute import DeviceBackend
+from c3s3_seg.inference.backends.execute import DeviceBackend, KeepingBackend
 from c3s3_seg.inference.backends.onnxruntime import OnnxBackend
 from c3s3_seg.inference.backends.runtimes import (
     COMPILED,
@@ -119,6 +119,8 @@ def test_a_graph_that_cannot_be_recorded_is_a_note_and_no_failure(
     for _ in range(4):
         np.testing.assert_array_equal(backend(patch), wanted)
     (note,) = backend.notes
+    backend.give_back()
+    assert isinstance(backend, KeepingBackend)
     assert note.startswith("no CUDA graph was recorded, which costs time only: operation not permitted")
 
 

@@ -32,6 +32,22 @@ class OnTensors(Threshold):
         return torch.cat([torch.zeros_like(patches), patches], 1)
 
 
+class Keeping(OnTensors):
+    """One that keeps memory on its device, in place of CUDA graphs."""
+
+    def __init__(self, place: str, kept_memory: int) -> None:
+        super().__init__(place)
+        self.kept_memory, self.largest = kept_memory, 10**9
+
+    def give_back(self) -> None:
+        self.kept_memory = 0
+
+    def on_device(self, patches: torch.Tensor) -> torch.Tensor:
+        if patches.numel() > self.largest:
+            raise RuntimeError("CUDA out of memory")
+        return super().on_device(patches)
+
+
 @dataclass(frozen=True)
 class Gpu(TorchArrays):
     """A device that has so much memory of its own left."""
@@ -115,13 +131,37 @@ def test_what_a_worker_holds_itself_is_not_shared(monkeypatch: pytest.MonkeyPatc
     assert memory_limit(Settings(processes=3), arrays) == GPU_SHARE * 6_000
 
 
-def test_what_cuda_graphs_keep_is_not_free() -> None:
-    networks = [OnTensors("cuda:0"), OnTensors("cuda:0")]
-    for network in networks:  # both say it of the process
-        network.kept_memory = 4_000  # type: ignore[attr-defined]
+def test_what_networks_keep_is_not_free() -> None:
+    networks = [Keeping("cuda:0", 4_000), Keeping("cuda:0", 4_000)]  # both say it of the process
     gpu = Gpu(torch.device("cpu"), 10_000)
     assert memory_limit(Settings(processes=2), gpu, networks) == GPU_SHARE * 1_000
     assert memory_limit(Settings(), Gpu(torch.device("cpu"), 3_000), networks) == 0
+    assert memory_limit(Settings(), gpu, [OnTensors("cuda:0")]) == GPU_SHARE * 10_000
+
+
+@pytest.mark.parametrize(("left", "stays"), [(80 * 10**9, True), (3_500_000_000, False)])
+def test_tiles_do_not_depend_on_what_networks_keep(
+    bundle: ModelBundle, monkeypatch: pytest.MonkeyPatch, left: int, stays: bool
+) -> None:
+    """A tile that does not fit beside it is not made smaller: what is kept goes."""
+    gpu, volume = Gpu(torch.device("cpu"), left), torch.zeros(96, 96, 96)
+    monkeypatch.setattr("c3s3_seg.inference.tiled_network.arrays_of", lambda _: gpu)
+    tiles, kept = [], []
+    for network in (Keeping("cuda:0", 0), Keeping("cuda:0", 3 * 10**9)):
+        tiled = TiledNetwork(bundle.task, (network,), Settings(whole=True), costs_of("torch", [16]))
+        tiles.append(tiled(volume, volume.numel()).tiling.tile)
+        kept.append(network.kept_memory > 0)
+    assert tiles == [(96, 96, 96)] * 2
+    assert kept == [False, stays]
+
+
+def test_before_smaller_tiles_what_is_kept_is_given_back(bundle: ModelBundle) -> None:
+    network = Keeping("cpu", 7)
+    network.largest = 48**3
+    predictor = Predictor(replace(bundle.task, domain=None), [network], Settings(whole=True, on_device=True))
+    scan = Geometry.build((60, 40, 40), (1.8,) * 3).volume(np.random.default_rng(0).normal(size=(60, 40, 40)))
+    assert predictor(scan).tile == (48, 48, 48)
+    assert network.kept_memory == 0
 
 
 def test_a_scan_is_not_compared_with_what_the_one_before_holds_on_a_gpu(

@@ -46,6 +46,22 @@ class DeviceBackend(Protocol):
         ...
 
 
+@runtime_checkable
+class KeepingBackend(Protocol):
+    """A network that keeps memory of its device which it can do without: recorded work."""
+
+    name: str
+
+    @property
+    def kept_memory(self) -> int:
+        """Bytes that all networks of the process keep there, and nothing else may take."""
+        ...
+
+    def give_back(self) -> None:
+        """Keep nothing."""
+        ...
+
+
 def run(backend: Backend, patches: Array, classes: int) -> Array:
     """Logits of a tile, proven to be such: every output of every network in every runtime passes here.
 

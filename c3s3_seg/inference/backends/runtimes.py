@@ -206,8 +206,13 @@ class TorchBackend:
 
     @property
     def kept_memory(self) -> int:
-        """Bytes of its device that CUDA graphs of this process keep, though torch counts them as unused."""
+        """See `KeepingBackend`: of CUDA graphs, whose memory torch counts as unused."""
         return self._graphs.recordings.memory(self._device) if self._graphs is not None else 0
+
+    def give_back(self) -> None:
+        """See `KeepingBackend`."""
+        if self._graphs is not None and self._graphs.recordings.hold(self._device):
+            self._graphs.recordings.drop(self._device)
 
     def _logits(self, patches: Tensor) -> Tensor:
         torch = self._torch
