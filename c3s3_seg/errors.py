@@ -234,15 +234,22 @@ def listed(names: Iterable[str], most: int = 3) -> str:
 NO_MEMORY = "the memory did not suffice"
 MORE_MEMORY = "Give more memory, or fewer workers, or smaller tiles with --set tiling.overlap=0.25"
 # What libraries say in place of a MemoryError: C++ runtimes, torch, the C library; the dynamic linker, when a
-# module is imported.
+# module is imported; OpenVINO, ONNX Runtime, CUDA, cuBLAS and cuDNN. In small letters.
 OUT_OF_MEMORY = (
     "bad_alloc",
-    "cannot allocate memory",
-    "failed to map segment from shared object",
-    "out of memory",
-    "not enough memory",
-    "unable to allocate",
+    "bad alloc",
+    "cannot allocate",
     "can't alloc",
+    "could not create a memory",
+    "device_allocation_failed",
+    "failed to allocate",
+    "failed to map segment from shared object",
+    "memoryallocation",
+    "not enough memory",
+    "out of memory",
+    "out_of_memory",
+    "status_alloc_failed",
+    "unable to allocate",
 )
 # Where there is no memory for the stack of one more thread; of a lock the first is no lack of memory.
 NO_THREAD = ("resource temporarily unavailable", "can't start new thread")

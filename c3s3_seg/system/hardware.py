@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from c3s3_seg.errors import InputError, MissingError
+from c3s3_seg.errors import OUT_OF_MEMORY, InputError, MissingError
 from c3s3_seg.system.choices import DEVICES
 from c3s3_seg.system.libraries import import_openvino
 
@@ -23,13 +23,6 @@ BOTH_WHEELS = (
 )
 MEND_WHEELS = (
     "pip uninstall -y onnxruntime onnxruntime-gpu, then pip install '.[gpu]' (or '.[onnx]') in the clone"
-)
-# How runtimes say that memory is full: OpenVINO, ONNX Runtime, torch, CUDA, cuBLAS, cuDNN.
-FULL = re.compile(
-    r"bad_alloc|bad alloc|out of memory|failed to allocate|can't allocate|cannot allocate|not enough memory"
-    r"|could not create a memory|MemoryAllocation|OUT_OF_MEMORY"
-    r"|STATUS_ALLOC_FAILED|DEVICE_ALLOCATION_FAILED",
-    re.IGNORECASE,
 )
 # What torch says where every way of cuDNN to compute a convolution failed, for want of memory perhaps.
 NO_ENGINE = "unable to find an engine to execute this computation"
@@ -212,7 +205,8 @@ def _left_by(group: Path) -> int | None:
 
 def is_memory_error(error: Exception) -> bool:
     """Whether an error says, in the words of any runtime, that memory is full."""
-    return isinstance(error, MemoryError) or bool(FULL.search(str(error)))
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or any(word in text for word in OUT_OF_MEMORY)
 
 
 def lacks_engine(error: Exception) -> bool:
