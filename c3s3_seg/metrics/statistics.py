@@ -13,6 +13,8 @@ from c3s3_seg.metrics.results import CaseScore
 from c3s3_seg.metrics.scoring import PaperScore
 
 RESAMPLES = 2000
+LEAST_UNITS = 5  # below, nothing is known of the shape of the distribution: no interval
+ENOUGH_UNITS = 30  # below, the percentile bootstrap is too narrow: Student t
 WORST_CASES = 5
 
 
@@ -27,12 +29,13 @@ class Statistics:
     mean, sd, median, q1, q3
         Of the finite values. `sd` has n - 1 in its denominator, quartiles interpolate linearly.
     low, high
-        95% interval of the mean: percentile bootstrap over cases, 2,000 resamples, a fixed seed.
+        95% interval of the mean: none below 5 finite values, Student t from 5 to 29, from 30 on the percentile
+        bootstrap over cases, 2,000 resamples, a fixed seed.
     mean_penalised
         Mean of the finite values and of the image diagonal for each infinite one: what `mean`
         would be if a miss cost the worst distance there is. nan where a diagonal is not known.
 
-    All are nan where there is nothing to compute them from (`sd`, `low`, `high`: fewer than two values).
+    All are nan where there is nothing to compute them from (`sd`: fewer than two values).
     """
 
     n: int
@@ -107,7 +110,7 @@ def statistics(
     infinite, undefined = np.isinf(all_values), np.isnan(all_values)
     finite = all_values[np.isfinite(all_values)]
     q1, median, q3 = np.percentile(finite, (25, 50, 75)) if finite.size else (math.nan,) * 3
-    low, high = _bootstrap(finite, seed)
+    low, high = _interval(finite, seed)
     return Statistics(
         n=all_values.size,
         infinite=int(infinite.sum()),
@@ -143,9 +146,21 @@ def _penalised(values: NDArray[np.float64], worst: Sequence[float | None] | None
     return float(np.mean(filled)) if filled else math.nan
 
 
-def _bootstrap(values: NDArray[np.float64], seed: int) -> tuple[float, float]:
-    if values.size < 2:
+def _interval(values: NDArray[np.float64], seed: int) -> tuple[float, float]:
+    if values.size < LEAST_UNITS:
         return math.nan, math.nan
+    return _student(values) if values.size < ENOUGH_UNITS else _bootstrap(values, seed)
+
+
+def _student(values: NDArray[np.float64]) -> tuple[float, float]:
+    from scipy.special import stdtrit
+
+    mean = float(values.mean())
+    half = float(stdtrit(values.size - 1, 0.975) * values.std(ddof=1)) / math.sqrt(values.size)
+    return mean - half, mean + half
+
+
+def _bootstrap(values: NDArray[np.float64], seed: int) -> tuple[float, float]:
     rng = np.random.default_rng(seed)
     # In blocks, so that a cohort of 100,000 cases needs no table of 2,000 times its size.
     rows = max(1, min(RESAMPLES, 1_000_000 // values.size))

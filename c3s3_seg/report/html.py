@@ -17,6 +17,7 @@ from c3s3_seg.report.figures import Dot, agreement, spread
 from c3s3_seg.report.numbers import COLUMNS, column, in_page
 from c3s3_seg.report.outlines import TRUTH, label_colours
 from c3s3_seg.report.page import failed, folded, image, key, number_cell, page, solid_html, table, text_cell
+from c3s3_seg.report.paired_words import counted, empty_of_both
 from c3s3_seg.report.rows import Failure
 from c3s3_seg.report.tables import CONVENTIONS, PROTOCOLS, definitions_of, notes_of, software_version
 from c3s3_seg.report.viewer import viewer_html
@@ -196,11 +197,13 @@ def _comparison(pairs: Sequence[Paired]) -> str:
                 text_cell(escape(pair.label)),
                 *cells,
                 number_cell(pair.p, "p"),
-                number_cell(pair.n, "n"),
+                text_cell(counted(pair), order=pair.n),
             ]
         )
     headers = ["Metric", "Label", "This", "Against", "Difference", "from", "to", "Wilcoxon p", "Cases"]
-    return "<h2>Against the other masks</h2>" + table(headers, rows)
+    empty = empty_of_both(pairs)
+    lead = f'<div class="flags">{escape(empty)}</div>' if empty else ""
+    return f"<h2>Against the other masks</h2>{lead}{table(headers, rows)}"
 
 
 def _all_cases(rows: Sequence[CaseScore], links: dict[tuple[str, str], str]) -> str:

@@ -16,6 +16,7 @@ COLUMNS = {
     "volume_ml": ("Volume (ml)", 1),
     "volume_error_ml": ("Error (ml)", 1),
 }
+SMALL_VOLUME = 3  # decimals of a volume below 1 ml: a nodule of 0.04 ml is not 0.0
 _MORE = {"truth_ml": ("Truth (ml)", 1), "hd_mm": ("HD (mm)", 2), "uncertainty_mm": ("Uncertainty (mm)", 2)}
 _MORE |= {"p": ("Wilcoxon p", 3), "n": ("Cases", 0)}
 
@@ -39,4 +40,23 @@ def rounded(value: float, decimals: int, *, infinite: str = "inf", undefined: st
 
 def in_page(value: float, name: str) -> str:
     """A value of a column as pages show it."""
-    return rounded(value, column(name)[1], infinite="∞", undefined="–")
+    return _shown(value, name, "∞", "–")
+
+
+def in_terminal(value: float, name: str) -> str:
+    """A value of a column as tables of the terminal show it."""
+    return _shown(value, name, "inf", "nan")
+
+
+def probability(p: float, *, undefined: str = "nan") -> str:
+    """A p value with three decimals; one that would read 0.000 as "<0.001"."""
+    return "<0.001" if p < 0.001 else rounded(p, 3, undefined=undefined)
+
+
+def _shown(value: float, name: str, infinite: str, undefined: str) -> str:
+    if name == "p":
+        return probability(value, undefined=undefined)
+    decimals = column(name)[1]
+    if name.endswith("_ml") and 0 < abs(value) < 1:
+        decimals = SMALL_VOLUME
+    return rounded(value, decimals, infinite=infinite, undefined=undefined)

@@ -182,7 +182,7 @@ def number_cell(value: float, name: str) -> str:
     """A value of a column of a score, which is sorted by its size."""
     plain = {math.inf: "Infinity", -math.inf: "-Infinity"}.get(value, str(value))
     bad = ' class="bad"' if math.isinf(value) else ""
-    return f'<td data-v="{plain}"{bad}>{in_page(value, name)}</td>'
+    return f'<td data-v="{plain}"{bad}>{escape(in_page(value, name))}</td>'
 
 
 def text_cell(inner: str, order: int | None = None) -> str:

@@ -2,34 +2,42 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
+from c3s3_seg.metrics.paired_tests import Paired
 from c3s3_seg.report.figures import Span, forest
 from c3s3_seg.report.numbers import column, rounded
-from c3s3_seg.report.page import folded, page, table, text_cell
+from c3s3_seg.report.page import folded, number_cell, page, table, text_cell
 from c3s3_seg.report.study_table import (
     MIXED,
     StudyRow,
     Trained,
+    cases_words,
+    difference_cases,
     mixture,
     runs_under,
+    study_remarks,
     study_rows,
 )
-from c3s3_seg.report.tables import DEFINITIONS, PROTOCOLS, software_version
+from c3s3_seg.report.tables import CONVENTIONS, DEFINITIONS, PAPER_DEFINITIONS, PROTOCOLS, software_version
 from c3s3_seg.system.files import write_whole
 
 SHOWN = ("dice", "hd95_vox", "asd_vox")
 DECIMALS = {"dice": 3, "hd95_vox": 2, "asd_vox": 2}
 READING = {
     "network": "Each network of a method has a row: choosing the better of two would be optimistic.",
-    "mean": "Mean over seeds of the mean over cases and labels after the last iteration; \u00b1 the standard "
-    "deviation over seeds.",
-    "interval": "95 % interval of the mean over cases: percentile bootstrap, 2,000 resamples; each case is "
-    "averaged over labels and seeds first. It says how much the choice of cases matters, not that of seeds.",
-    "difference": "Row minus reference case by case, with its bootstrap interval; p of the two-sided "
-    "Wilcoxon signed-rank test, not corrected for the number of rows.",
+    "mean": "Mean over cases after the last iteration, each averaged over its finite values of all labels and "
+    "seeds; \u00b1 the standard deviation over seeds.",
+    "interval": f"Of the mean over the same cases. {CONVENTIONS['interval']} It says how much the choice of "
+    "cases matters, not that of seeds.",
+    "difference": "Row minus reference case by case, with its interval: of the values that are finite in both "
+    "for the same case, label and seed. p of the two-sided Wilcoxon signed-rank test, not corrected for the "
+    "number of rows and metrics.",
+    "cases": "Cases in the mean or the difference; left out are values of a case, label and seed that are not "
+    "finite.",
     "minutes": "Mean of a run, on the machine that is named below.",
 }
 
@@ -80,13 +88,7 @@ def _mixture(runs: Sequence[Trained]) -> str:
 
 def _counted(rows: Sequence[StudyRow]) -> str:
     """What is in no mean, or in it as 0."""
-    counts = {
-        "predictions were empty; this protocol counts them as 0 in every column": sum(r.missed for r in rows),
-        "distances are infinite (a label that the truth does not have) and in no mean": sum(
-            r.infinite for r in rows
-        ),
-    }
-    lines = "".join(f"<li>{count} {words}.</li>" for words, count in counts.items() if count)
+    lines = "".join(f"<li>{escape(line)}</li>" for line in study_remarks(rows))
     return f'<div class="flags"><ul>{lines}</ul></div>' if lines else ""
 
 
@@ -101,11 +103,14 @@ def _scores(rows: Sequence[StudyRow], reference: str) -> str:
     ]
     headers = ["Method", "Network", "Seeds", "Iterations", "Minutes"]
     headers += [text for m in SHOWN for text in (column(m)[0], "95 % interval")]
+    headers += ["Cases", "Empty", "Infinite"]
     body = []
     for row in rows:
         plain = [_cell(float(n), 0) for n in (row.seeds, row.iterations, row.seconds / 60)]
         scores = [cell for m in SHOWN for cell in (_mean(row, m), _interval(row.interval[m], DECIMALS[m]))]
-        body.append([escape(row.entry), text_cell(escape(row.net)), *plain, *scores])
+        counts = [text_cell(escape(cases_words(row)), order=row.n["hd95_vox"])]
+        counts += [_cell(float(n), 0) for n in (row.missed, row.infinite)]
+        body.append([escape(row.entry), text_cell(escape(row.net)), *plain, *scores, *counts])
     lead = f'<p class="lead">Faint: {escape(reference)}, the reference.</p>'
     return f"<h2>Scores</h2>{lead}{_diagrams(diagrams)}{table(headers, body, sortable=True)}"
 
@@ -117,25 +122,32 @@ def _differences(rows: Sequence[StudyRow], reference: str) -> str:
     diagrams = []
     for m in SHOWN:
         pairs = [(row, row.against[m]) for row in compared]
-        spans = [Span(_name(row), p.difference, p.low, p.high, p.low > 0 or p.high < 0) for row, p in pairs]
+        spans = [Span(_name(row), p.difference, p.low, p.high, _beyond_chance(p)) for row, p in pairs]
         diagrams.append(forest(spans, f"{column(m)[0]} minus {reference}", DECIMALS[m], zero=True))
     headers = ["Method", "Network"]
-    headers += [text for m in SHOWN for text in (f"{column(m)[0]} minus {reference}", "95 % interval", "p")]
+    for m in SHOWN:
+        headers += [f"{column(m)[0]} minus {reference}", "95 % interval", "p", "Cases"]
     body = []
     for row in compared:
         cells = []
         for m in SHOWN:
             pair, decimals = row.against[m], DECIMALS[m]
             cells += [_cell(pair.difference, decimals, signed=True)]
-            cells += [_interval((pair.low, pair.high), decimals, signed=True), _probability(pair.p)]
+            cells += [_interval((pair.low, pair.high), decimals, signed=True), number_cell(pair.p, "p")]
+            cells += [text_cell(difference_cases(row, pair), order=pair.n)]
         body.append([escape(row.entry), text_cell(escape(row.net)), *cells])
-    lead = '<p class="lead">Faint: the interval holds 0. For distances less is better.</p>'
+    lead = '<p class="lead">Faint: the interval holds 0 or there is none, or p is 0.05 or more. For distances less is better.</p>'
     head = f"<h2>Differences from {escape(reference)}</h2>"
     return f"{head}{lead}{_diagrams(diagrams)}{table(headers, body, sortable=True)}"
 
 
+def _beyond_chance(pair: Paired) -> bool:
+    """Interval and test say so: the one is of the mean, the other of the ranks, and they may differ."""
+    return (pair.low > 0 or pair.high < 0) and pair.p < 0.05
+
+
 def _meaning(runs: Sequence[Trained]) -> str:
-    terms = {**READING, **{m: DEFINITIONS[m] for m in SHOWN}}
+    terms = {**READING, **{m: (DEFINITIONS | PAPER_DEFINITIONS)[m] for m in SHOWN}, "p": CONVENTIONS["p"]}
     listed = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in terms.items())
     made = "".join(
         f"<dt>{len(under)} runs</dt><dd>{escape(str(conditions))}</dd>"
@@ -158,23 +170,19 @@ def _diagrams(figures: Sequence[str]) -> str:
 def _mean(row: StudyRow, metric: str) -> str:
     decimals = DECIMALS[metric]
     text = rounded(row.mean[metric], decimals, infinite="\u221e", undefined="\u2013")
-    if row.seeds > 1:
+    if not math.isnan(row.spread[metric]):
         text += f" \u00b1 {row.spread[metric]:.{decimals}f}"
     return f'<td data-v="{row.mean[metric]}">{text}</td>'
 
 
 def _interval(ends: tuple[float, float], decimals: int, *, signed: bool = False) -> str:
     low, high = (_text(end, decimals, signed) for end in ends)
-    return f'<td data-v="{ends[0]}">{low} to {high}</td>'
+    text = "\u2013" if math.isnan(ends[0]) else f"{low} to {high}"
+    return f'<td data-v="{ends[0]}">{text}</td>'
 
 
 def _cell(value: float, decimals: int, *, signed: bool = False) -> str:
     return f'<td data-v="{value}">{_text(value, decimals, signed)}</td>'
-
-
-def _probability(p: float) -> str:
-    text = "&lt; 0.001" if p < 0.001 else _text(p, 3, signed=False)
-    return f'<td data-v="{p}">{text}</td>'
 
 
 def _text(value: float, decimals: int, signed: bool) -> str:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 
-from c3s3_seg.metrics.paired_tests import Paired, compare
-from c3s3_seg.metrics.results import CaseScore
-from c3s3_seg.metrics.scoring import PaperScore
-from c3s3_seg.metrics.statistics import statistics
+from c3s3_seg.metrics.paired_tests import Paired, paired
+from c3s3_seg.metrics.statistics import Statistics, statistics
+from c3s3_seg.report.numbers import probability
+from c3s3_seg.report.paired_words import counted
 
 MIXED = (
     "The runs were not made under the same conditions, so their minutes and scores are not fully comparable:"
 )
 METRICS = ("dice", "jaccard", "hd95_vox", "asd_vox")
-Cases = Mapping[str, Mapping[str, Mapping[str, float]]]
+Metrics = Mapping[str, float]
+Cases = Mapping[str, Mapping[str, Metrics]]
+Cells = Mapping[tuple[str, str, int], Metrics]  # (case, label, seed) -> its metrics
 
 
 @dataclass(frozen=True)
@@ -80,19 +82,26 @@ class StudyRow:
     seeds, iterations, seconds
         Number of runs; iterations and mean seconds of one.
     mean, spread
-        Metric -> mean over seeds of the mean over cases and labels; standard deviation over seeds
-        (0 for a single one).
+        Metric -> mean over cases, each averaged over its finite values of all labels and seeds; standard
+        deviation over seeds of that mean of each seed (nan where fewer than two are finite).
     missed
         Predictions over all runs that were empty and count as (0, 0, 0, 0) in this protocol.
     infinite
         Predictions over all runs of a label that the truth does not have: their distances are infinite and
         in no mean.
     against
-        Metric -> this row minus the same net of the reference, case by case; each case's values are
-        averaged over labels and seeds. The two nets of one architecture (`vnet-a`, `vnet-b`) are compared
-        with the one (`vnet`). Empty for the reference itself, and where it has no such net.
+        Metric -> this row minus the same net of the reference, case by case, of the seeds that both have.
+        A value counts where it is finite in both rows for the same case, label and seed (`left_out`: the
+        others); these are averaged over each case. The two nets of one architecture (`vnet-a`, `vnet-b`)
+        are compared with the one (`vnet`). Empty for the reference itself, and where it has no such net or
+        no seed in common.
     interval
-        Metric -> 95 % interval of the mean over cases, each averaged over labels and seeds (bootstrap).
+        Metric -> 95 % interval of the mean over the same cases, as in `Statistics`.
+    n, left_out
+        Metric -> number of cases in the mean and the interval; number of values (of a case, label and seed)
+        that are not finite and in neither.
+    common
+        Number of seeds that are compared with the reference.
     """
 
     entry: str
@@ -104,8 +113,11 @@ class StudyRow:
     spread: dict[str, float]
     missed: int
     against: dict[str, Paired]
-    infinite: int = 0
-    interval: dict[str, tuple[float, float]] = field(default_factory=dict)
+    infinite: int
+    interval: dict[str, tuple[float, float]]
+    n: dict[str, int]
+    left_out: dict[str, int]
+    common: int
 
 
 def study_rows(runs: Sequence[Trained], reference: str) -> list[StudyRow]:
@@ -127,28 +139,56 @@ def _row(entry: str, net: str, runs: Sequence[Trained], reference: str) -> Study
     theirs = [run for run in runs if run.entry == reference]
     same = net if any(net in run.nets for run in theirs) else net.removesuffix("-a").removesuffix("-b")
     other = [run for run in theirs if same in run.nets]
-    values = [_values(run.nets[net]) for run in mine]
-    means = {m: [_mean([v[m] for v in one]) for one in values] for m in METRICS}
-    cases = _per_case(mine, net)
-    paired = compare(cases, _per_case(other, same)) if other and entry != reference else ()
+    cells, others = _cells(mine, net), _cells(other, same)
+    common = {run.seed for run in mine} & {run.seed for run in other} if entry != reference else set()
+    found = {m: _over_cases(cells, m) for m in METRICS}
     return StudyRow(
         entry,
         net,
         seeds=len(mine),
         iterations=mine[0].iterations,
         seconds=fmean(run.seconds for run in mine),
-        mean={m: _mean(of_seeds) for m, of_seeds in means.items()},
-        spread={m: _spread_of(of_seeds) for m, of_seeds in means.items()},
-        missed=sum(_missed(v) for one in values for v in one),
-        against={pair.metric: pair for pair in paired},
-        infinite=sum(math.isinf(v["hd95_vox"]) for one in values for v in one),
-        interval={m: _interval([case.score.flat()[m] for case in cases]) for m in METRICS},
+        mean={m: numbers.mean for m, numbers in found.items()},
+        spread={m: _spread_of([_over_cases(_cells([run], net), m).mean for run in mine]) for m in METRICS},
+        missed=sum(map(_missed, cells.values())),
+        against={m: _against(m, cells, others) for m in METRICS} if common else {},
+        infinite=sum(math.isinf(metrics["hd95_vox"]) for metrics in cells.values()),
+        interval={m: (numbers.low, numbers.high) for m, numbers in found.items()},
+        n={m: numbers.n for m, numbers in found.items()},
+        left_out={m: sum(not math.isfinite(metrics[m]) for metrics in cells.values()) for m in METRICS},
+        common=len(common),
     )
 
 
-def _interval(values: Sequence[float]) -> tuple[float, float]:
-    found = statistics(values)
-    return found.low, found.high
+def _cells(runs: Sequence[Trained], net: str) -> Cells:
+    return {
+        (case, label, run.seed): metrics
+        for run in runs
+        for case, labels in run.nets[net].items()
+        for label, metrics in labels.items()
+    }
+
+
+def _over_cases(cells: Cells, metric: str) -> Statistics:
+    """Mean and interval over the same units: cases, each averaged over its finite values."""
+    by_case: dict[str, list[float]] = {}
+    for (case, _, _), metrics in cells.items():
+        if math.isfinite(metrics[metric]):
+            by_case.setdefault(case, []).append(metrics[metric])
+    return statistics([fmean(values) for values in by_case.values()])
+
+
+def _against(metric: str, mine: Cells, theirs: Cells) -> Paired:
+    """Case by case: each averaged over the labels and seeds whose value is finite in both."""
+    both = {cell: (mine[cell][metric], theirs[cell][metric]) for cell in mine if cell in theirs}
+    finite = {cell: pair for cell, pair in both.items() if all(map(math.isfinite, pair))}
+    by_case: dict[str, list[tuple[float, float]]] = {}
+    for (case, _, _), pair in finite.items():
+        by_case.setdefault(case, []).append(pair)
+    units = [(fmean(a for a, _ in pairs), fmean(b for _, b in pairs)) for pairs in by_case.values()]
+    missed = [sum(_missed(cells[cell]) for cell in both) for cells in (mine, theirs)]
+    found = paired("all", metric, units)
+    return replace(found, left_out=len(both) - len(finite), missed=missed[0], against_missed=missed[1])
 
 
 def runs_under(runs: Sequence[Trained]) -> dict[Conditions, list[Trained]]:
@@ -172,67 +212,73 @@ def _named(runs: Sequence[Trained]) -> str:
     return ", ".join(f"{entry} (seed {', '.join(map(str, which))})" for entry, which in seeds.items())
 
 
-def _mean(values: Sequence[float]) -> float:
-    """Of the finite ones; nan where there is none."""
-    finite = [value for value in values if math.isfinite(value)]
-    return fmean(finite) if finite else math.nan
+def _spread_of(means: Sequence[float]) -> float:
+    finite = [mean for mean in means if math.isfinite(mean)]  # `stdev` takes no other
+    return stdev(finite) if len(finite) > 1 else math.nan
 
 
-def _spread_of(values: Sequence[float]) -> float:
-    finite = [value for value in values if math.isfinite(value)]  # `stdev` takes no other
-    return stdev(finite) if len(finite) > 1 else 0.0
-
-
-def _values(cases: Cases) -> list[Mapping[str, float]]:
-    return [metrics for labels in cases.values() for metrics in labels.values()]
-
-
-def _missed(metrics: Mapping[str, float]) -> bool:
+def _missed(metrics: Metrics) -> bool:
     return metrics["dice"] == 0 and metrics["hd95_vox"] == 0
-
-
-def _per_case(runs: Sequence[Trained], net: str) -> list[CaseScore]:
-    """Each case once: its metrics averaged over labels and seeds."""
-    rows = []
-    for case in runs[0].nets[net]:
-        values = [metrics for run in runs for metrics in run.nets[net][case].values()]
-        means = {m: fmean(v[m] for v in values) for m in METRICS}
-        score = PaperScore(**means, optimistic=any(map(_missed, values)))
-        rows.append(CaseScore(case, "all", score, None))
-    return rows
 
 
 def study_markdown(rows: Sequence[StudyRow], reference: str, mixed: Sequence[str] = ()) -> str:
     """The table for a README or a log, and of `mixture` what it mixes."""
     head = ["method", "net", "seeds", "iterations", "min a run", "Dice", "95HD (voxel)", "ASD (voxel)"]
-    head += [f"Dice minus {reference} [95 %], p", f"95HD minus {reference} [95 %], p"]
+    head += ["cases", "empty", "infinite"]
+    head += [f"{name} minus {reference} [95 %], p, cases" for name in ("Dice", "95HD")]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for row in rows:
         cells = [row.entry, row.net, str(row.seeds), str(row.iterations), f"{row.seconds / 60:.0f}"]
-        cells += [_spread(row, "dice", 3), _spread(row, "hd95_vox", 2), _spread(row, "asd_vox", 2)]
-        cells += [_difference(row, "dice", 3), _difference(row, "hd95_vox", 2)]
+        cells += [
+            spread_words(row, m, decimals) for m, decimals in (("dice", 3), ("hd95_vox", 2), ("asd_vox", 2))
+        ]
+        cells += [cases_words(row), str(row.missed), str(row.infinite)]
+        cells += [difference_words(row, "dice", 3), difference_words(row, "hd95_vox", 2)]
         lines.append("| " + " | ".join(cells) + " |")
-    missed = sum(row.missed for row in rows)
-    if missed:
-        lines.append(f"\n{missed} predictions were empty; this protocol counts them as (0, 0, 0, 0).")
-    infinite = sum(row.infinite for row in rows)
-    if infinite:
-        lines.append(
-            f"\n{infinite} infinite distances (a label that the truth does not have) are in no mean."
-        )
+    lines += [f"\n{line}" for line in study_remarks(rows)]
     if mixed:
         lines += [f"\n{MIXED}\n", *(f"- {line}" for line in mixed)]
     return "\n".join(lines) + "\n"
 
 
-def _spread(row: StudyRow, metric: str, decimals: int) -> str:
+def study_remarks(rows: Sequence[StudyRow]) -> list[str]:
+    """What is in no mean, or in it as 0: a sentence each."""
+    missed, infinite = (sum(getattr(row, key) for row in rows) for key in ("missed", "infinite"))
+    lines = []
+    if missed:
+        lines.append(
+            f"{missed} predictions were empty; this protocol counts them as (0, 0, 0, 0): they make the Dice of"
+            " their row worse and its distances better."
+        )
+    if infinite:
+        lines.append(
+            f"{infinite} infinite distances (a label that the truth does not have) are in no mean; where a case"
+            " has other values it is averaged over these."
+        )
+    return lines
+
+
+def spread_words(row: StudyRow, metric: str, decimals: int) -> str:
+    """Mean and, of several seeds, its standard deviation over them."""
     text = f"{row.mean[metric]:.{decimals}f}"
-    return f"{text} ± {row.spread[metric]:.{decimals}f}" if row.seeds > 1 else text
+    return text if math.isnan(row.spread[metric]) else f"{text} ± {row.spread[metric]:.{decimals}f}"
 
 
-def _difference(row: StudyRow, metric: str, decimals: int) -> str:
+def cases_words(row: StudyRow) -> str:
+    """How many cases are in the means, and what of the distances is not."""
+    n, distances, left_out = row.n["dice"], row.n["hd95_vox"], row.left_out["hd95_vox"]
+    return f"{n} (distances: {distances}, {left_out} values left out)" if left_out else str(n)
+
+
+def difference_words(row: StudyRow, metric: str, decimals: int) -> str:
+    """Difference from the reference with its interval, p, and how many cases it is of; "" where there is none."""
     pair = row.against.get(metric)
     if pair is None:
         return ""
-    ends = f"{pair.low:+.{decimals}f}, {pair.high:+.{decimals}f}"
-    return f"{pair.difference:+.{decimals}f} [{ends}], {pair.p:.3f}"
+    ends = "no interval" if math.isnan(pair.low) else f"{pair.low:+.{decimals}f}, {pair.high:+.{decimals}f}"
+    return f"{pair.difference:+.{decimals}f} [{ends}], {probability(pair.p)}, {difference_cases(row, pair)}"
+
+
+def difference_cases(row: StudyRow, pair: Paired) -> str:
+    """Cases of a difference, what was left out, and the number of common seeds where not all are."""
+    return counted(pair) + (f" ({row.common} common seeds)" if row.common < row.seeds else "")

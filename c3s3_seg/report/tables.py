@@ -13,6 +13,7 @@ from typing import Any
 
 from c3s3_seg.metrics.paired_tests import Paired
 from c3s3_seg.metrics.results import CaseScore
+from c3s3_seg.metrics.scoring import PaperScore
 from c3s3_seg.metrics.statistics import Cohort, cohorts
 from c3s3_seg.report.rows import Failure
 from c3s3_seg.system.choices import ScoreProtocol
@@ -44,7 +45,17 @@ DEFINITIONS = {
     "volume_error_ml": "Volume of the prediction minus that of the truth, in ml.",
     "hd95_vox": "95th percentile of the surface distances of both directions pooled, in voxels.",
     "asd_vox": "Mean distance from the prediction's surface to the truth's, one direction, in voxels.",
-    "optimistic": "1 where the prediction was empty and its distances were therefore counted as 0.",
+    "optimistic": "1 where the prediction was empty, the truth was not, and the distances count as 0.",
+}
+
+# Where the published evaluations differ.
+PAPER_DEFINITIONS = {
+    "dice": "Twice the common volume divided by the sum of both volumes; 0 where the prediction is empty, even "
+    "where the truth is empty too.",
+    "jaccard": "The common volume divided by the volume of the union; 0 where the prediction is empty, even "
+    "where the truth is empty too.",
+    "hd95_vox": f"{DEFINITIONS['hd95_vox'][:-1]}; 0 where the prediction is empty.",
+    "asd_vox": f"{DEFINITIONS['asd_vox'][:-1]}; 0 where the prediction is empty.",
 }
 
 CONVENTIONS = {
@@ -52,12 +63,18 @@ CONVENTIONS = {
     "nan": "A number that is not defined (both masks empty, too few cases) is null; in cases.csv it is nan.",
     "statistics": "mean, sd, median, q1 and q3 are of the finite values; n counts all cases, infinite and "
     "undefined those left out; mean_penalised counts the image diagonal for each infinite distance.",
-    "comparison": "paired by case: difference is this set minus the other, with its bootstrap interval; p "
-    "is of the Wilcoxon signed-rank test, two-sided; cases without a finite value in both are left out.",
+    "comparison": "paired by case: difference is this set minus the other, with its interval; p is of the "
+    "Wilcoxon signed-rank test, two-sided; cases without a finite value in both are left out; missed and "
+    "against_missed count empty predictions of either set whose distances are 0 in the protocol paper.",
+    "p": "differences below a millionth of the value are 0 and left out; differences equal to a billionth of "
+    "the largest share their mean rank; exact distribution up to 50 differing cases, ties included, then the "
+    "normal approximation with continuity correction; not corrected for the number of metrics and labels.",
+    "percentiles": "every percentile (95HD, quartiles, bootstrap) interpolates linearly between values.",
     "notes": "what was found when the masks of a case were read, and what was done to them: rounding; on "
     "request resampling to the truth's grid.",
     "remarks": "labels that predictions hold and no truth does, and labels that no mask holds.",
-    "interval": "low and high are the 95% interval of the mean: bootstrap, 2,000 resamples, fixed seed.",
+    "interval": "low and high are the 95% interval of the mean: null below 5 finite values, Student t from 5 to "
+    "29, percentile bootstrap (2,000 resamples, fixed seed) from 30 on.",
 }
 
 
@@ -132,7 +149,9 @@ def write_report_json(
 def definitions_of(rows: Sequence[CaseScore]) -> dict[str, str]:
     """Column -> its definition, for the columns of these rows, and that of a surface."""
     used = dict.fromkeys(_definition(name) for row in rows for name in row.score.flat())
-    return {name: DEFINITIONS[name] for name in ("surface", *used)}
+    paper = any(isinstance(row.score, PaperScore) for row in rows)
+    defined = DEFINITIONS | (PAPER_DEFINITIONS if paper else {})
+    return {name: defined[name] for name in ("surface", *used)}
 
 
 def notes_of(rows: Sequence[CaseScore]) -> list[tuple[str, str]]:

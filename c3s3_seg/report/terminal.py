@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -9,9 +10,10 @@ from c3s3_seg.io.dicom.inspect import SeriesRow
 from c3s3_seg.metrics.paired_tests import Paired
 from c3s3_seg.metrics.results import CaseScore
 from c3s3_seg.metrics.statistics import Statistics, cohorts
-from c3s3_seg.report.numbers import COLUMNS, column, rounded
+from c3s3_seg.report.numbers import COLUMNS, in_terminal, probability
+from c3s3_seg.report.paired_words import counted, empty_of_both
 from c3s3_seg.report.rows import PredictionRow
-from c3s3_seg.report.study_table import StudyRow
+from c3s3_seg.report.study_table import StudyRow, cases_words, difference_cases, spread_words, study_remarks
 from c3s3_seg.system.files import printable
 
 if TYPE_CHECKING:
@@ -57,7 +59,7 @@ def prediction_table(rows: Sequence[PredictionRow]) -> Table:
     for row in rows:
         for number, (label, volume_ml) in enumerate(row.volumes_ml):
             first = number == 0
-            cells = [f"{volume_ml:.1f}", f"{row.seconds_s:.1f}" if first else ""]
+            cells = [in_terminal(volume_ml, "volume_ml"), f"{row.seconds_s:.1f}" if first else ""]
             cells += [_uncertainty(row, label)] if measured else []
             cells += [*_scores(row, label, columns), (*row.marks, "pass")[0] if first else ""]
             head = _head(row.case if first else "", label, with_label)
@@ -68,12 +70,12 @@ def prediction_table(rows: Sequence[PredictionRow]) -> Table:
 
 def _uncertainty(row: PredictionRow, label: str) -> str:
     found_mm = dict(row.uncertainty_mm).get(label)
-    return "" if found_mm is None else rounded(found_mm, column("uncertainty_mm")[1])
+    return "" if found_mm is None else in_terminal(found_mm, "uncertainty_mm")
 
 
 def _scores(row: PredictionRow, label: str, columns: Sequence[str]) -> list[str]:
     values = next((score.score.flat() for score in row.scores if score.label == label), {})
-    return [rounded(values[name], COLUMNS[name][1]) if name in values else "" for name in columns]
+    return [in_terminal(values[name], name) if name in values else "" for name in columns]
 
 
 def evaluation_table(rows: Sequence[CaseScore]) -> Table:
@@ -94,25 +96,32 @@ def evaluation_table(rows: Sequence[CaseScore]) -> Table:
     table = _table([row.case for row in rows], with_label, [COLUMNS[name][0] for name in columns])
     for row in rows:
         values = row.score.flat()
-        cells = [rounded(values[name], COLUMNS[name][1]) for name in columns]
+        cells = [in_terminal(values[name], name) for name in columns]
         table.add_row(*_head(row.case, row.label, with_label), *cells)
     _add_means(table, rows, columns, with_label, blank=0)
     return table
 
 
 def comparison_table(pairs: Sequence[Paired]) -> Table:
-    """Both means, their difference with its interval, and the p value, of the metrics that are shown."""
+    """Both means, their difference with its interval, and the p value, of the metrics that are shown.
+
+    Below it stands how many predictions of each side were empty and count as 0.
+    """
     with_label = len({pair.label for pair in pairs}) > 1
     headers = ["This", "Against", "Difference", "95% interval", "Wilcoxon p", "Cases"]
     table = _table([COLUMNS[pair.metric][0] for pair in pairs if pair.metric in COLUMNS], with_label, headers)
     table.columns[0].header = "Metric"
     for pair in (pair for pair in pairs if pair.metric in COLUMNS):
-        name, decimals = COLUMNS[pair.metric]
-        means = [rounded(value, decimals) for value in (pair.mean, pair.against, pair.difference)]
-        interval = f"{rounded(pair.low, decimals)} to {rounded(pair.high, decimals)}"
-        left_out = f" ({pair.left_out} left out)" if pair.left_out else ""
-        cells = [*means, interval, rounded(pair.p, 3), f"{pair.n}{left_out}"]
-        table.add_row(*_head(name, pair.label, with_label), *cells)
+        name = pair.metric
+        means = [in_terminal(value, name) for value in (pair.mean, pair.against, pair.difference)]
+        interval = (
+            "none"
+            if math.isnan(pair.low)
+            else " to ".join(in_terminal(x, name) for x in (pair.low, pair.high))
+        )
+        cells = [*means, interval, in_terminal(pair.p, "p"), counted(pair)]
+        table.add_row(*_head(COLUMNS[name][0], pair.label, with_label), *cells)
+    table.caption = empty_of_both(pairs)
     return table
 
 
@@ -159,15 +168,22 @@ def cases_table(rows: Sequence[tuple[str, str, str, str, str]]) -> Table:
 
 def study_table(rows: Sequence[StudyRow], reference: str) -> Table:
     """Mean and spread over seeds, and the paired difference in Dice from the reference."""
-    headers = ["Net", "Seeds", "Minutes", "Dice", "95HD (voxel)", "ASD (voxel)", f"Dice - {reference}", "p"]
+    headers = ["Net", "Seeds", "Minutes", "Dice", "95HD (voxel)", "ASD (voxel)", "Cases", "Empty", "Infinite"]
+    headers += [f"Dice - {reference}", "p", "Cases"]
     table = _table([row.entry for row in rows], False, headers)
     table.columns[0].header = "Method"
     for row in rows:
         pair = row.against.get("dice")
         cells = [row.net, str(row.seeds), f"{row.seconds / 60:.0f}"]
-        cells += [_spread(row, metric, decimals) for metric, decimals in STUDY_COLUMNS]
-        cells += [f"{pair.difference:+.3f}", f"{pair.p:.3f}"] if pair else ["", ""]
+        cells += [spread_words(row, metric, decimals) for metric, decimals in STUDY_COLUMNS]
+        cells += [cases_words(row), str(row.missed), str(row.infinite)]
+        cells += (
+            [f"{pair.difference:+.3f}", probability(pair.p), difference_cases(row, pair)]
+            if pair
+            else [""] * 3
+        )
         table.add_row(*_head(row.entry, "", False), *cells)
+    table.caption = " ".join(study_remarks(rows)) or None
     return table
 
 
@@ -185,10 +201,6 @@ def plan_table(rows: Sequence[tuple[str, object, str]]) -> Table:
     for key, value, reason in rows:
         table.add_row(cell(key), cell(str(value)), cell(reason))
     return table
-
-
-def _spread(row: StudyRow, metric: str, decimals: int) -> str:
-    return f"{row.mean[metric]:.{decimals}f} ± {row.spread[metric]:.{decimals}f}"
 
 
 LONGEST_NAME = 24  # columns of a terminal that a case's name may claim before it is folded
@@ -218,7 +230,7 @@ def _add_means(
         name = f"mean of {cohort.cases}"
         if cohort.optimistic:
             name += f" ({cohort.optimistic} empty, counted as 0)"
-        cells = [_mean(cohort.of(column), COLUMNS[column][1]) for column in columns]
+        cells = [_mean(cohort.of(column), column) for column in columns]
         table.add_row(*_head(name, cohort.label, with_label), *[""] * blank, *cells, style="bold")
 
 
@@ -233,8 +245,8 @@ def _head(case: str, label: str, with_label: bool) -> list[Text]:
     return [cell(case), cell(label)] if with_label else [cell(case)]
 
 
-def _mean(numbers: Statistics, decimals: int) -> str:
-    text = rounded(numbers.mean, decimals)
+def _mean(numbers: Statistics, name: str) -> str:
+    text = in_terminal(numbers.mean, name)
     counts = ((numbers.infinite, "inf"), (numbers.undefined, "nan"))
     notes = [f"{count} {name}" for count, name in counts if count]
     return f"{text} ({', '.join(notes)})" if notes else text

@@ -2,6 +2,8 @@
 
 import json
 import math
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ from helpers.command import run
 
 from c3s3_seg.geometry.volume import Geometry
 from c3s3_seg.io import save
-from c3s3_seg.metrics.paired_tests import compare
+from c3s3_seg.metrics.paired_tests import compare, paired
 from c3s3_seg.metrics.results import CaseScore
 from c3s3_seg.metrics.scoring import PaperScore
 
@@ -27,16 +29,67 @@ B = [0.88, 0.91, 0.86, 0.80, 0.90, 0.90]
 
 
 def test_differences_by_hand() -> None:
-    # It takes a second, and every process that runs tests imports this file.
-    from scipy.stats import wilcoxon
-
     results = {pair.metric: pair for pair in compare(rows(A, B), rows(B, A))}
     dice = results["dice"]
     assert dice.n == 6
     assert dice.difference == pytest.approx(np.mean(np.subtract(A, B)))
     assert dice.low < dice.difference < dice.high
-    assert dice.p == pytest.approx(wilcoxon(np.subtract(A, B)).pvalue)
+    # Sizes 2, 1, -1, 8, 5, 1 hundredths: the three ones have the rank 2, and only one sign is negative.
+    assert dice.p == brute_force([4, 2, -2, 6, 5, 2])
     assert results["hd95_vox"].p == 1  # equal in every case
+
+
+def brute_force(signed_ranks: list[float]) -> float:
+    """Two-sided p over all signs."""
+    sizes = [abs(rank) for rank in signed_ranks]
+    found = sum(rank for rank in signed_ranks if rank > 0)
+    sums = [sum(r for r, plus in zip(sizes, signs) if plus) for signs in product((0, 1), repeat=len(sizes))]
+    low, high = (sum(s <= found for s in sums), sum(s >= found for s in sums))
+    return min(1.0, 2 * min(low, high) / len(sums))
+
+
+def p_of(differences: list[float]) -> float:
+    """Of values near 1, whose differences are not exact."""
+    first = [1.0 + n / 7 for n in range(len(differences))]
+    pairs = [(a + d, a) for a, d in zip(first, differences, strict=True)]
+    return paired("x", "dice", pairs).p
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_p_is_exact_with_ties(seed: int) -> None:
+    from scipy.stats import rankdata
+
+    drawn = np.random.default_rng(seed).integers(-3, 5, size=3 + seed) / 10
+    kept = drawn[drawn != 0]
+    wanted = brute_force((rankdata(np.abs(kept)) * np.sign(kept)).tolist()) if kept.size else 1.0
+    assert p_of(drawn.tolist()) == pytest.approx(wanted, abs=1e-12)
+
+
+@pytest.mark.parametrize("mm", [0.3, 0.625, 0.7, 1.25])
+def test_p_is_the_same_in_voxels_and_in_mm(mm: float) -> None:
+    drawn = np.random.default_rng(5)
+    voxels = np.sqrt(drawn.integers(1, 9, size=(19, 2)))
+    in_mm = [(a * mm, b * mm) for a, b in voxels.tolist()]
+    assert paired("x", "d", in_mm).p == paired("x", "d", voxels.tolist()).p
+
+
+def test_many_pairs_are_near_the_exact_p() -> None:
+    """The exact p goes up to 50 pairs and the approximation begins there; without ties it is scipy's."""
+    from scipy.stats import wilcoxon
+
+    fifty = np.random.default_rng(1).normal(0.2, 1, 50)
+    assert p_of(fifty.tolist()) == pytest.approx(wilcoxon(fifty, method="exact").pvalue, abs=1e-12)
+    more = [*fifty, 0.37]
+    wanted = wilcoxon(more, correction=True).pvalue
+    assert p_of(more) == pytest.approx(wanted, abs=1e-12)
+    assert p_of(more) == pytest.approx(wilcoxon(more, method="exact").pvalue, rel=0.05)
+
+
+def test_empty_predictions_of_both_sides_are_counted() -> None:
+    empty = PaperScore(0.0, 0.0, 0.0, 0.0, optimistic=True)
+    mine = [replace(row, score=empty) if n < 2 else row for n, row in enumerate(rows(A, A))]
+    theirs = [replace(row, score=empty) if n == 5 else row for n, row in enumerate(rows(B, A))]
+    assert {(pair.missed, pair.against_missed) for pair in compare(mine, theirs)} == {(2, 1)}
 
 
 def test_a_miss_is_left_out_and_counted() -> None:

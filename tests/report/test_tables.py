@@ -52,7 +52,23 @@ def test_statistics_by_hand() -> None:
     assert (found.mean, found.median, found.q1, found.q3) == (4, 3, 2, 4)
     assert found.sd == pytest.approx(math.sqrt(50 / 4))
     assert found.mean_penalised == 4
-    assert 1 <= found.low < found.mean < found.high <= 10
+    half = 2.776445 * found.sd / math.sqrt(5)  # Student t, 4 degrees of freedom
+    assert (found.low, found.high) == pytest.approx((4 - half, 4 + half), rel=1e-3)
+
+
+def test_four_cases_have_no_interval() -> None:
+    found = statistics([1, 2, 3, 4, math.inf])
+    assert math.isnan(found.low)
+    assert math.isnan(found.high)
+    assert math.isfinite(found.sd)
+
+
+@pytest.mark.parametrize("n", [5, 12, 29, 30, 60])
+def test_the_interval_covers_the_mean_as_often_as_it_says(n: int) -> None:
+    drawn = np.random.default_rng(n).normal(size=(400, n))
+    found = [statistics(values.tolist()) for values in drawn]
+    covered = sum(numbers.low <= 0 <= numbers.high for numbers in found)
+    assert 0.915 * 400 <= covered <= 0.985 * 400  # 95 %, three standard errors of 1.1 %
 
 
 def test_infinite_and_undefined_are_counted_and_not_averaged() -> None:

@@ -1,6 +1,9 @@
 """A study: planned, trained, stopped, resumed, compared."""
 
+import io
 import json
+import math
+import re
 from dataclasses import replace
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -8,10 +11,13 @@ from typing import Any
 
 import pytest
 from helpers import command
+from rich.console import Console
 
 from c3s3_seg.errors import ConfigError, InputError
+from c3s3_seg.metrics.statistics import statistics
 from c3s3_seg.report.study_page import write_study_page
-from c3s3_seg.report.study_table import Conditions, Trained, study_markdown, study_rows
+from c3s3_seg.report.study_table import Conditions, StudyRow, Trained, study_markdown, study_rows
+from c3s3_seg.report.terminal import study_table
 from c3s3_seg.training.study import finished, load_study, read_record
 
 pytestmark = pytest.mark.slow
@@ -157,7 +163,7 @@ def test_a_record_that_is_not_valid(study: Path) -> None:
         load_study(study)
 
 
-def trained(entry: str, seed: int, dice: tuple[float, float], hd: float = 2.0) -> Trained:
+def trained(entry: str, seed: int, dice: tuple[float, ...], hd: float = 2.0) -> Trained:
     cases = {
         f"case-{n}": {"ball": {"dice": d, "jaccard": d, "hd95_vox": hd if d else 0.0, "asd_vox": 1.0}}
         for n, d in enumerate(dice)
@@ -205,9 +211,103 @@ def test_the_page_says_what_is_compared(tmp_path: Path) -> None:
 def test_the_interval_of_a_mean_is_over_cases() -> None:
     runs = [trained("base", seed, (0.6, 0.8)) for seed in (1, 2)]
     (row,) = study_rows(runs, "base")
-    assert row.interval["dice"] == pytest.approx(
-        (0.6, 0.8)
-    )  # two cases: a resample may have one of them twice
+    assert all(map(math.isnan, row.interval["dice"]))  # of two cases there is none
+    many = [trained("base", seed, (0.5, 0.6, 0.7, 0.8, 0.9)) for seed in (1, 2)]
+    (row,) = study_rows(many, "base")
+    half = 2.776445 * math.sqrt(0.025 / 5)  # Student t, 4 degrees of freedom
+    assert row.interval["dice"] == pytest.approx((0.7 - half, 0.7 + half), rel=1e-5)
+
+
+def with_infinite(run: Trained, case: str) -> Trained:
+    """The label `wall` beside the others, whose distance is infinite in one case."""
+    nets = {
+        net: {
+            name: labels
+            | {"wall": labels["ball"] | {"hd95_vox": math.inf if name == case else 9.0, "asd_vox": 1.0}}
+            for name, labels in cases.items()
+        }
+        for net, cases in run.nets.items()
+    }
+    return replace(run, nets=nets)
+
+
+FIVE = (0.5, 0.6, 0.7, 0.8, 0.9)
+
+
+def test_a_case_with_one_infinite_label_keeps_its_other_labels() -> None:
+    """In the mean, the interval and the difference alike: their units are the same."""
+    runs = [
+        with_infinite(trained("base", 1, FIVE, 1.0), "none"),
+        with_infinite(trained("other", 1, FIVE, 3.0), "case-0"),
+    ]
+    base, other = study_rows(runs, "base")
+    assert base.mean["hd95_vox"] == pytest.approx(5)
+    units = [3.0, *[6.0] * 4]
+    assert other.mean["hd95_vox"] == pytest.approx(5.4)
+    found = statistics(units)
+    assert other.interval["hd95_vox"] == pytest.approx((found.low, found.high))
+    assert (other.n["hd95_vox"], other.left_out["hd95_vox"]) == (5, 1)
+    pair = other.against["hd95_vox"]
+    # The wall of case-0 is in neither side: 3 - 1 there, (3 + 9) / 2 - (1 + 9) / 2 elsewhere.
+    assert (pair.n, pair.left_out) == (5, 1)
+    assert pair.difference == pytest.approx((2 + 4 * 1) / 5)
+    text = study_markdown([base, other], "base")
+    assert "| 5 (distances: 5, 1 values left out) | 0 | 1 |" in text
+    assert "5 (1 left out) |" in text
+
+
+def printed(rows: list[StudyRow]) -> list[str]:
+    """As Markdown and as the terminal shows it."""
+    console = Console(width=250, file=io.StringIO())
+    console.print(study_table(rows, "base"))
+    assert isinstance(console.file, io.StringIO)
+    return [study_markdown(rows, "base"), console.file.getvalue()]
+
+
+def test_each_row_says_its_empty_predictions(tmp_path: Path) -> None:
+    runs = [trained("base", 1, FIVE), trained("other", 1, (0.5, 0.0, 0.0, 0.8, 0.9))]
+    rows = study_rows(runs, "base")
+    assert (rows[1].against["dice"].missed, rows[1].against["dice"].against_missed) == (2, 0)
+    markdown, terminal = printed(rows)
+    assert "| 5 | 2 | 0 |" in markdown
+    assert re.search(r"other .* 5 +2 +0 ", terminal)
+    assert "its distances better" in terminal
+    write_study_page(tmp_path / "a.html", "title", "base", runs)
+    page = (tmp_path / "a.html").read_text()
+    assert '<td data-v="2.0">2</td><td data-v="0.0">0</td>' in page
+    assert "its distances better" in page
+
+
+def test_only_common_seeds_are_compared() -> None:
+    runs = [trained("base", 1, FIVE), trained("other", 1, FIVE), trained("other", 2, (0.1,) * 5)]
+    _, other = study_rows(runs, "base")
+    assert other.mean["dice"] == pytest.approx(0.4)
+    assert other.against["dice"].difference == 0
+    assert other.common == 1
+    assert all("5 (1 common seeds)" in text for text in printed([other]))
+    _, apart = study_rows([runs[0], runs[2]], "base")
+    assert apart.against == {}
+
+
+def test_one_finite_seed_has_no_spread() -> None:
+    infinite = trained("base", 2, FIVE, math.inf)
+    (row,) = study_rows([trained("base", 1, FIVE), infinite], "base")
+    assert math.isnan(row.spread["hd95_vox"])
+    assert row.spread["dice"] == 0
+    for text in printed([row]):
+        assert "2.00 ±" not in text
+        assert "0.700 ± 0.000" in text
+    assert all("±" not in text for text in printed(study_rows([infinite], "base")))
+
+
+def test_a_small_p_is_not_0(tmp_path: Path) -> None:
+    dice = tuple(0.5 + n / 100 for n in range(12))
+    runs = [trained("base", 1, dice), trained("other", 1, tuple(d + 0.1 + d / 100 for d in dice))]
+    rows = study_rows(runs, "base")
+    assert rows[1].against["dice"].p == 2 / 2**12
+    assert all("<0.001" in text and "0.000" not in text.split("other", 1)[1] for text in printed(rows))
+    write_study_page(tmp_path / "a.html", "title", "base", runs)
+    assert "&lt;0.001</td>" in (tmp_path / "a.html").read_text()
 
 
 def test_two_nets_of_one_architecture_are_compared_with_the_one() -> None:
