@@ -29,8 +29,8 @@ class Statistics:
     mean, sd, median, q1, q3
         Of the finite values. `sd` has n - 1 in its denominator, quartiles interpolate linearly.
     low, high
-        95% interval of the mean: none below 5 finite values, Student t from 5 to 29, from 30 on the percentile
-        bootstrap over cases, 2,000 resamples, a fixed seed.
+        95% interval of the mean: none below 5 finite values, Student t from 5 to 29, from 30 on the
+        percentile bootstrap over cases, 2,000 resamples, a fixed seed.
     mean_penalised
         Mean of the finite values and of the image diagonal for each infinite one: what `mean`
         would be if a miss cost the worst distance there is. nan where a diagonal is not known.

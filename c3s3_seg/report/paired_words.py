@@ -1,4 +1,4 @@
-"""What is said of a comparison beside its numbers: how many cases are in it, and which empty masks flatter it."""
+"""What is said of a comparison beside its numbers: how many cases are in it, how many masks were empty."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def empty_of_both(pairs: Sequence[Paired]) -> str | None:
     """A sentence for each label on empty predictions that count as 0; None where there are none."""
     found = dict.fromkeys((p.label, p.missed, p.against_missed) for p in pairs)
     lines = [
-        f"{label}: {missed} of these predictions and {against} of the others were empty and count as a distance"
-        " of 0, which makes a mean distance better."
+        f"{label}: {missed} of these predictions and {against} of the others were empty and count as a"
+        " distance of 0, which makes a mean distance better."
         for label, missed, against in found
         if missed or against
     ]

@@ -29,15 +29,15 @@ SHOWN = ("dice", "hd95_vox", "asd_vox")
 DECIMALS = {"dice": 3, "hd95_vox": 2, "asd_vox": 2}
 READING = {
     "network": "Each network of a method has a row: choosing the better of two would be optimistic.",
-    "mean": "Mean over cases after the last iteration, each averaged over its finite values of all labels and "
-    "seeds; \u00b1 the standard deviation over seeds.",
+    "mean": "Mean over cases after the last iteration, each averaged over its finite values of all labels "
+    "and seeds; \u00b1 the standard deviation over seeds.",
     "interval": f"Of the mean over the same cases. {CONVENTIONS['interval']} It says how much the choice of "
     "cases matters, not that of seeds.",
-    "difference": "Row minus reference case by case, with its interval: of the values that are finite in both "
-    "for the same case, label and seed. p of the two-sided Wilcoxon signed-rank test, not corrected for the "
-    "number of rows and metrics.",
-    "cases": "Cases in the mean or the difference; left out are values of a case, label and seed that are not "
-    "finite.",
+    "difference": "Row minus reference case by case, with its interval: of the values that are finite in "
+    "both for the same case, label and seed. p of the two-sided Wilcoxon signed-rank test, not corrected for "
+    "the number of rows and metrics.",
+    "cases": "Cases in the mean or the difference; left out are values of a case, label and seed that are "
+    "not finite.",
     "minutes": "Mean of a run, on the machine that is named below.",
 }
 
@@ -136,7 +136,8 @@ def _differences(rows: Sequence[StudyRow], reference: str) -> str:
             cells += [_interval((pair.low, pair.high), decimals, signed=True), number_cell(pair.p, "p")]
             cells += [text_cell(difference_cases(row, pair), order=pair.n)]
         body.append([escape(row.entry), text_cell(escape(row.net)), *cells])
-    lead = '<p class="lead">Faint: the interval holds 0 or there is none, or p is 0.05 or more. For distances less is better.</p>'
+    faint = "Faint: the interval holds 0 or there is none, or p is 0.05 or more."
+    lead = f'<p class="lead">{faint} For distances less is better.</p>'
     head = f"<h2>Differences from {escape(reference)}</h2>"
     return f"{head}{lead}{_diagrams(diagrams)}{table(headers, body, sortable=True)}"
 

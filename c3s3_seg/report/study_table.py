@@ -16,6 +16,7 @@ MIXED = (
     "The runs were not made under the same conditions, so their minutes and scores are not fully comparable:"
 )
 METRICS = ("dice", "jaccard", "hd95_vox", "asd_vox")
+SHOWN = (("dice", 3), ("hd95_vox", 2), ("asd_vox", 2))  # and their decimals
 Metrics = Mapping[str, float]
 Cases = Mapping[str, Mapping[str, Metrics]]
 Cells = Mapping[tuple[str, str, int], Metrics]  # (case, label, seed) -> its metrics
@@ -229,9 +230,7 @@ def study_markdown(rows: Sequence[StudyRow], reference: str, mixed: Sequence[str
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for row in rows:
         cells = [row.entry, row.net, str(row.seeds), str(row.iterations), f"{row.seconds / 60:.0f}"]
-        cells += [
-            spread_words(row, m, decimals) for m, decimals in (("dice", 3), ("hd95_vox", 2), ("asd_vox", 2))
-        ]
+        cells += [spread_words(row, metric, decimals) for metric, decimals in SHOWN]
         cells += [cases_words(row), str(row.missed), str(row.infinite)]
         cells += [difference_words(row, "dice", 3), difference_words(row, "hd95_vox", 2)]
         lines.append("| " + " | ".join(cells) + " |")
@@ -247,13 +246,13 @@ def study_remarks(rows: Sequence[StudyRow]) -> list[str]:
     lines = []
     if missed:
         lines.append(
-            f"{missed} predictions were empty; this protocol counts them as (0, 0, 0, 0): they make the Dice of"
-            " their row worse and its distances better."
+            f"{missed} predictions were empty; this protocol counts them as (0, 0, 0, 0): they make the Dice"
+            " of their row worse and its distances better."
         )
     if infinite:
         lines.append(
-            f"{infinite} infinite distances (a label that the truth does not have) are in no mean; where a case"
-            " has other values it is averaged over these."
+            f"{infinite} infinite distances (a label that the truth does not have) are in no mean; where a"
+            " case has other values it is averaged over these."
         )
     return lines
 
@@ -271,7 +270,7 @@ def cases_words(row: StudyRow) -> str:
 
 
 def difference_words(row: StudyRow, metric: str, decimals: int) -> str:
-    """Difference from the reference with its interval, p, and how many cases it is of; "" where there is none."""
+    """Difference from the reference with its interval, p, and how many cases it is of; "" if there is none."""
     pair = row.against.get(metric)
     if pair is None:
         return ""

@@ -50,8 +50,8 @@ DEFINITIONS = {
 
 # Where the published evaluations differ.
 PAPER_DEFINITIONS = {
-    "dice": "Twice the common volume divided by the sum of both volumes; 0 where the prediction is empty, even "
-    "where the truth is empty too.",
+    "dice": "Twice the common volume divided by the sum of both volumes; 0 where the prediction is empty, "
+    "even where the truth is empty too.",
     "jaccard": "The common volume divided by the volume of the union; 0 where the prediction is empty, even "
     "where the truth is empty too.",
     "hd95_vox": f"{DEFINITIONS['hd95_vox'][:-1]}; 0 where the prediction is empty.",
@@ -73,8 +73,8 @@ CONVENTIONS = {
     "notes": "what was found when the masks of a case were read, and what was done to them: rounding; on "
     "request resampling to the truth's grid.",
     "remarks": "labels that predictions hold and no truth does, and labels that no mask holds.",
-    "interval": "low and high are the 95% interval of the mean: null below 5 finite values, Student t from 5 to "
-    "29, percentile bootstrap (2,000 resamples, fixed seed) from 30 on.",
+    "interval": "low and high are the 95% interval of the mean: null below 5 finite values, Student t from 5 "
+    "to 29, percentile bootstrap (2,000 resamples, fixed seed) from 30 on.",
 }
 
 

@@ -13,7 +13,14 @@ from c3s3_seg.metrics.statistics import Statistics, cohorts
 from c3s3_seg.report.numbers import COLUMNS, in_terminal, probability
 from c3s3_seg.report.paired_words import counted, empty_of_both
 from c3s3_seg.report.rows import PredictionRow
-from c3s3_seg.report.study_table import StudyRow, cases_words, difference_cases, spread_words, study_remarks
+from c3s3_seg.report.study_table import (
+    SHOWN,
+    StudyRow,
+    cases_words,
+    difference_cases,
+    spread_words,
+    study_remarks,
+)
 from c3s3_seg.system.files import printable
 
 if TYPE_CHECKING:
@@ -114,11 +121,8 @@ def comparison_table(pairs: Sequence[Paired]) -> Table:
     for pair in (pair for pair in pairs if pair.metric in COLUMNS):
         name = pair.metric
         means = [in_terminal(value, name) for value in (pair.mean, pair.against, pair.difference)]
-        interval = (
-            "none"
-            if math.isnan(pair.low)
-            else " to ".join(in_terminal(x, name) for x in (pair.low, pair.high))
-        )
+        ends = [in_terminal(value, name) for value in (pair.low, pair.high)]
+        interval = "none" if math.isnan(pair.low) else " to ".join(ends)
         cells = [*means, interval, in_terminal(pair.p, "p"), counted(pair)]
         table.add_row(*_head(COLUMNS[name][0], pair.label, with_label), *cells)
     table.caption = empty_of_both(pairs)
@@ -175,19 +179,15 @@ def study_table(rows: Sequence[StudyRow], reference: str) -> Table:
     for row in rows:
         pair = row.against.get("dice")
         cells = [row.net, str(row.seeds), f"{row.seconds / 60:.0f}"]
-        cells += [spread_words(row, metric, decimals) for metric, decimals in STUDY_COLUMNS]
+        cells += [spread_words(row, metric, decimals) for metric, decimals in SHOWN]
         cells += [cases_words(row), str(row.missed), str(row.infinite)]
-        cells += (
-            [f"{pair.difference:+.3f}", probability(pair.p), difference_cases(row, pair)]
-            if pair
-            else [""] * 3
+        compared = (
+            [f"{pair.difference:+.3f}", probability(pair.p), difference_cases(row, pair)] if pair else []
         )
+        cells += compared or [""] * 3
         table.add_row(*_head(row.entry, "", False), *cells)
     table.caption = " ".join(study_remarks(rows)) or None
     return table
-
-
-STUDY_COLUMNS = (("dice", 3), ("hd95_vox", 2), ("asd_vox", 2))
 
 
 def plan_table(rows: Sequence[tuple[str, object, str]]) -> Table:

@@ -43,7 +43,7 @@ def brute_force(signed_ranks: list[float]) -> float:
     """Two-sided p over all signs."""
     sizes = [abs(rank) for rank in signed_ranks]
     found = sum(rank for rank in signed_ranks if rank > 0)
-    sums = [sum(r for r, plus in zip(sizes, signs) if plus) for signs in product((0, 1), repeat=len(sizes))]
+    sums = [float(np.dot(sizes, signs)) for signs in product((0, 1), repeat=len(sizes))]
     low, high = (sum(s <= found for s in sums), sum(s >= found for s in sums))
     return min(1.0, 2 * min(low, high) / len(sums))
 

@@ -105,9 +105,7 @@ def of_run(seed: int, hd95: float) -> Trained:
 def test_a_study_counts_infinite_distances_and_does_not_average_them() -> None:
     (row,) = study_rows([of_run(1, math.inf), of_run(2, 4.0)], "base")
     assert row.mean["dice"] == 0.25
-    assert row.mean["hd95_vox"] == pytest.approx(
-        (2.0 + 4.0) / 2
-    )  # cases a and b; the interval is of the same
+    assert row.mean["hd95_vox"] == pytest.approx((2.0 + 4.0) / 2)  # of cases a and b
     assert row.spread["hd95_vox"] == pytest.approx(0.5**0.5)
     assert row.infinite == 1
     assert (row.n["dice"], row.n["hd95_vox"], row.left_out["hd95_vox"]) == (2, 2, 1)
