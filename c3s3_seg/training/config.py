@@ -266,7 +266,7 @@ def build_config(data: dict[str, Any], overrides: Sequence[str], where: str) -> 
 
 def _check(config: TrainConfig, where: str) -> None:
     check_patch(config.task, where)
-    if config.method == "c3s3" and config.c3s3.warm_up >= config.run.iterations:
+    if warm_up(config) >= config.run.iterations:  # it would be supervised alone
         limit = config.run.iterations
         what = f"c3s3.warm_up = {config.c3s3.warm_up}: wanted less than run.iterations = {limit}"
         raise ConfigError(what, where=where)
