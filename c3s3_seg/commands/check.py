@@ -27,7 +27,7 @@ def check(
 ) -> None:
     """Check a data set before training: files, grids, masks, intensities, duplicates.
 
-    Exit code 1: the data set has errors, and train refuses it. Warnings alone give 0.
+    Exit code 1: the data set has errors. Correct them before training. Warnings alone give 0.
     """
     from c3s3_seg.dataset.check.check import check_data_set
     from c3s3_seg.errors import InputError

@@ -151,6 +151,7 @@ def _report(result: EvaluationResult, events: Events) -> None:
         events("failed", {"case": failure.case, "reason": public(failure.reason)})
     for cohort in result.cohorts:
         means = {name: plain(statistics.mean) for name, statistics in cohort.metrics}
-        events("mean", {"label": cohort.label, "cases": cohort.cases, **means})
+        infinite = max(statistics.infinite for _, statistics in cohort.metrics)
+        events("mean", {"label": cohort.label, "cases": cohort.cases, "infinite": infinite, **means})
     events.ending = {"cases": len({row.case for row in result.rows}), "failed": len(result.failures)}
     events.exit_code = int(bool(result.failures))

@@ -38,7 +38,7 @@ def export(
             min=1,
             max=64,
             metavar="NUMBER",
-            help="Patches in one call: fixed; for TensorRT the maximum. Default: free.",
+            help="Patches in one call: fixed; for TensorRT the maximum. Default: free; 1 for TensorRT.",
             rich_help_panel=options.NETWORK,
         ),
     ] = None,

@@ -146,7 +146,8 @@ def predict(
         str | None,
         typer.Option(
             metavar="SIZE",
-            help="Memory of all workers together, such as 2GB: the tiles are the largest that fit.",
+            help="Memory of all workers together, such as 2GB. The tiles are the largest that fit; those of a"
+            " bundle with an overlap of its own keep their size while it fits.",
             rich_help_panel=HARDWARE,
         ),
     ] = None,

@@ -47,8 +47,9 @@ def settled(module: nn.Module) -> Iterator[None]:
     """Batch norms that do not remember what they see: they have seen it once already."""
     norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm3d | nn.SyncBatchNorm)]
     kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
-    for norm in norms:
-        norm.momentum, norm.num_batches_tracked = 0.0, None
+    for norm, (_, count) in zip(norms, kept, strict=True):
+        # A copy counts in its place: SyncBatchNorm refuses to train without a counter.
+        norm.momentum, norm.num_batches_tracked = 0.0, None if count is None else count.clone()
     try:
         yield
     finally:

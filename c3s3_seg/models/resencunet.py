@@ -83,7 +83,7 @@ class ResidualBlock(nn.Module):
         self.second = Convolution(channels_out, channels_out, kernel, padding=same(kernel), bias=False)
         self.norm = nn.BatchNorm3d(channels_out)
         self.activation = nn.LeakyReLU(SLOPE, inplace=True)
-        shortcut: list[nn.Module] = [] if stride == NONE else [nn.AvgPool3d(stride, stride)]
+        shortcut: list[nn.Module] = [] if stride == NONE else [Halving(stride, stride)]
         if channels_in != channels_out:
             projection = nn.Conv3d(channels_in, channels_out, 1, bias=False)
             shortcut += [projection, nn.BatchNorm3d(channels_out)]
@@ -93,6 +93,24 @@ class ResidualBlock(nn.Module):
         """(N, C, X, Y, Z) -> (N, channels_out, X/stride, Y/stride, Z/stride)."""
         y = self.norm(self.second(self.first(x)))
         return self.activation(y + self.shortcut(x))  # type: ignore[no-any-return]
+
+
+class Halving(nn.AvgPool3d):
+    """Average pooling whose gradient is deterministic on a GPU, where torch has none and refuses.
+
+    In training pairs of neighbours are averaged along each axis whose stride is 2, which differs by rounding
+    from what it is else, and in exported graphs: torch's own.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, X, Y, Z) -> (N, C, X/stride, Y/stride, Z/stride)."""
+        if not (self.training and torch.is_grad_enabled()):
+            return super().forward(x)
+        for axis, step in enumerate(self.stride, 2):  # type: ignore[arg-type]
+            if step == 2:
+                first, second = x.unflatten(axis, (-1, 2)).unbind(axis + 1)  # type: ignore[no-untyped-call]
+                x = (first + second) / 2
+        return x
 
 
 class ConcatenatingDecoder(Checkpointed):

@@ -76,7 +76,7 @@ KEYS = (
     ConfigKey("device", "device", _PREDICT, "auto", "Where the network runs"),
     ConfigKey("precision", "precision", _PREDICT, "auto", "Precision of the network"),
     ConfigKey("threads", "count", _PREDICT, 2, "CPU threads of each worker"),
-    ConfigKey("max_memory", "size", _PREDICT, "8GB", "Memory of the process"),
+    ConfigKey("max_memory", "size", _PREDICT, "8GB", "Memory of all workers together"),
     ConfigKey("workers", "count or 0", _PREDICT, 2, "Processes with a model each; 0: only this process"),
     ConfigKey("case_timeout", "seconds", _PREDICT, 600, "Seconds that a case may take"),
     ConfigKey("log_file", "path", _PREDICT, "c3s3-seg.log", "Log file of a batch"),

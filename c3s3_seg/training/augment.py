@@ -13,11 +13,16 @@ LATTICE = 4  # control points of smooth random fields along each axis of a crop
 
 def draw_geometry(
     patch: tuple[int, int, int], spacing_mm: Tensor, config: AugmentConfig, random: Generator
-) -> Tensor:
-    """Where the voxels of a crop are read from: (X, Y, Z, 3) voxel offsets from the crop's centre.
+) -> tuple[Tensor, Tensor]:
+    """Where the voxels of a crop are read from, and how large it is in the scan.
 
     Rotation, magnification and displacement act in mm, so they mean the same at every spacing; with
     `slice_axis` they leave the position along that axis as it is.
+
+    Returns
+    -------
+    (X, Y, Z, 3) voxel offsets from the crop's centre; and (3,) how many of the scan's voxels it reaches over
+    along the scan's axes, after quarter turns and before all else.
     """
     axes = [(torch.arange(n) - (n - 1) / 2) * s for n, s in zip(patch, spacing_mm, strict=True)]
     points = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
@@ -27,8 +32,10 @@ def draw_geometry(
     matrix = _rotation(angles) / _log_uniform(config.scale, random)
     if config.slice_axis is not None:
         matrix[config.slice_axis, config.slice_axis] = 1.0
+    turn = torch.eye(3)
     for axis in config.quarter_turns:
-        matrix = matrix @ _quarter_turns(axis, int(torch.randint(4, (), generator=random)))
+        turn = turn @ _quarter_turns(axis, int(torch.randint(4, (), generator=random)))
+    matrix = matrix @ turn  # exact: it permutes columns and changes signs
     for axis in config.flip_axes:
         if float(torch.rand((), generator=random)) < 0.5:
             matrix[:, axis] *= -1
@@ -38,7 +45,7 @@ def draw_geometry(
         if config.slice_axis is not None:
             field[:, config.slice_axis] = 0.0
         points = points + _smooth(field, patch)[0].movedim(0, -1)
-    return points / spacing_mm
+    return points / spacing_mm, _turned(patch, spacing_mm, turn)
 
 
 def change_intensity(image: Tensor, config: AugmentConfig, random: Generator) -> Tensor:
@@ -80,6 +87,12 @@ def _quarter_turns(axis: int, count: int) -> Tensor:
     turn[first] *= -1
     matrix: Tensor = torch.linalg.matrix_power(turn, count)
     return matrix
+
+
+def _turned(patch: tuple[int, int, int], spacing_mm: Tensor, turn: Tensor) -> Tensor:
+    """(3,): how many of the scan's voxels a crop reaches over after quarter turns, along the scan's axes."""
+    come_from = turn.abs().argmax(dim=1)
+    return (torch.tensor(patch)[come_from] - 1) * (spacing_mm[come_from] / spacing_mm) + 1
 
 
 def _rotation(angles: Tensor) -> Tensor:

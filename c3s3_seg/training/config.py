@@ -224,6 +224,17 @@ def warm_up(config: TrainConfig) -> int:
     return 0
 
 
+def mixed_batches(config: TrainConfig) -> dict[str, str]:
+    """Which batches (keys of `run`) are mixed in pairs of crops, and by what, as an error names it."""
+    pastes = config.method in ("bcp", "sdcl")
+    if not pastes and not (config.method in ("c3s3", "mcf") and config.c3s3.mix_weight > 0):
+        return {}
+    keys = ["labelled_batch", "unlabelled_batch"]
+    if pastes and warm_up(config):
+        keys.append("warm_batch")
+    return dict.fromkeys(keys, f"'{config.method}'" if pastes else "c3s3.mix_weight")
+
+
 def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
     """Read a TOML file, or a shipped one by its name, and apply `key.key=value` overrides.
 
@@ -266,7 +277,7 @@ def build_config(data: dict[str, Any], overrides: Sequence[str], where: str) -> 
 
 def _check(config: TrainConfig, where: str) -> None:
     check_patch(config.task, where)
-    if config.method == "c3s3" and config.c3s3.warm_up >= config.run.iterations:
+    if warm_up(config) >= config.run.iterations:  # it would be supervised alone
         limit = config.run.iterations
         what = f"c3s3.warm_up = {config.c3s3.warm_up}: wanted less than run.iterations = {limit}"
         raise ConfigError(what, where=where)
@@ -295,11 +306,14 @@ def _check_method(config: TrainConfig, where: str) -> None:
     """What a method wants of other sections."""
     run, smallest = config.run, min(config.task.patch)
     counts = (run.labelled_batch, run.unlabelled_batch)
-    mixed = config.method in ("c3s3", "mcf") and config.c3s3.mix_weight > 0
-    if (config.method in ("bcp", "sdcl") or mixed) and len({(n + 1) // 2 for n in counts}) > 1:
+    mixed = mixed_batches(config)
+    if mixed and len({(n + 1) // 2 for n in counts}) > 1:
         what = f"run.labelled_batch = {counts[0]} and run.unlabelled_batch = {counts[1]}"
-        who = "c3s3.mix_weight" if mixed else f"'{config.method}'"
-        raise ConfigError(f"{what}: {who} mixes their halves, wanted as many", where=where)
+        what = f"{what}: {mixed['labelled_batch']} mixes their halves"
+        raise ConfigError(f"{what}, wanted as many", where=where)
+    if "warm_batch" in mixed and run.warm_batch % 2:
+        what = f"run.warm_batch = {run.warm_batch}: {mixed['warm_batch']} pastes these crops into each other"
+        raise ConfigError(f"{what} in its pre-training, wanted an even number", where=where)
     if config.method == "sassnet" and smallest < DISCRIMINATOR_SIDE:
         what = f"task.patch has a side of {smallest}: the discriminator of 'sassnet' halves it four times"
         raise ConfigError(f"{what}, wanted {DISCRIMINATOR_SIDE} at least", where=where)

@@ -356,8 +356,8 @@ class Sampler:
         """(layers, *(patch + more)): one sampling of the volume through a random affine and elastic map."""
         size = torch.tensor(case.stack.shape[1:])
         x, y, z = (side + extra for side, extra in zip(self.task.patch, more, strict=True))
-        points = draw_geometry((x, y, z), case.spacing_mm, self.augment, random)
-        points = points + self._centre(case, size, views.focus, random)
+        points, sides = draw_geometry((x, y, z), case.spacing_mm, self.augment, random)
+        points = points + self._centre(case, size, sides, views.focus, random)
         # grid_sample wants (z, y, x) order and -1 .. 1 from edge to edge
         grid = ((2 * points + 1) / size - 1).flip(-1)
         crop = F.grid_sample(case.stack[None], grid[None], padding_mode="zeros", align_corners=False)[0]
@@ -367,8 +367,10 @@ class Sampler:
                 crop[first] = 1 - crop[first + 1 : last].sum(dim=0)
         return crop
 
-    def _centre(self, case: TrainingCase, size: Tensor, focus: tuple[str, ...], random: Generator) -> Tensor:
-        patch = torch.tensor(self.task.patch)
+    def _centre(
+        self, case: TrainingCase, size: Tensor, sides: Tensor, focus: tuple[str, ...], random: Generator
+    ) -> Tensor:
+        """Where a crop of these sides lies in a scan of this size: (3,) in voxels."""
         if len(case.foreground) and float(torch.rand((), generator=random)) < self.data.foreground_crops:
             voxels = case.foreground
             if self.data.foreground_by == "label":
@@ -377,11 +379,11 @@ class Sampler:
         else:
             wanted = torch.rand(3, generator=random) * (size - 1)
         # The crop stays inside the scan where the scan is larger, and holds all of it where it is smaller.
-        half = patch / 2
+        half = sides / 2
         low, high = torch.minimum(half, size - half), torch.maximum(half, size - half)
         centre = wanted.clamp(low - 0.5, high - 0.5)
         if (axis := self.augment.slice_axis) is not None:
-            begin = centre[axis] - (patch[axis] - 1) / 2
+            begin = centre[axis] - (sides[axis] - 1) / 2
             centre[axis] += begin.round() - begin
         return centre
 

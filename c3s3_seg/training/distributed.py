@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from c3s3_seg.errors import ConfigError
-from c3s3_seg.training.config import TrainConfig
+from c3s3_seg.training.config import TrainConfig, mixed_batches
 
 # The others wait for rank 0 while it validates and writes.
 PATIENCE = timedelta(hours=2)
@@ -85,10 +85,16 @@ def join(config: TrainConfig) -> Iterator[ProcessGroup]:
 
 
 def _check(config: TrainConfig, group: ProcessGroup) -> None:
+    mixed = mixed_batches(config)
     for key in ("labelled_batch", "unlabelled_batch", "warm_batch"):
-        count = getattr(config.run, key)
-        if count % group.size:
-            raise ConfigError(f"run.{key} = {count}: wanted a multiple of the {group.size} processes")
+        count, each = getattr(config.run, key), group.size
+        what = f"a multiple of the {each} processes"
+        if key in mixed:  # pairs are not parted: a process with one crop would mix it with itself
+            each *= 2
+            what = f"a multiple of {each}, twice the number of processes: {mixed[key]} mixes pairs of crops,"
+            what = f"{what} each within a process"
+        if count % each:
+            raise ConfigError(f"run.{key} = {count}: wanted {what}")
 
 
 def total(local: Tensor) -> Tensor:

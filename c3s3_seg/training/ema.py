@@ -25,6 +25,10 @@ class Ema:
         self.net = copy.deepcopy(net).requires_grad_(False).eval()
         self.decay = decay
 
+    def copy(self, net: nn.Module) -> None:
+        """Become equal to `net`."""
+        self.net.load_state_dict(net.state_dict())
+
     @torch.no_grad()
     def update(self, net: nn.Module, iteration: int) -> None:
         """Move towards `net`, its batch norm statistics included."""

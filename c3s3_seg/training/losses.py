@@ -231,7 +231,9 @@ def _contrasts(
     same, negatives = torch.split(others, [split, len(voxel[0]) - split], dim=1)
     positive = (query * same).sum(dim=2, keepdim=True)
     absent = ~drawn[:, None, split:]
-    similarity = torch.cat([positive, (query @ negatives.mT).masked_fill(absent, -torch.inf)], dim=2)
+    with torch.autocast(query.device.type, enabled=False):
+        unlike = query @ negatives.mT
+    similarity = torch.cat([positive, unlike.masked_fill(absent, -torch.inf)], dim=2)
     similarity = similarity / config.temperature
     weight = (drawn[:, :split] & drawn[:, split:].any(dim=1, keepdim=True)).float()
     losses = similarity.logsumexp(dim=2) - similarity[:, :, 0]

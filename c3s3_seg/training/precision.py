@@ -64,7 +64,7 @@ def choose(config: TrainConfig, limit_s: float = LIMIT_S) -> Precision:
     """
     if config.run.precision != "auto":
         return Precision(config.run.precision)
-    device = torch.device(config.run.device)
+    device = _device(config)
     units = bfloat16_units(device)
     if not units:
         return Precision("float32", "there are no units for bfloat16 here, which would be emulated")
@@ -73,6 +73,13 @@ def choose(config: TrainConfig, limit_s: float = LIMIT_S) -> Precision:
             "float32", f"{units}; on crops and networks as small as these bfloat16 saves nothing"
         )
     return probe(config, device, units, limit_s)
+
+
+def _device(config: TrainConfig) -> torch.device:
+    """With this process's GPU by its number: in the thread of the probe the current GPU is the first."""
+    if config.run.device == "cuda":
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device(config.run.device)
 
 
 def bfloat16_units(device: torch.device) -> str:

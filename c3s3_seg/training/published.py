@@ -70,17 +70,21 @@ def dense_cosine(a: Rows, b: Rows) -> Tensor:
     -------
     (n,) float32 for n voxels in (N, X, Y, Z) order.
     """
-    (h_a, m_a), (h_b, m_b) = _before_last(a), _before_last(b)
-    norm_a, norm_b = (((h @ (m.T @ m)) * h).sum(dim=1).clamp_min(1e-12) for h, m in ((h_a, m_a), (h_b, m_b)))
-    dot: Tensor = ((h_a @ (m_a.T @ m_b)) * h_b).sum(dim=1)
-    return dot * norm_a.rsqrt() * norm_b.rsqrt()
+    with torch.autocast(a.features.device.type, enabled=False):
+        (h_a, m_a), (h_b, m_b) = _before_last(a), _before_last(b)
+        norm_a, norm_b = (_form(h, m, m, h).clamp_min(1e-12) for h, m in ((h_a, m_a), (h_b, m_b)))
+        return _form(h_a, m_a, m_b, h_b) * norm_a.rsqrt() * norm_b.rsqrt()
+
+
+def _form(h_a: Tensor, m_a: Tensor, m_b: Tensor, h_b: Tensor) -> Tensor:
+    """(n,): the products of m_a h_a and m_b h_b, row by row."""
+    products: Tensor = ((h_a @ (m_a.T @ m_b)) * h_b).sum(dim=1)
+    return products
 
 
 def _before_last(rows: Rows) -> tuple[Tensor, Tensor]:
     """[h; 1] of all voxels (n, F + 1), and the last layer's [W v] (64, F + 1)."""
     head = cast(nn.Sequential, rows.projector)
     last = cast(nn.Linear, head[-1])
-    features = rows.features.movedim(1, -1).flatten(0, 3).float()
-    with torch.autocast(features.device.type, enabled=False):
-        hidden = head[:-1](features)
-        return F.pad(hidden, (0, 1), value=1.0), torch.cat([last.weight, last.bias[:, None]], dim=1)
+    hidden = head[:-1](rows.features.movedim(1, -1).flatten(0, 3).float())
+    return F.pad(hidden, (0, 1), value=1.0), torch.cat([last.weight, last.bias[:, None]], dim=1)

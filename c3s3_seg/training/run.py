@@ -140,6 +140,7 @@ class Run:
             self.scaler.step(self.optimisers[name])
             self.optimisers[name].zero_grad(set_to_none=True)  # not to lie about in the next forward
         self.scaler.update()
+        torch.clear_autocast_cache()  # of weights in half precision: the next phase wants the new ones
         return value
 
     def _diverged(self, what: str) -> InputError:

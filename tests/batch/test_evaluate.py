@@ -634,8 +634,14 @@ def test_json_lines_and_quiet(folders: tuple[Path, Path, Path]) -> None:
     assert (failed["event"], failed["case"]) == ("failed", "b")
     assert failed["reason"]
     assert (mean["event"], mean["label"], mean["cases"], mean["dice"]) == ("mean", "atrium", 1, 1.0)
+    assert mean["infinite"] == 0
     paper = command(predictions, truth, "-o", out, "--json", "--labels", "atrium=1", "--protocol", "paper")
     assert json.loads(paper.stdout.splitlines()[3])["hd95_vox"] == 0.0
+    save(cube(2, 2), predictions / "b.nii.gz")  # a miss
+    missed = command(predictions, truth, "-o", out, "--json", "--labels", "atrium=1")
+    mean = json.loads(missed.stdout.splitlines()[3])
+    assert (mean["cases"], mean["infinite"], mean["dice"], mean["hd95_mm"]) == (2, 1, 0.5, 0.0)
+    (predictions / "b.nii.gz").write_bytes(b"no mask")
     quiet = command(predictions, truth, "-o", out, "--quiet")
     assert (quiet.returncode, quiet.stdout) == (1, "")
     assert (out / "report.json").is_file()

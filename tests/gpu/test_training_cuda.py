@@ -7,6 +7,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from c3s3_seg.models import BACKBONES  # noqa: E402
 from c3s3_seg.training.config import TrainConfig, load_config  # noqa: E402
 from c3s3_seg.training.data import Sampler, TrainingCase  # noqa: E402
 from c3s3_seg.training.methods import METHODS  # noqa: E402
@@ -99,6 +100,14 @@ def test_every_precision_learns(method: str, precision: str, tmp_path: Path) -> 
     assert after.dtype == torch.float32
     assert bool(after.isfinite().all())
     assert not torch.equal(before, after)
+
+
+@pytest.mark.parametrize("architecture", BACKBONES)
+def test_every_backbone_trains_and_a_second_run_is_the_same(architecture: str, tmp_path: Path) -> None:
+    networks = [f"networks.{slot}.architecture={architecture}" for slot in "ab"]
+    wanted = config(*networks, "run.device=cuda")
+    first, second = (list(steps(Run(wanted, tmp_path), 4)) for _ in range(2))
+    assert first == second
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16"])

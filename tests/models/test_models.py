@@ -6,10 +6,11 @@ import torch
 
 from c3s3_seg.errors import ConfigError
 from c3s3_seg.models import BACKBONES, WANTED, build
-from c3s3_seg.models.activation_checkpointing import set_activation_checkpointing
+from c3s3_seg.models.activation_checkpointing import set_activation_checkpointing, settled
 from c3s3_seg.models.blocks import Convolution, parameter_count
+from c3s3_seg.models.resencunet import Halving
 from c3s3_seg.models.resvnet import ResVNet
-from c3s3_seg.models.strides import Strides, multiple_of
+from c3s3_seg.models.strides import Strides, Triple, multiple_of
 from c3s3_seg.models.vnet import VNet
 from c3s3_seg.training.config import load_config
 from c3s3_seg.training.methods import build_method
@@ -125,3 +126,47 @@ def _gradient(convolution: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
     y = convolution(x)
     y.backward(torch.cos(torch.arange(y.numel())).reshape(y.shape).to(y.dtype))
     return convolution.weight.grad.clone()  # type: ignore[union-attr,operator]
+
+
+@pytest.mark.parametrize("stride", [(2, 2, 2), (2, 2, 1), (1, 2, 1)])
+def test_the_shortcut_averages_in_training_as_it_does_in_a_graph(stride: Triple) -> None:
+    """Up to 7 additions of numbers below 6: less than 2^-20 of rounding in each form."""
+    x = torch.randn(2, 3, 8, 4, 6, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    halving = Halving(stride, stride)
+    ours, theirs = halving(x), halving.eval()(x)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=2**-19)
+    weights = torch.linspace(0, 1, ours.numel()).reshape(ours.shape)
+    (found,), (expected,) = (torch.autograd.grad(y, x, weights) for y in (ours, theirs))
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
+
+
+def test_no_gradient_of_a_backbone_is_one_that_torch_calls_random() -> None:
+    """On a GPU torch's pooling has no deterministic gradient, which training demands."""
+    for architecture in BACKBONES:
+        net = build(architecture, channels=1, classes=2, filters=2)
+        waiting, seen = [net(torch.zeros(2, 1, 32, 32, 32)).grad_fn], set()
+        while waiting:
+            node = waiting.pop()
+            if node is not None and node not in seen:
+                seen.add(node)
+                waiting += [before for before, _ in node.next_functions]
+        names = {node.name() for node in seen}
+        assert any("Convolution" in name for name in names)
+        assert not [name for name in names if "Pool" in name or "Upsample" in name], architecture
+
+
+@pytest.mark.parametrize("kind", [torch.nn.BatchNorm3d, torch.nn.SyncBatchNorm])
+def test_a_settled_norm_forgets_what_it_sees(kind: type[torch.nn.Module]) -> None:
+    """Also the norm of several processes on GPUs, which in one process and on a CPU is a plain one."""
+    norm = kind(2).train()
+    x = torch.randn(2, 2, 4, 4, 4)
+    norm(x)
+    before = {name: value.clone() for name, value in norm.state_dict().items()}
+    with settled(norm):
+        answer = norm(2 * x)
+    assert answer.mean().abs() < 1e-6  # by the statistics of this input
+    assert {name: value.tolist() for name, value in norm.state_dict().items()} == {
+        name: value.tolist() for name, value in before.items()
+    }
+    norm(x)
+    assert int(norm.state_dict()["num_batches_tracked"]) == 2

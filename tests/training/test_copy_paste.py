@@ -170,6 +170,16 @@ def test_halves_of_other_sizes_are_refused(toy_config: Path) -> None:
         load_config(toy_config, ["method=sdcl", "run.unlabelled_batch=4"])
 
 
+def test_a_labelled_crop_alone_is_not_pasted_into_itself(toy_config: Path) -> None:
+    alone = ["method=bcp", "bcp.pretraining=0.5", "run.warm_batch=1"]
+    with pytest.raises(ConfigError, match=r"warm_batch = 1: 'bcp' pastes .* pre-training, wanted an even"):
+        load_config(toy_config, alone)
+    for change in ("bcp.pretraining=0", "method=supervised"):
+        assert load_config(toy_config, [*alone, change])
+    # One labelled and one unlabelled crop are pasted into each other.
+    assert load_config(toy_config, ["method=bcp", "run.labelled_batch=1", "run.unlabelled_batch=1"])
+
+
 def test_networks_that_agree_are_not_corrected() -> None:
     mixed = Mixed(along_x(0.0, 0.0), voxels(0.0, 1.0), along_x(1.0, 0.0))
     p_a, p_b = voxels(0.9, 0.2), voxels(0.6, 0.4)  # both say 1, 0: wrong twice, and agreed

@@ -12,7 +12,7 @@ from helpers import command, forked
 
 from c3s3_seg.errors import ConfigError
 from c3s3_seg.training import checkpoint
-from c3s3_seg.training.config import load_config
+from c3s3_seg.training.config import load_config, mixed_batches
 from c3s3_seg.training.distributed import ProcessGroup, join
 
 pytestmark = pytest.mark.slow
@@ -145,3 +145,32 @@ def test_a_batch_that_cannot_be_shared_is_refused(toy_config: Path, monkeypatch:
         join(load_config(toy_config)),
     ):
         pass
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["method=bcp"], r"labelled_batch = 2: wanted a multiple of 4, twice .* 'bcp' mixes pairs"),
+        ([*MIXING, "run.warm_batch=2"], r"warm_batch = 2: .*'sdcl'"),
+        (["method=mcf", "c3s3.mix_weight=1"], r"labelled_batch = 2: .*c3s3\.mix_weight mixes pairs"),
+    ],
+)
+def test_no_process_mixes_a_crop_with_itself(
+    changes: list[str], message: str, toy_config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    config = load_config(toy_config, ["run.unlabelled_batch=2", *changes])
+    with pytest.raises(ConfigError, match=message), join(config):
+        pass
+
+
+def test_only_batches_that_are_mixed_want_pairs(toy_config: Path) -> None:
+    both = {"labelled_batch", "unlabelled_batch"}
+    for changes, keys in (
+        (["method=bcp", "bcp.pretraining=0.5"], both | {"warm_batch"}),
+        (["method=bcp", "bcp.pretraining=0"], both),
+        (["c3s3.mix_weight=1"], both),
+        (["method=uamt", "c3s3.mix_weight=1"], set()),
+        ([], set()),
+    ):
+        assert mixed_batches(load_config(toy_config, changes)).keys() == keys

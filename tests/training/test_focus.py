@@ -56,7 +56,8 @@ def shares(focus: tuple[str, ...], by: str) -> list[float]:
     draw = Sampler([case], [], task=task, data=data, augment=AugmentConfig(), seed=0)
     random = torch.Generator().manual_seed(0)
     size = torch.tensor([32, 32, 32])
-    drawn = torch.stack([draw._centre(case, size, focus, random) for _ in range(800)])
+    sides = torch.tensor(task.patch)
+    drawn = torch.stack([draw._centre(case, size, sides, focus, random) for _ in range(800)])
     return [float((drawn[:, 0] < 10).float().mean()), float((drawn[:, 0] > 10).float().mean())]
 
 

@@ -42,6 +42,33 @@ def test_nets_and_averages_are_the_bundles(toy_config: Path, bundle: ModelBundle
     assert torch.equal(fresh["project_a.0.weight"], after["project_a.0.weight"])  # heads never ship
 
 
+TEACHERS = {
+    "uamt": (["uamt.weight=0.1"], {"teacher": "student"}),
+    "bcp": (["bcp.pretraining=0"], {"teacher": "net"}),
+    "sdcl": (["sdcl.pretraining=0"], {"teacher": "a"}),
+    "c3s3": (["c3s3.warm_up=0", "c3s3.mix_weight=1"], {"teachers.0": "a", "teachers.1": "b"}),
+}
+
+
+@pytest.mark.parametrize("method", TEACHERS)
+def test_teachers_begin_as_their_networks(
+    method: str, toy_config: Path, bundle: ModelBundle, tmp_path: Path
+) -> None:
+    """Nothing teaches them before the first step; a resumed run has them as they were saved."""
+    changes, pairs = TEACHERS[method]
+    config = load_config(toy_config, [f"method={method}", "run.seed=9", *changes])
+    run, resumed = Run(config, tmp_path), Run(config, tmp_path)
+    initialize_from(run, bundle)
+    for teacher, student in pairs.items():
+        copied, copy = (run.method.get_submodule(name).state_dict() for name in (student, teacher))
+        assert all(torch.equal(value, copy[name]) for name, value in copied.items())
+        copy["output.bias"].fill_(7.0)
+    run.save()
+    resumed.restore()
+    for teacher in pairs:
+        assert bool((resumed.method.get_submodule(teacher).state_dict()["output.bias"] == 7).all())
+
+
 def test_the_card_says_where_it_came_from(toy_config: Path, bundle: ModelBundle, tmp_path: Path) -> None:
     with open_logger(tmp_path) as logger:
         second = train(load_config(toy_config, SHORT), tmp_path, logger, start=bundle)

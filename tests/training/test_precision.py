@@ -101,6 +101,20 @@ def test_a_probe_without_time_takes_float32(monkeypatch: pytest.MonkeyPatch) -> 
     assert chosen == Precision("float32", "units; in 0 s it was not found that bfloat16 is faster")
 
 
+def test_each_process_probes_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The probe's thread begins with the first GPU as its current one."""
+    asked: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    monkeypatch.setattr(precision, "bfloat16_units", lambda device: asked.append(device) or "units")
+    monkeypatch.setattr(
+        precision, "probe", lambda _, device, *__: asked.append(device) or Precision("bfloat16")
+    )
+    choose(load_config(Path("left-atrium"), ["run.device=cuda"]))
+    assert asked == 2 * [torch.device("cuda", 3)]
+    choose(load_config(Path("left-atrium")))
+    assert asked[2:] == 2 * [CPU]
+
+
 def chosen(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """As the machine would choose."""
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.training import sampler
+from torch import Tensor
 
 from c3s3_seg.errors import ConfigError
 from c3s3_seg.training.config import load_config
@@ -93,6 +94,26 @@ def test_several_processes_are_refused(toy_config: Path, tmp_path: Path) -> None
     config = load_config(toy_config, SMALL)
     with pytest.raises(ConfigError, match="'sassnet' trains in one process only: network and discriminator"):
         Run(config, tmp_path, ProcessGroup(0, 2))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_discriminator_sees_what_the_network_says_after_its_step(
+    toy_config: Path, tmp_path: Path, precision: str
+) -> None:
+    """In half precision too, where autocast keeps the weights that it has cast."""
+    run = Run(load_config(toy_config, [*SMALL, f"run.precision={precision}", "optimiser.lr=0.1"]), tmp_path)
+    method, batch = run.method, sampler(toy_config).batch(4, run.method.views(4))
+    assert isinstance(method, ShapeAware)
+    said: list[Tensor] = []
+    method.distance.register_forward_hook(lambda _, __, answer: said.append(answer.detach().float()))
+    run.step(batch)
+    assert len(said) == 2  # in the network's phase, and in the discriminator's
+    images = batch.views[0].contiguous(memory_format=torch.channels_last_3d)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+        method.net.eval()
+        method.distance(method.net.features(images))
+    assert torch.equal(said[1], said[2])
 
 
 def test_its_adam_keeps_its_learning_rate(toy_config: Path, tmp_path: Path) -> None:

@@ -145,6 +145,25 @@ def test_augmentation_within_slices_never_mixes_two(slices: int, patch: int) -> 
         assert len(there) == min(slices, patch)
 
 
+def test_pairs_of_crops_begin_at_whole_slices() -> None:
+    """However far apart they are, also by an odd number of slices."""
+    numbers = torch.arange(1.0, 21).expand(1, 64, 64, 20)
+    case = TrainingCase(numbers, torch.zeros(0, 3), torch.tensor(SPACING))
+    still = {"gain": 0.0, "offset": 0.0, "noise": 0.0, "gamma": (1.0, 1.0)}
+    augment = AugmentConfig(rotation_rad=1.0, scale=(0.9, 1.1), slice_axis=2, **still)  # type: ignore[arg-type]
+    task = config(Path()).task
+    draw = Sampler([case], [case], task=task, data=DataConfig(""), augment=augment, seed=0)
+    odd = 0
+    for iteration in range(12):
+        batch = draw.batch(iteration, Views(1, 1, shift=0.4))
+        odd += batch.offsets[0][2] % 2
+        for view in batch.views:
+            values = view[0, 0, 16, 16]
+            torch.testing.assert_close(values, values.round())
+            torch.testing.assert_close(values.diff(), torch.ones(7))
+    assert odd
+
+
 def planned(folder: Path, *overrides: str) -> ConfigBuilder:
     draft, data = ConfigBuilder(overrides), DataSet.load(folder)
     from_data(draft, data, data.splits, measure(data, data.splits, lambda *_: None, 60.0))

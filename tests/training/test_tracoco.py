@@ -9,8 +9,8 @@ import torch
 from helpers.training import sampler
 from torch import Tensor
 
-from c3s3_seg.training.config import load_config
-from c3s3_seg.training.data import Views
+from c3s3_seg.training.config import AugmentConfig, DataConfig, load_config
+from c3s3_seg.training.data import Sampler, TrainingCase, Views
 from c3s3_seg.training.method_settings import TraCoCoConfig
 from c3s3_seg.training.methods import build_method
 from c3s3_seg.training.methods.tracoco import (
@@ -40,6 +40,19 @@ def test_a_pair_shows_the_same_voxels_where_it_overlaps(toy_config: Path) -> Non
         here, there = overlap((32, 32, 32), offset)
         assert torch.equal(first[0][here], second[0][there])
         assert first[0][here].shape == tuple(32 - abs(step) for step in offset)
+
+
+def test_both_crops_of_a_pair_stay_inside_the_scan() -> None:
+    """Nothing that they read is outside of it, which is 0."""
+    case = TrainingCase(torch.ones(1, 48, 48, 48), torch.zeros(0, 3), torch.ones(3))
+    still = {"gain": 0.0, "offset": 0.0, "noise": 0.0, "gamma": (1.0, 1.0)}
+    augment = AugmentConfig(rotation_rad=0.0, scale=(1.0, 1.0), **still)  # type: ignore[arg-type]
+    task = replace(load_config(Path("left-atrium")).task, patch=(32, 32, 32))
+    draw = Sampler([case], [case], task=task, data=DataConfig(""), augment=augment, seed=0)
+    for iteration in range(12):
+        batch = draw.batch(iteration, Views(1, 1, shift=0.4))
+        for view in batch.views:
+            torch.testing.assert_close(view, torch.ones(2, 1, 32, 32, 32))
 
 
 def test_the_target_is_of_the_first_crop(toy_config: Path) -> None:

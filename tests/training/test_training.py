@@ -61,6 +61,14 @@ def test_a_wrong_key_or_value_is_named(toy_config: Path, override: str, message:
         load_config(toy_config, [override])
 
 
+@pytest.mark.parametrize("method", ["c3s3", "mcf"])
+def test_a_run_of_warm_up_alone_is_refused(toy_config: Path, method: str) -> None:
+    """It would be two supervised networks under the method's name."""
+    with pytest.raises(ConfigError, match=r"c3s3\.warm_up = 8: wanted less than run\.iterations = 8"):
+        load_config(toy_config, [f"method={method}", "c3s3.warm_up=8"])
+    assert load_config(toy_config, ["method=supervised", "c3s3.warm_up=8"])  # does not read it
+
+
 def test_a_missing_configuration_names_the_shipped_ones(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="hippocampus, left-atrium"):
         load_config(tmp_path / "nothing.toml")

@@ -1,5 +1,6 @@
 """Flips, right-angle rotations and larger crops in training."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,8 @@ from torch import Generator, Tensor
 
 from c3s3_seg.errors import ConfigError
 from c3s3_seg.training.augment import draw_geometry
-from c3s3_seg.training.config import AugmentConfig, load_config
-from c3s3_seg.training.data import Views
+from c3s3_seg.training.config import AugmentConfig, DataConfig, load_config
+from c3s3_seg.training.data import Sampler, TrainingCase, Views
 
 STILL = {"rotation_rad": 0.0, "scale": (1.0, 1.0)}
 CUBE = (4, 4, 4)
@@ -19,7 +20,7 @@ CUBE = (4, 4, 4)
 def offsets(seed: int, **changes: object) -> Tensor:
     """Where a crop of 4 x 4 x 4 voxels of 1 mm is read from."""
     config = AugmentConfig(**STILL, **changes)  # type: ignore[arg-type]
-    return draw_geometry(CUBE, torch.ones(3), config, Generator().manual_seed(seed))
+    return draw_geometry(CUBE, torch.ones(3), config, Generator().manual_seed(seed))[0]
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
@@ -51,6 +52,22 @@ def test_without_turns_nothing_is_drawn_for_them() -> None:
     draw_geometry(CUBE, torch.ones(3), AugmentConfig(quarter_turns=(0,)), after)
     draw_geometry(CUBE, torch.ones(3), AugmentConfig(), before)
     assert not torch.equal(before.get_state(), after.get_state())
+
+
+@pytest.mark.parametrize(("axes", "spacing"), [((0, 1, 2), (1.0, 1.0, 1.0)), ((2,), (1.0, 1.25, 3.0))])
+def test_a_turned_crop_stays_inside_its_scan(axes: tuple[int, ...], spacing: tuple[float, ...]) -> None:
+    """The scan is larger than the crop however that is turned: nothing is read of what is outside, 0."""
+    case = TrainingCase(torch.ones(1, 40, 44, 36), torch.zeros(0, 3), torch.tensor(spacing))
+    task = replace(load_config(Path("left-atrium")).task, patch=(32, 16, 16))
+    augment = AugmentConfig(**STILL, quarter_turns=axes)  # type: ignore[arg-type]
+    draw = Sampler([case], [], task=task, data=DataConfig(""), augment=augment, seed=0)
+    turned = 0
+    for seed in range(40):
+        crop = draw._crop(case, Views(1), Generator().manual_seed(seed))
+        torch.testing.assert_close(crop, torch.ones(1, 32, 16, 16))
+        _, sides = draw_geometry((32, 16, 16), case.spacing_mm, augment, Generator().manual_seed(seed))
+        turned += sides.tolist() != [32, 16, 16]
+    assert 0 < turned < 40
 
 
 def test_targets_turn_with_their_image(small_crops: Path) -> None:

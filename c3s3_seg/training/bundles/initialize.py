@@ -15,7 +15,7 @@ Member = tuple[ModelBundle, Network]
 
 
 def initialize_from(run: Run, bundle: ModelBundle) -> None:
-    """Fill the nets of a fresh run, and their averages, with a bundle's weights.
+    """Fill the nets of a fresh run, their averages and a method's teachers with a bundle's weights.
 
     Each net takes the first of the bundle's networks of its architecture that no other net has taken, one of
     its own width before others; without one it begins from chance. What was taken goes into the history, and
@@ -41,6 +41,7 @@ def initialize_from(run: Run, bundle: ModelBundle) -> None:
         run.emas[name].net.load_state_dict(weights)
         if run.config.run.blend < 1:
             run.first[name] = weights
+    run.method.after_start()
     run.history.append({"iteration": 0, "initialized_from": _origin(bundle, taken)})
 
 

@@ -68,6 +68,9 @@ class Method(nn.Module, ABC):
     def after_step(self, iteration: int) -> None:
         """What follows the optimisers' step; for most methods nothing."""
 
+    def after_start(self) -> None:
+        """What follows when a bundle has filled the nets: teachers copy them; for most methods nothing."""
+
     def optimised(self) -> dict[str, list[nn.Parameter]]:
         """Parameters by the name of their optimiser."""
         return {"main": list(self.parameters())}

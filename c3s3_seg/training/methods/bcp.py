@@ -79,6 +79,10 @@ class BidirectionalCopyPaste(Method):
         unlabelled = batch.views[0][batch.labelled :]
         return pseudo_labels(self.teacher, unlabelled, self.config.bcp.largest_component)
 
+    def after_start(self) -> None:
+        """The teacher begins as the student does."""
+        self._average.copy(self.net)
+
     def after_step(self, iteration: int) -> None:
         """The teacher follows; in the pre-training it is the student."""
         follow(self._average, self.net, iteration, warm_up(self.config))
@@ -103,7 +107,7 @@ def mixing_views(config: TrainConfig, box: float, iteration: int) -> Views:
 def follow(average: Ema, student: nn.Module, iteration: int, pretraining: int) -> None:
     """Move a teacher after its student; in the pre-training it is a copy of it."""
     if iteration < pretraining:
-        average.net.load_state_dict(student.state_dict())
+        average.copy(student)
     else:
         average.update(student, iteration)
 

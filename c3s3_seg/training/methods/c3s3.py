@@ -73,6 +73,11 @@ class C3S3(Method):
             taught_a, taught_b = (learn_from_teacher(net.logits, batch, teacher) for net in (a, b))
             yield teacher.weight * (taught_a + taught_b), logged(taught_a=taught_a, taught_b=taught_b)
 
+    def after_start(self) -> None:
+        """The averages begin as the nets do."""
+        for average, net in zip(self._averages, (self.a, self.b), strict=False):
+            average.copy(net)
+
     def after_step(self, iteration: int) -> None:
         """The averages follow; in the warm-up they are the nets."""
         for average, net in zip(self._averages, (self.a, self.b), strict=False):

@@ -111,8 +111,9 @@ def surest(mask: Tensor, confidence: Tensor, count: int) -> Tensor:
 
 def omni_correlation(ours: Tensor, theirs: Tensor, memory: Tensor, temperature: float) -> Tensor:
     """Cross entropy of our correlations with the memory against the twin's: rows (n, F), memory (m, F)."""
-    log_ours = (ours @ memory.T / temperature).log_softmax(dim=1)
-    correlation = (theirs @ memory.T / temperature).softmax(dim=1)
+    with torch.autocast(ours.device.type, enabled=False):  # float16 would overflow
+        log_ours = (ours @ memory.T / temperature).log_softmax(dim=1)
+        correlation = (theirs @ memory.T / temperature).softmax(dim=1)
     floored = torch.logaddexp(log_ours, torch.full_like(log_ours, 1e-8).log())  # log(p + 1e-8)
     return -(correlation * floored).sum(dim=1).mean()
 

@@ -60,6 +60,10 @@ class DiscrepancyCorrection(Method):
         terms = logged(mix_a=mix_a, mix_b=mix_b, corrected=corrected)
         yield Phase(mix_a + mix_b + corrected, ("main",), terms)
 
+    def after_start(self) -> None:
+        """The teacher begins as A does."""
+        self._average.copy(self.a)
+
     def after_step(self, iteration: int) -> None:
         """The teacher follows A; in the pre-training it is A."""
         follow(self._average, self.a, iteration, warm_up(self.config))

@@ -139,5 +139,6 @@ def selected(rows: Tensor, selector: nn.Module) -> Tensor:
 
 def weighted_distance(rows: Tensor, memory: Tensor, ours: Tensor, theirs: Tensor) -> Tensor:
     """Mean over all pairs of (1 - cosine), weighted on both sides: (n, F), (m, F), (n,), (m,)."""
-    cosine = F.normalize(rows, dim=1, eps=1e-6) @ F.normalize(memory, dim=1, eps=1e-6).T
+    with torch.autocast(rows.device.type, enabled=False):
+        cosine = F.normalize(rows, dim=1, eps=1e-6) @ F.normalize(memory, dim=1, eps=1e-6).T
     return ((1 - cosine) * ours[:, None] * theirs[None]).mean()

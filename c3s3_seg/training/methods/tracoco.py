@@ -44,6 +44,7 @@ class TranslationConsistency(Method):
         weight = config.weight * ramp(self.progress(iteration) / config.ramp)
         with torch.no_grad():
             clean_a, clean_b = self.a(crops).float(), self.b(crops).float()
+        torch.clear_autocast_cache()  # weights that were cast without a gradient are not to be learnt through
         n = batch.labelled
         loss, terms = self._loss(self.a, batch, crops[n:], clean_b[n:], weight)
         yield Phase(loss, ("a",), {f"{name}_a": value for name, value in terms.items()})

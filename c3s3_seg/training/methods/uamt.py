@@ -58,6 +58,10 @@ class UncertaintyAwareMeanTeacher(Method):
         probability: Tensor = self.teacher(images + noise).float().softmax(dim=1)
         return probability
 
+    def after_start(self) -> None:
+        """The teacher begins as the student does."""
+        self._average.copy(self.student)
+
     def after_step(self, iteration: int) -> None:
         """The teacher follows."""
         self._average.update(self.student, iteration)
