@@ -26,9 +26,8 @@ def calibrate(
     bad_mm: Annotated[
         float | None,
         typer.Option(
-            min=0.0,
             metavar="MM",
-            help="A 95HD above this counts as bad. Default: twice the median of the cases.",
+            help="A 95HD above this counts as bad. Above 0. Default: twice the median of the cases.",
             rich_help_panel=options.SETTINGS,
         ),
     ] = None,
@@ -41,8 +40,10 @@ def calibrate(
     from c3s3_seg.bundle import ModelBundle
     from c3s3_seg.dataset import DataSet
     from c3s3_seg.system.files import check_folder
+    from c3s3_seg.training.bundles.calibrate import check_bad_mm
     from c3s3_seg.training.bundles.domain import measure_domain
 
+    check_bad_mm(bad_mm)
     found = ModelBundle.find(model)
     check_folder(found.folder)
     index = DataSet.load(data)

@@ -65,16 +65,19 @@ class Disagreement:
 
     @property
     def flagged(self) -> bool | None:
-        """Whether a label is uncertain; finding nothing is uncertain too. None without a threshold."""
+        """Whether a label is uncertain: beyond the threshold, or found by one answer alone. None without one.
+
+        A label that neither finds is no disagreement; a mask without any is reported as `nothing_found`.
+        """
         if self.threshold_mm is None:
             return None
-        return any(not value <= self.threshold_mm for value in self.hd95_mm.values())
+        return any(value > self.threshold_mm for value in self.hd95_mm.values())
 
     def note(self) -> str | None:
         """A sentence for the reader of a flagged case."""
         if self.threshold_mm is None or not self.flagged:
             return None
-        worst = max(self.hd95_mm.values(), key=lambda mm: math.inf if math.isnan(mm) else mm)
+        worst = max(mm for mm in self.hd95_mm.values() if not math.isnan(mm))
         decimals = COLUMNS["hd95_mm"][1]
         found = f"differ by {rounded(worst, decimals)} mm (95HD)"
         if not math.isfinite(worst):

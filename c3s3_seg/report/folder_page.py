@@ -44,8 +44,8 @@ class FolderCase:
 
     @property
     def most_mm(self) -> float:
-        """Of the least sure label; inf where a network found nothing, -inf where it was not measured."""
-        values = [math.inf if math.isnan(mm) else mm for mm in self.uncertainty_mm.values()]
+        """Of the least sure label; inf where one network found nothing, -inf where neither did or it was not measured."""
+        values = [mm for mm in self.uncertainty_mm.values() if not math.isnan(mm)]
         return max(values, default=-math.inf)
 
     @property
@@ -131,9 +131,10 @@ def _picture(case: FolderCase) -> str:
 
 
 def _uncertainty(case: FolderCase) -> str:
-    bad = ' class="bad"' if case.flagged or math.isinf(case.most_mm) else ""
+    known = case.most_mm > -math.inf
+    bad = ' class="bad"' if case.flagged or case.most_mm == math.inf else ""
     plain = case.most_mm if math.isfinite(case.most_mm) else "Infinity" if case.most_mm > 0 else "nan"
-    shown = in_page(case.most_mm, "uncertainty_mm") if case.uncertainty_mm else "–"
+    shown = in_page(case.most_mm, "uncertainty_mm") if known else "–"
     return f'<td data-v="{plain}"{bad}>{shown}</td>'
 
 

@@ -175,7 +175,7 @@ def _tiles(case: PredictedCase, name: str) -> Iterable[str]:
     if case.uncertainty and name in case.uncertainty.hd95_mm:
         value, limit = case.uncertainty.hd95_mm[name], case.uncertainty.limit_mm
         words = "no limit is calibrated" if limit is None else f"limit {in_page(limit, 'uncertainty_mm')} mm"
-        beyond = limit is not None and not value <= limit
+        beyond = limit is not None and value > limit
         yield _tile(
             in_page(value, "uncertainty_mm"), column("uncertainty_mm")[0], words, "tile bad" if beyond else ""
         )

@@ -66,11 +66,11 @@ class PredictionRow:
 
     @property
     def uncertain(self) -> bool | None:
-        """Whether a label is beyond the limit; finding nothing is uncertain too. None: not known."""
+        """Whether a label is beyond the limit or one network alone found it. None: not known."""
         limit_mm = self.uncertainty_limit_mm
         if limit_mm is None or not self.uncertainty_mm:
             return None
-        return any(not mm <= limit_mm for _, mm in self.uncertainty_mm)
+        return any(mm > limit_mm for _, mm in self.uncertainty_mm)
 
     @property
     def needs_review(self) -> bool:

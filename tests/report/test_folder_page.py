@@ -22,11 +22,20 @@ def test_the_least_sure_come_first() -> None:
         case("empty", {"a": math.nan}, volume_ml=0.0),
         case("one found nothing", {"a": math.inf, "b": 1.0}),
         case("unsure", {"a": 0.5, "b": 3.0}),
+        case("one organ lacks", {"a": math.nan, "b": 0.75}),
         case("also unknown"),
     ]
     order = [c.row.case for c in least_sure_first(cases)]
-    assert order == ["empty", "one found nothing", "unsure", "sure", "unknown", "also unknown"]
-    assert [c.row.case for c in cases if c.flagged] == ["empty", "one found nothing", "unsure"]
+    assert order == [
+        "empty",
+        "one found nothing",
+        "unsure",
+        "sure",
+        "one organ lacks",
+        "unknown",
+        "also unknown",
+    ]
+    assert [c.row.case for c in cases if c.flagged] == ["one found nothing", "unsure"]
 
 
 def test_the_page_says_what_it_knows_and_names_are_text(tmp_path: Path) -> None:

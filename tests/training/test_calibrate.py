@@ -1,6 +1,7 @@
 """A bundle knows its training scans and when its networks disagree too much: measured, not typed in."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -16,11 +17,14 @@ from c3s3_seg.errors import InputError
 from c3s3_seg.inference.domain_check import DomainError
 from c3s3_seg.phantom import Simulator, simulate
 from c3s3_seg.training.bundles.calibrate import (
+    CalibrationRow,
     ReferenceCase,
     auroc,
     best_threshold,
     calibrate_uncertainty,
     degraded,
+    limit_of,
+    worst,
 )
 from c3s3_seg.training.config import load_config
 from c3s3_seg.training.loggers import Silent
@@ -95,7 +99,7 @@ def test_a_limit_that_divides_nothing_is_refused_and_nothing_is_written(
     shutil.copytree(WEIGHTS / "phantom", tmp_path / "bundle")
     before = (tmp_path / "bundle" / "manifest.json").read_bytes()
     small = corners(phantoms, tmp_path / "corners")
-    words = ["calibrate", str(tmp_path / "bundle"), str(small), "--bad-mm", "0.0001"]
+    words = ["calibrate", str(tmp_path / "bundle"), str(small), "--bad-mm", "0.001"]
     found = CliRunner().invoke(app, words)
     assert isinstance(found.exception, InputError)
     assert "18 of 18 scans have a 95HD above 0.00 mm: no limit divides them" in str(found.exception)
@@ -129,7 +133,38 @@ def test_threshold_and_area_by_hand() -> None:
     assert auroc(value, ~bad) == 0.0
     assert auroc(np.ones(4), bad) == 0.5
     infinite = np.array([1.0, 2.0, np.inf, np.inf])
-    assert best_threshold(infinite, bad) == 1.5
+    assert best_threshold(infinite, bad) == 2.0  # 1.5 would flag the good one of 2, too
+    assert best_threshold(value, ~bad) == 4.0  # no limit is better than one that flags the good ones
+
+
+def made_rows(between: list[float], true: list[float]) -> list[CalibrationRow]:
+    names = ["none", "noise 1"] * len(between)
+    pairs = zip(between, true, strict=True)
+    return [CalibrationRow(f"case-{n // 2}", names[n], b, t) for n, (b, t) in enumerate(pairs)]
+
+
+def test_a_limit_of_0_is_refused() -> None:
+    """The manifest could not be loaded again."""
+    found = limit_of(made_rows([0.5, 4.0, 0.5, 4.0], [1.0, 9.0, 1.0, 9.0]), "four")
+    assert (found.calibration.threshold_mm, found.calibration.bad_mm) == (2.25, 2.0)
+    with pytest.raises(InputError, match="found a limit of 0 mm between the networks"):
+        limit_of(made_rows([0.0, math.inf, 0.0, math.inf], [1.0, 9.0, 1.0, 9.0]), "four")
+    with pytest.raises(InputError, match="of 0 mm to the reference"):
+        limit_of(made_rows([0.5, 4.0, 0.5, 4.0], [0.0, 9.0, 0.0, 9.0]), "four")
+
+
+@pytest.mark.parametrize("bad_mm", ["0", "-1", "0.0004", "nan", "inf"])
+def test_a_bad_distance_of_0_is_refused_before_anything_is_read(bad_mm: str, tmp_path: Path) -> None:
+    words = ["calibrate", "phantom", str(tmp_path), "--bad-mm", bad_mm]
+    found = CliRunner().invoke(app, words)
+    assert isinstance(found.exception, InputError)
+    assert "wanted a 95HD in mm of 0.001 or more" in str(found.exception)
+
+
+def test_a_label_that_both_masks_lack_is_no_error() -> None:
+    assert worst([1.5, math.nan]) == 1.5
+    assert worst([math.inf, math.nan]) == math.inf
+    assert worst([math.nan]) == 0.0
 
 
 def test_a_trained_bundle_knows_its_domain(toy_config: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ ships.
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from c3s3_seg.system.progress import Progress
 UNTOUCHED = "none"
 BAD = 2.0  # a scan is bad above so many times the median of the true 95HD of the untouched ones
 LEAST_CASES = 2
+DECIMALS = 3  # of what the manifest says
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 Degradation = Callable[[Array], Array]
@@ -40,7 +42,10 @@ class ReferenceCase:
 
 @dataclass(frozen=True)
 class CalibrationRow:
-    """One version of a scan: 95HD between the networks and true 95HD, in mm; inf where one is missing."""
+    """One version of a scan: 95HD between the networks and true 95HD, in mm; inf where one is missing.
+
+    Of several labels the worst; labels that both masks lack are passed over, and 0 where they lack all.
+    """
 
     case: str
     degradation: str
@@ -87,19 +92,36 @@ def calibrate_uncertainty(
     found_on
         Which cases these are, in words, for the manifest.
     bad_mm
-        A true 95HD above this is bad. None: twice the median of the untouched cases.
+        A true 95HD above this is bad, greater than 0. None: twice the median of the untouched cases.
     report
         Called with each version of a case before it is segmented.
 
     Raises
     ------
     InputError
-        If there are too few cases or networks, or no version is bad, or all are: there is no limit then.
+        If `bad_mm` is not greater than 0, there are too few cases or networks, or `limit_of` finds no limit.
     """
+    check_bad_mm(bad_mm)
     if len(cases) < LEAST_CASES:
         raise InputError(f"found {len(cases)} validation cases, wanted {LEAST_CASES} or more to calibrate on")
     predictor = open_predictor(bundle, settings=Settings(uncertainty=True))
-    rows = tuple(row for case in cases for row in _rows(case, predictor, report))
+    return limit_of([row for case in cases for row in _rows(case, predictor, report)], found_on, bad_mm)
+
+
+def check_bad_mm(bad_mm: float | None) -> None:
+    """Raise an InputError unless it is greater than 0, or None."""
+    if bad_mm is not None and not (math.isfinite(bad_mm) and round(bad_mm, DECIMALS) > 0):
+        raise InputError(f"--bad-mm is {bad_mm:g}, wanted a 95HD in mm of 0.001 or more")
+
+
+def limit_of(rows: Sequence[CalibrationRow], found_on: str, bad_mm: float | None = None) -> Limit:
+    """The limit that best divides bad scans from others; parameters as in `calibrate_uncertainty`.
+
+    Raises
+    ------
+    InputError
+        If no version is bad, or all are, or the limit would be 0: a manifest cannot hold that.
+    """
     clean = statistics.median(row.true_mm for row in rows if row.degradation == UNTOUCHED)
     bad_mm = BAD * clean if bad_mm is None else bad_mm
     between, true = (np.array([getattr(row, key) for row in rows]) for key in ("between_mm", "true_mm"))
@@ -108,9 +130,13 @@ def calibrate_uncertainty(
         what = f"{bad.sum()} of {len(rows)} scans have a 95HD above {bad_mm:.2f} mm: no limit divides them"
         raise InputError(what, todo="Say with --bad-mm which 95HD in mm is bad")
     figures = (best_threshold(between, bad), bad_mm, _spearman(between, true), auroc(between, bad))
-    threshold, limit, rank, area = (round(float(number), 3) for number in figures)
+    threshold, limit, rank, area = (round(float(number), DECIMALS) for number in figures)
+    if min(threshold, limit) <= 0:
+        what = f"found a limit of {threshold:g} mm between the networks and of {limit:g} mm to the reference"
+        todo = "Give validation cases that the networks do not all segment alike, or another --bad-mm"
+        raise InputError(f"{what}, wanted both above 0", todo=todo)
     calibration = Calibration(threshold, limit, rank, area, len(rows), found_on)
-    return Limit(calibration, rows, *_left_out(rows, between, bad))
+    return Limit(calibration, tuple(rows), *_left_out(rows, between, bad))
 
 
 def _rows(case: ReferenceCase, predictor: Predictor, report: Progress | None) -> Iterator[CalibrationRow]:
@@ -121,12 +147,12 @@ def _rows(case: ReferenceCase, predictor: Predictor, report: Progress | None) ->
         found = predictor(scan, allow_out_of_domain=True)
         between = found.uncertainty.hd95_mm if found.uncertainty else {}
         true = {x.name: score(found.mask, truth, x.value).hd95_mm for x in predictor.task.labels}
-        yield CalibrationRow(case.name, degradation, _worst(between.values()), _worst(true.values()))
+        yield CalibrationRow(case.name, degradation, worst(between.values()), worst(true.values()))
 
 
-def _worst(distances_mm: Iterable[float]) -> float:
-    """Of several labels; nothing found at all is the worst there is."""
-    return max(float("inf") if np.isnan(mm) else mm for mm in distances_mm)
+def worst(distances_mm: Iterable[float]) -> float:
+    """Of several labels, without those that both masks lack (nan): they agree on that. 0 where they lack all."""
+    return max((mm for mm in distances_mm if not math.isnan(mm)), default=0.0)
 
 
 def degraded(scan: Volume, truth: Volume) -> Iterator[tuple[str, Volume, Volume]]:
@@ -195,13 +221,16 @@ def auroc(value: Floats, bad: Flags) -> float:
 
 
 def best_threshold(value: Floats, bad: Flags) -> float:
-    """Midway between the two finite values that it best divides: largest sensitivity + specificity."""
+    """Midway between the two finite values that it best divides: largest sensitivity + specificity.
+
+    Or the largest finite value, above which only infinite ones are flagged.
+    """
     places = np.unique(value[np.isfinite(value)])
     if len(places) < 2 or bad.all() or not bad.any():
         return float(places.max(initial=0.0))
-    middles = (places[1:] + places[:-1]) / 2
-    gain = [(value[bad] > t).mean() - (value[~bad] > t).mean() for t in middles]
-    return float(middles[int(np.argmax(gain))])
+    limits = np.append((places[1:] + places[:-1]) / 2, places[-1])
+    gain = [(value[bad] > t).mean() - (value[~bad] > t).mean() for t in limits]
+    return float(limits[int(np.argmax(gain))])
 
 
 def _left_out(rows: Sequence[CalibrationRow], between: Floats, bad: Flags) -> tuple[float, float]:
