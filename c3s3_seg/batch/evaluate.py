@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING
 from c3s3_seg.errors import C3S3Error, InputError, shown
 from c3s3_seg.metrics.paired_tests import Paired, compare
 from c3s3_seg.metrics.results import CaseScore
-from c3s3_seg.metrics.scoring import PaperScore, Score, diagonal_mm, labels_in, paper_scores, scores
+from c3s3_seg.metrics.scoring import (
+    PaperScore,
+    Score,
+    diagonal_mm,
+    diagonal_vox,
+    labels_in,
+    paper_scores,
+    scores,
+)
 from c3s3_seg.metrics.statistics import Cohort, cohorts
 from c3s3_seg.report.label_values import (
     CaseLabels,
@@ -341,13 +349,13 @@ def _measure(work: _Work) -> _Evaluated:
     held = CaseLabels(files.case, labels_in(prediction), labels_in(wanted))
     if settings.resample:
         prediction = resample_mask(prediction, wanted.geometry)
-    found, diagonal = (
-        _scores(prediction, wanted, list(labels.values()), settings),
-        diagonal_mm(wanted.geometry),
-    )
+    found = _scores(prediction, wanted, list(labels.values()), settings)
+    in_mm, in_voxels = diagonal_mm(wanted.geometry), diagonal_vox(wanted.geometry)
     notes = tuple(f"prediction: {note}" for note in prediction.source.notes)
     notes += tuple(f"truth: {note}" for note in wanted.source.notes)
-    rows = tuple(CaseScore(files.case, name, found[n], diagonal, notes) for name, n in labels.items())
+    rows = tuple(
+        CaseScore(files.case, name, found[value], in_mm, notes, in_voxels) for name, value in labels.items()
+    )
     return _Evaluated(rows, held)
 
 

@@ -19,9 +19,9 @@ class CaseScore:
         The name of the label.
     score
         What was measured, by the protocol `clinical` or `paper`.
-    diagonal_mm
-        The diagonal of the image: the worst distance that there can be, which stands in for an
-        infinite one in `Statistics.mean_penalised`. None: nothing stands in.
+    diagonal_mm, diagonal_vox
+        The diagonal of the image in mm and in voxels: the worst distance that there can be, which stands in
+        for an infinite one in `Statistics.mean_penalised`. None: nothing stands in.
     notes
         What has to be said of how the masks were read and what was done to them on request; a sentence each.
     """
@@ -31,3 +31,4 @@ class CaseScore:
     score: Score | PaperScore
     diagonal_mm: float | None = None
     notes: tuple[str, ...] = ()
+    diagonal_vox: float | None = None

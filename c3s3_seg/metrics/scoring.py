@@ -97,7 +97,7 @@ class PaperScore:
     asd_vox
         Mean of `d_pt`, in voxels.
     optimistic
-        Whether the prediction was empty and all four numbers are therefore 0: the worst
+        Whether the prediction was empty, the truth was not, and all four numbers are therefore 0: the worst
         overlap, but a perfect distance.
     """
 
@@ -238,7 +238,8 @@ def paper_score(prediction: Volume, truth: Volume, label: int = 1) -> PaperScore
     Returns
     -------
     PaperScore
-        In voxels. An empty prediction scores (0, 0, 0, 0) and is `optimistic`, whatever the truth is.
+        In voxels. An empty prediction scores (0, 0, 0, 0), whatever the truth is, and is `optimistic` where
+        the truth is not empty.
         An empty truth with a prediction, where the published scripts stop, scores 0 with distances inf.
 
     Raises
@@ -257,7 +258,7 @@ def paper_scores(prediction: Volume, truth: Volume, labels: Sequence[int]) -> di
 
 def _paper_score(pair: LabelPair) -> PaperScore:
     if not pair.first:
-        return PaperScore(0.0, 0.0, 0.0, 0.0, optimistic=True)
+        return PaperScore(0.0, 0.0, 0.0, 0.0, optimistic=bool(pair.second))
     return PaperScore(*_overlap(pair), pair.surfaces.hd95(), pair.surfaces.asd(), optimistic=False)
 
 
@@ -280,8 +281,18 @@ def labels_in(mask: Volume) -> tuple[int, ...]:
 
 
 def diagonal_mm(geometry: Geometry) -> float:
-    """Length in mm between the centres of the first and the last voxel: the worst distance in the image."""
-    return float(np.linalg.norm(geometry.to_mm(np.array(geometry.shape) - 1) - geometry.origin_mm))
+    """Longest of the four body diagonals in mm, between centres of voxels: the worst distance in the image.
+
+    They differ on a sheared grid (gantry tilt).
+    """
+    edges = geometry.affine[:3, :3] * (np.array(geometry.shape) - 1)
+    signs = np.array([(1, 1, 1), (-1, 1, 1), (1, -1, 1), (1, 1, -1)])
+    return float(np.linalg.norm(edges @ signs.T, axis=0).max())
+
+
+def diagonal_vox(geometry: Geometry) -> float:
+    """As `diagonal_mm`, in voxels whatever the spacing: for the protocol `paper`."""
+    return float(np.linalg.norm(np.array(geometry.shape) - 1))
 
 
 def _step_mm(geometry: Geometry) -> Floats:

@@ -131,8 +131,9 @@ def _cohort(label: str, rows: Sequence[CaseScore]) -> Cohort:
     flat = [row.score.flat() for row in rows]
     metrics = []
     for name in columns:
-        # The diagonal is in mm: it can stand in for nothing else.
-        worst = [row.diagonal_mm if name.endswith("_mm") else None for row in rows]
+        # A diagonal is in mm or in voxels: it can stand in for nothing else.
+        unit = name.rpartition("_")[2]
+        worst = [{"mm": row.diagonal_mm, "vox": row.diagonal_vox}.get(unit) for row in rows]
         metrics.append((name, statistics([values[name] for values in flat], worst)))
     optimistic = sum(isinstance(row.score, PaperScore) and row.score.optimistic for row in rows)
     ordered = sorted(rows, key=lambda row: (row.score.dice, row.case))

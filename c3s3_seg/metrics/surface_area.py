@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from c3s3_seg.errors import InputError
 from c3s3_seg.metrics.nearest import Floats, Neighbours, Points, nearest
+from c3s3_seg.metrics.surface_distance import NSD_SLACK
 
 Mask = NDArray[np.bool_]
 Corner = tuple[float, ...]
@@ -59,7 +60,8 @@ def area_within(a: Mask, b: Mask, spacing: ArrayLike, tolerances: tuple[float, .
     total = float(area_a.sum() + area_b.sum())
     near = Neighbours.of(step)
     d_ab, d_ba = nearest(at_a, at_b, near), nearest(at_b, at_a, near)
-    within = [float(area_a[d_ab <= mm].sum() + area_b[d_ba <= mm].sum()) for mm in tolerances]
+    reach = [tolerance + NSD_SLACK for tolerance in tolerances]  # as `Surfaces.nsd`
+    within = [float(area_a[d_ab <= far].sum() + area_b[d_ba <= far].sum()) for far in reach]
     return [share / total if total else math.nan for share in within]
 
 

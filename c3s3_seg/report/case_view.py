@@ -14,6 +14,7 @@ from c3s3_seg.errors import C3S3Error
 from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.metrics.boundary_errors import BoundaryError, boundary_error
 from c3s3_seg.metrics.results import CaseScore
+from c3s3_seg.metrics.scoring import Score
 from c3s3_seg.report.mesh import Floats, Mesh, surface_mesh
 from c3s3_seg.report.numbers import in_page
 from c3s3_seg.report.outlines import outlines
@@ -81,14 +82,22 @@ def views(
 
 
 def error_scale(rows: Sequence[CaseScore]) -> Scale:
-    """One scale for all cases, so that colours can be compared: half as much again as a usual 95HD."""
-    flat = [row.score.flat() for row in rows]
-    found = [value for row in flat for key, value in row.items() if key in ("hd95_mm", "hd95_vox")]
-    usual = [value for value in found if math.isfinite(value)]
+    """One scale in mm for all cases, so that colours can be compared: half as much again as a usual 95HD."""
+    usual = [mm for mm in map(_hd95_mm, rows) if math.isfinite(mm)]
     reach = 1.5 * float(np.median(usual)) if usual else 5.0
     limit = next(n for n in (1, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 50, math.inf) if n >= reach)
     limit = min(limit, 100.0)
     return Scale(-limit, limit, SIGNED, "too small", "too large")
+
+
+def _hd95_mm(row: CaseScore) -> float:
+    """In mm; from voxels by the mean size of one along the diagonal. nan of a miss, or if it is not known."""
+    score = row.score
+    if isinstance(score, Score):
+        return score.hd95_mm
+    if score.optimistic or not row.diagonal_mm or not row.diagonal_vox:
+        return math.nan
+    return score.hd95_vox * row.diagonal_mm / row.diagonal_vox
 
 
 def _contents(files: CaseFiles, labels: Mapping[str, int], resample: bool) -> tuple[Contents, str]:

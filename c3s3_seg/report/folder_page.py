@@ -44,7 +44,7 @@ class FolderCase:
 
     @property
     def most_mm(self) -> float:
-        """Of the least sure label; inf where one network found nothing, -inf where neither did or it was not measured."""
+        """Of the least sure label; inf where one network alone found it, -inf where there is no number."""
         values = [mm for mm in self.uncertainty_mm.values() if not math.isnan(mm)]
         return max(values, default=-math.inf)
 

@@ -63,7 +63,9 @@ def worst_first(rows: Sequence[CaseScore]) -> list[CaseScore]:
     def badness(row: CaseScore) -> tuple[float, float]:
         flat = row.score.flat()
         distance = flat.get("hd95_mm", flat.get("hd95_vox", math.nan))
-        missed = flat["dice"] == 0  # in the paper protocol a miss has the distance 0
+        # In the paper protocol a miss has the distance 0, as two empty masks have, which are none.
+        nothing = distance == 0 and not flat.get("optimistic", 0)
+        missed = flat["dice"] == 0 and not nothing
         return (math.inf if missed else -1.0 if math.isnan(distance) else distance), -flat["dice"]
 
     return sorted(rows, key=badness, reverse=True)[:DETAILED]

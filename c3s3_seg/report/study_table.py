@@ -270,7 +270,7 @@ def cases_words(row: StudyRow) -> str:
 
 
 def difference_words(row: StudyRow, metric: str, decimals: int) -> str:
-    """Difference from the reference with its interval, p, and how many cases it is of; "" if there is none."""
+    """Difference from the reference with its interval, p and number of cases; "" if there is none."""
     pair = row.against.get(metric)
     if pair is None:
         return ""

@@ -77,7 +77,7 @@ def validate(name: str, net: nn.Module, task: Task, cases: Sequence[ValidationCa
         found = paper_scores(mask, case.truth, list(task.label_values.values()))
         for label in task.labels:
             score = found[label.value]
-            missed += score.optimistic
+            missed += score.dice == score.hd95_vox == 0  # an empty prediction, whatever the truth
             per_case[case.name][label.name] = {
                 "dice": score.dice,
                 "jaccard": score.jaccard,

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -15,7 +16,7 @@ from c3s3_seg.batch import evaluate as evaluate_module
 from c3s3_seg.batch.evaluate import EvaluationSettings, evaluate
 from c3s3_seg.errors import InputError
 from c3s3_seg.geometry.volume import Geometry, Volume
-from c3s3_seg.io import save
+from c3s3_seg.io import load_mask, save
 from c3s3_seg.metrics.scoring import PaperScore, Score, score, scores
 from c3s3_seg.report.rows import Failure
 from c3s3_seg.system.process_pool import Died
@@ -450,16 +451,20 @@ def test_aggregates_by_hand(tmp_path: Path) -> None:
 
     paper = evaluate(tmp_path / "p", tmp_path / "t", tmp_path / "out", EvaluationSettings(protocol="paper"))
     one, two = paper.cohorts
-    # In voxels; an empty prediction is 0 in every column: `swapped` and `missed` of label 1, `half` of 2.
-    assert (one.optimistic, two.optimistic) == (2, 1)
+    # In voxels; an empty prediction is 0 in every column: `swapped` and `missed` of label 1, and `half` of 2,
+    # where the truth is empty too and nothing was missed.
+    assert (one.optimistic, two.optimistic) == (2, 0)
     assert one.of("dice").mean == pytest.approx((1 + 2 / 3 + 0 + 0) / 4)
     assert one.of("hd95_vox").mean == pytest.approx((0 + 2 + 0 + 0) / 4)
     assert (one.of("hd95_vox").infinite, one.of("asd_vox").mean) == (0, 0)
     assert two.of("dice").mean == pytest.approx((1 + 0 + 0 + 1) / 4)
-    assert (two.of("hd95_vox").infinite, two.of("hd95_vox").mean) == (1, 0)
+    far = two.of("hd95_vox")
+    assert (far.infinite, far.mean) == (1, 0)
+    voxels = math.dist((0, 0, 0), [n - 1 for n in load_mask(tmp_path / "t" / "half.nii.gz").geometry.shape])
+    assert far.mean_penalised == pytest.approx((0 + voxels + 0 + 0) / 4)
 
     written = report_of(tmp_path / "out")["cohorts"]
-    assert [c["optimistic"] for c in written] == [2, 1]
+    assert [c["optimistic"] for c in written] == [2, 0]
     assert written[1]["metrics"]["hd95_vox"]["infinite"] == 1
 
     answer = command(tmp_path / "p", tmp_path / "t", "-o", tmp_path / "out")

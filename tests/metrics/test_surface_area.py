@@ -46,6 +46,16 @@ def test_a_large_cube_has_its_own_area() -> None:
     assert area == pytest.approx(6 * 30 * 30, rel=0.05)  # its edges are bevelled
 
 
+def test_a_distance_that_equals_the_tolerance_is_within_it() -> None:
+    """As for the share of voxels: a spacing that went through float32 is a little larger."""
+    first, second = np.zeros((4, 4, 8), bool), np.zeros((4, 4, 8), bool)
+    first[1:3, 1:3, 2] = second[1:3, 1:3, 3] = True
+    step = float(np.float32(0.7))
+    assert step < 0.7 < (exact := step + 5e-8)
+    assert area_within(first, second, (exact,) * 3, (0.7,)) == [1.0]
+    assert area_within(first, second, (0.7001,) * 3, (0.7,))[0] < 1
+
+
 def test_empty_masks() -> None:
     empty, one = np.zeros((4, 4, 4), bool), np.zeros((4, 4, 4), bool)
     one[0, 0, 0] = True

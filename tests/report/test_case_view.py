@@ -1,6 +1,7 @@
 """What a case shows: one scale for all, values where they belong."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from c3s3_seg.report.mesh import Mesh
 
 def rows(*hd95: float) -> list[CaseScore]:
     return [
-        CaseScore(str(n), "x", PaperScore(0.9, 0.8, value, 1.0, optimistic=False))
+        CaseScore(str(n), "x", PaperScore(0.9, 0.8, value, 1.0, optimistic=False), 10.0, diagonal_vox=10.0)
         for n, value in enumerate(hd95)
     ]
 
@@ -27,6 +28,14 @@ def test_the_scale_is_round_symmetric_and_reaches_beyond_a_usual_95hd(
 ) -> None:
     scale = error_scale(rows(*hd95))
     assert (scale.low, scale.high) == (-limit, limit)
+
+
+def test_the_scale_of_voxels_is_in_mm() -> None:
+    """Distances that are drawn are in mm: 4 voxels of half a mm; an empty prediction has none."""
+    row = replace(rows(4.0)[0], diagonal_mm=20.0, diagonal_vox=40.0)
+    empty = replace(row, score=PaperScore(0.0, 0.0, 0.0, 0.0, optimistic=True))
+    assert error_scale([row, empty, empty]).high == 3
+    assert error_scale([replace(row, diagonal_vox=None)]).high == 5
 
 
 def test_a_vertex_has_the_value_of_the_nearest_point() -> None:

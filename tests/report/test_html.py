@@ -1,5 +1,6 @@
 """The report page: whole, closed, honest about misses, and the same bytes for the same masks."""
 
+import io
 import json
 import math
 import re
@@ -7,13 +8,16 @@ from pathlib import Path
 
 import pytest
 from helpers.reports import run, tags
+from rich.console import Console
 
 from c3s3_seg.errors import MissingError
+from c3s3_seg.metrics.paired_tests import compare
 from c3s3_seg.metrics.results import CaseScore
 from c3s3_seg.metrics.scoring import PaperScore
 from c3s3_seg.report.html import DETAILED, Report, worst_first, write_report_page
 from c3s3_seg.report.page import SOLID, page
 from c3s3_seg.report.rows import Failure
+from c3s3_seg.report.terminal import comparison_table
 
 
 @pytest.mark.slow
@@ -75,7 +79,8 @@ def test_the_same_masks_give_the_same_bytes(folder: Path, report: Path) -> None:
 def test_paper_protocol_has_its_columns_and_counts_the_flattered(folder: Path) -> None:
     text = run(folder, "paper", protocol="paper").read_text(encoding="utf-8")
     assert "95HD (voxels)" in text
-    assert "<b>2</b><span>2 empty, counted as 0</span>" in text
+    # Of the two empty predictions one is right: its truth is empty too.
+    assert "<b>1</b><span>1 empty, counted as 0</span>" in text
     assert "<b>1</b><span>one mask empty: infinite</span>" in text
     assert "Bland-Altman" not in text
 
@@ -110,6 +115,7 @@ def test_only_the_worst_cases_are_drawn() -> None:
     ]
     rows.append(CaseScore("miss", "x", PaperScore(0.0, 0.0, 0.0, 0.0, optimistic=True)))
     rows.append(CaseScore("nothing", "x", PaperScore(1.0, 1.0, math.nan, math.nan, optimistic=False)))
+    rows.append(CaseScore("both", "x", PaperScore(0.0, 0.0, 0.0, 0.0, optimistic=False)))
     drawn = [row.case for row in worst_first(rows)]
     assert len(drawn) == DETAILED
     assert drawn[:2] == ["miss", str(2 * DETAILED - 1)]
@@ -120,3 +126,26 @@ def test_without_plotly_a_page_with_surfaces_is_refused(monkeypatch: pytest.Monk
     with pytest.raises(MissingError, match=r"pip install '\.\[report\]'"):
         page("x", f"<main>{SOLID}</figure></main>")
     assert b"plotly</script>" not in page("x", "<main>only words</main>")
+
+
+def test_a_comparison_says_what_was_left_out_and_empty(tmp_path: Path) -> None:
+    def score(dice: float, hd95: float, *, empty: bool = False) -> PaperScore:
+        return PaperScore(dice, dice, hd95, hd95, optimistic=empty)
+
+    mine = [CaseScore(str(n), "x", score(0.9, 1.0 + n)) for n in range(7)]
+    mine[0] = CaseScore("0", "x", score(0.0, math.inf))
+    other = [CaseScore(row.case, "x", score(0.8, 3.0 + n)) for n, row in enumerate(mine)]
+    other[1:3] = [CaseScore(str(n), "x", score(0.0, 0.0, empty=True)) for n in (1, 2)]
+    pairs = compare(mine, other)
+    write_report_page(tmp_path / "r.html", Report("x", "paper", mine, comparison=pairs), [])
+    text = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert ">6 (1 left out)</td>" in text
+    words = "x: 0 of these predictions and 2 of the others were empty"
+    assert words in text
+    console = Console(width=250, file=io.StringIO())
+    console.print(comparison_table(pairs))
+    assert isinstance(console.file, io.StringIO)
+    printed = " ".join(console.file.getvalue().split())
+    assert "6 (1 left out)" in printed
+    assert words in printed
+    assert "0 where the prediction is empty, even where the truth is empty too" in text

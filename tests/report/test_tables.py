@@ -18,6 +18,7 @@ from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.metrics.results import CaseScore
 from c3s3_seg.metrics.scoring import PaperScore, Score
 from c3s3_seg.metrics.statistics import cohorts, statistics
+from c3s3_seg.report.numbers import in_page, in_terminal
 from c3s3_seg.report.overlay import LINE, Overlay, _layout, overlay_png
 from c3s3_seg.report.planes import PLANES, cut
 from c3s3_seg.report.rows import Failure, PredictionRow
@@ -387,3 +388,11 @@ def test_overlay_of_a_real_case(tmp_path: Path, shared_data: Path) -> None:
     scan, mask = load(shared_data / "la" / "imagesTr" / truth.name), load_mask(truth)
     overlay_png(Overlay(scan, mask, {"atrium": 1}), tmp_path / "a.png")
     assert count_colour(tmp_path / "a.png", ORANGE) > 2000
+
+
+def test_small_numbers_are_not_0() -> None:
+    assert in_terminal(0.0423, "volume_ml") == in_page(0.0423, "volume_ml") == "0.042"
+    assert in_page(-0.25, "volume_error_ml") == "-0.250"
+    assert [in_page(value, "truth_ml") for value in (0.0, 1.0, 12.34)] == ["0.0", "1.0", "12.3"]
+    assert in_terminal(0.0009, "p") == in_page(0.0009, "p") == "<0.001"
+    assert (in_terminal(0.001, "p"), in_page(math.nan, "p")) == ("0.001", "\u2013")

@@ -20,7 +20,7 @@ from c3s3_seg.inference.backends.runtimes import TorchBackend, load_torch
 from c3s3_seg.inference.tiling import softmax
 from c3s3_seg.metrics.scoring import score
 from c3s3_seg.training.bundles.domain import merge_domains
-from c3s3_seg.training.bundles.ensemble import make_ensemble
+from c3s3_seg.training.bundles.ensemble import _member, ensemble_card, make_ensemble
 from c3s3_seg.training.bundles.initialize import initialize_from
 from c3s3_seg.training.config import load_config
 from c3s3_seg.training.loggers import Silent
@@ -89,6 +89,26 @@ def test_the_best_fold_leads_and_weights_are_copied(folds: list[ModelBundle], ma
     assert f"Cross-validated over 4 folds, mean ± standard deviation over folds: Dice {mean:.3f}" in card
     for member in facts["ensemble"]:
         assert f"| {member['fold']} | last | {member['scores']['dice']:.3f} |" in card
+
+
+def test_the_card_says_what_is_empty_and_infinite(folds: list[ModelBundle]) -> None:
+    member = _member(folds[0])
+    counted = replace(member, empty=2, infinite=1, masks=6)
+    card = ensemble_card([counted, member])
+    assert f"{member.network.weights}: 2 of 6 masks are empty and count as (0, 0, 0, 0)." in card
+    assert f"{member.network.weights}: 1 infinite distances" in card
+    assert "are empty" not in ensemble_card([member, member])
+    record = {
+        "candidate": member.network.candidate,
+        "dice": 0,
+        "jaccard": 0,
+        "hd95_vox": "inf",
+        "asd_vox": None,
+    }
+    training = {"validation_last": [record | {"empty": 3, "masks": 4, "infinite": 5}]}
+    bundle = replace(folds[0], manifest=replace(folds[0].manifest, training=training))
+    again = _member(bundle)
+    assert (again.empty, again.masks, again.infinite) == (3, 4, 5)
 
 
 def test_the_domain_spans_those_of_the_members(folds: list[ModelBundle], made: ModelBundle) -> None:

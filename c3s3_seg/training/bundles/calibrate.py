@@ -151,7 +151,7 @@ def _rows(case: ReferenceCase, predictor: Predictor, report: Progress | None) ->
 
 
 def worst(distances_mm: Iterable[float]) -> float:
-    """Of several labels, without those that both masks lack (nan): they agree on that. 0 where they lack all."""
+    """Of several labels, without those that both masks lack (nan): they agree. 0 where they lack all."""
     return max((mm for mm in distances_mm if not math.isnan(mm)), default=0.0)
 
 

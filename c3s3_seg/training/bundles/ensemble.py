@@ -33,12 +33,18 @@ class EnsembleMember:
     scores
         Of the weights that ship, on the run's own validation cases: `dice`, `jaccard`, `hd95_vox`, `asd_vox`.
         None where the run had none.
+    empty, infinite, masks
+        Of the predictions behind the scores: how many were empty and count as 0, how many distances were
+        infinite and are in no mean, and how many predictions there were.
     """
 
     bundle: ModelBundle
     network: Network
     fold: str | None
     scores: dict[str, float] | None
+    empty: int = 0
+    infinite: int = 0
+    masks: int = 0
 
     @property
     def weights_sha256(self) -> str:
@@ -95,7 +101,8 @@ def _member(bundle: ModelBundle) -> EnsembleMember:
     records = training_record.get("validation_kept") or training_record.get("validation_last") or []
     record = next((r for r in records if r["candidate"] == network.candidate), None)
     scores = None if record is None else {key: _number(record[key]) for key in SCORES}
-    return EnsembleMember(bundle, network, training_record.get("fold"), scores)
+    counts = [int((record or {}).get(key, 0)) for key in ("empty", "infinite", "masks")]
+    return EnsembleMember(bundle, network, training_record.get("fold"), scores, *counts)
 
 
 def _number(found: Any) -> float:
@@ -208,7 +215,23 @@ def _table(members: Sequence[EnsembleMember]) -> str:
         scores = [f"{member.scores[key]:.{digits[key]}f}" if member.scores else "" for key in SCORES]
         kind = f"{net.architecture}, {net.filters} filters"
         rows.append([net.weights, kind, member.fold or "none", training_record.get("kept", "last"), *scores])
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows) + _counts(members)
+
+
+def _counts(members: Sequence[EnsembleMember]) -> str:
+    """What is in no mean, or in it as 0, as the card of one run says it."""
+    lines = [
+        f"\n{m.network.weights}: {m.empty} of {m.masks} masks are empty and count as (0, 0, 0, 0).\n"
+        for m in members
+        if m.empty
+    ]
+    lines += [
+        f"\n{m.network.weights}: {m.infinite} infinite distances (of a label that the truth lacks) are not"
+        " included in the means.\n"
+        for m in members
+        if m.infinite
+    ]
+    return "".join(lines)
 
 
 def _mean_line(members: Sequence[EnsembleMember]) -> str:
