@@ -16,7 +16,7 @@ from rich.console import Console
 from c3s3_seg.errors import ConfigError, InputError
 from c3s3_seg.metrics.statistics import statistics
 from c3s3_seg.report.study_page import write_study_page
-from c3s3_seg.report.study_table import Conditions, StudyRow, Trained, study_markdown, study_rows
+from c3s3_seg.report.study_table import Conditions, StudyRow, Trained, mixture, study_markdown, study_rows
 from c3s3_seg.report.terminal import study_table
 from c3s3_seg.training.study import finished, load_study, read_record
 
@@ -340,6 +340,8 @@ def test_the_committed_records_give_the_published_table(labelled: int) -> None:
     study, plans = load_study(BENCHMARKS / "semi-supervised.toml", overrides)
     done = finished(plans, BENCHMARKS / f"gain-{labelled}")
     assert len(done) == len(plans) == 6
+    printed = (BENCHMARKS / f"gain-{labelled}" / "study.md").read_text(encoding="utf-8")
+    assert study_markdown(study_rows(done, study.reference), study.reference, mixture(done)) == printed
     log = (BENCHMARKS / "training-log.md").read_text(encoding="utf-8").replace("*", "")
     for row in study_rows(done, study.reference):
         dice = f"{row.mean['dice']:.3f} ± {row.spread['dice']:.3f}"
