@@ -217,6 +217,11 @@ def test_an_empty_path_is_not_the_working_folder(words: list[str], option: str, 
     assert f"Invalid value for {option}: found an empty path" in answer.stderr
 
 
+def test_an_empty_folder_of_a_configuration_is_not_the_working_folder(tmp_path: Path) -> None:
+    answer = run("train", "phantom", "-o", tmp_path / "run", "--set", 'data.folder=""')
+    refused(answer, "data.folder", "at least 1")
+
+
 def test_an_export_that_stands_alone_needs_a_folder() -> None:
     for words in (["--to", "openvino"], ["--precision", "float16"], ["--ensemble"], ["--batch", "2"]):
         refused(run("export", "phantom", *words), "this export stands alone and needs a folder", "-o")

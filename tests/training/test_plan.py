@@ -149,6 +149,24 @@ def test_what_is_set_holds_and_the_rest_follows(toy_data: Path, monkeypatch: pyt
     assert config.data.fold == "1/2"
 
 
+@pytest.mark.parametrize(
+    ("hours", "costs", "method", "filters"),
+    [
+        (0.8, 5.0, "supervised", 8),  # 5,300 iterations of narrow networks
+        (1.0, 5.0, "supervised", 16),  # 6,000, and 3,300 of wide ones
+        (4.0, 5.0, "c3s3", 16),
+        (1.0, 1.0, "c3s3", 8),  # with 3,300 of wide ones C3S3 would not have been taken
+    ],
+)
+def test_wide_networks_take_what_narrow_ones_leave_and_undo_no_choice(
+    toy_data: Path, monkeypatch: pytest.MonkeyPatch, hours: float, costs: float, method: str, filters: int
+) -> None:
+    counted(monkeypatch, 1.0)
+    monkeypatch.setattr(fit, "COSTS", costs)
+    config = planned(toy_data, hours=hours)
+    assert (config.method, config.networks.a.filters) == (method, filters)
+
+
 def test_a_short_budget_takes_narrow_networks_and_then_a_coarser_grid(
     toy_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,7 +27,8 @@ OWN, OWN_S = 0.1, 60.0  # of the budget, and seconds: what planning itself may t
 EACH = 0.6  # of what is left of that, for the steps of one level; the last one has all of it
 WORTH_S = 5.0  # in less, a process starts and says nothing
 # Filters of both networks, and how much coarser the grid may be than the organ asks for.
-LEVELS = ((16, 1.0), (8, 1.0), (8, 1.25), (8, 1.6))
+NARROW = 8
+LEVELS = ((16, 1.0), (NARROW, 1.0), (NARROW, 1.25), (NARROW, 1.6))
 BUSY_WORDS = (
     "other programs had the processors for {:.0%} of the time of these steps:"
     " plan again when it is quiet, or set run.threads=1"
@@ -87,6 +88,8 @@ def fit(
     timing, found = _search(builder, splits, constraints, trials, regrid)
     if splits.unlabelled and regrid is not None and not builder.is_set("method"):
         timing, found = _choose_method(builder, splits, constraints, trials, (timing, found), regrid)
+    if regrid is not None and found.iterations == MOST and builder["networks.a.filters"] == NARROW:
+        timing, found = _widened(builder, splits, constraints, trials, (timing, found))
     _run(builder, splits, constraints, timing, found)
     if constraints.start is not None and splits.validation:
         builder.put("run.keep", "best", "on validation never worse than what it begins from")
@@ -128,8 +131,7 @@ def _search(
     regrid: Regrid | None,
 ) -> tuple[Timing, Length]:
     """The largest networks on the finest grid with which enough iterations fit, or else the smallest."""
-    small = prod(builder["task.patch"]) <= SMALL
-    levels: tuple[tuple[int, float], ...] = LEVELS[1:] if small else LEVELS
+    levels: tuple[tuple[int, float], ...] = LEVELS[1:] if prod(builder["task.patch"]) <= SMALL else LEVELS
     if regrid is None:
         levels = LEVELS[-1:]  # what a level is made of, the bundle decides
     for level in levels:
@@ -147,8 +149,6 @@ def _search(
             continue
         if found.iterations >= ENOUGH:
             break
-    if small and regrid is not None and level == levels[0] and found.iterations == MOST:
-        return _widened(builder, splits, constraints, trials, (timing, found))
     return timing, found
 
 
@@ -160,16 +160,16 @@ def _widened(
     narrow: tuple[Timing, Length],
 ) -> tuple[Timing, Length]:
     """Wide networks where the narrow ones would leave the budget unused, if enough iterations fit."""
-    before = LEVELS[1][0]
     _networks(builder, LEVELS[0][0])
     timing = trials(last=True)
     try:
         found = _length(builder, splits, constraints, timing)
     except InputError:  # they do not fit into the memory
         found = Length(0, 0)
-    if found.iterations >= WIDE:
+    # The choice of C3S3 was one for so many of its iterations; wide networks may not undo it.
+    if found.iterations >= (TEACHING if builder["method"] == "c3s3" else WIDE):
         return timing, found
-    _networks(builder, before)
+    _networks(builder, NARROW)
     return narrow
 
 
