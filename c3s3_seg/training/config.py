@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Le, MinLen
+from annotated_types import Ge, Le
 
 from c3s3_seg.bundle import ReadTask
 from c3s3_seg.bundle.manifest import check_patch
@@ -74,7 +74,7 @@ class DataConfig:
         What a reader of the model card must know of these scans.
     """
 
-    folder: Annotated[str, MinLen(1)]
+    folder: str
     validation_from_unlabelled: Annotated[int, Ge(0)] = 0
     labelled: Count | None = None
     fully_supervised: bool = False

@@ -10,7 +10,7 @@ from pathlib import Path
 from c3s3_seg.dataset import INDEX, DataSet, Splits
 from c3s3_seg.dataset.check.index_checks import refuse_leaks
 from c3s3_seg.dataset.patients import GIVEN, Guess, patients_of
-from c3s3_seg.errors import InputError
+from c3s3_seg.errors import ConfigError, InputError
 from c3s3_seg.system.shard import parse_share
 from c3s3_seg.training.config import DataConfig
 
@@ -21,9 +21,11 @@ def read_splits(config: DataConfig) -> tuple[DataSet, Splits]:
     Raises
     ------
     InputError
-        If there is no data set, no labelled case, or fewer of them than are wanted, or a patient is
-        in training and validation.
+        If no data set is given, or there is none, or no labelled case, or fewer of them than are wanted, or a
+        patient is in training and validation.
     """
+    if not config.folder:  # records of studies leave the folder out; a run would take the working folder
+        raise ConfigError("data.folder = '': wanted the folder of a data set")
     data = DataSet.load(Path(config.folder))
     splits = data.splits.hold_out(config.validation_from_unlabelled)
     if config.fully_supervised:

@@ -219,7 +219,7 @@ def test_an_empty_path_is_not_the_working_folder(words: list[str], option: str, 
 
 def test_an_empty_folder_of_a_configuration_is_not_the_working_folder(tmp_path: Path) -> None:
     answer = run("train", "phantom", "-o", tmp_path / "run", "--set", 'data.folder=""')
-    refused(answer, "data.folder", "at least 1")
+    refused(answer, "data.folder", "wanted the folder of a data set")
 
 
 def test_an_export_that_stands_alone_needs_a_folder() -> None:
