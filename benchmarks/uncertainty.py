@@ -14,7 +14,13 @@ from pathlib import Path
 from c3s3_seg import ModelBundle, load, load_mask
 from c3s3_seg.dataset import DataSet
 from c3s3_seg.phantom import simulate
-from c3s3_seg.training.bundles.calibrate import Limit, ReferenceCase, calibrate_uncertainty
+from c3s3_seg.training.bundles.calibrate import (
+    UNTOUCHED,
+    Limit,
+    ReferenceCase,
+    calibrate_uncertainty,
+    rank_correlation,
+)
 
 PHANTOMS = range(40_000, 40_008)
 
@@ -47,7 +53,7 @@ def cases(folder: Path | None) -> list[ReferenceCase]:
 
 def show(limit: Limit) -> None:
     facts = limit.calibration
-    print("\n| harm | median between (mm) | median true (mm) | bad | flagged |\n|---|---|---|---|---|")
+    print("\n| degraded by | median between (mm) | median true (mm) | bad | flagged |\n|---|---|---|---|---|")
     for degradation in dict.fromkeys(row.degradation for row in limit.rows):
         here = [row for row in limit.rows if row.degradation == degradation]
         between, true = ([getattr(row, key) for row in here] for key in ("between_mm", "true_mm"))
@@ -58,6 +64,8 @@ def show(limit: Limit) -> None:
             f" | {bad} of {len(here)} | {flagged} |"
         )
     print(f"\nbad: true 95HD above {facts.bad_mm:.2f} mm")
+    originals = [row for row in limit.rows if row.degradation == UNTOUCHED]
+    print(f"Spearman over the {len(originals)} original scans {rank_correlation(originals):.2f}")
     print(f"Spearman {facts.spearman:.2f}, AUROC {facts.auroc:.2f}, limit {facts.threshold_mm:.2f} mm")
     print(
         f"cases left out in turn: {limit.caught:.0%} of the bad flagged, {limit.false_alarms:.0%} of others"

@@ -129,7 +129,7 @@ def limit_of(rows: Sequence[CalibrationRow], found_on: str, bad_mm: float | None
     if bad.all() or not bad.any() or not np.isfinite(bad_mm):
         what = f"{bad.sum()} of {len(rows)} scans have a 95HD above {bad_mm:.2f} mm: no limit divides them"
         raise InputError(what, todo="Say with --bad-mm which 95HD in mm is bad")
-    figures = (best_threshold(between, bad), bad_mm, _spearman(between, true), auroc(between, bad))
+    figures = (best_threshold(between, bad), bad_mm, rank_correlation(rows), auroc(between, bad))
     threshold, limit, rank, area = (round(float(number), DECIMALS) for number in figures)
     if min(threshold, limit) <= 0:
         what = f"found a limit of {threshold:g} mm between the networks and of {limit:g} mm to the reference"
@@ -204,10 +204,11 @@ DEGRADATIONS: dict[str, Degradation] = {
 CROPS = {"crop 15 %": 0.15, "crop 30 %": 0.30}  # off one side of the first axis
 
 
-def _spearman(between: Floats, true: Floats) -> float:
-    """Rank correlation; 0 where one of them does not vary."""
+def rank_correlation(rows: Sequence[CalibrationRow]) -> float:
+    """Spearman's, of the 95HD between the networks and the true one; 0 where one of them does not vary."""
     from scipy import stats
 
+    between, true = ([getattr(row, key) for row in rows] for key in ("between_mm", "true_mm"))
     if len(set(between)) < 2 or len(set(true)) < 2:
         return 0.0
     return float(stats.spearmanr(between, true).statistic)
