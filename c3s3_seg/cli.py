@@ -13,13 +13,13 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from c3s3_seg import __version__
 from c3s3_seg.commands.console import Stopped, say, shown
 from c3s3_seg.commands.help_text import LazyGroup
 from c3s3_seg.commands.program_help import COMMANDS, EXIT_CODES, OPTIONS, PURPOSE, WIDEST
 from c3s3_seg.errors import C3S3Error, DefectError, InputError, foreseen, is_out_of_memory, unforeseen
 from c3s3_seg.system.libraries import leave_out_unused
 from c3s3_seg.system.process import quiet_libraries
+from c3s3_seg.version import __version__
 
 TRACEBACK = "C3S3_SEG_TRACEBACK"  # set: a defect shows where it was raised
 CONFIG = "C3S3_SEG_CONFIG"  # the configuration file, as --config

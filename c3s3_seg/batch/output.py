@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from c3s3_seg import __version__
 from c3s3_seg.batch.claims import PROBABILITIES, UNCERTAINTY, remove, sealed
 from c3s3_seg.batch.job import Job
 from c3s3_seg.batch.records import Loaded, Outcome, Predicted
@@ -25,6 +24,7 @@ from c3s3_seg.report.rows import PredictionRow
 from c3s3_seg.system.files import make_own_folder, printable, write_whole
 from c3s3_seg.system.ownership import MARK, PROGRAM
 from c3s3_seg.system.schema import plain
+from c3s3_seg.version import __version__
 
 if TYPE_CHECKING:
     from c3s3_seg.report.prediction_page import Uncertainty as ShownUncertainty

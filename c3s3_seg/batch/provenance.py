@@ -11,13 +11,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from c3s3_seg import __version__
 from c3s3_seg.batch.journal import STEM, Journal, JournalRecord
 from c3s3_seg.system.files import write_whole
 from c3s3_seg.system.hardware import installed_version, processor_name
 from c3s3_seg.system.ownership import MARK
 from c3s3_seg.system.schema import plain
 from c3s3_seg.system.shard import Shard
+from c3s3_seg.version import __version__
 
 NAME = "provenance"
 # No case may be called so: its JSON would take the place of ours.

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 
-from c3s3_seg import __version__
 from c3s3_seg.bundle import CARD, ModelBundle, Task
 from c3s3_seg.bundle.preprocessing import Intensity
 from c3s3_seg.errors import InputError
@@ -28,6 +27,7 @@ from c3s3_seg.export.standalone import averaged
 from c3s3_seg.inference.backends.runtimes import Backend
 from c3s3_seg.inference.tiling import FloatArray
 from c3s3_seg.system.files import printable
+from c3s3_seg.version import __version__
 
 MONAI = "1.4.0"  # the oldest that knows every argument below
 SCHEMA = (

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from c3s3_seg import __version__
 from c3s3_seg.batch.job import BatchPlan, Job, Model
 from c3s3_seg.batch.predict import predict_cases
 from c3s3_seg.batch.records import Refusal
@@ -23,6 +22,7 @@ from c3s3_seg.service.settings import ServeSettings
 from c3s3_seg.system.files import read_json
 from c3s3_seg.system.hardware import parse_memory
 from c3s3_seg.system.ownership import FILES
+from c3s3_seg.version import __version__
 
 # Error -> kind. A study in which there is nothing for the model is no failure: it is passed over.
 KINDS = {

@@ -13,7 +13,6 @@ from typing import Annotated, Any
 
 from annotated_types import MinLen
 
-from c3s3_seg import __version__
 from c3s3_seg.errors import ConfigError, InputError
 from c3s3_seg.report.study_table import Conditions, Trained, mixture
 from c3s3_seg.system.files import make_folder, make_own_folder, read_json, write_whole
@@ -24,6 +23,7 @@ from c3s3_seg.training import checkpoint
 from c3s3_seg.training.config import TrainConfig, load_config
 from c3s3_seg.training.loggers import open_logger
 from c3s3_seg.training.train import train
+from c3s3_seg.version import __version__
 
 # What decides scores and times: a change of it between two runs of a study has to be said.
 DECIDING = ("geometry", "metrics", "models", "training")

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from c3s3_seg import __version__
 from c3s3_seg.dataset.index import IMAGES, INDEX, MASKS, TEST_FOLDERS, CaseRecord, DataSet
 from c3s3_seg.dataset.labels import Labels
 from c3s3_seg.dataset.prepare.assemble import (
@@ -36,6 +35,7 @@ from c3s3_seg.system.files import check_folder, make_folder, make_own_folder, pl
 from c3s3_seg.system.lock import hold
 from c3s3_seg.system.process_pool import Died, each
 from c3s3_seg.system.progress import Progress, silent
+from c3s3_seg.version import __version__
 
 FORMAT = "1"  # of what is written: another one is written anew
 JUDGE = "scans that are left out, as their patients are for validation or test"

@@ -9,10 +9,10 @@ from typing import Any
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 
-from c3s3_seg import __version__
 from c3s3_seg.io.dicom.header import Slice
 from c3s3_seg.io.dicom_objects.codes import Kind, Maker
 from c3s3_seg.io.dicom_objects.references import Origin
+from c3s3_seg.version import __version__
 
 # Of patient and study, what an object made from its images repeats (PS3.3, C.7.1.1 and C.7.2.1).
 REPEATED = (

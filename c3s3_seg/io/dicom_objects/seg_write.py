@@ -17,13 +17,13 @@ from pydicom import dcmread
 from pydicom.uid import ExplicitVRLittleEndian, RLELossless, generate_uid
 from pydicom.valuerep import format_number_as_ds
 
-from c3s3_seg import __version__
 from c3s3_seg.errors import InputError
 from c3s3_seg.geometry.volume import Array, Volume
 from c3s3_seg.io.dicom_objects.codes import LABEL_CIELAB, LABEL_MAP, SEGMENTATION, Maker, Segment
 from c3s3_seg.io.dicom_objects.common import TYPE_2, date
 from c3s3_seg.io.dicom_objects.references import Origin, origin
 from c3s3_seg.system.files import write_whole
+from c3s3_seg.version import __version__
 
 # PS3.16, CID 7150: the category of everything that is an organ or a part of one.
 CATEGORY = ("123037004", "SCT", "Anatomical Structure")
