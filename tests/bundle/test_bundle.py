@@ -101,6 +101,7 @@ def test_dump_and_parse_are_inverse(bundle: ModelBundle) -> None:
 def test_shipped_bundles_are_whole() -> None:
     assert shipped_bundles() == [
         "hippocampus",
+        "hippocampus-20",
         "left-atrium",
         "left-atrium-16",
         "left-atrium-16-vnet",

@@ -22,6 +22,7 @@ from safetensors.torch import save
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import ConfigError, InputError
 from c3s3_seg.training import checkpoint
+from c3s3_seg.training.bundles.card import model_card
 from c3s3_seg.training.config import CONFIGS, load_config
 from c3s3_seg.training.data import Sampler, Views, read_splits
 from c3s3_seg.training.run import Run, schedule
@@ -156,6 +157,15 @@ def test_unlabelled_crops_may_come_from_all_cases(toy_config: Path) -> None:
     nothing = load_config(toy_config, changes[:1])
     with pytest.raises(InputError, match=r"no unlabelled case.*data\.unlabelled_stream = 'all'"):
         Sampler.of(nothing, *read_splits(nothing.data))
+
+
+def test_the_card_counts_no_scan_twice(toy_config: Path) -> None:
+    changes = ["data.fully_supervised=true", "data.unlabelled_stream=all", "run.precision=float32"]
+    history: dict[str, Any] = {"cases": {"labelled": 4, "unlabelled": 4, "validation": 1}, "iterations": 1}
+    history |= {"validation_last": [], "validation_best": None, "kept": "last", "warnings": []}
+    history |= {"initialized_from": None, "changed_on_resume": []}
+    card = model_card(load_config(toy_config, changes), (), history)
+    assert "4 labelled, 1 validation cases; the unlabelled stream draws from all 4 training scans.\n" in card
 
 
 def test_schedules_end_at_zero() -> None:

@@ -12,7 +12,6 @@ from c3s3_seg.training.config import TrainConfig
 def model_card(config: TrainConfig, networks: Sequence[Network], history: dict[str, Any]) -> str:
     """The card as Markdown."""
     task, run = config.task, config.run
-    counts = ", ".join(f"{count} {kind}" for kind, count in history["cases"].items())
     labels = ", ".join(f"{label.value} = {label.name}" for label in task.labels)
     spacing = " x ".join(f"{s:g}" for s in task.recipe.spacing_mm)
     storage = {"half": "half precision", "int8": "8 bits"}[config.networks.storage]
@@ -29,7 +28,7 @@ Research use only. Not a medical device.
 - **Networks**: {nets}. Kernels are stored in {storage} and run in single precision.
 - **Grid**: {spacing} mm, axes LPS; training crops of {" x ".join(map(str, task.patch))} voxels.
 - **Method**: {config.method}, {history["iterations"]} iterations, seed {run.seed}, {precision}.
-- **Data**: `{config.data.folder}`: {counts} cases.
+- **Data**: `{config.data.folder}`: {_cases(config, history["cases"])}.
 {remarks}{note_paragraph(config.data.note)}
 ## Validation
 
@@ -47,6 +46,14 @@ The exact configuration and the figures of each case are in `manifest.json`.
 def note_paragraph(note: str) -> str:
     """What a configuration says of its data, as a paragraph after the list; nothing of an empty note."""
     return f"\n{note.strip()}\n" if note.strip() else ""
+
+
+def _cases(config: TrainConfig, cases: dict[str, int]) -> str:
+    """How many of each kind; an unlabelled stream of all training scans has no cases of its own."""
+    whole = config.data.unlabelled_stream == "all"
+    counts = [f"{n} {kind}" for kind, n in cases.items() if not (whole and kind == "unlabelled")]
+    stream = f"; the unlabelled stream draws from all {cases['unlabelled']} training scans" if whole else ""
+    return f"{', '.join(counts)} cases{stream}"
 
 
 def _precision(config: TrainConfig, history: dict[str, Any]) -> str:
