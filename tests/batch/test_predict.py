@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from helpers.batches import MODEL, Told, masks
 
-from c3s3_seg.batch import BatchPlan, Job, predict_cases
+from c3s3_seg.batch import BatchPlan, Job, predict_cases, verify
+from c3s3_seg.batch.listing import list_cases
 from c3s3_seg.errors import InputError
 from c3s3_seg.inference import Settings
 from c3s3_seg.io import Case
@@ -110,6 +111,25 @@ def test_shards_and_then_the_whole(small_scans: Path, tmp_path: Path) -> None:
     assert told.done == []
     assert len(result.rows) == 5
     assert len((out / "summary.csv").read_text().splitlines()) == 6
+
+
+@pytest.mark.slow
+def test_shards_know_what_the_whole_has_done_since(small_scans: Path, tmp_path: Path) -> None:
+    """Night after night: shards, then the whole. What the whole has done anew nobody has edited."""
+    for n in (3, 4):
+        (small_scans / f"case-{n}.nii.gz").unlink()
+    out, job = tmp_path / "out", Job(tmp_path / "out", allow_out_of_domain=True)
+    run(small_scans, out, shard=Shard(1, 2))
+    run(small_scans, out)
+    model = replace(MODEL, settings=Settings(fill_holes=True))
+    predict_cases([small_scans], model, job)
+    listed, _ = list_cases([small_scans], job, BatchPlan(shard=Shard(2, 2)))  # which never ran
+    assert [case.state for case in listed] == ["done"]
+    for n in (1, 2):
+        told = Told()
+        result = predict_cases([small_scans], model, job, told, BatchPlan(shard=Shard(n, 2)))
+        assert (told.done, result.failures) == ([], ())
+    assert verify(out).holds
 
 
 def test_a_reserved_name_is_refused(small_scans: Path, tmp_path: Path) -> None:
