@@ -16,7 +16,6 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -32,6 +31,7 @@ TRIES = 2
 OPEN_S = 120.0  # what a worker may take to open the model, where cases have a limit: seconds, as measured
 LOOK_S = 1.0  # how often it is looked whether a worker that says nothing is alive
 STILLBORN = 3  # workers that die one after the other before they can do anything
+BLOCK = 1 << 16  # bytes at a time through a pipe
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 HINTS = {
     signal.SIGKILL: "as the system does when memory runs out",
@@ -74,6 +74,7 @@ class _BatchWorker:
     errors: Any  # an unnamed file with its stderr
     tasks: deque[CaseTask] = field(default_factory=deque)
     rest: bytes = b""
+    unsent: bytearray = field(default_factory=bytearray)
     ready: bool = False
     since: float = field(default_factory=time.monotonic)  # of its first case, or of its start
 
@@ -82,7 +83,7 @@ class _BatchWorker:
         stream = self.process.stdout
         while stream is not None:
             try:
-                block = os.read(stream.fileno(), 1 << 16)
+                block = os.read(stream.fileno(), BLOCK)
             except BlockingIOError:
                 break
             if not block:
@@ -93,10 +94,28 @@ class _BatchWorker:
 
     def send(self, what: Any) -> None:
         """One line; a worker that is gone is noticed by its end of file."""
+        self.unsent += json.dumps(what, default=sendable).encode() + b"\n"
+        self.flush()
+
+    def flush(self) -> None:
+        """What its pipe takes now: a worker reads when it has time, and a list of slices may fill the pipe.
+
+        Nobody waits for it, since meanwhile the others would stand still, and no time limit would hold.
+        """
+        stream = self.process.stdin
+        try:
+            while self.unsent and stream is not None:
+                del self.unsent[: os.write(stream.fileno(), self.unsent[:BLOCK])]
+        except BlockingIOError:
+            pass
+        except BrokenPipeError:
+            self.unsent.clear()
+
+    def hang_up(self) -> None:
+        """Nothing more is sent to it."""
+        self.unsent.clear()
         if self.process.stdin is not None:
-            with suppress(BrokenPipeError):
-                self.process.stdin.write(json.dumps(what, default=sendable).encode() + b"\n")
-                self.process.stdin.flush()
+            self.process.stdin.close()
 
 
 class Pool:
@@ -155,8 +174,7 @@ class Pool:
         for worker in self._workers:
             if worker.tasks or not worker.ready:
                 worker.process.terminate()
-            with suppress(BrokenPipeError):
-                worker.process.stdin.close()  # type: ignore[union-attr]
+            worker.hang_up()
         for worker in self._workers:
             try:
                 worker.process.wait(timeout=5)
@@ -179,7 +197,8 @@ class Pool:
             pass_fds=self._held,
             env={**os.environ, **dict.fromkeys(THREAD_VARIABLES, threads)},
         )
-        os.set_blocking(process.stdout.fileno(), False)  # type: ignore[union-attr]
+        for pipe in (process.stdin, process.stdout):
+            os.set_blocking(pipe.fileno(), False)  # type: ignore[union-attr]
         worker = _BatchWorker(process, errors)
         worker.send({"model": asdict(self._model), "job": asdict(self._job), "overlap": self._overlap})
         self._workers.append(worker)
@@ -209,8 +228,11 @@ class Pool:
         """Wait for answers; what died is replaced, and its cases are given back with the reason."""
         outcomes: list[Outcome] = []
         orphans: list[tuple[CaseTask, Refusal]] = []
+        for worker in self._workers:
+            self._watch_stdin(worker)
         self._selector.select(LOOK_S)
         for worker in list(self._workers):
+            worker.flush()
             # Dead first, then its last answers: a process of its own may keep the pipe open for longer.
             dead = worker.process.poll() is not None
             for line in worker.lines():
@@ -218,6 +240,15 @@ class Pool:
             if dead:
                 orphans += self._bury(worker)
         return outcomes, orphans
+
+    def _watch_stdin(self, worker: _BatchWorker) -> None:
+        """Whether its pipe takes more is asked as long as there is more."""
+        stdin = worker.process.stdin
+        watched = stdin in self._selector.get_map()
+        if worker.unsent and not watched:
+            self._selector.register(stdin, selectors.EVENT_WRITE, worker)  # type: ignore[arg-type]
+        elif watched and not worker.unsent:
+            self._selector.unregister(stdin)  # type: ignore[arg-type]
 
     def _receive(self, worker: _BatchWorker, message: dict[str, Any]) -> list[Outcome]:
         if "refused" in message:
@@ -252,11 +283,12 @@ class Pool:
 
     def _remove(self, worker: _BatchWorker) -> str:
         """Take leave of a process that is dead; gives the reason of its death."""
+        worker.unsent.clear()
+        self._watch_stdin(worker)
         self._selector.unregister(worker.process.stdout)  # type: ignore[arg-type]
         self._workers.remove(worker)
         reason = reason_of_death(worker.process.wait(), _tail(worker.errors))
-        with suppress(BrokenPipeError):
-            worker.process.stdin.close()  # type: ignore[union-attr]
+        worker.hang_up()
         worker.process.stdout.close()  # type: ignore[union-attr]
         worker.errors.close()
         return reason

@@ -214,6 +214,22 @@ def test_a_case_that_never_ends_fails_on_a_cluster_too(small_scans: Path, tmp_pa
     assert len(masks(tmp_path / "out")) == 4
 
 
+def test_a_worker_that_does_not_read_holds_nobody_up(small_scans: Path, tmp_path: Path) -> None:
+    """The files of two series are more than a pipe takes: the limit holds although the pipe is full."""
+    files = tuple(f"{n:060d}.dcm" for n in range(1500))
+    many = [replace(task, case=replace(task.case, files=files)) for task in tasks(small_scans)[:3]]
+    pool = Pool(MODEL, Job(tmp_path), 1, (), LIMIT_S)
+    try:
+        os.kill(pool._workers[0].process.pid, signal.SIGSTOP)
+        run = pool.run(many)
+        outcome = next(run)
+        assert outcome.refusal is not None
+        assert outcome.refusal.what == f"the case was not finished within {LIMIT_S} s"
+        assert sorted([outcome.case, *(o.case for o in run)]) == [f"case-{n}" for n in range(3)]
+    finally:
+        pool.close()
+
+
 def test_a_single_case_that_never_ends_is_one_line(small_scans: Path, tmp_path: Path) -> None:
     scan = small_scans / "case-1.nii.gz"
     brighten(scan)
