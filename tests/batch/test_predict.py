@@ -1,5 +1,7 @@
 """Batches in one process: resume, changes, limits, shards."""
 
+import errno
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -156,6 +158,34 @@ def test_a_defect_in_one_case_costs_one_case(
         "case-1.nii.gz: ZeroDivisionError: nobody foresaw this. This is a defect" in result.failures[0].reason
     )
     assert "Traceback" in (tmp_path / "out" / "journal.jsonl").read_text()
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        f"the file cannot be read: {os.strerror(errno.ESTALE)}",
+        f"the file 'file 3 of 9' is damaged: it cannot be read: {os.strerror(errno.EIO)}",
+        "the archive has 5 bytes, for which there is no room in /tmp",
+    ],
+)
+def test_what_a_file_server_did_not_give_is_no_fault_of_the_scan(
+    small_scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """It is tried again by the next run, as the scan itself did not change and needs not."""
+    from c3s3_seg.batch import case
+
+    def read(asked: Case, *how: object, **more: object) -> object:
+        raise InputError(what, where=asked.path)
+
+    for n in (2, 3, 4):
+        (small_scans / f"case-{n}.nii.gz").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(case, "read_case", read)
+        _, result = run(small_scans, tmp_path / "out")
+    assert len(result.failures) == 2
+    told, result = run(small_scans, tmp_path / "out")
+    assert told.done == ["case-0", "case-1"]
+    assert result.failures == ()
 
 
 def test_a_single_case_that_fails_leaves_nothing(tmp_path: Path) -> None:
