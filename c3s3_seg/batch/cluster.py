@@ -176,9 +176,7 @@ def _run(client: Any, setup: str, tasks: Iterable[CaseTask]) -> Iterator[Outcome
 
     def send(count: int) -> None:
         for task in (task for _, task in zip(range(count), source, strict=False)):
-            placed = replace(task, case=replace(task.case, path=Path(task.place)))
-            text = json.dumps(asdict(placed), default=os.fspath)
-            future = client.submit(_one, setup, text, pure=False, retries=TRIES, resources=resources)
+            future = client.submit(_one, setup, _sent(task), pure=False, retries=TRIES, resources=resources)
             waiting[future] = task
             line.add(future)
 
@@ -186,6 +184,13 @@ def _run(client: Any, setup: str, tasks: Iterable[CaseTask]) -> Iterator[Outcome
     for future in line:
         yield _outcome(future, waiting.pop(future))
         send(1)
+
+
+def _sent(task: CaseTask) -> str:
+    """The case for a worker, whose current folder is another one."""
+    truth = None if task.truth is None else task.truth.absolute()
+    placed = replace(task, case=replace(task.case, path=Path(task.place)), truth=truth)
+    return json.dumps(asdict(placed), default=os.fspath)
 
 
 def _outcome(future: Any, task: CaseTask) -> Outcome:

@@ -172,10 +172,8 @@ class StudyQueue:
         if not missing:
             self._move(key, "complete", attempts=0, next_try=now, kind="", reason="")
             return
-        reason = (
-            f"{missing} files of it had no room, could not be written, or made it larger than allowed; it has to"
-            " be sent again"
-        )
+        why = "had no room, could not be written, or made it larger than allowed"
+        reason = f"{missing} files of it {why}; it has to be sent again"
         self._move(key, "dead", kind="no room", reason=reason)
 
     # What is worked on

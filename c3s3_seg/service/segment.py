@@ -174,7 +174,7 @@ def problem_of(error: C3S3Error) -> Problem:
 
 
 def _of_the_run(error: C3S3Error, out: Path) -> Problem:
-    """What ended all of it: about the study, or about the place of its results, which may be good tomorrow."""
+    """What ended all of it: about the study, or about the place of its results, which may be good later."""
     problem, place = problem_of(error), Path(error.where) if error.where is not None else None
     is_place = place is not None and (place == out or place in out.parents or out in place.parents)
     return replace(problem, kind="storage") if is_place and problem.kind == "scan" else problem

@@ -9,6 +9,7 @@ import pytest
 from helpers.batches import MODEL, Told, masks
 
 from c3s3_seg.batch import BatchPlan, Job, predict_cases, verify
+from c3s3_seg.batch.job import CaseTask
 from c3s3_seg.batch.listing import list_cases
 from c3s3_seg.errors import InputError
 from c3s3_seg.inference import Settings
@@ -186,6 +187,23 @@ def test_what_a_file_server_did_not_give_is_no_fault_of_the_scan(
     told, result = run(small_scans, tmp_path / "out")
     assert told.done == ["case-0", "case-1"]
     assert result.failures == ()
+
+
+def test_a_place_that_cannot_be_looked_at_costs_its_case(
+    small_scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hours after the cases were sorted out, when it is begun."""
+    from c3s3_seg.batch import ledger
+
+    def look(task: CaseTask, *more: object) -> None:
+        if task.case.name == "case-1":
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    monkeypatch.setattr(ledger, "refuse_taken", look)
+    _, result = run(small_scans, tmp_path / "out")
+    assert [failure.case for failure in result.failures] == ["case-1"]
+    assert "case-1.nii.gz: Stale file handle." in result.failures[0].reason
+    assert len(result.rows) == 4
 
 
 def test_a_single_case_that_fails_leaves_nothing(tmp_path: Path) -> None:
