@@ -189,6 +189,24 @@ def test_what_a_file_server_did_not_give_is_no_fault_of_the_scan(
     assert result.failures == ()
 
 
+def test_a_scan_keeps_its_name_when_another_one_of_that_name_comes(small_scans: Path, tmp_path: Path) -> None:
+    """An archive that grows: the first one was segmented again as `one_x`, and its mask `x` stayed."""
+    out, places = tmp_path / "out", [tmp_path / "one", tmp_path / "two"]
+    job = Job(out, allow_out_of_domain=True)
+    for n, place in enumerate(places):
+        place.mkdir()
+        (small_scans / f"case-{n}.nii.gz").rename(place / "x.nii.gz")
+    predict_cases(places[:1], MODEL, job)
+    for again in (["two_x"], []):
+        told = Told()
+        predict_cases(places, MODEL, job, told)
+        assert told.done == again
+    assert sorted(masks(out)) == ["two_x.nii.gz", "x.nii.gz"]
+    told = Told()
+    predict_cases(places[1:], MODEL, job, told)  # the first one is not given: the second is not renamed either
+    assert told.done == []
+
+
 def test_a_place_that_cannot_be_looked_at_costs_its_case(
     small_scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
