@@ -1,5 +1,7 @@
 """Several processes with a model each. One that dies is replaced, and its reason is told.
 
+Where it cannot be replaced any more, the others go on.
+
 A case that was in a process when it died is done once more, alone, so that the blame is certain: if
 the process dies again, the case fails with the reason, and the others go on.
 """
@@ -76,6 +78,7 @@ class _BatchWorker:
     rest: bytes = b""
     unsent: bytearray = field(default_factory=bytearray)
     ready: bool = False
+    refusal: Refusal | None = None  # why it cannot open the model
     since: float = field(default_factory=time.monotonic)  # of its first case, or of its start
 
     def lines(self) -> list[bytes]:
@@ -252,7 +255,10 @@ class Pool:
 
     def _receive(self, worker: _BatchWorker, message: dict[str, Any]) -> list[Outcome]:
         if "refused" in message:
-            raise parse(Refusal, message["refused"], "worker").error()
+            worker.refusal = parse(Refusal, message["refused"], "worker")
+            if not self.origin:
+                raise worker.refusal.error()
+            return []
         if "origin" in message:
             worker.ready, self.origin, self._stillborn = True, message["origin"], 0
             return []
@@ -295,10 +301,13 @@ class Pool:
 
     def _bury(self, worker: _BatchWorker) -> list[tuple[CaseTask, Refusal]]:
         reason = self._remove(worker)
-        self._stillborn += not worker.ready
-        if self._stillborn >= STILLBORN:
+        self._stillborn = 0 if worker.ready else self._stillborn + 1
+        if self._stillborn < STILLBORN:
+            self._start()
+        elif not any(other.ready for other in self._workers):  # else those do the rest
+            if worker.refusal is not None:
+                raise worker.refusal.error()
             raise InputError(f"no worker can be started: {reason}", todo="Give fewer --workers, or none")
-        self._start()
         todo = "Give more memory or fewer --workers; --retry-failed tries again"
         return [(task, _refusal(task, reason, todo)) for task in worker.tasks]
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -84,6 +85,30 @@ def test_a_case_that_kills_twice_fails_with_the_reason(small_scans: Path, tmp_pa
     assert "the worker that had this case died: killed by signal 9 (SIGKILL" in outcomes[0].failure.reason
     assert outcomes[0].refusal is not None
     assert not outcomes[0].refusal.final  # it is tried again by the next run
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_worker_that_cannot_be_replaced_is_done_without(
+    small_scans: Path, tmp_path: Path, count: int
+) -> None:
+    """Its model has gone, or there is no memory for it any more: those that have one do the cases."""
+    bundle = tmp_path / "bundle"
+    shutil.copytree(MODEL.bundle, bundle)
+    pool = Pool(replace(MODEL, bundle=bundle), Job(tmp_path / "out"), count, ())
+    try:
+        while not all(worker.ready for worker in pool._workers):
+            pool._listen()
+        bundle.rename(tmp_path / "elsewhere")
+        os.kill(pool._workers[0].process.pid, signal.SIGKILL)
+        pool._workers[0].process.wait()
+        if count == 1:
+            with pytest.raises(InputError, match=r"no manifest\.json"):
+                list(pool.run(tasks(small_scans)))
+            return
+        outcomes = list(pool.run(tasks(small_scans)))
+    finally:
+        pool.close()
+    assert sorted(outcome.case for outcome in outcomes) == [f"case-{n}" for n in range(5)]
 
 
 def test_what_cannot_start_is_said(small_scans: Path, tmp_path: Path) -> None:
