@@ -21,7 +21,6 @@ from c3s3_seg.system.choices import MaskFormat
 from c3s3_seg.system.schema import dump
 from c3s3_seg.system.shard import Shard
 
-Suffix = MaskFormat
 STARTER_BYTES = 100_000_000  # of a process that starts workers and keeps the journal: 60 MB were measured
 NOT_IN_THE_OUTPUT = ("out", "origin")
 
@@ -57,7 +56,7 @@ class Job:
     """
 
     out: Path
-    suffix: Suffix = "nii.gz"
+    suffix: MaskFormat = "nii.gz"
     truth: Path | None = None
     preview: bool = False
     origin: dict[str, Any] | None = None
