@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from c3s3_seg.batch.executor import Engine
-from c3s3_seg.batch.job import CaseTask, Job, Model, sendable
+from c3s3_seg.batch.job import CaseTask, Job, Model, refuse_other_model, sendable
 from c3s3_seg.batch.records import Outcome, Refusal
 from c3s3_seg.errors import C3S3Error, InputError
 from c3s3_seg.system.hardware import available_processors
@@ -260,12 +260,23 @@ class Pool:
                 raise worker.refusal.error()
             return []
         if "origin" in message:
-            worker.ready, self.origin, self._stillborn = True, message["origin"], 0
+            self._greet(worker, message["origin"])
             return []
         outcome = parse(Outcome, message["outcome"], "worker")
         worker.tasks = deque(task for task in worker.tasks if task.case.name != outcome.case)
         worker.since = time.monotonic()  # cases come out in their order: the next one is the first now
         return [outcome]
+
+    def _greet(self, worker: _BatchWorker, origin: dict[str, Any]) -> None:
+        """A worker has opened its model; another one than that of the first makes no masks of this run."""
+        self.origin = self.origin or origin
+        try:
+            refuse_other_model(self.origin, origin, self._model.bundle)
+        except C3S3Error as error:
+            worker.refusal = Refusal.of(error, "open")
+            worker.process.kill()
+            return
+        worker.ready, self._stillborn = True, 0
 
     def _end_late(self) -> tuple[list[Outcome], list[CaseTask]]:
         """End what takes longer than a case may; gives the cases that failed, and those that only waited.

@@ -111,6 +111,23 @@ def test_a_worker_that_cannot_be_replaced_is_done_without(
     assert sorted(outcome.case for outcome in outcomes) == [f"case-{n}" for n in range(5)]
 
 
+def test_a_worker_with_another_model_than_the_run_began_with_is_refused(
+    small_scans: Path, tmp_path: Path
+) -> None:
+    """Its folder was written anew meanwhile: the record of the run names the weights of the first one."""
+    bundle = tmp_path / "bundle"
+    shutil.copytree(MODEL.bundle, bundle)
+    pool = Pool(replace(MODEL, bundle=bundle), Job(tmp_path / "out"), 1, ())
+    try:
+        bundle.rename(tmp_path / "before")
+        endless(tmp_path).rename(bundle)
+        os.kill(pool._workers[0].process.pid, signal.SIGKILL)
+        with pytest.raises(InputError, match="is not the one that this run began with. Leave the folder"):
+            list(pool.run(tasks(small_scans)))
+    finally:
+        pool.close()
+
+
 def test_what_cannot_start_is_said(small_scans: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no manifest\.json"):
         predict_cases(
