@@ -18,12 +18,13 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from c3s3_seg.batch.executor import Engine
-from c3s3_seg.batch.job import CaseTask, Job, Model, refuse_other_model, sendable
+from c3s3_seg.batch.job import CaseTask, Job, Model, refuse_other_model
 from c3s3_seg.batch.records import Outcome, Refusal
+from c3s3_seg.batch.worker_link import BatchWorker
 from c3s3_seg.errors import C3S3Error, InputError
 from c3s3_seg.system.hardware import available_processors
 from c3s3_seg.system.schema import parse
@@ -33,7 +34,6 @@ TRIES = 2
 OPEN_S = 120.0  # what a worker may take to open the model, where cases have a limit: seconds, as measured
 LOOK_S = 1.0  # how often it is looked whether a worker that says nothing is alive
 STILLBORN = 3  # workers that die one after the other before they can do anything
-BLOCK = 1 << 16  # bytes at a time through a pipe
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 HINTS = {
     signal.SIGKILL: "as the system does when memory runs out",
@@ -70,57 +70,6 @@ def worker_engine(
     return Engine(pool.run, pool.origin, str(model.bundle), pool.close)
 
 
-@dataclass
-class _BatchWorker:
-    process: subprocess.Popen[bytes]
-    errors: Any  # an unnamed file with its stderr
-    tasks: deque[CaseTask] = field(default_factory=deque)
-    rest: bytes = b""
-    unsent: bytearray = field(default_factory=bytearray)
-    ready: bool = False
-    refusal: Refusal | None = None  # why it cannot open the model
-    since: float = field(default_factory=time.monotonic)  # of its first case, or of its start
-
-    def lines(self) -> list[bytes]:
-        """What it has said since."""
-        stream = self.process.stdout
-        while stream is not None:
-            try:
-                block = os.read(stream.fileno(), BLOCK)
-            except BlockingIOError:
-                break
-            if not block:
-                break
-            self.rest += block
-        *lines, self.rest = self.rest.split(b"\n")
-        return lines
-
-    def send(self, what: Any) -> None:
-        """One line; a worker that is gone is noticed by its end of file."""
-        self.unsent += json.dumps(what, default=sendable).encode() + b"\n"
-        self.flush()
-
-    def flush(self) -> None:
-        """What its pipe takes now: a worker reads when it has time, and a list of slices may fill the pipe.
-
-        Nobody waits for it, since meanwhile the others would stand still, and no time limit would hold.
-        """
-        stream = self.process.stdin
-        try:
-            while self.unsent and stream is not None:
-                del self.unsent[: os.write(stream.fileno(), self.unsent[:BLOCK])]
-        except BlockingIOError:
-            pass
-        except BrokenPipeError:
-            self.unsent.clear()
-
-    def hang_up(self) -> None:
-        """Nothing more is sent to it."""
-        self.unsent.clear()
-        if self.process.stdin is not None:
-            self.process.stdin.close()
-
-
 class Pool:
     """Worker processes and the cases they have.
 
@@ -138,7 +87,7 @@ class Pool:
         # network's way (0.064 against 0.059 s a case with two of them on two processors).
         self._overlap = count < available_processors()
         self._selector = selectors.DefaultSelector()
-        self._workers: list[_BatchWorker] = []
+        self._workers: list[BatchWorker] = []
         self._stillborn = 0
         self.origin: dict[str, Any] = {}
         try:
@@ -202,12 +151,12 @@ class Pool:
         )
         for pipe in (process.stdin, process.stdout):
             os.set_blocking(pipe.fileno(), False)  # type: ignore[union-attr]
-        worker = _BatchWorker(process, errors)
+        worker = BatchWorker(process, errors)
         worker.send({"model": asdict(self._model), "job": asdict(self._job), "overlap": self._overlap})
         self._workers.append(worker)
         self._selector.register(process.stdout, selectors.EVENT_READ, worker)  # type: ignore[arg-type]
 
-    def _feed(self, worker: _BatchWorker, fresh: Iterator[CaseTask], again: deque[CaseTask]) -> bool:
+    def _feed(self, worker: BatchWorker, fresh: Iterator[CaseTask], again: deque[CaseTask]) -> bool:
         """Give a worker what it can take; False once there is nothing fresh."""
         if not worker.ready:
             return True
@@ -244,7 +193,7 @@ class Pool:
                 orphans += self._bury(worker)
         return outcomes, orphans
 
-    def _watch_stdin(self, worker: _BatchWorker) -> None:
+    def _watch_stdin(self, worker: BatchWorker) -> None:
         """Whether its pipe takes more is asked as long as there is more."""
         stdin = worker.process.stdin
         watched = stdin in self._selector.get_map()
@@ -253,7 +202,7 @@ class Pool:
         elif watched and not worker.unsent:
             self._selector.unregister(stdin)  # type: ignore[arg-type]
 
-    def _receive(self, worker: _BatchWorker, message: dict[str, Any]) -> list[Outcome]:
+    def _receive(self, worker: BatchWorker, message: dict[str, Any]) -> list[Outcome]:
         if "refused" in message:
             worker.refusal = parse(Refusal, message["refused"], "worker")
             if not self.origin:
@@ -267,7 +216,7 @@ class Pool:
         worker.since = time.monotonic()  # cases come out in their order: the next one is the first now
         return [outcome]
 
-    def _greet(self, worker: _BatchWorker, origin: dict[str, Any]) -> None:
+    def _greet(self, worker: BatchWorker, origin: dict[str, Any]) -> None:
         """A worker has opened its model; another one than that of the first makes no masks of this run."""
         self.origin = self.origin or origin
         try:
@@ -298,7 +247,7 @@ class Pool:
                 waiting += others
         return late, waiting
 
-    def _remove(self, worker: _BatchWorker) -> str:
+    def _remove(self, worker: BatchWorker) -> str:
         """Take leave of a process that is dead; gives the reason of its death."""
         worker.unsent.clear()
         self._watch_stdin(worker)
@@ -310,7 +259,7 @@ class Pool:
         worker.errors.close()
         return reason
 
-    def _bury(self, worker: _BatchWorker) -> list[tuple[CaseTask, Refusal]]:
+    def _bury(self, worker: BatchWorker) -> list[tuple[CaseTask, Refusal]]:
         reason = self._remove(worker)
         self._stillborn = 0 if worker.ready else self._stillborn + 1
         if self._stillborn < STILLBORN:

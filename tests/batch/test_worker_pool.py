@@ -122,7 +122,7 @@ def test_a_worker_with_another_model_than_the_run_began_with_is_refused(
         bundle.rename(tmp_path / "before")
         endless(tmp_path).rename(bundle)
         os.kill(pool._workers[0].process.pid, signal.SIGKILL)
-        with pytest.raises(InputError, match="is not the one that this run began with. Leave the folder"):
+        with pytest.raises(InputError, match=r"is not the one that this run began with\. Leave the folder"):
             list(pool.run(tasks(small_scans)))
     finally:
         pool.close()
