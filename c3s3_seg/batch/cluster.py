@@ -14,16 +14,18 @@ import importlib
 import importlib.util
 import json
 import os
+import platform
 import subprocess
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from c3s3_seg.batch.executor import Engine, in_this_process
-from c3s3_seg.batch.job import CaseTask, Job, Model, sendable
+from c3s3_seg.batch.job import CaseTask, Job, Model, refuse_other_model, sendable
 from c3s3_seg.batch.records import Outcome, Refusal
 from c3s3_seg.batch.worker_pool import worker_engine
 from c3s3_seg.errors import C3S3Error, InputError, MissingError, to_install
@@ -79,7 +81,8 @@ def cluster_engine(
     if "refused" in origin:
         stack.close()
         raise parse(Refusal, origin["refused"], address).error()
-    return Engine(lambda tasks: _run(client, setup, tasks), origin, str(model.bundle), stack.close)
+    run = partial(_run, client, setup, json.dumps(origin))
+    return Engine(run, origin, str(model.bundle), stack.close)
 
 
 def _connect(address: str, workers: int, stack: ExitStack) -> Any:
@@ -166,7 +169,7 @@ def _resources(client: Any) -> dict[str, int] | None:
     return {GPU: 1} if any(GPU in worker.get("resources", {}) for worker in workers) else None
 
 
-def _run(client: Any, setup: str, tasks: Iterable[CaseTask]) -> Iterator[Outcome]:
+def _run(client: Any, setup: str, origin: str, tasks: Iterable[CaseTask]) -> Iterator[Outcome]:
     """Keep the cluster busy without sending it everything at once; outcomes as they come."""
     source = iter(tasks)
     resources = _resources(client)
@@ -176,9 +179,8 @@ def _run(client: Any, setup: str, tasks: Iterable[CaseTask]) -> Iterator[Outcome
 
     def send(count: int) -> None:
         for task in (task for _, task in zip(range(count), source, strict=False)):
-            placed = replace(task, case=replace(task.case, path=Path(task.place)))
-            text = json.dumps(asdict(placed), default=os.fspath)
-            future = client.submit(_one, setup, text, pure=False, retries=TRIES, resources=resources)
+            words = (setup, origin, _sent(task))
+            future = client.submit(_one, *words, pure=False, retries=TRIES, resources=resources)
             waiting[future] = task
             line.add(future)
 
@@ -186,6 +188,13 @@ def _run(client: Any, setup: str, tasks: Iterable[CaseTask]) -> Iterator[Outcome
     for future in line:
         yield _outcome(future, waiting.pop(future))
         send(1)
+
+
+def _sent(task: CaseTask) -> str:
+    """The case for a worker, whose current folder is another one."""
+    truth = None if task.truth is None else task.truth.absolute()
+    placed = replace(task, case=replace(task.case, path=Path(task.place)), truth=truth)
+    return json.dumps(asdict(placed), default=os.fspath)
 
 
 def _outcome(future: Any, task: CaseTask) -> Outcome:
@@ -223,8 +232,15 @@ def _origin(setup: str) -> dict[str, Any]:
         return {"refused": asdict(Refusal.of(error, "open"))}
 
 
-def _one(setup: str, text: str) -> str:
+def _one(setup: str, origin: str, text: str) -> str:
     """Runs on a worker: one case, as JSON in and JSON out."""
+    task = parse(CaseTask, json.loads(text), "cluster")
     with _one_at_a_time:
-        (outcome,) = _open(setup).run([parse(CaseTask, json.loads(text), "cluster")])
+        engine = _open(setup)
+        try:
+            refuse_other_model(json.loads(origin), engine.origin, platform.node())
+        except InputError as error:
+            outcome = Outcome(task.case.name, task.place, refusal=Refusal.of(error, "worker"))
+        else:
+            (outcome,) = engine.run([task])
     return json.dumps(asdict(outcome), default=os.fspath)

@@ -42,8 +42,6 @@ if TYPE_CHECKING:
     from c3s3_seg.geometry.volume import Volume
     from c3s3_seg.io.mask_files import MaskPairs
 
-# Called with (case that is done, how many are, of how many).
-
 
 @dataclass(frozen=True)
 class EvaluationSettings:

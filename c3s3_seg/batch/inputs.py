@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from c3s3_seg.batch.job import BatchPlan, CaseTask, Job
-from c3s3_seg.batch.journal import journal_path, records_of
+from c3s3_seg.batch.journal import journal_path, records_of, shard_journals
 from c3s3_seg.errors import C3S3Error
 from c3s3_seg.io import Case, Skipped, match_truth
 from c3s3_seg.io.studies import Known, find_scans
@@ -58,12 +58,12 @@ def collect(inputs: Iterable[Path], job: Job, plan: BatchPlan, progress: Progres
 
 
 def _known(out: Path, plan: BatchPlan) -> Known:
-    """The cases of DICOM series in the journals of the folder. A journal that is damaged is refused later."""
+    """The cases in the journals of the folder. A journal that is damaged is refused later."""
     known: dict[str, dict[str, Case]] = defaultdict(dict)
-    for path in {journal_path(out, None), journal_path(out, plan.shard)}:
+    shards = shard_journals(out) if plan.shard is None else [journal_path(out, plan.shard)]
+    for path in [journal_path(out), *shards]:
         with suppress(C3S3Error):
             for record in records_of(path) if path.exists() else ():
                 outcome = record.outcome
-                if outcome.series:
-                    known[outcome.series][outcome.case] = Case(outcome.case, Path(outcome.scan))
-    return {series: list(cases.values()) for series, cases in known.items()}
+                known[outcome.series or outcome.scan][outcome.case] = Case(outcome.case, Path(outcome.scan))
+    return {place: list(cases.values()) for place, cases in known.items()}

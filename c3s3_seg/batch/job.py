@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,6 @@ from c3s3_seg.system.choices import MaskFormat
 from c3s3_seg.system.schema import dump
 from c3s3_seg.system.shard import Shard
 
-Suffix = MaskFormat
 STARTER_BYTES = 100_000_000  # of a process that starts workers and keeps the journal: 60 MB were measured
 NOT_IN_THE_OUTPUT = ("out", "origin")
 
@@ -57,7 +57,7 @@ class Job:
     """
 
     out: Path
-    suffix: Suffix = "nii.gz"
+    suffix: MaskFormat = "nii.gz"
     truth: Path | None = None
     preview: bool = False
     origin: dict[str, Any] | None = None
@@ -271,6 +271,27 @@ def _task_sha256(bundle: ModelBundle, members: list[tuple[ModelBundle, Network]]
     """Of the manifest's labels, grid, domain and networks: they decide the masks as the weights do."""
     parts = [dump(bundle.task), *(dump(network) for _, network in members)]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def refuse_other_model(wanted: Mapping[str, Any], found: Mapping[str, Any], where: Path | str) -> None:
+    """Refuse what another process has opened, unless it is the model that the run is recorded with.
+
+    Parameters
+    ----------
+    wanted, found
+        As `origin` gives them.
+    where
+        Of whom that is said.
+
+    Raises
+    ------
+    InputError
+        If weights or labels are others: the folder of the bundle was written anew, or is another one there.
+    """
+    if any(wanted.get(key) != found.get(key) for key in ("bundle", "weights_sha256", "task_sha256")):
+        what = "the model that a worker has opened is not the one that this run began with"
+        todo = "Leave the folder of the bundle as it is while a run uses it, and the same on all machines"
+        raise InputError(what, where=where, todo=todo)
 
 
 def origin(bundle: ModelBundle, predictor: Predictor) -> dict[str, Any]:

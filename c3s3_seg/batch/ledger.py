@@ -10,7 +10,7 @@ from c3s3_seg.batch.claims import EARLIER, clear, places, remove, remove_replace
 from c3s3_seg.batch.job import CaseTask
 from c3s3_seg.batch.journal import Journal, JournalRecord, State
 from c3s3_seg.batch.records import STOPPED, Outcome, Refusal
-from c3s3_seg.batch.resume import Request, refuse_taken
+from c3s3_seg.batch.resume import Request, refuse_taken, refused
 from c3s3_seg.errors import C3S3Error, InputError
 
 
@@ -37,10 +37,10 @@ class Ledger:
         for task in todo:
             try:
                 self._begin(task)
-            except InputError as error:
-                if error.where == self.journal.path:
+            except (InputError, OSError) as error:
+                if isinstance(error, InputError) and error.where == self.journal.path:
                     raise
-                self.taken.append(Outcome(task.case.name, task.place, refusal=Refusal.of(error, "begin")))
+                self.taken.append(refused(task, error))
                 continue
             yield task
 

@@ -7,9 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from c3s3_seg.batch.gather import gather, inherit
 from c3s3_seg.batch.inputs import collect
 from c3s3_seg.batch.job import BatchPlan, Job
-from c3s3_seg.batch.journal import journal_path, records_of
+from c3s3_seg.batch.journal import copied, journal_path
 from c3s3_seg.io import Skipped
 from c3s3_seg.system.files import check_folder
 
@@ -63,7 +64,7 @@ def list_cases(
     """
     check_folder(job.out)
     found = collect(inputs, job, plan)
-    known = _states(journal_path(job.out, plan.shard))
+    known = _states(job.out, plan, [task.case.name for task in found.tasks])
     listed, left = [], plan.limit
     for task in found.tasks:
         state = known.get(task.case.name, "new")
@@ -76,7 +77,11 @@ def list_cases(
     return listed, found.skipped
 
 
-def _states(journal: Path) -> dict[str, str]:
-    if not journal.exists():
-        return {}
-    return {record.outcome.case: _STATES[record.state] for record in records_of(journal)}
+def _states(out: Path, plan: BatchPlan, cases: list[str]) -> dict[str, str]:
+    """As the run would find them: with what shards, or the whole folder, have recorded since."""
+    with copied(journal_path(out, plan.shard)) as journal:
+        if plan.shard is None:
+            gather(journal, out)
+        else:
+            inherit(journal, out, cases)
+        return {record.outcome.case: _STATES[record.state] for record in journal.records()}

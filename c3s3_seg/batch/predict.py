@@ -17,9 +17,10 @@ from c3s3_seg.batch.claims import FOLDERS, Asked
 from c3s3_seg.batch.counts import Counts
 from c3s3_seg.batch.engines import open_engine
 from c3s3_seg.batch.executor import Engine
+from c3s3_seg.batch.gather import gather, inherit
 from c3s3_seg.batch.inputs import Inputs, collect
 from c3s3_seg.batch.job import BatchPlan, CaseTask, Job, Model
-from c3s3_seg.batch.journal import Journal, gather, journal_path
+from c3s3_seg.batch.journal import Journal, journal_path, shard_journals
 from c3s3_seg.batch.ledger import Ledger
 from c3s3_seg.batch.provenance import LEFT_BEHIND, provenance_names, surroundings, write_provenance
 from c3s3_seg.batch.records import Outcome
@@ -79,7 +80,7 @@ def predict_cases(
     make_folder(job.out)
     with ExitStack() as stack:
         held = stack.enter_context(hold(job.out, str(plan.shard) if plan.shard else None))
-        engine = open_engine(model, job, plan, held, progress, _first(found, job, plan))
+        engine = open_engine(model, job, plan, held, progress, _first(found, job))
         stack.callback(sweep_unpacked)  # of workers that were ended in the middle of a case
         stack.callback(engine.close)
         run = _Run(engine, replace(job, origin=engine.origin), plan, report or _silent)
@@ -90,9 +91,10 @@ def _silent(progress: BatchProgress) -> None:
     del progress
 
 
-def _first(found: Inputs, job: Job, plan: BatchPlan) -> CaseTask | None:
+def _first(found: Inputs, job: Job) -> CaseTask | None:
     """The case that this run will certainly begin with; None in a folder with records of earlier runs."""
-    return None if journal_path(job.out, plan.shard).exists() else next(iter(found.tasks), None)
+    known = journal_path(job.out).exists() or shard_journals(job.out)
+    return None if known else next(iter(found.tasks), None)
 
 
 class _Run:
@@ -121,6 +123,8 @@ class _Run:
             if self.plan.shard is None:
                 _sweep(self.job.out)
                 gather(journal, self.job.out)
+            else:
+                inherit(journal, self.job.out, [task.case.name for task in found.tasks])
             journal.start(self._run_details(found.skipped))
             return self._all(found, journal, discard=fresh and found.single)
         finally:

@@ -21,9 +21,7 @@ from c3s3_seg.version import __version__
 
 NAME = "provenance"
 # No case may be called so: its JSON would take the place of ours.
-RESERVED = re.compile(
-    rf"{NAME}(\.\d+-of-\d+)?", re.IGNORECASE
-)  # no case may be called so: its JSON would be ours
+RESERVED = re.compile(rf"{NAME}(\.\d+-of-\d+)?", re.IGNORECASE)
 # What a kill leaves of a file that was being written (see `files.write_whole` and `io.save`).
 LEFT_BEHIND = re.compile(r"\.[0-9a-f]{12}(\.part|\.nii|\.nii\.gz|\.nrrd|\.mha|\.dcm)")
 TIMES = ("run", "id", "started", "ended", "command")  # of a run, by which two runs of the same differ

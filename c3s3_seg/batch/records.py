@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,9 +19,18 @@ from c3s3_seg.io import Skipped
 from c3s3_seg.io.detect import is_dicom, is_zip
 from c3s3_seg.report.rows import Failure, PredictionRow
 
-# A failure in one of these steps is the scan's own: it would fail again. The others are the machine's.
 STOPPED = "stopped"  # the step of a case that was not done, because the run ended before
+# A failure in one of these steps is the scan's own: it would fail again. The others are the machine's.
 OF_THE_SCAN = ("load", "check", "prepare")
+# But for what the system says where it could not read or unpack a scan that may be good: a file server that
+# does not answer, too many open files, a full disk for archives.
+_PASSING = (
+    *(errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EBUSY, errno.ENODEV, errno.ENXIO),
+    *(errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS),
+    *(errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENOTCONN),
+    *(errno.ECONNRESET, errno.ENOLINK, errno.EREMOTEIO),
+)
+PASSING = (*map(os.strerror, _PASSING), "there is no room")
 
 
 @dataclass(frozen=True)
@@ -60,7 +71,7 @@ class Refusal:
     def final(self) -> bool:
         """Whether it would come again with the same scan."""
         lack = self.kind == MemoryLimitError.__name__ or self.what.startswith(NO_MEMORY)
-        return self.step in OF_THE_SCAN and not lack
+        return self.step in OF_THE_SCAN and not lack and not any(text in self.what for text in PASSING)
 
     def error(self) -> C3S3Error:
         """The error, to be raised."""

@@ -149,12 +149,8 @@ def sort_out(tasks: Sequence[CaseTask], journal: Journal, request: Request) -> S
             if decision is not None:
                 task = replace(task, kept=decision.kept)
                 refuse_taken(task, record, request, journal)
-        except OSError as error:  # a place that cannot even be looked at
-            refusal = Refusal.of(InputError(f"{error.strerror or error}", where=task.case.path), "begin")
-            result.refused.append(Outcome(task.case.name, task.place, refusal=refusal))
-            continue
-        except C3S3Error as error:
-            result.refused.append(Outcome(task.case.name, task.place, refusal=Refusal.of(error, "begin")))
+        except (C3S3Error, OSError) as error:
+            result.refused.append(refused(task, error))
             continue
         if decision is None and record is not None:
             if record.outcome.scan != task.place:  # it has moved; it is the same scan
@@ -170,6 +166,13 @@ def sort_out(tasks: Sequence[CaseTask], journal: Journal, request: Request) -> S
         result.left = max(0, len(result.todo) - plan.limit)
         del result.todo[plan.limit :]
     return result
+
+
+def refused(task: CaseTask, error: C3S3Error | OSError) -> Outcome:
+    """The outcome of a case that must not be touched, or whose places cannot even be looked at."""
+    if isinstance(error, OSError):
+        error = InputError(error.strerror or str(error), where=task.case.path)
+    return Outcome(task.case.name, task.place, refusal=Refusal.of(error, "begin"))
 
 
 def _decision(

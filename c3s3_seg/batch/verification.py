@@ -109,10 +109,10 @@ def verify(out: Path) -> Verification:
                 cases[case["case"]] = case
     for case in cases.values():
         known |= set(_verify_case(case, out, result))
+    runs.sort(key=lambda run: str(run.get("started", "")))  # of one second, the later one stays the later
     for folder, weights in _bundles(runs).items():
         for name, expected in weights.items():
             _compare(Path(folder) / name, expected, result, reach=True)
-    runs.sort(key=lambda run: str(run.get("started", "")))  # of one second, the later one stays the later
     newest = _model(runs[-1]["made_with"]) if runs else None
     for case in cases.values():  # a mask of another model, whose scan was not given to the present run
         if case["model"] not in (None, newest):
@@ -158,6 +158,7 @@ def _is_newer(case: dict[str, Any], known: dict[str, Any] | None) -> bool:
 
 
 def _bundles(runs: list[dict[str, Any]]) -> dict[str, dict[str, str]]:
+    """Folder -> the weights that the newest run found there."""
     return {run["bundle"]: run["made_with"].get("weights_sha256", {}) for run in runs if run["bundle"]}
 
 
@@ -191,13 +192,15 @@ def _verify_case(case: dict[str, Any], out: Path, result: Verification) -> Itera
     if case["state"] != "done":
         return
     scan = Path(case["scan"])
-    if not scan.exists():
+    if not os.path.exists(scan):  # unlike `Path.exists`, also of a folder that this user may not read
         result.unreachable.append(str(scan))
         return
     try:
         found = scan_sha256(scan, series_files(scan, case["series"]) if case.get("series") else ())
-    except C3S3Error as error:
-        result.wrong.append(Discrepancy(str(scan), error.what))
+    except (C3S3Error, OSError) as error:
+        result.wrong.append(
+            Discrepancy(str(scan), error.what if isinstance(error, C3S3Error) else str(error))
+        )
         return
     result.checked += 1
     if found != case["inputs_sha256"]["scan"]:
@@ -207,7 +210,7 @@ def _verify_case(case: dict[str, Any], out: Path, result: Verification) -> Itera
 def _compare(
     path: Path, expected: str, result: Verification, *, reach: bool = False, counted: bool = True
 ) -> None:
-    if not path.is_file() or (path.is_symlink() and not reach):
+    if not os.path.isfile(path) or (os.path.islink(path) and not reach):
         if reach and not os.path.lexists(path):
             result.unreachable.append(str(path))
         else:

@@ -21,6 +21,7 @@ from c3s3_seg.batch.records import Refusal
 from c3s3_seg.errors import C3S3Error, foreseen, is_out_of_memory, unforeseen
 from c3s3_seg.system.libraries import leave_out_unused
 from c3s3_seg.system.process import quiet_libraries
+from c3s3_seg.system.process_pool import follow_parent
 from c3s3_seg.system.schema import parse
 
 WHERE = "the line from the program that started this worker"
@@ -29,7 +30,7 @@ WHERE = "the line from the program that started this worker"
 def main() -> None:
     """Serve until stdin ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all: the parent decides
-    _die_with_the_parent()
+    follow_parent()
     quiet_libraries()
     leave_out_unused()
     replies = _take_stdout()
@@ -68,17 +69,6 @@ def _send(replies: IO[str], **what: Any) -> None:
         replies.flush()
     except BrokenPipeError:  # nobody listens any more
         os._exit(1)
-
-
-def _die_with_the_parent() -> None:
-    """On Linux: a parent that is killed takes its workers along (prctl, PR_SET_PDEATHSIG = 1)."""
-    if sys.platform == "linux":
-        import ctypes
-
-        parent = os.getppid()
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-        if os.getppid() != parent:  # it died in between
-            os._exit(1)
 
 
 if __name__ == "__main__":

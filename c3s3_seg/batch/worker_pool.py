@@ -1,5 +1,7 @@
 """Several processes with a model each. One that dies is replaced, and its reason is told.
 
+Where it cannot be replaced any more, the others go on.
+
 A case that was in a process when it died is done once more, alone, so that the blame is certain: if
 the process dies again, the case fails with the reason, and the others go on.
 """
@@ -16,13 +18,13 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from c3s3_seg.batch.executor import Engine
-from c3s3_seg.batch.job import CaseTask, Job, Model, sendable
+from c3s3_seg.batch.job import CaseTask, Job, Model, refuse_other_model
 from c3s3_seg.batch.records import Outcome, Refusal
+from c3s3_seg.batch.worker_link import BatchWorker
 from c3s3_seg.errors import C3S3Error, InputError
 from c3s3_seg.system.hardware import available_processors
 from c3s3_seg.system.schema import parse
@@ -68,37 +70,6 @@ def worker_engine(
     return Engine(pool.run, pool.origin, str(model.bundle), pool.close)
 
 
-@dataclass
-class _BatchWorker:
-    process: subprocess.Popen[bytes]
-    errors: Any  # an unnamed file with its stderr
-    tasks: deque[CaseTask] = field(default_factory=deque)
-    rest: bytes = b""
-    ready: bool = False
-    since: float = field(default_factory=time.monotonic)  # of its first case, or of its start
-
-    def lines(self) -> list[bytes]:
-        """What it has said since."""
-        stream = self.process.stdout
-        while stream is not None:
-            try:
-                block = os.read(stream.fileno(), 1 << 16)
-            except BlockingIOError:
-                break
-            if not block:
-                break
-            self.rest += block
-        *lines, self.rest = self.rest.split(b"\n")
-        return lines
-
-    def send(self, what: Any) -> None:
-        """One line; a worker that is gone is noticed by its end of file."""
-        if self.process.stdin is not None:
-            with suppress(BrokenPipeError):
-                self.process.stdin.write(json.dumps(what, default=sendable).encode() + b"\n")
-                self.process.stdin.flush()
-
-
 class Pool:
     """Worker processes and the cases they have.
 
@@ -116,7 +87,7 @@ class Pool:
         # network's way (0.064 against 0.059 s a case with two of them on two processors).
         self._overlap = count < available_processors()
         self._selector = selectors.DefaultSelector()
-        self._workers: list[_BatchWorker] = []
+        self._workers: list[BatchWorker] = []
         self._stillborn = 0
         self.origin: dict[str, Any] = {}
         try:
@@ -155,8 +126,7 @@ class Pool:
         for worker in self._workers:
             if worker.tasks or not worker.ready:
                 worker.process.terminate()
-            with suppress(BrokenPipeError):
-                worker.process.stdin.close()  # type: ignore[union-attr]
+            worker.hang_up()
         for worker in self._workers:
             try:
                 worker.process.wait(timeout=5)
@@ -179,13 +149,14 @@ class Pool:
             pass_fds=self._held,
             env={**os.environ, **dict.fromkeys(THREAD_VARIABLES, threads)},
         )
-        os.set_blocking(process.stdout.fileno(), False)  # type: ignore[union-attr]
-        worker = _BatchWorker(process, errors)
+        for pipe in (process.stdin, process.stdout):
+            os.set_blocking(pipe.fileno(), False)  # type: ignore[union-attr]
+        worker = BatchWorker(process, errors)
         worker.send({"model": asdict(self._model), "job": asdict(self._job), "overlap": self._overlap})
         self._workers.append(worker)
         self._selector.register(process.stdout, selectors.EVENT_READ, worker)  # type: ignore[arg-type]
 
-    def _feed(self, worker: _BatchWorker, fresh: Iterator[CaseTask], again: deque[CaseTask]) -> bool:
+    def _feed(self, worker: BatchWorker, fresh: Iterator[CaseTask], again: deque[CaseTask]) -> bool:
         """Give a worker what it can take; False once there is nothing fresh."""
         if not worker.ready:
             return True
@@ -209,8 +180,11 @@ class Pool:
         """Wait for answers; what died is replaced, and its cases are given back with the reason."""
         outcomes: list[Outcome] = []
         orphans: list[tuple[CaseTask, Refusal]] = []
+        for worker in self._workers:
+            self._watch_stdin(worker)
         self._selector.select(LOOK_S)
         for worker in list(self._workers):
+            worker.flush()
             # Dead first, then its last answers: a process of its own may keep the pipe open for longer.
             dead = worker.process.poll() is not None
             for line in worker.lines():
@@ -219,16 +193,39 @@ class Pool:
                 orphans += self._bury(worker)
         return outcomes, orphans
 
-    def _receive(self, worker: _BatchWorker, message: dict[str, Any]) -> list[Outcome]:
+    def _watch_stdin(self, worker: BatchWorker) -> None:
+        """Whether its pipe takes more is asked as long as there is more."""
+        stdin = worker.process.stdin
+        watched = stdin in self._selector.get_map()
+        if worker.unsent and not watched:
+            self._selector.register(stdin, selectors.EVENT_WRITE, worker)  # type: ignore[arg-type]
+        elif watched and not worker.unsent:
+            self._selector.unregister(stdin)  # type: ignore[arg-type]
+
+    def _receive(self, worker: BatchWorker, message: dict[str, Any]) -> list[Outcome]:
         if "refused" in message:
-            raise parse(Refusal, message["refused"], "worker").error()
+            worker.refusal = parse(Refusal, message["refused"], "worker")
+            if not self.origin:
+                raise worker.refusal.error()
+            return []
         if "origin" in message:
-            worker.ready, self.origin, self._stillborn = True, message["origin"], 0
+            self._greet(worker, message["origin"])
             return []
         outcome = parse(Outcome, message["outcome"], "worker")
         worker.tasks = deque(task for task in worker.tasks if task.case.name != outcome.case)
         worker.since = time.monotonic()  # cases come out in their order: the next one is the first now
         return [outcome]
+
+    def _greet(self, worker: BatchWorker, origin: dict[str, Any]) -> None:
+        """A worker has opened its model; another one than that of the first makes no masks of this run."""
+        self.origin = self.origin or origin
+        try:
+            refuse_other_model(self.origin, origin, self._model.bundle)
+        except C3S3Error as error:
+            worker.refusal = Refusal.of(error, "open")
+            worker.process.kill()
+            return
+        worker.ready, self._stillborn = True, 0
 
     def _end_late(self) -> tuple[list[Outcome], list[CaseTask]]:
         """End what takes longer than a case may; gives the cases that failed, and those that only waited.
@@ -250,23 +247,27 @@ class Pool:
                 waiting += others
         return late, waiting
 
-    def _remove(self, worker: _BatchWorker) -> str:
+    def _remove(self, worker: BatchWorker) -> str:
         """Take leave of a process that is dead; gives the reason of its death."""
+        worker.unsent.clear()
+        self._watch_stdin(worker)
         self._selector.unregister(worker.process.stdout)  # type: ignore[arg-type]
         self._workers.remove(worker)
         reason = reason_of_death(worker.process.wait(), _tail(worker.errors))
-        with suppress(BrokenPipeError):
-            worker.process.stdin.close()  # type: ignore[union-attr]
+        worker.hang_up()
         worker.process.stdout.close()  # type: ignore[union-attr]
         worker.errors.close()
         return reason
 
-    def _bury(self, worker: _BatchWorker) -> list[tuple[CaseTask, Refusal]]:
+    def _bury(self, worker: BatchWorker) -> list[tuple[CaseTask, Refusal]]:
         reason = self._remove(worker)
-        self._stillborn += not worker.ready
-        if self._stillborn >= STILLBORN:
+        self._stillborn = 0 if worker.ready else self._stillborn + 1
+        if self._stillborn < STILLBORN:
+            self._start()
+        elif not any(other.ready for other in self._workers):  # else those do the rest
+            if worker.refusal is not None:
+                raise worker.refusal.error()
             raise InputError(f"no worker can be started: {reason}", todo="Give fewer --workers, or none")
-        self._start()
         todo = "Give more memory or fewer --workers; --retry-failed tries again"
         return [(task, _refusal(task, reason, todo)) for task in worker.tasks]
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 LARGEST_NUMBER = 2**31 - 1  # of a series, as DICOM has it (PS3.5, 6.2, IS): it goes into file names
 MOST_TOLD = 5  # reasons of one line
-Known = Mapping[str, Sequence[Case]]  # series -> cases
+Known = Mapping[str, Sequence[Case]]  # series, or absolute path where there is none -> cases
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def find_scans(
         Which series of each study. A rule takes all that fit it, in every study; without one all volumes
         of a study are cases, or those that the model's own rule takes.
     known
-        Is asked, if there are DICOM series, for the cases of earlier runs: they keep their names.
+        Is asked for the cases of earlier runs: they keep their names, whatever other scans have come since.
     progress
         Called with the number of places of which the headers are read.
 
@@ -202,7 +202,7 @@ def _files(found: Found, series: Series) -> list[Path]:
 
 def _named(found: Sequence[FoundScan], real: RealPaths, known: Callable[[], Known]) -> tuple[Case, ...]:
     """Cases with names that differ: those of an earlier run, else of the folder or file and the series."""
-    kept = _kept(found, known()) if any(scan.series for scan in found) else {}
+    kept = _kept(found, known())
     rest = [n for n in range(len(found)) if n not in kept]
     stems = [(folder_of(found[n].path, real), _stem(found[n])) for n in rest]
     names = {**kept, **dict(zip(rest, unique_names(stems, kept.values()), strict=True))}
@@ -212,11 +212,11 @@ def _named(found: Sequence[FoundScan], real: RealPaths, known: Callable[[], Know
 
 
 def _kept(found: Sequence[FoundScan], known: Known) -> dict[int, str]:
-    """Position -> the name that a series had when it was found at its place, or further above or below."""
+    """Position -> the name that a scan had at its place; a series at one further above or below, too."""
     kept: dict[int, str] = {}
     taken: set[str] = set()
     for n, scan in enumerate(found):
-        cases = known.get(scan.series, ()) if scan.series else ()
+        cases = known.get(scan.series or os.path.abspath(scan.path), ())
         names = (case.name for case in cases if _is_near(case.path, scan.path))
         name = next((name for name in names if name not in taken), None)
         if name is not None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from c3s3_seg.errors import C3S3Error
 from c3s3_seg.io.pacs.identity import Identity
 from c3s3_seg.service.deliveries import Deliveries
 from c3s3_seg.service.metrics import Metrics
@@ -74,7 +75,11 @@ class Intake:
             self.queue.refuse(key, instance)  # a part of a study is not to be taken for all of it
             return False
         self.queue.touch(key)  # before: a study that was done must not stay so beside a new file
-        self.spool.put(found, content)
+        try:
+            self.spool.put(found, content)
+        except (C3S3Error, OSError):
+            self.queue.refuse(key, instance)  # its sender may give up
+            raise
         self.queue.accept(key, instance)  # after: writing may have taken longer than the quiet time
         self.metrics.received(len(content))
         return True

@@ -126,7 +126,7 @@ class StudyQueue:
                 )
 
     def refuse(self, key: str, instance: str) -> None:
-        """A file of a study had no room: the study is not complete without it."""
+        """A file of a study had no room, or could not be written: the study is not complete without it."""
         self.touch(key)
         self.database.run("INSERT OR IGNORE INTO refused VALUES (?, ?)", key, instance)
 
@@ -172,7 +172,8 @@ class StudyQueue:
         if not missing:
             self._move(key, "complete", attempts=0, next_try=now, kind="", reason="")
             return
-        reason = f"{missing} files of it had no room, or made it larger than allowed; it has to be sent again"
+        why = "had no room, could not be written, or made it larger than allowed"
+        reason = f"{missing} files of it {why}; it has to be sent again"
         self._move(key, "dead", kind="no room", reason=reason)
 
     # What is worked on

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from c3s3_seg.errors import InputError
 from c3s3_seg.service.deliveries import Deliveries
+from c3s3_seg.system.log_file import check_log
 
+FIRST = b'{"id": '  # by which a log of ours is known
 TAIL_BYTES = 4 << 20  # in it the lines are looked for that a killed service may have written already
 
 
@@ -23,12 +26,13 @@ def write_lines(path: Path, deliveries: Deliveries, *, first: bool = False) -> i
     deliveries
         Where the lines wait.
     first
-        Whether the service has just started: the last line may be half written, or be there already.
+        Whether the service has just started, or failed here before: the last line may be half written, or be
+        there already.
 
     Raises
     ------
     InputError
-        If it cannot be written; the lines stay in the queue.
+        If it cannot be written, or is a file of another program; the lines stay in the queue.
     """
     waiting = deliveries.unlogged()
     if not waiting and not first:
@@ -45,10 +49,20 @@ def write_lines(path: Path, deliveries: Deliveries, *, first: bool = False) -> i
     return len(waiting)
 
 
-def _append(path: Path, line: str) -> None:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+@contextmanager
+def _opened(path: Path, flags: int = 0) -> Iterator[int]:
+    """A log of ours, or an empty file: nothing is appended to another one, nor cut off it."""
+    flags |= os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     handle = os.open(path, flags, 0o640)
     try:
+        check_log(handle, path, FIRST)
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def _append(path: Path, line: str) -> None:
+    with _opened(path, os.O_CREAT) as handle:
         content, before = line.encode() + b"\n", os.fstat(handle).st_size
         try:
             if os.write(handle, content) < len(content):
@@ -57,21 +71,18 @@ def _append(path: Path, line: str) -> None:
             os.ftruncate(handle, before)  # the next line is not to be added to half of this one
             raise
         os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _repair(path: Path) -> set[str]:
     """Cut off half a line at the end; gives the ids of the last lines."""
-    if not path.exists():
+    if not os.path.lexists(path):
         return set()
-    with path.open("r+b") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - TAIL_BYTES))
-        tail = file.read()
+    with _opened(path) as handle:
+        size = os.fstat(handle).st_size
+        tail = os.pread(handle, TAIL_BYTES, max(0, size - TAIL_BYTES))
         whole = tail.rfind(b"\n") + 1
         if whole < len(tail) and (whole or size <= TAIL_BYTES):
-            file.truncate(size - len(tail) + whole)
+            os.ftruncate(handle, size - len(tail) + whole)
     found = set()
     for line in tail[:whole].splitlines():
         with suppress(ValueError, TypeError, KeyError):

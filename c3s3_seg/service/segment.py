@@ -157,7 +157,9 @@ def segment(task: SegmentTask, predictor: Predictor, job: Job) -> SegmentedStudy
     try:
         result = predict_cases([task.folder], predictor, replace(job, out=task.out), note, _PLAN)
     except C3S3Error as error:
-        return SegmentedStudy(problems=tuple(map(_refused, refusals)) or (problem_of(error),))
+        told = error.what in [refusal.what for refusal in refusals]
+        problems = [*map(_refused, refusals), *([] if told else [_of_the_run(error, task.out)])]
+        return SegmentedStudy(problems=tuple(problems))
     done = tuple(_series(task.out, row.case) for row in result.rows)
     return SegmentedStudy(done, tuple(map(_refused, refusals)))
 
@@ -169,6 +171,13 @@ def problem_of(error: C3S3Error) -> Problem:
     """What an error means for the study."""
     kind = KINDS.get(type(error).__name__, "scan")
     return Problem(kind, without_table(public(error.what)))
+
+
+def _of_the_run(error: C3S3Error, out: Path) -> Problem:
+    """What ended all of it: about the study, or about the place of its results, which may be good later."""
+    problem, place = problem_of(error), Path(error.where) if error.where is not None else None
+    is_place = place is not None and (place == out or place in out.parents or out in place.parents)
+    return replace(problem, kind="storage") if is_place and problem.kind == "scan" else problem
 
 
 def _refused(refusal: Refusal) -> Problem:

@@ -75,14 +75,34 @@ class Service:
             self.queue, self.deliveries, SourceMemory(self.database), self.spool, self.metrics
         )
         recovered = self.queue.recover()
-        known = [key for key in self.spool.studies() if self.queue.get(key) is None]
-        for key in known:  # their queue was moved away
-            self.queue.touch(key)
+        known = self._take_up_spool()
         if recovered or known:
-            LOGGER.info("%d studies were in work, %d were not in the queue", recovered, len(known))
-        write_lines(self.settings.log, self.deliveries, first=True)
+            LOGGER.info("%d studies were in work, %d were not in the queue", recovered, known)
+        self._is_log_known = False
+        self._write_lines()
         self._cleaned, self._started = self.clock(), self.clock()
         self._stranded: list[str] = []
+
+    def _take_up_spool(self) -> int:
+        """Studies of which the queue knows nothing, as it was moved away; gives how many.
+
+        Files that a kill has left while they were removed go: nobody would remove them any more.
+        """
+        unknown = 0
+        for key in self.spool.studies():
+            study = self.queue.get(key)
+            if study is None:
+                self.queue.touch(key)
+                unknown += 1
+            elif study.removed:
+                self.spool.remove(key)
+        return unknown
+
+    def _write_lines(self) -> None:
+        """After a failure the log may hold a line that still waits in the queue, or half of one."""
+        is_known, self._is_log_known = self._is_log_known, False
+        write_lines(self.settings.log, self.deliveries, first=not is_known)
+        self._is_log_known = True
 
     def sources(self) -> list[FolderSource | PacsSource]:
         """What is looked at again and again."""
@@ -102,7 +122,7 @@ class Service:
             self._stranded.pop()
         self.queue.follow_clock()
         self.queue.close_quiet(self.settings.quiet_s, self.intake.being_sent)
-        write_lines(self.settings.log, self.deliveries)
+        self._write_lines()
         if abs(self.clock() - self._cleaned) >= CLEAN_S:  # it may be set back, too
             self._cleaned = self.clock()
             self.clean()
@@ -160,7 +180,7 @@ class Service:
             found["disk"] = "the spool is as large as serve.limits.spool"
         for name, wrong in list(self.metrics.source_errors.items()):
             late = self.clock() - self.metrics.source_seen.get(name, self._started) > LATE_S
-            found[name] = wrong if late else ""
+            found[name] = found.get(name) or (wrong if late else "")
         if self.clock() - self.metrics.source_seen.get("service", self.clock()) > LATE_S:
             found["service"] = found["service"] or "it has not looked at the queue for minutes"
         return found

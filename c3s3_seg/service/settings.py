@@ -199,9 +199,14 @@ def _check(settings: ServeSettings, path: Path) -> None:
     if not (settings.watch or settings.listen or settings.poll):
         what = "serve: no source of studies; wanted serve.watch, serve.listen or serve.poll"
         raise ConfigError(what, where=path)
-    servers = [store.server for store in settings.store]
-    if len(set(servers)) < len(servers):
-        raise ConfigError("serve.store: the same server stands there twice", where=path)
+    places = {
+        "store: the same server": [store.server for store in settings.store],
+        "poll: the same server": [poll.server for poll in settings.poll],
+        "watch: the same folder": [os.path.abspath(watch.folder) for watch in settings.watch],
+    }
+    for what, several in places.items():
+        if len(set(several)) < len(several):
+            raise ConfigError(f"serve.{what} stands there twice", where=path)
     listen = settings.listen
     if listen is not None and (listen.certificate is None) != (listen.trust is None):
         what = "serve.listen: TLS needs both certificate and trust"

@@ -21,7 +21,7 @@ from c3s3_seg.io.pacs.identity import identity
 from c3s3_seg.io.pacs.query import FetchLimits
 from c3s3_seg.io.pacs.search import FoundSeries, series_of_days
 from c3s3_seg.service.database import Clock
-from c3s3_seg.service.intake import Intake
+from c3s3_seg.service.intake import Intake, Sending
 from c3s3_seg.service.node_settings import PollSettings, WatchSettings
 from c3s3_seg.service.settings import LimitSettings
 from c3s3_seg.service.spool import key_of
@@ -95,6 +95,7 @@ class FolderSource:
     intake: Intake
     clock: Clock
     _seen: dict[str, tuple[str, float]] = field(default_factory=dict)  # entry -> signature, since when
+    _half: dict[str, Sending] = field(default_factory=dict)  # entries of which a file could not be read
 
     def __post_init__(self) -> None:
         """Nothing has failed yet."""
@@ -129,36 +130,54 @@ class FolderSource:
                 taken += self._take_whole(entry, key, signature)
         for gone in set(self._seen) - there:
             del self._seen[gone]
+            if gone in self._half:
+                self.intake.parted(self._half.pop(gone))
         memory.forget_watched(folder, there)
         return taken
 
     def _take_whole(self, entry: Path, key: str, signature: str) -> int:
+        sender = self._half.pop(key, None) or Sending()
         try:
-            taken = self._take(entry)
+            taken = self._take(entry, sender)
         except (NoRoomError, HeldUpError) as error:  # others of the folder may be taken
             LOGGER.warning("%s: %s", self.name, error.what)
             self._patience.failed(key)
+            if isinstance(error, HeldUpError):
+                self._half[key] = sender  # what was taken of it is not to be taken for all of it
             return 0
+        finally:
+            if key not in self._half:
+                self.intake.parted(sender)
         self._patience.succeeded(key)
         if signature != UNREADABLE and _signature(entry) == signature:  # else it is taken once more
             self.intake.memory.remember("watched", key, signature)
         return taken
 
-    def _take(self, entry: Path) -> int:
+    def _take(self, entry: Path, sender: Sending) -> int:
         taken = 0
         self._check(entry)
-        with self.intake.sending() as sender:
-            for path in _regular(entry):
-                try:
-                    content = read_regular(path, self.object_bytes)
-                    found = identity(content)
-                except InputError:  # no DICOM file, too large, or gone: others of the entry may be good
-                    self.intake.metrics.failed("not DICOM")
-                    continue
-                if not self.intake.take(found, content, sender):
-                    raise NoRoomError(FULL)
-                taken += 1
+        for path in _regular(entry):
+            content = self._read(path)
+            try:
+                found = identity(content)
+            except InputError:  # no DICOM file: others of the entry may be good
+                self.intake.metrics.failed("not DICOM")
+                continue
+            if not self.intake.take(found, content, sender):
+                raise NoRoomError(FULL)
+            taken += 1
         return taken
+
+    def _read(self, path: Path) -> bytes:
+        """A file; empty where it has gone or is too large, which is no DICOM file then."""
+        try:
+            return read_regular(path, self.object_bytes)
+        except InputError as error:
+            cause = error.__cause__
+            if isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError):
+                self.intake.metrics.failed("unreadable")
+                raise HeldUpError(UNREADABLE) from error
+            return b""
 
     def _check(self, entry: Path) -> None:
         """Raise HeldUpError unless all files can be read, and those of DICOM are small enough."""

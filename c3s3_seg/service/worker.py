@@ -22,6 +22,7 @@ from c3s3_seg.errors import C3S3Error, foreseen, unforeseen
 from c3s3_seg.service.segment import SegmentedStudy, SegmentTask, problem_of, segment
 from c3s3_seg.system.libraries import leave_out_unused
 from c3s3_seg.system.process import quiet_libraries
+from c3s3_seg.system.process_pool import follow_parent
 from c3s3_seg.system.schema import parse, plain
 
 WHERE = "the line from the service that started this worker"
@@ -32,7 +33,9 @@ def main() -> None:
     """Serve until stdin ends."""
     for number in (signal.SIGINT, signal.SIGTERM):  # they reach the whole group: the service decides
         signal.signal(number, signal.SIG_IGN)
-    _die_with_the_service()
+    follow_parent()
+    with suppress(OSError):  # elsewhere than on Linux
+        Path("/proc/self/oom_score_adj").write_bytes(FIRST_TO_END)
     quiet_libraries()
     leave_out_unused()
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -60,19 +63,6 @@ def _send(replies: IO[str], **what: Any) -> None:
         replies.flush()
     except BrokenPipeError:
         os._exit(1)
-
-
-def _die_with_the_service() -> None:
-    """On Linux: a service that is killed takes its workers along (prctl, PR_SET_PDEATHSIG = 1)."""
-    if sys.platform == "linux":
-        import ctypes
-
-        parent = os.getppid()
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-        if os.getppid() != parent:
-            os._exit(1)
-        with suppress(OSError):
-            Path("/proc/self/oom_score_adj").write_bytes(FIRST_TO_END)
 
 
 if __name__ == "__main__":

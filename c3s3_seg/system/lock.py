@@ -16,7 +16,10 @@ from typing import Any
 from c3s3_seg.errors import InputError, StorageError
 
 NAME = ".c3s3-seg.lock"
+# All signatures have one length and one beginning: shares sign the same file at the same moment, and what is
+# there is a signature whichever of them was last, and while one is being written.
 SIGNED_BYTES = 1000
+FIRST = b'{"process": '
 
 
 @contextmanager
@@ -56,7 +59,7 @@ def _locked(path: Path, *, shared: bool, wait: bool) -> Iterator[int]:
         try:
             _sign(handle)
         except OSError as error:
-            os.ftruncate(handle, 0)  # an empty one is ours, half a signature is nobody's
+            os.ftruncate(handle, 0)
             raise StorageError(f"cannot be written ({error.strerror or error})", where=path) from error
         yield handle
     finally:
@@ -86,7 +89,7 @@ def _acquire(path: Path, shared: bool, wait: bool) -> int:
             raise _foreign(path)
         try:
             fcntl.flock(handle, how)
-            if os.path.exists(path) and os.path.samestat(os.fstat(handle), os.stat(path)):
+            if _is_there(handle, path):
                 return handle
         except BlockingIOError:
             holder = _holder(handle)
@@ -102,15 +105,25 @@ def _acquire(path: Path, shared: bool, wait: bool) -> int:
         os.close(handle)  # its last holder has just removed it: again, with the one that is there now
 
 
+def _is_there(handle: int, path: Path) -> bool:
+    """Whether the file that is locked is the one at its place: its last holder may have removed it."""
+    try:
+        return os.path.samestat(os.fstat(handle), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
 def _is_lock(handle: int) -> bool:
     """Whether it is a regular file of ours: signed, or empty as one is that is about to be.
 
-    A second name (a hard link) would have what is written to it appear elsewhere.
+    After a power cut one may be of zeros. A second name (a hard link) would have what is written to it appear
+    elsewhere.
     """
     status = os.fstat(handle)
     if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1 or status.st_size > SIGNED_BYTES:
         return False
-    return status.st_size == 0 or _who(handle) is not None
+    content = os.pread(handle, SIGNED_BYTES, 0)
+    return content.startswith(FIRST) or not content.strip(b"\0")
 
 
 def _foreign(path: Path) -> InputError:
@@ -121,8 +134,7 @@ def _foreign(path: Path) -> InputError:
 def _sign(handle: int) -> None:
     """Say who holds it, for the message that somebody else gets. No user's name."""
     who = {"process": os.getpid(), "machine": socket.gethostname(), "since": now()}
-    os.ftruncate(handle, 0)
-    signature = json.dumps(who).encode()
+    signature = json.dumps(who).encode().ljust(SIGNED_BYTES)
     if os.pwrite(handle, signature, 0) < len(signature):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

@@ -83,7 +83,7 @@ def _opened(path: Path) -> int:
     except OSError as error:
         raise InputError(f"the log file cannot be opened ({error.strerror or error})", where=path) from error
     try:
-        _check(handle, path)
+        check_log(handle, path, FIRST)
     except BaseException:
         with suppress(OSError):
             os.close(handle)
@@ -91,10 +91,17 @@ def _opened(path: Path) -> int:
     return handle
 
 
-def _check(handle: int, path: Path) -> None:
+def check_log(handle: int, path: Path, first: bytes) -> None:
+    """Refuse to append to what is no regular file, or begins in another way than a log of ours.
+
+    Raises
+    ------
+    InputError
+        If it is one.
+    """
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         raise InputError("is no regular file, wanted a log file", where=path)
-    head = os.pread(handle, len(FIRST), 0)
-    if head and head != FIRST:
+    head = os.pread(handle, len(first), 0)
+    if not first.startswith(head[: len(first)]):
         todo = "Give a new file, or one that an earlier run has begun"
         raise InputError("there is a file that is no log of c3s3-seg", where=path, todo=todo)

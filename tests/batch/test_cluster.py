@@ -1,9 +1,11 @@
 """A Dask cluster on this machine: two worker processes, one of which is killed while it has a case."""
 
+import json
 import os
 import signal
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,11 @@ from helpers.batches import MODEL, masks
 
 from c3s3_seg.batch import BatchPlan, Job, Model, predict_cases, verify
 from c3s3_seg.batch.cluster import cluster_engine
+from c3s3_seg.batch.job import CaseTask
+from c3s3_seg.batch.records import Outcome
 from c3s3_seg.errors import InputError, MissingError
+from c3s3_seg.io import Case
+from c3s3_seg.system.schema import parse
 
 pytestmark = pytest.mark.slow
 
@@ -99,6 +105,38 @@ def test_a_local_cluster_answers_to_its_own_key_alone() -> None:
         other = cluster._security(distributed)
         with pytest.raises(OSError, match=r"Timed out|timeout|closed|connect|certificate"):
             distributed.Client(facts["address"], timeout=3, security=other, set_as_default=False)
+
+
+def test_a_worker_in_another_folder_finds_scan_and_truth(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from c3s3_seg.batch.cluster import _sent
+
+    monkeypatch.chdir(tmp_path)
+    task = CaseTask(Case("a", Path("scans/a.nii.gz")), Path("truths/a.nii.gz"))
+    there = parse(CaseTask, json.loads(_sent(task)), "test")
+    assert there.case.path == tmp_path / "scans" / "a.nii.gz"
+    assert there.truth == tmp_path / "truths" / "a.nii.gz"
+    assert parse(CaseTask, json.loads(_sent(replace(task, truth=None))), "test").truth is None
+
+
+def test_a_machine_with_another_model_makes_no_masks_of_the_run(
+    small_scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its bundle has the same path and other weights: the record of the run names those of the first one."""
+    from c3s3_seg.batch import cluster
+
+    monkeypatch.setattr(cluster, "quiet_libraries", lambda: None)  # this process is the worker
+    setup = cluster._setup(MODEL, Job(tmp_path, allow_out_of_domain=True), None)
+    origin, task = cluster._origin(setup), CaseTask(Case("case-0", small_scans / "case-0.nii.gz"))
+    told = []
+    for known in (origin, origin | {"weights_sha256": {"model.onnx": "0" * 64}}):
+        answer = cluster._one(setup, json.dumps(known), cluster._sent(task))
+        told.append(parse(Outcome, json.loads(answer), "test"))
+    assert told[0].row is not None
+    assert told[1].refusal is not None
+    assert "not the one that this run began with" in told[1].refusal.what
+    assert not told[1].refusal.final
 
 
 def test_without_a_key_no_local_cluster(monkeypatch: pytest.MonkeyPatch) -> None:

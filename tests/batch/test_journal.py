@@ -1,11 +1,13 @@
 import json
 import os
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from c3s3_seg.batch.journal import Journal, _hmac, gather, journal_path
+from c3s3_seg.batch.gather import gather, inherit
+from c3s3_seg.batch.journal import Journal, JournalRecord, _checksum, journal_path
 from c3s3_seg.batch.records import Outcome, Refusal
 from c3s3_seg.errors import GeometryError, InputError
 from c3s3_seg.metrics.results import CaseScore
@@ -97,6 +99,45 @@ def test_shards_are_gathered_the_newest_wins(tmp_path: Path) -> None:
     assert [r.outcome.case for r in whole.records()] == ["a", "b"]
 
 
+def at(name: str, changed: str, sha256: str) -> JournalRecord:
+    return JournalRecord("done", "s", replace(DONE, case=name, outputs={"a.nii.gz": sha256}), 1, changed)
+
+
+def test_what_was_done_since_a_shard_was_gathered_stays_whatever_its_clock_says(tmp_path: Path) -> None:
+    """The clock of the shard's machine is ahead."""
+    shard, whole = Journal(journal_path(tmp_path, Shard(1, 2))), Journal(journal_path(tmp_path))
+    shard.adopt(at("a", "2026-03-01T03:00:00", "of the shard"))
+    assert gather(whole, tmp_path) == 1
+    whole.adopt(at("a", "2026-03-01T02:00:00", "anew"))
+    assert gather(whole, tmp_path) == 0
+    inherit(shard, tmp_path, ["a", "b"])  # and the shard is told
+    assert gather(whole, tmp_path) == 1  # which changes nothing
+    for journal in (whole, shard):
+        record = journal.get("a")
+        assert record is not None
+        assert record.outcome.outputs == {"a.nii.gz": "anew"}
+    shard.adopt(at("a", "2026-03-01T01:00:00", "of the shard again"))
+    inherit(shard, tmp_path, ["a"])
+    assert gather(whole, tmp_path) == 1
+    record = whole.get("a")
+    assert record is not None
+    assert record.outcome.outputs == {"a.nii.gz": "of the shard again"}
+
+
+def test_a_journal_that_cannot_be_written_takes_over_all_or_nothing(tmp_path: Path) -> None:
+    shard, whole = Journal(journal_path(tmp_path, Shard(1, 2))), Journal(journal_path(tmp_path))
+    for n in range(50):
+        shard.adopt(at(f"case-{n}", "2026-03-01T03:00:00", "x" * 1000))
+    pages = whole._db.row("PRAGMA page_count")
+    assert pages is not None
+    whole._db.rows(f"PRAGMA max_page_count = {pages[0] + 3}")
+    with pytest.raises(InputError, match=r"cannot be written or read \(database or disk is full\)"):
+        gather(whole, tmp_path)
+    assert list(whole.records()) == []
+    whole._db.rows("PRAGMA max_page_count = 100000")
+    assert gather(whole, tmp_path) == 50
+
+
 @pytest.mark.parametrize("body", ["[" * 100_000, "{", "[]", "null", '{"case": 7}', b"\xff"])
 def test_a_row_that_is_no_outcome_is_refused_although_its_seal_holds(
     tmp_path: Path, body: str | bytes
@@ -110,7 +151,7 @@ def test_a_row_that_is_no_outcome_is_refused_although_its_seal_holds(
     (row,) = database.execute("SELECT * FROM cases").fetchall()
     if isinstance(body, str):
         values = (*row[:5], body)
-        database.execute("UPDATE cases SET outcome = ?, seal = ?", (body, _hmac(values)))
+        database.execute("UPDATE cases SET outcome = ?, seal = ?", (body, _checksum(values)))
     else:
         database.execute("UPDATE cases SET outcome = CAST(? AS TEXT)", (body,))
     database.execute("INSERT INTO runs (started, details) VALUES ('', ?)", (body,))

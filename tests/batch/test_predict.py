@@ -1,12 +1,16 @@
 """Batches in one process: resume, changes, limits, shards."""
 
+import errno
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from helpers.batches import MODEL, Told, masks
 
-from c3s3_seg.batch import BatchPlan, Job, predict_cases
+from c3s3_seg.batch import BatchPlan, Job, predict_cases, verify
+from c3s3_seg.batch.job import CaseTask
+from c3s3_seg.batch.listing import list_cases
 from c3s3_seg.errors import InputError
 from c3s3_seg.inference import Settings
 from c3s3_seg.io import Case
@@ -112,6 +116,25 @@ def test_shards_and_then_the_whole(small_scans: Path, tmp_path: Path) -> None:
     assert len((out / "summary.csv").read_text().splitlines()) == 6
 
 
+@pytest.mark.slow
+def test_shards_know_what_the_whole_has_done_since(small_scans: Path, tmp_path: Path) -> None:
+    """Night after night: shards, then the whole. What the whole has done anew nobody has edited."""
+    for n in (3, 4):
+        (small_scans / f"case-{n}.nii.gz").unlink()
+    out, job = tmp_path / "out", Job(tmp_path / "out", allow_out_of_domain=True)
+    run(small_scans, out, shard=Shard(1, 2))
+    run(small_scans, out)
+    model = replace(MODEL, settings=Settings(fill_holes=True))
+    predict_cases([small_scans], model, job)
+    listed, _ = list_cases([small_scans], job, BatchPlan(shard=Shard(2, 2)))  # which never ran
+    assert [case.state for case in listed] == ["done"]
+    for n in (1, 2):
+        told = Told()
+        result = predict_cases([small_scans], model, job, told, BatchPlan(shard=Shard(n, 2)))
+        assert (told.done, result.failures) == ([], ())
+    assert verify(out).holds
+
+
 def test_a_reserved_name_is_refused(small_scans: Path, tmp_path: Path) -> None:
     (small_scans / "case-0.nii.gz").rename(small_scans / "Provenance.nii.gz")
     _, result = run(small_scans, tmp_path / "out")
@@ -136,6 +159,71 @@ def test_a_defect_in_one_case_costs_one_case(
         "case-1.nii.gz: ZeroDivisionError: nobody foresaw this. This is a defect" in result.failures[0].reason
     )
     assert "Traceback" in (tmp_path / "out" / "journal.jsonl").read_text()
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        f"the file cannot be read: {os.strerror(errno.ESTALE)}",
+        f"the file 'file 3 of 9' is damaged: it cannot be read: {os.strerror(errno.EIO)}",
+        "the archive has 5 bytes, for which there is no room in /tmp",
+    ],
+)
+def test_what_a_file_server_did_not_give_is_no_fault_of_the_scan(
+    small_scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """It is tried again by the next run, as the scan itself did not change and needs not."""
+    from c3s3_seg.batch import case
+
+    def read(asked: Case, *how: object, **more: object) -> object:
+        raise InputError(what, where=asked.path)
+
+    for n in (2, 3, 4):
+        (small_scans / f"case-{n}.nii.gz").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(case, "read_case", read)
+        _, result = run(small_scans, tmp_path / "out")
+    assert len(result.failures) == 2
+    told, result = run(small_scans, tmp_path / "out")
+    assert told.done == ["case-0", "case-1"]
+    assert result.failures == ()
+
+
+def test_a_scan_keeps_its_name_when_another_one_of_that_name_comes(small_scans: Path, tmp_path: Path) -> None:
+    """An archive that grows: the first one was segmented again as `one_x`, and its mask `x` stayed."""
+    out, places = tmp_path / "out", [tmp_path / "one", tmp_path / "two"]
+    job = Job(out, allow_out_of_domain=True)
+    for n, place in enumerate(places):
+        place.mkdir()
+        (small_scans / f"case-{n}.nii.gz").rename(place / "x.nii.gz")
+    predict_cases(places[:1], MODEL, job)
+    for again in (["two_x"], []):
+        told = Told()
+        predict_cases(places, MODEL, job, told)
+        assert told.done == again
+    assert sorted(masks(out)) == ["two_x.nii.gz", "x.nii.gz"]
+    told = Told()
+    predict_cases(
+        places[1:], MODEL, job, told
+    )  # the first one is not given: the second is not renamed either
+    assert told.done == []
+
+
+def test_a_place_that_cannot_be_looked_at_costs_its_case(
+    small_scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hours after the cases were sorted out, when it is begun."""
+    from c3s3_seg.batch import ledger
+
+    def look(task: CaseTask, *more: object) -> None:
+        if task.case.name == "case-1":
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    monkeypatch.setattr(ledger, "refuse_taken", look)
+    _, result = run(small_scans, tmp_path / "out")
+    assert [failure.case for failure in result.failures] == ["case-1"]
+    assert "case-1.nii.gz: Stale file handle." in result.failures[0].reason
+    assert len(result.rows) == 4
 
 
 def test_a_single_case_that_fails_leaves_nothing(tmp_path: Path) -> None:

@@ -234,6 +234,42 @@ def test_shards_are_verified_together(small_scans: Path, tmp_path: Path) -> None
     assert len(verify(out).wrong) == 1
 
 
+def provenance(path: Path, *, started: str, bundle: str, weights: str, **case: object) -> None:
+    known = {"case": "a", "state": "done", "scan": "/none", "inputs_sha256": {"scan": "0"}}
+    known |= {"outputs_sha256": {}, **case}
+    made = {"weights_sha256": {"model.onnx": weights}}
+    run = {"run": 1, "started": started, "bundle": bundle, "made_with": made}
+    path.write_text(json.dumps({"runs": [run], "cases": [known]}))
+
+
+@pytest.mark.parametrize("key", ["scan", "bundle", "outputs_sha256"])
+@pytest.mark.parametrize("name", ["x" * 5000, "a\0b", "\udcff"])
+def test_a_place_that_cannot_be_looked_at_is_one_that_is_not_there(
+    tmp_path: Path, key: str, name: str
+) -> None:
+    """As a folder that may not be read by the user who verifies: a name that is too long stands in for it."""
+    words = {"bundle": "/none", key: {name: "0"} if key == "outputs_sha256" else name}
+    provenance(tmp_path / "provenance.json", started="", weights="0", **words)  # type: ignore[arg-type]
+    found = verify(tmp_path)
+    assert len(found.unreachable) == 2
+    assert len(found.wrong) == (key == "outputs_sha256")
+
+
+def test_the_weights_are_those_that_the_newest_run_found(tmp_path: Path) -> None:
+    """A model that was trained again in its folder, by shards: the older run of all is no record of it."""
+    bundle, out = tmp_path / "bundle", tmp_path / "out"
+    bundle.mkdir()
+    out.mkdir()
+    (bundle / "model.onnx").write_bytes(b"new")
+    old = {"bundle": str(bundle), "weights": "0" * 64}
+    provenance(out / "provenance.json", started="2026-03-01", **old)
+    provenance(
+        out / "provenance.1-of-2.json",
+        **(old | {"started": "2026-03-02", "weights": sha256(bundle / "model.onnx")}),
+    )
+    assert verify(out).wrong == []
+
+
 def test_deterministic_gives_the_same_bytes_twice(small_scans: Path, tmp_path: Path) -> None:
     contents = []
     model = replace(MODEL, deterministic=True, backend=BackendRequest())

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -84,6 +85,47 @@ def test_a_case_that_kills_twice_fails_with_the_reason(small_scans: Path, tmp_pa
     assert "the worker that had this case died: killed by signal 9 (SIGKILL" in outcomes[0].failure.reason
     assert outcomes[0].refusal is not None
     assert not outcomes[0].refusal.final  # it is tried again by the next run
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_worker_that_cannot_be_replaced_is_done_without(
+    small_scans: Path, tmp_path: Path, count: int
+) -> None:
+    """Its model has gone, or there is no memory for it any more: those that have one do the cases."""
+    bundle = tmp_path / "bundle"
+    shutil.copytree(MODEL.bundle, bundle)
+    pool = Pool(replace(MODEL, bundle=bundle), Job(tmp_path / "out"), count, ())
+    try:
+        while not all(worker.ready for worker in pool._workers):
+            pool._listen()
+        bundle.rename(tmp_path / "elsewhere")
+        os.kill(pool._workers[0].process.pid, signal.SIGKILL)
+        pool._workers[0].process.wait()
+        if count == 1:
+            with pytest.raises(InputError, match=r"no manifest\.json"):
+                list(pool.run(tasks(small_scans)))
+            return
+        outcomes = list(pool.run(tasks(small_scans)))
+    finally:
+        pool.close()
+    assert sorted(outcome.case for outcome in outcomes) == [f"case-{n}" for n in range(5)]
+
+
+def test_a_worker_with_another_model_than_the_run_began_with_is_refused(
+    small_scans: Path, tmp_path: Path
+) -> None:
+    """Its folder was written anew meanwhile: the record of the run names the weights of the first one."""
+    bundle = tmp_path / "bundle"
+    shutil.copytree(MODEL.bundle, bundle)
+    pool = Pool(replace(MODEL, bundle=bundle), Job(tmp_path / "out"), 1, ())
+    try:
+        bundle.rename(tmp_path / "before")
+        endless(tmp_path).rename(bundle)
+        os.kill(pool._workers[0].process.pid, signal.SIGKILL)
+        with pytest.raises(InputError, match=r"is not the one that this run began with\. Leave the folder"):
+            list(pool.run(tasks(small_scans)))
+    finally:
+        pool.close()
 
 
 def test_what_cannot_start_is_said(small_scans: Path, tmp_path: Path) -> None:
@@ -212,6 +254,22 @@ def test_a_case_that_never_ends_fails_on_a_cluster_too(small_scans: Path, tmp_pa
     assert [failure.case for failure in result.failures] == ["case-1"]
     assert f"the case was not finished within {LIMIT_S} s" in result.failures[0].reason
     assert len(masks(tmp_path / "out")) == 4
+
+
+def test_a_worker_that_does_not_read_holds_nobody_up(small_scans: Path, tmp_path: Path) -> None:
+    """The files of two series are more than a pipe takes: the limit holds although the pipe is full."""
+    files = tuple(f"{n:060d}.dcm" for n in range(1500))
+    many = [replace(task, case=replace(task.case, files=files)) for task in tasks(small_scans)[:3]]
+    pool = Pool(MODEL, Job(tmp_path), 1, (), LIMIT_S)
+    try:
+        os.kill(pool._workers[0].process.pid, signal.SIGSTOP)
+        run = pool.run(many)
+        outcome = next(run)
+        assert outcome.refusal is not None
+        assert outcome.refusal.what == f"the case was not finished within {LIMIT_S} s"
+        assert sorted([outcome.case, *(o.case for o in run)]) == [f"case-{n}" for n in range(3)]
+    finally:
+        pool.close()
 
 
 def test_a_single_case_that_never_ends_is_one_line(small_scans: Path, tmp_path: Path) -> None:

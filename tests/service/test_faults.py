@@ -1,5 +1,6 @@
 """What an unlucky operator or a hostile sender does to the service."""
 
+import errno
 import json
 import os
 import resource
@@ -13,8 +14,11 @@ from helpers.service import Bench, results, study
 
 from c3s3_seg.errors import InputError
 from c3s3_seg.io.pacs.identity import identity
+from c3s3_seg.service import sources
 from c3s3_seg.service.segment import SegmentTask
 from c3s3_seg.service.spool import key_of
+from c3s3_seg.system.files import read_regular
+from c3s3_seg.system.lock import hold
 
 DAY_S = 86_400.0
 
@@ -145,17 +149,17 @@ def test_half_a_line_does_not_stay_in_the_log(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     bench.service.deliveries.database.run("INSERT INTO results VALUES ('a-1', ?)", json.dumps({"id": "a-1"}))
     log = bench.settings.log
-    log.write_text("{}\n")
+    log.write_text('{"id": "z-1"}\n')
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (8, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20, hard))
     try:
         with pytest.raises(InputError, match="cannot be written"):
             _append_waiting(bench)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert log.read_text() == "{}\n"
+    assert log.read_text() == '{"id": "z-1"}\n'
     bench.service.tick()
-    assert [line.get("id") for line in results(bench.settings)] == [None, "a-1"]
+    assert [line.get("id") for line in results(bench.settings)] == ["z-1", "a-1"]
 
 
 def _append_waiting(bench: Bench) -> None:
@@ -193,3 +197,118 @@ def test_an_association_that_is_kept_open_does_not_hold_a_study_for_ever(tmp_pat
         bench.service.intake.take(identity(content), content, link)
     assert bench.wait(500, 10) == []
     assert len(bench.wait(200, 10)) == 1
+
+
+@pytest.mark.parametrize("content", [b"[serve]\nstate = 1", b'{"ids": [1, 2,', b"\0\1\2"])
+def test_a_file_of_somebody_else_is_no_log_of_results(tmp_path: Path, content: bytes) -> None:
+    """Its last line, which has no end, was taken for half a line of ours and cut off."""
+    log = tmp_path / "other"
+    log.write_bytes(content)
+    with pytest.raises(InputError, match=r"other: there is a file that is no log of c3s3-seg"):
+        Bench(tmp_path, f'[serve.output]\nlog = "{log}"\n')
+    assert log.read_bytes() == content
+
+
+def test_a_line_that_could_not_be_crossed_off_is_not_written_twice(tmp_path: Path) -> None:
+    """The log is on another disk than the queue, which is full."""
+    bench = Bench(tmp_path)
+    database = bench.service.database
+    database.run("INSERT INTO results VALUES ('a-1', ?)", json.dumps({"id": "a-1"}))
+    database.run("CREATE TRIGGER full BEFORE DELETE ON results BEGIN SELECT RAISE(ABORT, 'full'); END")
+    for _ in range(3):
+        with pytest.raises(InputError, match="full"):
+            bench.service.tick()
+    database.run("DROP TRIGGER full")
+    bench.service.tick()
+    assert results(bench.settings) == [{"id": "a-1"}]
+    assert bench.service.deliveries.unlogged() == []
+
+
+def test_a_full_disk_is_named_although_it_has_rolled_back_already(tmp_path: Path) -> None:
+    database = Bench(tmp_path).service.database
+    pages = database.row("PRAGMA page_count")
+    assert pages is not None
+    database.rows(f"PRAGMA max_page_count = {pages[0] + 2}")
+    with pytest.raises(InputError, match=r"\(database or disk is full\)"), database.transaction():
+        database.run("INSERT INTO results VALUES ('a', ?)", "x" * 30_000)
+
+
+def test_a_queue_that_cannot_be_read_is_never_healthy(tmp_path: Path) -> None:
+    """The workers have said so too, which for minutes counts as nothing for what they look at."""
+    bench = Bench(tmp_path)
+    with bench.service._guarded("queue"):
+        pass
+    bench.service.database.close()
+    bench.service.stopping.wait = lambda _: True  # type: ignore[method-assign,assignment]
+    with bench.service._guarded("queue"):
+        bench.service.work_one(bench.work)
+    assert "the queue is damaged" in bench.service.health()["queue"]
+
+
+def test_a_study_of_which_a_file_cannot_be_written_is_not_complete(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    files = study(tmp_path / "sent", 1)
+    bench.take(files[:-1])
+    found = identity(files[-1].read_bytes())
+    place = bench.service.spool.folder / key_of(found.study) / key_of(found.series)
+    moved = place.rename(tmp_path / "aside")
+    place.write_bytes(b"")  # stands in for a disk that takes nothing for a while
+    with pytest.raises(InputError, match="cannot be made"):
+        bench.take(files[-1:])
+    place.unlink()
+    moved.rename(place)
+    assert bench.wait() == []
+    assert bench.counts() == {"dead": 1}
+    bench.take(files)
+    assert len(bench.wait()) == 1
+
+
+def test_files_of_which_the_removal_was_killed_are_removed_at_the_next_start(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.take(study(tmp_path / "sent", 1))
+    bench.wait()
+    bench.service.database.run("UPDATE studies SET removed = 1")  # and then it was killed
+    bench.service.close()
+    again = Bench(tmp_path)
+    assert again.service.spool.studies() == []
+    assert again.service.spool.size_bytes == 0
+    assert again.counts() == {"done": 1}
+
+
+def test_a_place_of_results_that_is_taken_is_no_fault_of_the_study(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    files = study(tmp_path / "sent", 1)
+    bench.take(files)
+    out = bench.settings.results / key_of(identity(files[0].read_bytes()).study) / "1"
+    out.mkdir(parents=True)
+    with hold(out):
+        assert bench.wait() == []
+        assert bench.counts() == {"failed": 1}
+    out.rmdir()
+    out.write_bytes(b"")  # a disk that is read-only, for one
+    assert bench.wait(100, 10) == []
+    assert bench.counts() == {"failed": 1}
+    out.unlink()
+    assert len(bench.wait(1000, 10)) == 1
+
+
+def test_a_file_of_an_entry_that_cannot_be_read_holds_up_its_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A file server opens a file and then gives an error: the study is no smaller for it."""
+    bench = Bench(tmp_path)
+    files = study(tmp_path / "watch" / "one", 1)
+
+    def read(path: Path, limit: int) -> bytes:
+        if path == files[9]:
+            raise InputError("cannot be read", where=path) from OSError(errno.EIO, "Input/output error")
+        return read_regular(path, limit)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sources, "read_regular", read)
+        assert bench.wait(100, 5) == []
+        assert bench.counts() == {"received": 1}
+    assert "cannot be read: none of it is taken" in caplog.text
+    (line,) = bench.wait(100, 5)
+    assert line["revision"] == 1
+    assert bench.segmented == 1

@@ -37,6 +37,8 @@ def test_defaults_and_places(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        (SOURCE + '[[serve.poll]]\nserver = "P@h:1"\n[[serve.poll]]\nserver = "P@h:1"\n', "poll.*twice"),
+        ('[serve]\nstate = "s"\nwatch = [{ folder = "w" }, { folder = "./w" }]\n', "watch.*twice"),
         (SOURCE + "quite_s = 3\n", "there is no key 'serve.quite_s'"),
         ('[serve]\nstate = "s"\n', "no source of studies"),
         ("[other]\n", r"there is no table \[serve\]"),

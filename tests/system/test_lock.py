@@ -1,8 +1,11 @@
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -70,6 +73,36 @@ def test_shards_share_the_folder_but_not_a_share(tmp_path: Path) -> None:
             hold(tmp_path).__enter__()
     with hold(tmp_path), pytest.raises(InputError, match="another run"):
         hold(tmp_path, "1-of-2").__enter__()
+
+
+def test_shares_that_begin_at_the_same_moment_leave_a_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in an array of a scheduler: machines with names of different lengths sign one file."""
+    monkeypatch.setattr(socket, "gethostname", lambda: threading.current_thread().name)
+
+    def begin(share: str) -> None:
+        for _ in range(100):
+            with hold(tmp_path, share):
+                pass
+
+    with ThreadPoolExecutor(4) as pool:
+        names = [f"{n}-of-4" for n in range(1, 5)]
+        for done in [pool.submit(_renamed, "x" * 9 * n, begin, name) for n, name in enumerate(names)]:
+            done.result()
+    with hold(tmp_path):
+        pass
+
+
+def _renamed(name: str, task: Callable[[str], None], share: str) -> None:
+    threading.current_thread().name = name
+    task(share)
+
+
+def test_a_lock_file_of_zeros_is_what_a_power_cut_may_leave(tmp_path: Path) -> None:
+    (tmp_path / NAME).write_bytes(bytes(82))
+    with hold(tmp_path):
+        pass
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:

@@ -1,0 +1,164 @@
+"""An SQLite file of ours: opened with care, written by one process, and what goes wrong with it is one line.
+
+Every change is on the disk before the next step (write-ahead log, synchronous = FULL), so neither a kill nor
+a power cut loses what was recorded.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import stat
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from c3s3_seg.errors import InputError
+from c3s3_seg.system.ownership import TODO, read_head
+
+HEAD = b"SQLite format 3\0"
+PARTS = ("", "-wal", "-shm", "-journal")
+
+
+@dataclass(frozen=True)
+class Schema:
+    """What a database of ours holds, and how it is spoken of.
+
+    Parameters
+    ----------
+    name
+        For messages: "journal", "queue".
+    tables
+        Statements that make the tables where they are not there.
+    mark, statement
+        The table by which ours is known, and how it is made.
+    instead, moved
+        What to do where another program's is in its place; where it is damaged.
+    """
+
+    name: str
+    tables: str
+    mark: str
+    statement: str
+    instead: str
+    moved: str
+
+
+class Database:
+    """The open file.
+
+    Parameters
+    ----------
+    path
+        Made if it is not there.
+    schema
+        What is in it.
+
+    Raises
+    ------
+    InputError
+        If it is damaged, no regular file, or another program's.
+    """
+
+    def __init__(self, path: Path, schema: Schema) -> None:
+        self.path, self.schema = path, schema
+        self._turn = threading.RLock()
+        check_files(path, schema)
+        with self.guarded():
+            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        try:
+            self._prepare()
+        except BaseException:
+            self._db.close()
+            raise
+
+    def _prepare(self) -> None:
+        with self.guarded():
+            # Before anything is changed: what tables there are. After a kill they may be in the log alone.
+            rows = self._db.execute("SELECT name, sql FROM sqlite_schema WHERE type = 'table'").fetchall()
+            if rows and dict(rows).get(self.schema.mark) != self.schema.statement:
+                what = f"is a database of another program, not our {self.schema.name}"
+                raise InputError(what, where=self.path, todo=self.schema.instead)
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = FULL")
+            if self._db.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
+                raise sqlite3.DatabaseError("its structure is broken")
+            self._db.executescript(self.schema.tables)
+
+    def execute(self, statement: str, *values: Any) -> sqlite3.Cursor:
+        """Change something."""
+        with self.guarded():
+            return self._db.execute(statement, values)
+
+    def rows(self, question: str, *values: Any) -> list[tuple[Any, ...]]:
+        """All answers to a question."""
+        with self.guarded():
+            return self._db.execute(question, values).fetchall()
+
+    def row(self, question: str, *values: Any) -> tuple[Any, ...] | None:
+        """The first answer."""
+        with self.guarded():
+            found: tuple[Any, ...] | None = self._db.execute(question, values).fetchone()
+        return found
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All that is done in the block, or nothing."""
+        with self.guarded():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:  # of a full disk SQLite may have rolled back by itself
+                    self._db.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def guarded(self) -> Iterator[None]:
+        """One thread at a time; errors of SQLite become ours."""
+        try:
+            with self._turn:
+                yield
+        except sqlite3.OperationalError as error:
+            todo = "Check that the disk has room and that the folder may be written to"
+            what = f"the {self.schema.name} cannot be written or read ({error})"
+            raise InputError(what, where=self.path, todo=todo) from error
+        except (sqlite3.Error, UnicodeDecodeError) as error:
+            raise self.damage(str(error)) from error
+
+    def damage(self, why: str) -> InputError:
+        """The error for content that is not what was written."""
+        return _damage(why, self.path, self.schema)
+
+    def close(self) -> None:
+        """Close it; the write-ahead log goes into the file."""
+        with self._turn:
+            self._db.close()
+
+
+def _damage(why: str, path: Path, schema: Schema) -> InputError:
+    return InputError(f"the {schema.name} is damaged: {why}", where=path, todo=schema.moved)
+
+
+def check_files(path: Path, schema: Schema) -> None:
+    """SQLite follows links, waits for pipes, makes its tables in other programs' files: none is opened.
+
+    Raises
+    ------
+    InputError
+        If a part of the database is a link, no regular file, or no database.
+    """
+    for part in PARTS:
+        file = path.with_name(path.name + part)
+        with suppress(FileNotFoundError, NotADirectoryError):
+            details = file.lstat()
+            if not stat.S_ISREG(details.st_mode) or details.st_nlink > 1:
+                what = f"is a link or no regular file, wanted the {schema.name} that c3s3-seg makes here"
+                raise InputError(what, where=file, todo=TODO)
+    with suppress(FileNotFoundError, NotADirectoryError):
+        head = read_head(path)
+        if head and not head.startswith(HEAD):  # SQLite takes one of less than a page for an empty one
+            raise _damage("file is not a database", path, schema)
