@@ -20,7 +20,7 @@ from c3s3_seg.io.dicom.header import unreadable
 from c3s3_seg.io.dicom_objects.rtstruct_fill import Unclear, fill
 from c3s3_seg.io.dicom_objects.rtstruct_outline import inside
 
-__all__ = ["inside", "read_rtstruct", "region_name"]
+__all__ = ["inside", "points_mm", "read_rtstruct", "region_name"]
 
 XOR = "CLOSEDPLANAR_XOR"
 CLOSED = ("CLOSED_PLANAR", XOR)
@@ -127,7 +127,7 @@ def _region(contours: Sequence[Any], name: str, grid: Geometry, path: Path) -> _
     slices: dict[int, list[NDArray[np.float64]]] = defaultdict(list)
     array, notes = np.zeros(grid.shape, dtype=np.bool_), Counter[str]()
     for contour in contours:
-        points = np.array(contour.get("ContourData") or (), dtype=np.float64).reshape(-1, 3)
+        points = points_mm(contour)
         if len(points) < int(contour.get("NumberOfContourPoints") or 0):
             what = f"a contour of '{name}' has {len(points)} of its {contour.NumberOfContourPoints} points"
             raise InputError(what, where=path, todo="Copy or export it again")
@@ -151,6 +151,17 @@ def _region(contours: Sequence[Any], name: str, grid: Geometry, path: Path) -> _
     clipped = sum(_is_clipped(polygons, grid.shape[:2]) for polygons in slices.values())
     _refuse_empty(array, len(contours), clipped, name, path)
     return _Region(array, _notes(notes, name, clipped, kinds))
+
+
+def points_mm(contour: Any) -> NDArray[np.float64]:
+    """(n, 3): the points of a contour in mm, LPS; none where it has no data.
+
+    Explicit VR has 16 bits for the length of decimal strings, so longer ones are written as UN (PS3.5, 6.2.2).
+    """
+    values = contour.get("ContourData")
+    if isinstance(values, bytes):
+        values = [part for part in values.decode("ascii").strip(" \0").split("\\") if part]
+    return np.array([] if values is None else values, dtype=np.float64).reshape(-1, 3)
 
 
 def _is_clipped(polygons: list[NDArray[np.float64]], shape: tuple[int, int]) -> bool:

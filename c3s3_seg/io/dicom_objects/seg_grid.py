@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from c3s3_seg.errors import C3S3Error, GeometryError, InputError
 from c3s3_seg.geometry.volume import Geometry
+from c3s3_seg.io.dicom_objects.rtstruct_read import points_mm
 
 Points = NDArray[np.float64]
 LARGEST_SIDE, LARGEST_SIZE = 4096, 2e9  # voxels: a place far away is a damaged one
@@ -93,7 +94,7 @@ def _frames(data: Any) -> Iterator[Frame]:
 def _contours(data: Any) -> Iterator[Points]:
     for region in data.get("ROIContourSequence") or ():
         for contour in region.get("ContourSequence") or ():
-            yield np.array(contour.ContourData, dtype=np.float64).reshape(-1, 3)
+            yield points_mm(contour)
 
 
 def _covering(frames: Sequence[Frame], contours: Points, uid: str | None, path: Path) -> Geometry:
