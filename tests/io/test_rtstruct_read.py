@@ -423,7 +423,7 @@ def test_two_regions_of_one_number(mask: Volume, written: Path, name: str) -> No
 
 
 def test_a_contour_of_more_than_64_kib(tmp_path: Path) -> None:
-    """It is written in implicit VR; what others write in explicit VR has the VR UN, and is read all the same."""
+    """It is written in implicit VR; in the explicit VR of others it is UN, and is read all the same."""
     grid = Geometry.build((96, 96, 2), (0.731, 0.731, 2.5), (-131.53, 112.25, 80.0))
     save_series(
         grid.volume(np.zeros(grid.shape, int)), tmp_path / "series", description="comb", seed_uid="comb"
