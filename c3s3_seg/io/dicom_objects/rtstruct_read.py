@@ -156,7 +156,7 @@ def _region(contours: Sequence[Any], name: str, grid: Geometry, path: Path) -> _
 def points_mm(contour: Any) -> NDArray[np.float64]:
     """(n, 3): the points of a contour in mm, LPS; none where it has no data.
 
-    Explicit VR has 16 bits for the length of decimal strings, so longer ones are written as UN (PS3.5, 6.2.2).
+    Explicit VR has 16 bits for the length of decimal strings, so longer ones become UN (PS3.5, 6.2.2).
     """
     values = contour.get("ContourData")
     if isinstance(values, bytes):

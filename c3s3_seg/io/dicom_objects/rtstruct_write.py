@@ -24,7 +24,7 @@ from c3s3_seg.io.dicom_objects.seg_write import hash_of
 from c3s3_seg.system.files import write_whole
 
 STUDY_COMPONENT = "1.2.840.10008.3.1.2.3.1"
-# Explicit VR has 16 bits for the length of decimal strings (PS3.5, 7.1.2): 16 characters and a separator each.
+# Explicit VR has 16 bits for the length of decimal strings (PS3.5, 7.1.2): up to 17 bytes a number.
 EXPLICIT_POINTS = (1 << 16) // (3 * 17)
 
 Contours = list[tuple[Slice, NDArray[np.float64]]]
