@@ -60,15 +60,16 @@ class Slice:
         The attributes of `NAMES`; of a frame of an enhanced file, those of the frame.
     frame
         Its number from 0 within a file of several frames.
-    offset
-        Where the pixels begin in the file, if they stand there as plain little-endian numbers.
+    plain
+        Where its pixels begin in the file and how many bytes they have, if they stand there as plain
+        little-endian numbers.
     """
 
     path: Path
     name: str
     data: pydicom.Dataset
     frame: int | None = None
-    offset: int | None = None
+    plain: tuple[int, int] | None = None
     _texts: dict[str | int, str] = field(default_factory=dict, compare=False, repr=False)
     _lists: dict[str, NDArray[np.float64]] = field(default_factory=dict, compare=False, repr=False)
 
@@ -228,8 +229,7 @@ def _look_into(file: BinaryIO, path: Path, name: str) -> Slice | Broken | bool:
         file.seek(0)
         data = parsed(file, stop_before_pixels=True, force=True, specific_tags=TAGS)
         reached = _reaches_pixels(file)
-        offset = _plain_pixels(data, file)
-        item = Slice(path, name, data, None, offset)
+        item = Slice(path, name, data, None, _plain_pixels(data, file))
         uid = item.text("SeriesInstanceUID") or None
         kind = item.text("SOPClassUID") or _storage_class(data)
     except Exception as error:  # pydicom raises whatever its parser trips over
@@ -260,8 +260,8 @@ def _storage_class(data: Any) -> str | None:
     return str(meta.get("MediaStorageSOPClassUID", "") or "") or None
 
 
-def _plain_pixels(data: Any, file: BinaryIO) -> int | None:
-    """Where plain little-endian pixels begin, if all of them are there; None leaves the file to pydicom."""
+def _plain_pixels(data: Any, file: BinaryIO) -> tuple[int, int] | None:
+    """Where plain little-endian pixels begin, and their bytes, if all are there; None: it is pydicom's."""
     syntax = data.file_meta.get("TransferSyntaxUID")
     if syntax not in (ImplicitVRLittleEndian, ExplicitVRLittleEndian):
         return None
@@ -273,4 +273,6 @@ def _plain_pixels(data: Any, file: BinaryIO) -> int | None:
         return None
     length = int.from_bytes(head[-4:], "little")
     end = start + len(head) + length
-    return start + len(head) if length != 0xFFFFFFFF and end <= os.fstat(file.fileno()).st_size else None
+    if length == 0xFFFFFFFF or end > os.fstat(file.fileno()).st_size:
+        return None
+    return start + len(head), length
