@@ -446,3 +446,17 @@ def test_a_contour_of_more_than_64_kib(tmp_path: Path) -> None:
         made.save_as(tmp_path / "b.dcm")
     assert isinstance(contour(pydicom.dcmread(tmp_path / "b.dcm"), 0).ContourData, bytes)
     assert np.array_equal(read(tmp_path / "b.dcm", mask.geometry).array, mask.array)
+
+
+def test_a_contour_that_runs_far_away_takes_no_memory(mask: Volume, written: Path) -> None:
+    """What lies between two points is compared in steps of a quarter of a voxel."""
+
+    def change(data: pydicom.Dataset) -> None:
+        far = mask.geometry.to_mm([[-1e7, -1e7, 6], [1e7, -1e7, 6], [1e7, 1e7, 6], [-1e7, 1e7, 6]])
+        item = copy.deepcopy(contour(data))
+        item.ContourData, item.NumberOfContourPoints = [f"{v:.4f}" for v in far.ravel()], 4
+        data.ROIContourSequence[0].ContourSequence.append(item)
+
+    edit(written, change)
+    with pytest.raises(C3S3Error, match=r"a contour of 'left_atrium' is 8e\+07 voxels of the scan long"):
+        read(written, mask.geometry)

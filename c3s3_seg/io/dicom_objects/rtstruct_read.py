@@ -28,6 +28,8 @@ CLOSED = ("CLOSED_PLANAR", XOR)
 OFF_MM, OFF_PART = 0.1, 0.1
 # Fewer slices than this, of those between the first and the last, and the rest was to be interpolated.
 FILLED = 0.6
+# A line through every voxel of 1024 x 1024 is as long; what is far longer would take all memory there is.
+MOST_LENGTH_VOX = 1 << 20
 # From the centre of an outer voxel to its edge, and a rounding.
 EDGE_VOX = 0.55
 
@@ -207,6 +209,12 @@ def _on_slice(
         )
     if not 0 <= k < grid.shape[2]:
         raise GeometryError(f"a contour of '{name}' lies above or below the scan", where=path)
+    length_vox = float(np.linalg.norm(np.diff(index, axis=0, append=index[:1]), axis=1).sum())
+    if length_vox > MOST_LENGTH_VOX:
+        what = f"a contour of '{name}' is {length_vox:.3g} voxels of the scan long"
+        raise GeometryError(
+            f"{what}; up to {MOST_LENGTH_VOX} are read", where=path, todo="Have it exported again"
+        )
     return k, index[:, :2]
 
 
