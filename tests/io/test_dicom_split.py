@@ -28,6 +28,25 @@ def phases(volume: Volume, folder: Path, changes: list[Change]) -> list[Volume]:
     return volumes
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "noted"),
+    [
+        ({"EchoNumbers": 1, "EchoTime": "2.5"}, {"EchoNumbers": 2, "EchoTime": "5"}, "EchoNumbers, EchoTime"),
+        ({"DiffusionBValue": 0.0}, {"DiffusionBValue": 1000.0}, "DiffusionBValue"),
+        ({"ComplexImageComponent": "MAGNITUDE"}, {"ComplexImageComponent": "PHASE"}, "ComplexImageComponent"),
+        ({"EchoTime": "2.46"}, {"EchoTime": "2.460001", "TriggerTime": "8", "AcquisitionNumber": "2"}, ""),
+    ],
+)
+def test_slices_of_two_echoes_between_each_other_are_noted(
+    oblique: Volume, tmp_path: Path, first: Change, second: Change, noted: str
+) -> None:
+    """No two lie at one place and the steps are even: nothing else tells that it is no one volume."""
+    for k, path in enumerate(save_series(oblique, tmp_path / "s", description="", seed_uid="a")):
+        edit(path, values(**(first, second)[k % 2]))
+    wanted = (f"the slices differ in {noted}: they may be of two volumes, one between the other",)
+    assert load(tmp_path / "s").source.notes == (wanted if noted else ())
+
+
 CASES: list[tuple[list[Change], list[str]]] = [
     ([{"EchoNumbers": 1, "EchoTime": "2.5"}, {"EchoNumbers": 2, "EchoTime": "5"}], ["echo 1", "echo 2"]),
     ([{"EchoTime": "2.46"}, {"EchoTime": "10"}, {"EchoTime": "4.92"}], ["TE 2.46", "TE 4.92", "TE 10"]),
