@@ -349,6 +349,23 @@ def test_pixels_are_as_many_as_the_header_says(files: list[Path], part: float, m
     assert "IM_0006.dcm" in str(error.value)
 
 
+def test_a_scale_of_unknown_type_is_a_scale(
+    files: list[Path], oblique: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some programs write attributes as UN that they do not know: the bytes are of a text all the same."""
+
+    def change(data: pydicom.Dataset) -> None:
+        data.add_new("RescaleSlope", "UN", b"2 ")
+        data.add_new("RescaleIntercept", "UN", b"10")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pydicom.config, "replace_un_with_known_vr", False)
+        for path in files:
+            edit(path, change)
+        assert b"\x28\0\x53\x10UN" in files[0].read_bytes()
+    assert np.array_equal(load(files[0].parent).array, 2 * oblique.array + 10)
+
+
 def test_memory_is_asked_for_before_it_is_taken(files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     from c3s3_seg.io import limits
 

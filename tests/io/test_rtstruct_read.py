@@ -18,6 +18,7 @@ from c3s3_seg.errors import C3S3Error, InputError
 from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.io import load
 from c3s3_seg.io.dicom.write_series import save_series
+from c3s3_seg.io.dicom_objects import rtstruct_fill
 from c3s3_seg.io.dicom_objects.rtstruct_fill import Unclear, fill
 from c3s3_seg.io.dicom_objects.rtstruct_outline import inside, turns
 from c3s3_seg.io.dicom_objects.rtstruct_write import write_rtstruct
@@ -459,4 +460,17 @@ def test_a_contour_that_runs_far_away_takes_no_memory(mask: Volume, written: Pat
 
     edit(written, change)
     with pytest.raises(C3S3Error, match=r"a contour of 'left_atrium' is 8e\+07 voxels of the scan long"):
+        read(written, mask.geometry)
+
+
+def test_contours_over_each_other_are_compared_up_to_a_limit(
+    mask: Volume, written: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def change(data: pydicom.Dataset) -> None:
+        contours = data.ROIContourSequence[0].ContourSequence
+        contours.extend(copy.deepcopy(contour(data)) for _ in range(4))
+
+    edit(written, change)
+    monkeypatch.setattr(rtstruct_fill, "MOST_PAIRS", 3)
+    with pytest.raises(InputError, match=r"has \d+ contours on slice \d+, and more than 3 pairs"):
         read(written, mask.geometry)

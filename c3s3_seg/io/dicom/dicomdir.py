@@ -36,13 +36,11 @@ def _inside(root: Path, parts: list[str], index: Path) -> Path:
     named = FileName("/".join(parts), "not shown here")
     # PS3.10, 8.2: a file ID is a list of names below the index. Some media were copied in lower case.
     plain = all(part not in ("", ".", "..") and not set("/\\:") & set(part) for part in parts)
-    if not plain or not path.resolve().is_relative_to(root.resolve()):
-        raise InputError(f"the index names a file outside of its folder ('{named}')", where=index)
-    if path.is_file():
-        return path
-    lower = root.joinpath(*(part.lower() for part in parts))
-    if lower.is_file():
-        return lower
+    for there in (path, root.joinpath(*(part.lower() for part in parts))):
+        if not plain or not there.resolve().is_relative_to(root.resolve()):
+            raise InputError(f"the index names a file outside of its folder ('{named}')", where=index)
+        if there.is_file():
+            return there
     raise InputError(
         f"the index names '{named}', and it is not there",
         where=index,

@@ -44,6 +44,8 @@ NAMES: list[Any] = [
     "PulseSequenceName", 0x0019100C, 0x20011003, 0x00431039,
 ]  # fmt: skip
 _NUMBERS = {"US": "u2", "SS": "i2", "US or SS": "u2", "UL": "u4", "SL": "i4", "FD": "f8", "FL": "f4"}
+# Of the private b-values: implicit VR names no type, and what passed through a PACS may be called unknown.
+_PRIVATE = {0x0019100C: "IS", 0x20011003: "FL", 0x00431039: "IS"}
 STUDY_TAGS: list[Any] = ["StudyInstanceUID"]
 TAGS = [Tag(name) for name in NAMES]  # pydicom would turn the names into numbers for each file anew
 
@@ -132,11 +134,12 @@ def _tag(keyword: str | int) -> BaseTag:
 @lru_cache(4096)
 def _raw_text(tag: BaseTag, vr: str | None, raw: bytes, little: bool) -> str:
     """Values as text, with `\\` between them. Most are the same in all slices, so they are kept."""
-    vr = vr or dictionary_VR(tag)
+    if vr in (None, "UN", "OB", "OW"):  # as text, bytes are digits that may pass for a number
+        vr = _PRIVATE.get(tag) or dictionary_VR(tag)
     if vr in _NUMBERS:
         kind = np.dtype(("<" if little else ">") + _NUMBERS[vr])
         return "\\".join(str(v) for v in np.frombuffer(raw, kind).tolist())
-    if vr in ("SQ", "UN", "OB", "OW"):
+    if vr == "SQ":
         return raw.hex()
     return "\\".join(v.strip(" \0") for v in raw.decode("latin-1").split("\\"))
 

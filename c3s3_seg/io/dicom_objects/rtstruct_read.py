@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from c3s3_seg.errors import C3S3Error, GeometryError, InputError
 from c3s3_seg.geometry.volume import Array, Geometry, Source, Volume
 from c3s3_seg.io.dicom.header import unreadable
-from c3s3_seg.io.dicom_objects.rtstruct_fill import Unclear, fill
+from c3s3_seg.io.dicom_objects.rtstruct_fill import TooManyPairs, Unclear, fill
 from c3s3_seg.io.dicom_objects.rtstruct_outline import inside
 
 __all__ = ["inside", "points_mm", "read_rtstruct", "region_name"]
@@ -147,6 +147,12 @@ def _region(contours: Sequence[Any], name: str, grid: Geometry, path: Path) -> _
                 f"the contours of the region '{name}' on slice {k + 1} can be read in two ways: {unclear}",
                 where=path,
                 todo="Mend them where they were drawn: a hole must lie clear within its outer contour",
+            ) from None
+        except TooManyPairs as many:
+            raise InputError(
+                f"the region '{name}' has {len(polygons)} contours on slice {k + 1}, and {many}",
+                where=path,
+                todo="Mend them where they were drawn, or leave the region out",
             ) from None
         array[:, :, k] = filled.inside
         notes += filled.notes
