@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from c3s3_seg.errors import FileName, InputError
@@ -37,7 +38,8 @@ def _inside(root: Path, parts: list[str], index: Path) -> Path:
     # PS3.10, 8.2: a file ID is a list of names below the index. Some media were copied in lower case.
     plain = all(part not in ("", ".", "..") and not set("/\\:") & set(part) for part in parts)
     for there in (path, root.joinpath(*(part.lower() for part in parts))):
-        if not plain or not there.resolve().is_relative_to(root.resolve()):
+        # Unlike `resolve`, `realpath` does not raise on a loop of links.
+        if not plain or not Path(os.path.realpath(there)).is_relative_to(os.path.realpath(root)):
             raise InputError(f"the index names a file outside of its folder ('{named}')", where=index)
         if there.is_file():
             return there
