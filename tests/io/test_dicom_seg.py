@@ -21,7 +21,7 @@ from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.io import load, save
 from c3s3_seg.io.dicom.write_series import save_series
 from c3s3_seg.io.dicom_objects import seg_write as dicom_seg
-from c3s3_seg.io.dicom_objects.codes import LABEL_CIELAB, LABEL_COLOURS, Maker
+from c3s3_seg.io.dicom_objects.codes import LABEL_CIELAB, LABEL_COLOURS, Maker, Segment
 from c3s3_seg.io.dicom_objects.rtstruct_write import write_rtstruct
 from c3s3_seg.io.dicom_objects.secondary_capture import write_capture
 from c3s3_seg.io.dicom_objects.seg_write import write_seg
@@ -175,6 +175,28 @@ def test_labelmap_on_request(files: list[Path], tmp_path: Path) -> None:
     seg = pydicom.dcmread(tmp_path / "a.dcm")
     assert (seg.SegmentationType, seg.file_meta.TransferSyntaxUID.name) == ("LABELMAP", "RLE Lossless")
     assert errors(tmp_path / "a.dcm") == []
+
+
+@pytest.mark.parametrize("character_set", [None, "ISO_IR 100", "ISO_IR 192"])
+def test_labels_of_any_script_keep_their_names(
+    files: list[Path], tmp_path: Path, character_set: str | None
+) -> None:
+    """In the character set of the slices two of them would be `??`; the patient's name is written anew."""
+    patient = "Phantom^S" if character_set is None else "Müller^Jörg"
+    for path in files:
+        edit(path, values(SpecificCharacterSet=character_set or "", PatientName=patient))
+    mask = drawn(load(files[0].parent))
+    segments = (Segment("心房", 1), Segment("心室", 3))
+    write_seg(mask, tmp_path / "a.dcm", segments, MAKER)
+    write_rtstruct(mask, tmp_path / "b.dcm", segments, MAKER)
+    write_seg(mask, tmp_path / "plain.dcm", SEGMENTS, MAKER)
+    for name in ("a.dcm", "b.dcm"):
+        made = pydicom.dcmread(tmp_path / name)
+        assert made.SpecificCharacterSet == "ISO_IR 192"
+        assert made.PatientName == patient
+        back = read(tmp_path / name, mask.geometry, {"心房": 1, "心室": 3})
+        assert np.array_equal(back.array, mask.array)
+    assert (pydicom.dcmread(tmp_path / "plain.dcm").get("SpecificCharacterSet") or None) == character_set
 
 
 def test_the_same_mask_is_the_same_instance_and_another_is_not(files: list[Path], tmp_path: Path) -> None:

@@ -41,6 +41,11 @@ class Segment:
         """The code, or the private one."""
         return self.code or (self.name[:16], OWN_SCHEME, self.name[:64])
 
+    @property
+    def words(self) -> tuple[str, ...]:
+        """All texts of it that an object holds."""
+        return (self.name, *self.coded, *(self.modifier or ()))
+
 
 @dataclass(frozen=True)
 class Maker:

@@ -20,7 +20,7 @@ from pydicom.valuerep import format_number_as_ds
 from c3s3_seg.errors import InputError
 from c3s3_seg.geometry.volume import Array, Volume
 from c3s3_seg.io.dicom_objects.codes import LABEL_CIELAB, LABEL_MAP, SEGMENTATION, Maker, Segment
-from c3s3_seg.io.dicom_objects.common import TYPE_2, date
+from c3s3_seg.io.dicom_objects.common import TYPE_2, date, set_character_set
 from c3s3_seg.io.dicom_objects.references import Origin, origin
 from c3s3_seg.system.files import write_whole
 from c3s3_seg.version import __version__
@@ -116,6 +116,7 @@ def _encode(
     )
     for element in patient:
         made[element.tag] = element
+    set_character_set(made, maker, segments)
     _name_dimensions(made, generate_uid(entropy_srcs=[*seed, "dimensions"]))
     date(made, images[0].get("TimezoneOffsetFromUTC"), maker)
     return made
