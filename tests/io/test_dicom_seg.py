@@ -199,6 +199,14 @@ def test_labels_of_any_script_keep_their_names(
     assert (pydicom.dcmread(tmp_path / "plain.dcm").get("SpecificCharacterSet") or None) == character_set
 
 
+def test_private_codes_of_long_names_differ() -> None:
+    """Of one scheme a value has one meaning (PS3.3, 8.1)."""
+    codes = [Segment(f"left_ventricle_{side}", 1).coded for side in ("myocardium", "blood_pool")]
+    assert len({value for value, *_ in codes}) == 2
+    assert all(len(value) <= 16 for value, *_ in codes)
+    assert Segment("wall", 1).coded == ("wall", "99C3S3", "wall")
+
+
 def test_the_same_mask_is_the_same_instance_and_another_is_not(files: list[Path], tmp_path: Path) -> None:
     mask = drawn(load(files[0].parent))
     write_seg(mask, tmp_path / "a.dcm", SEGMENTS, MAKER)
