@@ -6,6 +6,8 @@ from pathlib import Path
 
 from c3s3_seg.errors import InputError, MemoryLimitError
 
+# Outside this range a header has its units wrong; the finest CT voxel is about 0.01 mm.
+SPACING_RANGE_MM = (1e-3, 1e3)
 # A micro-CT of 2000 x 2000 x 1000 voxels has 4e9; the largest clinical scans have 5e8.
 MOST_VOXELS = 1 << 32
 # Scans deflate to a half or, with much air, to a tenth of their size; only masks shrink 1000 : 1.

@@ -188,6 +188,19 @@ def test_an_index_that_leads_out_is_refused(files: list[Path], tmp_path: Path) -
         load(index)
 
 
+def test_a_name_in_lower_case_is_no_way_out_either(files: list[Path], tmp_path: Path) -> None:
+    index = medium(files, tmp_path / "cd")
+    first = next(p for p in sorted(index.parent.rglob("*")) if p.is_file() and p.name != "DICOMDIR")
+    lower = index.parent / str(first.relative_to(index.parent)).lower()
+    lower.parent.mkdir(parents=True, exist_ok=True)
+    first.rename(lower)
+    load(index)
+    shutil.move(lower, tmp_path / "elsewhere.dcm")
+    lower.symlink_to(tmp_path / "elsewhere.dcm")
+    with pytest.raises(InputError, match="outside of its folder"):
+        load(index)
+
+
 HOLDER = """
 import sys, time
 from pathlib import Path

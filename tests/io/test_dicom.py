@@ -339,6 +339,25 @@ def test_uneven_spacing_is_refused(oblique: Volume, files: list[Path]) -> None:
     assert load(files[0].parent).source.notes == ("slices lie up to 0.020 mm beside the even grid",)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"PixelSpacing": ["1e-6", "1e-6"]}, "found a pixel spacing of 1e-06 mm; wanted 0.001 to 1000"),
+        ({"PixelSpacing": ["0.7", "-0.7"]}, "found a pixel spacing of -0.7 mm"),
+        ({"PixelSpacing": ["7000", "7000"]}, "found a pixel spacing of 7000 mm"),
+        ({}, "found a mean step between slices of 25000 mm"),
+    ],
+)
+def test_spacings_that_cannot_be_true_are_refused_as_in_image_files(
+    oblique: Volume, files: list[Path], change: dict[str, object], message: str
+) -> None:
+    for k, path in enumerate(files):
+        where = oblique.geometry.to_mm((0, 0, k if change else 10_000 * k))
+        edit(path, values(ImagePositionPatient=[f"{v:.4f}" for v in where], **change))
+    with pytest.raises(InputError, match=message):
+        load(files[0].parent)
+
+
 def test_gantry_tilt_is_found_from_the_positions(oblique: Volume, files: list[Path]) -> None:
     for k, path in enumerate(files):
         where = oblique.geometry.to_mm((0, 0, k)) + k * 0.4 * oblique.geometry.direction[:, 1]

@@ -12,6 +12,7 @@ from pydicom.uid import EnhancedMRImageStorage, generate_uid
 from c3s3_seg.errors import InputError
 from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.io import load
+from c3s3_seg.io.dicom.decoder import PixelDecoder
 from c3s3_seg.io.dicom.frames import GROUPS, frames
 from c3s3_seg.io.dicom.header import Broken, Slice
 from c3s3_seg.io.dicom.write_series import save_series
@@ -37,6 +38,14 @@ def test_one_file_of_frames_is_the_classic_series(oblique: Volume, enhanced: Pat
         back = load(path)
         assert np.array_equal(back.array, oblique.array)
         assert back.geometry.matches(oblique.geometry, 1e-3)
+
+
+def test_plain_frames_are_read_in_place(
+    oblique: Volume, enhanced: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A decoder would hold the whole file, which may have more than it is allowed."""
+    monkeypatch.delattr(PixelDecoder, "pixels")
+    assert np.array_equal(load(enhanced).array, oblique.array)
 
 
 def test_slope_and_place_of_each_frame_are_its_own(oblique: Volume, enhanced: Path) -> None:

@@ -25,7 +25,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from c3s3_seg.errors import InputError
+from c3s3_seg.errors import InputError, MemoryLimitError
 from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.io import load
 from c3s3_seg.io.dicom import decoder as decoder_module
@@ -309,6 +309,8 @@ def test_a_deflated_bomb_is_refused(files: list[Path], monkeypatch: pytest.Monke
         ({"BitsStored": 12, "HighBit": 3}, "it has HighBit 3 with BitsStored 12; wanted 11"),
         ({"BitsStored": 20, "HighBit": 19}, "it has BitsStored 20 with BitsAllocated 16"),
         ({"BitsStored": None}, "it has BitsStored 0 with BitsAllocated 16|its header has no BitsStored"),
+        ({"PixelRepresentation": None}, "its header has no PixelRepresentation"),
+        ({"PixelRepresentation": 2}, "its header has PixelRepresentation '2'; wanted 0"),
         ({"RescaleSlope": "0"}, "it has RescaleSlope 0"),
         ({"RescaleSlope": "1e400"}, "it has RescaleSlope '1e400'; wanted a number"),
     ],
@@ -327,6 +329,51 @@ def test_a_whole_file_with_an_odd_header_is_not_called_damaged(
         load(files[0].parent)
     assert "IM_0006.dcm" in str(error.value)
     assert "damaged" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [(0.9, "is damaged: its pixels cannot be decoded"), (2, "it holds 5760 bytes of pixels, and 36 x 40")],
+)
+def test_pixels_are_as_many_as_the_header_says(files: list[Path], part: float, message: str) -> None:
+    """What follows them in the file is none of them, and a second frame is not left out in silence."""
+
+    def change(data: pydicom.Dataset) -> None:
+        size = len(data.PixelData)
+        data.PixelData = (data.PixelData * 2)[: int(part * size) // 2 * 2]
+        data.DataSetTrailingPadding = bytes(size)
+
+    edit(files[5], change)
+    with pytest.raises(InputError, match=message) as error:
+        load(files[0].parent)
+    assert "IM_0006.dcm" in str(error.value)
+
+
+def test_a_scale_of_unknown_type_is_a_scale(
+    files: list[Path], oblique: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some programs write attributes as UN that they do not know: the bytes are of a text all the same."""
+
+    def change(data: pydicom.Dataset) -> None:
+        data.add_new("RescaleSlope", "UN", b"2 ")
+        data.add_new("RescaleIntercept", "UN", b"10")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pydicom.config, "replace_un_with_known_vr", False)
+        for path in files:
+            edit(path, change)
+        assert b"\x28\0\x53\x10UN" in files[0].read_bytes()
+    assert np.array_equal(load(files[0].parent).array, 2 * oblique.array + 10)
+
+
+def test_memory_is_asked_for_before_it_is_taken(files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    from c3s3_seg.io import limits
+
+    monkeypatch.setattr(limits, "SMALL", 0)
+    load(files[0].parent)
+    monkeypatch.setattr(limits, "free_bytes", lambda: 40 * 36 * 12 * 8 - 1.0)
+    with pytest.raises(MemoryLimitError, match=r"40 x 36 x 12 voxels take"):
+        load(files[0].parent)
 
 
 @pytest.mark.parametrize("kind", ["FloatPixelData", "DoubleFloatPixelData"])

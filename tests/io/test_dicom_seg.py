@@ -10,6 +10,7 @@ import pydicom
 import pytest
 from helpers.dicom_files import edit, values
 from helpers.dicom_seg import MAKER, SEGMENTS, differing, drawn, errors
+from helpers.seg_read import read
 from highdicom.color import CIELabColor
 from pydicom.uid import JPEG2000Lossless, RLELossless, generate_uid
 
@@ -20,7 +21,7 @@ from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.io import load, save
 from c3s3_seg.io.dicom.write_series import save_series
 from c3s3_seg.io.dicom_objects import seg_write as dicom_seg
-from c3s3_seg.io.dicom_objects.codes import LABEL_CIELAB, LABEL_COLOURS, Maker
+from c3s3_seg.io.dicom_objects.codes import LABEL_CIELAB, LABEL_COLOURS, Maker, Segment
 from c3s3_seg.io.dicom_objects.rtstruct_write import write_rtstruct
 from c3s3_seg.io.dicom_objects.secondary_capture import write_capture
 from c3s3_seg.io.dicom_objects.seg_write import write_seg
@@ -176,6 +177,36 @@ def test_labelmap_on_request(files: list[Path], tmp_path: Path) -> None:
     assert errors(tmp_path / "a.dcm") == []
 
 
+@pytest.mark.parametrize("character_set", [None, "ISO_IR 100", "ISO_IR 192"])
+def test_labels_of_any_script_keep_their_names(
+    files: list[Path], tmp_path: Path, character_set: str | None
+) -> None:
+    """In the character set of the slices two of them would be `??`; the patient's name is written anew."""
+    patient = "Phantom^S" if character_set is None else "Müller^Jörg"
+    for path in files:
+        edit(path, values(SpecificCharacterSet=character_set or "", PatientName=patient))
+    mask = drawn(load(files[0].parent))
+    segments = (Segment("心房", 1), Segment("心室", 3))
+    write_seg(mask, tmp_path / "a.dcm", segments, MAKER)
+    write_rtstruct(mask, tmp_path / "b.dcm", segments, MAKER)
+    write_seg(mask, tmp_path / "plain.dcm", SEGMENTS, MAKER)
+    for name in ("a.dcm", "b.dcm"):
+        made = pydicom.dcmread(tmp_path / name)
+        assert made.SpecificCharacterSet == "ISO_IR 192"
+        assert made.PatientName == patient
+        back = read(tmp_path / name, mask.geometry, {"心房": 1, "心室": 3})
+        assert np.array_equal(back.array, mask.array)
+    assert (pydicom.dcmread(tmp_path / "plain.dcm").get("SpecificCharacterSet") or None) == character_set
+
+
+def test_private_codes_of_long_names_differ() -> None:
+    """Of one scheme a value has one meaning (PS3.3, 8.1)."""
+    codes = [Segment(f"left_ventricle_{side}", 1).coded for side in ("myocardium", "blood_pool")]
+    assert len({value for value, *_ in codes}) == 2
+    assert all(len(value) <= 16 for value, *_ in codes)
+    assert Segment("wall", 1).coded == ("wall", "99C3S3", "wall")
+
+
 def test_the_same_mask_is_the_same_instance_and_another_is_not(files: list[Path], tmp_path: Path) -> None:
     mask = drawn(load(files[0].parent))
     write_seg(mask, tmp_path / "a.dcm", SEGMENTS, MAKER)
@@ -224,15 +255,44 @@ def test_a_mask_of_a_repaired_scan_goes_back_to_the_slices(files: list[Path], tm
     assert seen == pytest.approx(4 / 3 * np.pi * 8**3 / (0.7 * 0.9 * 2.5) - lost, rel=0.03)
 
 
-def test_an_enhanced_file_is_referred_to_by_its_frames(files: list[Path], tmp_path: Path) -> None:
+def as_enhanced(files: list[Path], path: Path) -> Path:
     legacy = pytest.importorskip("highdicom.legacy")
     sources = [pydicom.dcmread(files[n * 5 % 12]) for n in range(12)]
     for source in sources:
         source.AccessionNumber = "1"
-    made = legacy.LegacyConvertedEnhancedMRImage(sources, generate_uid(), 1, generate_uid(), 1)
-    (tmp_path / "enhanced").mkdir()
-    made.save_as(tmp_path / "enhanced" / "one.dcm")
-    mask = drawn(load(tmp_path / "enhanced"))
+    legacy.LegacyConvertedEnhancedMRImage(sources, generate_uid(), 1, generate_uid(), 1).save_as(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("apart", "thick", "enhanced"),
+    [("-2.5", "2.5", False), ("0.5", "2", False), (None, None, False), ("0", "", True), ("0.5", "2", True)],
+)
+def test_the_distance_of_slices_is_that_of_their_places(
+    files: list[Path], tmp_path: Path, apart: str | None, thick: str | None, enhanced: bool
+) -> None:
+    """Headers say the gap, a negative number or nothing: what they say is not repeated."""
+    path = [as_enhanced(files, tmp_path / "enhanced.dcm")] if enhanced else files
+
+    def change(data: pydicom.Dataset) -> None:
+        item = data.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0] if enhanced else data
+        for keyword, value in {"SpacingBetweenSlices": apart, "SliceThickness": thick}.items():
+            item.pop(keyword, None)
+            if value is not None:
+                setattr(item, keyword, value)
+
+    for file in path:
+        edit(file, change)
+    mask = drawn(load(path[0] if enhanced else path[0].parent))
+    write_seg(mask, tmp_path / "a.dcm", SEGMENTS, MAKER)
+    measures = pydicom.dcmread(tmp_path / "a.dcm").SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+    assert measures.SpacingBetweenSlices == pytest.approx(2.5, abs=1e-6)
+    assert measures.SliceThickness == pytest.approx(float(thick or 2.5), abs=1e-6)
+    assert np.array_equal(read(tmp_path / "a.dcm", mask.geometry).array, mask.array)
+
+
+def test_an_enhanced_file_is_referred_to_by_its_frames(files: list[Path], tmp_path: Path) -> None:
+    mask = drawn(load(as_enhanced(files, tmp_path / "one.dcm")))
     write_seg(mask, tmp_path / "a.dcm", SEGMENTS, MAKER)
     assert differing(tmp_path / "a.dcm", mask, tmp_path / "q") == 0
 

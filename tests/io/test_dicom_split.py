@@ -1,13 +1,14 @@
 """Several volumes in one series: told apart, listed, chosen; and what is no volume of the stack left out."""
 
 import re
+import struct
 from pathlib import Path
 
 import numpy as np
 import pydicom
 import pytest
 from helpers.dicom_files import edit, values
-from pydicom.uid import generate_uid
+from pydicom.uid import ImplicitVRLittleEndian, generate_uid
 
 from c3s3_seg.errors import InputError
 from c3s3_seg.geometry.volume import Geometry, Volume
@@ -26,6 +27,25 @@ def phases(volume: Volume, folder: Path, changes: list[Change]) -> list[Volume]:
         for path in save_series(shifted, folder / str(n), description="", seed_uid="same"):
             edit(path, values(**change, SOPInstanceUID=generate_uid()))
     return volumes
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "noted"),
+    [
+        ({"EchoNumbers": 1, "EchoTime": "2.5"}, {"EchoNumbers": 2, "EchoTime": "5"}, "EchoNumbers, EchoTime"),
+        ({"DiffusionBValue": 0.0}, {"DiffusionBValue": 1000.0}, "DiffusionBValue"),
+        ({"ComplexImageComponent": "MAGNITUDE"}, {"ComplexImageComponent": "PHASE"}, "ComplexImageComponent"),
+        ({"EchoTime": "2.46"}, {"EchoTime": "2.460001", "TriggerTime": "8", "AcquisitionNumber": "2"}, ""),
+    ],
+)
+def test_slices_of_two_echoes_between_each_other_are_noted(
+    oblique: Volume, tmp_path: Path, first: Change, second: Change, noted: str
+) -> None:
+    """No two lie at one place and the steps are even: nothing else tells that it is no one volume."""
+    for k, path in enumerate(save_series(oblique, tmp_path / "s", description="", seed_uid="a")):
+        edit(path, values(**(first, second)[k % 2]))
+    wanted = (f"the slices differ in {noted}: they may be of two volumes, one between the other",)
+    assert load(tmp_path / "s").source.notes == (wanted if noted else ())
 
 
 CASES: list[tuple[list[Change], list[str]]] = [
@@ -87,14 +107,21 @@ def test_phases_are_split_listed_and_chosen(
     ],
     ids=["Siemens", "Philips", "GE"],
 )
+@pytest.mark.parametrize("way", ["explicit", "implicit", "unknown"])
 def test_b_values_that_only_the_maker_writes(
-    oblique: Volume, tmp_path: Path, tag: int, vr: str, owner: str, numbers: tuple[object, object]
+    oblique: Volume, tmp_path: Path, tag: int, vr: str, owner: str, numbers: tuple[object, object], way: str
 ) -> None:
+    """Implicit VR names no type, and a server that does not know a tag calls its type unknown (UN)."""
     phases(oblique, tmp_path / "s", [{}, {}])
     for path in sorted((tmp_path / "s").rglob("*.dcm")):
         data = pydicom.dcmread(path)
         data.add_new((tag & 0xFFFF0000) + 0x10, "LO", owner)
-        data.add_new(tag, vr, numbers[int(path.parent.name)])
+        number = numbers[int(path.parent.name)]
+        if way == "unknown":
+            number = struct.pack("<f", number) if vr == "FL" else str(number).encode()
+        if way == "implicit":
+            data.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+        data.add_new(tag, "UN" if way == "unknown" else vr, number)
         data.save_as(path)
     with pytest.raises(InputError, match=r"(?s)found 2 series.*\bb \S*0.*\bb \S*800"):
         load(tmp_path / "s")

@@ -11,6 +11,7 @@ from c3s3_seg.errors import C3S3Error
 from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.io import load, load_mask, save
 from c3s3_seg.io.dicom_objects.rtstruct_write import write_rtstruct
+from c3s3_seg.io.dicom_objects.seg_grid import frames_grid, seg_grid
 from c3s3_seg.io.dicom_objects.seg_write import write_seg
 
 
@@ -77,11 +78,86 @@ def test_a_seg_has_a_grid_of_its_own(mask: Volume, tmp_path: Path, kind: str) ->
     assert np.array_equal(mask.array[tuple(np.rint(there).astype(int).T)], back.array[tuple(index.T)])
 
 
+def stating(apart: str | None):  # type: ignore[no-untyped-def]
+    def change(data) -> None:  # type: ignore[no-untyped-def]
+        measures = data.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+        measures.pop("SpacingBetweenSlices", None)
+        if apart is not None:
+            measures.SpacingBetweenSlices = apart
+
+    return change
+
+
+@pytest.mark.parametrize("stated", ["2.5", "-2.5", None])
+def test_slices_between_those_with_a_frame_are_known_by_the_stated_distance(
+    mask: Volume, tmp_path: Path, stated: str | None
+) -> None:
+    mask.array[:] = 0
+    mask.array[10:20, 10:20, [3, 5, 7]] = 1
+    path = written(mask, tmp_path / "a.dcm", "seg")
+    edit(path, stating(stated))
+    back = load_mask(path)
+    assert back.geometry.spacing_mm[2] == pytest.approx(2.5 if stated else 5.0)
+    assert np.flatnonzero(back.array.any(axis=(0, 1))).tolist() == ([0, 2, 4] if stated else [0, 1, 2])
+    assert frames_grid([path]).matches(back.geometry)
+
+
+@pytest.mark.parametrize("stated", ["-2.5", "0.7", "1.5"])
+def test_a_wrong_distance_of_slices_gives_way_to_their_places(
+    mask: Volume, tmp_path: Path, stated: str
+) -> None:
+    path = written(mask, tmp_path / "a.dcm", "seg")
+    edit(path, stating(stated))
+    back = load_mask(path, grid=mask.geometry, values={"left_atrium": 1, "wall": 3})
+    assert np.array_equal(back.array, mask.array)
+    assert seg_grid(path).spacing_mm[2] == pytest.approx(2.5)
+
+
+def test_rounded_places_are_no_other_slices(mask: Volume, tmp_path: Path) -> None:
+    """Steps of 2/3 mm, written with two digits: 200 of them are 133.33 mm, not 199 or 202 steps."""
+    path = written(mask, tmp_path / "a.dcm", "seg")
+
+    def far(data) -> None:  # type: ignore[no-untyped-def]
+        stating(None)(data)
+        groups = data.PerFrameFunctionalGroupsSequence
+        for n, frame in enumerate(groups):
+            step = n if n < len(groups) - 1 else 200
+            frame.PlanePositionSequence[0].ImagePositionPatient = ["0", "0", f"{step * 2 / 3:.2f}"]
+        plane = data.SharedFunctionalGroupsSequence[0].PlaneOrientationSequence[0]
+        plane.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+
+    edit(path, far)
+    assert frames_grid([path]).shape[2] == 201
+
+
+def test_frames_far_apart_take_no_memory(mask: Volume, tmp_path: Path) -> None:
+    path = written(mask, tmp_path / "a.dcm", "seg")
+
+    def apart(data) -> None:  # type: ignore[no-untyped-def]
+        stating(None)(data)
+        for n, frame in enumerate(data.PerFrameFunctionalGroupsSequence):
+            place = mask.geometry.to_mm([0, 0, n * 0.016 if n < 2 else 4000 * n])
+            frame.PlanePositionSequence[0].ImagePositionPatient = [f"{v:.3f}" for v in place]
+
+    edit(path, apart)
+    with pytest.raises(C3S3Error, match=r"a\.dcm: the masks reach over"):
+        load_mask(path)
+
+
 def test_one_frame_takes_its_thickness(mask: Volume, tmp_path: Path) -> None:
     mask.array[:, :, :5], mask.array[:, :, 6:] = 0, 0
     path = written(mask, tmp_path / "a.dcm", "seg")
     assert load_mask(path).geometry.shape == (*mask.array.shape[:2], 1)
     assert np.isclose(load_mask(path).geometry.spacing_mm[2], mask.geometry.spacing_mm[2])
+
+    def unsaid(data) -> None:  # type: ignore[no-untyped-def]
+        stating(None)(data)
+        del data.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].SliceThickness
+
+    edit(path, unsaid)
+    for grid_of in (seg_grid, lambda path: frames_grid([path])):
+        with pytest.raises(C3S3Error, match=r"a\.dcm: the one frame .* does not say how thick it is"):
+            grid_of(path)
 
 
 def test_refusals_name_the_file(mask: Volume, files: list[Path], tmp_path: Path) -> None:

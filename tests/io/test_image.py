@@ -796,6 +796,9 @@ def test_a_header_behind_a_link_has_its_data_beside_it(tmp_path: Path) -> None:
         (b"encoding: raw", b"encoding: raw\nspacings: 1 2", "wanted one for each axis"),
         (b"encoding: raw", b"encoding: raw\nspacings: 1 2 0", "positive numbers"),
         (b"encoding: raw", b"encoding: raw\nline skip: 2", "skips bytes"),
+        (b"encoding: raw", b"encoding: raw\nkinds: domain domain time", "of the kinds domain, domain, time"),
+        (b"encoding: raw", b"encoding: raw\nkinds: vector domain domain", "wanted three in space"),
+        (b"encoding: raw", b"encoding: raw\nkinds: domain domain", "wanted one for each axis"),
         (b"encoding: raw", b'encoding: raw\nunits: "cm" "cm" "cm"', "wanted mm"),
     ],
 )  # fmt: skip

@@ -1,15 +1,16 @@
 """Repairs on request: a damaged scan comes back where and as it was; nothing is mended unasked."""
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pydicom
 import pytest
 from helpers.dicom_files import edit, values
 
-from c3s3_seg.errors import GeometryError, InputError
+from c3s3_seg.errors import GeometryError, InputError, MemoryLimitError
 from c3s3_seg.geometry.volume import Geometry, Volume
-from c3s3_seg.io import load, save
+from c3s3_seg.io import limits, load, save
 from c3s3_seg.io.dicom.write_series import save_series
 
 NIB_FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -38,6 +39,21 @@ def test_missing_slices_are_interpolated_only_on_request(ramp: Volume, tmp_path:
     (note,) = back.source.notes
     assert note.startswith("repaired on request (gaps): resampled to steps of 2.5 mm, 3 of 12 slices")
     assert "widest gap was 7.5 mm" in note
+
+
+@pytest.mark.parametrize("fault", ["tilt", "gaps"])
+def test_a_repair_that_takes_too_much_memory_is_refused(
+    ramp: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Literal["tilt", "gaps"]
+) -> None:
+    """By the positions that a file claims, a few small slices may become more than there is memory for."""
+    files = save_series(ramp, tmp_path / "s", description="", seed_uid="a")
+    for k, path in enumerate(files):
+        place = (2000.0 * k, 0, k) if fault == "tilt" else (0, 0, k if k < 11 else 100)
+        edit(path, values(ImagePositionPatient=[f"{v:.6f}" for v in ramp.geometry.to_mm(place)]))
+    monkeypatch.setattr(limits, "SMALL", 0)
+    monkeypatch.setattr(limits, "free_bytes", lambda: 8.0 * 24 * 20 * 13)
+    with pytest.raises(MemoryLimitError, match=r"22024 x 22 x 12" if fault == "tilt" else "24 x 20 x 101"):
+        load(tmp_path / "s", repair=fault)
 
 
 def test_uneven_slices_are_resampled_on_request(ramp: Volume, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """RTSTRUCT in: our own contours come back to the voxel; holes, slits and what cannot be placed."""
 
 import copy
+import warnings
 from itertools import product
 from pathlib import Path
 
@@ -11,10 +12,13 @@ from helpers.contours import inside as slowly_inside
 from helpers.dicom_files import edit
 from helpers.dicom_seg import MAKER, SEGMENTS, drawn
 from helpers.seg_read import read
+from pydicom.uid import ExplicitVRLittleEndian
 
 from c3s3_seg.errors import C3S3Error, InputError
 from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.io import load
+from c3s3_seg.io.dicom.write_series import save_series
+from c3s3_seg.io.dicom_objects import rtstruct_fill
 from c3s3_seg.io.dicom_objects.rtstruct_fill import Unclear, fill
 from c3s3_seg.io.dicom_objects.rtstruct_outline import inside, turns
 from c3s3_seg.io.dicom_objects.rtstruct_write import write_rtstruct
@@ -416,4 +420,57 @@ def test_two_regions_of_one_number(mask: Volume, written: Path, name: str) -> No
         assert np.array_equal(read(written, mask.geometry).array, whole)
         return
     with pytest.raises(InputError, match="two regions of different names have the number 1"):
+        read(written, mask.geometry)
+
+
+def test_a_contour_of_more_than_64_kib(tmp_path: Path) -> None:
+    """It is written in implicit VR; in the explicit VR of others it is UN, and is read all the same."""
+    grid = Geometry.build((96, 96, 2), (0.731, 0.731, 2.5), (-131.53, 112.25, 80.0))
+    save_series(
+        grid.volume(np.zeros(grid.shape, int)), tmp_path / "series", description="comb", seed_uid="comb"
+    )
+    scan = load(tmp_path / "series")
+    comb = np.zeros(grid.shape, np.uint8)
+    comb[1:-1, 1, :] = comb[1::2, 1:-1, :] = 1
+    mask = scan.geometry.volume(comb, scan.source)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        write_rtstruct(mask, tmp_path / "a.dcm", SEGMENTS, MAKER)
+    made = pydicom.dcmread(tmp_path / "a.dcm")
+    assert contour(made, 0).get_item("ContourData").VR in (None, "DS")
+    assert len("\\".join(map(str, contour(made, 0).ContourData))) > 1 << 16
+    assert np.array_equal(read(tmp_path / "a.dcm", mask.geometry).array, mask.array)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        made.save_as(tmp_path / "b.dcm")
+    assert isinstance(contour(pydicom.dcmread(tmp_path / "b.dcm"), 0).ContourData, bytes)
+    assert np.array_equal(read(tmp_path / "b.dcm", mask.geometry).array, mask.array)
+
+
+def test_a_contour_that_runs_far_away_takes_no_memory(mask: Volume, written: Path) -> None:
+    """What lies between two points is compared in steps of a quarter of a voxel."""
+
+    def change(data: pydicom.Dataset) -> None:
+        far = mask.geometry.to_mm([[-1e7, -1e7, 6], [1e7, -1e7, 6], [1e7, 1e7, 6], [-1e7, 1e7, 6]])
+        item = copy.deepcopy(contour(data))
+        item.ContourData, item.NumberOfContourPoints = [f"{v:.4f}" for v in far.ravel()], 4
+        data.ROIContourSequence[0].ContourSequence.append(item)
+
+    edit(written, change)
+    with pytest.raises(C3S3Error, match=r"a contour of 'left_atrium' is 8e\+07 voxels of the scan long"):
+        read(written, mask.geometry)
+
+
+def test_contours_over_each_other_are_compared_up_to_a_limit(
+    mask: Volume, written: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def change(data: pydicom.Dataset) -> None:
+        contours = data.ROIContourSequence[0].ContourSequence
+        contours.extend(copy.deepcopy(contour(data)) for _ in range(4))
+
+    edit(written, change)
+    monkeypatch.setattr(rtstruct_fill, "MOST_PAIRS", 3)
+    with pytest.raises(InputError, match=r"has \d+ contours on slice \d+, and more than 3 pairs"):
         read(written, mask.geometry)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from c3s3_seg.errors import FileName, InputError
@@ -36,13 +37,12 @@ def _inside(root: Path, parts: list[str], index: Path) -> Path:
     named = FileName("/".join(parts), "not shown here")
     # PS3.10, 8.2: a file ID is a list of names below the index. Some media were copied in lower case.
     plain = all(part not in ("", ".", "..") and not set("/\\:") & set(part) for part in parts)
-    if not plain or not path.resolve().is_relative_to(root.resolve()):
-        raise InputError(f"the index names a file outside of its folder ('{named}')", where=index)
-    if path.is_file():
-        return path
-    lower = root.joinpath(*(part.lower() for part in parts))
-    if lower.is_file():
-        return lower
+    for there in (path, root.joinpath(*(part.lower() for part in parts))):
+        # Unlike `resolve`, `realpath` does not raise on a loop of links.
+        if not plain or not Path(os.path.realpath(there)).is_relative_to(os.path.realpath(root)):
+            raise InputError(f"the index names a file outside of its folder ('{named}')", where=index)
+        if there.is_file():
+            return there
     raise InputError(
         f"the index names '{named}', and it is not there",
         where=index,

@@ -71,7 +71,16 @@ def _frame(item: Slice, top: Dataset, shared: Any, own: Any, number: int) -> Sli
             value = values.get(theirs) if values is not None else None
             if value is not None:
                 setattr(data, ours, value)
-    return Slice(item.path, f"{item.name}, frame {number + 1}", data, number)
+    return Slice(item.path, f"{item.name}, frame {number + 1}", data, number, _plain(item, number))
+
+
+def _plain(item: Slice, number: int) -> tuple[int, int] | None:
+    """Where the pixels of a frame begin and how many bytes they have, where those of the file are plain."""
+    rows, columns, bits = (item.number(k, 0) for k in ("Rows", "Columns", "BitsAllocated"))
+    size = rows * columns * bits // 8
+    if item.plain is None or bits % 8 or size < 1 or size * item.number("NumberOfFrames", 1) > item.plain[1]:
+        return None
+    return item.plain[0] + number * size, size
 
 
 def _within(groups: Any, path: tuple[str, ...]) -> Any:

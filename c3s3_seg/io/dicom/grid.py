@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from c3s3_seg.errors import GeometryError, InputError, listed, shown
 from c3s3_seg.io.dicom.header import Slice
+from c3s3_seg.io.limits import SPACING_RANGE_MM
 
 Floats = NDArray[np.float64]
 
@@ -113,6 +114,7 @@ def stack(slices: tuple[Slice, ...], root: Path, repair: Collection[str] = ()) -
     places = tuple(slices[a:b] for a, b in zip(starts, [*starts[1:].tolist(), len(slices)], strict=True))
     if len(places) < 2:
         raise InputError(f"found slices at {len(places)} position; a volume needs two or more", where=root)
+    _check_range(np.ptp(heights[starts]) / (len(places) - 1), "mean step between slices", root)
     even = _is_even(places, np.diff(heights[starts]), "gaps" in repair, root)
     # PS3.3, C.7.6.2.1.1: the row direction goes with the column index, and PixelSpacing is rows first.
     found = Stack(places, points[starts], turn, spacing[::-1], even, upright, notes)
@@ -128,9 +130,7 @@ def _in_common(slices: tuple[Slice, ...], root: Path) -> tuple[Floats, Floats, F
     """Positions (slices, 3), directions (3, 3), pixel spacing (rows, columns), and what has to be noted."""
     cosines = _values(slices, "ImageOrientationPatient", 6, root)
     spacings = _values(slices, "PixelSpacing", 2, root)
-    if spacings.min() <= 0:
-        found = spacings[spacings.min(axis=1).argmin()]
-        raise InputError(f"found a pixel spacing of {shown(found)} mm; wanted positive numbers", where=root)
+    _check_range(spacings, "pixel spacing", root)
     spacing, points = _middle(spacings), _values(slices, "ImagePositionPatient", 3, root)
     turn, _ = _turn(cosines[0], slices[0], root)
     step = np.ptp(points @ turn[:, 2]) / max(len(slices) - 1, 1)
@@ -140,6 +140,15 @@ def _in_common(slices: tuple[Slice, ...], root: Path) -> tuple[Floats, Floats, F
     differ += alike.checked("PixelSpacing", spacings, turn[:, :2] * spacings[:, None, ::-1])
     turn, turned = _turn(_middle(cosines), slices[0], root)
     return points, turn, spacing, (*differ, *turned)
+
+
+def _check_range(found: ArrayLike, what: str, root: Path) -> None:
+    """Refuse distances that only a wrong unit explains, as in image files."""
+    values, (low, high) = np.ravel(found), SPACING_RANGE_MM
+    odd = values[(values < low) | (values > high)]
+    if odd.size:
+        message = f"found a {what} of {odd[0]:.6g} mm; wanted {low} to {high:g}"
+        raise InputError(message, where=root, todo="Have the series exported again")
 
 
 def _values(slices: tuple[Slice, ...], keyword: str, count: int, root: Path) -> Floats:

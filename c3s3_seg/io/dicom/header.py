@@ -44,6 +44,8 @@ NAMES: list[Any] = [
     "PulseSequenceName", 0x0019100C, 0x20011003, 0x00431039,
 ]  # fmt: skip
 _NUMBERS = {"US": "u2", "SS": "i2", "US or SS": "u2", "UL": "u4", "SL": "i4", "FD": "f8", "FL": "f4"}
+# Of the private b-values: implicit VR names no type, and what passed through a PACS may be called unknown.
+_PRIVATE = {0x0019100C: "IS", 0x20011003: "FL", 0x00431039: "IS"}
 STUDY_TAGS: list[Any] = ["StudyInstanceUID"]
 TAGS = [Tag(name) for name in NAMES]  # pydicom would turn the names into numbers for each file anew
 
@@ -60,15 +62,16 @@ class Slice:
         The attributes of `NAMES`; of a frame of an enhanced file, those of the frame.
     frame
         Its number from 0 within a file of several frames.
-    offset
-        Where the pixels begin in the file, if they stand there as plain little-endian numbers.
+    plain
+        Where its pixels begin in the file and how many bytes they have, if they stand there as plain
+        little-endian numbers.
     """
 
     path: Path
     name: str
     data: pydicom.Dataset
     frame: int | None = None
-    offset: int | None = None
+    plain: tuple[int, int] | None = None
     _texts: dict[str | int, str] = field(default_factory=dict, compare=False, repr=False)
     _lists: dict[str, NDArray[np.float64]] = field(default_factory=dict, compare=False, repr=False)
 
@@ -131,11 +134,12 @@ def _tag(keyword: str | int) -> BaseTag:
 @lru_cache(4096)
 def _raw_text(tag: BaseTag, vr: str | None, raw: bytes, little: bool) -> str:
     """Values as text, with `\\` between them. Most are the same in all slices, so they are kept."""
-    vr = vr or dictionary_VR(tag)
+    if vr in (None, "UN", "OB", "OW"):  # as text, bytes are digits that may pass for a number
+        vr = _PRIVATE.get(tag) or dictionary_VR(tag)
     if vr in _NUMBERS:
         kind = np.dtype(("<" if little else ">") + _NUMBERS[vr])
         return "\\".join(str(v) for v in np.frombuffer(raw, kind).tolist())
-    if vr in ("SQ", "UN", "OB", "OW"):
+    if vr == "SQ":
         return raw.hex()
     return "\\".join(v.strip(" \0") for v in raw.decode("latin-1").split("\\"))
 
@@ -228,8 +232,7 @@ def _look_into(file: BinaryIO, path: Path, name: str) -> Slice | Broken | bool:
         file.seek(0)
         data = parsed(file, stop_before_pixels=True, force=True, specific_tags=TAGS)
         reached = _reaches_pixels(file)
-        offset = _plain_pixels(data, file)
-        item = Slice(path, name, data, None, offset)
+        item = Slice(path, name, data, None, _plain_pixels(data, file))
         uid = item.text("SeriesInstanceUID") or None
         kind = item.text("SOPClassUID") or _storage_class(data)
     except Exception as error:  # pydicom raises whatever its parser trips over
@@ -260,8 +263,8 @@ def _storage_class(data: Any) -> str | None:
     return str(meta.get("MediaStorageSOPClassUID", "") or "") or None
 
 
-def _plain_pixels(data: Any, file: BinaryIO) -> int | None:
-    """Where plain little-endian pixels begin, if all of them are there; None leaves the file to pydicom."""
+def _plain_pixels(data: Any, file: BinaryIO) -> tuple[int, int] | None:
+    """Where plain little-endian pixels begin, and their bytes, if all are there; None: it is pydicom's."""
     syntax = data.file_meta.get("TransferSyntaxUID")
     if syntax not in (ImplicitVRLittleEndian, ExplicitVRLittleEndian):
         return None
@@ -273,4 +276,6 @@ def _plain_pixels(data: Any, file: BinaryIO) -> int | None:
         return None
     length = int.from_bytes(head[-4:], "little")
     end = start + len(head) + length
-    return start + len(head) if length != 0xFFFFFFFF and end <= os.fstat(file.fileno()).st_size else None
+    if length == 0xFFFFFFFF or end > os.fstat(file.fileno()).st_size:
+        return None
+    return start + len(head), length

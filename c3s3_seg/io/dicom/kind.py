@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from pydicom.uid import UID
 
 from c3s3_seg.io.dicom.header import FRAME_CLASSES, SLICE_CLASSES, Slice
@@ -46,22 +47,23 @@ def of_one_kind(items: Sequence[Slice]) -> tuple[list[Slice], tuple[Slice, ...]]
     """
     slices = [item for item in items if is_slice(item)]
     by_class = [item for item in slices if has_slice_class(item)]
-    if len(by_class) > 1:
-        slices = [item for item in slices if has_slice_class(item) or _fits(item, by_class)]
+    if 1 < len(by_class) < len(slices):
+        points = [item.numbers("ImagePositionPatient", 3) for item in by_class]
+        taken = np.array([point for point in points if point is not None]).reshape(-1, 3)
+        slices = [item for item in slices if has_slice_class(item) or _fits(item, by_class[0], taken)]
     if len(slices) < 2:
         return list(items), ()
     kept = {id(item) for item in slices}
     return slices, tuple(item for item in items if id(item) not in kept)
 
 
-def _fits(item: Slice, slices: Sequence[Slice]) -> bool:
-    """Whether it has size, modality and direction of the slices, and a place where none of them lies."""
-    first, point = slices[0], item.numbers("ImagePositionPatient", 3)
+def _fits(item: Slice, first: Slice, taken: NDArray[np.float64]) -> bool:
+    """Whether it has size, modality and direction of a slice, and a place beside all those (n, 3)."""
+    point = item.numbers("ImagePositionPatient", 3)
     cosines, own = (s.numbers("ImageOrientationPatient", 6) for s in (first, item))
     if any(item.text(k) != first.text(k) for k in ("Rows", "Columns", "Modality")):
         return False
     if cosines is None or own is None or point is None or np.abs(cosines - own).max() > SAME_COSINE:
         return False
     normal = np.cross(cosines[:3], cosines[3:])
-    taken = [s.numbers("ImagePositionPatient", 3) for s in slices]
-    return all(abs((place - point) @ normal) > PLACE_MM for place in taken if place is not None)
+    return bool((np.abs((taken - point) @ normal) > PLACE_MM).all())

@@ -29,6 +29,13 @@ PHASES = (
     "AcquisitionNumber", "ImageType", "ComplexImageComponent",
 )  # fmt: skip
 
+# What all slices of one volume have in common. Times of echoes are told apart from their rounding.
+CONTRAST = (
+    "EchoNumbers", "EchoTime", "InversionTime", "DiffusionBValue", "TemporalPositionIdentifier",
+    "ComplexImageComponent",
+)  # fmt: skip
+ROUNDED_PART = 0.01
+
 
 def load_series(path: str | Path, reading: Reading | None = None) -> Volume:
     """Read a DICOM series of CT, MR or PET slices.
@@ -225,11 +232,30 @@ def _check_one(slices: tuple[Slice, ...], root: Path) -> tuple[str, ...]:
                     todo="Put the slices of each volume into a folder of their own",
                 )
 
+    notes = _contrast_note(slices)
     ways = len({item.text("PatientName") for item in slices})
     if ways == 1:
-        return ()
+        return notes
     differ = "which differ in empty parts or in capitals alone"
-    return (f"the slices write the patient's name in {ways} ways, {differ}",)
+    return (*notes, f"the slices write the patient's name in {ways} ways, {differ}")
+
+
+def _contrast_note(slices: tuple[Slice, ...]) -> tuple[str, ...]:
+    """A note if slices of two echoes or phases, each at places of its own, make one even stack."""
+    differ = [keyword for keyword in CONTRAST if _differs({item.text(keyword) for item in slices})]
+    if not differ:
+        return ()
+    return (f"the slices differ in {listed(differ)}: they may be of two volumes, one between the other",)
+
+
+def _differs(texts: set[str]) -> bool:
+    if len(texts) == 1:
+        return False
+    try:
+        values = [float(text) for text in texts]
+    except ValueError:
+        return True
+    return not max(values) - min(values) <= ROUNDED_PART * max(map(abs, values))
 
 
 def _check_scaled(slices: tuple[Slice, ...], root: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from c3s3_seg.errors import C3S3Error, InputError, shown
 from c3s3_seg.geometry.volume import Array, narrow
 from c3s3_seg.io.dicom.decoder import DecoderRefusal, PixelDecoder
 from c3s3_seg.io.dicom.header import Slice
+from c3s3_seg.io.limits import check_size
 from c3s3_seg.system.files import printable
 
 
@@ -141,14 +143,19 @@ class Pixels:
 def _plain(item: Slice, shape: tuple[int, int]) -> Array | None:
     """Pixels that stand in the file as they are; None leaves them to pydicom."""
     size = item.number("BitsAllocated", 0)
-    if item.offset is None or item.frame is not None or size not in (8, 16, 32) or min(shape) < 1:
+    if item.plain is None or size not in (8, 16, 32) or min(shape) < 1:
         return None
     kind = "i" if item.number("PixelRepresentation", 0) else "u"
-    count = shape[0] * shape[1]
+    needed, (start, held) = shape[0] * shape[1] * size // 8, item.plain
+    if held < needed:  # what follows the pixels in the file is none of them
+        raise EOFError
+    if held >= 2 * needed:
+        what = f"it holds {held} bytes of pixels, and {shape[0]} x {shape[1]} of {size} bits are {needed}"
+        raise _Odd(what)
     with item.path.open("rb") as file:
-        file.seek(item.offset)
-        content = file.read(min(count * size // 8, 1 << 31))
-    if len(content) < count * size // 8:
+        file.seek(start)
+        content = file.read(min(needed, 1 << 31))
+    if len(content) < needed:
         raise EOFError
     return np.frombuffer(content, np.dtype(f"<{kind}{size // 8}")).reshape(shape)
 
@@ -178,6 +185,12 @@ class _Bits:
         slope, intercept = _number(item, "RescaleSlope", 1), _number(item, "RescaleIntercept", 0)
         if slope == 0:
             raise _Odd("it has RescaleSlope 0, which makes all values the same")
+        signed = item.text("PixelRepresentation")
+        if signed not in ("0", "1"):
+            found = (
+                f"has PixelRepresentation '{printable(signed)}'" if signed else "has no PixelRepresentation"
+            )
+            raise _Odd(f"its header {found}; wanted 0 (unsigned) or 1 (signed)")
         return cls(stored, high + 1 - stored, slope, intercept, _pad(item))
 
     def uses_low_bits(self, pixels: Array, clean: Array) -> bool | None:
@@ -265,9 +278,17 @@ def stack_planes(slices: list[Slice], pixels: Pixels) -> tuple[Array, tuple[str,
     It is float32, or float64 where that would round the values together.
 
     Padding becomes the smallest value of the scan that is none.
+
+    Raises
+    ------
+    InputError, MemoryLimitError
+        If a slice cannot be read, or all of them are more than there is memory for.
     """
     rows, columns = pixels.read(slices[0]).values.shape  # before any memory is taken for all of them
-    array = np.empty((len(slices), rows, columns), dtype=pixels.kind(slices))
+    kind = np.dtype(pixels.kind(slices))
+    shape = columns, rows, len(slices)
+    check_size(pixels.root, shape, math.prod(shape) * kind.itemsize)
+    array = np.empty(shape[::-1], dtype=kind)
     padding: dict[int, NDArray[np.bool_]] = {}
     for n, item in enumerate(slices):
         plane = pixels.read(item, array[n])

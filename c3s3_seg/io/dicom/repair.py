@@ -5,6 +5,7 @@ Each returns what has to be noted: a repaired scan is not the one that was acqui
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from c3s3_seg.errors import InputError
 from c3s3_seg.geometry.orthonormalize import REPAIRED
 from c3s3_seg.geometry.volume import Array
 from c3s3_seg.io.dicom.grid import Stack
+from c3s3_seg.io.limits import check_size
 
 Floats = NDArray[np.float64]
 # A stack whose usual step is a small part of its gaps would be all interpolation.
@@ -39,12 +41,12 @@ def repair(array: Array, found: Stack, root: Path) -> tuple[Array, Floats, tuple
 
     Raises
     ------
-    InputError
-        If most of the scan would be interpolated.
+    InputError, MemoryLimitError
+        If most of the scan would be interpolated, or the grid takes more memory than there is.
     """
     affine, notes = found.affine, found.notes
     if not found.upright:
-        array, shift, note = _straighten(array, found)
+        array, shift, note = _straighten(array, found, root)
         affine[:3, 3] = found.points_mm[0] + found.turn[:, :2] @ shift
         notes = (*notes, note)
     affine[:3, 2] = found.turn[:, 2] * found.step_mm
@@ -55,16 +57,14 @@ def repair(array: Array, found: Stack, root: Path) -> tuple[Array, Floats, tuple
     return array, affine, notes
 
 
-def _straighten(array: Array, found: Stack) -> tuple[Array, Floats, str]:
+def _straighten(array: Array, found: Stack, root: Path) -> tuple[Array, Floats, str]:
     """Move each slice back by its offset within the plane, in a field of view that holds them all."""
     shifts = found.offsets_mm[:, :2] / found.spacing_mm  # in pixels
     low = np.floor(shifts.min(axis=0))
     extra = np.ceil(shifts.max(axis=0)) - low
-    wide = np.full(
-        (array.shape[0] + int(extra[0]), array.shape[1] + int(extra[1]), array.shape[2]),
-        array.min(),
-        dtype=array.dtype,
-    )
+    shape = (array.shape[0] + int(extra[0]), array.shape[1] + int(extra[1]), array.shape[2])
+    check_size(root, shape, math.prod(shape) * array.itemsize)
+    wide = np.full(shape, array.min(), dtype=array.dtype)
     for k, (along_i, along_j) in enumerate(shifts - low):
         plane = _moved(array[:, :, k], along_i, wide.shape[0], wide[0, 0, 0])
         wide[:, :, k] = _moved(plane.T, along_j, wide.shape[1], wide[0, 0, 0]).T
@@ -94,6 +94,8 @@ def _even(array: Array, heights_mm: Floats, root: Path) -> tuple[Array, float, s
     if count > MOST_FILLED * len(heights_mm):
         what = f"{count + 1} slices would be made of {len(heights_mm)}: nearly all of the scan is missing"
         raise InputError(what, where=root, todo="Export the whole series again")
+    shape = (*array.shape[:2], count + 1)
+    check_size(root, shape, 2 * math.prod(shape) * array.itemsize)  # both neighbours are gathered first
     step = float(heights_mm[-1]) / count
     wanted = np.arange(count + 1) * step
     upper = np.clip(np.searchsorted(heights_mm, wanted, side="left"), 1, len(heights_mm) - 1)

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from hashlib import sha256
 
 OWN_SCHEME = "99C3S3"  # PS3.16, 8: private schemes begin with 99
+LONGEST_CODE = 16  # PS3.5, 6.2, SH
 # Of the labels in their order: Okabe and Ito, which are told apart with any colour vision, as red, green and
 # blue; and the same colours in CIELab, as DICOM SEG has them.
 LABEL_COLOURS = ((230, 159, 0), (0, 158, 115), (240, 228, 66), (204, 121, 167), (213, 94, 0))
@@ -38,8 +40,16 @@ class Segment:
 
     @property
     def coded(self) -> tuple[str, str, str]:
-        """The code, or the private one."""
-        return self.code or (self.name[:16], OWN_SCHEME, self.name[:64])
+        """The code, or the private one: of a name too long for a CodeValue its beginning and a hash."""
+        value = self.name
+        if len(value) > LONGEST_CODE:
+            value = f"{value[: LONGEST_CODE - 7]}-{sha256(value.encode()).hexdigest()[:6]}"
+        return self.code or (value, OWN_SCHEME, self.name[:64])
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """All texts of it that an object holds."""
+        return (self.name, *self.coded, *(self.modifier or ()))
 
 
 @dataclass(frozen=True)

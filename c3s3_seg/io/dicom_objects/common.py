@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -10,7 +11,7 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 
 from c3s3_seg.io.dicom.header import Slice
-from c3s3_seg.io.dicom_objects.codes import Kind, Maker
+from c3s3_seg.io.dicom_objects.codes import Kind, Maker, Segment
 from c3s3_seg.io.dicom_objects.references import Origin
 from c3s3_seg.version import __version__
 
@@ -65,6 +66,7 @@ def derived(source: Origin, maker: Maker, sop_class: UID, kind: Kind, content: s
     data.SeriesDescription = kind.description(maker)
     data.Manufacturer, data.ManufacturerModelName = "c3s3-seg", maker.name[:64]
     data.SoftwareVersions = __version__
+    set_character_set(data, maker)
     return data
 
 
@@ -100,6 +102,16 @@ def date(data: Any, offset: object, maker: Maker) -> None:
             item.pop("ContributionDateTime", None)
     for keyword in (*WHEN_MADE, *WHEN_CONTENT) if maker.dated else WHEN_CONTENT:
         setattr(data, keyword, day if keyword.endswith("Date") else hour)
+
+
+def set_character_set(data: Any, maker: Maker, segments: Sequence[Segment] = ()) -> None:
+    """Have an object written in UTF-8 where our own words need it (PS3.3, C.12.1.1.2).
+
+    Else it has the character set of its slices, in which the patient's name is: what that cannot hold would
+    become `?`, and two labels one.
+    """
+    if not all(word.isascii() for word in (maker.name, *(w for segment in segments for w in segment.words))):
+        data.SpecificCharacterSet = "ISO_IR 192"
 
 
 def item_of(**attributes: Any) -> Dataset:

@@ -108,7 +108,7 @@ def is_from_dicom(source: Source) -> bool:
 
 
 def _open(path: Path, source: Source) -> Origin:
-    import pydicom
+    from c3s3_seg.io.deflated import whole_of
 
     every: frozenset[Repair] = frozenset(
         {"gaps", "tilt"}
@@ -120,7 +120,7 @@ def _open(path: Path, source: Source) -> Origin:
     placed = check(series, found.root, reading)
     slices = tuple(place[0] for place in placed.places)
     paths = dict.fromkeys(item.path for item in slices)
-    headers = {p: pydicom.dcmread(p, stop_before_pixels=True, force=True) for p in paths}
+    headers = {p: whole_of(p, stop_before_pixels=True, force=True) for p in paths}
     for item in slices:
         missing = [k for k in NEEDED if not Uid.is_valid(headers[item.path].get(k, ""))]
         if missing:

@@ -29,10 +29,17 @@ from c3s3_seg.io.dicom_objects.rtstruct_outline import (
 
 # A contour that crosses another one with so much of itself inside may as well be meant as a hole.
 MOSTLY_INSIDE = 0.9
+# Contours of one slice are compared two by two where their boxes meet: thousands of specks within one outline
+# are so few pairs, and thousands over each other would take hours.
+MOST_PAIRS = 20_000
 
 
 class Unclear(Exception):  # noqa: N818 - it is an answer, not an error of ours
     """What is inside cannot be said."""
+
+
+class TooManyPairs(Exception):  # noqa: N818 - as above
+    """More contours lie over each other than are compared."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +66,8 @@ def fill(polygons: Sequence[Floats], shape: tuple[int, int], *, exclusive: bool)
     ------
     Unclear
         If contours cross so that nothing says what is a hole.
+    TooManyPairs
+        If more of them lie over each other than are compared.
     """
     notes: Counter[str] = Counter()
     found = np.zeros(shape, dtype=np.bool_)
@@ -174,8 +183,12 @@ def _relations(outlines: list[Outline]) -> Iterator[tuple[int, int, Relation]]:
         return
     low = np.array([outline.polygon.min(axis=0) for outline in outlines])
     high = np.array([outline.polygon.max(axis=0) for outline in outlines])
+    pairs = 0
     for a, outline in enumerate(outlines[:-1]):
         near = ((low[a + 1 :] <= high[a] + NEAR_VOX) & (low[a] <= high[a + 1 :] + NEAR_VOX)).all(axis=1)
+        pairs += int(near.sum())
+        if pairs > MOST_PAIRS:
+            raise TooManyPairs(f"more than {MOST_PAIRS} pairs of them lie over each other")
         for b in (a + 1 + np.flatnonzero(near)).tolist():
             relation = relate(outline, outlines[b])
             if relation != "apart":

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from c3s3_seg.errors import C3S3Error, GeometryError, InputError
 from c3s3_seg.geometry.volume import Array, Geometry, Source, Volume
 from c3s3_seg.io.dicom.header import unreadable
-from c3s3_seg.io.dicom_objects.rtstruct_fill import Unclear, fill
+from c3s3_seg.io.dicom_objects.rtstruct_fill import TooManyPairs, Unclear, fill
 from c3s3_seg.io.dicom_objects.rtstruct_outline import inside
 
-__all__ = ["inside", "read_rtstruct", "region_name"]
+__all__ = ["inside", "points_mm", "read_rtstruct", "region_name"]
 
 XOR = "CLOSEDPLANAR_XOR"
 CLOSED = ("CLOSED_PLANAR", XOR)
@@ -28,6 +28,8 @@ CLOSED = ("CLOSED_PLANAR", XOR)
 OFF_MM, OFF_PART = 0.1, 0.1
 # Fewer slices than this, of those between the first and the last, and the rest was to be interpolated.
 FILLED = 0.6
+# A line through every voxel of 1024 x 1024 is as long; what is far longer would take all memory there is.
+MOST_LENGTH_VOX = 1 << 20
 # From the centre of an outer voxel to its edge, and a rounding.
 EDGE_VOX = 0.55
 
@@ -127,7 +129,7 @@ def _region(contours: Sequence[Any], name: str, grid: Geometry, path: Path) -> _
     slices: dict[int, list[NDArray[np.float64]]] = defaultdict(list)
     array, notes = np.zeros(grid.shape, dtype=np.bool_), Counter[str]()
     for contour in contours:
-        points = np.array(contour.get("ContourData") or (), dtype=np.float64).reshape(-1, 3)
+        points = points_mm(contour)
         if len(points) < int(contour.get("NumberOfContourPoints") or 0):
             what = f"a contour of '{name}' has {len(points)} of its {contour.NumberOfContourPoints} points"
             raise InputError(what, where=path, todo="Copy or export it again")
@@ -146,11 +148,28 @@ def _region(contours: Sequence[Any], name: str, grid: Geometry, path: Path) -> _
                 where=path,
                 todo="Mend them where they were drawn: a hole must lie clear within its outer contour",
             ) from None
+        except TooManyPairs as many:
+            raise InputError(
+                f"the region '{name}' has {len(polygons)} contours on slice {k + 1}, and {many}",
+                where=path,
+                todo="Mend them where they were drawn, or leave the region out",
+            ) from None
         array[:, :, k] = filled.inside
         notes += filled.notes
     clipped = sum(_is_clipped(polygons, grid.shape[:2]) for polygons in slices.values())
     _refuse_empty(array, len(contours), clipped, name, path)
     return _Region(array, _notes(notes, name, clipped, kinds))
+
+
+def points_mm(contour: Any) -> NDArray[np.float64]:
+    """(n, 3): the points of a contour in mm, LPS; none where it has no data.
+
+    Explicit VR has 16 bits for the length of decimal strings, so longer ones become UN (PS3.5, 6.2.2).
+    """
+    values = contour.get("ContourData")
+    if isinstance(values, bytes):
+        values = [part for part in values.decode("ascii").strip(" \0").split("\\") if part]
+    return np.array([] if values is None else values, dtype=np.float64).reshape(-1, 3)
 
 
 def _is_clipped(polygons: list[NDArray[np.float64]], shape: tuple[int, int]) -> bool:
@@ -196,6 +215,12 @@ def _on_slice(
         )
     if not 0 <= k < grid.shape[2]:
         raise GeometryError(f"a contour of '{name}' lies above or below the scan", where=path)
+    length_vox = float(np.linalg.norm(np.diff(index, axis=0, append=index[:1]), axis=1).sum())
+    if length_vox > MOST_LENGTH_VOX:
+        what = f"a contour of '{name}' is {length_vox:.3g} voxels of the scan long"
+        raise GeometryError(
+            f"{what}; up to {MOST_LENGTH_VOX} are read", where=path, todo="Have it exported again"
+        )
     return k, index[:, :2]
 
 

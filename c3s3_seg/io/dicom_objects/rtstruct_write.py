@@ -13,17 +13,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileDataset
-from pydicom.uid import RTStructureSetStorage
+from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage
 
 from c3s3_seg.geometry.volume import Array, Volume
 from c3s3_seg.io.dicom.header import Slice
 from c3s3_seg.io.dicom_objects.codes import CONTOURS, LABEL_COLOURS, Maker, Segment
-from c3s3_seg.io.dicom_objects.common import derived, item_of, reference
+from c3s3_seg.io.dicom_objects.common import derived, item_of, reference, set_character_set
 from c3s3_seg.io.dicom_objects.references import Origin, origin
 from c3s3_seg.io.dicom_objects.seg_write import hash_of
 from c3s3_seg.system.files import write_whole
 
 STUDY_COMPONENT = "1.2.840.10008.3.1.2.3.1"
+# Explicit VR has 16 bits for the length of decimal strings (PS3.5, 7.1.2): up to 17 bytes a number.
+EXPLICIT_POINTS = (1 << 16) // (3 * 17)
 
 Contours = list[tuple[Slice, NDArray[np.float64]]]
 
@@ -53,6 +55,9 @@ def write_rtstruct(
         planes = [source.plane(mask, n) for n in range(len(source.slices))]
         contours = [_contours(source, planes, segment.value) for segment in segments]
         data = _data_set(source, segments, contours, maker or Maker(), hash_of(mask.array))
+    if any(len(points) > EXPLICIT_POINTS for region in contours for _, points in region):
+        # A longer contour would become UN, which many programs cannot read; implicit VR has 32 bits.
+        data.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
     buffer = BytesIO()
     data.save_as(buffer, enforce_file_format=True)
     write_whole(path, buffer.getvalue())
@@ -93,6 +98,7 @@ def _data_set(
     data.Modality, data.OperatorsName = "RTSTRUCT", ""
     data.StructureSetLabel, data.StructureSetDescription = "c3s3-seg", "Research use only"
     data.ApprovalStatus = "UNAPPROVED"
+    set_character_set(data, maker, segments)
     frame = str(first.FrameOfReferenceUID)
     data.FrameOfReferenceUID, data.PositionReferenceIndicator = frame, ""
     data.ReferencedFrameOfReferenceSequence = [_referenced(source, first, frame)]

@@ -16,10 +16,16 @@ from numpy.typing import NDArray
 
 from c3s3_seg.errors import C3S3Error, GeometryError, InputError
 from c3s3_seg.geometry.volume import Geometry
+from c3s3_seg.io.deflated import whole_of
+from c3s3_seg.io.dicom.header import unreadable
+from c3s3_seg.io.dicom_objects.rtstruct_read import points_mm
+from c3s3_seg.io.limits import check_size
 
 Points = NDArray[np.float64]
 LARGEST_SIDE, LARGEST_SIZE = 4096, 2e9  # voxels: a place far away is a damaged one
 SAME_MM = 1e-2
+OFF_VOXELS = 0.05  # places are written as decimals; a SEG of another grid is off by far more somewhere
+STEP_PART = 0.02
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,33 +48,59 @@ def frames_grid(segs: Sequence[Path], rtstructs: Sequence[Path] = ()) -> Geometr
     Raises
     ------
     InputError
-        If a file is damaged, or a frame does not say where it lies.
+        If a file is damaged, or a frame does not say where it lies or, being alone, how thick it is.
     GeometryError
         If the files are in different frames of reference, or lie far apart.
+    MemoryLimitError
+        If the memory does not suffice for a mask on it.
     """
-    import pydicom
-
     frames: list[Frame] = []
     uids = set()
     contours = [np.empty((0, 3))]
     for path in (*segs, *rtstructs):
-        try:
-            data: Any = pydicom.dcmread(path, force=True, defer_size=1024)
-            if path in segs:
-                frames += list(_frames(data))
-            else:
-                contours += list(_contours(data))
-            uids.add(str(data.get("FrameOfReferenceUID", "") or ""))
-        except (C3S3Error, MemoryError):
-            raise
-        except Exception as error:  # a damaged file can hold anything
-            what = f"the places of its frames or contours cannot be read ({type(error).__name__})"
-            raise InputError(what, where=path, todo="Copy or export it again") from error
+        found, points, uid = _read(path, is_seg=path in segs)
+        frames += found
+        contours += points
+        uids.add(uid)
     if len(uids - {""}) > 1:
         raise GeometryError("the two masks are in different frames of reference", where=segs[-1])
     if not frames:
         raise InputError("this DICOM SEG has no frame", where=segs[0])
     return _covering(frames, np.concatenate(contours), max(uids) or None, segs[0])
+
+
+def seg_grid(path: Path) -> Geometry:
+    """The grid of the frames of one DICOM SEG, from the first to the last: empty slices are often left out.
+
+    Raises
+    ------
+    InputError, MemoryLimitError
+        For the reasons of `frames_grid`.
+    GeometryError
+        If its frames are no stack of even steps.
+    """
+    frames, _, uid = _read(path, is_seg=True)
+    if not frames:
+        raise InputError("this DICOM SEG has no frame", where=path)
+    grid = _covering(frames, np.empty((0, 3)), uid or None, path)
+    index = grid.to_index(np.array([frame.corners for frame in frames]))
+    if not grid.is_orthogonal or np.abs(index - np.rint(index)).max() > OFF_VOXELS:
+        what = "the frames of this DICOM SEG are no stack of even steps"
+        raise GeometryError(what, where=path, todo="Give the scan that it was drawn on")
+    return grid
+
+
+def _read(path: Path, *, is_seg: bool) -> tuple[list[Frame], list[Points], str]:
+    """Frames of a SEG or contours of an RTSTRUCT, and the UID of their frame of reference."""
+    kind = "DICOM SEG" if is_seg else "RTSTRUCT"
+    try:
+        data: Any = whole_of(path, force=True)
+        frames, contours = (list(_frames(data)), []) if is_seg else ([], list(_contours(data)))
+        return frames, contours, str(data.get("FrameOfReferenceUID", "") or "")
+    except (C3S3Error, MemoryError):
+        raise
+    except Exception as error:  # a damaged file can hold anything
+        raise InputError(unreadable(kind, error), where=path, todo="Copy or export it again") from error
 
 
 def _frames(data: Any) -> Iterator[Frame]:
@@ -85,7 +117,7 @@ def _frames(data: Any) -> Iterator[Frame]:
         # PS3.3, C.7.6.2.1.1: the first cosines go with the column index, whose spacing is the second.
         along, down = cosines[:3] * spacing[1], cosines[3:] * spacing[0]
         ends = [(c * along, r * down) for c in (0, int(data.Columns) - 1) for r in (0, int(data.Rows) - 1)]
-        apart = float(measures.get("SpacingBetweenSlices") or 0)
+        apart = abs(float(measures.get("SpacingBetweenSlices") or 0))
         thick = float(measures.get("SliceThickness") or 0)
         yield Frame(np.array([place + c + r for c, r in ends]), along, down, apart, thick)
 
@@ -93,12 +125,12 @@ def _frames(data: Any) -> Iterator[Frame]:
 def _contours(data: Any) -> Iterator[Points]:
     for region in data.get("ROIContourSequence") or ():
         for contour in region.get("ContourSequence") or ():
-            yield np.array(contour.ContourData, dtype=np.float64).reshape(-1, 3)
+            yield points_mm(contour)
 
 
 def _covering(frames: Sequence[Frame], contours: Points, uid: str | None, path: Path) -> Geometry:
     affine = np.eye(4)
-    affine[:3, :3] = np.stack([frames[0].along, frames[0].down, _step(frames)], axis=1)
+    affine[:3, :3] = np.stack([frames[0].along, frames[0].down, _step(frames, path)], axis=1)
     affine[:3, 3] = frames[0].corners[0]
     reach = Geometry((1, 1, 1), affine).to_index(np.concatenate([*(f.corners for f in frames), contours]))
     first = np.floor(reach.min(axis=0) + 0.5)
@@ -107,10 +139,11 @@ def _covering(frames: Sequence[Frame], contours: Points, uid: str | None, path: 
         raise GeometryError(f"the masks reach over {shape.tolist()} voxels", where=path)
     affine[:3, 3] = Geometry((1, 1, 1), affine).to_mm(first)
     i, j, k = (int(n) for n in shape)
+    check_size(path, (i, j, k), 2 * i * j * k)
     return Geometry((i, j, k), affine, uid)
 
 
-def _step(frames: Sequence[Frame]) -> Points:
+def _step(frames: Sequence[Frame], path: Path) -> Points:
     """(3,): from one slice to the next, in mm; with a tilted gantry not across the slices."""
     first = frames[0]
     normal = np.cross(first.along, first.down)
@@ -119,9 +152,18 @@ def _step(frames: Sequence[Frame]) -> Points:
     places = np.array([frame.corners[0] for frame in alike])
     depths = (places - places[0]) @ normal
     low, high = int(depths.argmin()), int(depths.argmax())
-    gaps = np.diff(np.unique(np.round(depths / SAME_MM))) * SAME_MM
+    gaps = np.diff(np.sort(depths))
+    gaps = gaps[gaps > SAME_MM]
     if not gaps.size:
-        return np.asarray(normal * (first.apart or first.thick or 1.0), dtype=np.float64)
-    # The positions say it better than the rounded distance; with that, slices without a frame are known.
-    count = max(1.0, np.rint((depths[high] - depths[low]) / (first.apart or gaps.min())))
+        thick = first.apart or first.thick
+        if not thick > 0:
+            what = "the one frame of this DICOM SEG does not say how thick it is"
+            raise InputError(what, where=path, todo="Give the scan that it was drawn on")
+        return np.asarray(normal * thick, dtype=np.float64)
+    # Each gap is rounded, so the mean of the single steps is taken. A stated distance that divides them says
+    # that slices without a frame lie between; one that does not is wrong.
+    single = float(gaps[gaps < 1.5 * gaps.min()].mean())
+    parts = single / first.apart if first.apart > 0 else 0.5
+    apart = first.apart if parts > 0.5 and abs(parts - np.rint(parts)) < STEP_PART * parts else single
+    count = np.rint((depths[high] - depths[low]) / apart)
     return np.asarray((places[high] - places[low]) / count, dtype=np.float64)

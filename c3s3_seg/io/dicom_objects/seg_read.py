@@ -17,11 +17,7 @@ from c3s3_seg.errors import C3S3Error, GeometryError, InputError
 from c3s3_seg.geometry.volume import Array, Geometry, Source, Volume
 from c3s3_seg.io.dicom.decoder import DecoderRefusal, PixelDecoder
 from c3s3_seg.io.dicom.header import unreadable
-
-OFF_VOXELS = 0.05  # places are written as decimals; a SEG of another grid is off by far more somewhere
-STEP_PART = 0.02
-SAME_COSINE = 1e-4
-AGAIN = "Copy or export it again"
+from c3s3_seg.io.dicom_objects.seg_grid import OFF_VOXELS, STEP_PART
 
 
 def read_seg(path: Path, grid: Geometry, values: Mapping[str, int]) -> Volume:
@@ -55,9 +51,12 @@ def read_seg(path: Path, grid: Geometry, values: Mapping[str, int]) -> Volume:
         numbers = segment_names(data)
         wanted = {number: values[name] for number, name in numbers.items() if name in values}
         array = np.zeros(grid.shape, dtype=np.uint16)
-        for group, pixels in zip(_groups(data, path), _pixels(data, path), strict=True):
+        groups = list(_groups(data, path))
+        points = [group["PlanePositionSequence"].ImagePositionPatient for group in groups]
+        places = np.rint(grid.to_index(np.array(points, dtype=np.float64).reshape(-1, 3)))
+        for group, pixels in zip(groups, _pixels(data, path), strict=True):
             for number, inside in _segments(group, pixels, wanted):
-                _put(array, _place(group, inside, grid, path), wanted[number], path)
+                _put(array, _place(group, inside, grid, places, path), wanted[number], path)
     except (C3S3Error, MemoryError):
         raise
     except Exception as error:  # a damaged file can hold anything
@@ -67,53 +66,6 @@ def read_seg(path: Path, grid: Geometry, values: Mapping[str, int]) -> Volume:
     others = sum(name not in values for name in numbers.values())
     notes = (f"{others} other segments of the DICOM SEG were left out",) if others else ()
     return grid.volume(array, Source(path, "SEG", notes=notes))
-
-
-def seg_grid(path: Path) -> Geometry:
-    """The grid of the frames of a DICOM SEG, from the first to the last: empty slices are often left out.
-
-    Raises
-    ------
-    InputError
-        If it is fractional, damaged, or has one frame that does not say how thick it is.
-    GeometryError
-        If its frames are no stack of even steps.
-    """
-    try:
-        return _grid_of(_open(path), path)
-    except (C3S3Error, MemoryError):
-        raise
-    except Exception as error:  # a damaged file can hold anything
-        raise InputError(
-            unreadable("DICOM SEG", error), where=path, todo="Copy or export it again"
-        ) from error
-
-
-def _grid_of(data: Any, path: Path) -> Geometry:
-    groups = list(_groups(data, path))
-    points = np.array([g["PlanePositionSequence"].ImagePositionPatient for g in groups], dtype=np.float64)
-    planes = [g["PlaneOrientationSequence"].ImageOrientationPatient for g in groups]
-    cosines, measures = np.array(planes, dtype=np.float64), groups[0]["PixelMeasuresSequence"]
-    spacing = np.array(measures.PixelSpacing, dtype=np.float64)
-    i, j = cosines[0, :3], cosines[0, 3:]
-    normal = np.cross(i, j)
-    heights = (points - points[0]) @ normal
-    span, places = float(np.ptp(heights)), np.unique(np.round(heights, 3))
-    stated = float(measures.get("SpacingBetweenSlices") or measures.get("SliceThickness") or 0)
-    step = float(np.diff(places).min()) if len(places) > 1 else stated
-    if step <= 0:
-        raise InputError("the one frame of this DICOM SEG does not say how thick it is", where=path)
-    count = round(span / step)
-    step = span / count if count else step  # the mean: each place is rounded
-    first = points[int(heights.argmin())]
-    off_mm = points - first - np.rint((points - first) @ normal / step)[:, None] * step * normal
-    if np.abs(off_mm).max() > OFF_VOXELS * min(step, *spacing) or np.ptp(cosines, axis=0).max() > SAME_COSINE:
-        what = "the frames of this DICOM SEG are no stack of even steps"
-        raise GeometryError(what, where=path, todo="Give the scan that it was drawn on")
-    shape = int(data.Columns), int(data.Rows), count + 1
-    frame_uid = str(data.get("FrameOfReferenceUID", "") or "") or None
-    direction = np.column_stack([i, j, normal])
-    return Geometry.build(shape, (spacing[1], spacing[0], step), first, direction, frame_uid)
 
 
 def _open(path: Path) -> Any:
@@ -191,9 +143,12 @@ def _segments(
 
 
 def _place(
-    group: Mapping[str, Any], inside: NDArray[np.bool_], grid: Geometry, path: Path
+    group: Mapping[str, Any], inside: NDArray[np.bool_], grid: Geometry, places: Array, path: Path
 ) -> NDArray[np.intp]:
-    """(n, 3): the voxels in which the pixels of a frame lie that are `inside`."""
+    """(n, 3): the voxels in which the pixels of a frame lie that are `inside`.
+
+    `places` (frames, 3) are the voxels of the first pixels of all frames.
+    """
     position = np.array(group["PlanePositionSequence"].ImagePositionPatient, dtype=np.float64)
     cosines = np.array(group["PlaneOrientationSequence"].ImageOrientationPatient, dtype=np.float64)
     measures = group["PixelMeasuresSequence"]
@@ -205,7 +160,8 @@ def _place(
     rows, columns = inside.shape
     corners = first + np.array([[0], [columns - 1], [0], [columns - 1]]) * along
     corners = corners + np.array([[0], [0], [rows - 1], [rows - 1]]) * down
-    if np.abs(corners - np.rint(corners)).max() > OFF_VOXELS or not _are_steps(along, down, measures, grid):
+    fits = _are_steps(along, down, measures, grid, places)
+    if not fits or np.abs(corners - np.rint(corners)).max() > OFF_VOXELS:
         raise GeometryError(
             f"frame {group['number']} of this DICOM SEG does not lie on the voxels of the scan, {grid}",
             where=path,
@@ -218,15 +174,21 @@ def _place(
     return np.asarray(found, dtype=np.intp)
 
 
-def _are_steps(along: Array, down: Array, measures: Any, grid: Geometry) -> bool:
-    """Whether a pixel is a voxel: one step along one axis each, and the slices as far apart as the scan's."""
+def _are_steps(along: Array, down: Array, measures: Any, grid: Geometry, places: Array) -> bool:
+    """Whether a pixel is a voxel: one step along one axis each, and the slices as far apart as the scan's.
+
+    A stated distance of slices is wrong where two frames lie on neighbouring slices of the scan: programs
+    copy it from headers in which it is the gap between slices.
+    """
     axes = [int(np.abs(step).argmax()) for step in (along, down)]
     single = all(round(float(np.abs(np.rint(step)).sum())) == 1 for step in (along, down))
     if not single or axes[0] == axes[1]:
         return False
-    apart = measures.get("SpacingBetweenSlices")
-    usual = float(grid.spacing_mm[3 - sum(axes)])
-    return not apart or abs(float(apart) / usual - 1) < STEP_PART
+    axis = 3 - sum(axes)
+    apart = abs(float(measures.get("SpacingBetweenSlices") or 0))
+    if apart == 0 or abs(apart / float(grid.spacing_mm[axis]) - 1) < STEP_PART:
+        return True
+    return bool((np.diff(np.unique(places[:, axis])) == 1).any())
 
 
 def _put(array: Array, index: NDArray[np.intp], value: int, path: Path) -> None:

@@ -1,7 +1,7 @@
 """A mask -> DICOM SEG, by highdicom, on the slices that the scan was read from.
 
 highdicom maps plane n of the mask to source image n and does not sort, so the slices come from
-`dicom_source.origin` in the order of their positions. What was written is read back and compared,
+`references.origin` in the order of their positions. What was written is read back and compared,
 frame by frame with the slice that it names, before it is put in its place.
 """
 
@@ -20,7 +20,7 @@ from pydicom.valuerep import format_number_as_ds
 from c3s3_seg.errors import InputError
 from c3s3_seg.geometry.volume import Array, Volume
 from c3s3_seg.io.dicom_objects.codes import LABEL_CIELAB, LABEL_MAP, SEGMENTATION, Maker, Segment
-from c3s3_seg.io.dicom_objects.common import TYPE_2, date
+from c3s3_seg.io.dicom_objects.common import TYPE_2, date, set_character_set
 from c3s3_seg.io.dicom_objects.references import Origin, origin
 from c3s3_seg.system.files import write_whole
 from c3s3_seg.version import __version__
@@ -116,6 +116,7 @@ def _encode(
     )
     for element in patient:
         made[element.tag] = element
+    set_character_set(made, maker, segments)
     _name_dimensions(made, generate_uid(entropy_srcs=[*seed, "dimensions"]))
     date(made, images[0].get("TimezoneOffsetFromUTC"), maker)
     return made
@@ -185,6 +186,8 @@ def _images(source: Origin, planes: Array) -> tuple[list[Any], Array]:
             header.PatientSex = ""  # type 2: unknown is allowed, another word is not
     if source.slices[0].frame is None:
         _share_geometry(source)
+        for header in source.headers.values():
+            _set_steps(source, header)
         return [source.header(item) for item in source.slices], planes
     if len(source.headers) > 1:
         raise InputError(
@@ -193,6 +196,7 @@ def _images(source: Origin, planes: Array) -> tuple[list[Any], Array]:
             todo="Write NIfTI (--format nii.gz)",
         )
     (image,) = source.headers.values()
+    _set_steps(source, image.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0])
     frames = np.zeros((int(image.NumberOfFrames), *planes.shape[1:]), dtype=planes.dtype)
     for item, plane in zip(source.slices, planes, strict=True):
         frames[item.frame] = plane
@@ -212,6 +216,19 @@ def _share_geometry(source: Origin) -> None:
         if len({item.text(keyword) for item in source.slices}) > 1:
             for header in source.headers.values():
                 setattr(header, keyword, [format_number_as_ds(float(v) + 0.0) for v in values])
+
+
+def _set_steps(source: Origin, measures: Any) -> None:
+    """Give a header the distance of its slices as they lie, which the SEG repeats (PS3.3, C.7.6.16.2.1).
+
+    In headers of scans it may be the gap between slices, negative, of an earlier reconstruction or missing.
+    """
+    step = format_number_as_ds(source.stack.step_mm)
+    measures.pop("SpacingBetweenSlices", None)
+    if source.stack.even and source.stack.upright:
+        measures.SpacingBetweenSlices = step
+    if not float(measures.get("SliceThickness") or 0) > 0:
+        measures.SliceThickness = step
 
 
 def _prove(content: bytes, source: Origin, planes: Array, path: Path) -> None:

@@ -11,7 +11,8 @@ from c3s3_seg.errors import InputError, listed
 from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.io.detect import is_dicom
 from c3s3_seg.io.dicom_objects.rtstruct_read import read_rtstruct, region_name
-from c3s3_seg.io.dicom_objects.seg_read import read_seg, seg_grid, segment_names
+from c3s3_seg.io.dicom_objects.seg_grid import seg_grid
+from c3s3_seg.io.dicom_objects.seg_read import read_seg, segment_names
 
 SEG_CLASSES = {"1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"}  # bits; label map
 RTSTRUCT_CLASS = "1.2.840.10008.5.1.4.1.1.481.3"

@@ -19,6 +19,7 @@ from c3s3_seg.geometry.volume import Array, Geometry, Source, Volume
 from c3s3_seg.io.detect import is_dicom
 from c3s3_seg.io.image.nifti import Parts, read_nifti
 from c3s3_seg.io.image.nrrd_mha import read_nrrd_or_meta
+from c3s3_seg.io.limits import SPACING_RANGE_MM
 from c3s3_seg.system.files import OF_THE_STORAGE, lack_of_room
 
 
@@ -41,8 +42,6 @@ READERS: dict[str, Reader] = {
 IMAGE_SUFFIXES = tuple(READERS)
 _LONGEST_FIRST = sorted(IMAGE_SUFFIXES, key=len, reverse=True)
 SAVE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha")
-# Outside this range a header has its units wrong; the finest CT voxel is about 0.01 mm.
-SPACING_RANGE_MM = (1e-3, 1e3)
 # A NIfTI affine is float32: 6e-5 mm at 1000 mm from the origin.
 WRITTEN_TOL_MM = 1e-3
 # Masks that went through a slope and an intercept in float32 are off by up to 1e-5 of their labels.

@@ -43,6 +43,9 @@ SPACES = {
     **dict.fromkeys(("left-anterior-superior", "las"), (1.0, -1.0, 1.0)),
 }
 
+# Kinds of axes that may be those of a volume; what is not said may be one.
+SPATIAL = {"domain", "space", "none", "???"}
+
 
 def parse_nrrd(raw: bytes, path: Path) -> Stored:
     """What the header says, from the first bytes of the file.
@@ -73,6 +76,7 @@ def parse_nrrd(raw: bytes, path: Path) -> Stored:
         raise InputError("the file is truncated: it ends within its header", where=path)
     at_end = _at_end(key, encoding, path)
     axes = _axes(key, shape, path)
+    _check_kinds(key, axes, path)
     affine, notes = _grid(key, axes, path)
     start = end.end() if end else len(raw)
     dtype = np.dtype(_order(key, TYPES[kind], path) + TYPES[kind])
@@ -111,6 +115,13 @@ def _axes(key: dict[str, str], shape: tuple[int, ...], path: Path) -> tuple[int,
     if len(axes) < 3 or any(size > 1 for n, size in enumerate(shape) if n not in axes):
         raise not_one_volume(shape, path)
     return tuple(axes)
+
+
+def _check_kinds(key: dict[str, str], axes: tuple[int, ...], path: Path) -> None:
+    """Refuse an axis of time, of colours or of vectors among the three of the volume."""
+    kinds = _per_axis(key, "kinds", axes, path) if "kinds" in key else []
+    if not set(kinds) <= SPATIAL:
+        raise InputError(f"its axes are of the kinds {', '.join(kinds)}; wanted three in space", where=path)
 
 
 def _parts(text: str) -> list[str]:
