@@ -96,6 +96,8 @@ class CaseRecord:
         Foreground values in the mask.
     settings
         sha256 of what else the files depend on.
+    voxels_sha256
+        Of the scan's voxels, see `voxels`: the same scan in another format has the same.
     """
 
     patient: str
@@ -105,6 +107,7 @@ class CaseRecord:
     notes: tuple[str, ...] = ()
     values: tuple[int, ...] = ()
     settings: str = ""
+    voxels_sha256: str = ""
 
 
 @dataclass(frozen=True)

@@ -275,6 +275,26 @@ def test_the_same_scan_twice_is_one_case(tmp_path: Path) -> None:
     assert len(result.patients) == 3
 
 
+def test_a_series_and_its_converted_file_are_one_scan_of_one_patient(tmp_path: Path) -> None:
+    """DICOM says MILLER, the NIfTI file's name x1: what else there is of MILLER must not be in training."""
+    source = tmp_path / "source"
+    study(source / "dicom/first", 1, "none", patient="MILLER")
+    study(source / "dicom/second", 2, "none", patient="MILLER")
+    scan = load(source / "dicom/first")
+    (source / "nifti").mkdir()
+    save(scan, source / "nifti/x1.nii.gz")
+    mask = scan.geometry.volume((scan.array > np.median(scan.array)).astype(np.uint8))
+    save(mask, source / "nifti/x1_seg.nii.gz")
+    image_case(source, 3, "nifti/x3", "nifti/x3_seg")
+    labels = Labels({"organ": 1, "lump": 2})
+    result = prepare(source, tmp_path / "data", PrepareSettings(labels=labels, validation=0))
+    assert [r.reason for r in result.refused] == ["it is a copy of nifti/x1.nii.gz"]
+    people = {case: record.patient for case, record in DataSet.load(tmp_path / "data").records.items()}
+    assert people.pop("x1") == people.pop(next(case for case in people if case.startswith("case-")))
+    assert set(people) == {"x3"}
+    assert len(set(result.patients.values())) == 2
+
+
 def test_labels_that_are_named(archive: Path, tmp_path: Path) -> None:
     prepare(archive, tmp_path / "data", PrepareSettings(labels=Labels.parse("Tumour=7")))
     data = DataSet.load(tmp_path / "data")

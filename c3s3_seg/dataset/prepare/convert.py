@@ -14,6 +14,7 @@ from c3s3_seg.dataset.check.case_faults import scan_defect
 from c3s3_seg.dataset.index import CaseRecord
 from c3s3_seg.dataset.labels import Labels
 from c3s3_seg.dataset.prepare.inventory import Part, reason_of
+from c3s3_seg.dataset.voxels import voxels_sha256
 from c3s3_seg.errors import C3S3Error, InputError, public
 from c3s3_seg.geometry.volume import Array, Volume
 from c3s3_seg.io import save
@@ -158,7 +159,14 @@ def _make(work: ConvertJob) -> Made:
     parts = {"image": work.scan, "label": work.mask}
     places = {key: part.public for key in hashes if (part := parts[key]) is not None}
     record = CaseRecord(
-        work.patient, hashes, places, sources, _public(notes), values=values, settings=work.settings
+        work.patient,
+        hashes,
+        places,
+        sources,
+        _public(notes),
+        values=values,
+        settings=work.settings,
+        voxels_sha256=voxels_sha256(scan),
     )
     write_whole(work.state / f"{work.case}.json", json.dumps(dump(record)).encode())
     return Made(record, mask_refused=refused)

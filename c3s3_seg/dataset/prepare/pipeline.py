@@ -37,7 +37,7 @@ from c3s3_seg.system.process_pool import Died, each
 from c3s3_seg.system.progress import Progress, silent
 from c3s3_seg.version import __version__
 
-FORMAT = "1"  # of what is written: another one is written anew
+FORMAT = "2"  # of what is written: another one is written anew
 JUDGE = "scans that are left out, as their patients are for validation or test"
 
 
@@ -204,9 +204,9 @@ def _carry_out(
     copies = _copies(made)
     refused = [r for n, item in enumerate(work) if (r := _refusal(item, outcomes[n])) is not None]
     places = {item.case: item.scan.place for item in work}
-    refused += [RefusedFile(places[c], f"it is a copy of {places[first]}") for c, first in copies.items()]
+    refused += [RefusedFile(places[c], _copied(made[c], places[first])) for c, first in copies.items()]
     result = replace(before, data=data, refused=(*before.refused, *refused))
-    return _finish(plan, made, set(copies), settings, result)
+    return _finish(plan, made, copies, settings, result)
 
 
 def _refusal(work: ConvertJob, outcome: Made | str | Died) -> RefusedFile | None:
@@ -274,28 +274,55 @@ def _copies(made: Mapping[str, Made]) -> dict[str, str]:
     copies = {}
     with_masks_first = sorted(made, key=lambda case: "label" not in made[case].record.sha256)
     for case in with_masks_first:
-        content = made[case].record.source_sha256["image"]
+        content = made[case].record.voxels_sha256
         if first.setdefault(content, case) != case:
             copies[case] = first[content]
     return copies
 
 
+def _copied(copy: Made, place: str) -> str:
+    """What becomes of a scan that is there already; its mask may be another one."""
+    unused = ", whose mask is taken in place of its own" if "label" in copy.record.sha256 else ""
+    return f"it is a copy of {place}{unused}"
+
+
+def _one_patient(made: Mapping[str, Made], copies: Mapping[str, str]) -> dict[str, str]:
+    """Pseudonym -> that of the same person: whoever is in the same scan is one patient."""
+    same: dict[str, str] = {}
+
+    def first(patient: str) -> str:
+        while patient in same:
+            patient = same[patient]
+        return patient
+
+    for copy, case in copies.items():
+        kept, other = sorted(first(made[name].record.patient) for name in (case, copy))
+        if kept != other:
+            same[other] = kept
+    return {patient: first(patient) for patient in same}
+
+
 def _finish(
     plan: PreparePlan,
     made: Mapping[str, Made],
-    copies: set[str],
+    copies: Mapping[str, str],
     settings: PrepareSettings,
     before: PreparedDataSet,
 ) -> PreparedDataSet:
     """Split by what was really made, write the index, and take away what is not in it."""
     pairs = dict(zip(plan.cases, plan.pairs, strict=True))
-    records = {case: item.record for case, item in made.items() if case not in copies}
+    same = _one_patient(made, copies)
+    records = {
+        case: replace(item.record, patient=same.get(item.record.patient, item.record.patient))
+        for case, item in made.items()
+        if case not in copies
+    }
     members = [
         SplitCase(c, r.patient, "label" in r.sha256, pairs[c].scan.split, pairs[c].origin == "prediction")
         for c, r in records.items()
     ]
     patients = dict(zip(plan.cases, plan.patients, strict=True))
-    drawn = frozenset(patients[case] for case in plan.splits.validation)
+    drawn = frozenset(same.get(p, p) for p in (patients[case] for case in plan.splits.validation))
     splits = assign(members, settings.validation, settings.seed, drawn)
     taken = {*splits.cases, *splits.test}
     idle = len(plan.cases) - len(plan.wanted) + len(records) - len(taken)
