@@ -30,7 +30,7 @@ class SummaryJob:
     Parameters
     ----------
     name, kind
-        The case; labelled, unlabelled or validation.
+        The case; labelled, unlabelled, validation or test.
     scan, mask
         Its files; the mask None where there is none.
     labels
