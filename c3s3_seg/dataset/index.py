@@ -63,9 +63,18 @@ class Splits:
         return self.labelled + self.unlabelled + self.validation
 
     def hold_out(self, count: int) -> Splits:
-        """The last `count` unlabelled cases serve for validation, where no case does yet."""
+        """The last `count` unlabelled cases serve for validation, where no case does yet.
+
+        Raises
+        ------
+        ConfigError
+            If there are not so many.
+        """
         if self.validation or not count:
             return self
+        if not 0 < count <= len(self.unlabelled):
+            what = f"data.validation_from_unlabelled = {count}, but {len(self.unlabelled)} cases are unlabelled"
+            raise ConfigError(what)
         cut = len(self.unlabelled) - count
         return replace(self, unlabelled=self.unlabelled[:cut], validation=self.unlabelled[cut:])
 

@@ -99,6 +99,9 @@ def test_validation_cases_are_put_aside_once() -> None:
     assert (aside.unlabelled, aside.validation) == (("b",), ("c", "d"))
     assert aside.hold_out(1) == aside
     assert splits.hold_out(0) == splits
+    for count in (len(splits.unlabelled) + 1, -1):
+        with pytest.raises(ConfigError, match=f"validation_from_unlabelled = {count}, but"):
+            splits.hold_out(count)
 
 
 def test_masks_can_be_spared() -> None:
