@@ -58,6 +58,7 @@ def config(
 ) -> None:
     """Show the defaults that hold and where each comes from, or print an example file."""
     if action == "example":
+        option_defaults.refuse_beside(ctx, "example", ("as_json",))
         for line in example().splitlines():
             say(line)
         return

@@ -10,6 +10,7 @@ import typer
 from c3s3_seg.commands import options
 from c3s3_seg.commands.console import Bar, need, report_failures, say, show
 from c3s3_seg.commands.events import Events
+from c3s3_seg.commands.option_defaults import refuse_beside
 from c3s3_seg.commands.options import INPUT
 from c3s3_seg.errors import public
 from c3s3_seg.system.choices import ScoreProtocol
@@ -22,6 +23,7 @@ METRICS = "Metrics"
 
 
 def evaluate(
+    ctx: typer.Context,
     predictions: Annotated[
         Path,
         typer.Argument(
@@ -106,6 +108,8 @@ def evaluate(
     quiet: options.Quiet = False,
 ) -> None:
     """Score masks against reference masks: Dice, 95HD, ASD and more."""
+    if protocol == "paper":
+        refuse_beside(ctx, "--protocol paper", ("tolerance", "area_nsd"))
     if html:
         need("plotly", extra="report")
     from c3s3_seg.batch.evaluate import EvaluationSettings
