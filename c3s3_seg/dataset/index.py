@@ -73,8 +73,8 @@ class Splits:
         if self.validation or not count:
             return self
         if not 0 < count <= len(self.unlabelled):
-            what = f"data.validation_from_unlabelled = {count}, but {len(self.unlabelled)} cases are unlabelled"
-            raise ConfigError(what)
+            there = f"{len(self.unlabelled)} cases are unlabelled"
+            raise ConfigError(f"data.validation_from_unlabelled = {count}, but {there}")
         cut = len(self.unlabelled) - count
         return replace(self, unlabelled=self.unlabelled[:cut], validation=self.unlabelled[cut:])
 

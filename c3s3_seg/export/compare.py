@@ -23,6 +23,7 @@ from c3s3_seg.metrics.surface_distance import surface_distances
 from c3s3_seg.phantom import simulate
 
 FloatArray = NDArray[np.float32]
+SUM_TOL = 1e-2  # a softmax in half precision rounds each of a few probabilities by 5e-4 at most
 
 
 def compare(
@@ -144,12 +145,20 @@ class ProbabilityBackend:
         self._run, self.name, self._batch = run, name, batch
 
     def __call__(self, patches: FloatArray) -> FloatArray:
-        """See `Backend`."""
+        """See `Backend`.
+
+        Raises
+        ------
+        InputError
+            If what the file gives does not add up to 1: a softmax of its logarithm would hide that.
+        """
         if self._batch is None or self._batch == len(patches):
             output = self._run(patches)
         else:
             one_by_one = [self._run(np.repeat(patch[None], self._batch, axis=0))[-1] for patch in patches]
             output = np.stack(one_by_one)
+        if not (np.abs(output.sum(axis=1, dtype=np.float64) - 1) <= SUM_TOL).all():
+            raise InputError(f"{self.name} gives numbers that do not add up to 1, wanted probabilities")
         return np.asarray(np.log(np.maximum(output, 1e-30)), dtype=np.float32)
 
 

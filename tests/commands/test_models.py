@@ -87,7 +87,8 @@ def test_a_network_that_missed_everything_is_listed_by_its_own_name(tmp_path: Pa
     assert "0.000" in line
     rows = [json.loads(line) for line in run("models", place, "--json").stdout.splitlines()]
     assert [row["hd95_vox"] for row in rows if row["name"] == str(place)] == ["inf"]
-    unknown = rewritten(tmp_path / "odd", validation_kept=[{"candidate": "vnet-b", "dice": [1], "hd95_vox": "x"}])
+    odd = {"candidate": "vnet-b", "dice": [1], "hd95_vox": "x"}
+    unknown = rewritten(tmp_path / "odd", validation_kept=[odd])
     assert (summarize(str(unknown)).dice, summarize(str(unknown)).hd95_vox) == (None, None)
 
 

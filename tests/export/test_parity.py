@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from c3s3_seg.bundle import ModelBundle
+from c3s3_seg.errors import InputError
 from c3s3_seg.export.compare import ProbabilityBackend, check_scans, compare
 from c3s3_seg.export.parity import Parity, ScanParity
 from c3s3_seg.geometry.volume import Geometry, Volume
@@ -122,6 +123,16 @@ def test_probabilities_pass_as_logits_whatever_the_batch() -> None:
     np.testing.assert_allclose(np.exp(ProbabilityBackend(run, "x")(patches)), given, rtol=1e-6)
     np.testing.assert_allclose(np.exp(ProbabilityBackend(run, "x", batch=2)(patches)), given, rtol=1e-6)
     assert seen == [3, 2, 2, 2]
+
+
+@pytest.mark.parametrize("factor", [2.0, 0.5, np.nan])
+def test_what_does_not_add_up_to_1_is_no_probability(factor: float) -> None:
+    """Twice each probability: the sum of an ensemble in place of its mean has the same softmax."""
+    half = np.full((1, 2, 2, 2, 2), 0.5, dtype=np.float32)
+    patches = np.zeros((1, 1, 2, 2, 2), dtype=np.float32)
+    assert ProbabilityBackend(lambda _: half, "x")(patches).shape == half.shape
+    with pytest.raises(InputError, match="x gives numbers that do not add up to 1"):
+        ProbabilityBackend(lambda _: factor * half, "x")(patches)
 
 
 def test_a_phantom_serves_where_no_scan_is_at_hand(two_nets: ModelBundle) -> None:
