@@ -30,6 +30,7 @@ from c3s3_seg.bundle.preprocessing import Recipe
 from c3s3_seg.cli import app
 from c3s3_seg.dataset import DataSet
 from c3s3_seg.dataset.labels import Labels
+from c3s3_seg.dataset.prepare import pipeline
 from c3s3_seg.dataset.prepare.assemble import PrepareSettings
 from c3s3_seg.dataset.prepare.discover import Search
 from c3s3_seg.dataset.prepare.inventory import Part
@@ -671,14 +672,31 @@ def test_records_of_a_killed_run_that_are_odd(tmp_path: Path) -> None:
     source, out = tmp_path / "source", tmp_path / "data"
     for n, name in enumerate("abc"):
         image_case(source, n, f"images/{name}", f"masks/{name}")
-    (out / ".prepare").mkdir(parents=True)
+    (out / ".prepare/cases").mkdir(parents=True)
     record = {"patient": "xx12", "sha256": {"other": "1"}, "source": {}, "source_sha256": {}}
     for name in ("a", "case-\u00b2", "p-\u0663"):
-        (out / ".prepare" / f"{name}.json").write_text(json.dumps({**record, "patient": name}))
-    os.mkfifo(out / ".prepare" / "pipe.json")
+        (out / ".prepare/cases" / f"{name}.json").write_text(json.dumps({**record, "patient": name}))
+    os.mkfifo(out / ".prepare/cases" / "pipe.json")
     result = prepare(source, out, PrepareSettings())
     assert set(result.patients) == {"a", "b", "c"}
     assert all(re.fullmatch(r"p-\d{4}", patient) for patient in result.patients.values())
+
+
+def test_a_case_called_as_the_index_survives_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, out = tmp_path / "source", tmp_path / "data"
+    for n, name in enumerate(("a", "dataset")):
+        image_case(source, n, f"images/{name}", f"masks/{name}")
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    for _ in range(2):  # of the first run, and of one that found its index
+        with monkeypatch.context() as patched:
+            patched.setattr(pipeline, "_finish", killed)
+            with pytest.raises(KeyboardInterrupt):
+                prepare(source, out, PrepareSettings())
+        result = prepare(source, out, PrepareSettings())
+        assert (result.kept, set(result.patients)) == (2, {"a", "dataset"})
 
 
 def test_links_in_the_output_are_not_written_through(tmp_path: Path) -> None:

@@ -25,7 +25,8 @@ from c3s3_seg.system.files import make_own_folder, write_whole
 from c3s3_seg.system.ownership import PROGRAM, TODO, check_place
 from c3s3_seg.system.schema import dump
 
-STATE = ".prepare"  # in the data set, while it is being made: the record of each case that is finished
+STATE = ".prepare"  # in the data set, while it is being made: the earlier index, and the records
+RECORDS = "cases"  # of what is done, apart from the index: a case may be called `dataset`
 SUFFIX = ".nii.gz"
 
 
@@ -47,7 +48,7 @@ class ConvertJob:
         The source.
     image, label
         The files to write.
-    state
+    records
         The folder for its record.
     settings
         Hash of what the files depend on beside the source.
@@ -68,7 +69,7 @@ class ConvertJob:
     root: Path
     image: Path
     label: Path
-    state: Path
+    records: Path
     settings: str
     sources: Mapping[str, str]
     known: CaseRecord | None
@@ -168,7 +169,7 @@ def _make(work: ConvertJob) -> Made:
         settings=work.settings,
         voxels_sha256=voxels_sha256(scan),
     )
-    write_whole(work.state / f"{work.case}.json", json.dumps(dump(record)).encode())
+    write_whole(work.records / f"{work.case}.json", json.dumps(dump(record)).encode())
     return Made(record, mask_refused=refused)
 
 

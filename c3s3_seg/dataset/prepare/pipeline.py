@@ -25,7 +25,7 @@ from c3s3_seg.dataset.prepare.assemble import (
     labels_of,
     modality_of,
 )
-from c3s3_seg.dataset.prepare.convert import STATE, SUFFIX, ConvertJob, Made, convert
+from c3s3_seg.dataset.prepare.convert import RECORDS, STATE, SUFFIX, ConvertJob, Made, convert
 from c3s3_seg.dataset.prepare.inventory import OVERLAP, Part, RefusedFile, ScanMaskPair
 from c3s3_seg.dataset.prepare.pairing import KEPT
 from c3s3_seg.dataset.prepare.predictions import MaskOrigin
@@ -234,7 +234,7 @@ def _work(
         root=source,
         image=data.place(IMAGES, case) / name,
         label=data.place(MASKS, case) / name,
-        state=data.folder / STATE,
+        records=data.folder / STATE / RECORDS,
         settings=hashlib.sha256(json.dumps(known).encode()).hexdigest(),
         sources=plan.hashes[number] if plan.hashes and plan.hashes[number]["image"] else {},
         known=plan.earlier.records.get(case),
@@ -254,6 +254,7 @@ def _meaning(labels: Labels, mask: Part | None) -> list[Any]:
 def _set_aside(out: Path) -> None:
     """No index while files change: a reader must never find one that does not fit them."""
     make_own_folder(out / STATE)
+    make_own_folder(out / STATE / RECORDS)
     if (out / INDEX).is_file():
         (out / INDEX).replace(out / STATE / INDEX)
 
