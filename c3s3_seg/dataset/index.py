@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -317,13 +318,19 @@ def parse_labels(found: Any, path: Path) -> dict[str, int]:
         pairs = [(name, int(value)) for value, name in by_value.items()]
     else:
         pairs = list(parse(dict[str, dict[str, _Value]], {"labels": found}, path)["labels"].items())
-    for what, seen in (("name", [name for name, _ in pairs]), ("value", [value for _, value in pairs])):
+    names = [folded(name) for name, _ in pairs]
+    for what, seen in (("name", names), ("value", [value for _, value in pairs])):
         twice = [item for item, count in Counter(seen).items() if count > 1]
         if twice:
             raise ConfigError(f"two labels have the {what} {twice[0]!r}; wanted one of each", where=path)
     labels = {name: value for name, value in pairs if value != 0}
     parse(dict[str, dict[PlainName, int]], {"labels": labels}, path)
     return labels
+
+
+def folded(name: str) -> str:
+    """A label's name as a bundle and a file system compare it: without case and forms of Unicode."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _is_number(key: str) -> bool:

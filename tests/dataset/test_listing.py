@@ -143,6 +143,12 @@ def test_the_index_may_say_that_they_are_two(tmp_path: Path) -> None:
     assert read_splits(DataConfig(folder=str(tmp_path)))[1].validation == ("patient001_frame12",)
 
 
+def test_a_patient_of_a_case_that_is_not_there_is_said(tmp_path: Path) -> None:
+    data = leaking(tmp_path, patient_of={"patient001_frame1": "1", "patient001_frame12": "2"})
+    (found,) = [f for f in check_files(data) if f.found.startswith("patient_of")]
+    assert (found.severity, found.check, found.cases) == ("warning", "unlisted", ("patient001_frame1",))
+
+
 def test_the_index_may_say_that_they_are_one(tmp_path: Path) -> None:
     index = {"labelled": ["a"], "validation": ["b"], "patient_of": {"a": "1", "b": "1"}}
     (tmp_path / "dataset.json").write_text(json.dumps(index))

@@ -466,6 +466,19 @@ def test_dry_run_writes_nothing_and_foresees_all(archive: Path, tmp_path: Path) 
     assert hashes(archive) == before
 
 
+def test_the_modality_is_one_that_predict_can_look_for(tmp_path: Path) -> None:
+    image_case(tmp_path / "source", 0, "images/a", "masks/a")
+    study(tmp_path / "source/dicom", 1)
+    stored = load(tmp_path / "source/dicom").source.modality
+    assert stored == "MR"
+    words = (tmp_path / "source", "-o", tmp_path / "data", "--dry-run", "--json", "--modality")
+    for given in ("mri", "MR"):
+        found = json.loads(run(*words, given).stdout)
+        assert (found["modality"], found["found"]) == ("MR", 2)
+    with pytest.raises(InputError, match="--modality is 'MR,series=1'; wanted a DICOM modality"):
+        raise run(*words, "MR,series=1").exception  # type: ignore[misc]
+
+
 def test_exit_codes_and_the_table(archive: Path, tmp_path: Path) -> None:
     (archive / "odd.nii.gz").write_bytes(b"no image")
     answer = run(archive, "-o", tmp_path / "data")

@@ -234,7 +234,7 @@ def _missing_files(data: DataSet) -> list[Finding]:
 
 
 def _unlisted(data: DataSet) -> list[Finding]:
-    """Files that belong to no case; masks among the scans."""
+    """Files, and names of `patient_of`, that belong to no case; masks among the scans."""
     listed, findings = set(data.splits.cases), []
     for folder in (IMAGES, MASKS):
         for name in _stems(data, folder):
@@ -247,6 +247,10 @@ def _unlisted(data: DataSet) -> list[Finding]:
                 check, todo = "mask-among-scans", f"Move it to {MASKS}"
                 found = f"{folder} has a file that is named like a mask"
             findings.append(Finding("warning", check, (name,), found, "only listed files", todo))
+    for name in sorted(set(data.patient_of) - {*listed, *data.splits.test}):
+        found, wanted = "patient_of names a case that the index does not list", "listed cases"
+        todo = f"Correct its name in {INDEX}: by its own name, its patient is guessed"
+        findings.append(Finding("warning", "unlisted", (name,), found, wanted, todo))
     return findings
 
 
