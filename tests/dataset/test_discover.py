@@ -128,6 +128,15 @@ def test_a_damaged_seg_is_a_row(tmp_path: Path) -> None:
     assert "header of this DICOM SEG cannot be read" in reasons(found)["p/seg.dcm"]
 
 
+def test_a_series_without_an_id_is_of_the_patient_of_its_study(tmp_path: Path) -> None:
+    for seed, name in enumerate(("a-1", "a-2", "a-3")):
+        study(tmp_path / name, seed, patient="DOE JOHN")
+    renamed(tmp_path / "a-1", StudyInstanceUID="1.2.3")
+    renamed(tmp_path / "a-2", StudyInstanceUID="1.2.3", PatientID="", PatientName="somebody")
+    renamed(tmp_path / "a-3", PatientID="Doe  john ")
+    assert {p.scan.patient for p in discover(tmp_path, Search()).pairs} == {"PatientID DOE JOHN"}
+
+
 def test_patients_by_id_by_name_by_study_and_by_path(tmp_path: Path) -> None:
     for seed, name in enumerate(("a-1", "a-2", "b-1")):
         study(tmp_path / name, seed, patient="SAME" if name != "b-1" else "OTHER")

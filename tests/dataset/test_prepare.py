@@ -31,7 +31,7 @@ from c3s3_seg.cli import app
 from c3s3_seg.dataset import DataSet
 from c3s3_seg.dataset.labels import Labels
 from c3s3_seg.dataset.prepare import pipeline
-from c3s3_seg.dataset.prepare.assemble import PrepareSettings
+from c3s3_seg.dataset.prepare.assemble import PrepareSettings, find
 from c3s3_seg.dataset.prepare.discover import Search
 from c3s3_seg.dataset.prepare.inventory import Part
 from c3s3_seg.dataset.prepare.pipeline import PreparedDataSet, prepare
@@ -464,6 +464,22 @@ def test_dry_run_writes_nothing_and_foresees_all(archive: Path, tmp_path: Path) 
     done = run(archive, "-o", tmp_path / "data", "--json")
     assert json.loads(dry.stdout) == json.loads(done.stdout)
     assert hashes(archive) == before
+
+
+def test_a_file_beside_the_series_of_a_patient_is_of_that_patient(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    for n, (folder, patient) in enumerate((("A17", "4711"), ("B18", "4712"), ("C19", "4713"))):
+        study(source / folder / "dicom", 3 * n, "none", patient=patient)
+        image_case(source, 3 * n + 1, f"{folder}/lge_{n}")
+        image_case(source, 3 * n + 2, f"converted/{folder}")
+    found = find(source, PrepareSettings())
+    people: dict[str, set[str]] = {}
+    for pair in found.pairs:
+        parts = pair.scan.part.place.partition(":")[0].replace("converted/", "").partition("/")
+        people.setdefault(parts[0].removesuffix(".nii.gz"), set()).add(pair.scan.patient)
+    assert people == {
+        "A17": {"PatientID 4711"}, "B18": {"PatientID 4712"}, "C19": {"PatientID 4713"},
+    }  # fmt: skip
 
 
 def test_the_modality_is_one_that_predict_can_look_for(tmp_path: Path) -> None:
