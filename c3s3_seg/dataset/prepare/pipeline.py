@@ -26,6 +26,7 @@ from c3s3_seg.dataset.prepare.assemble import (
     modality_of,
 )
 from c3s3_seg.dataset.prepare.convert import RECORDS, STATE, SUFFIX, ConvertJob, Made, convert
+from c3s3_seg.dataset.prepare.copies import copy_reason, find_copies, one_patient
 from c3s3_seg.dataset.prepare.inventory import OVERLAP, Part, RefusedFile, ScanMaskPair
 from c3s3_seg.dataset.prepare.pairing import KEPT
 from c3s3_seg.dataset.prepare.predictions import MaskOrigin
@@ -201,10 +202,10 @@ def _carry_out(
         outcomes[number] = outcome
         progress(work[number].case, len(outcomes), len(work))
     made = {work[n].case: outcome for n in range(len(work)) if isinstance(outcome := outcomes[n], Made)}
-    copies = _copies(made)
+    copies = find_copies(made)
     refused = [r for n, item in enumerate(work) if (r := _refusal(item, outcomes[n])) is not None]
     places = {item.case: item.scan.place for item in work}
-    refused += [RefusedFile(places[c], _copied(made[c], places[first])) for c, first in copies.items()]
+    refused += [RefusedFile(places[c], copy_reason(made[c], places[first])) for c, first in copies.items()]
     result = replace(before, data=data, refused=(*before.refused, *refused))
     return _finish(plan, made, copies, settings, result)
 
@@ -269,40 +270,6 @@ def _spare_others(out: Path, work: list[ConvertJob]) -> None:
         raise InputError(what, where=theirs[0].parent, todo="Give another folder with -o")
 
 
-def _copies(made: Mapping[str, Made]) -> dict[str, str]:
-    """Case -> the case that it is a copy of: the same scan twice must not be on both sides of a split."""
-    first: dict[str, str] = {}
-    copies = {}
-    with_masks_first = sorted(made, key=lambda case: "label" not in made[case].record.sha256)
-    for case in with_masks_first:
-        content = made[case].record.voxels_sha256
-        if first.setdefault(content, case) != case:
-            copies[case] = first[content]
-    return copies
-
-
-def _copied(copy: Made, place: str) -> str:
-    """What becomes of a scan that is there already; its mask may be another one."""
-    unused = ", whose mask is taken in place of its own" if "label" in copy.record.sha256 else ""
-    return f"it is a copy of {place}{unused}"
-
-
-def _one_patient(made: Mapping[str, Made], copies: Mapping[str, str]) -> dict[str, str]:
-    """Pseudonym -> that of the same person: whoever is in the same scan is one patient."""
-    same: dict[str, str] = {}
-
-    def first(patient: str) -> str:
-        while patient in same:
-            patient = same[patient]
-        return patient
-
-    for copy, case in copies.items():
-        kept, other = sorted(first(made[name].record.patient) for name in (case, copy))
-        if kept != other:
-            same[other] = kept
-    return {patient: first(patient) for patient in same}
-
-
 def _finish(
     plan: PreparePlan,
     made: Mapping[str, Made],
@@ -312,7 +279,7 @@ def _finish(
 ) -> PreparedDataSet:
     """Split by what was really made, write the index, and take away what is not in it."""
     pairs = dict(zip(plan.cases, plan.pairs, strict=True))
-    same = _one_patient(made, copies)
+    same = one_patient(made, copies)
     records = {
         case: replace(item.record, patient=same.get(item.record.patient, item.record.patient))
         for case, item in made.items()
@@ -328,25 +295,32 @@ def _finish(
     taken = {*splits.cases, *splits.test}
     idle = len(plan.cases) - len(plan.wanted) + len(records) - len(taken)
     records = {case: record for case, record in records.items() if case in taken}
-    result = replace(
-        before,
-        data=replace(before.data, splits=splits, records=records),
+    data = replace(before.data, splits=splits, records=records)
+    result = _result(plan, made, replace(before, data=data, passed=_passed(before, idle)))
+    if taken:
+        _clear(before.data, {*made} - taken)
+        data.save(prepared=_preparation(result, settings))
+        shutil.rmtree(data.folder / STATE)
+    return result
+
+
+def _result(plan: PreparePlan, made: Mapping[str, Made], written: PreparedDataSet) -> PreparedDataSet:
+    """What is to be said of the data set as it is written."""
+    splits, records = written.data.splits, written.data.records
+    pairs = dict(zip(plan.cases, plan.pairs, strict=True))
+    again = (case for case in sorted(records) if case in plan.earlier.records and not made[case].kept)
+    return replace(
+        written,
         patients={case: record.patient for case, record in records.items()},
-        passed=_passed(before, idle),
         masks=sum("label" in record.sha256 for record in records.values()),
-        kept=sum(made[case].kept for case in taken),
-        again=tuple(case for case in sorted(taken) if case in plan.earlier.records and not made[case].kept),
+        kept=sum(made[case].kept for case in records),
+        again=tuple(again),
         gone=tuple(sorted(set(plan.earlier.records) - set(plan.cases))),
         overlaps=tuple(c for c, r in records.items() if any(n.startswith(OVERLAP) for n in r.notes)),
         empty=tuple(c for c in (*splits.labelled, *splits.validation) if not records[c].values),
         corrected=tuple(c for c, r in records.items() if _is_from(pairs[c], r, "correction")),
         uncorrected=tuple(c for c, r in records.items() if _is_from(pairs[c], r, "prediction")),
     )
-    if taken:
-        _clear(before.data, {*made} - taken)
-        result.data.save(prepared=_preparation(result, settings))
-        shutil.rmtree(before.data.folder / STATE)
-    return result
 
 
 def _is_from(pair: ScanMaskPair, record: CaseRecord, origin: MaskOrigin) -> bool:
