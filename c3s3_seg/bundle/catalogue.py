@@ -118,4 +118,7 @@ def _number(value: Any) -> float | None:
     """A score as JSON has it: `schema.plain` writes infinity as "inf", and what is no number as null."""
     if value in ("inf", "-inf"):
         return float(value)
-    return float(value) if isinstance(value, int | float) else None
+    try:
+        return float(value) if isinstance(value, int | float) else None
+    except OverflowError:  # a whole number of hundreds of digits is no score
+        return None

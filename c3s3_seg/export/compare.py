@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from c3s3_seg.bundle import ModelBundle, Task
+from c3s3_seg.dataset.index import IMAGES
 from c3s3_seg.errors import InputError
 from c3s3_seg.export.parity import Parity, ScanParity
 from c3s3_seg.geometry.volume import Volume
@@ -174,7 +176,8 @@ def check_scans(bundle: ModelBundle, given: Sequence[Path]) -> tuple[list[Volume
     cases: dict[str, object] = next(iter(training_record.get("validation_cases", {}).values()), {})
     folder = Path(training_record.get("config", {}).get("data", {}).get("folder", ""))
     for name in cases:
-        path = folder / "imagesTr" / f"{name}.nii.gz"
-        if path.is_file():
+        path = folder / IMAGES / f"{name}.nii.gz"
+        # A bundle may name what it likes: only a case of the data set is read.
+        if name == os.path.basename(name) and os.path.isfile(path):
             return [load(path)], f"validation case {name}"
     return [simulate(0).scan], "a simulated scan"

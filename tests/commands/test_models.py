@@ -87,9 +87,18 @@ def test_a_network_that_missed_everything_is_listed_by_its_own_name(tmp_path: Pa
     assert "0.000" in line
     rows = [json.loads(line) for line in run("models", place, "--json").stdout.splitlines()]
     assert [row["hd95_vox"] for row in rows if row["name"] == str(place)] == ["inf"]
-    odd = {"candidate": "vnet-b", "dice": [1], "hd95_vox": "x"}
+    odd = {"candidate": "vnet-b", "dice": 10**400, "hd95_vox": "x"}
     unknown = rewritten(tmp_path / "odd", validation_kept=[odd])
     assert (summarize(str(unknown)).dice, summarize(str(unknown)).hd95_vox) == (None, None)
+
+
+def test_half_a_surrogate_pair_is_no_series(tmp_path: Path) -> None:
+    place = rewritten(tmp_path / "odd")
+    manifest = json.loads((place / "manifest.json").read_text())
+    manifest["task"]["series"] = "\ud800"
+    (place / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match="holds a text that is not Unicode"):
+        summarize(str(place))
 
 
 @pytest.mark.parametrize("data", [{"folder": 5}, {"validation_from_unlabelled": "8"}])

@@ -141,6 +141,16 @@ def test_a_phantom_serves_where_no_scan_is_at_hand(two_nets: ModelBundle) -> Non
     assert len(scans) == 1
 
 
+@pytest.mark.parametrize("folder", ["{}", "x" * 300])
+def test_a_bundle_names_no_file_outside_of_its_data(
+    two_nets: ModelBundle, toy_data: Path, folder: str
+) -> None:
+    case = "../imagesTr/ball-0" if folder == "{}" else "ball-0"
+    data = {"config": {"data": {"folder": folder.format(toy_data)}}, "validation_cases": {"vnet": {case: {}}}}
+    bundle = replace(two_nets, manifest=replace(two_nets.manifest, training=data))
+    assert check_scans(bundle, [])[1] == "a simulated scan"
+
+
 def test_a_scan_that_is_given_is_taken(two_nets: ModelBundle, toy_data: Path) -> None:
     scans, what = check_scans(two_nets, [toy_data / "imagesTr" / "ball-0.nii.gz"])
     assert what == "1 given scan(s)"
