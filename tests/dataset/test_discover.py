@@ -148,6 +148,8 @@ def test_patients_by_id_by_name_by_study_and_by_path(tmp_path: Path) -> None:
     named, refused = by_name(scans, r"^(\w)-")
     assert [s.patient for s in named] == ["name a", "name a", "name b"]
     assert refused == []
+    assert [s.patient for s in by_name(scans, r"([^ ]+)$")[0]] == ["name a-1", "name a-2", "name b-1"]
+    assert len(by_name(scans, "portal")[1]) == 3  # in the description of each series
     named, refused = by_name(scans, "a-.")
     assert [s.patient for s in named] == ["name a-1", "name a-2"]
     assert "of whom it is is not known" in refused[0].reason

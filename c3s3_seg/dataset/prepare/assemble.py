@@ -17,7 +17,6 @@ from c3s3_seg.dataset.prepare.inventory import Inventory, Mask, Part, RefusedFil
 from c3s3_seg.dataset.prepare.naming import Earlier, name_cases, name_patients, read_earlier
 from c3s3_seg.dataset.splits import SplitCase, assign
 from c3s3_seg.errors import C3S3Error, InputError
-from c3s3_seg.io.image.files import image_stem, image_suffix
 from c3s3_seg.system.files import PlainName, printable
 from c3s3_seg.system.process_pool import each
 from c3s3_seg.system.progress import Progress, silent
@@ -158,15 +157,8 @@ def _beside(path: PurePath, below: Mapping[PurePath, set[str]]) -> str:
 
 
 def _subject_path(part: Part) -> PurePath:
-    """What `patients_by_path` takes: without suffix; of a series its folder, with any name of a scan."""
-    if part.kind == "dicom":
-        return PurePath(part.place.partition(": ")[0]) / "scan"
-    path = PurePath(part.place)
-    return path.parent / _stem(path)
-
-
-def _stem(path: PurePath) -> str:
-    return image_stem(Path(path)) if image_suffix(Path(path)) else path.stem
+    """What `patients_by_path` takes; in the folder of a series any name of a scan."""
+    return part.path / "scan" if part.kind == "dicom" else part.path
 
 
 def _as_found(patient: str, number: int) -> Guess:
