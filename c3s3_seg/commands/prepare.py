@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from c3s3_seg.commands import options
-from c3s3_seg.commands.console import Bar, report_failures, say, show
+from c3s3_seg.commands.console import Bar, report_failures, say, say_json, show
 from c3s3_seg.errors import listed, public
 from c3s3_seg.system.choices import UncorrectedUse
 
@@ -140,10 +140,7 @@ def prepare(
     with Bar() as bar:
         result = run(source, out, settings, bar, dry=dry_run)
     if as_json:
-        from json import dumps
-
-        for line in dumps(_as_json(result), indent=1).splitlines():
-            say(line)
+        say_json(_as_json(result))
     else:
         show(_table(result))
         report_failures([Failure(item.place, item.reason) for item in result.refused], "refused")
