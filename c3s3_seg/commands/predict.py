@@ -224,11 +224,14 @@ def predict(
     from c3s3_seg.batch import BatchPlan, Job, Model, predict_cases
     from c3s3_seg.batch.overrides import PredictKeys
     from c3s3_seg.bundle import ModelBundle
+    from c3s3_seg.geometry.box import match_box
     from c3s3_seg.inference import BackendRequest
     from c3s3_seg.io.reading import Reading, parse_series, repairs
     from c3s3_seg.system.shard import parse_shard
 
     files = report_files(report or [])
+    if roi is not None:
+        match_box(roi)  # before a batch of cases fails for it
     bundle = ModelBundle.find(model)
     keys = PredictKeys.parse(set_ or [])
     request = keys.request(BackendRequest(backend, device, precision, threads))

@@ -222,6 +222,12 @@ def test_an_empty_folder_of_a_configuration_is_not_the_working_folder(tmp_path: 
     refused(answer, "data.folder", "wanted the folder of a data set")
 
 
+def test_a_region_that_is_none_is_refused_before_any_scan_is_looked_for(tmp_path: Path) -> None:
+    answer = run("predict", tmp_path / "none", "-o", tmp_path / "out", "--model", "phantom", "--roi", "1:2")
+    refused(answer, "found the region '1:2'", "wanted x0:x1,y0:y1,z0:z1")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [

@@ -153,6 +153,8 @@ def test_patients_by_id_by_name_by_study_and_by_path(tmp_path: Path) -> None:
     named, refused = by_name(scans, "a-.")
     assert [s.patient for s in named] == ["name a-1", "name a-2"]
     assert "of whom it is is not known" in refused[0].reason
+    with pytest.raises(InputError, match="--patient is empty"):
+        by_name(scans, "")
     with pytest.raises(InputError, match="no regular expression"):
         by_name(scans, "(")
 

@@ -250,8 +250,10 @@ def by_name(scans: Sequence[Scan], pattern: str) -> tuple[list[Scan], list[Refus
     Raises
     ------
     InputError
-        If it is no regular expression.
+        If it is no regular expression, or empty.
     """
+    if not pattern:  # a variable of a script that is not set
+        raise InputError("--patient is empty; wanted a regular expression, such as ^([^/]+)/")
     try:
         compiled = re.compile(pattern)
     except re.error as error:
