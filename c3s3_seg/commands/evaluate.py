@@ -115,8 +115,10 @@ def evaluate(
     from c3s3_seg.batch.evaluate import EvaluationSettings
     from c3s3_seg.batch.evaluate import evaluate as run
     from c3s3_seg.dataset.labels import Labels
+    from c3s3_seg.metrics.scoring import check_tolerances
 
     tolerances_mm = tuple(tolerance or (1.0, 2.0))
+    check_tolerances(tolerances_mm)  # before each case fails for it
     named = Labels.parse(labels).values if labels is not None else None
     settings = EvaluationSettings(protocol, named, tolerances_mm, area_nsd, resample, workers, html, images)
     with Events(as_json=as_json, log_file=log_file) as events:

@@ -222,6 +222,15 @@ def test_an_empty_folder_of_a_configuration_is_not_the_working_folder(tmp_path: 
     refused(answer, "data.folder", "wanted the folder of a data set")
 
 
+@pytest.mark.parametrize("tolerance", ["nan", "-1", "inf"])
+def test_a_tolerance_that_is_none_is_refused_before_any_mask_is_looked_for(
+    tolerance: str, tmp_path: Path
+) -> None:
+    answer = run("evaluate", tmp_path, tmp_path, "-o", tmp_path / "out", "--tolerance", tolerance)
+    refused(answer, "found the tolerances", "wanted finite ones that are not negative")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_region_that_is_none_is_refused_before_any_scan_is_looked_for(tmp_path: Path) -> None:
     answer = run("predict", tmp_path / "none", "-o", tmp_path / "out", "--model", "phantom", "--roi", "1:2")
     refused(answer, "found the region '1:2'", "wanted x0:x1,y0:y1,z0:z1")
