@@ -35,7 +35,8 @@ class ModelSummary:
         The linked bundle, or None.
     dice, hd95_vox, cases
         Means of the primary network over labels and cases of validation, and the number of cases; None where
-        the bundle does not know. 95HD is in voxels of the scans' own grids, as training measures it.
+        the bundle does not know. 95HD is in voxels of the scans' own grids, as training measures it; a
+        missed organ makes it infinite.
     size_bytes
         Of its files.
     """
@@ -97,9 +98,9 @@ def summarize(name: str) -> ModelSummary:
         None if domain is None else tuple(domain.fov_mm),
         len(bundle.networks),
         bundle.manifest.linked_bundle,
-        score.get("dice"),
-        score.get("hd95_vox"),
-        _table(bundle.manifest.training, "cases").get("validation"),
+        _number(score.get("dice")),
+        _number(score.get("hd95_vox")),
+        bundle.manifest.training.get("cases", {}).get("validation"),
         sum((bundle.folder / file).stat().st_size for file in files),
     )
 
@@ -109,10 +110,15 @@ def _validation(bundle: ModelBundle) -> dict[str, Any]:
     training = bundle.manifest.training
     found = (training.get(f"validation_{of}") for of in ("default", "kept", "last"))
     records: list[dict[str, Any]] = next(filter(None, found), [])
-    own = [r for r in records if r.get("candidate") == bundle.networks[0].architecture]
+    own = [r for r in records if r.get("candidate") == bundle.networks[0].candidate]
     return dict((own or records or [{}])[0])
 
 
-def _table(training: dict[str, Any], key: str) -> dict[str, Any]:
-    found = training.get(key)
-    return found if isinstance(found, dict) else {}
+def _number(value: Any) -> float | None:
+    """A score as JSON has it: `schema.plain` writes infinity as "inf", and what is no number as null."""
+    if value in ("inf", "-inf"):
+        return float(value)
+    try:
+        return float(value) if isinstance(value, int | float) else None
+    except OverflowError:  # a whole number of hundreds of digits is no score
+        return None

@@ -265,7 +265,8 @@ RECORDED: dict[str, tuple[type, ...]] = {
     "config": (dict,), "data": (dict,), "cases": (dict,), "initialized_from": (dict, type(None)),
     "validation_cases": (dict,), "validation_last": (list,), "validation_kept": (list,),
     "validation_default": (list,), "candidate": (str,), "kept": (str,), "fold": (str, type(None)),
-    "iterations": (int,), "seconds": (int, float),
+    "iterations": (int,), "seconds": (int, float), "folder": (str,), "validation_from_unlabelled": (int,),
+    "validation": (int, dict),
 }  # fmt: skip
 
 
@@ -280,7 +281,8 @@ def _is_record(training_record: Any) -> bool:
     if not all(isinstance(record, dict) and "candidate" in record for record in records):
         return False
     cases = training_record.get("validation_cases", {}).values()
-    inner = [*records, training_record.get("config", {}), training_record.get("initialized_from") or {}]
+    tables = (training_record.get(key) or {} for key in ("config", "data", "cases", "initialized_from"))
+    inner = [*records, *tables]
     return all(isinstance(case, dict) for case in cases) and all(_is_record(part) for part in inner if part)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 import typer
 
 from c3s3_seg.commands import option_defaults, options
-from c3s3_seg.commands.console import say, show
+from c3s3_seg.commands.console import say, say_json, show
 from c3s3_seg.system.config_keys import ANY_SERVER, KEYS, ConfigKey
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ def config(
 ) -> None:
     """Show the defaults that hold and where each comes from, or print an example file."""
     if action == "example":
+        option_defaults.refuse_beside(ctx, "example", ("as_json",))
         for line in example().splitlines():
             say(line)
         return
@@ -65,10 +66,7 @@ def config(
     rows = settings(ctx, found)
     if as_json:
         file = None if found is None else {"path": str(found.found.path), "origin": found.found.origin}
-        for line in json.dumps(
-            {"file": file, "keys": [row._asdict() for row in rows]}, indent=1
-        ).splitlines():
-            say(line)
+        say_json({"file": file, "keys": [row._asdict() for row in rows]})
         return
     _show(rows)
     say(_file_line(found))

@@ -144,6 +144,14 @@ def say(line: str, *, err: bool = False) -> None:
         _Tolerant(stream).write(printable(line) + "\n")
 
 
+def say_json(content: object) -> None:
+    """One JSON document on stdout, over several lines."""
+    import json
+
+    for line in json.dumps(content, indent=1).splitlines():
+        say(line)
+
+
 def report_failures(failures: Sequence[Failure], word: str = "failed") -> None:
     """Below a table: each case that failed, with its reason in one line, whatever its length."""
     if failures:

@@ -10,6 +10,7 @@ import typer
 from c3s3_seg.commands import options
 from c3s3_seg.commands.console import Bar, need, report_failures, say, show
 from c3s3_seg.commands.events import Events
+from c3s3_seg.commands.option_defaults import refuse_beside
 from c3s3_seg.commands.options import INPUT
 from c3s3_seg.errors import public
 from c3s3_seg.system.choices import ScoreProtocol
@@ -22,6 +23,7 @@ METRICS = "Metrics"
 
 
 def evaluate(
+    ctx: typer.Context,
     predictions: Annotated[
         Path,
         typer.Argument(
@@ -106,13 +108,17 @@ def evaluate(
     quiet: options.Quiet = False,
 ) -> None:
     """Score masks against reference masks: Dice, 95HD, ASD and more."""
+    if protocol == "paper":
+        refuse_beside(ctx, "--protocol paper", ("tolerance", "area_nsd"))
     if html:
         need("plotly", extra="report")
     from c3s3_seg.batch.evaluate import EvaluationSettings
     from c3s3_seg.batch.evaluate import evaluate as run
     from c3s3_seg.dataset.labels import Labels
+    from c3s3_seg.metrics.scoring import check_tolerances
 
     tolerances_mm = tuple(tolerance or (1.0, 2.0))
+    check_tolerances(tolerances_mm)  # before each case fails for it
     named = Labels.parse(labels).values if labels is not None else None
     settings = EvaluationSettings(protocol, named, tolerances_mm, area_nsd, resample, workers, html, images)
     with Events(as_json=as_json, log_file=log_file) as events:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from c3s3_seg.commands import options
-from c3s3_seg.commands.console import say, show, shown
+from c3s3_seg.commands.console import say, say_json, show, shown
 
 
 def inspect(
@@ -46,10 +46,7 @@ def inspect(
         for row in rows
     ]
     if as_json:
-        from json import dumps
-
-        for line in dumps([asdict(row) for row in rows], indent=1).splitlines():
-            say(line)
+        say_json([asdict(row) for row in rows])
     else:
         show(series_table(rows))
         for line in series_remarks(rows):

@@ -36,6 +36,7 @@ def models(
     from c3s3_seg.bundle.catalogue import find_models, summarize
     from c3s3_seg.errors import C3S3Error
     from c3s3_seg.report.rows import Failure
+    from c3s3_seg.system.schema import plain
 
     found, failures = [], []
     for name in find_models(folders or []):
@@ -45,7 +46,7 @@ def models(
             failures.append(Failure(name, error.told))
     if as_json:
         for model in found:
-            say(json.dumps(asdict(model)))
+            say(json.dumps(plain(asdict(model))))
     else:
         show(_table(found))
         say(

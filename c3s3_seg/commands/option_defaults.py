@@ -17,6 +17,8 @@ import typer
 from c3s3_seg.system.config_keys import keys_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from c3s3_seg.errors import C3S3Error
     from c3s3_seg.system.config_file import FoundConfig
     from c3s3_seg.system.config_values import ConfigValues
@@ -100,6 +102,22 @@ def source_of(ctx: Any, name: str) -> str:
     """Where click took the value of a parameter from: COMMANDLINE, ENVIRONMENT, DEFAULT_MAP or DEFAULT."""
     source = ctx.get_parameter_source(name)
     return "" if source is None else str(source.name)
+
+
+def refuse_beside(ctx: Any, given: str, others: Sequence[str]) -> None:
+    """Refuse options of the command line that another one makes meaningless; defaults are no contradiction.
+
+    Raises
+    ------
+    InputError
+        Naming the first of `others` that the user gave.
+    """
+    from c3s3_seg.errors import InputError
+
+    for param in ctx.command.params:
+        if param.name in others and source_of(ctx, param.name) == "COMMANDLINE":
+            what = f"found {param.opts[-1]} with {given}, which does not use it"
+            raise InputError(what, todo="Leave one of them out")
 
 
 def _named(command: Any, ctx: Any, args: list[str], config: ConfigValues) -> str | None:

@@ -9,12 +9,14 @@ import typer
 
 from c3s3_seg.commands import options
 from c3s3_seg.commands.console import say
+from c3s3_seg.commands.option_defaults import refuse_beside
 from c3s3_seg.system.choices import PhantomFormat, PhantomModality, TruthFormat
 
 PATIENTS = "Patients"
 
 
 def phantom(
+    ctx: typer.Context,
     out: Annotated[Path, options.out("Folder to write to.")],
     format: Annotated[
         PhantomFormat,
@@ -54,7 +56,7 @@ def phantom(
         str | None,
         typer.Option(
             metavar="N,N,N",
-            help="Write a training set: numbers of labelled, unlabelled and validation cases.",
+            help="Write a training set (NIfTI): numbers of labelled, unlabelled and validation cases.",
             rich_help_panel=PATIENTS,
         ),
     ] = None,
@@ -64,6 +66,7 @@ def phantom(
     from c3s3_seg.phantom.write import check_places
 
     if cohort is not None:
+        refuse_beside(ctx, "--cohort", ("format", "truth", "count"))
         labelled, unlabelled, validation = parse_cohort(cohort)
         index = write_cohort(
             out,

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
 from c3s3_seg.commands import options
-from c3s3_seg.commands.console import say
 from c3s3_seg.commands.events import Events
 from c3s3_seg.commands.option_defaults import command_line
 from c3s3_seg.commands.options import BATCH, HARDWARE, INPUT, MESSAGES, NETWORK, OUTPUT
-from c3s3_seg.commands.predict_output import print_cases, print_result, report_files
+from c3s3_seg.commands.predict_output import print_cases, print_result, report_files, warn_of_empty
 from c3s3_seg.commands.progress import ProgressReporter
 from c3s3_seg.system.choices import DEVICES, MaskFormat, ReportFile, TilingPreset
+
+if TYPE_CHECKING:
+    from c3s3_seg.inference import Settings
 
 
 def predict(
@@ -221,24 +224,18 @@ def predict(
     from c3s3_seg.batch import BatchPlan, Job, Model, predict_cases
     from c3s3_seg.batch.overrides import PredictKeys
     from c3s3_seg.bundle import ModelBundle
-    from c3s3_seg.inference import BackendRequest, Settings
-    from c3s3_seg.inference.settings import parse_axes
-    from c3s3_seg.inference.tuning.profile import existing_profile
+    from c3s3_seg.geometry.box import match_box
+    from c3s3_seg.inference import BackendRequest
     from c3s3_seg.io.reading import Reading, parse_series, repairs
-    from c3s3_seg.system.hardware import parse_memory
     from c3s3_seg.system.shard import parse_shard
 
     files = report_files(report or [])
+    if roi is not None:
+        match_box(roi)  # before a batch of cases fails for it
     bundle = ModelBundle.find(model)
     keys = PredictKeys.parse(set_ or [])
     request = keys.request(BackendRequest(backend, device, precision, threads))
-    settings = Settings(
-        probabilities=probabilities,
-        uncertainty=uncertainty,
-        mirroring=parse_axes(tta),
-        memory_bytes=None if max_memory is None else parse_memory(max_memory),
-        profile=existing_profile(os.environ),
-    )
+    settings = replace(_settings(tta, max_memory), probabilities=probabilities, uncertainty=uncertainty)
     settings = keys.settings(settings, tiling)
     how = Model(bundle.folder.resolve(), request, settings, ensemble or tiling == "paper", deterministic)
     job = Job(
@@ -270,8 +267,26 @@ def predict(
         events.exit_code = int(result.new_failures > 0 or result.counts.empty > 0)
     if not (as_json or quiet):
         print_result(result, out)
-    empty = result.counts.empty
-    if empty and not as_json:
-        say(f"Nothing was found in {empty} of {len(result.rows)} scans: their masks are empty.", err=True)
+    if not as_json:
+        warn_of_empty(result)
     if events.exit_code:
         raise typer.Exit(events.exit_code)
+
+
+def _settings(tta: str, max_memory: str | None) -> Settings:
+    """What inference does by default on this machine, with these options.
+
+    Raises
+    ------
+    InputError
+        If one of them cannot be understood.
+    """
+    from c3s3_seg.inference import Settings
+    from c3s3_seg.inference.settings import parse_axes
+    from c3s3_seg.inference.tuning.profile import existing_profile
+    from c3s3_seg.system.hardware import parse_memory
+
+    memory_bytes = None if max_memory is None else parse_memory(max_memory)
+    return Settings(
+        mirroring=parse_axes(tta), memory_bytes=memory_bytes, profile=existing_profile(os.environ)
+    )

@@ -100,6 +100,13 @@ def print_result(result: BatchResult, out: Path) -> None:
         say(f"No mask was written; summary.csv is in {out}.")
 
 
+def warn_of_empty(result: BatchResult) -> None:
+    """Say on stderr how many masks are empty, with `--quiet` too: that is no success."""
+    empty = result.counts.empty
+    if empty:
+        say(f"Nothing was found in {empty} of {len(result.rows)} scans: their masks are empty.", err=True)
+
+
 def _counted(skipped: Iterable[Skipped]) -> str:
     """What was passed over: the commonest reasons with their numbers. stderr had them one by one."""
     counts = Counter(item.reason.partition(": ")[0].partition(" (")[0] for item in skipped)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from c3s3_seg.commands import options
-from c3s3_seg.commands.console import Bar, report_failures, say, show
+from c3s3_seg.commands.console import Bar, report_failures, say, say_json, show
 from c3s3_seg.errors import listed, public
 from c3s3_seg.system.choices import UncorrectedUse
 
@@ -40,7 +40,7 @@ def prepare(
         str | None,
         typer.Option(
             metavar="MR|CT|PT",
-            help="Take only DICOM series of this modality. For image files: their modality.",
+            help="Take only DICOM series of this modality. For image files: their modality. MRI is MR.",
             rich_help_panel=options.INPUT,
         ),
     ] = None,
@@ -127,23 +127,20 @@ def prepare(
     from c3s3_seg.io.reading import repairs
     from c3s3_seg.report.rows import Failure
 
+    kind = _code(modality) if modality is not None else ""
     search = Search(
-        _rule(modality, series),
+        _rule(kind, series),
         repairs(repair or []),
         tuple(leave_out or ()),
         workers,
         predictions=predictions,
     )
     known = Labels.parse(labels) if labels is not None else None
-    kind = (modality or "").upper()
     settings = PrepareSettings(search, known, patient, validation, seed, name or "", kind, empty_masks)
     with Bar() as bar:
         result = run(source, out, settings, bar, dry=dry_run)
     if as_json:
-        from json import dumps
-
-        for line in dumps(_as_json(result), indent=1).splitlines():
-            say(line)
+        say_json(_as_json(result))
     else:
         show(_table(result))
         report_failures([Failure(item.place, item.reason) for item in result.refused], "refused")
@@ -155,7 +152,25 @@ def prepare(
         raise typer.Exit(1)
 
 
-def _rule(modality: str | None, series: str | None) -> SeriesRule | None:
+def _code(modality: str) -> str:
+    """A modality as DICOM has it: predict looks for series by it.
+
+    Raises
+    ------
+    InputError
+        If it can be none.
+    """
+    from c3s3_seg.bundle.manifest import MODALITY
+    from c3s3_seg.dataset.layouts import MODALITIES
+    from c3s3_seg.errors import InputError
+
+    word = modality.strip().upper()
+    if MODALITY.fullmatch(word) is None:
+        raise InputError(f"--modality is '{modality}'; wanted a DICOM modality such as MR, CT or PT")
+    return MODALITIES.get(word, word)
+
+
+def _rule(modality: str, series: str | None) -> SeriesRule | None:
     """Both options as one rule: there is no number or UID that all folders of an archive share."""
     from c3s3_seg.errors import InputError
     from c3s3_seg.io.reading import FORM, SeriesRule, parse_series

@@ -54,8 +54,7 @@ def train(
     from c3s3_seg.training.loggers import open_logger
     from c3s3_seg.training.train import train as run
 
-    changes = [*(set_ or []), *([] if fold is None else [f"data.fold={fold}"])]
-    settings = load_config(config, changes)
+    settings = load_config(config, _changes(set_ or [], fold))
     begin = ModelBundle.find(start) if start is not None else None
     try:
         with open_logger(out) as logger:
@@ -66,6 +65,23 @@ def train(
     if ProcessGroup.of_environment().leads:
         _refuse_nothing(bundle)
         say(f"The bundle is {bundle.folder}. Next: c3s3-seg export {bundle.folder} --to onnx")
+
+
+def _changes(given: list[str], fold: str | None) -> list[str]:
+    """The keys of `--set`, and that of `--fold`.
+
+    Raises
+    ------
+    InputError
+        If both set it.
+    """
+    from c3s3_seg.errors import InputError
+
+    if fold is None:
+        return given
+    if any(change.partition("=")[0].strip() == "data.fold" for change in given):
+        raise InputError("found --fold and --set data.fold", todo="Leave one of them out")
+    return [*given, f"data.fold={fold}"]
 
 
 def _how_to_go_on(out: Path, resume: bool) -> str:

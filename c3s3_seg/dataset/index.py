@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -63,9 +64,18 @@ class Splits:
         return self.labelled + self.unlabelled + self.validation
 
     def hold_out(self, count: int) -> Splits:
-        """The last `count` unlabelled cases serve for validation, where no case does yet."""
+        """The last `count` unlabelled cases serve for validation, where no case does yet.
+
+        Raises
+        ------
+        ConfigError
+            If there are not so many.
+        """
         if self.validation or not count:
             return self
+        if not 0 < count <= len(self.unlabelled):
+            there = f"{len(self.unlabelled)} cases are unlabelled"
+            raise ConfigError(f"data.validation_from_unlabelled = {count}, but {there}")
         cut = len(self.unlabelled) - count
         return replace(self, unlabelled=self.unlabelled[:cut], validation=self.unlabelled[cut:])
 
@@ -96,6 +106,8 @@ class CaseRecord:
         Foreground values in the mask.
     settings
         sha256 of what else the files depend on.
+    voxels_sha256
+        Of the scan's voxels, see `voxels`: the same scan in another format has the same.
     """
 
     patient: str
@@ -105,6 +117,7 @@ class CaseRecord:
     notes: tuple[str, ...] = ()
     values: tuple[int, ...] = ()
     settings: str = ""
+    voxels_sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -305,13 +318,19 @@ def parse_labels(found: Any, path: Path) -> dict[str, int]:
         pairs = [(name, int(value)) for value, name in by_value.items()]
     else:
         pairs = list(parse(dict[str, dict[str, _Value]], {"labels": found}, path)["labels"].items())
-    for what, seen in (("name", [name for name, _ in pairs]), ("value", [value for _, value in pairs])):
+    names = [folded(name) for name, _ in pairs]
+    for what, seen in (("name", names), ("value", [value for _, value in pairs])):
         twice = [item for item, count in Counter(seen).items() if count > 1]
         if twice:
             raise ConfigError(f"two labels have the {what} {twice[0]!r}; wanted one of each", where=path)
     labels = {name: value for name, value in pairs if value != 0}
     parse(dict[str, dict[PlainName, int]], {"labels": labels}, path)
     return labels
+
+
+def folded(name: str) -> str:
+    """A label's name as a bundle and a file system compare it: without case and forms of Unicode."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _is_number(key: str) -> bool:

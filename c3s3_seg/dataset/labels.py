@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from c3s3_seg.dataset.index import folded
 from c3s3_seg.dataset.prepare.inventory import Mask
 from c3s3_seg.errors import InputError, listed, shown
 from c3s3_seg.io.dicom_objects.segmentation import MOST, Drawing
@@ -23,9 +24,24 @@ class Labels:
     values
         Name -> value from 1. Several names may have one value: the first is the label's, the others
         are what some drawings call it.
+
+    Raises
+    ------
+    InputError
+        If two names that differ in upper and lower case alone have different values: neither drawings nor
+        a bundle tell them apart.
     """
 
     values: Mapping[str, int]
+
+    def __post_init__(self) -> None:
+        """Check the names."""
+        known: dict[str, str] = {}
+        for name, value in self.values.items():
+            other = known.setdefault(folded(name), name)
+            if self.values[other] != value:
+                what = f"the labels '{other}' and '{name}' differ in upper and lower case alone"
+                raise InputError(what, todo=f"{TODO}, with names of their own")
 
     @classmethod
     def parse(cls, text: str) -> Labels:
@@ -67,10 +83,10 @@ class Labels:
             If one of the labels has no segment, region or file: whether it is absent or was not drawn is
             not known.
         """
-        known = {name.casefold(): value for name, value in self.values.items()}
+        known = {folded(name): value for name, value in self.values.items()}
         order = list(known)
-        wanted = sorted((n for n in names if n.casefold() in known), key=lambda n: order.index(n.casefold()))
-        found = {name: known[name.casefold()] for name in wanted}
+        wanted = sorted((n for n in names if folded(n) in known), key=lambda n: order.index(folded(n)))
+        found = {name: known[folded(name)] for name in wanted}
         missing = [name for name, value in self.named.items() if value not in found.values()]
         if missing:
             held = listed((f"'{name}'" for name in names), MOST) or "nothing"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -160,30 +160,72 @@ def _plain(name: str) -> str:
 
 def _subject_folders(paths: Sequence[tuple[str, ...]]) -> list[str]:
     """For each path the name of the folder that is its subject's; empty where none is."""
-    candidates = [_candidate(path) for path in paths]
+    candidates = [_candidates(path) for path in paths]
+    depths = _depths([tuple(path[at] for at in found) for path, found in zip(paths, candidates, strict=True)])
+    places = [found[depth] if found else None for found, depth in zip(candidates, depths, strict=True)]
     beside: dict[tuple[str, ...], dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
-    for path, at in zip(paths, candidates, strict=True):
+    for path, at in zip(paths, places, strict=True):
         if at is not None:
             beside[path[:at]][path[at]].add(path[-1])
     alike = {above: _are_subjects(folders) for above, folders in beside.items()}
-    found = []
-    for path, at in zip(paths, candidates, strict=True):
-        if at is None or not (
-            alike[path[:at]] or _says_subject(path[at], path[-1], len(beside[path[:at]][path[at]]))
-        ):
-            found.append("")
+    found_names = []
+    for path, at, folders in zip(paths, places, candidates, strict=True):
+        is_subject = (
+            at is not None
+            and (
+                at != folders[-1]  # there are folders of visits or series in it
+                or alike[path[:at]]
+                or _says_subject(path[at], path[-1], len(beside[path[:at]][path[at]]))
+            )
+        )
+        found_names.append(path[at] if at is not None and is_subject else "")
+    return found_names
+
+
+def _candidates(path: tuple[str, ...]) -> list[int]:
+    """Where in a path folders are that may be a subject's: those that are no role, date or site."""
+    kinds = (_NEUTRAL, _SITE, _SETS, _STORES)
+    return [
+        at
+        for at, part in enumerate(path[:-1])
+        if not (_is_role(part) or any(kind.match(part) for kind in kinds))
+    ]
+
+
+def _depths(chains: Sequence[tuple[str, ...]]) -> list[int]:
+    """In each chain of folders (`site, patient, visit`) the place of the one that is a subject's.
+
+    It is the first whose siblings hold what a subject has, see `_hold_visits`; else the last.
+    """
+    depths = [max(0, len(chain) - 1) for chain in chains]
+    waiting = [(0, [n for n, chain in enumerate(chains) if chain])]
+    while waiting:
+        depth, members = waiting.pop()
+        below: dict[str, list[int]] = defaultdict(list)
+        for n in members:
+            below[chains[n][depth]].append(n)
+        deeper = {name: [n for n in held if len(chains[n]) > depth + 1] for name, held in below.items()}
+        if _hold_visits([{chains[n][depth + 1] for n in held} for held in deeper.values()]):
+            for n in members:
+                depths[n] = depth
         else:
-            found.append(path[at])
-    return found
+            waiting += [(depth + 1, held) for held in deeper.values() if held]
+    return depths
 
 
-def _candidate(path: tuple[str, ...]) -> int | None:
-    """Where in a path the folder is that may be a subject's: the nearest that is no role, visit or site."""
-    for at in range(len(path) - 2, -1, -1):
-        part = path[at]
-        if not (_is_role(part) or any(kind.match(part) for kind in (_NEUTRAL, _SITE, _SETS, _STORES))):
-            return at
-    return None
+def _hold_visits(folders: Sequence[Collection[str]]) -> bool:
+    """Whether what lies in folders beside one another are visits or series, by the names in each.
+
+    The same names are in most of them (`MILLER/2019`, `SMITH/2019`), or there are few in each and many
+    folders (`LUNG1-001/study-69331`). Groups of subjects (`control/017`) hold many, and are few.
+    """
+    count, most = len(folders), max(map(len, folders), default=0)
+    if count < 2 or not most:
+        return False
+    often = Counter(name for names in folders for name in names)
+    if 2 * sum(times for times in often.values() if times > 1) > often.total():
+        return most <= SOME or most < count
+    return most <= SOME and often.total() <= count**2 and not any(map(_SUBJECT.match, often))
 
 
 def _is_role(folder: str) -> bool:
@@ -247,7 +289,7 @@ def _file_name(path: tuple[str, ...]) -> str:
 
     A name without a number is one of many (`a`, `head`): in another folder it is somebody else's.
     """
-    stem, apart = path[-1], _candidate(path) is not None
+    stem, apart = path[-1], bool(_candidates(path))
     has_digit = any(c.isdecimal() for c in stem)
     if (_is_generic(stem) and (apart or not stem.isdecimal())) or (apart and not has_digit):
         return "/".join(path)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from c3s3_seg.bundle import Task
 from c3s3_seg.export.metadata import input_spec, output_spec, postprocess
 from c3s3_seg.export.parity import Parity
-from c3s3_seg.export.spec import GraphSpec, Members
+from c3s3_seg.export.spec import Built, GraphSpec, Members
 
 HEADING = "## Parity with torch"
 
@@ -18,10 +18,13 @@ def in_bundle_card(card: str, proofs: Mapping[str, Parity]) -> str:
     return f"{before}\n\n{_section(proofs)}"
 
 
-def stand_alone_card(task: Task, members: Members, spec: GraphSpec, file: str, proof: Parity) -> str:
+def stand_alone_card(task: Task, members: Members, spec: GraphSpec, built: Built, proof: Parity) -> str:
     """The card of an export that needs nothing of ours."""
+    file = built.network
     nets = " and ".join(f"{n.architecture} with {n.filters} filters" for _, n in members)
-    batch = "any number of patches" if spec.batch is None else f"exactly {spec.batch} patch(es)"
+    batch = built.batch or (
+        "any number of patches" if spec.batch is None else f"exactly {spec.batch} patch(es)"
+    )
     return f"""# {task.name}
 
 Research use only. Not a medical device.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from c3s3_seg.bundle import ModelBundle, Task
+from c3s3_seg.dataset.index import IMAGES
 from c3s3_seg.errors import InputError
 from c3s3_seg.export.parity import Parity, ScanParity
 from c3s3_seg.geometry.volume import Volume
@@ -23,6 +25,7 @@ from c3s3_seg.metrics.surface_distance import surface_distances
 from c3s3_seg.phantom import simulate
 
 FloatArray = NDArray[np.float32]
+SUM_TOL = 1e-2  # a softmax in half precision rounds each of a few probabilities by 5e-4 at most
 
 
 def compare(
@@ -144,12 +147,20 @@ class ProbabilityBackend:
         self._run, self.name, self._batch = run, name, batch
 
     def __call__(self, patches: FloatArray) -> FloatArray:
-        """See `Backend`."""
+        """See `Backend`.
+
+        Raises
+        ------
+        InputError
+            If what the file gives does not add up to 1: a softmax of its logarithm would hide that.
+        """
         if self._batch is None or self._batch == len(patches):
             output = self._run(patches)
         else:
             one_by_one = [self._run(np.repeat(patch[None], self._batch, axis=0))[-1] for patch in patches]
             output = np.stack(one_by_one)
+        if not (np.abs(output.sum(axis=1, dtype=np.float64) - 1) <= SUM_TOL).all():
+            raise InputError(f"{self.name} gives numbers that do not add up to 1, wanted probabilities")
         return np.asarray(np.log(np.maximum(output, 1e-30)), dtype=np.float32)
 
 
@@ -165,7 +176,8 @@ def check_scans(bundle: ModelBundle, given: Sequence[Path]) -> tuple[list[Volume
     cases: dict[str, object] = next(iter(training_record.get("validation_cases", {}).values()), {})
     folder = Path(training_record.get("config", {}).get("data", {}).get("folder", ""))
     for name in cases:
-        path = folder / "imagesTr" / f"{name}.nii.gz"
-        if path.is_file():
+        path = folder / IMAGES / f"{name}.nii.gz"
+        # A bundle may name what it likes: only a case of the data set is read.
+        if name == os.path.basename(name) and os.path.isfile(path):
             return [load(path)], f"validation case {name}"
     return [simulate(0).scan], "a simulated scan"

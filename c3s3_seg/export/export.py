@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from c3s3_seg.bundle import CARD, ModelBundle, Network
+from c3s3_seg.bundle import CARD, MANIFEST, ModelBundle, Network
 from c3s3_seg.errors import InputError, RefusedError
 from c3s3_seg.export.card import in_bundle_card, stand_alone_card
 from c3s3_seg.export.compare import ProbabilityBackend, compare
@@ -28,11 +28,12 @@ from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.inference.backends.runtimes import Backend, OpenVinoBackend, TorchBackend, load_torch
 from c3s3_seg.inference.tiling import FloatArray
 from c3s3_seg.system.choices import ExportTarget
-from c3s3_seg.system.files import check_folder, check_output_file, make_own_folder, write_whole
+from c3s3_seg.system.files import check_folder, check_output_file, make_own_folder, read_regular, write_whole
 from c3s3_seg.system.ownership import check_set, replacing
 from c3s3_seg.system.schema import dump
 
 FACTS = "export.json"
+CARD_BYTES = 16 << 20
 # What a format writes; a name that begins with a dot follows the stem.
 NAMES: dict[ExportTarget, tuple[str, ...]] = {
     "onnx": (".onnx", CARD),
@@ -64,6 +65,8 @@ def check_output(bundle: ModelBundle, target: ExportTarget, spec: GraphSpec, out
     """
     if out is None:
         check_output_file(bundle.folder / CARD)
+        check_set(bundle.folder, [CARD, *(network.graph for network in bundle.networks)], MANIFEST)
+        _card_of(bundle)
         return
     stem = spec.stem(bundle)
     check_folder(out)
@@ -99,10 +102,19 @@ def export_in_bundle(bundle: ModelBundle, scans: Sequence[Volume]) -> tuple[Mode
     for network in bundle.networks:
         graphs[network.graph] = onnx_graph(bundle, network)
         proofs[network.graph] = _check_graph(bundle, network, graphs[network.graph], scans)
-    card = bundle.folder / CARD
-    text = card.read_text(encoding="utf-8") if card.is_file() else f"# {bundle.task.name}\n"
-    files = {**graphs, CARD: in_bundle_card(text, proofs).encode()}
+    files = {**graphs, CARD: in_bundle_card(_card_of(bundle), proofs).encode()}
     return bundle.add(files, {name: dump(proof) for name, proof in proofs.items()}), proofs
+
+
+def _card_of(bundle: ModelBundle) -> str:
+    """The text of a bundle's card, or its first line where it has none."""
+    path = bundle.folder / CARD
+    if not path.is_file():
+        return f"# {bundle.task.name}\n"
+    try:
+        return read_regular(path, CARD_BYTES).decode()
+    except UnicodeDecodeError as error:
+        raise InputError(f"is no text in UTF-8 ({error.reason})", where=path) from None
 
 
 def _check_graph(bundle: ModelBundle, network: Network, graph: bytes, scans: Sequence[Volume]) -> Parity:
@@ -153,7 +165,7 @@ def _export(
         proof = _approved(
             compare(bundle.task, reference, [opened], scans, spec.precision), built.network, out
         )
-    card = stand_alone_card(bundle.task, members, spec, built.network, proof).encode()
+    card = stand_alone_card(bundle.task, members, spec, built, proof).encode()
     files = {**built.files, built.card: card}
     record = {
         "format": target,

@@ -76,11 +76,14 @@ class Built:
         Path of the written network -> a backend that runs it.
     card
         Path of the file for people.
+    batch
+        Which inputs the network takes in one call, in words; empty where the spec says it all.
     """
 
     files: dict[str, bytes]
     open: Callable[[Path], Backend]
     card: str = CARD
+    batch: str = ""
 
     @property
     def network(self) -> str:

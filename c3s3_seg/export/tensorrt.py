@@ -37,7 +37,15 @@ def tensorrt_engine(bundle: ModelBundle, spec: GraphSpec) -> Built:
         f"{name}.onnx": graph,
         f"{name}.json": json.dumps(asdict(stamp), indent=1).encode(),
     }
-    return Built(files, _open)
+    return Built(files, _open, batch=_takes(profile))
+
+
+def _takes(profile: ShapeProfile) -> str:
+    """`1 to 4 patches with sides of 16 x 16 x 16 to 192 x 192 x 192`."""
+    least, _, most = profile.shapes()
+    smallest, largest = (" x ".join(map(str, shape[2:])) for shape in (least, most))
+    patches = "1 patch" if profile.batch == 1 else f"1 to {profile.batch} patches"
+    return f"{patches} with sides of {smallest} to {largest}"
 
 
 def _open(path: Path) -> Backend:

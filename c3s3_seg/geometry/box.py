@@ -50,6 +50,22 @@ class Box:
         return ",".join(f"{axis}{a}:{b}" for axis, a, b in zip("xyz", self.low, self.high, strict=True))
 
 
+def match_box(text: str) -> re.Match[str]:
+    """The six numbers of a region, and `mm` or nothing: what can be checked before a scan is read.
+
+    Raises
+    ------
+    InputError
+        If it is no region.
+    """
+    number = r"\s*(-?\d+(?:\.\d+)?)\s*"
+    match = re.fullmatch(rf"{number}:{number},{number}:{number},{number}:{number}(mm)?\s*", text)
+    if match is None:
+        what = f"found the region '{text}', wanted x0:x1,y0:y1,z0:z1 in voxels, or the same with mm behind"
+        raise InputError(what)
+    return match
+
+
 def parse_box(text: str, scan: Geometry) -> Box:
     """`x0:x1,y0:y1,z0:z1`: voxels from 0, the last one not included; with `mm` behind, positions in mm, LPS.
 
@@ -58,11 +74,7 @@ def parse_box(text: str, scan: Geometry) -> Box:
     InputError
         If it is not that, or no part of the scan.
     """
-    number = r"\s*(-?\d+(?:\.\d+)?)\s*"
-    match = re.fullmatch(rf"{number}:{number},{number}:{number},{number}:{number}(mm)?\s*", text)
-    if match is None:
-        what = f"found the region '{text}', wanted x0:x1,y0:y1,z0:z1 in voxels, or the same with mm behind"
-        raise InputError(what)
+    match = match_box(text)
     values = np.array([float(v) for v in match.groups()[:6]]).reshape(3, 2)
     if match.group(7):
         corners = scan.to_index(list(product(*values)))

@@ -155,6 +155,20 @@ def score(
     return scores(prediction, truth, (label,), tolerances_mm=tolerances_mm, area_nsd=area_nsd)[label]
 
 
+def check_tolerances(tolerances_mm: Sequence[float]) -> None:
+    """Refuse tolerances of the normalised surface distance that no surface can be measured with.
+
+    Raises
+    ------
+    InputError
+        If one is negative or not finite.
+    """
+    if any(not (math.isfinite(t) and t >= 0) for t in tolerances_mm):
+        raise InputError(
+            f"found the tolerances {tuple(tolerances_mm)} mm, wanted finite ones that are not negative"
+        )
+
+
 def scores(
     prediction: Volume,
     truth: Volume,
@@ -182,8 +196,7 @@ def scores(
     GeometryError, InputError
         As `score` does, for the first label at fault.
     """
-    if any(not (math.isfinite(t) and t >= 0) for t in tolerances_mm):
-        raise InputError(f"found the tolerances {tolerances_mm} mm, wanted finite ones that are not negative")
+    check_tolerances(tolerances_mm)
     step, tolerances = _step_mm(truth.geometry), tuple(float(mm) for mm in sorted(set(tolerances_mm)))
     found = {
         label: _score(pair, truth.geometry.voxel_ml, tolerances)

@@ -68,6 +68,8 @@ def parse(cls: type[T], data: Any, where: str | Path) -> T:
         raise _config_error(error.errors(include_url=False), cls, where) from None
     except RecursionError:
         raise ConfigError("is nested too deep", where=where) from None
+    except UnicodeError:  # half of a surrogate pair, which JSON can write
+        raise ConfigError("holds a text that is not Unicode", where=where) from None
     return checked
 
 

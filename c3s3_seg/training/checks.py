@@ -27,13 +27,33 @@ def check_index(config: TrainConfig, data: DataSet) -> None:
         If the modality is another, a label has another name or value than in the index, or none of its
         values is there.
     """
-    found, wanted = modality(data.modality), modality(config.task.modality)
+    check_data(config.task, data, f"Write task.labels with the names and values of {INDEX}")
+
+
+def check_data(task: Task, data: DataSet, todo: str) -> None:
+    """Refuse data that are of another task: a configuration's, or a bundle's.
+
+    Parameters
+    ----------
+    task
+        What is wanted.
+    data
+        Its index says what there is; where that says nothing of a thing, it is not compared.
+    todo
+        What to do about other labels.
+
+    Raises
+    ------
+    InputError
+        If the modality is another, or a label has another name or value than in the index.
+    """
+    found, wanted = modality(data.modality), modality(task.modality)
     if found != wanted and {found, wanted} <= set(CODES):
         what = f"the data's modality is {found}, and task.modality is {wanted}"
-        todo = "Give the data of that task, or correct either"
-        raise InputError(what, where=data.folder / INDEX, todo=todo)
+        other = "Give the data of that task, or correct either"
+        raise InputError(what, where=data.folder / INDEX, todo=other)
     if data.labels:
-        _check_labels(config, data)
+        _check_labels(task, data, todo)
 
 
 def check_task(ours: Task, bundle: ModelBundle) -> None:
@@ -63,8 +83,8 @@ def modality(text: str) -> str:
     return next((word for word in words if word in CODES), text)
 
 
-def _check_labels(config: TrainConfig, data: DataSet) -> None:
-    ours, theirs = config.task.label_values, dict(data.labels)
+def _check_labels(task: Task, data: DataSet, todo: str) -> None:
+    ours, theirs = task.label_values, dict(data.labels)
     for name, value in ours.items():
         called = [other for other, known in theirs.items() if known == value]
         if not called:
@@ -73,7 +93,6 @@ def _check_labels(config: TrainConfig, data: DataSet) -> None:
             what = f"task.labels calls the value {value} {name!r}, and the data call it {called[0]!r}"
         else:
             continue
-        todo = f"Write task.labels with the names and values of {INDEX}"
         raise InputError(what, where=data.folder / INDEX, todo=todo)
 
 

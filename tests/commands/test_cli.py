@@ -222,6 +222,37 @@ def test_an_empty_folder_of_a_configuration_is_not_the_working_folder(tmp_path: 
     refused(answer, "data.folder", "wanted the folder of a data set")
 
 
+@pytest.mark.parametrize("tolerance", ["nan", "-1", "inf"])
+def test_a_tolerance_that_is_none_is_refused_before_any_mask_is_looked_for(
+    tolerance: str, tmp_path: Path
+) -> None:
+    answer = run("evaluate", tmp_path, tmp_path, "-o", tmp_path / "out", "--tolerance", tolerance)
+    refused(answer, "found the tolerances", "wanted finite ones that are not negative")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_region_that_is_none_is_refused_before_any_scan_is_looked_for(tmp_path: Path) -> None:
+    answer = run("predict", tmp_path / "none", "-o", tmp_path / "out", "--model", "phantom", "--roi", "1:2")
+    refused(answer, "found the region '1:2'", "wanted x0:x1,y0:y1,z0:z1")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("phantom -o {out} --cohort 1,0,0 --count 3", "found --count with --cohort"),
+        ("phantom -o {out} --cohort 1,0,0 --format dicom", "found --format with --cohort"),
+        ("evaluate a b -o {out} --protocol paper --tolerance 1", "found --tolerance with --protocol paper"),
+        ("evaluate a b -o {out} --protocol paper --area-nsd", "found --area-nsd with --protocol paper"),
+        ("config example --json", "found --json with example"),
+        ("train phantom -o {out} --fold 1/2 --set data.fold=2/2", "found --fold and --set data.fold"),
+    ],
+)
+def test_options_that_would_be_ignored_are_refused(words: str, told: str, tmp_path: Path) -> None:
+    refused(run(*words.format(out=tmp_path / "out").split()), told, "Leave one of them out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_export_that_stands_alone_needs_a_folder() -> None:
     for words in (["--to", "openvino"], ["--precision", "float16"], ["--ensemble"], ["--batch", "2"]):
         refused(run("export", "phantom", *words), "this export stands alone and needs a folder", "-o")

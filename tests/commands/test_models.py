@@ -63,3 +63,47 @@ def test_an_unknown_model_names_those_that_there_are(tmp_path: Path) -> None:
     assert "there is no model left-atrum" in line
     assert all(name in line for name in shipped_bundles())
     assert not (tmp_path / "out").exists()
+
+
+def rewritten(folder: Path, **training: object) -> Path:
+    """The phantom's bundle with other records of its training, and a name for its primary network."""
+    shutil.copytree(WEIGHTS / "phantom", folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["training"] |= training
+    manifest["networks"][0]["name"] = "vnet-b"
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+def test_a_network_that_missed_everything_is_listed_by_its_own_name(tmp_path: Path) -> None:
+    records = [
+        {"candidate": "vnet-a", "dice": 0.9, "hd95_vox": 2.0},
+        {"candidate": "vnet-b", "dice": 0.0, "hd95_vox": "inf"},  # as training writes it
+    ]
+    place = rewritten(tmp_path / "poor", validation_kept=records)
+    answer = run("models", place)
+    assert answer.returncode == 0, answer.stderr
+    (line,) = [line for line in answer.stdout.splitlines() if "inf" in line]
+    assert "0.000" in line
+    rows = [json.loads(line) for line in run("models", place, "--json").stdout.splitlines()]
+    assert [row["hd95_vox"] for row in rows if row["name"] == str(place)] == ["inf"]
+    odd = {"candidate": "vnet-b", "dice": 10**400, "hd95_vox": "x"}
+    unknown = rewritten(tmp_path / "odd", validation_kept=[odd])
+    assert (summarize(str(unknown)).dice, summarize(str(unknown)).hd95_vox) == (None, None)
+
+
+def test_half_a_surrogate_pair_is_no_series(tmp_path: Path) -> None:
+    place = rewritten(tmp_path / "odd")
+    manifest = json.loads((place / "manifest.json").read_text())
+    manifest["task"]["series"] = "\ud800"
+    (place / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match="holds a text that is not Unicode"):
+        summarize(str(place))
+
+
+@pytest.mark.parametrize("data", [{"folder": 5}, {"validation_from_unlabelled": "8"}])
+def test_settings_of_a_training_that_programs_read_have_their_types(
+    tmp_path: Path, data: dict[str, object]
+) -> None:
+    with pytest.raises(InputError, match="a record as training writes it"):
+        summarize(str(rewritten(tmp_path / "odd", config={"data": data})))

@@ -128,6 +128,15 @@ def test_a_damaged_seg_is_a_row(tmp_path: Path) -> None:
     assert "header of this DICOM SEG cannot be read" in reasons(found)["p/seg.dcm"]
 
 
+def test_a_series_without_an_id_is_of_the_patient_of_its_study(tmp_path: Path) -> None:
+    for seed, name in enumerate(("a-1", "a-2", "a-3")):
+        study(tmp_path / name, seed, patient="DOE JOHN")
+    renamed(tmp_path / "a-1", StudyInstanceUID="1.2.3")
+    renamed(tmp_path / "a-2", StudyInstanceUID="1.2.3", PatientID="", PatientName="somebody")
+    renamed(tmp_path / "a-3", PatientID="Doe  john ")
+    assert {p.scan.patient for p in discover(tmp_path, Search()).pairs} == {"PatientID DOE JOHN"}
+
+
 def test_patients_by_id_by_name_by_study_and_by_path(tmp_path: Path) -> None:
     for seed, name in enumerate(("a-1", "a-2", "b-1")):
         study(tmp_path / name, seed, patient="SAME" if name != "b-1" else "OTHER")
@@ -139,9 +148,13 @@ def test_patients_by_id_by_name_by_study_and_by_path(tmp_path: Path) -> None:
     named, refused = by_name(scans, r"^(\w)-")
     assert [s.patient for s in named] == ["name a", "name a", "name b"]
     assert refused == []
+    assert [s.patient for s in by_name(scans, r"([^ ]+)$")[0]] == ["name a-1", "name a-2", "name b-1"]
+    assert len(by_name(scans, "portal")[1]) == 3  # in the description of each series
     named, refused = by_name(scans, "a-.")
     assert [s.patient for s in named] == ["name a-1", "name a-2"]
     assert "of whom it is is not known" in refused[0].reason
+    with pytest.raises(InputError, match="--patient is empty"):
+        by_name(scans, "")
     with pytest.raises(InputError, match="no regular expression"):
         by_name(scans, "(")
 

@@ -52,6 +52,7 @@ def test_labels_of_the_decathlon_and_of_others(tmp_path: Path) -> None:
         ({"modality": 7}, "modality = 7"),
         ({"labels": [1]}, "labels = "),
         ({"labels": {"a": 1, "b": 1}}, "two labels have the value 1"),
+        ({"labels": {"Liver": 1, "liver": 2}}, "two labels have the name 'liver'"),
         ({"labels": {"a": [1, 2]}}, "regions of several values"),
         ({"cases": 7}, "cases = 7"),
         ({"patient_of": ["a"]}, "patient_of = "),
@@ -99,6 +100,9 @@ def test_validation_cases_are_put_aside_once() -> None:
     assert (aside.unlabelled, aside.validation) == (("b",), ("c", "d"))
     assert aside.hold_out(1) == aside
     assert splits.hold_out(0) == splits
+    for count in (len(splits.unlabelled) + 1, -1):
+        with pytest.raises(ConfigError, match=f"validation_from_unlabelled = {count}, but"):
+            splits.hold_out(count)
 
 
 def test_masks_can_be_spared() -> None:

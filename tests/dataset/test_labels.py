@@ -32,6 +32,16 @@ def test_what_is_no_label(text: str) -> None:
         Labels.parse(text)
 
 
+@pytest.mark.parametrize("text", ["Liver=1,liver=2", "H\u00fcfte=1,Hu\u0308fte=2"])
+def test_names_that_a_bundle_does_not_tell_apart(text: str) -> None:
+    with pytest.raises(InputError, match="differ in upper and lower case alone"):
+        Labels.parse(text)
+    first, second = (item.partition("=")[0] for item in text.split(","))
+    with pytest.raises(InputError, match="differ in upper and lower case alone"):
+        agreed(None, [names(first, second)])
+    assert Labels.parse(text.replace("=2", "=1")).named == {first: 1}
+
+
 def test_a_drawing_must_hold_every_label_under_one_of_its_names() -> None:
     labels = Labels.parse("liver=1,Leber=1,tumour=2")
     drawing = names("LEBER", "Tumour", "couch").part.drawing

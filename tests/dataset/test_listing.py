@@ -92,6 +92,7 @@ def test_training_refuses_a_patient_on_both_sides(tmp_path: Path) -> None:
 
 def test_kinds() -> None:
     assert kinds(Splits(("a",), ("b",), ("c",))) == {"a": "labelled", "b": "unlabelled", "c": "validation"}
+    assert kinds(Splits(test=("d",))) == {"d": "test"}
 
 
 def test_counts_and_files(tmp_path: Path) -> None:
@@ -142,6 +143,12 @@ def test_the_index_may_say_that_they_are_two(tmp_path: Path) -> None:
     assert read_splits(DataConfig(folder=str(tmp_path)))[1].validation == ("patient001_frame12",)
 
 
+def test_a_patient_of_a_case_that_is_not_there_is_said(tmp_path: Path) -> None:
+    data = leaking(tmp_path, patient_of={"patient001_frame1": "1", "patient001_frame12": "2"})
+    (found,) = [f for f in check_files(data) if f.found.startswith("patient_of")]
+    assert (found.severity, found.check, found.cases) == ("warning", "unlisted", ("patient001_frame1",))
+
+
 def test_the_index_may_say_that_they_are_one(tmp_path: Path) -> None:
     index = {"labelled": ["a"], "validation": ["b"], "patient_of": {"a": "1", "b": "1"}}
     (tmp_path / "dataset.json").write_text(json.dumps(index))
@@ -153,8 +160,13 @@ def test_the_index_may_say_that_they_are_one(tmp_path: Path) -> None:
 
 def test_a_patient_of_the_test_is_not_learnt_from(tmp_path: Path) -> None:
     data = leaking(tmp_path, validation=[], test=["patient002_frame12"])
-    with pytest.raises(InputError, match=r"patient002_frame01, patient002_frame12"):
+    with pytest.raises(InputError, match=r"in training and test: patient002_frame01, patient002_frame12"):
         refuse_leaks(data, data.splits)
+    # `check` says what `train` refuses.
+    (leak,) = [f for f in check_files(data) if f.check == "name-patient"]
+    assert (leak.severity, leak.cases) == ("error", ("patient002_frame01", "patient002_frame12"))
+    missing = [f.found for f in check_files(data) if f.cases == ("patient002_frame12",)]
+    assert [what.partition(":")[0] for what in missing] == ["imagesTs", "labelsTs"]
     known = {"patient002_frame01": record("1"), "patient002_frame12": record("1")}
     assert leaking_patients(data.splits, known)[0].cases == ("patient002_frame12", "patient002_frame01")
 

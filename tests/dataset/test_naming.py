@@ -61,11 +61,11 @@ def test_pseudonyms() -> None:
 
 def test_what_a_killed_run_has_left(tmp_path: Path) -> None:
     state = tmp_path / ".prepare"
-    state.mkdir()
+    (state / "cases").mkdir(parents=True)
     kept = record("a", "b", "p-0003")
     data = DataSet(state, splits=Splits((), (), ("v",)), records={"v": kept, "w": kept})
     data.save(prepared={"validation": 2, "seed": 5})
-    (state / "half.json").write_text("{")
+    (state / "cases/half.json").write_text("{")
     earlier = read_earlier(tmp_path)
     assert set(earlier.records) == {"v", "w"}
     assert (earlier.validation, earlier.draw) == ({"p-0003"}, (2, 5))

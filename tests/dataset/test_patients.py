@@ -76,6 +76,12 @@ def scans(pattern: str, *visits: str, patients: int = 5) -> Iterator[str]:
         ("A{}/{}", ("20190101", "20200101"), FOLDER),
         ("A{}/{}", ("1", "2", "3"), FOLDER),
         ("A{}_{}/ct", ("pre", "post"), FOLDER),
+        ("A{}/{}/scan", ("2019", "2020"), FOLDER),
+        ("MILLER{}/{}/ct", ("1", "2", "3"), FOLDER),
+        ("p{}/v{}/img", ("1", "2"), FOLDER),
+        ("{:03}/{}/img", ("T1w_MPRAGE_3", "T2_TSE_5"), FOLDER),
+        ("data/{0:03}/{1}/IMG_{0}", ("heart_1", "heart_2"), FOLDER),
+        ("LUNG1-{0:03}/study-{0}{1}/0.0-NA-{0}{1}/1-1", ("07", "08"), FOLDER),
         ("{1}/p{0}", ("baseline", "followup"), STEM),
         ("{1}/{0:03}", ("T1", "T2"), STEM),
     ],
@@ -100,6 +106,19 @@ def test_scans_of_one_patient(pattern: str, visits: tuple[str, ...], rule: str) 
 def test_running_numbers_are_patients(pattern: str) -> None:
     names = [pattern.format(n, n) for n in range(1, 31)]
     assert len(groups(*names)) == 30
+
+
+@pytest.mark.parametrize(
+    "pattern", ["{group}/{group}_{n:03}/t1", "{group}/{n}{group}/ct", "{group}/patient{n}{group}/v1/img"]
+)
+def test_groups_of_subjects_are_no_subjects(pattern: str) -> None:
+    names = [pattern.format(group=group, n=n) for group in ("AD", "CN") for n in range(8)]
+    assert len(groups(*names)) == 16
+
+
+def test_a_patient_with_one_visit_beside_patients_with_several() -> None:
+    names = ("DOE/2019/scan", "DOE/2020/scan", "ROE/scan", "ZED/2019/ct")
+    assert groups(*names) == [{"DOE/2019/scan", "DOE/2020/scan"}, {"ROE/scan"}, {"ZED/2019/ct"}]
 
 
 def test_the_public_names_of_the_atria_stay_apart() -> None:

@@ -30,7 +30,8 @@ from c3s3_seg.bundle.preprocessing import Recipe
 from c3s3_seg.cli import app
 from c3s3_seg.dataset import DataSet
 from c3s3_seg.dataset.labels import Labels
-from c3s3_seg.dataset.prepare.assemble import PrepareSettings
+from c3s3_seg.dataset.prepare import pipeline
+from c3s3_seg.dataset.prepare.assemble import PrepareSettings, find
 from c3s3_seg.dataset.prepare.discover import Search
 from c3s3_seg.dataset.prepare.inventory import Part
 from c3s3_seg.dataset.prepare.pipeline import PreparedDataSet, prepare
@@ -275,6 +276,26 @@ def test_the_same_scan_twice_is_one_case(tmp_path: Path) -> None:
     assert len(result.patients) == 3
 
 
+def test_a_series_and_its_converted_file_are_one_scan_of_one_patient(tmp_path: Path) -> None:
+    """DICOM says MILLER, the NIfTI file's name x1: what else there is of MILLER must not be in training."""
+    source = tmp_path / "source"
+    study(source / "dicom/first", 1, "none", patient="MILLER")
+    study(source / "dicom/second", 2, "none", patient="MILLER")
+    scan = load(source / "dicom/first")
+    (source / "nifti").mkdir()
+    save(scan, source / "nifti/x1.nii.gz")
+    mask = scan.geometry.volume((scan.array > np.median(scan.array)).astype(np.uint8))
+    save(mask, source / "nifti/x1_seg.nii.gz")
+    image_case(source, 3, "nifti/x3", "nifti/x3_seg")
+    labels = Labels({"organ": 1, "lump": 2})
+    result = prepare(source, tmp_path / "data", PrepareSettings(labels=labels, validation=0))
+    assert [r.reason for r in result.refused] == ["it is a copy of nifti/x1.nii.gz"]
+    people = {case: record.patient for case, record in DataSet.load(tmp_path / "data").records.items()}
+    assert people.pop("x1") == people.pop(next(case for case in people if case.startswith("case-")))
+    assert set(people) == {"x3"}
+    assert len(set(result.patients.values())) == 2
+
+
 def test_labels_that_are_named(archive: Path, tmp_path: Path) -> None:
     prepare(archive, tmp_path / "data", PrepareSettings(labels=Labels.parse("Tumour=7")))
     data = DataSet.load(tmp_path / "data")
@@ -443,6 +464,35 @@ def test_dry_run_writes_nothing_and_foresees_all(archive: Path, tmp_path: Path) 
     done = run(archive, "-o", tmp_path / "data", "--json")
     assert json.loads(dry.stdout) == json.loads(done.stdout)
     assert hashes(archive) == before
+
+
+def test_a_file_beside_the_series_of_a_patient_is_of_that_patient(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    for n, (folder, patient) in enumerate((("A17", "4711"), ("B18", "4712"), ("C19", "4713"))):
+        study(source / folder / "dicom", 3 * n, "none", patient=patient)
+        image_case(source, 3 * n + 1, f"{folder}/lge_{n}")
+        image_case(source, 3 * n + 2, f"converted/{folder}")
+    found = find(source, PrepareSettings())
+    people: dict[str, set[str]] = {}
+    for pair in found.pairs:
+        parts = pair.scan.part.place.partition(":")[0].replace("converted/", "").partition("/")
+        people.setdefault(parts[0].removesuffix(".nii.gz"), set()).add(pair.scan.patient)
+    assert people == {
+        "A17": {"PatientID 4711"}, "B18": {"PatientID 4712"}, "C19": {"PatientID 4713"},
+    }  # fmt: skip
+
+
+def test_the_modality_is_one_that_predict_can_look_for(tmp_path: Path) -> None:
+    image_case(tmp_path / "source", 0, "images/a", "masks/a")
+    study(tmp_path / "source/dicom", 1)
+    stored = load(tmp_path / "source/dicom").source.modality
+    assert stored == "MR"
+    words = (tmp_path / "source", "-o", tmp_path / "data", "--dry-run", "--json", "--modality")
+    for given in ("mri", "MR"):
+        found = json.loads(run(*words, given).stdout)
+        assert (found["modality"], found["found"]) == ("MR", 2)
+    with pytest.raises(InputError, match="--modality is 'MR,series=1'; wanted a DICOM modality"):
+        raise run(*words, "MR,series=1").exception  # type: ignore[misc]
 
 
 def test_exit_codes_and_the_table(archive: Path, tmp_path: Path) -> None:
@@ -651,14 +701,31 @@ def test_records_of_a_killed_run_that_are_odd(tmp_path: Path) -> None:
     source, out = tmp_path / "source", tmp_path / "data"
     for n, name in enumerate("abc"):
         image_case(source, n, f"images/{name}", f"masks/{name}")
-    (out / ".prepare").mkdir(parents=True)
+    (out / ".prepare/cases").mkdir(parents=True)
     record = {"patient": "xx12", "sha256": {"other": "1"}, "source": {}, "source_sha256": {}}
     for name in ("a", "case-\u00b2", "p-\u0663"):
-        (out / ".prepare" / f"{name}.json").write_text(json.dumps({**record, "patient": name}))
-    os.mkfifo(out / ".prepare" / "pipe.json")
+        (out / ".prepare/cases" / f"{name}.json").write_text(json.dumps({**record, "patient": name}))
+    os.mkfifo(out / ".prepare/cases" / "pipe.json")
     result = prepare(source, out, PrepareSettings())
     assert set(result.patients) == {"a", "b", "c"}
     assert all(re.fullmatch(r"p-\d{4}", patient) for patient in result.patients.values())
+
+
+def test_a_case_called_as_the_index_survives_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, out = tmp_path / "source", tmp_path / "data"
+    for n, name in enumerate(("a", "dataset")):
+        image_case(source, n, f"images/{name}", f"masks/{name}")
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    for _ in range(2):  # of the first run, and of one that found its index
+        with monkeypatch.context() as patched:
+            patched.setattr(pipeline, "_finish", killed)
+            with pytest.raises(KeyboardInterrupt):
+                prepare(source, out, PrepareSettings())
+        result = prepare(source, out, PrepareSettings())
+        assert (result.kept, set(result.patients)) == (2, {"a", "dataset"})
 
 
 def test_links_in_the_output_are_not_written_through(tmp_path: Path) -> None:

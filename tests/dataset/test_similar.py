@@ -1,14 +1,18 @@
 """The same scan twice is found through noise, brightness and cropping; other scans are not the same."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.archive import image_case, scan_and_mask
 from helpers.planted import SMALL
 
+from c3s3_seg.dataset.check.check import check_data_set
 from c3s3_seg.dataset.check.duplicates import CasePair, duplicates, same_scans, same_voxels
 from c3s3_seg.dataset.check.thumbnail import Thumbnail, make_thumbnail
 from c3s3_seg.geometry.volume import Geometry, Volume
+from c3s3_seg.io import load, save
 from c3s3_seg.phantom import simulate
 
 
@@ -81,3 +85,17 @@ def test_before_and_after_an_operation_are_two_scans(shared_data: Path) -> None:
     data = DataSet.load(shared_data / "la")
     names = ["1D7CUD1955YZPGK8XHJX", "Q7J0WYM695R9MA285ZW0", "06SR5RBREL16DQ6M8LWS"]
     assert same_scans({name: make_thumbnail(load(data.scan(name)), None) for name in names}) == []
+
+
+def test_a_scan_of_the_test_that_is_learnt_from_is_an_error(tmp_path: Path) -> None:
+    for folder in ("imagesTr", "imagesTs", "labelsTr", "labelsTs"):
+        image_case(tmp_path, 0, f"{folder}/{'a' if folder.endswith('Tr') else 'b'}")
+    _, mask = scan_and_mask(0)
+    for path in (tmp_path / "labelsTr/a.nii.gz", tmp_path / "labelsTs/b.nii.gz"):
+        save(load(path).geometry.volume(mask), path)
+    index = {"labels": {"organ": 1, "lump": 2}, "labelled": ["a"], "test": ["b"]}
+    (tmp_path / "dataset.json").write_text(json.dumps(index))
+    found = check_data_set(tmp_path)
+    assert [case.kind for case in found.cases] == ["labelled", "test"]
+    (twice,) = [finding for finding in found.findings if finding.check == "duplicate"]
+    assert (twice.severity, twice.cases) == ("error", ("a", "b"))

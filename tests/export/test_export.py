@@ -93,6 +93,27 @@ def test_a_planted_fault_is_refused_and_nothing_is_written(
     assert not ModelBundle.load(fresh.folder).has("model.onnx")
 
 
+@pytest.mark.parametrize("how", ["edited", "latin-1", "link"])
+def test_a_card_that_cannot_be_rewritten_is_refused_before_the_work(
+    fresh: ModelBundle, noise: Volume, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, how: str
+) -> None:
+    def traced(*_: object) -> bytes:
+        raise AssertionError("the network was traced first")
+
+    monkeypatch.setattr(write, "onnx_graph", traced)
+    card, bundle = fresh.folder / "README.md", fresh
+    if how == "latin-1":
+        bundle = fresh.add({"README.md": "# Vorh\u00f6fe\n".encode("latin-1")})
+    elif how == "edited":
+        card.write_text("# mine\n")
+    else:
+        (tmp_path / "secret").write_text("secret")
+        card.symlink_to(tmp_path / "secret")
+    with pytest.raises(InputError, match=r"UTF-8|did not write|symbolic link"):
+        export_in_bundle(bundle, [noise])
+    assert (tmp_path / "secret").exists() == (how == "link")
+
+
 def test_weights_of_another_network_are_refused(fresh: ModelBundle) -> None:
     with pytest.raises(InputError, match="not the weights of a resvnet with 2 filters"):
         onnx_graph(fresh, Network("model", "resvnet", 2))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from c3s3_seg.bundle import ModelBundle
+from c3s3_seg.errors import InputError
 from c3s3_seg.export.compare import ProbabilityBackend, check_scans, compare
 from c3s3_seg.export.parity import Parity, ScanParity
 from c3s3_seg.geometry.volume import Geometry, Volume
@@ -124,10 +125,30 @@ def test_probabilities_pass_as_logits_whatever_the_batch() -> None:
     assert seen == [3, 2, 2, 2]
 
 
+@pytest.mark.parametrize("factor", [2.0, 0.5, np.nan])
+def test_what_does_not_add_up_to_1_is_no_probability(factor: float) -> None:
+    """Twice each probability: the sum of an ensemble in place of its mean has the same softmax."""
+    half = np.full((1, 2, 2, 2, 2), 0.5, dtype=np.float32)
+    patches = np.zeros((1, 1, 2, 2, 2), dtype=np.float32)
+    assert ProbabilityBackend(lambda _: half, "x")(patches).shape == half.shape
+    with pytest.raises(InputError, match="x gives numbers that do not add up to 1"):
+        ProbabilityBackend(lambda _: factor * half, "x")(patches)
+
+
 def test_a_phantom_serves_where_no_scan_is_at_hand(two_nets: ModelBundle) -> None:
     scans, what = check_scans(two_nets, [])
     assert what == "a simulated scan"
     assert len(scans) == 1
+
+
+@pytest.mark.parametrize("folder", ["{}", "x" * 300])
+def test_a_bundle_names_no_file_outside_of_its_data(
+    two_nets: ModelBundle, toy_data: Path, folder: str
+) -> None:
+    case = "../imagesTr/ball-0" if folder == "{}" else "ball-0"
+    data = {"config": {"data": {"folder": folder.format(toy_data)}}, "validation_cases": {"vnet": {case: {}}}}
+    bundle = replace(two_nets, manifest=replace(two_nets.manifest, training=data))
+    assert check_scans(bundle, [])[1] == "a simulated scan"
 
 
 def test_a_scan_that_is_given_is_taken(two_nets: ModelBundle, toy_data: Path) -> None:

@@ -201,6 +201,8 @@ def test_an_exported_engine_passes_the_gate(
     assert {p.name for p in path.parent.iterdir()} == {
         "toy.engine", "toy.onnx", "toy.json", "export.json", "README.md",
     }  # fmt: skip
+    card = (path.parent / "README.md").read_text()
+    assert "; 1 patch with sides of 16 x 16 x 16 to 192 x 192 x 192 in one call." in card
 
 
 def test_an_exported_engine_holds_the_companion(

@@ -71,6 +71,29 @@ def test_the_command_writes_domain_and_limit(phantoms: Path, tmp_path: Path) -> 
     assert after.manifest.files == before.manifest.files
 
 
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (
+            {"labels": {"hippocampus": 1}},
+            "calls the value 1 'left_atrium', and the data call it",
+        ),
+        ({"labels": {"left_atrium": 2}}, "has left_atrium = 1, and the data have left_atrium = 2"),
+        ({"modality": "CT"}, "the data's modality is CT, and task.modality is MR"),
+    ],
+)
+def test_data_of_another_task_are_refused_and_nothing_is_written(
+    tmp_path: Path, more: dict[str, object], told: str
+) -> None:
+    shutil.copytree(WEIGHTS / "phantom", tmp_path / "bundle")
+    before = (tmp_path / "bundle/manifest.json").read_bytes()
+    (tmp_path / "dataset.json").write_text(json.dumps({"labelled": ["a", "b"], **more}))
+    words = ["calibrate", str(tmp_path / "bundle"), str(tmp_path)]
+    with pytest.raises(InputError, match=told):
+        raise CliRunner().invoke(app, words).exception  # type: ignore[misc]
+    assert (tmp_path / "bundle/manifest.json").read_bytes() == before
+
+
 def test_one_network_gets_a_domain_and_no_limit(phantoms: Path, tmp_path: Path) -> None:
     shutil.copytree(WEIGHTS / "phantom", tmp_path / "bundle")
     path = tmp_path / "bundle" / "manifest.json"

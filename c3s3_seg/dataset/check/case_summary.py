@@ -13,9 +13,9 @@ from c3s3_seg.bundle.domain import Floats, intensity_quantiles
 from c3s3_seg.dataset.check.case_faults import CaseDefect, mask_defect, scan_defect
 from c3s3_seg.dataset.check.mask_statistics import MaskStatistics, measure_mask
 from c3s3_seg.dataset.check.thumbnail import Thumbnail, make_thumbnail
+from c3s3_seg.dataset.voxels import voxels_sha256
 from c3s3_seg.errors import C3S3Error
-from c3s3_seg.geometry.resample import orient
-from c3s3_seg.geometry.volume import Volume, narrow
+from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.io import load, load_mask
 from c3s3_seg.report.findings import Finding
 
@@ -30,7 +30,7 @@ class SummaryJob:
     Parameters
     ----------
     name, kind
-        The case; labelled, unlabelled or validation.
+        The case; labelled, unlabelled, validation or test.
     scan, mask
         Its files; the mask None where there is none.
     labels
@@ -137,13 +137,12 @@ def _mask(work: SummaryJob, scan: Volume) -> tuple[Volume | None, list[Finding]]
 
 def _summarize(scan: Volume, mask: Volume | None, labels: Mapping[str, int]) -> CaseSummary:
     axes = list(scan.geometry.patient_axes[0])
-    turned = np.ascontiguousarray(orient(narrow(scan.array), scan.geometry))
     few = np.unique(scan.array.ravel()[:: max(1, scan.array.size // 50_000)])
     return CaseSummary(
         spacing_mm=scan.geometry.spacing_mm[axes],
         shape=tuple(scan.geometry.shape[axis] for axis in axes),
         axes=scan.geometry.letters,
-        voxels=hashlib.sha256(repr(turned.shape).encode() + turned.tobytes()).hexdigest(),
+        voxels=voxels_sha256(scan),
         intensities=_quantiles(scan, absolute=True),
         scaled_intensities=_quantiles(scan, absolute=False),
         at_top=float((scan.array == scan.array.max()).mean()),

@@ -68,14 +68,14 @@ def same_scans(thumbnails: Mapping[str, Thumbnail], known: Sequence[CasePair] = 
 
 
 def duplicates(pairs: Sequence[CasePair], kinds: Mapping[str, str]) -> list[Finding]:
-    """A finding for each pair; it is serious where one is in training and the other in validation.
+    """A finding for each pair; it is serious where one is in training and the other in validation or test.
 
     Parameters
     ----------
     pairs
         Of the same scan.
     kinds
-        Case -> labelled, unlabelled or validation.
+        Case -> labelled, unlabelled, validation or test.
     """
     return [_finding(pair, kinds[pair.first], kinds[pair.second]) for pair in pairs]
 
@@ -85,7 +85,7 @@ def _finding(pair: CasePair, first: str, second: str) -> Finding:
     # Twice among those in training is double weight, no more.
     severity: Severity = "info"
     todo = "Leave one of them out, unless it shall count twice"
-    if "validation" in (first, second):
+    if {first, second} & {"validation", "test"}:
         severity = "error" if pair.exact and first != second else "warning"
         todo = "Leave one of them out" if first == second else "Put both on one side, or leave one out"
     where = f"both are {first}" if first == second else f"one is {first}, the other {second}"

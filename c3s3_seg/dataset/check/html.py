@@ -106,6 +106,7 @@ def _head(title: str, found: DataSetCheck) -> str:
         (len(splits.labelled), "labelled"),
         (len(splits.unlabelled), "unlabelled"),
         (len(splits.validation), "for validation"),
+        *([(len(splits.test), "for the test")] if splits.test else []),
         (errors, "error" if errors == 1 else "errors"),
         (warnings, "warning" if warnings == 1 else "warnings"),
     ]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from c3s3_seg.dataset.index import IMAGES, INDEX, MASKS, CaseRecord, DataSet, Splits
+from c3s3_seg.dataset.index import IMAGES, INDEX, MASKS, SPLITS, CaseRecord, DataSet, Splits
 from c3s3_seg.dataset.patients import GIVEN, Guess, patients_of
 from c3s3_seg.errors import InputError
 from c3s3_seg.io.cases import MASK_ENDINGS, scan_stem
@@ -31,13 +31,14 @@ TOKENS = {
     "labeled": {"labelled"},
     "unlabelled": {"unlabelled"},
     "unlabeled": {"unlabelled"},
-    "test": set(),
+    "test": {"test"},
 }
+JUDGED = ("validation", "test")  # never learnt from
 
 
 def kinds(splits: Splits) -> dict[str, str]:
-    """Case -> labelled, unlabelled or validation."""
-    return {name: kind for kind in ("labelled", "unlabelled", "validation") for name in getattr(splits, kind)}
+    """Case -> labelled, unlabelled, validation or test."""
+    return {name: kind for kind in SPLITS for name in getattr(splits, kind)}
 
 
 def check_files(data: DataSet) -> list[Finding]:
@@ -69,12 +70,12 @@ def leaking_patients(
     for name in (*splits.cases, *splits.test):
         if name in known:
             scans[known[name]].append(name)
-    judged, findings = {*splits.validation, *splits.test}, []
+    cases_of, findings = kinds(splits), []
     for patient, names in scans.items():
-        aside = [name for name in names if name in judged]
+        aside = [name for name in names if cases_of[name] in JUDGED]
         if aside and len(aside) < len(names):
-            cases = (*aside, *(name for name in names if name not in judged))
-            found = f"scans of one patient ({patient}) are in training and validation"
+            cases = (*aside, *(name for name in names if name not in aside))
+            found = f"scans of one patient ({patient}) are in training and {_judges(aside, cases_of)}"
             todo = "Put all scans of a patient on one side"
             wanted = "no patient on both sides"
             findings.append(Finding("error", "patient-leak", cases, found, wanted, todo))
@@ -89,7 +90,7 @@ def refuse_leaks(data: DataSet, splits: Splits) -> None:
     InputError
         If a patient is in training and in validation.
     """
-    sides = kinds(splits) | dict.fromkeys(splits.test, "validation")
+    sides = kinds(splits)
     named = _patients_by_name(sides, patients_of(data, sides))
     for leak in leaking_patients(splits, data.records, data.patient_of) + named:
         if leak.severity == "error":
@@ -105,7 +106,7 @@ def check_names(
     Parameters
     ----------
     cases
-        Name -> labelled, unlabelled or validation.
+        Name -> labelled, unlabelled, validation or test.
     records, patient_of
         Cases whose patient is known are judged by that, not by their names.
     """
@@ -122,9 +123,9 @@ def _copies(cases: Mapping[str, str]) -> list[Finding]:
         alike[_plain(name)].append(name)
     findings = []
     for names in alike.values():
-        sides = {cases[name] == "validation" for name in names}
+        sides = {cases[name] in JUDGED for name in names}
         if len(sides) == 2:
-            found = "by their names they are copies of one case, in training and validation"
+            found = f"by their names they are copies of one case, in training and {_judges(names, cases)}"
             todo = "Put them on one side, or rename them if they are different patients"
             findings.append(
                 Finding(
@@ -167,10 +168,11 @@ def _patients_by_name(cases: Mapping[str, str], patients: Mapping[str, Guess]) -
             scans[patients[name].patient].append(name)
     findings = []
     for patient, names in scans.items():
-        sides = {cases[name] == "validation" for name in names}
-        sure = {cases[name] == "validation" for name in names if patients[name].is_sure}
+        sides = {cases[name] in JUDGED for name in names}
+        sure = {cases[name] in JUDGED for name in names if patients[name].is_sure}
         if len(sides) == 2:
-            what = f"by their names they are scans of one patient ({patient}), in training and validation"
+            where = f"in training and {_judges(names, cases)}"
+            what = f"by their names they are scans of one patient ({patient}), {where}"
             wanted = "no patient on both sides"
             todo = (
                 "Put all scans of a patient on one side; of different patients, give each its own in"
@@ -179,6 +181,11 @@ def _patients_by_name(cases: Mapping[str, str], patients: Mapping[str, Guess]) -
             severity: Severity = "error" if len(sure) == 2 else "warning"
             findings.append(Finding(severity, "name-patient", tuple(sorted(names)), what, wanted, todo))
     return findings
+
+
+def _judges(names: Iterable[str], cases: Mapping[str, str]) -> str:
+    """`validation`, `test` or both, as these cases are for."""
+    return " and ".join(kind for kind in JUDGED if any(cases[name] == kind for name in names))
 
 
 def _counts(data: DataSet) -> list[Finding]:
@@ -219,14 +226,15 @@ def _missing_files(data: DataSet) -> list[Finding]:
             try:
                 door(name)
             except InputError as error:
-                todo = f"Put the file into {folder}, or take the case out of {INDEX}"
-                what = f"{folder}: {error.what}"
+                place = data.place(folder, name).name
+                todo = f"Put the file into {place}, or take the case out of {INDEX}"
+                what = f"{place}: {error.what}"
                 findings.append(Finding("error", "no-file", (name,), what, "one file", todo))
     return findings
 
 
 def _unlisted(data: DataSet) -> list[Finding]:
-    """Files that belong to no case; masks among the scans."""
+    """Files, and names of `patient_of`, that belong to no case; masks among the scans."""
     listed, findings = set(data.splits.cases), []
     for folder in (IMAGES, MASKS):
         for name in _stems(data, folder):
@@ -239,6 +247,10 @@ def _unlisted(data: DataSet) -> list[Finding]:
                 check, todo = "mask-among-scans", f"Move it to {MASKS}"
                 found = f"{folder} has a file that is named like a mask"
             findings.append(Finding("warning", check, (name,), found, "only listed files", todo))
+    for name in sorted(set(data.patient_of) - {*listed, *data.splits.test}):
+        found, wanted = "patient_of names a case that the index does not list", "listed cases"
+        todo = f"Correct its name in {INDEX}: by its own name, its patient is guessed"
+        findings.append(Finding("warning", "unlisted", (name,), found, wanted, todo))
     return findings
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
@@ -10,14 +10,13 @@ from pathlib import Path, PurePath
 from c3s3_seg.dataset.index import Splits
 from c3s3_seg.dataset.labels import Labels, agreed
 from c3s3_seg.dataset.layouts import read_layout
-from c3s3_seg.dataset.patients import GIVEN, OWN, Guess, counted, patients_by_path
+from c3s3_seg.dataset.patients import FOLDER, GIVEN, OWN, Guess, counted, patients_by_path
 from c3s3_seg.dataset.prepare.convert import SUFFIX, source_hashes
 from c3s3_seg.dataset.prepare.discover import Search, by_name, discover
-from c3s3_seg.dataset.prepare.inventory import Inventory, Mask, Part, RefusedFile, ScanMaskPair
+from c3s3_seg.dataset.prepare.inventory import Inventory, Mask, Part, RefusedFile, Scan, ScanMaskPair
 from c3s3_seg.dataset.prepare.naming import Earlier, name_cases, name_patients, read_earlier
 from c3s3_seg.dataset.splits import SplitCase, assign
 from c3s3_seg.errors import C3S3Error, InputError
-from c3s3_seg.io.image.files import image_stem, image_suffix
 from c3s3_seg.system.files import PlainName, printable
 from c3s3_seg.system.process_pool import each
 from c3s3_seg.system.progress import Progress, silent
@@ -114,22 +113,52 @@ def _with_plain_names(found: Inventory) -> Inventory:
 
 def _with_patients(found: Inventory) -> Inventory:
     """With a patient for each scan of which only its path says it, and with what was gone by."""
-    unknown = [pair.scan for pair in found.pairs if not pair.scan.patient and pair.scan.part.kind != "dicom"]
-    paths = [PurePath(scan.part.place) for scan in unknown]
-    guesses = patients_by_path([path.parent / _stem(path) for path in paths])
-    by_part = dict(zip([scan.part for scan in unknown], guesses, strict=True))
+    by_part = _guesses([pair.scan for pair in found.pairs])
     pairs, all_guesses = [], []
     for number, pair in enumerate(found.pairs):
         scan = pair.scan
-        guess = by_part.get(scan.part) or _as_found(scan.patient, number)
-        all_guesses.append(guess)
-        named = scan if scan.part not in by_part else replace(scan, patient=f"path {guess.patient}")
+        guess = by_part.get(scan.part)
+        all_guesses.append(guess or _as_found(scan.patient, number))
+        named = scan if guess is None else replace(scan, patient=guess.patient)
         pairs.append(replace(pair, scan=named))
     return replace(found, pairs=tuple(pairs), patients_by=counted(all_guesses))
 
 
-def _stem(path: PurePath) -> str:
-    return image_stem(Path(path)) if image_suffix(Path(path)) else path.stem
+def _guesses(scans: Sequence[Scan]) -> dict[Part, Guess]:
+    """The patient of each scan of which only its path says it.
+
+    A file that lies where the series of one patient lie, or is called like their folder, is of that patient.
+    """
+    unknown = [scan for scan in scans if not scan.patient and scan.part.kind != "dicom"]
+    series = [scan for scan in scans if unknown and scan.patient and scan.part.kind == "dicom"]
+    guesses = patients_by_path([_subject_path(scan.part) for scan in (*unknown, *series)])
+    named: dict[str, set[str]] = defaultdict(set)
+    below: dict[PurePath, set[str]] = defaultdict(set)
+    for scan, guess in zip(series, guesses[len(unknown) :], strict=True):
+        named[guess.patient].add(scan.patient)
+        for folder in _subject_path(scan.part).parents:
+            below[folder].add(scan.patient)
+    found = {}
+    for scan, guess in zip(unknown, guesses, strict=False):
+        same = named.get(guess.patient, set())
+        patient = next(iter(same)) if len(same) == 1 else f"path {guess.patient}"
+        beside = _beside(_subject_path(scan.part), below)
+        found[scan.part] = Guess(beside, FOLDER) if beside else Guess(patient, guess.rule)
+    return found
+
+
+def _beside(path: PurePath, below: Mapping[PurePath, set[str]]) -> str:
+    """The one patient of the series in the nearest folder that holds some, if others lie outside of it."""
+    for folder in path.parents:
+        if folder in below:
+            is_theirs = len(below[folder]) == 1 < len(below[folder.parent])
+            return next(iter(below[folder])) if is_theirs else ""
+    return ""
+
+
+def _subject_path(part: Part) -> PurePath:
+    """What `patients_by_path` takes; in the folder of a series any name of a scan."""
+    return part.path / "scan" if part.kind == "dicom" else part.path
 
 
 def _as_found(patient: str, number: int) -> Guess:

@@ -14,6 +14,7 @@ from c3s3_seg.dataset.check.case_faults import scan_defect
 from c3s3_seg.dataset.index import CaseRecord
 from c3s3_seg.dataset.labels import Labels
 from c3s3_seg.dataset.prepare.inventory import Part, reason_of
+from c3s3_seg.dataset.voxels import voxels_sha256
 from c3s3_seg.errors import C3S3Error, InputError, public
 from c3s3_seg.geometry.volume import Array, Volume
 from c3s3_seg.io import save
@@ -24,7 +25,8 @@ from c3s3_seg.system.files import make_own_folder, write_whole
 from c3s3_seg.system.ownership import PROGRAM, TODO, check_place
 from c3s3_seg.system.schema import dump
 
-STATE = ".prepare"  # in the data set, while it is being made: the record of each case that is finished
+STATE = ".prepare"  # in the data set, while it is being made: the earlier index, and the records
+RECORDS = "cases"  # of what is done, apart from the index: a case may be called `dataset`
 SUFFIX = ".nii.gz"
 
 
@@ -46,7 +48,7 @@ class ConvertJob:
         The source.
     image, label
         The files to write.
-    state
+    records
         The folder for its record.
     settings
         Hash of what the files depend on beside the source.
@@ -67,7 +69,7 @@ class ConvertJob:
     root: Path
     image: Path
     label: Path
-    state: Path
+    records: Path
     settings: str
     sources: Mapping[str, str]
     known: CaseRecord | None
@@ -158,9 +160,16 @@ def _make(work: ConvertJob) -> Made:
     parts = {"image": work.scan, "label": work.mask}
     places = {key: part.public for key in hashes if (part := parts[key]) is not None}
     record = CaseRecord(
-        work.patient, hashes, places, sources, _public(notes), values=values, settings=work.settings
+        work.patient,
+        hashes,
+        places,
+        sources,
+        _public(notes),
+        values=values,
+        settings=work.settings,
+        voxels_sha256=voxels_sha256(scan),
     )
-    write_whole(work.state / f"{work.case}.json", json.dumps(dump(record)).encode())
+    write_whole(work.records / f"{work.case}.json", json.dumps(dump(record)).encode())
     return Made(record, mask_refused=refused)
 
 

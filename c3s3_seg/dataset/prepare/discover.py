@@ -250,15 +250,18 @@ def by_name(scans: Sequence[Scan], pattern: str) -> tuple[list[Scan], list[Refus
     Raises
     ------
     InputError
-        If it is no regular expression.
+        If it is no regular expression, or empty.
     """
+    if not pattern:  # a variable of a script that is not set
+        raise InputError("--patient is empty; wanted a regular expression, such as ^([^/]+)/")
     try:
         compiled = re.compile(pattern)
     except re.error as error:
         raise InputError(f"--patient '{pattern}' is no regular expression ({error})") from None
     kept, refused = [], []
     for scan in scans:
-        match = compiled.search(scan.part.place)
+        # Not in the description of a series, of which its place has some.
+        match = compiled.search(str(scan.part.path) if scan.part.kind == "dicom" else scan.part.place)
         name = match.group(1 if match.groups() else 0) if match is not None else ""
         if not name:
             reason = f"--patient '{pattern}' is not found in its path, so of whom it is is not known"

@@ -34,6 +34,7 @@ def find_scans(found: Found, rule: SeriesRule | None, repair: frozenset[Repair])
     """
     files = _files_of(found)
     damaged, strays = _damage(found)
+    patients = _patients(found.series)
     discovery = Discovery(refused=strays)
     for number, series in enumerate(found.series):
         place = f"{_folder(series, found.root)}: {series}"
@@ -47,7 +48,8 @@ def find_scans(found: Found, rule: SeriesRule | None, repair: frozenset[Repair])
             discovery.refused.append(RefusedFile(place, damaged[number]))
         else:
             try:
-                discovery.scans.append(_scan(series, place, files[_group(series)], found.root, repair))
+                part = Part("dicom", place, tuple(files[_group(series)]), series.key)
+                discovery.scans.append(_scan(series, part, patients[number], found.root, repair))
             except C3S3Error as error:
                 discovery.refused.append(RefusedFile(place, reason_of(error)))
     return discovery
@@ -82,7 +84,7 @@ def _is_wanted(series: Series, rule: SeriesRule | None) -> bool:
     return rule is None or rule.takes(series.attributes)
 
 
-def _scan(series: Series, place: str, files: Sequence[Path], root: Path, repair: frozenset[Repair]) -> Scan:
+def _scan(series: Series, part: Part, patient: str, root: Path, repair: frozenset[Repair]) -> Scan:
     placed = check(series, root, Reading(series.key, repair))
     first = series.slices[0]
     grid = None
@@ -90,8 +92,8 @@ def _scan(series: Series, place: str, files: Sequence[Path], root: Path, repair:
         shape = first.number("Columns", 0), first.number("Rows", 0), len(placed.places)
         grid = Geometry(shape, placed.affine, first.text("FrameOfReferenceUID") or None)
     return Scan(
-        Part("dicom", place, tuple(files), series.key),
-        patient=_patient(series),
+        part,
+        patient=patient,
         grid=grid,
         modality=series.modality.replace("-", ""),
         series=series.uid,
@@ -100,13 +102,28 @@ def _scan(series: Series, place: str, files: Sequence[Path], root: Path, repair:
     )
 
 
-def _patient(series: Series) -> str:
-    """The id; where there is none the name, and without that the study: one study is of one patient."""
+def _patients(every: Sequence[Series]) -> list[str]:
+    """Of each series the id; where there is none the name, and without that the study.
+
+    One study is of one patient, so a series without an id has that of the others in its study. Spaces and
+    upper and lower case are of no matter: consoles write one id differently.
+    """
+    found = ["" for _ in every]
     for keyword in ("PatientID", "PatientName", "StudyInstanceUID"):
-        value = series.slices[0].text(keyword)
-        if value:
-            return f"{keyword} {value}"
-    return ""
+        own, of_study = [_stated(series, keyword) for series in every], dict[str, str]()
+        spelt: dict[str, str] = {}
+        for series, value in zip(every, own, strict=True):
+            if value:
+                spelling = spelt.setdefault(value.casefold(), value)
+                of_study.setdefault(series.study, f"{keyword} {spelling}")
+        for n, (series, value) in enumerate(zip(every, own, strict=True)):
+            stated = f"{keyword} {spelt[value.casefold()]}" if value else ""
+            found[n] = found[n] or stated or (of_study.get(series.study, "") if series.study else "")
+    return found
+
+
+def _stated(series: Series, keyword: str) -> str:
+    return " ".join(series.slices[0].text(keyword).split())
 
 
 def _group(series: Series) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Literal
 
 import numpy as np
@@ -16,7 +16,7 @@ from c3s3_seg.geometry.axis_order import permuted_onto
 from c3s3_seg.geometry.volume import Geometry, Source, Volume
 from c3s3_seg.io import load, load_mask
 from c3s3_seg.io.dicom_objects.segmentation import Drawing, load_drawing
-from c3s3_seg.io.image.files import ROUNDED, as_labels
+from c3s3_seg.io.image.files import ROUNDED, as_labels, image_stem, image_suffix
 from c3s3_seg.io.reading import Reading
 from c3s3_seg.system.choices import Repair
 from c3s3_seg.system.files import printable
@@ -64,6 +64,14 @@ class Part:
         if self.kind == "dicom":
             return f"a DICOM series, {len(self.files)} files"
         return "a DICOM SEG or RTSTRUCT" if self.kind == "drawing" else printable(self.place)
+
+    @property
+    def path(self) -> PurePath:
+        """Relative to the source, without suffix: of a file its own, of a DICOM series that of its folder."""
+        if self.kind == "dicom":
+            return PurePath(self.place.partition(": ")[0])
+        path = PurePath(self.place)
+        return path.parent / (image_stem(Path(path)) if image_suffix(Path(path)) else path.stem)
 
     @property
     def phase(self) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from c3s3_seg.dataset.index import INDEX, CaseRecord, DataSet
-from c3s3_seg.dataset.prepare.convert import STATE, SUFFIX
+from c3s3_seg.dataset.prepare.convert import RECORDS, STATE, SUFFIX
 from c3s3_seg.dataset.prepare.inventory import Scan, ScanMaskPair
 from c3s3_seg.errors import C3S3Error, InputError
 from c3s3_seg.io.cases import unique_names
@@ -60,9 +60,9 @@ def read_earlier(out: Path) -> Earlier:
         records |= data.records
         validation = frozenset(records[case].patient for case in data.splits.validation if case in records)
         draw = (made.get("validation"), made.get("seed", 0))
-    for path in sorted(state.glob("*.json")):
+    for path in sorted((state / RECORDS).glob("*.json")):
         record = _record(path)
-        if path.name != INDEX and record is not None:
+        if record is not None:
             records[path.stem] = record
     whole = {case: r for case, r in records.items() if "image" in r.source and "image" in r.source_sha256}
     return Earlier(whole, validation, draw)

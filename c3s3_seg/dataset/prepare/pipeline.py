@@ -25,7 +25,8 @@ from c3s3_seg.dataset.prepare.assemble import (
     labels_of,
     modality_of,
 )
-from c3s3_seg.dataset.prepare.convert import STATE, SUFFIX, ConvertJob, Made, convert
+from c3s3_seg.dataset.prepare.convert import RECORDS, STATE, SUFFIX, ConvertJob, Made, convert
+from c3s3_seg.dataset.prepare.copies import copy_reason, find_copies, one_patient
 from c3s3_seg.dataset.prepare.inventory import OVERLAP, Part, RefusedFile, ScanMaskPair
 from c3s3_seg.dataset.prepare.pairing import KEPT
 from c3s3_seg.dataset.prepare.predictions import MaskOrigin
@@ -37,7 +38,7 @@ from c3s3_seg.system.process_pool import Died, each
 from c3s3_seg.system.progress import Progress, silent
 from c3s3_seg.version import __version__
 
-FORMAT = "1"  # of what is written: another one is written anew
+FORMAT = "2"  # of what is written: another one is written anew
 JUDGE = "scans that are left out, as their patients are for validation or test"
 
 
@@ -201,12 +202,12 @@ def _carry_out(
         outcomes[number] = outcome
         progress(work[number].case, len(outcomes), len(work))
     made = {work[n].case: outcome for n in range(len(work)) if isinstance(outcome := outcomes[n], Made)}
-    copies = _copies(made)
+    copies = find_copies(made)
     refused = [r for n, item in enumerate(work) if (r := _refusal(item, outcomes[n])) is not None]
     places = {item.case: item.scan.place for item in work}
-    refused += [RefusedFile(places[c], f"it is a copy of {places[first]}") for c, first in copies.items()]
+    refused += [RefusedFile(places[c], copy_reason(made[c], places[first])) for c, first in copies.items()]
     result = replace(before, data=data, refused=(*before.refused, *refused))
-    return _finish(plan, made, set(copies), settings, result)
+    return _finish(plan, made, copies, settings, result)
 
 
 def _refusal(work: ConvertJob, outcome: Made | str | Died) -> RefusedFile | None:
@@ -234,7 +235,7 @@ def _work(
         root=source,
         image=data.place(IMAGES, case) / name,
         label=data.place(MASKS, case) / name,
-        state=data.folder / STATE,
+        records=data.folder / STATE / RECORDS,
         settings=hashlib.sha256(json.dumps(known).encode()).hexdigest(),
         sources=plan.hashes[number] if plan.hashes and plan.hashes[number]["image"] else {},
         known=plan.earlier.records.get(case),
@@ -254,6 +255,7 @@ def _meaning(labels: Labels, mask: Part | None) -> list[Any]:
 def _set_aside(out: Path) -> None:
     """No index while files change: a reader must never find one that does not fit them."""
     make_own_folder(out / STATE)
+    make_own_folder(out / STATE / RECORDS)
     if (out / INDEX).is_file():
         (out / INDEX).replace(out / STATE / INDEX)
 
@@ -268,57 +270,57 @@ def _spare_others(out: Path, work: list[ConvertJob]) -> None:
         raise InputError(what, where=theirs[0].parent, todo="Give another folder with -o")
 
 
-def _copies(made: Mapping[str, Made]) -> dict[str, str]:
-    """Case -> the case that it is a copy of: the same scan twice must not be on both sides of a split."""
-    first: dict[str, str] = {}
-    copies = {}
-    with_masks_first = sorted(made, key=lambda case: "label" not in made[case].record.sha256)
-    for case in with_masks_first:
-        content = made[case].record.source_sha256["image"]
-        if first.setdefault(content, case) != case:
-            copies[case] = first[content]
-    return copies
-
-
 def _finish(
     plan: PreparePlan,
     made: Mapping[str, Made],
-    copies: set[str],
+    copies: Mapping[str, str],
     settings: PrepareSettings,
     before: PreparedDataSet,
 ) -> PreparedDataSet:
     """Split by what was really made, write the index, and take away what is not in it."""
     pairs = dict(zip(plan.cases, plan.pairs, strict=True))
-    records = {case: item.record for case, item in made.items() if case not in copies}
+    same = one_patient(made, copies)
+    records = {
+        case: replace(item.record, patient=same.get(item.record.patient, item.record.patient))
+        for case, item in made.items()
+        if case not in copies
+    }
     members = [
         SplitCase(c, r.patient, "label" in r.sha256, pairs[c].scan.split, pairs[c].origin == "prediction")
         for c, r in records.items()
     ]
     patients = dict(zip(plan.cases, plan.patients, strict=True))
-    drawn = frozenset(patients[case] for case in plan.splits.validation)
+    drawn = frozenset(same.get(p, p) for p in (patients[case] for case in plan.splits.validation))
     splits = assign(members, settings.validation, settings.seed, drawn)
     taken = {*splits.cases, *splits.test}
     idle = len(plan.cases) - len(plan.wanted) + len(records) - len(taken)
     records = {case: record for case, record in records.items() if case in taken}
-    result = replace(
-        before,
-        data=replace(before.data, splits=splits, records=records),
+    data = replace(before.data, splits=splits, records=records)
+    result = _result(plan, made, replace(before, data=data, passed=_passed(before, idle)))
+    if taken:
+        _clear(before.data, {*made} - taken)
+        data.save(prepared=_preparation(result, settings))
+        shutil.rmtree(data.folder / STATE)
+    return result
+
+
+def _result(plan: PreparePlan, made: Mapping[str, Made], written: PreparedDataSet) -> PreparedDataSet:
+    """What is to be said of the data set as it is written."""
+    splits, records = written.data.splits, written.data.records
+    pairs = dict(zip(plan.cases, plan.pairs, strict=True))
+    again = (case for case in sorted(records) if case in plan.earlier.records and not made[case].kept)
+    return replace(
+        written,
         patients={case: record.patient for case, record in records.items()},
-        passed=_passed(before, idle),
         masks=sum("label" in record.sha256 for record in records.values()),
-        kept=sum(made[case].kept for case in taken),
-        again=tuple(case for case in sorted(taken) if case in plan.earlier.records and not made[case].kept),
+        kept=sum(made[case].kept for case in records),
+        again=tuple(again),
         gone=tuple(sorted(set(plan.earlier.records) - set(plan.cases))),
         overlaps=tuple(c for c, r in records.items() if any(n.startswith(OVERLAP) for n in r.notes)),
         empty=tuple(c for c in (*splits.labelled, *splits.validation) if not records[c].values),
         corrected=tuple(c for c, r in records.items() if _is_from(pairs[c], r, "correction")),
         uncorrected=tuple(c for c, r in records.items() if _is_from(pairs[c], r, "prediction")),
     )
-    if taken:
-        _clear(before.data, {*made} - taken)
-        result.data.save(prepared=_preparation(result, settings))
-        shutil.rmtree(before.data.folder / STATE)
-    return result
 
 
 def _is_from(pair: ScanMaskPair, record: CaseRecord, origin: MaskOrigin) -> bool:
