@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -70,7 +70,7 @@ def oriented(geometry: Geometry) -> Geometry:
 def resample(array: FloatArray, shape: tuple[int, ...]) -> FloatArray:
     """Same field of view, another number of voxels: averages going down, linear going up."""
     for axis in resampled_axes(array.shape, shape):
-        array = along(weights(array.shape[axis], shape[axis]), array, axis)
+        array = along(axis_weights(array.shape[axis], shape[axis]), array, axis)
     return np.ascontiguousarray(array, dtype=np.float32)
 
 
@@ -84,14 +84,60 @@ def resampled_axes(old: tuple[int, ...], new: tuple[int, ...]) -> list[int]:
     return [axis for axis in order if new[axis] != old[axis]]
 
 
-def along(rows: FloatArray, array: FloatArray, axis: int) -> FloatArray:
-    """Weighted sums along one axis, for rows (n_out, n_in) in which few neighbours count.
+@dataclass(frozen=True)
+class AxisWeights:
+    """Weighted sums along one axis, in which few neighbours side by side count.
+
+    As a matrix, they would take (outputs, inputs) numbers: 29 GB for an axis of 60,000 voxels at half the
+    spacing. Only what is not 0 is kept.
+
+    Parameters
+    ----------
+    first
+        (outputs,) the first input that counts for each output.
+    values
+        (outputs, neighbours) float32: the weights of `first`, `first` + 1, ...; those behind the last input
+        that counts are 0.
+    inputs
+        Number of inputs.
+    """
+
+    first: NDArray[np.intp]
+    values: FloatArray
+    inputs: int
+
+    @property
+    def last(self) -> NDArray[np.intp]:
+        """(outputs,) the last input that counts for each output."""
+        behind = (self.values != 0)[:, ::-1].argmax(axis=1)
+        return np.asarray(self.first + (self.values.shape[1] - 1 - behind))
+
+    def part(self, outputs: slice, inputs: slice) -> AxisWeights:
+        """Some of the outputs, of some of the inputs, which are all that count for them."""
+        values = self.values[outputs]
+        width = int(np.flatnonzero(values.any(axis=0))[-1]) + 1
+        return AxisWeights(self.first[outputs] - inputs.start, values[:, :width], inputs.stop - inputs.start)
+
+    def neighbours(self) -> Iterator[tuple[NDArray[np.intp], FloatArray]]:
+        """What the weighted sums gather, in the order in which it is added.
+
+        Yields
+        ------
+        tuple
+            For the first, second, ... neighbour of all outputs: its index and its weight, (outputs,) each.
+        """
+        for step in range(self.values.shape[1]):
+            yield np.minimum(self.first + step, self.inputs - 1), self.values[:, step]
+
+
+def along(weights: AxisWeights, array: FloatArray, axis: int) -> FloatArray:
+    """Weighted sums along one axis.
 
     Neighbours are gathered and added up. The matrix product that it stands for is up to eight times slower,
     and its threads go on spinning when it is done: the network that came next took twice as long for it.
     """
     total: FloatArray | None = None
-    for index, weight in neighbours(rows):
+    for index, weight in weights.neighbours():
         part: FloatArray = np.take(array, index, axis=axis, mode="clip")
         part *= np.expand_dims(weight, tuple(n for n in range(array.ndim) if n != axis))
         if total is None:
@@ -99,39 +145,24 @@ def along(rows: FloatArray, array: FloatArray, axis: int) -> FloatArray:
         else:
             total += part
     if total is None:
-        raise ValueError("every row has a neighbour that counts")
+        raise ValueError("every output has a neighbour that counts")
     return total
 
 
-def neighbours(rows: FloatArray) -> Iterator[tuple[NDArray[np.intp], FloatArray]]:
-    """Which neighbours the weighted sums of `along` gather, in the order in which they are added.
-
-    Parameters
-    ----------
-    rows
-        (n_out, n_in) float32, each with a few numbers other than 0 side by side.
-
-    Yields
-    ------
-    tuple
-        For the first, second, ... neighbour of all outputs: its index and its weight, (n_out,) each.
-    """
-    used, n_in = rows != 0, rows.shape[1]
-    first = used.argmax(axis=1)
-    span = int((n_in - used[:, ::-1].argmax(axis=1) - first).max())
-    for step in range(span):
-        index = np.minimum(first + step, n_in - 1)
-        weight = np.where(first + step < n_in, rows[np.arange(len(rows)), index], np.float32(0))
-        yield index, weight
-
-
-def weights(n_in: int, n_out: int) -> FloatArray:
-    """Rows (n_out, n_in) that sum to 1: box averages where voxels grow, linear where they shrink."""
-    factor = n_in / n_out
+def axis_weights(inputs: int, outputs: int) -> AxisWeights:
+    """Weights that sum to 1: box averages where voxels grow, linear where they shrink."""
+    factor = inputs / outputs
     if factor > 1:
-        edges = np.arange(n_out + 1) * factor
-        low = np.maximum(edges[:-1, None], np.arange(n_in))
-        high = np.minimum(edges[1:, None], np.arange(n_in) + 1)
-        return np.asarray((high - low).clip(0) / factor, dtype=np.float32)
-    centres = ((np.arange(n_out) + 0.5) * factor - 0.5).clip(0, n_in - 1)
-    return np.asarray((1 - np.abs(centres[:, None] - np.arange(n_in))).clip(0), dtype=np.float32)
+        edges = np.arange(outputs + 1) * factor
+        first, stop = np.floor(edges[:-1]).astype(np.intp), np.ceil(edges[1:]).astype(np.intp)
+        voxels = first[:, None] + np.arange(int((stop - first).max()))
+        low, high = np.maximum(edges[:-1, None], voxels), np.minimum(edges[1:, None], voxels + 1)
+        values = (high - low).clip(0) / factor
+    else:
+        centres = ((np.arange(outputs) + 0.5) * factor - 0.5).clip(0, inputs - 1)
+        first = np.floor(centres).astype(np.intp)
+        voxels = first[:, None] + np.arange(2)
+        values = (1 - np.abs(centres[:, None] - voxels)).clip(0)
+    values[voxels >= inputs] = 0
+    whole = AxisWeights(first, values.astype(np.float32), inputs)
+    return whole.part(slice(None), slice(0, inputs))

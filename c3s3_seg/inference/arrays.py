@@ -13,8 +13,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from c3s3_seg.geometry.resample import along
-from c3s3_seg.inference.tiling import Array, FloatArray, softmax
+from c3s3_seg.geometry.resample import AxisWeights, along
+from c3s3_seg.inference.tiling import Array, softmax
 from c3s3_seg.system.hardware import available_memory
 
 BLOCK = 2_000_000  # voxels on the scan's grid that are worked on at a time: 8 MB a class
@@ -92,7 +92,7 @@ class ArrayOperations(Protocol):
         """The same numbers in row-major order; may be the array itself."""
         ...
 
-    def along(self, rows: FloatArray, array: Array, axis: int) -> Array:
+    def along(self, weights: AxisWeights, array: Array, axis: int) -> Array:
         """See `geometry.resample.along`; the weights come from the host."""
         ...
 
@@ -178,9 +178,9 @@ class HostArrays:
         """See `ArrayOperations`."""
         return np.ascontiguousarray(array)
 
-    def along(self, rows: FloatArray, array: Array, axis: int) -> Array:
+    def along(self, weights: AxisWeights, array: Array, axis: int) -> Array:
         """See `ArrayOperations`."""
-        return along(rows, array, axis)
+        return along(weights, array, axis)
 
     def larger(self, array: Array, other: Array) -> Array:
         """See `ArrayOperations`."""

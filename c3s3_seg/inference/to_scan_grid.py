@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from c3s3_seg.geometry.resample import weights
+from c3s3_seg.geometry.resample import AxisWeights, axis_weights
 from c3s3_seg.inference.arrays import ArrayOperations, arrays_of
 from c3s3_seg.inference.streaming import Slab
-from c3s3_seg.inference.tiling import Array, FloatArray, Shape
+from c3s3_seg.inference.tiling import Array, Shape
 
 
 @dataclass(frozen=True)
@@ -28,15 +28,15 @@ class Block:
         The box (x, y, z).
     source
         (K, x, y, z) float32: the model's voxels that it depends on.
-    rows
-        Per axis, the weights (voxels of the box, voxels of `source`); None where both are the same.
+    weights
+        Per axis, from the voxels of `source` to those of the box; None where both are the same.
     axis
         The streamed axis: it is interpolated last, its planes being few.
     """
 
     where: tuple[slice, slice, slice]
     source: Array
-    rows: tuple[FloatArray | None, ...]
+    weights: tuple[AxisWeights | None, ...]
     axis: int
 
     @property
@@ -48,9 +48,9 @@ class Block:
         """One class, interpolated: (x, y, z) float32. May be a view."""
         array, arrays = self.source[number], self.arrays
         for axis in sorted(range(3), key=lambda n: (n == self.axis, -n)):
-            rows = self.rows[axis]
-            if rows is not None:
-                array = arrays.along(rows, array, axis)
+            weights = self.weights[axis]
+            if weights is not None:
+                array = arrays.along(weights, array, axis)
         return array
 
 
@@ -93,27 +93,25 @@ class ScanGridResampler:
         used = slice(int(along.first[planes].min()), int(along.last[planes].max()) + 1)
         source = held.take(used)
         where, inner = [planes] * 3, [slice(None)] * 3
-        rows: list[FloatArray | None] = [along.rows(planes, used)] * 3
+        weights: list[AxisWeights | None] = [along.weights(planes, used)] * 3
         for other, ends in _box(source, n, self._classes, self._least).items():
             if ends.start == ends.stop:
                 return
             where[other], inner[other] = self._axes[other].reached_from(ends)
-            rows[other] = self._axes[other].rows(where[other], inner[other])
+            weights[other] = self._axes[other].weights(where[other], inner[other])
         x, y, z = where
-        yield Block((x, y, z), source[:, *inner], tuple(rows), n)
+        yield Block((x, y, z), source[:, *inner], tuple(weights), n)
 
 
 class _GridAxis:
     """One axis of both grids: `first` and `last` are what each index of the goal depends on."""
 
     def __init__(self, size: int, goal: int) -> None:
-        self._matrix = weights(size, goal) if size != goal else None
-        if self._matrix is None:
+        self._weights = axis_weights(size, goal) if size != goal else None
+        if self._weights is None:
             self.first = self.last = np.arange(goal)
         else:
-            used = self._matrix > 0
-            self.first = used.argmax(axis=1)
-            self.last = size - 1 - used[:, ::-1].argmax(axis=1)
+            self.first, self.last = self._weights.first, self._weights.last
 
     def ready(self, stop: int) -> int:
         """How many indices of the goal depend on nothing from `stop` on."""
@@ -125,9 +123,9 @@ class _GridAxis:
         high = int(np.searchsorted(self.first, ends.stop, side="left"))
         return slice(low, high), slice(int(self.first[low]), int(self.last[high - 1]) + 1)
 
-    def rows(self, goal: slice, used: slice) -> FloatArray | None:
+    def weights(self, goal: slice, used: slice) -> AxisWeights | None:
         """Weights of these indices of the goal on those of the model's grid; None: the same grid."""
-        return None if self._matrix is None else np.ascontiguousarray(self._matrix[goal, used])
+        return None if self._weights is None else self._weights.part(goal, used)
 
 
 @dataclass(frozen=True)

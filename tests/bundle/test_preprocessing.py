@@ -7,7 +7,6 @@ from conftest import rotation
 
 from c3s3_seg.bundle.preprocessing import Intensity, Recipe, intensity_defect, refuse_flat
 from c3s3_seg.errors import GeometryError, InputError
-from c3s3_seg.geometry.resample import along, weights
 from c3s3_seg.geometry.volume import Geometry, Volume, fits_float32, narrow
 
 
@@ -87,15 +86,6 @@ def test_one_voxel() -> None:
     recipe = Recipe((1.0, 1.0, 1.0))
     assert recipe.to_model(geometry.volume(np.ones((1, 1, 1)))).array.shape == (30, 30, 30)
     assert recipe.to_scan(np.ones((30, 30, 30)), geometry).shape == (1, 1, 1)
-
-
-@pytest.mark.parametrize("axis", [0, 1, 2])
-@pytest.mark.parametrize("n_out", [1, 3, 9, 13, 14, 40])
-def test_gathering_is_the_matrix_product(axis: int, n_out: int) -> None:
-    array = np.random.default_rng(0).normal(size=(13, 13, 13)).astype(np.float32)
-    rows = weights(13, n_out)
-    wanted = np.moveaxis(np.tensordot(rows, array, axes=(1, axis)), 0, axis)
-    np.testing.assert_allclose(along(rows, array, axis), wanted, atol=1e-6)
 
 
 @pytest.mark.parametrize(

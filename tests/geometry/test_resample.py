@@ -1,10 +1,12 @@
-"""Masks on other grids, where the answer is known."""
+"""Masks on other grids, where the answer is known, and sums along an axis, compared with a matrix."""
+
+import tracemalloc
 
 import numpy as np
 import pytest
 from conftest import rotation
 
-from c3s3_seg.geometry.resample import resample_mask
+from c3s3_seg.geometry.resample import along, axis_weights, resample, resample_mask
 from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.metrics.scoring import score
 
@@ -48,3 +50,68 @@ def test_outside_is_background() -> None:
 def test_the_same_grid_is_left_alone(dtype: type) -> None:
     mask = FINE.volume(ball(FINE).array.astype(dtype))
     assert resample_mask(mask, FINE) is mask
+
+
+def matrix(inputs: int, outputs: int) -> np.ndarray:
+    """The same weights, each voxel of one grid compared with each of the other."""
+    factor, voxels = inputs / outputs, np.arange(inputs)
+    if factor > 1:
+        edges = np.arange(outputs + 1)[:, None] * factor
+        shared = np.minimum(edges[1:], voxels + 1) - np.maximum(edges[:-1], voxels)
+        return (shared.clip(0) / factor).astype(np.float32)
+    centres = ((np.arange(outputs) + 0.5) * factor - 0.5).clip(0, inputs - 1)
+    return (1 - np.abs(centres[:, None] - voxels)).clip(0).astype(np.float32)
+
+
+SIZES = [
+    (13, 1),
+    (13, 3),
+    (13, 9),
+    (13, 13),
+    (13, 14),
+    (13, 40),
+    (1, 5),
+    (20, 19),
+    (3, 299),
+    (299, 7),
+    (49, 48),
+]
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), SIZES)
+def test_the_weights_are_those_of_the_matrix(inputs: int, outputs: int) -> None:
+    weights, wanted = axis_weights(inputs, outputs), matrix(inputs, outputs)
+    np.testing.assert_array_equal(along(weights, np.eye(inputs, dtype=np.float32), 0), wanted)
+    np.testing.assert_array_equal(weights.first, (wanted != 0).argmax(axis=1))
+    np.testing.assert_array_equal(weights.last, inputs - 1 - (wanted != 0)[:, ::-1].argmax(axis=1))
+    np.testing.assert_allclose(wanted.sum(axis=1), 1, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), SIZES)
+def test_a_part_gives_the_same_numbers(inputs: int, outputs: int) -> None:
+    weights = axis_weights(inputs, outputs)
+    array = np.random.default_rng(0).normal(size=(inputs, 2)).astype(np.float32)
+    some = slice(outputs // 3, outputs // 3 + (outputs + 1) // 2)
+    used = slice(int(weights.first[some].min()), int(weights.last[some].max()) + 1)
+    found = along(weights.part(some, used), array[used], 0)
+    np.testing.assert_array_equal(found, along(weights, array, 0)[some])
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("outputs", [1, 3, 9, 13, 14, 40])
+def test_gathering_is_the_matrix_product(axis: int, outputs: int) -> None:
+    array = np.random.default_rng(0).normal(size=(13, 13, 13)).astype(np.float32)
+    wanted = np.moveaxis(np.tensordot(matrix(13, outputs), array, axes=(1, axis)), 0, axis)
+    np.testing.assert_allclose(along(axis_weights(13, outputs), array, axis), wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(60_000, 120_000), (60_000, 40_000), (60_000, 1)])
+def test_a_long_axis_takes_memory_by_its_length(inputs: int, outputs: int) -> None:
+    """A matrix of both lengths has 10 and 29 GB."""
+    tracemalloc.start()
+    found = resample(np.ones((inputs, 1, 1), np.float32), (outputs, 1, 1))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    # Each addition rounds to 6e-8 of the sum.
+    np.testing.assert_allclose(found, 1, rtol=1e-6 + 6e-8 * inputs / outputs)
+    assert peak < 200 * (inputs + outputs)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from c3s3_seg.geometry.resample import neighbours
+from c3s3_seg.geometry.resample import AxisWeights
 from c3s3_seg.system.hardware import available_memory
 
 if TYPE_CHECKING:
@@ -128,11 +128,11 @@ class TorchArrays:
         """See `ArrayOperations`."""
         return array.contiguous()
 
-    def along(self, rows: NDArray[np.float32], array: Tensor, axis: int) -> Tensor:
+    def along(self, weights: AxisWeights, array: Tensor, axis: int) -> Tensor:
         """See `ArrayOperations`."""
         total: Tensor | None = None
         sides = [-1 if n == axis else 1 for n in range(array.ndim)]
-        for index, weight in neighbours(rows):
+        for index, weight in weights.neighbours():
             part = array.index_select(axis, self._small(index))
             part *= self._small(weight).reshape(sides)
             if total is None:
@@ -140,7 +140,7 @@ class TorchArrays:
             else:
                 total += part
         if total is None:
-            raise ValueError("every row has a neighbour that counts")
+            raise ValueError("every output has a neighbour that counts")
         return total
 
     def larger(self, array: Tensor, other: Tensor) -> Tensor:

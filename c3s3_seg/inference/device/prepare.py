@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from c3s3_seg.bundle.preprocessing import ExactScan, Intensity
-from c3s3_seg.geometry.resample import orient, resampled_axes, weights
+from c3s3_seg.geometry.resample import axis_weights, orient, resampled_axes
 from c3s3_seg.geometry.volume import Geometry
 from c3s3_seg.inference.device.arrays import TorchArrays
 
@@ -53,11 +53,11 @@ def to_model_grid(
     for start in range(0, oriented.shape[last], step):
         part = arrays.of(oriented[(slice(None),) * last + (slice(start, start + step),)]).float()
         for axis in axes:
-            part = arrays.along(weights(part.shape[axis], grid.shape[axis]), part, axis)
+            part = arrays.along(axis_weights(part.shape[axis], grid.shape[axis]), part, axis)
         parts.append(part)
     whole = parts[0] if len(parts) == 1 else arrays.concatenate(parts, last)
     if whole.shape[last] != grid.shape[last]:
-        whole = arrays.along(weights(whole.shape[last], grid.shape[last]), whole, last)
+        whole = arrays.along(axis_weights(whole.shape[last], grid.shape[last]), whole, last)
     return whole.contiguous()
 
 

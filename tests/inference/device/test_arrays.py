@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from c3s3_seg.geometry.resample import weights
+from c3s3_seg.geometry.resample import axis_weights
 from c3s3_seg.inference.arrays import HOST, arrays_of
 from c3s3_seg.inference.device.arrays import TorchArrays
 
@@ -55,9 +55,9 @@ def test_a_workspace_is_apart_on_a_device_and_the_array_itself_on_the_host() -> 
 def test_sums_along_an_axis_are_equal_bit_for_bit(old: int, new: int, axis: int) -> None:
     shape = [9, 10, 11]
     shape[axis] = old
-    array, rows = noise(*shape), weights(old, new)
+    array, weights = noise(*shape), axis_weights(old, new)
     np.testing.assert_array_equal(
-        DEVICE.along(rows, torch.from_numpy(array), axis).numpy(), HOST.along(rows, array, axis)
+        DEVICE.along(weights, torch.from_numpy(array), axis).numpy(), HOST.along(weights, array, axis)
     )
 
 
@@ -69,9 +69,9 @@ def test_weights_go_to_a_gpu_without_waiting_for_it(monkeypatch: pytest.MonkeyPa
 
     pinned: list[torch.Tensor] = []
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor) or tensor)
-    array, rows = noise(9, 10, 31), weights(31, 12)
-    found = OwnMemory(torch.device("cpu")).along(rows, torch.from_numpy(array), 2)
-    np.testing.assert_array_equal(found.numpy(), HOST.along(rows, array, 2))
+    array, weights = noise(9, 10, 31), axis_weights(31, 12)
+    found = OwnMemory(torch.device("cpu")).along(weights, torch.from_numpy(array), 2)
+    np.testing.assert_array_equal(found.numpy(), HOST.along(weights, array, 2))
     assert pinned
     assert max(tensor.numel() for tensor in pinned) == 12
 
