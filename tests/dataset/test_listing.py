@@ -171,6 +171,32 @@ def test_a_patient_of_the_test_is_not_learnt_from(tmp_path: Path) -> None:
     assert leaking_patients(data.splits, known)[0].cases == ("patient002_frame12", "patient002_frame01")
 
 
+def test_a_patient_in_validation_and_test_is_a_warning(tmp_path: Path) -> None:
+    """Weights are chosen on validation, so the test would not be independent of the choice."""
+    index = {"labelled": ["a"], "validation": ["b"], "test": ["c"], "patient_of": {"b": "1", "c": "1"}}
+    (tmp_path / "dataset.json").write_text(json.dumps(index))
+    data = DataSet.load(tmp_path)
+    refuse_leaks(data, data.splits)
+    (leak,) = [f for f in check_files(data) if f.check == "patient-leak"]
+    assert (leak.severity, leak.cases) == ("warning", ("b", "c"))
+    assert leak.found == "scans of one patient (1) are in validation and test"
+
+
+def test_names_of_one_patient_in_validation_and_test_are_a_warning() -> None:
+    names = {
+        "p01_ed": "labelled",
+        "p03_ed": "validation",
+        "p03_es": "test",
+        "x": "test",
+        "x_copy": "validation",
+    }
+    found = [(f.severity, f.check, f.cases) for f in check_names(names, {})]
+    assert found == [
+        ("warning", "name-copy", ("x", "x_copy")),
+        ("warning", "name-patient", ("p03_ed", "p03_es")),
+    ]
+
+
 def test_what_only_looks_like_visits_is_a_warning(tmp_path: Path) -> None:
     names = [f"p{n:02}_v{v}" for n in range(6) for v in (1, 2)]
     index = {"labelled": names[:-1], "validation": names[-1:]}

@@ -33,7 +33,8 @@ TOKENS = {
     "unlabeled": {"unlabelled"},
     "test": {"test"},
 }
-JUDGED = ("validation", "test")  # never learnt from
+TRAINING, JUDGED = "training", ("validation", "test")  # the labelled and the unlabelled; never learnt from
+ONE_PART, TODO_ONE_PART = "each patient in one of them", "Put all scans of a patient into one of these"
 
 
 def kinds(splits: Splits) -> dict[str, str]:
@@ -56,12 +57,15 @@ def check_files(data: DataSet) -> list[Finding]:
 def leaking_patients(
     splits: Splits, records: Mapping[str, CaseRecord], patient_of: Mapping[str, str] | None = None
 ) -> list[Finding]:
-    """A patient of whom one scan is in training and another in validation, as the index has it.
+    """A patient whose scans are in more than one of training, validation and test, as the index has it.
+
+    In training and elsewhere it is an error. In validation and test it is a warning: weights are chosen on
+    validation cases, so the test is no longer independent of the choice.
 
     Parameters
     ----------
     splits
-        Judged by: those for validation and for the test.
+        The split of each case.
     records, patient_of
         Of the index.
     """
@@ -72,13 +76,13 @@ def leaking_patients(
             scans[known[name]].append(name)
     cases_of, findings = kinds(splits), []
     for patient, names in scans.items():
-        aside = [name for name in names if cases_of[name] in JUDGED]
-        if aside and len(aside) < len(names):
+        parts = _parts(names, cases_of)
+        if len(parts) > 1:
+            aside = [name for name in names if cases_of[name] in JUDGED]
             cases = (*aside, *(name for name in names if name not in aside))
-            found = f"scans of one patient ({patient}) are in training and {_judges(aside, cases_of)}"
-            todo = "Put all scans of a patient on one side"
-            wanted = "no patient on both sides"
-            findings.append(Finding("error", "patient-leak", cases, found, wanted, todo))
+            found = f"scans of one patient ({patient}) are in {' and '.join(parts)}"
+            severity: Severity = "error" if TRAINING in parts else "warning"
+            findings.append(Finding(severity, "patient-leak", cases, found, ONE_PART, TODO_ONE_PART))
     return findings
 
 
@@ -123,10 +127,10 @@ def _copies(cases: Mapping[str, str]) -> list[Finding]:
         alike[_plain(name)].append(name)
     findings = []
     for names in alike.values():
-        sides = {cases[name] in JUDGED for name in names}
-        if len(sides) == 2:
-            found = f"by their names they are copies of one case, in training and {_judges(names, cases)}"
-            todo = "Put them on one side, or rename them if they are different patients"
+        parts = _parts(names, cases)
+        if len(parts) > 1:
+            found = f"by their names they are copies of one case, in {' and '.join(parts)}"
+            todo = "Put them in one of these, or rename them if they are different patients"
             findings.append(
                 Finding(
                     "warning",
@@ -161,31 +165,33 @@ def _states_another_split(cases: Mapping[str, str]) -> list[Finding]:
 
 
 def _patients_by_name(cases: Mapping[str, str], patients: Mapping[str, Guess]) -> list[Finding]:
-    """Scans that are called like those of one patient, on both sides: an error if the names are plain."""
+    """Scans that are called like those of one patient, in several parts of the data.
+
+    An error if the names leave no doubt and one part is training, else a warning.
+    """
     scans: dict[str, list[str]] = defaultdict(list)
     for name in cases:
         if patients[name].rule != GIVEN:
             scans[patients[name].patient].append(name)
     findings = []
     for patient, names in scans.items():
-        sides = {cases[name] in JUDGED for name in names}
+        parts = _parts(names, cases)
         sure = {cases[name] in JUDGED for name in names if patients[name].is_sure}
-        if len(sides) == 2:
-            where = f"in training and {_judges(names, cases)}"
-            what = f"by their names they are scans of one patient ({patient}), {where}"
-            wanted = "no patient on both sides"
+        if len(parts) > 1:
+            what = f"by their names they are scans of one patient ({patient}), in {' and '.join(parts)}"
             todo = (
-                "Put all scans of a patient on one side; of different patients, give each its own in"
+                f"{TODO_ONE_PART}; of different patients, give each its own in"
                 f' {INDEX}: "patient_of": {{"CASE": "PATIENT"}}'
             )
             severity: Severity = "error" if len(sure) == 2 else "warning"
-            findings.append(Finding(severity, "name-patient", tuple(sorted(names)), what, wanted, todo))
+            findings.append(Finding(severity, "name-patient", tuple(sorted(names)), what, ONE_PART, todo))
     return findings
 
 
-def _judges(names: Iterable[str], cases: Mapping[str, str]) -> str:
-    """`validation`, `test` or both, as these cases are for."""
-    return " and ".join(kind for kind in JUDGED if any(cases[name] == kind for name in names))
+def _parts(names: Iterable[str], cases: Mapping[str, str]) -> list[str]:
+    """Of training, validation and test: those that these cases are in."""
+    found = {cases[name] if cases[name] in JUDGED else TRAINING for name in names}
+    return [part for part in (TRAINING, *JUDGED) if part in found]
 
 
 def _counts(data: DataSet) -> list[Finding]:
