@@ -79,7 +79,7 @@ def predict_cases(
     check_truths([task.truth for task in found.tasks if task.truth is not None], model)
     make_folder(job.out)
     with ExitStack() as stack:
-        held = stack.enter_context(hold(job.out, str(plan.shard) if plan.shard else None))
+        held = stack.enter_context(hold(job.out, plan.shard))
         engine = open_engine(model, job, plan, held, progress, _first(found, job))
         stack.callback(sweep_unpacked)  # of workers that were ended in the middle of a case
         stack.callback(engine.close)

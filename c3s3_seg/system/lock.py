@@ -8,12 +8,13 @@ import os
 import socket
 import stat
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from c3s3_seg.errors import InputError, StorageError
+from c3s3_seg.system.shard import Shard
 
 NAME = ".c3s3-seg.lock"
 # All signatures have one length and one beginning: shares sign the same file at the same moment, and what is
@@ -23,12 +24,12 @@ FIRST = b'{"process": '
 
 
 @contextmanager
-def hold(folder: Path, share: str | None = None, *, wait: bool = False) -> Iterator[tuple[int, ...]]:
+def hold(folder: Path, share: Shard | None = None, *, wait: bool = False) -> Iterator[tuple[int, ...]]:
     """Hold a folder for writing; gives the file descriptors, which workers may inherit.
 
     The kernel frees the lock when the last process that has the descriptor is gone: a crash leaves
     none behind, and as long as an orphaned worker could still write, nobody else can. Whoever names a
-    share of one run holds the folder together with the other shares, and this one alone.
+    share of one run holds the folder together with the other shares of as many, and this one alone.
 
     Parameters
     ----------
@@ -49,7 +50,37 @@ def hold(folder: Path, share: str | None = None, *, wait: bool = False) -> Itera
         held = [stack.enter_context(_locked(folder / NAME, shared=share is not None, wait=wait))]
         if share is not None:
             held.append(stack.enter_context(_locked(folder / f"{NAME}.{share}", shared=False, wait=wait)))
+            _refuse_other_counts(
+                folder, share
+            )  # once our own can be seen: of two that begin, one sees the other
         yield tuple(held)
+
+
+def _refuse_other_counts(folder: Path, share: Shard) -> None:
+    """Shares of another number of shares have other cases, and some of them are ours."""
+    import fcntl
+
+    for path in sorted(folder.glob(f"{NAME}.*-of-*")):
+        if path.name.endswith(f"-of-{share.count}"):
+            continue
+        with suppress(OSError), _opened(path) as handle:  # gone, or a link: nobody holds it
+            try:
+                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                other = path.name.removeprefix(f"{NAME}.").replace("-of-", "/")
+                what = f"a run with --shard {other} writes into this folder{_holder(handle)}"
+                todo = "Give all shards of a folder the same count, or wait for it to end"
+                raise InputError(what, where=folder, todo=todo) from None
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    """For reading; neither a link nor a pipe in its place may be followed or waited for."""
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        yield handle
+    finally:
+        os.close(handle)
 
 
 @contextmanager

@@ -1,3 +1,4 @@
+import os
 import resource
 import signal
 import socket
@@ -12,6 +13,7 @@ import pytest
 
 from c3s3_seg.errors import InputError, StorageError
 from c3s3_seg.system.lock import NAME, hold
+from c3s3_seg.system.shard import Shard
 
 HOLDER = """
 import sys, time
@@ -66,13 +68,29 @@ def test_a_second_process_is_refused_and_told_who_holds_it(tmp_path: Path) -> No
 
 
 def test_shards_share_the_folder_but_not_a_share(tmp_path: Path) -> None:
-    with hold(tmp_path, "1-of-2"), hold(tmp_path, "2-of-2"):
+    with hold(tmp_path, Shard(1, 2)), hold(tmp_path, Shard(2, 2)):
         with pytest.raises(InputError, match="another run"):
-            hold(tmp_path, "1-of-2").__enter__()
+            hold(tmp_path, Shard(1, 2)).__enter__()
         with pytest.raises(InputError, match="another run"):
             hold(tmp_path).__enter__()
     with hold(tmp_path), pytest.raises(InputError, match="another run"):
-        hold(tmp_path, "1-of-2").__enter__()
+        hold(tmp_path, Shard(1, 2)).__enter__()
+
+
+def test_shards_of_two_counts_are_refused(tmp_path: Path) -> None:
+    """Case 7 is in 1/2 and in 1/3: both would write its files."""
+    with hold(tmp_path, Shard(1, 2)), hold(tmp_path, Shard(2, 2)):
+        with pytest.raises(
+            InputError, match="a run with --shard 1/2 writes into this folder: process"
+        ) as error:
+            hold(tmp_path, Shard(1, 3)).__enter__()
+        assert "the same count" in (error.value.todo or "")
+        assert not (tmp_path / f"{NAME}.1-of-3").exists()
+    (tmp_path / f"{NAME}.1-of-2").touch()  # as a run leaves it that was killed
+    (tmp_path / f"{NAME}.2-of-2").symlink_to("nowhere")
+    os.mkfifo(tmp_path / f"{NAME}.2-of-4")
+    with hold(tmp_path, Shard(1, 3)):
+        pass
 
 
 def test_shares_that_begin_at_the_same_moment_leave_a_lock(
@@ -81,20 +99,20 @@ def test_shares_that_begin_at_the_same_moment_leave_a_lock(
     """As in an array of a scheduler: machines with names of different lengths sign one file."""
     monkeypatch.setattr(socket, "gethostname", lambda: threading.current_thread().name)
 
-    def begin(share: str) -> None:
+    def begin(share: Shard) -> None:
         for _ in range(100):
             with hold(tmp_path, share):
                 pass
 
     with ThreadPoolExecutor(4) as pool:
-        names = [f"{n}-of-4" for n in range(1, 5)]
-        for done in [pool.submit(_renamed, "x" * 9 * n, begin, name) for n, name in enumerate(names)]:
+        shares = [Shard(n, 4) for n in range(1, 5)]
+        for done in [pool.submit(_renamed, "x" * 9 * n, begin, share) for n, share in enumerate(shares)]:
             done.result()
     with hold(tmp_path):
         pass
 
 
-def _renamed(name: str, task: Callable[[str], None], share: str) -> None:
+def _renamed(name: str, task: Callable[[Shard], None], share: Shard) -> None:
     threading.current_thread().name = name
     task(share)
 
@@ -118,8 +136,8 @@ def test_a_lock_file_of_nonsense_is_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("room", [0, 10])
-@pytest.mark.parametrize("share", [None, "1-of-2"])
-def test_a_disk_without_room_for_the_lock_is_named(tmp_path: Path, share: str | None, room: int) -> None:
+@pytest.mark.parametrize("share", [None, Shard(1, 2)])
+def test_a_disk_without_room_for_the_lock_is_named(tmp_path: Path, share: Shard | None, room: int) -> None:
     """A limit on the size of files stands in for a full disk."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
