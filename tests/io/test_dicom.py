@@ -431,6 +431,7 @@ def test_copies_of_a_slice_are_dropped_and_others_refused(oblique: Volume, files
         ({"FrameOfReferenceUID": "1.2.3"}, "two frames of reference"),
         ({"Rows": 15}, "of two sizes"),
         ({"Modality": "CT"}, "of two modalities"),
+        ({"Units": "BQML"}, "in two units"),
         ({"PixelSpacing": ["1", "1"]}, "differ in PixelSpacing"),
         ({"ImageOrientationPatient": [1, 0, 0, 0, 1, 0]}, "differ in ImageOrientationPatient"),
         ({"ImagePositionPatient": None}, "no valid ImagePositionPatient"),

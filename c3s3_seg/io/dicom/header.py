@@ -41,7 +41,7 @@ NAMES: list[Any] = [
     "PixelRepresentation", "LossyImageCompression", "RescaleSlope", "RescaleIntercept", "PixelPaddingValue",
     "PixelPaddingRangeLimit", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
     "StudyInstanceUID", "ComplexImageComponent", "SequenceName", "ProtocolName", "ScanningSequence",
-    "PulseSequenceName", 0x0019100C, 0x20011003, 0x00431039,
+    "PulseSequenceName", "Units", 0x0019100C, 0x20011003, 0x00431039,
 ]  # fmt: skip
 _NUMBERS = {"US": "u2", "SS": "i2", "US or SS": "u2", "UL": "u4", "SL": "i4", "FD": "f8", "FL": "f4"}
 # Of the private b-values: implicit VR names no type, and what passed through a PACS may be called unknown.

@@ -221,6 +221,7 @@ def _check_one(slices: tuple[Slice, ...], root: Path) -> tuple[str, ...]:
         "in two frames of reference": ("FrameOfReferenceUID",),
         "of two sizes": ("Rows", "Columns"),
         "of two modalities": ("Modality",),
+        "in two units": ("Units",),  # of PET: BQML, GML, CNTS, ... (PS3.3, C.8.9.1)
     }
     for what, keywords in wanted.items():
         first = [_plain(slices[0], k) for k in keywords]

@@ -64,23 +64,19 @@ def put_in_place(inbox: Inbox, out: Path) -> list[Path]:
     Raises
     ------
     InputError
-        If another file is in the place of one, or a file cannot be moved: nothing of the study is left then.
+        If another file is in the place of one, a series' folder has instances that did not come, or a file
+        cannot be moved: nothing of the study is left then.
     """
     for folder in inbox.folders:
-        place = out / folder.name
-        if place.is_symlink() or (place.exists() and not place.is_dir()):
-            raise InputError(
-                "a link or a file is in the place of a series' folder", where=place, todo="Move it away"
-            )
+        _check_folder(folder, out / folder.name)
     places = {path: out / path.relative_to(inbox.aside) for path in inbox.files.values()}
     there = {path for path, place in places.items() if _is_there(path, place)}
     done: list[Path] = []
     try:
         for folder in inbox.folders:
-            if not (
-                out / folder.name
-            ).exists():  # the usual case: a series is there as a whole, or not at all
-                _move(folder, out / folder.name, done)
+            place = out / folder.name
+            if not place.exists():  # the usual case: a series is there as a whole, or not at all
+                _move(folder, place, done)
                 continue
             for path in sorted(folder.iterdir()):
                 if path not in there:
@@ -91,6 +87,18 @@ def put_in_place(inbox: Inbox, out: Path) -> list[Path]:
         what = f"the files cannot be put into place ({error.strerror or error})"
         raise InputError(what, where=out) from error
     return sorted(places.values())
+
+
+def _check_folder(came: Path, place: Path) -> None:
+    """Whether a series can be put there, and would be what the server has of it: no slice more."""
+    if place.is_symlink() or (place.exists() and not place.is_dir()):
+        what = "a link or a file is in the place of a series' folder"
+        raise InputError(what, where=place, todo="Move it away")
+    older = sorted({path.name for path in place.glob("*.dcm")} - {path.name for path in came.iterdir()})
+    if older:
+        what = f"it has {len(older)} files of an earlier transfer that did not come now ({older[0]})"
+        todo = "Move the folder away, or give another one with -o"
+        raise InputError(what, where=place, todo=todo)
 
 
 def _move(path: Path, place: Path, done: list[Path]) -> None:
