@@ -34,17 +34,21 @@ class Conditions:
         In which the networks computed: float32, bfloat16 or float16.
     code
         Versions of c3s3-seg and torch, and a hash of the code that trains and measures.
+    start
+        The bundle that the run began from, with a hash of its weights; empty: from random weights.
 
-    An empty text: a record that is older than these keys.
+    Another empty text: a record that is older than these keys.
     """
 
     machine: str = ""
     precision: str = ""
     code: str = ""
+    start: str = ""
 
     def __str__(self) -> str:
         named = {"machine": self.machine, "precision": self.precision, "code": self.code}
-        return ", ".join(text or f"{name} not recorded" for name, text in named.items())
+        words = [text or f"{name} not recorded" for name, text in named.items()]
+        return ", ".join([*words, *([f"begun from {self.start}"] if self.start else [])])
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 from annotated_types import MinLen
 
+from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import ConfigError, InputError
 from c3s3_seg.report.study_table import Conditions, Trained, mixture
 from c3s3_seg.system.files import make_folder, make_own_folder, read_json, write_whole
@@ -55,6 +56,8 @@ class Study:
         The methods.
     set
         Overrides for all of them.
+    start
+        A bundle, or the name of a shipped one, whose networks every run begins from; "": random weights.
     """
 
     base: str
@@ -62,15 +65,17 @@ class Study:
     reference: str
     entries: Annotated[tuple[Entry, ...], MinLen(1)]
     set: tuple[str, ...] = ()
+    start: str = ""
 
 
 @dataclass(frozen=True)
 class StudyPlan:
-    """One run that a study asks for."""
+    """One run that a study asks for; `start` is the bundle that it begins from, None: random weights."""
 
     entry: str
     seed: int
     config: TrainConfig
+    start: ModelBundle | None = None
 
     @property
     def name(self) -> str:
@@ -89,7 +94,8 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> tuple[Study, list[S
     Raises
     ------
     InputError, ConfigError
-        If the file or a configuration is not valid, or two runs would share a name.
+        If the file or a configuration is not valid, there is no such bundle to begin from, or two runs would
+        share a name.
     """
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -111,10 +117,11 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> tuple[Study, list[S
 
 
 def _plans(study: Study, overrides: Sequence[str]) -> Iterator[StudyPlan]:
+    start = ModelBundle.find(study.start) if study.start else None
     for seed in study.seeds:
         for entry in study.entries:
             changes = [*study.set, *entry.set, *overrides, f"run.seed={seed}", "networks.ship=[]"]
-            yield StudyPlan(entry.name, seed, load_config(Path(study.base), changes))
+            yield StudyPlan(entry.name, seed, load_config(Path(study.base), changes), start)
 
 
 def run_study(plans: list[StudyPlan], out: Path, report: Progress) -> None:
@@ -151,13 +158,20 @@ def finished(plans: list[StudyPlan], out: Path) -> list[Trained]:
     return [read_record(path, plan) for path, plan in records if path.exists()]
 
 
-def current_conditions(config: TrainConfig) -> Conditions:
+def current_conditions(plan: StudyPlan) -> Conditions:
     """Of a run that is trained now; the precision is known only after it."""
     import torch
 
-    gpu = is_cuda(config.run.device) and torch.cuda.is_available()
+    gpu = is_cuda(plan.config.run.device) and torch.cuda.is_available()
     machine = torch.cuda.get_device_name() if gpu else processor_name()
-    return Conditions(machine, "", f"c3s3-seg {__version__} ({_code_hash()}), torch {torch.__version__}")
+    code = f"c3s3-seg {__version__} ({_code_hash()}), torch {torch.__version__}"
+    return Conditions(machine, "", code, "" if plan.start is None else _origin(plan.start))
+
+
+def _origin(bundle: ModelBundle) -> str:
+    """A bundle, and eight digits of the SHA-256 of its weights and of those of the bundle linked to it."""
+    weights = [home.manifest.files[network.weights] for home, network in bundle.members()]
+    return f"{bundle.task.name} ({hashlib.sha256(' '.join(weights).encode()).hexdigest()[:8]})"
 
 
 def _code_hash() -> str:
@@ -179,7 +193,7 @@ def check_conditions(plans: list[StudyPlan], out: Path) -> None:
     """
     done = finished(plans, out)
     here = [
-        Trained(plan.entry, plan.seed, 0, 0.0, {}, current_conditions(plan.config))
+        Trained(plan.entry, plan.seed, 0, 0.0, {}, current_conditions(plan))
         for plan in plans
         if not (out / "records" / f"{plan.name}.json").exists()
     ]
@@ -208,7 +222,7 @@ def refuse_mixture(runs: Sequence[Trained], out: Path) -> None:
 def _train(plan: StudyPlan, folder: Path) -> dict[str, Any]:
     resume = (folder / checkpoint.FILE).exists()
     with open_logger(folder) as logger:
-        bundle = train(plan.config, folder, logger, resume=resume)
+        bundle = train(plan.config, folder, logger, resume=resume, start=plan.start)
     training_record = bundle.manifest.training
     if not training_record["validation_cases"]:
         raise InputError("a study needs validation cases, and there are none", where=plan.config.data.folder)
@@ -217,7 +231,7 @@ def _train(plan: StudyPlan, folder: Path) -> dict[str, Any]:
         "seed": plan.seed,
         "iterations": training_record["iterations"],
         "seconds": training_record["seconds"],
-        "conditions": dump(replace(current_conditions(plan.config), precision=training_record["precision"])),
+        "conditions": dump(replace(current_conditions(plan), precision=training_record["precision"])),
         "nets": _numbers(training_record["validation_cases"]),
         "config": _settings(plan.config),
     }

@@ -13,6 +13,7 @@ import pytest
 from helpers import command
 from rich.console import Console
 
+from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import ConfigError, InputError
 from c3s3_seg.metrics.statistics import statistics
 from c3s3_seg.report.study_page import write_study_page
@@ -114,6 +115,28 @@ def test_records_of_another_machine_are_refused_before_training(study: Path) -> 
     assert "Another 9000" in refused.stderr
     assert "--allow-mixed" in refused.stderr
     assert len(list((out / "runs").iterdir())) == 1
+
+
+def test_runs_begin_from_a_bundle(study: Path) -> None:
+    assert run(study, "--shard", "2/4").returncode == 0  # C3S3, seed 1
+    out = study.parent / "out"
+    bundle = out / "runs" / "c3s3-1" / "bundle"
+    again = study.with_name("again.toml")
+    again.write_text(f'start = "{bundle}"\n{study.read_text()}')
+    refused = run(again)
+    assert refused.returncode == 2  # the record is of a run that began from random weights
+    assert re.search(r"begun from \S+ \([0-9a-f]{8}\)", refused.stderr)
+    begun = command.run("study", again, "-o", study.parent / "begun", "--shard", "2/4")
+    assert begun.returncode == 0, begun.stderr
+    begun_bundle = ModelBundle.load(study.parent / "begun" / "runs" / "c3s3-1" / "bundle")
+    origin = begun_bundle.manifest.training["initialized_from"]
+    hashes = ModelBundle.load(bundle).manifest.files
+    assert set(origin["weights_sha256"].values()) <= set(hashes.values())
+    assert "begun from" in (study.parent / "begun" / "study.html").read_text()
+    again.write_text(f'start = "nowhere"\n{study.read_text()}')
+    missing = run(again)
+    assert missing.returncode == 2
+    assert "nowhere" in missing.stderr
 
 
 def test_all_entries_come_before_the_next_seed(study: Path) -> None:
