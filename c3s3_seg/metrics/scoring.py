@@ -69,6 +69,11 @@ class Score:
     volume_error_ml: float
     nsd_area: tuple[tuple[float, float], ...] = ()
 
+    @property
+    def nothing(self) -> bool:
+        """Whether both masks are empty: neither a hit nor a miss."""
+        return math.isnan(self.hd_mm)
+
     def flat(self) -> dict[str, float]:
         """One number per column, in the order of the fields; `nsd` becomes `nsd_1mm`, `nsd_2mm`, ...
 
@@ -106,6 +111,11 @@ class PaperScore:
     hd95_vox: float
     asd_vox: float
     optimistic: bool
+
+    @property
+    def nothing(self) -> bool:
+        """Whether both masks are empty: Dice and distance are 0 as of a miss, and nothing was missed."""
+        return self.dice == 0 and self.hd95_vox == 0 and not self.optimistic
 
     def flat(self) -> dict[str, float]:
         """One number per column, in the order of the fields; `optimistic` becomes 0 or 1."""

@@ -36,6 +36,8 @@ def test_the_scale_of_voxels_is_in_mm() -> None:
     empty = replace(row, score=PaperScore(0.0, 0.0, 0.0, 0.0, optimistic=True))
     assert error_scale([row, empty, empty]).high == 3
     assert error_scale([replace(row, diagonal_vox=None)]).high == 5
+    both_empty = replace(row, score=PaperScore(0.0, 0.0, 0.0, 0.0, optimistic=False))
+    assert error_scale([row, both_empty, both_empty]).high == 3
 
 
 def test_a_vertex_has_the_value_of_the_nearest_point() -> None:

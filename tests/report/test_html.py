@@ -119,6 +119,8 @@ def test_only_the_worst_cases_are_drawn() -> None:
     drawn = [row.case for row in worst_first(rows)]
     assert len(drawn) == DETAILED
     assert drawn[:2] == ["miss", str(2 * DETAILED - 1)]
+    perfect = CaseScore("perfect", "x", PaperScore(1.0, 1.0, 0.0, 0.0, optimistic=False))
+    assert [row.case for row in worst_first([rows[-1], perfect, rows[-3]])] == ["miss", "perfect", "both"]
 
 
 def test_without_plotly_a_page_with_surfaces_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
