@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from c3s3_seg.errors import C3S3Error, InputError, shown
+from c3s3_seg.errors import C3S3Error, InputError, Told, shown
 from c3s3_seg.metrics.paired_tests import Paired, compare
 from c3s3_seg.metrics.results import CaseScore
 from c3s3_seg.metrics.scoring import (
@@ -279,10 +279,7 @@ def _measure_all(
             continue
         if len(files) == 1 and isinstance(outcome, C3S3Error):
             raise outcome
-        reason = _reason(outcome)
-        for path in (case.prediction, case.truth):
-            reason = reason.replace(str(path), str(_public(path)))
-        failures.append(Failure(case.case, reason))
+        failures.append(Failure(case.case, _without(_reason(outcome), (case.prediction, case.truth))))
     rows = tuple(row for outcome in measured for row in outcome.rows)
     names = dict(files[0].names)
     remarks = label_remarks([outcome.held for outcome in measured], dict(labels), names)
@@ -378,8 +375,18 @@ def _public(path: Path) -> Path:
     return path if image_suffix(path) else path.parent
 
 
-def _reason(outcome: Exception | Died) -> str:
+def _without(reason: Told, paths: Sequence[Path]) -> Told:
+    """A reason in which files are called by what `_public` says."""
+    for path in paths:
+        old, new = str(path), str(_public(path))
+        reason = Told.of(reason.named.replace(old, new), reason.public.replace(old, new))
+    return reason
+
+
+def _reason(outcome: Exception | Died) -> Told:
+    """Why a case failed; names of files in DICOM folders are for the terminal alone."""
+    if isinstance(outcome, C3S3Error):
+        return outcome.told
     if isinstance(outcome, Died):
-        return outcome.reason
-    plain = isinstance(outcome, C3S3Error | RuntimeError)
-    return str(outcome) if plain else f"{type(outcome).__name__}: {outcome}"
+        return Told(outcome.reason)
+    return Told(str(outcome) if isinstance(outcome, RuntimeError) else f"{type(outcome).__name__}: {outcome}")

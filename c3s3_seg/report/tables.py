@@ -143,7 +143,7 @@ def write_report_json(
         "failures": [asdict(failure) for failure in failures],
     }
     text = json.dumps(plain(report), indent=2, ensure_ascii=False, allow_nan=False)
-    write_whole(path, (text + "\n").encode())
+    write_whole(path, (text + "\n").encode("utf-8", "backslashreplace"))  # file names need not be Unicode
 
 
 def definitions_of(rows: Sequence[CaseScore]) -> dict[str, str]:

@@ -10,7 +10,7 @@ from helpers.dicom_files import edit
 from helpers.dicom_seg import MAKER, SEGMENTS, drawn
 
 from c3s3_seg.batch.evaluate import EvaluationResult, EvaluationSettings, evaluate
-from c3s3_seg.errors import C3S3Error, GeometryError, InputError
+from c3s3_seg.errors import C3S3Error, GeometryError, InputError, Told
 from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.io import load, save
 from c3s3_seg.io.dicom_objects.codes import Segment
@@ -298,6 +298,24 @@ def test_the_names_of_dicom_files_are_not_written(truth: Volume, tmp_path: Path)
     result = evaluate(tmp_path / "p", tmp_path / "t", tmp_path / "out", EvaluationSettings(html=True))
     assert [failure.case for failure in result.failures] == ["c", "a"]
     assert "header of this DICOM SEG cannot be read" in result.failures[1].reason
+    for path in (tmp_path / "out").iterdir():
+        assert "SECRET" not in path.read_text(encoding="utf-8")
+
+
+def test_the_files_of_a_scan_that_gives_the_grid_are_not_written_either(truth: Volume, tmp_path: Path) -> None:
+    """One slice of the second case's scan is damaged: the terminal names it, what is kept counts it."""
+    for case in "ab":
+        write(truth, tmp_path / "p", "seg.dcm", case)
+        write(truth, tmp_path / "t", "rtstruct.dcm", case)
+        shutil.copytree(tmp_path / "series", tmp_path / "scans" / case)
+    damaged = sorted((tmp_path / "scans" / "b").iterdir())[3]
+    content = damaged.read_bytes()
+    damaged.unlink()
+    (damaged.parent / "SECRET^NAME.dcm").write_bytes(content[: len(content) // 2])
+    settings = EvaluationSettings(html=True, images=tmp_path / "scans")
+    (failure,) = evaluate(tmp_path / "p", tmp_path / "t", tmp_path / "out", settings).failures
+    assert isinstance(failure.reason, Told)
+    assert "SECRET^NAME.dcm" in failure.reason.named
     for path in (tmp_path / "out").iterdir():
         assert "SECRET" not in path.read_text(encoding="utf-8")
 
