@@ -72,7 +72,8 @@ CONVENTIONS = {
     "percentiles": "every percentile (95HD, quartiles, bootstrap) interpolates linearly between values.",
     "notes": "what was found when the masks of a case were read, and what was done to them: rounding; on "
     "request resampling to the truth's grid.",
-    "remarks": "labels that predictions hold and no truth does, and labels that no mask holds.",
+    "remarks": "labels that predictions hold and no truth does, and labels that no mask holds; the model, "
+    "where all predictions are those of one; labels that only one of two compared sets has.",
     "interval": "low and high are the 95% interval of the mean: null below 5 finite values, Student t from 5 "
     "to 29, percentile bootstrap (2,000 resamples, fixed seed) from 30 on.",
 }
