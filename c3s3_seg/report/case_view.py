@@ -125,7 +125,7 @@ def _view(row: CaseScore, shown: Contents, words: str, scale: Scale, packed: Pac
         )
     drawn = outlines(shown.mask, shown.labels, shown.truth)
     at = error.worst if error else _middle(p if p.any() or not t.any() else t)
-    planes = planes_webp(shown.scan, drawn, at)
+    planes = planes_webp(shown.scan, drawn, at, ring=error is not None)
     solid = error_solid(p, t, shown.mask.geometry, error, scale)
     return CaseView(row, planes, words, solid, packed, spots, at)
 

@@ -160,18 +160,25 @@ def _layout(sizes_mm: list[tuple[float, float]]) -> tuple[float, list[tuple[int,
 
 
 def planes_webp(
-    scan: Volume, shown: Sequence[LabelOutline], through: tuple[int, int, int] | None = None
+    scan: Volume,
+    shown: Sequence[LabelOutline],
+    through: tuple[int, int, int] | None = None,
+    *,
+    ring: bool = True,
 ) -> bytes:
     """The three planes alone, without title and legend, as a small WebP file of 1200 px width at most.
 
     Parameters
     ----------
     scan, through
-        As for `planes.cut`; `through` is marked by a ring.
+        As for `planes.cut`.
     shown
         What is outlined; the field is around all of it.
+    ring
+        Whether `through` is marked: where it is the place of an error.
     """
     panels = cut(scan, [outline.mask for outline in shown], through)
+    panels = panels if ring else [replace(panel, mark=None) for panel in panels]
     image, _, height = _paint(panels, [outline.colour for outline in shown], GAP)
     data = io.BytesIO()
     image.crop((0, HEADER - GAP, WIDTH, HEADER + height + GAP)).save(data, format="WEBP", quality=82)

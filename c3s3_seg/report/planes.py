@@ -202,4 +202,5 @@ def intensity_window(array: Array, ends: tuple[float, float] = (1, 99.5)) -> tup
     if not sample.size:
         return 0.0, 1.0
     low, high = np.percentile(sample, ends)
-    return float(low), float(high if high > low else low + 1)
+    least = max(1.0, abs(float(low)) * 1e-6)  # of one value: what float64 tells apart from it
+    return float(low), float(high if high > low else low + least)

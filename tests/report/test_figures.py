@@ -57,6 +57,14 @@ def test_agreement_has_a_dot_a_case_and_three_lines() -> None:
     assert xs == sorted(xs)
 
 
+def test_volumes_of_nodules_are_told_as_in_the_tables() -> None:
+    """Below 1 ml with three decimals: a difference of 0.04 ml is not 0.0."""
+    figure = agreement([Dot(0.06, 0.04, "a", "a"), Dot(12.0, -3.0, "b", "b")], "ml")
+    assert "a: +0.040 ml at 0.060 ml" in figure
+    assert "b: -3.0 ml at 12.0 ml" in figure
+    assert "mean +0.020<" in agreement([Dot(0.06, 0.04, "a", "a"), Dot(0.06, 0.0, "b", "b")], "ml")
+
+
 def test_names_are_text_and_dots_lead_to_their_cases() -> None:
     figure = spread(dots(1.0, 2.0), "a < b")
     assert "<0>" not in figure

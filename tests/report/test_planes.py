@@ -8,7 +8,7 @@ import pytest
 from c3s3_seg.geometry.volume import Geometry
 from c3s3_seg.report.outlines import COLOURS, LabelOutline
 from c3s3_seg.report.overlay import planes_webp
-from c3s3_seg.report.planes import PLANES, cut
+from c3s3_seg.report.planes import PLANES, cut, intensity_window
 
 TURNS = [
     np.eye(3)[list(order)] * signs
@@ -43,3 +43,15 @@ def test_without_a_voxel_there_is_no_mark() -> None:
     assert all(panel.mark is None for panel in cut(volume, [mask]))
     outline = LabelOutline("organ", mask, COLOURS[0])
     assert planes_webp(volume, [outline]) != planes_webp(volume, [outline], (5, 5, 5))
+
+
+@pytest.mark.parametrize("value", [7.0, 0.0, 1e20, -3e30])
+def test_a_constant_scan_is_black_whatever_its_value(value: float) -> None:
+    geometry = Geometry.build((8, 8, 1))
+    scan = geometry.volume(np.full(geometry.shape, value, np.float32))
+    mask = np.zeros(geometry.shape, bool)
+    mask[2:4, 2:4] = True
+    low, high = intensity_window(scan.array)
+    assert low < high
+    with np.errstate(all="raise"):
+        assert not any(panel.grey.any() for panel in cut(scan, [mask]))
