@@ -211,7 +211,9 @@ class _PlotAxis:
 def _range(values: Sequence[float]) -> tuple[float, float]:
     """From the smallest to the largest value with a little room; of one value something around it."""
     low, high = min(values), max(values)
-    room = 0.06 * (high - low) or max(abs(high) * 0.1, 0.5)
+    largest = max(abs(low), abs(high))
+    # What differs by less than a millionth differs by rounding, and is one value.
+    room = 0.06 * (high - low) if high - low > 1e-6 * largest else max(largest * 0.1, 0.5)
     return low - room, high + room
 
 

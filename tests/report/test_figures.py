@@ -40,6 +40,13 @@ def test_one_case_and_equal_cases_have_an_axis() -> None:
         assert all(math.isfinite(x) and math.isfinite(y) for x, y in circles(figure))
 
 
+def test_rounding_is_not_drawn_as_a_difference() -> None:
+    figure = spread(dots(0.9, 0.9 + 2e-16), "x")
+    (_, one), (_, other) = circles(figure)
+    assert one == other
+    assert max(len(text.text or "") for text in parsed(figure).iter("text")) <= 4
+
+
 def test_limits_of_agreement_by_hand() -> None:
     mean, upper, lower = limits([1.0, 3.0, 5.0])
     assert mean.y == 3
