@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from c3s3_seg.errors import C3S3Error, InputError, shown
+from c3s3_seg.errors import C3S3Error, InputError, Told, shown
 from c3s3_seg.metrics.paired_tests import Paired, compare
 from c3s3_seg.metrics.results import CaseScore
 from c3s3_seg.metrics.scoring import (
@@ -29,6 +29,7 @@ from c3s3_seg.report.label_values import (
     labels_of,
     named_beside,
     refuse_mixup,
+    uncompared,
 )
 from c3s3_seg.report.rows import CaseFiles, Failure
 from c3s3_seg.report.tables import today, write_cases_csv, write_report_json
@@ -168,10 +169,11 @@ def evaluate(
     sides = [("predictions", _side(predictions)), ("truth", _side(truth))]
     if against is not None:
         sides.append(("against", _side(against)))
-        other = _measure_all(against, truth, settings, progress, mine.labels)
+        other = _measure_all(against, truth, settings, progress, mine)
         failures += tuple(Failure(f"{f.case} (against)", f.reason) for f in other.failures)
         remarks += tuple(f"{remark} (against)" for remark in other.remarks)
         comparison = compare(mine.rows, other.rows)
+        remarks += uncompared(mine.rows, other.rows)
     try:
         measured = replace(mine, failures=failures, remarks=remarks, sides=tuple(sides))
         return _write(out, measured, comparison, settings)
@@ -249,18 +251,23 @@ def _measure_all(
     truth: Path,
     settings: EvaluationSettings,
     progress: Progress | None,
-    labels: Labels = (),
+    first: _Measured | None = None,
 ) -> _Measured:
-    """Every case that has a truth; the others, and those that cannot be measured, are failures."""
+    """Every case that has a truth; the others, and those that cannot be measured, are failures.
+
+    `first` is the set that this one is compared with: it has the same labels.
+    """
     from c3s3_seg.io.mask_files import pair_masks
 
     pairs = pair_masks(predictions, truth)
     failures = [Failure(case.name, why) for case, why in pairs.alone]
     failures += [Failure(c.name, f"no prediction for this truth, {_public(c.path)}") for c in pairs.missed]
     files = _files(pairs, settings)
-    if files[0].names and settings.labels is None:
-        labels = ()  # names in other files may have other values: labels are compared by their names
-    model = ""
+    labels, model = first.labels if first else (), ""
+    if first and first.files[0].names and files[0].names and settings.labels is None:
+        # The same name may have two values. Where the first set is image files, values count: the numbers
+        # of the segments beside them.
+        labels = ()
     if not (labels or settings.labels):
         labels, model = named_beside(labels_of(files, settings.workers), files)
     labels = labels or first_names(settings.labels)
@@ -279,10 +286,7 @@ def _measure_all(
             continue
         if len(files) == 1 and isinstance(outcome, C3S3Error):
             raise outcome
-        reason = _reason(outcome)
-        for path in (case.prediction, case.truth):
-            reason = reason.replace(str(path), str(_public(path)))
-        failures.append(Failure(case.case, reason))
+        failures.append(Failure(case.case, _without(_reason(outcome), (case.prediction, case.truth))))
     rows = tuple(row for outcome in measured for row in outcome.rows)
     names = dict(files[0].names)
     remarks = label_remarks([outcome.held for outcome in measured], dict(labels), names)
@@ -378,8 +382,18 @@ def _public(path: Path) -> Path:
     return path if image_suffix(path) else path.parent
 
 
-def _reason(outcome: Exception | Died) -> str:
+def _without(reason: Told, paths: Sequence[Path]) -> Told:
+    """A reason in which files are called by what `_public` says."""
+    for path in paths:
+        old, new = str(path), str(_public(path))
+        reason = Told.of(reason.named.replace(old, new), reason.public.replace(old, new))
+    return reason
+
+
+def _reason(outcome: Exception | Died) -> Told:
+    """Why a case failed; names of files in DICOM folders are for the terminal alone."""
+    if isinstance(outcome, C3S3Error):
+        return outcome.told
     if isinstance(outcome, Died):
-        return outcome.reason
-    plain = isinstance(outcome, C3S3Error | RuntimeError)
-    return str(outcome) if plain else f"{type(outcome).__name__}: {outcome}"
+        return Told(outcome.reason)
+    return Told(str(outcome) if isinstance(outcome, RuntimeError) else f"{type(outcome).__name__}: {outcome}")

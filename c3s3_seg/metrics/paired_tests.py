@@ -87,7 +87,7 @@ def paired(label: str, metric: str, pairs: Sequence[tuple[float, float]]) -> Pai
     pairs
         (value of the first set, of the second) for each case; where one is not finite it is left out.
     """
-    values = np.asarray(pairs, dtype=np.float64)
+    values = np.asarray(pairs, dtype=np.float64).reshape(-1, 2)
     values = values[np.isfinite(values).all(axis=1)]
     differences = values[:, 0] - values[:, 1]
     numbers = statistics(differences.tolist())

@@ -69,6 +69,11 @@ class Score:
     volume_error_ml: float
     nsd_area: tuple[tuple[float, float], ...] = ()
 
+    @property
+    def nothing(self) -> bool:
+        """Whether both masks are empty: neither a hit nor a miss."""
+        return math.isnan(self.hd_mm)
+
     def flat(self) -> dict[str, float]:
         """One number per column, in the order of the fields; `nsd` becomes `nsd_1mm`, `nsd_2mm`, ...
 
@@ -78,7 +83,7 @@ class Score:
         for field in fields(self):
             if field.name in ("nsd", "nsd_area"):
                 shares = getattr(self, field.name)
-                row.update({f"{field.name}_{tolerance:g}mm": share for tolerance, share in shares})
+                row.update({f"{field.name}_{_short(tolerance)}mm": share for tolerance, share in shares})
             else:
                 row[field.name] = getattr(self, field.name)
         return row
@@ -106,6 +111,11 @@ class PaperScore:
     hd95_vox: float
     asd_vox: float
     optimistic: bool
+
+    @property
+    def nothing(self) -> bool:
+        """Whether both masks are empty: Dice and distance are 0 as of a miss, and nothing was missed."""
+        return self.dice == 0 and self.hd95_vox == 0 and not self.optimistic
 
     def flat(self) -> dict[str, float]:
         """One number per column, in the order of the fields; `optimistic` becomes 0 or 1."""
@@ -362,6 +372,12 @@ def _refuse_0_and_255(prediction: Volume, truth: Volume, labels: Sequence[int]) 
             where=prediction.source.path if found_p == (255,) else truth.source.path,
             todo="Give both masks the same labels (a 0/255 mask is not a 0/1 mask), or name the label",
         )
+
+
+def _short(tolerance_mm: float) -> str:
+    """A tolerance in the name of a column: two of them never have one name."""
+    text = f"{tolerance_mm:g}"
+    return text if float(text) == tolerance_mm else repr(tolerance_mm)
 
 
 def _overlap(pair: LabelPair) -> tuple[float, float]:

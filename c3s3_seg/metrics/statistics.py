@@ -66,7 +66,7 @@ class Cohort:
     metrics
         Pairs (column, statistics), in the order of the score's columns; without `optimistic`.
     worst_cases
-        Up to five names, the lowest Dice first.
+        Up to five names, the lowest Dice first; none in which both masks are empty.
     """
 
     label: str
@@ -136,7 +136,8 @@ def _cohort(label: str, rows: Sequence[CaseScore]) -> Cohort:
         worst = [{"mm": row.diagonal_mm, "vox": row.diagonal_vox}.get(unit) for row in rows]
         metrics.append((name, statistics([values[name] for values in flat], worst)))
     optimistic = sum(isinstance(row.score, PaperScore) and row.score.optimistic for row in rows)
-    ordered = sorted(rows, key=lambda row: (row.score.dice, row.case))
+    there = [row for row in rows if not row.score.nothing]
+    ordered = sorted(there, key=lambda row: (row.score.dice, row.case))
     return Cohort(label, len(rows), optimistic, tuple(metrics), tuple(r.case for r in ordered[:WORST_CASES]))
 
 

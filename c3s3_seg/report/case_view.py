@@ -91,11 +91,11 @@ def error_scale(rows: Sequence[CaseScore]) -> Scale:
 
 
 def _hd95_mm(row: CaseScore) -> float:
-    """In mm; from voxels by the mean size of one along the diagonal. nan of a miss, or if it is not known."""
+    """In mm; from voxels by the mean size of one along the diagonal. nan of an empty mask, or not known."""
     score = row.score
     if isinstance(score, Score):
         return score.hd95_mm
-    if score.optimistic or not row.diagonal_mm or not row.diagonal_vox:
+    if score.optimistic or score.nothing or not row.diagonal_mm or not row.diagonal_vox:
         return math.nan
     return score.hd95_vox * row.diagonal_mm / row.diagonal_vox
 
@@ -125,7 +125,7 @@ def _view(row: CaseScore, shown: Contents, words: str, scale: Scale, packed: Pac
         )
     drawn = outlines(shown.mask, shown.labels, shown.truth)
     at = error.worst if error else _middle(p if p.any() or not t.any() else t)
-    planes = planes_webp(shown.scan, drawn, at)
+    planes = planes_webp(shown.scan, drawn, at, ring=error is not None)
     solid = error_solid(p, t, shown.mask.geometry, error, scale)
     return CaseView(row, planes, words, solid, packed, spots, at)
 

@@ -9,7 +9,7 @@ from html import escape
 
 import numpy as np
 
-from c3s3_seg.report.numbers import COLUMNS, rounded
+from c3s3_seg.report.numbers import in_page, rounded
 
 WIDTH, HEIGHT = 280, 210
 LEFT, RIGHT, TOP, BOTTOM = 42, 10, 12, 38
@@ -148,7 +148,7 @@ def agreement(dots: Sequence[Dot], unit: str) -> str:
         drawn.append(
             f'<line class="median" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"{dash}/>'
             f'<text class="word" x="{LEFT + 5}" y="{y - 4:.1f}">'
-            f"{escape(line.word)} {line.y:+.1f}</text>"
+            f"{escape(line.word)} {_signed(line.y)}</text>"
         )
     marks = [_dot(across.at(d.x), up.at(d.y), d, _difference(d, unit)) for d in dots]
     words = f"mean of both ({unit}); Bland-Altman"
@@ -158,9 +158,12 @@ def agreement(dots: Sequence[Dot], unit: str) -> str:
 
 def _difference(dot: Dot, unit: str) -> str:
     """What a dot of volumes says."""
-    decimals = COLUMNS["volume_ml"][1]
-    sign = "+" if dot.y >= 0 else ""
-    return f"{sign}{rounded(dot.y, decimals)} {unit} at {rounded(dot.x, decimals)} {unit}"
+    return f"{_signed(dot.y)} {unit} at {in_page(dot.x, 'volume_ml')} {unit}"
+
+
+def _signed(volume: float) -> str:
+    sign = "+" if volume >= 0 else ""
+    return f"{sign}{in_page(volume, 'volume_error_ml')}"
 
 
 def limits(differences: Sequence[float]) -> tuple[Line, ...]:
@@ -208,7 +211,9 @@ class _PlotAxis:
 def _range(values: Sequence[float]) -> tuple[float, float]:
     """From the smallest to the largest value with a little room; of one value something around it."""
     low, high = min(values), max(values)
-    room = 0.06 * (high - low) or max(abs(high) * 0.1, 0.5)
+    largest = max(abs(low), abs(high))
+    # What differs by less than a millionth differs by rounding, and is one value.
+    room = 0.06 * (high - low) if high - low > 1e-6 * largest else max(largest * 0.1, 0.5)
     return low - room, high + room
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -127,7 +128,7 @@ def _picture(case: FolderCase) -> str:
     name = escape(printable(case.row.case))
     drawn = image(_thumbnail(case.planes), f"Three planes of {name}") if case.planes else ""
     inner = f"{drawn}<span>{name}</span>"
-    return f'<a href="{quote(case.link)}">{inner}</a>' if case.link else inner
+    return f'<a href="{quote(os.fsencode(case.link))}">{inner}</a>' if case.link else inner
 
 
 def _uncertainty(case: FolderCase) -> str:

@@ -58,15 +58,14 @@ class Report:
 
 
 def worst_first(rows: Sequence[CaseScore]) -> list[CaseScore]:
-    """The cases to be drawn: a miss first, then by falling 95HD; at most `DETAILED`."""
+    """The cases to be drawn: a miss first, then by falling 95HD, two empty masks last; at most `DETAILED`."""
 
     def badness(row: CaseScore) -> tuple[float, float]:
         flat = row.score.flat()
         distance = flat.get("hd95_mm", flat.get("hd95_vox", math.nan))
-        # In the paper protocol a miss has the distance 0, as two empty masks have, which are none.
-        nothing = distance == 0 and not flat.get("optimistic", 0)
-        missed = flat["dice"] == 0 and not nothing
-        return (math.inf if missed else -1.0 if math.isnan(distance) else distance), -flat["dice"]
+        if row.score.nothing or math.isnan(distance):
+            return -1.0, 0.0
+        return (math.inf if flat["dice"] == 0 else distance), -flat["dice"]
 
     return sorted(rows, key=badness, reverse=True)[:DETAILED]
 

@@ -14,6 +14,7 @@ from typing import Any
 from c3s3_seg.errors import InputError
 from c3s3_seg.io.cases import scan_stem
 from c3s3_seg.io.image.files import image_stem, image_suffix
+from c3s3_seg.metrics.results import CaseScore
 from c3s3_seg.metrics.scoring import labels_in
 from c3s3_seg.report.rows import CaseFiles
 from c3s3_seg.system.ownership import read_case
@@ -123,6 +124,22 @@ def label_remarks(
             f"no mask has the label {listed_values(absent, by_value)}: both masks are empty in every case"
         )
     return tuple(remarks)
+
+
+def uncompared(rows: Sequence[CaseScore], against: Sequence[CaseScore]) -> tuple[str, ...]:
+    """What two sets of predictions do not have in common, by the names of labels and of cases.
+
+    Returns
+    -------
+    tuple of str
+        A sentence where no case was measured in both, else one on the labels that only one of them has.
+    """
+    if not {row.case for row in rows} & {row.case for row in against}:
+        return ("no case was measured in both sets: nothing is compared",)
+    first, second = ({row.label: None for row in side} for side in (rows, against))
+    alone = [(name, "against") for name in first if name not in second]
+    alone += [(name, "predictions") for name in second if name not in first]
+    return tuple(f"the label {n} is not compared: the set '{s}' has no label of this name" for n, s in alone)
 
 
 def _few(cases: Sequence[str]) -> str:

@@ -51,8 +51,7 @@ def surface_mesh(mask: NDArray[np.bool_], geometry: Geometry) -> Mesh:
     low = np.array([part.start for part in box])
     block = _block(mask[box], geometry.spacing_mm)
     share = _shares(mask[box], block)
-    smooth = _smoothed(share)
-    cells, triangles = _net(smooth if (smooth > 0.5).any() else share)
+    cells, triangles = _net(_with_thin_parts(_smoothed(share), share))
     # Cell (0, 0, 0) of the framed grid lies between blocks -1 and 0; a block's centre is at (block - 1) / 2.
     index = (cells - 1) * block + (block - 1) / 2 + low
     if np.linalg.det(geometry.affine[:3, :3]) < 0:  # mirrored axes turn every triangle inside out
@@ -119,6 +118,14 @@ def _smoothed(share: Floats) -> Floats:
     from scipy.ndimage import gaussian_filter
 
     return np.asarray(gaussian_filter(share, 0.6))
+
+
+def _with_thin_parts(smooth: Floats, share: Floats) -> Floats:
+    """What is thinner than a block or two is lost when it is averaged: there every block that holds some."""
+    from scipy.ndimage import binary_dilation
+
+    near = binary_dilation(smooth > 0.5, np.ones((3, 3, 3), dtype=np.bool_))
+    return np.where((share > 0) & ~near, 1.0, smooth)
 
 
 def _net(share: Floats) -> tuple[Floats, NDArray[np.intp]]:

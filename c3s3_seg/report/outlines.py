@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from c3s3_seg.geometry.volume import Volume
+from c3s3_seg.geometry.volume import Array, Volume
 from c3s3_seg.io.dicom_objects.codes import LABEL_COLOURS
 
 Colour = tuple[int, int, int]
@@ -21,11 +20,15 @@ COLOURS = (LABELS[0], TRUTH, *LABELS[1:])
 
 @dataclass(frozen=True, eq=False)
 class LabelOutline:
-    """One outline: its name in the legend, the mask (i, j, k) bool and its colour."""
+    """One outline: its name in the legend, label values (i, j, k), its colour, and which value it is.
+
+    The array is that of the whole mask, shared by its outlines: a hundred labels need no hundred volumes.
+    """
 
     name: str
-    mask: NDArray[np.bool_]
+    array: Array
     colour: Colour
+    value: int = 1
 
 
 def label_colours(labels: Mapping[str, int]) -> dict[str, Colour]:
@@ -44,7 +47,25 @@ def outlines(mask: Volume, labels: Mapping[str, int], truth: Volume | None = Non
         Name -> value.
     """
     colours = label_colours(labels)
-    found = [LabelOutline(name, mask.array == value, colours[name]) for name, value in labels.items()]
+    found = [LabelOutline(name, mask.array, colours[name], value) for name, value in labels.items()]
     if truth is not None:
-        found += [LabelOutline("truth", truth.array == value, TRUTH) for value in labels.values()]
+        found += [LabelOutline("truth", truth.array, TRUTH, value) for value in labels.values()]
+    return found
+
+
+def layers(shown: Sequence[LabelOutline]) -> list[tuple[Array, list[int]]]:
+    """The arrays of outlines, each once and without the values that are not shown, and whose they are.
+
+    Returns
+    -------
+    list of tuple
+        (i, j, k) label values, 0 where nothing is shown; and the places in `shown`.
+    """
+    places: dict[int, list[int]] = {}
+    for place, outline in enumerate(shown):
+        places.setdefault(id(outline.array), []).append(place)
+    found = []
+    for of_one in places.values():
+        array, values = shown[of_one[0]].array, [shown[place].value for place in of_one]
+        found.append((np.where(np.isin(array, values), array, np.zeros((), array.dtype)), of_one))
     return found

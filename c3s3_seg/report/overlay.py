@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from c3s3_seg.errors import GeometryError, InputError
 from c3s3_seg.geometry.volume import Volume
-from c3s3_seg.report.outlines import Colour, LabelOutline, outlines
+from c3s3_seg.report.outlines import Colour, LabelOutline, layers, outlines
 from c3s3_seg.report.planes import Panel, cut, largest_plane
 from c3s3_seg.system.files import write_whole
 from c3s3_seg.system.ownership import PNG_CHUNK, PROGRAM
@@ -110,7 +110,7 @@ def _overlay(overlay: Overlay) -> Image:
             what = f"the grid of the mask '{name}' is {mask.geometry}, the scan's {overlay.scan.geometry}"
             raise GeometryError(what)
     shown = outlines(overlay.mask, overlay.labels, overlay.truth)
-    panels = cut(overlay.scan, [outline.mask for outline in shown], _middle(overlay))
+    panels = _cut(overlay.scan, shown, _middle(overlay))
     return _compose([replace(panel, mark=None) for panel in panels], shown, overlay)
 
 
@@ -160,22 +160,41 @@ def _layout(sizes_mm: list[tuple[float, float]]) -> tuple[float, list[tuple[int,
 
 
 def planes_webp(
-    scan: Volume, shown: Sequence[LabelOutline], through: tuple[int, int, int] | None = None
+    scan: Volume,
+    shown: Sequence[LabelOutline],
+    through: tuple[int, int, int] | None = None,
+    *,
+    ring: bool = True,
 ) -> bytes:
     """The three planes alone, without title and legend, as a small WebP file of 1200 px width at most.
 
     Parameters
     ----------
     scan, through
-        As for `planes.cut`; `through` is marked by a ring.
+        As for `planes.cut`.
     shown
         What is outlined; the field is around all of it.
+    ring
+        Whether `through` is marked: where it is the place of an error.
     """
-    panels = cut(scan, [outline.mask for outline in shown], through)
+    panels = _cut(scan, shown, through)
+    panels = panels if ring else [replace(panel, mark=None) for panel in panels]
     image, _, height = _paint(panels, [outline.colour for outline in shown], GAP)
     data = io.BytesIO()
     image.crop((0, HEADER - GAP, WIDTH, HEADER + height + GAP)).save(data, format="WEBP", quality=82)
     return data.getvalue()
+
+
+def _cut(scan: Volume, shown: Sequence[LabelOutline], through: tuple[int, int, int] | None) -> list[Panel]:
+    """As `planes.cut`, with a mask for each outline; the first is the first of those that are not empty."""
+    found = sorted(layers(shown), key=lambda layer: not layer[0].any())
+    arrays = [array for array, _ in found]
+    layer = {place: n for n, (_, places) in enumerate(found) for place in places}
+
+    def masks(panel: Panel) -> tuple[NDArray[np.bool_], ...]:
+        return tuple(panel.masks[layer[n]] == outline.value for n, outline in enumerate(shown))
+
+    return [replace(panel, masks=masks(panel)) for panel in cut(scan, arrays, through)]
 
 
 def _paint(panels: list[Panel], colours: Sequence[Colour], footer: int) -> tuple[Image, ImageDraw, int]:
@@ -295,7 +314,8 @@ def _contours(
     # Premultiplied: lines are opaque, so the colours are the same, and Pillow scales without two conversions.
     layer = Image.new("RGBa", (size[0] * SMOOTH, size[1] * SMOOTH))
     draw = ImageDraw.Draw(layer)
-    for mask, colour in reversed(list(zip(masks, colours, strict=True))):
+    there = [(mask, colour) for mask, colour in zip(masks, colours, strict=True) if mask.any()]
+    for mask, colour in reversed(there):
         # A frame of background closes the contours of masks that touch the edge.
         lines = contour_generator(z=np.pad(mask.astype(np.float64), 1)).lines(0.5)
         for line in lines:

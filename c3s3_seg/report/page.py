@@ -122,7 +122,8 @@ def page(title: str, body: str, kind: str = "") -> bytes:
     )
     viewer = (ASSETS / "viewer.js").read_text(encoding="utf-8") if VIEWER in body else ""
     foot = f"{plotly}<script>{script}{viewer}</script>"
-    return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head><body>{body}{foot}</body></html>\n'.encode()
+    whole = f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head><body>{body}{foot}</body></html>\n'
+    return whole.encode("utf-8", "backslashreplace")  # file names need not be Unicode
 
 
 def solid_html(solid: Solid, name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,14 +48,14 @@ class SliceNumber:
 
 @dataclass(frozen=True, eq=False)
 class Panel:
-    """One plane cut out: intensities (rows, columns) uint8, masks alike bool, and a voxel's size in mm.
+    """One plane cut out: intensities (rows, columns) uint8, masks alike, and a voxel's size in mm.
 
     `mark` is the column and the row of a point to be marked, in voxels from the top left corner.
     """
 
     plane: Plane
     grey: NDArray[np.uint8]
-    masks: tuple[NDArray[np.bool_], ...]
+    masks: tuple[Array, ...]
     row_mm: float
     column_mm: float
     slice: SliceNumber
@@ -115,9 +116,7 @@ class PatientOrder:
         return SliceNumber(count - place if self.backwards[axis] else place + 1, count)
 
 
-def cut(
-    scan: Volume, masks: list[NDArray[np.bool_]], through: tuple[int, int, int] | None = None
-) -> list[Panel]:
+def cut(scan: Volume, masks: Sequence[Array], through: tuple[int, int, int] | None = None) -> list[Panel]:
     """The three planes in millimetres, as radiologists look.
 
     Parameters
@@ -125,7 +124,8 @@ def cut(
     scan
         Intensities (i, j, k). Oblique axes are taken as the nearest patient axes.
     masks
-        (i, j, k) bool each; the field is the box around them with 30 mm, or half of the box, around it.
+        (i, j, k) each, bool or label values; the field is the box around them with 30 mm, or half of the
+        box, around it.
     through
         The voxel of the scan in which the planes meet. None: where the first mask has its largest area.
     """
@@ -173,14 +173,14 @@ def _displayed(section: Array, plane: Plane) -> Array:
     return picture[::-1] if plane.down == 2 else picture
 
 
-def largest_plane(mask: NDArray[np.bool_], axis: int) -> int:
+def largest_plane(mask: Array, axis: int) -> int:
     """Where along an axis a mask has its largest area; of an empty mask the middle."""
     others = tuple(n for n in range(3) if n != axis)
     areas = np.count_nonzero(mask, axis=others)
     return int(areas.argmax()) if areas.any() else mask.shape[axis] // 2
 
 
-def field_around(masks: list[NDArray[np.bool_]], spacing: tuple[float, float, float]) -> list[slice]:
+def field_around(masks: Sequence[Array], spacing: tuple[float, float, float]) -> list[slice]:
     """What is shown: the box around all masks with a margin; where all are empty, everything."""
     field = []
     for axis in range(3):
@@ -202,4 +202,5 @@ def intensity_window(array: Array, ends: tuple[float, float] = (1, 99.5)) -> tup
     if not sample.size:
         return 0.0, 1.0
     low, high = np.percentile(sample, ends)
-    return float(low), float(high if high > low else low + 1)
+    least = max(1.0, abs(float(low)) * 1e-6)  # of one value: what float64 tells apart from it
+    return float(low), float(high if high > low else low + least)

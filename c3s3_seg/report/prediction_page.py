@@ -18,7 +18,7 @@ from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.metrics.boundary_errors import BoundaryError, boundary_error
 from c3s3_seg.metrics.results import CaseScore
 from c3s3_seg.metrics.surface_distance import surface_voxels
-from c3s3_seg.report.case_view import PLAIN, Mask, at_vertices, error_scale, error_solid, worst_spot
+from c3s3_seg.report.case_view import PLAIN, at_vertices, error_scale, error_solid, worst_spot
 from c3s3_seg.report.mesh import surface_mesh
 from c3s3_seg.report.numbers import column, in_page
 from c3s3_seg.report.outlines import TRUTH, label_colours, outlines
@@ -188,13 +188,12 @@ def _tile(number: str, words: str, more: str = "", kind: str = "") -> str:
 
 def _view(case: PredictedCase) -> str:
     """Planes and surfaces in one view; of two empty masks the planes alone."""
-    masks = {name: case.mask.array == value for name, value in case.labels.items()}
-    errors = _errors(case, masks)
+    errors = _errors(case)
     worst_first = sorted(errors.items(), key=lambda item: -item[1].worst_mm)
-    spots = [worst_spot(error, name if len(masks) > 1 else "") for name, error in worst_first]
+    spots = [worst_spot(error, name if len(case.labels) > 1 else "") for name, error in worst_first]
     start = spots[0].at if spots else None
     packed = pack(case.contents, "volume-1")
-    solids = "".join(_surface(case, name, mask, errors.get(name)) for name, mask in masks.items())
+    solids = "".join(_surface(case, name, errors.get(name)) for name in case.labels)
     still = _planes(case, start)
     viewer = viewer_html(packed, still, solids, spots + _least_sure(case), case.name, start)
     colours = label_colours(case.labels)
@@ -203,13 +202,13 @@ def _view(case: PredictedCase) -> str:
     return f'<p class="lead">{keys} {truth} L is the patient\'s left.</p>{viewer}{packed.html}'
 
 
-def _errors(case: PredictedCase, masks: Mapping[str, Mask]) -> dict[str, BoundaryError]:
+def _errors(case: PredictedCase) -> dict[str, BoundaryError]:
     """Where each label is wrong, where there is a truth."""
     if case.truth is None:
         return {}
     found = {
-        name: boundary_error(mask, case.truth.array == case.labels[name], case.mask)
-        for name, mask in masks.items()
+        name: boundary_error(case.mask.array == value, case.truth.array == value, case.mask)
+        for name, value in case.labels.items()
     }
     return {name: error for name, error in found.items() if error is not None}
 
@@ -224,16 +223,16 @@ def _least_sure(case: PredictedCase) -> list[Spot]:
 
 
 def _planes(case: PredictedCase, at: tuple[int, int, int] | None) -> str:
-    """The still planes, through a voxel or where the first label has its largest area."""
+    """The still planes, through a voxel or where the labels have their largest areas."""
     shown = outlines(case.mask, case.labels, case.truth)
-    found = [outline for outline in shown if outline.mask.any()] or shown
     words = "Planes through the largest error, in the ring." if at else "The planes of the largest area."
-    picture = image(planes_webp(case.scan, found, at), "Three planes with the contours")
+    picture = image(planes_webp(case.scan, shown, at), "Three planes with the contours")
     return f'<figure class="planes">{picture}<figcaption>{words}</figcaption></figure>'
 
 
-def _surface(case: PredictedCase, name: str, mask: Mask, error: BoundaryError | None) -> str:
+def _surface(case: PredictedCase, name: str, error: BoundaryError | None) -> str:
     """By the uncertainty where it is known, else by the distance to the truth, else plain."""
+    mask = case.mask.array == case.labels[name]
     if not mask.any():
         return ""
     mesh = surface_mesh(mask, case.mask.geometry)

@@ -72,7 +72,8 @@ CONVENTIONS = {
     "percentiles": "every percentile (95HD, quartiles, bootstrap) interpolates linearly between values.",
     "notes": "what was found when the masks of a case were read, and what was done to them: rounding; on "
     "request resampling to the truth's grid.",
-    "remarks": "labels that predictions hold and no truth does, and labels that no mask holds.",
+    "remarks": "labels that predictions hold and no truth does, and labels that no mask holds; the model, "
+    "where all predictions are those of one; labels that only one of two compared sets has.",
     "interval": "low and high are the 95% interval of the mean: null below 5 finite values, Student t from 5 "
     "to 29, percentile bootstrap (2,000 resamples, fixed seed) from 30 on.",
 }
@@ -143,7 +144,7 @@ def write_report_json(
         "failures": [asdict(failure) for failure in failures],
     }
     text = json.dumps(plain(report), indent=2, ensure_ascii=False, allow_nan=False)
-    write_whole(path, (text + "\n").encode())
+    write_whole(path, (text + "\n").encode("utf-8", "backslashreplace"))  # file names need not be Unicode
 
 
 def definitions_of(rows: Sequence[CaseScore]) -> dict[str, str]:

@@ -125,7 +125,8 @@ def comparison_table(pairs: Sequence[Paired]) -> Table:
         interval = "none" if math.isnan(pair.low) else " to ".join(ends)
         cells = [*means, interval, in_terminal(pair.p, "p"), counted(pair)]
         table.add_row(*_head(COLUMNS[name][0], pair.label, with_label), *cells)
-    table.caption = empty_of_both(pairs)
+    empty = empty_of_both(pairs)
+    table.caption = cell(empty) if empty else None
     return table
 
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -178,6 +179,18 @@ def test_nothing_in_common_is_refused(folders: tuple[Path, Path, Path], tmp_path
     save(cube(2, 7), tmp_path / "other" / "z.nii.gz")
     with pytest.raises(InputError, match="found no truth"):
         evaluate(predictions, tmp_path / "other", out)
+
+
+def test_names_need_not_be_unicode(folders: tuple[Path, Path, Path]) -> None:
+    predictions, truth, out = folders
+    for folder in (predictions, truth):
+        (folder / "a.nii.gz").rename(folder / os.fsdecode(b"\xff.nii.gz"))
+    result = evaluate(predictions, truth, out, EvaluationSettings(html=True))
+    names = [row.case for row in result.rows]
+    assert [os.fsencode(name) for name in names] == [b"b", b"\xff"]
+    assert [case["case"] for case in report_of(out)["cases"]] == names
+    for name in ("cases.csv", "report.html"):
+        assert "\\udcff" in (out / name).read_text(encoding="utf-8")
 
 
 # --- options

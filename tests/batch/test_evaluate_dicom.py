@@ -10,7 +10,7 @@ from helpers.dicom_files import edit
 from helpers.dicom_seg import MAKER, SEGMENTS, drawn
 
 from c3s3_seg.batch.evaluate import EvaluationResult, EvaluationSettings, evaluate
-from c3s3_seg.errors import C3S3Error, GeometryError, InputError
+from c3s3_seg.errors import C3S3Error, GeometryError, InputError, Told
 from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.io import load, save
 from c3s3_seg.io.dicom_objects.codes import Segment
@@ -279,11 +279,33 @@ def test_another_set_is_compared_by_names(truth: Volume, tmp_path: Path) -> None
     result = evaluate(tmp_path / "p", tmp_path / "t", tmp_path / "out", against=tmp_path / "q")
     (dice,) = [pair for pair in result.comparison if pair.metric == "dice"]
     assert (dice.label, dice.n, dice.mean, dice.against) == ("wall", 1, 1, 1)
+    words = "the label left_atrium is not compared: the set 'against' has no label of this name"
+    assert words in result.remarks
     write(truth, tmp_path / "r", "nii.gz", "a")  # by numbers, of which the wall has the second
     result = evaluate(tmp_path / "p", tmp_path / "t", tmp_path / "out", against=tmp_path / "r")
     assert [(p.label, p.against) for p in result.comparison if p.metric == "dice"] == [
         ("left_atrium", 1), ("wall", 1),
     ]  # fmt: skip
+
+
+def test_image_files_are_compared_with_segs_by_value(truth: Volume, tmp_path: Path) -> None:
+    for side in "pt":
+        write(truth, tmp_path / side, "nii.gz")
+    write(truth, tmp_path / "q", "seg.dcm")
+    result = evaluate(tmp_path / "p", tmp_path / "t", tmp_path / "out", against=tmp_path / "q")
+    assert [(p.label, p.n, p.against) for p in result.comparison if p.metric == "dice"] == [
+        ("label_1", 1, 1), ("label_2", 1, 1),
+    ]  # fmt: skip
+    assert result.remarks == ()
+
+
+def test_no_case_in_both_sets_is_told(truth: Volume, tmp_path: Path) -> None:
+    for case, side in (("a", "p"), ("b", "q")):
+        write(truth, tmp_path / side, "nii.gz", case)
+        write(truth, tmp_path / "t", "nii.gz", case)
+    result = evaluate(tmp_path / "p", tmp_path / "t", tmp_path / "out", against=tmp_path / "q")
+    assert result.comparison == ()
+    assert result.remarks == ("no case was measured in both sets: nothing is compared",)
 
 
 def test_the_names_of_dicom_files_are_not_written(truth: Volume, tmp_path: Path) -> None:
@@ -298,6 +320,24 @@ def test_the_names_of_dicom_files_are_not_written(truth: Volume, tmp_path: Path)
     result = evaluate(tmp_path / "p", tmp_path / "t", tmp_path / "out", EvaluationSettings(html=True))
     assert [failure.case for failure in result.failures] == ["c", "a"]
     assert "header of this DICOM SEG cannot be read" in result.failures[1].reason
+    for path in (tmp_path / "out").iterdir():
+        assert "SECRET" not in path.read_text(encoding="utf-8")
+
+
+def test_the_files_of_a_scan_that_gives_the_grid_are_not_written(truth: Volume, tmp_path: Path) -> None:
+    """One slice of the second case's scan is damaged: the terminal names it, what is kept counts it."""
+    for case in "ab":
+        write(truth, tmp_path / "p", "seg.dcm", case)
+        write(truth, tmp_path / "t", "rtstruct.dcm", case)
+        shutil.copytree(tmp_path / "series", tmp_path / "scans" / case)
+    damaged = sorted((tmp_path / "scans" / "b").iterdir())[3]
+    content = damaged.read_bytes()
+    damaged.unlink()
+    (damaged.parent / "SECRET^NAME.dcm").write_bytes(content[: len(content) // 2])
+    settings = EvaluationSettings(html=True, images=tmp_path / "scans")
+    (failure,) = evaluate(tmp_path / "p", tmp_path / "t", tmp_path / "out", settings).failures
+    assert isinstance(failure.reason, Told)
+    assert "SECRET^NAME.dcm" in failure.reason.named
     for path in (tmp_path / "out").iterdir():
         assert "SECRET" not in path.read_text(encoding="utf-8")
 

@@ -101,6 +101,12 @@ def test_a_miss_is_left_out_and_counted() -> None:
     assert (asd.n, asd.left_out, asd.difference) == (4, 2, -1)
 
 
+def test_no_pairs_have_no_numbers() -> None:
+    found = paired("all", "hd95_vox", [])
+    assert (found.n, found.left_out) == (0, 0)
+    assert all(math.isnan(value) for value in (found.mean, found.against, found.difference, found.p))
+
+
 def test_cases_are_paired_by_name() -> None:
     one, two = rows(A, A), list(reversed(rows(A, A)))[:4]
     (dice, *_) = compare(one, two)

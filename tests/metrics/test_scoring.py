@@ -213,6 +213,12 @@ def test_a_mask_of_0_and_255_is_not_one_of_0_and_1(p: np.ndarray, t: np.ndarray)
         score(volume(p), volume(t))
 
 
+def test_tolerances_that_look_alike_have_a_column_each() -> None:
+    found = score(volume(POINT_A), volume(POINT_B), tolerances_mm=(1.0, 1.0000025, 2.5)).flat()
+    names = [name for name in found if name.startswith("nsd")]
+    assert names == ["nsd_1mm", "nsd_1.0000025mm", "nsd_2.5mm"]
+
+
 def test_0_and_255_is_measured_when_asked_for() -> None:
     assert score(volume(POINT_A * 255), volume(POINT_A * 255), 255).dice == 1
 

@@ -40,6 +40,13 @@ def test_one_case_and_equal_cases_have_an_axis() -> None:
         assert all(math.isfinite(x) and math.isfinite(y) for x, y in circles(figure))
 
 
+def test_rounding_is_not_drawn_as_a_difference() -> None:
+    figure = spread(dots(0.9, 0.9 + 2e-16), "x")
+    (_, one), (_, other) = circles(figure)
+    assert one == other
+    assert max(len(text.text or "") for text in parsed(figure).iter("text")) <= 4
+
+
 def test_limits_of_agreement_by_hand() -> None:
     mean, upper, lower = limits([1.0, 3.0, 5.0])
     assert mean.y == 3
@@ -55,6 +62,14 @@ def test_agreement_has_a_dot_a_case_and_three_lines() -> None:
     assert len([e for e in parsed(figure).iter("line") if e.attrib["class"] == "median"]) == 3
     xs = [x for x, _ in circles(figure)]
     assert xs == sorted(xs)
+
+
+def test_volumes_of_nodules_are_told_as_in_the_tables() -> None:
+    """Below 1 ml with three decimals: a difference of 0.04 ml is not 0.0."""
+    figure = agreement([Dot(0.06, 0.04, "a", "a"), Dot(12.0, -3.0, "b", "b")], "ml")
+    assert "a: +0.040 ml at 0.060 ml" in figure
+    assert "b: -3.0 ml at 12.0 ml" in figure
+    assert "mean +0.020<" in agreement([Dot(0.06, 0.04, "a", "a"), Dot(0.06, 0.0, "b", "b")], "ml")
 
 
 def test_names_are_text_and_dots_lead_to_their_cases() -> None:

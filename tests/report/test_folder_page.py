@@ -1,6 +1,8 @@
 """Many predicted cases on one page: those that need a look first, each with its picture and its link."""
 
 import math
+import os
+from dataclasses import replace
 from pathlib import Path
 
 from helpers.predicted import CASE, SCORED
@@ -13,6 +15,12 @@ from c3s3_seg.report.rows import Failure, PredictionRow
 
 def case(name: str, mm: dict[str, float] | None = None, *notes: str, volume_ml: float = 2.0) -> FolderCase:
     return FolderCase(PredictionRow(name, (("a", volume_ml),), 1.0, notes=notes), mm or {}, 2.0)
+
+
+def test_a_link_to_a_page_whose_name_is_not_unicode(tmp_path: Path) -> None:
+    name = os.fsdecode(b"\xff")
+    write_folder_page(tmp_path / "r.html", "x", [replace(case(name, None, name), link=f"{name}.html")], [])
+    assert [a["href"] for t, a in tags(tmp_path / "r.html") if t == "a"] == ["%FF.html"]
 
 
 def test_the_least_sure_come_first() -> None:

@@ -119,6 +119,8 @@ def test_only_the_worst_cases_are_drawn() -> None:
     drawn = [row.case for row in worst_first(rows)]
     assert len(drawn) == DETAILED
     assert drawn[:2] == ["miss", str(2 * DETAILED - 1)]
+    perfect = CaseScore("perfect", "x", PaperScore(1.0, 1.0, 0.0, 0.0, optimistic=False))
+    assert [row.case for row in worst_first([rows[-1], perfect, rows[-3]])] == ["miss", "perfect", "both"]
 
 
 def test_without_plotly_a_page_with_surfaces_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,19 +130,20 @@ def test_without_plotly_a_page_with_surfaces_is_refused(monkeypatch: pytest.Monk
     assert b"plotly</script>" not in page("x", "<main>only words</main>")
 
 
-def test_a_comparison_says_what_was_left_out_and_empty(tmp_path: Path) -> None:
+@pytest.mark.parametrize("label", ["x", "[red]x[/blue]"])
+def test_a_comparison_says_what_was_left_out_and_empty(tmp_path: Path, label: str) -> None:
     def score(dice: float, hd95: float, *, empty: bool = False) -> PaperScore:
         return PaperScore(dice, dice, hd95, hd95, optimistic=empty)
 
-    mine = [CaseScore(str(n), "x", score(0.9, 1.0 + n)) for n in range(7)]
-    mine[0] = CaseScore("0", "x", score(0.0, math.inf))
-    other = [CaseScore(row.case, "x", score(0.8, 3.0 + n)) for n, row in enumerate(mine)]
-    other[1:3] = [CaseScore(str(n), "x", score(0.0, 0.0, empty=True)) for n in (1, 2)]
+    mine = [CaseScore(str(n), label, score(0.9, 1.0 + n)) for n in range(7)]
+    mine[0] = CaseScore("0", label, score(0.0, math.inf))
+    other = [CaseScore(row.case, label, score(0.8, 3.0 + n)) for n, row in enumerate(mine)]
+    other[1:3] = [CaseScore(str(n), label, score(0.0, 0.0, empty=True)) for n in (1, 2)]
     pairs = compare(mine, other)
     write_report_page(tmp_path / "r.html", Report("x", "paper", mine, comparison=pairs), [])
     text = (tmp_path / "r.html").read_text(encoding="utf-8")
     assert ">6 (1 left out)</td>" in text
-    words = "x: 0 of these predictions and 2 of the others were empty"
+    words = f"{label}: 0 of these predictions and 2 of the others were empty"
     assert words in text
     console = Console(width=250, file=io.StringIO())
     console.print(comparison_table(pairs))

@@ -65,3 +65,19 @@ def test_the_picture_shows_the_colours_and_nothing_around() -> None:
     assert pixels[0, 0, 3] == 0
     assert pixels[280, 280, 3] == 255
     assert pixels[280, 280, 0] > 2 * pixels[280, 280, 1]
+
+
+def test_a_thin_wall_and_thin_vessels_keep_their_surface() -> None:
+    """A plate of one voxel on blocks of 8, where every block is inside to an eighth alone."""
+    geometry = Geometry.build((300, 300, 10))
+    plate = np.zeros(geometry.shape, bool)
+    plate[:, :, 5] = True
+    mesh = surface_mesh(plate, geometry)
+    assert np.ptp(mesh.vertices_mm, axis=0)[:2] == pytest.approx([300, 300], abs=8)
+    assert mesh.vertices_mm[:, 2] == pytest.approx(5, abs=8)
+    mesh_webp(mesh, np.zeros((len(mesh.vertices_mm), 3), np.uint8))
+    geometry = Geometry.build((80, 80, 80))
+    vessels = ball(geometry, 10)
+    vessels[40, 40, :] = vessels[40, :, 40] = True
+    mesh = surface_mesh(vessels, geometry)
+    assert np.ptp(mesh.vertices_mm, axis=0) == pytest.approx([20, 80, 80], abs=2)

@@ -1,14 +1,15 @@
 """Planes through a voxel: the mark stands on it, whatever way the grid is turned."""
 
+import tracemalloc
 from itertools import permutations, product
 
 import numpy as np
 import pytest
 
 from c3s3_seg.geometry.volume import Geometry
-from c3s3_seg.report.outlines import COLOURS, LabelOutline
+from c3s3_seg.report.outlines import COLOURS, LabelOutline, outlines
 from c3s3_seg.report.overlay import planes_webp
-from c3s3_seg.report.planes import PLANES, cut
+from c3s3_seg.report.planes import PLANES, cut, intensity_window
 
 TURNS = [
     np.eye(3)[list(order)] * signs
@@ -43,3 +44,49 @@ def test_without_a_voxel_there_is_no_mark() -> None:
     assert all(panel.mark is None for panel in cut(volume, [mask]))
     outline = LabelOutline("organ", mask, COLOURS[0])
     assert planes_webp(volume, [outline]) != planes_webp(volume, [outline], (5, 5, 5))
+
+
+@pytest.mark.parametrize("value", [7.0, 0.0, 1e20, -3e30])
+def test_a_constant_scan_is_black_whatever_its_value(value: float) -> None:
+    geometry = Geometry.build((8, 8, 1))
+    scan = geometry.volume(np.full(geometry.shape, value, np.float32))
+    mask = np.zeros(geometry.shape, bool)
+    mask[2:4, 2:4] = True
+    low, high = intensity_window(scan.array)
+    assert low < high
+    with np.errstate(all="raise"):
+        assert not any(panel.grey.any() for panel in cut(scan, [mask]))
+
+
+def test_a_hundred_labels_need_no_hundred_volumes() -> None:
+    geometry = Geometry.build((100, 100, 100))
+    array = np.zeros(geometry.shape, np.uint8)
+    array[20:80, 20:80, 20:80] = np.arange(1, 61, dtype=np.uint8)
+    mask, labels = geometry.volume(array), {f"label_{n}": n for n in range(1, 101)}
+    planes_webp(mask, outlines(mask, {"x": 1}))  # imports
+    tracemalloc.start()
+    planes_webp(mask, outlines(mask, labels, mask), (50, 50, 50))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 40 * array.size  # the window's sample in float64 is most of it
+
+
+def test_a_value_that_is_no_label_is_not_drawn_and_widens_no_field() -> None:
+    geometry = Geometry.build((200, 20, 20))
+    array = np.zeros(geometry.shape, np.uint8)
+    array[90:95, 5:9, 5:9] = 1
+    alone = geometry.volume(array.copy())
+    array[0:3, 5:9, 5:9] = 7
+    both = geometry.volume(array)
+    scan = geometry.volume(np.indices(geometry.shape)[0].astype(np.float32))
+    assert planes_webp(scan, outlines(both, {"x": 1})) == planes_webp(scan, outlines(alone, {"x": 1}))
+
+
+def test_planes_lie_in_the_truth_where_nothing_was_predicted() -> None:
+    geometry = Geometry.build((40, 40, 40))
+    array = np.zeros(geometry.shape, np.uint8)
+    array[3:6, 3:6, 3:6] = 1
+    truth, empty = geometry.volume(array), geometry.volume(array * 0)
+    scan = geometry.volume(np.indices(geometry.shape).sum(axis=0).astype(np.float32))
+    found = planes_webp(scan, outlines(empty, {"x": 1}, truth))
+    assert found == planes_webp(scan, outlines(empty, {"x": 1}, truth), (3, 3, 3), ring=False)

@@ -112,12 +112,19 @@ def test_cohorts_by_label_with_worst_cases_and_flattered() -> None:
     rows = [*ROWS, *(CaseScore(f"n{i}", "wall", clinical(i / 10, 1.0)) for i in range(1, 9))]
     atrium, wall = cohorts(rows)
     assert (atrium.label, atrium.cases, wall.label, wall.cases) == ("atrium", 4, "wall", 8)
-    assert atrium.worst_cases == ("c", "b", "a", "d")
+    assert atrium.worst_cases == ("c", "b", "a")  # in d both masks are empty
     assert wall.worst_cases == ("n1", "n2", "n3", "n4", "n5")
     assert (cohorts(PAPER)[0].optimistic, atrium.optimistic) == (1, 0)
     assert cohorts([]) == ()
     with pytest.raises(KeyError):
         atrium.of("optimistic")
+
+
+def test_two_empty_masks_are_no_worst_case_in_the_paper_protocol() -> None:
+    """There they have Dice 0, as a miss has."""
+    nothing = CaseScore("nothing", "atrium", PaperScore(0.0, 0.0, 0.0, 0.0, optimistic=False))
+    invented = CaseScore("invented", "atrium", PaperScore(0.0, 0.0, math.inf, math.inf, optimistic=False))
+    assert cohorts([nothing, *PAPER, invented])[0].worst_cases == ("b", "invented", "a")
 
 
 # --- files

@@ -254,6 +254,16 @@ def with_infinite(run: Trained, case: str) -> Trained:
     return replace(run, nets=nets)
 
 
+def test_distances_that_are_nowhere_finite_make_a_table_without_them() -> None:
+    """A label that no truth has: nothing is left to be compared but Dice."""
+    runs = [trained(entry, 1, (0.5,), math.inf) for entry in ("base", "other")]
+    _, other = study_rows(runs, "base")
+    assert (other.against["dice"].n, other.against["hd95_vox"].n) == (1, 0)
+    assert other.against["hd95_vox"].left_out == 1
+    assert math.isnan(other.against["hd95_vox"].difference)
+    assert "0 (1 left out)" in study_markdown([other], "base")
+
+
 FIVE = (0.5, 0.6, 0.7, 0.8, 0.9)
 
 

@@ -197,6 +197,6 @@ def _masks(data: DataSet, name: str, scan: Volume) -> list[LabelOutline]:
     names = {value: label for label, value in data.labels.items()}
     values = [int(value) for value in np.unique(mask.array) if value]
     return [
-        LabelOutline(names.get(value, f"value {value}"), mask.array == value, colour)
+        LabelOutline(names.get(value, f"value {value}"), mask.array, colour, value)
         for value, colour in zip(values, COLOURS, strict=False)
     ]
