@@ -27,7 +27,8 @@ def resample_mask(mask: Volume, grid: Geometry) -> Volume:
     Returns
     -------
     Volume
-        On `grid`, with a note in its source. A mask that is on `grid` already is given back as it is.
+        On `grid`, with a note in its source, which tells how many labelled voxels lie outside `grid` and are
+        lost. A mask that is on `grid` already is given back as it is.
     """
     from scipy.ndimage import affine_transform
 
@@ -44,7 +45,20 @@ def resample_mask(mask: Volume, grid: Geometry) -> Volume:
         mode="grid-constant",
     )
     note = f"the mask was resampled (nearest voxel) from {mask.geometry} to {grid}"
+    lost, labelled = _outside(mask, grid), int(np.count_nonzero(mask.array))
+    note += f"; {lost} of its {labelled} labelled voxels lie outside and are left out" if lost else ""
     return grid.volume(array, replace(mask.source, notes=(*mask.source.notes, note)))
+
+
+def _outside(mask: Volume, grid: Geometry) -> int:
+    """How many labelled voxels have their centre in no voxel of `grid`, counted plane by plane."""
+    there, count = np.linalg.inv(grid.affine) @ mask.geometry.affine, 0
+    for number, plane in enumerate(mask.array):
+        j, k = np.nonzero(plane)
+        index = there[:3, 1:3] @ np.stack([j, k]) + (there[:3, 0] * number + there[:3, 3])[:, None]
+        inside = (index >= -0.5) & (index < np.array(grid.shape)[:, None] - 0.5)
+        count += j.size - int(inside.all(axis=0).sum())
+    return count
 
 
 def orient(array: NDArray[Any], geometry: Geometry) -> NDArray[Any]:

@@ -52,6 +52,17 @@ def test_the_same_grid_is_left_alone(dtype: type) -> None:
     assert resample_mask(mask, FINE) is mask
 
 
+def test_what_lies_outside_is_counted() -> None:
+    """A bar of 10 voxels along x, onto a grid that has 6 of them, of half the spacing."""
+    mask = np.zeros((10, 3, 3), np.uint8)
+    mask[:, 1, 1] = 2
+    grid = Geometry.build((12, 6, 6), (0.5, 0.5, 0.5), (1.75, -0.25, -0.25))
+    moved = resample_mask(Geometry.build((10, 3, 3)).volume(mask), grid)
+    assert moved.source.notes[-1].endswith("; 4 of its 10 labelled voxels lie outside and are left out")
+    whole = Geometry.build((20, 6, 6), (0.5, 0.5, 0.5), (-0.25, -0.25, -0.25))
+    assert "outside" not in resample_mask(Geometry.build((10, 3, 3)).volume(mask), whole).source.notes[-1]
+
+
 def matrix(inputs: int, outputs: int) -> np.ndarray:
     """The same weights, each voxel of one grid compared with each of the other."""
     factor, voxels = inputs / outputs, np.arange(inputs)
