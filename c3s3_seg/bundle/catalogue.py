@@ -10,6 +10,7 @@ from typing import Any
 
 from c3s3_seg.bundle.store import MANIFEST, ModelBundle, shipped_bundles
 from c3s3_seg.errors import InputError
+from c3s3_seg.system.files import read_json
 
 Range = tuple[float, float]
 
@@ -58,6 +59,8 @@ class ModelSummary:
 def find_models(folders: Iterable[Path] = ()) -> list[str]:
     """What `--model` takes: the shipped models, then each bundle at or below the folders.
 
+    A manifest of another program is passed over: one without weights beside it or a task in it.
+
     Raises
     ------
     InputError
@@ -67,8 +70,19 @@ def find_models(folders: Iterable[Path] = ()) -> list[str]:
     for folder in folders:
         if not folder.is_dir():
             raise InputError("there is no such folder", where=folder)
-        found += [_as_folder(path.parent) for path in sorted(folder.rglob(MANIFEST))]
+        found += [_as_folder(path.parent) for path in sorted(folder.rglob(MANIFEST)) if _is_ours(path)]
     return found
+
+
+def _is_ours(manifest: Path) -> bool:
+    """Whether a bundle was meant: other programs have files of this name too."""
+    if any(manifest.parent.glob("*.safetensors")):
+        return True
+    try:
+        data = read_json(manifest)
+    except InputError:
+        return False
+    return isinstance(data, dict) and {"task", "networks"} <= set(data)
 
 
 def _as_folder(place: Path) -> str:

@@ -6,13 +6,14 @@ own 1st and 99th percentile; those of CT are Hounsfield units, and are compared 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Le
 from numpy.typing import NDArray
 
 from c3s3_seg.errors import InputError
@@ -23,7 +24,7 @@ from c3s3_seg.system.schema import Rule, closed
 RISING = Rule(lambda ends: ends[0] <= ends[1], "the smaller number first")
 Positive = Annotated[float, Gt(0)]
 NotNegative = Annotated[float, Ge(0)]
-Count = Annotated[int, Gt(0)]
+Count = Annotated[int, Gt(0), Le(2**31)]
 Range = Annotated[tuple[Positive, Positive], RISING]
 Counts = Annotated[tuple[Count, Count], RISING]
 Volumes = Annotated[tuple[NotNegative, NotNegative], RISING]
@@ -113,15 +114,26 @@ def intensity_quantiles(scan: Volume, intensities: Intensities) -> Floats:
     Raises
     ------
     InputError
-        If they are all the same.
+        If they are all the same, or those to be scaled by have no distance.
     """
-    values = scan.array.ravel()
-    values = np.sort(values[:: max(1, values.size // SAMPLE)])  # sorted, they are found 4 times sooner
+    values = np.sort(_some(scan.array))  # sorted, they are found 4 times sooner
     low, *found, high = np.quantile(values, (0.01, *STEPS, 0.99))
-    if high <= low:
-        raise InputError("all voxels have the same value: there is nothing to see", where=scan.source.path)
     curve = np.array(found, dtype=np.float64)
-    return curve if intensities == "absolute" else (curve - low) / (high - low)
+    if intensities == "absolute" and values[0] < values[-1]:
+        return curve
+    if high <= low:
+        every = "all" if scan.array.min() == scan.array.max() else "98% or more of the"
+        what = f"{every} voxels have the same value: there is nothing to see"
+        raise InputError(what, where=scan.source.path)
+    return np.asarray((curve - low) / (high - low), dtype=np.float64)
+
+
+def _some(array: NDArray[Any]) -> NDArray[Any]:
+    """Enough of the voxels (i, j, k), from all planes: a step that divides a side would miss most of them."""
+    step = max(1, array.size // SAMPLE)
+    while math.gcd(step, array.size) > 1:
+        step += 1
+    return array.ravel()[::step]
 
 
 def _few(scans: int) -> float:

@@ -30,6 +30,10 @@ LEAST_SPAN, MOST_SPAN = 1e-30, 1e30
 RESCALE = "Look at its header and its intensities, and export it with the values that it is meant to have"
 
 
+class FlatScanError(InputError):
+    """A scan, or a part of one, in which a network would see nothing."""
+
+
 @closed
 @dataclass(frozen=True)
 class Intensity:
@@ -217,14 +221,14 @@ def refuse_flat(scan: Volume, prepared: Volume) -> None:
 
     Raises
     ------
-    InputError
+    FlatScanError
         If all voxels of what the network would be given are the same.
     """
     if not prepared.array.max() > prepared.array.min():
         raise flat(ExactScan(scan.array), scan.source.path)
 
 
-def flat(scan: ExactScan, where: Path | None) -> InputError:
+def flat(scan: ExactScan, where: Path | None) -> FlatScanError:
     """What is wrong with a scan in which a network would see nothing."""
     low, high = (float(value) + scan.offset for value in (scan.array.min(), scan.array.max()))
     found = (
@@ -233,7 +237,7 @@ def flat(scan: ExactScan, where: Path | None) -> InputError:
         else f"its intensities run from {low:.6g} to {high:.6g}"
     )
     what = f"the intensities have no spread left on the model's grid and in its range: {found}"
-    return InputError(what, where=where, todo=RESCALE)
+    return FlatScanError(what, where=where, todo=RESCALE)
 
 
 def _offset(array: NDArray[Any]) -> int | float:

@@ -62,14 +62,19 @@ class ModelBundle:
         return cls(folder, manifest)
 
     @classmethod
-    def find(cls, name: str) -> ModelBundle:
+    def find(cls, name: str | Path) -> ModelBundle:
         """A shipped bundle by its name, or any bundle by its folder; `./name` is always a folder.
+
+        A `Path` is its folder wherever there is a bundle: `Path("./name")` is the same as `Path("name")`.
 
         Raises
         ------
         InputError
             If there is neither, or as `load` does.
         """
+        if isinstance(name, Path) and _is_file(name / MANIFEST):
+            return cls.load(name)
+        name = str(name)
         shipped = WEIGHTS / name
         # `WEIGHTS / "./name"` is the shipped one as well: it would be taken for the folder that was meant.
         if name == os.path.basename(name) and _is_file(shipped / MANIFEST):

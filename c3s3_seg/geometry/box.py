@@ -78,7 +78,11 @@ def parse_box(text: str, scan: Geometry) -> Box:
     values = np.array([float(v) for v in match.groups()[:6]]).reshape(3, 2)
     if match.group(7):
         corners = scan.to_index(list(product(*values)))
-        values = np.stack([corners.min(axis=0), corners.max(axis=0) + 1], axis=1)
+        first, last = corners.min(axis=0), corners.max(axis=0)
+        # A voxel reaches half a step to either side of its centre.
+        outside = (last < -0.5) | (first > np.array(scan.shape) - 0.5)
+        values = np.stack([first, last + 1], axis=1)
+        values[outside] = 0
     low = np.clip(np.floor(values[:, 0]), 0, scan.shape).astype(int)
     high = np.clip(np.ceil(values[:, 1]), 0, scan.shape).astype(int)
     if (high - low).min() < 1:

@@ -135,7 +135,9 @@ class Geometry:
     def matches(self, other: Geometry, tol_mm: float = 1e-2) -> bool:
         """Whether both grids have the same shape and every corner voxel within `tol_mm` of its twin.
 
-        The frame of reference is not compared: a NIfTI mask of a DICOM scan has none.
+        Along an axis of one voxel, where no corner tells, the step must be the same, forwards or backwards:
+        the voxel reaches half of it to either side. The frame of reference is not compared: a NIfTI mask of
+        a DICOM scan has none.
         """
         if self.shape != other.shape:
             return False
@@ -143,7 +145,11 @@ class Geometry:
             [c * (n - 1) for c, n in zip(corner, self.shape, strict=True)]
             for corner in product((0, 1), repeat=3)
         ]
-        return bool(np.linalg.norm(self.to_mm(corners) - other.to_mm(corners), axis=1).max() <= tol_mm)
+        apart = [np.linalg.norm(self.to_mm(corners) - other.to_mm(corners), axis=1).max()]
+        for axis in (n for n, size in enumerate(self.shape) if size == 1):
+            one, two = self.affine[:3, axis], other.affine[:3, axis]
+            apart.append(min(np.linalg.norm(one - two), np.linalg.norm(one + two)))
+        return bool(max(apart) <= tol_mm)
 
     def volume(self, array: Array, source: Source | None = None) -> Volume:
         """Put an array of this grid's shape into it: the only way to make a mask."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+from dataclasses import replace
 from pathlib import Path
 
 from c3s3_seg.bundle import ModelBundle
@@ -51,7 +53,7 @@ def open_predictor(
         ensemble or an uncertainty estimate is asked for.
     """
     if not isinstance(bundle, ModelBundle):
-        bundle = ModelBundle.find(str(bundle))
+        bundle = ModelBundle.find(bundle)
     settings = settings or Settings()
     several = ensemble or settings.uncertainty
     members = bundle.members() if several else [(bundle, bundle.networks[0])]
@@ -60,7 +62,10 @@ def open_predictor(
         raise InputError(f"{what}, but this bundle holds one network", where=bundle.folder)
     networks = [network for _, network in members]
     request = backend if isinstance(backend, BackendRequest) else BackendRequest(backend)
-    request, best, remarks = with_profile(request, settings.profile, networks[0])
+    has_graphs = all(home.has(network.graph) for home, network in members)
+    request, best, remarks = with_profile(request, settings.profile, networks[0], has_graphs)
+    if request.runtime == "auto" and not has_graphs and importlib.util.find_spec("torch"):
+        request = replace(request, runtime="torch")  # one runtime for all networks, which the record names
     recordings = Recordings()
     backends = [open_backend(home, network, request, recordings) for home, network in members]
     for opened in backends:

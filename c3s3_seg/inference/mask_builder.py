@@ -11,7 +11,7 @@ from c3s3_seg.bundle import Task
 from c3s3_seg.geometry.resample import orient
 from c3s3_seg.geometry.volume import Geometry
 from c3s3_seg.inference.arrays import HOST, ArrayOperations
-from c3s3_seg.inference.postprocess import Postprocessing, postprocess
+from c3s3_seg.inference.postprocess import Postprocessing, postprocess_all
 from c3s3_seg.inference.streaming import Slab
 from c3s3_seg.inference.tiling import Array, FloatArray, Shape, mean
 from c3s3_seg.inference.to_scan_grid import Block, ScanGridResampler
@@ -107,6 +107,5 @@ class MaskBuilder:
         return mean((block.channel(n * classes + number) for n in range(count)), count)
 
     def _postprocess(self, mask: Labels, wanted: Postprocessing) -> dict[str, dict[str, float]]:
-        voxel_ml = self.grid.voxel_ml
-        done = {label.name: postprocess(mask, label.value, wanted, voxel_ml) for label in self.task.labels}
-        return {name: labels for name, labels in done.items() if labels}
+        done = postprocess_all(mask, self.task.label_values.values(), wanted, self.grid.voxel_ml)
+        return {name: done[value] for name, value in self.task.label_values.items() if value in done}

@@ -11,6 +11,10 @@ from c3s3_seg.errors import MemoryLimitError, shown
 from c3s3_seg.inference.tiling import Shape, Tiling
 
 FLOAT = 4
+# Where networks are compared, bytes for each voxel of the scan: two masks, a map, and what it takes to keep
+# the map near the boundaries; and for each of the voxels whose distance to one is looked up at a time.
+COMPARED, LOOKED_UP = 13, 46
+PART = 4_000_000  # of those voxels
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,23 @@ def costs_of(runtime: str, filters: Sequence[int]) -> Costs:
     return Costs(one.base, one.per_voxel * sum(filters) / MEASURED_FILTERS)
 
 
+def extras(labels: int, compared: bool, scan_voxels: int) -> int:
+    """Bytes that a prediction takes beside the mask, on a scan of so many voxels.
+
+    Parameters
+    ----------
+    labels
+        Of how many the probability is kept.
+    compared
+        Whether networks are compared.
+    scan_voxels
+        Of the scan, or of the part that is segmented.
+    """
+    probabilities = FLOAT * labels * scan_voxels
+    comparison = COMPARED * scan_voxels + LOOKED_UP * min(PART, scan_voxels)
+    return probabilities + (comparison if compared else 0)
+
+
 @dataclass(frozen=True)
 class Budget:
     """A limit, and what is taken whatever the tiles are.
@@ -62,6 +83,8 @@ class Budget:
         Of the two grids.
     multiple
         What the sides of a tile are multiples of.
+    kept
+        Bytes that a prediction takes beside the mask: see `extras`.
     """
 
     limit: int
@@ -70,6 +93,7 @@ class Budget:
     scan_voxels: int
     model_voxels: int
     multiple: Shape
+    kept: int = 0
 
     def needed(self, tiling: Tiling) -> int:
         """Peak memory of the process, in bytes: what was measured of the runtime, and our own arrays."""
@@ -77,7 +101,7 @@ class Budget:
         ours = 2 * FLOAT * self.channels * tile  # logits, and what softmax makes of them on the way
         if len(tiling) > 1:
             ours += FLOAT * self.channels * tiling.waiting
-        scan = (FLOAT + 1) * self.scan_voxels + 2 * FLOAT * self.model_voxels
+        scan = self.kept + (FLOAT + 1) * self.scan_voxels + 2 * FLOAT * self.model_voxels
         return int(self.costs.base + self.costs.per_voxel * tile + ours + scan)
 
     def largest(self, shape: Shape, most: Shape, patch: Shape, overlap: float) -> Tiling:
@@ -94,6 +118,18 @@ class Budget:
             tiling = Tiling.overlapping(shape, tile, overlap)
             if self.needed(tiling) <= self.limit:
                 return tiling
+        return self.checked(tiling)
+
+    def checked(self, tiling: Tiling) -> Tiling:
+        """These tiles, if they fit.
+
+        Raises
+        ------
+        MemoryLimitError
+            If they do not.
+        """
+        if self.needed(tiling) <= self.limit:
+            return tiling
         raise MemoryLimitError(
             f"a memory of {self.limit / 1e9:.2f} GB was allowed, and this scan needs"
             f" {self.needed(tiling) / 1e9:.2f} GB with the smallest tiles {shown(tiling.tile)}",

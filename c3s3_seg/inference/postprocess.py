@@ -6,8 +6,8 @@ large as the scan never needs a second array of 4 bytes a voxel.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ PART = 4_000_000  # voxels that are labelled at a time: 40 MB with the copies of
 
 @dataclass(frozen=True)
 class Postprocessing:
-    """What to do to each label of a mask, in this order. Neighbours share a face.
+    """What to do to the labels of a mask, in this order. Neighbours share a face.
 
     Parameters
     ----------
@@ -37,6 +37,27 @@ class Postprocessing:
     keep_largest: bool = False
     min_volume_ml: float = 0.0
     fill_holes: bool = False
+
+
+def postprocess_all(
+    mask: Labels, values: Iterable[int], wanted: Postprocessing, voxel_ml: float
+) -> dict[int, dict[str, float]]:
+    """Tidy the labels of a mask (i, j, k), in place.
+
+    Holes come last: what is removed of one label may leave one in another.
+
+    Returns
+    -------
+    dict
+        Value -> what was done, as `postprocess` has it; without the labels that stayed as they were.
+    """
+    done: dict[int, dict[str, float]] = {value: {} for value in values}
+    steps = [replace(wanted, fill_holes=False)]
+    steps += [Postprocessing(fill_holes=True)] if wanted.fill_holes else []
+    for step in steps:
+        for value, changes in done.items():
+            changes |= postprocess(mask, value, step, voxel_ml)
+    return {value: changes for value, changes in done.items() if changes}
 
 
 def postprocess(mask: Labels, value: int, wanted: Postprocessing, voxel_ml: float) -> dict[str, float]:

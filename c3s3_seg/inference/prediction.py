@@ -21,7 +21,7 @@ class Prediction:
     volume_ml
         Label name -> volume in millilitres.
     seconds
-        Of wall clock, per step: prepare, network, restore.
+        Of wall clock, per step: `prepare`, `network`, `to_scan_grid`.
     tiles
         How many tiles the network saw.
     probabilities

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from c3s3_seg.bundle import Task
+from c3s3_seg.bundle.preprocessing import FlatScanError
 from c3s3_seg.errors import InputError, MemoryLimitError
 from c3s3_seg.geometry.box import Box, parse_box
 from c3s3_seg.geometry.volume import Volume
@@ -354,7 +355,8 @@ class Predictor:
             processes=own.processes,
             on_device=own.on_device,
         )
-        return _Foreground(Predictor(task, self.backends[:1], settings))
+        one = replace(self.costs, per_voxel=self.costs.per_voxel / len(self.backends))
+        return _Foreground(Predictor(task, self.backends[:1], settings, one))
 
 
 @dataclass(frozen=True)
@@ -364,7 +366,10 @@ class _Foreground:
     predictor: Predictor
 
     def __call__(self, scan: Volume) -> FloatArray:
-        found = self.predictor(scan, allow_out_of_domain=True)
+        try:
+            found = self.predictor(scan, allow_out_of_domain=True)
+        except FlatScanError:  # air: on the model's grid and in its range nothing varies
+            return np.zeros(scan.geometry.shape, np.float32)
         each = [volume.array for volume in found.probabilities.values()]
         return np.asarray(np.sum(each, axis=0), dtype=np.float32)
 

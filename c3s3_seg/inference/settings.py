@@ -10,7 +10,7 @@ from c3s3_seg.bundle import Task
 from c3s3_seg.errors import InputError, shown
 from c3s3_seg.inference.postprocess import Postprocessing
 from c3s3_seg.inference.tiling import Shape
-from c3s3_seg.system.choices import TilingPreset, Weighting
+from c3s3_seg.system.choices import TilingPreset, Weighting, check_word
 
 PUBLISHED_STRIDE = (18, 18, 4)  # of the published evaluations on the left atrium
 
@@ -74,6 +74,8 @@ class Settings:
     def __post_init__(self) -> None:
         if self.overlap is not None and not 0 <= self.overlap < 1:
             raise InputError(f"found an overlap of {self.overlap}, wanted 0 to below 1")
+        if self.weighting is not None:
+            check_word("weighting", self.weighting, Weighting)
         if self.stride is not None and min(self.stride) < 1:
             raise InputError(f"found a stride of {shown(self.stride)}, wanted whole numbers from 1 on")
         whole = self.whole or None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, combinations
 
@@ -15,7 +15,7 @@ from c3s3_seg.inference.arrays import arrays_of
 from c3s3_seg.inference.backends.execute import run
 from c3s3_seg.inference.backends.runtimes import Backend
 from c3s3_seg.inference.backends.select import notes
-from c3s3_seg.inference.memory import Budget, Costs, smaller
+from c3s3_seg.inference.memory import Budget, Costs, extras, smaller
 from c3s3_seg.inference.place import give_back, memory_limit
 from c3s3_seg.inference.settings import Settings
 from c3s3_seg.inference.streaming import Slab, stream
@@ -93,27 +93,28 @@ class TiledNetwork:
     def _tiling(self, array: Array, scan_voxels: int) -> Tiling:
         settings, patch = self.settings, self.task.patch
         x, y, z = array.shape
+        limit = memory_limit(settings, arrays_of(array))
+        budget = self._budget(limit or 0, array, scan_voxels)
         if settings.stride is not None:
-            return Tiling.stepping((x, y, z), patch, settings.stride)
+            tiling = Tiling.stepping((x, y, z), patch, settings.stride)
+            own = settings.own_memory_bytes
+            return tiling if own is None else self._shared(lambda: budget.checked(tiling))
         overlap = 0.5 if settings.overlap is None else settings.overlap
         whole = Tiling.whole((x, y, z), self.task.multiple)
-        limit = memory_limit(settings, arrays_of(array))
-        budget = self._budget(limit or 0, (x, y, z), scan_voxels)
         if settings.own_memory_bytes is not None:
             # Tiles of the training size that were asked for stay that size: they are checked, not grown.
             most = patch if settings.overlap is not None else self._taken(whole.shape)
-            return self._largest(budget, (x, y, z), most, overlap)
+            return self._shared(lambda: budget.largest((x, y, z), most, patch, overlap))
         fits = self._taken(whole.shape) == whole.shape and np.prod(whole.shape, dtype=np.int64) <= WHOLE_LIMIT
         usual = whole if settings.overlap is None and fits else Tiling.overlapping((x, y, z), patch, overlap)
         if limit is None or budget.needed(usual) <= limit:
             return usual
-        return self._largest(budget, (x, y, z), usual.tile, overlap)
+        return self._shared(lambda: budget.largest((x, y, z), usual.tile, patch, overlap))
 
     def _make_room(self, array: Array, scan_voxels: int, tiling: Tiling) -> None:
         """Where the tiles might not fit beside what the networks keep, that goes: no tile depends on it."""
-        x, y, z = array.shape
         left = memory_limit(self.settings, arrays_of(array), self.backends)
-        if left is not None and self._budget(left, (x, y, z), scan_voxels).needed(tiling) > left:
+        if left is not None and self._budget(left, array, scan_voxels).needed(tiling) > left:
             give_back(self.backends)
 
     def _taken(self, tile: Shape) -> Shape:
@@ -123,17 +124,20 @@ class TiledNetwork:
             x, y, z = min(x, a), min(y, b), min(z, c)
         return x, y, z
 
-    def _budget(self, limit: int, shape: Shape, scan_voxels: int) -> Budget:
+    def _budget(self, limit: int, array: Array, scan_voxels: int) -> Budget:
         settings, task = self.settings, self.task
         channels = task.classes * (len(self.backends) if settings.uncertainty else 1)
-        voxels = int(np.prod(shape, dtype=np.int64))
-        return Budget(limit, self.costs, channels, scan_voxels, voxels, task.multiple)
+        voxels = int(np.prod(array.shape, dtype=np.int64))
+        kept = extras(len(task.labels) if settings.probabilities else 0, settings.uncertainty, scan_voxels)
+        if arrays_of(array).own_memory:
+            kept = 0  # it is kept on the host
+        return Budget(limit, self.costs, channels, scan_voxels, voxels, task.multiple, kept)
 
-    def _largest(self, budget: Budget, shape: Shape, most: Shape, overlap: float) -> Tiling:
-        """The largest tiles that fit into this process's share of the memory."""
+    def _shared(self, choose: Callable[[], Tiling]) -> Tiling:
+        """Tiles that fit into this process's share of the memory; else the error says who shares it."""
         processes = self.settings.processes
         try:
-            return budget.largest(shape, most, self.task.patch, overlap)
+            return choose()
         except MemoryLimitError as error:
             if processes == 1:
                 raise

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from c3s3_seg.bundle import Task
 from c3s3_seg.geometry.resample import orient
 from c3s3_seg.geometry.volume import Geometry, Volume
+from c3s3_seg.inference.memory import PART
 from c3s3_seg.inference.tiling import Array, FloatArray, mean
 from c3s3_seg.inference.to_scan_grid import Block
 from c3s3_seg.metrics.surface_distance import surface_distances
@@ -150,8 +151,15 @@ def near_boundary(a: Labels, b: Labels, geometry: Geometry, reach_mm: float) -> 
     box = tuple(
         slice(max(0, part.start - m), part.stop + m) for part, m in zip(boxes[0], margin, strict=True)
     )
-    distance = ndimage.distance_transform_edt(~edges[box], sampling=geometry.spacing_mm)
-    near[box] = distance <= reach_mm
+    # A part at a time, each with the planes within reach: the transform takes 46 bytes for each voxel.
+    inside, found, reach = edges[box], near[box], int(margin[0])
+    step = max(1 + reach, PART // inside[0].size - 2 * reach)
+    for start in range(0, len(inside), step):
+        first = max(0, start - reach)
+        part = inside[first : start + step + reach]
+        if part.any():
+            distance = ndimage.distance_transform_edt(~part, sampling=geometry.spacing_mm)
+            found[start : start + step] = distance[start - first :][:step] <= reach_mm
     return near
 
 

@@ -1,6 +1,8 @@
-"""The words that options, arguments and keys may have: each list stands here once. Imports nothing."""
+"""The words that options, arguments and keys may have: each list stands here once."""
 
-from typing import Literal
+from typing import Any, Literal, get_args
+
+from c3s3_seg.errors import InputError
 
 BackendName = Literal["auto", "openvino", "onnx", "torch", "tensorrt"]
 CpuRuntime = Literal["openvino", "onnx", "torch"]  # fastest on a CPU first, as measured
@@ -20,3 +22,15 @@ TruthFormat = Literal["nii.gz", "dicom-seg", "rtstruct", "none"]
 PhantomModality = Literal["MR", "CT"]
 Intensities = Literal["scaled", "absolute"]
 Storage = Literal["half", "int8"]  # of large kernels in a bundle
+
+
+def check_word(what: str, word: object, words: Any) -> None:
+    """Refuse what is not one of the words of a list above.
+
+    Raises
+    ------
+    InputError
+        With all that there are.
+    """
+    if word not in get_args(words):
+        raise InputError(f"there is no {what} {word!r}; wanted {', '.join(get_args(words))}")

@@ -122,6 +122,8 @@ def test_a_folder_is_not_taken_for_the_shipped_model_of_its_name(
     for name in ("./phantom", "../here/phantom", str(tmp_path / "here" / "phantom")):
         assert ModelBundle.find(name).folder.resolve() == tmp_path / "here" / "phantom"
     assert ModelBundle.find("phantom").folder == WEIGHTS / "phantom"
+    assert ModelBundle.find(Path("./phantom")).folder.resolve() == tmp_path / "here" / "phantom"
+    assert ModelBundle.find(Path("left-atrium")).folder == WEIGHTS / "left-atrium"
     assert find_models([Path()])[-1] == "./phantom"
     with pytest.raises(InputError, match="there is no model"):
         ModelBundle.find("./hippocampus")
@@ -261,10 +263,10 @@ def label(name: str, value: object) -> dict[str, object]:
         ("task.overlap", [-0.1, 1, 1.0, 2, NAN, INF, "half", "0.5", False]),
         ("task.keep_largest", ["perhaps", 2, 1, 0, 1.0, "true", "yes", None]),
         ("task.series", ["lge", "colour=red", "modality=", {"modality": "MR"}, 7, "type~" + "x" * 500]),
-        ("task.domain.scans", [0, -1, True, "3"]),
+        ("task.domain.scans", [0, -1, True, "3", 10**400]),
         ("task.domain.spacing_mm.1", [[0, 1], [-1, 1], [2, 1], [NAN, 1], [1, INF], [1], ["1", 2], [True, 2]]),
         ("task.domain.fov_mm.2", [[0, 1], [5, 1], [1, NAN]]),
-        ("task.domain.shape.0", [[0, 5], [9, 5], [1, 2.5]]),
+        ("task.domain.shape.0", [[0, 5], [9, 5], [1, 2.5], [10**400, 10**400]]),
         ("task.domain.quantiles", [[], [0.0] * 18, [0.0] * 20, [*range(18), 0], [NAN] * 19]),
         ("task.domain.spread", [-1, NAN, INF]),
         ("task.domain.volume_ml", [{"liver": [-1, 5]}, {"liver": [9, 5]}, {"heart": [1, 2]}]),

@@ -50,6 +50,16 @@ def test_bundles_below_a_folder_and_a_damaged_one(tmp_path: Path) -> None:
         find_models([tmp_path / "none"])
 
 
+@pytest.mark.parametrize("content", ['{"name": "a web page", "icons": []}', "[]", "no JSON", "{}"])
+def test_a_manifest_of_another_program_is_no_bundle(tmp_path: Path, content: str) -> None:
+    (tmp_path / "web").mkdir()
+    (tmp_path / "web" / "manifest.json").write_text(content)
+    (tmp_path / "folder" / "manifest.json").mkdir(parents=True)
+    assert find_models([tmp_path]) == shipped_bundles()
+    (tmp_path / "web" / "model.safetensors").touch()  # a bundle was meant: it is damaged
+    assert find_models([tmp_path])[-1] == str(tmp_path / "web")
+
+
 def test_a_bundle_that_knows_little_is_listed(two_nets: ModelBundle) -> None:
     summary = summarize(str(two_nets.folder))
     assert (summary.dice, summary.hd95_vox, summary.cases, summary.spacing_mm) == (None, None, None, None)

@@ -3,7 +3,10 @@ import pytest
 from conftest import rotation
 
 from c3s3_seg.errors import GeometryError
+from c3s3_seg.geometry.axis_order import permutation_between
+from c3s3_seg.geometry.resample import resample_mask
 from c3s3_seg.geometry.volume import Geometry, Volume
+from c3s3_seg.metrics.scoring import score
 
 
 def test_index_and_position_are_inverse(oblique: Volume) -> None:
@@ -55,6 +58,21 @@ def test_matches_says_no(oblique: Volume) -> None:
     assert not geometry.matches(Geometry(geometry.shape, shifted))
     assert not geometry.matches(Geometry(geometry.shape, flipped))
     assert not geometry.matches(Geometry((20, 16, 11), geometry.affine))
+
+
+def test_the_thickness_of_a_single_slice_is_compared() -> None:
+    """An axis of one voxel has no second corner: 5 mm are 5 times the volume of 1 mm."""
+    thin, thick = Geometry.build((8, 8, 1), (1, 1, 1)), Geometry.build((8, 8, 1), (1, 1, 5))
+    assert not thin.matches(thick)
+    assert not permutation_between(thin, thick)
+    assert thick.matches(Geometry.build((8, 8, 1), (1, 1, 5.005)))
+    assert thick.matches(Geometry.build((8, 8, 1), (1, 1, 5), direction=np.diag([1, 1, -1])))
+    mask = thin.volume(np.ones((8, 8, 1), np.uint8))
+    with pytest.raises(GeometryError, match="1 x 1 x 1 mm"):
+        score(mask, thick.volume(mask.array))
+    there = resample_mask(mask, thick)
+    assert there.geometry is thick
+    assert there.array.all()
 
 
 def test_a_geometry_cannot_be_changed(oblique: Volume) -> None:

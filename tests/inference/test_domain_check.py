@@ -9,7 +9,7 @@ import pytest
 
 from c3s3_seg import ModelBundle, open_predictor
 from c3s3_seg.bundle import shipped_bundles
-from c3s3_seg.bundle.domain import Domain, measure
+from c3s3_seg.bundle.domain import Domain, intensity_quantiles, measure
 from c3s3_seg.dataset import DataSet, Splits
 from c3s3_seg.errors import InputError
 from c3s3_seg.geometry.volume import Geometry, Source, Volume
@@ -184,3 +184,21 @@ def test_hippocampus_takes_its_own_kind_and_no_atrium(shared_data: Path) -> None
     for path in (*atria, shared_data / "dicom" / "oblique-t1"):
         with pytest.raises(DomainError):
             predictor.check(load(path))
+
+
+@pytest.mark.parametrize("shape", [(320, 320, 40), (448, 448, 12), (40, 320, 320)])
+def test_voxels_of_all_slices_are_looked_at(shape: tuple[int, int, int]) -> None:
+    """Every 40th of 320 x 320 x 40 voxels would be the first slice alone. Slice n has the grey value n."""
+    slices = shape[2]
+    array = np.broadcast_to(np.arange(slices, dtype=np.float32), shape)
+    found = intensity_quantiles(Geometry.build(shape).volume(array), "absolute")
+    np.testing.assert_allclose(found, np.linspace(0.05, 0.95, 19) * (slices - 1), atol=1.0)
+
+
+def test_a_scan_that_is_nearly_all_air_is_not_said_to_be_all_one_value() -> None:
+    array = np.zeros((100, 100, 20), np.int16)
+    array[:10, :10, :10] = 100  # 0.5%
+    scan = Geometry.build(array.shape).volume(array)
+    with pytest.raises(InputError, match="98% or more of the voxels have the same value"):
+        intensity_quantiles(scan, "scaled")
+    assert not intensity_quantiles(scan, "absolute").any()

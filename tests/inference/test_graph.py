@@ -171,6 +171,33 @@ def test_a_place_that_is_said_twice_is_refused(tmp_path: Path) -> None:
         read_graph(write(tmp_path, in_initializer(tensor)))
 
 
+def _field(number: int, content: bytes) -> bytes:
+    return _varint(number << 3 | 2) + _varint(len(content)) + content
+
+
+def _varint(number: int) -> bytes:
+    parts = []
+    while number > 127:
+        parts.append(number & 127 | 128)
+        number >>= 7
+    return bytes([*parts, number])
+
+
+@pytest.mark.parametrize("bits", [1 << 32, 1 << 34])
+def test_a_reference_behind_bits_that_readers_drop_is_refused(tmp_path: Path, bits: int) -> None:
+    """A tag has 32 bits: of one with more, OpenVINO reads the lower ones and would follow the reference."""
+    tensor = TensorProto(name="bias", data_type=TensorProto.FLOAT, dims=NUMBERS.shape).SerializeToString()
+    for entry in external("other.bin", 8).external_data:
+        content = entry.SerializeToString()
+        tensor += _varint((13 << 3 | 2) + bits) + _varint(len(content)) + content
+    tensor += _varint((14 << 3) + bits) + b"\x01"
+    path = write(tmp_path, graph_of([add()]))
+    path.write_bytes(path.read_bytes() + _field(7, _field(5, tensor)))  # two graphs are read as one
+    for read in READERS:
+        with pytest.raises(InputError, match="its structure is broken"):
+            read(path)
+
+
 def test_every_message_that_may_hold_a_tensor_is_walked_through() -> None:
     """Against the definition in the installed `onnx`: a new release may have a new place for tensors."""
     names = {
@@ -231,19 +258,11 @@ def test_a_graph_nested_without_end_is_refused(tmp_path: Path) -> None:
     inner = b""
     for _ in range(3000):  # a graph in an attribute of a node of a graph
         for number in (6, 5, 1):
-            inner = bytes([number << 3 | 2]) + _length(inner) + inner
+            inner = _field(number, inner)
     path = write(tmp_path, graph_of([add()]))
-    path.write_bytes(b"\x08\x09" + bytes([7 << 3 | 2]) + _length(inner) + inner)
+    path.write_bytes(b"\x08\x09" + _field(7, inner))
     with pytest.raises(InputError, match="nested too deep"):
         read_graph(path)
-
-
-def _length(content: bytes) -> bytes:
-    size, parts = len(content), bytearray()
-    while size > 127:
-        parts.append(size & 127 | 128)
-        size >>= 7
-    return bytes([*parts, size])
 
 
 def bundle_of(folder: Path, files: dict[str, bytes]) -> Path:

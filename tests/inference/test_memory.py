@@ -1,11 +1,17 @@
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
+from helpers.threshold import Threshold
 
+from c3s3_seg.bundle import Label, Task
+from c3s3_seg.bundle.preprocessing import Recipe
 from c3s3_seg.errors import MemoryLimitError
-from c3s3_seg.inference.memory import MEASURED, Budget, costs_of, smaller
+from c3s3_seg.inference import Predictor, Settings
+from c3s3_seg.inference.memory import MEASURED, Budget, Costs, costs_of, smaller
+from c3s3_seg.inference.tiled_network import TiledNetwork
 from c3s3_seg.inference.tiling import Shape, Tiling
 
 pytestmark = pytest.mark.slow
@@ -108,3 +114,34 @@ def test_the_process_keeps_to_what_it_was_allowed() -> None:
     answer = subprocess.run([sys.executable, "-c", ALLOWED], capture_output=True, text=True, check=True)
     tile, peak = answer.stdout.rsplit(" ", 1)
     assert int(peak) <= 520_000_000, tile
+
+
+def predictor_of(labels: int, networks: int = 1, **settings: Any) -> Predictor:
+    names = tuple(Label(f"l{n}", n) for n in range(1, labels + 1))
+    task = Task("x", "MR", names, Recipe((1.0, 1.0, 1.0)), (16, 16, 16))
+    return Predictor(task, [Threshold(0.5)] * networks, Settings(**settings), Costs(0, 0.0))
+
+
+def needed(predictor: Predictor, voxels: int) -> int:
+    """What the smallest tiles take, from the message."""
+    network = TiledNetwork(predictor.task, predictor.backends, predictor.settings, predictor.costs)
+    with pytest.raises(MemoryLimitError) as refusal:
+        network(np.zeros((16, 16, 16), np.float32), voxels)
+    return round(float(str(refusal.value).split("needs ")[1].split(" GB")[0]) * 1e9)
+
+
+def test_what_a_prediction_keeps_counts() -> None:
+    """On 100 million voxels: a scan of 4 bytes and a mask; 4 bytes a label; or 13 and 0.18 GB to compare."""
+    voxels = 100_000_000
+    for overlap in (0.5, None):
+        options = {"memory_bytes": 1000, "overlap": overlap}
+        assert needed(predictor_of(3, **options), voxels) == 500_000_000
+        assert needed(predictor_of(3, **options, probabilities=True), voxels) == 1_700_000_000
+        assert needed(predictor_of(1, 2, **options, uncertainty=True), voxels) == 1_980_000_000
+
+
+def test_tiles_of_a_stride_are_checked() -> None:
+    predictor = predictor_of(1, stride=(8, 8, 8), memory_bytes=10**9, processes=2)
+    assert needed(predictor, 120_000_000) == 600_000_000
+    network = TiledNetwork(predictor.task, predictor.backends, predictor.settings, predictor.costs)
+    assert network(np.zeros((24, 16, 16), np.float32), 90_000_000).tiling.starts == ((0, 8), (0,), (0,))

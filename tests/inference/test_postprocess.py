@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from c3s3_seg.inference.postprocess import Postprocessing, postprocess
+from c3s3_seg.inference.postprocess import Postprocessing, postprocess, postprocess_all
 
 LARGEST = Postprocessing(keep_largest=True)
 
@@ -64,3 +64,14 @@ def test_a_full_mask_and_a_flat_one() -> None:
     mask = np.ones((4, 1, 3), np.uint8)
     assert postprocess(mask, 1, Postprocessing(True, 0.0, True), 1.0) == {}
     assert mask.all()
+
+
+@pytest.mark.parametrize(("inside", "around"), [(1, 2), (2, 1)])
+def test_what_is_removed_of_one_label_leaves_no_hole_in_another(inside: int, around: int) -> None:
+    mask = np.zeros((30, 12, 12), np.uint8)
+    mask[2:10, 2:10, 2:10] = around
+    mask[5, 5, 5] = inside  # an island
+    mask[15:25, 2:10, 2:10] = inside
+    done = postprocess_all(mask, (1, 2), Postprocessing(True, 0.0, True), 0.001)
+    assert (mask[2:10, 2:10, 2:10] == around).all()
+    assert done == {inside: {"removed_ml": 0.001}, around: {"filled_ml": 0.001}}

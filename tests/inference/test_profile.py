@@ -109,3 +109,18 @@ def test_a_profile_that_never_ends_is_not_read(tmp_path: Path) -> None:
     for path in (tmp_path / "pipe", Path("/dev/zero"), tmp_path):
         with pytest.raises(ConfigError, match="the profile cannot be read"):
             read_profile(path)
+
+
+def test_it_does_not_decide_what_cannot_be_had(bundle: ModelBundle, tmp_path: Path) -> None:
+    """Without a graph, or in another precision, the choice stays open as it is without a profile."""
+    path = tmp_path / "profile.json"
+    write_profile(path, bundle.networks[0], BEST)
+    half = BackendRequest(precision="bfloat16")
+    request, _, remarks = with_profile(half, path, bundle.networks[0])
+    assert request == half
+    assert remarks["profile"]["why"] == "another precision was asked for than it was made with"
+    files = {name: value for name, value in bundle.manifest.files.items() if not name.endswith(".onnx")}
+    without = replace(bundle, manifest=replace(bundle.manifest, files=files))
+    predictor = open_predictor(without, settings=Settings(profile=path))
+    assert predictor.backends[0].name == "torch"
+    assert predictor.record()["profile"]["why"] == "the bundle has no ONNX graph for onnx"

@@ -1,15 +1,21 @@
 """A scan larger than those in training: the organ is found, and the mask is the whole scan's."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from helpers.threshold import Threshold, ball
 
 from c3s3_seg import ModelBundle, Prediction, open_predictor
+from c3s3_seg.bundle import Label, Task
+from c3s3_seg.bundle.domain import measure
+from c3s3_seg.bundle.preprocessing import Intensity, Recipe
 from c3s3_seg.errors import InputError
 from c3s3_seg.geometry.box import Box, parse_box
 from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.inference.domain_check import DomainError
+from c3s3_seg.inference.memory import costs_of
 from c3s3_seg.inference.predictor import CheckedScan, Predictor
 from c3s3_seg.inference.settings import Settings
 from c3s3_seg.phantom import Phantom, Simulator, simulate
@@ -126,7 +132,9 @@ def test_boxes() -> None:
     for text in ("1:2", "1:2,3:4", "a:b,c:d,e:f", "1:2,3:4,5:6cm"):
         with pytest.raises(InputError, match="wanted x0:x1"):
             parse_box(text, grid)
-    for text in ("5:5,0:9,0:9", "20:30,0:9,0:9"):
+    assert parse_box("5.6:6.4,5:9,-20:4mm", grid) == Box((0, 0, 0), (3, 3, 1))  # up to the first voxel's edge
+    outside = ("5:6,5:9,-20:3.4mm", "5:6,5:9,93.6:99mm", "0:4.4,5:9,5:11mm")
+    for text in ("5:5,0:9,0:9", "20:30,0:9,0:9", *outside):
         with pytest.raises(InputError, match="holds no voxel"):
             parse_box(text, grid)
 
@@ -140,3 +148,35 @@ def test_crop_and_paste_are_inverse() -> None:
     whole = box.paste(part, grid)
     assert np.array_equal(whole.array[1:5, 2:9, 3:20], scan.array[1:5, 2:9, 3:20])
     assert whole.array.sum() == part.array.sum()
+
+
+def ct(depth: int, seed: int = 0) -> Volume:
+    """A bright ball in air that is noisy, below the window of the recipe: (48, 48, depth) of 2 mm."""
+    shape, random = (48, 48, depth), np.random.default_rng(seed)
+    array = random.normal(-1000, 5, shape)
+    near = ball((48, 48, 48), 20) > 0
+    array[:, :, :48][near] = random.normal(0, 10, near.sum())
+    array[:, :, :48][ball((48, 48, 48), 12) > 0] = 200
+    return Geometry.build(shape, (2, 2, 2)).volume(array.astype(np.int16))
+
+
+def ct_task() -> Task:
+    domain = measure([ct(48, seed) for seed in range(4)], "absolute")
+    domain = replace(domain, volume_ml={"ball": (50.0, 70.0)})
+    recipe = Recipe((2.0, 2.0, 2.0), Intensity("window", -100, 300))
+    return Task("x", "CT", (Label("ball", 1),), recipe, (48, 48, 48), domain=domain)
+
+
+def test_windows_of_air_outside_of_the_intensities_of_a_recipe_are_passed_over() -> None:
+    predictor = Predictor(ct_task(), [Threshold(0.6)])
+    found = predictor(ct(140))
+    assert found.check.region is not None
+    assert found.check.region.high[2] <= 60
+    assert (found.mask.array[:, :, :48] == ball((48, 48, 48), 12)).all()
+
+
+def test_the_coarse_search_counts_on_the_memory_of_its_own_network() -> None:
+    """Twice 32 filters: the one network that searches takes half of what both take."""
+    costs = costs_of("openvino", [32, 32])
+    predictor = Predictor(ct_task(), [Threshold(0.6)] * 2, costs=costs)
+    assert predictor._foreground().predictor.costs == costs_of("openvino", [32])

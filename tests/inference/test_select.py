@@ -1,9 +1,13 @@
+import shutil
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from c3s3_seg.bundle import ModelBundle
+from c3s3_seg.bundle import WEIGHTS, ModelBundle
 from c3s3_seg.errors import InputError, MissingError
+from c3s3_seg.inference import open_predictor
 from c3s3_seg.inference.backends import select
 from c3s3_seg.inference.backends.select import BackendRequest, candidates, describe, notes, open_backend
 
@@ -66,3 +70,28 @@ def test_what_was_asked_for_is_taken_or_refused(bundle: ModelBundle, monkeypatch
     monkeypatch.setattr(select, "PACKAGES", dict.fromkeys(select.PACKAGES, ("not_here", "")))
     with pytest.raises(MissingError, match="no installed runtime can run this bundle"):
         open_backend(bundle, network)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"runtime": "tensorflow"}, "there is no runtime 'tensorflow'; wanted auto, openvino, onnx"),
+        ({"precision": "float8"}, "there is no precision 'float8'; wanted auto, float32"),
+        ({"threads": 0}, "found 0 threads"),
+        ({"threads": -1}, "found -1 threads"),
+    ],
+)
+def test_what_there_is_not_is_refused(wrong: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        BackendRequest(**wrong)
+
+
+def test_one_runtime_for_all_networks(tmp_path: Path) -> None:
+    """A second network without a graph runs in torch: so does the first, and the record is true."""
+    shutil.copytree(WEIGHTS / "phantom", tmp_path / "b")
+    whole = ModelBundle.load(tmp_path / "b")
+    files = {name: value for name, value in whole.manifest.files.items() if name != "secondary.onnx"}
+    bundle = replace(whole, manifest=replace(whole.manifest, files=files))
+    predictor = open_predictor(bundle, ensemble=True)
+    assert [backend.name for backend in predictor.backends] == ["torch", "torch"]
+    assert open_predictor(bundle).backends[0].name == "openvino"

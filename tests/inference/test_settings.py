@@ -16,6 +16,7 @@ from c3s3_seg.inference.settings import Settings, parse_axes, tiled
         ({"stride": (8, 8, 8), "overlap": 0.5}, "both a stride and an overlap"),
         ({"mirroring": (0, 0)}, "to mirror"),
         ({"mirroring": (3,)}, "to mirror"),
+        ({"weighting": "gauss"}, "there is no weighting 'gauss'; wanted constant, gaussian"),
         ({"memory_bytes": 0}, "memory of 0"),
         ({"min_volume_ml": -1.0}, "least volume"),
         ({"min_volume_ml": float("nan")}, "least volume"),

@@ -22,7 +22,7 @@ from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import InputError, MemoryLimitError, MissingError, RefusedError
 from c3s3_seg.geometry.volume import Geometry
 from c3s3_seg.inference import Settings
-from c3s3_seg.inference.backends import cuda
+from c3s3_seg.inference.backends import cuda, engine_cache
 from c3s3_seg.inference.backends.engine_cache import CacheKey, EngineCache, ShapeProfile, build
 from c3s3_seg.inference.backends.onnxruntime import OnnxBackend
 from c3s3_seg.inference.backends.select import BackendRequest, describe, open_backend
@@ -214,6 +214,31 @@ def test_a_key_that_was_written_in_part_is_no_key(machine: Machine, phantom: Mod
     assert stand_in.Builder.built == 3
     cache.engine(graph, PROFILE)
     assert stand_in.Builder.built == 3
+
+
+def test_a_key_that_others_may_write_or_read_is_no_key(machine: Machine, phantom: ModelBundle) -> None:
+    """Whoever has the key can sign machine code, which would run here."""
+    graph, cache = widened(phantom.folder / "model.onnx"), EngineCache.default()
+    cache.engine(graph, PROFILE)
+    key = cache.folder / "key"
+    for built, mode in enumerate((0o666, 0o640), start=2):
+        before = key.read_bytes()
+        key.chmod(mode)
+        cache.engine(graph, PROFILE)
+        assert stand_in.Builder.built == built
+        assert key.stat().st_mode & 0o777 == 0o600
+        assert key.read_bytes() != before
+
+
+def test_an_engine_that_cannot_be_read_is_built_anew(
+    machine: Machine, phantom: ModelBundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    graph, cache = widened(phantom.folder / "model.onnx"), EngineCache.default()
+    cache.engine(graph, PROFILE)
+    monkeypatch.setattr(engine_cache, "LARGEST_ENGINE", 10)
+    cache.engine(graph, PROFILE)
+    assert stand_in.Builder.built == 2
+    assert "is larger than 10 bytes" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.organ import organ
+from scipy import ndimage
 
 from c3s3_seg.bundle import Calibration, ModelBundle
 from c3s3_seg.errors import ConfigError, InputError
 from c3s3_seg.geometry.volume import Geometry
-from c3s3_seg.inference import Settings, open_predictor
+from c3s3_seg.inference import Settings, open_predictor, uncertainty
 from c3s3_seg.inference.uncertainty import Disagreement, near_boundary
 from c3s3_seg.metrics.scoring import score
 from c3s3_seg.phantom import simulate
@@ -99,6 +100,26 @@ def test_the_band_follows_millimetres() -> None:
     assert near[9].all()
     empty = np.zeros_like(mask)
     assert not near_boundary(empty, empty, Geometry.build((20, 20, 20)), 2.5).any()
+
+
+def test_a_large_mask_is_looked_at_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same voxels, and never more than a few planes at a time."""
+    random = np.random.default_rng(0)
+    a = (random.random((40, 9, 7)) < 0.02).astype(np.uint8)
+    a[12:28] = 0
+    grid, largest = Geometry.build(a.shape, (0.8, 1.5, 2)), []
+    whole = near_boundary(a, a, grid, 2.5)
+    plain = ndimage.distance_transform_edt
+
+    def transform(part: np.ndarray, **options: object) -> np.ndarray:
+        largest.append(len(part))
+        return np.asarray(plain(part, **options))
+
+    monkeypatch.setattr(ndimage, "distance_transform_edt", transform)
+    monkeypatch.setattr(uncertainty, "PART", 1)
+    np.testing.assert_array_equal(near_boundary(a, a, grid, 2.5), whole)
+    assert 0 < whole.mean() < 1
+    assert max(largest) == 5 + 4 + 4  # those that are wanted, and the reach of 2.5 mm to either side
 
 
 @pytest.mark.slow

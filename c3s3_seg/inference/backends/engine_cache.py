@@ -21,13 +21,14 @@ from typing import Any
 
 from c3s3_seg.errors import InputError, MissingError, RefusedError
 from c3s3_seg.inference.backends.cuda import INSTALL, gpu
-from c3s3_seg.system.files import make_folder, unwritten, write_whole
+from c3s3_seg.system.files import make_folder, read_regular, unwritten, write_whole
 from c3s3_seg.system.lock import hold
 
 LOG = logging.getLogger("c3s3_seg.tensorrt")
 INPUT = "scan"
 Shape = tuple[int, int, int]
 SMALLEST, LARGEST = 16, 192  # sides of a tile; larger ones need memory in proportion, asked for or not
+LARGEST_ENGINE = 2**33  # bytes
 SIGNATURE = 32  # bytes of an HMAC-SHA256
 
 
@@ -234,9 +235,12 @@ class EngineCache:
 
     def _verified(self, path: Path) -> tuple[bytes | None, str]:
         """What was signed here, or None and why it is not to be trusted."""
-        if not path.is_file():
+        if not os.path.isfile(path):
             return None, "there is none yet"
-        signed, key = path.read_bytes(), self._key()
+        try:
+            signed, key = read_regular(path, LARGEST_ENGINE), self._key()
+        except InputError as error:
+            return None, str(error)
         if key is None or not hmac.compare_digest(signed[:SIGNATURE], _sign(key, signed[SIGNATURE:])):
             return None, f"{path} was not made here, or is damaged"
         return signed[SIGNATURE:], ""
@@ -247,8 +251,10 @@ class EngineCache:
 
     def _key(self) -> bytes | None:
         """The secret of this folder, which only the user can read; None where there is none yet."""
-        path = self.folder / "key"
-        key = path.read_bytes() if path.is_file() else b""
+        try:
+            key = read_regular(self.folder / "key", SIGNATURE, _check_private)
+        except InputError:  # whoever else knows or makes the key can sign engines
+            return None
         return key if len(key) == SIGNATURE else None
 
     def _new_key(self) -> bytes:
@@ -262,6 +268,12 @@ class EngineCache:
         except OSError as error:
             raise unwritten(f"cannot be written ({error.strerror or error})", path, error) from error
         return key
+
+
+def _check_private(status: os.stat_result) -> None:
+    """Whether a file is this user's, and nobody else's. Windows has its rights elsewhere."""
+    if hasattr(os, "geteuid") and (status.st_uid != os.geteuid() or status.st_mode & 0o077):
+        raise InputError("wanted a file that only this user can read and write")
 
 
 def _sign(key: bytes, content: bytes) -> bytes:

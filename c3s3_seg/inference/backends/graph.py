@@ -21,6 +21,7 @@ from c3s3_seg.system.files import parse_json, printable, read_known
 
 LARGEST = 2**31 - 1  # bytes: protocol buffers take no more
 DEEPEST = 100  # messages within messages: what protocol buffers take by default
+LARGEST_TAG = 2**32 - 1  # of a larger one readers drop the upper bits, and see another field than is written
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 # Message -> its fields that hold messages in which there may be a tensor (onnx.proto3).
 INNER = {
@@ -204,6 +205,8 @@ def _fields(message: memoryview) -> Iterator[tuple[int, int, memoryview, memoryv
     while at < len(message):
         start = at
         tag, at = _number(message, at)
+        if tag > LARGEST_TAG:
+            raise _BrokenError("its structure is broken")
         number, wire = tag >> 3, tag & 7
         if wire == VARINT:
             begin = at

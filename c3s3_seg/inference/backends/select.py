@@ -13,7 +13,7 @@ from c3s3_seg.inference.backends.graph import check_network
 from c3s3_seg.inference.backends.onnxruntime import OnnxBackend
 from c3s3_seg.inference.backends.runtimes import Backend, OpenVinoBackend, TorchOptions, open_torch
 from c3s3_seg.inference.device.cuda_graphs import Recordings
-from c3s3_seg.system.choices import BackendName, CpuRuntime, Precision
+from c3s3_seg.system.choices import BackendName, CpuRuntime, Precision, check_word
 from c3s3_seg.system.hardware import NO_GPU, check_device, cuda_devices, cuda_index, installed, is_cuda
 
 PACKAGES: dict[str, tuple[str, str]] = {
@@ -45,7 +45,7 @@ class BackendRequest:
     Raises
     ------
     InputError
-        If there is no such device.
+        If there is no such runtime, device or precision, or no such number of threads.
     """
 
     runtime: BackendName = "auto"
@@ -57,6 +57,10 @@ class BackendRequest:
 
     def __post_init__(self) -> None:
         check_device(self.device)
+        check_word("runtime", self.runtime, BackendName)
+        check_word("precision", self.precision, Precision)
+        if self.threads is not None and self.threads < 1:
+            raise InputError(f"found {self.threads} threads, wanted 1 or more")
 
 
 def open_backend(

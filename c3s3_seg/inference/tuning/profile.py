@@ -159,9 +159,20 @@ def write_profile(path: Path, network: Network, best: Best) -> Profile:
 
 
 def with_profile(
-    request: BackendRequest, path: Path | None, network: Network
+    request: BackendRequest, path: Path | None, network: Network, has_graph: bool = True
 ) -> tuple[BackendRequest, Best | None, Remarks]:
     """Let a profile decide the runtime and the threads that were left open.
+
+    Parameters
+    ----------
+    request
+        What was asked for.
+    path
+        Of the profile; None where there is none.
+    network
+        Which is to run.
+    has_graph
+        Whether there is an ONNX graph of it, and of all that run with it.
 
     Returns
     -------
@@ -178,7 +189,7 @@ def with_profile(
     profile = read_profile(path)
     best = profile.best(network)
     digest = hashlib.sha256(read_regular(path)).hexdigest()
-    why = _unused(request, profile, best)
+    why = _unused(request, profile, best, has_graph)
     if best is None or why:
         return request, None, {"profile": {"sha256": digest, "used": False, "why": why}}
     threads = best.threads if request.threads is None else request.threads
@@ -186,7 +197,7 @@ def with_profile(
     return replace(request, **decided), best, {"profile": {"sha256": digest, "used": True, **decided}}  # type: ignore[arg-type]
 
 
-def _unused(request: BackendRequest, profile: Profile, best: Best | None) -> str | None:
+def _unused(request: BackendRequest, profile: Profile, best: Best | None, has_graph: bool) -> str | None:
     """Why a profile does not decide; None if it does."""
     if profile.machine != Machine.here():
         return "it was made on another machine"
@@ -194,6 +205,10 @@ def _unused(request: BackendRequest, profile: Profile, best: Best | None) -> str
         return "it has no entry for this kind of network"
     if request.runtime not in ("auto", best.runtime) or is_cuda(request.device):
         return "another runtime or device was asked for"
+    if request.precision not in ("auto", "float32"):
+        return "another precision was asked for than it was made with"
+    if best.runtime != "torch" and not has_graph:
+        return f"the bundle has no ONNX graph for {best.runtime}"
     if importlib.util.find_spec(PACKAGES[best.runtime][0]) is None:
         return f"{best.runtime} is not installed any more"
     return None
