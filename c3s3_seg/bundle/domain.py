@@ -116,7 +116,7 @@ def intensity_quantiles(scan: Volume, intensities: Intensities) -> Floats:
     InputError
         If they are all the same, or those to be scaled by have no distance.
     """
-    values = np.sort(_some(scan.array))  # sorted, they are found 4 times sooner
+    values = np.sort(sampled(scan.array))  # sorted, they are found 4 times sooner
     low, *found, high = np.quantile(values, (0.01, *STEPS, 0.99))
     curve = np.array(found, dtype=np.float64)
     if intensities == "absolute" and values[0] < values[-1]:
@@ -128,8 +128,8 @@ def intensity_quantiles(scan: Volume, intensities: Intensities) -> Floats:
     return np.asarray((curve - low) / (high - low), dtype=np.float64)
 
 
-def _some(array: NDArray[Any]) -> NDArray[Any]:
-    """Enough of the voxels (i, j, k), from all planes: a step that divides a side would miss most of them."""
+def sampled(array: NDArray[Any]) -> NDArray[Any]:
+    """Some 100,000 of the voxels (i, j, k), from all planes: a step that divides a side would miss most of them."""
     step = max(1, array.size // SAMPLE)
     while math.gcd(step, array.size) > 1:
         step += 1

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from c3s3_seg.bundle.domain import Floats, intensity_quantiles
+from c3s3_seg.bundle.domain import Floats, intensity_quantiles, sampled
 from c3s3_seg.dataset.check.case_faults import CaseDefect, mask_defect, scan_defect
 from c3s3_seg.dataset.check.mask_statistics import MaskStatistics, measure_mask
 from c3s3_seg.dataset.check.thumbnail import Thumbnail, make_thumbnail
@@ -137,7 +137,7 @@ def _mask(work: SummaryJob, scan: Volume) -> tuple[Volume | None, list[Finding]]
 
 def _summarize(scan: Volume, mask: Volume | None, labels: Mapping[str, int]) -> CaseSummary:
     axes = list(scan.geometry.patient_axes[0])
-    few = np.unique(scan.array.ravel()[:: max(1, scan.array.size // 50_000)])
+    few = np.unique(sampled(scan.array))
     return CaseSummary(
         spacing_mm=scan.geometry.spacing_mm[axes],
         shape=tuple(scan.geometry.shape[axis] for axis in axes),
