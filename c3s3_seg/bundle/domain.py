@@ -129,7 +129,7 @@ def intensity_quantiles(scan: Volume, intensities: Intensities) -> Floats:
 
 
 def sampled(array: NDArray[Any]) -> NDArray[Any]:
-    """Some 100,000 of the voxels (i, j, k), from all planes: a step that divides a side would miss most of them."""
+    """Some 100,000 voxels (i, j, k), of all planes: a step that divides a side would miss most of them."""
     step = max(1, array.size // SAMPLE)
     while math.gcd(step, array.size) > 1:
         step += 1
