@@ -83,7 +83,8 @@ def train(
     InputError
         If the folder already holds a run and `resume` is off, another process trains there, the data cannot
         be read or are not those of the configuration (labels, modality), `start` or the teacher does not fit
-        it or is not the one that a resumed run began with, or a loss or a weight is not finite.
+        it or is not the one that a resumed run began with, as the cases have to be, or a loss or a weight is
+        not finite.
     """
     check_folder(folder)
     for name in ("bundle", "events", *([FOLDER] if config.teacher.bundle else [])):
@@ -106,6 +107,7 @@ def train(
         with join(config) as group:
             run = Run(config, folder, group)
             _begin(run, start, resume=resume)
+            run.note_cases(splits)
             results = _learn(run, data, splits, logger)
             if group.leads:
                 write_bundle(run, data, splits, results)

@@ -313,6 +313,23 @@ def test_two_runs_do_not_write_into_one_folder(toy_config: Path, tmp_path: Path)
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_run_is_resumed_with_the_cases_that_it_began_with(toy_config: Path, tmp_path: Path) -> None:
+    """Crops are drawn by a case's place in the lists: one more would silently make it another run."""
+    index = json.loads((toy_config.parent / "dataset.json").read_text())
+    for name in ("imagesTr", "labelsTr"):
+        (tmp_path / name).symlink_to(toy_config.parent / name)
+    (tmp_path / "dataset.json").write_text(json.dumps(index))
+    words = ["train", toy_config, "-o", tmp_path / "run", "--set", f"data.folder={tmp_path}"]
+    words += ["--set", "method=supervised", "--set", "run.iterations=2"]
+    assert command.run(*words).returncode == 0
+    assert command.run(*words, "--resume").returncode == 0
+    index["unlabelled"].append(index["labelled"].pop())
+    (tmp_path / "dataset.json").write_text(json.dumps(index))
+    refused = command.run(*words, "--resume")
+    assert refused.returncode == 2
+    assert "the run began with the cases {'labelled': 2" in refused.stderr
+
+
 def start(config: Path, out: Path, *more: str) -> forked.Process:
     words = ["train", config, "-o", out, *more]
     return forked.Process(words, stdout=forked.PIPE, stderr=forked.STDOUT, imports=forked.TRAIN)
