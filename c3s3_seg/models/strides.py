@@ -30,20 +30,25 @@ def strides_of(spacing_mm: Sequence[float], sides: Sequence[float] | None = None
     spacing_mm
         Of the network's input, along x, y and z.
     sides
-        How many voxels a scan has along each: an axis is not halved where fewer than 4 would be left.
+        How many voxels a scan has along each: an axis is not halved where fewer than 4 would be left, and the
+        others are compared without it. Where that holds for every axis, as if nothing were known of sides.
 
     >>> strides_of((1.5, 1.5, 10.0))
     ((2, 2, 1), (2, 2, 1), (2, 2, 2), (2, 2, 2))
     >>> strides_of((1.5, 1.5, 10.0), (96, 96, 10))
     ((2, 2, 1), (2, 2, 1), (2, 2, 2), (2, 2, 1))
+    >>> strides_of((1.0, 1.0, 1.0), (200, 200, 6))
+    ((2, 2, 1), (2, 2, 1), (2, 2, 1), (2, 2, 1))
     """
     spacing = [float(size) for size in spacing_mm]
     left = [float(side) for side in sides] if sides is not None else [float("inf")] * 3
     found = []
     for _ in EVEN:
-        wanted = [size < THICK * min(spacing) for size in spacing]
-        halved = [may and side >= 2 * LEAST for may, side in zip(wanted, left, strict=True)]
-        x, y, z = (2 if half else 1 for half in (halved if any(halved) else wanted))
+        able = [side >= 2 * LEAST for side in left]
+        if not any(able):
+            able = [True] * 3
+        finest = min(size for size, may in zip(spacing, able, strict=True) if may)
+        x, y, z = (2 if may and size < THICK * finest else 1 for size, may in zip(spacing, able, strict=True))
         spacing = [size * stride for size, stride in zip(spacing, (x, y, z), strict=True)]
         left = [side / stride for side, stride in zip(left, (x, y, z), strict=True)]
         found.append((x, y, z))

@@ -61,7 +61,7 @@ def from_bytes(content: bytes, path: Path) -> dict[str, Tensor]:
     Raises
     ------
     InputError
-        If it is not safetensors, or a kernel in 8 bits lacks its scales.
+        If it is not safetensors, or a kernel in 8 bits lacks its scales, or has not one for each slice.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
@@ -75,9 +75,13 @@ def from_bytes(content: bytes, path: Path) -> dict[str, Tensor]:
         if name.endswith(SCALE):
             continue
         if tensor.dtype == torch.int8:
-            if name + SCALE not in stored:
+            scale = stored.get(name + SCALE)
+            if scale is None:
                 raise InputError(f"'{name}' is in 8 bits and has no scales", where=path)
-            tensor = tensor.float() * _spread(stored[name + SCALE], tensor)
+            if not tensor.shape or scale.shape != tensor.shape[:1]:
+                what = f"'{name}' of shape {list(tensor.shape)} is in 8 bits and has scales of shape"
+                raise InputError(f"{what} {list(scale.shape)}, wanted one for each slice", where=path)
+            tensor = tensor.float() * _spread(scale, tensor)
         state[name] = tensor.float() if tensor.is_floating_point() else tensor
     return state
 

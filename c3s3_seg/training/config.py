@@ -13,6 +13,7 @@ from annotated_types import Ge, Le
 from c3s3_seg.bundle import ReadTask
 from c3s3_seg.bundle.manifest import check_patch
 from c3s3_seg.errors import ConfigError, InputError
+from c3s3_seg.models.strides import multiple_of
 from c3s3_seg.system.overrides import put
 from c3s3_seg.system.schema import closed, parse
 from c3s3_seg.system.shard import parse_share
@@ -177,7 +178,7 @@ class RunConfig:
     labelled_batch: Count = 2
     unlabelled_batch: Count = 1
     warm_batch: Count = 2
-    seed: int = 1
+    seed: Annotated[int, Ge(-(2**32)), Le(2**32)] = 1  # generators take 64 bits of it and the iteration
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device: Literal["cpu", "cuda"] = "cpu"
     activation_checkpointing: bool = False
@@ -285,6 +286,7 @@ def _check(config: TrainConfig, where: str) -> None:
         raise ConfigError(f"data.fold = {config.data.fold!r}: wanted 2 folds or more", where=where)
     _check_shipped(config, where)
     _check_method(config, where)
+    _check_norms(config, where)
     _check_teacher(config, where)
     _check_axes(config.augment, where)
     low, high = config.augment.scale
@@ -321,6 +323,34 @@ def _check_method(config: TrainConfig, where: str) -> None:
     if config.method == "caml" and width % config.caml.heads:
         what = f"caml.heads = {config.caml.heads}: wanted a divisor of 8 x networks.a.filters = {width}"
         raise ConfigError(what, where=where)
+
+
+def _check_norms(config: TrainConfig, where: str) -> None:
+    """Batch norm wants two values: one crop of one voxel on the coarsest level has none to compare."""
+    patch, strides = config.task.patch, config.task.network_strides
+    if any(side > n for side, n in zip(patch, multiple_of(strides), strict=True)):
+        return
+    for key, crops in _fewest_crops(config).items():
+        if crops < 2:
+            what = f"run.{key} = {getattr(config.run, key)}: '{config.method}' has a step of one crop, and"
+            what = f"{what} task.patch = {list(patch)} leaves one voxel of it on the coarsest level"
+            raise ConfigError(f"{what}, wanted more crops or larger ones", where=where)
+
+
+def _fewest_crops(config: TrainConfig) -> dict[str, int]:
+    """How many crops the networks are trained on at once, by the key that decides it, where it can be one."""
+    run, method, warm = config.run, config.method, warm_up(config) > 0
+    taught = run.unlabelled_batch if config.teacher.wanted else 0
+    found = {}
+    if method == "supervised":
+        found["labelled_batch"] = run.labelled_batch + taught
+    if method in ("c3s3", "mcf") and warm:
+        found["warm_batch"] = run.warm_batch + taught
+    if method in ("uamt", "bcp", "sdcl"):  # the teacher, which takes the statistics of the batch
+        found["unlabelled_batch"] = run.unlabelled_batch
+    if method in ("bcp", "sdcl") and warm:  # pairs that are pasted together
+        found["warm_batch"] = run.warm_batch // 2
+    return found
 
 
 def _check_teacher(config: TrainConfig, where: str) -> None:

@@ -65,6 +65,11 @@ class TrainingCase:
     by_label: Mapping[str, Tensor] = field(default_factory=dict)
     taught: int = 0
 
+    @property
+    def nbytes(self) -> int:
+        """What it takes of the memory."""
+        return sum(x.nbytes for x in (self.stack, self.foreground, *self.by_label.values()))
+
     def without_labels(self) -> TrainingCase:
         """The scan alone, which shares the memory, or with what a teacher says of it."""
         stack = self.stack[:1]
@@ -80,6 +85,11 @@ class ValidationCase:
     name: str
     scan: Volume
     truth: Volume
+
+    @property
+    def nbytes(self) -> int:
+        """What it takes of the memory."""
+        return self.scan.array.nbytes + self.truth.array.nbytes
 
 
 @dataclass(frozen=True)

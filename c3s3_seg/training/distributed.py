@@ -43,8 +43,16 @@ class ProcessGroup:
 
     @classmethod
     def of_environment(cls) -> ProcessGroup:
-        """As torchrun says; one process where it does not."""
-        rank, size, local = (int(os.environ.get(k, d)) for k, d in _VARIABLES)
+        """As torchrun says; one process where it does not.
+
+        Raises
+        ------
+        ConfigError
+            If it says no numbers, or more than there can be.
+        """
+        rank, size, local = (_number(name, default) for name, default in _VARIABLES)
+        if rank >= size:
+            raise ConfigError(f"the environment has WORLD_SIZE = {size} and RANK = {rank}", todo=_TODO)
         return cls(rank, size, local)
 
     @property
@@ -59,6 +67,16 @@ class ProcessGroup:
 
 
 _VARIABLES = (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
+_MEETING = ("RANK", "MASTER_ADDR", "MASTER_PORT")
+_TODO = "Start several processes with torchrun, or one without these variables"
+
+
+def _number(name: str, default: str) -> int:
+    text = os.environ.get(name, default)
+    if not (text.isascii() and text.isdecimal()):
+        what = f"the environment has {name} = {text!r}, wanted a whole number"
+        raise ConfigError(what, todo=_TODO)
+    return int(text)
 
 
 @contextmanager
@@ -68,13 +86,17 @@ def join(config: TrainConfig) -> Iterator[ProcessGroup]:
     Raises
     ------
     ConfigError
-        If a batch cannot be shared out evenly.
+        If a batch cannot be shared out evenly, or nobody says where the others are.
     """
     group = ProcessGroup.of_environment()
     if group.size == 1:
         yield group
         return
     _check(config, group)
+    missing = [name for name in _MEETING if not os.environ.get(name)]
+    if missing:  # others set WORLD_SIZE too, for programs of theirs
+        what = f"the environment has WORLD_SIZE = {group.size}, and no {', '.join(missing)}"
+        raise ConfigError(what, todo=_TODO)
     if config.run.device == "cuda":
         torch.cuda.set_device(group.local_rank)
     dist.init_process_group("nccl" if config.run.device == "cuda" else "gloo", timeout=PATIENCE)

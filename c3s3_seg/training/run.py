@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
 import math
 import os
 import time
@@ -14,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from c3s3_seg.dataset import Splits
 from c3s3_seg.errors import ConfigError, InputError, MissingError
 from c3s3_seg.inference.backends.runtimes import forbid_tf32
 from c3s3_seg.models.activation_checkpointing import set_activation_checkpointing
@@ -180,12 +183,31 @@ class Run:
         InputError
             If the run began with another teacher.
         """
-        known = next((entry["teacher"] for entry in self.history if "teacher" in entry), None)
+        self._note("teacher", record)
+
+    def note_cases(self, splits: Splits) -> None:
+        """Note in the history which cases it learns from and is judged by, once.
+
+        Raises
+        ------
+        InputError
+            If the run began with others: every crop is drawn by a case's place in these lists.
+        """
+        lists = (splits.labelled, splits.unlabelled, splits.validation)
+        names = ("labelled", "unlabelled", "validation")
+        counts = {name: len(cases) for name, cases in zip(names, lists, strict=True)}
+        digest = hashlib.sha256(json.dumps(lists).encode()).hexdigest()
+        self._note("cases", {**counts, "sha256": digest})
+
+    def _note(self, what: str, record: dict[str, Any]) -> None:
+        known = next((entry[what] for entry in self.history if what in entry), None)
         if known is None:
-            self.history.append({"iteration": self.iteration, "teacher": record})
+            self.history.append({"iteration": self.iteration, what: record})
         elif known != record:
-            what = f"the run began with the teacher {known}, found {record}"
-            raise InputError(what, where=self.folder, todo="Give the first one back, or start another run")
+            found = f"the run began with the {what} {known}, found {record}"
+            raise InputError(
+                found, where=self.folder, todo="Restore what it began with, or start another run"
+            )
 
     def save(self) -> None:
         """Write the checkpoint.

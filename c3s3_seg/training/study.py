@@ -22,12 +22,14 @@ from c3s3_seg.system.progress import Progress
 from c3s3_seg.system.schema import closed, dump, parse
 from c3s3_seg.training import checkpoint
 from c3s3_seg.training.config import TrainConfig, load_config
+from c3s3_seg.training.folds import read_splits
 from c3s3_seg.training.loggers import open_logger
 from c3s3_seg.training.train import train
 from c3s3_seg.version import __version__
 
-# What decides scores and times: a change of it between two runs of a study has to be said.
-DECIDING = ("geometry", "metrics", "models", "training")
+# What decides scores and times, from reading a scan to scoring its mask: a change of it between two runs of a
+# study has to be said.
+DECIDING = ("bundle", "dataset", "geometry", "inference", "io", "metrics", "models", "training")
 
 
 @closed
@@ -141,20 +143,32 @@ def run_study(plans: list[StudyPlan], out: Path, report: Progress) -> None:
     InputError
         If a record was made with other settings, or the data has no validation cases.
     """
+    _check_validation([plan for plan in plans if not _record(plan, out).exists()])
     make_folder(out)
     make_own_folder(out / "records")
     make_own_folder(out / "runs")
     for number, plan in enumerate(plans, start=1):
-        record = out / "records" / f"{plan.name}.json"
+        record = _record(plan, out)
         if not record.exists():
             report(f"{plan.name} ({number} of {len(plans)})")
             write_whole(record, json.dumps(_train(plan, out / "runs" / plan.name), indent=1).encode())
         read_record(record, plan)
 
 
+def _record(plan: StudyPlan, out: Path) -> Path:
+    return out / "records" / f"{plan.name}.json"
+
+
+def _check_validation(plans: Sequence[StudyPlan]) -> None:
+    """Before hours of training; entries may take their cases from several data sets."""
+    for data in {plan.config.data: None for plan in plans}:
+        if not read_splits(data)[1].validation:
+            raise InputError("a study needs validation cases, and there are none", where=data.folder)
+
+
 def finished(plans: list[StudyPlan], out: Path) -> list[Trained]:
     """The records of the runs that have one."""
-    records = [(out / "records" / f"{plan.name}.json", plan) for plan in plans]
+    records = [(_record(plan, out), plan) for plan in plans]
     return [read_record(path, plan) for path, plan in records if path.exists()]
 
 
@@ -195,7 +209,7 @@ def check_conditions(plans: list[StudyPlan], out: Path) -> None:
     here = [
         Trained(plan.entry, plan.seed, 0, 0.0, {}, current_conditions(plan))
         for plan in plans
-        if not (out / "records" / f"{plan.name}.json").exists()
+        if not _record(plan, out).exists()
     ]
     known = [replace(run, conditions=replace(run.conditions, precision="")) for run in done]
     refuse_mixture(done, out)
@@ -224,8 +238,6 @@ def _train(plan: StudyPlan, folder: Path) -> dict[str, Any]:
     with open_logger(folder) as logger:
         bundle = train(plan.config, folder, logger, resume=resume, start=plan.start)
     training_record = bundle.manifest.training
-    if not training_record["validation_cases"]:
-        raise InputError("a study needs validation cases, and there are none", where=plan.config.data.folder)
     return {
         "entry": plan.entry,
         "seed": plan.seed,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -17,25 +18,24 @@ from c3s3_seg.dataset import DataSet, Splits
 from c3s3_seg.errors import ConfigError, InputError
 from c3s3_seg.system.files import check_folder, check_own_folder, make_folder
 from c3s3_seg.system.hardware import available_processors
+from c3s3_seg.system.lock import hold
 from c3s3_seg.system.ownership import check_set
 from c3s3_seg.system.process import keep_pages
 from c3s3_seg.training import checkpoint
-from c3s3_seg.training.bundles.initialize import initialize_from
+from c3s3_seg.training.bundles.initialize import check_origin, initialize_from
 from c3s3_seg.training.bundles.write import write_bundle
 from c3s3_seg.training.checks import check_cases, check_index
 from c3s3_seg.training.config import TrainConfig
 from c3s3_seg.training.data import FOCUS, Batch, Sampler, ValidationCase, Views, read_splits, read_validation
-from c3s3_seg.training.distributed import join, led, wait
+from c3s3_seg.training.distributed import ProcessGroup, join, led, wait
 from c3s3_seg.training.history import UNLEARNT, unlearnt
 from c3s3_seg.training.run import Run
 from c3s3_seg.training.teacher import FOLDER, Teacher, open_teacher
 from c3s3_seg.training.validation import Validation
 
-# Threads that draw batches for a GPU. A batch is a function of its iteration: their number changes nothing.
 PARTS = (CARD, "model.safetensors", "secondary.safetensors")  # what every bundle has, or may have
+# Threads that draw batches for a GPU. A batch is a function of its iteration: their number changes nothing.
 LOADERS = min(8, available_processors())
-
-
 NOTHING = "no network has a Dice above 0 on the validation cases: it has not learnt the task"
 
 
@@ -81,9 +81,10 @@ def train(
     Raises
     ------
     InputError
-        If the folder already holds a run and `resume` is off, the data cannot be read or are not those of
-        the configuration (labels, modality), `start` or the teacher does not fit it or is not the one that a
-        resumed run began with, or a loss or a weight is not finite.
+        If the folder already holds a run and `resume` is off, another process trains there, the data cannot
+        be read or are not those of the configuration (labels, modality), `start` or the teacher does not fit
+        it or is not the one that a resumed run began with, as the cases have to be, or a loss or a weight is
+        not finite.
     """
     check_folder(folder)
     for name in ("bundle", "events", *([FOLDER] if config.teacher.bundle else [])):
@@ -98,20 +99,30 @@ def train(
         what = f"run.blend = {config.run.blend:g} needs a bundle to begin from"
         raise ConfigError(what, todo="Give one with --from, or set run.blend = 1")
     make_folder(folder)
-    if not resume and (folder / checkpoint.FILE).exists():
-        todo = "Go on with --resume, or give another folder"
-        raise InputError("this folder already holds a run", where=folder, todo=todo)
-    with join(config) as group:
-        run = Run(config, folder, group)
-        if resume:
-            run.restore()
-        elif start is not None:
-            initialize_from(run, start)
-        results = _learn(run, data, splits, logger)
-        if group.leads:
-            write_bundle(run, data, splits, results)
-        wait()
-    return ModelBundle.load(folder / "bundle")
+    # The first process keeps other runs out; those that train with it do not write.
+    with hold(folder) if ProcessGroup.of_environment().leads else nullcontext():
+        if not resume and (folder / checkpoint.FILE).exists():
+            todo = "Go on with --resume, or give another folder"
+            raise InputError("this folder already holds a run", where=folder, todo=todo)
+        with join(config) as group:
+            run = Run(config, folder, group)
+            _begin(run, start, resume=resume)
+            run.note_cases(splits)
+            results = _learn(run, data, splits, logger)
+            if group.leads:
+                write_bundle(run, data, splits, results)
+            wait()
+        return ModelBundle.load(folder / "bundle")
+
+
+def _begin(run: Run, start: ModelBundle | None, *, resume: bool) -> None:
+    """From the checkpoint, a bundle's networks, or chance."""
+    if resume:
+        run.restore()
+        if start is not None:
+            check_origin(run, start)
+    elif start is not None:
+        initialize_from(run, start)
 
 
 def deterministic(config: TrainConfig) -> None:
@@ -173,8 +184,9 @@ def _teacher(run: Run, data: DataSet, splits: Splits) -> Teacher | None:
 
 
 def _not_learnt(run: Run, results: list[Validation]) -> list[str]:
-    """For the card."""
-    if results and not any(result.dice > 0 for result in results):
+    """For the card; where no truth has a label, nothing is judged."""
+    judged = any(result.by_label for result in results)
+    if judged and not any(result.dice > 0 for result in results):
         return [NOTHING]
     names = unlearnt(run.history, run.iteration) if results else ()
     return [f"{name} is not learnt: its Dice is below {UNLEARNT}" for name in names]
@@ -187,11 +199,16 @@ def _judge(run: Run, cases: list[ValidationCase], logger: RunLogger) -> list[Val
     if run.iteration == run.config.run.iterations:
         return results
     for name in unlearnt(run.history, run.iteration):
-        remedy = "set data.foreground_by = 'label' to show it more often"
-        if run.config.data.foreground_by == "label":
-            remedy = f"crops show it {FOCUS:g} times as often from now on"
-        logger.warned(f"{name} is not learnt yet (Dice below {UNLEARNT}); {remedy}")
+        logger.warned(f"{name} is not learnt yet (Dice below {UNLEARNT}){_remedy(run)}")
     return results
+
+
+def _remedy(run: Run) -> str:
+    if run.config.data.foreground_by != "label":
+        return "; set data.foreground_by = 'label' to show it more often"
+    if run.group.size > 1:  # `Run.focus`
+        return ""
+    return f"; crops show it {FOCUS:g} times as often from now on"
 
 
 def _warn(run: Run, logger: RunLogger, texts: list[str]) -> None:

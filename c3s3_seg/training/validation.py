@@ -33,6 +33,8 @@ class Validation:
         has infinite distances.
     infinite
         How many of the distances were infinite, and are not in the means.
+    lacking
+        (case, label) where the truth has no voxel of the label.
     """
 
     candidate: str
@@ -42,6 +44,7 @@ class Validation:
     asd_vox: float
     per_case: dict[str, dict[str, dict[str, float]]]
     infinite: int = 0
+    lacking: frozenset[tuple[str, str]] = frozenset()
 
     @property
     def remark(self) -> str:
@@ -50,12 +53,13 @@ class Validation:
 
     @property
     def by_label(self) -> dict[str, float]:
-        """Mean Dice of each label."""
-        names = dict.fromkeys(name for labels in self.per_case.values() for name in labels)
-        return {
-            name: fmean(labels[name]["dice"] for labels in self.per_case.values() if name in labels)
-            for name in names
-        }
+        """Mean Dice of each label over the cases that have it: without it an empty mask counts as 0 too."""
+        found: dict[str, list[float]] = {}
+        for case, labels in self.per_case.items():
+            for name in labels:
+                if (case, name) not in self.lacking:
+                    found.setdefault(name, []).append(labels[name]["dice"])
+        return {name: fmean(values) for name, values in found.items()}
 
     def record(self, iteration: int) -> dict[str, Any]:
         """For the history and the card."""
@@ -70,7 +74,7 @@ def validate(name: str, net: nn.Module, task: Task, cases: Sequence[ValidationCa
 
     predictor = Predictor(replace(task, domain=None), [TorchBackend(net)])
     per_case: dict[str, dict[str, dict[str, float]]] = {}
-    missed = 0
+    missed, lacking = 0, set[tuple[str, str]]()
     for case in cases:
         mask = predictor(case.scan).mask
         per_case[case.name] = {}
@@ -78,6 +82,8 @@ def validate(name: str, net: nn.Module, task: Task, cases: Sequence[ValidationCa
         for label in task.labels:
             score = found[label.value]
             missed += score.dice == score.hd95_vox == 0  # an empty prediction, whatever the truth
+            if math.isinf(score.hd95_vox) or (score.dice == score.hd95_vox == 0 and not score.optimistic):
+                lacking.add((case.name, label.name))
             per_case[case.name][label.name] = {
                 "dice": score.dice,
                 "jaccard": score.jaccard,
@@ -88,7 +94,14 @@ def validate(name: str, net: nn.Module, task: Task, cases: Sequence[ValidationCa
     overlap = {key: fmean(row[key] for row in rows) for key in ("dice", "jaccard")}
     distances = {key: _mean_distance([row[key] for row in rows], missed) for key in ("hd95_vox", "asd_vox")}
     infinite = sum(math.isinf(row["hd95_vox"]) for row in rows)
-    return Validation(candidate=name, per_case=per_case, infinite=infinite, **overlap, **distances)
+    return Validation(
+        candidate=name,
+        per_case=per_case,
+        infinite=infinite,
+        lacking=frozenset(lacking),
+        **overlap,
+        **distances,
+    )
 
 
 def _mean_distance(values: Sequence[float], missed: int) -> float:

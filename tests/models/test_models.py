@@ -1,10 +1,11 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
-from c3s3_seg.errors import ConfigError
+from c3s3_seg.errors import ConfigError, InputError
 from c3s3_seg.models import BACKBONES, WANTED, build
 from c3s3_seg.models.activation_checkpointing import set_activation_checkpointing, settled
 from c3s3_seg.models.blocks import Convolution, parameter_count
@@ -12,6 +13,7 @@ from c3s3_seg.models.resencunet import Halving
 from c3s3_seg.models.resvnet import ResVNet
 from c3s3_seg.models.strides import Strides, Triple, multiple_of
 from c3s3_seg.models.vnet import VNet
+from c3s3_seg.models.weights_format import SCALE, from_bytes
 from c3s3_seg.training.config import load_config
 from c3s3_seg.training.methods import build_method
 
@@ -170,3 +172,14 @@ def test_a_settled_norm_forgets_what_it_sees(kind: type[torch.nn.Module]) -> Non
     }
     norm(x)
     assert int(norm.state_dict()["num_batches_tracked"]) == 2
+
+
+@pytest.mark.parametrize("scales", [torch.ones(1), torch.ones(3), torch.ones(4, 1)])
+def test_a_kernel_in_8_bits_has_one_scale_for_each_slice(scales: torch.Tensor) -> None:
+    from safetensors.torch import save
+
+    kernel = torch.full((4, 2), 3, dtype=torch.int8)
+    right = {"w": kernel, "w" + SCALE: torch.tensor([1.0, 2.0, 3.0, 4.0])}
+    assert from_bytes(save(right), Path("right"))["w"][:, 0].tolist() == [3, 6, 9, 12]
+    with pytest.raises(InputError, match=r"'w' of shape \[4, 2\] is in 8 bits and has scales of shape"):
+        from_bytes(save(right | {"w" + SCALE: scales}), Path("wrong"))

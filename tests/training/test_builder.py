@@ -56,6 +56,27 @@ def test_what_a_person_sets_holds() -> None:
     assert "task.name" in draft
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("task.recipe.spacing_mm=[0,1,1]", r"--set: task\.recipe\.spacing_mm"),
+        ("task.recipe.spacing_mm=1.0", r"--set: task\.recipe\.spacing_mm = 1\.0"),
+        ("task.patch=32", r"--set: task\.patch = 32"),
+        ("run.iterations=x", r"--set: run\.iterations = 'x'"),
+        ("run.iteration=5", "no key 'run.iteration'"),
+    ],
+)
+def test_what_a_person_sets_is_checked_before_anything_is_chosen_by_it(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        ConfigBuilder([override])
+
+
+def test_what_a_plan_decides_is_not_wanted_of_a_person() -> None:
+    """Strides that go with the data's own crop only, and a warm-up longer than nothing."""
+    for override in ("task.patch=[32, 32, 10]", "c3s3.warm_up=100", "method=c3s3"):
+        assert ConfigBuilder([override]).is_set(override.partition("=")[0])
+
+
 def test_a_wrong_value_is_named() -> None:
     with pytest.raises(ConfigError, match="multiples of 16"):
         filled("task.patch=[30, 32, 32]").config()

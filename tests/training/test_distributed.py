@@ -138,6 +138,28 @@ def test_every_crop_is_drawn_once() -> None:
     assert list(ProcessGroup().share(5)) == list(range(5))
 
 
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"RANK": "first"}, "RANK = 'first', wanted a whole number. Start several processes with torchrun"),
+        ({"WORLD_SIZE": "-2"}, "WORLD_SIZE = '-2', wanted a whole number"),
+        ({"WORLD_SIZE": "2", "RANK": "2"}, "WORLD_SIZE = 2 and RANK = 2"),
+        ({"WORLD_SIZE": "0"}, "WORLD_SIZE = 0 and RANK = 0"),
+        ({"WORLD_SIZE": "2", "RANK": "1"}, "WORLD_SIZE = 2, and no MASTER_ADDR, MASTER_PORT"),
+    ],
+)
+def test_an_environment_that_is_not_torchruns(
+    variables: dict[str, str], message: str, toy_config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    config = load_config(toy_config, ["run.unlabelled_batch=2"])
+    with pytest.raises(ConfigError, match=message), join(config):
+        pass
+
+
 def test_a_batch_that_cannot_be_shared_is_refused(toy_config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with (

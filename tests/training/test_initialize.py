@@ -131,6 +131,19 @@ def test_a_run_validates_what_it_begins_from(toy_config: Path, bundle: ModelBund
     assert "**Blended**: 0.5 of each weight is trained" in (second.folder / "README.md").read_text()
 
 
+def test_a_run_is_resumed_with_the_bundle_that_it_began_from(
+    toy_config: Path, bundle: ModelBundle, tmp_path: Path
+) -> None:
+    config = load_config(toy_config, SHORT)
+    began = train(config, tmp_path / "began", Silent(), start=bundle)
+    resumed = train(config, tmp_path / "began", Silent(), resume=True, start=bundle)
+    assert resumed.manifest.training["initialized_from"] == began.manifest.training["initialized_from"]
+    with pytest.raises(InputError, match="the run began from 'toy', and not from"):
+        train(config, tmp_path / "began", Silent(), resume=True, start=began)
+    with pytest.raises(InputError, match="the run began from chance, and not from"):
+        train(config, bundle.folder.parent, Silent(), resume=True, start=began)
+
+
 def test_a_blend_needs_a_beginning(toy_config: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"run\.blend = 0\.5 needs a bundle to begin from"):
         train(load_config(toy_config, ["run.blend=0.5"]), tmp_path, Silent())

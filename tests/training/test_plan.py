@@ -301,15 +301,53 @@ def test_a_network_from_chance_warms_up(
 def test_a_bundle_for_something_else_is_refused(
     toy_bundle: ModelBundle, layers_data: Path, toy_data: Path
 ) -> None:
-    with pytest.raises(InputError, match=r"labels are .* plan without --from"):
+    with pytest.raises(InputError, match=r"the data's modality is CT, and task\.modality is MR"):
         planned(layers_data, start=toy_bundle)
     data = DataSet.load(toy_data)
-    other = replace(data, modality="CT")
     from c3s3_seg.training.planning.builder import ConfigBuilder
     from c3s3_seg.training.planning.from_bundle import from_bundle
 
-    with pytest.raises(InputError, match="the modality is CT, the bundle's MR"):
-        from_bundle(ConfigBuilder([]), other, data.splits, toy_bundle)
+    for labels in ({"ball": 2}, {"other": 1}, {"ball": 1, "more": 2}):
+        with pytest.raises(InputError, match=r"label.* plan without --from"):
+            from_bundle(ConfigBuilder([]), replace(data, labels=labels), data.splits, toy_bundle)
+
+
+def test_a_bundle_for_the_same_under_another_spelling(toy_bundle: ModelBundle, toy_data: Path) -> None:
+    """As `train` takes it."""
+    from c3s3_seg.training.planning.builder import ConfigBuilder
+    from c3s3_seg.training.planning.from_bundle import from_bundle
+
+    (label,) = toy_bundle.task.labels
+    data = replace(DataSet.load(toy_data), modality="MRI", labels={label.name.upper(): label.value})
+    draft = ConfigBuilder([])
+    from_bundle(draft, data, data.splits, toy_bundle)
+    assert draft["task.labels"][0]["name"] == label.name
+
+
+def test_a_low_learning_rate_does_not_become_0(toy_bundle: ModelBundle, toy_data: Path) -> None:
+    from c3s3_seg.training.planning.builder import ConfigBuilder
+    from c3s3_seg.training.planning.from_bundle import from_bundle
+
+    training = {**toy_bundle.manifest.training, "config": {"optimiser": {"lr": 0.0001}}}
+    bundle = replace(toy_bundle, manifest=replace(toy_bundle.manifest, training=training))
+    data, draft = DataSet.load(toy_data), ConfigBuilder([])
+    from_bundle(draft, data, data.splits, bundle)
+    assert draft["optimiser.lr"] == pytest.approx(4e-5)
+
+
+def test_spacings_of_micrometres() -> None:
+    """A micro-CT of 3.4567 um: two decimals of a mm would be 0."""
+    from c3s3_seg.training.planning.builder import ConfigBuilder
+    from c3s3_seg.training.planning.plan import _grid
+
+    um = (0.0034567,) * 3
+    sides = (0.15,) * 3
+    measured = DataStatistics("CT", {"x": 1}, um, (0.3,) * 3, sides, 0.1, True, (0.0, 1.0), 1)
+    draft = ConfigBuilder([])
+    _grid(draft, measured)
+    assert draft["task.recipe.spacing_mm"] == [0.00346] * 3
+    assert draft["augment.elastic_mm"] == pytest.approx(0.00692)
+    assert all(side >= 32 for side in draft["task.patch"])
 
 
 def test_one_network_and_no_unlabelled_cases(toy_data: Path, toy_bundle: ModelBundle) -> None:

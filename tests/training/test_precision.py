@@ -134,7 +134,7 @@ def test_the_history_and_the_card_say_what_it_became(
     assert (facts["precision"], facts["precision_why"]) == ("bfloat16", "bfloat16 is faster")
     assert facts["config"]["run"]["precision"] == "auto"
     record = {"iteration": 0, "precision": "bfloat16", "why": "bfloat16 is faster"}
-    assert checkpoint.read(tmp_path).history[0] == record
+    assert record in checkpoint.read(tmp_path).history
     assert "bfloat16 (selected by `auto`: bfloat16 is faster)" in (bundle.folder / "README.md").read_text()
 
 

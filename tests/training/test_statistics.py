@@ -10,6 +10,7 @@ from c3s3_seg.dataset import DataSet
 from c3s3_seg.errors import InputError
 from c3s3_seg.geometry.volume import Geometry
 from c3s3_seg.io import load, load_mask, save
+from c3s3_seg.training.planning import statistics
 from c3s3_seg.training.planning.statistics import _spread, measure
 
 
@@ -39,6 +40,22 @@ def test_a_box_by_hand(tmp_path: Path) -> None:
     assert facts.one_piece
     assert facts.grey == (40, 90)  # planes 4 to 9
     assert (facts.labels, facts.modality, facts.read) == ({"label-1": 1}, "", 1)
+
+
+def test_many_labels_take_no_more_passes_than_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each label is looked at within its own box: 64 of them are one volume together, and not 64."""
+    blocks = np.arange(1, 65, dtype=np.uint8).reshape(4, 4, 4)
+    mask = blocks.repeat(5, 0).repeat(5, 1).repeat(5, 2)
+    geometry = Geometry.build(mask.shape, (1.0, 2.0, 3.0))
+    seen: list[int] = []
+    whole = statistics._one_piece
+    monkeypatch.setattr(statistics, "_one_piece", lambda organ: seen.append(organ.size) or whole(organ))
+    found = statistics._look(
+        geometry.volume(mask.astype(np.float32)), geometry.volume(mask), [*range(1, 65), 200]
+    )
+    assert sum(seen) == mask.size
+    assert found.diameters_mm == pytest.approx([(6 * 125 * 6 / np.pi) ** (1 / 3)] * 64)
+    assert found.one_piece
 
 
 def test_axes_are_the_patients(tmp_path: Path) -> None:

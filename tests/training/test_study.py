@@ -19,6 +19,7 @@ from c3s3_seg.metrics.statistics import statistics
 from c3s3_seg.report.study_page import write_study_page
 from c3s3_seg.report.study_table import Conditions, StudyRow, Trained, mixture, study_markdown, study_rows
 from c3s3_seg.report.terminal import study_table
+from c3s3_seg.training import study as study_module
 from c3s3_seg.training.study import finished, load_study, read_record
 
 pytestmark = pytest.mark.slow
@@ -137,6 +138,27 @@ def test_runs_begin_from_a_bundle(study: Path) -> None:
     missing = run(again)
     assert missing.returncode == 2
     assert "nowhere" in missing.stderr
+
+
+def test_without_validation_cases_nothing_is_trained(study: Path, toy_data: Path, tmp_path: Path) -> None:
+    index = json.loads((toy_data / "dataset.json").read_text())
+    data = tmp_path / "data"
+    data.mkdir()
+    for name in ("imagesTr", "labelsTr"):
+        (data / name).symlink_to(toy_data / name)
+    (data / "dataset.json").write_text(json.dumps(index | {"validation": []}))
+    refused = run(study, "--set", f"data.folder={data}")
+    assert refused.returncode == 2
+    assert "a study needs validation cases" in refused.stderr
+    assert not (tmp_path / "out" / "runs").exists()
+
+
+@pytest.mark.parametrize("module", ["inference/tiling.py", "bundle/preprocessing.py", "training/losses.py"])
+def test_code_that_decides_scores_is_in_the_hash(module: str) -> None:
+    """Validation goes through the predictor, and scans through the recipe."""
+    package = Path(study_module.__file__).parents[1]
+    assert (package / module).is_file()
+    assert module.split("/")[0] in study_module.DECIDING
 
 
 def test_all_entries_come_before_the_next_seed(study: Path) -> None:

@@ -97,6 +97,9 @@ def test_strides_follow_the_spacing() -> None:
     assert set(strides_of((1.0, 1.2, 1.9))) == {(2, 2, 2)}
     assert strides_of((0.7, 0.7, 10.0))[:3] == ((2, 2, 1), (2, 2, 1), (2, 2, 1))
     assert strides_of((5.0, 1.0, 1.0))[0] == (1, 2, 2)
+    # Six slices, or one, are halved on no level, and do not keep the others from being halved.
+    assert set(strides_of((1.0, 1.0, 1.0), (200, 200, 6))) == {(2, 2, 1)}
+    assert set(strides_of((1.0, 1.1, 1.2), (1, 200, 200))) == {(1, 2, 2)}
 
 
 def test_an_axis_keeps_four_voxels_and_kernels_follow() -> None:

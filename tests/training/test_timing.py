@@ -4,6 +4,7 @@ import multiprocessing
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from math import inf
 from pathlib import Path
 
@@ -56,7 +57,16 @@ def test_a_budget_that_is_too_short_says_what_would_do() -> None:
 def test_memory_grows_with_the_cases() -> None:
     assert TIMING.needs_bytes(READ) == 1000
     assert TIMING.needs_bytes(READ + 10) == 2000
+    assert replace(TIMING, judged_bytes=50).needs_bytes(READ + 10, 5) == 2000 + 4 * 50
+    assert replace(TIMING, judged_bytes=50).needs_bytes(READ + 10, 0) == 2000
     assert free_bytes() > 1e6
+
+
+def test_a_container_gives_less_than_the_machine_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("c3s3_seg.training.planning.timing.available_memory", lambda: 5)
+    assert free_bytes() == 5
+    monkeypatch.setattr("c3s3_seg.training.planning.timing.available_memory", lambda: None)
+    assert free_bytes() == inf
 
 
 @pytest.mark.parametrize(

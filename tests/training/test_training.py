@@ -21,6 +21,7 @@ from safetensors.torch import save
 
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import ConfigError, InputError
+from c3s3_seg.system.lock import hold
 from c3s3_seg.training import checkpoint
 from c3s3_seg.training.bundles.card import model_card
 from c3s3_seg.training.config import CONFIGS, load_config
@@ -53,6 +54,7 @@ def test_shipped_configurations_are_valid(path: Path) -> None:
         ("task.patch=[30, 32, 32]", "multiples of 16"),
         ("c3s3.warm_up=8", "less than run.iterations = 8"),
         ("augment.scale=[1.2, 0.8]", "smaller number first"),
+        ("run.seed=10000000000000", "run.seed = 10000000000000: wanted"),
         ("iterations", "wanted key=value"),
         ("method.name=c3s3", "'method' is a value, not a table"),
     ],
@@ -265,6 +267,26 @@ def test_a_checkpoint_without_a_key_is_one_line(toy_config: Path, tmp_path: Path
         run.restore()
 
 
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        (["method=supervised", "run.labelled_batch=1"], "labelled_batch"),
+        (["run.warm_batch=1"], "warm_batch"),
+        (["method=uamt"], "unlabelled_batch"),
+        (["method=bcp", "bcp.pretraining=0", "run.labelled_batch=1"], "unlabelled_batch"),
+        (["method=sdcl", "sdcl.pretraining=0.5", "run.unlabelled_batch=2"], "warm_batch"),
+    ],
+)
+def test_one_crop_of_one_voxel_on_the_coarsest_level_is_refused(
+    toy_config: Path, tmp_path: Path, changes: list[str], key: str
+) -> None:
+    """Batch norm has nothing to compare it with; a crop twice as long has two voxels there."""
+    with pytest.raises(ConfigError, match=rf"run\.{key} = .*one voxel of it on the coarsest level"):
+        load_config(toy_config, [*changes, "task.patch=[16, 16, 16]"])
+    run = Run(load_config(toy_config, [*changes, "task.patch=[32, 16, 16]"]), tmp_path)
+    run.step(sampler(toy_config).batch(0, run.method.views(0)))
+
+
 def test_disk_full_leaves_the_checkpoint_before(toy_config: Path, tmp_path: Path) -> None:
     """RLIMIT_FSIZE below the checkpoint's size: a real failing write."""
     run = Run(load_config(toy_config), tmp_path)
@@ -281,6 +303,31 @@ def test_disk_full_leaves_the_checkpoint_before(toy_config: Path, tmp_path: Path
         signal.signal(signal.SIGXFSZ, handler)
     assert (tmp_path / checkpoint.FILE).read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == [checkpoint.FILE]
+
+
+def test_two_runs_do_not_write_into_one_folder(toy_config: Path, tmp_path: Path) -> None:
+    with hold(tmp_path):
+        refused = command.run("train", toy_config, "-o", tmp_path)
+    assert refused.returncode == 2
+    assert "another run writes into this folder" in refused.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_is_resumed_with_the_cases_that_it_began_with(toy_config: Path, tmp_path: Path) -> None:
+    """Crops are drawn by a case's place in the lists: one more would silently make it another run."""
+    index = json.loads((toy_config.parent / "dataset.json").read_text())
+    for name in ("imagesTr", "labelsTr"):
+        (tmp_path / name).symlink_to(toy_config.parent / name)
+    (tmp_path / "dataset.json").write_text(json.dumps(index))
+    words = ["train", toy_config, "-o", tmp_path / "run", "--set", f"data.folder={tmp_path}"]
+    words += ["--set", "method=supervised", "--set", "run.iterations=2"]
+    assert command.run(*words).returncode == 0
+    assert command.run(*words, "--resume").returncode == 0
+    index["unlabelled"].append(index["labelled"].pop())
+    (tmp_path / "dataset.json").write_text(json.dumps(index))
+    refused = command.run(*words, "--resume")
+    assert refused.returncode == 2
+    assert "the run began with the cases {'labelled': 2" in refused.stderr
 
 
 def start(config: Path, out: Path, *more: str) -> forked.Process:

@@ -16,6 +16,7 @@ from c3s3_seg.report.study_table import Trained, study_markdown, study_rows
 from c3s3_seg.training.bundles.card import _table
 from c3s3_seg.training.config import load_config
 from c3s3_seg.training.data import ValidationCase
+from c3s3_seg.training.history import scored
 from c3s3_seg.training.run import Run
 from c3s3_seg.training.validation import validate
 
@@ -57,6 +58,14 @@ def test_a_case_without_a_label_in_common_counts_as_dice_0() -> None:
     assert (found.hd95_vox, found.asd_vox, found.infinite) == (0, 0, 1)
     assert "1 infinite" in found.remark
     assert found.record(4)["infinite"] == 1
+
+
+def test_a_label_is_learnt_where_the_cases_that_have_it_say_so() -> None:
+    """In 3 of 4 cases the truth lacks organ 2: the protocol's zeros there do not make it unlearnt."""
+    cases = [case("right", 2), *(case(f"other-{n}", 1) for n in range(3))]
+    found = validate("net", finds(2, 4), task(1, 2, 3), cases)
+    assert found.by_label == {"organ-1": 0, "organ-2": 1}  # organ-3 is in no truth: it is not judged
+    assert scored(found, 10)["unlearnt"] == ["organ-1"]
 
 
 def test_a_label_of_value_255_is_a_label_like_any_other() -> None:

@@ -45,6 +45,22 @@ def initialize_from(run: Run, bundle: ModelBundle) -> None:
     run.history.append({"iteration": 0, "initialized_from": _origin(bundle, taken)})
 
 
+def check_origin(run: Run, bundle: ModelBundle) -> None:
+    """Refuse to resume a run with another bundle than the one that it began from.
+
+    Raises
+    ------
+    InputError
+        If it began from chance, or from other networks.
+    """
+    began = next((r["initialized_from"] for r in run.history if "initialized_from" in r), None)
+    known = {home.manifest.files[network.weights] for home, network in bundle.members()}
+    if began is None or not set(began["weights_sha256"].values()) <= known:
+        what = f"the run began from {'chance' if began is None else repr(began['bundle'])}, and not from"
+        todo = "Resume with the bundle that it began from, or without --from; or start another run"
+        raise InputError(f"{what} {bundle.folder}", where=run.folder, todo=todo)
+
+
 def _taken(members: list[Member], wanted: Mapping[str, Network]) -> dict[str, Member]:
     """Candidate -> what it takes."""
     left, found = list(members), dict[str, Member]()

@@ -268,7 +268,7 @@ def _length(builder: ConfigBuilder, splits: Splits, constraints: Constraints, ti
         If nothing does.
     """
     trained_on = len(splits.labelled) + (0 if builder["method"] == "supervised" else len(splits.unlabelled))
-    need = timing.needs_bytes(trained_on)
+    need = timing.needs_bytes(trained_on, len(splits.validation))
     if isinf(need):
         what = "the system ended a process that took some steps, as it does when memory runs out"
         todo = f"Give it more memory, or {SMALLER}"

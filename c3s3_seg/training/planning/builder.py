@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from c3s3_seg.system.overrides import nested
+from c3s3_seg.system.overrides import nested, put
+from c3s3_seg.system.schema import parse
 from c3s3_seg.training.config import TrainConfig, build_config
 from c3s3_seg.training.method_settings import METHOD_NAMES
 
 BY_HAND = "as set"
 TABLES = ("task", "data", "networks", "teacher", *METHOD_NAMES, "augment", "optimiser", "run")
+
+# What a configuration must have: in its place, what a person set can be checked before anything is chosen.
+_LABELS, _RECIPE = [{"name": "label", "value": 1}], {"spacing_mm": [1, 1, 1]}
+_TASK = {"name": "task", "modality": "MR", "patch": [16] * 3, "labels": _LABELS, "recipe": _RECIPE}
+REQUIRED: dict[str, Any] = {
+    "method": "supervised",
+    "task": _TASK,
+    "data": {"folder": "data"},
+    "run": {"iterations": 1},
+}
 
 
 @dataclass(frozen=True)
@@ -31,9 +43,18 @@ class ConfigBuilder:
     ----------
     overrides
         `key=value`, which win over any choice.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such key, or it may not have such a value.
     """
 
     def __init__(self, overrides: Sequence[str]) -> None:
+        data = copy.deepcopy(REQUIRED)
+        for override in overrides:
+            put(data, override)
+        parse(TrainConfig, data, "--set")  # choices are made of these values
         self._set = dict(_leaves(nested(overrides)))
         self._choices = {key: Choice(key, value, BY_HAND) for key, value in self._set.items()}
 

@@ -8,6 +8,7 @@ from c3s3_seg.bundle import MANIFEST, ModelBundle, Network
 from c3s3_seg.dataset import INDEX, DataSet, Splits
 from c3s3_seg.errors import InputError
 from c3s3_seg.system.schema import dump, parse
+from c3s3_seg.training.checks import check_data
 from c3s3_seg.training.networks import SLOTS, NetworksConfig, Slot
 from c3s3_seg.training.planning.builder import ConfigBuilder
 
@@ -42,19 +43,19 @@ def from_bundle(builder: ConfigBuilder, data: DataSet, splits: Splits, bundle: M
     )
     rate = before.get("optimiser", {}).get("lr", 0.01)
     builder.put(
-        "optimiser.lr", round(SLOWER * rate, 4), f"{SLOWER:g} of the {rate:g} that the bundle began with"
+        "optimiser.lr",
+        float(f"{SLOWER * rate:.3g}"),
+        f"{SLOWER:g} of the {rate:g} that the bundle began with",
     )
 
 
 def _same_task(data: DataSet, bundle: ModelBundle) -> None:
+    todo = "Name and number the labels as the bundle has them, or plan without --from"
+    check_data(bundle.task, data, todo)  # as train does: spellings of one name or modality are one
     theirs = bundle.task.label_values
-    if data.labels and dict(data.labels) != theirs:
+    if set(data.labels.values()) - set(theirs.values()):  # would be learnt as background
         what = f"labels are {dict(data.labels)}, the bundle's {theirs}"
-        todo = "Name and number the labels as the bundle has them, or plan without --from"
         raise InputError(what, where=data.folder / INDEX, todo=todo)
-    if data.modality and data.modality != bundle.task.modality:
-        what = f"the modality is {data.modality}, the bundle's {bundle.task.modality}"
-        raise InputError(what, where=data.folder / INDEX, todo="Plan without --from")
 
 
 def _task(builder: ConfigBuilder, bundle: ModelBundle) -> None:

@@ -141,12 +141,13 @@ def _grid(builder: ConfigBuilder, measured: DataStatistics, coarser: float = 1.0
     if measured.skipped:
         why += f" (for {measured.skipped} more there was no time)"
     if fine > min(measured.spacing_mm):
-        why += f"; not below {fine:.2f}: {FINEST} voxels across {measured.diameter_mm:.0f} mm cost 0.01 Dice"
+        across = f"{FINEST} voxels across {_mm(measured.diameter_mm)} mm"
+        why += f"; not below {rounded_mm(fine):g}: {across} cost 0.01 Dice"
     if coarser > 1 and fine > min(measured.spacing_mm):
         why += f", and {coarser:g} times coarser saves time that the budget lacks"
-    wanted = [round(max(own, fine), 2) for own in measured.spacing_mm]
+    wanted = [rounded_mm(max(own, fine)) for own in measured.spacing_mm]
     spacing = builder.put("task.recipe.spacing_mm", wanted, why)
-    builder.put("augment.elastic_mm", round(2 * min(spacing), 2), "two voxels, as at the atrium")
+    builder.put("augment.elastic_mm", rounded_mm(2 * min(spacing)), "two voxels, as at the atrium")
     _slices(builder, spacing)
     reach = [f / s for f, s in zip(measured.fov_mm, spacing, strict=True)]
     strides = strides_of(tuple(spacing), reach)
@@ -156,10 +157,23 @@ def _grid(builder: ConfigBuilder, measured: DataStatistics, coarser: float = 1.0
     elif "task.strides" in builder and not builder.is_set("task.strides"):
         builder.put("task.strides", [list(level) for level in strides], "spacings are even enough")
     sides = crop(tuple(spacing), measured, multiple_of(_strides(builder)))
-    held = " x ".join(f"{side:.0f}" for side in measured.organ_mm)
+    held = " x ".join(map(_mm, measured.organ_mm))
     builder.put(
         "task.patch", list(sides), f"holds an organ of {held} mm and a quarter more, as far as scans reach"
     )
+
+
+def rounded_mm(length: float) -> float:
+    """To 0.01 mm; what is below 0.1 mm (micro-CT) to three digits, for it would become 0.
+
+    >>> rounded_mm(1.2345), rounded_mm(0.0034567)
+    (1.23, 0.00346)
+    """
+    return round(length, 2) if length >= 0.1 else float(f"{length:.3g}")
+
+
+def _mm(length: float) -> str:
+    return f"{length:.0f}" if length >= 10 else f"{length:.2g}"
 
 
 def _slices(builder: ConfigBuilder, spacing: Sequence[float]) -> None:

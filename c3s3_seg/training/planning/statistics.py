@@ -137,17 +137,27 @@ def _look(scan: Volume, mask: Volume, labels: list[int]) -> _Seen:
     inside = np.isin(array, labels)
     sides = [np.flatnonzero(inside.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
     voxels = np.asarray([found[-1] - found[0] + 1 for found in sides])
-    counts = [np.count_nonzero(array == value) for value in labels]
-    diameters = [float(6 * n * scan.geometry.voxel_ml * 1000 / pi) ** (1 / 3) for n in counts if n]
+    organs = _organs(array, labels)
+    counts = [np.count_nonzero(organ) for organ in organs]
+    diameters = [float(6 * n * scan.geometry.voxel_ml * 1000 / pi) ** (1 / 3) for n in counts]
     grey = orient(scan.array, scan.geometry)[inside]
     return _Seen(
         spacing_mm,
         fov_mm,
         voxels * spacing_mm,
         diameters,
-        all(_one_piece(array == value) for value in labels),
+        all(map(_one_piece, organs)),
         np.asarray(grey[:: max(1, len(grey) // VALUES)], dtype=np.float64),
     )
+
+
+def _organs(array: NDArray[np.integer], labels: list[int]) -> list[NDArray[np.bool_]]:
+    """The voxels of each label that is there, within the box around it: a hundred labels take one pass."""
+    from scipy import ndimage
+
+    boxes = ndimage.find_objects(array, max_label=max(labels))
+    found = ((value, boxes[value - 1]) for value in labels)
+    return [array[box] == value for value, box in found if box is not None]
 
 
 def _one_piece(inside: NDArray[np.bool_]) -> bool:

@@ -31,7 +31,7 @@ class Timing:
     validate_s
         Of one case by all nets.
     load_s, case_bytes
-        Of reading a case, and of keeping it.
+        Of reading a case to learn from, and of keeping it.
     peak_bytes
         Of the process (its peak resident size) or of the GPU, with `READ` cases of each kind; inf where the
         system ended it.
@@ -44,6 +44,8 @@ class Timing:
         What was not measured for want of time, in words.
     guessed
         Whether no step at all was finished.
+    judged_bytes
+        Of keeping a validation case, as it is on disk.
     """
 
     warm_s: float
@@ -57,10 +59,12 @@ class Timing:
     precision_why: str = ""
     assumed: tuple[str, ...] = ()
     guessed: bool = False
+    judged_bytes: int = 0
 
-    def needs_bytes(self, cases: int) -> float:
-        """With all cases in memory."""
-        return self.peak_bytes + self.case_bytes * max(0, cases - READ)
+    def needs_bytes(self, cases: int, judged: int = 0) -> float:
+        """With all cases in memory: those to learn from, and those for validation."""
+        more = self.case_bytes * max(0, cases - READ) + self.judged_bytes * max(0, judged - 1)
+        return self.peak_bytes + more
 
     def mean_s(self, share: float) -> float:
         """Of a step, where `share` of them are the warm-up's."""
@@ -125,6 +129,7 @@ class Pieces:
             precision_why=self._found["precision"][0].why if "precision" in self._found else "",
             assumed=tuple(assumed),
             guessed=not {"warm_s", "full_s"} & self._found.keys(),
+            judged_bytes=self._last("judged_bytes", 0),
         )
 
     def _last(self, name: str, default: Any, assumed: list[str] | None = None, words: str = "") -> Any:

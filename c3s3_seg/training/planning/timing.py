@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from math import ceil, inf
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
-from pathlib import Path
 
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import InputError
+from c3s3_seg.system.hardware import available_memory
 from c3s3_seg.system.progress import Progress, silent
 from c3s3_seg.training.config import TrainConfig
 from c3s3_seg.training.planning.step_costs import Pieces
@@ -158,9 +158,6 @@ def parse_time(text: str) -> float:
 
 
 def free_bytes() -> float:
-    """Memory that this machine could give to a run now; inf where it does not say."""
-    meminfo = Path("/proc/meminfo")
-    if not meminfo.is_file():
-        return inf
-    found = re.search(r"MemAvailable:\s+(\d+) kB", meminfo.read_text(encoding="utf-8"))
-    return float(found[1]) * 1024 if found else inf
+    """Memory that this machine, or the container, could give to a run now; inf where neither says."""
+    free = available_memory()
+    return inf if free is None else float(free)

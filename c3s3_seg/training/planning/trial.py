@@ -44,8 +44,9 @@ def measure_steps(config: TrainConfig, start: ModelBundle | None) -> Iterator[tu
 
     Yields
     ------
-    `load_s` and `case_bytes` of a case, `voxels` of it on the model's grid, `precision`, `warm_s` and
-    `full_s` of a step several times, `validate_s` of a case twice, `peak_bytes` and `waited` so far.
+    `load_s` and `case_bytes` of a case, `voxels` of it on the model's grid, `precision`, `judged_bytes` of a
+    validation case, `warm_s` and `full_s` of a step several times, `validate_s` of a case twice, `peak_bytes`
+    and `waited` so far.
     """
     from c3s3_seg.training.bundles.initialize import initialize_from
     from c3s3_seg.training.data import Sampler, read_splits, read_validation
@@ -62,13 +63,14 @@ def measure_steps(config: TrainConfig, start: ModelBundle | None) -> Iterator[tu
     sampler = Sampler.of(config, data, few)
     cases = (*sampler.labelled, *sampler.unlabelled)
     yield "load_s", read_s() / len(cases)
-    yield "case_bytes", sum(case.stack.nbytes for case in cases) // len(cases)
+    yield "case_bytes", sum(case.nbytes for case in cases) // len(cases)
     yield "voxels", sum(case.stack[0].numel() for case in cases) // len(cases)
     run = Run(config, Path("unused"))
     if start is not None:
         initialize_from(run, start)
     yield "precision", run.precision
     validation = read_validation(data, judged)
+    yield "judged_bytes", sum(case.nbytes for case in validation)
     kinds = {"warm_s": 0, "full_s": warm_up(config)} if warm_up(config) else {"full_s": 0}
     for number in range(STEPS + 1):
         before = scheduled()
