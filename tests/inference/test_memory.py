@@ -74,7 +74,7 @@ from c3s3_seg import Geometry, ModelBundle, Settings, open_predictor
 from c3s3_seg.inference import BackendRequest
 def noise(*shape):
     return Geometry.build(shape, (1.25,) * 3).volume(np.random.default_rng(0).normal(size=shape))
-request, whole = BackendRequest("openvino", threads=2), Settings(whole=True)
+request, whole = BackendRequest("openvino", threads=1), Settings(whole=True)
 predictor = open_predictor(ModelBundle.find("left-atrium"), backend=request, settings=whole)
 predictor(noise(64, 64, 48), allow_out_of_domain=True)
 with open("/proc/self/statm") as file:
@@ -101,10 +101,16 @@ print(tile, int(peak) * 1024)
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits of the address space are Linux's")
 def test_out_of_memory_means_smaller_tiles_once_and_the_report_says_so() -> None:
-    """The real runtime, and a process that may not grow."""
-    answer = subprocess.run(
-        [sys.executable, "-c", MEMORY_IS_FULL], capture_output=True, text=True, check=True
-    )
+    """The real runtime, and a process that may not grow.
+
+    glibc ends a process in which no memory is left for the data of a new thread. No program can prevent that;
+    the test then tries again.
+    """
+    for _ in range(6):
+        answer = subprocess.run([sys.executable, "-c", MEMORY_IS_FULL], capture_output=True, text=True)
+        if "cannot allocate memory for thread-local data" not in answer.stderr:
+            break
+    assert answer.returncode == 0, answer.stderr
     assert answer.stdout.startswith("(64, 64, 48)")
     assert "memory was full with tiles of 96 x 80 x 64 in openvino; went on with" in answer.stdout
 
