@@ -104,7 +104,7 @@ def test_shipped_bundles_are_whole() -> None:
         "hippocampus-20",
         "left-atrium",
         "left-atrium-16",
-        "left-atrium-16-vnet",
+        "left-atrium-16-resvnet",
         "left-atrium-resvnet",
         "phantom",
     ]

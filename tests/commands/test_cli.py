@@ -394,6 +394,8 @@ class Finder:
             os.kill(os.getpid(), signal.SIGINT)
 sys.meta_path.insert(0, Finder())
 sys.argv = ["c3s3-seg", "models"]
+# Where the tests run in the background of a shell, they inherit that it is ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from c3s3_seg.__main__ import program
 program()
 """

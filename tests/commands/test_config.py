@@ -527,7 +527,7 @@ def test_shells_complete_commands_options_and_values(shell: str) -> None:
         "predict --model left": [
             "left-atrium",
             "left-atrium-16",
-            "left-atrium-16-vnet",
+            "left-atrium-16-resvnet",
             "left-atrium-resvnet",
         ],
         "predict --format dicom": ["dicom-seg", "dicom-labelmap"],

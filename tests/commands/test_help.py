@@ -133,7 +133,7 @@ def test_a_shell_completes_commands_values_and_models(tmp_path: os.PathLike[str]
     assert completed("predict --model left") == [
         "left-atrium",
         "left-atrium-16",
-        "left-atrium-16-vnet",
+        "left-atrium-16-resvnet",
         "left-atrium-resvnet",
     ]
     assert completed("train pan") == ["pancreas"]
