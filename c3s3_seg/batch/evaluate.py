@@ -33,7 +33,7 @@ from c3s3_seg.report.label_values import (
 )
 from c3s3_seg.report.rows import CaseFiles, Failure
 from c3s3_seg.report.tables import today, write_cases_csv, write_report_json
-from c3s3_seg.system.choices import ScoreProtocol
+from c3s3_seg.system.choices import ScoreProtocol, check_word
 from c3s3_seg.system.files import make_folder, printable
 from c3s3_seg.system.ownership import check_output, remove_ours
 from c3s3_seg.system.process_pool import Died, each
@@ -70,6 +70,11 @@ class EvaluationSettings:
     images
         A scan, or a folder of scans named like the predictions: for the pictures of the page, and for the
         grid where prediction and truth are DICOM SEG or RTSTRUCT.
+
+    Raises
+    ------
+    InputError
+        If there is no such protocol.
     """
 
     protocol: ScoreProtocol = "clinical"
@@ -80,6 +85,10 @@ class EvaluationSettings:
     workers: int = 1
     html: bool = False
     images: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a word that is none."""
+        check_word("protocol", self.protocol, ScoreProtocol)
 
 
 @dataclass(frozen=True)

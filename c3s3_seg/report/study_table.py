@@ -278,6 +278,8 @@ def difference_words(row: StudyRow, metric: str, decimals: int) -> str:
     pair = row.against.get(metric)
     if pair is None:
         return ""
+    if math.isnan(pair.difference):
+        return f"no finite pair, {difference_cases(row, pair)}"
     ends = "no interval" if math.isnan(pair.low) else f"{pair.low:+.{decimals}f}, {pair.high:+.{decimals}f}"
     return f"{pair.difference:+.{decimals}f} [{ends}], {probability(pair.p)}, {difference_cases(row, pair)}"
 

@@ -663,3 +663,8 @@ def test_json_lines_and_quiet(folders: tuple[Path, Path, Path]) -> None:
     quiet = command(predictions, truth, "-o", out, "--quiet")
     assert (quiet.returncode, quiet.stdout) == (1, "")
     assert (out / "report.json").is_file()
+
+
+def test_a_protocol_that_is_none_is_refused_before_anything_is_measured() -> None:
+    with pytest.raises(InputError, match="there is no protocol 'x'; wanted clinical, paper"):
+        EvaluationSettings(protocol="x")  # type: ignore[arg-type]

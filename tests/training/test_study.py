@@ -283,7 +283,7 @@ def test_distances_that_are_nowhere_finite_make_a_table_without_them() -> None:
     assert (other.against["dice"].n, other.against["hd95_vox"].n) == (1, 0)
     assert other.against["hd95_vox"].left_out == 1
     assert math.isnan(other.against["hd95_vox"].difference)
-    assert "0 (1 left out)" in study_markdown([other], "base")
+    assert "| no finite pair, 0 (1 left out) |" in study_markdown([other], "base")
 
 
 FIVE = (0.5, 0.6, 0.7, 0.8, 0.9)
