@@ -50,14 +50,13 @@ def hold(folder: Path, share: Shard | None = None, *, wait: bool = False) -> Ite
         held = [stack.enter_context(_locked(folder / NAME, shared=share is not None, wait=wait))]
         if share is not None:
             held.append(stack.enter_context(_locked(folder / f"{NAME}.{share}", shared=False, wait=wait)))
-            _refuse_other_counts(
-                folder, share
-            )  # once our own can be seen: of two that begin, one sees the other
+            # Once our own can be seen: of two that begin, one sees the other.
+            _refuse_other_counts(folder, share)
         yield tuple(held)
 
 
 def _refuse_other_counts(folder: Path, share: Shard) -> None:
-    """Shares of another number of shares have other cases, and some of them are ours."""
+    """Shards of another count divide the cases in another way: some cases would be in two of them."""
     import fcntl
 
     for path in sorted(folder.glob(f"{NAME}.*-of-*")):

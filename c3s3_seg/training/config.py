@@ -332,9 +332,12 @@ def _check_norms(config: TrainConfig, where: str) -> None:
         return
     for key, crops in _fewest_crops(config).items():
         if crops < 2:
-            what = f"run.{key} = {getattr(config.run, key)}: '{config.method}' has a step of one crop, and"
-            what = f"{what} task.patch = {list(patch)} leaves one voxel of it on the coarsest level"
-            raise ConfigError(f"{what}, wanted more crops or larger ones", where=where)
+            raise ConfigError(
+                f"run.{key} = {getattr(config.run, key)}: '{config.method}' has a step of one crop, and"
+                f" task.patch = {list(patch)} leaves one voxel of it on the coarsest level; wanted more crops"
+                " or larger ones",
+                where=where,
+            )
 
 
 def _fewest_crops(config: TrainConfig) -> dict[str, int]:

@@ -116,7 +116,7 @@ def train(
 
 
 def _begin(run: Run, start: ModelBundle | None, *, resume: bool) -> None:
-    """From the checkpoint, a bundle's networks, or chance."""
+    """From the checkpoint, a bundle's networks, or random weights."""
     if resume:
         run.restore()
         if start is not None:

@@ -82,7 +82,7 @@ def validate(name: str, net: nn.Module, task: Task, cases: Sequence[ValidationCa
         for label in task.labels:
             score = found[label.value]
             missed += score.dice == score.hd95_vox == 0  # an empty prediction, whatever the truth
-            if math.isinf(score.hd95_vox) or (score.dice == score.hd95_vox == 0 and not score.optimistic):
+            if math.isinf(score.hd95_vox) or score.nothing:
                 lacking.add((case.name, label.name))
             per_case[case.name][label.name] = {
                 "dice": score.dice,

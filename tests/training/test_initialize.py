@@ -140,7 +140,7 @@ def test_a_run_is_resumed_with_the_bundle_that_it_began_from(
     assert resumed.manifest.training["initialized_from"] == began.manifest.training["initialized_from"]
     with pytest.raises(InputError, match="the run began from 'toy', and not from"):
         train(config, tmp_path / "began", Silent(), resume=True, start=began)
-    with pytest.raises(InputError, match="the run began from chance, and not from"):
+    with pytest.raises(InputError, match="the run began from random weights, and not from"):
         train(config, bundle.folder.parent, Silent(), resume=True, start=began)
 
 

@@ -364,7 +364,7 @@ def test_one_network_and_no_unlabelled_cases(toy_data: Path, toy_bundle: ModelBu
         {"vnet": "a", "resvnet": "b"}[secondary.architecture],
     )
     reasons = {choice.key: choice.reason for choice in draft.choices()}
-    assert sum("begins from chance" in reason for reason in reasons.values()) == 1
+    assert sum("begins from random weights" in reason for reason in reasons.values()) == 1
 
 
 def test_the_output_is_looked_at_before_the_data(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A run that begins from a bundle's networks, not from chance."""
+"""A run that begins from a bundle's networks, not from random weights."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def initialize_from(run: Run, bundle: ModelBundle) -> None:
     """Fill the nets of a fresh run, their averages and a method's teachers with a bundle's weights.
 
     Each net takes the first of the bundle's networks of its architecture that no other net has taken, one of
-    its own width before others; without one it begins from chance. What was taken goes into the history, and
-    from there into the new bundle's card.
+    its own width before others; without one it begins from random weights. What was taken goes into the
+    history, and from there into the new bundle's card.
 
     Raises
     ------
@@ -51,14 +51,15 @@ def check_origin(run: Run, bundle: ModelBundle) -> None:
     Raises
     ------
     InputError
-        If it began from chance, or from other networks.
+        If it began from random weights, or from other networks.
     """
     began = next((r["initialized_from"] for r in run.history if "initialized_from" in r), None)
     known = {home.manifest.files[network.weights] for home, network in bundle.members()}
     if began is None or not set(began["weights_sha256"].values()) <= known:
-        what = f"the run began from {'chance' if began is None else repr(began['bundle'])}, and not from"
+        first = "random weights" if began is None else repr(began["bundle"])
         todo = "Resume with the bundle that it began from, or without --from; or start another run"
-        raise InputError(f"{what} {bundle.folder}", where=run.folder, todo=todo)
+        what = f"the run began from {first}, and not from {bundle.folder}"
+        raise InputError(what, where=run.folder, todo=todo)
 
 
 def _taken(members: list[Member], wanted: Mapping[str, Network]) -> dict[str, Member]:

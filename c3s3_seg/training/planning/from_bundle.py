@@ -83,7 +83,7 @@ def _networks(builder: ConfigBuilder, splits: Splits, bundle: ModelBundle) -> No
     for slot, (architecture, network) in taken.items():
         why = COPIED if network else "the other backbone of its run, or of the paper"
         builder.put(f"networks.{slot}.architecture", architecture, why)
-        why = COPIED if network else "the bundle has none: this one begins from chance"
+        why = COPIED if network else "the bundle has none: this one begins from random weights"
         builder.put(f"networks.{slot}.filters", (network or primary).filters, why)
     if splits.unlabelled:
         builder.put("method", "c3s3", f"{len(splits.unlabelled)} unlabelled cases can teach")
