@@ -20,8 +20,10 @@ import torch
 from torch import Tensor
 
 from c3s3_seg.phantom import simulate
-from c3s3_seg.training.config import AugmentConfig, DataConfig, load_config
-from c3s3_seg.training.data import Sampler, TrainingCase, Views
+from c3s3_seg.training.cases import TrainingCase
+from c3s3_seg.training.config import load_config
+from c3s3_seg.training.data import Sampler, Views
+from c3s3_seg.training.settings import AugmentConfig, DataConfig
 
 PATCH = (64, 64, 48)
 CUT = (96, 96, 56)  # what a turned and magnified crop can reach, within the scan

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from c3s3_seg.training.config import AugmentConfig
+from c3s3_seg.training.settings import AugmentConfig
 
 LATTICE = 4  # control points of smooth random fields along each axis of a crop
 

@@ -10,8 +10,8 @@ from c3s3_seg.bundle import ModelBundle, Task
 from c3s3_seg.dataset import INDEX, DataSet
 from c3s3_seg.dataset.check.case_faults import values_in
 from c3s3_seg.errors import InputError
+from c3s3_seg.training.cases import TrainingCase, ValidationCase
 from c3s3_seg.training.config import TrainConfig
-from c3s3_seg.training.data import TrainingCase, ValidationCase
 
 SPELLINGS = {"MRI": "MR", "MRT": "MR", "PET": "PT"}  # of DICOM's own codes
 CODES = ("CT", "MR", "PT", "NM", "US", "XA", "MG", "DX", "CR")

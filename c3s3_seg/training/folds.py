@@ -12,7 +12,7 @@ from c3s3_seg.dataset.check.index_checks import refuse_leaks
 from c3s3_seg.dataset.patients import GIVEN, Guess, patients_of
 from c3s3_seg.errors import ConfigError, InputError
 from c3s3_seg.system.shard import parse_share
-from c3s3_seg.training.config import DataConfig
+from c3s3_seg.training.settings import DataConfig
 
 
 def read_splits(config: DataConfig) -> tuple[DataSet, Splits]:

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Generator, Tensor
 
+from c3s3_seg.training.c3s3_settings import C3S3Config
 from c3s3_seg.training.distributed import total
-from c3s3_seg.training.method_settings import C3S3Config
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal, get_args
 
-from annotated_types import Ge, Gt, Le, Lt
+from annotated_types import Ge, Lt
 
 from c3s3_seg.system.schema import closed
+from c3s3_seg.training.settings import Count, NotNegative, Positive, PositiveShare, Share
 
 MethodName = Literal[
     "supervised",
@@ -29,140 +30,6 @@ MethodName = Literal[
 ]
 METHOD_NAMES: tuple[str, ...] = get_args(MethodName)
 TAUGHT = ("supervised", "c3s3", "mcf")  # methods that the table `teacher` is for
-
-Count = Annotated[int, Gt(0)]
-Share = Annotated[float, Ge(0), Le(1)]
-PositiveShare = Annotated[float, Gt(0), Le(1)]
-Positive = Annotated[float, Gt(0)]
-NotNegative = Annotated[float, Ge(0)]
-
-
-@closed
-@dataclass(frozen=True)
-class C3S3Config:
-    """The method's own numbers; equations and rows refer to the paper and its difference table.
-
-    What the paper does not have is off by default: `confidence`, `mix_weight`, `correction_weight` and
-    `entropy_weight`.
-
-    Parameters
-    ----------
-    alpha
-        Eq. 4: weight of the cross entropy in the competition.
-    competition_memory
-        Row 7: share of the past in the values that compete; 0: this step alone, as in the paper.
-    sharpening
-        Eq. 5: the temperature T.
-    cp_weight, cp_schedule
-        Row 6: peak weight of L_cp, reached by the ramp exp(-5 (1 - progress)^2). The paper: 1, `constant`.
-    cosine_weight
-        Weight of L_cos, eq. 6; 0 leaves it out.
-    cosine
-        Row 4. `cross`: eq. 6, across networks and views, on probabilities. `published`: within a
-        network, on logits, along the last axis.
-    contrast_weight, contrast_schedule
-        Row 3: peak of lambda, eq. 3, reached by the same ramp; 0 leaves the contrast out. The published
-        code has no lambda: 1, `constant`.
-    contrast
-        Row 1. `intersection-union`: eq. 7-10, masks choose anchors and negatives. `published`: one
-        cosine a voxel, masked voxels count as e^0; its optimum is orthogonal where the nets agree.
-    contrast_crops
-        Row 2: on `unlabelled` crops, or on `all` as published.
-    contrast_backwards
-        Row 8: how often the contrast's gradient counts. Two losses with a backward each, as
-        published, count it twice; one backward of the sum, with 2 here, is the same.
-    views
-        Row 5. `independent`: two intensity changes of each crop. `identical`: one, seen twice, so that
-        only dropout differs; the encoder runs once.
-    temperature
-        tau of the contrast, eq. 7-9.
-    anchors, negatives
-        How many voxels are drawn for each contrast term.
-    warm_up
-        Iterations at the beginning in which both nets only learn from labels.
-    confidence
-        The winner teaches (eq. 5) only in voxels where its probability of the likeliest class is at least
-        this; 0: everywhere, as in the paper.
-    mix_weight
-        Of BCP's loss of both nets on crops that are pasted into each other, labelled and unlabelled ones; the
-        moving average of the step's winner gives the pseudo-labels. 0 leaves it out; published for BCP: 1.
-    mix_box
-        Sides of the pasted box, as a share of the crop's.
-    correction_weight, entropy_weight
-        SDCL's two terms where the nets differ, see `SDCLConfig`; on the mixed crops where there are some,
-        else on the labelled crops and on the unlabelled ones with the pseudo-labels. 0 leaves a term out;
-        published for SDCL: 0.5 and 0.05.
-    pseudo_weight
-        Of the regions with pseudo-labels in these terms; regions with labels have 1.
-    teacher_decay
-        Share of the moving averages, which give the pseudo-labels, that is kept in a step.
-    largest_component
-        Keep only the largest component of each class of a pseudo-label.
-    """
-
-    alpha: Share = 0.8
-    competition_memory: Annotated[float, Ge(0), Lt(1)] = 0.0
-    sharpening: Positive = 0.1
-    cp_weight: NotNegative = 0.1
-    cp_schedule: Literal["ramp", "constant"] = "ramp"
-    cosine_weight: NotNegative = 1.0
-    cosine: Literal["cross", "published"] = "cross"
-    contrast_weight: NotNegative = 0.1
-    contrast_schedule: Literal["ramp", "constant"] = "ramp"
-    contrast: Literal["intersection-union", "published"] = "intersection-union"
-    contrast_crops: Literal["unlabelled", "all"] = "unlabelled"
-    contrast_backwards: Literal[1, 2] = 1
-    views: Literal["independent", "identical"] = "independent"
-    temperature: Positive = 0.1
-    anchors: Count = 4096
-    negatives: Count = 256
-    warm_up: Annotated[int, Ge(0)] = 0
-    confidence: Share = 0.0
-    mix_weight: NotNegative = 0.0
-    mix_box: PositiveShare = 2 / 3
-    correction_weight: NotNegative = 0.0
-    entropy_weight: NotNegative = 0.0
-    pseudo_weight: NotNegative = 0.5
-    teacher_decay: Share = 0.99
-    largest_component: bool = True
-
-    @property
-    def pseudo_labels(self) -> bool:
-        """Whether moving averages of both nets are kept, to give pseudo-labels."""
-        return max(self.mix_weight, self.correction_weight, self.entropy_weight) > 0
-
-
-@closed
-@dataclass(frozen=True)
-class TeacherConfig:
-    """What was segmented before and teaches now, with any method of `TAUGHT`; off by default.
-
-    A case never counts as labelled for it: not on the card, not in the domain, not in the competition.
-
-    Parameters
-    ----------
-    bundle
-        A model, by its name or its folder. The mean probabilities of all its networks (Gaussian tiles) are
-        soft targets on all scans, labelled and unlabelled: distillation. They are computed once for each
-        case and kept in the run's folder.
-    masks
-        A folder with a mask for each unlabelled case, as `c3s3-seg predict` writes it: a second generation.
-    weight
-        Of these targets; labels have 1.
-    temperature
-        At which both the bundle's probabilities and the network's are compared (Hinton et al., 2015): above
-        1 unlikely classes count more. Of `bundle` only.
-    """
-
-    bundle: str = ""
-    masks: str = ""
-    weight: NotNegative = 1.0
-    temperature: Annotated[float, Ge(0.1)] = 1.0
-
-    @property
-    def wanted(self) -> bool:
-        """Whether there is a teacher."""
-        return bool(self.bundle or self.masks)
 
 
 @closed

@@ -6,9 +6,7 @@ import copy
 import hashlib
 import json
 import math
-import os
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +15,19 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from c3s3_seg.dataset import Splits
-from c3s3_seg.errors import ConfigError, InputError, MissingError
-from c3s3_seg.inference.backends.runtimes import forbid_tf32
+from c3s3_seg.errors import ConfigError, InputError
 from c3s3_seg.models.activation_checkpointing import set_activation_checkpointing
 from c3s3_seg.system.schema import dump, parse
 from c3s3_seg.training import checkpoint
-from c3s3_seg.training.config import OptimiserConfig, TrainConfig, warm_up
-from c3s3_seg.training.data import ALONE, Batch, ValidationCase
+from c3s3_seg.training.cases import ValidationCase
+from c3s3_seg.training.config import TrainConfig, warm_up
+from c3s3_seg.training.data import ALONE, Batch
+from c3s3_seg.training.device import autocast, choose_device, move
 from c3s3_seg.training.distributed import ProcessGroup, led, mean, synchronise
 from c3s3_seg.training.ema import Ema
 from c3s3_seg.training.history import LAG, began_with, best_record, differences, scored, since_gain, unlearnt
-from c3s3_seg.training.methods import Adam, Method, Stepper, build_method
+from c3s3_seg.training.methods import Method, Stepper, build_method
+from c3s3_seg.training.optimiser import adam, schedule, sgd
 from c3s3_seg.training.precision import Precision, choose
 from c3s3_seg.training.validation import Validation, validate
 
@@ -56,7 +56,7 @@ class Run:
     def __init__(self, config: TrainConfig, folder: Path, group: ProcessGroup = ALONE) -> None:
         torch.manual_seed(config.run.seed)
         self.config, self.folder, self.group = config, folder, group
-        self.device = _device(config, group)
+        self.device = choose_device(config, group)
         self.method: Method = build_method(config).to(self.device)
         _refuse_several(self.method, group)
         self.method.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
@@ -66,7 +66,7 @@ class Run:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.run.precision == "float16")
         self.own = self.method.own_optimisers()
         self.optimisers = {
-            name: _adam(p, self.own[name]) if name in self.own else _sgd(p, config.optimiser)
+            name: adam(p, self.own[name]) if name in self.own else sgd(p, config.optimiser)
             for name, p in self.method.optimised().items()
         }
         self.emas = {
@@ -119,8 +119,8 @@ class Run:
         self.method.train()
         # Dropout draws from the global generator: with this, an iteration depends on its number alone.
         torch.manual_seed((self.config.run.seed * 1_000_003 + self.iteration) * 1_009 + self.group.rank)
-        with _autocast(self.device, precision):
-            for phase in self.stepper(_to(batch, self.device), self.iteration):
+        with autocast(self.device, precision):
+            for phase in self.stepper(move(batch, self.device), self.iteration):
                 loss = self._descend(phase.loss, phase.optimisers, lr)
                 if not set(phase.optimisers) <= self.own.keys():  # of the networks that are trained
                     terms["loss"] = terms.get("loss", 0.0) + loss
@@ -340,29 +340,6 @@ class Run:
         return 0 < patience <= min(counted, since_gain([tuple(d.values()) for d in dice.values()]))
 
 
-def schedule(config: OptimiserConfig, progress: float) -> float:
-    """The learning rate's share of its first value: from 1 at progress 0 to 0 at progress 1, or always 1."""
-    if config.schedule == "constant":
-        return 1.0
-    if config.schedule == "cosine":
-        return 0.5 * (1 + math.cos(math.pi * progress))
-    return float((1 - progress) ** 0.9)
-
-
-def _sgd(parameters: list[torch.nn.Parameter], config: OptimiserConfig) -> torch.optim.Optimizer:
-    return torch.optim.SGD(
-        parameters,
-        config.lr,
-        config.momentum,
-        weight_decay=config.weight_decay,
-        nesterov=config.nesterov,
-    )
-
-
-def _adam(parameters: list[torch.nn.Parameter], config: Adam) -> torch.optim.Optimizer:
-    return torch.optim.Adam(parameters, config.lr, config.betas)
-
-
 def _refuse_several(method: Method, group: ProcessGroup) -> None:
     if group.size > 1 and method.alone:
         what = f"method '{method.config.method}' trains in one process only: {method.alone}"
@@ -376,27 +353,3 @@ def _stepper(method: Method, group: ProcessGroup) -> nn.Module:
         return stepper
     # In the warm-up the projectors have no gradient.
     return DistributedDataParallel(stepper, find_unused_parameters=True, broadcast_buffers=False)
-
-
-def _autocast(device: torch.device, precision: str) -> torch.autocast:
-    half = torch.float16 if precision == "float16" else torch.bfloat16
-    return torch.autocast(device.type, half, enabled=precision != "float32")
-
-
-def _device(config: TrainConfig, group: ProcessGroup) -> torch.device:
-    if config.run.device == "cuda" and not torch.cuda.is_available():
-        raise MissingError(
-            "run.device = 'cuda', but torch finds no CUDA device", todo="Set run.device = 'cpu'"
-        )
-    # cuBLAS is deterministic only with a workspace of fixed size, which it reads from here.
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    if config.run.device == "cuda":
-        forbid_tf32()  # in half precision too, where the loss terms are still float32
-        return torch.device("cuda", group.local_rank)
-    return torch.device(config.run.device)
-
-
-def _to(batch: Batch, device: torch.device) -> Batch:
-    views = tuple(v.to(device, memory_format=torch.channels_last_3d) for v in batch.views)
-    moved = {name: getattr(batch, name).to(device) for name in ("target", "box", "distances", "taught")}
-    return replace(batch, views=views, **moved)

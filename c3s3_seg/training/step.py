@@ -16,6 +16,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from c3s3_seg.models.blocks import Backbone
+from c3s3_seg.training.c3s3_settings import C3S3Config
 from c3s3_seg.training.competition import Competition
 from c3s3_seg.training.data import Batch
 from c3s3_seg.training.losses import (
@@ -27,7 +28,6 @@ from c3s3_seg.training.losses import (
     ramp,
     seg_terms,
 )
-from c3s3_seg.training.method_settings import C3S3Config
 from c3s3_seg.training.published import depth_cosine, masked_intersection_union
 
 Terms = dict[str, float]

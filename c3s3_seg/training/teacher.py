@@ -32,9 +32,9 @@ from c3s3_seg.io import load, load_mask
 from c3s3_seg.io.cases import mask_files
 from c3s3_seg.io.hashes import scan_sha256, sha256
 from c3s3_seg.system.files import make_own_folder, write_whole
+from c3s3_seg.training.cases import occupied
 from c3s3_seg.training.checks import check_task
 from c3s3_seg.training.config import TrainConfig
-from c3s3_seg.training.data import occupied
 
 FOLDER = "teacher"  # in the run's folder
 PROBABILITY = "probability"

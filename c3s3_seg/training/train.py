@@ -24,10 +24,12 @@ from c3s3_seg.system.process import keep_pages
 from c3s3_seg.training import checkpoint
 from c3s3_seg.training.bundles.initialize import check_origin, initialize_from
 from c3s3_seg.training.bundles.write import write_bundle
+from c3s3_seg.training.cases import ValidationCase, read_validation
 from c3s3_seg.training.checks import check_cases, check_index
 from c3s3_seg.training.config import TrainConfig
-from c3s3_seg.training.data import FOCUS, Batch, Sampler, ValidationCase, Views, read_splits, read_validation
+from c3s3_seg.training.data import FOCUS, Batch, Sampler, Views
 from c3s3_seg.training.distributed import ProcessGroup, join, led, wait
+from c3s3_seg.training.folds import read_splits
 from c3s3_seg.training.history import UNLEARNT, unlearnt
 from c3s3_seg.training.run import Run
 from c3s3_seg.training.teacher import FOLDER, Teacher, open_teacher

@@ -13,7 +13,7 @@ from torch import nn
 from c3s3_seg.bundle import Task
 from c3s3_seg.inference.backends.runtimes import TorchBackend
 from c3s3_seg.inference.predictor import Predictor
-from c3s3_seg.training.data import ValidationCase
+from c3s3_seg.training.cases import ValidationCase
 
 
 @dataclass(frozen=True)

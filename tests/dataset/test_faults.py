@@ -103,7 +103,7 @@ def cases(folder: Path, image: Array, truth: Array, grid: Geometry = GRID) -> Da
 def test_training_refuses_what_the_doctor_calls_an_error(
     image: Array, truth: Array, grid: Geometry, file: str, words: str, tmp_path: Path
 ) -> None:
-    from c3s3_seg.training.data import read_case
+    from c3s3_seg.training.cases import read_case
 
     data = cases(tmp_path, image, truth, grid)
     with pytest.raises(C3S3Error, match=words) as refused:
@@ -112,7 +112,7 @@ def test_training_refuses_what_the_doctor_calls_an_error(
 
 
 def test_training_sees_a_scan_with_an_offset_as_one_without(tmp_path: Path) -> None:
-    from c3s3_seg.training.data import read_case
+    from c3s3_seg.training.cases import read_case
 
     seen = []
     for n, offset in enumerate((0.0, 1e8)):
@@ -123,7 +123,7 @@ def test_training_sees_a_scan_with_an_offset_as_one_without(tmp_path: Path) -> N
 
 
 def test_training_takes_a_validation_case_without_the_organ_but_no_unknown_value(tmp_path: Path) -> None:
-    from c3s3_seg.training.data import read_validation
+    from c3s3_seg.training.cases import read_validation
 
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
@@ -134,7 +134,7 @@ def test_training_takes_a_validation_case_without_the_organ_but_no_unknown_value
 
 def test_a_scan_in_place_of_a_mask_is_called_one_whatever_the_labels(tmp_path: Path) -> None:
     """Where no label is named any value may be there, and all intensities would be taken for labels."""
-    from c3s3_seg.training.data import read_case, read_validation
+    from c3s3_seg.training.cases import read_case, read_validation
 
     values = np.random.default_rng(0).integers(0, 255, GRID.shape)
     data = cases(tmp_path, noise(), values.astype(np.uint8))

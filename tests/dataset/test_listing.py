@@ -14,8 +14,8 @@ from c3s3_seg.dataset.check.index_checks import (
     refuse_leaks,
 )
 from c3s3_seg.errors import InputError
-from c3s3_seg.training.config import DataConfig
-from c3s3_seg.training.data import read_splits
+from c3s3_seg.training.folds import read_splits
+from c3s3_seg.training.settings import DataConfig
 
 
 def record(patient: str) -> CaseRecord:

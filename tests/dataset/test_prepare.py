@@ -118,8 +118,9 @@ def test_every_voxel_and_every_patient(archive: Path, tmp_path: Path) -> None:
 
 def test_train_takes_it(archive: Path, tmp_path: Path) -> None:
     prepare(archive, tmp_path / "data", PrepareSettings())
-    from c3s3_seg.training.config import DataConfig
-    from c3s3_seg.training.data import read_splits, read_validation
+    from c3s3_seg.training.cases import read_validation
+    from c3s3_seg.training.folds import read_splits
+    from c3s3_seg.training.settings import DataConfig
 
     data, splits = read_splits(DataConfig(folder=str(tmp_path / "data")))
     assert splits.labelled
@@ -799,7 +800,7 @@ def background_only(folder: Path) -> None:
 
 def test_a_background_only_mask_is_learnt_from_where_it_is_asked_for(tmp_path: Path) -> None:
     from c3s3_seg.dataset.check.check import check_data_set
-    from c3s3_seg.training.data import read_case
+    from c3s3_seg.training.cases import read_case
 
     background_only(tmp_path / "source")
     words = (tmp_path / "source", "-o", tmp_path / "data", "--labels", "organ=1,lump=2", "--validation", 0)

@@ -8,8 +8,9 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from c3s3_seg.models import BACKBONES  # noqa: E402
+from c3s3_seg.training.cases import TrainingCase  # noqa: E402
 from c3s3_seg.training.config import TrainConfig, load_config  # noqa: E402
-from c3s3_seg.training.data import Sampler, TrainingCase  # noqa: E402
+from c3s3_seg.training.data import Sampler  # noqa: E402
 from c3s3_seg.training.methods import METHODS  # noqa: E402
 from c3s3_seg.training.run import Run  # noqa: E402
 from c3s3_seg.training.train import deterministic  # noqa: E402

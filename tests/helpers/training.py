@@ -4,8 +4,11 @@ from copy import copy
 from functools import cache
 from pathlib import Path
 
-from c3s3_seg.training.config import AugmentConfig, load_config
-from c3s3_seg.training.data import Sampler, read_case, read_splits
+from c3s3_seg.training.cases import read_case
+from c3s3_seg.training.config import load_config
+from c3s3_seg.training.data import Sampler
+from c3s3_seg.training.folds import read_splits
+from c3s3_seg.training.settings import AugmentConfig
 
 
 def sampler(config_path: Path, **changes: object) -> Sampler:

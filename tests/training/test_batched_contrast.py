@@ -8,6 +8,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from c3s3_seg.training.c3s3_settings import C3S3Config
 from c3s3_seg.training.losses import (
     Rows,
     Seen,
@@ -17,7 +18,6 @@ from c3s3_seg.training.losses import (
     intersection_union,
     seg_terms,
 )
-from c3s3_seg.training.method_settings import C3S3Config
 from c3s3_seg.training.methods.c3s3 import projector
 
 VIEWS, CROPS, CLASSES, SIDES = 2, 3, 3, (6, 5, 4)

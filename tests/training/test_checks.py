@@ -15,9 +15,11 @@ from c3s3_seg.dataset import DataSet
 from c3s3_seg.errors import ConfigError, InputError, RefusedError
 from c3s3_seg.training import checkpoint
 from c3s3_seg.training.bundles.ensemble import _member, cross_validated
+from c3s3_seg.training.cases import read_validation
 from c3s3_seg.training.checks import check_cases, check_index, modality
 from c3s3_seg.training.config import TrainConfig, load_config
-from c3s3_seg.training.data import Sampler, read_splits, read_validation
+from c3s3_seg.training.data import Sampler
+from c3s3_seg.training.folds import read_splits
 from c3s3_seg.training.history import empty_masks, scored
 from c3s3_seg.training.loggers import Silent
 from c3s3_seg.training.run import Run

@@ -6,11 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from c3s3_seg.training.config import AugmentConfig, DataConfig, TrainConfig, build_config
-from c3s3_seg.training.data import FOCUS, Sampler, TrainingCase, read_case, read_splits
+from c3s3_seg.training.cases import TrainingCase, read_case
+from c3s3_seg.training.config import TrainConfig, build_config
+from c3s3_seg.training.data import FOCUS, Sampler
+from c3s3_seg.training.folds import read_splits
 from c3s3_seg.training.history import LAG, UNLEARNT, unlearnt
 from c3s3_seg.training.loggers import Silent
 from c3s3_seg.training.run import Run
+from c3s3_seg.training.settings import AugmentConfig, DataConfig
 from c3s3_seg.training.train import train
 from c3s3_seg.training.validation import Validation
 

@@ -7,9 +7,9 @@ import pytest
 
 from c3s3_seg.dataset import CaseRecord, DataSet, Splits
 from c3s3_seg.errors import ConfigError, InputError
-from c3s3_seg.training.config import DataConfig, load_config
-from c3s3_seg.training.data import read_splits
-from c3s3_seg.training.folds import divide, take_fold
+from c3s3_seg.training.config import load_config
+from c3s3_seg.training.folds import divide, read_splits, take_fold
+from c3s3_seg.training.settings import DataConfig
 
 
 def record(patient: str) -> CaseRecord:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Generator, nn
 
+from c3s3_seg.training.c3s3_settings import C3S3Config
 from c3s3_seg.training.losses import (
     Rows,
     Seen,
@@ -19,7 +20,6 @@ from c3s3_seg.training.losses import (
     ramp,
     sharpen,
 )
-from c3s3_seg.training.method_settings import C3S3Config
 
 
 def voxels(*values: float) -> torch.Tensor:

@@ -10,10 +10,13 @@ from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import InputError
 from c3s3_seg.models.weights_format import from_file
 from c3s3_seg.training import checkpoint, run
+from c3s3_seg.training.cases import ValidationCase, read_validation
 from c3s3_seg.training.config import load_config
-from c3s3_seg.training.data import Sampler, ValidationCase, read_splits, read_validation
+from c3s3_seg.training.data import Sampler
+from c3s3_seg.training.folds import read_splits
+from c3s3_seg.training.history import best_record, since_gain
 from c3s3_seg.training.loggers import Silent
-from c3s3_seg.training.run import Run, best_record, since_gain
+from c3s3_seg.training.run import Run
 from c3s3_seg.training.train import train
 from c3s3_seg.training.validation import Validation
 

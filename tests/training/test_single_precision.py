@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
+from c3s3_seg.training.c3s3_settings import C3S3Config
 from c3s3_seg.training.losses import Rows, Seen, intersection_union
-from c3s3_seg.training.method_settings import C3S3Config
 from c3s3_seg.training.methods.c3s3 import projector
 from c3s3_seg.training.methods.caml import omni_correlation
 from c3s3_seg.training.methods.ssnet import weighted_distance

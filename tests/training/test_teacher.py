@@ -18,7 +18,8 @@ from c3s3_seg.inference.predictor import Predictor
 from c3s3_seg.inference.settings import Settings, tiled
 from c3s3_seg.io import load, save
 from c3s3_seg.training.config import TrainConfig, load_config
-from c3s3_seg.training.data import Sampler, Views, read_splits
+from c3s3_seg.training.data import Sampler, Views
+from c3s3_seg.training.folds import read_splits
 from c3s3_seg.training.loggers import Silent
 from c3s3_seg.training.losses import seg_terms, taught_loss
 from c3s3_seg.training.methods import build_method

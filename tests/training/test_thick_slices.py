@@ -14,12 +14,14 @@ from c3s3_seg.inference import Settings, open_predictor
 from c3s3_seg.io import load, save
 from c3s3_seg.models import BACKBONES, build
 from c3s3_seg.models.strides import EVEN, kernels_of, strides_of
-from c3s3_seg.training.config import AugmentConfig, DataConfig, TrainConfig, build_config
-from c3s3_seg.training.data import Sampler, TrainingCase, Views
+from c3s3_seg.training.cases import TrainingCase
+from c3s3_seg.training.config import TrainConfig, build_config
+from c3s3_seg.training.data import Sampler, Views
 from c3s3_seg.training.loggers import Silent
 from c3s3_seg.training.planning.builder import ConfigBuilder
 from c3s3_seg.training.planning.plan import from_data
 from c3s3_seg.training.planning.statistics import measure
+from c3s3_seg.training.settings import AugmentConfig, DataConfig
 from c3s3_seg.training.train import train
 
 SPACING = (1.5, 1.5, 10.0)

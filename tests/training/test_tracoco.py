@@ -9,8 +9,9 @@ import torch
 from helpers.training import sampler
 from torch import Tensor
 
-from c3s3_seg.training.config import AugmentConfig, DataConfig, load_config
-from c3s3_seg.training.data import Sampler, TrainingCase, Views
+from c3s3_seg.training.cases import TrainingCase
+from c3s3_seg.training.config import load_config
+from c3s3_seg.training.data import Sampler, Views
 from c3s3_seg.training.method_settings import TraCoCoConfig
 from c3s3_seg.training.methods import build_method
 from c3s3_seg.training.methods.tracoco import (
@@ -21,6 +22,7 @@ from c3s3_seg.training.methods.tracoco import (
     overlap,
     translation_loss,
 )
+from c3s3_seg.training.settings import AugmentConfig, DataConfig
 
 PAPER = TraCoCoConfig()
 

@@ -25,8 +25,10 @@ from c3s3_seg.system.lock import hold
 from c3s3_seg.training import checkpoint
 from c3s3_seg.training.bundles.card import model_card
 from c3s3_seg.training.config import CONFIGS, load_config
-from c3s3_seg.training.data import Sampler, Views, read_splits
-from c3s3_seg.training.run import Run, schedule
+from c3s3_seg.training.data import Sampler, Views
+from c3s3_seg.training.folds import read_splits
+from c3s3_seg.training.optimiser import schedule
+from c3s3_seg.training.run import Run
 from c3s3_seg.training.step import Outputs, c3s3_loss
 from c3s3_seg.training.train import _batches
 

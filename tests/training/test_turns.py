@@ -10,8 +10,10 @@ from torch import Generator, Tensor
 
 from c3s3_seg.errors import ConfigError
 from c3s3_seg.training.augment import draw_geometry
-from c3s3_seg.training.config import AugmentConfig, DataConfig, load_config
-from c3s3_seg.training.data import Sampler, TrainingCase, Views
+from c3s3_seg.training.cases import TrainingCase
+from c3s3_seg.training.config import load_config
+from c3s3_seg.training.data import Sampler, Views
+from c3s3_seg.training.settings import AugmentConfig, DataConfig
 
 STILL = {"rotation_rad": 0.0, "scale": (1.0, 1.0)}
 CUBE = (4, 4, 4)

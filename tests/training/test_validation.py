@@ -14,8 +14,8 @@ from c3s3_seg.bundle.preprocessing import Recipe
 from c3s3_seg.geometry.volume import Geometry
 from c3s3_seg.report.study_table import Trained, study_markdown, study_rows
 from c3s3_seg.training.bundles.card import _table
+from c3s3_seg.training.cases import ValidationCase
 from c3s3_seg.training.config import load_config
-from c3s3_seg.training.data import ValidationCase
 from c3s3_seg.training.history import scored
 from c3s3_seg.training.run import Run
 from c3s3_seg.training.validation import validate

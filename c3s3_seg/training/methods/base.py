@@ -16,7 +16,7 @@ from c3s3_seg.models.blocks import Backbone
 from c3s3_seg.training.config import TrainConfig
 from c3s3_seg.training.data import Batch, Views
 from c3s3_seg.training.losses import taught_loss
-from c3s3_seg.training.method_settings import TeacherConfig
+from c3s3_seg.training.settings import TeacherConfig
 
 
 @dataclass(frozen=True)

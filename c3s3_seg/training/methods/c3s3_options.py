@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from c3s3_seg.training.c3s3_settings import C3S3Config
 from c3s3_seg.training.data import Batch
-from c3s3_seg.training.method_settings import C3S3Config
 from c3s3_seg.training.methods.base import logged
 from c3s3_seg.training.methods.bcp import Mixed, copy_paste_loss, paste_both_ways, pseudo_labels
 from c3s3_seg.training.methods.rows import evaluating

@@ -9,11 +9,12 @@ from torch import Tensor, nn
 
 from c3s3_seg.bundle import Network
 from c3s3_seg.models.blocks import Backbone
+from c3s3_seg.training.c3s3_settings import C3S3Config
 from c3s3_seg.training.config import TrainConfig, warm_up
 from c3s3_seg.training.data import Batch, Views
 from c3s3_seg.training.ema import Ema
 from c3s3_seg.training.losses import masked_mean
-from c3s3_seg.training.method_settings import C3S3Config, SDCLConfig
+from c3s3_seg.training.method_settings import SDCLConfig
 from c3s3_seg.training.methods.base import Method, Phase, fresh, logged
 from c3s3_seg.training.methods.bcp import (
     Mixed,

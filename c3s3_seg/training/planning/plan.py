@@ -19,12 +19,12 @@ from c3s3_seg.errors import ConfigError
 from c3s3_seg.models.strides import EVEN, Strides, multiple_of, strides_of
 from c3s3_seg.system.progress import Progress
 from c3s3_seg.system.schema import parse
-from c3s3_seg.training.config import DataConfig
 from c3s3_seg.training.folds import read_splits
 from c3s3_seg.training.planning.budget import Constraints, fit
 from c3s3_seg.training.planning.builder import Choice, ConfigBuilder
 from c3s3_seg.training.planning.from_bundle import from_bundle
 from c3s3_seg.training.planning.statistics import DataStatistics, Triple, measure
+from c3s3_seg.training.settings import DataConfig
 
 FINEST = 35  # voxels across an organ: 1.25 mm at an atrium of 43 mm, which costs 0.009 Dice at most
 MARGIN = 1.25  # of a crop around the organ

@@ -49,7 +49,9 @@ def measure_steps(config: TrainConfig, start: ModelBundle | None) -> Iterator[tu
     and `waited` so far.
     """
     from c3s3_seg.training.bundles.initialize import initialize_from
-    from c3s3_seg.training.data import Sampler, read_splits, read_validation
+    from c3s3_seg.training.cases import read_validation
+    from c3s3_seg.training.data import Sampler
+    from c3s3_seg.training.folds import read_splits
     from c3s3_seg.training.run import Run
     from c3s3_seg.training.train import deterministic
 

@@ -1,0 +1,141 @@
+"""The cases of a run: read once, checked, and kept in memory, those to learn from on the model's grid."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from c3s3_seg.bundle import Task
+from c3s3_seg.bundle.preprocessing import refuse_flat
+from c3s3_seg.dataset import DataSet
+from c3s3_seg.dataset.check.case_faults import refuse_defects, values_in
+from c3s3_seg.geometry.volume import Volume
+from c3s3_seg.io import load, load_mask
+
+Teach = Callable[[str, Volume], Tensor | None]  # case, scan -> (C, X, Y, Z) on the model's grid, or nothing
+
+
+@dataclass(frozen=True)
+class TrainingCase:
+    """One scan on the model's grid.
+
+    Parameters
+    ----------
+    stack
+        (1 + C, X, Y, Z) float32: network input, then the soft target of each class, background
+        first. Without labels: (1, X, Y, Z). Then the targets of a teacher, if there is one.
+    foreground
+        (n, 3) indices of foreground voxels; empty without labels.
+    by_label
+        Name -> the same, for each label that has a voxel.
+    taught
+        How many layers at the end of `stack` are a teacher's: C, or 0.
+    spacing_mm
+        (3,) of this case.
+    values
+        In its mask, but 0.
+    lowest
+        The scan's smallest intensity, in its own unit.
+    """
+
+    stack: Tensor
+    foreground: Tensor
+    spacing_mm: Tensor
+    values: tuple[int, ...] = ()
+    lowest: float = 0.0
+    by_label: Mapping[str, Tensor] = field(default_factory=dict)
+    taught: int = 0
+
+    @property
+    def nbytes(self) -> int:
+        """What it takes of the memory."""
+        return sum(x.nbytes for x in (self.stack, self.foreground, *self.by_label.values()))
+
+    def without_labels(self) -> TrainingCase:
+        """The scan alone, which shares the memory, or with what a teacher says of it."""
+        stack = self.stack[:1]
+        if self.taught:
+            stack = torch.cat([stack, self.stack[-self.taught :]])
+        return TrainingCase(stack, self.foreground[:0], self.spacing_mm, taught=self.taught)
+
+
+@dataclass(frozen=True)
+class ValidationCase:
+    """A scan and its truth as they are on disk."""
+
+    name: str
+    scan: Volume
+    truth: Volume
+
+    @property
+    def nbytes(self) -> int:
+        """What it takes of the memory."""
+        return self.scan.array.nbytes + self.truth.array.nbytes
+
+
+def read_case(
+    data: DataSet, name: str, task: Task, *, labelled: bool, teach: Teach | None = None
+) -> TrainingCase:
+    """Read a scan, and its mask if it is a labelled one, onto the model's grid.
+
+    A teacher adds its targets; of an unlabelled case they say where the foreground is.
+
+    Raises
+    ------
+    InputError
+        If a file cannot be read, or `c3s3-seg check` would call the case an error.
+    """
+    scan = load(data.scan(name))
+    mask = load_mask(data.mask(name), grid=scan.geometry) if labelled else None
+    refuse_defects(scan, mask, data.labels, required=not data.empty_masks)
+    on_grid = task.recipe.to_model(scan)
+    refuse_flat(scan, on_grid)
+    layers = [torch.from_numpy(on_grid.array)[None]]
+    if mask is not None:
+        layers.append(occupied(mask, task))
+    taught = teach(name, scan) if teach is not None else None
+    if taught is not None:
+        layers.append(taught)
+    foreground, by_label = _foreground(layers[1] if len(layers) > 1 else None, task)
+    spacing = torch.tensor(on_grid.geometry.spacing_mm, dtype=torch.float32)
+    values = () if mask is None else tuple(values_in(mask.array))
+    return TrainingCase(
+        torch.cat(layers),
+        foreground,
+        spacing,
+        values,
+        float(scan.array.min()),
+        by_label,
+        0 if taught is None else len(taught),
+    )
+
+
+def occupied(mask: Volume, task: Task) -> Tensor:
+    """(C, X, Y, Z) on the model's grid: how much of each voxel each class fills, background first."""
+    target = torch.from_numpy(task.recipe.occupancy(mask, tuple(x.value for x in task.labels)))
+    return torch.cat([1 - target.sum(dim=0, keepdim=True), target])
+
+
+def _foreground(target: Tensor | None, task: Task) -> tuple[Tensor, dict[str, Tensor]]:
+    """Voxels (n, 3) where labels fill more than half, and those of each label that has some."""
+    if target is None:
+        return torch.zeros(0, 3, dtype=torch.long), {}
+    inside = target[1:].sum(dim=0) > 0.5
+    foreground = inside.nonzero()
+    largest = target[1:].argmax(dim=0)[inside]
+    voxels = {label.name: foreground[largest == n] for n, label in enumerate(task.labels)}
+    return foreground, {name: found for name, found in voxels.items() if len(found)}
+
+
+def read_validation(data: DataSet, names: tuple[str, ...]) -> list[ValidationCase]:
+    """Scans and truths on their own grids, for the predictor."""
+    cases = []
+    for name in names:
+        scan = load(data.scan(name))
+        truth = load_mask(data.mask(name), grid=scan.geometry)
+        refuse_defects(scan, truth, data.labels, required=False)
+        cases.append(ValidationCase(name, scan, truth))
+    return cases
