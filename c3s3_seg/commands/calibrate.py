@@ -41,16 +41,14 @@ def calibrate(
     from c3s3_seg.dataset import DataSet
     from c3s3_seg.system.files import check_folder
     from c3s3_seg.training.bundles.calibrate import check_bad_mm
-    from c3s3_seg.training.bundles.domain import measure_domain
+    from c3s3_seg.training.bundles.domain import measure_domain, trained_splits
     from c3s3_seg.training.checks import check_data
 
     check_bad_mm(bad_mm)
     found = ModelBundle.find(model)
     check_folder(found.folder)
-    index = DataSet.load(data)
-    check_data(found.task, index, "Give the data set that the bundle was trained on")
-    config = found.manifest.training.get("config", {}).get("data", {})
-    splits = index.splits.hold_out(config.get("validation_from_unlabelled", 0))
+    check_data(found.task, DataSet.load(data), "Give the data set that the bundle was trained on")
+    index, splits = trained_splits(found, data)
     with Status() as status:
         domain = measure_domain(found.task, index, splits, status)
         why = _without_limit(found, splits)

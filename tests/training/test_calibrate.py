@@ -3,7 +3,9 @@
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,6 +28,7 @@ from c3s3_seg.training.bundles.calibrate import (
     limit_of,
     worst,
 )
+from c3s3_seg.training.bundles.domain import trained_splits
 from c3s3_seg.training.config import load_config
 from c3s3_seg.training.loggers import Silent
 from c3s3_seg.training.train import train
@@ -92,6 +95,31 @@ def test_data_of_another_task_are_refused_and_nothing_is_written(
     with pytest.raises(InputError, match=told):
         raise CliRunner().invoke(app, words).exception  # type: ignore[misc]
     assert (tmp_path / "bundle/manifest.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("record", "labelled", "unlabelled", "validation"),
+    [
+        ({}, "abcd", "efgh", ""),
+        ({"config": {"data": {"validation_from_unlabelled": 2}}}, "abcd", "ef", "gh"),
+        ({"config": {"data": {"fully_supervised": True}}}, "abcdefgh", "", ""),
+        ({"config": {"data": {"labelled": 1, "key_of_later": 1}}}, "a", "efghbcd", ""),
+        ({"config": {"data": {}}, "cases": {"unlabelled": 0}}, "abcd", "", ""),
+        ({"config": {"data": {"fold": "1/4"}}}, "abc", "efgh", "d"),
+        ({"config": {"data": {"fold": "1/4"}}, "ensemble": []}, "abcd", "efgh", ""),
+    ],
+    ids=["nothing recorded", "held out", "all labels", "fewer labels", "labels alone", "fold", "folds"],
+)
+def test_the_domain_is_of_the_cases_that_were_learnt_from(
+    record: dict[str, Any], labelled: str, unlabelled: str, validation: str, tmp_path: Path
+) -> None:
+    (tmp_path / "dataset.json").write_text(json.dumps({"labelled": [*"abcd"], "unlabelled": [*"efgh"]}))
+    phantom = ModelBundle.find("phantom")
+    bundle = replace(phantom, manifest=replace(phantom.manifest, training=record))
+    _, splits = trained_splits(bundle, tmp_path)
+    assert "".join(splits.labelled) == labelled
+    assert sorted(splits.unlabelled) == sorted(unlabelled)
+    assert "".join(splits.validation) == validation
 
 
 def test_one_network_gets_a_domain_and_no_limit(phantoms: Path, tmp_path: Path) -> None:

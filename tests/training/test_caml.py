@@ -119,6 +119,20 @@ def test_every_backbone_has_a_twin_with_attention_at_stride_8(architecture: str)
     assert seen == [(2, 32, 4, 4, 4)]
 
 
+def test_the_twin_begins_from_a_bundle_as_backbone_a_does(toy_config: Path) -> None:
+    method = method_of(toy_config)
+    with torch.no_grad():
+        for value in method.net.parameters():
+            value.fill_(0.25)
+    method.after_start()
+    begun = [bool((value.detach() == 0.25).all()) for value in method.twin.parameters()]
+    net, twin = (sum(1 for _ in net.parameters()) for net in (method.net, method.twin))
+    upsampling = sum(isinstance(layer, Enlarge) for layer in method.twin.modules())
+    assert sum(begun) == net - 2 * upsampling  # a kernel and a bias of each transposed convolution
+    assert twin > net
+    assert all(torch.isfinite(value).all() for value in method.twin.parameters())
+
+
 def test_a_width_that_its_heads_do_not_divide_is_refused(toy_config: Path) -> None:
     with pytest.raises(ConfigError, match=r"caml\.heads = 3: .* 8 x networks\.a\.filters = 16"):
         load_config(toy_config, ["method=caml", "caml.heads=3"])

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
-from c3s3_seg.bundle import Task
+from c3s3_seg.bundle import ModelBundle, Task
 from c3s3_seg.bundle.domain import Domain, measure
 from c3s3_seg.dataset import INDEX, DataSet, Splits
 from c3s3_seg.errors import InputError
 from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.io import load, load_mask
 from c3s3_seg.system.progress import Progress
+from c3s3_seg.system.schema import parse
+from c3s3_seg.training.folds import read_splits
+from c3s3_seg.training.settings import DataConfig
 
 
 def measure_domain(task: Task, data: DataSet, splits: Splits, report: Progress | None = None) -> Domain:
@@ -56,6 +60,35 @@ def measure_domain(task: Task, data: DataSet, splits: Splits, report: Progress |
     found = measure(scans(), "absolute" if rule == "window" else "scaled")
     ranges = {name: (round(min(v), 3), round(max(v), 3)) for name, v in volumes.items()}
     return replace(found, volume_ml=ranges)
+
+
+def trained_splits(bundle: ModelBundle, folder: Path) -> tuple[DataSet, Splits]:
+    """A data set, and which of its cases a bundle learnt from, as the bundle's configuration says.
+
+    Of an ensemble of folds: all labelled cases, because each of them was learnt from by some member.
+
+    Parameters
+    ----------
+    bundle
+        Trained here. Of another one, that says nothing of its configuration, the index alone decides.
+    folder
+        Of the data set.
+
+    Raises
+    ------
+    InputError, ConfigError
+        As `read_splits` does.
+    """
+    record = bundle.manifest.training
+    recorded = record.get("config", {}).get("data", {})
+    known = {field.name for field in fields(DataConfig)}
+    wanted = {key: value for key, value in recorded.items() if key in known} | {"folder": str(folder)}
+    if "ensemble" in record:
+        wanted["fold"] = None
+    data, splits = read_splits(parse(DataConfig, wanted, bundle.folder))
+    if record.get("cases", {}).get("unlabelled") == 0:  # labels alone
+        splits = replace(splits, unlabelled=())
+    return data, splits
 
 
 def merge_domains(domains: Sequence[Domain | None]) -> Domain | None:

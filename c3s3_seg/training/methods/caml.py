@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 
 import torch
@@ -33,7 +34,7 @@ class CorrelationAware(Method):
         super().__init__(config)
         ((self.net, self.info),) = fresh(config)
         ((self.twin, _),) = fresh(config)
-        make_twin(self.twin, 8 * self.info.filters, config.caml)
+        self._change(self.twin)
         filters, channels = self.info.filters, config.caml.channels
         self.project, self.predict, self.project_twin, self.predict_twin = (
             perceptron(width, channels) for width in (filters, channels, filters, channels)
@@ -86,6 +87,15 @@ class CorrelationAware(Method):
         ours = pass_rows(rows_at(features[0], index), [self.project, self.predict])
         theirs = pass_rows(rows_at(features[1], index), [self.project_twin, self.predict_twin])
         return omni_correlation(ours, theirs, memory, config.temperature)
+
+    def _change(self, net: Backbone) -> None:
+        make_twin(net, 8 * self.info.filters, self.config.caml)
+
+    def after_start(self) -> None:
+        """The twin begins as backbone A does, but for its attention and its upsampling."""
+        begun = copy.deepcopy(self.net)
+        self._change(begun)
+        self.twin.load_state_dict(begun.state_dict())
 
     def candidates(self) -> dict[str, tuple[Backbone, Network]]:
         """Backbone A; the twin stays behind."""
