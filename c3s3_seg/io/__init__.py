@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from c3s3_seg.errors import C3S3Error, InputError
+from c3s3_seg.errors import InputError
 from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.io.cases import Case, Skipped, match_truth
 from c3s3_seg.io.detect import is_dicom, is_zip
@@ -144,12 +144,6 @@ def _load_zip(path: Path, reading: Reading, hashed: bool) -> Volume:
 
     digest = hashlib.sha256() if hashed else None
     with unpacked(path, digest) as folder:
-        try:
-            volume = load_series(folder, reading)
-        except C3S3Error as error:
-            if error.where is None or not Path(error.where).is_relative_to(folder):
-                raise
-            # The temporary folder means nothing to the user.
-            raise type(error)(error.what, where=path, todo=error.todo) from error
+        volume = load_series(folder, reading)
     sha256 = digest.hexdigest() if digest else None
     return replace(volume, source=replace(volume.source, path=path, sha256=sha256))

@@ -1,6 +1,7 @@
 """The table of series: what is a volume, what is refused, and why."""
 
 import json
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -90,3 +91,17 @@ def test_a_remark_that_series_share_is_printed_once(oblique: Volume, tmp_path: P
     assert answer.returncode == 1
     assert answer.stdout.count("a single image") == 1
     assert answer.stdout.endswith("\n1, 2, 3: a single image\n")
+
+
+def test_an_archive_is_called_by_its_name(oblique: Volume, tmp_path: Path) -> None:
+    """Not by the folder that it was unpacked to, which is gone."""
+    files = save_series(oblique, tmp_path / "series", description="", seed_uid="a")
+    for name, held in (("scan.zip", files[0]), ("none.zip", tmp_path / "text")):
+        (tmp_path / "text").write_text("no DICOM")
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            archive.write(held, held.name)
+    with pytest.raises(InputError) as none:
+        inspect(tmp_path / "none.zip")
+    with pytest.raises(InputError, match="there is no series '9'") as unknown:
+        inspect(tmp_path / "scan.zip", Reading(9))
+    assert (none.value.where, unknown.value.where) == (tmp_path / "none.zip", tmp_path / "scan.zip")
