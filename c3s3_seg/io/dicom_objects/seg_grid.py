@@ -129,6 +129,15 @@ def _contours(data: Any) -> Iterator[Points]:
 
 
 def _covering(frames: Sequence[Frame], contours: Points, uid: str | None, path: Path) -> Geometry:
+    try:
+        with np.errstate(all="ignore"):  # what is not finite makes no grid
+            return _reaching(frames, contours, uid, path)
+    except GeometryError as error:
+        what = error.what if error.where else f"the frames of this DICOM SEG lie on no grid: {error.what}"
+        raise GeometryError(what, where=path, todo="Copy or export it again") from error
+
+
+def _reaching(frames: Sequence[Frame], contours: Points, uid: str | None, path: Path) -> Geometry:
     affine = np.eye(4)
     affine[:3, :3] = np.stack([frames[0].along, frames[0].down, _step(frames, path)], axis=1)
     affine[:3, 3] = frames[0].corners[0]
