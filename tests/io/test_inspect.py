@@ -105,3 +105,20 @@ def test_an_archive_is_called_by_its_name(oblique: Volume, tmp_path: Path) -> No
     with pytest.raises(InputError, match="there is no series '9'") as unknown:
         inspect(tmp_path / "scan.zip", Reading(9))
     assert (none.value.where, unknown.value.where) == (tmp_path / "none.zip", tmp_path / "scan.zip")
+
+
+def test_headers_alone_say_the_grid_that_a_repair_gives(oblique: Volume, tmp_path: Path) -> None:
+    for path in save_series(oblique, tmp_path, description="", seed_uid="a")[4:6]:
+        path.unlink()
+    wanted = Reading(None, frozenset({"gaps"}))
+    (whole,), (header,) = inspect(tmp_path, wanted), inspect(tmp_path, wanted, pixels=False)
+    assert header.spacing_mm == whole.spacing_mm == "0.7 x 0.9 x 2.5"
+    assert header.remarks == ("10 slices would be resampled to 12 (gaps)",)
+
+
+def test_headers_alone_say_what_is_odd_about_the_slices(oblique: Volume, tmp_path: Path) -> None:
+    for n, path in enumerate(save_series(oblique, tmp_path, description="", seed_uid="a")):
+        edit(path, values(EchoTime=str(10 + 5 * (n % 2))))
+    (whole,), (header,) = inspect(tmp_path), inspect(tmp_path, pixels=False)
+    assert header.remarks == whole.remarks
+    assert "the slices differ in EchoTime" in header.remarks[0]
