@@ -10,6 +10,7 @@ Inside, array axes are (i, j, k) = (x, y, z) and positions are mm in LPS, see `c
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
@@ -95,9 +96,9 @@ def read(path: str | Path, reading: Reading, *, hashed: bool = False) -> Volume:
     path = Path(path)
     if is_zip(path):
         return _load_zip(path, reading, hashed)
-    if path.is_dir() or is_dicom(path):
+    if os.path.isdir(path) or is_dicom(path):
         return _load_dicom(path, reading, hashed)
-    if not path.exists():
+    if not os.path.exists(path):
         raise InputError("there is no such file or folder", where=path)
     if image_suffix(path) is None:
         raise InputError(

@@ -985,3 +985,10 @@ def test_a_header_of_blanks_takes_no_time(
     with pytest.raises(InputError, match=r"wanted (numbers|plain binary)|sizes are"):
         load(tmp_path / name)
     assert time.process_time() - start < 5
+
+
+@pytest.mark.parametrize("read", [load, load_mask])
+@pytest.mark.parametrize("name", ["a" * 300, "a" * 300 + ".dcm", "a\0b.zip", "none.dcm"])
+def test_a_name_that_no_file_has_is_no_file(tmp_path: Path, read: object, name: str) -> None:
+    with pytest.raises(InputError, match="there is no such file"):
+        read(tmp_path / name)  # type: ignore[operator]
