@@ -115,6 +115,29 @@ def test_a_wrong_distance_of_slices_gives_way_to_their_places(
     assert seg_grid(path).spacing_mm[2] == pytest.approx(2.5)
 
 
+@pytest.mark.parametrize(
+    ("stated", "thick", "step"), [("0.25", "2.25", 2.5), ("0.5", "2.5", 2.5), ("0.5", "0.5", 0.5)]
+)
+def test_a_gap_between_slices_is_not_their_distance(
+    mask: Volume, tmp_path: Path, stated: str, thick: str, step: float
+) -> None:
+    """Ten slices of 0.25 mm were made of each: a tenth of the volume, and surfaces between all of them."""
+
+    def change(data: pydicom.Dataset) -> None:
+        stating(stated)(data)
+        data.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].SliceThickness = thick
+
+    path = written(mask, tmp_path / "a.dcm", "seg")
+    edit(path, change)
+    for grid in (seg_grid(path), frames_grid([path])):
+        assert grid.spacing_mm[2] == pytest.approx(step)
+    if step == mask.geometry.spacing_mm[2]:
+        back = load_mask(path)
+        assert np.count_nonzero(back.array) * back.geometry.voxel_ml == pytest.approx(
+            np.count_nonzero(mask.array) * mask.geometry.voxel_ml
+        )
+
+
 def test_rounded_places_are_no_other_slices(mask: Volume, tmp_path: Path) -> None:
     """Steps of 2/3 mm, written with two digits: 200 of them are 133.33 mm, not 199 or 202 steps."""
     path = written(mask, tmp_path / "a.dcm", "seg")

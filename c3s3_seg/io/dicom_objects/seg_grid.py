@@ -172,7 +172,17 @@ def _step(frames: Sequence[Frame], path: Path) -> Points:
     # Each gap is rounded, so the mean of the single steps is taken. A stated distance that divides them says
     # that slices without a frame lie between; one that does not is wrong.
     single = float(gaps[gaps < 1.5 * gaps.min()].mean())
-    parts = single / first.apart if first.apart > 0 else 0.5
-    apart = first.apart if parts > 0.5 and abs(parts - np.rint(parts)) < STEP_PART * parts else single
+    apart = first.apart if _holds(first.apart, single, first.thick) else single
     count = np.rint((depths[high] - depths[low]) / apart)
     return np.asarray((places[high] - places[low]) / count, dtype=np.float64)
+
+
+def _holds(apart: float, single: float, thick: float) -> bool:
+    """Whether slices are `apart` as is stated, where those with a frame are `single` apart; all in mm."""
+    parts = single / apart if apart > 0 else 0.5
+    if parts <= 0.5 or abs(parts - np.rint(parts)) >= STEP_PART * parts:
+        return False
+    # A gap of 0.3 mm between slices of 3 mm, or the distance of an earlier reconstruction, divides them as
+    # well; then slices, with or without the gap, leave no room for others between them.
+    filled = any(abs(size / single - 1) < STEP_PART for size in (thick, thick + apart))
+    return parts < 2.5 or not filled
