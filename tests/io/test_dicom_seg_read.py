@@ -205,3 +205,28 @@ def test_a_seg_that_meets_the_voxels_at_its_corners_alone_is_refused(
     edit(tmp_path / "a.dcm", other)
     with pytest.raises(GeometryError, match="frame 1 of this DICOM SEG does not lie on the voxels"):
         read(tmp_path / "a.dcm", mask.geometry)
+
+
+@pytest.mark.parametrize("labelmap", [False, True])
+def test_a_segment_that_is_not_named_is_refused(mask: Volume, tmp_path: Path, labelmap: bool) -> None:
+    """It was background, without a word."""
+
+    def unnamed(data: pydicom.Dataset) -> None:
+        data.SegmentSequence = [item for item in data.SegmentSequence if item.SegmentNumber != 2]
+
+    write_seg(mask, tmp_path / "a.dcm", SEGMENTS, MAKER, labelmap=labelmap)
+    edit(tmp_path / "a.dcm", unnamed)
+    with pytest.raises(InputError, match=r"frame \d+ of this DICOM SEG shows segment 2, which it does not"):
+        read(tmp_path / "a.dcm", mask.geometry)
+
+
+def test_segments_of_one_name_are_united_with_a_note(mask: Volume, tmp_path: Path) -> None:
+    def alike(data: pydicom.Dataset) -> None:
+        for item in data.SegmentSequence:
+            item.SegmentLabel = "left_atrium"
+
+    write_seg(mask, tmp_path / "a.dcm", SEGMENTS, MAKER)
+    edit(tmp_path / "a.dcm", alike)
+    back = read(tmp_path / "a.dcm", mask.geometry)
+    assert np.array_equal(back.array, mask.array > 0)
+    assert back.source.notes == ("segment 'left_atrium': 2 segments of this name were united",)
