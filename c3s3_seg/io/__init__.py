@@ -10,12 +10,13 @@ Inside, array axes are (i, j, k) = (x, y, z) and positions are mm in LPS, see `c
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from c3s3_seg.errors import C3S3Error, InputError
+from c3s3_seg.errors import InputError
 from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.io.cases import Case, Skipped, match_truth
 from c3s3_seg.io.detect import is_dicom, is_zip
@@ -95,9 +96,9 @@ def read(path: str | Path, reading: Reading, *, hashed: bool = False) -> Volume:
     path = Path(path)
     if is_zip(path):
         return _load_zip(path, reading, hashed)
-    if path.is_dir() or is_dicom(path):
+    if os.path.isdir(path) or is_dicom(path):
         return _load_dicom(path, reading, hashed)
-    if not path.exists():
+    if not os.path.exists(path):
         raise InputError("there is no such file or folder", where=path)
     if image_suffix(path) is None:
         raise InputError(
@@ -144,12 +145,6 @@ def _load_zip(path: Path, reading: Reading, hashed: bool) -> Volume:
 
     digest = hashlib.sha256() if hashed else None
     with unpacked(path, digest) as folder:
-        try:
-            volume = load_series(folder, reading)
-        except C3S3Error as error:
-            if error.where is None or not Path(error.where).is_relative_to(folder):
-                raise
-            # The temporary folder means nothing to the user.
-            raise type(error)(error.what, where=path, todo=error.todo) from error
+        volume = load_series(folder, reading)
     sha256 = digest.hexdigest() if digest else None
     return replace(volume, source=replace(volume.source, path=path, sha256=sha256))

@@ -20,7 +20,7 @@ from typing import IO, TYPE_CHECKING
 if TYPE_CHECKING:
     from hashlib import _Hash
 
-from c3s3_seg.errors import FileName, InputError
+from c3s3_seg.errors import C3S3Error, FileName, InputError
 from c3s3_seg.io.content import Opened
 
 MOST_FILES = 200_000
@@ -49,6 +49,7 @@ def unpacked(path: Path, digest: _Hash | None = None) -> Iterator[Path]:
     InputError
         If the archive is damaged or encrypted, has absolute names, `..` or links in it, unpacks to
         far more than its size or more than fits, or cannot be unpacked. Nothing is unpacked then.
+        An error of the block that is about a file in the folder is about the archive.
     """
     sweep_unpacked()
     with _held_folder() as folder:
@@ -66,7 +67,13 @@ def unpacked(path: Path, digest: _Hash | None = None) -> Iterator[Path]:
         except OSError as error:
             what = f"the archive cannot be unpacked: {error.strerror or error}"
             raise InputError(what, where=path) from error
-        yield folder
+        try:
+            yield folder
+        except C3S3Error as error:
+            if error.where is None or not Path(error.where).is_relative_to(folder):
+                raise
+            # The temporary folder means nothing to the user.
+            raise type(error)(error.what, where=path, todo=error.todo) from error
 
 
 @contextmanager

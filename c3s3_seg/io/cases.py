@@ -16,6 +16,8 @@ from c3s3_seg.io.image.files import IMAGE_SUFFIXES, image_stem, image_suffix
 # What follows the name of the scan in that of its mask. 3D Slicer writes `x.seg.nrrd`, and `x-label.nrrd`.
 MASK_ENDINGS = ("_gt", "_label", "_seg", "_mask", ".seg", "-label")
 TRUTH_ENDINGS = ("", *MASK_ENDINGS)
+# Folders within one another. Who looks through them calls itself for each, which Python does 1000 times.
+MOST_DEPTH = 100
 
 
 @dataclass(frozen=True)
@@ -188,10 +190,24 @@ def walk_files(folder: Path) -> Iterator[Path]:
         raise InputError(f"the folder cannot be read: {error.strerror}", where=place) from error
 
     for root, folders, files in os.walk(folder, onerror=refuse):
+        refuse_depth(root.count(os.sep) - os.fspath(folder).count(os.sep), folder)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         paths = (Path(root) / name for name in sorted(files) if not name.startswith("."))
         # To open a pipe is to wait for ever. A link that leads nowhere stays: a slice may be missed there.
         yield from (path for path in paths if path.is_file() or not path.exists())
+
+
+def refuse_depth(depth: int, folder: Path) -> None:
+    """Refuse folders that are nested too deep to be looked through.
+
+    Raises
+    ------
+    InputError
+        If it is so.
+    """
+    if depth > MOST_DEPTH:
+        what = f"the folders in it are nested more than {MOST_DEPTH} deep"
+        raise InputError(what, where=folder, todo="Give the folders of the studies themselves")
 
 
 class RealPaths:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
@@ -16,7 +17,7 @@ def first_bytes(path: Path, count: int = PREFIX_END) -> bytes:
     try:
         with path.open("rb") as file:
             return file.read(count)
-    except OSError:
+    except (OSError, ValueError):  # the latter of a name that no file can have
         return b""
 
 
@@ -36,12 +37,15 @@ def begins_as_dicom(head: bytes) -> bool:
 
 def is_dicom(path: Path) -> bool:
     """Whether a file begins as DICOM does, or says by its name that it is DICOM."""
-    return path.is_file() and (path.suffix.lower() in DICOM_SUFFIXES or begins_as_dicom(first_bytes(path)))
+    # Unlike Path.is_file, it does not raise for a name that is too long.
+    return os.path.isfile(path) and (
+        path.suffix.lower() in DICOM_SUFFIXES or begins_as_dicom(first_bytes(path))
+    )
 
 
 def is_zip(path: Path) -> bool:
     """Whether a file is named like a zip archive and begins as one."""
-    return path.suffix.lower() == ".zip" and path.is_file() and first_bytes(path, 2) == b"PK"
+    return path.suffix.lower() == ".zip" and os.path.isfile(path) and first_bytes(path, 2) == b"PK"
 
 
 def is_dicomdir(path: Path) -> bool:

@@ -11,7 +11,16 @@ from pathlib import Path
 from typing import NoReturn
 
 from c3s3_seg.errors import FileName, InputError
-from c3s3_seg.io.cases import Case, RealPaths, Skipped, stem_of, unique_names, visible, walk_files
+from c3s3_seg.io.cases import (
+    Case,
+    RealPaths,
+    Skipped,
+    refuse_depth,
+    stem_of,
+    unique_names,
+    visible,
+    walk_files,
+)
 from c3s3_seg.io.detect import is_dicom, is_zip
 from c3s3_seg.io.image.files import IMAGE_SUFFIXES, image_suffix
 
@@ -107,6 +116,7 @@ class _Finder:
         self.skipped: list[Skipped] = []
         self._real = RealPaths()
         self._folders: dict[str, Path] = {}
+        self._given, self._depth = Path(), 0
 
     def add(self, path: Path) -> None:
         """A scan; one that is known by another path is named."""
@@ -127,6 +137,7 @@ class _Finder:
             self._look_into(path)
 
     def _look_into(self, folder: Path) -> None:
+        self._given, self._depth = folder, 0
         entries = visible(folder)
         images = [p for p in entries if image_suffix(p) and not p.is_dir()]
         known = set(images)
@@ -186,7 +197,10 @@ class _Finder:
                 return [folder]
         except InputError:  # it may not be read, and fails as a case
             return [folder]
+        self._depth += 1
+        refuse_depth(self._depth, self._given)
         below, rest = self._among(entries, ())
+        self._depth -= 1
         if len(below) == 1 or (below and _is_one_study(below)):
             return [folder]
         if below:

@@ -3,6 +3,7 @@
 import os
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from c3s3_seg.geometry.volume import Geometry
 from c3s3_seg.io import Case, find_cases, match_truth
 from c3s3_seg.io.cases import mask_files, unique_names, walk_files
 from c3s3_seg.io.dicom.write_series import save_series
+from c3s3_seg.io.pacs.outbox import Outbox, collect
 
 
 def touch(*paths: Path) -> None:
@@ -25,6 +27,10 @@ def series(folder: Path) -> Path:
     volume = Geometry.build((3, 4, 2)).volume(np.zeros((3, 4, 2), np.uint16))
     save_series(volume, folder, description="", seed_uid=folder.name)
     return folder
+
+
+def outgoing(path: Path) -> Outbox:
+    return collect([path], every=True)
 
 
 def names(*paths: Path) -> list[str]:
@@ -242,3 +248,16 @@ def test_a_pipe_is_called_a_pipe_and_not_a_folder(tmp_path: Path) -> None:
     for path in (pipe, Path("/dev/zero")):
         with pytest.raises(InputError, match="this is a pipe or a device; wanted an image file or a folder"):
             find_cases([path])
+
+
+@pytest.mark.parametrize(
+    "look", [lambda path: find_cases([path]), lambda path: [*walk_files(path)], outgoing]
+)
+def test_folders_that_are_nested_too_deep_are_refused(tmp_path: Path, look: Callable[[Path], object]) -> None:
+    """Python lets a function call itself a thousand times."""
+    deep = tmp_path / "a"
+    series(deep / Path(*["d"] * 60))
+    assert look(deep)
+    (deep / Path(*["e"] * 350)).mkdir(parents=True)
+    with pytest.raises(InputError, match="a: the folders in it are nested more than 100 deep"):
+        look(deep)

@@ -636,3 +636,20 @@ def test_real_study_of_two_series(shared_data: Path) -> None:
     crop = load(study, series=2)
     assert np.allclose(crop.geometry.direction, np.eye(3))
     assert np.allclose(crop.geometry.spacing_mm, 1)
+
+
+@pytest.mark.parametrize(("wide_mm", "refused"), [(2.51, False), (2.54, True)])
+def test_steps_that_grow_by_little_add_up(tmp_path: Path, wide_mm: float, refused: bool) -> None:
+    """From the middle on each step is longer, by less than what rounding explains."""
+    grid = Geometry.build((4, 4, 140), (1.0, 1.0, 2.5))
+    array = np.arange(4 * 4 * 140).reshape(grid.shape)
+    files = save_series(grid.volume(array), tmp_path / "s", description="", seed_uid="s")
+    for n, path in enumerate(files):
+        height = min(n, 70) * 2.5 + max(0, n - 70) * wide_mm
+        edit(path, values(ImagePositionPatient=["0", "0", f"{height:.3f}"]))
+    if refused:
+        with pytest.raises(GeometryError, match=r"2\.5 to 2\.54 mm.* up to 1\.\d+ mm beside an even grid"):
+            load(tmp_path / "s")
+        assert load(tmp_path / "s", repair="gaps").source.notes[-1].startswith("repaired on request (gaps)")
+    else:
+        assert load(tmp_path / "s").source.notes == ("slices lie up to 0.347 mm beside the even grid",)

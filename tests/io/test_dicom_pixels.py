@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -430,3 +431,20 @@ def test_a_slice_without_a_scale_among_slices_with_one(
         edit(file, values(**{left_out: None if n == 3 else "7"}))
     with pytest.raises(InputError, match=f"1 of 12 slices have no {left_out}, '{files[3].name}' among them"):
         load(tmp_path / "a")
+
+
+@pytest.mark.parametrize("padding", [0, 4000])
+@pytest.mark.parametrize("side", [100, 160])
+def test_explicit_types_that_are_called_implicit(tmp_path: Path, side: int, padding: int) -> None:
+    """As a length the letters OW are 22351: more than the pixels, with what follows them, or less."""
+    grid = Geometry.build((side, side, 3))
+    array = np.arange(side * side * 3).reshape(grid.shape) % 60_000
+    for path in save_series(grid.volume(array), tmp_path / "s", description="", seed_uid="s"):
+        raw = path.read_bytes()
+        explicit, implicit = b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2\0\0\0"
+        assert raw.count(explicit) == 1
+        more = b"\xfc\xff\xfc\xffOB\0\0" + padding.to_bytes(4, "little") + bytes(padding) if padding else b""
+        path.write_bytes(raw.replace(explicit, implicit) + more)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom says what it found
+        assert np.array_equal(load(tmp_path / "s").array, array)

@@ -172,3 +172,61 @@ def test_a_damaged_compressed_frame_is_refused(mask: Volume, tmp_path: Path) -> 
     data.save_as(tmp_path / "b.dcm")
     with pytest.raises(InputError, match=r"cannot be decoded|is damaged"):
         read(tmp_path / "b.dcm", mask.geometry)
+
+
+@pytest.mark.parametrize("keyword", ["PixelSpacing", "ImageOrientationPatient"])
+def test_a_seg_that_meets_the_voxels_at_its_corners_alone_is_refused(
+    mask: Volume, tmp_path: Path, keyword: str
+) -> None:
+    """Its frames are one voxel longer, or turned by one voxel from the first column to the last."""
+    along, down = mask.geometry.direction[:, :2].T
+    spacing_mm = mask.geometry.spacing_mm
+    step = 38 / 37  # of 38 columns over 39 voxels
+    turned = along + down * spacing_mm[1] / spacing_mm[0] / 37
+    spacing = {"PixelSpacing": [spacing_mm[1], spacing_mm[0] * step]}
+    if keyword == "ImageOrientationPatient":
+        length = float(np.linalg.norm(turned))
+        spacing = {"PixelSpacing": [spacing_mm[1], spacing_mm[0] * length]}
+        spacing[keyword] = [*(turned / length), *down]
+
+    def other(data: pydicom.Dataset) -> None:
+        shared = data.SharedFunctionalGroupsSequence[0]
+        measures, plane = shared.PixelMeasuresSequence[0], shared.PlaneOrientationSequence[0]
+        for name, numbers in spacing.items():
+            group = measures if name == "PixelSpacing" else plane
+            setattr(group, name, [f"{value:.10f}" for value in numbers])
+        pixels = np.unpackbits(np.frombuffer(data.PixelData, np.uint8), bitorder="little")
+        size = data.NumberOfFrames * data.Rows * data.Columns
+        frames = pixels[:size].reshape(data.NumberOfFrames, data.Rows, data.Columns)
+        data.Columns = 38
+        data.PixelData = np.packbits(frames[:, :, :38].ravel(), bitorder="little").tobytes()
+
+    write_seg(mask, tmp_path / "a.dcm", SEGMENTS, MAKER)
+    edit(tmp_path / "a.dcm", other)
+    with pytest.raises(GeometryError, match="frame 1 of this DICOM SEG does not lie on the voxels"):
+        read(tmp_path / "a.dcm", mask.geometry)
+
+
+@pytest.mark.parametrize("labelmap", [False, True])
+def test_a_segment_that_is_not_named_is_refused(mask: Volume, tmp_path: Path, labelmap: bool) -> None:
+    """It was background, without a word."""
+
+    def unnamed(data: pydicom.Dataset) -> None:
+        data.SegmentSequence = [item for item in data.SegmentSequence if item.SegmentNumber != 2]
+
+    write_seg(mask, tmp_path / "a.dcm", SEGMENTS, MAKER, labelmap=labelmap)
+    edit(tmp_path / "a.dcm", unnamed)
+    with pytest.raises(InputError, match=r"frame \d+ of this DICOM SEG shows segment 2, which it does not"):
+        read(tmp_path / "a.dcm", mask.geometry)
+
+
+def test_segments_of_one_name_are_united_with_a_note(mask: Volume, tmp_path: Path) -> None:
+    def alike(data: pydicom.Dataset) -> None:
+        for item in data.SegmentSequence:
+            item.SegmentLabel = "left_atrium"
+
+    write_seg(mask, tmp_path / "a.dcm", SEGMENTS, MAKER)
+    edit(tmp_path / "a.dcm", alike)
+    back = read(tmp_path / "a.dcm", mask.geometry)
+    assert np.array_equal(back.array, mask.array > 0)
+    assert back.source.notes == ("segment 'left_atrium': 2 segments of this name were united",)

@@ -1,13 +1,15 @@
 """`load_mask` takes DICOM SEG and RTSTRUCT, as `evaluate` gives them, and names the file that will not do."""
 
+import warnings
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 from helpers.dicom_files import edit
 from helpers.dicom_seg import MAKER, SEGMENTS, drawn
 
-from c3s3_seg.errors import C3S3Error
+from c3s3_seg.errors import C3S3Error, GeometryError, InputError
 from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.io import load, load_mask, save
 from c3s3_seg.io.dicom_objects.rtstruct_write import write_rtstruct
@@ -113,6 +115,29 @@ def test_a_wrong_distance_of_slices_gives_way_to_their_places(
     assert seg_grid(path).spacing_mm[2] == pytest.approx(2.5)
 
 
+@pytest.mark.parametrize(
+    ("stated", "thick", "step"), [("0.25", "2.25", 2.5), ("0.5", "2.5", 2.5), ("0.5", "0.5", 0.5)]
+)
+def test_a_gap_between_slices_is_not_their_distance(
+    mask: Volume, tmp_path: Path, stated: str, thick: str, step: float
+) -> None:
+    """Ten slices of 0.25 mm were made of each: a tenth of the volume, and surfaces between all of them."""
+
+    def change(data: pydicom.Dataset) -> None:
+        stating(stated)(data)
+        data.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].SliceThickness = thick
+
+    path = written(mask, tmp_path / "a.dcm", "seg")
+    edit(path, change)
+    for grid in (seg_grid(path), frames_grid([path])):
+        assert grid.spacing_mm[2] == pytest.approx(step)
+    if step == mask.geometry.spacing_mm[2]:
+        back = load_mask(path)
+        assert np.count_nonzero(back.array) * back.geometry.voxel_ml == pytest.approx(
+            np.count_nonzero(mask.array) * mask.geometry.voxel_ml
+        )
+
+
 def test_rounded_places_are_no_other_slices(mask: Volume, tmp_path: Path) -> None:
     """Steps of 2/3 mm, written with two digits: 200 of them are 133.33 mm, not 199 or 202 steps."""
     path = written(mask, tmp_path / "a.dcm", "seg")
@@ -197,3 +222,29 @@ def test_an_attribute_that_is_missing_is_named(mask: Volume, tmp_path: Path, kin
     edit(path, lambda data: delattr(data, keyword))
     with pytest.raises(C3S3Error, match=rf"a\.dcm: this (DICOM SEG|RTSTRUCT) (has no {keyword}|holds none)"):
         load_mask(path, grid=mask.geometry, values={"left_atrium": 1})
+
+
+@pytest.mark.parametrize("kind", ["seg", "rtstruct"])
+@pytest.mark.parametrize("value", [-1, 0, 65536])
+def test_a_value_that_no_mask_has_is_called_so(mask: Volume, tmp_path: Path, kind: str, value: int) -> None:
+    path = written(mask, tmp_path / "a.dcm", kind)
+    message = f"found the value {value} for the label 'wall'; wanted 1 to 65535"
+    with pytest.raises(InputError, match=message):
+        load_mask(path, grid=mask.geometry, values={"left_atrium": 1, "wall": value})
+    assert load_mask(path, grid=mask.geometry, values={"wall": 65535}).array.max() == 65535
+
+
+@pytest.mark.parametrize("spacing", [["0", "0"], ["1e300", "1"]])
+def test_frames_on_no_grid_are_refused_with_the_file(
+    mask: Volume, tmp_path: Path, spacing: list[str]
+) -> None:
+    path = written(mask, tmp_path / "a.dcm", "seg")
+
+    def change(data: pydicom.Dataset) -> None:
+        data.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].PixelSpacing = spacing
+
+    edit(path, change)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(GeometryError, match=r"a\.dcm: the frames of this DICOM SEG lie on no grid"):
+            load_mask(path)

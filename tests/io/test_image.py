@@ -4,6 +4,7 @@ import gzip
 import os
 import subprocess
 import sys
+import time
 from itertools import permutations, product
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK
+from conftest import rotation
 
 from c3s3_seg.errors import GeometryError, InputError
 from c3s3_seg.geometry.volume import Geometry, Volume
@@ -952,3 +954,41 @@ def test_a_header_is_not_its_own_data_file(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(head)
         with pytest.raises(InputError, match=f"its data file '{name}' is the header itself"):
             load(tmp_path / name)
+
+
+def test_a_long_scan_that_is_hardly_turned_is_written(tmp_path: Path) -> None:
+    """Its quaternion in float32 moves the far end by 0.22 mm."""
+    grid = Geometry.build(
+        (600, 2, 1100), (0.8, 0.8, 0.8), (-250.0, -250.0, -1000.0), rotation(0.668, 1.002, 0.01)
+    )
+    save(grid.volume(np.ones(grid.shape, np.uint8)), tmp_path / "a.nii.gz")
+    back = load(tmp_path / "a.nii.gz")
+    assert back.geometry.matches(grid, 1e-3)
+    assert back.source.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "begin", "blanks", "end"),
+    [
+        ("a.nrrd", b"NRRD0004\ntype: uchar\nkey: a", b" ", b"x\nsizes: 2 2 2\n\n"),
+        ("a.mha", b"NDims = 3\nComment = a", b" ", b"x\nDimSize = 2 2 2\nElementDataFile = LOCAL\n"),
+        ("b.mha", b"NDims = 3\n", b" \n", b"DimSize = 2 2 2\nElementDataFile = LOCAL\n"),
+        ("a.mhd", b"NDims = 3\nElementDataFile = a", b" ", b"x"),
+    ],
+)
+def test_a_header_of_blanks_takes_no_time(
+    tmp_path: Path, name: str, begin: bytes, blanks: bytes, end: bytes
+) -> None:
+    """The square of their number: 100,000 of them would take half a minute or more of the processor."""
+    (tmp_path / name).write_bytes(begin + blanks * 100_000 + end)
+    start = time.process_time()
+    with pytest.raises(InputError, match=r"wanted (numbers|plain binary)|sizes are"):
+        load(tmp_path / name)
+    assert time.process_time() - start < 5
+
+
+@pytest.mark.parametrize("read", [load, load_mask])
+@pytest.mark.parametrize("name", ["a" * 300, "a" * 300 + ".dcm", "a\0b.zip", "none.dcm"])
+def test_a_name_that_no_file_has_is_no_file(tmp_path: Path, read: object, name: str) -> None:
+    with pytest.raises(InputError, match="there is no such file"):
+        read(tmp_path / name)  # type: ignore[operator]

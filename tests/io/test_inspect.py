@@ -1,6 +1,7 @@
 """The table of series: what is a volume, what is refused, and why."""
 
 import json
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -90,3 +91,34 @@ def test_a_remark_that_series_share_is_printed_once(oblique: Volume, tmp_path: P
     assert answer.returncode == 1
     assert answer.stdout.count("a single image") == 1
     assert answer.stdout.endswith("\n1, 2, 3: a single image\n")
+
+
+def test_an_archive_is_called_by_its_name(oblique: Volume, tmp_path: Path) -> None:
+    """Not by the folder that it was unpacked to, which is gone."""
+    files = save_series(oblique, tmp_path / "series", description="", seed_uid="a")
+    for name, held in (("scan.zip", files[0]), ("none.zip", tmp_path / "text")):
+        (tmp_path / "text").write_text("no DICOM")
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            archive.write(held, held.name)
+    with pytest.raises(InputError) as none:
+        inspect(tmp_path / "none.zip")
+    with pytest.raises(InputError, match="there is no series '9'") as unknown:
+        inspect(tmp_path / "scan.zip", Reading(9))
+    assert (none.value.where, unknown.value.where) == (tmp_path / "none.zip", tmp_path / "scan.zip")
+
+
+def test_headers_alone_say_the_grid_that_a_repair_gives(oblique: Volume, tmp_path: Path) -> None:
+    for path in save_series(oblique, tmp_path, description="", seed_uid="a")[4:6]:
+        path.unlink()
+    wanted = Reading(None, frozenset({"gaps"}))
+    (whole,), (header,) = inspect(tmp_path, wanted), inspect(tmp_path, wanted, pixels=False)
+    assert header.spacing_mm == whole.spacing_mm == "0.7 x 0.9 x 2.5"
+    assert header.remarks == ("10 slices would be resampled to 12 (gaps)",)
+
+
+def test_headers_alone_say_what_is_odd_about_the_slices(oblique: Volume, tmp_path: Path) -> None:
+    for n, path in enumerate(save_series(oblique, tmp_path, description="", seed_uid="a")):
+        edit(path, values(EchoTime=str(10 + 5 * (n % 2))))
+    (whole,), (header,) = inspect(tmp_path), inspect(tmp_path, pixels=False)
+    assert header.remarks == whole.remarks
+    assert "the slices differ in EchoTime" in header.remarks[0]

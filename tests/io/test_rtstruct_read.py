@@ -1,6 +1,7 @@
 """RTSTRUCT in: our own contours come back to the voxel; holes, slits and what cannot be placed."""
 
 import copy
+import time
 import warnings
 from itertools import product
 from pathlib import Path
@@ -20,7 +21,7 @@ from c3s3_seg.io import load
 from c3s3_seg.io.dicom.write_series import save_series
 from c3s3_seg.io.dicom_objects import rtstruct_fill
 from c3s3_seg.io.dicom_objects.rtstruct_fill import Unclear, fill
-from c3s3_seg.io.dicom_objects.rtstruct_outline import inside, turns
+from c3s3_seg.io.dicom_objects.rtstruct_outline import TooManyPairs, inside, turns
 from c3s3_seg.io.dicom_objects.rtstruct_write import write_rtstruct
 from c3s3_seg.io.dicom_objects.segmentation import look_at_drawing
 
@@ -474,3 +475,23 @@ def test_contours_over_each_other_are_compared_up_to_a_limit(
     monkeypatch.setattr(rtstruct_fill, "MOST_PAIRS", 3)
     with pytest.raises(InputError, match=r"has \d+ contours on slice \d+, and more than 3 pairs"):
         read(written, mask.geometry)
+
+
+def test_contours_of_many_points_are_compared_up_to_a_limit() -> None:
+    """Two that run to and fro over each other: 4000 points took minutes, 40,000 hours."""
+    random = np.random.default_rng(0)
+    first, second = (random.random((20_000, 2)) * 60 + 10 * n for n in range(2))
+    with pytest.raises(TooManyPairs, match="more points than can be compared"):
+        fill([first, second], (128, 128), exclusive=False)
+    small = [first[:200], second[:200]]
+    assert fill(small, (128, 128), exclusive=False).inside.any()
+
+
+def test_a_contour_of_many_points_that_overlaps_itself_takes_no_time() -> None:
+    """Each edge was compared with all others to find a slit: 40,000 took two minutes."""
+    angle = np.linspace(0, 4 * np.pi, 40_000)
+    spiral = np.stack([64 + 30 * np.cos(angle) + angle, 64 + 30 * np.sin(angle)], axis=1)
+    start = time.process_time()
+    filled = fill([spiral], (128, 128), exclusive=False)
+    assert time.process_time() - start < 20
+    assert filled.notes == {"contours cross themselves: where they overlap is inside": 1}

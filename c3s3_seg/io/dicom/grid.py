@@ -18,6 +18,7 @@ Floats = NDArray[np.float64]
 # Positions come as decimal strings, often with 2 digits after the point.
 SAME_MM = 0.005
 EVEN_MM, EVEN_PART = 0.011, 0.02
+DRIFT_PART = 0.5  # of a step: a slice that is further off lies nearer to the place of another one
 # An offset across the slices that is no tilt: it is within rounding, or a tenth of a pixel.
 UPRIGHT_MM, UPRIGHT_PART = 0.05, 0.1
 COSINE_TOL = 1e-4
@@ -115,7 +116,7 @@ def stack(slices: tuple[Slice, ...], root: Path, repair: Collection[str] = ()) -
     if len(places) < 2:
         raise InputError(f"found slices at {len(places)} position; a volume needs two or more", where=root)
     _check_range(np.ptp(heights[starts]) / (len(places) - 1), "mean step between slices", root)
-    even = _is_even(places, np.diff(heights[starts]), "gaps" in repair, root)
+    even = _is_even(places, heights[starts], "gaps" in repair, root)
     # PS3.3, C.7.6.2.1.1: the row direction goes with the column index, and PixelSpacing is rows first.
     found = Stack(places, points[starts], turn, spacing[::-1], even, upright, notes)
     if not (even and upright):
@@ -269,13 +270,17 @@ def _is_untilted(
     )
 
 
-def _is_even(places: tuple[tuple[Slice, ...], ...], gaps: Floats, mend: bool, root: Path) -> bool:
+def _is_even(places: tuple[tuple[Slice, ...], ...], heights: Floats, mend: bool, root: Path) -> bool:
+    gaps = np.diff(heights)
     usual = float(np.median(gaps))
     odd = np.flatnonzero(np.abs(gaps - usual) > max(EVEN_MM, EVEN_PART * usual))
-    if not odd.size or mend:
-        return not odd.size
+    # Steps that differ by little, but all in one direction, add up.
+    drift_mm = float(np.abs(heights - np.linspace(heights[0], heights[-1], len(heights))).max())
+    even = not odd.size and drift_mm <= DRIFT_PART * usual
+    if even or mend:
+        return even
     whole = np.round(gaps[odd] / usual)
-    if (whole >= 2).all() and np.abs(gaps[odd] / usual - whole).max() < 0.1:
+    if odd.size and (whole >= 2).all() and np.abs(gaps[odd] / usual - whole).max() < 0.1:
         where = listed(
             f"{gaps[n]:.4g} mm from '{places[n][0].name}' to '{places[n + 1][0].name}'" for n in odd
         )
@@ -287,7 +292,8 @@ def _is_even(places: tuple[tuple[Slice, ...], ...], gaps: Floats, mend: bool, ro
         )
     raise GeometryError(
         f"the slices are unevenly spaced: the steps are {gaps.min():.4g} to {gaps.max():.4g} mm,"
-        f" the widest at '{places[int(gaps.argmax())][0].name}'",
+        f" the widest at '{places[int(gaps.argmax())][0].name}',"
+        f" and slices lie up to {drift_mm:.3g} mm beside an even grid",
         where=root,
         todo="Give an evenly spaced reconstruction, or let it be resampled with --repair gaps",
     )

@@ -268,14 +268,15 @@ def _plain_pixels(data: Any, file: BinaryIO) -> tuple[int, int] | None:
     syntax = data.file_meta.get("TransferSyntaxUID")
     if syntax not in (ImplicitVRLittleEndian, ExplicitVRLittleEndian):
         return None
-    # pydicom stopped in front of the pixel data: tag, then type and length (PS3.5, 7.1.2).
-    implicit = syntax == ImplicitVRLittleEndian
+    # pydicom stopped in front of the pixel data: tag, then type and length (PS3.5, 7.1.2). Some write
+    # explicit types and state implicit ones; as a length, which is even, these letters would be odd.
     start = file.tell()
-    head = file.read(8 if implicit else 12)
-    if head[:4] != b"\xe0\x7f\x10\x00" or (not implicit and head[4:6] not in (b"OW", b"OB")):
+    head = file.read(12)
+    explicit = head[4:6] in (b"OW", b"OB")
+    if head[:4] != b"\xe0\x7f\x10\x00" or not (explicit or syntax == ImplicitVRLittleEndian):
         return None
-    length = int.from_bytes(head[-4:], "little")
-    end = start + len(head) + length
-    if length == 0xFFFFFFFF or end > os.fstat(file.fileno()).st_size:
+    start += 12 if explicit else 8
+    length = int.from_bytes(head[8:] if explicit else head[4:8], "little")
+    if length == 0xFFFFFFFF or start + length > os.fstat(file.fileno()).st_size:
         return None
-    return start + len(head), length
+    return start, length

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path, PurePath
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,6 +13,10 @@ from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.io import load
 from c3s3_seg.io.detect import is_dicom, is_zip
 from c3s3_seg.io.reading import Reading, SeriesRule
+
+if TYPE_CHECKING:
+    from c3s3_seg.io.dicom.grid import Stack
+    from c3s3_seg.io.dicom.header import Slice
 
 
 @dataclass(frozen=True)
@@ -104,16 +109,31 @@ def _series_rows(path: Path, reading: Reading, pixels: bool) -> list[SeriesRow]:
         try:
             chosen, notes = choose(found, Reading(number, reading.repair))
             placed = check(chosen, found.root, reading)
-            shape = first.number("Columns", 0), first.number("Rows", 0), len(placed.places)
-            grid = Geometry(shape, placed.affine)
             notes = tuple(note for note in notes if not note.startswith("series "))
             if pixels:
                 volume = build(chosen, notes, path, reading)
                 grid, notes = volume.geometry, volume.source.notes
+            else:
+                grid, more = _from_headers(placed, first, found.root)
+                notes = (*notes, *more)
             rows.append(SeriesRow(*head, size, *_grid(grid), True, "volume", place, _told(*notes)))
         except C3S3Error as error:
             rows.append(SeriesRow(*head, size, "", "", False, "refused", place, (_reason(error),)))
     return rows
+
+
+def _from_headers(placed: Stack, first: Slice, root: Path) -> tuple[Geometry, tuple[str, ...]]:
+    """The grid that a stack has, or gets where it is repaired, and what has to be said; no pixel is read."""
+    from c3s3_seg.io.dicom.repair import even_steps
+
+    affine, notes, count = placed.affine, placed.notes, len(placed.places)
+    if not placed.upright:
+        notes = (*notes, "the tilt would be repaired (tilt)")
+    if not placed.even:
+        steps, step_mm = even_steps(placed.offsets_mm[:, 2], root)
+        affine[:3, 2] = placed.turn[:, 2] * step_mm
+        notes = (*notes, f"{count} slices would be resampled to {steps + 1} (gaps)")
+    return Geometry((first.number("Columns", 0), first.number("Rows", 0), count), affine), notes
 
 
 def _image_row(path: Path, reading: Reading) -> SeriesRow:

@@ -86,17 +86,27 @@ def _moved(plane: Array, shift: float, size: int, fill: float) -> Array:
     return np.asarray(below + part * (above - below), dtype=plane.dtype)
 
 
-def _even(array: Array, heights_mm: Floats, root: Path) -> tuple[Array, float, str]:
-    """Linear between neighbouring slices, at even steps near the usual one."""
-    gaps = np.diff(heights_mm)
-    usual = float(np.median(gaps))
-    count = round(float(heights_mm[-1]) / usual)
+def even_steps(heights_mm: Floats, root: Path) -> tuple[int, float]:
+    """How many steps slices at these heights (from 0) are resampled to, and how long they are, in mm.
+
+    Raises
+    ------
+    InputError
+        If most of the scan would be interpolated.
+    """
+    count = round(float(heights_mm[-1]) / float(np.median(np.diff(heights_mm))))
     if count > MOST_FILLED * len(heights_mm):
         what = f"{count + 1} slices would be made of {len(heights_mm)}: nearly all of the scan is missing"
         raise InputError(what, where=root, todo="Export the whole series again")
+    return count, float(heights_mm[-1]) / count
+
+
+def _even(array: Array, heights_mm: Floats, root: Path) -> tuple[Array, float, str]:
+    """Linear between neighbouring slices, at even steps near the usual one."""
+    gaps = np.diff(heights_mm)
+    count, step = even_steps(heights_mm, root)
     shape = (*array.shape[:2], count + 1)
     check_size(root, shape, 2 * math.prod(shape) * array.itemsize)  # both neighbours are gathered first
-    step = float(heights_mm[-1]) / count
     wanted = np.arange(count + 1) * step
     upper = np.clip(np.searchsorted(heights_mm, wanted, side="left"), 1, len(heights_mm) - 1)
     part = ((wanted - heights_mm[upper - 1]) / gaps[upper - 1]).astype(array.dtype)

@@ -23,8 +23,11 @@ from c3s3_seg.io.dicom_objects.rtstruct_outline import (
     Floats,
     Outline,
     Relation,
+    TooManyPairs,
+    check_work,
     relate,
     turns,
+    work_of,
 )
 
 # A contour that crosses another one with so much of itself inside may as well be meant as a hole.
@@ -36,10 +39,6 @@ MOST_PAIRS = 20_000
 
 class Unclear(Exception):  # noqa: N818 - it is an answer, not an error of ours
     """What is inside cannot be said."""
-
-
-class TooManyPairs(Exception):  # noqa: N818 - as above
-    """More contours lie over each other than are compared."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ def fill(polygons: Sequence[Floats], shape: tuple[int, int], *, exclusive: bool)
     Unclear
         If contours cross so that nothing says what is a hole.
     TooManyPairs
-        If more of them lie over each other than are compared.
+        If more of them, or more of their points, lie over each other than are compared.
     """
     notes: Counter[str] = Counter()
     found = np.zeros(shape, dtype=np.bool_)
@@ -183,13 +182,15 @@ def _relations(outlines: list[Outline]) -> Iterator[tuple[int, int, Relation]]:
         return
     low = np.array([outline.polygon.min(axis=0) for outline in outlines])
     high = np.array([outline.polygon.max(axis=0) for outline in outlines])
-    pairs = 0
+    pairs = work = 0
     for a, outline in enumerate(outlines[:-1]):
         near = ((low[a + 1 :] <= high[a] + NEAR_VOX) & (low[a] <= high[a + 1 :] + NEAR_VOX)).all(axis=1)
         pairs += int(near.sum())
         if pairs > MOST_PAIRS:
             raise TooManyPairs(f"more than {MOST_PAIRS} pairs of them lie over each other")
         for b in (a + 1 + np.flatnonzero(near)).tolist():
+            work += work_of(outline, outlines[b])
+            check_work(work)
             relation = relate(outline, outlines[b])
             if relation != "apart":
                 yield a, b, relation

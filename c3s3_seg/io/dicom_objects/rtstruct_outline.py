@@ -21,7 +21,20 @@ THIN_VOX, MOST_SHARED = 0.6, 0.3
 SEEN_VOX = 1.0  # distances beyond this are not told apart
 RUN = 128  # points of an outline at once: few edges of the other one are near all of them
 
+# Points times edges that are compared on a slice: minutes. Two contours of 40,000 points would take hours.
+MOST_WORK = 1 << 32
+
 Relation = Literal["apart", "same", "within", "around", "cross", "unclear"]
+
+
+class TooManyPairs(Exception):  # noqa: N818 - it is an answer, not an error of ours
+    """More contours, or more points of them, lie over each other than are compared."""
+
+
+def check_work(work: int) -> None:
+    """Raise TooManyPairs if it would take hours."""
+    if work > MOST_WORK:
+        raise TooManyPairs("their lines have more points than can be compared with each other")
 
 
 @dataclass(frozen=True)
@@ -35,9 +48,15 @@ class Outline:
         """Whether it runs along a slit, there and back."""
         starts, ends = self.polygon, np.roll(self.polygon, -1, axis=0)
         limits = np.minimum(np.linalg.norm(ends - starts, axis=1) / 4, NEAR_VOX)
-        for start, end, limit in zip(starts, ends, limits, strict=True):
-            off = np.maximum(np.abs(ends - start), np.abs(starts - end)).max(axis=1)
-            if (off <= limit).any():
+        # Edges that begin near the end of another one: side by side in the order of their starts along i.
+        order = np.argsort(starts[:, 0])
+        low = np.searchsorted(starts[order, 0], ends[:, 0] - limits - 1e-9)
+        high = np.searchsorted(starts[order, 0], ends[:, 0] + limits + 1e-9, side="right")
+        check_work(int((high - low).sum()))
+        for n, (first, stop) in enumerate(zip(low, high, strict=True)):
+            near = order[first:stop]
+            off = np.maximum(np.abs(ends[near] - starts[n]), np.abs(starts[near] - ends[n])).max(axis=1)
+            if (off <= limits[n]).any():
                 return True
         return False
 
@@ -90,6 +109,20 @@ def turns(polygon: Floats, shape: tuple[int, int]) -> NDArray[np.int32]:
     steps = np.zeros((shape[0] + 1, shape[1]), dtype=np.int32)
     np.add.at(steps, (np.clip(np.ceil(crossing), 0, shape[0]).astype(int), j), np.sign(run[:, 1]).astype(int))
     return np.asarray(np.cumsum(steps[:-1], axis=0, dtype=np.int32))
+
+
+def work_of(one: Outline, other: Outline) -> int:
+    """How many points are compared with how many edges, at most, to relate two contours."""
+    return _work(one, other) + _work(other, one)
+
+
+def _work(one: Outline, other: Outline) -> int:
+    low, high = other.polygon.min(axis=0) - NEAR_VOX, other.polygon.max(axis=0) + NEAR_VOX
+    points = np.count_nonzero(((one.points >= low) & (one.points <= high)).all(axis=1))
+    top, bottom = one.polygon[:, 1].min() - SEEN_VOX, one.polygon[:, 1].max() + SEEN_VOX
+    start, end = other.polygon[:, 1], np.roll(other.polygon[:, 1], -1)
+    edges = np.count_nonzero((np.maximum(start, end) >= top) & (np.minimum(start, end) <= bottom))
+    return int(points) * int(edges)
 
 
 def relate(one: Outline, other: Outline) -> Relation:

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from c3s3_seg.errors import C3S3Error, GeometryError, InputError
 from c3s3_seg.geometry.volume import Array, Geometry, Source, Volume
 from c3s3_seg.io.dicom.header import unreadable
-from c3s3_seg.io.dicom_objects.rtstruct_fill import TooManyPairs, Unclear, fill
-from c3s3_seg.io.dicom_objects.rtstruct_outline import inside
+from c3s3_seg.io.dicom_objects.rtstruct_fill import Unclear, fill
+from c3s3_seg.io.dicom_objects.rtstruct_outline import TooManyPairs, inside
 
 __all__ = ["inside", "points_mm", "read_rtstruct", "region_name"]
 

@@ -129,6 +129,15 @@ def _contours(data: Any) -> Iterator[Points]:
 
 
 def _covering(frames: Sequence[Frame], contours: Points, uid: str | None, path: Path) -> Geometry:
+    try:
+        with np.errstate(all="ignore"):  # what is not finite makes no grid
+            return _reaching(frames, contours, uid, path)
+    except GeometryError as error:
+        what = error.what if error.where else f"the frames of this DICOM SEG lie on no grid: {error.what}"
+        raise GeometryError(what, where=path, todo="Copy or export it again") from error
+
+
+def _reaching(frames: Sequence[Frame], contours: Points, uid: str | None, path: Path) -> Geometry:
     affine = np.eye(4)
     affine[:3, :3] = np.stack([frames[0].along, frames[0].down, _step(frames, path)], axis=1)
     affine[:3, 3] = frames[0].corners[0]
@@ -163,7 +172,17 @@ def _step(frames: Sequence[Frame], path: Path) -> Points:
     # Each gap is rounded, so the mean of the single steps is taken. A stated distance that divides them says
     # that slices without a frame lie between; one that does not is wrong.
     single = float(gaps[gaps < 1.5 * gaps.min()].mean())
-    parts = single / first.apart if first.apart > 0 else 0.5
-    apart = first.apart if parts > 0.5 and abs(parts - np.rint(parts)) < STEP_PART * parts else single
+    apart = first.apart if _holds(first.apart, single, first.thick) else single
     count = np.rint((depths[high] - depths[low]) / apart)
     return np.asarray((places[high] - places[low]) / count, dtype=np.float64)
+
+
+def _holds(apart: float, single: float, thick: float) -> bool:
+    """Whether slices are `apart` as is stated, where those with a frame are `single` apart; all in mm."""
+    parts = single / apart if apart > 0 else 0.5
+    if parts <= 0.5 or abs(parts - np.rint(parts)) >= STEP_PART * parts:
+        return False
+    # A gap of 0.3 mm between slices of 3 mm, or the distance of an earlier reconstruction, divides them as
+    # well; then slices, with or without the gap, leave no room for others between them.
+    filled = any(abs(size / single - 1) < STEP_PART for size in (thick, thick + apart))
+    return parts < 2.5 or not filled

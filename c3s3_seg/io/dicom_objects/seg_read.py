@@ -6,7 +6,8 @@ voxel at its place. A frame that lies between the voxels is refused, never resam
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,8 @@ def read_seg(path: Path, grid: Geometry, values: Mapping[str, int]) -> Volume:
     Raises
     ------
     InputError
-        If it is fractional, two segments overlap, a frame does not say where it lies, or it is damaged.
+        If it is fractional, two segments overlap, a frame does not say where it lies or shows a segment that
+        has no name, or it is damaged.
     GeometryError
         If a frame does not lie on the voxels of the grid, or lies outside of it; if the scan is in another
         frame of reference (PS3.3, C.7.4.1).
@@ -55,6 +57,7 @@ def read_seg(path: Path, grid: Geometry, values: Mapping[str, int]) -> Volume:
         points = [group["PlanePositionSequence"].ImagePositionPatient for group in groups]
         places = np.rint(grid.to_index(np.array(points, dtype=np.float64).reshape(-1, 3)))
         for group, pixels in zip(groups, _pixels(data, path), strict=True):
+            _refuse_unnamed(group, pixels, {0, data.get("PixelPaddingValue"), *numbers}, path)
             for number, inside in _segments(group, pixels, wanted):
                 _put(array, _place(group, inside, grid, places, path), wanted[number], path)
     except (C3S3Error, MemoryError):
@@ -63,9 +66,13 @@ def read_seg(path: Path, grid: Geometry, values: Mapping[str, int]) -> Volume:
         raise InputError(
             unreadable("DICOM SEG", error), where=path, todo="Copy or export it again"
         ) from error
+    names = Counter(numbers.values())
+    notes = [f"segment '{n}': {times} segments of this name were united"
+             for n, times in names.items() if n in values and times > 1]  # fmt: skip
     others = sum(name not in values for name in numbers.values())
-    notes = (f"{others} other segments of the DICOM SEG were left out",) if others else ()
-    return grid.volume(array, Source(path, "SEG", notes=notes))
+    if others:
+        notes.append(f"{others} other segments of the DICOM SEG were left out")
+    return grid.volume(array, Source(path, "SEG", notes=tuple(notes)))
 
 
 def _open(path: Path) -> Any:
@@ -130,6 +137,14 @@ def _plain(data: Any, frame: int) -> Array:
     return np.frombuffer(data.PixelData, kind, size, frame * size * kind.itemsize).reshape(rows, columns)
 
 
+def _refuse_unnamed(group: Mapping[str, Any], pixels: Array, known: Set[Any], path: Path) -> None:
+    """Refuse a segment whose name nobody knows: whether it is wanted cannot be said."""
+    shown = set(np.unique(pixels).tolist()) if group["segment"] is None else {group["segment"]}
+    if shown - known:
+        what = f"frame {group['number']} of this DICOM SEG shows segment {min(shown - known)}"
+        raise InputError(f"{what}, which it does not name", where=path, todo="Have it exported again")
+
+
 def _segments(
     group: Mapping[str, Any], pixels: Array, wanted: Mapping[int, int]
 ) -> Iterator[tuple[int, NDArray[np.bool_]]]:
@@ -158,10 +173,10 @@ def _place(
     along = grid.to_index(position + cosines[:3] * spacing[1]) - first
     down = grid.to_index(position + cosines[3:] * spacing[0]) - first
     rows, columns = inside.shape
-    corners = first + np.array([[0], [columns - 1], [0], [columns - 1]]) * along
-    corners = corners + np.array([[0], [0], [rows - 1], [rows - 1]]) * down
-    fits = _are_steps(along, down, measures, grid, places)
-    if not fits or np.abs(corners - np.rint(corners)).max() > OFF_VOXELS:
+    ends = np.array([[0, 0], [columns - 1, 0], [0, rows - 1], [columns - 1, rows - 1]])
+    # Of whole steps: those of 59/58 voxels come to whole voxels at the corners, and nowhere between.
+    off = (first - np.rint(first)) + ends @ np.stack([along - np.rint(along), down - np.rint(down)])
+    if not _are_steps(along, down, measures, grid, places) or np.abs(off).max() > OFF_VOXELS:
         raise GeometryError(
             f"frame {group['number']} of this DICOM SEG does not lie on the voxels of the scan, {grid}",
             where=path,

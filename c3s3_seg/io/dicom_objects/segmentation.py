@@ -106,7 +106,7 @@ def load_drawing(drawing: Drawing, grid: Geometry, values: Mapping[str, int]) ->
     Raises
     ------
     InputError
-        If it holds none of the names, its labels overlap, or it is damaged.
+        If it holds none of the names, a value is none of a mask, its labels overlap, or it is damaged.
     GeometryError
         If it does not lie on the voxels or the slices of the grid.
     """
@@ -115,6 +115,10 @@ def load_drawing(drawing: Drawing, grid: Geometry, values: Mapping[str, int]) ->
         held = listed(drawing.names, MOST) or "nothing"
         what = f"this {_word(drawing.kind)} holds none of {listed(values, MOST)}; it holds {held}"
         raise InputError(what, where=drawing.path, todo="Name its labels with --labels NAME=VALUE")
+    for name, value in wanted.items():
+        if not 0 < value <= LARGEST:
+            what = f"found the value {value} for the label '{name}'; wanted 1 to {LARGEST}"
+            raise InputError(what, where=drawing.path)
     if drawing.kind == "dicom-seg":
         return read_seg(drawing.path, grid, wanted)
     return read_rtstruct(drawing.path, grid, wanted)

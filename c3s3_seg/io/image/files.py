@@ -98,7 +98,10 @@ def load_image(
     path = Path(path)
     suffix = image_suffix(path)
     if suffix is None:
-        raise InputError(f"this is not an image file; wanted {', '.join(IMAGE_SUFFIXES)}", where=path)
+        what = "this is not an image file"
+        if not os.path.exists(path):
+            what = "there is no such file, and by its name it is not an image file"
+        raise InputError(f"{what}; wanted {', '.join(IMAGE_SUFFIXES)}", where=path)
     try:
         return _checked(READERS[suffix](path, hashed=hashed, dense=dense), path, orthonormal)
     except MemoryError as error:  # what was free when it was asked for may be taken by now

@@ -31,8 +31,10 @@ SYNONYMS = (
     ("BinaryDataByteOrderMSB", "ElementByteOrderMSB"),
 )
 # Names as some reader may take them: MetaIO minds upper and lower case and blanks, others do not.
-_OTHER_DATA_FILE = re.compile(r"^\W*ElementDataFile\b", flags=re.M | re.I)
-_LAST = re.compile(rb"^[ \t]*ElementDataFile[ \t]*[=:][ \t]*(.*?)[ \t\r]*\n", flags=re.M)
+_OTHER_DATA_FILE = re.compile(r"^[^\w\n]*ElementDataFile\b", flags=re.M | re.I)
+# Blanks are stripped afterwards: within a pattern, a long run of them would be tried from each end.
+_LAST = re.compile(rb"^[ \t]*ElementDataFile[ \t]*[=:](.*)\n", flags=re.M)
+_FIELD = re.compile(r"^[ \t]*(\w+)[ \t]*[=:](.*)$", flags=re.M)
 
 
 def parse_meta(raw: bytes, path: Path) -> Stored:
@@ -50,12 +52,14 @@ def parse_meta(raw: bytes, path: Path) -> Stored:
     if _OTHER_DATA_FILE.search(text):
         what = "the header says 'ElementDataFile' twice, or in two ways; wanted it once"
         raise InputError(what, where=path, todo="Write the file again with the program that made it")
-    key = once(re.findall(r"^[ \t]*(\w+)[ \t]*[=:][ \t]*(.*?)\s*$", text, flags=re.M), path, *SYNONYMS)
+    key = once(((name, value.strip()) for name, value in _FIELD.findall(text)), path, *SYNONYMS)
     shape = sizes(key.get("DimSize", ""), path)
     if key.get("NDims", str(len(shape))) != str(len(shape)):
         raise InputError(f"it has NDims = {key['NDims']} and sizes {key['DimSize']}", where=path)
     _check(key, shape, path)
-    name = _data_file(last.group(1).decode("utf-8", "surrogateescape"), raw[last.end() :], path)
+    name = _data_file(
+        last.group(1).strip(b" \t\r").decode("utf-8", "surrogateescape"), raw[last.end() :], path
+    )
     order = ">" if _yes(key.get("BinaryDataByteOrderMSB", "False")) else "<"
     affine, notes = _grid(key, len(shape), path)
     return Stored(

@@ -208,8 +208,9 @@ def _place(header: Header) -> tuple[NDArray[np.float64], tuple[str, ...]]:
 
 
 def _slack_mm(header: Header) -> float:
-    # A quaternion in float32 is good to about 6e-4 rad at its worst: 0.15 mm at 250 mm.
-    return max(0.2, 0.25 * float(header.pixdim[1:4].min()))
+    # A quaternion in float32 is good to about 7e-4 rad at its worst: 0.7 mm at the far end of 1 m.
+    reach_mm = float(np.linalg.norm((np.array(header.shape[:3]) - 1) * header.pixdim[1:4]))
+    return max(0.2, 0.25 * float(header.pixdim[1:4].min()), 7e-4 * reach_mm)
 
 
 def _spacing_notes(header: Header, affine: NDArray[np.float64]) -> tuple[str, ...]:

@@ -59,11 +59,11 @@ def parse_nrrd(raw: bytes, path: Path) -> Stored:
         raise InputError("this is not an NRRD file: its magic is missing", where=path)
     end = re.search(rb"\r?\n\r?\n", raw)
     text = raw[: end.start() if end else len(raw)].decode("latin-1")
-    pairs = re.findall(r"^([^#:\n]+):(?!=)[ \t]*(.*?)\s*$", text, flags=re.M)
+    # Blanks are stripped afterwards: within a pattern, a long run of them would be tried from each end.
+    pairs = re.findall(r"^([^#:\n]+):(?!=)(.*)$", text, flags=re.M)
     # Some fields are written with and without a space: `data file`, `datafile`.
-    key = once(
-        ((re.sub(r"\s", "", name).lower(), value) for name, value in pairs), path, ("centerings", "centers")
-    )
+    fields = ((re.sub(r"\s", "", name).lower(), value.strip()) for name, value in pairs)
+    key = once(fields, path, ("centerings", "centers"))
     shape = sizes(key.get("sizes", ""), path)
     if key.get("dimension", str(len(shape))) != str(len(shape)):
         raise InputError(f"it has dimension {key['dimension']} and sizes {key['sizes']}", where=path)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from c3s3_seg.errors import C3S3Error, FileName, InputError
+from c3s3_seg.io.cases import refuse_depth
 from c3s3_seg.io.deflated import header_of
 from c3s3_seg.io.detect import MEDIA_DIRECTORY, PREFIX_END, first_bytes
 from c3s3_seg.io.dicom_objects.codes import Uid
@@ -149,6 +150,7 @@ def _looked_through(folder: Path) -> Iterator[tuple[Path, str]]:
 
     inside = os.path.realpath(folder)
     for root, folders, files in os.walk(folder, onerror=refuse):
+        refuse_depth(root.count(os.sep) - os.fspath(folder).count(os.sep), folder)
         below = [Path(root) / name for name in sorted(folders)]
         passed = {path: HIDDEN if path.name.startswith(".") else _outward(path, inside) for path in below}
         # A link to a folder inside leads to what is looked through anyway.
