@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import importlib.metadata
 import importlib.util
+import math
 import os
 import platform
 import re
@@ -245,6 +246,6 @@ def parse_memory(text: str) -> int:
         size = float(match[1]) * UNITS[match[2]] if match else 0.0
     except ValueError:
         size = 0.0
-    if size < 1:
+    if not 1 <= size < math.inf:
         raise InputError(f"found the memory {text!r}, wanted a size such as 4GB or 900MB")
     return int(size)
