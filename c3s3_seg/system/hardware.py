@@ -177,6 +177,27 @@ def _free_memory() -> int | None:
     return int(found[1]) * 1024 if found else None
 
 
+def peak_memory() -> int:
+    """Bytes that this process had resident at most; 0 where the system does not say.
+
+    Not from `getrusage` where there is another way: on Linux it counts what the process that started this one
+    had at that moment.
+    """
+    try:
+        with open("/proc/self/status", encoding="utf-8") as file:
+            found = re.search(r"^VmHWM:\s+(\d+) kB", file.read(), re.MULTILINE)
+    except OSError:
+        found = None
+    if found is not None:
+        return int(found[1]) * 1024
+    if sys.platform == "win32":
+        return 0
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
 def _groups(cgroups: Path, own: Path) -> Iterator[Path]:
     """The folders of this process's control groups of memory, versions 1 and 2, and of those above them."""
     try:
