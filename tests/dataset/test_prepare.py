@@ -711,6 +711,24 @@ def test_records_of_a_killed_run_that_are_odd(tmp_path: Path) -> None:
     assert all(re.fullmatch(r"p-\d{4}", patient) for patient in result.patients.values())
 
 
+def test_a_run_that_makes_nothing_leaves_the_earlier_data_set_as_it_was(tmp_path: Path) -> None:
+    source, out = tmp_path / "source", tmp_path / "data"
+    for n in range(2):
+        image_case(source, n, f"images/{n}", f"labels/{n}")
+    assert run(source, "-o", out).exit_code == 0
+    before = hashes(out)
+    for path in (source / "images").iterdir():
+        scan = load(path)
+        path.unlink()
+        save(scan.geometry.volume(np.full(scan.array.shape, 0.5, np.float32)), path)
+    assert run(source, "-o", out).exit_code == 2
+    assert hashes(out) == before
+    (out / "imagesTr" / "0.nii.gz").unlink()  # not all that the index names is there
+    assert run(source, "-o", out).exit_code == 2
+    assert not (out / "dataset.json").exists()
+    assert (out / ".prepare" / "dataset.json").is_file()
+
+
 def test_a_case_called_as_the_index_survives_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source, out = tmp_path / "source", tmp_path / "data"
     for n, name in enumerate(("a", "dataset")):

@@ -32,6 +32,7 @@ from c3s3_seg.dataset.prepare.pairing import KEPT
 from c3s3_seg.dataset.prepare.predictions import MaskOrigin
 from c3s3_seg.dataset.splits import SplitCase, assign
 from c3s3_seg.errors import InputError
+from c3s3_seg.io.hashes import sha256
 from c3s3_seg.system.files import check_folder, make_folder, make_own_folder, plain_name
 from c3s3_seg.system.lock import hold
 from c3s3_seg.system.process_pool import Died, each
@@ -301,7 +302,24 @@ def _finish(
         _clear(before.data, {*made} - taken)
         data.save(prepared=_preparation(result, settings))
         shutil.rmtree(data.folder / STATE)
+    else:
+        _put_back(data.folder)
     return result
+
+
+def _put_back(out: Path) -> None:
+    """The index of an earlier run, where this one has made nothing and all that it names is as it says."""
+    state = out / STATE
+    if not (state / INDEX).is_file():
+        return
+    data = replace(DataSet.load(state), folder=out)
+    for case, record in data.records.items():
+        for key, kind in (("image", IMAGES), ("label", MASKS)):
+            path = data.place(kind, case) / f"{case}{SUFFIX}"
+            if key in record.sha256 and not (path.is_file() and sha256(path) == record.sha256[key]):
+                return
+    (state / INDEX).replace(out / INDEX)
+    shutil.rmtree(state)
 
 
 def _result(plan: PreparePlan, made: Mapping[str, Made], written: PreparedDataSet) -> PreparedDataSet:
