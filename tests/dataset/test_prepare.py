@@ -438,6 +438,23 @@ def test_hdf5_with_a_test_list(tmp_path: Path) -> None:
     assert "CASE4" not in {p.name.partition(".")[0] for p in (tmp_path / "data/imagesTr").iterdir()}
 
 
+def test_a_case_that_leaves_the_test_leaves_its_folder(tmp_path: Path) -> None:
+    """And one that comes into it: else a test on the whole folder is one on a case that was trained on."""
+    source, out = tmp_path / "la", tmp_path / "data"
+    for n in range(5):
+        hdf5(source / f"CASE{n}" / "mri_norm2.h5", n)
+    wanted = PrepareSettings(labels=Labels.parse("left_atrium=1"))
+    (source / "test.list").write_text("CASE3\nCASE4\n")
+    prepare(source, out, wanted)
+    (out / "labelsTs" / "CASE3.nii.gz").write_bytes(b"somebody has edited it")
+    (source / "test.list").write_text("CASE0\n")
+    prepare(source, out, wanted)
+    places = {folder: {p.name[:5] for p in (out / folder).iterdir()} for folder in ("imagesTr", "labelsTr")}
+    assert set(map(frozenset, places.values())) == {frozenset(f"CASE{n}" for n in range(1, 5))}
+    assert [p.name[:5] for p in (out / "imagesTs").iterdir()] == ["CASE0"]
+    assert {p.name[:5] for p in (out / "labelsTs").iterdir()} == {"CASE0", "CASE3"}
+
+
 def test_patients_from_names_and_a_torn_split(tmp_path: Path) -> None:
     source = tmp_path / "source"
     for n, name in enumerate(("p1_a", "p1_b", "p2_a", "p3_a")):

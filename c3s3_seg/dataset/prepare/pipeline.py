@@ -300,6 +300,7 @@ def _finish(
     result = _result(plan, made, replace(before, data=data, passed=_passed(before, idle)))
     if taken:
         _clear(before.data, {*made} - taken)
+        _clear_moved(data, plan.earlier.records)
         data.save(prepared=_preparation(result, settings))
         shutil.rmtree(data.folder / STATE)
     else:
@@ -353,6 +354,19 @@ def _clear(data: DataSet, cases: set[str]) -> None:
         for folder in (kind, TEST_FOLDERS[kind]):
             for path in (data.folder / folder).glob(f".*{SUFFIX}"):
                 path.unlink(missing_ok=True)
+
+
+def _clear_moved(data: DataSet, earlier: Mapping[str, CaseRecord]) -> None:
+    """Take away what an earlier run wrote where a case was that came into the test, or out of it, since.
+
+    Whoever tests on all of `imagesTs` would test on a case that is trained on.
+    """
+    for case in data.records.keys() & earlier.keys():
+        for key, kind in (("image", IMAGES), ("label", MASKS)):
+            folder = kind if case in data.splits.test else TEST_FOLDERS[kind]
+            path = data.folder / folder / f"{case}{SUFFIX}"
+            if path.is_file() and sha256(path) == earlier[case].sha256.get(key):
+                path.unlink()
 
 
 def _preparation(result: PreparedDataSet, settings: PrepareSettings) -> dict[str, Any]:
