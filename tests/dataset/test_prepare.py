@@ -728,6 +728,17 @@ def test_records_of_a_killed_run_that_are_odd(tmp_path: Path) -> None:
     assert all(re.fullmatch(r"p-\d{4}", patient) for patient in result.patients.values())
 
 
+def test_hidden_files_of_others_stay(tmp_path: Path) -> None:
+    """Names that another program gives (`._x` on a Mac), beside one that a killed run has left."""
+    image_case(tmp_path / "source", 0, "images/a", "masks/a")
+    out = tmp_path / "data"
+    prepare(tmp_path / "source", out, PrepareSettings())
+    for name in (".mine.nii.gz", "._a.nii.gz", ".0123456789ab.nii.gz"):
+        (out / "imagesTr" / name).write_bytes(b"x")
+    prepare(tmp_path / "source", out, PrepareSettings())
+    assert {p.name for p in (out / "imagesTr").iterdir()} == {"a.nii.gz", ".mine.nii.gz", "._a.nii.gz"}
+
+
 def test_a_run_that_makes_nothing_leaves_the_earlier_data_set_as_it_was(tmp_path: Path) -> None:
     source, out = tmp_path / "source", tmp_path / "data"
     for n in range(2):
