@@ -18,7 +18,7 @@ from c3s3_seg.commands.help_text import LazyGroup
 from c3s3_seg.commands.program_help import COMMANDS, EXIT_CODES, OPTIONS, PURPOSE, WIDEST
 from c3s3_seg.errors import C3S3Error, DefectError, InputError, foreseen, is_out_of_memory, unforeseen
 from c3s3_seg.system.libraries import leave_out_unused
-from c3s3_seg.system.process import quiet_libraries
+from c3s3_seg.system.process import import_nothing_from_working_folder, quiet_libraries
 from c3s3_seg.version import __version__
 
 TRACEBACK = "C3S3_SEG_TRACEBACK"  # set: a defect shows where it was raised
@@ -132,6 +132,7 @@ def main() -> None:
     _wait_briefly()
     quiet_libraries()
     leave_out_unused()
+    import_nothing_from_working_folder()
     if COMPLETION in os.environ:
         from typer.completion import completion_init  # type: ignore[attr-defined]
 

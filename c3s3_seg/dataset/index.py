@@ -315,6 +315,7 @@ def parse_labels(found: Any, path: Path) -> dict[str, int]:
         }
     if isinstance(found, dict) and found and all(map(_is_number, found)):
         by_value = parse(_Texts, {"labels": found}, path)["labels"]
+        parse(dict[str, dict[int, _Value]], {"labels": {value: int(value) for value in by_value}}, path)
         pairs = [(name, int(value)) for value, name in by_value.items()]
     else:
         pairs = list(parse(dict[str, dict[str, _Value]], {"labels": found}, path)["labels"].items())

@@ -27,15 +27,18 @@ from c3s3_seg.dataset.prepare.discover import (
     arrays_in,
     image_part,
     is_left_out,
+    mark_predictions,
     probes,
     wanted_files,
     why_no_mask_file,
 )
 from c3s3_seg.dataset.prepare.inventory import Inventory, Mask, Part, RefusedFile, Scan, ScanMaskPair, Split
 from c3s3_seg.dataset.prepare.pairing import KEPT
+from c3s3_seg.dataset.prepare.predictions import MaskOrigin
 from c3s3_seg.errors import ConfigError, InputError
 from c3s3_seg.io.cases import scan_stem, walk_files
 from c3s3_seg.io.detect import is_dicom
+from c3s3_seg.io.hashes import sha256
 from c3s3_seg.io.image.files import image_stem, image_suffix
 from c3s3_seg.system.files import PlainName, printable
 from c3s3_seg.system.progress import Progress, silent
@@ -73,7 +76,8 @@ def read_layout(root: Path, search: Search, progress: Progress = silent) -> Inve
             labels = {} if search.labels is not None else _labels(index, root / INDEX)
             passed = {"test images of the layout": n} if (n := _test_images(root, index)) else {}
             passed |= {"masks whose scan is not there": n} if (n := _lone_masks(root, found)) else {}
-            return _inventory(root, found, labels, passed, search, progress)
+            inventory = _inventory(root, found, labels, passed, search, progress)
+            return mark_predictions(inventory, root, search, _recorded_origins(root, index))
     return _arrays(root, search)
 
 
@@ -121,6 +125,22 @@ def _labels(index: Mapping[str, Any], path: Path) -> dict[str, int]:
         what = "its label 'ignore' marks voxels that are not to be trained on, which this cannot do"
         raise InputError(what, where=path, todo="Leave those cases out, or give those voxels a label")
     return parse_labels(found, path)
+
+
+def _recorded_origins(root: Path, index: Mapping[str, Any]) -> dict[str, MaskOrigin]:
+    """Case -> what an earlier `prepare` knew of its mask, which may have been corrected since."""
+    made = index.get("prepared") if "labelled" in index else None
+    lists = [made.get(key) if isinstance(made, dict) else None for key in ("corrected", "uncorrected")]
+    corrected, uncorrected = (some if isinstance(some, list) else [] for some in lists)
+    found: dict[str, MaskOrigin] = {}
+    data = DataSet.load(root) if corrected or uncorrected else DataSet(root)
+    for case, record in data.records.items():
+        if case in corrected:
+            found[case] = "correction"
+        elif case in uncorrected and data.has_mask(case):
+            is_same = sha256(data.mask(case)) == record.sha256.get("label")
+            found[case] = "prediction" if is_same else "correction"
+    return found
 
 
 def _test_images(root: Path, index: Mapping[str, Any]) -> int:

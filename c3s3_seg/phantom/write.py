@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -138,14 +139,15 @@ def _write_cohort(folder: Path, counts: Mapping[str, int], seed: int, modality: 
     from c3s3_seg.dataset import DataSet, Splits
     from c3s3_seg.io import save as save_image
 
-    splits: dict[str, list[str]] = {}
+    splits: dict[str, list[str]] = {split: [] for split in counts}
     for split, count in counts.items():
-        splits[split] = [f"phantom-{seed + n}" for n in range(count)]
-        for name in splits[split]:
+        for _ in range(count):
+            name = f"phantom-{seed}"
             phantom = simulate(seed, modality=modality)
             save_image(phantom.scan, folder / "imagesTr" / f"{name}.nii.gz")
             if split != "unlabelled":
                 save_image(phantom.truth, folder / "labelsTr" / f"{name}.nii.gz")
+            splits[split].append(name)
             seed += 1
     known = Splits(**{split: tuple(names) for split, names in splits.items()})
     what = "late-enhancement MRI" if modality == "MR" else "contrast-enhanced CT"
@@ -161,8 +163,8 @@ def parse_cohort(text: str) -> tuple[int, int, int]:
     InputError
         If it is not three whole numbers from 0 on.
     """
-    parts = text.split(",")
-    if len(parts) != 3 or not all(part.strip().isdigit() for part in parts):
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) != 3 or not all(re.fullmatch("[0-9]{1,9}", part) for part in parts):
         raise InputError(
             f"found the cohort {text!r}, wanted LABELLED,UNLABELLED,VALIDATION", todo="For example: 4,16,4"
         )

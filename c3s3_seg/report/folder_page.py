@@ -125,9 +125,9 @@ def _named(header: str, cell: str) -> str:
 
 
 def _picture(case: FolderCase) -> str:
-    name = escape(printable(case.row.case))
+    name = printable(case.row.case)
     drawn = image(_thumbnail(case.planes), f"Three planes of {name}") if case.planes else ""
-    inner = f"{drawn}<span>{name}</span>"
+    inner = f"{drawn}<span>{escape(name)}</span>"
     return f'<a href="{quote(os.fsencode(case.link))}">{inner}</a>' if case.link else inner
 
 

@@ -102,7 +102,7 @@ def read(found: FoundConfig) -> dict[str, Any]:
     content = read_regular(found.path, FILE_BYTES, check)
     try:
         return tomllib.loads(content.decode("utf-8-sig"))  # editors on Windows put a mark before the text
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # no TOML, no UTF-8, or a whole number of more than 4,300 digits
         raise InputError(f"not valid TOML: {error}", where=found.path) from error
     except RecursionError:
         raise InputError("not valid TOML: it is nested too deep", where=found.path) from None

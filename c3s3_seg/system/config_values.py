@@ -89,7 +89,10 @@ class ConfigValues:
             Naming the file, the key, what was found and what was wanted; for a secret, where it belongs.
         """
         data = {name: value for name, value in read(found).items() if name != UNCHECKED}
-        _refuse_secrets(data, found.path)
+        try:
+            _refuse_secrets(data, found.path)
+        except RecursionError:  # a.a.a.a = 1 makes a table in each table
+            raise ConfigError("is nested too deep", where=found.path) from None
         keys = parse(_schema(), data, found.path)
         folder = found.path.parent
         values = {**_values(keys, folder), **_values(keys.limits, folder, "limits.")}

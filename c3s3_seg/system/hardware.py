@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import importlib.metadata
 import importlib.util
+import math
 import os
 import platform
 import re
@@ -176,6 +177,27 @@ def _free_memory() -> int | None:
     return int(found[1]) * 1024 if found else None
 
 
+def peak_memory() -> int:
+    """Bytes that this process had resident at most; 0 where the system does not say.
+
+    Not from `getrusage` where there is another way: on Linux it counts what the process that started this one
+    had at that moment.
+    """
+    try:
+        with open("/proc/self/status", encoding="utf-8") as file:
+            found = re.search(r"^VmHWM:\s+(\d+) kB", file.read(), re.MULTILINE)
+    except OSError:
+        found = None
+    if found is not None:
+        return int(found[1]) * 1024
+    if sys.platform == "win32":
+        return 0
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
 def _groups(cgroups: Path, own: Path) -> Iterator[Path]:
     """The folders of this process's control groups of memory, versions 1 and 2, and of those above them."""
     try:
@@ -245,6 +267,6 @@ def parse_memory(text: str) -> int:
         size = float(match[1]) * UNITS[match[2]] if match else 0.0
     except ValueError:
         size = 0.0
-    if size < 1:
+    if not 1 <= size < math.inf:
         raise InputError(f"found the memory {text!r}, wanted a size such as 4GB or 900MB")
     return int(size)

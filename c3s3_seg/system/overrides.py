@@ -24,7 +24,7 @@ def put(data: dict[str, Any], override: str) -> None:
         )
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except ValueError:  # no TOML, or a whole number of more than 4,300 digits
         value = text
     except RecursionError:
         raise ConfigError(f"--set {key}: the value is nested too deep") from None

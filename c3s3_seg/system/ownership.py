@@ -45,7 +45,7 @@ def is_ours(path: Path) -> bool:
     look = _LOOKS.get(path.suffix.lower())
     if look is None or not _is_regular(path):
         return False
-    with suppress(C3S3Error, OSError, ValueError):
+    with suppress(C3S3Error, OSError, ValueError, RecursionError):
         return look(path)
     return False
 
@@ -215,7 +215,7 @@ def read_case(path: Path) -> dict[str, Any] | None:
 def _is_regular(path: Path) -> bool:
     try:
         return stat.S_ISREG(path.lstat().st_mode)
-    except OSError:
+    except (OSError, ValueError):  # ValueError: an index names what no file can be called
         return False
 
 

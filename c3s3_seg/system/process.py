@@ -6,6 +6,8 @@ import logging
 import os
 import sys
 import warnings
+from contextlib import suppress
+from pathlib import Path
 
 # Parameters of mallopt(3), from glibc's malloc.h.
 TRIM_THRESHOLD, TOP_PAD, MMAP_MAX, ARENA_MAX = -1, -2, -4, -8
@@ -41,6 +43,19 @@ def forbid_telemetry() -> None:
     the package cannot be imported, OpenVINO takes its own empty stand-in.
     """
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+
+
+def import_nothing_from_working_folder() -> None:
+    """Keep the processes that this one starts from importing what lies in the working folder: a user's data.
+
+    `python -m`, and a process of multiprocessing, search that folder first, so that a file `signal.py` among
+    scans would be run (Python, `PYTHONSAFEPATH`). Where the program itself lies there, as in a clone that is
+    not installed, they must find it.
+    """
+    with suppress(OSError):  # the folder was removed
+        if Path(__file__).parents[2].samefile(os.getcwd()):
+            return
+    os.environ.setdefault("PYTHONSAFEPATH", "1")
 
 
 def only_repeatable(runtime: str) -> None:

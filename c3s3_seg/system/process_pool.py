@@ -142,7 +142,8 @@ def _end_with(parent: BaseProcess) -> None:
 
 def _why(exit_code: int | None) -> str:
     if exit_code is not None and exit_code < 0:
-        name = signal.Signals(-exit_code).name
+        number = -exit_code
+        name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
         hint = "; that is how the system ends a process when memory runs out" if name == "SIGKILL" else ""
         return f"the process that worked on it was ended by {name}{hint}"
     return f"the process that worked on it ended with exit code {exit_code}"

@@ -100,7 +100,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
         )
     try:
         data = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # no TOML, no UTF-8, or a whole number of more than 4,300 digits
         raise InputError(f"not valid TOML: {error}", where=file) from error
     except RecursionError:
         raise InputError("not valid TOML: it is nested too deep", where=file) from None

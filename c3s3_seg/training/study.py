@@ -103,7 +103,7 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> tuple[Study, list[S
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"cannot be read ({error.strerror})", where=path) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # no TOML, no UTF-8, or a whole number of more than 4,300 digits
         raise InputError(f"not valid TOML: {error}", where=path) from error
     except RecursionError:
         raise InputError("not valid TOML: it is nested too deep", where=path) from None

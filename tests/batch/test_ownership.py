@@ -26,6 +26,7 @@ FOREIGN = {
     "cases.csv": b"case,label\nx,heart\n",
     "study.md": b"| method | my notes |\n",
     "journal.jsonl": b'{"run": 1}\n',
+    "deep.jsonl": b"[" * 100_000,
     "journal.sqlite": b"SQLite format 3\0" + b"\0" * 4096,
     "x.nii.gz": b"\x1f\x8b",
 }
@@ -288,3 +289,13 @@ def test_a_set_of_files_is_replaced_as_one(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"half")
     write(b"4")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "index.json"]
+
+
+@pytest.mark.parametrize("name", ["a\0b", "\ud800", "a\0b/c"])
+def test_an_index_that_names_what_no_file_can_be_called(tmp_path: Path, name: str) -> None:
+    import json
+
+    (tmp_path / "index.json").write_text(json.dumps({"files": {name: "0" * 64}}))
+    with replacing(tmp_path, ["a"], "index.json"):
+        write_whole(tmp_path / "a", b"1")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]

@@ -229,6 +229,8 @@ def refused(file: str | bytes, *parts: str) -> None:
         ("workers = 1\nworkers = 2", ("not valid TOML",)),
         (b"model = '\xff'", ("not valid TOML",)),
         ("a = " + "[" * 20_000, ("not valid TOML", "nested too deep")),
+        ("workers = " + "9" * 5000, ("not valid TOML",)),
+        (".".join("a" * 3000) + " = 1", ("is nested too deep",)),
         ("#" * (1 << 20) + "\n", ("is larger than 1,048,576 bytes",)),
     ],
     ids=lambda item: "" if isinstance(item, tuple) else repr(item[:24]),

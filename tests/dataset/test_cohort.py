@@ -133,3 +133,11 @@ def test_a_label_that_few_have_is_only_noted() -> None:
     group = [change(case, mask=mask(volume=0 if n < 6 else 10)) for n, case in enumerate(cases(12))]
     assert found(group) == [("info", "label-missing", ())]
     assert found([change(case, mask=mask(volume=0)) for case in group]) == [("warning", "label-missing", ())]
+
+
+def test_values_without_names_need_not_be_in_every_mask() -> None:
+    """Where the index names no label, each mask has those that it holds; what one alone has is noted."""
+    group = cases(4, "1")
+    assert group[0].mask is not None
+    rare = replace(group[0].mask, volumes_ml={"1": 10.0, "2": 1.0}, second={"1": (0, None), "2": (0, None)})
+    assert found(first(group, mask=rare)) == [("info", "label-missing", ())]

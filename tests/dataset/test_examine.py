@@ -20,6 +20,7 @@ from helpers.planted import (
 )
 
 from c3s3_seg.dataset import DataSet
+from c3s3_seg.dataset.check.case_summary import SummaryJob, look
 from c3s3_seg.dataset.check.check import check_data_set
 from c3s3_seg.errors import InputError
 from c3s3_seg.io import load, save
@@ -104,6 +105,21 @@ def test_axes_that_run_otherwise_are_no_fault(clean: Path, tmp_path: Path) -> No
         SimpleITK.WriteImage(image, str(path))
     found = check_data_set(folder).findings
     assert [(f.severity, f.check, f.cases) for f in found] == [("info", "axes", (CASE,))]
+
+
+@pytest.mark.parametrize("part", ["_hash", "_summarize"])
+def test_what_nobody_thought_of_is_a_finding_of_its_case(
+    toy_data: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    """A file that may not be read; a step that fails."""
+
+    def fail(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(f"c3s3_seg.dataset.check.case_summary.{part}", fail)
+    scan = toy_data / "imagesTr" / "ball-0.nii.gz"
+    case = look(SummaryJob("ball-0", "labelled", scan, None, {}, {"image": "0" * 64}))
+    assert [finding.check for finding in case.findings] == ["unreadable"] * (part == "_summarize")
 
 
 def test_without_an_index_nothing_is_examined(tmp_path: Path) -> None:

@@ -52,6 +52,7 @@ def test_labels_of_the_decathlon_and_of_others(tmp_path: Path) -> None:
         ({"modality": 7}, "modality = 7"),
         ({"labels": [1]}, "labels = "),
         ({"labels": {"a": 1, "b": 1}}, "two labels have the value 1"),
+        ({"labels": {"0": "background", "65536": "a"}}, "labels.65536 = 65536: wanted less than or equal to"),
         ({"labels": {"Liver": 1, "liver": 2}}, "two labels have the name 'liver'"),
         ({"labels": {"a": [1, 2]}}, "regions of several values"),
         ({"cases": 7}, "cases = 7"),

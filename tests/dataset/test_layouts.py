@@ -15,6 +15,7 @@ from c3s3_seg.dataset.prepare.discover import Search
 from c3s3_seg.dataset.prepare.inventory import Inventory
 from c3s3_seg.errors import ConfigError, InputError
 from c3s3_seg.io import load_mask, save
+from c3s3_seg.io.hashes import sha256
 
 
 def index(folder: Path, **content: Any) -> None:
@@ -107,6 +108,42 @@ def test_our_own_keeps_its_splits(tmp_path: Path) -> None:
     assert cases(found) == {"a": (1, 2), "b": None, "c": (1, 2)}
 
 
+def origins(found: Inventory) -> dict[str, tuple[str, str]]:
+    return {p.scan.stem: (p.origin, p.note) for p in found.pairs}
+
+
+def test_predictions_in_a_layout_are_known(decathlon: Path) -> None:
+    """As in a folder in no order: by the JSON that `predict` writes beside a mask."""
+    masks = decathlon / "labelsTr"
+    for name, digest in (("liver_1", sha256(masks / "liver_1.nii.gz")), ("liver_2", "0" * 64)):
+        content = {"c3s3_seg": "1", "files_sha256": {f"{name}.nii.gz": digest}}
+        (masks / f"{name}.json").write_text(json.dumps(content))
+    assert origins(read(decathlon)) == {
+        "liver_1": ("prediction", "its mask is a prediction that was not corrected"),
+        "liver_2": ("correction", "its mask is the correction of a prediction"),
+        "liver_0": ("", ""),
+    }
+    found = read(decathlon, predictions="unlabelled")
+    assert cases(found) == {"liver_1": None, "liver_2": (1, 2), "liver_0": None}
+    assert found.passed["predictions that were not corrected"] == 1
+
+
+def test_predictions_in_our_own_are_known_by_its_index(tmp_path: Path) -> None:
+    for n, name in enumerate("abcd"):
+        image_case(tmp_path, n, f"imagesTr/{name}", f"labelsTr/{name}")
+    records = {
+        name: {"patient": name, "source": {}, "source_sha256": {}, "sha256": {"label": digest}}
+        for name, digest in (("a", sha256(tmp_path / "labelsTr" / "a.nii.gz")), ("b", "0" * 64), ("c", ""))
+    }
+    prepared = {"uncorrected": ["a", "b"], "corrected": ["c"]}
+    index(tmp_path, labelled=list("abcd"), labels={"liver": 1}, cases=records, prepared=prepared)
+    kinds = {case: origin for case, (origin, _) in origins(read(tmp_path)).items()}
+    assert kinds == {"a": "prediction", "b": "correction", "c": "correction", "d": ""}
+    for strange in (7, {"uncorrected": 7, "corrected": "abc"}):
+        index(tmp_path, labelled=list("abcd"), labels={"liver": 1}, cases=records, prepared=strange)
+        assert set(origins(read(tmp_path)).values()) == {("", "")}
+
+
 def test_a_mask_that_is_none(decathlon: Path) -> None:
     from c3s3_seg.io import save
 
@@ -140,6 +177,7 @@ def test_the_pancreas_benchmark(tmp_path: Path) -> None:
     assert cases(found) == {"image0000": (1,), "image0001": (1,), "image0002": None}
     assert found.pairs[1].scan.split == "test"
     assert found.pairs[0].scan.part.spacing_mm == (1.0, 1.0, 1.0)
+    assert found.assumed == ()  # it is known: the benchmark was resampled to 1 mm
     assert "no array 'label'" in found.refused[0].reason
     (tmp_path / "test.list").write_text("image0009\n")
     with pytest.raises(InputError, match="names 1 cases that are not there, 'image0009'"):

@@ -439,6 +439,23 @@ def test_hdf5_with_a_test_list(tmp_path: Path) -> None:
     assert "CASE4" not in {p.name.partition(".")[0] for p in (tmp_path / "data/imagesTr").iterdir()}
 
 
+def test_a_case_that_leaves_the_test_leaves_its_folder(tmp_path: Path) -> None:
+    """And one that comes into it: else a test on the whole folder is one on a case that was trained on."""
+    source, out = tmp_path / "la", tmp_path / "data"
+    for n in range(5):
+        hdf5(source / f"CASE{n}" / "mri_norm2.h5", n)
+    wanted = PrepareSettings(labels=Labels.parse("left_atrium=1"))
+    (source / "test.list").write_text("CASE3\nCASE4\n")
+    prepare(source, out, wanted)
+    (out / "labelsTs" / "CASE3.nii.gz").write_bytes(b"somebody has edited it")
+    (source / "test.list").write_text("CASE0\n")
+    prepare(source, out, wanted)
+    places = {folder: {p.name[:5] for p in (out / folder).iterdir()} for folder in ("imagesTr", "labelsTr")}
+    assert set(map(frozenset, places.values())) == {frozenset(f"CASE{n}" for n in range(1, 5))}
+    assert [p.name[:5] for p in (out / "imagesTs").iterdir()] == ["CASE0"]
+    assert {p.name[:5] for p in (out / "labelsTs").iterdir()} == {"CASE0", "CASE3"}
+
+
 def test_patients_from_names_and_a_torn_split(tmp_path: Path) -> None:
     source = tmp_path / "source"
     for n, name in enumerate(("p1_a", "p1_b", "p2_a", "p3_a")):
@@ -710,6 +727,35 @@ def test_records_of_a_killed_run_that_are_odd(tmp_path: Path) -> None:
     result = prepare(source, out, PrepareSettings())
     assert set(result.patients) == {"a", "b", "c"}
     assert all(re.fullmatch(r"p-\d{4}", patient) for patient in result.patients.values())
+
+
+def test_hidden_files_of_others_stay(tmp_path: Path) -> None:
+    """Names that another program gives (`._x` on a Mac), beside one that a killed run has left."""
+    image_case(tmp_path / "source", 0, "images/a", "masks/a")
+    out = tmp_path / "data"
+    prepare(tmp_path / "source", out, PrepareSettings())
+    for name in (".mine.nii.gz", "._a.nii.gz", ".0123456789ab.nii.gz"):
+        (out / "imagesTr" / name).write_bytes(b"x")
+    prepare(tmp_path / "source", out, PrepareSettings())
+    assert {p.name for p in (out / "imagesTr").iterdir()} == {"a.nii.gz", ".mine.nii.gz", "._a.nii.gz"}
+
+
+def test_a_run_that_makes_nothing_leaves_the_earlier_data_set_as_it_was(tmp_path: Path) -> None:
+    source, out = tmp_path / "source", tmp_path / "data"
+    for n in range(2):
+        image_case(source, n, f"images/{n}", f"labels/{n}")
+    assert run(source, "-o", out).exit_code == 0
+    before = hashes(out)
+    for path in (source / "images").iterdir():
+        scan = load(path)
+        path.unlink()
+        save(scan.geometry.volume(np.full(scan.array.shape, 0.5, np.float32)), path)
+    assert run(source, "-o", out).exit_code == 2
+    assert hashes(out) == before
+    (out / "imagesTr" / "0.nii.gz").unlink()  # not all that the index names is there
+    assert run(source, "-o", out).exit_code == 2
+    assert not (out / "dataset.json").exists()
+    assert (out / ".prepare" / "dataset.json").is_file()
 
 
 def test_a_case_called_as_the_index_survives_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

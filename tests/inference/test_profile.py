@@ -32,6 +32,7 @@ def test_where_it_is(tmp_path: Path) -> None:
     named = {"C3S3_SEG_PROFILE": str(tmp_path / "p.json"), "HOME": "/h", "XDG_CONFIG_HOME": "/x"}
     assert profile_path(named) == tmp_path / "p.json"
     assert profile_path({"HOME": "/h", "XDG_CONFIG_HOME": "/x"}) == Path("/x/c3s3-seg/profile.json")
+    assert profile_path({"HOME": "/h", "XDG_CONFIG_HOME": "x"}) == Path("/h/.config/c3s3-seg/profile.json")
     assert profile_path({"HOME": "/h"}) == Path("/h/.config/c3s3-seg/profile.json")
     assert profile_path({}) is None
     assert existing_profile({}) is None

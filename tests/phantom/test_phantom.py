@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from c3s3_seg import io
 from c3s3_seg.errors import InputError
-from c3s3_seg.phantom import Phantom, Simulator, rotation, save, simulate, write_cohort
+from c3s3_seg.phantom import Phantom, Simulator, parse_cohort, rotation, save, simulate, write_cohort
 from c3s3_seg.phantom.anatomy import build_anatomy
 from c3s3_seg.phantom.solids import Canvas, smooth_field, smooth_union
 
@@ -215,6 +215,12 @@ def test_a_cohort_has_the_layout_of_a_training_set(tmp_path: Path) -> None:
     assert np.array_equal(io.load(folder / "labelsTr" / "phantom-3.nii.gz").array, phantom(3).truth.array)
     with pytest.raises(InputError, match="is there already"):
         write_cohort(folder, labelled=1, unlabelled=0, validation=0, seed=9)
+
+
+@pytest.mark.parametrize("text", ["\u00b2,1,1", "9" * 5000 + ",1,1", "-1,1,1", "1,2", "1,2,x", ""])
+def test_a_cohort_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match="wanted LABELLED,UNLABELLED,VALIDATION"):
+        parse_cohort(text)
 
 
 def test_a_cohort_of_a_negative_size_is_refused(tmp_path: Path) -> None:

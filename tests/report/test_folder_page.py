@@ -55,7 +55,7 @@ def test_the_page_says_what_it_knows_and_names_are_text(tmp_path: Path) -> None:
     write_folder_page(tmp_path / "report.html", "Two", cases, [Failure("bad", "no <scan>")], "Model x.")
     found, text = tags(tmp_path / "report.html"), (tmp_path / "report.html").read_text(encoding="utf-8")
     assert [a["href"] for t, a in found if t == "a"] == ["a%20b.html"]
-    assert sum(t == "img" for t, _ in found) == 1
+    assert [a["alt"] for t, a in found if t == "img"] == ["Three planes of <a> b"]
     for words in ("&lt;a&gt; b", "1 &lt; 2", "no &lt;scan&gt;", "Model x.", ">2.76<", "Nothing was found."):
         assert words in text
     assert "<b>1</b><span>less sure than the limit of 2.00 mm</span>" in text

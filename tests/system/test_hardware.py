@@ -1,6 +1,8 @@
+import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from c3s3_seg.errors import InputError, MissingError
@@ -15,6 +17,7 @@ from c3s3_seg.system.hardware import (
     is_memory_error,
     lacks_engine,
     parse_memory,
+    peak_memory,
     slow_convolutions,
 )
 
@@ -27,7 +30,7 @@ def test_sizes(text: str, size: int) -> None:
     assert parse_memory(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "4 bananas", "-1GB", "0", "1.2.3GB", "GB", "nan"])
+@pytest.mark.parametrize("text", ["", "4 bananas", "-1GB", "0", "1.2.3GB", "GB", "nan", "1e400GB", "9" * 400])
 def test_what_is_no_size_is_refused(text: str) -> None:
     with pytest.raises(InputError, match="wanted a size such as 4GB"):
         parse_memory(text)
@@ -131,3 +134,12 @@ def group(folder: Path, limit: str, most: str, used: str, stat: str) -> None:
     (folder / limit).write_text(f"{most}\n")
     (folder / used).write_text("1000\n")
     (folder / "memory.stat").write_text(f"anon 1\n{stat}\n")
+
+
+def test_the_peak_is_that_of_the_process_itself() -> None:
+    """The maximum of `getrusage` begins with what the process had that started it."""
+    large = np.ones(50_000_000)  # 400 MB
+    code = "from c3s3_seg.system.hardware import peak_memory; print(peak_memory())"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 5e6 < int(answer.stdout) < large.nbytes
+    assert peak_memory() > large.nbytes

@@ -22,6 +22,8 @@ def fragile(item: int) -> int:
         os.kill(os.getpid(), signal.SIGKILL)
     if item == 5:
         os._exit(7)
+    if item == 7:
+        os.kill(os.getpid(), signal.SIGRTMIN + 1)  # one that has no name
     return item
 
 
@@ -39,11 +41,12 @@ def test_two_workers_answer_every_item_once() -> None:
 
 def test_a_process_that_dies_costs_its_item_and_says_why() -> None:
     answers = dict(each(fragile, range(9), 2))
-    assert {n: a for n, a in answers.items() if n not in (3, 5)} == {n: n for n in (0, 1, 2, 4, 6, 7, 8)}
+    assert {n: a for n, a in answers.items() if n not in (3, 5, 7)} == {n: n for n in (0, 1, 2, 4, 6, 8)}
     assert isinstance(answers[3], Died)
     assert "SIGKILL" in answers[3].reason
     assert "memory" in answers[3].reason
     assert "exit code 7" in answers[5].reason
+    assert f"ended by signal {signal.SIGRTMIN + 1}" in answers[7].reason
 
 
 def test_whoever_stops_early_leaves_no_process() -> None:

@@ -29,6 +29,15 @@ def filled(*overrides: str) -> ConfigBuilder:
     return draft
 
 
+def test_what_toml_cannot_hold_as_it_stands(tmp_path: Path) -> None:
+    draft = filled("data.folder=some\x7fwhere")
+    draft.put("run.seed", 3, "because\x01 of a name\nwith two lines")
+    path = tmp_path / "plan.toml"
+    path.write_text(toml(draft.choices(), "Of a\x1bfolder."))
+    assert load_config(path) == draft.config()
+    assert draft.config().data.folder == "some\x7fwhere"
+
+
 def test_it_becomes_a_file_that_loads_as_it_was_meant(tmp_path: Path) -> None:
     draft = filled()
     path = tmp_path / "plan.toml"

@@ -12,7 +12,7 @@ from helpers.command import run
 
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.dataset import DataSet
-from c3s3_seg.errors import InputError
+from c3s3_seg.errors import ConfigError, InputError
 from c3s3_seg.system.progress import silent
 from c3s3_seg.training.bundles.initialize import initialize_from
 from c3s3_seg.training.config import TrainConfig, load_config, warm_up
@@ -322,6 +322,29 @@ def test_a_bundle_for_the_same_under_another_spelling(toy_bundle: ModelBundle, t
     draft = ConfigBuilder([])
     from_bundle(draft, data, data.splits, toy_bundle)
     assert draft["task.labels"][0]["name"] == label.name
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({"augment": 5}, r"manifest\.json: training\.config\.augment = '5': wanted a table"),
+        ({"c3s3": [1]}, r"training\.config\.c3s3 = '\[1\]': wanted a table"),
+        ({"optimiser": "x"}, r"training\.config\.optimiser = 'x': wanted a table"),
+        ({"optimiser": {"lr": "x"}}, r"training\.config\.optimiser\.lr = 'x': wanted a number above 0"),
+        ({"optimiser": {"lr": 1e400}}, r"lr = inf: wanted a number above 0"),
+    ],
+)
+def test_a_bundle_with_a_strange_record_is_refused(
+    toy_bundle: ModelBundle, toy_data: Path, record: dict[str, object], message: str
+) -> None:
+    from c3s3_seg.training.planning.builder import ConfigBuilder
+    from c3s3_seg.training.planning.from_bundle import from_bundle
+
+    training = {**toy_bundle.manifest.training, "config": record}
+    bundle = replace(toy_bundle, manifest=replace(toy_bundle.manifest, training=training))
+    data = DataSet.load(toy_data)
+    with pytest.raises(ConfigError, match=message):
+        from_bundle(ConfigBuilder([]), data, data.splits, bundle)
 
 
 def test_a_low_learning_rate_does_not_become_0(toy_bundle: ModelBundle, toy_data: Path) -> None:

@@ -58,6 +58,16 @@ def test_many_labels_take_no_more_passes_than_one(monkeypatch: pytest.MonkeyPatc
     assert found.one_piece
 
 
+def test_a_field_of_view_beyond_what_fits_at_1_mm() -> None:
+    """A whole body: the plan chooses a coarser grid for it."""
+    geometry = Geometry.build((20, 20, 30), (35.0, 36.0, 70.0))
+    mask = np.zeros(geometry.shape, np.uint8)
+    mask[5:8, 5:8, 5:8] = 1
+    found = statistics._look(geometry.volume(mask.astype(np.float32)), geometry.volume(mask), [1])
+    assert found.fov_mm == pytest.approx((700, 720, 2100))
+    assert found.organ_mm == pytest.approx((105, 108, 210))
+
+
 def test_axes_are_the_patients(tmp_path: Path) -> None:
     """A scan that is stored with its axes permuted has the same facts."""
     permuted = np.array([[0.0, 0, 1], [1, 0, 0], [0, 1, 0]])  # i runs along y, j along z, k along x

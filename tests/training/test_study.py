@@ -206,6 +206,9 @@ def test_a_record_that_is_not_valid(study: Path) -> None:
     study.write_text("seeds = " + "[" * 100_000)
     with pytest.raises(InputError, match="nested too deep"):
         load_study(study)
+    study.write_text("seeds = " + "9" * 5000)
+    with pytest.raises(InputError, match="not valid TOML"):
+        load_study(study)
 
 
 def trained(entry: str, seed: int, dice: tuple[float, ...], hd: float = 2.0) -> Trained:

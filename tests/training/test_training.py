@@ -57,6 +57,7 @@ def test_shipped_configurations_are_valid(path: Path) -> None:
         ("c3s3.warm_up=8", "less than run.iterations = 8"),
         ("augment.scale=[1.2, 0.8]", "smaller number first"),
         ("run.seed=10000000000000", "run.seed = 10000000000000: wanted"),
+        (f"run.iterations={'9' * 5000}", "run.iterations = '999.*wanted"),
         ("iterations", "wanted key=value"),
         ("method.name=c3s3", "'method' is a value, not a table"),
     ],
@@ -78,9 +79,10 @@ def test_a_missing_configuration_names_the_shipped_ones(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="hippocampus, left-atrium"):
         load_config(tmp_path / "nothing.toml")
     broken = tmp_path / "broken.toml"
-    broken.write_text("method = ")
-    with pytest.raises(InputError, match="not valid TOML"):
-        load_config(broken)
+    for text in ("method = ", f"method = {'9' * 5000}"):
+        broken.write_text(text)
+        with pytest.raises(InputError, match="not valid TOML"):
+            load_config(broken)
 
 
 def test_batches_depend_on_the_iteration_alone(toy_config: Path) -> None:

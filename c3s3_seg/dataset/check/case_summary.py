@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -103,6 +104,13 @@ class CheckedCase:
 
 def look(work: SummaryJob) -> CheckedCase:
     """Read a case and look at it; whatever is wrong is a finding, never an error."""
+    try:
+        return _look(work)
+    except Exception as error:  # what nobody thought of: one bad case must not stop the others
+        return CheckedCase(work.name, work.kind, (_unreadable(work, work.scan, error),))
+
+
+def _look(work: SummaryJob) -> CheckedCase:
     findings = _changed(work)
     try:
         scan = load(work.scan)
@@ -165,8 +173,9 @@ def _changed(work: SummaryJob) -> list[Finding]:
     changed = []
     for key, path in files.items():
         known = work.sha256.get(key)
-        if known and path is not None and path.is_file() and _hash(path) != known:
-            changed.append(f"{path.parent.name}/{path.name}")
+        with suppress(OSError):  # whoever reads it says why it cannot be read
+            if known and path is not None and path.is_file() and _hash(path) != known:
+                changed.append(f"{path.parent.name}/{path.name}")
     if not changed:
         return []
     found = f"{' and '.join(changed)} changed after the index was written"

@@ -144,7 +144,8 @@ def _unit(known: list[tuple[str, CaseSummary]], modality: str) -> list[Finding]:
 def _volumes(masked: list[CheckedCase]) -> list[Finding]:
     findings = []
     for label in _labels(masked):
-        there = [(c.name, c.mask.volumes_ml[label]) for c in masked if c.mask and c.mask.volumes_ml[label]]
+        volumes = [(c.name, c.mask.volumes_ml.get(label, 0.0)) for c in masked if c.mask]
+        there = [(name, volume) for name, volume in volumes if volume]
         if len(there) < 3:
             continue
         logs = np.log([volume for _, volume in there])
@@ -163,7 +164,7 @@ def _volumes(masked: list[CheckedCase]) -> list[Finding]:
 def _missing(masked: list[CheckedCase]) -> list[Finding]:
     findings = []
     for label in _labels(masked):
-        without = [c.name for c in masked if c.mask and not c.mask.volumes_ml[label]]
+        without = [c.name for c in masked if c.mask and not c.mask.volumes_ml.get(label)]
         if not without:
             continue
         rare = len(masked) - len(without) < PRESENT * len(masked)
@@ -183,7 +184,7 @@ def _missing(masked: list[CheckedCase]) -> list[Finding]:
 def _pieces(masked: list[CheckedCase]) -> list[Finding]:
     findings = []
     for label in _labels(masked):
-        rows = [(c.name, *c.mask.second[label]) for c in masked if c.mask]
+        rows = [(c.name, *c.mask.second.get(label, (0.0, None))) for c in masked if c.mask]
         split = [row for row in rows if row[1] > SECOND_PIECE]
         if len(split) > USUAL * len(rows) or len(rows) < 3:
             continue  # two kidneys, or too few to know
@@ -218,6 +219,7 @@ def _cut(masked: list[CheckedCase]) -> list[Finding]:
 
 
 def _labels(masked: list[CheckedCase]) -> list[str]:
+    """Of all masks; where the index names none, each has those that it holds."""
     return list(dict.fromkeys(name for case in masked if case.mask for name in case.mask.volumes_ml))
 
 

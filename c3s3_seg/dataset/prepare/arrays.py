@@ -105,7 +105,7 @@ def find_arrays(root: Path, files: Sequence[Path], leaves_out: Callable[[Path], 
             found.refused.append(RefusedFile(_place(file.path, root), reason))
         else:
             _take(file, root, shapes[file.path], (splits or {}).get(file.path, ""), found)
-    unknown = sum(file.spacing_mm is UNKNOWN_MM for file in taken)
+    unknown = sum(not file.modality for file in taken)  # of no benchmark
     if unknown:
         found.assumed = (
             f"{unknown} HDF5 files hold no geometry: voxels of 1 x 1 x 1 mm and axes towards the patient's"

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path, PurePath
@@ -16,9 +17,18 @@ from pathlib import Path, PurePath
 from c3s3_seg.dataset.check.mask_statistics import few_values, why_no_mask
 from c3s3_seg.dataset.labels import Labels
 from c3s3_seg.dataset.prepare.arrays import Arrays, find_arrays, is_array_file
-from c3s3_seg.dataset.prepare.inventory import Discovery, Inventory, Mask, Part, RefusedFile, Scan, reason_of
-from c3s3_seg.dataset.prepare.pairing import Grids, Shelf, pair, says, trail
-from c3s3_seg.dataset.prepare.predictions import find_predictions
+from c3s3_seg.dataset.prepare.inventory import (
+    Discovery,
+    Inventory,
+    Mask,
+    Part,
+    RefusedFile,
+    Scan,
+    ScanMaskPair,
+    reason_of,
+)
+from c3s3_seg.dataset.prepare.pairing import ORIGINS, Grids, Shelf, pair, says, trail
+from c3s3_seg.dataset.prepare.predictions import MaskOrigin, find_predictions
 from c3s3_seg.dataset.prepare.structures import LEFT_OUT, Gathered, gather
 from c3s3_seg.errors import C3S3Error, InputError
 from c3s3_seg.geometry.volume import Geometry
@@ -141,6 +151,34 @@ def discover(root: Path, search: Search, progress: Progress = silent) -> Invento
     refused = [*found.refused, *gathered.refused, *refused, *arrays.refused]
     found.passed.update(arrays.passed)
     return Inventory((*pairs, *arrays.pairs), tuple(refused), found.passed, assumed=arrays.assumed)
+
+
+def mark_predictions(
+    found: Inventory, root: Path, search: Search, recorded: Mapping[str, MaskOrigin]
+) -> Inventory:
+    """An inventory whose masks may be predictions of this program: `discover` asks that of each file itself.
+
+    Parameters
+    ----------
+    found
+        Scans with image files as masks.
+    root, search
+        As for `discover`.
+    recorded
+        Stem of a scan -> what the index says of its mask; the JSON beside the mask goes before it.
+    """
+    predictions = find_predictions(list(wanted_files(root, search.leave_out)))
+    passed, pairs = Counter(found.passed), []
+    for one in found.pairs:
+        if one.mask is not None:
+            known = predictions.origin(one.mask.part.files[0])
+            origin = known or recorded.get(one.scan.stem, "")
+            one = replace(one, mask=replace(one.mask, origin=origin), note=ORIGINS[origin])
+            if origin == "prediction" and search.predictions == "unlabelled":
+                passed[UNCORRECTED] += 1
+                one = ScanMaskPair(one.scan)
+        pairs.append(one)
+    return replace(found, pairs=tuple(pairs), passed=passed)
 
 
 def arrays_in(root: Path, search: Search) -> Arrays:

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from c3s3_seg.dataset.index import IMAGES, INDEX, MASKS, TEST_FOLDERS, CaseRecord, DataSet
+from c3s3_seg.dataset.index import IMAGES, MASKS, TEST_FOLDERS, CaseRecord, DataSet
 from c3s3_seg.dataset.labels import Labels
 from c3s3_seg.dataset.prepare.assemble import (
     PreparePlan,
@@ -28,11 +27,12 @@ from c3s3_seg.dataset.prepare.assemble import (
 from c3s3_seg.dataset.prepare.convert import RECORDS, STATE, SUFFIX, ConvertJob, Made, convert
 from c3s3_seg.dataset.prepare.copies import copy_reason, find_copies, one_patient
 from c3s3_seg.dataset.prepare.inventory import OVERLAP, Part, RefusedFile, ScanMaskPair
+from c3s3_seg.dataset.prepare.out_folder import clear, clear_moved, put_back, set_aside, spare_others
 from c3s3_seg.dataset.prepare.pairing import KEPT
 from c3s3_seg.dataset.prepare.predictions import MaskOrigin
 from c3s3_seg.dataset.splits import SplitCase, assign
 from c3s3_seg.errors import InputError
-from c3s3_seg.system.files import check_folder, make_folder, make_own_folder, plain_name
+from c3s3_seg.system.files import check_folder, make_folder, plain_name
 from c3s3_seg.system.lock import hold
 from c3s3_seg.system.process_pool import Died, each
 from c3s3_seg.system.progress import Progress, silent
@@ -195,8 +195,8 @@ def _carry_out(
 ) -> PreparedDataSet:
     data = replace(before.data, splits=plan.splits)
     work = [_work(plan, number, source, data, settings) for number in plan.wanted]
-    _spare_others(data.folder, work)
-    _set_aside(data.folder)
+    spare_others(data.folder, work)
+    set_aside(data.folder)
     outcomes: dict[int, Made | str | Died] = {}
     for number, outcome in each(convert, work, settings.search.workers):
         outcomes[number] = outcome
@@ -252,24 +252,6 @@ def _meaning(labels: Labels, mask: Part | None) -> list[Any]:
     return sorted(labels.values.items()) if mask.drawing is not None else sorted(set(labels.values.values()))
 
 
-def _set_aside(out: Path) -> None:
-    """No index while files change: a reader must never find one that does not fit them."""
-    make_own_folder(out / STATE)
-    make_own_folder(out / STATE / RECORDS)
-    if (out / INDEX).is_file():
-        (out / INDEX).replace(out / STATE / INDEX)
-
-
-def _spare_others(out: Path, work: list[ConvertJob]) -> None:
-    """Files of these names, where no run of ours has been, are somebody else's."""
-    if (out / INDEX).is_file() or (out / STATE).is_dir():
-        return
-    theirs = [path for item in work for path in (item.image, item.label) if os.path.lexists(path)]
-    if theirs:
-        what = f"there are {len(theirs)} files here that `prepare` did not write, {theirs[0].name} for one"
-        raise InputError(what, where=theirs[0].parent, todo="Give another folder with -o")
-
-
 def _finish(
     plan: PreparePlan,
     made: Mapping[str, Made],
@@ -298,9 +280,12 @@ def _finish(
     data = replace(before.data, splits=splits, records=records)
     result = _result(plan, made, replace(before, data=data, passed=_passed(before, idle)))
     if taken:
-        _clear(before.data, {*made} - taken)
+        clear(before.data, {*made} - taken)
+        clear_moved(data, plan.earlier.records)
         data.save(prepared=_preparation(result, settings))
         shutil.rmtree(data.folder / STATE)
+    else:
+        put_back(data.folder)
     return result
 
 
@@ -325,16 +310,6 @@ def _result(plan: PreparePlan, made: Mapping[str, Made], written: PreparedDataSe
 
 def _is_from(pair: ScanMaskPair, record: CaseRecord, origin: MaskOrigin) -> bool:
     return pair.origin == origin and "label" in record.sha256
-
-
-def _clear(data: DataSet, cases: set[str]) -> None:
-    """Take away the files of cases that are for nothing, and what a killed run has left half written."""
-    for kind in (IMAGES, MASKS):
-        for case in cases:
-            (data.place(kind, case) / f"{case}{SUFFIX}").unlink(missing_ok=True)
-        for folder in (kind, TEST_FOLDERS[kind]):
-            for path in (data.folder / folder).glob(f".*{SUFFIX}"):
-                path.unlink(missing_ok=True)
 
 
 def _preparation(result: PreparedDataSet, settings: PrepareSettings) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from c3s3_seg.inference.backends.graph import read_graph
 from c3s3_seg.inference.backends.select import BackendRequest, describe, open_backend
 from c3s3_seg.inference.tiling import Shape
 from c3s3_seg.system.choices import CpuRuntime
+from c3s3_seg.system.hardware import peak_memory
 from c3s3_seg.system.libraries import import_openvino
 from c3s3_seg.system.process_pool import follow_parent
 
@@ -108,7 +109,7 @@ def measure(bundle: ModelBundle, request: BackendRequest, tile: Shape) -> Measur
     backend(patch)
     first = time.perf_counter() - opened
     seconds = median(_timed(lambda: backend(patch)) for _ in range(REPEATS))
-    peak = _peak_bytes()
+    peak = peak_memory()
     where = describe(backend)
     return Measurement(
         runtime=where["backend"],
@@ -156,15 +157,6 @@ def _matrix_speed() -> float:
     matrix = np.random.default_rng(0).normal(size=(MATRIX, MATRIX)).astype(np.float32)
     seconds = min(_timed(lambda: matrix @ matrix) for _ in range(REPEATS + 1))
     return 2 * MATRIX**3 / seconds / 1e9
-
-
-def _peak_bytes() -> int:
-    if sys.platform == "win32":
-        return 0
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def main(words: list[str]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import os
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -103,8 +104,9 @@ def profile_path(environ: Mapping[str, str]) -> Path | None:
     """
     if environ.get(VARIABLE):
         return Path(environ[VARIABLE])
-    if environ.get("XDG_CONFIG_HOME"):
-        return Path(environ["XDG_CONFIG_HOME"]) / "c3s3-seg" / "profile.json"
+    base = environ.get("XDG_CONFIG_HOME", "")
+    if os.path.isabs(base):  # the XDG specification ignores any other
+        return Path(base) / "c3s3-seg" / "profile.json"
     home = environ.get("HOME") or environ.get("USERPROFILE")
     return Path(home) / ".config" / "c3s3-seg" / "profile.json" if home else None
 

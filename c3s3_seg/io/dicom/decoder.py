@@ -91,7 +91,8 @@ class PixelDecoder:
         home = str(Path(__file__).parents[3])
         paths = os.pathsep.join(p for p in (home, os.environ.get("PYTHONPATH")) if p)
         environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
-        command = [sys.executable, "-m", "c3s3_seg.io.dicom.decoder"]
+        # -P: nothing is imported from the working folder, which may hold anything.
+        command = [sys.executable, "-P", "-m", "c3s3_seg.io.dicom.decoder"]
         child = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,

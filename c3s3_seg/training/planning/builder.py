@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from c3s3_seg.system.files import printable
 from c3s3_seg.system.overrides import nested, put
 from c3s3_seg.system.schema import parse
 from c3s3_seg.training.config import TrainConfig, build_config
@@ -101,12 +102,15 @@ class ConfigBuilder:
 
 def toml(choices: Sequence[Choice], heading: str) -> str:
     """A configuration with a comment above each value that says why it is so."""
-    lines, table = [f"# {line}" for line in heading.splitlines()], ""
+    lines, table = [f"# {printable(line)}" for line in heading.splitlines()], ""
     for choice in choices:
         if _table(choice.key) != table:
             table = _table(choice.key)
             lines += ["", f"[{table}]"]
-        lines += [f"# {choice.reason}", f"{choice.key.rpartition('.')[2]} = {_value(choice.value)}"]
+        lines += [
+            f"# {printable(choice.reason)}",
+            f"{choice.key.rpartition('.')[2]} = {_value(choice.value)}",
+        ]
     return "\n".join(lines) + "\n"
 
 
@@ -129,5 +133,6 @@ def _value(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "[" + ", ".join(_value(item) for item in value) + "]"
     if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False)  # a TOML basic string is a JSON string
+        # A TOML basic string is a JSON string, but for one sign that it wants written in another way.
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     return repr(value)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import Any
 
 from c3s3_seg.bundle import MANIFEST, ModelBundle, Network
 from c3s3_seg.dataset import INDEX, DataSet, Splits
-from c3s3_seg.errors import InputError
+from c3s3_seg.errors import ConfigError, InputError
 from c3s3_seg.system.schema import dump, parse
 from c3s3_seg.training.checks import check_data
 from c3s3_seg.training.networks import SLOTS, NetworksConfig, Slot
@@ -26,27 +27,40 @@ def from_bundle(builder: ConfigBuilder, data: DataSet, splits: Splits, bundle: M
     ------
     InputError
         If the data set has other labels or another modality than the bundle.
+    ConfigError
+        If what the manifest says of the bundle's own configuration is none.
     """
     _same_task(data, bundle)
     _task(builder, bundle)
-    before: dict[str, Any] = bundle.manifest.training.get("config", {})
     _networks(builder, splits, bundle)
     for key in SETTINGS:
         table, name = key.split(".")
-        if name in before.get(table, {}):
-            builder.put(key, before[table][name], COPIED)
-    for name, value in before.get("augment", {}).items():
+        if name in (before := _recorded(bundle, table)):
+            builder.put(key, before[name], COPIED)
+    for name, value in _recorded(bundle, "augment").items():
         if value is not None:
             builder.put(f"augment.{name}", value, COPIED)
     builder.put(
         "run.blend", BLEND, "the rest is what it began from: few new labels are soon fitted too closely"
     )
-    rate = before.get("optimiser", {}).get("lr", 0.01)
+    rate = _recorded(bundle, "optimiser").get("lr", 0.01)
+    if not isinstance(rate, int | float) or not 0 < rate < inf:
+        what = f"training.config.optimiser.lr = {rate!r}: wanted a number above 0"
+        raise ConfigError(what, where=bundle.folder / MANIFEST)
     builder.put(
         "optimiser.lr",
         float(f"{SLOWER * rate:.3g}"),
         f"{SLOWER:g} of the {rate:g} that the bundle began with",
     )
+
+
+def _recorded(bundle: ModelBundle, name: str) -> dict[str, Any]:
+    """A table of the configuration that the bundle was trained with; empty where the manifest has none."""
+    found = bundle.manifest.training.get("config", {}).get(name, {})
+    if not isinstance(found, dict):
+        what = f"training.config.{name} = {str(found)[:80]!r}: wanted a table"
+        raise ConfigError(what, where=bundle.folder / MANIFEST)
+    return found
 
 
 def _same_task(data: DataSet, bundle: ModelBundle) -> None:

@@ -10,11 +10,10 @@ from math import inf, pi
 import numpy as np
 from numpy.typing import NDArray
 
-from c3s3_seg.bundle.preprocessing import Recipe
 from c3s3_seg.dataset import INDEX, DataSet, Splits
 from c3s3_seg.dataset.check.case_faults import values_in
 from c3s3_seg.errors import InputError
-from c3s3_seg.geometry.resample import orient
+from c3s3_seg.geometry.resample import orient, oriented
 from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.io import load, load_mask
 from c3s3_seg.system.progress import Progress
@@ -129,11 +128,8 @@ def _first(place: int, places: NDArray[np.int_], step: int) -> bool:
 
 
 def _look(scan: Volume, mask: Volume, labels: list[int]) -> _Seen:
-    # The model's grid keeps the field of view, and has the patient's axes.
-    grid = Recipe((1.0, 1.0, 1.0)).grid(scan.geometry)
-    array = orient(mask.array, scan.geometry)
-    fov_mm = np.asarray(grid.shape) * grid.spacing_mm
-    spacing_mm = fov_mm / np.asarray(array.shape)
+    array, spacing_mm = orient(mask.array, scan.geometry), oriented(scan.geometry).spacing_mm
+    fov_mm = np.asarray(array.shape) * spacing_mm
     inside = np.isin(array, labels)
     sides = [np.flatnonzero(inside.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
     voxels = np.asarray([found[-1] - found[0] + 1 for found in sides])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +13,7 @@ from typing import Any
 
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import C3S3Error, DefectError
-from c3s3_seg.system.hardware import is_memory_error
+from c3s3_seg.system.hardware import is_memory_error, peak_memory
 from c3s3_seg.system.process import keep_pages
 from c3s3_seg.system.process_pool import follow_parent
 from c3s3_seg.training.config import TrainConfig, warm_up
@@ -115,9 +114,5 @@ def peak_bytes() -> float:
     """The largest resident size of this process so far, or what torch took of a GPU, where that is more."""
     import torch
 
-    host = 0.0
-    status = Path("/proc/self/status")
-    if status.is_file():
-        found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text(encoding="utf-8"))
-        host = float(found[1]) * 1024 if found else 0.0
-    return max(host, float(torch.cuda.max_memory_allocated()) if torch.cuda.is_available() else 0.0)
+    device = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+    return float(max(peak_memory(), device))

@@ -1,0 +1,77 @@
+"""The folder of a data set while it is made: its index is set aside, and what is not in it taken away."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from c3s3_seg.dataset.index import IMAGES, INDEX, MASKS, TEST_FOLDERS, CaseRecord, DataSet
+from c3s3_seg.dataset.prepare.convert import RECORDS, STATE, SUFFIX, ConvertJob
+from c3s3_seg.errors import InputError
+from c3s3_seg.io.hashes import sha256
+from c3s3_seg.system.files import make_own_folder
+
+HALF_WRITTEN = re.compile(
+    rf"\.[0-9a-f]{{12}}{re.escape(SUFFIX)}"
+)  # what `io.save` calls a file until it is whole
+
+
+def spare_others(out: Path, work: list[ConvertJob]) -> None:
+    """Files of these names, where no run of ours has been, are somebody else's."""
+    if (out / INDEX).is_file() or (out / STATE).is_dir():
+        return
+    theirs = [path for item in work for path in (item.image, item.label) if os.path.lexists(path)]
+    if theirs:
+        what = f"there are {len(theirs)} files here that `prepare` did not write, {theirs[0].name} for one"
+        raise InputError(what, where=theirs[0].parent, todo="Give another folder with -o")
+
+
+def set_aside(out: Path) -> None:
+    """No index while files change: a reader must never find one that does not fit them."""
+    make_own_folder(out / STATE)
+    make_own_folder(out / STATE / RECORDS)
+    if (out / INDEX).is_file():
+        (out / INDEX).replace(out / STATE / INDEX)
+
+
+def put_back(out: Path) -> None:
+    """The index of an earlier run, where this one has made nothing and all that it names is as it says."""
+    state = out / STATE
+    if not (state / INDEX).is_file():
+        return
+    data = replace(DataSet.load(state), folder=out)
+    for case, record in data.records.items():
+        for key, kind in (("image", IMAGES), ("label", MASKS)):
+            path = data.place(kind, case) / f"{case}{SUFFIX}"
+            if key in record.sha256 and not (path.is_file() and sha256(path) == record.sha256[key]):
+                return
+    (state / INDEX).replace(out / INDEX)
+    shutil.rmtree(state)
+
+
+def clear(data: DataSet, cases: set[str]) -> None:
+    """Take away the files of cases that are for nothing, and what a killed run has left half written."""
+    for kind in (IMAGES, MASKS):
+        for case in cases:
+            (data.place(kind, case) / f"{case}{SUFFIX}").unlink(missing_ok=True)
+        for folder in (kind, TEST_FOLDERS[kind]):
+            for path in (data.folder / folder).glob(f".*{SUFFIX}"):
+                if HALF_WRITTEN.fullmatch(path.name):  # `.scan.nii.gz` is somebody's
+                    path.unlink(missing_ok=True)
+
+
+def clear_moved(data: DataSet, earlier: Mapping[str, CaseRecord]) -> None:
+    """Take away what an earlier run wrote where a case was that came into the test, or out of it, since.
+
+    Whoever tests on all of `imagesTs` would test on a case that is trained on.
+    """
+    for case in data.records.keys() & earlier.keys():
+        for key, kind in (("image", IMAGES), ("label", MASKS)):
+            folder = kind if case in data.splits.test else TEST_FOLDERS[kind]
+            path = data.folder / folder / f"{case}{SUFFIX}"
+            if path.is_file() and sha256(path) == earlier[case].sha256.get(key):
+                path.unlink()
