@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from c3s3_seg.commands import options
-from c3s3_seg.commands.console import Status, Stopped, counted, need, say, show
+from c3s3_seg.commands.console import Status, Stopped, command_of, counted, need, say, show
 from c3s3_seg.commands.progress import EVERY_S
 
 
@@ -56,7 +56,7 @@ def plan(
     except Stopped as stopped:
         stopped.todo = "nothing was written; the same command begins anew"
         raise
-    command = f"c3s3-seg train {out} -o RUN" + (f" --from {start}" if start else "")
+    command = command_of("train", out, "-o", "RUN", *(("--from", start) if start else ()))
     heading = (
         f"Proposed for {data} by c3s3-seg plan --budget {budget}. Change what you like.\nNext: {command}"
     )
