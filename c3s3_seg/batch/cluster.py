@@ -36,6 +36,7 @@ from c3s3_seg.system.schema import parse
 TRIES = 2  # how many workers a case may take down before it is the case's fault
 QUEUED = 3  # cases per worker that wait on the cluster; the others wait here
 CONNECT_S = 30
+LONGEST = 300  # characters of what Dask says
 GPU = "GPU"  # workers started with `dask worker --resources GPU=1` hold one model each per GPU
 
 _opened: dict[str, Engine] = {}  # of this worker process: a model is opened once
@@ -63,7 +64,8 @@ def cluster_engine(
     MissingError
         If Dask is not installed.
     InputError
-        If the scheduler does not answer, or has no worker.
+        If the scheduler does not answer, has no worker, or wants TLS of which nothing is set here; or if its
+        workers cannot open the model.
     C3S3Error
         If the model cannot be opened there.
     """
@@ -74,7 +76,7 @@ def cluster_engine(
     try:
         client = stack.enter_context(_connect(address, workers or 2, stack))
         setup = _setup(_placed(model, address, workers or 2), _absolute(job), limit_s)
-        origin = client.submit(_origin, setup, pure=False, resources=_resources(client)).result()
+        origin = _opened_there(client, setup, address)
     except BaseException:
         stack.close()
         raise
@@ -83,6 +85,24 @@ def cluster_engine(
         raise parse(Refusal, origin["refused"], address).error()
     run = partial(_run, client, setup, json.dumps(origin))
     return Engine(run, origin, str(model.bundle), stack.close)
+
+
+def _opened_there(client: Any, setup: str, address: str) -> dict[str, Any]:
+    """What a worker has opened. What Dask raises is of the workers: it is not installed there, it died."""
+    try:
+        future = client.submit(_origin, setup, pure=False, resources=_resources(client))
+        origin: dict[str, Any] = future.result()
+    except Exception as error:
+        what = f"no worker of the cluster can open the model ({_line(error)})"
+        todo = "Install this version of c3s3-seg where the workers are started, and give them more memory"
+        raise InputError(what, where=address, todo=todo) from error
+    return origin
+
+
+def _line(error: BaseException | None) -> str:
+    """An error of Dask in one line: some are pages long."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}{f': {lines[0][:LONGEST]}' if lines else ''}"
 
 
 def _connect(address: str, workers: int, stack: ExitStack) -> Any:
@@ -104,12 +124,28 @@ def _connect(address: str, workers: int, stack: ExitStack) -> Any:
         return dask.Client(stack.enter_context(cluster), set_as_default=False)
     try:
         client = dask.Client(address, timeout=CONNECT_S, set_as_default=False)
-        client.wait_for_workers(1, timeout=CONNECT_S)
-    except (OSError, TimeoutError, ValueError) as error:
-        what = f"the Dask scheduler does not answer, or has no worker ({error})"
-        todo = "Start it: dask scheduler, and dask worker tcp://HOST:PORT"
+    except (OSError, ValueError) as error:  # a TimeoutError, too
+        raise _silent(address, error) from error
+    except (
+        TypeError,
+        RuntimeError,
+    ) as error:  # tls:// without certificates; TLS is wanted, and this is tcp://
+        what = f"Dask's configuration and the address of the scheduler do not fit ({_line(error)})"
+        todo = (
+            "For tls://HOST:PORT set distributed.comm.tls; with distributed.comm.require-encryption give it"
+        )
         raise InputError(what, where=address, todo=todo) from error
+    try:
+        client.wait_for_workers(1, timeout=CONNECT_S)
+    except OSError as error:
+        client.close()
+        raise _silent(address, error) from error
     return client
+
+
+def _silent(address: str, error: Exception) -> InputError:
+    what = f"the Dask scheduler does not answer, or has no worker ({error})"
+    return InputError(what, where=address, todo="Start it: dask scheduler, and dask worker tcp://HOST:PORT")
 
 
 def _security(dask: Any) -> Any:
@@ -186,6 +222,9 @@ def _run(client: Any, setup: str, origin: str, tasks: Iterable[CaseTask]) -> Ite
 
     send(QUEUED * max(1, len(client.scheduler_info(n_workers=-1)["workers"])))
     for future in line:
+        if future.status == "cancelled":  # all that wait are, and no case is to blame
+            what = "the Dask scheduler has ended, or has cancelled the cases"
+            raise InputError(what, todo="Start it again; the same command goes on")
         yield _outcome(future, waiting.pop(future))
         send(1)
 
@@ -200,7 +239,7 @@ def _sent(task: CaseTask) -> str:
 def _outcome(future: Any, task: CaseTask) -> Outcome:
     if future.status == "finished":
         return parse(Outcome, json.loads(future.result()), "cluster")
-    reason = f"the cluster gave it up: {type(future.exception()).__name__}: {future.exception()}"
+    reason = f"the cluster gave it up: {_line(future.exception())}"
     error = InputError(reason, where=task.case.path, todo="--retry-failed tries again")
     return Outcome(task.case.name, task.place, refusal=Refusal.of(error, "worker"))
 

@@ -222,7 +222,8 @@ class BatchPlan:
     Parameters
     ----------
     workers
-        Processes that each load the model once. 0: this process does the work, and starts no other.
+        Processes that each load the model once, at most one for each case. 0: this process does the work, and
+        starts no other.
     shard
         Only each n-th case, so that several machines can share a folder.
     limit

@@ -76,6 +76,7 @@ def predict_cases(
     check_folder(job.out)
     sweep_unpacked()
     found = collect(inputs, job, plan, progress)
+    plan = replace(plan, workers=min(plan.workers, max(1, len(found.tasks))))  # more would have nothing to do
     check_truths([task.truth for task in found.tasks if task.truth is not None], model)
     make_folder(job.out)
     with ExitStack() as stack:

@@ -34,6 +34,7 @@ TRIES = 2
 OPEN_S = 120.0  # what a worker may take to open the model, where cases have a limit: seconds, as measured
 LOOK_S = 1.0  # how often it is looked whether a worker that says nothing is alive
 STILLBORN = 3  # workers that die one after the other before they can do anything
+FEWER = "Give fewer --workers, or none"
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 HINTS = {
     signal.SIGKILL: "as the system does when memory runs out",
@@ -138,6 +139,21 @@ class Pool:
         self._workers.clear()
         self._selector.close()
 
+    def _replace(self) -> None:
+        """Start one for one that is gone; where the system has no room for it, those that are there go on.
+
+        Raises
+        ------
+        InputError
+            If there is none.
+        """
+        try:
+            self._start()
+        except OSError as error:
+            if not self._workers:
+                what = f"no worker can be started: {error.strerror or error}"
+                raise InputError(what, todo=FEWER) from error
+
     def _start(self) -> None:
         threads = str(self._model.backend.threads)
         errors = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the worker
@@ -241,7 +257,7 @@ class Pool:
             worker.process.kill()
             if worker.ready:  # one that is not is buried as stillborn
                 self._remove(worker)
-                self._start()
+                self._replace()
                 first, *others = worker.tasks
                 late.append(_too_late(first, limit_s))
                 waiting += others
@@ -263,11 +279,11 @@ class Pool:
         reason = self._remove(worker)
         self._stillborn = 0 if worker.ready else self._stillborn + 1
         if self._stillborn < STILLBORN:
-            self._start()
+            self._replace()
         elif not any(other.ready for other in self._workers):  # else those do the rest
             if worker.refusal is not None:
                 raise worker.refusal.error()
-            raise InputError(f"no worker can be started: {reason}", todo="Give fewer --workers, or none")
+            raise InputError(f"no worker can be started: {reason}", todo=FEWER)
         todo = "Give more memory or fewer --workers; --retry-failed tries again"
         return [(task, _refusal(task, reason, todo)) for task in worker.tasks]
 

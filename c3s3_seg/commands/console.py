@@ -118,6 +118,13 @@ class Bar:
         self._bar.stop()
 
 
+def command_of(*words: object) -> str:
+    """A command of this program as a shell takes it, whatever is in the names of its files."""
+    import shlex
+
+    return shlex.join(["c3s3-seg", *map(str, words)])
+
+
 def counted(what: str, done: int, total: int) -> str:
     """`tiles (3 of 12)`; without a total, what is done alone."""
     return f"{what} ({done} of {total})" if total else what

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from c3s3_seg.commands import options
-from c3s3_seg.commands.console import need, say
+from c3s3_seg.commands.console import command_of, need, say
 
 
 def ensemble(
@@ -31,4 +31,5 @@ def ensemble(
     made = make_ensemble([ModelBundle.find(name) for name in bundles], out)
     means = made.manifest.training["cross_validated"]
     found = f"cross-validated Dice {means['dice']['mean']:.3f}; " if means else ""
-    say(f"{made.folder}: {len(made.networks)} networks; {found}next: c3s3-seg export {made.folder}")
+    following = command_of("export", made.folder)
+    say(f"{made.folder}: {len(made.networks)} networks; {found}next: {following}")

@@ -122,6 +122,7 @@ def evaluate(
     named = Labels.parse(labels).values if labels is not None else None
     settings = EvaluationSettings(protocol, named, tolerances_mm, area_nsd, resample, workers, html, images)
     with Events(as_json=as_json, log_file=log_file) as events:
+        events.ending = {"cases": 0, "failed": 0}  # unless it comes to more
         events("start", {"version": __version__, "protocol": protocol})
         with Bar(quiet=quiet) as bar:
             result = run(predictions, truth, out, settings, against=against, progress=bar)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from c3s3_seg.commands import options
-from c3s3_seg.commands.console import Status, Stopped, counted, need, say, show
+from c3s3_seg.commands.console import Status, Stopped, command_of, counted, need, printable, say, show
 from c3s3_seg.commands.progress import EVERY_S
 
 
@@ -47,6 +47,7 @@ def plan(
     check_output_file(out)
     if out.exists():
         raise InputError("is there already", where=out, todo="Give another file, or remove this one")
+    _refuse_unnameable(data)
     limit = free_bytes() if max_memory is None else float(parse_memory(max_memory))
     begin = ModelBundle.find(start) if start is not None else None
     constraints = Constraints(parse_time(budget), limit, begin, began_s)
@@ -56,13 +57,29 @@ def plan(
     except Stopped as stopped:
         stopped.todo = "nothing was written; the same command begins anew"
         raise
-    command = f"c3s3-seg train {out} -o RUN" + (f" --from {start}" if start else "")
-    heading = (
-        f"Proposed for {data} by c3s3-seg plan --budget {budget}. Change what you like.\nNext: {command}"
-    )
+    command = command_of("train", out, "-o", "RUN", *(("--from", start) if start else ()))
+    proposed = f"Proposed for {data} by c3s3-seg plan --budget {budget}. Change what you like."
+    heading = f"{printable(proposed)}\nNext: {printable(command)}"
     write_whole(out, toml(choices, heading).encode())
     show(plan_table([(choice.key, choice.value, choice.reason) for choice in choices]))
     say(f"The plan is {out}. Next: {command}")
+
+
+def _refuse_unnameable(data: Path) -> None:
+    """Before anything is measured: whether a TOML file, which is Unicode, can hold the name of the data set.
+
+    Raises
+    ------
+    InputError
+        If it cannot.
+    """
+    from c3s3_seg.errors import InputError
+
+    try:
+        str(data).encode()
+    except UnicodeEncodeError as error:
+        what = "the name is not Unicode, and a configuration holds nothing else"
+        raise InputError(what, where=data, todo="Rename the folder, or give a link to it") from error
 
 
 class _Progress:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from c3s3_seg.commands import options
-from c3s3_seg.commands.console import Bar, report_failures, say, say_json, show
+from c3s3_seg.commands.console import Bar, command_of, report_failures, say, say_json, show
 from c3s3_seg.errors import listed, public
 from c3s3_seg.system.choices import UncorrectedUse
 
@@ -226,7 +226,7 @@ def _remarks(result: PreparedDataSet, dry: bool) -> list[str]:
     if dry:
         lines.append("Nothing was written.")
     elif result.patients:
-        lines.append(f"The data set is {data.folder}. Next: c3s3-seg check {data.folder}")
+        lines.append(f"The data set is {data.folder}. Next: {command_of('check', data.folder)}")
     return lines
 
 

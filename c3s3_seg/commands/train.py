@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from c3s3_seg.commands import options
-from c3s3_seg.commands.console import Stopped, need, say
+from c3s3_seg.commands.console import Stopped, command_of, need, say
 
 if TYPE_CHECKING:
     from c3s3_seg.bundle import ModelBundle
@@ -64,7 +63,8 @@ def train(
         raise
     if ProcessGroup.of_environment().leads:
         _refuse_nothing(bundle)
-        say(f"The bundle is {bundle.folder}. Next: c3s3-seg export {bundle.folder} --to onnx")
+        following = command_of("export", bundle.folder, "--to", "onnx")
+        say(f"The bundle is {bundle.folder}. Next: {following}")
 
 
 def _changes(given: list[str], fold: str | None) -> list[str]:
@@ -94,7 +94,7 @@ def _how_to_go_on(out: Path, resume: bool) -> str:
         return "the same command goes on from the last checkpoint"
     if ProcessGroup.of_environment().size > 1:
         return "the same command with --resume goes on from the last checkpoint"
-    return f"go on from the last checkpoint with: {shlex.join(['c3s3-seg', *sys.argv[1:], '--resume'])}"
+    return f"go on from the last checkpoint with: {command_of(*sys.argv[1:], '--resume')}"
 
 
 def _refuse_nothing(bundle: ModelBundle) -> None:

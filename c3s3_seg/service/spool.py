@@ -25,8 +25,8 @@ KEY_LENGTH = 32
 
 
 def key_of(uid: str) -> str:
-    """What stands for a UID in names and logs."""
-    return hashlib.sha256(uid.encode()).hexdigest()[:KEY_LENGTH]
+    """What stands for a UID, or for the name of an entry, which need not be Unicode, in names and logs."""
+    return hashlib.sha256(uid.encode("utf-8", "surrogateescape")).hexdigest()[:KEY_LENGTH]
 
 
 def is_key(name: str) -> bool:

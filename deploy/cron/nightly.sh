@@ -44,11 +44,16 @@ for folder in "$WORK"/scans/*/; do
   case $study in *.part | '*') continue ;; esac
   "$PROGRAM" predict "$folder" -o "$WORK/out/$study" --model "$MODEL" --format dicom-seg --quiet || status=1
   for file in "$WORK/out/$study"/*.seg.dcm; do
-    if [ ! -e "$file" ] || [ -e "$WORK/sent/$study-$(basename "$file")" ]; then
+    if [ ! -e "$file" ]; then
+      continue
+    fi
+    # By its content: another model or another version makes another mask under the same name.
+    note=$WORK/sent/$study-$(basename "$file") sum=$(sha256sum <"$file")
+    if [ -e "$note" ] && [ "$(cat "$note")" = "$sum" ]; then
       continue
     fi
     if "$PROGRAM" send "$SERVER" "$file" --title "$TITLE"; then
-      touch "$WORK/sent/$study-$(basename "$file")"
+      printf '%s\n' "$sum" >"$note"
     else
       status=1
     fi

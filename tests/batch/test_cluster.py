@@ -5,8 +5,11 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers.batches import MODEL, masks
@@ -73,6 +76,104 @@ def test_no_scheduler_and_no_dask(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(MissingError, match=r"pip install '\.\[cluster\]'"):
         cluster_engine(MODEL, Job(tmp_path, allow_out_of_domain=True), "local", 0)
+
+
+@pytest.mark.parametrize(
+    ("address", "encryption"), [("tls://127.0.0.1:9", False), ("tcp://127.0.0.1:9", True)]
+)
+def test_an_address_that_does_not_fit_the_configuration_of_dask(
+    tmp_path: Path, address: str, encryption: bool
+) -> None:
+    """Certificates that nobody has set are what is missing, and no defect."""
+    import dask.config
+    import distributed  # noqa: F401 - it puts its own settings there
+
+    job = Job(tmp_path, allow_out_of_domain=True)
+    with (
+        dask.config.set({"distributed.comm.require-encryption": encryption}),
+        pytest.raises(InputError, match=rf"{address}: Dask's configuration and .* do not fit \(.*comm\.tls"),
+    ):
+        cluster_engine(MODEL, job, address, 0)
+
+
+@contextmanager
+def cluster_here(workers: int = 1) -> Iterator[Any]:
+    """Scheduler and workers in this process."""
+    import distributed
+
+    with distributed.LocalCluster(n_workers=workers, processes=False, dashboard_address=None) as here:
+        yield here
+
+
+def test_a_scheduler_without_workers_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from c3s3_seg.batch import cluster
+
+    monkeypatch.setattr(cluster, "CONNECT_S", 0.5)
+    with cluster_here(workers=0) as here:
+        with pytest.raises(InputError, match=r"does not answer, or has no worker"):
+            cluster_engine(MODEL, Job(tmp_path), here.scheduler_address, 0)
+        deadline = time.monotonic() + 10
+        while here.scheduler.clients.keys() - {"fire-and-forget"} and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not here.scheduler.clients.keys() - {"fire-and-forget"}
+
+
+def test_workers_that_cannot_open_the_model_are_no_defect(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where c3s3-seg is not installed for them, or none of them survives it."""
+    from c3s3_seg.batch import cluster
+
+    def refuse(setup: str) -> None:
+        raise ModuleNotFoundError("No module named 'c3s3_seg'")
+
+    monkeypatch.setattr(cluster, "_origin", refuse)
+    with (
+        cluster_here() as here,
+        pytest.raises(
+            InputError, match=r"no worker .* \(ModuleNotFoundError: No module.*Install this version"
+        ),
+    ):
+        cluster_engine(MODEL, Job(tmp_path), here.scheduler_address, 0)
+
+
+ENDED = threading.Event()
+
+
+def some_model(setup: str) -> dict[str, str]:
+    return {"bundle": f"of {len(setup)} letters"}
+
+
+def case_without_end(*words: str) -> str:
+    ENDED.wait(20)
+    return " ".join(words)
+
+
+def test_a_scheduler_that_ends_is_the_fault_of_no_case(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import distributed
+
+    from c3s3_seg.batch import cluster
+
+    monkeypatch.setattr(cluster, "_origin", some_model)
+    monkeypatch.setattr(cluster, "_one", case_without_end)
+    with cluster_here() as here:
+        engine = cluster_engine(MODEL, Job(tmp_path), here.scheduler_address, 0)
+
+        client = engine.run.args[0]  # type: ignore[attr-defined]
+
+        def end() -> None:
+            """The client does this too, once it has waited for a scheduler for as long as it may."""
+            while len(here.scheduler.tasks) < cluster.QUEUED:
+                time.sleep(0.01)
+            client.cancel([distributed.Future(key, client) for key in list(client.futures)])
+
+        threading.Thread(target=end, daemon=True).start()
+        with pytest.raises(InputError, match=r"the Dask scheduler has ended.*the same command goes on"):
+            list(engine.run([CaseTask(Case(f"case-{n}", tmp_path / f"{n}.nii.gz")) for n in range(9)]))
+        ENDED.set()
+        engine.close()
 
 
 @pytest.mark.slow

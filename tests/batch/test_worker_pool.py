@@ -1,5 +1,6 @@
 """Workers: real processes, really killed."""
 
+import errno
 import json
 import os
 import shutil
@@ -111,6 +112,29 @@ def test_a_worker_that_cannot_be_replaced_is_done_without(
     assert sorted(outcome.case for outcome in outcomes) == [f"case-{n}" for n in range(5)]
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_where_no_process_can_be_started_any_more_the_others_go_on(
+    small_scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    """The worker died as memory ran out, and there is none for the one in its place either."""
+    pool = Pool(MODEL, Job(tmp_path, allow_out_of_domain=True), count, ())
+
+    def refuse(*words: object, **more: object) -> None:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    try:
+        monkeypatch.setattr("c3s3_seg.batch.worker_pool.subprocess.Popen", refuse)
+        os.kill(pool._workers[0].process.pid, signal.SIGKILL)
+        if count == 1:
+            with pytest.raises(InputError, match=r"started: Cannot allocate memory\. Give fewer --workers"):
+                list(pool.run(tasks(small_scans)))
+            return
+        outcomes = list(pool.run(tasks(small_scans)))
+    finally:
+        pool.close()
+    assert sorted(outcome.case for outcome in outcomes) == [f"case-{n}" for n in range(5)]
+
+
 def test_a_worker_with_another_model_than_the_run_began_with_is_refused(
     small_scans: Path, tmp_path: Path
 ) -> None:
@@ -126,6 +150,23 @@ def test_a_worker_with_another_model_than_the_run_began_with_is_refused(
             list(pool.run(tasks(small_scans)))
     finally:
         pool.close()
+
+
+def test_no_more_workers_than_cases(
+    small_scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A configuration file says how many the machine bears, whether a run has a thousand cases or one."""
+    started: list[object] = []
+
+    class Counted(subprocess.Popen[bytes]):
+        def __init__(self, *words: object, **more: object) -> None:
+            started.append(words)
+            super().__init__(*words, **more)  # type: ignore[call-overload]
+
+    monkeypatch.setattr("c3s3_seg.batch.worker_pool.subprocess.Popen", Counted)
+    job = Job(tmp_path, allow_out_of_domain=True)
+    result = predict_cases([small_scans / "case-0.nii.gz"], MODEL, job, None, BatchPlan(workers=5))
+    assert (len(result.rows), len(started)) == (1, 1)
 
 
 def test_what_cannot_start_is_said(small_scans: Path, tmp_path: Path) -> None:

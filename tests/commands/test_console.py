@@ -1,6 +1,8 @@
 """Names of files hold what a terminal would obey: nothing of it reaches one, whatever the command."""
 
 import ast
+import re
+import shlex
 from pathlib import Path
 from subprocess import CompletedProcess
 
@@ -47,6 +49,16 @@ def test_a_table_shows_names_as_they_are() -> None:
         assert [c for c in text if not c.isprintable() and c != "\n"] == []
         assert SEEN in "".join(text.split()) or "\\x1b]0;owned" in text
     assert cell("[red]x[/red]\\").plain == "[red]x[/red]\\"
+
+
+def test_the_command_that_is_proposed_is_one_for_a_shell(tmp_path: Path) -> None:
+    source, data = tmp_path / "my scans", tmp_path / "a data set; of $mine"
+    source.mkdir()
+    save(small_scan(0), source / "a.nii.gz")
+    answer = run("prepare", source, "-o", data)
+    assert answer.returncode == 0, answer.stderr
+    (proposed,) = re.findall(r"Next: (.*)", answer.stdout)
+    assert shlex.split(proposed) == ["c3s3-seg", "check", str(data)]
 
 
 def test_a_reason_is_one_line_below_the_table(capsys: pytest.CaptureFixture[str]) -> None:

@@ -113,6 +113,13 @@ def test_what_never_began_has_an_end(tmp_path: Path) -> None:
     assert (answer.returncode, end["exit_code"], end["run"], end["cases"]) == (2, 2, None, 0)
 
 
+def test_the_end_of_an_evaluation_that_never_began_has_its_keys(tmp_path: Path) -> None:
+    answer = run("evaluate", tmp_path / "a.nii.gz", tmp_path / "b.nii.gz", "-o", tmp_path / "out", "--json")
+    _, end = map(json.loads, answer.stdout.splitlines())
+    assert (end["cases"], end["failed"], end["exit_code"]) == (0, 0, 2)
+    assert "there is no such file" in end["error"]
+
+
 @pytest.mark.parametrize("how", ["folder", "pipe", "other", "denied", "journal.sqlite"])
 def test_a_log_file_that_cannot_be_used_is_refused_at_the_start(how: str, tmp_path: Path) -> None:
     log = tmp_path / (how if "." in how else "x.log")

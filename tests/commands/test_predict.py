@@ -1,6 +1,7 @@
 """`predict`: what its options do that nothing else tests."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,17 @@ def test_a_dry_run_lists_and_writes_nothing(small_scans: Path, tmp_path: Path) -
     again = run("predict", small_scans, "-o", out, *PHANTOM, "--dry-run", "--retry-failed")
     assert "3 of 5 cases would be segmented" in again.stdout
     assert {path: path.read_bytes() for path in out.rglob("*")} == before
+
+
+@pytest.mark.parametrize("suffix", ["nii.gz", "nrrd", "mha"])
+def test_an_output_folder_whose_name_is_not_unicode(small_scans: Path, tmp_path: Path, suffix: str) -> None:
+    """SimpleITK ends the process for such a path."""
+    out = tmp_path / os.fsdecode(b"caf\xe9")
+    words = ["--model", "phantom", "--allow-out-of-domain", "--format", suffix, "--probabilities"]
+    answer = run("predict", small_scans / "case-0.nii.gz", "-o", out, *words)
+    assert answer.returncode in (0, 1), answer.stderr  # 1: the mask is empty
+    assert (out / f"case-0.{suffix}").is_file()
+    assert run("verify", out).returncode == 0
 
 
 def test_verbose_reports_setup_steps_and_failures_on_stderr(small_scans: Path, tmp_path: Path) -> None:

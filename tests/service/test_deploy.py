@@ -63,6 +63,33 @@ def test_the_script_of_cron_reads_all_of_its_list(tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "work" / "scans").iterdir()} == {"1.1", "1.2"}
 
 
+def test_the_script_of_cron_sends_a_mask_that_was_made_anew(tmp_path: Path) -> None:
+    """Of another model, or of a study that has changed: under the same name, and once."""
+    program, sent = tmp_path / "program", tmp_path / "sent.txt"
+    program.write_text(
+        '#!/bin/sh\ncase $1 in\nfetch) mkdir "$4" ;;\n'
+        'predict) mkdir -p "$4"; echo "$6" >"$4/a.seg.dcm" ;;\n'
+        f'send) cat "$3" >>{sent} ;;\nesac\n'
+    )
+    program.chmod(0o755)
+    (tmp_path / "list.txt").write_text("1.1\n")
+    words = [str(DEPLOY / "cron" / "nightly.sh"), str(tmp_path / "list.txt")]
+    for model in ("one", "one", "two", "two"):
+        environment = {**os.environ, "PROGRAM": str(program), "WORK": str(tmp_path / "work"), "MODEL": model}
+        subprocess.run(words, env=environment, check=True, stdin=subprocess.DEVNULL)
+    assert sent.read_text() == "one\ntwo\n"
+
+
+def test_the_command_that_gives_the_volume_away_may_do_so() -> None:
+    """Root in a container without capabilities may not change an owner."""
+    assert 'cap_drop: ["ALL"]' in (DEPLOY / "compose" / "compose.yaml").read_text()
+    (command,) = re.findall(
+        r"docker compose .*run (?:.*\\\n)*.*chown.*", (DEPLOY / "compose" / "README.md").read_text()
+    )
+    assert "--cap-add CHOWN" in command
+    assert "-f deploy/compose/compose.yaml" in command
+
+
 def test_the_unit_of_systemd(tmp_path: Path) -> None:
     text = (DEPLOY / "systemd" / "c3s3-seg.service").read_text()
     unit = tmp_path / "c3s3-seg.service"

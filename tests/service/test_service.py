@@ -1,6 +1,7 @@
 """A service without its processes: what becomes of a study, from the folder to the PACS and the log."""
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -50,6 +51,15 @@ def test_a_folder_becomes_a_seg_in_the_pacs_and_a_line_in_the_log(tmp_path: Path
     names = [str(path) for path in bench.settings.state.rglob("*")]
     assert not [name for name in names if "SECRET" in name or uid in name]
     assert leaks(bench) == []
+
+
+def test_an_entry_whose_name_is_not_unicode(tmp_path: Path) -> None:
+    """As old scanners write them to a share; it kept all of the folder from being taken."""
+    bench = Bench(tmp_path)
+    study(tmp_path / "watch" / "one", 1)
+    study(tmp_path / "watch" / os.fsdecode(b"caf\xe9"), 2)
+    assert len(bench.wait()) == 2
+    assert bench.counts() == {"done": 2}
 
 
 def leaks(bench: Bench) -> list[Path]:

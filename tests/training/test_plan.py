@@ -1,9 +1,11 @@
 """From a data set to a configuration that loads, fits and trains."""
 
+import os
 import signal
 import subprocess
 import sys
 import time
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 
@@ -402,6 +404,18 @@ def test_the_output_is_looked_at_before_the_data(tmp_path: Path) -> None:
         (line,) = answer.stderr.strip().splitlines()
         assert words in line
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
+
+
+def test_names_that_a_configuration_cannot_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TOML is Unicode, and its comments have no control characters."""
+    name = os.fsdecode(b"caf\xe9")
+    answer = run("plan", tmp_path / name, "-o", tmp_path / "plan.toml")
+    assert (answer.returncode, answer.stderr.count("\n")) == (2, 1)
+    assert "the name is not Unicode" in answer.stderr
+    monkeypatch.setattr("c3s3_seg.training.planning.plan.make_plan", lambda *words: [])
+    out = tmp_path / f"{name}\x1b\n[data].toml"
+    assert run("plan", tmp_path / "a\x1b\nb", "-o", out).returncode == 0
+    assert tomllib.loads(out.read_text()) == {}
 
 
 def children(pid: int) -> list[int]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import re
 import secrets
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -327,7 +327,23 @@ def _write(array: Array, geometry: Geometry, path: Path, note: str = "") -> None
     image.SetDirection(geometry.direction.ravel().tolist())
     if note:
         image.SetMetaData("ITK_FileNotes", note)
-    SimpleITK.WriteImage(image, str(path), useCompression=path.suffix != ".nii")
+    with _unicode_path(path) as place:
+        SimpleITK.WriteImage(image, place, useCompression=path.suffix != ".nii")
+
+
+@contextmanager
+def _unicode_path(path: Path) -> Iterator[str]:
+    """A path to a file for SimpleITK, which ends the process where a folder's name is not Unicode."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            yield f"/proc/self/fd/{folder}/{path.name}"
+        finally:
+            os.close(folder)
+    else:
+        yield str(path)
 
 
 def _compare(array: Array, geometry: Geometry, path: Path) -> None:

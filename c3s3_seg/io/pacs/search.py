@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
@@ -28,7 +29,7 @@ class FoundSeries:
     study, series
         UIDs.
     count
-        Objects in it; -1 where the PACS does not say.
+        Objects in it, as the PACS says or as it lists them; -1 where it does neither.
     """
 
     study: Uid
@@ -71,7 +72,10 @@ def series_of_days(
                 same = text_of(item, "StudyInstanceUID") in ("", study)
                 if same and text_of(item, "Modality") in modalities:
                     series = Uid(text_of(item, "SeriesInstanceUID"))
-                    found[series] = FoundSeries(study, series, _count(item))
+                    count = _count(item)
+                    if count < 0:  # the key is optional
+                        count = _listed(node, link, (study, series), limit_s)
+                    found[series] = FoundSeries(study, series, count)
     return list(found.values())
 
 
@@ -133,6 +137,14 @@ def check_end(node: Node, status: Any, what: str) -> None:
     if getattr(status, "Status", None) in (PENDING, PENDING + 1):
         status = None
     check_status(node, status, what)
+
+
+def _listed(node: Node, link: Any, uids: tuple[Uid, Uid], limit_s: float) -> int:
+    """How many objects of a series the PACS lists, of this study and series; -1 where it lists none."""
+    asked = query("IMAGE", StudyInstanceUID=uids[0], SeriesInstanceUID=uids[1], SOPInstanceUID="")
+    with suppress(InputError):
+        return len(answers(node, link, asked, limit_s, most=MOST, uid="SOPInstanceUID")) or -1
+    return -1
 
 
 def _count(item: Any) -> int:
