@@ -12,6 +12,7 @@ from c3s3_seg.bundle import ReadTask
 from c3s3_seg.bundle.manifest import check_patch
 from c3s3_seg.errors import ConfigError, InputError
 from c3s3_seg.models.strides import multiple_of
+from c3s3_seg.system.files import read_regular
 from c3s3_seg.system.overrides import put
 from c3s3_seg.system.schema import closed, parse
 from c3s3_seg.system.shard import parse_share
@@ -99,7 +100,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
             "there is no such configuration", where=path, todo=f"Give a TOML file or one of: {names}"
         )
     try:
-        data = tomllib.loads(file.read_text(encoding="utf-8"))
+        data = tomllib.loads(read_regular(file).decode())
     except ValueError as error:  # no TOML, no UTF-8, or a whole number of more than 4,300 digits
         raise InputError(f"not valid TOML: {error}", where=file) from error
     except RecursionError:

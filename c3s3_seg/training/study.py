@@ -16,7 +16,7 @@ from annotated_types import MinLen
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import ConfigError, InputError
 from c3s3_seg.report.study_table import Conditions, Trained, mixture
-from c3s3_seg.system.files import make_folder, make_own_folder, read_json, write_whole
+from c3s3_seg.system.files import make_folder, make_own_folder, read_json, read_regular, write_whole
 from c3s3_seg.system.hardware import is_cuda, processor_name
 from c3s3_seg.system.progress import Progress
 from c3s3_seg.system.schema import closed, dump, parse
@@ -100,9 +100,7 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> tuple[Study, list[S
         share a name.
     """
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot be read ({error.strerror})", where=path) from error
+        data = tomllib.loads(read_regular(path).decode())
     except ValueError as error:  # no TOML, no UTF-8, or a whole number of more than 4,300 digits
         raise InputError(f"not valid TOML: {error}", where=path) from error
     except RecursionError:

@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -208,6 +209,10 @@ def test_a_record_that_is_not_valid(study: Path) -> None:
         load_study(study)
     study.write_text("seeds = " + "9" * 5000)
     with pytest.raises(InputError, match="not valid TOML"):
+        load_study(study)
+    study.unlink()
+    os.mkfifo(study)  # to open it would wait for its other end
+    with pytest.raises(InputError, match="wanted a regular file"):
         load_study(study)
 
 
