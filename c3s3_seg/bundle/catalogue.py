@@ -38,6 +38,9 @@ class ModelSummary:
         Means of the primary network over labels and cases of validation, and the number of cases; None where
         the bundle does not know. 95HD is in voxels of the scans' own grids, as training measures it; a
         missed organ makes it infinite.
+    scores_of
+        The model that these were measured with, where this one learnt from the validation cases too: it was
+        trained in the same way without them. None: this one.
     size_bytes
         Of its files.
     """
@@ -53,6 +56,7 @@ class ModelSummary:
     dice: float | None
     hd95_vox: float | None
     cases: int | None
+    scores_of: str | None
     size_bytes: int
 
 
@@ -114,7 +118,8 @@ def summarize(name: str) -> ModelSummary:
         bundle.manifest.linked_bundle,
         _number(score.get("dice")),
         _number(score.get("hd95_vox")),
-        bundle.manifest.training.get("cases", {}).get("validation"),
+        score.get("validation", bundle.manifest.training.get("cases", {}).get("validation")),
+        score.get("of"),
         sum((bundle.folder / file).stat().st_size for file in files),
     )
 

@@ -53,6 +53,12 @@ def models(
             "Input: modality, spacing, field of view of the training scans. Dice, 95HD (voxels of the scan):"
             " on validation cases."
         )
+        for model in found:
+            if model.scores_of is not None:
+                say(
+                    f"{model.name} was trained on the validation cases too: its scores are those of"
+                    f" {model.scores_of}, which was trained in the same way without them."
+                )
         report_failures(failures)
     if failures:
         raise typer.Exit(1)

@@ -35,6 +35,20 @@ def test_the_shipped_models_with_what_they_need() -> None:
     assert atrium["size_bytes"] == sum(path.stat().st_size for path in files)
 
 
+def test_scores_that_were_measured_with_another_model_are_called_so(tmp_path: Path) -> None:
+    shutil.copytree(WEIGHTS / "phantom", tmp_path / "all")
+    path = tmp_path / "all" / "manifest.json"
+    facts = json.loads(path.read_text())
+    record = {"candidate": "vnet", "dice": 0.75, "hd95_vox": 3.5, "of": "without-two", "validation": 2}
+    facts["training"] |= {"validation_default": [record], "cases": {"labelled": 6, "validation": 0}}
+    path.write_text(json.dumps(facts))
+    found = summarize(str(tmp_path / "all"))
+    assert (found.dice, found.hd95_vox, found.cases, found.scores_of) == (0.75, 3.5, 2, "without-two")
+    told = " ".join(run("models", tmp_path).stdout.split())
+    assert "its scores are those of without-two, which was trained in the same way without them" in told
+    assert summarize("phantom").scores_of is None
+
+
 def test_bundles_below_a_folder_and_a_damaged_one(tmp_path: Path) -> None:
     for name in ("good", "bad"):
         shutil.copytree(WEIGHTS / "phantom", tmp_path / "runs" / name)
