@@ -44,6 +44,9 @@ def test_it_opens_sorts_turns_and_asks_nobody(browser: Any, report: Path) -> Non
     assert falling[-1] == "both-empty"
     browser.find_element(By.LINK_TEXT, "wide").click()
     wait_for(browser, "location.hash && document.querySelector(location.hash).open")
+    browser.execute_script("location.hash = '%'")  # no name can be read from it
+    browser.execute_script("location.hash = document.querySelector('details[id]').id")
+    wait_for(browser, "document.querySelector(location.hash).open")
 
     stage = browser.execute_script("return document.querySelector(location.hash + ' .stage')")
     ActionChains(browser).move_to_element(stage).perform()

@@ -25,7 +25,9 @@ for (const table of document.querySelectorAll("table.sortable")) {
 
 // A link to a case opens it.
 function openTarget() {
-  const target = location.hash && document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  let name;
+  try { name = decodeURIComponent(location.hash.slice(1)); } catch { return; } // "#%" names nothing
+  const target = document.getElementById(name);
   if (target && target.tagName === "DETAILS") {
     target.open = true;
     target.scrollIntoView();
