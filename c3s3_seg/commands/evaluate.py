@@ -123,6 +123,7 @@ def evaluate(
     settings = EvaluationSettings(protocol, named, tolerances_mm, area_nsd, resample, workers, html, images)
     with Events(as_json=as_json, log_file=log_file) as events:
         events("start", {"version": __version__, "protocol": protocol})
+        events.ending = {"cases": 0, "failed": 0}  # if it ends before any case is measured
         with Bar(quiet=quiet) as bar:
             result = run(predictions, truth, out, settings, against=against, progress=bar)
         _report(result, events)

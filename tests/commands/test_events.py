@@ -113,6 +113,13 @@ def test_what_never_began_has_an_end(tmp_path: Path) -> None:
     assert (answer.returncode, end["exit_code"], end["run"], end["cases"]) == (2, 2, None, 0)
 
 
+def test_an_evaluation_that_never_began_has_all_keys_of_its_end(tmp_path: Path) -> None:
+    answer = run("evaluate", tmp_path / "a", tmp_path / "b", "-o", tmp_path / "out", "--json")
+    end = json.loads(answer.stdout.splitlines()[-1])
+    assert set(end) == {"event", "time", "cases", "failed", "seconds", "exit_code", "error"}
+    assert (end["cases"], end["failed"], end["exit_code"]) == (0, 0, 2)
+
+
 @pytest.mark.parametrize("how", ["folder", "pipe", "other", "denied", "journal.sqlite"])
 def test_a_log_file_that_cannot_be_used_is_refused_at_the_start(how: str, tmp_path: Path) -> None:
     log = tmp_path / (how if "." in how else "x.log")
