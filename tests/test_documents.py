@@ -27,7 +27,10 @@ FOREIGN = {
     *("kills", "flat", "studies", "tiles", "fine", "slices", "size", "steps", "methods"),
     *("scan", "parts", "list-sha", "minutes", "only", "rehearse", "python", "wheel", "without", "part-mb"),
 }
-METADATA = {f"c3s3.{key}" for key in ("task", "networks", "weights", "input", "output", "postprocess")}
+METADATA = {
+    f"c3s3.{key}"
+    for key in ("task", "networks", "weights", "precision", "input", "output", "postprocess", "use")
+}
 SUBTABLES = {"networks.a", "networks.b"}
 # Files that a recipe or a command makes.
 MADE = {"c3s3_seg/models/NAME.py"}

@@ -27,7 +27,7 @@ def calibrate(
         float | None,
         typer.Option(
             metavar="MM",
-            help="A 95HD above this counts as bad. Above 0. Default: twice the median of the cases.",
+            help="95HD above which a case counts as bad, above 0. Default: twice the median of the cases.",
             rich_help_panel=options.SETTINGS,
         ),
     ] = None,

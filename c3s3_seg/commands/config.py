@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 Action = Literal["show", "example"]
 HEAD = """\
-# Defaults for the options of c3s3-seg. The command line holds, else the environment variable, else this file,
-# else the default of the program. Remove the mark # before the keys that you set.
+# Defaults for the options of c3s3-seg. The command line comes first, then the environment variable, then this
+# file, then the default of the program. Remove the mark # before the keys that you set.
 """
 
 
@@ -56,7 +56,7 @@ def config(
     ] = "show",
     as_json: options.Json = False,
 ) -> None:
-    """Show the defaults that hold and where each comes from, or print an example file."""
+    """Show the defaults in effect and where each comes from, or print an example file."""
     if action == "example":
         option_defaults.refuse_beside(ctx, "example", ("as_json",))
         for line in example().splitlines():
@@ -146,7 +146,7 @@ def _file_line(config: ConfigValues | None) -> str:
         return f"Configuration file: {config.found.path} ({config.found.origin})."
     folder = user_folder(os.environ)
     places = f"{FILE_NAME} of the working folder" + (f" and {folder / FILE_NAME}" if folder else "")
-    return f"No configuration file holds. Without --config, these are looked for: {places}."
+    return f"No configuration file is used. Without --config, these are looked for: {places}."
 
 
 def example() -> str:

@@ -18,7 +18,7 @@ def ensemble(
     ],
     out: Annotated[Path, options.out("Folder of the new bundle.")],
 ) -> None:
-    """Make one model of the primary networks of several, which predict --ensemble averages."""
+    """Combine the primary networks of several models, which predict --ensemble averages."""
     need("torch", "safetensors")
     from c3s3_seg.bundle import MANIFEST, ModelBundle
     from c3s3_seg.errors import InputError

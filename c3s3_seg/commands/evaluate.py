@@ -91,7 +91,7 @@ def evaluate(
         bool,
         typer.Option(
             "--area-nsd",
-            help="Measure it by surface area too, as the package surface-distance does.",
+            help="Measure that surface distance by area too, as the package surface-distance does.",
             rich_help_panel=METRICS,
         ),
     ] = False,

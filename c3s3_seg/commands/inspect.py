@@ -30,7 +30,7 @@ def inspect(
 ) -> None:
     """List the series at a path, and why some of them cannot be read.
 
-    With --series it says which of them are taken, and why the others are not.
+    With --series it says which of them are taken, and why the others are not. Exit code 1: none can be read.
     """
     import sys
     from dataclasses import asdict, replace

@@ -30,7 +30,7 @@ def phantom(
         TruthFormat,
         typer.Option(
             metavar=options.one_of(TruthFormat),
-            help="File format of the true mask. DICOM lies beside the scan's slices.",
+            help="File format of the true mask. A DICOM mask is written beside the scan's slices.",
             rich_help_panel=options.OUTPUT,
         ),
     ] = "nii.gz",

@@ -30,7 +30,7 @@ def plan(
 ) -> None:
     """Propose a training configuration for a data set, with a reason for every value.
 
-    It takes a tenth of the budget, and at most a minute.
+    Planning takes a tenth of the budget, and at most a minute.
     """
     began_s = time.monotonic()
     need("torch", "safetensors")

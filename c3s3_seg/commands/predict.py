@@ -73,7 +73,11 @@ def predict(
     ] = None,
     ensemble: Annotated[
         bool,
-        typer.Option("--ensemble", help="Average all networks of the bundle.", rich_help_panel=NETWORK),
+        typer.Option(
+            "--ensemble",
+            help="Average all networks of the model, those of a linked bundle included.",
+            rich_help_panel=NETWORK,
+        ),
     ] = False,
     tta: Annotated[
         str,
@@ -149,8 +153,8 @@ def predict(
         str | None,
         typer.Option(
             metavar="SIZE",
-            help="Memory of all workers together, such as 2GB. The tiles are the largest that fit; those of a"
-            " bundle with an overlap of its own keep their size while it fits.",
+            help="Memory of all workers together, such as 2GB. The tiles are the largest that fit; with an"
+            " overlap (of the bundle or --set) they keep the size of training.",
             rich_help_panel=HARDWARE,
         ),
     ] = None,

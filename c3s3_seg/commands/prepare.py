@@ -98,7 +98,7 @@ def prepare(
         UncorrectedUse,
         typer.Option(
             metavar="labels|unlabelled",
-            help="Masks of predict that were not corrected: labels of their scans, or left out.",
+            help="Use masks of predict that were not corrected as labels, or take their scans as unlabelled.",
             rich_help_panel=options.INPUT,
         ),
     ] = "labels",

@@ -40,19 +40,19 @@ COMMANDS = {
     "Models": {
         "models": "List the models: what each needs, its labels and its scores on validation.",
         "export": "Export a model to run without torch, and compare its masks with those of torch.",
-        "ensemble": "Make one model of the primary networks of several, which predict --ensemble averages.",
+        "ensemble": "Combine the primary networks of several models, which predict --ensemble averages.",
         "calibrate": "Measure the domain and the uncertainty limit of a model on its training data.",
         "benchmark": "Measure runtimes, threads and tile sizes on this machine.",
     },
     "PACS": {
         "fetch": "Fetch a study from a PACS by DIMSE or DICOMweb, all of it or nothing.",
         "send": "Send DICOM files to a PACS by DIMSE or DICOMweb; sending them again is safe.",
-        "serve": "Segment what comes to a folder or from a PACS, and store the results, until it is stopped.",
+        "serve": "Segment studies from a folder or a PACS and store the results, until it is stopped.",
     },
     "Check": {
         "inspect": "List the series at a path, and why some of them cannot be read.",
         "check": "Check a data set before training: files, grids, masks, intensities, duplicates.",
-        "config": "Show the defaults that hold and where each comes from, or print an example file.",
+        "config": "Show the defaults in effect and where each comes from, or print an example file.",
         "doctor": "Check this installation: versions, devices, models, and a phantom from end to end.",
     },
     "Demo": {"phantom": "Simulate a scan of the heart with a known left atrium."},

@@ -39,9 +39,9 @@ def serve(
     ] = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Segment what comes to a folder or from a PACS, and store the results, until it is stopped.
+    """Segment studies from a folder or a PACS and store the results, until it is stopped.
 
-    SIGTERM ends it once the study in work is finished; what is left is done at the next start.
+    SIGTERM ends it once the study in work is finished; the next start processes the remaining ones.
     """
     need("pynetdicom", "prometheus_client", extra="service")
     import logging

@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from statistics import median
+from typing import TYPE_CHECKING
 
 from c3s3_seg.bundle import ModelBundle, Task
 from c3s3_seg.dataset import INDEX, DataSet
 from c3s3_seg.dataset.check.case_faults import values_in
 from c3s3_seg.errors import InputError
-from c3s3_seg.training.cases import TrainingCase, ValidationCase
 from c3s3_seg.training.config import TrainConfig
+
+if TYPE_CHECKING:  # they need torch, which `calibrate` does without
+    from c3s3_seg.training.cases import TrainingCase, ValidationCase
 
 SPELLINGS = {"MRI": "MR", "MRT": "MR", "PET": "PT"}  # of DICOM's own codes
 CODES = ("CT", "MR", "PT", "NM", "US", "XA", "MG", "DX", "CR")

@@ -439,7 +439,7 @@ def test_config_show_says_what_holds_and_why() -> None:
     text = run("config").stdout
     assert re.search(r"^ workers +3 +file c3s3-seg.toml *$", text, re.MULTILINE)
     assert "Configuration file: c3s3-seg.toml (working folder)." in text
-    assert "No configuration file holds." in run("--config", "none", "config").stdout
+    assert "No configuration file is used." in run("--config", "none", "config").stdout
     write("wrokers = 3")
     assert run("config").returncode == 2
 

@@ -3,6 +3,8 @@
 import json
 import math
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -232,3 +234,23 @@ def test_a_trained_bundle_knows_its_domain(toy_config: Path, tmp_path: Path) -> 
         predictor(Geometry.build((40, 40, 40), (8.0,) * 3).volume(coarse))
     own = load(Path(config.data.folder) / "imagesTr" / "ball-4.nii.gz")
     assert predictor.check(own).check.level == "pass"
+
+
+WATCHED = """
+import sys
+from c3s3_seg.cli import main
+try:
+    main()
+finally:
+    print("torch was loaded:", "torch" in sys.modules)
+"""
+
+
+def test_the_command_is_part_of_the_base_installation(phantoms: Path, tmp_path: Path) -> None:
+    """docs/installation.md says so; it ended as a defect of the program where torch is missing."""
+    shutil.copytree(WEIGHTS / "phantom", tmp_path / "bundle")
+    command = [sys.executable, "-c", WATCHED, "calibrate", tmp_path / "bundle", phantoms]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
+    assert "domain of 2 training scans" in found.stdout
+    assert "torch was loaded: False" in found.stdout
