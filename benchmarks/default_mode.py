@@ -1,6 +1,6 @@
 """Whole volume at once, or tiles? The shipped default against overlapping tiles, on the validation cases.
 
-    python benchmarks/default_mode.py [--data DATA] [--bundle left-atrium]
+    python benchmarks/default_mode.py [--data DATA] [--bundle left-atrium-72]
 
 Scan's own grid; 95HD in voxels by the paper's protocol, as the README's table has it. Means over the cases.
 """
@@ -26,7 +26,7 @@ WAYS = {
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--data", type=Path, default=Path("../shared/data/la"))
-    parser.add_argument("--bundle", default="left-atrium")
+    parser.add_argument("--bundle", default="left-atrium-72")
     options = parser.parse_args()
     bundle = ModelBundle.find(options.bundle)
     names = json.loads((options.data / "dataset.json").read_text())["unlabelled"][-8:]

@@ -105,6 +105,7 @@ def test_shipped_bundles_are_whole() -> None:
         "left-atrium",
         "left-atrium-16",
         "left-atrium-16-resvnet",
+        "left-atrium-72",
         "left-atrium-resvnet",
         "phantom",
     ]

@@ -530,6 +530,7 @@ def test_shells_complete_commands_options_and_values(shell: str) -> None:
             "left-atrium",
             "left-atrium-16",
             "left-atrium-16-resvnet",
+            "left-atrium-72",
             "left-atrium-resvnet",
         ],
         "predict --format dicom": ["dicom-seg", "dicom-labelmap"],

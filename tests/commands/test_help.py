@@ -134,6 +134,7 @@ def test_a_shell_completes_commands_values_and_models(tmp_path: os.PathLike[str]
         "left-atrium",
         "left-atrium-16",
         "left-atrium-16-resvnet",
+        "left-atrium-72",
         "left-atrium-resvnet",
     ]
     assert completed("train pan") == ["pancreas"]

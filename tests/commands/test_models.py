@@ -30,7 +30,9 @@ def test_the_shipped_models_with_what_they_need() -> None:
     assert record["candidate"] == "vnet"
     assert atrium["dice"] == record["dice"]
     assert atrium["hd95_vox"] == record["hd95_vox"]
-    assert atrium["cases"] == 8
+    assert (atrium["cases"], atrium["scores_of"]) == (8, "left-atrium-72")
+    assert models["left-atrium-72"]["dice"] == atrium["dice"]
+    assert models["left-atrium-72"]["scores_of"] is None
     files = [path for path in (WEIGHTS / "left-atrium").iterdir() if path.is_file()]
     assert atrium["size_bytes"] == sum(path.stat().st_size for path in files)
 
