@@ -80,7 +80,7 @@ predictor(noise(64, 64, 48), allow_out_of_domain=True)
 with open("/proc/self/statm") as file:
     used = int(file.read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 100_000_000,) * 2)
-prediction = predictor(noise(96, 80, 64), allow_out_of_domain=True)
+prediction = predictor(noise(96, 80, 64), roi="0:96,0:80,0:64", allow_out_of_domain=True)  # all of it
 print(prediction.tile, prediction.notes, prediction.mask.array.shape)
 """
 
