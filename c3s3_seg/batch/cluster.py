@@ -126,10 +126,8 @@ def _connect(address: str, workers: int, stack: ExitStack) -> Any:
         client = dask.Client(address, timeout=CONNECT_S, set_as_default=False)
     except (OSError, ValueError) as error:  # a TimeoutError, too
         raise _silent(address, error) from error
-    except (
-        TypeError,
-        RuntimeError,
-    ) as error:  # tls:// without certificates; TLS is wanted, and this is tcp://
+    except (TypeError, RuntimeError) as error:
+        # tls:// without certificates; or TLS is wanted, and this is tcp://.
         what = f"Dask's configuration and the address of the scheduler do not fit ({_line(error)})"
         todo = (
             "For tls://HOST:PORT set distributed.comm.tls; with distributed.comm.require-encryption give it"

@@ -15,9 +15,8 @@ from c3s3_seg.errors import InputError
 from c3s3_seg.io.hashes import sha256
 from c3s3_seg.system.files import make_own_folder
 
-HALF_WRITTEN = re.compile(
-    rf"\.[0-9a-f]{{12}}{re.escape(SUFFIX)}"
-)  # what `io.save` calls a file until it is whole
+# What `io.save` calls a file until it is whole.
+HALF_WRITTEN = re.compile(rf"\.[0-9a-f]{{12}}{re.escape(SUFFIX)}")
 
 
 def spare_others(out: Path, work: list[ConvertJob]) -> None:
