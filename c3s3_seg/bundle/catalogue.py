@@ -39,8 +39,8 @@ class ModelSummary:
         the bundle does not know. 95HD is in voxels of the scans' own grids, as training measures it; a
         missed organ makes it infinite.
     scores_of
-        The model that these were measured with, where this one learnt from the validation cases too: it was
-        trained in the same way without them. None: this one.
+        The model that these were measured with, where this one was trained on the validation cases
+        too: that one was trained in the same way without them. None: this one.
     size_bytes
         Of its files.
     """

@@ -38,7 +38,6 @@ def calibrate(
     bundle of two networks and at least two validation cases.
     """
     from c3s3_seg.bundle import ModelBundle
-    from c3s3_seg.dataset import DataSet
     from c3s3_seg.system.files import check_folder
     from c3s3_seg.training.bundles.calibrate import check_bad_mm
     from c3s3_seg.training.bundles.domain import measure_domain, trained_splits
@@ -47,8 +46,8 @@ def calibrate(
     check_bad_mm(bad_mm)
     found = ModelBundle.find(model)
     check_folder(found.folder)
-    check_data(found.task, DataSet.load(data), "Give the data set that the bundle was trained on")
     index, splits = trained_splits(found, data)
+    check_data(found.task, index, "Give the data set that the bundle was trained on")
     with Status() as status:
         domain = measure_domain(found.task, index, splits, status)
         why = _without_limit(found, splits)

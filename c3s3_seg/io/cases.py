@@ -190,22 +190,22 @@ def walk_files(folder: Path) -> Iterator[Path]:
         raise InputError(f"the folder cannot be read: {error.strerror}", where=place) from error
 
     for root, folders, files in os.walk(folder, onerror=refuse):
-        refuse_depth(root.count(os.sep) - os.fspath(folder).count(os.sep), folder)
+        refuse_depth(Path(root), folder)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         paths = (Path(root) / name for name in sorted(files) if not name.startswith("."))
         # To open a pipe is to wait for ever. A link that leads nowhere stays: a slice may be missed there.
         yield from (path for path in paths if path.is_file() or not path.exists())
 
 
-def refuse_depth(depth: int, folder: Path) -> None:
-    """Refuse folders that are nested too deep to be looked through.
+def refuse_depth(place: Path, folder: Path) -> None:
+    """Refuse folders nested too deep to be looked through: `place` is one at or below the `folder` given.
 
     Raises
     ------
     InputError
         If it is so.
     """
-    if depth > MOST_DEPTH:
+    if len(place.relative_to(folder).parts) > MOST_DEPTH:
         what = f"the folders in it are nested more than {MOST_DEPTH} deep"
         raise InputError(what, where=folder, todo="Give the folders of the studies themselves")
 

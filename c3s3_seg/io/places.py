@@ -116,7 +116,7 @@ class _Finder:
         self.skipped: list[Skipped] = []
         self._real = RealPaths()
         self._folders: dict[str, Path] = {}
-        self._given, self._depth = Path(), 0
+        self._given = Path()
 
     def add(self, path: Path) -> None:
         """A scan; one that is known by another path is named."""
@@ -137,7 +137,7 @@ class _Finder:
             self._look_into(path)
 
     def _look_into(self, folder: Path) -> None:
-        self._given, self._depth = folder, 0
+        self._given = folder
         entries = visible(folder)
         images = [p for p in entries if image_suffix(p) and not p.is_dir()]
         known = set(images)
@@ -197,10 +197,8 @@ class _Finder:
                 return [folder]
         except InputError:  # it may not be read, and fails as a case
             return [folder]
-        self._depth += 1
-        refuse_depth(self._depth, self._given)
+        refuse_depth(folder, self._given)
         below, rest = self._among(entries, ())
-        self._depth -= 1
         if len(below) == 1 or (below and _is_one_study(below)):
             return [folder]
         if below:

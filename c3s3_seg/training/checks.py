@@ -109,7 +109,10 @@ def _listed(labels: Mapping[str, int]) -> str:
 
 
 def check_cases(
-    config: TrainConfig, data: DataSet, trained_on: Sequence[TrainingCase], judged: Sequence[ValidationCase]
+    config: TrainConfig,
+    data: DataSet,
+    trained_on: Sequence[TrainingCase],
+    validation: Sequence[ValidationCase],
 ) -> list[str]:
     """What the scans and masks say, once all are read.
 
@@ -123,15 +126,15 @@ def check_cases(
         If the index has no labels, and no mask of the data holds a value of the configuration.
     """
     labelled = {value for case in trained_on for value in case.values}
-    truths = {value for case in judged for value in values_in(case.truth.array)}
+    truths = {value for case in validation for value in values_in(case.truth.array)}
     if not data.labels:
         _check_values(config, data, labelled | truths)
     warnings = []
     for name, value in config.task.label_values.items():
         if value not in labelled:
             warnings.append(f"no labelled case has a voxel of {name} ({value}): it cannot be learnt")
-        if judged and value not in truths:
-            warnings.append(f"no validation case has a voxel of {name} ({value}): it is not judged")
+        if validation and value not in truths:
+            warnings.append(f"no validation case has a voxel of {name} ({value}): it is not scored")
     warnings += _left_out(config, data, labelled | truths)
     return warnings + _intensities(config, data, trained_on)
 

@@ -1,4 +1,4 @@
-"""Which cases a run takes for what; in a cross-validation, which labelled ones a fold is judged by."""
+"""Which cases a run takes for what; in a cross-validation, which labelled ones a fold is validated on."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def take_fold(data: DataSet, splits: Splits, fold: str, seed: int) -> Splits:
     No person is on both sides: all scans of a patient are in one part, and what else there is of a
     validation patient without labels is left out. Who is one patient is what `dataset.patients` says. The
     validation cases of `splits` are left out too: they are seen by no fold, so that an ensemble of all
-    folds can be judged by them.
+    folds can be validated on them.
 
     Parameters
     ----------
@@ -73,13 +73,13 @@ def take_fold(data: DataSet, splits: Splits, fold: str, seed: int) -> Splits:
     # Of all cases at once: what names have in common shows when they are compared.
     known = patients_of(data, (*splits.cases, *splits.test))
     parts = divide(data, splits.labelled, count, seed, known)
-    judged = set(parts[number - 1])
-    patients = {known[case].patient for case in judged}
+    held_out = set(parts[number - 1])
+    patients = {known[case].patient for case in held_out}
     return replace(
         splits,
-        labelled=tuple(case for case in splits.labelled if case not in judged),
+        labelled=tuple(case for case in splits.labelled if case not in held_out),
         unlabelled=tuple(case for case in splits.unlabelled if known[case].patient not in patients),
-        validation=tuple(case for case in splits.labelled if case in judged),
+        validation=tuple(case for case in splits.labelled if case in held_out),
     )
 
 

@@ -23,8 +23,8 @@ def scored(result: Validation, iteration: int) -> dict[str, Any]:
 
 def unlearnt(history: Records, iteration: int) -> tuple[str, ...]:
     """The labels that no network had learnt at the last validation by then; none before the first."""
-    judged = [r for r in history if "dice" in r and 0 < r["iteration"] <= iteration]
-    last = [r for r in judged if r["iteration"] == judged[-1]["iteration"]]
+    scores = [r for r in history if "dice" in r and 0 < r["iteration"] <= iteration]
+    last = [r for r in scores if r["iteration"] == scores[-1]["iteration"]]
     weak = [set(r.get("unlearnt", ())) for r in last]
     return tuple(sorted(set.intersection(*weak))) if weak else ()
 

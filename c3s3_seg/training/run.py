@@ -156,7 +156,7 @@ class Run:
         return InputError(what, where=self.folder, todo=todo)
 
     def check_finite(self) -> None:
-        """Before weights are kept or judged: they may have become infinite in the last step.
+        """Before weights are kept or validated: they may have become infinite in the last step.
 
         Raises
         ------
@@ -186,7 +186,7 @@ class Run:
         self._note("teacher", record)
 
     def note_cases(self, splits: Splits) -> None:
-        """Note in the history which cases it learns from and is judged by, once.
+        """Note in the history its training and validation cases, once.
 
         Raises
         ------

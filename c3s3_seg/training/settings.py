@@ -145,7 +145,8 @@ class RunConfig:
         validation. The card gives the scores of both.
     blend
         Of a run that begins from a bundle: what is validated and shipped is this share of what was learnt,
-        the rest being the weights that it began from (Wortsman et al., CVPR 2022); 1: what was learnt alone.
+        the rest being the weights that it began from (Wortsman et al., CVPR 2022); 1: the trained weights
+        alone.
     """
 
     iterations: Count

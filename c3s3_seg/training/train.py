@@ -186,9 +186,9 @@ def _teacher(run: Run, data: DataSet, splits: Splits) -> Teacher | None:
 
 
 def _not_learnt(run: Run, results: list[Validation]) -> list[str]:
-    """For the card; where no truth has a label, nothing is judged."""
-    judged = any(result.by_label for result in results)
-    if judged and not any(result.dice > 0 for result in results):
+    """For the card; where no truth has a label, nothing is validated."""
+    validated = any(result.by_label for result in results)
+    if validated and not any(result.dice > 0 for result in results):
         return [NOTHING]
     names = unlearnt(run.history, run.iteration) if results else ()
     return [f"{name} is not learnt: its Dice is below {UNLEARNT}" for name in names]

@@ -112,7 +112,7 @@ def test_data_of_another_task_are_refused_and_nothing_is_written(
     ],
     ids=["nothing recorded", "held out", "all labels", "fewer labels", "labels alone", "fold", "folds"],
 )
-def test_the_domain_is_of_the_cases_that_were_learnt_from(
+def test_the_domain_is_of_the_training_cases(
     record: dict[str, Any], labelled: str, unlabelled: str, validation: str, tmp_path: Path
 ) -> None:
     (tmp_path / "dataset.json").write_text(json.dumps({"labelled": [*"abcd"], "unlabelled": [*"efgh"]}))

@@ -57,8 +57,8 @@ def test_a_budget_that_is_too_short_says_what_would_do() -> None:
 def test_memory_grows_with_the_cases() -> None:
     assert TIMING.needs_bytes(READ) == 1000
     assert TIMING.needs_bytes(READ + 10) == 2000
-    assert replace(TIMING, judged_bytes=50).needs_bytes(READ + 10, 5) == 2000 + 4 * 50
-    assert replace(TIMING, judged_bytes=50).needs_bytes(READ + 10, 0) == 2000
+    assert replace(TIMING, validation_bytes=50).needs_bytes(READ + 10, 5) == 2000 + 4 * 50
+    assert replace(TIMING, validation_bytes=50).needs_bytes(READ + 10, 0) == 2000
     assert free_bytes() > 1e6
 
 

@@ -150,7 +150,7 @@ def _looked_through(folder: Path) -> Iterator[tuple[Path, str]]:
 
     inside = os.path.realpath(folder)
     for root, folders, files in os.walk(folder, onerror=refuse):
-        refuse_depth(root.count(os.sep) - os.fspath(folder).count(os.sep), folder)
+        refuse_depth(Path(root), folder)
         below = [Path(root) / name for name in sorted(folders)]
         passed = {path: HIDDEN if path.name.startswith(".") else _outward(path, inside) for path in below}
         # A link to a folder inside leads to what is looked through anyway.

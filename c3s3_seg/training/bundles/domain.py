@@ -63,14 +63,14 @@ def measure_domain(task: Task, data: DataSet, splits: Splits, report: Progress |
 
 
 def trained_splits(bundle: ModelBundle, folder: Path) -> tuple[DataSet, Splits]:
-    """A data set, and which of its cases a bundle learnt from, as the bundle's configuration says.
+    """A data set, and which of its cases a bundle was trained on, as the bundle's configuration says.
 
-    Of an ensemble of folds: all labelled cases, because each of them was learnt from by some member.
+    Of an ensemble of folds: all labelled cases, because some member was trained on each of them.
 
     Parameters
     ----------
     bundle
-        Trained here. Of another one, that says nothing of its configuration, the index alone decides.
+        Where it does not record its configuration, the index alone decides.
     folder
         Of the data set.
 

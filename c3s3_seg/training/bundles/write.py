@@ -68,8 +68,8 @@ def _kept(run: Run, results: list[Validation]) -> list[dict[str, Any]]:
 
 
 def _training_record(run: Run, splits: Splits, results: list[Validation]) -> dict[str, Any]:
-    judged = [record for record in run.history if "dice" in record]
-    best = max(judged, key=lambda record: float(record["dice"]), default=None)
+    records = [record for record in run.history if "dice" in record]
+    best = max(records, key=lambda record: float(record["dice"]), default=None)
     return {
         "method": run.config.method,
         "precision": run.precision.name,

@@ -44,7 +44,7 @@ class Timing:
         What was not measured for want of time, in words.
     guessed
         Whether no step at all was finished.
-    judged_bytes
+    validation_bytes
         Of keeping a validation case, as it is on disk.
     """
 
@@ -59,11 +59,11 @@ class Timing:
     precision_why: str = ""
     assumed: tuple[str, ...] = ()
     guessed: bool = False
-    judged_bytes: int = 0
+    validation_bytes: int = 0
 
-    def needs_bytes(self, cases: int, judged: int = 0) -> float:
+    def needs_bytes(self, cases: int, validation: int = 0) -> float:
         """With all cases in memory: those to learn from, and those for validation."""
-        more = self.case_bytes * max(0, cases - READ) + self.judged_bytes * max(0, judged - 1)
+        more = self.case_bytes * max(0, cases - READ) + self.validation_bytes * max(0, validation - 1)
         return self.peak_bytes + more
 
     def mean_s(self, share: float) -> float:
@@ -129,7 +129,7 @@ class Pieces:
             precision_why=self._found["precision"][0].why if "precision" in self._found else "",
             assumed=tuple(assumed),
             guessed=not {"warm_s", "full_s"} & self._found.keys(),
-            judged_bytes=self._last("judged_bytes", 0),
+            validation_bytes=self._last("validation_bytes", 0),
         )
 
     def _last(self, name: str, default: Any, assumed: list[str] | None = None, words: str = "") -> Any:

@@ -124,10 +124,12 @@ def length(
     InputError
         If fewer than `LEAST` iterations fit.
     """
-    trained_on, judged = cases
-    rest = SPARE * budget_s - STARTING_S - timing.load_s * (trained_on + judged)
-    once = timing.validate_s * judged
-    validations = 0 if not judged else max(1, min(VALIDATIONS, int(VALIDATING * budget_s / max(once, 1e-9))))
+    trained_on, validation = cases
+    rest = SPARE * budget_s - STARTING_S - timing.load_s * (trained_on + validation)
+    once = timing.validate_s * validation
+    validations = (
+        0 if not validation else max(1, min(VALIDATIONS, int(VALIDATING * budget_s / max(once, 1e-9))))
+    )
     rest -= once * begun
     iterations = int((rest - validations * once) / timing.mean_s(share))
     if iterations < LEAST:

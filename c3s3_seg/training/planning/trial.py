@@ -43,9 +43,9 @@ def measure_steps(config: TrainConfig, start: ModelBundle | None) -> Iterator[tu
 
     Yields
     ------
-    `load_s` and `case_bytes` of a case, `voxels` of it on the model's grid, `precision`, `judged_bytes` of a
-    validation case, `warm_s` and `full_s` of a step several times, `validate_s` of a case twice, `peak_bytes`
-    and `waited` so far.
+    `load_s` and `case_bytes` of a case, `voxels` of it on the model's grid, `precision`, `validation_bytes`
+    of a validation case, `warm_s` and `full_s` of a step several times, `validate_s` of a case twice,
+    `peak_bytes` and `waited` so far.
     """
     from c3s3_seg.training.bundles.initialize import initialize_from
     from c3s3_seg.training.cases import read_validation
@@ -58,7 +58,7 @@ def measure_steps(config: TrainConfig, start: ModelBundle | None) -> Iterator[tu
     deterministic(config)
     yield "loaded", None
     data, splits = read_splits(config.data)
-    judged = (splits.validation or splits.labelled)[:1]
+    held_out = (splits.validation or splits.labelled)[:1]
     few = replace(splits, labelled=splits.labelled[:READ], unlabelled=splits.unlabelled[:READ])
     read_s = _clock()
     sampler = Sampler.of(config, data, few)
@@ -70,8 +70,8 @@ def measure_steps(config: TrainConfig, start: ModelBundle | None) -> Iterator[tu
     if start is not None:
         initialize_from(run, start)
     yield "precision", run.precision
-    validation = read_validation(data, judged)
-    yield "judged_bytes", sum(case.nbytes for case in validation)
+    validation = read_validation(data, held_out)
+    yield "validation_bytes", sum(case.nbytes for case in validation)
     kinds = {"warm_s": 0, "full_s": warm_up(config)} if warm_up(config) else {"full_s": 0}
     for number in range(STEPS + 1):
         before = scheduled()
