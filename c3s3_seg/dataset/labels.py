@@ -55,8 +55,10 @@ class Labels:
         values: dict[str, int] = {}
         for item in text.split(","):
             name, equals, value = (part.strip() for part in item.rpartition("="))
-            if not (name and equals and _is_value(value)) or name in values:
+            if not (name and equals and _is_value(value)):
                 raise InputError(f"found the label '{item}'; wanted NAME=VALUE, VALUE from 1", todo=TODO)
+            if name in values:
+                raise InputError(f"found the label '{name}' twice; wanted each name once", todo=TODO)
             values[name] = int(value)
         return cls(values)
 

@@ -7,7 +7,6 @@ import os
 import selectors
 import subprocess
 import sys
-import tempfile
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -46,7 +45,6 @@ class WorkerProcess:
     limit_s: float
     stop: Event = field(default_factory=Event)
     _process: subprocess.Popen[bytes] | None = None
-    _errors: Any = None
     _rest: bytes = b""
 
     @property
@@ -92,7 +90,7 @@ class WorkerProcess:
             return
         process.kill()
         process.wait()
-        for stream in (process.stdin, process.stdout, self._errors):
+        for stream in (process.stdin, process.stdout):
             with suppress(OSError):
                 if stream is not None:
                     stream.close()
@@ -101,12 +99,11 @@ class WorkerProcess:
         environment = dict(os.environ)
         if self.model.backend.threads is not None:
             environment |= dict.fromkeys(THREAD_VARIABLES, str(self.model.backend.threads))
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the worker
         self._process = subprocess.Popen(
             [sys.executable, "-m", "c3s3_seg.service.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self._errors,
+            stderr=subprocess.DEVNULL,  # a service runs for months, and a library's words may quote the scan
             env=environment,
         )
         self._send({"model": asdict(self.model), "job": asdict(self.job)})
