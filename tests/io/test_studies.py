@@ -194,7 +194,7 @@ def test_what_has_vanished_is_a_case_that_fails(tmp_path: Path) -> None:
     for case in cases:
         with pytest.raises(InputError, match="there is no such file or folder"):
             read_case(case, Reading(), hashed=True)
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="there is no such file or folder"):
         found(tmp_path / "none.nii")
 
 
