@@ -96,8 +96,15 @@ class Recipe:
     intensity: Annotated[Intensity, Rule(_is_window, "a window with low below high")] = Intensity()
     orientation: Literal["LPS"] = "LPS"
 
-    def grid(self, scan: Geometry) -> Geometry:
+    def grid(self, scan: Geometry, where: Path | None = None) -> Geometry:
         """The model's grid for a scan: same field of view, axes nearest to LPS, this spacing.
+
+        Parameters
+        ----------
+        scan
+            Its grid.
+        where
+            Its file, which the refusal names.
 
         Raises
         ------
@@ -112,7 +119,9 @@ class Recipe:
             spacing, found = (" x ".join(f"{n:.3g}" for n in each) for each in (self.spacing_mm, sides))
             what = f"at the model's spacing of {spacing} mm this scan has {found} voxels"
             raise GeometryError(
-                f"{what}, wanted at most {LARGEST_GRID:,} in all and {LONGEST_SIDE:,} along an axis"
+                f"{what}, wanted at most {LARGEST_GRID:,} in all and {LONGEST_SIDE:,} along an axis",
+                where=where,
+                todo="See whether the voxel size in its header is true",
             )
         shape = [max(1, round(n)) for n in sides]
         # The field of view is kept to the edge, so the spacing moves by less than half a voxel in all.
@@ -131,7 +140,7 @@ class Recipe:
             If its intensities are more than float32 holds, see `intensity_defect`.
         """
         exact = exact_in_float32(scan)
-        grid = self.grid(scan.geometry)
+        grid = self.grid(scan.geometry, scan.source.path)
         oriented = orient(exact.array, scan.geometry)
         array = resample(oriented.astype(np.float32), grid.shape)
         return grid.volume(self.intensity(array, exact.offset), scan.source)
@@ -141,7 +150,7 @@ class Recipe:
 
         Soft targets for training; the mask is averaged, never sampled, so no boundary is lost.
         """
-        grid = self.grid(mask.geometry)
+        grid = self.grid(mask.geometry, mask.source.path)
         oriented = orient(mask.array, mask.geometry)
         return np.stack([resample((oriented == v).astype(np.float32), grid.shape) for v in values])
 

@@ -229,7 +229,7 @@ class Predictor:
         started = time.perf_counter()
         scan, box = checked.scan, checked.check.region
         part = box.crop(scan) if box else scan
-        shape = self.task.recipe.grid(part.geometry).shape
+        shape = self.task.recipe.grid(part.geometry, scan.source.path).shape
         if not self._place.arrays.own_memory:
             # Of a GPU the scan before this one holds what it needs at the moment; `network` finds out.
             self._check_memory(int(np.prod(shape, dtype=np.int64)), scan)

@@ -162,6 +162,8 @@ def visible(folder: Path) -> list[Path]:
         with os.scandir(folder) as found:
             entries = sorted(found, key=lambda entry: entry.name)
             links = {entry.name for entry in entries if entry.is_symlink()}
+    except FileNotFoundError:
+        raise InputError("there is no such file or folder", where=folder) from None
     except OSError as error:
         raise InputError(f"the folder cannot be read: {error.strerror or error}", where=folder) from error
     paths = (folder / entry.name for entry in entries if not entry.name.startswith("."))

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 LARGEST_NUMBER = 2**31 - 1  # of a series, as DICOM has it (PS3.5, 6.2, IS): it goes into file names
 MOST_TOLD = 5  # reasons of one line
+SINGLE = "a single image"  # as `Series.kind` calls it
 Known = Mapping[str, Sequence[Case]]  # series, or absolute path where there is none -> cases
 
 
@@ -114,12 +115,14 @@ def _scans(place: Path, reading: Reading, skipped: list[Skipped], *, single: boo
         yield FoundScan(place)
         return
     taken = _taken(found, reading)
+    alone = not taken and place.is_dir() and reading.series is None and found.alone > 0
     if place.is_dir():
-        skipped += _rest(place, found, taken, reading)
+        rest = _rest(place, found, taken, reading)
+        skipped += (item for item in rest if not (alone and item.reason == SINGLE))
     if not taken and single:
         choose(found, reading)  # says why
-    if not taken and any(not _is_of(item, found.series) for item in found.broken):
-        yield FoundScan(place)  # what cannot be read may have been the scan
+    if alone or (not taken and any(not _is_of(item, found.series) for item in found.broken)):
+        yield FoundScan(place)  # what cannot be read, or put together, may have been the scan
     yield from _each(place, found, taken)
 
 

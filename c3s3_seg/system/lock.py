@@ -20,6 +20,7 @@ NAME = ".c3s3-seg.lock"
 # All signatures have one length and one beginning: shares sign the same file at the same moment, and what is
 # there is a signature whichever of them was last, and while one is being written.
 SIGNED_BYTES = 1000
+NO_LOCKS = "Network shares may be mounted without locks: mount it with them, or give a folder on a local disk"
 FIRST = b'{"process": '
 
 
@@ -131,7 +132,7 @@ def _acquire(path: Path, shared: bool, wait: bool) -> int:
         except OSError as error:
             os.close(handle)
             what = f"the folder cannot be locked ({error.strerror}), so a second run could not be kept out"
-            raise InputError(what, where=path.parent) from error
+            raise InputError(what, where=path.parent, todo=NO_LOCKS) from error
         os.close(handle)  # its last holder has just removed it: again, with the one that is there now
 
 

@@ -178,7 +178,7 @@ class BundleTeacher:
         InputError
             If nothing is kept of the case, or not for its grid.
         """
-        found, shape = self._kept(case), self.task.recipe.grid(scan.geometry).shape
+        found, shape = self._kept(case), self.task.recipe.grid(scan.geometry, scan.source.path).shape
         if found is None:
             raise InputError(f"no probabilities of '{case}' are kept", where=self.folder)
         if found.shape != (self.task.classes - 1, *shape):

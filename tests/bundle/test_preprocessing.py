@@ -1,5 +1,7 @@
 import tracemalloc
+from dataclasses import replace
 from itertools import permutations, product
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ from conftest import rotation
 
 from c3s3_seg.bundle.preprocessing import Intensity, Recipe, intensity_defect, refuse_flat
 from c3s3_seg.errors import GeometryError, InputError
-from c3s3_seg.geometry.volume import Geometry, Volume, fits_float32, narrow
+from c3s3_seg.geometry.volume import Geometry, Source, Volume, fits_float32, narrow
 
 
 def ramp(geometry: Geometry) -> np.ndarray:
@@ -102,6 +104,13 @@ def test_a_grid_that_no_memory_holds_is_refused_before_it_is_made(
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 1e6
+
+
+def test_a_grid_that_is_refused_names_its_file(oblique: Volume) -> None:
+    scan = replace(oblique, source=Source(Path("a/case.nii.gz")))
+    for make in (Recipe((1e-4,) * 3).to_model, lambda mask: Recipe((1e-4,) * 3).occupancy(mask, (1,))):
+        with pytest.raises(GeometryError, match=r"^a/case.nii.gz: at the model's spacing .* in its header"):
+            make(scan)
 
 
 def test_a_large_grid_is_let_through() -> None:

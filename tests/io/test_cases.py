@@ -1,6 +1,7 @@
 """Which scans are in a folder, under which names, and which truth belongs to them."""
 
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -86,8 +87,6 @@ def test_nothing_to_find_is_refused(tmp_path: Path) -> None:
     touch(tmp_path / "notes.txt")
     with pytest.raises(InputError, match="not a scan"):
         find_cases([tmp_path / "notes.txt"])
-    with pytest.raises(InputError, match="cannot be read"):
-        find_cases([tmp_path / "none"])
 
 
 def test_slices_beside_images_are_refused(tmp_path: Path) -> None:
@@ -139,6 +138,12 @@ def test_a_folder_that_may_not_be_read_is_refused(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(os, "scandir", scandir)
     with pytest.raises(InputError, match=r"shut: the folder cannot be read: Permission denied"):
         list(walk_files(tmp_path))
+
+
+def test_a_path_with_nothing_at_it_is_called_so(tmp_path: Path) -> None:
+    for name in ("scna.nii.gz", "scans", "*.nii.gz"):
+        with pytest.raises(InputError, match=rf"{re.escape(name)}: there is no such file or folder"):
+            find_cases([tmp_path / name])
 
 
 def test_truth_is_found_by_name(tmp_path: Path) -> None:
@@ -229,7 +234,7 @@ def test_truth_that_is_missing_or_not_clear_is_refused(tmp_path: Path) -> None:
         match_truth(cases, tmp_path / "t")
     with pytest.raises(InputError, match=r"no truth for any of 1 cases; looked for"):
         match_truth(cases, tmp_path / "u")
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="there is no such file or folder"):
         match_truth(cases, tmp_path / "none")
 
 

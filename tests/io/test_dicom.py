@@ -239,6 +239,41 @@ def test_a_secondary_capture_is_no_volume(oblique: Volume, files: list[Path]) ->
         load(capture.parent)
 
 
+def test_slices_that_are_each_a_series_are_called_so(files: list[Path]) -> None:
+    for path in files:
+        edit(path, values(SeriesInstanceUID=generate_uid(), StudyInstanceUID=generate_uid()))
+    with pytest.raises(InputError, match=r"no volume, but 12 slices of one size.*one SeriesInstanceUID"):
+        load(files[0].parent)
+    for path in files[4:]:  # a few may be views that were planned one by one
+        path.unlink()
+    with pytest.raises(InputError, match=r"found 0 series that are volumes.* 4: MR, 1 slices"):
+        load(files[0].parent)
+
+
+def test_a_table_of_many_series_ends(files: list[Path]) -> None:
+    item = pydicom.dcmread(files[0])
+    for path in files:
+        path.unlink()
+    for n in range(40):
+        item.SeriesInstanceUID = generate_uid()
+        item.save_as(files[0].with_name(f"{n}.dcm"))
+    with pytest.raises(InputError, match=r"30: MR, 1 slices[^:]*; and 10 more\."):
+        load(files[0].parent)
+
+
+def test_a_lookup_table_is_refused_and_an_empty_sequence_is_none(files: list[Path]) -> None:
+    wanted = load(files[0].parent).array
+    for path in files:
+        edit(path, values(ModalityLUTSequence=[]))
+    assert np.array_equal(load(files[0].parent).array, wanted)
+    table = pydicom.Dataset()
+    table.LUTDescriptor, table.ModalityLUTType = [4096, 0, 16], "US"
+    for path in files:
+        edit(path, values(ModalityLUTSequence=[table]))
+    with pytest.raises(InputError, match=r"lookup table in place of a slope.*RescaleSlope"):
+        load(files[0].parent)
+
+
 def test_a_localizer_among_the_slices_is_left_out(oblique: Volume, files: list[Path]) -> None:
     scout = files[0].with_name("scout.dcm")
     shutil.copy(files[0], scout)

@@ -10,6 +10,7 @@ import pydicom
 import pytest
 from helpers.dicom_files import edit, values
 from helpers.dicom_seg import MAKER, SEGMENTS, differing, drawn, errors
+from helpers.raw_dicom import raw
 from helpers.seg_read import read
 from highdicom.color import CIELabColor
 from pydicom.uid import JPEG2000Lossless, RLELossless, generate_uid
@@ -123,6 +124,31 @@ def test_objects_say_when_they_were_made(files: list[Path], tmp_path: Path) -> N
         assert (data.StudyDate, data.StudyTime) == ("20200102", "235959")
         assert data.TimezoneOffsetFromUTC == "+1400"
         assert errors(tmp_path / "dated" / f"{name}.dcm") == []
+
+
+@pytest.mark.parametrize("thickness", ["2,5", "thin", "-1", "inf"])
+def test_a_thickness_that_is_none_is_the_distance(files: list[Path], tmp_path: Path, thickness: str) -> None:
+    for path in files:
+        edit(path, raw(SliceThickness=thickness))
+    for name, data in written(tmp_path / "made", drawn(load(files[0].parent))).items():
+        if "SharedFunctionalGroupsSequence" in data:
+            (measures,) = data.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence
+            assert float(measures.SliceThickness) == pytest.approx(2.5)
+            assert errors(tmp_path / "made" / f"{name}.dcm") == []
+
+
+def test_a_sex_that_dicom_does_not_know_is_left_blank(files: list[Path], tmp_path: Path) -> None:
+    for path in files:
+        edit(path, values(PatientSex="U"))
+    for name, data in written(tmp_path / "made", drawn(load(files[0].parent))).items():
+        assert (data.PatientSex, errors(tmp_path / "made" / f"{name}.dcm")) == ("", []), name
+
+
+def test_slices_of_several_studies_are_called_so(files: list[Path], tmp_path: Path) -> None:
+    for path in files:
+        edit(path, values(StudyInstanceUID=generate_uid()))
+    with pytest.raises(InputError, match="the slices are of 12 studies by their StudyInstanceUID"):
+        write_seg(drawn(load(files[0].parent)), tmp_path / "a.dcm", SEGMENTS, MAKER)
 
 
 def test_without_dates_a_second_run_writes_the_same_bytes(files: list[Path], tmp_path: Path) -> None:

@@ -811,6 +811,17 @@ def test_more_nrrd_headers_that_cannot_be(tmp_path: Path, old: bytes, new: bytes
         load(tmp_path / "a.nrrd")
 
 
+def test_layers_of_3d_slicer_are_called_so(tmp_path: Path) -> None:
+    """Segments that overlap: a mask has one value a voxel."""
+    image = SimpleITK.GetImageFromArray(np.zeros((6, 5, 4, 2), np.uint8), isVector=True)
+    for key, value in {"ID": "S", "LabelValue": "1", "Layer": "1", "Name": "la"}.items():
+        image.SetMetaData(f"Segment0_{key}", value)
+    for name in ("a.seg.nrrd", "a.nrrd"):
+        SimpleITK.WriteImage(image, str(tmp_path / name))
+        with pytest.raises(InputError, match=r"\(2, 4, 5, 6\).*It holds segments of 3D Slicer in layers"):
+            load_mask(tmp_path / name)
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [

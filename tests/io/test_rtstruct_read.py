@@ -56,6 +56,22 @@ def test_it_says_what_it_was_drawn_on(mask: Volume, written: Path, files: list[P
     assert drawing.slices == {str(pydicom.dcmread(path).SOPInstanceUID) for path in files}
 
 
+def test_a_slice_without_a_contour_between_others_is_noted(mask: Volume, written: Path) -> None:
+    """It may have been forgotten, or the region may be of two parts: nothing is interpolated."""
+
+    def change(data: pydicom.Dataset) -> None:
+        del data.ROIContourSequence[1].ContourSequence[3]  # of this region there is one a slice
+
+    edit(written, change)
+    back = read(written, mask.geometry)
+    assert back.source.notes == (
+        "region 'wall': 1 slices between others have no contour: they are background",
+    )
+    missing = np.flatnonzero((back.array != mask.array).any(axis=(0, 1)))
+    assert len(missing) == 1
+    assert not (back.array[:, :, missing] == 3).any()
+
+
 def test_random_polygons_as_a_slow_rule_fills_them() -> None:
     random = np.random.default_rng(3)
     points = np.stack(np.meshgrid(np.arange(31), np.arange(23), indexing="ij"), -1).reshape(-1, 2)

@@ -51,6 +51,17 @@ def test_every_volume_of_every_study_is_a_case_and_the_rest_is_told(archive: Pat
     ]
 
 
+def test_slices_that_are_each_a_series_are_a_case_that_fails(archive: Path) -> None:
+    """A study is not passed over because a program gave each file a SeriesInstanceUID of its own."""
+    for n, path in enumerate(series(small(6), archive / "p4", "p4", 7)):
+        edit(path, values(SeriesInstanceUID=uid("p4", "slice", n)))
+    scans = found(archive)
+    assert names(scans)[-1] == "p4"
+    assert not any("p4" in line for line in reasons(scans, archive))
+    with pytest.raises(InputError, match="in as many series, one in each"):
+        read_case(scans.cases[-1], Reading())
+
+
 @pytest.mark.parametrize("flat", [True, False])
 def test_only_the_files_of_its_series_are_read_and_hashed(tmp_path: Path, flat: bool) -> None:
     study = whole_study(tmp_path / "p", "p", small(5), flat=flat)
@@ -183,7 +194,7 @@ def test_what_has_vanished_is_a_case_that_fails(tmp_path: Path) -> None:
     for case in cases:
         with pytest.raises(InputError, match="there is no such file or folder"):
             read_case(case, Reading(), hashed=True)
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="there is no such file or folder"):
         found(tmp_path / "none.nii")
 
 

@@ -1,3 +1,5 @@
+import errno
+import fcntl
 import os
 import resource
 import signal
@@ -65,6 +67,17 @@ def test_a_second_process_is_refused_and_told_who_holds_it(tmp_path: Path) -> No
     with hold(tmp_path):
         pass
     assert not (tmp_path / NAME).exists()
+
+
+def test_a_share_without_locks_is_refused_with_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(handle: int, how: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(InputError, match=r"\(No locks available\).*a folder on a local disk"):
+        hold(tmp_path).__enter__()
 
 
 def test_shards_share_the_folder_but_not_a_share(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from typing import IO, Any
 import numpy as np
 
 from c3s3_seg.geometry.volume import Array
+from c3s3_seg.system.files import printable
 
 # A frame of 512 x 512 takes 0.05 s at most, and starting the child 0.5 s, on an idle machine. On a busy
 # one the child waits for its turn: after FRAME_S what counts is what it has worked, up to LONGEST_S.
@@ -38,7 +39,7 @@ NEEDED = (
     "SamplesPerPixel",
     "PhotometricInterpretation",
 )
-RLE = "1.2.840.10008.1.2.5"
+RLE, JPEG_EXTENDED = "1.2.840.10008.1.2.5", "1.2.840.10008.1.2.4.51"
 
 
 class DecoderRefusal(Exception):  # noqa: N818 - it is an answer, not an error of ours
@@ -241,8 +242,11 @@ def _open(path: Path, pydicom: Any) -> Any:
     data = read_whole(path)
     _check_holds_pixels(data)
     syntax = data.file_meta.TransferSyntaxUID
+    if syntax not in pydicom.uid.AllTransferSyntaxes:  # of a maker, or newer than this pydicom
+        why = f"is stored in the transfer syntax '{printable(str(syntax))}', which is not known here"
+        raise DecoderRefusal(why, "Export it uncompressed")
     if syntax.is_encapsulated:
-        _check_decoder(syntax)
+        _check_decoder(syntax, int(data.BitsStored))
         _check_end(data, path)
     return data
 
@@ -262,7 +266,7 @@ def _check_holds_pixels(data: Any) -> None:
         raise DecoderRefusal(f"cannot be decoded: its header has no {', '.join(lacks)}", todo)
 
 
-def _check_decoder(syntax: Any) -> None:
+def _check_decoder(syntax: Any, bits: int) -> None:
     from pydicom.pixels.decoders.base import get_decoder
 
     try:
@@ -273,6 +277,9 @@ def _check_decoder(syntax: Any) -> None:
         needs = "; ".join(decoder.missing_dependencies) if decoder else ""
         todo = f"Install one of its decoders ({needs})" if needs else "Export it uncompressed"
         raise DecoderRefusal(f"is compressed as {syntax.name}, for which no decoder is installed", todo)
+    if syntax == JPEG_EXTENDED and bits > 8 and "pylibjpeg" not in decoder.available_plugins:
+        why = f"is compressed as {syntax.name} with {bits} bits, which the installed decoders cannot read"
+        raise DecoderRefusal(why, "Export it uncompressed, or install pylibjpeg-libjpeg (under the GPL)")
 
 
 def _check_end(data: Any, path: Path) -> None:

@@ -6,7 +6,8 @@ same: they say CT, MR or PT and where each pixel lies. Objects of other kinds li
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,8 @@ from c3s3_seg.io.dicom.header import FRAME_CLASSES, SLICE_CLASSES, Slice
 MODALITIES = ("CT", "MR", "PT")
 PLACE = {"ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpacing": 2}
 PLACE_MM, SAME_COSINE = 0.005, 0.01
+# Of slices that are alone in their series: fewer are views that were planned one by one.
+FEWEST_ALONE = 5
 
 
 def has_slice_class(item: Slice) -> bool:
@@ -55,6 +58,33 @@ def of_one_kind(items: Sequence[Slice]) -> tuple[list[Slice], tuple[Slice, ...]]
         return list(items), ()
     kept = {id(item) for item in slices}
     return slices, tuple(item for item in items if id(item) not in kept)
+
+
+def alone_in_series(singles: Iterable[Slice]) -> int:
+    """How many slices, each the only one of its series, lie beside each other like those of one volume.
+
+    Programs that remove names may give each file a SeriesInstanceUID of its own, and some scanners make a
+    series of each slice.
+
+    Parameters
+    ----------
+    singles
+        Of each series that has one image, this image.
+
+    Returns
+    -------
+    int
+        Of those of one modality, size and direction; 0 where they are fewer than `FEWEST_ALONE`.
+    """
+    heights: dict[tuple[str, ...], set[float]] = defaultdict(set)
+    for item in singles:
+        cosines, point = item.numbers("ImageOrientationPatient", 6), item.numbers("ImagePositionPatient", 3)
+        if is_slice(item) and not item.is_localizer and cosines is not None and point is not None:
+            texts = [item.text(k) for k in ("Modality", "Rows", "Columns", "ImageOrientationPatient")]
+            normal = np.cross(cosines[:3], cosines[3:])
+            heights[*texts].add(round(float(point @ normal), 2))
+    most = max(map(len, heights.values()), default=0)
+    return most if most >= FEWEST_ALONE else 0
 
 
 def _fits(item: Slice, first: Slice, taken: NDArray[np.float64]) -> bool:

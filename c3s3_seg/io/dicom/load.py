@@ -204,8 +204,12 @@ def _check_kind(slices: tuple[Slice, ...], root: Path) -> None:
         color = item.text("PhotometricInterpretation")
         if item.number("SamplesPerPixel", 1) != 1 or color not in ("MONOCHROME1", "MONOCHROME2"):
             raise InputError(f"'{item.name}' is not a grey image: found '{color}'", where=root)
-        if "ModalityLUTSequence" in item.data:
-            raise InputError(f"'{item.name}' has a lookup table in place of a slope", where=root)
+        if len(item.data.get("ModalityLUTSequence") or ()):  # one without an item says nothing
+            raise InputError(
+                f"'{item.name}' has a lookup table in place of a slope",
+                where=root,
+                todo="Have the series exported with RescaleSlope and RescaleIntercept",
+            )
         if "MOSAIC" in item.text("ImageType").upper():
             raise InputError(
                 f"'{item.name}' is a mosaic: all slices side by side in one image",

@@ -70,7 +70,7 @@ class Pixels:
             if bits.unused:
                 self._loose[item.name] = bits.uses_low_bits(stored, clean)
             values = bits.scale(clean, out)
-            padding = bits.padding(stored)
+            padding = bits.padding(stored, clean)
         except (C3S3Error, MemoryError):
             raise
         except _Odd as odd:
@@ -179,7 +179,10 @@ class _Bits:
         allocated, stored = item.number("BitsAllocated", 0), item.number("BitsStored", 0)
         high = item.number("HighBit", allocated - 1)
         if not 1 <= stored <= allocated:
-            raise _Odd(f"it has BitsStored {stored} with BitsAllocated {allocated}")
+            found = f"BitsStored {stored}" if item.text("BitsStored") else "no BitsStored"
+            raise _Odd(f"it has {found} with BitsAllocated {allocated}")
+        if allocated % 8:
+            raise _Odd(f"it has BitsAllocated {allocated}; wanted 8, 16 or 32")
         if high not in (stored - 1, allocated - 1):
             raise _Odd(f"it has HighBit {high} with BitsStored {stored}; wanted {stored - 1}")
         slope, intercept = _number(item, "RescaleSlope", 1), _number(item, "RescaleIntercept", 0)
@@ -243,13 +246,19 @@ class _Bits:
             values += np.float32(self.intercept)
         return values
 
-    def padding(self, pixels: Array) -> NDArray[np.bool_] | None:
-        """Which pixels are none, but fill the image up to a rectangle (PS3.3, C.7.5.1.1.2)."""
+    def padding(self, pixels: Array, clean: Array) -> NDArray[np.bool_] | None:
+        """Which pixels are none, but fill the image up to a rectangle (PS3.3, C.7.5.1.1.2).
+
+        The padding value is compared with the pixels as they are and without what lies above BitsStored: it
+        may need more bits than that, and a negative one may stand there without its sign in those bits.
+        """
         if self.pad is None or pixels.dtype.kind == "f":
             return None
         # Whether a negative padding value is written signed or unsigned differs from file to file.
         low, high = (np.array([n & 0xFFFFFFFF], np.uint32).astype(pixels.dtype)[0] for n in self.pad)
         found = (pixels >= min(low, high)) & (pixels <= max(low, high))
+        if clean is not pixels:
+            found |= (clean >= min(low, high)) & (clean <= max(low, high))
         return found if found.any() else None
 
 

@@ -11,10 +11,11 @@ from c3s3_seg.io.cases import walk_files
 from c3s3_seg.io.detect import DICOM_SUFFIXES
 from c3s3_seg.io.dicom.frames import frames, is_enhanced
 from c3s3_seg.io.dicom.header import Broken, Slice, look_at
-from c3s3_seg.io.dicom.kind import class_name, has_slice_class, is_slice, of_one_kind
+from c3s3_seg.io.dicom.kind import alone_in_series, class_name, has_slice_class, is_slice, of_one_kind
 from c3s3_seg.io.dicom.volumes import split
 from c3s3_seg.io.reading import Reading, SeriesAttributes, SeriesRule, Wanted
 
+MOST_LISTED = 30  # series in one line
 SEQUENCE = ("SequenceName", "ProtocolName", "ScanningSequence", "PulseSequenceName")
 
 
@@ -116,8 +117,15 @@ class Found:
     @property
     def table(self) -> str:
         """Of each series number, modality, slices, size, in one line. No patients, dates or descriptions."""
-        lines = [f"{s} ({s.why_not})" if s.why_not else str(s) for s in self.series]
-        return "; ".join(f"{n}: {line}" for n, line in enumerate(lines, 1))
+        lines = [f"{s} ({s.why_not})" if s.why_not else str(s) for s in self.series[:MOST_LISTED]]
+        more = len(self.series) - len(lines)
+        end = f"; and {more} more" if more else ""
+        return "; ".join(f"{n}: {line}" for n, line in enumerate(lines, 1)) + end
+
+    @property
+    def alone(self) -> int:
+        """How many slices look like one volume, but are each the only one of a series."""
+        return alone_in_series(s.slices[0] for s in self.series if len(s.slices) == 1)
 
 
 def look_through(
@@ -205,6 +213,13 @@ def _only_volume(found: Found, rule: SeriesRule | None) -> Series:
         volumes = meant or volumes
     if len(volumes) == 1:
         return volumes[0]
+    if not volumes and (alone := found.alone):
+        raise InputError(
+            f"found no volume, but {alone} slices of one size and direction in as many series, one in each",
+            where=found.root,
+            todo="If they are one volume, have them exported again with one SeriesInstanceUID for all slices:"
+            " programs that remove names may give each file one of its own",
+        )
     raise InputError(
         f"found {len(volumes)} series that are volumes; wanted one. The series are {found.table}",
         where=found.root,

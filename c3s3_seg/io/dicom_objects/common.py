@@ -25,6 +25,7 @@ REPEATED = (
 WHEN_MADE = ("InstanceCreationDate", "InstanceCreationTime", "SeriesDate", "SeriesTime")
 WHEN_CONTENT = ("ContentDate", "ContentTime")
 UNDATED = "19700101"
+SEXES = ("M", "F", "O")  # PS3.3, C.7.1.1; type 2: blank, which is unknown, is allowed, and no other word
 OFFSET = re.compile(r"[+-](0[0-9]|1[0-4])[0-5][0-9]")
 TYPE_2 = (
     "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID",
@@ -58,6 +59,8 @@ def derived(source: Origin, maker: Maker, sop_class: UID, kind: Kind, content: s
     for keyword in REPEATED:
         if keyword in first or keyword in TYPE_2:
             setattr(data, keyword, first.get(keyword, ""))
+    if data.PatientSex not in SEXES:
+        data.PatientSex = ""
     data.SOPClassUID, data.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
     date(data, first.get("TimezoneOffsetFromUTC"), maker)
     data.SeriesInstanceUID = generate_uid(entropy_srcs=[*seed, "series"])

@@ -129,6 +129,14 @@ def _open(path: Path, source: Source) -> Origin:
                 where=source.path,
                 todo="Write NIfTI (--format nii.gz), or have the series sent again with its UIDs",
             )
+    studies = {str(header.StudyInstanceUID) for header in headers.values()}
+    if len(studies) > 1:
+        raise InputError(
+            f"the slices are of {len(studies)} studies by their StudyInstanceUID; wanted one, of which the"
+            " object becomes a part",
+            where=source.path,
+            todo="Write NIfTI (--format nii.gz), or have the series sent again with its UIDs",
+        )
     names = [str(headers[p].SOPInstanceUID) for p in paths]
     if len(set(names)) < len(names):
         raise InputError(

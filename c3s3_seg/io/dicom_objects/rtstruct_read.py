@@ -138,7 +138,9 @@ def _region(contours: Sequence[Any], name: str, grid: Geometry, path: Path) -> _
             slices[k].append(polygon)
         else:
             notes["contours have no points and were left out"] += 1
-    _refuse_sparse(set(slices), name, path)
+    gaps = _between(set(slices), name, path)
+    if gaps:
+        notes["slices between others have no contour: they are background"] = gaps
     for k, polygons in slices.items():
         try:
             filled = fill(polygons, grid.shape[:2], exclusive=XOR in kinds)
@@ -224,7 +226,8 @@ def _on_slice(
     return k, index[:, :2]
 
 
-def _refuse_sparse(slices: set[int], name: str, path: Path) -> None:
+def _between(slices: set[int], name: str, path: Path) -> int:
+    """How many slices between the first and the last have no contour; refused where too many have none."""
     span = max(slices) - min(slices) + 1 if slices else 0
     if span > 2 and len(slices) < FILLED * span:
         raise InputError(
@@ -232,6 +235,7 @@ def _refuse_sparse(slices: set[int], name: str, path: Path) -> None:
             where=path,
             todo="Interpolate them where they were drawn: slices without a contour would be background",
         )
+    return span - len(slices)
 
 
 def _put(array: Array, region: NDArray[np.bool_], value: int, path: Path) -> None:

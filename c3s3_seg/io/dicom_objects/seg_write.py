@@ -20,7 +20,7 @@ from pydicom.valuerep import format_number_as_ds
 from c3s3_seg.errors import InputError
 from c3s3_seg.geometry.volume import Array, Volume
 from c3s3_seg.io.dicom_objects.codes import LABEL_CIELAB, LABEL_MAP, SEGMENTATION, Maker, Segment
-from c3s3_seg.io.dicom_objects.common import TYPE_2, date, set_character_set
+from c3s3_seg.io.dicom_objects.common import SEXES, TYPE_2, date, set_character_set
 from c3s3_seg.io.dicom_objects.references import Origin, origin
 from c3s3_seg.system.files import write_whole
 from c3s3_seg.version import __version__
@@ -182,8 +182,8 @@ def _images(source: Origin, planes: Array) -> tuple[list[Any], Array]:
         for keyword in TYPE_2:  # unknown is allowed; highdicom wants it said
             if keyword not in header:
                 setattr(header, keyword, "")
-        if header.get("PatientSex") not in ("M", "F", "O"):
-            header.PatientSex = ""  # type 2: unknown is allowed, another word is not
+        if header.get("PatientSex") not in SEXES:
+            header.PatientSex = ""
     if source.slices[0].frame is None:
         _share_geometry(source)
         for header in source.headers.values():
@@ -227,7 +227,11 @@ def _set_steps(source: Origin, measures: Any) -> None:
     measures.pop("SpacingBetweenSlices", None)
     if source.stack.even and source.stack.upright:
         measures.SpacingBetweenSlices = step
-    if not float(measures.get("SliceThickness") or 0) > 0:
+    try:
+        thickness = float(measures.get("SliceThickness") or 0)
+    except (TypeError, ValueError):  # `2,5`, or a word
+        thickness = 0.0
+    if not 0 < thickness < float("inf"):
         measures.SliceThickness = step
 
 

@@ -43,6 +43,12 @@ SPACES = {
     **dict.fromkeys(("left-anterior-superior", "las"), (1.0, -1.0, 1.0)),
 }
 
+# 3D Slicer puts segments that overlap into layers, the values of one more axis, and says of each in which.
+LAYERED = re.compile(r"^Segment\d+_Layer:=", re.M)
+FLATTEN = (
+    "It holds segments of 3D Slicer in layers, as they overlap. Remove the overlap there, or export the"
+    " segments as a label map"
+)
 # Kinds of axes that may be those of a volume; what is not said may be one.
 SPATIAL = {"domain", "space", "none", "???"}
 
@@ -75,7 +81,7 @@ def parse_nrrd(raw: bytes, path: Path) -> Stored:
     if name is None and end is None:
         raise InputError("the file is truncated: it ends within its header", where=path)
     at_end = _at_end(key, encoding, path)
-    axes = _axes(key, shape, path)
+    axes = _axes(key, shape, path, FLATTEN if LAYERED.search(text) else None)
     _check_kinds(key, axes, path)
     affine, notes = _grid(key, axes, path)
     start = end.end() if end else len(raw)
@@ -105,15 +111,18 @@ def _at_end(key: dict[str, str], encoding: str, path: Path) -> bool:
     return at_end
 
 
-def _axes(key: dict[str, str], shape: tuple[int, ...], path: Path) -> tuple[int, ...]:
-    """Which axes are those of the volume: the first three that have a place; others may have one voxel."""
+def _axes(key: dict[str, str], shape: tuple[int, ...], path: Path, todo: str | None) -> tuple[int, ...]:
+    """Which axes are those of the volume: the first three that have a place; others may have one voxel.
+
+    `todo` is what to do where one has more.
+    """
     parts = _parts(key.get("spacedirections", ""))
     if parts and len(parts) != len(shape):
         what = f"its space directions are '{key['spacedirections']}'; wanted {len(shape)} vectors"
         raise InputError(what, where=path)
     axes = [n for n in range(len(shape)) if not parts or parts[n] != "none"][:3]
     if len(axes) < 3 or any(size > 1 for n, size in enumerate(shape) if n not in axes):
-        raise not_one_volume(shape, path)
+        raise not_one_volume(shape, path, todo)
     return tuple(axes)
 
 

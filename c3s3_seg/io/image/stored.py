@@ -108,9 +108,9 @@ def sizes(text: str, path: Path) -> tuple[int, ...]:
     return shape
 
 
-def not_one_volume(shape: tuple[int, ...], path: Path) -> InputError:
+def not_one_volume(shape: tuple[int, ...], path: Path, todo: str | None = None) -> InputError:
     """The refusal of what is not one 3D volume."""
-    return InputError(f"found an array of shape {shape}; wanted one 3D volume", where=path)
+    return InputError(f"found an array of shape {shape}; wanted one 3D volume", where=path, todo=todo)
 
 
 def numbers(text: str, count: int, what: str, path: Path) -> Floats:
