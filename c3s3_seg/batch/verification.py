@@ -90,9 +90,7 @@ def verify(out: Path) -> Verification:
     """
     paths = [p for p in sorted(out.glob(f"{NAME}*.json")) if RESERVED.fullmatch(p.stem)]
     if not paths:
-        raise InputError(
-            f"there is no {NAME}.json here", where=out, todo="Give the folder that `predict -o` wrote to"
-        )
+        raise _without_provenance(out)
     result = Verification()
     known: set[str] = set()
     cases: dict[str, dict[str, Any]] = {}
@@ -119,6 +117,15 @@ def verify(out: Path) -> Verification:
             result.stale += case["outputs_sha256"]
     _sort_rest(out, cases, known, result)
     return result
+
+
+def _without_provenance(out: Path) -> InputError:
+    """A run that is at work, or was killed, has a journal and no provenance yet."""
+    if any(out.glob(f"{STEM}*.sqlite")):
+        what = f"no run into this folder has ended yet, so there is no {NAME}.json to compare with"
+        return InputError(what, where=out, todo="Give the same `predict` command again, or wait for its end")
+    what = f"there is no {NAME}.json here"
+    return InputError(what, where=out, todo="Give the folder that `predict -o` wrote to")
 
 
 def _verify_tables(document: dict[str, Any], out: Path, result: Verification) -> Iterator[str]:

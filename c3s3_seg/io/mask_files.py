@@ -137,7 +137,7 @@ def _refuse_all(cases: Sequence[Case], truths: Sequence[Case], predictions: Path
         refuse_scans([case.path for case in side])
     endings = ", ".join(f"CASE{e}" for e in TRUTH_ENDINGS)
     raise InputError(
-        f"found no truth for any of {len(cases)} predictions, {_some(cases)}, among"
+        f"found no truth for any of {len(cases)} predictions in {predictions} ({_some(cases)}) among"
         f" the masks {_some(truths)}",
         where=truth,
         todo=f"Name the truth of CASE {endings}; the file formats may differ",

@@ -76,8 +76,10 @@ class Service:
         )
         recovered = self.queue.recover()
         known = self._take_up_spool()
-        if recovered or known:
-            LOGGER.info("%d studies were in work, %d were not in the queue", recovered, known)
+        if recovered:
+            LOGGER.info("studies that were in work when the service ended: %d", recovered)
+        if known:
+            LOGGER.info("studies of the spool that were not in the queue: %d", known)
         self._is_log_known = False
         self._write_lines()
         self._cleaned, self._started = self.clock(), self.clock()

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Fetch studies, segment them, send the results: one run a night. docs/service.md compares it with the service.
+# Fetch studies, segment them, send the results: one run a night. README.md beside it says when to use it.
 #
 #   nightly.sh LIST
 #

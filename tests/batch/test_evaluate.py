@@ -570,7 +570,8 @@ def test_names_that_pair_with_nothing_are_listed(folders: tuple[Path, Path, Path
     predictions, _, out = folders
     (tmp_path / "other").mkdir()
     save(cube(2, 7), tmp_path / "other" / "z.nii.gz")
-    with pytest.raises(InputError, match="found no truth for any of 2 predictions, a, b, among the masks z"):
+    words = rf"found no truth for any of 2 predictions in {predictions} \(a, b\) among the masks z"
+    with pytest.raises(InputError, match=words):
         evaluate(predictions, tmp_path / "other", out)
 
 

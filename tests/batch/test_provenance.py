@@ -161,6 +161,9 @@ def test_verify_takes_a_folder_without_hashes_of_its_tables(out: Path) -> None:
 def test_verify_wants_a_provenance(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"there is no provenance\.json"):
         verify(tmp_path)
+    (tmp_path / "journal.sqlite").touch()  # as after a kill in the first run
+    with pytest.raises(InputError, match=r"no run into this folder has ended yet.*same `predict` command"):
+        verify(tmp_path)
     (tmp_path / "provenance.json").write_text("{")
     with pytest.raises(InputError, match="cannot be read"):
         verify(tmp_path)

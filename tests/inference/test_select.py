@@ -65,11 +65,16 @@ def test_what_was_asked_for_is_taken_or_refused(bundle: ModelBundle, monkeypatch
     with pytest.raises(InputError, match=r"has no model\.onnx.*c3s3-seg export"):
         open_backend(without_graphs(bundle), network, BackendRequest("openvino"))
     if not select.cuda_devices():
-        with pytest.raises(MissingError, match=r"as asked .*no NVIDIA GPU was found"):
+        with pytest.raises(
+            MissingError, match=r"as asked .*no NVIDIA GPU was found.*leave device= out"
+        ) as found:
             open_backend(bundle, network, BackendRequest(device="cuda"))
+        assert "c3s3-seg export" not in str(found.value)  # there is a graph already
     monkeypatch.setattr(select, "PACKAGES", dict.fromkeys(select.PACKAGES, ("not_here", "")))
     with pytest.raises(MissingError, match="no installed runtime can run this bundle"):
         open_backend(bundle, network)
+    with pytest.raises(MissingError, match=r"c3s3-seg export .* --to onnx"):
+        open_backend(without_graphs(bundle), network)
 
 
 @pytest.mark.parametrize(

@@ -142,6 +142,20 @@ def test_another_configuration_takes_in_proportion(toy_config: Path) -> None:
     assert "in proportion" in found.assumed[0]
 
 
+def test_what_is_assumed_is_stated_as_scaled(toy_config: Path) -> None:
+    """A plan printed "0.47 s a step" and, in the same reason, "a step takes 1.47 s"."""
+    before = load_config(toy_config, ["method=supervised"])
+    narrow = load_config(toy_config, ["method=supervised", "networks.a.filters=1"])
+    guessed = replace(time_steps(before, limit_s=0.0), warm_s=1.5, full_s=1.5, validate_s=4.0)
+    found = scaled(guessed, before, narrow)
+    assert found.assumptions == (
+        "a step takes 0.75 s, by the size of crops and networks alone",
+        "validating a case takes 2.00 s",
+        "reading a case takes 1 s",
+        "the memory suffices",
+    )
+
+
 def test_a_process_that_dies_needs_more_memory_than_there_is(toy_config: Path) -> None:
     found = Pieces(load_config(toy_config))
     found.died = True

@@ -29,7 +29,7 @@ LABELS = 4  # of which a diagram of volumes is drawn
 
 MEANINGS: dict[Severity, str] = {
     "error": "Nothing sound can be trained on these as they are.",
-    "warning": "Look at these. They may be right: a check compares, it does not know.",
+    "warning": "Look at each of these: the case may be correct.",
     "info": "Good to know.",
 }
 HEADINGS: dict[Severity, str] = {"error": "Errors", "warning": "Warnings", "info": "Notes"}

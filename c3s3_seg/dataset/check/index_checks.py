@@ -209,7 +209,7 @@ def _counts(data: DataSet) -> list[Finding]:
         findings.append(Finding("info", "few-cases", (), what, f"at least {FEW}", todo))
     elif counts["validation"] < FEW:
         what = f"{counts['validation']} validation case{'s' * (counts['validation'] > 1)}"
-        todo = "Keep more: the best of several runs is chosen by them"
+        todo = "Use more cases for validation: the best network is chosen by their scores"
         findings.append(Finding("warning", "few-cases", (), what, f"at least {FEW}", todo))
     spare = [name for name in splits.unlabelled if data.has_mask(name)]
     if spare:

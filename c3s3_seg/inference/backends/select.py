@@ -102,7 +102,7 @@ def open_backend(
             refusals.append(f"{runtime} on {device}: {error.what}")
             continue
         return _noting(backend, [f"not used: {why}" for why in refusals])
-    raise _nothing_fits(bundle, request, refusals)
+    raise _nothing_fits(bundle, network, request, refusals)
 
 
 def candidates(bundle: ModelBundle, network: Network, device: str) -> Iterator[tuple[CpuRuntime, str]]:
@@ -184,8 +184,14 @@ def _open_tensorrt(bundle: ModelBundle, network: Network, request: BackendReques
     return TensorRtBackend.of_bundle(bundle, network, cuda_index(request.device))
 
 
-def _nothing_fits(bundle: ModelBundle, request: BackendRequest, refusals: list[str]) -> MissingError:
-    todo = f"Install one, or: c3s3-seg export {bundle.folder} --to onnx"
+def _nothing_fits(
+    bundle: ModelBundle, network: Network, request: BackendRequest, refusals: list[str]
+) -> MissingError:
+    todo = "Install one that can"
+    if is_cuda(request.device):
+        todo += ", or leave --device out to run on what there is"
+    if not bundle.has(network.graph):
+        todo += f", or: c3s3-seg export {bundle.folder} --to onnx"
     if is_cuda(request.device) and not cuda_devices():
         refusals.insert(0, NO_GPU)
     why = f" ({'; '.join(refusals)})" if refusals else ""

@@ -116,8 +116,8 @@ def _choose_method(
             return timing, found
         fit_in = found.iterations
     why = (
-        f"of C3S3, which would learn from {count} unlabelled cases too, some {fit_in} iterations would fit;"
-        f" below {TEACHING} labels alone were better in equal time ({TABLE})"
+        f"{fit_in} iterations of C3S3, which learns from the {count} unlabelled cases too, would fit;"
+        f" below {TEACHING}, labels alone were better in equal time ({TABLE})"
     )
     builder.put("method", "supervised", why)
     return _search(builder, splits, constraints, trials, regrid)
@@ -290,7 +290,7 @@ def _assumed(timing: Timing, constraints: Constraints) -> str:
         return ""
     return (
         f"; not measured in the {round(constraints.own_s, 1):g} s that a plan may take, but assumed: "
-        + "; ".join(timing.assumed)
+        + "; ".join(timing.assumptions)
     )
 
 
@@ -311,7 +311,8 @@ def _run(
     steps = f"{timing.full_s:.2f} s a step"
     if share:
         steps = f"{timing.warm_s:.2f} s a step of the warm-up, {timing.full_s:.2f} s then"
-    judging = f"{found.validations} validations of {timing.validate_s * len(splits.validation):.0f} s"
+    once_s = timing.validate_s * len(splits.validation)
+    judging = f"{found.validations} validations of {once_s:.{0 if once_s >= 10 else 1}f} s"
     judging = judging if splits.validation else "no validation cases"
     why = f"{constraints.budget_s / 60:.0f} min: {steps}; {judging}"
     if found.iterations == MOST:

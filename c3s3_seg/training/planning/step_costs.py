@@ -41,7 +41,8 @@ class Timing:
     precision, precision_why
         What `run.precision` became, and why; empty where that was not known in time.
     assumed
-        What was not measured for want of time, in words.
+        What was not measured for want of time, in words, with fields of this class in place of numbers, so
+        that the numbers stay true in a timing that is scaled.
     guessed
         Whether no step at all was finished.
     validation_bytes
@@ -60,6 +61,11 @@ class Timing:
     assumed: tuple[str, ...] = ()
     guessed: bool = False
     validation_bytes: int = 0
+
+    @property
+    def assumptions(self) -> tuple[str, ...]:
+        """What was assumed, in words and numbers."""
+        return tuple(words.format_map(vars(self)) for words in self.assumed)
 
     def needs_bytes(self, cases: int, validation: int = 0) -> float:
         """With all cases in memory: those to learn from, and those for validation."""
@@ -121,7 +127,7 @@ class Pieces:
             warm_s=warm_s,
             full_s=full_s,
             validate_s=self._validate_s(warm_s, assumed),
-            load_s=self._last("load_s", LOAD_S, assumed, f"reading a case takes {LOAD_S:g} s"),
+            load_s=self._last("load_s", LOAD_S, assumed, "reading a case takes {load_s:g} s"),
             case_bytes=self._last("case_bytes", 0),
             peak_bytes=self._last("peak_bytes", 0.0, assumed, "the memory suffices"),
             waited=fmean(self._found.get("waited", [0.0])),
@@ -147,12 +153,12 @@ class Pieces:
         if warm is None and full is None:
             begun_s = going_s if "precision" in self._found else 0.0  # the step that did not end in time
             warm = max(VOXEL_S * cost(config), begun_s)
-            assumed.append(f"a step takes {warm:.2f} s, by the size of crops and networks alone")
+            assumed.append("a step takes {warm_s:.2f} s, by the size of crops and networks alone")
             going_s = 0.0
         if full is None:
             full = max(longer * (warm or 0.0), going_s)
             if longer > 1:
-                assumed.append(f"after the warm-up it takes {full:.2f} s")
+                assumed.append("after the warm-up it takes {full_s:.2f} s")
         return (full / longer if warm is None else warm), full
 
     def _validate_s(self, warm_s: float, assumed: list[str]) -> float:
@@ -162,7 +168,7 @@ class Pieces:
         crops = prod(self.config.task.patch) * _crops(self.config)
         voxels = self._last("voxels", WHOLE * prod(self.config.task.patch))
         seconds = warm_s / 3 * voxels / crops
-        assumed.append(f"validating a case takes {seconds:.2f} s")
+        assumed.append("validating a case takes {validate_s:.2f} s")
         return float(seconds)
 
 
@@ -184,6 +190,9 @@ def cost(config: TrainConfig) -> float:
 def scaled(timing: Timing, before: TrainConfig, config: TrainConfig) -> Timing:
     """What another configuration takes, in proportion to what one was timed to take."""
     ratio = cost(config) / cost(before)
+    # A step that was guessed by the size of crops and networks needs no second sentence that it was.
+    measured = "steps take in proportion to crops and filters of others that were timed"
+    words = () if timing.guessed else (measured,)
     finer = prod(before.task.recipe.spacing_mm) / prod(config.task.recipe.spacing_mm)
     return replace(
         timing,
@@ -191,5 +200,5 @@ def scaled(timing: Timing, before: TrainConfig, config: TrainConfig) -> Timing:
         full_s=ratio * timing.full_s,
         validate_s=ratio * timing.validate_s,
         case_bytes=int(finer * timing.case_bytes),
-        assumed=(*timing.assumed, "steps take in proportion to crops and filters of others that were timed"),
+        assumed=(*timing.assumed, *words),
     )
