@@ -10,16 +10,8 @@ from typing import TYPE_CHECKING
 
 from c3s3_seg.errors import C3S3Error, InputError, Told, shown
 from c3s3_seg.metrics.paired_tests import Paired, compare
-from c3s3_seg.metrics.results import CaseScore
-from c3s3_seg.metrics.scoring import (
-    PaperScore,
-    Score,
-    diagonal_mm,
-    diagonal_vox,
-    labels_in,
-    paper_scores,
-    scores,
-)
+from c3s3_seg.metrics.results import CaseScore, PaperScore, Score
+from c3s3_seg.metrics.scoring import diagonal_mm, diagonal_vox, labels_in, paper_scores, scores
 from c3s3_seg.metrics.statistics import Cohort, cohorts
 from c3s3_seg.report.label_values import (
     CaseLabels,

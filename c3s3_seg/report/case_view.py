@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from c3s3_seg.errors import C3S3Error
 from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.metrics.boundary_errors import BoundaryError, boundary_error
-from c3s3_seg.metrics.results import CaseScore
-from c3s3_seg.metrics.scoring import Score
+from c3s3_seg.metrics.results import CaseScore, Score
 from c3s3_seg.report.mesh import Floats, Mesh, surface_mesh
 from c3s3_seg.report.numbers import in_page
 from c3s3_seg.report.outlines import outlines

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from c3s3_seg.metrics.paired_tests import Paired
-from c3s3_seg.metrics.results import CaseScore
-from c3s3_seg.metrics.scoring import PaperScore
+from c3s3_seg.metrics.results import CaseScore, PaperScore
 from c3s3_seg.metrics.statistics import Cohort, cohorts
 from c3s3_seg.report.rows import Failure
 from c3s3_seg.system.choices import ScoreProtocol

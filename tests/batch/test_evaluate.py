@@ -18,7 +18,8 @@ from c3s3_seg.batch.evaluate import EvaluationSettings, evaluate
 from c3s3_seg.errors import InputError
 from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.io import load_mask, save
-from c3s3_seg.metrics.scoring import PaperScore, Score, score, scores
+from c3s3_seg.metrics.results import PaperScore, Score
+from c3s3_seg.metrics.scoring import score, scores
 from c3s3_seg.report.rows import Failure
 from c3s3_seg.system.process_pool import Died
 
