@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from c3s3_seg.batch.additions import add_reports, kept_mask
-from c3s3_seg.batch.claims import Asked, check_places, clear, places, remove
+from c3s3_seg.batch.case_files import RequestedMaps, check_places, file_names, remove_earlier, remove_files
 from c3s3_seg.batch.job import CaseTask, Job
 from c3s3_seg.batch.output import write_case
 from c3s3_seg.batch.records import Loaded, Outcome, Predicted, Refusal, may_be_quoted, trace_of
@@ -105,12 +105,13 @@ def predict_case(case: Case, predictor: Predictor, job: Job, truth_path: Path | 
     C3S3Error
         If it fails.
     """
-    names, task = places(job, case.name, Asked.of(predictor)), CaseTask(case, truth_path)
+    maps, task = RequestedMaps.of(predictor.task, predictor.settings), CaseTask(case, truth_path)
+    names = file_names(job, case.name, maps)
     check_places(task, job.out, names)
-    clear(job.out, task, names, {})
+    remove_earlier(job.out, task, names, {})
     outcome = Steps(predictor, job).run(task)
     if outcome.row is None:
-        remove(job.out, names)
+        remove_files(job.out, names)
         raise outcome.refusal.error() if outcome.refusal else InputError("the case failed", where=case.path)
     return outcome.row
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from c3s3_seg.batch.claims import Asked
+from c3s3_seg.batch.case_files import RequestedMaps
 from c3s3_seg.batch.early import EarlyRead
 from c3s3_seg.batch.executor import Engine, in_this_process
 from c3s3_seg.batch.job import BatchPlan, CaseTask, Job, Model
@@ -51,16 +51,16 @@ def open_engine(
         from c3s3_seg.batch.cluster import cluster_engine
 
         engine = cluster_engine(model, job, plan.cluster, plan.workers, plan.case_timeout_s)
-        return replace(engine, asked=_asked(model))
+        return replace(engine, maps=_maps(model))
     if isinstance(model, Model) and (plan.workers > 0 or plan.case_timeout_s is not None):
         from c3s3_seg.batch.worker_pool import worker_engine
 
         engine = worker_engine(model, job, max(1, plan.workers), held, plan.case_timeout_s)
-        return replace(engine, asked=_asked(model))
+        return replace(engine, maps=_maps(model))
     if not isinstance(model, Model):
         origin = job.origin or {}
         run = in_this_process(model, replace(job, origin=origin), progress)
-        return Engine(run, origin, asked=Asked.of(model))
+        return Engine(run, origin, maps=RequestedMaps.of(model.task, model.settings))
     return _opened(model, job, progress, first)
 
 
@@ -77,14 +77,13 @@ def _opened(model: Model, job: Job, progress: Progress, first: CaseTask | None) 
     if early is not None:
         early.compile_in(predictor)
     run = in_this_process(predictor, replace(job, origin=origin), progress, early=early)
-    return Engine(run, origin, str(model.bundle), close, Asked.of(predictor))
+    return Engine(run, origin, str(model.bundle), close, RequestedMaps.of(predictor.task, predictor.settings))
 
 
 def _nothing() -> None:
     """What is to be closed where nothing was begun."""
 
 
-def _asked(model: Model) -> Asked:
-    """What a model that is opened elsewhere has each case write."""
-    task = ModelBundle.load(model.bundle).task
-    return Asked(tuple(task.label_values), model.settings.probabilities, model.settings.uncertainty)
+def _maps(model: Model) -> RequestedMaps:
+    """The maps of a model that is opened elsewhere."""
+    return RequestedMaps.of(ModelBundle.load(model.bundle).task, model.settings)

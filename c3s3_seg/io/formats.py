@@ -17,6 +17,7 @@ from c3s3_seg.system.files import make_own_folder
 from c3s3_seg.system.ownership import PROGRAM
 
 Segments = tuple[Segment, ...]
+REPAIRED_FOLDER = "repaired"  # in an output folder
 
 
 def _write_image(mask: Volume, path: Path, segments: Segments, maker: Maker | None) -> None:
@@ -114,8 +115,13 @@ def write_mask(
     WRITERS[wanted].write(mask, path, segments, maker)
 
 
+def repaired_path(out: Path, case: str) -> Path:
+    """Where the scan of a case goes as it was repaired."""
+    return out / REPAIRED_FOLDER / f"{case}.nii.gz"
+
+
 def save_repaired(scan: Volume, out: Path, case: str) -> Path | None:
-    """The scan as it was repaired, to `out/repaired`: its mask lies on this grid. None if it was not.
+    """The scan as it was repaired, to `repaired_path`: its mask lies on this grid. None if it was not.
 
     Raises
     ------
@@ -124,9 +130,8 @@ def save_repaired(scan: Volume, out: Path, case: str) -> Path | None:
     """
     if not any(note.startswith(REPAIRED) for note in scan.source.notes):
         return None
-    folder = out / "repaired"
-    make_own_folder(folder)
-    path = folder / f"{case}.nii.gz"
+    path = repaired_path(out, case)
+    make_own_folder(path.parent)
     save(scan, path, note=PROGRAM)
     return path
 
