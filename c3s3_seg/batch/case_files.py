@@ -16,7 +16,7 @@ from c3s3_seg.errors import C3S3Error, InputError
 from c3s3_seg.inference.settings import Settings
 from c3s3_seg.io.formats import REPAIRED_FOLDER, image_suffix_of, repaired_path
 from c3s3_seg.io.hashes import sha256
-from c3s3_seg.system.files import check_name
+from c3s3_seg.system.files import check_name, refuse_link
 from c3s3_seg.system.ownership import FILES, TODO, check_place, is_ours, read_case, remove_ours
 
 PROBABILITIES = "probabilities"  # apart, so that `evaluate` does not take them for masks
@@ -86,7 +86,8 @@ def check_places(
     metadata = read_case(out / names[-1])
     for name in names:
         path = out / name
-        _check_folder(path.parent, out)
+        if path.parent != out:
+            refuse_link(path.parent, "Remove the link, or give another folder with -o")
         if not _is_taken(path):
             continue
         if is_source(path, task):
@@ -138,12 +139,6 @@ def check_unchanged(path: Path, known: str | None) -> None:
             where=path,
             todo="Move it away to have it made again",
         )
-
-
-def _check_folder(folder: Path, out: Path) -> None:
-    if folder != out and folder.is_symlink():
-        todo = "Remove the link, or give another folder with -o"
-        raise InputError("is a symbolic link, wanted a folder of its own", where=folder, todo=todo)
 
 
 def remove_earlier(

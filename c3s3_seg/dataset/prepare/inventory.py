@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -25,6 +26,11 @@ OVERLAP = "structures overlap, the label named later was taken"
 
 Kind = Literal["image", "dicom", "hdf5", "drawing", "structures"]
 Split = Literal["", "labelled", "unlabelled", "validation", "test"]
+
+
+def place_of(path: Path, root: Path) -> str:
+    """A path as `Part.place` has it: relative to the source."""
+    return os.fspath(path.relative_to(root))
 
 
 @dataclass(frozen=True)
