@@ -11,7 +11,8 @@ from c3s3_seg.geometry.orthonormalize import REPAIRED
 from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.io.detect import is_dicom
 from c3s3_seg.io.dicom_objects.codes import Maker, Segment
-from c3s3_seg.io.image.files import SAVE_SUFFIXES, image_suffix, save
+from c3s3_seg.io.image.files import image_suffix
+from c3s3_seg.io.image.save import SAVE_SUFFIXES, save
 from c3s3_seg.system.choices import MaskFormat
 from c3s3_seg.system.files import make_own_folder
 from c3s3_seg.system.ownership import PROGRAM
