@@ -16,13 +16,13 @@ import typer
 from c3s3_seg.commands.console import Stopped, say, shown
 from c3s3_seg.commands.help_text import LazyGroup
 from c3s3_seg.commands.program_help import COMMANDS, EXIT_CODES, OPTIONS, PURPOSE, WIDEST
-from c3s3_seg.errors import C3S3Error, DefectError, InputError, foreseen, is_out_of_memory, unforeseen
+from c3s3_seg.errors import C3S3Error, DefectError, as_c3s3_error, refused_by_system
+from c3s3_seg.system.config_file import VARIABLE
 from c3s3_seg.system.libraries import leave_out_unused
 from c3s3_seg.system.process import import_nothing_from_working_folder, quiet_libraries
 from c3s3_seg.version import __version__
 
 TRACEBACK = "C3S3_SEG_TRACEBACK"  # set: a defect shows where it was raised
-CONFIG = "C3S3_SEG_CONFIG"  # the configuration file, as --config
 COMPLETION = "_C3S3_SEG_COMPLETE"  # set by the completion script of a shell
 
 
@@ -80,7 +80,7 @@ def _root(
         str | None,
         typer.Option(
             metavar="FILE",
-            envvar=CONFIG,
+            envvar=VARIABLE,
             show_envvar=False,
             help=OPTIONS["--config FILE"],
         ),
@@ -151,7 +151,7 @@ def main() -> None:
         _leave_stuck(128 + stopped.number)
         sys.exit(128 + stopped.number)
     except Exception as error:
-        _fail(_foreseen(error) or _defect(error))
+        _fail(refused_by_system(error) or _defect(error))
 
 
 def program() -> None:
@@ -191,15 +191,6 @@ def _leave_stuck(code: int) -> None:
         os._exit(code)
 
 
-def _foreseen(error: Exception) -> C3S3Error | None:
-    """What the system or the memory refused, wherever it was: nothing that a user should report."""
-    if is_out_of_memory(error):
-        return unforeseen(error)
-    if isinstance(error, OSError) and error.strerror:
-        return InputError(error.strerror, where=error.filename)
-    return None
-
-
 def _defect(error: Exception) -> C3S3Error:
     """A line that says where, so that it can be reported; the traceback on request."""
     import traceback
@@ -215,7 +206,7 @@ def _defect(error: Exception) -> C3S3Error:
 
 
 def _fail(error: C3S3Error) -> NoReturn:
-    error = foreseen(error)
+    error = as_c3s3_error(error)
     _complain(f"error: {shown(error.told, sys.stderr)}")
     sys.exit(error.exit_code)
 

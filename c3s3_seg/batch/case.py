@@ -20,7 +20,7 @@ from c3s3_seg.batch.output import write_case
 from c3s3_seg.batch.records import Loaded, Outcome, Predicted, Refusal, may_be_quoted, trace_of
 from c3s3_seg.batch.truths import refuse_0_and_255
 from c3s3_seg.bundle import Task as ModelTask
-from c3s3_seg.errors import C3S3Error, GeometryError, InputError, foreseen, unforeseen
+from c3s3_seg.errors import C3S3Error, GeometryError, InputError, as_c3s3_error
 from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.inference.predictor import Predictor
 from c3s3_seg.io import Case, load_mask, read_case
@@ -122,10 +122,10 @@ def _attempt(step: str, task: CaseTask, work: Callable[[], T], loaded: Loaded | 
     try:
         return work()
     except C3S3Error as error:
-        refusal = Refusal.of(foreseen(error), step, scan=task.case.path)
+        refusal = Refusal.of(as_c3s3_error(error), step, scan=task.case.path)
     except Exception as error:
         quote = may_be_quoted(task.case.path)
-        ours = unforeseen(error, quote=quote)
+        ours = as_c3s3_error(error, quote=quote)
         ours.where = task.case.path
         refusal = Refusal.of(ours, step, trace_of(error, quote=quote))
     inputs = loaded.inputs if loaded else _settled(task, before)
