@@ -25,6 +25,7 @@ import pytest
 from helpers.certificates import certificates
 from helpers.command import run
 from helpers.dicom_files import edit, values
+from helpers.ports import free_port
 from pydicom.uid import UID, JPEG2000Lossless, RLELossless
 
 from c3s3_seg.errors import InputError, RefusedError
@@ -47,12 +48,6 @@ pytestmark = pytest.mark.slow
 pytest.importorskip("pynetdicom")
 MR = "1.2.840.10008.5.1.4.1.1.4"
 DICOMWEB = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")  # where Debian has it
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def program(*names: str) -> str:
