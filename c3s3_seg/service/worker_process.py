@@ -12,7 +12,7 @@ import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from threading import Event
-from typing import Any
+from typing import IO, Any
 
 from c3s3_seg.batch.job import Job, Model, sendable
 from c3s3_seg.batch.worker_pool import THREAD_VARIABLES, reason_of_death
@@ -46,7 +46,7 @@ class WorkerProcess:
     limit_s: float
     stop: Event = field(default_factory=Event)
     _process: subprocess.Popen[bytes] | None = None
-    _errors: Any = None
+    _errors: IO[bytes] | None = None
     _rest: bytes = b""
 
     @property

@@ -210,6 +210,21 @@ def write_whole(path: Path, content: bytes) -> None:
             aside.unlink(missing_ok=True)
 
 
+def sync(path: Path) -> None:
+    """Have a file, or the entries of a folder, on the disk.
+
+    Raises
+    ------
+    OSError
+        If it cannot be.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def unwritten(what: str, path: Path, error: OSError) -> InputError:
     """The error for a write that failed: one of the storage, or of this file alone."""
     return (StorageError if error.errno in OF_THE_STORAGE else InputError)(what, where=path)

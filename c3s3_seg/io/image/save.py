@@ -14,7 +14,7 @@ import numpy as np
 from c3s3_seg.errors import GeometryError, InputError, StorageError
 from c3s3_seg.geometry.volume import Array, Geometry, Volume
 from c3s3_seg.io.image.files import check_finite, image_suffix, load_image
-from c3s3_seg.system.files import OF_THE_STORAGE, lack_of_room
+from c3s3_seg.system.files import OF_THE_STORAGE, lack_of_room, sync
 
 SAVE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha")
 # A NIfTI affine is float32: 6e-5 mm at 1000 mm from the origin.
@@ -56,10 +56,10 @@ def save(volume: Volume, path: str | Path, *, note: str = "") -> None:
     aside = path.parent / f".{secrets.token_hex(6)}{suffix}"
     try:
         _write(array, volume.geometry, aside, **({"note": note} if note else {}))
-        _sync(aside)
+        sync(aside)
         _compare(array, volume.geometry, aside)
         os.replace(aside, path)
-        _sync(path.parent)
+        sync(path.parent)
     except InputError as error:
         raise _unwritten(path, error.what, array.nbytes) from error
     except OSError as error:
@@ -119,14 +119,6 @@ def _compare(array: Array, geometry: Geometry, path: Path) -> None:
         raise InputError("the voxels that were read back differ")
     if not back.geometry.matches(geometry, WRITTEN_TOL_MM) or back.source.notes:
         raise InputError("the grid that was read back differs")
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _unwritten(path: Path, reason: str, size: int) -> InputError:
