@@ -183,10 +183,9 @@ def walk_files(folder: Path) -> Iterator[Path]:
     """All files below a folder, sorted, without hidden ones and pipes; links to folders are not followed."""
 
     def refuse(error: OSError) -> None:
-        # os.walk would pass over a folder that it may not read, and the slices in it with it.
-        place = Told.of(
-            str(error.filename), str(folder)
-        )  # of a folder in it, too, the name may be a patient's
+        # os.walk would pass over a folder that it may not read, and the slices in it with it. The name of a
+        # folder in it may be a patient's, too.
+        place = Told.of(str(error.filename), str(folder))
         raise InputError(f"the folder cannot be read: {error.strerror}", where=place) from error
 
     for root, folders, files in os.walk(folder, onerror=refuse):

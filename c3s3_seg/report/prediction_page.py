@@ -28,14 +28,7 @@ from c3s3_seg.report.viewer import Contents, Spot, pack, viewer_html
 from c3s3_seg.system.files import write_whole
 
 SCORES = ("dice", "hd95_mm", "hd95_vox", "asd_mm", "asd_vox")  # beside the volume, where there is a truth
-SHOWN = (
-    "case",
-    "volume_ml",
-    "scores",
-    "uncertainty",
-    "notes",
-    "warnings",
-)  # of the metadata: they stand at the top
+SHOWN = ("case", "volume_ml", "scores", "uncertainty", "notes", "warnings")  # of the metadata, at the top
 STILL = re.compile(rb'<img src="data:image/webp;base64,([A-Za-z0-9+/=]+)"')
 
 
