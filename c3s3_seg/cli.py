@@ -29,8 +29,8 @@ COMPLETION = "_C3S3_SEG_COMPLETE"  # set by the completion script of a shell
 class _Commands(LazyGroup):
     """The commands of this program."""
 
-    places = COMMANDS
-    texts = ("config",)
+    panels = COMMANDS
+    text_options = ("config",)
 
 
 app = typer.Typer(
@@ -48,7 +48,7 @@ app = typer.Typer(
 
 def _stop(number: int, frame: object) -> None:
     del frame
-    signal.signal(number, signal.SIG_DFL)  # whoever says it twice means it
+    signal.signal(number, signal.SIG_DFL)  # a second Ctrl-C ends the process at once
     raise Stopped(number)
 
 
@@ -155,13 +155,13 @@ def main() -> None:
 
 
 def program() -> None:
-    """`main` as a process of its own, which ends without taking Python and the libraries apart.
+    """Run `main` as a process, and end it without the interpreter's shutdown.
 
-    That takes 0.14 s with OpenVINO and SimpleITK loaded, and nothing comes of it: memory goes back anyway.
-    Before it threads are waited for, and what libraries want to do at the end is done: the callback that ends
-    the process is the first that is registered, so it runs last.
+    The shutdown takes 0.14 s with OpenVINO and SimpleITK loaded, and only frees memory that the system frees
+    anyway. Threads are waited for, and callbacks of libraries run before: atexit calls them in reverse order,
+    and `_end` is registered first.
     """
-    code: list[int] = [1]  # of an error that `main` does not know
+    code: list[int] = [1]  # if `main` raises anything but SystemExit
     atexit.register(_end, code)
     try:
         main()
@@ -184,7 +184,7 @@ def _end(code: list[int]) -> None:
 
 
 def _leave_stuck(code: int) -> None:
-    """End at once if a thread is still in a library: what that does while Python is taken down is open."""
+    """End at once if a thread is still in a library, which may crash while the interpreter shuts down."""
     from c3s3_seg.batch.pipeline import STUCK
 
     if any(thread.name == STUCK for thread in threading.enumerate()):

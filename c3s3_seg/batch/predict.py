@@ -113,9 +113,9 @@ class _Run:
         names = (self.table.name, *provenance_names(plan.shard))
         self.run_files = tuple(job.out / name for name in names)  # which are about all cases
 
-    def all(self, found: Inputs) -> BatchResult:
+    def all(self, inputs: Inputs) -> BatchResult:
         """Sort out, do, record, sum up."""
-        if self.job.html and len(found.tasks) > 1:
+        if self.job.html and len(inputs.tasks) > 1:
             self.run_files += (self.report_page,)
         for path in self.run_files:
             check_place(path)
@@ -124,9 +124,9 @@ class _Run:
         try:
             if self.plan.shard is None:
                 _sweep(self.job.out)
-            take_over(journal, self.job.out, self.plan.shard, [task.case.name for task in found.tasks])
-            journal.start(self._run_details(found.skipped))
-            return self._all(found, journal, discard=fresh and found.single)
+            take_over(journal, self.job.out, self.plan.shard, [task.case.name for task in inputs.tasks])
+            journal.start(self._run_details(inputs.skipped))
+            return self._all(inputs, journal, discard=fresh and inputs.single)
         finally:
             journal.close()
             if self.plan.shard is None:

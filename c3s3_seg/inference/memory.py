@@ -102,7 +102,7 @@ class Budget:
         tile = int(np.prod(tiling.tile))
         ours = 2 * FLOAT * self.channels * tile  # logits, and what softmax makes of them on the way
         if len(tiling) > 1:
-            ours += FLOAT * self.channels * tiling.waiting
+            ours += FLOAT * self.channels * tiling.buffered
         scan = self.kept + (FLOAT + 1) * self.scan_voxels + 2 * FLOAT * self.model_voxels
         return int(self.costs.base + self.costs.per_voxel * tile + ours + scan)
 

@@ -285,7 +285,7 @@ class Predictor:
         uncertainty = made.uncertainty(self.comparison)
         volume_ml = made.volume_ml()
         flag = uncertainty.note() if uncertainty else None
-        doubts = (*((flag,) if flag else ()), *check_volumes(volume_ml, self.task.domain))
+        warnings = (*((flag,) if flag else ()), *check_volumes(volume_ml, self.task.domain))
         seconds = time.perf_counter() - started - probabilities.seconds
         if uncertainty is not None:
             uncertainty = replace(uncertainty, map=prepared.on_scan_grid(uncertainty.map.array))
@@ -302,8 +302,8 @@ class Predictor:
             tile=probabilities.tiling.tile,
             postprocessed=postprocessed,
             check=prepared.check,
-            remarks=(*probabilities.notes, *doubts),
-            doubts=doubts,
+            remarks=(*probabilities.notes, *warnings),
+            mask_warnings=warnings,
             uncertainty=uncertainty,
         )
 

@@ -62,16 +62,16 @@ class Tiling:
 
     @property
     def axis(self) -> int:
-        """Along which the answer is streamed: the first, unless another one halves what waits.
+        """Along which the output is streamed: 0, unless along another axis at most half as much is buffered.
 
         Along the first axis every sum is formed in the order in which MONAI forms it.
         """
-        waiting = [t / n for t, n in zip(self.tile, self.shape, strict=True)]
-        return waiting.index(min(waiting)) if min(waiting) <= waiting[0] / 2 else 0
+        shares = [t / n for t, n in zip(self.tile, self.shape, strict=True)]
+        return shares.index(min(shares)) if min(shares) <= shares[0] / 2 else 0
 
     @property
-    def waiting(self) -> int:
-        """Voxels of one class that are kept at a time while streaming along `axis`."""
+    def buffered(self) -> int:
+        """Voxels of one class that are kept at a time while the tiles are streamed along `axis`."""
         return int(np.prod(self.shape)) // self.shape[self.axis] * self.tile[self.axis]
 
     def layer(self, start: int, axis: int) -> Iterator[tuple[slice, slice, slice]]:
