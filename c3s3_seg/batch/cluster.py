@@ -1,11 +1,11 @@
 """The cases on a Dask cluster: other machines, a scheduler that retries, results through the same journal.
 
-Dask is an engine that exists and is looked after; nothing of it is rebuilt here. Each worker process
-opens the model once and takes one case at a time. Scans and the output folder must have the same
-paths on every machine.
-Dask sends Python objects as pickles: whoever reaches a scheduler or a worker runs code as its user. The
-cluster that is started here talks TLS with a key of its own, made for this run; a scheduler elsewhere is
-protected by whoever runs it.
+Each worker process opens the model once and takes one case at a time. Scans and the output folder must have
+the same paths on every machine.
+
+Dask sends Python objects as pickles: whoever can connect to a scheduler or a worker can run code as its user.
+A local cluster uses TLS with a key that is made for this run; a scheduler elsewhere has to be protected by
+those who run it.
 """
 
 from __future__ import annotations

@@ -1,9 +1,7 @@
-"""Several processes with a model each. One that dies is replaced, and its reason is told.
+"""Several processes with a model each. One that dies is replaced; if that is impossible, the others go on.
 
-Where it cannot be replaced any more, the others go on.
-
-A case that was in a process when it died is done once more, alone, so that the blame is certain: if
-the process dies again, the case fails with the reason, and the others go on.
+A case that was in a process when it died is tried once more, alone in its process: if that dies too, the case
+is the cause, and fails with the reason of the death.
 """
 
 from __future__ import annotations

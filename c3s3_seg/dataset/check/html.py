@@ -1,4 +1,4 @@
-"""What an examination found as files: JSON for programs, and one HTML file with pictures for people."""
+"""The findings of a check of a data set as files: JSON for programs, one HTML file for people."""
 
 from __future__ import annotations
 

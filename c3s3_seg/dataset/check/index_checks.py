@@ -112,7 +112,7 @@ def check_names(
     cases
         Name -> labelled, unlabelled, validation or test.
     records, patient_of
-        Cases whose patient is known are judged by that, not by their names.
+        Where the patient of a case is known, it counts, and not the name of the case.
     """
     names = DataSet(Path(), splits=Splits(tuple(cases)), records=records, patient_of=patient_of or {})
     copies = _copies(cases)
