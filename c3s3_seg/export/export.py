@@ -25,7 +25,8 @@ from c3s3_seg.export.spec import Built, GraphSpec
 from c3s3_seg.export.standalone import standalone_graph
 from c3s3_seg.export.trace import INPUT
 from c3s3_seg.geometry.volume import Volume
-from c3s3_seg.inference.backends.runtimes import Backend, OpenVinoBackend, TorchBackend, load_torch
+from c3s3_seg.inference.backends.execute import Backend
+from c3s3_seg.inference.backends.runtimes import OpenVinoBackend, TorchBackend, load_torch
 from c3s3_seg.inference.tiling import FloatArray
 from c3s3_seg.system.choices import ExportTarget
 from c3s3_seg.system.files import check_folder, check_output_file, make_own_folder, read_regular, write_whole

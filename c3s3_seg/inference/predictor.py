@@ -20,7 +20,8 @@ from c3s3_seg.bundle.preprocessing import FlatScanError
 from c3s3_seg.errors import InputError, MemoryLimitError
 from c3s3_seg.geometry.box import Box, parse_box
 from c3s3_seg.geometry.volume import Volume
-from c3s3_seg.inference.backends.runtimes import Backend, OpenVinoBackend
+from c3s3_seg.inference.backends.execute import Backend
+from c3s3_seg.inference.backends.runtimes import OpenVinoBackend
 from c3s3_seg.inference.backends.select import describe
 from c3s3_seg.inference.domain_check import (
     CheckResult,
