@@ -75,7 +75,7 @@ def cluster_engine(
     stack = ExitStack()
     try:
         client = stack.enter_context(_connect(address, workers or 2, stack))
-        setup = _setup(_placed(model, address, workers or 2), _absolute(job), limit_s)
+        setup = _setup(_placed(model, address, workers or 2), job, limit_s)
         origin = _opened_there(client, setup, address)
     except BaseException:
         stack.close()
@@ -189,11 +189,9 @@ def _placed(model: Model, address: str, workers: int) -> Model:
     return model.with_threads(max(1, available_processors() // workers))
 
 
-def _absolute(job: Job) -> Job:
-    return replace(job, out=job.out.absolute())
-
-
 def _setup(model: Model, job: Job, limit_s: float | None) -> str:
+    """What a worker is told, as JSON; its current folder is another one."""
+    job = replace(job, out=job.out.absolute())
     return json.dumps({"model": asdict(model), "job": asdict(job), "limit_s": limit_s}, default=sendable)
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from c3s3_seg.batch.gather import take_over
 from c3s3_seg.batch.inputs import collect
@@ -41,10 +40,6 @@ class ListedCase:
     mask: str
     state: str
     to_do: bool
-
-    def record(self) -> dict[str, Any]:
-        """As JSON."""
-        return asdict(self)
 
 
 def list_cases(

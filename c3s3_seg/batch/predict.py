@@ -138,7 +138,7 @@ class _Run:
     def _all(self, inputs: Inputs, journal: Journal, *, discard: bool) -> BatchResult:
         tasks = list(inputs.tasks)
         found, studies = sort_out(tasks, journal, self.request), Studies(tasks)
-        before = {o.case for o in found.kept if o.failure is not None}
+        failed_before = {o.case for o in found.kept if o.failure is not None}
         found.kept = [o for kept in found.kept for o in studies.add(kept)]
         outcomes = {o.case: o for o in (*found.kept, *found.refused)}
         self._begin(inputs, found, studies)
@@ -170,7 +170,7 @@ class _Run:
             stopped=stopped,
             skipped=(*inputs.skipped, *result.skipped),
             counts=self._merged_counts(),
-            known=sum(o.case in before and o.failure is not None for o in outcomes.values()),
+            known=sum(o.case in failed_before and o.failure is not None for o in outcomes.values()),
         )
 
     def _begin(self, inputs: Inputs, found: Sorted, studies: Studies) -> None:
