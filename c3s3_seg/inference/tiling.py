@@ -114,7 +114,7 @@ def softmax(logits: FloatArray) -> FloatArray:
 
 
 def mean(arrays: Iterator[Array], count: int) -> Array:
-    """The mean of arrays that need not exist at once, on the host or on a device."""
+    """The mean of `count` float32 arrays of one shape, which need not exist at once; of one, itself."""
     total = next(arrays)
     if count == 1:
         return total

@@ -197,7 +197,7 @@ def surface_voxels(mask: Labels) -> tuple[Points, Labels]:
 
 
 def union_box(a: Labels, b: Labels) -> tuple[slice, ...]:
-    """The smallest box around all that is not 0 in both; of two empty masks a box of no voxels.
+    """The smallest box around all that is not 0 in either of two masks (i, j, k); of empty ones, no voxel.
 
     No margin is needed: outside of the box is background, which is what `surface_voxels` takes it for.
     """

@@ -161,7 +161,24 @@ def _middle(mask: Mask) -> tuple[int, int, int] | None:
 
 
 def error_solid(p: Mask, t: Mask, grid: Geometry, error: BoundaryError | None, scale: Scale) -> Solid | None:
-    """The surface of a label by its distance to the truth; None where both masks are empty."""
+    """The surface of a label, coloured by its distance to the truth.
+
+    Parameters
+    ----------
+    p, t
+        (i, j, k) bool: prediction and truth.
+    grid
+        On which both lie.
+    error
+        Of their boundaries; None where one of them is empty: the surface of the other one is plain then.
+    scale
+        Distance in mm -> colour.
+
+    Returns
+    -------
+    Solid
+        None where both masks are empty.
+    """
     if error is None:
         if not (p.any() or t.any()):
             return None

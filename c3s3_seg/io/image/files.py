@@ -177,7 +177,14 @@ def as_labels(volume: Volume) -> Volume:
 
 
 def nearest_whole(array: Array) -> tuple[Array | None, float]:
-    """The whole numbers that values are or nearly are, and by how much they are off; None if they are not."""
+    """The whole numbers that values (any shape) are to within 1e-3, and the largest distance from them.
+
+    Returns
+    -------
+    tuple
+        The array itself where it holds integers, else a rounded copy in its own type; None where a value is
+        further off, NaN or infinite. And the distance, 0.0 for integers.
+    """
     if array.dtype.kind != "f":
         return array, 0.0
     whole = np.rint(array)
