@@ -38,10 +38,11 @@ from c3s3_seg.io.dicom_objects.rtstruct_write import write_rtstruct
 from c3s3_seg.io.dicom_objects.secondary_capture import write_capture
 from c3s3_seg.io.dicom_objects.seg_write import write_seg
 from c3s3_seg.io.pacs.association import STORED, AssociationListener, Caller, Node, Tls
-from c3s3_seg.io.pacs.client import FIND, GET, MOVE, DimseServer, send
+from c3s3_seg.io.pacs.client import DimseServer, send
 from c3s3_seg.io.pacs.inbox import Inbox
 from c3s3_seg.io.pacs.listener import listening
 from c3s3_seg.io.pacs.query import FetchLimits, Wanted
+from c3s3_seg.io.pacs.search import FIND, GET, MOVE
 from c3s3_seg.io.pacs.server import fetch_study
 
 pytestmark = pytest.mark.slow

@@ -28,11 +28,8 @@ from c3s3_seg.io.pacs.association import (
 from c3s3_seg.io.pacs.inbox import AGAIN, Inbox
 from c3s3_seg.io.pacs.listener import listening
 from c3s3_seg.io.pacs.outbox import Outgoing, Sent, collect
-from c3s3_seg.io.pacs.query import MOST_STUDIES, study_keys, study_uids
-from c3s3_seg.io.pacs.search import FIND as FIND
-from c3s3_seg.io.pacs.search import GET as GET
-from c3s3_seg.io.pacs.search import MOVE as MOVE
-from c3s3_seg.io.pacs.search import PATIENCE, answers, check_end, query, responses
+from c3s3_seg.io.pacs.query import MOST_STUDIES, PATIENCE, study_keys, study_uids
+from c3s3_seg.io.pacs.search import FIND, GET, MOVE, answers, check_end, query, responses
 
 # One for each syntax: of several in one context a server takes one, and could send nothing else.
 RECEIVED: list[Context] = [(kind, [syntax]) for kind, several in STORED.items() for syntax in several]
