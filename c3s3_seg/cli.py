@@ -16,21 +16,21 @@ import typer
 from c3s3_seg.commands.console import Stopped, say, shown
 from c3s3_seg.commands.help_text import LazyGroup
 from c3s3_seg.commands.program_help import COMMANDS, EXIT_CODES, OPTIONS, PURPOSE, WIDEST
-from c3s3_seg.errors import C3S3Error, DefectError, InputError, foreseen, is_out_of_memory, unforeseen
+from c3s3_seg.errors import C3S3Error, DefectError, as_c3s3_error, refused_by_system
+from c3s3_seg.system.config_file import VARIABLE
 from c3s3_seg.system.libraries import leave_out_unused
 from c3s3_seg.system.process import import_nothing_from_working_folder, quiet_libraries
 from c3s3_seg.version import __version__
 
 TRACEBACK = "C3S3_SEG_TRACEBACK"  # set: a defect shows where it was raised
-CONFIG = "C3S3_SEG_CONFIG"  # the configuration file, as --config
 COMPLETION = "_C3S3_SEG_COMPLETE"  # set by the completion script of a shell
 
 
 class _Commands(LazyGroup):
     """The commands of this program."""
 
-    places = COMMANDS
-    texts = ("config",)
+    panels = COMMANDS
+    text_options = ("config",)
 
 
 app = typer.Typer(
@@ -48,7 +48,7 @@ app = typer.Typer(
 
 def _stop(number: int, frame: object) -> None:
     del frame
-    signal.signal(number, signal.SIG_DFL)  # whoever says it twice means it
+    signal.signal(number, signal.SIG_DFL)  # a second Ctrl-C ends the process at once
     raise Stopped(number)
 
 
@@ -80,7 +80,7 @@ def _root(
         str | None,
         typer.Option(
             metavar="FILE",
-            envvar=CONFIG,
+            envvar=VARIABLE,
             show_envvar=False,
             help=OPTIONS["--config FILE"],
         ),
@@ -151,17 +151,17 @@ def main() -> None:
         _leave_stuck(128 + stopped.number)
         sys.exit(128 + stopped.number)
     except Exception as error:
-        _fail(_foreseen(error) or _defect(error))
+        _fail(refused_by_system(error) or _defect(error))
 
 
 def program() -> None:
-    """`main` as a process of its own, which ends without taking Python and the libraries apart.
+    """Run `main` as a process, and end it without the interpreter's shutdown.
 
-    That takes 0.14 s with OpenVINO and SimpleITK loaded, and nothing comes of it: memory goes back anyway.
-    Before it threads are waited for, and what libraries want to do at the end is done: the callback that ends
-    the process is the first that is registered, so it runs last.
+    The shutdown takes 0.14 s with OpenVINO and SimpleITK loaded, and only frees memory that the system frees
+    anyway. Threads are waited for, and callbacks of libraries run before: atexit calls them in reverse order,
+    and `_end` is registered first.
     """
-    code: list[int] = [1]  # of an error that `main` does not know
+    code: list[int] = [1]  # if `main` raises anything but SystemExit
     atexit.register(_end, code)
     try:
         main()
@@ -184,20 +184,11 @@ def _end(code: list[int]) -> None:
 
 
 def _leave_stuck(code: int) -> None:
-    """End at once if a thread is still in a library: what that does while Python is taken down is open."""
+    """End at once if a thread is still in a library, which may crash while the interpreter shuts down."""
     from c3s3_seg.batch.pipeline import STUCK
 
     if any(thread.name == STUCK for thread in threading.enumerate()):
         os._exit(code)
-
-
-def _foreseen(error: Exception) -> C3S3Error | None:
-    """What the system or the memory refused, wherever it was: nothing that a user should report."""
-    if is_out_of_memory(error):
-        return unforeseen(error)
-    if isinstance(error, OSError) and error.strerror:
-        return InputError(error.strerror, where=error.filename)
-    return None
 
 
 def _defect(error: Exception) -> C3S3Error:
@@ -215,7 +206,7 @@ def _defect(error: Exception) -> C3S3Error:
 
 
 def _fail(error: C3S3Error) -> NoReturn:
-    error = foreseen(error)
+    error = as_c3s3_error(error)
     _complain(f"error: {shown(error.told, sys.stderr)}")
     sys.exit(error.exit_code)
 

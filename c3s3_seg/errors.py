@@ -255,16 +255,22 @@ OUT_OF_MEMORY = (
 NO_THREAD = ("resource temporarily unavailable", "can't start new thread")
 
 
-def unforeseen(error: BaseException, *, quote: bool = True) -> C3S3Error:
-    """What no check foresaw, as an error of ours: the memory ran out, or a defect of the program.
+def as_c3s3_error(error: BaseException, *, quote: bool = True) -> C3S3Error:
+    """Any exception as an error of ours: itself, a lack of memory, or a defect of the program.
 
     Parameters
     ----------
     error
-        Whatever was raised.
+        Whatever was raised. One of ours stays as it is, unless it was raised from a lack of memory, which a
+        reader or an import took for something else.
     quote
-        Whether its text may be kept. Of a DICOM scan it may not: libraries quote headers and file names.
+        Whether the text of another exception may be kept. Of a DICOM scan it may not: libraries quote headers
+        and file names.
     """
+    if isinstance(error, C3S3Error):
+        if isinstance(error, MemoryLimitError) or not is_out_of_memory(error.__cause__):
+            return error
+        return MemoryLimitError(f"{NO_MEMORY}: {error.what}", where=error.where, todo=MORE_MEMORY)
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] if quote else []
     if is_out_of_memory(error):
         relevant = [line for line in lines if any(word in line.lower() for word in OUT_OF_MEMORY + NO_THREAD)]
@@ -275,11 +281,13 @@ def unforeseen(error: BaseException, *, quote: bool = True) -> C3S3Error:
     return DefectError(f"{type(error).__name__}{first}", todo=todo)
 
 
-def foreseen(error: C3S3Error) -> C3S3Error:
-    """An error of ours as it is; but a lack of memory that a reader or an import took for something else."""
-    if isinstance(error, MemoryLimitError) or not is_out_of_memory(error.__cause__):
-        return error
-    return MemoryLimitError(f"{NO_MEMORY}: {error.what}", where=error.where, todo=MORE_MEMORY)
+def refused_by_system(error: BaseException) -> C3S3Error | None:
+    """What the system or the memory refused, as an error of ours; None for any other exception."""
+    if is_out_of_memory(error):
+        return as_c3s3_error(error)
+    if isinstance(error, OSError) and error.strerror:
+        return InputError(error.strerror, where=error.filename)
+    return None
 
 
 def _in_an_import(error: SystemError) -> bool:

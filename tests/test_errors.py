@@ -11,7 +11,7 @@ from c3s3_seg.batch.evaluate import evaluate
 from c3s3_seg.errors import C3S3Error, in_python, is_out_of_memory, shown
 from c3s3_seg.geometry.volume import Geometry
 from c3s3_seg.inference.settings import Settings
-from c3s3_seg.io.image.files import save
+from c3s3_seg.io.image.save import save
 from c3s3_seg.metrics.surface_distance import surface_distances
 
 

@@ -304,7 +304,7 @@ def test_no_library_warns_of_a_name(
 def test_what_nobody_foresaw_is_kept_without_its_text(forms: Path, tmp_path: Path) -> None:
     """A library's error quotes a header: the journal gets where it was raised, and no more."""
     from c3s3_seg.batch.records import may_be_quoted, trace_of
-    from c3s3_seg.errors import unforeseen
+    from c3s3_seg.errors import as_c3s3_error
 
     def fail() -> None:
         raise ValueError(f"Invalid value {MARKER}")
@@ -316,7 +316,7 @@ def test_what_nobody_foresaw_is_kept_without_its_text(forms: Path, tmp_path: Pat
     (tmp_path / "a.nii").write_bytes(b"")
     assert may_be_quoted(tmp_path / "a.nii")
     for quote in (True, False):
-        kept = trace_of(error.value, quote=quote) + str(unforeseen(error.value, quote=quote))
+        kept = trace_of(error.value, quote=quote) + str(as_c3s3_error(error.value, quote=quote))
         assert "ValueError" in kept
         assert "in fail" in kept
         assert (MARKER in kept) == quote

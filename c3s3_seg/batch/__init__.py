@@ -6,7 +6,7 @@
 from typing import TYPE_CHECKING
 
 from c3s3_seg.batch.case import predict_case
-from c3s3_seg.batch.claims import PROBABILITIES
+from c3s3_seg.batch.case_files import PROBABILITIES
 from c3s3_seg.batch.job import BatchPlan, Job, Model, origin
 from c3s3_seg.batch.predict import predict_cases
 from c3s3_seg.batch.result import BatchProgress, BatchResult

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from c3s3_seg.batch.claims import UNCERTAINTY, remove, sealed
+from c3s3_seg.batch.case_files import UNCERTAINTY, case_json, remove_files
 from c3s3_seg.batch.job import CaseTask, Job, Kept
 from c3s3_seg.batch.output import Result, score_case, segments, write_page, write_pictures
 from c3s3_seg.batch.records import Loaded, Outcome
@@ -57,7 +57,7 @@ def add_reports(loaded: Loaded, job: Job, model: ModelTask) -> Outcome:
     try:
         return _add(loaded, job, model, written)
     except BaseException:
-        remove(job.out, [str(path.relative_to(job.out)) for path in written])
+        remove_files(job.out, [str(path.relative_to(job.out)) for path in written])
         raise
 
 
@@ -79,7 +79,7 @@ def _add(loaded: Loaded, job: Job, model: ModelTask, written: list[Path]) -> Out
     metadata["scores"] = {s.label: plain(s.score.flat()) for s in row.scores}
     metadata["scan"] = {**metadata["scan"], "path": str(task.case.path)}
     write_page(result, row, metadata, job, written)
-    content, outputs = sealed(metadata, job.out, written, kept.outputs)
+    content, outputs = case_json(metadata, job.out, written, kept.outputs)
     written.append(job.out / f"{case}.json")
     write_whole(written[-1], content)
     outputs[written[-1].name] = sha256(written[-1])

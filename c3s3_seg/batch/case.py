@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import TypeVar
 
 from c3s3_seg.batch.additions import add_reports, kept_mask
-from c3s3_seg.batch.claims import Asked, check_places, clear, places, remove
+from c3s3_seg.batch.case_files import RequestedMaps, check_places, file_names, remove_earlier, remove_files
 from c3s3_seg.batch.job import CaseTask, Job
 from c3s3_seg.batch.output import write_case
 from c3s3_seg.batch.records import Loaded, Outcome, Predicted, Refusal, may_be_quoted, trace_of
 from c3s3_seg.batch.truths import refuse_0_and_255
 from c3s3_seg.bundle import Task as ModelTask
-from c3s3_seg.errors import C3S3Error, GeometryError, InputError, foreseen, unforeseen
+from c3s3_seg.errors import C3S3Error, GeometryError, InputError, as_c3s3_error
 from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.inference.predictor import Predictor
 from c3s3_seg.io import Case, load_mask, read_case
@@ -105,12 +105,13 @@ def predict_case(case: Case, predictor: Predictor, job: Job, truth_path: Path | 
     C3S3Error
         If it fails.
     """
-    names, task = places(job, case.name, Asked.of(predictor)), CaseTask(case, truth_path)
+    maps, task = RequestedMaps.of(predictor.task, predictor.settings), CaseTask(case, truth_path)
+    names = file_names(job, case.name, maps)
     check_places(task, job.out, names)
-    clear(job.out, task, names, {})
+    remove_earlier(job.out, task, names, {})
     outcome = Steps(predictor, job).run(task)
     if outcome.row is None:
-        remove(job.out, names)
+        remove_files(job.out, names)
         raise outcome.refusal.error() if outcome.refusal else InputError("the case failed", where=case.path)
     return outcome.row
 
@@ -121,10 +122,10 @@ def _attempt(step: str, task: CaseTask, work: Callable[[], T], loaded: Loaded | 
     try:
         return work()
     except C3S3Error as error:
-        refusal = Refusal.of(foreseen(error), step, scan=task.case.path)
+        refusal = Refusal.of(as_c3s3_error(error), step, scan=task.case.path)
     except Exception as error:
         quote = may_be_quoted(task.case.path)
-        ours = unforeseen(error, quote=quote)
+        ours = as_c3s3_error(error, quote=quote)
         ours.where = task.case.path
         refusal = Refusal.of(ours, step, trace_of(error, quote=quote))
     inputs = loaded.inputs if loaded else _settled(task, before)

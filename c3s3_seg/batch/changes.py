@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from c3s3_seg.batch.case_files import RequestedMaps
 from c3s3_seg.system.files import printable
 from c3s3_seg.version import __version__
 
@@ -15,9 +16,9 @@ LONGEST = 60  # characters of a value
 UNKNOWN = "weights or settings have changed"
 # What is made of a mask and its scan: it can be added to a mask that is there.
 REPORTS = ("request.truth", "request.preview", "request.html", "request.secondary_capture")
-FORMAT = "request.suffix"
-VERSION = "version"
-PROBABILITIES = "asked.probabilities"
+FORMAT_KEY = "request.suffix"
+VERSION_KEY = "version"
+PROBABILITIES_KEY = "asked.probabilities"
 # Keys as the command line calls them; any other key is told by its own name.
 NAMES = {
     "made_with.bundle": "model",
@@ -46,7 +47,7 @@ NAMES = {
     "request.allow_out_of_domain": "--allow-out-of-domain",
     "asked.probabilities": "--probabilities",
     "asked.uncertainty": "--uncertainty",
-    VERSION: "c3s3-seg",
+    VERSION_KEY: "c3s3-seg",
 }
 WORDS = {True: "yes", False: "no", None: "default"}
 
@@ -74,8 +75,19 @@ class Change:
         return f"{name}: {_words(self.before)} -> {_words(self.now)}"
 
 
-def setting_of(origin: Mapping[str, Any], request: Mapping[str, Any], asked: Any) -> dict[str, Any]:
-    """All that a finished case must agree with, as JSON gives it back."""
+def setting_of(origin: Mapping[str, Any], request: Mapping[str, Any], maps: RequestedMaps) -> dict[str, Any]:
+    """All that a finished case must agree with, as JSON gives it back.
+
+    Parameters
+    ----------
+    origin
+        What the masks are made with.
+    request
+        As `Job.request` gives it.
+    maps
+        The maps that are written.
+    """
+    asked = {"probabilities": maps.probabilities, "uncertainty": maps.uncertainty}
     parts = {"made_with": origin, "request": request, "asked": asked}
     known: dict[str, Any] = json.loads(json.dumps(parts, sort_keys=True))
     return known
@@ -96,14 +108,14 @@ def changes(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> tuple[C
     versions = before.get("versions") if before else None
     made_by = versions.get("c3s3_seg") if isinstance(versions, dict) else None
     if found and made_by not in (None, __version__):  # alone it is no reason
-        found.append(Change(VERSION, made_by, __version__))
+        found.append(Change(VERSION_KEY, made_by, __version__))
     return tuple(found)
 
 
 def is_addition(change: Change) -> bool:
     """Whether what is asked for can be made of the mask and its scan, or is only left out."""
-    left_out = change.key == PROBABILITIES and not change.now
-    return change.key in (*REPORTS, FORMAT, VERSION) or left_out
+    left_out = change.key == PROBABILITIES_KEY and not change.now
+    return change.key in (*REPORTS, FORMAT_KEY, VERSION_KEY) or left_out
 
 
 def reason(found: tuple[Change, ...] | None) -> str:

@@ -1,11 +1,11 @@
 """The cases on a Dask cluster: other machines, a scheduler that retries, results through the same journal.
 
-Dask is an engine that exists and is looked after; nothing of it is rebuilt here. Each worker process
-opens the model once and takes one case at a time. Scans and the output folder must have the same
-paths on every machine.
-Dask sends Python objects as pickles: whoever reaches a scheduler or a worker runs code as its user. The
-cluster that is started here talks TLS with a key of its own, made for this run; a scheduler elsewhere is
-protected by whoever runs it.
+Each worker process opens the model once and takes one case at a time. Scans and the output folder must have
+the same paths on every machine.
+
+Dask sends Python objects as pickles: whoever can connect to a scheduler or a worker can run code as its user.
+A local cluster uses TLS with a key that is made for this run; a scheduler elsewhere has to be protected by
+those who run it.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def cluster_engine(
     stack = ExitStack()
     try:
         client = stack.enter_context(_connect(address, workers or 2, stack))
-        setup = _setup(_placed(model, address, workers or 2), _absolute(job), limit_s)
+        setup = _setup(_placed(model, address, workers or 2), job, limit_s)
         origin = _opened_there(client, setup, address)
     except BaseException:
         stack.close()
@@ -189,11 +189,9 @@ def _placed(model: Model, address: str, workers: int) -> Model:
     return model.with_threads(max(1, available_processors() // workers))
 
 
-def _absolute(job: Job) -> Job:
-    return replace(job, out=job.out.absolute())
-
-
 def _setup(model: Model, job: Job, limit_s: float | None) -> str:
+    """What a worker is told, as JSON; its current folder is another one."""
+    job = replace(job, out=job.out.absolute())
     return json.dumps({"model": asdict(model), "job": asdict(job), "limit_s": limit_s}, default=sendable)
 
 

@@ -19,7 +19,7 @@ from c3s3_seg.system.hardware import cuda_devices
 
 
 class EarlyRead:
-    """Reads one case in a thread; what comes of it, an error too, is what `Steps.read` would have given then.
+    """Reads one case in a thread. Its result, or its error, is the one that `Steps.read` gives.
 
     Parameters
     ----------

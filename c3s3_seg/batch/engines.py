@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from c3s3_seg.batch.claims import Asked
+from c3s3_seg.batch.case_files import RequestedMaps
 from c3s3_seg.batch.early import EarlyRead
 from c3s3_seg.batch.executor import Engine, in_this_process
 from c3s3_seg.batch.job import BatchPlan, CaseTask, Job, Model
@@ -44,47 +44,50 @@ def open_engine(
     C3S3Error
         If the model cannot be opened.
     """
-    if plan.case_timeout_s is not None and not isinstance(model, Model):
-        what = "a case can only be ended in a worker process, which opens the model itself"
-        raise InputError(what, todo="Leave the time limit of a case out")
-    if isinstance(model, Model) and plan.cluster is not None:
+    if not isinstance(model, Model):
+        return _loaded(model, job, plan, progress)
+    if plan.cluster is not None:
         from c3s3_seg.batch.cluster import cluster_engine
 
         engine = cluster_engine(model, job, plan.cluster, plan.workers, plan.case_timeout_s)
-        return replace(engine, asked=_asked(model))
-    if isinstance(model, Model) and (plan.workers > 0 or plan.case_timeout_s is not None):
+        return replace(engine, maps=_maps(model))
+    if plan.workers > 0 or plan.case_timeout_s is not None:
         from c3s3_seg.batch.worker_pool import worker_engine
 
         engine = worker_engine(model, job, max(1, plan.workers), held, plan.case_timeout_s)
-        return replace(engine, asked=_asked(model))
-    if not isinstance(model, Model):
-        origin = job.origin or {}
-        run = in_this_process(model, replace(job, origin=origin), progress)
-        return Engine(run, origin, asked=Asked.of(model))
+        return replace(engine, maps=_maps(model))
     return _opened(model, job, progress, first)
+
+
+def _loaded(predictor: Predictor, job: Job, plan: BatchPlan, progress: Progress) -> Engine:
+    """In this process, with a model that the caller has opened."""
+    if plan.case_timeout_s is not None:
+        what = "a case can only be ended in a worker process, which opens the model itself"
+        raise InputError(what, todo="Leave the time limit of a case out")
+    origin = job.origin or {}
+    run = in_this_process(predictor, replace(job, origin=origin), progress)
+    return Engine(run, origin, maps=RequestedMaps.of(predictor.task, predictor.settings))
 
 
 def _opened(model: Model, job: Job, progress: Progress, first: CaseTask | None) -> Engine:
     """In this process; the first case is read while the networks are opened."""
     bundle = ModelBundle.load(model.bundle)
     early = EarlyRead(first, bundle.task, model.settings, job) if first is not None else None
-    close = early.close if early is not None else _nothing
     try:
         predictor, origin = model.open(bundle)
     except BaseException:
-        close()
+        if early is not None:
+            early.close()
         raise
-    if early is not None:
-        early.compile_in(predictor)
     run = in_this_process(predictor, replace(job, origin=origin), progress, early=early)
-    return Engine(run, origin, str(model.bundle), close, Asked.of(predictor))
+    maps = RequestedMaps.of(predictor.task, predictor.settings)
+    engine = Engine(run, origin, str(model.bundle), maps=maps)
+    if early is None:
+        return engine
+    early.compile_in(predictor)
+    return replace(engine, close=early.close)
 
 
-def _nothing() -> None:
-    """What is to be closed where nothing was begun."""
-
-
-def _asked(model: Model) -> Asked:
-    """What a model that is opened elsewhere has each case write."""
-    task = ModelBundle.load(model.bundle).task
-    return Asked(tuple(task.label_values), model.settings.probabilities, model.settings.uncertainty)
+def _maps(model: Model) -> RequestedMaps:
+    """The maps of a model that is opened elsewhere."""
+    return RequestedMaps.of(ModelBundle.load(model.bundle).task, model.settings)

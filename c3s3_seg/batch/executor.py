@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from c3s3_seg.batch.case import Steps
-from c3s3_seg.batch.claims import Asked
+from c3s3_seg.batch.case_files import RequestedMaps
 from c3s3_seg.batch.early import EarlyRead
 from c3s3_seg.batch.job import CaseTask, Job
 from c3s3_seg.batch.pipeline import overlapped
@@ -32,15 +32,15 @@ class Engine:
         Folder of the bundle; "" where it is not known.
     close
         Ends what was started for it.
-    asked
-        What the model's settings have each case write.
+    maps
+        The maps that each case writes.
     """
 
     run: Runner
     origin: dict[str, Any]
     bundle: str = ""
     close: Callable[[], None] = field(default=lambda: None)
-    asked: Asked = field(default_factory=Asked)
+    maps: RequestedMaps = field(default_factory=RequestedMaps)
 
 
 def in_this_process(

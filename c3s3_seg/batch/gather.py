@@ -20,6 +20,32 @@ from c3s3_seg.batch.journal import (
     journal_path,
     shard_journals,
 )
+from c3s3_seg.system.shard import Shard
+
+
+def take_over(journal: Journal, folder: Path, shard: Shard | None, cases: Iterable[str]) -> None:
+    """Bring the journal of a run up to date with what the folder's other journals have recorded since.
+
+    Parameters
+    ----------
+    journal
+        Of this run.
+    folder
+        The output folder.
+    shard
+        Of the run: it takes over from the whole folder. None: the whole folder takes over from its shards.
+    cases
+        Names of the run's cases, which a shard takes over.
+
+    Raises
+    ------
+    InputError
+        If a journal is damaged.
+    """
+    if shard is None:
+        gather(journal, folder)
+    else:
+        inherit(journal, folder, cases)
 
 
 def gather(journal: Journal, folder: Path) -> int:

@@ -108,8 +108,7 @@ class Journal:
 
     def record(self, outcome: Outcome, setting: str) -> None:
         """Say what became of a case."""
-        failed: State = "skipped" if outcome.passed_over else "failed"
-        self._put("done" if outcome.row is not None else failed, setting, outcome)
+        self._put(state_of(outcome), setting, outcome)
 
     def adopt(self, record: JournalRecord) -> None:
         """Put in a record as it is, with its time and the number of its run."""
@@ -212,6 +211,13 @@ class Journal:
             raise self._db.damage("a row is nested too deep") from None
         except (ValueError, TypeError) as error:
             raise self._db.damage(str(error)) from error
+
+
+def state_of(outcome: Outcome) -> State:
+    """The state of a case that was not merely begun."""
+    if outcome.row is not None:
+        return "done"
+    return "skipped" if outcome.passed_over else "failed"
 
 
 def journal_path(folder: Path, shard: Shard | None = None) -> Path:

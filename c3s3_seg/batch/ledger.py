@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 
-from c3s3_seg.batch.claims import EARLIER, clear, places, remove, remove_replaced
-from c3s3_seg.batch.job import CaseTask
-from c3s3_seg.batch.journal import Journal, JournalRecord, State
+from c3s3_seg.batch.case_files import EARLIER, file_names, remove_earlier, remove_files, remove_replaced
+from c3s3_seg.batch.job import CaseTask, Kept
+from c3s3_seg.batch.journal import Journal, JournalRecord, state_of
 from c3s3_seg.batch.records import STOPPED, Outcome, Refusal
 from c3s3_seg.batch.resume import Request, refuse_taken, refused
 from c3s3_seg.errors import C3S3Error, InputError
@@ -46,26 +46,25 @@ class Ledger:
 
     def _begin(self, task: CaseTask) -> None:
         case, out = task.case.name, self.request.job.out
-        names, record = self._places(case), self.journal.get(case)
+        names, record = self._file_names(case), self.journal.get(case)
         known = record.outcome.outputs if record is not None else {}
         refuse_taken(task, record, self.request, self.journal)  # once more: hours may have passed
         earlier = dict(record.outcome.earlier) if record is not None else {}
         self._series[case] = task.case.series
         if task.kept is not None and record is not None:
-            self._begin_addition(task, record, names)
+            self._begin_addition(task, task.kept, record, names)
             return
-        earlier |= clear(out, task, names, known)
+        earlier |= remove_earlier(out, task, names, known)
         self._earlier[case] = earlier
         files = dict.fromkeys(names, "")
         begun = Outcome(case, task.place, outputs=files, earlier=earlier, series=task.case.series)
         self.journal.begin(begun, self.request.setting)
 
-    def _begin_addition(self, task: CaseTask, record: JournalRecord, names: list[str]) -> None:
+    def _begin_addition(self, task: CaseTask, kept: Kept, record: JournalRecord, names: list[str]) -> None:
         """The mask stays; the journal says which files may be half done, and whose mask it is."""
-        stay, before = task.kept.outputs if task.kept else {}, record.outcome
-        mask = {task.kept.mask: task.kept.mask_sha256} if task.kept else {}
+        before, mask = record.outcome, {kept.mask: kept.mask_sha256}
         # What is not asked for any more goes after the case is done: until then it belongs to the mask.
-        outputs = {**before.outputs, **dict.fromkeys(names, ""), **mask, **stay}
+        outputs = {**before.outputs, **dict.fromkeys(names, ""), **mask, **kept.outputs}
         self._additions[task.case.name] = task, record
         self._earlier[task.case.name] = dict(before.earlier)
         self.journal.adopt(replace(record, state="begun", outcome=replace(before, outputs=outputs)))
@@ -86,7 +85,7 @@ class Ledger:
         series = self._series.get(outcome.case, outcome.series)
         outcome = replace(outcome, earlier=dict(kept[-EARLIER:]), series=series)
         if outcome.row is None:
-            remove(self.request.job.out, self._places(outcome.case))
+            remove_files(self.request.job.out, self._file_names(outcome.case))
         try:
             self.journal.record(outcome, self.request.setting)
         except C3S3Error:
@@ -103,7 +102,7 @@ class Ledger:
             known = self.journal.get(outcome.case)
             if known is None or known.state not in ("failed", "skipped"):
                 return
-            state: State = "skipped" if outcome.passed_over else "failed"
+            state = state_of(outcome)
             if known.state != state:
                 passed = replace(known.outcome, passed_over=outcome.passed_over)
                 self.journal.adopt(replace(known, state=state, outcome=passed))
@@ -134,5 +133,5 @@ class Ledger:
                     self.record(outcome)
         return outcomes
 
-    def _places(self, case: str) -> list[str]:
-        return places(self.request.job, case, self.request.asked)
+    def _file_names(self, case: str) -> list[str]:
+        return file_names(self.request.job, case, self.request.maps)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from c3s3_seg.batch.gather import gather, inherit
+from c3s3_seg.batch.gather import take_over
 from c3s3_seg.batch.inputs import collect
 from c3s3_seg.batch.job import BatchPlan, Job
 from c3s3_seg.batch.journal import copied, journal_path
@@ -41,10 +40,6 @@ class ListedCase:
     mask: str
     state: str
     to_do: bool
-
-    def record(self) -> dict[str, Any]:
-        """As JSON."""
-        return asdict(self)
 
 
 def list_cases(
@@ -80,8 +75,5 @@ def list_cases(
 def _states(out: Path, plan: BatchPlan, cases: list[str]) -> dict[str, str]:
     """As the run would find them: with what shards, or the whole folder, have recorded since."""
     with copied(journal_path(out, plan.shard)) as journal:
-        if plan.shard is None:
-            gather(journal, out)
-        else:
-            inherit(journal, out, cases)
+        take_over(journal, out, plan.shard, cases)
         return {record.outcome.case: _STATES[record.state] for record in journal.records()}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from c3s3_seg.batch.claims import PROBABILITIES, UNCERTAINTY, remove, sealed
+from c3s3_seg.batch.case_files import PROBABILITIES, UNCERTAINTY, case_json, remove_files
 from c3s3_seg.batch.job import Job
 from c3s3_seg.batch.records import Loaded, Outcome, Predicted
 from c3s3_seg.bundle import Label
@@ -42,7 +42,7 @@ def write_case(predicted: Predicted, job: Job, model: ModelTask) -> Outcome:
     try:
         return _write(predicted, job, model, written)
     except BaseException:  # of a case that fails nothing may look like a result
-        remove(job.out, [str(path.relative_to(job.out)) for path in written])
+        remove_files(job.out, [str(path.relative_to(job.out)) for path in written])
         raise
 
 
@@ -69,7 +69,7 @@ def _write(predicted: Predicted, job: Job, model: ModelTask, written: list[Path]
     metadata = _metadata(predicted, row, spent, job, model)
     write_page(result, row, metadata, job, written)
     hashing = time.perf_counter()
-    content, outputs = sealed(metadata, job.out, written)
+    content, outputs = case_json(metadata, job.out, written)
     written.append(job.out / f"{case.name}.json")
     write_whole(written[-1], content)
     outputs[written[-1].name] = sha256(written[-1])

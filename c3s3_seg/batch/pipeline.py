@@ -1,6 +1,6 @@
 """Stages that work at the same time: one case is read, one is in the network, one is written.
 
-Threads suffice for it: unpacking, resampling, inference and writing all leave Python's lock alone.
+Threads suffice: unpacking, resampling, inference and writing release the global interpreter lock.
 """
 
 from __future__ import annotations

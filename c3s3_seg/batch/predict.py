@@ -12,12 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from c3s3_seg.batch.case_files import FOLDERS
 from c3s3_seg.batch.changes import setting_of
-from c3s3_seg.batch.claims import FOLDERS, Asked
 from c3s3_seg.batch.counts import Counts
 from c3s3_seg.batch.engines import open_engine
 from c3s3_seg.batch.executor import Engine
-from c3s3_seg.batch.gather import gather, inherit
+from c3s3_seg.batch.gather import take_over
 from c3s3_seg.batch.inputs import Inputs, collect
 from c3s3_seg.batch.job import BatchPlan, CaseTask, Job, Model
 from c3s3_seg.batch.journal import Journal, journal_path, shard_journals
@@ -103,31 +103,30 @@ class _Run:
 
     def __init__(self, engine: Engine, job: Job, plan: BatchPlan, report: Report) -> None:
         self.engine, self.job, self.plan, self.report = engine, job, plan, report
-        self.request = Request(job, engine.asked, plan, _settings(engine.origin, job, engine.asked))
+        self.request = Request(job, engine.maps, plan, setting_of(engine.origin, job.request(), engine.maps))
         self.name = secrets.token_hex(8)  # unique among all folders and shards: log files are shared
         self.counts, self.studies = Counts(), Studies(())
         self.path = journal_path(job.out, plan.shard)
         tag = "" if plan.shard is None else f".{plan.shard}"
         self.table = job.out / f"summary{tag}.csv"
         self.report_page = job.out / f"{REPORT}{tag}.html"
-        self.spoken_for = (self.table, *(job.out / name for name in provenance_names(plan.shard)))
+        names = (self.table.name, *provenance_names(plan.shard))
+        self.run_files = tuple(job.out / name for name in names)  # which are about all cases
 
-    def all(self, found: Inputs) -> BatchResult:
+    def all(self, inputs: Inputs) -> BatchResult:
         """Sort out, do, record, sum up."""
-        if self.job.html and len(found.tasks) > 1:
-            self.spoken_for += (self.report_page,)
-        for path in self.spoken_for:
+        if self.job.html and len(inputs.tasks) > 1:
+            self.run_files += (self.report_page,)
+        for path in self.run_files:
             check_place(path)
         fresh, empty = not self.path.exists(), _empty_folders(self.job.out)
         journal = Journal(self.path)
         try:
             if self.plan.shard is None:
                 _sweep(self.job.out)
-                gather(journal, self.job.out)
-            else:
-                inherit(journal, self.job.out, [task.case.name for task in found.tasks])
-            journal.start(self._run_details(found.skipped))
-            return self._all(found, journal, discard=fresh and found.single)
+            take_over(journal, self.job.out, self.plan.shard, [task.case.name for task in inputs.tasks])
+            journal.start(self._run_details(inputs.skipped))
+            return self._all(inputs, journal, discard=fresh and inputs.single)
         finally:
             journal.close()
             if self.plan.shard is None:
@@ -139,7 +138,7 @@ class _Run:
     def _all(self, inputs: Inputs, journal: Journal, *, discard: bool) -> BatchResult:
         tasks = list(inputs.tasks)
         found, studies = sort_out(tasks, journal, self.request), Studies(tasks)
-        before = {o.case for o in found.kept if o.failure is not None}
+        failed_before = {o.case for o in found.kept if o.failure is not None}
         found.kept = [o for kept in found.kept for o in studies.add(kept)]
         outcomes = {o.case: o for o in (*found.kept, *found.refused)}
         self._begin(inputs, found, studies)
@@ -171,7 +170,7 @@ class _Run:
             stopped=stopped,
             skipped=(*inputs.skipped, *result.skipped),
             counts=self._merged_counts(),
-            known=sum(o.case in before and o.failure is not None for o in outcomes.values()),
+            known=sum(o.case in failed_before and o.failure is not None for o in outcomes.values()),
         )
 
     def _begin(self, inputs: Inputs, found: Sorted, studies: Studies) -> None:
@@ -253,14 +252,14 @@ class _Run:
             self._write_report(result)
         except StorageError:
             # Those of an earlier run would speak of other masks; the journal knows what became of each case.
-            for path in self.spoken_for:
+            for path in self.run_files:
                 path.unlink(missing_ok=True)
             if not full:
                 raise
 
     def _write_report(self, result: BatchResult) -> None:
         """The page of all cases where it was asked for; else that of an earlier run goes."""
-        if self.report_page in self.spoken_for:
+        if self.report_page in self.run_files:
             from c3s3_seg.batch.folder_report import write_folder_report
 
             write_folder_report(self.report_page, self.job, result.rows, result.failures)
@@ -269,11 +268,6 @@ class _Run:
 
             if is_folder_page(self.report_page):
                 self.report_page.unlink(missing_ok=True)
-
-
-def _settings(origin: dict[str, Any], job: Job, asked: Asked) -> dict[str, Any]:
-    maps = {"probabilities": asked.probabilities, "uncertainty": asked.uncertainty}
-    return setting_of(origin, job.request(), maps)
 
 
 @contextmanager

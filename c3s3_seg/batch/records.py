@@ -123,7 +123,12 @@ class Outcome:
         """Of the domain check: `pass`, `warn` or `refuse`; "" where it was not reached."""
         if self.row is not None:
             return self.row.verdict
-        return "refuse" if self.refusal is not None and self.refusal.kind == DomainError.__name__ else ""
+        return "refuse" if self.out_of_domain else ""
+
+    @property
+    def out_of_domain(self) -> bool:
+        """Whether it failed because the domain check refused the scan."""
+        return self.refusal is not None and self.refusal.kind == DomainError.__name__
 
     @property
     def failure(self) -> Failure | None:

@@ -10,17 +10,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
 
-from c3s3_seg.batch.changes import FORMAT, Change, changes, is_addition, reason, setting_sha256
-from c3s3_seg.batch.claims import (
+from c3s3_seg.batch.case_files import (
     FOLDERS,
     PROBABILITIES,
-    Asked,
+    RequestedMaps,
     check_places,
     check_unchanged,
-    clear,
+    file_names,
     is_source,
-    places,
+    remove_earlier,
 )
+from c3s3_seg.batch.changes import FORMAT_KEY, Change, changes, is_addition, reason, setting_sha256
 from c3s3_seg.batch.job import BatchPlan, CaseTask, Job, Kept
 from c3s3_seg.batch.journal import Journal, JournalRecord
 from c3s3_seg.batch.provenance import RESERVED
@@ -93,7 +93,7 @@ class Request:
 
     Parameters
     ----------
-    job, asked
+    job, maps
         What is written for a case.
     plan
         How to go about it.
@@ -102,7 +102,7 @@ class Request:
     """
 
     job: Job
-    asked: Asked
+    maps: RequestedMaps
     plan: BatchPlan
     settings: dict[str, Any]
 
@@ -203,14 +203,14 @@ def refuse_taken(task: CaseTask, record: JournalRecord | None, request: Request,
     InputError
         If a place is taken, see `check_places`.
     """
-    names = places(request.job, task.case.name, request.asked)
+    names = file_names(request.job, task.case.name, request.maps)
     known = record.outcome.outputs if record is not None else {}
     try:
         check_places(task, request.job.out, names, known)
     except InputError as error:
         slip = any(is_source(request.job.out / name, task) for name in names)  # the wrong folder was given
         if record is not None and record.state == "done" and not slip and task.kept is None:
-            earlier = {**record.outcome.earlier, **clear(request.job.out, task, (), known)}
+            earlier = {**record.outcome.earlier, **remove_earlier(request.job.out, task, (), known)}
             refusal = Refusal.of(error, "begin")
             series = task.case.series
             outcome = Outcome(task.case.name, task.place, refusal=refusal, earlier=earlier, series=series)
@@ -288,12 +288,12 @@ def _kept(
     if row is None or not _are_additions(found):
         return None
     outputs = record.outcome.outputs
-    before = next((change.before for change in found or () if change.key == FORMAT), job.suffix)
+    before = next((change.before for change in found or () if change.key == FORMAT_KEY), job.suffix)
     if before not in get_args(MaskFormat) or before == "rtstruct":  # contours are not the voxels
         return None
-    mask, wanted = mask_path(job.out, case, before).name, set(places(job, case, request.asked))
+    mask, wanted = mask_path(job.out, case, before).name, set(file_names(job, case, request.maps))
     maps = {name for name in outputs if name.partition("/")[0] in FOLDERS}
-    if not request.asked.probabilities:
+    if not request.maps.probabilities:
         maps = {name for name in maps if not name.startswith(f"{PROBABILITIES}/")}
     stay = [name for name in outputs if name in maps or (name == mask and before == job.suffix)]
     if missing & {mask, *stay} or mask not in outputs or not set(stay) <= wanted:

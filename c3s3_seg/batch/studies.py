@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 
 from c3s3_seg.batch.job import CaseTask
 from c3s3_seg.batch.records import STOPPED, Outcome
-from c3s3_seg.inference.domain_check import DomainError
 
 MOST_TOLD = 10  # series of a study whose reasons are told: a cine study has hundreds
 
@@ -68,16 +67,11 @@ class Studies:
     def _settle(self, study: _Study, *, whole: bool = True) -> list[Outcome]:
         held, study.held = study.held, []
         if study.segmented or study.stopped or not whole:
-            return [replace(outcome, passed_over=is_out_of_domain(outcome)) for outcome in held]
+            return [replace(outcome, passed_over=outcome.out_of_domain) for outcome in held]
         held.sort(key=lambda outcome: self._order[outcome.case])  # whichever worker was first
         decided = _one_failure(held)
         self.merged += [replace(outcome, passed_over=False) for outcome in held[len(decided) :]]
         return decided
-
-
-def is_out_of_domain(outcome: Outcome) -> bool:
-    """Whether the domain check refused the case."""
-    return outcome.refusal is not None and outcome.refusal.kind == DomainError.__name__
 
 
 def _one_failure(held: Sequence[Outcome]) -> list[Outcome]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from c3s3_seg.report.rows import Failure, PredictionRow
-from c3s3_seg.system.files import csv_bytes
+from c3s3_seg.system.csv_table import csv_bytes
 
 # docs/operations.md describes each column. `system.ownership` knows the file by the first four and the last.
 RESULT = (

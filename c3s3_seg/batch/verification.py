@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from c3s3_seg.batch.claims import left_behind
+from c3s3_seg.batch.case_files import listed_in_json
 from c3s3_seg.batch.journal import STEM, records_of
 from c3s3_seg.batch.provenance import LEFT_BEHIND, NAME, RESERVED
 from c3s3_seg.errors import C3S3Error, InputError
@@ -176,7 +176,7 @@ def _sort_rest(out: Path, cases: dict[str, dict[str, Any]], known: set[str], res
     rest = [name for name in _names(out) if os.fsencode(name) not in names]
     rest = [name for name in rest if not _is_of_the_folder(out / name, name)]
     earlier = {h for case in cases.values() for h in case.get("earlier_sha256", {})}
-    earlier |= set(left_behind(out, rest).values())
+    earlier |= set(listed_in_json(out, rest).values())
     for name in rest:
         path = out / name
         stale = not path.is_symlink() and path.is_file() and _is_stale(path, earlier)

@@ -13,14 +13,13 @@ import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, replace
-from typing import IO, Any
 
 from c3s3_seg.batch.executor import in_this_process
 from c3s3_seg.batch.job import CaseTask, Job, Model
 from c3s3_seg.batch.records import Refusal
-from c3s3_seg.errors import C3S3Error, foreseen, is_out_of_memory, unforeseen
+from c3s3_seg.errors import C3S3Error, as_c3s3_error, is_out_of_memory
 from c3s3_seg.system.libraries import leave_out_unused
-from c3s3_seg.system.process import quiet_libraries
+from c3s3_seg.system.process import quiet_libraries, reply, take_stdout
 from c3s3_seg.system.process_pool import follow_parent
 from c3s3_seg.system.schema import parse
 
@@ -33,42 +32,25 @@ def main() -> None:
     follow_parent()
     quiet_libraries()
     leave_out_unused()
-    replies = _take_stdout()
+    replies = take_stdout()
     setup = json.loads(sys.stdin.readline())
     job = parse(Job, setup["job"], WHERE)
     try:
         predictor, origin = parse(Model, setup["model"], WHERE).open()
-    except C3S3Error as error:
-        _send(replies, refused=asdict(Refusal.of(foreseen(error), "open")))
-        return
     except Exception as error:
-        if not isinstance(error, RuntimeError) and not is_out_of_memory(error):
+        if not isinstance(error, C3S3Error | RuntimeError) and not is_out_of_memory(error):
             raise
-        _send(replies, refused=asdict(Refusal.of(unforeseen(error), "open")))
+        reply(replies, refused=asdict(Refusal.of(as_c3s3_error(error), "open")))
         return
-    _send(replies, origin=origin)
+    reply(replies, origin=origin)
     run = in_this_process(predictor, replace(job, origin=origin), overlap=setup["overlap"])
     for outcome in run(_tasks()):
-        _send(replies, outcome=asdict(outcome))
+        reply(replies, outcome=asdict(outcome))
 
 
 def _tasks() -> Iterator[CaseTask]:
     for line in sys.stdin:
         yield parse(CaseTask, json.loads(line), WHERE)
-
-
-def _take_stdout() -> IO[str]:
-    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    return replies
-
-
-def _send(replies: IO[str], **what: Any) -> None:
-    try:
-        replies.write(json.dumps(what) + "\n")
-        replies.flush()
-    except BrokenPipeError:  # nobody listens any more
-        os._exit(1)
 
 
 if __name__ == "__main__":

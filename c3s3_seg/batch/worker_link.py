@@ -7,8 +7,8 @@ import os
 import subprocess
 import time
 from collections import deque
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import IO, Any
 
 from c3s3_seg.batch.job import CaseTask, sendable
 from c3s3_seg.batch.records import Refusal
@@ -35,7 +35,7 @@ class BatchWorker:
     """
 
     process: subprocess.Popen[bytes]
-    errors: Any
+    errors: IO[bytes]
     tasks: deque[CaseTask] = field(default_factory=deque)
     rest: bytes = b""
     unsent: bytearray = field(default_factory=bytearray)
@@ -61,6 +61,13 @@ class BatchWorker:
         """One line; a worker that is gone is noticed by its end of file."""
         self.unsent += json.dumps(what, default=sendable).encode() + b"\n"
         self.flush()
+
+    def give(self, task: CaseTask) -> None:
+        """Send it one more case."""
+        if not self.tasks:
+            self.since = time.monotonic()
+        self.tasks.append(task)
+        self.send(asdict(task))
 
     def flush(self) -> None:
         """What its pipe takes now: a worker reads when it has time, and a list of slices may fill the pipe.

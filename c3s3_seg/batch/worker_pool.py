@@ -1,9 +1,7 @@
-"""Several processes with a model each. One that dies is replaced, and its reason is told.
+"""Several processes with a model each. One that dies is replaced; if that is impossible, the others go on.
 
-Where it cannot be replaced any more, the others go on.
-
-A case that was in a process when it died is done once more, alone, so that the blame is certain: if
-the process dies again, the case fails with the reason, and the others go on.
+A case that was in a process when it died is tried once more, alone in its process: if that dies too, the case
+is the cause, and fails with the reason of the death.
 """
 
 from __future__ import annotations
@@ -19,7 +17,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
-from typing import Any
+from typing import IO, Any
 
 from c3s3_seg.batch.executor import Engine
 from c3s3_seg.batch.job import CaseTask, Job, Model, refuse_other_model
@@ -177,19 +175,14 @@ class Pool:
         if not worker.ready:
             return True
         if again and not worker.tasks:
-            worker.tasks.append(again.popleft())
-            worker.since = time.monotonic()
-            worker.send(asdict(worker.tasks[-1]))
+            worker.give(again.popleft())
         if again or any(task.attempt for task in worker.tasks):
             return True  # a case that is tried again is alone in its worker
         while len(worker.tasks) < AHEAD:
             task = next(fresh, None)
             if task is None:
                 return False
-            if not worker.tasks:
-                worker.since = time.monotonic()
-            worker.tasks.append(task)
-            worker.send(asdict(task))
+            worker.give(task)
         return True
 
     def _listen(self) -> tuple[list[Outcome], list[tuple[CaseTask, Refusal]]]:
@@ -314,7 +307,7 @@ def reason_of_death(code: int, tail: str) -> str:
     return f"exit code {code}{f', its last words: {tail}' if tail else ''}"
 
 
-def _tail(errors: Any) -> str:
+def _tail(errors: IO[bytes]) -> str:
     """The last line that says something."""
     size = errors.seek(0, os.SEEK_END)
     errors.seek(max(0, size - 4000))

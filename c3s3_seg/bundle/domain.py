@@ -111,6 +111,18 @@ def measure(scans: Iterable[Volume], intensities: Intensities) -> Domain:
 def intensity_quantiles(scan: Volume, intensities: Intensities) -> Floats:
     """The intensities at 5, 10, ... 95 percent of the voxels.
 
+    Parameters
+    ----------
+    scan
+        On its own grid, intensities in any real type.
+    intensities
+        `absolute`: as they are. `scaled`: less the 1st percentile, in units of its distance to the 99th.
+
+    Returns
+    -------
+    Floats
+        (19,) float64, rising.
+
     Raises
     ------
     InputError

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +18,7 @@ from c3s3_seg.io.reading import SeriesRule
 from c3s3_seg.models import Architecture
 from c3s3_seg.models.strides import EVEN, Strides, multiple_of
 from c3s3_seg.system.choices import Weighting
-from c3s3_seg.system.files import PlainName
+from c3s3_seg.system.files import PlainName, folded
 from c3s3_seg.system.schema import Rule, closed
 
 SIDES = 16  # the multiple of the sides of a patch where every downsampling halves every axis
@@ -90,9 +89,7 @@ class Label:
 
 def differ(items: Iterable[str | int]) -> bool:
     """Whether no two are the same, for a file system that ignores case and how letters are composed, too."""
-    found = [
-        unicodedata.normalize("NFC", item).casefold() if isinstance(item, str) else item for item in items
-    ]
+    found = [folded(item) if isinstance(item, str) else item for item in items]
     return len(set(found)) == len(found)
 
 

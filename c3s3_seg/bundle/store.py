@@ -106,8 +106,8 @@ class ModelBundle:
             plain_name(name, "the file", self.folder): hashlib.sha256(content).hexdigest()
             for name, content in files.items()
         }
-        proofs = {**self.manifest.parity, **(parity or {})}
-        manifest = replace(self.manifest, files=dict(sorted(hashes.items())), parity=proofs)
+        parities = {**self.manifest.parity, **(parity or {})}
+        manifest = replace(self.manifest, files=dict(sorted(hashes.items())), parity=parities)
         with restoring(self.folder / name for name in (MANIFEST, *files)):
             for name, content in files.items():
                 write_whole(self.folder / name, content)

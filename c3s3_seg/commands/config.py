@@ -124,19 +124,17 @@ def _plain(value: Any) -> Any:
 
 
 def _show(rows: list[Setting]) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
+    from c3s3_seg.report.terminal import text_table
 
-    from c3s3_seg.report.terminal import cell
-
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for header in ("Key", "Value", "Source"):
-        table.add_column(header, overflow="fold")
-    for row in rows:
-        value = "-" if row.value is None else json.dumps(row.value, ensure_ascii=False)
-        source = f"{row.source} {row.where}" if row.where else row.source
-        table.add_row(*map(cell, (row.key, value, source)))
-    show(table)
+    texts = [
+        (
+            row.key,
+            "-" if row.value is None else json.dumps(row.value, ensure_ascii=False),
+            f"{row.source} {row.where}" if row.where else row.source,
+        )
+        for row in rows
+    ]
+    show(text_table(("Key", "Value", "Source"), texts))
 
 
 def _file_line(config: ConfigValues | None) -> str:

@@ -45,7 +45,7 @@ def shown(text: str, stream: TextIO | None) -> str:
 class Stopped(BaseException):
     """Ctrl-C, or SIGTERM as schedulers send it before they kill: an orderly end.
 
-    A command of which it is not true that the same command goes on sets `todo` and raises it again.
+    A command that does not resume when it is run again sets `todo` and raises it again.
     """
 
     def __init__(self, number: int) -> None:

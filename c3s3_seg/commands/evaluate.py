@@ -120,7 +120,16 @@ def evaluate(
     tolerances_mm = tuple(tolerance or (1.0, 2.0))
     check_tolerances(tolerances_mm)  # before each case fails for it
     named = Labels.parse(labels).values if labels is not None else None
-    settings = EvaluationSettings(protocol, named, tolerances_mm, area_nsd, resample, workers, html, images)
+    settings = EvaluationSettings(
+        protocol,
+        labels=named,
+        tolerances_mm=tolerances_mm,
+        area_nsd=area_nsd,
+        resample=resample,
+        workers=workers,
+        html=html,
+        images=images,
+    )
     with Events(as_json=as_json, log_file=log_file) as events:
         events.ending = {"cases": 0, "failed": 0}  # unless it comes to more
         events("start", {"version": __version__, "protocol": protocol})

@@ -12,7 +12,7 @@ from typing import Any
 import typer
 
 from c3s3_seg.commands.console import Stopped, say
-from c3s3_seg.errors import C3S3Error, DefectError, InputError, foreseen, is_out_of_memory, public
+from c3s3_seg.errors import C3S3Error, DefectError, as_c3s3_error, public, refused_by_system
 
 
 class Events:
@@ -93,10 +93,9 @@ def exit_code_of(error: BaseException) -> int:
     if isinstance(error, typer.Exit):
         return error.exit_code
     if isinstance(error, C3S3Error):
-        return foreseen(error).exit_code
-    if is_out_of_memory(error) or (isinstance(error, OSError) and error.strerror):
-        return InputError.exit_code
-    return DefectError.exit_code
+        return as_c3s3_error(error).exit_code
+    refused = refused_by_system(error)
+    return DefectError.exit_code if refused is None else refused.exit_code
 
 
 def _reason(error: BaseException) -> str | None:
@@ -104,5 +103,5 @@ def _reason(error: BaseException) -> str | None:
     if isinstance(error, typer.Exit):
         return None
     if isinstance(error, C3S3Error):
-        return public(foreseen(error).told)
+        return public(as_c3s3_error(error).told)
     return str(error) if isinstance(error, Stopped) else type(error).__name__

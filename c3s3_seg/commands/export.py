@@ -74,9 +74,9 @@ def export(
     scans, what = check_scans(found, check or [])
     if out is None:
         exported, graphs = export_in_bundle(found, scans)
-        proofs = {exported.folder / name: proof for name, proof in graphs.items()}
+        parities = {exported.folder / name: parity for name, parity in graphs.items()}
     else:
-        path, proof = export_folder(found, to, spec, out, scans)
-        proofs = {path: proof}
-    for path, proof in proofs.items():
-        say(f"{path}: agrees with torch on {what}: {proof}.")
+        path, parity = export_folder(found, to, spec, out, scans)
+        parities = {path: parity}
+    for path, parity in parities.items():
+        say(f"{path}: agrees with torch on {what}: {parity}.")

@@ -39,7 +39,7 @@ class PanelCommand(TyperCommand):
             option_defaults.clarify(error, ctx)
             raise
         if defaults is not None:
-            defaults.applied()
+            defaults.after_parsing()
         return rest
 
     def invoke(self, ctx: Any) -> Any:
@@ -65,22 +65,22 @@ class PanelCommand(TyperCommand):
 
 
 class LazyGroup(TyperGroup):
-    """The commands of `places` under their headings; the module of one is imported when it is asked for."""
+    """The commands of `panels` under their headings; the module of one is imported when it is asked for."""
 
-    places: ClassVar[dict[str, dict[str, str]]] = {}  # heading -> command -> its summary
-    texts: ClassVar[tuple[str, ...]] = ()  # options of the program that are taken as they are given
+    panels: ClassVar[dict[str, dict[str, str]]] = {}  # heading -> command -> its summary
+    text_options: ClassVar[tuple[str, ...]] = ()  # of the program, taken as they are given
 
     def __init__(self, *args: Any, **more: Any) -> None:
         super().__init__(*args, **more)
         for option in self.params:
-            if option.name in self.texts:
+            if option.name in self.text_options:
                 # Typer would import pydantic for the conversion, even if the option is not given.
                 option.process_value = lambda ctx, value: value  # type: ignore[method-assign]
 
     def list_commands(self, ctx: Any) -> list[str]:
         """In the order of the headings."""
         del ctx
-        named = [name for commands in self.places.values() for name in commands]
+        named = [name for commands in self.panels.values() for name in commands]
         return [*named, *(name for name in self.commands if name not in named)]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
@@ -100,7 +100,7 @@ class LazyGroup(TyperGroup):
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """The commands with their whole summaries, then the options of the program."""
-        _write({heading: list(rows.items()) for heading, rows in self.places.items()}, formatter)
+        _write({heading: list(rows.items()) for heading, rows in self.panels.items()}, formatter)
         _write(_panels(self, ctx, OPTIONS), formatter)
 
 

@@ -60,7 +60,7 @@ def name_variables(command: Any) -> Any:
 
 
 class Defaults:
-    """What a command takes from the configuration file, before and after its command line is parsed.
+    """Sets the defaults of a command from the configuration file, before its command line is parsed.
 
     Parameters
     ----------
@@ -82,7 +82,7 @@ class Defaults:
             self._server = _named(command, ctx, args, config)
         ctx.default_map = config.defaults_of(command.name, self._server)
 
-    def applied(self) -> None:
+    def after_parsing(self) -> None:
         """Put the address of a named server in the place of its name, and say on stderr what was used."""
         from c3s3_seg.commands.console import say
 

@@ -61,14 +61,8 @@ def config_names(incomplete: str) -> list[str]:
     return [name for name in names if name.startswith(incomplete)] + found
 
 
-Model = Annotated[
-    str,
-    typer.Argument(
-        metavar="MODEL",
-        help="Name of a shipped model (see c3s3-seg models), or the folder of a bundle.",
-        autocompletion=model_names,
-    ),
-]
+MODEL_HELP = "Name of a shipped model (see c3s3-seg models), or the folder of a bundle."
+Model = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP, autocompletion=model_names)]
 Backend = Annotated[
     BackendName,
     typer.Option(

@@ -81,7 +81,7 @@ def phantom(
     check_places(out, range(seed, seed + count), format, truth)
     for number in range(seed, seed + count):
         simulated = simulate(number, modality=modality)
-        scan, answer = save(simulated, out, seed=number, file_format=format, truth=truth)
+        scan, mask = save(simulated, out, seed=number, file_format=format, truth=truth)
         say(f"scan: {scan}")
-        if answer is not None:
-            say(f"truth: {answer}")
+        if mask is not None:
+            say(f"truth: {mask}")

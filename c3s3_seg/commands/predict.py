@@ -32,7 +32,7 @@ def predict(
         str,
         typer.Option(
             metavar="MODEL",
-            help="Name of a shipped model (see c3s3-seg models), or the folder of a bundle.",
+            help=options.MODEL_HELP,
             rich_help_panel=NETWORK,
             autocompletion=options.model_names,
         ),
@@ -241,12 +241,18 @@ def predict(
     request = keys.request(BackendRequest(backend, device, precision, threads))
     settings = replace(_settings(tta, max_memory), probabilities=probabilities, uncertainty=uncertainty)
     settings = keys.settings(settings, tiling)
-    how = Model(bundle.folder.resolve(), request, settings, ensemble or tiling == "paper", deterministic)
+    to_open = Model(
+        bundle.folder.resolve(),
+        request,
+        settings,
+        ensemble=ensemble or tiling == "paper",
+        deterministic=deterministic,
+    )
     job = Job(
         out,
-        format,
-        truth,
-        "png" in files,
+        suffix=format,
+        truth=truth,
+        preview="png" in files,
         html="html" in files,
         secondary_capture="sc" in files,
         deterministic=deterministic,
@@ -259,7 +265,15 @@ def predict(
         allow_out_of_domain=allow_out_of_domain,
     )
     share = parse_shard(shard, os.environ) if shard is not None else None
-    plan = BatchPlan(workers, share, keys.batch.limit, retry_failed, cluster, command_line(ctx), case_timeout)
+    plan = BatchPlan(
+        workers,
+        shard=share,
+        limit=keys.batch.limit,
+        retry_failed=retry_failed,
+        cluster=cluster,
+        command=command_line(ctx),
+        case_timeout_s=case_timeout,
+    )
     if dry_run:
         print_cases(inputs, job, plan, as_json=as_json)
         return
@@ -267,7 +281,7 @@ def predict(
         Events(as_json=as_json, log_file=log_file) as events,
         ProgressReporter(events, quiet=quiet, verbose=verbose) as progress,
     ):
-        result = predict_cases(inputs, how, job, progress, plan, progress.part)
+        result = predict_cases(inputs, to_open, job, progress, plan, progress.part)
         events.exit_code = int(result.new_failures > 0 or result.counts.empty > 0)
     if not (as_json or quiet):
         print_result(result, out)

@@ -52,7 +52,7 @@ def print_cases(inputs: list[Path], job: Job, plan: BatchPlan, *, as_json: bool)
     cases, skipped = list_cases(inputs, job, plan)
     if as_json:
         for case in cases:
-            say(json.dumps(case.record()))
+            say(json.dumps(asdict(case)))
         for item in skipped:
             say(json.dumps({"state": "skipped", **asdict(item)}))
         return

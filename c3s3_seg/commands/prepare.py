@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from c3s3_seg.dataset.prepare.pipeline import PreparedDataSet
     from c3s3_seg.io.reading import SeriesRule
 
-SPLITS = ("labelled", "unlabelled", "validation", "test")
 PATIENTS = "Patients"  # a heading of the help
 MOST = 8  # cases that a line lists
 
@@ -97,7 +96,7 @@ def prepare(
     predictions: Annotated[
         UncorrectedUse,
         typer.Option(
-            metavar="labels|unlabelled",
+            metavar=options.one_of(UncorrectedUse),
             help="Use masks of predict that were not corrected as labels, or take their scans as unlabelled.",
             rich_help_panel=options.INPUT,
         ),
@@ -192,6 +191,8 @@ def _table(result: PreparedDataSet) -> Table:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
+    from c3s3_seg.dataset.index import SPLITS
+
     content = _as_json(result)
     table = Table("For", "Cases", "Patients", box=SIMPLE_HEAD, pad_edge=False)
     for split in SPLITS:
@@ -273,6 +274,8 @@ def _assumptions(result: PreparedDataSet) -> list[str]:
 
 def _as_json(result: PreparedDataSet) -> dict[str, Any]:
     """The table as JSON."""
+    from c3s3_seg.dataset.index import SPLITS
+
     data = result.data
     content: dict[str, Any] = {"found": result.found, "labels": dict(data.labels), "modality": data.modality}
     for split in SPLITS:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import os
-import unicodedata
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -25,7 +24,7 @@ from annotated_types import Ge, Le
 from c3s3_seg.errors import ConfigError, InputError
 from c3s3_seg.io.cases import mask_files
 from c3s3_seg.io.image.files import IMAGE_SUFFIXES
-from c3s3_seg.system.files import PlainName, read_json, write_whole
+from c3s3_seg.system.files import PlainName, folded, read_json, write_whole
 from c3s3_seg.system.schema import closed, dump, parse
 
 _Texts = dict[str, dict[str, str]]
@@ -327,11 +326,6 @@ def parse_labels(found: Any, path: Path) -> dict[str, int]:
     labels = {name: value for name, value in pairs if value != 0}
     parse(dict[str, dict[PlainName, int]], {"labels": labels}, path)
     return labels
-
-
-def folded(name: str) -> str:
-    """A label's name as a bundle and a file system compare it: without case and forms of Unicode."""
-    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _is_number(key: str) -> bool:

@@ -47,14 +47,14 @@ def assign(
     Returns
     -------
     Splits
-        A scan without a mask, of a patient who judges, is in none of them: it could neither be learnt
-        from nor judge.
+        A scan without a mask of a validation or test patient is in none of them: it may not be trained on,
+        and there is nothing to compare a prediction with.
 
     Raises
     ------
     InputError
-        If more patients are wanted than would leave one to learn from, or the layout's own splits have
-        a patient on both sides.
+        If more patients are wanted than would leave one for training, or the layout's own splits have a
+        patient on both sides.
     """
     _refuse_torn(members)
     fixed = {m.patient for m in members if m.split in ("validation", "test")}

@@ -12,13 +12,13 @@ from c3s3_seg.export.spec import Built, GraphSpec, Members
 HEADING = "## Parity with torch"
 
 
-def in_bundle_card(card: str, proofs: Mapping[str, Parity]) -> str:
+def in_bundle_card(card: str, parities: Mapping[str, Parity]) -> str:
     """A bundle's card with the parity of its graphs as the last section, in place of an earlier one."""
     before = card.split(f"\n{HEADING}", 1)[0].rstrip()
-    return f"{before}\n\n{_section(proofs)}"
+    return f"{before}\n\n{_section(parities)}"
 
 
-def stand_alone_card(task: Task, members: Members, spec: GraphSpec, built: Built, proof: Parity) -> str:
+def stand_alone_card(task: Task, members: Members, spec: GraphSpec, built: Built, parity: Parity) -> str:
     """The card of an export that needs nothing of ours."""
     file = built.network
     nets = " and ".join(f"{n.architecture} with {n.filters} filters" for _, n in members)
@@ -35,12 +35,12 @@ Research use only. Not a medical device.
 - **Output**: {output_spec(task, len(members))}
 - **Afterwards**: {postprocess(task)}
 
-{_section({file: proof})}"""
+{_section({file: parity})}"""
 
 
-def _section(proofs: Mapping[str, Parity]) -> str:
+def _section(parities: Mapping[str, Parity]) -> str:
     """A table, one row for each file."""
-    rows = "".join(_row(name, proof) for name, proof in proofs.items())
+    rows = "".join(_row(name, parity) for name, parity in parities.items())
     return f"""{HEADING}
 
 The mask of the exported graph is compared with that of torch, on whole scans on their own grid. The table
@@ -51,10 +51,10 @@ shows the worst scan and label; NSD has a tolerance of half a voxel.
 {rows}"""
 
 
-def _row(name: str, proof: Parity) -> str:
-    worst = proof.worst
+def _row(name: str, parity: Parity) -> str:
+    worst = parity.worst
     return (
-        f"| {name} | {proof.runtime} | {proof.patches} | {proof.difference:.1e} | {len(proof.scans)}"
+        f"| {name} | {parity.runtime} | {parity.patches} | {parity.difference:.1e} | {len(parity.scans)}"
         f" | {worst.flipped} of {worst.voxels} | {worst.dice:.5f} | {worst.hd95_mm:.3f}"
         f" | {worst.asd_mm:.5f} | {worst.nsd:.5f} |\n"
     )

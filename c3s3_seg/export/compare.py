@@ -15,8 +15,7 @@ from c3s3_seg.dataset.index import IMAGES
 from c3s3_seg.errors import InputError
 from c3s3_seg.export.parity import Parity, ScanParity
 from c3s3_seg.geometry.volume import Volume
-from c3s3_seg.inference.backends.execute import run
-from c3s3_seg.inference.backends.runtimes import Backend
+from c3s3_seg.inference.backends.execute import Backend, run
 from c3s3_seg.inference.predictor import Predictor
 from c3s3_seg.inference.settings import Settings
 from c3s3_seg.inference.tiling import Tiling, softmax

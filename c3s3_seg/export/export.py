@@ -25,7 +25,8 @@ from c3s3_seg.export.spec import Built, GraphSpec
 from c3s3_seg.export.standalone import standalone_graph
 from c3s3_seg.export.trace import INPUT
 from c3s3_seg.geometry.volume import Volume
-from c3s3_seg.inference.backends.runtimes import Backend, OpenVinoBackend, TorchBackend, load_torch
+from c3s3_seg.inference.backends.execute import Backend
+from c3s3_seg.inference.backends.runtimes import OpenVinoBackend, TorchBackend, load_torch
 from c3s3_seg.inference.tiling import FloatArray
 from c3s3_seg.system.choices import ExportTarget
 from c3s3_seg.system.files import check_folder, check_output_file, make_own_folder, read_regular, write_whole
@@ -98,12 +99,12 @@ def export_in_bundle(bundle: ModelBundle, scans: Sequence[Volume]) -> tuple[Mode
     """
     check_output(bundle, "onnx", GraphSpec(), None)
     graphs: dict[str, bytes] = {}
-    proofs: dict[str, Parity] = {}
+    parities: dict[str, Parity] = {}
     for network in bundle.networks:
         graphs[network.graph] = onnx_graph(bundle, network)
-        proofs[network.graph] = _check_graph(bundle, network, graphs[network.graph], scans)
-    files = {**graphs, CARD: in_bundle_card(_card_of(bundle), proofs).encode()}
-    return bundle.add(files, {name: dump(proof) for name, proof in proofs.items()}), proofs
+        parities[network.graph] = _check_graph(bundle, network, graphs[network.graph], scans)
+    files = {**graphs, CARD: in_bundle_card(_card_of(bundle), parities).encode()}
+    return bundle.add(files, {name: dump(parity) for name, parity in parities.items()}), parities
 
 
 def _card_of(bundle: ModelBundle) -> str:
@@ -124,8 +125,8 @@ def _check_graph(bundle: ModelBundle, network: Network, graph: bytes, scans: Seq
         # The graph reads its weights from the file beside it.
         (Path(folder) / network.weights).write_bytes((bundle.folder / network.weights).read_bytes())
         reference = [TorchBackend(load_torch(bundle, network))]
-        proof = compare(bundle.task, reference, [OpenVinoBackend(path)], scans)
-    return _approved(proof, network.graph, bundle.folder)
+        parity = compare(bundle.task, reference, [OpenVinoBackend(path)], scans)
+    return _approved(parity, network.graph, bundle.folder)
 
 
 def export_folder(
@@ -162,22 +163,22 @@ def _export(
         _write(Path(folder), built.files)
         reference = [TorchBackend(load_torch(*member)) for member in members]
         opened = built.open(Path(folder) / built.network)
-        proof = _approved(
+        parity = _approved(
             compare(bundle.task, reference, [opened], scans, spec.precision), built.network, out
         )
-    card = stand_alone_card(bundle.task, members, spec, built, proof).encode()
+    card = stand_alone_card(bundle.task, members, spec, built, parity).encode()
     files = {**built.files, built.card: card}
     record = {
         "format": target,
         "properties": properties(bundle.task, members, spec.precision),
         "weights": weights(members),
         "files": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
-        "parity": dump(proof),
+        "parity": dump(parity),
     }
     with replacing(out, files, FACTS):
         _write(out, files)
         _write(out, {FACTS: json.dumps(record, indent=1).encode()})
-    return out / built.network, proof
+    return out / built.network, parity
 
 
 def build(bundle: ModelBundle, target: ExportTarget, spec: GraphSpec) -> Built:
@@ -216,11 +217,11 @@ def _in_onnx_runtime(path: Path) -> Callable[[FloatArray], FloatArray]:
     return lambda patches: np.asarray(session.run(None, {INPUT: patches})[0])
 
 
-def _approved(proof: Parity, name: str, where: Path) -> Parity:
-    """The proof, or a refusal that says what is wrong."""
-    if proof.holds:
-        return proof
-    raise RefusedError(f"the exported {name} differs from torch: {'; '.join(proof.faults)}", where=where)
+def _approved(parity: Parity, name: str, where: Path) -> Parity:
+    """The comparison with torch; refused, with its reasons, where the network differs."""
+    if parity.holds:
+        return parity
+    raise RefusedError(f"the exported {name} differs from torch: {'; '.join(parity.faults)}", where=where)
 
 
 def _write(folder: Path, files: Mapping[str, bytes]) -> None:

@@ -24,7 +24,7 @@ from c3s3_seg.export.compare import ProbabilityBackend
 from c3s3_seg.export.metadata import input_spec, output_spec, postprocess
 from c3s3_seg.export.spec import Built, GraphSpec
 from c3s3_seg.export.standalone import averaged
-from c3s3_seg.inference.backends.runtimes import Backend
+from c3s3_seg.inference.backends.execute import Backend
 from c3s3_seg.inference.tiling import FloatArray
 from c3s3_seg.system.files import printable
 from c3s3_seg.version import __version__

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from c3s3_seg.bundle import CARD, ModelBundle, Network
 from c3s3_seg.errors import InputError
-from c3s3_seg.inference.backends.runtimes import Backend
+from c3s3_seg.inference.backends.execute import Backend
 from c3s3_seg.system.choices import ExportPrecision
 from c3s3_seg.system.files import plain_name
 

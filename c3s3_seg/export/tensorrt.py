@@ -11,7 +11,7 @@ from c3s3_seg.export.compare import ProbabilityBackend
 from c3s3_seg.export.spec import Built, GraphSpec
 from c3s3_seg.export.standalone import standalone_graph
 from c3s3_seg.inference.backends.engine_cache import CacheKey, EngineCache, ShapeProfile, library
-from c3s3_seg.inference.backends.runtimes import Backend
+from c3s3_seg.inference.backends.execute import Backend
 from c3s3_seg.inference.backends.tensorrt import TensorRtBackend
 
 

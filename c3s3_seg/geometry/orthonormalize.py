@@ -18,6 +18,15 @@ MOST_SHEAR_DEGREES = 5.0
 def nearest_rotation(affine: Floats, shape: tuple[int, ...], path: Path) -> tuple[Floats, str]:
     """The affine with the nearest axes of right angles (polar decomposition), and the note.
 
+    Parameters
+    ----------
+    affine
+        (4, 4): index (i, j, k, 1) to mm in LPS.
+    shape
+        Voxels along i, j, k: the middle of this grid stays where it is.
+    path
+        The file, for messages.
+
     Raises
     ------
     GeometryError

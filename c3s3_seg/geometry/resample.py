@@ -82,7 +82,21 @@ def oriented(geometry: Geometry) -> Geometry:
 
 
 def resample(array: FloatArray, shape: tuple[int, ...]) -> FloatArray:
-    """Same field of view, another number of voxels: averages going down, linear going up."""
+    """Resample to another number of voxels in the same field of view.
+
+    Parameters
+    ----------
+    array
+        (x, y, z) float32.
+    shape
+        Voxels of the result. Along an axis with fewer than before box averages are taken, along one with
+        more it is interpolated linearly.
+
+    Returns
+    -------
+    FloatArray
+        `shape`, float32, row-major.
+    """
     for axis in resampled_axes(array.shape, shape):
         array = along(axis_weights(array.shape[axis], shape[axis]), array, axis)
     return np.ascontiguousarray(array, dtype=np.float32)
@@ -145,7 +159,7 @@ class AxisWeights:
 
 
 def along(weights: AxisWeights, array: FloatArray, axis: int) -> FloatArray:
-    """Weighted sums along one axis.
+    """Weighted sums along one axis of (..., n, ...) float32; (..., m, ...) for weights from n to m voxels.
 
     Neighbours are gathered and added up. The matrix product that it stands for is up to eight times slower,
     and its threads go on spinning when it is done: the network that came next took twice as long for it.

@@ -80,12 +80,12 @@ class Geometry:
 
     @property
     def spacing_mm(self) -> NDArray[np.float64]:
-        """Distance of neighbouring voxel centres along i, j, k, in mm."""
+        """(3,): distance of neighbouring voxel centres along i, j, k, in mm."""
         return np.asarray(np.linalg.norm(self.affine[:3, :3], axis=0), dtype=np.float64)
 
     @property
     def origin_mm(self) -> NDArray[np.float64]:
-        """Position of the centre of voxel (0, 0, 0), mm, LPS."""
+        """(3,): position of the centre of voxel (0, 0, 0), mm, LPS."""
         return self.affine[:3, 3]
 
     @property
@@ -258,7 +258,7 @@ def fits_float32(array: Array) -> bool:
 
 
 def narrow(array: Array) -> Array:
-    """Intensities as float32 where that holds them, else as float64.
+    """Intensities (any shape) as float32 where that holds them, else as float64.
 
     A scan with a large offset (values of 1e8 and some) would lose what tells its voxels apart.
     """

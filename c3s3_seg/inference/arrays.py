@@ -21,7 +21,10 @@ BLOCK = 2_000_000  # voxels on the scan's grid that are worked on at a time: 8 M
 
 
 class ArrayOperations(Protocol):
-    """Operations on arrays of one place; `Array` is what they work on."""
+    """Operations on arrays of one place, of any shape and of float32 unless stated otherwise.
+
+    `Array` is a numpy array on the host and a torch tensor on a device.
+    """
 
     @property
     def on_device(self) -> bool:

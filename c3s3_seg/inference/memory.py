@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from c3s3_seg.errors import MemoryLimitError, shown
 from c3s3_seg.inference.tiling import Shape, Tiling
 
 FLOAT = 4
+RESAMPLING = 12  # bytes for each voxel of the model's grid, while a scan is brought to it
 # Where networks are compared, bytes for each voxel of the scan: two masks, a map, and what it takes to keep
 # the map near the boundaries; and for each of the voxels whose distance to one is looked up at a time.
 COMPARED, LOOKED_UP = 13, 46
@@ -100,7 +102,7 @@ class Budget:
         tile = int(np.prod(tiling.tile))
         ours = 2 * FLOAT * self.channels * tile  # logits, and what softmax makes of them on the way
         if len(tiling) > 1:
-            ours += FLOAT * self.channels * tiling.waiting
+            ours += FLOAT * self.channels * tiling.buffered
         scan = self.kept + (FLOAT + 1) * self.scan_voxels + 2 * FLOAT * self.model_voxels
         return int(self.costs.base + self.costs.per_voxel * tile + ours + scan)
 
@@ -135,6 +137,34 @@ class Budget:
             f" {self.needed(tiling) / 1e9:.2f} GB with the smallest tiles {shown(tiling.tile)}",
             todo="Allow more with --max-memory",
         )
+
+
+def check_free_memory(voxels: int, free: int | None, processes: int, where: Path | None) -> None:
+    """Refuse a scan that the host's memory does not hold while it is brought to the model's grid.
+
+    Parameters
+    ----------
+    voxels
+        Of the model's grid.
+    free
+        Bytes that the processes may take together; None: not known, and nothing is refused.
+    processes
+        How many share them.
+    where
+        The scan's file, for the message.
+
+    Raises
+    ------
+    MemoryLimitError
+        If it does not fit into the share of one process.
+    """
+    needed = RESAMPLING * voxels
+    if free is None or needed <= free / processes:
+        return
+    shares = f" for {processes} workers" if processes > 1 else ""
+    what = f"at the model's spacing this scan takes {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free"
+    todo = "Give fewer --workers" if processes > 1 else None
+    raise MemoryLimitError(f"{what}{shares}", where=where, todo=todo)
 
 
 def _shrinking(tile: Shape, patch: Shape, multiple: Shape) -> Iterator[Shape]:

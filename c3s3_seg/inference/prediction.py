@@ -36,8 +36,8 @@ class Prediction:
         What else the reader of the result should know, as sentences; see `notes`.
     uncertainty
         How far the bundle's networks differ; None unless asked for.
-    doubts
-        Those of the remarks that speak against the result.
+    mask_warnings
+        Those of the remarks that speak against the mask: of its volumes, and of the networks' agreement.
     """
 
     mask: Volume
@@ -50,7 +50,7 @@ class Prediction:
     check: DomainCheck = field(default_factory=DomainCheck)
     remarks: tuple[str, ...] = ()
     uncertainty: Disagreement | None = None
-    doubts: tuple[str, ...] = ()
+    mask_warnings: tuple[str, ...] = ()
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -61,7 +61,7 @@ class Prediction:
     def warnings(self) -> tuple[str, ...]:
         """Those of the notes that speak against the result; how it was made is not among them."""
         result = self.check.result
-        return (*result.refusals, *result.warnings, *self.doubts)
+        return (*result.refusals, *result.warnings, *self.mask_warnings)
 
     @property
     def empty(self) -> bool:

@@ -14,14 +14,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from c3s3_seg.bundle import Task
 from c3s3_seg.bundle.preprocessing import FlatScanError
 from c3s3_seg.errors import InputError, MemoryLimitError
 from c3s3_seg.geometry.box import Box, parse_box
 from c3s3_seg.geometry.volume import Volume
-from c3s3_seg.inference.backends.runtimes import Backend, OpenVinoBackend
+from c3s3_seg.inference.backends.execute import Backend
+from c3s3_seg.inference.backends.runtimes import OpenVinoBackend
 from c3s3_seg.inference.backends.select import describe
 from c3s3_seg.inference.domain_check import (
     CheckResult,
@@ -31,7 +31,7 @@ from c3s3_seg.inference.domain_check import (
     check_volumes,
 )
 from c3s3_seg.inference.mask_builder import MaskBuilder
-from c3s3_seg.inference.memory import MEASURED_FILTERS, Costs, costs_of
+from c3s3_seg.inference.memory import MEASURED_FILTERS, Costs, check_free_memory, costs_of
 from c3s3_seg.inference.place import place_for
 from c3s3_seg.inference.prediction import Prediction
 from c3s3_seg.inference.roi import COARSE, find_region
@@ -39,13 +39,11 @@ from c3s3_seg.inference.settings import Settings
 from c3s3_seg.inference.steps import CheckedScan, PreparedScan
 from c3s3_seg.inference.tiled_network import Probabilities, TiledNetwork
 from c3s3_seg.inference.tiling import FloatArray
-from c3s3_seg.inference.uncertainty import Labels, NetworkComparison
+from c3s3_seg.inference.uncertainty import NetworkComparison
 from c3s3_seg.system.hardware import is_memory_error
 from c3s3_seg.system.progress import Progress
 
 __all__ = ["CheckedScan", "Prediction", "Predictor", "PreparedScan", "Settings"]
-
-RESAMPLING = 12  # bytes for each voxel of the model's grid, while a scan is brought to it
 
 
 class Predictor:
@@ -96,11 +94,6 @@ class Predictor:
         labels = ", ".join(label.name for label in self.task.labels)
         backend, count = self.backends[0].name, len(self.backends)
         return f"Predictor({self.task.name}, labels=({labels}), backend={backend}, networks={count})"
-
-    @property
-    def overlap(self) -> float | None:
-        """What the settings ask for, else what the task does by default."""
-        return self.settings.overlap
 
     @property
     def on_device(self) -> bool:
@@ -232,21 +225,11 @@ class Predictor:
         shape = self.task.recipe.grid(part.geometry, scan.source.path).shape
         if not self._place.arrays.own_memory:
             # Of a GPU the scan before this one holds what it needs at the moment; `network` finds out.
-            self._check_memory(int(np.prod(shape, dtype=np.int64)), scan)
+            voxels, free = int(np.prod(shape, dtype=np.int64)), self._place.arrays.free()
+            check_free_memory(voxels, free, self.settings.processes, scan.source.path)
         array = self._place.prepare(self.task.recipe, part)
         seconds = time.perf_counter() - started
         return PreparedScan(array, part.geometry, shape, scan.geometry, scan.source, checked.check, seconds)
-
-    def _check_memory(self, voxels: int, scan: Volume) -> None:
-        """Whether the host's memory holds a scan at the model's spacing while it is brought there."""
-        needed, free = RESAMPLING * voxels, self._place.arrays.free()
-        processes = self.settings.processes
-        if free is not None and needed > free / processes:
-            what = f"at the model's spacing this scan takes {needed / 1e9:.1f} GB"
-            shares = f" for {processes} workers" if processes > 1 else ""
-            todo = "Give fewer --workers" if processes > 1 else None
-            what = f"{what}, and {free / 1e9:.1f} GB are free{shares}"
-            raise MemoryLimitError(what, where=scan.source.path, todo=todo)
 
     def compile_for(self, prepared: PreparedScan) -> None:
         """Have the networks compiled for the tiles of a scan before they run, where a runtime does so.
@@ -301,13 +284,14 @@ class Predictor:
             raise MemoryLimitError(what, where=prepared.source.path) from error
         postprocessed = made.postprocess(self.settings.postprocessing(self.task))
         uncertainty = made.uncertainty(self.comparison)
-        counts = _counts(made.mask)
-        volume_ml = {x.name: float(counts[x.value] * prepared.part.voxel_ml) for x in self.task.labels}
+        volume_ml = made.volume_ml()
         flag = uncertainty.note() if uncertainty else None
-        doubts = (*((flag,) if flag else ()), *check_volumes(volume_ml, self.task.domain))
+        warnings = (*((flag,) if flag else ()), *check_volumes(volume_ml, self.task.domain))
         seconds = time.perf_counter() - started - probabilities.seconds
+        if uncertainty is not None:
+            uncertainty = replace(uncertainty, map=prepared.on_scan_grid(uncertainty.map.array))
         return Prediction(
-            mask=_whole(made.mask, prepared),
+            mask=prepared.on_scan_grid(made.mask),
             volume_ml=volume_ml,
             seconds={
                 "prepare": prepared.seconds + probabilities.prepare_s,
@@ -315,13 +299,13 @@ class Predictor:
                 "to_scan_grid": seconds,
             },
             tiles=len(probabilities.tiling),
-            probabilities={name: _whole(array, prepared) for name, array in made.kept.items()},
+            probabilities={name: prepared.on_scan_grid(array) for name, array in made.kept.items()},
             tile=probabilities.tiling.tile,
             postprocessed=postprocessed,
             check=prepared.check,
-            remarks=(*probabilities.notes, *doubts),
-            doubts=doubts,
-            uncertainty=uncertainty and replace(uncertainty, map=_whole(uncertainty.map.array, prepared)),
+            remarks=(*probabilities.notes, *warnings),
+            mask_warnings=warnings,
+            uncertainty=uncertainty,
         )
 
     def _volume(self, scan: Volume | str | os.PathLike[str]) -> Volume:
@@ -372,16 +356,3 @@ class _Foreground:
             return np.zeros(scan.geometry.shape, np.float32)
         each = [volume.array for volume in found.probabilities.values()]
         return np.asarray(np.sum(each, axis=0), dtype=np.float32)
-
-
-def _whole(part: NDArray[Any], prepared: PreparedScan) -> Volume:
-    """On the scan's grid, 0 around the region."""
-    region = prepared.check.region
-    if region is None:
-        return prepared.geometry.volume(part, prepared.source)
-    return region.paste(prepared.part.volume(part, prepared.source), prepared.geometry)
-
-
-def _counts(mask: Labels) -> NDArray[np.int64]:
-    """Voxels of each value; plane by plane, because bincount makes 8 bytes of each voxel."""
-    return np.asarray(sum(np.bincount(plane.ravel(), minlength=256) for plane in mask))

@@ -1,8 +1,9 @@
-"""Scans larger than those in training: the organ is found first, and only its surroundings are judged.
+"""Scans larger than those in training: the organ is located first, and only its surroundings are segmented.
 
-A network that was trained on crops has never seen the rest of the body, and a whole scan is normalised
-unlike a crop. So windows of the size of a training scan are pushed over it at low resolution, each
-normalised for itself; where they agree on a component of a plausible size, the fine pass looks.
+A network that was trained on crops has never seen the rest of the body, and the intensities of a whole scan
+are normalised to other values than those of a crop. So the network runs at low resolution on windows of the
+size of a training scan, each normalised by itself. Their mean probability is cut into components; the
+surroundings of the best one of a plausible size are segmented at full resolution.
 """
 
 from __future__ import annotations

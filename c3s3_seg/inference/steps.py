@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from c3s3_seg.geometry.volume import Geometry, Source, Volume
+from c3s3_seg.geometry.volume import Array, Geometry, Source, Volume
 from c3s3_seg.inference.domain_check import DomainCheck
 from c3s3_seg.inference.place import Prepared
 from c3s3_seg.inference.tiling import Shape
@@ -59,3 +59,10 @@ class PreparedScan:
     source: Source
     check: DomainCheck
     seconds: float
+
+    def on_scan_grid(self, array: Array) -> Volume:
+        """An array (i, j, k) of what is segmented, of any dtype, on the grid of the scan: 0 elsewhere."""
+        region = self.check.region
+        if region is None:
+            return self.geometry.volume(array, self.source)
+        return region.paste(self.part.volume(array, self.source), self.geometry)

@@ -12,8 +12,7 @@ import numpy as np
 from c3s3_seg.bundle import Task
 from c3s3_seg.errors import C3S3Error, MemoryLimitError
 from c3s3_seg.inference.arrays import arrays_of
-from c3s3_seg.inference.backends.execute import run
-from c3s3_seg.inference.backends.runtimes import Backend
+from c3s3_seg.inference.backends.execute import Backend, run
 from c3s3_seg.inference.backends.select import notes
 from c3s3_seg.inference.memory import Budget, Costs, extras, smaller
 from c3s3_seg.inference.place import give_back, memory_limit

@@ -62,16 +62,16 @@ class Tiling:
 
     @property
     def axis(self) -> int:
-        """Along which the answer is streamed: the first, unless another one halves what waits.
+        """Along which the output is streamed: 0, unless along another axis at most half as much is buffered.
 
         Along the first axis every sum is formed in the order in which MONAI forms it.
         """
-        waiting = [t / n for t, n in zip(self.tile, self.shape, strict=True)]
-        return waiting.index(min(waiting)) if min(waiting) <= waiting[0] / 2 else 0
+        shares = [t / n for t, n in zip(self.tile, self.shape, strict=True)]
+        return shares.index(min(shares)) if min(shares) <= shares[0] / 2 else 0
 
     @property
-    def waiting(self) -> int:
-        """Voxels of one class that are kept at a time while streaming along `axis`."""
+    def buffered(self) -> int:
+        """Voxels of one class that are kept at a time while the tiles are streamed along `axis`."""
         return int(np.prod(self.shape)) // self.shape[self.axis] * self.tile[self.axis]
 
     def layer(self, start: int, axis: int) -> Iterator[tuple[slice, slice, slice]]:
@@ -114,7 +114,7 @@ def softmax(logits: FloatArray) -> FloatArray:
 
 
 def mean(arrays: Iterator[Array], count: int) -> Array:
-    """The mean of arrays that need not exist at once, on the host or on a device."""
+    """The mean of `count` float32 arrays of one shape, which need not exist at once; of one, itself."""
     total = next(arrays)
     if count == 1:
         return total

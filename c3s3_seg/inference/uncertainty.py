@@ -18,7 +18,7 @@ from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.inference.memory import PART
 from c3s3_seg.inference.tiling import Array, FloatArray, mean
 from c3s3_seg.inference.to_scan_grid import Block
-from c3s3_seg.metrics.surface_distance import surface_distances
+from c3s3_seg.metrics.surface_distance import step_mm, surface_distances
 from c3s3_seg.report.numbers import COLUMNS, rounded
 
 Labels = NDArray[np.uint8]
@@ -130,7 +130,7 @@ class DisagreementMap:
         a, b = self.masks
         near = near_boundary(a, b, geometry, BAND * max(self._task.recipe.spacing_mm))
         self.distance[~near & (a == b)] = 0
-        step = geometry.spacing_mm if geometry.is_orthogonal else geometry.affine[:3, :3]
+        step = step_mm(geometry)
         hd95 = {
             label.name: surface_distances(a == label.value, b == label.value, step).hd95()
             for label in self._task.labels

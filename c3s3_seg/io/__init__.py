@@ -20,7 +20,8 @@ from c3s3_seg.errors import InputError
 from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.io.cases import Case, Skipped, match_truth
 from c3s3_seg.io.detect import is_dicom, is_zip
-from c3s3_seg.io.image.files import IMAGE_SUFFIXES, image_suffix, load_image, load_mask, save
+from c3s3_seg.io.image.files import IMAGE_SUFFIXES, image_suffix, load_image, load_mask
+from c3s3_seg.io.image.save import save
 from c3s3_seg.io.places import find_cases
 from c3s3_seg.io.reading import Reading, SeriesRule, parse_series, repairs
 from c3s3_seg.system.choices import Repair

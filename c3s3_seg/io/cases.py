@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from c3s3_seg.errors import InputError, Told
 from c3s3_seg.io.image.files import IMAGE_SUFFIXES, image_stem, image_suffix
+from c3s3_seg.system.files import folded
 
 # What follows the name of the scan in that of its mask. 3D Slicer writes `x.seg.nrrd`, and `x-label.nrrd`.
 MASK_ENDINGS = ("_gt", "_label", "_seg", "_mask", ".seg", "-label")
@@ -185,10 +185,9 @@ def walk_files(folder: Path) -> Iterator[Path]:
     """All files below a folder, sorted, without hidden ones and pipes; links to folders are not followed."""
 
     def refuse(error: OSError) -> None:
-        # os.walk would pass over a folder that it may not read, and the slices in it with it.
-        place = Told.of(
-            str(error.filename), str(folder)
-        )  # of a folder in it, too, the name may be a patient's
+        # os.walk would pass over a folder that it may not read, and the slices in it with it. The name of a
+        # folder in it may be a patient's, too.
+        place = Told.of(str(error.filename), str(folder))
         raise InputError(f"the folder cannot be read: {error.strerror}", where=place) from error
 
     for root, folders, files in os.walk(folder, onerror=refuse):
@@ -236,11 +235,6 @@ def stem_of(path: Path) -> str:
     return name if name not in ("", "..") else os.path.basename(os.path.realpath(path))
 
 
-def _fold(name: str) -> str:
-    """What a file system that knows neither case nor Unicode forms would take the name for."""
-    return unicodedata.normalize("NFC", name).casefold()
-
-
 def unique_names(wanted: Sequence[tuple[str, str]], taken: Iterable[str] = ()) -> list[str]:
     """A name for each scan: its stem; where two are alike, with the folder in front, and a counter if needed.
 
@@ -256,23 +250,23 @@ def unique_names(wanted: Sequence[tuple[str, str]], taken: Iterable[str] = ()) -
     list of str
         They differ in more than upper and lower case.
     """
-    used = {_fold(name) for name in taken}
-    alike = Counter(_fold(stem) for _, stem in wanted)
+    used = {folded(name) for name in taken}
+    alike = Counter(folded(stem) for _, stem in wanted)
     full = [
-        stem if alike[_fold(stem)] == 1 and _fold(stem) not in used else f"{folder}_{stem}"
+        stem if alike[folded(stem)] == 1 and folded(stem) not in used else f"{folder}_{stem}"
         for folder, stem in wanted
     ]
     # Names that need no counter keep theirs, whatever the order: they are taken before any counter.
-    counts = Counter(_fold(name) for name in full)
+    counts = Counter(folded(name) for name in full)
     free = {name for name, times in counts.items() if times == 1 and name not in used}
     used |= free
     names = []
     following: dict[str, Iterator[int]] = {}  # each counter goes on where it was: 10,000 scans may be alike
     for name in full:
-        if _fold(name) not in free:
-            numbers = following.setdefault(_fold(name), count(1))
+        if folded(name) not in free:
+            numbers = following.setdefault(folded(name), count(1))
             numbered = (f"{name}_{n}" for n in numbers)
-            name = next(candidate for candidate in numbered if _fold(candidate) not in used)
-            used.add(_fold(name))
+            name = next(candidate for candidate in numbered if folded(candidate) not in used)
+            used.add(folded(name))
         names.append(name)
     return names

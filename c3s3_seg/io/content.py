@@ -1,6 +1,6 @@
-"""The bytes of a file, read once: no more than its header needs, unpacked with a cap, hashed as read.
+"""The bytes of a file, read once: no more than its header says, unpacked up to a limit, hashed on the way.
 
-What is proven of a file and what is taken from it are the same bytes: nothing opens it a second time.
+The voxels are taken from the bytes that were checked: a file is never opened a second time.
 """
 
 from __future__ import annotations

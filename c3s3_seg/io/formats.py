@@ -11,12 +11,14 @@ from c3s3_seg.geometry.orthonormalize import REPAIRED
 from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.io.detect import is_dicom
 from c3s3_seg.io.dicom_objects.codes import Maker, Segment
-from c3s3_seg.io.image.files import SAVE_SUFFIXES, image_suffix, save
+from c3s3_seg.io.image.files import image_suffix
+from c3s3_seg.io.image.save import SAVE_SUFFIXES, save
 from c3s3_seg.system.choices import MaskFormat
 from c3s3_seg.system.files import make_own_folder
 from c3s3_seg.system.ownership import PROGRAM
 
 Segments = tuple[Segment, ...]
+REPAIRED_FOLDER = "repaired"  # in an output folder
 
 
 def _write_image(mask: Volume, path: Path, segments: Segments, maker: Maker | None) -> None:
@@ -114,8 +116,13 @@ def write_mask(
     WRITERS[wanted].write(mask, path, segments, maker)
 
 
+def repaired_path(out: Path, case: str) -> Path:
+    """Where the scan of a case goes as it was repaired."""
+    return out / REPAIRED_FOLDER / f"{case}.nii.gz"
+
+
 def save_repaired(scan: Volume, out: Path, case: str) -> Path | None:
-    """The scan as it was repaired, to `out/repaired`: its mask lies on this grid. None if it was not.
+    """The scan as it was repaired, to `repaired_path`: its mask lies on this grid. None if it was not.
 
     Raises
     ------
@@ -124,9 +131,8 @@ def save_repaired(scan: Volume, out: Path, case: str) -> Path | None:
     """
     if not any(note.startswith(REPAIRED) for note in scan.source.notes):
         return None
-    folder = out / "repaired"
-    make_own_folder(folder)
-    path = folder / f"{case}.nii.gz"
+    path = repaired_path(out, case)
+    make_own_folder(path.parent)
     save(scan, path, note=PROGRAM)
     return path
 

@@ -202,9 +202,8 @@ def _is_mask(path: Path) -> bool:
         return not path.is_dir()
     if not is_dicom(path):
         return False
-    from c3s3_seg.io.dicom_objects.segmentation import (
-        look_at_drawing,  # with pydicom, which takes as long as a case
-    )
+    # Here: it brings pydicom, whose import takes as long as a case.
+    from c3s3_seg.io.dicom_objects.segmentation import look_at_drawing
 
     try:
         return look_at_drawing(path) is not None

@@ -134,9 +134,8 @@ def _values(drawing: Drawing, names: Mapping[str, int]) -> dict[str, int]:
 def _look(path: Path) -> Drawing | None:
     if image_suffix(path):
         return None
-    from c3s3_seg.io.dicom_objects.segmentation import (
-        look_at_drawing,  # with pydicom, which takes as long as a case
-    )
+    # Here: it brings pydicom, whose import takes as long as a case.
+    from c3s3_seg.io.dicom_objects.segmentation import look_at_drawing
 
     return look_at_drawing(path)
 

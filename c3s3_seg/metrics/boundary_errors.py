@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.metrics.nearest import Floats, Neighbours, Points, nearest
-from c3s3_seg.metrics.surface_distance import surface_voxels, union_box
+from c3s3_seg.metrics.surface_distance import step_mm, surface_voxels, union_box
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,8 +57,7 @@ def boundary_error(
     box = union_box(prediction, truth)
     low = np.array([part.start for part in box])[:, None]
     on_p, on_t = (surface_voxels(mask[box])[0] + low for mask in (prediction, truth))
-    geometry = grid.geometry
-    near = Neighbours.of(geometry.spacing_mm if geometry.is_orthogonal else geometry.affine[:3, :3])
+    near = Neighbours.of(step_mm(grid.geometry))
     d_pt, d_tp = nearest(on_p, on_t, near), nearest(on_t, on_p, near)
     i, j, k = on_p[:, d_pt.argmax()] if d_pt.max() >= d_tp.max() else on_t[:, d_tp.argmax()]
     signed = np.where(truth[tuple(on_p)], -d_pt, d_pt)

@@ -13,113 +13,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 
 import numpy as np
 
 from c3s3_seg.errors import GeometryError, InputError
 from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.metrics.nearest import Floats
-from c3s3_seg.metrics.surface_distance import LabelPair, label_pairs, surface_voxels, union_box
-
-
-@dataclass(frozen=True)
-class Score:
-    """One label of one case, protocol `clinical`.
-
-    Parameters
-    ----------
-    dice, jaccard
-        Overlap of the masks, 0 to 1. Both empty: 1. One empty: 0.
-    hd95_mm
-        95th percentile of `d_pt` and `d_tp` pooled.
-    hd95_max_mm
-        Larger of the two directed 95th percentiles.
-    hd_mm
-        Largest of all distances.
-    asd_mm
-        Mean of `d_pt`: one direction, prediction to truth.
-    assd_mm
-        Mean of `d_pt` and `d_tp` pooled.
-    masd_mm
-        Mean of the two directed means.
-    nsd
-        Pairs (tolerance in mm, share of both surfaces' voxels within it), rising tolerances.
-    volume_ml, truth_ml
-        Volumes of prediction and truth.
-    volume_error_ml
-        Prediction minus truth.
-    nsd_area
-        As `nsd`, but the share of both surfaces' area, see `surface_area`. Empty unless asked for.
-
-    Distances are nan where both masks are empty and inf where one is.
-    """
-
-    dice: float
-    jaccard: float
-    hd95_mm: float
-    hd95_max_mm: float
-    hd_mm: float
-    asd_mm: float
-    assd_mm: float
-    masd_mm: float
-    nsd: tuple[tuple[float, float], ...]
-    volume_ml: float
-    truth_ml: float
-    volume_error_ml: float
-    nsd_area: tuple[tuple[float, float], ...] = ()
-
-    @property
-    def nothing(self) -> bool:
-        """Whether both masks are empty: neither a hit nor a miss."""
-        return math.isnan(self.hd_mm)
-
-    def flat(self) -> dict[str, float]:
-        """One number per column, in the order of the fields; `nsd` becomes `nsd_1mm`, `nsd_2mm`, ...
-
-        `nsd_area` becomes `nsd_area_1mm` and so on.
-        """
-        row: dict[str, float] = {}
-        for field in fields(self):
-            if field.name in ("nsd", "nsd_area"):
-                shares = getattr(self, field.name)
-                row.update({f"{field.name}_{_short(tolerance)}mm": share for tolerance, share in shares})
-            else:
-                row[field.name] = getattr(self, field.name)
-        return row
-
-
-@dataclass(frozen=True)
-class PaperScore:
-    """One label of one case, protocol `paper`: voxel units, as the published evaluations count.
-
-    Parameters
-    ----------
-    dice, jaccard
-        Overlap, 0 to 1.
-    hd95_vox
-        95th percentile of `d_pt` and `d_tp` pooled, in voxels whatever the spacing.
-    asd_vox
-        Mean of `d_pt`, in voxels.
-    optimistic
-        Whether the prediction was empty, the truth was not, and all four numbers are therefore 0: the worst
-        overlap, but a perfect distance.
-    """
-
-    dice: float
-    jaccard: float
-    hd95_vox: float
-    asd_vox: float
-    optimistic: bool
-
-    @property
-    def nothing(self) -> bool:
-        """Whether both masks are empty: Dice and distance are 0 as of a miss, and nothing was missed."""
-        return self.dice == 0 and self.hd95_vox == 0 and not self.optimistic
-
-    def flat(self) -> dict[str, float]:
-        """One number per column, in the order of the fields; `optimistic` becomes 0 or 1."""
-        return {field.name: getattr(self, field.name) + 0 for field in fields(self)}
+from c3s3_seg.metrics.results import PaperScore, Score
+from c3s3_seg.metrics.surface_distance import LabelPair, label_pairs, step_mm, surface_voxels, union_box
 
 
 def score(
@@ -207,7 +109,7 @@ def scores(
         As `score` does, for the first label at fault.
     """
     check_tolerances(tolerances_mm)
-    step, tolerances = _step_mm(truth.geometry), tuple(float(mm) for mm in sorted(set(tolerances_mm)))
+    step, tolerances = step_mm(truth.geometry), tuple(float(mm) for mm in sorted(set(tolerances_mm)))
     found = {
         label: _score(pair, truth.geometry.voxel_ml, tolerances)
         for label, pair in _pairs(prediction, truth, labels, step).items()
@@ -246,7 +148,7 @@ def _by_area(
 
     p, t = prediction.array == label, truth.array == label
     box = union_box(p, t)
-    shares = area_within(p[box], t[box], _step_mm(truth.geometry), tolerances_mm)
+    shares = area_within(p[box], t[box], step_mm(truth.geometry), tolerances_mm)
     return tuple(zip(tolerances_mm, shares, strict=True))
 
 
@@ -318,11 +220,6 @@ def diagonal_vox(geometry: Geometry) -> float:
     return float(np.linalg.norm(np.array(geometry.shape) - 1))
 
 
-def _step_mm(geometry: Geometry) -> Floats:
-    """The plain spacing keeps distances along an axis exact; only a sheared grid needs its axes."""
-    return geometry.spacing_mm if geometry.is_orthogonal else geometry.affine[:3, :3]
-
-
 def _pairs(prediction: Volume, truth: Volume, labels: Sequence[int], step: Floats) -> dict[int, LabelPair]:
     """Both masks of every label, measured, once everything about them has been checked."""
     if not prediction.geometry.matches(truth.geometry):
@@ -372,12 +269,6 @@ def _refuse_0_and_255(prediction: Volume, truth: Volume, labels: Sequence[int]) 
             where=prediction.source.path if found_p == (255,) else truth.source.path,
             todo="Give both masks the same labels (a 0/255 mask is not a 0/1 mask), or name the label",
         )
-
-
-def _short(tolerance_mm: float) -> str:
-    """A tolerance in the name of a column: two of them never have one name."""
-    text = f"{tolerance_mm:g}"
-    return text if float(text) == tolerance_mm else repr(tolerance_mm)
 
 
 def _overlap(pair: LabelPair) -> tuple[float, float]:

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from c3s3_seg.metrics.results import CaseScore
-from c3s3_seg.metrics.scoring import PaperScore
+from c3s3_seg.metrics.results import CaseScore, PaperScore
 
 RESAMPLES = 2000
 LEAST_UNITS = 5  # below, nothing is known of the shape of the distribution: no interval

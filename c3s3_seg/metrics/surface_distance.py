@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from c3s3_seg.errors import InputError, shown
+from c3s3_seg.geometry.volume import Geometry
 from c3s3_seg.metrics.nearest import Floats, Neighbours, Points, nearest
 
 Mask = NDArray[np.bool_]
@@ -94,6 +95,18 @@ class LabelPair:
     second: int
     both: int
     surfaces: Surfaces
+
+
+def step_mm(geometry: Geometry) -> Floats:
+    """The `spacing` of a grid in mm, as `surface_distances` takes it.
+
+    Returns
+    -------
+    Floats
+        (3,) float64: the spacing, which keeps distances along an axis exact; (3, 3), one step a column, only
+        where the axes are not perpendicular (gantry tilt).
+    """
+    return geometry.spacing_mm if geometry.is_orthogonal else geometry.affine[:3, :3]
 
 
 def surface_distances(a: Mask, b: Mask, spacing: ArrayLike) -> Surfaces:
@@ -184,7 +197,7 @@ def surface_voxels(mask: Labels) -> tuple[Points, Labels]:
 
 
 def union_box(a: Labels, b: Labels) -> tuple[slice, ...]:
-    """The smallest box around all that is not 0 in both; of two empty masks a box of no voxels.
+    """The smallest box around all that is not 0 in either of two masks (i, j, k); of empty ones, no voxel.
 
     No margin is needed: outside of the box is background, which is what `surface_voxels` takes it for.
     """

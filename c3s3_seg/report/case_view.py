@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from c3s3_seg.errors import C3S3Error
 from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.metrics.boundary_errors import BoundaryError, boundary_error
-from c3s3_seg.metrics.results import CaseScore
-from c3s3_seg.metrics.scoring import Score
+from c3s3_seg.metrics.results import CaseScore, Score
 from c3s3_seg.report.mesh import Floats, Mesh, surface_mesh
 from c3s3_seg.report.numbers import in_page
 from c3s3_seg.report.outlines import outlines
@@ -162,7 +161,24 @@ def _middle(mask: Mask) -> tuple[int, int, int] | None:
 
 
 def error_solid(p: Mask, t: Mask, grid: Geometry, error: BoundaryError | None, scale: Scale) -> Solid | None:
-    """The surface of a label by its distance to the truth; None where both masks are empty."""
+    """The surface of a label, coloured by its distance to the truth.
+
+    Parameters
+    ----------
+    p, t
+        (i, j, k) bool: prediction and truth.
+    grid
+        On which both lie.
+    error
+        Of their boundaries; None where one of them is empty: the surface of the other one is plain then.
+    scale
+        Distance in mm -> colour.
+
+    Returns
+    -------
+    Solid
+        None where both masks are empty.
+    """
     if error is None:
         if not (p.any() or t.any()):
             return None

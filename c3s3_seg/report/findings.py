@@ -1,4 +1,4 @@
-"""What an examination of a data set found, as rows: for the terminal, for JSON and for the page."""
+"""The findings of a check of a data set, as rows: for the terminal, for JSON and for the page."""
 
 from __future__ import annotations
 

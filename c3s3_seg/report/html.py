@@ -9,8 +9,7 @@ from html import escape
 from pathlib import Path
 
 from c3s3_seg.metrics.paired_tests import Paired
-from c3s3_seg.metrics.results import CaseScore
-from c3s3_seg.metrics.scoring import Score
+from c3s3_seg.metrics.results import CaseScore, Score
 from c3s3_seg.metrics.statistics import Cohort, Statistics, cohorts
 from c3s3_seg.report.case_view import CaseView
 from c3s3_seg.report.figures import Dot, agreement, spread

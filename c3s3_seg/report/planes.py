@@ -174,14 +174,17 @@ def _displayed(section: Array, plane: Plane) -> Array:
 
 
 def largest_plane(mask: Array, axis: int) -> int:
-    """Where along an axis a mask has its largest area; of an empty mask the middle."""
+    """Index along an axis at which a mask (i, j, k) has its largest area; of an empty mask the middle."""
     others = tuple(n for n in range(3) if n != axis)
     areas = np.count_nonzero(mask, axis=others)
     return int(areas.argmax()) if areas.any() else mask.shape[axis] // 2
 
 
 def field_around(masks: Sequence[Array], spacing: tuple[float, float, float]) -> list[slice]:
-    """What is shown: the box around all masks with a margin; where all are empty, everything."""
+    """What is shown: the box around all masks (i, j, k) with a margin; where all are empty, everything.
+
+    `spacing` is in mm along i, j, k.
+    """
     field = []
     for axis in range(3):
         others = tuple(n for n in range(3) if n != axis)
@@ -195,7 +198,10 @@ def field_around(masks: Sequence[Array], spacing: tuple[float, float, float]) ->
 
 
 def intensity_window(array: Array, ends: tuple[float, float] = (1, 99.5)) -> tuple[float, float]:
-    """Two percentiles of the finite values, from at most some two million voxels."""
+    """Two percentiles of the finite values of an array (i, j, k), from at most some two million voxels.
+
+    The second is always the larger one; without a finite value they are 0 and 1.
+    """
     step = max(1, round((array.size / 2e6) ** (1 / 3)))
     sample = array[::step, ::step, ::step].astype(np.float64)
     sample = sample[np.isfinite(sample)]

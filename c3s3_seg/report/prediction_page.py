@@ -28,14 +28,7 @@ from c3s3_seg.report.viewer import Contents, Spot, pack, viewer_html
 from c3s3_seg.system.files import write_whole
 
 SCORES = ("dice", "hd95_mm", "hd95_vox", "asd_mm", "asd_vox")  # beside the volume, where there is a truth
-SHOWN = (
-    "case",
-    "volume_ml",
-    "scores",
-    "uncertainty",
-    "notes",
-    "warnings",
-)  # of the metadata: they stand at the top
+SHOWN = ("case", "volume_ml", "scores", "uncertainty", "notes", "warnings")  # of the metadata, at the top
 STILL = re.compile(rb'<img src="data:image/webp;base64,([A-Za-z0-9+/=]+)"')
 
 
@@ -49,8 +42,6 @@ class Uncertainty:
         Numbers (i, j, k) on the mask's grid, not negative; more is less sure.
     words
         What they are, a sentence without its full stop.
-    unit
-        Of the numbers; empty for shares.
     hd95_mm
         Name of the label -> 95HD between the masks of two networks.
     limit_mm
@@ -59,7 +50,6 @@ class Uncertainty:
 
     volume: Volume
     words: str
-    unit: str = ""
     hd95_mm: Mapping[str, float] = field(default_factory=dict)
     limit_mm: float | None = None
 
@@ -242,7 +232,7 @@ def _surface(case: PredictedCase, name: str, error: BoundaryError | None) -> str
         values = case.uncertainty.volume.array[tuple(there)].astype(np.float64)
         shown = at_vertices(mesh, case.mask.geometry.to_mm(there.T), values)
         top = float(np.percentile(values, 99)) or 1.0
-        scale = Scale(0.0, float(f"{top:.2g}"), RISING, "sure", "unsure", case.uncertainty.unit)
+        scale = Scale(0.0, float(f"{top:.2g}"), RISING, "sure", "unsure", unit="")
         solid = Solid(mesh, shown, scale, f"{name}. {case.uncertainty.words}. Smoothed to look at.")
     elif error is not None:
         truth = np.zeros_like(mask) if case.truth is None else case.truth.array == case.labels[name]

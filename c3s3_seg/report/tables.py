@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from c3s3_seg.metrics.paired_tests import Paired
-from c3s3_seg.metrics.results import CaseScore
-from c3s3_seg.metrics.scoring import PaperScore
+from c3s3_seg.metrics.results import CaseScore, PaperScore
 from c3s3_seg.metrics.statistics import Cohort, cohorts
 from c3s3_seg.report.rows import Failure
 from c3s3_seg.system.choices import ScoreProtocol
-from c3s3_seg.system.files import csv_bytes, write_whole
+from c3s3_seg.system.csv_table import csv_bytes
+from c3s3_seg.system.files import write_whole
 from c3s3_seg.system.schema import plain
 
 PROTOCOLS = {

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 MARKS = ("empty", "forced", "uncertain", "warning")  # of cases that need review, the most serious first
 BRIEFEST = ("dice", "hd95_mm", "asd_mm")  # summary.csv has all
+LONGEST_NAME = 24  # columns of a terminal that a case's name may claim before it is folded
 BRIEF = ("dice", "jaccard", "hd95_mm", "hd95_vox", "asd_mm", "asd_vox")
 
 
@@ -160,15 +161,7 @@ def series_remarks(rows: Sequence[SeriesRow]) -> list[str]:
 
 def cases_table(rows: Sequence[tuple[str, str, str, str, str]]) -> Table:
     """One line for each case of a batch that is only listed."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for header in ("Case", "State", "Scan", "Reference", "Mask"):
-        table.add_column(header, overflow="fold")
-    for row in rows:
-        table.add_row(*map(cell, row))
-    return table
+    return text_table(("Case", "State", "Scan", "Reference", "Mask"), rows)
 
 
 def study_table(rows: Sequence[StudyRow], reference: str) -> Table:
@@ -193,18 +186,20 @@ def study_table(rows: Sequence[StudyRow], reference: str) -> Table:
 
 def plan_table(rows: Sequence[tuple[str, object, str]]) -> Table:
     """One line for each chosen key of a configuration: its value and the reason."""
+    return text_table(("Key", "Value", "Why"), [(key, str(value), reason) for key, value, reason in rows])
+
+
+def text_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """A table of texts that may come from outside; one that is too long for its column is folded."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for header in ("Key", "Value", "Why"):
+    for header in headers:
         table.add_column(header, overflow="fold")
-    for key, value, reason in rows:
-        table.add_row(cell(key), cell(str(value)), cell(reason))
+    for row in rows:
+        table.add_row(*map(cell, row))
     return table
-
-
-LONGEST_NAME = 24  # columns of a terminal that a case's name may claim before it is folded
 
 
 def _table(names: Sequence[str], with_label: bool, headers: Sequence[str]) -> Table:

@@ -24,7 +24,7 @@ from c3s3_seg.service.settings import ServeSettings
 from c3s3_seg.service.source_memory import SourceMemory
 from c3s3_seg.service.sources import FolderSource, PacsSource
 from c3s3_seg.service.spool import Room, Spool, is_key, key_of
-from c3s3_seg.service.work import Segmenter, Work
+from c3s3_seg.service.work import Segmenter, Work, silent_step
 from c3s3_seg.service.worker_process import BrokenOffError, WorkerProcess
 from c3s3_seg.system.files import check_folder, make_folder
 from c3s3_seg.system.hardware import parse_memory
@@ -35,10 +35,6 @@ TICK_S = 0.5
 CLEAN_S = 60.0
 LATE_S = 300.0  # a source may fail for so long before the service is said not to be ready
 DAY_S = 86_400.0
-
-
-def _silent(step: str) -> None:
-    del step
 
 
 @dataclass
@@ -57,7 +53,7 @@ class Service:
 
     settings: ServeSettings
     clock: Clock = time.time
-    step: Callable[[str], None] = _silent
+    step: Callable[[str], None] = silent_step
     stopping: threading.Event = field(default_factory=threading.Event)
     break_off: threading.Event = field(default_factory=threading.Event)
     metrics: Metrics = field(default_factory=Metrics)
@@ -287,7 +283,7 @@ class Service:
 
 @contextmanager
 def opened(
-    settings: ServeSettings, clock: Clock = time.time, step: Callable[[str], None] = _silent
+    settings: ServeSettings, clock: Clock = time.time, step: Callable[[str], None] = silent_step
 ) -> Iterator[Service]:
     """A service whose `state` folder is held until the end of the block.
 

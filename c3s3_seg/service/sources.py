@@ -16,10 +16,11 @@ from pathlib import Path
 from c3s3_seg.errors import C3S3Error, InputError, public
 from c3s3_seg.io.cases import walk_files
 from c3s3_seg.io.detect import PREFIX_END, begins_as_dicom
-from c3s3_seg.io.pacs.client import fetch
+from c3s3_seg.io.pacs.client import DimseServer
 from c3s3_seg.io.pacs.identity import identity
-from c3s3_seg.io.pacs.query import FetchLimits
+from c3s3_seg.io.pacs.query import FetchLimits, Wanted
 from c3s3_seg.io.pacs.search import FoundSeries, series_of_days
+from c3s3_seg.io.pacs.server import fetch_study
 from c3s3_seg.service.database import Clock
 from c3s3_seg.service.intake import Intake, Sending
 from c3s3_seg.service.node_settings import PollSettings, WatchSettings
@@ -309,17 +310,10 @@ class PacsSource:
         return since - timedelta(days=self.settings.days)
 
     def _fetch(self, series: FoundSeries) -> int:
-        size = FetchLimits(self.limits.study_s, self.limits.files, parse_memory(self.limits.study))
+        limits = FetchLimits(self.limits.study_s, self.limits.files, parse_memory(self.limits.study))
         try:
-            paths = fetch(
-                self.settings.node,
-                self.folder,
-                study=series.study,
-                series=series.series,
-                caller=self.settings.caller,
-                listener=self.settings.listener,
-                limits=size,
-            )
+            server = DimseServer(self.settings.node, self.settings.caller, self.settings.listener)
+            paths = fetch_study(server, self.folder, Wanted.parse(series.study, series.series), limits)
             for path in paths:
                 content = read_regular(path, parse_memory(self.limits.object))
                 if not self.intake.take(identity(content), content):

@@ -19,7 +19,7 @@ from pathlib import Path
 from c3s3_seg.errors import C3S3Error, InputError
 from c3s3_seg.io.hashes import sha256
 from c3s3_seg.io.pacs.identity import Identity, identity
-from c3s3_seg.system.files import make_folder, write_whole
+from c3s3_seg.system.files import make_folder, sync, write_whole
 
 KEY_LENGTH = 32
 
@@ -31,7 +31,7 @@ def key_of(uid: str) -> str:
 
 def is_key(name: str) -> bool:
     """Whether a name is what `key_of` gives: others in our folders are somebody else's."""
-    return re.fullmatch(r"[0-9a-f]{32}", name) is not None
+    return re.fullmatch(rf"[0-9a-f]{{{KEY_LENGTH}}}", name) is not None
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ class Spool:
         before = place.stat().st_size if place.exists() else None
         write_whole(place, content)
         for folder in (place.parent, place.parent.parent, self.folder):
-            _sync(folder)
+            sync(folder)
         with self._turn:
             files, bytes_ = self._sizes.get(study, (0, 0))
             self._sizes[study] = (files + (before is None), bytes_ + len(content) - (before or 0))
@@ -218,12 +218,3 @@ def _series(paths: list[Path]) -> SeriesFiles:
     except (C3S3Error, OSError):
         scan = True  # whoever reads it will say what is wrong with it
     return SeriesFiles(hashlib.sha256(lines.encode()).hexdigest(), len(paths), scan)
-
-
-def _sync(folder: Path) -> None:
-    """Have the entry of a new file on the disk too."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -29,7 +29,8 @@ Segmenter = Callable[[SegmentTask], SegmentedStudy]
 LOGGER = logging.getLogger(__name__)
 
 
-def _silent(step: str) -> None:
+def silent_step(step: str) -> None:
+    """For a caller that does not follow the steps of a study."""
     del step
 
 
@@ -53,7 +54,7 @@ class Work:
     spool: Spool
     metrics: Metrics
     segmenter: Segmenter
-    step: Callable[[str], None] = _silent
+    step: Callable[[str], None] = silent_step
 
     def do(self, study: QueuedStudy) -> None:
         """Do a study that was claimed; what fails is noted and tried again later."""

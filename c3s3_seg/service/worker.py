@@ -15,13 +15,12 @@ import sys
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import IO, Any
 
 from c3s3_seg.batch.job import Job, Model
-from c3s3_seg.errors import C3S3Error, foreseen, unforeseen
+from c3s3_seg.errors import C3S3Error, as_c3s3_error
 from c3s3_seg.service.segment import SegmentedStudy, SegmentTask, problem_of, segment
 from c3s3_seg.system.libraries import leave_out_unused
-from c3s3_seg.system.process import quiet_libraries
+from c3s3_seg.system.process import quiet_libraries, reply, take_stdout
 from c3s3_seg.system.process_pool import follow_parent
 from c3s3_seg.system.schema import parse, plain
 
@@ -38,31 +37,22 @@ def main() -> None:
         Path("/proc/self/oom_score_adj").write_bytes(FIRST_TO_END)
     quiet_libraries()
     leave_out_unused()
-    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
+    replies = take_stdout()
     setup = json.loads(sys.stdin.readline())
     job = parse(Job, setup["job"], WHERE)
     try:
         predictor, origin = parse(Model, setup["model"], WHERE).open()
     except C3S3Error as error:
-        _send(replies, refused=asdict(problem_of(foreseen(error))))
+        reply(replies, refused=asdict(problem_of(as_c3s3_error(error))))
         return
-    _send(replies, ready=True)
+    reply(replies, ready=True)
     for line in sys.stdin:
         task = parse(SegmentTask, json.loads(line), WHERE)
         try:
             study = segment(task, predictor, replace(job, origin=origin))
         except Exception as error:  # a defect, or no memory: an attempt that failed
-            study = SegmentedStudy(problems=(problem_of(unforeseen(error, quote=False)),))
-        _send(replies, study=plain(asdict(study)))
-
-
-def _send(replies: IO[str], **what: Any) -> None:
-    try:
-        replies.write(json.dumps(what) + "\n")
-        replies.flush()
-    except BrokenPipeError:
-        os._exit(1)
+            study = SegmentedStudy(problems=(problem_of(as_c3s3_error(error, quote=False)),))
+        reply(replies, study=plain(asdict(study)))
 
 
 if __name__ == "__main__":

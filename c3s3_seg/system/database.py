@@ -88,19 +88,19 @@ class Database:
             self._db.executescript(self.schema.tables)
 
     def execute(self, statement: str, *values: Any) -> sqlite3.Cursor:
-        """Change something."""
+        """Run a statement that changes something."""
         with self.guarded():
             return self._db.execute(statement, values)
 
-    def rows(self, question: str, *values: Any) -> list[tuple[Any, ...]]:
-        """All answers to a question."""
+    def rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
+        """All rows of a query."""
         with self.guarded():
-            return self._db.execute(question, values).fetchall()
+            return self._db.execute(query, values).fetchall()
 
-    def row(self, question: str, *values: Any) -> tuple[Any, ...] | None:
-        """The first answer."""
+    def row(self, query: str, *values: Any) -> tuple[Any, ...] | None:
+        """The first row of a query; None if it has none."""
         with self.guarded():
-            found: tuple[Any, ...] | None = self._db.execute(question, values).fetchone()
+            found: tuple[Any, ...] | None = self._db.execute(query, values).fetchone()
         return found
 
     @contextmanager

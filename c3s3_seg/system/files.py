@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import errno
 import hashlib
-import io
 import json
 import os
-import re
 import secrets
 import stat
+import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,10 +27,6 @@ NAME_BYTES = 255  # what file systems take
 OF_THE_STORAGE = frozenset(
     (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM, errno.ESTALE)
 )
-# Cells that begin with one of these are formulas for a spreadsheet (OWASP, "CSV injection"); the last four
-# are the same signs in full width, which some take for them.
-FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
-NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?|[+-]?inf|nan")
 
 
 class PlainName(str):
@@ -88,6 +82,11 @@ def plain_name(text: str, what: str, where: str | Path) -> PlainName:
         return PlainName(text)
     except ValueError as error:
         raise InputError(f"{what} {printable(text)!r}: wanted {error}", where=where) from None
+
+
+def folded(name: str) -> str:
+    """A name of a case or a label as a file system compares it that knows neither case nor Unicode forms."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def read_known(path: Path, hashes: Mapping[str, str] | None, limit: int) -> bytes:
@@ -211,6 +210,21 @@ def write_whole(path: Path, content: bytes) -> None:
             aside.unlink(missing_ok=True)
 
 
+def sync(path: Path) -> None:
+    """Have a file, or the entries of a folder, on the disk.
+
+    Raises
+    ------
+    OSError
+        If it cannot be.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def unwritten(what: str, path: Path, error: OSError) -> InputError:
     """The error for a write that failed: one of the storage, or of this file alone."""
     return (StorageError if error.errno in OF_THE_STORAGE else InputError)(what, where=path)
@@ -271,13 +285,23 @@ def check_own_folder(path: Path) -> None:
         If a symbolic link or a file stands in its place.
     """
     try:
-        if path.is_symlink():
-            todo = "Remove the link, or give another folder with -o"
-            raise InputError("is a symbolic link, wanted a folder of its own", where=path, todo=todo)
+        refuse_link(path, "Remove the link, or give another folder with -o")
         if path.exists() and not path.is_dir():
             raise InputError("the folder cannot be made (there is a file in its place)", where=path)
     except OSError as error:  # the name is too long
         raise InputError(f"the folder cannot be made ({error.strerror or error})", where=path) from error
+
+
+def refuse_link(folder: Path, todo: str) -> None:
+    """Refuse a symbolic link in the place of a folder that files of ours are written into.
+
+    Raises
+    ------
+    InputError
+        If it is one; `todo` says what to do then.
+    """
+    if folder.is_symlink():
+        raise InputError("is a symbolic link, wanted a folder of its own", where=folder, todo=todo)
 
 
 def check_folder(path: Path) -> None:
@@ -333,26 +357,3 @@ def printable(text: str) -> str:
         for c in (text if isinstance(text, Told) else public(text))
     )
     return clean.encode("utf-8", "backslashreplace").decode()
-
-
-def csv_bytes(rows: Iterable[Sequence[object]]) -> bytes:
-    """Rows of a table as CSV: UTF-8, comma, point; text that a spreadsheet would run is made plain.
-
-    Parameters
-    ----------
-    rows
-        Numbers stay as they are, and so does text that is a number, such as "-1.5". Other text is written
-        without control characters, and with an apostrophe before a sign that begins a formula.
-    """
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerows([_cell(cell) for cell in row] for row in rows)
-    # A file name need not be Unicode; a table must be.
-    return buffer.getvalue().encode("utf-8", "backslashreplace")
-
-
-def _cell(value: object) -> object:
-    if not isinstance(value, str) or NUMBER.fullmatch(value):
-        return value
-    text = printable(value)
-    return f"'{text}" if text.lstrip().startswith(FORMULA) else text

@@ -226,7 +226,10 @@ def _left_by(group: Path) -> int | None:
 
 
 def is_memory_error(error: Exception) -> bool:
-    """Whether an error says, in the words of any runtime, that memory is full."""
+    """Whether an error says, in the words of any runtime, that memory is full.
+
+    Only this error is looked at, not those that it was raised from: see `errors.is_out_of_memory` for both.
+    """
     text = str(error).lower()
     return isinstance(error, MemoryError) or any(word in text for word in OUT_OF_MEMORY)
 

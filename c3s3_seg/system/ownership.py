@@ -11,7 +11,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from c3s3_seg.errors import C3S3Error, InputError
-from c3s3_seg.system.files import check_folder, read_json, write_whole
+from c3s3_seg.system.files import check_folder, read_json, refuse_link, write_whole
 
 MARK = "c3s3_seg"  # the key by which a JSON of ours is known
 FILES = "files_sha256"  # in the JSON of a case: what was written with it, the mask first
@@ -115,8 +115,8 @@ def check_set(folder: Path, names: Iterable[str], index: str) -> None:
     unfinished = _is_regular(folder / UNFINISHED)
     for name in dict.fromkeys([index, *names]):
         path = folder / name
-        if path.parent != folder and path.parent.is_symlink():
-            raise InputError("is a symbolic link, wanted a folder of its own", where=path.parent, todo=TODO)
+        if path.parent != folder:
+            refuse_link(path.parent, TODO)
         ours = (
             known is not None
             if name == index

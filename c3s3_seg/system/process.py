@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
 import warnings
 from contextlib import suppress
 from pathlib import Path
+from typing import IO, Any
 
 # Parameters of mallopt(3), from glibc's malloc.h.
 TRIM_THRESHOLD, TOP_PAD, MMAP_MAX, ARENA_MAX = -1, -2, -4, -8
@@ -56,6 +58,22 @@ def import_nothing_from_working_folder() -> None:
         if Path(__file__).parents[2].samefile(os.getcwd()):
             return
     os.environ.setdefault("PYTHONSAFEPATH", "1")
+
+
+def take_stdout() -> IO[str]:
+    """A stream to what was stdout, for JSON lines alone: what a library prints goes to stderr from now on."""
+    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    return replies
+
+
+def reply(replies: IO[str], **content: Any) -> None:
+    """Write one JSON line; where nobody listens any more, the process ends."""
+    try:
+        replies.write(json.dumps(content) + "\n")
+        replies.flush()
+    except BrokenPipeError:
+        os._exit(1)
 
 
 def only_repeatable(runtime: str) -> None:

@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 from helpers.command import run
 
-from c3s3_seg.batch import evaluate as evaluate_module
+from c3s3_seg.batch import measure as measure_module
 from c3s3_seg.batch.evaluate import EvaluationSettings, evaluate
 from c3s3_seg.errors import InputError
 from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.io import load_mask, save
-from c3s3_seg.metrics.scoring import PaperScore, Score, score, scores
+from c3s3_seg.metrics.results import PaperScore, Score
+from c3s3_seg.metrics.scoring import score, scores
 from c3s3_seg.report.rows import Failure
 from c3s3_seg.system.process_pool import Died
 
@@ -94,7 +95,7 @@ def test_bad_cases_fail_by_name_and_the_others_go_on(folders: tuple[Path, Path, 
 def test_an_error_nobody_thought_of_is_a_failure_too(
     folders: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import c3s3_seg.batch.evaluate as module
+    import c3s3_seg.batch.measure as module
 
     def broken(prediction: Volume, truth: Volume, labels: Sequence[int], **_: object) -> dict[int, Score]:
         if prediction.array.sum() != cube(2, 7).array.sum():
@@ -265,14 +266,14 @@ def test_a_segmentation_of_3d_slicer_is_paired(folders: tuple[Path, Path, Path])
     images.mkdir()
     for name in ("a", "b", "c"):
         save(cube(1, 9), images / f"{name}.nii.gz")
-    scans = evaluate_module._scans([row.case for row in result.rows], images)
+    scans = measure_module._scans([row.case for row in result.rows], images)
     assert {name: scans[name].name for name in ("a", "b")} == {"a": "a.nii.gz", "b": "b.nii.gz"}
 
 
 def test_a_process_that_dies_is_a_failure_with_its_reason(
     folders: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import c3s3_seg.batch.evaluate as module
+    import c3s3_seg.batch.measure as module
 
     def deadly(task: Any, items: Any, workers: int) -> Any:
         for number, item in enumerate(items):

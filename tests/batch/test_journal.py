@@ -10,8 +10,7 @@ from c3s3_seg.batch.gather import gather, inherit
 from c3s3_seg.batch.journal import Journal, JournalRecord, _checksum, journal_path
 from c3s3_seg.batch.records import Outcome, Refusal
 from c3s3_seg.errors import GeometryError, InputError
-from c3s3_seg.metrics.results import CaseScore
-from c3s3_seg.metrics.scoring import Score
+from c3s3_seg.metrics.results import CaseScore, Score
 from c3s3_seg.report.rows import PredictionRow
 from c3s3_seg.system.shard import Shard
 

@@ -203,9 +203,7 @@ def test_a_scan_keeps_its_name_when_another_one_of_that_name_comes(small_scans: 
         assert told.done == again
     assert sorted(masks(out)) == ["two_x.nii.gz", "x.nii.gz"]
     told = Told()
-    predict_cases(
-        places[1:], MODEL, job, told
-    )  # the first one is not given: the second is not renamed either
+    predict_cases(places[1:], MODEL, job, told)  # the first one is not given: the second keeps its name
     assert told.done == []
 
 

@@ -24,9 +24,8 @@ from c3s3_seg.errors import (
     MemoryLimitError,
     MissingError,
     StorageError,
-    foreseen,
+    as_c3s3_error,
     is_out_of_memory,
-    unforeseen,
 )
 from c3s3_seg.inference import Settings
 from c3s3_seg.io import Case, load_mask, save
@@ -392,7 +391,7 @@ MEMORY = [
 
 @pytest.mark.parametrize("error", MEMORY, ids=str)
 def test_a_lack_of_memory_is_no_defect(error: Exception) -> None:
-    ours = unforeseen(error)
+    ours = as_c3s3_error(error)
     assert type(ours) is MemoryLimitError
     assert ours.what.startswith("the memory did not suffice")
     assert "Give more memory" in str(ours)
@@ -402,7 +401,7 @@ def test_a_lack_of_memory_is_no_defect(error: Exception) -> None:
     assert is_out_of_memory(outer)
     hidden = MissingError("a page needs plotly, which is not installed")
     hidden.__cause__ = error
-    assert type(foreseen(hidden)) is MemoryLimitError
+    assert type(as_c3s3_error(hidden)) is MemoryLimitError
 
 
 @pytest.mark.parametrize(
@@ -410,10 +409,10 @@ def test_a_lack_of_memory_is_no_defect(error: Exception) -> None:
 )
 def test_a_defect_is_no_lack_of_memory(error: Exception) -> None:
     assert not is_out_of_memory(error)
-    assert unforeseen(error).exit_code == 4
+    assert as_c3s3_error(error).exit_code == 4
     missing = MissingError("not installed")
     missing.__cause__ = error
-    assert foreseen(missing) is missing
+    assert as_c3s3_error(missing) is missing
 
 
 @pytest.mark.parametrize("limit", [650_000_000, 700_000_000, 850_000_000])

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import threading
 import time
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from c3s3_seg.inference import BackendRequest, Settings
 from c3s3_seg.io import Case, load, save
 
 pytestmark = pytest.mark.slow
+CASES = [f"case-{n}" for n in range(5)]  # of `small_scans`
 
 
 def tasks(scans: Path) -> list[CaseTask]:
@@ -60,28 +62,22 @@ def test_workers_do_what_one_process_does(small_scans: Path, tmp_path: Path) -> 
     plan = BatchPlan(workers=2, case_timeout_s=300)  # a limit that suffices changes nothing
     result = predict_cases([small_scans], MODEL, Job(two, allow_out_of_domain=True), None, plan)
     assert masks(one) == masks(two)
-    assert [row.case for row in result.rows] == [f"case-{n}" for n in range(5)]
+    assert [row.case for row in result.rows] == CASES
     assert [f.case for f in result.failures] == ["case-9"]
 
 
 def test_a_killed_worker_costs_nothing(small_scans: Path, tmp_path: Path) -> None:
-    pool = Pool(MODEL, Job(tmp_path, allow_out_of_domain=True), 1, ())
-    try:
+    with closing(Pool(MODEL, Job(tmp_path, allow_out_of_domain=True), 1, ())) as pool:
         kill_when_busy(pool, 1)
         outcomes: list[Outcome] = list(pool.run(tasks(small_scans)))
-    finally:
-        pool.close()
-    assert sorted(o.case for o in outcomes) == [f"case-{n}" for n in range(5)]
+    assert sorted(o.case for o in outcomes) == CASES
     assert all(o.row is not None for o in outcomes)
 
 
 def test_a_case_that_kills_twice_fails_with_the_reason(small_scans: Path, tmp_path: Path) -> None:
-    pool = Pool(MODEL, Job(tmp_path, allow_out_of_domain=True), 1, ())
-    try:
+    with closing(Pool(MODEL, Job(tmp_path, allow_out_of_domain=True), 1, ())) as pool:
         kill_when_busy(pool, 2)
         outcomes = list(pool.run(tasks(small_scans)[:1]))
-    finally:
-        pool.close()
     assert outcomes[0].failure is not None
     assert "the worker that had this case died: killed by signal 9 (SIGKILL" in outcomes[0].failure.reason
     assert outcomes[0].refusal is not None
@@ -95,8 +91,7 @@ def test_a_worker_that_cannot_be_replaced_is_done_without(
     """Its model has gone, or there is no memory for it any more: those that have one do the cases."""
     bundle = tmp_path / "bundle"
     shutil.copytree(MODEL.bundle, bundle)
-    pool = Pool(replace(MODEL, bundle=bundle), Job(tmp_path / "out"), count, ())
-    try:
+    with closing(Pool(replace(MODEL, bundle=bundle), Job(tmp_path / "out"), count, ())) as pool:
         while not all(worker.ready for worker in pool._workers):
             pool._listen()
         bundle.rename(tmp_path / "elsewhere")
@@ -107,9 +102,7 @@ def test_a_worker_that_cannot_be_replaced_is_done_without(
                 list(pool.run(tasks(small_scans)))
             return
         outcomes = list(pool.run(tasks(small_scans)))
-    finally:
-        pool.close()
-    assert sorted(outcome.case for outcome in outcomes) == [f"case-{n}" for n in range(5)]
+    assert sorted(outcome.case for outcome in outcomes) == CASES
 
 
 @pytest.mark.parametrize("count", [1, 2])
@@ -117,12 +110,11 @@ def test_where_no_process_can_be_started_any_more_the_others_go_on(
     small_scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
     """The worker died as memory ran out, and there is none for the one in its place either."""
-    pool = Pool(MODEL, Job(tmp_path, allow_out_of_domain=True), count, ())
 
     def refuse(*words: object, **more: object) -> None:
         raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
 
-    try:
+    with closing(Pool(MODEL, Job(tmp_path, allow_out_of_domain=True), count, ())) as pool:
         monkeypatch.setattr("c3s3_seg.batch.worker_pool.subprocess.Popen", refuse)
         os.kill(pool._workers[0].process.pid, signal.SIGKILL)
         if count == 1:
@@ -130,9 +122,7 @@ def test_where_no_process_can_be_started_any_more_the_others_go_on(
                 list(pool.run(tasks(small_scans)))
             return
         outcomes = list(pool.run(tasks(small_scans)))
-    finally:
-        pool.close()
-    assert sorted(outcome.case for outcome in outcomes) == [f"case-{n}" for n in range(5)]
+    assert sorted(outcome.case for outcome in outcomes) == CASES
 
 
 def test_a_worker_with_another_model_than_the_run_began_with_is_refused(
@@ -141,15 +131,12 @@ def test_a_worker_with_another_model_than_the_run_began_with_is_refused(
     """Its folder was written anew meanwhile: the record of the run names the weights of the first one."""
     bundle = tmp_path / "bundle"
     shutil.copytree(MODEL.bundle, bundle)
-    pool = Pool(replace(MODEL, bundle=bundle), Job(tmp_path / "out"), 1, ())
-    try:
+    with closing(Pool(replace(MODEL, bundle=bundle), Job(tmp_path / "out"), 1, ())) as pool:
         bundle.rename(tmp_path / "before")
         endless(tmp_path).rename(bundle)
         os.kill(pool._workers[0].process.pid, signal.SIGKILL)
         with pytest.raises(InputError, match=r"is not the one that this run began with\. Leave the folder"):
             list(pool.run(tasks(small_scans)))
-    finally:
-        pool.close()
 
 
 def test_no_more_workers_than_cases(
@@ -260,9 +247,8 @@ def test_each_worker_keeps_to_its_share(small_scans: Path, tmp_path: Path) -> No
         result.failures[0].reason
     )
     assert masks(out) == {}
-    result = predict_cases(
-        [small_scans], model, job, None, BatchPlan(workers=1)
-    )  # tried again: no fault of theirs
+    # Tried again: it was no fault of theirs.
+    result = predict_cases([small_scans], model, job, None, BatchPlan(workers=1))
     assert len(result.rows) == 5
 
 
@@ -301,16 +287,13 @@ def test_a_worker_that_does_not_read_holds_nobody_up(small_scans: Path, tmp_path
     """The files of two series are more than a pipe takes: the limit holds although the pipe is full."""
     files = tuple(f"{n:060d}.dcm" for n in range(1500))
     many = [replace(task, case=replace(task.case, files=files)) for task in tasks(small_scans)[:3]]
-    pool = Pool(MODEL, Job(tmp_path), 1, (), LIMIT_S)
-    try:
+    with closing(Pool(MODEL, Job(tmp_path), 1, (), LIMIT_S)) as pool:
         os.kill(pool._workers[0].process.pid, signal.SIGSTOP)
         run = pool.run(many)
         outcome = next(run)
         assert outcome.refusal is not None
         assert outcome.refusal.what == f"the case was not finished within {LIMIT_S} s"
         assert sorted([outcome.case, *(o.case for o in run)]) == [f"case-{n}" for n in range(3)]
-    finally:
-        pool.close()
 
 
 def test_a_single_case_that_never_ends_is_one_line(small_scans: Path, tmp_path: Path) -> None:

@@ -787,9 +787,8 @@ def test_links_in_the_output_are_not_written_through(tmp_path: Path) -> None:
     assert hashes(folder) == before
     (tmp_path / "linked").symlink_to(tmp_path / "real")
     (tmp_path / "real").mkdir()
-    prepare(
-        tmp_path / "source", tmp_path / "linked", PrepareSettings()
-    )  # the folder that the user names may be one
+    # The folder that the user names may be one.
+    prepare(tmp_path / "source", tmp_path / "linked", PrepareSettings())
     assert (tmp_path / "real" / "imagesTr" / "a.nii.gz").is_file()
 
 

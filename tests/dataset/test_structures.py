@@ -114,9 +114,8 @@ def test_overlaps_are_reported_and_the_later_label_is_taken(tmp_path: Path) -> N
     assert note.endswith(f": {TUMOUR.sum()} voxels of 'tumour' had another label")
     answer = CliRunner().invoke(app, [*words, "tumour=2,liver=1", "--json"])
     assert json.loads(answer.stdout)["overlaps"] == ["s1_ct"]
-    assert np.array_equal(
-        truth(DataSet.load(tmp_path / "data"), scan), LIVER
-    )  # made again, in the other order
+    # It was made again, in the other order.
+    assert np.array_equal(truth(DataSet.load(tmp_path / "data"), scan), LIVER)
 
 
 def test_what_was_done_to_the_file_of_a_structure_is_noted(tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 """Shared by tests of the service: a clock that is set, small studies, a PACS that counts."""
 
 import json
-import socket
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,6 +27,7 @@ from c3s3_seg.service.settings import ServeSettings, read_settings
 from c3s3_seg.service.work import Segmenter
 from c3s3_seg.system.config_file import FoundConfig
 from helpers.dicom_files import edit, values
+from helpers.ports import free_port
 
 BASE = """
 [serve]
@@ -56,10 +57,12 @@ class SetClock:
         self.now += seconds
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def until(condition: Callable[[], object], seconds: float = 200) -> None:
+    """Wait for a condition; it fails the test if it does not come true."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.2)
 
 
 def settings(folder: Path, more: str = "", base: str = BASE) -> ServeSettings:

@@ -21,9 +21,9 @@ from c3s3_seg.errors import InputError, MemoryLimitError
 from c3s3_seg.export.compare import compare
 from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.inference.backends import cuda
-from c3s3_seg.inference.backends.execute import run
+from c3s3_seg.inference.backends.execute import Backend, run
 from c3s3_seg.inference.backends.onnxruntime import OnnxBackend
-from c3s3_seg.inference.backends.runtimes import Backend, OpenVinoBackend, TorchBackend
+from c3s3_seg.inference.backends.runtimes import OpenVinoBackend, TorchBackend
 from c3s3_seg.inference.backends.tensorrt import TensorRtBackend
 from c3s3_seg.inference.predictor import Predictor, Settings
 

@@ -9,7 +9,8 @@ import pytest
 
 from c3s3_seg import ModelBundle, load, load_mask, open_predictor
 from c3s3_seg.bundle import shipped_bundles
-from c3s3_seg.metrics.scoring import PaperScore, paper_score
+from c3s3_seg.metrics.results import PaperScore
+from c3s3_seg.metrics.scoring import paper_score
 from c3s3_seg.training.config import load_config
 from c3s3_seg.training.folds import read_splits
 from c3s3_seg.training.loggers import open_logger

@@ -25,7 +25,7 @@ def test_the_stream_runs_along_the_first_axis_unless_another_halves_the_memory()
     assert Tiling.overlapping((512, 512, 300), (112, 112, 80), 0.5).axis == 0
     long = Tiling.overlapping((100, 100, 1000), (64, 64, 48), 0.5)
     assert long.axis == 2
-    assert long.waiting == 100 * 100 * 48
+    assert long.buffered == 100 * 100 * 48
 
 
 def test_layers_are_the_tiles_in_their_order() -> None:

@@ -17,7 +17,7 @@ from conftest import rotation
 from c3s3_seg.errors import GeometryError, InputError
 from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.io import load, load_mask, save
-from c3s3_seg.io.image import files as image_module
+from c3s3_seg.io.image import save as save_module
 
 DOORS = [".nii", ".nii.gz", ".nrrd", ".mha"]
 FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -610,7 +610,7 @@ def test_a_bad_write_never_reaches_its_name(
 ) -> None:
     path = tmp_path / "a.nii"
     path.write_text("what was here before")
-    write = image_module._write
+    write = save_module._write
 
     def bad(array: np.ndarray, geometry: Geometry, aside: Path) -> None:
         if fault == "voxel":
@@ -622,7 +622,7 @@ def test_a_bad_write_never_reaches_its_name(
         if fault == "short":
             os.truncate(aside, 1000)
 
-    monkeypatch.setattr(image_module, "_write", bad)
+    monkeypatch.setattr(save_module, "_write", bad)
     with pytest.raises(InputError, match=r"could not be written in full"):
         save(oblique, path)
     assert path.read_text() == "what was here before"

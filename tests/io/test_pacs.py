@@ -25,6 +25,7 @@ import pytest
 from helpers.certificates import certificates
 from helpers.command import run
 from helpers.dicom_files import edit, values
+from helpers.ports import free_port
 from pydicom.uid import UID, JPEG2000Lossless, RLELossless
 
 from c3s3_seg.errors import InputError, RefusedError
@@ -37,10 +38,12 @@ from c3s3_seg.io.dicom_objects.rtstruct_write import write_rtstruct
 from c3s3_seg.io.dicom_objects.secondary_capture import write_capture
 from c3s3_seg.io.dicom_objects.seg_write import write_seg
 from c3s3_seg.io.pacs.association import STORED, AssociationListener, Caller, Node, Tls
-from c3s3_seg.io.pacs.client import FIND, GET, MOVE, fetch, find_studies, send
+from c3s3_seg.io.pacs.client import DimseServer, send
 from c3s3_seg.io.pacs.inbox import Inbox
 from c3s3_seg.io.pacs.listener import listening
 from c3s3_seg.io.pacs.query import FetchLimits, Wanted
+from c3s3_seg.io.pacs.search import FIND, GET, MOVE
+from c3s3_seg.io.pacs.server import fetch_study
 
 pytestmark = pytest.mark.slow
 
@@ -49,10 +52,22 @@ MR = "1.2.840.10008.5.1.4.1.1.4"
 DICOMWEB = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")  # where Debian has it
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def find_studies(node: Node, accession: str, *, patient: str | None = None) -> list[str]:
+    return DimseServer(node, Caller()).find_studies(accession, patient)
+
+
+def fetch(
+    node: Node,
+    out: Path,
+    *,
+    caller: Caller | None = None,
+    listener: AssociationListener | None = None,
+    limits: FetchLimits | None = None,
+    **wanted: str,
+) -> list[Path]:
+    """`wanted` as `Wanted.parse` takes it."""
+    server = DimseServer(node, caller or Caller(), listener)
+    return fetch_study(server, out, Wanted.parse(**wanted), limits)
 
 
 def program(*names: str) -> str:

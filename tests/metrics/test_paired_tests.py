@@ -13,8 +13,7 @@ from helpers.command import run
 from c3s3_seg.geometry.volume import Geometry
 from c3s3_seg.io import save
 from c3s3_seg.metrics.paired_tests import compare, paired
-from c3s3_seg.metrics.results import CaseScore
-from c3s3_seg.metrics.scoring import PaperScore
+from c3s3_seg.metrics.results import CaseScore, PaperScore
 
 
 def rows(dice: list[float], asd: list[float]) -> list[CaseScore]:

@@ -15,9 +15,8 @@ from hypothesis.extra.numpy import arrays
 
 from c3s3_seg.errors import GeometryError, InputError
 from c3s3_seg.geometry.volume import Geometry, Volume
+from c3s3_seg.metrics.results import PaperScore, Score
 from c3s3_seg.metrics.scoring import (
-    PaperScore,
-    Score,
     diagonal_mm,
     diagonal_vox,
     labels_in,

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from c3s3_seg.geometry.volume import Geometry
-from c3s3_seg.metrics.results import CaseScore
-from c3s3_seg.metrics.scoring import PaperScore
+from c3s3_seg.metrics.results import CaseScore, PaperScore
 from c3s3_seg.report.case_view import _view, at_vertices, error_scale
 from c3s3_seg.report.mesh import Mesh
 from c3s3_seg.report.outlines import outlines

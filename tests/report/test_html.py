@@ -12,8 +12,7 @@ from rich.console import Console
 
 from c3s3_seg.errors import MissingError
 from c3s3_seg.metrics.paired_tests import compare
-from c3s3_seg.metrics.results import CaseScore
-from c3s3_seg.metrics.scoring import PaperScore
+from c3s3_seg.metrics.results import CaseScore, PaperScore
 from c3s3_seg.report.html import DETAILED, Report, worst_first, write_report_page
 from c3s3_seg.report.page import SOLID, page
 from c3s3_seg.report.rows import Failure

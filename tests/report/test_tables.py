@@ -15,8 +15,7 @@ from rich.table import Table
 
 from c3s3_seg.errors import GeometryError, InputError
 from c3s3_seg.geometry.volume import Geometry, Volume
-from c3s3_seg.metrics.results import CaseScore
-from c3s3_seg.metrics.scoring import PaperScore, Score
+from c3s3_seg.metrics.results import CaseScore, PaperScore, Score
 from c3s3_seg.metrics.statistics import cohorts, statistics
 from c3s3_seg.report.numbers import in_page, in_terminal
 from c3s3_seg.report.overlay import LINE, Overlay, _layout, overlay_png

@@ -8,7 +8,8 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from helpers.service import Bench, free_port, study
+from helpers.ports import free_port
+from helpers.service import Bench, study
 
 from c3s3_seg.errors import InputError
 from c3s3_seg.service import monitor

@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
@@ -17,7 +16,8 @@ from typing import Any
 
 import pydicom
 import pytest
-from helpers.service import Bench, free_port, settings, study
+from helpers.ports import free_port
+from helpers.service import Bench, settings, study, until
 
 from c3s3_seg.errors import InputError
 from c3s3_seg.io.pacs.association import Caller, Node
@@ -78,13 +78,6 @@ def is_there(orthanc: Orthanc) -> bool:
         return bool(orthanc.ask("/system"))
     except OSError:
         return False
-
-
-def until(condition: Any, seconds: float = 200) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.2)
 
 
 def test_studies_come_back_once_although_the_service_is_killed(orthanc: Orthanc, tmp_path: Path) -> None:

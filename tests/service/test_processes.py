@@ -10,7 +10,8 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from helpers.service import Bench, counting_pacs, free_port, results, settings, study
+from helpers.ports import free_port
+from helpers.service import Bench, counting_pacs, results, settings, study, until
 
 from c3s3_seg.io.pacs.association import Caller, Node
 from c3s3_seg.io.pacs.client import send
@@ -105,13 +106,6 @@ def test_a_worker_that_dies_is_a_failed_attempt(tmp_path: Path) -> None:
 def serve(folder: Path) -> subprocess.Popen[bytes]:
     words = [sys.executable, "-m", "c3s3_seg", "serve", "--config", str(folder / "c3s3-seg.toml")]
     return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-
-
-def until(condition, seconds: float = 120) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.2)
 
 
 def is_alive(port: int) -> bool:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pynetdicom
 import pytest
-from helpers.service import free_port, study
+from helpers.ports import free_port
+from helpers.service import study
 
 from c3s3_seg.errors import InputError
 from c3s3_seg.io.pacs.association import ECHO, PLAIN, AssociationListener, Caller, Node, Tls, association

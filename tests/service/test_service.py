@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 from helpers.dicom_files import edit, values
-from helpers.service import Bench, counting_pacs, free_port, study
+from helpers.ports import free_port
+from helpers.service import Bench, counting_pacs, study
 
 from c3s3_seg.errors import InputError
 from c3s3_seg.io.pacs.identity import identity

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from c3s3_seg.errors import ConfigError, InputError
+from c3s3_seg.system.csv_table import csv_bytes
 from c3s3_seg.system.files import (
     PlainName,
     check_output_file,
-    csv_bytes,
     parse_json,
     plain_name,
     printable,

@@ -1,7 +1,6 @@
-"""What makes a case unfit to learn from: known from its scan and its mask alone.
+"""What makes a case unfit for training, as far as its scan and its mask alone show it.
 
-`training` asks the same questions when it reads its cases, so that it refuses what the examination of
-a data set calls an error of a case.
+The check of a data set and `training` use these functions, so that both refuse the same cases.
 """
 
 from __future__ import annotations

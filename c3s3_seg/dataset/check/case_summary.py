@@ -21,7 +21,6 @@ from c3s3_seg.io import load, load_mask
 from c3s3_seg.report.findings import Finding
 
 FEW_VALUES = 8  # an image with no more different values looks like a mask; clean: 38 (atria) and more
-GRID_TOL_MM = 1e-2  # as everywhere, see Geometry.matches
 
 
 @dataclass(frozen=True)
@@ -131,7 +130,7 @@ def _mask(work: SummaryJob, scan: Volume) -> tuple[Volume | None, list[Finding]]
         mask = load_mask(work.mask)
     except Exception as error:
         return None, [_spared(work, _unreadable(work, work.mask, error))]
-    if not mask.geometry.matches(scan.geometry, GRID_TOL_MM):
+    if not mask.geometry.matches(scan.geometry):
         found = f"the mask has {mask.geometry}; its image {scan.geometry}"
         defect = CaseDefect(
             "other-grid", found, "one grid", "Resample the mask to the image that it was drawn on"

@@ -1,4 +1,4 @@
-"""Examine a data set before anything is trained on it: every case read once, then all compared."""
+"""Check a data set before anything is trained on it: every case is read once, then all are compared."""
 
 from __future__ import annotations
 
@@ -16,8 +16,6 @@ from c3s3_seg.dataset.index import DataSet
 from c3s3_seg.report.findings import Finding, by_severity
 from c3s3_seg.system.process_pool import Died, each
 from c3s3_seg.system.progress import Progress
-
-# Called with (what is done, how many are, of how many).
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +43,7 @@ class DataSetCheck:
 
 
 def check_data_set(folder: Path, *, workers: int = 1, progress: Progress | None = None) -> DataSetCheck:
-    """Examine a data set.
+    """Check a data set.
 
     Parameters
     ----------
@@ -54,7 +52,7 @@ def check_data_set(folder: Path, *, workers: int = 1, progress: Progress | None 
     workers
         Processes that read cases.
     progress
-        Called after each case.
+        Called with (case, how many are done, all) after each case.
 
     Raises
     ------

@@ -58,7 +58,15 @@ def cube(array: Floats, spacing_mm: ArrayLike, centre: ArrayLike, step_mm: float
 
 
 def correlation(a: Floats, b: Floats, where: Bools | None = None) -> float:
-    """Pearson's, over the voxels of `where`; 0 of a constant."""
+    """Pearson's correlation of two arrays of one shape, -1 to 1; 0 where one is constant.
+
+    Parameters
+    ----------
+    a, b
+        Of any one shape, floating point.
+    where
+        bool of the same shape: which elements count; None: all. Fewer than two give 0.
+    """
     x, y = (a.ravel(), b.ravel()) if where is None else (a[where], b[where])
     if x.size < 2:
         return 0.0

@@ -1,4 +1,4 @@
-"""What an examination found as files: JSON for programs, and one HTML file with pictures for people."""
+"""The findings of a check of a data set as files: JSON for programs, one HTML file for people."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from c3s3_seg.report.figures import Dot, spread
 from c3s3_seg.report.findings import Finding, Severity, summary
 from c3s3_seg.report.outlines import COLOURS, LabelOutline
 from c3s3_seg.report.overlay import planes_webp
-from c3s3_seg.report.page import image, page
+from c3s3_seg.report.page import image, key, page
 from c3s3_seg.report.tables import software_version
 from c3s3_seg.system.files import printable, write_whole
 from c3s3_seg.system.progress import Progress
@@ -176,10 +176,7 @@ def _figure(data: DataSet, name: str, at: tuple[int, int, int] | None, *, usual:
     except C3S3Error:
         return ""
     masks = _masks(data, name, scan)
-    keys = "".join(
-        f'<span class="key" style="border-color: rgb{outline.colour}"></span>{_text(outline.name)} &nbsp;'
-        for outline in masks
-    )
+    keys = "".join(key(printable(outline.name), outline.colour) for outline in masks)
     through = at if masks else None
     nothing = LabelOutline("", np.zeros(scan.geometry.shape, dtype=bool), COLOURS[0])
     picture = planes_webp(scan, masks or [nothing], through)

@@ -33,7 +33,7 @@ TOKENS = {
     "unlabeled": {"unlabelled"},
     "test": {"test"},
 }
-TRAINING, JUDGED = "training", ("validation", "test")  # the labelled and the unlabelled; never learnt from
+TRAINING, HELD_OUT = "training", ("validation", "test")  # labelled and unlabelled; never trained on
 ONE_PART, TODO_ONE_PART = "each patient in one of them", "Put all scans of a patient into one of these"
 
 
@@ -78,7 +78,7 @@ def leaking_patients(
     for patient, names in scans.items():
         parts = _parts(names, cases_of)
         if len(parts) > 1:
-            aside = [name for name in names if cases_of[name] in JUDGED]
+            aside = [name for name in names if cases_of[name] in HELD_OUT]
             cases = (*aside, *(name for name in names if name not in aside))
             found = f"scans of one patient ({patient}) are in {' and '.join(parts)}"
             severity: Severity = "error" if TRAINING in parts else "warning"
@@ -112,7 +112,7 @@ def check_names(
     cases
         Name -> labelled, unlabelled, validation or test.
     records, patient_of
-        Cases whose patient is known are judged by that, not by their names.
+        Where the patient of a case is known, it counts, and not the name of the case.
     """
     names = DataSet(Path(), splits=Splits(tuple(cases)), records=records, patient_of=patient_of or {})
     copies = _copies(cases)
@@ -176,7 +176,7 @@ def _patients_by_name(cases: Mapping[str, str], patients: Mapping[str, Guess]) -
     findings = []
     for patient, names in scans.items():
         parts = _parts(names, cases)
-        sure = {cases[name] in JUDGED for name in names if patients[name].is_sure}
+        sure = {cases[name] in HELD_OUT for name in names if patients[name].is_sure}
         if len(parts) > 1:
             what = f"by their names they are scans of one patient ({patient}), in {' and '.join(parts)}"
             todo = (
@@ -190,8 +190,8 @@ def _patients_by_name(cases: Mapping[str, str], patients: Mapping[str, Guess]) -
 
 def _parts(names: Iterable[str], cases: Mapping[str, str]) -> list[str]:
     """Of training, validation and test: those that these cases are in."""
-    found = {cases[name] if cases[name] in JUDGED else TRAINING for name in names}
-    return [part for part in (TRAINING, *JUDGED) if part in found]
+    found = {cases[name] if cases[name] in HELD_OUT else TRAINING for name in names}
+    return [part for part in (TRAINING, *HELD_OUT) if part in found]
 
 
 def _counts(data: DataSet) -> list[Finding]:

@@ -44,7 +44,11 @@ class MaskStatistics:
 def few_values(array: Array) -> tuple[int, ...] | None:
     """Foreground values of what may be a mask; None where it holds other than few whole numbers from 0.
 
-    A whole-body mask may hold a hundred, and they are the values of bodies.
+    Parameters
+    ----------
+    array
+        (i, j, k), any real type. Up to `MOST_VALUES` different values are few; more are taken too where each
+        lies in bodies, as in a mask of the whole body.
     """
     top = float(array.max())
     if float(array.min()) < -ROUNDED_BY or top > LARGEST_VALUE:

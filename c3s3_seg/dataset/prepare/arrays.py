@@ -7,7 +7,6 @@ others         any name in any folder; 2D slices that were cut from volumes are 
 
 from __future__ import annotations
 
-import os
 import re
 import unicodedata
 from collections import Counter, defaultdict
@@ -17,7 +16,16 @@ from pathlib import Path, PurePosixPath
 
 from c3s3_seg.dataset.check.mask_statistics import few_values, why_no_mask
 from c3s3_seg.dataset.index import is_inside
-from c3s3_seg.dataset.prepare.inventory import Mask, Part, RefusedFile, Scan, ScanMaskPair, Split, reason_of
+from c3s3_seg.dataset.prepare.inventory import (
+    Mask,
+    Part,
+    RefusedFile,
+    Scan,
+    ScanMaskPair,
+    Split,
+    place_of,
+    reason_of,
+)
 from c3s3_seg.dataset.prepare.pairing import KEPT
 from c3s3_seg.errors import C3S3Error, InputError
 from c3s3_seg.io.image.hdf5 import HDF5_SUFFIXES, array_shapes
@@ -82,7 +90,7 @@ def find_arrays(root: Path, files: Sequence[Path], leaves_out: Callable[[Path], 
         try:
             shapes[path] = array_shapes(path, ("image", "label"))
         except C3S3Error as error:
-            found.refused += [] if leaves_out(path) else [RefusedFile(_place(path, root), reason_of(error))]
+            found.refused += [] if leaves_out(path) else [RefusedFile(place_of(path, root), reason_of(error))]
     volumes = [path for path, arrays in shapes.items() if len(arrays.get("image", ())) == 3]
     others = [path for path, arrays in shapes.items() if len(arrays.get("image", ())) != 3]
     kept = [path for path in others if not leaves_out(path)]
@@ -102,7 +110,7 @@ def find_arrays(root: Path, files: Sequence[Path], leaves_out: Callable[[Path], 
             found.passed[UNLISTED] += 1
         elif splits is not None and not is_inside(root, file.path):
             reason = "it is listed, and a link to a file outside of this folder, which is not followed"
-            found.refused.append(RefusedFile(_place(file.path, root), reason))
+            found.refused.append(RefusedFile(place_of(file.path, root), reason))
         else:
             _take(file, root, shapes[file.path], (splits or {}).get(file.path, ""), found)
     unknown = sum(not file.modality for file in taken)  # of no benchmark
@@ -186,7 +194,7 @@ def _lines(path: Path) -> Iterator[str]:
 def _take(
     file: _File, root: Path, shapes: Mapping[str, tuple[int, ...]], split: Split, found: Arrays
 ) -> None:
-    image = Part("hdf5", _place(file.path, root), (file.path,), "image", file.spacing_mm)
+    image = Part("hdf5", place_of(file.path, root), (file.path,), "image", file.spacing_mm)
     scan = Scan(image, file.case, modality=file.modality, split=split)
     label = replace(image, key="label")
     reason = None
@@ -205,7 +213,3 @@ def _take(
     if reason is not None:
         found.refused.append(RefusedFile(label.place, reason + KEPT))
     found.pairs.append(ScanMaskPair(scan, Mask(label, None, values) if values is not None else None))
-
-
-def _place(path: Path, root: Path) -> str:
-    return os.fspath(path.relative_to(root))

@@ -144,18 +144,11 @@ def _make(work: ConvertJob) -> Made:
     for watch in watched:  # the hashes must be those of what was read
         watch.check()
     notes = [*scan.source.notes, *(mask.source.notes if mask is not None else ()), work.note]
-    make_own_folder(work.image.parent)
-    _check_places(work)
-    save(scan.geometry.volume(_smallest(scan.array)), work.image, note=PROGRAM)
-    hashes = {"image": sha256(work.image)}
+    hashes = _write(work, scan, mask)
     values: tuple[int, ...] = ()
     if mask is None:
-        work.label.unlink(missing_ok=True)  # of an earlier run, when it had one
         sources.pop("label", None)
     else:
-        make_own_folder(work.label.parent)
-        save(mask, work.label, note=PROGRAM)
-        hashes["label"] = sha256(work.label)
         values = tuple(int(v) for v in np.unique(mask.array) if v)
     parts = {"image": work.scan, "label": work.mask}
     places = {key: part.public for key in hashes if (part := parts[key]) is not None}
@@ -171,6 +164,21 @@ def _make(work: ConvertJob) -> Made:
     )
     write_whole(work.records / f"{work.case}.json", json.dumps(dump(record)).encode())
     return Made(record, mask_refused=refused)
+
+
+def _write(work: ConvertJob, scan: Volume, mask: Volume | None) -> dict[str, str]:
+    """Write the image and, where there is one, the mask; gives their sha256 as `image` and `label`."""
+    make_own_folder(work.image.parent)
+    _check_places(work)
+    save(scan.geometry.volume(_smallest(scan.array)), work.image, note=PROGRAM)
+    hashes = {"image": sha256(work.image)}
+    if mask is None:
+        work.label.unlink(missing_ok=True)  # of an earlier run, when it had one
+    else:
+        make_own_folder(work.label.parent)
+        save(mask, work.label, note=PROGRAM)
+        hashes["label"] = sha256(work.label)
+    return hashes
 
 
 def _check_places(work: ConvertJob) -> None:

@@ -6,7 +6,6 @@ An image file is a mask if it holds whole numbers of few values, and its name or
 
 from __future__ import annotations
 
-import os
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -25,6 +24,7 @@ from c3s3_seg.dataset.prepare.inventory import (
     RefusedFile,
     Scan,
     ScanMaskPair,
+    place_of,
     reason_of,
 )
 from c3s3_seg.dataset.prepare.pairing import ORIGINS, Grids, Shelf, pair, says, trail
@@ -135,7 +135,7 @@ def discover(root: Path, search: Search, progress: Progress = silent) -> Invento
         elif is_dicom(path):
             dicoms.append(path)
         elif is_zip(path):
-            found.refused.append(RefusedFile(_place(path, root), "archives are not looked into: unpack it"))
+            found.refused.append(RefusedFile(place_of(path, root), "archives are not looked into: unpack it"))
         else:
             found.passed["neither images nor DICOM"] += 1
     if dicoms:
@@ -209,10 +209,10 @@ def _sort_images(
     for path, probe in probes(images, search, progress):
         role = says(stem_path(path, root))
         if isinstance(probe, str):
-            found.refused.append(RefusedFile(_place(path, root), probe))
+            found.refused.append(RefusedFile(place_of(path, root), probe))
         elif probe.values is None and role == "mask":
             reason = f"it is named like a mask, and {why_no_mask_file(path, search)}"
-            found.refused.append(RefusedFile(_place(path, root), reason))
+            found.refused.append(RefusedFile(place_of(path, root), reason))
         elif probe.values is None:
             found.scans.append(_scan(path, root, probe.grid))
         elif role == "mask":
@@ -228,7 +228,7 @@ def _sort_images(
                 f"it holds {len(probe.values or ())} whole values, as a mask does, and neither its name nor"
                 " a scan on its grid says so: put 'mask' or 'seg' into its name, or leave it out"
             )
-            found.refused.append(RefusedFile(_place(path, root), reason))
+            found.refused.append(RefusedFile(place_of(path, root), reason))
 
 
 def probes(images: Sequence[Path], search: Search, progress: Progress) -> Iterator[tuple[Path, Probe | str]]:
@@ -267,7 +267,7 @@ def image_part(path: Path, root: Path) -> Part:
     """An image file, with the file beside it that holds its voxels, where there is one."""
     files = scan_files(path)
     files.sort(key=lambda file: file != path)
-    return Part("image", _place(path, root), tuple(files))
+    return Part("image", place_of(path, root), tuple(files))
 
 
 def _scan(path: Path, root: Path, grid: Geometry) -> Scan:
@@ -276,10 +276,6 @@ def _scan(path: Path, root: Path, grid: Geometry) -> Scan:
 
 def _mask(path: Path, root: Path, probe: Probe) -> Mask:
     return Mask(image_part(path, root), probe.grid, probe.values, trail(stem_path(path, root)))
-
-
-def _place(path: Path, root: Path) -> str:
-    return os.fspath(path.relative_to(root))
 
 
 def by_name(scans: Sequence[Scan], pattern: str) -> tuple[list[Scan], list[RefusedFile]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from c3s3_seg.dataset.prepare.predictions import MaskOrigin
-from c3s3_seg.errors import C3S3Error, Told, foreseen, is_out_of_memory, unforeseen
+from c3s3_seg.errors import C3S3Error, Told, as_c3s3_error, is_out_of_memory
 from c3s3_seg.geometry.axis_order import permuted_onto
 from c3s3_seg.geometry.volume import Geometry, Source, Volume
 from c3s3_seg.io import load, load_mask
@@ -25,6 +26,11 @@ OVERLAP = "structures overlap, the label named later was taken"
 
 Kind = Literal["image", "dicom", "hdf5", "drawing", "structures"]
 Split = Literal["", "labelled", "unlabelled", "validation", "test"]
+
+
+def place_of(path: Path, root: Path) -> str:
+    """A path as `Part.place` has it: relative to the source."""
+    return os.fspath(path.relative_to(root))
 
 
 @dataclass(frozen=True)
@@ -210,7 +216,7 @@ class RefusedFile:
 def reason_of(error: Exception) -> str:
     """An error as a table says it: its place is in another column."""
     if is_out_of_memory(error):
-        error = foreseen(error) if isinstance(error, C3S3Error) else unforeseen(error)
+        error = as_c3s3_error(error)
     if not isinstance(error, C3S3Error):
         kind = type(error).__name__  # what a library says may quote a header: it is not kept
         return Told.of(f"{kind}: {error}", kind)

@@ -39,7 +39,7 @@ from c3s3_seg.system.progress import Progress, silent
 from c3s3_seg.version import __version__
 
 FORMAT = "2"  # of what is written: another one is written anew
-JUDGE = "scans that are left out, as their patients are for validation or test"
+HELD_OUT = "scans that are left out, as their patients are for validation or test"
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def prepare(
     if not inventory.pairs:
         return before
     if dry:
-        return _foreseen(arrange(inventory, out, labels, settings, progress), before)
+        return _planned(arrange(inventory, out, labels, settings, progress), before)
     make_folder(out)
     with hold(out):
         plan = arrange(inventory, out, labels, settings, progress)
@@ -169,7 +169,8 @@ def _check_out(out: Path) -> None:
             raise InputError(what, where=out / name, todo="Give another folder with -o")
 
 
-def _foreseen(plan: PreparePlan, before: PreparedDataSet) -> PreparedDataSet:
+def _planned(plan: PreparePlan, before: PreparedDataSet) -> PreparedDataSet:
+    """The result of a dry run: the data set as it would be, if every case can be read."""
     passed = _passed(before, len(plan.cases) - len(plan.wanted))
     patients = {plan.cases[n]: plan.patients[n] for n in plan.wanted}
     masks = sum(plan.pairs[n].mask is not None for n in plan.wanted)
@@ -187,14 +188,14 @@ def _foreseen(plan: PreparePlan, before: PreparedDataSet) -> PreparedDataSet:
 
 
 def _passed(before: PreparedDataSet, idle: int) -> dict[str, int]:
-    return {**before.passed, **({JUDGE: idle} if idle else {})}
+    return {**before.passed, **({HELD_OUT: idle} if idle else {})}
 
 
 def _carry_out(
     plan: PreparePlan, source: Path, settings: PrepareSettings, before: PreparedDataSet, progress: Progress
 ) -> PreparedDataSet:
     data = replace(before.data, splits=plan.splits)
-    work = [_work(plan, number, source, data, settings) for number in plan.wanted]
+    work = [_job(plan, number, source, data, settings) for number in plan.wanted]
     spare_others(data.folder, work)
     set_aside(data.folder)
     outcomes: dict[int, Made | str | Died] = {}
@@ -218,7 +219,7 @@ def _refusal(work: ConvertJob, outcome: Made | str | Died) -> RefusedFile | None
     return None
 
 
-def _work(
+def _job(
     plan: PreparePlan, number: int, source: Path, data: DataSet, settings: PrepareSettings
 ) -> ConvertJob:
     pair, case = plan.pairs[number], plan.cases[number]

@@ -17,7 +17,6 @@ import numpy as np
 from c3s3_seg.bundle import ModelBundle, Network
 from c3s3_seg.bundle.manifest import SIDES
 from c3s3_seg.errors import InputError, MissingError
-from c3s3_seg.inference.backends.execute import Backend as Backend
 from c3s3_seg.inference.backends.execute import opening
 from c3s3_seg.inference.backends.graph import LARGEST, read_graph
 from c3s3_seg.inference.device.cuda_graphs import CudaGraphs, Recordings, record_on_gpu

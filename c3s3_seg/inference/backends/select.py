@@ -9,9 +9,10 @@ from typing import get_args
 
 from c3s3_seg.bundle import ModelBundle, Network
 from c3s3_seg.errors import InputError, MissingError, to_install
+from c3s3_seg.inference.backends.execute import Backend
 from c3s3_seg.inference.backends.graph import check_network
 from c3s3_seg.inference.backends.onnxruntime import OnnxBackend
-from c3s3_seg.inference.backends.runtimes import Backend, OpenVinoBackend, TorchOptions, open_torch
+from c3s3_seg.inference.backends.runtimes import OpenVinoBackend, TorchOptions, open_torch
 from c3s3_seg.inference.device.cuda_graphs import Recordings
 from c3s3_seg.system.choices import BackendName, CpuRuntime, Precision, check_word
 from c3s3_seg.system.hardware import NO_GPU, check_device, cuda_devices, cuda_index, installed, is_cuda

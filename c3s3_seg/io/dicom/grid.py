@@ -68,7 +68,7 @@ class Stack:
 
     @property
     def affine(self) -> Floats:
-        """Voxel -> mm, LPS, of a stack that is even and upright."""
+        """(4, 4): index (i, j, k, 1) to mm in LPS, of a stack that is even and upright."""
         affine = np.eye(4)
         affine[:3, :3] = self.turn * np.array([*self.spacing_mm, self.step_mm])
         affine[:3, 3] = self.points_mm[0]
@@ -76,7 +76,13 @@ class Stack:
 
 
 def numbers(item: Slice, keyword: str, count: int, root: Path) -> Floats:
-    """An attribute of `count` finite numbers."""
+    """The (count,) numbers of an attribute that a slice must have.
+
+    Raises
+    ------
+    InputError
+        If they are not there, not so many or not finite.
+    """
     values = item.numbers(keyword, count)
     if values is None:
         raise InputError(

@@ -94,7 +94,7 @@ class Slice:
             return ""
 
     def numbers(self, keyword: str, count: int) -> NDArray[np.float64] | None:
-        """An attribute of `count` finite numbers; None if it is not that."""
+        """The (count,) finite numbers of an attribute; None where it is not there or has others."""
         if keyword not in self._lists:
             try:
                 self._lists[keyword] = np.array([float(v) for v in self.text(keyword).split("\\")])

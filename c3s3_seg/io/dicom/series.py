@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -131,9 +131,16 @@ class Found:
 def look_through(
     root: Path, files: Iterable[Path] | None = None, among: Iterable[Path] | None = None
 ) -> Found:
-    """Read the header of every DICOM file below a folder (or of `files`) and sort them by series.
+    """Read the header of every DICOM file below a folder and sort them by series.
 
-    `among` are the files by whose order messages call them, where `files` are but some of these.
+    Parameters
+    ----------
+    root
+        The folder.
+    files
+        Files below it to look at; None: all.
+    among
+        Files below it by whose order messages number the files; None: those that are looked at.
     """
     groups: dict[str, list[Slice]] = {}
     broken: list[Broken] = []
@@ -141,11 +148,7 @@ def look_through(
     stubs: list[Path] = []
     suffixes = set(DICOM_SUFFIXES)
     every = list(walk_files(root) if files is None else files)
-    counted = every if among is None else sorted({*among, *every})
-    names = {
-        path: FileName(str(path.relative_to(root)), f"file {number} of {len(counted)}")
-        for number, path in enumerate(counted, 1)
-    }
+    names = _names(root, every if among is None else sorted({*among, *every}))
     for path in every:
         item = look_at(path, names[path])
         if isinstance(item, Slice):
@@ -173,6 +176,14 @@ def look_through(
     series = [part for slices in groups.values() for part in _parts(slices)]
     # The order of the sort is kept among the parts of a series.
     return Found(root, tuple(sorted(series, key=_rank)), tuple(broken), tuple(sorted(ignored)))
+
+
+def _names(root: Path, files: Sequence[Path]) -> dict[Path, FileName]:
+    """The name of each file for messages: its path below the folder, and its number, which is public."""
+    return {
+        path: FileName(str(path.relative_to(root)), f"file {number} of {len(files)}")
+        for number, path in enumerate(files, 1)
+    }
 
 
 def choose(found: Found, reading: Reading) -> tuple[Series, tuple[str, ...]]:

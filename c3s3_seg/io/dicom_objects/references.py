@@ -110,9 +110,8 @@ def is_from_dicom(source: Source) -> bool:
 def _open(path: Path, source: Source) -> Origin:
     from c3s3_seg.io.deflated import whole_of
 
-    every: frozenset[Repair] = frozenset(
-        {"gaps", "tilt"}
-    )  # what was repaired when it was read is no obstacle here
+    # What was repaired when the scan was read is no obstacle here.
+    every: frozenset[Repair] = frozenset({"gaps", "tilt"})
     found, reading = find_series(path, Reading(repair=every))
     if reading.series is None:
         reading = Reading(source.series or None, every)

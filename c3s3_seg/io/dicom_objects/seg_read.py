@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Set
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,27 @@ from c3s3_seg.geometry.volume import Array, Geometry, Source, Volume
 from c3s3_seg.io.dicom.decoder import DecoderRefusal, PixelDecoder
 from c3s3_seg.io.dicom.header import unreadable
 from c3s3_seg.io.dicom_objects.seg_grid import OFF_VOXELS, STEP_PART
+
+
+@dataclass(frozen=True, eq=False)
+class _Frame:
+    """What the functional groups of a frame say of it, its own ones or those that all frames share.
+
+    Parameters
+    ----------
+    number
+        Its place in the file, from 1.
+    segment
+        The number of the segment that it shows; None in a label map, whose pixels say it.
+    position, orientation, measures
+        The items of PlanePosition-, PlaneOrientation- and PixelMeasuresSequence.
+    """
+
+    number: int
+    segment: int | None
+    position: Any
+    orientation: Any
+    measures: Any
 
 
 def read_seg(path: Path, grid: Geometry, values: Mapping[str, int]) -> Volume:
@@ -53,13 +75,13 @@ def read_seg(path: Path, grid: Geometry, values: Mapping[str, int]) -> Volume:
         numbers = segment_names(data)
         wanted = {number: values[name] for number, name in numbers.items() if name in values}
         array = np.zeros(grid.shape, dtype=np.uint16)
-        groups = list(_groups(data, path))
-        points = [group["PlanePositionSequence"].ImagePositionPatient for group in groups]
+        frames = list(_frames(data, path))
+        points = [frame.position.ImagePositionPatient for frame in frames]
         places = np.rint(grid.to_index(np.array(points, dtype=np.float64).reshape(-1, 3)))
-        for group, pixels in zip(groups, _pixels(data, path), strict=True):
-            _refuse_unnamed(group, pixels, {0, data.get("PixelPaddingValue"), *numbers}, path)
-            for number, inside in _segments(group, pixels, wanted):
-                _put(array, _place(group, inside, grid, places, path), wanted[number], path)
+        for frame, pixels in zip(frames, _pixels(data, path), strict=True):
+            _refuse_unnamed(frame, pixels, {0, data.get("PixelPaddingValue"), *numbers}, path)
+            for number, inside in _segments(frame, pixels, wanted):
+                _put(array, _voxels(frame, inside, grid, places, path), wanted[number], path)
     except (C3S3Error, MemoryError):
         raise
     except Exception as error:  # a damaged file can hold anything
@@ -89,19 +111,18 @@ def _open(path: Path) -> Any:
     return data
 
 
-def _groups(data: Any, path: Path) -> Iterator[dict[str, Any]]:
-    """Of each frame: the functional groups that say what it shows and where, its own or the shared ones."""
+def _frames(data: Any, path: Path) -> Iterator[_Frame]:
     shared = (data.get("SharedFunctionalGroupsSequence") or [{}])[0]
     needed = ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence")
     for number, own in enumerate(data.PerFrameFunctionalGroupsSequence, 1):
-        found = {name: (own.get(name) or shared.get(name) or [None])[0] for name in needed}
-        if None in found.values():
+        found = [(own.get(name) or shared.get(name) or [None])[0] for name in needed]
+        if None in found:
             raise InputError(f"frame {number} of this DICOM SEG does not say where it lies", where=path)
         seg = (
             own.get("SegmentIdentificationSequence") or shared.get("SegmentIdentificationSequence") or [None]
         )[0]
         segment = None if data.SegmentationType == "LABELMAP" else int(seg.ReferencedSegmentNumber)
-        yield {**found, "segment": segment, "number": number}
+        yield _Frame(number, segment, *found)
 
 
 def _pixels(data: Any, path: Path) -> Iterator[Array]:
@@ -137,37 +158,36 @@ def _plain(data: Any, frame: int) -> Array:
     return np.frombuffer(data.PixelData, kind, size, frame * size * kind.itemsize).reshape(rows, columns)
 
 
-def _refuse_unnamed(group: Mapping[str, Any], pixels: Array, known: Set[Any], path: Path) -> None:
+def _refuse_unnamed(frame: _Frame, pixels: Array, known: Set[Any], path: Path) -> None:
     """Refuse a segment whose name nobody knows: whether it is wanted cannot be said."""
-    shown = set(np.unique(pixels).tolist()) if group["segment"] is None else {group["segment"]}
+    shown = set(np.unique(pixels).tolist()) if frame.segment is None else {frame.segment}
     if shown - known:
-        what = f"frame {group['number']} of this DICOM SEG shows segment {min(shown - known)}"
+        what = f"frame {frame.number} of this DICOM SEG shows segment {min(shown - known)}"
         raise InputError(f"{what}, which it does not name", where=path, todo="Have it exported again")
 
 
 def _segments(
-    group: Mapping[str, Any], pixels: Array, wanted: Mapping[int, int]
+    frame: _Frame, pixels: Array, wanted: Mapping[int, int]
 ) -> Iterator[tuple[int, NDArray[np.bool_]]]:
     """The wanted segments that a frame shows, and where in it."""
-    if group["segment"] is not None:
-        if group["segment"] in wanted:
-            yield group["segment"], pixels != 0
+    if frame.segment is not None:
+        if frame.segment in wanted:
+            yield frame.segment, pixels != 0
         return
     for number in sorted(set(np.unique(pixels).tolist()) & set(wanted)):
         yield number, pixels == number
 
 
-def _place(
-    group: Mapping[str, Any], inside: NDArray[np.bool_], grid: Geometry, places: Array, path: Path
+def _voxels(
+    frame: _Frame, inside: NDArray[np.bool_], grid: Geometry, places: Array, path: Path
 ) -> NDArray[np.intp]:
     """(n, 3): the voxels in which the pixels of a frame lie that are `inside`.
 
     `places` (frames, 3) are the voxels of the first pixels of all frames.
     """
-    position = np.array(group["PlanePositionSequence"].ImagePositionPatient, dtype=np.float64)
-    cosines = np.array(group["PlaneOrientationSequence"].ImageOrientationPatient, dtype=np.float64)
-    measures = group["PixelMeasuresSequence"]
-    spacing = np.array(measures.PixelSpacing, dtype=np.float64)
+    position = np.array(frame.position.ImagePositionPatient, dtype=np.float64)
+    cosines = np.array(frame.orientation.ImageOrientationPatient, dtype=np.float64)
+    spacing = np.array(frame.measures.PixelSpacing, dtype=np.float64)
     first = grid.to_index(position)
     # PS3.3, C.7.6.2.1.1: the first cosines go with the column index, whose spacing is the second.
     along = grid.to_index(position + cosines[:3] * spacing[1]) - first
@@ -176,16 +196,16 @@ def _place(
     ends = np.array([[0, 0], [columns - 1, 0], [0, rows - 1], [columns - 1, rows - 1]])
     # Of whole steps: those of 59/58 voxels come to whole voxels at the corners, and nowhere between.
     off = (first - np.rint(first)) + ends @ np.stack([along - np.rint(along), down - np.rint(down)])
-    if not _are_steps(along, down, measures, grid, places) or np.abs(off).max() > OFF_VOXELS:
+    if not _are_steps(along, down, frame.measures, grid, places) or np.abs(off).max() > OFF_VOXELS:
         raise GeometryError(
-            f"frame {group['number']} of this DICOM SEG does not lie on the voxels of the scan, {grid}",
+            f"frame {frame.number} of this DICOM SEG does not lie on the voxels of the scan, {grid}",
             where=path,
             todo="Export it on the grid of the series that it was drawn on",
         )
     row, column = np.nonzero(inside)
     found = np.rint(first) + column[:, None] * np.rint(along) + row[:, None] * np.rint(down)
     if found.size and (found.min() < 0 or (found >= grid.shape).any()):
-        raise GeometryError(f"frame {group['number']} of this DICOM SEG reaches out of the scan", where=path)
+        raise GeometryError(f"frame {frame.number} of this DICOM SEG reaches out of the scan", where=path)
     return np.asarray(found, dtype=np.intp)
 
 

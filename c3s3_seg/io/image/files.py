@@ -1,26 +1,23 @@
-"""NIfTI, NRRD and MHA files <-> `Volume`, verified on the way in and on the way out."""
+"""NIfTI, NRRD and MHA files in: the reader of each format, and checks that all volumes and masks pass."""
 
 from __future__ import annotations
 
 import os
 import re
-import secrets
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
-from c3s3_seg.errors import GeometryError, InputError, MemoryLimitError, StorageError, shown
+from c3s3_seg.errors import GeometryError, InputError, MemoryLimitError, shown
 from c3s3_seg.geometry.orthonormalize import nearest_rotation
 from c3s3_seg.geometry.volume import Array, Geometry, Source, Volume
 from c3s3_seg.io.detect import is_dicom
 from c3s3_seg.io.image.nifti import Parts, read_nifti
 from c3s3_seg.io.image.nrrd_mha import read_nrrd_or_meta
 from c3s3_seg.io.limits import SPACING_RANGE_MM
-from c3s3_seg.system.files import OF_THE_STORAGE, lack_of_room
 
 
 class Reader(Protocol):
@@ -41,9 +38,6 @@ READERS: dict[str, Reader] = {
 }
 IMAGE_SUFFIXES = tuple(READERS)
 _LONGEST_FIRST = sorted(IMAGE_SUFFIXES, key=len, reverse=True)
-SAVE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha")
-# A NIfTI affine is float32: 6e-5 mm at 1000 mm from the origin.
-WRITTEN_TOL_MM = 1e-3
 # Masks that went through a slope and an intercept in float32 are off by up to 1e-5 of their labels.
 ROUNDED_BY = 1e-3
 ROUNDED = "labels were rounded"  # how the note of a mask begins that was off whole numbers
@@ -121,7 +115,7 @@ def load_mask(
     Parameters
     ----------
     path
-        An image file, see `load_image`; a DICOM SEG or an RTSTRUCT, see `io.drawing`.
+        An image file, see `load_image`; a DICOM SEG or an RTSTRUCT, see `dicom_objects.segmentation`.
     grid
         The grid of the scan that the mask belongs to. An RTSTRUCT needs it.
     hashed
@@ -183,7 +177,14 @@ def as_labels(volume: Volume) -> Volume:
 
 
 def nearest_whole(array: Array) -> tuple[Array | None, float]:
-    """The whole numbers that values are or nearly are, and by how much they are off; None if they are not."""
+    """The whole numbers that values (any shape) are to within 1e-3, and the largest distance from them.
+
+    Returns
+    -------
+    tuple
+        The array itself where it holds integers, else a rounded copy in its own type; None where a value is
+        further off, NaN or infinite. And the distance, 0.0 for integers.
+    """
     if array.dtype.kind != "f":
         return array, 0.0
     whole = np.rint(array)
@@ -208,59 +209,6 @@ def _no_labels(volume: Volume) -> InputError:
     return InputError(what, where=volume.source.path, todo=todo)
 
 
-def save(volume: Volume, path: str | Path, *, note: str = "") -> None:
-    """Write an image file: aside, synced, read back and compared, and only then put in its place.
-
-    Parameters
-    ----------
-    volume
-        Any real type of 8 to 64 bits, which is kept; bool becomes uint8. The grid must have right angles.
-    path
-        `.nii`, `.nii.gz`, `.nrrd` or `.mha` in a folder that exists. A file of this name is replaced.
-    note
-        Up to 79 characters for the header's free text (NIfTI: descrip): what has made the file.
-
-    Raises
-    ------
-    StorageError
-        If the disk is full, or the folder takes no file for another reason that the next file has too.
-    InputError
-        If it cannot be written in full (disk full, folder denied); then `path` is as it was before.
-    GeometryError
-        If the grid has no right angles.
-    """
-    path = Path(path)
-    suffix = image_suffix(path)
-    if suffix not in SAVE_SUFFIXES:
-        raise InputError(f"cannot write '{path.name}'; wanted {', '.join(SAVE_SUFFIXES)}", where=path)
-    if not path.parent.is_dir():
-        raise InputError("the folder to write to does not exist", where=path.parent, todo="Create it first")
-    if not volume.geometry.is_orthogonal:
-        raise GeometryError("the axes are not perpendicular, which an image file cannot keep", where=path)
-    # SimpleITK copies rows far sooner, and what is read back is compared sooner, as the file has them.
-    array = np.asfortranarray(_writable(volume.array, path))
-    # Short and hidden: a name of 255 bytes has no room for more, and a search for cases skips it.
-    aside = path.parent / f".{secrets.token_hex(6)}{suffix}"
-    try:
-        _write(array, volume.geometry, aside, **({"note": note} if note else {}))
-        _sync(aside)
-        _compare(array, volume.geometry, aside)
-        os.replace(aside, path)
-        _sync(path.parent)
-    except InputError as error:
-        raise _unwritten(path, error.what, array.nbytes) from error
-    except OSError as error:
-        if error.errno not in OF_THE_STORAGE:  # such as a name that is too long: the next file's is not
-            what = f"the file could not be written: {error.strerror or error}"
-            raise InputError(what, where=path) from error
-        raise _unwritten(path, error.strerror or "", array.nbytes) from error
-    except RuntimeError as error:
-        raise _unwritten(path, "the file was refused", array.nbytes) from error
-    finally:
-        with suppress(OSError):
-            aside.unlink(missing_ok=True)
-
-
 def _checked(parts: Parts, path: Path, orthonormal: bool) -> Volume:
     notes = parts.notes
     try:
@@ -282,7 +230,7 @@ def _checked(parts: Parts, path: Path, orthonormal: bool) -> Volume:
             todo="Resample the scan, or let the nearest rotation be taken with --repair orthonormal",
         )
     if parts.array.dtype.kind == "f":
-        _check_finite(parts.array, path)
+        check_finite(parts.array, path)
     notes = (*notes, *_sides_note(parts.sides, geometry))
     return Volume(parts.array, geometry, Source(path=path, notes=notes, sha256=parts.sha256 or None))
 
@@ -297,75 +245,18 @@ def _sides_note(stated: str, geometry: Geometry) -> tuple[str, ...]:
     )
 
 
-def _check_finite(array: Array, path: Path) -> None:
+def check_finite(array: Array, path: Path) -> None:
+    """Refuse voxels that are no numbers.
+
+    Raises
+    ------
+    InputError
+        If one is NaN or infinite, with how many are.
+    """
     if np.isfinite(array).all():
         return
     raise InputError(
         f"found {int(np.isnan(array).sum())} NaN and {int(np.isinf(array).sum())} infinite values"
         f" among {array.size} voxels; wanted numbers",
         where=path,
-    )
-
-
-def _writable(array: Array, path: Path) -> Array:
-    array = array.astype(np.uint8) if array.dtype == bool else array
-    if array.dtype.kind not in "iuf" or array.dtype.itemsize not in (1, 2, 4, 8) or array.dtype == np.float16:
-        raise InputError(f"cannot write voxels of type {array.dtype}", where=path)
-    if array.dtype.kind == "f":
-        _check_finite(array, path)
-    return array.astype(array.dtype.newbyteorder("="), copy=False)
-
-
-def _write(array: Array, geometry: Geometry, path: Path, note: str = "") -> None:
-    import SimpleITK
-
-    # Its warnings would go to stderr as they are.
-    SimpleITK.ProcessObject.GlobalWarningDisplayOff()  # type: ignore[no-untyped-call]
-    image: Any = SimpleITK.GetImageFromArray(array.transpose(2, 1, 0))
-    image.SetSpacing(geometry.spacing_mm.tolist())
-    image.SetOrigin(geometry.origin_mm.tolist())
-    image.SetDirection(geometry.direction.ravel().tolist())
-    if note:
-        image.SetMetaData("ITK_FileNotes", note)
-    with _unicode_path(path) as place:
-        SimpleITK.WriteImage(image, place, useCompression=path.suffix != ".nii")
-
-
-@contextmanager
-def _unicode_path(path: Path) -> Iterator[str]:
-    """A path to a file for SimpleITK, which ends the process where a folder's name is not Unicode."""
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            yield f"/proc/self/fd/{folder}/{path.name}"
-        finally:
-            os.close(folder)
-    else:
-        yield str(path)
-
-
-def _compare(array: Array, geometry: Geometry, path: Path) -> None:
-    back = load_image(path)
-    if back.array.dtype != array.dtype or not np.array_equal(back.array, array):
-        raise InputError("the voxels that were read back differ")
-    if not back.geometry.matches(geometry, WRITTEN_TOL_MM) or back.source.notes:
-        raise InputError("the grid that was read back differs")
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _unwritten(path: Path, reason: str, size: int) -> InputError:
-    lack = lack_of_room(path.parent, size)
-    return (StorageError if lack else InputError)(
-        f"the file could not be written in full: {lack or reason}",
-        where=path,
-        todo="Check that the disk has room and that the folder may be written to",
     )

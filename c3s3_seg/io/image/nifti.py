@@ -1,4 +1,4 @@
-"""NIfTI-1 and NIfTI-2 files in: proven complete before a voxel is used, and read from the proven bytes.
+"""NIfTI-1 and NIfTI-2 files in: the whole file is checked, and the voxels are taken from the checked bytes.
 
 SimpleITK fills a truncated file with zeros, and neither it nor nibabel notices a flipped byte: the
 CRC of a gzip stream is only known at its end. So the whole stream is unpacked here, its length and

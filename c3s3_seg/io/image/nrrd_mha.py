@@ -1,4 +1,4 @@
-"""NRRD and MetaImage files in: the voxels are taken from the very bytes that were proven to be whole.
+"""NRRD and MetaImage files in: the whole file is checked, and the voxels are taken from the checked bytes.
 
 No other library reads them: two readers of one header need not agree on which data file it names.
 """

@@ -48,9 +48,8 @@ Context = tuple[str, list[str]]
 def _parse(text: str) -> tuple[str, str, int]:
     match = re.fullmatch(r"([^@]{1,16})@([^@\s]+):([0-9]{1,5})", text)
     if match is None or not 0 < int(match[3]) < 65536 or not _is_title(match[1]):
-        shown = (
-            "" if ":" in text.partition("@")[0] else f" '{text}'"
-        )  # before the colon and behind it: a login
+        # A colon before the @ is that of a login, which is not repeated.
+        shown = "" if ":" in text.partition("@")[0] else f" '{text}'"
         raise InputError(f"found the server{shown}, wanted {SERVER_FORMS}")
     return match[1], match[2], int(match[3])
 

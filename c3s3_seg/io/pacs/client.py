@@ -28,12 +28,8 @@ from c3s3_seg.io.pacs.association import (
 from c3s3_seg.io.pacs.inbox import AGAIN, Inbox
 from c3s3_seg.io.pacs.listener import listening
 from c3s3_seg.io.pacs.outbox import Outgoing, Sent, collect
-from c3s3_seg.io.pacs.query import MOST_STUDIES, FetchLimits, Wanted, study_keys, study_uids
-from c3s3_seg.io.pacs.search import FIND as FIND
-from c3s3_seg.io.pacs.search import GET as GET
-from c3s3_seg.io.pacs.search import MOVE as MOVE
-from c3s3_seg.io.pacs.search import PATIENCE, answers, check_end, query, responses
-from c3s3_seg.io.pacs.server import fetch_study
+from c3s3_seg.io.pacs.query import MOST_STUDIES, PATIENCE, study_keys, study_uids
+from c3s3_seg.io.pacs.search import FIND, GET, MOVE, answers, check_end, query, responses
 
 # One for each syntax: of several in one context a server takes one, and could send nothing else.
 RECEIVED: list[Context] = [(kind, [syntax]) for kind, several in STORED.items() for syntax in several]
@@ -132,36 +128,6 @@ def _store(node: Node, link: Any, file: Outgoing) -> None:
         check_status(node, status, "the file")
     except InputError as error:
         raise InputError(error.what, where=file.name) from error
-
-
-def find_studies(
-    node: Node, accession: str, caller: Caller | None = None, *, patient: str | None = None
-) -> list[str]:
-    """`DimseServer.find_studies`."""
-    return DimseServer(node, caller or Caller()).find_studies(accession, patient)
-
-
-def fetch(
-    node: Node,
-    out: Path,
-    *,
-    study: str,
-    series: str | None = None,
-    accession: str | None = None,
-    patient: str | None = None,
-    caller: Caller | None = None,
-    listener: AssociationListener | None = None,
-    limits: FetchLimits | None = None,
-) -> list[Path]:
-    """`fetch_study` by DIMSE, with its words as text.
-
-    Raises
-    ------
-    InputError
-        Also if a UID is none, or a key could match anything else.
-    """
-    wanted = Wanted.parse(study, series, accession, patient)
-    return fetch_study(DimseServer(node, caller or Caller(), listener), Path(out), wanted, limits)
 
 
 def send(node: Node, paths: Sequence[Path], caller: Caller | None = None) -> int:

@@ -18,7 +18,7 @@ from c3s3_seg.io.pacs.association import Caller
 from c3s3_seg.io.pacs.http_session import ANSWER_BYTES, Wire, client, ending_after, explained, limited
 from c3s3_seg.io.pacs.inbox import SUCCESS, Came, Inbox
 from c3s3_seg.io.pacs.outbox import OneFileError, Outgoing, Sent
-from c3s3_seg.io.pacs.query import MOST_STUDIES, NAMES, Wanted, study_keys, study_uids
+from c3s3_seg.io.pacs.query import MOST_STUDIES, NAMES, PATIENCE, Wanted, study_keys, study_uids
 from c3s3_seg.io.pacs.web_address import Credentials, WebAddress
 
 # A file is held three times while it is taken out of the answer; an element has at most 4 GB (PS3.5, 7.1.1).
@@ -65,7 +65,7 @@ class WebServer:
 
         with client(self.address, self.caller, self.credentials, wire) as web:
             try:
-                with ending_after(4 * self.caller.timeout_s, end):
+                with ending_after(PATIENCE * self.caller.timeout_s, end):
                     found = _search(web, asked)
             except C3S3Error:
                 raise

@@ -14,7 +14,7 @@ from typing import Any
 from c3s3_seg.errors import C3S3Error, InputError, RefusedError
 from c3s3_seg.io.deflated import header_of
 from c3s3_seg.io.dicom_objects.codes import Uid
-from c3s3_seg.io.pacs.query import NAMES, FetchLimits, Wanted, text_of
+from c3s3_seg.io.pacs.query import NAMES, FetchLimits, Wanted, count_of, text_of
 from c3s3_seg.system.files import make_folder, write_whole
 
 SUCCESS, NOT_UNDERSTOOD, NO_ROOM, NOT_ALLOWED = 0x0000, 0xC000, 0xA700, 0x0124
@@ -97,8 +97,7 @@ class Inbox:
         """
         item = self.wanted.meant(server, found)
         self.expect(text_of(item, "AccessionNumber"), text_of(item, "PatientID"))
-        count = text_of(item, self.wanted.count)
-        return int(count) if count.isascii() and count.isdigit() and len(count) < 10 else None
+        return count_of(item, self.wanted.count)
 
     def check_complete(self, server: object, expected: int | None) -> None:
         """Compare what came with what the server has.

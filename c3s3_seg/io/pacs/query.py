@@ -14,6 +14,7 @@ NAMES = (
     "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID", "AccessionNumber", "PatientID",
 )  # fmt: skip
 MOST_STUDIES = 100  # of one accession number
+PATIENCE = 4.0  # times the timeout of an answer: what a whole search may take
 
 
 def search_key(text: str, what: str) -> str:
@@ -152,6 +153,12 @@ def text_of(header: Any, name: str) -> str:
         return str(header.get(name, "") or "").strip(" \0")
     except Exception:  # pydicom converts a value when it is first asked for, and raises what it likes
         return ""
+
+
+def count_of(header: Any, name: str) -> int | None:
+    """A number of files that a server states; None where it states none, or something else."""
+    text = text_of(header, name)
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
 
 
 def study_keys(accession: str, patient: str | None) -> dict[str, str]:

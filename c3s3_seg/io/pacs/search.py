@@ -12,12 +12,11 @@ from typing import Any
 from c3s3_seg.errors import InputError
 from c3s3_seg.io.dicom_objects.codes import Uid
 from c3s3_seg.io.pacs.association import PENDING, PLAIN, Caller, Node, association, check_status
-from c3s3_seg.io.pacs.query import text_of
+from c3s3_seg.io.pacs.query import PATIENCE, count_of, text_of
 
 FIND, GET, MOVE = (f"1.2.840.10008.5.1.4.1.2.2.{n}" for n in (1, 3, 2))
 SERIES_FILES = "NumberOfSeriesRelatedInstances"
 MOST = 20_000  # answers to one query
-PATIENCE = 4.0  # times the timeout of an answer: what a whole search may take
 
 
 @dataclass(frozen=True)
@@ -72,8 +71,8 @@ def series_of_days(
                 same = text_of(item, "StudyInstanceUID") in ("", study)
                 if same and text_of(item, "Modality") in modalities:
                     series = Uid(text_of(item, "SeriesInstanceUID"))
-                    count = _count(item)
-                    if count < 0:  # the key is optional
+                    count = count_of(item, SERIES_FILES)
+                    if count is None:  # the key is optional
                         count = _listed(node, link, (study, series), limit_s)
                     found[series] = FoundSeries(study, series, count)
     return list(found.values())
@@ -145,8 +144,3 @@ def _listed(node: Node, link: Any, uids: tuple[Uid, Uid], limit_s: float) -> int
     with suppress(InputError):
         return len(answers(node, link, asked, limit_s, most=MOST, uid="SOPInstanceUID")) or -1
     return -1
-
-
-def _count(item: Any) -> int:
-    text = text_of(item, SERIES_FILES)
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else -1

@@ -1,4 +1,4 @@
-"""The places of a case's files: whether they may be taken, and that what lay there before goes as one."""
+"""The files of a case in the output folder: their names, and what happens to those that are there already."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from c3s3_seg.batch.job import CaseTask, Job
+from c3s3_seg.bundle import Task as ModelTask
 from c3s3_seg.errors import C3S3Error, InputError
-from c3s3_seg.inference.predictor import Predictor
-from c3s3_seg.io.formats import image_suffix_of
+from c3s3_seg.inference.settings import Settings
+from c3s3_seg.io.formats import REPAIRED_FOLDER, image_suffix_of, repaired_path
 from c3s3_seg.io.hashes import sha256
-from c3s3_seg.system.files import check_name
+from c3s3_seg.system.files import check_name, refuse_link
 from c3s3_seg.system.ownership import FILES, TODO, check_place, is_ours, read_case, remove_ours
 
 PROBABILITIES = "probabilities"  # apart, so that `evaluate` does not take them for masks
 UNCERTAINTY = "uncertainty"
-REPAIRED = "repaired"
-FOLDERS = (PROBABILITIES, UNCERTAINTY, REPAIRED)
+FOLDERS = (PROBABILITIES, UNCERTAINTY, REPAIRED_FOLDER)
 MARKED = (".json", ".html", ".png")  # these say in their content that they are ours
 EARLIER = 32  # hashes of replaced files that are remembered of a case
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What the model's settings have a case write beside what the job says.
+class RequestedMaps:
+    """The maps that the settings of the model have each case write, beside what the job says.
 
     Parameters
     ----------
@@ -43,19 +43,18 @@ class Asked:
     uncertainty: bool = False
 
     @classmethod
-    def of(cls, predictor: Predictor) -> Asked:
-        """What a loaded model will do."""
-        settings = predictor.settings
-        return cls(tuple(predictor.task.label_values), settings.probabilities, settings.uncertainty)
+    def of(cls, task: ModelTask, settings: Settings) -> RequestedMaps:
+        """What a model of this task writes with these settings."""
+        return cls(tuple(task.label_values), settings.probabilities, settings.uncertainty)
 
 
-def places(job: Job, case: str, asked: Asked) -> list[str]:
-    """All files that a case may write, by their names in the output folder; its JSON is the last."""
+def file_names(job: Job, case: str, maps: RequestedMaps) -> list[str]:
+    """All files that a case may write, relative to the output folder: the mask first, its JSON last."""
     image = image_suffix_of(job.suffix)
     names = [job.mask_of(case).name]
-    names += [f"{REPAIRED}/{case}.nii.gz"] if job.reading.repair else []
-    names += [f"{PROBABILITIES}/{case}.{label}.{image}" for label in asked.labels if asked.probabilities]
-    names += [f"{UNCERTAINTY}/{case}.{image}"] if asked.uncertainty else []
+    names += [str(repaired_path(Path(), case))] if job.reading.repair else []
+    names += [f"{PROBABILITIES}/{case}.{label}.{image}" for label in maps.labels if maps.probabilities]
+    names += [f"{UNCERTAINTY}/{case}.{image}"] if maps.uncertainty else []
     names += [f"{case}.png"] if job.preview else []
     names += [f"{case}.sc.dcm"] if job.secondary_capture else []
     names += [f"{case}.html"] if job.html else []
@@ -87,7 +86,8 @@ def check_places(
     metadata = read_case(out / names[-1])
     for name in names:
         path = out / name
-        _check_folder(path.parent, out)
+        if path.parent != out:
+            refuse_link(path.parent, "Remove the link, or give another folder with -o")
         if not _is_taken(path):
             continue
         if is_source(path, task):
@@ -141,13 +141,9 @@ def check_unchanged(path: Path, known: str | None) -> None:
         )
 
 
-def _check_folder(folder: Path, out: Path) -> None:
-    if folder != out and folder.is_symlink():
-        todo = "Remove the link, or give another folder with -o"
-        raise InputError("is a symbolic link, wanted a folder of its own", where=folder, todo=todo)
-
-
-def clear(out: Path, task: CaseTask, names: Iterable[str], recorded: Mapping[str, str]) -> dict[str, str]:
+def remove_earlier(
+    out: Path, task: CaseTask, names: Iterable[str], recorded: Mapping[str, str]
+) -> dict[str, str]:
     """Remove all that an earlier run wrote for a case, so that nothing of it stands beside what comes.
 
     Parameters
@@ -173,9 +169,7 @@ def clear(out: Path, task: CaseTask, names: Iterable[str], recorded: Mapping[str
     for name, known in {**listed, **dict.fromkeys(names, ""), **recorded}.items():
         path = out / name
         with suppress(OSError, C3S3Error):
-            if not _is_inside(name, out) or path.is_symlink() or not path.is_file():
-                continue
-            if is_source(path, task):
+            if not _may_be_removed(name, out, task):
                 continue
             unfinished = not known and (path.suffix not in MARKED or is_ours(path))
             if unfinished or (known and sha256(path) == known):
@@ -185,12 +179,19 @@ def clear(out: Path, task: CaseTask, names: Iterable[str], recorded: Mapping[str
     return {known: name for name, known in {**listed, **recorded}.items() if known}
 
 
-def remove(out: Path, names: Iterable[str]) -> None:
+def remove_files(out: Path, names: Iterable[str]) -> None:
     """Remove what an attempt that failed has written: its places were free when it began."""
     for name in names:
         with suppress(OSError):
             if _is_inside(name, out) and not (out / name).is_symlink():
                 (out / name).unlink(missing_ok=True)
+
+
+def _may_be_removed(name: str, out: Path, task: CaseTask) -> bool:
+    """Whether a name is that of a regular file of the folder, which is neither the scan nor the truth."""
+    path = out / name
+    is_file = _is_inside(name, out) and not path.is_symlink() and path.is_file()
+    return is_file and not is_source(path, task)
 
 
 def _is_inside(name: str, out: Path) -> bool:
@@ -211,8 +212,8 @@ def _is_named(path: Path, name: str, metadata: dict[str, Any] | None) -> bool:
     return False
 
 
-def left_behind(out: Path, names: Iterable[str]) -> dict[str, str]:
-    """What those of the files that are JSON of a case say was written with it: name -> sha256."""
+def listed_in_json(out: Path, names: Iterable[str]) -> dict[str, str]:
+    """The files that the JSON files of cases among `names` say were written with them: name -> sha256."""
     named: dict[str, str] = {}
     for name in (name for name in names if name.endswith(".json")):
         listed = (read_case(out / name) or {}).get(FILES)
@@ -221,7 +222,7 @@ def left_behind(out: Path, names: Iterable[str]) -> dict[str, str]:
     return named
 
 
-def sealed(
+def case_json(
     metadata: dict[str, Any], out: Path, written: Iterable[Path], kept: Mapping[str, str] | None = None
 ) -> tuple[bytes, dict[str, str]]:
     """A case's JSON with the hashes of what was written before it, and of what stays; and these hashes."""
@@ -234,7 +235,7 @@ def remove_replaced(out: Path, task: CaseTask, replaced: Mapping[str, str]) -> N
     for name, known in replaced.items():
         path = out / name
         with suppress(OSError, C3S3Error):
-            if not _is_inside(name, out) or path.is_symlink() or not path.is_file() or is_source(path, task):
+            if not _may_be_removed(name, out, task):
                 continue
             if sha256(path) == known if known else is_ours(path):
                 path.unlink()

@@ -1,0 +1,295 @@
+"""One set of predictions measured against the truths: its cases, their labels, their scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from c3s3_seg.errors import C3S3Error, InputError, Told
+from c3s3_seg.metrics.results import CaseScore, PaperScore, Score
+from c3s3_seg.metrics.scoring import diagonal_mm, diagonal_vox, labels_in, paper_scores, scores
+from c3s3_seg.report.label_values import (
+    CaseLabels,
+    Labels,
+    first_names,
+    label_remarks,
+    labels_of,
+    named_beside,
+    refuse_mixup,
+)
+from c3s3_seg.report.rows import CaseFiles, Failure
+from c3s3_seg.system.choices import ScoreProtocol, check_word
+from c3s3_seg.system.process_pool import Died, each
+from c3s3_seg.system.progress import Progress
+
+if TYPE_CHECKING:
+    from c3s3_seg.geometry.volume import Volume
+    from c3s3_seg.io.mask_files import MaskPairs
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """How to measure.
+
+    Parameters
+    ----------
+    protocol
+        `clinical`: mm, see `metrics.scoring.score`. `paper`: voxels, see `paper_score` there.
+    labels
+        Name -> value; of names with one value the first names the label, and the others are what some DICOM
+        SEG or RTSTRUCT files call it. None: every label of any truth, by the names in such files, by those in
+        the JSON that `predict` writes beside a mask, or as `label_1`, `label_2`, ...; where all truths are
+        empty those of the predictions, else `label_1`.
+    tolerances_mm
+        Of the normalised surface distance.
+    area_nsd
+        Whether to measure it by area too.
+    resample
+        Whether a prediction on another grid is put on the truth's, which is recorded, or refused.
+    workers
+        How many processes measure.
+    html
+        Whether to write `report.html` too; needs plotly.
+    images
+        A scan, or a folder of scans named like the predictions: for the pictures of the page, and for the
+        grid where prediction and truth are DICOM SEG or RTSTRUCT.
+
+    Raises
+    ------
+    InputError
+        If there is no such protocol.
+    """
+
+    protocol: ScoreProtocol = "clinical"
+    labels: Mapping[str, int] | None = None
+    tolerances_mm: tuple[float, ...] = (1.0, 2.0)
+    area_nsd: bool = False
+    resample: bool = False
+    workers: int = 1
+    html: bool = False
+    images: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a word that is none."""
+        check_word("protocol", self.protocol, ScoreProtocol)
+
+
+@dataclass(frozen=True)
+class MeasuredSet:
+    """What was measured of one set of predictions.
+
+    Parameters
+    ----------
+    rows
+        One for each case and label that could be measured, in the order of the cases.
+    failures
+        Every case that could not, with its reason.
+    labels
+        Pairs (name, value) that were measured.
+    files
+        The cases that have a truth, measured or not.
+    remarks
+        What has to be said of the labels of the whole set, a sentence each.
+    """
+
+    rows: tuple[CaseScore, ...]
+    failures: tuple[Failure, ...]
+    labels: Labels
+    files: tuple[CaseFiles, ...]
+    remarks: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Work:
+    """One case to be measured, as it goes to a process."""
+
+    files: CaseFiles
+    labels: Labels
+    settings: EvaluationSettings
+
+
+@dataclass(frozen=True)
+class _Evaluated:
+    """What was measured of a case, and what its masks hold."""
+
+    rows: tuple[CaseScore, ...]
+    held: CaseLabels
+
+
+def measure_set(
+    predictions: Path,
+    truth: Path,
+    settings: EvaluationSettings,
+    progress: Progress | None,
+    first: MeasuredSet | None = None,
+) -> MeasuredSet:
+    """Measure every case that has a truth; the others, and those that cannot be measured, are failures.
+
+    Parameters
+    ----------
+    predictions, truth
+        A mask or a folder of masks each, as `evaluate` takes them.
+    settings
+        How to measure.
+    progress
+        Called with (case, how many are done, all) after each case; None: not called.
+    first
+        The set that this one is compared with: it has the same labels. None: there is none.
+
+    Raises
+    ------
+    C3S3Error
+        As `evaluate`.
+    """
+    from c3s3_seg.io.mask_files import pair_masks
+
+    pairs = pair_masks(predictions, truth)
+    failures = [Failure(case.name, why) for case, why in pairs.alone]
+    failures += [
+        Failure(case.name, f"no prediction for this truth, {public_path(case.path)}") for case in pairs.missed
+    ]
+    files = _files(pairs, settings)
+    labels, model = _labels(files, settings, first)
+    refuse_mixup(files, labels)
+    measured: list[_Evaluated] = []
+    for case, outcome in zip(files, _outcomes(files, labels, settings, progress), strict=True):
+        if isinstance(outcome, _Evaluated):
+            measured.append(outcome)
+        elif len(files) == 1 and isinstance(outcome, C3S3Error):
+            raise outcome
+        else:
+            failures.append(Failure(case.case, _without(_reason(outcome), (case.prediction, case.truth))))
+    rows = tuple(row for outcome in measured for row in outcome.rows)
+    remarks = label_remarks([outcome.held for outcome in measured], dict(labels), dict(files[0].names))
+    remarks += (f"the predictions are those of the model {model}",) if model else ()
+    return MeasuredSet(rows, tuple(failures), labels, files, remarks)
+
+
+def _labels(
+    files: Sequence[CaseFiles], settings: EvaluationSettings, first: MeasuredSet | None
+) -> tuple[Labels, str]:
+    """The labels to be measured, and the model if the files beside the predictions name it, else ""."""
+    if settings.labels:
+        return (first.labels if first else ()) or first_names(settings.labels), ""
+    # The same name may have two values. Where the first set is image files, values count: the numbers of the
+    # segments beside them.
+    renumbered = first is not None and bool(first.files[0].names and files[0].names)
+    if first is not None and first.labels and not renumbered:
+        return first.labels, ""
+    return named_beside(labels_of(files, settings.workers), files)
+
+
+def _outcomes(
+    files: Sequence[CaseFiles], labels: Labels, settings: EvaluationSettings, progress: Progress | None
+) -> list[_Evaluated | Exception | Died]:
+    """What became of each case, in the order of the files."""
+    work = [_Work(case, labels, settings) for case in files]
+    outcomes: dict[int, _Evaluated | Exception | Died] = {}
+    for number, outcome in each(_try, work, settings.workers):
+        outcomes[number] = outcome
+        if progress:
+            progress(files[number].case, len(outcomes), len(files))
+    return [outcomes[number] for number in range(len(files))]
+
+
+def _files(pairs: MaskPairs, settings: EvaluationSettings) -> tuple[CaseFiles, ...]:
+    """Where the files of each case are; refused where predictions or truths are scans."""
+    from c3s3_seg.io.mask_pair import name_values
+    from c3s3_seg.io.scan_like import refuse_scans
+
+    predictions = [case.path for case, _ in pairs.pairs]
+    truths = [path for _, path in pairs.pairs]
+    refuse_scans(truths)
+    refuse_scans(predictions)
+    names = settings.labels or name_values(truths, predictions)
+    scans = _scans([case.name for case, _ in pairs.pairs], settings.images)
+    return tuple(
+        CaseFiles(case.name, case.path, path, scans.get(case.name), tuple(names.items()))
+        for case, path in pairs.pairs
+    )
+
+
+def _scans(cases: Sequence[str], images: Path | None) -> dict[str, Path]:
+    """Case -> its scan, by name; of a single case the single scan that was given."""
+    from c3s3_seg.io import find_cases
+
+    if images is None:
+        return {}
+    found = find_cases([images])
+    if len(found) == len(cases) == 1:
+        return {cases[0]: found[0].path}
+    scans = {scan.name: scan.path for scan in found}
+    return scans if set(cases) <= set(scans) else {**_series_scans(images), **scans}
+
+
+def _series_scans(images: Path) -> dict[str, Path]:
+    """The series of studies by the names that `predict` gives them: a file stands for its series."""
+    from c3s3_seg.io.reading import Reading
+    from c3s3_seg.io.studies import find_scans
+
+    with suppress(InputError):  # nothing but image files, whose names are known
+        return {case.name: case.paths[0] for case in find_scans([images], Reading()).cases if case.files}
+    return {}
+
+
+def _try(work: _Work) -> _Evaluated | Exception:
+    """One bad case must not stop the others, whatever is wrong with it."""
+    try:
+        return _measure(work)
+    except Exception as error:
+        return error if isinstance(error, C3S3Error) else RuntimeError(_reason(error))
+
+
+def _measure(work: _Work) -> _Evaluated:
+    from c3s3_seg.geometry.resample import resample_mask
+    from c3s3_seg.io.mask_pair import load_pair
+
+    settings, labels, files = work.settings, dict(work.labels), work.files
+    prediction, wanted = load_pair(files.prediction, files.truth, dict(files.names), files.scan)
+    held = CaseLabels(files.case, labels_in(prediction), labels_in(wanted))
+    if settings.resample:
+        prediction = resample_mask(prediction, wanted.geometry)
+    found = _scores(prediction, wanted, list(labels.values()), settings)
+    in_mm, in_voxels = diagonal_mm(wanted.geometry), diagonal_vox(wanted.geometry)
+    notes = tuple(f"prediction: {note}" for note in prediction.source.notes)
+    notes += tuple(f"truth: {note}" for note in wanted.source.notes)
+    rows = tuple(
+        CaseScore(files.case, name, found[value], in_mm, notes, in_voxels) for name, value in labels.items()
+    )
+    return _Evaluated(rows, held)
+
+
+def _scores(
+    prediction: Volume, truth: Volume, values: Sequence[int], settings: EvaluationSettings
+) -> Mapping[int, Score | PaperScore]:
+    if settings.protocol == "paper":
+        return paper_scores(prediction, truth, values)
+    tolerances, area = settings.tolerances_mm, settings.area_nsd
+    return scores(prediction, truth, values, tolerances_mm=tolerances, area_nsd=area)
+
+
+def public_path(path: Path) -> Path:
+    """The path to write down for a file: of a DICOM file its folder, as its name may be the patient's."""
+    from c3s3_seg.io.image.files import image_suffix
+
+    return path if image_suffix(path) else path.parent
+
+
+def _without(reason: Told, paths: Sequence[Path]) -> Told:
+    """A reason in which files are called by their `public_path`."""
+    for path in paths:
+        old, new = str(path), str(public_path(path))
+        reason = Told.of(reason.named.replace(old, new), reason.public.replace(old, new))
+    return reason
+
+
+def _reason(outcome: Exception | Died) -> Told:
+    """Why a case failed; names of files in DICOM folders are for the terminal alone."""
+    if isinstance(outcome, C3S3Error):
+        return outcome.told
+    if isinstance(outcome, Died):
+        return Told(outcome.reason)
+    return Told(str(outcome) if isinstance(outcome, RuntimeError) else f"{type(outcome).__name__}: {outcome}")

@@ -1,0 +1,130 @@
+"""NIfTI, NRRD and MHA files out: written aside, read back and compared before they take their place."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from c3s3_seg.errors import GeometryError, InputError, StorageError
+from c3s3_seg.geometry.volume import Array, Geometry, Volume
+from c3s3_seg.io.image.files import check_finite, image_suffix, load_image
+from c3s3_seg.system.files import OF_THE_STORAGE, lack_of_room, sync
+
+SAVE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha")
+# A NIfTI affine is float32: 6e-5 mm at 1000 mm from the origin.
+WRITTEN_TOL_MM = 1e-3
+
+
+def save(volume: Volume, path: str | Path, *, note: str = "") -> None:
+    """Write an image file: aside, synced, read back and compared, and only then put in its place.
+
+    Parameters
+    ----------
+    volume
+        Any real type of 8 to 64 bits, which is kept; bool becomes uint8. The grid must have right angles.
+    path
+        `.nii`, `.nii.gz`, `.nrrd` or `.mha` in a folder that exists. A file of this name is replaced.
+    note
+        Up to 79 characters for the header's free text (NIfTI: descrip): what has made the file.
+
+    Raises
+    ------
+    StorageError
+        If the disk is full, or the folder takes no file for another reason that the next file has too.
+    InputError
+        If it cannot be written in full (disk full, folder denied); then `path` is as it was before.
+    GeometryError
+        If the grid has no right angles.
+    """
+    path = Path(path)
+    suffix = image_suffix(path)
+    if suffix not in SAVE_SUFFIXES:
+        raise InputError(f"cannot write '{path.name}'; wanted {', '.join(SAVE_SUFFIXES)}", where=path)
+    if not path.parent.is_dir():
+        raise InputError("the folder to write to does not exist", where=path.parent, todo="Create it first")
+    if not volume.geometry.is_orthogonal:
+        raise GeometryError("the axes are not perpendicular, which an image file cannot keep", where=path)
+    # SimpleITK copies rows far sooner, and what is read back is compared sooner, as the file has them.
+    array = np.asfortranarray(_writable(volume.array, path))
+    # Short and hidden: a name of 255 bytes has no room for more, and a search for cases skips it.
+    aside = path.parent / f".{secrets.token_hex(6)}{suffix}"
+    try:
+        _write(array, volume.geometry, aside, **({"note": note} if note else {}))
+        sync(aside)
+        _compare(array, volume.geometry, aside)
+        os.replace(aside, path)
+        sync(path.parent)
+    except InputError as error:
+        raise _unwritten(path, error.what, array.nbytes) from error
+    except OSError as error:
+        if error.errno not in OF_THE_STORAGE:  # such as a name that is too long: the next file's is not
+            what = f"the file could not be written: {error.strerror or error}"
+            raise InputError(what, where=path) from error
+        raise _unwritten(path, error.strerror or "", array.nbytes) from error
+    except RuntimeError as error:
+        raise _unwritten(path, "the file was refused", array.nbytes) from error
+    finally:
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
+
+
+def _writable(array: Array, path: Path) -> Array:
+    array = array.astype(np.uint8) if array.dtype == bool else array
+    if array.dtype.kind not in "iuf" or array.dtype.itemsize not in (1, 2, 4, 8) or array.dtype == np.float16:
+        raise InputError(f"cannot write voxels of type {array.dtype}", where=path)
+    if array.dtype.kind == "f":
+        check_finite(array, path)
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def _write(array: Array, geometry: Geometry, path: Path, note: str = "") -> None:
+    import SimpleITK
+
+    # Its warnings would go to stderr as they are.
+    SimpleITK.ProcessObject.GlobalWarningDisplayOff()  # type: ignore[no-untyped-call]
+    image: Any = SimpleITK.GetImageFromArray(array.transpose(2, 1, 0))
+    image.SetSpacing(geometry.spacing_mm.tolist())
+    image.SetOrigin(geometry.origin_mm.tolist())
+    image.SetDirection(geometry.direction.ravel().tolist())
+    if note:
+        image.SetMetaData("ITK_FileNotes", note)
+    with _unicode_path(path) as place:
+        SimpleITK.WriteImage(image, place, useCompression=path.suffix != ".nii")
+
+
+@contextmanager
+def _unicode_path(path: Path) -> Iterator[str]:
+    """A path to a file for SimpleITK, which ends the process where a folder's name is not Unicode."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            yield f"/proc/self/fd/{folder}/{path.name}"
+        finally:
+            os.close(folder)
+    else:
+        yield str(path)
+
+
+def _compare(array: Array, geometry: Geometry, path: Path) -> None:
+    back = load_image(path)
+    if back.array.dtype != array.dtype or not np.array_equal(back.array, array):
+        raise InputError("the voxels that were read back differ")
+    if not back.geometry.matches(geometry, WRITTEN_TOL_MM) or back.source.notes:
+        raise InputError("the grid that was read back differs")
+
+
+def _unwritten(path: Path, reason: str, size: int) -> InputError:
+    lack = lack_of_room(path.parent, size)
+    return (StorageError if lack else InputError)(
+        f"the file could not be written in full: {lack or reason}",
+        where=path,
+        todo="Check that the disk has room and that the folder may be written to",
+    )
