@@ -231,6 +231,13 @@ def listed(names: Iterable[str], most: int = 3) -> str:
     return ", ".join(f"{name}" for name in every[:most]) + more  # formatted: a FileName has two versions
 
 
+def quantity(count: int, noun: str) -> str:
+    """A number with its noun: `1 case`, `2 cases`, `2 studies`; the noun is given in the singular."""
+    if count == 1 or noun.endswith("series"):
+        return f"{count:,} {noun}"
+    return f"{count:,} {f'{noun[:-1]}ies' if noun.endswith('dy') else f'{noun}s'}"
+
+
 NO_MEMORY = "the memory did not suffice"
 MORE_MEMORY = "Give more memory, or fewer workers, or smaller tiles with --set tiling.overlap=0.25"
 # What libraries say in place of a MemoryError: C++ runtimes, torch, the C library; the dynamic linker, when a

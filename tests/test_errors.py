@@ -8,7 +8,7 @@ import pytest
 
 from c3s3_seg.batch.evaluate import EvaluationSettings as EvaluateSettings
 from c3s3_seg.batch.evaluate import evaluate
-from c3s3_seg.errors import C3S3Error, in_python, is_out_of_memory, shown
+from c3s3_seg.errors import C3S3Error, in_python, is_out_of_memory, quantity, shown
 from c3s3_seg.geometry.volume import Geometry
 from c3s3_seg.inference.settings import Settings
 from c3s3_seg.io.image.save import save
@@ -101,3 +101,13 @@ def test_a_module_that_finds_no_memory_when_it_is_loaded(
         import_module("broken_module")
     assert not is_out_of_memory(broken.value)
     assert not is_out_of_memory(SystemError(said))
+
+
+def test_a_number_has_the_noun_in_its_number() -> None:
+    assert (quantity(1, "case"), quantity(0, "case"), quantity(1200, "scan")) == (
+        "1 case",
+        "0 cases",
+        "1,200 scans",
+    )
+    assert (quantity(1, "dead study"), quantity(2, "dead study")) == ("1 dead study", "2 dead studies")
+    assert (quantity(1, "series"), quantity(2, "series")) == ("1 series", "2 series")

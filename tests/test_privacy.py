@@ -144,7 +144,7 @@ def test_fetch_and_send_name_nobody(scans: Path, tmp_path: Path) -> None:
         node = f"PACS@127.0.0.1:{here.server_address[1]}"
         files = sorted((scans / "good").iterdir())
         sent = run("send", node, files[0])
-        assert sent.stdout == b"1 files were sent.\n"
+        assert sent.stdout == b"Sent 1 file.\n"
         refused = run("send", node, files[0])
         assert b"refused" in refused.stderr
         lost = run("fetch", node, "-o", tmp_path, "--accession", MARKER)

@@ -25,7 +25,7 @@ from c3s3_seg.batch.job import BatchPlan, CaseTask, Job, Kept
 from c3s3_seg.batch.journal import Journal, JournalRecord
 from c3s3_seg.batch.provenance import RESERVED
 from c3s3_seg.batch.records import Outcome, Refusal
-from c3s3_seg.errors import C3S3Error, InputError
+from c3s3_seg.errors import C3S3Error, InputError, quantity
 from c3s3_seg.io.formats import mask_path
 from c3s3_seg.io.hashes import input_sha256
 from c3s3_seg.system.choices import MaskFormat
@@ -70,20 +70,22 @@ class Sorted:
             passed = sum(o.passed_over for o in self.kept)
             done = len(self.kept) - failed - passed
             if done:
-                parts.append(f"{done} cases were finished before; their hashes hold")
+                parts.append(f"{quantity(done, 'case')} finished before, as recorded")
             if passed:
-                parts.append(f"{passed} series were passed over before and have not changed")
+                parts.append(f"{passed} series passed over before, unchanged")
             if failed:
-                parts.append(
-                    f"{failed} cases failed before and have not changed (--retry-failed tries again)"
-                )
-        parts += [f"{count} finished cases are done again: {why}" for why, count in self.redone.items()]
+                again = "--retry-failed tries again"
+                parts.append(f"{quantity(failed, 'case')} failed before, unchanged ({again})")
         parts += [
-            f"{count} finished cases get new reports without being segmented again: {why}"
+            f"{quantity(count, 'finished case')} to be done again: {why}"
+            for why, count in self.redone.items()
+        ]
+        parts += [
+            f"new reports for {quantity(count, 'finished case')} without segmenting again: {why}"
             for why, count in self.added.items()
         ]
         if self.left:
-            parts.append(f"{self.left} cases are left for another run (batch.limit)")
+            parts.append(f"{quantity(self.left, 'case')} left for another run (batch.limit)")
         return "; ".join(parts)
 
 

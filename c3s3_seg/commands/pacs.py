@@ -12,7 +12,7 @@ import typer
 from c3s3_seg.commands import options
 from c3s3_seg.commands.console import say, shown
 from c3s3_seg.commands.option_defaults import server_names
-from c3s3_seg.errors import listed
+from c3s3_seg.errors import listed, quantity
 
 if TYPE_CHECKING:
     from c3s3_seg.io.pacs.association import AssociationListener, Caller
@@ -163,7 +163,7 @@ def fetch(
     fetched = [
         fetch_study(pacs, out, Wanted.parse(uid, series, accession, patient), limits) for uid in studies
     ]
-    say(f"{sum(map(len, fetched))} files are in {out}.")
+    say(f"Received {quantity(sum(map(len, fetched)), 'file')} in {out}.")
 
 
 def send(
@@ -213,9 +213,9 @@ def send(
             say(shown(f"failed: {stored.error.told}", sys.stderr), err=True)
     sent = len(outbox.files) - failed
     if failed:
-        say(f"{sent} files were sent, {failed} were not; the same command sends them again.")
+        say(f"Sent {quantity(sent, 'file')}, failed {failed}; the same command sends them again.")
         raise typer.Exit(1)
-    say(f"{sent} files were sent.")
+    say(f"Sent {quantity(sent, 'file')}.")
 
 
 def _listener(move: str | None, listen: str | None, senders: Sequence[str]) -> AssociationListener | None:

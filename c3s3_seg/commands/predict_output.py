@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from c3s3_seg.commands.console import need, report_failures, say, show
-from c3s3_seg.errors import InputError
+from c3s3_seg.errors import InputError, quantity
 from c3s3_seg.system.choices import ReportFile
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def print_cases(inputs: list[Path], job: Job, plan: BatchPlan, *, as_json: bool)
     for item in skipped:
         say(f"Passed over: {item}.")
     todo = sum(case.to_do for case in cases)
-    say(f"{todo} of {len(cases)} cases would be segmented. Nothing was written.")
+    say(f"Would segment {todo} of {quantity(len(cases), 'case')}. Nothing was written.")
 
 
 def shown_rows(rows: Sequence[PredictionRow]) -> Sequence[PredictionRow]:
@@ -81,20 +81,22 @@ def print_result(result: BatchResult, out: Path) -> None:
         show(prediction_table(rows))
     if len(rows) < len(result.rows):
         more = len(result.rows) - len(rows)
-        say(f"{more} more cases are not listed here; summary.csv lists all.")
+        say(f"Not listed here: {quantity(more, 'more case')}; summary.csv lists all.")
     report_failures(result.failures)
     for row in rows:
         for note in row.notes:
             say(f"{row.case}: {note}.")
     if result.stopped:
         say(f"Stopped: {result.stopped}")
-        say(f"{len(result.undone)} cases were not done; the same command does them.")
+        say(f"Not done: {quantity(len(result.undone), 'case')}; the same command does the rest.")
     if result.skipped:
         say(f"{len(result.skipped)} passed over: {_counted(result.skipped)}.")
     if result.rows:
         review = result.counts.needs_review
         if review:
-            say(f"{review} of {len(result.rows)} cases should be looked at: see Check, and the notes.")
+            say(
+                f"To be reviewed: {review} of {quantity(len(result.rows), 'case')}; see Check, and the notes."
+            )
         say(f"Masks, JSON and summary.csv are in {out}. Research use only.")
     else:
         say(f"No mask was written; summary.csv is in {out}.")
@@ -104,7 +106,7 @@ def warn_of_empty(result: BatchResult) -> None:
     """Say on stderr how many masks are empty, with `--quiet` too: that is no success."""
     empty = result.counts.empty
     if empty:
-        say(f"Nothing was found in {empty} of {len(result.rows)} scans: their masks are empty.", err=True)
+        say(f"Empty masks, nothing was found: {empty} of {quantity(len(result.rows), 'scan')}.", err=True)
 
 
 def _counted(skipped: Iterable[Skipped]) -> str:

@@ -9,7 +9,7 @@ import typer
 
 from c3s3_seg.commands import options
 from c3s3_seg.commands.console import Bar, command_of, report_failures, say, say_json, show
-from c3s3_seg.errors import listed, public
+from c3s3_seg.errors import listed, public, quantity
 from c3s3_seg.system.choices import UncorrectedUse
 
 if TYPE_CHECKING:
@@ -206,12 +206,12 @@ def _remarks(result: PreparedDataSet, dry: bool) -> list[str]:
     data = result.data
     labels = ", ".join(f"{name} = {value}" for name, value in data.labels.items()) or "none"
     lines = [
-        f"{result.found} scans found; {len(result.patients)} taken, {result.masks} of them with masks, of"
-        f" {len(set(result.patients.values()))} patients. Labels: {labels}."
+        f"{quantity(result.found, 'scan')} found; {len(result.patients)} taken, {result.masks} of them with"
+        f" masks, of {quantity(len(set(result.patients.values())), 'patient')}. Labels: {labels}."
     ]
     if result.kept or result.again:
         lines.append(
-            f"{result.kept} cases were there already; {len(result.again)} had changed and were made again."
+            f"Already there: {quantity(result.kept, 'case')}; changed and made again: {len(result.again)}."
         )
     lines += _corrections(result) + _assumptions(result)
     lines += [f"Passed over: {count} {reason}." for reason, count in result.passed.items()]
@@ -236,13 +236,13 @@ def _corrections(result: PreparedDataSet) -> list[str]:
     lines = []
     if result.corrected:
         cases = listed(result.corrected, MOST)
-        lines.append(f"{len(result.corrected)} masks are corrections of predictions ({cases}).")
+        lines.append(f"Corrections of predictions: {quantity(len(result.corrected), 'mask')} ({cases}).")
     if result.uncorrected:
         cases = listed(result.uncorrected, MOST)
         lines.append(
-            f"{len(result.uncorrected)} masks are predictions that were not corrected ({cases}): they are"
-            " trained on as they are, and never used for validation. --predictions unlabelled leaves the"
-            " masks out."
+            f"Predictions that were not corrected: {quantity(len(result.uncorrected), 'mask')} ({cases})."
+            " They are trained on as they are, and never used for validation. --predictions unlabelled leaves"
+            " the masks out."
         )
     return lines
 
@@ -252,7 +252,7 @@ def _assumptions(result: PreparedDataSet) -> list[str]:
     from c3s3_seg.dataset.patients import BIDS, COPY, FOLDER, OWN, SERIAL, STEM
 
     lines = [
-        f"Patients: {scans} scans of {patients} patients, by {rule}."
+        f"Patients: {quantity(scans, 'scan')} of {quantity(patients, 'patient')}, by {rule}."
         for rule, (scans, patients) in result.patients_by.items()
     ]
     if set(result.patients_by) & {FOLDER, STEM, COPY, SERIAL, OWN, BIDS}:
@@ -260,12 +260,12 @@ def _assumptions(result: PreparedDataSet) -> list[str]:
     lines += [f"Assumed: {sentence}." for sentence in result.assumed]
     if result.overlaps:
         lines.append(
-            f"In {len(result.overlaps)} cases structures overlap ({listed(result.overlaps, MOST)}): such"
-            " voxels have the label that --labels names later; the notes in dataset.json count them."
+            f"Structures overlap: {quantity(len(result.overlaps), 'case')} ({listed(result.overlaps, MOST)});"
+            " such voxels have the label that --labels names later; the notes in dataset.json count them."
         )
     if result.empty and not result.data.empty_masks:
         lines.append(
-            f"{len(result.empty)} cases have a mask of background alone ({listed(result.empty, MOST)}),"
+            f"Mask of background alone: {quantity(len(result.empty), 'case')} ({listed(result.empty, MOST)}),"
             " which train refuses to learn from. --empty-masks learns from them; --leave-out PATTERN leaves"
             " them out."
         )

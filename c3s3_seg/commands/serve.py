@@ -12,6 +12,7 @@ import typer
 
 from c3s3_seg.commands import options
 from c3s3_seg.commands.console import need, say
+from c3s3_seg.errors import quantity
 
 if TYPE_CHECKING:
     from c3s3_seg.system.config_file import FoundConfig
@@ -62,7 +63,7 @@ def serve(
         say(f"the listener can be reached from other machines{how}", err=True)
     with opened(settings) as service:
         if retry_dead:
-            say(f"{service.queue.revive()} studies are tried again.", err=True)
+            say(f"Tried again: {quantity(service.queue.revive(), 'dead study')}.", err=True)
         _end_on_signals(service.stopping.set)
         service.run()
 

@@ -10,6 +10,7 @@ import typer
 
 from c3s3_seg.commands import options
 from c3s3_seg.commands.console import need, say, show
+from c3s3_seg.errors import quantity
 
 
 def study(
@@ -59,7 +60,7 @@ def study(
     show(study_table(rows, what.reference))
     for line in mixed:
         say(f"not the same conditions: {line}", err=True)
-    say(f"{len(done)} of {len(plans)} runs are finished; the tables are also in {out / 'study.html'}.")
+    say(f"Finished: {len(done)} of {quantity(len(plans), 'run')}; tables in {out / 'study.html'}.")
 
 
 def _report(what: str, done: int = 0, total: int = 0) -> None:

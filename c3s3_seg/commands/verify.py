@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from c3s3_seg.commands.console import say
+from c3s3_seg.errors import quantity
 
 
 def verify(
@@ -30,6 +31,6 @@ def verify(
         say(f"not written by c3s3-seg: {name}")
     word = "all as recorded" if not result.wrong else f"{len(result.wrong)} not as recorded"
     stale = f"; {len(result.stale)} stale" if result.stale else ""
-    say(f"{result.checked} files compared: {word}{stale}.")
+    say(f"{quantity(result.checked, 'file')} compared: {word}{stale}.")
     if not result.holds:
         raise typer.Exit(1)

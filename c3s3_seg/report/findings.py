@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from c3s3_seg.errors import quantity
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -64,7 +66,7 @@ def summary(cases: int, findings: Sequence[Finding]) -> str:
     serious = [f for f in findings if f.severity != "info"]
     notes = counted([f for f in findings if f.severity == "info"])
     said = counted(serious) or "nothing found"
-    return f"{cases} cases examined, {said}" + (f" ({notes})" if notes else "")
+    return f"{quantity(cases, 'case')} examined, {said}" + (f" ({notes})" if notes else "")
 
 
 def findings_table(findings: Sequence[Finding]) -> Table:

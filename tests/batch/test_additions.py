@@ -73,7 +73,7 @@ def test_reports_and_scores_are_those_of_one_run(scan: Path, truth: Path, tmp_pa
     told, result = predict(scan, tmp_path / "twice", UNCERTAIN, **everything)
     assert steps(told) == {"load", "report"}
     assert (
-        told.note == "1 finished cases get new reports without being segmented again: settings have changed"
+        told.note == "new reports for 1 finished case without segmenting again: settings have changed"
         " (--report html: no -> yes; --report png: no -> yes; --truth: no -> yes)"
     )
     assert files(tmp_path / "once") == files(tmp_path / "twice")
@@ -155,7 +155,7 @@ def test_what_needs_the_network_is_segmented_again(how: str, scan: Path, tmp_pat
     told, _ = predict(scan, out, replace(MODEL, settings=settings[how]), preview=True)
     assert "network" in steps(told)
     words = {"maps": "--probabilities: no -> yes", "tiles": "tiling.overlap: 0.5 -> 0.25"}
-    assert "1 finished cases are done again: settings have changed" in told.note
+    assert "1 finished case to be done again: settings have changed" in told.note
     assert words[how] in told.note
     if how == "maps":  # to leave them out takes no network
         told, _ = predict(scan, out)
@@ -235,7 +235,7 @@ def test_a_mask_that_is_gone_is_the_reason_why_the_network_runs(scan: Path, tmp_
     predict(scan, out)
     (out / "x.nii.gz").unlink()
     told, _ = predict(scan, out, preview=True)
-    assert told.note == "1 finished cases are done again: files of theirs are missing"
+    assert told.note == "1 finished case to be done again: files of theirs are missing"
     assert "network" in steps(told)
     assert verify(out).holds
 

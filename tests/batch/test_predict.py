@@ -30,13 +30,13 @@ def test_the_same_command_again_does_what_is_left(small_scans: Path, tmp_path: P
     assert told.progress[-1].left_s == 0
     assert len(result.rows) == 5
     told, result = run(small_scans, pieces, limit=2)
-    assert told.note == "3 cases are left for another run (batch.limit)"
+    assert told.note == "3 cases left for another run (batch.limit)"
     assert (len(result.rows), result.left) == (2, 3)
     (pieces / "case-0.nii.gz").unlink()
     told, result = run(small_scans, pieces)
     assert told.done == ["case-0", "case-2", "case-3", "case-4"]
-    assert "1 cases were finished before" in told.note
-    assert "1 finished cases are done again: files of theirs are missing" in told.note
+    assert "1 case finished before" in told.note
+    assert "1 finished case to be done again: files of theirs are missing" in told.note
     assert [row.case for row in result.rows] == [f"case-{n}" for n in range(5)]
     assert masks(whole) == masks(pieces)
     assert not [p for p in pieces.iterdir() if p.name.startswith(".")]
@@ -49,11 +49,11 @@ def test_changed_scans_and_settings_are_noticed(small_scans: Path, tmp_path: Pat
     (small_scans / "case-1.nii.gz").write_bytes((small_scans / "case-2.nii.gz").read_bytes())
     told, _ = run(small_scans, out)
     assert told.done == ["case-1"]
-    assert "1 finished cases are done again: their scans have changed" in told.note
+    assert "1 finished case to be done again: their scans have changed" in told.note
     told = Told()
     model = replace(MODEL, settings=Settings(overlap=0.25))
     predict_cases([small_scans], model, Job(out, allow_out_of_domain=True), told)
-    assert "5 finished cases are done again: settings have changed (tiling.overlap: " in told.note
+    assert "5 finished cases to be done again: settings have changed (tiling.overlap: " in told.note
 
 
 def test_a_mask_that_somebody_edited_stays(small_scans: Path, tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_failed_cases_wait_for_a_reason(small_scans: Path, tmp_path: Path) -> No
     assert [f.case for f in result.failures] == ["case-2"]
     told, result = run(small_scans, out)
     assert told.done == []
-    assert "1 cases failed before and have not changed (--retry-failed tries again)" in told.note
+    assert "1 case failed before, unchanged (--retry-failed tries again)" in told.note
     assert [f.case for f in result.failures] == ["case-2"]
     told, _ = run(small_scans, out, retry_failed=True)
     assert told.done == ["case-2"]

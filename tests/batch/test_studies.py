@@ -50,8 +50,8 @@ def test_the_night_after_our_own_objects_were_stored_beside_the_scan(tmp_path: P
     for _ in range(2):
         code, said, events = predict(study, "-o", out, *STORED)
         assert (code, states(events)) == (0, {}), said
-        assert "1 cases were finished before" in said
-        assert "1 series were passed over before" in said
+        assert "1 case finished before" in said
+        assert "1 series passed over before" in said
         assert all(f": {kind}" in said for kind in ("Segmentation Storage", "a secondary capture"))
     assert {path.name: path.stat().st_mtime_ns for path in out.glob("p1*")} == before
     assert run("verify", out).returncode == 0
@@ -205,7 +205,7 @@ def test_a_dry_run_lists_what_is_passed_over(tmp_path: Path) -> None:
         "p1, series 1: a localizer.",
         "p1, series 3: it does not fit 'description~lge'.",
         "p2: DICOM objects without an image (1).",
-        "1 of 1 cases would be segmented.",
+        "Would segment 1 of 1 case.",
     ):
         assert line in answer.stdout
     assert not (tmp_path / "out").exists()
@@ -300,8 +300,8 @@ def test_an_archive_of_many_studies_night_after_night(archive: Path, tmp_path: P
     assert second.returncode == 0  # the same two are told, and have not changed
     assert failures(second.stdout) == failed
     said = " ".join(second.stderr.split())
-    assert "11 cases were finished before; their hashes hold; 6 series were passed over before" in said
-    assert "; 2 cases failed before and have not changed" in said
+    assert "11 cases finished before, as recorded; 6 series passed over before" in said
+    assert "; 2 cases failed before, unchanged" in said
     assert said.count("Segmentation Storage") == said.count("a secondary capture") == 9
     assert {path.name: path.stat().st_mtime_ns for path in out.glob("*.nii.gz")} == before
 

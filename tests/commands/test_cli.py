@@ -77,11 +77,11 @@ def test_a_folder_of_cases(cohort: Path, tmp_path: Path) -> None:
     assert run("verify", out).returncode == 0
     again = predict(cohort / "scans", "-o", out)
     assert again.returncode == 0  # our own files may be written anew
-    assert "2 finished cases get new reports without being segmented again" in again.stderr
+    assert "new reports for 2 finished cases without segmenting again" in again.stderr
     assert "--truth: yes -> no" in again.stderr
     third = predict(cohort / "scans", "-o", out, "--json", "--workers", 2)
     first = json.loads(third.stdout.splitlines()[0])
-    assert first["note"] == "2 cases were finished before; their hashes hold"
+    assert first["note"] == "2 cases finished before, as recorded"
     (out / "phantom-30001.nii.gz").write_bytes(b"")
     verdict = run("verify", out)
     assert verdict.returncode == 1
@@ -353,7 +353,7 @@ def test_an_empty_mask_is_no_success(small_scans: Path, tmp_path: Path) -> None:
     assert any("the volume of 'left_atrium' is" in note for note in facts["notes"])  # a ball of 4 ml
     empty = run(*words, "-o", str(tmp_path / "empty"), "--set", "postprocess.min_volume_ml=1000")
     assert empty.returncode == 1
-    assert "Nothing was found in 1 of 1 scans" in empty.stderr
+    assert "Empty masks, nothing was found: 1 of 1 scan." in empty.stderr
     assert "case-0: nothing found: no voxel has a label" in empty.stdout
     facts = json.loads((tmp_path / "empty" / "case-0.json").read_text())
     assert facts["nothing_found"] is True

@@ -50,7 +50,7 @@ def test_a_dry_run_lists_and_writes_nothing(small_scans: Path, tmp_path: Path) -
     answer = run("predict", small_scans, "-o", out, *PHANTOM, "--dry-run")
     assert answer.returncode == 0, answer.stderr
     assert "case-4" in answer.stdout
-    assert answer.stdout.endswith("5 of 5 cases would be segmented. Nothing was written.\n")
+    assert answer.stdout.endswith("Would segment 5 of 5 cases. Nothing was written.\n")
     assert not out.exists()
     (small_scans / "case-1.nii.gz").write_bytes(b"no scan")
     assert run("predict", small_scans, "-o", out, *PHANTOM, "--set", "batch.limit=3").returncode == 1
@@ -63,7 +63,7 @@ def test_a_dry_run_lists_and_writes_nothing(small_scans: Path, tmp_path: Path) -
     assert cases[3]["mask"] == str(out / "case-3.nii.gz")
     assert cases[3]["scan"] == str(small_scans / "case-3.nii.gz")
     again = run("predict", small_scans, "-o", out, *PHANTOM, "--dry-run", "--retry-failed")
-    assert "3 of 5 cases would be segmented" in again.stdout
+    assert "Would segment 3 of 5 cases" in again.stdout
     assert {path: path.read_bytes() for path in out.rglob("*")} == before
 
 
@@ -129,4 +129,4 @@ def test_scans_one_level_below_are_pointed_at(tmp_path: Path) -> None:
     assert f"Give the sub-folders themselves ({tmp_path / 'archive'}/*/)" in answer.stderr
     folders = [tmp_path / "archive" / name for name in ("p1", "p2")]
     answer = run("predict", *folders, "-o", tmp_path / "out", *PHANTOM, "--dry-run")
-    assert "2 of 2 cases would be segmented" in answer.stdout
+    assert "Would segment 2 of 2 cases" in answer.stdout

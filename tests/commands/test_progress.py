@@ -20,7 +20,7 @@ FAILED = Outcome("c", "/scans/c", refusal=Refusal("it is broken", "c", None, "In
 def tell(capsys: pytest.CaptureFixture[str], *, as_json: bool, quiet: bool) -> tuple[list[str], str]:
     counts = Counts(2)
     with Events(as_json=as_json) as events, ProgressReporter(events, quiet=quiet) as teller:
-        teller(BatchProgress(0, 2, note="3 cases were finished before", counts=counts))
+        teller(BatchProgress(0, 2, note="3 cases finished before", counts=counts))
         for n, outcome in enumerate((DONE, FAILED), 1):
             counts = counts.plus([outcome])
             teller(BatchProgress(n, 2, (2 - n) * 7.25, outcome, counts=counts))
@@ -31,7 +31,7 @@ def tell(capsys: pytest.CaptureFixture[str], *, as_json: bool, quiet: bool) -> t
 def test_machines_read_a_line_for_each_event(capsys: pytest.CaptureFixture[str]) -> None:
     out, err = tell(capsys, as_json=True, quiet=True)
     start, first, second, end = map(json.loads, out)
-    assert (start["event"], start["total"], start["note"]) == ("start", 2, "3 cases were finished before")
+    assert (start["event"], start["total"], start["note"]) == ("start", 2, "3 cases finished before")
     assert (end["event"], end["cases"], end["done"], end["failed"], end["left"]) == ("end", 2, 1, 1, 0)
     assert (first["case"], first["state"], first["left_s"]) == ("a\nb", "done", 7.2)
     assert first["volume_ml"] == {"organ": 2.5}
@@ -44,7 +44,7 @@ def test_people_read_what_stays_on_stderr(
 ) -> None:
     out, err = tell(capsys, as_json=False, quiet=False)
     assert out == []
-    assert err == "3 cases were finished before\n"  # no terminal, and less than 30 s
+    assert err == "3 cases finished before\n"  # no terminal, and less than 30 s
     monkeypatch.setattr(progress, "EVERY_S", 0.0)
     _, err = tell(capsys, as_json=False, quiet=False)
     assert "1 of 2 done, about 7 s left: a\\nb\n" in err

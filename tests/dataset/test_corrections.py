@@ -74,8 +74,8 @@ def test_a_correction_goes_before_its_prediction(archive: Path, tmp_path: Path) 
 def test_the_terminal_says_which(archive: Path, tmp_path: Path) -> None:
     ended = run("prepare", archive, "-o", tmp_path / "data", "--dry-run")
     text = " ".join(ended.stdout.split())
-    assert f"2 masks are corrections of predictions (p{SEEDS[0]}, p{SEEDS[1]})." in text
-    assert f"2 masks are predictions that were not corrected (p{SEEDS[2]}, p{SEEDS[3]})" in text
+    assert f"Corrections of predictions: 2 masks (p{SEEDS[0]}, p{SEEDS[1]})." in text
+    assert f"Predictions that were not corrected: 2 masks (p{SEEDS[2]}, p{SEEDS[3]})" in text
 
 
 def test_uncorrected_predictions_can_be_left_out(archive: Path, tmp_path: Path) -> None:

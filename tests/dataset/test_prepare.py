@@ -851,7 +851,7 @@ def test_a_background_only_mask_is_learnt_from_where_it_is_asked_for(tmp_path: P
     words = (tmp_path / "source", "-o", tmp_path / "data", "--labels", "organ=1,lump=2", "--validation", 0)
     answer = run(*words)
     assert answer.exit_code == 0
-    assert "1 cases have a mask of background alone (b), which train refuses" in answer.stdout
+    assert "Mask of background alone: 1 case (b), which train refuses" in answer.stdout
     data = DataSet.load(tmp_path / "data")
     found = [f for f in check_data_set(tmp_path / "data").findings if f.check == "mask-empty"]
     assert [f.severity for f in found] == ["error"]

@@ -106,7 +106,7 @@ def test_overlaps_are_reported_and_the_later_label_is_taken(tmp_path: Path) -> N
     words = ["prepare", str(root), "-o", str(tmp_path / "data"), "--validation", "0", "--labels"]
     answer = CliRunner().invoke(app, [*words, "liver=1,tumour=2"])
     assert answer.exit_code == 0, answer.output
-    assert "In 1 cases structures overlap (s1_ct)" in " ".join(answer.output.split())
+    assert "Structures overlap: 1 case (s1_ct)" in " ".join(answer.output.split())
     data = DataSet.load(tmp_path / "data")
     assert np.array_equal(truth(data, scan), np.where(TUMOUR, 2, LIVER))
     notes = [note for record in data.records.values() for note in record.notes]

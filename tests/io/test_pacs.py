@@ -198,10 +198,10 @@ def test_a_study_goes_and_comes_back(
         assert again == back
     assert not (tmp_path / "none").exists()
     answer = run("fetch", server, "-o", tmp_path / "cli", "--accession", "A77")
-    assert answer.stdout == f"12 files are in {tmp_path / 'cli'}.\n", answer.stderr
+    assert answer.stdout == f"Received 12 files in {tmp_path / 'cli'}.\n", answer.stderr
     address = ["--move", listener.title, "--listen", f"{listener.host}:{listener.port}"]
     answer = run("fetch", server, "-o", tmp_path / "cli-moved", "--study", study, *address)
-    assert answer.stdout == f"12 files are in {tmp_path / 'cli-moved'}.\n", answer.stderr
+    assert answer.stdout == f"Received 12 files in {tmp_path / 'cli-moved'}.\n", answer.stderr
 
 
 @pytest.mark.parametrize("syntax", [JPEG2000Lossless, RLELossless], ids=["JPEG 2000", "RLE"])
@@ -259,12 +259,12 @@ def test_dicomweb_and_dimse_give_the_same_files(
     assert send(orthanc, files) == 12
     for _ in range(2):  # the second time is a retry
         answer = run("send", web, tmp_path / "packed", "--all")
-        assert (answer.returncode, answer.stdout) == (0, "12 files were sent.\n"), answer.stderr
+        assert (answer.returncode, answer.stdout) == (0, "Sent 12 files.\n"), answer.stderr
         answer = run("send", web, tmp_path / "made")
-        assert (answer.returncode, answer.stdout) == (0, "3 files were sent.\n"), answer.stderr
+        assert (answer.returncode, answer.stdout) == (0, "Sent 3 files.\n"), answer.stderr
     for name, server in {"dimse": str(orthanc), "web": web}.items():
         answer = run("fetch", server, "-o", tmp_path / name, "--study", study)
-        assert answer.stdout == f"27 files are in {tmp_path / name}.\n", answer.stderr
+        assert answer.stdout == f"Received 27 files in {tmp_path / name}.\n", answer.stderr
         answer = run("fetch", server, "-o", tmp_path / name, "--study", study)  # nothing is new
         assert answer.returncode == 0, answer.stderr
         for words in (["--study", "1.2.3.4"], ["--study", "1.2.3.4", "--series", "1.2"]):
@@ -811,13 +811,13 @@ def test_a_file_that_is_refused_does_not_keep_the_others(files: list[Path], tmp_
         assert (answer.returncode, "did not make (--all sends it too)" in answer.stderr) == (2, True)
         answer = run("send", node, files[0].parent, "--all")
         assert answer.returncode == 1, answer.stderr
-        assert answer.stdout == "11 files were sent, 1 were not; the same command sends them again.\n"
+        assert answer.stdout == "Sent 11 files, failed 1; the same command sends them again.\n"
         assert answer.stderr.count("failed: ") == answer.stderr.count("status 0xA700") == 1
         assert len(set(stored)) == len(stored) == 11
         breaks.append(15)
         answer = run("send", node, files[0].parent, "--all", "--timeout", "5")
         assert (answer.returncode, answer.stderr.count("broke the connection")) == (1, 8), answer.stderr
-        assert answer.stdout.startswith("4 files were sent, 8 were not"), answer.stdout
+        assert answer.stdout.startswith("Sent 4 files, failed 8"), answer.stdout
     finally:
         here.shutdown()
 

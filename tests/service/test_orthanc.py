@@ -171,4 +171,4 @@ def test_the_script_for_cron_fetches_segments_and_sends_once(orthanc: Orthanc, t
         answer = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
         assert answer.returncode == 0, answer.stderr
     assert orthanc.segs()[uid] == 1
-    assert answer.stdout.count("files were sent") == 0
+    assert answer.stdout.count("Sent ") == 0

@@ -67,7 +67,7 @@ def test_the_place_of_the_table_is_looked_at_before_hours_of_training(study: Pat
 def test_shares_stop_and_resume(study: Path) -> None:
     first = run(study, "--shard", "1/2")
     assert first.returncode == 0, first.stderr
-    assert "2 of 4 runs are finished" in first.stdout
+    assert "Finished: 2 of 4 runs" in first.stdout
     records = study.parent / "out" / "records"
     before = {path.name: path.read_bytes() for path in records.iterdir()}
     assert sorted(before) == ["supervised-vnet-1.json", "supervised-vnet-2.json"]
