@@ -245,6 +245,8 @@ class Run:
     def _restore(self) -> None:
         state = checkpoint.read(self.folder)
         before = parse(TrainConfig, state.config, self.folder)  # gives keys that are newer their defaults
+        if state.iteration > before.run.iterations:
+            raise ValueError(f"it is at iteration {state.iteration} of {before.run.iterations}")
         began = began_with(before, state.history)
         changed = self._changes(before, began)
         self.method.load_state_dict(checkpoint.under("method", state.tensors))
@@ -253,6 +255,7 @@ class Run:
             for kind, kept in (("best", self.best), ("first", self.first)):
                 weights = checkpoint.under(f"{kind}.{name}", state.tensors)
                 if weights:
+                    copy.deepcopy(ema.net).load_state_dict(weights)  # refuses what does not fit
                     kept[name] = weights
         for name, optimiser in self.optimisers.items():
             checkpoint.restore_optimiser(optimiser, checkpoint.under(f"optim.{name}", state.tensors))
