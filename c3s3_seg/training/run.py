@@ -50,6 +50,10 @@ MAY_CHANGE = {
 }
 
 
+class DivergedError(InputError):
+    """A loss or a weight is not finite: this run cannot go on, and others of a study can."""
+
+
 class Run:
     """Everything that changes while training, and its checkpoint."""
 
@@ -146,14 +150,14 @@ class Run:
         torch.clear_autocast_cache()  # of weights in half precision: the next phase wants the new ones
         return value
 
-    def _diverged(self, what: str) -> InputError:
+    def _diverged(self, what: str) -> DivergedError:
         """What is said of numbers that are not finite; the checkpoint before stays as it was."""
         known = self.config.run.precision if self._precision is None else self._precision.name
         single = "" if known == "float32" else ", or with run.precision = 'float32'"
         kept = "; the last checkpoint is kept" if (self.folder / checkpoint.FILE).exists() else ""
         todo = f"Start another run with a lower optimiser.lr{single}"
         what = f"the run diverges: {what} at iteration {self.iteration}{kept}"
-        return InputError(what, where=self.folder, todo=todo)
+        return DivergedError(what, where=self.folder, todo=todo)
 
     def check_finite(self) -> None:
         """Before weights are kept or validated: they may have become infinite in the last step.

@@ -24,6 +24,7 @@ from c3s3_seg.training import checkpoint
 from c3s3_seg.training.config import TrainConfig, load_config
 from c3s3_seg.training.folds import read_splits
 from c3s3_seg.training.loggers import open_logger
+from c3s3_seg.training.run import DivergedError
 from c3s3_seg.training.train import train
 from c3s3_seg.version import __version__
 
@@ -124,8 +125,8 @@ def _plans(study: Study, overrides: Sequence[str]) -> Iterator[StudyPlan]:
             yield StudyPlan(entry.name, seed, load_config(Path(study.base), changes), start)
 
 
-def run_study(plans: list[StudyPlan], out: Path, report: Progress) -> None:
-    """Train what has no record yet.
+def run_study(plans: list[StudyPlan], out: Path, report: Progress) -> list[str]:
+    """Train what has no record yet; a run that diverges has none, and the others go on.
 
     Parameters
     ----------
@@ -134,7 +135,11 @@ def run_study(plans: list[StudyPlan], out: Path, report: Progress) -> None:
     out
         Holds `records/NAME.json`, which are small and enough to resume, and `runs/NAME`.
     report
-        Called with a line before each run.
+        Called with a line before each run, and where one diverges.
+
+    Returns
+    -------
+    The names of the runs that diverged.
 
     Raises
     ------
@@ -145,12 +150,20 @@ def run_study(plans: list[StudyPlan], out: Path, report: Progress) -> None:
     make_folder(out)
     make_own_folder(out / "records")
     make_own_folder(out / "runs")
+    diverged = []
     for number, plan in enumerate(plans, start=1):
         record = _record(plan, out)
         if not record.exists():
             report(f"{plan.name} ({number} of {len(plans)})")
-            write_whole(record, json.dumps(_train(plan, out / "runs" / plan.name), indent=1).encode())
+            try:
+                found = _train(plan, out / "runs" / plan.name)
+            except DivergedError as error:
+                report(f"{plan.name}: {error.what}")
+                diverged.append(plan.name)
+                continue
+            write_whole(record, json.dumps(found, indent=1).encode())
         read_record(record, plan)
+    return diverged
 
 
 def _record(plan: StudyPlan, out: Path) -> Path:

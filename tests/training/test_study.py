@@ -102,6 +102,27 @@ def test_shares_stop_and_resume(study: Path) -> None:
     assert "made with other settings" in refused.stderr
 
 
+def test_a_run_that_diverges_does_not_end_the_study(study: Path) -> None:
+    text = study.read_text()
+    one = text.replace("seeds = [1, 2]", "seeds = [1]").replace('reference = "C3S3"', 'reference = "tame"')
+    one = one.replace(
+        '["method=supervised"]', '["method=supervised", "optimiser.lr=1e30", "run.iterations=4"]'
+    )
+    one = one.replace('name = "C3S3"', 'name = "tame"\nset = ["method=supervised"]')
+    study.write_text(one)
+    answer = run(study)
+    assert answer.returncode == 1, answer.stderr
+    assert "supervised-vnet-1: the run diverges: " in answer.stderr
+    assert "these runs diverged: supervised-vnet-1" in answer.stderr
+    assert "1 of 2 runs are finished" in answer.stdout
+    out = study.parent / "out"
+    assert [path.name for path in (out / "records").iterdir()] == ["tame-1.json"]
+    assert len((out / "study.md").read_text().splitlines()) == 2 + 1
+    alone = run(study, "--shard", "1/2")  # tried again
+    assert alone.returncode == 1
+    assert "the run diverges" in alone.stderr
+
+
 def _change_machine(path: Path) -> None:
     record = json.loads(path.read_text())
     record["conditions"]["machine"] = "Another 9000"
