@@ -51,7 +51,7 @@ class State:
 
 @closed
 @dataclass(frozen=True)
-class Facts:
+class CheckpointFacts:
     """What is written beside the tensors: all else of a `State`, and the names of the tensors."""
 
     iteration: Annotated[int, Ge(0), Le(2**53)]
@@ -88,7 +88,7 @@ def read(run: Path) -> State:
         )
     try:
         with safe_open(path, framework="pt") as file:
-            facts = parse(Facts, parse_json(file.metadata()["state"], path), path)
+            facts = parse(CheckpointFacts, parse_json(file.metadata()["state"], path), path)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         check_records(facts.history, path)
         missing = next((name for name in facts.tensors if name not in tensors), None)

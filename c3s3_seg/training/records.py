@@ -18,7 +18,7 @@ Distance = Annotated[float, AllowInfNan(True)]  # nan where every mask is empty
 
 @closed
 @dataclass(frozen=True)
-class Scored:
+class ScoredRecord:
     """A validation of one net."""
 
     iteration: Number
@@ -35,7 +35,7 @@ class Scored:
 
 @closed
 @dataclass(frozen=True)
-class Chosen:
+class ChosenRecord:
     """What "auto" became."""
 
     iteration: Number
@@ -45,7 +45,7 @@ class Chosen:
 
 @closed
 @dataclass(frozen=True)
-class Warned:
+class WarnedRecord:
     """A warning."""
 
     iteration: Number
@@ -54,7 +54,7 @@ class Warned:
 
 @closed
 @dataclass(frozen=True)
-class Origin:
+class OriginRecord:
     """A bundle whose networks a run began from."""
 
     bundle: str
@@ -66,11 +66,11 @@ class Origin:
 
 @closed
 @dataclass(frozen=True)
-class Initialized:
+class InitializedRecord:
     """That it began from a bundle."""
 
     iteration: Number
-    initialized_from: Origin
+    initialized_from: OriginRecord
 
 
 @closed
@@ -95,7 +95,7 @@ class TaughtByMasks:
 
 @closed
 @dataclass(frozen=True)
-class Taught:
+class TaughtRecord:
     """Who teaches."""
 
     iteration: Number
@@ -104,7 +104,7 @@ class Taught:
 
 @closed
 @dataclass(frozen=True)
-class Cases:
+class CasesRecord:
     """Which cases it has."""
 
     iteration: Number
@@ -113,7 +113,7 @@ class Cases:
 
 @closed
 @dataclass(frozen=True)
-class Changed:
+class ChangedRecord:
     """What a resumed run does otherwise."""
 
     iteration: Number
@@ -121,13 +121,13 @@ class Changed:
 
 
 KINDS: dict[str, type] = {
-    "dice": Scored,
-    "precision": Chosen,
-    "warning": Warned,
-    "initialized_from": Initialized,
-    "teacher": Taught,
-    "cases": Cases,
-    "changed": Changed,
+    "dice": ScoredRecord,
+    "precision": ChosenRecord,
+    "warning": WarnedRecord,
+    "initialized_from": InitializedRecord,
+    "teacher": TaughtRecord,
+    "cases": CasesRecord,
+    "changed": ChangedRecord,
 }
 
 

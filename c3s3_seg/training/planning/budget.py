@@ -22,7 +22,7 @@ from c3s3_seg.training.planning.timing import (
     MOST,
     SPARE,
     STEPS,
-    Fixed,
+    FixedRhythm,
     Length,
     Timing,
     length,
@@ -305,10 +305,10 @@ def _assumed(timing: Timing, constraints: Constraints) -> str:
     )
 
 
-def _fixed(builder: ConfigBuilder) -> Fixed:
+def _fixed(builder: ConfigBuilder) -> FixedRhythm:
     """What a person set of the rhythm; the warm-up only where the method has it."""
     keys = ["run.validate_every", *(["c3s3.warm_up"] if builder["method"] in COMPETING else [])]
-    return Fixed(**{key.split(".")[1]: builder[key] for key in keys if builder.is_set(key)})
+    return FixedRhythm(**{key.split(".")[1]: builder[key] for key in keys if builder.is_set(key)})
 
 
 def _share(builder: ConfigBuilder, constraints: Constraints) -> float:

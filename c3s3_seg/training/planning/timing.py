@@ -44,7 +44,7 @@ class Length:
 
 
 @dataclass(frozen=True)
-class Fixed:
+class FixedRhythm:
     """What a person set of a run's rhythm; None: it is chosen.
 
     Parameters
@@ -59,7 +59,7 @@ class Fixed:
     validate_every: int | None = None
 
 
-CHOSEN = Fixed()
+CHOSEN = FixedRhythm()
 
 
 def time_steps(
@@ -127,7 +127,7 @@ def length(
     share: float,
     *,
     begun: bool = False,
-    fixed: Fixed = CHOSEN,
+    fixed: FixedRhythm = CHOSEN,
 ) -> Length:
     """The iterations that fit into a budget, with reading, validating and writing counted.
 
