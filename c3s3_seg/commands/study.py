@@ -36,7 +36,10 @@ def study(
         ),
     ] = False,
 ) -> None:
-    """Train and score several methods and seeds. The same command resumes."""
+    """Train and score several methods and seeds. The same command resumes.
+
+    Exit code 1: a run diverged; the tables have the others.
+    """
     need("torch", "safetensors", "tensorboard")
     from c3s3_seg.report.study_page import write_study_page
     from c3s3_seg.report.study_table import mixture, study_markdown, study_rows
@@ -50,10 +53,12 @@ def study(
     what, plans = load_study(config, set_ or [])
     if not allow_mixed:
         check_conditions(plans, out)
-    run_study(parse_shard(shard, os.environ).of(plans), out, _report)
+    diverged = run_study(parse_shard(shard, os.environ).of(plans), out, _report)
     done = finished(plans, out)
     if not allow_mixed:
         refuse_mixture(done, out)
+    if not done:
+        _refuse_diverged(diverged, out)
     rows, mixed = study_rows(done, what.reference), mixture(done)
     write_whole(out / "study.md", study_markdown(rows, what.reference, mixed).encode())
     write_study_page(out / "study.html", config.stem, what.reference, done)
@@ -61,6 +66,22 @@ def study(
     for line in mixed:
         say(f"not the same conditions: {line}", err=True)
     say(f"Finished: {len(done)} of {quantity(len(plans), 'run')}; tables in {out / 'study.html'}.")
+    _refuse_diverged(diverged, out)
+
+
+def _refuse_diverged(names: list[str], out: Path) -> None:
+    """The exit code of a study that is not whole.
+
+    Raises
+    ------
+    RefusedError
+        If a run diverged.
+    """
+    from c3s3_seg.errors import RefusedError
+
+    if names:
+        todo = "Lower optimiser.lr of these entries; the same command tries them again"
+        raise RefusedError(f"these runs diverged: {', '.join(names)}", where=out / "runs", todo=todo)
 
 
 def _report(what: str, done: int = 0, total: int = 0) -> None:

@@ -7,21 +7,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Ge, Le
 from torch import Tensor
 
-from c3s3_seg.errors import InputError
+from c3s3_seg.errors import ConfigError, InputError
 from c3s3_seg.system.files import parse_json, write_whole
 from c3s3_seg.system.hardware import is_memory_error
+from c3s3_seg.system.schema import closed, parse
+from c3s3_seg.training.records import check_records
 
 Tensors = dict[str, Tensor]
 FILE = "checkpoint.safetensors"
-# What is written beside the tensors, and the names of those.
-STATE_FIELDS: dict[str, tuple[type, ...]] = {
-    "iteration": (int,), "config": (dict,), "history": (list,), "seconds": (int, float),
-}  # fmt: skip
 ANEW = "Start the run again without --resume"
 
 
@@ -50,12 +49,24 @@ class State:
     seconds: float = 0.0
 
 
+@closed
+@dataclass(frozen=True)
+class CheckpointFacts:
+    """What is written beside the tensors: all else of a `State`, and the names of the tensors."""
+
+    iteration: Annotated[int, Ge(0), Le(2**53)]
+    config: dict[str, Any]
+    history: list[dict[str, Any]]
+    seconds: Annotated[float, Ge(0), Le(1e12)]
+    tensors: list[str]
+
+
 def write(run: Path, state: State) -> None:
     """Replace the checkpoint; on a full disk the one before stays as it was."""
     from safetensors.torch import save
 
-    stored = {name: getattr(state, name) for name in STATE_FIELDS}
-    stored["tensors"] = sorted(state.tensors)
+    facts = ("iteration", "config", "history", "seconds")
+    stored = {**{name: getattr(state, name) for name in facts}, "tensors": sorted(state.tensors)}
     tensors = {name: tensor.detach().contiguous() for name, tensor in state.tensors.items()}
     write_whole(run / FILE, save(tensors, metadata={"state": json.dumps(stored)}))
 
@@ -77,17 +88,15 @@ def read(run: Path) -> State:
         )
     try:
         with safe_open(path, framework="pt") as file:
-            stored = parse_json(file.metadata()["state"], path)
+            facts = parse(CheckpointFacts, parse_json(file.metadata()["state"], path), path)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        missing = next((name for name in stored["tensors"] if name not in tensors), None)
+        check_records(facts.history, path)
+        missing = next((name for name in facts.tensors if name not in tensors), None)
         if missing is not None:
             raise InputError(f"the checkpoint lacks the tensor '{missing}'", where=path, todo=ANEW)
-        wrong = next(
-            (name for name, kind in STATE_FIELDS.items() if not isinstance(stored[name], kind)), None
-        )
-        if wrong is not None or not all(isinstance(record, dict) for record in stored["history"]):
-            raise TypeError(f"{wrong or 'history'} is not what it was written as")
-        return State(tensors=tensors, **{name: stored[name] for name in STATE_FIELDS})
+        return State(facts.iteration, facts.config, tensors, facts.history, facts.seconds)
+    except ConfigError as error:
+        raise InputError(f"not a checkpoint of ours ({error.what})", where=path, todo=ANEW) from error
     except (SafetensorError, KeyError, TypeError, OSError) as error:
         raise InputError(f"not a checkpoint of ours ({error})", where=path, todo=ANEW) from error
 
@@ -103,7 +112,7 @@ def restoring(run: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (KeyError, RuntimeError, ValueError, TypeError) as error:
+    except (LookupError, RuntimeError, ValueError, TypeError) as error:
         if is_memory_error(error):
             raise
         what = f"the checkpoint does not fit this run ({' '.join(str(error).split())[:300]})"
@@ -129,10 +138,20 @@ def optimiser_tensors(optimiser: torch.optim.Optimizer) -> Tensors:
 
 
 def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Tensors) -> None:
-    """The inverse of `optimiser_tensors`."""
+    """The inverse of `optimiser_tensors`.
+
+    Raises
+    ------
+    ValueError
+        If a tensor is of no parameter, or has another shape: torch would find out in the first step.
+    """
     whole = optimiser.state_dict()
+    shapes = [parameter.shape for group in optimiser.param_groups for parameter in group["params"]]
     entries: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         number, key = name.split(".", 1)
+        wanted = torch.Size() if key == "step" else shapes[int(number)]
+        if tensor.shape != wanted:
+            raise ValueError(f"'{name}' has the shape {list(tensor.shape)}, wanted {list(wanted)}")
         entries.setdefault(int(number), {})[key] = tensor
     optimiser.load_state_dict({**whole, "state": entries})

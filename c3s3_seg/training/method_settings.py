@@ -1,5 +1,6 @@
 """The methods' own numbers: one section of a configuration for each, with the published values as defaults.
 
+Where a default is another, its section says so (UA-MT, DTC).
 Ramps and starts are shares of the run: progress = iteration / iterations, so that a short run goes through
 the same schedule. Where a paper and its published code differ, the paper's form is the default.
 """
@@ -37,6 +38,9 @@ TAUGHT = ("supervised", "c3s3", "mcf")  # methods that the table `teacher` is fo
 class UAMTConfig:
     """UA-MT.
 
+    The loss of the labels is cross entropy and Dice; published: half of it, beside the same weight. So 0.2
+    here weighs both as published.
+
     Parameters
     ----------
     passes
@@ -60,6 +64,9 @@ class UAMTConfig:
 @dataclass(frozen=True)
 class DTCConfig:
     """DTC.
+
+    The loss of the labels is cross entropy and Dice, beside an agreement of weight 0.1. The published code
+    has the Dice alone, and a weight of 1.
 
     Parameters
     ----------
@@ -190,7 +197,8 @@ class CauSSLConfig:
     Parameters
     ----------
     weight
-        Of the pseudo supervision, reached by the ramp.
+        Of the pseudo supervision, reached by the ramp. Published: a ramp of 6,000 iterations, of which a run
+        has 5,000, so that it ends at 0.87 of the weight.
     pseudo_weight
         Of its cross entropy, on top.
     independence_weight
@@ -265,8 +273,9 @@ class SSNetConfig:
 
     Parameters
     ----------
-    weight
-        Of smoothness and separation together, reached by the ramp.
+    weight, ramp
+        Of smoothness and separation together, reached by the ramp after this share of the run. Published:
+        40 x 150 of 15,000 iterations.
     contrast_weight
         Of the separation.
     probe, radius
@@ -283,6 +292,7 @@ class SSNetConfig:
     """
 
     weight: NotNegative = 1.0
+    ramp: PositiveShare = 0.4
     contrast_weight: NotNegative = 0.1
     probe: Positive = 10.0
     radius: Positive = 10.0

@@ -50,6 +50,10 @@ MAY_CHANGE = {
 }
 
 
+class DivergedError(InputError):
+    """A loss or a weight is not finite: this run cannot go on, and others of a study can."""
+
+
 class Run:
     """Everything that changes while training, and its checkpoint."""
 
@@ -146,14 +150,14 @@ class Run:
         torch.clear_autocast_cache()  # of weights in half precision: the next phase wants the new ones
         return value
 
-    def _diverged(self, what: str) -> InputError:
+    def _diverged(self, what: str) -> DivergedError:
         """What is said of numbers that are not finite; the checkpoint before stays as it was."""
         known = self.config.run.precision if self._precision is None else self._precision.name
         single = "" if known == "float32" else ", or with run.precision = 'float32'"
         kept = "; the last checkpoint is kept" if (self.folder / checkpoint.FILE).exists() else ""
         todo = f"Start another run with a lower optimiser.lr{single}"
         what = f"the run diverges: {what} at iteration {self.iteration}{kept}"
-        return InputError(what, where=self.folder, todo=todo)
+        return DivergedError(what, where=self.folder, todo=todo)
 
     def check_finite(self) -> None:
         """Before weights are kept or validated: they may have become infinite in the last step.
@@ -245,6 +249,8 @@ class Run:
     def _restore(self) -> None:
         state = checkpoint.read(self.folder)
         before = parse(TrainConfig, state.config, self.folder)  # gives keys that are newer their defaults
+        if state.iteration > before.run.iterations:
+            raise ValueError(f"it is at iteration {state.iteration} of {before.run.iterations}")
         began = began_with(before, state.history)
         changed = self._changes(before, began)
         self.method.load_state_dict(checkpoint.under("method", state.tensors))
@@ -253,6 +259,7 @@ class Run:
             for kind, kept in (("best", self.best), ("first", self.first)):
                 weights = checkpoint.under(f"{kind}.{name}", state.tensors)
                 if weights:
+                    copy.deepcopy(ema.net).load_state_dict(weights)  # refuses what does not fit
                     kept[name] = weights
         for name, optimiser in self.optimisers.items():
             checkpoint.restore_optimiser(optimiser, checkpoint.under(f"optim.{name}", state.tensors))

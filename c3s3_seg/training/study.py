@@ -15,7 +15,7 @@ from annotated_types import MinLen
 
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import ConfigError, InputError
-from c3s3_seg.report.study_table import Conditions, Trained, mixture
+from c3s3_seg.report.study_table import METRICS, Conditions, Trained, mixture
 from c3s3_seg.system.files import make_folder, make_own_folder, read_json, read_regular, write_whole
 from c3s3_seg.system.hardware import is_cuda, processor_name
 from c3s3_seg.system.progress import Progress
@@ -24,6 +24,7 @@ from c3s3_seg.training import checkpoint
 from c3s3_seg.training.config import TrainConfig, load_config
 from c3s3_seg.training.folds import read_splits
 from c3s3_seg.training.loggers import open_logger
+from c3s3_seg.training.run import DivergedError
 from c3s3_seg.training.train import train
 from c3s3_seg.version import __version__
 
@@ -124,8 +125,8 @@ def _plans(study: Study, overrides: Sequence[str]) -> Iterator[StudyPlan]:
             yield StudyPlan(entry.name, seed, load_config(Path(study.base), changes), start)
 
 
-def run_study(plans: list[StudyPlan], out: Path, report: Progress) -> None:
-    """Train what has no record yet.
+def run_study(plans: list[StudyPlan], out: Path, report: Progress) -> list[str]:
+    """Train what has no record yet; a run that diverges has none, and the others go on.
 
     Parameters
     ----------
@@ -134,7 +135,11 @@ def run_study(plans: list[StudyPlan], out: Path, report: Progress) -> None:
     out
         Holds `records/NAME.json`, which are small and enough to resume, and `runs/NAME`.
     report
-        Called with a line before each run.
+        Called with a line before each run, and where one diverges.
+
+    Returns
+    -------
+    The names of the runs that diverged.
 
     Raises
     ------
@@ -145,12 +150,20 @@ def run_study(plans: list[StudyPlan], out: Path, report: Progress) -> None:
     make_folder(out)
     make_own_folder(out / "records")
     make_own_folder(out / "runs")
+    diverged = []
     for number, plan in enumerate(plans, start=1):
         record = _record(plan, out)
         if not record.exists():
             report(f"{plan.name} ({number} of {len(plans)})")
-            write_whole(record, json.dumps(_train(plan, out / "runs" / plan.name), indent=1).encode())
+            try:
+                found = _train(plan, out / "runs" / plan.name)
+            except DivergedError as error:
+                report(f"{plan.name}: {error.what}")
+                diverged.append(plan.name)
+                continue
+            write_whole(record, json.dumps(found, indent=1).encode())
         read_record(record, plan)
+    return diverged
 
 
 def _record(plan: StudyPlan, out: Path) -> Path:
@@ -255,26 +268,42 @@ def _numbers(found: Any) -> Any:
 
 
 def read_record(path: Path, plan: StudyPlan) -> Trained:
-    """A finished run.
+    """A finished run, by the name that its entry has now: a file's name does not tell `C3S3` from `c3s3`.
 
     Raises
     ------
     InputError
-        If it cannot be read, or was made with other settings.
+        If it cannot be read, lacks a score, or was made with other settings.
     """
     try:
         data = read_json(path)
         found = {k: data[k] for k in ("entry", "seed", "iterations", "seconds", "nets")}
         found["conditions"] = data.get("conditions", {})
         trained, settings = parse(Trained, found, path), _with_defaults(data["config"])
+        _check_scores(trained)
     except (KeyError, TypeError) as error:
         raise InputError(f"not a record of a study ({error})", where=path) from error
     except InputError as error:
         raise InputError(f"not a record of a study ({error.what})", where=path) from error
-    if settings != _settings(plan.config):
+    if trained.seed != plan.seed or settings != _settings(plan.config):
         todo = "Give another folder with -o, or remove this record to train again"
         raise InputError("this record was made with other settings", where=path, todo=todo)
-    return trained
+    return replace(trained, entry=plan.entry)
+
+
+def _check_scores(trained: Trained) -> None:
+    """Refuse a record without all that a table shows."""
+    scores = [
+        (f"nets.{net}.{case}.{label}", metrics)
+        for net, cases in trained.nets.items()
+        for case, labels in cases.items()
+        for label, metrics in labels.items()
+    ]
+    if not scores:
+        raise InputError("nets has no scores")
+    for where, metrics in scores:
+        if missing := set(METRICS) - metrics.keys():
+            raise InputError(f"{where} lacks {', '.join(sorted(missing))}")
 
 
 def _with_defaults(settings: dict[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import sys
 import time
 import tomllib
 from dataclasses import replace
+from math import ceil
 from pathlib import Path
 
 import pytest
@@ -152,6 +153,32 @@ def test_what_is_set_holds_and_the_rest_follows(toy_data: Path, monkeypatch: pyt
     assert config.task.recipe.spacing_mm == (2.0, 2.0, 2.0)
     assert {found.run.precision for found in seen} == {"float32"}
     assert config.data.fold == "1/2"
+
+
+@pytest.mark.parametrize(
+    "change", ["c3s3.warm_up=0", "c3s3.warm_up=300", "c3s3.warm_up=3100", "run.validate_every=3"]
+)
+def test_the_length_follows_what_is_set(toy_data: Path, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
+    timing = Timing(1.0, 2.5, 3.0, 0.01, 1000, 1e9, 0.0, "float32", "as set")
+    monkeypatch.setattr(fit, "time_steps", lambda *_: timing)
+    config = planned(toy_data, "method=c3s3", change)
+    run, warm = config.run, warm_up(config)
+    taken = warm + 2.5 * (run.iterations - warm) + 3.0 * ceil(run.iterations / run.validate_every)
+    assert taken == pytest.approx(0.92 * 3600 - 5 - 0.04, rel=3e-3)
+
+
+def test_validations_follow_a_length_that_is_set(toy_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted(monkeypatch, 1.0)
+    assert planned(toy_data, "run.iterations=100").run.validate_every == 13
+    assert (
+        reasons(toy_data, Constraints(3600), "run.iterations=100")["run.validate_every"] == "8 times in all"
+    )
+
+
+def test_what_train_would_refuse_is_no_plan(toy_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted(monkeypatch, 1.0)
+    with pytest.raises(ConfigError, match=r"c3s3\.warm_up = 100: wanted less than run\.iterations = 100"):
+        reasons(toy_data, Constraints(3600), "method=c3s3", "c3s3.warm_up=100", "run.iterations=100")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """SS-Net: the adversarial step, the memory, and the losses worked out by hand."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,16 @@ def test_weights_have_mean_1() -> None:
     weights = selected(torch.tensor([[0.0], [2.0]]), torch.nn.Identity())
     high = torch.tensor(2.0).sigmoid().item()
     assert weights.tolist() == pytest.approx([0.5 / (0.25 + high / 2), high / (0.25 + high / 2)])
+
+
+def test_the_ramp_ends_at_its_share_of_the_run(toy_config: Path) -> None:
+    # Published: exp(-5 (1 - t / 40)^2) with t = iteration // 150, of 15,000 iterations.
+    for iteration, share in ((3, math.exp(-5 * (1 - 0.3 / 0.4) ** 2)), (4, 1.0), (9, 1.0)):
+        method, batch = built(toy_config, "run.iterations=10")
+        (phase,) = method.step(batch, iteration)
+        terms = phase.terms
+        unsupervised = terms["smoothness"] + 0.1 * terms["separation"]
+        assert phase.loss.item() == pytest.approx(terms["dice"] + share * unsupervised, rel=1e-5), iteration
 
 
 def test_a_drawing_has_no_voxel_twice() -> None:

@@ -18,8 +18,17 @@ from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import ConfigError, InputError
 from c3s3_seg.metrics.statistics import statistics
 from c3s3_seg.report.study_page import write_study_page
-from c3s3_seg.report.study_table import Conditions, StudyRow, Trained, mixture, study_markdown, study_rows
+from c3s3_seg.report.study_table import (
+    METRICS,
+    Conditions,
+    StudyRow,
+    Trained,
+    mixture,
+    study_markdown,
+    study_rows,
+)
 from c3s3_seg.report.terminal import study_table
+from c3s3_seg.system.schema import dump
 from c3s3_seg.training import study as study_module
 from c3s3_seg.training.study import finished, load_study, read_record
 
@@ -100,6 +109,27 @@ def test_shares_stop_and_resume(study: Path) -> None:
     refused = run(study)
     assert refused.returncode == 2
     assert "made with other settings" in refused.stderr
+
+
+def test_a_run_that_diverges_does_not_end_the_study(study: Path) -> None:
+    text = study.read_text()
+    one = text.replace("seeds = [1, 2]", "seeds = [1]").replace('reference = "C3S3"', 'reference = "tame"')
+    one = one.replace(
+        '["method=supervised"]', '["method=supervised", "optimiser.lr=1e30", "run.iterations=4"]'
+    )
+    one = one.replace('name = "C3S3"', 'name = "tame"\nset = ["method=supervised"]')
+    study.write_text(one)
+    answer = run(study)
+    assert answer.returncode == 1, answer.stderr
+    assert "supervised-vnet-1: the run diverges: " in answer.stderr
+    assert "these runs diverged: supervised-vnet-1" in answer.stderr
+    assert "1 of 2 runs are finished" in answer.stdout
+    out = study.parent / "out"
+    assert [path.name for path in (out / "records").iterdir()] == ["tame-1.json"]
+    assert len((out / "study.md").read_text().splitlines()) == 2 + 1
+    alone = run(study, "--shard", "1/2")  # tried again
+    assert alone.returncode == 1
+    assert "the run diverges" in alone.stderr
 
 
 def _change_machine(path: Path) -> None:
@@ -200,6 +230,8 @@ def test_a_record_that_is_not_valid(study: Path) -> None:
     for content in (
         "[" * 100_000, "[]", "7", "null", "{", *(json.dumps({**whole, key: None}) for key in whole),
         json.dumps({**whole, "nets": {"vnet": {"case": {"ball": {"dice": "good"}}}}}),
+        json.dumps({**whole, "config": dump(plans[1].config)}),  # no score at all
+        json.dumps({**whole, "config": dump(plans[1].config), "nets": {"v": {"c": {"b": {"dice": 1.0}}}}}),
     ):  # fmt: skip
         record.write_text(content)
         with pytest.raises(InputError, match="not a record of a study"):
@@ -214,6 +246,19 @@ def test_a_record_that_is_not_valid(study: Path) -> None:
     os.mkfifo(study)  # to open it would wait for its other end
     with pytest.raises(InputError, match="wanted a regular file"):
         load_study(study)
+
+
+def test_a_record_has_the_name_and_the_seed_of_its_run(study: Path) -> None:
+    _, plans = load_study(study)
+    scores = dict.fromkeys(METRICS, 1.0)
+    content = {"entry": "c3s3", "seed": 1, "iterations": 2, "seconds": 3.0, "config": dump(plans[1].config)}
+    content["nets"] = {"vnet": {"case": {"ball": scores}}}
+    record = study.parent / "record.json"
+    record.write_text(json.dumps(content))
+    assert (plans[1].entry, read_record(record, plans[1]).entry) == ("C3S3", "C3S3")
+    record.write_text(json.dumps({**content, "seed": 2}))
+    with pytest.raises(InputError, match="made with other settings"):
+        read_record(record, plans[1])
 
 
 def trained(entry: str, seed: int, dice: tuple[float, ...], hd: float = 2.0) -> Trained:

@@ -18,6 +18,7 @@ from c3s3_seg.training.planning.timing import (
     LEAST,
     MOST,
     READ,
+    FixedRhythm,
     Timing,
     free_bytes,
     length,
@@ -40,6 +41,16 @@ def test_iterations_follow_from_the_budget() -> None:
     assert length(TIMING, 1e6, (20, 5), share=0.5).iterations == MOST
     begun = length(TIMING, 1000, (20, 5), share=0.5, begun=True)
     assert begun.iterations == found.iterations - 5  # another validation of 10 s
+
+
+def test_iterations_follow_from_what_is_set() -> None:
+    warm = length(TIMING, 1000, (20, 0), share=1.0, fixed=FixedRhythm(warm_up=200))
+    assert warm.iterations == 200 + int((920 - 5 - 10 - 200) / 3)
+    often = length(TIMING, 1000, (20, 5), share=0.0, fixed=FixedRhythm(validate_every=4))
+    # 3 s a step and a validation of 10 s after every fourth and after the last
+    assert often.iterations == int((920 - 5 - 12.5 - 10) / (3 + 10 / 4))
+    assert often.validations == -(-often.iterations // 4)
+    assert length(TIMING, 1000, (20, 0), share=0.0, fixed=FixedRhythm(validate_every=4)).validations == 0
 
 
 def test_validation_takes_a_fifth_at_most() -> None:

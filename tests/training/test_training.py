@@ -1,6 +1,7 @@
 """Configuration, batches, checkpoints, and a run that is killed and goes on as if it had not been."""
 
 import json
+import math
 import os
 import resource
 import shlex
@@ -20,6 +21,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 
 from c3s3_seg.bundle import ModelBundle
+from c3s3_seg.dataset import Splits
 from c3s3_seg.errors import ConfigError, InputError
 from c3s3_seg.system.lock import hold
 from c3s3_seg.training import checkpoint
@@ -268,6 +270,72 @@ def test_a_checkpoint_without_a_key_is_one_line(toy_config: Path, tmp_path: Path
         run.restore()
     path.write_bytes(save({"a": torch.zeros(1)}))
     with pytest.raises(InputError, match="not a checkpoint of ours"):
+        run.restore()
+
+
+SCORED = {"iteration": 0, "candidate": "vnet", "dice": 0.5, "jaccard": 0.4, "hd95_vox": 1.0, "asd_vox": 1.0}
+ORIGIN = {"bundle": "toy", "networks": ["vnet"], "weights_sha256": {"vnet": "00"}, "iterations": 1}
+
+
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        ({"iteration": -1}, "iteration = -1"),
+        ({"iteration": True}, "iteration = True"),
+        ({"iteration": 10**30}, "iteration = 1000"),
+        ({"iteration": 9}, "it is at iteration 9 of 8"),
+        ({"seconds": math.inf}, "seconds = inf"),
+        ({"seconds": -1.0}, r"seconds = -1\.0"),
+        ({"seconds": 10**400}, "seconds = 1000"),
+        ({"history": [{"iteration": 0}]}, "no known kind"),
+        ({"history": [{"dice": 0.5}]}, "'iteration' is missing"),
+        ({"history": [SCORED | {"iteration": "4"}]}, "iteration = '4'"),
+        ({"history": [SCORED | {"dice": None}]}, "dice = None"),
+        ({"history": [SCORED | {"unlearnt": 5}]}, "unlearnt = 5"),
+        ({"history": [{"iteration": 0, "precision": 3, "why": ""}]}, "precision = 3"),
+        ({"history": [{"iteration": 0, "initialized_from": ORIGIN}]}, r"initialized_from\.seconds"),
+        ({"history": [{"iteration": 0, "teacher": {"masks": "m"}}]}, "teacher"),
+        ({"history": [{"iteration": 0, "changed": {"run.patience": 3}}]}, "changed"),
+    ],
+)
+def test_facts_that_no_run_writes_are_refused(
+    toy_config: Path, tmp_path: Path, facts: dict[str, Any], message: str
+) -> None:
+    run = Run(load_config(toy_config), tmp_path)
+    run.save()
+    rewritten(tmp_path / checkpoint.FILE, lambda stated, _: stated.update(facts))
+    with pytest.raises(InputError, match=f"{message}.*again without --resume"):
+        run.restore()
+
+
+def test_every_record_of_a_run_is_read_again(toy_config: Path, tmp_path: Path) -> None:
+    run = Run(load_config(toy_config), tmp_path)
+    taught = {"bundle": "toy", "networks": 2, "weights_sha256": ["00", "11"]}
+    run.history = [
+        SCORED | {"hd95_vox": math.nan, "asd_vox": math.nan, "empty": 1, "masks": 1, "unlearnt": ["ball"]},
+        SCORED | {"infinite": 1},
+        {"iteration": 0, "precision": "float32", "why": "no units"},
+        {"iteration": 0, "warning": "all is empty"},
+        {"iteration": 0, "initialized_from": ORIGIN | {"seconds": 1}},
+        {"iteration": 0, "teacher": taught},
+        {"iteration": 0, "teacher": {"masks": "m", "cases": 1, "sha256": "00"}},
+        {"iteration": 0, "changed": {"run.patience": [0, 3], "networks.ship": [[], ["a"]]}},
+    ]
+    run.note_cases(Splits(("a",), ("b",), ("c",)))
+    before = repr(run.history)
+    run.save()
+    run.restore()
+    assert repr(run.history) == before
+
+
+@pytest.mark.parametrize(
+    "name", ["optim.main.0.momentum_buffer", "optim.main.9999.momentum_buffer", "best.vnet.a", "first.vnet.a"]
+)
+def test_tensors_that_fit_nowhere_are_refused(toy_config: Path, tmp_path: Path, name: str) -> None:
+    run = Run(load_config(toy_config), tmp_path)
+    run.save()
+    rewritten(tmp_path / checkpoint.FILE, lambda _, tensors: tensors.update({name: torch.zeros(3)}))
+    with pytest.raises(InputError, match="the checkpoint does not fit this run"):
         run.restore()
 
 

@@ -56,7 +56,7 @@ class SmoothSeparable(Method):
         truth, said = batch.target.argmax(dim=1), p.argmax(dim=1)
         self._remember(features[:n], torch.where(said[:n] == truth, truth, -1))
         separation = self._separation(features[:n], truth) + self._separation(features[n:], said[n:])
-        weight = config.weight * ramp(self.progress(iteration))
+        weight = config.weight * ramp(self.progress(iteration) / config.ramp)
         loss = dice + weight * (smoothness + config.contrast_weight * separation)
         yield Phase(loss, ("main",), logged(dice=dice, smoothness=smoothness, separation=separation))
 

@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from math import inf, isinf, prod
+from math import ceil, inf, isinf, prod
 
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.dataset import Splits
@@ -17,7 +17,17 @@ from c3s3_seg.training.config import TrainConfig, warm_up
 from c3s3_seg.training.networks import SLOTS, NetworksConfig
 from c3s3_seg.training.planning.builder import ConfigBuilder
 from c3s3_seg.training.planning.step_costs import scaled
-from c3s3_seg.training.planning.timing import BUSY, MOST, SPARE, STEPS, Length, Timing, length, time_steps
+from c3s3_seg.training.planning.timing import (
+    BUSY,
+    MOST,
+    SPARE,
+    STEPS,
+    FixedRhythm,
+    Length,
+    Timing,
+    length,
+    time_steps,
+)
 
 ENOUGH = 1000  # iterations; where fewer fit, smaller networks or a coarser grid are tried
 SMALL = 100_000  # voxels of a crop up to which narrow networks learn better in few iterations
@@ -279,7 +289,8 @@ def _length(builder: ConfigBuilder, splits: Splits, constraints: Constraints, ti
         raise InputError(what, todo=todo)
     cases, begun = (trained_on, len(splits.validation)), constraints.start is not None
     try:
-        return length(timing, constraints.budget_s, cases, _share(builder, constraints), begun=begun)
+        share, fixed = _share(builder, constraints), _fixed(builder)
+        return length(timing, constraints.budget_s, cases, share, begun=begun, fixed=fixed)
     except InputError as error:
         raise InputError(f"{error.what}{_assumed(timing, constraints)}", todo=error.todo) from None
 
@@ -294,10 +305,18 @@ def _assumed(timing: Timing, constraints: Constraints) -> str:
     )
 
 
+def _fixed(builder: ConfigBuilder) -> FixedRhythm:
+    """What a person set of the rhythm; the warm-up only where the method has it."""
+    keys = ["run.validate_every", *(["c3s3.warm_up"] if builder["method"] in COMPETING else [])]
+    return FixedRhythm(**{key.split(".")[1]: builder[key] for key in keys if builder.is_set(key)})
+
+
 def _share(builder: ConfigBuilder, constraints: Constraints) -> float:
     """Of the iterations that are the warm-up's: none where both networks can teach from the beginning."""
     if builder["method"] not in COMPETING:
         return warm_up(builder.config(run__iterations=MOST)) / MOST
+    if builder.is_set("c3s3.warm_up"):
+        return float(builder["c3s3.warm_up"] > 0)  # how many they are is in `_fixed`
     both = Counter(builder[f"networks.{slot}.architecture"] for slot in SLOTS)
     start = constraints.start
     able = start is not None and both <= Counter(network.architecture for _, network in start.members())
@@ -325,7 +344,8 @@ def _run(
         warm = int(share * iterations)
         why = f"{share:.0%} of the iterations learn from labels alone"
         builder.put("c3s3.warm_up", warm, why if share else "the bundle's networks can teach at once")
-    builder.put("run.validate_every", max(1, found.every), f"{max(1, found.validations)} times in all")
+    every = Length(iterations, found.validations).every  # a person may have set another length
+    builder.put("run.validate_every", every, f"{ceil(iterations / every)} times in all")
     builder.put(
         "run.checkpoint_every", max(10, iterations // 20), "what a kill costs at most, 5 % of the run"
     )

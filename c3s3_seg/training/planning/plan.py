@@ -59,7 +59,7 @@ def make_plan(
         If there is no labelled case, one cannot be read, the bundle does not fit the data, or the budget or
         the memory is too small.
     ConfigError
-        If a value that was set is not allowed, or it names a teacher.
+        If a value that was set is not allowed, or not beside what was chosen, or it names a teacher.
     """
     builder = ConfigBuilder(overrides)
     if any(builder.is_set(f"teacher.{key}") for key in ("bundle", "masks")):
@@ -75,6 +75,7 @@ def make_plan(
     else:
         from_bundle(builder, data, splits, constraints.start)
     fit(builder, splits, constraints, report, regrid)
+    builder.config()  # as `train` will read it
     return builder.choices()
 
 

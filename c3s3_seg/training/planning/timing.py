@@ -43,6 +43,25 @@ class Length:
         return ceil(self.iterations / max(1, self.validations))
 
 
+@dataclass(frozen=True)
+class FixedRhythm:
+    """What a person set of a run's rhythm; None: it is chosen.
+
+    Parameters
+    ----------
+    warm_up
+        Iterations of the warm-up.
+    validate_every
+        Iterations from one validation to the next.
+    """
+
+    warm_up: int | None = None
+    validate_every: int | None = None
+
+
+CHOSEN = FixedRhythm()
+
+
 def time_steps(
     config: TrainConfig,
     start: ModelBundle | None = None,
@@ -102,7 +121,13 @@ def _listen(pipe: Connection, found: Pieces, began: float, limit_s: float, repor
 
 
 def length(
-    timing: Timing, budget_s: float, cases: tuple[int, int], share: float, *, begun: bool = False
+    timing: Timing,
+    budget_s: float,
+    cases: tuple[int, int],
+    share: float,
+    *,
+    begun: bool = False,
+    fixed: FixedRhythm = CHOSEN,
 ) -> Length:
     """The iterations that fit into a budget, with reading, validating and writing counted.
 
@@ -118,6 +143,8 @@ def length(
         Of the iterations that are the warm-up's.
     begun
         Whether it begins from a bundle, and so validates once before its first iteration.
+    fixed
+        What holds in place of `share`, and of a number of validations that is chosen.
 
     Raises
     ------
@@ -131,12 +158,21 @@ def length(
         0 if not validation else max(1, min(VALIDATIONS, int(VALIDATING * budget_s / max(once, 1e-9))))
     )
     rest -= once * begun
-    iterations = int((rest - validations * once) / timing.mean_s(share))
+    left_s, step_s = rest - validations * once, timing.mean_s(share)
+    if fixed.warm_up is not None:
+        left_s, step_s = left_s + fixed.warm_up * (timing.full_s - timing.warm_s), timing.full_s
+    if validation and fixed.validate_every is not None:
+        left_s += (validations - 1) * once  # the last iteration is followed by one in any case
+        step_s += once / fixed.validate_every
+    iterations = int(left_s / step_s)
     if iterations < LEAST:
         least = (LEAST * timing.mean_s(share) + once + budget_s - rest) / 60
         what = f"a budget of {budget_s / 60:.1f} min allows {max(0, iterations)} iterations"
         raise InputError(what, todo=f"Give at least --budget {ceil(least) + 1}m, or coarser --set values")
-    return Length(min(iterations, MOST), validations)
+    iterations = min(iterations, MOST)
+    if validation and fixed.validate_every is not None:
+        validations = ceil(iterations / fixed.validate_every)
+    return Length(iterations, validations)
 
 
 def parse_time(text: str) -> float:

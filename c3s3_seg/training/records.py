@@ -1,0 +1,146 @@
+"""The records of a run's history as a checkpoint holds them: what each kind must have."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from annotated_types import Ge
+from pydantic.types import AllowInfNan
+
+from c3s3_seg.errors import ConfigError
+from c3s3_seg.system.schema import closed, parse
+
+Number = Annotated[int, Ge(0)]
+Distance = Annotated[float, AllowInfNan(True)]  # nan where every mask is empty
+
+
+@closed
+@dataclass(frozen=True)
+class ScoredRecord:
+    """A validation of one net."""
+
+    iteration: Number
+    candidate: str
+    dice: float
+    jaccard: float
+    hd95_vox: Distance
+    asd_vox: Distance
+    infinite: Number = 0
+    empty: Number = 0
+    masks: Number = 0
+    unlearnt: tuple[str, ...] = ()
+
+
+@closed
+@dataclass(frozen=True)
+class ChosenRecord:
+    """What "auto" became."""
+
+    iteration: Number
+    precision: str
+    why: str
+
+
+@closed
+@dataclass(frozen=True)
+class WarnedRecord:
+    """A warning."""
+
+    iteration: Number
+    warning: str
+
+
+@closed
+@dataclass(frozen=True)
+class OriginRecord:
+    """A bundle whose networks a run began from."""
+
+    bundle: str
+    networks: tuple[str, ...]
+    weights_sha256: dict[str, str]
+    iterations: Number
+    seconds: float
+
+
+@closed
+@dataclass(frozen=True)
+class InitializedRecord:
+    """That it began from a bundle."""
+
+    iteration: Number
+    initialized_from: OriginRecord
+
+
+@closed
+@dataclass(frozen=True)
+class TaughtByBundle:
+    """A teacher that is a bundle."""
+
+    bundle: str
+    networks: Number
+    weights_sha256: tuple[str, ...]
+
+
+@closed
+@dataclass(frozen=True)
+class TaughtByMasks:
+    """A teacher that is a folder of masks."""
+
+    masks: str
+    cases: Number
+    sha256: str
+
+
+@closed
+@dataclass(frozen=True)
+class TaughtRecord:
+    """Who teaches."""
+
+    iteration: Number
+    teacher: TaughtByBundle | TaughtByMasks
+
+
+@closed
+@dataclass(frozen=True)
+class CasesRecord:
+    """Which cases it has."""
+
+    iteration: Number
+    cases: dict[str, Any]
+
+
+@closed
+@dataclass(frozen=True)
+class ChangedRecord:
+    """What a resumed run does otherwise."""
+
+    iteration: Number
+    changed: dict[str, tuple[Any, Any]]
+
+
+KINDS: dict[str, type] = {
+    "dice": ScoredRecord,
+    "precision": ChosenRecord,
+    "warning": WarnedRecord,
+    "initialized_from": InitializedRecord,
+    "teacher": TaughtRecord,
+    "cases": CasesRecord,
+    "changed": ChangedRecord,
+}
+
+
+def check_records(history: list[dict[str, Any]], where: Path) -> None:
+    """Refuse a history that no run wrote.
+
+    Raises
+    ------
+    ConfigError
+        If a record is of no known kind, or lacks what is read of it.
+    """
+    for record in history:
+        kind = next((kind for key, kind in KINDS.items() if key in record), None)
+        if kind is None:
+            raise ConfigError("history has a record of no known kind", where=where)
+        parse(kind, record, where)
