@@ -175,3 +175,9 @@ def test_the_names_of_the_python_interface_are_documented() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     for name in re.findall(r"c3s3_seg\.(\w+)\(", readme):
         assert name in package.__all__
+
+
+@names
+def test_lines_of_prose_have_at_most_110_characters(path: Path) -> None:
+    prose = re.sub(r"^ *```.*?^ *```", "", path.read_text(), flags=re.MULTILINE | re.DOTALL)
+    assert [line for line in prose.splitlines() if len(line) > 110 and not line.startswith("|")] == []
