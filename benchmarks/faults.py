@@ -456,7 +456,7 @@ def many_files(ground: Ground) -> str:
     for n in range(ground.files):
         os.link(ground.scans / "case-00.nii.gz", scans / f"scan-{n:05}.nii.gz")
     answer = ground.predict(out, "--set", "batch.limit=3", scans=scans)
-    said(answer, 0, f"{ground.files - 3} cases are left for another run")
+    said(answer, 0, f"{ground.files - 3} cases left for another run")
     assert len(visible(out)) == 3
     return f"0: {ground.files} files"
 

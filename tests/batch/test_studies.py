@@ -142,7 +142,7 @@ def test_what_is_told_of_a_study_when_its_series_change(tmp_path: Path) -> None:
     code, said, events = predict(tmp_path / "a", "-o", out)
     assert (code, events[-1]["cases"], events[-1]["failed"]) == (1, 2, 1), said
     code, said, events = predict(study, "-o", out)
-    assert (code, str(events[0]["note"]).startswith("1 cases failed before")) == (2, True), said
+    assert (code, str(events[0]["note"]).startswith("1 case failed before")) == (2, True), said
     known = {r.outcome.case: r.state for r in records_of(journal_path(out))}
     assert (known["p1_s1"], known["p1_s2"]) == ("failed", "failed")
 

@@ -123,7 +123,7 @@ def test_a_run_that_diverges_does_not_end_the_study(study: Path) -> None:
     assert answer.returncode == 1, answer.stderr
     assert "supervised-vnet-1: the run diverges: " in answer.stderr
     assert "these runs diverged: supervised-vnet-1" in answer.stderr
-    assert "1 of 2 runs are finished" in answer.stdout
+    assert "Finished: 1 of 2 runs" in answer.stdout
     out = study.parent / "out"
     assert [path.name for path in (out / "records").iterdir()] == ["tame-1.json"]
     assert len((out / "study.md").read_text().splitlines()) == 2 + 1
