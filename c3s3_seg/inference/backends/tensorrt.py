@@ -1,4 +1,4 @@
-"""TensorRT as a backend: engines of `engines.py`, run through torch-free CUDA buffers.
+"""TensorRT as a backend: engines of `engine_cache.py`, run through torch-free CUDA buffers.
 
 Not run on a GPU so far: see `tests/gpu`.
 """

@@ -1,4 +1,4 @@
-"""What RTSTRUCT and key images have in common: patient and study of the slices, and who made it when."""
+"""What RTSTRUCT and secondary captures share: patient and study of the slices, and who made it when."""
 
 from __future__ import annotations
 
@@ -115,9 +115,8 @@ def date(data: Any, offset: object, maker: Maker) -> None:
     else:
         day, hour = str(data.get("StudyDate") or ""), "000000"
         day = day if len(day) == 8 and day.isascii() and day.isdigit() else UNDATED
-        for item in (
-            data.get("ContributingEquipmentSequence") or ()
-        ):  # by highdicom, which says that it helped
+        # highdicom names itself as equipment that contributed, and when.
+        for item in data.get("ContributingEquipmentSequence") or ():
             item.pop("ContributionDateTime", None)
     for keyword in (*WHEN_MADE, *WHEN_CONTENT) if maker.dated else WHEN_CONTENT:
         setattr(data, keyword, day if keyword.endswith("Date") else hour)

@@ -23,11 +23,23 @@ from c3s3_seg.io.limits import check_size
 LARGEST_SIDE, LARGEST_SIZE = 4096, 2e9  # voxels: a place far away is a damaged one
 SAME_MM = 1e-2
 OFF_VOXELS = 0.05  # places are written as decimals; a SEG of another grid is off by far more somewhere
-STEP_PART = 0.02
+STEP_PART = 0.02  # of a distance of slices: two that differ by less are the same
 
 
 def frames_grid(segs: Sequence[Path], rtstructs: Sequence[Path] = ()) -> Geometry:
     """The grid of the first SEG's frames, as far as all frames and contours reach.
+
+    Parameters
+    ----------
+    segs
+        DICOM SEG files, at least one.
+    rtstructs
+        RTSTRUCT files that are compared with them.
+
+    Returns
+    -------
+    Geometry
+        Axes i, j, k: along a row, down a column and across the slices of the first frame; mm, LPS.
 
     Raises
     ------
@@ -55,6 +67,16 @@ def frames_grid(segs: Sequence[Path], rtstructs: Sequence[Path] = ()) -> Geometr
 
 def seg_grid(path: Path) -> Geometry:
     """The grid of the frames of one DICOM SEG, from the first to the last: empty slices are often left out.
+
+    Parameters
+    ----------
+    path
+        The file.
+
+    Returns
+    -------
+    Geometry
+        As that of `frames_grid`, with axes at right angles.
 
     Raises
     ------

@@ -27,7 +27,7 @@ from c3s3_seg.version import __version__
 
 # PS3.16, CID 7150: the category of everything that is an organ or a part of one.
 CATEGORY = ("123037004", "SCT", "Anatomical Structure")
-PLACE_MM = 1e-3
+PLACE_MM = 1e-3  # how far a frame that was read back may lie off its slice: decimals are rounded
 
 
 def write_seg(
