@@ -1,1 +1,1 @@
-"""From torch to graphs that run without it, each with proof that it says the same."""
+"""From torch to graphs that run without it, each compared with torch before it is written."""

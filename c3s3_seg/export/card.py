@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from c3s3_seg.bundle import Task
@@ -13,9 +14,18 @@ HEADING = "## Parity with torch"
 
 
 def in_bundle_card(card: str, parities: Mapping[str, Parity]) -> str:
-    """A bundle's card with the parity of its graphs as the last section, in place of an earlier one."""
-    before = card.split(f"\n{HEADING}", 1)[0].rstrip()
-    return f"{before}\n\n{_section(parities)}"
+    """A bundle's card with the parity of its graphs as the last section, in place of an earlier one.
+
+    Parameters
+    ----------
+    card
+        Its text in Markdown. Sections that somebody wrote behind that of the parity stay.
+    parities
+        File name of each graph -> how far it is from torch.
+    """
+    earlier = rf"^{re.escape(HEADING)}\n.*?(?=^##? |\Z)"
+    others = re.sub(earlier, "", card, flags=re.MULTILINE | re.DOTALL).rstrip()
+    return f"{others}\n\n{_section(parities)}"
 
 
 def stand_alone_card(task: Task, members: Members, spec: GraphSpec, built: Built, parity: Parity) -> str:

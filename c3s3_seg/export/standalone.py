@@ -66,11 +66,11 @@ def _to_half(model: Any) -> Any:
         warnings.simplefilter("ignore")  # it tells of each weight that is too small for half precision
         single = [*float16.DEFAULT_OP_BLOCK_LIST, *SINGLE]
         half = float16.convert_float_to_float16(model, keep_io_types=True, op_block_list=single)
-    _answer_in_single(half)
+    _output_in_single(half)
     return half
 
 
-def _answer_in_single(model: Any) -> None:
+def _output_in_single(model: Any) -> None:
     """Drop the last cast: the converter narrows what a node in single precision gives, outputs too."""
     from onnx import TensorProto
 

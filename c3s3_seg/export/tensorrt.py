@@ -30,12 +30,12 @@ def tensorrt_engine(bundle: ModelBundle, spec: GraphSpec) -> Built:
     library()  # seconds of tracing are not spent where there is nothing to build with
     graph = standalone_graph(bundle, GraphSpec(spec.precision, None, spec.ensemble))
     profile = ShapeProfile(bundle.task.patch, spec.members(bundle)[0][1].channels, spec.batch or 1)
-    stamp = CacheKey.here(graph, profile)
+    key = CacheKey.here(graph, profile)
     name = spec.stem(bundle)
     files = {
         f"{name}.engine": EngineCache.default().engine(graph, profile),
         f"{name}.onnx": graph,
-        f"{name}.json": json.dumps(asdict(stamp), indent=1).encode(),
+        f"{name}.json": json.dumps(asdict(key), indent=1).encode(),
     }
     return Built(files, _open, batch=_takes(profile))
 

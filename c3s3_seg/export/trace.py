@@ -37,7 +37,7 @@ def trace(
     channels
         Of its input.
     output
-        What its answer is to be called.
+        The name of its output.
     batch
         N, or None to leave it free. The sides are free multiples of the task's.
     fold

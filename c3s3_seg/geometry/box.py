@@ -53,6 +53,16 @@ class Box:
 def match_box(text: str) -> re.Match[str]:
     """The six numbers of a region, and `mm` or nothing: what can be checked before a scan is read.
 
+    Parameters
+    ----------
+    text
+        The region.
+
+    Returns
+    -------
+    re.Match
+        Groups 1 to 6: the numbers as text, x0 to z1; group 7: `mm`, or None for voxels.
+
     Raises
     ------
     InputError
@@ -68,6 +78,13 @@ def match_box(text: str) -> re.Match[str]:
 
 def parse_box(text: str, scan: Geometry) -> Box:
     """`x0:x1,y0:y1,z0:z1`: voxels from 0, the last one not included; with `mm` behind, positions in mm, LPS.
+
+    Parameters
+    ----------
+    text
+        The region. What reaches out of the scan is cut off.
+    scan
+        Its grid, along whose axes i, j, k the box lies. Of positions it holds every voxel that they touch.
 
     Raises
     ------

@@ -167,12 +167,12 @@ def _by_number(drawings: Sequence[Drawing]) -> dict[str, int]:
 def _numbers(drawing: Drawing) -> list[tuple[str, int]]:
     from c3s3_seg.io.deflated import header_of
     from c3s3_seg.io.dicom_objects.rtstruct_read import region_name
-    from c3s3_seg.io.dicom_objects.seg_read import segment_names
+    from c3s3_seg.io.dicom_objects.seg_frames import segment_names
 
     try:
         data: Any = header_of(drawing.path, force=True)
         if drawing.kind == "dicom-seg":
-            return [(name, number) for number, name in segment_names(data).items()]
+            return [(name, number) for number, name in segment_names(data, drawing.path).items()]
         return [(region_name(item), int(item.ROINumber)) for item in data.StructureSetROISequence]
     except Exception:  # a damaged file can hold anything; its case fails when it is read
         return []

@@ -90,7 +90,7 @@ def test_single_files_of_any_name_are_a_pair(truth: Volume, tmp_path: Path) -> N
 
 
 def test_a_folder_for_each_case_and_files_beside_the_masks(truth: Volume, tmp_path: Path) -> None:
-    """As exports lie: truths in folders of their patients with the slices, ours beside key images."""
+    """As exports lie: truths in folders of their patients with the slices, ours beside secondary captures."""
     for case in ("a", "b"):
         write(truth, tmp_path / "p", "seg.dcm", case)
         shutil.copytree(tmp_path / "series", tmp_path / "t" / case)

@@ -10,8 +10,10 @@ import torch
 from c3s3_seg.bundle import ModelBundle, Network
 from c3s3_seg.errors import InputError, RefusedError
 from c3s3_seg.export import export as write
+from c3s3_seg.export.card import in_bundle_card
 from c3s3_seg.export.export import export_in_bundle
 from c3s3_seg.export.onnx import onnx_graph
+from c3s3_seg.export.parity import Parity, ScanParity
 from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.models import build
 from c3s3_seg.models.weights_format import LARGE, SCALE, from_file, to_bytes
@@ -64,6 +66,17 @@ def test_half_precision_and_eight_bits_are_exported_and_agree(
     card = (again.folder / "README.md").read_text()
     assert card.count("## Parity with torch") == 1
     assert "| secondary.onnx | openvino | 8 |" in card
+
+
+def test_what_somebody_wrote_behind_the_parity_stays_on_the_card() -> None:
+    """It was cut off with the section of the earlier export."""
+    scan = ScanParity(0.0, 0, 8, 1, 1.0, 0.0, 0.0, 1.0, 1.0)
+    parities = {"model.onnx": Parity("float32", "openvino", 1, 8, 0.0, 0, (scan,))}
+    first = in_bundle_card("# atrium\n\nResearch use only.\n", parities)
+    assert in_bundle_card(first, parities) == first
+    again = in_bundle_card(f"{first}\n## Licence\n\nOurs.\n", parities)
+    assert again.count("## Parity with torch") == 1
+    assert again.startswith("# atrium\n\nResearch use only.\n\n## Licence\n\nOurs.\n\n## Parity")
 
 
 def test_weights_are_stored_once_and_in_half_precision(graphs: dict[str, bytes]) -> None:

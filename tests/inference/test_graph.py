@@ -443,3 +443,33 @@ def test_a_graph_that_never_ends_can_be_stopped(small_scans: Path, tmp_path: Pat
     assert late.returncode == 2
     assert "was not finished within 0.5 s" in late.stderr
     assert not list(out.glob("case-0*"))
+
+
+@pytest.mark.parametrize(("zero", "axis"), [(5, 1), (None, 1), (5, 0), (None, 0)])
+def test_weights_in_8_bits_of_another_program_are_widened_as_it_meant_them(
+    tmp_path: Path, zero: int | None, axis: int
+) -> None:
+    """With zero points, or scales along another axis: they were read as ours, which gives other numbers."""
+    kernel = np.array([4, 7], np.int8).reshape(2, 1, 1, 1)
+    scales = np.array([0.5, 2.0], np.float32)
+    if axis == 1:
+        kernel = kernel.swapaxes(0, 1)
+    stored = {"kernel": kernel, "scales": scales, "zero": np.array([zero or 0] * 2, np.int8)}
+    names = [name for name in stored if name != "zero" or zero is not None]
+    weights = [onnx.numpy_helper.from_array(stored[name], name) for name in names]
+    weights.append(onnx.numpy_helper.from_array(np.array(NUMBERS.shape, np.int32), "short"))
+    nodes = [
+        helper.make_node("DequantizeLinear", names, ["wide"], axis=axis),
+        helper.make_node("Cast", ["short"], ["shape"], to=TensorProto.INT64),
+        helper.make_node("Reshape", ["wide", "shape"], ["bias"]),
+        add(),
+    ]
+    graph = graph_of(nodes, weights)
+    onnx.save(graph, tmp_path / "model.onnx")
+    scan = np.zeros((1, 1, 16, 16, 16), np.float32)
+    wanted, found = (
+        onnxruntime.InferenceSession(content).run(None, {"scan": scan})[0]
+        for content in (graph.SerializeToString(), widened(tmp_path / "model.onnx"))
+    )
+    assert np.array_equal(found, wanted)
+    assert wanted[0, :, 0, 0, 0].tolist() == [0.5 * (4 - (zero or 0)), 2.0 * (7 - (zero or 0))]

@@ -87,7 +87,7 @@ def test_bound_memory_is_used_again_while_the_shape_stays(graph: Path) -> None:
     places = []
     for side in (16, 16, 32):
         backend._bound(patches(1, 1, side, 16, 16), "cpu")
-        places.append((backend._given.data_ptr(), backend._answer.data_ptr(), backend._given.shape()))
+        places.append((backend._given.data_ptr(), backend._output.data_ptr(), backend._given.shape()))
     assert places[0] == places[1]
     assert places[2][2] == [1, 1, 32, 16, 16]
 

@@ -225,6 +225,34 @@ def test_labels_of_any_script_keep_their_names(
     assert (pydicom.dcmread(tmp_path / "plain.dcm").get("SpecificCharacterSet") or None) == character_set
 
 
+@pytest.mark.parametrize("label", ["left_atrium", "心房"])
+def test_texts_that_are_not_of_their_character_set_pass_unchanged(
+    files: list[Path], tmp_path: Path, label: str
+) -> None:
+    """Latin-1 in files that say UTF-8: decoded, each umlaut would come out as U+FFFD."""
+    texts = {
+        "PatientName": "Müller^Jörg",
+        "PatientID": "Nr. 1 ü",
+        "ReferringPhysicianName": "Dr. Größe",
+        "StudyDescription": "Schädel",
+    }
+    for path in files:
+        edit(path, raw(**texts))
+    mask = drawn(load(files[0].parent))
+    segments = (Segment(label, 1), Segment("wall", 3))
+    write_seg(mask, tmp_path / "a.dcm", segments, MAKER)
+    write_seg(mask, tmp_path / "b.dcm", segments, MAKER, labelmap=True)
+    write_rtstruct(mask, tmp_path / "c.dcm", segments, MAKER)
+    write_capture(np.zeros((9, 8, 3), np.uint8), mask.source, tmp_path / "d.dcm", MAKER)
+    for name in ("a.dcm", "b.dcm", "c.dcm", "d.dcm"):
+        made = pydicom.dcmread(tmp_path / name)
+        assert made.SpecificCharacterSet == "ISO_IR 192"
+        found = {keyword: made.get_item(keyword).value.rstrip().decode("latin-1") for keyword in texts}
+        assert found == texts, name
+    back = read(tmp_path / "a.dcm", mask.geometry, {label: 1, "wall": 3})
+    assert np.array_equal(back.array, mask.array)
+
+
 def test_private_codes_of_long_names_differ() -> None:
     """Of one scheme a value has one meaning (PS3.3, 8.1)."""
     codes = [Segment(f"left_ventricle_{side}", 1).coded for side in ("myocardium", "blood_pool")]

@@ -6,14 +6,15 @@ import highdicom
 import numpy as np
 import pydicom
 import pytest
-from helpers.dicom_files import edit, values
+from helpers.dicom_files import Edit, edit, values
 from helpers.dicom_seg import MAKER, SEGMENTS, drawn
 from helpers.seg_read import read
 from pydicom.uid import RLELossless
 
 from c3s3_seg.errors import C3S3Error, GeometryError, InputError
 from c3s3_seg.geometry.volume import Geometry, Volume
-from c3s3_seg.io import load
+from c3s3_seg.io import load, load_mask
+from c3s3_seg.io.dicom.write_series import save_series
 from c3s3_seg.io.dicom_objects.seg_write import write_seg
 from c3s3_seg.io.dicom_objects.segmentation import look_at_drawing
 
@@ -97,8 +98,6 @@ def test_frames_in_another_order_and_orientation_go_to_their_places(mask: Volume
 
 def test_what_highdicom_and_rle_make_of_a_crop_of_the_slices(mask: Volume, tmp_path: Path) -> None:
     """A SEG of some of the slices alone, whose frames have 37 x 35 = 1295 pixels, no multiple of 8 bits."""
-    from c3s3_seg.io.dicom.write_series import save_series
-
     grid = Geometry.build((37, 35, 9), (0.7, 0.9, 2.5), (-31.5, 12.25, 80.0))
     save_series(grid.volume(np.zeros(grid.shape, np.uint16)), tmp_path / "s", description="", seed_uid="b")
     small = grid.volume(mask.array[:37, :35, 2:11].copy(), load(tmp_path / "s").source)
@@ -203,7 +202,8 @@ def test_a_seg_that_meets_the_voxels_at_its_corners_alone_is_refused(
 
     write_seg(mask, tmp_path / "a.dcm", SEGMENTS, MAKER)
     edit(tmp_path / "a.dcm", other)
-    with pytest.raises(GeometryError, match="frame 1 of this DICOM SEG does not lie on the voxels"):
+    message = r"frame 1 of this DICOM SEG (does not lie on the voxels|has axes.* not perpendicular)"
+    with pytest.raises(GeometryError, match=message):
         read(tmp_path / "a.dcm", mask.geometry)
 
 
@@ -230,3 +230,121 @@ def test_segments_of_one_name_are_united_with_a_note(mask: Volume, tmp_path: Pat
     back = read(tmp_path / "a.dcm", mask.geometry)
     assert np.array_equal(back.array, mask.array > 0)
     assert back.source.notes == ("segment 'left_atrium': 2 segments of this name were united",)
+
+
+def one_number(data: pydicom.Dataset) -> None:
+    data.SegmentSequence[1].SegmentNumber = 1
+    for frame in data.PerFrameFunctionalGroupsSequence:
+        frame.SegmentIdentificationSequence[0].ReferencedSegmentNumber = 1
+
+
+def no_segment(data: pydicom.Dataset) -> None:
+    del data.PerFrameFunctionalGroupsSequence[1].SegmentIdentificationSequence
+
+
+def undescribed(data: pydicom.Dataset) -> None:
+    del data.PerFrameFunctionalGroupsSequence[-1]
+    data.NumberOfFrames -= 1
+
+
+def at_one_place(data: pydicom.Dataset) -> None:
+    groups = data.PerFrameFunctionalGroupsSequence
+    groups[3].PlanePositionSequence = groups[2].PlanePositionSequence
+
+
+def lying(group: str, **attributes: object) -> Edit:
+    return lambda data: values(**attributes)(getattr(data.SharedFunctionalGroupsSequence[0], group)[0])
+
+
+@pytest.mark.parametrize("with_scan", [True, False])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (one_number, "two segments of different names have the number 1"),
+        (no_segment, "frame 2 of this DICOM SEG does not say which segment it shows"),
+        (undescribed, "they take 2340 bytes of pixels, and it has 2520"),
+        (at_one_place, "frames 3 and 4 of this DICOM SEG show segment 1 at one place, and differ"),
+        (
+            lying("PixelMeasuresSequence", PixelSpacing=[0.9, -0.7]),
+            r"frame 1 .* PixelSpacing of \[0\.9, -0\.7\]",
+        ),
+        (
+            lying("PixelMeasuresSequence", PixelSpacing=0.9),
+            "frame 1 .* has no PixelSpacing of 2 finite numbers",
+        ),
+        (
+            lying("PlaneOrientationSequence", ImageOrientationPatient=[2, 0, 0, 0, 1, 0]),
+            r"frame 1 .* with lengths \[2, 1\]; wanted 1",
+        ),
+        (
+            lying("PlaneOrientationSequence", ImageOrientationPatient=[1, 0, 0, 0.02, 0.9998, 0]),
+            "frame 1 .* that are not perpendicular",
+        ),
+    ],
+)
+def test_what_is_wrong_is_refused_with_the_scan_and_without(
+    mask: Volume, tmp_path: Path, change: Edit, message: str, with_scan: bool
+) -> None:
+    """Each made a mask of a wrong shape, size or name without a word, in one of the two ways or in both."""
+    write_seg(mask, tmp_path / "a.dcm", SEGMENTS, MAKER)
+    edit(tmp_path / "a.dcm", change)
+    with pytest.raises(C3S3Error, match=message):
+        load_mask(tmp_path / "a.dcm", grid=mask.geometry if with_scan else None)
+
+
+@pytest.mark.parametrize(
+    ("bits", "samples", "written", "message"),
+    [
+        (32, 1, "u4", "have 1 x 32 bits"),
+        (8, 3, "u1", "have 3 x 8 bits"),
+        (16, 1, "u4", "take 23040 bytes"),
+    ],
+)
+def test_pixels_of_another_layout_are_refused(
+    mask: Volume, tmp_path: Path, bits: int, samples: int, written: str, message: str
+) -> None:
+    """They were read as if there were nothing between them: voxels of other places."""
+
+    def change(data: pydicom.Dataset) -> None:
+        data.decompress()
+        pixels = np.repeat(data.pixel_array[..., None], samples, axis=-1)
+        data.PixelData = pixels.astype(written).tobytes()
+        data.BitsAllocated = data.BitsStored = bits
+        data.HighBit, data.SamplesPerPixel = bits - 1, samples
+
+    write_seg(mask, tmp_path / "a.dcm", SEGMENTS, MAKER, labelmap=True)
+    edit(tmp_path / "a.dcm", change)
+    with pytest.raises(InputError, match=message):
+        read(tmp_path / "a.dcm", mask.geometry)
+
+
+def test_a_frame_that_is_there_twice_is_taken_once(mask: Volume, tmp_path: Path) -> None:
+    def twice(data: pydicom.Dataset) -> None:
+        pixels = data.pixel_array
+        data.PixelData = np.packbits([*pixels, pixels[2]], bitorder="little").tobytes()
+        groups = data.PerFrameFunctionalGroupsSequence
+        groups.append(groups[2])
+        data.NumberOfFrames += 1
+
+    write_seg(mask, tmp_path / "a.dcm", SEGMENTS, MAKER)
+    edit(tmp_path / "a.dcm", twice)
+    assert np.array_equal(read(tmp_path / "a.dcm", mask.geometry).array, mask.array)
+
+
+def test_thick_frames_on_a_thin_scan_are_refused_without_a_stated_distance(tmp_path: Path) -> None:
+    """Frames of 5 mm that touch each other were every fifth slice of 1 mm: a fifth of the volume."""
+    grid = Geometry.build((20, 18, 30), (0.7, 0.9, 1.0), (0, 0, 0))
+    save_series(grid.volume(np.zeros(grid.shape, np.uint16)), tmp_path / "s", description="", seed_uid="c")
+    scan = load(tmp_path / "s")
+    array = np.zeros(grid.shape, np.uint8)
+    array[5:10, 5:10, 5:26:5] = 1
+    write_seg(scan.geometry.volume(array, scan.source), tmp_path / "a.dcm", SEGMENTS, MAKER)
+    edit(tmp_path / "a.dcm", unstated)
+    assert np.array_equal(read(tmp_path / "a.dcm", grid).array, array)  # of 1 mm by their thickness
+    edit(tmp_path / "a.dcm", lying("PixelMeasuresSequence", SliceThickness=5))
+    with pytest.raises(GeometryError, match="frame 1 of this DICOM SEG does not lie on the voxels"):
+        read(tmp_path / "a.dcm", grid)
+
+
+def unstated(data: pydicom.Dataset) -> None:
+    del data.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].SpacingBetweenSlices

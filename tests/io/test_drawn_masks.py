@@ -235,7 +235,7 @@ def test_a_value_that_no_mask_has_is_called_so(mask: Volume, tmp_path: Path, kin
 
 
 @pytest.mark.parametrize("spacing", [["0", "0"], ["1e300", "1"]])
-def test_frames_on_no_grid_are_refused_with_the_file(
+def test_frames_of_no_plausible_size_are_refused_with_the_file(
     mask: Volume, tmp_path: Path, spacing: list[str]
 ) -> None:
     path = written(mask, tmp_path / "a.dcm", "seg")
@@ -246,5 +246,5 @@ def test_frames_on_no_grid_are_refused_with_the_file(
     edit(path, change)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with pytest.raises(GeometryError, match=r"a\.dcm: the frames of this DICOM SEG lie on no grid"):
+        with pytest.raises(GeometryError, match=r"a\.dcm: frame 1 of this DICOM SEG has a PixelSpacing of"):
             load_mask(path)

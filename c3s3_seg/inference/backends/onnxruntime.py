@@ -90,7 +90,7 @@ class OnnxBackend:
         self._value, self._index = onnxruntime.OrtValue, cuda_index(device)
         self.place = f"cuda:{self._index}" if self.device == "cuda" else "cpu"
         self._given: Any = None
-        self._answer: Any = None
+        self._output: Any = None
         self._alone = threading.Lock()  # bound memory serves one caller at a time
 
     def __call__(self, patches: FloatArray) -> FloatArray:
@@ -103,18 +103,18 @@ class OnnxBackend:
         """Run on memory of a device that is kept for the next patches of this shape."""
         with self._alone:
             binding = self._session.io_binding()
-            if self._answer is None or tuple(self._given.shape()) != patches.shape:
-                self._given = self._answer = None  # given back before more is asked for
+            if self._output is None or tuple(self._given.shape()) != patches.shape:
+                self._given = self._output = None  # given back before more is asked for
                 shape = list(patches.shape)
                 self._given = self._value.ortvalue_from_shape_and_type(shape, np.float32, place, self._index)
                 binding.bind_output(OUTPUT, place, self._index)
             else:
-                binding.bind_ortvalue_output(OUTPUT, self._answer)
+                binding.bind_ortvalue_output(OUTPUT, self._output)
             self._given.update_inplace(np.ascontiguousarray(patches))
             binding.bind_ortvalue_input(INPUT, self._given)
             self._session.run_with_iobinding(binding)
-            (self._answer,) = binding.get_outputs()
-            return np.array(self._answer.numpy())
+            (self._output,) = binding.get_outputs()
+            return np.array(self._output.numpy())
 
     def on_device(self, patches: Tensor) -> Tensor:
         """See `DeviceBackend`: the session reads torch's memory and writes into it.

@@ -1,4 +1,4 @@
-"""TensorRT as a backend: engines of `engines.py`, run through torch-free CUDA buffers.
+"""TensorRT as a backend: engines of `engine_cache.py`, run through torch-free CUDA buffers.
 
 Not run on a GPU so far: see `tests/gpu`.
 """
@@ -155,8 +155,8 @@ def _widened(onnx: Any, model: Any) -> bytes:
     stored = {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
     kept = []
     for node in model.graph.node:
-        if node.op_type in ("Cast", "DequantizeLinear") and node.input[0] in stored:
-            values = [stored[name] for name in node.input]
+        values = [stored[name] for name in node.input if name in stored]
+        if len(values) == len(node.input) and _widens(onnx, node, values):
             stored[node.output[0]] = _wide(values)
         else:
             kept.append(node)
@@ -166,6 +166,17 @@ def _widened(onnx: Any, model: Any) -> bytes:
         del field[:]
         field.extend(items)
     return model.SerializeToString()  # type: ignore[no-any-return]
+
+
+def _widens(onnx: Any, node: Any, values: list[Any]) -> bool:
+    """Whether a node does what `_wide` does; any other one is left to TensorRT, which takes or refuses it."""
+    settings = {item.name: onnx.helper.get_attribute_value(item) for item in node.attribute}
+    if node.op_type == "Cast":
+        return bool(settings == {"to": onnx.TensorProto.FLOAT})
+    if node.op_type != "DequantizeLinear" or len(values) != 2:  # a third one is the zero points
+        return False
+    kernel, scales = values
+    return bool(settings == {"axis": 0} and scales.shape == kernel.shape[:1])
 
 
 def _wide(values: list[Any]) -> FloatArray:

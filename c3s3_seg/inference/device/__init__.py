@@ -1,1 +1,1 @@
-"""Inference whose arrays stay where the network runs: torch tensors on a GPU, or on the CPU as its proof."""
+"""Inference whose arrays stay where the network runs: torch tensors on a GPU, or in tests on the CPU."""

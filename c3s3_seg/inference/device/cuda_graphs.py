@@ -117,19 +117,19 @@ class CudaGraphs:
 
     def __call__(self, patches: Tensor) -> Tensor:
         """The logits, in memory of their own."""
-        answer = None
+        logits = None
         try:
-            answer = self._answer(patches)
+            logits = self._logits(patches)
         except Exception as error:
             if not _is_full(error) or not self.recordings.hold(patches.device):
                 raise
-        if answer is not None:
-            return answer
+        if logits is not None:
+            return logits
         # Not in the `except`: its traceback holds the maps that memory was full with.
         self.recordings.drop(patches.device)
         return self._network(patches)
 
-    def _answer(self, patches: Tensor) -> Tensor | None:
+    def _logits(self, patches: Tensor) -> Tensor | None:
         """The logits; None if a recording failed."""
         shape = tuple(patches.shape)
         with self._alone:
@@ -138,7 +138,7 @@ class CudaGraphs:
             play = self._recorded.pop(shape, None)
             if play is not None:
                 self._recorded[shape] = play  # now the last of those that may be dropped
-                return play(patches).clone()  # the next patches are answered in the same place
+                return play(patches).clone()  # the logits of the next patches are written there
         return self._network(patches)
 
     def _is_due(self, shape: tuple[int, ...]) -> bool:

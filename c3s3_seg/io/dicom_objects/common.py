@@ -1,14 +1,18 @@
-"""What RTSTRUCT and key images have in common: patient and study of the slices, and who made it when."""
+"""What RTSTRUCT and secondary captures share: patient and study of the slices, and who made it when."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from pydicom import config
+from pydicom.datadict import dictionary_has_tag, dictionary_VR, tag_for_keyword
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
+from pydicom.valuerep import CUSTOMIZABLE_CHARSET_VR
 
 from c3s3_seg.io.dicom.header import Slice
 from c3s3_seg.io.dicom_objects.codes import Kind, Maker, Segment
@@ -25,6 +29,7 @@ REPEATED = (
 WHEN_MADE = ("InstanceCreationDate", "InstanceCreationTime", "SeriesDate", "SeriesTime")
 WHEN_CONTENT = ("ContentDate", "ContentTime")
 UNDATED = "19700101"
+UTF_8 = "ISO_IR 192"  # PS3.3, C.12.1.1.2
 SEXES = ("M", "F", "O")  # PS3.3, C.7.1.1; type 2: blank, which is unknown, is allowed, and no other word
 OFFSET = re.compile(r"[+-](0[0-9]|1[0-4])[0-5][0-9]")
 TYPE_2 = (
@@ -33,7 +38,14 @@ TYPE_2 = (
 )  # fmt: skip
 
 
-def derived(source: Origin, maker: Maker, sop_class: UID, kind: Kind, content: str) -> FileDataset:
+def derived(
+    source: Origin,
+    maker: Maker,
+    sop_class: UID,
+    kind: Kind,
+    content: str,
+    segments: Sequence[Segment] = (),
+) -> FileDataset:
     """The data set of an object that is made from the slices of a scan, without what its kind has of its own.
 
     Parameters
@@ -48,8 +60,11 @@ def derived(source: Origin, maker: Maker, sop_class: UID, kind: Kind, content: s
         Of the series: its number and description.
     content
         The UIDs follow from it, the slices and the maker: the same content is the same instance.
+    segments
+        The labels whose names it will hold.
     """
     first = source.header(source.slices[0])
+    texts = stored_texts(first)
     seed = [str(first.SOPInstanceUID), maker.name, maker.serial, content]
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = sop_class
@@ -69,7 +84,8 @@ def derived(source: Origin, maker: Maker, sop_class: UID, kind: Kind, content: s
     data.SeriesDescription = kind.description(maker)
     data.Manufacturer, data.ManufacturerModelName = "c3s3-seg", maker.name[:64]
     data.SoftwareVersions = __version__
-    set_character_set(data, maker)
+    repeated = {tag_for_keyword(keyword) for keyword in REPEATED}
+    set_character_set(data, {tag: text for tag, text in texts.items() if tag in repeated}, maker, segments)
     return data
 
 
@@ -99,22 +115,61 @@ def date(data: Any, offset: object, maker: Maker) -> None:
     else:
         day, hour = str(data.get("StudyDate") or ""), "000000"
         day = day if len(day) == 8 and day.isascii() and day.isdigit() else UNDATED
-        for item in (
-            data.get("ContributingEquipmentSequence") or ()
-        ):  # by highdicom, which says that it helped
+        # highdicom names itself as equipment that contributed, and when.
+        for item in data.get("ContributingEquipmentSequence") or ():
             item.pop("ContributionDateTime", None)
     for keyword in (*WHEN_MADE, *WHEN_CONTENT) if maker.dated else WHEN_CONTENT:
         setattr(data, keyword, day if keyword.endswith("Date") else hour)
 
 
-def set_character_set(data: Any, maker: Maker, segments: Sequence[Segment] = ()) -> None:
-    """Have an object written in UTF-8 where our own words need it (PS3.3, C.12.1.1.2).
+def stored_texts(header: Any) -> dict[int, bytes]:
+    """The texts of a header as its file has them, which pydicom no longer knows once it has decoded them.
 
-    Else it has the character set of its slices, in which the patient's name is: what that cannot hold would
-    become `?`, and two labels one.
+    Parameters
+    ----------
+    header
+        The data set of a file; elements that were looked at before are left out.
+
+    Returns
+    -------
+    dict
+        Tag -> bytes, without the padding. Only of the data set itself, not of its sequences.
     """
-    if not all(word.isascii() for word in (maker.name, *(w for segment in segments for w in segment.words))):
-        data.SpecificCharacterSet = "ISO_IR 192"
+    found = {}
+    for tag in header.keys():  # noqa: SIM118 - a data set iterates over its elements, and decodes them
+        element = header.get_item(tag)
+        if not (element.is_raw and element.value and dictionary_has_tag(tag)):
+            continue
+        if dictionary_VR(tag) in CUSTOMIZABLE_CHARSET_VR:
+            found[tag] = element.value.rstrip(b"\0 ")
+    return found
+
+
+def set_character_set(
+    data: Any, texts: Mapping[int, bytes], maker: Maker, segments: Sequence[Segment] = ()
+) -> None:
+    """Choose the character set of an object (PS3.3, C.12.1.1.2): that of its slices, or UTF-8.
+
+    The texts of its slices are bytes in their character set, and pass as they are: some files say UTF-8 of a
+    name in Latin-1, which would lose its letters by being decoded. Only where our own words need UTF-8 and
+    the slices have another character set are all texts written anew: what that cannot hold would become `?`,
+    and two labels one.
+
+    Parameters
+    ----------
+    data
+        The object, with the SpecificCharacterSet of its slices and their texts as pydicom decoded them.
+    texts
+        Those of the texts that come from the slices: tag -> bytes, of `stored_texts`.
+    maker, segments
+        Whose names it holds.
+    """
+    words = (maker.name, *(word for segment in segments for word in segment.words))
+    if all(word.isascii() for word in words) or data.get("SpecificCharacterSet") == UTF_8:
+        for tag, text in texts.items():
+            data[tag] = DataElement(tag, dictionary_VR(tag), text, validation_mode=config.IGNORE)
+    else:
+        data.SpecificCharacterSet = UTF_8
 
 
 def item_of(**attributes: Any) -> Dataset:

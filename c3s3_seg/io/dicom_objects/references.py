@@ -1,4 +1,4 @@
-"""The DICOM slices that a mask was made from: what a SEG, an RTSTRUCT or a key image refers to."""
+"""The DICOM slices that a mask was made from: what a SEG, an RTSTRUCT or a secondary capture refers to."""
 
 from __future__ import annotations
 
@@ -81,6 +81,16 @@ class Origin:
 def origin(source: Source) -> Iterator[Origin]:
     """Open the series again that a volume came from.
 
+    Parameters
+    ----------
+    source
+        Of the volume; what was repaired when it was read is read as it is.
+
+    Yields
+    ------
+    Origin
+        Its slices, in the order of their positions. Files of an archive are there until the block ends.
+
     Raises
     ------
     InputError
@@ -88,7 +98,7 @@ def origin(source: Source) -> Iterator[Origin]:
     """
     if not is_from_dicom(source) or source.path is None:
         raise InputError(
-            "a DICOM SEG, RTSTRUCT or key image refers to slices in DICOM, and this scan has none",
+            "a DICOM SEG, RTSTRUCT or secondary capture refers to slices in DICOM, and this scan has none",
             where=source.path,
             todo="Give the DICOM series as input, or choose another --format",
         )

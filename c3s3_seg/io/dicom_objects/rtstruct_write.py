@@ -18,7 +18,7 @@ from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage
 from c3s3_seg.geometry.volume import Array, Volume
 from c3s3_seg.io.dicom.header import Slice
 from c3s3_seg.io.dicom_objects.codes import CONTOURS, LABEL_COLOURS, Maker, Segment
-from c3s3_seg.io.dicom_objects.common import derived, item_of, reference, set_character_set
+from c3s3_seg.io.dicom_objects.common import derived, item_of, reference
 from c3s3_seg.io.dicom_objects.references import Origin, origin
 from c3s3_seg.io.dicom_objects.seg_write import hash_of
 from c3s3_seg.system.files import write_whole
@@ -90,7 +90,7 @@ def _data_set(
     source: Origin, segments: tuple[Segment, ...], contours: list[Contours], maker: Maker, content: str
 ) -> FileDataset:
     first = source.header(source.slices[0])
-    data = derived(source, maker, RTStructureSetStorage, CONTOURS, f"rtstruct {content}")
+    data = derived(source, maker, RTStructureSetStorage, CONTOURS, f"rtstruct {content}", segments)
     data.StructureSetDate, data.StructureSetTime = (
         data.pop("ContentDate").value,
         data.pop("ContentTime").value,
@@ -98,7 +98,6 @@ def _data_set(
     data.Modality, data.OperatorsName = "RTSTRUCT", ""
     data.StructureSetLabel, data.StructureSetDescription = "c3s3-seg", "Research use only"
     data.ApprovalStatus = "UNAPPROVED"
-    set_character_set(data, maker, segments)
     frame = str(first.FrameOfReferenceUID)
     data.FrameOfReferenceUID, data.PositionReferenceIndicator = frame, ""
     data.ReferencedFrameOfReferenceSequence = [_referenced(source, first, frame)]

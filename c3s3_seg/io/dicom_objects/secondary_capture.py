@@ -1,4 +1,4 @@
-"""A picture -> DICOM Secondary Capture (PS3.3, A.8.1): a key image beside the scan that it shows."""
+"""A picture -> DICOM Secondary Capture (PS3.3, A.8.1), in the study of the scan that it shows."""
 
 from __future__ import annotations
 

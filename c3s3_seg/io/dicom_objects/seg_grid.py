@@ -7,50 +7,46 @@ and over the contours of an RTSTRUCT that is compared with them. What is beyond 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from c3s3_seg.errors import C3S3Error, GeometryError, InputError
 from c3s3_seg.geometry.volume import Geometry
 from c3s3_seg.io.deflated import whole_of
 from c3s3_seg.io.dicom.header import unreadable
 from c3s3_seg.io.dicom_objects.rtstruct_read import points_mm
+from c3s3_seg.io.dicom_objects.seg_frames import Frame, Points, frames_of
 from c3s3_seg.io.limits import check_size
 
-Points = NDArray[np.float64]
 LARGEST_SIDE, LARGEST_SIZE = 4096, 2e9  # voxels: a place far away is a damaged one
 SAME_MM = 1e-2
 OFF_VOXELS = 0.05  # places are written as decimals; a SEG of another grid is off by far more somewhere
-STEP_PART = 0.02
-
-
-@dataclass(frozen=True, eq=False)
-class Frame:
-    """One frame of a SEG: its corners (4, 3), its steps (3,) along a row and a column, all in mm.
-
-    `apart` and `thick` are the distance and the thickness of the slices; 0 where it is not said.
-    """
-
-    corners: Points
-    along: Points
-    down: Points
-    apart: float
-    thick: float
+STEP_PART = 0.02  # of a distance of slices: two that differ by less are the same
 
 
 def frames_grid(segs: Sequence[Path], rtstructs: Sequence[Path] = ()) -> Geometry:
     """The grid of the first SEG's frames, as far as all frames and contours reach.
+
+    Parameters
+    ----------
+    segs
+        DICOM SEG files, at least one.
+    rtstructs
+        RTSTRUCT files that are compared with them.
+
+    Returns
+    -------
+    Geometry
+        Axes i, j, k: along a row, down a column and across the slices of the first frame; mm, LPS.
 
     Raises
     ------
     InputError
         If a file is damaged, or a frame does not say where it lies or, being alone, how thick it is.
     GeometryError
-        If the files are in different frames of reference, or lie far apart.
+        If the files are in different frames of reference or lie far apart, or for the reasons of `frames_of`.
     MemoryLimitError
         If the memory does not suffice for a mask on it.
     """
@@ -72,12 +68,22 @@ def frames_grid(segs: Sequence[Path], rtstructs: Sequence[Path] = ()) -> Geometr
 def seg_grid(path: Path) -> Geometry:
     """The grid of the frames of one DICOM SEG, from the first to the last: empty slices are often left out.
 
+    Parameters
+    ----------
+    path
+        The file.
+
+    Returns
+    -------
+    Geometry
+        As that of `frames_grid`, with axes at right angles.
+
     Raises
     ------
     InputError, MemoryLimitError
         For the reasons of `frames_grid`.
     GeometryError
-        If its frames are no stack of even steps.
+        If its frames are no stack of even steps, or for the reasons of `frames_of`.
     """
     frames, _, uid = _read(path, is_seg=True)
     if not frames:
@@ -95,31 +101,12 @@ def _read(path: Path, *, is_seg: bool) -> tuple[list[Frame], list[Points], str]:
     kind = "DICOM SEG" if is_seg else "RTSTRUCT"
     try:
         data: Any = whole_of(path, force=True)
-        frames, contours = (list(_frames(data)), []) if is_seg else ([], list(_contours(data)))
+        frames, contours = (frames_of(data, path), []) if is_seg else ([], list(_contours(data)))
         return frames, contours, str(data.get("FrameOfReferenceUID", "") or "")
     except (C3S3Error, MemoryError):
         raise
     except Exception as error:  # a damaged file can hold anything
         raise InputError(unreadable(kind, error), where=path, todo="Copy or export it again") from error
-
-
-def _frames(data: Any) -> Iterator[Frame]:
-    shared = (data.get("SharedFunctionalGroupsSequence") or [{}])[0]
-
-    def group(own: Any, name: str) -> Any:
-        return (own.get(name) or shared.get(name))[0]
-
-    for own in data.PerFrameFunctionalGroupsSequence:
-        place = np.array(group(own, "PlanePositionSequence").ImagePositionPatient, dtype=np.float64)
-        cosines = np.array(group(own, "PlaneOrientationSequence").ImageOrientationPatient, dtype=np.float64)
-        measures = group(own, "PixelMeasuresSequence")
-        spacing = np.array(measures.PixelSpacing, dtype=np.float64)
-        # PS3.3, C.7.6.2.1.1: the first cosines go with the column index, whose spacing is the second.
-        along, down = cosines[:3] * spacing[1], cosines[3:] * spacing[0]
-        ends = [(c * along, r * down) for c in (0, int(data.Columns) - 1) for r in (0, int(data.Rows) - 1)]
-        apart = abs(float(measures.get("SpacingBetweenSlices") or 0))
-        thick = float(measures.get("SliceThickness") or 0)
-        yield Frame(np.array([place + c + r for c, r in ends]), along, down, apart, thick)
 
 
 def _contours(data: Any) -> Iterator[Points]:

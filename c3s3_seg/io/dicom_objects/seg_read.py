@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Set
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,28 +18,10 @@ from c3s3_seg.errors import C3S3Error, GeometryError, InputError
 from c3s3_seg.geometry.volume import Array, Geometry, Source, Volume
 from c3s3_seg.io.dicom.decoder import DecoderRefusal, PixelDecoder
 from c3s3_seg.io.dicom.header import unreadable
+from c3s3_seg.io.dicom_objects.seg_frames import Frame, frames_of, segment_names
 from c3s3_seg.io.dicom_objects.seg_grid import OFF_VOXELS, STEP_PART
 
-
-@dataclass(frozen=True, eq=False)
-class _Frame:
-    """What the functional groups of a frame say of it, its own ones or those that all frames share.
-
-    Parameters
-    ----------
-    number
-        Its place in the file, from 1.
-    segment
-        The number of the segment that it shows; None in a label map, whose pixels say it.
-    position, orientation, measures
-        The items of PlanePosition-, PlaneOrientation- and PixelMeasuresSequence.
-    """
-
-    number: int
-    segment: int | None
-    position: Any
-    orientation: Any
-    measures: Any
+PLAIN_BITS = (1, 8, 16)  # of a pixel: BINARY has 1, LABELMAP 8 or 16 (PS3.3, A.51 and C.8.20.2)
 
 
 def read_seg(path: Path, grid: Geometry, values: Mapping[str, int]) -> Volume:
@@ -64,21 +45,24 @@ def read_seg(path: Path, grid: Geometry, values: Mapping[str, int]) -> Volume:
     ------
     InputError
         If it is fractional, two segments overlap, a frame does not say where it lies or shows a segment that
-        has no name, or it is damaged.
+        has no name, two segments have one number, two frames of a segment lie at one place and differ, its
+        pixels are not laid out as stated, or it is damaged.
     GeometryError
         If a frame does not lie on the voxels of the grid, or lies outside of it; if the scan is in another
-        frame of reference (PS3.3, C.7.4.1).
+        frame of reference (PS3.3, C.7.4.1); for the reasons of `frames_of`.
     """
     try:
         data = _open(path)
         grid.refuse_other_frame(data.get("FrameOfReferenceUID"), path, "DICOM SEG")
-        numbers = segment_names(data)
+        numbers = segment_names(data, path)
         wanted = {number: values[name] for number, name in numbers.items() if name in values}
         array = np.zeros(grid.shape, dtype=np.uint16)
-        frames = list(_frames(data, path))
-        points = [frame.position.ImagePositionPatient for frame in frames]
-        places = np.rint(grid.to_index(np.array(points, dtype=np.float64).reshape(-1, 3)))
-        for frame, pixels in zip(frames, _pixels(data, path), strict=True):
+        frames = frames_of(data, path)
+        points = np.array([frame.position for frame in frames]).reshape(-1, 3)
+        places = np.rint(grid.to_index(points))
+        seen: dict[tuple[int | None, ...], tuple[int, int]] = {}
+        for frame, pixels, place in zip(frames, _pixels(data, path), places, strict=True):
+            _refuse_another(frame, pixels, place, seen, path)
             _refuse_unnamed(frame, pixels, {0, data.get("PixelPaddingValue"), *numbers}, path)
             for number, inside in _segments(frame, pixels, wanted):
                 _put(array, _voxels(frame, inside, grid, places, path), wanted[number], path)
@@ -111,26 +95,13 @@ def _open(path: Path) -> Any:
     return data
 
 
-def _frames(data: Any, path: Path) -> Iterator[_Frame]:
-    shared = (data.get("SharedFunctionalGroupsSequence") or [{}])[0]
-    needed = ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence")
-    for number, own in enumerate(data.PerFrameFunctionalGroupsSequence, 1):
-        found = [(own.get(name) or shared.get(name) or [None])[0] for name in needed]
-        if None in found:
-            raise InputError(f"frame {number} of this DICOM SEG does not say where it lies", where=path)
-        seg = (
-            own.get("SegmentIdentificationSequence") or shared.get("SegmentIdentificationSequence") or [None]
-        )[0]
-        segment = None if data.SegmentationType == "LABELMAP" else int(seg.ReferencedSegmentNumber)
-        yield _Frame(number, segment, *found)
-
-
 def _pixels(data: Any, path: Path) -> Iterator[Array]:
     """Each frame (row, column). What is compressed is decoded in a process of its own."""
     count = len(data.PerFrameFunctionalGroupsSequence)
     if int(data.NumberOfFrames) != count:
         raise InputError(f"it has {data.NumberOfFrames} frames and describes {count} of them", where=path)
     if not data.file_meta.TransferSyntaxUID.is_encapsulated:
+        _check_plain(data, count, path)
         for frame in range(count):
             yield _plain(data, frame)
         return
@@ -142,6 +113,26 @@ def _pixels(data: Any, path: Path) -> Iterator[Array]:
         raise InputError(f"its frames cannot be decoded ({refused})", where=path) from None
     finally:
         decoder.close()
+
+
+def _check_plain(data: Any, count: int, path: Path) -> None:
+    """Refuse pixels that are not laid out as stated: read as if they were, they would be another mask."""
+    bits, samples = int(data.BitsAllocated), int(data.get("SamplesPerPixel") or 1)
+    if bits not in PLAIN_BITS or samples != 1:
+        raise InputError(
+            f"the pixels of this DICOM SEG have {samples} x {bits} bits; wanted 1 x 1, 8 or 16",
+            where=path,
+            todo="Have it exported again",
+        )
+    wanted = (count * int(data.Rows) * int(data.Columns) * bits + 7) // 8
+    found = len(data.PixelData)
+    if not wanted <= found <= wanted + 1:  # one byte makes the length even
+        raise InputError(
+            "this DICOM SEG is damaged, or lays out its frames in another way than the standard: they take"
+            f" {wanted} bytes of pixels, and it has {found}",
+            where=path,
+            todo="Copy or export it again",
+        )
 
 
 def _plain(data: Any, frame: int) -> Array:
@@ -158,7 +149,7 @@ def _plain(data: Any, frame: int) -> Array:
     return np.frombuffer(data.PixelData, kind, size, frame * size * kind.itemsize).reshape(rows, columns)
 
 
-def _refuse_unnamed(frame: _Frame, pixels: Array, known: Set[Any], path: Path) -> None:
+def _refuse_unnamed(frame: Frame, pixels: Array, known: Set[Any], path: Path) -> None:
     """Refuse a segment whose name nobody knows: whether it is wanted cannot be said."""
     shown = set(np.unique(pixels).tolist()) if frame.segment is None else {frame.segment}
     if shown - known:
@@ -166,8 +157,26 @@ def _refuse_unnamed(frame: _Frame, pixels: Array, known: Set[Any], path: Path) -
         raise InputError(f"{what}, which it does not name", where=path, todo="Have it exported again")
 
 
+def _refuse_another(
+    frame: Frame, pixels: Array, place: Array, seen: dict[tuple[int | None, ...], tuple[int, int]], path: Path
+) -> None:
+    """Refuse another frame of a segment at the place of one before: points in time, not parts of a mask.
+
+    `seen`: segment and voxel of the first pixel -> number of the frame and hash of its pixels.
+    """
+    found = frame.number, hash(pixels.tobytes())
+    first = seen.setdefault((frame.segment, *map(int, place)), found)
+    if first[1] != found[1]:
+        what = "lie at one place" if frame.segment is None else f"show segment {frame.segment} at one place"
+        raise InputError(
+            f"frames {first[0]} and {frame.number} of this DICOM SEG {what}, and differ",
+            where=path,
+            todo="Export each point in time, or each version, as a file of its own",
+        )
+
+
 def _segments(
-    frame: _Frame, pixels: Array, wanted: Mapping[int, int]
+    frame: Frame, pixels: Array, wanted: Mapping[int, int]
 ) -> Iterator[tuple[int, NDArray[np.bool_]]]:
     """The wanted segments that a frame shows, and where in it."""
     if frame.segment is not None:
@@ -179,24 +188,20 @@ def _segments(
 
 
 def _voxels(
-    frame: _Frame, inside: NDArray[np.bool_], grid: Geometry, places: Array, path: Path
+    frame: Frame, inside: NDArray[np.bool_], grid: Geometry, places: Array, path: Path
 ) -> NDArray[np.intp]:
     """(n, 3): the voxels in which the pixels of a frame lie that are `inside`.
 
     `places` (frames, 3) are the voxels of the first pixels of all frames.
     """
-    position = np.array(frame.position.ImagePositionPatient, dtype=np.float64)
-    cosines = np.array(frame.orientation.ImageOrientationPatient, dtype=np.float64)
-    spacing = np.array(frame.measures.PixelSpacing, dtype=np.float64)
-    first = grid.to_index(position)
-    # PS3.3, C.7.6.2.1.1: the first cosines go with the column index, whose spacing is the second.
-    along = grid.to_index(position + cosines[:3] * spacing[1]) - first
-    down = grid.to_index(position + cosines[3:] * spacing[0]) - first
+    first = grid.to_index(frame.position)
+    along = grid.to_index(frame.position + frame.along) - first
+    down = grid.to_index(frame.position + frame.down) - first
     rows, columns = inside.shape
     ends = np.array([[0, 0], [columns - 1, 0], [0, rows - 1], [columns - 1, rows - 1]])
     # Of whole steps: those of 59/58 voxels come to whole voxels at the corners, and nowhere between.
     off = (first - np.rint(first)) + ends @ np.stack([along - np.rint(along), down - np.rint(down)])
-    if not _are_steps(along, down, frame.measures, grid, places) or np.abs(off).max() > OFF_VOXELS:
+    if not _are_steps(along, down, frame, grid, places) or np.abs(off).max() > OFF_VOXELS:
         raise GeometryError(
             f"frame {frame.number} of this DICOM SEG does not lie on the voxels of the scan, {grid}",
             where=path,
@@ -209,7 +214,7 @@ def _voxels(
     return np.asarray(found, dtype=np.intp)
 
 
-def _are_steps(along: Array, down: Array, measures: Any, grid: Geometry, places: Array) -> bool:
+def _are_steps(along: Array, down: Array, frame: Frame, grid: Geometry, places: Array) -> bool:
     """Whether a pixel is a voxel: one step along one axis each, and the slices as far apart as the scan's.
 
     A stated distance of slices is wrong where two frames lie on neighbouring slices of the scan: programs
@@ -220,10 +225,16 @@ def _are_steps(along: Array, down: Array, measures: Any, grid: Geometry, places:
     if not single or axes[0] == axes[1]:
         return False
     axis = 3 - sum(axes)
-    apart = abs(float(measures.get("SpacingBetweenSlices") or 0))
-    if apart == 0 or abs(apart / float(grid.spacing_mm[axis]) - 1) < STEP_PART:
-        return True
-    return bool((np.diff(np.unique(places[:, axis])) == 1).any())
+    step_mm = float(grid.spacing_mm[axis])
+    gaps = np.diff(np.unique(places[:, axis]))
+    apart = frame.apart
+    if apart == 0 and gaps.size and frame.thick > 0 and _alike(gaps.min() * step_mm, frame.thick):
+        apart = frame.thick  # unsaid, and the frames lie as far apart as they are thick
+    return apart == 0 or _alike(apart, step_mm) or bool((gaps == 1).any())
+
+
+def _alike(one_mm: float, other_mm: float) -> bool:
+    return abs(one_mm / other_mm - 1) < STEP_PART
 
 
 def _put(array: Array, index: NDArray[np.intp], value: int, path: Path) -> None:
@@ -237,11 +248,3 @@ def _put(array: Array, index: NDArray[np.intp], value: int, path: Path) -> None:
             todo="Leave one of them out with --labels, or mend them where they were drawn",
         )
     array[where] = value
-
-
-def segment_names(data: Any) -> dict[int, str]:
-    """Number of each segment -> SegmentLabel (PS3.3, C.8.20.4). In a label map 0 is the background."""
-    named = {
-        int(item.SegmentNumber): str(item.get("SegmentLabel", "") or "") for item in data.SegmentSequence
-    }
-    return {number: name.strip() or f"segment {number}" for number, name in named.items() if number}

@@ -20,14 +20,14 @@ from pydicom.valuerep import format_number_as_ds
 from c3s3_seg.errors import InputError
 from c3s3_seg.geometry.volume import Array, Volume
 from c3s3_seg.io.dicom_objects.codes import LABEL_CIELAB, LABEL_MAP, SEGMENTATION, Maker, Segment
-from c3s3_seg.io.dicom_objects.common import SEXES, TYPE_2, date, set_character_set
+from c3s3_seg.io.dicom_objects.common import SEXES, TYPE_2, date, set_character_set, stored_texts
 from c3s3_seg.io.dicom_objects.references import Origin, origin
 from c3s3_seg.system.files import write_whole
 from c3s3_seg.version import __version__
 
 # PS3.16, CID 7150: the category of everything that is an organ or a part of one.
 CATEGORY = ("123037004", "SCT", "Anatomical Structure")
-PLACE_MM = 1e-3
+PLACE_MM = 1e-3  # how far a frame that was read back may lie off its slice: decimals are rounded
 
 
 def write_seg(
@@ -90,6 +90,7 @@ def _encode(
     import highdicom
 
     images, planes = _images(source, planes)
+    texts = stored_texts(images[0])
     kind = LABEL_MAP if labelmap else SEGMENTATION
     kinds = highdicom.seg.SegmentationTypeValues
     patient = _set_aside(images)
@@ -114,9 +115,12 @@ def _encode(
         transfer_syntax_uid=ExplicitVRLittleEndian,
         omit_empty_frames=bool(planes.any()),
     )
+    # What highdicom copies, it copies as the same element.
+    copied = {tag for tag in texts if tag in made and made.get_item(tag) is images[0].get_item(tag)}
     for element in patient:
         made[element.tag] = element
-    set_character_set(made, maker, segments)
+        copied.add(element.tag)
+    set_character_set(made, {tag: texts[tag] for tag in copied & set(texts)}, maker, segments)
     _name_dimensions(made, generate_uid(entropy_srcs=[*seed, "dimensions"]))
     date(made, images[0].get("TimezoneOffsetFromUTC"), maker)
     return made

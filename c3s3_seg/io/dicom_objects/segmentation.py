@@ -11,8 +11,9 @@ from c3s3_seg.errors import InputError, listed
 from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.io.detect import is_dicom
 from c3s3_seg.io.dicom_objects.rtstruct_read import read_rtstruct, region_name
+from c3s3_seg.io.dicom_objects.seg_frames import segment_names
 from c3s3_seg.io.dicom_objects.seg_grid import seg_grid
-from c3s3_seg.io.dicom_objects.seg_read import read_seg, segment_names
+from c3s3_seg.io.dicom_objects.seg_read import read_seg
 
 SEG_CLASSES = {"1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"}  # bits; label map
 RTSTRUCT_CLASS = "1.2.840.10008.5.1.4.1.1.481.3"
@@ -61,7 +62,7 @@ def look_at_drawing(path: Path) -> Drawing | None:
     Raises
     ------
     InputError
-        If it is one of them, and its header cannot be read.
+        If it is one of them, and its header cannot be read or gives two segments one number.
     """
     from c3s3_seg.io.deflated import header_of
 
@@ -78,8 +79,10 @@ def look_at_drawing(path: Path) -> Drawing | None:
         data = header_of(path, force=True)
         series, slices = (_of_seg if kind == "dicom-seg" else _of_rtstruct)(data)
         named: dict[str, int] = {}
-        for number, name in _names(data, kind):
+        for number, name in _names(data, kind, path):
             named[name] = min(number, named.get(name, number))
+    except InputError:
+        raise
     except Exception as error:
         what = f"the header of this {_word(kind)} cannot be read ({type(error).__name__})"
         raise InputError(what, where=path, todo="Copy or export it again") from error
@@ -168,9 +171,9 @@ def load_drawn_mask(
     return mask.geometry.volume(mask.array.astype("uint8") if small else mask.array, source)
 
 
-def _names(data: Any, kind: str) -> Iterator[tuple[int, str]]:
+def _names(data: Any, kind: str, path: Path) -> Iterator[tuple[int, str]]:
     if kind == "dicom-seg":
-        yield from segment_names(data).items()
+        yield from segment_names(data, path).items()
     else:
         regions = data.get("StructureSetROISequence") or ()
         yield from ((int(item.ROINumber), region_name(item)) for item in regions)
