@@ -184,10 +184,12 @@ def _end(code: list[int]) -> None:
 
 
 def _leave_stuck(code: int) -> None:
-    """End at once if a thread is still in a library, which may crash while the interpreter shuts down."""
-    from c3s3_seg.batch.pipeline import STUCK
+    """End at once if a thread is still in a library, which may crash while the interpreter shuts down.
 
-    if any(thread.name == STUCK for thread in threading.enumerate()):
+    Nothing is imported: numpy, stopped in the middle of its own import, cannot be imported again.
+    """
+    stuck = getattr(sys.modules.get("c3s3_seg.batch.pipeline"), "STUCK", None)
+    if any(thread.name == stuck for thread in threading.enumerate()):
         os._exit(code)
 
 

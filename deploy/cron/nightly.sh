@@ -20,6 +20,11 @@ list=$1
 umask 077
 mkdir -p "$WORK/scans" "$WORK/out" "$WORK/sent"
 
+# The program ends in good order and with a code, not by the signal: without these the next step would begin.
+trap 'echo "nightly.sh: stopped by SIGHUP" >&2; exit 129' HUP
+trap 'echo "nightly.sh: stopped by SIGINT" >&2; exit 130' INT
+trap 'echo "nightly.sh: stopped by SIGTERM" >&2; exit 143' TERM
+
 # A run that takes longer than a day keeps the next one out.
 exec 9>"$WORK/lock"
 if ! flock --nonblock 9; then
@@ -48,15 +53,16 @@ for folder in "$WORK"/scans/*/; do
       continue
     fi
     # By its content: another model or another version makes another mask under the same name.
-    note=$WORK/sent/$study-$(basename "$file") sum=$(sha256sum <"$file")
+    note=$WORK/sent/$study-$(basename "$file")
+    if ! sum=$(sha256sum <"$file"); then
+      status=1
+      continue
+    fi
     if [ -e "$note" ] && [ "$(cat "$note")" = "$sum" ]; then
       continue
     fi
-    if "$PROGRAM" send "$SERVER" "$file" --title "$TITLE"; then
-      printf '%s\n' "$sum" >"$note"
-    else
-      status=1
-    fi
+    # What cannot be noted, on a full disk, is sent once more the next time.
+    "$PROGRAM" send "$SERVER" "$file" --title "$TITLE" && printf '%s\n' "$sum" >"$note" || status=1
   done
 done
 exit "$status"

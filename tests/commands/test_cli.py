@@ -405,3 +405,25 @@ def test_ctrl_c_while_the_program_is_imported_shows_no_traceback() -> None:
     command = [sys.executable, "-c", INTERRUPTED]
     answer = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (answer.returncode, answer.stdout, answer.stderr) == (-signal.SIGINT, "", "")
+
+
+STOPPED = """
+import os, signal, sys
+class Finder:
+    def find_spec(self, name, path, target=None):
+        if name == "numpy.lib":
+            os.kill(os.getpid(), signal.SIGTERM)
+sys.meta_path.insert(0, Finder())
+sys.argv = ["c3s3-seg", "predict", "none.nii.gz", "-o", "out", "--model", "phantom"]
+from c3s3_seg.__main__ import program
+program()
+"""
+
+
+def test_a_stop_in_the_middle_of_an_import_shows_no_traceback() -> None:
+    """numpy cannot be imported twice: what ends the program imports nothing."""
+    command = [sys.executable, "-c", STOPPED]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (answer.returncode, answer.stdout) == (143, ""), answer.stderr
+    assert answer.stderr.startswith("stopped by SIGTERM: ")
+    assert len(answer.stderr.splitlines()) == 1

@@ -131,6 +131,14 @@ TRANSFERS: dict[str, tuple[dict[str, Any], str]] = {
     "cut in a part": ({"parts": [instance(1), instance(2)[:-9]], "ending": b""}, "broke off after|cannot be"),
     "no parts": ({"media": "text/html", "ending": b"<html>"}, "sent no files, but something else"),
     "no mark": ({"media": "multipart/related", "ending": b"x"}, "sent no files, but something else"),
+    "a mark with quotes": (
+        {
+            "media": r'multipart/related; boundary="a\"b"',
+            "parts": [instance(1) + b'\r\n--a"b\r\n\r\n' + instance(2)],
+            "ending": b'\r\n--a"b--',
+        },
+        "sent no files, but something else",
+    ),
     "a part of it": ({"code": 206}, "sent a part of what was asked for"),
     "packed": ({"headers": {"Content-Encoding": "gzip"}}, "sent a packed answer"),
     "a refusal": ({"code": 403}, r"refused the search \(403 Forbidden\)\. Check C3S3_SEG_TOKEN"),
@@ -149,6 +157,31 @@ def test_what_comes_is_checked(tmp_path: Path, fault: str) -> None:
     with pytest.raises(C3S3Error, match=words):
         fetched(Behaviour(search, series, **how), tmp_path / "out", accession="A77", patient="P", **wanted)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("series", [None, SERIES])
+def test_a_study_of_no_files_is_not_fetched(tmp_path: Path, series: str | None) -> None:
+    """Although the server does not say how many it has, and sends a whole answer."""
+    words = [] if series is None else ["--series", series]
+    with serving(Behaviour()) as address:
+        answer = run("fetch", address, "-o", tmp_path / "out", "--study", STUDY, *words)
+    assert (answer.returncode, answer.stdout) == (1, "")
+    assert answer.stderr == f"error: {address} sent no files. Nothing was kept: fetch it again.\n"
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("told", ["1", "??1", "Æ\x821"])
+def test_a_server_that_rewrites_what_is_not_ascii_is_understood(tmp_path: Path, told: str) -> None:
+    """Orthanc drops what Latin-1 lacks; another patient is another one all the same."""
+    part = instance(1, SpecificCharacterSet="ISO_IR 192", PatientID="患者1")
+    search = [found(StudyInstanceUID=STUDY, PatientID=told)]
+    assert len(fetched(Behaviour(search, parts=[part]), tmp_path / "out")) == 1
+    search = [found(StudyInstanceUID=STUDY, PatientID="2")]
+    with pytest.raises(RefusedError, match="of another patient"):
+        fetched(Behaviour(search, parts=[part]), tmp_path / "other")
+    search = [found(StudyInstanceUID=STUDY, PatientID="1")]
+    with pytest.raises(RefusedError, match="of another patient"):
+        fetched(Behaviour(search, parts=[part]), tmp_path / "asked", patient="1")
 
 
 def test_what_unpacks_without_limit_is_not_taken(tmp_path: Path) -> None:
@@ -417,12 +450,15 @@ def test_files_are_stored_one_by_one(folder: Path) -> None:
         assert (answer.returncode, answer.stdout) == (0, "Sent 2 files.\n")
         assert "2 not sent, no DICOM file: " in answer.stderr
         assert "summary.csv" not in answer.stderr  # where it is no terminal, the file has no name
+        how.stored = {"0008119A": refused["00081198"]}  # failures that are of no instance (PS3.3, C.34)
+        answer = run("send", address, folder)
+        assert (answer.returncode, answer.stderr.count("did not store the file (reason 0x0110)")) == (1, 2)
         how.stored = {"00081198": "x" * (17 << 20)}
         answer = run("send", address, folder)
         assert (answer.returncode, "more than 16,777,216 bytes" in answer.stderr) == (1, True), answer.stderr
         assert "00081198" not in answer.stderr
     posts = [body for kind, path, _, body in how.requests if (kind, path) == ("POST", "/dicom-web/studies")]
-    assert len(posts) == 7
+    assert len(posts) == 9
     sent = posts[-2].partition(b"\r\n\r\n")[2].rpartition(b"\r\n--")[0]
     assert sent == (folder / "deep" / "b.dcm").read_bytes()
 

@@ -822,6 +822,27 @@ def test_a_file_that_is_refused_does_not_keep_the_others(files: list[Path], tmp_
         here.shutdown()
 
 
+@pytest.mark.parametrize("status", [0x0000, 0xB000, 0xB006, 0xB007, 0xFF00, 0xFE00, 0x0110, 0xC000])
+def test_a_file_is_sent_if_the_server_says_so(files: list[Path], status: int) -> None:
+    """With a warning too (PS3.4, B.2.3); that it is still at work says nothing."""
+    import pynetdicom
+    from pynetdicom import evt
+
+    server = pynetdicom.AE("PACS")
+    server.add_supported_context(MR)
+    handlers = [(evt.EVT_C_STORE, lambda _: status)]
+    here = server.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
+    try:
+        answer = run("send", f"PACS@127.0.0.1:{here.server_address[1]}", files[0])
+    finally:
+        here.shutdown()
+    if status >> 12 in (0x0, 0xB) and status != 0x0110:
+        assert (answer.returncode, answer.stdout) == (0, "Sent 1 file.\n"), answer.stderr
+    else:
+        assert answer.returncode == 1
+        assert f"refused the file (status 0x{status:04X})" in answer.stderr
+
+
 def test_a_server_without_the_service(slices: list[pydicom.Dataset], tmp_path: Path) -> None:
     with faulty(slices, searches=False) as node:
         with pytest.raises(InputError, match="cannot be reached"):  # nothing that we ask for is offered

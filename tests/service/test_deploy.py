@@ -3,12 +3,14 @@
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
 import pytest
+from helpers.service import until
 
 from c3s3_seg.service.settings import read_settings
 from c3s3_seg.system.config_file import FoundConfig
@@ -78,6 +80,46 @@ def test_the_script_of_cron_sends_a_mask_that_was_made_anew(tmp_path: Path) -> N
         environment = {**os.environ, "PROGRAM": str(program), "WORK": str(tmp_path / "work"), "MODEL": model}
         subprocess.run(words, env=environment, check=True, stdin=subprocess.DEVNULL)
     assert sent.read_text() == "one\ntwo\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+def test_the_script_of_cron_ends_when_it_is_stopped(tmp_path: Path, number: signal.Signals) -> None:
+    """Although the step at work ends with a code, as the program does: no step is begun after it."""
+    program, done = tmp_path / "program", tmp_path / "done.txt"
+    program.write_text(
+        "#!/bin/bash\ntrap 'kill $! 2>/dev/null; exit 130' INT TERM\n"
+        f'echo "$1" >>{done}\ncase $1 in\nfetch) mkdir "$4" ;;\npredict) sleep 60 & wait ;;\nesac\n'
+    )
+    program.chmod(0o755)
+    (tmp_path / "list.txt").write_text("1.1\n1.2\n")
+    environment = {**os.environ, "PROGRAM": str(program), "WORK": str(tmp_path / "work")}
+    words = [str(DEPLOY / "cron" / "nightly.sh"), str(tmp_path / "list.txt")]
+    process = subprocess.Popen(
+        words, env=environment, start_new_session=True, stderr=subprocess.PIPE, text=True
+    )
+    until(lambda: done.exists() and "predict" in done.read_text())
+    os.killpg(process.pid, number)
+    _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (128 + number, f"nightly.sh: stopped by {number.name}\n")
+    assert done.read_text().split() == ["fetch", "fetch", "predict"]
+
+
+def test_the_script_of_cron_goes_on_where_a_note_cannot_be_written(tmp_path: Path) -> None:
+    """As on a full disk: what can be sent is sent, and the code says that something is left."""
+    program, sent = tmp_path / "program", tmp_path / "sent.txt"
+    program.write_text(
+        '#!/bin/sh\ncase $1 in\nfetch) mkdir "$4" ;;\n'
+        'predict) mkdir -p "$4"; echo mask >"$4/a.seg.dcm" ;;\n'
+        f'send) echo "$3" >>{sent} ;;\nesac\n'
+    )
+    program.chmod(0o755)
+    (tmp_path / "list.txt").write_text("1.1\n1.2\n")
+    (tmp_path / "work" / "sent" / "1.1-a.seg.dcm").mkdir(parents=True)  # in the place of the note
+    environment = {**os.environ, "PROGRAM": str(program), "WORK": str(tmp_path / "work")}
+    words = [str(DEPLOY / "cron" / "nightly.sh"), str(tmp_path / "list.txt")]
+    answer = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    assert answer.returncode == 1
+    assert [Path(line).parent.name for line in sent.read_text().splitlines()] == ["1.1", "1.2"]
 
 
 def test_the_command_that_gives_the_volume_away_may_do_so() -> None:

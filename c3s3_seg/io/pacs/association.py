@@ -19,7 +19,9 @@ AE_TITLE = "C3S3SEG"
 SERVER_FORMS = "TITLE@host:port, or https://host/path"
 LIMIT_S = 30.0
 HANDSHAKE_S = 5.0
-SUCCESS, PENDING, WARNING = 0x0000, 0xFF00, 0xB000
+SUCCESS, PENDING = 0x0000, 0xFF00
+# Stored, with values changed, left out, or unlike its class (PS3.4, B.2.3). Of a transfer the counts decide.
+WARNINGS = (0xB000, 0xB006, 0xB007)
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
 PLAIN = ["1.2.840.10008.1.2.1", "1.2.840.10008.1.2"]
 # JPEG lossless and baseline, JPEG-LS, JPEG 2000, HTJ2K, RLE.
@@ -315,7 +317,7 @@ def check_status(node: Node, status: Any, what: str) -> None:
     code = getattr(status, "Status", None)
     if code is None:
         raise InputError(f"{node} did not answer in time, or broke the connection, during {what}")
-    if code not in (SUCCESS, PENDING, WARNING):
+    if code not in (SUCCESS, *WARNINGS):
         comment = str(getattr(status, "ErrorComment", "") or "").strip()
         raise InputError(f"{node} refused {what} (status 0x{code:04X}{': ' + comment if comment else ''})")
 

@@ -185,11 +185,17 @@ class _Body:
 
 
 def _closing(media: str) -> bytes:
-    """What the last part of an answer is followed by; nothing if the answer has no parts."""
+    """What the last part of an answer is followed by; nothing if it has no parts that can be told apart.
+
+    In a mark with `"`, `\\` or `;`, which none may have (RFC 2046, 5.1.1), the library sees another one: all
+    that came would be one file.
+    """
     message = Message()
     message["Content-Type"] = media
     boundary = message.get_param("boundary")
     if message.get_content_type() != "multipart/related" or not isinstance(boundary, str) or not boundary:
+        return b""
+    if set(boundary) & set('"\\;'):
         return b""
     return f"\r\n--{boundary}--".encode("latin-1", "replace")
 
@@ -276,7 +282,7 @@ def _data_set(answer: Any) -> Any:
 
 def _not_stored(address: WebAddress, answer: Any, file: Outgoing) -> OneFileError | None:
     """Why the server has not stored a file, by its own answer (PS3.18, 10.5.3.2)."""
-    failed = answer.get("FailedSOPSequence") or []
+    failed = answer.get("FailedSOPSequence") or answer.get("OtherFailuresSequence") or []
     if not failed:
         return None
     reason = failed[0].get("FailureReason")

@@ -7,14 +7,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from c3s3_seg.errors import C3S3Error, InputError, RefusedError
 from c3s3_seg.io.deflated import header_of
 from c3s3_seg.io.dicom_objects.codes import Uid
-from c3s3_seg.io.pacs.query import NAMES, FetchLimits, Wanted, count_of, text_of
+from c3s3_seg.io.pacs.query import NAMES, FetchLimits, Wanted, count_of, may_be_same, text_of
 from c3s3_seg.system.files import make_folder, write_whole
 
 SUCCESS, NOT_UNDERSTOOD, NO_ROOM, NOT_ALLOWED = 0x0000, 0xC000, 0xA700, 0x0124
@@ -64,6 +64,7 @@ class Inbox:
     errors: list[C3S3Error] = field(default_factory=list)
     _hashes: dict[Uid, bytes] = field(default_factory=dict)
     _patients: set[str] = field(default_factory=set)
+    _told: str = ""  # PatientID, as the server said it; empty: not at all
     _bytes: int = 0
     _on_wire: int = 0
     _cuts: list[Callable[[], None]] = field(default_factory=list)
@@ -85,7 +86,7 @@ class Inbox:
         for name, value in returned.items():
             if value and getattr(asked, name) not in ("", value):
                 raise InputError(f"the study on the server is of another {name}, which was not asked for")
-        self.wanted = replace(asked, patient=asked.patient or patient)
+        self._told = patient
 
     def look_up(self, server: object, found: Sequence[Any]) -> int | None:
         """Note what a server says of the study; the number of its files, None where it does not say.
@@ -105,8 +106,10 @@ class Inbox:
         Raises
         ------
         RefusedError
-            If less came.
+            If less came, or nothing.
         """
+        if not self.files:
+            raise RefusedError(f"{server} sent no files", todo=AGAIN)
         if expected is not None and len(self.files) < expected:
             what = f"{server} has {expected} files of this study and sent {len(self.files)}"
             raise RefusedError(what, todo=AGAIN)
@@ -155,7 +158,10 @@ class Inbox:
         """Why a file is not the one that was named, or not of the patient of the others."""
         if any(text_of(header, name) != str(value or "") for name, value in named.items()):
             return "a file that is not the one that its message names"
-        self._patients |= {text_of(header, "PatientID")} - {""}
+        patient = text_of(header, "PatientID")
+        if self._told and patient and not may_be_same(patient, self._told):
+            return "a file of another patient"
+        self._patients |= {patient} - {""}
         return "files of two patients in one study" if len(self._patients) > 1 else ""
 
     def _keep(self, uid: Uid, series: str, content: bytes) -> None:

@@ -155,6 +155,17 @@ def text_of(header: Any, name: str) -> str:
         return ""
 
 
+def may_be_same(one: str, other: str) -> bool:
+    """Whether two values are the same, as far as a server that rewrites what is not ASCII lets anybody see.
+
+    Servers answer a search in a character set of their own. What it lacks is dropped or becomes `?`.
+    """
+    if one == other or (one + other).isascii():
+        return one == other
+    kept, kept_other = ("".join(c for c in text if c.isascii() and c != "?") for text in (one, other))
+    return kept == kept_other
+
+
 def count_of(header: Any, name: str) -> int | None:
     """A number of files that a server states; None where it states none, or something else."""
     text = text_of(header, name)
