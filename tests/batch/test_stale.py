@@ -436,6 +436,8 @@ def test_memory_that_ends_in_an_import(scan: Path, tmp_path: Path, limit: int) -
         pytest.skip("this machine's libraries take less, or end the process themselves")
     assert "Traceback" not in answer.stderr
     assert "defect" not in answer.stderr
-    # Where the memory ends depends on the machine's libraries: in an import, or in the network's first tile.
+    # Where the memory ends depends on the machine's libraries: in an import, in the network's first tile, or
+    # in a thread of OpenVINO, which then says no more than that its promise was broken.
     assert answer.returncode == 2, answer.stderr
-    assert "the memory did not suffice" in answer.stderr or "memory was full" in answer.stderr
+    told = ("the memory did not suffice", "memory was full", "Broken promise")
+    assert any(words in answer.stderr for words in told), answer.stderr

@@ -95,7 +95,13 @@ def test_the_script_of_cron_ends_when_it_is_stopped(tmp_path: Path, number: sign
     environment = {**os.environ, "PROGRAM": str(program), "WORK": str(tmp_path / "work")}
     words = [str(DEPLOY / "cron" / "nightly.sh"), str(tmp_path / "list.txt")]
     process = subprocess.Popen(
-        words, env=environment, start_new_session=True, stderr=subprocess.PIPE, text=True
+        words,
+        env=environment,
+        start_new_session=True,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell that runs the tests in the background has them ignore Ctrl-C, which bash then cannot trap.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     until(lambda: done.exists() and "predict" in done.read_text())
     os.killpg(process.pid, number)
