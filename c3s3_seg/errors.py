@@ -233,9 +233,10 @@ def listed(names: Iterable[str], most: int = 3) -> str:
 
 def quantity(count: int, noun: str) -> str:
     """A number with its noun: `1 case`, `2 cases`, `2 studies`; the noun is given in the singular."""
-    if count == 1 or noun.endswith("series"):
-        return f"{count:,} {noun}"
-    return f"{count:,} {f'{noun[:-1]}ies' if noun.endswith('dy') else f'{noun}s'}"
+    plural = noun if noun.endswith("series") else f"{noun}s"
+    if re.search("[^aeiou]y$", noun):
+        plural = f"{noun[:-1]}ies"
+    return f"{count:,} {noun if count == 1 else plural}"
 
 
 NO_MEMORY = "the memory did not suffice"

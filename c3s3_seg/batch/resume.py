@@ -72,7 +72,7 @@ class Sorted:
             if done:
                 parts.append(f"{quantity(done, 'case')} finished before, as recorded")
             if passed:
-                parts.append(f"{passed} series passed over before, unchanged")
+                parts.append(f"{quantity(passed, 'series')} passed over before, unchanged")
             if failed:
                 again = "--retry-failed tries again"
                 parts.append(f"{quantity(failed, 'case')} failed before, unchanged ({again})")

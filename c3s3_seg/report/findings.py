@@ -56,9 +56,7 @@ def by_severity(findings: Sequence[Finding]) -> list[Finding]:
 def counted(findings: Sequence[Finding]) -> str:
     """`2 errors, 1 warning`; empty where there is none."""
     numbers = [(sum(f.severity == severity for f in findings), severity) for severity in SEVERITIES]
-    plural = {"error": "errors", "warning": "warnings", "info": "notes"}
-    single = {"error": "error", "warning": "warning", "info": "note"}
-    return ", ".join(f"{n} {single[s] if n == 1 else plural[s]}" for n, s in numbers if n)
+    return ", ".join(quantity(n, "note" if s == "info" else s) for n, s in numbers if n)
 
 
 def summary(cases: int, findings: Sequence[Finding]) -> str:
