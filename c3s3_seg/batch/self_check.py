@@ -11,7 +11,7 @@ from pathlib import Path
 from c3s3_seg.batch import Job, Model, predict_cases, verify
 from c3s3_seg.batch.provenance import surroundings
 from c3s3_seg.bundle import WEIGHTS, ModelBundle, shipped_bundles
-from c3s3_seg.errors import C3S3Error
+from c3s3_seg.errors import C3S3Error, quantity
 from c3s3_seg.phantom import save, simulate
 from c3s3_seg.system.hardware import check_onnx_wheels, cuda_devices, installed, openvino_devices
 
@@ -79,7 +79,7 @@ def _onnxruntime() -> str:
 def _bundle(name: str) -> str:
     bundle = ModelBundle.load(WEIGHTS / name)  # checks every hash
     hashes = ", ".join(f"{n.weights} {bundle.manifest.files[n.weights][:12]}" for n in bundle.networks)
-    return f"{len(bundle.manifest.files)} files with the right sha256; {hashes}"
+    return f"{quantity(len(bundle.manifest.files), 'file')} with the right sha256; {hashes}"
 
 
 def _round_trip() -> str:

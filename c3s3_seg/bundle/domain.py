@@ -16,7 +16,7 @@ import numpy as np
 from annotated_types import Ge, Gt, Le
 from numpy.typing import NDArray
 
-from c3s3_seg.errors import InputError
+from c3s3_seg.errors import InputError, quantity
 from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.system.choices import Intensities
 from c3s3_seg.system.schema import Rule, closed
@@ -98,7 +98,7 @@ def measure(scans: Iterable[Volume], intensities: Intensities) -> Domain:
         rows.append((spacing, spacing * shape, shape))
         curves.append(intensity_quantiles(scan, intensities))
     if len(rows) < 2:
-        raise InputError(f"found {len(rows)} scans to measure; wanted at least 2")
+        raise InputError(f"found {quantity(len(rows), 'scan')} to measure; wanted at least 2")
     spacing_mm, fov_mm, sizes = (_ranges(np.array([row[n] for row in rows])) for n in range(3))
     every = np.array(curves)
     others = (every.sum(axis=0) - every) / (len(every) - 1)

@@ -21,7 +21,7 @@ def ensemble(
     """Combine the primary networks of several models, which predict --ensemble averages."""
     need("torch", "safetensors")
     from c3s3_seg.bundle import MANIFEST, ModelBundle
-    from c3s3_seg.errors import InputError
+    from c3s3_seg.errors import InputError, quantity
     from c3s3_seg.system.files import check_folder
     from c3s3_seg.training.bundles.ensemble import make_ensemble
 
@@ -32,4 +32,4 @@ def ensemble(
     means = made.manifest.training["cross_validated"]
     found = f"cross-validated Dice {means['dice']['mean']:.3f}; " if means else ""
     following = command_of("export", made.folder)
-    say(f"{made.folder}: {len(made.networks)} networks; {found}next: {following}")
+    say(f"{made.folder}: {quantity(len(made.networks), 'network')}; {found}next: {following}")

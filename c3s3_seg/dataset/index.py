@@ -21,7 +21,7 @@ from typing import Annotated, Any
 
 from annotated_types import Ge, Le
 
-from c3s3_seg.errors import ConfigError, InputError
+from c3s3_seg.errors import ConfigError, InputError, quantity
 from c3s3_seg.io.cases import mask_files
 from c3s3_seg.io.image.files import IMAGE_SUFFIXES
 from c3s3_seg.system.files import PlainName, folded, read_json, write_whole
@@ -73,7 +73,7 @@ class Splits:
         if self.validation or not count:
             return self
         if not 0 < count <= len(self.unlabelled):
-            there = f"{len(self.unlabelled)} cases are unlabelled"
+            there = f"the data have {quantity(len(self.unlabelled), 'unlabelled case')}"
             raise ConfigError(f"data.validation_from_unlabelled = {count}, but {there}")
         cut = len(self.unlabelled) - count
         return replace(self, unlabelled=self.unlabelled[:cut], validation=self.unlabelled[cut:])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from c3s3_seg.dataset.index import Splits
 from c3s3_seg.dataset.prepare.inventory import Split
-from c3s3_seg.errors import InputError
+from c3s3_seg.errors import InputError, quantity
 
 SHARE = 10  # one patient in so many judges
 
@@ -88,8 +88,8 @@ def _draw(free: Sequence[SplitCase], wanted: int | None, seed: int, kept: frozen
     count = wanted if wanted is not None else min(max(1, round(len(able) / SHARE)), max(0, len(able) - 1))
     if count and count >= len(able):
         raise InputError(
-            f"found {len(able)} patients with masks{' that are no predictions' if predicted else ''}, and"
-            f" {count} are wanted for validation",
+            f"found {quantity(len(able), 'patient')} with masks"
+            f"{' that are no predictions' if predicted else ''}, and {count} are wanted for validation",
             todo="Give a smaller number with --validation, so that one is left to learn from",
         )
     before = [patient for patient in able if patient in kept][:count]
@@ -104,7 +104,7 @@ def _refuse_torn(members: Sequence[SplitCase]) -> None:
     if torn:
         cases = ", ".join([m.case for m in members if m.patient == torn[0] and m.split][:5])
         raise InputError(
-            f"the splits that the data came with have {len(torn)} patients on both sides, {torn[0]} for one"
-            f" ({cases})",
+            f"the splits that the data came with have {quantity(len(torn), 'patient')} on both sides, such as"
+            f" {torn[0]} ({cases})",
             todo="Give --validation to draw them anew, or --patient if they are different patients",
         )

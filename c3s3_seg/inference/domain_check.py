@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from c3s3_seg.bundle.domain import Domain
-from c3s3_seg.errors import C3S3Error
+from c3s3_seg.errors import C3S3Error, quantity
 from c3s3_seg.geometry.box import Box
 from c3s3_seg.geometry.volume import Volume
 
@@ -242,7 +242,7 @@ def _field(axis: str, found: float, known: tuple[float, float]) -> CheckResult:
 
 
 def _count(axis: str, found: int, known: tuple[int, int]) -> CheckResult:
-    reason = f"it has {found} slices {axis}; trained on {known[0]} to {known[1]}"
+    reason = f"it has {quantity(found, 'slice')} {axis}; trained on {known[0]} to {known[1]}"
     if found < FEW_REFUSE * known[0]:
         return CheckResult((reason,))
     return CheckResult((), (reason,)) if found < FEW_WARN * known[0] else CheckResult()

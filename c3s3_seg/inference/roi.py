@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from c3s3_seg.bundle.domain import Domain
-from c3s3_seg.errors import InputError
+from c3s3_seg.errors import InputError, quantity
 from c3s3_seg.geometry.box import Box
 from c3s3_seg.geometry.volume import Geometry, Volume, narrow
 from c3s3_seg.inference.components import component_boxes, label_components
@@ -74,8 +74,8 @@ def find_region(
     low, high = _around(found[0].low, found[0].high, coarse.geometry, domain)
     box = Box.of(low * block, np.minimum(high * block, scan.geometry.shape))
     notes = [
-        f"region of interest: {box} of {scan.geometry.shape} voxels, found by {windows} coarse windows"
-        f" ({found[0].volume_ml:.0f} ml)"
+        f"region of interest: {box} of {scan.geometry.shape} voxels, found by"
+        f" {quantity(windows, 'coarse window')} ({found[0].volume_ml:.0f} ml)"
     ]
     if len(found) > 1 and found[1].weight > RIVAL * found[0].weight:
         place = ", ".join(f"{p:.0f}" for p in coarse.geometry.to_mm((found[1].low + found[1].high) / 2))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
+from c3s3_seg.errors import quantity
 from c3s3_seg.metrics.paired_tests import Paired
 from c3s3_seg.report.figures import Span, forest
 from c3s3_seg.report.numbers import column, rounded
@@ -71,9 +72,9 @@ def write_study_page(path: Path, title: str, reference: str, runs: Sequence[Trai
 def _head(title: str, reference: str, runs: Sequence[Trained]) -> str:
     seeds = sorted({run.seed for run in runs})
     cases = {case for run in runs for net in run.nets.values() for case in net}
-    counted = (
-        f"{len(runs)} runs, seeds {', '.join(map(str, seeds)) or 'none'}, {len(cases)} validation cases."
-    )
+    drawn = ", ".join(map(str, seeds)) or "none"
+    scored = quantity(len(cases), "validation case")
+    counted = f"{quantity(len(runs), 'run')}, seeds {drawn}, {scored}."
     return (
         f'<header><h1>{escape(title)}</h1><p class="lead">Reference <b>{escape(reference)}</b>. {counted} '
         f"Protocol <b>paper</b>. {escape(PROTOCOLS['paper'])} c3s3-seg {escape(software_version())}.</p>"
@@ -151,7 +152,7 @@ def _meaning(runs: Sequence[Trained]) -> str:
     terms = {**READING, **{m: (DEFINITIONS | PAPER_DEFINITIONS)[m] for m in SHOWN}, "p": CONVENTIONS["p"]}
     listed = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in terms.items())
     made = "".join(
-        f"<dt>{len(under)} runs</dt><dd>{escape(str(conditions))}</dd>"
+        f"<dt>{quantity(len(under), 'run')}</dt><dd>{escape(str(conditions))}</dd>"
         for conditions, under in runs_under(runs).items()
     )
     return (

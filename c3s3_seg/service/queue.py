@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from c3s3_seg.errors import InputError
+from c3s3_seg.errors import InputError, quantity
 from c3s3_seg.service.database import MOVE, ServiceDatabase
 
 QueueState = Literal["received", "complete", "working", "done", "failed", "dead"]
@@ -173,7 +173,7 @@ class StudyQueue:
             self._move(key, "complete", attempts=0, next_try=now, kind="", reason="")
             return
         why = "had no room, could not be written, or made it larger than allowed"
-        reason = f"{missing} files of it {why}; it has to be sent again"
+        reason = f"{quantity(missing, 'file')} of it {why}; it has to be sent again"
         self._move(key, "dead", kind="no room", reason=reason)
 
     # What is worked on

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from c3s3_seg.errors import C3S3Error, public
+from c3s3_seg.errors import C3S3Error, public, quantity
 from c3s3_seg.io.pacs.client import send
 from c3s3_seg.io.pacs.identity import identity
 from c3s3_seg.service.deliveries import Deliveries
@@ -221,7 +221,7 @@ def _missing(study: QueuedStudy, contents: Contents) -> str:
     for key, (_, count) in study.done.get("chosen", {}).items():
         if key in contents and contents[key].count < count:
             return (
-                f"{contents[key].count} files of a series came that had {count}, which were removed after the"
-                " study was done; wanted the whole series"
+                f"{quantity(contents[key].count, 'file')} of a series came that had {count}, which were"
+                " removed after the study was done; wanted the whole series"
             )
     return ""

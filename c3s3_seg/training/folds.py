@@ -10,7 +10,7 @@ from pathlib import Path
 from c3s3_seg.dataset import INDEX, DataSet, Splits
 from c3s3_seg.dataset.check.index_checks import refuse_leaks
 from c3s3_seg.dataset.patients import GIVEN, Guess, patients_of
-from c3s3_seg.errors import ConfigError, InputError
+from c3s3_seg.errors import ConfigError, InputError, quantity
 from c3s3_seg.system.shard import parse_share
 from c3s3_seg.training.settings import DataConfig
 
@@ -36,7 +36,8 @@ def read_splits(config: DataConfig) -> tuple[DataSet, Splits]:
         splits = take_fold(data, splits, config.fold, config.fold_seed)
     if config.labelled is not None:
         if config.labelled > len(splits.labelled):
-            what = f"data.labelled = {config.labelled}, but {len(splits.labelled)} cases are labelled"
+            there = quantity(len(splits.labelled), "labelled case")
+            what = f"data.labelled = {config.labelled}, but the data have {there}"
             raise InputError(what, where=data.folder / INDEX)
         splits = splits.label_only(config.labelled)
     if config.fold is None:  # a fold has looked at all cases, and divides them by patient
@@ -92,7 +93,7 @@ def divide(
     for case in sorted(cases):
         people.setdefault(known[case].patient, []).append(case)
     if len(people) < count:
-        what = f"{count} folds of {len(people)} patients with labelled cases"
+        what = f"{count} folds of {quantity(len(people), 'patient')} with labelled cases"
         raise InputError(what, where=data.folder / INDEX, todo="Take fewer folds")
     # A name's own spelling, not that of the guess: the folds of earlier runs stay what they were.
     order = sorted(people, key=lambda p: p if known[people[p][0]].rule == GIVEN else f"case {people[p][0]}")

@@ -84,7 +84,7 @@ def test_a_val_list_is_for_validation(tmp_path: Path) -> None:
 def test_a_listed_case_that_is_not_there(tmp_path: Path) -> None:
     with (acdc(tmp_path) / "train.list").open("a") as file:
         file.write("patient004_frame01\npatient005_frame01\n")
-    with pytest.raises(InputError, match=r"train\.list: names 2 cases that are not there, 'patient004"):
+    with pytest.raises(InputError, match=r"train\.list: names 2 cases not found here, such as 'patient004"):
         find(tmp_path, PrepareSettings())
     answer = CliRunner().invoke(app, ["prepare", str(tmp_path), "-o", str(tmp_path.with_name("out"))])
     assert isinstance(answer.exception, InputError)

@@ -180,7 +180,7 @@ def test_the_pancreas_benchmark(tmp_path: Path) -> None:
     assert found.assumed == ()  # it is known: the benchmark was resampled to 1 mm
     assert "no array 'label'" in found.refused[0].reason
     (tmp_path / "test.list").write_text("image0009\n")
-    with pytest.raises(InputError, match="names 1 cases that are not there, 'image0009'"):
+    with pytest.raises(InputError, match="names 1 case not found here, such as 'image0009'"):
         read(tmp_path)
 
 

@@ -38,7 +38,7 @@ def test_numbers_for_dicom_and_stems_for_files() -> None:
 
 def test_known_by_place_or_by_content() -> None:
     known = {
-        "case-0004": record("a DICOM series, 1 files", "d"),
+        "case-0004": record("a DICOM series, 1 file", "d"),
         "x": record("a/x.nii", "e"),
         "z": record("z.nii", "f"),
     }

@@ -796,7 +796,7 @@ def test_files_of_others_are_not_replaced(tmp_path: Path) -> None:
     image_case(tmp_path / "source", 0, "images/a", "masks/a")
     image_case(tmp_path / "data", 5, "imagesTr/a", "labelsTr/b")
     before = hashes(tmp_path / "data")
-    with pytest.raises(InputError, match=r"1 files here that `prepare` did not write, a\.nii\.gz"):
+    with pytest.raises(InputError, match=r"found 1 file that `prepare` did not write, such as a\.nii\.gz"):
         prepare(tmp_path / "source", tmp_path / "data", PrepareSettings())
     kept = hashes(tmp_path / "data")
     assert {name: kept[name] for name in before} == before

@@ -87,5 +87,5 @@ def test_test_patients_are_never_learnt_from() -> None:
 
 def test_splits_that_tear_a_patient_are_refused() -> None:
     members = [SplitCase("a", "p", True, "labelled"), SplitCase("b", "p", True, "validation")]
-    with pytest.raises(InputError, match="1 patients on both sides, p for one"):
+    with pytest.raises(InputError, match="1 patient on both sides, such as p"):
         assign(members, None, 0)

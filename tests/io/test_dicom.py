@@ -246,7 +246,7 @@ def test_slices_that_are_each_a_series_are_called_so(files: list[Path]) -> None:
         load(files[0].parent)
     for path in files[4:]:  # a few may be views that were planned one by one
         path.unlink()
-    with pytest.raises(InputError, match=r"found 0 series that are volumes.* 4: MR, 1 slices"):
+    with pytest.raises(InputError, match=r"found 0 series that are volumes.* 4: MR, 1 slice"):
         load(files[0].parent)
 
 
@@ -257,7 +257,7 @@ def test_a_table_of_many_series_ends(files: list[Path]) -> None:
     for n in range(40):
         item.SeriesInstanceUID = generate_uid()
         item.save_as(files[0].with_name(f"{n}.dcm"))
-    with pytest.raises(InputError, match=r"30: MR, 1 slices[^:]*; and 10 more\."):
+    with pytest.raises(InputError, match=r"30: MR, 1 slice[^:]*; and 10 more\."):
         load(files[0].parent)
 
 
@@ -473,7 +473,7 @@ def test_copies_of_a_slice_are_dropped_and_others_refused(oblique: Volume, files
         ({"PhotometricInterpretation": "RGB", "SamplesPerPixel": 3}, "not a grey image"),
         ({"PhotometricInterpretation": "PALETTE COLOR"}, "not a grey image"),
         ({"NumberOfFrames": 3}, "several frames"),
-        ({"SOPClassUID": EnhancedMRImageStorage}, "it has 1 frames and describes 0 of them"),
+        ({"SOPClassUID": EnhancedMRImageStorage}, "it has 1 frame and describes 0 of them"),
         ({"HighBit": 14}, "cannot be decoded: it has HighBit 14 with BitsStored 16; wanted 15"),
         ({"ModalityLUTSequence": [pydicom.Dataset()]}, "lookup table"),
     ],

@@ -742,7 +742,7 @@ def test_what_is_there_is_compared(slices: list[pydicom.Dataset], tmp_path: Path
         assert not first[3].exists()
     with (
         faulty(slices[:-1], found_of(slices[:-1])) as node,  # one slice was deleted on the server
-        pytest.raises(InputError, match="1 files of an earlier transfer"),
+        pytest.raises(InputError, match="1 file of an earlier transfer"),
     ):
         fetch(node, out, study=study)
     with faulty(slices, found_of(slices)) as node:

@@ -86,7 +86,7 @@ def test_fewer_patients_than_folds_and_what_is_no_fold(toy_config: Path) -> None
 def test_labels_are_counted_after_the_fold(toy_config: Path) -> None:
     _, splits = read_splits(load_config(toy_config, ["data.fold=2/2"]).data)
     assert len(splits.labelled) == len(splits.validation) == 1
-    with pytest.raises(InputError, match=r"data\.labelled = 2, but 1 cases are labelled"):
+    with pytest.raises(InputError, match=r"data\.labelled = 2, but the data have 1 labelled case"):
         read_splits(load_config(toy_config, ["data.fold=2/2", "data.labelled=2"]).data)
 
 

@@ -146,7 +146,7 @@ def test_without_changes_a_crop_is_the_scan(toy_config: Path) -> None:
 def test_fewer_labels_than_there_are(toy_config: Path) -> None:
     _, splits = read_splits(load_config(toy_config, ["data.labelled=1"]).data)
     assert (splits.labelled, splits.unlabelled[-1]) == (("ball-0",), "ball-1")
-    with pytest.raises(InputError, match=r"data\.labelled = 3, but 2 cases are labelled"):
+    with pytest.raises(InputError, match=r"data\.labelled = 3, but the data have 2 labelled cases"):
         read_splits(load_config(toy_config, ["data.labelled=3"]).data)
 
 

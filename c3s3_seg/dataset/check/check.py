@@ -13,6 +13,7 @@ from c3s3_seg.dataset.check.mask_alignment import fits, ill_fitting
 from c3s3_seg.dataset.check.orientation import likeness, misoriented_cases
 from c3s3_seg.dataset.check.outliers import odd_ones
 from c3s3_seg.dataset.index import DataSet
+from c3s3_seg.errors import quantity
 from c3s3_seg.report.findings import Finding, by_severity
 from c3s3_seg.system.process_pool import Died, each
 from c3s3_seg.system.progress import Progress
@@ -110,7 +111,7 @@ def _headers(axes: dict[str, str]) -> list[Finding]:
     if len(counts) < 2:
         return []
     odd = tuple(name for name, text in plain.items() if text != counts[0][0])
-    found = "axes run along " + ", ".join(f"{text} ({count} cases)" for text, count in counts)
+    found = "axes run along " + ", ".join(f"{text} ({quantity(count, 'case')})" for text, count in counts)
     return [
         Finding("info", "axes", odd, found, "", "Nothing, if the headers are true: scans are turned by them")
     ]

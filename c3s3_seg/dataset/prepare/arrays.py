@@ -27,7 +27,7 @@ from c3s3_seg.dataset.prepare.inventory import (
     reason_of,
 )
 from c3s3_seg.dataset.prepare.pairing import KEPT
-from c3s3_seg.errors import C3S3Error, InputError
+from c3s3_seg.errors import C3S3Error, InputError, quantity
 from c3s3_seg.io.image.hdf5 import HDF5_SUFFIXES, array_shapes
 from c3s3_seg.system.files import read_regular
 
@@ -152,7 +152,7 @@ def _splits(lists: Sequence[Path], cases: Sequence[_File]) -> dict[Path, Split] 
         names = list(_lines(path))
         absent = [name for name in names if not any(alias in where for alias in _aliases(name))]
         if absent:
-            what = f"names {len(absent)} cases that are not there, '{absent[0]}' for one"
+            what = f"names {quantity(len(absent), 'case')} not found here, such as '{absent[0]}'"
             raise InputError(what, where=path, todo="Put them there, or take them off the list")
         for name in names:
             for scan in where[next(alias for alias in _aliases(name) if alias in where)]:

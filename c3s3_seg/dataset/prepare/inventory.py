@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from c3s3_seg.dataset.prepare.predictions import MaskOrigin
-from c3s3_seg.errors import C3S3Error, Told, as_c3s3_error, is_out_of_memory
+from c3s3_seg.errors import C3S3Error, Told, as_c3s3_error, is_out_of_memory, quantity
 from c3s3_seg.geometry.axis_order import permuted_onto
 from c3s3_seg.geometry.volume import Geometry, Source, Volume
 from c3s3_seg.io import load, load_mask
@@ -68,7 +68,7 @@ class Part:
     def public(self) -> str:
         """Where it is, as a file may say it."""
         if self.kind == "dicom":
-            return f"a DICOM series, {len(self.files)} files"
+            return f"a DICOM series, {quantity(len(self.files), 'file')}"
         return "a DICOM SEG or RTSTRUCT" if self.kind == "drawing" else printable(self.place)
 
     @property

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from c3s3_seg.dataset.index import IMAGES, INDEX, MASKS, TEST_FOLDERS, CaseRecord, DataSet
 from c3s3_seg.dataset.prepare.convert import RECORDS, STATE, SUFFIX, ConvertJob
-from c3s3_seg.errors import InputError
+from c3s3_seg.errors import InputError, quantity
 from c3s3_seg.io.hashes import sha256
 from c3s3_seg.system.files import make_own_folder
 
@@ -25,7 +25,7 @@ def spare_others(out: Path, work: list[ConvertJob]) -> None:
         return
     theirs = [path for item in work for path in (item.image, item.label) if os.path.lexists(path)]
     if theirs:
-        what = f"there are {len(theirs)} files here that `prepare` did not write, {theirs[0].name} for one"
+        what = f"found {quantity(len(theirs), 'file')} that `prepare` did not write, such as {theirs[0].name}"
         raise InputError(what, where=theirs[0].parent, todo="Give another folder with -o")
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydicom import Dataset
 
+from c3s3_seg.errors import quantity
 from c3s3_seg.io.dicom.header import FRAME_CLASSES, NAMES, Broken, Slice, own_copy
 
 # Functional group, and the sequence within it where there is one -> its attributes, and what a classic
@@ -54,7 +55,9 @@ def frames(item: Slice) -> tuple[Slice, ...] | Broken:
         shared = item.data.get("SharedFunctionalGroupsSequence") or [Dataset()]
         each = item.data.get("PerFrameFunctionalGroupsSequence") or []
         if count < 1 or len(each) != count:
-            return Broken(item.name, f"it has {count} frames and describes {len(each)} of them", uid)
+            return Broken(
+                item.name, f"it has {quantity(count, 'frame')} and describes {len(each)} of them", uid
+            )
         top = own_copy(item.data, _TOP)
         top.NumberOfFrames, top.SOPClassUID = 1, item.sop_class
         return tuple(_frame(item, top, shared[0], each[n], n) for n in range(count))

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from c3s3_seg.errors import C3S3Error, InputError, shown
+from c3s3_seg.errors import C3S3Error, InputError, quantity, shown
 from c3s3_seg.geometry.volume import Array, narrow
 from c3s3_seg.io.dicom.decoder import DecoderRefusal, PixelDecoder
 from c3s3_seg.io.dicom.header import Slice
@@ -104,7 +104,8 @@ class Pixels:
                 where=self.root,
                 todo="The file is whole, its header is not valid: have the series exported again",
             )
-        return (f"HighBit is not BitsStored - 1 in {count} slices: no value needs more bits than BitsStored",)
+        found = quantity(count, "slice")
+        return (f"HighBit is not BitsStored - 1 in {found}: no value needs more bits than BitsStored",)
 
     def kind(self, slices: list[Slice]) -> type[np.floating[Any]]:
         """The type that holds the values of all of them. What cannot be read is refused when it is."""

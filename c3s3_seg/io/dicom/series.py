@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from c3s3_seg.errors import FileName, InputError, listed
+from c3s3_seg.errors import FileName, InputError, listed, quantity
 from c3s3_seg.io.cases import walk_files
 from c3s3_seg.io.detect import DICOM_SUFFIXES
 from c3s3_seg.io.dicom.frames import frames, is_enhanced
@@ -100,7 +100,7 @@ class Series:
     def __str__(self) -> str:
         first = self.slices[0]
         frames = max(s.number("NumberOfFrames", 1) for s in self.slices)
-        count = f"{len(self.slices)} slices" if frames == 1 else f"{frames} frames"
+        count = quantity(len(self.slices), "slice") if frames == 1 else quantity(frames, "frame")
         size = f"{first.text('Columns')} x {first.text('Rows')}"
         return f"{self.modality}, {count}, {size}" + (f", {self.part}" if self.part else "")
 

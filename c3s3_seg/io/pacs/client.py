@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from c3s3_seg.errors import InputError, RefusedError
+from c3s3_seg.errors import InputError, RefusedError, quantity
 from c3s3_seg.io.pacs.association import (
     PLAIN,
     REPORTS,
@@ -177,8 +177,10 @@ def _check_complete(node: Node, inbox: Inbox, status: Any, expected: int | None)
     if expected is None and not (came or failed):  # it offers no search that would have said so
         raise inbox.wanted.unknown(node, series=False)
     if failed or not came:
-        raise RefusedError(f"{node} sent {came} files and failed to send {failed}", todo=AGAIN)
+        raise RefusedError(f"{node} sent {quantity(came, 'file')} and failed to send {failed}", todo=AGAIN)
     inbox.check_complete(node, expected)
     if inbox.taken < counts["Completed"] + counts["Warning"]:
         sent = counts["Completed"] + counts["Warning"]
-        raise RefusedError(f"{node} says that it sent {sent} files, and {inbox.taken} came", todo=AGAIN)
+        raise RefusedError(
+            f"{node} says that it sent {quantity(sent, 'file')}, and {inbox.taken} came", todo=AGAIN
+        )

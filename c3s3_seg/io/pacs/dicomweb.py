@@ -11,7 +11,7 @@ from http import HTTPStatus
 from io import BytesIO
 from typing import Any, cast
 
-from c3s3_seg.errors import C3S3Error, InputError, RefusedError
+from c3s3_seg.errors import C3S3Error, InputError, RefusedError, quantity
 from c3s3_seg.io.deflated import whole_of
 from c3s3_seg.io.limits import free_bytes
 from c3s3_seg.io.pacs.association import Caller
@@ -122,7 +122,9 @@ class WebServer:
             if inbox.take(partial(_with_our_header, part)) != SUCCESS:
                 return
         if end not in body.tail:
-            raise RefusedError(f"{self} broke off after {len(inbox.files)} files", todo="Fetch it again")
+            raise RefusedError(
+                f"{self} broke off after {quantity(len(inbox.files), 'file')}", todo="Fetch it again"
+            )
 
     def store(self, files: Sequence[Outgoing]) -> Iterator[Sent]:
         """See `Server`."""

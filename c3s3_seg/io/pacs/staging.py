@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from c3s3_seg.errors import InputError
+from c3s3_seg.errors import InputError, quantity
 from c3s3_seg.io.pacs.inbox import Inbox
 from c3s3_seg.system.files import make_folder, read_regular
 
@@ -96,7 +96,9 @@ def _check_folder(came: Path, place: Path) -> None:
         raise InputError(what, where=place, todo="Move it away")
     older = sorted({path.name for path in place.glob("*.dcm")} - {path.name for path in came.iterdir()})
     if older:
-        what = f"it has {len(older)} files of an earlier transfer that did not come now ({older[0]})"
+        what = (
+            f"it has {quantity(len(older), 'file')} of an earlier transfer that did not come now ({older[0]})"
+        )
         todo = "Move the folder away, or give another one with -o"
         raise InputError(what, where=place, todo=todo)
 
