@@ -215,9 +215,9 @@ def share_of_the_proofs(out: Path) -> None:
 
 def proofs(record: Any, out: Path, copy: Any) -> dict[str, Callable[[], object]]:
     """What is done once more for a case that is done; `copy` is another journal."""
-    from c3s3_seg.io.hashes import sha256
     from c3s3_seg.io.image.files import _compare, load_image
     from c3s3_seg.system.files import write_whole
+    from c3s3_seg.system.reading import sha256
 
     outcome, setting = record.outcome, record.setting
     mask = out / f"{outcome.case}.nii.gz"

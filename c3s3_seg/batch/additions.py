@@ -24,9 +24,10 @@ from c3s3_seg.errors import C3S3Error, InputError
 from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.io import load, load_mask
 from c3s3_seg.io.formats import refers_to_source, write_mask
-from c3s3_seg.io.hashes import refuse_changed, sha256
+from c3s3_seg.io.hashes import refuse_changed
 from c3s3_seg.system.files import write_whole
 from c3s3_seg.system.ownership import FILES, read_case
+from c3s3_seg.system.reading import sha256
 from c3s3_seg.system.schema import plain
 
 

@@ -15,9 +15,9 @@ from c3s3_seg.bundle import Task as ModelTask
 from c3s3_seg.errors import C3S3Error, InputError
 from c3s3_seg.inference.settings import Settings
 from c3s3_seg.io.formats import REPAIRED_FOLDER, image_suffix_of, repaired_path
-from c3s3_seg.io.hashes import sha256
 from c3s3_seg.system.files import check_name, refuse_link
 from c3s3_seg.system.ownership import FILES, TODO, check_place, is_ours, read_case, remove_ours
+from c3s3_seg.system.reading import sha256
 
 PROBABILITIES = "probabilities"  # apart, so that `evaluate` does not take them for masks
 UNCERTAINTY = "uncertainty"

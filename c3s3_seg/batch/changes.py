@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from c3s3_seg.batch.case_files import RequestedMaps
-from c3s3_seg.system.files import printable
+from c3s3_seg.system.names import printable
 from c3s3_seg.version import __version__
 
 LONGEST = 60  # characters of a value

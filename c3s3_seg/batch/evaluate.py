@@ -14,7 +14,8 @@ from c3s3_seg.metrics.statistics import Cohort, cohorts
 from c3s3_seg.report.label_values import uncompared
 from c3s3_seg.report.rows import CaseFiles, Failure
 from c3s3_seg.report.tables import today, write_cases_csv, write_report_json
-from c3s3_seg.system.files import make_folder, printable
+from c3s3_seg.system.files import make_folder
+from c3s3_seg.system.names import printable
 from c3s3_seg.system.ownership import check_output, remove_ours
 from c3s3_seg.system.progress import Progress
 

@@ -22,9 +22,9 @@ from typing import Any, Literal
 from c3s3_seg.batch.records import Outcome
 from c3s3_seg.errors import InputError
 from c3s3_seg.system.database import Database, Schema, check_files
-from c3s3_seg.system.files import parse_json, read_regular
 from c3s3_seg.system.lock import now
 from c3s3_seg.system.ownership import TODO
+from c3s3_seg.system.reading import parse_json, read_regular
 from c3s3_seg.system.schema import parse, plain
 from c3s3_seg.system.shard import Shard
 

@@ -18,11 +18,13 @@ from c3s3_seg.inference.prediction import Prediction
 from c3s3_seg.io import Case, save
 from c3s3_seg.io.dicom_objects.codes import Maker, Segment
 from c3s3_seg.io.formats import image_suffix_of, refers_to_source, save_repaired, write_mask
-from c3s3_seg.io.hashes import refuse_changed, sha256
+from c3s3_seg.io.hashes import refuse_changed
 from c3s3_seg.metrics.results import CaseScore
 from c3s3_seg.report.rows import PredictionRow
-from c3s3_seg.system.files import make_own_folder, printable, write_whole
+from c3s3_seg.system.files import make_own_folder, write_whole
+from c3s3_seg.system.names import printable
 from c3s3_seg.system.ownership import MARK, PROGRAM
+from c3s3_seg.system.reading import sha256
 from c3s3_seg.system.schema import plain
 from c3s3_seg.version import __version__
 

@@ -14,11 +14,11 @@ from c3s3_seg.batch.journal import STEM, records_of
 from c3s3_seg.batch.provenance import LEFT_BEHIND, NAME, RESERVED
 from c3s3_seg.errors import C3S3Error, InputError
 from c3s3_seg.io.formats import is_own_result
-from c3s3_seg.io.hashes import scan_sha256, sha256
+from c3s3_seg.io.hashes import scan_sha256
 from c3s3_seg.io.studies import series_files
-from c3s3_seg.system.files import read_json
 from c3s3_seg.system.lock import NAME as LOCK
 from c3s3_seg.system.ownership import is_ours
+from c3s3_seg.system.reading import read_json, sha256
 
 _SHARD_JOURNAL = rf"{STEM}\.\d+-of-\d+\.sqlite.*"
 _DECIDES = (

@@ -10,7 +10,7 @@ from typing import Any
 
 from c3s3_seg.bundle.store import MANIFEST, ModelBundle, shipped_bundles
 from c3s3_seg.errors import InputError
-from c3s3_seg.system.files import read_json
+from c3s3_seg.system.reading import read_json
 
 Range = tuple[float, float]
 

@@ -18,7 +18,7 @@ from c3s3_seg.io.reading import SeriesRule
 from c3s3_seg.models import Architecture
 from c3s3_seg.models.strides import EVEN, Strides, multiple_of
 from c3s3_seg.system.choices import Weighting
-from c3s3_seg.system.files import PlainName, folded
+from c3s3_seg.system.names import PlainName, folded
 from c3s3_seg.system.schema import Rule, closed
 
 SIDES = 16  # the multiple of the sides of a patch where every downsampling halves every axis

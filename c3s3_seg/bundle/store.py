@@ -23,8 +23,10 @@ from typing import Any
 from c3s3_seg.bundle.domain import Domain
 from c3s3_seg.bundle.manifest import Calibration, Manifest, Network, Task, check_patch, differ
 from c3s3_seg.errors import ConfigError, InputError, shown
-from c3s3_seg.system.files import PlainName, make_folder, plain_name, read_json, write_whole
+from c3s3_seg.system.files import make_folder, write_whole
+from c3s3_seg.system.names import PlainName, plain_name
 from c3s3_seg.system.ownership import check_set, replacing, restoring
+from c3s3_seg.system.reading import read_json, sha256
 from c3s3_seg.system.schema import dump, parse
 
 MANIFEST = "manifest.json"
@@ -218,11 +220,7 @@ def _verify(folder: Path, name: str, expected: str) -> None:
         raise InputError(f"the manifest names '{name}', wanted a plain file inside the bundle", where=folder)
     if not _is_file(path):
         raise InputError("the manifest names this file, but it is not there", where=path)
-    try:
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise InputError(f"cannot be read ({error.strerror or error})", where=path) from error
+    found = sha256(path)
     if found != expected:
         todo = "Get the bundle again; do not use this one"
         raise InputError(

@@ -80,7 +80,7 @@ def benchmark(
 def _is_profile(path: Path) -> bool:
     """Whether a file is a profile, of whatever version and machine: others are not begun anew."""
     from c3s3_seg.errors import InputError
-    from c3s3_seg.system.files import read_json
+    from c3s3_seg.system.reading import read_json
 
     try:
         content = read_json(path)

@@ -8,6 +8,7 @@ import sys
 from typing import IO, TYPE_CHECKING, Any, TextIO, cast
 
 from c3s3_seg.errors import named, public
+from c3s3_seg.system.names import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,13 +26,6 @@ def need(*packages: str, extra: str = "train") -> None:
     if missing:
         what = f"this needs {', '.join(missing)}, which the base installation leaves out"
         raise MissingError(what, todo=to_install(extra))
-
-
-def printable(text: str) -> str:
-    """See `system.files.printable`, whose imports `--help` need not wait for."""
-    from c3s3_seg.system import files
-
-    return files.printable(text)
 
 
 def shown(text: str, stream: TextIO | None) -> str:

@@ -9,8 +9,9 @@ from typing import Annotated
 import typer
 
 from c3s3_seg.commands import options
-from c3s3_seg.commands.console import Status, Stopped, command_of, counted, need, printable, say, show
+from c3s3_seg.commands.console import Status, Stopped, command_of, counted, need, say, show
 from c3s3_seg.commands.progress import EVERY_S
+from c3s3_seg.system.names import printable
 
 
 def plan(

@@ -24,7 +24,9 @@ from annotated_types import Ge, Le
 from c3s3_seg.errors import ConfigError, InputError, quantity
 from c3s3_seg.io.cases import mask_files
 from c3s3_seg.io.image.files import IMAGE_SUFFIXES
-from c3s3_seg.system.files import PlainName, folded, read_json, write_whole
+from c3s3_seg.system.files import write_whole
+from c3s3_seg.system.names import PlainName, folded
+from c3s3_seg.system.reading import read_json
 from c3s3_seg.system.schema import closed, dump, parse
 
 _Texts = dict[str, dict[str, str]]

@@ -10,7 +10,7 @@ from pathlib import Path
 from c3s3_seg.dataset.prepare.inventory import Mask
 from c3s3_seg.errors import InputError, listed, shown
 from c3s3_seg.io.dicom_objects.segmentation import MOST, Drawing
-from c3s3_seg.system.files import folded
+from c3s3_seg.system.names import folded
 
 TODO = "Say it with --labels NAME=VALUE,NAME=VALUE"
 

@@ -38,10 +38,10 @@ from c3s3_seg.dataset.prepare.predictions import MaskOrigin
 from c3s3_seg.errors import ConfigError, InputError
 from c3s3_seg.io.cases import scan_stem, walk_files
 from c3s3_seg.io.detect import is_dicom
-from c3s3_seg.io.hashes import sha256
 from c3s3_seg.io.image.files import image_stem, image_suffix
-from c3s3_seg.system.files import PlainName, printable
+from c3s3_seg.system.names import PlainName, printable
 from c3s3_seg.system.progress import Progress, silent
+from c3s3_seg.system.reading import sha256
 from c3s3_seg.system.schema import parse
 
 MODALITIES = {"MR": "MR", "MRI": "MR", "CT": "CT", "PET": "PT", "PT": "PT"}

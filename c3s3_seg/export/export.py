@@ -29,8 +29,9 @@ from c3s3_seg.inference.backends.execute import Backend
 from c3s3_seg.inference.backends.runtimes import OpenVinoBackend, TorchBackend, load_torch
 from c3s3_seg.inference.tiling import FloatArray
 from c3s3_seg.system.choices import ExportTarget
-from c3s3_seg.system.files import check_folder, check_output_file, make_own_folder, read_regular, write_whole
+from c3s3_seg.system.files import check_folder, check_output_file, make_own_folder, write_whole
 from c3s3_seg.system.ownership import check_set, replacing
+from c3s3_seg.system.reading import read_regular
 from c3s3_seg.system.schema import dump
 
 FACTS = "export.json"

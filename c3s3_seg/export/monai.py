@@ -26,7 +26,7 @@ from c3s3_seg.export.spec import Built, GraphSpec
 from c3s3_seg.export.standalone import averaged
 from c3s3_seg.inference.backends.execute import Backend
 from c3s3_seg.inference.tiling import FloatArray
-from c3s3_seg.system.files import printable
+from c3s3_seg.system.names import printable
 from c3s3_seg.version import __version__
 
 MONAI = "1.4.0"  # the oldest that knows every argument below

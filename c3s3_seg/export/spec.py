@@ -10,7 +10,7 @@ from c3s3_seg.bundle import CARD, ModelBundle, Network
 from c3s3_seg.errors import InputError
 from c3s3_seg.inference.backends.execute import Backend
 from c3s3_seg.system.choices import ExportPrecision
-from c3s3_seg.system.files import plain_name
+from c3s3_seg.system.names import plain_name
 
 Members = Sequence[tuple[ModelBundle, Network]]  # networks, each with the bundle that holds it
 

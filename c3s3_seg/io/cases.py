@@ -11,7 +11,7 @@ from pathlib import Path
 
 from c3s3_seg.errors import InputError, Told
 from c3s3_seg.io.image.files import IMAGE_SUFFIXES, image_stem, image_suffix
-from c3s3_seg.system.files import folded
+from c3s3_seg.system.names import folded
 
 # What follows the name of the scan in that of its mask. 3D Slicer writes `x.seg.nrrd`, and `x-label.nrrd`.
 MASK_ENDINGS = ("_gt", "_label", "_seg", "_mask", ".seg", "-label")

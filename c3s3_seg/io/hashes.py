@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import stat
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,28 +14,11 @@ from c3s3_seg.io.content import CHANGED, WAIT
 from c3s3_seg.io.detect import is_dicom, is_dicomdir
 from c3s3_seg.io.image.files import image_stem, image_suffix
 from c3s3_seg.io.image.nrrd_mha import data_file_of, sha256_of_list
+from c3s3_seg.system.reading import sha256
 
 # Their voxels may be in a file beside them: any header of the two kinds can name one.
 DETACHED = (".nhdr", ".mhd", ".nrrd", ".mha")
 YOUNG_NS = 2_000_000_000
-
-
-def sha256(path: Path) -> str:
-    """Of one file, in hexadecimal.
-
-    Raises
-    ------
-    InputError
-        If it cannot be read, or is no regular file: a pipe or a device may never end.
-    """
-    try:
-        # Without O_NONBLOCK, opening a pipe waits for its other end.
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise InputError("wanted a regular file", where=path)
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise InputError(f"the file cannot be read: {error.strerror or error}", where=path) from error
 
 
 def scan_sha256(path: Path, files: Sequence[Path] = ()) -> str:

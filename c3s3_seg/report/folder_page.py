@@ -14,7 +14,8 @@ from urllib.parse import quote
 from c3s3_seg.report.numbers import column, in_page
 from c3s3_seg.report.page import FOLDER_PAGE, failed, image, number_cell, page, table, text_cell
 from c3s3_seg.report.rows import Failure, PredictionRow
-from c3s3_seg.system.files import printable, write_whole
+from c3s3_seg.system.files import write_whole
+from c3s3_seg.system.names import printable
 
 THUMBNAIL = 600  # pixels of width: a page of 200 cases has some 5 MB
 

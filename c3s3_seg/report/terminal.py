@@ -21,7 +21,7 @@ from c3s3_seg.report.study_table import (
     spread_words,
     study_remarks,
 )
-from c3s3_seg.system.files import printable
+from c3s3_seg.system.names import printable
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from c3s3_seg.errors import C3S3Error, InputError
-from c3s3_seg.io.hashes import sha256
 from c3s3_seg.io.pacs.identity import Identity, identity
 from c3s3_seg.system.files import make_folder, sync, write_whole
+from c3s3_seg.system.reading import sha256
 
 KEY_LENGTH = 32
 

@@ -96,7 +96,7 @@ def read(found: FoundConfig) -> dict[str, Any]:
     """
     import tomllib
 
-    from c3s3_seg.system.files import read_regular
+    from c3s3_seg.system.reading import read_regular
 
     check = None if found.origin == "given" else lambda status: check_owner(status, found.path)
     content = read_regular(found.path, FILE_BYTES, check)

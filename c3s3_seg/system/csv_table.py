@@ -7,7 +7,7 @@ import io
 import re
 from collections.abc import Iterable, Sequence
 
-from c3s3_seg.system.files import printable
+from c3s3_seg.system.names import printable
 
 # Cells that begin with one of these are formulas for a spreadsheet (OWASP, "CSV injection"); the last four
 # are the same signs in full width, which some take for them.

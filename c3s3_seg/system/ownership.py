@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import stat
 from collections.abc import Callable, Iterable, Iterator
@@ -11,7 +10,8 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from c3s3_seg.errors import C3S3Error, InputError
-from c3s3_seg.system.files import check_folder, read_json, refuse_link, write_whole
+from c3s3_seg.system.files import check_folder, refuse_link, write_whole
+from c3s3_seg.system.reading import read_json, sha256
 
 MARK = "c3s3_seg"  # the key by which a JSON of ours is known
 FILES = "files_sha256"  # in the JSON of a case: what was written with it, the mask first
@@ -120,7 +120,7 @@ def check_set(folder: Path, names: Iterable[str], index: str) -> None:
         ours = (
             known is not None
             if name == index
-            else _is_regular(path) and _sha(path) == (known or {}).get(name)
+            else _is_regular(path) and sha256(path) == (known or {}).get(name)
         )
         check_place(path, ours=ours or unfinished)
 
@@ -157,8 +157,8 @@ def _drop(folder: Path, names: Iterable[str], index: str) -> None:
         path = folder / name
         inside = not PurePath(name).is_absolute() and ".." not in PurePath(name).parts
         if inside and name not in names and not path.parent.is_symlink() and _is_regular(path):
-            with suppress(OSError):
-                if _sha(path) == known:
+            with suppress(OSError, InputError):
+                if sha256(path) == known:
                     path.unlink()
 
 
@@ -188,11 +188,6 @@ def _indexed(path: Path) -> dict[str, str] | None:
         files = document.get("files") if isinstance(document, dict) else None
         return files if isinstance(files, dict) else None
     return None
-
-
-def _sha(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def remove_ours(path: Path) -> None:

@@ -14,8 +14,9 @@ from annotated_types import Ge, Le
 from torch import Tensor
 
 from c3s3_seg.errors import ConfigError, InputError
-from c3s3_seg.system.files import parse_json, write_whole
+from c3s3_seg.system.files import write_whole
 from c3s3_seg.system.hardware import is_memory_error
+from c3s3_seg.system.reading import parse_json
 from c3s3_seg.system.schema import closed, parse
 from c3s3_seg.training.records import check_records
 

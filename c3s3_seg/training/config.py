@@ -12,8 +12,8 @@ from c3s3_seg.bundle import ReadTask
 from c3s3_seg.bundle.manifest import check_patch
 from c3s3_seg.errors import ConfigError, InputError
 from c3s3_seg.models.strides import multiple_of
-from c3s3_seg.system.files import read_regular
 from c3s3_seg.system.overrides import put
+from c3s3_seg.system.reading import read_regular
 from c3s3_seg.system.schema import closed, parse
 from c3s3_seg.system.shard import parse_share
 from c3s3_seg.training.c3s3_settings import C3S3Config

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from c3s3_seg.system.files import printable
+from c3s3_seg.system.names import printable
 from c3s3_seg.training.distributed import ProcessGroup
 from c3s3_seg.training.history import empty_masks
 from c3s3_seg.training.train import RunLogger

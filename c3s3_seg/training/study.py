@@ -16,9 +16,10 @@ from annotated_types import MinLen
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import ConfigError, InputError
 from c3s3_seg.report.study_table import METRICS, Conditions, Trained, mixture
-from c3s3_seg.system.files import make_folder, make_own_folder, read_json, read_regular, write_whole
+from c3s3_seg.system.files import make_folder, make_own_folder, write_whole
 from c3s3_seg.system.hardware import is_cuda, processor_name
 from c3s3_seg.system.progress import Progress
+from c3s3_seg.system.reading import read_json, read_regular
 from c3s3_seg.system.schema import closed, dump, parse
 from c3s3_seg.training import checkpoint
 from c3s3_seg.training.config import TrainConfig, load_config

@@ -30,8 +30,9 @@ from c3s3_seg.inference.predictor import Predictor
 from c3s3_seg.inference.settings import Settings, tiled
 from c3s3_seg.io import load, load_mask
 from c3s3_seg.io.cases import mask_files
-from c3s3_seg.io.hashes import scan_sha256, sha256
+from c3s3_seg.io.hashes import scan_sha256
 from c3s3_seg.system.files import make_own_folder, write_whole
+from c3s3_seg.system.reading import sha256
 from c3s3_seg.training.cases import occupied
 from c3s3_seg.training.checks import check_task
 from c3s3_seg.training.config import TrainConfig

@@ -17,7 +17,8 @@ from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.inference import BackendRequest
 from c3s3_seg.io import Case, Reading, load, load_image, load_mask, read_case, save
 from c3s3_seg.io.dicom.write_series import save_series
-from c3s3_seg.io.hashes import scan_sha256, sha256
+from c3s3_seg.io.hashes import scan_sha256
+from c3s3_seg.system.reading import sha256
 from c3s3_seg.system.shard import Shard
 
 pytestmark = pytest.mark.slow

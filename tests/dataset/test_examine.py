@@ -107,14 +107,20 @@ def test_axes_that_run_otherwise_are_no_fault(clean: Path, tmp_path: Path) -> No
     assert [(f.severity, f.check, f.cases) for f in found] == [("info", "axes", (CASE,))]
 
 
-@pytest.mark.parametrize("part", ["_hash", "_summarize"])
+@pytest.mark.parametrize(
+    ("part", "error"),
+    [
+        ("sha256", InputError("the file cannot be read: Permission denied")),
+        ("_summarize", PermissionError(13, "Permission denied")),
+    ],
+)
 def test_what_nobody_thought_of_is_a_finding_of_its_case(
-    toy_data: Path, monkeypatch: pytest.MonkeyPatch, part: str
+    toy_data: Path, monkeypatch: pytest.MonkeyPatch, part: str, error: Exception
 ) -> None:
     """A file that may not be read; a step that fails."""
 
     def fail(*_: object) -> None:
-        raise PermissionError(13, "Permission denied")
+        raise error
 
     monkeypatch.setattr(f"c3s3_seg.dataset.check.case_summary.{part}", fail)
     scan = toy_data / "imagesTr" / "ball-0.nii.gz"

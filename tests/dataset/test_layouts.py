@@ -15,7 +15,7 @@ from c3s3_seg.dataset.prepare.discover import Search
 from c3s3_seg.dataset.prepare.inventory import Inventory
 from c3s3_seg.errors import ConfigError, InputError
 from c3s3_seg.io import load_mask, save
-from c3s3_seg.io.hashes import sha256
+from c3s3_seg.system.reading import sha256
 
 
 def index(folder: Path, **content: Any) -> None:

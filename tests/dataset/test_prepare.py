@@ -38,9 +38,9 @@ from c3s3_seg.dataset.prepare.pipeline import PreparedDataSet, prepare
 from c3s3_seg.errors import ConfigError, InputError
 from c3s3_seg.geometry.volume import Geometry, Volume
 from c3s3_seg.io import load, load_mask, save
-from c3s3_seg.io.hashes import sha256
 from c3s3_seg.system.choices import Repair
 from c3s3_seg.system.lock import hold
+from c3s3_seg.system.reading import sha256
 
 TASK = Task("toy", "CT", (Label("organ", 1), Label("lump", 2)), Recipe((3.0, 3.0, 3.0)), (16, 16, 16))
 

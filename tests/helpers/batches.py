@@ -5,7 +5,7 @@ from pathlib import Path
 from c3s3_seg.batch import BatchProgress, Model
 from c3s3_seg.bundle import WEIGHTS
 from c3s3_seg.inference import BackendRequest
-from c3s3_seg.io.hashes import sha256
+from c3s3_seg.system.reading import sha256
 
 MODEL = Model(WEIGHTS / "phantom", backend=BackendRequest(threads=1))
 

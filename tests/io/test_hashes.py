@@ -17,7 +17,8 @@ from c3s3_seg.io import Reading, hashes, load, load_mask, save
 from c3s3_seg.io import archive as archive_module
 from c3s3_seg.io.dicom import load as dicom_module
 from c3s3_seg.io.dicom.write_series import save_series
-from c3s3_seg.io.hashes import Watch, content_sha256, input_sha256, scan_files, scan_sha256, sha256
+from c3s3_seg.io.hashes import Watch, content_sha256, input_sha256, scan_files, scan_sha256
+from c3s3_seg.system.reading import sha256
 
 
 def dicom(path: Path, content: bytes) -> None:

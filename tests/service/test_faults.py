@@ -17,8 +17,8 @@ from c3s3_seg.io.pacs.identity import identity
 from c3s3_seg.service import sources
 from c3s3_seg.service.segment import SegmentTask
 from c3s3_seg.service.spool import key_of
-from c3s3_seg.system.files import read_regular
 from c3s3_seg.system.lock import hold
+from c3s3_seg.system.reading import read_regular
 
 DAY_S = 86_400.0
 

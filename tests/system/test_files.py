@@ -8,15 +8,9 @@ import pytest
 
 from c3s3_seg.errors import ConfigError, InputError
 from c3s3_seg.system.csv_table import csv_bytes
-from c3s3_seg.system.files import (
-    PlainName,
-    check_output_file,
-    parse_json,
-    plain_name,
-    printable,
-    read_json,
-    read_regular,
-)
+from c3s3_seg.system.files import check_output_file
+from c3s3_seg.system.names import PlainName, plain_name, printable
+from c3s3_seg.system.reading import parse_json, read_json, read_regular
 from c3s3_seg.system.schema import closed, dump, parse
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -15,10 +14,11 @@ from c3s3_seg.dataset.check.case_faults import CaseDefect, mask_defect, scan_def
 from c3s3_seg.dataset.check.mask_statistics import MaskStatistics, measure_mask
 from c3s3_seg.dataset.check.thumbnail import Thumbnail, make_thumbnail
 from c3s3_seg.dataset.voxels import voxels_sha256
-from c3s3_seg.errors import C3S3Error
+from c3s3_seg.errors import C3S3Error, InputError
 from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.io import load, load_mask
 from c3s3_seg.report.findings import Finding
+from c3s3_seg.system.reading import sha256
 
 FEW_VALUES = 8  # an image with no more different values looks like a mask; clean: 38 (atria) and more
 
@@ -172,8 +172,8 @@ def _changed(work: SummaryJob) -> list[Finding]:
     changed = []
     for key, path in files.items():
         known = work.sha256.get(key)
-        with suppress(OSError):  # whoever reads it says why it cannot be read
-            if known and path is not None and path.is_file() and _hash(path) != known:
+        with suppress(InputError):  # whoever reads it says why it cannot be read
+            if known and path is not None and sha256(path) != known:
                 changed.append(f"{path.parent.name}/{path.name}")
     if not changed:
         return []
@@ -181,11 +181,6 @@ def _changed(work: SummaryJob) -> list[Finding]:
     todo = "Prepare the data set again, or restore the file"
     wanted = "the sha256 of the record"
     return [Finding("warning", "changed-file", (work.name,), found, wanted, todo)]
-
-
-def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _unreadable(work: SummaryJob, path: Path, error: Exception) -> Finding:

@@ -21,7 +21,8 @@ from c3s3_seg.report.outlines import COLOURS, LabelOutline
 from c3s3_seg.report.overlay import planes_webp
 from c3s3_seg.report.page import image, key, page
 from c3s3_seg.report.tables import software_version
-from c3s3_seg.system.files import printable, write_whole
+from c3s3_seg.system.files import write_whole
+from c3s3_seg.system.names import printable
 from c3s3_seg.system.progress import Progress
 
 PICTURES = 40  # findings that are drawn; the page lists all

@@ -29,7 +29,7 @@ from c3s3_seg.dataset.prepare.inventory import (
 from c3s3_seg.dataset.prepare.pairing import KEPT
 from c3s3_seg.errors import C3S3Error, InputError, quantity
 from c3s3_seg.io.image.hdf5 import HDF5_SUFFIXES, array_shapes
-from c3s3_seg.system.files import read_regular
+from c3s3_seg.system.reading import read_regular
 
 ATRIUM_FILE, ATRIUM_MM = "mri_norm2.h5", (0.625, 0.625, 0.625)
 PANCREAS_END, PANCREAS_MM = "_norm.h5", (1.0, 1.0, 1.0)

@@ -17,7 +17,7 @@ from c3s3_seg.dataset.prepare.inventory import Inventory, Mask, Part, RefusedFil
 from c3s3_seg.dataset.prepare.naming import Earlier, name_cases, name_patients, read_earlier
 from c3s3_seg.dataset.splits import SplitCase, assign
 from c3s3_seg.errors import C3S3Error, InputError
-from c3s3_seg.system.files import PlainName, printable
+from c3s3_seg.system.names import PlainName, printable
 from c3s3_seg.system.process_pool import each
 from c3s3_seg.system.progress import Progress, silent
 

@@ -19,10 +19,11 @@ from c3s3_seg.errors import C3S3Error, InputError, public
 from c3s3_seg.geometry.volume import Array, Volume
 from c3s3_seg.io import save
 from c3s3_seg.io.formats import is_own_result
-from c3s3_seg.io.hashes import Watch, content_sha256, sha256
+from c3s3_seg.io.hashes import Watch, content_sha256
 from c3s3_seg.system.choices import Repair
 from c3s3_seg.system.files import make_own_folder, write_whole
 from c3s3_seg.system.ownership import PROGRAM, TODO, check_place
+from c3s3_seg.system.reading import sha256
 from c3s3_seg.system.schema import dump
 
 STATE = ".prepare"  # in the data set, while it is being made: the earlier index, and the records

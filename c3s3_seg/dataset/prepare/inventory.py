@@ -20,7 +20,7 @@ from c3s3_seg.io.dicom_objects.segmentation import Drawing, load_drawing
 from c3s3_seg.io.image.files import ROUNDED, as_labels, image_stem, image_suffix
 from c3s3_seg.io.reading import Reading
 from c3s3_seg.system.choices import Repair
-from c3s3_seg.system.files import printable
+from c3s3_seg.system.names import printable
 
 OVERLAP = "structures overlap, the label named later was taken"
 

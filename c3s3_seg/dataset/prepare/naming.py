@@ -14,7 +14,8 @@ from c3s3_seg.dataset.prepare.convert import RECORDS, STATE, SUFFIX
 from c3s3_seg.dataset.prepare.inventory import Scan, ScanMaskPair
 from c3s3_seg.errors import C3S3Error, InputError
 from c3s3_seg.io.cases import unique_names
-from c3s3_seg.system.files import PlainName, read_json
+from c3s3_seg.system.names import PlainName
+from c3s3_seg.system.reading import read_json
 from c3s3_seg.system.schema import parse
 
 

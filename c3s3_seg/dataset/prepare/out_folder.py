@@ -12,8 +12,8 @@ from pathlib import Path
 from c3s3_seg.dataset.index import IMAGES, INDEX, MASKS, TEST_FOLDERS, CaseRecord, DataSet
 from c3s3_seg.dataset.prepare.convert import RECORDS, STATE, SUFFIX, ConvertJob
 from c3s3_seg.errors import InputError, quantity
-from c3s3_seg.io.hashes import sha256
 from c3s3_seg.system.files import make_own_folder
+from c3s3_seg.system.reading import sha256
 
 # What `io.save` calls a file until it is whole.
 HALF_WRITTEN = re.compile(rf"\.[0-9a-f]{{12}}{re.escape(SUFFIX)}")

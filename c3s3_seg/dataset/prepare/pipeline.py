@@ -32,8 +32,9 @@ from c3s3_seg.dataset.prepare.pairing import KEPT
 from c3s3_seg.dataset.prepare.predictions import MaskOrigin
 from c3s3_seg.dataset.splits import SplitCase, assign
 from c3s3_seg.errors import InputError
-from c3s3_seg.system.files import check_folder, make_folder, plain_name
+from c3s3_seg.system.files import check_folder, make_folder
 from c3s3_seg.system.lock import hold
+from c3s3_seg.system.names import plain_name
 from c3s3_seg.system.process_pool import Died, each
 from c3s3_seg.system.progress import Progress, silent
 from c3s3_seg.version import __version__

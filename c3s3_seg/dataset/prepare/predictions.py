@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from c3s3_seg.errors import C3S3Error
-from c3s3_seg.io.hashes import sha256
 from c3s3_seg.system.ownership import FILES, read_case
+from c3s3_seg.system.reading import sha256
 
 MaskOrigin = Literal["", "prediction", "correction"]
 

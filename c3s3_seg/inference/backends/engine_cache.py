@@ -21,8 +21,9 @@ from typing import Any
 
 from c3s3_seg.errors import InputError, MissingError, RefusedError
 from c3s3_seg.inference.backends.cuda import INSTALL, gpu
-from c3s3_seg.system.files import make_folder, read_regular, unwritten, write_whole
+from c3s3_seg.system.files import make_folder, unwritten, write_whole
 from c3s3_seg.system.lock import hold
+from c3s3_seg.system.reading import read_regular
 
 LOG = logging.getLogger("c3s3_seg.tensorrt")
 INPUT = "scan"

@@ -17,7 +17,8 @@ from pathlib import Path
 from c3s3_seg.bundle import Network
 from c3s3_seg.errors import InputError
 from c3s3_seg.models import BACKBONES
-from c3s3_seg.system.files import parse_json, printable, read_known
+from c3s3_seg.system.names import printable
+from c3s3_seg.system.reading import parse_json, read_known
 
 LARGEST = 2**31 - 1  # bytes: protocol buffers take no more
 DEEPEST = 100  # messages within messages: what protocol buffers take by default

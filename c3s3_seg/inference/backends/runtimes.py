@@ -22,9 +22,9 @@ from c3s3_seg.inference.backends.graph import LARGEST, read_graph
 from c3s3_seg.inference.device.cuda_graphs import CudaGraphs, Recordings, record_on_gpu
 from c3s3_seg.inference.tiling import FloatArray
 from c3s3_seg.system.choices import Precision
-from c3s3_seg.system.files import read_known
 from c3s3_seg.system.hardware import NO_GPU, cuda_index, is_cuda, is_memory_error, slow_convolutions
 from c3s3_seg.system.libraries import import_openvino
+from c3s3_seg.system.reading import read_known
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

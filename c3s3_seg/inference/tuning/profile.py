@@ -21,8 +21,9 @@ from c3s3_seg.errors import ConfigError, InputError
 from c3s3_seg.inference.backends.select import PACKAGES, BackendRequest
 from c3s3_seg.inference.memory import Costs
 from c3s3_seg.system.choices import CpuRuntime
-from c3s3_seg.system.files import make_folder, read_json, read_regular, write_whole
+from c3s3_seg.system.files import make_folder, write_whole
 from c3s3_seg.system.hardware import available_processors, is_cuda
+from c3s3_seg.system.reading import read_json, read_regular
 from c3s3_seg.system.schema import closed, dump, parse
 
 VARIABLE = "C3S3_SEG_PROFILE"

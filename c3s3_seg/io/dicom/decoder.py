@@ -21,7 +21,7 @@ from typing import IO, Any
 import numpy as np
 
 from c3s3_seg.geometry.volume import Array
-from c3s3_seg.system.files import printable
+from c3s3_seg.system.names import printable
 
 # A frame of 512 x 512 takes 0.05 s at most, and starting the child 0.5 s, on an idle machine. On a busy
 # one the child waits for its turn: after FRAME_S what counts is what it has worked, up to LONGEST_S.

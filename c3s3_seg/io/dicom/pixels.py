@@ -17,7 +17,7 @@ from c3s3_seg.geometry.volume import Array, narrow
 from c3s3_seg.io.dicom.decoder import DecoderRefusal, PixelDecoder
 from c3s3_seg.io.dicom.header import Slice
 from c3s3_seg.io.limits import check_size
-from c3s3_seg.system.files import printable
+from c3s3_seg.system.names import printable
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from c3s3_seg.errors import InputError, quantity
 from c3s3_seg.io.pacs.inbox import Inbox
-from c3s3_seg.system.files import make_folder, read_regular
+from c3s3_seg.system.files import make_folder
+from c3s3_seg.system.reading import read_regular
 
 ASIDE = ".c3s3-seg-fetch-"  # hidden: nothing that looks for scans looks into it
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from c3s3_seg.system.files import printable
+from c3s3_seg.system.names import printable
 from c3s3_seg.system.overrides import nested, put
 from c3s3_seg.system.schema import parse
 from c3s3_seg.training.config import TrainConfig, build_config

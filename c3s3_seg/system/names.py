@@ -1,0 +1,84 @@
+"""Names that come from outside: fit for a path, comparable, fit for one line."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from c3s3_seg.errors import InputError, Told, public
+
+if TYPE_CHECKING:
+    from pydantic_core import CoreSchema
+
+NAME_BYTES = 255  # what file systems take
+
+
+class PlainName(str):
+    """One component of a path: no separator, not "." or "..", no control character, at most 255 bytes.
+
+    A name that comes from outside (a case in an index, a task, a label, a network's stem) and becomes part
+    of a path is parsed into this type, so that it cannot point out of its folder. Fields of dataclasses
+    that `schema.parse` builds may have it as their annotation.
+
+    Raises
+    ------
+    ValueError
+        Saying what is wrong with the name.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, text: str) -> PlainName:
+        """Check the name."""
+        if text in ("", ".", ".."):
+            raise ValueError(f"a plain file name, and {text!r} is none")
+        if any(c in "/\\" or not c.isprintable() for c in text):
+            raise ValueError("a plain file name without separators (/, \\) and control characters")
+        if len(os.fsencode(text)) > NAME_BYTES:
+            raise ValueError(f"a file name of at most {NAME_BYTES} bytes")
+        return super().__new__(cls, text)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> CoreSchema:
+        from pydantic_core import core_schema
+
+        return core_schema.no_info_after_validator_function(cls, core_schema.str_schema())
+
+
+def plain_name(text: str, what: str, where: str | Path) -> PlainName:
+    """`text` as a `PlainName`.
+
+    Parameters
+    ----------
+    text
+        The name as it was found.
+    what
+        What it names, for the message: "the case", "the label".
+    where
+        The file that it was found in.
+
+    Raises
+    ------
+    InputError
+        If it could point out of its folder, or cannot be a file's name.
+    """
+    try:
+        return PlainName(text)
+    except ValueError as error:
+        raise InputError(f"{what} {printable(text)!r}: wanted {error}", where=where) from None
+
+
+def folded(name: str) -> str:
+    """A name of a case or a label as a file system compares it that knows neither case nor Unicode forms."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def printable(text: str) -> str:
+    """Fit for one line: a file name need not be Unicode, and may hold line breaks."""
+    clean = "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode()
+        for c in (text if isinstance(text, Told) else public(text))
+    )
+    return clean.encode("utf-8", "backslashreplace").decode()

@@ -1,0 +1,131 @@
+"""Files from outside, read only as far as they can be trusted."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from c3s3_seg.errors import InputError
+from c3s3_seg.system.names import printable
+
+JSON_BYTES = 256 << 20  # a batch of 100,000 cases has a provenance of some 100 MB
+
+
+def read_known(path: Path, hashes: Mapping[str, str] | None, limit: int) -> bytes:
+    """The content of a file whose sha256 was proven before: what is used is what was proven.
+
+    Parameters
+    ----------
+    path
+        A regular file.
+    hashes
+        File name -> sha256; None takes the file as it is.
+    limit
+        As in `read_regular`.
+
+    Raises
+    ------
+    InputError
+        As `read_regular`; or if the file has no hash, or has changed since.
+    """
+    content = read_regular(path, limit)
+    if hashes is not None and hashes.get(path.name) != hashlib.sha256(content).hexdigest():
+        what = "has changed since its sha256 was compared" if path.name in hashes else "has no known sha256"
+        raise InputError(what, where=path)
+    return content
+
+
+def read_regular(
+    path: Path, limit: int = JSON_BYTES, check: Callable[[os.stat_result], None] | None = None
+) -> bytes:
+    """The content of a regular file of at most `limit` bytes; a FIFO or a device is never read.
+
+    Parameters
+    ----------
+    path
+        The file.
+    limit
+        Bytes that it may have.
+    check
+        Called with owner and mode of the file that was opened, before it is read; may raise.
+
+    Raises
+    ------
+    InputError
+        If it is no regular file, is larger, or cannot be read.
+    """
+    try:
+        # Without O_NONBLOCK, opening a FIFO waits for its other end.
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(handle, "rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise InputError("wanted a regular file", where=path)
+            if check is not None:
+                check(status)
+            content = file.read(min(limit, status.st_size) + 1)  # as much memory as it asks for is reserved
+    except OSError as error:
+        raise InputError(f"cannot be read ({error.strerror or error})", where=path) from error
+    if len(content) > limit:
+        raise InputError(f"is larger than {limit:,} bytes, which no such file should be", where=path)
+    return content
+
+
+def parse_json(text: bytes | str, where: str | Path) -> Any:
+    """JSON from outside -> dicts, lists, strings and numbers.
+
+    Raises
+    ------
+    InputError
+        If it is not JSON, not UTF-8, nested too deep, or a table has a key twice: readers differ in which
+        of the two values they take.
+    """
+
+    def table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        made = dict(pairs)
+        if len(made) < len(pairs):
+            twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+            raise InputError(f"has the key '{printable(twice[:80])}' twice; wanted it once", where=where)
+        return made
+
+    try:
+        return json.loads(text, object_pairs_hook=table)
+    except RecursionError:
+        raise InputError("cannot be read as JSON (it is nested too deep)", where=where) from None
+    except ValueError as error:
+        raise InputError(f"cannot be read as JSON ({error})", where=where) from error
+
+
+def read_json(path: Path, limit: int = JSON_BYTES) -> Any:
+    """The JSON in a file.
+
+    Raises
+    ------
+    InputError
+        If it is no regular file, too large, or not JSON.
+    """
+    return parse_json(read_regular(path, limit), path)
+
+
+def sha256(path: Path) -> str:
+    """Of one file, in hexadecimal.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read, or is no regular file: a pipe or a device may never end.
+    """
+    try:
+        # Without O_NONBLOCK, opening a pipe waits for its other end.
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise InputError("wanted a regular file", where=path)
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"the file cannot be read: {error.strerror or error}", where=path) from error
