@@ -86,6 +86,22 @@ class ModelBundle:
         return cls.load(Path(name))
 
     @classmethod
+    def find_to_change(cls, name: str) -> ModelBundle:
+        """A bundle by its folder, whose files will be written anew.
+
+        Raises
+        ------
+        InputError
+            As `find`; or if it is the name of a shipped bundle: all users of the installation would get other
+            masks, reports or graphs.
+        """
+        found = cls.find(name)
+        if name == os.path.basename(name) and found.folder == WEIGHTS / name:
+            what = f"the model '{name}' ships with the package, and this would change its files"
+            raise InputError(what, todo=f"Copy the folder {found.folder}, and give the copy")
+        return found
+
+    @classmethod
     def create(
         cls,
         folder: Path,

@@ -44,7 +44,7 @@ def calibrate(
     from c3s3_seg.training.checks import check_data
 
     check_bad_mm(bad_mm)
-    found = ModelBundle.find(model)
+    found = ModelBundle.find_to_change(model)
     check_folder(found.folder)
     index, splits = trained_splits(found, data)
     check_data(found.task, index, "Give the data set that the bundle was trained on")

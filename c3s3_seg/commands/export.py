@@ -67,9 +67,10 @@ def export(
     from c3s3_seg.export.export import check_output, export_folder, export_in_bundle
     from c3s3_seg.export.spec import GraphSpec
 
-    found, spec = ModelBundle.find(model), GraphSpec(precision, batch, ensemble)
+    spec = GraphSpec(precision, batch, ensemble)
     if out is None and (to != "onnx" or spec != GraphSpec()):
         raise InputError("this export stands alone and needs a folder", todo="Give one with -o")
+    found = ModelBundle.find(model) if out is not None else ModelBundle.find_to_change(model)
     check_output(found, to, spec, out)
     scans, what = check_scans(found, check or [])
     if out is None:

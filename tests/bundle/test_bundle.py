@@ -405,6 +405,23 @@ def test_the_command_line_says_it_in_one_line(whole: ModelBundle, tmp_path: Path
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("command", ["export", "calibrate"])
+def test_a_shipped_bundle_is_not_changed_by_its_name(command: str, tmp_path: Path) -> None:
+    words = [tmp_path] if command == "calibrate" else []
+    said = refused(command, "phantom", *words)
+    assert "the model 'phantom' ships with the package" in said
+    assert "Copy the folder" in said
+
+
+def test_a_folder_may_have_the_name_of_a_shipped_bundle(
+    whole: ModelBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole.folder.rename(tmp_path / "phantom")
+    monkeypatch.chdir(tmp_path)
+    assert ModelBundle.find_to_change("./phantom").folder == Path("./phantom")
+    assert ModelBundle.find_to_change(str(WEIGHTS / "phantom")).folder == WEIGHTS / "phantom"
+
+
 @pytest.mark.parametrize("name", ["a\0b", "..", ".", "", "a/b", "x" * 300])
 def test_a_file_of_the_manifest_is_a_plain_name(bundle: ModelBundle, name: str) -> None:
     files = {**bundle.manifest.files, name: "0" * 64}
