@@ -148,7 +148,7 @@ def fetch(
     from c3s3_seg.io.pacs.connect import server_of
     from c3s3_seg.io.pacs.query import FetchLimits, Wanted
     from c3s3_seg.io.pacs.server import fetch_study
-    from c3s3_seg.system.hardware import parse_memory
+    from c3s3_seg.system.memory import parse_memory
 
     caller = _caller(title, timeout, tls, trust, certificate)
     listener = _listener(move, listen, sender or ())

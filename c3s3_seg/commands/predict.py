@@ -302,7 +302,7 @@ def _settings(tta: str, max_memory: str | None) -> Settings:
     from c3s3_seg.inference import Settings
     from c3s3_seg.inference.settings import parse_axes
     from c3s3_seg.inference.tuning.profile import existing_profile
-    from c3s3_seg.system.hardware import parse_memory
+    from c3s3_seg.system.memory import parse_memory
 
     memory_bytes = None if max_memory is None else parse_memory(max_memory)
     return Settings(

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from c3s3_seg.geometry.resample import AxisWeights, along
 from c3s3_seg.inference.tiling import Array, softmax
-from c3s3_seg.system.hardware import available_memory
+from c3s3_seg.system.memory import available_memory
 
 BLOCK = 2_000_000  # voxels on the scan's grid that are worked on at a time: 8 MB a class
 

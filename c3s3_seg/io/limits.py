@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from c3s3_seg.errors import InputError, MemoryLimitError
+from c3s3_seg.system.memory import free_bytes
 
 # Outside this range a header has its units wrong; the finest CT voxel is about 0.01 mm.
 SPACING_RANGE_MM = (1e-3, 1e3)
@@ -76,42 +77,3 @@ def check_size(path: Path, shape: tuple[int, ...], size: int, beside: int = 0) -
 def times(shape: tuple[int, ...]) -> str:
     """`4 x 5 x 6`."""
     return " x ".join(str(n) for n in shape)
-
-
-def free_bytes() -> float:
-    """Memory that this process could still get: of the machine, its container and its own limit."""
-    free = [float(line.split()[1]) * 1024 for line in _lines("/proc/meminfo") if line.startswith("MemAvail")]
-    for most, used, stat_file, key in (
-        ("memory.max", "memory.current", "memory.stat", "inactive_file "),
-        (
-            "memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat",
-            "total_inactive_file ",
-        ),
-    ):  # fmt: skip
-        limit, taken = (" ".join(_lines(f"/sys/fs/cgroup/{name}")) for name in (most, used))
-        if limit.isdecimal() and taken.isdecimal():
-            # What files are cached goes before anything is refused.
-            cached = [int(x.split()[1]) for x in _lines(f"/sys/fs/cgroup/{stat_file}") if x.startswith(key)]
-            free.append(float(int(limit) - int(taken) + sum(cached)))
-    return min([*free, *_own_limit()], default=float("inf"))
-
-
-def _own_limit() -> list[float]:
-    """What `ulimit -v` leaves, where there is such a thing and it is set."""
-    try:
-        import resource
-    except ImportError:
-        return []
-    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    pages = " ".join(_lines("/proc/self/statm")).split()
-    if limit == resource.RLIM_INFINITY or not pages:
-        return []
-    return [float(limit - int(pages[0]) * resource.getpagesize())]
-
-
-def _lines(path: str) -> list[str]:
-    try:
-        with open(path, encoding="utf-8") as file:
-            return file.read().splitlines()
-    except OSError:
-        return []

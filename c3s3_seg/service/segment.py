@@ -19,7 +19,7 @@ from c3s3_seg.inference import BackendRequest, Predictor
 from c3s3_seg.inference import Settings as PredictorSettings
 from c3s3_seg.io.reading import Reading
 from c3s3_seg.service.settings import ServeSettings
-from c3s3_seg.system.hardware import parse_memory
+from c3s3_seg.system.memory import parse_memory
 from c3s3_seg.system.ownership import FILES
 from c3s3_seg.system.reading import read_json
 from c3s3_seg.version import __version__

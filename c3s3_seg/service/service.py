@@ -27,8 +27,8 @@ from c3s3_seg.service.spool import Room, Spool, is_key, key_of
 from c3s3_seg.service.work import Segmenter, Work, silent_step
 from c3s3_seg.service.worker_process import BrokenOffError, WorkerProcess
 from c3s3_seg.system.files import check_folder, make_folder
-from c3s3_seg.system.hardware import parse_memory
 from c3s3_seg.system.lock import hold
+from c3s3_seg.system.memory import parse_memory
 
 LOGGER = logging.getLogger(__name__)
 TICK_S = 0.5

@@ -26,7 +26,7 @@ from c3s3_seg.service.intake import Intake, Sending
 from c3s3_seg.service.node_settings import PollSettings, WatchSettings
 from c3s3_seg.service.settings import LimitSettings
 from c3s3_seg.service.spool import key_of
-from c3s3_seg.system.hardware import parse_memory
+from c3s3_seg.system.memory import parse_memory
 from c3s3_seg.system.reading import read_regular
 
 FULL = "the spool has no room, or a study is larger than allowed; it is tried again later"

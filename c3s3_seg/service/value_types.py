@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from c3s3_seg.errors import C3S3Error
-from c3s3_seg.system.hardware import parse_memory
+from c3s3_seg.system.memory import parse_memory
 from c3s3_seg.system.schema import Rule
 
 Positive = Annotated[float, Rule(lambda value: 0 < value <= 1e9, "a positive number")]

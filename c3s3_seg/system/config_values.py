@@ -14,7 +14,8 @@ from c3s3_seg.errors import ConfigError, InputError
 from c3s3_seg.system.choices import BackendName, MaskFormat, Precision, ReportFile
 from c3s3_seg.system.config_file import FoundConfig, read
 from c3s3_seg.system.config_keys import ANY_SERVER, KEYS, SERVER_TABLE, UNCHECKED, keys_of
-from c3s3_seg.system.hardware import check_device, parse_memory
+from c3s3_seg.system.hardware import check_device
+from c3s3_seg.system.memory import parse_memory
 from c3s3_seg.system.schema import Rule, closed, parse
 
 SECRET = re.compile(

@@ -5,12 +5,10 @@ from __future__ import annotations
 import ctypes
 import importlib.metadata
 import importlib.util
-import math
 import os
 import platform
 import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 from c3s3_seg.errors import OUT_OF_MEMORY, InputError, MissingError
@@ -28,13 +26,6 @@ MEND_WHEELS = (
 # What torch says where every way of cuDNN to compute a convolution failed, for want of memory perhaps.
 NO_ENGINE = "unable to find an engine to execute this computation"
 BROKEN_CUDNN = (90_800, 91_500)  # from 9.8 on, and mended in 9.15: see `slow_convolutions`
-CGROUPS = Path("/sys/fs/cgroup")
-# Of versions 2 and 1: the limit of a control group, what it uses, and what of that can be dropped.
-CGROUP_FILES = (
-    ("memory.max", "memory.current", "inactive_file"),
-    ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-)
-UNITS = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
 
 def available_processors() -> int:
@@ -152,79 +143,6 @@ def check_onnx_wheels(device: str) -> str | None:
     return f"{BOTH_WHEELS}. {MEND_WHEELS}."
 
 
-def available_memory(cgroups: Path = CGROUPS, own: Path = Path("/proc/self/cgroup")) -> int | None:
-    """Bytes that new arrays may take without swapping; None where the system does not say.
-
-    In a container, or a job of a scheduler, what its control group leaves is less than what is free.
-
-    Parameters
-    ----------
-    cgroups
-        Where the control groups are mounted.
-    own
-        The file that names those of this process.
-    """
-    known = [_free_memory(), *(_left_by(group) for group in _groups(cgroups, own))]
-    return min((room for room in known if room is not None), default=None)
-
-
-def _free_memory() -> int | None:
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            found = re.search(r"^MemAvailable:\s+(\d+) kB", file.read(), re.MULTILINE)
-    except OSError:
-        return None
-    return int(found[1]) * 1024 if found else None
-
-
-def peak_memory() -> int:
-    """Bytes that this process had resident at most; 0 where the system does not say.
-
-    Not from `getrusage` where there is another way: on Linux it counts what the process that started this one
-    had at that moment.
-    """
-    try:
-        with open("/proc/self/status", encoding="utf-8") as file:
-            found = re.search(r"^VmHWM:\s+(\d+) kB", file.read(), re.MULTILINE)
-    except OSError:
-        found = None
-    if found is not None:
-        return int(found[1]) * 1024
-    if sys.platform == "win32":
-        return 0
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
-def _groups(cgroups: Path, own: Path) -> Iterator[Path]:
-    """The folders of this process's control groups of memory, versions 1 and 2, and of those above them."""
-    try:
-        lines = own.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
-        return
-    for line in lines:
-        _, controllers, path = [*line.split(":", 2), "", ""][:3]
-        if controllers and "memory" not in controllers.split(","):
-            continue
-        base = cgroups / "memory" if controllers else cgroups
-        # A container sees its own group as the root, whatever the path.
-        yield from (base / part for part in (path.strip("/"), *map(str, Path(path.strip("/")).parents)))
-
-
-def _left_by(group: Path) -> int | None:
-    """What a control group leaves, files in memory that can be dropped included; None without a limit."""
-    for limit, used, droppable in CGROUP_FILES:
-        try:
-            most, now = int((group / limit).read_text()), int((group / used).read_text())
-            cached = re.search(rf"^{droppable} (\d+)$", (group / "memory.stat").read_text(), re.MULTILINE)
-        except (OSError, ValueError):  # "max" is no limit
-            continue
-        return max(0, most - now + (int(cached[1]) if cached else 0))
-    return None
-
-
 def is_memory_error(error: Exception) -> bool:
     """Whether an error says, in the words of any runtime, that memory is full.
 
@@ -255,21 +173,3 @@ def slow_convolutions(cudnn: int | None) -> tuple[str, ...]:
     version = f"{cudnn // 10_000}.{cudnn // 100 % 100}"
     what = f"torch 2.9 and later compute 3D convolutions in half precision without cuDNN {version}, slowly"
     return (f"{what}; cuDNN 9.15 or channels_last mends it",)
-
-
-def parse_memory(text: str) -> int:
-    """`4GB`, `512 MiB`, `2e9` -> bytes. GB is 10^9, GiB is 2^30.
-
-    Raises
-    ------
-    InputError
-        If it is not a positive size.
-    """
-    match = re.fullmatch(r"\s*([0-9.]+(?:e[0-9]+)?)\s*([kmgt]i?|)b?\s*", text.lower())
-    try:
-        size = float(match[1]) * UNITS[match[2]] if match else 0.0
-    except ValueError:
-        size = 0.0
-    if not 1 <= size < math.inf:
-        raise InputError(f"found the memory {text!r}, wanted a size such as 4GB or 900MB")
-    return int(size)

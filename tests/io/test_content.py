@@ -3,7 +3,6 @@
 import gzip
 import hashlib
 import os
-import resource
 import struct
 import subprocess
 import sys
@@ -18,7 +17,6 @@ from c3s3_seg.errors import InputError, MemoryLimitError
 from c3s3_seg.geometry.volume import Geometry
 from c3s3_seg.io import limits, load, load_mask, save
 from c3s3_seg.io.content import MOST_SURPLUS, Need, Opened, unpack, unpack_head
-from c3s3_seg.io.limits import free_bytes
 
 NOISE = np.random.default_rng(0).bytes(5000) + bytes(3_000_000)
 
@@ -160,15 +158,6 @@ def test_too_many_voxels_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(limits, "MOST_VOXELS", 63_999)
     with pytest.raises(InputError, match="claims 40 x 40 x 40 voxels; up to 63999 are read"):
         load(path)
-
-
-def test_the_limit_of_a_process_counts() -> None:
-    assert 0 < free_bytes() < 1e13
-    code = "import resource as r; r.setrlimit(r.RLIMIT_AS, (3 << 30, 3 << 30))\n"
-    code += "from c3s3_seg.io.limits import free_bytes; print(free_bytes())"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert float(done.stdout) < 3 << 30
-    assert resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY
 
 
 def test_a_file_is_read_once_and_not_while_it_grows(tmp_path: Path) -> None:

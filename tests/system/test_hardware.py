@@ -1,13 +1,10 @@
-import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from c3s3_seg.errors import InputError, MissingError
 from c3s3_seg.system.hardware import (
-    available_memory,
     check_device,
     check_onnx_wheels,
     cuda_devices,
@@ -16,24 +13,8 @@ from c3s3_seg.system.hardware import (
     is_cuda,
     is_memory_error,
     lacks_engine,
-    parse_memory,
-    peak_memory,
     slow_convolutions,
 )
-
-
-@pytest.mark.parametrize(
-    ("text", "size"),
-    [("4GB", 4 * 10**9), ("512 MiB", 2**29), ("2e9", 2 * 10**9), ("1.5g", 15 * 10**8), ("64k", 64_000)],
-)
-def test_sizes(text: str, size: int) -> None:
-    assert parse_memory(text) == size
-
-
-@pytest.mark.parametrize("text", ["", "4 bananas", "-1GB", "0", "1.2.3GB", "GB", "nan", "1e400GB", "9" * 400])
-def test_what_is_no_size_is_refused(text: str) -> None:
-    with pytest.raises(InputError, match="wanted a size such as 4GB"):
-        parse_memory(text)
 
 
 def test_distributions_are_known_by_their_own_names() -> None:
@@ -108,38 +89,3 @@ def test_versions_of_cudnn_that_torch_leaves_out_are_told() -> None:
 
 def test_this_machine() -> None:
     assert cuda_devices() >= 0
-
-
-def test_a_control_group_leaves_less_than_what_is_free(tmp_path: Path) -> None:
-    """Versions 2 and 1; the tightest of the group and those above it; `max` is no limit."""
-    own, free = tmp_path / "own", available_memory(tmp_path / "none", tmp_path / "none")
-    assert free is not None
-    own.write_text("0::/job/step\n")
-    assert available_memory(tmp_path, own) == free
-    for folder, most in (("", "max"), ("job", "5000"), ("job/step", "9000")):
-        group(tmp_path / folder, "memory.max", most, "memory.current", "inactive_file 700")
-    assert available_memory(tmp_path, own) == 5000 - 1000 + 700
-    group(tmp_path, "memory.max", "3000", "memory.current", "inactive_file 0")  # as a container sees it
-    assert available_memory(tmp_path, own) == 2000
-    own.write_text("5:cpu:/x\n4:memory,hugetlb:/job\n")
-    first = tmp_path / "memory" / "job"
-    group(first, "memory.limit_in_bytes", "1500", "memory.usage_in_bytes", "total_inactive_file 100")
-    assert available_memory(tmp_path, own) == 600
-    group(first, "memory.limit_in_bytes", "900", "memory.usage_in_bytes", "total_inactive_file 0")
-    assert available_memory(tmp_path, own) == 0
-
-
-def group(folder: Path, limit: str, most: str, used: str, stat: str) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / limit).write_text(f"{most}\n")
-    (folder / used).write_text("1000\n")
-    (folder / "memory.stat").write_text(f"anon 1\n{stat}\n")
-
-
-def test_the_peak_is_that_of_the_process_itself() -> None:
-    """The maximum of `getrusage` begins with what the process had that started it."""
-    large = np.ones(50_000_000)  # 400 MB
-    code = "from c3s3_seg.system.hardware import peak_memory; print(peak_memory())"
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert 5e6 < int(answer.stdout) < large.nbytes
-    assert peak_memory() > large.nbytes

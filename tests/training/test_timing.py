@@ -20,7 +20,6 @@ from c3s3_seg.training.planning.timing import (
     READ,
     FixedRhythm,
     Timing,
-    free_bytes,
     length,
     parse_time,
     time_steps,
@@ -70,14 +69,6 @@ def test_memory_grows_with_the_cases() -> None:
     assert TIMING.needs_bytes(READ + 10) == 2000
     assert replace(TIMING, validation_bytes=50).needs_bytes(READ + 10, 5) == 2000 + 4 * 50
     assert replace(TIMING, validation_bytes=50).needs_bytes(READ + 10, 0) == 2000
-    assert free_bytes() > 1e6
-
-
-def test_a_container_gives_less_than_the_machine_has(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("c3s3_seg.training.planning.timing.available_memory", lambda: 5)
-    assert free_bytes() == 5
-    monkeypatch.setattr("c3s3_seg.training.planning.timing.available_memory", lambda: None)
-    assert free_bytes() == inf
 
 
 @pytest.mark.parametrize(

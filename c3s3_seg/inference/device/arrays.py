@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from c3s3_seg.geometry.resample import AxisWeights
-from c3s3_seg.system.hardware import available_memory
+from c3s3_seg.system.memory import available_memory
 
 if TYPE_CHECKING:
     from torch import Tensor, device

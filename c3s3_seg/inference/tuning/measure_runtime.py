@@ -23,8 +23,8 @@ from c3s3_seg.inference.backends.graph import read_graph
 from c3s3_seg.inference.backends.select import BackendRequest, describe, open_backend
 from c3s3_seg.inference.tiling import Shape
 from c3s3_seg.system.choices import CpuRuntime
-from c3s3_seg.system.hardware import peak_memory
 from c3s3_seg.system.libraries import import_openvino
+from c3s3_seg.system.memory import peak_memory
 from c3s3_seg.system.process_pool import follow_parent
 
 MATRIX = 2048  # side of the matrix product that the network is held against

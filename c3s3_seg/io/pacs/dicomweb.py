@@ -13,13 +13,13 @@ from typing import Any, cast
 
 from c3s3_seg.errors import C3S3Error, InputError, RefusedError, quantity
 from c3s3_seg.io.deflated import whole_of
-from c3s3_seg.io.limits import free_bytes
 from c3s3_seg.io.pacs.association import Caller
 from c3s3_seg.io.pacs.http_session import ANSWER_BYTES, Wire, client, ending_after, explained, limited
 from c3s3_seg.io.pacs.inbox import SUCCESS, Came, Inbox
 from c3s3_seg.io.pacs.outbox import OneFileError, Outgoing, Sent
 from c3s3_seg.io.pacs.query import MOST_STUDIES, NAMES, PATIENCE, Wanted, study_keys, study_uids
 from c3s3_seg.io.pacs.web_address import Credentials, WebAddress
+from c3s3_seg.system.memory import free_bytes
 
 # A file is held three times while it is taken out of the answer; an element has at most 4 GB (PS3.5, 7.1.1).
 FILE_BYTES, FILE_FLOOR, COPIES = 1 << 32, 1 << 26, 4

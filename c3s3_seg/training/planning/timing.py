@@ -11,7 +11,6 @@ from multiprocessing.connection import Connection
 
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import InputError
-from c3s3_seg.system.hardware import available_memory
 from c3s3_seg.system.progress import Progress, silent
 from c3s3_seg.training.config import TrainConfig
 from c3s3_seg.training.planning.step_costs import Pieces
@@ -193,9 +192,3 @@ def parse_time(text: str) -> float:
     if not 0 < seconds < inf:
         raise InputError(f"found the time {text!r}, wanted one such as 6h, 90m or 1h30m")
     return seconds
-
-
-def free_bytes() -> float:
-    """Memory that this machine, or the container, could give to a run now; inf where neither says."""
-    free = available_memory()
-    return inf if free is None else float(free)

@@ -13,7 +13,8 @@ from typing import Any
 
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import C3S3Error, DefectError
-from c3s3_seg.system.hardware import is_memory_error, peak_memory
+from c3s3_seg.system.hardware import is_memory_error
+from c3s3_seg.system.memory import peak_memory
 from c3s3_seg.system.process import keep_pages
 from c3s3_seg.system.process_pool import follow_parent
 from c3s3_seg.training.config import TrainConfig, warm_up
