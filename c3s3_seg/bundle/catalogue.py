@@ -73,7 +73,9 @@ def find_models(folders: Iterable[Path] = ()) -> list[str]:
     found = shipped_bundles()
     for folder in folders:
         if not folder.is_dir():
-            raise InputError("there is no such folder", where=folder)
+            known = str(folder) in found
+            todo = f"For the card of a shipped model: c3s3-seg models --card {folder}" if known else None
+            raise InputError("there is no such folder", where=folder, todo=todo)
         found += [_as_folder(path.parent) for path in sorted(folder.rglob(MANIFEST)) if _is_ours(path)]
     return found
 

@@ -26,11 +26,12 @@ from c3s3_seg.errors import ConfigError, InputError, shown
 from c3s3_seg.system.files import make_folder, write_whole
 from c3s3_seg.system.names import PlainName, plain_name
 from c3s3_seg.system.ownership import check_set, replacing, restoring
-from c3s3_seg.system.reading import read_json, sha256
+from c3s3_seg.system.reading import read_json, read_known, sha256
 from c3s3_seg.system.schema import dump, parse
 
 MANIFEST = "manifest.json"
 CARD = "README.md"
+CARD_BYTES = 16 << 20
 WEIGHTS = Path(__file__).parents[1] / "weights"
 
 
@@ -171,6 +172,22 @@ class ModelBundle:
     def networks(self) -> tuple[Network, ...]:
         """The backbones, primary first."""
         return self.manifest.networks
+
+    def card(self) -> str:
+        """The text of its card in Markdown; "" where it has none.
+
+        Raises
+        ------
+        InputError
+            If it is no text in UTF-8, is larger than 16 MiB, or has changed since the bundle was loaded.
+        """
+        if not self.has(CARD):
+            return ""
+        path = self.folder / CARD
+        try:
+            return read_known(path, self.manifest.files, CARD_BYTES).decode()
+        except UnicodeDecodeError as error:
+            raise InputError(f"is no text in UTF-8 ({error.reason})", where=path) from None
 
     def has(self, name: str) -> bool:
         """Whether the manifest names this file."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +12,8 @@ import typer
 
 from c3s3_seg.commands import options
 from c3s3_seg.commands.console import report_failures, say, show
+from c3s3_seg.commands.option_defaults import refuse_beside
+from c3s3_seg.system.names import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,9 +26,19 @@ LONGEST_NAME = 16  # columns that a name gets before it is folded
 
 
 def models(
+    ctx: typer.Context,
     folders: Annotated[
         list[Path] | None,
         typer.Argument(metavar="FOLDER", help="List the bundles below these folders too."),
+    ] = None,
+    card: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Print the card of one model instead: its training data, settings, scores and terms.",
+            autocompletion=options.model_names,
+            rich_help_panel=options.OUTPUT,
+        ),
     ] = None,
     as_json: options.Json = False,
 ) -> None:
@@ -33,6 +46,10 @@ def models(
 
     Exit code 1: a bundle is damaged.
     """
+    if card is not None:
+        refuse_beside(ctx, "--card", ("folders", "as_json"))
+        _show_card(card)
+        return
     from c3s3_seg.bundle.catalogue import find_models, summarize
     from c3s3_seg.errors import C3S3Error
     from c3s3_seg.report.rows import Failure
@@ -62,6 +79,22 @@ def models(
         report_failures(failures)
     if failures:
         raise typer.Exit(1)
+
+
+def _show_card(model: str) -> None:
+    """Laid out on a terminal; as it is in a pipe or a file."""
+    from c3s3_seg.bundle import ModelBundle
+
+    bundle = ModelBundle.find(model)
+    lines = (bundle.card() or "This model has no card.").splitlines()
+    if sys.stdout is not None and sys.stdout.isatty():
+        from rich.markdown import Markdown
+
+        show(Markdown("\n".join(map(printable, lines)), hyperlinks=False))
+    else:
+        for line in lines:
+            say(line)
+    say(f"Folder: {bundle.folder}", err=True)  # the rest may go to a file
 
 
 def _table(models: Sequence[ModelSummary]) -> Table:

@@ -31,11 +31,9 @@ from c3s3_seg.inference.tiling import FloatArray
 from c3s3_seg.system.choices import ExportTarget
 from c3s3_seg.system.files import check_folder, check_output_file, make_own_folder, write_whole
 from c3s3_seg.system.ownership import check_set, replacing
-from c3s3_seg.system.reading import read_regular
 from c3s3_seg.system.schema import dump
 
 FACTS = "export.json"
-CARD_BYTES = 16 << 20
 # What a format writes; a name that begins with a dot follows the stem.
 NAMES: dict[ExportTarget, tuple[str, ...]] = {
     "onnx": (".onnx", CARD),
@@ -68,7 +66,7 @@ def check_output(bundle: ModelBundle, target: ExportTarget, spec: GraphSpec, out
     if out is None:
         check_output_file(bundle.folder / CARD)
         check_set(bundle.folder, [CARD, *(network.graph for network in bundle.networks)], MANIFEST)
-        _card_of(bundle)
+        bundle.card()  # before the work: it is written anew
         return
     stem = spec.stem(bundle)
     check_folder(out)
@@ -104,19 +102,8 @@ def export_in_bundle(bundle: ModelBundle, scans: Sequence[Volume]) -> tuple[Mode
     for network in bundle.networks:
         graphs[network.graph] = onnx_graph(bundle, network)
         parities[network.graph] = _check_graph(bundle, network, graphs[network.graph], scans)
-    files = {**graphs, CARD: in_bundle_card(_card_of(bundle), parities).encode()}
+    files = {**graphs, CARD: in_bundle_card(bundle.card() or f"# {bundle.task.name}\n", parities).encode()}
     return bundle.add(files, {name: dump(parity) for name, parity in parities.items()}), parities
-
-
-def _card_of(bundle: ModelBundle) -> str:
-    """The text of a bundle's card, or its first line where it has none."""
-    path = bundle.folder / CARD
-    if not path.is_file():
-        return f"# {bundle.task.name}\n"
-    try:
-        return read_regular(path, CARD_BYTES).decode()
-    except UnicodeDecodeError as error:
-        raise InputError(f"is no text in UTF-8 ({error.reason})", where=path) from None
 
 
 def _check_graph(bundle: ModelBundle, network: Network, graph: bytes, scans: Sequence[Volume]) -> Parity:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,30 @@ def test_the_shipped_models_with_what_they_need() -> None:
     assert models["left-atrium-72"]["scores_of"] is None
     files = [path for path in (WEIGHTS / "left-atrium").iterdir() if path.is_file()]
     assert atrium["size_bytes"] == sum(path.stat().st_size for path in files)
+
+
+def test_the_card_of_a_model(tmp_path: Path) -> None:
+    answer = run("models", "--card", "left-atrium")
+    assert answer.returncode == 0
+    assert answer.stdout == (WEIGHTS / "left-atrium" / "README.md").read_text()
+    assert str(WEIGHTS / "left-atrium") in answer.stderr
+    assert "models --card left-atrium" in run("models", "left-atrium").stderr  # no folder of that name
+
+
+def test_a_card_is_hostile_until_checked(tmp_path: Path) -> None:
+    """What a terminal would obey is shown; what the manifest does not know is not read."""
+    bundle = ModelBundle.find("phantom")
+    shutil.copytree(bundle.folder, tmp_path / "one")
+    own = ModelBundle.load(tmp_path / "one").add({"README.md": b"# a\x1b[2Jb\n"})
+    assert run("models", "--card", own.folder).stdout == "# a\\x1b[2Jb\n"
+    own.add({"README.md": b"\xff"})
+    answer = run("models", "--card", own.folder)
+    assert (answer.returncode, answer.stdout) == (2, "")
+    assert "no text in UTF-8" in answer.stderr
+    files = {k: v for k, v in own.manifest.files.items() if k != "README.md"}
+    without = ModelBundle(own.folder, replace(own.manifest, files=files)).add({})
+    assert without.card() == ""
+    assert run("models", "--card", own.folder).stdout == "This model has no card.\n"
 
 
 def test_scores_that_were_measured_with_another_model_are_called_so(tmp_path: Path) -> None:
