@@ -38,6 +38,8 @@ QUEUED = 3  # cases per worker that wait on the cluster; the others wait here
 CONNECT_S = 30
 LONGEST = 300  # characters of what Dask says
 GPU = "GPU"  # workers started with `dask worker --resources GPU=1` hold one model each per GPU
+# What a local worker runs first: a terminal sends Ctrl-C to all, and only this process is to end the others.
+DEAF = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
 
 _opened: dict[str, Engine] = {}  # of this worker process: a model is opened once
 _one_at_a_time = threading.Lock()  # a Dask worker may have several threads
@@ -109,8 +111,11 @@ def _connect(address: str, workers: int, stack: ExitStack) -> Any:
     dask: Any = importlib.import_module("distributed")  # its classes have no types
     if address == "local":
         # Pages that show the state ask nobody who he is: no page at all, on a port that nobody else reaches.
+        routes: dict[str, list[str]] = {
+            f"distributed.{role}.http.routes": [] for role in ("scheduler", "worker")
+        }
         settings: Any = importlib.import_module("dask.config")
-        with settings.set({f"distributed.{role}.http.routes": [] for role in ("scheduler", "worker")}):
+        with settings.set(routes | {"distributed.worker.preload": [DEAF]}):
             cluster = dask.LocalCluster(
                 n_workers=workers,
                 threads_per_worker=1,

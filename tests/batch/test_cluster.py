@@ -208,6 +208,19 @@ def test_a_local_cluster_answers_to_its_own_key_alone() -> None:
             distributed.Client(facts["address"], timeout=3, security=other, set_as_default=False)
 
 
+@pytest.mark.slow
+def test_a_local_worker_leaves_ctrl_c_to_the_process_that_started_it() -> None:
+    from contextlib import ExitStack
+
+    from c3s3_seg.batch import cluster
+
+    with ExitStack() as stack:
+        client = stack.enter_context(cluster._connect("local", 1, stack))
+        worker = client.submit(os.getpid, pure=False).result()
+        os.kill(worker, signal.SIGINT)
+        assert client.submit(os.getpid, pure=False).result() == worker
+
+
 def test_a_worker_in_another_folder_finds_scan_and_truth(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
