@@ -30,6 +30,8 @@ from c3s3_seg.system.shard import Shard
 
 STEM = "journal"
 LARGEST = 1 << 30  # bytes; 100,000 cases have some 300 MB
+LOG_HEAD = 32  # bytes
+COPIES = 10  # tries to copy a journal that is being written
 State = Literal["begun", "done", "failed", "skipped"]
 RUNS = "CREATE TABLE runs (id INTEGER PRIMARY KEY, started TEXT, ended TEXT, details TEXT)"
 TABLES = f"""
@@ -244,15 +246,45 @@ def copied(path: Path) -> Iterator[Journal]:
     check_files(path, SCHEMA)
     with tempfile.TemporaryDirectory(prefix="c3s3-seg-") as folder:
         copy = Path(folder) / path.name
-        for part in ("", "-wal"):
-            if path.with_name(path.name + part).exists():
-                content = read_regular(path.with_name(path.name + part), LARGEST)
-                copy.with_name(copy.name + part).write_bytes(content)
+        _copy(path, copy)
         journal = Journal(copy)
         try:
             yield journal
         finally:
             journal.close()
+
+
+def _copy(path: Path, copy: Path) -> None:
+    """Copy a journal that a run may be writing: the database, then its log.
+
+    What is appended to the log meanwhile is complete or ignored. But if the log is begun anew, what it had is
+    in the database alone, of which an older state was copied. Then the log has another head.
+
+    Raises
+    ------
+    InputError
+        If a file cannot be read, or the log was begun anew every time.
+    """
+    log, copied_log = (place.with_name(place.name + "-wal") for place in (path, copy))
+    for _ in range(COPIES):
+        head = _head(log)
+        for source, target in ((path, copy), (log, copied_log)):
+            target.unlink(missing_ok=True)
+            if source.exists():
+                target.write_bytes(read_regular(source, LARGEST))
+        if _head(copied_log) == head:
+            return
+    todo = "Wait until the run that writes it has ended"
+    raise InputError("the journal changes while it is read", where=path, todo=todo)
+
+
+def _head(log: Path) -> bytes:
+    """The head of a write-ahead log, with its salt (https://sqlite.org/fileformat2.html, 4.1); b"": none."""
+    try:
+        with log.open("rb") as file:
+            return file.read(LOG_HEAD)
+    except FileNotFoundError:
+        return b""
 
 
 def records_of(path: Path) -> list[JournalRecord]:

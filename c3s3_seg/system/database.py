@@ -76,6 +76,9 @@ class Database:
 
     def _prepare(self) -> None:
         with self.guarded():
+            # The file has one process. So the log needs no memory that processes share, which a network share
+            # cannot give (https://sqlite.org/wal.html, "Use of WAL Without Shared-Memory").
+            self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
             # Before anything is changed: what tables there are. After a kill they may be in the log alone.
             rows = self._db.execute("SELECT name, sql FROM sqlite_schema WHERE type = 'table'").fetchall()
             if rows and dict(rows).get(self.schema.mark) != self.schema.statement:

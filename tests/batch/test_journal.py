@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from c3s3_seg.batch.gather import gather, inherit
-from c3s3_seg.batch.journal import Journal, JournalRecord, _checksum, journal_path
+from c3s3_seg.batch.journal import Journal, JournalRecord, _checksum, journal_path, records_of
 from c3s3_seg.batch.records import Outcome, Refusal
 from c3s3_seg.errors import GeometryError, InputError
 from c3s3_seg.metrics.results import CaseScore, Score
 from c3s3_seg.report.rows import PredictionRow
+from c3s3_seg.system.reading import read_regular
 from c3s3_seg.system.shard import Shard
 
 SCORE = Score(0.0, 0.0, *[float("inf")] * 6, ((1.0, 0.0),), 0.0, float("nan"), 0.0)
@@ -39,6 +40,31 @@ def test_what_goes_in_comes_out(tmp_path: Path) -> None:
     assert lines[1]["row"]["scores"][0]["score"]["hd95_mm"] == "inf"
     again.close()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["journal.sqlite"]
+
+
+def test_a_journal_is_read_while_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the copies of database and log the log goes into the database, and is begun anew."""
+    path = journal_path(tmp_path)
+    live = Journal(path)
+    live.begin(Outcome("a", "/scans/a.nii"), "setting")
+    assert not path.with_name(f"{path.name}-shm").exists()  # a network share cannot give shared memory
+    copied = []
+
+    def read(source: Path, limit: int) -> bytes:
+        content = read_regular(source, limit)
+        copied.append(source.name)
+        if len(copied) == 1:
+            live._db.execute("PRAGMA wal_checkpoint")
+            live.begin(Outcome("b", "/scans/b.nii"), "setting")
+        return content
+
+    monkeypatch.setattr("c3s3_seg.batch.journal.read_regular", read)
+    assert [record.outcome.case for record in records_of(path)] == ["a", "b"]
+    assert len(copied) == 4  # each twice
+    monkeypatch.setattr("c3s3_seg.batch.journal.COPIES", 0)
+    with pytest.raises(InputError, match="the journal changes while it is read"):
+        records_of(path)
+    live.close()
 
 
 def test_an_error_is_raised_again_as_it_was(tmp_path: Path) -> None:
@@ -71,9 +97,7 @@ def test_a_row_that_was_changed_is_refused(tmp_path: Path, change: str) -> None:
     journal = Journal(journal_path(tmp_path))
     journal.begin(Outcome("b", "/b"), "s")
     assert journal.get("b") is not None
-    db = sqlite3.connect(journal.path, isolation_level=None)
-    db.execute(f"UPDATE cases SET {change}")
-    db.close()
+    journal._db.execute(f"UPDATE cases SET {change}")
     with pytest.raises(InputError, match=r"journal\.sqlite: the journal is damaged.*'b'.*Move it away"):
         journal.get("b")
 
