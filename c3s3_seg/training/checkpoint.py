@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,13 +54,17 @@ class State:
 @closed
 @dataclass(frozen=True)
 class CheckpointFacts:
-    """What is written beside the tensors: all else of a `State`, and the names of the tensors."""
+    """What is written beside the tensors: all else of a `State`, and the names and the hash of the tensors.
+
+    `sha256` is "" in a checkpoint that was written before there was one.
+    """
 
     iteration: Annotated[int, Ge(0), Le(2**53)]
     config: dict[str, Any]
     history: list[dict[str, Any]]
     seconds: Annotated[float, Ge(0), Le(1e12)]
     tensors: list[str]
+    sha256: str = ""
 
 
 def write(run: Path, state: State) -> None:
@@ -67,8 +72,9 @@ def write(run: Path, state: State) -> None:
     from safetensors.torch import save
 
     facts = ("iteration", "config", "history", "seconds")
-    stored = {**{name: getattr(state, name) for name in facts}, "tensors": sorted(state.tensors)}
     tensors = {name: tensor.detach().contiguous() for name, tensor in state.tensors.items()}
+    stored = {name: getattr(state, name) for name in facts}
+    stored |= {"tensors": sorted(tensors), "sha256": _sha256(tensors)}
     write_whole(run / FILE, save(tensors, metadata={"state": json.dumps(stored)}))
 
 
@@ -78,7 +84,7 @@ def read(run: Path) -> State:
     Raises
     ------
     InputError
-        If there is none, it cannot be read, or something is missing in it.
+        If there is none, it cannot be read, or something in it is missing or has changed.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -95,11 +101,23 @@ def read(run: Path) -> State:
         missing = next((name for name in facts.tensors if name not in tensors), None)
         if missing is not None:
             raise InputError(f"the checkpoint lacks the tensor '{missing}'", where=path, todo=ANEW)
+        if facts.sha256 not in ("", _sha256(tensors)):
+            what = "the checkpoint is damaged: its tensors do not have the sha256 that was written with them"
+            raise InputError(what, where=path, todo=f"Restore it from a copy. {ANEW}")
         return State(facts.iteration, facts.config, tensors, facts.history, facts.seconds)
     except ConfigError as error:
         raise InputError(f"not a checkpoint of ours ({error.what})", where=path, todo=ANEW) from error
     except (SafetensorError, KeyError, TypeError, OSError) as error:
         raise InputError(f"not a checkpoint of ours ({error})", where=path, todo=ANEW) from error
+
+
+def _sha256(tensors: Tensors) -> str:
+    """Of names, types, shapes and values, in the order of the names."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        found.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        found.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 @contextmanager
