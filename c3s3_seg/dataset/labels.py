@@ -70,10 +70,6 @@ class Labels:
             first.setdefault(value, name)
         return {first[value]: value for value in sorted(first)}
 
-    def of_drawing(self, drawing: Drawing) -> dict[str, int]:
-        """As `of_names`, of the names in a DICOM SEG or RTSTRUCT."""
-        return self.of_names(drawing.names, drawing.path)
-
     def of_names(self, names: Sequence[str], where: Path) -> dict[str, int]:
         """Name in a mask, or of one of its files -> value; upper and lower case are alike.
 

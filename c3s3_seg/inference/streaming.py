@@ -100,28 +100,6 @@ def stream(
             yield from ring.finish(start, following, inside)
 
 
-def stitch(
-    volume: FloatArray,
-    tiling: Tiling,
-    network: Network,
-    *,
-    weighting: Weighting = "constant",
-    axis: int | None = None,
-    progress: Progress | None = None,
-) -> FloatArray:
-    """What `stream` gives, in one array: (K, X, Y, Z) float32."""
-    total: FloatArray | None = None
-    for slab in stream(volume, tiling, network, weighting=weighting, axis=axis, progress=progress):
-        if total is None:
-            total = np.empty((len(slab.values), *volume.shape), dtype=np.float32)
-        np.moveaxis(total, 1 + slab.axis, 0)[slab.start : slab.stop] = np.moveaxis(
-            slab.values, 1 + slab.axis, 0
-        )
-    if total is None:
-        raise ValueError("a tiling has at least one tile")
-    return total
-
-
 def _pad(volume: Array, tiling: Tiling, arrays: ArrayOperations) -> tuple[list[int], Array]:
     """Voxels put before each axis, and the volume with them; half of the padding goes before."""
     before = [(n - m) // 2 for n, m in zip(tiling.shape, volume.shape, strict=True)]

@@ -176,8 +176,3 @@ class Backbone(Checkpointed):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, X, Y, Z) -> logits (N, classes, X, Y, Z)."""
         return self.output(self.features(x))  # type: ignore[no-any-return]
-
-
-def parameter_count(net: nn.Module) -> int:
-    """How many trainable numbers a network has."""
-    return sum(p.numel() for p in net.parameters() if p.requires_grad)

@@ -33,21 +33,6 @@ def to_bytes(net: nn.Module, storage: Storage = "half") -> bytes:
     return save({name: tensor.contiguous() for name, tensor in stored.items()})
 
 
-def from_file(path: Path) -> dict[str, Tensor]:
-    """The state dict in a file, see `from_bytes`.
-
-    Raises
-    ------
-    InputError
-        If it cannot be read, or as `from_bytes` does.
-    """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot be read ({error.strerror or error})", where=path) from error
-    return from_bytes(content, path)
-
-
 def from_bytes(content: bytes, path: Path) -> dict[str, Tensor]:
     """The state dict in single precision.
 

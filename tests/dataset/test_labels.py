@@ -51,11 +51,11 @@ def test_a_drawing_must_hold_every_label_under_one_of_its_names() -> None:
     labels = Labels.parse("liver=1,Leber=1,tumour=2")
     drawing = names("LEBER", "Tumour", "couch").part.drawing
     assert drawing is not None
-    assert labels.of_drawing(drawing) == {"LEBER": 1, "Tumour": 2}
+    assert labels.of_names(drawing.names, drawing.path) == {"LEBER": 1, "Tumour": 2}
     short = names("liver", "couch").part.drawing
     assert short is not None
     with pytest.raises(InputError, match="named 'tumour'; it holds 'liver', 'couch'"):
-        labels.of_drawing(short)
+        labels.of_names(short.names, short.path)
 
 
 def test_what_masks_agree_on() -> None:

@@ -16,7 +16,7 @@ from c3s3_seg.export.onnx import onnx_graph
 from c3s3_seg.export.parity import Parity, ScanParity
 from c3s3_seg.geometry.volume import Volume
 from c3s3_seg.models import build
-from c3s3_seg.models.weights_format import LARGE, SCALE, from_file, to_bytes
+from c3s3_seg.models.weights_format import LARGE, SCALE, from_bytes, to_bytes
 
 pytestmark = pytest.mark.slow
 
@@ -140,14 +140,12 @@ def test_eight_bits_are_widened_by_their_scales(graphs: dict[str, bytes]) -> Non
     assert {kinds[name] for name in widened} == {onnx.TensorProto.INT8}
 
 
-def test_eight_bits_are_half_the_size_and_close(tmp_path: Path) -> None:
+def test_eight_bits_are_half_the_size_and_close() -> None:
     torch.manual_seed(0)
     net = build("vnet", channels=1, classes=2, filters=8)
     half, small = to_bytes(net, "half"), to_bytes(net, "int8")
     assert len(small) < 0.54 * len(half)
-    path = tmp_path / "w.safetensors"
-    path.write_bytes(small)
-    state = from_file(path)
+    state = from_bytes(small, Path("w.safetensors"))
     assert state.keys() == net.state_dict().keys()
     for name, tensor in net.state_dict().items():
         if tensor.dim() > 1:
@@ -157,13 +155,12 @@ def test_eight_bits_are_half_the_size_and_close(tmp_path: Path) -> None:
             assert torch.equal(state[name], tensor), name
 
 
-def test_damaged_weights_are_refused(tmp_path: Path) -> None:
+def test_damaged_weights_are_refused() -> None:
     from safetensors.torch import save
 
-    path = tmp_path / "w.safetensors"
-    path.write_bytes(b"not safetensors")
+    path = Path("w.safetensors")
     with pytest.raises(InputError, match="not a safetensors file"):
-        from_file(path)
-    path.write_bytes(save({"kernel": torch.zeros(4, 4, dtype=torch.int8), "other" + SCALE: torch.ones(4)}))
+        from_bytes(b"not safetensors", path)
+    unscaled = save({"kernel": torch.zeros(4, 4, dtype=torch.int8), "other" + SCALE: torch.ones(4)})
     with pytest.raises(InputError, match="'kernel' is in 8 bits and has no scales"):
-        from_file(path)
+        from_bytes(unscaled, path)

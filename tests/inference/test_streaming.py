@@ -1,9 +1,11 @@
 import tracemalloc
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
-from c3s3_seg.inference.streaming import Slab, stitch, stream
+from c3s3_seg.inference.streaming import Network, Slab, stream
 from c3s3_seg.inference.tiling import Tiling
 from c3s3_seg.system.choices import Weighting
 
@@ -13,6 +15,12 @@ Shape = tuple[int, int, int]
 def copy(patches: np.ndarray) -> np.ndarray:
     """A network that says what it sees: two channels, the input and its negative."""
     return np.concatenate([patches, -patches], axis=1)
+
+
+def stitch(volume: np.ndarray, tiling: Tiling, network: Network, **settings: Any) -> np.ndarray:
+    """What `stream` gives, in one array (K, X, Y, Z)."""
+    slabs = [replace(s, values=s.values.copy()) for s in stream(volume, tiling, network, **settings)]
+    return np.concatenate([slab.values for slab in slabs], axis=1 + slabs[0].axis)
 
 
 def noise(shape: Shape, seed: int = 0) -> np.ndarray:

@@ -8,7 +8,7 @@ import torch
 
 from c3s3_seg.bundle import ModelBundle
 from c3s3_seg.errors import InputError
-from c3s3_seg.models.weights_format import from_file
+from c3s3_seg.models.weights_format import from_bytes
 from c3s3_seg.training import checkpoint, run
 from c3s3_seg.training.cases import ValidationCase, read_validation
 from c3s3_seg.training.config import load_config
@@ -82,7 +82,8 @@ def test_the_best_weights_ship_and_the_card_says_both(
     assert "of each network at its best validation" not in (last.folder / "README.md").read_text()
     # The kept weights are those of iteration 2: the averages of a run that ends there, on the same schedule.
     half = until(toy_config, 2)
-    kept = from_file(best.folder / best.networks[0].weights)
+    path = best.folder / best.networks[0].weights
+    kept = from_bytes(path.read_bytes(), path)
     for name, tensor in half.emas["vnet"].net.state_dict().items():
         torch.testing.assert_close(kept[name], tensor, rtol=1e-3, atol=1e-4, msg=name)
     assert best.manifest.files["model.safetensors"] not in last.manifest.files.values()
