@@ -463,7 +463,7 @@ def test_patients_from_names_and_a_torn_split(tmp_path: Path) -> None:
     index = {"labelled": ["p1_a", "p2_a"], "validation": ["p1_b", "p3_a"], "labels": {"x": 1, "y": 2}}
     (source / "dataset.json").write_text(json.dumps(index))
     wanted = PrepareSettings(patient=r"p\d")
-    with pytest.raises(InputError, match="patients on both sides"):
+    with pytest.raises(InputError, match="1 patient on both sides"):
         prepare(source, tmp_path / "data", wanted)
     prepare(source, tmp_path / "data", PrepareSettings(patient=r"p\d", validation=1))
     data = DataSet.load(tmp_path / "data")
