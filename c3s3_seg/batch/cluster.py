@@ -39,7 +39,7 @@ CONNECT_S = 30
 LONGEST = 300  # characters of what Dask says
 GPU = "GPU"  # workers started with `dask worker --resources GPU=1` hold one model each per GPU
 # What a local worker runs first: a terminal sends Ctrl-C to all, and only this process is to end the others.
-DEAF = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
+IGNORE_CTRL_C = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
 
 _opened: dict[str, Engine] = {}  # of this worker process: a model is opened once
 _one_at_a_time = threading.Lock()  # a Dask worker may have several threads
@@ -115,7 +115,7 @@ def _connect(address: str, workers: int, stack: ExitStack) -> Any:
             f"distributed.{role}.http.routes": [] for role in ("scheduler", "worker")
         }
         settings: Any = importlib.import_module("dask.config")
-        with settings.set(routes | {"distributed.worker.preload": [DEAF]}):
+        with settings.set(routes | {"distributed.worker.preload": [IGNORE_CTRL_C]}):
             cluster = dask.LocalCluster(
                 n_workers=workers,
                 threads_per_worker=1,

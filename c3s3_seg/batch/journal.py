@@ -21,17 +21,14 @@ from typing import Any, Literal
 
 from c3s3_seg.batch.records import Outcome
 from c3s3_seg.errors import InputError
-from c3s3_seg.system.database import Database, Schema, check_files
+from c3s3_seg.system.database import Database, Schema, copy_database
 from c3s3_seg.system.lock import now
 from c3s3_seg.system.ownership import TODO
-from c3s3_seg.system.reading import parse_json, read_regular
+from c3s3_seg.system.reading import parse_json
 from c3s3_seg.system.schema import parse, plain
 from c3s3_seg.system.shard import Shard
 
 STEM = "journal"
-LARGEST = 1 << 30  # bytes; 100,000 cases have some 300 MB
-LOG_HEAD = 32  # bytes
-COPIES = 10  # tries to copy a journal that is being written
 State = Literal["begun", "done", "failed", "skipped"]
 RUNS = "CREATE TABLE runs (id INTEGER PRIMARY KEY, started TEXT, ended TEXT, details TEXT)"
 TABLES = f"""
@@ -243,48 +240,14 @@ def copied(path: Path) -> Iterator[Journal]:
     InputError
         If it is damaged, no regular file, or not ours.
     """
-    check_files(path, SCHEMA)
     with tempfile.TemporaryDirectory(prefix="c3s3-seg-") as folder:
         copy = Path(folder) / path.name
-        _copy(path, copy)
+        copy_database(path, copy, SCHEMA)
         journal = Journal(copy)
         try:
             yield journal
         finally:
             journal.close()
-
-
-def _copy(path: Path, copy: Path) -> None:
-    """Copy a journal that a run may be writing: the database, then its log.
-
-    What is appended to the log meanwhile is complete or ignored. But if the log is begun anew, what it had is
-    in the database alone, of which an older state was copied. Then the log has another head.
-
-    Raises
-    ------
-    InputError
-        If a file cannot be read, or the log was begun anew every time.
-    """
-    log, copied_log = (place.with_name(place.name + "-wal") for place in (path, copy))
-    for _ in range(COPIES):
-        head = _head(log)
-        for source, target in ((path, copy), (log, copied_log)):
-            target.unlink(missing_ok=True)
-            if source.exists():
-                target.write_bytes(read_regular(source, LARGEST))
-        if _head(copied_log) == head:
-            return
-    todo = "Wait until the run that writes it has ended"
-    raise InputError("the journal changes while it is read", where=path, todo=todo)
-
-
-def _head(log: Path) -> bytes:
-    """The head of a write-ahead log, with its salt (https://sqlite.org/fileformat2.html, 4.1); b"": none."""
-    try:
-        with log.open("rb") as file:
-            return file.read(LOG_HEAD)
-    except FileNotFoundError:
-        return b""
 
 
 def records_of(path: Path) -> list[JournalRecord]:

@@ -96,11 +96,10 @@ class ModelBundle:
             As `find`; or if it is the name of a shipped bundle: all users of the installation would get other
             masks, reports or graphs.
         """
-        found = cls.find(name)
-        if name == os.path.basename(name) and found.folder == WEIGHTS / name:
+        if name in shipped_bundles():
             what = f"the model '{name}' ships with the package, and this would change its files"
-            raise InputError(what, todo=f"Copy the folder {found.folder}, and give the copy")
-        return found
+            raise InputError(what, todo=f"Copy the folder {WEIGHTS / name}, and give the copy")
+        return cls.find(name)
 
     @classmethod
     def create(

@@ -17,9 +17,13 @@ from typing import Any
 
 from c3s3_seg.errors import InputError
 from c3s3_seg.system.ownership import TODO, read_head
+from c3s3_seg.system.reading import read_regular
 
 HEAD = b"SQLite format 3\0"
 PARTS = ("", "-wal", "-shm", "-journal")
+LARGEST = 1 << 30  # bytes; the journal of 100,000 cases has some 300 MB
+LOG_HEAD = 32  # bytes
+COPIES = 10  # tries to copy what is being written
 
 
 @dataclass(frozen=True)
@@ -165,3 +169,44 @@ def check_files(path: Path, schema: Schema) -> None:
         head = read_head(path)
         if head and not head.startswith(HEAD):  # SQLite takes one of less than a page for an empty one
             raise _damage("file is not a database", path, schema)
+
+
+def copy_database(path: Path, copy: Path, schema: Schema) -> None:
+    """Copy a database that another process may be writing, and its log; nothing where there is none.
+
+    What is appended to the log meanwhile is complete or ignored. But if the log is begun anew, what it had is
+    in the database alone, of which an older state was copied. Then the log has another head, with another
+    salt (https://sqlite.org/fileformat2.html, 4.1), and both are copied again.
+
+    Parameters
+    ----------
+    path, copy
+        The database, and where the copy goes, to a folder of its own.
+    schema
+        What is in it.
+
+    Raises
+    ------
+    InputError
+        As `check_files`; or if a file cannot be read, or the log was begun anew every time.
+    """
+    check_files(path, schema)
+    log, copied_log = (place.with_name(f"{place.name}-wal") for place in (path, copy))
+    for _ in range(COPIES):
+        begun = _content(log)[:LOG_HEAD]
+        copy.write_bytes(_content(path))
+        copied_log.write_bytes(_content(log))
+        if copied_log.read_bytes()[:LOG_HEAD] == begun:
+            return
+    todo = "Wait until the run that writes it has ended"
+    raise InputError(f"the {schema.name} changes while it is read", where=path, todo=todo)
+
+
+def _content(path: Path) -> bytes:
+    """Of a part of a database; b"" where there is none, or no longer."""
+    try:
+        return read_regular(path, LARGEST)
+    except InputError:
+        if path.exists():
+            raise
+        return b""

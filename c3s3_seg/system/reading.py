@@ -7,7 +7,9 @@ import json
 import os
 import stat
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -60,18 +62,11 @@ def read_regular(
     InputError
         If it is no regular file, is larger, or cannot be read.
     """
-    try:
-        # Without O_NONBLOCK, opening a FIFO waits for its other end.
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(handle, "rb") as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise InputError("wanted a regular file", where=path)
-            if check is not None:
-                check(status)
-            content = file.read(min(limit, status.st_size) + 1)  # as much memory as it asks for is reserved
-    except OSError as error:
-        raise InputError(f"cannot be read ({error.strerror or error})", where=path) from error
+    with _opened(path) as file:
+        status = os.fstat(file.fileno())
+        if check is not None:
+            check(status)
+        content = file.read(min(limit, status.st_size) + 1)  # as much memory as it asks for is reserved
     if len(content) > limit:
         raise InputError(f"is larger than {limit:,} bytes, which no such file should be", where=path)
     return content
@@ -121,11 +116,18 @@ def sha256(path: Path) -> str:
     InputError
         If it cannot be read, or is no regular file: a pipe or a device may never end.
     """
+    with _opened(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BufferedReader]:
+    """A regular file; what fails while it is open is an `InputError` too."""
     try:
-        # Without O_NONBLOCK, opening a pipe waits for its other end.
+        # Without O_NONBLOCK, opening a FIFO waits for its other end.
         with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise InputError("wanted a regular file", where=path)
-            return hashlib.file_digest(file, "sha256").hexdigest()
+            yield file
     except OSError as error:
-        raise InputError(f"the file cannot be read: {error.strerror or error}", where=path) from error
+        raise InputError(f"cannot be read ({error.strerror or error})", where=path) from error

